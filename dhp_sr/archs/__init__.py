@@ -1,0 +1,43 @@
+"""The plain networks, and the table that finds them by name."""
+
+import inspect
+from typing import Any
+
+from torch import nn
+
+from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.names import nearest
+
+from .dncnn import DnCNN
+from .edsr import EDSR
+from .srresnet import SRResNet
+from .unet import UNet
+
+ARCHS: dict[str, type[nn.Module]] = {"EDSR": EDSR, "SRResNet": SRResNet, "DnCNN": DnCNN, "UNet": UNet}
+"""Name in option and model files -> class. A new network is a file and a row here."""
+
+
+def build(type: str, **arguments: Any) -> nn.Module:
+    """Construct the network called `type`.
+
+    Args:
+        type: A key of `ARCHS`.
+        **arguments: The constructor's arguments; those left out take their defaults.
+
+    Returns:
+        The network with fresh weights. Its attributes `arguments`, `scale`, `in_channels`, `size_multiple` (sides of
+        the input must be multiples of it) and `task` ("sr" or "denoise") describe it.
+
+    Raises:
+        UserError: the type or an argument is unknown, or the constructor refuses a value.
+    """
+    if type not in ARCHS:
+        raise UserError(f"network type {type!r} is unknown{nearest(type, ARCHS)}; known: {', '.join(ARCHS)}")
+    known = list(inspect.signature(ARCHS[type]).parameters)
+    for name in arguments:
+        if name not in known:
+            raise UserError(f"network {type} has no argument {name!r}{nearest(name, known)}; known: {', '.join(known)}")
+    try:
+        return ARCHS[type](**arguments)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"network {type} cannot be built from {arguments}: {error}") from error

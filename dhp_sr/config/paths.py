@@ -1,0 +1,43 @@
+"""Where a path in an option file leads."""
+
+from pathlib import Path
+
+from dhp_sr.config.schema import Options
+
+BUNDLED = "bundled:"
+
+
+def resolve_path(root: str | Path, text: str) -> str:
+    """Return the absolute path that `text` means: seen from the working directory if it exists there, else from `root`.
+
+    Args:
+        root: the project's folder.
+        text: a path as it stands in an option file; `~` is the home folder. `bundled:...` names no path and stays as it is.
+    """
+    if text.startswith(BUNDLED):
+        return text
+    path = Path(text).expanduser()
+    here = Path.cwd() / path
+    return str((here if here.exists() else Path(root) / path).resolve())
+
+
+def resolve_paths(options: Options, root: str | Path) -> Options:
+    """Return `options` with every path to read from made absolute by `resolve_path`; those to write to stay as given."""
+
+    def resolved(value: str | list[str] | None) -> str | list[str] | None:
+        if value is None:
+            return None
+        return resolve_path(root, value) if isinstance(value, str) else [resolve_path(root, one) for one in value]
+
+    datasets = {
+        key: one.model_copy(
+            update={"dataroot_gt": resolved(one.dataroot_gt), "dataroot_lq": resolved(one.dataroot_lq)}
+        )
+        for key, one in options.datasets.items()
+    }
+    path = options.path.model_copy(update={"pretrain_network_g": resolved(options.path.pretrain_network_g)})
+    compress = options.compress
+    if compress and compress.distill and compress.distill.teacher:
+        distill = compress.distill.model_copy(update={"teacher": resolved(compress.distill.teacher)})
+        compress = compress.model_copy(update={"distill": distill})
+    return options.model_copy(update={"datasets": datasets, "path": path, "compress": compress})

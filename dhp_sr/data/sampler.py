@@ -1,0 +1,119 @@
+"""Batches whose content depends on the seed and the iteration alone, not on workers, history or interruptions."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from dhp_sr.utils.errors import UserError
+
+Address = tuple[int, int]
+_ORDER = 1
+"""Keeps the stream of permutations apart from the streams of the samples, which are (seed, position)."""
+
+
+class BatchAddresses:
+    """An endless sequence of batches of addresses (number of the picture, position in the run).
+
+    Positions count the samples of all ranks from the start of the run. Each pass over the pictures has an order of its
+    own; a rank's batch is a slice of the common batch.
+
+    Args:
+        pictures: Number of pictures.
+        batch_size: Samples a rank gets in an iteration.
+        seed: Fixes the orders.
+        start_iteration: The first iteration to give, counted from 0.
+        world_size: Number of ranks.
+        rank: This rank.
+    """
+
+    def __init__(
+        self, pictures: int, *, batch_size: int, seed: int, start_iteration: int = 0, world_size: int = 1, rank: int = 0
+    ) -> None:
+        """Keep the arguments."""
+        self.pictures, self.batch_size, self.seed = pictures, batch_size, seed
+        self.start_iteration, self.world_size, self.rank = start_iteration, world_size, rank
+        self._epoch, self._order = -1, np.empty(0, np.int64)
+
+    def __iter__(self) -> Iterator[list[Address]]:
+        """Yield batches without end."""
+        iteration = self.start_iteration
+        while True:
+            yield self.batch(iteration)
+            iteration += 1
+
+    def batch(self, iteration: int) -> list[Address]:
+        """Return this rank's batch of an iteration, counted from 0."""
+        first = (iteration * self.world_size + self.rank) * self.batch_size
+        return [(self._picture(position), position) for position in range(first, first + self.batch_size)]
+
+    def _picture(self, position: int) -> int:
+        epoch, place = divmod(position, self.pictures)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = np.random.default_rng((self.seed, epoch, _ORDER)).permutation(self.pictures)
+        return int(self._order[place])
+
+
+def train_batches(
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    workers: int,
+    seed: int,
+    start_iteration: int,
+    world_size: int = 1,
+    rank: int = 0,
+) -> Iterator[dict[str, Any]]:
+    """Yield batches without end, from `start_iteration` on; see `BatchAddresses` for the arguments.
+
+    Args:
+        dataset: Gives a sample for an address.
+        batch_size: Samples a rank gets in an iteration.
+        workers: Processes that prepare batches; 0 prepares them in this process. The batches are the same.
+        seed: Fixes the order of the pictures.
+        start_iteration: The first iteration to give, counted from 0.
+        world_size: Number of ranks.
+        rank: This rank.
+
+    Returns:
+        Dictionaries of `lq` and `gt`, float32 (N, C, H, W), and `key`, a list of names.
+
+    Raises:
+        UserError: An image turned out to be damaged while it was read.
+    """
+    addresses = BatchAddresses(
+        len(dataset),
+        batch_size=batch_size,
+        seed=seed,
+        start_iteration=start_iteration,
+        world_size=world_size,
+        rank=rank,
+    )
+    if workers:
+        yield from _from_workers(dataset, addresses, workers)
+    for batch in addresses:
+        yield collate([dataset[address] for address in batch])
+
+
+def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Stack the tensors of samples and list their names."""
+    keys = [sample["key"] for sample in samples]
+    return {**{name: torch.stack([sample[name] for sample in samples]) for name in ("lq", "gt")}, "key": keys}
+
+
+def _from_workers(dataset: Dataset, addresses: BatchAddresses, workers: int) -> Iterator[dict[str, Any]]:
+    loader = DataLoader(
+        dataset,
+        batch_sampler=addresses,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # its own, so that the number of workers leaves torch's global stream alone
+    )
+    try:
+        yield from loader
+    except UserError as error:  # torch wraps it in the worker's traceback
+        raise UserError(str(error).rsplit("UserError: ", 1)[-1].strip()) from None

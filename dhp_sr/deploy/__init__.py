@@ -1,0 +1,7 @@
+"""Pruned models as files that load anywhere, and weights that come from elsewhere."""
+
+from .checkpoint import load_model, read_manifest, save_model
+from .container import ModelFileError
+from .foreign import load_into, load_weights
+
+__all__ = ["ModelFileError", "load_into", "load_model", "load_weights", "read_manifest", "save_model"]

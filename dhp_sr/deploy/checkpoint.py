@@ -1,0 +1,105 @@
+"""A model as one file: saved, described, loaded again by any process that has the plain networks."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dhp_sr.archs import ARCHS
+from dhp_sr.utils.errors import UserError
+
+from .container import ModelFileError, open_tensors, read_shapes, read_tensors, write_tensors
+from .manifest import pack, unpack
+from .rebuild import rebuild
+
+
+def save_model(network: nn.Module, path: str | Path, **facts: Any) -> None:
+    """Write `network`, dense or pruned, to one self-describing safetensors file.
+
+    The file appears whole or not at all, and the same network and facts give the same bytes. Before anything is
+    written, the network is rebuilt from the description alone, so that a file that is written can be loaded.
+
+    Args:
+        network: a network of `dhp_sr.archs`, of any widths, on any device, weights of one floating-point type.
+        path: the file, usually `*.safetensors`; folders above it are made.
+        **facts: what else is known, as JSON-able values: `macs` with `macs_input` (the input's shape, NCHW), `scores`,
+            `parent`, `licence`, `groups`, ... They come back from `read_manifest`.
+
+    Raises:
+        UserError: the network is not one of `dhp_sr.archs`, was changed so that its description does not give it again,
+            or a fact cannot be stored.
+        OSError: the file cannot be written.
+    """
+    _check_class(network)
+    tensors = network.state_dict()
+    metadata = pack(network, facts)
+    try:
+        _floating_type(tensors)
+        rebuild(unpack(metadata), {key: tuple(tensor.shape) for key, tensor in tensors.items()})
+    except ModelFileError as error:
+        raise UserError(f"{path}: not saved, since it could not be loaded again: {error}") from error
+    write_tensors(path, tensors, metadata)
+
+
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
+    """Return the network of a file that `save_model` wrote, in eval mode.
+
+    Nothing in the file is executed. The network is checked before its weights are read, and never takes more memory
+    than the file holds.
+
+    Args:
+        path: the file.
+        device: where to put the network.
+
+    Raises:
+        ModelFileError: the file is of another kind, damaged, of a newer format, or its description and tensors do not
+            agree; missing, unexpected and wrong-shape keys are listed.
+    """
+    with open_tensors(path) as file:
+        network = rebuild(unpack(file.metadata()), read_shapes(file))
+        tensors = read_tensors(file)
+        _check_types(network, tensors)
+        network.load_state_dict(tensors, strict=True, assign=True)
+        on_meta = [name for name, buffer in network.named_buffers() if buffer.is_meta]
+        assert not on_meta, f"constants without values: make {on_meta} by torch.tensor, not by torch.empty"
+        return network.to(device=device, dtype=_floating_type(tensors))
+
+
+def read_manifest(path: str | Path) -> dict[str, Any]:
+    """Return what a model file says about its network: architecture, widths, scores and whatever else was stored.
+
+    Only the header is read; whether the tensors agree with it is `load_model`'s check.
+
+    Raises:
+        ModelFileError: as for `load_model`.
+    """
+    with open_tensors(path) as file:
+        return unpack(file.metadata())
+
+
+def _check_class(network: nn.Module) -> None:
+    name = type(network).__name__
+    if ARCHS.get(name) is type(network):
+        return
+    hint = "add its class to dhp_sr/archs, or export the network instead (export.py)"
+    if isinstance(network, nn.parallel.DistributedDataParallel):
+        hint = "give its `.module`"
+    origin = f"{type(network).__module__}.{type(network).__qualname__}"
+    raise UserError(f"expected a network of dhp_sr.archs ({', '.join(ARCHS)}), found {origin}; {hint}")
+
+
+def _floating_type(tensors: dict[str, torch.Tensor]) -> torch.dtype:
+    """Return the one floating-point type of the weights."""
+    found = {tensor.dtype: key for key, tensor in tensors.items() if tensor.is_floating_point()}
+    if len(found) != 1:
+        listing = ", ".join(f"{dtype} ({key})" for dtype, key in found.items())
+        raise ModelFileError(f"expected weights of one floating-point type, found {listing or 'none'}")
+    return next(iter(found))
+
+
+def _check_types(network: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+    for key, own in network.state_dict().items():
+        found = tensors[key].dtype
+        if own.is_floating_point() != found.is_floating_point or (not own.is_floating_point() and own.dtype != found):
+            raise ModelFileError(f"{key}: expected {own.dtype}, found {found}")

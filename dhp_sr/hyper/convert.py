@@ -1,0 +1,48 @@
+"""From a plain network to one with latents and generated weights."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dhp_sr.hyper.hypernet import HyperNet
+from dhp_sr.hyper.parametrisation import Full, build_parametrisation
+from dhp_sr.structure import make_plan
+
+
+def convert(
+    network: nn.Module, example_input: Tensor, parametrisation: str = "factored", exclude: Sequence[str] = ()
+) -> HyperNet:
+    """Convert a network, fresh or trained; with all latents at 1 the result computes what the network does.
+
+    Args:
+        network: any network that torch.fx can trace; it is copied and left as it was.
+        example_input: an input batch; costs are counted for it, and the cut is checked at its shape.
+        parametrisation: `factored` (W = z_out (x) z_in * V) or `full` (the paper's hypernetwork).
+        exclude: names or patterns of layers whose output channels must all stay.
+
+    Raises:
+        TraceError: the network cannot be traced.
+        ValueError: an unknown parametrisation.
+    """
+    plan = make_plan(network, example_input, exclude)
+    copied = copy.deepcopy(network)
+    return HyperNet(copied, plan, build_parametrisation(parametrisation, copied, plan), example_input[:1])
+
+
+@torch.no_grad()
+def draw_faithful(hyper: HyperNet) -> None:
+    """Draw the paper's initial values: latents from N(0, 1), hypernetworks by "hyperfan-in", biases 0.
+
+    Raises:
+        ValueError: the network was not converted with `full`.
+    """
+    if not isinstance(hyper.parametrisation, Full):
+        raise ValueError("the paper's initial values need parametrisation 'full'")
+    for latent in hyper.latents.values():
+        latent.normal_()
+    hyper.parametrisation.initialise(dict(hyper.network.named_parameters()))
+    for name, parameter in hyper.network.named_parameters():
+        if name.endswith("bias") and isinstance(hyper.network.get_submodule(name.rpartition(".")[0]), nn.Conv2d):
+            parameter.zero_()

@@ -1,0 +1,248 @@
+"""The network of a run in its three states: plain, with latents, and cut.
+
+    plain network --(dense)--> convert --(search)--> cut --(finetune)--> plain, smaller network
+
+Each state has its own optimiser. `advance` moves from state to state, `step` takes one training step.
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from dhp_sr.config.schema import Options
+from dhp_sr.deploy import load_model
+from dhp_sr.hyper import HyperNet, convert
+from dhp_sr.losses import build_loss
+from dhp_sr.models.devices import Place
+from dhp_sr.models.networks import build_plain, example_input, load_file
+from dhp_sr.models.optimisers import build_optimiser, carry_moments, restore, set_learning_rate
+from dhp_sr.models.phases import PhaseName, Schedule
+from dhp_sr.search import build_search
+from dhp_sr.utils.errors import UserError
+
+
+class Compression:
+    """A network in training, from dense to cut.
+
+    Attributes:
+        network: What is trained now: a plain network, or a HyperNet during the search.
+        phase: The phase that `network` is in.
+        average: The moving average of the network to be handed over, else None.
+        report: JSON-able facts of the cut: ratios and channel groups; empty before it.
+    """
+
+    def __init__(
+        self, options: Options, place: Place, dense_file: Path, keep_dense: Callable[[nn.Module], None] = lambda _: None
+    ) -> None:
+        """Build the plain network, or load it from `path.pretrain_network_g`.
+
+        Args:
+            options: The run's options, paths resolved.
+            place: Where to compute.
+            dense_file: The dense network as it was when the search began; read where it is the teacher.
+            keep_dense: Called with the plain network when the search begins, to write `dense_file`.
+
+        Raises:
+            UserError: the network cannot be built, or the weights do not fit it.
+        """
+        self.options, self.place, self.dense_file, self.keep_dense = options, place, dense_file, keep_dense
+        self.schedule = Schedule.from_options(options)
+        pixel = options.train.pixel_opt
+        self.loss = build_loss(pixel.type, pixel.loss_weight)
+        self.average: AveragedModel | None = None
+        self.teacher: nn.Module | None = None
+        self.search: Any = None
+        self.masks: dict[str, Tensor] = {}
+        self.report: dict[str, Any] = {}
+        network = build_plain(options)
+        pretrained = options.path.pretrain_network_g
+        if pretrained:
+            load_file(network, pretrained)
+        self._enter("dense", network)
+
+    def advance(self, iteration: int) -> list[PhaseName]:
+        """Bring the network into the state for step `iteration` (from 0); return the phases entered on the way."""
+        entered: list[PhaseName] = []
+        wanted = self.schedule.phase(iteration)
+        if self.phase == "dense" and wanted != "dense":
+            self.keep_dense(self.network)
+            self.place.wait()
+            self._begin_search()
+            entered.append("search")
+        if self.phase == "search" and wanted == "finetune":
+            self._cut()
+            entered.append("finetune")
+        return entered
+
+    def step(self, batch: dict[str, Any], iteration: int) -> dict[str, float]:
+        """Take training step `iteration` (from 0).
+
+        Args:
+            batch: "lq" (N, C, h, w) and "gt" (N, C, H, W), in [0, 1].
+            iteration: The number of steps taken before.
+
+        Returns:
+            loss, lr, and what the search reports.
+
+        Raises:
+            UserError: the loss is not finite. The weights are those of the step before.
+        """
+        lq, gt = (self._to_device(batch[key]) for key in ("lq", "gt"))
+        rate = self.schedule.learning_rate(iteration)
+        set_learning_rate(self.optimiser, rate)
+        self.network.train()
+        self.network.zero_grad(set_to_none=True)
+        loss = self._loss(lq, gt)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise UserError(
+                f"the loss is {value} at iteration {iteration + 1} (phase {self.phase}, learning rate {rate:g}); lower "
+                "train.optim_g.lr, set train.grad_clip or train.warmup_iter, then resume from the last state with "
+                "--auto_resume or start again"
+            )
+        loss.backward()
+        if self.options.train.grad_clip is not None:
+            nn.utils.clip_grad_norm_(self._trained(), self.options.train.grad_clip)
+        self.optimiser.step()
+        log = {"loss": value, "lr": rate}
+        if self.search is not None:
+            log |= self.search.step(iteration - self.schedule.dense_iter)
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+        return log
+
+    def ratios(self) -> dict[str, float]:
+        """Return macs_ratio and params_ratio: the network's cost now, as fractions of the dense one's."""
+        if self.phase == "search":
+            now, dense = self.network.cost(), self.network.dense_cost()
+            return {"macs_ratio": now.macs / dense.macs, "params_ratio": now.params / dense.params}
+        return {key: self.report.get(key, 1.0) for key in ("macs_ratio", "params_ratio")}
+
+    def for_validation(self) -> nn.Module:
+        """Return the network whose scores count: the moving average where there is one."""
+        return self.network if self.average is None else self.average.module
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that `load_state_dict` needs to go on, as a tree of tensors and plain values."""
+        return {
+            "phase": self.phase,
+            "network": dict(self.network.state_dict()),
+            "optimiser": self.optimiser.state_dict(),
+            "search": self.search.state_dict() if self.search is not None else None,
+            "average": dict(self.average.state_dict()) if self.average is not None else None,
+            "masks": self.masks,
+            "report": self.report,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to a saved state, whatever phase it is of; to be called on a fresh object."""
+        if state["phase"] != "dense":
+            self._begin_search()
+        if state["phase"] == "finetune":
+            self.network.set_masks({name: mask.to(self.place.device) for name, mask in state["masks"].items()})
+            self.masks, self.report = state["masks"], state["report"]
+            self._finetune(self.network.cut())
+        self.network.load_state_dict(state["network"])
+        restore(self.optimiser, state["optimiser"])
+        if self.search is not None:
+            self.search.load_state_dict(state["search"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+
+    def _begin_search(self) -> None:
+        compress, plain, moments = self.options.compress, self.network, self.optimiser
+        example = example_input(plain).to(self.place.device)
+        hyper = convert(plain, example, parametrisation=compress.parametrisation, exclude=tuple(compress.exclude))
+        self._enter("search", hyper)
+        carry_moments(moments, plain, self.optimiser, hyper.network)
+        self.search = build_search(
+            compress.method,
+            hyper,
+            preset=compress.preset,
+            kind=compress.target.kind,
+            keep_ratio=compress.target.keep_ratio,
+            tolerance=compress.tolerance,
+            round_to=compress.round_to,
+            min_width=compress.min_width,
+            iterations=compress.search_iter,
+            seed=self.options.manual_seed,
+            latent_lr=compress.latent_lr,
+            penalty=compress.penalty,
+        )
+
+    def _cut(self) -> None:
+        hyper: HyperNet = self.network
+        found = self.search.finish()
+        self.masks = {name: mask.detach().cpu().clone() for name, mask in hyper.masks.items()}
+        kept = {name: int(mask.sum()) for name, mask in self.masks.items()}
+        groups = [
+            {
+                "name": group.name,
+                "before": group.width,
+                "after": kept.get(group.name, group.width),
+                "prunable": group.prunable,
+                "reason": group.reason,
+            }
+            for group in hyper.plan.groups
+        ]
+        self.report = {"macs_ratio": found.macs_ratio, "params_ratio": found.params_ratio, "groups": groups}
+        self._finetune(hyper.cut())
+
+    def _finetune(self, small: nn.Module) -> None:
+        self.search = None
+        self._enter("finetune", small)
+        distill = self.options.compress.distill
+        if distill:
+            self.teacher = self._load_teacher(distill.teacher)
+
+    def _load_teacher(self, path: str | None) -> nn.Module:
+        if path:
+            teacher = load_model(path)
+        else:
+            teacher = build_plain(self.options)
+            load_file(teacher, self.dense_file)
+        return self._place(teacher).eval().requires_grad_(False)
+
+    def _enter(self, phase: PhaseName, network: nn.Module) -> None:
+        """Make `network` the one that is trained, with an optimiser of its own."""
+        self.phase, self.network = phase, self._place(network)
+        self.optimiser = build_optimiser(self.options.train.optim_g, self._trained())
+        self.forward: Callable[[Tensor], Tensor] = self._distribute(self.network)
+        decay = self.options.train.ema_decay
+        if decay and (phase == "finetune" or not self.schedule.searches):
+            self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+            self.average.requires_grad_(False)
+
+    def _trained(self) -> list[nn.Parameter]:
+        return list(self.network.network_parameters() if self.phase == "search" else self.network.parameters())
+
+    def _place(self, network: nn.Module) -> nn.Module:
+        layout = torch.channels_last if self.options.train.channels_last else torch.contiguous_format
+        return network.to(self.place.device).to(memory_format=layout)
+
+    def _to_device(self, images: Tensor) -> Tensor:
+        layout = torch.channels_last if self.options.train.channels_last else torch.contiguous_format
+        return images.to(self.place.device, non_blocking=True, memory_format=layout)
+
+    def _distribute(self, network: nn.Module) -> nn.Module:
+        if self.place.world_size == 1:
+            return network
+        devices = [self.place.device] if self.place.device.type == "cuda" else None
+        return DistributedDataParallel(network, device_ids=devices, find_unused_parameters=self.phase == "search")
+
+    def _loss(self, lq: Tensor, gt: Tensor) -> Tensor:
+        amp = self.options.train.amp == "bf16"
+        with torch.autocast(self.place.device.type, torch.bfloat16, enabled=amp):
+            output = self.forward(lq)
+        loss = self.loss(output.float(), gt)
+        if self.teacher is not None:
+            with torch.no_grad(), torch.autocast(self.place.device.type, torch.bfloat16, enabled=amp):
+                target = self.teacher(lq)
+            loss = loss + self.options.compress.distill.weight * nn.functional.l1_loss(output.float(), target.float())
+        return loss

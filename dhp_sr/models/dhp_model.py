@@ -1,0 +1,172 @@
+"""The model that BasicSR's registry builds: `model_type: DHPModel`. Its methods are those of BasicSR's models."""
+
+import json
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import nn
+
+from dhp_sr import __version__
+from dhp_sr.config.schema import Options
+from dhp_sr.deploy import save_model
+from dhp_sr.metrics import complexity
+from dhp_sr.models.compression import Compression
+from dhp_sr.models.devices import Place, pick_device
+from dhp_sr.models.networks import EXAMPLE_SIDE, is_own
+from dhp_sr.models.state import differences, load_state, pack, random_state, save_state, set_random_state
+from dhp_sr.models.tables import finite
+from dhp_sr.models.validation import TestSet, evaluate
+from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.files import atomic_path
+
+FIXED = ("scale", "manual_seed", "network_g", "compress", "train")
+"""Options that a resumed run cannot change."""
+
+
+class DHPModel:
+    """Trains, searches, cuts and finetunes one network.
+
+    Iterations are counted from 1, as in BasicSR: `current_iter` is the step that is taken, or that was taken last.
+
+    Args:
+        opt: The fields of an option file, and beside them `run_folder` (a path, needed to save) and `place` (a Place).
+
+    Raises:
+        UserError: the options do not fit together, or the network cannot be built.
+    """
+
+    def __init__(self, opt: Mapping[str, Any]) -> None:
+        fields = {key: value for key, value in opt.items() if key in Options.model_fields}
+        self.options = Options.model_validate(fields)
+        self.place = opt.get("place") or Place(pick_device(self.options.num_gpu))
+        self.device, self.is_train = self.place.device, True
+        self.run_folder = Path(opt["run_folder"]) if opt.get("run_folder") else None
+        dense_file = self.model_path("dense") if self.run_folder else Path()
+        self.compression = Compression(self.options, self.place, dense_file, self._keep_dense)
+        self.log: dict[str, float] = {}
+        self.batch: dict[str, Any] = {}
+        self.best: dict[str, Any] = {}
+
+    def feed_data(self, data: dict[str, Any]) -> None:
+        """Take the batch of the next step."""
+        self.batch = data
+
+    def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
+        """Do nothing: the rate is a closed formula of the iteration, set by the step itself."""
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        """Take step `current_iter` with the batch fed last, entering a new phase first where one begins."""
+        self.advance(current_iter - 1)
+        self.log = self.compression.step(self.batch, current_iter - 1)
+
+    def advance(self, finished: int) -> list[str]:
+        """Enter the phase that follows after `finished` iterations; return the phases entered."""
+        return list(self.compression.advance(finished))
+
+    def get_current_log(self) -> OrderedDict[str, float]:
+        """Return the figures of the last step, the loss under BasicSR's `l_` prefix."""
+        return OrderedDict((f"l_{key}" if key == "loss" else key, value) for key, value in self.log.items())
+
+    def get_current_learning_rate(self) -> list[float]:
+        """Return the learning rate of the last step."""
+        return [group["lr"] for group in self.compression.optimiser.param_groups]
+
+    def validate(self, test_set: TestSet, save_to: Path | None = None) -> dict[str, float]:
+        """Score the network as it is now on one test set."""
+        return evaluate(self.compression.for_validation(), test_set, self.device, save_to)
+
+    def validation(
+        self, dataloader: Any, current_iter: int, tb_logger: Any, save_img: bool = False
+    ) -> dict[str, float]:
+        """Score on a TestSet, or on a loader of BasicSR (batches of one); write the scores to TensorBoard."""
+        test_set = dataloader if isinstance(dataloader, TestSet) else self._as_test_set(dataloader)
+        folder = self.run_folder / "visualization" / test_set.name if save_img and self.run_folder else None
+        scores = self.validate(test_set, folder)
+        if tb_logger is not None:
+            for key in (key for key in scores if key != "images"):
+                tb_logger.add_scalar(f"metrics/{test_set.name}/{key}", scores[key], current_iter)
+        return scores
+
+    def save(self, epoch: int, current_iter: int, extra: dict[str, Any] | None = None) -> None:
+        """Write the training state after `current_iter` iterations (and `extra`, given back by `resume_training`)."""
+        tree = {
+            "iteration": current_iter,
+            "options": self._fixed(),
+            "model": self.compression.state_dict(),
+            "best": self.best,
+            "extra": extra or {},
+            "random": random_state(),
+        }
+        save_state(self.run_folder / "training_states", current_iter, tree)
+
+    def resume_training(self, path: str | Path) -> dict[str, Any]:
+        """Go on from a state file; return its `iteration` and `extra`.
+
+        Raises:
+            UserError: the file is no training state, or one of other options; every differing key is named.
+        """
+        tree = load_state(Path(path))
+        found = differences(tree["options"], self._fixed())
+        if found:
+            raise UserError(f"{path}: the state belongs to other options:\n  " + "\n  ".join(found))
+        self.compression.load_state_dict(tree["model"])
+        self.best = tree["best"]
+        set_random_state(tree["random"])
+        return tree
+
+    def save_network(self, name: str, **facts: Any) -> Path:
+        """Write the network as it is now (the moving average, if there is one) as `models/<name>.safetensors`."""
+        return self._write(self.compression.for_validation(), name, **facts)
+
+    def keep_if_best(self, current_iter: int, scores: Mapping[str, Mapping[str, float]]) -> None:
+        """Write `models/best.safetensors` if the mean PSNR over the test sets is the highest so far."""
+        mean = sum(one["psnr_y_db"] for one in scores.values()) / len(scores)
+        if not self.best or mean > self.best["psnr_y_db"]:
+            self.best = {"iteration": current_iter, "psnr_y_db": mean}
+            self.save_network("best", scores=finite(scores), training={"iterations": current_iter})
+
+    def model_path(self, name: str) -> Path:
+        """Return where model `name` is written."""
+        return self.run_folder / "models" / f"{name}.safetensors"
+
+    def _keep_dense(self, network: nn.Module) -> None:
+        if self.run_folder and self.place.writes:
+            self._write(network, "dense", training={"iterations": self.compression.schedule.dense_iter})
+
+    def _write(self, network: nn.Module, name: str, **facts: Any) -> Path:
+        path = self.model_path(name)
+        if not is_own(network):
+            _write_weights(network, path, facts)
+            return path
+        shape = (1, network.in_channels, EXAMPLE_SIDE, EXAMPLE_SIDE)
+        macs = complexity(network, shape).macs
+        save_model(network, path, macs=macs, macs_input=list(shape), run=self.options.name, **facts)
+        return path
+
+    def _fixed(self) -> dict[str, Any]:
+        whole = self.options.model_dump(mode="json")
+        data = {key: value for key, value in whole["datasets"].get("train", {}).items() if key not in _FREE_IN_DATA}
+        return {**{key: whole[key] for key in FIXED}, "datasets": {"train": data}, "processes": self.place.world_size}
+
+    def _as_test_set(self, loader: Any) -> TestSet:
+        scale, options = self.options.scale, getattr(loader.dataset, "opt", {})
+        border = options.get("crop_border")
+        usual = scale if scale > 1 else 0
+        return TestSet(options.get("name", "val"), loader.dataset, scale, usual if border is None else border)
+
+
+_FREE_IN_DATA = ("name", "dataroot_gt", "dataroot_lq", "cache", "num_worker_per_gpu")
+"""Keys of `datasets.train` that may change: they say where images are, not which."""
+
+
+def _write_weights(network: nn.Module, path: Path, facts: Mapping[str, Any]) -> None:
+    """Write the weights of a network that no table of ours can rebuild."""
+    tensors, _ = pack(list(network.state_dict().values()))
+    weights = dict(zip(network.state_dict(), tensors.values(), strict=True))
+    with atomic_path(path) as temporary:
+        save_file(
+            weights, temporary, {"class": type(network).__name__, "facts": json.dumps(facts), "tool": __version__}
+        )

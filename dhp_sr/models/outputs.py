@@ -1,0 +1,114 @@
+"""What a finished run leaves behind: scores, costs, widths, tables and plots."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from dhp_sr.config.schema import Options
+from dhp_sr.deploy import load_model
+from dhp_sr.metrics import complexity, latencies
+from dhp_sr.models.dhp_model import DHPModel
+from dhp_sr.models.networks import EXAMPLE_SIDE, build_plain, is_own, load_file
+from dhp_sr.models.run_folder import RunFolder
+from dhp_sr.models.tables import finite
+from dhp_sr.models.validation import TestSet, evaluate, evaluate_input
+from dhp_sr.models.widths import layer_rows, widths_text
+from dhp_sr.utils.files import write_json, write_text
+
+REPEATS = 5
+"""Timed passes of each network, taken in turns."""
+
+Row = dict[str, Any]
+
+
+def finish(model: DHPModel, run: RunFolder, sets: Sequence[TestSet]) -> dict[str, Any]:
+    """Write models, scores, costs and widths of a finished run; return the content of metrics.json."""
+    options, schedule = model.options, model.compression.schedule
+    final = "pruned" if schedule.searches else "dense"
+    training = {"iterations": schedule.total_iter, "moving_average": model.compression.average is not None}
+    parent = {"parent": "dense.safetensors"} if schedule.searches else {}
+    model.save_network(final, training=training, achieved=_achieved(model), **parent)
+    networks = _final_networks(model, run, final)
+    iterations = {"dense": schedule.dense_iter, final: schedule.total_iter}
+    rows = [
+        _input_row(options, sets),
+        *(_row(name, networks[name], iterations[name], model, sets) for name in networks),
+    ]
+    _add_latencies(rows, networks)
+    if schedule.searches:
+        _write_widths(model, run, networks)
+    written = {name: run.model(name) for name in (*networks, "best") if run.model(name).exists()}
+    target = options.compress.target if options.compress else None
+    metrics = {
+        "name": options.name,
+        "task": _task(options),
+        "scale": options.scale,
+        "target": {target.kind: target.keep_ratio} if target else {},
+        "achieved": _achieved(model),
+        "rows": rows,
+        "macs_input": [1, networks[final].in_channels, EXAMPLE_SIDE, EXAMPLE_SIDE],
+        "best": model.best,
+        "files": {name: str(path.relative_to(run.path)) for name, path in written.items()},
+    }
+    metrics = finite(metrics)
+    write_json(run.path / "metrics.json", metrics)
+    return metrics
+
+
+def _task(options: Options) -> str:
+    return "sr" if options.scale > 1 or next(iter(options.datasets.values())).type == "SRDataset" else "denoise"
+
+
+def _achieved(model: DHPModel) -> dict[str, float]:
+    return {key: value for key, value in model.compression.report.items() if key != "groups"}
+
+
+def _final_networks(model: DHPModel, run: RunFolder, final: str) -> dict[str, nn.Module]:
+    """Load the networks from their files, as everybody else will; a foreign one comes from memory."""
+    networks: dict[str, nn.Module] = {}
+    for name in dict.fromkeys(("dense", final)):
+        trained = model.compression.for_validation()
+        if is_own(trained):
+            networks[name] = load_model(run.model(name), model.device)
+        elif name == final:
+            networks[name] = trained.eval()
+        else:
+            networks[name] = build_plain(model.options).to(model.device).eval()
+            load_file(networks[name], run.model(name))
+    return networks
+
+
+def _input_row(options: Options, sets: Sequence[TestSet]) -> Row:
+    name = "bicubic" if _task(options) == "sr" else "noisy"
+    scores = {test_set.name: evaluate_input(test_set) for test_set in sets}
+    return {"model": name, "iterations": None, "macs": 0, "params": 0, "latency_ms": None, "sets": scores}
+
+
+def _row(name: str, network: nn.Module, iterations: int, model: DHPModel, sets: Sequence[TestSet]) -> Row:
+    cost = complexity(network, (1, _channels(network, model), EXAMPLE_SIDE, EXAMPLE_SIDE))
+    scores = {test_set.name: evaluate(network, test_set, model.device) for test_set in sets}
+    return {"model": name, "iterations": iterations, "macs": cost.macs, "params": cost.params, "latency_ms": None,
+            "sets": scores}  # fmt: skip
+
+
+def _channels(network: nn.Module, model: DHPModel) -> int:
+    return getattr(network, "in_channels", None) or build_plain(model.options).in_channels
+
+
+def _add_latencies(rows: list[Row], networks: Mapping[str, nn.Module]) -> None:
+    on_cpu = {name: network.cpu() for name, network in networks.items()}
+    channels = next(iter(networks.values())).in_channels
+    times = latencies(on_cpu, (1, channels, EXAMPLE_SIDE, EXAMPLE_SIDE), repeats=REPEATS)
+    for row in rows:
+        if row["model"] in times:
+            row["latency_ms"] = times[row["model"]].median_ms
+
+
+def _write_widths(model: DHPModel, run: RunFolder, networks: Mapping[str, nn.Module]) -> None:
+    widths = {
+        "groups": model.compression.report["groups"],
+        "layers": layer_rows(networks["dense"], networks["pruned"]),
+    }
+    write_json(run.path / "widths.json", widths)
+    write_text(run.path / "widths.txt", widths_text(widths))

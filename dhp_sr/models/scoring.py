@@ -1,0 +1,123 @@
+"""Scores of a saved model, for test.py."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+from torch import nn
+
+from dhp_sr.config import load_options, resolve_paths
+from dhp_sr.config.schema import ValDataset
+from dhp_sr.deploy import load_model
+from dhp_sr.metrics import complexity
+from dhp_sr.models.devices import pick_device
+from dhp_sr.models.networks import EXAMPLE_SIDE
+from dhp_sr.models.run_folder import RunFolder
+from dhp_sr.models.tables import finite, results_text
+from dhp_sr.models.validation import TestSet, build_test_sets, evaluate, evaluate_input
+from dhp_sr.utils.errors import UserError
+
+
+def score_run(
+    opt: str | Path, overrides: Sequence[str] = (), *, root: Path, model: str | Path | None = None
+) -> dict[str, Any]:
+    """Score the final model of a run on the test sets of its option file.
+
+    Args:
+        opt: The option file.
+        overrides: `section.key=value` each.
+        root: The project's folder.
+        model: Another model file to score instead.
+
+    Returns:
+        The form of metrics.json, without times.
+
+    Raises:
+        UserError: the options are wrong, the run has not finished, or images are missing.
+    """
+    options = load_options(opt, overrides)
+    run = RunFolder(root / options.path.experiments_root / options.name)
+    path = Path(model) if model else run.model("pruned" if options.compress else "dense")
+    if not path.exists():
+        raise UserError(f"{path}: expected the model of run {options.name!r}, found no file; train it first")
+    device = pick_device(options.num_gpu)
+    return score(load_model(path, device), path, build_test_sets(resolve_paths(options, root)), str(device))
+
+
+def score_files(
+    model: str | Path,
+    folders: Sequence[str],
+    *,
+    sigma: float | None = None,
+    max_images: int | None = None,
+    crop_border: int | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> dict[str, Any]:
+    """Score a model file on folders of ground-truth images; inputs are made by exact bicubic or by adding noise.
+
+    Args:
+        model: The file.
+        folders: One test set each, named after the folder.
+        sigma: Noise level (0-255 scale), which a denoiser needs.
+        max_images: Only the first so many of each set.
+        crop_border: Pixels shaved before scoring; default: the scale, 0 for denoising.
+        device: Where to compute.
+
+    Returns:
+        The form of metrics.json, without times.
+
+    Raises:
+        UserError: the file is no model, a folder is missing, or `sigma` does not fit the model's task.
+    """
+    place = pick_device({"auto": "auto", "cpu": 0, "cuda": 1}[device])
+    network = load_model(model, place)
+    if network.task == "denoise" and sigma is None:
+        raise UserError(f"{model}: a denoiser; expected --sigma, the noise level on the 0-255 scale, found none")
+    if network.task != "denoise" and sigma is not None:
+        raise UserError(f"{model}: super-resolution, --sigma has no effect; leave it out")
+    kind = "NoiseDataset" if network.task == "denoise" else "SRDataset"
+    color = "grey" if network.in_channels == 1 else "rgb"
+    names = _names(folders)
+    sets = []
+    for name, folder in zip(names, folders, strict=True):
+        fields = {"type": kind, "name": name, "dataroot_gt": str(folder), "color": color, "cache": "none"}
+        fields |= {"sigma": sigma, "max_images": max_images, "crop_border": crop_border}
+        try:
+            options = ValDataset.model_validate(fields)
+        except ValidationError as error:
+            raise UserError("; ".join(f"--{part['loc'][0]}: {part['msg']}" for part in error.errors())) from None
+        sets.append(TestSet.from_options(name, options, network.scale))
+    return score(network, Path(model), sets, str(place))
+
+
+def score(network: nn.Module, path: Path, sets: Sequence[TestSet], device: str) -> dict[str, Any]:
+    """Return rows for the input and for `network`, in the form of metrics.json."""
+    if not sets:
+        raise UserError("expected at least one test set (datasets.val, or --data), found none")
+    shape = [1, network.in_channels, EXAMPLE_SIDE, EXAMPLE_SIDE]
+    cost = complexity(network, shape)
+    before = {test_set.name: evaluate_input(test_set) for test_set in sets}
+    after = {test_set.name: evaluate(network, test_set, device) for test_set in sets}
+    plain = "bicubic" if network.task == "sr" else "noisy"
+    empty = {"iterations": None, "latency_ms": None}
+    rows = [
+        {"model": plain, **empty, "macs": 0, "params": 0, "sets": before},
+        {"model": path.stem, **empty, "macs": cost.macs, "params": cost.params, "sets": after},
+    ]
+    return finite({"name": str(path), "task": network.task, "scale": network.scale, "rows": rows, "macs_input": shape})
+
+
+def report(scores: dict[str, Any]) -> str:
+    """Return scores as a table."""
+    return f"{scores['name']}\n{results_text(scores)}"
+
+
+def _names(folders: Sequence[str]) -> list[str]:
+    """Name sets after their folders; a name that occurs twice gets a number."""
+    names: list[str] = []
+    for folder in folders:
+        name = Path(folder).name or str(folder)
+        number = sum(other.split("#")[0] == name for other in names)
+        names.append(f"{name}#{number + 1}" if number else name)
+    return names

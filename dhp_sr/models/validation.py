@@ -1,0 +1,151 @@
+"""Scores of a network on test sets. Always float32, whatever the training ran in."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dhp_sr.config.schema import Options, ValDataset
+from dhp_sr.data.bicubic import upscale
+from dhp_sr.data.build import build_val_set
+from dhp_sr.metrics import psnr_db, ssim, to_uint8
+from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.files import atomic_path
+
+Picture = NDArray[np.uint8]
+SCORES = ("psnr_y_db", "ssim_y", "psnr_rgb_db", "ssim_rgb")
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """A test set.
+
+    Attributes:
+        name: What tables call it; unique in a run.
+        items: Its pictures, as dicts with "lq", "key", "lq_uint8" and "gt_uint8".
+        scale: Enlargement from "lq" to "gt".
+        shave: Pixels cut from each edge before scoring.
+    """
+
+    __test__ = False
+
+    name: str
+    items: Sequence[dict[str, Any]]
+    scale: int
+    shave: int
+
+    @classmethod
+    def from_options(cls, name: str, options: ValDataset, scale: int) -> "TestSet":
+        """Open the set; the border shaved is the scale for super-resolution and 0 for denoising unless given."""
+        usual = scale if options.type == "SRDataset" else 0
+        shave = usual if options.crop_border is None else options.crop_border
+        return cls(name, build_val_set(options, scale), scale, shave)
+
+
+def build_test_sets(options: Options) -> list[TestSet]:
+    """Open `datasets.val`, `datasets.val_1`, ...
+
+    Raises:
+        UserError: two sets have one name, or a set cannot be opened.
+    """
+    sets: dict[str, TestSet] = {}
+    for key, data in sorted(options.datasets.items()):
+        if not isinstance(data, ValDataset):
+            continue
+        name = data.name or key
+        if name in sets:
+            raise UserError(f"datasets.{key}: the name {name!r} is taken by another test set; give each its own `name`")
+        sets[name] = TestSet.from_options(name, data, options.scale)
+    return list(sets.values())
+
+
+def evaluate(
+    network: nn.Module, test_set: TestSet, device: torch.device | str = "cpu", save_to: Path | None = None
+) -> dict[str, float]:
+    """Score a network.
+
+    Args:
+        network: Maps (1, C, h, w) in [0, 1] to (1, C, h scale, w scale). Its mode is put back afterwards.
+        test_set: The pictures.
+        device: Where the network is.
+        save_to: A folder for the results as PNG.
+
+    Returns:
+        psnr_y_db, ssim_y, psnr_rgb_db, ssim_rgb (means over the pictures) and images (their number).
+    """
+
+    def restore(item: dict[str, Any]) -> Picture:
+        lq = item["lq"].unsqueeze(0).to(device)
+        return to_uint8(_padded(network, lq, test_set.scale)[0].float().cpu())
+
+    with _evaluating(network), torch.no_grad():
+        return _score(restore, test_set, save_to)
+
+
+def evaluate_input(test_set: TestSet) -> dict[str, float]:
+    """Score what a network has to beat: the bicubic enlargement, or the noisy picture itself."""
+
+    def enlarge(item: dict[str, Any]) -> Picture:
+        lq = item["lq_uint8"]
+        return lq if test_set.scale == 1 else upscale(lq, test_set.scale)
+
+    return _score(enlarge, test_set, None)
+
+
+def _score(restore: Callable[[dict[str, Any]], Picture], test_set: TestSet, save_to: Path | None) -> dict[str, float]:
+    rows = []
+    for index in range(len(test_set.items)):
+        item = test_set.items[index]
+        result = restore(item)
+        rows.append(_compare(result, item["gt_uint8"], test_set.shave))
+        if save_to is not None:
+            _save_png(result, save_to / f"{item['key']}.png")
+    if not rows:
+        raise UserError(f"test set {test_set.name}: expected pictures, found none")
+    return {**dict(zip(SCORES, np.mean(rows, axis=0).tolist(), strict=True)), "images": len(rows)}
+
+
+def _compare(result: Picture, truth: Picture, shave: int) -> list[float]:
+    grey = truth.ndim == 2 or truth.shape[-1] == 1
+    scores = [psnr_db(result, truth, shave=shave, luma=not grey), ssim(result, truth, shave=shave, luma=not grey)]
+    return scores * 2 if grey else [*scores, psnr_db(result, truth, shave=shave), ssim(result, truth, shave=shave)]
+
+
+def _padded(network: nn.Module, lq: Tensor, scale: int) -> Tensor:
+    """Run the network on sides padded to the multiple that it needs, and crop the result."""
+    multiple = _size_multiple(network)
+    height, width = lq.shape[-2:]
+    down, right = -height % multiple, -width % multiple
+    if down or right:
+        mode = "reflect" if down < height and right < width else "replicate"
+        lq = functional.pad(lq, (0, right, 0, down), mode=mode)
+    return network(lq)[..., : height * scale, : width * scale]
+
+
+def _size_multiple(network: nn.Module) -> int:
+    inner = getattr(network, "network", network)  # a HyperNet keeps the plain network in there
+    return getattr(network, "size_multiple", getattr(inner, "size_multiple", 1))
+
+
+def _save_png(picture: Picture, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        Image.fromarray(picture.squeeze()).save(temporary, format="PNG")
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,20 @@
+"""What a run looks like: tables, pictures and texts made from its folder alone."""
+
+from .comparison import comparison_figure
+from .plots import plot_curves, plot_widths
+from .run import Run, read_run
+from .tables import markdown_table, text_table
+from .widths import widths_text
+from .write import write_reports
+
+__all__ = [
+    "Run",
+    "comparison_figure",
+    "markdown_table",
+    "plot_curves",
+    "plot_widths",
+    "read_run",
+    "text_table",
+    "widths_text",
+    "write_reports",
+]

@@ -1,0 +1,59 @@
+"""The search methods. A new one is one file and one row of `METHODS`."""
+
+from collections.abc import Callable
+
+from dhp_sr.hyper import HyperNet
+from dhp_sr.search.dhp import ModernDHP
+from dhp_sr.search.faithful import FaithfulDHP
+from dhp_sr.search.magnitude import Magnitude
+from dhp_sr.search.method import Search, SearchSettings
+from dhp_sr.search.random import Random
+from dhp_sr.search.uniform import Uniform
+from dhp_sr.structure import Budget
+from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.names import nearest
+
+
+def _dhp(hyper: HyperNet, settings: SearchSettings) -> Search:
+    return {"modern": ModernDHP, "faithful": FaithfulDHP}[settings.preset](hyper, settings)
+
+
+METHODS: dict[str, Callable[[HyperNet, SearchSettings], Search]] = {
+    "dhp": _dhp,
+    "uniform": Uniform,
+    "random": Random,
+    "magnitude": Magnitude,
+}
+"""Name in the option file -> how to make the search."""
+
+
+def build_search(
+    method: str,
+    hyper: HyperNet,
+    *,
+    kind: str,
+    keep_ratio: float,
+    iterations: int,
+    preset: str = "modern",
+    tolerance: float = 0.01,
+    round_to: int = 8,
+    min_width: int = 8,
+    seed: int = 0,
+    latent_lr: float | None = None,
+    penalty: float | None = None,
+) -> Search:
+    """Make a search by name; the arguments are those of the option file's `compress`.
+
+    Raises:
+        UserError: an unknown method or preset.
+        BudgetError: the budget has no meaning or cannot be met.
+    """
+    if method not in METHODS:
+        raise UserError(f"compress.method must be one of {', '.join(METHODS)}; found {method!r}{nearest(method, METHODS)}")
+    if preset not in ("modern", "faithful"):
+        raise UserError(f"compress.preset must be modern or faithful, found {preset!r}")
+    budget = Budget(kind, keep_ratio, tolerance, round_to, min_width)
+    return METHODS[method](hyper, SearchSettings(budget, iterations, preset, seed, latent_lr, penalty))
+
+
+__all__ = ["METHODS", "Search", "SearchSettings", "build_search"]

@@ -1,0 +1,90 @@
+"""What every search method is: something that watches the training and chooses the masks."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dhp_sr.hyper import HyperNet
+from dhp_sr.structure import Budget, BudgetReport
+from dhp_sr.structure.budget import split
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """The part of an option file that a search needs."""
+
+    budget: Budget
+    iterations: int
+    """Length of the search."""
+    preset: str = "modern"
+    seed: int = 0
+    latent_lr: float | None = None
+    """Step size of the latents; None: the preset's."""
+    penalty: float | None = None
+    """Fixed lambda; None: the preset's."""
+
+
+class Search(ABC):
+    """Chooses the masks of a hyper network while the task loss trains its weights."""
+
+    def __init__(self, hyper: HyperNet, settings: SearchSettings) -> None:
+        self.hyper = hyper
+        self.settings = settings
+
+    def step(self, iteration: int) -> dict[str, float]:
+        """Use the gradients of one training step; call after backward, before they are cleared.
+
+        Args:
+            iteration: counted from 0 at the start of the search.
+
+        Returns:
+            Numbers for the log, `macs_ratio` and `params_ratio` among them.
+        """
+        return self.ratios()
+
+    @abstractmethod
+    def scores(self) -> Tensor:
+        """Return (plan.size,) scores, comparable between groups; larger = keep."""
+
+    def finish(self) -> BudgetReport:
+        """Set the final masks.
+
+        Raises:
+            BudgetError: the budget cannot be met.
+        """
+        budget = self.settings.budget
+        return self.hyper.prune_to(
+            **{budget.kind: budget.keep_ratio},
+            tolerance=budget.tolerance,
+            round_to=budget.round_to,
+            min_width=budget.min_width,
+            scores=split(self.hyper.plan, self.scores()),
+        )
+
+    def ratios(self) -> dict[str, float]:
+        """Return the kept fractions of the masks as they are."""
+        kept, dense = self.hyper.cost(), self.hyper.dense_cost()
+        return {"macs_ratio": kept.macs / dense.macs, "params_ratio": kept.params / dense.params}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed search needs beside the hyper network's own state."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take what `state_dict` gave."""
+
+
+def gradients(hyper: HyperNet) -> Tensor:
+    """Return the gradients of all latents as one flat vector, zeros where there is none."""
+    parts = [torch.zeros_like(z) if z.grad is None else z.grad for z in hyper.latents.values()]
+    return torch.cat(parts).detach().float()
+
+
+@torch.no_grad()
+def set_latents(hyper: HyperNet, flat: Tensor) -> None:
+    """Write a flat vector into the latents."""
+    for name, part in split(hyper.plan, flat).items():
+        hyper.latents[name].copy_(part)

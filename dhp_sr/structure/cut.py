@@ -1,0 +1,82 @@
+"""The smaller network: a copy whose tensors hold the kept channels alone."""
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from dhp_sr.structure.groups import ChannelPlan
+from dhp_sr.structure.resize import resize
+from dhp_sr.utils.errors import UserError
+
+
+class CutError(UserError):
+    """The cut network does not compute what the masked one does."""
+
+
+def cut(network: nn.Module, plan: ChannelPlan, mask: Tensor, values: Mapping[str, Tensor]) -> nn.Module:
+    """Return a smaller copy of a network.
+
+    Args:
+        network: the plain network, unpruned; it is left as it was.
+        plan: its plan.
+        mask: (plan.size,) True for kept channels.
+        values: parameters to use instead of the network's own, full size.
+
+    Returns:
+        A module of the same class, in eval mode.
+    """
+    state = {**network.state_dict(), **{name: value.detach() for name, value in values.items()}}
+    kept = kept_entries(plan, mask)
+    for (name, dim), entries in kept.items():
+        if name in state:
+            state[name] = state[name].index_select(dim, entries.to(state[name].device))
+    small = copy.deepcopy(network).eval()
+    _slice_constants(small, kept)
+    resize(small, {name: tuple(tensor.shape) for name, tensor in state.items()})
+    small.load_state_dict(state)
+    return small
+
+
+def kept_entries(plan: ChannelPlan, mask: Tensor) -> dict[tuple[str, int], Tensor]:
+    """Return the entries that stay along every axis of every tensor."""
+    padded = torch.cat((mask.cpu(), torch.ones(1, dtype=torch.bool)))
+    return {(axis.tensor, axis.dim): padded[axis.index].nonzero().flatten() for axis in plan.axes}
+
+
+def _slice_constants(network: nn.Module, kept: Mapping[tuple[str, int], Tensor]) -> None:
+    """Slice the buffers that are not part of the state dict."""
+    state = network.state_dict().keys()
+    for name, tensor in list(network.named_buffers()):
+        for dim in range(tensor.dim()):
+            if name not in state and (name, dim) in kept:
+                owner, _, leaf = name.rpartition(".")
+                tensor = tensor.index_select(dim, kept[name, dim].to(tensor.device))
+                network.get_submodule(owner).register_buffer(leaf, tensor, persistent=False)
+
+
+@torch.no_grad()
+def check_cut(masked: nn.Module, small: nn.Module, example_input: Tensor) -> float:
+    """Compare a masked network and its cut copy, both in eval mode.
+
+    Returns:
+        The largest difference, relative to the largest output.
+
+    Raises:
+        CutError: the copy does not run, or differs by more than rounding.
+    """
+    modes = masked.training, small.training
+    masked.eval(), small.eval()
+    expected = masked(example_input)
+    try:
+        found = small(example_input)
+    except RuntimeError as error:
+        raise CutError(f"the cut network does not run; its forward holds a size as a literal: {error}") from error
+    finally:
+        masked.train(modes[0]), small.train(modes[1])
+    difference = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
+    limit = 1e-9 if example_input.dtype == torch.float64 else 1e-3
+    if not difference <= limit:
+        raise CutError(f"the cut network differs from the masked one by {difference:.2e} of the largest output")
+    return difference

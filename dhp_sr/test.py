@@ -1,0 +1,60 @@
+"""Score a model: `python dhp_sr/test.py -opt FILE` or `python dhp_sr/test.py --model FILE --data FOLDER ...`."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+if sys.path and sys.path[0] and Path(sys.path[0]).resolve() == ROOT / "dhp_sr":
+    sys.path[0] = str(ROOT)  # run as a script: our modules must not hide libraries of the same name
+
+import argparse  # noqa: E402
+from collections.abc import Sequence  # noqa: E402
+
+from dhp_sr.utils.errors import UserError  # noqa: E402
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0 success, 2 a user's mistake."""
+    arguments = _parser().parse_args(argv)
+    try:
+        _score(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _score(arguments: argparse.Namespace) -> None:
+    from dhp_sr.models.scoring import report, score_files, score_run
+    from dhp_sr.utils.files import write_json
+
+    if arguments.opt:
+        scores = score_run(arguments.opt, arguments.set, root=ROOT, model=arguments.model)
+    elif arguments.model and arguments.data:
+        choices = ("sigma", "max_images", "crop_border", "device")
+        scores = score_files(arguments.model, arguments.data, **{name: getattr(arguments, name) for name in choices})
+    else:
+        raise UserError("expected -opt FILE, or --model FILE and --data FOLDER; see --help")
+    print(report(scores), end="")
+    if arguments.json:
+        write_json(arguments.json, scores)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Score a model on test sets.", allow_abbrev=False)
+    parser.add_argument("-opt", "--opt", metavar="FILE", help="option file: scores the run's model on its test sets")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="a.b=value", help="change options")
+    parser.add_argument("--model", metavar="FILE", help="a model file; with -opt, instead of the run's own")
+    parser.add_argument("--data", nargs="+", metavar="FOLDER", help="ground-truth images, a set for each folder")
+    parser.add_argument("--sigma", type=float, help="noise level for denoisers, 0-255 scale")
+    parser.add_argument("--max_images", type=int, help="only the first so many of each set")
+    parser.add_argument("--crop_border", type=int, help="pixels shaved; default: the scale, 0 for denoising")
+    parser.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: cuda if there is one"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the scores there")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

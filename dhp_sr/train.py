@@ -1,0 +1,53 @@
+"""Train, search, cut and finetune: `python dhp_sr/train.py -opt FILE [--auto_resume] [--set a.b=value ...]`."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+if sys.path and sys.path[0] and Path(sys.path[0]).resolve() == ROOT / "dhp_sr":
+    sys.path[0] = str(ROOT)  # run as a script: our modules must not hide libraries of the same name
+
+import argparse  # noqa: E402
+from collections.abc import Sequence  # noqa: E402
+
+from dhp_sr.utils.errors import UserError  # noqa: E402
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0 success, 2 a user's mistake, 130 stopped with the state saved."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return _train(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from dhp_sr.config import load_options
+    from dhp_sr.models.pipeline import Interrupted, train
+    from dhp_sr.models.process import seed_everything, stop_on_signals
+
+    options = load_options(arguments.opt, arguments.set)
+    seed_everything(options.manual_seed)
+    with stop_on_signals() as stop:
+        try:
+            train(options, root=ROOT, auto_resume=arguments.auto_resume, launcher=arguments.launcher, stop=stop)
+        except Interrupted as error:
+            again = f"python {Path(__file__).name} -opt {arguments.opt} --auto_resume"
+            print(f"{error}\ngo on with: {again}", file=sys.stderr)
+            return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.split(":")[0] + ".", allow_abbrev=False)
+    parser.add_argument("-opt", "--opt", required=True, metavar="FILE", help="option file, see options/")
+    parser.add_argument("--auto_resume", action="store_true", help="go on from the newest state of the same run")
+    parser.add_argument("--launcher", choices=("none", "pytorch"), default="none", help="pytorch: started by torchrun")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="a.b=value", help="change options")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Checks everything: lint, format, import contracts, tests. Arguments go to pytest: scripts/test.sh tests/config -k yaml
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/environment.sh
+export OMP_NUM_THREADS=1
+
+failed=()
+check() {
+  local name=$1
+  shift
+  echo "== $name"
+  "$@" || failed+=("$name")
+}
+
+check "ruff check" "$PYTHON" -m ruff check .
+check "ruff format" "$PYTHON" -m ruff format --check .
+check "import contracts" "$PYTHON" -c "from importlinter.cli import lint_imports_command as run; run()" --no-cache
+if [ "${#failed[@]}" -gt 0 ]; then
+  joined=$(printf ', %s' "${failed[@]}")
+  echo "== FAILED: ${joined:2}; the tests run all the same, but this script will not succeed"
+fi
+
+echo "== tests"
+status=0
+"$PYTHON" -m pytest "$@" || status=$?
+if [ "${#failed[@]}" -gt 0 ] && [ "$status" -eq 0 ]; then status=1; fi
+exit "$status"

@@ -1,0 +1,53 @@
+"""Fixtures for the whole suite: one thread, fixed seeds, optional benchmark images."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--regen`, which rewrites the golden files."""
+    parser.addoption("--regen", action="store_true", help="rewrite the golden files instead of comparing with them")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Compare a text with tests/golden/NAME, or write it there with `--regen`."""
+
+    def compare(name: str, text: str) -> None:
+        path = ROOT / "tests" / "golden" / name
+        if request.config.getoption("--regen"):
+            path.write_text(text)
+        assert path.read_text() == text, f"{path} differs; if the change is meant, run pytest --regen and review the diff"
+
+    return compare
+
+
+@pytest.fixture(autouse=True)
+def _repeatable():
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of benchmark images beside the project; tests that need it are skipped where it is absent."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("benchmark images are not beside the project")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_weights() -> Path:
+    """The folder of published checkpoints beside the project."""
+    folder = ROOT.parent / "shared" / "weights"
+    if not folder.is_dir():
+        pytest.skip("published checkpoints are not beside the project")
+    return folder

@@ -1,0 +1,156 @@
+"""The identities that everything rests on: converted == plain, cut == masked, and every latent hears the loss."""
+
+import pytest
+import torch
+from networks import CASES, example, network
+
+from dhp_sr.hyper import convert
+from dhp_sr.hyper.parametrisation import PARAMETRISATIONS
+from dhp_sr.metrics.complexity import complexity
+
+
+def random_masks(hyper, share):
+    masks = {}
+    for group in hyper.plan.prunable:
+        masks[group.name] = torch.rand(group.width) < share
+        masks[group.name][torch.randint(group.width, ())] = True
+    return masks
+
+
+def random_latents(hyper):
+    with torch.no_grad():
+        for latent in hyper.latents.values():
+            latent.normal_()
+
+
+@pytest.mark.parametrize("parametrisation", PARAMETRISATIONS)
+@pytest.mark.parametrize("case", CASES)
+def test_converted_equals_plain(case, parametrisation):
+    plain = network(case)
+    x = example(plain, batch=2)
+    before = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
+    hyper = convert(plain, x, parametrisation).eval()
+    torch.testing.assert_close(hyper(x), plain(x), rtol=1e-11, atol=1e-11)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in plain.state_dict().items())
+
+
+def test_factored_conversion_is_exact_in_single_precision():
+    plain = network("edsr_x4").float()
+    x = example(plain).float()
+    assert torch.equal(convert(plain, x).eval()(x), plain(x))
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5])
+@pytest.mark.parametrize("parametrisation", PARAMETRISATIONS)
+@pytest.mark.parametrize("case", CASES)
+def test_cut_equals_masked(case, parametrisation, share):
+    plain = network(case)
+    x = example(plain, batch=2)
+    hyper = convert(plain, x, parametrisation).eval()
+    random_latents(hyper)
+    hyper.set_masks(random_masks(hyper, share))
+    small = hyper.cut()
+    with torch.no_grad():
+        found, expected = small(x), hyper(x)
+    assert float((found - expected).abs().max()) <= 1e-10 * float(expected.abs().max())
+    assert type(small) is type(plain)
+    assert small.state_dict().keys() == plain.state_dict().keys()
+    assert hyper.cost().params == sum(parameter.numel() for parameter in small.parameters())
+    assert hyper.cost().macs == complexity(small, (1, *x.shape[1:])).macs
+
+
+@pytest.mark.parametrize("case", ["srresnet_x4", "dncnn_grey", "edsr_x4", "unet_grey"])
+def test_cut_equals_masked_while_training(case):
+    plain = network(case)
+    x = example(plain, batch=2)
+    hyper = convert(plain, x)
+    hyper.set_masks(random_masks(hyper, 0.5))
+    small = hyper.cut().train()
+    torch.testing.assert_close(small(x), hyper.train()(x), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("parametrisation", PARAMETRISATIONS)
+@pytest.mark.parametrize("case", CASES)
+def test_every_latent_and_weight_gets_a_gradient(case, parametrisation):
+    plain = network(case)
+    x = example(plain, batch=2)
+    hyper = convert(plain, x, parametrisation).train()
+    (hyper(x) * torch.rand_like(hyper(x))).sum().backward()
+    silent = [name for name, p in hyper.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    biases_before_norm = [name for name in silent if name.endswith("bias")]
+    assert silent == biases_before_norm
+    for latent in hyper.latents.values():
+        assert latent.grad.any()
+
+
+def test_a_latent_gradient_equals_its_finite_difference():
+    plain = network("edsr_x4")
+    x = example(plain)
+    hyper = convert(plain, x).eval()
+    name = hyper.plan.prunable[1].name
+    hyper(x).square().sum().backward()
+    step, latent = 1e-6, hyper.latents[name]
+    with torch.no_grad():
+        latent[0] += step
+        above = hyper(x).square().sum()
+        latent[0] -= 2 * step
+        below = hyper(x).square().sum()
+    assert float(latent.grad[0]) == pytest.approx(float(above - below) / (2 * step), rel=1e-4)
+
+
+@pytest.mark.parametrize("case", ["edsr_x4", "srresnet_x2", "unet_grey"])
+def test_permuting_the_kept_channels_changes_nothing(case):
+    """Two masks that differ in which of two identical channels they keep give the same function."""
+    plain = network(case)
+    x = example(plain)
+    hyper = convert(plain, x).eval()
+    group = hyper.plan.prunable[0]
+    with torch.no_grad():
+        state = hyper.network.state_dict()
+        for axis in [axis for axis in hyper.plan.axes if axis.tensor in state]:
+            tensor = state[axis.tensor]
+            first, second = (axis.index == group.start + place for place in (0, 1))
+            if first.any():
+                moved = tensor.movedim(axis.dim, 0)
+                moved[second] = moved[first]
+    keep = torch.ones(group.width, dtype=torch.bool)
+    outputs = []
+    for dropped in (0, 1):
+        mask = keep.clone()
+        mask[dropped] = False
+        hyper.set_masks({group.name: mask})
+        outputs.append(hyper(x))
+    torch.testing.assert_close(*outputs, rtol=1e-10, atol=1e-10)
+
+
+def test_state_dict_round_trip_keeps_masks_latents_and_output():
+    plain = network("srresnet_x4")
+    x = example(plain)
+    hyper = convert(plain, x).eval()
+    random_latents(hyper)
+    hyper.set_masks(random_masks(hyper, 0.5))
+    other = convert(network("srresnet_x4"), x).eval()
+    other.load_state_dict(hyper.state_dict())
+    assert torch.equal(other(x), hyper(x))
+    assert torch.equal(other.mask, hyper.mask)
+
+
+def test_masks_are_checked():
+    hyper = convert(network("edsr_x2"), example(network("edsr_x2")))
+    group = hyper.plan.prunable[0]
+    pinned = next(group for group in hyper.plan.groups if not group.prunable)
+    with pytest.raises(ValueError, match="no group is called 'nowhere'"):
+        hyper.set_masks({"nowhere": torch.ones(3)})
+    with pytest.raises(ValueError, match="must have shape"):
+        hyper.set_masks({group.name: torch.ones(3)})
+    with pytest.raises(ValueError, match="keeps nothing"):
+        hyper.set_masks({group.name: torch.zeros(group.width)})
+    with pytest.raises(ValueError, match="pinned"):
+        hyper.set_masks({pinned.name: torch.arange(pinned.width) > 0})
+    hyper.set_masks({pinned.name: torch.ones(pinned.width, dtype=torch.bool)})
+
+
+def test_an_unknown_parametrisation_is_refused():
+    plain = network("edsr_x2")
+    with pytest.raises(ValueError, match="factored, full"):
+        convert(plain, example(plain), "twisted")

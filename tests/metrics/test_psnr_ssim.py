@@ -1,0 +1,139 @@
+"""PSNR and SSIM against closed forms, scikit-image and BasicSR."""
+
+import importlib
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from skimage.color import rgb2ycbcr
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from dhp_sr._compat import prepare_basicsr
+from dhp_sr.metrics import psnr_db, ssim, to_uint8
+from dhp_sr.utils.errors import UserError
+
+SHAPES = [((24, 31, 3), 0), ((24, 31, 3), 4), ((24, 31, 1), 4), ((24, 31), 4), ((11, 11, 3), 0)]
+
+
+def pictures(shape):
+    """A smooth picture and a noisy version of it, uint8."""
+    random = np.random.default_rng(0)
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    smooth = (128 + 90 * np.sin(rows / 5) * np.cos(columns / 7)).reshape(shape[0], shape[1], *(1 for _ in shape[2:]))
+    clean = np.clip(smooth + random.normal(0, 20, shape), 0, 255)
+    return clean.astype(np.uint8), np.clip(clean + random.normal(0, 12, shape), 0, 255).astype(np.uint8)
+
+
+def from_basicsr(name):
+    """A module of BasicSR; the test is skipped where BasicSR is not installed."""
+    try:
+        prepare_basicsr()
+    except ModuleNotFoundError as missing:
+        pytest.skip(str(missing))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its imports are deprecated ones
+        return importlib.import_module(f"basicsr.{name}")
+
+
+@pytest.mark.parametrize("shape, shave", SHAPES)
+@pytest.mark.parametrize("luma", [False, True])
+def test_scores_equal_those_of_scikit_image(shape, shave, luma):
+    a, b = pictures(shape)
+    x, y = (p[shave : shape[0] - shave, shave : shape[1] - shave].astype(float) for p in (a, b))
+    if luma and shape[2:] == (3,):
+        x, y = (rgb2ycbcr(p / 255)[..., 0] for p in (x, y))
+    expected = structural_similarity(
+        x,
+        y,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        data_range=255,
+        channel_axis=2 if x.ndim == 3 else None,
+    )
+    assert ssim(a, b, shave=shave, luma=luma) == pytest.approx(expected, abs=1e-9)
+    assert psnr_db(a, b, shave=shave, luma=luma) == pytest.approx(peak_signal_noise_ratio(x, y, data_range=255))
+
+
+@pytest.mark.parametrize("luma", [False, True])
+@pytest.mark.parametrize("shave", [0, 4])
+def test_scores_equal_those_of_basicsr(luma, shave):
+    theirs = from_basicsr("metrics.psnr_ssim")
+    a, b = pictures((40, 33, 3))
+    options = {"crop_border": shave, "test_y_channel": luma}
+    bgr = a[..., ::-1], b[..., ::-1]
+    assert psnr_db(a, b, shave=shave, luma=luma) == pytest.approx(theirs.calculate_psnr(*bgr, **options), abs=1e-5)
+    assert ssim(a, b, shave=shave, luma=luma) == pytest.approx(theirs.calculate_ssim(*bgr, **options), abs=1e-6)
+
+
+def test_closed_forms():
+    black, grey = np.zeros((16, 16, 3), np.uint8), np.full((16, 16, 3), 10, np.uint8)
+    assert psnr_db(black, grey) == pytest.approx(20 * math.log10(255 / 10))
+    assert psnr_db(black, grey, luma=True) == pytest.approx(20 * math.log10(255 / (10 * 219 / 255)))
+    assert ssim(black, grey) == pytest.approx(6.5025 / (100 + 6.5025))
+
+
+def test_equal_pictures():
+    a, _ = pictures((20, 20, 3))
+    assert psnr_db(a, a.copy()) == math.inf
+    assert ssim(a, a.copy()) == pytest.approx(1.0, abs=1e-12)
+
+
+def test_grey_is_its_own_luma_and_needs_no_axis():
+    a, b = pictures((20, 20, 1))
+    for score in (psnr_db, ssim):
+        assert score(a, b) == score(a, b, luma=True) == score(a[..., 0], b[..., 0])
+
+
+def test_shaved_pixels_do_not_count():
+    a, b = pictures((30, 30, 3))
+    c = b.copy()
+    c[:4], c[-4:], c[:, :4], c[:, -4:] = 0, 0, 0, 0
+    assert psnr_db(a, b, shave=4) == psnr_db(a, c, shave=4)
+    assert ssim(a, b, shave=4) == ssim(a, c, shave=4)
+
+
+def test_pictures_stay_as_they_were():
+    a, b = pictures((20, 20, 3))
+    before = a.copy()
+    ssim(a, b, luma=True)
+    assert np.array_equal(a, before)
+
+
+@pytest.mark.parametrize("score", [psnr_db, ssim])
+def test_mistakes_are_explained(score):
+    a = np.zeros((20, 20, 3), np.uint8)
+    with pytest.raises(UserError, match=r"same shape, found \(20, 20, 3\) and \(20, 21, 3\)"):
+        score(a, np.zeros((20, 21, 3), np.uint8))
+    with pytest.raises(UserError, match=r"after shaving, found a picture of shape \(20, 20, 3\) and shave=10"):
+        score(a, a, shave=10)
+    with pytest.raises(UserError, match="shave=-1"):
+        score(a, a, shave=-1)
+    with pytest.raises(UserError, match=r"HxWx3, found \(3, 20, 20\)"):
+        score(a.transpose(2, 0, 1), a.transpose(2, 0, 1))
+    with pytest.raises(ValueError, match="expected a uint8 picture, found float64"):
+        score(a / 255, a / 255)
+
+
+def test_ssim_window_must_fit():
+    with pytest.raises(UserError, match="at least 11 pixels"):
+        ssim(np.zeros((10, 30), np.uint8), np.zeros((10, 30), np.uint8))
+
+
+def test_to_uint8_clips_rounds_and_turns():
+    picture = torch.tensor([-1.0, 0.0, 0.5, 254.4 / 255, 254.6 / 255, 2.0]).view(1, 2, 3).repeat(3, 1, 1)
+    turned = to_uint8(picture)
+    assert turned.shape == (2, 3, 3) and turned.dtype == np.uint8 and turned.flags.c_contiguous
+    assert turned[..., 0].tolist() == [[0, 0, 128], [254, 255, 255]]
+
+
+def test_to_uint8_undoes_division():
+    levels = torch.arange(256, dtype=torch.float32).view(1, 16, 16)
+    assert to_uint8(levels / 255)[..., 0].ravel().tolist() == list(range(256))
+
+
+def test_to_uint8_refuses_batches():
+    with pytest.raises(ValueError, match=r"shape \(C, H, W\), found shape \(1, 3, 4, 4\)"):
+        to_uint8(torch.zeros(1, 3, 4, 4))

@@ -1,0 +1,127 @@
+"""A resumed run ends exactly as one that was never interrupted."""
+
+import os
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dhp_sr.models.dhp_model import DHPModel
+from dhp_sr.models.pipeline import Interrupted, train
+from dhp_sr.models.process import seed_everything
+from dhp_sr.models.state import load_state, pack
+from dhp_sr.utils.errors import UserError
+
+
+class Killed(Exception):
+    pass
+
+
+def run(options, root, **more):
+    seed_everything(options.manual_seed)
+    return train(options, root=root, **more)
+
+
+def kill_before(monkeypatch, iteration: int) -> None:
+    step = DHPModel.optimize_parameters
+
+    def dying(self, current_iter):
+        if current_iter == iteration:
+            raise Killed
+        step(self, current_iter)
+
+    monkeypatch.setattr(DHPModel, "optimize_parameters", dying)
+
+
+def assert_same_run(left, right) -> None:
+    for name in ("curves.csv", "validation.csv", "widths.json", "widths.txt"):
+        assert (left / name).read_text() == (right / name).read_text(), name
+    for name in ("dense", "pruned", "best"):
+        mine, other = (load_file(folder / "models" / f"{name}.safetensors") for folder in (left, right))
+        assert mine.keys() == other.keys() and all(torch.equal(mine[key], other[key]) for key in mine), name
+    (mine, plain), (other, other_plain) = (final_state(folder) for folder in (left, right))
+    assert plain == other_plain
+    assert mine.keys() == other.keys() and all(torch.equal(mine[key], other[key]) for key in mine)
+
+
+def final_state(folder):
+    state = load_state(folder / "training_states" / "12.state")
+    state["extra"].pop("log_bytes")  # the log also says when a run was resumed
+    return pack(state)
+
+
+DNCNN = {"type": "HyperDnCNN", "num_in_ch": 1, "num_feat": 8, "num_layers": 4}
+EDSR = {"type": "HyperEDSR", "num_feat": 8, "num_block": 1, "upscale": 2}
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path
+
+
+@pytest.mark.parametrize("network", [EDSR, DNCNN], ids=["EDSR", "DnCNN"])
+def test_killed_in_every_phase(make_options, root, monkeypatch, network):
+    options = make_options(network=network, compress={"distill": {"weight": 0.5}}, name="whole")
+    whole = run(options, root)
+    again = options.model_copy(update={"name": "killed"})
+    elsewhere = root / "elsewhere"
+    elsewhere.mkdir()
+    # Resumed from: nothing, dense, the search's first and a later iteration, the cut, finetuning.
+    for iteration in (2, 4, 5, 8, 9, 12):
+        with monkeypatch.context() as patch:
+            kill_before(patch, iteration)
+            with pytest.raises(Killed):
+                run(again, root, auto_resume=True)
+        os.chdir(elsewhere)
+    resumed = run(again, root, auto_resume=True)
+    experiments = root / "experiments"
+    assert_same_run(experiments / "whole", experiments / "killed")
+    assert [row["sets"] for row in whole["rows"]] == [row["sets"] for row in resumed["rows"]]
+    log = (experiments / "killed" / "train.log").read_text()
+    assert [log.count(f" {done}/12 ") for done in (2, 4, 6, 8, 10, 12)] == [1] * 6
+
+
+@pytest.fixture(autouse=True)
+def _come_back():
+    before = os.getcwd()
+    yield
+    os.chdir(before)
+
+
+def test_a_request_to_stop_saves_the_state(make_options, root):
+    options = make_options()
+    asked = iter([False] * 6 + [True])
+    with pytest.raises(Interrupted, match="stopped after iteration 7 of 12"):
+        run(options, root, stop=lambda: next(asked))
+    assert (root / "experiments" / "tiny" / "training_states" / "7.state").exists()
+
+
+def test_a_finished_run_resumes_to_the_same_result(make_options, root):
+    options = make_options()
+    first = run(options, root)
+    second = run(options, root, auto_resume=True)
+    assert [row["sets"] for row in first["rows"]] == [row["sets"] for row in second["rows"]]
+
+
+def test_an_earlier_run_is_renamed_not_overwritten(make_options, root):
+    options = make_options(compress={}, train={"total_iter": 1})
+    run(options, root)
+    (root / "experiments" / "tiny" / "mine.txt").write_text("keep")
+    run(options, root)
+    assert [path.parent.name for path in (root / "experiments").glob("*/mine.txt")] != ["tiny"]
+    assert len(list((root / "experiments").glob("tiny_archived_*"))) == 1
+
+
+def test_a_state_of_other_options(make_options, root):
+    run(make_options(), root)
+    other = make_options(network={**EDSR, "num_feat": 12}, manual_seed=6)
+    with pytest.raises(UserError, match=r"(?s)manual_seed: the state has 5.*num_feat: the state has 8, .* 12"):
+        run(other, root, auto_resume=True)
+
+
+def test_a_broken_state_is_named(make_options, root):
+    options = make_options(compress={}, train={"total_iter": 1})
+    run(options, root)
+    (root / "experiments" / "tiny" / "training_states" / "2.state").write_bytes(b"\x80\x04pickle")
+    with pytest.raises(UserError, match="2.state: expected a training state"):
+        run(options, root, auto_resume=True)

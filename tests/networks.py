@@ -1,0 +1,41 @@
+"""The networks that every identity is tested on, in small."""
+
+import torch
+from torch import nn
+
+from dhp_sr.archs import build
+
+CASES = {
+    "edsr_x2": ("EDSR", {"num_feat": 16, "num_block": 2, "upscale": 2}),
+    "edsr_x3": ("EDSR", {"num_feat": 16, "num_block": 2, "upscale": 3, "res_scale": 0.1}),
+    "edsr_x4": ("EDSR", {"num_feat": 16, "num_block": 2, "upscale": 4}),
+    "edsr_odd_width": ("EDSR", {"num_feat": 13, "num_block": 3, "upscale": 4}),
+    "srresnet_x2": ("SRResNet", {"num_feat": 16, "num_block": 2, "upscale": 2}),
+    "srresnet_x3": ("SRResNet", {"num_feat": 16, "num_block": 1, "upscale": 3}),
+    "srresnet_x4": ("SRResNet", {"num_feat": 16, "num_block": 2, "upscale": 4}),
+    "dncnn_grey": ("DnCNN", {"num_feat": 16, "num_layers": 5}),
+    "dncnn_colour_no_norm": ("DnCNN", {"num_in_ch": 3, "num_feat": 16, "num_layers": 4, "batch_norm": False}),
+    "unet_grey": ("UNet", {"num_feat": 8, "num_levels": 3}),
+    "unet_colour": ("UNet", {"num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_levels": 4}),
+}
+
+
+def network(case: str) -> nn.Module:
+    """Return a float64 network in which no bias, statistic or affine value is trivial."""
+    kind, arguments = CASES[case]
+    torch.manual_seed(0)
+    built = build(kind, **arguments).double()
+    with torch.no_grad():
+        for name, tensor in [*built.named_parameters(), *built.named_buffers()]:
+            if name.endswith("running_var"):
+                tensor.uniform_(0.5, 2)
+            elif tensor.dim() == 1 and tensor.is_floating_point() and len(tensor) > 1 and "mean" not in name:
+                tensor.normal_()
+            elif name.endswith("running_mean"):
+                tensor.normal_()
+    return built.eval()
+
+
+def example(built: nn.Module, batch: int = 1, side: int = 16) -> torch.Tensor:
+    """Return a random input in [0, 1]."""
+    return torch.rand(batch, built.in_channels, side, side, dtype=torch.float64)

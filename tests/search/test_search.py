@@ -1,0 +1,118 @@
+"""The methods on a toy: they meet the budget, can be resumed, and DHP listens to the loss."""
+
+import pytest
+import torch
+from torch import nn
+
+from dhp_sr.archs import build
+from dhp_sr.hyper import convert
+from dhp_sr.search import METHODS, build_search
+from dhp_sr.search.controller import path
+from dhp_sr.utils.errors import UserError
+
+LENGTH = 60
+
+
+def hyper_network(parametrisation="factored"):
+    torch.manual_seed(0)
+    plain = build("DnCNN", num_feat=16, num_layers=5)
+    return convert(plain, torch.rand(1, 1, 16, 16), parametrisation)
+
+
+def run(search, start=0, stop=LENGTH):
+    hyper, logs = search.hyper, []
+    optimiser = torch.optim.SGD(hyper.network_parameters(), lr=1e-3)
+    for iteration in range(start, stop):
+        torch.manual_seed(iteration)
+        clean = torch.rand(2, 1, 16, 16)
+        loss = (hyper(clean + 0.1 * torch.randn_like(clean)) - clean).abs().mean()
+        hyper.zero_grad()
+        loss.backward()
+        optimiser.step()
+        logs.append(search.step(iteration))
+    return logs
+
+
+def make(method, hyper, **settings):
+    defaults = {"kind": "macs", "keep_ratio": 0.5, "iterations": LENGTH, "round_to": 2, "min_width": 2}
+    return build_search(method, hyper, **{**defaults, **settings})
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_meets_the_budget(method):
+    search = make(method, hyper_network())
+    logs = run(search)
+    report = search.finish()
+    assert 0.49 <= report.macs_ratio <= 0.5
+    assert set(logs[-1]) >= {"macs_ratio", "params_ratio"}
+
+
+def test_faithful_meets_the_budget_from_random_latents():
+    search = make("dhp", hyper_network("full"), preset="faithful", penalty=50.0, latent_lr=1e-3)
+    before = search.scores()
+    logs = run(search)
+    assert logs[0]["lambda"] == 50
+    assert float(before.std()) > 0.3
+    assert (search.scores() == 0).any()
+    assert 0.49 <= search.finish().macs_ratio <= 0.5
+
+
+def test_faithful_needs_the_full_hypernetwork():
+    with pytest.raises(UserError, match="parametrisation: full"):
+        make("dhp", hyper_network(), preset="faithful")
+
+
+def test_the_ratio_follows_its_line():
+    search = make("dhp", hyper_network(), keep_ratio=0.4)
+    for iteration, log in enumerate(run(search)):
+        if iteration % 10 == 9:
+            assert log["macs_ratio"] <= path(iteration / LENGTH, 0.4) + 1e-9
+    assert path(0, 0.4) == 1
+    assert path(1, 0.4) == pytest.approx(0.4)
+
+
+def test_dhp_drops_channels_that_do_not_matter():
+    """Half of each layer's filters are zero and cannot help: they go first."""
+    hyper = hyper_network()
+    with torch.no_grad():
+        for module in hyper.network.modules():
+            if isinstance(module, nn.Conv2d) and module.in_channels == 16:
+                module.weight[:, 8:] = 0
+    search = make("dhp", hyper, keep_ratio=0.5)
+    for iteration in range(LENGTH):
+        clean = torch.rand(2, 1, 16, 16)
+        hyper.zero_grad()
+        (hyper(clean + 0.1) - clean).abs().mean().backward()
+        search.step(iteration)
+    kept = torch.cat([torch.stack((mask[:8].float().mean(), mask[8:].float().mean())) for mask in hyper.masks.values()])
+    assert kept[0::2].mean() > kept[1::2].mean() + 0.3
+
+
+@pytest.mark.parametrize(("method", "preset", "kind"), [("dhp", "modern", "factored"), ("dhp", "faithful", "full")])
+def test_a_resumed_search_ends_where_an_uninterrupted_one_does(method, preset, kind):
+    straight = make(method, hyper_network(kind), preset=preset)
+    run(straight)
+    first = make(method, hyper_network(kind), preset=preset)
+    run(first, 0, 25)
+    second = make(method, hyper_network(kind), preset=preset)
+    second.hyper.load_state_dict(first.hyper.state_dict())
+    second.load_state_dict(first.state_dict())
+    run(second, 25, LENGTH)
+    assert torch.equal(second.scores(), straight.scores())
+    assert torch.equal(second.hyper.mask, straight.hyper.mask)
+
+
+def test_unknown_methods_are_refused_with_a_suggestion():
+    with pytest.raises(UserError, match=r"found 'dph' \(did you mean 'dhp'\?\)"):
+        make("dph", hyper_network())
+
+
+def test_random_differs_between_seeds_and_repeats_with_one():
+    masks = [make("random", hyper_network(), seed=seed).hyper.mask for seed in (1, 1, 2)]
+    assert torch.equal(masks[0], masks[1])
+    assert not torch.equal(masks[0], masks[2])
+
+
+def test_uniform_narrows_every_group_alike():
+    report = make("uniform", hyper_network(), round_to=1).finish()
+    assert max(report.widths.values()) - min(report.widths.values()) <= 1

@@ -1,0 +1,69 @@
+"""The plans of the networks, as text that a person can review."""
+
+import pytest
+import torch
+from networks import CASES, example, network
+from torch import nn
+
+from dhp_sr.structure import TraceError, make_plan
+
+
+def as_text(plan):
+    lines = []
+    for group in plan.groups:
+        state = "prunable" if group.prunable else f"pinned: {group.reason}"
+        lines.append(f"{group.name} width {group.width} {state}; members {', '.join(group.members)}")
+        for axis in plan.axes if group.prunable else ():
+            mine = (axis.index >= group.start) & (axis.index < group.start + group.width)
+            if mine.any():
+                lines.append(f"    {axis.tensor} axis {axis.dim}: {int(mine.sum())} of {len(mine)}")
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_groups_equal_the_golden_text(case, golden):
+    plain = network(case)
+    golden(f"plan_{case}.txt", as_text(make_plan(plain, example(plain))))
+
+
+def test_excluded_layers_stay():
+    plain = network("edsr_x4")
+    plan = make_plan(plain, example(plain), exclude=["body.0.*"])
+    assert {group.name for group in plan.groups if group.reason == "excluded by name"} >= {"body.0.conv1"}
+
+
+class Branching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+
+    def forward(self, x):
+        return self.conv(x) if x.sum() > 0 else x
+
+
+class Median(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.inner, self.last = nn.Conv2d(1, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 1, 1)
+
+    def forward(self, x):
+        return self.last(self.inner(torch.cumsum(self.first(x), dim=1)))
+
+
+def test_a_data_dependent_branch_is_refused_with_its_place():
+    with pytest.raises(TraceError, match=r"Branching cannot be traced.*test_plan.py:\d+"):
+        make_plan(Branching(), torch.rand(1, 1, 4, 4))
+
+
+def test_an_example_that_does_not_fit_is_refused():
+    plain = network("edsr_x2")
+    with pytest.raises(TraceError, match=r"does not run on an example of shape \(1, 5, 8, 8\)"):
+        make_plan(plain, torch.rand(1, 5, 8, 8))
+
+
+def test_an_unknown_operator_pins_its_groups():
+    plan = make_plan(Median(), torch.rand(1, 1, 4, 4))
+    groups = {group.name: group for group in plan.groups}
+    assert not groups["first"].prunable
+    assert "operator cumsum at cumsum has no rule" in groups["first"].reason
+    assert groups["inner"].prunable
