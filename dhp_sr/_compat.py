@@ -1,8 +1,8 @@
 """Make `import basicsr` (1.4.2) work with today's torchvision, and with a torchvision whose CUDA half cannot load.
 
-Two things stand in the way. `basicsr.data.degradations` imports `torchvision.transforms.functional_tensor`, which torchvision
-0.17 removed (XPixelGroup/BasicSR#650). And PyPI's torchvision beside a CPU-only torch registers shape rules for operators
-that its skipped extension should have declared: "operator torchvision::nms does not exist" (pytorch/vision#9077).
+Two things stand in the way. `basicsr.data.degradations` imports `torchvision.transforms.functional_tensor`, which
+torchvision 0.17 removed. And PyPI's torchvision beside a CPU-only torch registers shape rules for operators that its
+skipped extension should have declared: "operator torchvision::nms does not exist".
 """
 
 import importlib.util

@@ -9,8 +9,12 @@ if sys.path and sys.path[0] and Path(sys.path[0]).resolve() == ROOT / "dhp_sr":
 
 import argparse  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
+from typing import Any  # noqa: E402
 
 from dhp_sr.utils.errors import UserError  # noqa: E402
+
+CHOICES = ("sigma", "max_images", "crop_border", "device")
+"""Arguments that an option file says itself."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,19 +29,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _score(arguments: argparse.Namespace) -> None:
-    from dhp_sr.models.scoring import report, score_files, score_run
+    from dhp_sr.models.process import plain_warnings
+    from dhp_sr.models.scoring import report
     from dhp_sr.utils.files import write_json
 
-    if arguments.opt:
-        scores = score_run(arguments.opt, arguments.set, root=ROOT, model=arguments.model)
-    elif arguments.model and arguments.data:
-        choices = ("sigma", "max_images", "crop_border", "device")
-        scores = score_files(arguments.model, arguments.data, **{name: getattr(arguments, name) for name in choices})
-    else:
-        raise UserError("expected -opt FILE, or --model FILE and --data FOLDER; see --help")
+    with plain_warnings():
+        scores = _scores(arguments)
     print(report(scores), end="")
     if arguments.json:
         write_json(arguments.json, scores)
+
+
+def _scores(arguments: argparse.Namespace) -> dict[str, Any]:
+    from dhp_sr.models.scoring import score_files, score_run
+
+    if arguments.opt:
+        idle = [f"--{name}" for name in ("data", *CHOICES) if getattr(arguments, name) is not None]
+        if idle:
+            raise UserError(f"{', '.join(idle)}: no effect with -opt, whose file says so; use --set, or --model --data")
+        return score_run(arguments.opt, arguments.set, root=ROOT, model=arguments.model)
+    if arguments.model and arguments.data:
+        choices = {name: getattr(arguments, name) for name in CHOICES}
+        return score_files(arguments.model, arguments.data, **choices)
+    raise UserError("expected -opt FILE, or --model FILE and --data FOLDER; see --help")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -49,9 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sigma", type=float, help="noise level for denoisers, 0-255 scale")
     parser.add_argument("--max_images", type=int, help="only the first so many of each set")
     parser.add_argument("--crop_border", type=int, help="pixels shaved; default: the scale, 0 for denoising")
-    parser.add_argument(
-        "--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: cuda if there is one"
-    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="default: cuda if there is one")
     parser.add_argument("--json", metavar="FILE", help="write the scores there")
     return parser
 

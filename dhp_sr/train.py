@@ -8,6 +8,7 @@ if sys.path and sys.path[0] and Path(sys.path[0]).resolve() == ROOT / "dhp_sr":
     sys.path[0] = str(ROOT)  # run as a script: our modules must not hide libraries of the same name
 
 import argparse  # noqa: E402
+import shlex  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 
 from dhp_sr.utils.errors import UserError  # noqa: E402
@@ -26,18 +27,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _train(arguments: argparse.Namespace) -> int:
     from dhp_sr.config import load_options
     from dhp_sr.models.pipeline import Interrupted, train
-    from dhp_sr.models.process import seed_everything, stop_on_signals
+    from dhp_sr.models.process import plain_warnings, seed_everything, stop_on_signals
 
-    options = load_options(arguments.opt, arguments.set)
-    seed_everything(options.manual_seed)
-    with stop_on_signals() as stop:
+    with plain_warnings(), stop_on_signals() as stop:
+        options = load_options(arguments.opt, arguments.set)
+        seed_everything(options.manual_seed)
         try:
             train(options, root=ROOT, auto_resume=arguments.auto_resume, launcher=arguments.launcher, stop=stop)
         except Interrupted as error:
-            again = f"python {Path(__file__).name} -opt {arguments.opt} --auto_resume"
-            print(f"{error}\ngo on with: {again}", file=sys.stderr)
+            print(f"{error}\ngo on with: {_again(arguments)}", file=sys.stderr)
             return 130
     return 0
+
+
+def _again(arguments: argparse.Namespace) -> str:
+    """Return the command that goes on where this one stopped."""
+    script = shlex.quote(str(Path(__file__)))
+    start = f"torchrun ... {script}" if arguments.launcher == "pytorch" else f"python {script}"
+    changes = f" --set {shlex.join(arguments.set)}" if arguments.set else ""
+    launcher = " --launcher pytorch" if arguments.launcher == "pytorch" else ""
+    return f"{start} -opt {shlex.quote(arguments.opt)}{changes} --auto_resume{launcher}"
 
 
 def _parser() -> argparse.ArgumentParser:

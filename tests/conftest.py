@@ -24,7 +24,7 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         path = ROOT / "tests" / "golden" / name
         if request.config.getoption("--regen"):
             path.write_text(text)
-        assert path.read_text() == text, f"{path} differs; if the change is meant, run pytest --regen and review the diff"
+        assert path.read_text() == text, f"{path} differs; if that is meant, run pytest --regen"
 
     return compare
 

@@ -12,7 +12,7 @@ def resolve_path(root: str | Path, text: str) -> str:
 
     Args:
         root: the project's folder.
-        text: a path as it stands in an option file; `~` is the home folder. `bundled:...` names no path and stays as it is.
+        text: a path as it stands in an option file; `~` is the home folder. `bundled:...` stays as it is.
     """
     if text.startswith(BUNDLED):
         return text
@@ -22,7 +22,7 @@ def resolve_path(root: str | Path, text: str) -> str:
 
 
 def resolve_paths(options: Options, root: str | Path) -> Options:
-    """Return `options` with every path to read from made absolute by `resolve_path`; those to write to stay as given."""
+    """Return `options` with every path to read from made absolute by `resolve_path`; those to write to stay."""
 
     def resolved(value: str | list[str] | None) -> str | list[str] | None:
         if value is None:
@@ -30,9 +30,7 @@ def resolve_paths(options: Options, root: str | Path) -> Options:
         return resolve_path(root, value) if isinstance(value, str) else [resolve_path(root, one) for one in value]
 
     datasets = {
-        key: one.model_copy(
-            update={"dataroot_gt": resolved(one.dataroot_gt), "dataroot_lq": resolved(one.dataroot_lq)}
-        )
+        key: one.model_copy(update={"dataroot_gt": resolved(one.dataroot_gt), "dataroot_lq": resolved(one.dataroot_lq)})
         for key, one in options.datasets.items()
     }
     path = options.path.model_copy(update={"pretrain_network_g": resolved(options.path.pretrain_network_g)})

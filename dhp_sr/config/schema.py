@@ -130,7 +130,7 @@ class Scheduler(Section):
 
 
 class Compress(Section):
-    """`compress`: the method, the budget and the length of the phases. Without the section a run trains the dense net."""
+    """`compress`: the method, the budget, the length of the phases. Without it a run trains the dense network."""
 
     method: str = "dhp"
     preset: Literal["modern", "faithful"] = "modern"

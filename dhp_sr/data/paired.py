@@ -108,17 +108,18 @@ class ValPairs(Dataset):
     def __init__(self, pairs: Pairs) -> None:
         """Keep the pictures."""
         self.pairs = pairs
+        self._grey = [pair.gt.size()[2] == 1 for pair in pairs.pairs]
 
     def __len__(self) -> int:
         """Return the number of pictures."""
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return tensors (C, H, W) in [0, 1], and the same as uint8 (H, W, C)."""
+        """Return tensors (C, H, W) in [0, 1], the same as uint8 (H, W, C), and whether the HR file is grey."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         lq, gt = self.pairs[index]
-        pictures = {"lq_uint8": interleaved(lq), "gt_uint8": interleaved(gt)}
+        pictures = {"lq_uint8": interleaved(lq), "gt_uint8": interleaved(gt), "grey": self._grey[index]}
         return {"lq": to_tensor(lq), "gt": to_tensor(gt), "key": self.pairs.pairs[index].gt.key, **pictures}
 
 

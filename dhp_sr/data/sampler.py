@@ -104,16 +104,29 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     return {**{name: torch.stack([sample[name] for sample in samples]) for name in ("lq", "gt")}, "key": keys}
 
 
+class _Batches(Dataset):
+    """Whole batches by their addresses; a user's error is returned, since torch would wrap it in a traceback."""
+
+    def __init__(self, samples: Dataset) -> None:
+        self.samples = samples
+
+    def __getitem__(self, addresses: list[Address]) -> dict[str, Any] | UserError:
+        try:
+            return collate([self.samples[address] for address in addresses])
+        except UserError as error:
+            return error
+
+
 def _from_workers(dataset: Dataset, addresses: BatchAddresses, workers: int) -> Iterator[dict[str, Any]]:
     loader = DataLoader(
-        dataset,
-        batch_sampler=addresses,
+        _Batches(dataset),
+        sampler=addresses,
+        batch_size=None,
         num_workers=workers,
-        collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # its own, so that the number of workers leaves torch's global stream alone
     )
-    try:
-        yield from loader
-    except UserError as error:  # torch wraps it in the worker's traceback
-        raise UserError(str(error).rsplit("UserError: ", 1)[-1].strip()) from None
+    for batch in loader:
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch

@@ -6,7 +6,6 @@ Shape suffixes: O output channels, I input channels, K kernel entries, M embeddi
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +18,6 @@ Scales = Mapping[str, Mapping[int, Tensor]]
 
 class Parametrisation(nn.Module):
     """Generates the weights that have prunable channels."""
-
-    if TYPE_CHECKING:
-
-        def __call__(self, own: Mapping[str, Tensor], scales: Scales, gates: Scales) -> dict[str, Tensor]: ...
 
     @abstractmethod
     def forward(self, own: Mapping[str, Tensor], scales: Scales, gates: Scales) -> dict[str, Tensor]:
@@ -85,7 +80,9 @@ class Full(Parametrisation):
 
 def _pair(dims: Mapping[int, Tensor], weight: Tensor) -> tuple[Tensor, Tensor]:
     """Entries along the first two axes, 1 where an axis has no prunable channels."""
-    first, second = (dims[dim].to(weight.dtype) if dim in dims else weight.new_ones(weight.shape[dim]) for dim in (0, 1))
+    first, second = (
+        dims[dim].to(weight.dtype) if dim in dims else weight.new_ones(weight.shape[dim]) for dim in (0, 1)
+    )
     return first, second
 
 

@@ -91,7 +91,7 @@ def build_registered(name: str, arguments: Mapping[str, Any]) -> nn.Module:
         raise UserError(f"network {name} cannot be built from {dict(arguments)}: {error}") from error
 
 
-def Hyper(network: Mapping[str, Any], in_channels: int = 3) -> HyperNet:  # noqa: N802 - a name in option files
+def Hyper(network: Mapping[str, Any], in_channels: int = 3) -> HyperNet:
     """Convert any registered network: `network: {type: NAME, ...}`, our table first, then BasicSR's."""
     arguments = dict(network)
     name = arguments.pop("type")
@@ -99,12 +99,12 @@ def Hyper(network: Mapping[str, Any], in_channels: int = 3) -> HyperNet:  # noqa
     return convert(plain, torch.zeros(1, getattr(plain, "in_channels", in_channels), EXAMPLE_SIDE, EXAMPLE_SIDE))
 
 
-def SRDataset(opt: Mapping[str, Any]) -> Any:  # noqa: N802 - a name in option files
+def SRDataset(opt: Mapping[str, Any]) -> Any:
     """Open a super-resolution set from a `datasets` section as BasicSR passes it (`phase`, `scale` beside its keys)."""
     return _dataset(opt)
 
 
-def NoiseDataset(opt: Mapping[str, Any]) -> Any:  # noqa: N802 - a name in option files
+def NoiseDataset(opt: Mapping[str, Any]) -> Any:
     """Open a denoising set, see `SRDataset`."""
     return _dataset(opt)
 

@@ -66,6 +66,18 @@ class Compression:
             load_file(network, pretrained)
         self._enter("dense", network)
 
+    def rehearse(self) -> None:
+        """Convert and prune a copy, so that what would fail after the dense training fails before it.
+
+        Raises:
+            UserError: the network cannot be traced, or the budget cannot be met.
+        """
+        if self.options.compress and self.schedule.dense_iter:
+            compress = self.options.compress
+            hyper = self._convert(self.network)
+            rules = {"tolerance": compress.tolerance, "round_to": compress.round_to, "min_width": compress.min_width}
+            hyper.prune_to(**{compress.target.kind: compress.target.keep_ratio}, **rules)
+
     def advance(self, iteration: int) -> list[PhaseName]:
         """Bring the network into the state for step `iteration` (from 0); return the phases entered on the way."""
         entered: list[PhaseName] = []
@@ -157,8 +169,7 @@ class Compression:
 
     def _begin_search(self) -> None:
         compress, plain, moments = self.options.compress, self.network, self.optimiser
-        example = example_input(plain).to(self.place.device)
-        hyper = convert(plain, example, parametrisation=compress.parametrisation, exclude=tuple(compress.exclude))
+        hyper = self._convert(plain)
         self._enter("search", hyper)
         carry_moments(moments, plain, self.optimiser, hyper.network)
         self.search = build_search(
@@ -175,6 +186,10 @@ class Compression:
             latent_lr=compress.latent_lr,
             penalty=compress.penalty,
         )
+
+    def _convert(self, network: nn.Module) -> HyperNet:
+        compress, example = self.options.compress, example_input(network).to(self.place.device)
+        return convert(network, example, parametrisation=compress.parametrisation, exclude=tuple(compress.exclude))
 
     def _cut(self) -> None:
         hyper: HyperNet = self.network

@@ -16,8 +16,8 @@ from dhp_sr.metrics import complexity
 from dhp_sr.models.compression import Compression
 from dhp_sr.models.devices import Place, pick_device
 from dhp_sr.models.networks import EXAMPLE_SIDE, is_own
+from dhp_sr.models.numbers import finite
 from dhp_sr.models.state import differences, load_state, pack, random_state, save_state, set_random_state
-from dhp_sr.models.tables import finite
 from dhp_sr.models.validation import TestSet, evaluate
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_path

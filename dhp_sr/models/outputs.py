@@ -10,11 +10,12 @@ from dhp_sr.deploy import load_model
 from dhp_sr.metrics import complexity, latencies
 from dhp_sr.models.dhp_model import DHPModel
 from dhp_sr.models.networks import EXAMPLE_SIDE, build_plain, is_own, load_file
+from dhp_sr.models.numbers import finite
 from dhp_sr.models.run_folder import RunFolder
-from dhp_sr.models.tables import finite
 from dhp_sr.models.validation import TestSet, evaluate, evaluate_input
-from dhp_sr.models.widths import layer_rows, widths_text
-from dhp_sr.utils.files import write_json, write_text
+from dhp_sr.models.widths import layer_rows
+from dhp_sr.reports import write_reports
+from dhp_sr.utils.files import write_json
 
 REPEATS = 5
 """Timed passes of each network, taken in turns."""
@@ -53,6 +54,7 @@ def finish(model: DHPModel, run: RunFolder, sets: Sequence[TestSet]) -> dict[str
     }
     metrics = finite(metrics)
     write_json(run.path / "metrics.json", metrics)
+    write_reports(run.path)
     return metrics
 
 
@@ -82,7 +84,7 @@ def _final_networks(model: DHPModel, run: RunFolder, final: str) -> dict[str, nn
 def _input_row(options: Options, sets: Sequence[TestSet]) -> Row:
     name = "bicubic" if _task(options) == "sr" else "noisy"
     scores = {test_set.name: evaluate_input(test_set) for test_set in sets}
-    return {"model": name, "iterations": None, "macs": 0, "params": 0, "latency_ms": None, "sets": scores}
+    return {"model": name, "iterations": None, "macs": None, "params": None, "latency_ms": None, "sets": scores}
 
 
 def _row(name: str, network: nn.Module, iterations: int, model: DHPModel, sets: Sequence[TestSet]) -> Row:
@@ -111,4 +113,3 @@ def _write_widths(model: DHPModel, run: RunFolder, networks: Mapping[str, nn.Mod
         "layers": layer_rows(networks["dense"], networks["pruned"]),
     }
     write_json(run.path / "widths.json", widths)
-    write_text(run.path / "widths.txt", widths_text(widths))

@@ -19,8 +19,8 @@ from dhp_sr.models.outputs import finish
 from dhp_sr.models.records import Records
 from dhp_sr.models.run_folder import RunFolder, logging_to
 from dhp_sr.models.state import states
-from dhp_sr.models.tables import results_text
 from dhp_sr.models.validation import TestSet, build_test_sets
+from dhp_sr.reports import text_table
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_json, write_text
 
@@ -76,7 +76,11 @@ class _Run:
         opt = {**options.model_dump(), "run_folder": str(run.path), "place": place}
         self.model: DHPModel = basicsr_glue.build_model(opt)
         found = states(run.states) if auto_resume else []
-        saved = self.model.resume_training(found[-1][1]) if found else {"iteration": 0, "extra": {}}
+        if found:
+            saved = self.model.resume_training(found[-1][1])
+        else:
+            saved = {"iteration": 0, "extra": {}}
+            self.model.compression.rehearse()
         start = saved["iteration"]
         self.losses: list[float] = saved["extra"].get("losses", [])
         if place.writes:
@@ -175,7 +179,7 @@ class _Run:
 
     def _finish(self, sets: list[TestSet]) -> dict[str, Any]:
         metrics = finish(self.model, self.run, sets)
-        self.logger.info("results\n%s", results_text(metrics))
+        self.logger.info("results\n%s", text_table(metrics))
         written = [str(path.relative_to(self.run.path)) for path in sorted(self.run.path.iterdir())]
         self.logger.info("written to %s: %s", self.run.path, ", ".join(written))
         return metrics

@@ -4,6 +4,7 @@ import contextlib
 import random
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -14,7 +15,7 @@ import torch
 def seed_everything(seed: int) -> None:
     """Seed every global random generator and let cudnn look for its fastest kernels."""
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - libraries draw from the global generator
+    np.random.seed(seed % 2**32)  # libraries draw from the global generator
     torch.manual_seed(seed)
     torch.backends.cudnn.benchmark = True
 
@@ -37,3 +38,18 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Show our warnings as one line, without the place in the code that raised them."""
+    usual = warnings.formatwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: object) -> str:
+        return f"warning: {message}\n" if category is UserWarning else usual(message, category, *place)
+
+    warnings.formatwarning = show
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual

@@ -13,10 +13,14 @@ from dhp_sr.deploy import load_model
 from dhp_sr.metrics import complexity
 from dhp_sr.models.devices import pick_device
 from dhp_sr.models.networks import EXAMPLE_SIDE
+from dhp_sr.models.numbers import finite
 from dhp_sr.models.run_folder import RunFolder
-from dhp_sr.models.tables import finite, results_text
 from dhp_sr.models.validation import TestSet, build_test_sets, evaluate, evaluate_input
+from dhp_sr.reports import text_table
 from dhp_sr.utils.errors import UserError
+
+PLAIN_FOLDERS = ("HR", "GT", "hr", "gt", "original", "images")
+"""Beginnings of folder names that do not tell which set it is."""
 
 
 def score_run(
@@ -41,7 +45,7 @@ def score_run(
     path = Path(model) if model else run.model("pruned" if options.compress else "dense")
     if not path.exists():
         raise UserError(f"{path}: expected the model of run {options.name!r}, found no file; train it first")
-    device = pick_device(options.num_gpu)
+    device = pick_device(options.num_gpu if options.num_gpu in ("auto", 0) else 1)
     return score(load_model(path, device), path, build_test_sets(resolve_paths(options, root)), str(device))
 
 
@@ -52,7 +56,7 @@ def score_files(
     sigma: float | None = None,
     max_images: int | None = None,
     crop_border: int | None = None,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: Literal["auto", "cpu", "cuda"] | None = None,
 ) -> dict[str, Any]:
     """Score a model file on folders of ground-truth images; inputs are made by exact bicubic or by adding noise.
 
@@ -62,7 +66,7 @@ def score_files(
         sigma: Noise level (0-255 scale), which a denoiser needs.
         max_images: Only the first so many of each set.
         crop_border: Pixels shaved before scoring; default: the scale, 0 for denoising.
-        device: Where to compute.
+        device: Where to compute; default: auto.
 
     Returns:
         The form of metrics.json, without times.
@@ -70,7 +74,7 @@ def score_files(
     Raises:
         UserError: the file is no model, a folder is missing, or `sigma` does not fit the model's task.
     """
-    place = pick_device({"auto": "auto", "cpu": 0, "cuda": 1}[device])
+    place = pick_device({"cpu": 0, "cuda": 1}.get(device, "auto"))
     network = load_model(model, place)
     if network.task == "denoise" and sigma is None:
         raise UserError(f"{model}: a denoiser; expected --sigma, the noise level on the 0-255 scale, found none")
@@ -102,7 +106,7 @@ def score(network: nn.Module, path: Path, sets: Sequence[TestSet], device: str) 
     plain = "bicubic" if network.task == "sr" else "noisy"
     empty = {"iterations": None, "latency_ms": None}
     rows = [
-        {"model": plain, **empty, "macs": 0, "params": 0, "sets": before},
+        {"model": plain, **empty, "macs": None, "params": None, "sets": before},
         {"model": path.stem, **empty, "macs": cost.macs, "params": cost.params, "sets": after},
     ]
     return finite({"name": str(path), "task": network.task, "scale": network.scale, "rows": rows, "macs_input": shape})
@@ -110,14 +114,15 @@ def score(network: nn.Module, path: Path, sets: Sequence[TestSet], device: str) 
 
 def report(scores: dict[str, Any]) -> str:
     """Return scores as a table."""
-    return f"{scores['name']}\n{results_text(scores)}"
+    return f"{scores['name']}\n{text_table(scores)}"
 
 
 def _names(folders: Sequence[str]) -> list[str]:
-    """Name sets after their folders; a name that occurs twice gets a number."""
+    """Name sets after their folders (Set5/HR is Set5); a name that occurs twice gets a number."""
     names: list[str] = []
     for folder in folders:
-        name = Path(folder).name or str(folder)
+        path = Path(folder)
+        name = (path.parent.name if path.name.startswith(PLAIN_FOLDERS) else path.name) or str(folder)
         number = sum(other.split("#")[0] == name for other in names)
         names.append(f"{name}#{number + 1}" if number else name)
     return names

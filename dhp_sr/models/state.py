@@ -101,7 +101,7 @@ def load_state(path: Path) -> Any:
 def random_state() -> dict[str, Any]:
     """Return the state of every random generator that training may draw from."""
     state: dict[str, Any] = {"torch": torch.get_rng_state(), "python": random.getstate()}
-    state["numpy"] = np.random.get_state()  # noqa: NPY002 - the global generator is what libraries draw from
+    state["numpy"] = np.random.get_state()
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state_all()
     return state
@@ -111,7 +111,7 @@ def set_random_state(state: dict[str, Any]) -> None:
     """Invert `random_state`."""
     torch.set_rng_state(state["torch"])
     random.setstate(state["python"])
-    np.random.set_state(state["numpy"])  # noqa: NPY002
+    np.random.set_state(state["numpy"])
     if torch.cuda.is_available() and len(state.get("cuda", [])) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
 

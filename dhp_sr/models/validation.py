@@ -16,6 +16,7 @@ from torch.nn import functional
 from dhp_sr.config.schema import Options, ValDataset
 from dhp_sr.data.bicubic import upscale
 from dhp_sr.data.build import build_val_set
+from dhp_sr.data.images import to_color
 from dhp_sr.metrics import psnr_db, ssim, to_uint8
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_path
@@ -81,23 +82,25 @@ def evaluate(
     Returns:
         psnr_y_db, ssim_y, psnr_rgb_db, ssim_rgb (means over the pictures) and images (their number).
     """
-
-    def restore(item: dict[str, Any]) -> Picture:
-        lq = item["lq"].unsqueeze(0).to(device)
-        return to_uint8(_padded(network, lq, test_set.scale)[0].float().cpu())
-
     with _evaluating(network), torch.no_grad():
-        return _score(restore, test_set, save_to)
+        return _score(lambda item: restore(network, item, test_set.scale, device), test_set, save_to)
 
 
 def evaluate_input(test_set: TestSet) -> dict[str, float]:
     """Score what a network has to beat: the bicubic enlargement, or the noisy picture itself."""
+    return _score(lambda item: enlarge(item, test_set.scale), test_set, None)
 
-    def enlarge(item: dict[str, Any]) -> Picture:
-        lq = item["lq_uint8"]
-        return lq if test_set.scale == 1 else upscale(lq, test_set.scale)
 
-    return _score(enlarge, test_set, None)
+@torch.no_grad()
+def restore(network: nn.Module, item: dict[str, Any], scale: int, device: torch.device | str = "cpu") -> Picture:
+    """Return what a network makes of one picture of a test set, uint8 HWC."""
+    lq = item["lq"].unsqueeze(0).to(device)
+    return to_uint8(_padded(network, lq, scale)[0].float().cpu())
+
+
+def enlarge(item: dict[str, Any], scale: int) -> Picture:
+    """Return the bicubic enlargement of one picture of a test set, or the noisy picture itself at scale 1."""
+    return item["lq_uint8"] if scale == 1 else upscale(item["lq_uint8"], scale)
 
 
 def _score(restore: Callable[[dict[str, Any]], Picture], test_set: TestSet, save_to: Path | None) -> dict[str, float]:
@@ -105,7 +108,7 @@ def _score(restore: Callable[[dict[str, Any]], Picture], test_set: TestSet, save
     for index in range(len(test_set.items)):
         item = test_set.items[index]
         result = restore(item)
-        rows.append(_compare(result, item["gt_uint8"], test_set.shave))
+        rows.append(_compare(result, item["gt_uint8"], test_set.shave, item.get("grey", False)))
         if save_to is not None:
             _save_png(result, save_to / f"{item['key']}.png")
     if not rows:
@@ -113,10 +116,15 @@ def _score(restore: Callable[[dict[str, Any]], Picture], test_set: TestSet, save
     return {**dict(zip(SCORES, np.mean(rows, axis=0).tolist(), strict=True)), "images": len(rows)}
 
 
-def _compare(result: Picture, truth: Picture, shave: int) -> list[float]:
-    grey = truth.ndim == 2 or truth.shape[-1] == 1
-    scores = [psnr_db(result, truth, shave=shave, luma=not grey), ssim(result, truth, shave=shave, luma=not grey)]
-    return scores * 2 if grey else [*scores, psnr_db(result, truth, shave=shave), ssim(result, truth, shave=shave)]
+def _compare(result: Picture, truth: Picture, shave: int, grey_file: bool) -> list[float]:
+    """Return the scores of one picture; one stored grey is its own luma, also in an RGB set, as in published tables."""
+    colours = [psnr_db(result, truth, shave=shave), ssim(result, truth, shave=shave)]
+    if truth.ndim == 2 or truth.shape[-1] == 1:
+        return colours * 2
+    if grey_file:
+        luma = [to_color(picture, "grey") for picture in (result, truth)]
+        return [psnr_db(*luma, shave=shave), ssim(*luma, shave=shave), *colours]
+    return [psnr_db(result, truth, shave=shave, luma=True), ssim(result, truth, shave=shave, luma=True), *colours]
 
 
 def _padded(network: nn.Module, lq: Tensor, scale: int) -> Tensor:

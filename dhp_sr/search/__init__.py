@@ -49,7 +49,9 @@ def build_search(
         BudgetError: the budget has no meaning or cannot be met.
     """
     if method not in METHODS:
-        raise UserError(f"compress.method must be one of {', '.join(METHODS)}; found {method!r}{nearest(method, METHODS)}")
+        raise UserError(
+            f"compress.method must be one of {', '.join(METHODS)}; found {method!r}{nearest(method, METHODS)}"
+        )
     if preset not in ("modern", "faithful"):
         raise UserError(f"compress.preset must be modern or faithful, found {preset!r}")
     budget = Budget(kind, keep_ratio, tolerance, round_to, min_width)

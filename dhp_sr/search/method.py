@@ -73,7 +73,7 @@ class Search(ABC):
         """Return what a resumed search needs beside the hyper network's own state."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - most controls keep nothing
         """Take what `state_dict` gave."""
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from dhp_sr.structure.book import Book, Call
 from dhp_sr.structure.rules import rule_for

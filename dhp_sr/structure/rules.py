@@ -119,13 +119,21 @@ def combine(call: Call) -> Any:
         if _broadcast_over_channels(call.shape(node), tuple(call.value.shape)):
             call.book.ties.pin(call.atoms[node], f"one value for all channels at {call.layer}")
         else:
-            aligned.append(call.atoms[node].reshape([1] * (call.value.dim() - call.atoms[node].dim()) + list(call.atoms[node].shape)))
+            aligned.append(call.atoms[node])
     return tie_all(aligned, call.book.ties) if aligned else pinned(call, f"only scalars at {call.layer}")
 
 
 def _broadcast_over_channels(shape: tuple[int, ...], result: tuple[int, ...]) -> bool:
     padded = (1,) * (len(result) - len(shape)) + shape
     return len(result) > 1 and padded[1] == 1 != result[1]
+
+
+def divide(call: Call) -> Any:
+    """Quotient: a masked divisor would be zero, so channels that divide stay."""
+    divisor = call.argument(1, "other")
+    if isinstance(divisor, fx.Node) and isinstance(call.atoms.get(divisor), Tensor):
+        return pinned(call, f"division by channels at {call.layer}")
+    return combine(call)
 
 
 def concatenate(call: Call) -> Tensor:
@@ -225,12 +233,17 @@ MODULE_RULES: dict[type[nn.Module], Rule] = {
 """Leaf modules."""
 
 FUNCTION_RULES: dict[Any, Rule] = {
-    **dict.fromkeys((operator.add, operator.sub, operator.mul, operator.truediv, operator.iadd, operator.imul), combine),
-    **dict.fromkeys((torch.add, torch.sub, torch.mul, torch.div, "add", "sub", "mul", "div"), combine),
-    **dict.fromkeys(("add_", "sub_", "mul_", "div_", torch.maximum, torch.minimum), combine),
+    **dict.fromkeys((operator.add, operator.sub, operator.mul, operator.iadd, operator.isub, operator.imul), combine),
+    **dict.fromkeys((torch.add, torch.sub, torch.mul, "add", "sub", "mul", "add_", "sub_", "mul_"), combine),
+    **dict.fromkeys((torch.maximum, torch.minimum), combine),
+    **dict.fromkeys((operator.truediv, operator.itruediv, torch.div, "div", "div_"), divide),
     **dict.fromkeys((F.relu, F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, F.dropout, F.hardswish), elementwise),
-    **dict.fromkeys((torch.relu, torch.sigmoid, torch.tanh, torch.clamp, torch.abs, torch.neg, operator.neg), elementwise),
-    **dict.fromkeys(("relu", "relu_", "sigmoid", "tanh", "clamp", "contiguous", "clone", "float", "to", "type_as"), elementwise),
+    **dict.fromkeys(
+        (torch.relu, torch.sigmoid, torch.tanh, torch.clamp, torch.abs, torch.neg, operator.neg), elementwise
+    ),
+    **dict.fromkeys(
+        ("relu", "relu_", "sigmoid", "tanh", "clamp", "contiguous", "clone", "float", "to", "type_as"), elementwise
+    ),
     **dict.fromkeys((F.interpolate, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d), spatial),
     torch.cat: concatenate,
     **dict.fromkeys((torch.chunk, "chunk"), chunk),

@@ -72,8 +72,7 @@ def _run(recorder: _Recorder, example: Tensor) -> None:
         recorder.run(example)
     except Exception as error:
         shape = tuple(example.shape)
-        name = type(recorder.module).__name__
-        raise TraceError(f"the network does not run on an example of shape {shape}: {error} (traced as {name})") from error
+        raise TraceError(f"the network does not run on an example of shape {shape}: {error}") from error
 
 
 def _untraceable(network: nn.Module, error: Exception) -> str:

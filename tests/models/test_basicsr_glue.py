@@ -41,7 +41,7 @@ def test_hyper_takes_our_table_first_then_basicsrs():
 
 
 def test_an_unknown_network_is_named():
-    with pytest.raises(UserError, match="'RCAM' is unknown .did you mean 'RCAN'"):
+    with pytest.raises(UserError, match=r"'RCAM' is unknown \(did you mean 'RCAN'\?"):
         basicsr_glue.build_registered("RCAM", {})
 
 
@@ -92,5 +92,5 @@ def test_a_run_with_a_network_of_basicsr(make_options, tmp_path):
 
 
 def test_an_unknown_model_type(make_options):
-    with pytest.raises(UserError, match="'DHPModl' is unknown .did you mean 'DHPModel'"):
+    with pytest.raises(UserError, match=r"'DHPModl' is unknown \(did you mean 'DHPModel'\?"):
         basicsr_glue.build_model(make_options(model_type="DHPModl").model_dump())

@@ -115,7 +115,7 @@ def test_pretrained_weights_of_another_network(make_options, tmp_path):
     save_file({"conv.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     options = make_options()
     path = options.path.model_copy(update={"pretrain_network_g": str(tmp_path / "other.safetensors")})
-    with pytest.raises(UserError, match="conv.weight"):
+    with pytest.raises(UserError, match=r"conv\.weight"):
         Compression(options.model_copy(update={"path": path}), CPU, tmp_path)
 
 

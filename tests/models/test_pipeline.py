@@ -40,17 +40,17 @@ def test_the_files_of_a_run(make_options, tmp_path, folder):
 
 def test_the_tables_of_a_run(make_options, tmp_path, folder):
     run(make_options(), tmp_path)
-    curves = list(csv.DictReader(open(folder / "curves.csv")))
+    curves = list(csv.DictReader((folder / "curves.csv").read_text().splitlines()))
     assert [(int(row["iteration"]), row["phase"]) for row in curves] == [
         *[(2, "dense"), (4, "dense"), (6, "search"), (8, "search"), (10, "finetune"), (12, "finetune")]
     ]
-    validation = list(csv.DictReader(open(folder / "validation.csv")))
+    validation = list(csv.DictReader((folder / "validation.csv").read_text().splitlines()))
     assert [(int(row["iteration"]), row["set"]) for row in validation] == [(5, "A"), (10, "A"), (12, "A")]
 
 
 def test_the_results_of_a_run(make_options, tmp_path, folder):
     metrics = run(make_options(), tmp_path)
-    bicubic, dense, pruned = metrics["rows"]
+    _, dense, pruned = metrics["rows"]
     assert [row["model"] for row in metrics["rows"]] == ["bicubic", "dense", "pruned"]
     assert pruned["macs"] / dense["macs"] == pytest.approx(metrics["achieved"]["macs_ratio"], abs=1e-6)
     assert abs(metrics["achieved"]["macs_ratio"] - 0.5) <= 0.15
@@ -68,7 +68,7 @@ def test_the_saved_file_scores_as_the_run_did(make_options, tmp_path, folder, pi
     metrics = run(options, tmp_path)
     again = score_run(folder / "options.yml", root=tmp_path)
     assert again["rows"][1]["sets"] == metrics["rows"][2]["sets"]
-    last = list(csv.DictReader(open(folder / "validation.csv")))[-1]
+    last = list(csv.DictReader((folder / "validation.csv").read_text().splitlines()))[-1]
     assert float(last["psnr_y_db"]) == pytest.approx(metrics["rows"][2]["sets"]["A"]["psnr_y_db"], abs=1e-6)
     sigma = 25.0 if network else None
     free = score_files(folder / "models" / "pruned.safetensors", [str(pictures / "val")], sigma=sigma)
@@ -101,9 +101,17 @@ def test_a_diverged_run_keeps_its_last_state(make_options, tmp_path, folder):
     from dhp_sr.utils.errors import UserError
 
     options = make_options(train={"optim_g": {"type": "SGD", "lr": 1e30}, "grad_clip": None})
-    with pytest.raises(UserError, match="lower train.optim_g.lr"):
+    with pytest.raises(UserError, match=r"lower train\.optim_g\.lr"):
         run(options, tmp_path)
     assert "the loss is" in (folder / "train.log").read_text()
+
+
+def test_a_budget_out_of_reach_fails_before_the_training(make_options, tmp_path, folder):
+    from dhp_sr.utils.errors import UserError
+
+    with pytest.raises(UserError):
+        run(make_options(compress={"target": {"macs": 0.01}, "tolerance": 0.001}), tmp_path)
+    assert not folder.exists()
 
 
 def test_tensorboard(make_options, tmp_path, folder):

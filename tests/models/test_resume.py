@@ -44,8 +44,8 @@ def assert_same_run(left, right) -> None:
     assert mine.keys() == other.keys() and all(torch.equal(mine[key], other[key]) for key in mine)
 
 
-def final_state(folder):
-    state = load_state(folder / "training_states" / "12.state")
+def final_state(folder, iteration=12):
+    state = load_state(folder / "training_states" / f"{iteration}.state")
     state["extra"].pop("log_bytes")  # the log also says when a run was resumed
     return pack(state)
 
@@ -59,9 +59,18 @@ def root(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("network", [EDSR, DNCNN], ids=["EDSR", "DnCNN"])
-def test_killed_in_every_phase(make_options, root, monkeypatch, network):
-    options = make_options(network=network, compress={"distill": {"weight": 0.5}}, name="whole")
+CASES = {
+    "EDSR": {"compress": {"distill": {"weight": 0.5}}},
+    "DnCNN": {"network": DNCNN},
+    "faithful": {"compress": {"preset": "faithful", "parametrisation": "full", "penalty": 0.1}},
+    "bf16": {"train": {"amp": "bf16", "channels_last": True}},
+    "random": {"compress": {"method": "random"}, "train": {"optim_g": {"type": "SGD", "lr": 1e-3}}},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_killed_in_every_phase(make_options, root, monkeypatch, case):
+    options = make_options(name="whole", **CASES[case])
     whole = run(options, root)
     again = options.model_copy(update={"name": "killed"})
     elsewhere = root / "elsewhere"
@@ -86,6 +95,23 @@ def _come_back():
     before = os.getcwd()
     yield
     os.chdir(before)
+
+
+@pytest.mark.parametrize("method", ["dhp", "magnitude", "random", "uniform"])
+def test_the_search_goes_on_where_it_was(make_options, root, method):
+    """Interrupted or not, the state inside the search is the same to the last bit."""
+    options = make_options(compress={"method": method, "dense_iter": 2, "search_iter": 9}, name="whole")
+    again = options.model_copy(update={"name": "stopped"})
+    for one, stops in ((options, (9,)), (again, (7, 9))):
+        before = 0
+        for stop in stops:
+            asked = iter([False] * (stop - before - 1) + [True])
+            with pytest.raises(Interrupted):
+                run(one, root, auto_resume=True, stop=lambda asked=asked: next(asked))
+            before = stop
+    (mine, plain), (other, other_plain) = (final_state(root / "experiments" / name, 9) for name in ("whole", "stopped"))
+    assert plain == other_plain
+    assert mine.keys() == other.keys() and all(torch.equal(mine[key], other[key]) for key in mine)
 
 
 def test_a_request_to_stop_saves_the_state(make_options, root):
@@ -123,5 +149,5 @@ def test_a_broken_state_is_named(make_options, root):
     options = make_options(compress={}, train={"total_iter": 1})
     run(options, root)
     (root / "experiments" / "tiny" / "training_states" / "2.state").write_bytes(b"\x80\x04pickle")
-    with pytest.raises(UserError, match="2.state: expected a training state"):
+    with pytest.raises(UserError, match=r"2\.state: expected a training state"):
         run(options, root, auto_resume=True)

@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch import nn
 
+from dhp_sr.config.schema import ValDataset
 from dhp_sr.metrics import psnr_db, ssim
 from dhp_sr.models.validation import TestSet, build_test_sets, evaluate, evaluate_input
 
@@ -81,5 +82,13 @@ def test_two_sets_of_one_name(make_options):
 
     options = make_options()
     both = {**options.datasets, "val_1": options.datasets["val"]}
-    with pytest.raises(UserError, match="datasets.val_1: the name 'A' is taken"):
+    with pytest.raises(UserError, match=r"datasets\.val_1: the name 'A' is taken"):
         build_test_sets(options.model_copy(update={"datasets": both}))
+
+
+def test_the_bicubic_baseline_equals_the_published_one(shared_data):
+    """Set14 holds one grey file, which the published mean scores as its own luma."""
+    for name, expected in (("Set5", 28.429), ("Set14", 25.994)):
+        options = ValDataset(type="SRDataset", dataroot_gt=str(shared_data / name / "HR"))
+        scores = evaluate_input(TestSet.from_options(name, options, 4))
+        assert scores["psnr_y_db"] == pytest.approx(expected, abs=5e-4)

@@ -1,0 +1,96 @@
+"""Keep the figures of a run, and write the README's tables from what is kept.
+
+    $ python scripts/results.py add experiments/NAME --hardware "2 cores, ..." --minutes 60
+    $ python scripts/results.py tables
+
+`add` copies a finished run's figures to results/NAME.json. `tables` rewrites every table of README.md that stands
+between `<!-- results/NAME.json -->` and `<!-- end -->`; with `--check` it changes nothing and fails if one differs.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from dhp_sr.reports import markdown_table  # noqa: E402
+from dhp_sr.utils.errors import UserError  # noqa: E402
+from dhp_sr.utils.files import write_json, write_text  # noqa: E402
+
+MARKED = re.compile(r"(<!-- (results/[\w.-]+\.json) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def add(arguments: argparse.Namespace) -> int:
+    """Copy the figures of a run."""
+    run, kept = Path(arguments.run_folder), {}
+    for name in ("metrics", "environment"):
+        path = run / f"{name}.json"
+        if not path.is_file():
+            raise UserError(f"{path}: expected the file of a finished run, found none")
+        kept[name] = json.loads(path.read_text(encoding="utf-8"))
+    name = kept["metrics"]["name"]
+    facts = {"hardware": arguments.hardware, "minutes": arguments.minutes, "note": arguments.note}
+    options = (run / "options.yml").read_text(encoding="utf-8")
+    write_json(ROOT / "results" / f"{name}.json", {**facts, **kept, "options": options})
+    print(f"results/{name}.json")
+    return 0
+
+
+def tables(arguments: argparse.Namespace) -> int:
+    """Write, or with `--check` compare, the tables of the README."""
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    wanted = with_tables(text, ROOT)
+    if arguments.check:
+        return 0 if wanted == text else 1
+    write_text(readme, wanted)
+    return 0
+
+
+def with_tables(text: str, root: Path) -> str:
+    """Return `text` with every marked table made anew from its JSON.
+
+    Raises:
+        UserError: a table names a file that is not there.
+    """
+
+    def table(match: re.Match[str]) -> str:
+        path = root / match[2]
+        if not path.is_file():
+            raise UserError(f"README.md names {match[2]}, which does not exist")
+        return match[1] + markdown_table(json.loads(path.read_text(encoding="utf-8"))["metrics"]) + match[3]
+
+    return MARKED.sub(table, text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    commands = parser.add_subparsers(required=True)
+    adding = commands.add_parser("add", help="keep a run's figures")
+    adding.add_argument("run_folder", metavar="RUN")
+    adding.add_argument("--hardware", required=True)
+    adding.add_argument("--minutes", type=float, required=True, help="wall time of all phases")
+    adding.add_argument("--note", default="")
+    adding.set_defaults(run=add)
+    writing = commands.add_parser("tables", help="write the README's tables")
+    writing.add_argument("--check", action="store_true")
+    writing.set_defaults(run=tables)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

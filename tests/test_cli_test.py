@@ -1,0 +1,77 @@
+"""The command line of scoring."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dhp_sr.archs import build
+from dhp_sr.deploy import save_model
+from dhp_sr.test import main
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "Set2" / "HR"
+    folder.mkdir(parents=True)
+    for index in range(2):
+        picture = np.random.default_rng(index).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.fixture
+def edsr(tmp_path):
+    save_model(build("EDSR", num_feat=4, num_block=1, upscale=2), tmp_path / "edsr.safetensors")
+    return str(tmp_path / "edsr.safetensors")
+
+
+@pytest.fixture
+def dncnn(tmp_path):
+    save_model(build("DnCNN", num_feat=4, num_layers=3), tmp_path / "dncnn.safetensors")
+    return str(tmp_path / "dncnn.safetensors")
+
+
+def test_a_table_and_its_json(edsr, pictures, tmp_path, capsys):
+    out = tmp_path / "scores.json"
+    assert main(["--model", edsr, "--data", str(pictures), "--max_images", "1", "--json", str(out)]) == 0
+    table = capsys.readouterr().out
+    assert "Set2 PSNR-Y dB" in table and "bicubic" in table and "edsr" in table
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["sets"]["Set2"]["images"] for row in rows] == [1, 1]
+
+
+def test_denoising_needs_a_level(dncnn, edsr, pictures, capsys):
+    assert main(["--model", dncnn, "--data", str(pictures), "--sigma", "25"]) == 0
+    assert "noisy" in capsys.readouterr().out
+    assert main(["--model", dncnn, "--data", str(pictures)]) == 2
+    assert "expected --sigma" in capsys.readouterr().err
+    assert main(["--model", edsr, "--data", str(pictures), "--sigma", "25"]) == 2
+    assert "leave it out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["--model", "x"], ["--data", "x"]])
+def test_too_few_arguments(arguments, capsys):
+    assert main(arguments) == 2
+    assert "expected -opt FILE, or --model FILE and --data FOLDER" in capsys.readouterr().err
+
+
+def test_what_the_option_file_says_is_not_said_again(capsys):
+    assert main(["-opt", "options/quickstart.yml", "--sigma", "25"]) == 2
+    assert "--sigma: no effect with -opt" in capsys.readouterr().err
+
+
+def test_missing_files(edsr, tmp_path, capsys):
+    assert main(["--model", str(tmp_path / "no.safetensors"), "--data", str(tmp_path)]) == 2
+    assert "no.safetensors" in capsys.readouterr().err
+    assert main(["--model", edsr, "--data", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_a_pickle_is_no_model(pictures, tmp_path, capsys):
+    import pickle
+
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps(tmp_path))
+    assert main(["--model", str(tmp_path / "evil.pth"), "--data", str(pictures)]) == 2
+    assert "evil.pth" in capsys.readouterr().err

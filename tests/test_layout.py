@@ -1,0 +1,120 @@
+"""The shape of the project: direction of imports, option files, scripts, nothing done at import time."""
+
+import configparser
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dhp_sr.config import dump_options, load_options
+
+ROOT = Path(__file__).resolve().parents[1]
+PAPER_FILES = ("edsr_x4_dhp", "srresnet_x4_dhp", "dncnn_s70_dhp", "unet_s70_dhp")
+OPTION_FILES = sorted((ROOT / "options").glob("*.yml"))
+
+
+def run(*command, cwd=ROOT, **environment):
+    return subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **environment},
+    )
+
+
+def test_imports_go_down_only():
+    code = "from importlinter.cli import lint_imports_command as run; run()"
+    done = run(sys.executable, "-c", code, "--no-cache")
+    assert done.returncode == 0 and "0 broken" in done.stdout, done.stdout + done.stderr
+
+
+def test_option_files_are_there():
+    names = {path.name for path in OPTION_FILES}
+    assert {f"{name}.yml" for name in (*PAPER_FILES, "quickstart")} <= names
+
+
+@pytest.mark.parametrize("path", OPTION_FILES, ids=lambda path: path.stem)
+def test_option_file_decodes(path, tmp_path):
+    options = load_options(path)
+    copy = tmp_path / path.name
+    copy.write_text(dump_options(options))
+    assert load_options(copy) == options
+    head = path.read_text().splitlines()[:12]
+    for word in ("Task", "Row", "Hardware", "Command", "Images"):
+        assert any(line.startswith(f"# {word} ") for line in head), word
+    assert any(f"options/{path.name}" in line for line in head)
+    val_names = [one.name for key, one in options.datasets.items() if key != "train"]
+    assert val_names and len(set(val_names)) == len(val_names) and all(val_names)
+
+
+@pytest.mark.parametrize("name", PAPER_FILES)
+def test_paper_files_hold_the_papers_settings(name):
+    path = ROOT / "options" / f"{name}.yml"
+    options = load_options(path)
+    compress = options.compress
+    assert (compress.preset, compress.parametrisation, compress.penalty) == ("faithful", "full", 0.1)
+    assert (compress.min_width, compress.round_to, compress.tolerance) == (4, 1, 0.02)
+    assert (options.train.optim_g.type, options.train.optim_g.lr) == ("Adam", 1e-4)
+    epoch = {"edsr": 2013, "srresnet": 2013, "dncnn": 10412, "unet": 10000}[path.stem.split("_")[0]]
+    converge = 299 if options.scale == 4 else 59
+    assert compress.search_iter == 60 * epoch
+    assert options.train.total_iter == (60 + converge) * epoch
+
+
+def test_pins_are_exact():
+    files = sorted((ROOT / "requirements").glob("*.txt"))
+    assert files
+    pins = [line for line in (ROOT / "requirements/constraints.txt").read_text().splitlines() if line[:1] != "#"]
+    assert len(pins) > 40 and all("==" in line for line in pins)
+
+
+def test_metadata_agrees_with_the_pins():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    assert config["options"]["python_requires"] == ">=3.10,<3.13"
+    pinned = (ROOT / "requirements/basicsr.txt").read_text().split()[-1]
+    assert pinned in config["options.extras_require"]["train"]
+
+
+@pytest.mark.parametrize("name", ["scripts/quickstart.sh", "scripts/test.sh", ".ci/run"])
+def test_scripts_can_be_run(name):
+    path = ROOT / name
+    assert os.access(path, os.X_OK)
+    assert run("bash", "-n", path).returncode == 0
+
+
+@pytest.fixture
+def scripts(tmp_path):
+    """A copy of the scripts, so that no environment is made or changed in the checkout."""
+    for folder in ("scripts", "requirements"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    return tmp_path
+
+
+def test_a_given_python_is_used_as_it_is(scripts):
+    done = run("bash", "-c", "source scripts/environment.sh; echo $PYTHON", cwd=scripts, DHP_SR_PYTHON=sys.executable)
+    assert (done.returncode, done.stdout.strip()) == (0, sys.executable)
+    assert not (scripts / ".venv").exists()
+
+
+def test_without_a_python_it_says_what_is_missing(scripts):
+    bash = shutil.which("bash")
+    (scripts / "empty").mkdir()
+    done = run(bash, "-c", "source scripts/environment.sh", cwd=scripts, PATH=str(scripts / "empty"), DHP_SR_PYTHON="")
+    assert done.returncode == 1
+    assert "expected Python 3.10, 3.11 or 3.12, found none" in done.stderr
+
+
+def test_import_has_no_effects():
+    code = (
+        "import logging, random, sys; state = random.getstate(); import dhp_sr, dhp_sr.config, dhp_sr._compat, torch;"
+        "assert 'basicsr' not in sys.modules and 'torchvision' not in sys.modules;"
+        "assert state == random.getstate() and not logging.getLogger().handlers"
+    )
+    done = run(sys.executable, "-c", code)
+    assert done.returncode == 0, done.stderr

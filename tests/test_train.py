@@ -1,0 +1,154 @@
+"""The command line of training, in processes of its own."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from dhp_sr.train import main
+
+ROOT = Path(__file__).resolve().parents[1]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def option_file(tmp_path):
+    """A function that writes the option file of a tiny run on bundled photographs."""
+
+    def write(**changes) -> Path:
+        data = {"type": "SRDataset", "dataroot_gt": "bundled:train"}
+        options = {
+            "name": "tiny",
+            "scale": 2,
+            "num_gpu": 0,
+            "network_g": {"type": "HyperEDSR", "num_feat": 8, "num_block": 1, "upscale": 2},
+            "datasets": {
+                "train": {**data, "gt_size": 16, "batch_size_per_gpu": 2},
+                "val": {**data, "max_images": 1},
+            },
+            "path": {"experiments_root": str(tmp_path / "experiments")},
+            "compress": {
+                "target": {"macs": 0.5},
+                "tolerance": 0.15,
+                "round_to": 2,
+                "min_width": 2,
+                "dense_iter": 4,
+                "search_iter": 4,
+            },
+            "train": {"total_iter": 12, "optim_g": {"lr": 0.001}},
+            "val": {"val_freq": 1000},
+            "logger": {"print_freq": 1, "save_checkpoint_freq": 3, "use_tb_logger": False},
+        }
+        path = tmp_path / "options.yml"
+        path.write_text(yaml.safe_dump({**options, **changes}))
+        return path
+
+    return write
+
+
+def command(path: Path, *more: str) -> list[str]:
+    return [sys.executable, str(ROOT / "dhp_sr" / "train.py"), "-opt", str(path), *more]
+
+
+def test_killed_and_resumed_from_another_folder(option_file, tmp_path):
+    """SIGKILL somewhere in the middle; the end is that of a straight run."""
+    path = option_file()
+    assert main(["-opt", str(path), "--set", "name=whole"]) == 0
+    killed, whole = (tmp_path / "experiments" / name for name in ("tiny", "whole"))
+    process = subprocess.Popen(command(path), cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    with process:
+        for line in process.stderr:
+            if re.match(r"[57]/12 ", line):
+                process.kill()
+                break
+    assert process.returncode == -signal.SIGKILL and not (killed / "metrics.json").exists()
+    resumed = subprocess.run(command(path, "--auto_resume"), cwd="/", env=ENVIRONMENT, capture_output=True, text=True)
+    assert resumed.returncode == 0 and "resumed at iteration" in resumed.stderr, resumed.stderr
+    assert (killed / "curves.csv").read_text() == (whole / "curves.csv").read_text()
+    mine, other = (load_file(folder / "models" / "pruned.safetensors") for folder in (killed, whole))
+    assert all(torch.equal(mine[key], other[key]) for key in other)
+
+
+def test_terminated_saves_its_state_and_says_how_to_go_on(option_file, tmp_path):
+    path = option_file(train={"total_iter": 100000, "optim_g": {"lr": 0.001}})
+    process = subprocess.Popen(command(path), cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    with process:
+        for line in process.stderr:
+            if line.startswith("10/"):
+                process.terminate()
+                break
+        rest = process.stderr.read()
+    assert process.returncode == 130 and "go on with: python" in rest and "--auto_resume" in rest
+    (state,) = {int(p.stem) for p in (tmp_path / "experiments" / "tiny" / "training_states").iterdir()} - set(range(10))
+    assert f"stopped after iteration {state}" in rest
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({"num_feats": 8}, "num_feats"),
+        ({"num_gpu": 64}, "expected 64 CUDA"),
+        ({"network_g": {"type": "HyperEDSX"}}, "did you mean"),
+        ({"path": {"pretrain_network_g": "nowhere.pth"}}, "nowhere.pth"),
+        ({"datasets": {"train": {"type": "SRDataset", "dataroot_gt": "/no/such", "gt_size": 16,
+                                 "batch_size_per_gpu": 1}}}, "/no/such"),
+    ],
+    ids=["misspelt key", "no CUDA", "unknown network", "missing checkpoint", "missing folder"],
+)  # fmt: skip
+def test_mistakes_end_with_2_and_one_message(option_file, capsys, tmp_path, changes, expected):
+    assert main(["-opt", str(option_file(**changes))]) == 2
+    message = capsys.readouterr().err
+    assert expected in message and "Traceback" not in message
+    assert not (tmp_path / "experiments" / "tiny").exists()
+
+
+def test_a_mistake_leaves_an_earlier_run_alone(option_file, tmp_path, capsys):
+    (tmp_path / "experiments" / "tiny").mkdir(parents=True)
+    assert main(["-opt", str(option_file(path={"pretrain_network_g": "nowhere.pth"}))]) == 2
+    assert [path.name for path in (tmp_path / "experiments").iterdir()] == ["tiny"]
+
+
+def test_a_pickle_as_checkpoint(option_file, tmp_path, capsys):
+    import pickle
+
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps(Path("x")))
+    root = {"experiments_root": str(tmp_path / "experiments"), "pretrain_network_g": str(tmp_path / "evil.pth")}
+    assert main(["-opt", str(option_file(path=root))]) == 2
+    assert "evil.pth" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_network(option_file, tmp_path, capsys):
+    torch.save({"params": {"conv.weight": torch.zeros(1)}}, tmp_path / "other.pth")
+    root = {"experiments_root": str(tmp_path / "experiments"), "pretrain_network_g": str(tmp_path / "other.pth")}
+    assert main(["-opt", str(option_file(path=root))]) == 2
+    assert "conv.weight" in capsys.readouterr().err
+
+
+def test_a_missing_option_file(capsys):
+    assert main(["-opt", "no_such.yml"]) == 2
+    assert "no_such.yml" in capsys.readouterr().err
+
+
+def test_torchrun_is_needed_for_the_launcher(option_file, monkeypatch, capsys):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert main(["-opt", str(option_file()), "--launcher", "pytorch"]) == 2
+    assert "torchrun" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes(option_file, tmp_path):
+    path = option_file()
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29731"]
+    done = subprocess.run(
+        [*launch, *command(path)[1:], "--launcher", "pytorch"], env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "experiments" / "tiny"
+    assert (folder / "metrics.json").exists() and len((folder / "curves.csv").read_text().splitlines()) == 13
