@@ -1,0 +1,142 @@
+"""Every option file, and every command and piece of Python in the README, runs in a small size."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dhp_sr.config import load_options
+from dhp_sr.test import main as score_main
+from dhp_sr.train import main as run_main
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+OPTION_FILES = sorted((ROOT / "options").glob("*.yml"))
+SMALL = {
+    "HyperEDSR": ("num_feat=16", "num_block=1"),
+    "HyperSRResNet": ("num_feat=16", "num_block=1"),
+    "HyperDnCNN": ("num_feat=16", "num_layers=4"),
+    "HyperUNet": ("num_feat=16", "num_levels=2"),
+}
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+COMMANDS = [
+    line.split(" #")[0].strip()
+    for block in blocks("")
+    for line in block.splitlines()
+    if line.startswith(("python ", "./scripts/", "torchrun "))
+]
+
+
+def small(path, experiments):
+    """The arguments that make an option file's run tiny."""
+    options = load_options(path)
+    changes = [f"network_g.{change}" for change in SMALL[options.network_g.type]]
+    for key in options.datasets:
+        part = "train" if key == "train" else "val"
+        changes += [f"datasets.{key}.dataroot_gt=bundled:{part}", f"datasets.{key}.cache=memory"]
+        changes += [] if key == "train" else [f"datasets.{key}.max_images=1"]
+    changes += ["datasets.train.gt_size=48", "datasets.train.batch_size_per_gpu=1"]
+    changes += ["datasets.train.num_worker_per_gpu=0", "train.total_iter=6", "train.warmup_iter=0"]
+    changes += ["compress.dense_iter=2", "compress.search_iter=2", "compress.tolerance=0.2"]
+    changes += ["logger.use_tb_logger=false", f"path.experiments_root={experiments}", "num_gpu=0"]
+    return ["--set", *changes]
+
+
+@pytest.fixture(scope="module")
+def experiments(tmp_path_factory):
+    return tmp_path_factory.mktemp("experiments")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with one photograph."""
+    from dhp_sr.data.images import encode_png
+    from dhp_sr.data.sources import find_images
+
+    path = tmp_path_factory.mktemp("images") / "one.png"
+    path.write_bytes(encode_png(next(iter(find_images("bundled:val"))).read()[:96, :96]))
+    return path.parent
+
+
+@pytest.mark.parametrize("path", OPTION_FILES, ids=lambda path: path.stem)
+@pytest.mark.filterwarnings("ignore:.*has no effect:UserWarning")
+def test_option_file_runs(path, experiments):
+    assert run_main(["-opt", str(path), *small(path, experiments)]) == 0
+    run = experiments / load_options(path).name
+    assert {"metrics.json", "widths.json", "plots", "options.yml"} <= {entry.name for entry in run.iterdir()}
+
+
+def test_the_readme_holds_commands():
+    assert len(COMMANDS) >= 8
+    assert len(blocks("python")) >= 2
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.filterwarnings("ignore:.*has no effect:UserWarning")
+def test_readme_command_runs(command, experiments, folder):
+    words = [str(folder) if word == "FOLDER" else word.replace("FOLDER2", str(folder)) for word in shlex.split(command)]
+    words = [word.replace("FOLDER", str(folder)) for word in words]
+    if words[0].startswith("./scripts/"):
+        assert (ROOT / words[0]).is_file()
+        subprocess.run(["bash", "-n", ROOT / words[0]], check=True)
+        return
+    if words[0] == "torchrun":
+        words = [word for word in words if not word.startswith(("--nproc", "--launcher")) and word != "pytorch"]
+    assert (ROOT / words[1]).is_file()
+    if words[1].endswith("train.py"):
+        option_file = ROOT / words[words.index("-opt") + 1]
+        given = words[2:]
+        given[given.index("-opt") + 1] = str(option_file)
+        assert run_main([*small_before(given, option_file, experiments)]) == 0
+    elif words[1].endswith("test.py"):
+        assert score_main(scoring_arguments(words[2:], experiments, folder)) == 0
+    else:
+        done = subprocess.run([sys.executable, *words[1:], "--help"], cwd=ROOT, capture_output=True, check=False)
+        assert done.returncode == 0
+
+
+def small_before(given, option_file, experiments):
+    """What the README sets comes last and wins."""
+    if "--set" not in given:
+        return [*given, *small(option_file, experiments)]
+    place = given.index("--set")
+    return [*given[:place], *small(option_file, experiments), *given[place + 1 :]]
+
+
+def scoring_arguments(words, experiments, folder):
+    if "-opt" in words:
+        option_file = ROOT / words[words.index("-opt") + 1]
+        trained(option_file, experiments)
+        return ["-opt", str(option_file), *small(option_file, experiments)]
+    model = words[words.index("--model") + 1]
+    trained(ROOT / "options" / f"{Path(model).parts[1]}.yml", experiments)
+    return ["--model", model.replace("experiments", str(experiments)), "--data", str(folder)]
+
+
+def trained(option_file, experiments):
+    run = experiments / load_options(option_file).name
+    if not (run / "models" / "pruned.safetensors").exists():
+        assert run_main(["-opt", str(option_file), *small(option_file, experiments)]) == 0
+    return run
+
+
+@pytest.mark.parametrize("number", range(len(blocks("python"))))
+def test_readme_python_runs(number, experiments, tmp_path, monkeypatch):
+    run = trained(ROOT / "options" / "quickstart.yml", experiments)
+    shutil.copytree(run, tmp_path / "experiments" / "quickstart")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(blocks("python")[number], "README.md", "exec"), {})
+
+
+def test_readme_tables_equal_the_kept_results():
+    done = subprocess.run([sys.executable, "scripts/results.py", "tables", "--check"], cwd=ROOT, check=False)
+    assert done.returncode == 0
