@@ -25,6 +25,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        print(f"error: {error}; is the environment active? see README.md: . .venv/bin/activate", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: cannot read or write: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -57,7 +66,8 @@ def _scores(arguments: argparse.Namespace) -> dict[str, Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Score a model on test sets.", allow_abbrev=False)
     parser.add_argument("-opt", "--opt", metavar="FILE", help="option file: scores the run's model on its test sets")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="a.b=value", help="change options")
+    changes = "change options, for example compress.target.macs=0.3 or compress=null"
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="a.b=value", help=changes)
     parser.add_argument("--model", metavar="FILE", help="a model file; with -opt, instead of the run's own")
     parser.add_argument("--data", nargs="+", metavar="FOLDER", help="ground-truth images, a set for each folder")
     parser.add_argument("--sigma", type=float, help="noise level for denoisers, 0-255 scale")

@@ -22,6 +22,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        print(f"error: {error}; is the environment active? see README.md: . .venv/bin/activate", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: cannot read or write: {error}\nonce that is mended: {_again(arguments)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"stopped at once; go on from the last state with: {_again(arguments)}", file=sys.stderr)
+        return 130
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -54,7 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-opt", "--opt", required=True, metavar="FILE", help="option file, see options/")
     parser.add_argument("--auto_resume", action="store_true", help="go on from the newest state of the same run")
     parser.add_argument("--launcher", choices=("none", "pytorch"), default="none", help="pytorch: started by torchrun")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="a.b=value", help="change options")
+    changes = "change options, for example compress.target.macs=0.3 or compress=null"
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="a.b=value", help=changes)
     return parser
 
 

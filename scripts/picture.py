@@ -30,6 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: cannot read or write: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -32,6 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: cannot read or write: {error}", file=sys.stderr)
+        return 2
 
 
 def add(arguments: argparse.Namespace) -> int:
@@ -41,8 +45,10 @@ def add(arguments: argparse.Namespace) -> int:
         path = run / f"{name}.json"
         if not path.is_file():
             raise UserError(f"{path}: expected the file of a finished run, found none")
-        kept[name] = json.loads(path.read_text(encoding="utf-8"))
-    name = kept["metrics"]["name"]
+        kept[name] = _read(path)
+    name = kept["metrics"].get("name")
+    if not isinstance(name, str):
+        raise UserError(f"{run / 'metrics.json'}: expected the figures of a run, found none with a name")
     facts = {"hardware": arguments.hardware, "minutes": arguments.minutes, "note": arguments.note}
     options = (run / "options.yml").read_text(encoding="utf-8")
     write_json(ROOT / "results" / f"{name}.json", {**facts, **kept, "options": options})
@@ -72,9 +78,19 @@ def with_tables(text: str, root: Path) -> str:
         path = root / match[2]
         if not path.is_file():
             raise UserError(f"README.md names {match[2]}, which does not exist")
-        return match[1] + markdown_table(json.loads(path.read_text(encoding="utf-8"))["metrics"]) + match[3]
+        return match[1] + markdown_table(_read(path)["metrics"]) + match[3]
 
     return MARKED.sub(table, text)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: expected JSON, found: {error}; make the file again") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: expected a JSON object, found a {type(found).__name__}; make the file again")
+    return found
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -75,3 +75,21 @@ def test_a_pickle_is_no_model(pictures, tmp_path, capsys):
     (tmp_path / "evil.pth").write_bytes(pickle.dumps(tmp_path))
     assert main(["--model", str(tmp_path / "evil.pth"), "--data", str(pictures)]) == 2
     assert "evil.pth" in capsys.readouterr().err
+
+
+def test_a_model_that_does_not_fit_the_option_file(edsr, dncnn, capsys):
+    for model, change, expected in (
+        (edsr, ["scale=3", "network_g.upscale=3"], "enlarges 2 times (upscale), the option file says scale: 3"),
+        (dncnn, [], "the option file says scale: 2"),
+    ):
+        assert main(["-opt", "options/quickstart.yml", "--model", model, "--set", "num_gpu=0", *change]) == 2
+        message = capsys.readouterr().err
+        assert "does not fit options/quickstart.yml" in message and expected in message
+
+
+def test_scores_that_cannot_be_written(edsr, pictures, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    assert main(["--model", edsr, "--data", str(pictures), "--json", str(tmp_path / "file" / "x.json")]) == 2
+    shown = capsys.readouterr()
+    assert "cannot read or write" in shown.err and "bicubic" in shown.out
+    assert (tmp_path / "file").read_text() == "mine"

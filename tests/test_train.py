@@ -1,7 +1,9 @@
 """The command line of training, in processes of its own."""
 
+import errno
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -78,7 +80,8 @@ def test_killed_and_resumed_from_another_folder(option_file, tmp_path):
 
 def test_terminated_saves_its_state_and_says_how_to_go_on(option_file, tmp_path):
     path = option_file(train={"total_iter": 100000, "optim_g": {"lr": 0.001}})
-    process = subprocess.Popen(command(path), cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    change = ("--set", "name=tiny", "datasets.train.name=a b")
+    process = subprocess.Popen(command(path, *change), cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     with process:
         for line in process.stderr:
             if line.startswith("10/"):
@@ -88,6 +91,8 @@ def test_terminated_saves_its_state_and_says_how_to_go_on(option_file, tmp_path)
     assert process.returncode == 130 and "go on with: python" in rest and "--auto_resume" in rest
     (state,) = {int(p.stem) for p in (tmp_path / "experiments" / "tiny" / "training_states").iterdir()} - set(range(10))
     assert f"stopped after iteration {state}" in rest
+    (again,) = re.findall("go on with: python (.*)", rest)
+    assert shlex.split(again) == [*command(path, *change, "--auto_resume")[1:]]
 
 
 @pytest.mark.parametrize(
@@ -97,10 +102,12 @@ def test_terminated_saves_its_state_and_says_how_to_go_on(option_file, tmp_path)
         ({"num_gpu": 64}, "expected 64 CUDA"),
         ({"network_g": {"type": "HyperEDSX"}}, "did you mean"),
         ({"path": {"pretrain_network_g": "nowhere.pth"}}, "nowhere.pth"),
+        ({"manual_seed": 2**70}, "manual_seed"),
+        ({"model_type": "SRModel"}, "model_type: expected DHPModel"),
         ({"datasets": {"train": {"type": "SRDataset", "dataroot_gt": "/no/such", "gt_size": 16,
                                  "batch_size_per_gpu": 1}}}, "/no/such"),
     ],
-    ids=["misspelt key", "no CUDA", "unknown network", "missing checkpoint", "missing folder"],
+    ids=["misspelt key", "no CUDA", "unknown network", "missing checkpoint", "seed", "other model", "missing folder"],
 )  # fmt: skip
 def test_mistakes_end_with_2_and_one_message(option_file, capsys, tmp_path, changes, expected):
     assert main(["-opt", str(option_file(**changes))]) == 2
@@ -134,6 +141,40 @@ def test_a_checkpoint_of_another_network(option_file, tmp_path, capsys):
 def test_a_missing_option_file(capsys):
     assert main(["-opt", "no_such.yml"]) == 2
     assert "no_such.yml" in capsys.readouterr().err
+
+
+def test_a_package_that_is_not_installed(option_file, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "dhp_sr.models.pipeline", None)
+    assert main(["-opt", str(option_file())]) == 2
+    assert "is the environment active?" in capsys.readouterr().err
+
+
+def test_a_full_disk(option_file, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("dhp_sr.models.dhp_model.save_state", full)
+    assert main(["-opt", str(option_file())]) == 2
+    message = capsys.readouterr().err
+    assert "No space left" in message and "once that is mended: python" in message and "--auto_resume" in message
+
+
+def test_a_second_interruption_ends_at_once(option_file, monkeypatch, capsys):
+    def impatient(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dhp_sr.models.pipeline.build_train_set", impatient)
+    assert main(["-opt", str(option_file())]) == 130
+    assert "stopped at once; go on from the last state with: python" in capsys.readouterr().err
+
+
+def test_patches_that_the_network_cannot_halve(option_file, capsys):
+    noise = {"type": "NoiseDataset", "dataroot_gt": "bundled:train", "color": "grey", "sigma": 25.0}
+    train = {**noise, "gt_size": 36, "batch_size_per_gpu": 1}
+    network = {"type": "UNet", "num_feat": 8, "num_levels": 5}
+    path = option_file(scale=1, network_g=network, datasets={"train": train})
+    assert main(["-opt", str(path)]) == 2
+    assert "multiples of 16, found 36; set gt_size: 32" in capsys.readouterr().err
 
 
 def test_torchrun_is_needed_for_the_launcher(option_file, monkeypatch, capsys):

@@ -32,8 +32,13 @@ def idle_settings(options: Options) -> list[Finding]:
 
 
 def _name(options: Options) -> Iterator[Finding]:
-    if options.name in ("", ".", "..") or set(options.name) & set("/\\:"):
+    if not _names_a_folder(options.name):
         yield ("name",), f"expected the name of a folder, without / \\ or :, found {options.name!r}"
+
+
+def _names_a_folder(name: str) -> bool:
+    bad = set("/\\:") & set(name) or name != name.strip() or not name.isprintable()
+    return name not in ("", ".", "..") and not bad
 
 
 def _datasets(options: Options) -> Iterator[Finding]:
@@ -63,6 +68,8 @@ def _of_dataset(dataset: Dataset, scale: int) -> Iterator[tuple[str, str]]:
         )
     if "{}" not in dataset.filename_tmpl:
         yield "filename_tmpl", f"expected {{}} where the name goes, found {dataset.filename_tmpl!r}"
+    if dataset.name and not _names_a_folder(dataset.name):
+        yield "name", f"expected a name that can be a folder's, without / \\ or :, found {dataset.name!r}"
     if isinstance(dataset, TrainDataset):
         yield from _of_training(dataset, scale)
 

@@ -12,8 +12,8 @@ def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> tuple[dict
 
     Args:
         raw: the values of an option file.
-        overrides: `a.b=v` each; `v` is read as YAML, so numbers, lists, `~` and `{macs: 0.5}` work. Sections that the
-            file does not have are made. Whether a key is known is found out when the whole is decoded.
+        overrides: `a.b=v` each; `v` is read as YAML, so numbers, lists, `null` and `{macs: 0.5}` work. Sections that
+            the file does not have are made. Whether a key is known is found out when the whole is decoded.
 
     Raises:
         UserError: an override has another form, is no YAML, or leads through a value that is not a section.

@@ -21,6 +21,11 @@ def resolve_path(root: str | Path, text: str) -> str:
     return str((here if here.exists() else Path(root) / path).resolve())
 
 
+def run_path(options: Options, root: str | Path) -> Path:
+    """Return the folder that a run writes to: `<experiments_root>/<name>`, seen from `root`."""
+    return Path(root) / Path(options.path.experiments_root).expanduser() / options.name
+
+
 def resolve_paths(options: Options, root: str | Path) -> Options:
     """Return `options` with every path to read from made absolute by `resolve_path`; those to write to stay."""
 

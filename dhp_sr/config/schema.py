@@ -13,6 +13,7 @@ Level = Annotated[float, Field(gt=0)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Section(BaseModel):
@@ -249,7 +250,7 @@ class Options(Section):
     model_type: str = "DHPModel"
     scale: Literal[1, 2, 3, 4] = 1
     num_gpu: Literal["auto"] | NotNegative = "auto"
-    manual_seed: NotNegative = 0
+    manual_seed: Seed = 0
     network_g: Network
     datasets: Annotated[dict[str, TrainDataset | ValDataset], BeforeValidator(_decode_datasets)]
     """`train`, and any number of `val`, `val_1`, `val_2`, ..."""

@@ -35,9 +35,15 @@ def build_train_set(options: TrainDataset, scale: int, seed: int) -> Dataset:
     return _explained(options, "datasets.train", lambda: _train_set(options, scale, seed))
 
 
-def build_val_set(options: ValDataset, scale: int) -> Dataset:
-    """Return one validation set; arguments and errors as for `build_train_set`, addressed by number."""
-    return _explained(options, "datasets.val", lambda: _val_set(options, scale))
+def build_val_set(options: ValDataset, scale: int, smallest: int = 1) -> Dataset:
+    """Return one validation set, addressed by number; errors as for `build_train_set`.
+
+    Args:
+        options: The section.
+        scale: HR side by LR side; 1 for denoising.
+        smallest: Side in pixels that every image must have to be scored.
+    """
+    return _explained(options, "datasets.val", lambda: _val_set(options, scale, smallest))
 
 
 def _train_set(options: TrainDataset, scale: int, seed: int) -> Dataset:
@@ -60,18 +66,19 @@ def _train_set(options: TrainDataset, scale: int, seed: int) -> Dataset:
     return TrainPairs(pairs, scale=scale, gt_size=options.gt_size, augmentation=augmentation, seed=seed)
 
 
-def _val_set(options: ValDataset, scale: int) -> Dataset:
+def _val_set(options: ValDataset, scale: int, smallest: int) -> Dataset:
     keep, title = options.cache == "memory", _title(options)
     if options.type == "NoiseDataset":
         sigma = _sigma_range(_check_noise(options, scale))[0]
         if options.noise_seed < 0:
             raise UserError(f"expected noise_seed of at least 0, found {options.noise_seed}")
         images = [image for root in find_all(options.dataroot_gt) for image in root][: options.max_images]
+        _check_patches(images, smallest, 1)
         store = Store([Clean(image, options.color).load for image in images], keep=keep, title=title)
         return ValNoise(store, [image.key for image in images], sigma=sigma, noise_seed=options.noise_seed)
     _check_pairs(options, scale)
     pairs = _find_pairs(options, scale)[: options.max_images]
-    _check_patches([pair.gt for pair in pairs], scale, scale)
+    _check_patches([pair.gt for pair in pairs], max(scale, smallest), scale)
     return ValPairs(Pairs(pairs, keep=keep, title=title))
 
 
@@ -110,7 +117,8 @@ def _check_patches(images: Sequence[StoredImage], gt_size: int, scale: int) -> N
     """Check that every image holds a patch once its sides are cut to multiples of the scale."""
     small = [text for image in images if (text := _too_small(image, gt_size, scale))]
     if small:
-        raise UserError(f"expected images of at least {gt_size}x{gt_size} pixels, found {listed(small)}: remove them")
+        expected = f"expected images of at least {gt_size}x{gt_size} pixels"
+        raise UserError(f"{expected}, found {listed(small)}: remove them or lower crop_border")
 
 
 def _too_small(image: StoredImage, gt_size: int, scale: int) -> str:

@@ -83,14 +83,21 @@ class Database:
         with self._transaction() as transaction:
             return [key.decode() for key in transaction.cursor().iternext(keys=True, values=False)]
 
+    def _check_whole(self, environment: "lmdb.Environment") -> None:
+        """Check that the file holds all of its pages: reading a missing one would end the process, without an error."""
+        needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+        found = (self.folder / "data.mdb").stat().st_size
+        if found < needed:
+            cut = f"expected {needed} bytes in data.mdb, found {found}: it is cut short"
+            raise UserError(f"{self.folder}: {cut}; copy it again or make the LMDB again")
+
     @contextmanager
     def _transaction(self) -> "Iterator[lmdb.Transaction]":
         lmdb = import_lmdb()
         try:
-            with (
-                lmdb.open(str(self.folder), readonly=True, lock=False, readahead=False) as environment,
-                environment.begin() as transaction,
-            ):
-                yield transaction
+            with lmdb.open(str(self.folder), readonly=True, lock=False, readahead=False) as environment:
+                self._check_whole(environment)
+                with environment.begin() as transaction:
+                    yield transaction
         except lmdb.Error as error:
             raise UserError(f"{self.folder}: cannot read the database ({error}): make the LMDB again") from error

@@ -139,7 +139,7 @@ def match_pairs(
         UserError: Names or sizes do not match.
     """
     by_key = {image.key: image for image in lq}
-    wanted = {template.format(image.key): image for image in gt}
+    wanted = {template.replace("{}", image.key): image for image in gt}
     _check_names(gt, lq, wanted, by_key, template)
     pairs = [Pair(image, by_key[name], scale, color) for name, image in wanted.items()]
     _check_sizes(pairs)

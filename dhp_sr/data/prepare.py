@@ -85,7 +85,7 @@ class Shrink:
 
     def __call__(self, image: StoredImage, folder: Path) -> None:
         """Write the LR image of `image` unless it is in `folder`."""
-        path = folder / f"{self.template.format(image.key)}.png"
+        path = folder / f"{self.template.replace('{}', image.key)}.png"
         if not path.exists():
             _write_png(path, downscale(crop_to_multiple(image.read(), self.scale), self.scale))
 
@@ -97,6 +97,8 @@ class Shrink:
         """
         if self.template.count("{}") != 1:
             raise UserError(f"expected a template with one {{}} for the HR name, found {self.template!r}")
+        if "/" in self.template:
+            raise UserError(f"expected a template for a file's name, without /, found {self.template!r}")
         small = [image.where for image in images if min(image.size()[:2]) < self.scale]
         if small:
             raise UserError(
@@ -119,16 +121,16 @@ def fill_folder(source: str | Path, target: str | Path, task: Crop | Shrink, wor
     Raises:
         UserError: Source or target cannot be used, or an image is damaged.
     """
-    images = find_images(source)
+    images, target = find_images(source), Path(target).expanduser()
     _check_unique(images)
     task.check(images)
     settings = {"task": type(task).__name__.lower(), **vars(task), **_fingerprint(images)}
-    part = _begin(Path(target), settings)
+    part = _begin(target, settings)
     if part is None:
         return 0
     with tqdm(total=len(images), desc=f"{settings['task']} {target}", unit="image", disable=None) as bar:
         _run(task, images, part, workers, bar.update)
-    _finish(part, Path(target))
+    _finish(part, target)
     return len(images)
 
 
@@ -136,13 +138,13 @@ def make_database(source: str | Path, target: str | Path) -> int:
     """Make an LMDB of the images of `source`; arguments, result and errors as for `fill_folder`."""
     if Path(target).suffix != ".lmdb":
         raise UserError(f"{target}: expected a name that ends in .lmdb: BasicSR and dhp_sr tell databases by it")
-    images = find_images(source)
-    part = _begin(Path(target), {"task": "lmdb", **_fingerprint(images)})
+    images, target = find_images(source), Path(target).expanduser()
+    part = _begin(target, {"task": "lmdb", **_fingerprint(images)})
     if part is None:
         return 0
     with tqdm(total=len(images), desc=f"lmdb {target}", unit="image", disable=None) as bar:
         write_database(images, part, bar.update)
-    _finish(part, Path(target))
+    _finish(part, target)
     return len(images)
 
 
@@ -161,6 +163,8 @@ def check_database(target: str | Path, source: str | Path | None = None) -> None
 
 def _begin(target: Path, settings: dict[str, Any]) -> Path | None:
     """Return the unfinished folder to fill, or None if the target is complete."""
+    if not target.name:
+        raise UserError(f"expected the name of a folder to make, found {str(target)!r}: choose a new name")
     part = target.with_name(f"{target.name}.part")
     if target.is_dir() and any(target.iterdir()):
         if _record(target) == settings:

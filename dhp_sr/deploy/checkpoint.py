@@ -82,7 +82,7 @@ def _check_class(network: nn.Module) -> None:
     name = type(network).__name__
     if ARCHS.get(name) is type(network):
         return
-    hint = "add its class to dhp_sr/archs, or export the network instead (export.py)"
+    hint = "add its class to dhp_sr/archs, or write its state dict as safetensors; of a HyperNet give `.cut()`"
     if isinstance(network, nn.parallel.DistributedDataParallel):
         hint = "give its `.module`"
     origin = f"{type(network).__module__}.{type(network).__qualname__}"

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,9 @@ def load_into(network: nn.Module, weights: Mapping[str, torch.Tensor], strict: b
 
 def _unpickle_tensors(path: Path) -> Any:
     try:
-        with open(path, "rb") as stream:  # a stream: given a name, torch lets the suffix decide what the file is
+        # a stream: given a name, torch lets the suffix decide what the file is
+        with warnings.catch_warnings(), open(path, "rb") as stream:
+            warnings.simplefilter("ignore", UserWarning)  # what matters comes as an error
             return torch.load(stream, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelFileError(

@@ -33,6 +33,7 @@ class HyperNet(nn.Module):
         self.register_buffer("mask", torch.ones(plan.size, dtype=torch.bool, device=device))
         self._example_shape = tuple(example_input.shape)
         self._costs = CostModel(plan)
+        self._dense_cost = self._costs.value(torch.ones(plan.size))
         self._places = _Places(plan, device)
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -40,7 +41,14 @@ class HyperNet(nn.Module):
         return functional_call(self.network, self.generate(), inputs)
 
     def generate(self) -> dict[str, Tensor]:
-        """Return every parameter of the plain network: generated where channels are prunable, and masked."""
+        """Return every parameter of the plain network: generated where channels are prunable, and masked.
+
+        Generation keeps the parameters' own precision, also under autocast.
+        """
+        with torch.autocast(self.mask.device.type, enabled=False):
+            return self._generate()
+
+    def _generate(self) -> dict[str, Tensor]:
         one = self.mask.new_ones(1)
         mask = torch.cat((self.mask, one))
         latent = torch.cat((*self._latents, one.to(self._latents[0].dtype))) if self.plan.size else one
@@ -84,9 +92,13 @@ class HyperNet(nn.Module):
         """Cost of the masked network for the example input."""
         return self._costs.value(self.mask)
 
+    def cost_of(self, mask: Tensor) -> Cost:
+        """Cost that the network would have with another mask, shape (plan.size,)."""
+        return self._costs.value(mask)
+
     def dense_cost(self) -> Cost:
         """Cost of the unpruned network for the example input."""
-        return self._costs.value(torch.ones_like(self.mask))
+        return self._dense_cost
 
     def marginal_cost(self, kind: str) -> Tensor:
         """What one channel more costs as the masks are, as a fraction of the dense cost; shape (plan.size,)."""

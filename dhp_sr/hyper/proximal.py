@@ -16,17 +16,22 @@ def soft_threshold(value: Tensor, threshold: Tensor | float) -> Tensor:
     return value.sign() * (value.abs() - threshold).clamp_min(0)
 
 
-class ProximalAdam:
-    """Adam on one flat vector, followed by the soft threshold in Adam's own metric.
+class AdamMetric:
+    """The moments of Adam for one flat vector, and the proximal step that belongs to them.
 
-    A step minimises <g, z> + ||z - z_t||^2_D / (2 lr) + lambda * sum_i c_i |z_i| with D = sqrt(v) + eps, so the
-    threshold of entry i is lr * lambda * c_i / D_i: entries whose gradient is large shrink slowly.
+    Adam minimises <g, z> + ||z - z_t||^2_D / (2 lr) with D = sqrt(v) + eps. With a penalty lambda * sum_i c_i |z_i|
+    added, entry i is soft-thresholded by lr * lambda * c_i / D_i: where the gradient is large, z shrinks slowly.
 
     Reference: Yun et al., Adaptive Proximal Gradient Methods for Structured Neural Networks, NeurIPS 2021 (ProxGen).
+
+    Args:
+        size: length of the vector.
+        betas: decay of the first and the second moment.
+        eps: added to the root of the second moment.
     """
 
-    def __init__(self, size: int, *, lr: float, betas: tuple[float, float] = (0.9, 0.99), eps: float = 1e-12) -> None:
-        self.lr, self.betas, self.eps = lr, betas, eps
+    def __init__(self, size: int, *, betas: tuple[float, float] = (0.9, 0.99), eps: float = 1e-12) -> None:
+        self.betas, self.eps = betas, eps
         self.steps = 0
         self.first = torch.zeros(size)
         self.second = torch.zeros(size)
@@ -46,9 +51,9 @@ class ProximalAdam:
         """Return Adam's step for lr 1."""
         return self.first / (1 - self.betas[0] ** max(1, self.steps)) / self.metric
 
-    def step(self, value: Tensor, penalty: Tensor) -> Tensor:
-        """Return the vector after one step; `penalty` is lambda * c, entry by entry."""
-        return soft_threshold(value - self.lr * self.direction(), self.lr * penalty / self.metric)
+    def threshold(self, cost: Tensor) -> Tensor:
+        """Return the soft threshold of every entry for lr * lambda = 1 and penalties `cost`."""
+        return cost / self.metric
 
     def state_dict(self) -> dict[str, Tensor | int]:
         """Return the moments and the count of steps."""

@@ -5,6 +5,7 @@
 Each state has its own optimiser. `advance` moves from state to state, `step` takes one training step.
 """
 
+import fnmatch
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -20,11 +21,12 @@ from dhp_sr.deploy import load_model
 from dhp_sr.hyper import HyperNet, convert
 from dhp_sr.losses import build_loss
 from dhp_sr.models.devices import Place
-from dhp_sr.models.networks import build_plain, example_input, load_file
+from dhp_sr.models.networks import build_plain, check_fit, example_input, load_file
 from dhp_sr.models.optimisers import build_optimiser, carry_moments, restore, set_learning_rate
 from dhp_sr.models.phases import PhaseName, Schedule
-from dhp_sr.search import build_search
+from dhp_sr.search import Search, build_search
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.names import nearest
 
 
 class Compression:
@@ -67,16 +69,28 @@ class Compression:
         self._enter("dense", network)
 
     def rehearse(self) -> None:
-        """Convert and prune a copy, so that what would fail after the dense training fails before it.
+        """Convert and prune a copy, so that what would fail after hours of training fails before them.
 
         Raises:
-            UserError: the network cannot be traced, or the budget cannot be met.
+            UserError: the network cannot be traced, the budget cannot be met, method and preset do not fit, a pattern
+                excludes nothing, or the teacher's file does not fit.
         """
-        if self.options.compress and self.schedule.dense_iter:
-            compress = self.options.compress
+        compress = self.options.compress
+        if compress is None:
+            return
+        self._check_exclude()
+        cuda = [self.place.device] if self.place.device.type == "cuda" else []
+        with torch.random.fork_rng(cuda):  # the run draws what it would have drawn without a rehearsal
             hyper = self._convert(self.network)
+            if not hyper.plan.prunable:
+                raise UserError(
+                    "expected layers whose channels can be cut, found none: compress.exclude or the network pins all"
+                )
             rules = {"tolerance": compress.tolerance, "round_to": compress.round_to, "min_width": compress.min_width}
             hyper.prune_to(**{compress.target.kind: compress.target.keep_ratio}, **rules)
+            self._build_search(hyper)
+        if compress.distill and compress.distill.teacher:
+            self._load_teacher(compress.distill.teacher)
 
     def advance(self, iteration: int) -> list[PhaseName]:
         """Bring the network into the state for step `iteration` (from 0); return the phases entered on the way."""
@@ -115,8 +129,8 @@ class Compression:
         if not math.isfinite(value):
             raise UserError(
                 f"the loss is {value} at iteration {iteration + 1} (phase {self.phase}, learning rate {rate:g}); lower "
-                "train.optim_g.lr, set train.grad_clip or train.warmup_iter, then resume from the last state with "
-                "--auto_resume or start again"
+                "train.optim_g.lr, set train.grad_clip or train.warmup_iter, and start again; this run is kept under "
+                "another name"
             )
         loss.backward()
         if self.options.train.grad_clip is not None:
@@ -168,11 +182,15 @@ class Compression:
             self.average.load_state_dict(state["average"])
 
     def _begin_search(self) -> None:
-        compress, plain, moments = self.options.compress, self.network, self.optimiser
+        plain, moments = self.network, self.optimiser
         hyper = self._convert(plain)
         self._enter("search", hyper)
         carry_moments(moments, plain, self.optimiser, hyper.network)
-        self.search = build_search(
+        self.search = self._build_search(hyper)
+
+    def _build_search(self, hyper: HyperNet) -> Search:
+        compress = self.options.compress
+        return build_search(
             compress.method,
             hyper,
             preset=compress.preset,
@@ -186,6 +204,15 @@ class Compression:
             latent_lr=compress.latent_lr,
             penalty=compress.penalty,
         )
+
+    def _check_exclude(self) -> None:
+        layers = [name for name, module in self.network.named_modules() if not any(module.children())]
+        for pattern in self.options.compress.exclude:
+            if not fnmatch.filter(layers, pattern):
+                raise UserError(
+                    f"compress.exclude: {pattern!r} names no layer{nearest(pattern, layers)}; the layers are "
+                    f"{', '.join(layers[:5])}, ... and patterns such as 'body.*' name several"
+                )
 
     def _convert(self, network: nn.Module) -> HyperNet:
         compress, example = self.options.compress, example_input(network).to(self.place.device)
@@ -219,6 +246,10 @@ class Compression:
     def _load_teacher(self, path: str | None) -> nn.Module:
         if path:
             teacher = load_model(path)
+            try:
+                check_fit(teacher, "the teacher", self.options)
+            except UserError as error:
+                raise UserError(f"compress.distill.teacher: {path} does not fit: {error}") from error
         else:
             teacher = build_plain(self.options)
             load_file(teacher, self.dense_file)

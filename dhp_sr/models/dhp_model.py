@@ -6,21 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import nn
 
 from dhp_sr import __version__
 from dhp_sr.config.schema import Options
-from dhp_sr.deploy import save_model
+from dhp_sr.deploy import load_weights, save_model
 from dhp_sr.metrics import complexity
 from dhp_sr.models.compression import Compression
 from dhp_sr.models.devices import Place, pick_device
 from dhp_sr.models.networks import EXAMPLE_SIDE, is_own
 from dhp_sr.models.numbers import finite
-from dhp_sr.models.state import differences, load_state, pack, random_state, save_state, set_random_state
+from dhp_sr.models.state import differences, load_state, pack, random_state, save_state, set_random_state, write_tensors
 from dhp_sr.models.validation import TestSet, evaluate
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.files import atomic_path
 
 FIXED = ("scale", "manual_seed", "network_g", "compress", "train")
 """Options that a resumed run cannot change."""
@@ -106,12 +104,16 @@ class DHPModel:
         """Go on from a state file; return its `iteration` and `extra`.
 
         Raises:
-            UserError: the file is no training state, or one of other options; every differing key is named.
+            StateFileError: the file is no training state, or damaged.
+            UserError: it is one of other options (every differing key is named), or the dense network's file is lost.
         """
         tree = load_state(Path(path))
         found = differences(tree["options"], self._fixed())
         if found:
-            raise UserError(f"{path}: the state belongs to other options:\n  " + "\n  ".join(found))
+            advice = "set them as they were, or start again without --auto_resume (this run is kept under another name)"
+            raise UserError(f"{path}: the state belongs to other options; {advice}:\n  " + "\n  ".join(found))
+        if tree["model"]["phase"] != "dense":
+            self._check_dense()
         self.compression.load_state_dict(tree["model"])
         self.best = tree["best"]
         set_random_state(tree["random"])
@@ -131,6 +133,16 @@ class DHPModel:
     def model_path(self, name: str) -> Path:
         """Return where model `name` is written."""
         return self.run_folder / "models" / f"{name}.safetensors"
+
+    def _check_dense(self) -> None:
+        """Miss the dense network's file now, not when the finished run is scored."""
+        try:
+            load_weights(self.model_path("dense"))
+        except UserError as error:
+            raise UserError(
+                f"{error}. A run past its dense phase needs the file that it wrote there: put it back, or start again "
+                "without --auto_resume"
+            ) from error
 
     def _keep_dense(self, network: nn.Module) -> None:
         if self.run_folder and self.place.writes:
@@ -166,7 +178,4 @@ def _write_weights(network: nn.Module, path: Path, facts: Mapping[str, Any]) -> 
     """Write the weights of a network that no table of ours can rebuild."""
     tensors, _ = pack(list(network.state_dict().values()))
     weights = dict(zip(network.state_dict(), tensors.values(), strict=True))
-    with atomic_path(path) as temporary:
-        save_file(
-            weights, temporary, {"class": type(network).__name__, "facts": json.dumps(facts), "tool": __version__}
-        )
+    write_tensors(path, weights, {"class": type(network).__name__, "facts": json.dumps(facts), "tool": __version__})

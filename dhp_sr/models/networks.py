@@ -48,7 +48,7 @@ def build_plain(options: Options) -> nn.Module:
         from dhp_sr.models.basicsr_glue import build_registered
 
         network = _describe(build_registered(name, arguments), options)
-    _check_fit(network, name, options)
+    check_fit(network, name, options)
     return network
 
 
@@ -82,7 +82,12 @@ def _describe(network: nn.Module, options: Options) -> nn.Module:
     return network
 
 
-def _check_fit(network: nn.Module, name: str, options: Options) -> None:
+def check_fit(network: nn.Module, name: str, options: Options) -> None:
+    """Check that a network suits the images of an option file.
+
+    Raises:
+        UserError: scale, channels, task or patch size differ.
+    """
     if network.scale != options.scale:
         raise UserError(
             f"network_g: {name} enlarges {network.scale} times (upscale), the option file says scale: {options.scale}"
@@ -97,3 +102,9 @@ def _check_fit(network: nn.Module, name: str, options: Options) -> None:
         task = "sr" if data.type == "SRDataset" else "denoise"
         if network.task != task and options.scale > 1:
             raise UserError(f"network_g: {name} is made for {network.task}, datasets.{key} is a {data.type}")
+    side, multiple = options.datasets["train"].gt_size // options.scale, network.size_multiple
+    if side % multiple:
+        raise UserError(
+            f"datasets.train.gt_size: {name} takes patches whose sides are multiples of {multiple}, found {side}; "
+            f"set gt_size: {max(side // multiple, 1) * multiple * options.scale}"
+        )

@@ -2,12 +2,13 @@
 
 import contextlib
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from dhp_sr.config import dump_options
-from dhp_sr.config.paths import resolve_paths
+from dhp_sr.config.paths import resolve_paths, run_path
 from dhp_sr.config.schema import Options
 from dhp_sr.data.build import build_train_set
 from dhp_sr.data.sampler import train_batches
@@ -18,7 +19,7 @@ from dhp_sr.models.environment import environment
 from dhp_sr.models.outputs import finish
 from dhp_sr.models.records import Records
 from dhp_sr.models.run_folder import RunFolder, logging_to
-from dhp_sr.models.state import states
+from dhp_sr.models.state import StateFileError, states
 from dhp_sr.models.validation import TestSet, build_test_sets
 from dhp_sr.reports import text_table
 from dhp_sr.utils.errors import UserError
@@ -57,7 +58,7 @@ def train(
         Interrupted: `stop` said so.
     """
     place = take_place(options.num_gpu, launcher)
-    run = RunFolder(root / options.path.experiments_root / options.name)
+    run = RunFolder(run_path(options, root))
     try:
         return _Run(resolve_paths(options, root), place, run, stop).execute(auto_resume)
     finally:
@@ -75,16 +76,15 @@ class _Run:
         sets = build_test_sets(options) if place.writes else []
         opt = {**options.model_dump(), "run_folder": str(run.path), "place": place}
         self.model: DHPModel = basicsr_glue.build_model(opt)
-        found = states(run.states) if auto_resume else []
-        if found:
-            saved = self.model.resume_training(found[-1][1])
-        else:
+        saved = self._resume() if auto_resume else None
+        resumed = saved is not None
+        if saved is None:
             saved = {"iteration": 0, "extra": {}}
             self.model.compression.rehearse()
         start = saved["iteration"]
         self.losses: list[float] = saved["extra"].get("losses", [])
         if place.writes:
-            run.open(resume=auto_resume)
+            run.open(resume=resumed)
             run.rewind(start, saved["extra"].get("log_bytes", 0))
         place.wait()
         with logging_to(run.log if place.writes else None) as self.logger:
@@ -104,6 +104,18 @@ class _Run:
             except (UserError, Interrupted) as error:
                 self._to_log_file(error)
                 raise
+
+    def _resume(self) -> dict[str, Any] | None:
+        """Go on from the newest state that can be read; None where there is no state."""
+        found = states(self.run.states)
+        for number, (_, path) in enumerate(reversed(found), start=1):
+            try:
+                return self.model.resume_training(path)
+            except StateFileError as error:
+                if number == len(found):
+                    raise UserError(f"{error}; no older state is left: start again without --auto_resume") from error
+                warnings.warn(f"{error}; going back to the state before it", stacklevel=2)
+        return None
 
     def _to_log_file(self, error: Exception) -> None:
         """Leave the reason of an early end in train.log; on the screen it is the entry point that says it."""

@@ -1,6 +1,7 @@
 """Global state of the process, for the entry points: seeds, cudnn, signals."""
 
 import contextlib
+import os
 import random
 import signal
 import threading
@@ -27,6 +28,7 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
 
     def take(number: int, frame: FrameType | None) -> None:
         asked.append(number)
+        os.write(2, b"stopping after this iteration; Ctrl-C stops at once\n")
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     if threading.current_thread() is not threading.main_thread():

@@ -34,6 +34,9 @@ class Table:
         """Keep the header and the rows up to `iteration`, and no half-written one."""
         text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
         rows = [line for line in text.splitlines(keepends=True)[1:] if line.endswith("\n")]
+        strange = [row for row in rows if not row.split(",", 1)[0].isdecimal()]
+        if strange:
+            raise UserError(f"{self.path}: expected rows that begin with the iteration, found {strange[0]!r}; mend it")
         kept = [row for row in rows if int(row.split(",", 1)[0]) <= iteration]
         write_text(self.path, ",".join(self.columns) + "\n" + "".join(kept))
 

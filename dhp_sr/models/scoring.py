@@ -7,12 +7,12 @@ from typing import Any, Literal
 from pydantic import ValidationError
 from torch import nn
 
-from dhp_sr.config import load_options, resolve_paths
+from dhp_sr.config import load_options, resolve_paths, run_path
 from dhp_sr.config.schema import ValDataset
 from dhp_sr.deploy import load_model
 from dhp_sr.metrics import complexity
 from dhp_sr.models.devices import pick_device
-from dhp_sr.models.networks import EXAMPLE_SIDE
+from dhp_sr.models.networks import EXAMPLE_SIDE, check_fit
 from dhp_sr.models.numbers import finite
 from dhp_sr.models.run_folder import RunFolder
 from dhp_sr.models.validation import TestSet, build_test_sets, evaluate, evaluate_input
@@ -41,12 +41,17 @@ def score_run(
         UserError: the options are wrong, the run has not finished, or images are missing.
     """
     options = load_options(opt, overrides)
-    run = RunFolder(root / options.path.experiments_root / options.name)
+    run = RunFolder(run_path(options, root))
     path = Path(model) if model else run.model("pruned" if options.compress else "dense")
     if not path.exists():
         raise UserError(f"{path}: expected the model of run {options.name!r}, found no file; train it first")
     device = pick_device(options.num_gpu if options.num_gpu in ("auto", 0) else 1)
-    return score(load_model(path, device), path, build_test_sets(resolve_paths(options, root)), str(device))
+    network = load_model(path, device)
+    try:
+        check_fit(network, path.name, options)
+    except UserError as error:
+        raise UserError(f"{path} does not fit {opt}: {error}") from error
+    return score(network, path, build_test_sets(resolve_paths(options, root)), str(device))
 
 
 def score_files(

@@ -19,6 +19,10 @@ KEPT = 2
 PLAIN = (str, int, float, bool, type(None))
 
 
+class StateFileError(UserError):
+    """A file that is no training state, or a damaged one."""
+
+
 def pack(tree: Any) -> tuple[dict[str, Tensor], Any]:
     """Split a tree of dicts, lists, tuples, tensors and plain values into named tensors and a JSON-able skeleton."""
     tensors: dict[str, Tensor] = {}
@@ -66,36 +70,48 @@ def save_state(folder: Path, iteration: int, tree: Any) -> Path:
     """Write `<iteration>.state` whole or not at all, and remove all but the newest two."""
     tensors, skeleton = pack(tree)
     path = folder / f"{iteration}.state"
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, {"format": FORMAT, "tree": json.dumps(skeleton)})
+    write_tensors(path, tensors, {"format": FORMAT, "tree": json.dumps(skeleton)})
     for _, old in states(folder)[:-KEPT]:
         old.unlink()
     return path
 
 
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written, for example because the disk is full.
+    """
+    try:
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, metadata)
+    except SafetensorError as error:
+        raise OSError(f"{path}: {error}") from error
+
+
 def states(folder: Path) -> list[tuple[int, Path]]:
     """Return the states in `folder` as (iteration, path), oldest first."""
-    return sorted((int(path.stem), path) for path in folder.glob("*.state") if path.stem.isdigit())
+    return sorted((int(path.stem), path) for path in folder.glob("*.state") if path.stem.isdigit() and path.is_file())
 
 
 def load_state(path: Path) -> Any:
     """Read a state written by `save_state`.
 
     Raises:
-        UserError: the file is no such state, for example a pickle of BasicSR.
+        StateFileError: the file is no such state, for example a pickle of BasicSR, or damaged.
     """
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
-                raise UserError(f"{path}: expected a training state ({FORMAT}), found {metadata.get('format', 'none')}")
+                found = metadata.get("format", "none")
+                raise StateFileError(f"{path}: expected a training state ({FORMAT}), found {found}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path}: expected a training state in safetensors form, found something else ({error}); "
-            "delete the file to resume from the state before it"
+        return unpack(tensors, json.loads(metadata["tree"]))
+    except (SafetensorError, OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise StateFileError(
+            f"{path}: expected a training state in safetensors form, found something else or a damaged one ({error})"
         ) from error
-    return unpack(tensors, json.loads(metadata["tree"]))
 
 
 def random_state() -> dict[str, Any]:

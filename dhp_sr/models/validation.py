@@ -18,6 +18,7 @@ from dhp_sr.data.bicubic import upscale
 from dhp_sr.data.build import build_val_set
 from dhp_sr.data.images import to_color
 from dhp_sr.metrics import psnr_db, ssim, to_uint8
+from dhp_sr.metrics.psnr_ssim import WINDOW
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_path
 
@@ -48,7 +49,7 @@ class TestSet:
         """Open the set; the border shaved is the scale for super-resolution and 0 for denoising unless given."""
         usual = scale if options.type == "SRDataset" else 0
         shave = usual if options.crop_border is None else options.crop_border
-        return cls(name, build_val_set(options, scale), scale, shave)
+        return cls(name, build_val_set(options, scale, smallest=2 * shave + WINDOW), scale, shave)
 
 
 def build_test_sets(options: Options) -> list[TestSet]:

@@ -1,16 +1,16 @@
 """The global strength of the penalty, found so that the cost follows a line to the budget."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from dhp_sr.hyper import HyperNet
-from dhp_sr.structure import Budget, CostModel
+from dhp_sr.structure import Budget
 from dhp_sr.structure.budget import protect
 
 OBSERVE, SETTLE = 0.1, 0.1
 """Fractions of the search that only gather statistics at its start, and only train at its end."""
-
-BISECTIONS = 30
 
 
 def path(progress: float, keep_ratio: float) -> float:
@@ -24,27 +24,47 @@ def path(progress: float, keep_ratio: float) -> float:
     return 1 - (1 - keep_ratio) * min(1.0, max(0.0, done))
 
 
-def strength(hyper: HyperNet, life: Tensor, rate: Tensor, budget: Budget, ratio: float) -> float:
-    """Return the smallest lambda for which shrinking by lambda * rate keeps at most `ratio` of the dense cost.
+def shrink(hyper: HyperNet, life: Tensor, rate: Tensor, budget: Budget, ratio: float) -> tuple[Tensor, float]:
+    """Shrink latents by lambda * rate, with the smallest lambda that keeps at most `ratio` of the dense cost.
+
+    Channels reach zero in the order of life / rate; as many do as the ratio asks for. Of channels that reach it at the
+    same lambda the first ones do.
 
     Args:
         hyper: gives plan and costs.
-        life: (plan.size,) latents before the step.
+        life: (plan.size,) latents before the step; at or below 0 a channel is masked.
         rate: (plan.size,) how fast each shrinks, positive.
         budget: its kind and floor.
         ratio: kept fraction to reach.
+
+    Returns:
+        The latents after the step, and lambda.
     """
-    costs = CostModel(hyper.plan)
-    dense = getattr(costs.value(torch.ones(hyper.plan.size)), budget.kind)
+    alive = (life > 0).nonzero().flatten()
+    order = alive[torch.argsort(life[alive] / rate[alive], stable=True)]
+    count = _smallest(len(order), lambda count: _ratio(hyper, _dead(life, order[:count]), budget) <= ratio)
+    if count == 0:
+        return life, 0.0
+    found = float(life[order[count - 1]] / rate[order[count - 1]])
+    after = life - found * rate
+    after[order[:count]] = after[order[:count]].clamp_max(0)
+    after[order[count:]] = after[order[count:]].clamp_min(torch.finfo(after.dtype).tiny)
+    return after, found
 
-    def kept(strength: float) -> float:
-        mask = protect(hyper.plan, life - strength * rate, budget.min_width)
-        return getattr(costs.value(mask), budget.kind) / dense
 
-    if kept(0.0) <= ratio:
-        return 0.0
-    low, high = 0.0, float((life / rate).max()) * (1 + 1e-6)
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if kept(middle) > ratio else (low, middle)
-    return high
+def _smallest(most: int, enough: Callable[[int], bool]) -> int:
+    """Return the smallest count up to `most` that is enough, or `most`."""
+    low, high = 0, most
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle + 1, high)
+    return low
+
+
+def _dead(life: Tensor, channels: Tensor) -> Tensor:
+    return life.index_fill(0, channels, 0.0)
+
+
+def _ratio(hyper: HyperNet, life: Tensor, budget: Budget) -> float:
+    kept = hyper.cost_of(protect(hyper.plan, life, budget.min_width))
+    return getattr(kept, budget.kind) / getattr(hyper.dense_cost(), budget.kind)

@@ -1,8 +1,12 @@
-"""DHP, preset `modern`: latents start at 1 and shrink by a proximal step that listens to the loss.
+"""DHP, preset `modern`: what the loss does not hold on to, and what costs much, goes first.
 
-The penalty of a channel is what it costs; the step is taken in Adam's metric, so a channel whose latent has a large
-gradient shrinks slowly. The strength lambda is found, not given: the kept fraction follows a line from 1 to the target.
-What has not shrunk to zero keeps its full weight, so the search does not disturb the training of what stays.
+The network keeps its latents z at 1 and uses them as probes: the gradient of z tells how much the loss holds on to
+a channel. A copy of z, its `life`, starts at 1 and takes proximal steps in Adam's metric, with the cost of a channel as
+its penalty. Where the life reaches zero the channel is masked. What stays keeps its full weight, so the search does
+not disturb the training, and the scale freedom between z and V has no say.
+
+The strength lambda is found, not given: after a time of watching, the kept fraction follows a line from 1 to the
+budget.
 """
 
 from typing import Any
@@ -11,8 +15,8 @@ import torch
 from torch import Tensor
 
 from dhp_sr.hyper import HyperNet
-from dhp_sr.hyper.proximal import ProximalAdam
-from dhp_sr.search.controller import SETTLE, path, strength
+from dhp_sr.hyper.proximal import AdamMetric
+from dhp_sr.search.controller import SETTLE, path, shrink
 from dhp_sr.search.method import Search, SearchSettings, gradients
 from dhp_sr.structure.budget import protect
 
@@ -27,45 +31,45 @@ class ModernDHP(Search):
         super().__init__(hyper, settings)
         size = hyper.plan.size
         self._life = torch.ones(size)
-        """What the proximal steps have left of each latent; at or below 0 the channel is masked."""
-        self._adam = ProximalAdam(size, lr=1.0, betas=(0.9, 0.99))
-        self._metric = torch.ones(size)
+        self._adam = AdamMetric(size)
+        self._threshold = torch.ones(size)
+        """The last soft threshold of each channel, for lambda 1; a masked channel has no gradient and keeps its own."""
         self._settled = False
         """Whether the final, rounded widths are set; the rest of the search trains them."""
 
     def step(self, iteration: int) -> dict[str, float]:
-        """Observe the gradients; at every INTERVAL, shrink the latents until the cost is on its line."""
-        self._adam.observe(gradients(self.hyper).cpu())
-        alive = self.hyper.mask.cpu()
-        self._metric = torch.where(alive, self._adam.metric, self._metric)
+        """Observe the gradients; at every INTERVAL, shrink the lives until the cost is on its line."""
         found, progress = 0.0, iteration / self.settings.iterations
-        if iteration % INTERVAL == INTERVAL - 1 and not self._settled:
-            found = self._shrink(progress)
-            if progress >= 1 - SETTLE:
-                self._settled = True
-                self.finish()
+        if not self._settled:
+            self._adam.observe(gradients(self.hyper).cpu())
+            if iteration % INTERVAL == INTERVAL - 1:
+                found = self._shrink(progress)
         return {**self.ratios(), "lambda": found}
 
     def _shrink(self, progress: float) -> float:
         budget = self.settings.budget
-        ratio = path(progress, budget.keep_ratio)
         cost = self.hyper.marginal_cost(budget.kind).float().cpu()
-        rate = cost / cost.mean() / self._metric
-        found = strength(self.hyper, self._life, rate, budget, ratio)
-        self._life = self._life - found * rate
+        now = self._adam.threshold(cost / cost.mean())
+        self._threshold = torch.where(self.hyper.mask.cpu(), now, self._threshold)
+        ratio = path(progress, budget.keep_ratio)
+        self._life, found = shrink(self.hyper, self._life, self._threshold, budget, ratio)
         self.hyper.mask.copy_(protect(self.hyper.plan, self._life, budget.min_width))
+        if progress >= 1 - SETTLE:
+            self._settled = True
+            self.finish()
         return found
 
     def scores(self) -> Tensor:
-        """Return what is left of each latent; negative for those that would have died, latest first."""
+        """Return what is left of each life; below zero for those that would have died, latest first."""
         return self._life
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the latents' lives and moments."""
-        return {"life": self._life, "metric": self._metric, "settled": self._settled, "adam": self._adam.state_dict()}
+        """Return the lives, the moments, and how far the search is."""
+        own = {"life": self._life, "threshold": self._threshold, "settled": self._settled}
+        return {**own, "adam": self._adam.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take what `state_dict` gave."""
-        self._life, self._metric = state["life"].clone(), state["metric"].clone()
+        self._life, self._threshold = state["life"].clone(), state["threshold"].clone()
         self._settled = bool(state["settled"])
         self._adam.load_state_dict(state["adam"])

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from dhp_sr.hyper import HyperNet
 from dhp_sr.hyper.convert import draw_faithful
-from dhp_sr.hyper.proximal import ProximalAdam, soft_threshold
+from dhp_sr.hyper.proximal import AdamMetric, soft_threshold
 from dhp_sr.search.method import Search, SearchSettings, gradients, set_latents
-from dhp_sr.structure import CostModel
 from dhp_sr.structure.budget import protect
 from dhp_sr.utils.errors import UserError
 
@@ -39,8 +38,8 @@ class FaithfulDHP(Search):
             raise UserError(f"compress.preset faithful: {error}; set compress.parametrisation: full") from error
         self._lr = settings.latent_lr or LATENT_LR
         self._penalty = PENALTY if settings.penalty is None else settings.penalty
-        self._adam = ProximalAdam(hyper.plan.size, lr=self._lr, betas=(0.9, 0.999), eps=1e-8)
-        self._ratios = self.ratios()
+        self._adam = AdamMetric(hyper.plan.size, betas=(0.9, 0.999), eps=1e-8)
+        self._ratios = super().ratios()
         self._resting = False
 
     def step(self, iteration: int) -> dict[str, float]:
@@ -52,7 +51,7 @@ class FaithfulDHP(Search):
         set_latents(self.hyper, latents)
         if iteration % INTERVAL == INTERVAL - 1:
             self._look(latents.abs())
-        return {**self._ratios, "lambda": 0.0 if self._resting else self._penalty}
+        return {**self.ratios(), "lambda": 0.0 if self._resting else self._penalty}
 
     def _may_shrink(self, latents: Tensor) -> Tensor:
         may = torch.ones_like(latents, dtype=torch.bool)
@@ -62,10 +61,14 @@ class FaithfulDHP(Search):
 
     def _look(self, magnitude: Tensor) -> None:
         mask = protect(self.hyper.plan, magnitude - THRESHOLD, FLOOR)
-        costs, dense = CostModel(self.hyper.plan).value(mask), self.hyper.dense_cost()
+        costs, dense = self.hyper.cost_of(mask), self.hyper.dense_cost()
         self._ratios = {"macs_ratio": costs.macs / dense.macs, "params_ratio": costs.params / dense.params}
         budget = self.settings.budget
         self._resting = self._ratios[f"{budget.kind}_ratio"] <= budget.keep_ratio + MARGIN
+
+    def ratios(self) -> dict[str, float]:
+        """Return what a cut at the threshold would keep; the forward stays unmasked, as published."""
+        return dict(self._ratios)
 
     def scores_signed(self) -> Tensor:
         """Return the latents as one flat vector."""

@@ -46,6 +46,12 @@ class Book:
         self.positions[name] = self.positions.get(name, 0) + positions
         self.kinds[name] = kind
 
+    def pin(self, atoms: Any, reason: str) -> None:
+        """Pin the atoms of a value, or of each value of a list; what has none is passed over."""
+        for part in atoms if isinstance(atoms, list) else [atoms]:
+            if isinstance(part, Tensor):
+                self.ties.pin(part, reason)
+
 
 class Call(NamedTuple):
     """One node of the graph, as a rule sees it."""
@@ -70,6 +76,11 @@ class Call(NamedTuple):
             return type(self.module).__name__
         target = self.node.target
         return target if isinstance(target, str) else getattr(target, "__name__", str(target))
+
+    @property
+    def source(self) -> fx.Node:
+        """The node whose value goes in first."""
+        return self.argument(0, "input")
 
     def argument(self, index: int, name: str, default: Any = None) -> Any:
         """Return an argument given by position or by name."""
@@ -99,6 +110,7 @@ class Call(NamedTuple):
 def _canonical_names(network: nn.Module) -> dict[str, str]:
     first: dict[int, str] = {}
     names = {}
-    for name, tensor in network.named_parameters(remove_duplicate=False):
+    named = [*network.named_parameters(remove_duplicate=False), *network.named_buffers(remove_duplicate=False)]
+    for name, tensor in named:
         names[name] = first.setdefault(id(tensor), name)
     return names

@@ -79,9 +79,11 @@ def fit(plan: ChannelPlan, scores: Tensor, budget: Budget) -> Tensor:
     Raises:
         BudgetError: floors or pinned groups stand in the way, or the widths are too coarse for the tolerance.
     """
-    chooser = _Chooser(plan, scores.detach().double().cpu(), budget)
     if budget.keep_ratio == 1:
         return torch.ones(plan.size, dtype=torch.bool)
+    if not plan.prunable:
+        raise BudgetError(f"the network has no channels to prune; pinned: {_pinned(plan)}")
+    chooser = _Chooser(plan, scores.detach().double().cpu(), budget)
     chooser.check_reachable()
     widths = chooser.exchange(chooser.fill(chooser.bisect()))
     chooser.check_met(widths)
@@ -92,11 +94,11 @@ class _Chooser:
     """Widths as levels: for each group the position in its list of allowed widths."""
 
     def __init__(self, plan: ChannelPlan, scores: Tensor, budget: Budget) -> None:
-        self._plan, self._budget, self._scores = plan, budget, scores
+        self._plan, self._budget, self._scores = plan, budget, _without_ties(plan, scores)
         self._cost = CostModel(plan)
         self._dense = getattr(self._cost.value(torch.ones(plan.size)), budget.kind)
         self._allowed = [allowed_widths(group, budget) for group in plan.prunable]
-        self._order = [torch.argsort(scores[group.span], descending=True, stable=True) for group in plan.prunable]
+        self._order = [torch.argsort(self._scores[group.span], descending=True) for group in plan.prunable]
 
     def mask(self, levels: list[int]) -> Tensor:
         mask = torch.zeros(self._plan.size, dtype=torch.bool)
@@ -184,11 +186,10 @@ class _Chooser:
         least = self.ratio([0] * len(self._allowed))
         if least <= self._budget.keep_ratio + self._budget.tolerance:
             return
-        pinned = [f"{group.name} ({group.reason})" for group in self._plan.groups if not group.prunable]
         raise BudgetError(
             f"a kept fraction of {self._budget.keep_ratio:g} of {self._budget.kind} cannot be met: with every prunable "
             f"group at its floor (min_width {self._budget.min_width}, multiples of {self._budget.round_to}) "
-            f"{least:.4f} remains. Lower min_width or round_to, or ask for more; pinned: {', '.join(pinned)}"
+            f"{least:.4f} remains. Lower min_width or round_to, or ask for more; pinned: {_pinned(self._plan)}"
         )
 
     def check_met(self, levels: list[int]) -> None:
@@ -199,6 +200,16 @@ class _Chooser:
                 f"{self._budget.keep_ratio:g} within {self._budget.tolerance:g}: multiples of {self._budget.round_to} "
                 "are too coarse for this network. Lower round_to or raise the tolerance"
             )
+
+
+def _pinned(plan: ChannelPlan) -> str:
+    return ", ".join(f"{group.name} ({group.reason})" for group in plan.groups if not group.prunable)
+
+
+def _without_ties(plan: ChannelPlan, scores: Tensor) -> Tensor:
+    """Put equal scores in an order that narrows every group alike."""
+    rank = torch.cat([1 - torch.arange(group.width).double() / group.width for group in plan.prunable])
+    return scores + 1e-9 * (1 + float(scores.abs().max())) * rank
 
 
 def allowed_widths(group: Group, budget: Budget) -> list[int]:
@@ -223,7 +234,7 @@ def split(plan: ChannelPlan, flat: Tensor) -> dict[str, Tensor]:
 
 def join(plan: ChannelPlan, parts: Mapping[str, Tensor]) -> Tensor:
     """Concatenate one vector for each prunable group into a flat one."""
-    return torch.cat([parts[group.name] for group in plan.prunable])
+    return torch.cat([parts[group.name] for group in plan.prunable]) if plan.prunable else torch.zeros(0)
 
 
 def protect(plan: ChannelPlan, life: Tensor, min_width: int) -> Tensor:

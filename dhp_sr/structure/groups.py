@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dhp_sr.structure.book import Book, Call
-from dhp_sr.structure.rules import rule_for
+from dhp_sr.structure.rules import pinned, rule_for
 from dhp_sr.structure.ties import along
 from dhp_sr.structure.trace import trace
 
@@ -118,7 +118,7 @@ def _walk(network: nn.Module, example_input: Tensor, exclude: Sequence[str]) -> 
         call = Call(node, module, traced.values[node], traced.values, atoms, book)
         atoms[node] = _visit(call)
         if any(fnmatch.fnmatch(call.layer, pattern) for pattern in exclude):
-            _pin(book, atoms[node], "excluded by name")
+            book.pin(atoms[node], "excluded by name")
     return book
 
 
@@ -130,9 +130,13 @@ def _visit(call: Call) -> Any:
         return _constant(call)
     if node.op == "output":
         for source in node.all_input_nodes:
-            _pin(call.book, call.atoms.get(source), "output of the network")
+            call.book.pin(call.atoms.get(source), "output of the network")
         return None
-    return rule_for(node, call.module)(call)
+    rule = rule_for(node, call.module)
+    try:
+        return rule(call)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        return pinned(call, f"{call.operator} at {call.layer} is called in a way its rule does not know: {error}")
 
 
 def _input(call: Call) -> Any:
@@ -156,17 +160,12 @@ def _constant(call: Call) -> Tensor | None:
     return along(call.book.produce(name, long[0], shape[long[0]], name), len(shape), long[0])
 
 
-def _pin(book: Book, atoms: Any, reason: str) -> None:
-    for part in atoms if isinstance(atoms, list) else [atoms]:
-        if isinstance(part, Tensor):
-            book.ties.pin(part, reason)
-
-
 def _group(book: Book) -> tuple[tuple[Group, ...], dict[int, int]]:
     """Gather classes with the same producers into groups; returns them and the flat place of each class."""
-    reasons, members = book.ties.reasons(), {}
+    reasons = book.ties.reasons()
+    members: dict[int, dict[str, None]] = {}
     for atom, root in enumerate(book.ties.roots()):
-        members.setdefault(root, dict.fromkeys(())).update({book.ties.producer[atom]: None})
+        members.setdefault(root, {})[book.ties.producer[atom]] = None
     bundles: dict[tuple, list[int]] = {}
     for root, producers in members.items():
         bundles.setdefault((tuple(producers), root in reasons), []).append(root)

@@ -121,9 +121,9 @@ def _resize_conv(layer: nn.Module, prefix: str, old: Shapes, new: Shapes) -> Sha
 
 
 def _groups(groups: int, old: Shape, new: Shape) -> int:
-    """Number of groups after the change; a depthwise convolution (one channel per group) is the first case too."""
+    """Number of groups after the change: a depthwise convolution loses groups, any other narrows all of them alike."""
     channels_per_group = old[0] // groups
-    if groups > 1 and old[1] == new[1] and new[0] % channels_per_group == 0:
+    if groups > 1 and old[1] == new[1] == 1 and new[0] % channels_per_group == 0:
         return new[0] // channels_per_group
     return groups
 

@@ -14,15 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from dhp_sr.structure.book import Call
-from dhp_sr.structure.ties import along, tie_all
+from dhp_sr.structure.ties import along, collapse, tie_all
 
 Rule = Callable[[Call], Any]
 
 
 def pinned(call: Call, reason: str) -> Any:
     """Pin every input of a call, and its result; `reason` is shown in the plan."""
-    for node in call.tensors():
-        call.book.ties.pin(call.atoms[node], reason)
+    for node in call.node.all_input_nodes:
+        call.book.pin(call.atoms.get(node), reason)
     return _fresh(call, call.value, reason)
 
 
@@ -43,7 +43,7 @@ def unknown(call: Call) -> Any:
 
 def convolution(call: Call) -> Tensor:
     """Convolution: new output channels; a depthwise one hands its input's channels on."""
-    module, source = call.module, call.node.args[0]
+    module, source = call.module, call.source
     weight, incoming = f"{call.layer}.weight", call.channels(source)
     call.book.multiply(weight, math.prod(call.value.shape[2:]), "conv")
     if module.groups == 1:
@@ -66,7 +66,7 @@ def _tie_groups(call: Call, channels: Tensor, groups: int) -> Tensor:
 
 def transposed_convolution(call: Call) -> Tensor:
     """Transposed convolution: its weight is (in, out, ...), and each entry meets every input position."""
-    module, source = call.module, call.node.args[0]
+    module, source = call.module, call.source
     if module.groups != 1:
         return pinned(call, f"grouped transposed convolution at {call.layer} has no rule")
     weight = f"{call.layer}.weight"
@@ -77,7 +77,7 @@ def transposed_convolution(call: Call) -> Tensor:
 
 def linear(call: Call) -> Tensor:
     """Linear layer on the last axis."""
-    weight, source = f"{call.layer}.weight", call.node.args[0]
+    weight, source = f"{call.layer}.weight", call.source
     call.book.multiply(weight, math.prod(call.value.shape[1:-1]), "linear")
     call.book.own(weight, 1, call.channels(source, dim=-1))
     return _outgoing(call, call.book.produce(weight, 0, call.module.out_features, call.layer), dim=-1)
@@ -91,7 +91,7 @@ def _outgoing(call: Call, channels: Tensor, dim: int = 1) -> Tensor:
 
 def per_channel(call: Call) -> Tensor:
     """A norm with statistics of its own for every channel, or a PReLU: its vectors follow their channels."""
-    channels = call.channels(call.node.args[0])
+    channels = call.channels(call.source)
     state = dict(call.module.named_parameters(recurse=False)) | dict(call.module.named_buffers(recurse=False))
     for name, tensor in state.items():
         if tensor is not None and tensor.dim() == 1 and len(tensor) == len(channels) > 1:
@@ -107,7 +107,7 @@ def elementwise(call: Call) -> Any:
 
 def spatial(call: Call) -> Tensor:
     """Pooling, resizing or padding inside each channel."""
-    return call.spread(call.channels(call.node.args[0]))
+    return call.spread(call.channels(call.source))
 
 
 def combine(call: Call) -> Any:
@@ -138,16 +138,21 @@ def divide(call: Call) -> Any:
 
 def concatenate(call: Call) -> Tensor:
     """Concatenation: along channels, one after the other; along another axis, tied."""
-    nodes, dim = call.node.args[0], call.argument(1, "dim", 0)
+    parts, dim = call.argument(0, "tensors"), call.argument(1, "dim", 0)
     rank = call.value.dim()
+    if isinstance(parts, fx.Node):  # the list that another operator returned
+        width = call.values[parts][0].shape[1]
+        channels = [collapse(atoms, width, 1, call.book.ties) for atoms in call.atoms[parts]]
+    else:
+        channels = [call.channels(node) for node in parts]
     if dim % rank != 1:
-        return tie_all([call.spread(call.channels(node)) for node in nodes], call.book.ties)
-    return call.spread(torch.cat([call.channels(node) for node in nodes]))
+        return tie_all([call.spread(one) for one in channels], call.book.ties)
+    return call.spread(torch.cat(channels))
 
 
 def chunk(call: Call) -> Any:
     """Equal parts of the channels: the same places of all parts are tied, so that the parts stay equal."""
-    source, count, dim = call.node.args[0], call.argument(1, "chunks"), call.argument(2, "dim", 0)
+    source, count, dim = call.source, call.argument(1, "chunks"), call.argument(2, "dim", 0)
     rank = len(call.shape(source))
     if dim % rank != 1:
         return [call.atoms[source] for _ in call.value]
@@ -175,7 +180,7 @@ def item(call: Call) -> Any:
 
 def pixel_shuffle(call: Call) -> Tensor:
     """Every r^2 consecutive channels become one."""
-    source = call.node.args[0]
+    source = call.source
     channels = call.channels(source)
     rows = channels.reshape(call.value.shape[1], -1)
     call.book.ties.tie(rows, rows[:, :1].expand_as(rows))
@@ -184,13 +189,13 @@ def pixel_shuffle(call: Call) -> Tensor:
 
 def pixel_unshuffle(call: Call) -> Tensor:
     """Every channel becomes r^2 consecutive ones."""
-    channels = call.channels(call.node.args[0])
+    channels = call.channels(call.source)
     return call.spread(channels.repeat_interleave(call.value.shape[1] // len(channels)))
 
 
 def flatten(call: Call) -> Any:
     """(N, C, H, W) to (N, C*H*W): each channel becomes H*W consecutive features."""
-    source = call.node.args[0]
+    source = call.source
     if len(call.shape(source)) == 2 == call.value.dim():
         return call.atoms[source]
     start = call.module.start_dim if call.module is not None else call.argument(1, "start_dim", 0)
@@ -202,7 +207,7 @@ def flatten(call: Call) -> Any:
 
 def mean(call: Call) -> Any:
     """Mean over space; over channels it pins them, since fewer channels give another mean."""
-    source, dims = call.node.args[0], call.argument(1, "dim")
+    source, dims = call.source, call.argument(1, "dim")
     rank = len(call.shape(source))
     dims = [dims] if isinstance(dims, int) else dims
     if dims is None or any(dim % rank < 2 for dim in dims):

@@ -26,8 +26,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         _sync(temporary)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            error.filename = str(path)  # a full disk is reported without a name
         raise
 
 

@@ -1,16 +1,14 @@
 """Every network, the same ways: published size, shapes, records, tracing, and files made elsewhere."""
 
 import copy
-import importlib
 import json
-import warnings
 
 import pytest
 import torch
+from basicsr_modules import from_basicsr
 from torch import fx
 from torch.utils.flop_counter import FlopCounterMode
 
-from dhp_sr._compat import prepare_basicsr
 from dhp_sr.archs import ARCHS, build
 from dhp_sr.metrics import complexity
 from dhp_sr.utils.errors import UserError
@@ -40,17 +38,6 @@ SMALL = [
     ("UNet", {"num_feat": 3}),
     ("UNet", {"num_feat": 2, "num_levels": 3, "num_in_ch": 3, "num_out_ch": 3}),
 ]
-
-
-def from_basicsr(name):
-    """A module of BasicSR; the test is skipped where BasicSR is not installed."""
-    try:
-        prepare_basicsr()
-    except ModuleNotFoundError as missing:
-        pytest.skip(str(missing))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its imports are deprecated ones
-        return importlib.import_module(f"basicsr.{name}")
 
 
 @pytest.fixture(params=SMALL, ids=lambda row: f"{row[0]}-{'-'.join(f'{k}={v}' for k, v in row[1].items())}")

@@ -41,6 +41,12 @@ def test_nothing_to_say_about_good_options():
     [
         (options(name="a/b"), "name: expected the name of a folder"),
         (options(name=".."), "name: expected the name of a folder"),
+        (options(name="a\nb"), "name: expected the name of a folder"),
+        (options(name=" a"), "name: expected the name of a folder"),
+        (
+            options(datasets={"train": {**SR, **PATCHES}, "val": {**SR, "name": "../x"}}),
+            "datasets.val.name: expected a name that can be a folder's",
+        ),
         (
             options(train={"total_iter": 30}, compress={"dense_iter": 20}),
             "train.total_iter: expected more than dense_iter + search_iter (20 + 10 = 30), found 30",

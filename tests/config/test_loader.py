@@ -6,7 +6,7 @@ import math
 import pytest
 import yaml
 
-from dhp_sr.config import dump_options, load_options, resolve_path, resolve_paths
+from dhp_sr.config import dump_options, load_options, resolve_path, resolve_paths, run_path
 from dhp_sr.utils.errors import UserError
 
 GOOD = {
@@ -222,3 +222,13 @@ def test_paths_lead_from_the_working_directory_first(tmp_path, monkeypatch, writ
     assert options.datasets["train"].dataroot_gt == [str(here / "both"), str(root / "one")]
     assert options.datasets["val"].dataroot_gt == "bundled:val"
     assert options.compress.distill.teacher == str(root / "one")
+
+
+@pytest.mark.parametrize(
+    ("root", "expected"),
+    [("~/runs", "home/runs/trial"), ("runs", "project/runs/trial"), ("/runs", "/runs/trial")],
+)
+def test_where_a_run_writes(tmp_path, monkeypatch, write, root, expected):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    options = load_options(write(GOOD), [f"path.experiments_root={root}"])
+    assert run_path(options, tmp_path / "project") == tmp_path / expected

@@ -142,6 +142,14 @@ def test_damaged_database(database):
         find_images(database)[0].read()
 
 
+def test_a_database_cut_short(database):
+    """Reading beyond the end of the file would kill the process (SIGBUS)."""
+    content = (database / "data.mdb").read_bytes()
+    (database / "data.mdb").write_bytes(content[:9000])
+    with pytest.raises(UserError, match=r"hr\.lmdb: expected \d+ bytes in data\.mdb, found 9000: it is cut short"):
+        find_images(database)[0].read()
+
+
 def test_unusable_names(tmp_path, folder_of):
     with pytest.raises(UserError, match="has to be ASCII"):
         write_database(find_images(folder_of("hr", **{"grün": (8, 8)})), tmp_path / "x.lmdb")

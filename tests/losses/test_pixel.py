@@ -1,25 +1,11 @@
 """Losses against closed forms and BasicSR."""
 
-import importlib
-import warnings
-
 import pytest
 import torch
+from basicsr_modules import from_basicsr
 
-from dhp_sr._compat import prepare_basicsr
 from dhp_sr.losses import LOSSES, build_loss
 from dhp_sr.utils.errors import UserError
-
-
-def from_basicsr(name):
-    """A module of BasicSR; the test is skipped where BasicSR is not installed."""
-    try:
-        prepare_basicsr()
-    except ModuleNotFoundError as missing:
-        pytest.skip(str(missing))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its imports are deprecated ones
-        return importlib.import_module(f"basicsr.{name}")
 
 
 @pytest.mark.parametrize("name, expected", [("L1Loss", 0.5), ("MSELoss", 0.25), ("CharbonnierLoss", 0.5)])

@@ -1,16 +1,14 @@
 """PSNR and SSIM against closed forms, scikit-image and BasicSR."""
 
-import importlib
 import math
-import warnings
 
 import numpy as np
 import pytest
 import torch
+from basicsr_modules import from_basicsr
 from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from dhp_sr._compat import prepare_basicsr
 from dhp_sr.metrics import psnr_db, ssim, to_uint8
 from dhp_sr.utils.errors import UserError
 
@@ -24,17 +22,6 @@ def pictures(shape):
     smooth = (128 + 90 * np.sin(rows / 5) * np.cos(columns / 7)).reshape(shape[0], shape[1], *(1 for _ in shape[2:]))
     clean = np.clip(smooth + random.normal(0, 20, shape), 0, 255)
     return clean.astype(np.uint8), np.clip(clean + random.normal(0, 12, shape), 0, 255).astype(np.uint8)
-
-
-def from_basicsr(name):
-    """A module of BasicSR; the test is skipped where BasicSR is not installed."""
-    try:
-        prepare_basicsr()
-    except ModuleNotFoundError as missing:
-        pytest.skip(str(missing))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its imports are deprecated ones
-        return importlib.import_module(f"basicsr.{name}")
 
 
 @pytest.mark.parametrize("shape, shave", SHAPES)

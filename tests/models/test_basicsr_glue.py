@@ -91,6 +91,9 @@ def test_a_run_with_a_network_of_basicsr(make_options, tmp_path):
     assert (tmp_path / "experiments" / "tiny" / "models" / "pruned.safetensors").exists()
 
 
-def test_an_unknown_model_type(make_options):
-    with pytest.raises(UserError, match=r"'DHPModl' is unknown \(did you mean 'DHPModel'\?"):
-        basicsr_glue.build_model(make_options(model_type="DHPModl").model_dump())
+@pytest.mark.parametrize(
+    ("name", "found"), [("DHPModl", r"'DHPModl' \(did you mean 'DHPModel'\?\)"), ("SRModel", "'SRModel'")]
+)
+def test_models_that_this_program_does_not_drive(make_options, name, found):
+    with pytest.raises(UserError, match=f"model_type: expected DHPModel, found {found}"):
+        basicsr_glue.build_model(make_options(model_type=name).model_dump())

@@ -106,12 +106,51 @@ def test_a_diverged_run_keeps_its_last_state(make_options, tmp_path, folder):
     assert "the loss is" in (folder / "train.log").read_text()
 
 
-def test_a_budget_out_of_reach_fails_before_the_training(make_options, tmp_path, folder):
+@pytest.mark.parametrize("dense_iter", [0, 4])
+@pytest.mark.parametrize(
+    ("compress", "expected"),
+    [
+        ({"target": {"macs": 0.01}, "tolerance": 0.001}, "cannot be met"),
+        ({"method": "dph"}, "did you mean 'dhp'"),
+        ({"preset": "faithful"}, "compress.parametrisation: full"),
+        ({"exclude": ["body*", "bodi.0.conv1"]}, "'bodi.0.conv1' names no layer .did you mean 'body.0.conv1'"),
+        ({"exclude": ["*"]}, "channels can be cut, found none"),
+        ({"distill": {"teacher": "/no/such.safetensors"}}, "no/such.safetensors: there is no such file"),
+    ],
+)
+def test_what_the_search_cannot_do_fails_before_the_training(
+    make_options, tmp_path, folder, compress, expected, dense_iter
+):
     from dhp_sr.utils.errors import UserError
 
-    with pytest.raises(UserError):
-        run(make_options(compress={"target": {"macs": 0.01}, "tolerance": 0.001}), tmp_path)
-    assert not folder.exists()
+    folder.mkdir(parents=True)
+    with pytest.raises(UserError, match=expected):
+        run(make_options(compress={"dense_iter": dense_iter, **compress}), tmp_path)
+    assert [path.name for path in folder.parent.iterdir()] == ["tiny"] and not list(folder.iterdir())
+
+
+def test_a_teacher_of_another_scale(make_options, tmp_path):
+    from dhp_sr.archs import build
+    from dhp_sr.deploy import save_model
+    from dhp_sr.utils.errors import UserError
+
+    path = tmp_path / "x3.safetensors"
+    save_model(build("EDSR", num_feat=8, num_block=1, upscale=3), path)
+    with pytest.raises(UserError, match=r"x3\.safetensors does not fit: .*enlarges 3 times"):
+        run(make_options(compress={"distill": {"teacher": str(path)}}), tmp_path)
+
+
+def test_the_rehearsal_draws_no_random_numbers(make_options, tmp_path):
+    import torch
+
+    from dhp_sr.models.compression import Compression
+    from dhp_sr.models.devices import Place
+
+    faithful = make_options(compress={"preset": "faithful", "parametrisation": "full"})
+    one = Compression(faithful, Place(torch.device("cpu")), tmp_path / "dense.safetensors")
+    before = torch.get_rng_state()
+    one.rehearse()
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_tensorboard(make_options, tmp_path, folder):

@@ -145,9 +145,46 @@ def test_a_state_of_other_options(make_options, root):
         run(other, root, auto_resume=True)
 
 
-def test_a_broken_state_is_named(make_options, root):
+def test_a_broken_state_is_named_and_the_one_before_it_taken(make_options, root):
+    options, folder = make_options(), root / "experiments" / "tiny" / "training_states"
+    straight = run(options, root)
+    (folder / "13.state").write_bytes(b"\x80\x04pickle")
+    (folder / "14.state").mkdir()
+    with pytest.warns(UserWarning, match=r"13\.state: expected a training state .* going back"):
+        again = run(options, root, auto_resume=True)
+    assert [row["sets"] for row in again["rows"]] == [row["sets"] for row in straight["rows"]]
+
+
+def test_no_state_that_can_be_read(make_options, root):
     options = make_options(compress={}, train={"total_iter": 1})
     run(options, root)
-    (root / "experiments" / "tiny" / "training_states" / "2.state").write_bytes(b"\x80\x04pickle")
-    with pytest.raises(UserError, match=r"2\.state: expected a training state"):
+    (root / "experiments" / "tiny" / "training_states" / "1.state").write_bytes(b"")
+    with pytest.raises(UserError, match=r"1\.state: expected .* no older state is left: start again"):
+        run(options, root, auto_resume=True)
+
+
+def test_a_run_without_states_is_renamed_not_resumed(make_options, root):
+    options = make_options(compress={}, train={"total_iter": 1})
+    run(options, root)
+    (root / "experiments" / "tiny" / "training_states" / "1.state").unlink()
+    run(options, root, auto_resume=True)
+    (kept,) = (root / "experiments").glob("tiny_archived_*")
+    assert (kept / "models" / "dense.safetensors").exists()
+
+
+@pytest.mark.parametrize("content", [None, b"junk"])
+def test_a_lost_dense_network_shows_at_once(make_options, root, content):
+    options = make_options()
+    run(options, root)
+    dense = root / "experiments" / "tiny" / "models" / "dense.safetensors"
+    dense.unlink() if content is None else dense.write_bytes(content)
+    with pytest.raises(UserError, match=r"(?s)dense\.safetensors: .*put it back, or start again"):
+        run(options, root, auto_resume=True)
+
+
+def test_a_table_that_somebody_changed(make_options, root):
+    options = make_options(compress={}, train={"total_iter": 1})
+    run(options, root)
+    (root / "experiments" / "tiny" / "curves.csv").write_text("iteration\nmine,1\n")
+    with pytest.raises(UserError, match=r"curves\.csv: expected rows that begin with the iteration, found 'mine,1"):
         run(options, root, auto_resume=True)

@@ -4,9 +4,11 @@ import random
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from dhp_sr.models.optimisers import restore
 from dhp_sr.models.state import (
+    StateFileError,
     differences,
     load_state,
     pack,
@@ -72,6 +74,23 @@ def test_a_failed_write_leaves_the_old_state(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         save_state(tmp_path, 2, {"a": 2})
     assert [path.name for path in tmp_path.iterdir()] == ["1.state"]
+
+
+def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
+    def full(*_):
+        raise SafetensorError("No space left on device (os error 28)")
+
+    monkeypatch.setattr("dhp_sr.models.state.save_file", full)
+    with pytest.raises(OSError, match=r"2\.state: No space left"):
+        save_state(tmp_path, 2, {"a": torch.zeros(1)})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_header_is_refused(tmp_path):
+    path = save_state(tmp_path, 5, {"a": torch.zeros(1)})
+    path.write_bytes(path.read_bytes().replace(b"t0", b"t1", 1))
+    with pytest.raises(StateFileError, match="a damaged one"):
+        load_state(path)
 
 
 def test_a_pickle_is_refused_and_not_run(tmp_path):

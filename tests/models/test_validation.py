@@ -77,6 +77,15 @@ def test_noise_is_scored_as_its_level(make_options):
     assert scores["ssim_y"] == scores["ssim_rgb"]
 
 
+def test_pictures_too_small_to_score(make_options):
+    from dhp_sr.utils.errors import UserError
+
+    sr = make_options()
+    border = {"val": sr.datasets["val"].model_copy(update={"crop_border": 11})}
+    with pytest.raises(UserError, match=r"at least 33x33 pixels, found \S+0\.png \(32x32\).* lower crop_border"):
+        build_test_sets(sr.model_copy(update={"datasets": border}))
+
+
 def test_two_sets_of_one_name(make_options):
     from dhp_sr.utils.errors import UserError
 

@@ -168,6 +168,8 @@ def test_damaged_image(run, hr, tmp_path, workers):
         (("crop", "{hr}", "{out}", "--size", "48"), "c.png (45x70): lower --size"),
         (("crop", "{out}", "{out}"), "expected a folder of images, found nothing"),
         (("lr", "{hr}", "{out}", "--scale", "2", "--template", "x2"), "a template with one {}"),
+        (("lr", "{hr}", "{out}", "--scale", "2", "--template", "../{}"), "without /, found '../{}'"),
+        (("lr", "{hr}", "", "--scale", "2"), "expected the name of a folder to make"),
         (("lmdb", "{hr}", "{out}"), "expected a name that ends in .lmdb"),
         (("lmdb", "{hr}", "{hr}/a.png/x.lmdb"), "cannot write or read"),
         (("verify", "{out}.lmdb"), "expected an LMDB folder, found none"),

@@ -71,6 +71,22 @@ def test_the_ratio_follows_its_line():
     assert path(1, 0.4) == pytest.approx(0.4)
 
 
+def test_dear_channels_go_before_cheap_ones():
+    """With equal gradients everywhere the cost alone decides; equal channels go one by one."""
+    hyper = hyper_network()
+    search = make("dhp", hyper)
+    order = torch.argsort(hyper.marginal_cost("macs"))
+    for iteration in range(LENGTH // 2):
+        for latent in hyper.latents.values():
+            latent.grad = torch.ones_like(latent)
+        log = search.step(iteration)
+        if iteration % 10 == 9:
+            assert log["macs_ratio"] > path(iteration / LENGTH, 0.5) - 0.03
+    kept = hyper.mask[order].float()
+    assert kept[: len(kept) // 4].all()
+    assert not kept[-len(kept) // 4 :].all()
+
+
 def test_dhp_drops_channels_that_do_not_matter():
     """Half of each layer's filters are zero and cannot help: they go first."""
     hyper = hyper_network()

@@ -14,18 +14,12 @@ LAYERS = {
     "conv1d": (lambda: nn.Conv1d(8, 6, 3), lambda: nn.Conv1d(3, 6, 3), (1, 3, 7)),
     "depthwise": (lambda: nn.Conv2d(8, 8, 3, groups=8), lambda: nn.Conv2d(5, 5, 3, groups=5), (1, 5, 7, 7)),
     "depthwise, multiplier": (lambda: nn.Conv2d(4, 8, 3, groups=4), lambda: nn.Conv2d(3, 6, 3, groups=3), (1, 3, 7, 7)),
-    "whole groups": (lambda: nn.Conv2d(8, 12, 3, groups=4), lambda: nn.Conv2d(4, 6, 3, groups=2), (1, 4, 7, 7)),
     "inside groups": (lambda: nn.Conv2d(8, 12, 3, groups=4), lambda: nn.Conv2d(4, 8, 3, groups=4), (1, 4, 7, 7)),
     "transposed": (lambda: nn.ConvTranspose2d(8, 6, 2), lambda: nn.ConvTranspose2d(5, 4, 2), (1, 5, 7, 7)),
     "transposed depthwise": (
         lambda: nn.ConvTranspose2d(8, 8, 2, groups=8),
         lambda: nn.ConvTranspose2d(3, 3, 2, groups=3),
         (1, 3, 7, 7),
-    ),
-    "transposed groups": (
-        lambda: nn.ConvTranspose2d(8, 12, 2, groups=4),
-        lambda: nn.ConvTranspose2d(4, 6, 2, groups=2),
-        (1, 4, 7, 7),
     ),
     "linear": (lambda: nn.Linear(8, 6), lambda: nn.Linear(5, 4), (2, 5)),
     "batch norm": (lambda: nn.BatchNorm2d(8), lambda: nn.BatchNorm2d(5), (2, 5, 3, 3)),

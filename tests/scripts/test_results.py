@@ -1,0 +1,47 @@
+"""The command lines of `results.py` and `picture.py`: mistakes."""
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+
+
+def load(name):
+    path = list(sys.path)
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.path[:] = path
+    return module
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, "metrics.json: expected the file of a finished run"),
+        ({"metrics.json": "{"}, "metrics.json: expected JSON"),
+        ({"metrics.json": "[]"}, "metrics.json: expected a JSON object, found a list"),
+        ({"metrics.json": "{}", "environment.json": "{}"}, "metrics.json: expected the figures of a run"),
+        ({"metrics.json": '{"name": "a"}', "environment.json": "{}"}, "cannot read or write: .*options.yml"),
+    ],
+)
+def test_runs_that_cannot_be_kept(tmp_path, capsys, files, expected):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert load("results").main(["add", str(tmp_path), "--hardware", "x", "--minutes", "1"]) == 2
+    assert re.search(expected, capsys.readouterr().err)
+
+
+def test_a_picture_that_cannot_be_written(tmp_path, monkeypatch, capsys):
+    script = load("picture")
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(script, "draw", full)
+    assert script.main([str(tmp_path), "x.png", "--image", "a", "--crop", "0", "0", "8", "8"]) == 2
+    assert "cannot read or write: No space left" in capsys.readouterr().err
