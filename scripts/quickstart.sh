@@ -9,7 +9,7 @@ source scripts/environment.sh
 
 cat <<'TEXT'
 
-Done. In experiments/quickstart:
+Done. In the folder named above:
   models/pruned.safetensors   the small network          models/dense.safetensors   the one it came from
   metrics.json                sizes and scores           widths.txt                 what was cut where
   validation.csv curves.csv   the course of training     plots/                     the same as pictures

@@ -119,6 +119,15 @@ def _phases(options: Options) -> Iterator[Finding]:
             f"expected more than dense_iter + search_iter ({compress.dense_iter} + {compress.search_iter} = {before}), "
             f"found {total}; the rest finetunes the cut network",
         )
+    if (compress.method, compress.preset) == ("dhp", "faithful"):
+        if compress.dense_iter or options.path.pretrain_network_g:
+            yield (
+                ("compress", "preset"),
+                "faithful draws its own initial weights and would throw a trained network away: set dense_iter: 0 and "
+                "leave path.pretrain_network_g out, or preset: modern",
+            )
+        if compress.parametrisation != "full":
+            yield ("compress", "parametrisation"), "preset faithful expects full, the paper's hypernetwork"
     distill = compress.distill
     if distill and distill.teacher is None and not (compress.dense_iter or options.path.pretrain_network_g):
         yield (
@@ -178,9 +187,9 @@ def _idle_in_search(options: Options) -> Iterator[Finding]:
     if compress is None:
         return
     if compress.method in _CONTROLS:
-        names, reason = ("latent_lr", "penalty"), f"method {compress.method} has no latents to move"
+        names, reason = ("preset", "latent_lr", "penalty"), f"method {compress.method} has no latents to move"
     elif compress.preset == "modern":
-        names, reason = ("penalty",), "the modern preset finds its own"
+        names, reason = ("latent_lr", "penalty"), "the modern preset finds its own"
     else:
         return
     for name in names:

@@ -5,7 +5,6 @@
 Each state has its own optimiser. `advance` moves from state to state, `step` takes one training step.
 """
 
-import fnmatch
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -17,16 +16,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dhp_sr.config.schema import Options
-from dhp_sr.deploy import load_model
-from dhp_sr.hyper import HyperNet, convert
+from dhp_sr.hyper import HyperNet
 from dhp_sr.losses import build_loss
 from dhp_sr.models.devices import Place
-from dhp_sr.models.networks import build_plain, check_fit, example_input, load_file
+from dhp_sr.models.networks import build_plain, load_file
 from dhp_sr.models.optimisers import build_optimiser, carry_moments, restore, set_learning_rate
 from dhp_sr.models.phases import PhaseName, Schedule
-from dhp_sr.search import Search, build_search
+from dhp_sr.models.searching import begin_search, convert_plain, open_teacher, rehearse
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.names import nearest
 
 
 class Compression:
@@ -75,22 +72,8 @@ class Compression:
             UserError: the network cannot be traced, the budget cannot be met, method and preset do not fit, a pattern
                 excludes nothing, or the teacher's file does not fit.
         """
-        compress = self.options.compress
-        if compress is None:
-            return
-        self._check_exclude()
-        cuda = [self.place.device] if self.place.device.type == "cuda" else []
-        with torch.random.fork_rng(cuda):  # the run draws what it would have drawn without a rehearsal
-            hyper = self._convert(self.network)
-            if not hyper.plan.prunable:
-                raise UserError(
-                    "expected layers whose channels can be cut, found none: compress.exclude or the network pins all"
-                )
-            rules = {"tolerance": compress.tolerance, "round_to": compress.round_to, "min_width": compress.min_width}
-            hyper.prune_to(**{compress.target.kind: compress.target.keep_ratio}, **rules)
-            self._build_search(hyper)
-        if compress.distill and compress.distill.teacher:
-            self._load_teacher(compress.distill.teacher)
+        if self.options.compress is not None:
+            rehearse(self.network, self.options, self.place)
 
     def advance(self, iteration: int) -> list[PhaseName]:
         """Bring the network into the state for step `iteration` (from 0); return the phases entered on the way."""
@@ -173,7 +156,7 @@ class Compression:
         if state["phase"] == "finetune":
             self.network.set_masks({name: mask.to(self.place.device) for name, mask in state["masks"].items()})
             self.masks, self.report = state["masks"], state["report"]
-            self._finetune(self.network.cut())
+            self._finetune(self.network.cut(check=False))  # weights follow; it was checked when it was made
         self.network.load_state_dict(state["network"])
         restore(self.optimiser, state["optimiser"])
         if self.search is not None:
@@ -183,40 +166,10 @@ class Compression:
 
     def _begin_search(self) -> None:
         plain, moments = self.network, self.optimiser
-        hyper = self._convert(plain)
+        hyper = convert_plain(plain, self.options, self.place)
         self._enter("search", hyper)
         carry_moments(moments, plain, self.optimiser, hyper.network)
-        self.search = self._build_search(hyper)
-
-    def _build_search(self, hyper: HyperNet) -> Search:
-        compress = self.options.compress
-        return build_search(
-            compress.method,
-            hyper,
-            preset=compress.preset,
-            kind=compress.target.kind,
-            keep_ratio=compress.target.keep_ratio,
-            tolerance=compress.tolerance,
-            round_to=compress.round_to,
-            min_width=compress.min_width,
-            iterations=compress.search_iter,
-            seed=self.options.manual_seed,
-            latent_lr=compress.latent_lr,
-            penalty=compress.penalty,
-        )
-
-    def _check_exclude(self) -> None:
-        layers = [name for name, module in self.network.named_modules() if not any(module.children())]
-        for pattern in self.options.compress.exclude:
-            if not fnmatch.filter(layers, pattern):
-                raise UserError(
-                    f"compress.exclude: {pattern!r} names no layer{nearest(pattern, layers)}; the layers are "
-                    f"{', '.join(layers[:5])}, ... and patterns such as 'body.*' name several"
-                )
-
-    def _convert(self, network: nn.Module) -> HyperNet:
-        compress, example = self.options.compress, example_input(network).to(self.place.device)
-        return convert(network, example, parametrisation=compress.parametrisation, exclude=tuple(compress.exclude))
+        self.search = begin_search(hyper, self.options)
 
     def _cut(self) -> None:
         hyper: HyperNet = self.network
@@ -245,11 +198,7 @@ class Compression:
 
     def _load_teacher(self, path: str | None) -> nn.Module:
         if path:
-            teacher = load_model(path)
-            try:
-                check_fit(teacher, "the teacher", self.options)
-            except UserError as error:
-                raise UserError(f"compress.distill.teacher: {path} does not fit: {error}") from error
+            teacher = open_teacher(path, self.options)
         else:
             teacher = build_plain(self.options)
             load_file(teacher, self.dense_file)

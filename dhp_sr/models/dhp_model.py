@@ -108,7 +108,7 @@ class DHPModel:
             UserError: it is one of other options (every differing key is named), or the dense network's file is lost.
         """
         tree = load_state(Path(path))
-        found = differences(tree["options"], self._fixed())
+        found = differences(_without_free(tree["options"]), self._fixed())
         if found:
             advice = "set them as they were, or start again without --auto_resume (this run is kept under another name)"
             raise UserError(f"{path}: the state belongs to other options; {advice}:\n  " + "\n  ".join(found))
@@ -125,9 +125,10 @@ class DHPModel:
 
     def keep_if_best(self, current_iter: int, scores: Mapping[str, Mapping[str, float]]) -> None:
         """Write `models/best.safetensors` if the mean PSNR over the test sets is the highest so far."""
-        mean = sum(one["psnr_y_db"] for one in scores.values()) / len(scores)
-        if not self.best or mean > self.best["psnr_y_db"]:
-            self.best = {"iteration": current_iter, "psnr_y_db": mean}
+        key = "psnr_y_db" if self.options.scale > 1 else "psnr_rgb_db"
+        mean = sum(one[key] for one in scores.values()) / len(scores)
+        if not self.best or mean > self.best[key]:
+            self.best = {"iteration": current_iter, key: mean}
             self.save_network("best", scores=finite(scores), training={"iterations": current_iter})
 
     def model_path(self, name: str) -> Path:
@@ -161,13 +162,25 @@ class DHPModel:
     def _fixed(self) -> dict[str, Any]:
         whole = self.options.model_dump(mode="json")
         data = {key: value for key, value in whole["datasets"].get("train", {}).items() if key not in _FREE_IN_DATA}
-        return {**{key: whole[key] for key in FIXED}, "datasets": {"train": data}, "processes": self.place.world_size}
+        fixed = {**{key: whole[key] for key in FIXED}, "datasets": {"train": data}, "processes": self.place.world_size}
+        return _without_free(fixed)
 
     def _as_test_set(self, loader: Any) -> TestSet:
         scale, options = self.options.scale, getattr(loader.dataset, "opt", {})
         border = options.get("crop_border")
         usual = scale if scale > 1 else 0
         return TestSet(options.get("name", "val"), loader.dataset, scale, usual if border is None else border)
+
+
+_FREE_IN_COMPRESS = ("tolerance", "round_to", "min_width")
+"""Keys of `compress` that may change, so that a search whose budget was missed by a little need not start again."""
+
+
+def _without_free(fixed: dict[str, Any]) -> dict[str, Any]:
+    compress = fixed["compress"]
+    if compress:
+        compress = {key: value for key, value in compress.items() if key not in _FREE_IN_COMPRESS}
+    return {**fixed, "compress": compress}
 
 
 _FREE_IN_DATA = ("name", "dataroot_gt", "dataroot_lq", "cache", "num_worker_per_gpu")

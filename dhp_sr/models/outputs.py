@@ -27,15 +27,12 @@ def finish(model: DHPModel, run: RunFolder, sets: Sequence[TestSet]) -> dict[str
     """Write models, scores, costs and widths of a finished run; return the content of metrics.json."""
     options, schedule = model.options, model.compression.schedule
     final = "pruned" if schedule.searches else "dense"
-    training = {"iterations": schedule.total_iter, "moving_average": model.compression.average is not None}
-    parent = {"parent": "dense.safetensors"} if schedule.searches else {}
-    model.save_network(final, training=training, achieved=_achieved(model), **parent)
+    model.save_network(final, **_facts(model))
     networks = _final_networks(model, run, final)
     iterations = {"dense": schedule.dense_iter, final: schedule.total_iter}
-    rows = [
-        _input_row(options, sets),
-        *(_row(name, networks[name], iterations[name], model, sets) for name in networks),
-    ]
+    scored = [name for name in networks if name == final or _is_trained(options)]
+    rows = [_input_row(options, sets), *(_row(name, networks[name], iterations[name], model, sets) for name in scored)]
+    model.save_network(final, scores=finite(rows[-1]["sets"]), **_facts(model))
     _add_latencies(rows, networks)
     if schedule.searches:
         _write_widths(model, run, networks)
@@ -56,6 +53,22 @@ def finish(model: DHPModel, run: RunFolder, sets: Sequence[TestSet]) -> dict[str
     write_json(run.path / "metrics.json", metrics)
     write_reports(run.path)
     return metrics
+
+
+def _is_trained(options: Options) -> bool:
+    """Return whether the dense network has learned anything by the time the search begins."""
+    return options.compress is None or options.compress.dense_iter > 0 or bool(options.path.pretrain_network_g)
+
+
+def _facts(model: DHPModel) -> dict[str, Any]:
+    """Return what the final model's file says beside the network itself."""
+    schedule = model.compression.schedule
+    training = {"iterations": schedule.total_iter, "moving_average": model.compression.average is not None}
+    facts: dict[str, Any] = {"training": training}
+    if schedule.searches:
+        groups = {group["name"]: group["after"] for group in model.compression.report["groups"]}
+        facts |= {"parent": "dense.safetensors", "achieved": _achieved(model), "groups": groups}
+    return facts
 
 
 def _task(options: Options) -> str:

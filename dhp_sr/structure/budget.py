@@ -39,10 +39,12 @@ class Budget:
         """Refuse what cannot be meant.
 
         Raises:
-            BudgetError: an unknown kind, or a fraction outside (0, 1].
+            BudgetError: an unknown kind, a fraction outside (0, 1], or widths below 1.
         """
         if self.kind not in ("macs", "params"):
             raise BudgetError(f"a budget is of kind macs or params, found {self.kind!r}")
+        if self.round_to < 1 or self.min_width < 1:
+            raise BudgetError(f"round_to and min_width must be at least 1, found {self.round_to} and {self.min_width}")
         if not 0 < self.keep_ratio <= 1:
             raise BudgetError(f"the kept fraction of {self.kind} must lie in (0, 1], found {self.keep_ratio}")
 
@@ -233,7 +235,16 @@ def split(plan: ChannelPlan, flat: Tensor) -> dict[str, Tensor]:
 
 
 def join(plan: ChannelPlan, parts: Mapping[str, Tensor]) -> Tensor:
-    """Concatenate one vector for each prunable group into a flat one."""
+    """Concatenate one vector for each prunable group into a flat one.
+
+    Raises:
+        ValueError: a group has no vector, or one of another length, or one that is not finite.
+    """
+    for group in plan.prunable:
+        found = parts.get(group.name)
+        if found is None or tuple(found.shape) != (group.width,) or not torch.isfinite(found).all():
+            shape = "none" if found is None else f"shape {tuple(found.shape)}"
+            raise ValueError(f"{group.name}: expected finite numbers of shape ({group.width},), found {shape}")
     return torch.cat([parts[group.name] for group in plan.prunable]) if plan.prunable else torch.zeros(0)
 
 

@@ -13,6 +13,8 @@ from dhp_sr.structure.book import Book, Call
 from dhp_sr.structure.rules import pinned, rule_for
 from dhp_sr.structure.ties import along
 from dhp_sr.structure.trace import trace
+from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.names import nearest
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,9 @@ def make_plan(network: nn.Module, example_input: Tensor, exclude: Sequence[str] 
 
     Raises:
         TraceError: the network cannot be traced or run.
+        UserError: a pattern names no layer.
     """
+    exclude = [exclude] if isinstance(exclude, str) else exclude
     book = _walk(network, example_input, exclude)
     groups, channel_of = _group(book)
     size = sum(group.width for group in groups if group.prunable)
@@ -119,7 +123,17 @@ def _walk(network: nn.Module, example_input: Tensor, exclude: Sequence[str]) -> 
         atoms[node] = _visit(call)
         if any(fnmatch.fnmatch(call.layer, pattern) for pattern in exclude):
             book.pin(atoms[node], "excluded by name")
+    _check_names(exclude, [str(node.target) for node in traced.graph_module.graph.nodes if node.op == "call_module"])
     return book
+
+
+def _check_names(patterns: Sequence[str], layers: Sequence[str]) -> None:
+    for pattern in patterns:
+        if not fnmatch.filter(layers, pattern):
+            raise UserError(
+                f"exclude: {pattern!r} names no layer{nearest(pattern, layers)}; the layers are "
+                f"{', '.join(layers[:5])}, ... and patterns such as 'body.*' name several"
+            )
 
 
 def _visit(call: Call) -> Any:

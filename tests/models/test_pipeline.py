@@ -114,7 +114,7 @@ def test_a_diverged_run_keeps_its_last_state(make_options, tmp_path, folder):
         ({"method": "dph"}, "did you mean 'dhp'"),
         ({"preset": "faithful"}, "compress.parametrisation: full"),
         ({"exclude": ["body*", "bodi.0.conv1"]}, "'bodi.0.conv1' names no layer .did you mean 'body.0.conv1'"),
-        ({"exclude": ["*"]}, "channels can be cut, found none"),
+        ({"exclude": ["*"]}, "no channels to prune; pinned: "),
         ({"distill": {"teacher": "/no/such.safetensors"}}, "no/such.safetensors: there is no such file"),
     ],
 )

@@ -63,6 +63,12 @@ def test_refusals_say_why():
         hyper.prune_to(macs=1.5)
     with pytest.raises(ValueError, match="exactly one of macs, params"):
         hyper.prune_to()
+    with pytest.raises(BudgetError, match="at least 1, found 0 and 8"):
+        hyper.prune_to(macs=0.5, round_to=0, min_width=8)
+    with pytest.raises(ValueError, match=r"conv_first: expected finite numbers of shape \(16,\), found none"):
+        hyper.prune_to(macs=0.5, scores={})
+    with pytest.raises(ValueError, match="conv_first: expected finite numbers"):
+        hyper.prune_to(macs=0.5, scores={name: mask / 0 for name, mask in hyper.masks.items()})
     assert hyper.mask.all()
 
 
@@ -78,3 +84,18 @@ def test_marginal_cost_is_the_derivative_of_the_cost(case):
             step[place] = 1e-3
             up, down = (float(getattr(costs(mask + sign * step), kind)) for sign in (1, -1))
             assert float(marginal[place]) == pytest.approx((up - down) / 2e-3, rel=1e-6)
+
+
+def test_a_network_without_prunable_channels_is_refused():
+    hyper = convert(torch.nn.Sequential(torch.nn.Conv2d(1, 1, 3)), torch.rand(1, 1, 8, 8))
+    hyper.set_masks({})
+    with pytest.raises(BudgetError, match="no channels to prune; pinned: "):
+        hyper.prune_to(macs=0.5)
+
+
+def test_equal_scores_narrow_every_group_alike():
+    plain = build("UNet", num_feat=32, num_levels=5)
+    report = convert(plain, torch.rand(1, 1, 64, 64)).prune_to(macs=0.4, round_to=1)
+    dense = {group.name: group.width for group in make_plan(plain, torch.rand(1, 1, 64, 64)).prunable}
+    shares = sorted(width / dense[name] for name, width in report.widths.items())
+    assert shares[len(shares) * 3 // 4] - shares[0] < 0.05  # what is left over goes to the cheapest

@@ -6,6 +6,7 @@ from networks import CASES, example, network
 from torch import nn
 
 from dhp_sr.structure import TraceError, make_plan
+from dhp_sr.utils.errors import UserError
 
 
 def as_text(plan):
@@ -30,6 +31,12 @@ def test_excluded_layers_stay():
     plain = network("edsr_x4")
     plan = make_plan(plain, example(plain), exclude=["body.0.*"])
     assert {group.name for group in plan.groups if group.reason == "excluded by name"} >= {"body.0.conv1"}
+
+
+def test_an_exclusion_that_names_nothing_is_refused():
+    plain = network("edsr_x4")
+    with pytest.raises(UserError, match=r"'bodi.0.conv1' names no layer \(did you mean 'body.0.conv1'\?\)"):
+        make_plan(plain, example(plain), exclude="bodi.0.conv1")
 
 
 class Branching(nn.Module):

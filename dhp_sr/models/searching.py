@@ -1,0 +1,69 @@
+"""From the options to a hyper network and its search, and the rehearsal of both before any training."""
+
+import torch
+from torch import nn
+
+from dhp_sr.config.schema import Options
+from dhp_sr.deploy import load_model
+from dhp_sr.hyper import HyperNet, convert
+from dhp_sr.models.devices import Place
+from dhp_sr.models.networks import check_fit, example_input
+from dhp_sr.search import Search, build_search
+from dhp_sr.utils.errors import UserError
+
+
+def convert_plain(network: nn.Module, options: Options, place: Place) -> HyperNet:
+    """Convert a plain network as `compress` says; it is left as it was."""
+    compress, example = options.compress, example_input(network).to(place.device)
+    return convert(network, example, parametrisation=compress.parametrisation, exclude=tuple(compress.exclude))
+
+
+def begin_search(hyper: HyperNet, options: Options) -> Search:
+    """Make the search that `compress` names."""
+    compress = options.compress
+    return build_search(
+        compress.method,
+        hyper,
+        preset=compress.preset,
+        kind=compress.target.kind,
+        keep_ratio=compress.target.keep_ratio,
+        tolerance=compress.tolerance,
+        round_to=compress.round_to,
+        min_width=compress.min_width,
+        iterations=compress.search_iter,
+        seed=options.manual_seed,
+        latent_lr=compress.latent_lr,
+        penalty=compress.penalty,
+    )
+
+
+def rehearse(network: nn.Module, options: Options, place: Place) -> None:
+    """Convert and prune a copy, so that what would fail after hours of training fails before them.
+
+    Raises:
+        UserError: the network cannot be traced, the budget cannot be met, method and preset do not fit, a pattern
+            excludes nothing, or the teacher's file does not fit.
+    """
+    compress = options.compress
+    cuda = [place.device] if place.device.type == "cuda" else []
+    with torch.random.fork_rng(cuda):  # the run draws what it would have drawn without a rehearsal
+        hyper = convert_plain(network, options, place)
+        rules = {"tolerance": compress.tolerance, "round_to": compress.round_to, "min_width": compress.min_width}
+        hyper.prune_to(**{compress.target.kind: compress.target.keep_ratio}, **rules)
+        begin_search(hyper, options)
+    if compress.distill and compress.distill.teacher:
+        open_teacher(compress.distill.teacher, options)
+
+
+def open_teacher(path: str, options: Options) -> nn.Module:
+    """Load `compress.distill.teacher`.
+
+    Raises:
+        UserError: the file is no model, or one for other images.
+    """
+    teacher = load_model(path)
+    try:
+        check_fit(teacher, "the teacher", options)
+    except UserError as error:
+        raise UserError(f"compress.distill.teacher: {path} does not fit: {error}") from error
+    return teacher
