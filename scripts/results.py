@@ -50,8 +50,7 @@ def add(arguments: argparse.Namespace) -> int:
     if not isinstance(name, str):
         raise UserError(f"{run / 'metrics.json'}: expected the figures of a run, found none with a name")
     facts = {"hardware": arguments.hardware, "minutes": arguments.minutes, "note": arguments.note}
-    options = (run / "options.yml").read_text(encoding="utf-8")
-    write_json(ROOT / "results" / f"{name}.json", {**facts, **kept, "options": options})
+    write_json(ROOT / "results" / f"{name}.json", {**facts, **kept})
     print(f"results/{name}.json")
     return 0
 
