@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from .modes import evaluating
+
 WARM_UP = 2  # untimed passes: first allocations, choice of kernels
 
 
@@ -95,7 +97,7 @@ def _measure(
         stack.enter_context(_thread_count(threads))
         stack.enter_context(torch.no_grad())
         for network in networks.values():
-            stack.enter_context(_evaluating(network))
+            stack.enter_context(evaluating(network))
         inputs = {name: _example(network, input_shape) for name, network in networks.items()}
         for turn in range(WARM_UP + repeats):
             for name, network in networks.items():
@@ -142,14 +144,3 @@ def _thread_count(threads: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

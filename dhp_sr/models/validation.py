@@ -1,7 +1,6 @@
 """Scores of a network on test sets. Always float32, whatever the training ran in."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from dhp_sr.config.schema import Options, ValDataset
 from dhp_sr.data.bicubic import upscale
 from dhp_sr.data.build import build_val_set
 from dhp_sr.data.images import to_color
-from dhp_sr.metrics import psnr_db, ssim, to_uint8
+from dhp_sr.metrics import evaluating, psnr_db, ssim, to_uint8
 from dhp_sr.metrics.psnr_ssim import WINDOW
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_path
@@ -83,7 +82,7 @@ def evaluate(
     Returns:
         psnr_y_db, ssim_y, psnr_rgb_db, ssim_rgb (means over the pictures) and images (their number).
     """
-    with _evaluating(network), torch.no_grad():
+    with evaluating(network), torch.no_grad():
         return _score(lambda item: restore(network, item, test_set.scale, device), test_set, save_to)
 
 
@@ -147,14 +146,3 @@ def _size_multiple(network: nn.Module) -> int:
 def _save_png(picture: Picture, path: Path) -> None:
     with atomic_path(path) as temporary:
         Image.fromarray(picture.squeeze()).save(temporary, format="PNG")
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -26,7 +26,6 @@ def load(name):
         ({"metrics.json": "{"}, "metrics.json: expected JSON"),
         ({"metrics.json": "[]"}, "metrics.json: expected a JSON object, found a list"),
         ({"metrics.json": "{}", "environment.json": "{}"}, "metrics.json: expected the figures of a run"),
-        ({"metrics.json": '{"name": "a"}', "environment.json": "{}"}, "cannot read or write: .*options.yml"),
     ],
 )
 def test_runs_that_cannot_be_kept(tmp_path, capsys, files, expected):
