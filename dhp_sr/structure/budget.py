@@ -87,7 +87,7 @@ def fit(plan: ChannelPlan, scores: Tensor, budget: Budget) -> Tensor:
         raise BudgetError(f"the network has no channels to prune; pinned: {_pinned(plan)}")
     chooser = _Chooser(plan, scores.detach().double().cpu(), budget)
     chooser.check_reachable()
-    widths = chooser.exchange(chooser.fill(chooser.bisect()))
+    widths = chooser.choose()
     chooser.check_met(widths)
     return chooser.mask(widths)
 
@@ -115,23 +115,48 @@ class _Chooser:
         """Sum of the scores kept."""
         return float(self._scores[self.mask(levels)].sum())
 
-    def bisect(self) -> list[int]:
-        """Return the levels of the lowest threshold whose cost does not exceed the budget."""
+    def choose(self) -> list[int]:
+        """Return levels that meet the budget, or those that come closest.
+
+        Where a group is so dear that one step of it oversteps the tolerance, and no exchange makes up for it, that
+        group is set to each of its widths in turn, those next to the first choice first.
+        """
+        first = best = self._approach({})
+        for place, level in self._detours(first):
+            if self._met(self.ratio(best)):
+                break
+            other = self._approach({place: level})
+            best = min(best, other, key=lambda levels: self._distance(self.ratio(levels)))
+        return best
+
+    def _approach(self, fixed: Mapping[int, int]) -> list[int]:
+        return self.exchange(self.fill(self.bisect(fixed)))
+
+    def _detours(self, levels: list[int]) -> list[tuple[int, int]]:
+        """Return (group, level) for all other levels, by distance, dear groups first."""
+        marginal = self._cost.marginal(self.mask(levels), self._budget.kind)
+        price = [float(marginal[group.span].mean()) for group in self._plan.prunable]
+        others = [(place, level) for place, allowed in enumerate(self._allowed) for level in range(len(allowed))]
+        others = [(place, level) for place, level in others if level != levels[place]]
+        return sorted(others, key=lambda one: (abs(one[1] - levels[one[0]]), -price[one[0]]))
+
+    def bisect(self, fixed: Mapping[int, int]) -> list[int]:
+        """Return the levels of the lowest threshold whose cost does not exceed the budget, some groups being fixed."""
         low, high = float(self._scores.min()) - 1, float(self._scores.max()) + 1
         for _ in range(BISECTIONS):
             middle = (low + high) / 2
-            if self.ratio(self._levels(middle)) > self._budget.keep_ratio:
+            if self.ratio(self._levels(middle, fixed)) > self._budget.keep_ratio:
                 low = middle
             else:
                 high = middle
-        return self._levels(high)
+        return self._levels(high, fixed)
 
-    def _levels(self, threshold: float) -> list[int]:
+    def _levels(self, threshold: float, fixed: Mapping[int, int]) -> list[int]:
         levels = []
         for group, allowed in zip(self._plan.prunable, self._allowed, strict=True):
             above = int((self._scores[group.span] > threshold).sum())
             levels.append(min(range(len(allowed)), key=lambda level: (abs(allowed[level] - above), level)))
-        return levels
+        return [fixed.get(place, level) for place, level in enumerate(levels)]
 
     def fill(self, levels: list[int]) -> list[int]:
         """Widen single groups, best score per cost first, as long as the budget holds."""

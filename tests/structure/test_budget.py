@@ -36,6 +36,17 @@ def test_budget_is_met_in_multiples_of_8(name, ratio, kind):
     assert all(width % 8 == 0 for width in report.widths.values())
 
 
+@pytest.mark.parametrize("seed", [None, 0, 1, 2])
+@pytest.mark.parametrize("ratio", [0.7, 0.5, 0.3])
+def test_coarse_widths_meet_the_budget(ratio, seed):
+    """32 channels in steps of 8: one step of the trunk is a tenth of the cost."""
+    hyper = convert(build("EDSR", num_feat=32, num_block=8, upscale=4), torch.rand(1, 3, 32, 32))
+    generator = torch.Generator().manual_seed(seed or 0)
+    scores = {name: torch.rand(len(mask), generator=generator) for name, mask in hyper.masks.items()}
+    report = hyper.prune_to(macs=ratio, scores=scores if seed is not None else None)
+    assert 0 <= ratio - report.macs_ratio <= 0.01
+
+
 def test_the_best_scored_channels_stay():
     plain = network("dncnn_grey")
     hyper = convert(plain, example(plain))
