@@ -47,7 +47,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.models, self.states = path / "models", path / "training_states"
-        self.plots, self.images, self.board = path / "plots", path / "visualization", path / "tb"
+        self.images, self.board = path / "visualization", path / "tb"
         self.log = path / "train.log"
         self.curves, self.validation = Table(path / "curves.csv", CURVES), Table(path / "validation.csv", VALIDATION)
 

@@ -18,7 +18,7 @@ class Book:
         """Weight name -> how often each of its entries is multiplied, for one sample."""
         self.kinds: dict[str, str] = {}
         """Weight name -> kind of its layer."""
-        self._canonical = _canonical_names(network)
+        self._canonical = first_names(network)
 
     def name(self, tensor: str) -> str:
         """Return the first name under which a shared tensor is known."""
@@ -107,10 +107,8 @@ class Call(NamedTuple):
         return [node for node in self.node.all_input_nodes if isinstance(self.atoms.get(node), Tensor)]
 
 
-def _canonical_names(network: nn.Module) -> dict[str, str]:
+def first_names(network: nn.Module) -> dict[str, str]:
+    """Return, for every name of a parameter or buffer, the first name of the same tensor."""
     first: dict[int, str] = {}
-    names = {}
     named = [*network.named_parameters(remove_duplicate=False), *network.named_buffers(remove_duplicate=False)]
-    for name, tensor in named:
-        names[name] = first.setdefault(id(tensor), name)
-    return names
+    return {name: first.setdefault(id(tensor), name) for name, tensor in named}

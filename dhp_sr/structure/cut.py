@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from dhp_sr.structure.book import first_names
 from dhp_sr.structure.groups import ChannelPlan
 from dhp_sr.structure.resize import resize
 from dhp_sr.utils.errors import UserError
@@ -27,7 +28,7 @@ def cut(network: nn.Module, plan: ChannelPlan, mask: Tensor, values: Mapping[str
     Returns:
         A module of the same class, in eval mode.
     """
-    first = _first_names(network)
+    first = first_names(network)
     kept = kept_entries(plan, mask)
     state = {}
     for name, tensor in network.state_dict().items():
@@ -47,13 +48,6 @@ def kept_entries(plan: ChannelPlan, mask: Tensor) -> dict[tuple[str, int], Tenso
     """Return the entries that stay along every axis of every tensor."""
     padded = torch.cat((mask.cpu(), torch.ones(1, dtype=torch.bool)))
     return {(axis.tensor, axis.dim): padded[axis.index].nonzero().flatten() for axis in plan.axes}
-
-
-def _first_names(network: nn.Module) -> dict[str, str]:
-    """Return, for every name of a parameter or buffer, the first name of the same tensor."""
-    first: dict[int, str] = {}
-    named = [*network.named_parameters(remove_duplicate=False), *network.named_buffers(remove_duplicate=False)]
-    return {name: first.setdefault(id(tensor), name) for name, tensor in named}
 
 
 def _slice_constants(network: nn.Module, kept: Mapping[tuple[str, int], Tensor]) -> None:
@@ -80,7 +74,7 @@ def check_cut(masked: nn.Module, small: nn.Module, example_input: Tensor) -> flo
     modes = masked.training, small.training
     masked.eval(), small.eval()
     try:
-        with torch.backends.cudnn.flags(allow_tf32=False):
+        with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
             expected, found = masked(example_input), small(example_input)
     except RuntimeError as error:
         raise CutError(f"the cut network does not run; its forward holds a size as a literal: {error}") from error
