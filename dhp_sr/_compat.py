@@ -29,9 +29,14 @@ def prepare_basicsr() -> None:
     for name in ("torchvision", "basicsr"):
         if name not in sys.modules and importlib.util.find_spec(name) is None:
             raise ModuleNotFoundError(f"training needs {name}, which is not installed: pip install 'dhp_sr[train]'")
-    if "torchvision" not in sys.modules:
-        _declare_operators(Path(importlib.util.find_spec("torchvision").origin).parent)
+    prepare_torchvision()
     _restore_functional_tensor()
+
+
+def prepare_torchvision() -> None:
+    """Put in place what `import torchvision` needs; harmless when called again or when nothing is missing."""
+    if "torchvision" not in sys.modules and importlib.util.find_spec("torchvision") is not None:
+        _declare_operators(Path(importlib.util.find_spec("torchvision").origin).parent)
 
 
 def _declare_operators(folder: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dhp_sr.config import load_options
+from dhp_sr.plan import main as plan_main
 from dhp_sr.test import main as score_main
 from dhp_sr.train import main as run_main
 
@@ -97,6 +98,8 @@ def test_readme_command_runs(command, experiments, folder):
         given = words[2:]
         given[given.index("-opt") + 1] = str(option_file)
         assert run_main([*small_before(given, option_file, experiments)]) == 0
+    elif words[1].endswith("plan.py"):
+        assert plan_main([str(ROOT / word) if word.startswith("options/") else word for word in words[2:]]) == 0
     elif words[1].endswith("test.py"):
         assert score_main(scoring_arguments(words[2:], experiments, folder)) == 0
     else:

@@ -28,6 +28,7 @@ def idle_settings(options: Options) -> list[Finding]:
         *_idle_in_schedulers(options),
         *_idle_in_optimiser(options),
         *_idle_in_search(options),
+        *_idle_in_targets(options),
     ]
 
 
@@ -126,6 +127,8 @@ def _phases(options: Options) -> Iterator[Finding]:
                 "faithful draws its own initial weights and would throw a trained network away: set dense_iter: 0 and "
                 "leave path.pretrain_network_g out, or preset: modern",
             )
+        if compress.targets[0].kind == "latency":
+            yield ("compress", "preset"), "faithful knows targets of macs and params, found latency; set preset: modern"
         if compress.parametrisation != "full":
             yield ("compress", "parametrisation"), "preset faithful expects full, the paper's hypernetwork"
     distill = compress.distill
@@ -180,6 +183,15 @@ def _idle_in_optimiser(options: Options) -> Iterator[Finding]:
     name = "betas" if optimiser.type == "SGD" else "momentum"
     if _changed(optimiser, name):
         yield ("train", "optim_g", name), f"has no effect with type: {optimiser.type}"
+
+
+def _idle_in_targets(options: Options) -> Iterator[Finding]:
+    compress = options.compress
+    if compress is None or compress.targets[0].kind == "latency":
+        return
+    for name in ("latency_size", "latency_threads", "latency_table"):
+        if _changed(compress, name):
+            yield ("compress", name), f"has no effect with a target of {compress.targets[0].kind}"
 
 
 def _idle_in_search(options: Options) -> Iterator[Finding]:

@@ -11,6 +11,8 @@ from dhp_sr.config.schema import Options, Section, dataset_kind
 from dhp_sr.utils.names import nearest
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Any: "any value"}
+ALTERNATIVES = ("one", "several")
+"""Names of forms that a key can take; they are no keys themselves."""
 _BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
 
@@ -59,6 +61,8 @@ def _locate(location: Sequence[str | int]) -> tuple[tuple[str, ...], FieldInfo |
     section: type[Section] | None = Options
     field = parent = None
     for step in location:
+        if isinstance(step, int) or step in ALTERNATIVES:
+            continue
         if section is None and path != ["datasets"]:
             break
         parent, name = section, str(step)
@@ -72,10 +76,10 @@ def _locate(location: Sequence[str | int]) -> tuple[tuple[str, ...], FieldInfo |
 
 
 def _section_in(annotation: Any) -> type[Section] | None:
-    for one in (annotation, *get_args(annotation)):
-        if isinstance(one, type) and issubclass(one, Section):
-            return one
-    return None
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    inside = () if get_origin(annotation) is dict else get_args(annotation)
+    return next((found for one in inside if (found := _section_in(one))), None)
 
 
 def _message(detail: Any, path: Sequence[str], field: FieldInfo | None, parent: type[Section] | None) -> str:

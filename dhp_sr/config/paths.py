@@ -43,4 +43,6 @@ def resolve_paths(options: Options, root: str | Path) -> Options:
     if compress and compress.distill and compress.distill.teacher:
         distill = compress.distill.model_copy(update={"teacher": resolved(compress.distill.teacher)})
         compress = compress.model_copy(update={"distill": distill})
+    if compress and compress.latency_table:
+        compress = compress.model_copy(update={"latency_table": resolve_path(root, compress.latency_table)})
     return options.model_copy(update={"datasets": datasets, "path": path, "compress": compress})

@@ -5,7 +5,17 @@ The classes are decoded once, checked together and never changed afterwards. An 
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -92,24 +102,42 @@ class Target(Section):
 
     macs: Fraction | None = None
     params: Fraction | None = None
+    latency: Fraction | None = None
+    """Of the time measured on the device of the run, see `latency_size`, `latency_threads` and `latency_table`."""
 
     @model_validator(mode="after")
     def exactly_one(self) -> "Target":
         """Refuse no budget and two budgets."""
         given = [key for key, value in self if value is not None]
         if len(given) != 1:
-            raise ValueError(f"expected exactly one of macs, params, found {' and '.join(given) or 'none'}")
+            raise ValueError(f"expected exactly one of macs, params, latency, found {' and '.join(given) or 'none'}")
         return self
 
     @property
     def kind(self) -> str:
-        """`macs` or `params`."""
-        return "macs" if self.macs is not None else "params"
+        """`macs`, `params` or `latency`."""
+        return next(key for key, value in self if value is not None)
 
     @property
     def keep_ratio(self) -> float:
         """The kept fraction asked for."""
         return getattr(self, self.kind)
+
+    @property
+    def label(self) -> str:
+        """Short form for names of files: `macs0.5`."""
+        return f"{self.kind}{self.keep_ratio:g}"
+
+
+def _one_or_several(value: Any) -> str:
+    return "several" if isinstance(value, list) else "one"
+
+
+Targets = Annotated[
+    Annotated[Target, Tag("one")] | Annotated[list[Target], Tag("several"), Field(min_length=1)],
+    Discriminator(_one_or_several),
+]
+"""One budget, or a list of them."""
 
 
 class Distill(Section):
@@ -136,8 +164,11 @@ class Compress(Section):
     method: str = "dhp"
     preset: Literal["modern", "faithful"] = "modern"
     parametrisation: Literal["factored", "full"] = "factored"
-    target: Target
-    tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    target: Targets
+    """A list gives several models from one search: each is cut after it and finetuned on its own, for as many
+    iterations as a single one would be."""
+    tolerance: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Largest distance between the kept fraction and the target; default: 0.01, for latency 0.05."""
     round_to: Positive = 8
     """Widths are multiples of this (or the dense width)."""
     min_width: Positive = 8
@@ -155,6 +186,31 @@ class Compress(Section):
     scheduler: Scheduler | None = None
     """Own schedule of dense training and search. With it, `train.scheduler` counts from the cut."""
     distill: Distill | None = None
+    latency_size: Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = None
+    """Height and width of the input that times are measured for; default: 128 and 128."""
+    latency_threads: Positive = 1
+    """CPU threads that times are measured with."""
+    latency_table: str | None = None
+    """File of layer times, read and added to; default: `latency_table.json` in the folder of the run."""
+
+    @field_validator("target")
+    @classmethod
+    def comparable(cls, target: Target | list[Target]) -> Target | list[Target]:
+        """Refuse a list of several kinds, and the same budget twice."""
+        several = target if isinstance(target, list) else [target]
+        kinds = sorted({one.kind for one in several})
+        if len(kinds) > 1:
+            raise ValueError(f"expected targets of one kind, found {' and '.join(kinds)}")
+        labels = [one.label for one in several]
+        if len(set(labels)) < len(labels):
+            raise ValueError(f"expected different targets, found {', '.join(labels)}")
+        return target
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """All targets, the largest first."""
+        several = self.target if isinstance(self.target, list) else [self.target]
+        return tuple(sorted(several, key=lambda one: -one.keep_ratio))
 
 
 class Optimiser(Section):

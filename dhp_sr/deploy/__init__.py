@@ -3,5 +3,15 @@
 from .checkpoint import load_model, read_manifest, save_model
 from .container import ModelFileError
 from .foreign import load_into, load_weights
+from .origins import Origin, register
 
-__all__ = ["ModelFileError", "load_into", "load_model", "load_weights", "read_manifest", "save_model"]
+__all__ = [
+    "ModelFileError",
+    "Origin",
+    "load_into",
+    "load_model",
+    "load_weights",
+    "read_manifest",
+    "register",
+    "save_model",
+]

@@ -11,26 +11,31 @@ from dhp_sr.utils.errors import UserError
 
 from .container import ModelFileError, open_tensors, read_shapes, read_tensors, write_tensors
 from .manifest import pack, unpack
+from .origins import Origin, builder, mark, origin_of
 from .rebuild import rebuild
 
 
-def save_model(network: nn.Module, path: str | Path, **facts: Any) -> None:
+def save_model(network: nn.Module, path: str | Path, *, origin: Origin | None = None, **facts: Any) -> None:
     """Write `network`, dense or pruned, to one self-describing safetensors file.
 
     The file appears whole or not at all, and the same network and facts give the same bytes. Before anything is
     written, the network is rebuilt from the description alone, so that a file that is written can be loaded.
 
     Args:
-        network: a network of `dhp_sr.archs`, of any widths, on any device, weights of one floating-point type.
+        network: a network of `dhp_sr.archs`, of any widths, on any device, weights of one floating-point type; or one
+            of another package, with its `origin`.
         path: the file, usually `*.safetensors`; folders above it are made.
+        origin: what rebuilds a network of another package; a network that was loaded has one.
         **facts: what else is known, as JSON-able values: `macs` with `macs_input` (the input's shape, NCHW), `scores`,
             `parent`, `licence`, `groups`, ... They come back from `read_manifest`.
 
     Raises:
-        UserError: the network is not one of `dhp_sr.archs`, was changed so that its description does not give it again,
-            or a fact cannot be stored.
+        UserError: the network is not one of `dhp_sr.archs` and has no registered origin, was changed so that its
+            description does not give it again, or a fact cannot be stored.
         OSError: the file cannot be written.
     """
+    if origin is not None:
+        mark(network, origin)
     _check_class(network)
     tensors = network.state_dict()
     metadata = pack(network, facts)
@@ -79,10 +84,16 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
 
 
 def _check_class(network: nn.Module) -> None:
-    name = type(network).__name__
+    source, name = origin_of(network), type(network).__name__
+    if source is not None:
+        builder(source.name)
+        return
     if ARCHS.get(name) is type(network):
         return
-    hint = "add its class to dhp_sr/archs, or write its state dict as safetensors; of a HyperNet give `.cut()`"
+    hint = (
+        "give save_model its `origin`, add its class to dhp_sr/archs, or write its state dict as safetensors; of a "
+        "HyperNet give `.cut()`"
+    )
     if isinstance(network, nn.parallel.DistributedDataParallel):
         hint = "give its `.module`"
     origin = f"{type(network).__module__}.{type(network).__qualname__}"

@@ -17,13 +17,16 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from dhp_sr import __version__
 from dhp_sr.archs import ARCHS
+from dhp_sr.structure.rewrite import RewrittenNetwork
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.names import nearest
 
 from .container import ModelFileError
+from .origins import Origin, origin_of
 
 FORMAT = "dhp_sr"
 FORMAT_VERSION = 1
+LARGEST_SIDE = 1024
 LARGEST = 65536
 """Bound of every number among a file's arguments: no useful network is wider, no hostile file gets more."""
 
@@ -42,24 +45,41 @@ DERIVED: dict[str, type] = {
 """Keys that every manifest has, and their types."""
 
 _FACTS: dict[str, Any] = {"macs": None, "macs_input": None, "scores": {}, "parent": None, "licence": None}
-_LAYER_COUNTS = ("num_block", "num_layer", "num_level")
+_LAYER_COUNTS = ("num_block", "num_layer", "num_level", "num_group", "num_conv")
 """Beginnings of the names of arguments that say how often something is repeated."""
 
 
 def describe(network: nn.Module) -> dict[str, Any]:
-    """Return the derived part of the manifest of a network of `archs`, on any device."""
+    """Return the derived part of the manifest of a network of `archs`, or of one with an origin, on any device."""
+    source = origin_of(network) or network
     return {
-        "architecture": type(network).__name__,
-        "arguments": network.arguments,
-        "task": network.task,
-        "scale": network.scale,
-        "in_channels": network.in_channels,
-        "colour": {1: "grey", 3: "RGB"}.get(network.in_channels, "other"),
+        "architecture": source.name if isinstance(source, Origin) else type(network).__name__,
+        "arguments": _listed(source.arguments),
+        "task": source.task,
+        "scale": source.scale,
+        "in_channels": source.in_channels,
+        "colour": {1: "grey", 3: "RGB"}.get(source.in_channels, "other"),
         "value_range": [0, 1],
-        "size_multiple": network.size_multiple,
+        "size_multiple": source.size_multiple,
         "params": sum(parameter.numel() for parameter in network.parameters()),
         "widths": layer_widths(network),
     }
+
+
+def _listed(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments as JSON gives them back: lists for tuples."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
+
+
+def origin(manifest: Mapping[str, Any]) -> Origin | None:
+    """Return the origin that a checked manifest states; None for a network of `archs`."""
+    if manifest["architecture"] in ARCHS:
+        return None
+    side = manifest.get("smallest_side", Origin.smallest_side)
+    if not isinstance(side, int) or not 1 <= side <= LARGEST_SIDE:
+        raise ModelFileError(f"manifest: expected smallest_side from 1 to {LARGEST_SIDE}, found {_short(side)}")
+    given = {key: manifest[key] for key in ("arguments", "task", "scale", "in_channels", "size_multiple")}
+    return Origin(manifest["architecture"], smallest_side=side, **given)
 
 
 def layer_widths(network: nn.Module) -> dict[str, list[int]]:
@@ -81,15 +101,31 @@ def pack(network: nn.Module, facts: Mapping[str, Any]) -> dict[str, str]:
     Raises:
         UserError: a fact cannot be written as JSON, has the name of a derived key, or is MACs without the input's size.
     """
-    taken = sorted(set(facts) & {*DERIVED, "tool_version", "torch_version"})
+    taken = sorted(set(facts) & {*DERIVED, "forward", "smallest_side", "tool_version", "torch_version"})
     if taken:
         raise UserError(f"{', '.join(taken)}: read from the network itself, cannot be given as a fact")
     if (facts.get("macs") is None) != (facts.get("macs_input") is None):
         raise UserError("expected macs and macs_input (the input's shape) together, found only one of them")
     versions = {"tool_version": __version__, "torch_version": str(torch.__version__)}
-    manifest = {**describe(network), **_FACTS, **{key: _plain(value, key) for key, value in facts.items()}, **versions}
+    manifest = {
+        **describe(network),
+        **_forward(network),
+        **_FACTS,
+        **{key: _plain(value, key) for key, value in facts.items()},
+        **versions,
+    }
     text = json.dumps(manifest, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
     return {"format": FORMAT, "format_version": str(FORMAT_VERSION), "manifest": text}
+
+
+def _forward(network: nn.Module) -> dict[str, Any]:
+    """Return what rebuilds a network beyond its class and arguments."""
+    found, source = {}, origin_of(network)
+    if source is not None:
+        found["smallest_side"] = source.smallest_side
+    if isinstance(network, RewrittenNetwork):
+        found["forward"] = {"stated": list(network.stated), "example_shape": list(network.example_shape)}
+    return found
 
 
 def unpack(found: Mapping[str, str] | None) -> dict[str, Any]:
@@ -108,8 +144,8 @@ def unpack(found: Mapping[str, str] | None) -> dict[str, Any]:
     for key, kind in DERIVED.items():
         if not isinstance(manifest.get(key), kind) or isinstance(manifest[key], bool):
             raise ModelFileError(f"manifest: expected {key} of type {kind.__name__}, found {_short(manifest.get(key))}")
-    if manifest["architecture"] not in ARCHS:
-        name = manifest["architecture"]
+    name = manifest["architecture"]
+    if name not in ARCHS and ":" not in name:  # of other packages' networks, `rebuild` knows the builders
         raise ModelFileError(
             f"manifest: architecture {_short(name)} is unknown{nearest(name[:99], ARCHS)}; known: {', '.join(ARCHS)}"
         )

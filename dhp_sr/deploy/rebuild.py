@@ -5,6 +5,7 @@ before a single weight is read.
 """
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,12 +13,17 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from dhp_sr.archs import build
+from dhp_sr.archs import ARCHS, build
+from dhp_sr.structure import make_plan
+from dhp_sr.structure.groups import Number
 from dhp_sr.structure.resize import resize
+from dhp_sr.structure.rewrite import rewrite
+from dhp_sr.structure.trace import to_meta
 from dhp_sr.utils.errors import UserError
 
 from .container import ModelFileError
-from .manifest import DERIVED, LARGEST, check_counts, describe
+from .manifest import DERIVED, LARGEST, check_counts, describe, origin
+from .origins import Origin, builder, mark, origin_of
 
 _SMALLEST_SIDE = 16
 _MOST_VALUES = 2**26
@@ -39,11 +45,39 @@ def rebuild(manifest: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) 
     if len(shapes) > LARGEST:
         raise ModelFileError(f"expected at most {LARGEST} tensors, found {len(shapes)}")
     check_counts(manifest["arguments"], len(shapes))
+    source = origin(manifest)
     network = _build(manifest, len(shapes)).eval()
-    _fit(network, shapes)
+    whole = copy.deepcopy(network)
+    _fit(network, shapes, manifest["arguments"])
+    if source is not None:
+        network = mark(_with_forward(whole, network, manifest.get("forward")), source)
     _check_description(network, manifest)
     _check_forward(network)
     return network
+
+
+def _with_forward(whole: nn.Module, small: nn.Module, forward: Any) -> nn.Module:
+    """Put the numbers that a file states into the traced forward of `whole`; only places that a plan names are set."""
+    if forward is None:
+        return small
+    try:
+        shape = [int(side) for side in forward["example_shape"]]
+        if not 0 < len(shape) < 6 or not 0 < math.prod(shape) < _MOST_VALUES:
+            raise ValueError(f"example_shape {shape}")
+        plan = make_plan(whole, torch.zeros(shape, device="meta"))
+        stated = [_checked(*pair) for pair in zip(plan.numbers, forward["stated"], strict=True)]
+        return rewrite(whole, small, plan, stated)
+    except Exception as error:  # a file's numbers: whatever goes wrong, they are the reason
+        raise ModelFileError(f"manifest: the forward cannot be rewritten as stated: {str(error)[:500]}") from error
+
+
+def _checked(number: Number, stated: Any) -> int | list[int]:
+    """Return a number if it counts no more channels than there are."""
+    counts = stated if number.is_list else [stated]
+    for count, index in zip(counts, number.counts, strict=True):
+        if not isinstance(count, int) or not 0 <= count <= len(index):
+            raise ValueError(f"{number.node}: expected at most {len(index)} channels, found {count!r}")
+    return stated
 
 
 class _MetaWeights(TorchFunctionMode):
@@ -58,6 +92,8 @@ class _MetaWeights(TorchFunctionMode):
         if func is torch.empty:
             self.left -= 1
             kwargs["device"] = "meta"
+        if any(isinstance(one, torch.Tensor) and one.is_meta for one in args):  # weights that are set from constants
+            args = [one.to("meta") if isinstance(one, torch.Tensor) else one for one in args]
         result = func(*args, **kwargs)
         if isinstance(result, torch.Tensor) and not result.is_meta:
             self.values_left -= result.numel()
@@ -69,6 +105,8 @@ class _MetaWeights(TorchFunctionMode):
 def _build(manifest: Mapping[str, Any], tensors: int) -> nn.Module:
     try:
         with _MetaWeights(2 * tensors + 16):
+            if manifest["architecture"] not in ARCHS:
+                return builder(manifest["architecture"])(**manifest["arguments"])
             return build(manifest["architecture"], **manifest["arguments"])
     except ModelFileError:
         raise
@@ -76,7 +114,7 @@ def _build(manifest: Mapping[str, Any], tensors: int) -> nn.Module:
         raise ModelFileError(f"manifest: {str(error)[:500]}") from error
 
 
-def _fit(network: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def _fit(network: nn.Module, shapes: Mapping[str, tuple[int, ...]], arguments: Mapping[str, Any]) -> None:
     own = network.state_dict()
     missing, unexpected = [key for key in own if key not in shapes], [key for key in shapes if key not in own]
     lines = [*_listing("missing", missing), *_listing("unexpected", unexpected)]
@@ -85,7 +123,7 @@ def _fit(network: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
     except UserError as error:
         lines += ["wrong shape: " + line.strip() for line in str(error).splitlines()[1:]]
     if lines:
-        described = f"{type(network).__name__}({_call(network.arguments)})"
+        described = f"{type(network).__name__}({_call(arguments)})"
         raise ModelFileError(f"the tensors are not those of {described}:\n  " + "\n  ".join(lines))
 
 
@@ -102,16 +140,18 @@ def _check_description(network: nn.Module, manifest: Mapping[str, Any]) -> None:
 
 def _check_forward(network: nn.Module) -> None:
     """Pass shapes through the network: layers that do not fit each other show here, at no cost."""
-    side = network.size_multiple * -(-_SMALLEST_SIDE // network.size_multiple)
-    picture = torch.empty(1, network.in_channels, side, side, device="meta")
+    source = origin_of(network) or network
+    smallest = source.smallest_side if isinstance(source, Origin) else _SMALLEST_SIDE
+    side = source.size_multiple * -(-smallest // source.size_multiple)
+    picture = torch.empty(1, source.in_channels, side, side, device="meta")
     try:
         with torch.no_grad():
-            result = copy.deepcopy(network).to("meta")(picture)
+            result = to_meta(copy.deepcopy(network))(picture)
     except Exception as error:  # shapes from a file: any failure means that they do not fit
         raise ModelFileError(f"the layers' widths do not fit each other: {str(error)[:500]}") from error
-    expected = (side * network.scale, side * network.scale)
+    expected = (side * source.scale, side * source.scale)
     found = tuple(result.shape[-2:])
-    if found != expected:
+    if found != expected and source.task != "classification":
         raise ModelFileError(f"expected an output of {expected} for a {side}x{side} input, found {found}")
 
 

@@ -7,9 +7,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dhp_sr.hyper.parametrisation import Parametrisation
-from dhp_sr.structure import Budget, BudgetReport, ChannelPlan, Cost, CostModel
-from dhp_sr.structure.budget import fit, join, report, split
+from dhp_sr.structure import Budget, BudgetReport, ChannelPlan, Cost, CostModel, Stopwatch
+from dhp_sr.structure.book import parameter_places
+from dhp_sr.structure.budget import join, report, split
 from dhp_sr.structure.cut import check_cut, cut
+from dhp_sr.structure.fit import fit, fit_measured
+from dhp_sr.utils.errors import UserError
 
 
 class HyperNet(nn.Module):
@@ -31,14 +34,18 @@ class HyperNet(nn.Module):
             nn.Parameter(torch.ones(group.width, dtype=dtype, device=device)) for group in plan.prunable
         )
         self.register_buffer("mask", torch.ones(plan.size, dtype=torch.bool, device=device))
-        self._example_shape = tuple(example_input.shape)
-        self._costs = CostModel(plan)
-        self._dense_cost = self._costs.value(torch.ones(plan.size))
+        self.example_shape = tuple(example_input.shape)
+        self._stopwatch: Stopwatch | None = None
+        self._set_costs(CostModel(plan))
         self._places = _Places(plan, device)
+        self._places_of_parameters = parameter_places(network)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Call the network with generated weights; same arguments as the network's own call."""
-        return functional_call(self.network, self.generate(), inputs)
+        generated = self.generate()
+        values = {name: generated[first] for name, first in self._places_of_parameters.items()}
+        # each module once: functional_call's own tying leaves generated values in a module that has two names
+        return functional_call(self.network, values, inputs, tie_weights=False)
 
     def generate(self) -> dict[str, Tensor]:
         """Return every parameter of the plain network: generated where channels are prunable, and masked.
@@ -88,6 +95,20 @@ class HyperNet(nn.Module):
             chosen.update(_checked(known, name, torch.as_tensor(mask, dtype=torch.bool, device=self.mask.device)))
         self.mask.copy_(join(self.plan, chosen))
 
+    def time_with(self, stopwatch: Stopwatch) -> None:
+        """Take latencies into the costs, as this stopwatch measures them."""
+        self._stopwatch = stopwatch
+        self._set_costs(CostModel(self.plan, stopwatch.table(self.network)))
+
+    @property
+    def costs(self) -> CostModel:
+        """The cost as a function of the masks."""
+        return self._costs
+
+    def _set_costs(self, costs: CostModel) -> None:
+        self._costs = costs
+        self._dense_cost = costs.value(torch.ones(self.plan.size))
+
     def cost(self) -> Cost:
         """Cost of the masked network for the example input."""
         return self._costs.value(self.mask)
@@ -109,7 +130,8 @@ class HyperNet(nn.Module):
         *,
         macs: float | None = None,
         params: float | None = None,
-        tolerance: float = 0.01,
+        latency: float | None = None,
+        tolerance: float | None = None,
         round_to: int = 8,
         min_width: int | None = None,
         scores: Mapping[str, Tensor] | None = None,
@@ -118,8 +140,10 @@ class HyperNet(nn.Module):
 
         Args:
             macs: fraction of the multiply-adds to keep, in (0, 1]; or
-            params: fraction of the parameters to keep.
-            tolerance: largest distance from that fraction.
+            params: fraction of the parameters to keep; or
+            latency: fraction of the measured time to keep. Networks are cut and timed until it is met. Unless
+                `time_with` said otherwise: at the example's size, on its device, with one CPU thread.
+            tolerance: largest distance from that fraction; default: 0.01, for latency 0.05.
             round_to: kept widths are multiples of this, or the dense width.
             min_width: floor of every group; default: `round_to`.
             scores: group name -> (width,), larger = keep, comparable between groups; default: |latent|.
@@ -131,17 +155,42 @@ class HyperNet(nn.Module):
             BudgetError: the budget cannot be met, with the reason.
             ValueError: not exactly one budget given.
         """
-        if (macs is None) == (params is None):
-            raise ValueError(f"give exactly one of macs, params; found macs={macs}, params={params}")
-        kind, ratio = ("macs", macs) if params is None else ("params", params)
+        asked = {"macs": macs, "params": params, "latency": latency}
+        given = {kind: ratio for kind, ratio in asked.items() if ratio is not None}
+        if len(given) != 1:
+            found = ", ".join(f"{kind}={ratio}" for kind, ratio in asked.items())
+            raise ValueError(f"give exactly one of macs, params, latency; found {found}")
+        ((kind, ratio),) = given.items()
         budget = Budget(kind, ratio, tolerance, round_to, round_to if min_width is None else min_width)
         if scores is None:
             scores = {name: latent.detach().abs() for name, latent in self.latents.items()}
-        self.mask.copy_(fit(self.plan, join(self.plan, scores), budget))
-        return report(self.plan, self.mask, budget)
+        return self._prune(join(self.plan, scores), budget)
+
+    def _prune(self, scores: Tensor, budget: Budget) -> BudgetReport:
+        if budget.kind != "latency":
+            self.mask.copy_(fit(self.plan, scores, budget, self._costs))
+            return report(self.plan, self.mask, budget, self._costs)
+        if not self._costs.has_latency:
+            self.time_with(Stopwatch(self._random_input()))
+        before = self.mask.clone()
+        try:
+            mask, measured = fit_measured(self.plan, scores, budget, self._costs, self._measure, before)
+        except UserError:
+            self.mask.copy_(before)
+            raise
+        self.mask.copy_(mask)
+        return report(self.plan, self.mask, budget, self._costs, measured)
+
+    def _measure(self, mask: Tensor) -> float:
+        """Return the time of the network cut to a mask, as a fraction of the dense one's; the mask stays set."""
+        self.mask.copy_(mask)
+        return self._stopwatch.ratio(self.cut(check=False), self.network)
 
     def cut(self, *, check: bool = True) -> nn.Module:
         """Return the pruned network as a plain, smaller module of the same class, in eval mode.
+
+        Where the class's forward states numbers of channels that no longer hold, the module runs a traced forward with
+        the right ones (`structure.rewrite.RewrittenNetwork`).
 
         Args:
             check: compare it with the masked network on a random input of the example's shape.
@@ -152,11 +201,14 @@ class HyperNet(nn.Module):
         with torch.no_grad():
             small = cut(self.network, self.plan, self.mask, self.generate())
         if check:
-            latent = self._latents[0] if len(self._latents) else next(self.parameters())
-            check_cut(self, small, torch.rand(self._example_shape, dtype=latent.dtype, device=latent.device))
+            check_cut(self, small, self._random_input())
         for parameter in small.parameters():
             parameter.requires_grad_(True)
         return small
+
+    def _random_input(self) -> Tensor:
+        latent = self._latents[0] if len(self._latents) else next(self.parameters())
+        return torch.rand(self.example_shape, dtype=latent.dtype, device=latent.device)
 
     def network_parameters(self) -> Iterator[nn.Parameter]:
         """Everything that learns, except the latents."""

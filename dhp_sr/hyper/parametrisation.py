@@ -6,6 +6,7 @@ Shape suffixes: O output channels, I input channels, K kernel entries, M embeddi
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -35,15 +36,18 @@ class Factored(Parametrisation):
 
     def forward(self, own: Mapping[str, Tensor], scales: Scales, gates: Scales) -> dict[str, Tensor]:
         """Return every matrix or kernel with prunable channels, scaled along its axes."""
-        generated = {}
-        for name, dims in scales.items():
-            weight = own[name]
-            if weight.dim() < 2:
-                continue
-            for dim, scale in dims.items():
-                weight = weight * scale.reshape([-1 if axis == dim else 1 for axis in range(weight.dim())])
-            generated[name] = weight
-        return generated
+        return {name: _scaled(own[name], dims) for name, dims in scales.items() if own[name].dim() >= 2}
+
+
+def _scaled(weight: Tensor, dims: Mapping[int, Tensor]) -> Tensor:
+    """Return the weight times z_out (x) z_in.
+
+    The latents are small beside the kernel: multiplied with each other first, they cost one pass over the weight and
+    no copy of it; one after the other they cost two of both.
+    """
+    rank = weight.dim()
+    vectors = [scale.reshape([-1 if axis == dim else 1 for axis in range(rank)]) for dim, scale in dims.items()]
+    return weight * reduce(torch.mul, vectors)
 
 
 class Full(Parametrisation):

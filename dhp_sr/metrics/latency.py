@@ -1,17 +1,17 @@
 """Measures how long networks take, so that two measurements can be compared."""
 
 import statistics
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
 
-from .modes import evaluating
+from dhp_sr.utils.timing import rounds_ms, thread_count
 
-WARM_UP = 2  # untimed passes: first allocations, choice of kernels
+from .modes import evaluating
 
 
 @dataclass(frozen=True)
@@ -92,27 +92,15 @@ def _measure(
 ) -> dict[str, list[float]]:
     if repeats < 1 or (threads is not None and threads < 1):
         raise ValueError(f"`repeats` (={repeats}) and `threads` (={threads}) must be at least 1")
-    samples: dict[str, list[float]] = {name: [] for name in networks}
     with ExitStack() as stack:
-        stack.enter_context(_thread_count(threads))
+        stack.enter_context(thread_count(threads))
         stack.enter_context(torch.no_grad())
         for network in networks.values():
             stack.enter_context(evaluating(network))
-        inputs = {name: _example(network, input_shape) for name, network in networks.items()}
-        for turn in range(WARM_UP + repeats):
-            for name, network in networks.items():
-                elapsed_ms = _time_once(network, inputs[name])
-                if turn >= WARM_UP:
-                    samples[name].append(elapsed_ms)
-    return samples
-
-
-def _time_once(network: nn.Module, example: torch.Tensor) -> float:
-    _wait_for(example.device)
-    start = time.perf_counter()
-    network(example)
-    _wait_for(example.device)
-    return (time.perf_counter() - start) * 1000
+        calls = {name: partial(network, _example(network, input_shape)) for name, network in networks.items()}
+        devices = [_placement(network)[0] for network in networks.values()]
+        busiest = next((device for device in devices if device.type != "cpu"), torch.device("cpu"))
+        return rounds_ms(calls, busiest, repeats)
 
 
 def _summary(times_ms: list[float], threads: int, device: torch.device) -> Latency:
@@ -129,18 +117,3 @@ def _example(network: nn.Module, input_shape: Sequence[int]) -> torch.Tensor:
     device, dtype = _placement(network)
     # Not torch.rand: measuring must not move the random state of a running training.
     return torch.full(tuple(input_shape), 0.5, device=device, dtype=dtype)
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-
-
-@contextmanager
-def _thread_count(threads: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

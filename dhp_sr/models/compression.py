@@ -1,6 +1,7 @@
 """The network of a run in its three states: plain, with latents, and cut.
 
     plain network --(dense)--> convert --(search)--> cut --(finetune)--> plain, smaller network
+                                                      |--(finetune)--> another, for the next target
 
 Each state has its own optimiser. `advance` moves from state to state, `step` takes one training step.
 """
@@ -16,13 +17,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dhp_sr.config.schema import Options
-from dhp_sr.hyper import HyperNet
 from dhp_sr.losses import build_loss
 from dhp_sr.models.devices import Place
+from dhp_sr.models.legs import Leg, cut_legs, restore_leg
 from dhp_sr.models.networks import build_plain, load_file
 from dhp_sr.models.optimisers import build_optimiser, carry_moments, restore, set_learning_rate
 from dhp_sr.models.phases import PhaseName, Schedule
-from dhp_sr.models.searching import begin_search, convert_plain, open_teacher, rehearse
+from dhp_sr.models.searching import begin_search, convert_plain, make_stopwatch, open_teacher, rehearse
 from dhp_sr.utils.errors import UserError
 
 
@@ -33,11 +34,17 @@ class Compression:
         network: What is trained now: a plain network, or a HyperNet during the search.
         phase: The phase that `network` is in.
         average: The moving average of the network to be handed over, else None.
-        report: JSON-able facts of the cut: ratios and channel groups; empty before it.
+        legs: The cut networks, one for each target; empty before the cut.
+        leg: Which of them is trained.
     """
 
     def __init__(
-        self, options: Options, place: Place, dense_file: Path, keep_dense: Callable[[nn.Module], None] = lambda _: None
+        self,
+        options: Options,
+        place: Place,
+        dense_file: Path,
+        keep_dense: Callable[[nn.Module], None] = lambda _: None,
+        keep_leg: Callable[[int], None] = lambda _: None,
     ) -> None:
         """Build the plain network, or load it from `path.pretrain_network_g`.
 
@@ -46,24 +53,33 @@ class Compression:
             place: Where to compute.
             dense_file: The dense network as it was when the search began; read where it is the teacher.
             keep_dense: Called with the plain network when the search begins, to write `dense_file`.
+            keep_leg: Called with the number of a leg that is finished while others follow.
 
         Raises:
             UserError: the network cannot be built, or the weights do not fit it.
         """
-        self.options, self.place, self.dense_file, self.keep_dense = options, place, dense_file, keep_dense
+        self.options, self.place, self.dense_file = options, place, dense_file
+        self.keep_dense, self.keep_leg = keep_dense, keep_leg
         self.schedule = Schedule.from_options(options)
         pixel = options.train.pixel_opt
         self.loss = build_loss(pixel.type, pixel.loss_weight)
         self.average: AveragedModel | None = None
         self.teacher: nn.Module | None = None
         self.search: Any = None
-        self.masks: dict[str, Tensor] = {}
-        self.report: dict[str, Any] = {}
+        self.legs: list[Leg] = []
+        self.leg = 0
         network = build_plain(options)
         pretrained = options.path.pretrain_network_g
         if pretrained:
             load_file(network, pretrained)
+        table = dense_file.parent.parent / "latency_table.json" if dense_file.parent.parent.name else None
+        self.stopwatch = make_stopwatch(network, options, place, table)
         self._enter("dense", network)
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """Facts of the network that is finetuned, see `Leg.report`; empty before the cut."""
+        return self.legs[self.leg].report if self.legs else {}
 
     def rehearse(self) -> None:
         """Convert and prune a copy, so that what would fail after hours of training fails before them.
@@ -73,7 +89,7 @@ class Compression:
                 excludes nothing, or the teacher's file does not fit.
         """
         if self.options.compress is not None:
-            rehearse(self.network, self.options, self.place)
+            rehearse(self.network, self.options, self.place, self.stopwatch)
 
     def advance(self, iteration: int) -> list[PhaseName]:
         """Bring the network into the state for step `iteration` (from 0); return the phases entered on the way."""
@@ -85,7 +101,13 @@ class Compression:
             self._begin_search()
             entered.append("search")
         if self.phase == "search" and wanted == "finetune":
-            self._cut()
+            self.legs = cut_legs(self.network, self.search, self.options.compress)
+            self._finetune(0)
+            entered.append("finetune")
+        while self.phase == "finetune" and self.leg < self.schedule.leg(iteration):
+            self.legs[self.leg].network = self.for_validation()
+            self.keep_leg(self.leg)
+            self._finetune(self.leg + 1)
             entered.append("finetune")
         return entered
 
@@ -137,6 +159,12 @@ class Compression:
         """Return the network whose scores count: the moving average where there is one."""
         return self.network if self.average is None else self.average.module
 
+    def finals(self) -> list[nn.Module]:
+        """Return the networks to hand over, one for each leg; the dense one of a run without search."""
+        networks = [leg.network for leg in self.legs] or [self.network]
+        networks[self.leg] = self.for_validation()
+        return networks
+
     def state_dict(self) -> dict[str, Any]:
         """Return all that `load_state_dict` needs to go on, as a tree of tensors and plain values."""
         return {
@@ -145,18 +173,18 @@ class Compression:
             "optimiser": self.optimiser.state_dict(),
             "search": self.search.state_dict() if self.search is not None else None,
             "average": dict(self.average.state_dict()) if self.average is not None else None,
-            "masks": self.masks,
-            "report": self.report,
+            "legs": [leg.state_dict() for leg in self.legs],
+            "leg": self.leg,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to a saved state, whatever phase it is of; to be called on a fresh object."""
-        if state["phase"] != "dense":
+        if state["phase"] == "search":
             self._begin_search()
         if state["phase"] == "finetune":
-            self.network.set_masks({name: mask.to(self.place.device) for name, mask in state["masks"].items()})
-            self.masks, self.report = state["masks"], state["report"]
-            self._finetune(self.network.cut(check=False))  # weights follow; it was checked when it was made
+            hyper = convert_plain(self.network, self.options, self.place)
+            self.legs = [restore_leg(hyper, leg) for leg in state["legs"]]
+            self._finetune(state["leg"])
         self.network.load_state_dict(state["network"])
         restore(self.optimiser, state["optimiser"])
         if self.search is not None:
@@ -169,31 +197,13 @@ class Compression:
         hyper = convert_plain(plain, self.options, self.place)
         self._enter("search", hyper)
         carry_moments(moments, plain, self.optimiser, hyper.network)
-        self.search = begin_search(hyper, self.options)
+        self.search = begin_search(hyper, self.options, self.stopwatch)
 
-    def _cut(self) -> None:
-        hyper: HyperNet = self.network
-        found = self.search.finish()
-        self.masks = {name: mask.detach().cpu().clone() for name, mask in hyper.masks.items()}
-        kept = {name: int(mask.sum()) for name, mask in self.masks.items()}
-        groups = [
-            {
-                "name": group.name,
-                "before": group.width,
-                "after": kept.get(group.name, group.width),
-                "prunable": group.prunable,
-                "reason": group.reason,
-            }
-            for group in hyper.plan.groups
-        ]
-        self.report = {"macs_ratio": found.macs_ratio, "params_ratio": found.params_ratio, "groups": groups}
-        self._finetune(hyper.cut())
-
-    def _finetune(self, small: nn.Module) -> None:
-        self.search = None
-        self._enter("finetune", small)
+    def _finetune(self, leg: int) -> None:
+        self.search, self.leg = None, leg
+        self._enter("finetune", self.legs[leg].network)
         distill = self.options.compress.distill
-        if distill:
+        if distill and self.teacher is None:
             self.teacher = self._load_teacher(distill.teacher)
 
     def _load_teacher(self, path: str | None) -> nn.Module:

@@ -1,9 +1,10 @@
 """Where a run computes: the device, and its place among several processes."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import distributed
@@ -34,6 +35,14 @@ class Place:
         shared = torch.tensor(float(flag), device=self.device)
         distributed.all_reduce(shared, distributed.ReduceOp.MAX)
         return bool(shared.item())
+
+    def first(self, compute: Callable[[], Any]) -> Any:
+        """Return what `compute` gives in the first process, in all of them."""
+        if self.world_size == 1:
+            return compute()
+        shared = [compute() if self.rank == 0 else None]
+        distributed.broadcast_object_list(shared, src=0, device=self.device)
+        return shared[0]
 
     def wait(self) -> None:
         """Wait until every process has come here."""

@@ -14,6 +14,7 @@ from dhp_sr.deploy import load_weights, save_model
 from dhp_sr.metrics import complexity
 from dhp_sr.models.compression import Compression
 from dhp_sr.models.devices import Place, pick_device
+from dhp_sr.models.finals import best_names, final_names
 from dhp_sr.models.networks import EXAMPLE_SIDE, is_own
 from dhp_sr.models.numbers import finite
 from dhp_sr.models.state import differences, load_state, pack, random_state, save_state, set_random_state, write_tensors
@@ -43,10 +44,11 @@ class DHPModel:
         self.device, self.is_train = self.place.device, True
         self.run_folder = Path(opt["run_folder"]) if opt.get("run_folder") else None
         dense_file = self.model_path("dense") if self.run_folder else Path()
-        self.compression = Compression(self.options, self.place, dense_file, self._keep_dense)
+        self.compression = Compression(self.options, self.place, dense_file, self._keep_dense, self._keep_leg)
         self.log: dict[str, float] = {}
         self.batch: dict[str, Any] = {}
-        self.best: dict[str, Any] = {}
+        self.best: dict[str, dict[str, Any]] = {}
+        """File name of each best model -> when it was best, and how good."""
 
     def feed_data(self, data: dict[str, Any]) -> None:
         """Take the batch of the next step."""
@@ -123,13 +125,24 @@ class DHPModel:
         """Write the network as it is now (the moving average, if there is one) as `models/<name>.safetensors`."""
         return self._write(self.compression.for_validation(), name, **facts)
 
+    def save_final(self, leg: int, **facts: Any) -> Path:
+        """Write the network of a leg, or the dense one of a run without search, under its final name."""
+        compression, schedule = self.compression, self.compression.schedule
+        facts["training"] = {"iterations": schedule.total_iter, "moving_average": compression.average is not None}
+        if compression.legs:
+            report = compression.legs[leg].report
+            groups = {group["name"]: group["after"] for group in report["groups"]}
+            facts |= {"parent": "dense.safetensors", "achieved": achieved(report), "groups": groups}
+        return self._write(compression.finals()[leg], final_names(self.options)[leg], **facts)
+
     def keep_if_best(self, current_iter: int, scores: Mapping[str, Mapping[str, float]]) -> None:
-        """Write `models/best.safetensors` if the mean PSNR over the test sets is the highest so far."""
+        """Write `models/best.safetensors` if the mean PSNR over the test sets is the highest so far (of this leg)."""
+        name = best_names(self.options)[self.compression.leg]
         key = "psnr_y_db" if self.options.scale > 1 else "psnr_rgb_db"
         mean = sum(one[key] for one in scores.values()) / len(scores)
-        if not self.best or mean > self.best[key]:
-            self.best = {"iteration": current_iter, key: mean}
-            self.save_network("best", scores=finite(scores), training={"iterations": current_iter})
+        if name not in self.best or mean > self.best[name][key]:
+            self.best[name] = {"iteration": current_iter, key: mean}
+            self.save_network(name, scores=finite(scores), training={"iterations": current_iter})
 
     def model_path(self, name: str) -> Path:
         """Return where model `name` is written."""
@@ -148,6 +161,10 @@ class DHPModel:
     def _keep_dense(self, network: nn.Module) -> None:
         if self.run_folder and self.place.writes:
             self._write(network, "dense", training={"iterations": self.compression.schedule.dense_iter})
+
+    def _keep_leg(self, leg: int) -> None:
+        if self.run_folder and self.place.writes:
+            self.save_final(leg)
 
     def _write(self, network: nn.Module, name: str, **facts: Any) -> Path:
         path = self.model_path(name)
@@ -172,7 +189,12 @@ class DHPModel:
         return TestSet(options.get("name", "val"), loader.dataset, scale, usual if border is None else border)
 
 
-_FREE_IN_COMPRESS = ("tolerance", "round_to", "min_width")
+def achieved(report: Mapping[str, Any]) -> dict[str, float]:
+    """Return the kept fractions in the report of a cut."""
+    return {key: value for key, value in report.items() if key != "groups"}
+
+
+_FREE_IN_COMPRESS = ("tolerance", "round_to", "min_width", "latency_table")
 """Keys of `compress` that may change, so that a search whose budget was missed by a little need not start again."""
 
 

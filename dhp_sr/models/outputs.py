@@ -8,14 +8,16 @@ from torch import nn
 from dhp_sr.config.schema import Options
 from dhp_sr.deploy import load_model
 from dhp_sr.metrics import complexity, latencies
-from dhp_sr.models.dhp_model import DHPModel
+from dhp_sr.models.dhp_model import DHPModel, achieved
+from dhp_sr.models.finals import best_names, final_names
 from dhp_sr.models.networks import EXAMPLE_SIDE, build_plain, is_own, load_file
 from dhp_sr.models.numbers import finite
 from dhp_sr.models.run_folder import RunFolder
 from dhp_sr.models.validation import TestSet, evaluate, evaluate_input
 from dhp_sr.models.widths import layer_rows
 from dhp_sr.reports import write_reports
-from dhp_sr.utils.files import write_json
+from dhp_sr.reports.widths import widths_text
+from dhp_sr.utils.files import write_json, write_text
 
 REPEATS = 5
 """Timed passes of each network, taken in turns."""
@@ -26,27 +28,31 @@ Row = dict[str, Any]
 def finish(model: DHPModel, run: RunFolder, sets: Sequence[TestSet]) -> dict[str, Any]:
     """Write models, scores, costs and widths of a finished run; return the content of metrics.json."""
     options, schedule = model.options, model.compression.schedule
-    final = "pruned" if schedule.searches else "dense"
-    model.save_network(final, **_facts(model))
-    networks = _final_networks(model, run, final)
-    iterations = {"dense": schedule.dense_iter, final: schedule.total_iter}
-    scored = [name for name in networks if name == final or _is_trained(options)]
+    finals = final_names(options)
+    for leg in range(len(finals)):
+        model.save_final(leg)
+    networks = _final_networks(model, run, finals)
+    iterations = {"dense": schedule.dense_iter, **dict.fromkeys(finals, schedule.total_iter)}
+    scored = [name for name in networks if name in finals or _is_trained(options)]
     rows = [_input_row(options, sets), *(_row(name, networks[name], iterations[name], model, sets) for name in scored)]
-    model.save_network(final, scores=finite(rows[-1]["sets"]), **_facts(model))
+    scores = {row["model"]: finite(row["sets"]) for row in rows}
+    for leg, name in enumerate(finals):
+        model.save_final(leg, scores=scores[name])
     _add_latencies(rows, networks)
     if schedule.searches:
         _write_widths(model, run, networks)
-    written = {name: run.model(name) for name in (*networks, "best") if run.model(name).exists()}
-    target = options.compress.target if options.compress else None
+    written = {name: run.model(name) for name in (*networks, *best_names(options)) if run.model(name).exists()}
+    targets = [{target.kind: target.keep_ratio} for target in options.compress.targets] if options.compress else [{}]
+    found = [achieved(leg.report) for leg in model.compression.legs] or [{}]
     metrics = {
         "name": options.name,
         "task": _task(options),
         "scale": options.scale,
-        "target": {target.kind: target.keep_ratio} if target else {},
-        "achieved": _achieved(model),
+        "target": _one_or_all(targets),
+        "achieved": _one_or_all(found),
         "rows": rows,
-        "macs_input": [1, networks[final].in_channels, EXAMPLE_SIDE, EXAMPLE_SIDE],
-        "best": model.best,
+        "macs_input": [1, networks[finals[0]].in_channels, EXAMPLE_SIDE, EXAMPLE_SIDE],
+        "best": model.best if len(finals) > 1 else model.best.get("best", {}),
         "files": {name: str(path.relative_to(run.path)) for name, path in written.items()},
     }
     metrics = finite(metrics)
@@ -55,39 +61,29 @@ def finish(model: DHPModel, run: RunFolder, sets: Sequence[TestSet]) -> dict[str
     return metrics
 
 
+def _one_or_all(values: list[dict[str, Any]]) -> Any:
+    """Return what one target gives as itself, and what several give as a list, as in the option file."""
+    return values[0] if len(values) == 1 else values
+
+
 def _is_trained(options: Options) -> bool:
     """Return whether the dense network has learned anything by the time the search begins."""
     return options.compress is None or options.compress.dense_iter > 0 or bool(options.path.pretrain_network_g)
-
-
-def _facts(model: DHPModel) -> dict[str, Any]:
-    """Return what the final model's file says beside the network itself."""
-    schedule = model.compression.schedule
-    training = {"iterations": schedule.total_iter, "moving_average": model.compression.average is not None}
-    facts: dict[str, Any] = {"training": training}
-    if schedule.searches:
-        groups = {group["name"]: group["after"] for group in model.compression.report["groups"]}
-        facts |= {"parent": "dense.safetensors", "achieved": _achieved(model), "groups": groups}
-    return facts
 
 
 def _task(options: Options) -> str:
     return "sr" if options.scale > 1 or next(iter(options.datasets.values())).type == "SRDataset" else "denoise"
 
 
-def _achieved(model: DHPModel) -> dict[str, float]:
-    return {key: value for key, value in model.compression.report.items() if key != "groups"}
-
-
-def _final_networks(model: DHPModel, run: RunFolder, final: str) -> dict[str, nn.Module]:
+def _final_networks(model: DHPModel, run: RunFolder, finals: Sequence[str]) -> dict[str, nn.Module]:
     """Load the networks from their files, as everybody else will; a foreign one comes from memory."""
+    trained = dict(zip(finals, model.compression.finals(), strict=True))
     networks: dict[str, nn.Module] = {}
-    for name in dict.fromkeys(("dense", final)):
-        trained = model.compression.for_validation()
-        if is_own(trained):
+    for name in dict.fromkeys(("dense", *finals)):
+        if is_own(trained[finals[0]]):
             networks[name] = load_model(run.model(name), model.device)
-        elif name == final:
-            networks[name] = trained.eval()
+        elif name in trained:
+            networks[name] = trained[name].eval()
         else:
             networks[name] = build_plain(model.options).to(model.device).eval()
             load_file(networks[name], run.model(name))
@@ -121,8 +117,12 @@ def _add_latencies(rows: list[Row], networks: Mapping[str, nn.Module]) -> None:
 
 
 def _write_widths(model: DHPModel, run: RunFolder, networks: Mapping[str, nn.Module]) -> None:
-    widths = {
-        "groups": model.compression.report["groups"],
-        "layers": layer_rows(networks["dense"], networks["pruned"]),
-    }
-    write_json(run.path / "widths.json", widths)
+    finals = final_names(model.options)
+    for leg, name in zip(model.compression.legs, finals, strict=True):
+        widths = {"groups": leg.report["groups"], "layers": layer_rows(networks["dense"], networks[name])}
+        if len(finals) == 1:
+            write_json(run.path / "widths.json", widths)
+        else:
+            path = run.path / name.replace("pruned", "widths")
+            write_json(f"{path}.json", widths)
+            write_text(f"{path}.txt", widths_text(widths))

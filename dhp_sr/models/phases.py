@@ -1,4 +1,10 @@
-"""Which phase an iteration belongs to, and its learning rate: pure functions of the iteration."""
+"""Which phase an iteration belongs to, and its learning rate: pure functions of the iteration.
+
+    dense -> search -> finetune the first target's network -> finetune the second one's -> ...
+
+Each target has a leg of its own after the cut. All legs are equally long, and each has the learning rates that a run
+with one target has after its cut.
+"""
 
 import math
 from dataclasses import dataclass
@@ -27,7 +33,7 @@ class Schedule:
     """The phases of a run, in iterations counted from 0: dense -> search -> (cut) -> finetune.
 
     Attributes:
-        total_iter: Iterations of all phases together.
+        total_iter: Iterations of all phases together, with one target.
         dense_iter: Iterations before the search; `total_iter` in a run without one.
         search_iter: Iterations of the search.
         searches: Whether there is a search; without, the whole run is one dense phase.
@@ -35,6 +41,7 @@ class Schedule:
         late: The schedule of the run, or of finetuning alone where `early` is given.
         early: Own schedule of dense training and search.
         warmup_iter: Iterations of linear warm-up at the start and after the cut, where the optimiser is fresh.
+        legs: Networks to finetune, one for each target.
     """
 
     total_iter: int
@@ -45,6 +52,7 @@ class Schedule:
     late: Scheduler
     early: Scheduler | None = None
     warmup_iter: int = 0
+    legs: int = 1
 
     @classmethod
     def from_options(cls, options: Options) -> "Schedule":
@@ -62,23 +70,44 @@ class Schedule:
             )
         early = compress.scheduler if compress else None
         base = train.optim_g.lr
-        return cls(
-            train.total_iter, dense, search, compress is not None, base, train.scheduler, early, train.warmup_iter
-        )
+        late, warmup, legs = train.scheduler, train.warmup_iter, len(compress.targets) if compress else 1
+        return cls(train.total_iter, dense, search, compress is not None, base, late, early, warmup, legs)
 
     @property
     def cut_at(self) -> int:
         """The number of finished iterations at which the network is cut; beyond the run where there is no search."""
         return self.dense_iter + self.search_iter if self.searches else self.total_iter + 1
 
+    @property
+    def leg_iter(self) -> int:
+        """Iterations of each leg."""
+        return max(0, self.total_iter - self.cut_at)
+
+    @property
+    def end(self) -> int:
+        """Iterations of the run, all legs included."""
+        return self.total_iter + (self.legs - 1) * self.leg_iter
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """The numbers of finished iterations at which a network is finished, the run's end the last."""
+        return tuple(self.total_iter + leg * self.leg_iter for leg in range(self.legs))
+
+    def leg(self, iteration: int) -> int:
+        """Return the leg of step `iteration`, from 0; before the cut the first one."""
+        if iteration < self.cut_at or not self.leg_iter:
+            return 0
+        return min(self.legs - 1, (iteration - self.cut_at) // self.leg_iter)
+
     def phase(self, iteration: int) -> PhaseName:
-        """Return the phase in which step `iteration` (from 0) is taken; at `total_iter`, that in which the run ends."""
+        """Return the phase in which step `iteration` (from 0) is taken; at `end`, that in which the run ends."""
         if not self.searches or iteration < self.dense_iter:
             return "dense"
         return "search" if iteration < self.cut_at else "finetune"
 
     def learning_rate(self, iteration: int) -> float:
         """Return the learning rate of step `iteration` (from 0), warm-up included."""
+        iteration -= self.leg(iteration) * self.leg_iter
         after_cut = iteration >= self.cut_at
         fresh_at = self.cut_at if after_cut else 0
         warm = min(1.0, (iteration - fresh_at + 1) / self.warmup_iter) if self.warmup_iter else 1.0

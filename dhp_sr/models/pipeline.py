@@ -140,11 +140,13 @@ class _Run:
         write_json(self.run.path / "environment.json", environment(self.place.world_size, self.place.device))
         phases = f"dense {schedule.dense_iter}"
         if schedule.searches:
-            phases += f", search {schedule.search_iter}, finetune {schedule.total_iter - schedule.cut_at}"
+            phases += f", search {schedule.search_iter}, finetune {schedule.leg_iter}"
+            phases += f" for each of {schedule.legs} targets" if schedule.legs > 1 else ""
         self.logger.info("%s: %s on %s; iterations: %s", self.options.name, network.type, self.place.device, phases)
 
     def _loop(self, batches: Iterator[dict[str, Any]], sets: list[TestSet], start: int) -> None:
-        options, total = self.options, self.options.train.total_iter
+        options, schedule = self.options, self.model.compression.schedule
+        total = schedule.end
         logger = options.logger
         board = logger.use_tb_logger and self.place.writes
         with _records(self, start, total, logger.print_freq, board) as records:
@@ -156,7 +158,7 @@ class _Run:
                 phase = self.model.compression.phase
                 if records and records.step(done, phase, self.model.log):
                     records.row(done, phase, self.model.log, self.model.compression.ratios())
-                if records and (done % options.val.val_freq == 0 or done == total):
+                if records and (done % options.val.val_freq == 0 or done in schedule.stages):
                     self._validate(sets, done, records)
                 entered, stopping = self._advance(done), self.place.agree(self.stop())
                 if entered or stopping or done % logger.save_checkpoint_freq == 0 or done == total:
@@ -186,7 +188,7 @@ class _Run:
             folder = self.run.images / test_set.name if self.options.val.save_img else None
             scores[test_set.name] = self.model.validate(test_set, folder)
             records.scores(done, phase, test_set.name, scores[test_set.name])
-        if scores and phase == self.model.compression.schedule.phase(self.options.train.total_iter):
+        if scores and phase == self.model.compression.schedule.phase(self.model.compression.schedule.end):
             self.model.keep_if_best(done, scores)
 
     def _finish(self, sets: list[TestSet]) -> dict[str, Any]:

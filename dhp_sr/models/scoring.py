@@ -4,14 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import ValidationError
 from torch import nn
 
 from dhp_sr.config import load_options, resolve_paths, run_path
-from dhp_sr.config.schema import ValDataset
+from dhp_sr.config.schema import Options, ValDataset
 from dhp_sr.deploy import load_model
 from dhp_sr.metrics import complexity
 from dhp_sr.models.devices import pick_device
+from dhp_sr.models.finals import final_names
 from dhp_sr.models.networks import EXAMPLE_SIDE, check_fit
 from dhp_sr.models.numbers import finite
 from dhp_sr.models.run_folder import RunFolder
@@ -26,7 +28,7 @@ PLAIN_FOLDERS = ("HR", "GT", "hr", "gt", "original", "images")
 def score_run(
     opt: str | Path, overrides: Sequence[str] = (), *, root: Path, model: str | Path | None = None
 ) -> dict[str, Any]:
-    """Score the final model of a run on the test sets of its option file.
+    """Score the final models of a run on the test sets of its option file.
 
     Args:
         opt: The option file.
@@ -42,16 +44,23 @@ def score_run(
     """
     options = load_options(opt, overrides)
     run = RunFolder(run_path(options, root))
-    path = Path(model) if model else run.model("pruned" if options.compress else "dense")
+    paths = [Path(model)] if model else [run.model(name) for name in final_names(options)]
+    device = pick_device(options.num_gpu if options.num_gpu in ("auto", 0) else 1)
+    networks = [_open(path, options, opt, device) for path in paths]
+    sets = build_test_sets(resolve_paths(options, root))
+    first, *others = [score(network, path, sets, str(device)) for network, path in zip(networks, paths, strict=True)]
+    return {**first, "rows": [*first["rows"], *(scores["rows"][-1] for scores in others)]}
+
+
+def _open(path: Path, options: Options, opt: str | Path, device: torch.device) -> nn.Module:
     if not path.exists():
         raise UserError(f"{path}: expected the model of run {options.name!r}, found no file; train it first")
-    device = pick_device(options.num_gpu if options.num_gpu in ("auto", 0) else 1)
     network = load_model(path, device)
     try:
         check_fit(network, path.name, options)
     except UserError as error:
         raise UserError(f"{path} does not fit {opt}: {error}") from error
-    return score(network, path, build_test_sets(resolve_paths(options, root)), str(device))
+    return network
 
 
 def score_files(

@@ -1,5 +1,8 @@
 """From the options to a hyper network and its search, and the rehearsal of both before any training."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import torch
 from torch import nn
 
@@ -7,8 +10,10 @@ from dhp_sr.config.schema import Options
 from dhp_sr.deploy import load_model
 from dhp_sr.hyper import HyperNet, convert
 from dhp_sr.models.devices import Place
+from dhp_sr.models.legs import budget
 from dhp_sr.models.networks import check_fit, example_input
 from dhp_sr.search import Search, build_search
+from dhp_sr.structure import Stopwatch
 from dhp_sr.utils.errors import UserError
 
 
@@ -18,15 +23,37 @@ def convert_plain(network: nn.Module, options: Options, place: Place) -> HyperNe
     return convert(network, example, parametrisation=compress.parametrisation, exclude=tuple(compress.exclude))
 
 
-def begin_search(hyper: HyperNet, options: Options) -> Search:
-    """Make the search that `compress` names."""
+def make_stopwatch(network: nn.Module, options: Options, place: Place, path: Path | None) -> Stopwatch | None:
+    """Return what measures latencies as `compress` says; None where no target is one of latency.
+
+    Args:
+        network: The plain network.
+        options: The run's options, paths resolved.
+        place: Where to measure; among several processes the first one does.
+        path: The file of layer times where `compress.latency_table` names none.
+    """
     compress = options.compress
+    if compress is None or compress.targets[0].kind != "latency":
+        return None
+    example = example_input(network)
+    if compress.latency_size:
+        example = example.new_zeros(*example.shape[:2], *compress.latency_size)
+    path = Path(compress.latency_table) if compress.latency_table else path
+    return Stopwatch(example.to(place.device), compress.latency_threads, path, place.first)
+
+
+def begin_search(hyper: HyperNet, options: Options, stopwatch: Stopwatch | None = None) -> Search:
+    """Make the search that `compress` names; it runs down to the smallest target."""
+    compress = options.compress
+    target = compress.targets[-1]
+    if stopwatch is not None:
+        hyper.time_with(stopwatch)
     return build_search(
         compress.method,
         hyper,
         preset=compress.preset,
-        kind=compress.target.kind,
-        keep_ratio=compress.target.keep_ratio,
+        kind=target.kind,
+        keep_ratio=target.keep_ratio,
         tolerance=compress.tolerance,
         round_to=compress.round_to,
         min_width=compress.min_width,
@@ -37,8 +64,10 @@ def begin_search(hyper: HyperNet, options: Options) -> Search:
     )
 
 
-def rehearse(network: nn.Module, options: Options, place: Place) -> None:
+def rehearse(network: nn.Module, options: Options, place: Place, stopwatch: Stopwatch | None = None) -> None:
     """Convert and prune a copy, so that what would fail after hours of training fails before them.
+
+    Layer times are measured once, and written when the search begins: the run has no folder yet.
 
     Raises:
         UserError: the network cannot be traced, the budget cannot be met, method and preset do not fit, a pattern
@@ -48,9 +77,9 @@ def rehearse(network: nn.Module, options: Options, place: Place) -> None:
     cuda = [place.device] if place.device.type == "cuda" else []
     with torch.random.fork_rng(cuda):  # the run draws what it would have drawn without a rehearsal
         hyper = convert_plain(network, options, place)
-        rules = {"tolerance": compress.tolerance, "round_to": compress.round_to, "min_width": compress.min_width}
-        hyper.prune_to(**{compress.target.kind: compress.target.keep_ratio}, **rules)
-        begin_search(hyper, options)
+        begin_search(hyper, options, replace(stopwatch, path=None) if stopwatch else None)
+        for target in compress.targets:
+            hyper.prune_to(**budget(target, compress))
     if compress.distill and compress.distill.teacher:
         open_teacher(compress.distill.teacher, options)
 

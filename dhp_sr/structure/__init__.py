@@ -5,6 +5,7 @@ from dhp_sr.structure.cost import Cost, CostModel
 from dhp_sr.structure.cut import CutError
 from dhp_sr.structure.groups import ChannelPlan, Group, make_plan
 from dhp_sr.structure.resize import resize
+from dhp_sr.structure.stopwatch import Stopwatch
 from dhp_sr.structure.trace import TraceError
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "CostModel",
     "CutError",
     "Group",
+    "Stopwatch",
     "TraceError",
     "make_plan",
     "resize",

@@ -1,10 +1,41 @@
-"""What the rules read and write while a graph is walked: the ties, and which tensor's axis holds which channels."""
+"""What the rules write while a graph is walked: ties, which tensor's axis holds which channels, and literal sizes."""
 
 from typing import Any, NamedTuple
 
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from dhp_sr.structure.ties import Ties, along, collapse
+from dhp_sr.structure.ties import Ties
+
+Path = tuple[Any, ...]
+"""Where in a node's arguments: ("args", 1, 0), ("kwargs", "dim"), ("args", 1, 1, "stop"), ..."""
+
+
+class Size(NamedTuple):
+    """A number that was read from a tensor's shape and counts channels."""
+
+    atoms: Tensor
+    """(C,) the channels counted."""
+
+
+class Count(NamedTuple):
+    """A number of channels: those between two bounds along one axis of a value."""
+
+    atoms: Tensor
+    """Of the whole value."""
+    dim: int
+    size: int
+    """Length of the axis."""
+    bounds: tuple[int, int]
+
+
+class Literal(NamedTuple):
+    """An argument of a node that counts kept channels, so that a cut copy needs another number there."""
+
+    node: str
+    path: Path
+    counts: Count | list[Count]
+    read_from: Tensor | None = None
+    """Channels of another value that the forward counts to work the number out."""
 
 
 class Book:
@@ -18,11 +49,20 @@ class Book:
         """Weight name -> how often each of its entries is multiplied, for one sample."""
         self.kinds: dict[str, str] = {}
         """Weight name -> kind of its layer."""
+        self.literals: list[Literal] = []
+        self.free: dict[str, set[int]] = {}
+        """Node name -> axes whose length the forward computes by itself, where channels are best left to vary."""
+        self.buffers = dict(network.named_buffers())
+        self.modules = dict(network.named_modules(remove_duplicate=False))
         self._canonical = first_names(network)
 
     def name(self, tensor: str) -> str:
         """Return the first name under which a shared tensor is known."""
         return self._canonical.get(tensor, tensor)
+
+    def holds(self, tensor: str) -> bool:
+        """Return whether `tensor` is a parameter or buffer of the network, rather than a bare constant."""
+        return tensor in self._canonical
 
     def own(self, tensor: str, dim: int, atoms: Tensor) -> Tensor:
         """Note that axis `dim` of a parameter or buffer holds `atoms`; a second use ties them to the first."""
@@ -47,64 +87,11 @@ class Book:
         self.kinds[name] = kind
 
     def pin(self, atoms: Any, reason: str) -> None:
-        """Pin the atoms of a value, or of each value of a list; what has none is passed over."""
+        """Pin the atoms of a value, of each value of a list, or of a size; what has none is passed over."""
         for part in atoms if isinstance(atoms, list) else [atoms]:
+            part = part.atoms if isinstance(part, Size) else part
             if isinstance(part, Tensor):
                 self.ties.pin(part, reason)
-
-
-class Call(NamedTuple):
-    """One node of the graph, as a rule sees it."""
-
-    node: fx.Node
-    module: nn.Module | None
-    value: Any
-    """What the node returned for the example."""
-    values: dict[fx.Node, Any]
-    atoms: dict[fx.Node, Any]
-    book: Book
-
-    @property
-    def layer(self) -> str:
-        """Qualified name of the module called, or of the node."""
-        return str(self.node.target) if self.node.op == "call_module" else self.node.name
-
-    @property
-    def operator(self) -> str:
-        """The operator's name, for messages."""
-        if self.module is not None:
-            return type(self.module).__name__
-        target = self.node.target
-        return target if isinstance(target, str) else getattr(target, "__name__", str(target))
-
-    @property
-    def source(self) -> fx.Node:
-        """The node whose value goes in first."""
-        return self.argument(0, "input")
-
-    def argument(self, index: int, name: str, default: Any = None) -> Any:
-        """Return an argument given by position or by name."""
-        if len(self.node.args) > index:
-            return self.node.args[index]
-        return self.node.kwargs.get(name, default)
-
-    def shape(self, node: fx.Node) -> tuple[int, ...]:
-        """Shape of another node's value."""
-        return tuple(self.values[node].shape)
-
-    def channels(self, node: fx.Node, dim: int = 1) -> Tensor:
-        """Return one atom for each channel (entry along `dim`) of a node's value."""
-        shape = self.shape(node)
-        return collapse(self.atoms[node], shape[dim], dim % len(shape), self.book.ties)
-
-    def spread(self, channels: Tensor, dim: int = 1) -> Tensor:
-        """Lay (C,) atoms along axis `dim` of this node's value."""
-        rank = len(self.value.shape)
-        return along(channels, rank, dim % rank)
-
-    def tensors(self) -> list[fx.Node]:
-        """Input nodes whose values are tensors with channels."""
-        return [node for node in self.node.all_input_nodes if isinstance(self.atoms.get(node), Tensor)]
 
 
 def first_names(network: nn.Module) -> dict[str, str]:
@@ -112,3 +99,14 @@ def first_names(network: nn.Module) -> dict[str, str]:
     first: dict[int, str] = {}
     named = [*network.named_parameters(remove_duplicate=False), *network.named_buffers(remove_duplicate=False)]
     return {name: first.setdefault(id(tensor), name) for name, tensor in named}
+
+
+def parameter_places(network: nn.Module) -> dict[str, str]:
+    """Return, for every parameter of every module, each module once, the first name of the same tensor."""
+    first = first_names(network)
+    names = [f"{path}.{leaf}" if path else leaf for path, module in network.named_modules() for leaf in _leaves(module)]
+    return {name: first[name] for name in names}
+
+
+def _leaves(module: nn.Module) -> list[str]:
+    return [name for name, _ in module.named_parameters(recurse=False, remove_duplicate=False)]

@@ -1,4 +1,4 @@
-"""Multiply-adds and parameters of a pruned network, from the plan and the masks alone."""
+"""Multiply-adds, parameters and latency of a pruned network, from the plan and the masks alone."""
 
 import math
 from typing import NamedTuple
@@ -6,7 +6,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dhp_sr.structure.counts import Counts
 from dhp_sr.structure.groups import ChannelPlan
+from dhp_sr.structure.latency import LatencyModel
+from dhp_sr.structure.latency_table import LatencyTable
+
+KINDS = ("macs", "params", "latency")
+"""What a budget can be a fraction of; the fields of `Cost`."""
 
 
 class Cost(NamedTuple):
@@ -16,26 +22,35 @@ class Cost(NamedTuple):
     """Multiply-adds of convolutions and linear layers for one sample of the example's size."""
     params: float
     """Learned numbers."""
+    latency: float = math.nan
+    """Milliseconds that the table predicts for its input size; nan where no table is loaded."""
 
 
 class CostModel:
-    """Costs as a function of the kept channels; differentiable, and exact for 0/1 masks."""
+    """Costs as a function of the kept channels; differentiable, and exact (macs, params) for 0/1 masks."""
 
-    def __init__(self, plan: ChannelPlan) -> None:
-        axes = {(axis.tensor, axis.dim): row for row, axis in enumerate(plan.axes)}
-        absent = len(axes)  # the row of ones, for axes without channels
+    def __init__(self, plan: ChannelPlan, table: LatencyTable | None = None) -> None:
+        self.counts = Counts(plan)
+        self.names = tuple(plan.parameters)
+        """The parameters, in the order of `by_parameter`."""
+        self._plan = plan
+        self._latency = LatencyModel(plan, self.counts, table) if table else None
         positions = {layer.weight: layer.positions for layer in plan.layers}
         rank = max(len(shape) for shape in plan.parameters.values())
-        rows, rest, uses = [], [], []
+        rows, rest = [], []
         for name, shape in plan.parameters.items():
-            owned = [dim for dim in range(len(shape)) if (name, dim) in axes]
-            rows.append([axes[name, dim] for dim in owned] + [absent] * (rank - len(owned)))
+            owned = self.counts.owned(name, len(shape))
+            rows.append([self.counts.row(name, dim) for dim in owned] + [self.counts.size - 1] * (rank - len(owned)))
             rest.append(math.prod(size for dim, size in enumerate(shape) if dim not in owned))
-            uses.append(positions.get(name, 0))
-        counts = [torch.bincount(axis.index, minlength=plan.size + 1) for axis in plan.axes]
-        self._counts = torch.stack(counts).double()
-        self._rows = torch.tensor(rows)
-        self._rest, self._uses = torch.tensor(rest).double(), torch.tensor(uses).double()
+        used = max(1, *(sum(row != self.counts.size - 1 for row in one) for one in rows))
+        self._rows = torch.tensor(rows)[:, :used]
+        self._rest = torch.tensor(rest).double()
+        self._uses = torch.tensor([positions.get(name, 0) for name in plan.parameters]).double()
+
+    @property
+    def has_latency(self) -> bool:
+        """Whether a table of measured times is loaded."""
+        return self._latency is not None
 
     def __call__(self, kept: Tensor) -> Cost:
         """Cost as tensors.
@@ -43,20 +58,67 @@ class CostModel:
         Args:
             kept: (plan.size,) 1 for a kept channel, 0 for a cut one; values between are allowed.
         """
-        one = torch.ones(1, dtype=torch.double)
-        counts = self._counts @ torch.cat((kept.double().cpu(), one))
-        entries = self._rest * torch.cat((counts, one))[self._rows].prod(dim=1)
-        return Cost(self._uses @ entries, entries.sum())
+        counts = self.counts.of(kept.double().cpu())
+        entries = self._entries(counts)
+        latency = self._latency(counts) if self._latency else torch.tensor(math.nan)
+        return Cost(self._uses @ entries, entries.sum(), latency)
+
+    def of_counts(self, counts: Tensor, kind: str) -> Tensor:
+        """Return one kind of cost, shape (...), of `Counts` of shape (..., size)."""
+        if kind == "latency":
+            return self._latency(counts)
+        entries = self._entries(counts)
+        return entries @ self._uses if kind == "macs" else entries.sum(-1)
+
+    def by_parameter(self, kept: Tensor, kind: str) -> Tensor:
+        """Return the part of a cost that each parameter is charged with, shape (len(names),).
+
+        Of latency, what no layer accounts for is charged to the layers by the elements they put out.
+        """
+        counts = self.counts.of(kept.double().cpu())
+        if kind == "latency":
+            return self._latency.by_parameter(counts, self.names)
+        entries = self._entries(counts)
+        return entries * self._uses if kind == "macs" else entries
 
     def value(self, kept: Tensor) -> Cost:
         """Cost as numbers."""
         with torch.no_grad():
             cost = self(kept)
-        return Cost(round(float(cost.macs)), round(float(cost.params)))
+        return Cost(round(float(cost.macs)), round(float(cost.params)), float(cost.latency))
 
     def marginal(self, kept: Tensor, kind: str) -> Tensor:
-        """What one more channel costs, shape (plan.size,): the gradient of the cost at `kept`."""
+        """What one more channel costs, shape (plan.size,): the gradient of the cost at `kept`.
+
+        Measured times rise in steps, so for latency it is the mean over the lower half of each group's kept channels
+        removed, never below a thousandth of the mean.
+        """
+        if kind == "latency":
+            return self._secant(kept.double().cpu())
         kept = kept.double().clone().requires_grad_()
         with torch.enable_grad():
             (gradient,) = torch.autograd.grad(getattr(self(kept), kind), kept)
         return gradient
+
+    def _secant(self, kept: Tensor) -> Tensor:
+        """Return, for each group, what halving it saves per channel."""
+        with torch.no_grad():
+            now = self.counts.of(kept)
+            halves = torch.stack([self.counts.of(_halved(kept, group.span)) for group in self._plan.prunable])
+            saved = self._latency(now) - self._latency(halves)
+        slopes = [
+            2 * one / max(float(kept[group.span].sum()), 1)
+            for one, group in zip(saved, self._plan.prunable, strict=True)
+        ]
+        widths = torch.tensor([group.width for group in self._plan.prunable])
+        slope = torch.stack(slopes).repeat_interleave(widths)
+        return slope.clamp_min(max(1e-3 * float(slope.mean()), 1e-12))
+
+    def _entries(self, counts: Tensor) -> Tensor:
+        return self._rest * counts[..., self._rows].prod(dim=-1)
+
+
+def _halved(kept: Tensor, span: slice) -> Tensor:
+    half = kept.clone()
+    half[span] /= 2
+    return half

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dhp_sr.structure.book import first_names
 from dhp_sr.structure.groups import ChannelPlan
 from dhp_sr.structure.resize import resize
+from dhp_sr.structure.rewrite import rewrite
 from dhp_sr.utils.errors import UserError
 
 
@@ -26,7 +27,8 @@ def cut(network: nn.Module, plan: ChannelPlan, mask: Tensor, values: Mapping[str
         values: parameters to use instead of the network's own, full size.
 
     Returns:
-        A module of the same class, in eval mode.
+        A module of the same class, in eval mode; or, where the class's forward states numbers of channels that no
+        longer hold, the traced forward with other numbers.
     """
     first = first_names(network)
     kept = kept_entries(plan, mask)
@@ -41,13 +43,25 @@ def cut(network: nn.Module, plan: ChannelPlan, mask: Tensor, values: Mapping[str
     _slice_constants(small, kept)
     resize(small, {name: tuple(tensor.shape) for name, tensor in state.items()})
     small.load_state_dict(state)
-    return small
+    return _with_numbers(network, small, plan, mask)
+
+
+def _with_numbers(network: nn.Module, small: nn.Module, plan: ChannelPlan, mask: Tensor) -> nn.Module:
+    """Return `small` with the numbers of channels kept wherever its forward states them."""
+    if not plan.numbers:
+        return small
+    padded = _padded(mask)
+    return rewrite(network, small, plan, [number.value(padded) for number in plan.numbers])
 
 
 def kept_entries(plan: ChannelPlan, mask: Tensor) -> dict[tuple[str, int], Tensor]:
     """Return the entries that stay along every axis of every tensor."""
-    padded = torch.cat((mask.cpu(), torch.ones(1, dtype=torch.bool)))
+    padded = _padded(mask)
     return {(axis.tensor, axis.dim): padded[axis.index].nonzero().flatten() for axis in plan.axes}
+
+
+def _padded(mask: Tensor) -> Tensor:
+    return torch.cat((mask.cpu(), torch.ones(1, dtype=torch.bool)))
 
 
 def _slice_constants(network: nn.Module, kept: Mapping[tuple[str, int], Tensor]) -> None:
@@ -77,7 +91,7 @@ def check_cut(masked: nn.Module, small: nn.Module, example_input: Tensor) -> flo
         with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
             expected, found = masked(example_input), small(example_input)
     except RuntimeError as error:
-        raise CutError(f"the cut network does not run; its forward holds a size as a literal: {error}") from error
+        raise CutError(f"the cut network does not run: {error}") from error
     finally:
         masked.train(modes[0]), small.train(modes[1])
     difference = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))

@@ -1,20 +1,16 @@
 """The frozen plan: groups of channels that live and die together, and which axis of which tensor each owns."""
 
-import fnmatch
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dhp_sr.structure.book import Book, Call
-from dhp_sr.structure.rules import pinned, rule_for
-from dhp_sr.structure.ties import along
-from dhp_sr.structure.trace import trace
-from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.names import nearest
+from dhp_sr.structure.book import Book, Count, Path
+from dhp_sr.structure.trace import TraceError, trace
+from dhp_sr.structure.walk import walk
 
 
 @dataclass(frozen=True)
@@ -67,6 +63,24 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Number:
+    """An argument in the forward that states a number of channels, or a list of such numbers."""
+
+    node: str
+    """Name of the node in the trace."""
+    path: Path
+    """Where among the node's arguments."""
+    counts: tuple[Tensor, ...]
+    """For each number, the channels counted, as places in the flat vector; its length stands for pinned channels."""
+    is_list: bool
+
+    def value(self, padded: Tensor) -> int | list[int]:
+        """Return the number for masks in the flat vector, one entry True behind them."""
+        counted = [int(padded[index].sum()) for index in self.counts]
+        return counted if self.is_list else counted[0]
+
+
+@dataclass(frozen=True)
 class ChannelPlan:
     """Everything that conversion, budget and cut need to know of a network."""
 
@@ -75,6 +89,12 @@ class ChannelPlan:
     layers: tuple[Layer, ...]
     parameters: dict[str, tuple[int, ...]]
     """Shape of every parameter."""
+    numbers: tuple[Number, ...] = ()
+    """What the forward states in numbers of prunable channels."""
+    example_shape: tuple[int, ...] = ()
+    """Shape of the example input."""
+    training_form: bool = False
+    """Whether the plan follows what the forward does in training mode."""
 
     @property
     def prunable(self) -> tuple[Group, ...]:
@@ -90,6 +110,9 @@ class ChannelPlan:
 def make_plan(network: nn.Module, example_input: Tensor, exclude: Sequence[str] = ()) -> ChannelPlan:
     """Plan how a network can be pruned.
 
+    A forward that cannot be followed in evaluation mode, or leaves nothing to prune there because it first computes its
+    weights from others, is followed in training mode.
+
     Args:
         network: any traceable network; it is left as it was.
         example_input: one input batch; MACs are counted at its size.
@@ -100,91 +123,65 @@ def make_plan(network: nn.Module, example_input: Tensor, exclude: Sequence[str] 
         UserError: a pattern names no layer.
     """
     exclude = [exclude] if isinstance(exclude, str) else exclude
-    book = _walk(network, example_input, exclude)
+    try:
+        plan, refused = _plan(network, example_input, exclude, False), None
+    except TraceError as error:
+        plan, refused = None, error
+    if plan is None or not plan.prunable:
+        with contextlib.suppress(TraceError):
+            other = _plan(network, example_input, exclude, True)
+            plan = other if plan is None or other.prunable else plan
+    if plan is None:
+        raise refused
+    return plan
+
+
+def _plan(network: nn.Module, example_input: Tensor, exclude: Sequence[str], training: bool) -> ChannelPlan:
+    book = walk(network, trace(network, example_input, training), exclude)
     groups, channel_of = _group(book)
     size = sum(group.width for group in groups if group.prunable)
-    roots = book.ties.roots()
-    axes = tuple(
-        Axis(tensor, dim, torch.tensor([channel_of.get(roots[atom], size) for atom in atoms.tolist()]))
-        for (tensor, dim), atoms in book.axes.items()
-    )
+    places = torch.full((len(book.ties.producer),), size)
+    places[list(channel_of)] = torch.tensor([*channel_of.values()], dtype=torch.long)
+    places = places[book.ties.roots()]
+    axes = tuple(Axis(tensor, dim, places[atoms]) for (tensor, dim), atoms in book.axes.items())
     shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
     layers = tuple(Layer(name, book.kinds[name], count, shapes[name]) for name, count in book.positions.items())
-    return ChannelPlan(groups, axes, layers, shapes)
+    found = _numbers(book, places, size)
+    return ChannelPlan(groups, axes, layers, shapes, found, tuple(example_input.shape), training)
 
 
-def _walk(network: nn.Module, example_input: Tensor, exclude: Sequence[str]) -> Book:
-    traced = trace(network, example_input)
-    book, atoms = Book(network), {}
-    modules = dict(traced.graph_module.named_modules())
-    for node in traced.graph_module.graph.nodes:
-        module = modules[node.target] if node.op == "call_module" else None
-        call = Call(node, module, traced.values[node], traced.values, atoms, book)
-        atoms[node] = _visit(call)
-        if any(fnmatch.fnmatch(call.layer, pattern) for pattern in exclude):
-            book.pin(atoms[node], "excluded by name")
-    _check_names(exclude, [str(node.target) for node in traced.graph_module.graph.nodes if node.op == "call_module"])
-    return book
+def _numbers(book: Book, places: Tensor, size: int) -> tuple[Number, ...]:
+    """Return the numbers of channels in nodes that have, or read, a prunable one."""
+    found, nodes = [], set()
+    for literal in book.literals:
+        is_list = isinstance(literal.counts, list)
+        counts = [_counted(one, places, size) for one in (literal.counts if is_list else [literal.counts])]
+        found.append(Number(literal.node, literal.path, tuple(counts), is_list))
+        read = [] if literal.read_from is None else [places[literal.read_from]]
+        if any(bool((index < size).any()) for index in [*counts, *read]):
+            nodes.add(literal.node)
+    return tuple(number for number in found if number.node in nodes)
 
 
-def _check_names(patterns: Sequence[str], layers: Sequence[str]) -> None:
-    for pattern in patterns:
-        if not fnmatch.filter(layers, pattern):
-            raise UserError(
-                f"exclude: {pattern!r} names no layer{nearest(pattern, layers)}; the layers are "
-                f"{', '.join(layers[:5])}, ... and patterns such as 'body.*' name several"
-            )
-
-
-def _visit(call: Call) -> Any:
-    node = call.node
-    if node.op == "placeholder":
-        return _input(call)
-    if node.op == "get_attr":
-        return _constant(call)
-    if node.op == "output":
-        for source in node.all_input_nodes:
-            call.book.pin(call.atoms.get(source), "output of the network")
-        return None
-    rule = rule_for(node, call.module)
-    try:
-        return rule(call)
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        return pinned(call, f"{call.operator} at {call.layer} is called in a way its rule does not know: {error}")
-
-
-def _input(call: Call) -> Any:
-    if not isinstance(call.value, Tensor):
-        return None
-    channels = call.book.ties.new(call.value.shape[1] if call.value.dim() > 1 else 1, call.layer)
-    call.book.ties.pin(channels, "input of the network")
-    return along(channels, call.value.dim(), 1) if call.value.dim() > 1 else channels
-
-
-def _constant(call: Call) -> Tensor | None:
-    """A bare parameter or buffer: its one long axis carries channels."""
-    if not isinstance(call.value, Tensor):
-        return None
-    shape, name = list(call.value.shape), str(call.node.target)
-    long = [dim for dim, size in enumerate(shape) if size > 1]
-    if len(long) != 1:
-        channels = call.book.ties.new(1, name)
-        call.book.ties.pin(channels, f"constant {name} of shape {tuple(shape)}")
-        return channels.reshape([1] * len(shape))
-    return along(call.book.produce(name, long[0], shape[long[0]], name), len(shape), long[0])
+def _counted(count: Count, places: Tensor, size: int) -> Tensor:
+    """Return the entries counted; those of an axis that does not lose any are given as pinned."""
+    entries = places[count.atoms].movedim(count.dim, 0).flatten(1)[:, 0]
+    if len(entries) != count.size or bool((entries == entries[0]).all()):
+        entries = torch.full((count.size,), size)
+    return entries[slice(*count.bounds)]
 
 
 def _group(book: Book) -> tuple[tuple[Group, ...], dict[int, int]]:
-    """Gather classes with the same producers into groups; returns them and the flat place of each class."""
-    reasons = book.ties.reasons()
+    """Gather classes with the same producers, in the same parts, into groups; returns them and each class's place."""
+    reasons, marks = book.ties.reasons(), book.ties.marks()
     members: dict[int, dict[str, None]] = {}
-    for atom, root in enumerate(book.ties.roots()):
+    for atom, root in enumerate(book.ties.roots().tolist()):
         members.setdefault(root, {})[book.ties.producer[atom]] = None
     bundles: dict[tuple, list[int]] = {}
     for root, producers in members.items():
-        bundles.setdefault((tuple(producers), root in reasons), []).append(root)
+        bundles.setdefault((tuple(producers), marks.get(root, ()), root in reasons), []).append(root)
     groups, channel_of, offset, names = [], {}, 0, {}
-    for (producers, is_pinned), roots in bundles.items():
+    for (producers, _, is_pinned), roots in bundles.items():
         reason = reasons[roots[0]] if is_pinned else "" if len(roots) > 1 else "a single channel"
         start = -1 if reason else offset
         groups.append(Group(_unique(producers[0], names), len(roots), not reason, reason, producers, start))

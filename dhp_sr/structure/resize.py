@@ -112,7 +112,7 @@ def _resize_conv(layer: nn.Module, prefix: str, old: Shapes, new: Shapes) -> Sha
         raise _UnfitError(f"{prefix}weight: expected a kernel of {old['weight'][2:]}, found {new['weight'][2:]}")
     transposed = isinstance(layer, _ConvTransposeNd)
     whole, per_group = new["weight"][:2]  # channels of the undivided side, and channels of the other side per group
-    groups = _groups(layer.groups, old["weight"], new["weight"])
+    groups = _groups(layer.groups, old["weight"], new["weight"], transposed)
     if whole % groups:
         raise _UnfitError(f"{prefix}weight: expected a first axis divisible by groups={groups}, found {new['weight']}")
     layer.groups = groups
@@ -120,10 +120,11 @@ def _resize_conv(layer: nn.Module, prefix: str, old: Shapes, new: Shapes) -> Sha
     return {name: (layer.out_channels,) for name in new if name == "bias"}
 
 
-def _groups(groups: int, old: Shape, new: Shape) -> int:
+def _groups(groups: int, old: Shape, new: Shape, transposed: bool) -> int:
     """Number of groups after the change: a depthwise convolution loses groups, any other narrows all of them alike."""
     channels_per_group = old[0] // groups
-    if groups > 1 and old[1] == new[1] == 1 and new[0] % channels_per_group == 0:
+    depthwise = channels_per_group == 1 if transposed else old[1] == 1
+    if groups > 1 and depthwise and old[1] == new[1] and new[0] % channels_per_group == 0:
         return new[0] // channels_per_group
     return groups
 
@@ -141,12 +142,11 @@ def _resize_norm(layer: nn.Module, prefix: str, old: Shapes, new: Shapes) -> Sha
 
 
 def _resize_group_norm(layer: nn.Module, prefix: str, old: Shapes, new: Shapes) -> Shapes:
-    channels = new["weight"][0]
-    if channels % layer.num_groups:
-        raise _UnfitError(
-            f"{prefix}weight: expected a width divisible by num_groups={layer.num_groups}, found {channels}"
-        )
-    layer.num_channels = channels
+    """Group normalisation gains or loses whole groups, since each takes its statistics over all of its channels."""
+    channels, per_group = new["weight"][0], layer.num_channels // layer.num_groups
+    if channels % per_group:
+        raise _UnfitError(f"{prefix}weight: expected a multiple of {per_group} channels, found {channels}")
+    layer.num_channels, layer.num_groups = channels, channels // per_group
     return dict.fromkeys(new, (channels,))
 
 

@@ -10,19 +10,21 @@ class Ties:
     """A union-find over channels.
 
     Every producer of channels (a convolution, the network's input, a bare parameter) makes atoms; operators tie
-    atoms together. What comes out as one class is one latent's worth of channels.
+    atoms together. What comes out as one class is one latent's worth of channels. Ties are only noted; the classes
+    are found all at once.
     """
 
     def __init__(self) -> None:
-        self._parent: list[int] = []
         self.producer: list[str] = []
         """Name of the layer that made each atom."""
-        self._pins: dict[int, str] = {}
+        self._pairs: list[Tensor] = []
+        self._pins: list[tuple[Tensor, str]] = []
+        self._marks: list[tuple[Tensor, str]] = []
+        self._roots = torch.zeros(0, dtype=torch.long)
 
     def new(self, count: int, producer: str) -> Tensor:
         """Make `count` atoms; returns their numbers, shape (count,)."""
-        start = len(self._parent)
-        self._parent.extend(range(start, start + count))
+        start = len(self.producer)
         self.producer.extend([producer] * count)
         return torch.arange(start, start + count)
 
@@ -30,34 +32,70 @@ class Ties:
         """Tie two equally shaped tensors of atoms, entry by entry."""
         if first is second:
             return
-        pairs = torch.stack((first.flatten(), second.flatten()), dim=1)
-        for a, b in torch.unique(pairs, dim=0).tolist():
-            low, high = sorted((self.root(a), self.root(b)))
-            self._parent[high] = low
+        both = compact(torch.stack((first, second)), keep=0)
+        if not torch.equal(both[0], both[1]):
+            self._pairs.append(both.flatten(1))
 
     def pin(self, atoms: Tensor, reason: str) -> None:
         """Mark atoms, and all that is ever tied to them, as not to be pruned."""
-        for atom in torch.unique(atoms).tolist():
-            self._pins.setdefault(atom, reason)
+        self._pins.append((compact(atoms).flatten(), reason))
 
-    def root(self, atom: int) -> int:
-        """Return the smallest number of the atom's class."""
-        parent = self._parent
-        while parent[atom] != atom:
-            parent[atom] = parent[parent[atom]]
-            atom = parent[atom]
-        return atom
+    def mark(self, atoms: Tensor, part: str) -> None:
+        """Note that a part of a value holds these atoms alone: they form a group of their own, never empty."""
+        self._marks.append((compact(atoms).flatten(), part))
 
-    def roots(self) -> list[int]:
-        """Return the class of every atom."""
-        return [self.root(atom) for atom in range(len(self._parent))]
+    def roots(self) -> Tensor:
+        """Return the class of every atom: the smallest number in it."""
+        known = len(self._roots)
+        roots = torch.cat((self._roots, torch.arange(known, len(self.producer))))
+        if self._pairs:
+            roots = _joined(roots, torch.cat(self._pairs, dim=1))
+            self._pairs.clear()
+        self._roots = roots
+        return roots
 
     def reasons(self) -> dict[int, str]:
-        """Return, for the root of each pinned class, the first reason given."""
-        found: dict[int, str] = {}
-        for atom in sorted(self._pins):
-            found.setdefault(self.root(atom), self._pins[atom])
+        """Return, for the root of each pinned class, the first reason given to its first pinned atom."""
+        reason_of: dict[int, str] = {}
+        for atoms, reason in self._pins:
+            for atom in torch.unique(atoms).tolist():
+                reason_of.setdefault(atom, reason)
+        roots, found = self.roots().tolist(), {}
+        for atom in sorted(reason_of):
+            found.setdefault(roots[atom], reason_of[atom])
         return found
+
+    def marks(self) -> dict[int, tuple[str, ...]]:
+        """Return, for the root of each class, the parts that it was marked with."""
+        roots, found = self.roots(), {}
+        for atoms, part in self._marks:
+            for root in torch.unique(roots[atoms]).tolist():
+                found.setdefault(root, []).append(part)
+        return {root: tuple(parts) for root, parts in found.items()}
+
+
+def _joined(roots: Tensor, pairs: Tensor) -> Tensor:
+    """Return the roots after further ties, shape (2, ties): the larger root of a pair hangs below the smaller."""
+    while True:
+        first, second = roots[pairs]
+        apart = first != second
+        if not apart.any():
+            return roots
+        pairs, first, second = pairs[:, apart], first[apart], second[apart]
+        low, high = torch.minimum(first, second), torch.maximum(first, second)
+        roots = roots.scatter_reduce(0, high, low, "amin")
+        while not torch.equal(roots, roots[roots]):
+            roots = roots[roots]
+
+
+def compact(atoms: Tensor, keep: int | None = None) -> Tensor:
+    """Reduce every axis along which all entries are equal to length 1, except axis `keep`."""
+    for dim in range(atoms.dim()):
+        if dim != keep and atoms.shape[dim] > 1:
+            first = atoms.narrow(dim, 0, 1)
+            if atoms.stride(dim) == 0 or bool((atoms == first).all()):
+                atoms = first
+    return atoms
 
 
 def collapse(atoms: Tensor, size: int, dim: int, ties: Ties) -> Tensor:
@@ -87,4 +125,4 @@ def tie_all(tensors: Iterable[Tensor], ties: Ties) -> Tensor:
     spread = torch.broadcast_tensors(*tensors)
     for other in spread[1:]:
         ties.tie(spread[0], other)
-    return spread[0]
+    return compact(spread[0])

@@ -1,7 +1,9 @@
 """From a network and one example input to a graph whose every value has a known shape."""
 
 import copy
+import operator
 import traceback
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +23,8 @@ class Traced(NamedTuple):
     """The network as a graph; module and parameter names are those of the original."""
     values: dict[fx.Node, Any]
     """What each node returned for the example, batch size 1; tensors on the meta device where possible."""
+    decided: tuple[fx.Node, ...]
+    """Numbers on which a branch, a loop or an assertion depended."""
 
 
 class _Recorder(fx.Interpreter):
@@ -35,30 +39,134 @@ class _Recorder(fx.Interpreter):
         return result
 
 
-def trace(network: nn.Module, example_input: Tensor) -> Traced:
+def trace(network: nn.Module, example_input: Tensor, training: bool = False) -> Traced:
     """Trace a copy of `network` and run it once, without arithmetic where the operators allow it.
+
+    Branches, loops and assertions on shapes are decided as for the example.
 
     Args:
         network: any module that torch.fx can follow; it is left as it was.
         example_input: (N, C, H, W) or whatever the network takes; only its first sample is used.
+        training: follow what the forward does in training mode.
 
     Raises:
         TraceError: the forward depends on values of tensors, or does not accept the example.
     """
-    root = copy.deepcopy(network).eval()
-    tracer = fx.Tracer(autowrap_functions=())
+    example = example_input[:1]
     try:
-        graph = tracer.trace(root)
+        graph_module, decided = _symbolic(copy.deepcopy(network).train(training), network, example)
     except Exception as error:
         raise TraceError(_untraceable(network, error)) from error
-    graph_module = fx.GraphModule(root, graph)
-    return Traced(graph_module, _values(graph_module, example_input[:1]))
+    return Traced(graph_module, record(graph_module, example), decided)
 
 
-def _values(graph_module: fx.GraphModule, example: Tensor) -> dict[fx.Node, Any]:
+def _symbolic(root: nn.Module, network: nn.Module, example: Tensor) -> tuple[fx.GraphModule, tuple[fx.Node, ...]]:
+    """Follow `root`; a second copy carries the graph, since a forward may leave its traces in the first."""
+    tracer = _Tracer(root, example)
+    graph = tracer.trace(root)
+    holder = copy.deepcopy(network).eval()
+    for name, constant in root.__dict__.items():
+        if name.startswith("_tensor_constant"):
+            setattr(holder, name, constant)
+    graph_module = fx.GraphModule(holder, graph)
+    names = {node.name: node for node in graph_module.graph.nodes}
+    return graph_module, tuple(names[node.name] for node in tracer.decided)
+
+
+class _Tracer(fx.Tracer):
+    """Follows a forward; what depends on the example's shape alone is worked out on the way."""
+
+    def __init__(self, root: nn.Module, example: Tensor) -> None:
+        super().__init__(autowrap_functions=())
+        self._root, self._example = to_meta(copy.deepcopy(root)), example.to("meta")
+        self._shapes: _Shapes | None = None
+        self.decided: list[fx.Node] = []
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        value = self.known(obj)
+        return bool(value) if isinstance(value, (bool, int, float, tuple)) else super().to_bool(obj)
+
+    def iter(self, obj: fx.Proxy) -> Iterator[fx.Proxy]:
+        value = self.known(obj, decides=False)
+        if isinstance(value, (tuple, list)):
+            return iter([obj[place] for place in range(len(value))])
+        return super().iter(obj)
+
+    def known(self, proxy: fx.Proxy, decides: bool = True) -> Any:
+        """Return what a proxy stands for, or a value without numbers in it where that depends on tensors."""
+        if self._shapes is None:
+            self._shapes = _Shapes(self._root, self._example, self.graph)
+        value = self._shapes.of(proxy.node)
+        if decides and not isinstance(value, (Tensor, type(None))):
+            self.decided.append(proxy.node)
+        return value
+
+
+class _Proxy(fx.Proxy):
+    """Stands for a value while a forward is followed; assignments to parts and sizes as integers are allowed."""
+
+    def __setitem__(self, place: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, place, value), {})
+
+    def __index__(self) -> int:
+        value = self.tracer.known(self)
+        if not isinstance(value, int):
+            raise TypeError("a number that depends on the values of tensors is used as an integer")
+        return value
+
+    __int__ = __index__
+
+    def __len__(self) -> int:
+        value = self.tracer.known(self, decides=False)
+        return len(value) if isinstance(value, (tuple, list)) else super().__len__()
+
+
+class _Shapes(fx.Interpreter):
+    """Runs a graph that is still growing, on the meta device."""
+
+    def __init__(self, root: nn.Module, example: Tensor, graph: fx.Graph) -> None:
+        super().__init__(root, garbage_collect_values=False, graph=graph)
+        self._example, self._failed = example, set()
+
+    def of(self, wanted: fx.Node) -> Any:
+        """Return a node's value; None where it cannot be worked out."""
+        for node in self.graph.nodes:
+            if node not in self.env and node not in self._failed:
+                try:
+                    with torch.no_grad():
+                        self.env[node] = self.run_node(node)
+                except Exception:  # whatever an operator raises without values: this one is unknown
+                    self._failed.add(node)
+        return self.env.get(wanted)
+
+    def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return args[0] if args else self._example
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return self.submodules[target].forward(*args, **kwargs)  # calls of modules are being followed
+
+
+def to_meta(network: nn.Module) -> nn.Module:
+    """Move a network to the meta device in place, tensors that are neither parameters nor buffers included."""
+    for module in network.modules():
+        for name, value in list(vars(module).items()):
+            if isinstance(value, Tensor):
+                setattr(module, name, value.to("meta"))
+    return network.to("meta")
+
+
+def record(graph_module: fx.GraphModule, example: Tensor) -> dict[fx.Node, Any]:
+    """Return what every node of a graph returns for an example.
+
+    Raises:
+        TraceError: the network does not accept it.
+    """
     with torch.no_grad():
         try:
-            recorder = _Recorder(copy.deepcopy(graph_module).to("meta"))
+            recorder = _Recorder(to_meta(copy.deepcopy(graph_module)))
             recorder.run(example.to("meta"))
         except Exception:  # an operator without a shape rule, or a constant that stayed on its device
             recorder = _Recorder(graph_module)

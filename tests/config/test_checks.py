@@ -53,6 +53,10 @@ def test_nothing_to_say_about_good_options():
         ),
         (options(train={"warmup_iter": 101}), "train.warmup_iter: expected at most total_iter (100), found 101"),
         (options(compress={"distill": {}}), "compress.distill: expected a trained teacher"),
+        (
+            options(compress={"preset": "faithful", "parametrisation": "full", "target": {"latency": 0.5}}),
+            "compress.preset: faithful knows targets of macs and params, found latency",
+        ),
         (options(scale=1), "datasets.train.type: SRDataset expects scale: 2, 3 or 4, found 1"),
         (
             options(network_g={"type": "EDSR", "upscale": 4}),
@@ -158,6 +162,10 @@ def test_a_teacher_from_any_of_three_places(given):
         (
             options(compress={"penalty": 0.1}),
             "compress.penalty: has no effect, the modern preset finds its own",
+        ),
+        (
+            options(compress={"latency_threads": 2}),
+            "compress.latency_threads: has no effect with a target of macs",
         ),
         (
             options(compress={"method": "random", "latent_lr": 0.1}),

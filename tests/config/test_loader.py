@@ -151,8 +151,8 @@ def test_all_mistakes_in_one_message_with_their_lines(write):
     [
         ({"compress.target.macs": 0}, "expected a number above 0 and at most 1, found 0"),
         ({"compress.target.macs": "50%"}, "expected a number above 0 and at most 1, found '50%'"),
-        ({"compress.target.params": 0.5}, "expected exactly one of macs, params, found macs and params"),
-        ({"compress.target.macs": ...}, "expected exactly one of macs, params, found none"),
+        ({"compress.target.params": 0.5}, "expected exactly one of macs, params, latency, found macs and params"),
+        ({"compress.target.macs": ...}, "expected exactly one of macs, params, latency, found none"),
         ({"datasets.train": ...}, "datasets.train (line 7): expected a training set, found no such key"),
         ({"datasets": [1]}, "expected a section, found [1]"),
         ({"datasets.val": 3}, "datasets.val (line 15): expected a section, found 3"),
@@ -166,6 +166,35 @@ def test_all_mistakes_in_one_message_with_their_lines(write):
 )
 def test_wrong_values(write, changes, expected):
     assert expected in refusal(write(changed(changes)))
+
+
+def test_one_target_or_a_list(write):
+    (one,) = load_options(write(GOOD), ["compress.target={latency: 0.4}"]).compress.targets
+    assert (one.kind, one.keep_ratio, one.label) == ("latency", 0.4, "latency0.4")
+    path = write(changed({"compress.target": [{"macs": 0.2}, {"macs": 0.55}]}))
+    assert [target.label for target in load_options(path).compress.targets] == ["macs0.55", "macs0.2"]
+    copy = path.with_name("copy.yml")
+    copy.write_text(dump_options(load_options(path)))
+    assert load_options(copy) == load_options(path)
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (
+            [{"macs": 0.5}, {"params": 0.3}],
+            "compress.target (line 19): expected targets of one kind, found macs and params",
+        ),
+        ([{"macs": 0.5}, {"macs": 0.5}], "expected different targets, found macs0.5, macs0.5"),
+        ([], "or a list (each: a section with keys of macs, params, latency) of 1 or more, found []"),
+        ([{"macs": 2}], "compress.target.macs (line 19): expected a number above 0 and at most 1, found 2"),
+        ([{"macz": 0.5}], "unknown key (did you mean 'macs'?)"),
+        ([{}], "expected exactly one of macs, params, latency, found none"),
+        (0.5, "compress.target (line 19): expected a section with keys of macs, params, latency or a list"),
+    ],
+)
+def test_wrong_targets(write, target, expected):
+    assert expected in refusal(write(changed({"compress.target": target})))
 
 
 def test_overrides_are_yaml(write):

@@ -144,7 +144,7 @@ class EDSR(nn.Module):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda network: nn.Conv2d(3, 3, 3), r"found torch.nn.modules.conv.Conv2d; add its class to dhp_sr/archs"),
+        (lambda network: nn.Conv2d(3, 3, 3), r"found torch.nn.modules.conv.Conv2d; give save_model its `origin`"),
         (lambda network: EDSR(), r"expected a network of dhp_sr.archs \(EDSR, .* found .*EDSR"),
         (_widened, r"wrong shape: conv_last.weight: expected a kernel of \(3, 3\), found \(5, 5\)"),
         (_with_another_layer, "unexpected: extra.weight\n  unexpected: extra.bias"),

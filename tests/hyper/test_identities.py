@@ -1,10 +1,12 @@
 """The identities that everything rests on: converted == plain, cut == masked, and every latent hears the loss."""
 
+import copy
 from itertools import pairwise
 
 import pytest
 import torch
 from networks import CASES, example, network
+from topologies import TOPOLOGIES
 
 from dhp_sr.hyper import convert
 from dhp_sr.hyper.parametrisation import PARAMETRISATIONS
@@ -70,6 +72,21 @@ def test_cut_equals_masked_while_training(case):
     hyper.set_masks(random_masks(hyper, 0.5))
     small = hyper.cut().train()
     torch.testing.assert_close(small(x), hyper.train()(x), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("parametrisation", PARAMETRISATIONS)
+@pytest.mark.parametrize("name", TOPOLOGIES)
+def test_cut_equals_masked_for_every_operator(name, parametrisation):
+    plain, x = copy.deepcopy(TOPOLOGIES[name][1]).double().eval(), torch.rand(1, 2, 8, 8, dtype=torch.float64)
+    hyper = convert(plain, x, parametrisation).eval()
+    before = [name for name, _ in hyper.named_parameters()]
+    torch.testing.assert_close(hyper(x), plain(x), rtol=1e-10, atol=1e-10)
+    assert [name for name, _ in hyper.named_parameters()] == before
+    random_latents(hyper)
+    hyper.set_masks({group.name: torch.randperm(group.width) < group.width // 2 for group in hyper.plan.prunable})
+    with torch.no_grad():
+        expected, found = hyper(x), hyper.cut(check=False)(x)
+    assert float((found - expected).abs().max()) <= 1e-10 * float(expected.abs().max())
 
 
 @pytest.mark.parametrize("parametrisation", PARAMETRISATIONS)

@@ -4,33 +4,11 @@ import os
 
 import pytest
 import torch
+from runs import Killed, final_state, kill_before, run
 from safetensors.torch import load_file
 
-from dhp_sr.models.dhp_model import DHPModel
-from dhp_sr.models.pipeline import Interrupted, train
-from dhp_sr.models.process import seed_everything
-from dhp_sr.models.state import load_state, pack
+from dhp_sr.models.pipeline import Interrupted
 from dhp_sr.utils.errors import UserError
-
-
-class Killed(Exception):
-    pass
-
-
-def run(options, root, **more):
-    seed_everything(options.manual_seed)
-    return train(options, root=root, **more)
-
-
-def kill_before(monkeypatch, iteration: int) -> None:
-    step = DHPModel.optimize_parameters
-
-    def dying(self, current_iter):
-        if current_iter == iteration:
-            raise Killed
-        step(self, current_iter)
-
-    monkeypatch.setattr(DHPModel, "optimize_parameters", dying)
 
 
 def assert_same_run(left, right) -> None:
@@ -42,12 +20,6 @@ def assert_same_run(left, right) -> None:
     (mine, plain), (other, other_plain) = (final_state(folder) for folder in (left, right))
     assert plain == other_plain
     assert mine.keys() == other.keys() and all(torch.equal(mine[key], other[key]) for key in mine)
-
-
-def final_state(folder, iteration=12):
-    state = load_state(folder / "training_states" / f"{iteration}.state")
-    state["extra"].pop("log_bytes")  # the log also says when a run was resumed
-    return pack(state)
 
 
 DNCNN = {"type": "HyperDnCNN", "num_in_ch": 1, "num_feat": 8, "num_layers": 4}

@@ -1,5 +1,7 @@
 """Budgets: met on both sides, rounded, with floors, or refused with the reason."""
 
+import functools
+
 import pytest
 import torch
 from networks import CASES, example, network
@@ -7,27 +9,49 @@ from networks import CASES, example, network
 from dhp_sr.archs import build
 from dhp_sr.hyper import convert
 from dhp_sr.metrics.complexity import complexity
-from dhp_sr.structure import BudgetError, CostModel, make_plan
+from dhp_sr.structure import Budget, BudgetError, CostModel, make_plan
+from dhp_sr.structure.choose import Chooser
+from dhp_sr.structure.obstacles import controlled, floor_mask, remains
 
 WIDE = {
-    "EDSR": {"num_feat": 64, "num_block": 8, "upscale": 4},
-    "SRResNet": {"num_feat": 64, "num_block": 8, "upscale": 4},
+    "EDSR": {"num_feat": 128, "num_block": 8, "upscale": 4},
+    "SRResNet": {"num_feat": 64, "num_block": 16, "upscale": 4},
     "DnCNN": {"num_feat": 64, "num_layers": 17},
     "UNet": {"num_feat": 32, "num_levels": 5},
 }
 
 
+SCORES = {
+    "equal": lambda width, generator: torch.ones(width),
+    "skewed": lambda width, generator: (
+        torch.rand(width, generator=generator) * 10 ** (3 * torch.rand((), generator=generator))
+    ),
+    **dict.fromkeys(
+        ("random 0", "random 1", "random 2"), lambda width, generator: torch.rand(width, generator=generator)
+    ),
+}
+
+
+def scored(hyper, name):
+    generator = torch.Generator().manual_seed(int(name[-1]) if name[-1].isdigit() else 0)
+    return {group: SCORES[name](len(mask), generator) for group, mask in hyper.masks.items()}
+
+
+@functools.cache
+def converted(name):
+    """The network in the paper's setting, on a small image: kept fractions hardly depend on its size."""
+    plain = build(name, **WIDE[name])
+    x = torch.rand(1, plain.in_channels, 32, 32)
+    return plain, x, convert(plain, x)
+
+
+@pytest.mark.parametrize("scores", SCORES)
 @pytest.mark.parametrize("kind", ["macs", "params"])
 @pytest.mark.parametrize("ratio", [0.6, 0.4, 0.2])
 @pytest.mark.parametrize("name", WIDE)
-def test_budget_is_met_in_multiples_of_8(name, ratio, kind):
-    plain = build(name, **WIDE[name])
-    x = torch.rand(1, plain.in_channels, 64, 64)
-    hyper = convert(plain, x)
-    with torch.no_grad():
-        for latent in hyper.latents.values():
-            latent.uniform_()
-    report = hyper.prune_to(**{kind: ratio}, round_to=8)
+def test_budget_is_met_in_multiples_of_8(name, ratio, kind, scores):
+    plain, x, hyper = converted(name)
+    report = hyper.prune_to(**{kind: ratio}, round_to=8, scores=scored(hyper, scores))
     small = hyper.cut(check=False)
     dense, kept = complexity(plain, tuple(x.shape)), complexity(small, tuple(x.shape))
     measured = getattr(kept, kind) / getattr(dense, kind)
@@ -56,6 +80,92 @@ def test_the_best_scored_channels_stay():
         assert torch.equal(mask, mask.sort().values)
 
 
+@pytest.mark.parametrize("scores", SCORES)
+def test_excluded_layers_and_floors_are_kept(scores):
+    plain = build("UNet", num_feat=32, num_levels=4)
+    hyper = convert(plain, torch.rand(1, 1, 32, 32), exclude=["encoder.0.*"])
+    report = hyper.prune_to(macs=0.5, min_width=24, scores=scored(hyper, scores))
+    small = hyper.cut()
+    assert abs(report.macs_ratio - 0.5) <= 0.01 and min(report.widths.values()) >= 24
+    assert all(
+        small.get_submodule(name).weight.shape[0] == layer.weight.shape[0]
+        for name, layer in plain.named_modules()
+        if name.startswith("encoder.0.") and hasattr(layer, "weight")
+    )
+
+
+def test_what_stands_in_the_way_is_named_and_adds_up():
+    """An excluded up-sampler, floors elsewhere; the parts are those of the cut network, counted layer by layer."""
+    plain = build("EDSR", num_feat=32, num_block=2, upscale=4)
+    x = torch.rand(1, 3, 32, 32)
+    hyper = convert(plain, x, exclude=["upsample.0", "upsample.2"])
+    with pytest.raises(BudgetError) as caught:
+        hyper.prune_to(macs=0.1)
+    text = str(caught.value)
+    hyper.mask.copy_(floor_mask(hyper.plan, Budget("macs", 0.1)))
+    costs = hyper.costs.by_parameter(hyper.mask, "macs")
+    dense = hyper.dense_cost().macs
+    part = {
+        name.rpartition(".")[0]: float(cost) / dense
+        for name, cost in zip(hyper.costs.names, costs, strict=True)
+        if cost
+    }
+    least = complexity(hyper.cut(), tuple(x.shape)).macs / complexity(plain, tuple(x.shape)).macs
+    up = part["upsample.0"] + part["upsample.2"]
+    assert f"with every prunable group at its floor (min_width 8, multiples of 8) {least:.4f} of macs remains" in text
+    assert (
+        f"pinned groups hold {up + part['conv_last']:.4f} (upsample.2: excluded by name {part['upsample.2']:.4f}, "
+        in text
+    )
+    assert f"upsample.0: excluded by name {part['upsample.0']:.4f}), floors" in text
+    assert f"x: input of the network {part['conv_last']:.4f}, upsample.0" in text
+    assert f"floors hold {least - up - part['conv_last']:.4f} (conv_first " in text
+    assert text.endswith("Ask for more, lower min_width or round_to, or exclude fewer layers")
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("kind", ["macs", "params"])
+def test_parts_of_the_floors_add_up(case, kind):
+    plan = make_plan(network(case), example(network(case)))
+    costs, budget = CostModel(plan), Budget(kind, 0.5, None, 4, 4)
+    pinned, floors = remains(plan, costs, budget)
+    least = getattr(costs.value(floor_mask(plan, budget)), kind) / getattr(costs.value(torch.ones(plan.size)), kind)
+    assert sum(pinned.values()) + sum(floors.values()) == pytest.approx(least)
+    assert set(floors) <= {group.name for group in plan.prunable}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_group_controls_what_its_floor_saves(case):
+    plain = network(case)
+    hyper = convert(plain, example(plain))
+    shares = controlled(hyper.plan, hyper.costs, Budget("macs", 0.5, None, 4, 4))
+    for group in hyper.plan.prunable:
+        hyper.set_masks({name: torch.ones_like(mask) for name, mask in hyper.masks.items()})
+        hyper.set_masks({group.name: torch.arange(group.width) < min(4, group.width)})
+        small = complexity(hyper.cut(check=False), tuple(example(plain).shape)).macs
+        dense = complexity(plain, tuple(example(plain).shape)).macs
+        assert shares[group.name] == pytest.approx(1 - small / dense)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_neighbours_are_priced_as_they_cost(case):
+    """What is added to the counts for a changed group equals the cost of the changed mask."""
+    plan = make_plan(network(case), example(network(case)))
+    costs, scores = CostModel(plan), torch.rand(plan.size)
+    chooser = Chooser(plan, scores, Budget("macs", 0.5, None, 4, 4), costs)
+    dense = costs.value(torch.ones(plan.size)).macs
+    levels = torch.zeros(len(plan.prunable), dtype=torch.long)
+    places, to = chooser._moves(levels, 3)
+    ratios, gains = chooser._neighbours(levels, places, to)
+    for place, level, ratio, gain in zip(places, to, ratios, gains, strict=True):
+        moved = levels.clone()
+        moved[place] = level
+        assert float(ratio) == pytest.approx(costs.value(chooser.mask(moved)).macs / dense, abs=1e-12)
+        assert float(gain) == pytest.approx(
+            float((scores[chooser.mask(moved)]).sum() - scores[chooser.mask(levels)].sum()), abs=1e-5
+        )
+
+
 def test_everything_stays_at_a_budget_of_one():
     plain = network("unet_grey")
     hyper = convert(plain, example(plain))
@@ -66,13 +176,13 @@ def test_everything_stays_at_a_budget_of_one():
 def test_refusals_say_why():
     plain = network("edsr_x4")
     hyper = convert(plain, example(plain))
-    with pytest.raises(BudgetError, match=r"cannot be met.*min_width 8.*pinned: x \(input of the network\)"):
+    with pytest.raises(BudgetError, match=r"cannot be met.*min_width 8.*pinned groups hold .*x: input of the network"):
         hyper.prune_to(macs=0.05)
     with pytest.raises(BudgetError, match="too coarse"):
         hyper.prune_to(macs=0.5, tolerance=1e-9)
     with pytest.raises(BudgetError, match=r"must lie in \(0, 1\], found 1.5"):
         hyper.prune_to(macs=1.5)
-    with pytest.raises(ValueError, match="exactly one of macs, params"):
+    with pytest.raises(ValueError, match="exactly one of macs, params, latency"):
         hyper.prune_to()
     with pytest.raises(BudgetError, match="at least 1, found 0 and 8"):
         hyper.prune_to(macs=0.5, round_to=0, min_width=8)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from networks import CASES, example, network
+from topologies import TOPOLOGIES
 from torch import nn
 
 from dhp_sr.structure import TraceError, make_plan
@@ -31,6 +32,11 @@ def test_excluded_layers_stay():
     plain = network("edsr_x4")
     plan = make_plan(plain, example(plain), exclude=["body.0.*"])
     assert {group.name for group in plan.groups if group.reason == "excluded by name"} >= {"body.0.conv1"}
+
+
+def test_layers_called_as_functions_can_be_excluded():
+    plan = make_plan(TOPOLOGIES["functional"][1], torch.rand(1, 2, 8, 8), exclude="inner")
+    assert next(group for group in plan.groups if "inner" in group.members).reason == "excluded by name"
 
 
 def test_an_exclusion_that_names_nothing_is_refused():

@@ -21,6 +21,16 @@ LAYERS = {
         lambda: nn.ConvTranspose2d(3, 3, 2, groups=3),
         (1, 3, 7, 7),
     ),
+    "transposed depthwise, multiplier": (
+        lambda: nn.ConvTranspose2d(8, 16, 2, groups=8),
+        lambda: nn.ConvTranspose2d(3, 6, 2, groups=3),
+        (1, 3, 7, 7),
+    ),
+    "transposed, inside groups": (
+        lambda: nn.ConvTranspose2d(8, 12, 2, groups=2),
+        lambda: nn.ConvTranspose2d(4, 10, 2, groups=2),
+        (1, 4, 7, 7),
+    ),
     "linear": (lambda: nn.Linear(8, 6), lambda: nn.Linear(5, 4), (2, 5)),
     "batch norm": (lambda: nn.BatchNorm2d(8), lambda: nn.BatchNorm2d(5), (2, 5, 3, 3)),
     "batch norm, not affine": (
@@ -33,7 +43,7 @@ LAYERS = {
         lambda: nn.InstanceNorm2d(5, affine=True),
         (2, 5, 3, 3),
     ),
-    "group norm": (lambda: nn.GroupNorm(2, 8), lambda: nn.GroupNorm(2, 6), (2, 6, 3, 3)),
+    "group norm": (lambda: nn.GroupNorm(4, 8), lambda: nn.GroupNorm(3, 6), (2, 6, 3, 3)),
     "layer norm": (lambda: nn.LayerNorm(8), lambda: nn.LayerNorm(5), (2, 5)),
     "prelu": (lambda: nn.PReLU(8), lambda: nn.PReLU(5), (2, 5, 3, 3)),
 }
@@ -131,7 +141,7 @@ def test_non_persistent_buffers_are_left_alone():
         (nn.Conv2d(4, 4, 3), {"0.wieght": (2, 4, 3, 3)}, r"0\.wieght: the network has no such tensor .*'0\.weight'"),
         (nn.Conv2d(8, 8, 3, groups=4), {"0.weight": (6, 1, 3, 3)}, r"divisible by groups=4, found \(6, 1, 3, 3\)"),
         (nn.BatchNorm2d(4), {"0.running_var": (2,)}, r"0\.running_var: expected \(4,\)"),
-        (nn.GroupNorm(2, 4), {"0.weight": (3,), "0.bias": (3,)}, r"divisible by num_groups=2, found 3"),
+        (nn.GroupNorm(2, 4), {"0.weight": (3,), "0.bias": (3,)}, r"a multiple of 2 channels, found 3"),
         (nn.LayerNorm(4), {"0.weight": (3,)}, r"0\.bias: expected \(3,\)"),
         (nn.Embedding(4, 4), {"0.weight": (4, 3)}, r"0: layers of type Embedding cannot be resized"),
     ],

@@ -1,0 +1,81 @@
+"""What follows the search: for each target a cut network, finetuned on its own.
+
+All masks are chosen at the end of the search, from the same scores: the search runs down to the smallest target, and
+the scores rank the channels that are gone by how late they went, so each larger target takes back those that went last.
+Their weights are as they were when they went; finetuning fits them in again. Choosing while the search passes a target
+would leave nothing to fit in, but only methods that cut little by little pass any.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from dhp_sr.config.schema import Compress, Target
+from dhp_sr.hyper import HyperNet
+from dhp_sr.search import Search
+from dhp_sr.structure import BudgetReport
+from dhp_sr.structure.budget import split
+
+
+@dataclass
+class Leg:
+    """One target's network."""
+
+    masks: dict[str, Tensor]
+    """Group name -> kept channels."""
+    report: dict[str, Any]
+    """JSON-able facts of the cut: ratios and channel groups."""
+    network: nn.Module
+    """Just cut, or as finetuning left it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that `restore_leg` needs."""
+        return {"masks": self.masks, "report": self.report, "network": dict(self.network.state_dict())}
+
+
+def cut_legs(hyper: HyperNet, search: Search, compress: Compress) -> list[Leg]:
+    """Cut one network for each target, the largest first; the masks stay at the last one.
+
+    Raises:
+        BudgetError: a target cannot be met.
+        CutError: a cut network does not compute what the masked one does.
+    """
+    legs = []
+    for target in compress.targets[:-1]:
+        found = hyper.prune_to(**budget(target, compress), scores=split(hyper.plan, search.scores()))
+        legs.append(_leg(hyper, found))
+    return [*legs, _leg(hyper, search.finish())]
+
+
+def budget(target: Target, compress: Compress) -> dict[str, Any]:
+    """Return the arguments of `HyperNet.prune_to` for one target."""
+    rules = {"tolerance": compress.tolerance, "round_to": compress.round_to, "min_width": compress.min_width}
+    return {target.kind: target.keep_ratio, **rules}
+
+
+def restore_leg(hyper: HyperNet, state: dict[str, Any]) -> Leg:
+    """Make a leg again from what `Leg.state_dict` gave."""
+    hyper.set_masks({name: mask.to(hyper.mask.device) for name, mask in state["masks"].items()})
+    network = hyper.cut(check=False)  # it was checked when it was made
+    network.load_state_dict(state["network"])
+    return Leg(state["masks"], state["report"], network)
+
+
+def _leg(hyper: HyperNet, found: BudgetReport) -> Leg:
+    masks = {name: mask.detach().cpu().clone() for name, mask in hyper.masks.items()}
+    kept = {name: int(mask.sum()) for name, mask in masks.items()}
+    groups = [
+        {
+            "name": group.name,
+            "before": group.width,
+            "after": kept.get(group.name, group.width),
+            "prunable": group.prunable,
+            "reason": group.reason,
+        }
+        for group in hyper.plan.groups
+    ]
+    names = ("macs_ratio", "params_ratio", "latency_ratio", "measured_latency_ratio")
+    ratios = {name: getattr(found, name) for name in names if not math.isnan(getattr(found, name))}
+    return Leg(masks, {**ratios, "groups": groups}, hyper.cut())

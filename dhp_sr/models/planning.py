@@ -1,0 +1,165 @@
+"""What can be pruned in a network, and what a budget has to reckon with; for plan.py, before any training."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dhp_sr.archs import ARCHS, build
+from dhp_sr.config import load_options, resolve_paths
+from dhp_sr.config.yaml_text import parse
+from dhp_sr.hyper import HyperNet, convert
+from dhp_sr.models.devices import Place, pick_device
+from dhp_sr.models.legs import budget
+from dhp_sr.models.networks import EXAMPLE_SIDE, build_plain
+from dhp_sr.models.numbers import finite
+from dhp_sr.models.searching import convert_plain, make_stopwatch
+from dhp_sr.structure import Budget, BudgetError
+from dhp_sr.structure.obstacles import controlled, floor_mask, remains
+from dhp_sr.utils.errors import UserError
+
+EXCLUDED = "excluded by name"
+
+
+def plan_run(opt: str | Path, overrides: Sequence[str] = (), *, root: Path) -> dict[str, Any]:
+    """Plan the network of an option file, and try its targets with equal scores.
+
+    Args:
+        opt: The option file, with a section `compress`.
+        overrides: `section.key=value` each.
+        root: The project's folder.
+
+    Returns:
+        See `describe`, and `targets`: for each, kind, keep_ratio, whether it can be met, and what is kept or why not.
+
+    Raises:
+        UserError: the options are wrong, or the network cannot be built or traced.
+    """
+    options = resolve_paths(load_options(opt, overrides), root)
+    compress = options.compress
+    if compress is None:
+        raise UserError(f"{opt}: expected a section compress to plan for, found none; or name a network with --arch")
+    network = build_plain(options)
+    place = Place(pick_device(options.num_gpu if options.num_gpu in ("auto", 0) else 1))
+    network.to(place.device)
+    hyper = convert_plain(network, options, place)
+    stopwatch = make_stopwatch(network, options, place, None)
+    if stopwatch is not None:
+        hyper.time_with(stopwatch)
+    found = describe(hyper, network, compress.round_to, compress.min_width)
+    targets = [_try(hyper, budget(target, compress), target.kind, target.keep_ratio) for target in compress.targets]
+    return finite({"name": options.name, **found, "targets": targets})
+
+
+def plan_arch(
+    name: str,
+    arguments: Sequence[str] = (),
+    *,
+    size: Sequence[int] | None = None,
+    exclude: Sequence[str] = (),
+    round_to: int = 8,
+    min_width: int = 8,
+) -> dict[str, Any]:
+    """Plan a network by its name: one of ours, or one registered with BasicSR.
+
+    Args:
+        name: As in `network_g.type`.
+        arguments: `key=value` each, the value read as YAML: the constructor's arguments.
+        size: Height and width of the input; default: 128 and 128.
+        exclude: Names or patterns of layers that keep their widths.
+        round_to: Widths are multiples of this.
+        min_width: No group is cut below this.
+
+    Returns:
+        See `describe`.
+
+    Raises:
+        UserError: the name or an argument is unknown, or the network cannot be traced.
+    """
+    given = _arguments(arguments)
+    name = name if name in ARCHS else name.removeprefix("Hyper")
+    if name in ARCHS:
+        network = build(name, **given)
+    else:
+        from dhp_sr.models.basicsr_glue import build_registered
+
+        network = build_registered(name, given)
+    channels = getattr(network, "in_channels", given.get("num_in_ch", 3))
+    side = _checked(size or (EXAMPLE_SIDE, EXAMPLE_SIDE), getattr(network, "size_multiple", 1))
+    hyper = convert(network, torch.zeros(1, channels, *side), exclude=tuple(exclude))
+    return finite({"name": name, **describe(hyper, network, round_to, min_width), "targets": []})
+
+
+def describe(hyper: HyperNet, network: nn.Module, round_to: int, min_width: int) -> dict[str, Any]:
+    """Return what is prunable and what is not, JSON-able.
+
+    Returns:
+        `network`: class; `input`: shape that costs are stated for; `dense`: costs; `groups`: name, width, floor,
+        members, reason (empty where prunable) and, for prunable ones, `controls`: kind of cost -> the fraction of the
+        dense cost that goes when the group alone is cut to its floor; `excluded`: layers kept by name; `least`: kind ->
+        least kept fraction, and what of it pinned groups and floors hold.
+    """
+    plan, costs = hyper.plan, hyper.costs
+    dense = costs.value(torch.ones(plan.size))
+    kinds = [kind for kind in ("macs", "params", "latency") if kind != "latency" or costs.has_latency]
+    budgets = {kind: Budget(kind, 1.0, None, round_to, min_width) for kind in kinds}
+    shares = {kind: controlled(plan, costs, budgets[kind]) for kind in kinds}
+    floors = floor_mask(plan, budgets["macs"])
+    groups = [
+        {
+            "name": group.name,
+            "width": group.width,
+            "floor": int(floors[group.span].sum()) if group.prunable else group.width,
+            "members": list(group.members),
+            "reason": group.reason,
+            "controls": {kind: shares[kind][group.name] for kind in kinds} if group.prunable else {},
+        }
+        for group in plan.groups
+    ]
+    return {
+        "network": type(network).__name__,
+        "input": list(hyper.example_shape),
+        "dense": {kind: getattr(dense, kind) for kind in kinds},
+        "rules": {"round_to": round_to, "min_width": min_width},
+        "groups": groups,
+        "excluded": [layer for group in groups if group["reason"] == EXCLUDED for layer in group["members"]],
+        "least": {kind: _least(*remains(plan, costs, budgets[kind])) for kind in kinds},
+    }
+
+
+def unmet(found: Mapping[str, Any]) -> list[str]:
+    """Return the targets that cannot be met, in short."""
+    return [f"{target['kind']} {target['keep_ratio']:g}" for target in found["targets"] if not target["met"]]
+
+
+def _least(pinned: Mapping[str, float], floors: Mapping[str, float]) -> dict[str, float]:
+    held, kept = sum(pinned.values()), sum(floors.values())
+    return {"kept": held + kept, "pinned": held, "floors": kept}
+
+
+def _try(hyper: HyperNet, rules: Mapping[str, Any], kind: str, keep_ratio: float) -> dict[str, Any]:
+    target = {"kind": kind, "keep_ratio": keep_ratio}
+    try:
+        found = hyper.prune_to(**rules)
+    except BudgetError as error:
+        return {**target, "met": False, "text": str(error)}
+    kept = {"macs": found.macs_ratio, "params": found.params_ratio, "latency": found.measured_latency_ratio}
+    return {**target, "met": True, "kept": kept, "text": ""}
+
+
+def _checked(size: Sequence[int], multiple: int) -> Sequence[int]:
+    if min(size) < 1 or any(side % multiple for side in size):
+        raise UserError(f"--size: expected multiples of {multiple}, above 0, found {size[0]} {size[1]}")
+    return size
+
+
+def _arguments(texts: Sequence[str]) -> dict[str, Any]:
+    arguments = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.isidentifier():
+            raise UserError(f"expected an argument of the network as key=value, found {text!r}")
+        arguments[key], _ = parse(value, key)
+    return arguments

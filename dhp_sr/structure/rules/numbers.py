@@ -1,0 +1,49 @@
+"""Numbers read from shapes: which of them count channels."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dhp_sr.structure.book import Size
+from dhp_sr.structure.call import Call, pinned
+
+_PLAIN = ("dtype", "device", "requires_grad", "is_cuda", "ndim", "training", "layout")
+
+
+def attribute(call: Call) -> Any:
+    """`x.shape`, or another attribute of a value."""
+    source, name = call.node.args[:2]
+    if name == "shape":
+        return _sizes(call, source)
+    if name in ("T", "mT", "H", "mH") and isinstance(call.atoms.get(source), Tensor):
+        return getattr(call.expanded(source), name)
+    if name in _PLAIN or not isinstance(call.value, Tensor):
+        return None
+    return pinned(call, f"attribute {name} at {call.layer} has no rule")
+
+
+def size(call: Call) -> Any:
+    """`x.size()` and `x.size(dim)`."""
+    dim = call.number(1, "dim")
+    sizes = _sizes(call, call.source)
+    return sizes if dim is None or sizes is None else sizes[dim]
+
+
+def count(call: Call) -> Any:
+    """`x.numel()`: a number that depends on all channels."""
+    found = [one for one in _sizes(call, call.source) or [] if one is not None]
+    return Size(torch.cat([one.atoms for one in found])) if found else None
+
+
+def _sizes(call: Call, source: Any) -> list[Size | None] | None:
+    atoms = call.atoms.get(source)
+    if not isinstance(atoms, Tensor):
+        return None
+    return [Size(atoms.flatten()) if length > 1 else None for length in atoms.shape]
+
+
+def arithmetic(call: Call) -> Any:
+    """A number made of numbers."""
+    found = [one.atoms for one in call.sizes()]
+    return Size(torch.cat(found)) if found else None

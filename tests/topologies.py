@@ -1,0 +1,485 @@
+"""Small networks, one for every operator that has a rule; written as users write them, literals included."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def conv(inputs, outputs, kernel=3, **more):
+    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, **more)
+
+
+class Net(nn.Module):
+    """first -> middle -> last, where `middle` is the piece under test."""
+
+    def __init__(self, outputs=8, **parts):
+        super().__init__()
+        self.first, self.last = conv(2, 8), conv(outputs, 2)
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, x):
+        return self.last(self.middle(self.first(x)))
+
+
+class Sequence(Net):
+    def __init__(self, *parts, outputs=8):
+        super().__init__(outputs, parts=nn.Sequential(*parts))
+
+    def middle(self, x):
+        return self.parts(x)
+
+
+class Residual(Net):
+    def middle(self, x):
+        return x + torch.relu(self.inner(x)) * 0.5 - self.outer(x) / 2.0
+
+
+class InPlace(Net):
+    def middle(self, x):
+        y = self.inner(x)
+        y += x
+        return F.relu(y.mul_(2), inplace=True)
+
+
+class GlobalResidual(Net):
+    def forward(self, x):
+        return x + F.dropout(self.last(self.middle(self.first(x))), training=self.training)
+
+    def middle(self, x):
+        return self.inner(x).clamp(min=0)
+
+
+class Gate(Net):
+    def middle(self, x):
+        first, second = self.inner(x).chunk(2, dim=1)
+        return first * second
+
+
+class Concat(Net):
+    def middle(self, x):
+        return torch.cat([self.inner(x), x, self.inner(x)], dim=1)
+
+
+class Attention(Net):
+    def middle(self, x):
+        return x * torch.sigmoid(self.outer(torch.relu(self.inner(x.mean((2, 3), keepdim=True)))))
+
+
+class FlatAttention(Net):
+    """Squeeze and excite with linear layers and views."""
+
+    def middle(self, x):
+        b, c, _, _ = x.size()
+        y = F.adaptive_avg_pool2d(x, 1).view(b, c)
+        y = torch.sigmoid(self.outer(torch.relu(self.inner(y)))).view(b, c, 1, 1)
+        return x * y.expand_as(x)
+
+
+class SpatialAttention(Net):
+    def middle(self, x):
+        return x * torch.sigmoid(self.inner(x))
+
+
+class ExpandedMap(Net):
+    """CBAM's: one map for all channels, spread over them first."""
+
+    def middle(self, x):
+        n, c, h, w = x.shape
+        y = x * torch.sigmoid(self.inner(x)).expand_as(x)
+        return y + self.outer(x).expand(n, c, h, w)
+
+
+class EnhancedSpatialAttention(Net):
+    def middle(self, x):
+        narrow = self.inner(x)
+        small = F.max_pool2d(self.down(narrow), kernel_size=3, stride=2)
+        up = F.interpolate(self.outer(small), (x.size(2), x.size(3)), mode="bilinear", align_corners=False)
+        return x * torch.sigmoid(self.back(up + self.skip(narrow)))
+
+
+class LayerScale(Net):
+    def __init__(self):
+        super().__init__(inner=conv(8, 8))
+        self.scale = nn.Parameter(torch.rand(1, 8, 1, 1))
+        self.shift = nn.Parameter(torch.rand(8, 1, 1))
+
+    def middle(self, x):
+        return x + self.inner(x) * self.scale + self.shift
+
+
+class Position(Net):
+    """A learned map added to the features."""
+
+    def __init__(self):
+        super().__init__(inner=conv(8, 8))
+        self.map = nn.Parameter(torch.rand(1, 8, 8, 8))
+
+    def middle(self, x):
+        return self.inner(x + self.map)
+
+
+class Resize(Net):
+    def middle(self, x):
+        return F.interpolate(F.max_pool2d(self.inner(x), 2), scale_factor=2, mode="bilinear")
+
+
+class Nearest(Net):
+    def middle(self, x):
+        return F.pad(F.interpolate(self.inner(x), scale_factor=2, mode="nearest"), (1, 1, 1, 1), mode="reflect")
+
+
+class ChannelPad(Net):
+    def middle(self, x):
+        return F.pad(self.inner(x), (0, 0, 0, 0, 3, 1))
+
+
+class Crop(Net):
+    def middle(self, x):
+        return self.inner(x)[:, :, 1:-1, ::2]
+
+
+class Divide(Net):
+    def middle(self, x):
+        return self.inner(x) / (1 + torch.sigmoid(self.outer(x)))
+
+
+class RootMeanSquare(Net):
+    def middle(self, x):
+        return self.inner(x) / (x.pow(2).mean((2, 3), keepdim=True) + 1e-3).sqrt()
+
+
+class Split(Net):
+    """IMDN's: what is kept goes straight to the end."""
+
+    def middle(self, x):
+        kept, rest = torch.split(self.inner(x), (4, 12), dim=1)
+        again, rest = torch.split(self.outer(rest), [3, 5], 1)
+        return torch.cat([kept, again, rest], 1)
+
+
+class SplitEvenly(Net):
+    def middle(self, x):
+        first, second = torch.split(self.inner(x), 8, dim=1)
+        return self.outer(first) + second
+
+
+class SplitThirds(Net):
+    def middle(self, x):
+        parts = self.inner(x).split(split_size=6, dim=1)
+        return torch.cat([parts[2], torch.relu(parts[1]), self.outer(parts[0])], 1)
+
+
+class SplitByShape(Net):
+    def middle(self, x):
+        y = self.inner(x)
+        first, second = y.split(y.shape[1] // 2, 1)
+        return first * torch.sigmoid(second)
+
+
+class Slice(Net):
+    def middle(self, x):
+        y = self.inner(x)
+        return torch.cat([torch.relu(y[:, :6]), y[:, 6:-4, ...], y[:, -4:]], dim=1)
+
+
+class SliceByShape(Net):
+    def middle(self, x):
+        y = self.inner(x)
+        c = y.shape[1] // 2
+        return y[:, :c] * y[:, c:]
+
+
+class Narrow(Net):
+    def middle(self, x):
+        y = self.inner(x)
+        return y.narrow(1, 0, 4) + self.outer(torch.narrow(y, 1, 4, 8))
+
+
+class Shuffle(Net):
+    """ShuffleNet's."""
+
+    groups = 2
+
+    def middle(self, x):
+        y = self.inner(x)
+        n, c, h, w = y.shape
+        y = y.view(n, self.groups, c // self.groups, h, w).transpose(1, 2).contiguous()
+        return self.outer(y.view(n, -1, h, w))
+
+
+class LiteralShuffle(Net):
+    def middle(self, x):
+        y = self.inner(x).reshape(x.shape[0], 3, 4, x.size(2), x.size(3))
+        return self.outer(torch.transpose(y, 1, 2).reshape(-1, 12, x.size(2), x.size(3)))
+
+
+class OwnPixelShuffle(Net):
+    """Pixel shuffle, written with views."""
+
+    def middle(self, x):
+        b, c, h, w = x.shape
+        x = self.inner(x).view(b, c, 2, 2, h, w).permute(0, 1, 4, 2, 5, 3)
+        return x.reshape(b, c, 2 * h, 2 * w)
+
+
+class OwnPixelUnshuffle(Net):
+    def middle(self, x):
+        b, c, h, w = x.size()
+        assert h % 2 == 0 and w % 2 == 0
+        x = x.view(b, c, h // 2, 2, w // 2, 2)
+        return x.permute(0, 1, 3, 5, 2, 4).reshape(b, c * 4, h // 2, w // 2)
+
+
+class Anchor(nn.Module):
+    """ABPN: the input, repeated r^2 times, is added before the pixels are shuffled."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.body, self.last = conv(2, 6), conv(6, 6), conv(6, 8)
+
+    def forward(self, x):
+        y = self.last(torch.relu(self.body(torch.relu(self.first(x)))))
+        return F.pixel_shuffle(y + torch.cat([x] * 4, dim=1), 2)
+
+
+class RepeatInterleave(Net):
+    """ECBSR's anchor."""
+
+    def middle(self, x):
+        return F.pixel_shuffle(self.inner(x) + torch.repeat_interleave(x, 4, dim=1), 2)
+
+
+class Repeat(Net):
+    def middle(self, x):
+        return self.inner(x) + x.repeat(1, 2, 1, 1)
+
+
+class SizesOfAnother(Net):
+    """Shapes are read from one value and used for others, one of which is not pruned."""
+
+    def middle(self, x):
+        n, c, h, w = x.shape
+        y = torch.softmax(self.inner(x), 1).view(n, c, 2, h, w).sum(2)
+        z = self.outer(x).flatten(2).reshape(x.shape)
+        return torch.cat([y[:, :c], z], 1)
+
+
+class Tokens(Net):
+    """Linear layers over the channels of every pixel."""
+
+    def middle(self, x):
+        b, _, h, w = x.shape
+        y = x.flatten(2).permute(0, 2, 1)
+        y = self.outer(F.gelu(self.inner(y))).transpose(1, 2).view(b, -1, h, w)
+        return x + y
+
+
+class ChannelsLast(Net):
+    def middle(self, x):
+        y = torch.permute(x, (0, 2, 3, 1))
+        y = self.outer(self.act(self.inner(y)))
+        return torch.movedim(y, -1, 1) * self.gamma
+
+
+class Functional(Net):
+    """Module weights in calls of functions."""
+
+    def middle(self, x):
+        y = F.conv2d(x, self.inner.weight, self.inner.bias, padding=1)
+        y = F.conv2d(y, self.depth.weight, bias=self.depth.bias, padding=1, groups=8)
+        y = F.batch_norm(y, self.norm.running_mean, self.norm.running_var, self.norm.weight, self.norm.bias)
+        y = F.prelu(y, self.act.weight)
+        y = F.linear(y.mean((2, 3)), self.outer.weight, self.outer.bias)
+        return x * y[:, :, None, None]
+
+
+class Subclass(nn.Conv2d):
+    """A convolution that torch.fx looks into."""
+
+    def forward(self, x):
+        return super().forward(x) * 2
+
+
+class MeanShift(Net):
+    """RCAN assigns a plain tensor to itself in every forward."""
+
+    def __init__(self):
+        super().__init__(inner=conv(8, 8))
+        self.mean = torch.rand(1, 2, 1, 1)
+
+    def forward(self, x):
+        self.mean = self.mean.type_as(x)
+        x = (x - self.mean) * 255.0
+        return self.last(self.inner(self.first(x))) / 255.0 + self.mean
+
+
+class Again(Net):
+    """The parts of one operator put together by another; arguments by name."""
+
+    def middle(self, x):
+        return torch.cat(tensors=torch.chunk(self.inner(input=x), 2, 1), dim=1)
+
+
+class EachPart(Net):
+    """A loop over parts, and over a number that only the shape tells."""
+
+    def middle(self, x):
+        parts = [torch.relu(part) for part in self.inner(x).chunk(4, 1)]
+        return torch.stack(parts, dim=1).sum(1) + sum(self.outer(x) for _ in range(x.dim() - 2))
+
+
+class Shared(Net):
+    """One module under two names, and two layers with one weight."""
+
+    def __init__(self):
+        super().__init__(inner=conv(8, 8), outer=conv(8, 8))
+        self.again = self.inner
+        self.outer.weight = self.inner.weight
+
+    def middle(self, x):
+        return self.outer(torch.relu(self.again(torch.relu(self.inner(x)))))
+
+
+class SharedAndSplit(Net):
+    """A literal, a module under two names, and one that no forward uses."""
+
+    def __init__(self):
+        super().__init__(inner=conv(8, 8), unused=conv(3, 3))
+        self.again = self.inner
+
+    def middle(self, x):
+        first, second = torch.split(self.again(self.inner(x)), [3, 5], 1)
+        return torch.cat([second, first], 1)
+
+
+class Dense(Net):
+    def middle(self, x):
+        features = [x]
+        for layer in (self.inner, self.outer):
+            features.append(torch.relu(layer(torch.cat(features, 1))))
+        return torch.cat(features, 1)
+
+
+class Border(Net):
+    """ECBSR pads with the bias of the layer before."""
+
+    def middle(self, x):
+        y = F.pad(self.inner(x), (1, 1, 1, 1))
+        border = self.inner.bias.view(1, -1, 1, 1)
+        y[:, :, 0:1, :] = border
+        y[:, :, :, -1:] = border
+        return self.outer(y)
+
+
+class ImplicitWeight(Net):
+    """A depthwise kernel that is a product of two parameters."""
+
+    def __init__(self):
+        super().__init__(inner=conv(8, 8))
+        self.gain = nn.Parameter(torch.rand(8, 1, 1, 1))
+        self.kernel = nn.Parameter(torch.rand(8, 1, 3, 3), requires_grad=False)
+
+    def middle(self, x):
+        return F.conv2d(self.inner(x), self.gain * self.kernel, padding=1, groups=8)
+
+
+class Classifier(nn.Module):
+    def __init__(self, flatten):
+        super().__init__()
+        self.flatten = flatten
+        self.features = nn.Sequential(conv(2, 8), nn.BatchNorm2d(8), nn.ReLU6(), nn.AdaptiveAvgPool2d(2))
+        self.head = nn.Sequential(nn.Linear(32, 12), nn.BatchNorm1d(12), nn.Dropout(), nn.Linear(12, 5))
+
+    def forward(self, x):
+        return self.head(self.flatten(self.features(x)))
+
+
+TOPOLOGIES = {
+    "strided_and_dilated": (2, Sequence(nn.Conv2d(8, 8, 3, stride=2), nn.Conv2d(8, 8, 3, dilation=2, padding=2))),
+    "depthwise": (2, Sequence(conv(8, 8, groups=8), nn.ReLU(), conv(8, 8, 1))),
+    "depthwise_with_multiplier": (1, Sequence(conv(8, 16, groups=8), outputs=16)),
+    "grouped": (2, Sequence(conv(8, 12, groups=4), outputs=12)),
+    "grouped_with_whole_input": (2, Sequence(nn.Conv2d(8, 16, 3, groups=4), outputs=16)),
+    "transposed": (2, Sequence(nn.ConvTranspose2d(8, 6, 2, stride=2), outputs=6)),
+    "transposed_grouped": (2, Sequence(nn.ConvTranspose2d(8, 12, 2, stride=2, groups=2), outputs=12)),
+    "transposed_depthwise": (1, Sequence(nn.ConvTranspose2d(8, 8, 2, stride=2, groups=8))),
+    "transposed_depthwise_with_multiplier": (1, Sequence(nn.ConvTranspose2d(8, 16, 2, groups=8), outputs=16)),
+    "batch_norm_and_prelu": (3, Sequence(conv(8, 8), nn.BatchNorm2d(8), nn.PReLU(8), conv(8, 8), nn.PReLU())),
+    "batch_norm_not_affine": (2, Sequence(conv(8, 8), nn.BatchNorm2d(8, affine=False))),
+    "instance_norm": (2, Sequence(conv(8, 8), nn.InstanceNorm2d(8, affine=True))),
+    "instance_norm_not_affine": (2, Sequence(conv(8, 8), nn.InstanceNorm2d(8))),
+    "group_norm": (2, Sequence(conv(8, 8), nn.GroupNorm(4, 8))),
+    "activations": (4, Sequence(conv(8, 8), nn.Sigmoid(), conv(8, 8), nn.GELU(), conv(8, 8), nn.Softplus())),
+    "shuffle": (2, Sequence(conv(8, 16), nn.PixelShuffle(2), outputs=4)),
+    "unshuffle": (1, Sequence(nn.PixelUnshuffle(2), outputs=32)),
+    "channel_shuffle_module": (3, Sequence(conv(8, 12, groups=2), nn.ChannelShuffle(2), conv(12, 8, groups=2))),
+    "padding_and_up": (2, Sequence(nn.ReflectionPad2d(1), conv(8, 8), nn.Upsample(scale_factor=2), nn.AvgPool2d(2))),
+    "gated_linear_unit": (2, Sequence(conv(8, 16), nn.GLU(dim=1))),
+    "residual": (1, Residual(inner=conv(8, 8), outer=conv(8, 8))),
+    "in_place": (1, InPlace(inner=conv(8, 8))),
+    "global_residual_and_dropout": (2, GlobalResidual(inner=conv(8, 8))),
+    "gate": (2, Gate(inner=conv(8, 16))),
+    "shared_module_and_concat": (2, Concat(outputs=20, inner=conv(8, 6))),
+    "dense": (3, Dense(outputs=20, inner=conv(8, 6), outer=conv(14, 6))),
+    "channel_attention": (2, Attention(inner=conv(8, 4, 1), outer=conv(4, 8, 1))),
+    "squeeze_and_excite_by_linear": (2, FlatAttention(inner=nn.Linear(8, 4), outer=nn.Linear(4, 8))),
+    "spatial_attention": (1, SpatialAttention(inner=conv(8, 1))),
+    "map_spread_over_channels": (1, ExpandedMap(inner=conv(8, 1), outer=conv(8, 1))),
+    "enhanced_spatial_attention": (
+        3,
+        EnhancedSpatialAttention(
+            inner=conv(8, 4, 1), down=nn.Conv2d(4, 6, 3), outer=conv(6, 4), skip=conv(4, 4, 1), back=conv(4, 8, 1)
+        ),
+    ),
+    "layer_scale": (1, LayerScale()),
+    "position_map": (2, Position()),
+    "resize": (2, Resize(inner=conv(8, 8))),
+    "nearest_and_reflection": (2, Nearest(inner=conv(8, 8))),
+    "padding_of_channels": (2, ChannelPad(outputs=12, inner=conv(8, 8))),
+    "crop": (2, Crop(inner=conv(8, 8))),
+    "division_by_what_is_positive": (2, Divide(inner=conv(8, 8), outer=conv(8, 8))),
+    "root_mean_square": (1, RootMeanSquare(inner=conv(8, 8))),
+    "split_by_literals": (5, Split(outputs=12, inner=conv(8, 16), outer=conv(12, 8))),
+    "split_evenly": (3, SplitEvenly(inner=conv(8, 16), outer=conv(8, 8))),
+    "split_by_name_and_taken_apart": (4, SplitThirds(outputs=18, inner=conv(8, 18), outer=conv(6, 6))),
+    "split_by_shape": (2, SplitByShape(inner=conv(8, 16))),
+    "slice": (4, Slice(outputs=16, inner=conv(8, 16))),
+    "slice_by_shape": (2, SliceByShape(inner=conv(8, 16))),
+    "narrow": (3, Narrow(outputs=4, inner=conv(8, 12), outer=conv(8, 4))),
+    "channel_shuffle": (3, Shuffle(inner=conv(8, 12), outer=conv(12, 8))),
+    "channel_shuffle_by_literals": (3, LiteralShuffle(inner=conv(8, 12), outer=conv(12, 8))),
+    "pixel_shuffle_by_views": (1, OwnPixelShuffle(inner=conv(8, 32))),
+    "pixel_unshuffle_by_views": (1, OwnPixelUnshuffle(outputs=32)),
+    "anchor": (2, Anchor()),
+    "repeat_interleave": (1, RepeatInterleave(inner=conv(8, 32))),
+    "repeat": (1, Repeat(outputs=16, inner=conv(8, 16))),
+    "sizes_of_another": (1, SizesOfAnother(outputs=16, inner=conv(8, 16), outer=conv(8, 8))),
+    "tokens": (2, Tokens(inner=nn.Linear(8, 16), outer=nn.Linear(16, 8))),
+    "channels_last": (
+        3,
+        ChannelsLast(
+            inner=nn.Linear(8, 12), act=nn.GELU(), outer=nn.Linear(12, 8), gamma=nn.Parameter(torch.rand(8, 1, 1))
+        ),
+    ),
+    "functional": (
+        2,
+        Functional(
+            inner=conv(8, 8), depth=conv(8, 8, groups=8), norm=nn.BatchNorm2d(8), act=nn.PReLU(8), outer=nn.Linear(8, 8)
+        ),
+    ),
+    "subclass_of_a_layer": (2, Sequence(Subclass(8, 8, 3, padding=1))),
+    "plain_tensor_assigned": (2, MeanShift()),
+    "list_of_parts": (2, Again(inner=conv(8, 8))),
+    "loops_and_stack": (2, EachPart(outputs=4, inner=conv(8, 16), outer=conv(8, 4))),
+    "shared_and_tied": (1, Shared()),
+    "shared_and_split": (1, SharedAndSplit()),
+    "border_of_bias": (3, Border(inner=conv(8, 8), outer=conv(8, 8))),
+    "kernel_computed": (2, ImplicitWeight()),
+    "classifier": (2, Classifier(nn.Flatten())),
+    "classifier_by_view": (2, Classifier(lambda x: x.view(x.size(0), -1))),
+    "classifier_by_literal_view": (2, Classifier(lambda x: x.view(-1, 32))),
+    "classifier_by_reshape": (2, Classifier(lambda x: x.reshape(x.shape[0], -1))),
+    "classifier_by_flatten": (2, Classifier(lambda x: torch.flatten(x, 1))),
+}
+"""Name -> (how many groups are prunable at least, the network)."""
