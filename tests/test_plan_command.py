@@ -1,0 +1,105 @@
+"""The plan of a network, from the command line."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dhp_sr.archs import build
+from dhp_sr.metrics import complexity
+from dhp_sr.plan import main
+
+ROOT = Path(__file__).resolve().parents[1]
+OPTIONS = str(ROOT / "options" / "quickstart.yml")
+
+
+def plan(tmp_path, *arguments):
+    path = tmp_path / "plan.json"
+    code = main([*arguments, "--json", str(path)])
+    return code, json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "options").glob("*.yml")), ids=lambda path: path.stem)
+def test_every_option_file_can_be_planned_and_met(path, capsys):
+    assert main(["-opt", str(path)]) == 0
+    text = capsys.readouterr().out
+    assert "can be met; equal scores keep" in text
+    assert max(len(line) for line in text.splitlines()) <= 100
+
+
+def test_a_network_by_name(tmp_path, capsys):
+    arguments = ("--arch", "EDSR", "num_feat=16", "num_block=2", "upscale=2", "--size", "32", "48")
+    code, found = plan(tmp_path, *arguments, "--exclude", "upsample.*", "--min_width", "4", "--round_to", "4")
+    cost = complexity(build("EDSR", num_feat=16, num_block=2, upscale=2), (1, 3, 32, 48))
+    assert code == 0 and found["dense"] == {"macs": cost.macs, "params": cost.params}
+    assert found["input"] == [1, 3, 32, 48] and found["targets"] == []
+    assert found["excluded"] == ["upsample.0"]
+    groups = {group["name"]: group for group in found["groups"]}
+    assert groups["conv_first"]["controls"]["macs"] > groups["body.0.conv1"]["controls"]["macs"] > 0
+    assert (groups["conv_first"]["width"], groups["conv_first"]["floor"], groups["conv_first"]["reason"]) == (16, 4, "")
+    assert groups["x"]["reason"] == "input of the network" and groups["x"]["controls"] == {}
+    least = found["least"]["macs"]
+    assert least["kept"] == pytest.approx(least["pinned"] + least["floors"])
+    text = capsys.readouterr().out
+    assert "Excluded by name: upsample.0" in text and "x (3): input of the network; with it" in text
+    assert f"{least['kept']:.4f} of macs remains, the least to ask for" in text
+
+
+def test_a_network_of_basicsr(tmp_path):
+    if importlib.util.find_spec("basicsr") is None:
+        pytest.skip("basicsr is not installed")
+    code, found = plan(tmp_path, "--arch", "MSRResNet", "num_feat=16", "num_block=1", "--size", "16", "16")
+    assert code == 0 and found["network"] == "MSRResNet"
+    assert {group["name"] for group in found["groups"] if not group["reason"]} >= {"conv_first", "body.0.conv1"}
+
+
+def test_a_target_that_cannot_be_met_ends_with_2_after_the_plan(capsys):
+    assert main(["-opt", OPTIONS, "--set", "compress.target=[{macs: 0.5}, {macs: 0.01}]"]) == 2
+    captured = capsys.readouterr()
+    assert "macs 0.5: can be met" in captured.out and "macs 0.01: a kept fraction of 0.01" in captured.out
+    assert captured.err.strip().endswith("error: macs 0.01 cannot be met, for the reason given above")
+
+
+def test_a_latency_is_measured(tmp_path, capsys):
+    table = tmp_path / "table.json"
+    changes = ["compress.target={latency: 0.6}", f"compress.latency_table={table}", "compress.latency_size=[24, 24]"]
+    changes += ["network_g.num_block=1", "compress.tolerance=0.3", "num_gpu=0"]
+    code, found = plan(tmp_path, "-opt", OPTIONS, "--set", *changes)
+    assert code == 0 and table.exists() and found["input"] == [1, 3, 128, 128]
+    (target,) = found["targets"]
+    assert abs(target["kept"]["latency"] - 0.6) <= 0.3
+    assert "of latency" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [
+    ([], "expected either -opt FILE or --arch NAME"),
+    (["-opt", OPTIONS, "--arch", "EDSR"], "expected either"),
+    (["-opt", OPTIONS, "--size", "8", "8"], "--size: no effect with -opt"),
+    (["-opt", OPTIONS, "--set", "compress=null"], "expected a section compress to plan for, found none"),
+    (["-opt", "nowhere.yml"], "nowhere.yml"),
+    (["--arch", "EDSX"], "did you mean 'EDSR'"),
+    (["--arch", "EDSR", "num_fet=3"], "did you mean 'num_feat'"),
+    (["--arch", "EDSR", "num_feat"], "expected an argument of the network as key=value, found 'num_feat'"),
+    (["--arch", "EDSR", "--set", "a=b"], "--set: no effect with --arch"),
+    (["--arch", "EDSR", "--exclude", "bodi.*"], "names no layer"),
+    (["--arch", "EDSR", "--round_to", "0"], "at least 1, found 0 and 8"),
+    (["--arch", "EDSR", "--size", "0", "8"], "--size: expected"),
+    (["--arch", "UNet", "--size", "9", "9"], "multiples of"),
+])  # fmt: skip
+def test_mistakes_end_with_2_and_one_message(arguments, expected, capsys):
+    assert main(arguments) == 2
+    message = capsys.readouterr().err
+    assert expected in message and "Traceback" not in message
+
+
+def test_as_a_script_from_elsewhere(tmp_path):
+    command = [sys.executable, str(ROOT / "dhp_sr" / "plan.py"), "--arch", "HyperDnCNN", "num_feat=8", "num_layers=3"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.startswith("DnCNN: DnCNN for an input of 1 x 1 x 128 x 128"), (
+        done.stderr
+    )
+    assert torch.get_num_threads() == 1
