@@ -2,9 +2,11 @@
 
     $ python scripts/results.py add experiments/NAME --hardware "2 cores, ..." --minutes 60
     $ python scripts/results.py tables
+    $ python scripts/results.py plot
 
 `add` copies a finished run's figures to results/NAME.json. `tables` rewrites every table of README.md that stands
 between `<!-- results/NAME.json -->` and `<!-- end -->`; with `--check` it changes nothing and fails if one differs.
+`plot` draws results/latency.png from results/latency.json. What `benchmarks/engine.py` measures has tables of its own.
 """
 
 import argparse
@@ -18,11 +20,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from dhp_sr.reports import markdown_table  # noqa: E402
+from dhp_sr.reports import latency_table, markdown_table, plot_speedups, step_table  # noqa: E402
 from dhp_sr.utils.errors import UserError  # noqa: E402
 from dhp_sr.utils.files import write_json, write_text  # noqa: E402
 
 MARKED = re.compile(r"(<!-- (results/[\w.-]+\.json) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+TABLES = {"step": step_table, "latency": latency_table}
+"""Kind of a benchmark's file -> its table; a file without a kind holds the figures of a run."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,6 +71,15 @@ def tables(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def plot(arguments: argparse.Namespace) -> int:
+    """Draw the picture that belongs to the table of speed-ups."""
+    source = ROOT / "results" / "latency.json"
+    if not source.is_file():
+        raise UserError(f"{source}: expected it, found none; run benchmarks/engine.py latency")
+    plot_speedups(ROOT / "results" / "latency.png", _read(source)["rows"])
+    return 0
+
+
 def with_tables(text: str, root: Path) -> str:
     """Return `text` with every marked table made anew from its JSON.
 
@@ -77,9 +91,17 @@ def with_tables(text: str, root: Path) -> str:
         path = root / match[2]
         if not path.is_file():
             raise UserError(f"README.md names {match[2]}, which does not exist")
-        return match[1] + markdown_table(_read(path)["metrics"]) + match[3]
+        return match[1] + _table(path) + match[3]
 
     return MARKED.sub(table, text)
+
+
+def _table(path: Path) -> str:
+    found = _read(path)
+    kind, key = found.get("kind"), "metrics" if "kind" not in found else "rows"
+    if key not in found or (kind is not None and kind not in TABLES):
+        raise UserError(f"{path}: expected the figures of a run or of a benchmark, found kind {kind!r}")
+    return markdown_table(found[key]) if kind is None else TABLES[kind](found[key])
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -104,6 +126,8 @@ def _parser() -> argparse.ArgumentParser:
     writing = commands.add_parser("tables", help="write the README's tables")
     writing.add_argument("--check", action="store_true")
     writing.set_defaults(run=tables)
+    drawing = commands.add_parser("plot", help="draw the speed-ups")
+    drawing.set_defaults(run=plot)
     return parser
 
 

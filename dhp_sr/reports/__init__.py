@@ -1,5 +1,6 @@
 """What a run looks like: tables, pictures and texts made from its folder alone."""
 
+from .benchmarks import latency_table, plot_speedups, step_table
 from .comparison import comparison_figure
 from .plots import plot_curves, plot_widths
 from .run import Run, read_run
@@ -10,10 +11,13 @@ from .write import write_reports
 __all__ = [
     "Run",
     "comparison_figure",
+    "latency_table",
     "markdown_table",
     "plot_curves",
+    "plot_speedups",
     "plot_widths",
     "read_run",
+    "step_table",
     "text_table",
     "widths_text",
     "write_reports",

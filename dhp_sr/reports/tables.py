@@ -24,7 +24,16 @@ def markdown_table(metrics: Mapping[str, Any]) -> str:
     Args:
         metrics: the contents of `metrics.json`.
     """
-    header, *rows = [[cell.replace("|", r"\|") for cell in row] for row in _cells(metrics)]
+    return markdown(_cells(metrics))
+
+
+def markdown(cells: Sequence[Sequence[str]]) -> str:
+    """Return a table in markdown.
+
+    Args:
+        cells: the header, then the rows; the first column is aligned to the left, the others to the right.
+    """
+    header, *rows = [[cell.replace("|", r"\|") for cell in row] for row in cells]
     widths = [max(3, *(len(row[column]) for row in [header, *rows])) for column in range(len(header))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = [header, rule, *rows]

@@ -35,6 +35,40 @@ def test_runs_that_cannot_be_kept(tmp_path, capsys, files, expected):
     assert re.search(expected, capsys.readouterr().err)
 
 
+def kept(folder, text):
+    (folder / "results").mkdir()
+    (folder / "results" / "x.json").write_text(text)
+    return "before\n<!-- results/x.json -->\nold\n<!-- end -->\nafter\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "header"),
+    [
+        ('{"metrics": {"rows": []}}', "| model | iterations |"),
+        ('{"kind": "step", "rows": []}', "| network | weights |"),
+        ('{"kind": "latency", "rows": []}', "| network | widths |"),
+    ],
+)
+def test_each_kind_of_file_has_its_table(tmp_path, text, header):
+    made = load("results").with_tables(kept(tmp_path, text), tmp_path)
+    assert header in made and "old" not in made
+    assert made.startswith("before\n<!-- results/x.json -->\n|") and made.endswith("|\n<!-- end -->\nafter\n")
+
+
+@pytest.mark.parametrize("text", ['{"kind": "weather", "rows": []}', '{"kind": "step"}', "{}"])
+def test_a_file_without_figures(tmp_path, text):
+    readme = kept(tmp_path, text)
+    with pytest.raises(ValueError, match=r"x\.json: expected the figures of a run or of a benchmark, found"):
+        load("results").with_tables(readme, tmp_path)
+
+
+def test_a_plot_without_figures(tmp_path, monkeypatch, capsys):
+    script = load("results")
+    monkeypatch.setattr(script, "ROOT", tmp_path)
+    assert script.main(["plot"]) == 2
+    assert "run benchmarks/engine.py latency" in capsys.readouterr().err
+
+
 def test_a_picture_that_cannot_be_written(tmp_path, monkeypatch, capsys):
     script = load("picture")
 

@@ -1,0 +1,86 @@
+"""Who trains how long: the methods on equal terms, in processor time.
+
+An iteration of a network that keeps the fraction r of its multiply-adds counts as OVERHEAD + (1 - OVERHEAD) r
+iterations of the dense one; the search masks the dense network and takes its time. What a method does not spend on
+dense training and search goes into finetuning.
+"""
+
+from dataclasses import dataclass
+
+OVERHEAD = 0.17
+"""The part of a training step that narrow layers do not save; measured on EDSR 8 x 32, one thread, bf16."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, its data and a budget."""
+
+    option_file: str
+    keep_ratio: float
+    """Of the multiply-adds."""
+    length: int
+    """Time of a whole run, in iterations of the dense network."""
+    test_sets: tuple[str, ...]
+    """The mean over them is what counts."""
+
+
+CASES = {
+    "edsr_50": Case("edsr_x4_cpu.yml", 0.5, 4500, ("Set14", "B100", "Urban100")),
+    "edsr_30": Case("edsr_x4_cpu.yml", 0.3, 4500, ("Set14", "B100", "Urban100")),
+    "dncnn_50": Case("dncnn_s25_cpu.yml", 0.5, 6000, ("BSD68",)),
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method and how it spends its time."""
+
+    method: str
+    dense: float = 0.0
+    """Fraction of the time for dense training before the search."""
+    search: float = 0.0
+    """Fraction for the search."""
+
+
+ENTRIES = {
+    "dense": Entry("dense", dense=1.0),
+    "dhp": Entry("dhp", dense=0.2, search=0.1),
+    "magnitude": Entry("magnitude", dense=0.2, search=0.1),
+    "uniform": Entry("uniform"),
+    "random": Entry("random"),
+}
+"""The controls of fixed widths train from scratch; magnitude prunes the network that it has trained as long as dhp."""
+
+
+@dataclass(frozen=True)
+class Iterations:
+    """The lengths of the phases."""
+
+    dense: int
+    search: int
+    finetune: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.dense + self.search + self.finetune
+
+
+def plan_iterations(case: Case, entry: Entry, length: float = 1.0) -> Iterations:
+    """Return how long each phase is, so that every method takes the same time.
+
+    Args:
+        case: gives the time and the budget.
+        entry: the method.
+        length: factor on the time.
+    """
+    time = case.length * length
+    if entry.method == "dense":
+        return Iterations(round(time), 0, 0)
+    dense, search = round(entry.dense * time), round(entry.search * time)
+    return Iterations(dense, search, round((time - dense - search) / step_time(case.keep_ratio)))
+
+
+def step_time(keep_ratio: float) -> float:
+    """Return the time of an iteration, in iterations of the dense network."""
+    return OVERHEAD + (1 - OVERHEAD) * keep_ratio

@@ -1,0 +1,172 @@
+"""Quality of the methods side by side: same data, same time, several seeds.
+
+    $ python benchmarks/controls.py --cases edsr_50 --seeds 0 1 2     # results/controls.json
+
+Every finished training is a row of the file; what is there already is not trained again, so a stopped contest goes on
+where it was (`--again` repeats it). Methods that begin alike share their dense training, with the same result as alone.
+"""
+
+import argparse
+import copy
+import json
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:1] = [str(ROOT)]  # in place of this folder
+
+from tqdm import tqdm  # noqa: E402
+
+from benchmarks.contest import CASES, ENTRIES, Case, Iterations, plan_iterations  # noqa: E402
+from benchmarks.keep import circumstances, merge  # noqa: E402
+from dhp_sr.config import Options, load_options  # noqa: E402
+from dhp_sr.config.paths import resolve_paths  # noqa: E402
+from dhp_sr.data.build import build_train_set  # noqa: E402
+from dhp_sr.data.sampler import train_batches  # noqa: E402
+from dhp_sr.models.compression import Compression  # noqa: E402
+from dhp_sr.models.devices import Place, pick_device  # noqa: E402
+from dhp_sr.models.process import seed_everything  # noqa: E402
+from dhp_sr.models.validation import TestSet, build_test_sets, evaluate  # noqa: E402
+from dhp_sr.utils.errors import UserError  # noqa: E402
+
+KEY = ("case", "method", "seed", "length")
+Saved = dict[tuple, dict[str, Any]]
+"""States at the end of dense training, by what they depend on."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    given = sys.argv[1:] if argv is None else list(argv)
+    arguments = _parser().parse_args(given)
+    command = shlex.join(["benchmarks/controls.py", *given])
+    try:
+        contest(arguments, command)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: cannot read or write: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def contest(arguments: argparse.Namespace, command: str) -> None:
+    """Train what is asked for and not there yet."""
+    done = set() if arguments.again else _done(arguments.out)
+    place = Place(pick_device("auto"))
+    for case, seed in ((case, seed) for case in arguments.cases for seed in arguments.seeds):
+        saved: Saved = {}
+        for method in arguments.methods:
+            identity = (case, method, seed, arguments.length)
+            if identity in done:
+                print(f"{identity}: kept")
+                continue
+            row = dict(zip(KEY, identity, strict=True))
+            row |= train(CASES[case], method, seed, arguments.length, arguments.set, place, saved)
+            row["measured"] = circumstances(place.device, command, arguments.note)
+            merge(arguments.out, "controls", [row], KEY)
+            print(f"{case} {method} seed {seed}: {row['macs_ratio']:.1%} of the MACs, {row['mean_psnr_y_db']:.3f} dB")
+
+
+def train(
+    case: Case, method: str, seed: int, length: float, changes: Sequence[str], place: Place, saved: Saved
+) -> dict[str, Any]:
+    """Train one network from start to end; return its figures.
+
+    Args:
+        case: network, data and budget.
+        method: of `ENTRIES`.
+        seed: of weights, batches and search.
+        length: factor on the time.
+        changes: `section.key=value` each, for all methods alike.
+        place: where to compute.
+        saved: states after dense training, used and filled.
+    """
+    phases = plan_iterations(case, ENTRIES[method], length)
+    options = _options(case, method, seed, phases, changes)
+    seed_everything(seed)
+    began = time.process_time()
+    training = Compression(options, place, ROOT / "unused" / "models" / "dense.safetensors")
+    start = _start(training, (seed, phases.dense, phases.total), phases, saved)
+    for iteration, batch in _steps(options, start, phases.total, f"{method} {seed}"):
+        if iteration == phases.dense and phases.search:
+            saved[seed, phases.dense, phases.total] = copy.deepcopy(training.state_dict())
+        training.advance(iteration)
+        training.step(batch, iteration)
+    training.advance(phases.total)
+    cpu_s = time.process_time() - began
+    sets = [one for one in build_test_sets(options) if one.name in case.test_sets]
+    return {**_figures(training, sets, place), "iterations": phases.__dict__, "cpu_s": round(cpu_s)}
+
+
+def _options(case: Case, method: str, seed: int, phases: Iterations, changes: Sequence[str]) -> Options:
+    own = [f"manual_seed={seed}", f"train.total_iter={phases.total}"]
+    if method == "dense":
+        own.append("compress=null")
+    else:
+        own += [f"compress.method={method}", f"compress.target.macs={case.keep_ratio}"]
+        own += [f"compress.dense_iter={phases.dense}", f"compress.search_iter={phases.search}"]
+    return resolve_paths(load_options(ROOT / "options" / case.option_file, [*changes, *own]), ROOT)
+
+
+def _start(training: Compression, key: tuple, phases: Iterations, saved: Saved) -> int:
+    """Take up a dense training that another method has done; return the iteration to begin with."""
+    if not phases.search or key not in saved:
+        return 0
+    training.load_state_dict(copy.deepcopy(saved[key]))
+    return phases.dense
+
+
+def _steps(options: Options, start: int, end: int, label: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    data = options.datasets["train"]
+    batches = train_batches(
+        build_train_set(data, options.scale, options.manual_seed),
+        batch_size=data.batch_size_per_gpu,
+        workers=0,
+        seed=options.manual_seed,
+        start_iteration=start,
+    )
+    for iteration in tqdm(range(start, end), label, initial=start, total=end, mininterval=10):
+        yield iteration, next(batches)
+
+
+def _figures(training: Compression, sets: Sequence[TestSet], place: Place) -> dict[str, Any]:
+    network, report = training.for_validation(), training.report
+    scores = {one.name: evaluate(network, one, place.device)["psnr_y_db"] for one in sets}
+    groups = {group["name"]: group["after"] for group in report.get("groups", []) if group["prunable"]}
+    return {
+        "macs_ratio": report.get("macs_ratio", 1.0),
+        "params_ratio": report.get("params_ratio", 1.0),
+        "widths": groups,
+        "psnr_y_db": scores,
+        "mean_psnr_y_db": sum(scores.values()) / len(scores),
+    }
+
+
+def _done(path: Path) -> set[tuple]:
+    if not path.exists():
+        return set()
+    return {tuple(row[name] for name in KEY) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--methods", nargs="+", choices=ENTRIES, default=["dhp", "magnitude", "uniform", "random"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--length", type=float, default=1.0, help="factor on the time of every run")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="a.b=value", help="changes to the option files, for all"
+    )
+    parser.add_argument("--note", default="", help="kept in the rows, e.g. what else the machine did")
+    parser.add_argument("--again", action="store_true", help="train again what is in the file")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "controls.json")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,128 @@
+"""One training step of the hyper network against one of the plain network, as `train.py` takes them."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.memory import cuda_peak_bytes, held, kept_for_backward
+from benchmarks.rounds import quartiles, ratios, take_turns
+from dhp_sr.config import Options, load_options
+from dhp_sr.models.compression import Compression
+from dhp_sr.models.devices import Place
+from dhp_sr.search.dhp import INTERVAL
+
+PLAIN = "plain"
+LIMIT_S = 15.0
+"""A step that takes longer on a CPU is measured with a smaller batch."""
+
+
+def measure_steps(
+    option_file: Path, place: Place, rounds: int, *, parametrisations: Sequence[str], changes: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Return one row for each parametrisation: time and memory of a step against the plain network's.
+
+    The steps are those of the middle of the search: forward, loss, backward, Adam, and the search's own step.
+
+    Args:
+        option_file: network, patch, batch, loss and search.
+        place: the device.
+        rounds: timed rounds.
+        parametrisations: of `dhp_sr.hyper.parametrisation.PARAMETRISATIONS`.
+        changes: `section.key=value` each.
+    """
+    count = _batch_size(option_file, place, changes)
+    changes = [*changes, f"datasets.train.batch_size_per_gpu={count}"]
+    trainings = {kind: _training(option_file, kind, place, changes) for kind in (PLAIN, *parametrisations)}
+    batch = _batch(trainings[PLAIN].options, place)
+    steps = {kind: _Steps(training, batch) for kind, training in trainings.items()}
+    turns = take_turns({kind: one.take for kind, one in steps.items()}, rounds, place.device)
+    facts = {kind: one.memory() for kind, one in steps.items()}
+    rows = []
+    for kind in parametrisations:
+        own, plain = turns[kind], turns[PLAIN]
+        rows.append(
+            {
+                "network": trainings[kind].options.network_g.type.removeprefix("Hyper"),
+                "option_file": option_file.name,
+                "parametrisation": kind,
+                "input": list(batch["lq"].shape),
+                "paper_batch": load_options(option_file).datasets["train"].batch_size_per_gpu,
+                "rounds": rounds,
+                "plain_ms": quartiles(plain.wall_ms),
+                "hyper_ms": quartiles(own.wall_ms),
+                "wall_ratio": ratios(own.wall_ms, plain.wall_ms),
+                "cpu_ratio": ratios(own.cpu_ms, plain.cpu_ms),
+                "search_ms": steps[kind].search_ms(),
+                "plain": facts[PLAIN],
+                "hyper": facts[kind],
+            }
+        )
+    return rows
+
+
+def _training(option_file: Path, kind: str, place: Place, changes: Sequence[str]) -> Compression:
+    own = ["compress=null"] if kind == PLAIN else [f"compress.parametrisation={kind}", "compress.dense_iter=0"]
+    options = load_options(option_file, [*changes, *own])
+    torch.manual_seed(options.manual_seed)
+    training = Compression(options, place, Path("dense.safetensors"))
+    training.advance(0)
+    return training
+
+
+def _batch(options: Options, place: Place) -> dict[str, Tensor]:
+    data = options.datasets["train"]
+    channels = 3 if data.color == "rgb" else 1
+    sides = {"lq": data.gt_size // options.scale, "gt": data.gt_size}
+    make = torch.Generator().manual_seed(0)
+    size = data.batch_size_per_gpu
+    return {key: torch.rand(size, channels, side, side, generator=make).to(place.device) for key, side in sides.items()}
+
+
+def _batch_size(option_file: Path, place: Place, changes: Sequence[str]) -> int:
+    """Return the batch of the option file; on a CPU halved until a plain step stays below LIMIT_S."""
+    count = load_options(option_file, changes).datasets["train"].batch_size_per_gpu
+    if place.device.type != "cpu":
+        return count
+    single = [*changes, "datasets.train.batch_size_per_gpu=1"]
+    training = _training(option_file, PLAIN, place, single)
+    steps = _Steps(training, _batch(training.options, place))
+    steps.take()
+    start = time.process_time()
+    steps.take()
+    per_image = (time.process_time() - start) / torch.get_num_threads()
+    while count > 1 and count * per_image > LIMIT_S:
+        count //= 2
+    return count
+
+
+class _Steps:
+    """The steps of one training, from the middle of its search on."""
+
+    def __init__(self, training: Compression, batch: dict[str, Tensor]) -> None:
+        self._training, self._batch = training, batch
+        self._iteration = training.schedule.search_iter // 2 // INTERVAL * INTERVAL
+
+    def take(self) -> None:
+        self._training.step(self._batch, self._iteration)
+        self._iteration += 1
+
+    def search_ms(self) -> float:
+        """Processor time of the search's share of a step, its rare proximal steps spread over all."""
+        start = time.process_time()
+        for _ in range(INTERVAL):
+            self._training.search.step(self._iteration)
+            self._iteration += 1
+        return (time.process_time() - start) * 1000 / INTERVAL
+
+    def memory(self) -> dict[str, int | None]:
+        training, batch = self._training, self._batch
+        return {
+            "params": sum(parameter.numel() for parameter in training.network.parameters() if parameter.requires_grad),
+            "saved_bytes": sum(kept_for_backward(training, batch, self._iteration).values()),
+            "state_bytes": sum(held(training).values()),
+            "cuda_peak_bytes": cuda_peak_bytes(training, batch, self._iteration),
+        }
