@@ -12,7 +12,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,9 @@ from tqdm import tqdm  # noqa: E402
 
 from benchmarks.contest import CASES, ENTRIES, Case, Iterations, plan_iterations  # noqa: E402
 from benchmarks.keep import circumstances, merge  # noqa: E402
+from benchmarks.training import batches  # noqa: E402
 from dhp_sr.config import Options, load_options  # noqa: E402
 from dhp_sr.config.paths import resolve_paths  # noqa: E402
-from dhp_sr.data.build import build_train_set  # noqa: E402
-from dhp_sr.data.sampler import train_batches  # noqa: E402
 from dhp_sr.models.compression import Compression  # noqa: E402
 from dhp_sr.models.devices import Place, pick_device  # noqa: E402
 from dhp_sr.models.process import seed_everything  # noqa: E402
@@ -92,7 +91,8 @@ def train(
     began = time.process_time()
     training = Compression(options, place, ROOT / "unused" / "models" / "dense.safetensors")
     start = _start(training, (seed, phases.dense, phases.total), phases, saved)
-    for iteration, batch in _steps(options, start, phases.total, f"{method} {seed}"):
+    steps = tqdm(batches(options, start, phases.total), f"{method} {seed}", total=phases.total - start, mininterval=10)
+    for iteration, batch in steps:
         if iteration == phases.dense and phases.search:
             saved[seed, phases.dense, phases.total] = copy.deepcopy(training.state_dict())
         training.advance(iteration)
@@ -119,19 +119,6 @@ def _start(training: Compression, key: tuple, phases: Iterations, saved: Saved) 
         return 0
     training.load_state_dict(copy.deepcopy(saved[key]))
     return phases.dense
-
-
-def _steps(options: Options, start: int, end: int, label: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    data = options.datasets["train"]
-    batches = train_batches(
-        build_train_set(data, options.scale, options.manual_seed),
-        batch_size=data.batch_size_per_gpu,
-        workers=0,
-        seed=options.manual_seed,
-        start_iteration=start,
-    )
-    for iteration in tqdm(range(start, end), label, initial=start, total=end, mininterval=10):
-        yield iteration, next(batches)
 
 
 def _figures(training: Compression, sets: Sequence[TestSet], place: Place) -> dict[str, Any]:

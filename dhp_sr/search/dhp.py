@@ -1,9 +1,9 @@
 """DHP, preset `modern`: what the loss does not hold on to, and what costs much, goes first.
 
-The network keeps its latents z at 1 and uses them as probes: the gradient of z tells how much the loss holds on to
-a channel. A copy of z, its `life`, starts at 1 and takes proximal steps in Adam's metric, with the cost of a channel as
-its penalty. Where the life reaches zero the channel is masked. What stays keeps its full weight, so the search does
-not disturb the training, and the scale freedom between z and V has no say.
+The network keeps its latents z at 1 and uses them as probes: z dL/dz tells how much the loss holds on to a channel,
+whatever the scale of z and of the weights. A copy of z, its `life`, starts at 1 and takes proximal steps in Adam's
+metric, with the cost of a channel as its penalty. Where the life reaches zero the channel is masked. What stays keeps
+its full weight, so the search does not disturb the training.
 
 The strength lambda is found, not given: after a time of watching, the kept fraction follows a line from 1 to the
 budget.
@@ -17,7 +17,7 @@ from torch import Tensor
 from dhp_sr.hyper import HyperNet
 from dhp_sr.hyper.proximal import AdamMetric
 from dhp_sr.search.controller import SETTLE, path, shrink
-from dhp_sr.search.method import Search, SearchSettings, gradients
+from dhp_sr.search.method import Search, SearchSettings, slopes
 from dhp_sr.structure.budget import protect
 
 INTERVAL = 10
@@ -41,7 +41,7 @@ class ModernDHP(Search):
         """Observe the gradients; at every INTERVAL, shrink the lives until the cost is on its line."""
         found, progress = 0.0, iteration / self.settings.iterations
         if not self._settled:
-            self._adam.observe(gradients(self.hyper).cpu())
+            self._adam.observe(slopes(self.hyper).cpu())
             if iteration % INTERVAL == INTERVAL - 1:
                 found = self._shrink(progress)
         return {**self.ratios(), "lambda": found}

@@ -83,6 +83,15 @@ def gradients(hyper: HyperNet) -> Tensor:
     return torch.cat(parts).detach().float()
 
 
+def slopes(hyper: HyperNet) -> Tensor:
+    """Return z dL/dz of all latents as one flat vector: what a channel's share of the loss's slope is.
+
+    It does not change when a factor moves between a latent and the weights, so the scale of neither has a say.
+    """
+    latents = torch.cat([latent.detach() for latent in hyper.latents.values()])
+    return gradients(hyper) * latents.float()
+
+
 @torch.no_grad()
 def set_latents(hyper: HyperNet, flat: Tensor) -> None:
     """Write a flat vector into the latents."""

@@ -1,0 +1,200 @@
+"""Does the search listen to the loss, or keep what the initial latents favour?
+
+    $ python benchmarks/listening.py      # results/listening.json
+
+Each preset searches the same small network several times, from other initial latents or with other data, everything
+else equal. Where the loss decides, the initial |z| says little about the final one, and the kept channels are the same
+again from other latents, but not with other data. `modern` starts from z = 1 and leaves it there; here its latents are
+scattered and the weights take up the inverse, so that the network computes what it did. `faithful` starts from
+random latents and weights, as published, with a rate of shrinking that fits its length.
+"""
+
+import argparse
+import copy
+import itertools
+import shlex
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:1] = [str(ROOT)]  # in place of this folder
+
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from benchmarks.keep import circumstances, merge  # noqa: E402
+from benchmarks.training import batches  # noqa: E402
+from dhp_sr.config import Options, load_options  # noqa: E402
+from dhp_sr.config.paths import resolve_paths  # noqa: E402
+from dhp_sr.hyper import HyperNet  # noqa: E402
+from dhp_sr.models.compression import Compression  # noqa: E402
+from dhp_sr.models.devices import Place, pick_device  # noqa: E402
+from dhp_sr.models.process import seed_everything  # noqa: E402
+from dhp_sr.structure import ChannelPlan  # noqa: E402
+from dhp_sr.structure.budget import split  # noqa: E402
+from dhp_sr.utils.errors import UserError  # noqa: E402
+
+SHRINKING = 0.8
+"""How far `faithful` shrinks |z| in the whole search; the published search shrinks about as far."""
+SPREAD = 0.5
+"""Standard deviation of log z where `modern` is scattered."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """One search."""
+
+    initial: Tensor
+    """|z| before, shape (plan.size,)."""
+    final: Tensor
+    """The scores after."""
+    mask: Tensor
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    given = sys.argv[1:] if argv is None else list(argv)
+    arguments = _parser().parse_args(given)
+    place = Place(pick_device("auto"))
+    try:
+        facts = {"measured": circumstances(place.device, shlex.join(["benchmarks/listening.py", *given]), "")}
+        for preset in ("faithful", "modern"):
+            row = {**measure(preset, arguments, place), **facts}
+            merge(arguments.out, "listening", [row], ("preset",))
+            print({key: value for key, value in row.items() if key != "measured"})
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: cannot read or write: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def measure(preset: str, arguments: argparse.Namespace, place: Place) -> dict[str, Any]:
+    """Search from several initial latents, and with other data; return how alike the outcomes are."""
+    changes = [*_changes(preset, arguments), *arguments.set]
+    options = _options(arguments.option_file, changes)
+    dense = _train_dense(options, place)
+    found = [_search(options, place, dense, latents) for latents in range(arguments.draws)]
+    noisier = [f"datasets.train.sigma={arguments.other_sigma}"]
+    other = _search(_options(arguments.option_file, [*changes, *noisier]), place, dense, 0)
+    plan = _begin(options, place, dense, 0)[0].network.plan
+    pairs = list(itertools.combinations(found, 2))
+    return {
+        "preset": preset,
+        "option_file": arguments.option_file.name,
+        "iterations": [options.compress.dense_iter, options.compress.search_iter],
+        "draws": arguments.draws,
+        "rank_correlation": [_mean_rank_correlation(plan, one.initial, one.final) for one in found],
+        "overlap_other_latents": [overlap(one.mask, two.mask) for one, two in pairs],
+        "overlap_other_data": [overlap(found[0].mask, other.mask)],
+        "overlap_by_chance": statistics.mean(_chance(plan, found[0].mask, draw) for draw in range(100)),
+    }
+
+
+def scatter(hyper: HyperNet, seed: int) -> None:
+    """Draw latents around 1 and let the weights take up the inverse, so that the network computes what it did."""
+    generator = torch.Generator().manual_seed(seed)
+    before = {name: weight.detach().clone() for name, weight in hyper.generate().items()}
+    with torch.no_grad():
+        for latent in hyper.latents.values():
+            latent.copy_((SPREAD * torch.randn(latent.shape, generator=generator)).exp())
+        after = hyper.generate()
+        for name, weight in hyper.network.named_parameters():
+            weight.mul_(torch.where(after[name] == 0, 1.0, before[name] / after[name]))
+
+
+def overlap(first: Tensor, second: Tensor) -> float:
+    """Return the Jaccard index of two masks: kept by both / kept by one of them at least."""
+    return float((first & second).sum() / (first | second).sum())
+
+
+def rank_correlation(first: Tensor, second: Tensor) -> float:
+    """Return Spearman's coefficient of two vectors; equal entries are ranked in their order."""
+    ranks = torch.stack([one.argsort(stable=True).argsort().double() for one in (first, second)])
+    return float(torch.corrcoef(ranks)[0, 1])
+
+
+def _mean_rank_correlation(plan: ChannelPlan, first: Tensor, second: Tensor) -> float:
+    parts = zip(split(plan, first).values(), split(plan, second).values(), strict=True)
+    return statistics.mean(rank_correlation(one, two) for one, two in parts)
+
+
+def _chance(plan: ChannelPlan, mask: Tensor, seed: int) -> float:
+    """Return the overlap of a mask with channels drawn at random at its widths."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [part[torch.randperm(len(part), generator=generator)] for part in split(plan, mask).values()]
+    return overlap(mask, torch.cat(drawn))
+
+
+def _changes(preset: str, arguments: argparse.Namespace) -> list[str]:
+    modern = preset == "modern"
+    own = {
+        "train.total_iter": 2 * (arguments.dense + arguments.search),  # the rates are those of a run that goes on
+        "compress.dense_iter": arguments.dense if modern else 0,
+        "compress.search_iter": arguments.search if modern else arguments.dense + arguments.search,
+        "compress.preset": preset,
+        "compress.parametrisation": "factored" if modern else "full",
+    }
+    if not modern:
+        rate = 1e-3
+        own |= {"compress.latent_lr": rate, "compress.penalty": SHRINKING / (arguments.dense + arguments.search) / rate}
+    return [f"{key}={value}" for key, value in own.items()]
+
+
+def _options(option_file: Path, changes: Sequence[str]) -> Options:
+    return resolve_paths(load_options(option_file, changes), ROOT)
+
+
+def _train_dense(options: Options, place: Place) -> dict[str, Any]:
+    seed_everything(options.manual_seed)
+    training = Compression(options, place, ROOT / "unused" / "models" / "dense.safetensors")
+    end = options.compress.dense_iter
+    for iteration, batch in tqdm(batches(options, 0, end), "dense", total=end, mininterval=10):
+        training.step(batch, iteration)
+    return copy.deepcopy(training.state_dict())
+
+
+def _begin(options: Options, place: Place, dense: dict[str, Any], latents: int) -> tuple[Compression, Tensor]:
+    """Return a training at the start of the search, from latents of its own, and their |z|."""
+    seed_everything(options.manual_seed)
+    training = Compression(options, place, ROOT / "unused" / "models" / "dense.safetensors")
+    training.load_state_dict(copy.deepcopy(dense))
+    torch.manual_seed(latents)
+    training.advance(options.compress.dense_iter)
+    hyper = training.network
+    if options.compress.preset == "modern":
+        scatter(hyper, latents)
+    return training, torch.cat([latent.detach().abs().clone() for latent in hyper.latents.values()])
+
+
+def _search(options: Options, place: Place, dense: dict[str, Any], latents: int) -> Found:
+    training, initial = _begin(options, place, dense, latents)
+    start, end = options.compress.dense_iter, training.schedule.cut_at
+    label = f"{options.compress.preset} from latents {latents}"
+    for iteration, batch in tqdm(batches(options, start, end), label, total=end - start, mininterval=10):
+        training.step(batch, iteration)
+    training.search.finish()
+    return Found(initial, training.search.scores().clone(), training.network.mask.clone())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--option-file", type=Path, default=ROOT / "options" / "dncnn_s25_cpu.yml")
+    parser.add_argument("--dense", type=int, default=1200, help="iterations before the search of the modern preset")
+    parser.add_argument("--search", type=int, default=600, help="iterations of its search; faithful searches all along")
+    parser.add_argument("--draws", type=int, default=3, help="initial latents")
+    parser.add_argument("--other-sigma", type=float, default=70.0, help="noise of the other data")
+    parser.add_argument("--set", nargs="+", default=[], metavar="a.b=value", help="changed options")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "listening.json")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
