@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     changes = "change options, for example compress.target.macs=0.3"
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="a.b=value", help=changes)
-    parser.add_argument("--arch", metavar="NAME", help="a network of dhp_sr/archs, or one registered with BasicSR")
+    parser.add_argument("--arch", metavar="NAME", help="a network of dhp_sr/archs or BasicSR's registry, or torchvision:NAME")
     parser.add_argument("arguments", nargs="*", metavar="key=value", help="with --arch: the network's arguments")
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="input that MACs are stated for")
     parser.add_argument(

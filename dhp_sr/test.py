@@ -38,10 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _score(arguments: argparse.Namespace) -> None:
+    from dhp_sr.models.origins import register_known
     from dhp_sr.models.process import plain_warnings
     from dhp_sr.models.scoring import report
     from dhp_sr.utils.files import write_json
 
+    register_known()
     with plain_warnings():
         scores = _scores(arguments)
     print(report(scores), end="")

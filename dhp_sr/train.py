@@ -35,12 +35,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train(arguments: argparse.Namespace) -> int:
     from dhp_sr.config import load_options
+    from dhp_sr.models.origins import register_known
     from dhp_sr.models.pipeline import Interrupted, train
     from dhp_sr.models.process import plain_warnings, seed_everything, stop_on_signals
 
     with plain_warnings(), stop_on_signals() as stop:
         options = load_options(arguments.opt, arguments.set)
         seed_everything(options.manual_seed)
+        register_known()
         try:
             train(options, root=ROOT, auto_resume=arguments.auto_resume, launcher=arguments.launcher, stop=stop)
         except Interrupted as error:

@@ -6,7 +6,7 @@
 
 `add` copies a finished run's figures to results/NAME.json. `tables` rewrites every table of README.md that stands
 between `<!-- results/NAME.json -->` and `<!-- end -->`; with `--check` it changes nothing and fails if one differs.
-`plot` draws results/latency.png from results/latency.json. What `benchmarks/engine.py` measures has tables of its own.
+`plot` draws results/NAME.png for the benchmarks that have a picture.
 """
 
 import argparse
@@ -20,14 +20,25 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from dhp_sr.reports import latency_table, markdown_table, plot_speedups, step_table  # noqa: E402
+from dhp_sr.reports import (  # noqa: E402
+    controls_table,
+    latency_table,
+    listening_table,
+    markdown_table,
+    plot_controls,
+    plot_speedups,
+    step_table,
+)
 from dhp_sr.utils.errors import UserError  # noqa: E402
 from dhp_sr.utils.files import write_json, write_text  # noqa: E402
 
 MARKED = re.compile(r"(<!-- (results/[\w.-]+\.json) -->\n).*?(<!-- end -->)", re.DOTALL)
 
-TABLES = {"step": step_table, "latency": latency_table}
+TABLES = {"step": step_table, "latency": latency_table, "controls": controls_table, "listening": listening_table}
 """Kind of a benchmark's file -> its table; a file without a kind holds the figures of a run."""
+
+PLOTS = {"latency": plot_speedups, "controls": plot_controls}
+"""Name of a benchmark's file -> its picture."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,11 +83,14 @@ def tables(arguments: argparse.Namespace) -> int:
 
 
 def plot(arguments: argparse.Namespace) -> int:
-    """Draw the picture that belongs to the table of speed-ups."""
-    source = ROOT / "results" / "latency.json"
-    if not source.is_file():
-        raise UserError(f"{source}: expected it, found none; run benchmarks/engine.py latency")
-    plot_speedups(ROOT / "results" / "latency.png", _read(source)["rows"])
+    """Draw the pictures that belong to the tables of the benchmarks."""
+    sources = {name: ROOT / "results" / f"{name}.json" for name in PLOTS}
+    found = {name: source for name, source in sources.items() if source.is_file()}
+    if not found:
+        raise UserError(f"expected one of {', '.join(map(str, sources.values()))}, found none; run benchmarks/*.py")
+    for name, source in found.items():
+        PLOTS[name](source.with_suffix(".png"), _read(source)["rows"])
+        print(f"results/{name}.png")
     return 0
 
 
@@ -126,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     writing = commands.add_parser("tables", help="write the README's tables")
     writing.add_argument("--check", action="store_true")
     writing.set_defaults(run=tables)
-    drawing = commands.add_parser("plot", help="draw the speed-ups")
+    drawing = commands.add_parser("plot", help="draw the pictures of the benchmarks")
     drawing.set_defaults(run=plot)
     return parser
 

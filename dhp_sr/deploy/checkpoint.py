@@ -36,15 +36,17 @@ def save_model(network: nn.Module, path: str | Path, *, origin: Origin | None = 
     """
     if origin is not None:
         mark(network, origin)
-    _check_class(network)
-    tensors = network.state_dict()
-    metadata = pack(network, facts)
-    try:
-        _floating_type(tensors)
-        rebuild(unpack(metadata), {key: tuple(tensor.shape) for key, tensor in tensors.items()})
-    except ModelFileError as error:
-        raise UserError(f"{path}: not saved, since it could not be loaded again: {error}") from error
-    write_tensors(path, tensors, metadata)
+    metadata = _metadata(network, facts, f"{path}: not saved, since it could not be loaded again")
+    write_tensors(path, network.state_dict(), metadata)
+
+
+def check_saved(network: nn.Module) -> None:
+    """Find out, without a file, whether `save_model` would save a network.
+
+    Raises:
+        UserError: it would not, as it could not be loaded again.
+    """
+    _metadata(network, {}, f"{type(network).__name__} cannot be saved so that it could be loaded again")
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
@@ -81,6 +83,18 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     """
     with open_tensors(path) as file:
         return unpack(file.metadata())
+
+
+def _metadata(network: nn.Module, facts: dict[str, Any], failed: str) -> dict[str, str]:
+    """Return a file's description of a network, once the network was rebuilt from it."""
+    _check_class(network)
+    tensors, metadata = network.state_dict(), pack(network, facts)
+    try:
+        _floating_type(tensors)
+        rebuild(unpack(metadata), {key: tuple(tensor.shape) for key, tensor in tensors.items()})
+    except ModelFileError as error:
+        raise UserError(f"{failed}: {error}") from error
+    return metadata
 
 
 def _check_class(network: nn.Module) -> None:

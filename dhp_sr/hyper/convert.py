@@ -28,7 +28,9 @@ def convert(
     """
     plan = make_plan(network, example_input, exclude)
     copied = copy.deepcopy(network)
-    return HyperNet(copied, plan, build_parametrisation(parametrisation, copied, plan), example_input[:1])
+    frozen = [name for name, parameter in copied.named_parameters() if not parameter.requires_grad]
+    weights = build_parametrisation(parametrisation, copied, plan)  # may freeze more
+    return HyperNet(copied, plan, weights, example_input[:1], frozen=frozen)
 
 
 @torch.no_grad()
@@ -43,6 +45,7 @@ def draw_faithful(hyper: HyperNet) -> None:
     for latent in hyper.latents.values():
         latent.normal_()
     hyper.parametrisation.initialise(dict(hyper.network.named_parameters()))
-    for name, parameter in hyper.network.named_parameters():
+    learned = [(name, parameter) for name, parameter in hyper.network.named_parameters() if parameter.requires_grad]
+    for name, parameter in learned:
         if name.endswith("bias") and isinstance(hyper.network.get_submodule(name.rpartition(".")[0]), nn.Conv2d):
             parameter.zero_()

@@ -1,6 +1,6 @@
 """A network whose weights are generated from latent vectors, one for each group of channels."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +23,25 @@ class HyperNet(nn.Module):
     """
 
     def __init__(
-        self, network: nn.Module, plan: ChannelPlan, parametrisation: Parametrisation, example_input: Tensor
+        self,
+        network: nn.Module,
+        plan: ChannelPlan,
+        parametrisation: Parametrisation,
+        example_input: Tensor,
+        *,
+        frozen: Collection[str] = (),
     ) -> None:
+        """Take over the parts.
+
+        Args:
+            network: the plain network.
+            plan: its plan.
+            parametrisation: how its weights follow from the latents.
+            example_input: one input; costs are counted for it.
+            frozen: names of the parameters that its author wants frozen, in a cut network too.
+        """
         super().__init__()
+        self._frozen = frozenset(frozen)
         self.network = network
         self.plan = plan
         self.parametrisation = parametrisation
@@ -143,7 +159,8 @@ class HyperNet(nn.Module):
             params: fraction of the parameters to keep; or
             latency: fraction of the measured time to keep. Networks are cut and timed until it is met. Unless
                 `time_with` said otherwise: at the example's size, on its device, with one CPU thread.
-            tolerance: largest distance from that fraction; default: 0.01, for latency 0.05.
+            tolerance: largest distance from that fraction, for latency as a fraction of it; default: 0.01, for latency
+                0.05, so that half the time is met by 0.475 to 0.525.
             round_to: kept widths are multiples of this, or the dense width.
             min_width: floor of every group; default: `round_to`.
             scores: group name -> (width,), larger = keep, comparable between groups; default: |latent|.
@@ -190,7 +207,7 @@ class HyperNet(nn.Module):
         """Return the pruned network as a plain, smaller module of the same class, in eval mode.
 
         Where the class's forward states numbers of channels that no longer hold, the module runs a traced forward with
-        the right ones (`structure.rewrite.RewrittenNetwork`).
+        the right ones (`structure.rewrite.RewrittenNetwork`). Parameters that were frozen before `convert` are frozen.
 
         Args:
             check: compare it with the masked network on a random input of the example's shape.
@@ -202,8 +219,8 @@ class HyperNet(nn.Module):
             small = cut(self.network, self.plan, self.mask, self.generate())
         if check:
             check_cut(self, small, self._random_input())
-        for parameter in small.parameters():
-            parameter.requires_grad_(True)
+        for name, parameter in small.named_parameters():
+            parameter.requires_grad_(name not in self._frozen)
         return small
 
     def _random_input(self) -> Tensor:

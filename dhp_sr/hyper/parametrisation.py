@@ -54,7 +54,8 @@ class Full(Parametrisation):
     """The hypernetwork of the paper: latent, embedding and explicit layer for every weight.
 
     Z = z_out z_in^T + B0;  E = Z * W1 + B1;  W = W2 . E + B2, with an embedding of M numbers for each pair of
-    channels. At conversion the three biases are 0 and W2 is chosen so that W equals the plain weight at z = 1.
+    channels. At conversion the three biases are 0 and W2 is chosen so that W equals the plain weight at z = 1. Weights
+    that are frozen have none: they are masked, and otherwise stay as they are.
 
     Reference: Li et al., DHP: Differentiable Meta Pruning via HyperNetworks, ECCV 2020, section 3.
     """
@@ -63,7 +64,8 @@ class Full(Parametrisation):
         super().__init__()
         prunable = {axis.tensor for axis in plan.axes if bool((axis.index < plan.size).any())}
         parameters = dict(network.named_parameters())
-        self._names = [name for name in parameters if name in prunable and parameters[name].dim() >= 2]
+        learned = [name for name, parameter in parameters.items() if parameter.requires_grad]
+        self._names = [name for name in learned if name in prunable and parameters[name].dim() >= 2]
         self.layers = nn.ModuleList(HyperLayer(parameters[name].detach(), embedding) for name in self._names)
         for name in self._names:
             parameters[name].requires_grad_(False)

@@ -13,13 +13,14 @@ import torch
 from torch import nn
 
 from dhp_sr._compat import prepare_basicsr
-from dhp_sr.archs import ARCHS, build
+from dhp_sr.archs import ARCHS
 from dhp_sr.config.schema import TrainDataset, ValDataset
 from dhp_sr.data.build import build_train_set, build_val_set
 from dhp_sr.hyper import HyperNet, convert
 from dhp_sr.losses import LOSSES, build_loss
 from dhp_sr.metrics import psnr_db, ssim
 from dhp_sr.models.dhp_model import DHPModel
+from dhp_sr.models.named import build_named
 from dhp_sr.models.networks import EXAMPLE_SIDE
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.names import nearest
@@ -97,10 +98,10 @@ def build_registered(name: str, arguments: Mapping[str, Any]) -> nn.Module:
 
 
 def Hyper(network: Mapping[str, Any], in_channels: int = 3) -> HyperNet:
-    """Convert any registered network: `network: {type: NAME, ...}`, our table first, then BasicSR's."""
+    """Convert any network: `network: {type: NAME, ...}`, our table first, then BasicSR's; see `build_named`."""
     arguments = dict(network)
     name = arguments.pop("type")
-    plain = build(name, **arguments) if name in ARCHS else build_registered(name, arguments)
+    plain = build_named(name, arguments)
     return convert(plain, torch.zeros(1, getattr(plain, "in_channels", in_channels), EXAMPLE_SIDE, EXAMPLE_SIDE))
 
 

@@ -21,7 +21,7 @@ from dhp_sr.losses import build_loss
 from dhp_sr.models.devices import Place
 from dhp_sr.models.legs import Leg, cut_legs, restore_leg
 from dhp_sr.models.networks import build_plain, load_file
-from dhp_sr.models.optimisers import build_optimiser, carry_moments, restore, set_learning_rate
+from dhp_sr.models.optimisers import build_optimiser, carry_moments, give_moments, restore, set_learning_rate
 from dhp_sr.models.phases import PhaseName, Schedule
 from dhp_sr.models.searching import begin_search, convert_plain, make_stopwatch, open_teacher, rehearse
 from dhp_sr.utils.errors import UserError
@@ -101,7 +101,7 @@ class Compression:
             self._begin_search()
             entered.append("search")
         if self.phase == "search" and wanted == "finetune":
-            self.legs = cut_legs(self.network, self.search, self.options.compress)
+            self.legs = cut_legs(self.network, self.search, self.optimiser, self.options.compress)
             self._finetune(0)
             entered.append("finetune")
         while self.phase == "finetune" and self.leg < self.schedule.leg(iteration):
@@ -202,6 +202,8 @@ class Compression:
     def _finetune(self, leg: int) -> None:
         self.search, self.leg = None, leg
         self._enter("finetune", self.legs[leg].network)
+        give_moments(self.optimiser, self.network, self.legs[leg].moments)
+        self.legs[leg].moments = {}
         distill = self.options.compress.distill
         if distill and self.teacher is None:
             self.teacher = self._load_teacher(distill.teacher)

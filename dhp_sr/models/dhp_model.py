@@ -15,7 +15,8 @@ from dhp_sr.metrics import complexity
 from dhp_sr.models.compression import Compression
 from dhp_sr.models.devices import Place, pick_device
 from dhp_sr.models.finals import best_names, final_names
-from dhp_sr.models.networks import EXAMPLE_SIDE, is_own
+from dhp_sr.models.foreign import can_be_loaded, check_files
+from dhp_sr.models.networks import EXAMPLE_SIDE
 from dhp_sr.models.numbers import finite
 from dhp_sr.models.state import differences, load_state, pack, random_state, save_state, set_random_state, write_tensors
 from dhp_sr.models.validation import TestSet, evaluate
@@ -45,6 +46,8 @@ class DHPModel:
         self.run_folder = Path(opt["run_folder"]) if opt.get("run_folder") else None
         dense_file = self.model_path("dense") if self.run_folder else Path()
         self.compression = Compression(self.options, self.place, dense_file, self._keep_dense, self._keep_leg)
+        if self.run_folder:
+            check_files(self.compression.network)
         self.log: dict[str, float] = {}
         self.batch: dict[str, Any] = {}
         self.best: dict[str, dict[str, Any]] = {}
@@ -168,7 +171,7 @@ class DHPModel:
 
     def _write(self, network: nn.Module, name: str, **facts: Any) -> Path:
         path = self.model_path(name)
-        if not is_own(network):
+        if not can_be_loaded(network):
             _write_weights(network, path, facts)
             return path
         shape = (1, network.in_channels, EXAMPLE_SIDE, EXAMPLE_SIDE)
@@ -210,7 +213,7 @@ _FREE_IN_DATA = ("name", "dataroot_gt", "dataroot_lq", "cache", "num_worker_per_
 
 
 def _write_weights(network: nn.Module, path: Path, facts: Mapping[str, Any]) -> None:
-    """Write the weights of a network that no table of ours can rebuild."""
+    """Write the weights of a network that a file cannot name."""
     tensors, _ = pack(list(network.state_dict().values()))
     weights = dict(zip(network.state_dict(), tensors.values(), strict=True))
     write_tensors(path, weights, {"class": type(network).__name__, "facts": json.dumps(facts), "tool": __version__})

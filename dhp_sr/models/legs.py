@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from dhp_sr.config.schema import Compress, Target
 from dhp_sr.hyper import HyperNet
+from dhp_sr.models.optimisers import Moments, cut_moments
 from dhp_sr.search import Search
 from dhp_sr.structure import BudgetReport
 from dhp_sr.structure.budget import split
+from dhp_sr.structure.cut import kept_entries
 
 
 @dataclass
@@ -29,14 +32,23 @@ class Leg:
     """JSON-able facts of the cut: ratios and channel groups."""
     network: nn.Module
     """Just cut, or as finetuning left it."""
+    moments: Moments
+    """The optimiser's, for the weights that stayed; empty once finetuning has begun."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that `restore_leg` needs."""
-        return {"masks": self.masks, "report": self.report, "network": dict(self.network.state_dict())}
+        own = {"masks": self.masks, "report": self.report, "moments": self.moments}
+        return {**own, "network": dict(self.network.state_dict())}
 
 
-def cut_legs(hyper: HyperNet, search: Search, compress: Compress) -> list[Leg]:
+def cut_legs(hyper: HyperNet, search: Search, optimiser: Optimizer, compress: Compress) -> list[Leg]:
     """Cut one network for each target, the largest first; the masks stay at the last one.
+
+    Args:
+        hyper: the searched network.
+        search: its search.
+        optimiser: of the searched network; the moments of what stays go with it.
+        compress: the targets and the rules of widths.
 
     Raises:
         BudgetError: a target cannot be met.
@@ -45,8 +57,8 @@ def cut_legs(hyper: HyperNet, search: Search, compress: Compress) -> list[Leg]:
     legs = []
     for target in compress.targets[:-1]:
         found = hyper.prune_to(**budget(target, compress), scores=split(hyper.plan, search.scores()))
-        legs.append(_leg(hyper, found))
-    return [*legs, _leg(hyper, search.finish())]
+        legs.append(_leg(hyper, found, optimiser))
+    return [*legs, _leg(hyper, search.finish(), optimiser)]
 
 
 def budget(target: Target, compress: Compress) -> dict[str, Any]:
@@ -60,10 +72,10 @@ def restore_leg(hyper: HyperNet, state: dict[str, Any]) -> Leg:
     hyper.set_masks({name: mask.to(hyper.mask.device) for name, mask in state["masks"].items()})
     network = hyper.cut(check=False)  # it was checked when it was made
     network.load_state_dict(state["network"])
-    return Leg(state["masks"], state["report"], network)
+    return Leg(state["masks"], state["report"], network, state["moments"])
 
 
-def _leg(hyper: HyperNet, found: BudgetReport) -> Leg:
+def _leg(hyper: HyperNet, found: BudgetReport, optimiser: Optimizer) -> Leg:
     masks = {name: mask.detach().cpu().clone() for name, mask in hyper.masks.items()}
     kept = {name: int(mask.sum()) for name, mask in masks.items()}
     groups = [
@@ -78,4 +90,5 @@ def _leg(hyper: HyperNet, found: BudgetReport) -> Leg:
     ]
     names = ("macs_ratio", "params_ratio", "latency_ratio", "measured_latency_ratio")
     ratios = {name: getattr(found, name) for name in names if not math.isnan(getattr(found, name))}
-    return Leg(masks, {**ratios, "groups": groups}, hyper.cut())
+    moments = cut_moments(optimiser, hyper.network, kept_entries(hyper.plan, hyper.mask))
+    return Leg(masks, {**ratios, "groups": groups}, hyper.cut(), moments)

@@ -1,4 +1,4 @@
-"""Plain networks from the option file: our own table first, then BasicSR's registry."""
+"""Plain networks from the option file: our own table first, then those of other packages."""
 
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,11 @@ from torch import Tensor, nn
 from dhp_sr.archs import ARCHS, build
 from dhp_sr.config.schema import Network, Options
 from dhp_sr.deploy import load_into, load_weights
+from dhp_sr.models.foreign import describe_by_images
+from dhp_sr.models.named import build_named
 from dhp_sr.utils.errors import UserError
 
+TASKS = ("sr", "denoise")
 EXAMPLE_SIDE = 128
 """Side of the square input for which costs are stated."""
 
@@ -18,7 +21,7 @@ EXAMPLE_SIDE = 128
 def plain_type(network: Network) -> tuple[str, dict[str, Any]]:
     """Return name and arguments of the plain network behind `network_g`.
 
-    `HyperEDSR` and `EDSR` both mean EDSR; `Hyper` names any registered network in its key `network`.
+    `HyperEDSR` and `EDSR` both mean EDSR; `Hyper` names any network in its key `network`, see `named.build_named`.
 
     Raises:
         UserError: `Hyper` comes without `network: {type: ...}`, or with other keys beside it.
@@ -45,16 +48,9 @@ def build_plain(options: Options) -> nn.Module:
     if name in ARCHS or options.network_g.type != "Hyper":
         network = build(name, **arguments)
     else:
-        from dhp_sr.models.basicsr_glue import build_registered
-
-        network = _describe(build_registered(name, arguments), options)
+        network = describe_by_images(build_named(name, arguments), name, arguments, options)
     check_fit(network, name, options)
     return network
-
-
-def is_own(network: nn.Module) -> bool:
-    """Return whether `network` is of our table, so that a model file can rebuild it."""
-    return type(network).__name__ in ARCHS and hasattr(network, "arguments")
 
 
 def example_input(network: nn.Module) -> Tensor:
@@ -72,14 +68,6 @@ def load_file(network: nn.Module, path: str | Path) -> None:
         load_into(network, load_weights(path))
     except UserError as error:
         raise error if str(path) in str(error) else UserError(f"{path}: {error}") from error
-
-
-def _describe(network: nn.Module, options: Options) -> nn.Module:
-    data = next(iter(options.datasets.values()))
-    network.scale, network.size_multiple = options.scale, 1
-    network.in_channels = 3 if data.color == "rgb" else 1
-    network.task = "sr" if data.type == "SRDataset" else "denoise"
-    return network
 
 
 def check_fit(network: nn.Module, name: str, options: Options) -> None:
@@ -100,7 +88,7 @@ def check_fit(network: nn.Module, name: str, options: Options) -> None:
                 f"(color: {data.color}); set num_in_ch or color"
             )
         task = "sr" if data.type == "SRDataset" else "denoise"
-        if network.task != task and options.scale > 1:
+        if network.task != task and (options.scale > 1 or network.task not in TASKS):
             raise UserError(f"network_g: {name} is made for {network.task}, datasets.{key} is a {data.type}")
     side, multiple = options.datasets["train"].gt_size // options.scale, network.size_multiple
     if side % multiple:

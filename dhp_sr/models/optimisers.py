@@ -1,6 +1,7 @@
 """The optimiser of the plain weights, and how its moments move from one state of the network to the next."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,10 +36,51 @@ def carry_moments(old: Optimizer, before: nn.Module, new: Optimizer, after: nn.M
             new.state[parameter] = old.state[source]
 
 
+Moments = dict[str, dict[str, Any]]
+"""Parameter name -> what the optimiser keeps for it."""
+
+
+def cut_moments(optimiser: Optimizer, network: nn.Module, kept: Mapping[tuple[str, int], Tensor]) -> Moments:
+    """Return the moments of the weights that a cut keeps.
+
+    Args:
+        optimiser: of the uncut network.
+        network: the uncut network.
+        kept: (parameter name, axis) -> entries that stay, see `structure.cut.kept_entries`.
+    """
+    return {
+        name: {key: _kept(name, value, parameter, kept) for key, value in optimiser.state[parameter].items()}
+        for name, parameter in network.named_parameters()
+        if parameter in optimiser.state
+    }
+
+
+def _kept(name: str, value: Any, parameter: Tensor, kept: Mapping[tuple[str, int], Tensor]) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    if value.shape == parameter.shape:
+        for dim in range(value.dim()):
+            if (name, dim) in kept:
+                value = value.index_select(dim, kept[name, dim].to(value.device))
+    return value.clone()
+
+
+def give_moments(optimiser: Optimizer, network: nn.Module, moments: Moments) -> None:
+    """Let an optimiser go on with moments of another one, in the memory layout of the weights."""
+    for name, parameter in network.named_parameters():
+        if name in moments:
+            optimiser.state[parameter] = {key: _laid_out(value, parameter) for key, value in moments[name].items()}
+
+
+def _laid_out(value: Any, parameter: Tensor) -> Any:
+    if not isinstance(value, Tensor) or value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+
+
 def restore(optimiser: Optimizer, state: dict) -> None:
     """Load an optimiser's state; moments take the memory layout of their weights, for the same bits as before."""
     optimiser.load_state_dict(state)
     for parameter, values in optimiser.state.items():
         for name, value in values.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape:
-                values[name] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+            values[name] = _laid_out(value, parameter)

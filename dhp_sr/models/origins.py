@@ -1,19 +1,31 @@
-"""Networks of BasicSR and torchvision that model files may name; see `deploy/origins.py`."""
+"""Networks of BasicSR and torchvision that model files may name; see `deploy/origins.py`.
+
+The entry points call `register_known`. It imports neither package; a constructor does, once a file or an option asks
+for one of its networks.
+"""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 
 from dhp_sr._compat import prepare_basicsr, prepare_torchvision
 from dhp_sr.deploy import register
+from dhp_sr.utils.errors import UserError
 
 BASICSR = ("EDSR", "MSRResNet", "RCAN", "RRDBNet", "SRVGGNetCompact", "ECBSR", "RIDNet")
 TORCHVISION = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"),
     *("densenet121", "shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "efficientnet_b0", "regnet_y_400mf", "vgg16"),
 )
+_DOWNLOADS = ("weights", "pretrained", "weights_backbone")
+
+
+def register_known() -> None:
+    """Let model files name the networks of both packages; harmless when called again."""
+    register_basicsr()
+    register_torchvision()
 
 
 def register_basicsr() -> None:
@@ -28,6 +40,19 @@ def register_torchvision() -> None:
         register(f"torchvision:{name}", _of_torchvision(name))
 
 
+def build_classifier(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """Construct a network of `torchvision.models` with fresh weights.
+
+    Raises:
+        UserError: an argument asks for weights from the network (the internet).
+    """
+    asked = [key for key in _DOWNLOADS if key in arguments]
+    if asked:
+        raise UserError(f"{', '.join(asked)}: would download weights; leave it out")
+    prepare_torchvision()
+    return getattr(importlib.import_module("torchvision.models"), name)(**arguments)
+
+
 def _of_basicsr(name: str) -> Callable[..., nn.Module]:
     def build(**arguments: Any) -> nn.Module:
         prepare_basicsr()
@@ -40,8 +65,4 @@ def _of_basicsr(name: str) -> Callable[..., nn.Module]:
 
 
 def _of_torchvision(name: str) -> Callable[..., nn.Module]:
-    def build(**arguments: Any) -> nn.Module:
-        prepare_torchvision()
-        return getattr(importlib.import_module("torchvision.models"), name)(**arguments)
-
-    return build
+    return lambda **arguments: build_classifier(name, arguments)

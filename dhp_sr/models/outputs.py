@@ -10,7 +10,8 @@ from dhp_sr.deploy import load_model
 from dhp_sr.metrics import complexity, latencies
 from dhp_sr.models.dhp_model import DHPModel, achieved
 from dhp_sr.models.finals import best_names, final_names
-from dhp_sr.models.networks import EXAMPLE_SIDE, build_plain, is_own, load_file
+from dhp_sr.models.foreign import can_be_loaded
+from dhp_sr.models.networks import EXAMPLE_SIDE, build_plain, load_file
 from dhp_sr.models.numbers import finite
 from dhp_sr.models.run_folder import RunFolder
 from dhp_sr.models.validation import TestSet, evaluate, evaluate_input
@@ -76,11 +77,11 @@ def _task(options: Options) -> str:
 
 
 def _final_networks(model: DHPModel, run: RunFolder, finals: Sequence[str]) -> dict[str, nn.Module]:
-    """Load the networks from their files, as everybody else will; a foreign one comes from memory."""
+    """Load the networks from their files, as everybody else will; one that files cannot name comes from memory."""
     trained = dict(zip(finals, model.compression.finals(), strict=True))
     networks: dict[str, nn.Module] = {}
     for name in dict.fromkeys(("dense", *finals)):
-        if is_own(trained[finals[0]]):
+        if can_be_loaded(trained[finals[0]]):
             networks[name] = load_model(run.model(name), model.device)
         elif name in trained:
             networks[name] = trained[name].eval()

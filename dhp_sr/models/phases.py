@@ -40,7 +40,8 @@ class Schedule:
         base_lr: Learning rate before scheduling.
         late: The schedule of the run, or of finetuning alone where `early` is given.
         early: Own schedule of dense training and search.
-        warmup_iter: Iterations of linear warm-up at the start and after the cut, where the optimiser is fresh.
+        warmup_iter: Iterations of linear warm-up at the start.
+        warms_again: Whether they are repeated after the cut, where the optimiser is fresh or the rate starts anew.
         legs: Networks to finetune, one for each target.
     """
 
@@ -52,6 +53,7 @@ class Schedule:
     late: Scheduler
     early: Scheduler | None = None
     warmup_iter: int = 0
+    warms_again: bool = False
     legs: int = 1
 
     @classmethod
@@ -71,7 +73,8 @@ class Schedule:
         early = compress.scheduler if compress else None
         base = train.optim_g.lr
         late, warmup, legs = train.scheduler, train.warmup_iter, len(compress.targets) if compress else 1
-        return cls(train.total_iter, dense, search, compress is not None, base, late, early, warmup, legs)
+        again = early is not None or (compress is not None and compress.parametrisation == "full")
+        return cls(train.total_iter, dense, search, compress is not None, base, late, early, warmup, again, legs)
 
     @property
     def cut_at(self) -> int:
@@ -110,7 +113,8 @@ class Schedule:
         iteration -= self.leg(iteration) * self.leg_iter
         after_cut = iteration >= self.cut_at
         fresh_at = self.cut_at if after_cut else 0
-        warm = min(1.0, (iteration - fresh_at + 1) / self.warmup_iter) if self.warmup_iter else 1.0
+        since = iteration - (fresh_at if self.warms_again else 0)
+        warm = min(1.0, (since + 1) / self.warmup_iter) if self.warmup_iter else 1.0
         if self.early is None:
             return warm * learning_rate(self.late, self.base_lr, iteration, self.total_iter)
         length = self.total_iter - self.cut_at if after_cut else self.cut_at

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,8 @@ from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_json, write_text
 
 Logger = logging.Logger
+CUT_TO = {"macs_ratio": "macs", "params_ratio": "parameters", "measured_latency_ratio": "measured latency"}
+"""Kept fraction in the report of a cut -> what the log calls it."""
 
 
 class Interrupted(Exception):
@@ -171,11 +173,7 @@ class _Run:
         for phase in entered:
             self.logger.info("%d: phase %s begins", done, phase)
         if "finetune" in entered:
-            ratios = self.model.compression.ratios()
-            self.logger.info(
-                "%d: cut to %.2f%% of the macs, %.2f%% of the parameters",
-                *(done, 100 * ratios["macs_ratio"], 100 * ratios["params_ratio"]),
-            )
+            self.logger.info("%d: cut to %s", done, _kept(self.model.compression.report))
         return entered
 
     def _save(self, done: int) -> None:
@@ -197,6 +195,11 @@ class _Run:
         written = [str(path.relative_to(self.run.path)) for path in sorted(self.run.path.iterdir())]
         self.logger.info("written to %s: %s", self.run.path, ", ".join(written))
         return metrics
+
+
+def _kept(report: Mapping[str, Any]) -> str:
+    parts = [f"{report[key]:.2%} of the {kind}" for key, kind in CUT_TO.items() if key in report]
+    return ", ".join(parts)
 
 
 @contextlib.contextmanager

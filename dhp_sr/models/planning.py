@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from dhp_sr.archs import ARCHS, build
+from dhp_sr.archs import ARCHS
 from dhp_sr.config import load_options, resolve_paths
 from dhp_sr.config.yaml_text import parse
 from dhp_sr.hyper import HyperNet, convert
 from dhp_sr.models.devices import Place, pick_device
 from dhp_sr.models.legs import budget
+from dhp_sr.models.named import build_named
 from dhp_sr.models.networks import EXAMPLE_SIDE, build_plain
 from dhp_sr.models.numbers import finite
 from dhp_sr.models.searching import convert_plain, make_stopwatch
@@ -62,10 +63,10 @@ def plan_arch(
     round_to: int = 8,
     min_width: int = 8,
 ) -> dict[str, Any]:
-    """Plan a network by its name: one of ours, or one registered with BasicSR.
+    """Plan a network by its name: one of ours, of BasicSR's registry, or of torchvision's classifiers.
 
     Args:
-        name: As in `network_g.type`.
+        name: As in `network_g.type`, or with the package before it: `basicsr:RCAN`, `torchvision:resnet18`.
         arguments: `key=value` each, the value read as YAML: the constructor's arguments.
         size: Height and width of the input; default: 128 and 128.
         exclude: Names or patterns of layers that keep their widths.
@@ -80,13 +81,8 @@ def plan_arch(
     """
     given = _arguments(arguments)
     name = name if name in ARCHS else name.removeprefix("Hyper")
-    if name in ARCHS:
-        network = build(name, **given)
-    else:
-        from dhp_sr.models.basicsr_glue import build_registered
-
-        network = build_registered(name, given)
-    channels = getattr(network, "in_channels", given.get("num_in_ch", 3))
+    network = build_named(name, given)
+    channels = getattr(network, "in_channels", given.get("num_in_ch", given.get("in_channels", 3)))
     side = _checked(size or (EXAMPLE_SIDE, EXAMPLE_SIDE), getattr(network, "size_multiple", 1))
     hyper = convert(network, torch.zeros(1, channels, *side), exclude=tuple(exclude))
     return finite({"name": name, **describe(hyper, network, round_to, min_width), "targets": []})

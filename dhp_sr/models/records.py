@@ -12,6 +12,10 @@ from dhp_sr.models.run_folder import RunFolder
 from dhp_sr.utils.errors import UserError
 
 
+KEPT = {"macs_ratio": "macs", "params_ratio": "params", "latency_ratio": "latency (predicted)"}
+"""Kept fraction -> what a log line calls it."""
+
+
 class Records:
     """Writes the figures of a run; a context manager that ends with all files closed.
 
@@ -50,15 +54,23 @@ class Records:
         return iteration % self.every == 0 or iteration == self.total
 
     def row(self, iteration: int, phase: str, log: Mapping[str, float], ratios: Mapping[str, float]) -> None:
-        """Write a row of the curves; its loss is the mean since the row before."""
+        """Write a row of the curves; its loss is the mean since the row before.
+
+        Args:
+            iteration: From 1.
+            phase: The phase of the step.
+            log: Figures of the step; while a search has a budget of latency, `latency_ratio` as its table predicts.
+            ratios: Kept fractions `macs_ratio` and `params_ratio`.
+        """
         loss = sum(self.losses) / len(self.losses)
         self.losses.clear()
         self.run.curves.append({"iteration": iteration, "phase": phase, "loss": loss, "lr": log["lr"], **ratios})
         self.bar.set_postfix_str(f"loss {loss:.4g}, macs {ratios['macs_ratio']:.1%}", refresh=False)
+        found = {**log, **ratios}
+        kept = [f"{kind} {found[key]:.1%}" for key, kind in KEPT.items() if key in found]
         self.logger.info(
-            "%d/%d %s  loss %.5g  lr %.3g  macs %.1f%%  params %.1f%%  %s",
-            *(iteration, self.total, phase, loss, log["lr"]),
-            *(100 * ratios["macs_ratio"], 100 * ratios["params_ratio"], self._remaining(iteration)),
+            "%d/%d %s  loss %.5g  lr %.3g  %s  %s",
+            *(iteration, self.total, phase, loss, log["lr"], "  ".join(kept), self._remaining(iteration)),
         )
         self._scalars(iteration, {"losses/l_pix": loss, "lr": log["lr"], **ratios})
         self._scalars(iteration, {f"search/{key}": value for key, value in log.items() if key not in ("loss", "lr")})

@@ -14,7 +14,7 @@ from dhp_sr.deploy import load_model
 from dhp_sr.metrics import complexity
 from dhp_sr.models.devices import pick_device
 from dhp_sr.models.finals import final_names
-from dhp_sr.models.networks import EXAMPLE_SIDE, check_fit
+from dhp_sr.models.networks import EXAMPLE_SIDE, TASKS, check_fit
 from dhp_sr.models.numbers import finite
 from dhp_sr.models.run_folder import RunFolder
 from dhp_sr.models.validation import TestSet, build_test_sets, evaluate, evaluate_input
@@ -90,6 +90,8 @@ def score_files(
     """
     place = pick_device({"cpu": 0, "cuda": 1}.get(device, "auto"))
     network = load_model(model, place)
+    if network.task not in TASKS:
+        raise UserError(f"{model}: expected a network that restores images, found one for {network.task}")
     if network.task == "denoise" and sigma is None:
         raise UserError(f"{model}: a denoiser; expected --sigma, the noise level on the 0-255 scale, found none")
     if network.task != "denoise" and sigma is not None:

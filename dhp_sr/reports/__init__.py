@@ -2,6 +2,7 @@
 
 from .benchmarks import latency_table, plot_speedups, step_table
 from .comparison import comparison_figure
+from .contests import controls_table, listening_table, plot_controls
 from .plots import plot_curves, plot_widths
 from .run import Run, read_run
 from .tables import markdown_table, text_table
@@ -11,8 +12,11 @@ from .write import write_reports
 __all__ = [
     "Run",
     "comparison_figure",
+    "controls_table",
     "latency_table",
+    "listening_table",
     "markdown_table",
+    "plot_controls",
     "plot_curves",
     "plot_speedups",
     "plot_widths",

@@ -23,6 +23,14 @@ from dhp_sr.structure.budget import protect
 INTERVAL = 10
 """Iterations between two proximal steps."""
 
+BETWEEN_GROUPS = 0.5
+"""Power of a group's mean slope where groups are compared: slopes of early layers and of fresh residual branches are
+small, and a first-order score overrates that."""
+
+NARROWING = 2.0
+"""Power of the kept fraction of a group by which its channels shrink more slowly: the loss of a narrow layer rises like
+one over its width, so that each further channel costs more, which slopes tell only after much training."""
+
 
 class ModernDHP(Search):
     """Proximal search from z = 1 along a line of kept fractions."""
@@ -48,8 +56,7 @@ class ModernDHP(Search):
 
     def _shrink(self, progress: float) -> float:
         budget = self.settings.budget
-        cost = self.hyper.marginal_cost(budget.kind).float().cpu()
-        now = self._adam.threshold(cost / cost.mean())
+        now = self._rates()
         self._threshold = torch.where(self.hyper.mask.cpu(), now, self._threshold)
         ratio = path(progress, budget.keep_ratio)
         self._life, found = shrink(self.hyper, self._life, self._threshold, budget, ratio)
@@ -58,6 +65,17 @@ class ModernDHP(Search):
             self._settled = True
             self.finish()
         return found
+
+    def _rates(self) -> Tensor:
+        """Return the soft threshold of every channel for lambda 1, shape (plan.size,)."""
+        plan = self.hyper.plan
+        cost, mask = self.hyper.marginal_cost(self.settings.budget.kind).float().cpu(), self.hyper.mask.cpu()
+        rates = self._adam.threshold(cost / cost.mean())
+        for group in plan.prunable:
+            kept = mask[group.span]
+            level = self._adam.metric[group.span][kept].mean()
+            rates[group.span] *= level ** (1 - BETWEEN_GROUPS) * kept.float().mean() ** NARROWING
+        return rates
 
     def scores(self) -> Tensor:
         """Return what is left of each life; below zero for those that would have died, latest first."""

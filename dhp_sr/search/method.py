@@ -65,9 +65,10 @@ class Search(ABC):
         )
 
     def ratios(self) -> dict[str, float]:
-        """Return the kept fractions of the masks as they are."""
+        """Return the kept fractions of the masks as they are; for a budget of latency what the table predicts, too."""
         kept, dense = self.hyper.cost(), self.hyper.dense_cost()
-        return {"macs_ratio": kept.macs / dense.macs, "params_ratio": kept.params / dense.params}
+        kinds = ["macs", "params", *(["latency"] if self.settings.budget.kind == "latency" else [])]
+        return {f"{kind}_ratio": getattr(kept, kind) / getattr(dense, kind) for kind in kinds}
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed search needs beside the hyper network's own state."""

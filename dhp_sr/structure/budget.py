@@ -28,8 +28,8 @@ class Budget:
     keep_ratio: float
     """Kept fraction, in (0, 1]."""
     tolerance: float | None = None
-    """Largest distance between the kept fraction and `keep_ratio`, below it where both sides can be reached; None: that
-    of `TOLERANCES`."""
+    """Largest distance between the kept fraction and `keep_ratio`, below it where both sides can be reached; for latency
+    as a fraction of `keep_ratio`. None: that of `TOLERANCES`."""
     round_to: int = 8
     """Widths are multiples of this, or the dense width."""
     min_width: int = 8
@@ -49,6 +49,11 @@ class Budget:
             raise BudgetError(f"round_to and min_width must be at least 1, found {self.round_to} and {self.min_width}")
         if not 0 < self.keep_ratio <= 1:
             raise BudgetError(f"the kept fraction of {self.kind} must lie in (0, 1], found {self.keep_ratio}")
+
+    @property
+    def margin(self) -> float:
+        """Largest distance between the kept fraction and `keep_ratio`."""
+        return self.tolerance * (self.keep_ratio if self.kind == "latency" else 1.0)
 
 
 @dataclass(frozen=True)

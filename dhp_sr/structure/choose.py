@@ -142,7 +142,7 @@ class Chooser:
             return None
         ratios, values = self._neighbours(levels, places, to)
         distances = self._distance(ratios)
-        within = distances <= self._budget.tolerance
+        within = distances <= self._budget.margin
         best = values.where(within, -torch.inf).argmax() if within.any() else distances.argmin()
         if not within.any() and distances[best] >= self._distance(self.ratio(levels)):
             return None
@@ -186,10 +186,10 @@ class Chooser:
     def _distance(self, ratio: float | Tensor) -> Tensor:
         """How far off a ratio is; anything above the budget comes after all that lies within it."""
         off = self._budget.keep_ratio - torch.as_tensor(ratio, dtype=torch.double)
-        return torch.where(off >= 0, off, self._budget.tolerance - off)
+        return torch.where(off >= 0, off, self._budget.margin - off)
 
     def _met(self, ratio: float) -> bool:
-        return 0 <= self._budget.keep_ratio - ratio <= self._budget.tolerance
+        return 0 <= self._budget.keep_ratio - ratio <= self._budget.margin
 
 
 def _without_ties(plan: ChannelPlan, scores: Tensor) -> Tensor:

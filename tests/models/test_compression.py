@@ -3,6 +3,7 @@ import torch
 
 from dhp_sr.models.compression import Compression
 from dhp_sr.models.devices import Place, pick_device
+from dhp_sr.structure.cut import kept_entries
 from dhp_sr.utils.errors import UserError
 
 CPU = Place(torch.device("cpu"))
@@ -125,3 +126,25 @@ def test_a_missing_graphics_card():
     assert pick_device("auto").type == "cpu" and pick_device(0).type == "cpu"
     with pytest.raises(UserError, match=r"expected 1 CUDA device\(s\).*num_gpu: 0"):
         pick_device(1)
+
+
+def test_the_optimiser_goes_on_with_the_moments_of_what_stays(compression):
+    """Right after the cut every moment is the kept part of the uncut network's."""
+    training = compression()
+    for iteration in range(8):
+        training.advance(iteration)
+        training.step(batch(), iteration)
+    hyper, before = training.network, training.optimiser
+    training.advance(8)
+    kept = kept_entries(hyper.plan, hyper.mask)
+    sources = dict(hyper.network.named_parameters())
+    narrower = 0
+    for name, parameter in training.network.named_parameters():
+        expected = before.state[sources[name]]["exp_avg"]
+        for dim in range(expected.dim()):
+            expected = expected.index_select(dim, kept[name, dim]) if (name, dim) in kept else expected
+        found = training.optimiser.state[parameter]
+        assert torch.equal(found["exp_avg"], expected)
+        assert found["step"] == before.state[sources[name]]["step"] == 8
+        narrower += found["exp_avg"].numel() < sources[name].numel()
+    assert narrower >= 4

@@ -62,8 +62,13 @@ def test_own_scheduler_before_the_cut_then_the_other_from_the_cut():
     assert split.learning_rate(15) == pytest.approx(0.6)
 
 
-def test_warm_up_at_the_start_and_after_the_cut():
+def test_warm_up_at_the_start():
     warm = schedule(warmup_iter=4)
+    assert [warm.learning_rate(iteration) for iteration in (0, 2, 9, 10, 13)] == [0.25, 0.75, 1.0, 1.0, 1.0]
+
+
+def test_warm_up_again_where_the_optimiser_is_fresh():
+    warm = schedule(warmup_iter=4, warms_again=True)
     assert [warm.learning_rate(iteration) for iteration in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert [warm.learning_rate(iteration) for iteration in (9, 10, 13)] == [1.0, 0.25, 1.0]
 
@@ -71,3 +76,11 @@ def test_warm_up_at_the_start_and_after_the_cut():
 def test_phases_longer_than_the_run(make_options):
     with pytest.raises(UserError, match=r"dense_iter \(=4\) \+ compress.search_iter \(=40\).*lengthen"):
         Schedule.from_options(make_options(compress={"search_iter": 40}))
+
+
+@pytest.mark.parametrize(
+    ("compress", "again"),
+    [({}, False), ({"parametrisation": "full", "preset": "faithful"}, True), ({"scheduler": {"type": "constant"}}, True)],
+)
+def test_moments_of_other_weights_cannot_be_carried(make_options, compress, again):
+    assert Schedule.from_options(make_options(compress=compress or None)).warms_again == again

@@ -1,0 +1,95 @@
+"""A network of another package in a run: what it takes and gives, and whether its files can be loaded again."""
+
+import copy
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from dhp_sr.config.schema import Options
+from dhp_sr.deploy import Origin, check_saved
+from dhp_sr.deploy.origins import BUILDERS, mark, origin_of
+from dhp_sr.models.named import full_name
+from dhp_sr.models.origins import register_known
+from dhp_sr.structure.trace import to_meta
+from dhp_sr.utils.errors import UserError
+
+MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
+_LEAST_SIDE = 16
+
+
+def describe_by_images(network: nn.Module, name: str, arguments: Mapping[str, Any], options: Options) -> nn.Module:
+    """Note on a network what the images of an option file say about it, and what its files have to say.
+
+    Args:
+        network: With fresh weights.
+        name: As in `network_g.network.type`.
+        arguments: Those that it was constructed from.
+        options: The run's options.
+
+    Returns:
+        The same network. It carries an `Origin`; its attributes `scale`, `in_channels`, `size_multiple` and `task` are
+        those of our own networks.
+
+    Raises:
+        UserError: it does not make images of the right size of the option file's images.
+    """
+    register_known()
+    data = next(iter(options.datasets.values()))
+    channels = 3 if data.color == "rgb" else 1
+    multiple, side = _sides(network, name, channels, options.scale)
+    task = "sr" if data.type == "SRDataset" else "denoise"
+    return mark(network, Origin(full_name(name), arguments, task, options.scale, channels, multiple, side))
+
+
+def can_be_loaded(network: nn.Module) -> bool:
+    """Return whether a file can name the network, so that it is loaded again from the file alone."""
+    origin = origin_of(network)
+    return origin is None or origin.name in BUILDERS
+
+
+def check_files(network: nn.Module) -> None:
+    """Find out before the training what kind of files a run will write.
+
+    Raises:
+        UserError: files can name the network, but not describe it.
+    """
+    origin = origin_of(network)
+    if origin is None:
+        return
+    if can_be_loaded(network):
+        check_saved(network)
+        return
+    warnings.warn(
+        f"network_g: {origin.name} is not among the networks that model files can name; the files of this run will "
+        f"hold weights alone. dhp_sr.deploy.register({origin.name!r}, CLASS) before the run lets them name it",
+        stacklevel=2,
+    )
+
+
+def _sides(network: nn.Module, name: str, channels: int, scale: int) -> tuple[int, int]:
+    """Return the multiple that sides of inputs must be of, and a side that passes; shapes alone are computed."""
+    on_meta, reasons = to_meta(copy.deepcopy(network).eval()), []
+    for multiple in MULTIPLES:
+        side = multiple * (-(-_LEAST_SIDE // multiple) | 1)  # an odd number of multiples
+        reason = _misfit(on_meta, channels, side, scale)
+        if not reason:
+            return multiple, side
+        reasons.append(reason)
+    raise UserError(f"network_g: {name} does not suit the images (scale: {scale}, {channels} channels): {reasons[-1]}")
+
+
+def _misfit(network: nn.Module, channels: int, side: int, scale: int) -> str:
+    """Return why an image of a side does not pass; empty if it does."""
+    expected = (1, channels, side * scale, side * scale)
+    try:
+        with torch.no_grad():
+            found = network(torch.empty(1, channels, side, side, device="meta"))
+    except Exception as error:  # the author's code: whatever it raises, the image did not pass
+        return f"an input of {side} x {side} does not pass: {str(error)[:300]}"
+    if not isinstance(found, torch.Tensor) or tuple(found.shape) != expected:
+        shape = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
+        return f"expected an output of {expected} for an input of {side} x {side}, found {shape}"
+    return ""
