@@ -38,10 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _show(arguments: argparse.Namespace) -> int:
     from dhp_sr.models.planning import unmet
-    from dhp_sr.models.process import plain_warnings
+    from dhp_sr.models.process import keep_memory, plain_warnings
     from dhp_sr.reports.plan import plan_text
     from dhp_sr.utils.files import write_json
 
+    keep_memory()
     with plain_warnings():
         plan = _plan(arguments)
     print(plan_text(plan), end="")
@@ -76,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     changes = "change options, for example compress.target.macs=0.3"
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="a.b=value", help=changes)
-    parser.add_argument("--arch", metavar="NAME", help="a network of dhp_sr/archs or BasicSR's registry, or torchvision:NAME")
+    parser.add_argument("--arch", metavar="NAME", help="one of dhp_sr/archs or BasicSR's, or torchvision:NAME")
     parser.add_argument("arguments", nargs="*", metavar="key=value", help="with --arch: the network's arguments")
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="input that MACs are stated for")
     parser.add_argument(

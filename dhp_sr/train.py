@@ -37,12 +37,13 @@ def _train(arguments: argparse.Namespace) -> int:
     from dhp_sr.config import load_options
     from dhp_sr.models.origins import register_known
     from dhp_sr.models.pipeline import Interrupted, train
-    from dhp_sr.models.process import plain_warnings, seed_everything, stop_on_signals
+    from dhp_sr.models.process import keep_memory, plain_warnings, seed_everything, stop_on_signals
 
     with plain_warnings(), stop_on_signals() as stop:
         options = load_options(arguments.opt, arguments.set)
         seed_everything(options.manual_seed)
         register_known()
+        keep_memory()
         try:
             train(options, root=ROOT, auto_resume=arguments.auto_resume, launcher=arguments.launcher, stop=stop)
         except Interrupted as error:

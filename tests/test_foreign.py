@@ -17,7 +17,8 @@ from dhp_sr.train import main as run_main
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = str(ROOT / "options" / "quickstart.yml")
 NETWORKS = {
-    "RCAN": "{type: RCAN, num_in_ch: 3, num_out_ch: 3, num_feat: 16, num_group: 1, num_block: 2, squeeze_factor: 4, upscale: 2}",
+    "RCAN": "{type: RCAN, num_in_ch: 3, num_out_ch: 3, num_feat: 16, num_group: 1, num_block: 2, squeeze_factor: 4, "
+    "upscale: 2}",
     "MSRResNet": "{type: MSRResNet, num_feat: 16, num_block: 1, upscale: 2}",
     "basicsr:EDSR": "{type: 'basicsr:EDSR', num_in_ch: 3, num_out_ch: 3, num_feat: 16, num_block: 1, upscale: 2}",
     "RRDBNet": "{type: RRDBNet, num_in_ch: 3, num_out_ch: 3, scale: 2, num_feat: 16, num_block: 1, num_grow_ch: 8}",
@@ -114,8 +115,8 @@ def test_a_network_that_files_cannot_name_is_said_before_the_training(tmp_path, 
 
 
 @pytest.mark.parametrize(("network", "expected"), [
-    ("{type: MSRResNet, num_feat: 16, num_block: 1, upscale: 4}", r"expected an output of (1, 3, 128, 128) for an input"),
-    ("{type: 'torchvision:resnet18'}", "MSRResNet does not suit"),
+    ("{type: MSRResNet, num_feat: 16, num_block: 1, upscale: 4}", "expected an output of (1, 3, 128, 128) for an"),
+    ("{type: 'torchvision:resnet18'}", "torchvision:resnet18 does not suit"),
     ("{type: RCAM}", "did you mean 'RCAN'"),
     ("{type: RCAN, num_fet: 3}", "RCAN cannot be built from"),
     ("{type: 'basicsr:RCAM'}", "did you mean 'RCAN'"),
@@ -123,7 +124,7 @@ def test_a_network_that_files_cannot_name_is_said_before_the_training(tmp_path, 
 def test_mistakes_end_with_2_before_the_training(network, expected, tmp_path, capsys):
     assert run_main(arguments(network, tmp_path)) == 2
     message = capsys.readouterr().err
-    assert expected.replace("MSRResNet does", "torchvision:resnet18 does") in message and "Traceback" not in message
+    assert expected in message and "Traceback" not in message
     assert not (tmp_path / "foreign").exists()
 
 

@@ -52,9 +52,43 @@ def test_a_network_by_name(tmp_path, capsys):
 def test_a_network_of_basicsr(tmp_path):
     if importlib.util.find_spec("basicsr") is None:
         pytest.skip("basicsr is not installed")
-    code, found = plan(tmp_path, "--arch", "MSRResNet", "num_feat=16", "num_block=1", "--size", "16", "16")
-    assert code == 0 and found["network"] == "MSRResNet"
-    assert {group["name"] for group in found["groups"] if not group["reason"]} >= {"conv_first", "body.0.conv1"}
+    for name in ("MSRResNet", "basicsr:MSRResNet"):
+        code, found = plan(tmp_path, "--arch", name, "num_feat=16", "num_block=1", "--size", "16", "16")
+        assert code == 0 and found["network"] == "MSRResNet" and found["name"] == name
+        assert {group["name"] for group in found["groups"] if not group["reason"]} >= {"conv_first", "body.0.conv1"}
+
+
+def test_ours_come_first_and_theirs_can_be_named(tmp_path):
+    if importlib.util.find_spec("basicsr") is None:
+        pytest.skip("basicsr is not installed")
+    theirs = ("num_in_ch=3", "num_out_ch=3", "num_feat=16", "num_block=1", "--size", "16", "16")
+    _, ours = plan(tmp_path, "--arch", "EDSR", "num_feat=16", "num_block=1", "--size", "16", "16")
+    _, other = plan(tmp_path, "--arch", "basicsr:EDSR", *theirs)
+    assert ours["network"] == other["network"] == "EDSR" and ours["groups"] != other["groups"]
+
+
+def test_a_classifier_of_torchvision(tmp_path):
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed")
+    arguments = ("--arch", "torchvision:resnet18", "num_classes=10", "--size", "64", "64")
+    code, found = plan(tmp_path, *arguments)
+    assert code == 0 and found["network"] == "ResNet" and found["input"] == [1, 3, 64, 64]
+    assert found["dense"]["params"] == 11_181_642
+    reasons = [group["reason"] for group in found["groups"] if group["reason"]]
+    assert reasons == ["input of the network", "output of the network"]
+
+
+@pytest.mark.parametrize(("name", "expected"), [
+    ("torchvision:resnet81", "torchvision has no classifier 'resnet81' (did you mean 'resnet18'?)"),
+    ("torchvison:resnet18", "expected basicsr or torchvision before the colon (did you mean 'torchvision'?)"),
+    ("basicsr:RCAM", "did you mean 'RCAN'"),
+    ("resnet18", "did you mean 'torchvision:resnet18'"),
+])  # fmt: skip
+def test_unknown_networks_of_other_packages(name, expected, capsys):
+    if importlib.util.find_spec("basicsr") is None:
+        pytest.skip("basicsr is not installed")
+    assert main(["--arch", name]) == 2
+    assert expected in capsys.readouterr().err
 
 
 def test_a_target_that_cannot_be_met_ends_with_2_after_the_plan(capsys):

@@ -168,8 +168,8 @@ class Compress(Section):
     """A list gives several models from one search: each is cut after it and finetuned on its own, for as many
     iterations as a single one would be."""
     tolerance: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Largest distance between the kept fraction and the target, for latency as a fraction of the target; default: 0.01,
-    for latency 0.05."""
+    """Largest distance between the kept fraction and the target, for latency as a fraction of the target; default:
+    0.01, for latency 0.05."""
     round_to: Positive = 8
     """Widths are multiples of this (or the dense width)."""
     min_width: Positive = 8

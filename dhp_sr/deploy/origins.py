@@ -53,6 +53,11 @@ def register(name: str, build: Builder) -> None:
     BUILDERS[name] = build
 
 
+def is_registered(name: str) -> bool:
+    """Return whether model files may name this network here."""
+    return name in BUILDERS
+
+
 def builder(name: str) -> Builder:
     """Return the constructor of a name.
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from dhp_sr.config.schema import Options
 from dhp_sr.deploy import Origin, check_saved
-from dhp_sr.deploy.origins import BUILDERS, mark, origin_of
+from dhp_sr.deploy.origins import is_registered, mark, origin_of
 from dhp_sr.models.named import full_name
 from dhp_sr.models.origins import register_known
 from dhp_sr.structure.trace import to_meta
@@ -47,7 +47,7 @@ def describe_by_images(network: nn.Module, name: str, arguments: Mapping[str, An
 def can_be_loaded(network: nn.Module) -> bool:
     """Return whether a file can name the network, so that it is loaded again from the file alone."""
     origin = origin_of(network)
-    return origin is None or origin.name in BUILDERS
+    return origin is None or is_registered(origin.name)
 
 
 def check_files(network: nn.Module) -> None:

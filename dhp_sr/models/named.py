@@ -37,7 +37,9 @@ def build_named(name: str, arguments: Mapping[str, Any]) -> nn.Module:
         return build(name, **arguments)
     package, _, inner = full_name(name).partition(":")
     if package not in PACKAGES:
-        raise UserError(f"network {name!r}: expected {' or '.join(PACKAGES)} before the colon{nearest(package, PACKAGES)}")
+        raise UserError(
+            f"network {name!r}: expected {' or '.join(PACKAGES)} before the colon{nearest(package, PACKAGES)}"
+        )
     if package == "torchvision":
         return _of_torchvision(inner, arguments)
     try:

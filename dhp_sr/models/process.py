@@ -1,9 +1,11 @@
 """Global state of the process, for the entry points: seeds, cudnn, signals."""
 
 import contextlib
+import ctypes
 import os
 import random
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -12,6 +14,10 @@ from types import FrameType
 import numpy as np
 import torch
 
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_KEPT, _MAPPED = 2**31 - 1, 2**25
+"""Bytes: free memory kept at most, and the size from which an allocation has pages of its own (glibc's largest)."""
+
 
 def seed_everything(seed: int) -> None:
     """Seed every global random generator and let cudnn look for its fastest kernels."""
@@ -19,6 +25,19 @@ def seed_everything(seed: int) -> None:
     np.random.seed(seed % 2**32)  # libraries draw from the global generator
     torch.manual_seed(seed)
     torch.backends.cudnn.benchmark = True
+
+
+def keep_memory() -> bool:
+    """Let the process keep the memory that it frees, where the C library is glibc; return whether it does.
+
+    By default glibc may give a feature map back to the system after every layer and fetch it again for the next one.
+    The page faults can double the time of a network, or not, as the state of the heap will have it: measured times
+    then depend on what the process did before.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and all([mallopt(_TRIM_THRESHOLD, _KEPT), mallopt(_MMAP_THRESHOLD, _MAPPED)])
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ from tqdm import tqdm
 from dhp_sr.models.run_folder import RunFolder
 from dhp_sr.utils.errors import UserError
 
-
 KEPT = {"macs_ratio": "macs", "params_ratio": "params", "latency_ratio": "latency (predicted)"}
 """Kept fraction -> what a log line calls it."""
 

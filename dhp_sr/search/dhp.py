@@ -23,10 +23,6 @@ from dhp_sr.structure.budget import protect
 INTERVAL = 10
 """Iterations between two proximal steps."""
 
-BETWEEN_GROUPS = 0.5
-"""Power of a group's mean slope where groups are compared: slopes of early layers and of fresh residual branches are
-small, and a first-order score overrates that."""
-
 NARROWING = 2.0
 """Power of the kept fraction of a group by which its channels shrink more slowly: the loss of a narrow layer rises like
 one over its width, so that each further channel costs more, which slopes tell only after much training."""
@@ -72,9 +68,7 @@ class ModernDHP(Search):
         cost, mask = self.hyper.marginal_cost(self.settings.budget.kind).float().cpu(), self.hyper.mask.cpu()
         rates = self._adam.threshold(cost / cost.mean())
         for group in plan.prunable:
-            kept = mask[group.span]
-            level = self._adam.metric[group.span][kept].mean()
-            rates[group.span] *= level ** (1 - BETWEEN_GROUPS) * kept.float().mean() ** NARROWING
+            rates[group.span] *= mask[group.span].float().mean() ** NARROWING
         return rates
 
     def scores(self) -> Tensor:

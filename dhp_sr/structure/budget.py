@@ -28,8 +28,8 @@ class Budget:
     keep_ratio: float
     """Kept fraction, in (0, 1]."""
     tolerance: float | None = None
-    """Largest distance between the kept fraction and `keep_ratio`, below it where both sides can be reached; for latency
-    as a fraction of `keep_ratio`. None: that of `TOLERANCES`."""
+    """Largest distance between the kept fraction and `keep_ratio`, below it where both sides can be reached; for
+    latency as a fraction of `keep_ratio`. None: that of `TOLERANCES`."""
     round_to: int = 8
     """Widths are multiples of this, or the dense width."""
     min_width: int = 8

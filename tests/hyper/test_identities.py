@@ -180,3 +180,29 @@ def test_an_unknown_parametrisation_is_refused():
     plain = network("edsr_x2")
     with pytest.raises(ValueError, match="factored, full"):
         convert(plain, example(plain), "twisted")
+
+
+@pytest.mark.parametrize("parametrisation", PARAMETRISATIONS)
+def test_what_its_author_froze_stays_frozen(parametrisation):
+    """In the cut network, and in the one that learns; everything else learns."""
+    plain = network("edsr_x4")
+    weight, bias = "body.0.conv1.weight", "body.0.conv2.bias"
+    named = dict(plain.named_parameters())
+    frozen = {weight: named[weight], bias: named[bias]}
+    for parameter in frozen.values():
+        parameter.requires_grad_(False)
+    x = example(plain, batch=2)
+    hyper = convert(plain, x, parametrisation).eval()
+    torch.testing.assert_close(hyper(x), plain(x), rtol=1e-11, atol=1e-11)
+    hyper.set_masks(random_masks(hyper, 0.5))
+    hyper(x).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in hyper.network_parameters())
+    own = dict(hyper.network.named_parameters())
+    assert all(torch.equal(own[name], tensor) and own[name].grad is None for name, tensor in frozen.items())
+    assert all(torch.equal(hyper.generate()[name][kept], frozen[name][kept])
+               for name in frozen for kept in [hyper.generate()[name] != 0])  # fmt: skip
+    small = dict(hyper.cut().named_parameters())
+    assert {name for name, parameter in small.items() if not parameter.requires_grad} == set(frozen)
+    assert all(
+        parameter.requires_grad for parameter in convert(network("edsr_x4"), x, parametrisation).cut().parameters()
+    )

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import pytest
 import torch
@@ -144,6 +145,9 @@ def test_a_run_for_a_latency(make_options, tmp_path, folder):
     assert metrics["target"] == {"latency": 0.7}
     assert abs(metrics["achieved"]["measured_latency_ratio"] - 0.7) <= 0.3
     assert metrics["achieved"]["latency_ratio"] > 0
+    log = (folder / "train.log").read_text()
+    assert re.search(r" search  loss .* macs \d+\.\d%  params \d+\.\d%  latency \(predicted\) \d+\.\d%  ", log)
+    assert re.search(r"cut to [\d.]+% of the macs, [\d.]+% of the parameters, [\d.]+% of the measured latency", log)
     table = (folder / "latency_table.json").read_text()
     assert json.loads(table)["conditions"]["threads"] == 1
     run(options, tmp_path, auto_resume=True)
