@@ -80,7 +80,11 @@ def test_phases_longer_than_the_run(make_options):
 
 @pytest.mark.parametrize(
     ("compress", "again"),
-    [({}, False), ({"parametrisation": "full", "preset": "faithful"}, True), ({"scheduler": {"type": "constant"}}, True)],
+    [
+        ({}, False),
+        ({"parametrisation": "full", "preset": "faithful"}, True),
+        ({"scheduler": {"type": "constant"}}, True),
+    ],
 )
 def test_moments_of_other_weights_cannot_be_carried(make_options, compress, again):
     assert Schedule.from_options(make_options(compress=compress or None)).warms_again == again
