@@ -28,7 +28,7 @@ from dhp_sr.config import Options, load_options  # noqa: E402
 from dhp_sr.config.paths import resolve_paths  # noqa: E402
 from dhp_sr.models.compression import Compression  # noqa: E402
 from dhp_sr.models.devices import Place, pick_device  # noqa: E402
-from dhp_sr.models.process import seed_everything  # noqa: E402
+from dhp_sr.models.process import keep_memory, seed_everything  # noqa: E402
 from dhp_sr.models.validation import TestSet, build_test_sets, evaluate  # noqa: E402
 from dhp_sr.utils.errors import UserError  # noqa: E402
 
@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else list(argv)
     arguments = _parser().parse_args(given)
     command = shlex.join(["benchmarks/controls.py", *given])
+    keep_memory()
     try:
         contest(arguments, command)
     except UserError as error:

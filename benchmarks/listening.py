@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     place = Place(pick_device("auto"))
     try:
         facts = {"measured": circumstances(place.device, shlex.join(["benchmarks/listening.py", *given]), "")}
-        for preset in ("faithful", "modern"):
+        for preset in arguments.presets:
             row = {**measure(preset, arguments, place), **facts}
             merge(arguments.out, "listening", [row], ("preset",))
             print({key: value for key, value in row.items() if key != "measured"})
@@ -186,6 +186,7 @@ def _search(options: Options, place: Place, dense: dict[str, Any], latents: int)
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--presets", nargs="+", choices=("faithful", "modern"), default=["faithful", "modern"])
     parser.add_argument("--option-file", type=Path, default=ROOT / "options" / "dncnn_s25_cpu.yml")
     parser.add_argument("--dense", type=int, default=1200, help="iterations before the search of the modern preset")
     parser.add_argument("--search", type=int, default=600, help="iterations of its search; faithful searches all along")

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -89,13 +90,26 @@ def check_cut(masked: nn.Module, small: nn.Module, example_input: Tensor) -> flo
     masked.eval(), small.eval()
     try:
         with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
-            expected, found = masked(example_input), small(example_input)
-    except RuntimeError as error:
+            expected, found = _results(masked(example_input)), _results(small(example_input))
+    except Exception as error:  # whatever its forward raises
         raise CutError(f"the cut network does not run: {error}") from error
     finally:
         masked.train(modes[0]), small.train(modes[1])
-    difference = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
+    difference = max(map(_difference, expected, found), default=0.0)
     limit = 1e-9 if example_input.dtype == torch.float64 else 1e-3
     if not difference <= limit:
         raise CutError(f"the cut network differs from the masked one by {difference:.2e} of the largest output")
     return difference
+
+
+def _results(output: Any) -> list[Tensor]:
+    """Return the tensors of an output, which may be a tuple, a list or a mapping of them."""
+    if isinstance(output, Mapping):
+        output = list(output.values())
+    if isinstance(output, (tuple, list)):
+        return [tensor for part in output for tensor in _results(part)]
+    return [output] if isinstance(output, Tensor) else []
+
+
+def _difference(expected: Tensor, found: Tensor) -> float:
+    return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))

@@ -182,13 +182,20 @@ def _group(book: Book) -> tuple[tuple[Group, ...], dict[int, int]]:
         bundles.setdefault((tuple(producers), marks.get(root, ()), root in reasons), []).append(root)
     groups, channel_of, offset, names = [], {}, 0, {}
     for (producers, _, is_pinned), roots in bundles.items():
-        reason = reasons[roots[0]] if is_pinned else "" if len(roots) > 1 else "a single channel"
+        reason = reasons[roots[0]] if is_pinned else "" if len(roots) > 1 else _reason_to_stay(book, roots[0])
         start = -1 if reason else offset
         groups.append(Group(_unique(producers[0], names), len(roots), not reason, reason, producers, start))
         if not reason:
             channel_of.update({root: offset + place for place, root in enumerate(roots)})
             offset += len(roots)
     return tuple(groups), channel_of
+
+
+def _reason_to_stay(book: Book, root: int) -> str:
+    """Return why a group with one latent is kept: it is one channel, or several that the forward never parts."""
+    atoms = (book.ties.roots() == root).nonzero().flatten().tolist()
+    several = len({book.ties.producer[atom] for atom in atoms}) < len(atoms)
+    return "all its channels are tied to one another" if several else "a single channel"
 
 
 def _unique(name: str, taken: dict[str, int]) -> str:

@@ -1,6 +1,8 @@
 """From a network and one example input to a graph whose every value has a known shape."""
 
 import copy
+import inspect
+import math
 import operator
 import traceback
 from collections.abc import Iterator
@@ -50,20 +52,52 @@ def trace(network: nn.Module, example_input: Tensor, training: bool = False) -> 
         training: follow what the forward does in training mode.
 
     Raises:
-        TraceError: the forward depends on values of tensors, or does not accept the example.
+        TraceError: the network cannot be copied, takes several inputs, depends on values of tensors, or does not accept
+            the example.
     """
-    example = example_input[:1]
+    example, root, absent = example_input[:1], _copied(network).train(training), _absent_inputs(network)
     try:
-        graph_module, decided = _symbolic(copy.deepcopy(network).train(training), network, example)
+        graph_module, decided = _symbolic(root, network, example, absent)
     except Exception as error:
         raise TraceError(_untraceable(network, error)) from error
     return Traced(graph_module, record(graph_module, example), decided)
 
 
-def _symbolic(root: nn.Module, network: nn.Module, example: Tensor) -> tuple[fx.GraphModule, tuple[fx.Node, ...]]:
+def _copied(network: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(network)
+    except Exception as error:  # whatever a module's own way of copying raises
+        raise TraceError(
+            f"{type(network).__name__} cannot be copied: {str(error).partition('.')[0]}. Layers that hold computed weights "
+            "must be made plain first (torch.nn.utils.remove_weight_norm, torch.nn.utils.prune.remove), "
+            "or use torch.nn.utils.parametrizations"
+        ) from error
+
+
+def _absent_inputs(network: nn.Module) -> dict[str, None]:
+    """Return the further inputs that are None where they are not given, as here.
+
+    Raises:
+        TraceError: an input besides the first must be given.
+    """
+    signature = inspect.signature(network.forward)
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    further = [one for one in list(signature.parameters.values())[1:] if one.kind in named]
+    needed = [one.name for one in further if one.default is inspect.Parameter.empty]
+    if needed:
+        raise TraceError(
+            f"{type(network).__name__}: expected a forward with one input, found {signature}; "
+            f"give {', '.join(needed)} a default, or wrap the network in a module with one input"
+        )
+    return {one.name: None for one in further if one.default is None}
+
+
+def _symbolic(
+    root: nn.Module, network: nn.Module, example: Tensor, absent: dict[str, None]
+) -> tuple[fx.GraphModule, tuple[fx.Node, ...]]:
     """Follow `root`; a second copy carries the graph, since a forward may leave its traces in the first."""
     tracer = _Tracer(root, example)
-    graph = tracer.trace(root)
+    graph = tracer.trace(root, absent or None)
     holder = copy.deepcopy(network).eval()
     for name, constant in root.__dict__.items():
         if name.startswith("_tensor_constant"):
@@ -73,11 +107,16 @@ def _symbolic(root: nn.Module, network: nn.Module, example: Tensor) -> tuple[fx.
     return graph_module, tuple(names[node.name] for node in tracer.decided)
 
 
+_MAKERS = (torch.zeros, torch.ones, torch.full, torch.empty, torch.rand, torch.randn, torch.arange, torch.linspace)
+"""Functions that make tensors; given sizes one by one, they do not notice by themselves that they are followed."""
+
+
 class _Tracer(fx.Tracer):
     """Follows a forward; what depends on the example's shape alone is worked out on the way."""
 
     def __init__(self, root: nn.Module, example: Tensor) -> None:
-        super().__init__(autowrap_functions=())
+        super().__init__(autowrap_functions=_MAKERS)
+        self._autowrap_search.append(torch)  # where they are looked up: `torch.zeros(n, c, h, w)`
         self._root, self._example = to_meta(copy.deepcopy(root)), example.to("meta")
         self._shapes: _Shapes | None = None
         self.decided: list[fx.Node] = []
@@ -106,7 +145,7 @@ class _Tracer(fx.Tracer):
 
 
 class _Proxy(fx.Proxy):
-    """Stands for a value while a forward is followed; assignments to parts and sizes as integers are allowed."""
+    """Stands for a value while a forward is followed; assignments to parts and sizes as numbers are allowed."""
 
     def __setitem__(self, place: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, place, value), {})
@@ -117,7 +156,23 @@ class _Proxy(fx.Proxy):
             raise TypeError("a number that depends on the values of tensors is used as an integer")
         return value
 
-    __int__ = __index__
+    def __int__(self) -> int:
+        return int(float(self))
+
+    def __float__(self) -> float:
+        value = self.tracer.known(self)
+        if not isinstance(value, (int, float)):
+            raise TypeError("a number that depends on the values of tensors is used as a Python number")
+        return float(value)
+
+    def __round__(self, digits: int | None = None) -> float:
+        return round(float(self), digits)
+
+    def __ceil__(self) -> int:
+        return math.ceil(float(self))
+
+    def __floor__(self) -> int:
+        return math.floor(float(self))
 
     def __len__(self) -> int:
         value = self.tracer.known(self, decides=False)

@@ -114,6 +114,7 @@ FUNCTION_RULES: dict[Any, Rule] = {
     "size": numbers.size,
     "numel": numbers.count,
     **dict.fromkeys(("dim", "get_device", "is_floating_point", torch._assert, math.prod), ignore),
+    "torch.fx._symbolic_trace._assert_is_none": ignore,
 }
 """Functions, and methods of tensors by name."""
 
@@ -128,7 +129,8 @@ _TAKES_SIZES = (shapes.reshape, shapes.unflatten, shapes.expand, parts.split, pa
 def rule_for(node: fx.Node, module: nn.Module | None) -> Rule:
     """Return the rule of a node's operator, or `unknown`."""
     if module is not None:
-        return MODULE_RULES.get(type(module), unknown)
+        hooked = module._forward_hooks or module._forward_pre_hooks  # they may change what the layer computes
+        return unknown if hooked else MODULE_RULES.get(type(module), unknown)
     target = node.target
     if target not in FUNCTION_RULES and not isinstance(target, str):
         target = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"

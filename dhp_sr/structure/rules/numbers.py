@@ -10,6 +10,9 @@ from dhp_sr.structure.call import Call, pinned
 
 _PLAIN = ("dtype", "device", "requires_grad", "is_cuda", "ndim", "training", "layout")
 
+_EXTREMA = ("values", "indices")
+"""What `torch.max` over an axis returns."""
+
 
 def attribute(call: Call) -> Any:
     """`x.shape`, or another attribute of a value."""
@@ -18,6 +21,8 @@ def attribute(call: Call) -> Any:
         return _sizes(call, source)
     if name in ("T", "mT", "H", "mH") and isinstance(call.atoms.get(source), Tensor):
         return getattr(call.expanded(source), name)
+    if name in _EXTREMA and isinstance(call.atoms.get(source), list):
+        return call.atoms[source][_EXTREMA.index(name)]
     if name in _PLAIN or not isinstance(call.value, Tensor):
         return None
     return pinned(call, f"attribute {name} at {call.layer} has no rule")

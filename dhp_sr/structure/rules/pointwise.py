@@ -11,7 +11,9 @@ from dhp_sr.structure.ties import tie_all
 
 
 def unknown(call: Call) -> Any:
-    """Stand in for an operator without a rule."""
+    """Stand in for an operator without a rule, or a layer with hooks, which may do anything."""
+    if call.module is not None and (call.module._forward_hooks or call.module._forward_pre_hooks):
+        return pinned(call, f"{call.operator} at {call.layer} has hooks")
     return pinned(call, f"operator {call.operator} at {call.layer} has no rule")
 
 
