@@ -47,7 +47,7 @@ def small(path, experiments):
         changes += [] if key == "train" else [f"datasets.{key}.max_images=1"]
     changes += ["datasets.train.gt_size=48", "datasets.train.batch_size_per_gpu=1"]
     changes += ["datasets.train.num_worker_per_gpu=0", "train.total_iter=6", "train.warmup_iter=0"]
-    changes += ["compress.dense_iter=2", "compress.search_iter=2", "compress.tolerance=0.2"]
+    changes += ["compress.dense_iter=2", "compress.search_iter=2", "compress.tolerance=0.2", "compress.round_to=8"]
     changes += ["path.pretrain_network_g=null"]  # the checkpoint does not fit the tiny network
     changes += ["logger.use_tb_logger=false", f"path.experiments_root={experiments}", "num_gpu=0"]
     return ["--set", *changes]

@@ -1,5 +1,7 @@
 """Small networks, one for every operator that has a rule; written as users write them, literals included."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -384,6 +386,68 @@ class ImplicitWeight(Net):
         return F.conv2d(self.inner(x), self.gain * self.kernel, padding=1, groups=8)
 
 
+class SizesAsIntegers(Net):
+    """EDVR's and SwinIR's way with sizes: through Python's own numbers."""
+
+    def middle(self, x):
+        h, w = x.shape[-2:]
+        half = F.interpolate(x, size=(int(h * 0.5), round(w / 2)))
+        return F.interpolate(self.inner(half), size=(math.ceil(h / 1), math.floor(float(w))))
+
+
+class IntegerParts(Net):
+    """A number of channels that Python computes stays as it is."""
+
+    def middle(self, x):
+        y = self.inner(x)
+        part = int(y.shape[1] / 2)
+        return torch.cat([torch.relu(y[:, :part]), y[:, part:]], 1)
+
+
+class OptionalInput(Net):
+    """An input that is None unless it is given, and a literal, so that the forward is written anew."""
+
+    def forward(self, x, mask=None, *, gain=None):
+        y = self.inner(self.first(x))
+        if mask is not None:
+            y = y * mask
+        if gain is not None:
+            y = y * gain
+        first, second = torch.split(y, [3, 5], 1)
+        return self.last(torch.cat([second, first], 1))
+
+
+class NamedMaximum(Net):
+    def middle(self, x):
+        return self.inner(x) * x.max(dim=3, keepdim=True).values
+
+
+def _minus_mean(layer, inputs, output):
+    return output - output.mean(1, keepdim=True)
+
+
+class Hooked(Net):
+    """A hook that mixes the channels of a layer."""
+
+    def __init__(self):
+        super().__init__(inner=conv(8, 8), outer=conv(8, 8))
+        self.inner.register_forward_hook(_minus_mean)
+
+    def middle(self, x):
+        return self.outer(self.inner(x))
+
+
+class SpectralNorm(Net):
+    """Weights that a hook computes before every forward; and those of a parametrisation."""
+
+    def __init__(self):
+        super().__init__(inner=nn.utils.spectral_norm(conv(8, 8)), outer=conv(8, 8))
+        self.other = nn.utils.parametrizations.weight_norm(conv(8, 8))
+
+    def middle(self, x):
+        return self.outer(self.inner(x) + self.other(x))
+
+
 class Classifier(nn.Module):
     def __init__(self, flatten):
         super().__init__()
@@ -476,6 +540,12 @@ TOPOLOGIES = {
     "shared_and_split": (1, SharedAndSplit()),
     "border_of_bias": (3, Border(inner=conv(8, 8), outer=conv(8, 8))),
     "kernel_computed": (2, ImplicitWeight()),
+    "sizes_as_integers": (2, SizesAsIntegers(inner=conv(8, 8))),
+    "parts_as_integers": (1, IntegerParts(inner=conv(8, 8))),
+    "optional_input": (3, OptionalInput(inner=conv(8, 8))),
+    "maximum_by_name": (1, NamedMaximum(inner=conv(8, 8))),
+    "hooked": (1, Hooked()),
+    "weights_computed_by_hooks": (1, SpectralNorm()),
     "classifier": (2, Classifier(nn.Flatten())),
     "classifier_by_view": (2, Classifier(lambda x: x.view(x.size(0), -1))),
     "classifier_by_literal_view": (2, Classifier(lambda x: x.view(-1, 32))),

@@ -23,8 +23,9 @@ Numbers = Mapping[tuple[str, Path], int | list[int]]
 class RewrittenNetwork(fx.GraphModule):
     """A network that runs a traced forward; its tensors have the names they have in the network it comes from.
 
-    What was decided while the forward was traced stays decided: branches on the shape of the input are those of the
-    example, branches on the mode those of evaluation. Functional dropout and the like follow the mode.
+    What was decided while the forward was traced stays decided: branches on the mode are those of evaluation; where a
+    branch hung on a shape, or a size went through `int()`, inputs that decide otherwise are refused.
+    Functional dropout and the like follow the mode.
     """
 
     def __init__(

@@ -68,8 +68,8 @@ def _copied(network: nn.Module) -> nn.Module:
         return copy.deepcopy(network)
     except Exception as error:  # whatever a module's own way of copying raises
         raise TraceError(
-            f"{type(network).__name__} cannot be copied: {str(error).partition('.')[0]}. Layers that hold computed weights "
-            "must be made plain first (torch.nn.utils.remove_weight_norm, torch.nn.utils.prune.remove), "
+            f"{type(network).__name__} cannot be copied: {str(error).partition('.')[0]}. Layers that hold computed "
+            "weights must be made plain first (torch.nn.utils.remove_weight_norm, torch.nn.utils.prune.remove), "
             "or use torch.nn.utils.parametrizations"
         ) from error
 
@@ -107,16 +107,11 @@ def _symbolic(
     return graph_module, tuple(names[node.name] for node in tracer.decided)
 
 
-_MAKERS = (torch.zeros, torch.ones, torch.full, torch.empty, torch.rand, torch.randn, torch.arange, torch.linspace)
-"""Functions that make tensors; given sizes one by one, they do not notice by themselves that they are followed."""
-
-
 class _Tracer(fx.Tracer):
     """Follows a forward; what depends on the example's shape alone is worked out on the way."""
 
     def __init__(self, root: nn.Module, example: Tensor) -> None:
-        super().__init__(autowrap_functions=_MAKERS)
-        self._autowrap_search.append(torch)  # where they are looked up: `torch.zeros(n, c, h, w)`
+        super().__init__(autowrap_functions=())
         self._root, self._example = to_meta(copy.deepcopy(root)), example.to("meta")
         self._shapes: _Shapes | None = None
         self.decided: list[fx.Node] = []
@@ -126,7 +121,14 @@ class _Tracer(fx.Tracer):
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         value = self.known(obj)
+        if isinstance(value, (bool, int, float)):
+            self.hold(obj, value)
         return bool(value) if isinstance(value, (bool, int, float, tuple)) else super().to_bool(obj)
+
+    def hold(self, proxy: fx.Proxy, value: float) -> None:
+        """Let the graph insist on a number that was decided on, rather than compute something else elsewhere."""
+        message = f"this forward was followed with {proxy.node.name} = {value}, not so for an input of this shape"
+        self.create_proxy("call_function", torch._assert, (proxy == value, message), {})
 
     def iter(self, obj: fx.Proxy) -> Iterator[fx.Proxy]:
         value = self.known(obj, decides=False)
@@ -154,7 +156,7 @@ class _Proxy(fx.Proxy):
         value = self.tracer.known(self)
         if not isinstance(value, int):
             raise TypeError("a number that depends on the values of tensors is used as an integer")
-        return value
+        return value  # without `hold`: torch asks, too, where it reads arguments that then stay in the trace
 
     def __int__(self) -> int:
         return int(float(self))
@@ -163,6 +165,7 @@ class _Proxy(fx.Proxy):
         value = self.tracer.known(self)
         if not isinstance(value, (int, float)):
             raise TypeError("a number that depends on the values of tensors is used as a Python number")
+        self.tracer.hold(self, value)
         return float(value)
 
     def __round__(self, digits: int | None = None) -> float:

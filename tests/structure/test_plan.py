@@ -6,7 +6,9 @@ from networks import CASES, example, network
 from topologies import TOPOLOGIES
 from torch import nn
 
+from dhp_sr.hyper import convert
 from dhp_sr.structure import TraceError, make_plan
+from dhp_sr.structure.cut import CutError, check_cut
 from dhp_sr.utils.errors import UserError
 
 
@@ -80,3 +82,43 @@ def test_an_unknown_operator_pins_its_groups():
     assert not groups["first"].prunable
     assert "operator cumsum at cumsum has no rule" in groups["first"].reason
     assert groups["inner"].prunable
+
+
+class TwoInputs(nn.Conv2d):
+    def forward(self, x, reference):
+        return super().forward(x + reference)
+
+
+def test_further_inputs_are_refused_by_name():
+    with pytest.raises(TraceError, match=r"one input, found \(x, reference\); give reference a default"):
+        make_plan(TwoInputs(1, 1, 1), torch.rand(1, 1, 4, 4))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_computed_weights_that_cannot_be_copied_are_refused():
+    with pytest.raises(TraceError, match=r"Sequential cannot be copied.*remove_weight_norm"):
+        make_plan(nn.Sequential(nn.utils.weight_norm(nn.Conv2d(1, 1, 1))), torch.rand(1, 1, 4, 4))
+
+
+class Outputs(nn.Module):
+    """A mapping with lists of results."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(1, 8, 1), nn.Conv2d(8, 1, 1)
+
+    def forward(self, x):
+        y = self.last(torch.relu(self.first(x)))
+        return {"image": y, "scales": [y * 2, (y * 3,)]}
+
+
+def test_outputs_of_several_tensors_are_cut_and_checked():
+    x = torch.rand(1, 1, 4, 4, dtype=torch.float64)
+    hyper = convert(Outputs().double().eval(), x).eval()
+    hyper.set_masks({"first": torch.arange(8) < 5})
+    small = hyper.cut()
+    torch.testing.assert_close(small(x), hyper(x), rtol=1e-10, atol=1e-10)
+    with torch.no_grad():
+        small.last.bias.add_(1)
+    with pytest.raises(CutError, match="differs from the masked one"):
+        check_cut(hyper, small, x)

@@ -20,6 +20,7 @@ REWRITTEN = {
     "channel_shuffle_by_literals",
     "functional",
     "shared_and_split",
+    "optional_input",
     "kernel_computed",
     "sizes_of_another",
     "classifier_by_literal_view",
@@ -78,6 +79,37 @@ def test_other_sizes_and_batches_still_fit(name):
     hyper = halved(copy.deepcopy(TOPOLOGIES[name][1]), example())
     small, other = hyper.cut(), example(batch=3, side=12)
     torch.testing.assert_close(small(other), hyper(other), rtol=1e-10, atol=1e-10)
+
+
+class HalfAndSplit(Net):
+    """A size as an integer beside a literal."""
+
+    def middle(self, x):
+        first, second = torch.split(F.interpolate(self.inner(x), size=int(x.shape[2] * 0.5)), [3, 5], 1)
+        return torch.cat([second, first], 1)
+
+
+def test_a_size_that_became_a_literal_is_insisted_on():
+    hyper = halved(HalfAndSplit(inner=conv(8, 8)), example())
+    small = hyper.cut()
+    x = example(batch=3)
+    torch.testing.assert_close(small(x), hyper(x), rtol=1e-10, atol=1e-10)
+    with pytest.raises(AssertionError, match="this forward was followed with mul"):
+        small(example(side=12))
+
+
+class BranchAndSplit(Net):
+    """A branch on the size of the input beside a literal."""
+
+    def middle(self, x):
+        first, second = torch.split(self.inner(x), [3, 5], 1)
+        return torch.cat([second, first] if x.shape[2] < 10 else [first, second], 1)
+
+
+def test_a_branch_that_was_followed_is_insisted_on():
+    small = halved(BranchAndSplit(inner=conv(8, 8)), example()).cut()
+    with pytest.raises(AssertionError, match="this forward was followed with lt = True"):
+        small(example(side=12))
 
 
 def test_shared_modules_stay_shared():

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from topologies import TOPOLOGIES, Gate, Net, Sequence, SpatialAttention, conv
+from topologies import TOPOLOGIES, Gate, Hooked, Net, Sequence, SpatialAttention, SpectralNorm, conv
 from torch import nn
 
 from dhp_sr.hyper import convert
@@ -69,6 +69,11 @@ class Multiplied(Net):
         return torch.matmul(y @ y.transpose(1, 2), y).view_as(x)
 
 
+class RepeatedMap(Net):
+    def middle(self, x):
+        return x * torch.sigmoid(self.inner(x)).repeat(1, 8, 1, 1)
+
+
 PINNED = {
     "division": (Quotient(inner=conv(8, 8), outer=conv(8, 8)), {"inner"}, "division by channels"),
     "root": (Function(lambda y: torch.sqrt(torch.relu(y))), {"inner"}, "sqrt of channels that would be zero"),
@@ -91,6 +96,18 @@ PINNED = {
         Function(lambda y: y if y.shape[1] > 4 else y * 2),
         {"inner"},
         "decides on a number of channels",
+    ),
+    "size_as_an_integer": (
+        Function(lambda y: y[:, : int(y.shape[1] / 2)], outputs=4),
+        {"inner", "inner#2"},
+        "decides on a number of channels",
+    ),
+    "hook": (Hooked(), {"first", "inner"}, "Conv2d at inner has hooks"),
+    "hook_before": (SpectralNorm(), {"first"}, "Conv2d at inner has hooks"),
+    "tied_among_themselves": (
+        RepeatedMap(inner=conv(8, 1)),
+        {"first"},
+        "all its channels are tied to one another",
     ),
     "unequal_parts": (Function(lambda y: torch.cat(y.chunk(3, 1)[1:], 1), outputs=5), {"inner"}, "unequal parts"),
     "one_map_for_all": (SpatialAttention(inner=conv(8, 1)), {"inner"}, "one value for all channels"),

@@ -113,7 +113,8 @@ FUNCTION_RULES: dict[Any, Rule] = {
     getattr: numbers.attribute,
     "size": numbers.size,
     "numel": numbers.count,
-    **dict.fromkeys(("dim", "get_device", "is_floating_point", torch._assert, math.prod), ignore),
+    **dict.fromkeys(("dim", "get_device", "is_floating_point", math.prod), ignore),
+    torch._assert: numbers.insist,
     "torch.fx._symbolic_trace._assert_is_none": ignore,
 }
 """Functions, and methods of tensors by name."""
@@ -122,7 +123,7 @@ _LAYER_RULES = (layers.convolution, layers.transposed_convolution, layers.linear
 FUNCTIONAL_LAYERS = tuple(target for target, rule in FUNCTION_RULES.items() if rule in _LAYER_RULES)
 """Functions that are given a layer's weight and bias."""
 
-_TAKES_SIZES = (shapes.reshape, shapes.unflatten, shapes.expand, parts.split, parts.item, parts.narrow)
+_TAKES_SIZES = (shapes.reshape, shapes.unflatten, shapes.expand, parts.split, parts.item, parts.narrow, numbers.insist)
 """Rules of operators whose arguments may be numbers of channels."""
 
 

@@ -52,3 +52,9 @@ def arithmetic(call: Call) -> Any:
     """A number made of numbers."""
     found = [one.atoms for one in call.sizes()]
     return Size(torch.cat(found)) if found else None
+
+
+def insist(call: Call) -> None:
+    """An assertion: the number of channels it speaks of stays."""
+    for one in call.sizes():
+        call.book.pin(one, f"the forward decides on a number of channels at {call.layer}")
