@@ -30,7 +30,7 @@ from dhp_sr.models.compression import Compression  # noqa: E402
 from dhp_sr.models.devices import Place, pick_device  # noqa: E402
 from dhp_sr.models.process import keep_memory, seed_everything  # noqa: E402
 from dhp_sr.models.validation import TestSet, build_test_sets, evaluate  # noqa: E402
-from dhp_sr.utils.errors import UserError  # noqa: E402
+from dhp_sr.utils.errors import exit_code  # noqa: E402
 
 KEY = ("case", "method", "seed", "length")
 Saved = dict[tuple, dict[str, Any]]
@@ -43,15 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(given)
     command = shlex.join(["benchmarks/controls.py", *given])
     keep_memory()
-    try:
-        contest(arguments, command)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: cannot read or write: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: contest(arguments, command))
 
 
 def contest(arguments: argparse.Namespace, command: str) -> None:

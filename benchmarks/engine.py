@@ -26,7 +26,7 @@ from benchmarks.latency import RUNTIMES, measure_latency, measure_model  # noqa:
 from benchmarks.step import measure_steps  # noqa: E402
 from dhp_sr.hyper.parametrisation import PARAMETRISATIONS  # noqa: E402
 from dhp_sr.models.devices import Place, pick_device  # noqa: E402
-from dhp_sr.utils.errors import UserError  # noqa: E402
+from dhp_sr.utils.errors import exit_code  # noqa: E402
 from dhp_sr.utils.timing import thread_count  # noqa: E402
 
 OPTION_FILES = {
@@ -43,14 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else list(argv)
     arguments = _parser().parse_args(given)
     arguments.command = shlex.join(["benchmarks/engine.py", *given])
-    try:
-        return arguments.run(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: cannot read or write: {error}", file=sys.stderr)
-        return 2
+    return exit_code(lambda: arguments.run(arguments))
 
 
 def step(arguments: argparse.Namespace) -> int:

@@ -37,7 +37,7 @@ from dhp_sr.models.devices import Place, pick_device  # noqa: E402
 from dhp_sr.models.process import seed_everything  # noqa: E402
 from dhp_sr.structure import ChannelPlan  # noqa: E402
 from dhp_sr.structure.budget import split  # noqa: E402
-from dhp_sr.utils.errors import UserError  # noqa: E402
+from dhp_sr.utils.errors import exit_code  # noqa: E402
 
 SHRINKING = 0.8
 """How far `faithful` shrinks |z| in the whole search; the published search shrinks about as far."""
@@ -60,20 +60,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     given = sys.argv[1:] if argv is None else list(argv)
     arguments = _parser().parse_args(given)
+    command = shlex.join(["benchmarks/listening.py", *given])
+    return exit_code(lambda: listen(arguments, command))
+
+
+def listen(arguments: argparse.Namespace, command: str) -> None:
+    """Measure the presets asked for, and keep their rows."""
     place = Place(pick_device("auto"))
-    try:
-        facts = {"measured": circumstances(place.device, shlex.join(["benchmarks/listening.py", *given]), "")}
-        for preset in arguments.presets:
-            row = {**measure(preset, arguments, place), **facts}
-            merge(arguments.out, "listening", [row], ("preset",))
-            print({key: value for key, value in row.items() if key != "measured"})
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: cannot read or write: {error}", file=sys.stderr)
-        return 2
-    return 0
+    for preset in arguments.presets:
+        row = measure(preset, arguments, place)
+        print(row)
+        row["measured"] = circumstances(place.device, command, arguments.note)
+        merge(arguments.out, "listening", [row], ("preset",))
 
 
 def measure(preset: str, arguments: argparse.Namespace, place: Place) -> dict[str, Any]:
@@ -193,6 +191,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--draws", type=int, default=3, help="initial latents")
     parser.add_argument("--other-sigma", type=float, default=70.0, help="noise of the other data")
     parser.add_argument("--set", nargs="+", default=[], metavar="a.b=value", help="changed options")
+    parser.add_argument("--note", default="", help="kept in the rows, e.g. what else the machine did")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "listening.json")
     return parser
 

@@ -19,21 +19,14 @@ from dhp_sr.deploy import load_model  # noqa: E402
 from dhp_sr.metrics import psnr_db  # noqa: E402
 from dhp_sr.models.validation import TestSet, build_test_sets, enlarge, restore  # noqa: E402
 from dhp_sr.reports import comparison_figure  # noqa: E402
-from dhp_sr.utils.errors import UserError  # noqa: E402
+from dhp_sr.utils.errors import UserError, exit_code  # noqa: E402
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     arguments = _parser().parse_args(argv)
-    try:
-        draw(Path(arguments.run), Path(arguments.target), arguments.image, tuple(arguments.crop))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: cannot read or write: {error}", file=sys.stderr)
-        return 2
-    return 0
+    target, crop = Path(arguments.target), tuple(arguments.crop)
+    return exit_code(lambda: draw(Path(arguments.run), target, arguments.image, crop))
 
 
 def draw(run: Path, target: Path, image: str, crop: tuple[int, int, int, int]) -> None:

@@ -29,7 +29,7 @@ from dhp_sr.reports import (  # noqa: E402
     plot_speedups,
     step_table,
 )
-from dhp_sr.utils.errors import UserError  # noqa: E402
+from dhp_sr.utils.errors import UserError, exit_code  # noqa: E402
 from dhp_sr.utils.files import write_json, write_text  # noqa: E402
 
 MARKED = re.compile(r"(<!-- (results/[\w.-]+\.json) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -44,14 +44,7 @@ PLOTS = {"latency": plot_speedups, "controls": plot_controls}
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     arguments = _parser().parse_args(argv)
-    try:
-        return arguments.run(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: cannot read or write: {error}", file=sys.stderr)
-        return 2
+    return exit_code(lambda: arguments.run(arguments))
 
 
 def add(arguments: argparse.Namespace) -> int:

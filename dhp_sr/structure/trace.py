@@ -248,6 +248,5 @@ def _untraceable(network: nn.Module, error: Exception) -> str:
             place = f"{frame.filename}:{frame.lineno} ({(frame.line or '').strip()})"
     return (
         f"{type(network).__name__} cannot be traced: {error}; at {place}. "
-        "Shapes and branches must not depend on the values of tensors: write the place with tensor operations, "
-        "or move it into a torch.nn module of its own"
+        "Shapes and branches must not depend on the values of tensors: write the place with tensor operations"
     )

@@ -1,5 +1,23 @@
-"""The one error that means: the user can put this right."""
+"""The one error that means: the user can put this right; and how a script ends with it."""
+
+import sys
+from collections.abc import Callable
 
 
 class UserError(ValueError):
     """A mistake in options, files or arguments; entry points print its message alone and exit with code 2."""
+
+
+def exit_code(command: Callable[[], int | None]) -> int:
+    """Run a script's command; return its exit code: 2, with one message, for a mistake of the user or a file's fault.
+
+    Args:
+        command: returns an exit code, or None for 0.
+    """
+    try:
+        return command() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"error: cannot read or write: {error}", file=sys.stderr)
+    return 2

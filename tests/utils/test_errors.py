@@ -1,0 +1,29 @@
+import pytest
+
+from dhp_sr.utils.errors import UserError, exit_code
+
+
+def fail(error):
+    def command():
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (1, 1)])
+def test_a_command_that_ends_well(returned, code):
+    assert exit_code(lambda: returned) == code
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [(UserError("no such file"), "error: no such file\n"), (OSError("disk full"), "cannot read or write: disk full")],
+)
+def test_a_mistake_is_one_message(error, text, capsys):
+    assert exit_code(fail(error)) == 2
+    assert text in capsys.readouterr().err
+
+
+def test_a_fault_of_ours_is_not_hidden():
+    with pytest.raises(ZeroDivisionError):
+        exit_code(fail(ZeroDivisionError()))
