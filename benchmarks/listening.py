@@ -40,7 +40,7 @@ from dhp_sr.structure.budget import split  # noqa: E402
 from dhp_sr.utils.errors import exit_code  # noqa: E402
 
 SHRINKING = 0.8
-"""How far `faithful` shrinks |z| in the whole search; the published search shrinks about as far."""
+"""How far `faithful` shrinks |z| in the whole search: enough for half of N(0, 1) to reach zero."""
 SPREAD = 0.5
 """Standard deviation of log z where `modern` is scattered."""
 

@@ -11,7 +11,7 @@ import argparse  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 from typing import Any  # noqa: E402
 
-from dhp_sr.utils.errors import UserError  # noqa: E402
+from dhp_sr.utils.errors import UserError, exit_code  # noqa: E402
 
 CHOICES = ("size", "exclude", "round_to", "min_width")
 """Arguments that an option file says itself."""
@@ -20,20 +20,7 @@ CHOICES = ("size", "exclude", "round_to", "min_width")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 success, 2 a user's mistake or a target that cannot be met."""
     arguments = _parser().parse_intermixed_args(argv)
-    try:
-        return _show(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except ModuleNotFoundError as error:
-        print(f"error: {error}; is the environment active? see README.md: . .venv/bin/activate", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: cannot read or write: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
+    return exit_code(lambda: _show(arguments))
 
 
 def _show(arguments: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ import argparse  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 from typing import Any  # noqa: E402
 
-from dhp_sr.utils.errors import UserError  # noqa: E402
+from dhp_sr.utils.errors import UserError, exit_code  # noqa: E402
 
 CHOICES = ("sigma", "max_images", "crop_border", "device")
 """Arguments that an option file says itself."""
@@ -20,21 +20,7 @@ CHOICES = ("sigma", "max_images", "crop_border", "device")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 success, 2 a user's mistake."""
     arguments = _parser().parse_args(argv)
-    try:
-        _score(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except ModuleNotFoundError as error:
-        print(f"error: {error}; is the environment active? see README.md: . .venv/bin/activate", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: cannot read or write: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code(lambda: _score(arguments))
 
 
 def _score(arguments: argparse.Namespace) -> None:

@@ -24,8 +24,9 @@ INTERVAL = 10
 """Iterations between two proximal steps."""
 
 NARROWING = 2.0
-"""Power of the kept fraction of a group by which its channels shrink more slowly: the loss of a narrow layer rises like
-one over its width, so that each further channel costs more, which slopes tell only after much training."""
+"""Power of the kept fraction of a group by which its channels shrink more slowly. It supposes that the
+loss rises like one over a layer's width, so that each further channel costs more; slopes tell that only after training.
+What other powers gave: results/LOG.md."""
 
 
 class ModernDHP(Search):

@@ -9,15 +9,20 @@ class UserError(ValueError):
 
 
 def exit_code(command: Callable[[], int | None]) -> int:
-    """Run a script's command; return its exit code: 2, with one message, for a mistake of the user or a file's fault.
+    """Run a script's command; return its exit code: 2, with one message, for what its user can put right.
 
     Args:
-        command: returns an exit code, or None for 0.
+        command: returns an exit code, or None for 0; 130 where the keyboard stops it.
     """
     try:
         return command() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+    except ModuleNotFoundError as error:
+        print(f"error: {error}; is the environment active? see README.md: . .venv/bin/activate", file=sys.stderr)
     except OSError as error:
         print(f"error: cannot read or write: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
     return 2

@@ -9,6 +9,7 @@ from benchmarks.listening import main, overlap, rank_correlation, scatter
 from dhp_sr.archs import build
 from dhp_sr.hyper import convert
 from dhp_sr.reports import listening_table
+from dhp_sr.search.method import slopes
 
 
 def test_overlap():
@@ -32,6 +33,20 @@ def test_scattered_latents_leave_the_function_alone():
     scatter(hyper, seed=3)
     assert all(float(latent.detach().std()) > 0.1 for latent in hyper.latents.values())
     assert torch.allclose(hyper(image), network(image), rtol=0, atol=1e-12)
+
+
+def test_slopes_do_not_see_the_scale_of_the_latents():
+    network = build("DnCNN", num_feat=8, num_layers=4).double()
+    image = torch.rand(1, 1, 12, 12, dtype=torch.float64)
+    found = []
+    for seed in (None, 3):
+        hyper = convert(network, image)
+        if seed is not None:
+            scatter(hyper, seed)
+        hyper(image).square().mean().backward()
+        found.append(slopes(hyper))
+    assert float(found[0].abs().max()) > 0
+    assert torch.allclose(found[0], found[1], rtol=1e-4, atol=1e-9)
 
 
 def test_both_presets_are_measured(tmp_path, noise_options):

@@ -87,6 +87,18 @@ def test_dear_channels_go_before_cheap_ones():
     assert not kept[-len(kept) // 4 :].all()
 
 
+def test_a_narrow_group_shrinks_more_slowly():
+    """Half as wide, its channels shrink at a quarter of the rate; costs are made equal, so that width alone differs."""
+    hyper = hyper_network()
+    search = make("dhp", hyper)
+    hyper.marginal_cost = lambda kind: torch.ones(hyper.plan.size)
+    search._adam.observe(torch.ones(hyper.plan.size))
+    first, second = hyper.plan.prunable[:2]
+    hyper.mask[first.start : first.start + first.width // 2] = False
+    rates = search._rates()
+    assert torch.allclose(rates[first.span], rates[second.span] / 4)
+
+
 def test_dhp_drops_channels_that_do_not_matter():
     """Half of each layer's filters are zero and cannot help: they go first."""
     hyper = hyper_network()
