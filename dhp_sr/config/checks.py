@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 
-from dhp_sr.config.schema import Dataset, Options, Scheduler, TrainDataset
+from dhp_sr.config.compress import Scheduler
+from dhp_sr.config.datasets import Dataset, TrainDataset
+from dhp_sr.config.schema import Options
 
 Finding = tuple[tuple[str, ...], str]
 """The keys that lead to a setting, and what is wrong there."""

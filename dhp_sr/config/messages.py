@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from dhp_sr.config.schema import Options, Section, dataset_kind
+from dhp_sr.config.datasets import dataset_kind
+from dhp_sr.config.schema import Options
+from dhp_sr.config.section import Section
 from dhp_sr.utils.names import nearest
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Any: "any value"}

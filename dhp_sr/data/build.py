@@ -6,8 +6,8 @@ from typing import TypeVar
 
 from torch.utils.data import Dataset
 
-from dhp_sr.config.schema import Dataset as DatasetOptions
-from dhp_sr.config.schema import TrainDataset, ValDataset
+from dhp_sr.config.datasets import Dataset as DatasetOptions
+from dhp_sr.config.datasets import TrainDataset, ValDataset
 from dhp_sr.data.noise import Clean, TrainNoise, ValNoise
 from dhp_sr.data.paired import Pair, Pairs, TrainPairs, ValPairs, listed, match_pairs
 from dhp_sr.data.patches import Augmentation

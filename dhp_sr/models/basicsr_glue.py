@@ -14,7 +14,7 @@ from torch import nn
 
 from dhp_sr._compat import prepare_basicsr
 from dhp_sr.archs import ARCHS
-from dhp_sr.config.schema import TrainDataset, ValDataset
+from dhp_sr.config.datasets import TrainDataset, ValDataset
 from dhp_sr.data.build import build_train_set, build_val_set
 from dhp_sr.hyper import HyperNet, convert
 from dhp_sr.losses import LOSSES, build_loss

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dhp_sr.config.schema import Compress, Target
+from dhp_sr.config.compress import Compress, Target
 from dhp_sr.hyper import HyperNet
 from dhp_sr.models.optimisers import Moments, cut_moments
 from dhp_sr.search import Search

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from torch import nn
 
 from dhp_sr.config import load_options, resolve_paths, run_path
-from dhp_sr.config.schema import Options, ValDataset
+from dhp_sr.config.datasets import ValDataset
+from dhp_sr.config.schema import Options
 from dhp_sr.deploy import load_model
 from dhp_sr.metrics import complexity
 from dhp_sr.models.devices import pick_device

@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dhp_sr.config.schema import Options, ValDataset
+from dhp_sr.config.datasets import ValDataset
+from dhp_sr.config.schema import Options
 from dhp_sr.data.bicubic import upscale
 from dhp_sr.data.build import build_val_set
 from dhp_sr.data.images import to_color

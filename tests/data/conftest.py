@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dhp_sr.config.schema import TrainDataset, ValDataset
+from dhp_sr.config.datasets import TrainDataset, ValDataset
 
 
 @pytest.fixture

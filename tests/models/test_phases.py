@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from dhp_sr.config.schema import Scheduler
+from dhp_sr.config.compress import Scheduler
 from dhp_sr.models.phases import Schedule, learning_rate
 from dhp_sr.utils.errors import UserError
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from dhp_sr.config.schema import ValDataset
+from dhp_sr.config.datasets import ValDataset
 from dhp_sr.metrics import psnr_db, ssim
 from dhp_sr.models.validation import TestSet, build_test_sets, evaluate, evaluate_input
 

@@ -1,0 +1,124 @@
+"""The section `compress`: what to keep of the dense network, and how it is found."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+
+from dhp_sr.config.section import Fraction, NotNegative, Positive, Section
+
+
+class Scheduler(Section):
+    """`train.scheduler`: the learning rate as a closed formula of the iteration."""
+
+    type: Literal["cosine", "multistep", "constant"] = "cosine"
+    eta_min: Annotated[float, Field(ge=0)] = 0.0
+    milestones: list[Positive] = []
+    """Iterations at which the rate is multiplied by `gamma`."""
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.5
+
+
+class Target(Section):
+    """`compress.target`: what to keep of the dense network. Exactly one key."""
+
+    macs: Fraction | None = None
+    params: Fraction | None = None
+    latency: Fraction | None = None
+    """Of the time measured on the device of the run, see `latency_size`, `latency_threads` and `latency_table`."""
+
+    @model_validator(mode="after")
+    def exactly_one(self) -> "Target":
+        """Refuse no budget and two budgets."""
+        given = [key for key, value in self if value is not None]
+        if len(given) != 1:
+            raise ValueError(f"expected exactly one of macs, params, latency, found {' and '.join(given) or 'none'}")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """`macs`, `params` or `latency`."""
+        return next(key for key, value in self if value is not None)
+
+    @property
+    def keep_ratio(self) -> float:
+        """The kept fraction asked for."""
+        return getattr(self, self.kind)
+
+    @property
+    def label(self) -> str:
+        """Short form for names of files: `macs0.5`."""
+        return f"{self.kind}{self.keep_ratio:g}"
+
+
+def _one_or_several(value: Any) -> str:
+    return "several" if isinstance(value, list) else "one"
+
+
+Targets = Annotated[
+    Annotated[Target, Tag("one")] | Annotated[list[Target], Tag("several"), Field(min_length=1)],
+    Discriminator(_one_or_several),
+]
+"""One budget, or a list of them."""
+
+
+class Distill(Section):
+    """`compress.distill`: match the dense network's output while finetuning."""
+
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    teacher: str | None = None
+    """A model file; default: the dense network of this very run, as it was when the search began."""
+
+
+class Compress(Section):
+    """`compress`: the method, the budget, the length of the phases. Without it a run trains the dense network."""
+
+    method: str = "dhp"
+    preset: Literal["modern", "faithful"] = "modern"
+    parametrisation: Literal["factored", "full"] = "factored"
+    target: Targets
+    """A list gives several models from one search: each is cut after it and finetuned on its own, for as many
+    iterations as a single one would be."""
+    tolerance: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Largest distance between the kept fraction and the target, for latency as a fraction of the target; default:
+    0.01, for latency 0.05."""
+    round_to: Positive = 8
+    """Widths are multiples of this (or the dense width)."""
+    min_width: Positive = 8
+    """No prunable group is cut below this many channels."""
+    exclude: list[str] = []
+    """Module names or patterns (`up.*`) that keep their widths."""
+    dense_iter: NotNegative = 0
+    """Iterations of ordinary training before the search."""
+    search_iter: NotNegative
+    """Iterations of the search; what remains of `train.total_iter` finetunes the cut network."""
+    latent_lr: Annotated[float, Field(gt=0)] | None = None
+    """Step size of the latents; the default is the preset's."""
+    penalty: Annotated[float, Field(ge=0)] | None = None
+    """Fixed lambda of the faithful preset; the modern one finds its own."""
+    scheduler: Scheduler | None = None
+    """Own schedule of dense training and search. With it, `train.scheduler` counts from the cut."""
+    distill: Distill | None = None
+    latency_size: Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = None
+    """Height and width of the input that times are measured for; default: 128 and 128."""
+    latency_threads: Positive = 1
+    """CPU threads that times are measured with."""
+    latency_table: str | None = None
+    """File of layer times, read and added to; default: `latency_table.json` in the folder of the run."""
+
+    @field_validator("target")
+    @classmethod
+    def comparable(cls, target: Target | list[Target]) -> Target | list[Target]:
+        """Refuse a list of several kinds, and the same budget twice."""
+        several = target if isinstance(target, list) else [target]
+        kinds = sorted({one.kind for one in several})
+        if len(kinds) > 1:
+            raise ValueError(f"expected targets of one kind, found {' and '.join(kinds)}")
+        labels = [one.label for one in several]
+        if len(set(labels)) < len(labels):
+            raise ValueError(f"expected different targets, found {', '.join(labels)}")
+        return target
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """All targets, the largest first."""
+        several = self.target if isinstance(self.target, list) else [self.target]
+        return tuple(sorted(several, key=lambda one: -one.keep_ratio))
