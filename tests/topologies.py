@@ -422,6 +422,28 @@ class NamedMaximum(Net):
         return self.inner(x) * x.max(dim=3, keepdim=True).values
 
 
+class Warped(Net):
+    """Sampled at places that a layer of its own finds, as flows do."""
+
+    def middle(self, x):
+        places = torch.tanh(self.outer(x)).permute(0, 2, 3, 1)
+        return F.grid_sample(self.inner(x), places, align_corners=False)
+
+
+class Rolled(Net):
+    """Shifted windows: pixels are pushed along, and back."""
+
+    def middle(self, x):
+        y = torch.roll(self.inner(x), shifts=(2, 1), dims=(2, 3))
+        return self.outer(torch.relu(y)).roll((-2, -1), (2, 3))
+
+
+class TensorSplit(Net):
+    def middle(self, x):
+        first, second = torch.tensor_split(self.inner(x), 2, dim=1)
+        return torch.hstack([torch.lerp(first, second, 0.25), torch.addcmul(first, second, first, value=0.5)])
+
+
 def _minus_mean(layer, inputs, output):
     return output - output.mean(1, keepdim=True)
 
@@ -544,6 +566,9 @@ TOPOLOGIES = {
     "parts_as_integers": (1, IntegerParts(inner=conv(8, 8))),
     "optional_input": (3, OptionalInput(inner=conv(8, 8))),
     "maximum_by_name": (1, NamedMaximum(inner=conv(8, 8))),
+    "warped": (2, Warped(inner=conv(8, 8), outer=conv(8, 2))),
+    "rolled": (3, Rolled(inner=conv(8, 8), outer=conv(8, 8))),
+    "tensor_split": (2, TensorSplit(inner=conv(8, 16), outputs=16)),
     "hooked": (1, Hooked()),
     "weights_computed_by_hooks": (1, SpectralNorm()),
     "classifier": (2, Classifier(nn.Flatten())),

@@ -20,10 +20,14 @@ from dhp_sr.structure.ties import along, compact
 
 def chunk(call: Call) -> Any:
     """Equal parts of the channels: the same places of all parts are tied, so that the parts stay equal."""
+    return _equal_parts(call, call.number(1, "chunks"))
+
+
+def _equal_parts(call: Call, parts: int) -> Any:
     source, dim = call.source, call.number(2, "dim", 0)
     if not call.varies(source, dim):
         return [call.atoms[source] for _ in call.value]
-    channels, parts = call.channels(source, dim), call.number(1, "chunks")
+    channels = call.channels(source, dim)
     if len(channels) % parts:
         return pinned(call, f"{len(channels)} channels in {parts} unequal parts at {call.layer}")
     return [along(row, len(call.shape(source)), dim) for row in tie_parts(call, channels, parts)]
@@ -47,6 +51,17 @@ def split(call: Call) -> Any:
         bounds = [(end - size, end) for end, size in zip(ends, sizes, strict=True)]
         call.note(call.place(1, name), [_count(call, dim, one) for one in bounds], given)
     return parts
+
+
+def tensor_split(call: Call) -> Any:
+    """A number of parts, as `chunk` makes them; the places of others, if they lie among the channels, are not moved."""
+    name = next((name for name in call.node.kwargs if name not in ("dim", "input")), "")
+    stated = call.number(1, name)
+    if isinstance(stated, int):
+        return _equal_parts(call, stated)
+    if call.varies(call.source, call.number(2, "dim", 0)):
+        return pinned(call, f"channels in parts between stated places at {call.layer}")
+    return [call.atoms[call.source] for _ in call.value]
 
 
 def _count(call: Call, dim: int, bounds: tuple[int, int]) -> Count:

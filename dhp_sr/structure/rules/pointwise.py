@@ -47,6 +47,14 @@ def spatial(call: Call) -> Tensor:
     return call.spread(call.channels(call.source))
 
 
+def sample(call: Call) -> Tensor:
+    """Sampling each channel at places that another value holds; the coordinates of a place all stay."""
+    grid = call.argument(1, "grid")
+    if isinstance(grid, fx.Node):
+        call.book.pin(call.atoms.get(grid), f"coordinates of {call.operator} at {call.layer}")
+    return spatial(call)
+
+
 def pooling_with_places(call: Call) -> Any:
     """Maximum pooling, which may return the places of the maxima too."""
     channels = call.channels(call.source)

@@ -29,6 +29,14 @@ def moved(call: Call) -> Any:
     return [compact(part) for part in result] if isinstance(result, (tuple, list)) else compact(result)
 
 
+def roll(call: Call) -> Any:
+    """Entries pushed along axes, those at the end to the beginning; along the channels, the width would have a say."""
+    dims = call.number(2, "dims")
+    if any(call.varies(call.source, dim) for dim in ([dims] if isinstance(dims, int) else dims or [0])):
+        return pinned(call, f"channels pushed along at {call.layer}")
+    return call.atoms[call.source] if dims else moved(call)
+
+
 def reshape(call: Call) -> Tensor:
     """`view` and `reshape`: entries keep their order."""
     atoms = _reshaped(call.atoms[call.source], call.shape(call.source), tuple(call.value.shape))
@@ -113,8 +121,15 @@ def _tie_shapes(call: Call, shape: fx.Node, atoms: Tensor) -> None:
 
 def concatenate(call: Call) -> Tensor:
     """Concatenation: of channels, one after the other; along another axis, tied."""
-    dim, rank = call.number(1, "dim", call.node.kwargs.get("axis", 0)), call.value.dim()
-    dim %= rank
+    return _joined(call, call.number(1, "dim", call.node.kwargs.get("axis", 0)) % call.value.dim())
+
+
+def concatenate_channels(call: Call) -> Any:
+    """`hstack`, of values with more than one axis."""
+    return _joined(call, 1) if call.value.dim() > 1 else pinned(call, f"vectors joined at {call.layer}")
+
+
+def _joined(call: Call, dim: int) -> Tensor:
     parts = _parts(call)
     if any(size > 1 for atoms, _ in parts for axis, size in enumerate(atoms.shape) if axis != dim):
         rows = [_level(call, atoms, dim) for atoms, _ in parts]
