@@ -7,12 +7,13 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from dhp_sr.config.classification import CLASSIFICATION, ClassificationTrain, ClassificationVal
 from dhp_sr.config.section import Level, NotNegative, Positive, Section
+from dhp_sr.utils.names import nearest
 
 
 class Dataset(Section):
     """What training and validation sets have in common."""
 
-    type: Literal["SRDataset", "NoiseDataset"]
+    type: Literal["SRDataset", "NoiseDataset"]  # as in TYPES
     name: str = ""
     dataroot_gt: str | Annotated[list[str], Field(min_length=1)]
     """Folder, `.lmdb` folder, or `bundled:train` / `bundled:val` (photographs that come with scikit-image)."""
@@ -53,6 +54,7 @@ class ValDataset(Dataset):
     """Only the first so many images."""
 
 
+TYPES = ("SRDataset", "NoiseDataset", CLASSIFICATION)
 KINDS: dict[str, tuple[type[Section], type[Section]]] = {
     "images": (TrainDataset, ValDataset),
     CLASSIFICATION: (ClassificationTrain, ClassificationVal),
@@ -73,7 +75,12 @@ def decode_datasets(raw: Any) -> Any:
         return raw
     decoded, mistakes = {}, []
     for key, value in raw.items():
-        form = _form(value)
+        given = value.get("type") if isinstance(value, dict) else None
+        if isinstance(given, str) and given not in TYPES:
+            text = f"expected {', '.join(TYPES[:-1])} or {TYPES[-1]}, found {given!r}{nearest(given, TYPES)}"
+            mistakes.append(_mistake(key, value, text, "type"))
+            continue
+        form = CLASSIFICATION if given == CLASSIFICATION else "images"
         kind = dataset_kind(str(key), form)
         if kind is None:
             mistakes.append(_mistake(key, value, "expected the key train, val or val_..., found " + repr(key)))
@@ -89,12 +96,9 @@ def decode_datasets(raw: Any) -> Any:
     return decoded
 
 
-def _form(section: Any) -> str:
-    return CLASSIFICATION if isinstance(section, dict) and section.get("type") == CLASSIFICATION else "images"
-
-
-def _mistake(key: Any, value: Any, text: str) -> InitErrorDetails:
-    return InitErrorDetails(type=PydanticCustomError("dataset_key", "{text}", {"text": text}), loc=(key,), input=value)
+def _mistake(key: Any, value: Any, text: str, *inside: str) -> InitErrorDetails:
+    kind = PydanticCustomError("dataset_key", "{text}", {"text": text})
+    return InitErrorDetails(type=kind, loc=(key, *inside), input=value)
 
 
 def _inside(place: tuple[Any, str], detail: Any) -> InitErrorDetails:
