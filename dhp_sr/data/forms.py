@@ -5,7 +5,7 @@ from pathlib import Path
 from dhp_sr.data.cifar import is_cifar, read_cifar
 from dhp_sr.data.class_folders import read_class_folders
 from dhp_sr.data.images import EXTENSIONS
-from dhp_sr.data.labelled import Pictures, checked
+from dhp_sr.data.labelled import Pictures, checked, resized
 from dhp_sr.data.labelled_lmdb import read_labelled_database
 from dhp_sr.data.sheets import INDEX, read_sheets
 from dhp_sr.utils.errors import UserError
@@ -39,9 +39,7 @@ def read_pictures(
         return checked(read_class_folders(folder, split, side=side, color=color))
     if form == "lmdb":
         return checked(read_labelled_database(folder, split, side=side, color=color))
-    if side is not None:
-        raise UserError(f"{folder}: size (={side}) is for class folders and LMDBs, found {form}: remove it")
-    return checked(read_sheets(folder, split) if form == "sheets" else read_cifar(folder, split, labels))
+    return checked(resized(read_sheets(folder, split) if form == "sheets" else read_cifar(folder, split, labels), side))
 
 
 def form_of(folder: Path) -> str:
