@@ -1,8 +1,8 @@
 """What BasicSR's registries learn from us; the one module beside `_compat` that touches BasicSR.
 
 Registered are the networks `HyperEDSR`, ... and `Hyper` (each gives a converted network), the datasets `SRDataset`,
-`NoiseDataset` and `ClassificationDataset`, our losses and metrics with the suffix `dhp`, where BasicSR has taken the plain names, and the model
-`DHPModel`.
+`NoiseDataset` and `ClassificationDataset`, our losses and metrics with the suffix `dhp`, where BasicSR has taken the
+plain names, and the model `DHPModel`.
 """
 
 from collections.abc import Callable, Mapping
