@@ -182,9 +182,9 @@ def _idle_in_schedulers(options: Options) -> Iterator[Finding]:
 
 def _idle_in_optimiser(options: Options) -> Iterator[Finding]:
     optimiser = options.train.optim_g
-    name = "betas" if optimiser.type == "SGD" else "momentum"
-    if _changed(optimiser, name):
-        yield ("train", "optim_g", name), f"has no effect with type: {optimiser.type}"
+    for name in ("betas",) if optimiser.type == "SGD" else ("momentum", "nesterov"):
+        if _changed(optimiser, name):
+            yield ("train", "optim_g", name), f"has no effect with type: {optimiser.type}"
 
 
 def _idle_in_targets(options: Options) -> Iterator[Finding]:

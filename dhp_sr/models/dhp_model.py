@@ -16,10 +16,11 @@ from dhp_sr.models.compression import Compression
 from dhp_sr.models.devices import Place, pick_device
 from dhp_sr.models.finals import best_names, final_names
 from dhp_sr.models.foreign import can_be_loaded, check_files
-from dhp_sr.models.networks import EXAMPLE_SIDE
+from dhp_sr.models.networks import example_shape
 from dhp_sr.models.numbers import finite
 from dhp_sr.models.state import differences, load_state, pack, random_state, save_state, set_random_state, write_tensors
-from dhp_sr.models.validation import TestSet, evaluate
+from dhp_sr.models.tasks import task_of
+from dhp_sr.models.validation import TestSet
 from dhp_sr.utils.errors import UserError
 
 FIXED = ("scale", "manual_seed", "network_g", "compress", "train")
@@ -41,6 +42,7 @@ class DHPModel:
     def __init__(self, opt: Mapping[str, Any]) -> None:
         fields = {key: value for key, value in opt.items() if key in Options.model_fields}
         self.options = Options.model_validate(fields)
+        self.task = task_of(self.options)
         self.place = opt.get("place") or Place(pick_device(self.options.num_gpu))
         self.device, self.is_train = self.place.device, True
         self.run_folder = Path(opt["run_folder"]) if opt.get("run_folder") else None
@@ -79,7 +81,7 @@ class DHPModel:
 
     def validate(self, test_set: TestSet, save_to: Path | None = None) -> dict[str, float]:
         """Score the network as it is now on one test set."""
-        return evaluate(self.compression.for_validation(), test_set, self.device, save_to)
+        return self.task.evaluate(self.compression.for_validation(), test_set, self.device, save_to)
 
     def validation(
         self, dataloader: Any, current_iter: int, tb_logger: Any, save_img: bool = False
@@ -139,11 +141,10 @@ class DHPModel:
         return self._write(compression.finals()[leg], final_names(self.options)[leg], **facts)
 
     def keep_if_best(self, current_iter: int, scores: Mapping[str, Mapping[str, float]]) -> None:
-        """Write `models/best.safetensors` if the mean PSNR over the test sets is the highest so far (of this leg)."""
-        name = best_names(self.options)[self.compression.leg]
-        key = "psnr_y_db" if self.options.scale > 1 else "psnr_rgb_db"
-        mean = sum(one[key] for one in scores.values()) / len(scores)
-        if name not in self.best or mean > self.best[name][key]:
+        """Write `models/best.safetensors` if the task's deciding score, a mean over sets, is this leg's best so far."""
+        name, (key, _) = best_names(self.options)[self.compression.leg], self.task.best
+        mean, improved = self.task.improves(scores, self.best[name][key] if name in self.best else None)
+        if improved:
             self.best[name] = {"iteration": current_iter, key: mean}
             self.save_network(name, scores=finite(scores), training={"iterations": current_iter})
 
@@ -174,7 +175,7 @@ class DHPModel:
         if not can_be_loaded(network):
             _write_weights(network, path, facts)
             return path
-        shape = (1, network.in_channels, EXAMPLE_SIDE, EXAMPLE_SIDE)
+        shape = example_shape(network, self.options)
         macs = complexity(network, shape).macs
         save_model(network, path, macs=macs, macs_input=list(shape), run=self.options.name, **facts)
         return path
