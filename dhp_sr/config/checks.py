@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dhp_sr.config.compress import Scheduler
 from dhp_sr.config.datasets import Dataset, TrainDataset
 from dhp_sr.config.schema import Options
+from dhp_sr.config.task_checks import task_problems
 
 Finding = tuple[tuple[str, ...], str]
 """The keys that lead to a setting, and what is wrong there."""
@@ -20,6 +21,7 @@ def problems(options: Options) -> list[Finding]:
         *_network(options),
         *_phases(options),
         *_schedulers(options),
+        *task_problems(options),
     ]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.utils.data import DataLoader
 
 from dhp_sr import __version__
 from dhp_sr.config.schema import Options
@@ -79,15 +80,15 @@ class DHPModel:
         """Return the learning rate of the last step."""
         return [group["lr"] for group in self.compression.optimiser.param_groups]
 
-    def validate(self, test_set: TestSet, save_to: Path | None = None) -> dict[str, float]:
+    def validate(self, test_set: Any, save_to: Path | None = None) -> dict[str, float]:
         """Score the network as it is now on one test set."""
         return self.task.evaluate(self.compression.for_validation(), test_set, self.device, save_to)
 
     def validation(
         self, dataloader: Any, current_iter: int, tb_logger: Any, save_img: bool = False
     ) -> dict[str, float]:
-        """Score on a TestSet, or on a loader of BasicSR (batches of one); write the scores to TensorBoard."""
-        test_set = dataloader if isinstance(dataloader, TestSet) else self._as_test_set(dataloader)
+        """Score on a test set, or on a loader of BasicSR (batches of one); write the scores to TensorBoard."""
+        test_set = self._as_test_set(dataloader) if isinstance(dataloader, DataLoader) else dataloader
         folder = self.run_folder / "visualization" / test_set.name if save_img and self.run_folder else None
         scores = self.validate(test_set, folder)
         if tb_logger is not None:
@@ -209,7 +210,7 @@ def _without_free(fixed: dict[str, Any]) -> dict[str, Any]:
     return {**fixed, "compress": compress}
 
 
-_FREE_IN_DATA = ("name", "dataroot_gt", "dataroot_lq", "cache", "num_worker_per_gpu")
+_FREE_IN_DATA = ("name", "dataroot", "dataroot_gt", "dataroot_lq", "cache", "num_worker_per_gpu")
 """Keys of `datasets.train` that may change: they say where images are, not which."""
 
 

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from dhp_sr.config.compress import Distill
+from dhp_sr.config.datasets import ValDataset
 from dhp_sr.config.schema import Options, Train
 from dhp_sr.data.build import build_train_set
 from dhp_sr.losses import build_loss
 from dhp_sr.models.foreign import describe_by_images
-from dhp_sr.models.task import Scores, Task
+from dhp_sr.models.task import Scores, Task, decode_folder
 from dhp_sr.models.validation import SCORES, TestSet, build_test_sets, evaluate, evaluate_input
 from dhp_sr.utils.errors import UserError
 
@@ -43,6 +44,22 @@ class Restoration(Task):
     def test_sets(self, options: Options) -> list[TestSet]:
         """Open the test sets."""
         return build_test_sets(options)
+
+    def folder_sets(self, network: nn.Module, folders: Mapping[str, str], choices: Mapping[str, Any]) -> list[TestSet]:
+        """Open folders of ground-truth images; inputs are made by exact bicubic or by adding noise."""
+        sigma = choices["sigma"]
+        if self.name == "denoise" and sigma is None:
+            raise UserError("a denoiser; expected --sigma, the noise level on the 0-255 scale, found none")
+        if self.name != "denoise" and sigma is not None:
+            raise UserError("super-resolution, --sigma has no effect; leave it out")
+        kind = "NoiseDataset" if self.name == "denoise" else "SRDataset"
+        fields = {"type": kind, "color": "grey" if network.in_channels == 1 else "rgb", "cache": "none", **choices}
+        return [
+            TestSet.from_options(
+                name, decode_folder(ValDataset, {**fields, "name": name, "dataroot_gt": folder}), network.scale
+            )
+            for name, folder in folders.items()
+        ]
 
     def check_fit(self, network: nn.Module, name: str, options: Options) -> None:
         """Refuse another scale, number of channels, task or size of patches than the network's."""

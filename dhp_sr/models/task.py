@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from dhp_sr.config.compress import Distill
 from dhp_sr.config.schema import Options, Train
+from dhp_sr.config.section import Section
 from dhp_sr.utils.errors import UserError
 
 Scores = dict[str, float]
@@ -47,6 +49,23 @@ class Task(ABC):
         """Return the side of the task's images, in pixels; None where they come in all sizes."""
         return None
 
+    def side_in(self, sets: Sequence[Any]) -> int | None:
+        """Return the side of the images in opened test sets, where all have the same."""
+        return None
+
+    @abstractmethod
+    def folder_sets(self, network: nn.Module, folders: Mapping[str, str], choices: Mapping[str, Any]) -> list[Any]:
+        """Open folders as test sets for the network of a model file.
+
+        Args:
+            network: The network.
+            folders: Name of the set -> its folder.
+            choices: What test.py takes on the command line: sigma, max_images and crop_border, None where not given.
+
+        Raises:
+            UserError: a folder cannot be opened, or a choice has no meaning for this task or lacks.
+        """
+
     @abstractmethod
     def check_fit(self, network: nn.Module, name: str, options: Options) -> None:
         """Check that a network suits the images of an option file.
@@ -65,7 +84,9 @@ class Task(ABC):
             UserError: it does not suit the images.
         """
 
-    def check_data(self, network: nn.Module, train_set: Any, sets: Sequence[Any]) -> None:  # noqa: B027
+    def check_data(  # noqa: B027 - most tasks know all from the options
+        self, network: nn.Module, options: Options, train_set: Any, sets: Sequence[Any]
+    ) -> None:
         """Check that a network suits the opened data; options alone cannot tell everything.
 
         Raises:
@@ -116,3 +137,15 @@ def open_sets(options: Options, open_one: Callable[[str, Any], Set]) -> list[Set
             raise UserError(f"datasets.{key}: the name {name!r} is taken by another test set; give each its own `name`")
         sets[name] = open_one(name, data)
     return list(sets.values())
+
+
+def decode_folder(kind: type[Section], fields: Mapping[str, Any]) -> Any:
+    """Decode the section of a test set that was given on the command line; arguments that were not given are None.
+
+    Raises:
+        UserError: a value has no meaning; it is named as its argument.
+    """
+    try:
+        return kind.model_validate(dict(fields))
+    except ValidationError as error:
+        raise UserError("; ".join(f"--{part['loc'][0]}: {part['msg']}" for part in error.errors())) from None
