@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
+from dhp_sr.config.classification import ClassificationTrain, ClassificationVal
 from dhp_sr.config.compress import Compress, Scheduler
 from dhp_sr.config.datasets import TrainDataset, ValDataset, decode_datasets
 from dhp_sr.config.section import Momentum, NotNegative, Positive, Section, Seed
@@ -104,7 +105,10 @@ class Options(Section):
     num_gpu: Literal["auto"] | NotNegative = "auto"
     manual_seed: Seed = 0
     network_g: Network
-    datasets: Annotated[dict[str, TrainDataset | ValDataset], BeforeValidator(decode_datasets)]
+    datasets: Annotated[
+        dict[str, TrainDataset | ValDataset | ClassificationTrain | ClassificationVal],
+        BeforeValidator(decode_datasets),
+    ]
     """`train`, and any number of `val`, `val_1`, `val_2`, ..."""
     path: Path = Path()
     compress: Compress | None = None
