@@ -81,8 +81,10 @@ class HSN(Section):
     """Of the gates' sigmoid."""
     offset: float = 3.0
     """Added to every logit, so that the search begins with nearly all channels open."""
-    penalty: Annotated[float, Field(ge=0)] = 4.0
-    """Weight of the budget's term beside the loss."""
+    penalty: Annotated[float, Field(ge=0)] | None = None
+    """Weight of the budget's term beside the loss; default: as `balance` says. 4 is usual for cross-entropy."""
+    balance: Annotated[float, Field(gt=0)] = 2.0
+    """Norm of the budget's gradient on the gates, where there is one, in terms of the loss's; ours."""
     budget_term: Literal["one_sided", "two_sided", "distance"] = "one_sided"
     """log(max(kept, asked) / asked); the absolute value of log(kept / asked); or log(1 + |kept - asked|)."""
     task_gates: Literal["hard", "soft"] = "hard"

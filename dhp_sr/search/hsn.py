@@ -28,6 +28,8 @@ from dhp_sr.search.structure_network import StructureNetwork
 from dhp_sr.structure.budget import protect, split
 from dhp_sr.utils.errors import UserError
 
+MEMORY = 0.9
+"""Of the running mean of gradient norms, per step."""
 AMBIGUOUS = (0.05, 0.95)
 """Keep probabilities between these are not decided yet."""
 
@@ -40,7 +42,8 @@ class HSNSettings:
     weight_decay: float = 1e-2
     temperature: float = 0.4
     offset: float = 3.0
-    penalty: float = 4.0
+    penalty: float | None = None
+    balance: float = 2.0
     budget_term: str = "one_sided"
     task_gates: str = "hard"
     layer_scaling: str = "loss"
@@ -70,6 +73,8 @@ class HSN(Search):
         self._optimiser = torch.optim.AdamW(self.network.parameters(), lr=own.lr, weight_decay=own.weight_decay)
         self._scaling = LayerScaling(self.network.layer, own.layer_scaling, own.scaling_rate)
         self._noise = torch.Generator().manual_seed(settings.seed)
+        self._level: float | None = None
+        """Running mean of the norm of the loss's gradient on the logits."""
         self._renew()
 
     def prepare(self, iteration: int) -> None:
@@ -87,9 +92,26 @@ class HSN(Search):
         kept = getattr(self.hyper.cost_of(drawn.value), kind) / dense
         value, slope = TERMS[self._own.budget_term](kept, asked)
         marginal = (self.hyper.costs.marginal(drawn.value, kind) / dense).float()
-        self._update(task, self._own.penalty * slope * marginal * drawn.slope)
+        budget = slope * marginal * drawn.slope
+        penalty = self._penalty(task, budget)
+        self._update(task, penalty * budget)
         self._renew()
-        return {**self.ratios(), "drawn_ratio": kept, "budget_term": value, **self._figures()}
+        figures = {"drawn_ratio": kept, "budget_term": value, "penalty": penalty}
+        return {**self.ratios(), **figures, **self._figures()}
+
+    def _penalty(self, task: Tensor, budget: Tensor) -> float:
+        """Return the weight of the budget's term: the one given, or the one that balances the two gradients.
+
+        The second is ours. A loss's scale says little about its slope by the gates: with the weight that suits
+        cross-entropy, a pixel loss 20 times smaller goes unheard until the budget is met, and what the optimiser keeps
+        of the budget's large gradients holds the gates where they fell for long after.
+        """
+        norm = float(task.norm())
+        self._level = norm if self._level is None else MEMORY * self._level + (1 - MEMORY) * norm
+        if self._own.penalty is not None:
+            return self._own.penalty
+        size = float(budget.norm())
+        return self._own.balance * self._level / size if size > 0 else 0.0
 
     def _draw(self, *, soft: bool = False) -> Draw:
         """Draw gates, at least `min_width` of each group open."""
@@ -146,6 +168,7 @@ class HSN(Search):
             "optimiser": self._optimiser.state_dict(),
             "scaling": self._scaling.state_dict(),
             "noise": self._noise.get_state(),
+            "level": self._level,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -154,4 +177,5 @@ class HSN(Search):
         self._optimiser.load_state_dict(state["optimiser"])
         self._scaling.load_state_dict(state["scaling"])
         self._noise.set_state(state["noise"])
+        self._level = state["level"]
         self._renew()
