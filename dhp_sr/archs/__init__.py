@@ -10,10 +10,17 @@ from dhp_sr.utils.names import nearest
 
 from .dncnn import DnCNN
 from .edsr import EDSR
+from .resnet_cifar import ResNet
 from .srresnet import SRResNet
 from .unet import UNet
 
-ARCHS: dict[str, type[nn.Module]] = {"EDSR": EDSR, "SRResNet": SRResNet, "DnCNN": DnCNN, "UNet": UNet}
+ARCHS: dict[str, type[nn.Module]] = {
+    "EDSR": EDSR,
+    "SRResNet": SRResNet,
+    "DnCNN": DnCNN,
+    "UNet": UNet,
+    "ResNet": ResNet,
+}
 """Name in option and model files -> class. A new network is a file and a row here."""
 
 
@@ -26,7 +33,8 @@ def build(type: str, **arguments: Any) -> nn.Module:
 
     Returns:
         The network with fresh weights. Its attributes `arguments`, `scale`, `in_channels`, `size_multiple` (sides of
-        the input must be multiples of it) and `task` ("sr" or "denoise") describe it.
+        the input must be multiples of it) and `task` ("sr", "denoise" or "classification") describe it; a classifier
+        has `num_classes` too.
 
     Raises:
         UserError: the type or an argument is unknown, or the constructor refuses a value.

@@ -66,6 +66,8 @@ class Distill(Section):
     weight: Annotated[float, Field(gt=0)] = 1.0
     teacher: str | None = None
     """A model file; default: the dense network of this very run, as it was when the search began."""
+    temperature: Annotated[float, Field(gt=0)] | None = None
+    """Classification only: what both networks' scores are divided by before they are compared; default: 4."""
 
 
 class HSN(Section):

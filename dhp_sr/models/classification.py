@@ -1,0 +1,197 @@
+"""Classification: labelled images, cross-entropy, top-1 and top-5 error."""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dhp_sr.config.classification import ClassificationVal
+from dhp_sr.config.compress import Distill
+from dhp_sr.config.schema import ClassLoss, Options, Train
+from dhp_sr.data.classification import TrainImages, ValImages, build_train, build_val, check_same_classes
+from dhp_sr.deploy import Origin
+from dhp_sr.deploy.origins import mark
+from dhp_sr.losses import build_class_loss, softened_distance
+from dhp_sr.metrics import evaluating
+from dhp_sr.models.named import full_name
+from dhp_sr.models.origins import register_known
+from dhp_sr.models.task import Scores, Task, decode_folder, open_sets
+from dhp_sr.structure.trace import to_meta
+from dhp_sr.utils.errors import UserError
+
+SCORES = ("top1_error_percent", "top5_error_percent", "cross_entropy")
+SIDE = 32
+"""Side of the images where `size` does not say another one: CIFAR's."""
+TEMPERATURE = 4.0
+"""Usual softening of distillation."""
+
+
+@dataclass(frozen=True)
+class ClassTestSet:
+    """A test set.
+
+    Attributes:
+        name: What tables call it; unique in a run.
+        items: Its images and labels.
+    """
+
+    name: str
+    items: ValImages
+
+
+class Classification(Task):
+    """Images in, scores of classes out."""
+
+    name = "classification"
+    scores = SCORES
+    batch_keys = ("image", "label")
+
+    @property
+    def best(self) -> tuple[str, bool]:
+        """The lowest top-1 error wins."""
+        return "top1_error_percent", False
+
+    def train_set(self, options: Options) -> TrainImages:
+        """Open the images of `datasets.train`."""
+        return build_train(options.datasets["train"], None, options.manual_seed)
+
+    def test_sets(self, options: Options) -> list[ClassTestSet]:
+        """Open the test sets."""
+        return open_sets(options, lambda name, data: ClassTestSet(name, build_val(data, None)))
+
+    def image_side(self, options: Options) -> int:
+        """Return `size`, or CIFAR's 32."""
+        return options.datasets["train"].size or SIDE
+
+    def side_in(self, sets: Sequence[ClassTestSet]) -> int:
+        """Return the side of the first set's images."""
+        return _shape(sets[0].items)[0]
+
+    def folder_sets(
+        self, network: nn.Module, folders: Mapping[str, str], choices: Mapping[str, Any]
+    ) -> list[ClassTestSet]:
+        """Open labelled images: class folders, or what else a ClassificationDataset reads."""
+        idle = [f"--{key}" for key, value in choices.items() if value is not None]
+        if idle:
+            raise UserError(f"a classifier, {', '.join(idle)} has no effect; leave it out")
+        color = "grey" if network.in_channels == 1 else "rgb"
+        sets = []
+        for name, folder in folders.items():
+            fields = {"type": "ClassificationDataset", "name": name, "dataroot": folder, "color": color}
+            items = build_val(decode_folder(ClassificationVal, fields), None, "--data")
+            _check_classes(network, "--data", items)
+            sets.append(ClassTestSet(name, items))
+        return sets
+
+    def check_fit(self, network: nn.Module, name: str, options: Options) -> None:
+        """Refuse networks of another task or number of channels."""
+        if network.task != self.name:
+            raise UserError(
+                f"network_g: {name} is made for {network.task}, a ClassificationDataset needs a network that names "
+                "classes, such as ResNet"
+            )
+        for key, data in options.datasets.items():
+            channels = 3 if data.color == "rgb" else 1
+            if channels != network.in_channels:
+                raise UserError(
+                    f"network_g: {name} takes {network.in_channels} channel(s), datasets.{key} gives {channels} "
+                    f"(color: {data.color}); set num_in_ch or color"
+                )
+
+    def check_data(
+        self, network: nn.Module, options: Options, train_set: TrainImages, sets: Sequence[ClassTestSet]
+    ) -> None:
+        """Refuse another number of classes than the network's, other sizes, and sets with other classes."""
+        _check_classes(network, "datasets.train", train_set)
+        side = self.image_side(options)
+        for where, items in [("datasets.train", train_set), *((one.name, one.items) for one in sets)]:
+            if _shape(items) != (side, side):
+                raise UserError(
+                    f"{where}: expected images of {side} x {side}, found {' x '.join(map(str, _shape(items)))}; set "
+                    f"`size` in all datasets, for which costs are stated, too (without it: {SIDE})"
+                )
+        for test_set in sets:
+            check_same_classes(train_set.classes, test_set.items.classes, test_set.name)
+
+    def describe_foreign(
+        self, network: nn.Module, name: str, arguments: Mapping[str, Any], options: Options
+    ) -> nn.Module:
+        """Note channels and side of the images; a network that they do not pass is refused."""
+        register_known()
+        channels, side = 3 if options.datasets["train"].color == "rgb" else 1, self.image_side(options)
+        try:
+            _count_classes(network, channels, side)
+        except Exception as error:  # the author's code: whatever it raises, the image did not pass
+            raise UserError(
+                f"network_g: {name} does not suit the images ({channels} x {side} x {side}): {str(error)[:300]}"
+            ) from error
+        return mark(network, Origin(full_name(name), arguments, self.name, 1, channels, 1, side))
+
+    def build_loss(self, train: Train) -> nn.Module:
+        """Return the loss of `train.cls_opt`."""
+        chosen = train.cls_opt or ClassLoss()
+        return build_class_loss(chosen.type, chosen.loss_weight, chosen.label_smoothing)
+
+    def distance(self, output: Tensor, teacher: Tensor, distill: Distill) -> Tensor:
+        """Return the divergence of the softened scores."""
+        return softened_distance(output, teacher, distill.temperature or TEMPERATURE)
+
+    @torch.no_grad()
+    def evaluate(
+        self, network: nn.Module, test_set: Any, device: torch.device | str = "cpu", save_to: Path | None = None
+    ) -> Scores:
+        """Return both errors in percent, the cross-entropy, and the number of images."""
+        with evaluating(network):
+            found = ((network(batch["image"].to(device)).float().cpu(), batch["label"]) for batch in _batches(test_set))
+            return score_classes(found)
+
+    def summary(self, scores: Mapping[str, float]) -> str:
+        """Return both errors."""
+        return f"top-1 error {scores['top1_error_percent']:.2f} %, top-5 error {scores['top5_error_percent']:.2f} %"
+
+
+def score_classes(found: Iterable[tuple[Tensor, Tensor]]) -> Scores:
+    """Return the scores of (scores of classes (N, K), true classes (N,)), batch by batch; see `SCORES`, and `images`.
+
+    An image counts as wrong unless its class is first, or among the first five. Scores that are not numbers are wrong.
+    """
+    sums, total = torch.zeros(3, dtype=torch.float64), 0
+    for scores_NK, label_N in found:
+        ranked = scores_NK.topk(min(5, scores_NK.shape[1]), dim=1).indices == label_N[:, None]
+        ranked &= scores_NK.isfinite().all(1, keepdim=True)
+        entropy = nn.functional.cross_entropy(scores_NK.double(), label_N, reduction="sum")
+        sums += torch.stack([(~ranked[:, 0]).sum(), (~ranked.any(1)).sum(), entropy])
+        total += len(label_N)
+    top1, top5, entropy = (sums / total).tolist()
+    return {**dict(zip(SCORES, (100 * top1, 100 * top5, entropy), strict=True)), "images": total}
+
+
+def _batches(test_set: ClassTestSet) -> Iterable[dict[str, Tensor]]:
+    return test_set.items.batches()
+
+
+def _shape(items: Any) -> tuple[int, int]:
+    return tuple(items.pictures.images_NHWC.shape[1:3])
+
+
+def _count_classes(network: nn.Module, channels: int, side: int) -> int:
+    """Return the length of a network's output; shapes alone are computed."""
+    with torch.no_grad():
+        found = to_meta(copy.deepcopy(network).eval())(torch.empty(1, channels, side, side, device="meta"))
+    if not isinstance(found, Tensor) or found.dim() != 2:
+        raise UserError(f"expected an output of (images, classes), found {tuple(getattr(found, 'shape', ()))}")
+    return found.shape[1]
+
+
+def _check_classes(network: nn.Module, where: str, items: Any) -> None:
+    mine, theirs = _count_classes(network, network.in_channels, _shape(items)[0]), len(items.classes)
+    if mine != theirs:
+        raise UserError(
+            f"{where}: expected {mine} classes, which the network names, found {theirs} "
+            f"({', '.join(items.classes[:5])}{', ...' if theirs > 5 else ''}); set network_g.num_classes: {theirs}, or "
+            "give other data"
+        )
