@@ -109,6 +109,7 @@ class ResNet(nn.Module):
         block: `basic` (two 3x3) or `bottleneck` (1x1, 3x3, 1x1, four times as wide outside).
         shortcut: How a block that changes the width passes its input on: `padding` (zeros, no parameters) or
             `projection` (1x1 convolution).
+        input_size: Side of the pictures that the network is meant for; others pass too.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -123,13 +124,15 @@ class ResNet(nn.Module):
         depth: int = 20,
         block: str = "basic",
         shortcut: str = "padding",
+        input_size: int = 32,
     ) -> None:
         super().__init__()
         require_integers(num_in_ch=num_in_ch, num_classes=num_classes, num_feat=num_feat, depth=depth)
+        require_integers(least=8, input_size=input_size)
         require_one_of(tuple(BLOCKS), block=block)
         require_one_of(("padding", "projection"), shortcut=shortcut)
         self.scale, self.in_channels, self.size_multiple, self.task = 1, num_in_ch, 1, "classification"
-        self.num_classes = num_classes
+        self.num_classes, self.input_size = num_classes, input_size
         blocks = _blocks_per_stage(depth, block)
         self.conv1 = nn.Conv2d(num_in_ch, num_feat, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(num_feat)

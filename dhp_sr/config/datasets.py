@@ -77,7 +77,7 @@ def decode_datasets(raw: Any) -> Any:
     for key, value in raw.items():
         given = value.get("type") if isinstance(value, dict) else None
         if isinstance(given, str) and given not in TYPES:
-            text = f"expected {', '.join(TYPES[:-1])} or {TYPES[-1]}, found {given!r}{nearest(given, TYPES)}"
+            text = f"expected one of {', '.join(map(repr, TYPES))}, found {given!r}{nearest(given, TYPES)}"
             mistakes.append(_mistake(key, value, text, "type"))
             continue
         form = CLASSIFICATION if given == CLASSIFICATION else "images"
