@@ -127,8 +127,11 @@ class Compression:
         images, truth = (self._to_device(batch[key]) for key in self.task.batch_keys)
         rate = self.schedule.learning_rate(iteration)
         set_learning_rate(self.optimiser, rate)
-        self.network.train()
+        trains = self.search is None or self.search.trains_weights
+        self.network.train(trains)
         self.network.zero_grad(set_to_none=True)
+        if self.search is not None:
+            self.search.prepare(iteration - self.schedule.dense_iter)
         loss = self._loss(images, truth)
         value = loss.item()
         if not math.isfinite(value):
@@ -138,15 +141,19 @@ class Compression:
                 "another name"
             )
         loss.backward()
-        if self.options.train.grad_clip is not None:
-            nn.utils.clip_grad_norm_(self._trained(), self.options.train.grad_clip)
-        self.optimiser.step()
+        if trains:
+            self._step_weights()
         log = {"loss": value, "lr": rate}
         if self.search is not None:
             log |= self.search.step(iteration - self.schedule.dense_iter)
         if self.average is not None:
             self.average.update_parameters(self.network)
         return log
+
+    def _step_weights(self) -> None:
+        if self.options.train.grad_clip is not None:
+            nn.utils.clip_grad_norm_(self._trained(), self.options.train.grad_clip)
+        self.optimiser.step()
 
     def ratios(self) -> dict[str, float]:
         """Return macs_ratio and params_ratio: the network's cost now, as fractions of the dense one's."""
@@ -195,9 +202,9 @@ class Compression:
     def _begin_search(self) -> None:
         plain, moments = self.network, self.optimiser
         hyper = convert_plain(plain, self.options, self.place)
+        self.search = begin_search(hyper, self.options, self.stopwatch)
         self._enter("search", hyper)
         carry_moments(moments, plain, self.optimiser, hyper.network)
-        self.search = begin_search(hyper, self.options, self.stopwatch)
 
     def _finetune(self, leg: int) -> None:
         self.search, self.leg = None, leg
@@ -220,6 +227,8 @@ class Compression:
         """Make `network` the one that is trained, with an optimiser of its own."""
         self.phase, self.network = phase, self._place(network)
         self.optimiser = build_optimiser(self.options.train.optim_g, self._trained())
+        if phase == "search" and not self.search.trains_weights:
+            self.network.network.requires_grad_(False)  # the optimiser keeps their moments for the finetuning
         self.forward: Callable[[Tensor], Tensor] = self._distribute(self.network)
         decay = self.options.train.ema_decay
         if decay and (phase == "finetune" or not self.schedule.searches):
