@@ -13,7 +13,6 @@ from dhp_sr.search.budget_term import TERMS
 from dhp_sr.search.gates import MEDIAN, draw, keep_probability
 from dhp_sr.search.layer_scaling import HIGHEST, LOWEST, LayerScaling
 from dhp_sr.search.structure_network import StructureNetwork
-from dhp_sr.structure.budget import join
 from dhp_sr.utils.errors import UserError
 
 
