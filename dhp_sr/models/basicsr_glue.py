@@ -104,7 +104,8 @@ def Hyper(network: Mapping[str, Any], in_channels: int = 3) -> HyperNet:
     arguments = dict(network)
     name = arguments.pop("type")
     plain = build_named(name, arguments)
-    return convert(plain, torch.zeros(1, getattr(plain, "in_channels", in_channels), EXAMPLE_SIDE, EXAMPLE_SIDE))
+    side = getattr(plain, "input_size", EXAMPLE_SIDE)
+    return convert(plain, torch.zeros(1, getattr(plain, "in_channels", in_channels), side, side))
 
 
 def SRDataset(opt: Mapping[str, Any]) -> Any:

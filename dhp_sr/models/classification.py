@@ -25,7 +25,7 @@ from dhp_sr.utils.errors import UserError
 
 SCORES = ("top1_error_percent", "top5_error_percent", "cross_entropy")
 SIDE = 32
-"""Side of the images where `size` does not say another one: CIFAR's."""
+"""Side of the images of a network that does not say it, where `size` does not either: CIFAR's."""
 TEMPERATURE = 4.0
 """Usual softening of distillation."""
 
@@ -63,14 +63,6 @@ class Classification(Task):
         """Open the test sets."""
         return open_sets(options, lambda name, data: ClassTestSet(name, build_val(data, None)))
 
-    def image_side(self, options: Options) -> int:
-        """Return `size`, or CIFAR's 32."""
-        return options.datasets["train"].size or SIDE
-
-    def side_in(self, sets: Sequence[ClassTestSet]) -> int:
-        """Return the side of the first set's images."""
-        return _shape(sets[0].items)[0]
-
     def folder_sets(
         self, network: nn.Module, folders: Mapping[str, str], choices: Mapping[str, Any]
     ) -> list[ClassTestSet]:
@@ -83,7 +75,7 @@ class Classification(Task):
         for name, folder in folders.items():
             fields = {"type": "ClassificationDataset", "name": name, "dataroot": folder, "color": color}
             items = build_val(decode_folder(ClassificationVal, fields), None, "--data")
-            _check_classes(network, "--data", items)
+            _check_images(network, "--data", items)
             sets.append(ClassTestSet(name, items))
         return sets
 
@@ -102,18 +94,10 @@ class Classification(Task):
                     f"(color: {data.color}); set num_in_ch or color"
                 )
 
-    def check_data(
-        self, network: nn.Module, options: Options, train_set: TrainImages, sets: Sequence[ClassTestSet]
-    ) -> None:
-        """Refuse another number of classes than the network's, other sizes, and sets with other classes."""
-        _check_classes(network, "datasets.train", train_set)
-        side = self.image_side(options)
+    def check_data(self, network: nn.Module, train_set: TrainImages, sets: Sequence[ClassTestSet]) -> None:
+        """Refuse another number of classes or size than the network's, and sets with other classes."""
         for where, items in [("datasets.train", train_set), *((one.name, one.items) for one in sets)]:
-            if _shape(items) != (side, side):
-                raise UserError(
-                    f"{where}: expected images of {side} x {side}, found {' x '.join(map(str, _shape(items)))}; set "
-                    f"`size` in all datasets, for which costs are stated, too (without it: {SIDE})"
-                )
+            _check_images(network, where, items)
         for test_set in sets:
             check_same_classes(train_set.classes, test_set.items.classes, test_set.name)
 
@@ -122,9 +106,9 @@ class Classification(Task):
     ) -> nn.Module:
         """Note channels and side of the images; a network that they do not pass is refused."""
         register_known()
-        channels, side = 3 if options.datasets["train"].color == "rgb" else 1, self.image_side(options)
+        channels, side = 3 if options.datasets["train"].color == "rgb" else 1, options.datasets["train"].size or SIDE
         try:
-            _count_classes(network, channels, side)
+            count_classes(network, channels, side)
         except Exception as error:  # the author's code: whatever it raises, the image did not pass
             raise UserError(
                 f"network_g: {name} does not suit the images ({channels} x {side} x {side}): {str(error)[:300]}"
@@ -174,11 +158,7 @@ def _batches(test_set: ClassTestSet) -> Iterable[dict[str, Tensor]]:
     return test_set.items.batches()
 
 
-def _shape(items: Any) -> tuple[int, int]:
-    return tuple(items.pictures.images_NHWC.shape[1:3])
-
-
-def _count_classes(network: nn.Module, channels: int, side: int) -> int:
+def count_classes(network: nn.Module, channels: int, side: int) -> int:
     """Return the length of a network's output; shapes alone are computed."""
     with torch.no_grad():
         found = to_meta(copy.deepcopy(network).eval())(torch.empty(1, channels, side, side, device="meta"))
@@ -187,11 +167,18 @@ def _count_classes(network: nn.Module, channels: int, side: int) -> int:
     return found.shape[1]
 
 
-def _check_classes(network: nn.Module, where: str, items: Any) -> None:
-    mine, theirs = _count_classes(network, network.in_channels, _shape(items)[0]), len(items.classes)
-    if mine != theirs:
+def _check_images(network: nn.Module, where: str, items: TrainImages | ValImages) -> None:
+    """Check size and number of classes of opened data."""
+    side, found = network.input_size, items.pictures.images_NHWC.shape[1:3]
+    if found != (side, side):
         raise UserError(
-            f"{where}: expected {mine} classes, which the network names, found {theirs} "
-            f"({', '.join(items.classes[:5])}{', ...' if theirs > 5 else ''}); set network_g.num_classes: {theirs}, or "
-            "give other data"
+            f"{where}: expected images of {side} x {side}, for which the network is meant, found "
+            f"{found[0]} x {found[1]}; set network_g.input_size, or `size` of the data"
+        )
+    mine, classes = count_classes(network, network.in_channels, side), items.classes
+    if mine != len(classes):
+        raise UserError(
+            f"{where}: expected {mine} classes, as many as the network names, found {len(classes)} "
+            f"({', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}); set network_g.num_classes: "
+            f"{len(classes)}, or give other data"
         )

@@ -176,7 +176,7 @@ class DHPModel:
         if not can_be_loaded(network):
             _write_weights(network, path, facts)
             return path
-        shape = example_shape(network, self.options)
+        shape = example_shape(network)
         macs = complexity(network, shape).macs
         save_model(network, path, macs=macs, macs_input=list(shape), run=self.options.name, **facts)
         return path

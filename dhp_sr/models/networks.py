@@ -14,7 +14,7 @@ from dhp_sr.models.tasks import task_of
 from dhp_sr.utils.errors import UserError
 
 EXAMPLE_SIDE = 128
-"""Side of the square input for which costs are stated, unless the images of the task have a size of their own."""
+"""Side of the square input for which costs are stated, unless the network is meant for one size."""
 
 
 def plain_type(network: Network) -> tuple[str, dict[str, Any]]:
@@ -52,15 +52,15 @@ def build_plain(options: Options) -> nn.Module:
     return network
 
 
-def example_shape(network: nn.Module, options: Options) -> tuple[int, int, int, int]:
-    """Return the shape of the input for which a network's cost is stated: 128 x 128, or as large as the data are."""
-    side = task_of(options).image_side(options) or EXAMPLE_SIDE
+def example_shape(network: nn.Module) -> tuple[int, int, int, int]:
+    """Return the shape of the input for which a network's cost is stated: as large as it is meant for, or 128 x 128."""
+    side = getattr(network, "input_size", EXAMPLE_SIDE)
     return 1, network.in_channels, side, side
 
 
-def example_input(network: nn.Module, options: Options) -> Tensor:
+def example_input(network: nn.Module) -> Tensor:
     """Return the input with which a network is traced, see `example_shape`."""
-    return torch.zeros(example_shape(network, options))
+    return torch.zeros(example_shape(network))
 
 
 def load_file(network: nn.Module, path: str | Path) -> None:

@@ -105,7 +105,7 @@ def _row(name: str, network: nn.Module, iterations: int, model: DHPModel, sets: 
 
 def _shape(network: nn.Module, model: DHPModel) -> tuple[int, ...]:
     described = network if hasattr(network, "in_channels") else build_plain(model.options)
-    return example_shape(described, model.options)
+    return example_shape(described)
 
 
 def _add_latencies(rows: list[Row], networks: Mapping[str, nn.Module], shape: tuple[int, ...]) -> None:

@@ -77,7 +77,7 @@ class _Run:
         sets = task_of(options).test_sets(options) if place.writes else []
         opt = {**options.model_dump(), "run_folder": str(run.path), "place": place}
         self.model: DHPModel = basicsr_glue.build_model(opt)
-        self.model.task.check_data(self.model.compression.network, options, train_set, sets)
+        self.model.task.check_data(self.model.compression.network, train_set, sets)
         saved = self._resume() if auto_resume else None
         resumed = saved is not None
         if saved is None:

@@ -22,7 +22,6 @@ from dhp_sr.structure.obstacles import controlled, floor_mask, remains
 from dhp_sr.utils.errors import UserError
 
 EXCLUDED = "excluded by name"
-CLASSIFIED_SIDE = 32
 
 
 def plan_run(opt: str | Path, overrides: Sequence[str] = (), *, root: Path) -> dict[str, Any]:
@@ -69,7 +68,7 @@ def plan_arch(
     Args:
         name: As in `network_g.type`, or with the package before it: `basicsr:RCAN`, `torchvision:resnet18`.
         arguments: `key=value` each, the value read as YAML: the constructor's arguments.
-        size: Height and width of the input; default: 128 and 128, for our own classifiers 32 and 32.
+        size: Height and width of the input; default: those that the network is meant for, or 128 and 128.
         exclude: Names or patterns of layers that keep their widths.
         round_to: Widths are multiples of this.
         min_width: No group is cut below this.
@@ -84,7 +83,7 @@ def plan_arch(
     name = name if name in ARCHS else name.removeprefix("Hyper")
     network = build_named(name, given)
     channels = getattr(network, "in_channels", given.get("num_in_ch", given.get("in_channels", 3)))
-    usual = CLASSIFIED_SIDE if getattr(network, "task", "") == "classification" else EXAMPLE_SIDE
+    usual = getattr(network, "input_size", EXAMPLE_SIDE)
     side = _checked(size or (usual, usual), getattr(network, "size_multiple", 1))
     hyper = convert(network, torch.zeros(1, channels, *side), exclude=tuple(exclude))
     return finite({"name": name, **describe(hyper, network, round_to, min_width), "targets": []})

@@ -13,7 +13,7 @@ from dhp_sr.deploy import load_model
 from dhp_sr.metrics import complexity
 from dhp_sr.models.devices import pick_device
 from dhp_sr.models.finals import final_names
-from dhp_sr.models.networks import EXAMPLE_SIDE, check_fit
+from dhp_sr.models.networks import check_fit, example_shape
 from dhp_sr.models.numbers import finite
 from dhp_sr.models.run_folder import RunFolder
 from dhp_sr.models.tasks import task_named, task_of
@@ -103,8 +103,7 @@ def score(network: nn.Module, path: Path, sets: Sequence[Any], device: str) -> d
     if not sets:
         raise UserError("expected at least one test set (datasets.val, or --data), found none")
     task = task_named(network.task)
-    side = task.side_in(sets) or EXAMPLE_SIDE
-    shape = [1, network.in_channels, side, side]
+    shape = list(example_shape(network))
     cost = complexity(network, shape)
     empty = {"iterations": None, "latency_ms": None}
     found = task.evaluate_input(sets)

@@ -19,7 +19,7 @@ from dhp_sr.utils.errors import UserError
 
 def convert_plain(network: nn.Module, options: Options, place: Place) -> HyperNet:
     """Convert a plain network as `compress` says; it is left as it was."""
-    compress, example = options.compress, example_input(network, options).to(place.device)
+    compress, example = options.compress, example_input(network).to(place.device)
     return convert(
         network,
         example,
@@ -41,7 +41,7 @@ def make_stopwatch(network: nn.Module, options: Options, place: Place, path: Pat
     compress = options.compress
     if compress is None or compress.targets[0].kind != "latency":
         return None
-    example = example_input(network, options)
+    example = example_input(network)
     if compress.latency_size:
         example = example.new_zeros(*example.shape[:2], *compress.latency_size)
     path = Path(compress.latency_table) if compress.latency_table else path

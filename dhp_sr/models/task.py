@@ -45,14 +45,6 @@ class Task(ABC):
     def test_sets(self, options: Options) -> list[Any]:
         """Open `datasets.val`, `datasets.val_1`, ...; each has a `name`."""
 
-    def image_side(self, options: Options) -> int | None:
-        """Return the side of the task's images, in pixels; None where they come in all sizes."""
-        return None
-
-    def side_in(self, sets: Sequence[Any]) -> int | None:
-        """Return the side of the images in opened test sets, where all have the same."""
-        return None
-
     @abstractmethod
     def folder_sets(self, network: nn.Module, folders: Mapping[str, str], choices: Mapping[str, Any]) -> list[Any]:
         """Open folders as test sets for the network of a model file.
@@ -84,9 +76,7 @@ class Task(ABC):
             UserError: it does not suit the images.
         """
 
-    def check_data(  # noqa: B027 - most tasks know all from the options
-        self, network: nn.Module, options: Options, train_set: Any, sets: Sequence[Any]
-    ) -> None:
+    def check_data(self, network: nn.Module, train_set: Any, sets: Sequence[Any]) -> None:  # noqa: B027
         """Check that a network suits the opened data; options alone cannot tell everything.
 
         Raises:

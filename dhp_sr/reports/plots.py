@@ -57,7 +57,7 @@ def plot_curves(
     validation: Sequence[ValidationPoint] = (),
     title: str = "",
 ) -> None:
-    """Draw loss, kept cost and PSNR or error over the iterations, the phases shaded; a panel without values is left out.
+    """Draw loss, kept cost and scores over the iterations, the phases shaded; a panel without values is left out.
 
     Args:
         path: the PNG file.
