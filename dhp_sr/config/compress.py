@@ -87,8 +87,11 @@ class HSN(Section):
     """Weight of the budget's term beside the loss; default: as `balance` says. 4 is usual for cross-entropy."""
     balance: Annotated[float, Field(gt=0)] = 2.0
     """Norm of the budget's gradient on the gates, where there is one, in terms of the loss's; ours."""
-    budget_term: Literal["one_sided", "two_sided", "distance"] = "one_sided"
-    """log(max(kept, asked) / asked); the absolute value of log(kept / asked); or log(1 + |kept - asked|)."""
+    approach: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Fraction of the search in which the kept fraction asked for falls from 1 to the budget; 0: at once, as in the
+    authors' code. The line is ours."""
+    budget_term: Literal["two_sided", "one_sided", "distance"] = "two_sided"
+    """The absolute value of log(kept / asked); log(max(kept, asked) / asked); or log(1 + |kept - asked|)."""
     task_gates: Literal["hard", "soft"] = "hard"
     """Whether the loss sees rounded gates, as in the formulas, or the sigmoid's values, as in most of the code."""
     layer_scaling: Literal["loss", "flops", "off"] = "loss"

@@ -1,4 +1,8 @@
-"""The budget's part of the objective: how far the cost of the drawn network lies from what was asked for."""
+"""The budget's part of the objective: how far the cost of the drawn network lies from what was asked for.
+
+All three forms are found in the authors' code; which one the paper prints is not known. The default is two-sided: a
+channel that went hardly hears the loss any more, so that a search that fell below its budget stays there otherwise.
+"""
 
 import math
 from collections.abc import Callable

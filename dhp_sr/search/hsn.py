@@ -44,7 +44,8 @@ class HSNSettings:
     offset: float = 3.0
     penalty: float | None = None
     balance: float = 2.0
-    budget_term: str = "one_sided"
+    approach: float = 0.5
+    budget_term: str = "two_sided"
     task_gates: str = "hard"
     layer_scaling: str = "loss"
     scaling_rate: float = 0.01
@@ -87,7 +88,7 @@ class HSN(Search):
         """Take the slopes of the gates, draw others for the cost, and train the structure network."""
         task = gradients(self.hyper).cpu() * self._task.slope
         drawn = self._draw()
-        kind, asked = self.settings.budget.kind, self.settings.budget.keep_ratio
+        kind, asked = self.settings.budget.kind, self._asked(iteration)
         dense = getattr(self.hyper.dense_cost(), kind)
         kept = getattr(self.hyper.cost_of(drawn.value), kind) / dense
         value, slope = TERMS[self._own.budget_term](kept, asked)
@@ -98,6 +99,12 @@ class HSN(Search):
         self._renew()
         figures = {"drawn_ratio": kept, "budget_term": value, "penalty": penalty}
         return {**self.ratios(), **figures, **self._figures()}
+
+    def _asked(self, iteration: int) -> float:
+        """Return the kept fraction asked for: it falls from 1 to the budget on a line, then stays. The line is ours."""
+        length = self._own.approach * self.settings.iterations
+        done = min(1.0, iteration / length) if length else 1.0
+        return 1 - (1 - self.settings.budget.keep_ratio) * done
 
     def _penalty(self, task: Tensor, budget: Tensor) -> float:
         """Return the weight of the budget's term: the one given, or the one that balances the two gradients.

@@ -113,5 +113,5 @@ def slopes(hyper: HyperNet) -> Tensor:
 @torch.no_grad()
 def set_latents(hyper: HyperNet, flat: Tensor) -> None:
     """Write a flat vector into the latents."""
-    for name, part in split(hyper.plan, flat).items():
-        hyper.latents[name].copy_(part)
+    for latent, part in zip(hyper.latents.values(), split(hyper.plan, flat).values(), strict=True):
+        latent.copy_(part)
