@@ -25,6 +25,7 @@ def save_classes(folder: Path, count: int, classes=CLASSES, side: int = 8) -> Pa
 
 def class_options(pictures: Path, tmp_path: Path, **changes) -> Options:
     """Return the options of a 12-iteration run: 4 dense, 4 search, 4 finetuning; `changes` replace or fill sections."""
+    data = {"type": "ClassificationDataset", "dataroot": str(pictures)}
     options = {
         "name": "tiny",
         "model_type": "DHPClassificationModel",
@@ -32,8 +33,8 @@ def class_options(pictures: Path, tmp_path: Path, **changes) -> Options:
         "manual_seed": 5,
         "network_g": RESNET,
         "datasets": {
-            "train": {"type": "ClassificationDataset", "dataroot": str(pictures), "padding": 1, "batch_size_per_gpu": 4},
-            "val": {"type": "ClassificationDataset", "name": "A", "dataroot": str(pictures)},
+            "train": {**data, "padding": 1, "batch_size_per_gpu": 4},
+            "val": {**data, "name": "A"},
         },
         "path": {"experiments_root": str(tmp_path / "experiments")},
         "compress": {

@@ -4,7 +4,7 @@ import csv
 
 import pytest
 import torch
-from models.class_pictures import CLASSES, RESNET, class_options, save_classes
+from models.class_pictures import CLASSES, class_options, save_classes
 from runs import Killed, final_state, kill_before, run
 from safetensors.torch import load_file
 
@@ -63,7 +63,6 @@ CASES = {
     "dhp": {"compress": {"distill": {}}},
     "hsn": {"compress": {"method": "hsn"}},
     "bf16": {"train": {"amp": "bf16", "channels_last": True}},
-    "uniform": {"compress": {"method": "uniform"}},
 }
 
 
@@ -195,6 +194,7 @@ def test_folders_that_do_not_fit_a_file(make, tmp_path, folder):
         score_files(model, [str(tmp_path / "four")], sigma=25.0)
 
 
+@pytest.mark.slow
 def test_a_network_of_torchvision(make, tmp_path, folder, pictures):
     network = {"type": "Hyper", "network": {"type": "torchvision:mobilenet_v3_small", "num_classes": 3}}
     data = {
@@ -209,4 +209,3 @@ def test_a_network_of_torchvision(make, tmp_path, folder, pictures):
     loaded = load_model(folder / "models" / "pruned.safetensors")
     assert loaded(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
     assert score_run(folder / "options.yml", root=tmp_path)["rows"][-1]["sets"] == metrics["rows"][-1]["sets"]
-    assert RESNET["num_classes"] == 3
