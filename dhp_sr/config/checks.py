@@ -6,6 +6,7 @@ from dhp_sr.config.classification import ClassificationDataset
 from dhp_sr.config.compress import Scheduler
 from dhp_sr.config.datasets import Dataset, TrainDataset
 from dhp_sr.config.schema import Options
+from dhp_sr.config.task_checks import task_problems
 
 Finding = tuple[tuple[str, ...], str]
 """The keys that lead to a setting, and what is wrong there."""
@@ -21,6 +22,7 @@ def problems(options: Options) -> list[Finding]:
         *_network(options),
         *_phases(options),
         *_schedulers(options),
+        *task_problems(options),
     ]
 
 
@@ -151,11 +153,25 @@ def _phases(options: Options) -> Iterator[Finding]:
             yield ("compress", "preset"), "faithful knows targets of macs and params, found latency; set preset: modern"
         if compress.parametrisation != "full":
             yield ("compress", "parametrisation"), "preset faithful expects full, the paper's hypernetwork"
+    if compress.method == "hsn":
+        yield from _of_hsn(options)
     distill = compress.distill
     if distill and distill.teacher is None and not (compress.dense_iter or options.path.pretrain_network_g):
         yield (
             ("compress", "distill"),
             "expected a trained teacher: dense_iter above 0, path.pretrain_network_g or distill.teacher; found none",
+        )
+
+
+def _of_hsn(options: Options) -> Iterator[Finding]:
+    compress = options.compress
+    if compress.parametrisation != "factored":
+        yield ("compress", "parametrisation"), f"method hsn expects factored, found {compress.parametrisation}"
+    if not (compress.dense_iter or options.path.pretrain_network_g):
+        yield (
+            ("compress", "dense_iter"),
+            "method hsn leaves the weights as they are while it searches, so it expects trained ones: dense_iter above "
+            "0 or path.pretrain_network_g; found none",
         )
 
 
@@ -202,9 +218,9 @@ def _idle_in_schedulers(options: Options) -> Iterator[Finding]:
 
 def _idle_in_optimiser(options: Options) -> Iterator[Finding]:
     optimiser = options.train.optim_g
-    name = "betas" if optimiser.type == "SGD" else "momentum"
-    if _changed(optimiser, name):
-        yield ("train", "optim_g", name), f"has no effect with type: {optimiser.type}"
+    for name in ("betas",) if optimiser.type == "SGD" else ("momentum", "nesterov"):
+        if _changed(optimiser, name):
+            yield ("train", "optim_g", name), f"has no effect with type: {optimiser.type}"
 
 
 def _idle_in_targets(options: Options) -> Iterator[Finding]:
@@ -220,8 +236,12 @@ def _idle_in_search(options: Options) -> Iterator[Finding]:
     compress = options.compress
     if compress is None:
         return
+    if compress.method != "hsn" and _changed(compress, "hsn"):
+        yield ("compress", "hsn"), f"has no effect with method: {compress.method}"
     if compress.method in _CONTROLS:
         names, reason = ("preset", "latent_lr", "penalty"), f"method {compress.method} has no latents to move"
+    elif compress.method == "hsn":
+        names, reason = ("preset", "latent_lr", "penalty"), "method hsn takes its settings from compress.hsn"
     elif compress.preset == "modern":
         names, reason = ("latent_lr", "penalty"), "the modern preset finds its own"
     else:

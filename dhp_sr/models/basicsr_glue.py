@@ -2,7 +2,7 @@
 
 Registered are the networks `HyperEDSR`, ... and `Hyper` (each gives a converted network), the datasets `SRDataset`,
 `NoiseDataset` and `ClassificationDataset`, our losses and metrics with the suffix `dhp`, where BasicSR has taken the
-plain names, and the model `DHPModel`.
+plain names, and the models `DHPModel` and `DHPClassificationModel`.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,6 +21,7 @@ from dhp_sr.data.classification import build_train, build_val
 from dhp_sr.hyper import HyperNet, convert
 from dhp_sr.losses import LOSSES, build_loss
 from dhp_sr.metrics import psnr_db, ssim
+from dhp_sr.models.dhp_classification_model import DHPClassificationModel
 from dhp_sr.models.dhp_model import DHPModel
 from dhp_sr.models.named import build_named
 from dhp_sr.models.networks import EXAMPLE_SIDE
@@ -48,7 +49,8 @@ def register() -> None:
 
     if "DHPModel" in MODEL_REGISTRY:
         return
-    MODEL_REGISTRY.register(DHPModel)
+    for model in (DHPModel, DHPClassificationModel):
+        MODEL_REGISTRY.register(model)
     for entry in (*map(_hyper, ARCHS), Hyper):
         ARCH_REGISTRY.register(entry)
     for entry in (SRDataset, NoiseDataset, ClassificationDataset):

@@ -116,5 +116,5 @@ def test_a_run_with_a_network_of_basicsr(make_options, tmp_path):
     ("name", "found"), [("DHPModl", r"'DHPModl' \(did you mean 'DHPModel'\?\)"), ("SRModel", "'SRModel'")]
 )
 def test_models_that_this_program_does_not_drive(make_options, name, found):
-    with pytest.raises(UserError, match=f"model_type: expected DHPModel, found {found}"):
+    with pytest.raises(UserError, match=f"model_type: expected DHPModel or DHPClassificationModel, found {found}"):
         basicsr_glue.build_model(make_options(model_type=name).model_dump())
