@@ -70,6 +70,16 @@ def test_every_classifier_has_a_size_on_record():
     assert set(CLASSIFIERS) == {name for name in ARCHS if getattr(build(name), "task", "") == "classification"}
 
 
+@pytest.mark.parametrize("name", ["ResNet18", "MobileNet_V2"])
+def test_our_counter_agrees_with_torchvisions_published_sizes(name):
+    """The networks for ImageNet are torchvision's own; it states parameters and multiply-adds in G."""
+    models = pytest.importorskip("torchvision.models")
+    stated = models.get_model_weights(name.lower()).IMAGENET1K_V1.meta
+    found = complexity(models.get_model(name.lower()), (1, 3, 224, 224))
+    assert found.params == stated["num_params"]
+    assert found.macs / 1e9 == pytest.approx(stated["_ops"], abs=0.002)
+
+
 @pytest.mark.parametrize("side, last", [(32, 4), (64, 4)])
 @pytest.mark.parametrize("name", ["MobileNetV1", "MobileNetV2"])
 def test_small_pictures_are_not_made_smaller_still(name, side, last):
