@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from dhp_sr._compat import prepare_torchvision
 from dhp_sr.archs import ARCHS, build
 from dhp_sr.archs.classifiers import scaled_width
 from dhp_sr.deploy import load_into, load_weights
@@ -70,10 +71,16 @@ def test_every_classifier_has_a_size_on_record():
     assert set(CLASSIFIERS) == {name for name in ARCHS if getattr(build(name), "task", "") == "classification"}
 
 
+def torchvision_models():
+    """Skip where torchvision is not installed."""
+    prepare_torchvision()
+    return pytest.importorskip("torchvision.models")
+
+
 @pytest.mark.parametrize("name", ["ResNet18", "MobileNet_V2"])
 def test_our_counter_agrees_with_torchvisions_published_sizes(name):
     """The networks for ImageNet are torchvision's own; it states parameters and multiply-adds in G."""
-    models = pytest.importorskip("torchvision.models")
+    models = torchvision_models()
     stated = models.get_model_weights(name.lower()).IMAGENET1K_V1.meta
     found = complexity(models.get_model(name.lower()), (1, 3, 224, 224))
     assert found.params == stated["num_params"]
@@ -110,8 +117,7 @@ def test_padding_puts_zeros_around_every_second_pixel():
 
 
 def test_a_mobile_net_holds_torchvisions_weights():
-    torchvision = pytest.importorskip("torchvision.models")
-    theirs = torchvision.mobilenet_v2(num_classes=10).eval()
+    theirs = torchvision_models().mobilenet_v2(num_classes=10).eval()
     ours = build("MobileNetV2", input_size=64).eval()
     ours.load_state_dict(theirs.state_dict(), strict=True)
     for network in (ours, theirs):
