@@ -124,7 +124,9 @@ def test_outputs_of_several_tensors_are_cut_and_checked():
         check_cut(hyper, small, x)
 
 
-@pytest.mark.parametrize(("kind", "arguments", "gates"), [("ResNet", {"depth": 20}, 9), ("DnCNN", {"num_layers": 5}, 4)])
+@pytest.mark.parametrize(
+    ("kind", "arguments", "gates"), [("ResNet", {"depth": 20}, 9), ("DnCNN", {"num_layers": 5}, 4)]
+)
 def test_kept_streams_leave_the_inside_of_blocks(kind, arguments, gates):
     """As many groups as the method that never cuts a residual stream has gates; a plain chain loses none."""
     plain = build(kind, **arguments)
