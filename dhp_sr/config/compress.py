@@ -134,7 +134,7 @@ class Compress(Section):
     paper, false for the others."""
     hsn: HSN = HSN()
     latency_size: Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = None
-    """Height and width of the input that times are measured for; default: 128 and 128."""
+    """Height and width of the input that times are measured for; default: 128 and 128, of a classifier its own size."""
     latency_threads: Positive = 1
     """CPU threads that times are measured with."""
     latency_table: str | None = None
