@@ -43,7 +43,7 @@ class HSNSettings:
     temperature: float = 0.4
     offset: float = 3.0
     penalty: float | None = None
-    balance: float = 2.0
+    balance: float = 1.0
     approach: float = 0.5
     budget_term: str = "two_sided"
     task_gates: str = "hard"
