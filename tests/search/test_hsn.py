@@ -234,3 +234,9 @@ def test_the_full_hypernetwork_is_refused():
     hyper = convert(network(), torch.rand(1, 1, 16, 16), "full")
     with pytest.raises(UserError, match=r"method hsn: gates need .*set compress\.parametrisation: factored"):
         build_search("hsn", hyper, **COARSE)
+
+
+def test_a_network_without_prunable_channels_is_refused():
+    hyper = convert(network(), torch.rand(1, 1, 16, 16), exclude=["model.*"])
+    with pytest.raises(UserError, match=r"no channels to prune; pinned: .*model\.0 \(excluded by name\)"):
+        build_search("hsn", hyper, **COARSE)
