@@ -26,6 +26,16 @@ def _looks_like_cifar(name: str) -> bool:
     return name.startswith(("data_batch", "test_batch")) or name in ("train.bin", "test.bin", "batches.meta")
 
 
+def splits_of_cifar(folder: Path) -> list[str]:
+    """Return which of `train` and `test` are there."""
+    found = {"train": [*folder.glob("data_batch_*.bin"), *folder.glob("train.bin")]}
+    found["test"] = [*folder.glob("test_batch.bin"), *folder.glob("test.bin")]
+    splits = [split for split, paths in found.items() if paths]
+    if not splits:
+        raise UserError(f"{folder}: {_nothing(folder, 'train')}")
+    return splits
+
+
 def read_cifar(folder: Path, split: str, labels: str = "fine") -> Pictures:
     """Read a split, `train` or `test`.
 

@@ -8,6 +8,9 @@ from dhp_sr.data.images import EXTENSIONS, decode
 from dhp_sr.data.labelled import Pictures, stacked
 from dhp_sr.utils.errors import UserError
 
+SPLITS = ("train", "val", "test")
+"""Usual names of folders above the class folders."""
+
 
 def read_class_folders(root: Path, split: str, *, side: int | None = None, color: str = "rgb") -> Pictures:
     """Read the folder `root/split`, or `root` itself where no folder is called after the split.
@@ -19,7 +22,7 @@ def read_class_folders(root: Path, split: str, *, side: int | None = None, color
     """
     folder = root / split if (root / split).is_dir() else root
     classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    others = {"train", "test", "val"} & set(classes)
+    others = set(SPLITS) & set(classes)
     if folder == root and others:
         raise UserError(f"{root}: expected a folder {split!r} of class folders, found {', '.join(sorted(others))}")
     paths, labels = [], []

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from dhp_sr.data.cifar import is_cifar, read_cifar
-from dhp_sr.data.class_folders import read_class_folders
+from dhp_sr.data.cifar import is_cifar, read_cifar, splits_of_cifar
+from dhp_sr.data.class_folders import SPLITS, read_class_folders
 from dhp_sr.data.images import EXTENSIONS
-from dhp_sr.data.labelled import Pictures, checked
-from dhp_sr.data.labelled_lmdb import read_labelled_database
-from dhp_sr.data.sheets import INDEX, read_sheets
+from dhp_sr.data.labelled import Pictures, checked, resized
+from dhp_sr.data.labelled_lmdb import read_labelled_database, splits_of_database
+from dhp_sr.data.sheets import INDEX, read_sheets, splits_of_sheets
 from dhp_sr.utils.errors import UserError
 
 
@@ -26,12 +26,7 @@ def read_pictures(
     Raises:
         UserError: there is no such set, it is damaged or incomplete, or labels are out of range.
     """
-    folder = Path(root).expanduser()
-    if not folder.is_dir():
-        found = "a file" if folder.exists() else "nothing"
-        raise UserError(
-            f"{folder.absolute()}: expected a folder with a classification set, found {found}: check the path"
-        )
+    folder = _found(Path(root).expanduser())
     form = form_of(folder)
     if labels != "fine" and form != "cifar":
         raise UserError(f"{folder}: labels: {labels} is for CIFAR-100's own files, found {form}: remove it")
@@ -39,9 +34,27 @@ def read_pictures(
         return checked(read_class_folders(folder, split, side=side, color=color))
     if form == "lmdb":
         return checked(read_labelled_database(folder, split, side=side, color=color))
-    if side is not None:
-        raise UserError(f"{folder}: size (={side}) is for class folders and LMDBs, found {form}: remove it")
-    return checked(read_sheets(folder, split) if form == "sheets" else read_cifar(folder, split, labels))
+    return checked(resized(read_sheets(folder, split) if form == "sheets" else read_cifar(folder, split, labels), side))
+
+
+def splits_in(folder: Path) -> list[str]:
+    """Return the splits of a set; class folders without a folder for each split are `train`."""
+    form = form_of(_found(folder))
+    if form == "sheets":
+        return splits_of_sheets(folder)
+    if form == "lmdb":
+        return splits_of_database(folder)
+    if form == "cifar":
+        return splits_of_cifar(folder)
+    return [name for name in SPLITS if (folder / name).is_dir()] or ["train"]
+
+
+def _found(folder: Path) -> Path:
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "nothing"
+        expected = "expected a folder with a classification set"
+        raise UserError(f"{folder.absolute()}: {expected}, found {found}: check the path")
+    return folder
 
 
 def form_of(folder: Path) -> str:

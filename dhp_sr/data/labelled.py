@@ -63,6 +63,13 @@ def in_color(pictures: Pictures, color: str) -> Pictures:
     return replace(pictures, images_NHWC=np.stack([rgb_to_grey(image) for image in pictures.images_NHWC]))
 
 
+def resized(pictures: Pictures, side: int | None) -> Pictures:
+    """Return the pictures as squares of this side, as `stacked` makes them; None leaves them as they are."""
+    if side is None or pictures.images_NHWC.shape[1:3] == (side, side):
+        return pictures
+    return replace(pictures, images_NHWC=np.stack([_centre(image, side) for image in pictures.images_NHWC]))
+
+
 def stacked(images: Sequence[np.ndarray], names: Sequence[str], side: int | None, color: str = "rgb") -> np.ndarray:
     """Return decoded pictures (H, W, C) as one array.
 

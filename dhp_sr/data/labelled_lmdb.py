@@ -27,12 +27,17 @@ def read_labelled_database(folder: Path, split: str, *, side: int | None = None,
     classes = _classes(folder / LABELS, rows)
     wanted = [(key, int(label)) for key, part, _, label in rows if part == split]
     if not wanted:
-        splits = ", ".join(sorted({row[1] for row in rows}))
+        splits = ", ".join(splits_of_database(folder))
         raise UserError(f"{folder / LABELS}: expected pictures of split {split!r}, found {splits}: correct `split`")
     keys = [key for key, _ in wanted]
     images = [decode(data, f"{folder}, key {key}") for key, data in zip(keys, database.read_many(keys), strict=True)]
     labels = np.array([label for _, label in wanted], np.int64)
     return Pictures(stacked(images, keys, side, color), labels, classes, str(folder))
+
+
+def splits_of_database(folder: Path) -> list[str]:
+    """Return the splits in the table of labels."""
+    return sorted({row[1] for row in _rows(folder / LABELS)}, reverse=True)
 
 
 def _rows(path: Path) -> list[list[str]]:

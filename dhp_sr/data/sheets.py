@@ -39,7 +39,7 @@ def read_sheets(folder: Path, split: str) -> Pictures:
     _check_sheets(folder, tiles)
     wanted = [tile for tile in tiles if tile.sheet.split("_")[0] == split]
     if not wanted:
-        splits = ", ".join(sorted({tile.sheet.split("_")[0] for tile in tiles}))
+        splits = ", ".join(splits_of_sheets(folder))
         raise UserError(f"{folder / INDEX}: expected sheets of split {split!r}, found {splits}: correct `split`")
     images: dict[int, np.ndarray] = {}
     for sheet in dict.fromkeys(tile.sheet for tile in wanted):
@@ -52,6 +52,11 @@ def read_sheets(folder: Path, split: str) -> Pictures:
     stack = np.stack([images[place] for place in range(len(wanted))])
     labels = np.array([tile.label for tile in wanted], np.int64)
     return Pictures(stack, labels, _classes(folder / INDEX, tiles), str(folder))
+
+
+def splits_of_sheets(folder: Path) -> list[str]:
+    """Return the splits that the index names."""
+    return sorted({tile.sheet.split("_")[0] for tile in _index(folder / INDEX)}, reverse=True)
 
 
 def _index(path: Path) -> list[Tile]:

@@ -17,6 +17,7 @@ from dhp_sr.deploy import Origin
 from dhp_sr.deploy.origins import mark
 from dhp_sr.losses import build_class_loss, softened_distance
 from dhp_sr.metrics import evaluating
+from dhp_sr.metrics.accuracy import hits
 from dhp_sr.models.named import full_name
 from dhp_sr.models.origins import register_known
 from dhp_sr.models.task import Scores, Task, decode_folder, open_sets
@@ -130,8 +131,8 @@ class Classification(Task):
     ) -> Scores:
         """Return both errors in percent, the cross-entropy, and the number of images."""
         with evaluating(network):
-            found = ((network(batch["image"].to(device)).float().cpu(), batch["label"]) for batch in _batches(test_set))
-            return score_classes(found)
+            batches = test_set.items.batches()
+            return score_classes((network(one["image"].to(device)).float().cpu(), one["label"]) for one in batches)
 
     def summary(self, scores: Mapping[str, float]) -> str:
         """Return both errors."""
@@ -139,23 +140,17 @@ class Classification(Task):
 
 
 def score_classes(found: Iterable[tuple[Tensor, Tensor]]) -> Scores:
-    """Return the scores of (scores of classes (N, K), true classes (N,)), batch by batch; see `SCORES`, and `images`.
-
-    An image counts as wrong unless its class is first, or among the first five. Scores that are not numbers are wrong.
-    """
-    sums, total = torch.zeros(3, dtype=torch.float64), 0
+    """Return the scores of (scores (N, K), true classes (N,)), batch by batch; see `SCORES`, and `images`."""
+    wrong1, wrong5, entropy, total = 0, 0, 0.0, 0
     for scores_NK, label_N in found:
-        ranked = scores_NK.topk(min(5, scores_NK.shape[1]), dim=1).indices == label_N[:, None]
-        ranked &= scores_NK.isfinite().all(1, keepdim=True)
-        entropy = nn.functional.cross_entropy(scores_NK.double(), label_N, reduction="sum")
-        sums += torch.stack([(~ranked[:, 0]).sum(), (~ranked.any(1)).sum(), entropy])
+        wrong1 += len(label_N) - hits(scores_NK, label_N)
+        wrong5 += len(label_N) - hits(scores_NK, label_N, 5)
+        entropy += float(nn.functional.cross_entropy(scores_NK.double(), label_N, reduction="sum"))
         total += len(label_N)
-    top1, top5, entropy = (sums / total).tolist()
-    return {**dict(zip(SCORES, (100 * top1, 100 * top5, entropy), strict=True)), "images": total}
-
-
-def _batches(test_set: ClassTestSet) -> Iterable[dict[str, Tensor]]:
-    return test_set.items.batches()
+    return {
+        **dict(zip(SCORES, (100 * wrong1 / total, 100 * wrong5 / total, entropy / total), strict=True)),
+        "images": total,
+    }
 
 
 def count_classes(network: nn.Module, channels: int, side: int) -> int:
