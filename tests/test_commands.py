@@ -147,8 +147,11 @@ def scoring_arguments(words, experiments, folder):
         trained(option_file, experiments)
         return ["-opt", str(option_file), *small(option_file, experiments)]
     model = words[words.index("--model") + 1]
-    trained(ROOT / "options" / f"{Path(model).parts[1]}.yml", experiments)
-    return ["--model", model.replace("experiments", str(experiments)), "--data", str(folder)]
+    option_file = ROOT / "options" / f"{Path(model).parts[1]}.yml"
+    trained(option_file, experiments)
+    classifies = load_options(option_file).datasets["train"].type == "ClassificationDataset"
+    data = f"{experiments}_classes" if classifies else str(folder)
+    return ["--model", model.replace("experiments", str(experiments)), "--data", data]
 
 
 def trained(option_file, experiments):
