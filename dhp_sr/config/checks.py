@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from dhp_sr.config.classification import ClassificationDataset
-from dhp_sr.config.compress import Scheduler
+from dhp_sr.config.compress import Compress, Scheduler
 from dhp_sr.config.datasets import Dataset, TrainDataset
 from dhp_sr.config.schema import Options
 from dhp_sr.config.task_checks import task_problems
@@ -236,8 +236,7 @@ def _idle_in_search(options: Options) -> Iterator[Finding]:
     compress = options.compress
     if compress is None:
         return
-    if compress.method != "hsn" and _changed(compress, "hsn"):
-        yield ("compress", "hsn"), f"has no effect with method: {compress.method}"
+    yield from _idle_in_hsn(compress)
     if compress.method in _CONTROLS:
         names, reason = ("preset", "latent_lr", "penalty"), f"method {compress.method} has no latents to move"
     elif compress.method == "hsn":
@@ -249,3 +248,15 @@ def _idle_in_search(options: Options) -> Iterator[Finding]:
     for name in names:
         if _changed(compress, name):
             yield ("compress", name), f"has no effect, {reason}"
+
+
+def _idle_in_hsn(compress: Compress) -> Iterator[Finding]:
+    hsn = compress.hsn
+    if compress.method != "hsn":
+        if _changed(compress, "hsn"):
+            yield ("compress", "hsn"), f"has no effect with method: {compress.method}"
+        return
+    if hsn.penalty is not None and _changed(hsn, "balance"):
+        yield ("compress", "hsn", "balance"), "has no effect beside a fixed penalty"
+    if hsn.layer_scaling == "none" and _changed(hsn, "scaling_rate"):
+        yield ("compress", "hsn", "scaling_rate"), "has no effect with layer_scaling: none"

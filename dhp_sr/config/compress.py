@@ -85,7 +85,7 @@ class HSN(Section):
     """Added to every logit, so that the search begins with nearly all channels open."""
     penalty: Annotated[float, Field(ge=0)] | None = None
     """Weight of the budget's term beside the loss; default: as `balance` says. 4 is usual for cross-entropy."""
-    balance: Annotated[float, Field(gt=0)] = 2.0
+    balance: Annotated[float, Field(gt=0)] = 1.0
     """Norm of the budget's gradient on the gates, where there is one, in terms of the loss's; ours."""
     approach: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Fraction of the search in which the kept fraction asked for falls from 1 to the budget; 0: at once, as in the
@@ -94,8 +94,8 @@ class HSN(Section):
     """The absolute value of log(kept / asked); log(max(kept, asked) / asked); or log(1 + |kept - asked|)."""
     task_gates: Literal["hard", "soft"] = "hard"
     """Whether the loss sees rounded gates, as in the formulas, or the sigmoid's values, as in most of the code."""
-    layer_scaling: Literal["loss", "flops", "off"] = "loss"
-    """Which gradient the learned factors of the layers multiply; off is the ablation without them."""
+    layer_scaling: Literal["loss", "flops", "none"] = "loss"
+    """Which gradient the learned factors of the layers multiply; none is the ablation without them."""
     scaling_rate: Annotated[float, Field(ge=0)] = 0.01
     """Step of these factors; ours."""
 
@@ -134,7 +134,7 @@ class Compress(Section):
     paper, false for the others."""
     hsn: HSN = HSN()
     latency_size: Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = None
-    """Height and width of the input that times are measured for; default: 128 and 128."""
+    """Height and width of the input that times are measured for; default: 128 and 128, of a classifier its own size."""
     latency_threads: Positive = 1
     """CPU threads that times are measured with."""
     latency_table: str | None = None

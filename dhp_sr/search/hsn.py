@@ -43,7 +43,7 @@ class HSNSettings:
     temperature: float = 0.4
     offset: float = 3.0
     penalty: float | None = None
-    balance: float = 2.0
+    balance: float = 1.0
     approach: float = 0.5
     budget_term: str = "two_sided"
     task_gates: str = "hard"
@@ -66,8 +66,11 @@ class HSN(Search):
     def __init__(self, hyper: HyperNet, settings: SearchSettings) -> None:
         super().__init__(hyper, settings)
         own = self._own = HSNSettings(**settings.own)
+        if not hyper.plan.prunable:
+            pinned = ", ".join(f"{group.name} ({group.reason})" for group in hyper.plan.groups)
+            raise UserError(f"compress.method hsn: the network has no channels to prune; pinned: {pinned}")
         try:
-            self.gated_everywhere = gate(hyper)
+            gate(hyper)
         except ValueError as error:
             raise UserError(f"compress.method hsn: {error}; set compress.parametrisation: factored") from error
         self.network = StructureNetwork([group.width for group in hyper.plan.prunable], settings.seed)

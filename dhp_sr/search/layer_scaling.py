@@ -25,7 +25,7 @@ class LayerScaling:
 
     Args:
         layer: (rows,) the layer of each row of the heads.
-        mode: `loss` as above, `flops` with the factor on gR instead, `off` for none.
+        mode: `loss` as above, `flops` with the factor on gR instead, `none` for 1 throughout.
         rate: step of the factors.
 
     Reference: Baydin et al., Online Learning Rate Adaptation with Hypergradient Descent, ICLR 2018.
@@ -43,7 +43,7 @@ class LayerScaling:
             task: (rows, n) gradient of the task's loss on each head.
             budget: (rows, n) gradient of the budget's term.
         """
-        if self._mode == "off":
+        if self._mode == "none":
             return task + budget
         scaled, other = (task, budget) if self._mode == "loss" else (budget, task)
         if self._before is not None:

@@ -41,7 +41,7 @@ def walk(network: nn.Module, traced: Traced, exclude: Sequence[str], *, keep_str
         if any(fnmatch.fnmatch(name, pattern) for name in _names(call) for pattern in exclude):
             book.pin(atoms[node], "excluded by name")
         if keep_streams and _sums(call):
-            book.pin(atoms[node], f"summed at {call.layer}, and streams are kept")
+            book.pin(atoms[node], f"summed at {call.layer}, and keep_streams is set")
     for node in traced.decided:
         book.pin(atoms[node], f"the forward decides on a number of channels at {node.name}")
     settle(book, atoms)

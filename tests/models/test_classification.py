@@ -4,16 +4,25 @@ import csv
 
 import pytest
 import torch
-from models.class_pictures import CLASSES, class_options, save_classes
+from models.class_pictures import CLASSES, RESNET, class_options, save_classes
 from runs import Killed, final_state, kill_before, run
 from safetensors.torch import load_file
+from torch.utils.data import DataLoader
 
-from dhp_sr.deploy import load_model, read_manifest
+from dhp_sr.archs import build
+from dhp_sr.config import dump_options
+from dhp_sr.deploy import load_model, read_manifest, save_model
+from dhp_sr.models import basicsr_glue
 from dhp_sr.models.classification import Classification, score_classes
 from dhp_sr.models.compression import Compression
 from dhp_sr.models.devices import Place
 from dhp_sr.models.scoring import score_files, score_run
+from dhp_sr.plan import main as plan_main
+from dhp_sr.test import main as score_main
+from dhp_sr.train import main as train_main
 from dhp_sr.utils.errors import UserError
+
+RESNET_ARGUMENTS = {key: value for key, value in RESNET.items() if key != "type"}
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +201,43 @@ def test_folders_that_do_not_fit_a_file(make, tmp_path, folder):
         score_files(model, [str(tmp_path / "four")])
     with pytest.raises(UserError, match="a classifier, --sigma has no effect"):
         score_files(model, [str(tmp_path / "four")], sigma=25.0)
+
+
+def test_the_commands_end_with_exit_code_2(make, pictures, tmp_path, capsys):
+    path = tmp_path / "one.yml"
+    path.write_text(dump_options(make()))
+    assert train_main(["-opt", str(path), "--set", "network_g.num_classes=7"]) == 2
+    assert "expected 7 classes, as many as the network names, found 3" in capsys.readouterr().err
+    assert train_main(["-opt", str(path), "--set", "datasets.train.dataroot=/no/such/folder"]) == 2
+    assert "datasets.train: " in capsys.readouterr().err
+    save_model(build("ResNet", **{**RESNET_ARGUMENTS, "num_classes": 7}), tmp_path / "seven.safetensors")
+    assert score_main(["--model", str(tmp_path / "seven.safetensors"), "--data", str(pictures)]) == 2
+    assert "expected 7 classes" in capsys.readouterr().err
+
+
+def test_plan_says_what_an_option_file_can_cut(make, tmp_path, capsys):
+    path = tmp_path / "one.yml"
+    path.write_text(dump_options(make()))
+    assert plan_main(["-opt", str(path)]) == 0
+    text = capsys.readouterr().out
+    assert "an input of 1 x 3 x 8 x 8" in text and "macs 0.5: can be met" in text
+
+
+def test_basicsr_builds_and_drives_the_model(make, pictures, tmp_path):
+    basicsr_glue.register()
+    from basicsr.utils.registry import DATASET_REGISTRY
+
+    opt = {**make(compress=None).model_dump(), "run_folder": str(tmp_path / "run")}
+    model = basicsr_glue.build_model(opt)
+    section = {"type": "ClassificationDataset", "dataroot": str(pictures)}
+    train = {**section, "phase": "train", "padding": 1, "batch_size_per_gpu": 4}
+    items = DATASET_REGISTRY.get("ClassificationDataset")(train)
+    model.feed_data(items.batch([(number, number) for number in range(4)]))
+    model.optimize_parameters(1)
+    assert model.get_current_log()["l_loss"] > 0
+    loader = DataLoader(DATASET_REGISTRY.get("ClassificationDataset")({**section, "phase": "val"}))
+    scores = model.validation(loader, 1, None)
+    assert scores == model.validate(Classification().test_sets(make())[0])
 
 
 @pytest.mark.slow

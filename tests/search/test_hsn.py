@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-from torch import nn
 
 from dhp_sr.archs import build
 from dhp_sr.hyper import convert
@@ -179,7 +178,7 @@ def test_weights_and_statistics_stand_still():
 
 def test_a_factor_of_1_that_never_moves_is_plain_training():
     """Bit for bit."""
-    plain, still, moving = hsn(layer_scaling="off"), hsn(scaling_rate=0.0), hsn(scaling_rate=0.05)
+    plain, still, moving = hsn(layer_scaling="none"), hsn(scaling_rate=0.0), hsn(scaling_rate=0.05)
     for search in (plain, still, moving):
         run(search, 8)
     assert torch.equal(plain.scores(), still.scores())
@@ -188,7 +187,7 @@ def test_a_factor_of_1_that_never_moves_is_plain_training():
 
 def test_factors_reach_the_heads_and_nothing_else():
     """A step with other factors moves the recurrent part alike."""
-    searches = [hsn(), hsn()]
+    searches = [hsn(offset=0.0, approach=0.0) for _ in range(2)]
     searches[1]._scaling.factors = torch.full((3,), 3.0)
     for search in searches:
         run(search, 1)
@@ -234,4 +233,10 @@ def test_masked_is_cut_after_a_search(searched):
 def test_the_full_hypernetwork_is_refused():
     hyper = convert(network(), torch.rand(1, 1, 16, 16), "full")
     with pytest.raises(UserError, match=r"method hsn: gates need .*set compress\.parametrisation: factored"):
+        build_search("hsn", hyper, **COARSE)
+
+
+def test_a_network_without_prunable_channels_is_refused():
+    hyper = convert(network(), torch.rand(1, 1, 16, 16), exclude=["model.*"])
+    with pytest.raises(UserError, match=r"no channels to prune; pinned: .*model\.0 \(excluded by name\)"):
         build_search("hsn", hyper, **COARSE)
