@@ -31,7 +31,8 @@ SMALL = {
 
 
 def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)  # in pairs: a fence also ends one
+    return [text for kind, text in fenced if kind == language]
 
 
 COMMANDS = [
