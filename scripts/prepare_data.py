@@ -1,4 +1,4 @@
-"""Prepare images for training: sub-images, low-resolution images, LMDBs.
+"""Prepare images for training: sub-images, low-resolution images, LMDBs, sets for classification.
 
 Interrupted runs go on where they stopped when the same command is given again, and a target has its name only once it
 is complete.
@@ -10,6 +10,7 @@ Usage::
     python scripts/prepare_data.py crop   datasets/DIV2K/X4 datasets/DIV2K/X4_sub --size 120 --step 60
     python scripts/prepare_data.py lmdb   datasets/DIV2K/HR_sub datasets/DIV2K/HR_sub.lmdb
     python scripts/prepare_data.py verify datasets/DIV2K/HR_sub.lmdb --source datasets/DIV2K/HR_sub
+    python scripts/prepare_data.py classes datasets/cifar-10-batches-bin datasets/CIFAR10.lmdb --form lmdb
 """
 
 import argparse
@@ -21,6 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed
 
 from dhp_sr.data.prepare import Crop, Shrink, check_database, fill_folder, make_database
+from dhp_sr.data.write_classes import WRITERS, make_classes
 from dhp_sr.utils.errors import UserError
 
 
@@ -73,13 +75,19 @@ def verify(options: argparse.Namespace) -> str:
     return f"{options.target}: sound"
 
 
+def classes(options: argparse.Namespace) -> str:
+    """Run `classes` and return what to print."""
+    count = make_classes(options.source, options.target, options.form, side=options.size, labels=options.labels)
+    return _done(options.target, count)
+
+
 def _done(target: str, count: int) -> str:
     return f"{target}: made from {count} images" if count else f"{target}: already complete, nothing to do"
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True, metavar="crop|lr|lmdb|verify")
+    commands = parser.add_subparsers(required=True, metavar="crop|lr|lmdb|verify|classes")
     _add_crop(commands)
     _add_lr(commands)
     command = _add(commands, "lmdb", make_lmdb, "make an LMDB in BasicSR's layout and check it")
@@ -87,7 +95,19 @@ def _parser() -> argparse.ArgumentParser:
     command = _add(commands, "verify", verify, "decode a whole LMDB and compare it with its meta file")
     command.add_argument("target", help="the LMDB folder")
     command.add_argument("--source", help="also compare the pixels with the images of this folder")
+    _add_classes(commands)
     return parser
+
+
+def _add_classes(commands: argparse._SubParsersAction) -> None:
+    command = _add(commands, "classes", classes, "write a classification set in another form")
+    command.add_argument(
+        "source", help="class folders, CIFAR's binary files, sheets with INDEX.tsv, or an .lmdb folder"
+    )
+    command.add_argument("target", help="folder to make; name.lmdb with --form lmdb")
+    command.add_argument("--form", choices=list(WRITERS), required=True, help="form to write")
+    command.add_argument("--size", type=_positive, help="first resize the shorter side, and cut the middle out")
+    command.add_argument("--labels", choices=["fine", "coarse"], default="fine", help="which of CIFAR-100's labels")
 
 
 def _add_crop(commands: argparse._SubParsersAction) -> None:

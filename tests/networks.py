@@ -17,6 +17,16 @@ CASES = {
     "dncnn_colour_no_norm": ("DnCNN", {"num_in_ch": 3, "num_feat": 16, "num_layers": 4, "batch_norm": False}),
     "unet_grey": ("UNet", {"num_feat": 8, "num_levels": 3}),
     "unet_colour": ("UNet", {"num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_levels": 4}),
+    "resnet_padding": ("ResNet", {"num_feat": 8, "depth": 8, "input_size": 8}),
+    "resnet_projection": ("ResNet", {"num_feat": 5, "depth": 14, "shortcut": "projection", "input_size": 8}),
+    "resnet_bottleneck": (
+        "ResNet",
+        {"num_feat": 4, "depth": 11, "block": "bottleneck", "shortcut": "projection", "input_size": 8},
+    ),
+    "densenet": ("DenseNet", {"num_feat": 6, "growth": 4, "depth": 10, "input_size": 8}),
+    "vgg": ("VGG", {"num_feat": 4, "depth": 11, "input_size": 32}),
+    "mobilenet_v1": ("MobileNetV1", {"width_mult": 0.25, "input_size": 16, "dropout": 0.2}),
+    "mobilenet_v2": ("MobileNetV2", {"width_mult": 0.25, "input_size": 16}),
 }
 
 
@@ -34,6 +44,7 @@ def network(case: str) -> nn.Module:
     return built.eval()
 
 
-def example(built: nn.Module, batch: int = 1, side: int = 16) -> torch.Tensor:
-    """Return a random input in [0, 1]."""
+def example(built: nn.Module, batch: int = 1, side: int | None = None) -> torch.Tensor:
+    """Return a random input in [0, 1], of the size that a classifier is meant for."""
+    side = side or getattr(built, "input_size", 16)
     return torch.rand(batch, built.in_channels, side, side, dtype=torch.float64)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from models.class_pictures import save_classes
 
 from dhp_sr.config import load_options
 from dhp_sr.plan import main as plan_main
@@ -22,11 +23,16 @@ SMALL = {
     "HyperSRResNet": ("num_feat=16", "num_block=1"),
     "HyperDnCNN": ("num_feat=16", "num_layers=4"),
     "HyperUNet": ("num_feat=16", "num_levels=2"),
+    "HyperResNet": ("num_feat=8", "depth=8", "block=basic"),
+    "HyperDenseNet": ("num_feat=8", "depth=7"),
+    "HyperMobileNetV1": ("width_mult=0.25",),
+    "HyperMobileNetV2": ("width_mult=0.25",),
 }
 
 
 def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)  # in pairs: a fence also ends one
+    return [text for kind, text in fenced if kind == language]
 
 
 COMMANDS = [
@@ -41,16 +47,36 @@ def small(path, experiments):
     """The arguments that make an option file's run tiny."""
     options = load_options(path)
     changes = [f"network_g.{change}" for change in SMALL[options.network_g.type]]
+    classifies = options.datasets["train"].type == "ClassificationDataset"
+    changes += classes(options, experiments) if classifies else images(options)
+    changes += ["datasets.train.num_worker_per_gpu=0", "train.total_iter=6", "train.warmup_iter=0"]
+    step = 2 if classifies else 8
+    changes += ["compress.dense_iter=2", "compress.search_iter=2", "compress.tolerance=0.2"]
+    changes += [f"compress.round_to={step}"]
+    changes += ["path.pretrain_network_g=null"]  # the checkpoint does not fit the tiny network
+    changes += ["logger.use_tb_logger=false", f"path.experiments_root={experiments}", "num_gpu=0"]
+    return ["--set", *changes]
+
+
+def images(options):
+    """The changes that make an option file train on photographs that come with scikit-image."""
+    changes = ["datasets.train.gt_size=48", "datasets.train.batch_size_per_gpu=1"]
     for key in options.datasets:
         part = "train" if key == "train" else "val"
         changes += [f"datasets.{key}.dataroot_gt=bundled:{part}", f"datasets.{key}.cache=memory"]
         changes += [] if key == "train" else [f"datasets.{key}.max_images=1"]
-    changes += ["datasets.train.gt_size=48", "datasets.train.batch_size_per_gpu=1"]
-    changes += ["datasets.train.num_worker_per_gpu=0", "train.total_iter=6", "train.warmup_iter=0"]
-    changes += ["compress.dense_iter=2", "compress.search_iter=2", "compress.tolerance=0.2", "compress.round_to=8"]
-    changes += ["path.pretrain_network_g=null"]  # the checkpoint does not fit the tiny network
-    changes += ["logger.use_tb_logger=false", f"path.experiments_root={experiments}", "num_gpu=0"]
-    return ["--set", *changes]
+    return changes
+
+
+def classes(options, experiments):
+    """The changes that make an option file train on a few pictures in class folders."""
+    folder = Path(f"{experiments}_classes")
+    if not folder.exists():
+        for part in ("train", "test"):
+            save_classes(folder / part, 2, side=32)
+    changes = [f"datasets.{key}.dataroot={folder}" for key in options.datasets]
+    changes += ["datasets.train.batch_size_per_gpu=4", "network_g.num_classes=3", "network_g.input_size=32"]
+    return [*changes, "compress.min_width=2"]
 
 
 @pytest.fixture(scope="module")
@@ -122,8 +148,11 @@ def scoring_arguments(words, experiments, folder):
         trained(option_file, experiments)
         return ["-opt", str(option_file), *small(option_file, experiments)]
     model = words[words.index("--model") + 1]
-    trained(ROOT / "options" / f"{Path(model).parts[1]}.yml", experiments)
-    return ["--model", model.replace("experiments", str(experiments)), "--data", str(folder)]
+    option_file = ROOT / "options" / f"{Path(model).parts[1]}.yml"
+    trained(option_file, experiments)
+    classifies = load_options(option_file).datasets["train"].type == "ClassificationDataset"
+    data = f"{experiments}_classes" if classifies else str(folder)
+    return ["--model", model.replace("experiments", str(experiments)), "--data", data]
 
 
 def trained(option_file, experiments):

@@ -65,6 +65,27 @@ def test_paper_files_hold_the_papers_settings(name):
     assert options.train.total_iter == (60 + converge) * epoch
 
 
+EPOCHS = {"resnet": (782, 300), "densenet": (782, 300), "mobilenetv": (1563, 220)}
+CLASS_FILES = sorted((ROOT / "options").glob("*_cifar10_dhp.yml")) + sorted((ROOT / "options").glob("*_tiny_dhp.yml"))
+
+
+def test_there_is_a_file_for_every_network_of_the_papers_table():
+    assert len(CLASS_FILES) == 9
+
+
+@pytest.mark.parametrize("path", CLASS_FILES, ids=lambda path: path.stem)
+def test_paper_files_of_classifiers_hold_the_papers_settings(path):
+    options = load_options(path)
+    epoch, converge = next(value for name, value in EPOCHS.items() if path.stem.startswith(name))
+    optimiser = options.train.optim_g
+    assert (optimiser.type, optimiser.lr, optimiser.momentum, optimiser.weight_decay) == ("SGD", 0.1, 0.9, 1e-4)
+    assert options.compress.search_iter == 100 * epoch
+    assert options.train.total_iter == (100 + converge - 1) * epoch
+    milestones = [place / epoch for place in options.train.scheduler.milestones]
+    assert milestones == ([150, 225] if converge == 300 else [200, 205, 210, 215])
+    assert (options.datasets["train"].batch_size_per_gpu, options.datasets["train"].padding) == (64, 4)
+
+
 def test_pins_are_exact():
     files = sorted((ROOT / "requirements").glob("*.txt"))
     assert files

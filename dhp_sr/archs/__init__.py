@@ -8,12 +8,27 @@ from torch import nn
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.names import nearest
 
+from .densenet_cifar import DenseNet
 from .dncnn import DnCNN
 from .edsr import EDSR
+from .mobilenet_v1 import MobileNetV1
+from .mobilenet_v2 import MobileNetV2
+from .resnet_cifar import ResNet
 from .srresnet import SRResNet
 from .unet import UNet
+from .vgg_cifar import VGG
 
-ARCHS: dict[str, type[nn.Module]] = {"EDSR": EDSR, "SRResNet": SRResNet, "DnCNN": DnCNN, "UNet": UNet}
+ARCHS: dict[str, type[nn.Module]] = {
+    "EDSR": EDSR,
+    "SRResNet": SRResNet,
+    "DnCNN": DnCNN,
+    "UNet": UNet,
+    "ResNet": ResNet,
+    "DenseNet": DenseNet,
+    "VGG": VGG,
+    "MobileNetV1": MobileNetV1,
+    "MobileNetV2": MobileNetV2,
+}
 """Name in option and model files -> class. A new network is a file and a row here."""
 
 
@@ -26,7 +41,8 @@ def build(type: str, **arguments: Any) -> nn.Module:
 
     Returns:
         The network with fresh weights. Its attributes `arguments`, `scale`, `in_channels`, `size_multiple` (sides of
-        the input must be multiples of it) and `task` ("sr" or "denoise") describe it.
+        the input must be multiples of it) and `task` ("sr", "denoise" or "classification") describe it; a classifier
+        has `num_classes` and `input_size` too.
 
     Raises:
         UserError: the type or an argument is unknown, or the constructor refuses a value.

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
@@ -45,3 +45,25 @@ def require_numbers(**values: Any) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
             raise ValueError(f"`{name}` (={value!r}) must be a finite number above 0")
+
+
+def require_one_of(choices: Sequence[str], **values: Any) -> None:
+    """Check that every named value is one of `choices`.
+
+    Raises:
+        ValueError: one is not; the text names it and its value.
+    """
+    for name, value in values.items():
+        if value not in choices:
+            raise ValueError(f"`{name}` (={value!r}) must be one of {', '.join(choices)}")
+
+
+def require_fraction(**values: Any) -> None:
+    """Check that every named value is a number from 0 to below 1.
+
+    Raises:
+        ValueError: one is not; the text names it and its value.
+    """
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+            raise ValueError(f"`{name}` (={value!r}) must be a number from 0 to below 1")

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 
-from dhp_sr.config.compress import Scheduler
+from dhp_sr.config.classification import ClassificationDataset
+from dhp_sr.config.compress import Compress, Scheduler
 from dhp_sr.config.datasets import Dataset, TrainDataset
 from dhp_sr.config.schema import Options
+from dhp_sr.config.task_checks import task_problems
 
 Finding = tuple[tuple[str, ...], str]
 """The keys that lead to a setting, and what is wrong there."""
@@ -20,6 +22,7 @@ def problems(options: Options) -> list[Finding]:
         *_network(options),
         *_phases(options),
         *_schedulers(options),
+        *task_problems(options),
     ]
 
 
@@ -51,9 +54,28 @@ def _datasets(options: Options) -> Iterator[Finding]:
     for key, dataset in options.datasets.items():
         for name, text in _of_dataset(dataset, options.scale):
             yield ("datasets", key, name), text
+        if dataset.name and not _names_a_folder(dataset.name):
+            found = f"expected a name that can be a folder's, without / \\ or :, found {dataset.name!r}"
+            yield ("datasets", key, "name"), found
 
 
-def _of_dataset(dataset: Dataset, scale: int) -> Iterator[tuple[str, str]]:
+def _of_dataset(dataset: Dataset | ClassificationDataset, scale: int) -> Iterator[tuple[str, str]]:
+    if isinstance(dataset, ClassificationDataset):
+        yield from _of_classification(dataset, scale)
+    else:
+        yield from _of_images(dataset, scale)
+
+
+def _of_classification(dataset: ClassificationDataset, scale: int) -> Iterator[tuple[str, str]]:
+    if scale != 1:
+        yield "type", f"ClassificationDataset expects scale: 1, found {scale}"
+    channels = 3 if dataset.color == "rgb" else 1
+    for name, values in (("mean", dataset.mean), ("std", dataset.std)):
+        if values is not None and len(values) != channels:
+            yield name, f"expected {channels} value(s), one a channel of color: {dataset.color}, found {values}"
+
+
+def _of_images(dataset: Dataset, scale: int) -> Iterator[tuple[str, str]]:
     denoise = dataset.type == "NoiseDataset"
     if denoise and dataset.sigma is None:
         yield "sigma", "NoiseDataset expects a noise level (0-255 scale), found none"
@@ -71,8 +93,6 @@ def _of_dataset(dataset: Dataset, scale: int) -> Iterator[tuple[str, str]]:
         )
     if "{}" not in dataset.filename_tmpl:
         yield "filename_tmpl", f"expected {{}} where the name goes, found {dataset.filename_tmpl!r}"
-    if dataset.name and not _names_a_folder(dataset.name):
-        yield "name", f"expected a name that can be a folder's, without / \\ or :, found {dataset.name!r}"
     if isinstance(dataset, TrainDataset):
         yield from _of_training(dataset, scale)
 
@@ -133,11 +153,25 @@ def _phases(options: Options) -> Iterator[Finding]:
             yield ("compress", "preset"), "faithful knows targets of macs and params, found latency; set preset: modern"
         if compress.parametrisation != "full":
             yield ("compress", "parametrisation"), "preset faithful expects full, the paper's hypernetwork"
+    if compress.method == "hsn":
+        yield from _of_hsn(options)
     distill = compress.distill
     if distill and distill.teacher is None and not (compress.dense_iter or options.path.pretrain_network_g):
         yield (
             ("compress", "distill"),
             "expected a trained teacher: dense_iter above 0, path.pretrain_network_g or distill.teacher; found none",
+        )
+
+
+def _of_hsn(options: Options) -> Iterator[Finding]:
+    compress = options.compress
+    if compress.parametrisation != "factored":
+        yield ("compress", "parametrisation"), f"method hsn expects factored, found {compress.parametrisation}"
+    if not (compress.dense_iter or options.path.pretrain_network_g):
+        yield (
+            ("compress", "dense_iter"),
+            "method hsn leaves the weights as they are while it searches, so it expects trained ones: dense_iter above "
+            "0 or path.pretrain_network_g; found none",
         )
 
 
@@ -161,6 +195,8 @@ def _changed(section: object, name: str) -> bool:
 
 def _idle_in_datasets(options: Options) -> Iterator[Finding]:
     for key, dataset in options.datasets.items():
+        if isinstance(dataset, ClassificationDataset):
+            continue
         if dataset.type == "SRDataset":
             names, reason = ("sigma", "noise_seed"), "SRDataset adds no noise"
         else:
@@ -182,9 +218,9 @@ def _idle_in_schedulers(options: Options) -> Iterator[Finding]:
 
 def _idle_in_optimiser(options: Options) -> Iterator[Finding]:
     optimiser = options.train.optim_g
-    name = "betas" if optimiser.type == "SGD" else "momentum"
-    if _changed(optimiser, name):
-        yield ("train", "optim_g", name), f"has no effect with type: {optimiser.type}"
+    for name in ("betas",) if optimiser.type == "SGD" else ("momentum", "nesterov"):
+        if _changed(optimiser, name):
+            yield ("train", "optim_g", name), f"has no effect with type: {optimiser.type}"
 
 
 def _idle_in_targets(options: Options) -> Iterator[Finding]:
@@ -200,8 +236,11 @@ def _idle_in_search(options: Options) -> Iterator[Finding]:
     compress = options.compress
     if compress is None:
         return
+    yield from _idle_in_hsn(compress)
     if compress.method in _CONTROLS:
         names, reason = ("preset", "latent_lr", "penalty"), f"method {compress.method} has no latents to move"
+    elif compress.method == "hsn":
+        names, reason = ("preset", "latent_lr", "penalty"), "method hsn takes its settings from compress.hsn"
     elif compress.preset == "modern":
         names, reason = ("latent_lr", "penalty"), "the modern preset finds its own"
     else:
@@ -209,3 +248,15 @@ def _idle_in_search(options: Options) -> Iterator[Finding]:
     for name in names:
         if _changed(compress, name):
             yield ("compress", name), f"has no effect, {reason}"
+
+
+def _idle_in_hsn(compress: Compress) -> Iterator[Finding]:
+    hsn = compress.hsn
+    if compress.method != "hsn":
+        if _changed(compress, "hsn"):
+            yield ("compress", "hsn"), f"has no effect with method: {compress.method}"
+        return
+    if hsn.penalty is not None and _changed(hsn, "balance"):
+        yield ("compress", "hsn", "balance"), "has no effect beside a fixed penalty"
+    if hsn.layer_scaling == "none" and _changed(hsn, "scaling_rate"):
+        yield ("compress", "hsn", "scaling_rate"), "has no effect with layer_scaling: none"

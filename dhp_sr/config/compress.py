@@ -66,6 +66,38 @@ class Distill(Section):
     weight: Annotated[float, Field(gt=0)] = 1.0
     teacher: str | None = None
     """A model file; default: the dense network of this very run, as it was when the search began."""
+    temperature: Annotated[float, Field(gt=0)] | None = None
+    """Classification only: what both networks' scores are divided by before they are compared; default: 4."""
+
+
+class HSN(Section):
+    """`compress.hsn`: the structure network and its objective, loss + penalty * budget term.
+
+    What the paper says of these is not known; the values are of its authors' later code unless a line says otherwise.
+    """
+
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    """Of AdamW, constant."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    temperature: Annotated[float, Field(gt=0)] = 0.4
+    """Of the gates' sigmoid."""
+    offset: float = 3.0
+    """Added to every logit, so that the search begins with nearly all channels open."""
+    penalty: Annotated[float, Field(ge=0)] | None = None
+    """Weight of the budget's term beside the loss; default: as `balance` says. 4 is usual for cross-entropy."""
+    balance: Annotated[float, Field(gt=0)] = 1.0
+    """Norm of the budget's gradient on the gates, where there is one, in terms of the loss's; ours."""
+    approach: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Fraction of the search in which the kept fraction asked for falls from 1 to the budget; 0: at once, as in the
+    authors' code. The line is ours."""
+    budget_term: Literal["two_sided", "one_sided", "distance"] = "two_sided"
+    """The absolute value of log(kept / asked); log(max(kept, asked) / asked); or log(1 + |kept - asked|)."""
+    task_gates: Literal["hard", "soft"] = "hard"
+    """Whether the loss sees rounded gates, as in the formulas, or the sigmoid's values, as in most of the code."""
+    layer_scaling: Literal["loss", "flops", "none"] = "loss"
+    """Which gradient the learned factors of the layers multiply; none is the ablation without them."""
+    scaling_rate: Annotated[float, Field(ge=0)] = 0.01
+    """Step of these factors; ours."""
 
 
 class Compress(Section):
@@ -97,8 +129,12 @@ class Compress(Section):
     scheduler: Scheduler | None = None
     """Own schedule of dense training and search. With it, `train.scheduler` counts from the cut."""
     distill: Distill | None = None
+    keep_streams: bool | None = None
+    """Whether channels of tensors that are summed, as in residual streams, all stay; default: true for hsn, as in its
+    paper, false for the others."""
+    hsn: HSN = HSN()
     latency_size: Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = None
-    """Height and width of the input that times are measured for; default: 128 and 128."""
+    """Height and width of the input that times are measured for; default: 128 and 128, of a classifier its own size."""
     latency_threads: Positive = 1
     """CPU threads that times are measured with."""
     latency_table: str | None = None
@@ -116,6 +152,17 @@ class Compress(Section):
         if len(set(labels)) < len(labels):
             raise ValueError(f"expected different targets, found {', '.join(labels)}")
         return target
+
+    @property
+    def streams_stay(self) -> bool:
+        """Whether channels of summed tensors all stay."""
+        return self.method == "hsn" if self.keep_streams is None else self.keep_streams
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """The section of the method alone."""
+        section = getattr(self, self.method, None)
+        return dict(section) if isinstance(section, Section) else {}
 
     @property
     def targets(self) -> tuple[Target, ...]:

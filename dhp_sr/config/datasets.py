@@ -5,13 +5,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from dhp_sr.config.classification import CLASSIFICATION, ClassificationTrain, ClassificationVal
 from dhp_sr.config.section import Level, NotNegative, Positive, Section
+from dhp_sr.utils.names import nearest
 
 
 class Dataset(Section):
     """What training and validation sets have in common."""
 
-    type: Literal["SRDataset", "NoiseDataset"]
+    type: Literal["SRDataset", "NoiseDataset"]  # as in TYPES
     name: str = ""
     dataroot_gt: str | Annotated[list[str], Field(min_length=1)]
     """Folder, `.lmdb` folder, or `bundled:train` / `bundled:val` (photographs that come with scikit-image)."""
@@ -52,11 +54,19 @@ class ValDataset(Dataset):
     """Only the first so many images."""
 
 
-def dataset_kind(key: str) -> type[TrainDataset] | type[ValDataset] | None:
+TYPES = ("SRDataset", "NoiseDataset", CLASSIFICATION)
+KINDS: dict[str, tuple[type[Section], type[Section]]] = {
+    "images": (TrainDataset, ValDataset),
+    CLASSIFICATION: (ClassificationTrain, ClassificationVal),
+}
+"""Form of a data set's section -> its classes for training and for validation."""
+
+
+def dataset_kind(key: str, form: str = "images") -> type[Section] | None:
     """Return what `datasets.<key>` holds, or None for a key that is neither `train` nor `val...`."""
     if key == "train":
-        return TrainDataset
-    return ValDataset if key == "val" or key.startswith("val_") else None
+        return KINDS[form][0]
+    return KINDS[form][1] if key == "val" or key.startswith("val_") else None
 
 
 def decode_datasets(raw: Any) -> Any:
@@ -65,14 +75,20 @@ def decode_datasets(raw: Any) -> Any:
         return raw
     decoded, mistakes = {}, []
     for key, value in raw.items():
-        kind = dataset_kind(str(key))
+        given = value.get("type") if isinstance(value, dict) else None
+        if isinstance(given, str) and given not in TYPES:
+            text = f"expected one of {', '.join(map(repr, TYPES))}, found {given!r}{nearest(given, TYPES)}"
+            mistakes.append(_mistake(key, value, text, "type"))
+            continue
+        form = CLASSIFICATION if given == CLASSIFICATION else "images"
+        kind = dataset_kind(str(key), form)
         if kind is None:
             mistakes.append(_mistake(key, value, "expected the key train, val or val_..., found " + repr(key)))
             continue
         try:
             decoded[key] = kind.model_validate(value)
         except ValidationError as error:
-            mistakes += [_inside(key, detail) for detail in error.errors(include_url=False)]
+            mistakes += [_inside((key, form), detail) for detail in error.errors(include_url=False)]
     if "train" not in raw:
         mistakes.append(_mistake("train", raw, "expected a training set, found no such key"))
     if mistakes:
@@ -80,10 +96,11 @@ def decode_datasets(raw: Any) -> Any:
     return decoded
 
 
-def _mistake(key: Any, value: Any, text: str) -> InitErrorDetails:
-    return InitErrorDetails(type=PydanticCustomError("dataset_key", "{text}", {"text": text}), loc=(key,), input=value)
+def _mistake(key: Any, value: Any, text: str, *inside: str) -> InitErrorDetails:
+    kind = PydanticCustomError("dataset_key", "{text}", {"text": text})
+    return InitErrorDetails(type=kind, loc=(key, *inside), input=value)
 
 
-def _inside(key: Any, detail: Any) -> InitErrorDetails:
+def _inside(place: tuple[Any, str], detail: Any) -> InitErrorDetails:
     kind = detail["type"] if "error" not in detail.get("ctx", {}) else PydanticCustomError("dataset_key", detail["msg"])
-    return InitErrorDetails(type=kind, loc=(key, *detail["loc"]), input=detail["input"], ctx=detail.get("ctx", {}))
+    return InitErrorDetails(type=kind, loc=(*place, *detail["loc"]), input=detail["input"], ctx=detail.get("ctx", {}))

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from dhp_sr.config.datasets import dataset_kind
+from dhp_sr.config.datasets import KINDS, dataset_kind
 from dhp_sr.config.schema import Options
 from dhp_sr.config.section import Section
 from dhp_sr.utils.names import nearest
@@ -67,6 +67,9 @@ def _locate(location: Sequence[str | int]) -> tuple[tuple[str, ...], FieldInfo |
             continue
         if section is None and path != ["datasets"]:
             break
+        if path[:1] == ["datasets"] and len(path) == 2 and step in KINDS:
+            section = dataset_kind(path[1], str(step))
+            continue
         parent, name = section, str(step)
         path.append(name)
         if section is None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from dhp_sr.config.schema import Options
 
 BUNDLED = "bundled:"
+_ROOTS = ("dataroot_gt", "dataroot_lq", "dataroot")
 
 
 def resolve_path(root: str | Path, text: str) -> str:
@@ -35,7 +36,9 @@ def resolve_paths(options: Options, root: str | Path) -> Options:
         return resolve_path(root, value) if isinstance(value, str) else [resolve_path(root, one) for one in value]
 
     datasets = {
-        key: one.model_copy(update={"dataroot_gt": resolved(one.dataroot_gt), "dataroot_lq": resolved(one.dataroot_lq)})
+        key: one.model_copy(
+            update={name: resolved(getattr(one, name)) for name in _ROOTS if name in one.model_fields_set}
+        )
         for key, one in options.datasets.items()
     }
     path = options.path.model_copy(update={"pretrain_network_g": resolved(options.path.pretrain_network_g)})

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
+from dhp_sr.config.classification import ClassificationTrain, ClassificationVal
 from dhp_sr.config.compress import Compress, Scheduler
 from dhp_sr.config.datasets import TrainDataset, ValDataset, decode_datasets
 from dhp_sr.config.section import Momentum, NotNegative, Positive, Section, Seed
@@ -40,7 +41,9 @@ class Optimiser(Section):
     lr: Annotated[float, Field(gt=0)]
     betas: Annotated[list[Momentum], Field(min_length=2, max_length=2)] = [0.9, 0.999]
     momentum: Momentum = 0.9
+    nesterov: bool = False
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """On all weights, those of normalisations included, as in the papers of these networks; never on latents."""
 
 
 class PixelLoss(Section):
@@ -48,6 +51,14 @@ class PixelLoss(Section):
 
     type: Literal["L1Loss", "MSELoss", "CharbonnierLoss"] = "L1Loss"
     loss_weight: Annotated[float, Field(gt=0)] = 1.0
+
+
+class ClassLoss(Section):
+    """`train.cls_opt`, the loss of a ClassificationDataset."""
+
+    type: Literal["CrossEntropyLoss"] = "CrossEntropyLoss"
+    loss_weight: Annotated[float, Field(gt=0)] = 1.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 class Train(Section):
@@ -59,6 +70,9 @@ class Train(Section):
     optim_g: Optimiser
     scheduler: Scheduler = Scheduler()
     pixel_opt: PixelLoss = PixelLoss()
+    """The loss of super-resolution and denoising."""
+    cls_opt: ClassLoss | None = None
+    """The loss of classification; default: plain cross-entropy."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Exponential moving average of weights and buffers while finetuning; 0 switches it off."""
     grad_clip: Annotated[float, Field(gt=0)] | None = None
@@ -91,7 +105,10 @@ class Options(Section):
     num_gpu: Literal["auto"] | NotNegative = "auto"
     manual_seed: Seed = 0
     network_g: Network
-    datasets: Annotated[dict[str, TrainDataset | ValDataset], BeforeValidator(decode_datasets)]
+    datasets: Annotated[
+        dict[str, TrainDataset | ValDataset | ClassificationTrain | ClassificationVal],
+        BeforeValidator(decode_datasets),
+    ]
     """`train`, and any number of `val`, `val_1`, `val_2`, ..."""
     path: Path = Path()
     compress: Compress | None = None

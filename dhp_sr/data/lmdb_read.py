@@ -6,7 +6,7 @@ line an image: `0001_s001.png (480,480,3) 1`, that is name, (height,width,channe
 
 import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -77,6 +77,15 @@ class Database:
         if value is None:
             raise UserError(f"{self.folder}: {META} lists {key!r}, the database does not hold it: make the LMDB again")
         return value
+
+    def read_many(self, keys: Sequence[str]) -> list[bytes]:
+        """Return the files stored under several keys; the database is opened once."""
+        with self._transaction() as transaction:
+            found = [transaction.get(key.encode()) for key in keys]
+        missing = [key for key, value in zip(keys, found, strict=True) if value is None]
+        if missing:
+            raise UserError(f"{self.folder}: the database does not hold {missing[0]!r}: make the LMDB again")
+        return found
 
     def keys(self) -> list[str]:
         """Return all keys of the database itself, sorted."""

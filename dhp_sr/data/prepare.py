@@ -125,12 +125,12 @@ def fill_folder(source: str | Path, target: str | Path, task: Crop | Shrink, wor
     _check_unique(images)
     task.check(images)
     settings = {"task": type(task).__name__.lower(), **vars(task), **_fingerprint(images)}
-    part = _begin(target, settings)
+    part = begin(target, settings)
     if part is None:
         return 0
     with tqdm(total=len(images), desc=f"{settings['task']} {target}", unit="image", disable=None) as bar:
         _run(task, images, part, workers, bar.update)
-    _finish(part, target)
+    finish(part, target)
     return len(images)
 
 
@@ -139,12 +139,12 @@ def make_database(source: str | Path, target: str | Path) -> int:
     if Path(target).suffix != ".lmdb":
         raise UserError(f"{target}: expected a name that ends in .lmdb: BasicSR and dhp_sr tell databases by it")
     images, target = find_images(source), Path(target).expanduser()
-    part = _begin(target, {"task": "lmdb", **_fingerprint(images)})
+    part = begin(target, {"task": "lmdb", **_fingerprint(images)})
     if part is None:
         return 0
     with tqdm(total=len(images), desc=f"lmdb {target}", unit="image", disable=None) as bar:
         write_database(images, part, bar.update)
-    _finish(part, target)
+    finish(part, target)
     return len(images)
 
 
@@ -161,7 +161,7 @@ def check_database(target: str | Path, source: str | Path | None = None) -> None
         raise UserError(f"{target}: expected no faults, {len(faults)} found: {listed(faults, 20)}: make the LMDB again")
 
 
-def _begin(target: Path, settings: dict[str, Any]) -> Path | None:
+def begin(target: Path, settings: dict[str, Any]) -> Path | None:
     """Return the unfinished folder to fill, or None if the target is complete."""
     if not target.name:
         raise UserError(f"expected the name of a folder to make, found {str(target)!r}: choose a new name")
@@ -180,7 +180,8 @@ def _begin(target: Path, settings: dict[str, Any]) -> Path | None:
     return part
 
 
-def _finish(part: Path, target: Path) -> None:
+def finish(part: Path, target: Path) -> None:
+    """Give a filled folder its final name."""
     for leftover in part.glob(".*.part"):  # temporary files of a run that was killed
         leftover.unlink()
     os.replace(part, target)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from dhp_sr.data.batching import BatchedDataset
 from dhp_sr.utils.errors import UserError
 
 Address = tuple[int, int]
@@ -79,7 +80,8 @@ def train_batches(
         rank: This rank.
 
     Returns:
-        Dictionaries of `lq` and `gt`, float32 (N, C, H, W), and `key`, a list of names.
+        Dictionaries of `lq` and `gt`, float32 (N, C, H, W), and `key`, a list of names; of a `BatchedDataset`, what its
+        `batch` returns.
 
     Raises:
         UserError: An image turned out to be damaged while it was read.
@@ -95,7 +97,13 @@ def train_batches(
     if workers:
         yield from _from_workers(dataset, addresses, workers)
     for batch in addresses:
-        yield collate([dataset[address] for address in batch])
+        yield _gathered(dataset, batch)
+
+
+def _gathered(dataset: Dataset, addresses: list[Address]) -> dict[str, Any]:
+    if isinstance(dataset, BatchedDataset):
+        return dataset.batch(addresses)
+    return collate([dataset[address] for address in addresses])
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -112,7 +120,7 @@ class _Batches(Dataset):
 
     def __getitem__(self, addresses: list[Address]) -> dict[str, Any] | UserError:
         try:
-            return collate([self.samples[address] for address in addresses])
+            return _gathered(self.samples, addresses)
         except UserError as error:
             return error
 

@@ -21,8 +21,11 @@ KEY_MAPS: dict[str, tuple[tuple[str, str], ...]] = {}
 """Architecture -> (pattern, replacement) for the keys of other projects' checkpoints.
 
 Networks whose layers bear the names of the project that publishes their checkpoints need no row: EDSR has BasicSR's
-names, DnCNN has KAIR's.
+names, DnCNN has KAIR's, ResNet has akamaster's.
 """
+
+_OWN_CONSTANTS = re.compile(r"(^|\.)(num_batches_tracked|shortcut\.(before|after))$")
+"""Keys that others' files need not have: counters that old versions of torch left out, and constants of ours."""
 
 
 def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
@@ -121,7 +124,7 @@ def _renamed(architecture: str, weights: Mapping[str, torch.Tensor]) -> dict[str
 
 
 def _differences(own: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
-    missing = [f"missing: {key}" for key in own if key not in weights]
+    missing = [f"missing: {key}" for key in own if key not in weights and not _OWN_CONSTANTS.search(key)]
     unexpected = [f"unexpected: {key}" for key in weights if key not in own]
     wrong = [
         f"wrong shape: {key}: expected {tuple(own[key].shape)}, found {tuple(weights[key].shape)}"

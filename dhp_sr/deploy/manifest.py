@@ -25,6 +25,7 @@ from .container import ModelFileError
 from .origins import Origin, origin_of
 
 FORMAT = "dhp_sr"
+CLASSIFICATION = "classification"
 FORMAT_VERSION = 1
 LARGEST_SIDE = 1024
 LARGEST = 65536
@@ -42,7 +43,10 @@ DERIVED: dict[str, type] = {
     "params": int,
     "widths": dict,
 }
-"""Keys that every manifest has, and their types."""
+"""Keys that every manifest has, and their types. `value_range` is that of pictures before any normalisation."""
+
+CLASSIFIER: dict[str, type] = {"input_size": int}
+"""Keys that a classifier's manifest has beside them: the side in pixels that its pictures are meant to have."""
 
 _FACTS: dict[str, Any] = {"macs": None, "macs_input": None, "scores": {}, "parent": None, "licence": None}
 _LAYER_COUNTS = ("num_block", "num_layer", "num_level", "num_group", "num_conv")
@@ -52,7 +56,7 @@ _LAYER_COUNTS = ("num_block", "num_layer", "num_level", "num_group", "num_conv")
 def describe(network: nn.Module) -> dict[str, Any]:
     """Return the derived part of the manifest of a network of `archs`, or of one with an origin, on any device."""
     source = origin_of(network) or network
-    return {
+    described = {
         "architecture": source.name if isinstance(source, Origin) else type(network).__name__,
         "arguments": _listed(source.arguments),
         "task": source.task,
@@ -64,6 +68,14 @@ def describe(network: nn.Module) -> dict[str, Any]:
         "params": sum(parameter.numel() for parameter in network.parameters()),
         "widths": layer_widths(network),
     }
+    if source.task == CLASSIFICATION:
+        described["input_size"] = source.smallest_side if isinstance(source, Origin) else source.input_size
+    return described
+
+
+def derived(manifest: Mapping[str, Any]) -> dict[str, type]:
+    """Return the keys that a manifest must have, and their types: a classifier's has some of its own."""
+    return {**DERIVED, **CLASSIFIER} if manifest.get("task") == CLASSIFICATION else DERIVED
 
 
 def _listed(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,7 +113,7 @@ def pack(network: nn.Module, facts: Mapping[str, Any]) -> dict[str, str]:
     Raises:
         UserError: a fact cannot be written as JSON, has the name of a derived key, or is MACs without the input's size.
     """
-    taken = sorted(set(facts) & {*DERIVED, "forward", "smallest_side", "tool_version", "torch_version"})
+    taken = sorted(set(facts) & {*DERIVED, *CLASSIFIER, "forward", "smallest_side", "tool_version", "torch_version"})
     if taken:
         raise UserError(f"{', '.join(taken)}: read from the network itself, cannot be given as a fact")
     if (facts.get("macs") is None) != (facts.get("macs_input") is None):
@@ -141,7 +153,7 @@ def unpack(found: Mapping[str, str] | None) -> dict[str, Any]:
         )
     _check_version(found.get("format_version", ""))
     manifest = _parse(found.get("manifest", ""))
-    for key, kind in DERIVED.items():
+    for key, kind in derived(manifest).items():
         if not isinstance(manifest.get(key), kind) or isinstance(manifest[key], bool):
             raise ModelFileError(f"manifest: expected {key} of type {kind.__name__}, found {_short(manifest.get(key))}")
     name = manifest["architecture"]

@@ -84,4 +84,6 @@ def mark(network: nn.Module, origin: Origin) -> nn.Module:
     for name in ("arguments", "task", "scale", "in_channels", "size_multiple"):
         if not hasattr(network, name):
             setattr(network, name, getattr(origin, name))
+    if origin.task == "classification" and not hasattr(network, "input_size"):
+        network.input_size = origin.smallest_side
     return network

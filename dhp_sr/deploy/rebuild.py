@@ -22,7 +22,7 @@ from dhp_sr.structure.trace import to_meta
 from dhp_sr.utils.errors import UserError
 
 from .container import ModelFileError
-from .manifest import DERIVED, LARGEST, check_counts, describe, origin
+from .manifest import CLASSIFICATION, LARGEST, check_counts, derived, describe, origin
 from .origins import Origin, builder, mark, origin_of
 
 _SMALLEST_SIDE = 16
@@ -129,7 +129,7 @@ def _fit(network: nn.Module, shapes: Mapping[str, tuple[int, ...]], arguments: M
 
 def _check_description(network: nn.Module, manifest: Mapping[str, Any]) -> None:
     rebuilt = describe(network)
-    for key in DERIVED:
+    for key in derived(manifest):
         if key not in ("arguments", "widths") and manifest[key] != rebuilt[key]:
             raise ModelFileError(f"manifest: {key} is {manifest[key]!r}, but the tensors make it {rebuilt[key]!r}")
     for name in {**rebuilt["widths"], **manifest["widths"]}:
@@ -141,7 +141,7 @@ def _check_description(network: nn.Module, manifest: Mapping[str, Any]) -> None:
 def _check_forward(network: nn.Module) -> None:
     """Pass shapes through the network: layers that do not fit each other show here, at no cost."""
     source = origin_of(network) or network
-    smallest = source.smallest_side if isinstance(source, Origin) else _SMALLEST_SIDE
+    smallest = source.smallest_side if isinstance(source, Origin) else getattr(source, "input_size", _SMALLEST_SIDE)
     side = source.size_multiple * -(-smallest // source.size_multiple)
     picture = torch.empty(1, source.in_channels, side, side, device="meta")
     try:
@@ -149,10 +149,11 @@ def _check_forward(network: nn.Module) -> None:
             result = to_meta(copy.deepcopy(network))(picture)
     except Exception as error:  # shapes from a file: any failure means that they do not fit
         raise ModelFileError(f"the layers' widths do not fit each other: {str(error)[:500]}") from error
-    expected = (side * source.scale, side * source.scale)
-    found = tuple(result.shape[-2:])
-    if found != expected and source.task != "classification":
-        raise ModelFileError(f"expected an output of {expected} for a {side}x{side} input, found {found}")
+    shape = tuple(result.shape)
+    fits = len(shape) == 2 if source.task == CLASSIFICATION else shape[-2:] == (side * source.scale,) * 2
+    if not fits:
+        expected = "(pictures, classes)" if source.task == CLASSIFICATION else f"{source.scale} times that size"
+        raise ModelFileError(f"expected an output of {expected} for a {side}x{side} input, found {shape}")
 
 
 def _listing(what: str, keys: list[str]) -> list[str]:

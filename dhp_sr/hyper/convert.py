@@ -12,7 +12,12 @@ from dhp_sr.structure import make_plan
 
 
 def convert(
-    network: nn.Module, example_input: Tensor, parametrisation: str = "factored", exclude: Sequence[str] = ()
+    network: nn.Module,
+    example_input: Tensor,
+    parametrisation: str = "factored",
+    exclude: Sequence[str] = (),
+    *,
+    keep_streams: bool = False,
 ) -> HyperNet:
     """Convert a network, fresh or trained; with all latents at 1 the result computes what the network does.
 
@@ -21,12 +26,13 @@ def convert(
         example_input: an input batch; costs are counted for it, and the cut is checked at its shape.
         parametrisation: `factored` (W = z_out (x) z_in * V) or `full` (the paper's hypernetwork).
         exclude: names or patterns of layers whose output channels must all stay.
+        keep_streams: whether channels that are summed, as in a residual stream, must all stay.
 
     Raises:
         TraceError: the network cannot be traced.
         ValueError: an unknown parametrisation.
     """
-    plan = make_plan(network, example_input, exclude)
+    plan = make_plan(network, example_input, exclude, keep_streams=keep_streams)
     copied = copy.deepcopy(network)
     frozen = [name for name, parameter in copied.named_parameters() if not parameter.requires_grad]
     weights = build_parametrisation(parametrisation, copied, plan)  # may freeze more

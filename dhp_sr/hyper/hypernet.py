@@ -188,7 +188,7 @@ class HyperNet(nn.Module):
             self.mask.copy_(fit(self.plan, scores, budget, self._costs))
             return report(self.plan, self.mask, budget, self._costs)
         if not self._costs.has_latency:
-            self.time_with(Stopwatch(self._random_input()))
+            self.time_with(Stopwatch(self.random_input()))
         before = self.mask.clone()
         try:
             mask, measured = fit_measured(self.plan, scores, budget, self._costs, self._measure, before)
@@ -218,12 +218,13 @@ class HyperNet(nn.Module):
         with torch.no_grad():
             small = cut(self.network, self.plan, self.mask, self.generate())
         if check:
-            check_cut(self, small, self._random_input())
+            check_cut(self, small, self.random_input())
         for name, parameter in small.named_parameters():
             parameter.requires_grad_(name not in self._frozen)
         return small
 
-    def _random_input(self) -> Tensor:
+    def random_input(self) -> Tensor:
+        """Return a random input of the example's shape, in [0, 1)."""
         latent = self._latents[0] if len(self._latents) else next(self.parameters())
         return torch.rand(self.example_shape, dtype=latent.dtype, device=latent.device)
 

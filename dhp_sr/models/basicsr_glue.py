@@ -1,8 +1,8 @@
 """What BasicSR's registries learn from us; the one module beside `_compat` that touches BasicSR.
 
-Registered are the networks `HyperEDSR`, ... and `Hyper` (each gives a converted network), the datasets `SRDataset` and
-`NoiseDataset`, our losses and metrics with the suffix `dhp`, where BasicSR has taken the plain names, and the model
-`DHPModel`.
+Registered are the networks `HyperEDSR`, ... and `Hyper` (each gives a converted network), the datasets `SRDataset`,
+`NoiseDataset` and `ClassificationDataset`, our losses and metrics with the suffix `dhp`, where BasicSR has taken the
+plain names, and the models `DHPModel` and `DHPClassificationModel`.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,11 +14,14 @@ from torch import nn
 
 from dhp_sr._compat import prepare_basicsr
 from dhp_sr.archs import ARCHS
+from dhp_sr.config.classification import ClassificationTrain, ClassificationVal
 from dhp_sr.config.datasets import TrainDataset, ValDataset
 from dhp_sr.data.build import build_train_set, build_val_set
+from dhp_sr.data.classification import build_train, build_val
 from dhp_sr.hyper import HyperNet, convert
 from dhp_sr.losses import LOSSES, build_loss
 from dhp_sr.metrics import psnr_db, ssim
+from dhp_sr.models.dhp_classification_model import DHPClassificationModel
 from dhp_sr.models.dhp_model import DHPModel
 from dhp_sr.models.named import build_named
 from dhp_sr.models.networks import EXAMPLE_SIDE
@@ -46,10 +49,11 @@ def register() -> None:
 
     if "DHPModel" in MODEL_REGISTRY:
         return
-    MODEL_REGISTRY.register(DHPModel)
+    for model in (DHPModel, DHPClassificationModel):
+        MODEL_REGISTRY.register(model)
     for entry in (*map(_hyper, ARCHS), Hyper):
         ARCH_REGISTRY.register(entry)
-    for entry in (SRDataset, NoiseDataset):
+    for entry in (SRDataset, NoiseDataset, ClassificationDataset):
         DATASET_REGISTRY.register(entry)
     for entry in map(_loss, LOSSES):
         LOSS_REGISTRY.register(entry, suffix="dhp")
@@ -102,7 +106,8 @@ def Hyper(network: Mapping[str, Any], in_channels: int = 3) -> HyperNet:
     arguments = dict(network)
     name = arguments.pop("type")
     plain = build_named(name, arguments)
-    return convert(plain, torch.zeros(1, getattr(plain, "in_channels", in_channels), EXAMPLE_SIDE, EXAMPLE_SIDE))
+    side = getattr(plain, "input_size", EXAMPLE_SIDE)
+    return convert(plain, torch.zeros(1, getattr(plain, "in_channels", in_channels), side, side))
 
 
 def SRDataset(opt: Mapping[str, Any]) -> Any:
@@ -113,6 +118,14 @@ def SRDataset(opt: Mapping[str, Any]) -> Any:
 def NoiseDataset(opt: Mapping[str, Any]) -> Any:
     """Open a denoising set, see `SRDataset`."""
     return _dataset(opt)
+
+
+def ClassificationDataset(opt: Mapping[str, Any]) -> Any:
+    """Open a set of labelled images, see `SRDataset`."""
+    fields = {key: value for key, value in opt.items() if key not in OWN_KEYS}
+    if opt.get("phase") == "train":
+        return build_train(ClassificationTrain.model_validate(fields), None, opt.get("manual_seed", 0))
+    return build_val(ClassificationVal.model_validate(fields), None)
 
 
 def calculate_psnr(img: np.ndarray, img2: np.ndarray, crop_border: int, test_y_channel: bool = False) -> float:

@@ -17,13 +17,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dhp_sr.config.schema import Options
-from dhp_sr.losses import build_loss
 from dhp_sr.models.devices import Place
 from dhp_sr.models.legs import Leg, cut_legs, restore_leg
 from dhp_sr.models.networks import build_plain, load_file
 from dhp_sr.models.optimisers import build_optimiser, carry_moments, give_moments, restore, set_learning_rate
 from dhp_sr.models.phases import PhaseName, Schedule
 from dhp_sr.models.searching import begin_search, convert_plain, make_stopwatch, open_teacher, rehearse
+from dhp_sr.models.tasks import task_of
 from dhp_sr.utils.errors import UserError
 
 
@@ -61,8 +61,8 @@ class Compression:
         self.options, self.place, self.dense_file = options, place, dense_file
         self.keep_dense, self.keep_leg = keep_dense, keep_leg
         self.schedule = Schedule.from_options(options)
-        pixel = options.train.pixel_opt
-        self.loss = build_loss(pixel.type, pixel.loss_weight)
+        self.task = task_of(options)
+        self.loss = self.task.build_loss(options.train)
         self.average: AveragedModel | None = None
         self.teacher: nn.Module | None = None
         self.search: Any = None
@@ -115,7 +115,7 @@ class Compression:
         """Take training step `iteration` (from 0).
 
         Args:
-            batch: "lq" (N, C, h, w) and "gt" (N, C, H, W), in [0, 1].
+            batch: the task's two `batch_keys`: images (N, C, h, w), and what the output is compared with.
             iteration: The number of steps taken before.
 
         Returns:
@@ -124,12 +124,15 @@ class Compression:
         Raises:
             UserError: the loss is not finite. The weights are those of the step before.
         """
-        lq, gt = (self._to_device(batch[key]) for key in ("lq", "gt"))
+        images, truth = (self._to_device(batch[key]) for key in self.task.batch_keys)
         rate = self.schedule.learning_rate(iteration)
         set_learning_rate(self.optimiser, rate)
-        self.network.train()
+        trains = self.search is None or self.search.trains_weights
+        self.network.train(trains)
         self.network.zero_grad(set_to_none=True)
-        loss = self._loss(lq, gt)
+        if self.search is not None:
+            self.search.prepare(iteration - self.schedule.dense_iter)
+        loss = self._loss(images, truth)
         value = loss.item()
         if not math.isfinite(value):
             raise UserError(
@@ -138,15 +141,19 @@ class Compression:
                 "another name"
             )
         loss.backward()
-        if self.options.train.grad_clip is not None:
-            nn.utils.clip_grad_norm_(self._trained(), self.options.train.grad_clip)
-        self.optimiser.step()
+        if trains:
+            self._step_weights()
         log = {"loss": value, "lr": rate}
         if self.search is not None:
             log |= self.search.step(iteration - self.schedule.dense_iter)
         if self.average is not None:
             self.average.update_parameters(self.network)
         return log
+
+    def _step_weights(self) -> None:
+        if self.options.train.grad_clip is not None:
+            nn.utils.clip_grad_norm_(self._trained(), self.options.train.grad_clip)
+        self.optimiser.step()
 
     def ratios(self) -> dict[str, float]:
         """Return macs_ratio and params_ratio: the network's cost now, as fractions of the dense one's."""
@@ -195,9 +202,9 @@ class Compression:
     def _begin_search(self) -> None:
         plain, moments = self.network, self.optimiser
         hyper = convert_plain(plain, self.options, self.place)
+        self.search = begin_search(hyper, self.options, self.stopwatch)
         self._enter("search", hyper)
         carry_moments(moments, plain, self.optimiser, hyper.network)
-        self.search = begin_search(hyper, self.options, self.stopwatch)
 
     def _finetune(self, leg: int) -> None:
         self.search, self.leg = None, leg
@@ -220,6 +227,8 @@ class Compression:
         """Make `network` the one that is trained, with an optimiser of its own."""
         self.phase, self.network = phase, self._place(network)
         self.optimiser = build_optimiser(self.options.train.optim_g, self._trained())
+        if phase == "search" and not self.search.trains_weights:
+            self.network.network.requires_grad_(False)  # the optimiser keeps their moments for the finetuning
         self.forward: Callable[[Tensor], Tensor] = self._distribute(self.network)
         decay = self.options.train.ema_decay
         if decay and (phase == "finetune" or not self.schedule.searches):
@@ -234,7 +243,8 @@ class Compression:
         return network.to(self.place.device).to(memory_format=layout)
 
     def _to_device(self, images: Tensor) -> Tensor:
-        layout = torch.channels_last if self.options.train.channels_last else torch.contiguous_format
+        last = self.options.train.channels_last and images.dim() == 4
+        layout = torch.channels_last if last else torch.contiguous_format
         return images.to(self.place.device, non_blocking=True, memory_format=layout)
 
     def _distribute(self, network: nn.Module) -> nn.Module:
@@ -243,13 +253,14 @@ class Compression:
         devices = [self.place.device] if self.place.device.type == "cuda" else None
         return DistributedDataParallel(network, device_ids=devices, find_unused_parameters=self.phase == "search")
 
-    def _loss(self, lq: Tensor, gt: Tensor) -> Tensor:
+    def _loss(self, images: Tensor, truth: Tensor) -> Tensor:
         amp = self.options.train.amp == "bf16"
         with torch.autocast(self.place.device.type, torch.bfloat16, enabled=amp):
-            output = self.forward(lq)
-        loss = self.loss(output.float(), gt)
+            output = self.forward(images)
+        loss = self.loss(output.float(), truth)
         if self.teacher is not None:
             with torch.no_grad(), torch.autocast(self.place.device.type, torch.bfloat16, enabled=amp):
-                target = self.teacher(lq)
-            loss = loss + self.options.compress.distill.weight * nn.functional.l1_loss(output.float(), target.float())
+                target = self.teacher(images)
+            distill = self.options.compress.distill
+            loss = loss + distill.weight * self.task.distance(output.float(), target.float(), distill)
         return loss

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.utils.data import DataLoader
 
 from dhp_sr import __version__
 from dhp_sr.config.schema import Options
@@ -16,10 +17,11 @@ from dhp_sr.models.compression import Compression
 from dhp_sr.models.devices import Place, pick_device
 from dhp_sr.models.finals import best_names, final_names
 from dhp_sr.models.foreign import can_be_loaded, check_files
-from dhp_sr.models.networks import EXAMPLE_SIDE
+from dhp_sr.models.networks import example_shape
 from dhp_sr.models.numbers import finite
 from dhp_sr.models.state import differences, load_state, pack, random_state, save_state, set_random_state, write_tensors
-from dhp_sr.models.validation import TestSet, evaluate
+from dhp_sr.models.tasks import task_of
+from dhp_sr.models.validation import TestSet
 from dhp_sr.utils.errors import UserError
 
 FIXED = ("scale", "manual_seed", "network_g", "compress", "train")
@@ -41,6 +43,7 @@ class DHPModel:
     def __init__(self, opt: Mapping[str, Any]) -> None:
         fields = {key: value for key, value in opt.items() if key in Options.model_fields}
         self.options = Options.model_validate(fields)
+        self.task = task_of(self.options)
         self.place = opt.get("place") or Place(pick_device(self.options.num_gpu))
         self.device, self.is_train = self.place.device, True
         self.run_folder = Path(opt["run_folder"]) if opt.get("run_folder") else None
@@ -77,15 +80,15 @@ class DHPModel:
         """Return the learning rate of the last step."""
         return [group["lr"] for group in self.compression.optimiser.param_groups]
 
-    def validate(self, test_set: TestSet, save_to: Path | None = None) -> dict[str, float]:
+    def validate(self, test_set: Any, save_to: Path | None = None) -> dict[str, float]:
         """Score the network as it is now on one test set."""
-        return evaluate(self.compression.for_validation(), test_set, self.device, save_to)
+        return self.task.evaluate(self.compression.for_validation(), test_set, self.device, save_to)
 
     def validation(
         self, dataloader: Any, current_iter: int, tb_logger: Any, save_img: bool = False
     ) -> dict[str, float]:
-        """Score on a TestSet, or on a loader of BasicSR (batches of one); write the scores to TensorBoard."""
-        test_set = dataloader if isinstance(dataloader, TestSet) else self._as_test_set(dataloader)
+        """Score on a test set, or on a loader of BasicSR (batches of one); write the scores to TensorBoard."""
+        test_set = self._as_test_set(dataloader) if isinstance(dataloader, DataLoader) else dataloader
         folder = self.run_folder / "visualization" / test_set.name if save_img and self.run_folder else None
         scores = self.validate(test_set, folder)
         if tb_logger is not None:
@@ -139,11 +142,10 @@ class DHPModel:
         return self._write(compression.finals()[leg], final_names(self.options)[leg], **facts)
 
     def keep_if_best(self, current_iter: int, scores: Mapping[str, Mapping[str, float]]) -> None:
-        """Write `models/best.safetensors` if the mean PSNR over the test sets is the highest so far (of this leg)."""
-        name = best_names(self.options)[self.compression.leg]
-        key = "psnr_y_db" if self.options.scale > 1 else "psnr_rgb_db"
-        mean = sum(one[key] for one in scores.values()) / len(scores)
-        if name not in self.best or mean > self.best[name][key]:
+        """Write `models/best.safetensors` if the task's deciding score, a mean over sets, is this leg's best so far."""
+        name, (key, _) = best_names(self.options)[self.compression.leg], self.task.best
+        mean, improved = self.task.improves(scores, self.best[name][key] if name in self.best else None)
+        if improved:
             self.best[name] = {"iteration": current_iter, key: mean}
             self.save_network(name, scores=finite(scores), training={"iterations": current_iter})
 
@@ -174,7 +176,7 @@ class DHPModel:
         if not can_be_loaded(network):
             _write_weights(network, path, facts)
             return path
-        shape = (1, network.in_channels, EXAMPLE_SIDE, EXAMPLE_SIDE)
+        shape = example_shape(network)
         macs = complexity(network, shape).macs
         save_model(network, path, macs=macs, macs_input=list(shape), run=self.options.name, **facts)
         return path
@@ -208,7 +210,7 @@ def _without_free(fixed: dict[str, Any]) -> dict[str, Any]:
     return {**fixed, "compress": compress}
 
 
-_FREE_IN_DATA = ("name", "dataroot_gt", "dataroot_lq", "cache", "num_worker_per_gpu")
+_FREE_IN_DATA = ("name", "dataroot", "dataroot_gt", "dataroot_lq", "cache", "num_worker_per_gpu")
 """Keys of `datasets.train` that may change: they say where images are, not which."""
 
 

@@ -9,13 +9,12 @@ from torch import Tensor, nn
 from dhp_sr.archs import ARCHS, build
 from dhp_sr.config.schema import Network, Options
 from dhp_sr.deploy import load_into, load_weights
-from dhp_sr.models.foreign import describe_by_images
 from dhp_sr.models.named import build_named
+from dhp_sr.models.tasks import task_of
 from dhp_sr.utils.errors import UserError
 
-TASKS = ("sr", "denoise")
 EXAMPLE_SIDE = 128
-"""Side of the square input for which costs are stated."""
+"""Side of the square input for which costs are stated, unless the network is meant for one size."""
 
 
 def plain_type(network: Network) -> tuple[str, dict[str, Any]]:
@@ -48,14 +47,20 @@ def build_plain(options: Options) -> nn.Module:
     if name in ARCHS or options.network_g.type != "Hyper":
         network = build(name, **arguments)
     else:
-        network = describe_by_images(build_named(name, arguments), name, arguments, options)
+        network = task_of(options).describe_foreign(build_named(name, arguments), name, arguments, options)
     check_fit(network, name, options)
     return network
 
 
+def example_shape(network: nn.Module) -> tuple[int, int, int, int]:
+    """Return the shape of the input for which a network's cost is stated: as large as it is meant for, or 128 x 128."""
+    side = getattr(network, "input_size", EXAMPLE_SIDE)
+    return 1, network.in_channels, side, side
+
+
 def example_input(network: nn.Module) -> Tensor:
-    """Return the input (1, channels, 128, 128) with which a network is traced and its cost is stated."""
-    return torch.zeros(1, network.in_channels, EXAMPLE_SIDE, EXAMPLE_SIDE)
+    """Return the input with which a network is traced, see `example_shape`."""
+    return torch.zeros(example_shape(network))
 
 
 def load_file(network: nn.Module, path: str | Path) -> None:
@@ -74,25 +79,6 @@ def check_fit(network: nn.Module, name: str, options: Options) -> None:
     """Check that a network suits the images of an option file.
 
     Raises:
-        UserError: scale, channels, task or patch size differ.
+        UserError: the task says what differs.
     """
-    if network.scale != options.scale:
-        raise UserError(
-            f"network_g: {name} enlarges {network.scale} times (upscale), the option file says scale: {options.scale}"
-        )
-    for key, data in options.datasets.items():
-        channels = 3 if data.color == "rgb" else 1
-        if channels != network.in_channels:
-            raise UserError(
-                f"network_g: {name} takes {network.in_channels} channel(s), datasets.{key} gives {channels} "
-                f"(color: {data.color}); set num_in_ch or color"
-            )
-        task = "sr" if data.type == "SRDataset" else "denoise"
-        if network.task != task and (options.scale > 1 or network.task not in TASKS):
-            raise UserError(f"network_g: {name} is made for {network.task}, datasets.{key} is a {data.type}")
-    side, multiple = options.datasets["train"].gt_size // options.scale, network.size_multiple
-    if side % multiple:
-        raise UserError(
-            f"datasets.train.gt_size: {name} takes patches whose sides are multiples of {multiple}, found {side}; "
-            f"set gt_size: {max(side // multiple, 1) * multiple * options.scale}"
-        )
+    task_of(options).check_fit(network, name, options)

@@ -15,7 +15,7 @@ def build_optimiser(options: Optimiser, parameters: Iterable[nn.Parameter]) -> O
     parameters = list(parameters)
     common = {"lr": options.lr, "weight_decay": options.weight_decay}
     if options.type == "SGD":
-        return torch.optim.SGD(parameters, momentum=options.momentum, **common)
+        return torch.optim.SGD(parameters, momentum=options.momentum, nesterov=options.nesterov, **common)
     kind = torch.optim.AdamW if options.type == "AdamW" else torch.optim.Adam
     return kind(parameters, betas=tuple(options.betas), **common)
 

@@ -11,10 +11,10 @@ from dhp_sr.metrics import complexity, latencies
 from dhp_sr.models.dhp_model import DHPModel, achieved
 from dhp_sr.models.finals import best_names, final_names
 from dhp_sr.models.foreign import can_be_loaded
-from dhp_sr.models.networks import EXAMPLE_SIDE, build_plain, load_file
+from dhp_sr.models.networks import build_plain, example_shape, load_file
 from dhp_sr.models.numbers import finite
 from dhp_sr.models.run_folder import RunFolder
-from dhp_sr.models.validation import TestSet, evaluate, evaluate_input
+from dhp_sr.models.task import Task
 from dhp_sr.models.widths import layer_rows
 from dhp_sr.reports import write_reports
 from dhp_sr.reports.widths import widths_text
@@ -26,7 +26,7 @@ REPEATS = 5
 Row = dict[str, Any]
 
 
-def finish(model: DHPModel, run: RunFolder, sets: Sequence[TestSet]) -> dict[str, Any]:
+def finish(model: DHPModel, run: RunFolder, sets: Sequence[Any]) -> dict[str, Any]:
     """Write models, scores, costs and widths of a finished run; return the content of metrics.json."""
     options, schedule = model.options, model.compression.schedule
     finals = final_names(options)
@@ -35,11 +35,12 @@ def finish(model: DHPModel, run: RunFolder, sets: Sequence[TestSet]) -> dict[str
     networks = _final_networks(model, run, finals)
     iterations = {"dense": schedule.dense_iter, **dict.fromkeys(finals, schedule.total_iter)}
     scored = [name for name in networks if name in finals or _is_trained(options)]
-    rows = [_input_row(options, sets), *(_row(name, networks[name], iterations[name], model, sets) for name in scored)]
+    rows = _input_rows(model.task, sets)
+    rows += [_row(name, networks[name], iterations[name], model, sets) for name in scored]
     scores = {row["model"]: finite(row["sets"]) for row in rows}
     for leg, name in enumerate(finals):
         model.save_final(leg, scores=scores[name])
-    _add_latencies(rows, networks)
+    _add_latencies(rows, networks, _shape(networks[finals[0]], model))
     if schedule.searches:
         _write_widths(model, run, networks)
     written = {name: run.model(name) for name in (*networks, *best_names(options)) if run.model(name).exists()}
@@ -47,12 +48,12 @@ def finish(model: DHPModel, run: RunFolder, sets: Sequence[TestSet]) -> dict[str
     found = [achieved(leg.report) for leg in model.compression.legs] or [{}]
     metrics = {
         "name": options.name,
-        "task": _task(options),
+        "task": model.task.name,
         "scale": options.scale,
         "target": _one_or_all(targets),
         "achieved": _one_or_all(found),
         "rows": rows,
-        "macs_input": [1, networks[finals[0]].in_channels, EXAMPLE_SIDE, EXAMPLE_SIDE],
+        "macs_input": list(_shape(networks[finals[0]], model)),
         "best": model.best if len(finals) > 1 else model.best.get("best", {}),
         "files": {name: str(path.relative_to(run.path)) for name, path in written.items()},
     }
@@ -72,10 +73,6 @@ def _is_trained(options: Options) -> bool:
     return options.compress is None or options.compress.dense_iter > 0 or bool(options.path.pretrain_network_g)
 
 
-def _task(options: Options) -> str:
-    return "sr" if options.scale > 1 or next(iter(options.datasets.values())).type == "SRDataset" else "denoise"
-
-
 def _final_networks(model: DHPModel, run: RunFolder, finals: Sequence[str]) -> dict[str, nn.Module]:
     """Load the networks from their files, as everybody else will; one that files cannot name comes from memory."""
     trained = dict(zip(finals, model.compression.finals(), strict=True))
@@ -91,27 +88,29 @@ def _final_networks(model: DHPModel, run: RunFolder, finals: Sequence[str]) -> d
     return networks
 
 
-def _input_row(options: Options, sets: Sequence[TestSet]) -> Row:
-    name = "bicubic" if _task(options) == "sr" else "noisy"
-    scores = {test_set.name: evaluate_input(test_set) for test_set in sets}
-    return {"model": name, "iterations": None, "macs": None, "params": None, "latency_ms": None, "sets": scores}
+def _input_rows(task: Task, sets: Sequence[Any]) -> list[Row]:
+    found = task.evaluate_input(sets)
+    if found is None:
+        return []
+    name, scores = found
+    return [{"model": name, "iterations": None, "macs": None, "params": None, "latency_ms": None, "sets": scores}]
 
 
-def _row(name: str, network: nn.Module, iterations: int, model: DHPModel, sets: Sequence[TestSet]) -> Row:
-    cost = complexity(network, (1, _channels(network, model), EXAMPLE_SIDE, EXAMPLE_SIDE))
-    scores = {test_set.name: evaluate(network, test_set, model.device) for test_set in sets}
+def _row(name: str, network: nn.Module, iterations: int, model: DHPModel, sets: Sequence[Any]) -> Row:
+    cost = complexity(network, _shape(network, model))
+    scores = {test_set.name: model.task.evaluate(network, test_set, model.device) for test_set in sets}
     return {"model": name, "iterations": iterations, "macs": cost.macs, "params": cost.params, "latency_ms": None,
             "sets": scores}  # fmt: skip
 
 
-def _channels(network: nn.Module, model: DHPModel) -> int:
-    return getattr(network, "in_channels", None) or build_plain(model.options).in_channels
+def _shape(network: nn.Module, model: DHPModel) -> tuple[int, ...]:
+    described = network if hasattr(network, "in_channels") else build_plain(model.options)
+    return example_shape(described)
 
 
-def _add_latencies(rows: list[Row], networks: Mapping[str, nn.Module]) -> None:
+def _add_latencies(rows: list[Row], networks: Mapping[str, nn.Module], shape: tuple[int, ...]) -> None:
     on_cpu = {name: network.cpu() for name, network in networks.items()}
-    channels = next(iter(networks.values())).in_channels
-    times = latencies(on_cpu, (1, channels, EXAMPLE_SIDE, EXAMPLE_SIDE), repeats=REPEATS)
+    times = latencies(on_cpu, shape, repeats=REPEATS)
     for row in rows:
         if row["model"] in times:
             row["latency_ms"] = times[row["model"]].median_ms

@@ -10,7 +10,6 @@ from typing import Any, Literal
 from dhp_sr.config import dump_options
 from dhp_sr.config.paths import resolve_paths, run_path
 from dhp_sr.config.schema import Options
-from dhp_sr.data.build import build_train_set
 from dhp_sr.data.sampler import train_batches
 from dhp_sr.models import basicsr_glue
 from dhp_sr.models.devices import Place, leave, take_place
@@ -20,7 +19,7 @@ from dhp_sr.models.outputs import finish
 from dhp_sr.models.records import Records
 from dhp_sr.models.run_folder import RunFolder, logging_to
 from dhp_sr.models.state import StateFileError, states
-from dhp_sr.models.validation import TestSet, build_test_sets
+from dhp_sr.models.tasks import task_of
 from dhp_sr.reports import text_table
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_json, write_text
@@ -60,7 +59,7 @@ def train(
         Interrupted: `stop` said so.
     """
     place = take_place(options.num_gpu, launcher)
-    run = RunFolder(run_path(options, root))
+    run = RunFolder(run_path(options, root), task_of(options).scores)
     try:
         return _Run(resolve_paths(options, root), place, run, stop).execute(auto_resume)
     finally:
@@ -75,9 +74,10 @@ class _Run:
         options, place, run = self.options, self.place, self.run
         # Everything that can be wrong with data and network shows before an earlier run is renamed.
         train_set = self._train_set()
-        sets = build_test_sets(options) if place.writes else []
+        sets = task_of(options).test_sets(options) if place.writes else []
         opt = {**options.model_dump(), "run_folder": str(run.path), "place": place}
         self.model: DHPModel = basicsr_glue.build_model(opt)
+        self.model.task.check_data(self.model.compression.network, train_set, sets)
         saved = self._resume() if auto_resume else None
         resumed = saved is not None
         if saved is None:
@@ -129,7 +129,7 @@ class _Run:
         data = self.options.datasets.get("train")
         if data is None:
             raise UserError(f"expected a section datasets.train, found only {', '.join(self.options.datasets)}")
-        return build_train_set(data, self.options.scale, self.options.manual_seed)
+        return task_of(self.options).train_set(self.options)
 
     def _announce(self, start: int) -> None:
         if not self.place.writes:
@@ -146,7 +146,7 @@ class _Run:
             phases += f" for each of {schedule.legs} targets" if schedule.legs > 1 else ""
         self.logger.info("%s: %s on %s; iterations: %s", self.options.name, network.type, self.place.device, phases)
 
-    def _loop(self, batches: Iterator[dict[str, Any]], sets: list[TestSet], start: int) -> None:
+    def _loop(self, batches: Iterator[dict[str, Any]], sets: list[Any], start: int) -> None:
         options, schedule = self.options, self.model.compression.schedule
         total = schedule.end
         logger = options.logger
@@ -180,16 +180,16 @@ class _Run:
         if self.place.writes:
             self.model.save(-1, done, {"log_bytes": self.run.log_bytes(), "losses": self.losses})
 
-    def _validate(self, sets: list[TestSet], done: int, records: Records) -> None:
+    def _validate(self, sets: list[Any], done: int, records: Records) -> None:
         phase, scores = self.model.compression.phase, {}
         for test_set in sets:
             folder = self.run.images / test_set.name if self.options.val.save_img else None
             scores[test_set.name] = self.model.validate(test_set, folder)
-            records.scores(done, phase, test_set.name, scores[test_set.name])
+            records.scores(done, phase, test_set.name, scores[test_set.name], self.model.task.summary)
         if scores and phase == self.model.compression.schedule.phase(self.model.compression.schedule.end):
             self.model.keep_if_best(done, scores)
 
-    def _finish(self, sets: list[TestSet]) -> dict[str, Any]:
+    def _finish(self, sets: list[Any]) -> dict[str, Any]:
         metrics = finish(self.model, self.run, sets)
         self.logger.info("results\n%s", text_table(metrics))
         written = [str(path.relative_to(self.run.path)) for path in sorted(self.run.path.iterdir())]

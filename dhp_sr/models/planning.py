@@ -68,7 +68,7 @@ def plan_arch(
     Args:
         name: As in `network_g.type`, or with the package before it: `basicsr:RCAN`, `torchvision:resnet18`.
         arguments: `key=value` each, the value read as YAML: the constructor's arguments.
-        size: Height and width of the input; default: 128 and 128.
+        size: Height and width of the input; default: those that the network is meant for, or 128 and 128.
         exclude: Names or patterns of layers that keep their widths.
         round_to: Widths are multiples of this.
         min_width: No group is cut below this.
@@ -83,7 +83,8 @@ def plan_arch(
     name = name if name in ARCHS else name.removeprefix("Hyper")
     network = build_named(name, given)
     channels = getattr(network, "in_channels", given.get("num_in_ch", given.get("in_channels", 3)))
-    side = _checked(size or (EXAMPLE_SIDE, EXAMPLE_SIDE), getattr(network, "size_multiple", 1))
+    usual = getattr(network, "input_size", EXAMPLE_SIDE)
+    side = _checked(size or (usual, usual), getattr(network, "size_multiple", 1))
     hyper = convert(network, torch.zeros(1, channels, *side), exclude=tuple(exclude))
     return finite({"name": name, **describe(hyper, network, round_to, min_width), "targets": []})
 

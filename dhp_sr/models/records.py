@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -74,11 +74,12 @@ class Records:
         self._scalars(iteration, {"losses/l_pix": loss, "lr": log["lr"], **ratios})
         self._scalars(iteration, {f"search/{key}": value for key, value in log.items() if key not in ("loss", "lr")})
 
-    def scores(self, iteration: int, phase: str, name: str, scores: Mapping[str, float]) -> None:
-        """Write the scores on test set `name`."""
+    def scores(
+        self, iteration: int, phase: str, name: str, scores: Mapping[str, float], summary: Callable[..., str]
+    ) -> None:
+        """Write the scores on test set `name`, and what `summary` makes of them to the log."""
         self.run.validation.append({"iteration": iteration, "phase": phase, "set": name, **scores})
-        psnr, similarity = scores["psnr_y_db"], scores["ssim_y"]
-        self.logger.info("%d %s  %s: PSNR(Y) %.3f dB, SSIM(Y) %.4f", iteration, phase, name, psnr, similarity)
+        self.logger.info("%d %s  %s: %s", iteration, phase, name, summary(scores))
         self._scalars(iteration, {f"metrics/{name}/{key}": scores[key] for key in scores if key != "images"})
 
     def _scalars(self, iteration: int, values: Mapping[str, float]) -> None:

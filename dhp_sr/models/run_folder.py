@@ -15,7 +15,8 @@ from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_text
 
 CURVES = ("iteration", "phase", "loss", "lr", "macs_ratio", "params_ratio")
-VALIDATION = ("iteration", "phase", "set", "psnr_y_db", "ssim_y", "psnr_rgb_db", "ssim_rgb")
+VALIDATION = ("iteration", "phase", "set")
+"""Columns of validation.csv before the scores."""
 
 
 class Table:
@@ -42,14 +43,20 @@ class Table:
 
 
 class RunFolder:
-    """Paths inside `experiments/<name>/`."""
+    """Paths inside `experiments/<name>/`.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: The folder.
+        scores: Names of the scores in validation.csv; needed to write it.
+    """
+
+    def __init__(self, path: Path, scores: tuple[str, ...] = ()) -> None:
         self.path = path
         self.models, self.states = path / "models", path / "training_states"
         self.images, self.board = path / "visualization", path / "tb"
         self.log = path / "train.log"
-        self.curves, self.validation = Table(path / "curves.csv", CURVES), Table(path / "validation.csv", VALIDATION)
+        self.curves = Table(path / "curves.csv", CURVES)
+        self.validation = Table(path / "validation.csv", VALIDATION + scores)
 
     def model(self, name: str) -> Path:
         """Return the path of model `name`: dense, pruned or best."""

@@ -5,20 +5,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import ValidationError
 from torch import nn
 
 from dhp_sr.config import load_options, resolve_paths, run_path
-from dhp_sr.config.datasets import ValDataset
 from dhp_sr.config.schema import Options
 from dhp_sr.deploy import load_model
 from dhp_sr.metrics import complexity
 from dhp_sr.models.devices import pick_device
 from dhp_sr.models.finals import final_names
-from dhp_sr.models.networks import EXAMPLE_SIDE, TASKS, check_fit
+from dhp_sr.models.networks import check_fit, example_shape
 from dhp_sr.models.numbers import finite
 from dhp_sr.models.run_folder import RunFolder
-from dhp_sr.models.validation import TestSet, build_test_sets, evaluate, evaluate_input
+from dhp_sr.models.tasks import task_named, task_of
 from dhp_sr.reports import text_table
 from dhp_sr.utils.errors import UserError
 
@@ -48,7 +46,7 @@ def score_run(
     paths = [Path(model)] if model else [run.model(name) for name in final_names(options)]
     device = pick_device(options.num_gpu if options.num_gpu in ("auto", 0) else 1)
     networks = [_open(path, options, opt, device) for path in paths]
-    sets = build_test_sets(resolve_paths(options, root))
+    sets = task_of(options).test_sets(resolve_paths(options, root))
     first, *others = [score(network, path, sets, str(device)) for network, path in zip(networks, paths, strict=True)]
     return {**first, "rows": [*first["rows"], *(scores["rows"][-1] for scores in others)]}
 
@@ -73,7 +71,7 @@ def score_files(
     crop_border: int | None = None,
     device: Literal["auto", "cpu", "cuda"] | None = None,
 ) -> dict[str, Any]:
-    """Score a model file on folders of ground-truth images; inputs are made by exact bicubic or by adding noise.
+    """Score a model file on folders of ground-truth images, or of labelled ones; see the task's `folder_sets`.
 
     Args:
         model: The file.
@@ -91,42 +89,28 @@ def score_files(
     """
     place = pick_device({"cpu": 0, "cuda": 1}.get(device, "auto"))
     network = load_model(model, place)
-    if network.task not in TASKS:
-        raise UserError(f"{model}: expected a network that restores images, found one for {network.task}")
-    if network.task == "denoise" and sigma is None:
-        raise UserError(f"{model}: a denoiser; expected --sigma, the noise level on the 0-255 scale, found none")
-    if network.task != "denoise" and sigma is not None:
-        raise UserError(f"{model}: super-resolution, --sigma has no effect; leave it out")
-    kind = "NoiseDataset" if network.task == "denoise" else "SRDataset"
-    color = "grey" if network.in_channels == 1 else "rgb"
-    names = _names(folders)
-    sets = []
-    for name, folder in zip(names, folders, strict=True):
-        fields = {"type": kind, "name": name, "dataroot_gt": str(folder), "color": color, "cache": "none"}
-        fields |= {"sigma": sigma, "max_images": max_images, "crop_border": crop_border}
-        try:
-            options = ValDataset.model_validate(fields)
-        except ValidationError as error:
-            raise UserError("; ".join(f"--{part['loc'][0]}: {part['msg']}" for part in error.errors())) from None
-        sets.append(TestSet.from_options(name, options, network.scale))
+    choices = {"sigma": sigma, "max_images": max_images, "crop_border": crop_border}
+    try:
+        named = dict(zip(_names(folders), map(str, folders), strict=True))
+        sets = task_named(network.task).folder_sets(network, named, choices)
+    except UserError as error:
+        raise UserError(f"{model}: {error}") from error
     return score(network, Path(model), sets, str(place))
 
 
-def score(network: nn.Module, path: Path, sets: Sequence[TestSet], device: str) -> dict[str, Any]:
-    """Return rows for the input and for `network`, in the form of metrics.json."""
+def score(network: nn.Module, path: Path, sets: Sequence[Any], device: str) -> dict[str, Any]:
+    """Return rows for the input (where it can be scored) and for `network`, in the form of metrics.json."""
     if not sets:
         raise UserError("expected at least one test set (datasets.val, or --data), found none")
-    shape = [1, network.in_channels, EXAMPLE_SIDE, EXAMPLE_SIDE]
+    task = task_named(network.task)
+    shape = list(example_shape(network))
     cost = complexity(network, shape)
-    before = {test_set.name: evaluate_input(test_set) for test_set in sets}
-    after = {test_set.name: evaluate(network, test_set, device) for test_set in sets}
-    plain = "bicubic" if network.task == "sr" else "noisy"
     empty = {"iterations": None, "latency_ms": None}
-    rows = [
-        {"model": plain, **empty, "macs": None, "params": None, "sets": before},
-        {"model": path.stem, **empty, "macs": cost.macs, "params": cost.params, "sets": after},
-    ]
-    return finite({"name": str(path), "task": network.task, "scale": network.scale, "rows": rows, "macs_input": shape})
+    found = task.evaluate_input(sets)
+    rows = [{"model": found[0], **empty, "macs": None, "params": None, "sets": found[1]}] if found else []
+    after = {test_set.name: task.evaluate(network, test_set, device) for test_set in sets}
+    rows.append({"model": path.stem, **empty, "macs": cost.macs, "params": cost.params, "sets": after})
+    return finite({"name": str(path), "task": task.name, "scale": network.scale, "rows": rows, "macs_input": shape})
 
 
 def report(scores: dict[str, Any]) -> str:

@@ -20,7 +20,13 @@ from dhp_sr.utils.errors import UserError
 def convert_plain(network: nn.Module, options: Options, place: Place) -> HyperNet:
     """Convert a plain network as `compress` says; it is left as it was."""
     compress, example = options.compress, example_input(network).to(place.device)
-    return convert(network, example, parametrisation=compress.parametrisation, exclude=tuple(compress.exclude))
+    return convert(
+        network,
+        example,
+        parametrisation=compress.parametrisation,
+        exclude=tuple(compress.exclude),
+        keep_streams=compress.streams_stay,
+    )
 
 
 def make_stopwatch(network: nn.Module, options: Options, place: Place, path: Path | None) -> Stopwatch | None:
@@ -61,6 +67,7 @@ def begin_search(hyper: HyperNet, options: Options, stopwatch: Stopwatch | None 
         seed=options.manual_seed,
         latent_lr=compress.latent_lr,
         penalty=compress.penalty,
+        own=compress.own,
     )
 
 

@@ -19,6 +19,7 @@ from dhp_sr.data.build import build_val_set
 from dhp_sr.data.images import to_color
 from dhp_sr.metrics import evaluating, psnr_db, ssim, to_uint8
 from dhp_sr.metrics.psnr_ssim import WINDOW
+from dhp_sr.models.task import open_sets
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_path
 
@@ -58,15 +59,7 @@ def build_test_sets(options: Options) -> list[TestSet]:
     Raises:
         UserError: two sets have one name, or a set cannot be opened.
     """
-    sets: dict[str, TestSet] = {}
-    for key, data in sorted(options.datasets.items()):
-        if not isinstance(data, ValDataset):
-            continue
-        name = data.name or key
-        if name in sets:
-            raise UserError(f"datasets.{key}: the name {name!r} is taken by another test set; give each its own `name`")
-        sets[name] = TestSet.from_options(name, data, options.scale)
-    return list(sets.values())
+    return open_sets(options, lambda name, data: TestSet.from_options(name, data, options.scale))
 
 
 def evaluate(

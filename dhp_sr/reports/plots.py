@@ -11,6 +11,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from .canvas import AFTER, BEFORE, INK, LINES, MUTED, new_figure, save_png, tidy
 from .run import TrainingPoint, ValidationPoint
 
+_SCORES = {"psnr_y_db": "PSNR, dB", "top1_error_percent": "top-1 error, %"}
+"""Score in validation.csv that has a panel -> its title."""
+
 _PHASE_SHADES = {"dense": "#f5f7fa", "search": "#fdf1e0", "finetune": "#eaf4ec"}
 
 
@@ -54,7 +57,7 @@ def plot_curves(
     validation: Sequence[ValidationPoint] = (),
     title: str = "",
 ) -> None:
-    """Draw loss, kept cost and PSNR over the iterations, the phases shaded; a panel without values is left out.
+    """Draw loss, kept cost and scores over the iterations, the phases shaded; a panel without values is left out.
 
     Args:
         path: the PNG file.
@@ -67,8 +70,9 @@ def plot_curves(
         panels.append(lambda axes: _draw_loss(axes, curves))
     if any(point.macs_ratio is not None for point in curves):
         panels.append(lambda axes: _draw_cost(axes, curves))
-    if any(point.psnr_y_db is not None for point in validation):
-        panels.append(lambda axes: _draw_psnr(axes, validation))
+    for score, title in _SCORES.items():
+        if any(getattr(point, score) is not None for point in validation):
+            panels.append(lambda axes, score=score, title=title: _draw_score(axes, validation, score, title))
     figure = new_figure(7.2, 0.8 + 1.9 * max(len(panels), 1))
     all_axes = figure.subplots(max(len(panels), 1), 1, sharex=True, squeeze=False)[:, 0]
     for axes, draw in zip(all_axes, panels, strict=False):
@@ -110,15 +114,16 @@ def _draw_cost(axes: Axes, curves: Sequence[TrainingPoint]) -> None:
     axes.legend(frameon=False, fontsize=8, loc="lower left")
 
 
-def _draw_psnr(axes: Axes, validation: Sequence[ValidationPoint]) -> None:
+def _draw_score(axes: Axes, validation: Sequence[ValidationPoint], score: str, title: str) -> None:
     names = list(dict.fromkeys(point.set for point in validation))
     for index, name in enumerate(names):
-        points = [(p.iteration, p.psnr_y_db) for p in validation if p.set == name and p.psnr_y_db is not None]
+        points = [(p.iteration, getattr(p, score)) for p in validation if p.set == name]
+        points = [point for point in points if point[1] is not None]
         if points:
             colour = LINES[index % len(LINES)]
             axes.plot(*zip(*points, strict=True), "o-", color=colour, ms=2.5, lw=1.4, label=name, clip_on=False)
-    axes.set_ylabel("PSNR, dB", fontsize=9, color=INK)
-    axes.legend(frameon=False, fontsize=8, loc="lower right", ncols=min(len(names), 4))
+    axes.set_ylabel(title, fontsize=9, color=INK)
+    axes.legend(frameon=False, fontsize=8, loc="best", ncols=min(len(names), 4))
 
 
 def _shade_phases(axes: Axes, points: Sequence[TrainingPoint | ValidationPoint], named: bool) -> None:

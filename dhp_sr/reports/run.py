@@ -48,6 +48,12 @@ class ValidationPoint:
     """PSNR over all channels."""
     ssim_rgb: float | None = None
     """SSIM, mean over channels."""
+    top1_error_percent: float | None = None
+    """Classification: images whose class is not the first one named."""
+    top5_error_percent: float | None = None
+    """Images whose class is not among the first five named."""
+    cross_entropy: float | None = None
+    """Mean over the images, without smoothing."""
 
 
 @dataclass(frozen=True)

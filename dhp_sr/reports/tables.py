@@ -5,6 +5,16 @@ from typing import Any
 
 MISSING = "-"
 
+_COLUMNS = {
+    "sr": (("psnr_y_db", "{} PSNR-Y dB", "{:.2f}"), ("ssim_y", "SSIM-Y", "{:.4f}")),
+    "denoise": (("psnr_rgb_db", "{} PSNR dB", "{:.2f}"), ("ssim_rgb", "SSIM", "{:.4f}")),
+    "classification": (
+        ("top1_error_percent", "{} top-1 error %", "{:.2f}"),
+        ("top5_error_percent", "top-5 error %", "{:.2f}"),
+    ),
+}
+"""Task -> for each test set: score, title, form. Super-resolution is compared on the Y channel."""
+
 
 def text_table(metrics: Mapping[str, Any]) -> str:
     """Return the results as text with aligned columns.
@@ -49,11 +59,11 @@ def _aligned(cells: Sequence[str], widths: Sequence[int], between: str = "  ", s
 def _cells(metrics: Mapping[str, Any]) -> list[list[str]]:
     rows = metrics["rows"]
     sets = list(dict.fromkeys(name for row in rows for name in row["sets"]))
-    psnr, ssim, suffix = _score_keys(metrics.get("task"))
+    columns = _COLUMNS.get(metrics.get("task"), _COLUMNS["sr"])
     dense = next((row for row in rows if row["model"] == "dense"), {})
     header = ["model", "iterations"]
     for name in sets:
-        header += [f"{name} PSNR{suffix} dB", f"SSIM{suffix}"]
+        header += [title.format(name) for _, title, _ in columns]
     table = [[*header, "MACs G", "params M", "latency ms"]]
     for row in rows:
         scores = [row["sets"].get(name, {}) for name in sets]
@@ -61,18 +71,13 @@ def _cells(metrics: Mapping[str, Any]) -> list[list[str]]:
             [
                 str(row["model"]),
                 _number(row.get("iterations"), "{:,}"),
-                *(cell for score in scores for cell in (_number(score.get(psnr)), _number(score.get(ssim), "{:.4f}"))),
+                *(_number(score.get(key), form) for score in scores for key, _, form in columns),
                 _cost(row.get("macs"), dense.get("macs"), 1e9),
                 _cost(row.get("params"), dense.get("params"), 1e6),
                 _number(row.get("latency_ms"), "{:.1f}"),
             ]
         )
     return table
-
-
-def _score_keys(task: str | None) -> tuple[str, str, str]:
-    """Super-resolution is compared on the Y channel, denoising on all channels."""
-    return ("psnr_rgb_db", "ssim_rgb", "") if task == "denoise" else ("psnr_y_db", "ssim_y", "-Y")
 
 
 def _number(value: float | None, form: str = "{:.2f}") -> str:

@@ -1,10 +1,12 @@
 """The search methods. A new one is one file and one row of `METHODS`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from dhp_sr.hyper import HyperNet
 from dhp_sr.search.dhp import ModernDHP
 from dhp_sr.search.faithful import FaithfulDHP
+from dhp_sr.search.hsn import HSN
 from dhp_sr.search.magnitude import Magnitude
 from dhp_sr.search.method import Search, SearchSettings
 from dhp_sr.search.random import Random
@@ -20,6 +22,7 @@ def _dhp(hyper: HyperNet, settings: SearchSettings) -> Search:
 
 METHODS: dict[str, Callable[[HyperNet, SearchSettings], Search]] = {
     "dhp": _dhp,
+    "hsn": HSN,
     "uniform": Uniform,
     "random": Random,
     "magnitude": Magnitude,
@@ -41,8 +44,9 @@ def build_search(
     seed: int = 0,
     latent_lr: float | None = None,
     penalty: float | None = None,
+    own: Mapping[str, Any] | None = None,
 ) -> Search:
-    """Make a search by name; the arguments are those of the option file's `compress`.
+    """Make a search by name; the arguments are those of the option file's `compress`, `own` its section for the method.
 
     Raises:
         UserError: an unknown method or preset.
@@ -55,7 +59,7 @@ def build_search(
     if preset not in ("modern", "faithful"):
         raise UserError(f"compress.preset must be modern or faithful, found {preset!r}")
     budget = Budget(kind, keep_ratio, tolerance, round_to, min_width)
-    return METHODS[method](hyper, SearchSettings(budget, iterations, preset, seed, latent_lr, penalty))
+    return METHODS[method](hyper, SearchSettings(budget, iterations, preset, seed, latent_lr, penalty, own or {}))
 
 
 __all__ = ["METHODS", "Search", "SearchSettings", "build_search"]

@@ -1,7 +1,8 @@
 """What every search method is: something that watches the training and chooses the masks."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,14 +26,30 @@ class SearchSettings:
     """Step size of the latents; None: the preset's."""
     penalty: float | None = None
     """Fixed lambda; None: the preset's."""
+    own: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the method alone, by name; what is missing takes the method's default."""
 
 
 class Search(ABC):
-    """Chooses the masks of a hyper network while the task loss trains its weights."""
+    """Chooses the masks of a hyper network, while the task's loss trains its weights or while they stand still.
+
+    Each step of the training is: `prepare`, forward, backward, the optimiser's step on the weights (where the method
+    lets the loss train them), `step`.
+    """
+
+    trains_weights = True
+    """Whether the loss trains the weights meanwhile; if not, they are frozen, and norms work as in evaluation."""
 
     def __init__(self, hyper: HyperNet, settings: SearchSettings) -> None:
         self.hyper = hyper
         self.settings = settings
+
+    def prepare(self, iteration: int) -> None:  # noqa: B027 - most methods leave the network as it is
+        """Set masks and latents for the next forward, where they are not those of the network that is validated.
+
+        Args:
+            iteration: counted from 0 at the start of the search.
+        """
 
     def step(self, iteration: int) -> dict[str, float]:
         """Use the gradients of one training step; call after backward, before they are cleared.
@@ -96,5 +113,5 @@ def slopes(hyper: HyperNet) -> Tensor:
 @torch.no_grad()
 def set_latents(hyper: HyperNet, flat: Tensor) -> None:
     """Write a flat vector into the latents."""
-    for name, part in split(hyper.plan, flat).items():
-        hyper.latents[name].copy_(part)
+    for latent, part in zip(hyper.latents.values(), split(hyper.plan, flat).values(), strict=True):
+        latent.copy_(part)

@@ -107,7 +107,9 @@ class ChannelPlan:
         return sum(group.width for group in self.prunable)
 
 
-def make_plan(network: nn.Module, example_input: Tensor, exclude: Sequence[str] = ()) -> ChannelPlan:
+def make_plan(
+    network: nn.Module, example_input: Tensor, exclude: Sequence[str] = (), *, keep_streams: bool = False
+) -> ChannelPlan:
     """Plan how a network can be pruned.
 
     A forward that cannot be followed in evaluation mode, or leaves nothing to prune there because it first computes its
@@ -117,6 +119,7 @@ def make_plan(network: nn.Module, example_input: Tensor, exclude: Sequence[str] 
         network: any traceable network; it is left as it was.
         example_input: one input batch; MACs are counted at its size.
         exclude: names or patterns (`body.*`) of layers whose output channels must stay.
+        keep_streams: whether channels of tensors that are summed must stay too.
 
     Raises:
         TraceError: the network cannot be traced or run.
@@ -124,20 +127,22 @@ def make_plan(network: nn.Module, example_input: Tensor, exclude: Sequence[str] 
     """
     exclude = [exclude] if isinstance(exclude, str) else exclude
     try:
-        plan, refused = _plan(network, example_input, exclude, False), None
+        plan, refused = _plan(network, example_input, exclude, keep_streams, False), None
     except TraceError as error:
         plan, refused = None, error
     if plan is None or not plan.prunable:
         with contextlib.suppress(TraceError):
-            other = _plan(network, example_input, exclude, True)
+            other = _plan(network, example_input, exclude, keep_streams, True)
             plan = other if plan is None or other.prunable else plan
     if plan is None:
         raise refused
     return plan
 
 
-def _plan(network: nn.Module, example_input: Tensor, exclude: Sequence[str], training: bool) -> ChannelPlan:
-    book = walk(network, trace(network, example_input, training), exclude)
+def _plan(
+    network: nn.Module, example_input: Tensor, exclude: Sequence[str], keep_streams: bool, training: bool
+) -> ChannelPlan:
+    book = walk(network, trace(network, example_input, training), exclude, keep_streams=keep_streams)
     groups, channel_of = _group(book)
     size = sum(group.width for group in groups if group.prunable)
     places = torch.full((len(book.ties.producer),), size)

@@ -110,6 +110,8 @@ def _symbolic(
 class _Tracer(fx.Tracer):
     """Follows a forward; what depends on the example's shape alone is worked out on the way."""
 
+    proxy_buffer_attributes = True  # so that sizes from the example can be given to methods of buffers
+
     def __init__(self, root: nn.Module, example: Tensor) -> None:
         super().__init__(autowrap_functions=())
         self._root, self._example = to_meta(copy.deepcopy(root)), example.to("meta")

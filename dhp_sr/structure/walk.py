@@ -1,9 +1,11 @@
 """From a trace to a filled book: every node is visited once, by the rule of its operator."""
 
 import fnmatch
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dhp_sr.structure.blocks import settle
@@ -15,14 +17,17 @@ from dhp_sr.structure.trace import Traced
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.names import nearest
 
+SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
 
-def walk(network: nn.Module, traced: Traced, exclude: Sequence[str]) -> Book:
+
+def walk(network: nn.Module, traced: Traced, exclude: Sequence[str], *, keep_streams: bool = False) -> Book:
     """Return what the rules find out about a network.
 
     Args:
         network: the network that was traced.
         traced: its trace.
         exclude: names or patterns of layers whose output channels must stay.
+        keep_streams: whether channels of tensors that are summed must stay too.
 
     Raises:
         UserError: a pattern names no layer.
@@ -35,11 +40,18 @@ def walk(network: nn.Module, traced: Traced, exclude: Sequence[str]) -> Book:
         atoms[node] = _visit(call)
         if any(fnmatch.fnmatch(name, pattern) for name in _names(call) for pattern in exclude):
             book.pin(atoms[node], "excluded by name")
+        if keep_streams and _sums(call):
+            book.pin(atoms[node], f"summed at {call.layer}, and keep_streams is set")
     for node in traced.decided:
         book.pin(atoms[node], f"the forward decides on a number of channels at {node.name}")
     settle(book, atoms)
     _check_names(exclude, _layer_names(traced, book))
     return book
+
+
+def _sums(call: Call) -> bool:
+    """Return whether a call adds tensors that the network computes, such as a residual to its stream."""
+    return call.node.target in SUMS and sum(node.op != "get_attr" for node in call.tensors()) > 1
 
 
 def _names(call: Call) -> list[str]:

@@ -1,9 +1,12 @@
 """Settings that must agree with each other, and settings without effect."""
 
+from dataclasses import asdict
+
 import pytest
 
 from dhp_sr.config.checks import idle_settings, problems
 from dhp_sr.config.schema import Options
+from dhp_sr.search.hsn import HSNSettings
 
 SR = {"type": "SRDataset", "dataroot_gt": "a"}
 NOISE = {"type": "NoiseDataset", "dataroot_gt": "a", "sigma": 25.0}
@@ -27,12 +30,16 @@ def noise(train=None, val=None, **top):
     return options(datasets=sets, scale=1, **top)
 
 
+def hsn(own=None, **compress):
+    return options(compress={"method": "hsn", "dense_iter": 5, "hsn": own or {}, **compress})
+
+
 def found(findings):
     return [".".join(keys) + ": " + text for keys, text in findings]
 
 
 def test_nothing_to_say_about_good_options():
-    for good in (options(), noise(), noise({"sigma": [0.5, 55.0]}), options(compress={"penalty": None})):
+    for good in (options(), noise(), noise({"sigma": [0.5, 55.0]}), options(compress={"penalty": None}), hsn()):
         assert problems(good) == [] == idle_settings(good)
 
 
@@ -97,6 +104,8 @@ def test_nothing_to_say_about_good_options():
             options(train={"scheduler": {"type": "multistep"}}),
             "train.scheduler.milestones: multistep expects iterations at which the rate falls, found none",
         ),
+        (hsn(parametrisation="full"), "compress.parametrisation: method hsn expects factored, found full"),
+        (hsn(dense_iter=0), "compress.dense_iter: method hsn leaves the weights as they are while it searches"),
         (
             options(compress={"scheduler": {"type": "multistep", "milestones": [3, 2]}}),
             "compress.scheduler.milestones: expected rising iterations, found [3, 2]",
@@ -105,6 +114,18 @@ def test_nothing_to_say_about_good_options():
 )
 def test_contradictions(given, expected):
     assert any(text.startswith(expected) for text in found(problems(given))), found(problems(given))
+
+
+def test_hsn_has_one_set_of_defaults():
+    assert dict(hsn().compress.hsn) == asdict(HSNSettings())
+
+
+def test_streams_stay_where_the_method_says_so():
+    assert (hsn().compress.streams_stay, hsn(keep_streams=False).compress.streams_stay) == (True, False)
+    assert (options().compress.streams_stay, options(compress={"keep_streams": True}).compress.streams_stay) == (
+        False,
+        True,
+    )
 
 
 def test_contradictions_come_together():
@@ -166,6 +187,22 @@ def test_a_teacher_from_any_of_three_places(given):
         (
             options(compress={"latency_threads": 2}),
             "compress.latency_threads: has no effect with a target of macs",
+        ),
+        (
+            options(compress={"hsn": {"lr": 1e-2}}),
+            "compress.hsn: has no effect with method: dhp",
+        ),
+        (
+            hsn({"penalty": 4.0, "balance": 2.0}),
+            "compress.hsn.balance: has no effect beside a fixed penalty",
+        ),
+        (
+            hsn({"layer_scaling": "none", "scaling_rate": 0.1}),
+            "compress.hsn.scaling_rate: has no effect with layer_scaling: none",
+        ),
+        (
+            hsn(latent_lr=0.1),
+            "compress.latent_lr: has no effect, method hsn takes its settings from compress.hsn",
         ),
         (
             options(compress={"method": "random", "latent_lr": 0.1}),

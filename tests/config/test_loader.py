@@ -134,7 +134,8 @@ def test_all_mistakes_in_one_message_with_their_lines(write):
         "scal (line ",
         "unknown key (did you mean 'scale'?)",
         "unknown key (did you mean 'gt_size'?)",
-        "expected one of 'SRDataset', 'NoiseDataset', found 'SRDatase' (did you mean 'SRDataset'?)",
+        "expected one of 'SRDataset', 'NoiseDataset', 'ClassificationDataset', found 'SRDatase' "
+        "(did you mean 'SRDataset'?)",
         "expected the key train, val or val_..., found 'tset'",
         f"compress.target.macs (line {line}): expected a number above 0 and at most 1, found 1.5",
         "expected a whole number at least 0, found -1",

@@ -10,6 +10,11 @@ from safetensors.torch import load_file, save_file
 from dhp_sr.archs import build
 from dhp_sr.structure.resize import resize
 
+
+def _norm(name, width):
+    return {f"{name}.{key}": (width,) for key in ("weight", "bias", "running_mean", "running_var")}
+
+
 # Network and its arguments -> shapes as a cut leaves them (uneven on purpose).
 CUTS = {
     "EDSR": (
@@ -45,6 +50,55 @@ CUTS = {
             "up.0.weight": (16, 3, 2, 2),
             "up.0.bias": (3,),
             "decoder.0.0.weight": (8, 11, 3, 3),
+        },
+    ),
+    "ResNet": (
+        {"num_feat": 4, "depth": 8, "input_size": 16},
+        {
+            "layer2.0.conv2.weight": (7, 8, 3, 3),
+            **_norm("layer2.0.bn2", 7),
+            "layer2.0.shortcut.after": (1, 1, 1, 1),
+            "layer3.0.conv1.weight": (16, 7, 3, 3),
+            "layer3.0.conv2.weight": (15, 16, 3, 3),
+            **_norm("layer3.0.bn2", 15),
+            "linear.weight": (10, 15),
+        },
+    ),
+    "DenseNet": (
+        {"num_feat": 6, "growth": 4, "depth": 10, "input_size": 16},
+        {
+            "block3.1.conv.weight": (3, 26, 3, 3),
+            **_norm("bn", 29),
+            "linear.weight": (10, 29),
+        },
+    ),
+    "VGG": (
+        {"num_feat": 4, "depth": 11, "input_size": 32},
+        {
+            "features.0.weight": (3, 3, 3, 3),
+            "features.0.bias": (3,),
+            **_norm("features.1", 3),
+            "features.4.weight": (8, 3, 3, 3),
+        },
+    ),
+    "MobileNetV1": (
+        {"width_mult": 0.25, "input_size": 16},
+        {
+            "features.0.0.weight": (5, 3, 3, 3),
+            **_norm("features.0.1", 5),
+            "features.1.0.weight": (5, 1, 3, 3),
+            **_norm("features.1.1", 5),
+            "features.1.3.weight": (16, 5, 1, 1),
+        },
+    ),
+    "MobileNetV2": (
+        {"width_mult": 0.25, "input_size": 16},
+        {
+            "features.2.conv.0.0.weight": (31, 8, 1, 1),
+            **_norm("features.2.conv.0.1", 31),
+            "features.2.conv.1.0.weight": (31, 1, 3, 3),
+            **_norm("features.2.conv.1.1", 31),
+            "features.2.conv.2.weight": (8, 31, 1, 1),
         },
     ),
 }

@@ -14,7 +14,8 @@ from dhp_sr.utils.errors import UserError
 from .conftest import CUTS, cut_network
 
 
-def picture(network, side=16):
+def picture(network):
+    side = getattr(network, "input_size", 16)
     return torch.rand(1, network.in_channels, side, side)
 
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from labelled_sets import tiny, write_cifar_10
 
 from dhp_sr.archs import ARCHS
 from dhp_sr.hyper import HyperNet
@@ -52,6 +53,26 @@ def test_basicsr_builds_our_datasets(pictures):
     assert build_dataset(opt)[0]["lq"].shape == (3, 16, 16)
 
 
+def test_basicsr_builds_our_classifiers_and_their_data(tmp_path):
+    from basicsr.archs import build_network
+    from basicsr.data import build_dataset
+
+    hyper = build_network({"type": "HyperResNet", "depth": 8, "num_feat": 4})
+    assert hyper.example_shape == (1, 3, 32, 32) and hyper(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+    folder = str(write_cifar_10(tmp_path / "set", tiny()))
+    opt = {
+        "type": "ClassificationDataset",
+        "name": "A",
+        "dataroot": folder,
+        "phase": "val",
+        "split": "train",
+        "scale": 1,
+    }
+    assert build_dataset(opt)[0]["image"].shape == (3, 32, 32)
+    train = build_dataset({**opt, "phase": "train", "batch_size_per_gpu": 2})
+    assert train[(0, 7)]["label"].dtype == torch.int64
+
+
 def test_losses_and_metrics_of_ours_and_theirs_agree(registries):
     ours, theirs = registries.LOSS_REGISTRY.get("L1Loss_dhp")(0.5), registries.LOSS_REGISTRY.get("L1Loss")(0.5)
     a, b = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
@@ -95,5 +116,5 @@ def test_a_run_with_a_network_of_basicsr(make_options, tmp_path):
     ("name", "found"), [("DHPModl", r"'DHPModl' \(did you mean 'DHPModel'\?\)"), ("SRModel", "'SRModel'")]
 )
 def test_models_that_this_program_does_not_drive(make_options, name, found):
-    with pytest.raises(UserError, match=f"model_type: expected DHPModel, found {found}"):
+    with pytest.raises(UserError, match=f"model_type: expected DHPModel or DHPClassificationModel, found {found}"):
         basicsr_glue.build_model(make_options(model_type=name).model_dump())

@@ -148,3 +148,27 @@ def test_the_optimiser_goes_on_with_the_moments_of_what_stays(compression):
         assert found["step"] == before.state[sources[name]]["step"] == 8
         narrower += found["exp_avg"].numel() < sources[name].numel()
     assert narrower >= 4
+
+
+def test_a_search_that_leaves_the_weights_alone(compression):
+    """hsn: weights, statistics and moments are those of the dense phase's end, and go on from there after the cut."""
+    network = {"type": "DnCNN", "num_in_ch": 1, "num_feat": 8, "num_layers": 4}
+    one = compression(network=network, compress={"method": "hsn"})
+    for iteration in range(4):
+        one.advance(iteration)
+        one.step(batch(1, 1), iteration)
+    before = {name: tensor.clone() for name, tensor in one.network.state_dict().items()}
+    moments = {name: one.optimiser.state[weight]["exp_avg"].clone() for name, weight in one.network.named_parameters()}
+    assert one.advance(4) == ["search"]
+    logs = [one.step(batch(1, 1), iteration) for iteration in range(4, 8)]
+    searched = one.network.network
+    assert not one.network.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in searched.state_dict().items())
+    assert all(torch.equal(one.optimiser.state[w]["exp_avg"], moments[name]) for name, w in searched.named_parameters())
+    assert logs[-1]["lr"] == 1e-3 and logs[-1]["drawn_ratio"] <= 1
+    assert one.advance(8) == ["finetune"]
+    narrow = {name: weight.clone() for name, weight in one.network.named_parameters()}
+    assert any(weight.numel() < before[name].numel() for name, weight in narrow.items())
+    one.step(batch(1, 1), 8)
+    assert one.network.training
+    assert all(not torch.equal(weight, narrow[name]) for name, weight in one.network.named_parameters() if weight.any())

@@ -35,6 +35,7 @@ CASES = {
     "EDSR": {"compress": {"distill": {"weight": 0.5}}},
     "DnCNN": {"network": DNCNN},
     "faithful": {"compress": {"preset": "faithful", "parametrisation": "full", "penalty": 0.1}},
+    "hsn": {"network": DNCNN, "compress": {"method": "hsn"}},
     "bf16": {"train": {"amp": "bf16", "channels_last": True}},
     "random": {"compress": {"method": "random"}, "train": {"optim_g": {"type": "SGD", "lr": 1e-3}}},
 }
@@ -69,7 +70,7 @@ def _come_back():
     os.chdir(before)
 
 
-@pytest.mark.parametrize("method", ["dhp", "magnitude", "random", "uniform"])
+@pytest.mark.parametrize("method", ["dhp", "hsn", "magnitude", "random", "uniform"])
 def test_the_search_goes_on_where_it_was(make_options, root, method):
     """Interrupted or not, the state inside the search is the same to the last bit."""
     options = make_options(compress={"method": method, "dense_iter": 2, "search_iter": 9}, name="whole")

@@ -24,11 +24,14 @@ def run(search, start=0, stop=LENGTH):
     optimiser = torch.optim.SGD(hyper.network_parameters(), lr=1e-3)
     for iteration in range(start, stop):
         torch.manual_seed(iteration)
+        search.prepare(iteration)
+        hyper.train(search.trains_weights)
         clean = torch.rand(2, 1, 16, 16)
         loss = (hyper(clean + 0.1 * torch.randn_like(clean)) - clean).abs().mean()
         hyper.zero_grad()
         loss.backward()
-        optimiser.step()
+        if search.trains_weights:
+            optimiser.step()
         logs.append(search.step(iteration))
     return logs
 
@@ -116,7 +119,10 @@ def test_dhp_drops_channels_that_do_not_matter():
     assert kept[0::2].mean() > kept[1::2].mean() + 0.3
 
 
-@pytest.mark.parametrize(("method", "preset", "kind"), [("dhp", "modern", "factored"), ("dhp", "faithful", "full")])
+RESUMED = [("dhp", "modern", "factored"), ("dhp", "faithful", "full"), ("hsn", "modern", "factored")]
+
+
+@pytest.mark.parametrize(("method", "preset", "kind"), RESUMED)
 def test_a_resumed_search_ends_where_an_uninterrupted_one_does(method, preset, kind):
     straight = make(method, hyper_network(kind), preset=preset)
     run(straight)

@@ -6,6 +6,7 @@ from networks import CASES, example, network
 from topologies import TOPOLOGIES
 from torch import nn
 
+from dhp_sr.archs import build
 from dhp_sr.hyper import convert
 from dhp_sr.structure import TraceError, make_plan
 from dhp_sr.structure.cut import CutError, check_cut
@@ -122,3 +123,19 @@ def test_outputs_of_several_tensors_are_cut_and_checked():
         small.last.bias.add_(1)
     with pytest.raises(CutError, match="differs from the masked one"):
         check_cut(hyper, small, x)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "gates"), [("ResNet", {"depth": 20}, 9), ("DnCNN", {"num_layers": 5}, 4)]
+)
+def test_kept_streams_leave_the_inside_of_blocks(kind, arguments, gates):
+    """As many groups as the method that never cuts a residual stream has gates; a plain chain loses none."""
+    plain = build(kind, **arguments)
+    x = torch.rand(1, plain.in_channels, 32, 32)
+    plan = make_plan(plain, x, keep_streams=True)
+    assert len(plan.prunable) == gates
+    assert all(group.members == (group.name,) for group in plan.prunable)
+    kept = {group.name for group in make_plan(plain, x).prunable} - {group.name for group in plan.prunable}
+    reasons = [group.reason for group in plan.groups if group.name in kept]
+    assert len(reasons) == len(kept) and all("keep_streams is set" in reason for reason in reasons)
+    assert bool(kept) == (kind == "ResNet")

@@ -1,0 +1,89 @@
+"""DenseNet for small pictures: every layer sees the outputs of all layers before it."""
+
+import torch
+from torch import nn
+
+from .arguments import records_arguments, require_integers
+from .classifiers import he_initialised
+
+
+class DenseLayer(nn.Module):
+    """cat(x, conv(relu(bn(x))))."""
+
+    def __init__(self, num_in_ch: int, growth: int) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(num_in_ch)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv = nn.Conv2d(num_in_ch, growth, 3, padding=1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (N, num_in_ch, H, W) to (N, num_in_ch + growth, H, W)."""
+        return torch.cat((x, self.conv(self.relu(self.bn(x)))), dim=1)
+
+
+def transition(num_feat: int) -> nn.Sequential:
+    """Between two blocks: normalise, mix the channels, halve the sides."""
+    conv = nn.Conv2d(num_feat, num_feat, 1, bias=False)
+    return nn.Sequential(nn.BatchNorm2d(num_feat), nn.ReLU(inplace=True), conv, nn.AvgPool2d(2))
+
+
+class DenseNet(nn.Module):
+    """Densely connected network for small pictures, the plain form without bottlenecks and compression.
+
+    Paper: Huang et al., Densely Connected Convolutional Networks, CVPR 2017, section 4.2: DenseNet (k = 12, L = 40).
+    Difference to the original: no drop-out (which it uses only without augmentation).
+
+        x -> conv1 3x3 -> block1 -> transition1 -> block2 -> transition2 -> block3 -> bn relu -> mean -> linear -> y
+             16, H        160, H    H/2            304       H/4            448
+
+    Standard setting: depth 40, growth 12: 1,019,722 params; 0.265 G macs for a 3x32x32 input. Pruning papers
+    begin with 24 channels (num_feat): 1,059,298 params; 0.283 G.
+
+    Args:
+        num_in_ch: Channels of the picture.
+        num_classes: Length of the output.
+        num_feat: Channels that go into the first block.
+        growth: Channels that every layer adds.
+        depth: Layers with weights: 3 n + 4.
+        input_size: Side of the pictures that the network is meant for; others pass too.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    @records_arguments
+    def __init__(
+        self,
+        num_in_ch: int = 3,
+        num_classes: int = 10,
+        num_feat: int = 16,
+        growth: int = 12,
+        depth: int = 40,
+        input_size: int = 32,
+    ) -> None:
+        super().__init__()
+        require_integers(num_in_ch=num_in_ch, num_classes=num_classes, num_feat=num_feat, growth=growth)
+        require_integers(least=8, input_size=input_size)
+        if isinstance(depth, bool) or not isinstance(depth, int) or depth < 7 or (depth - 4) % 3:
+            raise ValueError(f"`depth` (={depth!r}) must be 3 n + 4, such as 40 or 100")
+        self.scale, self.in_channels, self.size_multiple, self.task = 1, num_in_ch, 1, "classification"
+        self.num_classes, self.input_size = num_classes, input_size
+        layers = (depth - 4) // 3
+        widths = [num_feat + growth * layers * place for place in range(4)]
+        self.conv1 = nn.Conv2d(num_in_ch, num_feat, 3, padding=1, bias=False)
+        self.block1, self.block2, self.block3 = (
+            nn.Sequential(*(DenseLayer(width + growth * place, growth) for place in range(layers)))
+            for width in widths[:3]
+        )
+        self.transition1, self.transition2 = transition(widths[1]), transition(widths[2])
+        self.bn = nn.BatchNorm2d(widths[3])
+        self.relu = nn.ReLU(inplace=True)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.linear = nn.Linear(widths[3], num_classes)
+        he_initialised(self)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map normalised pictures (N, num_in_ch, H, W) to scores (N, num_classes), before softmax."""
+        features = self.transition1(self.block1(self.conv1(x)))
+        features = self.block3(self.transition2(self.block2(features)))
+        return self.linear(self.pool(self.relu(self.bn(features))).flatten(1))

@@ -1,0 +1,71 @@
+"""VGG with batch normalisation for small pictures: a plain chain of 3x3 convolutions."""
+
+import torch
+from torch import nn
+
+from .arguments import records_arguments, require_integers
+from .classifiers import he_initialised
+
+STAGES: dict[int, tuple[int, ...]] = {
+    11: (1, 1, 2, 2, 2),
+    13: (2, 2, 2, 2, 2),
+    16: (2, 2, 3, 3, 3),
+    19: (2, 2, 4, 4, 4),
+}
+"""Depth of the original -> convolutions in each of the five stages."""
+_WIDEST = 8
+
+
+class VGG(nn.Module):
+    """VGG-16 with batch normalisation and one linear layer, as pruning papers train it on CIFAR.
+
+    Paper: Simonyan and Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition, ICLR 2015.
+    Difference to the original: normalisation after every convolution; the three linear layers (4096, 4096, classes) are
+    one, after a mean over the places. Published sizes of about 15 M params and 313 M macs (Li et al., Pruning Filters
+    for Efficient ConvNets, ICLR 2017) are those of this form, some with one more linear layer of 512.
+
+        x -> 5 x [(conv 3x3 bn relu) x n -> max pool] -> mean -> linear -> y
+             64, 128, 256, 512, 512
+
+    Layer names of `features` are those of torchvision's vgg16_bn.
+
+    Standard setting: depth 16: 14,728,266 params; 0.313 G macs for a 3x32x32 input.
+
+    Args:
+        num_in_ch: Channels of the picture.
+        num_classes: Length of the output.
+        num_feat: Width of the first stage; the others have 2, 4, 8 and 8 times as many.
+        depth: 11, 13, 16 or 19, counted with the original's three linear layers.
+        input_size: Side of the pictures that the network is meant for; others from 32 on pass too.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    @records_arguments
+    def __init__(
+        self, num_in_ch: int = 3, num_classes: int = 10, num_feat: int = 64, depth: int = 16, input_size: int = 32
+    ) -> None:
+        super().__init__()
+        require_integers(num_in_ch=num_in_ch, num_classes=num_classes, num_feat=num_feat)
+        require_integers(least=32, input_size=input_size)
+        if depth not in STAGES:
+            raise ValueError(f"`depth` (={depth!r}) must be one of {', '.join(map(str, STAGES))}")
+        self.scale, self.in_channels, self.size_multiple, self.task = 1, num_in_ch, 1, "classification"
+        self.num_classes, self.input_size = num_classes, input_size
+        layers: list[nn.Module] = []
+        before = num_in_ch
+        for place, convs in enumerate(STAGES[depth]):
+            width = num_feat * min(2**place, _WIDEST)
+            for _ in range(convs):
+                layers += [nn.Conv2d(before, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+                before = width
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Linear(before, num_classes)
+        he_initialised(self)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map normalised pictures (N, num_in_ch, H, W) to scores (N, num_classes), before softmax."""
+        return self.classifier(self.pool(self.features(x)).flatten(1))

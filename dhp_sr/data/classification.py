@@ -1,0 +1,124 @@
+"""Classification sets from the sections of an option file: uint8 in memory, normalised float32 in batches."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from dhp_sr.config.classification import ClassificationDataset, ClassificationTrain, ClassificationVal
+from dhp_sr.data.augment import shifted
+from dhp_sr.data.batching import BatchedDataset
+from dhp_sr.data.forms import read_pictures
+from dhp_sr.data.labelled import Pictures, first_of_each_class, in_color
+from dhp_sr.data.sampler import Address
+from dhp_sr.utils.errors import UserError
+
+Batch = dict[str, torch.Tensor]
+"""`image`: float32 (N, C, H, W), normalised; `label`: int64 (N,)."""
+
+
+class TrainImages(BatchedDataset):
+    """Augmented samples, addressed by (number of the picture, position in the run); see `train_batches`."""
+
+    def __init__(self, pictures: Pictures, options: ClassificationTrain, seed: int) -> None:
+        """Keep the pictures; `options` says how they are shifted, mirrored and normalised."""
+        self.pictures, self.classes = pictures, pictures.classes
+        self._padding, self._hflip, self._seed = options.padding, options.use_hflip, seed
+        self._normalise = Normalise(*options.statistics)
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return len(self.pictures)
+
+    def batch(self, addresses: Sequence[Address]) -> Batch:
+        """Return the samples of these addresses, stacked."""
+        numbers, positions = zip(*addresses, strict=True)
+        draw = {"seed": self._seed, "padding": self._padding, "hflip": self._hflip}
+        images = shifted(self.pictures.images_NHWC, numbers, positions, **draw)
+        return _batch(self._normalise(images), self.pictures.labels[list(numbers)])
+
+
+class ValImages(BatchedDataset):
+    """Pictures as they are, addressed by their numbers."""
+
+    def __init__(self, pictures: Pictures, options: ClassificationVal) -> None:
+        """Keep the pictures; `options` says how they are normalised, and how many make a batch of `batches`."""
+        self.pictures, self.classes, self.batch_size = pictures, pictures.classes, options.batch_size
+        self._normalise = Normalise(*options.statistics)
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return len(self.pictures)
+
+    def batch(self, addresses: Sequence[int]) -> Batch:
+        """Return the pictures of these numbers, stacked."""
+        numbers = np.asarray(addresses)
+        return _batch(self._normalise(self.pictures.images_NHWC[numbers]), self.pictures.labels[numbers])
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield every picture once, in order; the last batch may be smaller."""
+        for start in range(0, len(self), self.batch_size):
+            yield self.batch(range(start, min(start + self.batch_size, len(self))))
+
+
+class Normalise:
+    """Turns uint8 pictures (N, H, W, C) into float32 (N, C, H, W): (x / 255 - mean) / std, channel by channel."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Take mean and standard deviation of each channel, on the scale of 0 to 1."""
+        self._mean, self._std = (torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std))
+
+    def __call__(self, images_NHWC: np.ndarray) -> torch.Tensor:
+        """Return the normalised pictures."""
+        planes = torch.from_numpy(images_NHWC).permute(0, 3, 1, 2)
+        scaled = planes.to(torch.float32, memory_format=torch.contiguous_format)
+        return scaled.div_(255).sub_(self._mean).div_(self._std)
+
+
+def _batch(images: torch.Tensor, labels: np.ndarray) -> Batch:
+    return {"image": images, "label": torch.from_numpy(labels)}
+
+
+def build_train(options: ClassificationTrain, num_classes: int | None, seed: int) -> TrainImages:
+    """Return the training set of `datasets.train`.
+
+    Args:
+        options: The section.
+        num_classes: How many classes the network tells apart; None: whatever the set has.
+        seed: With a sample's position, fixes its shift and whether it is mirrored.
+
+    Raises:
+        UserError: Pictures are missing or damaged, labels are out of range, or the number of classes differs.
+    """
+    return TrainImages(_pictures(options, num_classes, "datasets.train"), options, seed)
+
+
+def build_val(options: ClassificationVal, num_classes: int | None, section: str = "datasets.val") -> ValImages:
+    """Return one validation set; arguments and errors as for `build_train`."""
+    return ValImages(_pictures(options, num_classes, section), options)
+
+
+def check_same_classes(train: Sequence[str], val: Sequence[str], name: str) -> None:
+    """Check that a validation set has the classes of the training set, in the same order.
+
+    Raises:
+        UserError: it has others.
+    """
+    other = [(place, one, two) for place, (one, two) in enumerate(zip(train, val, strict=False)) if one != two]
+    if other or len(train) != len(val):
+        found = f"found {other[0][2]!r} for {other[0][1]!r} at label {other[0][0]}" if other else f"found {len(val)}"
+        raise UserError(f"{name}: expected the {len(train)} classes of the training set, {found}: correct the folders")
+
+
+def _pictures(options: ClassificationDataset, num_classes: int | None, section: str) -> Pictures:
+    """Read the pictures that a section asks for; errors say which section it is."""
+    try:
+        asked = {"labels": options.labels, "side": options.size, "color": options.color}
+        pictures = read_pictures(options.dataroot, options.split, **asked)
+        if num_classes is not None and len(pictures.classes) != num_classes:
+            found = f"found {len(pictures.classes)} ({', '.join(pictures.classes[:3])}, ...)"
+            advice = f"set network_g.num_classes: {len(pictures.classes)}, or name another set"
+            raise UserError(f"{pictures.where}: expected {num_classes} classes as the network has, {found}: {advice}")
+        return in_color(first_of_each_class(pictures, options.max_per_class), options.color)
+    except UserError as error:
+        raise UserError(f"{section}{f' ({options.name})' if options.name else ''}: {error}") from error

@@ -1,0 +1,106 @@
+"""Pictures with labels, all of one size, in memory: what every form of a classification set is read into."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import Image
+
+from dhp_sr.data.images import rgb_to_grey, to_color
+from dhp_sr.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A part (train, test, ...) of a classification set."""
+
+    images_NHWC: np.ndarray
+    """uint8, RGB or grey."""
+    labels: np.ndarray
+    """int64 of shape (N,): places in `classes`."""
+    classes: tuple[str, ...]
+    where: str
+    """Where they were read, for messages."""
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return len(self.labels)
+
+
+def checked(pictures: Pictures) -> Pictures:
+    """Return the pictures once their labels are known to name classes.
+
+    Raises:
+        UserError: there is none, or a label is out of range.
+    """
+    if not len(pictures):
+        raise UserError(f"{pictures.where}: expected pictures, found none: check the path and `split`")
+    wrong = np.flatnonzero((pictures.labels < 0) | (pictures.labels >= len(pictures.classes)))
+    if len(wrong):
+        found = f"found {pictures.labels[wrong[0]]} at picture {wrong[0]}"
+        more = f" and {len(wrong) - 1} others" if len(wrong) > 1 else ""
+        expected = f"expected labels from 0 to {len(pictures.classes) - 1} ({len(pictures.classes)} classes)"
+        raise UserError(f"{pictures.where}: {expected}, {found}{more}: correct the labels or the list of classes")
+    return pictures
+
+
+def first_of_each_class(pictures: Pictures, count: int | None) -> Pictures:
+    """Return only the first `count` pictures of every class, in the order they have; None keeps all."""
+    if count is None:
+        return pictures
+    kept = np.sort(
+        np.concatenate([np.flatnonzero(pictures.labels == one)[:count] for one in np.unique(pictures.labels)])
+    )
+    return replace(pictures, images_NHWC=pictures.images_NHWC[kept], labels=pictures.labels[kept])
+
+
+def in_color(pictures: Pictures, color: str) -> Pictures:
+    """Return the pictures as `rgb` or `grey`, see `images.to_color`."""
+    if pictures.images_NHWC.shape[3] == (3 if color == "rgb" else 1):
+        return pictures
+    if color == "rgb":
+        return replace(pictures, images_NHWC=np.repeat(pictures.images_NHWC, 3, axis=3))
+    return replace(pictures, images_NHWC=np.stack([rgb_to_grey(image) for image in pictures.images_NHWC]))
+
+
+def resized(pictures: Pictures, side: int | None) -> Pictures:
+    """Return the pictures as squares of this side, as `stacked` makes them; None leaves them as they are."""
+    if side is None or pictures.images_NHWC.shape[1:3] == (side, side):
+        return pictures
+    return replace(pictures, images_NHWC=np.stack([_centre(image, side) for image in pictures.images_NHWC]))
+
+
+def stacked(images: Sequence[np.ndarray], names: Sequence[str], side: int | None, color: str = "rgb") -> np.ndarray:
+    """Return decoded pictures (H, W, C) as one array.
+
+    Args:
+        images: uint8 each.
+        names: What to call each in messages.
+        side: Resize the shorter side to this and cut the middle out; None: all must have one size already.
+        color: `rgb` or `grey`.
+
+    Raises:
+        UserError: sizes differ.
+    """
+    images = [to_color(image, color) for image in images]
+    if side is not None:
+        images = [_centre(image, side) for image in images]
+    for image, name in zip(images, names, strict=True):
+        if image.shape != images[0].shape:
+            (height, width), (first, second) = image.shape[:2], images[0].shape[:2]
+            found = f"found {height}x{width} in {name} and {first}x{second} in {names[0]}"
+            raise UserError(f"expected pictures of one size, {found}: set `size`, to which they are resized")
+    return np.stack(images) if images else np.empty((0, 1, 1, 3), np.uint8)
+
+
+def _centre(image_HWC: np.ndarray, side: int) -> np.ndarray:
+    height, width = image_HWC.shape[:2]
+    if (height, width) != (side, side):
+        scale = side / min(height, width)
+        size = max(round(width * scale), side), max(round(height * scale), side)
+        plain = image_HWC[:, :, 0] if image_HWC.shape[2] == 1 else image_HWC
+        resized = np.array(Image.fromarray(plain).resize(size, Image.Resampling.BICUBIC))
+        image_HWC = resized[:, :, None] if resized.ndim == 2 else resized
+    height, width = image_HWC.shape[:2]
+    top, left = (height - side) // 2, (width - side) // 2
+    return image_HWC[top : top + side, left : left + side]

@@ -1,0 +1,69 @@
+"""Classification sets as databases: BasicSR's layout, and a table of labels beside it.
+
+`x.lmdb/labels.tsv` has the columns key, split, class, label; `data.mdb` and `meta_info.txt` are those of `lmdb_read`.
+"""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from dhp_sr.data.images import decode
+from dhp_sr.data.labelled import Pictures, stacked
+from dhp_sr.data.lmdb_read import Database
+from dhp_sr.utils.errors import UserError
+
+LABELS = "labels.tsv"
+COLUMNS = ("key", "split", "class", "label")
+
+
+def read_labelled_database(folder: Path, split: str, *, side: int | None = None, color: str = "rgb") -> Pictures:
+    """Read the pictures of a split, in the order of the table.
+
+    Raises:
+        UserError: the table is missing or wrong, a key is not in the database, or a picture is damaged.
+    """
+    database, rows = Database(folder), _rows(folder / LABELS)
+    classes = _classes(folder / LABELS, rows)
+    wanted = [(key, int(label)) for key, part, _, label in rows if part == split]
+    if not wanted:
+        splits = ", ".join(splits_of_database(folder))
+        raise UserError(f"{folder / LABELS}: expected pictures of split {split!r}, found {splits}: correct `split`")
+    keys = [key for key, _ in wanted]
+    images = [decode(data, f"{folder}, key {key}") for key, data in zip(keys, database.read_many(keys), strict=True)]
+    labels = np.array([label for _, label in wanted], np.int64)
+    return Pictures(stacked(images, keys, side, color), labels, classes, str(folder))
+
+
+def splits_of_database(folder: Path) -> list[str]:
+    """Return the splits in the table of labels."""
+    return sorted({row[1] for row in _rows(folder / LABELS)}, reverse=True)
+
+
+def _rows(path: Path) -> list[list[str]]:
+    if not path.is_file():
+        advice = "make the LMDB with `scripts/prepare_data.py classes`"
+        raise UserError(f"{path.parent}: expected the file {path.name} with the labels, found none: {advice}")
+    with open(path, encoding="utf-8", errors="replace", newline="") as stream:
+        rows = list(csv.reader(stream, delimiter="\t"))
+    if not rows or tuple(rows[0]) != COLUMNS:
+        raise UserError(
+            f"{path}, line 1: expected the columns {', '.join(COLUMNS)}, found {rows[0] if rows else 'none'}"
+        )
+    for number, row in enumerate(rows[1:], start=2):
+        if len(row) != len(COLUMNS) or not row[3].isdecimal():
+            raise UserError(
+                f"{path}, line {number}: expected key, split, class and label, found {row}: correct the line"
+            )
+    return rows[1:]
+
+
+def _classes(path: Path, rows: list[list[str]]) -> tuple[str, ...]:
+    names = {row[2]: int(row[3]) for row in rows}
+    for key, _, name, label in rows:
+        if names[name] != int(label):
+            raise UserError(f"{path}: class {name!r} has the labels {names[name]} and {label} (at {key})")
+    if sorted(names.values()) != list(range(len(names))):
+        expected = f"expected the labels 0 to {len(names) - 1} for {len(names)} classes"
+        raise UserError(f"{path}: {expected}, found {sorted(names.values())}: correct the labels")
+    return tuple(sorted(names, key=names.__getitem__))

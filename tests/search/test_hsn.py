@@ -1,0 +1,242 @@
+"""The structure network's search: closed forms of its parts, and what the whole of it promises."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from dhp_sr.archs import build
+from dhp_sr.hyper import convert
+from dhp_sr.search import build_search
+from dhp_sr.search.budget_term import TERMS
+from dhp_sr.search.gates import MEDIAN, draw, keep_probability
+from dhp_sr.search.layer_scaling import HIGHEST, LOWEST, LayerScaling
+from dhp_sr.search.structure_network import StructureNetwork
+from dhp_sr.utils.errors import UserError
+
+
+def noise(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize(("shifted", "kept"), [(3.0, 1.0), (-0.3665, 0.5), (-1.0, 0.308), (-2.0, 0.127), (0.0, 0.632)])
+def test_a_channel_is_kept_as_often_as_the_closed_form_says(shifted, kept):
+    logits = torch.full((200_000,), shifted)
+    assert float(keep_probability(logits[:1])) == pytest.approx(kept, abs=5e-4)
+    for soft in (False, True):
+        drawn = draw(logits, 0.4, noise(), soft=soft)
+        assert float((drawn.value >= 0.5).float().mean()) == pytest.approx(kept, abs=5e-3)
+    assert float(keep_probability(torch.tensor(-MEDIAN))) == pytest.approx(0.5)
+
+
+def test_gates_are_0_or_1_and_their_slope_is_the_sigmoids():
+    logits = torch.randn(500, dtype=torch.float64, requires_grad=True)
+    hard, soft = (draw(logits.detach(), 0.4, noise(), soft=soft) for soft in (False, True))
+    assert set(hard.value.tolist()) == {0.0, 1.0}
+    assert torch.equal(hard.value, (soft.value > 0.5).double())
+    added = (soft.score - logits).detach()
+    torch.sigmoid((logits + added) / 0.4).sum().backward()
+    torch.testing.assert_close(hard.slope, logits.grad)
+    assert torch.equal(hard.slope, soft.slope)
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_the_slope_of_a_budget_term_is_its_derivative(name):
+    for kept in (0.3, 0.7):
+        value, slope = TERMS[name](kept, 0.5)
+        beyond, _ = TERMS[name](kept + 1e-6, 0.5)
+        assert (beyond - value) / 1e-6 == pytest.approx(slope, abs=1e-4)
+        assert TERMS[name](0.5, 0.5) == (0, 0)
+    assert TERMS["one_sided"](0.3, 0.5) == (0, 0)
+    assert TERMS["one_sided"](1.0, 0.5)[0] == TERMS["two_sided"](1.0, 0.5)[0] == pytest.approx(math.log(2))
+    assert TERMS["two_sided"](0.25, 0.5)[0] == pytest.approx(math.log(2))
+
+
+def test_the_structure_network_has_the_size_it_should():
+    """ResNet-56: 27 gates on 9 blocks of 16, 32 and 64 channels."""
+    widths = [16] * 9 + [32] * 9 + [64] * 9
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    network = StructureNetwork(widths, seed=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert sum(parameter.numel() for parameter in network.parameters()) == 408_560
+    torch.testing.assert_close(network.inputs @ network.inputs.T, torch.eye(27), atol=1e-5, rtol=0)
+    assert "inputs" not in dict(network.named_parameters()) and "inputs" in network.state_dict()
+    assert network.states().shape == (27, 256) and network.logits(network.states()).shape == (1008,)
+    again = StructureNetwork(widths, seed=3)
+    assert torch.equal(again.logits(again.states()), network.logits(network.states()))
+
+
+def test_a_head_sees_its_own_group_alone_and_only_the_direction_of_its_rows():
+    network = StructureNetwork([2, 3], seed=0)
+    states = network.states().detach().requires_grad_()
+    network.logits(states)[:2].sum().backward()
+    assert states.grad[0].any() and not states.grad[1].any()
+    before = network.logits(states)
+    with torch.no_grad():
+        network.direction.mul_(5)
+    torch.testing.assert_close(network.logits(states), before)
+
+
+def test_factors_follow_the_hyper_gradient():
+    layer = torch.tensor([0, 0, 1])
+    scaling = LayerScaling(layer, "loss", 0.5)
+    task, budget = (
+        torch.tensor([[3.0, 0.0], [0.0, 0.0], [0.0, 2.0]]),
+        torch.tensor([[0.0, 4.0], [0.0, 0.0], [0.0, -4.0]]),
+    )
+    assert torch.equal(scaling.combine(task, budget), task + budget)
+    # layer 0: cosine of (3, 4) and (3, 0) = 0.6; layer 1: of (0, -2) and (0, 2) = -1
+    found = scaling.combine(task, budget)
+    torch.testing.assert_close(scaling.factors, torch.tensor([1.3, 0.5]))
+    torch.testing.assert_close(found, torch.tensor([[1.3], [1.3], [0.5]]) * task + budget)
+    for _ in range(50):
+        scaling.combine(task, budget)
+    assert scaling.factors.tolist() == pytest.approx([HIGHEST, LOWEST])
+    on_budget = LayerScaling(layer, "flops", 0.5)
+    for _ in range(2):
+        found = on_budget.combine(task, budget)
+    torch.testing.assert_close(on_budget.factors, torch.tensor([1.4, 1.5]))
+    torch.testing.assert_close(found, task + torch.tensor([[1.4], [1.4], [1.5]]) * budget)
+
+
+LENGTH = 120
+COARSE = {"kind": "macs", "keep_ratio": 0.5, "iterations": LENGTH, "round_to": 1, "min_width": 1}
+
+
+def network():
+    torch.manual_seed(0)
+    return build("DnCNN", num_feat=16, num_layers=4)
+
+
+def hsn(plain=None, *, settings=None, **own):
+    hyper = convert(plain or network(), torch.rand(1, 1, 16, 16))
+    return build_search("hsn", hyper, **{**COARSE, **(settings or {})}, own=own)
+
+
+def run(search, steps):
+    """Search with the whole network's own output as the truth: no loss, until something is closed."""
+    hyper, logs = search.hyper.eval(), []
+    plain = copy.deepcopy(hyper.network)
+    for iteration in range(steps):
+        torch.manual_seed(iteration)
+        x = torch.rand(2, 1, 12, 12)
+        with torch.no_grad():
+            truth = plain(x)
+        hyper.zero_grad()
+        search.prepare(iteration)
+        (hyper(x) - truth).square().mean().backward()
+        logs.append(search.step(iteration))
+    return logs
+
+
+def test_with_all_gates_open_the_cost_is_the_whole():
+    search = hsn(offset=50.0, approach=0.0)
+    x = torch.rand(2, 1, 16, 16)
+    search.prepare(0)
+    assert all(bool((latent == 1).all()) for latent in search.hyper.latents.values())
+    torch.testing.assert_close(search.hyper.eval()(x), network().eval()(x))
+    search.hyper(x).sum().backward()
+    log = search.step(0)
+    assert log["drawn_ratio"] == log["macs_ratio"] == 1
+    assert log["budget_term"] == pytest.approx(math.log(2))
+
+
+def test_with_all_gates_closed_the_floor_stays():
+    search = hsn(offset=-50.0, settings={"min_width": 3})
+    search.prepare(0)
+    assert {int((latent == 1).sum()) for latent in search.hyper.latents.values()} == {3}
+    search.hyper(torch.rand(1, 1, 16, 16)).sum().backward()
+    search.step(0)
+    assert {int(mask.sum()) for mask in search.hyper.masks.values()} == {3}
+
+
+def test_what_is_asked_falls_to_the_budget_on_a_line():
+    search = hsn(approach=0.5)
+    assert [search._asked(step) for step in (0, LENGTH // 4, LENGTH // 2, LENGTH)] == pytest.approx([1, 0.75, 0.5, 0.5])
+    assert hsn(approach=0.0)._asked(0) == 0.5
+
+
+def test_the_penalty_balances_the_gradients_or_is_what_was_given():
+    search = hsn(balance=3.0)
+    task, budget = torch.tensor([3.0, 4.0]), torch.tensor([0.0, 0.5])
+    assert search._penalty(task, budget) == pytest.approx(3 * 5 / 0.5)
+    assert search._penalty(torch.zeros(2), budget) == pytest.approx(0.9 * 30)
+    assert search._penalty(task, torch.zeros(2)) == 0
+    assert hsn(penalty=4.0)._penalty(task, budget) == 4
+
+
+def test_weights_and_statistics_stand_still():
+    search = hsn()
+    before = {name: tensor.clone() for name, tensor in search.hyper.network.state_dict().items()}
+    run(search, 5)
+    after = search.hyper.network.state_dict()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in after.items())
+    assert all(bool((latent == 1).all()) for latent in search.hyper.latents.values())
+
+
+def test_a_factor_of_1_that_never_moves_is_plain_training():
+    """Bit for bit."""
+    plain, still, moving = hsn(layer_scaling="none"), hsn(scaling_rate=0.0), hsn(scaling_rate=0.05)
+    for search in (plain, still, moving):
+        run(search, 8)
+    assert torch.equal(plain.scores(), still.scores())
+    assert not torch.equal(plain.scores(), moving.scores())
+
+
+def test_factors_reach_the_heads_and_nothing_else():
+    """A step with other factors moves the recurrent part alike."""
+    searches = [hsn(offset=0.0, approach=0.0) for _ in range(2)]
+    searches[1]._scaling.factors = torch.full((3,), 3.0)
+    for search in searches:
+        run(search, 1)
+    first, second = (search.network.state_dict() for search in searches)
+    differing = {name for name in first if not torch.equal(first[name], second[name])}
+    assert differing and differing <= {"direction", "length"}
+
+
+@pytest.fixture(scope="module")
+def searched():
+    """A search at its end, and its logs."""
+    search = hsn(lr=5e-3)
+    return search, run(search, LENGTH)
+
+
+def test_the_search_lands_on_its_budget_before_the_cut(searched):
+    search, logs = searched
+    late = [log["macs_ratio"] for log in logs[-20:]]
+    assert sum(late) / len(late) == pytest.approx(0.5, abs=0.02)
+    assert max(late) - min(late) < 0.1
+    assert logs[0]["macs_ratio"] == 1
+    assert max(log["undecided"] for log in logs) > 0.1 > logs[-1]["undecided"]
+    for name, mask in search.hyper.masks.items():
+        assert logs[-1][f"width/{name}"] == int(mask.sum()) and f"scaling/{name}" in logs[-1]
+
+
+def test_the_mask_is_the_median_draw(searched):
+    search, _ = searched
+    assert torch.equal(search.hyper.mask, keep_probability(search.scores() - MEDIAN) > 0.5)
+    assert not search.hyper.mask.all()
+
+
+def test_masked_is_cut_after_a_search(searched):
+    search, _ = searched
+    report = search.finish()
+    assert 0.49 <= report.macs_ratio <= 0.5
+    x = torch.rand(2, 1, 16, 16)
+    with torch.no_grad():
+        masked, small = search.hyper.eval()(x), search.hyper.cut()(x)
+    torch.testing.assert_close(small, masked, rtol=1e-4, atol=1e-5)
+
+
+def test_the_full_hypernetwork_is_refused():
+    hyper = convert(network(), torch.rand(1, 1, 16, 16), "full")
+    with pytest.raises(UserError, match=r"method hsn: gates need .*set compress\.parametrisation: factored"):
+        build_search("hsn", hyper, **COARSE)
+
+
+def test_a_network_without_prunable_channels_is_refused():
+    hyper = convert(network(), torch.rand(1, 1, 16, 16), exclude=["model.*"])
+    with pytest.raises(UserError, match=r"no channels to prune; pinned: .*model\.0 \(excluded by name\)"):
+        build_search("hsn", hyper, **COARSE)
