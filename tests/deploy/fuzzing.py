@@ -15,7 +15,7 @@ def mutate(content: bytes, seed: int) -> bytes:
             changed[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
     elif kind == 2:
         for _ in range(chance.randrange(1, 5)):
-            changed[chance.randrange(min(4000, len(content)))] = chance.randrange(256)
+            changed[chance.randrange(min(4000, len(content)))] ^= chance.randrange(1, 256)
     elif kind == 3:
         del changed[place : place + chance.randrange(1, 64)]
     else:
