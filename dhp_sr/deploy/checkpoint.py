@@ -9,7 +9,17 @@ from torch import nn
 from dhp_sr.archs import ARCHS
 from dhp_sr.utils.errors import UserError
 
-from .container import ModelFileError, open_tensors, read_shapes, read_tensors, write_tensors
+from .checksum import CHECKSUM, check_sum, checksum
+from .container import (
+    DESCRIPTION,
+    ModelFileError,
+    open_tensors,
+    read_description,
+    read_shapes,
+    read_tensors,
+    write_tensors,
+)
+from .embedded import embed
 from .manifest import pack, unpack
 from .origins import Origin, builder, mark, origin_of
 from .rebuild import rebuild
@@ -37,7 +47,8 @@ def save_model(network: nn.Module, path: str | Path, *, origin: Origin | None = 
     if origin is not None:
         mark(network, origin)
     metadata = _metadata(network, facts, f"{path}: not saved, since it could not be loaded again")
-    write_tensors(path, network.state_dict(), metadata)
+    tensors = {**network.state_dict(), DESCRIPTION: embed(metadata)}
+    write_tensors(path, tensors, {**metadata, CHECKSUM: checksum(metadata, tensors)})
 
 
 def check_saved(network: nn.Module) -> None:
@@ -64,13 +75,27 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> nn.Modul
             agree; missing, unexpected and wrong-shape keys are listed.
     """
     with open_tensors(path) as file:
-        network = rebuild(unpack(file.metadata()), read_shapes(file))
-        tensors = read_tensors(file)
-        _check_types(network, tensors)
-        network.load_state_dict(tensors, strict=True, assign=True)
-        on_meta = [name for name, buffer in network.named_buffers() if buffer.is_meta]
-        assert not on_meta, f"constants without values: make {on_meta} by torch.tensor, not by torch.empty"
-        return network.to(device=device, dtype=_floating_type(tensors))
+        network, tensors = rebuild(unpack(file.metadata()), read_shapes(file)), read_tensors(file)
+        filled = fill(network, tensors)
+        check_sum(file.metadata(), {**tensors, **read_description(file)})
+        return filled.to(device)
+
+
+def fill(network: nn.Module, tensors: dict[str, torch.Tensor]) -> nn.Module:
+    """Return a rebuilt network with its weights, in their floating-point type.
+
+    Args:
+        network: from `rebuild`, without memory for weights.
+        tensors: the weights by key; the network takes them as they are, without copies.
+
+    Raises:
+        ModelFileError: a tensor has another kind of numbers than its place, or there are several floating-point types.
+    """
+    _check_types(network, tensors)
+    network.load_state_dict(tensors, strict=True, assign=True)
+    on_meta = [name for name, buffer in network.named_buffers() if buffer.is_meta]
+    assert not on_meta, f"constants without values: make {on_meta} by torch.tensor, not by torch.empty"
+    return network.to(device=next(iter(tensors.values())).device, dtype=_floating_type(tensors))
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
