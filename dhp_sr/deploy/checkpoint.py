@@ -9,7 +9,8 @@ from torch import nn
 from dhp_sr.archs import ARCHS
 from dhp_sr.utils.errors import UserError
 
-from .container import ModelFileError, open_tensors, read_shapes, read_tensors, write_tensors
+from .container import DESCRIPTION, ModelFileError, open_tensors, read_shapes, read_tensors, write_tensors
+from .embedded import embed
 from .manifest import pack, unpack
 from .origins import Origin, builder, mark, origin_of
 from .rebuild import rebuild
@@ -37,7 +38,7 @@ def save_model(network: nn.Module, path: str | Path, *, origin: Origin | None = 
     if origin is not None:
         mark(network, origin)
     metadata = _metadata(network, facts, f"{path}: not saved, since it could not be loaded again")
-    write_tensors(path, network.state_dict(), metadata)
+    write_tensors(path, {**network.state_dict(), DESCRIPTION: embed(metadata)}, metadata)
 
 
 def check_saved(network: nn.Module) -> None:
@@ -65,12 +66,24 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> nn.Modul
     """
     with open_tensors(path) as file:
         network = rebuild(unpack(file.metadata()), read_shapes(file))
-        tensors = read_tensors(file)
-        _check_types(network, tensors)
-        network.load_state_dict(tensors, strict=True, assign=True)
-        on_meta = [name for name, buffer in network.named_buffers() if buffer.is_meta]
-        assert not on_meta, f"constants without values: make {on_meta} by torch.tensor, not by torch.empty"
-        return network.to(device=device, dtype=_floating_type(tensors))
+        return fill(network, read_tensors(file)).to(device)
+
+
+def fill(network: nn.Module, tensors: dict[str, torch.Tensor]) -> nn.Module:
+    """Return a rebuilt network with its weights, in their floating-point type.
+
+    Args:
+        network: from `rebuild`, without memory for weights.
+        tensors: the weights by key; the network takes them as they are, without copies.
+
+    Raises:
+        ModelFileError: a tensor has another kind of numbers than its place, or there are several floating-point types.
+    """
+    _check_types(network, tensors)
+    network.load_state_dict(tensors, strict=True, assign=True)
+    on_meta = [name for name, buffer in network.named_buffers() if buffer.is_meta]
+    assert not on_meta, f"constants without values: make {on_meta} by torch.tensor, not by torch.empty"
+    return network.to(device=next(iter(tensors.values())).device, dtype=_floating_type(tensors))
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:

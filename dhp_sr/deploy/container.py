@@ -14,6 +14,9 @@ from safetensors.torch import save
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_write
 
+DESCRIPTION = "dhp_sr.description"
+"""Key of the tensor that repeats a file's description, see `embedded.py`; no weight, so it is not read as one."""
+
 
 class ModelFileError(UserError):
     """A file that is not what it should be; the message says what it is and what to do."""
@@ -43,13 +46,17 @@ def open_tensors(path: str | Path) -> Iterator[Any]:
 
 
 def read_shapes(file: Any) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor of an opened file, by key."""
-    return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 - not a mapping
+    """Return the shape of every weight of an opened file, by key."""
+    return {key: tuple(file.get_slice(key).get_shape()) for key in _weights(file)}
 
 
 def read_tensors(file: Any) -> dict[str, torch.Tensor]:
-    """Return every tensor of an opened file, on the CPU and independent of the file."""
-    return {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a mapping
+    """Return every weight of an opened file, on the CPU and independent of the file."""
+    return {key: file.get_tensor(key).clone() for key in _weights(file)}
+
+
+def _weights(file: Any) -> list[str]:
+    return [key for key in file.keys() if key != DESCRIPTION]  # noqa: SIM118 - not a mapping
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:

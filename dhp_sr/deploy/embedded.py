@@ -1,0 +1,52 @@
+"""A model file's description as one of its tensors, for programs that hand on tensors alone.
+
+Loaders of model collections (spandrel, ComfyUI, converters) drop the metadata of a safetensors file. Widths can be read
+from shapes, but not the range and the mean of EDSR, nor which network it is. So the part of the manifest that rebuilds
+the network lies in the file a second time, as bytes under a key that is no weight. `load_model` reads the metadata.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .container import DESCRIPTION, ModelFileError
+from .manifest import DERIVED, unpack
+
+LARGEST_BYTES = 2**22
+_KEPT = (*DERIVED, "forward", "smallest_side")
+
+
+def embed(metadata: Mapping[str, str]) -> Tensor:
+    """Return the bytes (uint8, one axis) of a file's metadata without its facts (scores, versions, ...)."""
+    manifest = json.loads(metadata["manifest"])
+    kept = {key: manifest[key] for key in _KEPT if key in manifest}
+    text = json.dumps({**metadata, "manifest": json.dumps(kept, separators=(",", ":"))}, separators=(",", ":"))
+    return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+
+
+def extract(tensors: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the manifest that lies among the tensors of a state dict, checked, and the others: the weights.
+
+    Raises:
+        ModelFileError: there is none, or it is not well formed.
+    """
+    found = tensors.get(DESCRIPTION)
+    if found is None:
+        raise ModelFileError(f"expected the key {DESCRIPTION!r} among the tensors, found none: save the model again")
+    if found.dtype != torch.uint8 or found.dim() != 1 or found.numel() > LARGEST_BYTES:
+        raise ModelFileError(f"{DESCRIPTION}: expected bytes, found {found.dtype} of shape {tuple(found.shape)}")
+    weights = {key: tensor for key, tensor in tensors.items() if key != DESCRIPTION}
+    return unpack(_metadata(bytes(found.cpu().numpy()))), weights
+
+
+def _metadata(text: bytes) -> dict[str, str]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"{DESCRIPTION}: not valid JSON ({error})") from None
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise ModelFileError(f"{DESCRIPTION}: expected a JSON object of texts, found something else")
+    return found

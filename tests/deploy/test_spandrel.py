@@ -1,0 +1,135 @@
+"""Our files in spandrel: found among all its architectures, and the same numbers as our own loader."""
+
+import importlib
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from dhp_sr.archs import build
+from dhp_sr.deploy import ModelFileError, Origin, load_model, load_weights, register, save_model
+from dhp_sr.deploy.container import DESCRIPTION
+
+from .conftest import CUTS, cut_network
+
+spandrel = None  # set below: skipped where the extra is not installed
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _registered():
+    global spandrel
+    if importlib.util.find_spec("spandrel") is None:
+        pytest.skip("spandrel is not installed")
+    ours = importlib.import_module("dhp_sr.deploy.spandrel")
+    ours.register()  # a second time
+    spandrel = sys.modules["spandrel"]
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(network, **facts):
+        save_model(network, tmp_path / "model.safetensors", **facts)
+        return spandrel.ModelLoader().load_from_file(tmp_path / "model.safetensors")
+
+    return load
+
+
+@pytest.mark.parametrize("name", CUTS)
+@pytest.mark.parametrize("make", [cut_network, lambda name: build(name, **CUTS[name][0]).eval()], ids=["cut", "dense"])
+def test_every_network_gives_a_working_descriptor(load, name, make, tmp_path):
+    network = make(name)
+    descriptor = load(network, scores={"Set5": {"psnr_y_db": 30.0}})
+    x = torch.rand(1, network.in_channels, 21, 18)
+    padded = nn.functional.pad(x, (0, -18 % network.size_multiple, 0, -21 % network.size_multiple), "reflect")
+    expected = load_model(tmp_path / "model.safetensors")(padded).clamp(0, 1)
+    expected = expected[..., : 21 * network.scale, : 18 * network.scale]
+    assert torch.equal(descriptor(x), expected)
+    assert (descriptor.scale, descriptor.input_channels) == (network.scale, network.in_channels)
+    assert descriptor.output_channels == expected.shape[1]
+    assert descriptor.purpose == ("SR" if network.scale > 1 else "Restoration")
+    assert descriptor.size_requirements.multiple_of == network.size_multiple
+    assert descriptor.tiling == spandrel.ModelTiling.SUPPORTED
+    assert descriptor.architecture.id == "dhp_sr" and descriptor.tags[0] == name
+
+
+def test_what_shapes_do_not_say_is_kept(load):
+    arguments = {"num_in_ch": 1, "num_out_ch": 1, "rgb_mean": [0.3], "img_range": 2.0, "res_scale": 0.1}
+    network = build("EDSR", num_feat=4, num_block=1, upscale=3, **arguments).eval()
+    x = torch.rand(1, 1, 9, 8)
+    descriptor = load(network)
+    assert torch.equal(descriptor(x), network(x).clamp(0, 1)) and descriptor.output_channels == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_other_types_of_numbers(load, dtype):
+    network = cut_network("DnCNN")
+    descriptor = load(network)
+    x = torch.rand(1, 1, 16, 16)
+    found = descriptor.to(dtype)(x.to(dtype))
+    assert found.dtype == dtype and (found.float() - network(x).clamp(0, 1)).abs().max() < 0.1
+
+
+def test_half_is_refused_where_values_would_overflow(load):
+    network = cut_network("DnCNN")
+    network.model[0].weight.data.mul_(1e6)
+    descriptor = load(network)
+    assert not descriptor.supports_half and load(cut_network("DnCNN")).supports_half
+    with pytest.raises(spandrel.UnsupportedDtypeError):
+        descriptor.half()
+
+
+def test_tensors_alone_are_enough(tmp_path, network):
+    save_model(network, tmp_path / "model.safetensors", macs=1, macs_input=[1, 3, 8, 8])
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file(tensors, tmp_path / "bare.safetensors")  # a program that drops the metadata
+    descriptor = spandrel.ModelLoader().load_from_file(tmp_path / "bare.safetensors")
+    x = torch.rand(1, 3, 8, 8)
+    assert torch.equal(descriptor(x), network(x).clamp(0, 1))
+    assert set(load_weights(tmp_path / "bare.safetensors")) == set(tensors) - {DESCRIPTION} == set(network.state_dict())
+
+
+def test_files_of_others_are_left_to_spandrel(load):
+    network = build("DnCNN", num_feat=4, batch_norm=False)  # the same names and shapes as KAIR's
+    theirs = spandrel.ModelLoader().load_from_state_dict(network.state_dict())
+    assert theirs.architecture is spandrel.MAIN_REGISTRY["DnCNN"].architecture
+    assert load(network).architecture.id == "dhp_sr"
+
+
+def test_networks_of_other_packages(load):
+    class Doubler(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, width, 3, padding=1)
+
+        def forward(self, x):
+            return nn.functional.pixel_shuffle(self.conv(x), 2)
+
+    register("tests:Doubler", Doubler)
+    network, x = Doubler(12).eval(), torch.rand(1, 3, 20, 16)
+    descriptor = load(network, origin=Origin("tests:Doubler", {"width": 12}, scale=2, size_multiple=2, smallest_side=7))
+    assert torch.equal(descriptor(x), network(x).clamp(0, 1))
+    assert (descriptor.size_requirements.minimum, descriptor.size_requirements.multiple_of) == (8, 2)
+
+
+@pytest.mark.parametrize(
+    ("description", "message"),
+    [
+        (torch.zeros(4), "expected bytes, found torch.float32"),
+        (torch.tensor(list(b"{"), dtype=torch.uint8), "not valid JSON"),
+        (torch.tensor(list(b"[1]"), dtype=torch.uint8), "expected a JSON object of texts"),
+        (torch.tensor(list(b'{"format": "other"}'), dtype=torch.uint8), "without dhp_sr's description"),
+    ],
+)
+def test_a_spoilt_description(network, description, message):
+    with pytest.raises(ModelFileError, match=message):
+        spandrel.ModelLoader().load_from_state_dict({**network.state_dict(), DESCRIPTION: description})
+
+
+def test_tensors_of_another_network(tmp_path, network):
+    save_model(network, tmp_path / "model.safetensors")
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["conv_last.bias"] = torch.zeros(7)
+    with pytest.raises(ModelFileError, match=r"wrong shape: conv_last\.bias"):
+        spandrel.ModelLoader().load_from_state_dict(tensors)
