@@ -91,7 +91,7 @@ def open_onnx(path: str | Path, threads: int = 1) -> "onnxruntime.InferenceSessi
     runtime = require_onnx()
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3  # errors only
+    options.log_severity_level = 4  # errors come as exceptions
     try:
         return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own classes have no common base
