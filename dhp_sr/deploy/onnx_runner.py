@@ -35,9 +35,7 @@ def open_onnx_model(path: Path, device: torch.device, precision: str, threads: i
     compute = _compute(session, given.name, kind)
     multiple, scale, out_channels = _by_trial(compute, channels, path, said.get("size_multiple", 1))
     if said.get("scale", scale) != scale:
-        raise UserError(
-            f"{path}: its metadata says scale {said['scale']}, but it makes pictures {scale} times as large"
-        )
+        raise ModelFileError(f"{path}: expected scale {said['scale']}, as its metadata says, found {scale}")
     return Runner(
         path=path,
         task=said.get("task", "sr" if scale > 1 else ""),
