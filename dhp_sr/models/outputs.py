@@ -14,6 +14,7 @@ from dhp_sr.models.foreign import can_be_loaded
 from dhp_sr.models.networks import EXAMPLE_SIDE, build_plain, load_file
 from dhp_sr.models.numbers import finite
 from dhp_sr.models.run_folder import RunFolder
+from dhp_sr.models.samples import write_samples
 from dhp_sr.models.validation import TestSet, evaluate, evaluate_input
 from dhp_sr.models.widths import layer_rows
 from dhp_sr.reports import write_reports
@@ -39,6 +40,7 @@ def finish(model: DHPModel, run: RunFolder, sets: Sequence[TestSet]) -> dict[str
     scores = {row["model"]: finite(row["sets"]) for row in rows}
     for leg, name in enumerate(finals):
         model.save_final(leg, scores=scores[name])
+    write_samples(run.samples, {name: networks[name] for name in scored}, sets, model.device)
     _add_latencies(rows, networks)
     if schedule.searches:
         _write_widths(model, run, networks)

@@ -76,6 +76,10 @@ class ModernDHP(Search):
         """Return what is left of each life; below zero for those that would have died, latest first."""
         return self._life
 
+    def latents(self) -> Tensor:
+        """Return the lives, 0 for what the masks have cut."""
+        return self._life.clamp_min(0) * self.hyper.mask.cpu()
+
     def state_dict(self) -> dict[str, Any]:
         """Return the lives, the moments, and how far the search is."""
         own = {"life": self._life, "threshold": self._threshold, "settled": self._settled}
