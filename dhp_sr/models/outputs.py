@@ -18,6 +18,7 @@ from dhp_sr.models.samples import write_samples
 from dhp_sr.models.validation import TestSet, evaluate, evaluate_input
 from dhp_sr.models.widths import layer_rows
 from dhp_sr.reports import write_reports
+from dhp_sr.reports.page import write_page
 from dhp_sr.reports.widths import widths_text
 from dhp_sr.utils.files import write_json, write_text
 
@@ -61,6 +62,7 @@ def finish(model: DHPModel, run: RunFolder, sets: Sequence[TestSet]) -> dict[str
     metrics = finite(metrics)
     write_json(run.path / "metrics.json", metrics)
     write_reports(run.path)
+    write_page(run.path / "report.html", [run.path])
     return metrics
 
 

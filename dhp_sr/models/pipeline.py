@@ -18,6 +18,7 @@ from dhp_sr.models.dhp_model import DHPModel
 from dhp_sr.models.environment import environment
 from dhp_sr.models.latents import is_due, latent_rows
 from dhp_sr.models.outputs import finish
+from dhp_sr.models.planning import plan_for_training
 from dhp_sr.models.records import Records
 from dhp_sr.models.run_folder import RunFolder, logging_to
 from dhp_sr.models.state import StateFileError, states
@@ -141,6 +142,9 @@ class _Run:
             return
         write_text(self.run.path / "options.yml", dump_options(self.options))
         write_json(self.run.path / "environment.json", environment(self.place.world_size, self.place.device))
+        if schedule.searches:
+            plan = plan_for_training(self.model.compression.network, self.options, self.place)
+            write_json(self.run.path / "plan.json", plan)
         phases = f"dense {schedule.dense_iter}"
         if schedule.searches:
             phases += f", search {schedule.search_iter}, finetune {schedule.leg_iter}"
