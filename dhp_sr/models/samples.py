@@ -29,19 +29,19 @@ Crop = tuple[int, int, int, int]
 
 
 def write_samples(
-    folder: Path, networks: Mapping[str, nn.Module], sets: Sequence[TestSet], device: torch.device | str = "cpu"
+    folder: Path, networks: Mapping[str, nn.Module], sets: Sequence[Any], device: torch.device | str = "cpu"
 ) -> None:
     """Write pieces of the first pictures of the test sets; an older folder of that name is replaced.
 
     Args:
         folder: `images/` of the run.
         networks: name -> network, in the order to show them.
-        sets: the test sets; without any, nothing is written.
+        sets: the test sets; those that hold no pictures to restore are passed over, without any nothing is written.
         device: where the networks are.
     """
     if folder.exists():
         shutil.rmtree(folder)
-    chosen = _chosen(sets)
+    chosen = _chosen([test_set for test_set in sets if isinstance(test_set, TestSet)])
     entries = []
     for number, (test_set, index) in enumerate(chosen):
         item = test_set.items[index]

@@ -91,7 +91,7 @@ function paintScatter(chart, choice, figure, note, width) {
     return { x: left, y: down, mark: mark(svg, point.kind, left, down), lines: describe(point, choice, chart, score), point };
   });
   label(svg, size, stops);
-  cursor(figure, svg, size, stops, false);
+  cursor(figure, svg, size, stops.sort((one, other) => one.x - other.x), false);
 }
 
 function frame(width, height, left) {
