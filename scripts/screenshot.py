@@ -23,7 +23,7 @@ from dhp_sr.utils.files import atomic_path  # noqa: E402
 
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
 FLAGS += ("--disable-background-networking", "--disable-component-update", "--hide-scrollbars")
-HEIGHT, GAP = 1640, 24
+HEIGHT, GAP = 1430, 24
 COLOURS = 255
 """Of the picture's palette: it is a third of the size of one with all colours."""
 

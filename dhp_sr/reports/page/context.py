@@ -27,18 +27,27 @@ class RunView:
     """One run."""
 
     name: str
+    """What it is called."""
     subtitle: str
+    """Network, task and method."""
     state: str
+    """How far an unfinished run has come; empty for a finished one."""
     facts: tuple[facts.Fact, ...]
+    """What a reader wants to know first."""
     groups: tuple[layers.Group, ...]
+    """The plan."""
     cuts: tuple[str, ...]
     """Names of the cut models."""
     planned: bool
     """Whether the run kept its plan: floors, shares of the cost, layers of each group."""
     heats: tuple[Heat, ...]
+    """Latents over time; none where nothing changed."""
     latents_kept: bool
+    """Whether the run kept its latents."""
     environment: Mapping[str, Any]
+    """Versions, device, command."""
     options: str
+    """YAML."""
 
     @property
     def free(self) -> list[layers.Group]:
@@ -56,11 +65,17 @@ class Context:
     """The page."""
 
     title: str
+    """Name of the run, or names of all."""
     runs: tuple[RunView, ...]
+    """In the order given."""
     table: Table | None
+    """Results, None where no run is finished."""
     layers: tuple[layers.Layer, ...]
+    """Widths before and after."""
     scenes: tuple[Scene, ...]
+    """Test pictures."""
     scenes_left_out: int
+    """Pictures that there was no room for."""
     data: dict[str, Any] = field(default_factory=dict)
     """For the scripts of the page, JSON-able: `chart` and `curves`, None where there is nothing to draw."""
     sources: tuple[str, ...] = ()
@@ -68,6 +83,7 @@ class Context:
     size: str = ""
     """The input for which costs are stated."""
     fold_layers: bool = False
+    """Whether the layers are folded away at first."""
 
 
 def context(runs: Sequence[Run]) -> Context:

@@ -15,8 +15,11 @@ class Fact:
     """A figure and what it is."""
 
     label: str
+    """What it is."""
     value: str
+    """The figure."""
     note: str = ""
+    """What it compares with."""
 
 
 def subtitle(run: Run) -> str:

@@ -25,7 +25,9 @@ class Heat:
     """One group."""
 
     name: str
+    """Of the group."""
     channels: int
+    """All of them."""
     left: int
     """Channels not 0 at the end."""
     start: int
@@ -34,8 +36,6 @@ class Heat:
     """Iteration of the last sample."""
     highest: float
     """The latent of full opacity."""
-    columns: int
-    rows: int
     data_uri: str
     """PNG."""
 
@@ -60,8 +60,6 @@ def _heat(group: Latents, highest: float) -> Heat:
         start=group.iterations[0],
         end=group.iterations[-1],
         highest=highest,
-        columns=rows.shape[1],
-        rows=rows.shape[0],
         data_uri=png_uri(_png(rows / highest)),
     )
 

@@ -14,8 +14,11 @@ class Bar:
     """One layer in one cut model."""
 
     model: str
+    """Its name."""
     into: int
+    """Input channels."""
     out: int
+    """Output channels."""
     share: float
     """Of the widest layer, in percent."""
     weights: str
@@ -27,12 +30,17 @@ class Layer:
     """One layer before the cut and in every cut model."""
 
     name: str
+    """In the network."""
     kind: str
+    """Class of the module."""
     into: int
+    """Input channels."""
     out: int
+    """Output channels."""
     share: float
     """Of the widest layer, in percent."""
     bars: tuple[Bar, ...]
+    """One for each cut model that has the layer."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +48,15 @@ class Group:
     """Channels that live and die together."""
 
     name: str
+    """Usually the first layer that makes them."""
     layers: tuple[str, ...]
     """All that have these channels; empty where the run kept no plan."""
     before: int
+    """Channels of the dense network."""
     after: tuple[tuple[str, int], ...]
     """Cut model and its width."""
     floor: int | None
+    """What no cut goes below; None where the run kept no plan."""
     shares: tuple[str, ...]
     """Fractions of multiply-adds and parameters that go when it alone is cut to its floor."""
     reason: str

@@ -20,9 +20,13 @@ class View:
     """One version of a picture as the page shows it."""
 
     label: str
+    """Model, with its run where there are several."""
     score: str
+    """As text; empty where there is none."""
     psnr_db: float | None
+    """Of the whole picture."""
     data_uri: str
+    """PNG."""
 
 
 @dataclass
@@ -30,9 +34,13 @@ class Scene:
     """One picture with all its versions."""
 
     title: str
+    """Picture and test set."""
     height: int
+    """Pixels of the truth."""
     width: int
+    """Likewise."""
     views: list[View] = field(default_factory=list)
+    """In the order to show them."""
     left: int = 0
     """Number of the version that is on the left at first."""
     right: int = 0

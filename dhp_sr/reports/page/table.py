@@ -28,6 +28,7 @@ class Column:
     title: str
     """Empty where the names say all."""
     names: tuple[str, ...]
+    """One for each column."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,9 @@ class Table:
     """A table."""
 
     columns: tuple[Column, ...]
+    """The heading."""
     rows: tuple[tuple[Cell, ...], ...]
+    """As many cells each as there are names."""
 
 
 def results_table(runs: Sequence[Run]) -> Table | None:

@@ -18,7 +18,6 @@ class Score:
     """Heading."""
     digits: int
     """After the point."""
-    lower_is_better: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,8 @@ COSTS = (
 _LUMA = (Score("psnr_y_db", "PSNR-Y, dB", 2), Score("ssim_y", "SSIM-Y", 4))
 _COLOURS = (Score("psnr_rgb_db", "PSNR, dB", 2), Score("ssim_rgb", "SSIM", 4))
 _OTHERS = (
-    Score("top1_error_percent", "top-1 error, %", 2, True),
-    Score("top5_error_percent", "top-5 error, %", 2, True),
+    Score("top1_error_percent", "top-1 error, %", 2),
+    Score("top5_error_percent", "top-5 error, %", 2),
 )
 
 

@@ -1,6 +1,6 @@
 /* The value under the mouse in a picture of latents, read back from its opacity. */
 
-const FAINTEST = 40;
+const FAINTEST = 40; // as in heat.py
 
 function startHeat(section) {
   const readout = section.querySelector(".readout");
