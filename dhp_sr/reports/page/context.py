@@ -1,5 +1,6 @@
 """All that the page shows, from the folders of one run or several."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -102,7 +103,7 @@ def context(runs: Sequence[Run]) -> Context:
         layers=tuple(rows),
         scenes=tuple(shown),
         scenes_left_out=left_out,
-        data={"chart": drawn, "curves": compared(runs) if several else curves(runs[0])},
+        data=_finite({"chart": drawn, "curves": compared(runs) if several else curves(runs[0])}),
         sources=tuple(sources(published)),
         size=_size(runs),
         fold_layers=len(rows) > MOST_LAYERS,
@@ -123,6 +124,15 @@ def _view(run: Run) -> RunView:
         environment={key: value for key, value in run.environment.items() if value not in (None, "")},
         options=yaml.safe_dump(dict(run.options), sort_keys=False, allow_unicode=True) if run.options else "",
     )
+
+
+def _finite(value: Any) -> Any:
+    """Return the same tree with infinite and undefined numbers as None: JavaScript's JSON knows neither."""
+    if isinstance(value, Mapping):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _size(runs: Sequence[Run]) -> str:

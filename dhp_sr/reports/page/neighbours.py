@@ -36,9 +36,9 @@ def controls_beside(run: Run) -> list[Run]:
 
 def _light(folder: Path) -> Run | None:
     paths = folder / "metrics.json", folder / "options.yml"
-    if not all(path.is_file() for path in paths):
-        return None
     try:
+        if not all(path.is_file() for path in paths):
+            return None
         metrics = json.loads(paths[0].read_text(encoding="utf-8"))
         options = parse(paths[1].read_text(encoding="utf-8"), str(paths[1]))[0]
     except (UserError, OSError, ValueError):

@@ -30,6 +30,8 @@ def chart(runs: Sequence[Run], controls: Sequence[Run] = ()) -> dict[str, Any] |
     points += [{**point, "kind": "control"} for run in controls for point in _points(run, several=True)]
     points += published_points(first.get("task"), first.get("scale"), _sigma(finished[0], names), names)
     scores = scores_of(first.get("task"), tuple(keys))
+    if not scores:
+        return None
     return {
         "points": points,
         "inputs": _inputs(finished[0]),

@@ -1,6 +1,7 @@
 """reports/page: what stands in the page is what stands in the files, whatever they hold or lack."""
 
 import base64
+import configparser
 import hashlib
 import json
 import re
@@ -143,6 +144,22 @@ def test_long_curves_are_thinned_and_keep_their_end(whole):
     (whole / "curves.csv").write_text("iteration,phase,loss,lr,macs_ratio,params_ratio\n" + rows)
     points = data_of(page_of(whole))["curves"]["charts"][0]["lines"][0]["points"]
     assert len(points) <= 400 and points[-1] == [5000, 1 / 5000]
+
+
+def test_numbers_that_json_does_not_know(whole, metrics):
+    metrics["rows"][2]["sets"]["Set5"]["psnr_y_db"] = float("nan")
+    metrics["rows"][2]["macs"] = float("inf")
+    (whole / "metrics.json").write_text(json.dumps(metrics))
+    text = page_of(whole).scripts[0]
+    points = json.loads(text, parse_constant=pytest.fail)["chart"]["points"]
+    assert (points[1]["macs"], points[1]["sets"]["Set5"]["psnr_y_db"]) == (None, None)
+
+
+def test_a_run_without_test_sets(whole, metrics):
+    rows = [{**row, "sets": {}} for row in metrics["rows"][1:]]
+    (whole / "metrics.json").write_text(json.dumps({**metrics, "rows": rows}))
+    reader = page_of(whole)
+    assert data_of(reader)["chart"] is None and "36.141" in reader.words
 
 
 def test_names_are_text_not_markup(whole):
@@ -297,3 +314,13 @@ def test_scripts_set_text_and_never_markup():
     assert len(scripts) == 6
     for path in scripts:
         assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|fetch\(", path.read_text())
+
+
+def test_an_installed_package_has_the_files_of_the_page():
+    root = Path(__file__).resolve().parents[3]
+    config = configparser.ConfigParser()
+    config.read(root / "setup.cfg")
+    patterns = [pattern.strip() for pattern in config["options.package_data"]["*"].split(",")]
+    package = root / "dhp_sr" / "reports" / "page"
+    packed = {path for pattern in patterns for path in package.glob(pattern)}
+    assert {path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")} <= packed
