@@ -11,6 +11,6 @@ cat <<'TEXT'
 
 Done. In the folder named above:
   models/pruned.safetensors   the small network          models/dense.safetensors   the one it came from
-  metrics.json                sizes and scores           widths.txt                 what was cut where
-  validation.csv curves.csv   the course of training     plots/                     the same as pictures
+  report.html                 all of it on one page      widths.txt                 what was cut where
+  metrics.json                sizes and scores           validation.csv curves.csv  the course of training
 TEXT

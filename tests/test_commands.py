@@ -13,6 +13,7 @@ from models.class_pictures import save_classes
 from dhp_sr.config import load_options
 from dhp_sr.infer import main as infer_main
 from dhp_sr.plan import main as plan_main
+from dhp_sr.report import main as report_main
 from dhp_sr.test import main as score_main
 from dhp_sr.train import main as run_main
 
@@ -128,6 +129,8 @@ def test_readme_command_runs(command, experiments, folder):
         assert run_main([*small_before(given, option_file, experiments)]) == 0
     elif words[1].endswith("plan.py"):
         assert plan_main([str(ROOT / word) if word.startswith("options/") else word for word in words[2:]]) == 0
+    elif words[1].endswith("report.py"):
+        assert report_main(report_arguments(words[2:], experiments)) == 0
     elif words[1].endswith("test.py"):
         assert score_main(scoring_arguments(words[2:], experiments, folder)) == 0
     elif words[1].endswith("infer.py"):
@@ -164,6 +167,14 @@ def restoring_arguments(words, experiments, folder):
     given["--model"] = given["--model"].replace("experiments", str(experiments))
     given["--output"] = str(experiments / given["--output"])
     return [word for pair in given.items() for word in pair]
+
+
+def report_arguments(words, experiments):
+    """Any run stands for a run, and pages go beside the runs."""
+    run = str(trained(ROOT / "options" / "quickstart.yml", experiments))
+    found = [f"{ROOT}/{word}" if word.startswith("results/") else word for word in words]
+    found = [run if word.startswith("experiments/") else word for word in found]
+    return [str(experiments / word) if word.endswith(".html") else word for word in found]
 
 
 def trained(option_file, experiments):

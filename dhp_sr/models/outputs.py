@@ -14,9 +14,11 @@ from dhp_sr.models.foreign import can_be_loaded
 from dhp_sr.models.networks import build_plain, example_shape, load_file
 from dhp_sr.models.numbers import finite
 from dhp_sr.models.run_folder import RunFolder
+from dhp_sr.models.samples import write_samples
 from dhp_sr.models.task import Task
 from dhp_sr.models.widths import layer_rows
 from dhp_sr.reports import write_reports
+from dhp_sr.reports.page import write_page
 from dhp_sr.reports.widths import widths_text
 from dhp_sr.utils.files import write_json, write_text
 
@@ -40,6 +42,7 @@ def finish(model: DHPModel, run: RunFolder, sets: Sequence[Any]) -> dict[str, An
     scores = {row["model"]: finite(row["sets"]) for row in rows}
     for leg, name in enumerate(finals):
         model.save_final(leg, scores=scores[name])
+    write_samples(run.samples, {name: networks[name] for name in scored}, sets, model.device)
     _add_latencies(rows, networks, _shape(networks[finals[0]], model))
     if schedule.searches:
         _write_widths(model, run, networks)
@@ -60,6 +63,7 @@ def finish(model: DHPModel, run: RunFolder, sets: Sequence[Any]) -> dict[str, An
     metrics = finite(metrics)
     write_json(run.path / "metrics.json", metrics)
     write_reports(run.path)
+    write_page(run.path / "report.html", [run.path])
     return metrics
 
 

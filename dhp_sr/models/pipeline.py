@@ -15,7 +15,9 @@ from dhp_sr.models import basicsr_glue
 from dhp_sr.models.devices import Place, leave, take_place
 from dhp_sr.models.dhp_model import DHPModel
 from dhp_sr.models.environment import environment
+from dhp_sr.models.latents import is_due, latent_rows
 from dhp_sr.models.outputs import finish
+from dhp_sr.models.planning import plan_for_training
 from dhp_sr.models.records import Records
 from dhp_sr.models.run_folder import RunFolder, logging_to
 from dhp_sr.models.state import StateFileError, states
@@ -140,6 +142,9 @@ class _Run:
             return
         write_text(self.run.path / "options.yml", dump_options(self.options))
         write_json(self.run.path / "environment.json", environment(self.place.world_size, self.place.device))
+        if schedule.searches:
+            plan = plan_for_training(self.model.compression.network, self.options, self.place)
+            write_json(self.run.path / "plan.json", plan)
         phases = f"dense {schedule.dense_iter}"
         if schedule.searches:
             phases += f", search {schedule.search_iter}, finetune {schedule.leg_iter}"
@@ -160,6 +165,8 @@ class _Run:
                 phase = self.model.compression.phase
                 if records and records.step(done, phase, self.model.log):
                     records.row(done, phase, self.model.log, self.model.compression.ratios())
+                if records and is_due(schedule, done):
+                    records.latents(latent_rows(self.model.compression.search, done))
                 if records and (done % options.val.val_freq == 0 or done in schedule.stages):
                     self._validate(sets, done, records)
                 entered, stopping = self._advance(done), self.place.agree(self.stop())

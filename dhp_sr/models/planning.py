@@ -9,6 +9,7 @@ from torch import nn
 
 from dhp_sr.archs import ARCHS
 from dhp_sr.config import load_options, resolve_paths
+from dhp_sr.config.schema import Options
 from dhp_sr.hyper import HyperNet, convert
 from dhp_sr.models.devices import Place, pick_device
 from dhp_sr.models.legs import budget
@@ -51,6 +52,23 @@ def plan_run(opt: str | Path, overrides: Sequence[str] = (), *, root: Path) -> d
     found = describe(hyper, network, compress.round_to, compress.min_width)
     targets = [_try(hyper, budget(target, compress), target.kind, target.keep_ratio) for target in compress.targets]
     return finite({"name": options.name, **found, "targets": targets})
+
+
+def plan_for_training(network: nn.Module, options: Options, place: Place) -> dict[str, Any]:
+    """Plan the network that a run is about to train, by multiply-adds and parameters; no latency is measured.
+
+    Args:
+        network: The plain network; it is left as it was.
+        options: The run's options, with a section `compress`.
+        place: Where the network is.
+
+    Returns:
+        See `describe`, without targets; the random generators stand as before.
+    """
+    compress = options.compress
+    with torch.random.fork_rng([place.device] if place.device.type == "cuda" else []):
+        found = describe(convert_plain(network, options, place), network, compress.round_to, compress.min_width)
+    return finite({"name": options.name, **found, "targets": []})
 
 
 def plan_arch(

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -73,6 +73,11 @@ class Records:
         )
         self._scalars(iteration, {"losses/l_pix": loss, "lr": log["lr"], **ratios})
         self._scalars(iteration, {f"search/{key}": value for key, value in log.items() if key not in ("loss", "lr")})
+
+    def latents(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write a sample of the search's latents, see `latents.latent_rows`."""
+        for row in rows:
+            self.run.latents.append(row)
 
     def scores(
         self, iteration: int, phase: str, name: str, scores: Mapping[str, float], summary: Callable[..., str]

@@ -17,6 +17,7 @@ from dhp_sr.utils.files import write_text
 CURVES = ("iteration", "phase", "loss", "lr", "macs_ratio", "params_ratio")
 VALIDATION = ("iteration", "phase", "set")
 """Columns of validation.csv before the scores."""
+LATENTS = ("iteration", "group", "latents")
 
 
 class Table:
@@ -26,9 +27,11 @@ class Table:
         self.path, self.columns = path, columns
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add a row; numbers with fraction get nine digits."""
+        """Add a row, after the header where the file is new; numbers with fraction get nine digits."""
         cells = [f"{row[name]:.9g}" if isinstance(row[name], float) else str(row[name]) for name in self.columns]
         with open(self.path, "a", encoding="utf-8") as stream:
+            if stream.tell() == 0:
+                stream.write(",".join(self.columns) + "\n")
             stream.write(",".join(_quoted(cell) for cell in cells) + "\n")
 
     def rewind(self, iteration: int) -> None:
@@ -54,9 +57,11 @@ class RunFolder:
         self.path = path
         self.models, self.states = path / "models", path / "training_states"
         self.images, self.board = path / "visualization", path / "tb"
+        self.samples = path / "images"
         self.log = path / "train.log"
         self.curves = Table(path / "curves.csv", CURVES)
         self.validation = Table(path / "validation.csv", VALIDATION + scores)
+        self.latents = Table(path / "latents.csv", LATENTS)
 
     def model(self, name: str) -> Path:
         """Return the path of model `name`: dense, pruned or best."""
@@ -80,6 +85,8 @@ class RunFolder:
         """Forget what was written after `iteration`, so that a resumed run ends with the files of a straight one."""
         self.curves.rewind(iteration)
         self.validation.rewind(iteration)
+        if self.latents.path.exists():
+            self.latents.rewind(iteration)
         if self.log.exists() and self.log.stat().st_size > log_bytes:
             os.truncate(self.log, log_bytes)
 

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from .canvas import AFTER, BEFORE, INK, LINES, MUTED, new_figure, save_png, tidy
+from .phases import phase_spans
 from .run import TrainingPoint, ValidationPoint
 
 _SCORES = {"psnr_y_db": "PSNR, dB", "top1_error_percent": "top-1 error, %"}
@@ -127,7 +128,7 @@ def _draw_score(axes: Axes, validation: Sequence[ValidationPoint], score: str, t
 
 
 def _shade_phases(axes: Axes, points: Sequence[TrainingPoint | ValidationPoint], named: bool) -> None:
-    for phase, start, end in _phase_spans(points):
+    for phase, start, end in phase_spans(points):
         axes.axvspan(start, end, color=_PHASE_SHADES.get(phase, "#f0f0f0"), zorder=-1, linewidth=0)
         if named:
             place = ((start + end) / 2, 1.0)
@@ -137,15 +138,6 @@ def _shade_phases(axes: Axes, points: Sequence[TrainingPoint | ValidationPoint],
             )  # fmt: skip
     if points:
         axes.set_xlim(0, max(point.iteration for point in points))
-
-
-def _phase_spans(points: Sequence[TrainingPoint | ValidationPoint]) -> list[tuple[str, int, int]]:
-    """Return (phase, first, last iteration): each begins where the one before was last seen."""
-    last: dict[str, int] = {}
-    for point in sorted(points, key=lambda point: point.iteration):
-        last[point.phase] = point.iteration
-    starts = [0, *last.values()]
-    return [(phase, start, end) for (phase, end), start in zip(last.items(), starts, strict=False) if end > start]
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:

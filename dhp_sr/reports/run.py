@@ -3,11 +3,15 @@
 import csv
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dhp_sr.config.yaml_text import parse
 from dhp_sr.utils.errors import UserError
+
+from .latents import Latents, read_latents
+from .pictures import Picture, read_pictures
 
 Row = TypeVar("Row")
 
@@ -70,6 +74,23 @@ class Run:
     """`curves.csv` in order."""
     validation: tuple[ValidationPoint, ...]
     """`validation.csv` in order."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """`options.yml` as it stands, unchecked."""
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    """`environment.json`."""
+    plan: Mapping[str, Any] | None = None
+    """`plan.json`: what could be pruned, or None where the run did not write it."""
+    cuts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Name of a cut model -> its widths; several where the run had several targets."""
+    latents: tuple[Latents, ...] = ()
+    """`latents.csv`, by group."""
+    pictures: tuple[Picture, ...] = ()
+    """`images/`: pieces of test pictures."""
+
+    @property
+    def name(self) -> str:
+        """What the run is called."""
+        return str((self.metrics or {}).get("name") or self.options.get("name") or self.folder.name)
 
 
 def read_run(folder: str | Path) -> Run:
@@ -90,8 +111,14 @@ def read_run(folder: str | Path) -> Run:
         widths=_read_json(folder / "widths.json"),
         curves=_read_csv(folder / "curves.csv", TrainingPoint),
         validation=_read_csv(folder / "validation.csv", ValidationPoint),
+        options=_read_options(folder / "options.yml"),
+        environment=_read_json(folder / "environment.json") or {},
+        plan=_read_json(folder / "plan.json"),
+        cuts=_read_cuts(folder),
+        latents=read_latents(folder / "latents.csv"),
+        pictures=read_pictures(folder / "images"),
     )
-    if not (run.metrics or run.widths or run.curves or run.validation):
+    if not (run.metrics or run.cuts or run.plan or run.curves or run.validation):
         raise UserError(
             f"{folder}: nothing to report: no metrics.json, widths.json, curves.csv or validation.csv in it; is it a "
             "run folder (experiments/<name>), and has the run begun?"
@@ -113,6 +140,16 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")
     return content
+
+
+def _read_options(path: Path) -> dict[str, Any]:
+    content = parse(path.read_text(encoding="utf-8"), str(path))[0] if path.exists() else None
+    return content if isinstance(content, dict) else {}
+
+
+def _read_cuts(folder: Path) -> dict[str, dict[str, Any]]:
+    paths = [folder / "widths.json", *sorted(folder.glob("widths_*.json"))]
+    return {path.stem.replace("widths", "pruned"): _read_json(path) for path in paths if path.exists()}
 
 
 def _read_csv(path: Path, kind: Callable[..., Row]) -> tuple[Row, ...]:

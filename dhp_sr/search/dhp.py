@@ -28,6 +28,9 @@ NARROWING = 2.0
 loss rises like one over a layer's width, so that each further channel costs more; slopes tell that only after training.
 What other powers gave: results/LOG.md."""
 
+LEAST = 0.01
+"""What `latents` gives for a channel that is kept although its life has ended."""
+
 
 class ModernDHP(Search):
     """Proximal search from z = 1 along a line of kept fractions."""
@@ -75,6 +78,10 @@ class ModernDHP(Search):
     def scores(self) -> Tensor:
         """Return what is left of each life; below zero for those that would have died, latest first."""
         return self._life
+
+    def latents(self) -> Tensor:
+        """Return the lives, 0 for what the masks have cut; a channel that rounding brought back has LEAST."""
+        return self._life.clamp_min(LEAST) * self.hyper.mask.cpu()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the lives, the moments, and how far the search is."""

@@ -78,6 +78,10 @@ class FaithfulDHP(Search):
         """Return |z|."""
         return self.scores_signed().abs()
 
+    def latents(self) -> Tensor:
+        """Return |z|; nothing is masked before the cut."""
+        return self.scores()
+
     def state_dict(self) -> dict[str, Any]:
         """Return Adam's moments and the last look at the cost."""
         return {"adam": self._adam.state_dict(), "ratios": self._ratios, "resting": self._resting}

@@ -66,6 +66,10 @@ class Search(ABC):
     def scores(self) -> Tensor:
         """Return (plan.size,) scores, comparable between groups; larger = keep."""
 
+    def latents(self) -> Tensor:
+        """Return (plan.size,) what is left of each channel, 0 = cut; a method without latents of its own: the masks."""
+        return self.hyper.mask.float()
+
     def finish(self) -> BudgetReport:
         """Set the final masks.
 

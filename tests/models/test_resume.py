@@ -12,7 +12,7 @@ from dhp_sr.utils.errors import UserError
 
 
 def assert_same_run(left, right) -> None:
-    for name in ("curves.csv", "validation.csv", "widths.json", "widths.txt"):
+    for name in ("curves.csv", "validation.csv", "latents.csv", "widths.json", "widths.txt"):
         assert (left / name).read_text() == (right / name).read_text(), name
     for name in ("dense", "pruned", "best"):
         mine, other = (load_file(folder / "models" / f"{name}.safetensors") for folder in (left, right))

@@ -7,7 +7,8 @@ import pytest
 from matplotlib.image import imread
 
 from dhp_sr.reports import comparison_figure, plot_curves, plot_widths, read_run
-from dhp_sr.reports.plots import _phase_spans, _smooth
+from dhp_sr.reports.phases import phase_spans
+from dhp_sr.reports.plots import _smooth
 from dhp_sr.reports.run import TrainingPoint
 from dhp_sr.utils.errors import UserError
 
@@ -59,7 +60,7 @@ def test_one_point_can_be_drawn(tmp_path):
 
 def test_phases_span_the_iterations(folder):
     run = read_run(folder)
-    assert _phase_spans(run.curves) == [("dense", 0, 20), ("search", 20, 30), ("finetune", 30, 40)]
+    assert phase_spans(run.curves) == [("dense", 0, 20), ("search", 20, 30), ("finetune", 30, 40)]
 
 
 def test_smoothing_keeps_a_constant_and_a_line_and_the_length():

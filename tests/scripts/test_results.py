@@ -1,4 +1,4 @@
-"""The command lines of `results.py` and `picture.py`: mistakes."""
+"""The command lines of `results.py`, `picture.py` and `screenshot.py`: mistakes."""
 
 import importlib.util
 import re
@@ -78,3 +78,14 @@ def test_a_picture_that_cannot_be_written(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(script, "draw", full)
     assert script.main([str(tmp_path), "x.png", "--image", "a", "--crop", "0", "0", "8", "8"]) == 2
     assert "cannot read or write: No space left" in capsys.readouterr().err
+
+
+def test_a_screenshot_without_a_page_or_a_browser(tmp_path, monkeypatch, capsys):
+    script = load("screenshot")
+    page = tmp_path / "page.html"
+    assert script.main([str(page), "x.png"]) == 2
+    assert "expected a report page, found none" in capsys.readouterr().err
+    page.write_text("<!doctype html>")
+    monkeypatch.setattr(script.shutil, "which", lambda name: None)
+    assert script.main([str(page), "x.png"]) == 2
+    assert "expected chromium and chromedriver, found none" in capsys.readouterr().err
