@@ -92,6 +92,8 @@ class HSN(Section):
     authors' code. The line is ours."""
     budget_term: Literal["two_sided", "one_sided", "distance"] = "two_sided"
     """The absolute value of log(kept / asked); log(max(kept, asked) / asked); or log(1 + |kept - asked|)."""
+    budget_gates: Literal["mask", "drawn"] = "mask"
+    """What is priced: the mask as it would be cut (ours), or a second draw, as in the authors' code."""
     task_gates: Literal["hard", "soft"] = "hard"
     """Whether the loss sees rounded gates, as in the formulas, or the sigmoid's values, as in most of the code."""
     layer_scaling: Literal["loss", "flops", "none"] = "loss"

@@ -79,7 +79,16 @@ def test_the_smallest_target_is_what_a_single_run_searches(make_options, tmp_pat
     assert larger.report["macs_ratio"] > smaller.report["macs_ratio"]
 
 
-@pytest.mark.parametrize("changes", [{}, {"distill": {"weight": 0.5}}, {"method": "magnitude"}, {"method": "random"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"distill": {"weight": 0.5}},
+        {"method": "magnitude"},
+        {"method": "hsn", "keep_streams": False},
+        {"method": "random"},
+    ],
+)
 def test_killed_in_every_leg(make_options, tmp_path, monkeypatch, changes):
     options = several(make_options, name="whole", compress=changes)
     whole = run(options, tmp_path)

@@ -131,15 +131,26 @@ def run(search, steps):
     return logs
 
 
-def test_with_all_gates_open_the_cost_is_the_whole():
-    search = hsn(offset=50.0, approach=0.0)
+def test_the_mask_or_a_draw_is_priced():
+    """With logits half way they differ."""
+    priced = {}
+    for gates in ("mask", "drawn"):
+        search = hsn(offset=0.5, budget_gates=gates)
+        mask = search.ratios()["macs_ratio"]
+        priced[gates] = run(search, 1)[0]["priced_ratio"]
+    assert priced["mask"] == mask != priced["drawn"]
+
+
+@pytest.mark.parametrize("gates", ["mask", "drawn"])
+def test_with_all_gates_open_the_cost_is_the_whole(gates):
+    search = hsn(offset=50.0, approach=0.0, budget_gates=gates)
     x = torch.rand(2, 1, 16, 16)
     search.prepare(0)
     assert all(bool((latent == 1).all()) for latent in search.hyper.latents.values())
     torch.testing.assert_close(search.hyper.eval()(x), network().eval()(x))
     search.hyper(x).sum().backward()
     log = search.step(0)
-    assert log["drawn_ratio"] == log["macs_ratio"] == 1
+    assert log["priced_ratio"] == log["macs_ratio"] == 1
     assert log["budget_term"] == pytest.approx(math.log(2))
 
 
@@ -240,3 +251,12 @@ def test_a_network_without_prunable_channels_is_refused():
     hyper = convert(network(), torch.rand(1, 1, 16, 16), exclude=["model.*"])
     with pytest.raises(UserError, match=r"no channels to prune; pinned: .*model\.0 \(excluded by name\)"):
         build_search("hsn", hyper, **COARSE)
+
+
+def test_a_channel_costs_what_the_table_for_resnet_56_says():
+    """Four times as much in the first stage as in the last, for the size of the feature maps alone."""
+    hyper = convert(build("ResNet", depth=56), torch.rand(1, 3, 32, 32), keep_streams=True)
+    slopes = hyper.costs.marginal(torch.ones(hyper.plan.size), "macs")
+    found = [slopes[group.span].unique().tolist() for group in hyper.plan.prunable]
+    later = [[294_912]] * 9, [[110_592]] + [[147_456]] * 8, [[55_296]] + [[73_728]] * 8
+    assert found == [cost for stage in later for cost in stage]
