@@ -123,7 +123,7 @@ def scoring_arguments(words, experiments, folder):
         return ["-opt", str(option_file), *small(option_file, experiments)]
     model = words[words.index("--model") + 1]
     trained(ROOT / "options" / f"{Path(model).parts[1]}.yml", experiments)
-    return ["--model", model.replace("experiments", str(experiments)), "--data", str(folder)]
+    return ["--model", model.replace("experiments", str(experiments)), "--data", str(folder), "--repeats", "0"]
 
 
 def trained(option_file, experiments):

@@ -1,33 +1,28 @@
-"""Scores of a saved model, for test.py."""
+"""Scores of a run's models on the test sets of its option file, for test.py -opt."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import nn
 
 from dhp_sr.config import load_options, resolve_paths, run_path
-from dhp_sr.config.datasets import ValDataset
 from dhp_sr.config.schema import Options
 from dhp_sr.deploy import load_model
 from dhp_sr.metrics import complexity
 from dhp_sr.models.devices import pick_device
 from dhp_sr.models.finals import final_names
-from dhp_sr.models.networks import EXAMPLE_SIDE, TASKS, check_fit
+from dhp_sr.models.networks import EXAMPLE_SIDE, check_fit
 from dhp_sr.models.numbers import finite
 from dhp_sr.models.run_folder import RunFolder
 from dhp_sr.models.validation import TestSet, build_test_sets, evaluate, evaluate_input
-from dhp_sr.reports import text_table
+from dhp_sr.reports.tables import text_table
 from dhp_sr.utils.errors import UserError
-
-PLAIN_FOLDERS = ("HR", "GT", "hr", "gt", "original", "images")
-"""Beginnings of folder names that do not tell which set it is."""
 
 
 def score_run(
-    opt: str | Path, overrides: Sequence[str] = (), *, root: Path, model: str | Path | None = None
+    opt: str | Path, overrides: Sequence[str] = (), *, root: Path, models: Sequence[str | Path] = ()
 ) -> dict[str, Any]:
     """Score the final models of a run on the test sets of its option file.
 
@@ -35,7 +30,7 @@ def score_run(
         opt: The option file.
         overrides: `section.key=value` each.
         root: The project's folder.
-        model: Another model file to score instead.
+        models: Other model files to score instead.
 
     Returns:
         The form of metrics.json, without times.
@@ -45,7 +40,7 @@ def score_run(
     """
     options = load_options(opt, overrides)
     run = RunFolder(run_path(options, root))
-    paths = [Path(model)] if model else [run.model(name) for name in final_names(options)]
+    paths = [Path(model) for model in models] or [run.model(name) for name in final_names(options)]
     device = pick_device(options.num_gpu if options.num_gpu in ("auto", 0) else 1)
     networks = [_open(path, options, opt, device) for path in paths]
     sets = build_test_sets(resolve_paths(options, root))
@@ -56,7 +51,7 @@ def score_run(
 def _open(path: Path, options: Options, opt: str | Path, device: torch.device) -> nn.Module:
     if not path.exists():
         raise UserError(f"{path}: expected the model of run {options.name!r}, found no file; train it first")
-    network = load_model(path, device)
+    network = load_model(path, device).float()
     try:
         check_fit(network, path.name, options)
     except UserError as error:
@@ -64,58 +59,10 @@ def _open(path: Path, options: Options, opt: str | Path, device: torch.device) -
     return network
 
 
-def score_files(
-    model: str | Path,
-    folders: Sequence[str],
-    *,
-    sigma: float | None = None,
-    max_images: int | None = None,
-    crop_border: int | None = None,
-    device: Literal["auto", "cpu", "cuda"] | None = None,
-) -> dict[str, Any]:
-    """Score a model file on folders of ground-truth images; inputs are made by exact bicubic or by adding noise.
-
-    Args:
-        model: The file.
-        folders: One test set each, named after the folder.
-        sigma: Noise level (0-255 scale), which a denoiser needs.
-        max_images: Only the first so many of each set.
-        crop_border: Pixels shaved before scoring; default: the scale, 0 for denoising.
-        device: Where to compute; default: auto.
-
-    Returns:
-        The form of metrics.json, without times.
-
-    Raises:
-        UserError: the file is no model, a folder is missing, or `sigma` does not fit the model's task.
-    """
-    place = pick_device({"cpu": 0, "cuda": 1}.get(device, "auto"))
-    network = load_model(model, place)
-    if network.task not in TASKS:
-        raise UserError(f"{model}: expected a network that restores images, found one for {network.task}")
-    if network.task == "denoise" and sigma is None:
-        raise UserError(f"{model}: a denoiser; expected --sigma, the noise level on the 0-255 scale, found none")
-    if network.task != "denoise" and sigma is not None:
-        raise UserError(f"{model}: super-resolution, --sigma has no effect; leave it out")
-    kind = "NoiseDataset" if network.task == "denoise" else "SRDataset"
-    color = "grey" if network.in_channels == 1 else "rgb"
-    names = _names(folders)
-    sets = []
-    for name, folder in zip(names, folders, strict=True):
-        fields = {"type": kind, "name": name, "dataroot_gt": str(folder), "color": color, "cache": "none"}
-        fields |= {"sigma": sigma, "max_images": max_images, "crop_border": crop_border}
-        try:
-            options = ValDataset.model_validate(fields)
-        except ValidationError as error:
-            raise UserError("; ".join(f"--{part['loc'][0]}: {part['msg']}" for part in error.errors())) from None
-        sets.append(TestSet.from_options(name, options, network.scale))
-    return score(network, Path(model), sets, str(place))
-
-
 def score(network: nn.Module, path: Path, sets: Sequence[TestSet], device: str) -> dict[str, Any]:
     """Return rows for the input and for `network`, in the form of metrics.json."""
     if not sets:
-        raise UserError("expected at least one test set (datasets.val, or --data), found none")
+        raise UserError("expected at least one test set (datasets.val), found none")
     shape = [1, network.in_channels, EXAMPLE_SIDE, EXAMPLE_SIDE]
     cost = complexity(network, shape)
     before = {test_set.name: evaluate_input(test_set) for test_set in sets}
@@ -132,14 +79,3 @@ def score(network: nn.Module, path: Path, sets: Sequence[TestSet], device: str) 
 def report(scores: dict[str, Any]) -> str:
     """Return scores as a table."""
     return f"{scores['name']}\n{text_table(scores)}"
-
-
-def _names(folders: Sequence[str]) -> list[str]:
-    """Name sets after their folders (Set5/HR is Set5); a name that occurs twice gets a number."""
-    names: list[str] = []
-    for folder in folders:
-        path = Path(folder)
-        name = (path.parent.name if path.name.startswith(PLAIN_FOLDERS) else path.name) or str(folder)
-        number = sum(other.split("#")[0] == name for other in names)
-        names.append(f"{name}#{number + 1}" if number else name)
-    return names
