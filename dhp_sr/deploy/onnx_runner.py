@@ -1,0 +1,105 @@
+"""ONNX files as models to run: those of dhp_sr say what they are, of others it is found out by trial."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dhp_sr.utils.errors import UserError
+
+from .onnx import open_onnx
+from .runner import UNKNOWN_BYTES, Pictures, Runner
+
+_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
+_LEAST_SIDE = 16
+_LARGEST = 4096
+_FOREIGN = "the file does not say how far a pixel's influence reaches"
+
+
+def open_onnx_model(path: Path, device: torch.device, precision: str, threads: int | None) -> Runner:
+    """Return an ONNX file ready to run; arguments and errors are those of `open_model`."""
+    if device.type != "cpu":
+        raise UserError(f"{path}: ONNX files run on the CPU; use --device cpu, or the safetensors file for {device}")
+    session = open_onnx(path, threads or torch.get_num_threads())
+    given, kind = _picture_in(session, path)
+    own = "fp16" if kind is np.float16 else "fp32"
+    if precision not in ("fp32", own):
+        raise UserError(f"{path}: computes in {own}, --precision {precision} has no effect; export another file")
+    said = session.get_modelmeta().custom_metadata_map
+    said = said if said.get("format") == "dhp_sr" else {}
+    channels = given.shape[1] if isinstance(given.shape[1], int) else _count(said, "in_channels", path, 3)
+    compute = _compute(session, given.name, kind)
+    multiple, scale, out_channels = _by_trial(compute, channels, path, _count(said, "size_multiple", path, 1))
+    if said and _count(said, "scale", path, scale) != scale:
+        raise UserError(f"{path}: its metadata says scale {said['scale']}, but it makes pictures {scale} times as large")
+    halo = _count(said, "halo", path, None, least=0)
+    return Runner(
+        path=path,
+        task=str(said.get("task", "sr" if scale > 1 else "")),
+        scale=scale,
+        in_channels=channels,
+        out_channels=out_channels,
+        size_multiple=multiple,
+        halo=halo,
+        reason="" if halo is not None else str(said.get("halo_reason") or _FOREIGN),
+        pixel_bytes=_count(said, "bytes_per_pixel", path, UNKNOWN_BYTES, largest=2**24),
+        compute=compute,
+    )
+
+
+def _picture_in(session: Any, path: Path) -> tuple[Any, type]:
+    """Return the input and its type; one picture goes in, one comes out."""
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in _TYPES:
+        listing = ", ".join(f"{one.name} {one.type} {one.shape}" for one in inputs)
+        raise UserError(
+            f"{path}: expected one picture (N, C, H, W) of floating-point numbers in and one out, "
+            f"found {len(outputs)} out and in: {listing}"
+        )
+    if any(isinstance(side, int) for side in inputs[0].shape[2:]):
+        raise UserError(f"{path}: expected a free height and width, found an input of {inputs[0].shape}; export it again")
+    return inputs[0], _TYPES[inputs[0].type]
+
+
+def _compute(session: Any, name: str, kind: type) -> Callable[[Pictures], Pictures]:
+    def compute(pictures: Pictures) -> Pictures:
+        try:
+            (result,) = session.run(None, {name: np.ascontiguousarray(pictures, dtype=kind)})
+        except Exception as error:  # onnxruntime's own classes have no common base
+            raise UserError(f"onnxruntime: {error}") from error
+        return np.asarray(result, dtype=np.float32)
+
+    return compute
+
+
+def _by_trial(
+    compute: Callable[[Pictures], Pictures], channels: int, path: Path, multiple: int
+) -> tuple[int, int, int]:
+    """Return the multiple that sides must be of, the enlargement and the channels of the result."""
+    reason: UserError | None = None
+    for tried in sorted({multiple, *(one for one in _MULTIPLES if one % multiple == 0)}):
+        side = tried * (-(-_LEAST_SIDE // tried) | 1)  # an odd number of multiples
+        try:
+            result = compute(np.full((1, channels, side, side), 0.5, dtype=np.float32))
+        except UserError as error:
+            reason = error
+            continue
+        if result.ndim == 4 and result.shape[2] == result.shape[3] and result.shape[2] % side == 0:
+            return tried, result.shape[2] // side, result.shape[1]
+        reason = UserError(f"an input of {side} x {side} gives an output of {result.shape}")
+    raise UserError(f"{path}: expected a network that restores pictures of any size; {reason}") from reason
+
+
+def _count(
+    said: Mapping[str, str], key: str, path: Path, otherwise: Any, *, least: int = 1, largest: int = _LARGEST
+) -> Any:
+    """Return a number of the metadata, or `otherwise` where there is none."""
+    text = said.get(key, "")
+    if text in ("", "null", "None"):
+        return otherwise
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and least <= int(text) <= largest):
+        raise UserError(f"{path}: metadata: expected {key} from {least} to {largest}, found {text[:40]!r}")
+    return int(text)

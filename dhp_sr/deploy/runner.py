@@ -1,0 +1,140 @@
+"""A model file ready to restore pictures: safetensors through PyTorch, ONNX through onnxruntime, called alike."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dhp_sr.structure.footprint import bytes_per_pixel
+from dhp_sr.structure.receptive import receptive_field
+from dhp_sr.structure.trace import TraceError
+from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.timing import thread_count
+
+from .checkpoint import load_model
+from .steady import SteadyConvolutions
+
+Pictures = NDArray[np.float32]
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+UNKNOWN_BYTES = 48 * 1024.0
+"""Memory per input pixel that is assumed where the network cannot be looked at: a wide network for x4."""
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A model that can be called, and what has to be known to call it."""
+
+    path: Path
+    task: str
+    """`sr` or `denoise`; empty where the file does not say."""
+    scale: int
+    in_channels: int
+    out_channels: int
+    size_multiple: int
+    """Sides of inputs are multiples of it."""
+    halo: int | None
+    """Input pixels around a tile that its result depends on; None: unknown, or the whole image."""
+    reason: str
+    """Why `halo` is None."""
+    pixel_bytes: float
+    """Memory that one pixel of an input takes while the network runs."""
+    compute: Callable[[Pictures], Pictures]
+
+    @property
+    def colour(self) -> str:
+        """What the channels are: `grey`, `RGB` or `other`."""
+        return {1: "grey", 3: "RGB"}.get(self.in_channels, "other")
+
+    def __call__(self, pictures: Pictures | Tensor) -> Pictures | Tensor:
+        """Restore pictures.
+
+        Args:
+            pictures: (N, in_channels, H, W) in [0, 1], sides multiples of `size_multiple`; array or tensor.
+
+        Returns:
+            (N, out_channels, scale H, scale W), float32, not clipped; an array for an array, a tensor on the CPU for a
+            tensor.
+        """
+        if isinstance(pictures, Tensor):
+            return torch.from_numpy(self.compute(pictures.detach().float().cpu().numpy()))
+        return self.compute(np.ascontiguousarray(pictures, dtype=np.float32))
+
+
+def open_model(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    precision: str = "fp32",
+    threads: int | None = None,
+) -> Runner:
+    """Return a model file ready to run. Nothing in it is executed but its arithmetic.
+
+    Args:
+        path: safetensors of dhp_sr, or any `.onnx` with one picture in and one out.
+        device: where to compute; ONNX files run on the CPU.
+        precision: `fp32`, `bf16` or `fp16`; an ONNX file has its own.
+        threads: of the CPU; None: as many as the library takes by itself.
+
+    Raises:
+        UserError: the file is no such model, is for another task, or cannot run in this way.
+    """
+    path, device = Path(path), torch.device(device)
+    if precision not in PRECISIONS:
+        raise UserError(f"expected a precision among {', '.join(PRECISIONS)}, found {precision!r}")
+    if path.suffix.lower() == ".onnx":
+        from .onnx_runner import open_onnx_model
+
+        return open_onnx_model(path, device, precision, threads)
+    return _open_safetensors(path, device, precision, threads)
+
+
+def _open_safetensors(path: Path, device: torch.device, precision: str, threads: int | None) -> Runner:
+    if precision == "fp16" and device.type == "cpu":
+        raise UserError("--precision fp16 is for graphics cards; on the CPU use bf16 or fp32")
+    network = load_model(path)
+    if network.task not in ("sr", "denoise"):
+        raise UserError(f"{path}: expected a network that restores images, found one for {network.task}")
+    field = receptive_field(network, network.in_channels, network.size_multiple)
+    try:
+        memory = bytes_per_pixel(network, network.in_channels, network.size_multiple)
+    except TraceError:
+        memory = UNKNOWN_BYTES
+    dtype = PRECISIONS[precision]
+    return Runner(
+        path=path,
+        task=network.task,
+        scale=network.scale,
+        in_channels=network.in_channels,
+        out_channels=_out_channels(network),
+        size_multiple=max(field.multiple, network.size_multiple),
+        halo=field.halo,
+        reason=field.reason,
+        pixel_bytes=memory * dtype.itemsize / 4,
+        compute=_compute(network.to(device=device, dtype=dtype).requires_grad_(False), device, dtype, threads),
+    )
+
+
+def _compute(
+    network: nn.Module, device: torch.device, dtype: torch.dtype, threads: int | None
+) -> Callable[[Pictures], Pictures]:
+    def compute(pictures: Pictures) -> Pictures:
+        given = torch.from_numpy(pictures).to(device=device, dtype=dtype)
+        with (
+            torch.inference_mode(),
+            thread_count(threads),
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+            SteadyConvolutions(),
+        ):
+            return network(given).float().cpu().numpy()
+
+    return compute
+
+
+def _out_channels(network: nn.Module) -> int:
+    side = network.size_multiple * -(-16 // network.size_multiple)
+    first = next(network.parameters())
+    with torch.inference_mode():
+        return network(torch.zeros(1, network.in_channels, side, side, dtype=first.dtype)).shape[1]
