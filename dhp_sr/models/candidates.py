@@ -9,12 +9,26 @@ import torch
 from torch import nn
 
 from dhp_sr.deploy import load_model
-from dhp_sr.deploy.onnx_network import OnnxNetwork
+from dhp_sr.deploy.runner import Runner, open_model
 from dhp_sr.metrics import Complexity, complexity
 from dhp_sr.metrics.onnx_complexity import onnx_complexity
 from dhp_sr.utils.errors import UserError
 
 TASKS = ("sr", "denoise")
+
+
+class OnnxNetwork(nn.Module):
+    """An ONNX file, run by onnxruntime on the CPU, with what our networks tell of themselves."""
+
+    def __init__(self, runner: Runner) -> None:
+        super().__init__()
+        self.runner = runner
+        self.task, self.scale = runner.task or "denoise", runner.scale
+        self.in_channels, self.size_multiple = runner.in_channels, runner.size_multiple
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the result for (N, C, H, W), on the CPU, float32."""
+        return self.runner(x)
 
 
 @dataclass(frozen=True)
@@ -62,11 +76,11 @@ def open_candidates(paths: Sequence[str | Path], device: torch.device, threads: 
 
 
 def open_network(path: Path, device: torch.device, threads: int) -> nn.Module:
-    """Return the network of a file, ready for float32 images: half-precision weights are made float32."""
+    """Return the network of a file, ready for float32 images: half-precision weights of ours are made float32."""
     if path.suffix.lower() == ".onnx":
         if not path.is_file():
             raise UserError(f"{path}: expected a model, found no file")
-        return OnnxNetwork(path, threads)
+        return OnnxNetwork(open_model(path, threads=threads))
     return load_model(path, device).float()
 
 
