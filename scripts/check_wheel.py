@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 IN_SDIST = ("LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "setup.cfg", "pyproject.toml")
 FOLDERS_IN_SDIST = ("options", "scripts", "requirements", "tests", "benchmarks", "dhp_sr")
-NOT_REQUIRED = ("basicsr", "torchvision", "lmdb", "skimage", "matplotlib", "tensorboard", "onnx", "spandrel", "jinja2")
+NOT_REQUIRED = ("basicsr", "torchvision", "lmdb", "skimage", "matplotlib", "tensorboard", "onnx", "spandrel")
 
 USES = {
     "the engine": """
