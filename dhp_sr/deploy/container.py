@@ -103,7 +103,7 @@ def _diagnosis(path: Path, error: SafetensorError) -> str:
         return (
             "expected a safetensors file, found a pickle (a .pth file of torch.save, whatever its name). A pickle can "
             "run code, so it is not opened as a model; as starting weights of a dense network use "
-            "path.pretrain_network_g"
+            "path.pretrain_network_g, or make it a model file by export.py --arch NAME"
         )
     if head.startswith(b"version https://git-lfs"):
         return "expected a safetensors file, found a git-lfs pointer; fetch the file itself with `git lfs pull`"

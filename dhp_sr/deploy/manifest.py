@@ -137,7 +137,8 @@ def unpack(found: Mapping[str, str] | None) -> dict[str, Any]:
     if not found or found.get("format") != FORMAT:
         raise ModelFileError(
             "a safetensors file without dhp_sr's description of the network. If it holds weights for a dense network, "
-            "give it as path.pretrain_network_g; a pruned model must be saved by dhp_sr"
+            "give it as path.pretrain_network_g, or make it a model by export.py --arch NAME; a pruned model "
+            "must be saved by dhp_sr"
         )
     _check_version(found.get("format_version", ""))
     manifest = _parse(found.get("manifest", ""))

@@ -37,6 +37,7 @@ KEYS: dict[str, tuple[type, bool]] = {
     "macs_input": (list, False),
     "scores": (dict, False),
     "licence": (str, False),
+    "parent": (str, False),
 }
 """Key -> its type, and whether every file of ours has it.
 

@@ -44,6 +44,38 @@ def describe_by_images(network: nn.Module, name: str, arguments: Mapping[str, An
     return mark(network, Origin(full_name(name), arguments, task, options.scale, channels, multiple, side))
 
 
+def describe_by_output(network: nn.Module, name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """Note on a network what its output says about it: scale, task, and which sides its input may have.
+
+    Args:
+        network: with any weights.
+        name: as in `build_named`.
+        arguments: those that it was constructed from.
+
+    Returns:
+        The same network, with an `Origin`.
+
+    Raises:
+        UserError: no image passes through it, or its output is not an enlargement by a whole number.
+    """
+    register_known()
+    channels = next((arguments[key] for key in ("num_in_ch", "in_channels", "in_nc") if key in arguments), 3)
+    on_meta, reasons = to_meta(copy.deepcopy(network).eval()), []
+    for multiple in MULTIPLES:
+        side = multiple * (-(-_LEAST_SIDE // multiple) | 1)
+        try:
+            with torch.no_grad():
+                found = on_meta(torch.empty(1, channels, side, side, device="meta"))
+            scale, rest = divmod(found.shape[-1], side)
+            if found.dim() == 4 and scale > 0 and not rest and found.shape[-1] == found.shape[-2]:
+                task = "sr" if scale > 1 else "denoise"
+                return mark(network, Origin(full_name(name), arguments, task, scale, channels, multiple, side))
+            reasons.append(f"an input of {side} x {side} gives an output of {tuple(found.shape)}")
+        except Exception as error:  # the author's code: whatever it raises, the image did not pass
+            reasons.append(f"an input of {side} x {side} does not pass: {str(error)[:300]}")
+    raise UserError(f"{name}: expected a network that restores images of {channels} channels: {reasons[-1]}")
+
+
 def can_be_loaded(network: nn.Module) -> bool:
     """Return whether a file can name the network, so that it is loaded again from the file alone."""
     origin = origin_of(network)

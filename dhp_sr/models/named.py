@@ -1,13 +1,14 @@
 """A plain network by its name: one of ours, of BasicSR's registry, or of torchvision's classifiers."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from dhp_sr._compat import prepare_torchvision
 from dhp_sr.archs import ARCHS, build
+from dhp_sr.config.yaml_text import parse
 from dhp_sr.models.origins import build_classifier
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.names import nearest
@@ -48,6 +49,21 @@ def build_named(name: str, arguments: Mapping[str, Any]) -> nn.Module:
         if ":" not in name and inner in _classifiers():
             raise UserError(f"network type {name!r} is unknown (did you mean 'torchvision:{inner}'?)") from error
         raise
+
+
+def named_arguments(texts: Sequence[str]) -> dict[str, Any]:
+    """Return a constructor's arguments from a command line's `key=value`, the value read as YAML.
+
+    Raises:
+        UserError: one is not of this form.
+    """
+    arguments = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.isidentifier():
+            raise UserError(f"expected an argument of the network as key=value, found {text!r}")
+        arguments[key], _ = parse(value, key)
+    return arguments
 
 
 def _of_basicsr(name: str, arguments: Mapping[str, Any]) -> nn.Module:

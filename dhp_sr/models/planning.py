@@ -9,11 +9,10 @@ from torch import nn
 
 from dhp_sr.archs import ARCHS
 from dhp_sr.config import load_options, resolve_paths
-from dhp_sr.config.yaml_text import parse
 from dhp_sr.hyper import HyperNet, convert
 from dhp_sr.models.devices import Place, pick_device
 from dhp_sr.models.legs import budget
-from dhp_sr.models.named import build_named
+from dhp_sr.models.named import build_named, named_arguments
 from dhp_sr.models.networks import EXAMPLE_SIDE, build_plain
 from dhp_sr.models.numbers import finite
 from dhp_sr.models.searching import convert_plain, make_stopwatch
@@ -79,7 +78,7 @@ def plan_arch(
     Raises:
         UserError: the name or an argument is unknown, or the network cannot be traced.
     """
-    given = _arguments(arguments)
+    given = named_arguments(arguments)
     name = name if name in ARCHS else name.removeprefix("Hyper")
     network = build_named(name, given)
     channels = getattr(network, "in_channels", given.get("num_in_ch", given.get("in_channels", 3)))
@@ -149,13 +148,3 @@ def _checked(size: Sequence[int], multiple: int) -> Sequence[int]:
     if min(size) < 1 or any(side % multiple for side in size):
         raise UserError(f"--size: expected multiples of {multiple}, above 0, found {size[0]} {size[1]}")
     return size
-
-
-def _arguments(texts: Sequence[str]) -> dict[str, Any]:
-    arguments = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or not key.isidentifier():
-            raise UserError(f"expected an argument of the network as key=value, found {text!r}")
-        arguments[key], _ = parse(value, key)
-    return arguments

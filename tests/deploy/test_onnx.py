@@ -1,15 +1,23 @@
 """ONNX files: the same numbers as PyTorch at any size, one file, and clear words when something is missing."""
 
 import builtins
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from dhp_sr.deploy.onnx import export_onnx, open_onnx, require_onnx
+from dhp_sr.archs import build
+from dhp_sr.deploy.onnx import OPSETS, export_onnx, open_onnx, require_onnx
+from dhp_sr.deploy.onnx_metadata import unpack_metadata
+from dhp_sr.deploy.prepare import prepare as prepare_network
 from dhp_sr.utils.errors import UserError
 
 from .conftest import CUTS, cut_network
+from .test_onnx_metadata import FACTS as SOME_FACTS
+
+ROOT = Path(__file__).resolve().parents[2]
+FACTS = {**SOME_FACTS, "halo": 7}
 
 MULTIPLES = {"UNet": 4}
 
@@ -27,8 +35,8 @@ def test_cut_networks_give_the_same_numbers_at_any_size(onnx, name, tmp_path):
     network, multiple = cut_network(name), MULTIPLES.get(name, 1)
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     path = tmp_path / "small.onnx"
-    difference = export_onnx(network, path, (1, network.in_channels, 16, 24), size_multiple=multiple)
-    assert 0 <= difference < 1e-5
+    found = export_onnx(network, path, (1, network.in_channels, 16, 24), size_multiple=multiple)
+    assert 0 <= found.largest < 1e-5 and len(found.differences) == 2
     for shape in ((1, 8, 28), (4, 20, 12)):
         x = torch.rand(shape[0], network.in_channels, *shape[1:])
         (found,) = open_onnx(path).run(["output"], {"input": x.numpy()})
@@ -36,29 +44,80 @@ def test_cut_networks_give_the_same_numbers_at_any_size(onnx, name, tmp_path):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * max(1, np.abs(expected).max()))
     assert [entry.name for entry in tmp_path.iterdir()] == ["small.onnx"]
     assert all(torch.equal(tensor, before[key]) for key, tensor in network.state_dict().items())
+    (output,) = open_onnx(path).get_outputs()
+    axes = [axis if network.size_multiple == 1 else f"{network.size_multiple}*{axis}" for axis in ("height", "width")]
+    assert output.shape[2:] == [axis if network.scale == 1 else f"{network.scale}*{axis}" for axis in axes]
     assert not onnx.load(path).functions
     assert "BatchNormalization" not in {node.op_type for node in onnx.load(path).graph.node}
 
 
-def test_the_output_says_the_scale(onnx, tmp_path):
-    network = cut_network("EDSR")
-    export_onnx(network, tmp_path / "x2.onnx", (1, 3, 8, 8))
-    (output,) = open_onnx(tmp_path / "x2.onnx").get_outputs()
-    assert output.shape == ["batch", 3, "2*height", "2*width"]
+@pytest.fixture
+def forgets(monkeypatch):
+    """An exporter that loses the bias of the last layer, or makes it NaN."""
+
+    def spoil(value):
+        def prepare(network):
+            changed = real(network)
+            changed.model[-1].bias.fill_(value)
+            return changed
+
+        monkeypatch.setattr("dhp_sr.deploy.onnx.prepare", prepare)
+
+    real = prepare_network
+    return spoil
 
 
-def test_a_file_that_computes_something_else_is_not_kept(onnx, tmp_path, monkeypatch):
-    network = cut_network("DnCNN")
-    monkeypatch.setattr("dhp_sr.deploy.onnx._compare", lambda *_: 0.5)
-    with pytest.raises(UserError, match=r"not written: expected PyTorch's output within 0\.0001, found .* 0\.5"):
-        export_onnx(network, tmp_path / "wrong.onnx", (1, 1, 8, 8))
+@pytest.mark.parametrize("value", [9.0, float("nan")])
+def test_a_file_that_computes_something_else_is_not_kept(onnx, tmp_path, forgets, value):
+    forgets(value)
+    path = tmp_path / "wrong.onnx"
+    path.write_bytes(b"an older file")
+    with pytest.raises(
+        UserError, match=r"not written: expected PyTorch's output within 0\.0001, found a difference of"
+    ):
+        export_onnx(cut_network("DnCNN"), path, (1, 1, 8, 8))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["wrong.onnx"] and path.read_bytes() == b"an older file"
+
+
+SLOW = [pytest.param(opset, marks=pytest.mark.slow) for opset in OPSETS[1:-1]]
+
+
+@pytest.mark.parametrize("opset", [OPSETS[0], *SLOW, OPSETS[-1]])
+def test_every_opset_is_really_that_one(onnx, tmp_path, opset):
+    network = build("DnCNN", num_feat=4, num_layers=3).eval()
+    assert export_onnx(network, tmp_path / "x.onnx", (1, 1, 8, 8), opset=opset, facts=FACTS).largest < 1e-6
+    model = onnx.load(tmp_path / "x.onnx")
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset)]
+    onnx.checker.check_model(model, full_check=True)
+    content = (tmp_path / "x.onnx").read_bytes()
+    assert str(ROOT).encode() not in content and b"torch/nn/modules" not in content
+    assert unpack_metadata(open_onnx(tmp_path / "x.onnx").get_modelmeta().custom_metadata_map)["halo"] == 7
+
+
+def test_other_opsets_are_refused(onnx, tmp_path):
+    with pytest.raises(UserError, match="expected an opset from 17 to 20, found 16"):
+        export_onnx(cut_network("DnCNN"), tmp_path / "x.onnx", (1, 1, 8, 8), opset=16)
+
+
+def test_half_is_half_throughout(onnx, tmp_path):
+    network = build("EDSR", num_feat=8, num_block=1, upscale=2).eval()
+    found = export_onnx(network, tmp_path / "half.onnx", (1, 3, 8, 8), half=True)
+    assert 1e-6 < found.largest < 2e-3
+    model = onnx.load(tmp_path / "half.onnx")
+    kinds = {tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) > 1}
+    assert kinds == {onnx.TensorProto.FLOAT16} and "Cast" not in {node.op_type for node in model.graph.node}
+    session = open_onnx(tmp_path / "half.onnx")
+    assert session.get_inputs()[0].type == session.get_outputs()[0].type == "tensor(float16)"
+
+
+def test_what_leaves_the_range_of_half_is_refused(onnx, tmp_path):
+    network = build("DnCNN", num_feat=4, num_layers=3, batch_norm=False).eval()
+    with torch.no_grad():
+        network.model[0].weight *= 1e6
+        network.model[2].weight *= 1e-6
+    with pytest.raises(UserError, match="fp16 does not suit the network"):
+        export_onnx(network, tmp_path / "half.onnx", (1, 1, 8, 8), half=True)
     assert not list(tmp_path.iterdir())
-
-
-def test_nan_is_no_agreement(onnx, tmp_path, monkeypatch):
-    monkeypatch.setattr("dhp_sr.deploy.onnx._compare", lambda *_: float("nan"))
-    with pytest.raises(UserError, match="not written"):
-        export_onnx(cut_network("DnCNN"), tmp_path / "wrong.onnx", (1, 1, 8, 8))
 
 
 def test_what_cannot_be_traced_is_named(onnx, tmp_path):
@@ -73,7 +132,7 @@ def test_what_cannot_be_traced_is_named(onnx, tmp_path):
 
 def test_a_file_of_another_kind(onnx, tmp_path):
     (tmp_path / "text.onnx").write_text("no graph")
-    with pytest.raises(UserError, match=r"text\.onnx: expected a file that onnxruntime can run"):
+    with pytest.raises(UserError, match=r"text\.onnx: expected an ONNX file"):
         open_onnx(tmp_path / "text.onnx")
 
 

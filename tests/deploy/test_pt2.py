@@ -1,0 +1,62 @@
+"""Programs of torch.export: the same numbers at any size, and nothing left behind when they are not."""
+
+import json
+
+import pytest
+import torch
+
+from dhp_sr.deploy import pt2
+from dhp_sr.deploy.pt2 import FACTS, export_pt2
+from dhp_sr.utils.errors import UserError
+
+from .conftest import CUTS, cut_network
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_cut_networks_give_the_same_numbers_at_any_size(name, tmp_path):
+    network = cut_network(name)
+    path, shape = tmp_path / "small.pt2", (1, network.in_channels, 16, 24)
+    found = export_pt2(network, path, shape, size_multiple=network.size_multiple, facts={"scale": "2"})
+    assert found.largest <= 1e-6 and [entry.name for entry in tmp_path.iterdir()] == ["small.pt2"]
+    told = {FACTS: ""}
+    module = torch.export.load(path, extra_files=told).module()
+    assert json.loads(told[FACTS]) == {"scale": "2"}
+    for size in ((1, 8, 28), (4, 20, 12)):
+        x = torch.rand(size[0], network.in_channels, *size[1:])
+        expected = network(x).detach()
+        torch.testing.assert_close(module(x), expected, rtol=0, atol=1e-6 * max(1, float(expected.abs().max())))
+
+
+def test_half(tmp_path):
+    network = cut_network("DnCNN")
+    assert 0 < export_pt2(network, tmp_path / "half.pt2", (1, 1, 8, 12), half=True).largest < 1e-2
+    module = torch.export.load(tmp_path / "half.pt2").module()
+    assert module(torch.rand(1, 1, 9, 5).half()).dtype == torch.float16
+    assert next(network.parameters()).dtype == torch.float32
+
+
+def test_a_program_that_computes_something_else_is_not_kept(tmp_path, monkeypatch):
+    real = pt2._program
+
+    def forgets(network, *rest):
+        network.model[-1].bias += 1
+        return real(network, *rest)
+
+    monkeypatch.setattr(pt2, "_program", forgets)
+    path = tmp_path / "wrong.pt2"
+    path.write_bytes(b"an older file")
+    with pytest.raises(UserError, match=r"not written: expected PyTorch's output within 0\.0001"):
+        export_pt2(cut_network("DnCNN"), path, (1, 1, 8, 12))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["wrong.pt2"] and path.read_bytes() == b"an older file"
+
+
+def test_what_cannot_be_followed_is_named(tmp_path):
+    class Branches(torch.nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(UserError, match=r"Branches has no form as a torch\.export program"):
+        export_pt2(Branches(), tmp_path / "branches.pt2", (1, 1, 8, 8))
+    with pytest.raises(UserError, match="multiples of 4, found"):
+        export_pt2(cut_network("UNet"), tmp_path / "x.pt2", (1, 1, 10, 8), size_multiple=4)
+    assert not list(tmp_path.iterdir())
