@@ -1,6 +1,6 @@
 """ONNX files as models to run: those of dhp_sr say what they are, of others it is found out by trial."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +9,16 @@ import torch
 
 from dhp_sr.utils.errors import UserError
 
+from .container import ModelFileError
 from .onnx import open_onnx
+from .onnx_metadata import unpack_metadata
 from .runner import UNKNOWN_BYTES, Pictures, Runner
 
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
 _LEAST_SIDE = 16
 _LARGEST = 4096
-_FOREIGN = "the file does not say how far a pixel's influence reaches"
+_UNSAID = "the file does not say how far a pixel's influence reaches"
 
 
 def open_onnx_model(path: Path, device: torch.device, precision: str, threads: int | None) -> Runner:
@@ -28,26 +30,37 @@ def open_onnx_model(path: Path, device: torch.device, precision: str, threads: i
     own = "fp16" if kind is np.float16 else "fp32"
     if precision not in ("fp32", own):
         raise UserError(f"{path}: computes in {own}, --precision {precision} has no effect; export another file")
-    said = session.get_modelmeta().custom_metadata_map
-    said = said if said.get("format") == "dhp_sr" else {}
-    channels = given.shape[1] if isinstance(given.shape[1], int) else _count(said, "in_channels", path, 3)
+    said = _said(session, path)
+    channels = given.shape[1] if isinstance(given.shape[1], int) else said.get("in_channels", 3)
     compute = _compute(session, given.name, kind)
-    multiple, scale, out_channels = _by_trial(compute, channels, path, _count(said, "size_multiple", path, 1))
-    if said and _count(said, "scale", path, scale) != scale:
-        raise UserError(f"{path}: its metadata says scale {said['scale']}, but it makes pictures {scale} times as large")
-    halo = _count(said, "halo", path, None, least=0)
+    multiple, scale, out_channels = _by_trial(compute, channels, path, said.get("size_multiple", 1))
+    if said.get("scale", scale) != scale:
+        raise ModelFileError(f"{path}: expected scale {said['scale']}, as its metadata says, found {scale}")
     return Runner(
         path=path,
-        task=str(said.get("task", "sr" if scale > 1 else "")),
+        task=said.get("task", "sr" if scale > 1 else ""),
         scale=scale,
         in_channels=channels,
         out_channels=out_channels,
         size_multiple=multiple,
-        halo=halo,
-        reason="" if halo is not None else str(said.get("halo_reason") or _FOREIGN),
-        pixel_bytes=_count(said, "bytes_per_pixel", path, UNKNOWN_BYTES, largest=2**24),
+        halo=said.get("halo"),
+        reason="" if "halo" in said else _UNSAID,
+        tile_multiple=said.get("tile_multiple", multiple),
+        pixel_bytes=said.get("bytes_per_pixel", UNKNOWN_BYTES),
         compute=compute,
     )
+
+
+def _said(session: Any, path: Path) -> dict[str, Any]:
+    """Return the file's own description; empty for a file of another program."""
+    try:
+        said = unpack_metadata(session.get_modelmeta().custom_metadata_map) or {}
+    except ModelFileError as error:
+        raise ModelFileError(f"{path}: {error}") from error
+    for key in ("scale", "size_multiple", "tile_multiple", "halo"):
+        if said.get(key, 1) > _LARGEST:
+            raise ModelFileError(f"{path}: metadata: expected {key} up to {_LARGEST}, found {said[key]}")
+    return said
 
 
 def _picture_in(session: Any, path: Path) -> tuple[Any, type]:
@@ -60,7 +73,9 @@ def _picture_in(session: Any, path: Path) -> tuple[Any, type]:
             f"found {len(outputs)} out and in: {listing}"
         )
     if any(isinstance(side, int) for side in inputs[0].shape[2:]):
-        raise UserError(f"{path}: expected a free height and width, found an input of {inputs[0].shape}; export it again")
+        raise UserError(
+            f"{path}: expected a free height and width, found an input of {inputs[0].shape}; export it again"
+        )
     return inputs[0], _TYPES[inputs[0].type]
 
 
@@ -91,15 +106,3 @@ def _by_trial(
             return tried, result.shape[2] // side, result.shape[1]
         reason = UserError(f"an input of {side} x {side} gives an output of {result.shape}")
     raise UserError(f"{path}: expected a network that restores pictures of any size; {reason}") from reason
-
-
-def _count(
-    said: Mapping[str, str], key: str, path: Path, otherwise: Any, *, least: int = 1, largest: int = _LARGEST
-) -> Any:
-    """Return a number of the metadata, or `otherwise` where there is none."""
-    text = said.get(key, "")
-    if text in ("", "null", "None"):
-        return otherwise
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and least <= int(text) <= largest):
-        raise UserError(f"{path}: metadata: expected {key} from {least} to {largest}, found {text[:40]!r}")
-    return int(text)

@@ -38,6 +38,8 @@ class Runner:
     """Sides of inputs are multiples of it."""
     halo: int | None
     """Input pixels around a tile that its result depends on; None: unknown, or the whole image."""
+    tile_multiple: int
+    """Tiles begin at multiples of it."""
     reason: str
     """Why `halo` is None."""
     pixel_bytes: float
@@ -109,8 +111,9 @@ def _open_safetensors(path: Path, device: torch.device, precision: str, threads:
         scale=network.scale,
         in_channels=network.in_channels,
         out_channels=_out_channels(network),
-        size_multiple=max(field.multiple, network.size_multiple),
+        size_multiple=network.size_multiple,
         halo=field.halo,
+        tile_multiple=field.multiple,
         reason=field.reason,
         pixel_bytes=memory * dtype.itemsize / 4,
         compute=_compute(network.to(device=device, dtype=dtype).requires_grad_(False), device, dtype, threads),

@@ -1,0 +1,1 @@
+"""Images through a finished model: read, restored tile by tile, written."""
