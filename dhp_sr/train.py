@@ -24,7 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        print(f"error: {error}; is the environment active? see README.md: . .venv/bin/activate", file=sys.stderr)
+        extra = "training needs pip install 'dhp_sr[train]'"
+        print(
+            f"error: {error}; {extra}; is the environment active? see README.md: . .venv/bin/activate", file=sys.stderr
+        )
         return 2
     except OSError as error:
         print(f"error: cannot read or write: {error}\nonce that is mended: {_again(arguments)}", file=sys.stderr)

@@ -25,8 +25,7 @@ IN_SDIST = ("LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "setup.cf
 FOLDERS_IN_SDIST = ("options", "scripts", "requirements", "tests", "benchmarks", "dhp_sr")
 NOT_REQUIRED = ("basicsr", "torchvision", "lmdb", "skimage", "matplotlib", "tensorboard", "onnx", "spandrel")
 
-USES = {
-    "the engine": """
+USES = """
 import importlib.util, pathlib, sys, torch
 import dhp_sr, dhp_sr.hyper, dhp_sr.deploy
 from dhp_sr.archs import EDSR
@@ -41,15 +40,13 @@ small = hyper.cut().eval()
 dhp_sr.deploy.save_model(small, "pruned.safetensors")
 x = torch.rand(1, 3, 9, 8)
 assert torch.equal(dhp_sr.deploy.load_model("pruned.safetensors")(x), small(x))
-""",
-    "pictures": """
 import numpy as np
-from pathlib import Path
 from PIL import Image
-Path("pictures").mkdir()
+pathlib.Path("pictures").mkdir()
 Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 44, 3), dtype=np.uint8)).save("pictures/a.png")
-""",
-}
+"""
+"""The engine and the model files, and a picture for the commands after it."""
+
 _MODEL = "--model pruned.safetensors"
 COMMANDS: tuple[tuple[str, int, str], ...] = (
     (f"dhp-sr-test {_MODEL} --data pictures --repeats 1 --size 16 16", 0, ""),
@@ -169,8 +166,7 @@ def use(python: Path, folder: Path) -> None:
     """Run the engine and every command there, in an empty folder."""
     place = folder / "place"
     place.mkdir()
-    for code in USES.values():
-        run([str(python), "-c", code, *NOT_REQUIRED], place)
+    run([str(python), "-c", USES, *NOT_REQUIRED], place)
     shutil.copy(ROOT / "options" / "quickstart.yml", place)
     for line, code, message in COMMANDS:
         command = [python.parent / line.split()[0], *line.split()[1:]]

@@ -14,6 +14,7 @@ from dhp_sr.deploy.container import DESCRIPTION
 
 from .conftest import CUTS, cut_network
 
+RESTORERS = [name for name in CUTS if build(name, **CUTS[name][0]).task in ("sr", "denoise")]
 spandrel = None  # set below: skipped where the extra is not installed
 
 
@@ -36,7 +37,7 @@ def load(tmp_path):
     return load
 
 
-@pytest.mark.parametrize("name", CUTS)
+@pytest.mark.parametrize("name", RESTORERS)
 @pytest.mark.parametrize("make", [cut_network, lambda name: build(name, **CUTS[name][0]).eval()], ids=["cut", "dense"])
 def test_every_network_gives_a_working_descriptor(load, name, make, tmp_path):
     network = make(name)
@@ -111,6 +112,13 @@ def test_networks_of_other_packages(load):
     descriptor = load(network, origin=Origin("tests:Doubler", {"width": 12}, scale=2, size_multiple=2, smallest_side=7))
     assert torch.equal(descriptor(x), network(x).clamp(0, 1))
     assert (descriptor.size_requirements.minimum, descriptor.size_requirements.multiple_of) == (8, 2)
+
+
+def test_classifiers_are_refused(load):
+    register("tests:Linear", nn.Conv2d)
+    origin = Origin("tests:Linear", {"in_channels": 3, "out_channels": 10, "kernel_size": 16}, task="classification")
+    with pytest.raises(ModelFileError, match="expected a network that restores images, found one for classification"):
+        load(nn.Conv2d(3, 10, 16), origin=origin)
 
 
 @pytest.mark.parametrize(
