@@ -9,6 +9,7 @@ from torch import nn
 from dhp_sr.archs import ARCHS
 from dhp_sr.utils.errors import UserError
 
+from .checksum import CHECKSUM, check_sum, checksum
 from .container import DESCRIPTION, ModelFileError, open_tensors, read_shapes, read_tensors, write_tensors
 from .embedded import embed
 from .manifest import pack, unpack
@@ -38,7 +39,9 @@ def save_model(network: nn.Module, path: str | Path, *, origin: Origin | None = 
     if origin is not None:
         mark(network, origin)
     metadata = _metadata(network, facts, f"{path}: not saved, since it could not be loaded again")
-    write_tensors(path, {**network.state_dict(), DESCRIPTION: embed(metadata)}, metadata)
+    tensors = network.state_dict()
+    total = {CHECKSUM: checksum(metadata, tensors)}
+    write_tensors(path, {**tensors, DESCRIPTION: embed(metadata)}, {**metadata, **total})
 
 
 def check_saved(network: nn.Module) -> None:
@@ -65,8 +68,10 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> nn.Modul
             agree; missing, unexpected and wrong-shape keys are listed.
     """
     with open_tensors(path) as file:
-        network = rebuild(unpack(file.metadata()), read_shapes(file))
-        return fill(network, read_tensors(file)).to(device)
+        network, tensors = rebuild(unpack(file.metadata()), read_shapes(file)), read_tensors(file)
+        filled = fill(network, tensors)
+        check_sum(file.metadata(), tensors)
+        return filled.to(device)
 
 
 def fill(network: nn.Module, tensors: dict[str, torch.Tensor]) -> nn.Module:

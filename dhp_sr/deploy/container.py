@@ -14,6 +14,9 @@ from safetensors.torch import save
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_write
 
+LARGEST_HEADER = 2**23
+"""Bytes; the header names tensors and holds the description."""
+
 DESCRIPTION = "dhp_sr.description"
 """Key of the tensor that repeats a file's description, see `embedded.py`; no weight, so it is not read as one."""
 
@@ -35,6 +38,7 @@ def open_tensors(path: str | Path) -> Iterator[Any]:
     try:
         if not path.is_file():
             raise ModelFileError("is a folder, expected a file" if path.is_dir() else "there is no such file")
+        _check_header(path)
         try:
             file = safe_open(path, framework="pt", device="cpu")
         except SafetensorError as error:
@@ -43,6 +47,13 @@ def open_tensors(path: str | Path) -> Iterator[Any]:
             yield file
     except ModelFileError as error:
         raise ModelFileError(f"{path}: {error}") from error
+
+
+def _check_header(path: Path) -> None:
+    with open(path, "rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+    if looks_like_safetensors(path) and length > LARGEST_HEADER:
+        raise ModelFileError(f"the file is cut short or damaged (a header of {length} bytes; at most {LARGEST_HEADER})")
 
 
 def read_shapes(file: Any) -> dict[str, tuple[int, ...]]:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from .container import ModelFileError, looks_like_safetensors, open_tensors, read_tensors
+from .pickle_check import check_extent, check_pickle
 
 _WRAPPERS = ("params_ema", "params", "state_dict")
 """Keys under which training programs put the weights, the best one first (BasicSR; many others)."""
@@ -43,6 +44,7 @@ def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
         with open_tensors(path) as file:
             return read_tensors(file)
     try:
+        check_pickle(path)
         return _weights_in(_unpickle_tensors(path))
     except ModelFileError as error:
         raise ModelFileError(f"{path}: {error}") from error
@@ -107,6 +109,8 @@ def _weights_in(content: Any) -> dict[str, torch.Tensor]:
             f"expected a tensor under every key (or under those of {', '.join(_WRAPPERS)}), found something else at "
             f"{', '.join(others[:9])}"
         )
+    for key, tensor in content.items():
+        check_extent(key, tensor)
     strip = all(key.startswith(_DATA_PARALLEL) for key in content)
     return {key.removeprefix(_DATA_PARALLEL) if strip else key: tensor for key, tensor in content.items()}
 
