@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dhp_sr.config import load_options
+from dhp_sr.infer import main as infer_main
 from dhp_sr.plan import main as plan_main
 from dhp_sr.test import main as score_main
 from dhp_sr.train import main as run_main
@@ -103,6 +104,8 @@ def test_readme_command_runs(command, experiments, folder):
         assert plan_main([str(ROOT / word) if word.startswith("options/") else word for word in words[2:]]) == 0
     elif words[1].endswith("test.py"):
         assert score_main(scoring_arguments(words[2:], experiments, folder)) == 0
+    elif words[1].endswith("infer.py"):
+        assert infer_main(restoring_arguments(words[2:], experiments, folder)) == 0
     else:
         done = subprocess.run([sys.executable, *words[1:], "--help"], cwd=ROOT, capture_output=True, check=False)
         assert done.returncode == 0
@@ -124,6 +127,14 @@ def scoring_arguments(words, experiments, folder):
     model = words[words.index("--model") + 1]
     trained(ROOT / "options" / f"{Path(model).parts[1]}.yml", experiments)
     return ["--model", model.replace("experiments", str(experiments)), "--data", str(folder), "--repeats", "0"]
+
+
+def restoring_arguments(words, experiments, folder):
+    given = dict(zip(words[::2], words[1::2], strict=True))
+    trained(ROOT / "options" / f"{Path(given['--model']).parts[1]}.yml", experiments)
+    given["--model"] = given["--model"].replace("experiments", str(experiments))
+    given["--output"] = str(experiments / given["--output"])
+    return [word for pair in given.items() for word in pair]
 
 
 def trained(option_file, experiments):

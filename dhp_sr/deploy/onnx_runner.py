@@ -10,8 +10,8 @@ import torch
 from dhp_sr.utils.errors import UserError
 
 from .container import ModelFileError
-from .onnx import open_onnx
 from .onnx_metadata import unpack_metadata
+from .onnx_session import open_onnx
 from .runner import UNKNOWN_BYTES, Pictures, Runner
 
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from dhp_sr.structure.footprint import bytes_per_pixel
 from dhp_sr.structure.receptive import receptive_field
-from dhp_sr.structure.trace import TraceError
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.timing import thread_count
 
@@ -100,10 +99,7 @@ def _open_safetensors(path: Path, device: torch.device, precision: str, threads:
     if network.task not in ("sr", "denoise"):
         raise UserError(f"{path}: expected a network that restores images, found one for {network.task}")
     field = receptive_field(network, network.in_channels, network.size_multiple)
-    try:
-        memory = bytes_per_pixel(network, network.in_channels, network.size_multiple)
-    except TraceError:
-        memory = UNKNOWN_BYTES
+    memory = bytes_per_pixel(network, network.in_channels, network.size_multiple) or UNKNOWN_BYTES
     dtype = PRECISIONS[precision]
     return Runner(
         path=path,

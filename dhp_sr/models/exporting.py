@@ -21,6 +21,7 @@ from dhp_sr.metrics import complexity
 from dhp_sr.models.foreign import can_be_loaded, describe_by_output
 from dhp_sr.models.named import build_named, full_name, named_arguments
 from dhp_sr.models.networks import EXAMPLE_SIDE
+from dhp_sr.structure.footprint import bytes_per_pixel
 from dhp_sr.structure.receptive import receptive_field
 from dhp_sr.structure.trace import to_meta
 from dhp_sr.utils.errors import UserError
@@ -108,6 +109,7 @@ def describe_facts(network: nn.Module, known: Mapping[str, Any], half: bool = Fa
         "out_channels": _out_channels(network),
         "halo": field.halo,
         "tile_multiple": None if field.halo is None else field.multiple,
+        "bytes_per_pixel": round(bytes_per_pixel(network, network.in_channels, network.size_multiple) or 0) or None,
         "precision": "fp16" if half else "fp32",
     }
 

@@ -5,15 +5,17 @@ import math
 import torch
 from torch import Tensor, fx, nn
 
-from dhp_sr.structure.trace import trace
+from dhp_sr.structure.trace import TraceError, trace
 
 _BLOCK = 16
 """Convolutions of the CPU lay their channels out in blocks of this many."""
 _SIDE = 48
 
 
-def bytes_per_pixel(network: nn.Module, in_channels: int, size_multiple: int = 1) -> float:
+def bytes_per_pixel(network: nn.Module, in_channels: int, size_multiple: int = 1) -> float | None:
     """Return the most bytes that are held at any time of a forward pass in float32, per pixel of the input.
+
+    None where the forward cannot be followed.
 
     A value is held until it was last used; a convolution works on copies of its input and result laid out in blocks.
     What an allocator adds is not counted.
@@ -22,13 +24,13 @@ def bytes_per_pixel(network: nn.Module, in_channels: int, size_multiple: int = 1
         network: maps (N, in_channels, H, W) to a picture; left as it was.
         in_channels: channels of its input.
         size_multiple: sides of its input must be multiples of it.
-
-    Raises:
-        TraceError: its forward cannot be followed.
     """
     side = math.lcm(size_multiple, _SIDE)
     dtype = next((one.dtype for one in network.parameters() if one.is_floating_point()), torch.float32)
-    traced = trace(network, torch.zeros(1, in_channels, side, side, dtype=dtype))
+    try:
+        traced = trace(network, torch.zeros(1, in_channels, side, side, dtype=dtype))
+    except TraceError:
+        return None
     nodes = list(traced.graph_module.graph.nodes)
     last = {given: place for place, node in enumerate(nodes) for given in node.all_input_nodes}
     held, most = {}, 0.0

@@ -9,6 +9,7 @@ from torch import nn
 from dhp_sr.archs import build
 from dhp_sr.deploy import load_model, save_model
 from dhp_sr.deploy.container import ModelFileError
+from dhp_sr.deploy.onnx_check import seal
 from dhp_sr.deploy.onnx_metadata import pack_metadata
 from dhp_sr.deploy.runner import UNKNOWN_BYTES, open_model
 from dhp_sr.deploy.steady import SteadyConvolutions
@@ -81,8 +82,10 @@ def other(path, kind="sr", weights=np.float32, props=None):
     content = onnx.helper.make_model(
         onnx.helper.make_graph(nodes, "g", *ends, held), opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8
     )
-    onnx.helper.set_model_props(content, props or {})
-    onnx.save(content, path)
+    if props:
+        seal(content, props, path)
+    else:
+        onnx.save(content, path)
     return path
 
 
@@ -132,7 +135,7 @@ def test_what_cannot_run(file, tmp_path):
     with pytest.raises(UserError, match="no such file"):
         open_model(tmp_path / "none.safetensors")
     (tmp_path / "text.onnx").write_text("no network")
-    with pytest.raises(UserError, match=r"text\.onnx: expected a file that onnxruntime can run"):
+    with pytest.raises(UserError, match=r"text\.onnx: expected an ONNX file"):
         open_model(tmp_path / "text.onnx")
     with pytest.raises(UserError, match="ONNX files run on the CPU"):
         open_model(tmp_path / "text.onnx", device="cuda")

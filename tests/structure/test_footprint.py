@@ -34,3 +34,11 @@ def test_all_networks_have_one_and_double_types_do_not_count():
         built = network(case)
         found = bytes_per_pixel(built, built.in_channels, built.size_multiple)
         assert found > 0 and found == bytes_per_pixel(built.to(torch.float32), built.in_channels, built.size_multiple)
+
+
+def test_what_cannot_be_followed_has_none():
+    class Branch(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    assert bytes_per_pixel(Branch(), 3) is None
