@@ -124,9 +124,11 @@ def scoring_arguments(words, experiments, folder):
         option_file = ROOT / words[words.index("-opt") + 1]
         trained(option_file, experiments)
         return ["-opt", str(option_file), *small(option_file, experiments)]
-    model = words[words.index("--model") + 1]
-    trained(ROOT / "options" / f"{Path(model).parts[1]}.yml", experiments)
-    return ["--model", model.replace("experiments", str(experiments)), "--data", str(folder), "--repeats", "0"]
+    models = words[words.index("--model") + 1 : words.index("--data")]
+    for model in models:
+        trained(ROOT / "options" / f"{Path(model).parts[1]}.yml", experiments)
+    files = [model.replace("experiments", str(experiments), 1) for model in models]
+    return ["--model", *files, "--data", str(folder), "--repeats", "0"]
 
 
 def restoring_arguments(words, experiments, folder):

@@ -11,7 +11,7 @@ from dhp_sr.utils.errors import UserError
 
 from .checksum import CHECKSUM, check_sum, checksum
 from .container import DESCRIPTION, ModelFileError, open_tensors, read_shapes, read_tensors, write_tensors
-from .embedded import embed
+from .embedded import check_embedded, embed
 from .manifest import pack, unpack
 from .origins import Origin, builder, mark, origin_of
 from .rebuild import rebuild
@@ -71,6 +71,8 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> nn.Modul
         network, tensors = rebuild(unpack(file.metadata()), read_shapes(file)), read_tensors(file)
         filled = fill(network, tensors)
         check_sum(file.metadata(), tensors)
+        if CHECKSUM in file.metadata():  # else a file that something else has written again
+            check_embedded(file)
         return filled.to(device)
 
 

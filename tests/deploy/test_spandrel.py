@@ -135,6 +135,18 @@ def test_a_spoilt_description(network, description, message):
         spandrel.ModelLoader().load_from_state_dict({**network.state_dict(), DESCRIPTION: description})
 
 
+def test_a_changed_description_is_found(tmp_path):
+    network = build("EDSR", num_feat=4, num_block=1)
+    save_model(network, tmp_path / "model.safetensors")
+    content = (tmp_path / "model.safetensors").read_bytes()
+    place = content.rindex(b"255.0")
+    (tmp_path / "changed.safetensors").write_bytes(content[:place] + b"215.0" + content[place + 5 :])
+    with pytest.raises(ModelFileError, match="differs from its checksum"):
+        spandrel.ModelLoader().load_from_file(tmp_path / "changed.safetensors")
+    with pytest.raises(ModelFileError, match="damaged: its two descriptions differ"):
+        load_model(tmp_path / "changed.safetensors")
+
+
 def test_tensors_of_another_network(tmp_path, network):
     save_model(network, tmp_path / "model.safetensors")
     tensors = load_file(tmp_path / "model.safetensors")
