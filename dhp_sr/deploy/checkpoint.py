@@ -10,8 +10,16 @@ from dhp_sr.archs import ARCHS
 from dhp_sr.utils.errors import UserError
 
 from .checksum import CHECKSUM, check_sum, checksum
-from .container import DESCRIPTION, ModelFileError, open_tensors, read_shapes, read_tensors, write_tensors
-from .embedded import check_embedded, embed
+from .container import (
+    DESCRIPTION,
+    ModelFileError,
+    open_tensors,
+    read_description,
+    read_shapes,
+    read_tensors,
+    write_tensors,
+)
+from .embedded import embed
 from .manifest import pack, unpack
 from .origins import Origin, builder, mark, origin_of
 from .rebuild import rebuild
@@ -39,9 +47,8 @@ def save_model(network: nn.Module, path: str | Path, *, origin: Origin | None = 
     if origin is not None:
         mark(network, origin)
     metadata = _metadata(network, facts, f"{path}: not saved, since it could not be loaded again")
-    tensors = network.state_dict()
-    total = {CHECKSUM: checksum(metadata, tensors)}
-    write_tensors(path, {**tensors, DESCRIPTION: embed(metadata)}, {**metadata, **total})
+    tensors = {**network.state_dict(), DESCRIPTION: embed(metadata)}
+    write_tensors(path, tensors, {**metadata, CHECKSUM: checksum(metadata, tensors)})
 
 
 def check_saved(network: nn.Module) -> None:
@@ -70,9 +77,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> nn.Modul
     with open_tensors(path) as file:
         network, tensors = rebuild(unpack(file.metadata()), read_shapes(file)), read_tensors(file)
         filled = fill(network, tensors)
-        check_sum(file.metadata(), tensors)
-        if CHECKSUM in file.metadata():  # else a file that something else has written again
-            check_embedded(file)
+        check_sum(file.metadata(), {**tensors, **read_description(file)})
         return filled.to(device)
 
 

@@ -17,7 +17,7 @@ def checksum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
 
     Args:
         metadata: with the manifest's text.
-        tensors: the weights by key, on any device.
+        tensors: all of the file by key, on any device.
     """
     total = hashlib.sha256(metadata["manifest"].encode())
     for key, tensor in sorted(tensors.items()):

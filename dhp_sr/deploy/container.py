@@ -66,6 +66,11 @@ def read_tensors(file: Any) -> dict[str, torch.Tensor]:
     return {key: file.get_tensor(key).clone() for key in _weights(file)}
 
 
+def read_description(file: Any) -> dict[str, torch.Tensor]:
+    """Return the description among an opened file's tensors, by its key; nothing where there is none."""
+    return {key: file.get_tensor(key) for key in file.keys() if key == DESCRIPTION}  # noqa: SIM118 - not a mapping
+
+
 def _weights(file: Any) -> list[str]:
     return [key for key in file.keys() if key != DESCRIPTION]  # noqa: SIM118 - not a mapping
 

@@ -3,7 +3,7 @@
 Loaders of model collections (spandrel, ComfyUI, converters) drop the metadata of a safetensors file. Widths can be read
 from shapes, but not the range and the mean of EDSR, nor which network it is. So the part of the manifest that rebuilds
 the network lies in the file a second time, as bytes under a key that is no weight, with a checksum of its own: weights
-may have been converted on their way. `load_model` reads the metadata, and compares the bytes with it.
+may have been converted on their way. `load_model` reads the metadata.
 """
 
 import json
@@ -49,16 +49,6 @@ def extract(tensors: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tenso
     if stated.get(_SUM) != _sum(stated["manifest"]):
         raise ModelFileError(f"{DESCRIPTION}: damaged, it differs from its checksum; copy the file again")
     return manifest, weights
-
-
-def check_embedded(file: Any) -> None:
-    """Find out whether an opened file's second description, where there is one, is that of its metadata.
-
-    Raises:
-        ModelFileError: it is not.
-    """
-    if DESCRIPTION in file.keys() and not torch.equal(file.get_tensor(DESCRIPTION), embed(file.metadata())):  # noqa: SIM118
-        raise ModelFileError("the file is damaged: its two descriptions differ; copy it again")
 
 
 def _sum(text: str) -> str:

@@ -48,7 +48,8 @@ def open_onnx(path: str | Path, threads: int = 1) -> "onnxruntime.InferenceSessi
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 4  # what matters comes as an error
     try:
-        return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        # without the fallback, which prints to stdout and tries the same again
+        return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:  # onnxruntime's own classes have no common base
         reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise ModelFileError(f"{path}: expected a file that onnxruntime can run, found: {reason[0][:300]}") from error

@@ -22,8 +22,11 @@ from dhp_sr.structure.trace import to_meta
 from dhp_sr.utils.errors import UserError
 
 from .container import ModelFileError
-from .manifest import DERIVED, LARGEST, check_counts, describe, origin
+from .manifest import DERIVED, check_counts, describe, origin
 from .origins import Origin, builder, mark, origin_of
+
+MOST_TENSORS = 4096
+"""Of a network; more layers than that take longer than a second to make, also where they are not those of the file."""
 
 _SMALLEST_SIDE = 16
 _MOST_VALUES = 2**26
@@ -42,8 +45,8 @@ def rebuild(manifest: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) 
     Raises:
         ModelFileError: description and shapes do not make one working network; the message lists every key.
     """
-    if len(shapes) > LARGEST:
-        raise ModelFileError(f"expected at most {LARGEST} tensors, found {len(shapes)}")
+    if len(shapes) > MOST_TENSORS:
+        raise ModelFileError(f"expected at most {MOST_TENSORS} tensors, found {len(shapes)}")
     check_counts(manifest["arguments"], len(shapes))
     source = origin(manifest)
     network = _build(manifest, len(shapes)).eval()
@@ -104,7 +107,7 @@ class _MetaWeights(TorchFunctionMode):
 
 def _build(manifest: Mapping[str, Any], tensors: int) -> nn.Module:
     try:
-        with _MetaWeights(2 * tensors + 16):
+        with _MetaWeights(tensors + tensors // 4 + 16):
             if manifest["architecture"] not in ARCHS:
                 return builder(manifest["architecture"])(**manifest["arguments"])
             return build(manifest["architecture"], **manifest["arguments"])

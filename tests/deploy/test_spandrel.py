@@ -143,7 +143,7 @@ def test_a_changed_description_is_found(tmp_path):
     (tmp_path / "changed.safetensors").write_bytes(content[:place] + b"215.0" + content[place + 5 :])
     with pytest.raises(ModelFileError, match="differs from its checksum"):
         spandrel.ModelLoader().load_from_file(tmp_path / "changed.safetensors")
-    with pytest.raises(ModelFileError, match="damaged: its two descriptions differ"):
+    with pytest.raises(ModelFileError, match="damaged: weights or description differ"):
         load_model(tmp_path / "changed.safetensors")
 
 
