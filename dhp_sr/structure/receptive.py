@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from dhp_sr.structure.book import Book
 from dhp_sr.structure.call import Call
+from dhp_sr.structure.geometry import Spread, Unbounded
 from dhp_sr.structure.reach import START
 from dhp_sr.structure.rules import rule_for
-from dhp_sr.structure.spread import Spread, Unbounded, spread_of
+from dhp_sr.structure.spread import spread_of
 from dhp_sr.structure.trace import Traced, TraceError, trace
 
 _SIDE = 48
