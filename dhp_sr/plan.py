@@ -12,6 +12,7 @@ from collections.abc import Sequence  # noqa: E402
 from typing import Any  # noqa: E402
 
 from dhp_sr.utils.errors import UserError, exit_code  # noqa: E402
+from dhp_sr.utils.files import working_root  # noqa: E402
 
 CHOICES = ("size", "exclude", "round_to", "min_width")
 """Arguments that an option file says itself."""
@@ -49,7 +50,7 @@ def _plan(arguments: argparse.Namespace) -> dict[str, Any]:
         idle = [*(f"--{name}" for name in given), *arguments.arguments]
         if idle:
             raise UserError(f"{', '.join(idle)}: no effect with -opt, whose file says so; use --set, or --arch")
-        return plan_run(arguments.opt, arguments.set, root=ROOT)
+        return plan_run(arguments.opt, arguments.set, root=working_root(ROOT))
     if arguments.arch and not arguments.opt:
         if arguments.set:
             raise UserError("--set: no effect with --arch; give the network's arguments as key=value")

@@ -1,4 +1,4 @@
-"""Score a model: `python dhp_sr/test.py -opt FILE` or `python dhp_sr/test.py --model FILE --data FOLDER ...`."""
+"""Score models: `python dhp_sr/test.py -opt FILE` or `python dhp_sr/test.py --model FILE ... --data FOLDER ...`."""
 
 import sys
 from pathlib import Path
@@ -12,9 +12,11 @@ from collections.abc import Sequence  # noqa: E402
 from typing import Any  # noqa: E402
 
 from dhp_sr.utils.errors import UserError, exit_code  # noqa: E402
+from dhp_sr.utils.files import working_root  # noqa: E402
 
 CHOICES = ("sigma", "max_images", "crop_border", "device")
-"""Arguments that an option file says itself."""
+MEASURES = ("size", "repeats", "threads")
+"""Arguments that have no effect with an option file, which says some of them itself."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,30 +27,47 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _score(arguments: argparse.Namespace) -> None:
     from dhp_sr.models.origins import register_known
-    from dhp_sr.models.process import plain_warnings
-    from dhp_sr.models.scoring import report
+    from dhp_sr.models.process import keep_memory, plain_warnings
     from dhp_sr.utils.files import write_json
 
     register_known()
+    keep_memory()
     with plain_warnings():
-        scores = _scores(arguments)
-    print(report(scores), end="")
+        scores, text = _of_run(arguments) if arguments.opt else _of_files(arguments)
+    print(text, end="")
     if arguments.json:
         write_json(arguments.json, scores)
 
 
-def _scores(arguments: argparse.Namespace) -> dict[str, Any]:
-    from dhp_sr.models.scoring import score_files, score_run
+def _of_run(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    from dhp_sr.models.scoring import report, score_run
 
-    if arguments.opt:
-        idle = [f"--{name}" for name in ("data", *CHOICES) if getattr(arguments, name) is not None]
-        if idle:
-            raise UserError(f"{', '.join(idle)}: no effect with -opt, whose file says so; use --set, or --model --data")
-        return score_run(arguments.opt, arguments.set, root=ROOT, model=arguments.model)
-    if arguments.model and arguments.data:
-        choices = {name: getattr(arguments, name) for name in CHOICES}
-        return score_files(arguments.model, arguments.data, **choices)
-    raise UserError("expected -opt FILE, or --model FILE and --data FOLDER; see --help")
+    idle = [f"--{name}" for name in ("data", *CHOICES, *MEASURES) if getattr(arguments, name) is not None]
+    idle += ["--no_images"] if arguments.no_images else []
+    if idle:
+        raise UserError(f"{', '.join(idle)}: no effect with -opt, whose file says so; use --set, or --model --data")
+    scores = score_run(arguments.opt, arguments.set, root=working_root(ROOT), models=arguments.model or ())
+    return scores, report(scores)
+
+
+def _of_files(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    if not (arguments.model and arguments.data):
+        raise UserError("expected -opt FILE, or --model FILE and --data FOLDER; see --help")
+    if arguments.set:
+        raise UserError("--set: no effect without -opt")
+    from dhp_sr.models.evaluation import Measuring, evaluate_files
+    from dhp_sr.models.scoring import classifies, report, score_files
+    from dhp_sr.reports.evaluation import evaluation_text
+
+    choices = {name: getattr(arguments, name) for name in CHOICES}
+    if classifies(arguments.model[0]):
+        scores = score_files(arguments.model, arguments.data, **choices)
+        return scores, report(scores)
+    asked = {name: getattr(arguments, name) for name in MEASURES if getattr(arguments, name) is not None}
+    if min([*asked.get("size", ()), asked.get("threads", 1), asked.get("repeats", 1) + 1]) < 1:
+        raise UserError(f"--size and --threads: expected at least 1, and --repeats at least 0, found {asked}")
+    scores = evaluate_files(arguments.model, arguments.data, **choices, measuring=Measuring(**asked))
+    return scores, evaluation_text(scores, images=not arguments.no_images)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,12 +75,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-opt", "--opt", metavar="FILE", help="option file: scores the run's model on its test sets")
     changes = "change options, for example compress.target.macs=0.3 or compress=null"
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="a.b=value", help=changes)
-    parser.add_argument("--model", metavar="FILE", help="a model file; with -opt, instead of the run's own")
+    model = "model files, .safetensors or .onnx, side by side; with -opt, instead of the run's own"
+    parser.add_argument("--model", nargs="+", metavar="FILE", help=model)
     parser.add_argument("--data", nargs="+", metavar="FOLDER", help="ground-truth images, a set for each folder")
     parser.add_argument("--sigma", type=float, help="noise level for denoisers, 0-255 scale")
     parser.add_argument("--max_images", type=int, help="only the first so many of each set")
     parser.add_argument("--crop_border", type=int, help="pixels shaved; default: the scale, 0 for denoising")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="default: cuda if there is one")
+    size = "input for time and memory; default: 128 128"
+    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help=size)
+    repeats = "timed passes of each model; default: 10; 0: time and memory are not measured"
+    parser.add_argument("--repeats", type=int, metavar="N", help=repeats)
+    parser.add_argument("--threads", type=int, metavar="N", help="of the CPU; default: as many as torch takes")
+    parser.add_argument("--no_images", action="store_true", help="print means, not every image (--json has them all)")
     parser.add_argument("--json", metavar="FILE", help="write the scores there")
     return parser
 

@@ -12,6 +12,7 @@ import shlex  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 
 from dhp_sr.utils.errors import UserError  # noqa: E402
+from dhp_sr.utils.files import working_root  # noqa: E402
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        print(f"error: {error}; is the environment active? see README.md: . .venv/bin/activate", file=sys.stderr)
+        extra = "training needs pip install 'dhp_sr[train]'"
+        print(
+            f"error: {error}; {extra}; is the environment active? see README.md: . .venv/bin/activate", file=sys.stderr
+        )
         return 2
     except OSError as error:
         print(f"error: cannot read or write: {error}\nonce that is mended: {_again(arguments)}", file=sys.stderr)
@@ -45,7 +49,8 @@ def _train(arguments: argparse.Namespace) -> int:
         register_known()
         keep_memory()
         try:
-            train(options, root=ROOT, auto_resume=arguments.auto_resume, launcher=arguments.launcher, stop=stop)
+            root, launcher = working_root(ROOT), arguments.launcher
+            train(options, root=root, auto_resume=arguments.auto_resume, launcher=launcher, stop=stop)
         except Interrupted as error:
             print(f"{error}\ngo on with: {_again(arguments)}", file=sys.stderr)
             return 130

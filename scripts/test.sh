@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks everything: lint, format, import contracts, tests. Arguments go to pytest: scripts/test.sh tests/config -k yaml
+# Checks everything: lint, format, import contracts, the wheel, tests. Arguments go to pytest: scripts/test.sh tests/config -k yaml
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh
@@ -16,6 +16,9 @@ check() {
 check "ruff check" "$PYTHON" -m ruff check .
 check "ruff format" "$PYTHON" -m ruff format --check .
 check "import contracts" "$PYTHON" -c "from importlinter.cli import lint_imports_command as run; run()" --no-cache
+if [ $# -eq 0 ]; then # not where single tests are asked for
+  check "wheel" "$PYTHON" scripts/check_wheel.py
+fi
 if [ "${#failed[@]}" -gt 0 ]; then
   joined=$(printf ', %s' "${failed[@]}")
   echo "== FAILED: ${joined:2}; the tests run all the same, but this script will not succeed"

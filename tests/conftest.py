@@ -36,6 +36,16 @@ def _repeatable():
 
 
 @pytest.fixture(scope="session")
+def exports(tmp_path_factory: pytest.TempPathFactory):
+    """Small networks and their ONNX files, see exported.py; skips where the extra `onnx` is not installed."""
+    from exported import Exports
+
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(package)
+    return Exports(tmp_path_factory.mktemp("onnx"))
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of benchmark images beside the project; tests that need it are skipped where it is absent."""
     folder = ROOT.parent / "shared" / "data"

@@ -1,6 +1,9 @@
 """The command line of scoring."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +12,9 @@ from PIL import Image
 from dhp_sr.archs import build
 from dhp_sr.deploy import save_model
 from dhp_sr.test import main
+
+ROOT = Path(__file__).resolve().parents[1]
+QUICK = ("--repeats", "0")
 
 
 @pytest.fixture
@@ -35,15 +41,17 @@ def dncnn(tmp_path):
 
 def test_a_table_and_its_json(edsr, pictures, tmp_path, capsys):
     out = tmp_path / "scores.json"
-    assert main(["--model", edsr, "--data", str(pictures), "--max_images", "1", "--json", str(out)]) == 0
+    arguments = ["--data", str(pictures), "--max_images", "1", *QUICK]
+    assert main(["--model", edsr, *arguments, "--json", str(out)]) == 0
     table = capsys.readouterr().out
     assert "Set2 PSNR-Y dB" in table and "bicubic" in table and "edsr" in table
+    assert "PSNR-RGB" in table and "NTIRE efficient SR" in table
     rows = json.loads(out.read_text())["rows"]
     assert [row["sets"]["Set2"]["images"] for row in rows] == [1, 1]
 
 
 def test_denoising_needs_a_level(dncnn, edsr, pictures, capsys):
-    assert main(["--model", dncnn, "--data", str(pictures), "--sigma", "25"]) == 0
+    assert main(["--model", dncnn, "--data", str(pictures), "--sigma", "25", *QUICK]) == 0
     assert "noisy" in capsys.readouterr().out
     assert main(["--model", dncnn, "--data", str(pictures)]) == 2
     assert "expected --sigma" in capsys.readouterr().err
@@ -60,6 +68,32 @@ def test_too_few_arguments(arguments, capsys):
 def test_what_the_option_file_says_is_not_said_again(capsys):
     assert main(["-opt", "options/quickstart.yml", "--sigma", "25"]) == 2
     assert "--sigma: no effect with -opt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("option", "values"), [("--size", ["0", "8"]), ("--threads", ["0"]), ("--repeats", ["-1"])])
+def test_measures_that_make_no_sense(edsr, pictures, option, values, capsys):
+    assert main(["--model", edsr, "--data", str(pictures), option, *values]) == 2
+    assert "--size and --threads: expected at least 1" in capsys.readouterr().err
+    assert main(["-opt", "options/quickstart.yml", option, *values]) == 2
+    assert f"{option}: no effect with -opt" in capsys.readouterr().err
+
+
+def test_several_models_side_by_side(edsr, pictures, tmp_path, capsys):
+    save_model(build("EDSR", num_feat=6, num_block=1, upscale=2), tmp_path / "wider.safetensors")
+    assert main(["--model", edsr, str(tmp_path / "wider.safetensors"), "--data", str(pictures), *QUICK]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("2 images"))
+    assert line.split()[2:] == ["bicubic", "edsr", "wider"]
+
+
+def test_nothing_of_training_is_imported(edsr, pictures):
+    code = (
+        "import sys; from dhp_sr.test import main; code = main(sys.argv[1:]);"
+        "found = {'basicsr', 'torchvision', 'lmdb', 'skimage', 'matplotlib', 'tensorboard', 'onnx'} & set(sys.modules);"
+        "assert not found, found; sys.exit(code)"
+    )
+    command = [sys.executable, "-c", code, "--model", edsr, "--data", str(pictures), *QUICK]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_missing_files(edsr, tmp_path, capsys):
@@ -89,7 +123,7 @@ def test_a_model_that_does_not_fit_the_option_file(edsr, dncnn, capsys):
 
 def test_scores_that_cannot_be_written(edsr, pictures, tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
-    assert main(["--model", edsr, "--data", str(pictures), "--json", str(tmp_path / "file" / "x.json")]) == 2
+    assert main(["--model", edsr, "--data", str(pictures), *QUICK, "--json", str(tmp_path / "file" / "x.json")]) == 2
     shown = capsys.readouterr()
     assert "cannot read or write" in shown.err and "bicubic" in shown.out
     assert (tmp_path / "file").read_text() == "mine"

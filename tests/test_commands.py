@@ -153,12 +153,13 @@ def scoring_arguments(words, experiments, folder):
         option_file = ROOT / words[words.index("-opt") + 1]
         trained(option_file, experiments)
         return ["-opt", str(option_file), *small(option_file, experiments)]
-    model = words[words.index("--model") + 1]
-    option_file = ROOT / "options" / f"{Path(model).parts[1]}.yml"
-    trained(option_file, experiments)
-    classifies = load_options(option_file).datasets["train"].type == "ClassificationDataset"
-    data = f"{experiments}_classes" if classifies else str(folder)
-    return ["--model", model.replace("experiments", str(experiments)), "--data", data]
+    models = words[words.index("--model") + 1 : words.index("--data")]
+    files = [ROOT / "options" / f"{Path(model).parts[1]}.yml" for model in models]
+    for option_file in files:
+        trained(option_file, experiments)
+    classifies = load_options(files[0]).datasets["train"].type == "ClassificationDataset"
+    data = [f"{experiments}_classes"] if classifies else [str(folder), "--repeats", "0"]
+    return ["--model", *(model.replace("experiments", str(experiments), 1) for model in models), "--data", *data]
 
 
 def restoring_arguments(words, experiments, folder):

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from .onnx_session import open_onnx, require_onnx
 from .prepare import prepare
 from .pt2 import check_shape, dynamic_sides, exporters_quiet, traced_image
 from .verify import TOLERANCES, Agreement, compare, unseen_shapes
+
+if TYPE_CHECKING:
+    import onnx
 
 __all__ = ["INPUT", "OPSET", "OPSETS", "OUTPUT", "export_onnx", "open_onnx", "require_onnx"]
 
@@ -80,7 +83,7 @@ def export_onnx(
             raise UserError(f"{error}; {hint}") from error
 
 
-def _convert(network: nn.Module, shape: Sequence[int], multiple: int, opset: int) -> "onnx.ModelProto":  # noqa: F821
+def _convert(network: nn.Module, shape: Sequence[int], multiple: int, opset: int) -> "onnx.ModelProto":
     with exporters_quiet(), _logs_off("torch.onnx", "onnxscript", "onnx_ir"):
         try:
             program = torch.onnx.export(

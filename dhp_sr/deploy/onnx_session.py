@@ -2,11 +2,15 @@
 
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from dhp_sr.utils.errors import UserError
 
 from .container import ModelFileError
 from .onnx_check import check_onnx
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 
 def require_onnx() -> ModuleType:
@@ -26,7 +30,7 @@ def require_onnx() -> ModuleType:
     return onnxruntime
 
 
-def open_onnx(path: str | Path, threads: int = 1) -> "onnxruntime.InferenceSession":  # noqa: F821
+def open_onnx(path: str | Path, threads: int = 1) -> "onnxruntime.InferenceSession":
     """Return an ONNX file ready to run on the CPU.
 
     Args:

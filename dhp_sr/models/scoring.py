@@ -1,4 +1,4 @@
-"""Scores of a saved model, for test.py."""
+"""Scores of a run's models on the test sets of its option file, and of classifiers, for test.py."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,23 +9,22 @@ from torch import nn
 
 from dhp_sr.config import load_options, resolve_paths, run_path
 from dhp_sr.config.schema import Options
-from dhp_sr.deploy import load_model
+from dhp_sr.deploy import load_model, read_manifest
 from dhp_sr.metrics import complexity
+from dhp_sr.models.classification import Classification
 from dhp_sr.models.devices import pick_device
+from dhp_sr.models.evaluation import set_names
 from dhp_sr.models.finals import final_names
 from dhp_sr.models.networks import check_fit, example_shape
 from dhp_sr.models.numbers import finite
 from dhp_sr.models.run_folder import RunFolder
 from dhp_sr.models.tasks import task_named, task_of
-from dhp_sr.reports import text_table
+from dhp_sr.reports.tables import text_table
 from dhp_sr.utils.errors import UserError
-
-PLAIN_FOLDERS = ("HR", "GT", "hr", "gt", "original", "images")
-"""Beginnings of folder names that do not tell which set it is."""
 
 
 def score_run(
-    opt: str | Path, overrides: Sequence[str] = (), *, root: Path, model: str | Path | None = None
+    opt: str | Path, overrides: Sequence[str] = (), *, root: Path, models: Sequence[str | Path] = ()
 ) -> dict[str, Any]:
     """Score the final models of a run on the test sets of its option file.
 
@@ -33,7 +32,7 @@ def score_run(
         opt: The option file.
         overrides: `section.key=value` each.
         root: The project's folder.
-        model: Another model file to score instead.
+        models: Other model files to score instead.
 
     Returns:
         The form of metrics.json, without times.
@@ -43,7 +42,7 @@ def score_run(
     """
     options = load_options(opt, overrides)
     run = RunFolder(run_path(options, root))
-    paths = [Path(model)] if model else [run.model(name) for name in final_names(options)]
+    paths = [Path(model) for model in models] or [run.model(name) for name in final_names(options)]
     device = pick_device(options.num_gpu if options.num_gpu in ("auto", 0) else 1)
     networks = [_open(path, options, opt, device) for path in paths]
     sets = task_of(options).test_sets(resolve_paths(options, root))
@@ -54,7 +53,7 @@ def score_run(
 def _open(path: Path, options: Options, opt: str | Path, device: torch.device) -> nn.Module:
     if not path.exists():
         raise UserError(f"{path}: expected the model of run {options.name!r}, found no file; train it first")
-    network = load_model(path, device)
+    network = load_model(path, device).float()
     try:
         check_fit(network, path.name, options)
     except UserError as error:
@@ -62,8 +61,13 @@ def _open(path: Path, options: Options, opt: str | Path, device: torch.device) -
     return network
 
 
+def classifies(model: str | Path) -> bool:
+    """Return whether a model file of ours names classes, rather than restores images."""
+    return Path(model).suffix.lower() != ".onnx" and read_manifest(model)["task"] == Classification.name
+
+
 def score_files(
-    model: str | Path,
+    models: str | Path | Sequence[str | Path],
     folders: Sequence[str],
     *,
     sigma: float | None = None,
@@ -71,31 +75,35 @@ def score_files(
     crop_border: int | None = None,
     device: Literal["auto", "cpu", "cuda"] | None = None,
 ) -> dict[str, Any]:
-    """Score a model file on folders of ground-truth images, or of labelled ones; see the task's `folder_sets`.
+    """Score classifiers on folders of labelled images; what restores images: `evaluation.evaluate_files`.
 
     Args:
-        model: The file.
+        models: One file or several.
         folders: One test set each, named after the folder.
-        sigma: Noise level (0-255 scale), which a denoiser needs.
+        sigma: No meaning for classifiers; refused.
         max_images: Only the first so many of each set.
-        crop_border: Pixels shaved before scoring; default: the scale, 0 for denoising.
+        crop_border: No meaning for classifiers; refused.
         device: Where to compute; default: auto.
 
     Returns:
         The form of metrics.json, without times.
 
     Raises:
-        UserError: the file is no model, a folder is missing, or `sigma` does not fit the model's task.
+        UserError: a file is no model, a folder is missing, or an argument has no meaning for the model's task.
     """
     place = pick_device({"cpu": 0, "cuda": 1}.get(device, "auto"))
-    network = load_model(model, place)
     choices = {"sigma": sigma, "max_images": max_images, "crop_border": crop_border}
-    try:
-        named = dict(zip(_names(folders), map(str, folders), strict=True))
-        sets = task_named(network.task).folder_sets(network, named, choices)
-    except UserError as error:
-        raise UserError(f"{model}: {error}") from error
-    return score(network, Path(model), sets, str(place))
+    several = []
+    for model in [models] if isinstance(models, str | Path) else models:
+        network = load_model(model, place)
+        try:
+            named = dict(zip(set_names(folders), map(str, folders), strict=True))
+            sets = task_named(network.task).folder_sets(network, named, choices)
+        except UserError as error:
+            raise UserError(f"{model}: {error}") from error
+        several.append(score(network, Path(model), sets, str(place)))
+    first, *others = several
+    return {**first, "rows": [*first["rows"], *(scores["rows"][-1] for scores in others)]}
 
 
 def score(network: nn.Module, path: Path, sets: Sequence[Any], device: str) -> dict[str, Any]:
@@ -116,14 +124,3 @@ def score(network: nn.Module, path: Path, sets: Sequence[Any], device: str) -> d
 def report(scores: dict[str, Any]) -> str:
     """Return scores as a table."""
     return f"{scores['name']}\n{text_table(scores)}"
-
-
-def _names(folders: Sequence[str]) -> list[str]:
-    """Name sets after their folders (Set5/HR is Set5); a name that occurs twice gets a number."""
-    names: list[str] = []
-    for folder in folders:
-        path = Path(folder)
-        name = (path.parent.name if path.name.startswith(PLAIN_FOLDERS) else path.name) or str(folder)
-        number = sum(other.split("#")[0] == name for other in names)
-        names.append(f"{name}#{number + 1}" if number else name)
-    return names

@@ -77,12 +77,12 @@ def evaluate(
         psnr_y_db, ssim_y, psnr_rgb_db, ssim_rgb (means over the pictures) and images (their number).
     """
     with evaluating(network), torch.no_grad():
-        return _score(lambda item: restore(network, item, test_set.scale, device), test_set, save_to)
+        return mean_scores(scores_of(lambda item: restore(network, item, test_set.scale, device), test_set, save_to))
 
 
 def evaluate_input(test_set: TestSet) -> dict[str, float]:
     """Score what a network has to beat: the bicubic enlargement, or the noisy picture itself."""
-    return _score(lambda item: enlarge(item, test_set.scale), test_set, None)
+    return mean_scores(scores_of(lambda item: enlarge(item, test_set.scale), test_set))
 
 
 @torch.no_grad()
@@ -97,17 +97,35 @@ def enlarge(item: dict[str, Any], scale: int) -> Picture:
     return item["lq_uint8"] if scale == 1 else upscale(item["lq_uint8"], scale)
 
 
-def _score(restore: Callable[[dict[str, Any]], Picture], test_set: TestSet, save_to: Path | None) -> dict[str, float]:
-    rows = []
+def scores_of(
+    restored: Callable[[dict[str, Any]], Picture], test_set: TestSet, save_to: Path | None = None
+) -> list[dict[str, Any]]:
+    """Score every picture of a test set.
+
+    Args:
+        restored: Gives the result for one of its items.
+        test_set: The pictures.
+        save_to: A folder for the results as PNG.
+
+    Returns:
+        For each picture `image`, its name, psnr_y_db, ssim_y, psnr_rgb_db and ssim_rgb.
+    """
+    each = []
     for index in range(len(test_set.items)):
         item = test_set.items[index]
-        result = restore(item)
-        rows.append(_compare(result, item["gt_uint8"], test_set.shave, item.get("grey", False)))
+        result = restored(item)
+        scores = _compare(result, item["gt_uint8"], test_set.shave, item.get("grey", False))
+        each.append({"image": item["key"], **dict(zip(SCORES, scores, strict=True))})
         if save_to is not None:
             _save_png(result, save_to / f"{item['key']}.png")
-    if not rows:
+    if not each:
         raise UserError(f"test set {test_set.name}: expected pictures, found none")
-    return {**dict(zip(SCORES, np.mean(rows, axis=0).tolist(), strict=True)), "images": len(rows)}
+    return each
+
+
+def mean_scores(each: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the means over the pictures, and `images`, their number."""
+    return {**{name: float(np.mean([one[name] for one in each])) for name in SCORES}, "images": len(each)}
 
 
 def _compare(result: Picture, truth: Picture, shave: int, grey_file: bool) -> list[float]:

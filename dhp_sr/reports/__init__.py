@@ -1,13 +1,38 @@
-"""What a run looks like: tables, pictures and texts made from its folder alone."""
+"""What a run looks like: tables, pictures and texts made from its folder alone.
 
-from .benchmarks import latency_table, plot_speedups, step_table
-from .comparison import comparison_figure
-from .contests import controls_table, listening_table, plot_controls
-from .plots import plot_curves, plot_widths
-from .run import Run, read_run
-from .tables import markdown_table, text_table
-from .widths import widths_text
-from .write import write_reports
+Modules are imported as their names are asked for: tables need nothing, pictures matplotlib (extra `report`).
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .benchmarks import latency_table, plot_speedups, step_table
+    from .comparison import comparison_figure
+    from .contests import controls_table, listening_table, plot_controls
+    from .plots import plot_curves, plot_widths
+    from .run import Run, read_run
+    from .tables import markdown_table, text_table
+    from .widths import widths_text
+    from .write import write_reports
+
+_MODULES = {
+    "Run": "run",
+    "comparison_figure": "comparison",
+    "controls_table": "contests",
+    "latency_table": "benchmarks",
+    "listening_table": "contests",
+    "markdown_table": "tables",
+    "plot_controls": "contests",
+    "plot_curves": "plots",
+    "plot_speedups": "benchmarks",
+    "plot_widths": "plots",
+    "read_run": "run",
+    "step_table": "benchmarks",
+    "text_table": "tables",
+    "widths_text": "widths",
+    "write_reports": "write",
+}
 
 __all__ = [
     "Run",
@@ -26,3 +51,9 @@ __all__ = [
     "widths_text",
     "write_reports",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)

@@ -22,7 +22,16 @@ def text_table(metrics: Mapping[str, Any]) -> str:
     Args:
         metrics: the contents of `metrics.json`.
     """
-    header, *rows = _cells(metrics)
+    return aligned(_cells(metrics))
+
+
+def aligned(cells: Sequence[Sequence[str]]) -> str:
+    """Return a table as text.
+
+    Args:
+        cells: the header, then the rows; the first column is aligned to the left, the others to the right.
+    """
+    header, *rows = cells
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     lines = [_aligned(row, widths) for row in (header, *rows)]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]]) + "\n"
@@ -70,17 +79,18 @@ def _cells(metrics: Mapping[str, Any]) -> list[list[str]]:
         table.append(
             [
                 str(row["model"]),
-                _number(row.get("iterations"), "{:,}"),
-                *(_number(score.get(key), form) for score in scores for key, _, form in columns),
+                number(row.get("iterations"), "{:,}"),
+                *(number(score.get(key), form) for score in scores for key, _, form in columns),
                 _cost(row.get("macs"), dense.get("macs"), 1e9),
                 _cost(row.get("params"), dense.get("params"), 1e6),
-                _number(row.get("latency_ms"), "{:.1f}"),
+                number(row.get("latency_ms"), "{:.1f}"),
             ]
         )
     return table
 
 
-def _number(value: float | None, form: str = "{:.2f}") -> str:
+def number(value: float | None, form: str = "{:.2f}") -> str:
+    """Return a number as text, and what is not known as a dash."""
     return MISSING if value is None else form.format(value)
 
 

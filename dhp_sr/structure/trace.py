@@ -4,6 +4,7 @@ import copy
 import inspect
 import math
 import operator
+import re
 import traceback
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -248,7 +249,11 @@ def _untraceable(network: nn.Module, error: Exception) -> str:
     for frame in traceback.extract_tb(error.__traceback__):
         if frame.name == "forward" and "torch/fx" not in frame.filename.replace("\\", "/"):
             place = f"{frame.filename}:{frame.lineno} ({(frame.line or '').strip()})"
-    return (
-        f"{type(network).__name__} cannot be traced: {error}; at {place}. "
-        "Shapes and branches must not depend on the values of tensors: write the place with tensor operations"
-    )
+    return f"{type(network).__name__} cannot be traced: {error}; at {place}. {_advice(error)}"
+
+
+def _advice(error: Exception) -> str:
+    maker = re.match(r"(zeros|ones|empty|rand|randn)\(\) takes 1 positional argument", str(error))
+    if maker:  # torch takes separate sizes only as plain numbers
+        return f"Sizes taken from a tensor must be one tuple: write torch.{maker[1]}((n, c, h, w)), or {maker[1]}_like"
+    return "Shapes and branches must not depend on the values of tensors: write the place with tensor operations"

@@ -51,6 +51,16 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
+def working_root(source: Path) -> Path:
+    """Return the folder that relative paths of option files start from, and that runs are written to.
+
+    Args:
+        source: where the package lies: in a checkout the project's folder, which is the answer; installed, the folder
+            of all packages, and the answer is the working directory.
+    """
+    return source if (source / "pyproject.toml").is_file() else Path.cwd()
+
+
 def _sync(path: Path) -> None:
     with open(path, "rb") as stream:
         os.fsync(stream.fileno())

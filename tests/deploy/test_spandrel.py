@@ -14,6 +14,7 @@ from dhp_sr.deploy.container import DESCRIPTION
 
 from .conftest import CUTS, cut_network
 
+RESTORERS = [name for name in CUTS if build(name, **CUTS[name][0]).task in ("sr", "denoise")]
 spandrel = None  # set below: skipped where the extra is not installed
 
 
@@ -36,7 +37,7 @@ def load(tmp_path):
     return load
 
 
-@pytest.mark.parametrize("name", CUTS)
+@pytest.mark.parametrize("name", RESTORERS)
 @pytest.mark.parametrize("make", [cut_network, lambda name: build(name, **CUTS[name][0]).eval()], ids=["cut", "dense"])
 def test_every_network_gives_a_working_descriptor(load, name, make, tmp_path):
     network = make(name)
@@ -113,6 +114,13 @@ def test_networks_of_other_packages(load):
     assert (descriptor.size_requirements.minimum, descriptor.size_requirements.multiple_of) == (8, 2)
 
 
+def test_classifiers_are_refused(load):
+    register("tests:Linear", nn.Conv2d)
+    origin = Origin("tests:Linear", {"in_channels": 3, "out_channels": 10, "kernel_size": 16}, task="classification")
+    with pytest.raises(ModelFileError, match="expected a network that restores images, found one for classification"):
+        load(nn.Conv2d(3, 10, 16), origin=origin)
+
+
 @pytest.mark.parametrize(
     ("description", "message"),
     [
@@ -125,6 +133,18 @@ def test_networks_of_other_packages(load):
 def test_a_spoilt_description(network, description, message):
     with pytest.raises(ModelFileError, match=message):
         spandrel.ModelLoader().load_from_state_dict({**network.state_dict(), DESCRIPTION: description})
+
+
+def test_a_changed_description_is_found(tmp_path):
+    network = build("EDSR", num_feat=4, num_block=1)
+    save_model(network, tmp_path / "model.safetensors")
+    content = (tmp_path / "model.safetensors").read_bytes()
+    place = content.rindex(b"255.0")
+    (tmp_path / "changed.safetensors").write_bytes(content[:place] + b"215.0" + content[place + 5 :])
+    with pytest.raises(ModelFileError, match="differs from its checksum"):
+        spandrel.ModelLoader().load_from_file(tmp_path / "changed.safetensors")
+    with pytest.raises(ModelFileError, match="damaged: weights or description differ"):
+        load_model(tmp_path / "changed.safetensors")
 
 
 def test_tensors_of_another_network(tmp_path, network):

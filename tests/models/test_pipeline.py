@@ -8,9 +8,10 @@ import torch
 
 from dhp_sr.config import load_options
 from dhp_sr.deploy import load_model, read_manifest
+from dhp_sr.models.evaluation import evaluate_files
 from dhp_sr.models.pipeline import train
 from dhp_sr.models.process import seed_everything
-from dhp_sr.models.scoring import score_files, score_run
+from dhp_sr.models.scoring import score_run
 
 DNCNN = {"type": "HyperDnCNN", "num_in_ch": 1, "num_feat": 8, "num_layers": 4}
 
@@ -71,7 +72,7 @@ def test_the_saved_file_scores_as_the_run_did(make_options, tmp_path, folder, pi
     last = list(csv.DictReader((folder / "validation.csv").read_text().splitlines()))[-1]
     assert float(last["psnr_y_db"]) == pytest.approx(metrics["rows"][2]["sets"]["A"]["psnr_y_db"], abs=1e-6)
     sigma = 25.0 if network else None
-    free = score_files(folder / "models" / "pruned.safetensors", [str(pictures / "val")], sigma=sigma)
+    free = evaluate_files(folder / "models" / "pruned.safetensors", [str(pictures / "val")], sigma=sigma)
     assert free["rows"][1]["sets"]["val"] == metrics["rows"][2]["sets"]["A"]
 
 

@@ -71,6 +71,21 @@ def test_a_data_dependent_branch_is_refused_with_its_place():
         make_plan(Branching(), torch.rand(1, 1, 4, 4))
 
 
+class SeparateSizes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 1)
+
+    def forward(self, x):
+        n, c, h, w = x.shape
+        return self.conv(x) + torch.zeros(n, c, h, w)
+
+
+def test_sizes_that_torch_takes_as_plain_numbers_only():
+    with pytest.raises(TraceError, match=r"must be one tuple: write torch\.zeros\(\(n, c, h, w\)\), or zeros_like"):
+        make_plan(SeparateSizes(), torch.rand(1, 1, 4, 4))
+
+
 def test_an_example_that_does_not_fit_is_refused():
     plain = network("edsr_x2")
     with pytest.raises(TraceError, match=r"does not run on an example of shape \(1, 5, 8, 8\)"):

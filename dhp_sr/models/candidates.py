@@ -1,0 +1,115 @@
+"""Finished models that are compared: opened, named, and found to be for the same job."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dhp_sr.deploy import load_model
+from dhp_sr.deploy.runner import Runner, open_model
+from dhp_sr.metrics import Complexity, complexity
+from dhp_sr.metrics.onnx_complexity import onnx_complexity
+from dhp_sr.utils.errors import UserError
+
+TASKS = ("sr", "denoise")
+
+
+class OnnxNetwork(nn.Module):
+    """An ONNX file, run by onnxruntime on the CPU, with what our networks tell of themselves."""
+
+    def __init__(self, runner: Runner) -> None:
+        super().__init__()
+        self.runner = runner
+        self.task, self.scale = runner.task or "denoise", runner.scale
+        self.in_channels, self.size_multiple = runner.in_channels, runner.size_multiple
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the result for (N, C, H, W), on the CPU, float32."""
+        return self.runner(x)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One of several models that are scored side by side."""
+
+    name: str
+    """What tables call it; no two have the same."""
+    path: Path
+    network: nn.Module
+    """Takes and gives float32 images; tells `task`, `scale`, `in_channels` and `size_multiple`."""
+    device: torch.device
+
+    @property
+    def runtime(self) -> str:
+        """What computes it."""
+        return "onnxruntime" if isinstance(self.network, OnnxNetwork) else "torch"
+
+    def cost(self, shape: Sequence[int]) -> Complexity | None:
+        """Return what it costs for an input (N, C, H, W); None where a graph does not tell."""
+        if isinstance(self.network, OnnxNetwork):
+            return onnx_complexity(self.path, shape)
+        return complexity(self.network, shape)
+
+
+def open_candidates(paths: Sequence[str | Path], device: torch.device, threads: int) -> list[Candidate]:
+    """Open models that do the same job.
+
+    Args:
+        paths: `.onnx` files, which onnxruntime runs on the CPU, and model files of ours.
+        device: Where torch computes.
+        threads: Of the CPU, for onnxruntime.
+
+    Raises:
+        UserError: a file is no model, does not restore images, or does another job than the first one.
+    """
+    cpu = torch.device("cpu")
+    opened = []
+    for path, name in zip(map(Path, paths), names_of(paths), strict=True):
+        network = open_network(path, device, threads)
+        opened.append(Candidate(name, path, network, cpu if isinstance(network, OnnxNetwork) else device))
+    for candidate in opened:
+        _check_job(candidate, opened[0])
+    return opened
+
+
+def open_network(path: Path, device: torch.device, threads: int) -> nn.Module:
+    """Return the network of a file, ready for float32 images: half-precision weights of ours are made float32."""
+    if path.suffix.lower() == ".onnx":
+        if not path.is_file():
+            raise UserError(f"{path}: expected a model, found no file")
+        return OnnxNetwork(open_model(path, threads=threads))
+    return load_model(path, device).float()
+
+
+def names_of(paths: Sequence[str | Path]) -> list[str]:
+    """Name models by their files, with as much of the path as tells them apart."""
+    several = [Path(path) for path in paths]
+    names = [path.stem for path in several]
+    for longer in (lambda path: path.name, _with_run, _with_suffix, str):
+        twice = {name for name, count in Counter(names).items() if count > 1}
+        names = [longer(path) if name in twice else name for name, path in zip(names, several, strict=True)]
+    return names
+
+
+def _with_run(path: Path) -> str:
+    """Name the run: `experiments/NAME/models/pruned.safetensors` is `NAME/pruned`."""
+    folder = path.absolute().parent
+    return f"{(folder.parent if folder.name == 'models' else folder).name}/{path.stem}"
+
+
+def _with_suffix(path: Path) -> str:
+    return f"{_with_run(path)}{path.suffix}"
+
+
+def _check_job(candidate: Candidate, first: Candidate) -> None:
+    if candidate.network.task not in TASKS:
+        raise UserError(
+            f"{candidate.path}: expected a network that restores images, found one for {candidate.network.task}"
+        )
+    jobs = [(one.network.task, one.network.scale, one.network.in_channels) for one in (candidate, first)]
+    if jobs[0] != jobs[1]:
+        found, expected = (f"{task} x{scale} of {channels} channel(s)" for task, scale, channels in jobs)
+        raise UserError(f"{candidate.path}: expected {expected} like {first.path}, found {found}; score them apart")
