@@ -86,7 +86,7 @@ def broken(folder):
     contents |= {f"cut{n}.jpg": (photograph[: len(photograph) * n // 5], "damaged") for n in (1, 2, 3, 4)}
     contents |= {f"empty{n}.png": (b"", "empty") for n in (1, 2)} | {"empty.jpg": (b"", "empty")}
     contents |= {f"text.{kind}": (text.encode(), "not an image") for kind in ("png", "jpg", "tiff", "webp", "bmp")}
-    contents["head.png"] = (whole[:16], "not an image")
+    contents["head.png"] = (whole[:16], "damaged")
     reasons = {}
     for name, (content, reason) in contents.items():
         (folder / name).write_bytes(content)

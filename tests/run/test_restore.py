@@ -6,11 +6,12 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from onnx_files import other
 from torch.nn import functional
 
 from dhp_sr.data.noise import add_noise
 from dhp_sr.deploy import load_model
-from dhp_sr.deploy.runner import Runner
+from dhp_sr.deploy.runner import Runner, open_model
 from dhp_sr.metrics import to_uint8
 from dhp_sr.run.pictures import Picture
 from dhp_sr.run.restore import restored
@@ -38,6 +39,13 @@ def test_tiled_equals_whole(runner, noise, name, size):
     multiple = runner.tile_multiple
     for rows, columns in ((32, 48), (200, 40)):
         assert np.array_equal(result(runner, picture, Tiling(rows, columns, runner.halo, multiple)), whole)
+
+
+def test_tiles_of_onnx_files(tmp_path, noise):
+    runner = open_model(other(tmp_path / "x.onnx"), threads=1)
+    picture = Picture(noise(150, 190, 3), None, None)
+    whole = result(runner, picture)
+    assert np.array_equal(result(runner, picture, Tiling(32, 48, 1, 1)), whole)
 
 
 @pytest.mark.parametrize("name", ["edsr", "unet"])
