@@ -70,6 +70,8 @@ def _parse(content: bytes) -> Any:
         ) from None
     if not model.graph.node or len(model.graph.input) < 1:
         raise ModelFileError("expected an ONNX file with a graph, found one of another kind or a damaged one")
+    if not all(isinstance(text, str) for entry in model.metadata_props for text in (entry.key, entry.value)):
+        raise ModelFileError("the file is damaged: its metadata is no text")  # protobuf hands out bytes then
     return model
 
 
