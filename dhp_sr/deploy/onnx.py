@@ -54,7 +54,7 @@ def export_onnx(
         example_shape: (N, C, H, W) of the input that the graph is traced with; H and W multiples of `size_multiple`.
         size_multiple: sides of the input must be multiples of it.
         opset: version of ONNX's operators, one of `OPSETS`.
-        half: weights, computation, input and output in fp16, as chaiNNer and traiNNer-redux make them.
+        half: weights, computation, input and output in fp16; programs such as chaiNNer feed what the input's type asks.
         facts: the file's metadata, see `onnx_metadata.KEYS`.
         tolerance: largest difference allowed; default: that of the precision in `TOLERANCES`.
 
