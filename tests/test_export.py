@@ -13,6 +13,7 @@ from dhp_sr.deploy import load_model, read_manifest, save_model
 from dhp_sr.deploy.onnx_metadata import unpack_metadata
 from dhp_sr.export import main
 from dhp_sr.models.exporting import describe_facts
+from dhp_sr.models.validation import restore
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {"num_feat": 4, "num_block": 1, "upscale": 2}
@@ -64,6 +65,9 @@ def test_half_of_the_bytes(model, capsys):
     assert {tensor.dtype for tensor in small.state_dict().values()} == {torch.float16}
     assert torch.equal(small.conv_first.weight, whole.conv_first.weight.half())
     assert read_manifest(model.with_name("m_fp16.safetensors"))["macs"] == 7
+    picture = {"lq": torch.rand(3, 8, 9)}
+    full, half = (restore(network, picture, 2).astype(int) for network in (whole, small))
+    assert full.shape == (16, 18, 3) and abs(full - half).max() <= 1
 
 
 @pytest.mark.parametrize("wrapper", ["params", "params_ema", None])

@@ -31,9 +31,9 @@ class Agreement:
 
 def unseen_shapes(seen: Sequence[int], size_multiple: int) -> list[tuple[int, ...]]:
     """Return two input shapes that differ from the one seen, whose batch is 2, in batch, height and width."""
-    shapes = []
+    shapes, least = [], min(seen[2:])  # a smaller one may not pass through the network
     for batch, *sides in _SIDES:
-        sides = [size_multiple * -(-side // size_multiple) for side in sides]
+        sides = [size_multiple * -(-max(side, least) // size_multiple) for side in sides]
         sides = [side + size_multiple * (side == old) for side, old in zip(sides, seen[2:], strict=True)]
         shapes.append((batch, seen[1], *sides))
     return shapes

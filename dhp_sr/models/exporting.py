@@ -31,7 +31,7 @@ SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "safetensors": ".safetensors"}
 """Format -> suffix of its files."""
 
 FACTS = ("macs", "macs_input", "scores", "licence", "parent")
-_TRACED_SIDE = 24
+_TRACED_SIDE = 16
 
 
 @dataclass(frozen=True)
@@ -158,9 +158,10 @@ def _target(model: Path, form: str, output: str | Path | None, half: bool) -> Pa
 
 
 def _shape(network: nn.Module) -> tuple[int, int, int, int]:
-    multiple, smallest = network.size_multiple, getattr(origin_of(network), "smallest_side", _TRACED_SIDE)
+    multiple = network.size_multiple
+    smallest = getattr(origin_of(network), "smallest_side", getattr(network, "input_size", _TRACED_SIDE))
     height = multiple * max(2, -(-max(smallest, _TRACED_SIDE) // multiple))
-    return 2, network.in_channels, height, height + multiple
+    return 2, network.in_channels, height, height + 2 * multiple
 
 
 def _out_channels(network: nn.Module) -> int:

@@ -88,7 +88,7 @@ def evaluate_input(test_set: TestSet) -> dict[str, float]:
 @torch.no_grad()
 def restore(network: nn.Module, item: dict[str, Any], scale: int, device: torch.device | str = "cpu") -> Picture:
     """Return what a network makes of one picture of a test set, uint8 HWC."""
-    lq = item["lq"].unsqueeze(0).to(device)
+    lq = item["lq"].unsqueeze(0).to(device, next((one.dtype for one in network.parameters()), torch.float32))
     return to_uint8(_padded(network, lq, scale)[0].float().cpu())
 
 
