@@ -104,6 +104,10 @@ CUTS = {
     ),
 }
 
+_LONG = ("DenseNet", "VGG", "MobileNetV1", "MobileNetV2")
+ROWS = [pytest.param(name, marks=pytest.mark.slow if name in _LONG else ()) for name in CUTS]
+"""Every network, for tests with an exporter, which takes long for those with many layers."""
+
 
 def cut_network(name):
     """A network of uneven widths with random weights and statistics, in eval mode."""

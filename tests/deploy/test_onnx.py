@@ -13,7 +13,7 @@ from dhp_sr.deploy.onnx_metadata import unpack_metadata
 from dhp_sr.deploy.prepare import prepare as prepare_network
 from dhp_sr.utils.errors import UserError
 
-from .conftest import CUTS, cut_network
+from .conftest import ROWS, cut_network
 from .test_onnx_metadata import FACTS as SOME_FACTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,13 +30,7 @@ def onnx():
     return pytest.importorskip("onnx")
 
 
-def _rows():
-    """Every network; the exporter takes long for those with many layers."""
-    long = ("DenseNet", "VGG", "MobileNetV1", "MobileNetV2")
-    return [pytest.param(name, marks=pytest.mark.slow if name in long else ()) for name in CUTS]
-
-
-@pytest.mark.parametrize("name", _rows())
+@pytest.mark.parametrize("name", ROWS)
 def test_cut_networks_give_the_same_numbers_at_any_size(onnx, name, tmp_path):
     network, multiple = cut_network(name), MULTIPLES.get(name, 1)
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
