@@ -97,13 +97,14 @@ def train(
 
 
 def _options(case: Case, method: str, seed: int, phases: Iterations, changes: Sequence[str]) -> Options:
+    rounding = f"compress.round_to={case.round_to}"
     own = [f"manual_seed={seed}", f"train.total_iter={phases.total}"]
     if method == "dense":
         own.append("compress=null")
     else:
         own += [f"compress.method={method}", f"compress.target.macs={case.keep_ratio}"]
         own += [f"compress.dense_iter={phases.dense}", f"compress.search_iter={phases.search}"]
-    return resolve_paths(load_options(ROOT / "options" / case.option_file, [*changes, *own]), ROOT)
+    return resolve_paths(load_options(ROOT / "options" / case.option_file, [rounding, *changes, *own]), ROOT)
 
 
 def _start(training: Compression, key: tuple, phases: Iterations, saved: Saved) -> int:

@@ -2,8 +2,12 @@
 
 The network keeps its latents z at 1 and uses them as probes: z dL/dz tells how much the loss holds on to a channel,
 whatever the scale of z and of the weights. A copy of z, its `life`, starts at 1 and takes proximal steps in Adam's
-metric, with the cost of a channel as its penalty. Where the life reaches zero the channel is masked. What stays keeps
-its full weight, so the search does not disturb the training.
+metric, with the cost of a channel as its penalty. Where the life reaches zero the channel is masked. What stays
+keeps its full weight, so the search does not disturb the training.
+
+Slopes compare the channels of one group well and those of different groups badly: early in training those of residual
+branches are tiny, and along a chain of layers all are alike, whatever a layer could hold. So a group shrinks the more
+slowly the less room it has above the kept fraction that is asked for. What that and other rules gave: results/LOG.md.
 
 The strength lambda is found, not given: after a time of watching, the kept fraction follows a line from 1 to the
 budget.
@@ -20,13 +24,15 @@ from dhp_sr.search.controller import SETTLE, path, shrink
 from dhp_sr.search.method import Search, SearchSettings, slopes
 from dhp_sr.structure.budget import protect
 
-INTERVAL = 10
+INTERVAL = 5
 """Iterations between two proximal steps."""
 
 NARROWING = 2.0
-"""Power of the kept fraction of a group by which its channels shrink more slowly. It supposes that the
-loss rises like one over a layer's width, so that each further channel costs more; slopes tell that only after training.
-What other powers gave: results/LOG.md."""
+"""Power of a group's room by which its channels shrink more slowly: each further channel of a narrow layer costs the
+loss more, which slopes tell only after much training."""
+
+LEAST_ROOM = 1e-3
+"""A group without room still gives way where nothing else is left."""
 
 LEAST = 0.01
 """What `latents` gives for a channel that is kept although its life has ended."""
@@ -68,11 +74,11 @@ class ModernDHP(Search):
 
     def _rates(self) -> Tensor:
         """Return the soft threshold of every channel for lambda 1, shape (plan.size,)."""
-        plan = self.hyper.plan
-        cost, mask = self.hyper.marginal_cost(self.settings.budget.kind).float().cpu(), self.hyper.mask.cpu()
+        mask, budget = self.hyper.mask.cpu(), self.settings.budget
+        cost = self.hyper.marginal_cost(budget.kind).float().cpu()
         rates = self._adam.threshold(cost / cost.mean())
-        for group in plan.prunable:
-            rates[group.span] *= mask[group.span].float().mean() ** NARROWING
+        for group in self.hyper.plan.prunable:
+            rates[group.span] *= room(float(mask[group.span].float().mean()), budget.keep_ratio) ** NARROWING
         return rates
 
     def scores(self) -> Tensor:
@@ -93,3 +99,8 @@ class ModernDHP(Search):
         self._life, self._threshold = state["life"].clone(), state["threshold"].clone()
         self._settled = bool(state["settled"])
         self._adam.load_state_dict(state["adam"])
+
+
+def room(kept: float, keep_ratio: float) -> float:
+    """Return how far a group's kept fraction lies above the budget's: 1 for a whole group, LEAST_ROOM for none."""
+    return max(LEAST_ROOM, (kept - keep_ratio) / max(1 - keep_ratio, LEAST_ROOM))
