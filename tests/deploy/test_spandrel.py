@@ -115,10 +115,15 @@ def test_networks_of_other_packages(load):
 
 
 def test_classifiers_are_refused(load):
-    register("tests:Linear", nn.Conv2d)
-    origin = Origin("tests:Linear", {"in_channels": 3, "out_channels": 10, "kernel_size": 16}, task="classification")
+    class Flat(nn.Conv2d):
+        def forward(self, x):
+            return super().forward(x).mean((2, 3))
+
+    register("tests:Flat", Flat)
+    arguments = {"in_channels": 3, "out_channels": 10, "kernel_size": 16}
+    origin = Origin("tests:Flat", arguments, task="classification", smallest_side=16)
     with pytest.raises(ModelFileError, match="expected a network that restores images, found one for classification"):
-        load(nn.Conv2d(3, 10, 16), origin=origin)
+        load(Flat(**arguments), origin=origin)
 
 
 @pytest.mark.parametrize(
