@@ -112,7 +112,8 @@ def find_images(root: str | Path) -> list[StoredImage]:
         return _database_images(folder)
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
-        raise UserError(f"{folder.absolute()}: expected a folder of images, found {found}: check the path")
+        advice = "check the path (datasets/README.md says where images are looked for)"
+        raise UserError(f"{folder.absolute()}: expected a folder of images, found {found}: {advice}")
     paths = sorted(path for path in folder.iterdir() if _is_image(path))
     if not paths:
         raise UserError(_no_images(folder))

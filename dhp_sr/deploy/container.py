@@ -115,6 +115,8 @@ def _diagnosis(path: Path, error: SafetensorError) -> str:
         return f"the file is empty ({os.path.getsize(path)} bytes)"
     if looks_like_safetensors(path):
         return f"the file is cut short or damaged ({error}); copy or download it again"
+    if path.suffix.lower() == ".pt2":
+        return "expected a safetensors file, found a program of torch.export: torch.export.load(FILE).module() runs it"
     if head.startswith((b"PK\x03\x04", *(bytes([0x80, protocol]) for protocol in range(2, 6)))):
         return (
             "expected a safetensors file, found a pickle (a .pth file of torch.save, whatever its name). A pickle can "

@@ -87,11 +87,14 @@ class _Run:
             self.model.compression.rehearse()
         start = saved["iteration"]
         self.losses: list[float] = saved["extra"].get("losses", [])
+        earlier = None
         if place.writes:
-            run.open(resume=resumed)
+            earlier = run.open(resume=resumed)
             run.rewind(start, saved["extra"].get("log_bytes", 0))
         place.wait()
         with logging_to(run.log if place.writes else None) as self.logger:
+            if earlier:
+                self.logger.info("an earlier run of this name was renamed to %s", earlier.name)
             self._announce(start)
             batches = train_batches(
                 train_set,

@@ -67,19 +67,24 @@ class RunFolder:
         """Return the path of model `name`: dense, pruned or best."""
         return self.models / f"{name}.safetensors"
 
-    def open(self, *, resume: bool) -> None:
+    def open(self, *, resume: bool) -> Path | None:
         """Make the folder; unless resuming, one that is there already is renamed, never overwritten.
+
+        Returns:
+            Where an earlier run lies now; None where there was none, or where it goes on.
 
         Raises:
             UserError: the folder cannot be written.
         """
+        earlier = None
         try:
             if self.path.exists() and not resume:
-                _archive(self.path)
+                earlier = _archive(self.path)
             for folder in (self.models, self.states):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{self.path}: expected a folder to write the run to, found: {error}") from error
+        return earlier
 
     def rewind(self, iteration: int, log_bytes: int) -> None:
         """Forget what was written after `iteration`, so that a resumed run ends with the files of a straight one."""
@@ -122,13 +127,13 @@ class _BesideBar(logging.Handler):
         tqdm.write(self.format(record), file=sys.stderr)
 
 
-def _archive(path: Path) -> None:
+def _archive(path: Path) -> Path:
     stamp = time.strftime("%Y%m%d_%H%M%S")
     target, number = path.with_name(f"{path.name}_archived_{stamp}"), 1
     while target.exists():
         number += 1
         target = path.with_name(f"{path.name}_archived_{stamp}_{number}")
-    path.rename(target)
+    return path.rename(target)
 
 
 def _quoted(cell: str) -> str:

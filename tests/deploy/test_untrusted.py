@@ -58,6 +58,12 @@ def test_other_kinds_of_files(tmp_path, content, message):
         assert str(error.value).startswith(f"{path}: ")
 
 
+def test_a_program_of_torch_export_is_called_one(tmp_path):
+    path = _write(tmp_path / "model.pt2", b"PK\x03\x04" + bytes(60))
+    with pytest.raises(ModelFileError, match=r"model\.pt2: .*found a program of torch\.export.* torch\.export\.load"):
+        load_model(path)
+
+
 def test_no_file_and_a_folder(tmp_path):
     with pytest.raises(ModelFileError, match=r"missing\.safetensors: there is no such file"):
         load_model(tmp_path / "missing.safetensors")

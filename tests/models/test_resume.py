@@ -107,8 +107,12 @@ def test_an_earlier_run_is_renamed_not_overwritten(make_options, root):
     run(options, root)
     (root / "experiments" / "tiny" / "mine.txt").write_text("keep")
     run(options, root)
-    assert [path.parent.name for path in (root / "experiments").glob("*/mine.txt")] != ["tiny"]
-    assert len(list((root / "experiments").glob("tiny_archived_*"))) == 1
+    assert not (root / "experiments" / "tiny" / "mine.txt").exists()
+    (earlier,) = (root / "experiments").glob("tiny_archived_*")
+    assert (earlier / "mine.txt").read_text() == "keep"
+    said = f"an earlier run of this name was renamed to {earlier.name}\n"
+    assert said in (root / "experiments" / "tiny" / "train.log").read_text()
+    assert "an earlier run" not in (earlier / "train.log").read_text()
 
 
 def test_a_state_of_other_options(make_options, root):
