@@ -69,10 +69,9 @@ def _of_dataset(dataset: Dataset | ClassificationDataset, scale: int) -> Iterato
 def _of_classification(dataset: ClassificationDataset, scale: int) -> Iterator[tuple[str, str]]:
     if scale != 1:
         yield "type", f"ClassificationDataset expects scale: 1, found {scale}"
-    channels = 3 if dataset.color == "rgb" else 1
     for name, values in (("mean", dataset.mean), ("std", dataset.std)):
-        if values is not None and len(values) != channels:
-            yield name, f"expected {channels} value(s), one a channel of color: {dataset.color}, found {values}"
+        if values is not None and len(values) != dataset.channels:
+            yield name, f"expected {dataset.channels} value(s), one a channel of color: {dataset.color}, found {values}"
 
 
 def _of_images(dataset: Dataset, scale: int) -> Iterator[tuple[str, str]]:
@@ -121,11 +120,10 @@ def _network(options: Options) -> Iterator[Finding]:
         yield ("network_g", "upscale"), f"expected the scale of the run ({options.scale}), found {upscale!r}"
     channels = arguments.get("num_in_ch")
     for key, dataset in options.datasets.items():
-        expected = 3 if dataset.color == "rgb" else 1
-        if channels is not None and channels != expected:
+        if channels is not None and channels != dataset.channels:
             yield (
                 ("datasets", key, "color"),
-                f"{dataset.color} images have {expected} channel(s), the network expects {channels!r}",
+                f"{dataset.color} images have {dataset.channels} channel(s), the network expects {channels!r}",
             )
 
 

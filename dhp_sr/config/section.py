@@ -1,6 +1,6 @@
 """What every section of an option file is, and the numbers that several of them take."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -10,6 +10,16 @@ Momentum = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+Color = Literal["rgb", "grey"]
+CHANNELS: dict[str, int] = {"rgb": 3, "grey": 1}
+"""Colour of the images in an option file -> their channels."""
+
+
+def color_of(channels: int) -> str:
+    """Return the colour of the images that a network with so many input channels takes."""
+    return "grey" if channels == CHANNELS["grey"] else "rgb"
 
 
 class Section(BaseModel):

@@ -20,7 +20,7 @@ from dhp_sr.deploy.verify import TOLERANCES, Agreement, compare, size_text, unse
 from dhp_sr.metrics import complexity
 from dhp_sr.models.foreign import can_be_loaded, describe_by_output
 from dhp_sr.models.named import build_named, full_name, named_arguments
-from dhp_sr.models.networks import EXAMPLE_SIDE
+from dhp_sr.models.networks import EXAMPLE_SIDE, image_shape
 from dhp_sr.structure.footprint import bytes_per_pixel
 from dhp_sr.structure.receptive import receptive_field
 from dhp_sr.structure.trace import to_meta
@@ -98,8 +98,7 @@ def describe_facts(network: nn.Module, known: Mapping[str, Any], half: bool = Fa
     """
     facts = {key: known.get(key) for key in FACTS}
     if facts["macs"] is None:
-        side = network.size_multiple * -(-EXAMPLE_SIDE // network.size_multiple)
-        facts["macs_input"] = [1, network.in_channels, side, side]
+        facts["macs_input"] = image_shape(network, EXAMPLE_SIDE, EXAMPLE_SIDE)
         facts["macs"] = complexity(network, facts["macs_input"]).macs
     own = {key: value for key, value in describe(network).items() if key not in ("arguments", "widths")}
     field = receptive_field(network, network.in_channels, network.size_multiple)

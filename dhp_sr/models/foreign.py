@@ -20,7 +20,9 @@ MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
 _LEAST_SIDE = 16
 
 
-def describe_by_images(network: nn.Module, name: str, arguments: Mapping[str, Any], options: Options) -> nn.Module:
+def describe_by_images(
+    network: nn.Module, name: str, arguments: Mapping[str, Any], options: Options, task: str
+) -> nn.Module:
     """Note on a network what the images of an option file say about it, and what its files have to say.
 
     Args:
@@ -28,6 +30,7 @@ def describe_by_images(network: nn.Module, name: str, arguments: Mapping[str, An
         name: As in `network_g.network.type`.
         arguments: Those that it was constructed from.
         options: The run's options.
+        task: Name of the run's task.
 
     Returns:
         The same network. It carries an `Origin`; its attributes `scale`, `in_channels`, `size_multiple` and `task` are
@@ -38,10 +41,8 @@ def describe_by_images(network: nn.Module, name: str, arguments: Mapping[str, An
     """
     register_known()
     data = next(iter(options.datasets.values()))
-    channels = 3 if data.color == "rgb" else 1
-    multiple, side = _sides(network, name, channels, options.scale)
-    task = "sr" if data.type == "SRDataset" else "denoise"
-    return mark(network, Origin(full_name(name), arguments, task, options.scale, channels, multiple, side))
+    multiple, side = _sides(network, name, data.channels, options.scale)
+    return mark(network, Origin(full_name(name), arguments, task, options.scale, data.channels, multiple, side))
 
 
 def describe_by_output(network: nn.Module, name: str, arguments: Mapping[str, Any]) -> nn.Module:
