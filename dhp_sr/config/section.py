@@ -26,3 +26,8 @@ class Section(BaseModel):
     """A group of keys: unknown ones are refused, types are not converted, values cannot be reassigned."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def changed(section: Section, name: str) -> bool:
+    """Return whether a setting differs from its default."""
+    return getattr(section, name) != type(section).model_fields[name].get_default(call_default_factory=True)
