@@ -128,7 +128,7 @@ def test_mistakes_end_with_2_before_the_training(network, expected, tmp_path, ca
     assert not (tmp_path / "foreign").exists()
 
 
-def test_a_classifier_is_not_scored_on_images(tmp_path, capsys):
+def test_a_classifier_is_scored_on_labelled_images_alone(tmp_path, capsys):
     from dhp_sr.deploy import Origin, save_model
     from dhp_sr.models.origins import build_classifier, register_known
 
@@ -136,7 +136,7 @@ def test_a_classifier_is_not_scored_on_images(tmp_path, capsys):
     origin = Origin("torchvision:resnet18", {"num_classes": 10}, task="classification", smallest_side=64)
     save_model(build_classifier("resnet18", {"num_classes": 10}), tmp_path / "c.safetensors", origin=origin)
     assert score_main(["--model", str(tmp_path / "c.safetensors"), "--data", str(tmp_path)]) == 2
-    assert "expected a network that restores images, found one for classification" in capsys.readouterr().err
+    assert "expected class folders" in capsys.readouterr().err
 
 
 def test_a_file_does_not_make_torchvision_download(tmp_path):

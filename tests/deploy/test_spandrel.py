@@ -115,10 +115,13 @@ def test_networks_of_other_packages(load):
 
 
 def test_classifiers_are_refused(load):
-    register("tests:Linear", nn.Conv2d)
-    origin = Origin("tests:Linear", {"in_channels": 3, "out_channels": 10, "kernel_size": 16}, task="classification")
+    def build(classes):
+        return nn.Sequential(nn.Conv2d(3, classes, 16), nn.Flatten())
+
+    register("tests:Linear", build)
+    origin = Origin("tests:Linear", {"classes": 10}, task="classification")
     with pytest.raises(ModelFileError, match="expected a network that restores images, found one for classification"):
-        load(nn.Conv2d(3, 10, 16), origin=origin)
+        load(build(10), origin=origin)
 
 
 @pytest.mark.parametrize(
