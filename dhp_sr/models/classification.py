@@ -59,11 +59,11 @@ class Classification(Task):
 
     def train_set(self, options: Options) -> TrainImages:
         """Open the images of `datasets.train`."""
-        return build_train(options.datasets["train"], None, options.manual_seed)
+        return build_train(options.datasets["train"], options.manual_seed)
 
     def test_sets(self, options: Options) -> list[ClassTestSet]:
         """Open the test sets."""
-        return open_sets(options, lambda name, data: ClassTestSet(name, build_val(data, None)))
+        return open_sets(options, lambda name, data: ClassTestSet(name, build_val(data)))
 
     def folder_sets(
         self, network: nn.Module, folders: Mapping[str, str], choices: Mapping[str, Any]
@@ -76,7 +76,7 @@ class Classification(Task):
         for name, folder in folders.items():
             color = color_of(network.in_channels)
             fields = {"type": CLASSIFICATION, "name": name, "dataroot": folder, "color": color}
-            items = build_val(decode_folder(ClassificationVal, fields), None, "--data")
+            items = build_val(decode_folder(ClassificationVal, fields), "--data")
             _check_images(network, "--data", items)
             sets.append(ClassTestSet(name, items))
         return sets
