@@ -19,7 +19,7 @@ from .onnx_metadata import pack_metadata
 from .onnx_session import open_onnx, require_onnx
 from .prepare import prepare
 from .pt2 import check_shape, dynamic_sides, exporters_quiet, traced_image
-from .verify import TOLERANCES, Agreement, compare, unseen_shapes
+from .verify import Agreement, allowed, compare, unseen_shapes
 
 if TYPE_CHECKING:
     import onnx
@@ -72,7 +72,7 @@ def export_onnx(
         model = _half(model)
     texts = pack_metadata(facts) if facts else {}
     original = copy.deepcopy(network).cpu().float().eval()
-    limit = TOLERANCES["fp16" if half else "fp32"] if tolerance is None else tolerance
+    limit = allowed(half, tolerance)
     with atomic_path(path) as temporary:
         seal(model, texts, temporary)
         run = _runner(open_onnx(temporary), half)

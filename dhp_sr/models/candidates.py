@@ -8,13 +8,12 @@ import torch
 from torch import nn
 
 from dhp_sr.deploy import load_model
+from dhp_sr.deploy.origins import check_restores
 from dhp_sr.deploy.runner import Runner, open_model
 from dhp_sr.metrics import Complexity, complexity
 from dhp_sr.metrics.onnx_complexity import onnx_complexity
 from dhp_sr.models.titles import model_titles
 from dhp_sr.utils.errors import UserError
-
-TASKS = ("sr", "denoise")
 
 
 class OnnxNetwork(nn.Module):
@@ -85,10 +84,7 @@ def open_network(path: Path, device: torch.device, threads: int) -> nn.Module:
 
 
 def _check_job(candidate: Candidate, first: Candidate) -> None:
-    if candidate.network.task not in TASKS:
-        raise UserError(
-            f"{candidate.path}: expected a network that restores images, found one for {candidate.network.task}"
-        )
+    check_restores(candidate.network.task, candidate.path)
     jobs = [(one.network.task, one.network.scale, one.network.in_channels) for one in (candidate, first)]
     if jobs[0] != jobs[1]:
         found, expected = (f"{task} x{scale} of {channels} channel(s)" for task, scale, channels in jobs)
