@@ -10,7 +10,7 @@ import torch
 from dhp_sr.metrics import latencies
 from dhp_sr.models.candidates import Candidate, open_candidates
 from dhp_sr.models.devices import device_named
-from dhp_sr.models.footprint import footprint
+from dhp_sr.models.memory import peak_memory
 from dhp_sr.models.networks import EXAMPLE_SIDE, image_shape
 from dhp_sr.models.numbers import finite
 from dhp_sr.models.rows import Row, new_row
@@ -73,16 +73,13 @@ def evaluate_files(
     rows = [_input_row(sets, task.input_name), *(_row(candidate, sets) for candidate in candidates)]
     if measuring.repeats:
         _measure(rows[1:], candidates, measuring)
-    return finite(
-        {
-            "name": ", ".join(map(str, paths)),
-            "task": first.task,
-            "scale": first.scale,
-            "rows": rows,
-            "macs_input": image_shape(first, EXAMPLE_SIDE, EXAMPLE_SIDE),
-            "shaved": {test_set.name: test_set.shave for test_set in sets},
-        }
-    )
+    return _metrics(", ".join(map(str, paths)), first, rows, sets)
+
+
+def _metrics(name: str, network: torch.nn.Module, rows: Sequence[Row], sets: Sequence[TestSet]) -> dict[str, Any]:
+    found = {"name": name, "task": network.task, "scale": network.scale, "rows": list(rows)}
+    shaved = {test_set.name: test_set.shave for test_set in sets}
+    return finite({**found, "macs_input": image_shape(network, EXAMPLE_SIDE, EXAMPLE_SIDE), "shaved": shaved})
 
 
 def _open_sets(candidate: Candidate, task: Task, folders: Sequence[str], **choices: Any) -> list[TestSet]:
@@ -140,4 +137,4 @@ def _measure(rows: Sequence[dict[str, Any]], candidates: Sequence[Candidate], me
                 row["latency_ms"] = found[row["model"]].median_ms
     threads = measuring.threads or torch.get_num_threads()
     for row, candidate in zip(rows, candidates, strict=True):
-        row["memory"] = footprint(candidate.path, shape, candidate.device.type, threads)
+        row["memory"] = peak_memory(candidate.path, shape, candidate.device.type, threads)
