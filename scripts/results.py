@@ -1,11 +1,14 @@
 """Keep the figures of a run, and write the README's tables from what is kept.
 
     $ python scripts/results.py add experiments/NAME --hardware "2 cores, ..." --minutes 60
+    $ python scripts/results.py add experiments/X_dhp experiments/X_uniform --name X --hardware ... --minutes 60
     $ python scripts/results.py tables
     $ python scripts/results.py plot
 
-`add` copies a finished run's figures to results/NAME.json. `tables` rewrites every table of README.md that stands
-between `<!-- results/NAME.json -->` and `<!-- end -->`; with `--check` it changes nothing and fails if one differs.
+`add` copies a finished run's figures to results/NAME.json; of several runs, which began with the same network, the
+final models become the rows of one table, each called by the last part of its run's name. `tables` rewrites every table
+of README.md that stands between `<!-- results/NAME.json -->` and `<!-- end -->`; with `--check` it changes nothing and
+fails if one differs.
 `plot` draws results/NAME.png for the benchmarks that have a picture.
 """
 
@@ -48,20 +51,38 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def add(arguments: argparse.Namespace) -> int:
-    """Copy the figures of a run."""
-    run, kept = Path(arguments.run_folder), {}
+    """Copy the figures of a run, or of several."""
+    several = [_figures(Path(run)) for run in arguments.run_folders]
+    names = [kept["metrics"]["name"] for kept in several]
+    if len(several) > 1 and not arguments.name:
+        raise UserError("expected --name NAME for the figures of several runs, found none")
+    kept = several[0] if len(several) == 1 else _side_by_side(several, arguments.name)
+    facts = {"hardware": arguments.hardware, "minutes": arguments.minutes, "note": arguments.note}
+    path = f"results/{arguments.name or names[0]}.json"
+    write_json(ROOT / path, {**facts, **kept})
+    print(path)
+    return 0
+
+
+def _side_by_side(several: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
+    """Return the rows of the first run, and in place of its final model those of all runs."""
+    first = several[0]["metrics"]
+    about = {key: first[key] for key in ("task", "scale", "target", "macs_input")}
+    last = [{**kept["metrics"]["rows"][-1], "model": kept["metrics"]["name"].split("_")[-1]} for kept in several]
+    return {**several[0], "metrics": {"name": name, **about, "rows": [*first["rows"][:-1], *last]}}
+
+
+def _figures(run: Path) -> dict[str, Any]:
+    """Return metrics and environment of a finished run."""
+    kept = {}
     for name in ("metrics", "environment"):
         path = run / f"{name}.json"
         if not path.is_file():
             raise UserError(f"{path}: expected the file of a finished run, found none")
         kept[name] = _read(path)
-    name = kept["metrics"].get("name")
-    if not isinstance(name, str):
+    if not isinstance(kept["metrics"].get("name"), str):
         raise UserError(f"{run / 'metrics.json'}: expected the figures of a run, found none with a name")
-    facts = {"hardware": arguments.hardware, "minutes": arguments.minutes, "note": arguments.note}
-    write_json(ROOT / "results" / f"{name}.json", {**facts, **kept})
-    print(f"results/{name}.json")
-    return 0
+    return kept
 
 
 def tables(arguments: argparse.Namespace) -> int:
@@ -125,7 +146,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     commands = parser.add_subparsers(required=True)
     adding = commands.add_parser("add", help="keep a run's figures")
-    adding.add_argument("run_folder", metavar="RUN")
+    adding.add_argument("run_folders", nargs="+", metavar="RUN")
+    adding.add_argument("--name", help="of the file; default: the run's")
     adding.add_argument("--hardware", required=True)
     adding.add_argument("--minutes", type=float, required=True, help="wall time of all phases")
     adding.add_argument("--note", default="")

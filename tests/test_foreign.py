@@ -128,7 +128,7 @@ def test_mistakes_end_with_2_before_the_training(network, expected, tmp_path, ca
     assert not (tmp_path / "foreign").exists()
 
 
-def test_a_classifier_is_scored_on_labelled_images_alone(tmp_path, capsys):
+def test_a_classifier_is_not_scored_on_images(tmp_path, capsys):
     from dhp_sr.deploy import Origin, save_model
     from dhp_sr.models.origins import build_classifier, register_known
 

@@ -163,7 +163,7 @@ def test_a_second_interruption_ends_at_once(option_file, monkeypatch, capsys):
     def impatient(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dhp_sr.models.pipeline.build_train_set", impatient)
+    monkeypatch.setattr("dhp_sr.models.restoration.build_train_set", impatient)
     assert main(["-opt", str(option_file())]) == 130
     assert "stopped at once; go on from the last state with: python" in capsys.readouterr().err
 

@@ -15,7 +15,7 @@ def test_every_method_takes_the_same_time(case, method):
     phases = plan_iterations(case, ENTRIES[method])
     time = phases.dense + phases.search + phases.finetune * step_time(case.keep_ratio)
     assert time == pytest.approx(case.length, abs=1)
-    assert (phases.search > 0) == (method in ("dhp", "magnitude"))
+    assert (phases.search > 0) == (method in ("dhp", "hsn", "magnitude"))
 
 
 def test_a_narrow_network_trains_longer_from_scratch():

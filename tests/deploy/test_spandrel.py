@@ -115,13 +115,15 @@ def test_networks_of_other_packages(load):
 
 
 def test_classifiers_are_refused(load):
-    def build(classes):
-        return nn.Sequential(nn.Conv2d(3, classes, 16), nn.Flatten())
+    class Flat(nn.Conv2d):
+        def forward(self, x):
+            return super().forward(x).mean((2, 3))
 
-    register("tests:Linear", build)
-    origin = Origin("tests:Linear", {"classes": 10}, task="classification")
+    register("tests:Flat", Flat)
+    arguments = {"in_channels": 3, "out_channels": 10, "kernel_size": 16}
+    origin = Origin("tests:Flat", arguments, task="classification", smallest_side=16)
     with pytest.raises(ModelFileError, match="expected a network that restores images, found one for classification"):
-        load(build(10), origin=origin)
+        load(Flat(**arguments), origin=origin)
 
 
 @pytest.mark.parametrize(

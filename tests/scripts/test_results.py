@@ -1,6 +1,7 @@
 """The command lines of `results.py`, `picture.py` and `screenshot.py`: mistakes."""
 
 import importlib.util
+import json
 import re
 import sys
 from pathlib import Path
@@ -89,3 +90,25 @@ def test_a_screenshot_without_a_page_or_a_browser(tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(script.shutil, "which", lambda name: None)
     assert script.main([str(page), "x.png"]) == 2
     assert "expected chromium and chromedriver, found none" in capsys.readouterr().err
+
+
+def test_several_runs_become_one_table(tmp_path, monkeypatch):
+    results = load("results")
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    (tmp_path / "results").mkdir()
+    about = {"task": "classification", "scale": 1, "target": {"macs": 0.5}, "macs_input": [1, 3, 32, 32]}
+    for method, error in (("dhp", 8.0), ("uniform", 9.0)):
+        rows = [{"model": name, "sets": {"C": {"top1_error_percent": error}}} for name in ("dense", "pruned")]
+        (tmp_path / method).mkdir()
+        (tmp_path / method / "metrics.json").write_text(json.dumps({"name": f"r_{method}", **about, "rows": rows}))
+        (tmp_path / method / "environment.json").write_text("{}")
+    runs = [str(tmp_path / "dhp"), str(tmp_path / "uniform")]
+    facts = ["--hardware", "x", "--minutes", "1"]
+    assert results.main(["add", *runs, *facts]) == 2
+    assert results.main(["add", *runs, "--name", "both", *facts]) == 0
+    found = json.loads((tmp_path / "results" / "both.json").read_text())["metrics"]["rows"]
+    assert [(row["model"], row["sets"]["C"]["top1_error_percent"]) for row in found] == [
+        ("dense", 8.0),
+        ("dhp", 8.0),
+        ("uniform", 9.0),
+    ]
