@@ -3,15 +3,15 @@
 from collections.abc import Iterator
 
 from dhp_sr.config.classification import ClassificationDataset
-from dhp_sr.config.compress import Compress, Scheduler
+from dhp_sr.config.compress import Scheduler
 from dhp_sr.config.datasets import Dataset, TrainDataset
+from dhp_sr.config.method_checks import idle_in_search, is_trained_before, method_problems
 from dhp_sr.config.schema import Options
+from dhp_sr.config.section import changed
 from dhp_sr.config.task_checks import task_problems
 
 Finding = tuple[tuple[str, ...], str]
 """The keys that lead to a setting, and what is wrong there."""
-
-_CONTROLS = ("uniform", "random", "magnitude")
 
 
 def problems(options: Options) -> list[Finding]:
@@ -22,6 +22,7 @@ def problems(options: Options) -> list[Finding]:
         *_network(options),
         *_phases(options),
         *_schedulers(options),
+        *method_problems(options),
         *task_problems(options),
     ]
 
@@ -32,7 +33,7 @@ def idle_settings(options: Options) -> list[Finding]:
         *_idle_in_datasets(options),
         *_idle_in_schedulers(options),
         *_idle_in_optimiser(options),
-        *_idle_in_search(options),
+        *idle_in_search(options),
         *_idle_in_targets(options),
     ]
 
@@ -69,10 +70,9 @@ def _of_dataset(dataset: Dataset | ClassificationDataset, scale: int) -> Iterato
 def _of_classification(dataset: ClassificationDataset, scale: int) -> Iterator[tuple[str, str]]:
     if scale != 1:
         yield "type", f"ClassificationDataset expects scale: 1, found {scale}"
-    channels = 3 if dataset.color == "rgb" else 1
     for name, values in (("mean", dataset.mean), ("std", dataset.std)):
-        if values is not None and len(values) != channels:
-            yield name, f"expected {channels} value(s), one a channel of color: {dataset.color}, found {values}"
+        if values is not None and len(values) != dataset.channels:
+            yield name, f"expected {dataset.channels} value(s), one a channel of color: {dataset.color}, found {values}"
 
 
 def _of_images(dataset: Dataset, scale: int) -> Iterator[tuple[str, str]]:
@@ -121,11 +121,10 @@ def _network(options: Options) -> Iterator[Finding]:
         yield ("network_g", "upscale"), f"expected the scale of the run ({options.scale}), found {upscale!r}"
     channels = arguments.get("num_in_ch")
     for key, dataset in options.datasets.items():
-        expected = 3 if dataset.color == "rgb" else 1
-        if channels is not None and channels != expected:
+        if channels is not None and channels != dataset.channels:
             yield (
                 ("datasets", key, "color"),
-                f"{dataset.color} images have {expected} channel(s), the network expects {channels!r}",
+                f"{dataset.color} images have {dataset.channels} channel(s), the network expects {channels!r}",
             )
 
 
@@ -142,36 +141,11 @@ def _phases(options: Options) -> Iterator[Finding]:
             f"expected more than dense_iter + search_iter ({compress.dense_iter} + {compress.search_iter} = {before}), "
             f"found {total}; the rest finetunes the cut network",
         )
-    if (compress.method, compress.preset) == ("dhp", "faithful"):
-        if compress.dense_iter or options.path.pretrain_network_g:
-            yield (
-                ("compress", "preset"),
-                "faithful draws its own initial weights and would throw a trained network away: set dense_iter: 0 and "
-                "leave path.pretrain_network_g out, or preset: modern",
-            )
-        if compress.targets[0].kind == "latency":
-            yield ("compress", "preset"), "faithful knows targets of macs and params, found latency; set preset: modern"
-        if compress.parametrisation != "full":
-            yield ("compress", "parametrisation"), "preset faithful expects full, the paper's hypernetwork"
-    if compress.method == "hsn":
-        yield from _of_hsn(options)
     distill = compress.distill
-    if distill and distill.teacher is None and not (compress.dense_iter or options.path.pretrain_network_g):
+    if distill and distill.teacher is None and not is_trained_before(options, compress):
         yield (
             ("compress", "distill"),
             "expected a trained teacher: dense_iter above 0, path.pretrain_network_g or distill.teacher; found none",
-        )
-
-
-def _of_hsn(options: Options) -> Iterator[Finding]:
-    compress = options.compress
-    if compress.parametrisation != "factored":
-        yield ("compress", "parametrisation"), f"method hsn expects factored, found {compress.parametrisation}"
-    if not (compress.dense_iter or options.path.pretrain_network_g):
-        yield (
-            ("compress", "dense_iter"),
-            "method hsn leaves the weights as they are while it searches, so it expects trained ones: dense_iter above "
-            "0 or path.pretrain_network_g; found none",
         )
 
 
@@ -189,10 +163,6 @@ def _all_schedulers(options: Options) -> Iterator[tuple[tuple[str, str], Schedul
         yield ("compress", "scheduler"), options.compress.scheduler
 
 
-def _changed(section: object, name: str) -> bool:
-    return getattr(section, name) != type(section).model_fields[name].get_default(call_default_factory=True)
-
-
 def _idle_in_datasets(options: Options) -> Iterator[Finding]:
     for key, dataset in options.datasets.items():
         if isinstance(dataset, ClassificationDataset):
@@ -202,9 +172,9 @@ def _idle_in_datasets(options: Options) -> Iterator[Finding]:
         else:
             names, reason = ("dataroot_lq",), "NoiseDataset makes its inputs itself"
         for name in names:
-            if name in type(dataset).model_fields and _changed(dataset, name):
+            if name in type(dataset).model_fields and changed(dataset, name):
                 yield ("datasets", key, name), f"has no effect, {reason}"
-        if dataset.dataroot_lq is None and _changed(dataset, "filename_tmpl"):
+        if dataset.dataroot_lq is None and changed(dataset, "filename_tmpl"):
             yield ("datasets", key, "filename_tmpl"), "has no effect without dataroot_lq"
 
 
@@ -212,14 +182,14 @@ def _idle_in_schedulers(options: Options) -> Iterator[Finding]:
     used = {"cosine": {"eta_min"}, "multistep": {"milestones", "gamma"}, "constant": set()}
     for keys, scheduler in _all_schedulers(options):
         for name in ("eta_min", "milestones", "gamma"):
-            if name not in used[scheduler.type] and _changed(scheduler, name):
+            if name not in used[scheduler.type] and changed(scheduler, name):
                 yield (*keys, name), f"has no effect with type: {scheduler.type}"
 
 
 def _idle_in_optimiser(options: Options) -> Iterator[Finding]:
     optimiser = options.train.optim_g
     for name in ("betas",) if optimiser.type == "SGD" else ("momentum", "nesterov"):
-        if _changed(optimiser, name):
+        if changed(optimiser, name):
             yield ("train", "optim_g", name), f"has no effect with type: {optimiser.type}"
 
 
@@ -228,35 +198,5 @@ def _idle_in_targets(options: Options) -> Iterator[Finding]:
     if compress is None or compress.targets[0].kind == "latency":
         return
     for name in ("latency_size", "latency_threads", "latency_table"):
-        if _changed(compress, name):
+        if changed(compress, name):
             yield ("compress", name), f"has no effect with a target of {compress.targets[0].kind}"
-
-
-def _idle_in_search(options: Options) -> Iterator[Finding]:
-    compress = options.compress
-    if compress is None:
-        return
-    yield from _idle_in_hsn(compress)
-    if compress.method in _CONTROLS:
-        names, reason = ("preset", "latent_lr", "penalty"), f"method {compress.method} has no latents to move"
-    elif compress.method == "hsn":
-        names, reason = ("preset", "latent_lr", "penalty"), "method hsn takes its settings from compress.hsn"
-    elif compress.preset == "modern":
-        names, reason = ("latent_lr", "penalty"), "the modern preset finds its own"
-    else:
-        return
-    for name in names:
-        if _changed(compress, name):
-            yield ("compress", name), f"has no effect, {reason}"
-
-
-def _idle_in_hsn(compress: Compress) -> Iterator[Finding]:
-    hsn = compress.hsn
-    if compress.method != "hsn":
-        if _changed(compress, "hsn"):
-            yield ("compress", "hsn"), f"has no effect with method: {compress.method}"
-        return
-    if hsn.penalty is not None and _changed(hsn, "balance"):
-        yield ("compress", "hsn", "balance"), "has no effect beside a fixed penalty"
-    if hsn.layer_scaling == "none" and _changed(hsn, "scaling_rate"):
-        yield ("compress", "hsn", "scaling_rate"), "has no effect with layer_scaling: none"

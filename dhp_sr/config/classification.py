@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dhp_sr.config.section import Level, NotNegative, Positive, Section
+from dhp_sr.config.section import CHANNELS, Color, Level, NotNegative, Positive, Section
 
 CLASSIFICATION = "ClassificationDataset"
 Statistics = Annotated[list[float], Field(min_length=1, max_length=3)]
@@ -23,7 +23,7 @@ class ClassificationDataset(Section):
     """Which part of `dataroot`: `train` or `test`; of class folders, the name of a sub-folder that holds them."""
     labels: Literal["fine", "coarse"] = "fine"
     """CIFAR-100 has both; other sets have one kind."""
-    color: Literal["rgb", "grey"] = "rgb"
+    color: Color = "rgb"
     size: Positive | None = None
     """Resize the shorter side to so many pixels and cut the middle out; without it all pictures have one size."""
     mean: Statistics | None = None
@@ -32,6 +32,11 @@ class ClassificationDataset(Section):
     """Then divided by."""
     max_per_class: Positive | None = None
     """Only the first so many pictures of every class."""
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images."""
+        return CHANNELS[self.color]
 
     @property
     def statistics(self) -> tuple[list[float], list[float]]:

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from dhp_sr.config.methods import rules_of
 from dhp_sr.config.section import Fraction, NotNegative, Positive, Section
 
 
@@ -158,7 +159,7 @@ class Compress(Section):
     @property
     def streams_stay(self) -> bool:
         """Whether channels of summed tensors all stay."""
-        return self.method == "hsn" if self.keep_streams is None else self.keep_streams
+        return rules_of(self.method).streams_stay if self.keep_streams is None else self.keep_streams
 
     @property
     def own(self) -> dict[str, Any]:

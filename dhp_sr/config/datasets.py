@@ -6,7 +6,7 @@ from pydantic import Field, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from dhp_sr.config.classification import CLASSIFICATION, ClassificationTrain, ClassificationVal
-from dhp_sr.config.section import Level, NotNegative, Positive, Section
+from dhp_sr.config.section import CHANNELS, Color, Level, NotNegative, Positive, Section
 from dhp_sr.utils.names import nearest
 
 
@@ -21,9 +21,14 @@ class Dataset(Section):
     """Ready low-resolution images; without it they are made from `dataroot_gt` by exact bicubic."""
     filename_tmpl: str = "{}"
     """Name of an LR image from its HR's: `{}x4` for BasicSR's validation folders."""
-    color: Literal["rgb", "grey"] = "rgb"
+    color: Color = "rgb"
     cache: Literal["memory", "none"] = "memory"
     """`memory` keeps decoded uint8 images, `none` decodes at every visit."""
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images."""
+        return CHANNELS[self.color]
 
 
 class TrainDataset(Dataset):

@@ -79,23 +79,22 @@ def _batch(images: torch.Tensor, labels: np.ndarray) -> Batch:
     return {"image": images, "label": torch.from_numpy(labels)}
 
 
-def build_train(options: ClassificationTrain, num_classes: int | None, seed: int) -> TrainImages:
+def build_train(options: ClassificationTrain, seed: int) -> TrainImages:
     """Return the training set of `datasets.train`.
 
     Args:
         options: The section.
-        num_classes: How many classes the network tells apart; None: whatever the set has.
         seed: With a sample's position, fixes its shift and whether it is mirrored.
 
     Raises:
-        UserError: Pictures are missing or damaged, labels are out of range, or the number of classes differs.
+        UserError: Pictures are missing or damaged, or labels are out of range.
     """
-    return TrainImages(_pictures(options, num_classes, "datasets.train"), options, seed)
+    return TrainImages(_pictures(options, "datasets.train"), options, seed)
 
 
-def build_val(options: ClassificationVal, num_classes: int | None, section: str = "datasets.val") -> ValImages:
+def build_val(options: ClassificationVal, section: str = "datasets.val") -> ValImages:
     """Return one validation set; arguments and errors as for `build_train`."""
-    return ValImages(_pictures(options, num_classes, section), options)
+    return ValImages(_pictures(options, section), options)
 
 
 def check_same_classes(train: Sequence[str], val: Sequence[str], name: str) -> None:
@@ -110,15 +109,11 @@ def check_same_classes(train: Sequence[str], val: Sequence[str], name: str) -> N
         raise UserError(f"{name}: expected the {len(train)} classes of the training set, {found}: correct the folders")
 
 
-def _pictures(options: ClassificationDataset, num_classes: int | None, section: str) -> Pictures:
+def _pictures(options: ClassificationDataset, section: str) -> Pictures:
     """Read the pictures that a section asks for; errors say which section it is."""
     try:
         asked = {"labels": options.labels, "side": options.size, "color": options.color}
         pictures = read_pictures(options.dataroot, options.split, **asked)
-        if num_classes is not None and len(pictures.classes) != num_classes:
-            found = f"found {len(pictures.classes)} ({', '.join(pictures.classes[:3])}, ...)"
-            advice = f"set network_g.num_classes: {len(pictures.classes)}, or name another set"
-            raise UserError(f"{pictures.where}: expected {num_classes} classes as the network has, {found}: {advice}")
         return in_color(first_of_each_class(pictures, options.max_per_class), options.color)
     except UserError as error:
         raise UserError(f"{section}{f' ({options.name})' if options.name else ''}: {error}") from error

@@ -1,7 +1,8 @@
 """Pictures with labels, all of one size, in memory: what every form of a classification set is read into."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -42,6 +43,26 @@ def checked(pictures: Pictures) -> Pictures:
         expected = f"expected labels from 0 to {len(pictures.classes) - 1} ({len(pictures.classes)} classes)"
         raise UserError(f"{pictures.where}: {expected}, {found}{more}: correct the labels or the list of classes")
     return pictures
+
+
+def class_names(where: Path, rows: Iterable[tuple[str, int, str]]) -> tuple[str, ...]:
+    """Return the names of the classes in the order of their labels.
+
+    Args:
+        where: The table, for messages.
+        rows: Class, label, and the picture that a line stands for.
+
+    Raises:
+        UserError: a class has two labels, or the labels are not 0, 1, ...
+    """
+    names: dict[str, int] = {}
+    for name, label, picture in rows:
+        if names.setdefault(name, label) != label:
+            raise UserError(f"{where}: class {name!r} has the labels {names[name]} and {label} (at {picture})")
+    if sorted(names.values()) != list(range(len(names))):
+        expected = f"expected the labels 0 to {len(names) - 1} for {len(names)} classes"
+        raise UserError(f"{where}: {expected}, found {sorted(names.values())}: correct the labels")
+    return tuple(sorted(names, key=names.__getitem__))
 
 
 def first_of_each_class(pictures: Pictures, count: int | None) -> Pictures:

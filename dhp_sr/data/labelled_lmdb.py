@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dhp_sr.data.images import decode
-from dhp_sr.data.labelled import Pictures, stacked
+from dhp_sr.data.labelled import Pictures, class_names, stacked
 from dhp_sr.data.lmdb_read import Database
 from dhp_sr.utils.errors import UserError
 
@@ -24,7 +24,7 @@ def read_labelled_database(folder: Path, split: str, *, side: int | None = None,
         UserError: the table is missing or wrong, a key is not in the database, or a picture is damaged.
     """
     database, rows = Database(folder), _rows(folder / LABELS)
-    classes = _classes(folder / LABELS, rows)
+    classes = class_names(folder / LABELS, ((name, int(label), key) for key, _, name, label in rows))
     wanted = [(key, int(label)) for key, part, _, label in rows if part == split]
     if not wanted:
         splits = ", ".join(splits_of_database(folder))
@@ -56,14 +56,3 @@ def _rows(path: Path) -> list[list[str]]:
                 f"{path}, line {number}: expected key, split, class and label, found {row}: correct the line"
             )
     return rows[1:]
-
-
-def _classes(path: Path, rows: list[list[str]]) -> tuple[str, ...]:
-    names = {row[2]: int(row[3]) for row in rows}
-    for key, _, name, label in rows:
-        if names[name] != int(label):
-            raise UserError(f"{path}: class {name!r} has the labels {names[name]} and {label} (at {key})")
-    if sorted(names.values()) != list(range(len(names))):
-        expected = f"expected the labels 0 to {len(names) - 1} for {len(names)} classes"
-        raise UserError(f"{path}: {expected}, found {sorted(names.values())}: correct the labels")
-    return tuple(sorted(names, key=names.__getitem__))

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dhp_sr.data.images import EXTENSIONS, decode, to_color
-from dhp_sr.data.labelled import Pictures
+from dhp_sr.data.labelled import Pictures, class_names
 from dhp_sr.utils.errors import UserError
 
 INDEX = "INDEX.tsv"
@@ -51,7 +51,8 @@ def read_sheets(folder: Path, split: str) -> Pictures:
         raise UserError(f"{folder}: expected tiles of one size, found {sorted(shapes)}: make the sheets again")
     stack = np.stack([images[place] for place in range(len(wanted))])
     labels = np.array([tile.label for tile in wanted], np.int64)
-    return Pictures(stack, labels, _classes(folder / INDEX, tiles), str(folder))
+    rows = ((tile.name, tile.label, f"{tile.sheet}, row {tile.row}, col {tile.col}") for tile in tiles)
+    return Pictures(stack, labels, class_names(folder / INDEX, rows), str(folder))
 
 
 def splits_of_sheets(folder: Path) -> list[str]:
@@ -104,15 +105,3 @@ def _cut(path: Path, tiles: Sequence[Tile]) -> list[np.ndarray]:
         expected = f"expected square tiles, {columns} across and {rows} down as its index says"
         raise UserError(f"{path}: {expected}, found {width}x{height} pixels: the sheet or {INDEX} is cut short")
     return [sheet[one.row * side : (one.row + 1) * side, one.col * side : (one.col + 1) * side] for one in tiles]
-
-
-def _classes(path: Path, tiles: Sequence[Tile]) -> tuple[str, ...]:
-    """Return the names in the order of their labels."""
-    names: dict[str, int] = {}
-    for tile in tiles:
-        if names.setdefault(tile.name, tile.label) != tile.label:
-            raise UserError(f"{path}: class {tile.name!r} has the labels {names[tile.name]} and {tile.label}")
-    if sorted(names.values()) != list(range(len(names))):
-        expected = f"expected the labels 0 to {len(names) - 1} for {len(names)} classes"
-        raise UserError(f"{path}: {expected}, found {sorted(names.values())}: correct the labels")
-    return tuple(sorted(names, key=names.__getitem__))

@@ -22,10 +22,9 @@ from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.names import nearest
 
 from .container import ModelFileError
-from .origins import Origin, origin_of
+from .origins import CLASSIFICATION, Origin, origin_of
 
 FORMAT = "dhp_sr"
-CLASSIFICATION = "classification"
 FORMAT_VERSION = 1
 LARGEST_SIDE = 1024
 LARGEST = 65536
@@ -48,7 +47,9 @@ DERIVED: dict[str, type] = {
 CLASSIFIER: dict[str, type] = {"input_size": int}
 """Keys that a classifier's manifest has beside them: the side in pixels that its pictures are meant to have."""
 
-_FACTS: dict[str, Any] = {"macs": None, "macs_input": None, "scores": {}, "parent": None, "licence": None}
+FACTS: dict[str, Any] = {"macs": None, "macs_input": None, "scores": {}, "parent": None, "licence": None}
+"""Facts that every manifest has, and what stands there where they are not known."""
+
 _LAYER_COUNTS = ("num_block", "num_layer", "num_level", "num_group", "num_conv")
 """Beginnings of the names of arguments that say how often something is repeated."""
 
@@ -62,7 +63,7 @@ def describe(network: nn.Module) -> dict[str, Any]:
         "task": source.task,
         "scale": source.scale,
         "in_channels": source.in_channels,
-        "colour": {1: "grey", 3: "RGB"}.get(source.in_channels, "other"),
+        "colour": colour_of(source.in_channels),
         "value_range": [0, 1],
         "size_multiple": source.size_multiple,
         "params": sum(parameter.numel() for parameter in network.parameters()),
@@ -71,6 +72,11 @@ def describe(network: nn.Module) -> dict[str, Any]:
     if source.task == CLASSIFICATION:
         described["input_size"] = source.smallest_side if isinstance(source, Origin) else source.input_size
     return described
+
+
+def colour_of(channels: int) -> str:
+    """Return what the channels of a picture are: `grey`, `RGB` or `other`."""
+    return {1: "grey", 3: "RGB"}.get(channels, "other")
 
 
 def derived(manifest: Mapping[str, Any]) -> dict[str, type]:
@@ -122,7 +128,7 @@ def pack(network: nn.Module, facts: Mapping[str, Any]) -> dict[str, str]:
     manifest = {
         **describe(network),
         **_forward(network),
-        **_FACTS,
+        **FACTS,
         **{key: _plain(value, key) for key, value in facts.items()},
         **versions,
     }

@@ -19,7 +19,7 @@ from .onnx_metadata import pack_metadata
 from .onnx_session import open_onnx, require_onnx
 from .prepare import prepare
 from .pt2 import check_shape, dynamic_sides, exporters_quiet, traced_image
-from .verify import TOLERANCES, Agreement, compare, unseen_shapes
+from .verify import Agreement, allowed, compare, unseen_shapes
 
 if TYPE_CHECKING:
     import onnx
@@ -71,16 +71,22 @@ def export_onnx(
     if half:
         model = _half(model)
     texts = pack_metadata(facts) if facts else {}
-    original = copy.deepcopy(network).cpu().float().eval()
-    limit = TOLERANCES["fp16" if half else "fp32"] if tolerance is None else tolerance
+    shapes = unseen_shapes(example_shape, size_multiple)
     with atomic_path(path) as temporary:
         seal(model, texts, temporary)
-        run = _runner(open_onnx(temporary), half)
-        try:
-            return compare(original, run, unseen_shapes(example_shape, size_multiple), limit)
-        except UserError as error:
-            hint = "where values leave its range, fp16 does not suit the network" if half else "try another opset"
-            raise UserError(f"{error}; {hint}") from error
+        return _agreement(network, temporary, shapes, half, allowed(half, tolerance))
+
+
+def _agreement(
+    network: nn.Module, path: Path, shapes: Sequence[Sequence[int]], half: bool, tolerance: float
+) -> Agreement:
+    """Run the file beside the network."""
+    original, run = copy.deepcopy(network).cpu().float().eval(), _runner(open_onnx(path), half)
+    try:
+        return compare(original, run, shapes, tolerance)
+    except UserError as error:
+        hint = "where values leave its range, fp16 does not suit the network" if half else "try another opset"
+        raise UserError(f"{error}; {hint}") from error
 
 
 def _convert(network: nn.Module, shape: Sequence[int], multiple: int, opset: int) -> "onnx.ModelProto":

@@ -13,10 +13,9 @@ from .container import ModelFileError
 from .onnx_metadata import unpack_metadata
 from .onnx_session import open_onnx
 from .runner import UNKNOWN_BYTES, Pictures, Runner
+from .shapes import MULTIPLES, trial_side
 
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-_MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
-_LEAST_SIDE = 16
 _LARGEST = 4096
 _UNSAID = "the file does not say how far a pixel's influence reaches"
 
@@ -95,8 +94,8 @@ def _by_trial(
 ) -> tuple[int, int, int]:
     """Return the multiple that sides must be of, the enlargement and the channels of the result."""
     reason: UserError | None = None
-    for tried in sorted({multiple, *(one for one in _MULTIPLES if one % multiple == 0)}):
-        side = tried * (-(-_LEAST_SIDE // tried) | 1)  # an odd number of multiples
+    for tried in sorted({multiple, *(one for one in MULTIPLES if one % multiple == 0)}):
+        side = trial_side(tried)
         try:
             result = compute(np.full((1, channels, side, side), 0.5, dtype=np.float32))
         except UserError as error:

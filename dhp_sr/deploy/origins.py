@@ -12,6 +12,12 @@ from torch import nn
 
 from dhp_sr.utils.errors import UserError
 
+from .container import ModelFileError
+
+CLASSIFICATION = "classification"
+RESTORATION = ("sr", "denoise")
+"""Tasks of networks whose output is a picture."""
+
 Builder = Callable[..., nn.Module]
 BUILDERS: dict[str, Builder] = {}
 """Name in model files, "package:NAME" -> constructor."""
@@ -40,6 +46,20 @@ class Origin:
     """Sides of inputs are multiples of it."""
     smallest_side: int = 16
     """An input of this side passes through the network."""
+
+
+def check_restores(task: str, where: object) -> None:
+    """Check that a network of this task makes pictures.
+
+    Args:
+        task: As its file says.
+        where: What the error names, such as the file.
+
+    Raises:
+        ModelFileError: it does not.
+    """
+    if task not in RESTORATION:
+        raise ModelFileError(f"{where}: expected a network that restores images, found one for {task}")
 
 
 def register(name: str, build: Builder) -> None:
@@ -84,6 +104,6 @@ def mark(network: nn.Module, origin: Origin) -> nn.Module:
     for name in ("arguments", "task", "scale", "in_channels", "size_multiple"):
         if not hasattr(network, name):
             setattr(network, name, getattr(origin, name))
-    if origin.task == "classification" and not hasattr(network, "input_size"):
+    if origin.task == CLASSIFICATION and not hasattr(network, "input_size"):
         network.input_size = origin.smallest_side
     return network

@@ -15,7 +15,7 @@ from torch.export import Dim, ExportedProgram
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_path
 
-from .verify import TOLERANCES, Agreement, compare, image, unseen_shapes
+from .verify import Agreement, allowed, compare, image, unseen_shapes
 
 FACTS = "dhp_sr.json"
 """Name of the extra file inside, which says about the network what an ONNX file's metadata says."""
@@ -50,7 +50,7 @@ def export_pt2(
         OSError: the file cannot be written.
     """
     check_shape(example_shape, size_multiple)
-    dtype, precision = (torch.float16, "fp16") if half else (torch.float32, "fp32")
+    dtype = torch.float16 if half else torch.float32
     plain = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
     program = _program(copy.deepcopy(plain).to(dtype), example_shape, size_multiple)
     with atomic_path(path) as temporary, exporters_quiet():
@@ -61,8 +61,7 @@ def export_pt2(
         def run(x: Tensor) -> Tensor:
             return module(x.to(dtype))
 
-        limit = TOLERANCES[precision] if tolerance is None else tolerance
-        return compare(plain, run, unseen_shapes(example_shape, size_multiple), limit)
+        return compare(plain, run, unseen_shapes(example_shape, size_multiple), allowed(half, tolerance))
 
 
 def dynamic_sides(multiple: int) -> dict[int, Dim]:

@@ -22,13 +22,13 @@ from dhp_sr.structure.trace import to_meta
 from dhp_sr.utils.errors import UserError
 
 from .container import ModelFileError
-from .manifest import CLASSIFICATION, check_counts, derived, describe, origin
-from .origins import Origin, builder, mark, origin_of
+from .manifest import check_counts, derived, describe, origin
+from .origins import CLASSIFICATION, builder, mark, origin_of
+from .shapes import passing_side
 
 MOST_TENSORS = 4096
 """Of a network; more layers than that take longer than a second to make, also where they are not those of the file."""
 
-_SMALLEST_SIDE = 16
 _MOST_VALUES = 2**26
 
 
@@ -143,9 +143,7 @@ def _check_description(network: nn.Module, manifest: Mapping[str, Any]) -> None:
 
 def _check_forward(network: nn.Module) -> None:
     """Pass shapes through the network: layers that do not fit each other show here, at no cost."""
-    source = origin_of(network) or network
-    smallest = source.smallest_side if isinstance(source, Origin) else getattr(source, "input_size", _SMALLEST_SIDE)
-    side = source.size_multiple * -(-smallest // source.size_multiple)
+    source, side = origin_of(network) or network, passing_side(network)
     picture = torch.empty(1, source.in_channels, side, side, device="meta")
     try:
         with torch.no_grad():

@@ -15,6 +15,9 @@ from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.timing import thread_count
 
 from .checkpoint import load_model
+from .manifest import colour_of
+from .origins import check_restores
+from .shapes import out_channels
 from .steady import SteadyConvolutions
 
 Pictures = NDArray[np.float32]
@@ -48,7 +51,7 @@ class Runner:
     @property
     def colour(self) -> str:
         """What the channels are: `grey`, `RGB` or `other`."""
-        return {1: "grey", 3: "RGB"}.get(self.in_channels, "other")
+        return colour_of(self.in_channels)
 
     def __call__(self, pictures: Pictures | Tensor) -> Pictures | Tensor:
         """Restore pictures.
@@ -96,8 +99,7 @@ def _open_safetensors(path: Path, device: torch.device, precision: str, threads:
     if precision == "fp16" and device.type == "cpu":
         raise UserError("--precision fp16 is for graphics cards; on the CPU use bf16 or fp32")
     network = load_model(path)
-    if network.task not in ("sr", "denoise"):
-        raise UserError(f"{path}: expected a network that restores images, found one for {network.task}")
+    check_restores(network.task, path)
     field = receptive_field(network, network.in_channels, network.size_multiple)
     memory = bytes_per_pixel(network, network.in_channels, network.size_multiple) or UNKNOWN_BYTES
     dtype = PRECISIONS[precision]
@@ -106,7 +108,7 @@ def _open_safetensors(path: Path, device: torch.device, precision: str, threads:
         task=network.task,
         scale=network.scale,
         in_channels=network.in_channels,
-        out_channels=_out_channels(network),
+        out_channels=out_channels(network),
         size_multiple=network.size_multiple,
         halo=field.halo,
         tile_multiple=field.multiple,
@@ -130,10 +132,3 @@ def _compute(
             return network(given).float().cpu().numpy()
 
     return compute
-
-
-def _out_channels(network: nn.Module) -> int:
-    side = network.size_multiple * -(-16 // network.size_multiple)
-    first = next(network.parameters())
-    with torch.inference_mode():
-        return network(torch.zeros(1, network.in_channels, side, side, dtype=first.dtype)).shape[1]

@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from dhp_sr._compat import prepare_torchvision
 
 from .checkpoint import fill
-from .container import DESCRIPTION, ModelFileError
+from .container import DESCRIPTION
 from .embedded import extract
+from .origins import check_restores
 from .rebuild import rebuild
+from .shapes import out_channels
 
 prepare_torchvision()  # which spandrel imports
 import spandrel  # noqa: E402
@@ -47,8 +49,7 @@ class DhpSrArchitecture(spandrel.Architecture[nn.Module]):
             ModelFileError: description and tensors do not make one working network, or it does not restore images.
         """
         manifest, weights = extract(state_dict)
-        if manifest["task"] not in ("sr", "denoise"):
-            raise ModelFileError(f"expected a network that restores images, found one for {manifest['task']}")
+        check_restores(manifest["task"], DESCRIPTION)
         shapes = {key: tuple(tensor.shape) for key, tensor in weights.items()}
         network = fill(rebuild(manifest, shapes), weights)
         return spandrel.ImageModelDescriptor(
@@ -61,7 +62,7 @@ class DhpSrArchitecture(spandrel.Architecture[nn.Module]):
             supports_bfloat16=True,
             scale=manifest["scale"],
             input_channels=manifest["in_channels"],
-            output_channels=_output_channels(network, manifest),
+            output_channels=out_channels(network),
             size_requirements=spandrel.SizeRequirements(
                 minimum=manifest.get("smallest_side", 0), multiple_of=manifest["size_multiple"]
             ),
@@ -105,14 +106,6 @@ def fits_half(network: nn.Module, in_channels: int, size_multiple: int = 1) -> b
 
 def _tags(manifest: dict[str, Any]) -> list[str]:
     return [manifest["architecture"], f"{manifest['params'] / 1e6:.2f}M params"]
-
-
-def _output_channels(network: nn.Module, manifest: dict[str, Any]) -> int:
-    side = manifest["size_multiple"] * -(-manifest.get("smallest_side", 16) // manifest["size_multiple"])
-    first = next(network.parameters())
-    with torch.no_grad():
-        example = torch.zeros(1, manifest["in_channels"], side, side, dtype=first.dtype, device=first.device)
-        return int(network(example).shape[1])
 
 
 register()

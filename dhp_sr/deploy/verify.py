@@ -29,6 +29,11 @@ class Agreement:
         return float(torch.tensor(list(self.differences.values())).max())
 
 
+def allowed(half: bool, tolerance: float | None) -> float:
+    """Return the largest difference that an export may have: the one given, or that of its precision."""
+    return TOLERANCES["fp16" if half else "fp32"] if tolerance is None else tolerance
+
+
 def unseen_shapes(seen: Sequence[int], size_multiple: int) -> list[tuple[int, ...]]:
     """Return two input shapes that differ from the one seen, whose batch is 2, in batch, height and width."""
     shapes, least = [], min(seen[2:])  # a smaller one may not pass through the network

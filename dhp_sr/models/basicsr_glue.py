@@ -124,8 +124,8 @@ def ClassificationDataset(opt: Mapping[str, Any]) -> Any:
     """Open a set of labelled images, see `SRDataset`."""
     fields = {key: value for key, value in opt.items() if key not in OWN_KEYS}
     if opt.get("phase") == "train":
-        return build_train(ClassificationTrain.model_validate(fields), None, opt.get("manual_seed", 0))
-    return build_val(ClassificationVal.model_validate(fields), None)
+        return build_train(ClassificationTrain.model_validate(fields), opt.get("manual_seed", 0))
+    return build_val(ClassificationVal.model_validate(fields))
 
 
 def calculate_psnr(img: np.ndarray, img2: np.ndarray, crop_border: int, test_y_channel: bool = False) -> float:

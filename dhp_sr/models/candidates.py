@@ -1,6 +1,5 @@
 """Finished models that are compared: opened, named, and found to be for the same job."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +8,12 @@ import torch
 from torch import nn
 
 from dhp_sr.deploy import load_model
+from dhp_sr.deploy.origins import check_restores
 from dhp_sr.deploy.runner import Runner, open_model
 from dhp_sr.metrics import Complexity, complexity
 from dhp_sr.metrics.onnx_complexity import onnx_complexity
+from dhp_sr.models.titles import model_titles
 from dhp_sr.utils.errors import UserError
-
-TASKS = ("sr", "denoise")
 
 
 class OnnxNetwork(nn.Module):
@@ -67,7 +66,7 @@ def open_candidates(paths: Sequence[str | Path], device: torch.device, threads: 
     """
     cpu = torch.device("cpu")
     opened = []
-    for path, name in zip(map(Path, paths), names_of(paths), strict=True):
+    for path, name in zip(map(Path, paths), model_titles(paths), strict=True):
         network = open_network(path, device, threads)
         opened.append(Candidate(name, path, network, cpu if isinstance(network, OnnxNetwork) else device))
     for candidate in opened:
@@ -84,31 +83,8 @@ def open_network(path: Path, device: torch.device, threads: int) -> nn.Module:
     return load_model(path, device).float()
 
 
-def names_of(paths: Sequence[str | Path]) -> list[str]:
-    """Name models by their files, with as much of the path as tells them apart."""
-    several = [Path(path) for path in paths]
-    names = [path.stem for path in several]
-    for longer in (lambda path: path.name, _with_run, _with_suffix, str):
-        twice = {name for name, count in Counter(names).items() if count > 1}
-        names = [longer(path) if name in twice else name for name, path in zip(names, several, strict=True)]
-    return names
-
-
-def _with_run(path: Path) -> str:
-    """Name the run: `experiments/NAME/models/pruned.safetensors` is `NAME/pruned`."""
-    folder = path.absolute().parent
-    return f"{(folder.parent if folder.name == 'models' else folder).name}/{path.stem}"
-
-
-def _with_suffix(path: Path) -> str:
-    return f"{_with_run(path)}{path.suffix}"
-
-
 def _check_job(candidate: Candidate, first: Candidate) -> None:
-    if candidate.network.task not in TASKS:
-        raise UserError(
-            f"{candidate.path}: expected a network that restores images, found one for {candidate.network.task}"
-        )
+    check_restores(candidate.network.task, candidate.path)
     jobs = [(one.network.task, one.network.scale, one.network.in_channels) for one in (candidate, first)]
     if jobs[0] != jobs[1]:
         found, expected = (f"{task} x{scale} of {channels} channel(s)" for task, scale, channels in jobs)

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dhp_sr.config.classification import ClassificationVal
+from dhp_sr.config.classification import CLASSIFICATION, ClassificationVal
 from dhp_sr.config.compress import Distill
 from dhp_sr.config.schema import ClassLoss, Options, Train
+from dhp_sr.config.section import color_of
 from dhp_sr.data.classification import TrainImages, ValImages, build_train, build_val, check_same_classes
 from dhp_sr.deploy import Origin
 from dhp_sr.deploy.origins import mark
@@ -20,7 +21,7 @@ from dhp_sr.metrics import evaluating
 from dhp_sr.metrics.accuracy import hits
 from dhp_sr.models.named import full_name
 from dhp_sr.models.origins import register_known
-from dhp_sr.models.task import Scores, Task, decode_folder, open_sets
+from dhp_sr.models.task import Scores, Task, check_channels, decode_folder, open_sets
 from dhp_sr.structure.trace import to_meta
 from dhp_sr.utils.errors import UserError
 
@@ -47,7 +48,7 @@ class ClassTestSet:
 class Classification(Task):
     """Images in, scores of classes out."""
 
-    name = "classification"
+    name, dataset_type = "classification", CLASSIFICATION
     scores = SCORES
     batch_keys = ("image", "label")
 
@@ -58,11 +59,11 @@ class Classification(Task):
 
     def train_set(self, options: Options) -> TrainImages:
         """Open the images of `datasets.train`."""
-        return build_train(options.datasets["train"], None, options.manual_seed)
+        return build_train(options.datasets["train"], options.manual_seed)
 
     def test_sets(self, options: Options) -> list[ClassTestSet]:
         """Open the test sets."""
-        return open_sets(options, lambda name, data: ClassTestSet(name, build_val(data, None)))
+        return open_sets(options, lambda name, data: ClassTestSet(name, build_val(data)))
 
     def folder_sets(
         self, network: nn.Module, folders: Mapping[str, str], choices: Mapping[str, Any]
@@ -71,11 +72,11 @@ class Classification(Task):
         idle = [f"--{key}" for key, value in choices.items() if value is not None]
         if idle:
             raise UserError(f"a classifier, {', '.join(idle)} has no effect; leave it out")
-        color = "grey" if network.in_channels == 1 else "rgb"
         sets = []
         for name, folder in folders.items():
-            fields = {"type": "ClassificationDataset", "name": name, "dataroot": folder, "color": color}
-            items = build_val(decode_folder(ClassificationVal, fields), None, "--data")
+            color = color_of(network.in_channels)
+            fields = {"type": CLASSIFICATION, "name": name, "dataroot": folder, "color": color}
+            items = build_val(decode_folder(ClassificationVal, fields), "--data")
             _check_images(network, "--data", items)
             sets.append(ClassTestSet(name, items))
         return sets
@@ -87,13 +88,7 @@ class Classification(Task):
                 f"network_g: {name} is made for {network.task}, a ClassificationDataset needs a network that names "
                 "classes, such as ResNet"
             )
-        for key, data in options.datasets.items():
-            channels = 3 if data.color == "rgb" else 1
-            if channels != network.in_channels:
-                raise UserError(
-                    f"network_g: {name} takes {network.in_channels} channel(s), datasets.{key} gives {channels} "
-                    f"(color: {data.color}); set num_in_ch or color"
-                )
+        check_channels(network, name, options)
 
     def check_data(self, network: nn.Module, train_set: TrainImages, sets: Sequence[ClassTestSet]) -> None:
         """Refuse another number of classes or size than the network's, and sets with other classes."""
@@ -107,7 +102,8 @@ class Classification(Task):
     ) -> nn.Module:
         """Note channels and side of the images; a network that they do not pass is refused."""
         register_known()
-        channels, side = 3 if options.datasets["train"].color == "rgb" else 1, options.datasets["train"].size or SIDE
+        data = options.datasets["train"]
+        channels, side = data.channels, data.size or SIDE
         try:
             count_classes(network, channels, side)
         except Exception as error:  # the author's code: whatever it raises, the image did not pass

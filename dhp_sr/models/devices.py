@@ -50,6 +50,16 @@ class Place:
             distributed.barrier()
 
 
+def device_named(name: Literal["auto", "cpu", "cuda"] | None) -> torch.device:
+    """Return the device that a command line names; None is `auto`. Errors as for `pick_device`."""
+    return pick_device({"cpu": 0, "cuda": 1}.get(name or "auto", "auto"))
+
+
+def one_device(num_gpu: int | Literal["auto"]) -> torch.device:
+    """Return a device for what one process does, whatever number of cards a run trains on."""
+    return pick_device(num_gpu if num_gpu in ("auto", 0) else 1)
+
+
 def pick_device(num_gpu: int | Literal["auto"]) -> torch.device:
     """Return the device of a run with one process.
 

@@ -11,27 +11,24 @@ from torch import nn
 
 from dhp_sr.archs import ARCHS
 from dhp_sr.deploy import ModelFileError, load_into, load_model, load_weights, read_manifest, save_model
-from dhp_sr.deploy.manifest import describe
+from dhp_sr.deploy.manifest import FACTS, describe
 from dhp_sr.deploy.onnx import OPSET, export_onnx
 from dhp_sr.deploy.onnx_metadata import pack_metadata
 from dhp_sr.deploy.origins import origin_of
 from dhp_sr.deploy.pt2 import export_pt2
-from dhp_sr.deploy.verify import TOLERANCES, Agreement, compare, size_text, unseen_shapes
+from dhp_sr.deploy.shapes import LEAST_SIDE, out_channels, passing_side
+from dhp_sr.deploy.verify import Agreement, allowed, compare, size_text, unseen_shapes
 from dhp_sr.metrics import complexity
 from dhp_sr.models.foreign import can_be_loaded, describe_by_output
 from dhp_sr.models.named import build_named, full_name, named_arguments
-from dhp_sr.models.networks import EXAMPLE_SIDE
+from dhp_sr.models.networks import example_shape, image_shape
 from dhp_sr.structure.footprint import bytes_per_pixel
 from dhp_sr.structure.receptive import receptive_field
-from dhp_sr.structure.trace import to_meta
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_path
 
 SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "safetensors": ".safetensors"}
 """Format -> suffix of its files."""
-
-FACTS = ("macs", "macs_input", "scores", "licence", "parent")
-_TRACED_SIDE = 16
 
 
 @dataclass(frozen=True)
@@ -98,15 +95,14 @@ def describe_facts(network: nn.Module, known: Mapping[str, Any], half: bool = Fa
     """
     facts = {key: known.get(key) for key in FACTS}
     if facts["macs"] is None:
-        side = network.size_multiple * -(-EXAMPLE_SIDE // network.size_multiple)
-        facts["macs_input"] = [1, network.in_channels, side, side]
+        facts["macs_input"] = image_shape(network, *example_shape(network)[2:])
         facts["macs"] = complexity(network, facts["macs_input"]).macs
     own = {key: value for key, value in describe(network).items() if key not in ("arguments", "widths")}
     field = receptive_field(network, network.in_channels, network.size_multiple)
     return {
         **own,
         **{key: value or None for key, value in facts.items()},
-        "out_channels": _out_channels(network),
+        "out_channels": out_channels(network),
         "halo": field.halo,
         "tile_multiple": None if field.halo is None else field.multiple,
         "bytes_per_pixel": round(bytes_per_pixel(network, network.in_channels, network.size_multiple) or 0) or None,
@@ -159,14 +155,8 @@ def _target(model: Path, form: str, output: str | Path | None, half: bool) -> Pa
 
 def _shape(network: nn.Module) -> tuple[int, int, int, int]:
     multiple = network.size_multiple
-    smallest = getattr(origin_of(network), "smallest_side", getattr(network, "input_size", _TRACED_SIDE))
-    height = multiple * max(2, -(-max(smallest, _TRACED_SIDE) // multiple))
+    height = max(passing_side(network), multiple * max(2, -(-LEAST_SIDE // multiple)))
     return 2, network.in_channels, height, height + 2 * multiple
-
-
-def _out_channels(network: nn.Module) -> int:
-    with torch.no_grad():
-        return int(to_meta(copy.deepcopy(network))(torch.empty(_shape(network), device="meta")).shape[1])
 
 
 def _to_onnx(network: nn.Module, path: Path, facts: Mapping[str, Any], opset: int | None, options: Any) -> Any:
@@ -188,7 +178,7 @@ def _to_safetensors(network: nn.Module, path: Path, facts: Mapping[str, Any], op
         )
     stored = {key: facts[key] for key in FACTS if facts[key] is not None}
     dtype = torch.float16 if options["half"] else torch.float32
-    tolerance = options["tolerance"] or TOLERANCES[facts["precision"]]
+    tolerance = allowed(options["half"], options["tolerance"])
     with atomic_path(path) as temporary:
         save_model(copy.deepcopy(network).to(dtype), temporary, **stored)
         loaded = load_model(temporary).float()

@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,16 +11,16 @@ from torch import nn
 from dhp_sr.config.schema import Options
 from dhp_sr.deploy import Origin, check_saved
 from dhp_sr.deploy.origins import is_registered, mark, origin_of
+from dhp_sr.deploy.shapes import MULTIPLES, trial_side
 from dhp_sr.models.named import full_name
 from dhp_sr.models.origins import register_known
 from dhp_sr.structure.trace import to_meta
 from dhp_sr.utils.errors import UserError
 
-MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
-_LEAST_SIDE = 16
 
-
-def describe_by_images(network: nn.Module, name: str, arguments: Mapping[str, Any], options: Options) -> nn.Module:
+def describe_by_images(
+    network: nn.Module, name: str, arguments: Mapping[str, Any], options: Options, task: str
+) -> nn.Module:
     """Note on a network what the images of an option file say about it, and what its files have to say.
 
     Args:
@@ -28,6 +28,7 @@ def describe_by_images(network: nn.Module, name: str, arguments: Mapping[str, An
         name: As in `network_g.network.type`.
         arguments: Those that it was constructed from.
         options: The run's options.
+        task: Name of the run's task.
 
     Returns:
         The same network. It carries an `Origin`; its attributes `scale`, `in_channels`, `size_multiple` and `task` are
@@ -38,10 +39,8 @@ def describe_by_images(network: nn.Module, name: str, arguments: Mapping[str, An
     """
     register_known()
     data = next(iter(options.datasets.values()))
-    channels = 3 if data.color == "rgb" else 1
-    multiple, side = _sides(network, name, channels, options.scale)
-    task = "sr" if data.type == "SRDataset" else "denoise"
-    return mark(network, Origin(full_name(name), arguments, task, options.scale, channels, multiple, side))
+    multiple, side = _sides(network, name, data.channels, options.scale)
+    return mark(network, Origin(full_name(name), arguments, task, options.scale, data.channels, multiple, side))
 
 
 def describe_by_output(network: nn.Module, name: str, arguments: Mapping[str, Any]) -> nn.Module:
@@ -60,20 +59,17 @@ def describe_by_output(network: nn.Module, name: str, arguments: Mapping[str, An
     """
     register_known()
     channels = next((arguments[key] for key in ("num_in_ch", "in_channels", "in_nc") if key in arguments), 3)
-    on_meta, reasons = to_meta(copy.deepcopy(network).eval()), []
-    for multiple in MULTIPLES:
-        side = multiple * (-(-_LEAST_SIDE // multiple) | 1)
-        try:
-            with torch.no_grad():
-                found = on_meta(torch.empty(1, channels, side, side, device="meta"))
-            scale, rest = divmod(found.shape[-1], side)
-            if found.dim() == 4 and scale > 0 and not rest and found.shape[-1] == found.shape[-2]:
-                task = "sr" if scale > 1 else "denoise"
-                return mark(network, Origin(full_name(name), arguments, task, scale, channels, multiple, side))
-            reasons.append(f"an input of {side} x {side} gives an output of {tuple(found.shape)}")
-        except Exception as error:  # the author's code: whatever it raises, the image did not pass
-            reasons.append(f"an input of {side} x {side} does not pass: {str(error)[:300]}")
-    raise UserError(f"{name}: expected a network that restores images of {channels} channels: {reasons[-1]}")
+    reason = ""
+    for multiple, side, found in _trials(network, channels):
+        if isinstance(found, str):
+            reason = found
+            continue
+        scale, rest = divmod(found.shape[-1], side)
+        if found.dim() == 4 and scale > 0 and not rest and found.shape[-1] == found.shape[-2]:
+            task = "sr" if scale > 1 else "denoise"
+            return mark(network, Origin(full_name(name), arguments, task, scale, channels, multiple, side))
+        reason = f"an input of {side} x {side} gives an output of {tuple(found.shape)}"
+    raise UserError(f"{name}: expected a network that restores images of {channels} channels: {reason}")
 
 
 def can_be_loaded(network: nn.Module) -> bool:
@@ -102,26 +98,27 @@ def check_files(network: nn.Module) -> None:
 
 
 def _sides(network: nn.Module, name: str, channels: int, scale: int) -> tuple[int, int]:
-    """Return the multiple that sides of inputs must be of, and a side that passes; shapes alone are computed."""
-    on_meta, reasons = to_meta(copy.deepcopy(network).eval()), []
-    for multiple in MULTIPLES:
-        side = multiple * (-(-_LEAST_SIDE // multiple) | 1)  # an odd number of multiples
-        reason = _misfit(on_meta, channels, side, scale)
-        if not reason:
+    """Return the multiple that sides of inputs must be of, and a side that passes."""
+    reason = ""
+    for multiple, side, found in _trials(network, channels):
+        expected = (1, channels, side * scale, side * scale)
+        if not isinstance(found, str) and tuple(found.shape) == expected:
             return multiple, side
-        reasons.append(reason)
-    raise UserError(f"network_g: {name} does not suit the images (scale: {scale}, {channels} channels): {reasons[-1]}")
+        wanted = f"expected an output of {expected} for an input of {side} x {side}"
+        reason = found if isinstance(found, str) else f"{wanted}, found {tuple(found.shape)}"
+    raise UserError(f"network_g: {name} does not suit the images (scale: {scale}, {channels} channels): {reason}")
 
 
-def _misfit(network: nn.Module, channels: int, side: int, scale: int) -> str:
-    """Return why an image of a side does not pass; empty if it does."""
-    expected = (1, channels, side * scale, side * scale)
-    try:
-        with torch.no_grad():
-            found = network(torch.empty(1, channels, side, side, device="meta"))
-    except Exception as error:  # the author's code: whatever it raises, the image did not pass
-        return f"an input of {side} x {side} does not pass: {str(error)[:300]}"
-    if not isinstance(found, torch.Tensor) or tuple(found.shape) != expected:
-        shape = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
-        return f"expected an output of {expected} for an input of {side} x {side}, found {shape}"
-    return ""
+def _trials(network: nn.Module, channels: int) -> Iterator[tuple[int, int, torch.Tensor | str]]:
+    """Yield multiple, side, and the output for an image of that side or why it has none; only shapes are computed."""
+    on_meta = to_meta(copy.deepcopy(network).eval())
+    for multiple in MULTIPLES:
+        side = trial_side(multiple)
+        try:
+            with torch.no_grad():
+                found = on_meta(torch.empty(1, channels, side, side, device="meta"))
+        except Exception as error:  # the author's code: whatever it raises, the image did not pass
+            yield multiple, side, f"an input of {side} x {side} does not pass: {str(error)[:300]}"
+            continue
+        what = f"an input of {side} x {side} gives an output of type {type(found).__name__}"
+        yield multiple, side, found if isinstance(found, torch.Tensor) else what

@@ -58,6 +58,12 @@ def example_shape(network: nn.Module) -> tuple[int, int, int, int]:
     return 1, network.in_channels, side, side
 
 
+def image_shape(network: nn.Module, height: int, width: int) -> list[int]:
+    """Return (1, C, H, W) of one image, its sides rounded up to what the network takes."""
+    multiple = network.size_multiple
+    return [1, network.in_channels, -(-height // multiple) * multiple, -(-width // multiple) * multiple]
+
+
 def example_input(network: nn.Module) -> Tensor:
     """Return the input with which a network is traced, see `example_shape`."""
     return torch.zeros(example_shape(network))

@@ -7,15 +7,15 @@ from torch import nn
 
 from dhp_sr.config.schema import Options
 from dhp_sr.deploy import load_model
-from dhp_sr.metrics import complexity, latencies
+from dhp_sr.metrics import latencies
 from dhp_sr.models.dhp_model import DHPModel, achieved
 from dhp_sr.models.finals import best_names, final_names
 from dhp_sr.models.foreign import can_be_loaded
 from dhp_sr.models.networks import build_plain, example_shape, load_file
 from dhp_sr.models.numbers import finite
+from dhp_sr.models.rows import Row, input_rows, model_row
 from dhp_sr.models.run_folder import RunFolder
 from dhp_sr.models.samples import write_samples
-from dhp_sr.models.task import Task
 from dhp_sr.models.widths import layer_rows
 from dhp_sr.reports import write_reports
 from dhp_sr.reports.page import write_page
@@ -24,8 +24,6 @@ from dhp_sr.utils.files import write_json, write_text
 
 REPEATS = 5
 """Timed passes of each network, taken in turns."""
-
-Row = dict[str, Any]
 
 
 def finish(model: DHPModel, run: RunFolder, sets: Sequence[Any]) -> dict[str, Any]:
@@ -37,8 +35,10 @@ def finish(model: DHPModel, run: RunFolder, sets: Sequence[Any]) -> dict[str, An
     networks = _final_networks(model, run, finals)
     iterations = {"dense": schedule.dense_iter, **dict.fromkeys(finals, schedule.total_iter)}
     scored = [name for name in networks if name in finals or _is_trained(options)]
-    rows = _input_rows(model.task, sets)
-    rows += [_row(name, networks[name], iterations[name], model, sets) for name in scored]
+    rows = input_rows(model.task, sets)
+    for name in scored:
+        shape = _shape(networks[name], model)
+        rows.append(model_row(name, networks[name], model.task, sets, shape, model.device, iterations[name]))
     scores = {row["model"]: finite(row["sets"]) for row in rows}
     for leg, name in enumerate(finals):
         model.save_final(leg, scores=scores[name])
@@ -90,21 +90,6 @@ def _final_networks(model: DHPModel, run: RunFolder, finals: Sequence[str]) -> d
             networks[name] = build_plain(model.options).to(model.device).eval()
             load_file(networks[name], run.model(name))
     return networks
-
-
-def _input_rows(task: Task, sets: Sequence[Any]) -> list[Row]:
-    found = task.evaluate_input(sets)
-    if found is None:
-        return []
-    name, scores = found
-    return [{"model": name, "iterations": None, "macs": None, "params": None, "latency_ms": None, "sets": scores}]
-
-
-def _row(name: str, network: nn.Module, iterations: int, model: DHPModel, sets: Sequence[Any]) -> Row:
-    cost = complexity(network, _shape(network, model))
-    scores = {test_set.name: model.task.evaluate(network, test_set, model.device) for test_set in sets}
-    return {"model": name, "iterations": iterations, "macs": cost.macs, "params": cost.params, "latency_ms": None,
-            "sets": scores}  # fmt: skip
 
 
 def _shape(network: nn.Module, model: DHPModel) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from dhp_sr.archs import ARCHS
 from dhp_sr.config import load_options, resolve_paths
 from dhp_sr.config.schema import Options
 from dhp_sr.hyper import HyperNet, convert
-from dhp_sr.models.devices import Place, pick_device
+from dhp_sr.models.devices import Place, one_device
 from dhp_sr.models.legs import budget
 from dhp_sr.models.named import build_named, named_arguments
 from dhp_sr.models.networks import EXAMPLE_SIDE, build_plain
@@ -43,7 +43,7 @@ def plan_run(opt: str | Path, overrides: Sequence[str] = (), *, root: Path) -> d
     if compress is None:
         raise UserError(f"{opt}: expected a section compress to plan for, found none; or name a network with --arch")
     network = build_plain(options)
-    place = Place(pick_device(options.num_gpu if options.num_gpu in ("auto", 0) else 1))
+    place = Place(one_device(options.num_gpu))
     network.to(place.device)
     hyper = convert_plain(network, options, place)
     stopwatch = make_stopwatch(network, options, place, None)

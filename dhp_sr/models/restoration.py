@@ -1,6 +1,7 @@
 """Super-resolution and denoising: pairs of images, a loss pixel by pixel, PSNR and SSIM."""
 
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from torch.utils.data import Dataset
 from dhp_sr.config.compress import Distill
 from dhp_sr.config.datasets import ValDataset
 from dhp_sr.config.schema import Options, Train
+from dhp_sr.config.section import color_of
 from dhp_sr.data.build import build_train_set
 from dhp_sr.losses import build_loss
 from dhp_sr.models.foreign import describe_by_images
-from dhp_sr.models.task import Scores, Task, decode_folder
+from dhp_sr.models.task import Scores, Task, check_channels, decode_folder
 from dhp_sr.models.validation import SCORES, TestSet, build_test_sets, evaluate, evaluate_input
 from dhp_sr.utils.errors import UserError
 
@@ -22,20 +24,21 @@ from dhp_sr.utils.errors import UserError
 class Restoration(Task):
     """Images in, images out.
 
-    Args:
-        name: `sr` or `denoise`.
+    Attributes:
+        fits: Tasks of networks that can be trained for this one.
     """
 
     scores = SCORES
     batch_keys = ("lq", "gt")
+    fits: tuple[str, ...]
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    @abstractmethod
+    def check_sigma(self, sigma: float | None) -> None:
+        """Check the noise level of the command line.
 
-    @property
-    def best(self) -> tuple[str, bool]:
-        """Super-resolution is compared on the Y channel, denoising on all channels."""
-        return ("psnr_y_db" if self.name == "sr" else "psnr_rgb_db"), True
+        Raises:
+            UserError: it lacks, or has no meaning.
+        """
 
     def train_set(self, options: Options) -> Dataset:
         """Open the patches of `datasets.train`."""
@@ -47,13 +50,8 @@ class Restoration(Task):
 
     def folder_sets(self, network: nn.Module, folders: Mapping[str, str], choices: Mapping[str, Any]) -> list[TestSet]:
         """Open folders of ground-truth images; inputs are made by exact bicubic or by adding noise."""
-        sigma = choices["sigma"]
-        if self.name == "denoise" and sigma is None:
-            raise UserError("a denoiser; expected --sigma, the noise level on the 0-255 scale, found none")
-        if self.name != "denoise" and sigma is not None:
-            raise UserError("super-resolution, --sigma has no effect; leave it out")
-        kind = "NoiseDataset" if self.name == "denoise" else "SRDataset"
-        fields = {"type": kind, "color": "grey" if network.in_channels == 1 else "rgb", "cache": "none", **choices}
+        self.check_sigma(choices["sigma"])
+        fields = {"type": self.dataset_type, "color": color_of(network.in_channels), "cache": "none", **choices}
         return [
             TestSet.from_options(
                 name, decode_folder(ValDataset, {**fields, "name": name, "dataroot_gt": folder}), network.scale
@@ -68,23 +66,17 @@ class Restoration(Task):
                 f"network_g: {name} enlarges {network.scale} times (upscale), the option file says "
                 f"scale: {options.scale}"
             )
-        for key, data in options.datasets.items():
-            channels = 3 if data.color == "rgb" else 1
-            if channels != network.in_channels:
-                raise UserError(
-                    f"network_g: {name} takes {network.in_channels} channel(s), datasets.{key} gives {channels} "
-                    f"(color: {data.color}); set num_in_ch or color"
-                )
-            restores = network.task in ("sr", "denoise")
-            if network.task != self.name and (options.scale > 1 or not restores):
-                raise UserError(f"network_g: {name} is made for {network.task}, datasets.{key} is a {data.type}")
+        check_channels(network, name, options)
+        if network.task not in self.fits:
+            kind = self.dataset_type
+            raise UserError(f"network_g: {name} is made for {network.task}, the datasets are of type {kind}")
         _check_side(network, name, options)
 
     def describe_foreign(
         self, network: nn.Module, name: str, arguments: Mapping[str, Any], options: Options
     ) -> nn.Module:
         """Find out scale and size rules by passing shapes."""
-        return describe_by_images(network, name, arguments, options)
+        return describe_by_images(network, name, arguments, options, self.name)
 
     def build_loss(self, train: Train) -> nn.Module:
         """Return the loss of `train.pixel_opt`."""
@@ -100,14 +92,42 @@ class Restoration(Task):
         """Return PSNR and SSIM."""
         return evaluate(network, test_set, device, save_to)
 
-    def evaluate_input(self, sets: Sequence[Any]) -> tuple[str, dict[str, Scores]]:
+    def evaluate_input(self, test_set: Any) -> Scores:
         """Score the bicubic enlargement, or the noisy picture itself."""
-        name = "bicubic" if self.name == "sr" else "noisy"
-        return name, {test_set.name: evaluate_input(test_set) for test_set in sets}
+        return evaluate_input(test_set)
 
     def summary(self, scores: Mapping[str, float]) -> str:
         """Return PSNR and SSIM of the Y channel."""
         return f"PSNR(Y) {scores['psnr_y_db']:.3f} dB, SSIM(Y) {scores['ssim_y']:.4f}"
+
+
+class SuperResolution(Restoration):
+    """Small images in, large ones out; compared on the Y channel."""
+
+    name, dataset_type, input_name = "sr", "SRDataset", "bicubic"
+    fits = ("sr",)
+    best = "psnr_y_db", True
+
+    def check_sigma(self, sigma: float | None) -> None:
+        """Refuse a noise level."""
+        if sigma is not None:
+            raise UserError("super-resolution, --sigma has no effect; leave it out")
+
+
+class Denoising(Restoration):
+    """Noisy images in, clean ones out; compared on all channels.
+
+    A network for super-resolution that does not enlarge is one for denoising, too.
+    """
+
+    name, dataset_type, input_name = "denoise", "NoiseDataset", "noisy"
+    fits = ("denoise", "sr")
+    best = "psnr_rgb_db", True
+
+    def check_sigma(self, sigma: float | None) -> None:
+        """Refuse none."""
+        if sigma is None:
+            raise UserError("a denoiser; expected --sigma, the noise level on the 0-255 scale, found none")
 
 
 def _check_side(network: nn.Module, name: str, options: Options) -> None:

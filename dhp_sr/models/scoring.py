@@ -10,15 +10,15 @@ from torch import nn
 from dhp_sr.config import load_options, resolve_paths, run_path
 from dhp_sr.config.schema import Options
 from dhp_sr.deploy import load_model, read_manifest
-from dhp_sr.metrics import complexity
 from dhp_sr.models.classification import Classification
-from dhp_sr.models.devices import pick_device
-from dhp_sr.models.evaluation import set_names
+from dhp_sr.models.devices import device_named, one_device
 from dhp_sr.models.finals import final_names
 from dhp_sr.models.networks import check_fit, example_shape
 from dhp_sr.models.numbers import finite
+from dhp_sr.models.rows import input_rows, model_row
 from dhp_sr.models.run_folder import RunFolder
 from dhp_sr.models.tasks import task_named, task_of
+from dhp_sr.models.titles import model_titles, set_titles
 from dhp_sr.reports.tables import text_table
 from dhp_sr.utils.errors import UserError
 
@@ -43,11 +43,12 @@ def score_run(
     options = load_options(opt, overrides)
     run = RunFolder(run_path(options, root))
     paths = [Path(model) for model in models] or [run.model(name) for name in final_names(options)]
-    device = pick_device(options.num_gpu if options.num_gpu in ("auto", 0) else 1)
+    device = one_device(options.num_gpu)
     networks = [_open(path, options, opt, device) for path in paths]
     sets = task_of(options).test_sets(resolve_paths(options, root))
-    first, *others = [score(network, path, sets, str(device)) for network, path in zip(networks, paths, strict=True)]
-    return {**first, "rows": [*first["rows"], *(scores["rows"][-1] for scores in others)]}
+    return _side_by_side(
+        paths, [score(network, path, sets, device) for network, path in zip(networks, paths, strict=True)]
+    )
 
 
 def _open(path: Path, options: Options, opt: str | Path, device: torch.device) -> nn.Module:
@@ -91,33 +92,33 @@ def score_files(
     Raises:
         UserError: a file is no model, a folder is missing, or an argument has no meaning for the model's task.
     """
-    place = pick_device({"cpu": 0, "cuda": 1}.get(device, "auto"))
+    place = device_named(device)
     choices = {"sigma": sigma, "max_images": max_images, "crop_border": crop_border}
-    several = []
-    for model in [models] if isinstance(models, str | Path) else models:
+    paths = [models] if isinstance(models, str | Path) else list(models)
+    named, several = dict(zip(set_titles(folders), map(str, folders), strict=True)), []
+    for model in paths:
         network = load_model(model, place)
         try:
-            named = dict(zip(set_names(folders), map(str, folders), strict=True))
             sets = task_named(network.task).folder_sets(network, named, choices)
         except UserError as error:
             raise UserError(f"{model}: {error}") from error
-        several.append(score(network, Path(model), sets, str(place)))
-    first, *others = several
-    return {**first, "rows": [*first["rows"], *(scores["rows"][-1] for scores in others)]}
+        several.append(score(network, Path(model), sets, place))
+    return _side_by_side(paths, several)
 
 
-def score(network: nn.Module, path: Path, sets: Sequence[Any], device: str) -> dict[str, Any]:
+def _side_by_side(paths: Sequence[str | Path], several: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the scores of several models as one table: the input's row of the first, and a row for each model."""
+    rows = [{**scores["rows"][-1], "model": title} for scores, title in zip(several, model_titles(paths), strict=True)]
+    return {**several[0], "rows": [*several[0]["rows"][:-1], *rows]}
+
+
+def score(network: nn.Module, path: Path, sets: Sequence[Any], device: torch.device | str) -> dict[str, Any]:
     """Return rows for the input (where it can be scored) and for `network`, in the form of metrics.json."""
     if not sets:
         raise UserError("expected at least one test set (datasets.val, or --data), found none")
     task = task_named(network.task)
     shape = list(example_shape(network))
-    cost = complexity(network, shape)
-    empty = {"iterations": None, "latency_ms": None}
-    found = task.evaluate_input(sets)
-    rows = [{"model": found[0], **empty, "macs": None, "params": None, "sets": found[1]}] if found else []
-    after = {test_set.name: task.evaluate(network, test_set, device) for test_set in sets}
-    rows.append({"model": path.stem, **empty, "macs": cost.macs, "params": cost.params, "sets": after})
+    rows = [*input_rows(task, sets), model_row(path.stem, network, task, sets, shape, device)]
     return finite({"name": str(path), "task": task.name, "scale": network.scale, "rows": rows, "macs_input": shape})
 
 

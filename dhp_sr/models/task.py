@@ -24,13 +24,17 @@ class Task(ABC):
 
     Attributes:
         name: As networks and model files say it: `sr`, `denoise` or `classification`.
+        dataset_type: Type of the data in option files that makes a run one of this task.
         scores: What `evaluate` measures, in the order of the columns of validation.csv.
         batch_keys: What a training batch holds: the network's input and what it is compared with.
+        input_name: What tables call the input itself, which a network has to beat; empty where it cannot be scored.
     """
 
     name: str
+    dataset_type: str
     scores: tuple[str, ...]
     batch_keys: tuple[str, str]
+    input_name: str = ""
 
     @property
     @abstractmethod
@@ -97,9 +101,9 @@ class Task(ABC):
     ) -> Scores:
         """Score a network on a test set; `save_to` is a folder for what it makes, where it makes images."""
 
-    def evaluate_input(self, sets: Sequence[Any]) -> tuple[str, dict[str, Scores]] | None:
-        """Return the name and the scores of the input itself, which a network has to beat; None where it has none."""
-        return None
+    def evaluate_input(self, test_set: Any) -> Scores:
+        """Score the input itself; for tasks with an `input_name`."""
+        raise NotImplementedError(f"{self.name}: the input has no scores")
 
     @abstractmethod
     def summary(self, scores: Mapping[str, float]) -> str:
@@ -110,6 +114,20 @@ class Task(ABC):
         key, highest = self.best
         mean = sum(one[key] for one in scores.values()) / len(scores)
         return mean, before is None or (mean > before if highest else mean < before)
+
+
+def check_channels(network: nn.Module, name: str, options: Options) -> None:
+    """Check that a network takes as many channels as the images of an option file have.
+
+    Raises:
+        UserError: it takes others.
+    """
+    for key, data in options.datasets.items():
+        if data.channels != network.in_channels:
+            raise UserError(
+                f"network_g: {name} takes {network.in_channels} channel(s), datasets.{key} gives {data.channels} "
+                f"(color: {data.color}); set num_in_ch or color"
+            )
 
 
 def open_sets(options: Options, open_one: Callable[[str, Any], Set]) -> list[Set]:

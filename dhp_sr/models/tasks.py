@@ -2,15 +2,11 @@
 
 from dhp_sr.config.schema import Options
 from dhp_sr.models.classification import Classification
-from dhp_sr.models.restoration import Restoration
+from dhp_sr.models.restoration import Denoising, SuperResolution
 from dhp_sr.models.task import Task
 from dhp_sr.utils.errors import UserError
 
-TASKS: dict[str, Task] = {
-    "SRDataset": Restoration("sr"),
-    "NoiseDataset": Restoration("denoise"),
-    "ClassificationDataset": Classification(),
-}
+TASKS: dict[str, Task] = {task.dataset_type: task for task in (SuperResolution(), Denoising(), Classification())}
 """Type of dataset in an option file -> the task that it makes of a run."""
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -16,12 +15,12 @@ from dhp_sr.config.datasets import ValDataset
 from dhp_sr.config.schema import Options
 from dhp_sr.data.bicubic import upscale
 from dhp_sr.data.build import build_val_set
-from dhp_sr.data.images import to_color
+from dhp_sr.data.images import encode_png, to_color
 from dhp_sr.metrics import evaluating, psnr_db, ssim, to_uint8
 from dhp_sr.metrics.psnr_ssim import WINDOW
 from dhp_sr.models.task import open_sets
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.files import atomic_path
+from dhp_sr.utils.files import atomic_write
 
 Picture = NDArray[np.uint8]
 SCORES = ("psnr_y_db", "ssim_y", "psnr_rgb_db", "ssim_rgb")
@@ -156,5 +155,5 @@ def _size_multiple(network: nn.Module) -> int:
 
 
 def _save_png(picture: Picture, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        Image.fromarray(picture.squeeze()).save(temporary, format="PNG")
+    with atomic_write(path) as stream:
+        stream.write(encode_png(picture))

@@ -5,7 +5,9 @@ from dataclasses import asdict
 import pytest
 
 from dhp_sr.config.checks import idle_settings, problems
+from dhp_sr.config.methods import RULES
 from dhp_sr.config.schema import Options
+from dhp_sr.search import METHODS
 from dhp_sr.search.hsn import HSNSettings
 
 SR = {"type": "SRDataset", "dataroot_gt": "a"}
@@ -221,3 +223,7 @@ def test_the_file_and_the_line_are_named(tmp_path):
     path.write_text(dump_options(options(train={"scheduler": {"gamma": 0.1}})))
     with pytest.warns(UserWarning, match=r"run.yml: train.scheduler.gamma \(line \d+\): has no effect"):
         load_options(path)
+
+
+def test_rules_are_of_methods_that_there_are():
+    assert set(RULES) <= set(METHODS)

@@ -108,13 +108,13 @@ def test_a_set_is_opened_from_its_section(tmp_path):
     write_cifar_10(tmp_path / "set", tiny())
     write_cifar_10(tmp_path / "set", tiny(5, seed=1), "test")
     train = build_train(
-        ClassificationTrain(type=TYPE, dataroot=str(tmp_path / "set"), batch_size_per_gpu=2, max_per_class=1), 3, 0
+        ClassificationTrain(type=TYPE, dataroot=str(tmp_path / "set"), batch_size_per_gpu=2, max_per_class=1), 0
     )
-    val = build_val(ClassificationVal(type=TYPE, dataroot=str(tmp_path / "set"), color="grey"), None)
+    val = build_val(ClassificationVal(type=TYPE, dataroot=str(tmp_path / "set"), color="grey"))
     assert (len(train), len(val)) == (3, 5) and train.classes == val.classes
     assert val.batch([0])["image"].shape == (1, 1, 32, 32)
-    with pytest.raises(UserError, match=r"datasets.val \(mine\): .*expected 10 classes as the network has, found 3"):
-        build_val(ClassificationVal(type=TYPE, name="mine", dataroot=str(tmp_path / "set")), 10)
+    with pytest.raises(UserError, match=r"datasets.val \(mine\): .*expected a folder with a classification set"):
+        build_val(ClassificationVal(type=TYPE, name="mine", dataroot=str(tmp_path / "other")))
 
 
 def test_other_classes_in_validation_are_refused():

@@ -1,29 +1,12 @@
 """Models side by side: their names, and that they do the same job."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from dhp_sr.archs import build
 from dhp_sr.deploy import save_model
-from dhp_sr.models.candidates import names_of, open_candidates
+from dhp_sr.models.candidates import open_candidates
 from dhp_sr.utils.errors import UserError
-
-
-@pytest.mark.parametrize(
-    ("paths", "names"),
-    [
-        (["a/models/pruned.safetensors"], ["pruned"]),
-        (["a/models/pruned.safetensors", "a/models/dense.safetensors"], ["pruned", "dense"]),
-        (["a/models/pruned.safetensors", "b/models/pruned.safetensors"], ["a/pruned", "b/pruned"]),
-        (["a/models/pruned.safetensors", "a/models/pruned.onnx"], ["pruned.safetensors", "pruned.onnx"]),
-        (["a/x.safetensors", "b/x.safetensors", "c/y.onnx"], ["a/x", "b/x", "y"]),
-        (["a/b/x.onnx", "c/b/x.onnx"], ["a/b/x.onnx", "c/b/x.onnx"]),
-    ],
-)
-def test_names_tell_models_apart(paths, names):
-    assert names_of([Path(path) for path in paths]) == names
 
 
 def test_half_precision_files_are_scored_in_float32(tmp_path):

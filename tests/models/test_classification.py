@@ -54,7 +54,11 @@ def test_a_run_and_its_files(make, tmp_path, folder, pictures, method):
     assert abs(pruned["macs"] / dense["macs"] - 0.5) <= 0.1
     assert metrics["macs_input"] == [1, 3, 8, 8]
     again = score_run(folder / "options.yml", root=tmp_path)
-    free = score_files(folder / "models" / "pruned.safetensors", [str(pictures)])
+    copied = tmp_path / "copy" / "pruned.safetensors"
+    copied.parent.mkdir()
+    copied.write_bytes((folder / "models" / "pruned.safetensors").read_bytes())
+    free = score_files([folder / "models" / "pruned.safetensors", copied], [str(pictures)])
+    assert [row["model"] for row in free["rows"]] == [f"{folder.name}/pruned", "copy/pruned"]
     assert again["rows"][-1]["sets"]["A"] == next(iter(free["rows"][-1]["sets"].values())) == pruned["sets"]["A"]
     assert pruned["sets"]["A"]["images"] == 4 * len(CLASSES)
     assert read_manifest(folder / "models" / "pruned.safetensors")["task"] == "classification"

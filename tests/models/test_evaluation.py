@@ -10,7 +10,7 @@ from dhp_sr.archs import build
 from dhp_sr.deploy import load_model, save_model
 from dhp_sr.metrics import complexity
 from dhp_sr.models.evaluation import Measuring, evaluate_files
-from dhp_sr.models.footprint import footprint
+from dhp_sr.models.memory import peak_memory
 from dhp_sr.models.validation import SCORES
 
 
@@ -97,6 +97,6 @@ def test_both_devices_are_timed_and_the_card_counted(make, pictures):
 @pytest.mark.slow
 def test_the_pass_of_a_larger_input_takes_more_memory(make):
     path = make("DnCNN", num_feat=32)
-    small, large = (footprint(path, [1, 1, side, side])["pass_mib"] for side in (64, 1024))
+    small, large = (peak_memory(path, [1, 1, side, side])["pass_mib"] for side in (64, 1024))
     maps = 32 * 1024 * 1024 * 4 / 2**20
     assert large - small > maps

@@ -5,12 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dhp_sr.config.methods import CONTROLS
 from dhp_sr.config.yaml_text import parse
 from dhp_sr.reports.run import Run
 from dhp_sr.utils.errors import UserError
-
-CONTROLS = ("uniform", "random", "magnitude")
-"""Methods that a search has to beat."""
 
 
 def method_of(options: Mapping[str, Any]) -> str:

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+from dhp_sr.config.methods import CONTROLS
 from dhp_sr.reports.run import Run
 
-from .neighbours import CONTROLS, method_of, sigmas
+from .neighbours import method_of, sigmas
 from .published import published_points
 from .words import COSTS, score_keys, scores_of
 

@@ -1,7 +1,7 @@
 """The memory that a model takes, measured in a process of its own.
 
 A process that has run other networks keeps memory that it freed, and its peak cannot be told apart. So the measured
-process does nothing but import, load the model and run it once: `python -m dhp_sr.models.footprint FILE ...`.
+process does nothing but import, load the model and run it once: `python -m dhp_sr.models.memory FILE ...`.
 """
 
 import json
@@ -24,7 +24,7 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _FORGET_PEAK = "5"
 
 
-def footprint(path: str | Path, shape: Sequence[int], device: str = "cpu", threads: int = 1) -> dict[str, Any]:
+def peak_memory(path: str | Path, shape: Sequence[int], device: str = "cpu", threads: int = 1) -> dict[str, Any]:
     """Return the memory of one pass of a model in a fresh process.
 
     Args:
@@ -44,7 +44,7 @@ def footprint(path: str | Path, shape: Sequence[int], device: str = "cpu", threa
     arguments = [str(Path(path).absolute()), json.dumps([*shape]), device, str(threads)]
     source = str(Path(dhp_sr.__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([source, *_given("PYTHONPATH")])}
-    command = [sys.executable, "-m", "dhp_sr.models.footprint", *arguments]
+    command = [sys.executable, "-m", "dhp_sr.models.memory", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         reason = done.stderr.strip().splitlines()[-1:] or [f"it ended with {done.returncode}"]
