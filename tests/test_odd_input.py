@@ -107,3 +107,9 @@ def test_yaml_of_too_many_levels():
 def test_names_as_long_as_the_file_system_allows(tmp_path):
     write_text(tmp_path / ("ü" * 127), "text")
     assert os.listdir(tmp_path) == ["ü" * 127]
+
+
+def test_more_threads_than_a_machine_can_make(model, tmp_path, capsys):
+    command = ["--model", model, "--input", tmp_path, "--output", tmp_path / "out", "--threads", 999_999]
+    assert "--threads: expected a number from 1 to 1024" in refused(infer([str(part) for part in command]), capsys)
+    assert not (tmp_path / "out").exists()
