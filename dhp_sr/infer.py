@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 FORMATS = ("png", "jpg", "webp", "tiff", "bmp", "same")
 LEAST_GIB = 1.0
+MOST_THREADS = 1024
+"""Torch dies of many more than a machine can make."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,6 +62,8 @@ def _settings(arguments: argparse.Namespace) -> "Settings":
         value = getattr(arguments, name)
         if value is not None and not least <= value < 1e6:
             raise UserError(f"--{name}: expected a number from {least:g}, found {value:g}")
+    if (arguments.threads or 1) > MOST_THREADS:
+        raise UserError(f"--threads: expected a number from 1 to {MOST_THREADS}, found {arguments.threads}")
     if arguments.quality > 100:
         raise UserError(f"--quality: expected a number from 1 to 100, found {arguments.quality}")
     budget, choice = Budget(int(arguments.memory * GIB)), Choice(arguments.tile, arguments.overlap)

@@ -15,6 +15,8 @@ from dhp_sr.utils.errors import UserError, exit_code  # noqa: E402
 from dhp_sr.utils.files import working_root  # noqa: E402
 
 CHOICES = ("sigma", "max_images", "crop_border", "device")
+MOST_THREADS = 1024
+"""Torch dies of many more than a machine can make."""
 MEASURES = ("size", "repeats", "threads")
 """Arguments that have no effect with an option file, which says some of them itself."""
 
@@ -66,6 +68,8 @@ def _of_files(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     asked = {name: getattr(arguments, name) for name in MEASURES if getattr(arguments, name) is not None}
     if min([*asked.get("size", ()), asked.get("threads", 1), asked.get("repeats", 1) + 1]) < 1:
         raise UserError(f"--size and --threads: expected at least 1, and --repeats at least 0, found {asked}")
+    if asked.get("threads", 1) > MOST_THREADS:
+        raise UserError(f"--threads: expected a number from 1 to {MOST_THREADS}, found {asked['threads']}")
     scores = evaluate_files(arguments.model, arguments.data, **choices, measuring=Measuring(**asked))
     return scores, evaluation_text(scores, images=not arguments.no_images)
 

@@ -45,6 +45,8 @@ def parse(text: str, where: str) -> tuple[Any, yaml.Node | None]:
         mark = error.problem_mark or error.context_mark
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise UserError(f"{where}{place}: expected YAML, found: {error.problem or error.context}") from error
+    except RecursionError as error:
+        raise UserError(f"{where}: expected YAML, found more levels of it than can be read") from error
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{where}: expected YAML, found: {error}") from error
 

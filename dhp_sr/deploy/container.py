@@ -38,6 +38,8 @@ def open_tensors(path: str | Path) -> Iterator[Any]:
     try:
         if not path.is_file():
             raise ModelFileError("is a folder, expected a file" if path.is_dir() else "there is no such file")
+        if path.name.encode("utf-8", "replace").decode("utf-8") != path.name:
+            raise ModelFileError("expected a name in UTF-8, which safetensors asks for; rename the file")
         _check_header(path)
         try:
             file = safe_open(path, framework="pt", device="cpu")

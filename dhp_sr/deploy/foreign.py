@@ -3,7 +3,7 @@
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +72,24 @@ def load_into(network: nn.Module, weights: Mapping[str, torch.Tensor], strict: b
     fitting = {key: tensor for key, tensor in weights.items() if key in own and own[key].shape == tensor.shape}
     left_out = _differences(own, weights)
     if left_out and (strict or not fitting):
-        raise ModelFileError(f"the weights do not fit {type(network).__name__}:\n  " + "\n  ".join(left_out))
+        raise _misfit(network, left_out)
     network.load_state_dict(fitting, strict=False)
     return left_out
+
+
+def check_fit(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    """Compare keys and shapes alone; the network may be on the meta device.
+
+    Raises:
+        ModelFileError: `load_into` would refuse the weights.
+    """
+    left_out = _differences(network.state_dict(), _renamed(type(network).__name__, weights))
+    if left_out:
+        raise _misfit(network, left_out)
+
+
+def _misfit(network: nn.Module, lines: Sequence[str]) -> ModelFileError:
+    return ModelFileError(f"the weights do not fit {type(network).__name__}:\n  " + "\n  ".join(lines))
 
 
 def _unpickle_tensors(path: Path) -> Any:

@@ -98,7 +98,7 @@ def _convert(network: nn.Module, shape: Sequence[int], multiple: int, opset: int
                 dynamo=True,
                 external_data=False,
                 opset_version=opset,
-                dynamic_shapes=(dynamic_sides(multiple),),
+                dynamic_shapes=(dynamic_sides(network, multiple),),
                 input_names=[INPUT],
                 output_names=[OUTPUT],
                 verbose=False,

@@ -31,6 +31,8 @@ def open_onnx_model(path: Path, device: torch.device, precision: str, threads: i
         raise UserError(f"{path}: computes in {own}, --precision {precision} has no effect; export another file")
     said = _said(session, path)
     channels = given.shape[1] if isinstance(given.shape[1], int) else said.get("in_channels", 3)
+    if said.get("task", "sr") not in ("sr", "denoise"):
+        raise UserError(f"{path}: expected a network that restores images, found one for {said['task']}")
     compute = _compute(session, given.name, kind)
     multiple, scale, out_channels = _by_trial(compute, channels, path, said.get("size_multiple", 1))
     if said.get("scale", scale) != scale:

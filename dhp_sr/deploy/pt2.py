@@ -64,10 +64,15 @@ def export_pt2(
         return compare(plain, run, unseen_shapes(example_shape, size_multiple), allowed(half, tolerance))
 
 
-def dynamic_sides(multiple: int) -> dict[int, Dim]:
-    """Return the free axes of an image tensor, by axis, as torch.export wants them."""
-    sides = {axis: Dim(name) if multiple == 1 else multiple * Dim(name) for axis, name in ((2, "height"), (3, "width"))}
-    return {0: Dim("batch"), **sides}
+def dynamic_sides(network: nn.Module, multiple: int) -> dict[int, Dim]:
+    """Return the free axes of an image tensor, by axis, as torch.export wants them.
+
+    Sides of a classifier's pictures are at least those it is meant for: smaller ones may shrink to nothing on the way.
+    """
+    least = max(getattr(network, "input_size", 0) // multiple, 1)
+    height, width = Dim("height", min=least), Dim("width", min=least)
+    sides = (height, width) if multiple == 1 else (multiple * height, multiple * width)
+    return {0: Dim("batch"), 2: sides[0], 3: sides[1]}
 
 
 def check_shape(shape: Sequence[int], multiple: int) -> None:
@@ -101,7 +106,7 @@ def _program(network: nn.Module, shape: Sequence[int], multiple: int) -> Exporte
     with exporters_quiet():
         try:
             return torch.export.export(
-                network, (traced_image(network, shape),), dynamic_shapes=(dynamic_sides(multiple),)
+                network, (traced_image(network, shape),), dynamic_shapes=(dynamic_sides(network, multiple),)
             )
         except Exception as error:  # torch raises all kinds for what it cannot follow
             reason = str(error).strip().splitlines()[:1] or [type(error).__name__]

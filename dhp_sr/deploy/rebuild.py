@@ -5,8 +5,9 @@ before a single weight is read.
 """
 
 import copy
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -83,6 +84,25 @@ def _checked(number: Number, stated: Any) -> int | list[int]:
     return stated
 
 
+class TooLargeError(ModelFileError):
+    """More layers or constants than a file can belong to."""
+
+
+def without_memory(make: Callable[[], nn.Module], tensors: int) -> nn.Module:
+    """Return a network whose weights are on the meta device.
+
+    Args:
+        make: constructs it.
+        tensors: of the file that it is made for; about as many weights are allowed.
+
+    Raises:
+        TooLargeError: it has many more.
+        Whatever `make` raises.
+    """
+    with _MetaWeights(tensors + tensors // 4 + 16):
+        return make()
+
+
 class _MetaWeights(TorchFunctionMode):
     """Puts the weights of layers made inside (by `torch.empty`) on the meta device; too many are an error."""
 
@@ -101,16 +121,17 @@ class _MetaWeights(TorchFunctionMode):
         if isinstance(result, torch.Tensor) and not result.is_meta:
             self.values_left -= result.numel()
         if self.left < 0 or self.values_left < 0:
-            raise ModelFileError("manifest: the arguments describe a larger network than the file holds")
+            raise TooLargeError("the arguments describe a larger network than the file holds")
         return result
 
 
 def _build(manifest: Mapping[str, Any], tensors: int) -> nn.Module:
     try:
-        with _MetaWeights(tensors + tensors // 4 + 16):
-            if manifest["architecture"] not in ARCHS:
-                return builder(manifest["architecture"])(**manifest["arguments"])
-            return build(manifest["architecture"], **manifest["arguments"])
+        name, arguments = manifest["architecture"], manifest["arguments"]
+        make = functools.partial(build, name) if name in ARCHS else builder(name)
+        return without_memory(lambda: make(**arguments), tensors)
+    except TooLargeError as error:
+        raise ModelFileError(f"manifest: {error}") from error
     except ModelFileError:
         raise
     except Exception as error:  # whatever a constructor raises, the file's arguments are the reason

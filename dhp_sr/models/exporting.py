@@ -1,6 +1,7 @@
 """A model file, ours or another project's weights, in a form for other programs; for export.py."""
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,13 @@ from torch import nn
 
 from dhp_sr.archs import ARCHS
 from dhp_sr.deploy import ModelFileError, load_into, load_model, load_weights, read_manifest, save_model
+from dhp_sr.deploy.foreign import check_fit
 from dhp_sr.deploy.manifest import FACTS, describe
 from dhp_sr.deploy.onnx import OPSET, export_onnx
 from dhp_sr.deploy.onnx_metadata import pack_metadata
 from dhp_sr.deploy.origins import origin_of
 from dhp_sr.deploy.pt2 import export_pt2
+from dhp_sr.deploy.rebuild import without_memory
 from dhp_sr.deploy.shapes import LEAST_SIDE, out_channels, passing_side
 from dhp_sr.deploy.verify import Agreement, allowed, compare, size_text, unseen_shapes
 from dhp_sr.metrics import complexity
@@ -72,10 +75,9 @@ def export_model(
         UserError: the model cannot be read, does not fit `arch`, cannot be exported, or the export disagrees.
         OSError: the file cannot be written.
     """
-    if opset is not None and form != "onnx":
-        raise UserError(f"--opset: no effect with --format {form}; leave it out")
-    network, known = _foreign(model, arch, arguments) if arch else _ours(model, arguments)
+    _check_choices(form, opset, licence, tolerance)
     path = _target(Path(model), form, output, half)
+    network, known = _foreign(model, arch, arguments) if arch else _ours(model, arguments)
     facts = describe_facts(network, {**known, **({"licence": licence} if licence else {})}, half)
     options = {"half": half, "tolerance": tolerance}
     try:
@@ -125,6 +127,20 @@ def report(done: Exported) -> str:
     )
 
 
+def _check_choices(form: str, opset: int | None, licence: str | None, tolerance: float | None) -> None:
+    if opset is not None and form != "onnx":
+        raise UserError(f"--opset: no effect with --format {form}; leave it out")
+    if tolerance is not None and not 0 < tolerance < math.inf:
+        raise UserError(f"--tolerance: expected a number above 0, found {tolerance:g}")
+    if licence is not None and _readable(licence) != licence:
+        raise UserError(f"--licence: expected text in UTF-8, found {_readable(licence)!r}")
+
+
+def _readable(text: str) -> str:
+    """Return text that can be stored: bytes of an argument or a file name that are no UTF-8 become question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def _ours(model: str | Path, arguments: Sequence[str]) -> tuple[nn.Module, dict[str, Any]]:
     if arguments:
         raise UserError(f"{', '.join(arguments)}: no effect without --arch; a model file says what its network is")
@@ -134,6 +150,7 @@ def _ours(model: str | Path, arguments: Sequence[str]) -> tuple[nn.Module, dict[
 def _foreign(model: str | Path, arch: str, arguments: Sequence[str]) -> tuple[nn.Module, dict[str, Any]]:
     """Return a dense network with the weights of a file of another project."""
     given, weights = named_arguments(arguments), load_weights(model)
+    _check_fit(model, arch, given, weights)
     network = build_named(arch, given).eval()
     if full_name(arch) not in ARCHS:
         describe_by_output(network, arch, given)
@@ -141,13 +158,29 @@ def _foreign(model: str | Path, arch: str, arguments: Sequence[str]) -> tuple[nn
         load_into(network, weights)
     except ModelFileError as error:
         raise ModelFileError(f"{model}: {error}") from error
-    return network.float(), {"parent": Path(model).name}
+    return network.float(), {"parent": _readable(Path(model).name)}
+
+
+def _check_fit(model: str | Path, arch: str, given: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> None:
+    """Compare shapes before the network takes memory and time, both of which wrong arguments can make boundless."""
+    try:
+        network = without_memory(lambda: build_named(arch, given), len(weights))
+    except UserError:
+        raise
+    except Exception:  # a constructor that reads the values of its weights cannot do without them
+        return
+    try:
+        check_fit(network, weights)
+    except ModelFileError as error:
+        raise ModelFileError(f"{model}: {error}") from error
 
 
 def _target(model: Path, form: str, output: str | Path | None, half: bool) -> Path:
     path = Path(output) if output else model.with_name(f"{model.stem}{'_fp16' if half else ''}{SUFFIXES[form]}")
     if path.suffix != SUFFIXES[form]:
         raise UserError(f"--output: expected a name that ends with {SUFFIXES[form]}, found {path.name}")
+    if path.is_dir():
+        raise UserError(f"--output {path}: expected the name of a file, found a folder")
     if path.exists() and path.resolve() == model.resolve():
         raise UserError(f"{path}: would replace the model itself; give another name as --output")
     return path

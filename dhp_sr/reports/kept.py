@@ -20,7 +20,7 @@ def read_run_or_kept(path: str | Path) -> Run:
         return read_run(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: expected a run folder or kept figures in JSON, found: {error}") from error
     metrics = content.get("metrics") if isinstance(content, Mapping) else None
     if not isinstance(metrics, Mapping) or not isinstance(metrics.get("rows"), list):

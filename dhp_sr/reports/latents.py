@@ -1,6 +1,8 @@
 """The course of a search, read: `latents.csv` of a run folder."""
 
 import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +33,7 @@ def read_latents(path: Path) -> tuple[Latents, ...]:
     if not path.exists():
         return ()
     samples: dict[str, list[tuple[int, list[float]]]] = {}
-    with open(path, newline="", encoding="utf-8") as stream:
+    with open(path, newline="", encoding="utf-8") as stream, readable(path):
         for number, cells in enumerate(csv.DictReader(stream), start=2):
             try:
                 numbers = [float(value) for value in cells["latents"].split()]
@@ -39,6 +41,15 @@ def read_latents(path: Path) -> tuple[Latents, ...]:
             except (KeyError, TypeError, AttributeError, ValueError) as error:
                 raise UserError(f"{path}, line {number}: expected iteration, group, latents: {error}") from error
     return tuple(_group(path, name, found) for name, found in samples.items())
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn what a file that is no CSV raises into a message that names the file."""
+    try:
+        yield
+    except (csv.Error, UnicodeError) as error:
+        raise UserError(f"{path}: expected a CSV file, found: {error}") from error
 
 
 def _group(path: Path, name: str, found: list[tuple[int, list[float]]]) -> Latents:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from dhp_sr.config.yaml_text import parse
 from dhp_sr.utils.errors import UserError
 
-from .latents import Latents, read_latents
+from .latents import Latents, read_latents, readable
 from .pictures import Picture, read_pictures
 
 Row = TypeVar("Row")
@@ -133,9 +133,11 @@ def _what(path: Path) -> str:
 def _read_json(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
+    if not path.is_file():
+        raise UserError(f"{path}: expected a file, found something else of that name")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")
@@ -158,7 +160,7 @@ def _read_csv(path: Path, kind: Callable[..., Row]) -> tuple[Row, ...]:
         return ()
     converters = {field.name: _CONVERTERS[str(field.type)] for field in fields(kind)}
     rows = []
-    with open(path, newline="", encoding="utf-8") as stream:
+    with open(path, newline="", encoding="utf-8") as stream, readable(path):
         for number, cells in enumerate(csv.DictReader(stream), start=2):
             try:
                 rows.append(kind(**{name: converters[name](cells[name]) for name in converters if cells.get(name)}))

@@ -47,6 +47,8 @@ def find_work(source: Path, output: Path, form: str, suffix: str = "") -> Work:
     Raises:
         UserError: there is no such file or folder, no image in it, or a result would replace an image.
     """
+    if any(sign in suffix for sign in "/\\\0"):
+        raise UserError(f"--suffix: expected a part of a file's name, such as _x4, found {suffix!r}")
     if not source.exists() and not source.is_symlink():
         raise UserError(f"--input {source}: expected a file or a folder, found none")
     if source.is_file() and output.suffix.lower() in SUFFIXES and not output.is_dir():

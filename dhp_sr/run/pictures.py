@@ -47,6 +47,7 @@ def allow_large() -> None:
 def decoded_bytes(path: Path) -> int:
     """Return how much memory a picture will take, from its header; 0 where that cannot be read."""
     try:
+        _check_file(path)  # a pipe would be waited for
         with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as opened:
             return opened.width * opened.height * _pixel_bytes(opened)
     except Exception:  # `read` says what is wrong

@@ -1,5 +1,6 @@
 """The one error that means: the user can put this right; and how a script ends with it."""
 
+import io
 import sys
 from collections.abc import Callable
 
@@ -14,6 +15,9 @@ def exit_code(command: Callable[[], int | None]) -> int:
     Args:
         command: returns an exit code, or None for 0; 130 where the keyboard stops it.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names may hold what no terminal can show
     try:
         return command() or 0
     except UserError as error:

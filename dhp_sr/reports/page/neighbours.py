@@ -39,7 +39,7 @@ def _light(folder: Path) -> Run | None:
             return None
         metrics = json.loads(paths[0].read_text(encoding="utf-8"))
         options = parse(paths[1].read_text(encoding="utf-8"), str(paths[1]))[0]
-    except (UserError, OSError, ValueError):
+    except (UserError, OSError, ValueError, RecursionError):
         return None
     if not isinstance(metrics, dict) or not isinstance(options, dict) or not isinstance(metrics.get("rows"), list):
         return None
