@@ -138,7 +138,7 @@ class Compress(Section):
     hsn: HSN = HSN()
     latency_size: Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = None
     """Height and width of the input that times are measured for; default: 128 and 128, of a classifier its own size."""
-    latency_threads: Positive = 1
+    latency_threads: Annotated[int, Field(gt=0, le=1024)] = 1
     """CPU threads that times are measured with."""
     latency_table: str | None = None
     """File of layer times, read and added to; default: `latency_table.json` in the folder of the run."""
