@@ -97,7 +97,15 @@ def folder(tmp_path_factory):
     return path.parent
 
 
-@pytest.mark.parametrize("path", OPTION_FILES, ids=lambda path: path.stem)
+LONG = ("densenet40_cifar10_dhp", "resnet110_cifar10_dhp", "resnet164_cifar10_dhp", "mobilenetv1_wide_tiny_dhp")
+"""Deep or wide: long to trace and cut, and alike to another file."""
+
+
+def _runs(path):
+    return pytest.param(path, marks=pytest.mark.slow if path.stem in LONG else ())
+
+
+@pytest.mark.parametrize("path", map(_runs, OPTION_FILES), ids=lambda path: path.stem)
 @pytest.mark.filterwarnings("ignore:.*has no effect:UserWarning")
 def test_option_file_runs(path, experiments):
     assert run_main(["-opt", str(path), *small(path, experiments)]) == 0
