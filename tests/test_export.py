@@ -112,7 +112,7 @@ def test_facts_of_a_network_with_a_size_multiple():
         (["pt2", "--arch", "EDSR", "num_feat=5", "num_block=1"], "the weights do not fit EDSR"),
         (["pt2", "--arch", "EDSR", "num_feat"], "expected an argument of the network as key=value"),
         (["pt2", "--arch", "ESDR"], "network type 'ESDR' is unknown (did you mean"),
-        (["pt2", "--tolerance", "-1"], "m.pt2: not written: expected PyTorch's output within -1"),
+        (["pt2", "--tolerance", "-1"], "--tolerance: expected a number above 0, found -1"),
     ],
 )
 def test_mistakes_end_with_2_and_leave_nothing(model, more, message, capsys):
