@@ -105,7 +105,7 @@ def _runs(path):
     return pytest.param(path, marks=pytest.mark.slow if path.stem in LONG else ())
 
 
-@pytest.mark.parametrize("path", map(_runs, OPTION_FILES), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [_runs(path) for path in OPTION_FILES], ids=lambda path: path.stem)
 @pytest.mark.filterwarnings("ignore:.*has no effect:UserWarning")
 def test_option_file_runs(path, experiments):
     assert run_main(["-opt", str(path), *small(path, experiments)]) == 0
