@@ -12,6 +12,7 @@ from collections.abc import Sequence  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402
 
 from dhp_sr.utils.errors import UserError, exit_code  # noqa: E402
+from dhp_sr.utils.threads import MOST_THREADS  # noqa: E402
 
 if TYPE_CHECKING:
     from dhp_sr.deploy.runner import Runner
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 FORMATS = ("png", "jpg", "webp", "tiff", "bmp", "same")
 LEAST_GIB = 1.0
-MOST_THREADS = 1024
-"""Torch dies of many more than a machine can make."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,10 +13,9 @@ from typing import Any  # noqa: E402
 
 from dhp_sr.utils.errors import UserError, exit_code  # noqa: E402
 from dhp_sr.utils.files import working_root  # noqa: E402
+from dhp_sr.utils.threads import MOST_THREADS  # noqa: E402
 
 CHOICES = ("sigma", "max_images", "crop_border", "device")
-MOST_THREADS = 1024
-"""Torch dies of many more than a machine can make."""
 MEASURES = ("size", "repeats", "threads")
 """Arguments that have no effect with an option file, which says some of them itself."""
 
