@@ -63,7 +63,7 @@ Targets = Annotated[
 
 
 class Distill(Section):
-    """`compress.distill`: match the dense network's output while finetuning."""
+    """`compress.distill`: match the dense network's output, during the search and after it."""
 
     weight: Annotated[float, Field(gt=0)] = 1.0
     teacher: str | None = None

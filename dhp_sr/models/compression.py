@@ -204,6 +204,7 @@ class Compression:
         hyper = convert_plain(plain, self.options, self.place)
         self.search = begin_search(hyper, self.options, self.stopwatch)
         self._enter("search", hyper)
+        self._meet_teacher()
         carry_moments(moments, plain, self.optimiser, hyper.network)
 
     def _finetune(self, leg: int) -> None:
@@ -211,17 +212,18 @@ class Compression:
         self._enter("finetune", self.legs[leg].network)
         give_moments(self.optimiser, self.network, self.legs[leg].moments)
         self.legs[leg].moments = {}
-        distill = self.options.compress.distill
-        if distill and self.teacher is None:
-            self.teacher = self._load_teacher(distill.teacher)
+        self._meet_teacher()
 
-    def _load_teacher(self, path: str | None) -> nn.Module:
-        if path:
-            teacher = open_teacher(path, self.options)
+    def _meet_teacher(self) -> None:
+        distill = self.options.compress.distill
+        if distill is None or self.teacher is not None:
+            return
+        if distill.teacher:
+            teacher = open_teacher(distill.teacher, self.options)
         else:
             teacher = build_plain(self.options)
             load_file(teacher, self.dense_file)
-        return self._place(teacher).eval().requires_grad_(False)
+        self.teacher = self._place(teacher).eval().requires_grad_(False)
 
     def _enter(self, phase: PhaseName, network: nn.Module) -> None:
         """Make `network` the one that is trained, with an optimiser of its own."""
