@@ -186,9 +186,13 @@ def _idle_in_schedulers(options: Options) -> Iterator[Finding]:
                 yield (*keys, name), f"has no effect with type: {scheduler.type}"
 
 
+IDLE = {"SGD": ("betas",), "Muon": ("nesterov",), "Adam": ("momentum", "nesterov"), "AdamW": ("momentum", "nesterov")}
+"""What each optimiser has no use for."""
+
+
 def _idle_in_optimiser(options: Options) -> Iterator[Finding]:
     optimiser = options.train.optim_g
-    for name in ("betas",) if optimiser.type == "SGD" else ("momentum", "nesterov"):
+    for name in IDLE[optimiser.type]:
         if changed(optimiser, name):
             yield ("train", "optim_g", name), f"has no effect with type: {optimiser.type}"
 

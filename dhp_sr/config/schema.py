@@ -37,10 +37,12 @@ class Path(Section):
 class Optimiser(Section):
     """`train.optim_g`."""
 
-    type: Literal["Adam", "AdamW", "SGD"] = "Adam"
+    type: Literal["Adam", "AdamW", "Muon", "SGD"] = "Adam"
     lr: Annotated[float, Field(gt=0)]
     betas: Annotated[list[Momentum], Field(min_length=2, max_length=2)] = [0.9, 0.999]
-    momentum: Momentum = 0.9
+    """Of Adam and AdamW; with Muon, of what is no matrix."""
+    momentum: Momentum | None = None
+    """Default: 0.9 for SGD, 0.95 for Muon."""
     nesterov: bool = False
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """On all weights, those of normalisations included, as in the papers of these networks; never on latents."""

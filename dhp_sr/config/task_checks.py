@@ -17,7 +17,7 @@ def task_problems(options: Options) -> Iterator[Finding]:
         fitting = next(name for name, kinds in _MODELS.items() if kind in kinds)
         yield ("model_type",), f"{options.model_type} expects datasets of type {wanted}, found {kind}: set {fitting}"
     yield from _of_classification(options) if kind == "ClassificationDataset" else _of_restoration(options)
-    if options.train.optim_g.nesterov and not options.train.optim_g.momentum:
+    if options.train.optim_g.nesterov and options.train.optim_g.momentum == 0:
         yield ("train", "optim_g", "nesterov"), "expects a momentum above 0, found 0"
 
 

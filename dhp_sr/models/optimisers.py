@@ -8,14 +8,21 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dhp_sr.config.schema import Optimiser
+from dhp_sr.models.muon import Muon
+
+MOMENTUM = 0.9
+"""Of SGD, as the networks' papers have it."""
 
 
 def build_optimiser(options: Optimiser, parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """Return Adam, AdamW or SGD over `parameters`."""
+    """Return Adam, AdamW, Muon or SGD over `parameters`."""
     parameters = list(parameters)
     common = {"lr": options.lr, "weight_decay": options.weight_decay}
+    momentum = {} if options.momentum is None else {"momentum": options.momentum}
     if options.type == "SGD":
-        return torch.optim.SGD(parameters, momentum=options.momentum, nesterov=options.nesterov, **common)
+        return torch.optim.SGD(parameters, **({"momentum": MOMENTUM} | momentum), nesterov=options.nesterov, **common)
+    if options.type == "Muon":
+        return Muon(parameters, betas=(options.betas[0], options.betas[1]), **momentum, **common)
     kind = torch.optim.AdamW if options.type == "AdamW" else torch.optim.Adam
     return kind(parameters, betas=tuple(options.betas), **common)
 

@@ -141,7 +141,7 @@ def test_all_mistakes_in_one_message_with_their_lines(write):
         "expected a whole number at least 0, found -1",
         "expected a whole number above 0, found 100000.0 (write 100000)",
         "expected a number above 0, found nan",
-        "expected one of 'Adam', 'AdamW', 'SGD', found 'adam' (did you mean 'Adam'?)",
+        "expected one of 'Adam', 'AdamW', 'Muon', 'SGD', found 'adam' (did you mean 'Adam'?)",
         "network_g.type (line 3): expected text, found no such key",
     ]:
         assert expected in text

@@ -36,7 +36,7 @@ CASES = {
     "DnCNN": {"network": DNCNN},
     "faithful": {"compress": {"preset": "faithful", "parametrisation": "full", "penalty": 0.1}},
     "hsn": {"network": DNCNN, "compress": {"method": "hsn"}},
-    "bf16": {"train": {"amp": "bf16", "channels_last": True}},
+    "bf16": {"train": {"amp": "bf16", "channels_last": True, "optim_g": {"type": "Muon", "lr": 1e-3}}},
     "random": {"compress": {"method": "random"}, "train": {"optim_g": {"type": "SGD", "lr": 1e-3}}},
 }
 
