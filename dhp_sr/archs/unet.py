@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from .arguments import records_arguments, require_integers
 
@@ -21,8 +22,8 @@ class UNet(nn.Module):
 
     Paper: Ronneberger et al., U-Net: Convolutional Networks for Biomedical Image Segmentation, MICCAI 2015. Difference
     to the original: half the width, zero padding instead of shrinking, so that no skip is cropped, and no drop-out.
-    Sides may be of any length: pooling rounds up, and what the way back up has too much is cut off at the bottom and
-    the right.
+    Sides may be of any length: pictures are filled up to the next multiple of 2^(num_levels - 1) with their last row
+    and column, and the result is cut back.
 
         x -> encoder[0] ------------------------------------------- cat -> decoder[-1] -> conv_last 1x1 -> y
                  | pool                                              | up (2x2 transposed conv)
@@ -56,7 +57,7 @@ class UNet(nn.Module):
         self.encoder = nn.ModuleList(
             double_conv(above, width) for above, width in zip([num_in_ch, *widths], widths, strict=False)
         )
-        self.pool = nn.MaxPool2d(2, ceil_mode=True)
+        self.pool, self.step = nn.MaxPool2d(2), 2 ** (num_levels - 1)
         upwards = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
         self.up = nn.ModuleList(nn.ConvTranspose2d(below, width, 2, stride=2) for below, width in upwards)
         self.decoder = nn.ModuleList(double_conv(2 * width, width) for _, width in upwards)
@@ -64,12 +65,12 @@ class UNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (N, num_in_ch, H, W) to (N, num_out_ch, H, W)."""
-        skips = [self.encoder[0](x)]
+        height, width = x.shape[2:]
+        below, right = (self.step * ((side + self.step - 1) // self.step) - side for side in (height, width))
+        skips = [self.encoder[0](functional.pad(x, (0, right, 0, below), mode="replicate"))]
         for level in self.encoder[1:]:
             skips.append(level(self.pool(skips[-1])))
         features = skips.pop()
         for up, level in zip(self.up, self.decoder, strict=True):
-            skip = skips.pop()
-            raised = up(features).narrow(2, 0, skip.shape[2]).narrow(3, 0, skip.shape[3])
-            features = level(torch.cat([raised, skip], dim=1))
-        return self.conv_last(features)
+            features = level(torch.cat([up(features), skips.pop()], dim=1))
+        return self.conv_last(features).narrow(2, 0, height).narrow(3, 0, width)

@@ -115,7 +115,7 @@ def _program(network: nn.Module, shape: Sequence[int], multiple: int) -> Exporte
 
 
 def _with_checks(network: nn.Module, given: tuple[Tensor], options: dict[str, Any]) -> ExportedProgram:
-    """Export a network whose sizes torch cannot prove to fit, such as halves that are rounded up: the program checks.
+    """Export a network whose sizes torch cannot prove to fit, such as sides that are filled up: the program checks.
 
     Without `backed_size_oblivious` it would also insist that no side on the way is 1, since none was in the example.
     """

@@ -57,7 +57,7 @@ def onnx_complexity(path: str | Path, input_shape: Sequence[int]) -> Complexity 
 
 
 def _by_arithmetic(model: Any) -> Shapes:
-    """Return what onnxruntime finds, which also follows sizes that the graph computes, such as rounded halves."""
+    """Return what onnxruntime finds, which also follows sizes that the graph computes, such as sides filled up."""
     try:
         from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 

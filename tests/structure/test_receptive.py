@@ -114,7 +114,7 @@ def test_the_claim_is_exact_for_our_networks(case):
     field = receptive_field(built, built.in_channels, built.size_multiple)
     assert field.multiple == {"unet_grey": 4, "unet_colour": 8}.get(case, 1)
     if "unet" in case:
-        built.pool = nn.AvgPool2d(2, ceil_mode=True)  # the maximum passes one derivative of four
+        built.pool = nn.AvgPool2d(2)  # the maximum passes one derivative of four
     assert measured(positive(built), built.in_channels, field) == field.halo
 
 
@@ -194,7 +194,7 @@ def test_functions_and_slices(forward, halo, multiple):
 
 
 @pytest.mark.parametrize("levels", [2, 6, 8])
-def test_rounded_halves_are_followed_at_any_depth(levels):
+def test_sides_that_are_filled_up_are_followed_at_any_depth(levels):
     built = build("UNet", num_feat=1, num_levels=levels)
     field = receptive_field(built, 1)
     assert (field.halo, field.multiple) == (3 * 2**levels - 2 if levels > 2 else 8, 2 ** (levels - 1))
