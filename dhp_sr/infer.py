@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _infer(arguments: argparse.Namespace) -> int:
     from dhp_sr.deploy.runner import open_model
+    from dhp_sr.models.devices import device_named
     from dhp_sr.models.origins import register_known
     from dhp_sr.models.process import keep_memory, plain_warnings
     from dhp_sr.run.names import find_work
@@ -47,7 +48,7 @@ def _infer(arguments: argparse.Namespace) -> int:
     allow_large()
     keep_memory()
     with plain_warnings():
-        runner = open_model(arguments.model, _device(arguments.device), arguments.precision, arguments.threads)
+        runner = open_model(arguments.model, device_named(arguments.device), arguments.precision, arguments.threads)
         _check(runner, arguments)
         return restore_all(work, runner, settings, overwrite=arguments.overwrite, quiet=arguments.quiet)
 
@@ -79,16 +80,6 @@ def _check(runner: "Runner", arguments: argparse.Namespace) -> None:
             "results differ from those of whole images near the tiles' edges",
             file=sys.stderr,
         )
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: found no CUDA device; use --device cpu, or install a CUDA build of torch")
-    return name
 
 
 def _parser() -> argparse.ArgumentParser:

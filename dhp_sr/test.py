@@ -57,13 +57,9 @@ def _of_files(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if arguments.set:
         raise UserError("--set: no effect without -opt")
     from dhp_sr.models.evaluation import Measuring, evaluate_files
-    from dhp_sr.models.scoring import classifies, report, score_files
     from dhp_sr.reports.evaluation import evaluation_text
 
     choices = {name: getattr(arguments, name) for name in CHOICES}
-    if classifies(arguments.model[0]):
-        scores = score_files(arguments.model, arguments.data, **choices)
-        return scores, report(scores)
     asked = {name: getattr(arguments, name) for name in MEASURES if getattr(arguments, name) is not None}
     if min([*asked.get("size", ()), asked.get("threads", 1), asked.get("repeats", 1) + 1]) < 1:
         raise UserError(f"--size and --threads: expected at least 1, and --repeats at least 0, found {asked}")
@@ -80,12 +76,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="a.b=value", help=changes)
     model = "model files, .safetensors or .onnx, side by side; with -opt, instead of the run's own"
     parser.add_argument("--model", nargs="+", metavar="FILE", help=model)
-    parser.add_argument("--data", nargs="+", metavar="FOLDER", help="ground-truth images, a set for each folder")
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        metavar="FOLDER",
+        help="ground-truth images, or labelled ones for a classifier; a set for each folder",
+    )
     parser.add_argument("--sigma", type=float, help="noise level for denoisers, 0-255 scale")
     parser.add_argument("--max_images", type=int, help="only the first so many of each set")
     parser.add_argument("--crop_border", type=int, help="pixels shaved; default: the scale, 0 for denoising")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="default: cuda if there is one")
-    size = "input for time and memory; default: 128 128"
+    size = "input for time and memory; default: 128 128, for a classifier what it is meant for"
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help=size)
     repeats = "timed passes of each model; default: 10; 0: time and memory are not measured"
     parser.add_argument("--repeats", type=int, metavar="N", help=repeats)

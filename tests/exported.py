@@ -24,6 +24,6 @@ class Exports:
 
             network, path = build(name, **SMALL[name]).eval(), self.folder / f"{name}.onnx"
             example = (1, network.in_channels, 16, 16)
-            export_onnx(network, path, example, size_multiple=network.size_multiple)
+            export_onnx(network, path, example)
             self.made[name] = network, path
         return self.made[name]

@@ -166,7 +166,7 @@ def scoring_arguments(words, experiments, folder):
     for option_file in files:
         trained(option_file, experiments)
     classifies = load_options(files[0]).datasets["train"].type == "ClassificationDataset"
-    data = [f"{experiments}_classes"] if classifies else [str(folder), "--repeats", "0"]
+    data = [f"{experiments}_classes" if classifies else str(folder), "--repeats", "0"]
     return ["--model", *(model.replace("experiments", str(experiments), 1) for model in models), "--data", *data]
 
 

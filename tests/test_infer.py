@@ -259,3 +259,16 @@ def test_it_runs_without_basicsr(edsr, tmp_path):
     done = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "0.png").exists()
+
+
+def test_two_runs_into_one_folder(edsr, tmp_path):
+    """Both begin with nothing done: every result is there, whole, and nothing else."""
+    source, output = images(tmp_path / "in", count=12, side=40), tmp_path / "out"
+    command = [sys.executable, str(ROOT / "dhp_sr" / "infer.py"), "--model", str(edsr), "--input", str(source)]
+    command += ["--output", str(output), "--device", "cpu", "--threads", "1", "--quiet"]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [one.communicate(timeout=120)[1] for one in both] == ["", ""] and [one.returncode for one in both] == [0, 0]
+    assert infer(edsr, source, tmp_path / "alone", "--threads", "1", "--quiet") == 0
+    assert sorted(path.name for path in output.iterdir()) == sorted(path.name for path in source.iterdir())
+    for path in output.iterdir():
+        assert np.array_equal(pixels(path), pixels(tmp_path / "alone" / path.name))

@@ -15,6 +15,7 @@ from dhp_sr.plan import main
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = str(ROOT / "options" / "quickstart.yml")
+RRDB = ("num_in_ch=3", "num_out_ch=3", "scale=2", "num_feat=8", "num_block=1")
 
 
 def plan(tmp_path, *arguments):
@@ -122,7 +123,7 @@ def test_a_latency_is_measured(tmp_path, capsys):
     (["--arch", "EDSR", "--exclude", "bodi.*"], "names no layer"),
     (["--arch", "EDSR", "--round_to", "0"], "at least 1, found 0 and 8"),
     (["--arch", "EDSR", "--size", "0", "8"], "--size: expected"),
-    (["--arch", "UNet", "--size", "9", "9"], "multiples of"),
+    (["--arch", "basicsr:RRDBNet", *RRDB, "--size", "9", "9"], "RRDBNet cannot be traced"),
 ])  # fmt: skip
 def test_mistakes_end_with_2_and_one_message(arguments, expected, capsys):
     assert main(arguments) == 2

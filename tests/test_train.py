@@ -169,12 +169,11 @@ def test_a_second_interruption_ends_at_once(option_file, monkeypatch, capsys):
 
 
 def test_patches_that_the_network_cannot_halve(option_file, capsys):
-    noise = {"type": "NoiseDataset", "dataroot_gt": "bundled:train", "color": "grey", "sigma": 25.0}
-    train = {**noise, "gt_size": 36, "batch_size_per_gpu": 1}
-    network = {"type": "UNet", "num_feat": 8, "num_levels": 5}
-    path = option_file(scale=1, network_g=network, datasets={"train": train})
+    train = {"type": "SRDataset", "dataroot_gt": "bundled:train", "gt_size": 34, "batch_size_per_gpu": 1}
+    dense = {"type": "RRDBNet", "num_in_ch": 3, "num_out_ch": 3, "scale": 2, "num_feat": 8, "num_block": 1}
+    path = option_file(network_g={"type": "Hyper", "network": dense}, datasets={"train": train})
     assert main(["-opt", str(path)]) == 2
-    assert "multiples of 16, found 36; set gt_size: 32" in capsys.readouterr().err
+    assert "multiples of 2, found 17; set gt_size: 32" in capsys.readouterr().err
 
 
 def test_torchrun_is_needed_for_the_launcher(option_file, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from .arguments import records_arguments, require_integers
 
@@ -21,6 +22,8 @@ class UNet(nn.Module):
 
     Paper: Ronneberger et al., U-Net: Convolutional Networks for Biomedical Image Segmentation, MICCAI 2015. Difference
     to the original: half the width, zero padding instead of shrinking, so that no skip is cropped, and no drop-out.
+    Sides may be of any length: pictures are filled up to the next multiple of 2^(num_levels - 1) with their last row
+    and column, and the result is cut back.
 
         x -> encoder[0] ------------------------------------------- cat -> decoder[-1] -> conv_last 1x1 -> y
                  | pool                                              | up (2x2 transposed conv)
@@ -38,7 +41,7 @@ class UNet(nn.Module):
         num_in_ch: Channels of the input picture.
         num_out_ch: Channels of the output picture.
         num_feat: Width of the top level.
-        num_levels: Levels; sides of the input must be multiples of 2^(num_levels - 1).
+        num_levels: Levels; each but the first halves the sides.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -49,23 +52,25 @@ class UNet(nn.Module):
         super().__init__()
         require_integers(num_in_ch=num_in_ch, num_out_ch=num_out_ch, num_feat=num_feat)
         require_integers(least=2, num_levels=num_levels)
-        self.scale, self.in_channels, self.size_multiple, self.task = 1, num_in_ch, 2 ** (num_levels - 1), "denoise"
+        self.scale, self.in_channels, self.size_multiple, self.task = 1, num_in_ch, 1, "denoise"
         widths = [num_feat * 2**level for level in range(num_levels)]
         self.encoder = nn.ModuleList(
             double_conv(above, width) for above, width in zip([num_in_ch, *widths], widths, strict=False)
         )
-        self.pool = nn.MaxPool2d(2)
+        self.pool, self.step = nn.MaxPool2d(2), 2 ** (num_levels - 1)
         upwards = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
         self.up = nn.ModuleList(nn.ConvTranspose2d(below, width, 2, stride=2) for below, width in upwards)
         self.decoder = nn.ModuleList(double_conv(2 * width, width) for _, width in upwards)
         self.conv_last = nn.Conv2d(num_feat, num_out_ch, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map (N, num_in_ch, H, W) to (N, num_out_ch, H, W); H and W are multiples of `size_multiple`."""
-        skips = [self.encoder[0](x)]
+        """Map (N, num_in_ch, H, W) to (N, num_out_ch, H, W)."""
+        height, width = x.shape[2:]
+        below, right = (self.step * ((side + self.step - 1) // self.step) - side for side in (height, width))
+        skips = [self.encoder[0](functional.pad(x, (0, right, 0, below), mode="replicate"))]
         for level in self.encoder[1:]:
             skips.append(level(self.pool(skips[-1])))
         features = skips.pop()
         for up, level in zip(self.up, self.decoder, strict=True):
             features = level(torch.cat([up(features), skips.pop()], dim=1))
-        return self.conv_last(features)
+        return self.conv_last(features).narrow(2, 0, height).narrow(3, 0, width)

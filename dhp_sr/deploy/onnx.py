@@ -29,6 +29,8 @@ __all__ = ["INPUT", "OPSET", "OPSETS", "OUTPUT", "export_onnx", "open_onnx", "re
 OPSETS = (17, 18, 19, 20)
 OPSET = 20
 INPUT, OUTPUT = "input", "output"
+_BEFORE_AXES_OF_PADS = 17
+_ASIDE = "aside"
 _SMALLEST_HALF, _LARGEST_HALF = 6e-8, 65504.0
 
 
@@ -107,10 +109,36 @@ def _convert(network: nn.Module, shape: Sequence[int], multiple: int, opset: int
             reason = str(error).strip().splitlines()[-1:] or [""]
             raise UserError(f"{type(network).__name__} has no ONNX form: {reason[0]}") from error
     model = program.model_proto
-    found = {entry.domain: entry.version for entry in model.opset_import}.get("")
+    if _opset(model) > opset == _BEFORE_AXES_OF_PADS:
+        model = _lowered(model, opset)
+    found = _opset(model)
     if found != opset:
         raise UserError(f"{type(network).__name__} has no form in opset {opset}: the exporter kept {found}; take that")
     return _without_traces(model)
+
+
+def _opset(model: Any) -> int:
+    return next(entry.version for entry in model.opset_import if entry.domain == "")
+
+
+def _lowered(model: Any, opset: int) -> Any:
+    """Return the model in an older opset; a Pad without axes means the same there, but ONNX has no rule for it."""
+    from onnx import helper, version_converter
+
+    pads = [node for node in model.graph.node if node.op_type == "Pad" and len(node.input) < 4]
+    for node in pads:
+        node.domain = _ASIDE
+    model.opset_import.append(helper.make_opsetid(_ASIDE, 1))
+    try:
+        lower = version_converter.convert_version(model, opset)
+    except RuntimeError:  # which names a place in its source
+        lower = model
+    for node in lower.graph.node:
+        node.domain = "" if node.domain == _ASIDE else node.domain
+    kept = [entry for entry in lower.opset_import if entry.domain != _ASIDE]
+    del lower.opset_import[:]
+    lower.opset_import.extend(kept)
+    return lower
 
 
 def _without_traces(model: Any) -> Any:

@@ -1,6 +1,7 @@
 """ONNX files as models to run: those of dhp_sr say what they are, of others it is found out by trial."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from dhp_sr.utils.errors import UserError
 from .container import ModelFileError
 from .onnx_metadata import unpack_metadata
 from .onnx_session import open_onnx
+from .origins import CLASSIFICATION, check_restores
 from .runner import UNKNOWN_BYTES, Pictures, Runner
 from .shapes import MULTIPLES, trial_side
 
@@ -20,10 +22,34 @@ _LARGEST = 4096
 _UNSAID = "the file does not say how far a pixel's influence reaches"
 
 
+@dataclass(frozen=True)
+class Classifier:
+    """An ONNX file of ours that names classes, and can be called."""
+
+    in_channels: int
+    input_size: int
+    """Side of the pictures that it is meant for."""
+    classes: int
+    compute: Callable[[Pictures], Pictures]
+    """(N, in_channels, input_size, input_size) in [0, 1] -> (N, classes)."""
+
+
 def open_onnx_model(path: Path, device: torch.device, precision: str, threads: int | None) -> Runner:
     """Return an ONNX file ready to run; arguments and errors are those of `open_model`."""
     if device.type != "cpu":
         raise UserError(f"{path}: ONNX files run on the CPU; use --device cpu, or the safetensors file for {device}")
+    found = open_onnx_any(path, precision, threads)
+    if isinstance(found, Classifier):
+        check_restores(CLASSIFICATION, path)
+    return found
+
+
+def open_onnx_any(path: Path, precision: str = "fp32", threads: int | None = None) -> Runner | Classifier:
+    """Return an ONNX file ready to run, of a network that restores pictures or, if it is ours, that names classes.
+
+    Raises:
+        UserError: it is neither, or computes in another precision.
+    """
     session = open_onnx(path, threads or torch.get_num_threads())
     given, kind = _picture_in(session, path)
     own = "fp16" if kind is np.float16 else "fp32"
@@ -31,9 +57,10 @@ def open_onnx_model(path: Path, device: torch.device, precision: str, threads: i
         raise UserError(f"{path}: computes in {own}, --precision {precision} has no effect; export another file")
     said = _said(session, path)
     channels = given.shape[1] if isinstance(given.shape[1], int) else said.get("in_channels", 3)
-    if said.get("task", "sr") not in ("sr", "denoise"):
-        raise UserError(f"{path}: expected a network that restores images, found one for {said['task']}")
     compute = _compute(session, given.name, kind)
+    if said.get("task") == CLASSIFICATION:
+        return _classifier(compute, said, path)
+    check_restores(said.get("task", "sr"), path)
     multiple, scale, out_channels = _by_trial(compute, channels, path, said.get("size_multiple", 1))
     if said.get("scale", scale) != scale:
         raise ModelFileError(f"{path}: expected scale {said['scale']}, as its metadata says, found {scale}")
@@ -50,6 +77,16 @@ def open_onnx_model(path: Path, device: torch.device, precision: str, threads: i
         pixel_bytes=said.get("bytes_per_pixel", UNKNOWN_BYTES),
         compute=compute,
     )
+
+
+def _classifier(compute: Callable[[Pictures], Pictures], said: dict[str, Any], path: Path) -> Classifier:
+    side, channels, classes = said.get("input_size", 0), said["in_channels"], said["out_channels"]
+    if not 0 < side <= _LARGEST:
+        raise ModelFileError(f"{path}: metadata: expected input_size from 1 to {_LARGEST}, found {side}")
+    found = compute(np.full((1, channels, side, side), 0.5, dtype=np.float32))
+    if found.shape != (1, classes):
+        raise ModelFileError(f"{path}: expected {classes} classes, as its metadata says, found {found.shape}")
+    return Classifier(channels, side, classes, compute)
 
 
 def _said(session: Any, path: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from dhp_sr.archs import EDSR
+from dhp_sr.archs import EDSR, UNet
 
 
 def prepare(network: nn.Module) -> nn.Module:
@@ -13,7 +13,8 @@ def prepare(network: nn.Module) -> nn.Module:
 
     A PReLU with one parameter becomes a leaky ReLU, which onnxruntime merges into the convolution before it (a PReLU
     stays a separate, slow operator; SRResNet takes twice as long with it). EDSR's range and output mean go into its
-    biases.
+    biases. A UNet, which fills sides up and cuts them back, states its output's size through the input's, so that
+    programs that infer shapes find it.
 
     Args:
         network: takes one image tensor; left as it was.
@@ -23,7 +24,20 @@ def prepare(network: nn.Module) -> nn.Module:
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.PReLU) and child.num_parameters == 1:
                 setattr(parent, name, nn.LeakyReLU(float(child.weight)))
-    return _FoldedEDSR(copied).eval() if type(copied) is EDSR else copied
+    wrapper = {EDSR: _FoldedEDSR, UNet: _SizedUNet}.get(type(copied))
+    return wrapper(copied).eval() if wrapper else copied
+
+
+class _SizedUNet(nn.Module):
+    """UNet whose result is given the size that it has."""
+
+    def __init__(self, network: UNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As `UNet.forward`; with its channels stated, the exporter would see that nothing changes, and drop it."""
+        return self.network(x).reshape(x.shape[0], -1, *x.shape[2:])
 
 
 class _FoldedEDSR(nn.Module):

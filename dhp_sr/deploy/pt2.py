@@ -7,10 +7,12 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx.experimental import _config as symbolic_config
 
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_path
@@ -103,11 +105,23 @@ def exporters_quiet() -> Iterator[None]:
 
 
 def _program(network: nn.Module, shape: Sequence[int], multiple: int) -> ExportedProgram:
+    given = (traced_image(network, shape),)
+    options: dict[str, Any] = {"dynamic_shapes": (dynamic_sides(network, multiple),)}
     with exporters_quiet():
         try:
-            return torch.export.export(
-                network, (traced_image(network, shape),), dynamic_shapes=(dynamic_sides(network, multiple),)
-            )
-        except Exception as error:  # torch raises all kinds for what it cannot follow
-            reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
-            raise UserError(f"{type(network).__name__} has no form as a torch.export program: {reason[0]}") from error
+            return torch.export.export(network, given, **options)
+        except Exception:  # torch raises all kinds for what it cannot follow
+            return _with_checks(network, given, options)
+
+
+def _with_checks(network: nn.Module, given: tuple[Tensor], options: dict[str, Any]) -> ExportedProgram:
+    """Export a network whose sizes torch cannot prove to fit, such as sides that are filled up: the program checks.
+
+    Without `backed_size_oblivious` it would also insist that no side on the way is 1, since none was in the example.
+    """
+    try:
+        with symbolic_config.patch(backed_size_oblivious=True):
+            return torch.export.export(network, given, prefer_deferred_runtime_asserts_over_guards=True, **options)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        raise UserError(f"{type(network).__name__} has no form as a torch.export program: {reason[0]}") from error

@@ -23,7 +23,7 @@ from dhp_sr.structure.trace import to_meta
 from dhp_sr.utils.errors import UserError
 
 from .container import ModelFileError
-from .manifest import check_counts, derived, describe, origin
+from .manifest import LARGEST_SIDE, check_counts, derived, describe, origin
 from .origins import CLASSIFICATION, builder, mark, origin_of
 from .shapes import passing_side
 
@@ -153,6 +153,8 @@ def _fit(network: nn.Module, shapes: Mapping[str, tuple[int, ...]], arguments: M
 
 def _check_description(network: nn.Module, manifest: Mapping[str, Any]) -> None:
     rebuilt = describe(network)
+    if 0 < manifest["size_multiple"] <= LARGEST_SIDE and manifest["size_multiple"] % rebuilt["size_multiple"] == 0:
+        rebuilt["size_multiple"] = manifest["size_multiple"]  # a UNet once took multiples of a power of two alone
     for key in derived(manifest):
         if key not in ("arguments", "widths") and manifest[key] != rebuilt[key]:
             raise ModelFileError(f"manifest: {key} is {manifest[key]!r}, but the tensors make it {rebuilt[key]!r}")

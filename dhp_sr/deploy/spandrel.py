@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dhp_sr._compat import prepare_torchvision
 
 from .checkpoint import fill
-from .container import DESCRIPTION
+from .container import DESCRIPTION, ModelFileError
 from .embedded import extract
 from .origins import check_restores
 from .rebuild import rebuild
@@ -31,6 +31,10 @@ ARCHITECTURE_ID = "dhp_sr"
 LARGEST_HALF = 65504.0
 MARGIN = 16
 """How far the largest value seen in a pass stays below the largest number of fp16, for pictures that are worse."""
+
+
+class UnusableFileError(ModelFileError, spandrel.UnsupportedModelError):
+    """A file of ours that is damaged or does another job, in the class that users of spandrel's loader expect."""
 
 
 class DhpSrArchitecture(spandrel.Architecture[nn.Module]):
@@ -46,8 +50,14 @@ class DhpSrArchitecture(spandrel.Architecture[nn.Module]):
             state_dict: all tensors of a file, by key.
 
         Raises:
-            ModelFileError: description and tensors do not make one working network, or it does not restore images.
+            UnusableFileError: description and tensors do not make one working network, or it does not restore images.
         """
+        try:
+            return self._descriptor(state_dict)
+        except ModelFileError as error:
+            raise UnusableFileError(str(error)) from error
+
+    def _descriptor(self, state_dict: dict[str, Any]) -> "spandrel.ImageModelDescriptor[nn.Module]":
         manifest, weights = extract(state_dict)
         check_restores(manifest["task"], DESCRIPTION)
         shapes = {key: tuple(tensor.shape) for key, tensor in weights.items()}

@@ -39,10 +39,13 @@ def onnx_complexity(path: str | Path, input_shape: Sequence[int]) -> Complexity 
         ) from error
     model = onnx.load(path)
     _fix_input(model.graph, input_shape)
+    nodes = [node for node in model.graph.node if node.op_type in (*CONVOLUTIONS, *PRODUCTS)]
+    named = {name for node in nodes for name in (*node.input[:2], node.output[0])}
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     shapes = _shapes(inferred)
-    nodes = [node for node in inferred.node if node.op_type in (*CONVOLUTIONS, *PRODUCTS)]
-    if any(name not in shapes for node in nodes for name in (*node.input[:2], node.output[0])):
+    if not named <= shapes.keys():
+        shapes |= _by_arithmetic(model)
+    if not named <= shapes.keys():
         return None
     convolutions = [node for node in nodes if node.op_type in CONVOLUTIONS]
     return Complexity(
@@ -51,6 +54,16 @@ def onnx_complexity(path: str | Path, input_shape: Sequence[int]) -> Complexity 
         activations=sum(math.prod(shapes[node.output[0]]) for node in convolutions),
         convs=len(convolutions),
     )
+
+
+def _by_arithmetic(model: Any) -> Shapes:
+    """Return what onnxruntime finds, which also follows sizes that the graph computes, such as sides filled up."""
+    try:
+        from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
+
+        return _shapes(SymbolicShapeInference.infer_shapes(model, auto_merge=True).graph)
+    except Exception:  # onnxruntime is not there, or its tool does not know an operator, which it says by any class
+        return {}
 
 
 def _fix_input(graph: Any, input_shape: Sequence[int]) -> None:

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from dhp_sr.deploy import load_model
-from dhp_sr.deploy.origins import check_restores
-from dhp_sr.deploy.runner import Runner, open_model
+from dhp_sr.deploy.onnx_runner import Classifier, open_onnx_any
+from dhp_sr.deploy.origins import CLASSIFICATION
+from dhp_sr.deploy.runner import Runner
 from dhp_sr.metrics import Complexity, complexity
 from dhp_sr.metrics.onnx_complexity import onnx_complexity
 from dhp_sr.models.titles import model_titles
@@ -30,6 +31,23 @@ class OnnxNetwork(nn.Module):
         return self.runner(x)
 
 
+class OnnxClasses(nn.Module):
+    """An ONNX file that names classes, with what our classifiers tell of themselves."""
+
+    task, scale, size_multiple = CLASSIFICATION, 1, 1
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.compute, self.num_classes = classifier.compute, classifier.classes
+        self.in_channels, self.input_size = classifier.in_channels, classifier.input_size
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return (N, num_classes) for (N, C, H, W), on the CPU, float32; for meta tensors the shape alone."""
+        if x.is_meta:
+            return x.new_empty(len(x), self.num_classes)
+        return torch.from_numpy(self.compute(x.numpy()))
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One of several models that are scored side by side."""
@@ -44,11 +62,11 @@ class Candidate:
     @property
     def runtime(self) -> str:
         """What computes it."""
-        return "onnxruntime" if isinstance(self.network, OnnxNetwork) else "torch"
+        return "onnxruntime" if isinstance(self.network, OnnxNetwork | OnnxClasses) else "torch"
 
     def cost(self, shape: Sequence[int]) -> Complexity | None:
         """Return what it costs for an input (N, C, H, W); None where a graph does not tell."""
-        if isinstance(self.network, OnnxNetwork):
+        if self.runtime == "onnxruntime":
             return onnx_complexity(self.path, shape)
         return complexity(self.network, shape)
 
@@ -62,13 +80,13 @@ def open_candidates(paths: Sequence[str | Path], device: torch.device, threads: 
         threads: Of the CPU, for onnxruntime.
 
     Raises:
-        UserError: a file is no model, does not restore images, or does another job than the first one.
+        UserError: a file is no model, or does another job than the first one.
     """
     cpu = torch.device("cpu")
     opened = []
     for path, name in zip(map(Path, paths), model_titles(paths), strict=True):
         network = open_network(path, device, threads)
-        opened.append(Candidate(name, path, network, cpu if isinstance(network, OnnxNetwork) else device))
+        opened.append(Candidate(name, path, network, cpu if isinstance(network, OnnxNetwork | OnnxClasses) else device))
     for candidate in opened:
         _check_job(candidate, opened[0])
     return opened
@@ -79,13 +97,18 @@ def open_network(path: Path, device: torch.device, threads: int) -> nn.Module:
     if path.suffix.lower() == ".onnx":
         if not path.is_file():
             raise UserError(f"{path}: expected a model, found no file")
-        return OnnxNetwork(open_model(path, threads=threads))
+        found = open_onnx_any(path, threads=threads)
+        return OnnxClasses(found) if isinstance(found, Classifier) else OnnxNetwork(found)
     return load_model(path, device).float()
 
 
 def _check_job(candidate: Candidate, first: Candidate) -> None:
-    check_restores(candidate.network.task, candidate.path)
-    jobs = [(one.network.task, one.network.scale, one.network.in_channels) for one in (candidate, first)]
-    if jobs[0] != jobs[1]:
-        found, expected = (f"{task} x{scale} of {channels} channel(s)" for task, scale, channels in jobs)
+    found, expected = _job(candidate.network), _job(first.network)
+    if found != expected:
         raise UserError(f"{candidate.path}: expected {expected} like {first.path}, found {found}; score them apart")
+
+
+def _job(network: nn.Module) -> str:
+    if network.task == CLASSIFICATION:
+        return f"classification of {network.in_channels} x {network.input_size} x {network.input_size}"
+    return f"{network.task} x{network.scale} of {network.in_channels} channel(s)"

@@ -51,7 +51,13 @@ class Place:
 
 
 def device_named(name: Literal["auto", "cpu", "cuda"] | None) -> torch.device:
-    """Return the device that a command line names; None is `auto`. Errors as for `pick_device`."""
+    """Return the device that a command line names; None is `auto`.
+
+    Raises:
+        UserError: there is no graphics card.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: found no CUDA device; use --device cpu, or install a CUDA build of torch")
     return pick_device({"cpu": 0, "cuda": 1}.get(name or "auto", "auto"))
 
 

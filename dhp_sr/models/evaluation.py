@@ -9,9 +9,10 @@ import torch
 
 from dhp_sr.metrics import latencies
 from dhp_sr.models.candidates import Candidate, open_candidates
+from dhp_sr.models.classification import Classification
 from dhp_sr.models.devices import device_named
 from dhp_sr.models.memory import peak_memory
-from dhp_sr.models.networks import EXAMPLE_SIDE, image_shape
+from dhp_sr.models.networks import EXAMPLE_SIDE, example_shape, image_shape
 from dhp_sr.models.numbers import finite
 from dhp_sr.models.rows import Row, new_row
 from dhp_sr.models.task import Task
@@ -28,8 +29,8 @@ HD_OUTPUT = (720, 1280)
 class Measuring:
     """How time and memory are measured."""
 
-    size: tuple[int, int] = (EXAMPLE_SIDE, EXAMPLE_SIDE)
-    """Height and width of the input."""
+    size: tuple[int, int] | None = None
+    """Height and width of the input; None: 128 x 128, for a classifier what it is meant for."""
     repeats: int = 10
     """Timed passes of each model; 0: neither time nor memory is measured."""
     threads: int | None = None
@@ -46,22 +47,26 @@ def evaluate_files(
     device: Literal["auto", "cpu", "cuda"] | None = None,
     measuring: Measuring | None = None,
 ) -> dict[str, Any]:
-    """Score model files on folders of ground-truth images; inputs are made by exact bicubic or by adding noise.
+    """Score model files on folders of images.
+
+    Of ground-truth images, inputs are made by exact bicubic or by adding noise; a classifier's images are labelled.
 
     Args:
-        models: One file or several, of the same task, scale and channels; `.onnx` files too.
+        models: One file or several, of the same task, scale and channels; `.onnx` files too, classifiers' if ours.
         folders: One test set each, named after the folder.
         sigma: Noise level (0-255 scale), which a denoiser needs.
         max_images: Only the first so many of each set.
-        crop_border: Pixels shaved before scoring; default: the scale, 0 for denoising.
+        crop_border: Pixels shaved before scoring; default: the scale, 0 for denoising. This, `sigma`, `max_images` and
+            the size of `measuring` mean nothing for classifiers, and are refused.
         device: Where torch computes; default: auto.
         measuring: Of time and memory; default: not measured.
 
     Returns:
-        The form of metrics.json; every row with the scores of its images, a model's with its costs at several sizes.
+        The form of metrics.json; every row with the scores of its images, a model's with its costs at several sizes. A
+        classifier's scores are those of a set alone, its costs those of the size it is meant for.
 
     Raises:
-        UserError: a file is no model, a folder is missing, or `sigma` does not fit the task.
+        UserError: a file is no model, a folder is missing, or an argument has no meaning for the model's task.
     """
     measuring = measuring or Measuring(repeats=0)
     place = device_named(device)
@@ -69,17 +74,18 @@ def evaluate_files(
     candidates = open_candidates(paths, place, measuring.threads or torch.get_num_threads())
     first, task = candidates[0].network, task_named(candidates[0].network.task)
     choices = {"sigma": sigma, "max_images": max_images, "crop_border": crop_border}
-    sets = _open_sets(candidates[0], task, folders, **choices)
-    rows = [_input_row(sets, task.input_name), *(_row(candidate, sets) for candidate in candidates)]
+    found = {"name": ", ".join(map(str, paths)), "task": first.task, "scale": first.scale}
+    if first.task == Classification.name:
+        sets = _open_sets(candidates[0], task, folders, **choices, size=measuring.size)
+        inputs, rows, shape = [], [_class_row(one, task, sets) for one in candidates], list(example_shape(first))
+    else:
+        sets = _open_sets(candidates[0], task, folders, **choices)
+        inputs, rows = [_input_row(sets, task.input_name)], [_row(one, sets) for one in candidates]
+        shape = image_shape(first, *(measuring.size or (EXAMPLE_SIDE, EXAMPLE_SIDE)))
+        found |= {"shaved": {one.name: one.shave for one in sets}}
     if measuring.repeats:
-        _measure(rows[1:], candidates, measuring)
-    return _metrics(", ".join(map(str, paths)), first, rows, sets)
-
-
-def _metrics(name: str, network: torch.nn.Module, rows: Sequence[Row], sets: Sequence[TestSet]) -> dict[str, Any]:
-    found = {"name": name, "task": network.task, "scale": network.scale, "rows": list(rows)}
-    shaved = {test_set.name: test_set.shave for test_set in sets}
-    return finite({**found, "macs_input": image_shape(network, EXAMPLE_SIDE, EXAMPLE_SIDE), "shaved": shaved})
+        _measure(rows, candidates, shape, measuring)
+    return finite({**found, "rows": [*inputs, *rows], "macs_input": next(iter(rows[0]["costs"].values()))["input"]})
 
 
 def _open_sets(candidate: Candidate, task: Task, folders: Sequence[str], **choices: Any) -> list[TestSet]:
@@ -98,10 +104,22 @@ def _input_row(sets: Sequence[TestSet], name: str) -> Row:
 def _row(candidate: Candidate, sets: Sequence[TestSet]) -> Row:
     network, device = candidate.network, candidate.device
     each = {one.name: scores_of(lambda item, one=one: restore(network, item, one.scale, device), one) for one in sets}
-    costs = {name: _cost(candidate, shape) for name, shape in _cost_shapes(candidate.network).items()}
-    stated = {name: costs["128x128"][name] for name in ("macs", "params", "convs")}
-    told = {"file": str(candidate.path), "runtime": candidate.runtime, "costs": costs, "images": each}
-    return new_row(candidate.name, _means(each), **stated, **told)
+    return _model_row(candidate, _means(each), _cost_shapes(network), images=each)
+
+
+def _class_row(candidate: Candidate, task: Task, sets: Sequence[Any]) -> Row:
+    scores = {one.name: task.evaluate(candidate.network, one, candidate.device) for one in sets}
+    side = candidate.network.input_size
+    return _model_row(candidate, scores, {f"{side}x{side}": list(example_shape(candidate.network))})
+
+
+def _model_row(candidate: Candidate, scores: dict[str, Any], shapes: dict[str, list[int]], **known: Any) -> Row:
+    """Return a row with costs for several inputs; those of the first stand for all."""
+    costs = {name: _cost(candidate, shape) for name, shape in shapes.items()}
+    first = next(iter(costs.values()))
+    stated = {name: first[name] for name in ("macs", "params", "convs")}
+    told = {"file": str(candidate.path), "runtime": candidate.runtime, "costs": costs, **known}
+    return new_row(candidate.name, scores, **stated, **told)
 
 
 def _means(each: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -124,9 +142,10 @@ def _cost(candidate: Candidate, shape: list[int]) -> dict[str, Any]:
     return {"input": shape, **{name: getattr(found, name) if found else None for name in names}}
 
 
-def _measure(rows: Sequence[dict[str, Any]], candidates: Sequence[Candidate], measuring: Measuring) -> None:
+def _measure(
+    rows: Sequence[dict[str, Any]], candidates: Sequence[Candidate], shape: list[int], measuring: Measuring
+) -> None:
     """Add time and memory to the rows of models; all take turns, on the CPU and on the graphics card."""
-    shape = image_shape(candidates[0].network, *measuring.size)
     for kind in dict.fromkeys(["cpu", *(candidate.device.type for candidate in candidates)]):
         timed = [one for one in candidates if one.runtime == "torch" or kind == "cpu"]
         networks = {one.name: one.network.to(kind) for one in timed}

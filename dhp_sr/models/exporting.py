@@ -116,8 +116,7 @@ def report(done: Exported) -> str:
     """Return what was written, and how far it is from PyTorch."""
     facts, size = done.facts, done.path.stat().st_size / 2**20
     scale = f" x{facts['scale']}" if facts["scale"] > 1 else ""
-    multiple = facts["size_multiple"]
-    sides = f", height and width in multiples of {multiple}" if multiple > 1 else ", any height and width"
+    sides = _sides_text(facts)
     checks = ", ".join(f"{value:.2g} at {size_text(shape)}" for shape, value in done.agreement.differences.items())
     return (
         f"{done.path}: {facts['architecture']}{scale}, {done.form}, {facts['precision']}, {size:.2f} MiB\n"
@@ -125,6 +124,13 @@ def report(done: Exported) -> str:
         f"  largest difference to PyTorch: {done.agreement.largest:.2g} ({checks}); allowed: "
         f"{done.agreement.tolerance:g}\n"
     )
+
+
+def _sides_text(facts: Mapping[str, Any]) -> str:
+    if facts.get("input_size"):
+        return f", height and width from {facts['input_size']} on"
+    multiple = facts["size_multiple"]
+    return f", height and width in multiples of {multiple}" if multiple > 1 else ", any height and width"
 
 
 def _check_choices(form: str, opset: int | None, licence: str | None, tolerance: float | None) -> None:

@@ -101,7 +101,7 @@ def plan_arch(
     network = build_named(name, given)
     channels = getattr(network, "in_channels", given.get("num_in_ch", given.get("in_channels", 3)))
     usual = getattr(network, "input_size", EXAMPLE_SIDE)
-    side = _checked(size or (usual, usual), getattr(network, "size_multiple", 1))
+    side = _checked(size or (usual, usual))
     hyper = convert(network, torch.zeros(1, channels, *side), exclude=tuple(exclude))
     return finite({"name": name, **describe(hyper, network, round_to, min_width), "targets": []})
 
@@ -163,7 +163,7 @@ def _try(hyper: HyperNet, rules: Mapping[str, Any], kind: str, keep_ratio: float
     return {**target, "met": True, "kept": kept, "text": ""}
 
 
-def _checked(size: Sequence[int], multiple: int) -> Sequence[int]:
-    if min(size) < 1 or any(side % multiple for side in size):
-        raise UserError(f"--size: expected multiples of {multiple}, above 0, found {size[0]} {size[1]}")
+def _checked(size: Sequence[int]) -> Sequence[int]:
+    if min(size) < 1:
+        raise UserError(f"--size: expected numbers above 0, found {size[0]} {size[1]}")
     return size

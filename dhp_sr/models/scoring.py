@@ -1,24 +1,23 @@
-"""Scores of a run's models on the test sets of its option file, and of classifiers, for test.py."""
+"""Scores of a run's models on the test sets of its option file, for test.py -opt."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from dhp_sr.config import load_options, resolve_paths, run_path
 from dhp_sr.config.schema import Options
-from dhp_sr.deploy import load_model, read_manifest
-from dhp_sr.models.classification import Classification
-from dhp_sr.models.devices import device_named, one_device
+from dhp_sr.deploy import load_model
+from dhp_sr.models.devices import one_device
 from dhp_sr.models.finals import final_names
 from dhp_sr.models.networks import check_fit, example_shape
 from dhp_sr.models.numbers import finite
 from dhp_sr.models.rows import input_rows, model_row
 from dhp_sr.models.run_folder import RunFolder
 from dhp_sr.models.tasks import task_named, task_of
-from dhp_sr.models.titles import model_titles, set_titles
+from dhp_sr.models.titles import model_titles
 from dhp_sr.reports.tables import text_table
 from dhp_sr.utils.errors import UserError
 
@@ -62,50 +61,6 @@ def _open(path: Path, options: Options, opt: str | Path, device: torch.device) -
     return network
 
 
-def classifies(model: str | Path) -> bool:
-    """Return whether a model file of ours names classes, rather than restores images."""
-    return Path(model).suffix.lower() != ".onnx" and read_manifest(model)["task"] == Classification.name
-
-
-def score_files(
-    models: str | Path | Sequence[str | Path],
-    folders: Sequence[str],
-    *,
-    sigma: float | None = None,
-    max_images: int | None = None,
-    crop_border: int | None = None,
-    device: Literal["auto", "cpu", "cuda"] | None = None,
-) -> dict[str, Any]:
-    """Score classifiers on folders of labelled images; what restores images: `evaluation.evaluate_files`.
-
-    Args:
-        models: One file or several.
-        folders: One test set each, named after the folder.
-        sigma: No meaning for classifiers; refused.
-        max_images: Only the first so many of each set.
-        crop_border: No meaning for classifiers; refused.
-        device: Where to compute; default: auto.
-
-    Returns:
-        The form of metrics.json, without times.
-
-    Raises:
-        UserError: a file is no model, a folder is missing, or an argument has no meaning for the model's task.
-    """
-    place = device_named(device)
-    choices = {"sigma": sigma, "max_images": max_images, "crop_border": crop_border}
-    paths = [models] if isinstance(models, str | Path) else list(models)
-    named, several = dict(zip(set_titles(folders), map(str, folders), strict=True)), []
-    for model in paths:
-        network = load_model(model, place)
-        try:
-            sets = task_named(network.task).folder_sets(network, named, choices)
-        except UserError as error:
-            raise UserError(f"{model}: {error}") from error
-        several.append(score(network, Path(model), sets, place))
-    return _side_by_side(paths, several)
-
-
 def _side_by_side(paths: Sequence[str | Path], several: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the scores of several models as one table: the input's row of the first, and a row for each model."""
     rows = [{**scores["rows"][-1], "model": title} for scores, title in zip(several, model_titles(paths), strict=True)]
@@ -115,7 +70,7 @@ def _side_by_side(paths: Sequence[str | Path], several: Sequence[dict[str, Any]]
 def score(network: nn.Module, path: Path, sets: Sequence[Any], device: torch.device | str) -> dict[str, Any]:
     """Return rows for the input (where it can be scored) and for `network`, in the form of metrics.json."""
     if not sets:
-        raise UserError("expected at least one test set (datasets.val, or --data), found none")
+        raise UserError("expected at least one test set (datasets.val), found none")
     task = task_named(network.task)
     shape = list(example_shape(network))
     rows = [*input_rows(task, sets), model_row(path.stem, network, task, sets, shape, device)]

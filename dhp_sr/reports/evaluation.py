@@ -19,11 +19,12 @@ def evaluation_text(found: Mapping[str, Any], images: bool = True) -> str:
         images: with the scores of every image, not of every set alone.
     """
     rows = found["rows"]
-    parts = [images_text(name, rows, found["shaved"][name], images) for name in rows[0]["sets"]]
-    parts += [f"{found['name']}\n{text_table(found)}", cost_text(rows[1:])]
-    measured = [text for text in (latency_text(rows[1:]), memory_text(rows[1:])) if text]
-    ntire = [ntire_text(rows[1:], found["shaved"])] if found["task"] == "sr" else []
-    return "\n".join([*parts, *measured, *ntire])
+    models = [row for row in rows if "costs" in row]
+    pictures = [images_text(name, rows, shaved, images) for name, shaved in found.get("shaved", {}).items()]
+    table = f"{found['name']}\n{text_table(found)}"
+    measured = [text for text in (latency_text(models), memory_text(models)) if text]
+    ntire = [ntire_text(models, found["shaved"])] if found["task"] == "sr" else []
+    return "\n".join([*pictures, table, cost_text(models), *measured, *ntire])
 
 
 def images_text(name: str, rows: Sequence[Row], shaved: int, images: bool = True) -> str:

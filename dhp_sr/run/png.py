@@ -2,7 +2,7 @@
 
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import IO
 
 import numpy as np
@@ -12,6 +12,7 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _KINDS = {1: 0, 2: 4, 3: 2, 4: 6}
 """Channels -> the format's number for grey, grey with alpha, RGB, RGBA."""
 _LEVEL = 3
+_PIECE = 2**18
 LARGEST_SIDE = 2**31 - 1
 
 
@@ -39,15 +40,29 @@ def write_png(
     _chunk(stream, b"IHDR", struct.pack(">IIBBBBB", width, height, depth, _KINDS[channels], 0, 0, 0))
     if icc:
         _chunk(stream, b"iCCP", b"profile\0\0" + zlib.compress(icc))
-    packer, above = zlib.compressobj(_LEVEL), np.zeros((1, width * channels * depth // 8), dtype=np.uint8)
+    for content in _pieces(_packed(strips, width, channels * depth // 8)):
+        _chunk(stream, b"IDAT", content)
+    _chunk(stream, b"IEND", b"")
+
+
+def _packed(strips: Iterable[NDArray], width: int, step: int) -> Iterator[bytes]:
+    packer, above = zlib.compressobj(_LEVEL), np.zeros((1, width * step), dtype=np.uint8)
     for strip in strips:
         rows = _row_bytes(strip)
-        packed = packer.compress(_filtered(rows, above, channels * depth // 8))
-        if packed:
-            _chunk(stream, b"IDAT", packed)
+        yield packer.compress(_filtered(rows, above, step))
         above = rows[-1:]
-    _chunk(stream, b"IDAT", packer.flush())
-    _chunk(stream, b"IEND", b"")
+    yield packer.flush()
+
+
+def _pieces(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Divide bytes into pieces of one length, so that the file does not depend on how many rows came at a time."""
+    held = bytearray()
+    for part in parts:
+        held += part
+        while len(held) >= _PIECE:
+            yield bytes(held[:_PIECE])
+            del held[:_PIECE]
+    yield bytes(held)
 
 
 def _chunk(stream: IO[bytes], name: bytes, content: bytes) -> None:

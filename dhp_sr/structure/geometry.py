@@ -49,6 +49,15 @@ def item(call: Call, side: int) -> Spread:
     return _map(call, side, maps)
 
 
+def narrow(call: Call, side: int) -> Spread:
+    """Return some consecutive rows, columns or channels of a picture."""
+    dim, start = call.number(1, "dim") % 4, call.number(2, "start")
+    if not isinstance(start, int):
+        raise unbounded(call, "begins at a place that a tensor holds")
+    first = [start % call.shape(call.source)[axis] if axis == dim else 0 for axis in (2, 3)]
+    return _map(call, side, [(lambda i, first=one: [i + first], Fraction(1)) for one in first])
+
+
 def _map(call: Call, side: int, maps: list[tuple[Reads, Fraction]]) -> Spread:
     """Apply one (reads, ratio) for rows and one for columns."""
     found = [

@@ -14,8 +14,8 @@ from dhp_sr.structure.rules import rule_for
 from dhp_sr.structure.spread import spread_of
 from dhp_sr.structure.trace import Traced, TraceError, trace
 
-_SIDE = 48
-"""Sides of the example are multiples of it, so that they can be halved and divided by three."""
+_SIDES = (48, 768)
+"""The example's sides are multiples of the first, to be halved and divided by three; if need be, of the second."""
 
 
 class ReceptiveField(NamedTuple):
@@ -43,12 +43,21 @@ def receptive_field(network: nn.Module, in_channels: int, size_multiple: int = 1
     Returns:
         Halo and alignment of tiles; an unbounded one with the reason.
     """
-    side = math.lcm(size_multiple, _SIDE)
-    try:
-        traced = trace(network, torch.zeros(1, in_channels, side, side, dtype=_type_of(network)))
-        rows, columns = _walk(network, traced, side)
-    except (TraceError, Unbounded) as error:
-        return ReceptiveField(None, size_multiple, str(error))
+    reasons = []
+    for side in _SIDES:
+        try:
+            return _bounded(network, in_channels, size_multiple, math.lcm(size_multiple, side))
+        except Unbounded as error:
+            reasons.append(str(error))
+        except TraceError as error:
+            reasons.append(str(error))
+            break
+    return ReceptiveField(None, size_multiple, reasons[0])
+
+
+def _bounded(network: nn.Module, in_channels: int, size_multiple: int, side: int) -> ReceptiveField:
+    traced = trace(network, torch.zeros(1, in_channels, side, side, dtype=_type_of(network)))
+    rows, columns = _walk(network, traced, side)
     multiple = math.lcm(rows.shift, columns.shift, size_multiple)
     return ReceptiveField(max(rows.before, rows.after, columns.before, columns.after), multiple)
 

@@ -122,6 +122,7 @@ def _along_axes(call: Call, rule: Callable[[Call], Any]) -> Spread | list[Spread
 
 _HANDLERS: tuple[tuple[tuple[Any, ...], Callable[[Call, int], Spread]], ...] = (
     ((operator.getitem,), geometry.item),
+    ((parts.narrow,), geometry.narrow),
     ((layers.convolution,), geometry.convolution),
     ((layers.transposed_convolution,), geometry.transposed_convolution),
     (geometry.POOLS, geometry.pooling),

@@ -12,45 +12,65 @@ from dhp_sr.deploy.onnx import export_onnx, open_onnx
 from dhp_sr.deploy.pt2 import export_pt2
 from dhp_sr.hyper import convert
 
-NETWORKS = {
+PAPERS = {
     "EDSR": {"num_feat": 128, "num_block": 8},
     "SRResNet": {},
     "DnCNN": {},
     "UNet": {},
 }
+SMALL = {
+    "EDSR": {"num_feat": 16, "num_block": 1},
+    "SRResNet": {"num_feat": 16, "num_block": 1},
+    "DnCNN": {"num_feat": 16, "num_layers": 4},
+    "UNet": {"num_feat": 8},
+}
 SHAPES = ((1, 33, 57), (1, 100, 17), (2, 64, 40))
+TINY = ((1, 1, 1), (1, 2, 2), (1, 17, 1))
 
 
-def halved(name):
-    hyper = convert(build(name, **NETWORKS[name]), torch.zeros(1, build(name, **NETWORKS[name]).in_channels, 32, 32))
-    hyper.prune_to(macs=0.5)
+def halved(name, arguments, **budget):
+    torch.manual_seed(0)
+    network = build(name, **arguments)
+    hyper = convert(network, torch.zeros(1, network.in_channels, 32, 32))
+    hyper.prune_to(macs=0.5, **budget)
     return hyper.cut().eval()
 
 
-def up(side, multiple):
-    return multiple * -(-side // multiple)
+def differences(network, folder, shapes):
+    """Export a network; return (batch, height, width) -> how far onnxruntime and the program are from PyTorch."""
+    example = (1, network.in_channels, 32, 48)
+    export_onnx(network, folder / "x.onnx", example)
+    export_pt2(network, folder / "x.pt2", example)
+    session = open_onnx(folder / "x.onnx")
+    module = torch.export.load(io.BytesIO((folder / "x.pt2").read_bytes())).module()
+    found = {}
+    for batch, height, width in shapes:
+        x = torch.rand(batch, network.in_channels, height, width)
+        with torch.no_grad():
+            expected, program = network(x), module(x)
+        assert expected.shape == (batch, network.in_channels, network.scale * height, network.scale * width)
+        (runtime,) = session.run(None, {"input": x.numpy()})
+        found[batch, height, width] = (
+            float(np.abs(runtime - expected.numpy()).max()),
+            float((program - expected).abs().max()),
+        )
+    return found
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_half_a_small_network_agrees_at_any_size(name, tmp_path):
+    network = halved(name, SMALL[name], round_to=1, min_width=1, tolerance=0.05)
+    found = differences(network, tmp_path, (*SHAPES, *TINY))
+    assert max(map(max, found.values())) <= 1e-5
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", PAPERS)
 def test_half_the_network_agrees_within_1e_5(name, tmp_path, capsys):
-    network = halved(name)
-    channels, multiple = network.in_channels, network.size_multiple
-    shape, where = (1, channels, up(32, multiple), up(48, multiple)), {"size_multiple": multiple}
-    export_onnx(network, tmp_path / "x.onnx", shape, **where)
-    export_pt2(network, tmp_path / "x.pt2", shape, **where)
-    half = export_onnx(network, tmp_path / "half.onnx", shape, half=True, **where).largest
-    session = open_onnx(tmp_path / "x.onnx")
-    module = torch.export.load(io.BytesIO((tmp_path / "x.pt2").read_bytes())).module()
-    found = {}
-    for batch, height, width in SHAPES:
-        x = torch.rand(batch, channels, up(height, multiple), up(width, multiple))
-        with torch.no_grad():
-            expected, program = network(x), module(x)
-        (runtime,) = session.run(None, {"input": x.numpy()})
-        differences = (np.abs(runtime - expected.numpy()).max(), float((program - expected).abs().max()))
-        found[tuple(x.shape)] = differences
-        assert max(differences) <= 1e-5
+    network = halved(name, PAPERS[name])
+    found = differences(network, tmp_path, SHAPES)
+    half = export_onnx(network, tmp_path / "half.onnx", (1, network.in_channels, 32, 48), half=True).largest
+    assert max(map(max, found.values())) <= 1e-5
     with capsys.disabled():
         print(f"\n{name}: onnxruntime and pt2 from PyTorch: {found}; fp16 {half:g}")
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from dhp_sr.archs import ARCHS, build
 from dhp_sr.deploy import load_model, read_manifest, save_model
+from dhp_sr.deploy.container import ModelFileError
 from dhp_sr.utils.errors import UserError
 
 from .conftest import CUTS, cut_network
@@ -92,7 +93,17 @@ def test_manifest_describes_the_network(tmp_path, network):
 def test_manifest_gives_widths_of_transposed_convolutions(tmp_path):
     save_model(cut_network("UNet"), tmp_path / "model.safetensors")
     manifest = read_manifest(tmp_path / "model.safetensors")
-    assert manifest["widths"]["up.0"] == [3, 16] and manifest["colour"] == "grey" and manifest["size_multiple"] == 4
+    assert manifest["widths"]["up.0"] == [3, 16] and manifest["colour"] == "grey" and manifest["size_multiple"] == 1
+
+
+def test_files_of_a_unet_that_took_multiples_only(tmp_path, spoil):
+    network, x = cut_network("UNet"), torch.rand(1, 1, 9, 14)
+    save_model(network, tmp_path / "model.safetensors")
+    loaded = load_model(spoil(tmp_path / "model.safetensors", manifest={"size_multiple": 4}))
+    assert loaded.size_multiple == 1 and torch.equal(loaded(x), network(x))
+    for wrong in (0, -4, 2**20):
+        with pytest.raises(ModelFileError, match="size_multiple is"):
+            load_model(spoil(tmp_path / "model.safetensors", manifest={"size_multiple": wrong}))
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path, network):

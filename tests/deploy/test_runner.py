@@ -22,7 +22,7 @@ SMALL = {
 FACTS = {
     "edsr": ("sr", 2, 3, 3, "RGB", 1, 6, 1),
     "dncnn": ("denoise", 1, 1, 1, "grey", 1, 4, 1),
-    "unet": ("denoise", 1, 3, 3, "RGB", 4, 22, 4),
+    "unet": ("denoise", 1, 3, 3, "RGB", 1, 22, 4),
 }
 
 

@@ -64,6 +64,32 @@ def test_cut_equals_masked(case, parametrisation, share):
     assert hyper.cost().macs == complexity(small, (1, *x.shape[1:])).macs
 
 
+RESTORERS = [case for case in CASES if case.startswith(("edsr", "srresnet", "dncnn", "unet"))]
+
+
+@pytest.mark.parametrize("size", [(33, 57), (17, 1), (1, 1), (2, 2)])
+@pytest.mark.parametrize("case", RESTORERS)
+def test_cut_equals_masked_at_sizes_that_the_trace_has_not_seen(case, size):
+    plain = network(case)
+    hyper = convert(plain, example(plain)).eval()
+    random_latents(hyper)
+    hyper.set_masks(random_masks(hyper, 0.5))
+    x = torch.rand(2, plain.in_channels, *size, dtype=torch.float64)
+    with torch.no_grad():
+        found, expected = hyper.cut()(x), hyper(x)
+    assert found.shape == (2, found.shape[1], *(plain.scale * side for side in size))
+    assert float((found - expected).abs().max()) <= 1e-10 * float(expected.abs().max())
+
+
+@pytest.mark.parametrize("case", ["unet_grey", "unet_colour"])
+def test_a_plan_made_at_an_odd_size_is_the_same(case):
+    plain = network(case)
+    even, odd = (convert(plain, example(plain, side=side)).plan for side in (16, 21))
+    assert [(one.name, one.members, one.reason) for one in odd.groups] == [
+        (one.name, one.members, one.reason) for one in even.groups
+    ]
+
+
 @pytest.mark.parametrize("case", ["srresnet_x4", "dncnn_grey", "edsr_x4", "unet_grey"])
 def test_cut_equals_masked_while_training(case):
     plain = network(case)

@@ -16,7 +16,8 @@ from dhp_sr.models import basicsr_glue
 from dhp_sr.models.classification import Classification, score_classes
 from dhp_sr.models.compression import Compression
 from dhp_sr.models.devices import Place
-from dhp_sr.models.scoring import score_files, score_run
+from dhp_sr.models.evaluation import evaluate_files
+from dhp_sr.models.scoring import score_run
 from dhp_sr.plan import main as plan_main
 from dhp_sr.test import main as score_main
 from dhp_sr.train import main as train_main
@@ -57,7 +58,7 @@ def test_a_run_and_its_files(make, tmp_path, folder, pictures, method):
     copied = tmp_path / "copy" / "pruned.safetensors"
     copied.parent.mkdir()
     copied.write_bytes((folder / "models" / "pruned.safetensors").read_bytes())
-    free = score_files([folder / "models" / "pruned.safetensors", copied], [str(pictures)])
+    free = evaluate_files([folder / "models" / "pruned.safetensors", copied], [str(pictures)])
     assert [row["model"] for row in free["rows"]] == [f"{folder.name}/pruned", "copy/pruned"]
     assert again["rows"][-1]["sets"]["A"] == next(iter(free["rows"][-1]["sets"].values())) == pruned["sets"]["A"]
     assert pruned["sets"]["A"]["images"] == 4 * len(CLASSES)
@@ -202,9 +203,9 @@ def test_folders_that_do_not_fit_a_file(make, tmp_path, folder):
     model = folder / "models" / "dense.safetensors"
     save_classes(tmp_path / "four" / "test", 1, classes=("a", "b", "c", "d"))
     with pytest.raises(UserError, match=r"dense\.safetensors: --data: expected 3 classes"):
-        score_files(model, [str(tmp_path / "four")])
+        evaluate_files(model, [str(tmp_path / "four")])
     with pytest.raises(UserError, match="a classifier, --sigma has no effect"):
-        score_files(model, [str(tmp_path / "four")], sigma=25.0)
+        evaluate_files(model, [str(tmp_path / "four")], sigma=25.0)
 
 
 def test_the_commands_end_with_exit_code_2(make, pictures, tmp_path, capsys):

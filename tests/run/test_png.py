@@ -47,3 +47,14 @@ def test_photographs_are_packed_about_as_well_as_elsewhere():
     write_png(ours, pixels.shape, 8, [pixels])
     Image.fromarray(pixels).save(theirs, "PNG")
     assert len(ours.getvalue()) < 1.15 * len(theirs.getvalue())
+
+
+@pytest.mark.parametrize("rows", [1, 7, 64, 399])
+def test_the_file_does_not_tell_how_many_rows_came_at_a_time(rows):
+    from skimage import data
+
+    pixels = np.tile(data.coffee(), (1, 2, 1))  # 400 x 1200: packed, more than one piece
+    whole, parts = io.BytesIO(), io.BytesIO()
+    write_png(whole, pixels.shape, 8, [pixels])
+    write_png(parts, pixels.shape, 8, strips(pixels, [rows] * -(-400 // rows)))
+    assert parts.getvalue() == whole.getvalue() and whole.getvalue().count(b"IDAT") > 1
