@@ -19,11 +19,12 @@ from dhp_sr.data.images import encode_png, to_color
 from dhp_sr.metrics import evaluating, psnr_db, ssim, to_uint8
 from dhp_sr.metrics.psnr_ssim import WINDOW
 from dhp_sr.models.task import open_sets
+from dhp_sr.reports.scores import PSNR_RGB, PSNR_Y, SSIM_RGB, SSIM_Y
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_write
 
 Picture = NDArray[np.uint8]
-SCORES = ("psnr_y_db", "ssim_y", "psnr_rgb_db", "ssim_rgb")
+SCORES = tuple(score.key for score in (PSNR_Y, SSIM_Y, PSNR_RGB, SSIM_RGB))
 
 
 @dataclass(frozen=True)

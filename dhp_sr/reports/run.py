@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dhp_sr.config.datasets import TASKS
 from dhp_sr.config.yaml_text import parse
 from dhp_sr.utils.errors import UserError
 
@@ -91,6 +92,15 @@ class Run:
     def name(self) -> str:
         """What the run is called."""
         return str((self.metrics or {}).get("name") or self.options.get("name") or self.folder.name)
+
+    @property
+    def task(self) -> str | None:
+        """`sr`, `denoise` or `classification`; of an unfinished run what its data make of it, None without options."""
+        if self.metrics:
+            return self.metrics.get("task")
+        data = self.options.get("datasets")
+        sections = data.values() if isinstance(data, Mapping) else ()
+        return next((TASKS.get(str(one.get("type"))) for one in sections if isinstance(one, Mapping)), None)
 
 
 def read_run(folder: str | Path) -> Run:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from dhp_sr.reports.run import Run
+from dhp_sr.reports.scores import scores_of
 
 from .neighbours import method_of
-from .words import TIMES, gain, number, percent, score_keys, scores_of
+from .words import TIMES, gain, number, percent, score_keys
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,9 @@ def subtitle(run: Run) -> str:
     network = run.options.get("network_g")
     inner = network.get("network") if isinstance(network, Mapping) and network.get("type") == "Hyper" else network
     kind = str(inner.get("type", "")).removeprefix("Hyper") if isinstance(inner, Mapping) else ""
-    metrics, scale = run.metrics or {}, run.options.get("scale")
-    task = {"sr": "super-resolution", "denoise": "denoising"}.get(metrics.get("task", ""), metrics.get("task", ""))
-    if task == "super-resolution":
-        task += f" {TIMES}{metrics.get('scale', scale)}"
+    task = {"sr": "super-resolution", "denoise": "denoising"}.get(run.task or "", run.task or "")
+    if run.task == "sr":
+        task += f" {TIMES}{(run.metrics or {}).get('scale', run.options.get('scale'))}"
     method = method_of(run.options) if run.options else ""
     method = {"none": "not cut", "": ""}.get(method, f"cut by {method}")
     return ", ".join(part for part in (kind, task, method) if part)
@@ -100,24 +100,22 @@ def _latency(own: Mapping[str, Any], dense: Mapping[str, Any]) -> Fact:
 
 def _score(own: Mapping[str, Any], dense: Mapping[str, Any], rows: Mapping[str, Any], run: Run) -> Fact | None:
     """Return the first test set's score, and its distance to the dense network, else to the input."""
-    scores = scores_of(run.metrics.get("task"), score_keys(run.metrics))
+    scores = scores_of(run.task, score_keys(run.metrics))
     if not own["sets"] or not scores:
         return None
     name, found = next(iter(own["sets"].items()))
     score = scores[0]
-    label = f"{score.label.split(',')[0]} on {name}"
-    value, unit = found.get(score.key), score.label.partition(", ")[2]
+    label, value = f"{score.name} on {name}", found.get(score.key)
     if value is None:
         return None
+    shown = f"{number(value, score.digits)} {score.unit}"
     references = [("dense", dense), *((other, row) for other, row in rows.items() if row.get("macs") is None)]
     for other, row in references:
         reference = row.get("sets", {}).get(name, {}).get(score.key)
         if reference is not None:
             what = "the dense network before the search" if other == "dense" else other
-            return Fact(
-                label, f"{number(value, score.digits)} {unit}", f"{gain(value, reference, score.digits)} against {what}"
-            )
-    return Fact(label, f"{number(value, score.digits)} {unit}")
+            return Fact(label, shown, f"{gain(value, reference, score.digits)} against {what}")
+    return Fact(label, shown)
 
 
 def _size(run: Run) -> str:

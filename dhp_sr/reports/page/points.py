@@ -5,10 +5,11 @@ from typing import Any
 
 from dhp_sr.config.methods import CONTROLS
 from dhp_sr.reports.run import Run
+from dhp_sr.reports.scores import scores_of
 
 from .neighbours import method_of, sigmas
 from .published import published_points
-from .words import COSTS, score_keys, scores_of
+from .words import COSTS, score_keys
 
 
 def chart(runs: Sequence[Run], controls: Sequence[Run] = ()) -> dict[str, Any] | None:
@@ -30,7 +31,7 @@ def chart(runs: Sequence[Run], controls: Sequence[Run] = ()) -> dict[str, Any] |
     keys = {key for run in finished for key in score_keys(run.metrics)}
     points += [{**point, "kind": "control"} for run in controls for point in _points(run, several=True)]
     points += published_points(first.get("task"), first.get("scale"), _sigma(finished[0], names), names)
-    scores = scores_of(first.get("task"), tuple(keys))
+    scores = scores_of(finished[0].task, keys)
     if not scores:
         return None
     return {

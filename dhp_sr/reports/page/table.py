@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from dhp_sr.reports.run import Run
+from dhp_sr.reports.scores import COLUMNS, Score, scores_of
 
-from .words import COSTS, MISSING, Score, number, percent, score_keys, scores_of
+from .words import COSTS, MISSING, number, percent, score_keys
 
 Row = Mapping[str, Any]
 
@@ -54,7 +55,7 @@ def results_table(runs: Sequence[Run]) -> Table | None:
     several = len(runs) > 1
     sets = list(dict.fromkeys(name for run in finished for row in run.metrics["rows"] for name in row["sets"]))
     keys = {key for run in finished for key in score_keys(run.metrics)}
-    scores = scores_of(finished[0].metrics.get("task"), tuple(keys))[:2]
+    scores = scores_of(finished[0].task, keys)[:COLUMNS]
     seen: list[Row] = []
     rows = []
     for run in finished:
