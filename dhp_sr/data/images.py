@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image
 
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.pixels import LUMA, PNG_SIGNATURE
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 _MODES = {"L": "L", "LA": "L", "1": "L", "RGB": "RGB", "RGBA": "RGB", "RGBX": "RGB", "P": "RGB", "PA": "RGB"}
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def decode(data: bytes, where: str) -> np.ndarray:
@@ -83,7 +83,7 @@ def to_color(image_HWC: np.ndarray, color: str) -> np.ndarray:
 
 def rgb_to_grey(image_HWC: np.ndarray) -> np.ndarray:
     """Return the luma of a uint8 RGB picture as uint8 of shape (H, W, 1): the grey BSD68 comes from BSDS this way."""
-    luma = image_HWC @ np.array([0.298936021293775, 0.587043074451121, 0.114020904255103])
+    luma = image_HWC @ np.array(LUMA)
     return np.floor(luma + 0.5).astype(np.uint8)[:, :, None]
 
 
@@ -111,7 +111,7 @@ def _explained(where: str) -> Iterator[None]:
 
 def _check_whole(data: bytes) -> None:
     """Check a PNG's chunks by their checksums up to its end mark: its pixels alone can decode and be wrong."""
-    if data.startswith(_PNG_SIGNATURE):
+    if data.startswith(PNG_SIGNATURE):
         with Image.open(io.BytesIO(data)) as picture:
             picture.verify()
 

@@ -3,7 +3,6 @@
 `x.lmdb/labels.tsv` has the columns key, split, class, label; `data.mdb` and `meta_info.txt` are those of `lmdb_read`.
 """
 
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from dhp_sr.data.images import decode
 from dhp_sr.data.labelled import Pictures, class_names, stacked
 from dhp_sr.data.lmdb_read import Database
+from dhp_sr.data.tsv import read_table
 from dhp_sr.utils.errors import UserError
 
 LABELS = "labels.tsv"
@@ -44,15 +44,10 @@ def _rows(path: Path) -> list[list[str]]:
     if not path.is_file():
         advice = "make the LMDB with `scripts/prepare_data.py classes`"
         raise UserError(f"{path.parent}: expected the file {path.name} with the labels, found none: {advice}")
-    with open(path, encoding="utf-8", errors="replace", newline="") as stream:
-        rows = list(csv.reader(stream, delimiter="\t"))
-    if not rows or tuple(rows[0]) != COLUMNS:
-        raise UserError(
-            f"{path}, line 1: expected the columns {', '.join(COLUMNS)}, found {rows[0] if rows else 'none'}"
-        )
-    for number, row in enumerate(rows[1:], start=2):
+    rows = read_table(path, COLUMNS, "the table of labels")
+    for number, row in enumerate(rows, start=2):
         if len(row) != len(COLUMNS) or not row[3].isdecimal():
             raise UserError(
                 f"{path}, line {number}: expected key, split, class and label, found {row}: correct the line"
             )
-    return rows[1:]
+    return rows

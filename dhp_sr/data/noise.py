@@ -1,6 +1,5 @@
 """Denoising: clean pictures with white Gaussian noise added on the fly."""
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from dhp_sr.data.images import to_color
 from dhp_sr.data.patches import Augmentation, draw_corner, interleaved, orient, planes, to_tensor
 from dhp_sr.data.sources import StoredImage
 from dhp_sr.data.store import Store
+from dhp_sr.utils.noise import gaussian, generator_of
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,11 @@ class ValNoise(Dataset):
             raise IndexError(index)
         image, key = self.images[index], self.keys[index]
         gt = to_tensor(image)
-        lq = add_noise(gt, self.sigma, np.random.default_rng((self.noise_seed, zlib.crc32(key.encode()))))
+        lq = add_noise(gt, self.sigma, generator_of(self.noise_seed, key))
         noisy = lq.mul(255).round_().clamp_(0, 255).to(torch.uint8).numpy()
         return {"lq": lq, "gt": gt, "key": key, "lq_uint8": interleaved(noisy), "gt_uint8": interleaved(image)}
 
 
 def add_noise(clean: torch.Tensor, sigma: float, rng: np.random.Generator) -> torch.Tensor:
     """Return the picture plus Gaussian noise of standard deviation `sigma` / 255, neither clipped nor rounded."""
-    noise = rng.standard_normal(tuple(clean.shape), dtype=np.float32)
-    return torch.from_numpy(noise).mul_(sigma / 255).add_(clean)
+    return torch.from_numpy(gaussian(clean.shape, sigma, rng)).add_(clean)

@@ -20,6 +20,7 @@ from dhp_sr.data.lmdb_write import write_database
 from dhp_sr.data.prepare import begin, finish
 from dhp_sr.data.sheets import COLUMNS, INDEX
 from dhp_sr.data.sources import StoredImage
+from dhp_sr.data.tsv import table_text
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_write, write_text
 
@@ -76,7 +77,7 @@ def write_folders(parts: Parts, folder: Path) -> None:
 
 def write_sheets(parts: Parts, folder: Path) -> None:
     """Write one lossless WebP sheet for every split and class, and the index."""
-    lines = ["\t".join(COLUMNS)]
+    lines = []
     for split, pictures in parts.items():
         for label, name in enumerate(pictures.classes):
             sheet, tiles = f"{split}_{label:03d}.webp", pictures.images_NHWC[pictures.labels == label]
@@ -84,8 +85,8 @@ def write_sheets(parts: Parts, folder: Path) -> None:
                 continue
             _write_sheet(folder / sheet, tiles)
             places = (divmod(number, _ACROSS) for number in range(len(tiles)))
-            lines += [f"{sheet}\t{row}\t{column}\t{name}\t{label}" for row, column in places]
-    write_text(folder / INDEX, "\n".join(lines) + "\n")
+            lines += [(sheet, row, column, name, label) for row, column in places]
+    write_text(folder / INDEX, table_text(COLUMNS, lines))
 
 
 def write_cifar(parts: Parts, folder: Path) -> None:
@@ -105,14 +106,14 @@ def write_cifar(parts: Parts, folder: Path) -> None:
 
 def write_labelled_database(parts: Parts, folder: Path) -> None:
     """Write an LMDB in BasicSR's layout, and the table of labels."""
-    held, lines = [], ["\t".join(LABEL_COLUMNS)]
+    held, lines = [], []
     for split, pictures in parts.items():
         for label, number, image in _one_by_one(pictures, f"lmdb {folder}"):
             key = f"{split}_{label:03d}_{number:06d}"
             held.append(HeldImage(key, image))
-            lines.append(f"{key}\t{split}\t{pictures.classes[label]}\t{label}")
+            lines.append((key, split, pictures.classes[label], label))
     write_database(held, folder)
-    write_text(folder / LABELS, "\n".join(lines) + "\n")
+    write_text(folder / LABELS, table_text(LABEL_COLUMNS, lines))
 
 
 WRITERS: dict[str, Callable[[Parts, Path], None]] = {
