@@ -1,4 +1,4 @@
-"""What the networks that name pictures share."""
+"""What the networks that name images share."""
 
 from torch import nn
 
@@ -32,7 +32,7 @@ def scaled_width(width: int, factor: float, multiple: int = 8) -> int:
 
 
 def stem_stride(input_size: int) -> int:
-    """Return the stride of the first convolution: small pictures are not made smaller still."""
+    """Return the stride of the first convolution: small images are not made smaller still."""
     return 1 if input_size <= SMALL else 2
 
 

@@ -1,4 +1,4 @@
-"""DenseNet for small pictures: every layer sees the outputs of all layers before it."""
+"""DenseNet for small images: every layer sees the outputs of all layers before it."""
 
 import torch
 from torch import nn
@@ -28,7 +28,7 @@ def transition(num_feat: int) -> nn.Sequential:
 
 
 class DenseNet(nn.Module):
-    """Densely connected network for small pictures, the plain form without bottlenecks and compression.
+    """Densely connected network for small images, the plain form without bottlenecks and compression.
 
     Paper: Huang et al., Densely Connected Convolutional Networks, CVPR 2017, section 4.2: DenseNet (k = 12, L = 40).
     Difference to the original: no drop-out (which it uses only without augmentation).
@@ -40,12 +40,12 @@ class DenseNet(nn.Module):
     begin with 24 channels (num_feat): 1,059,298 params; 0.283 G.
 
     Args:
-        num_in_ch: Channels of the picture.
+        num_in_ch: Channels of the image.
         num_classes: Length of the output.
         num_feat: Channels that go into the first block.
         growth: Channels that every layer adds.
         depth: Layers with weights: 3 n + 4.
-        input_size: Side of the pictures that the network is meant for; others pass too.
+        input_size: Side of the images that the network is meant for; others pass too.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -83,7 +83,7 @@ class DenseNet(nn.Module):
         he_initialised(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map normalised pictures (N, num_in_ch, H, W) to scores (N, num_classes), before softmax."""
+        """Map normalised images (N, num_in_ch, H, W) to scores (N, num_classes), before softmax."""
         features = self.transition1(self.block1(self.conv1(x)))
         features = self.block3(self.transition2(self.block2(features)))
         return self.linear(self.pool(self.relu(self.bn(features))).flatten(1))

@@ -27,7 +27,7 @@ class MobileNetV1(nn.Module):
     """MobileNet with a width multiplier.
 
     Paper: Howard et al., MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications, 2017.
-    Difference to the original: for pictures of 32 pixels and fewer the first convolution keeps the size; drop-out
+    Difference to the original: for images of 32 pixels and fewer the first convolution keeps the size; drop-out
     before the linear layer is an option.
 
         x -> conv 3x3 /2 bn relu -> 13 x [depthwise 3x3 bn relu, 1x1 bn relu] -> mean -> drop-out -> linear -> y
@@ -37,11 +37,11 @@ class MobileNetV1(nn.Module):
     13,102,920 params; 0.181 G.
 
     Args:
-        num_in_ch: Channels of the picture.
+        num_in_ch: Channels of the image.
         num_classes: Length of the output.
         width_mult: Factor on all widths, rounded to multiples of 8.
         dropout: Fraction of features dropped before the linear layer while training, from 0 to below 1.
-        input_size: Side of the pictures that the network is meant for; above 32 the first convolution halves it.
+        input_size: Side of the images that the network is meant for; above 32 the first convolution halves it.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -77,5 +77,5 @@ class MobileNetV1(nn.Module):
         he_initialised(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map normalised pictures (N, num_in_ch, H, W) to scores (N, num_classes), before softmax."""
+        """Map normalised images (N, num_in_ch, H, W) to scores (N, num_classes), before softmax."""
         return self.classifier(self.dropout(self.pool(self.features(x)).flatten(1)))

@@ -37,10 +37,10 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """MobileNetV2 with a width multiplier, for small pictures.
+    """MobileNetV2 with a width multiplier, for small images.
 
     Paper: Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks, CVPR 2018. Difference to the
-    original: the second stage keeps the size, and for pictures of 32 pixels and fewer the first convolution too, as
+    original: the second stage keeps the size, and for images of 32 pixels and fewer the first convolution too, as
     pruning papers have it for CIFAR and Tiny-ImageNet.
 
         x -> conv 3x3 /2 -> 17 x [1x1, depthwise 3x3, 1x1, +] -> conv 1x1 -> mean -> drop-out -> linear -> y
@@ -52,11 +52,11 @@ class MobileNetV2(nn.Module):
     9,209,288 params; 0.339 G.
 
     Args:
-        num_in_ch: Channels of the picture.
+        num_in_ch: Channels of the image.
         num_classes: Length of the output.
         width_mult: Factor on all widths, rounded to multiples of 8; the last convolution has at least 1280.
         dropout: Fraction of features dropped before the linear layer while training, from 0 to below 1.
-        input_size: Side of the pictures that the network is meant for; above 32 the first convolution halves it.
+        input_size: Side of the images that the network is meant for; above 32 the first convolution halves it.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -91,5 +91,5 @@ class MobileNetV2(nn.Module):
         he_initialised(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map normalised pictures (N, num_in_ch, H, W) to scores (N, num_classes), before softmax."""
+        """Map normalised images (N, num_in_ch, H, W) to scores (N, num_classes), before softmax."""
         return self.classifier(self.pool(self.features(x)).flatten(1))

@@ -1,4 +1,4 @@
-"""ResNet for small pictures: three stages of basic or bottleneck blocks."""
+"""ResNet for small images: three stages of basic or bottleneck blocks."""
 
 from collections.abc import Iterator
 
@@ -88,7 +88,7 @@ CONVS_IN_BLOCK = {"basic": 2, "bottleneck": 3}
 
 
 class ResNet(nn.Module):
-    """Residual network for small pictures (CIFAR); torchvision's of the same name is the one for ImageNet.
+    """Residual network for small images (CIFAR); torchvision's of the same name is the one for ImageNet.
 
     Paper: He et al., Deep Residual Learning for Image Recognition, CVPR 2016, section 4.2. Difference to the original:
     none with basic blocks and `shortcut="padding"` (its option A); bottleneck blocks and `"projection"` (1x1
@@ -102,14 +102,14 @@ class ResNet(nn.Module):
     Standard setting: depth 20: 269,722 params; 0.041 G macs for a 3x32x32 input. Depth 56: 853,018 params; 0.125 G.
 
     Args:
-        num_in_ch: Channels of the picture.
+        num_in_ch: Channels of the image.
         num_classes: Length of the output.
         num_feat: Width of the first stage (inside its blocks); the others have 2 and 4 times as many.
         depth: Layers with weights: 6 n + 2 with basic blocks (20, 32, 56, 110), 9 n + 2 with bottlenecks (110, 164).
         block: `basic` (two 3x3) or `bottleneck` (1x1, 3x3, 1x1, four times as wide outside).
         shortcut: How a block that changes the width passes its input on: `padding` (zeros, no parameters) or
             `projection` (1x1 convolution).
-        input_size: Side of the pictures that the network is meant for; others pass too.
+        input_size: Side of the images that the network is meant for; others pass too.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -149,7 +149,7 @@ class ResNet(nn.Module):
         he_initialised(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map normalised pictures (N, num_in_ch, H, W) to scores (N, num_classes), before softmax."""
+        """Map normalised images (N, num_in_ch, H, W) to scores (N, num_classes), before softmax."""
         features = self.relu(self.bn1(self.conv1(x)))
         features = self.layer3(self.layer2(self.layer1(features)))
         return self.linear(self.pool(features).flatten(1))

@@ -1,4 +1,4 @@
-"""VGG with batch normalisation for small pictures: a plain chain of 3x3 convolutions."""
+"""VGG with batch normalisation for small images: a plain chain of 3x3 convolutions."""
 
 import torch
 from torch import nn
@@ -32,11 +32,11 @@ class VGG(nn.Module):
     Standard setting: depth 16: 14,728,266 params; 0.313 G macs for a 3x32x32 input.
 
     Args:
-        num_in_ch: Channels of the picture.
+        num_in_ch: Channels of the image.
         num_classes: Length of the output.
         num_feat: Width of the first stage; the others have 2, 4, 8 and 8 times as many.
         depth: 11, 13, 16 or 19, counted with the original's three linear layers.
-        input_size: Side of the pictures that the network is meant for; others from 32 on pass too.
+        input_size: Side of the images that the network is meant for; others from 32 on pass too.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -67,5 +67,5 @@ class VGG(nn.Module):
         he_initialised(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map normalised pictures (N, num_in_ch, H, W) to scores (N, num_classes), before softmax."""
+        """Map normalised images (N, num_in_ch, H, W) to scores (N, num_classes), before softmax."""
         return self.classifier(self.pool(self.features(x)).flatten(1))

@@ -27,7 +27,7 @@ def build_train_set(options: TrainDataset, scale: int, seed: int) -> Dataset:
         seed: With a sample's position, fixes its patch.
 
     Returns:
-        A dataset addressed by (number of the picture, position in the run); see `train_batches`.
+        A dataset addressed by (number of the image, position in the run); see `train_batches`.
 
     Raises:
         UserError: Folders or images are missing, damaged, too small or do not match, or settings contradict each other.

@@ -18,17 +18,17 @@ COLUMNS = ("key", "split", "class", "label")
 
 
 def read_labelled_database(folder: Path, split: str, *, side: int | None = None, color: str = "rgb") -> Pictures:
-    """Read the pictures of a split, in the order of the table.
+    """Read the images of a split, in the order of the table.
 
     Raises:
-        UserError: the table is missing or wrong, a key is not in the database, or a picture is damaged.
+        UserError: the table is missing or wrong, a key is not in the database, or an image is damaged.
     """
     database, rows = Database(folder), _rows(folder / LABELS)
     classes = class_names(folder / LABELS, ((name, int(label), key) for key, _, name, label in rows))
     wanted = [(key, int(label)) for key, part, _, label in rows if part == split]
     if not wanted:
         splits = ", ".join(splits_of_database(folder))
-        raise UserError(f"{folder / LABELS}: expected pictures of split {split!r}, found {splits}: correct `split`")
+        raise UserError(f"{folder / LABELS}: expected images of split {split!r}, found {splits}: correct `split`")
     keys = [key for key, _ in wanted]
     images = [decode(data, f"{folder}, key {key}") for key, data in zip(keys, database.read_many(keys), strict=True)]
     labels = np.array([label for _, label in wanted], np.int64)

@@ -1,4 +1,4 @@
-"""Denoising: clean pictures with white Gaussian noise added on the fly."""
+"""Denoising: clean images with white Gaussian noise added on the fly."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Clean:
     color: str
 
     def load(self) -> np.ndarray:
-        """Return the picture, uint8 (C, H, W)."""
+        """Return the image, uint8 (C, H, W)."""
         return planes(to_color(self.gt.read(), self.color))
 
 
@@ -31,7 +31,7 @@ class TrainNoise(Dataset):
     """Patches with noise that is neither clipped nor rounded.
 
     Args:
-        images: The pictures.
+        images: The images.
         keys: Their names.
         gt_size: Side of the patch.
         sigma: Lowest and highest noise level on the 0-255 scale, drawn uniformly for each patch.
@@ -54,11 +54,11 @@ class TrainNoise(Dataset):
         self.augmentation, self.seed = augmentation, seed
 
     def __len__(self) -> int:
-        """Return the number of pictures."""
+        """Return the number of images."""
         return len(self.images)
 
     def __getitem__(self, address: tuple[int, int]) -> dict[str, Any]:
-        """Return the sample at `address`: (number of the picture, position in the run)."""
+        """Return the sample at `address`: (number of the image, position in the run)."""
         index, position = address
         rng = np.random.default_rng((self.seed, position))
         image, side = self.images[index], self.gt_size
@@ -69,14 +69,14 @@ class TrainNoise(Dataset):
 
 
 class ValNoise(Dataset):
-    """Whole pictures with noise that is the same at every visit: it depends on `noise_seed` and the image's name."""
+    """Whole images with noise that is the same at every visit: it depends on `noise_seed` and the image's name."""
 
     def __init__(self, images: Store[np.ndarray], keys: Sequence[str], *, sigma: float, noise_seed: int) -> None:
         """Keep the arguments."""
         self.images, self.keys, self.sigma, self.noise_seed = images, list(keys), sigma, noise_seed
 
     def __len__(self) -> int:
-        """Return the number of pictures."""
+        """Return the number of images."""
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -91,5 +91,5 @@ class ValNoise(Dataset):
 
 
 def add_noise(clean: torch.Tensor, sigma: float, rng: np.random.Generator) -> torch.Tensor:
-    """Return the picture plus Gaussian noise of standard deviation `sigma` / 255, neither clipped nor rounded."""
+    """Return the image plus Gaussian noise of standard deviation `sigma` / 255, neither clipped nor rounded."""
     return torch.from_numpy(gaussian(clean.shape, sigma, rng)).add_(clean)

@@ -26,11 +26,11 @@ class Pair:
     color: str
 
     def load_gt(self) -> np.ndarray:
-        """Return the HR picture, cropped to a multiple of the scale, uint8 (C, H, W)."""
+        """Return the HR image, cropped to a multiple of the scale, uint8 (C, H, W)."""
         return planes(to_color(crop_to_multiple(self.gt.read(), self.scale), self.color))
 
     def load_lq(self) -> np.ndarray:
-        """Return the LR picture, uint8 (C, H / scale, W / scale)."""
+        """Return the LR image, uint8 (C, H / scale, W / scale)."""
         if self.lq is not None:
             return planes(to_color(self.lq.read(), self.color))
         return planes(downscale(self.load_gt().transpose(1, 2, 0), self.scale))
@@ -43,9 +43,9 @@ class Pair:
 
 
 class Pairs:
-    """LR and HR pictures by number.
+    """LR and HR images by number.
 
-    With `keep`, both are held in memory. Without it, pictures are decoded at every visit, except LR pictures that are
+    With `keep`, both are held in memory. Without it, images are decoded at every visit, except LR images that are
     made here: they are made once, now, and held.
     """
 
@@ -72,7 +72,7 @@ class TrainPairs(Dataset):
     """Patches of LR and HR at the same place, in the same orientation.
 
     Args:
-        pairs: The pictures.
+        pairs: The images.
         scale: HR side by LR side.
         gt_size: Side of the HR patch, a multiple of the scale.
         augmentation: The orientations that may occur.
@@ -85,11 +85,11 @@ class TrainPairs(Dataset):
         self.augmentation, self.seed = augmentation, seed
 
     def __len__(self) -> int:
-        """Return the number of pictures."""
+        """Return the number of images."""
         return len(self.pairs)
 
     def __getitem__(self, address: tuple[int, int]) -> dict[str, Any]:
-        """Return the sample at `address`: (number of the picture, position in the run)."""
+        """Return the sample at `address`: (number of the image, position in the run)."""
         index, position = address
         rng = np.random.default_rng((self.seed, position))
         lq, gt = self.pairs[index]
@@ -103,15 +103,15 @@ class TrainPairs(Dataset):
 
 
 class ValPairs(Dataset):
-    """Whole pictures for validation."""
+    """Whole images for validation."""
 
     def __init__(self, pairs: Pairs) -> None:
-        """Keep the pictures."""
+        """Keep the images."""
         self.pairs = pairs
         self._grey = [pair.gt.size()[2] == 1 for pair in pairs.pairs]
 
     def __len__(self) -> int:
-        """Return the number of pictures."""
+        """Return the number of images."""
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> dict[str, Any]:

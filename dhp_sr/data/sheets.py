@@ -1,4 +1,4 @@
-"""Classification sets as sheets: many small pictures side by side in one image file, and an index of them.
+"""Classification sets as sheets: many small images side by side in one image file, and an index of them.
 
 `INDEX.tsv` has the columns sheet, row, col, class, label. A sheet is called `<split>_<anything>`; its tiles are square
 and as large as its width and the highest column in the index make them.

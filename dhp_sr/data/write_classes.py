@@ -25,7 +25,7 @@ from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_write, write_text
 
 Parts = Mapping[str, Pictures]
-"""Split -> its pictures; the splits have the same classes."""
+"""Split -> its images; the splits have the same classes."""
 
 _ACROSS = 40
 _IN_A_BATCH = 10_000
@@ -41,14 +41,14 @@ def make_classes(
         source: Class folders, sheets, CIFAR's files or an LMDB.
         target: Folder to make.
         form: `folders`, `sheets`, `cifar` or `lmdb`.
-        side: Resize pictures to squares of this side first.
+        side: Resize images to squares of this side first.
         labels: `fine` or `coarse`, of CIFAR-100.
 
     Returns:
-        Number of pictures read; 0 if the target was complete.
+        Number of images read; 0 if the target was complete.
 
     Raises:
-        UserError: Source or target cannot be used, or the form cannot hold these pictures.
+        UserError: Source or target cannot be used, or the form cannot hold these images.
     """
     target = Path(target).expanduser()
     if (form == "lmdb") != (target.suffix == ".lmdb"):
@@ -127,7 +127,7 @@ WRITERS: dict[str, Callable[[Parts, Path], None]] = {
 
 @dataclass(frozen=True)
 class HeldImage(StoredImage):
-    """A picture in memory."""
+    """An image in memory."""
 
     key: str
     pixels: np.ndarray
@@ -161,7 +161,7 @@ def _write_sheet(path: Path, tiles_NHWC: np.ndarray) -> None:
     rows = -(-number // columns)
     if height != width or max(rows, columns) * height > _LARGEST_WEBP:
         found = f"found {number} of {width}x{height}"
-        raise UserError(f"{path}: expected square pictures that fit on one sheet, {found}: choose another form")
+        raise UserError(f"{path}: expected square images that fit on one sheet, {found}: choose another form")
     blank = np.zeros((rows * columns - number, height, width, channels), np.uint8)
     grid = np.concatenate([tiles_NHWC, blank]).reshape(rows, columns, height, width, channels)
     sheet = grid.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, channels)
@@ -174,7 +174,7 @@ def _check_cifar(pictures: Pictures, split: str) -> None:
     shape = pictures.images_NHWC.shape[1:]
     if shape != (SIDE, SIDE, 3) or len(pictures.classes) > 256 or split not in ("train", "test"):
         found = f"found {shape[1]}x{shape[0]}x{shape[2]}, {len(pictures.classes)} classes, split {split!r}"
-        expected = f"expected RGB pictures of {SIDE}x{SIDE}, at most 256 classes, splits train and test"
+        expected = f"expected RGB images of {SIDE}x{SIDE}, at most 256 classes, splits train and test"
         raise UserError(f"{pictures.where}: {expected}, {found}: give --size {SIDE}, or choose another form")
 
 

@@ -94,7 +94,7 @@ class Restoration(Task):
         return evaluate(network, test_set, device, save_to)
 
     def evaluate_input(self, test_set: Any) -> Scores:
-        """Score the bicubic enlargement, or the noisy picture itself."""
+        """Score the bicubic enlargement, or the noisy image itself."""
         return evaluate_input(test_set)
 
 
