@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from .arguments import records_arguments, require_fraction, require_integers, require_numbers
-from .classifiers import he_initialised, scaled_width, stem_stride
+from .arguments import records_arguments, require_fraction, require_numbers
+from .classifiers import Classifier, he_initialised, scaled_width, stem_stride
 
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 """Expansion, width, blocks and stride of the first block of each stage; ImageNet's has stride 2 in the second, too."""
@@ -36,7 +36,7 @@ class InvertedResidual(nn.Module):
         return x + self.conv(x) if self.adds else self.conv(x)
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(Classifier):
     """MobileNetV2 with a width multiplier, for small images.
 
     Paper: Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks, CVPR 2018. Difference to the
@@ -71,13 +71,9 @@ class MobileNetV2(nn.Module):
         dropout: float = 0.0,
         input_size: int = 32,
     ) -> None:
-        super().__init__()
-        require_integers(num_in_ch=num_in_ch, num_classes=num_classes)
-        require_integers(least=16, input_size=input_size)
+        super().__init__(num_in_ch=num_in_ch, num_classes=num_classes, input_size=input_size, least=16)
         require_numbers(width_mult=width_mult)
         require_fraction(dropout=dropout)
-        self.scale, self.in_channels, self.size_multiple, self.task = 1, num_in_ch, 1, "classification"
-        self.num_classes, self.input_size = num_classes, input_size
         before, last = scaled_width(_STEM, width_mult), scaled_width(_LAST, max(width_mult, 1.0))
         layers: list[nn.Module] = [conv_bn_relu(num_in_ch, before, 3, stem_stride(input_size))]
         for expansion, base, blocks, first_stride in STAGES:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from .arguments import records_arguments, require_integers, require_one_of
-from .classifiers import he_initialised
+from .classifiers import Classifier, he_initialised
 
 
 class PaddedShortcut(nn.Module):
@@ -87,7 +87,7 @@ BLOCKS: dict[str, type[nn.Module]] = {"basic": BasicBlock, "bottleneck": Bottlen
 CONVS_IN_BLOCK = {"basic": 2, "bottleneck": 3}
 
 
-class ResNet(nn.Module):
+class ResNet(Classifier):
     """Residual network for small images (CIFAR); torchvision's of the same name is the one for ImageNet.
 
     Paper: He et al., Deep Residual Learning for Image Recognition, CVPR 2016, section 4.2. Difference to the original:
@@ -126,13 +126,10 @@ class ResNet(nn.Module):
         shortcut: str = "padding",
         input_size: int = 32,
     ) -> None:
-        super().__init__()
-        require_integers(num_in_ch=num_in_ch, num_classes=num_classes, num_feat=num_feat, depth=depth)
-        require_integers(least=8, input_size=input_size)
+        super().__init__(num_in_ch=num_in_ch, num_classes=num_classes, input_size=input_size, least=8)
+        require_integers(num_feat=num_feat, depth=depth)
         require_one_of(tuple(BLOCKS), block=block)
         require_one_of(("padding", "projection"), shortcut=shortcut)
-        self.scale, self.in_channels, self.size_multiple, self.task = 1, num_in_ch, 1, "classification"
-        self.num_classes, self.input_size = num_classes, input_size
         blocks = _blocks_per_stage(depth, block)
         self.conv1 = nn.Conv2d(num_in_ch, num_feat, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(num_feat)

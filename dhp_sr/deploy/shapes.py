@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from dhp_sr.structure.trace import to_meta
+from dhp_sr.structure.meta import to_meta
 from dhp_sr.utils.rounding import round_up
 
 from .origins import Origin, origin_of

@@ -23,7 +23,7 @@ from dhp_sr.models.named import full_name
 from dhp_sr.models.origins import register_known
 from dhp_sr.models.task import Scores, Task, check_channels, decode_folder, open_sets
 from dhp_sr.reports.scores import CROSS_ENTROPY, TOP1, TOP5
-from dhp_sr.structure.trace import to_meta
+from dhp_sr.structure.meta import to_meta
 from dhp_sr.utils.errors import UserError
 
 SCORES = tuple(score.key for score in (TOP1, TOP5, CROSS_ENTROPY))
