@@ -57,6 +57,8 @@ class EDSR(nn.Module):
         ValueError: an argument is out of its range.
     """
 
+    mean: torch.Tensor
+
     @records_arguments
     def __init__(
         self,

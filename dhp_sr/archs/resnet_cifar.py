@@ -15,6 +15,9 @@ class PaddedShortcut(nn.Module):
     The zeros are buffers, not numbers in the forward, so that a pruned copy pads by what it has kept.
     """
 
+    before: torch.Tensor
+    after: torch.Tensor
+
     def __init__(self, num_in_ch: int, num_out_ch: int, stride: int) -> None:
         super().__init__()
         self.stride = stride
@@ -83,7 +86,7 @@ class Bottleneck(nn.Module):
         return self.relu(self.bn3(self.conv3(inner)) + self.shortcut(x))
 
 
-BLOCKS: dict[str, type[nn.Module]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
+BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
 CONVS_IN_BLOCK = {"basic": 2, "bottleneck": 3}
 
 
@@ -153,7 +156,7 @@ class ResNet(Classifier):
 
 
 def _stage(
-    block: type[nn.Module], num_in_ch: int, num_feat: int, blocks: int, stride: int, shortcut: str
+    block: type[BasicBlock] | type[Bottleneck], num_in_ch: int, num_feat: int, blocks: int, stride: int, shortcut: str
 ) -> Iterator[nn.Module]:
     yield block(num_in_ch, num_feat, stride, shortcut)
     for _ in range(blocks - 1):

@@ -22,7 +22,7 @@ def draws(seed: int, positions: np.ndarray, count: int) -> np.ndarray:
         The generator is SplitMix64: Steele et al., Fast Splittable Pseudorandom Number Generators, OOPSLA 2014.
     """
     with np.errstate(over="ignore"):
-        start = _mixed(np.asarray(positions, np.uint64) * _STEP ^ _mixed(np.uint64(seed) + _STEP))
+        start = _mixed(np.asarray(positions, np.uint64) * _STEP ^ _mixed(np.asarray(seed, np.uint64) + _STEP))
         return _mixed(start[:, None] + _STEP * np.arange(1, count + 1, dtype=np.uint64))
 
 

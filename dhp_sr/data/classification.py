@@ -1,6 +1,7 @@
 """Classification sets from the sections of an option file: uint8 in memory, normalised float32 in batches."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -33,8 +34,8 @@ class TrainImages(BatchedDataset):
     def batch(self, addresses: Sequence[Address]) -> Batch:
         """Return the samples of these addresses, stacked."""
         numbers, positions = zip(*addresses, strict=True)
-        draw = {"seed": self._seed, "padding": self._padding, "hflip": self._hflip}
-        images = shifted(self.pictures.images_NHWC, numbers, positions, **draw)
+        whole = self.pictures.images_NHWC
+        images = shifted(whole, numbers, positions, seed=self._seed, padding=self._padding, hflip=self._hflip)
         return _batch(self._normalise(images), self.pictures.labels[list(numbers)])
 
 
@@ -112,8 +113,8 @@ def check_same_classes(train: Sequence[str], val: Sequence[str], name: str) -> N
 def _pictures(options: ClassificationDataset, section: str) -> Pictures:
     """Read the images that a section asks for; errors say which section it is."""
     try:
-        asked = {"labels": options.labels, "side": options.size, "color": options.color}
-        pictures = read_pictures(options.dataroot, options.split, **asked)
+        asked = partial(read_pictures, labels=options.labels, side=options.size, color=options.color)
+        pictures = asked(options.dataroot, options.split)
         return in_color(first_of_each_class(pictures, options.max_per_class), options.color)
     except UserError as error:
         raise UserError(f"{section}{f' ({options.name})' if options.name else ''}: {error}") from error

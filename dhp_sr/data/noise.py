@@ -62,7 +62,7 @@ class TrainNoise(Dataset):
         index, position = address
         rng = np.random.default_rng((self.seed, position))
         image, side = self.images[index], self.gt_size
-        top, left = draw_corner(rng, *image.shape[1:], side)
+        top, left = draw_corner(rng, image.shape[1], image.shape[2], side)
         patch = orient(image[:, top : top + side, left : left + side], *self.augmentation.draw(rng))
         gt = to_tensor(patch)
         return {"lq": add_noise(gt, float(rng.uniform(*self.sigma)), rng), "gt": gt, "key": self.keys[index]}

@@ -1,6 +1,6 @@
 """Super-resolution pairs: from HR alone by exact bicubic, or from ready LR and HR images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,7 +94,7 @@ class TrainPairs(Dataset):
         rng = np.random.default_rng((self.seed, position))
         lq, gt = self.pairs[index]
         side, scale = self.gt_size // self.scale, self.scale
-        top, left = draw_corner(rng, *lq.shape[1:], side)
+        top, left = draw_corner(rng, lq.shape[1], lq.shape[2], side)
         orientation = self.augmentation.draw(rng)
         lq = lq[:, top : top + side, left : left + side]
         gt = gt[:, top * scale : (top + side) * scale, left * scale : (left + side) * scale]
@@ -152,7 +152,13 @@ def listed(names: Sequence[str], limit: int = 5) -> str:
     return ", ".join(names[:limit]) + more
 
 
-def _check_names(gt, lq, wanted: dict, by_key: dict, template: str) -> None:
+def _check_names(
+    gt: Sequence[StoredImage],
+    lq: Sequence[StoredImage],
+    wanted: Mapping[str, StoredImage],
+    by_key: Mapping[str, StoredImage],
+    template: str,
+) -> None:
     for images, names, kind in ((gt, wanted, "HR"), (lq, by_key, "LR")):
         if len(names) < len(images):
             raise UserError(f"{images[0].where}: {kind} names without extension occur twice here: rename the files")
@@ -169,6 +175,8 @@ def _check_names(gt, lq, wanted: dict, by_key: dict, template: str) -> None:
 def _check_sizes(pairs: Sequence[Pair]) -> None:
     faults = []
     for pair in pairs:
+        if pair.lq is None:
+            continue
         (gt_h, gt_w, _), (lq_h, lq_w, _) = pair.gt.size(), pair.lq.size()
         if (gt_h // pair.scale, gt_w // pair.scale) != (lq_h, lq_w):
             faults.append(f"{pair.lq.where} is {lq_h}x{lq_w}, {pair.gt.where} is {gt_h}x{gt_w}")

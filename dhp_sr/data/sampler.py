@@ -1,6 +1,6 @@
 """Batches whose content depends on the seed and the iteration alone, not on workers, history or interruptions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from typing import Any
 
 import numpy as np
@@ -86,6 +86,7 @@ def train_batches(
     Raises:
         UserError: An image turned out to be damaged while it was read.
     """
+    assert isinstance(dataset, Sized)
     addresses = BatchAddresses(
         len(dataset),
         batch_size=batch_size,

@@ -191,5 +191,5 @@ def _fingerprint(parts: Parts) -> dict[str, Any]:
     for split, pictures in parts.items():
         digest.update(f"{split} {pictures.classes} {pictures.images_NHWC.shape}".encode())
         digest.update(pictures.labels.tobytes())
-        digest.update(np.ascontiguousarray(pictures.images_NHWC))
+        digest.update(np.ascontiguousarray(pictures.images_NHWC).data)
     return {"images": {split: len(pictures) for split, pictures in parts.items()}, "digest": digest.hexdigest()}

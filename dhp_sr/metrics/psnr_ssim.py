@@ -1,5 +1,7 @@
 """PSNR and SSIM of 8-bit images, as BasicSR and the papers state them."""
 
+from typing import Any
+
 import cv2
 import numpy as np
 import torch
@@ -119,4 +121,5 @@ def _plane_ssim(first: NDArray[np.float64], second: NDArray[np.float64]) -> floa
 
 def _blur(plane: NDArray[np.float64]) -> NDArray[np.float64]:
     margin = WINDOW // 2
-    return cv2.GaussianBlur(np.ascontiguousarray(plane), (WINDOW, WINDOW), SIGMA)[margin:-margin, margin:-margin]
+    blurred: NDArray[Any] = cv2.GaussianBlur(np.ascontiguousarray(plane), (WINDOW, WINDOW), SIGMA)
+    return blurred[margin:-margin, margin:-margin]
