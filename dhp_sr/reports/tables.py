@@ -59,7 +59,7 @@ def _cells(metrics: Mapping[str, Any]) -> list[list[str]]:
     rows = metrics["rows"]
     sets = list(dict.fromkeys(name for row in rows for name in row["sets"]))
     columns = scores_of(metrics.get("task"))[:COLUMNS]
-    dense = next((row for row in rows if row["model"] == "dense"), {})
+    dense: Mapping[str, Any] = next((row for row in rows if row["model"] == "dense"), {})
     header = ["model", "iterations"]
     for name in sets:
         header += [f"{name} {columns[0].heading}", *(score.heading for score in columns[1:])]
