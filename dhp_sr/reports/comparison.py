@@ -67,7 +67,7 @@ def _check(pictures: Mapping[str, np.ndarray], crop: tuple[int, int, int, int]) 
 
 
 def _row_of_axes(pictures: Sequence[np.ndarray], title_in: float) -> tuple[Figure, list[Axes]]:
-    """Return a figure and its axes side by side: of one height, as wide as the pictures ask for, with room for titles."""
+    """Return a figure and its axes side by side: of one height, as wide as the pictures need, with room for titles."""
     widths = [_HEIGHT_IN * picture.shape[1] / picture.shape[0] for picture in pictures]
     total_width, total_height = sum(widths) + _GAP_IN * (len(widths) + 1), _HEIGHT_IN + _GAP_IN + title_in
     figure = new_figure(total_width, total_height)
