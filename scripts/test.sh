@@ -24,8 +24,18 @@ if [ "${#failed[@]}" -gt 0 ]; then
   echo "== FAILED: ${joined:2}; the tests run all the same, but this script will not succeed"
 fi
 
+# Everything at once by as many workers as there are cores; single tests are sooner done without.
+workers=()
+if [ $# -eq 0 ]; then
+  if "$PYTHON" -c 'import xdist' 2>/dev/null; then
+    workers=(-n auto --maxprocesses 4 --dist worksteal)
+  else
+    echo "note: $PYTHON has no pytest-xdist; the tests run one after the other"
+  fi
+fi
+
 echo "== tests"
 status=0
-"$PYTHON" -m pytest "$@" || status=$?
+"$PYTHON" -m pytest ${workers[@]+"${workers[@]}"} "$@" || status=$?
 if [ "${#failed[@]}" -gt 0 ] && [ "$status" -eq 0 ]; then status=1; fi
 exit "$status"

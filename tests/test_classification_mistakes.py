@@ -1,4 +1,4 @@
-"""What users get wrong with labelled pictures: train.py ends with code 2 and one message, before it trains."""
+"""What users get wrong with labelled images: train.py ends with code 2 and one message, before it trains."""
 
 import shutil
 
@@ -55,7 +55,7 @@ def test_a_label_out_of_range(cifar, refusal):
     data = bytearray(path.read_bytes())
     data[4 * RECORD] = 3
     path.write_bytes(bytes(data))
-    assert "expected labels from 0 to 2 (3 classes), found 3 at picture 4" in refusal(cifar)
+    assert "expected labels from 0 to 2 (3 classes), found 3 at image 4" in refusal(cifar)
 
 
 def test_a_truncated_binary_file(cifar, refusal):
@@ -69,13 +69,13 @@ def test_a_class_folder_without_pictures(cifar, refusal, tmp_path):
     make_classes(cifar, tmp_path / "folders", "folders")
     for picture in (tmp_path / "folders" / "train" / "bee").iterdir():
         picture.unlink()
-    assert "bee: expected pictures of class 'bee', found none: fill it or remove it" in refusal(tmp_path / "folders")
+    assert "bee: expected images of class 'bee', found none: fill it or remove it" in refusal(tmp_path / "folders")
 
 
 def test_a_sheet_without_its_index(cifar, refusal, tmp_path):
     make_classes(cifar, tmp_path / "sheets", "sheets")
     shutil.move(tmp_path / "sheets" / "INDEX.tsv", tmp_path / "INDEX.tsv")
-    assert "sheets need their INDEX.tsv, other pictures a folder for each class" in refusal(tmp_path / "sheets")
+    assert "sheets need their INDEX.tsv, other images a folder for each class" in refusal(tmp_path / "sheets")
 
 
 def test_a_folder_that_is_not_there(refusal, tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from models.class_pictures import save_classes
+from photographs import save_pieces
 
 from dhp_sr.config import load_options
 from dhp_sr.infer import main as infer_main
@@ -50,7 +51,7 @@ def small(path, experiments):
     options = load_options(path)
     changes = [f"network_g.{change}" for change in SMALL[options.network_g.type]]
     classifies = options.datasets["train"].type == "ClassificationDataset"
-    changes += classes(options, experiments) if classifies else images(options)
+    changes += classes(options, experiments) if classifies else images(options, experiments)
     changes += ["datasets.train.num_worker_per_gpu=0", "train.total_iter=6", "train.warmup_iter=0"]
     step = 2 if classifies else 8
     changes += ["compress.dense_iter=2", "compress.search_iter=2", "compress.tolerance=0.2"]
@@ -60,12 +61,16 @@ def small(path, experiments):
     return ["--set", *changes]
 
 
-def images(options):
-    """The changes that make an option file train on photographs that come with scikit-image."""
+def images(options, experiments):
+    """The changes that make an option file train on pieces of the photographs that come with scikit-image."""
+    folder = Path(f"{experiments}_images")
+    if not folder.exists():
+        for part in ("train", "val"):
+            save_pieces(folder / part, part)
     changes = ["datasets.train.gt_size=48", "datasets.train.batch_size_per_gpu=1"]
     for key in options.datasets:
-        part = "train" if key == "train" else "val"
-        changes += [f"datasets.{key}.dataroot_gt=bundled:{part}", f"datasets.{key}.cache=memory"]
+        part = folder / ("train" if key == "train" else "val")
+        changes += [f"datasets.{key}.dataroot_gt={part}", f"datasets.{key}.cache=memory"]
         changes += [] if key == "train" else [f"datasets.{key}.max_images=1"]
     return changes
 
@@ -89,12 +94,7 @@ def experiments(tmp_path_factory):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A folder with one photograph."""
-    from dhp_sr.data.images import encode_png
-    from dhp_sr.data.sources import find_images
-
-    path = tmp_path_factory.mktemp("images") / "one.png"
-    path.write_bytes(encode_png(next(iter(find_images("bundled:val"))).read()[:96, :96]))
-    return path.parent
+    return save_pieces(tmp_path_factory.mktemp("images"), "val", side=96)
 
 
 LONG = ("densenet40_cifar10_dhp", "resnet110_cifar10_dhp", "resnet164_cifar10_dhp", "mobilenetv1_wide_tiny_dhp")

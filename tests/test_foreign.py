@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from basicsr_modules import from_basicsr
+from photographs import save_pieces
 
 from dhp_sr.deploy import load_model, origins, read_manifest
 from dhp_sr.structure.rewrite import RewrittenNetwork
@@ -34,7 +35,8 @@ def needs_basicsr(monkeypatch):
 
 def arguments(network, folder, *more):
     changes = [f"network_g={{type: Hyper, network: {network}}}", f"path.experiments_root={folder}", "name=foreign"]
-    changes += ["datasets.train.gt_size=32", "datasets.train.batch_size_per_gpu=1", "datasets.val.max_images=1"]
+    changes += [f"datasets.{key}.dataroot_gt={save_pieces(folder / key, key)}" for key in ("train", "val")]
+    changes += ["datasets.train.gt_size=32", "datasets.train.batch_size_per_gpu=1"]
     changes += ["datasets.train.num_worker_per_gpu=0", "train.total_iter=6", "train.warmup_iter=0", "num_gpu=0"]
     changes += ["compress.dense_iter=2", "compress.search_iter=2", "compress.tolerance=0.2", "compress.round_to=4"]
     return ["-opt", OPTIONS, "--set", *changes, "compress.min_width=4", "logger.use_tb_logger=false", *more]
@@ -52,12 +54,10 @@ def test_a_run_and_its_file(name, tmp_path, capsys):
     assert (again["sets"], again["macs"], again["params"]) == (row["sets"], row["macs"], row["params"])
 
     origins.BUILDERS.clear()
-    picture = tmp_path / "pictures"
-    picture.mkdir()
-    (picture / "one.png").write_bytes(_photograph())
     model = str(folder / "models" / "pruned.safetensors")
-    assert score_main(["--model", model, "--data", str(picture), "--json", str(tmp_path / "file.json")]) == 0
-    by_file = json.loads((tmp_path / "file.json").read_text())["rows"][-1]["sets"]["pictures"]
+    by_name = ["--model", model, "--data", str(tmp_path / "val"), "--repeats", "0"]
+    assert score_main([*by_name, "--json", str(tmp_path / "file.json")]) == 0
+    by_file = json.loads((tmp_path / "file.json").read_text())["rows"][-1]["sets"]["val"]
     assert by_file["psnr_y_db"] == pytest.approx(row["sets"]["photographs"]["psnr_y_db"], abs=1e-9)
 
     manifest = read_manifest(model)
@@ -67,13 +67,6 @@ def test_a_run_and_its_file(name, tmp_path, capsys):
     network = load_model(model)
     assert network(torch.rand(1, 3, 20, 24)).shape == (1, 3, 40, 48)
     assert not isinstance(network, RewrittenNetwork)
-
-
-def _photograph():
-    from dhp_sr.data.images import encode_png
-    from dhp_sr.data.sources import find_images
-
-    return encode_png(next(iter(find_images("bundled:val"))).read())
 
 
 def test_a_resumed_run_ends_with_the_same_file(tmp_path, monkeypatch):

@@ -1,6 +1,29 @@
-"""What the networks that name pictures share."""
+"""What the networks that name images share."""
 
 from torch import nn
+
+from .arguments import require_integers
+
+
+class Classifier(nn.Module):
+    """A network that names images: what others ask of it, checked and kept.
+
+    Args:
+        num_in_ch: Channels of the image.
+        num_classes: Length of the output.
+        input_size: Side in pixels of the images that it is meant for.
+        least: Smallest such side.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(self, *, num_in_ch: int, num_classes: int, input_size: int, least: int) -> None:
+        super().__init__()
+        require_integers(num_in_ch=num_in_ch, num_classes=num_classes)
+        require_integers(least=least, input_size=input_size)
+        self.scale, self.in_channels, self.size_multiple, self.task = 1, num_in_ch, 1, "classification"
+        self.num_classes, self.input_size = num_classes, input_size
 
 
 def he_initialised(network: nn.Module) -> None:
@@ -32,7 +55,7 @@ def scaled_width(width: int, factor: float, multiple: int = 8) -> int:
 
 
 def stem_stride(input_size: int) -> int:
-    """Return the stride of the first convolution: small pictures are not made smaller still."""
+    """Return the stride of the first convolution: small images are not made smaller still."""
     return 1 if input_size <= SMALL else 2
 
 

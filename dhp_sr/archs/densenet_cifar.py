@@ -1,10 +1,10 @@
-"""DenseNet for small pictures: every layer sees the outputs of all layers before it."""
+"""DenseNet for small images: every layer sees the outputs of all layers before it."""
 
 import torch
 from torch import nn
 
 from .arguments import records_arguments, require_integers
-from .classifiers import he_initialised
+from .classifiers import Classifier, he_initialised
 
 
 class DenseLayer(nn.Module):
@@ -27,8 +27,8 @@ def transition(num_feat: int) -> nn.Sequential:
     return nn.Sequential(nn.BatchNorm2d(num_feat), nn.ReLU(inplace=True), conv, nn.AvgPool2d(2))
 
 
-class DenseNet(nn.Module):
-    """Densely connected network for small pictures, the plain form without bottlenecks and compression.
+class DenseNet(Classifier):
+    """Densely connected network for small images, the plain form without bottlenecks and compression.
 
     Paper: Huang et al., Densely Connected Convolutional Networks, CVPR 2017, section 4.2: DenseNet (k = 12, L = 40).
     Difference to the original: no drop-out (which it uses only without augmentation).
@@ -40,12 +40,12 @@ class DenseNet(nn.Module):
     begin with 24 channels (num_feat): 1,059,298 params; 0.283 G.
 
     Args:
-        num_in_ch: Channels of the picture.
+        num_in_ch: Channels of the image.
         num_classes: Length of the output.
         num_feat: Channels that go into the first block.
         growth: Channels that every layer adds.
         depth: Layers with weights: 3 n + 4.
-        input_size: Side of the pictures that the network is meant for; others pass too.
+        input_size: Side of the images that the network is meant for; others pass too.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -61,13 +61,10 @@ class DenseNet(nn.Module):
         depth: int = 40,
         input_size: int = 32,
     ) -> None:
-        super().__init__()
-        require_integers(num_in_ch=num_in_ch, num_classes=num_classes, num_feat=num_feat, growth=growth)
-        require_integers(least=8, input_size=input_size)
+        super().__init__(num_in_ch=num_in_ch, num_classes=num_classes, input_size=input_size, least=8)
+        require_integers(num_feat=num_feat, growth=growth)
         if isinstance(depth, bool) or not isinstance(depth, int) or depth < 7 or (depth - 4) % 3:
             raise ValueError(f"`depth` (={depth!r}) must be 3 n + 4, such as 40 or 100")
-        self.scale, self.in_channels, self.size_multiple, self.task = 1, num_in_ch, 1, "classification"
-        self.num_classes, self.input_size = num_classes, input_size
         layers = (depth - 4) // 3
         widths = [num_feat + growth * layers * place for place in range(4)]
         self.conv1 = nn.Conv2d(num_in_ch, num_feat, 3, padding=1, bias=False)
@@ -83,7 +80,7 @@ class DenseNet(nn.Module):
         he_initialised(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map normalised pictures (N, num_in_ch, H, W) to scores (N, num_classes), before softmax."""
+        """Map normalised images (N, num_in_ch, H, W) to scores (N, num_classes), before softmax."""
         features = self.transition1(self.block1(self.conv1(x)))
         features = self.block3(self.transition2(self.block2(features)))
         return self.linear(self.pool(self.relu(self.bn(features))).flatten(1))

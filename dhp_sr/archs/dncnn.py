@@ -22,7 +22,7 @@ class DnCNN(nn.Module):
     Without normalisation: 555,137 params; 9.079 G macs.
 
     Args:
-        num_in_ch: Channels of the picture, 1 for grey and 3 for colour.
+        num_in_ch: Channels of the image, 1 for grey and 3 for colour.
         num_feat: Width.
         num_layers: Convolutions in all, the first and the last included (20 in the paper for colour and blind noise).
         batch_norm: Normalise after every convolution but the first and the last.
@@ -47,5 +47,5 @@ class DnCNN(nn.Module):
         self.model = nn.Sequential(*layers)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map a noisy picture (N, num_in_ch, H, W) to the clean one of the same shape."""
+        """Map a noisy image (N, num_in_ch, H, W) to the clean one of the same shape."""
         return x - self.model(x)

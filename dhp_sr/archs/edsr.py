@@ -31,7 +31,7 @@ class EDSR(nn.Module):
     """Enhanced deep residual network for super-resolution.
 
     Paper: Lim et al., Enhanced Deep Residual Networks for Single Image Super-Resolution, CVPRW 2017. Difference to the
-    original: pictures are in [0, 1] outside; the mean shift is a buffer instead of two 1x1 convolutions (24 parameters
+    original: images are in [0, 1] outside; the mean shift is a buffer instead of two 1x1 convolutions (24 parameters
     and 2.5 M multiply-adds fewer at the standard setting below, so 90.352 G where others state 90.354 G).
 
         x -> (x - mean) * range -> conv_first -+-> num_block x [conv relu conv +] -> conv_after_body -> + --.
@@ -44,8 +44,8 @@ class EDSR(nn.Module):
     The original's baseline, 16 x 64, x4: 1,517,571 params; 32.492 G macs.
 
     Args:
-        num_in_ch: Channels of the input picture.
-        num_out_ch: Channels of the output picture.
+        num_in_ch: Channels of the input image.
+        num_out_ch: Channels of the output image.
         num_feat: Width of the trunk.
         num_block: Residual blocks.
         upscale: 2, 3, 4 or a higher power of two.
@@ -56,6 +56,8 @@ class EDSR(nn.Module):
     Raises:
         ValueError: an argument is out of its range.
     """
+
+    mean: torch.Tensor
 
     @records_arguments
     def __init__(
@@ -92,6 +94,6 @@ def _mean_1C11(values: Sequence[float], num_in_ch: int, num_out_ch: int) -> torc
     if len(values) != 1 and (len(values) != num_in_ch or len(values) != num_out_ch):
         raise ValueError(
             f"`rgb_mean` (={list(values)}) must hold one value, or one per channel of input and output "
-            f"(num_in_ch={num_in_ch}, num_out_ch={num_out_ch}); for grey pictures pass rgb_mean: [0.4371]"
+            f"(num_in_ch={num_in_ch}, num_out_ch={num_out_ch}); for grey images pass rgb_mean: [0.4371]"
         )
     return torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)

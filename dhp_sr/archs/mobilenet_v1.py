@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from .arguments import records_arguments, require_fraction, require_integers, require_numbers
-from .classifiers import he_initialised, scaled_width, stem_stride
+from .arguments import records_arguments, require_fraction, require_numbers
+from .classifiers import Classifier, he_initialised, scaled_width, stem_stride
 
 BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),) * 5, (1024, 2), (1024, 1))
 """Width and stride of each block."""
@@ -23,11 +23,11 @@ def separable(num_in_ch: int, num_out_ch: int, stride: int) -> nn.Sequential:
     )
 
 
-class MobileNetV1(nn.Module):
+class MobileNetV1(Classifier):
     """MobileNet with a width multiplier.
 
     Paper: Howard et al., MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications, 2017.
-    Difference to the original: for pictures of 32 pixels and fewer the first convolution keeps the size; drop-out
+    Difference to the original: for images of 32 pixels and fewer the first convolution keeps the size; drop-out
     before the linear layer is an option.
 
         x -> conv 3x3 /2 bn relu -> 13 x [depthwise 3x3 bn relu, 1x1 bn relu] -> mean -> drop-out -> linear -> y
@@ -37,11 +37,11 @@ class MobileNetV1(nn.Module):
     13,102,920 params; 0.181 G.
 
     Args:
-        num_in_ch: Channels of the picture.
+        num_in_ch: Channels of the image.
         num_classes: Length of the output.
         width_mult: Factor on all widths, rounded to multiples of 8.
         dropout: Fraction of features dropped before the linear layer while training, from 0 to below 1.
-        input_size: Side of the pictures that the network is meant for; above 32 the first convolution halves it.
+        input_size: Side of the images that the network is meant for; above 32 the first convolution halves it.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -56,13 +56,9 @@ class MobileNetV1(nn.Module):
         dropout: float = 0.0,
         input_size: int = 32,
     ) -> None:
-        super().__init__()
-        require_integers(num_in_ch=num_in_ch, num_classes=num_classes)
-        require_integers(least=16, input_size=input_size)
+        super().__init__(num_in_ch=num_in_ch, num_classes=num_classes, input_size=input_size, least=16)
         require_numbers(width_mult=width_mult)
         require_fraction(dropout=dropout)
-        self.scale, self.in_channels, self.size_multiple, self.task = 1, num_in_ch, 1, "classification"
-        self.num_classes, self.input_size = num_classes, input_size
         before = scaled_width(_STEM, width_mult)
         stem = nn.Conv2d(num_in_ch, before, 3, stride=stem_stride(input_size), padding=1, bias=False)
         layers: list[nn.Module] = [nn.Sequential(stem, nn.BatchNorm2d(before), nn.ReLU(inplace=True))]
@@ -77,5 +73,5 @@ class MobileNetV1(nn.Module):
         he_initialised(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map normalised pictures (N, num_in_ch, H, W) to scores (N, num_classes), before softmax."""
+        """Map normalised images (N, num_in_ch, H, W) to scores (N, num_classes), before softmax."""
         return self.classifier(self.dropout(self.pool(self.features(x)).flatten(1)))

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from .arguments import records_arguments, require_fraction, require_integers, require_numbers
-from .classifiers import he_initialised, scaled_width, stem_stride
+from .arguments import records_arguments, require_fraction, require_numbers
+from .classifiers import Classifier, he_initialised, scaled_width, stem_stride
 
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 """Expansion, width, blocks and stride of the first block of each stage; ImageNet's has stride 2 in the second, too."""
@@ -36,11 +36,11 @@ class InvertedResidual(nn.Module):
         return x + self.conv(x) if self.adds else self.conv(x)
 
 
-class MobileNetV2(nn.Module):
-    """MobileNetV2 with a width multiplier, for small pictures.
+class MobileNetV2(Classifier):
+    """MobileNetV2 with a width multiplier, for small images.
 
     Paper: Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks, CVPR 2018. Difference to the
-    original: the second stage keeps the size, and for pictures of 32 pixels and fewer the first convolution too, as
+    original: the second stage keeps the size, and for images of 32 pixels and fewer the first convolution too, as
     pruning papers have it for CIFAR and Tiny-ImageNet.
 
         x -> conv 3x3 /2 -> 17 x [1x1, depthwise 3x3, 1x1, +] -> conv 1x1 -> mean -> drop-out -> linear -> y
@@ -52,11 +52,11 @@ class MobileNetV2(nn.Module):
     9,209,288 params; 0.339 G.
 
     Args:
-        num_in_ch: Channels of the picture.
+        num_in_ch: Channels of the image.
         num_classes: Length of the output.
         width_mult: Factor on all widths, rounded to multiples of 8; the last convolution has at least 1280.
         dropout: Fraction of features dropped before the linear layer while training, from 0 to below 1.
-        input_size: Side of the pictures that the network is meant for; above 32 the first convolution halves it.
+        input_size: Side of the images that the network is meant for; above 32 the first convolution halves it.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -71,13 +71,9 @@ class MobileNetV2(nn.Module):
         dropout: float = 0.0,
         input_size: int = 32,
     ) -> None:
-        super().__init__()
-        require_integers(num_in_ch=num_in_ch, num_classes=num_classes)
-        require_integers(least=16, input_size=input_size)
+        super().__init__(num_in_ch=num_in_ch, num_classes=num_classes, input_size=input_size, least=16)
         require_numbers(width_mult=width_mult)
         require_fraction(dropout=dropout)
-        self.scale, self.in_channels, self.size_multiple, self.task = 1, num_in_ch, 1, "classification"
-        self.num_classes, self.input_size = num_classes, input_size
         before, last = scaled_width(_STEM, width_mult), scaled_width(_LAST, max(width_mult, 1.0))
         layers: list[nn.Module] = [conv_bn_relu(num_in_ch, before, 3, stem_stride(input_size))]
         for expansion, base, blocks, first_stride in STAGES:
@@ -91,5 +87,5 @@ class MobileNetV2(nn.Module):
         he_initialised(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map normalised pictures (N, num_in_ch, H, W) to scores (N, num_classes), before softmax."""
+        """Map normalised images (N, num_in_ch, H, W) to scores (N, num_classes), before softmax."""
         return self.classifier(self.pool(self.features(x)).flatten(1))

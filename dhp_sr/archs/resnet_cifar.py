@@ -1,4 +1,4 @@
-"""ResNet for small pictures: three stages of basic or bottleneck blocks."""
+"""ResNet for small images: three stages of basic or bottleneck blocks."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from .arguments import records_arguments, require_integers, require_one_of
-from .classifiers import he_initialised
+from .classifiers import Classifier, he_initialised
 
 
 class PaddedShortcut(nn.Module):
@@ -14,6 +14,9 @@ class PaddedShortcut(nn.Module):
 
     The zeros are buffers, not numbers in the forward, so that a pruned copy pads by what it has kept.
     """
+
+    before: torch.Tensor
+    after: torch.Tensor
 
     def __init__(self, num_in_ch: int, num_out_ch: int, stride: int) -> None:
         super().__init__()
@@ -83,12 +86,12 @@ class Bottleneck(nn.Module):
         return self.relu(self.bn3(self.conv3(inner)) + self.shortcut(x))
 
 
-BLOCKS: dict[str, type[nn.Module]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
+BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
 CONVS_IN_BLOCK = {"basic": 2, "bottleneck": 3}
 
 
-class ResNet(nn.Module):
-    """Residual network for small pictures (CIFAR); torchvision's of the same name is the one for ImageNet.
+class ResNet(Classifier):
+    """Residual network for small images (CIFAR); torchvision's of the same name is the one for ImageNet.
 
     Paper: He et al., Deep Residual Learning for Image Recognition, CVPR 2016, section 4.2. Difference to the original:
     none with basic blocks and `shortcut="padding"` (its option A); bottleneck blocks and `"projection"` (1x1
@@ -102,14 +105,14 @@ class ResNet(nn.Module):
     Standard setting: depth 20: 269,722 params; 0.041 G macs for a 3x32x32 input. Depth 56: 853,018 params; 0.125 G.
 
     Args:
-        num_in_ch: Channels of the picture.
+        num_in_ch: Channels of the image.
         num_classes: Length of the output.
         num_feat: Width of the first stage (inside its blocks); the others have 2 and 4 times as many.
         depth: Layers with weights: 6 n + 2 with basic blocks (20, 32, 56, 110), 9 n + 2 with bottlenecks (110, 164).
         block: `basic` (two 3x3) or `bottleneck` (1x1, 3x3, 1x1, four times as wide outside).
         shortcut: How a block that changes the width passes its input on: `padding` (zeros, no parameters) or
             `projection` (1x1 convolution).
-        input_size: Side of the pictures that the network is meant for; others pass too.
+        input_size: Side of the images that the network is meant for; others pass too.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -126,13 +129,10 @@ class ResNet(nn.Module):
         shortcut: str = "padding",
         input_size: int = 32,
     ) -> None:
-        super().__init__()
-        require_integers(num_in_ch=num_in_ch, num_classes=num_classes, num_feat=num_feat, depth=depth)
-        require_integers(least=8, input_size=input_size)
+        super().__init__(num_in_ch=num_in_ch, num_classes=num_classes, input_size=input_size, least=8)
+        require_integers(num_feat=num_feat, depth=depth)
         require_one_of(tuple(BLOCKS), block=block)
         require_one_of(("padding", "projection"), shortcut=shortcut)
-        self.scale, self.in_channels, self.size_multiple, self.task = 1, num_in_ch, 1, "classification"
-        self.num_classes, self.input_size = num_classes, input_size
         blocks = _blocks_per_stage(depth, block)
         self.conv1 = nn.Conv2d(num_in_ch, num_feat, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(num_feat)
@@ -149,14 +149,14 @@ class ResNet(nn.Module):
         he_initialised(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map normalised pictures (N, num_in_ch, H, W) to scores (N, num_classes), before softmax."""
+        """Map normalised images (N, num_in_ch, H, W) to scores (N, num_classes), before softmax."""
         features = self.relu(self.bn1(self.conv1(x)))
         features = self.layer3(self.layer2(self.layer1(features)))
         return self.linear(self.pool(features).flatten(1))
 
 
 def _stage(
-    block: type[nn.Module], num_in_ch: int, num_feat: int, blocks: int, stride: int, shortcut: str
+    block: type[BasicBlock] | type[Bottleneck], num_in_ch: int, num_feat: int, blocks: int, stride: int, shortcut: str
 ) -> Iterator[nn.Module]:
     yield block(num_in_ch, num_feat, stride, shortcut)
     for _ in range(blocks - 1):

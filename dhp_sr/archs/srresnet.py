@@ -38,8 +38,8 @@ class SRResNet(nn.Module):
     Standard setting: 16 blocks x 64 channels, x4: 1,535,638 params; 32.719 G macs for a 128x128 input.
 
     Args:
-        num_in_ch: Channels of the input picture.
-        num_out_ch: Channels of the output picture.
+        num_in_ch: Channels of the input image.
+        num_out_ch: Channels of the output image.
         num_feat: Width of the trunk.
         num_block: Residual blocks.
         upscale: 2, 3, 4 or a higher power of two.

@@ -1,10 +1,10 @@
-"""VGG with batch normalisation for small pictures: a plain chain of 3x3 convolutions."""
+"""VGG with batch normalisation for small images: a plain chain of 3x3 convolutions."""
 
 import torch
 from torch import nn
 
 from .arguments import records_arguments, require_integers
-from .classifiers import he_initialised
+from .classifiers import Classifier, he_initialised
 
 STAGES: dict[int, tuple[int, ...]] = {
     11: (1, 1, 2, 2, 2),
@@ -16,7 +16,7 @@ STAGES: dict[int, tuple[int, ...]] = {
 _WIDEST = 8
 
 
-class VGG(nn.Module):
+class VGG(Classifier):
     """VGG-16 with batch normalisation and one linear layer, as pruning papers train it on CIFAR.
 
     Paper: Simonyan and Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition, ICLR 2015.
@@ -32,11 +32,11 @@ class VGG(nn.Module):
     Standard setting: depth 16: 14,728,266 params; 0.313 G macs for a 3x32x32 input.
 
     Args:
-        num_in_ch: Channels of the picture.
+        num_in_ch: Channels of the image.
         num_classes: Length of the output.
         num_feat: Width of the first stage; the others have 2, 4, 8 and 8 times as many.
         depth: 11, 13, 16 or 19, counted with the original's three linear layers.
-        input_size: Side of the pictures that the network is meant for; others from 32 on pass too.
+        input_size: Side of the images that the network is meant for; others from 32 on pass too.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -46,13 +46,10 @@ class VGG(nn.Module):
     def __init__(
         self, num_in_ch: int = 3, num_classes: int = 10, num_feat: int = 64, depth: int = 16, input_size: int = 32
     ) -> None:
-        super().__init__()
-        require_integers(num_in_ch=num_in_ch, num_classes=num_classes, num_feat=num_feat)
-        require_integers(least=32, input_size=input_size)
+        super().__init__(num_in_ch=num_in_ch, num_classes=num_classes, input_size=input_size, least=32)
+        require_integers(num_feat=num_feat)
         if depth not in STAGES:
             raise ValueError(f"`depth` (={depth!r}) must be one of {', '.join(map(str, STAGES))}")
-        self.scale, self.in_channels, self.size_multiple, self.task = 1, num_in_ch, 1, "classification"
-        self.num_classes, self.input_size = num_classes, input_size
         layers: list[nn.Module] = []
         before = num_in_ch
         for place, convs in enumerate(STAGES[depth]):
@@ -67,5 +64,5 @@ class VGG(nn.Module):
         he_initialised(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map normalised pictures (N, num_in_ch, H, W) to scores (N, num_classes), before softmax."""
+        """Map normalised images (N, num_in_ch, H, W) to scores (N, num_classes), before softmax."""
         return self.classifier(self.pool(self.features(x)).flatten(1))

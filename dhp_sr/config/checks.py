@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from dhp_sr.config.classification import ClassificationDataset
 from dhp_sr.config.compress import Scheduler
-from dhp_sr.config.datasets import Dataset, TrainDataset
+from dhp_sr.config.datasets import TrainDataset, ValDataset
 from dhp_sr.config.method_checks import idle_in_search, is_trained_before, method_problems
 from dhp_sr.config.schema import Options
 from dhp_sr.config.section import changed
@@ -60,7 +60,7 @@ def _datasets(options: Options) -> Iterator[Finding]:
             yield ("datasets", key, "name"), found
 
 
-def _of_dataset(dataset: Dataset | ClassificationDataset, scale: int) -> Iterator[tuple[str, str]]:
+def _of_dataset(dataset: TrainDataset | ValDataset | ClassificationDataset, scale: int) -> Iterator[tuple[str, str]]:
     if isinstance(dataset, ClassificationDataset):
         yield from _of_classification(dataset, scale)
     else:
@@ -75,7 +75,7 @@ def _of_classification(dataset: ClassificationDataset, scale: int) -> Iterator[t
             yield name, f"expected {dataset.channels} value(s), one a channel of color: {dataset.color}, found {values}"
 
 
-def _of_images(dataset: Dataset, scale: int) -> Iterator[tuple[str, str]]:
+def _of_images(dataset: TrainDataset | ValDataset, scale: int) -> Iterator[tuple[str, str]]:
     denoise = dataset.type == "NoiseDataset"
     if denoise and dataset.sigma is None:
         yield "sigma", "NoiseDataset expects a noise level (0-255 scale), found none"
@@ -167,6 +167,7 @@ def _idle_in_datasets(options: Options) -> Iterator[Finding]:
     for key, dataset in options.datasets.items():
         if isinstance(dataset, ClassificationDataset):
             continue
+        names: tuple[str, ...]
         if dataset.type == "SRDataset":
             names, reason = ("sigma", "noise_seed"), "SRDataset adds no noise"
         else:

@@ -1,4 +1,4 @@
-"""`datasets` of classification runs: pictures with labels, in memory."""
+"""`datasets` of classification runs: images with labels, in memory."""
 
 from typing import Annotated, Literal
 
@@ -25,13 +25,13 @@ class ClassificationDataset(Section):
     """CIFAR-100 has both; other sets have one kind."""
     color: Color = "rgb"
     size: Positive | None = None
-    """Resize the shorter side to so many pixels and cut the middle out; without it all pictures have one size."""
+    """Resize the shorter side to so many pixels and cut the middle out; without it all images have one size."""
     mean: Statistics | None = None
-    """Subtracted from pictures in [0, 1], one value a channel; default: those usual for ImageNet and CIFAR-10."""
+    """Subtracted from images in [0, 1], one value a channel; default: those usual for ImageNet and CIFAR-10."""
     std: Deviations | None = None
     """Then divided by."""
     max_per_class: Positive | None = None
-    """Only the first so many pictures of every class."""
+    """Only the first so many images of every class."""
 
     @property
     def channels(self) -> int:
@@ -49,7 +49,7 @@ class ClassificationTrain(ClassificationDataset):
     """`datasets.train`."""
 
     padding: NotNegative = 4
-    """Black frame in pixels, out of which a picture of the old size is cut at random."""
+    """Black frame in pixels, out of which an image of the old size is cut at random."""
     use_hflip: bool = True
     batch_size_per_gpu: Positive
     num_worker_per_gpu: NotNegative = 0
@@ -61,4 +61,4 @@ class ClassificationVal(ClassificationDataset):
     split: str = "test"
     """As above."""
     batch_size: Positive = 250
-    """Pictures scored at a time; changes no score."""
+    """Images scored at a time; changes no score."""

@@ -13,7 +13,7 @@ from dhp_sr.utils.names import nearest
 class Dataset(Section):
     """What training and validation sets have in common."""
 
-    type: Literal["SRDataset", "NoiseDataset"]  # as in TYPES
+    type: Literal["SRDataset", "NoiseDataset"]  # as in TASKS
     name: str = ""
     dataroot_gt: str | Annotated[list[str], Field(min_length=1)]
     """Folder, `.lmdb` folder, or `bundled:train` / `bundled:val` (photographs that come with scikit-image)."""
@@ -59,7 +59,9 @@ class ValDataset(Dataset):
     """Only the first so many images."""
 
 
-TYPES = ("SRDataset", "NoiseDataset", CLASSIFICATION)
+TASKS = {"SRDataset": "sr", "NoiseDataset": "denoise", CLASSIFICATION: "classification"}
+"""Type of dataset -> the task that it makes of a run."""
+TYPES = tuple(TASKS)
 KINDS: dict[str, tuple[type[Section], type[Section]]] = {
     "images": (TrainDataset, ValDataset),
     CLASSIFICATION: (ClassificationTrain, ClassificationVal),

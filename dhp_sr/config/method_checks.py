@@ -63,7 +63,8 @@ def idle_in_search(options: Options) -> Iterator[Finding]:
 
 def _idle_in_latents(compress: Compress) -> Iterator[Finding]:
     why = rules_of(compress.method).moves_no_latents
-    names, reason = LATENT_SETTINGS, f"method {compress.method} {why}"
+    names: tuple[str, ...] = LATENT_SETTINGS
+    reason = f"method {compress.method} {why}"
     if not why and compress.preset == "modern":
         names, reason = ("latent_lr", "penalty"), "the modern preset finds its own"
     elif not why:

@@ -1,4 +1,4 @@
-"""Images in, batches out: super-resolution pairs and noisy pictures from folders, LMDB and bundled photographs."""
+"""Images in, batches out: super-resolution pairs and noisy images from folders, LMDB and bundled photographs."""
 
 from dhp_sr.data.build import build_train_set, build_val_set
 from dhp_sr.data.sampler import train_batches

@@ -1,4 +1,4 @@
-"""Shifted and mirrored copies of small pictures, a whole batch at once; which ones follows from the seed alone."""
+"""Shifted and mirrored copies of small images, a whole batch at once; which ones follows from the seed alone."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ def draws(seed: int, positions: np.ndarray, count: int) -> np.ndarray:
         The generator is SplitMix64: Steele et al., Fast Splittable Pseudorandom Number Generators, OOPSLA 2014.
     """
     with np.errstate(over="ignore"):
-        start = _mixed(np.asarray(positions, np.uint64) * _STEP ^ _mixed(np.uint64(seed) + _STEP))
+        start = _mixed(np.asarray(positions, np.uint64) * _STEP ^ _mixed(np.asarray(seed, np.uint64) + _STEP))
         return _mixed(start[:, None] + _STEP * np.arange(1, count + 1, dtype=np.uint64))
 
 
@@ -35,7 +35,7 @@ def _mixed(bits: np.ndarray) -> np.ndarray:
 def shifted(
     images_NHWC: np.ndarray, numbers: Sequence[int], positions: Sequence[int], *, seed: int, padding: int, hflip: bool
 ) -> np.ndarray:
-    """Return pictures cut at random from their black-framed selves, half of them mirrored.
+    """Return images cut at random from their black-framed selves, half of them mirrored.
 
     Args:
         images_NHWC: uint8, the whole set.

@@ -1,4 +1,4 @@
-"""Data sets that make whole batches at once, which is much faster for small pictures than one sample at a time."""
+"""Data sets that make whole batches at once, which is much faster for small images than one sample at a time."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ class BatchedDataset(Dataset):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Return the number of pictures."""
+        """Return the number of images."""
 
     @abstractmethod
     def batch(self, addresses: Sequence[Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Bicubic resizing that equals MATLAB's `imresize` on uint8 pictures, bit for bit.
+"""Bicubic resizing that equals MATLAB's `imresize` on uint8 images, bit for bit.
 
 Cubic kernel with a = -0.5, widened when shrinking, weights normalised, mirrored border; rows first, then columns,
 rounded to uint8 after each of the two passes.
@@ -12,7 +12,7 @@ import numpy as np
 
 
 def downscale(image_HWC: np.ndarray, scale: int) -> np.ndarray:
-    """Shrink a picture by a whole factor.
+    """Shrink an image by a whole factor.
 
     Args:
         image_HWC: uint8 of shape (H, W, C) or (H, W), H and W multiples of `scale`.
@@ -22,7 +22,7 @@ def downscale(image_HWC: np.ndarray, scale: int) -> np.ndarray:
         uint8 of shape (H / scale, W / scale, C) or (H / scale, W / scale).
 
     Raises:
-        ValueError: The picture is not uint8, or its sides are not multiples of `scale`.
+        ValueError: The image is not uint8, or its sides are not multiples of `scale`.
     """
     height, width = image_HWC.shape[:2]
     if height % scale or width % scale:
@@ -31,14 +31,14 @@ def downscale(image_HWC: np.ndarray, scale: int) -> np.ndarray:
 
 
 def upscale(image_HWC: np.ndarray, scale: int) -> np.ndarray:
-    """Enlarge a picture by a whole factor; arguments and result as for `downscale`, the other way round."""
+    """Enlarge an image by a whole factor; arguments and result as for `downscale`, the other way round."""
     height, width = image_HWC.shape[:2]
     return _resize(image_HWC, height * scale, width * scale)
 
 
 def _resize(image_HWC: np.ndarray, height: int, width: int) -> np.ndarray:
     if image_HWC.dtype != np.uint8:
-        raise ValueError(f"expected a uint8 picture, found {image_HWC.dtype}")
+        raise ValueError(f"expected a uint8 image, found {image_HWC.dtype}")
     rows_done = _resize_rows(image_HWC, height)
     columns_done = _resize_rows(np.ascontiguousarray(rows_done.swapaxes(0, 1)), width)
     return np.ascontiguousarray(columns_done.swapaxes(0, 1))

@@ -27,7 +27,7 @@ def build_train_set(options: TrainDataset, scale: int, seed: int) -> Dataset:
         seed: With a sample's position, fixes its patch.
 
     Returns:
-        A dataset addressed by (number of the picture, position in the run); see `train_batches`.
+        A dataset addressed by (number of the image, position in the run); see `train_batches`.
 
     Raises:
         UserError: Folders or images are missing, damaged, too small or do not match, or settings contradict each other.
@@ -90,8 +90,11 @@ def _find_pairs(options: DatasetOptions, scale: int) -> list[Pair]:
     if len(gt_roots) != len(lq_roots):
         found = f"found {len(gt_roots)} of dataroot_gt and {len(lq_roots)} of dataroot_lq"
         raise UserError(f"expected one LR root for each HR root in the same order, {found}")
-    rules = {"scale": scale, "color": options.color, "template": options.filename_tmpl}
-    return [pair for gt, lq in zip(gt_roots, lq_roots, strict=True) for pair in match_pairs(gt, lq, **rules)]
+    matched = [
+        match_pairs(gt, lq, scale=scale, color=options.color, template=options.filename_tmpl)
+        for gt, lq in zip(gt_roots, lq_roots, strict=True)
+    ]
+    return [pair for pairs in matched for pair in pairs]
 
 
 def _large_enough(
@@ -128,7 +131,7 @@ def _too_small(image: StoredImage, gt_size: int, scale: int) -> str:
     return "" if fits else f"{image.where} ({height}x{width})"
 
 
-def _check_pairs(options: DatasetOptions, scale: int) -> None:
+def _check_pairs(options: TrainDataset | ValDataset, scale: int) -> None:
     if options.sigma is not None:
         raise UserError(f"sigma (={options.sigma}) has no effect with type SRDataset: remove it, or use NoiseDataset")
     if scale == 1 and options.dataroot_lq is None:

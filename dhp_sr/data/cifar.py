@@ -76,7 +76,7 @@ def _records(path: Path, label_bytes: int) -> np.ndarray:
     data = np.fromfile(path, np.uint8)
     size = label_bytes + PIXELS
     if not len(data) or len(data) % size:
-        expected = f"expected a multiple of {size} bytes ({label_bytes} of labels and {PIXELS} of pixels a picture)"
+        expected = f"expected a multiple of {size} bytes ({label_bytes} of labels and {PIXELS} of pixels an image)"
         raise UserError(f"{path}: {expected}, found {len(data)}: it is cut short; copy or download it again")
     return data.reshape(-1, size)
 

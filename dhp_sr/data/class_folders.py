@@ -1,4 +1,4 @@
-"""Classification sets as folders: one a class, named after it, with its pictures somewhere inside."""
+"""Classification sets as folders: one a class, named after it, with its images somewhere inside."""
 
 from pathlib import Path
 
@@ -15,10 +15,10 @@ SPLITS = ("train", "val", "test")
 def read_class_folders(root: Path, split: str, *, side: int | None = None, color: str = "rgb") -> Pictures:
     """Read the folder `root/split`, or `root` itself where no folder is called after the split.
 
-    Classes are numbered in the order of their names, pictures come in the order of their paths.
+    Classes are numbered in the order of their names, images come in the order of their paths.
 
     Raises:
-        UserError: A class is without pictures, one is damaged, or sizes differ and `side` is not given.
+        UserError: A class is without images, one is damaged, or sizes differ and `side` is not given.
     """
     folder = root / split if (root / split).is_dir() else root
     classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
@@ -30,7 +30,7 @@ def read_class_folders(root: Path, split: str, *, side: int | None = None, color
         inside = _pictures_in(folder / name)
         if not inside:
             advice = "fill it or remove it"
-            raise UserError(f"{folder / name}: expected pictures of class {name!r}, found none: {advice}")
+            raise UserError(f"{folder / name}: expected images of class {name!r}, found none: {advice}")
         paths += inside
         labels += [label] * len(inside)
     images = [decode(path.read_bytes(), str(path)) for path in paths]

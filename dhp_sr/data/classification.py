@@ -1,6 +1,7 @@
 """Classification sets from the sections of an option file: uint8 in memory, normalised float32 in batches."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,58 +19,58 @@ Batch = dict[str, torch.Tensor]
 
 
 class TrainImages(BatchedDataset):
-    """Augmented samples, addressed by (number of the picture, position in the run); see `train_batches`."""
+    """Augmented samples, addressed by (number of the image, position in the run); see `train_batches`."""
 
     def __init__(self, pictures: Pictures, options: ClassificationTrain, seed: int) -> None:
-        """Keep the pictures; `options` says how they are shifted, mirrored and normalised."""
+        """Keep the images; `options` says how they are shifted, mirrored and normalised."""
         self.pictures, self.classes = pictures, pictures.classes
         self._padding, self._hflip, self._seed = options.padding, options.use_hflip, seed
         self._normalise = Normalise(*options.statistics)
 
     def __len__(self) -> int:
-        """Return the number of pictures."""
+        """Return the number of images."""
         return len(self.pictures)
 
     def batch(self, addresses: Sequence[Address]) -> Batch:
         """Return the samples of these addresses, stacked."""
         numbers, positions = zip(*addresses, strict=True)
-        draw = {"seed": self._seed, "padding": self._padding, "hflip": self._hflip}
-        images = shifted(self.pictures.images_NHWC, numbers, positions, **draw)
+        whole = self.pictures.images_NHWC
+        images = shifted(whole, numbers, positions, seed=self._seed, padding=self._padding, hflip=self._hflip)
         return _batch(self._normalise(images), self.pictures.labels[list(numbers)])
 
 
 class ValImages(BatchedDataset):
-    """Pictures as they are, addressed by their numbers."""
+    """Images as they are, addressed by their numbers."""
 
     def __init__(self, pictures: Pictures, options: ClassificationVal) -> None:
-        """Keep the pictures; `options` says how they are normalised, and how many make a batch of `batches`."""
+        """Keep the images; `options` says how they are normalised, and how many make a batch of `batches`."""
         self.pictures, self.classes, self.batch_size = pictures, pictures.classes, options.batch_size
         self._normalise = Normalise(*options.statistics)
 
     def __len__(self) -> int:
-        """Return the number of pictures."""
+        """Return the number of images."""
         return len(self.pictures)
 
     def batch(self, addresses: Sequence[int]) -> Batch:
-        """Return the pictures of these numbers, stacked."""
+        """Return the images of these numbers, stacked."""
         numbers = np.asarray(addresses)
         return _batch(self._normalise(self.pictures.images_NHWC[numbers]), self.pictures.labels[numbers])
 
     def batches(self) -> Iterator[Batch]:
-        """Yield every picture once, in order; the last batch may be smaller."""
+        """Yield every image once, in order; the last batch may be smaller."""
         for start in range(0, len(self), self.batch_size):
             yield self.batch(range(start, min(start + self.batch_size, len(self))))
 
 
 class Normalise:
-    """Turns uint8 pictures (N, H, W, C) into float32 (N, C, H, W): (x / 255 - mean) / std, channel by channel."""
+    """Turns uint8 images (N, H, W, C) into float32 (N, C, H, W): (x / 255 - mean) / std, channel by channel."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Take mean and standard deviation of each channel, on the scale of 0 to 1."""
         self._mean, self._std = (torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std))
 
     def __call__(self, images_NHWC: np.ndarray) -> torch.Tensor:
-        """Return the normalised pictures."""
+        """Return the normalised images."""
         planes = torch.from_numpy(images_NHWC).permute(0, 3, 1, 2)
         scaled = planes.to(torch.float32, memory_format=torch.contiguous_format)
         return scaled.div_(255).sub_(self._mean).div_(self._std)
@@ -87,7 +88,7 @@ def build_train(options: ClassificationTrain, seed: int) -> TrainImages:
         seed: With a sample's position, fixes its shift and whether it is mirrored.
 
     Raises:
-        UserError: Pictures are missing or damaged, or labels are out of range.
+        UserError: Images are missing or damaged, or labels are out of range.
     """
     return TrainImages(_pictures(options, "datasets.train"), options, seed)
 
@@ -110,10 +111,10 @@ def check_same_classes(train: Sequence[str], val: Sequence[str], name: str) -> N
 
 
 def _pictures(options: ClassificationDataset, section: str) -> Pictures:
-    """Read the pictures that a section asks for; errors say which section it is."""
+    """Read the images that a section asks for; errors say which section it is."""
     try:
-        asked = {"labels": options.labels, "side": options.size, "color": options.color}
-        pictures = read_pictures(options.dataroot, options.split, **asked)
+        asked = partial(read_pictures, labels=options.labels, side=options.size, color=options.color)
+        pictures = asked(options.dataroot, options.split)
         return in_color(first_of_each_class(pictures, options.max_per_class), options.color)
     except UserError as error:
         raise UserError(f"{section}{f' ({options.name})' if options.name else ''}: {error}") from error

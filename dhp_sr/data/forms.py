@@ -20,8 +20,8 @@ def read_pictures(
         root: Class folders, CIFAR's binary files, sheets with an index, or an `.lmdb` folder with labels.
         split: `train`, `test`, ...
         labels: `fine` or `coarse`, of CIFAR-100.
-        side: Resize pictures to squares of this side; None: they have one size already.
-        color: `rgb` or `grey`, what pictures of different kinds become.
+        side: Resize images to squares of this side; None: they have one size already.
+        color: `rgb` or `grey`, what images of different kinds become.
 
     Raises:
         UserError: there is no such set, it is damaged or incomplete, or labels are out of range.
@@ -72,7 +72,7 @@ def form_of(folder: Path) -> str:
     paths = sorted(folder.iterdir())
     loose = [path.name for path in paths if path.suffix.lower() in EXTENSIONS]
     if loose:
-        advice = f"sheets need their {INDEX}, other pictures a folder for each class"
+        advice = f"sheets need their {INDEX}, other images a folder for each class"
         raise UserError(
             f"{folder}: expected class folders, found image files without labels ({loose[0]}, ...): {advice}"
         )

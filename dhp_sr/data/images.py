@@ -1,7 +1,7 @@
-"""Pictures as uint8 arrays: strict decoding, PNG encoding, colour rules.
+"""Images as uint8 arrays: strict decoding, PNG encoding, colour rules.
 
-A picture is (H, W, 3) RGB or (H, W, 1) grey. Alpha is dropped: colours stay as stored, nothing is blended. Palettes
-become RGB. More than 8 bits a channel, CMYK and float pictures are refused. EXIF rotation is not applied.
+An image is (H, W, 3) RGB or (H, W, 1) grey. Alpha is dropped: colours stay as stored, nothing is blended. Palettes
+become RGB. More than 8 bits a channel, CMYK and float images are refused. EXIF rotation is not applied.
 """
 
 import io
@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image
 
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.pixels import LUMA, PNG_SIGNATURE
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 _MODES = {"L": "L", "LA": "L", "1": "L", "RGB": "RGB", "RGBA": "RGB", "RGBX": "RGB", "P": "RGB", "PA": "RGB"}
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def decode(data: bytes, where: str) -> np.ndarray:
@@ -32,7 +32,7 @@ def decode(data: bytes, where: str) -> np.ndarray:
         uint8 of shape (H, W, 3), RGB, or (H, W, 1), grey.
 
     Raises:
-        UserError: The data are no picture, truncated or damaged, or of a kind that is not supported.
+        UserError: The data are no image, truncated or damaged, or of a kind that is not supported.
     """
     with _explained(where):
         _check_whole(data)
@@ -46,10 +46,10 @@ def decode(data: bytes, where: str) -> np.ndarray:
 
 
 def header_size(source: str | Path | bytes, where: str) -> tuple[int, int, int]:
-    """Return (height, width, channels after decoding) from a picture's header alone.
+    """Return (height, width, channels after decoding) from an image's header alone.
 
     Raises:
-        UserError: There is no readable header, or the kind of picture is not supported.
+        UserError: There is no readable header, or the kind of image is not supported.
     """
     with _explained(where), Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
         mode = _plain_mode(picture, source if isinstance(source, bytes) else Path(source), where)
@@ -57,7 +57,7 @@ def header_size(source: str | Path | bytes, where: str) -> tuple[int, int, int]:
 
 
 def encode_png(image_HWC: np.ndarray, compress_level: int = 1) -> bytes:
-    """Return the PNG file of a uint8 picture of shape (H, W, 3) or (H, W, 1)."""
+    """Return the PNG file of a uint8 image of shape (H, W, 3) or (H, W, 1)."""
     stream = io.BytesIO()
     pixels = image_HWC[:, :, 0] if image_HWC.shape[2] == 1 else image_HWC
     Image.fromarray(pixels).save(stream, "PNG", compress_level=compress_level)
@@ -65,7 +65,7 @@ def encode_png(image_HWC: np.ndarray, compress_level: int = 1) -> bytes:
 
 
 def to_color(image_HWC: np.ndarray, color: str) -> np.ndarray:
-    """Return the picture in the colour that a dataset asks for.
+    """Return the image in the colour that a dataset asks for.
 
     Args:
         image_HWC: uint8 of shape (H, W, 3) or (H, W, 1).
@@ -82,8 +82,8 @@ def to_color(image_HWC: np.ndarray, color: str) -> np.ndarray:
 
 
 def rgb_to_grey(image_HWC: np.ndarray) -> np.ndarray:
-    """Return the luma of a uint8 RGB picture as uint8 of shape (H, W, 1): the grey BSD68 comes from BSDS this way."""
-    luma = image_HWC @ np.array([0.298936021293775, 0.587043074451121, 0.114020904255103])
+    """Return the luma of a uint8 RGB image as uint8 of shape (H, W, 1): the grey BSD68 comes from BSDS this way."""
+    luma = image_HWC @ np.array(LUMA)
     return np.floor(luma + 0.5).astype(np.uint8)[:, :, None]
 
 
@@ -111,13 +111,13 @@ def _explained(where: str) -> Iterator[None]:
 
 def _check_whole(data: bytes) -> None:
     """Check a PNG's chunks by their checksums up to its end mark: its pixels alone can decode and be wrong."""
-    if data.startswith(_PNG_SIGNATURE):
+    if data.startswith(PNG_SIGNATURE):
         with Image.open(io.BytesIO(data)) as picture:
             picture.verify()
 
 
 def _plain_mode(picture: Image.Image, source: bytes | Path, where: str) -> str:
-    """Return L or RGB, what the picture decodes to."""
+    """Return L or RGB, what the image decodes to."""
     mode = _MODES.get(picture.mode)
     if mode is None or _png_bit_depth(picture, source) > 8:
         found = f"mode {picture.mode}" if mode is None else "16 bits a channel"

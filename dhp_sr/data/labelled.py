@@ -1,4 +1,4 @@
-"""Pictures with labels, all of one size, in memory: what every form of a classification set is read into."""
+"""Images with labels, all of one size, in memory: what every form of a classification set is read into."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -24,21 +24,21 @@ class Pictures:
     """Where they were read, for messages."""
 
     def __len__(self) -> int:
-        """Return the number of pictures."""
+        """Return the number of images."""
         return len(self.labels)
 
 
 def checked(pictures: Pictures) -> Pictures:
-    """Return the pictures once their labels are known to name classes.
+    """Return the images once their labels are known to name classes.
 
     Raises:
         UserError: there is none, or a label is out of range.
     """
     if not len(pictures):
-        raise UserError(f"{pictures.where}: expected pictures, found none: check the path and `split`")
+        raise UserError(f"{pictures.where}: expected images, found none: check the path and `split`")
     wrong = np.flatnonzero((pictures.labels < 0) | (pictures.labels >= len(pictures.classes)))
     if len(wrong):
-        found = f"found {pictures.labels[wrong[0]]} at picture {wrong[0]}"
+        found = f"found {pictures.labels[wrong[0]]} at image {wrong[0]}"
         more = f" and {len(wrong) - 1} others" if len(wrong) > 1 else ""
         expected = f"expected labels from 0 to {len(pictures.classes) - 1} ({len(pictures.classes)} classes)"
         raise UserError(f"{pictures.where}: {expected}, {found}{more}: correct the labels or the list of classes")
@@ -50,7 +50,7 @@ def class_names(where: Path, rows: Iterable[tuple[str, int, str]]) -> tuple[str,
 
     Args:
         where: The table, for messages.
-        rows: Class, label, and the picture that a line stands for.
+        rows: Class, label, and the image that a line stands for.
 
     Raises:
         UserError: a class has two labels, or the labels are not 0, 1, ...
@@ -66,7 +66,7 @@ def class_names(where: Path, rows: Iterable[tuple[str, int, str]]) -> tuple[str,
 
 
 def first_of_each_class(pictures: Pictures, count: int | None) -> Pictures:
-    """Return only the first `count` pictures of every class, in the order they have; None keeps all."""
+    """Return only the first `count` images of every class, in the order they have; None keeps all."""
     if count is None:
         return pictures
     kept = np.sort(
@@ -76,7 +76,7 @@ def first_of_each_class(pictures: Pictures, count: int | None) -> Pictures:
 
 
 def in_color(pictures: Pictures, color: str) -> Pictures:
-    """Return the pictures as `rgb` or `grey`, see `images.to_color`."""
+    """Return the images as `rgb` or `grey`, see `images.to_color`."""
     if pictures.images_NHWC.shape[3] == (3 if color == "rgb" else 1):
         return pictures
     if color == "rgb":
@@ -85,14 +85,14 @@ def in_color(pictures: Pictures, color: str) -> Pictures:
 
 
 def resized(pictures: Pictures, side: int | None) -> Pictures:
-    """Return the pictures as squares of this side, as `stacked` makes them; None leaves them as they are."""
+    """Return the images as squares of this side, as `stacked` makes them; None leaves them as they are."""
     if side is None or pictures.images_NHWC.shape[1:3] == (side, side):
         return pictures
     return replace(pictures, images_NHWC=np.stack([_centre(image, side) for image in pictures.images_NHWC]))
 
 
 def stacked(images: Sequence[np.ndarray], names: Sequence[str], side: int | None, color: str = "rgb") -> np.ndarray:
-    """Return decoded pictures (H, W, C) as one array.
+    """Return decoded images (H, W, C) as one array.
 
     Args:
         images: uint8 each.
@@ -110,7 +110,7 @@ def stacked(images: Sequence[np.ndarray], names: Sequence[str], side: int | None
         if image.shape != images[0].shape:
             (height, width), (first, second) = image.shape[:2], images[0].shape[:2]
             found = f"found {height}x{width} in {name} and {first}x{second} in {names[0]}"
-            raise UserError(f"expected pictures of one size, {found}: set `size`, to which they are resized")
+            raise UserError(f"expected images of one size, {found}: set `size`, to which they are resized")
     return np.stack(images) if images else np.empty((0, 1, 1, 3), np.uint8)
 
 

@@ -76,7 +76,7 @@ class Database:
             value = transaction.get(key.encode())
         if value is None:
             raise UserError(f"{self.folder}: {META} lists {key!r}, the database does not hold it: make the LMDB again")
-        return value
+        return bytes(value)
 
     def read_many(self, keys: Sequence[str]) -> list[bytes]:
         """Return the files stored under several keys; the database is opened once."""
@@ -85,12 +85,12 @@ class Database:
         missing = [key for key, value in zip(keys, found, strict=True) if value is None]
         if missing:
             raise UserError(f"{self.folder}: the database does not hold {missing[0]!r}: make the LMDB again")
-        return found
+        return [bytes(value) for value in found if value is not None]
 
     def keys(self) -> list[str]:
         """Return all keys of the database itself, sorted."""
         with self._transaction() as transaction:
-            return [key.decode() for key in transaction.cursor().iternext(keys=True, values=False)]
+            return [bytes(key).decode() for key in transaction.cursor().iternext(keys=True, values=False)]
 
     def _check_whole(self, environment: "lmdb.Environment") -> None:
         """Check that the file holds all of its pages: reading a missing one would end the process, without an error."""

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from dhp_sr.data.images import decode, encode_png, header_size
 from dhp_sr.data.lmdb_read import META, Database, import_lmdb
 from dhp_sr.data.sources import StoredImage
@@ -86,7 +88,7 @@ def _faults(database: Database, key: str, size: tuple[int, int, int], original: 
     return []
 
 
-def _equal(original: StoredImage, pixels) -> bool:
+def _equal(original: StoredImage, pixels: np.ndarray) -> bool:
     expected = original.read()
     return expected.shape == pixels.shape and bool((expected == pixels).all())
 
@@ -115,5 +117,5 @@ def _batches(images: Sequence[StoredImage]) -> Iterator[list[StoredImage]]:
 
 def _meta_lines(environment: "lmdb.Environment", images: Sequence[StoredImage]) -> list[str]:
     with environment.begin() as transaction:
-        sizes = {image.key: header_size(transaction.get(image.key.encode()), image.where) for image in images}
+        sizes = {image.key: header_size(transaction.get(image.key.encode(), b""), image.where) for image in images}
     return [f"{key}.png ({h},{w},{c}) {COMPRESS_LEVEL}" for key, (h, w, c) in sizes.items()]

@@ -1,6 +1,6 @@
 """Super-resolution pairs: from HR alone by exact bicubic, or from ready LR and HR images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,11 +26,11 @@ class Pair:
     color: str
 
     def load_gt(self) -> np.ndarray:
-        """Return the HR picture, cropped to a multiple of the scale, uint8 (C, H, W)."""
+        """Return the HR image, cropped to a multiple of the scale, uint8 (C, H, W)."""
         return planes(to_color(crop_to_multiple(self.gt.read(), self.scale), self.color))
 
     def load_lq(self) -> np.ndarray:
-        """Return the LR picture, uint8 (C, H / scale, W / scale)."""
+        """Return the LR image, uint8 (C, H / scale, W / scale)."""
         if self.lq is not None:
             return planes(to_color(self.lq.read(), self.color))
         return planes(downscale(self.load_gt().transpose(1, 2, 0), self.scale))
@@ -43,9 +43,9 @@ class Pair:
 
 
 class Pairs:
-    """LR and HR pictures by number.
+    """LR and HR images by number.
 
-    With `keep`, both are held in memory. Without it, pictures are decoded at every visit, except LR pictures that are
+    With `keep`, both are held in memory. Without it, images are decoded at every visit, except LR images that are
     made here: they are made once, now, and held.
     """
 
@@ -72,7 +72,7 @@ class TrainPairs(Dataset):
     """Patches of LR and HR at the same place, in the same orientation.
 
     Args:
-        pairs: The pictures.
+        pairs: The images.
         scale: HR side by LR side.
         gt_size: Side of the HR patch, a multiple of the scale.
         augmentation: The orientations that may occur.
@@ -85,16 +85,16 @@ class TrainPairs(Dataset):
         self.augmentation, self.seed = augmentation, seed
 
     def __len__(self) -> int:
-        """Return the number of pictures."""
+        """Return the number of images."""
         return len(self.pairs)
 
     def __getitem__(self, address: tuple[int, int]) -> dict[str, Any]:
-        """Return the sample at `address`: (number of the picture, position in the run)."""
+        """Return the sample at `address`: (number of the image, position in the run)."""
         index, position = address
         rng = np.random.default_rng((self.seed, position))
         lq, gt = self.pairs[index]
         side, scale = self.gt_size // self.scale, self.scale
-        top, left = draw_corner(rng, *lq.shape[1:], side)
+        top, left = draw_corner(rng, lq.shape[1], lq.shape[2], side)
         orientation = self.augmentation.draw(rng)
         lq = lq[:, top : top + side, left : left + side]
         gt = gt[:, top * scale : (top + side) * scale, left * scale : (left + side) * scale]
@@ -103,15 +103,15 @@ class TrainPairs(Dataset):
 
 
 class ValPairs(Dataset):
-    """Whole pictures for validation."""
+    """Whole images for validation."""
 
     def __init__(self, pairs: Pairs) -> None:
-        """Keep the pictures."""
+        """Keep the images."""
         self.pairs = pairs
         self._grey = [pair.gt.size()[2] == 1 for pair in pairs.pairs]
 
     def __len__(self) -> int:
-        """Return the number of pictures."""
+        """Return the number of images."""
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -152,7 +152,13 @@ def listed(names: Sequence[str], limit: int = 5) -> str:
     return ", ".join(names[:limit]) + more
 
 
-def _check_names(gt, lq, wanted: dict, by_key: dict, template: str) -> None:
+def _check_names(
+    gt: Sequence[StoredImage],
+    lq: Sequence[StoredImage],
+    wanted: Mapping[str, StoredImage],
+    by_key: Mapping[str, StoredImage],
+    template: str,
+) -> None:
     for images, names, kind in ((gt, wanted, "HR"), (lq, by_key, "LR")):
         if len(names) < len(images):
             raise UserError(f"{images[0].where}: {kind} names without extension occur twice here: rename the files")
@@ -169,6 +175,8 @@ def _check_names(gt, lq, wanted: dict, by_key: dict, template: str) -> None:
 def _check_sizes(pairs: Sequence[Pair]) -> None:
     faults = []
     for pair in pairs:
+        if pair.lq is None:
+            continue
         (gt_h, gt_w, _), (lq_h, lq_w, _) = pair.gt.size(), pair.lq.size()
         if (gt_h // pair.scale, gt_w // pair.scale) != (lq_h, lq_w):
             faults.append(f"{pair.lq.where} is {lq_h}x{lq_w}, {pair.gt.where} is {gt_h}x{gt_w}")

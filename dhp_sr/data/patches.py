@@ -1,4 +1,4 @@
-"""Random patches and their orientations, as arrays; nothing here knows where pictures come from."""
+"""Random patches and their orientations, as arrays; nothing here knows where images come from."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ class Augmentation:
 
 
 def orient(image_CHW: np.ndarray, hflip: bool, vflip: bool, swap: bool) -> np.ndarray:
-    """Return a view of the picture in another orientation."""
+    """Return a view of the image in another orientation."""
     if hflip:
         image_CHW = image_CHW[:, :, ::-1]
     if vflip:
@@ -31,21 +31,21 @@ def orient(image_CHW: np.ndarray, hflip: bool, vflip: bool, swap: bool) -> np.nd
 
 
 def draw_corner(rng: np.random.Generator, height: int, width: int, side: int) -> tuple[int, int]:
-    """Return top and left of a square of `side` pixels inside a picture, all places being equally likely."""
+    """Return top and left of a square of `side` pixels inside an image, all places being equally likely."""
     top, left = rng.integers(0, (height - side + 1, width - side + 1)).tolist()
     return top, left
 
 
 def to_tensor(image_CHW: np.ndarray) -> torch.Tensor:
-    """Return a uint8 picture as a contiguous float32 tensor in [0, 1]."""
+    """Return a uint8 image as a contiguous float32 tensor in [0, 1]."""
     return torch.from_numpy(np.ascontiguousarray(image_CHW)).to(torch.float32).div_(255)
 
 
 def planes(image_HWC: np.ndarray) -> np.ndarray:
-    """Return the picture as contiguous (C, H, W)."""
+    """Return the image as contiguous (C, H, W)."""
     return np.ascontiguousarray(image_HWC.transpose(2, 0, 1))
 
 
 def interleaved(image_CHW: np.ndarray) -> np.ndarray:
-    """Return the picture as contiguous (H, W, C)."""
+    """Return the image as contiguous (H, W, C)."""
     return np.ascontiguousarray(image_CHW.transpose(1, 2, 0))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from dhp_sr.data.bicubic import downscale
@@ -211,7 +212,7 @@ def _check_unique(images: Sequence[StoredImage]) -> None:
         seen[image.key] = image.where
 
 
-def _write_png(path: Path, pixels) -> None:
+def _write_png(path: Path, pixels: np.ndarray) -> None:
     if not path.exists():
         with atomic_write(path) as stream:
             stream.write(encode_png(pixels, compress_level=6))

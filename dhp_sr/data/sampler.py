@@ -1,6 +1,6 @@
 """Batches whose content depends on the seed and the iteration alone, not on workers, history or interruptions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from typing import Any
 
 import numpy as np
@@ -16,13 +16,13 @@ _ORDER = 1
 
 
 class BatchAddresses:
-    """An endless sequence of batches of addresses (number of the picture, position in the run).
+    """An endless sequence of batches of addresses (number of the image, position in the run).
 
-    Positions count the samples of all ranks from the start of the run. Each pass over the pictures has an order of its
+    Positions count the samples of all ranks from the start of the run. Each pass over the images has an order of its
     own; a rank's batch is a slice of the common batch.
 
     Args:
-        pictures: Number of pictures.
+        images: Number of images.
         batch_size: Samples a rank gets in an iteration.
         seed: Fixes the orders.
         start_iteration: The first iteration to give, counted from 0.
@@ -74,7 +74,7 @@ def train_batches(
         dataset: Gives a sample for an address.
         batch_size: Samples a rank gets in an iteration.
         workers: Processes that prepare batches; 0 prepares them in this process. The batches are the same.
-        seed: Fixes the order of the pictures.
+        seed: Fixes the order of the images.
         start_iteration: The first iteration to give, counted from 0.
         world_size: Number of ranks.
         rank: This rank.
@@ -86,6 +86,7 @@ def train_batches(
     Raises:
         UserError: An image turned out to be damaged while it was read.
     """
+    assert isinstance(dataset, Sized)
     addresses = BatchAddresses(
         len(dataset),
         batch_size=batch_size,

@@ -1,10 +1,9 @@
-"""Classification sets as sheets: many small pictures side by side in one image file, and an index of them.
+"""Classification sets as sheets: many small images side by side in one image file, and an index of them.
 
 `INDEX.tsv` has the columns sheet, row, col, class, label. A sheet is called `<split>_<anything>`; its tiles are square
 and as large as its width and the highest column in the index make them.
 """
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +12,7 @@ import numpy as np
 
 from dhp_sr.data.images import EXTENSIONS, decode, to_color
 from dhp_sr.data.labelled import Pictures, class_names
+from dhp_sr.data.tsv import read_table
 from dhp_sr.utils.errors import UserError
 
 INDEX = "INDEX.tsv"
@@ -61,16 +61,8 @@ def splits_of_sheets(folder: Path) -> list[str]:
 
 
 def _index(path: Path) -> list[Tile]:
-    try:
-        with open(path, encoding="utf-8", newline="") as stream:
-            rows = list(csv.reader(stream, delimiter="\t"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: expected the index of the sheets, found: {error}") from error
-    if not rows or tuple(rows[0]) != COLUMNS:
-        raise UserError(
-            f"{path}, line 1: expected the columns {', '.join(COLUMNS)}, found {rows[0] if rows else 'none'}"
-        )
-    return [_tile(path, number, row) for number, row in enumerate(rows[1:], start=2)]
+    rows = read_table(path, COLUMNS, "the index of the sheets")
+    return [_tile(path, number, row) for number, row in enumerate(rows, start=2)]
 
 
 def _tile(path: Path, number: int, row: Sequence[str]) -> Tile:

@@ -1,4 +1,4 @@
-"""Pictures by number: decoded once and kept, or decoded at every visit."""
+"""Images by number: decoded once and kept, or decoded at every visit."""
 
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
@@ -12,7 +12,7 @@ class Store(Generic[T]):
     """A sequence of things to load.
 
     Args:
-        loaders: One a picture; called without arguments.
+        loaders: One an image; called without arguments.
         keep: Load everything now and keep it, so that a damaged image is found before training.
         title: What the progress bar says. The bar is shown on terminals only.
     """
@@ -23,7 +23,7 @@ class Store(Generic[T]):
         self._kept = [loader() for loader in progress_bar(self._loaders, title)] if keep else None
 
     def __len__(self) -> int:
-        """Return the number of pictures."""
+        """Return the number of images."""
         return len(self._loaders)
 
     def __getitem__(self, index: int) -> T:

@@ -20,11 +20,12 @@ from dhp_sr.data.lmdb_write import write_database
 from dhp_sr.data.prepare import begin, finish
 from dhp_sr.data.sheets import COLUMNS, INDEX
 from dhp_sr.data.sources import StoredImage
+from dhp_sr.data.tsv import table_text
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_write, write_text
 
 Parts = Mapping[str, Pictures]
-"""Split -> its pictures; the splits have the same classes."""
+"""Split -> its images; the splits have the same classes."""
 
 _ACROSS = 40
 _IN_A_BATCH = 10_000
@@ -40,14 +41,14 @@ def make_classes(
         source: Class folders, sheets, CIFAR's files or an LMDB.
         target: Folder to make.
         form: `folders`, `sheets`, `cifar` or `lmdb`.
-        side: Resize pictures to squares of this side first.
+        side: Resize images to squares of this side first.
         labels: `fine` or `coarse`, of CIFAR-100.
 
     Returns:
-        Number of pictures read; 0 if the target was complete.
+        Number of images read; 0 if the target was complete.
 
     Raises:
-        UserError: Source or target cannot be used, or the form cannot hold these pictures.
+        UserError: Source or target cannot be used, or the form cannot hold these images.
     """
     target = Path(target).expanduser()
     if (form == "lmdb") != (target.suffix == ".lmdb"):
@@ -76,7 +77,7 @@ def write_folders(parts: Parts, folder: Path) -> None:
 
 def write_sheets(parts: Parts, folder: Path) -> None:
     """Write one lossless WebP sheet for every split and class, and the index."""
-    lines = ["\t".join(COLUMNS)]
+    lines = []
     for split, pictures in parts.items():
         for label, name in enumerate(pictures.classes):
             sheet, tiles = f"{split}_{label:03d}.webp", pictures.images_NHWC[pictures.labels == label]
@@ -84,8 +85,8 @@ def write_sheets(parts: Parts, folder: Path) -> None:
                 continue
             _write_sheet(folder / sheet, tiles)
             places = (divmod(number, _ACROSS) for number in range(len(tiles)))
-            lines += [f"{sheet}\t{row}\t{column}\t{name}\t{label}" for row, column in places]
-    write_text(folder / INDEX, "\n".join(lines) + "\n")
+            lines += [(sheet, row, column, name, label) for row, column in places]
+    write_text(folder / INDEX, table_text(COLUMNS, lines))
 
 
 def write_cifar(parts: Parts, folder: Path) -> None:
@@ -105,14 +106,14 @@ def write_cifar(parts: Parts, folder: Path) -> None:
 
 def write_labelled_database(parts: Parts, folder: Path) -> None:
     """Write an LMDB in BasicSR's layout, and the table of labels."""
-    held, lines = [], ["\t".join(LABEL_COLUMNS)]
+    held, lines = [], []
     for split, pictures in parts.items():
         for label, number, image in _one_by_one(pictures, f"lmdb {folder}"):
             key = f"{split}_{label:03d}_{number:06d}"
             held.append(HeldImage(key, image))
-            lines.append(f"{key}\t{split}\t{pictures.classes[label]}\t{label}")
+            lines.append((key, split, pictures.classes[label], label))
     write_database(held, folder)
-    write_text(folder / LABELS, "\n".join(lines) + "\n")
+    write_text(folder / LABELS, table_text(LABEL_COLUMNS, lines))
 
 
 WRITERS: dict[str, Callable[[Parts, Path], None]] = {
@@ -126,7 +127,7 @@ WRITERS: dict[str, Callable[[Parts, Path], None]] = {
 
 @dataclass(frozen=True)
 class HeldImage(StoredImage):
-    """A picture in memory."""
+    """An image in memory."""
 
     key: str
     pixels: np.ndarray
@@ -160,7 +161,7 @@ def _write_sheet(path: Path, tiles_NHWC: np.ndarray) -> None:
     rows = -(-number // columns)
     if height != width or max(rows, columns) * height > _LARGEST_WEBP:
         found = f"found {number} of {width}x{height}"
-        raise UserError(f"{path}: expected square pictures that fit on one sheet, {found}: choose another form")
+        raise UserError(f"{path}: expected square images that fit on one sheet, {found}: choose another form")
     blank = np.zeros((rows * columns - number, height, width, channels), np.uint8)
     grid = np.concatenate([tiles_NHWC, blank]).reshape(rows, columns, height, width, channels)
     sheet = grid.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, channels)
@@ -173,7 +174,7 @@ def _check_cifar(pictures: Pictures, split: str) -> None:
     shape = pictures.images_NHWC.shape[1:]
     if shape != (SIDE, SIDE, 3) or len(pictures.classes) > 256 or split not in ("train", "test"):
         found = f"found {shape[1]}x{shape[0]}x{shape[2]}, {len(pictures.classes)} classes, split {split!r}"
-        expected = f"expected RGB pictures of {SIDE}x{SIDE}, at most 256 classes, splits train and test"
+        expected = f"expected RGB images of {SIDE}x{SIDE}, at most 256 classes, splits train and test"
         raise UserError(f"{pictures.where}: {expected}, {found}: give --size {SIDE}, or choose another form")
 
 
@@ -190,5 +191,5 @@ def _fingerprint(parts: Parts) -> dict[str, Any]:
     for split, pictures in parts.items():
         digest.update(f"{split} {pictures.classes} {pictures.images_NHWC.shape}".encode())
         digest.update(pictures.labels.tobytes())
-        digest.update(np.ascontiguousarray(pictures.images_NHWC))
+        digest.update(np.ascontiguousarray(pictures.images_NHWC).data)
     return {"images": {split: len(pictures) for split, pictures in parts.items()}, "digest": digest.hexdigest()}

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .container import DESCRIPTION, ModelFileError
 from .manifest import CLASSIFIER, DERIVED, unpack
+from .statements import read_json
 
 LARGEST_BYTES = 2**22
 _KEPT = (*DERIVED, *CLASSIFIER, "forward", "smallest_side")
@@ -56,10 +57,7 @@ def _sum(text: str) -> str:
 
 
 def _metadata(text: bytes) -> dict[str, str]:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"{DESCRIPTION}: not valid JSON ({error})") from None
+    found = read_json(text, DESCRIPTION)
     if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
         raise ModelFileError(f"{DESCRIPTION}: expected a JSON object of texts, found something else")
     return found

@@ -23,8 +23,8 @@ from dhp_sr.utils.names import nearest
 
 from .container import ModelFileError
 from .origins import CLASSIFICATION, Origin, origin_of
+from .statements import FORMAT, check_version, read_json
 
-FORMAT = "dhp_sr"
 FORMAT_VERSION = 1
 LARGEST_SIDE = 1024
 LARGEST = 65536
@@ -187,20 +187,11 @@ def check_counts(arguments: Mapping[str, Any], tensors: int) -> None:
 def _check_version(text: str) -> None:
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise ModelFileError(f"expected a format version, found {_short(text)}")
-    if int(text) > FORMAT_VERSION:
-        raise ModelFileError(
-            f"written in format version {text}, this dhp_sr reads up to {FORMAT_VERSION}; install a newer dhp_sr"
-        )
+    check_version(int(text), FORMAT_VERSION)
 
 
 def _parse(text: str) -> dict[str, Any]:
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is not JSON")
-
-    try:
-        manifest = json.loads(text, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"manifest: not valid JSON ({error})") from None
+    manifest = read_json(text, "manifest")
     if not isinstance(manifest, dict):
         raise ModelFileError(f"manifest: expected a JSON object, found {_short(manifest)}")
     return manifest

@@ -12,8 +12,8 @@ from dhp_sr import __version__
 from dhp_sr.utils.errors import UserError
 
 from .container import ModelFileError
+from .statements import FORMAT, check_version, read_json
 
-FORMAT = "dhp_sr"
 FORMAT_VERSION = 1
 LARGEST_TEXT = 2**20
 
@@ -82,11 +82,7 @@ def unpack_metadata(texts: Mapping[str, str]) -> dict[str, Any] | None:
     wrong = _complaints(found)
     if wrong:
         raise ModelFileError("metadata: " + "; ".join(wrong))
-    if found["format_version"] > FORMAT_VERSION:
-        raise ModelFileError(
-            f"written in format version {found['format_version']}, this dhp_sr reads up to {FORMAT_VERSION}; install a "
-            "newer dhp_sr"
-        )
+    check_version(found["format_version"], FORMAT_VERSION)
     return found
 
 
@@ -112,11 +108,4 @@ def _value(key: str, text: str) -> Any:
         raise ModelFileError(f"metadata: expected {key} of at most {LARGEST_TEXT} characters, found {len(text)}")
     if KEYS[key][0] is str:
         return text
-    try:
-        return json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"metadata: {key} is not valid JSON ({error})") from None
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
+    return read_json(text, f"metadata: {key}")

@@ -17,9 +17,9 @@ from torch.overrides import TorchFunctionMode
 from dhp_sr.archs import ARCHS, build
 from dhp_sr.structure import make_plan
 from dhp_sr.structure.groups import Number
+from dhp_sr.structure.meta import to_meta
 from dhp_sr.structure.resize import resize
 from dhp_sr.structure.rewrite import rewrite
-from dhp_sr.structure.trace import to_meta
 from dhp_sr.utils.errors import UserError
 
 from .container import ModelFileError

@@ -5,7 +5,8 @@ import copy
 import torch
 from torch import nn
 
-from dhp_sr.structure.trace import to_meta
+from dhp_sr.structure.meta import to_meta
+from dhp_sr.utils.rounding import round_up
 
 from .origins import Origin, origin_of
 
@@ -24,7 +25,7 @@ def passing_side(network: nn.Module) -> int:
     """Return a side in pixels of inputs that pass: the one meant, of a network that is meant for one size."""
     source = origin_of(network) or network
     smallest = source.smallest_side if isinstance(source, Origin) else getattr(source, "input_size", LEAST_SIDE)
-    return source.size_multiple * -(-smallest // source.size_multiple)
+    return round_up(smallest, source.size_multiple)
 
 
 @torch.no_grad()

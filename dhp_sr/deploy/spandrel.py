@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dhp_sr._compat import prepare_torchvision
+from dhp_sr.utils.rounding import round_up
 
 from .checkpoint import fill
 from .container import DESCRIPTION, ModelFileError
@@ -107,7 +108,7 @@ def fits_half(network: nn.Module, in_channels: int, size_multiple: int = 1) -> b
     for layer in watched.modules():
         if not list(layer.children()):
             layer.register_forward_hook(lambda _, inputs, output: peaks.append(output.abs().max()))
-    side = size_multiple * -(-32 // size_multiple)
+    side = round_up(32, size_multiple)
     noise = torch.rand(1, in_channels, side, side, generator=torch.Generator().manual_seed(0))
     edges = (torch.arange(side) // 4 % 2).float().expand(1, in_channels, side, side)
     watched(torch.cat([noise, edges, 1 - edges]))

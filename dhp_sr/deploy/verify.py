@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.rounding import round_up
 
 TOLERANCES: Mapping[str, float] = {"fp32": 1e-4, "fp16": 1e-2}
 """Precision -> largest difference that an export may have, for values in 0-1."""
@@ -38,7 +39,7 @@ def unseen_shapes(seen: Sequence[int], size_multiple: int) -> list[tuple[int, ..
     """Return two input shapes that differ from the one seen, whose batch is 2, in batch, height and width."""
     shapes, least = [], min(seen[2:])  # a smaller one may not pass through the network
     for batch, *sides in _SIDES:
-        sides = [size_multiple * -(-max(side, least) // size_multiple) for side in sides]
+        sides = [round_up(max(side, least), size_multiple) for side in sides]
         sides = [side + size_multiple * (side == old) for side, old in zip(sides, seen[2:], strict=True)]
         shapes.append((batch, seen[1], *sides))
     return shapes

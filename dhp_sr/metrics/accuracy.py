@@ -5,14 +5,14 @@ from torch import Tensor
 
 
 def hits(scores_NK: Tensor, label_N: Tensor, k: int = 1) -> int:
-    """Return how many pictures have their class among the `k` highest scores.
+    """Return how many images have their class among the `k` highest scores.
 
-    Equal scores rank in the order of their classes. A picture whose scores are not all finite is no hit.
+    Equal scores rank in the order of their classes. An image whose scores are not all finite is no hit.
 
     Args:
-        scores_NK: One score for each picture and class.
+        scores_NK: One score for each image and class.
         label_N: The true classes, int64, from 0 to K - 1.
-        k: How many classes are allowed; with fewer classes than `k`, every picture with finite scores is a hit.
+        k: How many classes are allowed; with fewer classes than `k`, every image with finite scores is a hit.
 
     Raises:
         ValueError: shapes do not fit, or a label is out of range.
@@ -32,5 +32,5 @@ def hits(scores_NK: Tensor, label_N: Tensor, k: int = 1) -> int:
 def error_percent(scores_NK: Tensor, label_N: Tensor, k: int = 1) -> float:
     """Return the top-k error: 100 minus the percentage of hits; see `hits`."""
     if not len(label_N):
-        raise ValueError("expected at least one picture, found none")
+        raise ValueError("expected at least one image, found none")
     return 100 * (1 - hits(scores_NK, label_N, k) / len(label_N))

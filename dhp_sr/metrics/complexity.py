@@ -4,9 +4,11 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 
 @dataclass(frozen=True)
@@ -55,20 +57,20 @@ def complexity(network: nn.Module, input_shape: Sequence[int] = (1, 3, 128, 128)
     return Complexity(macs=sum(macs), params=params, activations=sum(outputs), convs=len(outputs))
 
 
-def _conv_macs(layer: nn.Module, source: torch.Tensor, result: torch.Tensor) -> int:
+def _conv_macs(layer: _ConvNd, source: torch.Tensor, result: torch.Tensor) -> int:
     return result.numel() * layer.in_channels // layer.groups * math.prod(layer.kernel_size)
 
 
-def _transposed_macs(layer: nn.Module, source: torch.Tensor, result: torch.Tensor) -> int:
+def _transposed_macs(layer: _ConvTransposeNd, source: torch.Tensor, result: torch.Tensor) -> int:
     # Every input element is multiplied with a whole kernel; counting by the output would overstate it by stride^2.
     return source.numel() * layer.out_channels // layer.groups * math.prod(layer.kernel_size)
 
 
-def _linear_macs(layer: nn.Module, source: torch.Tensor, result: torch.Tensor) -> int:
+def _linear_macs(layer: nn.Linear, source: torch.Tensor, result: torch.Tensor) -> int:
     return result.numel() * layer.in_features
 
 
-Counter = Callable[[nn.Module, torch.Tensor, torch.Tensor], int]
+Counter = Callable[[Any, torch.Tensor, torch.Tensor], int]
 
 COUNTERS: dict[type[nn.Module], Counter] = {
     nn.Conv1d: _conv_macs,

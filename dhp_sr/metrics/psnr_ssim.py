@@ -1,4 +1,6 @@
-"""PSNR and SSIM of 8-bit pictures, as BasicSR and the papers state them."""
+"""PSNR and SSIM of 8-bit images, as BasicSR and the papers state them."""
+
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,17 +21,17 @@ def psnr_db(a: Image, b: Image, *, shave: int = 0, luma: bool = False) -> float:
     """Peak signal-to-noise ratio in dB, over all channels together.
 
     Args:
-        a: uint8 picture, HxWx3 RGB, HxWx1 or HxW grey.
-        b: The other picture, of the same shape.
+        a: uint8 image, HxWx3 RGB, HxWx1 or HxW grey.
+        b: The other image, of the same shape.
         shave: Pixels to leave out on every side.
-        luma: Compare the Y channel (MATLAB's, not rounded); a grey picture is its own Y.
+        luma: Compare the Y channel (MATLAB's, not rounded); a grey image is its own Y.
 
     Returns:
-        10 log10(255^2 / mean squared error); infinity for equal pictures.
+        10 log10(255^2 / mean squared error); infinity for equal images.
 
     Raises:
-        UserError: the shapes differ, are no picture's, or nothing is left after shaving.
-        ValueError: a picture is not uint8.
+        UserError: the shapes differ, are no image's, or nothing is left after shaving.
+        ValueError: an image is not uint8.
     """
     first, second = _prepare(a, shave, luma), _prepare(b, shave, luma)
     _check_pair(a, b, shave, smallest=1)
@@ -41,17 +43,17 @@ def ssim(a: Image, b: Image, *, shave: int = 0, luma: bool = False) -> float:
     """Structural similarity: 11x11 Gaussian window of sigma 1.5, only where it fits, mean over positions and channels.
 
     Args:
-        a: uint8 picture, HxWx3 RGB, HxWx1 or HxW grey; at least 11 pixels on each side after shaving.
-        b: The other picture, of the same shape.
+        a: uint8 image, HxWx3 RGB, HxWx1 or HxW grey; at least 11 pixels on each side after shaving.
+        b: The other image, of the same shape.
         shave: Pixels to leave out on every side.
-        luma: Compare the Y channel (MATLAB's, not rounded); a grey picture is its own Y.
+        luma: Compare the Y channel (MATLAB's, not rounded); a grey image is its own Y.
 
     Returns:
-        A value up to 1, which equal pictures reach.
+        A value up to 1, which equal images reach.
 
     Raises:
-        UserError: the shapes differ, are no picture's, or the window does not fit.
-        ValueError: a picture is not uint8.
+        UserError: the shapes differ, are no image's, or the window does not fit.
+        ValueError: an image is not uint8.
 
     Reference:
         Wang et al., Image Quality Assessment: From Error Visibility to Structural Similarity, TIP 2004, equation 13.
@@ -77,7 +79,7 @@ def to_uint8(picture: torch.Tensor) -> Image:
 
 
 def luma_of(picture: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return Y, of shape HxW, of an HxWx3 RGB picture on the 0-255 scale: 16 for black to 235 for white.
+    """Return Y, of shape HxW, of an HxWx3 RGB image on the 0-255 scale: 16 for black to 235 for white.
 
     Reference:
         ITU-R BT.601, with the coefficients of MATLAB's rgb2ycbcr.
@@ -87,9 +89,9 @@ def luma_of(picture: NDArray[np.floating]) -> NDArray[np.float64]:
 
 def _prepare(picture: Image, shave: int, luma: bool) -> NDArray[np.float64]:
     if picture.dtype != np.uint8:
-        raise ValueError(f"expected a uint8 picture, found {picture.dtype}; convert a tensor with to_uint8")
+        raise ValueError(f"expected a uint8 image, found {picture.dtype}; convert a tensor with to_uint8")
     if picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] not in (1, 3)):
-        raise UserError(f"expected a picture of shape HxW, HxWx1 or HxWx3, found {picture.shape}")
+        raise UserError(f"expected an image of shape HxW, HxWx1 or HxWx3, found {picture.shape}")
     height, width = picture.shape[:2]
     inside = picture[shave : max(height - shave, 0), shave : max(width - shave, 0)].astype(np.float64)
     if luma and picture.ndim == 3 and picture.shape[2] == 3:
@@ -99,10 +101,10 @@ def _prepare(picture: Image, shave: int, luma: bool) -> NDArray[np.float64]:
 
 def _check_pair(a: Image, b: Image, shave: int, smallest: int) -> None:
     if a.shape != b.shape:
-        raise UserError(f"expected two pictures of the same shape, found {a.shape} and {b.shape}")
+        raise UserError(f"expected two images of the same shape, found {a.shape} and {b.shape}")
     if shave < 0 or min(a.shape[:2]) - 2 * shave < smallest:
         raise UserError(
-            f"expected at least {smallest} pixels on each side after shaving, found a picture of shape {a.shape} "
+            f"expected at least {smallest} pixels on each side after shaving, found an image of shape {a.shape} "
             f"and shave={shave}"
         )
 
@@ -119,4 +121,5 @@ def _plane_ssim(first: NDArray[np.float64], second: NDArray[np.float64]) -> floa
 
 def _blur(plane: NDArray[np.float64]) -> NDArray[np.float64]:
     margin = WINDOW // 2
-    return cv2.GaussianBlur(np.ascontiguousarray(plane), (WINDOW, WINDOW), SIGMA)[margin:-margin, margin:-margin]
+    blurred: NDArray[Any] = cv2.GaussianBlur(np.ascontiguousarray(plane), (WINDOW, WINDOW), SIGMA)
+    return blurred[margin:-margin, margin:-margin]

@@ -129,7 +129,7 @@ def ClassificationDataset(opt: Mapping[str, Any]) -> Any:
 
 
 def calculate_psnr(img: np.ndarray, img2: np.ndarray, crop_border: int, test_y_channel: bool = False) -> float:
-    """Return our PSNR in BasicSR's calling form: uint8 BGR pictures, HWC."""
+    """Return our PSNR in BasicSR's calling form: uint8 BGR images, HWC."""
     return psnr_db(img[..., ::-1], img2[..., ::-1], shave=crop_border, luma=test_y_channel)
 
 

@@ -22,10 +22,11 @@ from dhp_sr.metrics.accuracy import hits
 from dhp_sr.models.named import full_name
 from dhp_sr.models.origins import register_known
 from dhp_sr.models.task import Scores, Task, check_channels, decode_folder, open_sets
-from dhp_sr.structure.trace import to_meta
+from dhp_sr.reports.scores import CROSS_ENTROPY, TOP1, TOP5
+from dhp_sr.structure.meta import to_meta
 from dhp_sr.utils.errors import UserError
 
-SCORES = ("top1_error_percent", "top5_error_percent", "cross_entropy")
+SCORES = tuple(score.key for score in (TOP1, TOP5, CROSS_ENTROPY))
 SIDE = 32
 """Side of the images of a network that does not say it, where `size` does not either: CIFAR's."""
 TEMPERATURE = 4.0
@@ -51,11 +52,7 @@ class Classification(Task):
     name, dataset_type = "classification", CLASSIFICATION
     scores = SCORES
     batch_keys = ("image", "label")
-
-    @property
-    def best(self) -> tuple[str, bool]:
-        """The lowest top-1 error wins."""
-        return "top1_error_percent", False
+    loss_name = "l_cls"
 
     def train_set(self, options: Options) -> TrainImages:
         """Open the images of `datasets.train`."""
@@ -129,10 +126,6 @@ class Classification(Task):
         with evaluating(network):
             batches = test_set.items.batches()
             return score_classes((network(one["image"].to(device)).float().cpu(), one["label"]) for one in batches)
-
-    def summary(self, scores: Mapping[str, float]) -> str:
-        """Return both errors."""
-        return f"top-1 error {scores['top1_error_percent']:.2f} %, top-5 error {scores['top5_error_percent']:.2f} %"
 
 
 def score_classes(found: Iterable[tuple[Tensor, Tensor]]) -> Scores:

@@ -143,7 +143,7 @@ class DHPModel:
 
     def keep_if_best(self, current_iter: int, scores: Mapping[str, Mapping[str, float]]) -> None:
         """Write `models/best.safetensors` if the task's deciding score, a mean over sets, is this leg's best so far."""
-        name, (key, _) = best_names(self.options)[self.compression.leg], self.task.best
+        name, key = best_names(self.options)[self.compression.leg], self.task.best.key
         mean, improved = self.task.improves(scores, self.best[name][key] if name in self.best else None)
         if improved:
             self.best[name] = {"iteration": current_iter, key: mean}

@@ -29,6 +29,7 @@ from dhp_sr.structure.footprint import bytes_per_pixel
 from dhp_sr.structure.receptive import receptive_field
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_path
+from dhp_sr.utils.rounding import round_up
 
 SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "safetensors": ".safetensors"}
 """Format -> suffix of its files."""
@@ -194,7 +195,7 @@ def _target(model: Path, form: str, output: str | Path | None, half: bool) -> Pa
 
 def _shape(network: nn.Module) -> tuple[int, int, int, int]:
     multiple = network.size_multiple
-    height = max(passing_side(network), multiple * max(2, -(-LEAST_SIDE // multiple)))
+    height = max(passing_side(network), 2 * multiple, round_up(LEAST_SIDE, multiple))
     return 2, network.in_channels, height, height + 2 * multiple
 
 

@@ -14,7 +14,7 @@ from dhp_sr.deploy.origins import is_registered, mark, origin_of
 from dhp_sr.deploy.shapes import MULTIPLES, trial_side
 from dhp_sr.models.named import full_name
 from dhp_sr.models.origins import register_known
-from dhp_sr.structure.trace import to_meta
+from dhp_sr.structure.meta import to_meta
 from dhp_sr.utils.errors import UserError
 
 

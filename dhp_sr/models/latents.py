@@ -8,7 +8,7 @@ from dhp_sr.search import Search
 from dhp_sr.structure.budget import split
 
 SAMPLES = 40
-"""Samples over a search, at most; a picture shows no more."""
+"""Samples over a search, at most; a chart shows no more."""
 
 
 def is_due(schedule: Schedule, done: int) -> bool:

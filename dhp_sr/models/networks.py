@@ -12,6 +12,7 @@ from dhp_sr.deploy import load_into, load_weights
 from dhp_sr.models.named import build_named
 from dhp_sr.models.tasks import task_of
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.rounding import round_up
 
 EXAMPLE_SIDE = 128
 """Side of the square input for which costs are stated, unless the network is meant for one size."""
@@ -61,7 +62,7 @@ def example_shape(network: nn.Module) -> tuple[int, int, int, int]:
 def image_shape(network: nn.Module, height: int, width: int) -> list[int]:
     """Return (1, C, H, W) of one image, its sides rounded up to what the network takes."""
     multiple = network.size_multiple
-    return [1, network.in_channels, -(-height // multiple) * multiple, -(-width // multiple) * multiple]
+    return [1, network.in_channels, round_up(height, multiple), round_up(width, multiple)]
 
 
 def example_input(network: nn.Module) -> Tensor:

@@ -62,9 +62,22 @@ def finish(model: DHPModel, run: RunFolder, sets: Sequence[Any]) -> dict[str, An
     }
     metrics = finite(metrics)
     write_json(run.path / "metrics.json", metrics)
-    write_reports(run.path)
-    write_page(run.path / "report.html", [run.path])
+    write_pages(run)
     return metrics
+
+
+def write_pages(run: RunFolder, *, only_missing: bool = False) -> None:
+    """Write tables, plots and report.html from the run's other files.
+
+    Args:
+        run: The folder.
+        only_missing: Nothing is written if report.html, the last of them, is as new as the results.
+    """
+    page, results = run.path / "report.html", run.path / "metrics.json"
+    if only_missing and page.exists() and page.stat().st_mtime_ns >= results.stat().st_mtime_ns:
+        return
+    write_reports(run.path)
+    write_page(page, [run.path])
 
 
 def _one_or_all(values: list[dict[str, Any]]) -> Any:

@@ -16,7 +16,7 @@ from dhp_sr.models.devices import Place, leave, take_place
 from dhp_sr.models.dhp_model import DHPModel
 from dhp_sr.models.environment import environment
 from dhp_sr.models.latents import is_due, latent_rows
-from dhp_sr.models.outputs import finish
+from dhp_sr.models.outputs import finish, write_pages
 from dhp_sr.models.planning import plan_for_training
 from dhp_sr.models.records import Records
 from dhp_sr.models.run_folder import RunFolder, logging_to
@@ -82,6 +82,8 @@ class _Run:
         self.model.task.check_data(self.model.compression.network, train_set, sets)
         saved = self._resume() if auto_resume else None
         resumed = saved is not None
+        if resumed and saved["iteration"] == self.model.compression.schedule.end and run.results() is not None:
+            return self._keep_finished()
         if saved is None:
             saved = {"iteration": 0, "extra": {}}
             self.model.compression.rehearse()
@@ -92,7 +94,7 @@ class _Run:
             earlier = run.open(resume=resumed)
             run.rewind(start, saved["extra"].get("log_bytes", 0))
         place.wait()
-        with logging_to(run.log if place.writes else None) as self.logger:
+        with logging_to(run.log if place.writes else None, screen=place.writes) as self.logger:
             if earlier:
                 self.logger.info("an earlier run of this name was renamed to %s", earlier.name)
             self._announce(start)
@@ -111,6 +113,16 @@ class _Run:
             except (UserError, Interrupted) as error:
                 self._to_log_file(error)
                 raise
+
+    def _keep_finished(self) -> dict[str, Any]:
+        """Leave a finished run as it is, but for its pages if it was killed before they were written."""
+        if not self.place.writes:
+            return {}
+        with logging_to(None, screen=True) as logger:
+            advice = "score it on other images by test.py, or remove its metrics.json to have it scored again"
+            logger.info("%s is finished, nothing was changed; %s", self.run.path, advice)
+        write_pages(self.run, only_missing=True)
+        return self.run.results() or {}
 
     def _resume(self) -> dict[str, Any] | None:
         """Go on from the newest state that can be read; None where there is no state."""
@@ -158,7 +170,7 @@ class _Run:
         options, schedule = self.options, self.model.compression.schedule
         total = schedule.end
         logger = options.logger
-        board = logger.use_tb_logger and self.place.writes
+        board = self.model.task.loss_name if logger.use_tb_logger else None
         with _records(self, start, total, logger.print_freq, board) as records:
             if self._advance(start):
                 self._save(start)
@@ -213,7 +225,7 @@ def _kept(report: Mapping[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def _records(run: _Run, start: int, total: int, every: int, board: bool) -> Iterator[Records | None]:
+def _records(run: _Run, start: int, total: int, every: int, board: str | None) -> Iterator[Records | None]:
     if not run.place.writes:
         yield None
         return

@@ -24,11 +24,13 @@ class Records:
         total: Iterations of the run.
         start: Iterations done before; files are rewound to it already.
         every: Iterations between two rows of the curves.
-        board: Whether to write for TensorBoard.
+        board: What TensorBoard calls the loss; None: nothing is written for it.
     """
 
-    def __init__(self, run: RunFolder, losses: list[float], *, total: int, start: int, every: int, board: bool) -> None:
-        self.run, self.total, self.every = run, total, every
+    def __init__(
+        self, run: RunFolder, losses: list[float], *, total: int, start: int, every: int, board: str | None
+    ) -> None:
+        self.run, self.total, self.every, self.loss_name = run, total, every, board
         self.logger = logging.getLogger("dhp_sr")
         self.bar = tqdm(total=total, initial=start, disable=None, dynamic_ncols=True, smoothing=0.05)
         self.board = _board(run, start) if board else None
@@ -71,7 +73,7 @@ class Records:
             "%d/%d %s  loss %.5g  lr %.3g  %s  %s",
             *(iteration, self.total, phase, loss, log["lr"], "  ".join(kept), self._remaining(iteration)),
         )
-        self._scalars(iteration, {"losses/l_pix": loss, "lr": log["lr"], **ratios})
+        self._scalars(iteration, {f"losses/{self.loss_name}": loss, "lr": log["lr"], **ratios})
         self._scalars(iteration, {f"search/{key}": value for key, value in log.items() if key not in ("loss", "lr")})
 
     def latents(self, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -30,6 +30,7 @@ class Restoration(Task):
 
     scores = SCORES
     batch_keys = ("lq", "gt")
+    loss_name = "l_pix"
     fits: tuple[str, ...]
 
     @abstractmethod
@@ -93,12 +94,8 @@ class Restoration(Task):
         return evaluate(network, test_set, device, save_to)
 
     def evaluate_input(self, test_set: Any) -> Scores:
-        """Score the bicubic enlargement, or the noisy picture itself."""
+        """Score the bicubic enlargement, or the noisy image itself."""
         return evaluate_input(test_set)
-
-    def summary(self, scores: Mapping[str, float]) -> str:
-        """Return PSNR and SSIM of the Y channel."""
-        return f"PSNR(Y) {scores['psnr_y_db']:.3f} dB, SSIM(Y) {scores['ssim_y']:.4f}"
 
 
 class SuperResolution(Restoration):
@@ -106,7 +103,6 @@ class SuperResolution(Restoration):
 
     name, dataset_type, input_name = "sr", "SRDataset", "bicubic"
     fits = ("sr",)
-    best = "psnr_y_db", True
 
     def check_sigma(self, sigma: float | None) -> None:
         """Refuse a noise level."""
@@ -122,7 +118,6 @@ class Denoising(Restoration):
 
     name, dataset_type, input_name = "denoise", "NoiseDataset", "noisy"
     fits = ("denoise", "sr")
-    best = "psnr_rgb_db", True
 
     def check_sigma(self, sigma: float | None) -> None:
         """Refuse none."""

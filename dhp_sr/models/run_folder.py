@@ -1,5 +1,6 @@
 """The folder of a run: where its files are, and its tables."""
 
+import json
 import logging
 import os
 import sys
@@ -67,6 +68,21 @@ class RunFolder:
         """Return the path of model `name`: dense, pruned or best."""
         return self.models / f"{name}.safetensors"
 
+    def results(self) -> dict[str, Any] | None:
+        """Return metrics.json, which is written when all else of a run is done; None before that.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        path = self.path / "metrics.json"
+        if not path.exists():
+            return None
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            advice = "remove it, and --auto_resume makes it again"
+            raise UserError(f"{path}: expected the results of the run, found: {error}; {advice}") from error
+
     def open(self, *, resume: bool) -> Path | None:
         """Make the folder; unless resuming, one that is there already is renamed, never overwritten.
 
@@ -101,15 +117,15 @@ class RunFolder:
 
 
 @contextmanager
-def logging_to(path: Path | None) -> Iterator[logging.Logger]:
-    """Give the run's logger: to standard error, past a progress bar, and to `path`; silent where `path` is None."""
+def logging_to(path: Path | None, *, screen: bool) -> Iterator[logging.Logger]:
+    """Give the run's logger: to `path` if there is one, and on the screen to standard error, past a progress bar."""
     logger = logging.getLogger("dhp_sr")
-    logger.setLevel(logging.INFO if path else logging.ERROR)
+    logger.setLevel(logging.INFO if screen else logging.ERROR)
     logger.propagate = False
-    handlers: list[logging.Handler] = []
+    handlers: list[logging.Handler] = [_BesideBar()] if screen else []
     if path:
-        handlers = [_BesideBar(), logging.FileHandler(path, encoding="utf-8")]
-        handlers[1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        handlers.append(logging.FileHandler(path, encoding="utf-8"))
+        handlers[-1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     for handler in handlers:
         logger.addHandler(handler)
     try:

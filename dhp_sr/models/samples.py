@@ -1,6 +1,6 @@
-"""Pieces of test pictures as every model of a run sees them, kept for the report's comparison.
+"""Pieces of test images as every model of a run sees them, kept for the report's comparison.
 
-`images/index.json` says which pieces there are, of what pictures, with the score of each version of the whole picture;
+`images/index.json` says which pieces there are, of what images, with the score of each version of the whole image;
 `images/<number>/<name>.png` are the pieces: input, bicubic (super-resolution alone), dense, pruned, truth.
 """
 
@@ -20,7 +20,7 @@ from dhp_sr.models.validation import Picture, TestSet, enlarge, restore
 from dhp_sr.utils.files import atomic_write, write_json
 
 COUNT = 3
-"""Pictures kept, spread over the test sets."""
+"""Images kept, spread over the test sets."""
 SIDE = 256
 """Largest side of a piece, in pixels of the truth; bounds the size of the folder and of the report."""
 
@@ -31,12 +31,12 @@ Crop = tuple[int, int, int, int]
 def write_samples(
     folder: Path, networks: Mapping[str, nn.Module], sets: Sequence[Any], device: torch.device | str = "cpu"
 ) -> None:
-    """Write pieces of the first pictures of the test sets; an older folder of that name is replaced.
+    """Write pieces of the first images of the test sets; an older folder of that name is replaced.
 
     Args:
         folder: `images/` of the run.
         networks: name -> network, in the order to show them.
-        sets: the test sets; those that hold no pictures to restore are passed over, without any nothing is written.
+        sets: the test sets; those that hold no images to restore are passed over, without any nothing is written.
         device: where the networks are.
     """
     if folder.exists():
@@ -52,7 +52,7 @@ def write_samples(
 
 
 def _chosen(sets: Sequence[TestSet]) -> list[tuple[TestSet, int]]:
-    """Return the first picture of each set, then the second of each, ..., up to COUNT."""
+    """Return the first image of each set, then the second of each, ..., up to COUNT."""
     longest = max((len(test_set.items) for test_set in sets), default=0)
     turns = [(test_set, index) for index in range(min(longest, COUNT)) for test_set in sets]
     return [(test_set, index) for test_set, index in turns if index < len(test_set.items)][:COUNT]
@@ -96,7 +96,7 @@ def _cut(picture: Picture, crop: Crop, scale: int) -> Picture:
 
 
 def _psnr(picture: Picture, truth: Picture, test_set: TestSet) -> float:
-    """Score the whole picture as the tables do: Y for super-resolution in colour, else all channels."""
+    """Score the whole image as the tables do: Y for super-resolution in colour, else all channels."""
     luma = test_set.scale > 1 and truth.shape[-1] == 3
     return float(psnr_db(picture, truth, shave=test_set.shave, luma=luma))
 

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from dhp_sr.config.compress import Distill
 from dhp_sr.config.schema import Options, Train
 from dhp_sr.config.section import Section
+from dhp_sr.reports.scores import COLUMNS, Score, scores_of
 from dhp_sr.utils.errors import UserError
 
 Scores = dict[str, float]
@@ -27,6 +28,7 @@ class Task(ABC):
         dataset_type: Type of the data in option files that makes a run one of this task.
         scores: What `evaluate` measures, in the order of the columns of validation.csv.
         batch_keys: What a training batch holds: the network's input and what it is compared with.
+        loss_name: What TensorBoard calls the loss, by BasicSR's convention.
         input_name: What tables call the input itself, which a network has to beat; empty where it cannot be scored.
     """
 
@@ -34,12 +36,13 @@ class Task(ABC):
     dataset_type: str
     scores: tuple[str, ...]
     batch_keys: tuple[str, str]
+    loss_name: str
     input_name: str = ""
 
     @property
-    @abstractmethod
-    def best(self) -> tuple[str, bool]:
-        """The score that decides which model is the best, and whether the highest wins."""
+    def best(self) -> Score:
+        """The score that decides which model is the best."""
+        return scores_of(self.name)[0]
 
     @abstractmethod
     def train_set(self, options: Options) -> Dataset:
@@ -105,15 +108,15 @@ class Task(ABC):
         """Score the input itself; for tasks with an `input_name`."""
         raise NotImplementedError(f"{self.name}: the input has no scores")
 
-    @abstractmethod
     def summary(self, scores: Mapping[str, float]) -> str:
-        """Return scores for a line of the log."""
+        """Return the scores that tables show, for a line of the log."""
+        shown = scores_of(self.name)[:COLUMNS]
+        return ", ".join(f"{score.name} {score.text(scores[score.key])} {score.unit}".rstrip() for score in shown)
 
     def improves(self, scores: Mapping[str, Mapping[str, float]], before: float | None) -> tuple[float, bool]:
         """Return the mean of the deciding score over the test sets, and whether it is better than `before`."""
-        key, highest = self.best
-        mean = sum(one[key] for one in scores.values()) / len(scores)
-        return mean, before is None or (mean > before if highest else mean < before)
+        mean = sum(one[self.best.key] for one in scores.values()) / len(scores)
+        return mean, before is None or (mean > before if self.best.highest else mean < before)
 
 
 def check_channels(network: nn.Module, name: str, options: Options) -> None:

@@ -19,11 +19,12 @@ from dhp_sr.data.images import encode_png, to_color
 from dhp_sr.metrics import evaluating, psnr_db, ssim, to_uint8
 from dhp_sr.metrics.psnr_ssim import WINDOW
 from dhp_sr.models.task import open_sets
+from dhp_sr.reports.scores import PSNR_RGB, PSNR_Y, SSIM_RGB, SSIM_Y
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_write
 
 Picture = NDArray[np.uint8]
-SCORES = ("psnr_y_db", "ssim_y", "psnr_rgb_db", "ssim_rgb")
+SCORES = tuple(score.key for score in (PSNR_Y, SSIM_Y, PSNR_RGB, SSIM_RGB))
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class TestSet:
 
     Attributes:
         name: What tables call it; unique in a run.
-        items: Its pictures, as dicts with "lq", "key", "lq_uint8" and "gt_uint8".
+        items: Its images, as dicts with "lq", "key", "lq_uint8" and "gt_uint8".
         scale: Enlargement from "lq" to "gt".
         shave: Pixels cut from each edge before scoring.
     """
@@ -68,46 +69,46 @@ def evaluate(
 
     Args:
         network: Maps (1, C, h, w) in [0, 1] to (1, C, h scale, w scale). Its mode is put back afterwards.
-        test_set: The pictures.
+        test_set: The images.
         device: Where the network is.
         save_to: A folder for the results as PNG.
 
     Returns:
-        psnr_y_db, ssim_y, psnr_rgb_db, ssim_rgb (means over the pictures) and images (their number).
+        psnr_y_db, ssim_y, psnr_rgb_db, ssim_rgb (means over the images) and images (their number).
     """
     with evaluating(network), torch.no_grad():
         return mean_scores(scores_of(lambda item: restore(network, item, test_set.scale, device), test_set, save_to))
 
 
 def evaluate_input(test_set: TestSet) -> dict[str, float]:
-    """Score what a network has to beat: the bicubic enlargement, or the noisy picture itself."""
+    """Score what a network has to beat: the bicubic enlargement, or the noisy image itself."""
     return mean_scores(scores_of(lambda item: enlarge(item, test_set.scale), test_set))
 
 
 @torch.no_grad()
 def restore(network: nn.Module, item: dict[str, Any], scale: int, device: torch.device | str = "cpu") -> Picture:
-    """Return what a network makes of one picture of a test set, uint8 HWC."""
+    """Return what a network makes of one image of a test set, uint8 HWC."""
     lq = item["lq"].unsqueeze(0).to(device, next((one.dtype for one in network.parameters()), torch.float32))
     return to_uint8(_padded(network, lq, scale)[0].float().cpu())
 
 
 def enlarge(item: dict[str, Any], scale: int) -> Picture:
-    """Return the bicubic enlargement of one picture of a test set, or the noisy picture itself at scale 1."""
+    """Return the bicubic enlargement of one image of a test set, or the noisy image itself at scale 1."""
     return item["lq_uint8"] if scale == 1 else upscale(item["lq_uint8"], scale)
 
 
 def scores_of(
     restored: Callable[[dict[str, Any]], Picture], test_set: TestSet, save_to: Path | None = None
 ) -> list[dict[str, Any]]:
-    """Score every picture of a test set.
+    """Score every image of a test set.
 
     Args:
         restored: Gives the result for one of its items.
-        test_set: The pictures.
+        test_set: The images.
         save_to: A folder for the results as PNG.
 
     Returns:
-        For each picture `image`, its name, psnr_y_db, ssim_y, psnr_rgb_db and ssim_rgb.
+        For each image `image`, its name, psnr_y_db, ssim_y, psnr_rgb_db and ssim_rgb.
     """
     each = []
     for index in range(len(test_set.items)):
@@ -118,17 +119,17 @@ def scores_of(
         if save_to is not None:
             _save_png(result, save_to / f"{item['key']}.png")
     if not each:
-        raise UserError(f"test set {test_set.name}: expected pictures, found none")
+        raise UserError(f"test set {test_set.name}: expected images, found none")
     return each
 
 
 def mean_scores(each: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the means over the pictures, and `images`, their number."""
+    """Return the means over the images, and `images`, their number."""
     return {**{name: float(np.mean([one[name] for one in each])) for name in SCORES}, "images": len(each)}
 
 
 def _compare(result: Picture, truth: Picture, shave: int, grey_file: bool) -> list[float]:
-    """Return the scores of one picture; one stored grey is its own luma, also in an RGB set, as in published tables."""
+    """Return the scores of one image; one stored grey is its own luma, also in an RGB set, as in published tables."""
     colours = [psnr_db(result, truth, shave=shave), ssim(result, truth, shave=shave)]
     if truth.ndim == 2 or truth.shape[-1] == 1:
         return colours * 2

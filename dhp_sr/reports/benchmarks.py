@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from .canvas import INK, LINES, MUTED, new_figure, save_png, tidy
-from .tables import MISSING, markdown
+from .scores import MISSING
+from .tables import markdown
 
 Row = Mapping[str, Any]
 DENSE = "dense"

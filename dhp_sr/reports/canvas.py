@@ -1,6 +1,7 @@
 """Figures without a window and without pyplot's global state."""
 
 from pathlib import Path
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -29,7 +30,7 @@ def save_png(figure: Figure, path: str | Path, dots_per_inch: int = 150) -> None
         figure.savefig(temporary, format="png", dpi=dots_per_inch, metadata={"Software": None})
 
 
-def tidy(axes: Axes, grid: str = "y") -> None:
+def tidy(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
     """Leave of the frame what is needed, and draw a faint grid along one axis."""
     for side in ("top", "right", "left" if grid == "x" else "top"):
         axes.spines[side].set_visible(False)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from dhp_sr.utils.errors import UserError
@@ -38,13 +39,13 @@ def comparison_figure(
     top, left, height, width = crop
     lines = max(title.count("\n") + 1 for title in pictures)
     crops = {title: picture[top : top + height, left : left + width] for title, picture in pictures.items()}
-    first, *rest = _row_of_axes([full, *crops.values()], _LINE_IN * lines + 0.12)
+    figure, (first, *rest) = _row_of_axes([full, *crops.values()], _LINE_IN * lines + 0.12)
     _show(first, full)
     first.add_patch(Rectangle((left - 0.5, top - 0.5), width, height, fill=False, edgecolor=_FRAME, linewidth=1.8))
     for axes, (title, picture) in zip(rest, crops.items(), strict=True):
         _show(axes, picture)
         axes.set_title(title + "\n" * (lines - 1 - title.count("\n")), fontsize=9.5, color=INK, pad=4)
-    save_png(first.figure, path)
+    save_png(figure, path)
 
 
 def _displayable(title: str, picture: np.ndarray) -> np.ndarray:
@@ -65,14 +66,14 @@ def _check(pictures: Mapping[str, np.ndarray], crop: tuple[int, int, int, int]) 
         raise UserError(f"expected a crop (top, left, height, width) inside {rows}x{cols}, found {tuple(crop)}")
 
 
-def _row_of_axes(pictures: Sequence[np.ndarray], title_in: float) -> list[Axes]:
-    """Return axes of one height side by side, each as wide as its picture asks for, with room for titles above."""
+def _row_of_axes(pictures: Sequence[np.ndarray], title_in: float) -> tuple[Figure, list[Axes]]:
+    """Return a figure and its axes side by side: of one height, as wide as the pictures need, with room for titles."""
     widths = [_HEIGHT_IN * picture.shape[1] / picture.shape[0] for picture in pictures]
     total_width, total_height = sum(widths) + _GAP_IN * (len(widths) + 1), _HEIGHT_IN + _GAP_IN + title_in
     figure = new_figure(total_width, total_height)
     figure.set_layout_engine("none")
     lefts = [_GAP_IN * (index + 1) + sum(widths[:index]) for index in range(len(widths))]
-    return [
+    return figure, [
         figure.add_axes((left / total_width, _GAP_IN / total_height, width / total_width, _HEIGHT_IN / total_height))
         for left, width in zip(lefts, widths, strict=True)
     ]

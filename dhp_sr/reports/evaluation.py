@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .tables import MISSING, aligned, number, text_table
+from .scores import MISSING, PSNR_RGB, PSNR_Y, SSIM_Y
+from .tables import aligned, number, text_table
 
 Row = Mapping[str, Any]
 
-_SCORES = {"psnr_y_db": "{:.2f}", "psnr_rgb_db": "{:.2f}", "ssim_y": "{:.4f}"}
+_SCORES = (PSNR_Y, PSNR_RGB, SSIM_Y)
 _NTIRE_SIZE = "256x256"
 
 
@@ -33,7 +34,8 @@ def images_text(name: str, rows: Sequence[Row], shaved: int, images: bool = True
     header = [f"{sets[0]['images']} images", *(row["model"] for row in rows)]
     lines = [[one[0]["image"], *_scores(one)] for one in zip(*(row["images"][name] for row in rows), strict=True)]
     border = f"border of {shaved} pixels shaved" if shaved else "no border shaved"
-    title = f"{name}: PSNR-Y dB / PSNR-RGB dB / SSIM-Y (a grey image is its own Y); {border}\n"
+    headings = " / ".join(score.heading for score in _SCORES)
+    title = f"{name}: {headings} (a grey image is its own Y); {border}\n"
     return title + aligned([header, *(lines if images else []), ["mean", *_scores(sets)]])
 
 
@@ -92,7 +94,7 @@ def ntire_text(rows: Sequence[Row], shaved: Mapping[str, int]) -> str:
     for row in rows:
         cost, memory = row["costs"][_NTIRE_SIZE], row.get("memory", {})
         held = memory.get("cuda_peak_mib") or memory.get("pass_mib")
-        cells = [row["model"], *(number(row["sets"][name]["psnr_rgb_db"]) for name in shaved)]
+        cells = [row["model"], *(PSNR_RGB.text(row["sets"][name][PSNR_RGB.key]) for name in shaved)]
         cells += [number(row["latency_ms"]), _share(cost["params"], 1e6), _share(cost["macs"], 1e9, "{:.2f}")]
         table.append([*cells, _share(cost["activations"], 1e6, "{:.2f}"), number(held), number(cost["convs"], "{:d}")])
     timed = [size for row in rows for size in [row.get("memory", {}).get("input")] if size]
@@ -101,7 +103,7 @@ def ntire_text(rows: Sequence[Row], shaved: Mapping[str, int]) -> str:
 
 
 def _scores(sets: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [" / ".join(number(one[key], form) for key, form in _SCORES.items()) for one in sets]
+    return [" / ".join(score.text(one[score.key]) for score in _SCORES) for one in sets]
 
 
 def _share(value: float | None, unit: float, form: str = "{:.3f}") -> str:

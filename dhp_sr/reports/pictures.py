@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.pixels import PNG_SIGNATURE
 
 MAX_BYTES = 4 * 2**20
 """Of one PNG file; a run writes far smaller ones."""
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,6 @@ def _png(path: Path) -> bytes:
     if path.stat().st_size > MAX_BYTES:
         raise UserError(f"{path}: expected at most {MAX_BYTES:,} bytes, found {path.stat().st_size:,}")
     data = path.read_bytes()
-    if not data.startswith(_SIGNATURE):
+    if not data.startswith(PNG_SIGNATURE):
         raise UserError(f"{path}: expected a PNG file, found another one")
     return data

@@ -11,9 +11,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from .canvas import AFTER, BEFORE, INK, LINES, MUTED, new_figure, save_png, tidy
 from .phases import phase_spans
 from .run import TrainingPoint, ValidationPoint
-
-_SCORES = {"psnr_y_db": "PSNR, dB", "top1_error_percent": "top-1 error, %"}
-"""Score in validation.csv that has a panel -> its title."""
+from .scores import Score, scores_of
 
 _PHASE_SHADES = {"dense": "#f5f7fa", "search": "#fdf1e0", "finetune": "#eaf4ec"}
 
@@ -57,23 +55,25 @@ def plot_curves(
     curves: Sequence[TrainingPoint],
     validation: Sequence[ValidationPoint] = (),
     title: str = "",
+    task: str | None = None,
 ) -> None:
-    """Draw loss, kept cost and scores over the iterations, the phases shaded; a panel without values is left out.
+    """Draw loss, kept cost and the score that counts over the iterations, the phases shaded; empty panels are left out.
 
     Args:
         path: the PNG file.
         curves: `Run.curves`.
         validation: `Run.validation`.
         title: over the picture.
+        task: `Run.task`, which says what counts.
     """
     panels: list[Callable[[Axes], None]] = []
     if any(point.loss is not None for point in curves):
         panels.append(lambda axes: _draw_loss(axes, curves))
     if any(point.macs_ratio is not None for point in curves):
         panels.append(lambda axes: _draw_cost(axes, curves))
-    for score, title in _SCORES.items():
-        if any(getattr(point, score) is not None for point in validation):
-            panels.append(lambda axes, score=score, title=title: _draw_score(axes, validation, score, title))
+    score = scores_of(task)[0]
+    if any(getattr(point, score.key) is not None for point in validation):
+        panels.append(lambda axes: _draw_score(axes, validation, score))
     figure = new_figure(7.2, 0.8 + 1.9 * max(len(panels), 1))
     all_axes = figure.subplots(max(len(panels), 1), 1, sharex=True, squeeze=False)[:, 0]
     for axes, draw in zip(all_axes, panels, strict=False):
@@ -115,15 +115,15 @@ def _draw_cost(axes: Axes, curves: Sequence[TrainingPoint]) -> None:
     axes.legend(frameon=False, fontsize=8, loc="lower left")
 
 
-def _draw_score(axes: Axes, validation: Sequence[ValidationPoint], score: str, title: str) -> None:
+def _draw_score(axes: Axes, validation: Sequence[ValidationPoint], score: Score) -> None:
     names = list(dict.fromkeys(point.set for point in validation))
     for index, name in enumerate(names):
-        points = [(p.iteration, getattr(p, score)) for p in validation if p.set == name]
+        points = [(p.iteration, getattr(p, score.key)) for p in validation if p.set == name]
         points = [point for point in points if point[1] is not None]
         if points:
             colour = LINES[index % len(LINES)]
             axes.plot(*zip(*points, strict=True), "o-", color=colour, ms=2.5, lw=1.4, label=name, clip_on=False)
-    axes.set_ylabel(title, fontsize=9, color=INK)
+    axes.set_ylabel(score.label, fontsize=9, color=INK)
     axes.legend(frameon=False, fontsize=8, loc="best", ncols=min(len(names), 4))
 
 

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dhp_sr.config.datasets import TASKS
 from dhp_sr.config.yaml_text import parse
 from dhp_sr.utils.errors import UserError
 
 from .latents import Latents, read_latents, readable
 from .pictures import Picture, read_pictures
-
-Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,9 @@ class ValidationPoint:
     """Mean over the images, without smoothing."""
 
 
+Row = TypeVar("Row", TrainingPoint, ValidationPoint)
+
+
 @dataclass(frozen=True)
 class Run:
     """The contents of a run folder that reports are made from."""
@@ -88,9 +90,23 @@ class Run:
     """`images/`: pieces of test pictures."""
 
     @property
+    def results(self) -> Mapping[str, Any]:
+        """`metrics.json`, empty while the run is unfinished."""
+        return self.metrics or {}
+
+    @property
     def name(self) -> str:
         """What the run is called."""
-        return str((self.metrics or {}).get("name") or self.options.get("name") or self.folder.name)
+        return str(self.results.get("name") or self.options.get("name") or self.folder.name)
+
+    @property
+    def task(self) -> str | None:
+        """`sr`, `denoise` or `classification`; of an unfinished run what its data make of it, None without options."""
+        if self.metrics:
+            return self.metrics.get("task")
+        data = self.options.get("datasets")
+        sections = data.values() if isinstance(data, Mapping) else ()
+        return next((TASKS.get(str(one.get("type"))) for one in sections if isinstance(one, Mapping)), None)
 
 
 def read_run(folder: str | Path) -> Run:
@@ -151,10 +167,10 @@ def _read_options(path: Path) -> dict[str, Any]:
 
 def _read_cuts(folder: Path) -> dict[str, dict[str, Any]]:
     paths = [folder / "widths.json", *sorted(folder.glob("widths_*.json"))]
-    return {path.stem.replace("widths", "pruned"): _read_json(path) for path in paths if path.exists()}
+    return {path.stem.replace("widths", "pruned"): found for path in paths if (found := _read_json(path)) is not None}
 
 
-def _read_csv(path: Path, kind: Callable[..., Row]) -> tuple[Row, ...]:
+def _read_csv(path: Path, kind: type[Row]) -> tuple[Row, ...]:
     """Read one `kind` per line; columns that it does not have are ignored, empty cells take its default."""
     if not path.exists():
         return ()

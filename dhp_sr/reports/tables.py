@@ -3,17 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-MISSING = "-"
-
-_COLUMNS = {
-    "sr": (("psnr_y_db", "{} PSNR-Y dB", "{:.2f}"), ("ssim_y", "SSIM-Y", "{:.4f}")),
-    "denoise": (("psnr_rgb_db", "{} PSNR dB", "{:.2f}"), ("ssim_rgb", "SSIM", "{:.4f}")),
-    "classification": (
-        ("top1_error_percent", "{} top-1 error %", "{:.2f}"),
-        ("top5_error_percent", "top-5 error %", "{:.2f}"),
-    ),
-}
-"""Task -> for each test set: score, title, form. Super-resolution is compared on the Y channel."""
+from .scores import COLUMNS, MISSING, scores_of
 
 
 def text_table(metrics: Mapping[str, Any]) -> str:
@@ -68,19 +58,19 @@ def _aligned(cells: Sequence[str], widths: Sequence[int], between: str = "  ", s
 def _cells(metrics: Mapping[str, Any]) -> list[list[str]]:
     rows = metrics["rows"]
     sets = list(dict.fromkeys(name for row in rows for name in row["sets"]))
-    columns = _COLUMNS.get(metrics.get("task"), _COLUMNS["sr"])
-    dense = next((row for row in rows if row["model"] == "dense"), {})
+    columns = scores_of(metrics.get("task"))[:COLUMNS]
+    dense: Mapping[str, Any] = next((row for row in rows if row["model"] == "dense"), {})
     header = ["model", "iterations"]
     for name in sets:
-        header += [title.format(name) for _, title, _ in columns]
+        header += [f"{name} {columns[0].heading}", *(score.heading for score in columns[1:])]
     table = [[*header, "MACs G", "params M", "latency ms"]]
     for row in rows:
-        scores = [row["sets"].get(name, {}) for name in sets]
+        found = [row["sets"].get(name, {}) for name in sets]
         table.append(
             [
                 str(row["model"]),
                 number(row.get("iterations"), "{:,}"),
-                *(number(score.get(key), form) for score in scores for key, _, form in columns),
+                *(score.text(one.get(score.key)) for one in found for score in columns),
                 _cost(row.get("macs"), dense.get("macs"), 1e9),
                 _cost(row.get("params"), dense.get("params"), 1e6),
                 number(row.get("latency_ms"), "{:.1f}"),

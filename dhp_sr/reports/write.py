@@ -31,5 +31,5 @@ def write_reports(folder: str | Path) -> list[Path]:
         plot_widths(written[1], run.widths, title)
     if run.curves or run.validation:
         written.append(run.folder / "plots" / "curves.png")
-        plot_curves(written[-1], run.curves, run.validation, title)
+        plot_curves(written[-1], run.curves, run.validation, title, run.task)
     return written

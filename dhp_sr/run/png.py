@@ -8,7 +8,8 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+from dhp_sr.utils.pixels import PNG_SIGNATURE
+
 _KINDS = {1: 0, 2: 4, 3: 2, 4: 6}
 """Channels -> the format's number for grey, grey with alpha, RGB, RGBA."""
 _LEVEL = 3
@@ -36,7 +37,7 @@ def write_png(
         Portable Network Graphics (PNG) Specification, third edition, W3C.
     """
     height, width, channels = shape
-    stream.write(_SIGNATURE)
+    stream.write(PNG_SIGNATURE)
     _chunk(stream, b"IHDR", struct.pack(">IIBBBBB", width, height, depth, _KINDS[channels], 0, 0, 0))
     if icc:
         _chunk(stream, b"iCCP", b"profile\0\0" + zlib.compress(icc))

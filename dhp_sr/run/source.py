@@ -1,6 +1,5 @@
 """A picture as the network wants it: planes of floats, any part of them, sides filled up to the multiple it needs."""
 
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,10 +7,12 @@ from numpy.typing import NDArray
 
 from dhp_sr.deploy.runner import Runner
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.noise import gaussian, generator_of
+from dhp_sr.utils.pixels import LUMA
 
 from .pictures import Pixels
 
-_LUMA = np.array([0.298936021293775, 0.587043074451121, 0.114020904255103], dtype=np.float32)
+_LUMA = np.array(LUMA, dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,8 @@ class Source:
         return np.ascontiguousarray(part.transpose(2, 0, 1)).astype(np.float32) / self._peak
 
     def _with_noise(self, sigma: float, seed: tuple[int, str]) -> NDArray[np.float32]:
-        number, name = seed
         shape = (self._pixels.shape[2], *self._pixels.shape[:2])
-        noise = np.random.default_rng((number, zlib.crc32(name.encode()))).standard_normal(shape, dtype=np.float32)
-        noise *= np.float32(sigma / 255)
+        noise = gaussian(shape, sigma, generator_of(*seed))
         for plane, pixels in zip(noise, self._pixels.transpose(2, 0, 1), strict=True):
             plane += pixels.astype(np.float32) / self._peak
         return noise

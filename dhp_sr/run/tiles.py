@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from dhp_sr.deploy.runner import Runner
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.rounding import round_up
 
 GIB = 2**30
 _SMALLEST, _LARGEST = 32, 768
@@ -67,7 +68,7 @@ def spans(length: int, tile: int, tiling: Tiling) -> Iterator[Span]:
     for first in range(0, length, tile):
         last = min(first + tile, length)
         start = max(0, first - tiling.overlap) // tiling.multiple * tiling.multiple
-        end = min(length, -(-(last + tiling.overlap) // tiling.multiple) * tiling.multiple)
+        end = min(length, round_up(last + tiling.overlap, tiling.multiple))
         yield Span(first, last, start, end)
 
 
@@ -117,7 +118,7 @@ def choose(
         )
     overlap = runner.halo if choice.overlap is None else choice.overlap
     side = _side(most, overlap) if choice.tile is None else choice.tile
-    side = -(-side // multiple) * multiple
+    side = round_up(side, multiple)
     rows = side if choice.tile is not None else min(side, max(tall // multiple, 1) * multiple)
     return Tiling(min(rows, height), min(side, width), overlap, multiple)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from dhp_sr.structure.cost import KINDS, CostModel
 from dhp_sr.structure.groups import ChannelPlan, Group
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.rounding import round_up
 
 TOLERANCES = {"macs": 0.01, "params": 0.01, "latency": 0.05}
 """Tolerance of each kind of budget where none is given; measured times need more."""
@@ -78,7 +79,7 @@ class BudgetReport:
 def allowed_widths(group: Group, budget: Budget) -> list[int]:
     """Return the widths a group may take, ascending: multiples of `round_to` from the floor on, and the dense width."""
     floor = min(group.width, max(1, budget.min_width))
-    first = -(-floor // budget.round_to) * budget.round_to
+    first = round_up(floor, budget.round_to)
     return [*range(first, group.width, budget.round_to), group.width]
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from dhp_sr.structure.trace import TraceError, trace
+from dhp_sr.utils.rounding import round_up
 
 _BLOCK = 16
 """Convolutions of the CPU lay their channels out in blocks of this many."""
@@ -53,4 +54,4 @@ def _values(value: object) -> int:
     if not isinstance(value, Tensor) or value.dim() != 4:
         return 0
     batch, channels, height, width = value.shape
-    return batch * _BLOCK * -(-channels // _BLOCK) * height * width
+    return batch * round_up(channels, _BLOCK) * height * width

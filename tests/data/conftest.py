@@ -1,4 +1,4 @@
-"""Small pictures on disk, and option sections that read them."""
+"""Small images on disk, and option sections that read them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ from dhp_sr.config.datasets import TrainDataset, ValDataset
 
 @pytest.fixture
 def picture() -> Callable[..., np.ndarray]:
-    """Make a random picture, (height, width, channels); smooth enough to be no special case."""
+    """Make a random image, (height, width, channels); smooth enough to be no special case."""
 
     def make(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
         return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)

@@ -40,7 +40,7 @@ def psnr_y_db(a: np.ndarray, b: np.ndarray, shave: int) -> float:
 
 
 def luma(image: np.ndarray) -> np.ndarray:
-    """BT.601; a grey picture is its own luma."""
+    """BT.601; a grey image is its own luma."""
     if image.shape[2] == 1:
         return image[:, :, 0].astype(float)
     return 16 + image @ np.array([65.481, 128.553, 24.966]) / 255
@@ -49,7 +49,7 @@ def luma(image: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("resize", [downscale, upscale])
 def test_equals_direct_summation(picture, resize, scale):
-    """Pictures narrower than the kernel too, where the mirrored border is used several times."""
+    """Images narrower than the kernel too, where the mirrored border is used several times."""
     image = picture(scale, 5 * scale, 3)
     ratio = 1 / scale if resize is downscale else scale
     np.testing.assert_array_equal(resize(image, scale), slow_resize(image, ratio))
@@ -103,5 +103,5 @@ def test_grey_equals_each_channel(picture):
 def test_refuses_wrong_sizes_and_types(picture):
     with pytest.raises(ValueError, match=r"multiples of scale \(=4\), found 10x8"):
         downscale(picture(10, 8), 4)
-    with pytest.raises(ValueError, match="expected a uint8 picture, found float64"):
+    with pytest.raises(ValueError, match="expected a uint8 image, found float64"):
         upscale(picture(8, 8) / 255, 2)

@@ -1,4 +1,4 @@
-"""Batches of labelled pictures: normalised, shifted and mirrored by the seed alone, whoever makes them."""
+"""Batches of labelled images: normalised, shifted and mirrored by the seed alone, whoever makes them."""
 
 from itertools import islice
 
@@ -54,7 +54,7 @@ def test_a_sample_is_the_same_alone_and_in_a_batch():
     dataset = train_set()
     batch = dataset.batch([(3, 100), (7, 101), (3, 102)])
     assert torch.equal(dataset[(7, 101)]["image"], batch["image"][1])
-    assert not torch.equal(batch["image"][0], batch["image"][2])  # the same picture at another place in the run
+    assert not torch.equal(batch["image"][0], batch["image"][2])  # the same image at another place in the run
 
 
 def test_workers_resuming_and_ranks_change_nothing():

@@ -1,4 +1,4 @@
-"""Classification sets on disk: every form gives the same pictures and labels, and what is wrong is said."""
+"""Classification sets on disk: every form gives the same images and labels, and what is wrong is said."""
 
 import shutil
 
@@ -81,7 +81,7 @@ def test_larger_pictures_are_resized_and_cut_in_the_middle(tmp_path):
     wide[:, 20:40] = 200
     Image.fromarray(wide).save(tmp_path / "set" / "ant" / "a.png")
     Image.fromarray(wide[:, 20:40]).save(tmp_path / "set" / "ant" / "b.png")
-    assert "expected pictures of one size, found 20x20 in " in refusal(tmp_path / "set")
+    assert "expected images of one size, found 20x20 in " in refusal(tmp_path / "set")
     for side in (10, 20):
         pictures = read_pictures(tmp_path / "set", "train", side=side)
         assert pictures.images_NHWC.shape == (2, side, side, 3)
@@ -115,7 +115,7 @@ def test_labels_out_of_range_are_refused(cifar):
     data = bytearray(path.read_bytes())
     data[2 * RECORD] = 7
     path.write_bytes(bytes(data))
-    assert "expected labels from 0 to 2 (3 classes), found 7 at picture 2: correct" in refusal(cifar)
+    assert "expected labels from 0 to 2 (3 classes), found 7 at image 2: correct" in refusal(cifar)
 
 
 def test_a_missing_batch_in_the_middle_is_refused(cifar):
@@ -132,14 +132,14 @@ def test_pickles_are_not_read(tmp_path):
 def test_a_class_without_pictures_is_refused(made):
     folder = made("folders")
     (folder / "train" / "dog").mkdir()
-    assert "dog: expected pictures of class 'dog', found none: fill it or remove it" in refusal(folder)
+    assert "dog: expected images of class 'dog', found none: fill it or remove it" in refusal(folder)
 
 
 def test_a_split_that_is_not_there_is_refused(made):
     shutil.rmtree((folders := made("folders")) / "train")
     assert "expected a folder 'train' of class folders, found test" in refusal(folders)
     assert "expected sheets of split 'val', found train, test" in refusal(made("sheets"), "val")
-    assert "expected pictures of split 'val', found train, test" in refusal(made("lmdb"), "val")
+    assert "expected images of split 'val', found train, test" in refusal(made("lmdb"), "val")
     assert "found split 'val'" in refusal(made("cifar"), "val")
 
 
@@ -194,9 +194,9 @@ def test_a_form_that_cannot_hold_the_pictures_is_refused(tmp_path):
     folder = tmp_path / "set" / "ant"
     folder.mkdir(parents=True)
     Image.fromarray(np.zeros((10, 12, 3), np.uint8)).save(folder / "a.png")
-    with pytest.raises(UserError, match=r"expected RGB pictures of 32x32.*found 12x10x3.*give --size 32"):
+    with pytest.raises(UserError, match=r"expected RGB images of 32x32.*found 12x10x3.*give --size 32"):
         make_classes(tmp_path / "set", tmp_path / "cifar", "cifar")
-    with pytest.raises(UserError, match="expected square pictures that fit on one sheet, found 1 of 12x10"):
+    with pytest.raises(UserError, match="expected square images that fit on one sheet, found 1 of 12x10"):
         make_classes(tmp_path / "set", tmp_path / "sheets", "sheets")
     with pytest.raises(UserError, match=r"expected a name that ends in \.lmdb"):
         make_classes(tmp_path / "set", tmp_path / "database", "lmdb")

@@ -69,7 +69,7 @@ def test_every_picture_once_an_epoch_in_changing_order():
 
 
 def test_crops_differ_between_epochs(folder_of, train_options):
-    """The same picture at each visit: what differs is the patch alone."""
+    """The same image at each visit: what differs is the patch alone."""
     dataset = build_train_set(train_options(folder_of("one", a=(64, 64)), use_hflip=False, use_rot=False), 2, seed=0)
     patches = [batch["gt"].numpy().tobytes() for batch in take(dataset, 20, batch_size=1)]
     assert len(set(patches)) == 20

@@ -42,13 +42,13 @@ def test_files_of_others_are_not_ours():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"scale": "["}, "scale is not valid JSON"),
+        ({"scale": "["}, "scale: not valid JSON"),
         ({"scale": "NaN"}, "NaN is not JSON"),
         ({"scale": "true"}, "expected scale of type int"),
         ({"scale": "0"}, "expected scale from 1, found 0"),
         ({"halo": "-1"}, "expected halo from 0, found -1"),
         ({"scale": '"4"'}, "expected scale of type int, found '4'"),
-        ({"scores": "[" * 100_000}, "scores is not valid JSON"),
+        ({"scores": "[" * 100_000}, "scores: not valid JSON"),
         ({"scores": " " * 2**21}, "expected scores of at most"),
         ({"format_version": "2"}, "format version 2, .* reads up to 1; install a newer"),
     ],

@@ -40,5 +40,5 @@ def test_labels_out_of_range_are_refused(labels):
 def test_shapes_are_checked():
     with pytest.raises(ValueError, match=r"found \(2, 2\) and \(3,\), k=1"):
         hits(torch.zeros(2, 2), torch.zeros(3, dtype=torch.long))
-    with pytest.raises(ValueError, match="at least one picture"):
+    with pytest.raises(ValueError, match="at least one image"):
         error_percent(torch.zeros(0, 2), torch.zeros(0, dtype=torch.long))

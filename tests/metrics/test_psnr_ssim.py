@@ -16,7 +16,7 @@ SHAPES = [((24, 31, 3), 0), ((24, 31, 3), 4), ((24, 31, 1), 4), ((24, 31), 4), (
 
 
 def pictures(shape):
-    """A smooth picture and a noisy version of it, uint8."""
+    """A smooth image and a noisy version of it, uint8."""
     random = np.random.default_rng(0)
     rows, columns = np.mgrid[: shape[0], : shape[1]]
     smooth = (128 + 90 * np.sin(rows / 5) * np.cos(columns / 7)).reshape(shape[0], shape[1], *(1 for _ in shape[2:]))
@@ -94,13 +94,13 @@ def test_mistakes_are_explained(score):
     a = np.zeros((20, 20, 3), np.uint8)
     with pytest.raises(UserError, match=r"same shape, found \(20, 20, 3\) and \(20, 21, 3\)"):
         score(a, np.zeros((20, 21, 3), np.uint8))
-    with pytest.raises(UserError, match=r"after shaving, found a picture of shape \(20, 20, 3\) and shave=10"):
+    with pytest.raises(UserError, match=r"after shaving, found an image of shape \(20, 20, 3\) and shave=10"):
         score(a, a, shave=10)
     with pytest.raises(UserError, match="shave=-1"):
         score(a, a, shave=-1)
     with pytest.raises(UserError, match=r"HxWx3, found \(3, 20, 20\)"):
         score(a.transpose(2, 0, 1), a.transpose(2, 0, 1))
-    with pytest.raises(ValueError, match="expected a uint8 picture, found float64"):
+    with pytest.raises(ValueError, match="expected a uint8 image, found float64"):
         score(a / 255, a / 255)
 
 

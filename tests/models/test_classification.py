@@ -73,6 +73,12 @@ def test_a_run_and_its_files(make, tmp_path, folder, pictures, method):
     assert (folder / "plots" / "curves.png").stat().st_size > 10_000
 
 
+def test_tensorboard_calls_the_loss_by_its_name(make, tmp_path, folder):
+    run(make(compress=None, train={"total_iter": 2}, logger={"use_tb_logger": True}), tmp_path)
+    events = b"".join(path.read_bytes() for path in (folder / "tb").glob("events.*"))
+    assert b"losses/l_cls" in events and b"l_pix" not in events
+
+
 CASES = {
     "dhp": {"compress": {"distill": {}}},
     "hsn": {"compress": {"method": "hsn"}},

@@ -95,11 +95,40 @@ def test_a_request_to_stop_saves_the_state(make_options, root):
     assert (root / "experiments" / "tiny" / "training_states" / "7.state").exists()
 
 
-def test_a_finished_run_resumes_to_the_same_result(make_options, root):
-    options = make_options()
+def contents(folder):
+    """Name -> bytes of every file, and when it was written."""
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_finished_run_stays_as_it_is(make_options, root, capsys):
+    options, folder = make_options(), root / "experiments" / "tiny"
     first = run(options, root)
+    before = contents(folder)
+    assert run(options, root, auto_resume=True) == first
+    assert contents(folder) == before
+    assert "tiny is finished, nothing was changed" in capsys.readouterr().err
+
+
+def test_a_run_killed_before_its_page_gets_it(make_options, root):
+    options, folder = make_options(), root / "experiments" / "tiny"
+    run(options, root)
+    before = contents(folder)
+    (folder / "report.html").unlink()
+    run(options, root, auto_resume=True)
+    after = contents(folder)
+    assert after[folder / "metrics.json"] == before[folder / "metrics.json"]
+    assert after[folder / "report.html"][0] == before[folder / "report.html"][0]
+
+
+def test_a_run_without_results_is_scored_again(make_options, root):
+    options, folder = make_options(), root / "experiments" / "tiny"
+    first = run(options, root)
+    (folder / "metrics.json").unlink()
     second = run(options, root, auto_resume=True)
     assert [row["sets"] for row in first["rows"]] == [row["sets"] for row in second["rows"]]
+    (folder / "metrics.json").write_text("{")
+    with pytest.raises(UserError, match=r"metrics\.json: expected the results .* remove it"):
+        run(options, root, auto_resume=True)
 
 
 def test_an_earlier_run_is_renamed_not_overwritten(make_options, root):
@@ -162,6 +191,7 @@ def test_a_lost_dense_network_shows_at_once(make_options, root, content):
 def test_a_table_that_somebody_changed(make_options, root):
     options = make_options(compress={}, train={"total_iter": 1})
     run(options, root)
+    (root / "experiments" / "tiny" / "metrics.json").unlink()
     (root / "experiments" / "tiny" / "curves.csv").write_text("iteration\nmine,1\n")
     with pytest.raises(UserError, match=r"curves\.csv: expected rows that begin with the iteration, found 'mine,1"):
         run(options, root, auto_resume=True)

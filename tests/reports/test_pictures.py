@@ -53,6 +53,15 @@ def test_curves_have_a_panel_for_what_there_is(tmp_path, folder):
     assert heights[0] == heights[1] < heights[2] < heights[3]
 
 
+def test_the_curve_of_the_score_that_counts(tmp_path, folder):
+    run, sizes = read_run(folder), {}
+    for task in ("sr", "denoise", "classification"):  # the file holds PSNR over Y and over RGB, and no errors
+        plot_curves(tmp_path / f"{task}.png", run.curves, run.validation, task=task)
+        sizes[task] = picture_of(tmp_path / f"{task}.png").shape[0]
+    assert sizes["sr"] == sizes["denoise"] > sizes["classification"]
+    assert (tmp_path / "sr.png").read_bytes() != (tmp_path / "denoise.png").read_bytes()
+
+
 def test_one_point_can_be_drawn(tmp_path):
     plot_curves(tmp_path / "curves.png", [TrainingPoint(1, "dense", 0.5, 1e-4, 1.0, 1.0)])
     assert (tmp_path / "curves.png").stat().st_size > 0

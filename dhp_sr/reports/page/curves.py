@@ -7,8 +7,7 @@ from typing import Any
 
 from dhp_sr.reports.phases import phase_spans
 from dhp_sr.reports.run import Run, TrainingPoint, ValidationPoint
-
-from .words import scores_of
+from dhp_sr.reports.scores import scores_of
 
 MOST = 400
 """Points of one line."""
@@ -52,16 +51,12 @@ def _validation(run: Run) -> list[dict]:
     """Return one chart for the score that counts, a line for each test set."""
     names = [field.name for field in fields(ValidationPoint)]
     found = [name for name in names if any(isinstance(getattr(point, name), float) for point in run.validation)]
-    scores = scores_of((run.metrics or {}).get("task") or _task(run), found)
+    scores = scores_of(run.task, found)
     if not scores:
         return []
     sets = dict.fromkeys(point.set for point in run.validation)
     lines = [_line(one, [p for p in run.validation if p.set == one], scores[0].key) for one in sets]
     return [_chart(f"validation {scores[0].label}", lines, digits=scores[0].digits)]
-
-
-def _task(run: Run) -> str:
-    return "denoise" if run.options.get("scale") == 1 else "sr"
 
 
 def _line(label: str, points: Sequence[TrainingPoint | ValidationPoint], name: str) -> Line:

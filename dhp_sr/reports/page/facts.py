@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dhp_sr.reports.run import Run
+from dhp_sr.reports.run import Run, TrainingPoint, ValidationPoint
+from dhp_sr.reports.scores import scores_of
 
 from .neighbours import method_of
-from .words import TIMES, gain, number, percent, score_keys, scores_of
+from .words import TIMES, gain, number, percent, score_keys
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,9 @@ def subtitle(run: Run) -> str:
     network = run.options.get("network_g")
     inner = network.get("network") if isinstance(network, Mapping) and network.get("type") == "Hyper" else network
     kind = str(inner.get("type", "")).removeprefix("Hyper") if isinstance(inner, Mapping) else ""
-    metrics, scale = run.metrics or {}, run.options.get("scale")
-    task = {"sr": "super-resolution", "denoise": "denoising"}.get(metrics.get("task", ""), metrics.get("task", ""))
-    if task == "super-resolution":
-        task += f" {TIMES}{metrics.get('scale', scale)}"
+    task = {"sr": "super-resolution", "denoise": "denoising"}.get(run.task or "", run.task or "")
+    if run.task == "sr":
+        task += f" {TIMES}{run.results.get('scale', run.options.get('scale'))}"
     method = method_of(run.options) if run.options else ""
     method = {"none": "not cut", "": ""}.get(method, f"cut by {method}")
     return ", ".join(part for part in (kind, task, method) if part)
@@ -40,7 +40,7 @@ def state(run: Run) -> str:
     """Return how far an unfinished run has come; empty for a finished one."""
     if run.metrics:
         return ""
-    points = [*run.curves, *run.validation]
+    points: list[TrainingPoint | ValidationPoint] = [*run.curves, *run.validation]
     last = max(points, key=lambda point: point.iteration, default=None)
     if last is None:
         return "Not finished: no iteration is recorded yet."
@@ -51,7 +51,7 @@ def state(run: Run) -> str:
 
 def facts(run: Run) -> list[Fact]:
     """Return the figures of the first cut model against the dense network; of the dense one where nothing was cut."""
-    rows = {row["model"]: row for row in (run.metrics or {}).get("rows", [])}
+    rows = {row["model"]: row for row in run.results.get("rows", [])}
     model = next((name for name in rows if name in run.cuts or name.startswith("pruned")), None)
     if model is None:
         return _plain(rows["dense"], run) if "dense" in rows else []
@@ -82,7 +82,7 @@ def _cost(
     value = f"{number(own.get(key), 3, unit)}{sign}"
     if dense.get(key):
         return Fact(label, percent(own.get(key), dense[key]), f"{value} of {number(dense[key], 3, unit)}{sign}")
-    achieved = (run.metrics or {}).get("achieved")
+    achieved = run.results.get("achieved")
     ratio = achieved.get(f"{key}_ratio") if isinstance(achieved, Mapping) else None
     return Fact(label, f"{ratio:.1%}" if ratio else value, value if ratio else "")
 
@@ -100,26 +100,24 @@ def _latency(own: Mapping[str, Any], dense: Mapping[str, Any]) -> Fact:
 
 def _score(own: Mapping[str, Any], dense: Mapping[str, Any], rows: Mapping[str, Any], run: Run) -> Fact | None:
     """Return the first test set's score, and its distance to the dense network, else to the input."""
-    scores = scores_of(run.metrics.get("task"), score_keys(run.metrics))
+    scores = scores_of(run.task, score_keys(run.results))
     if not own["sets"] or not scores:
         return None
     name, found = next(iter(own["sets"].items()))
     score = scores[0]
-    label = f"{score.label.split(',')[0]} on {name}"
-    value, unit = found.get(score.key), score.label.partition(", ")[2]
+    label, value = f"{score.name} on {name}", found.get(score.key)
     if value is None:
         return None
+    shown = f"{number(value, score.digits)} {score.unit}"
     references = [("dense", dense), *((other, row) for other, row in rows.items() if row.get("macs") is None)]
     for other, row in references:
         reference = row.get("sets", {}).get(name, {}).get(score.key)
         if reference is not None:
             what = "the dense network before the search" if other == "dense" else other
-            return Fact(
-                label, f"{number(value, score.digits)} {unit}", f"{gain(value, reference, score.digits)} against {what}"
-            )
-    return Fact(label, f"{number(value, score.digits)} {unit}")
+            return Fact(label, shown, f"{gain(value, reference, score.digits)} against {what}")
+    return Fact(label, shown)
 
 
 def _size(run: Run) -> str:
-    size = (run.metrics or {}).get("macs_input")
+    size = run.results.get("macs_input")
     return f"for an input of {f' {TIMES} '.join(str(side) for side in size[1:])}" if size else ""

@@ -48,7 +48,7 @@ def _light(folder: Path) -> Run | None:
 
 def _is_control(other: Run, run: Run) -> bool:
     same = all(other.options.get(key) == run.options.get(key) for key in ("network_g", "scale"))
-    same_task = (run.metrics or {}).get("task") == other.metrics.get("task") and _sigmas(other) == _sigmas(run)
+    same_task = run.results.get("task") == other.results.get("task") and _sigmas(other) == _sigmas(run)
     return same and same_task and method_of(other.options) in (*CONTROLS, "none")
 
 

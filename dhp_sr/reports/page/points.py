@@ -5,10 +5,11 @@ from typing import Any
 
 from dhp_sr.config.methods import CONTROLS
 from dhp_sr.reports.run import Run
+from dhp_sr.reports.scores import scores_of
 
 from .neighbours import method_of, sigmas
 from .published import published_points
-from .words import COSTS, score_keys, scores_of
+from .words import COSTS, score_keys
 
 
 def chart(runs: Sequence[Run], controls: Sequence[Run] = ()) -> dict[str, Any] | None:
@@ -25,12 +26,12 @@ def chart(runs: Sequence[Run], controls: Sequence[Run] = ()) -> dict[str, Any] |
     points = [point for run in finished for point in _points(run, several=len(runs) > 1)]
     if not points:
         return None
-    first = finished[0].metrics
-    names = list(dict.fromkeys(name for run in finished for row in run.metrics["rows"] for name in row["sets"]))
-    keys = {key for run in finished for key in score_keys(run.metrics)}
+    first = finished[0].results
+    names = list(dict.fromkeys(name for run in finished for row in run.results["rows"] for name in row["sets"]))
+    keys = {key for run in finished for key in score_keys(run.results)}
     points += [{**point, "kind": "control"} for run in controls for point in _points(run, several=True)]
     points += published_points(first.get("task"), first.get("scale"), _sigma(finished[0], names), names)
-    scores = scores_of(first.get("task"), tuple(keys))
+    scores = scores_of(finished[0].task, keys)
     if not scores:
         return None
     return {
@@ -45,7 +46,7 @@ def chart(runs: Sequence[Run], controls: Sequence[Run] = ()) -> dict[str, Any] |
 def _points(run: Run, several: bool) -> list[dict[str, Any]]:
     """Return one point for each network of a run; a control's dense network is another run's, so it is left out."""
     method = method_of(run.options)
-    rows = [row for row in run.metrics["rows"] if row.get("macs") is not None]
+    rows = [row for row in run.results["rows"] if row.get("macs") is not None]
     if method in CONTROLS and several:
         rows = [row for row in rows if row["model"] != "dense"]
     return [
@@ -77,7 +78,7 @@ def _detail(row: dict[str, Any], method: str) -> str:
 
 
 def _inputs(run: Run) -> list[dict[str, Any]]:
-    return [{"label": row["model"], "sets": row["sets"]} for row in run.metrics["rows"] if row.get("macs") is None]
+    return [{"label": row["model"], "sets": row["sets"]} for row in run.results["rows"] if row.get("macs") is None]
 
 
 def _sigma(run: Run, names: Sequence[str]) -> float | None:

@@ -7,7 +7,9 @@ from importlib.resources import files
 from typing import Any
 
 
-def published_points(task: str, scale: int, sigma: float | None, sets: Sequence[str]) -> list[dict[str, Any]]:
+def published_points(
+    task: str | None, scale: int | None, sigma: float | None, sets: Sequence[str]
+) -> list[dict[str, Any]]:
     """Return the published networks that were scored on the same task and on one of the same test sets.
 
     Args:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from dhp_sr.reports.run import Run
+from dhp_sr.reports.scores import COLUMNS, Score, scores_of
 
-from .words import COSTS, MISSING, Score, number, percent, score_keys, scores_of
+from .words import COSTS, MISSING, number, percent, score_keys
 
 Row = Mapping[str, Any]
 
@@ -48,18 +49,18 @@ def results_table(runs: Sequence[Run]) -> Table | None:
         runs: those that the page is about; with several, the first column names the run, and inputs that scored alike
             stand there once.
     """
-    finished = [run for run in runs if run.metrics and run.metrics.get("rows")]
+    finished = [run for run in runs if run.metrics and run.results.get("rows")]
     if not finished:
         return None
     several = len(runs) > 1
-    sets = list(dict.fromkeys(name for run in finished for row in run.metrics["rows"] for name in row["sets"]))
-    keys = {key for run in finished for key in score_keys(run.metrics)}
-    scores = scores_of(finished[0].metrics.get("task"), tuple(keys))[:2]
+    sets = list(dict.fromkeys(name for run in finished for row in run.results["rows"] for name in row["sets"]))
+    keys = {key for run in finished for key in score_keys(run.results)}
+    scores = scores_of(finished[0].task, keys)[:COLUMNS]
     seen: list[Row] = []
     rows = []
     for run in finished:
-        dense = next((row for row in run.metrics["rows"] if row["model"] == "dense"), {})
-        for row in run.metrics["rows"]:
+        dense: Row = next((row for row in run.results["rows"] if row["model"] == "dense"), {})
+        for row in run.results["rows"]:
             if row.get("macs") is None and row in seen:
                 continue
             seen.append(row)
@@ -70,7 +71,7 @@ def results_table(runs: Sequence[Run]) -> Table | None:
 
 def _dense(run: Run, row: Row) -> Row:
     """Return the costs of a dense network that was not scored, from what the cut reports to have kept."""
-    achieved = run.metrics.get("achieved")
+    achieved = run.results.get("achieved")
     ratios = achieved if isinstance(achieved, Mapping) and row["model"] == "pruned" else {}
     found = {cost.key: (row.get(cost.key), ratios.get(f"{cost.key}_ratio")) for cost in COSTS}
     return {key: value / ratio for key, (value, ratio) in found.items() if value and ratio}

@@ -139,6 +139,18 @@ def test_curves_hold_the_values_of_the_files(whole):
     assert curves["phases"][1] == {"name": "search", "start": 20, "end": 30}
 
 
+@pytest.mark.parametrize(
+    ("kind", "key", "title"),
+    [("NoiseDataset", "psnr_rgb_db", "PSNR, dB"), ("ClassificationDataset", "top1_error_percent", "top-1 error, %")],
+)
+def test_curves_of_an_unfinished_run_are_those_of_its_task(whole, kind, key, title):
+    (whole / "metrics.json").unlink()
+    (whole / "options.yml").write_text(f"scale: 1\ndatasets: {{train: {{type: {kind}}}}}\n")
+    (whole / "validation.csv").write_text(f"iteration,phase,set,{key}\n20,dense,A,12.5\n40,finetune,A,9.5\n")
+    charts = {chart["title"]: chart["lines"] for chart in data_of(page_of(whole))["curves"]["charts"]}
+    assert charts[f"validation {title}"][0]["points"] == [[20, 12.5], [40, 9.5]]
+
+
 def test_long_curves_are_thinned_and_keep_their_end(whole):
     rows = "".join(f"{number},dense,{1 / number},1e-4,,\n" for number in range(1, 5001))
     (whole / "curves.csv").write_text("iteration,phase,loss,lr,macs_ratio,params_ratio\n" + rows)

@@ -1,0 +1,49 @@
+"""reports/scores.py: one list of scores, which runs, tables, pages and the choice of the best model go by."""
+
+from dataclasses import fields
+
+import pytest
+
+from dhp_sr.models.tasks import TASKS
+from dhp_sr.reports.run import Run, ValidationPoint
+from dhp_sr.reports.scores import PSNR_RGB, PSNR_Y, SSIM_Y, TOP1, scores_of
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+def test_a_task_measures_what_tables_show(task):
+    assert {score.key for score in scores_of(task.name)} <= set(task.scores)
+    assert set(task.scores) <= {field.name for field in fields(ValidationPoint)}
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+def test_an_unfinished_run_is_of_the_task_of_its_data(task, tmp_path):
+    options = {"scale": 1, "datasets": {"train": {"type": task.dataset_type}}}
+    assert Run(tmp_path, None, None, (), (), options=options).task == task.name
+
+
+def test_what_counts():
+    assert (scores_of("sr")[0], scores_of("denoise")[0].key, scores_of("classification")[0]) == (
+        PSNR_Y,
+        PSNR_RGB.key,
+        TOP1,
+    )
+    assert scores_of("sr", ["ssim_y", "images"]) == (SSIM_Y,)
+    assert PSNR_Y.highest and not TOP1.highest
+
+
+def test_the_best_is_the_lowest_error_and_the_highest_psnr():
+    sr, _, classification = TASKS.values()
+    assert sr.improves({"A": {"psnr_y_db": 30.0}, "B": {"psnr_y_db": 20.0}}, 24.0) == (25.0, True)
+    assert classification.improves({"A": {"top1_error_percent": 9.0}}, 8.0) == (9.0, False)
+
+
+def test_words():
+    assert (PSNR_Y.label, PSNR_Y.heading, PSNR_Y.text(31.256)) == ("PSNR-Y, dB", "PSNR-Y dB", "31.26")
+    assert (SSIM_Y.label, SSIM_Y.heading, SSIM_Y.text(None)) == ("SSIM-Y", "SSIM-Y", "-")
+
+
+def test_a_line_of_the_log():
+    sr, denoise, _ = TASKS.values()
+    scores = {"psnr_y_db": 30.123, "ssim_y": 0.9, "psnr_rgb_db": 28.5, "ssim_rgb": 0.85}
+    assert sr.summary(scores) == "PSNR-Y 30.12 dB, SSIM-Y 0.9000"
+    assert denoise.summary(scores) == "PSNR 28.50 dB, SSIM 0.8500"
