@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dhp_sr.hyper.parametrisation import Parametrisation
+from dhp_sr.hyper.places import Places
 from dhp_sr.structure import Budget, BudgetReport, ChannelPlan, Cost, CostModel, Stopwatch
 from dhp_sr.structure.book import parameter_places
 from dhp_sr.structure.budget import join, report, split
@@ -20,7 +21,12 @@ class HyperNet(nn.Module):
 
     Every weight is a function of the latents of its output and input channels; weights, biases and norm vectors are
     multiplied by the masks, so the output is that of the pruned network, in training and in evaluation.
+
+    Attributes:
+        mask: (plan.size,) bool, the channels kept, groups one after the other.
     """
+
+    mask: Tensor
 
     def __init__(
         self,
@@ -53,7 +59,7 @@ class HyperNet(nn.Module):
         self.example_shape = tuple(example_input.shape)
         self._stopwatch: Stopwatch | None = None
         self._set_costs(CostModel(plan))
-        self._places = _Places(plan, device)
+        self._places = Places(plan, device)
         self._places_of_parameters = parameter_places(network)
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -76,7 +82,7 @@ class HyperNet(nn.Module):
         mask = torch.cat((self.mask, one))
         latent = torch.cat((*self._latents, one.to(self._latents[0].dtype))) if self.plan.size else one
         gates, scales = self._places.gather(mask), self._places.gather(latent * mask)
-        own = dict(self.network.named_parameters())
+        own: dict[str, Tensor] = dict(self.network.named_parameters())
         generated = self.parametrisation(own, scales, gates)
         for name, parameter in own.items():
             if name in generated:
@@ -200,6 +206,7 @@ class HyperNet(nn.Module):
 
     def _measure(self, mask: Tensor) -> float:
         """Return the time of the network cut to a mask, as a fraction of the dense one's; the mask stays set."""
+        assert self._stopwatch is not None, "costs with latency come from a stopwatch"
         self.mask.copy_(mask)
         return self._stopwatch.ratio(self.cut(check=False), self.network)
 
@@ -232,26 +239,6 @@ class HyperNet(nn.Module):
         """Everything that learns, except the latents."""
         latents = {id(latent) for latent in self._latents}
         return (p for p in self.parameters() if id(p) not in latents and p.requires_grad)
-
-
-class _Places(nn.Module):
-    """Where in the flat vector the channels of every parameter's axes lie; equal indices are gathered once."""
-
-    def __init__(self, plan: ChannelPlan, device: torch.device) -> None:
-        super().__init__()
-        self._slot: dict[str, dict[int, int]] = {}
-        slots: dict[tuple[int, ...], int] = {}
-        for axis in plan.axes:
-            if axis.tensor in plan.parameters and bool((axis.index < plan.size).any()):
-                slot = slots.setdefault(tuple(axis.index.tolist()), len(slots))
-                self._slot.setdefault(axis.tensor, {})[axis.dim] = slot
-        for index, slot in slots.items():
-            self.register_buffer(f"index_{slot}", torch.tensor(index, device=device), persistent=False)
-
-    def gather(self, flat: Tensor) -> dict[str, dict[int, Tensor]]:
-        """Return parameter name -> axis -> the entries of `flat` along it."""
-        gathered = [flat[index] for index in self.buffers()]
-        return {name: {dim: gathered[slot] for dim, slot in dims.items()} for name, dims in self._slot.items()}
 
 
 def _aligned(vector: Tensor, parameter: Tensor, dim: int) -> Tensor:

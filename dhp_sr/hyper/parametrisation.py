@@ -81,6 +81,7 @@ class Full(Parametrisation):
     def initialise(self, parameters: Mapping[str, Tensor]) -> None:
         """Draw the paper's initial values for every hypernetwork."""
         for name, layer in zip(self._names, self.layers, strict=True):
+            assert isinstance(layer, HyperLayer)
             layer.initialise(parameters[name][0].numel())
 
 

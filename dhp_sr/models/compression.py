@@ -20,9 +20,10 @@ from dhp_sr.config.schema import Options
 from dhp_sr.models.devices import Place
 from dhp_sr.models.legs import Leg, cut_legs, restore_leg
 from dhp_sr.models.networks import build_plain, load_file
+from dhp_sr.models.objective import Objective
 from dhp_sr.models.optimisers import build_optimiser, carry_moments, give_moments, restore, set_learning_rate
 from dhp_sr.models.phases import PhaseName, Schedule
-from dhp_sr.models.searching import begin_search, convert_plain, make_stopwatch, open_teacher, rehearse
+from dhp_sr.models.searching import begin_search, convert_plain, make_stopwatch, rehearse
 from dhp_sr.models.tasks import task_of
 from dhp_sr.utils.errors import UserError
 
@@ -62,9 +63,8 @@ class Compression:
         self.keep_dense, self.keep_leg = keep_dense, keep_leg
         self.schedule = Schedule.from_options(options)
         self.task = task_of(options)
-        self.loss = self.task.build_loss(options.train)
+        self.objective = Objective(options, place)
         self.average: AveragedModel | None = None
-        self.teacher: nn.Module | None = None
         self.search: Any = None
         self.legs: list[Leg] = []
         self.leg = 0
@@ -132,7 +132,7 @@ class Compression:
         self.network.zero_grad(set_to_none=True)
         if self.search is not None:
             self.search.prepare(iteration - self.schedule.dense_iter)
-        loss = self._loss(images, truth)
+        loss = self.objective(self.forward, images, truth)
         value = loss.item()
         if not math.isfinite(value):
             raise UserError(
@@ -204,7 +204,7 @@ class Compression:
         hyper = convert_plain(plain, self.options, self.place)
         self.search = begin_search(hyper, self.options, self.stopwatch)
         self._enter("search", hyper)
-        self._meet_teacher()
+        self.objective.meet_teacher(self.dense_file)
         carry_moments(moments, plain, self.optimiser, hyper.network)
 
     def _finetune(self, leg: int) -> None:
@@ -212,18 +212,7 @@ class Compression:
         self._enter("finetune", self.legs[leg].network)
         give_moments(self.optimiser, self.network, self.legs[leg].moments)
         self.legs[leg].moments = {}
-        self._meet_teacher()
-
-    def _meet_teacher(self) -> None:
-        distill = self.options.compress.distill
-        if distill is None or self.teacher is not None:
-            return
-        if distill.teacher:
-            teacher = open_teacher(distill.teacher, self.options)
-        else:
-            teacher = build_plain(self.options)
-            load_file(teacher, self.dense_file)
-        self.teacher = self._place(teacher).eval().requires_grad_(False)
+        self.objective.meet_teacher(self.dense_file)
 
     def _enter(self, phase: PhaseName, network: nn.Module) -> None:
         """Make `network` the one that is trained, with an optimiser of its own."""
@@ -254,15 +243,3 @@ class Compression:
             return network
         devices = [self.place.device] if self.place.device.type == "cuda" else None
         return DistributedDataParallel(network, device_ids=devices, find_unused_parameters=self.phase == "search")
-
-    def _loss(self, images: Tensor, truth: Tensor) -> Tensor:
-        amp = self.options.train.amp == "bf16"
-        with torch.autocast(self.place.device.type, torch.bfloat16, enabled=amp):
-            output = self.forward(images)
-        loss = self.loss(output.float(), truth)
-        if self.teacher is not None:
-            with torch.no_grad(), torch.autocast(self.place.device.type, torch.bfloat16, enabled=amp):
-                target = self.teacher(images)
-            distill = self.options.compress.distill
-            loss = loss + distill.weight * self.task.distance(output.float(), target.float(), distill)
-        return loss

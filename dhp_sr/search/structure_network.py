@@ -24,6 +24,9 @@ class StructureNetwork(nn.Module):
     Reference: Gao et al., Model Compression via Hyper-Structure Network, 2020.
     """
 
+    inputs: Tensor
+    layer: Tensor
+
     def __init__(self, widths: Sequence[int], seed: int) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):

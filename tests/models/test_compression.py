@@ -79,13 +79,13 @@ def test_distillation_pulls_to_the_teacher(make_options, tmp_path):
     path = tmp_path / "dense.safetensors"
     one = Compression(options, CPU, path, lambda network: save_model(network, path))
     one.advance(4)
-    teacher = one.teacher
+    teacher = one.objective.teacher
     assert teacher is not None and not teacher.training
     for iteration in range(4, 8):
         one.step(batch(), iteration)
     assert one.step(batch(), 7)["loss"] > 1, "the weights have moved away from the teacher's"
     one.advance(8)
-    assert one.teacher is teacher
+    assert one.objective.teacher is teacher
     assert one.step(batch(), 8)["loss"] > 10
 
 

@@ -1,0 +1,69 @@
+"""What training makes small: the task's loss, and the distance from a teacher."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dhp_sr.config.schema import Options
+from dhp_sr.models.devices import Place
+from dhp_sr.models.networks import build_plain, load_file
+from dhp_sr.models.searching import open_teacher
+from dhp_sr.models.tasks import task_of
+
+
+class Objective:
+    """The loss of a run as a function of a network, in the precision that `train.amp` asks for.
+
+    Attributes:
+        teacher: The network to imitate; None before `meet_teacher`, and where `compress.distill` is not set.
+    """
+
+    def __init__(self, options: Options, place: Place) -> None:
+        self.options, self.place = options, place
+        self.task = task_of(options)
+        self.loss = self.task.build_loss(options.train)
+        self.teacher: nn.Module | None = None
+
+    def __call__(self, forward: Callable[[Tensor], Tensor], images: Tensor, truth: Tensor) -> Tensor:
+        """Return the loss, a scalar.
+
+        Args:
+            forward: the network.
+            images: (N, C, h, w).
+            truth: what the output is compared with.
+        """
+        output = self._computed(forward, images)
+        loss = self.loss(output, truth)
+        if self.teacher is not None:
+            with torch.no_grad():
+                target = self._computed(self.teacher, images)
+            distill = self.options.compress.distill
+            loss = loss + distill.weight * self.task.distance(output, target, distill)
+        return loss
+
+    def meet_teacher(self, dense_file: Path) -> None:
+        """Load the teacher, where `compress.distill` wants one and there is none yet.
+
+        Args:
+            dense_file: the dense network of this run, the teacher unless another file is named.
+
+        Raises:
+            UserError: the teacher's file is no model, or one for other images.
+        """
+        distill = self.options.compress.distill
+        if distill is None or self.teacher is not None:
+            return
+        if distill.teacher:
+            teacher = open_teacher(distill.teacher, self.options)
+        else:
+            teacher = build_plain(self.options)
+            load_file(teacher, dense_file)
+        layout = torch.channels_last if self.options.train.channels_last else torch.contiguous_format
+        self.teacher = teacher.to(self.place.device).to(memory_format=layout).eval().requires_grad_(False)
+
+    def _computed(self, forward: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        bf16 = self.options.train.amp == "bf16"
+        with torch.autocast(self.place.device.type, torch.bfloat16, enabled=bf16):
+            return forward(images).float()
