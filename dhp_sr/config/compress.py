@@ -68,6 +68,9 @@ class Distill(Section):
     weight: Annotated[float, Field(gt=0)] = 1.0
     teacher: str | None = None
     """A model file; default: the dense network of this very run, as it was when the search began."""
+    mix: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """This part of every batch is mixed with other images of it, and only the teacher says what is right there: more
+    to learn from it where images are few."""
     temperature: Annotated[float, Field(gt=0)] | None = None
     """Classification only: what both networks' scores are divided by before they are compared; default: 4."""
 

@@ -34,14 +34,15 @@ class Objective:
             images: (N, C, h, w).
             truth: what the output is compared with.
         """
+        if self.teacher is None:
+            return self.loss(self._computed(forward, images), truth)
+        distill = self.options.compress.distill
+        images, alone = mixed(images, distill.mix)
         output = self._computed(forward, images)
-        loss = self.loss(output, truth)
-        if self.teacher is not None:
-            with torch.no_grad():
-                target = self._computed(self.teacher, images)
-            distill = self.options.compress.distill
-            loss = loss + distill.weight * self.task.distance(output, target, distill)
-        return loss
+        with torch.no_grad():
+            target = self._computed(self.teacher, images)
+        loss = distill.weight * self.task.distance(output, target, distill)
+        return loss + self.loss(output[:alone], truth[:alone]) if alone else loss
 
     def meet_teacher(self, dense_file: Path) -> None:
         """Load the teacher, where `compress.distill` wants one and there is none yet.
@@ -67,3 +68,26 @@ class Objective:
         bf16 = self.options.train.amp == "bf16"
         with torch.autocast(self.place.device.type, torch.bfloat16, enabled=bf16):
             return forward(images).float()
+
+
+def mixed(images: Tensor, part: float) -> tuple[Tensor, int]:
+    """Mix the last images of a batch with others of it, each by a share of its own.
+
+    Args:
+        images: (N, C, h, w).
+        part: of the batch, from 0 to 1.
+
+    Returns:
+        The images, and how many of them are as they were; these come first.
+
+    Reference: Zhang et al., mixup: Beyond Empirical Risk Minimization, ICLR 2018. With a teacher in place of mixed
+        labels: Beyer et al., Knowledge distillation: A good teacher is patient and consistent, CVPR 2022.
+    """
+    alone = len(images) - round(part * len(images))
+    if alone == len(images):
+        return images, alone
+    share = torch.rand(len(images) - alone, 1, 1, 1, device=images.device)
+    others = images[torch.randperm(len(images), device=images.device)[alone:]]
+    found = images.clone()
+    found[alone:] = torch.lerp(others, images[alone:], share)
+    return found, alone

@@ -32,7 +32,7 @@ def root(tmp_path):
 
 
 CASES = {
-    "EDSR": {"compress": {"distill": {"weight": 0.5}}},
+    "EDSR": {"compress": {"distill": {"weight": 0.5, "mix": 0.5}}},
     "DnCNN": {"network": DNCNN},
     "faithful": {"compress": {"preset": "faithful", "parametrisation": "full", "penalty": 0.1}},
     "hsn": {"network": DNCNN, "compress": {"method": "hsn"}},
