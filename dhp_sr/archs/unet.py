@@ -22,7 +22,7 @@ class UNet(nn.Module):
 
     Paper: Ronneberger et al., U-Net: Convolutional Networks for Biomedical Image Segmentation, MICCAI 2015. Difference
     to the original: half the width, zero padding instead of shrinking, so that no skip is cropped, and no drop-out.
-    Sides may be of any length: pictures are filled up to the next multiple of 2^(num_levels - 1) with their last row
+    Sides may be of any length: inputs are filled up to the next multiple of 2^(num_levels - 1) with their last row
     and column, and the result is cut back.
 
         x -> encoder[0] ------------------------------------------- cat -> decoder[-1] -> conv_last 1x1 -> y

@@ -1,7 +1,7 @@
 """Muon: steps that turn a weight in all its directions alike."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -52,8 +52,8 @@ class Muon(torch.optim.AdamW):
             group.setdefault("momentum", momentum)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:
-        """Take one step on all parameters that have a gradient; `closure` is not supported."""
+    def step(self, closure: None = None) -> None:
+        """Take one step on all parameters that have a gradient; closures are not called."""
         held = []
         for group in self.param_groups:
             matrices = [one for one in group["params"] if one.grad is not None and is_matrix(one)]
@@ -61,7 +61,7 @@ class Muon(torch.optim.AdamW):
             self._turn(matrices, group)
         for one, _ in held:
             one.grad = None  # AdamW passes it by
-        super().step(closure)
+        super().step()
         for one, gradient in held:
             one.grad = gradient
 
