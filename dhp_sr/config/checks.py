@@ -7,11 +7,8 @@ from dhp_sr.config.compress import Scheduler
 from dhp_sr.config.datasets import TrainDataset, ValDataset
 from dhp_sr.config.method_checks import idle_in_search, is_trained_before, method_problems
 from dhp_sr.config.schema import Options
-from dhp_sr.config.section import changed
+from dhp_sr.config.section import Finding, changed
 from dhp_sr.config.task_checks import task_problems
-
-Finding = tuple[tuple[str, ...], str]
-"""The keys that lead to a setting, and what is wrong there."""
 
 
 def problems(options: Options) -> list[Finding]:

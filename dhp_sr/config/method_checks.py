@@ -5,9 +5,7 @@ from collections.abc import Callable, Iterator
 from dhp_sr.config.compress import HSN, Compress
 from dhp_sr.config.methods import LATENT_SETTINGS, RULES, rules_of
 from dhp_sr.config.schema import Options
-from dhp_sr.config.section import changed
-
-Finding = tuple[tuple[str, ...], str]
+from dhp_sr.config.section import Finding, changed
 
 
 def method_problems(options: Options) -> Iterator[Finding]:

@@ -10,7 +10,8 @@ Momentum = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-
+Finding = tuple[tuple[str, ...], str]
+"""The keys that lead to a setting, and what is wrong there."""
 
 Color = Literal["rgb", "grey"]
 CHANNELS: dict[str, int] = {"rgb": 3, "grey": 1}

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from dhp_sr.config.schema import Options, PixelLoss
+from dhp_sr.config.section import Finding
 
-Finding = tuple[tuple[str, ...], str]
 _MODELS = {"DHPModel": "SRDataset or NoiseDataset", "DHPClassificationModel": "ClassificationDataset"}
 """Our model types -> the data that they train on."""
 

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -124,7 +123,8 @@ class Compression:
         Raises:
             UserError: the loss is not finite. The weights are those of the step before.
         """
-        images, truth = (self._to_device(batch[key]) for key in self.task.batch_keys)
+        channels_last = self.options.train.channels_last
+        images, truth = (self.place.take(batch[key], channels_last) for key in self.task.batch_keys)
         rate = self.schedule.learning_rate(iteration)
         set_learning_rate(self.optimiser, rate)
         trains = self.search is None or self.search.trains_weights
@@ -216,7 +216,7 @@ class Compression:
 
     def _enter(self, phase: PhaseName, network: nn.Module) -> None:
         """Make `network` the one that is trained, with an optimiser of its own."""
-        self.phase, self.network = phase, self._place(network)
+        self.phase, self.network = phase, self.place.take(network, self.options.train.channels_last)
         self.optimiser = build_optimiser(self.options.train.optim_g, self._trained())
         if phase == "search" and not self.search.trains_weights:
             self.network.network.requires_grad_(False)  # the optimiser keeps their moments for the finetuning
@@ -228,15 +228,6 @@ class Compression:
 
     def _trained(self) -> list[nn.Parameter]:
         return list(self.network.network_parameters() if self.phase == "search" else self.network.parameters())
-
-    def _place(self, network: nn.Module) -> nn.Module:
-        layout = torch.channels_last if self.options.train.channels_last else torch.contiguous_format
-        return network.to(self.place.device).to(memory_format=layout)
-
-    def _to_device(self, images: Tensor) -> Tensor:
-        last = self.options.train.channels_last and images.dim() == 4
-        layout = torch.channels_last if last else torch.contiguous_format
-        return images.to(self.place.device, non_blocking=True, memory_format=layout)
 
     def _distribute(self, network: nn.Module) -> nn.Module:
         if self.place.world_size == 1:

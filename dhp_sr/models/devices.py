@@ -4,15 +4,16 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed, nn
 
 from dhp_sr.utils.errors import UserError
 
 TIMEOUT = timedelta(hours=2)
 """One process validates while the others wait."""
+Movable = TypeVar("Movable", nn.Module, Tensor)
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,17 @@ class Place:
     def writes(self) -> bool:
         """Whether this process writes files and validates."""
         return self.rank == 0
+
+    def take(self, value: Movable, channels_last: bool) -> Movable:
+        """Return a network or tensor on the device of this process.
+
+        Args:
+            value: a network is moved in place.
+            channels_last: keep the channels of what has four dimensions next to each other in memory.
+        """
+        last = channels_last and (isinstance(value, nn.Module) or value.dim() == 4)
+        layout = torch.channels_last if last else torch.contiguous_format
+        return value.to(self.device, non_blocking=True, memory_format=layout)
 
     def agree(self, flag: bool) -> bool:
         """Return whether any process raised its flag; all processes get the same answer."""

@@ -61,8 +61,7 @@ class Objective:
         else:
             teacher = build_plain(self.options)
             load_file(teacher, dense_file)
-        layout = torch.channels_last if self.options.train.channels_last else torch.contiguous_format
-        self.teacher = teacher.to(self.place.device).to(memory_format=layout).eval().requires_grad_(False)
+        self.teacher = self.place.take(teacher.eval().requires_grad_(False), self.options.train.channels_last)
 
     def _computed(self, forward: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         bf16 = self.options.train.amp == "bf16"
