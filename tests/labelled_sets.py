@@ -4,44 +4,44 @@ from pathlib import Path
 
 import numpy as np
 
-from dhp_sr.data.labelled import Pictures
+from dhp_sr.data.labelled import LabelledImages
 
 CLASSES = ("ant", "bee", "cow")
 
 
-def tiny(count=7, side=32, seed=0, where="tiny") -> Pictures:
-    """Random pictures of three classes, in a mixed order."""
+def tiny(count=7, side=32, seed=0, where="tiny") -> LabelledImages:
+    """Random labelled of three classes, in a mixed order."""
     draw = np.random.default_rng(seed)
     labels = np.concatenate([np.arange(3), draw.integers(0, 3, count - 3)])
     images = draw.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
-    return Pictures(images, draw.permutation(labels), CLASSES, where)
+    return LabelledImages(images, draw.permutation(labels), CLASSES, where)
 
 
-def write_cifar_10(folder: Path, pictures: Pictures, split="train") -> Path:
+def write_cifar_10(folder: Path, labelled: LabelledImages, split="train") -> Path:
     """Write the original's binary layout byte by byte, independently of the package's own writer."""
     folder.mkdir(parents=True, exist_ok=True)
     name = "data_batch_1.bin" if split == "train" else "test_batch.bin"
     records = [bytes([label]) + image.transpose(2, 0, 1).tobytes()
-               for label, image in zip(pictures.labels.tolist(), pictures.images_NHWC, strict=True)]  # fmt: skip
+               for label, image in zip(labelled.labels.tolist(), labelled.images_NHWC, strict=True)]  # fmt: skip
     (folder / name).write_bytes(b"".join(records))
-    (folder / "batches.meta.txt").write_text("\n".join(pictures.classes) + "\n\n")
+    (folder / "batches.meta.txt").write_text("\n".join(labelled.classes) + "\n\n")
     return folder
 
 
-def write_cifar_100(folder: Path, pictures: Pictures, split="train") -> Path:
+def write_cifar_100(folder: Path, labelled: LabelledImages, split="train") -> Path:
     """Coarse label first, then the fine one; here the coarse one is 0 for the first class and 1 for the others."""
     folder.mkdir(parents=True, exist_ok=True)
     records = [bytes([min(label, 1), label]) + image.transpose(2, 0, 1).tobytes()
-               for label, image in zip(pictures.labels.tolist(), pictures.images_NHWC, strict=True)]  # fmt: skip
+               for label, image in zip(labelled.labels.tolist(), labelled.images_NHWC, strict=True)]  # fmt: skip
     (folder / f"{split}.bin").write_bytes(b"".join(records))
-    (folder / "fine_label_names.txt").write_text("\n".join(pictures.classes) + "\n")
+    (folder / "fine_label_names.txt").write_text("\n".join(labelled.classes) + "\n")
     (folder / "coarse_label_names.txt").write_text("first\nother\n")
     return folder
 
 
-def contents(pictures: Pictures) -> dict[str, list[bytes]]:
-    """Return the pictures of every class, whatever their order."""
-    found = {name: [] for name in pictures.classes}
-    for label, image in zip(pictures.labels.tolist(), pictures.images_NHWC, strict=True):
-        found[pictures.classes[label]].append(image.tobytes())
+def contents(labelled: LabelledImages) -> dict[str, list[bytes]]:
+    """Return the labelled of every class, whatever their order."""
+    found = {name: [] for name in labelled.classes}
+    for label, image in zip(labelled.labels.tolist(), labelled.images_NHWC, strict=True):
+        found[labelled.classes[label]].append(image.tobytes())
     return {name: sorted(images) for name, images in found.items()}

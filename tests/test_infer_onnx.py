@@ -32,10 +32,10 @@ def infer(model, tmp_path, *more):
 
 ADD, COPY = ("Add", ["x", "z"], ["y"]), ("Identity", ["x"], ["y"])
 REFUSED = {
-    "two inputs": ([ADD], {"x": ANY, "z": ANY}, {"y": ANY}, "expected one picture"),
+    "two inputs": ([ADD], {"x": ANY, "z": ANY}, {"y": ANY}, "expected one image"),
     "two outputs": ([COPY, ("Neg", ["x"], ["z"])], {"x": ANY}, {"y": ANY, "z": ANY}, "one out, found 2 out"),
-    "no batch": ([COPY], {"x": [3, "h", "w"]}, {"y": [3, "h", "w"]}, "expected one picture"),
-    "video": ([COPY], {"x": ["n", "t", 3, "h", "w"]}, {"y": ["n", "t", 3, "h", "w"]}, "expected one picture"),
+    "no batch": ([COPY], {"x": [3, "h", "w"]}, {"y": [3, "h", "w"]}, "expected one image"),
+    "video": ([COPY], {"x": ["n", "t", 3, "h", "w"]}, {"y": ["n", "t", 3, "h", "w"]}, "expected one image"),
     "bytes": ([COPY], {"x": (TensorProto.UINT8, ANY)}, {"y": (TensorProto.UINT8, ANY)}, "tensor(uint8)"),
     "fixed": ([COPY], {"x": [1, 3, 64, 64]}, {"y": [1, 3, 64, 64]}, "expected a free height and width"),
     "fixed width": ([COPY], {"x": ["n", 3, "h", 64]}, {"y": ["n", 3, "h", 64]}, "expected a free height and width"),

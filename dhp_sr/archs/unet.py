@@ -18,7 +18,7 @@ def double_conv(num_in_ch: int, num_out_ch: int) -> nn.Sequential:
 
 
 class UNet(nn.Module):
-    """U-shaped network that maps a noisy picture straight to the clean one.
+    """U-shaped network that maps a noisy image straight to the clean one.
 
     Paper: Ronneberger et al., U-Net: Convolutional Networks for Biomedical Image Segmentation, MICCAI 2015. Difference
     to the original: half the width, zero padding instead of shrinking, so that no skip is cropped, and no drop-out.
@@ -38,8 +38,8 @@ class UNet(nn.Module):
     convolution costs its input's positions; published tables count its output's and state 3.41 G).
 
     Args:
-        num_in_ch: Channels of the input picture.
-        num_out_ch: Channels of the output picture.
+        num_in_ch: Channels of the input image.
+        num_out_ch: Channels of the output image.
         num_feat: Width of the top level.
         num_levels: Levels; each but the first halves the sides.
 

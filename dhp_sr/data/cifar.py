@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dhp_sr.data.labelled import Pictures
+from dhp_sr.data.labelled import LabelledImages
 from dhp_sr.utils.errors import UserError
 
 SIDE = 32
@@ -36,7 +36,7 @@ def splits_of_cifar(folder: Path) -> list[str]:
     return splits
 
 
-def read_cifar(folder: Path, split: str, labels: str = "fine") -> Pictures:
+def read_cifar(folder: Path, split: str, labels: str = "fine") -> LabelledImages:
     """Read a split, `train` or `test`.
 
     Args:
@@ -58,18 +58,18 @@ def read_cifar(folder: Path, split: str, labels: str = "fine") -> Pictures:
         raise UserError(f"{folder}: labels: {labels} is for CIFAR-100, found files of CIFAR-10: remove it")
     _check_numbers(folder, paths, split)
     records = np.concatenate([_records(path, 1) for path in paths])
-    return _pictures(records, 0, _names(folder / NAMES_10, _COUNTS["one"]), str(folder))
+    return _labelled(records, 0, _names(folder / NAMES_10, _COUNTS["one"]), str(folder))
 
 
-def _hundred(folder: Path, split: str, labels: str) -> Pictures:
+def _hundred(folder: Path, split: str, labels: str) -> LabelledImages:
     names = _names(folder / f"{labels}_label_names.txt", _COUNTS[labels])
-    return _pictures(_records(folder / f"{split}.bin", 2), ("coarse", "fine").index(labels), names, str(folder))
+    return _labelled(_records(folder / f"{split}.bin", 2), ("coarse", "fine").index(labels), names, str(folder))
 
 
-def _pictures(records: np.ndarray, place: int, names: tuple[str, ...], where: str) -> Pictures:
+def _labelled(records: np.ndarray, place: int, names: tuple[str, ...], where: str) -> LabelledImages:
     labels = records[:, place].astype(np.int64)
     planes = records[:, -PIXELS:].reshape(-1, 3, SIDE, SIDE)
-    return Pictures(np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels, names, where)
+    return LabelledImages(np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels, names, where)
 
 
 def _records(path: Path, label_bytes: int) -> np.ndarray:

@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 
 from dhp_sr.data.images import EXTENSIONS, decode
-from dhp_sr.data.labelled import Pictures, stacked
+from dhp_sr.data.labelled import LabelledImages, stacked
 from dhp_sr.utils.errors import UserError
 
 SPLITS = ("train", "val", "test")
 """Usual names of folders above the class folders."""
 
 
-def read_class_folders(root: Path, split: str, *, side: int | None = None, color: str = "rgb") -> Pictures:
+def read_class_folders(root: Path, split: str, *, side: int | None = None, color: str = "rgb") -> LabelledImages:
     """Read the folder `root/split`, or `root` itself where no folder is called after the split.
 
     Classes are numbered in the order of their names, images come in the order of their paths.
@@ -35,7 +35,7 @@ def read_class_folders(root: Path, split: str, *, side: int | None = None, color
         labels += [label] * len(inside)
     images = [decode(path.read_bytes(), str(path)) for path in paths]
     stack = stacked(images, [str(path) for path in paths], side, color)
-    return Pictures(stack, np.array(labels, np.int64), tuple(classes), str(folder))
+    return LabelledImages(stack, np.array(labels, np.int64), tuple(classes), str(folder))
 
 
 def _pictures_in(folder: Path) -> list[Path]:

@@ -9,8 +9,8 @@ import torch
 from dhp_sr.config.classification import ClassificationDataset, ClassificationTrain, ClassificationVal
 from dhp_sr.data.augment import shifted
 from dhp_sr.data.batching import BatchedDataset
-from dhp_sr.data.forms import read_pictures
-from dhp_sr.data.labelled import Pictures, first_of_each_class, in_color
+from dhp_sr.data.forms import read_labelled
+from dhp_sr.data.labelled import LabelledImages, first_of_each_class, in_color
 from dhp_sr.data.sampler import Address
 from dhp_sr.utils.errors import UserError
 
@@ -21,40 +21,40 @@ Batch = dict[str, torch.Tensor]
 class TrainImages(BatchedDataset):
     """Augmented samples, addressed by (number of the image, position in the run); see `train_batches`."""
 
-    def __init__(self, pictures: Pictures, options: ClassificationTrain, seed: int) -> None:
+    def __init__(self, labelled: LabelledImages, options: ClassificationTrain, seed: int) -> None:
         """Keep the images; `options` says how they are shifted, mirrored and normalised."""
-        self.pictures, self.classes = pictures, pictures.classes
+        self.labelled, self.classes = labelled, labelled.classes
         self._padding, self._hflip, self._seed = options.padding, options.use_hflip, seed
         self._normalise = Normalise(*options.statistics)
 
     def __len__(self) -> int:
         """Return the number of images."""
-        return len(self.pictures)
+        return len(self.labelled)
 
     def batch(self, addresses: Sequence[Address]) -> Batch:
         """Return the samples of these addresses, stacked."""
         numbers, positions = zip(*addresses, strict=True)
-        whole = self.pictures.images_NHWC
+        whole = self.labelled.images_NHWC
         images = shifted(whole, numbers, positions, seed=self._seed, padding=self._padding, hflip=self._hflip)
-        return _batch(self._normalise(images), self.pictures.labels[list(numbers)])
+        return _batch(self._normalise(images), self.labelled.labels[list(numbers)])
 
 
 class ValImages(BatchedDataset):
     """Images as they are, addressed by their numbers."""
 
-    def __init__(self, pictures: Pictures, options: ClassificationVal) -> None:
+    def __init__(self, labelled: LabelledImages, options: ClassificationVal) -> None:
         """Keep the images; `options` says how they are normalised, and how many make a batch of `batches`."""
-        self.pictures, self.classes, self.batch_size = pictures, pictures.classes, options.batch_size
+        self.labelled, self.classes, self.batch_size = labelled, labelled.classes, options.batch_size
         self._normalise = Normalise(*options.statistics)
 
     def __len__(self) -> int:
         """Return the number of images."""
-        return len(self.pictures)
+        return len(self.labelled)
 
     def batch(self, addresses: Sequence[int]) -> Batch:
         """Return the images of these numbers, stacked."""
         numbers = np.asarray(addresses)
-        return _batch(self._normalise(self.pictures.images_NHWC[numbers]), self.pictures.labels[numbers])
+        return _batch(self._normalise(self.labelled.images_NHWC[numbers]), self.labelled.labels[numbers])
 
     def batches(self) -> Iterator[Batch]:
         """Yield every image once, in order; the last batch may be smaller."""
@@ -90,12 +90,12 @@ def build_train(options: ClassificationTrain, seed: int) -> TrainImages:
     Raises:
         UserError: Images are missing or damaged, or labels are out of range.
     """
-    return TrainImages(_pictures(options, "datasets.train"), options, seed)
+    return TrainImages(_labelled(options, "datasets.train"), options, seed)
 
 
 def build_val(options: ClassificationVal, section: str = "datasets.val") -> ValImages:
     """Return one validation set; arguments and errors as for `build_train`."""
-    return ValImages(_pictures(options, section), options)
+    return ValImages(_labelled(options, section), options)
 
 
 def check_same_classes(train: Sequence[str], val: Sequence[str], name: str) -> None:
@@ -110,11 +110,11 @@ def check_same_classes(train: Sequence[str], val: Sequence[str], name: str) -> N
         raise UserError(f"{name}: expected the {len(train)} classes of the training set, {found}: correct the folders")
 
 
-def _pictures(options: ClassificationDataset, section: str) -> Pictures:
+def _labelled(options: ClassificationDataset, section: str) -> LabelledImages:
     """Read the images that a section asks for; errors say which section it is."""
     try:
-        asked = partial(read_pictures, labels=options.labels, side=options.size, color=options.color)
-        pictures = asked(options.dataroot, options.split)
-        return in_color(first_of_each_class(pictures, options.max_per_class), options.color)
+        asked = partial(read_labelled, labels=options.labels, side=options.size, color=options.color)
+        labelled = asked(options.dataroot, options.split)
+        return in_color(first_of_each_class(labelled, options.max_per_class), options.color)
     except UserError as error:
         raise UserError(f"{section}{f' ({options.name})' if options.name else ''}: {error}") from error

@@ -5,15 +5,15 @@ from pathlib import Path
 from dhp_sr.data.cifar import is_cifar, read_cifar, splits_of_cifar
 from dhp_sr.data.class_folders import SPLITS, read_class_folders
 from dhp_sr.data.images import EXTENSIONS
-from dhp_sr.data.labelled import Pictures, checked, resized
+from dhp_sr.data.labelled import LabelledImages, checked, resized
 from dhp_sr.data.labelled_lmdb import read_labelled_database, splits_of_database
 from dhp_sr.data.sheets import INDEX, read_sheets, splits_of_sheets
 from dhp_sr.utils.errors import UserError
 
 
-def read_pictures(
+def read_labelled(
     root: str | Path, split: str, *, labels: str = "fine", side: int | None = None, color: str = "rgb"
-) -> Pictures:
+) -> LabelledImages:
     """Read a part of a classification set into memory.
 
     Args:

@@ -12,7 +12,7 @@ from dhp_sr.utils.errors import UserError
 
 
 @dataclass(frozen=True)
-class Pictures:
+class LabelledImages:
     """A part (train, test, ...) of a classification set."""
 
     images_NHWC: np.ndarray
@@ -28,21 +28,21 @@ class Pictures:
         return len(self.labels)
 
 
-def checked(pictures: Pictures) -> Pictures:
+def checked(labelled: LabelledImages) -> LabelledImages:
     """Return the images once their labels are known to name classes.
 
     Raises:
         UserError: there is none, or a label is out of range.
     """
-    if not len(pictures):
-        raise UserError(f"{pictures.where}: expected images, found none: check the path and `split`")
-    wrong = np.flatnonzero((pictures.labels < 0) | (pictures.labels >= len(pictures.classes)))
+    if not len(labelled):
+        raise UserError(f"{labelled.where}: expected images, found none: check the path and `split`")
+    wrong = np.flatnonzero((labelled.labels < 0) | (labelled.labels >= len(labelled.classes)))
     if len(wrong):
-        found = f"found {pictures.labels[wrong[0]]} at image {wrong[0]}"
+        found = f"found {labelled.labels[wrong[0]]} at image {wrong[0]}"
         more = f" and {len(wrong) - 1} others" if len(wrong) > 1 else ""
-        expected = f"expected labels from 0 to {len(pictures.classes) - 1} ({len(pictures.classes)} classes)"
-        raise UserError(f"{pictures.where}: {expected}, {found}{more}: correct the labels or the list of classes")
-    return pictures
+        expected = f"expected labels from 0 to {len(labelled.classes) - 1} ({len(labelled.classes)} classes)"
+        raise UserError(f"{labelled.where}: {expected}, {found}{more}: correct the labels or the list of classes")
+    return labelled
 
 
 def class_names(where: Path, rows: Iterable[tuple[str, int, str]]) -> tuple[str, ...]:
@@ -65,30 +65,30 @@ def class_names(where: Path, rows: Iterable[tuple[str, int, str]]) -> tuple[str,
     return tuple(sorted(names, key=names.__getitem__))
 
 
-def first_of_each_class(pictures: Pictures, count: int | None) -> Pictures:
+def first_of_each_class(labelled: LabelledImages, count: int | None) -> LabelledImages:
     """Return only the first `count` images of every class, in the order they have; None keeps all."""
     if count is None:
-        return pictures
+        return labelled
     kept = np.sort(
-        np.concatenate([np.flatnonzero(pictures.labels == one)[:count] for one in np.unique(pictures.labels)])
+        np.concatenate([np.flatnonzero(labelled.labels == one)[:count] for one in np.unique(labelled.labels)])
     )
-    return replace(pictures, images_NHWC=pictures.images_NHWC[kept], labels=pictures.labels[kept])
+    return replace(labelled, images_NHWC=labelled.images_NHWC[kept], labels=labelled.labels[kept])
 
 
-def in_color(pictures: Pictures, color: str) -> Pictures:
+def in_color(labelled: LabelledImages, color: str) -> LabelledImages:
     """Return the images as `rgb` or `grey`, see `images.to_color`."""
-    if pictures.images_NHWC.shape[3] == (3 if color == "rgb" else 1):
-        return pictures
+    if labelled.images_NHWC.shape[3] == (3 if color == "rgb" else 1):
+        return labelled
     if color == "rgb":
-        return replace(pictures, images_NHWC=np.repeat(pictures.images_NHWC, 3, axis=3))
-    return replace(pictures, images_NHWC=np.stack([rgb_to_grey(image) for image in pictures.images_NHWC]))
+        return replace(labelled, images_NHWC=np.repeat(labelled.images_NHWC, 3, axis=3))
+    return replace(labelled, images_NHWC=np.stack([rgb_to_grey(image) for image in labelled.images_NHWC]))
 
 
-def resized(pictures: Pictures, side: int | None) -> Pictures:
+def resized(labelled: LabelledImages, side: int | None) -> LabelledImages:
     """Return the images as squares of this side, as `stacked` makes them; None leaves them as they are."""
-    if side is None or pictures.images_NHWC.shape[1:3] == (side, side):
-        return pictures
-    return replace(pictures, images_NHWC=np.stack([_centre(image, side) for image in pictures.images_NHWC]))
+    if side is None or labelled.images_NHWC.shape[1:3] == (side, side):
+        return labelled
+    return replace(labelled, images_NHWC=np.stack([_centre(image, side) for image in labelled.images_NHWC]))
 
 
 def stacked(images: Sequence[np.ndarray], names: Sequence[str], side: int | None, color: str = "rgb") -> np.ndarray:

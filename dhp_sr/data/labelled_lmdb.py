@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dhp_sr.data.images import decode
-from dhp_sr.data.labelled import Pictures, class_names, stacked
+from dhp_sr.data.labelled import LabelledImages, class_names, stacked
 from dhp_sr.data.lmdb_read import Database
 from dhp_sr.data.tsv import read_table
 from dhp_sr.utils.errors import UserError
@@ -17,7 +17,7 @@ LABELS = "labels.tsv"
 COLUMNS = ("key", "split", "class", "label")
 
 
-def read_labelled_database(folder: Path, split: str, *, side: int | None = None, color: str = "rgb") -> Pictures:
+def read_labelled_database(folder: Path, split: str, *, side: int | None = None, color: str = "rgb") -> LabelledImages:
     """Read the images of a split, in the order of the table.
 
     Raises:
@@ -32,7 +32,7 @@ def read_labelled_database(folder: Path, split: str, *, side: int | None = None,
     keys = [key for key, _ in wanted]
     images = [decode(data, f"{folder}, key {key}") for key, data in zip(keys, database.read_many(keys), strict=True)]
     labels = np.array([label for _, label in wanted], np.int64)
-    return Pictures(stacked(images, keys, side, color), labels, classes, str(folder))
+    return LabelledImages(stacked(images, keys, side, color), labels, classes, str(folder))
 
 
 def splits_of_database(folder: Path) -> list[str]:

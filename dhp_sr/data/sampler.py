@@ -31,10 +31,10 @@ class BatchAddresses:
     """
 
     def __init__(
-        self, pictures: int, *, batch_size: int, seed: int, start_iteration: int = 0, world_size: int = 1, rank: int = 0
+        self, images: int, *, batch_size: int, seed: int, start_iteration: int = 0, world_size: int = 1, rank: int = 0
     ) -> None:
         """Keep the arguments."""
-        self.pictures, self.batch_size, self.seed = pictures, batch_size, seed
+        self.images, self.batch_size, self.seed = images, batch_size, seed
         self.start_iteration, self.world_size, self.rank = start_iteration, world_size, rank
         self._epoch, self._order = -1, np.empty(0, np.int64)
 
@@ -51,10 +51,10 @@ class BatchAddresses:
         return [(self._picture(position), position) for position in range(first, first + self.batch_size)]
 
     def _picture(self, position: int) -> int:
-        epoch, place = divmod(position, self.pictures)
+        epoch, place = divmod(position, self.images)
         if epoch != self._epoch:
             self._epoch = epoch
-            self._order = np.random.default_rng((self.seed, epoch, _ORDER)).permutation(self.pictures)
+            self._order = np.random.default_rng((self.seed, epoch, _ORDER)).permutation(self.images)
         return int(self._order[place])
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dhp_sr.data.images import EXTENSIONS, decode, to_color
-from dhp_sr.data.labelled import Pictures, class_names
+from dhp_sr.data.labelled import LabelledImages, class_names
 from dhp_sr.data.tsv import read_table
 from dhp_sr.utils.errors import UserError
 
@@ -29,7 +29,7 @@ class Tile(NamedTuple):
     label: int
 
 
-def read_sheets(folder: Path, split: str) -> Pictures:
+def read_sheets(folder: Path, split: str) -> LabelledImages:
     """Read the tiles of all sheets of a split, in the order of the index.
 
     Raises:
@@ -52,7 +52,7 @@ def read_sheets(folder: Path, split: str) -> Pictures:
     stack = np.stack([images[place] for place in range(len(wanted))])
     labels = np.array([tile.label for tile in wanted], np.int64)
     rows = ((tile.name, tile.label, f"{tile.sheet}, row {tile.row}, col {tile.col}") for tile in tiles)
-    return Pictures(stack, labels, class_names(folder / INDEX, rows), str(folder))
+    return LabelledImages(stack, labels, class_names(folder / INDEX, rows), str(folder))
 
 
 def splits_of_sheets(folder: Path) -> list[str]:

@@ -11,9 +11,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from dhp_sr.data.cifar import NAMES_10, SIDE
-from dhp_sr.data.forms import read_pictures, splits_in
+from dhp_sr.data.forms import read_labelled, splits_in
 from dhp_sr.data.images import encode_png
-from dhp_sr.data.labelled import Pictures
+from dhp_sr.data.labelled import LabelledImages
 from dhp_sr.data.labelled_lmdb import COLUMNS as LABEL_COLUMNS
 from dhp_sr.data.labelled_lmdb import LABELS
 from dhp_sr.data.lmdb_write import write_database
@@ -24,7 +24,7 @@ from dhp_sr.data.tsv import table_text
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_write, write_text
 
-Parts = Mapping[str, Pictures]
+Parts = Mapping[str, LabelledImages]
 """Split -> its images; the splits have the same classes."""
 
 _ACROSS = 40
@@ -54,7 +54,7 @@ def make_classes(
     if (form == "lmdb") != (target.suffix == ".lmdb"):
         raise UserError(f"{target}: expected a name that ends in .lmdb for form lmdb and for no other, found {form}")
     splits = splits_in(Path(source).expanduser())
-    parts = {split: read_pictures(source, split, side=side, labels=labels) for split in splits}
+    parts = {split: read_labelled(source, split, side=side, labels=labels) for split in splits}
     _check_classes(parts)
     part = begin(target, {"task": "classes", "form": form, **_fingerprint(parts)})
     if part is None:
@@ -66,21 +66,21 @@ def make_classes(
 
 def write_folders(parts: Parts, folder: Path) -> None:
     """Write `folder/SPLIT/CLASS/00000.png`, ..."""
-    for split, pictures in parts.items():
-        for name in pictures.classes:
+    for split, labelled in parts.items():
+        for name in labelled.classes:
             if name in ("", ".", "..") or "/" in name or name.startswith("."):
-                raise UserError(f"{pictures.where}: class {name!r} cannot be the name of a folder: rename it")
-        for label, number, image in _one_by_one(pictures, f"folders {folder}"):
-            with atomic_write(folder / split / pictures.classes[label] / f"{number:05d}.png") as stream:
+                raise UserError(f"{labelled.where}: class {name!r} cannot be the name of a folder: rename it")
+        for label, number, image in _one_by_one(labelled, f"folders {folder}"):
+            with atomic_write(folder / split / labelled.classes[label] / f"{number:05d}.png") as stream:
                 stream.write(encode_png(image, compress_level=6))
 
 
 def write_sheets(parts: Parts, folder: Path) -> None:
     """Write one lossless WebP sheet for every split and class, and the index."""
     lines = []
-    for split, pictures in parts.items():
-        for label, name in enumerate(pictures.classes):
-            sheet, tiles = f"{split}_{label:03d}.webp", pictures.images_NHWC[pictures.labels == label]
+    for split, labelled in parts.items():
+        for label, name in enumerate(labelled.classes):
+            sheet, tiles = f"{split}_{label:03d}.webp", labelled.images_NHWC[labelled.labels == label]
             if not len(tiles):
                 continue
             _write_sheet(folder / sheet, tiles)
@@ -91,10 +91,10 @@ def write_sheets(parts: Parts, folder: Path) -> None:
 
 def write_cifar(parts: Parts, folder: Path) -> None:
     """Write CIFAR-10's binary files: one label byte, whatever the number of classes."""
-    for split, pictures in parts.items():
-        _check_cifar(pictures, split)
-        planes = pictures.images_NHWC.transpose(0, 3, 1, 2).reshape(len(pictures), -1)
-        records = np.concatenate([pictures.labels[:, None].astype(np.uint8), planes], axis=1)
+    for split, labelled in parts.items():
+        _check_cifar(labelled, split)
+        planes = labelled.images_NHWC.transpose(0, 3, 1, 2).reshape(len(labelled), -1)
+        records = np.concatenate([labelled.labels[:, None].astype(np.uint8), planes], axis=1)
         for number, start in enumerate(range(0, len(records), _IN_A_BATCH), start=1):
             name = f"data_batch_{number}.bin" if split == "train" else "test_batch.bin"
             end = start + _IN_A_BATCH if split == "train" else len(records)
@@ -107,11 +107,11 @@ def write_cifar(parts: Parts, folder: Path) -> None:
 def write_labelled_database(parts: Parts, folder: Path) -> None:
     """Write an LMDB in BasicSR's layout, and the table of labels."""
     held, lines = [], []
-    for split, pictures in parts.items():
-        for label, number, image in _one_by_one(pictures, f"lmdb {folder}"):
+    for split, labelled in parts.items():
+        for label, number, image in _one_by_one(labelled, f"lmdb {folder}"):
             key = f"{split}_{label:03d}_{number:06d}"
             held.append(HeldImage(key, image))
-            lines.append((key, split, pictures.classes[label], label))
+            lines.append((key, split, labelled.classes[label], label))
     write_database(held, folder)
     write_text(folder / LABELS, table_text(LABEL_COLUMNS, lines))
 
@@ -146,11 +146,11 @@ class HeldImage(StoredImage):
         return self.pixels
 
 
-def _one_by_one(pictures: Pictures, title: str) -> Iterator[tuple[int, int, np.ndarray]]:
+def _one_by_one(labelled: LabelledImages, title: str) -> Iterator[tuple[int, int, np.ndarray]]:
     """Yield label, number within the class, and pixels."""
-    counts = dict.fromkeys(range(len(pictures.classes)), 0)
-    pairs = zip(pictures.labels.tolist(), pictures.images_NHWC, strict=True)
-    for label, image in tqdm(pairs, desc=title, total=len(pictures), unit="image", disable=None, leave=False):
+    counts = dict.fromkeys(range(len(labelled.classes)), 0)
+    pairs = zip(labelled.labels.tolist(), labelled.images_NHWC, strict=True)
+    for label, image in tqdm(pairs, desc=title, total=len(labelled), unit="image", disable=None, leave=False):
         yield label, counts[label], image
         counts[label] += 1
 
@@ -170,12 +170,12 @@ def _write_sheet(path: Path, tiles_NHWC: np.ndarray) -> None:
         picture.save(stream, "WEBP", lossless=True, exact=True, method=2)
 
 
-def _check_cifar(pictures: Pictures, split: str) -> None:
-    shape = pictures.images_NHWC.shape[1:]
-    if shape != (SIDE, SIDE, 3) or len(pictures.classes) > 256 or split not in ("train", "test"):
-        found = f"found {shape[1]}x{shape[0]}x{shape[2]}, {len(pictures.classes)} classes, split {split!r}"
+def _check_cifar(labelled: LabelledImages, split: str) -> None:
+    shape = labelled.images_NHWC.shape[1:]
+    if shape != (SIDE, SIDE, 3) or len(labelled.classes) > 256 or split not in ("train", "test"):
+        found = f"found {shape[1]}x{shape[0]}x{shape[2]}, {len(labelled.classes)} classes, split {split!r}"
         expected = f"expected RGB images of {SIDE}x{SIDE}, at most 256 classes, splits train and test"
-        raise UserError(f"{pictures.where}: {expected}, {found}: give --size {SIDE}, or choose another form")
+        raise UserError(f"{labelled.where}: {expected}, {found}: give --size {SIDE}, or choose another form")
 
 
 def _check_classes(parts: Parts) -> None:
@@ -188,8 +188,8 @@ def _check_classes(parts: Parts) -> None:
 
 def _fingerprint(parts: Parts) -> dict[str, Any]:
     digest = hashlib.sha256()
-    for split, pictures in parts.items():
-        digest.update(f"{split} {pictures.classes} {pictures.images_NHWC.shape}".encode())
-        digest.update(pictures.labels.tobytes())
-        digest.update(np.ascontiguousarray(pictures.images_NHWC).data)
-    return {"images": {split: len(pictures) for split, pictures in parts.items()}, "digest": digest.hexdigest()}
+    for split, labelled in parts.items():
+        digest.update(f"{split} {labelled.classes} {labelled.images_NHWC.shape}".encode())
+        digest.update(labelled.labels.tobytes())
+        digest.update(np.ascontiguousarray(labelled.images_NHWC).data)
+    return {"images": {split: len(labelled) for split, labelled in parts.items()}, "digest": digest.hexdigest()}

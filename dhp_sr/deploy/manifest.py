@@ -42,10 +42,10 @@ DERIVED: dict[str, type] = {
     "params": int,
     "widths": dict,
 }
-"""Keys that every manifest has, and their types. `value_range` is that of pictures before any normalisation."""
+"""Keys that every manifest has, and their types. `value_range` is that of images before any normalisation."""
 
 CLASSIFIER: dict[str, type] = {"input_size": int}
-"""Keys that a classifier's manifest has beside them: the side in pixels that its pictures are meant to have."""
+"""Keys that a classifier's manifest has beside them: the side in pixels that its images are meant to have."""
 
 FACTS: dict[str, Any] = {"macs": None, "macs_input": None, "scores": {}, "parent": None, "licence": None}
 """Facts that every manifest has, and what stands there where they are not known."""
@@ -75,7 +75,7 @@ def describe(network: nn.Module) -> dict[str, Any]:
 
 
 def colour_of(channels: int) -> str:
-    """Return what the channels of a picture are: `grey`, `RGB` or `other`."""
+    """Return what the channels of an image are: `grey`, `RGB` or `other`."""
     return {1: "grey", 3: "RGB"}.get(channels, "other")
 
 

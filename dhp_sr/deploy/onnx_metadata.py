@@ -43,7 +43,7 @@ KEYS: dict[str, tuple[type, bool]] = {
 }
 """Key -> its type, and whether every file of ours has it.
 
-`size_multiple`: sides of the input are multiples of it. `input_size`: side of the pictures that a classifier names.
+`size_multiple`: sides of the input are multiples of it. `input_size`: side of the images that a classifier names.
 `halo`: input pixels that a tile needs on each side (absent where it is unknown or the whole image); tiles begin and end
 at multiples of `tile_multiple`. `bytes_per_pixel`: memory that a pixel of the input takes. `precision`: "fp32" or
 "fp16", of weights, computation, input and output alike. `macs`: for an input of the shape `macs_input`.

@@ -14,7 +14,7 @@ from .container import ModelFileError
 from .onnx_metadata import unpack_metadata
 from .onnx_session import open_onnx
 from .origins import CLASSIFICATION, check_restores
-from .runner import UNKNOWN_BYTES, Pictures, Runner
+from .runner import UNKNOWN_BYTES, Images, Runner
 from .shapes import MULTIPLES, trial_side
 
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -28,9 +28,9 @@ class Classifier:
 
     in_channels: int
     input_size: int
-    """Side of the pictures that it is meant for."""
+    """Side of the images that it is meant for."""
     classes: int
-    compute: Callable[[Pictures], Pictures]
+    compute: Callable[[Images], Images]
     """(N, in_channels, input_size, input_size) in [0, 1] -> (N, classes)."""
 
 
@@ -45,7 +45,7 @@ def open_onnx_model(path: Path, device: torch.device, precision: str, threads: i
 
 
 def open_onnx_any(path: Path, precision: str = "fp32", threads: int | None = None) -> Runner | Classifier:
-    """Return an ONNX file ready to run, of a network that restores pictures or, if it is ours, that names classes.
+    """Return an ONNX file ready to run, of a network that restores images or, if it is ours, that names classes.
 
     Raises:
         UserError: it is neither, or computes in another precision.
@@ -79,7 +79,7 @@ def open_onnx_any(path: Path, precision: str = "fp32", threads: int | None = Non
     )
 
 
-def _classifier(compute: Callable[[Pictures], Pictures], said: dict[str, Any], path: Path) -> Classifier:
+def _classifier(compute: Callable[[Images], Images], said: dict[str, Any], path: Path) -> Classifier:
     side, channels, classes = said.get("input_size", 0), said["in_channels"], said["out_channels"]
     if not 0 < side <= _LARGEST:
         raise ModelFileError(f"{path}: metadata: expected input_size from 1 to {_LARGEST}, found {side}")
@@ -102,12 +102,12 @@ def _said(session: Any, path: Path) -> dict[str, Any]:
 
 
 def _picture_in(session: Any, path: Path) -> tuple[Any, type]:
-    """Return the input and its type; one picture goes in, one comes out."""
+    """Return the input and its type; one image goes in, one comes out."""
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in _TYPES:
         listing = ", ".join(f"{one.name} {one.type} {one.shape}" for one in inputs)
         raise UserError(
-            f"{path}: expected one picture (N, C, H, W) of floating-point numbers in and one out, "
+            f"{path}: expected one image (N, C, H, W) of floating-point numbers in and one out, "
             f"found {len(outputs)} out and in: {listing}"
         )
     if any(isinstance(side, int) for side in inputs[0].shape[2:]):
@@ -117,10 +117,10 @@ def _picture_in(session: Any, path: Path) -> tuple[Any, type]:
     return inputs[0], _TYPES[inputs[0].type]
 
 
-def _compute(session: Any, name: str, kind: type) -> Callable[[Pictures], Pictures]:
-    def compute(pictures: Pictures) -> Pictures:
+def _compute(session: Any, name: str, kind: type) -> Callable[[Images], Images]:
+    def compute(images: Images) -> Images:
         try:
-            (result,) = session.run(None, {name: np.ascontiguousarray(pictures, dtype=kind)})
+            (result,) = session.run(None, {name: np.ascontiguousarray(images, dtype=kind)})
         except Exception as error:  # onnxruntime's own classes have no common base
             raise UserError(f"onnxruntime: {error}") from error
         return np.asarray(result, dtype=np.float32)
@@ -128,9 +128,7 @@ def _compute(session: Any, name: str, kind: type) -> Callable[[Pictures], Pictur
     return compute
 
 
-def _by_trial(
-    compute: Callable[[Pictures], Pictures], channels: int, path: Path, multiple: int
-) -> tuple[int, int, int]:
+def _by_trial(compute: Callable[[Images], Images], channels: int, path: Path, multiple: int) -> tuple[int, int, int]:
     """Return the multiple that sides must be of, the enlargement and the channels of the result."""
     reason: UserError | None = None
     for tried in sorted({multiple, *(one for one in MULTIPLES if one % multiple == 0)}):
@@ -143,4 +141,4 @@ def _by_trial(
         if result.ndim == 4 and result.shape[2] == result.shape[3] and result.shape[2] % side == 0:
             return tried, result.shape[2] // side, result.shape[1]
         reason = UserError(f"an input of {side} x {side} gives an output of {result.shape}")
-    raise UserError(f"{path}: expected a network that restores pictures of any size; {reason}") from reason
+    raise UserError(f"{path}: expected a network that restores images of any size; {reason}") from reason

@@ -16,7 +16,7 @@ from .container import ModelFileError
 
 CLASSIFICATION = "classification"
 RESTORATION = ("sr", "denoise")
-"""Tasks of networks whose output is a picture."""
+"""Tasks of networks whose output is an image."""
 
 Builder = Callable[..., nn.Module]
 BUILDERS: dict[str, Builder] = {}
@@ -49,7 +49,7 @@ class Origin:
 
 
 def check_restores(task: str, where: object) -> None:
-    """Check that a network of this task makes pictures.
+    """Check that a network of this task makes images.
 
     Args:
         task: As its file says.

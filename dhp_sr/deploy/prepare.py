@@ -43,7 +43,7 @@ class _SizedUNet(nn.Module):
 class _FoldedEDSR(nn.Module):
     """EDSR whose range and output mean lie in the biases.
 
-    Convolutions, ReLU, sums and shuffles pass a common factor on, so biases divided by the range do what a picture
+    Convolutions, ReLU, sums and shuffles pass a common factor on, so biases divided by the range do what an image
     multiplied by it does, and the features stay small, which fp16 needs. The input's mean stays a subtraction: zeros
     are padded after it, so in the first bias it would change the border.
     """

@@ -69,7 +69,7 @@ def export_pt2(
 def dynamic_sides(network: nn.Module, multiple: int) -> dict[int, Dim]:
     """Return the free axes of an image tensor, by axis, as torch.export wants them.
 
-    Sides of a classifier's pictures are at least those it is meant for: smaller ones may shrink to nothing on the way.
+    Sides of a classifier's images are at least those it is meant for: smaller ones may shrink to nothing on the way.
     """
     least = max(getattr(network, "input_size", 0) // multiple, 1)
     height, width = Dim("height", min=least), Dim("width", min=least)

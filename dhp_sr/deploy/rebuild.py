@@ -167,16 +167,16 @@ def _check_description(network: nn.Module, manifest: Mapping[str, Any]) -> None:
 def _check_forward(network: nn.Module) -> None:
     """Pass shapes through the network: layers that do not fit each other show here, at no cost."""
     source, side = origin_of(network) or network, passing_side(network)
-    picture = torch.empty(1, source.in_channels, side, side, device="meta")
+    image = torch.empty(1, source.in_channels, side, side, device="meta")
     try:
         with torch.no_grad():
-            result = to_meta(copy.deepcopy(network))(picture)
+            result = to_meta(copy.deepcopy(network))(image)
     except Exception as error:  # shapes from a file: any failure means that they do not fit
         raise ModelFileError(f"the layers' widths do not fit each other: {str(error)[:500]}") from error
     shape = tuple(result.shape)
     fits = len(shape) == 2 if source.task == CLASSIFICATION else shape[-2:] == (side * source.scale,) * 2
     if not fits:
-        expected = "(pictures, classes)" if source.task == CLASSIFICATION else f"{source.scale} times that size"
+        expected = "(images, classes)" if source.task == CLASSIFICATION else f"{source.scale} times that size"
         raise ModelFileError(f"expected an output of {expected} for a {side}x{side} input, found {shape}")
 
 

@@ -1,4 +1,4 @@
-"""A model file ready to restore pictures: safetensors through PyTorch, ONNX through onnxruntime, called alike."""
+"""A model file ready to restore images: safetensors through PyTorch, ONNX through onnxruntime, called alike."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from .origins import check_restores
 from .shapes import out_channels
 from .steady import SteadyConvolutions
 
-Pictures = NDArray[np.float32]
+Images = NDArray[np.float32]
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 UNKNOWN_BYTES = 48 * 1024.0
 """Memory per input pixel that is assumed where the network cannot be looked at: a wide network for x4."""
@@ -46,26 +46,26 @@ class Runner:
     """Why `halo` is None."""
     pixel_bytes: float
     """Memory that one pixel of an input takes while the network runs."""
-    compute: Callable[[Pictures], Pictures]
+    compute: Callable[[Images], Images]
 
     @property
     def colour(self) -> str:
         """What the channels are: `grey`, `RGB` or `other`."""
         return colour_of(self.in_channels)
 
-    def __call__(self, pictures: Pictures | Tensor) -> Pictures | Tensor:
-        """Restore pictures.
+    def __call__(self, images: Images | Tensor) -> Images | Tensor:
+        """Restore images.
 
         Args:
-            pictures: (N, in_channels, H, W) in [0, 1], sides multiples of `size_multiple`; array or tensor.
+            images: (N, in_channels, H, W) in [0, 1], sides multiples of `size_multiple`; array or tensor.
 
         Returns:
             (N, out_channels, scale H, scale W), float32, not clipped; an array for an array, a tensor on the CPU for a
             tensor.
         """
-        if isinstance(pictures, Tensor):
-            return torch.from_numpy(self.compute(pictures.detach().float().cpu().numpy()))
-        return self.compute(np.ascontiguousarray(pictures, dtype=np.float32))
+        if isinstance(images, Tensor):
+            return torch.from_numpy(self.compute(images.detach().float().cpu().numpy()))
+        return self.compute(np.ascontiguousarray(images, dtype=np.float32))
 
 
 def open_model(
@@ -77,7 +77,7 @@ def open_model(
     """Return a model file ready to run. Nothing in it is executed but its arithmetic.
 
     Args:
-        path: safetensors of dhp_sr, or any `.onnx` with one picture in and one out.
+        path: safetensors of dhp_sr, or any `.onnx` with one image in and one out.
         device: where to compute; ONNX files run on the CPU.
         precision: `fp32`, `bf16` or `fp16`; an ONNX file has its own.
         threads: of the CPU; None: as many as the library takes by itself.
@@ -120,9 +120,9 @@ def _open_safetensors(path: Path, device: torch.device, precision: str, threads:
 
 def _compute(
     network: nn.Module, device: torch.device, dtype: torch.dtype, threads: int | None
-) -> Callable[[Pictures], Pictures]:
-    def compute(pictures: Pictures) -> Pictures:
-        given = torch.from_numpy(pictures).to(device=device, dtype=dtype)
+) -> Callable[[Images], Images]:
+    def compute(images: Images) -> Images:
+        given = torch.from_numpy(images).to(device=device, dtype=dtype)
         with (
             torch.inference_mode(),
             thread_count(threads),

@@ -33,5 +33,5 @@ def out_channels(network: nn.Module) -> int:
     """Return the channels of a network's output, or the classes that it tells apart; it is left as it was."""
     side = passing_side(network)
     dtype = next((one.dtype for one in network.parameters() if one.is_floating_point()), torch.float32)
-    picture = torch.empty(1, network.in_channels, side, side, dtype=dtype, device="meta")
-    return int(to_meta(copy.deepcopy(network))(picture).shape[1])
+    image = torch.empty(1, network.in_channels, side, side, dtype=dtype, device="meta")
+    return int(to_meta(copy.deepcopy(network))(image).shape[1])

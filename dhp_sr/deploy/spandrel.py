@@ -31,7 +31,7 @@ import spandrel  # noqa: E402
 ARCHITECTURE_ID = "dhp_sr"
 LARGEST_HALF = 65504.0
 MARGIN = 16
-"""How far the largest value seen in a pass stays below the largest number of fp16, for pictures that are worse."""
+"""How far the largest value seen in a pass stays below the largest number of fp16, for images that are worse."""
 
 
 class UnusableFileError(ModelFileError, spandrel.UnsupportedModelError):
@@ -96,7 +96,7 @@ def register(registry: "spandrel.ArchRegistry" = spandrel.MAIN_REGISTRY) -> None
 
 @torch.no_grad()
 def fits_half(network: nn.Module, in_channels: int, size_multiple: int = 1) -> bool:
-    """Return whether every layer's output stays far inside the range of fp16, on a picture of noise and of full edges.
+    """Return whether every layer's output stays far inside the range of fp16, on an image of noise and of full edges.
 
     Args:
         network: with its weights; left as it was.

@@ -1,4 +1,4 @@
-"""The same arithmetic for small and for large pictures, so that a tile gives what the whole image gives."""
+"""The same arithmetic for small and for large images, so that a tile gives what the whole image gives."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from torch.overrides import TorchFunctionMode
 
 _LAYERS = (torch.conv2d, torch.conv_transpose2d, functional.conv2d, functional.conv_transpose2d)
 _SMALL = 20480
-"""Numbers in one picture up to which torch takes another kernel on the CPU, which adds in another order."""
+"""Numbers in one image up to which torch takes another kernel on the CPU, which adds in another order."""
 
 
 class SteadyConvolutions(TorchFunctionMode):
-    """Computes small pictures two at a time, and returns one: torch takes the kernels of large pictures for them."""
+    """Computes small images two at a time, and returns one: torch takes the kernels of large images for them."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func not in _LAYERS or not args or not _is_small(args[0]):
@@ -21,5 +21,5 @@ class SteadyConvolutions(TorchFunctionMode):
         return func(torch.cat((args[0], args[0])), *args[1:], **(kwargs or {}))[:1]
 
 
-def _is_small(picture: Tensor) -> bool:
-    return picture.device.type == "cpu" and len(picture) == 1 and picture.numel() <= _SMALL
+def _is_small(image: Tensor) -> bool:
+    return image.device.type == "cpu" and len(image) == 1 and image.numel() <= _SMALL

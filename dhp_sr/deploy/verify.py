@@ -79,10 +79,10 @@ def image(shape: Sequence[int]) -> Tensor:
 
 @torch.no_grad()
 def _difference(network: nn.Module, run: Callable[[Tensor], Tensor], shape: Sequence[int]) -> float:
-    picture = image(shape)
-    expected = network(picture)
+    given = image(shape)
+    expected = network(given)
     try:
-        found = run(picture).float()
+        found = run(given).float()
     except Exception as error:  # a runtime's own classes have no common base
         reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise UserError(f"not written: the file fails on an input of {size_text(shape)}: {reason[0]}") from error

@@ -1,4 +1,4 @@
-"""Losses of networks that name pictures."""
+"""Losses of networks that name images."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""Losses that compare two pictures pixel by pixel."""
+"""Losses that compare two images pixel by pixel."""
 
 from collections.abc import Callable
 
@@ -30,7 +30,7 @@ LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
 
 
 class PixelLoss(nn.Module):
-    """loss_weight times a mean distance over all pixels, channels and pictures."""
+    """loss_weight times a mean distance over all pixels, channels and images."""
 
     def __init__(self, distance: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], loss_weight: float) -> None:
         super().__init__()

@@ -66,35 +66,35 @@ def ssim(a: Image, b: Image, *, shave: int = 0, luma: bool = False) -> float:
     return float(np.mean([_plane_ssim(first[..., plane], second[..., plane]) for plane in planes]))
 
 
-def to_uint8(picture: torch.Tensor) -> Image:
+def to_uint8(image: torch.Tensor) -> Image:
     """Turn a (C, H, W) tensor in [0, 1] into an (H, W, C) uint8 array: clipped, then rounded.
 
     Raises:
         ValueError: the tensor does not have three axes.
     """
-    if picture.dim() != 3:
-        raise ValueError(f"expected a tensor of shape (C, H, W), found shape {tuple(picture.shape)}")
-    levels = (picture.detach().float().clamp(0, 1) * PEAK).round().to(torch.uint8)
+    if image.dim() != 3:
+        raise ValueError(f"expected a tensor of shape (C, H, W), found shape {tuple(image.shape)}")
+    levels = (image.detach().float().clamp(0, 1) * PEAK).round().to(torch.uint8)
     return np.ascontiguousarray(levels.permute(1, 2, 0).cpu().numpy())
 
 
-def luma_of(picture: NDArray[np.floating]) -> NDArray[np.float64]:
+def luma_of(image: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return Y, of shape HxW, of an HxWx3 RGB image on the 0-255 scale: 16 for black to 235 for white.
 
     Reference:
         ITU-R BT.601, with the coefficients of MATLAB's rgb2ycbcr.
     """
-    return picture @ np.array([65.481, 128.553, 24.966]) / PEAK + 16
+    return image @ np.array([65.481, 128.553, 24.966]) / PEAK + 16
 
 
-def _prepare(picture: Image, shave: int, luma: bool) -> NDArray[np.float64]:
-    if picture.dtype != np.uint8:
-        raise ValueError(f"expected a uint8 image, found {picture.dtype}; convert a tensor with to_uint8")
-    if picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] not in (1, 3)):
-        raise UserError(f"expected an image of shape HxW, HxWx1 or HxWx3, found {picture.shape}")
-    height, width = picture.shape[:2]
-    inside = picture[shave : max(height - shave, 0), shave : max(width - shave, 0)].astype(np.float64)
-    if luma and picture.ndim == 3 and picture.shape[2] == 3:
+def _prepare(image: Image, shave: int, luma: bool) -> NDArray[np.float64]:
+    if image.dtype != np.uint8:
+        raise ValueError(f"expected a uint8 image, found {image.dtype}; convert a tensor with to_uint8")
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
+        raise UserError(f"expected an image of shape HxW, HxWx1 or HxWx3, found {image.shape}")
+    height, width = image.shape[:2]
+    inside = image[shave : max(height - shave, 0), shave : max(width - shave, 0)].astype(np.float64)
+    if luma and image.ndim == 3 and image.shape[2] == 3:
         return luma_of(inside)
     return inside
 

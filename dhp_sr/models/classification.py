@@ -153,7 +153,7 @@ def count_classes(network: nn.Module, channels: int, side: int) -> int:
 
 def _check_images(network: nn.Module, where: str, items: TrainImages | ValImages) -> None:
     """Check size and number of classes of opened data."""
-    side, found = network.input_size, items.pictures.images_NHWC.shape[1:3]
+    side, found = network.input_size, items.labelled.images_NHWC.shape[1:3]
     if found != (side, side):
         raise UserError(
             f"{where}: expected images of {side} x {side}, for which the network is meant, found "

@@ -22,7 +22,7 @@ def bytes_per_pixel(network: nn.Module, in_channels: int, size_multiple: int = 1
     What an allocator adds is not counted.
 
     Args:
-        network: maps (N, in_channels, H, W) to a picture; left as it was.
+        network: maps (N, in_channels, H, W) to an image; left as it was.
         in_channels: channels of its input.
         size_multiple: sides of its input must be multiples of it.
     """

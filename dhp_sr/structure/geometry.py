@@ -17,7 +17,7 @@ class Unbounded(Exception):
 
 
 class Spread(NamedTuple):
-    """What a picture's entries read."""
+    """What an image's entries read."""
 
     rows: Reach
     columns: Reach
@@ -33,7 +33,7 @@ def unbounded(call: Call, what: str) -> Unbounded:
 
 
 def item(call: Call, side: int) -> Spread:
-    """Return one of several values, or some rows and columns of a picture."""
+    """Return one of several values, or some rows and columns of an image."""
     place = call.static(call.node.args[1])
     if isinstance(call.atoms[call.source], list):
         return call.atoms[call.source][place]
@@ -50,7 +50,7 @@ def item(call: Call, side: int) -> Spread:
 
 
 def narrow(call: Call, side: int) -> Spread:
-    """Return some consecutive rows, columns or channels of a picture."""
+    """Return some consecutive rows, columns or channels of an image."""
     dim, start = call.number(1, "dim") % 4, call.number(2, "start")
     if not isinstance(start, int):
         raise unbounded(call, "begins at a place that a tensor holds")
@@ -75,7 +75,7 @@ def _pair(value: Any) -> tuple[int, int]:
 
 
 def _windows(call: Call, side: int, kernel: Any, stride: Any, padding: Any, dilation: Any) -> Spread:
-    """Slide a window over the picture."""
+    """Slide a window over the image."""
     maps = []
     for size, step, before, gap in zip(*map(_pair, (kernel, stride, padding, dilation)), strict=True):
         taps = range(-before, gap * (size - 1) - before + 1, gap)
@@ -141,7 +141,7 @@ def pixel_unshuffle(call: Call, side: int) -> Spread:
 
 
 def pad(call: Call, side: int) -> Spread:
-    """Return what a padded picture reads; the padding counts as places outside it."""
+    """Return what a padded image reads; the padding counts as places outside it."""
     sides = call.module.padding if call.module is not None else call.number(1, "pad")
     circular = isinstance(call.module, nn.CircularPad2d) or call.number(2, "mode", "constant") == "circular"
     if circular or any(sides[4:]):

@@ -81,7 +81,7 @@ def _walk(network: nn.Module, traced: Traced, side: int) -> Spread:
 
 def _checked(spread: Any, value: Any) -> Spread:
     if not isinstance(value, Tensor) or not isinstance(spread, Spread):
-        raise Unbounded("the network does not return one picture that depends on its input")
+        raise Unbounded("the network does not return one image that depends on its input")
     scales = {1 / reach.step for reach in spread}
     if len(scales) > 1 or scales.pop().denominator > 1 or any(reach.extra for reach in spread):
         raise Unbounded("the output's sides are not a whole multiple of the input's")

@@ -90,7 +90,7 @@ def _holds_weights(call: Call) -> bool:
 
 
 def _together(call: Call) -> Spread:
-    """Combine pictures entry by entry; constants must be the same everywhere."""
+    """Combine images entry by entry; constants must be the same everywhere."""
     spreads, sides = [], tuple(call.value.shape[2:])
     for node in call.node.all_input_nodes:
         given, values = call.atoms.get(node), call.values[node]

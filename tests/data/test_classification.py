@@ -32,13 +32,13 @@ def equal(first, second):
 
 
 def test_a_batch_is_normalised_float32():
-    pictures = tiny(6, side=12)
+    labelled = tiny(6, side=12)
     options = ClassificationVal(type=TYPE, dataroot="-", mean=[0.1, 0.2, 0.3], std=[0.5, 0.4, 0.3])
-    batch = ValImages(pictures, options).batch([4, 1])
+    batch = ValImages(labelled, options).batch([4, 1])
     assert batch["image"].shape == (2, 3, 12, 12) and batch["image"].dtype == torch.float32
     assert batch["image"].is_contiguous() and batch["label"].dtype == torch.int64
-    assert batch["label"].tolist() == pictures.labels[[4, 1]].tolist()
-    value = pictures.images_NHWC[1, 5, 7, 2] / 255
+    assert batch["label"].tolist() == labelled.labels[[4, 1]].tolist()
+    value = labelled.images_NHWC[1, 5, 7, 2] / 255
     assert float(batch["image"][1, 2, 5, 7]) == pytest.approx((value - 0.3) / 0.3, abs=1e-6)
 
 
@@ -91,7 +91,7 @@ def test_all_places_and_both_sides_are_equally_likely():
 
 def test_without_padding_and_flip_nothing_changes():
     dataset = train_set(padding=0, use_hflip=False)
-    plain = ValImages(dataset.pictures, ClassificationVal(type=TYPE, dataroot="-"))
+    plain = ValImages(dataset.labelled, ClassificationVal(type=TYPE, dataroot="-"))
     assert equal([dataset.batch([(2, 50), (9, 51)])], [plain.batch([2, 9])])
 
 

@@ -3,7 +3,7 @@
 import pytest
 from labelled_sets import contents, tiny, write_cifar_10, write_cifar_100
 
-from dhp_sr.data.forms import read_pictures
+from dhp_sr.data.forms import read_labelled
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def test_a_set_is_written_in_another_form(cifar, tmp_path, run):
         0,
         f"{tmp_path / 'set.lmdb'}: made from 7 images\n",
     )
-    assert contents(read_pictures(tmp_path / "set.lmdb", "train")) == contents(tiny())
+    assert contents(read_labelled(tmp_path / "set.lmdb", "train")) == contents(tiny())
     assert run("verify", tmp_path / "set.lmdb") == (0, f"{tmp_path / 'set.lmdb'}: sound\n")
 
 
@@ -26,7 +26,7 @@ def test_coarse_labels_and_sizes_can_be_chosen(tmp_path, run):
     code, text = run("classes", source, tmp_path / "set", *chosen)
     assert code == 0, text
     assert sorted(path.name for path in (tmp_path / "set" / "train").iterdir()) == ["first", "other"]
-    assert read_pictures(tmp_path / "set", "train").images_NHWC.shape == (7, 16, 16, 3)
+    assert read_labelled(tmp_path / "set", "train").images_NHWC.shape == (7, 16, 16, 3)
 
 
 def test_a_truncated_file_ends_with_one_message(cifar, tmp_path, run):
