@@ -7,7 +7,8 @@ keeps its full weight, so the search does not disturb the training.
 
 Slopes compare the channels of one group well and those of different groups badly: early in training those of residual
 branches are tiny, and along a chain of layers all are alike, whatever a layer could hold. So a group shrinks the more
-slowly the less room it has above the kept fraction that is asked for. What that and other rules gave: results/LOG.md.
+slowly the less room it has above the width that its price suggests (see `lines`). What that and other rules gave:
+results/LOG.md.
 
 The strength lambda is found, not given: after a time of watching, the kept fraction follows a line from 1 to the
 budget.
@@ -21,6 +22,7 @@ from torch import Tensor
 from dhp_sr.hyper import HyperNet
 from dhp_sr.hyper.proximal import AdamMetric
 from dhp_sr.search.controller import SETTLE, path, shrink
+from dhp_sr.search.lines import lines
 from dhp_sr.search.method import Search, SearchSettings, slopes
 from dhp_sr.structure.budget import protect
 
@@ -48,6 +50,7 @@ class ModernDHP(Search):
         self._adam = AdamMetric(size)
         self._threshold = torch.ones(size)
         """The last soft threshold of each channel, for lambda 1; a masked channel has no gradient and keeps its own."""
+        self._lines = lines(hyper, settings.budget)
         self._settled = False
         """Whether the final, rounded widths are set; the rest of the search trains them."""
 
@@ -78,7 +81,7 @@ class ModernDHP(Search):
         cost = self.hyper.marginal_cost(budget.kind).float().cpu()
         rates = self._adam.threshold(cost / cost.mean())
         for group in self.hyper.plan.prunable:
-            rates[group.span] *= room(float(mask[group.span].float().mean()), budget.keep_ratio) ** NARROWING
+            rates[group.span] *= room(float(mask[group.span].float().mean()), self._lines[group.name]) ** NARROWING
         return rates
 
     def scores(self) -> Tensor:
@@ -101,6 +104,6 @@ class ModernDHP(Search):
         self._adam.load_state_dict(state["adam"])
 
 
-def room(kept: float, keep_ratio: float) -> float:
-    """Return how far a group's kept fraction lies above the budget's: 1 for a whole group, LEAST_ROOM for none."""
-    return max(LEAST_ROOM, (kept - keep_ratio) / max(1 - keep_ratio, LEAST_ROOM))
+def room(kept: float, line: float) -> float:
+    """Return how far a group's kept fraction lies above its line: 1 for a whole group, LEAST_ROOM for none."""
+    return max(LEAST_ROOM, (kept - line) / max(1 - line, LEAST_ROOM))

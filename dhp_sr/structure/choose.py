@@ -23,10 +23,10 @@ class Chooser:
 
     def __init__(self, plan: ChannelPlan, scores: Tensor, budget: Budget, costs: CostModel) -> None:
         self._plan, self._budget, self._costs = plan, budget, costs
-        self._scores = _without_ties(plan, scores.detach().double().cpu())
+        self._scores = scores.detach().double().cpu()
         self._dense = float(costs.of_counts(costs.counts.of(torch.ones(plan.size, dtype=torch.double)), budget.kind))
         self._allowed = [allowed_widths(group, budget) for group in plan.prunable]
-        self._order = [torch.argsort(self._scores[group.span], descending=True) for group in plan.prunable]
+        self._order = [torch.argsort(self._scores[group.span], descending=True, stable=True) for group in plan.prunable]
         self._top = torch.tensor([len(allowed) - 1 for allowed in self._allowed])
         self._counts = torch.zeros(len(self._allowed), int(self._top.max()) + 1, costs.counts.size, dtype=torch.double)
         self._values = torch.zeros(self._counts.shape[:2], dtype=torch.double)
@@ -87,14 +87,18 @@ class Chooser:
         return sorted(others, key=lambda one: (abs(one[1] - int(levels[one[0]])), -price[one[0]]))
 
     def _steps_by_score(self) -> Tensor:
-        """Return the groups in the order in which a falling threshold lifts them by one level, nearest width first."""
+        """Return the groups in the order in which a falling threshold lifts them by one level, nearest width first.
+
+        Equal scores lift every group alike.
+        """
         events = []
         for place, (group, order, allowed) in enumerate(
             zip(self._plan.prunable, self._order, self._allowed, strict=True)
         ):
             ranked = self._scores[group.span][order]
-            events += [(-float(ranked[(low + high) // 2]), place) for low, high in pairwise(allowed)]
-        return torch.tensor([place for _, place in sorted(events)], dtype=torch.long)
+            middles = [(low + high) // 2 for low, high in pairwise(allowed)]
+            events += [(-float(ranked[middle]), middle / group.width, place) for middle in middles]
+        return torch.tensor([place for *_, place in sorted(events)], dtype=torch.long)
 
     def _bisect(self, fixed: dict[int, int]) -> Tensor:
         """Return the levels of the lowest threshold whose cost does not exceed the budget, some groups being fixed."""
@@ -190,9 +194,3 @@ class Chooser:
 
     def _met(self, ratio: float) -> bool:
         return 0 <= self._budget.keep_ratio - ratio <= self._budget.margin
-
-
-def _without_ties(plan: ChannelPlan, scores: Tensor) -> Tensor:
-    """Put equal scores in an order that narrows every group alike."""
-    rank = torch.cat([1 - torch.arange(group.width).double() / group.width for group in plan.prunable])
-    return scores + 1e-9 * (1 + float(scores.abs().max())) * rank

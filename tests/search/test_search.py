@@ -100,11 +100,12 @@ def rates_after_masking_half(search, hyper):
     return rates[first.span], rates[second.span]
 
 
-@pytest.mark.parametrize(("keep_ratio", "room"), [(0.2, 0.375), (0.5, LEAST_ROOM), (0.7, LEAST_ROOM)])
-def test_a_group_shrinks_the_more_slowly_the_less_room_it_has(keep_ratio, room):
+@pytest.mark.parametrize(("line", "room"), [(0.2, 0.375), (0.5, LEAST_ROOM), (0.7, LEAST_ROOM)])
+def test_a_group_shrinks_the_more_slowly_the_less_room_it_has(line, room):
     """Costs are made equal, so that width alone differs."""
     hyper = hyper_network()
-    search = make("dhp", hyper, keep_ratio=keep_ratio)
+    search = make("dhp", hyper)
+    search._lines = dict.fromkeys(search._lines, line)
     hyper.marginal_cost = lambda kind: torch.ones(hyper.plan.size)
     first, second = rates_after_masking_half(search, hyper)
     assert torch.allclose(first, second * room**2)

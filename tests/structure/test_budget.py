@@ -10,6 +10,7 @@ from dhp_sr.archs import build
 from dhp_sr.hyper import convert
 from dhp_sr.metrics.complexity import complexity
 from dhp_sr.structure import Budget, BudgetError, CostModel, make_plan
+from dhp_sr.structure.budget import split
 from dhp_sr.structure.choose import Chooser
 from dhp_sr.structure.obstacles import controlled, floor_mask, remains
 
@@ -220,3 +221,14 @@ def test_equal_scores_narrow_every_group_alike():
     dense = {group.name: group.width for group in make_plan(plain, torch.rand(1, 1, 64, 64)).prunable}
     shares = sorted(width / dense[name] for name, width in report.widths.items())
     assert shares[len(shares) * 3 // 4] - shares[0] < 0.05  # what is left over goes to the cheapest
+
+
+def test_one_very_low_score_leaves_the_order_of_the_others_alone():
+    """All of one group is worth more than all of the next, by little beside the lowest score."""
+    hyper = convert(build("DnCNN", num_feat=16, num_layers=5), torch.rand(1, 1, 16, 16))
+    for lowest in (-1.0, -1e12):
+        scores = torch.rand(hyper.plan.size, generator=torch.Generator().manual_seed(0)).double() * 1e-3
+        scores[16:32] += 1e-2
+        scores[-1] = lowest
+        widths = hyper.prune_to(macs=0.4, round_to=1, scores=split(hyper.plan, scores)).widths
+        assert list(widths.values())[1] == 16, lowest
