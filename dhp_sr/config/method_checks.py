@@ -66,7 +66,7 @@ def _idle_in_latents(compress: Compress) -> Iterator[Finding]:
     if not why and compress.preset == "modern":
         names, reason = ("latent_lr", "penalty"), "the modern preset finds its own"
     elif not why:
-        return
+        names, reason = ("price_power",), "the faithful preset leaves widths to its penalty"
     for name in names:
         if changed(compress, name):
             yield ("compress", name), f"has no effect, {reason}"

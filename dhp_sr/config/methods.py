@@ -5,7 +5,7 @@ from dataclasses import dataclass
 CONTROLS = ("uniform", "random", "magnitude")
 """Methods that do not listen to the loss; a search has to beat them."""
 
-LATENT_SETTINGS = ("preset", "latent_lr", "penalty")
+LATENT_SETTINGS = ("preset", "latent_lr", "penalty", "price_power")
 """Keys of `compress` for methods that move latents."""
 
 

@@ -67,6 +67,7 @@ def begin_search(hyper: HyperNet, options: Options, stopwatch: Stopwatch | None 
         seed=options.manual_seed,
         latent_lr=compress.latent_lr,
         penalty=compress.penalty,
+        price_power=compress.price_power,
         own=compress.own,
     )
 

@@ -44,6 +44,7 @@ def build_search(
     seed: int = 0,
     latent_lr: float | None = None,
     penalty: float | None = None,
+    price_power: float = 0.0,
     own: Mapping[str, Any] | None = None,
 ) -> Search:
     """Make a search by name; the arguments are those of the option file's `compress`, `own` its section for the method.
@@ -59,7 +60,8 @@ def build_search(
     if preset not in ("modern", "faithful"):
         raise UserError(f"compress.preset must be modern or faithful, found {preset!r}")
     budget = Budget(kind, keep_ratio, tolerance, round_to, min_width)
-    return METHODS[method](hyper, SearchSettings(budget, iterations, preset, seed, latent_lr, penalty, own or {}))
+    settings = SearchSettings(budget, iterations, preset, seed, latent_lr, penalty, price_power, own or {})
+    return METHODS[method](hyper, settings)
 
 
 __all__ = ["METHODS", "Search", "SearchSettings", "build_search"]

@@ -7,8 +7,8 @@ keeps its full weight, so the search does not disturb the training.
 
 Slopes compare the channels of one group well and those of different groups badly: early in training those of residual
 branches are tiny, and along a chain of layers all are alike, whatever a layer could hold. So a group shrinks the more
-slowly the less room it has above the width that its price suggests (see `lines`). What that and other rules gave:
-results/LOG.md.
+slowly the less room it has above a line of its own: the kept fraction that is asked for, or a width that its price
+suggests (`price_power`, see `lines`). What that and other rules gave: results/LOG.md.
 
 The strength lambda is found, not given: after a time of watching, the kept fraction follows a line from 1 to the
 budget.
@@ -50,7 +50,7 @@ class ModernDHP(Search):
         self._adam = AdamMetric(size)
         self._threshold = torch.ones(size)
         """The last soft threshold of each channel, for lambda 1; a masked channel has no gradient and keeps its own."""
-        self._lines = lines(hyper, settings.budget)
+        self._lines = lines(hyper, settings.budget, settings.price_power)
         self._settled = False
         """Whether the final, rounded widths are set; the rest of the search trains them."""
 

@@ -1,12 +1,11 @@
-"""How wide each group would be if only its price were known: where a narrowing group slows down.
+"""Where a narrowing group slows down: at the same kept fraction as all others, or at one that its price suggests.
 
 Say the loss falls with the kept fraction k of a group as w / k, where w is the weights that hang on the group, and say
 that a fraction k costs c k. For a given sum of costs the sum of losses is smallest where k goes with sqrt(w / c): with
-the root of what a unit of cost buys in weights. In a chain of equal layers all groups are alike; channels of an
-up-sampler, whose every weight multiplies at many places, are worth less of their price than those before it.
+the root of what a unit of cost buys in weights, a power of 0.5. In a chain of equal layers all groups are alike; early
+stages of a classifier, whose every weight multiplies at many places, are worth less of their price than late ones.
 
-Assumed, not derived from the data: what the loss says beside it is the search's business. What widths of this kind gave
-beside others: results/LOG.md.
+An assumption about networks, not a finding from the data, and not equally good for all: results/LOG.md.
 """
 
 from collections.abc import Mapping
@@ -19,17 +18,18 @@ from dhp_sr.structure import Budget
 BISECTIONS = 40
 
 
-def lines(hyper: HyperNet, budget: Budget) -> dict[str, float]:
-    """Return the fraction that each prunable group keeps by that rule, for the whole network to meet the budget.
+def lines(hyper: HyperNet, budget: Budget, power: float) -> dict[str, float]:
+    """Return the fraction that each prunable group keeps by such a rule, for the whole network to meet the budget.
 
     Args:
         hyper: nothing of it masked yet.
         budget: kind, fraction and floor; a group never falls below its floor, nor keeps more than all.
+        power: of the weights that a unit of cost buys; 0: all groups keep the same, so far as floors allow it.
     """
-    worth, floors = _worth(hyper, budget.kind), _floors(hyper, budget)
+    worth, floors = _worth(hyper, budget.kind, power), _floors(hyper, budget)
 
     def kept(scale: float) -> dict[str, float]:
-        return {name: max(floors[name], min(1.0, scale * root)) for name, root in worth.items()}
+        return {name: max(floors[name], min(1.0, scale * one)) for name, one in worth.items()}
 
     low, high = 0.0, 1 / min(worth.values(), default=1.0)
     for _ in range(BISECTIONS):
@@ -38,10 +38,11 @@ def lines(hyper: HyperNet, budget: Budget) -> dict[str, float]:
     return kept(low)
 
 
-def _worth(hyper: HyperNet, kind: str) -> dict[str, float]:
+def _worth(hyper: HyperNet, kind: str, power: float) -> dict[str, float]:
     cost, weights = hyper.marginal_cost(kind), hyper.marginal_cost("params")
     return {
-        group.name: float(weights[group.span].mean() / cost[group.span].mean()) ** 0.5 for group in hyper.plan.prunable
+        group.name: float(weights[group.span].mean() / cost[group.span].mean()) ** power
+        for group in hyper.plan.prunable
     }
 
 

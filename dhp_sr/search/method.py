@@ -26,6 +26,8 @@ class SearchSettings:
     """Step size of the latents; None: the preset's."""
     penalty: float | None = None
     """Fixed lambda; None: the preset's."""
+    price_power: float = 0.0
+    """How much the preset modern leans on prices, see `lines`."""
     own: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the method alone, by name; what is missing takes the method's default."""
 

@@ -210,6 +210,14 @@ def test_a_teacher_from_any_of_three_places(given):
             options(compress={"method": "random", "latent_lr": 0.1}),
             "compress.latent_lr: has no effect, method random has no latents to move",
         ),
+        (
+            options(compress={"preset": "faithful", "parametrisation": "full", "price_power": 0.5}),
+            "compress.price_power: has no effect, the faithful preset leaves widths to its penalty",
+        ),
+        (
+            options(compress={"method": "magnitude", "price_power": 0.5}),
+            "compress.price_power: has no effect, method magnitude has no latents to move",
+        ),
     ],
 )
 def test_settings_without_effect(given, expected):

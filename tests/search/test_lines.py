@@ -24,9 +24,9 @@ class Upsampled(nn.Sequential):
         )
 
 
-def of(network, example, **asked):
+def of(network, example, power=0.5, **asked):
     hyper = convert(network, example)
-    return hyper, lines(hyper, budget(**asked))
+    return hyper, lines(hyper, budget(**asked), power)
 
 
 def cost_at(hyper, kept, kind="macs"):
@@ -43,10 +43,11 @@ def test_a_chain_of_equal_layers_keeps_equal_parts(keep_ratio):
     assert cost_at(hyper, kept) == pytest.approx(keep_ratio, abs=1e-4)
 
 
+@pytest.mark.parametrize("power", [0.0, 0.25, 0.5])
 @pytest.mark.parametrize("s", [2, 4])
-def test_a_weight_that_multiplies_at_more_places_is_kept_by_the_square_root(s):
-    hyper, kept = of(Upsampled(s), torch.rand(1, 3, 8, 8), keep_ratio=0.1)
-    assert kept["1"] / kept["5"] == pytest.approx(s, rel=0.02)
+def test_a_weight_that_multiplies_at_more_places_is_kept_by_that_power_of_its_price(s, power):
+    hyper, kept = of(Upsampled(s), torch.rand(1, 3, 8, 8), power, keep_ratio=0.1)
+    assert kept["1"] / kept["5"] == pytest.approx(s ** (2 * power), rel=0.02)
     assert cost_at(hyper, kept) == pytest.approx(0.1, abs=1e-4)
 
 
@@ -59,4 +60,4 @@ def test_floors_and_whole_groups_hold_and_the_rest_meets_the_budget():
     hyper, kept = of(Upsampled(4), torch.rand(1, 3, 8, 8), keep_ratio=0.4, min_width=24)
     assert kept["5"] == 0.6 and 0.6 < kept["1"] < 1
     assert cost_at(hyper, kept) == pytest.approx(0.4, abs=1e-4)
-    assert min(lines(hyper, budget(1.0)).values()) == pytest.approx(1.0)
+    assert min(lines(hyper, budget(1.0), 0.5).values()) == pytest.approx(1.0)
