@@ -26,7 +26,8 @@ def lines(hyper: HyperNet, budget: Budget, power: float) -> dict[str, float]:
     Args:
         hyper: nothing of it masked yet.
         budget: kind, fraction and floor; a line is not below its group's floor, nor above 1.
-        power: of the weights that a unit of cost buys; 0: all lines are alike, at the budget's fraction where no floor is higher.
+        power: of the weights that a unit of cost buys; 0: all lines are alike, at the budget's fraction where no floor
+            is higher.
     """
     groups = hyper.plan.prunable
     cost = torch.stack([hyper.marginal_cost(budget.kind)[group.span].sum() for group in groups]).double()
