@@ -30,6 +30,8 @@ def lines(hyper: HyperNet, budget: Budget, power: float) -> dict[str, float]:
             is higher.
     """
     groups = hyper.plan.prunable
+    if not groups:
+        return {}
     cost = torch.stack([hyper.marginal_cost(budget.kind)[group.span].sum() for group in groups]).double()
     weights = torch.stack([hyper.marginal_cost("params")[group.span].sum() for group in groups]).double()
     floors = torch.tensor([min(1.0, budget.min_width / group.width) for group in groups], dtype=torch.double)

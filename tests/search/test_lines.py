@@ -62,3 +62,7 @@ def test_floors_and_whole_groups_hold_and_the_rest_meets_the_budget():
     assert kept["5"] == 0.2 and kept["2"] == 1 and 0.2 < kept["1"] < 1
     assert cost_at(hyper, kept) == pytest.approx(0.25, abs=1e-4)
     assert min(lines(hyper, budget(1.0), 0.5).values()) == pytest.approx(1.0)
+
+
+def test_a_network_without_groups_has_no_lines():
+    assert lines(convert(nn.Sequential(nn.Conv2d(1, 1, 3)), torch.rand(1, 1, 8, 8)), budget(), 0.0) == {}
