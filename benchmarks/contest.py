@@ -53,7 +53,8 @@ ENTRIES = {
     "uniform": Entry("uniform"),
     "random": Entry("random"),
 }
-"""The controls of fixed widths train from scratch; magnitude prunes the network that it has trained as long as dhp."""
+"""The controls of fixed widths train from scratch; magnitude prunes a network that it has trained
+for a fifth of the time."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The widths that prices suggest: alike where all weights cost the same, by a square root where they do not."""
+"""The widths that prices suggest: alike where all weights cost the same, by a power of the price where they do not."""
 
 import pytest
 import torch
@@ -6,6 +6,7 @@ from torch import nn
 
 from dhp_sr.archs import build
 from dhp_sr.hyper import convert
+from dhp_sr.search import build_search
 from dhp_sr.search.lines import lines
 from dhp_sr.structure import Budget
 
@@ -66,3 +67,10 @@ def test_floors_and_whole_groups_hold_and_the_rest_meets_the_budget():
 
 def test_a_network_without_groups_has_no_lines():
     assert lines(convert(nn.Sequential(nn.Conv2d(1, 1, 3)), torch.rand(1, 1, 8, 8)), budget(), 0.0) == {}
+
+
+def test_the_search_takes_the_power_that_was_asked_for():
+    hyper = convert(Upsampled(4), torch.rand(1, 3, 8, 8))
+    asked = {"kind": "macs", "keep_ratio": 0.5, "iterations": 10, "round_to": 1, "min_width": 1}
+    for power in (0.0, 0.5):
+        assert build_search("dhp", hyper, **asked, price_power=power)._lines == lines(hyper, budget(), power)

@@ -224,7 +224,7 @@ def test_equal_scores_narrow_every_group_alike():
 
 
 def test_one_very_low_score_leaves_the_order_of_the_others_alone():
-    """All of one group is worth more than all of the next, by little beside the lowest score."""
+    """One group is worth more than all others, by little beside the lowest score."""
     hyper = convert(build("DnCNN", num_feat=16, num_layers=5), torch.rand(1, 1, 16, 16))
     for lowest in (-1.0, -1e12):
         scores = torch.rand(hyper.plan.size, generator=torch.Generator().manual_seed(0)).double() * 1e-3
