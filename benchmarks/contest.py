@@ -1,15 +1,12 @@
-"""Who trains how long: the methods on equal terms, in processor time.
+"""Who trains how long: the methods on equal terms, in time.
 
-An iteration of a network that keeps the fraction r of its multiply-adds counts as OVERHEAD + (1 - OVERHEAD) r
-iterations of the dense one; the search masks the dense network and takes its time. What a method does not spend on
-dense training and search goes into finetuning.
+The unit is a training step of the dense network; the search masks that network and takes its time. A step of the cut
+network is measured against it as soon as the widths are known, for networks of equal multiply-adds differ in it: where
+a processor computes 16 channels at once, 23 channels take the time of 32, and thin layers on large maps wait for
+memory. What a method does not spend on dense training and search goes into finetuning.
 """
 
 from dataclasses import dataclass
-
-OVERHEAD = 0.17
-"""The part of a training step that narrow layers do not save; measured on EDSR 8 x 32, one thread,
-bf16, and taken for the other networks too."""
 
 
 @dataclass(frozen=True)
@@ -71,21 +68,18 @@ class Iterations:
         return self.dense + self.search + self.finetune
 
 
-def plan_iterations(case: Case, entry: Entry, length: float = 1.0) -> Iterations:
+def plan_iterations(case: Case, entry: Entry, length: float = 1.0, step_time: float | None = None) -> Iterations:
     """Return how long each phase is, so that every method takes the same time.
 
     Args:
         case: gives the time and the budget.
         entry: the method.
         length: factor on the time.
+        step_time: of the cut network, in steps of the dense one; before it is known, the mean of the kept fraction and
+            1 is taken, by which the learning rate falls until the cut.
     """
     time = case.length * length
     if entry.method == "dense":
         return Iterations(round(time), 0, 0)
     dense, search = round(entry.dense * time), round(entry.search * time)
-    return Iterations(dense, search, round((time - dense - search) / step_time(case.keep_ratio)))
-
-
-def step_time(keep_ratio: float) -> float:
-    """Return the time of an iteration, in iterations of the dense network."""
-    return OVERHEAD + (1 - OVERHEAD) * keep_ratio
+    return Iterations(dense, search, round((time - dense - search) / (step_time or (1 + case.keep_ratio) / 2)))

@@ -3,16 +3,16 @@
     $ python benchmarks/controls.py --cases edsr_50 --seeds 0 1 2     # results/controls.json
 
 Every finished training is a row of the file; what is there already is not trained again, so a stopped contest goes on
-where it was (`--again` repeats it). Methods that begin alike share their dense training, with the same result as alone.
+where it was (`--again` repeats it).
 """
 
 import argparse
-import copy
 import json
 import shlex
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from tqdm import tqdm  # noqa: E402
 
 from benchmarks.contest import CASES, ENTRIES, Case, Iterations, plan_iterations  # noqa: E402
 from benchmarks.keep import circumstances, merge  # noqa: E402
+from benchmarks.step import compare_steps  # noqa: E402
 from benchmarks.training import batches  # noqa: E402
 from dhp_sr.config import Options, load_options  # noqa: E402
 from dhp_sr.config.paths import resolve_paths  # noqa: E402
@@ -33,8 +34,6 @@ from dhp_sr.models.validation import TestSet, build_test_sets, evaluate  # noqa:
 from dhp_sr.utils.errors import exit_code  # noqa: E402
 
 KEY = ("case", "method", "seed", "length")
-Saved = dict[tuple, dict[str, Any]]
-"""States at the end of dense training, by what they depend on."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,22 +50,19 @@ def contest(arguments: argparse.Namespace, command: str) -> None:
     done = set() if arguments.again else _done(arguments.out)
     place = Place(pick_device("auto"))
     for case, seed in ((case, seed) for case in arguments.cases for seed in arguments.seeds):
-        saved: Saved = {}
         for method in arguments.methods:
             identity = (case, method, seed, arguments.length)
             if identity in done:
                 print(f"{identity}: kept")
                 continue
             row = dict(zip(KEY, identity, strict=True))
-            row |= train(CASES[case], method, seed, arguments.length, arguments.set, place, saved)
+            row |= train(CASES[case], method, seed, arguments.length, arguments.set, place)
             row["measured"] = circumstances(place.device, command, arguments.note)
             merge(arguments.out, "controls", [row], KEY)
             print(f"{case} {method} seed {seed}: {row['macs_ratio']:.1%} of the MACs, {row['mean_psnr_y_db']:.3f} dB")
 
 
-def train(
-    case: Case, method: str, seed: int, length: float, changes: Sequence[str], place: Place, saved: Saved
-) -> dict[str, Any]:
+def train(case: Case, method: str, seed: int, length: float, changes: Sequence[str], place: Place) -> dict[str, Any]:
     """Train one network from start to end; return its figures.
 
     Args:
@@ -76,24 +72,33 @@ def train(
         length: factor on the time.
         changes: `section.key=value` each, for all methods alike.
         place: where to compute.
-        saved: states after dense training, used and filled.
     """
     phases = plan_iterations(case, ENTRIES[method], length)
     options = _options(case, method, seed, phases, changes)
     seed_everything(seed)
-    began = time.process_time()
     training = Compression(options, place, ROOT / "unused" / "models" / "dense.safetensors")
-    start = _start(training, (seed, phases.dense, phases.total), phases, saved)
-    steps = tqdm(batches(options, start, phases.total), f"{method} {seed}", total=phases.total - start, mininterval=10)
-    for iteration, batch in steps:
-        if iteration == phases.dense and phases.search:
-            saved[seed, phases.dense, phases.total] = copy.deepcopy(training.state_dict())
+    cut_at, step_time = phases.dense + phases.search, 1.0
+    cpu_s = _train_on(training, 0, cut_at, f"{method} {seed}")
+    training.advance(cut_at)
+    if method != "dense":
+        dense = Compression(_options(case, "dense", seed, phases, changes), place, training.dense_file)
+        step_time = compare_steps(training, dense, next(batches(options, 0, 1))[1])
+        phases = plan_iterations(case, ENTRIES[method], length, step_time)
+        training.schedule = replace(training.schedule, total_iter=phases.total)
+    cpu_s += _train_on(training, cut_at, phases.total, f"{method} {seed} cut")
+    training.advance(phases.total)
+    sets = [one for one in build_test_sets(options) if one.name in case.test_sets]
+    facts = {"step_time": round(step_time, 3), "iterations": phases.__dict__, "cpu_s": round(cpu_s)}
+    return {**_figures(training, sets, place), **facts}
+
+
+def _train_on(training: Compression, start: int, end: int, title: str) -> float:
+    """Take the steps from `start` up to `end`; return the processor time in seconds."""
+    began = time.process_time()
+    for iteration, batch in tqdm(batches(training.options, start, end), title, total=end - start, mininterval=10):
         training.advance(iteration)
         training.step(batch, iteration)
-    training.advance(phases.total)
-    cpu_s = time.process_time() - began
-    sets = [one for one in build_test_sets(options) if one.name in case.test_sets]
-    return {**_figures(training, sets, place), "iterations": phases.__dict__, "cpu_s": round(cpu_s)}
+    return time.process_time() - began
 
 
 def _options(case: Case, method: str, seed: int, phases: Iterations, changes: Sequence[str]) -> Options:
@@ -105,14 +110,6 @@ def _options(case: Case, method: str, seed: int, phases: Iterations, changes: Se
         own += [f"compress.method={method}", f"compress.target.macs={case.keep_ratio}"]
         own += [f"compress.dense_iter={phases.dense}", f"compress.search_iter={phases.search}"]
     return resolve_paths(load_options(ROOT / "options" / case.option_file, [rounding, *changes, *own]), ROOT)
-
-
-def _start(training: Compression, key: tuple, phases: Iterations, saved: Saved) -> int:
-    """Take up a dense training that another method has done; return the iteration to begin with."""
-    if not phases.search or key not in saved:
-        return 0
-    training.load_state_dict(copy.deepcopy(saved[key]))
-    return phases.dense
 
 
 def _figures(training: Compression, sets: Sequence[TestSet], place: Place) -> dict[str, Any]:

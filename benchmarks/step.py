@@ -1,7 +1,9 @@
-"""One training step of the hyper network against one of the plain network, as `train.py` takes them."""
+"""One training step against another, as `train.py` takes them: hyper and plain network, or cut and dense one."""
 
+import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,24 @@ def measure_steps(
             }
         )
     return rows
+
+
+def compare_steps(training: Compression, other: Compression, batch: Mapping[str, Any], rounds: int = 15) -> float:
+    """Return the time of a step of `training`, in steps of `other`; neither is changed.
+
+    Args:
+        training: a network in training, and
+        other: what it is measured against, on the same device.
+        batch: for both.
+        rounds: turns that they take; the median of the ratios counts.
+    """
+    rivals = copy.deepcopy({"one": training, "other": other})
+    steps = {name: partial(rival.step, batch, rival.schedule.total_iter - 1) for name, rival in rivals.items()}
+    with torch.random.fork_rng():
+        turns = take_turns(steps, rounds, training.place.device)
+    on_cpu = training.place.device.type == "cpu"
+    own, others = (turns[name].cpu_ms if on_cpu else turns[name].wall_ms for name in rivals)
+    return ratios(own, others)["median"]
 
 
 def _training(option_file: Path, kind: str, place: Place, changes: Sequence[str]) -> Compression:
