@@ -44,7 +44,7 @@ class Entry:
 
 ENTRIES = {
     "dense": Entry("dense", dense=1.0),
-    "dhp": Entry("dhp", dense=0.08, search=0.1),
+    "dhp": Entry("dhp", dense=0.03, search=0.04),
     "hsn": Entry("hsn", dense=0.2, search=0.1),
     "magnitude": Entry("magnitude", dense=0.2, search=0.1),
     "uniform": Entry("uniform"),
