@@ -31,9 +31,8 @@ def of(network, example, power=0.5, **asked):
 
 
 def cost_at(hyper, kept, kind="macs"):
-    """Costs taken as proportional to the kept fractions, as a part of the whole."""
-    cost = torch.stack([hyper.marginal_cost(kind)[group.span].sum() for group in hyper.plan.prunable])
-    return float(cost @ torch.tensor(list(kept.values())).to(cost) / cost.sum())
+    part = torch.cat([torch.full((group.width,), kept[group.name]) for group in hyper.plan.prunable])
+    return getattr(hyper.cost_of(part), kind) / getattr(hyper.dense_cost(), kind)
 
 
 @pytest.mark.parametrize("keep_ratio", [0.2, 0.5, 0.8])
@@ -59,9 +58,9 @@ def test_a_budget_of_parameters_makes_all_groups_alike():
 
 
 def test_floors_and_whole_groups_hold_and_the_rest_meets_the_budget():
-    hyper, kept = of(Upsampled(4), torch.rand(1, 3, 8, 8), keep_ratio=0.25, min_width=8)
-    assert kept["5"] == 0.2 and kept["2"] == 1 and 0.2 < kept["1"] < 1
-    assert cost_at(hyper, kept) == pytest.approx(0.25, abs=1e-4)
+    hyper, kept = of(Upsampled(4), torch.rand(1, 3, 8, 8), keep_ratio=0.4, min_width=24)
+    assert kept["5"] == 0.6 and 0.6 < kept["1"] < 1
+    assert cost_at(hyper, kept) == pytest.approx(0.4, abs=1e-4)
     assert min(lines(hyper, budget(1.0), 0.5).values()) == pytest.approx(1.0)
 
 
