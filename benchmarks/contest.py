@@ -1,9 +1,8 @@
-"""Who trains how long: the methods on equal terms, in time.
+"""Who trains how long: the methods on equal terms, in processor time (on a graphics card, in time).
 
 The unit is a training step of the dense network; the search masks that network and takes its time. A step of the cut
-network is measured against it as soon as the widths are known, for networks of equal multiply-adds differ in it: where
-a processor computes 16 channels at once, 23 channels take the time of 32, and thin layers on large maps wait for
-memory. What a method does not spend on dense training and search goes into finetuning.
+network is measured against it as soon as the widths are known, for networks of equal multiply-adds differ in it by up
+to a third (results/LOG.md). What a method does not spend on dense training and search goes into finetuning.
 """
 
 from dataclasses import dataclass
@@ -50,8 +49,9 @@ ENTRIES = {
     "uniform": Entry("uniform"),
     "random": Entry("random"),
 }
-"""The controls of fixed widths train from scratch; magnitude prunes a network that it has trained
-for a fifth of the time."""
+"""The controls of fixed widths train from scratch; magnitude prunes a network that it has trained for 0.3 of the time,
+dense phase and search together, for it needs trained weights. dhp's shares were chosen after runs with 0.18 of the time
+before the cut, where steps were missing; those of magnitude and hsn were not tried otherwise."""
 
 
 @dataclass(frozen=True)
@@ -68,18 +68,18 @@ class Iterations:
         return self.dense + self.search + self.finetune
 
 
-def plan_iterations(case: Case, entry: Entry, length: float = 1.0, step_time: float | None = None) -> Iterations:
+def plan_iterations(case: Case, entry: Entry, length: float = 1.0, step_ratio: float | None = None) -> Iterations:
     """Return how long each phase is, so that every method takes the same time.
 
     Args:
         case: gives the time and the budget.
         entry: the method.
         length: factor on the time.
-        step_time: of the cut network, in steps of the dense one; before it is known, the mean of the kept fraction and
-            1 is taken, by which the learning rate falls until the cut.
+        step_ratio: time of a step of the cut network, in steps of the dense one; before it is known, the mean of the
+            kept fraction and 1 is taken, by which the learning rate falls until the cut.
     """
     time = case.length * length
     if entry.method == "dense":
         return Iterations(round(time), 0, 0)
     dense, search = round(entry.dense * time), round(entry.search * time)
-    return Iterations(dense, search, round((time - dense - search) / (step_time or (1 + case.keep_ratio) / 2)))
+    return Iterations(dense, search, round((time - dense - search) / (step_ratio or (1 + case.keep_ratio) / 2)))

@@ -3,7 +3,7 @@
     $ python benchmarks/controls.py --cases edsr_50 --seeds 0 1 2     # results/controls.json
 
 Every finished training is a row of the file; what is there already is not trained again, so a stopped contest goes on
-where it was (`--again` repeats it).
+where it was (`--again` repeats it). Lengths follow measured times, so a repeated row differs a little.
 """
 
 import argparse
@@ -77,18 +77,18 @@ def train(case: Case, method: str, seed: int, length: float, changes: Sequence[s
     options = _options(case, method, seed, phases, changes)
     seed_everything(seed)
     training = Compression(options, place, ROOT / "unused" / "models" / "dense.safetensors")
-    cut_at, step_time = phases.dense + phases.search, 1.0
+    cut_at, step_ratio = phases.dense + phases.search, 1.0
     cpu_s = _train_on(training, 0, cut_at, f"{method} {seed}")
     training.advance(cut_at)
     if method != "dense":
         dense = Compression(_options(case, "dense", seed, phases, changes), place, training.dense_file)
-        step_time = compare_steps(training, dense, next(batches(options, 0, 1))[1])
-        phases = plan_iterations(case, ENTRIES[method], length, step_time)
+        step_ratio = compare_steps(training, dense, next(batches(options, 0, 1))[1])
+        phases = plan_iterations(case, ENTRIES[method], length, step_ratio)
         training.schedule = replace(training.schedule, total_iter=phases.total)
     cpu_s += _train_on(training, cut_at, phases.total, f"{method} {seed} cut")
     training.advance(phases.total)
     sets = [one for one in build_test_sets(options) if one.name in case.test_sets]
-    facts = {"step_time": round(step_time, 3), "iterations": phases.__dict__, "cpu_s": round(cpu_s)}
+    facts = {"step_ratio": round(step_ratio, 3), "iterations": phases.__dict__, "cpu_s": round(cpu_s)}
     return {**_figures(training, sets, place), **facts}
 
 

@@ -67,7 +67,7 @@ def measure_steps(
 
 
 def compare_steps(training: Compression, other: Compression, batch: Mapping[str, Any], rounds: int = 25) -> float:
-    """Return the time of a step of `training`, in steps of `other`; neither is changed.
+    """Return the time of a step of `training`, in steps of `other`: processor time on a CPU; neither is changed.
 
     Args:
         training: a network in training, and

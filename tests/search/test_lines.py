@@ -64,6 +64,17 @@ def test_floors_and_whole_groups_hold_and_the_rest_meets_the_budget():
     assert min(lines(hyper, budget(1.0), 0.5).values()) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("keep_ratio", [0.2, 0.5, 0.8])
+def test_an_even_cut_of_a_chain_solves_the_square(keep_ratio):
+    """Of 1 x 1 layers 1 -> 40 -> 40 -> 1, fractions k keep (80 k + 1600 k k) / 1680 of the multiply-adds."""
+    chain = nn.Sequential(
+        nn.Conv2d(1, 40, 1, bias=False), nn.Conv2d(40, 40, 1, bias=False), nn.Conv2d(40, 1, 1, bias=False)
+    )
+    _, kept = of(chain, torch.rand(1, 1, 8, 8), 0.0, keep_ratio=keep_ratio)
+    even = ((1 + 4 * 20 * 21 * keep_ratio) ** 0.5 - 1) / 40
+    assert list(kept.values()) == pytest.approx([even, even], abs=1e-5)
+
+
 def test_a_network_without_groups_has_no_lines():
     assert lines(convert(nn.Sequential(nn.Conv2d(1, 1, 3)), torch.rand(1, 1, 8, 8)), budget(), 0.0) == {}
 
