@@ -1,8 +1,9 @@
 """Who trains how long: the methods on equal terms, in processor time (on a graphics card, in time).
 
-The unit is a training step of the dense network; the search masks that network and takes its time. A step of the cut
-network is measured against it as soon as the widths are known, for networks of equal multiply-adds differ in it by up
-to a third (results/LOG.md). What a method does not spend on dense training and search goes into finetuning.
+The unit is a training step of the dense network. A step of the search is measured against it when it begins, for a
+teacher may take part in it, and a step of the cut network as soon as the widths are known, for networks of equal
+multiply-adds differ by up to a third (results/LOG.md). What a method does not spend on dense training and search goes
+into finetuning.
 """
 
 from dataclasses import dataclass
@@ -19,14 +20,18 @@ class Case:
     """Time of a whole run, in iterations of the dense network."""
     test_sets: tuple[str, ...]
     """The mean over them is what counts."""
-    round_to: int = 1
-    """Widths are multiples of this, for every method; 32 channels in steps of 8 leave hardly a choice."""
+    trained: bool = False
+    """Whether all methods start from trained weights, which the option file names, and cut these."""
 
+
+ROUND_TO = 1
+"""Widths are multiples of this, for every method; 32 channels in steps of 8 leave hardly a choice."""
 
 CASES = {
     "edsr_50": Case("edsr_x4_cpu.yml", 0.5, 4500, ("Set14", "B100", "Urban100")),
     "edsr_30": Case("edsr_x4_cpu.yml", 0.3, 4500, ("Set14", "B100", "Urban100")),
     "dncnn_50": Case("dncnn_s25_cpu.yml", 0.5, 6000, ("BSD68",)),
+    "dncnn_published_50": Case("dncnn_s25_published.yml", 0.5, 1000, ("BSD68",), trained=True),
 }
 
 
@@ -38,10 +43,10 @@ class Entry:
     dense: float = 0.0
     """Fraction of the time for dense training before the search."""
     search: float = 0.0
-    """Fraction for the search."""
+    """Iterations of the search, as a fraction of those that the dense network could take in all the time."""
 
 
-ENTRIES = {
+FROM_NOTHING = {
     "dense": Entry("dense", dense=1.0),
     "dhp": Entry("dhp", dense=0.03, search=0.04),
     "hsn": Entry("hsn", dense=0.2, search=0.1),
@@ -52,6 +57,21 @@ ENTRIES = {
 """The controls of fixed widths train from scratch; magnitude prunes a network that it has trained for 0.3 of the time,
 dense phase and search together, for it needs trained weights. dhp's shares were chosen after runs with 0.18 of the time
 before the cut, where steps were missing; those of magnitude and hsn were not tried otherwise."""
+
+FROM_TRAINED = {
+    "dense": Entry("dense", dense=1.0),
+    "dhp": Entry("dhp", search=0.3),
+    "hsn": Entry("hsn", search=0.3),
+    "magnitude": Entry("magnitude"),
+    "uniform": Entry("uniform"),
+    "random": Entry("random"),
+}
+"""The controls cut at once: uniform the last channels of each group, magnitude the weakest of all."""
+
+
+def entry_of(case: Case, method: str) -> Entry:
+    """Return how a method spends its time in a case."""
+    return (FROM_TRAINED if case.trained else FROM_NOTHING)[method]
 
 
 @dataclass(frozen=True)
@@ -68,18 +88,22 @@ class Iterations:
         return self.dense + self.search + self.finetune
 
 
-def plan_iterations(case: Case, entry: Entry, length: float = 1.0, step_ratio: float | None = None) -> Iterations:
+def plan_iterations(
+    case: Case, entry: Entry, length: float = 1.0, *, search_ratio: float = 1.0, step_ratio: float | None = None
+) -> Iterations:
     """Return how long each phase is, so that every method takes the same time.
 
     Args:
         case: gives the time and the budget.
         entry: the method.
         length: factor on the time.
-        step_ratio: time of a step of the cut network, in steps of the dense one; before it is known, the mean of the
-            kept fraction and 1 is taken, by which the learning rate falls until the cut.
+        search_ratio: time of a step of the search, in steps of the dense network.
+        step_ratio: that of a step of the cut network; before it is known, the mean of the kept fraction and 1 is taken,
+            by which the learning rate falls until the cut.
     """
     time = case.length * length
     if entry.method == "dense":
         return Iterations(round(time), 0, 0)
     dense, search = round(entry.dense * time), round(entry.search * time)
-    return Iterations(dense, search, round((time - dense - search) / (step_ratio or (1 + case.keep_ratio) / 2)))
+    left = time - dense - search * search_ratio
+    return Iterations(dense, search, round(left / (step_ratio or (1 + case.keep_ratio) / 2)))

@@ -7,11 +7,12 @@ where it was (`--again` repeats it). Lengths follow measured times, so a repeate
 """
 
 import argparse
+import copy
 import json
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:1] = [str(ROOT)]  # in place of this folder
 
+import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from benchmarks.contest import CASES, ENTRIES, Case, Iterations, plan_iterations  # noqa: E402
+from benchmarks.contest import CASES, FROM_NOTHING, ROUND_TO, Case, Iterations, entry_of, plan_iterations  # noqa: E402
 from benchmarks.keep import circumstances, merge  # noqa: E402
 from benchmarks.step import compare_steps  # noqa: E402
 from benchmarks.training import batches  # noqa: E402
@@ -67,29 +69,49 @@ def train(case: Case, method: str, seed: int, length: float, changes: Sequence[s
 
     Args:
         case: network, data and budget.
-        method: of `ENTRIES`.
+        method: of `FROM_NOTHING`.
         seed: of weights, batches and search.
         length: factor on the time.
         changes: `section.key=value` each, for all methods alike.
         place: where to compute.
     """
-    phases = plan_iterations(case, ENTRIES[method], length)
-    options = _options(case, method, seed, phases, changes)
+    entry = entry_of(case, method)
+    phases = plan_iterations(case, entry, length)
+    options, dense = (_options(case, name, seed, phases, changes) for name in (method, "dense"))
     seed_everything(seed)
-    training = Compression(options, place, ROOT / "unused" / "models" / "dense.safetensors")
-    cut_at, step_ratio = phases.dense + phases.search, 1.0
-    cpu_s = _train_on(training, 0, cut_at, f"{method} {seed}")
+    training = _begin(options, place)
+    cpu_s = _train_on(training, 0, phases.dense, f"{method} {seed}")
+    cut_at, search_ratio, step_ratio = phases.dense + phases.search, 1.0, 1.0
+    if phases.search:
+        search_ratio = _step_ratio(lambda: _advanced(_begin(options, place), phases.dense), dense)
+        cpu_s += _train_on(training, phases.dense, cut_at, f"{method} {seed} search")
     training.advance(cut_at)
     if method != "dense":
-        dense = Compression(_options(case, "dense", seed, phases, changes), place, training.dense_file)
-        step_ratio = compare_steps(training, dense, next(batches(options, 0, 1))[1])
-        phases = plan_iterations(case, ENTRIES[method], length, step_ratio)
+        step_ratio = _step_ratio(lambda: copy.deepcopy(training), dense)
+        phases = plan_iterations(case, entry, length, search_ratio=search_ratio, step_ratio=step_ratio)
         training.schedule = replace(training.schedule, total_iter=phases.total)
     cpu_s += _train_on(training, cut_at, phases.total, f"{method} {seed} cut")
     training.advance(phases.total)
     sets = [one for one in build_test_sets(options) if one.name in case.test_sets]
-    facts = {"step_ratio": round(step_ratio, 3), "iterations": phases.__dict__, "cpu_s": round(cpu_s)}
+    facts = {"search_ratio": round(search_ratio, 3), "step_ratio": round(step_ratio, 3)}
+    facts |= {"iterations": phases.__dict__, "cpu_s": round(cpu_s)}
     return {**_figures(training, sets, place), **facts}
+
+
+def _begin(options: Options, place: Place) -> Compression:
+    return Compression(options, place, Path(options.path.pretrain_network_g or ROOT / "unused" / "models" / "dense"))
+
+
+def _step_ratio(make: Callable[[], Compression], dense: Options) -> float:
+    """Return the time of a step of what is made, in steps of the dense network; random numbers go on as before."""
+    with torch.random.fork_rng():
+        rival = make()
+        return compare_steps(rival, _begin(dense, rival.place), next(batches(dense, 0, 1))[1])
+
+
+def _advanced(training: Compression, iteration: int) -> Compression:
+    training.advance(iteration)
+    return training
 
 
 def _train_on(training: Compression, start: int, end: int, title: str) -> float:
@@ -102,7 +124,7 @@ def _train_on(training: Compression, start: int, end: int, title: str) -> float:
 
 
 def _options(case: Case, method: str, seed: int, phases: Iterations, changes: Sequence[str]) -> Options:
-    rounding = f"compress.round_to={case.round_to}"
+    rounding = f"compress.round_to={ROUND_TO}"
     own = [f"manual_seed={seed}", f"train.total_iter={phases.total}"]
     if method == "dense":
         own.append("compress=null")
@@ -134,7 +156,7 @@ def _done(path: Path) -> set[tuple]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--methods", nargs="+", choices=ENTRIES, default=["dhp", "magnitude", "uniform", "random"])
+    parser.add_argument("--methods", nargs="+", choices=FROM_NOTHING, default=["dhp", "magnitude", "uniform", "random"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--length", type=float, default=1.0, help="factor on the time of every run")
     parser.add_argument(

@@ -1,6 +1,5 @@
 """One training step against another, as `train.py` takes them: hyper and plain network, or cut and dense one."""
 
-import copy
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -67,7 +66,7 @@ def measure_steps(
 
 
 def compare_steps(training: Compression, other: Compression, batch: Mapping[str, Any], rounds: int = 25) -> float:
-    """Return the time of a step of `training`, in steps of `other`: processor time on a CPU; neither is changed.
+    """Return the time of a step of `training`, in steps of `other`: processor time on a CPU. Both are trained on.
 
     Args:
         training: a network in training, and
@@ -75,13 +74,17 @@ def compare_steps(training: Compression, other: Compression, batch: Mapping[str,
         batch: for both.
         rounds: turns that they take; the median of the ratios counts.
     """
-    rivals = copy.deepcopy({"one": training, "other": other})
-    steps = {name: partial(rival.step, batch, rival.schedule.total_iter - 1) for name, rival in rivals.items()}
-    with torch.random.fork_rng():
-        turns = take_turns(steps, rounds, training.place.device)
+    rivals = {"one": training, "other": other}
+    steps = {name: partial(rival.step, batch, _present(rival)) for name, rival in rivals.items()}
+    turns = take_turns(steps, rounds, training.place.device)
     on_cpu = training.place.device.type == "cpu"
     own, others = (turns[name].cpu_ms if on_cpu else turns[name].wall_ms for name in rivals)
     return ratios(own, others)["median"]
+
+
+def _present(training: Compression) -> int:
+    """Return an iteration of the phase that a training is in."""
+    return training.schedule.dense_iter if training.phase == "search" else training.schedule.total_iter - 1
 
 
 def _training(option_file: Path, kind: str, place: Place, changes: Sequence[str]) -> Compression:

@@ -1,6 +1,5 @@
 """The methods on equal terms: who trains how long, and the contest itself in its smallest size."""
 
-import copy
 import json
 from pathlib import Path
 
@@ -8,30 +7,38 @@ import pytest
 import torch
 
 import benchmarks.controls
-from benchmarks.contest import CASES, ENTRIES, Case, plan_iterations
+from benchmarks.contest import CASES, FROM_NOTHING, FROM_TRAINED, Case, entry_of, plan_iterations
 from benchmarks.controls import main
 from benchmarks.step import compare_steps
 from dhp_sr.config import load_options
 from dhp_sr.models.compression import Compression
 from dhp_sr.models.devices import Place
+from dhp_sr.models.objective import Objective
 from dhp_sr.reports import controls_table, plot_controls
 
 
-@pytest.mark.parametrize("step_ratio", [0.4, 0.9])
-@pytest.mark.parametrize("method", ENTRIES)
+@pytest.mark.parametrize("search_ratio, step_ratio", [(1.0, 0.4), (1.4, 0.9)])
+@pytest.mark.parametrize("method", FROM_NOTHING)
 @pytest.mark.parametrize("case", CASES.values())
-def test_every_method_takes_the_same_time(case, method, step_ratio):
-    phases = plan_iterations(case, ENTRIES[method], step_ratio=step_ratio)
-    time = phases.dense + phases.search + phases.finetune * step_ratio
+def test_every_method_takes_the_same_time(case, method, search_ratio, step_ratio):
+    entry = entry_of(case, method)
+    phases = plan_iterations(case, entry, search_ratio=search_ratio, step_ratio=step_ratio)
+    time = phases.dense + phases.search * search_ratio + phases.finetune * step_ratio
     assert time == pytest.approx(case.length, abs=1)
-    assert (phases.search > 0) == (method in ("dhp", "hsn", "magnitude"))
-    assert plan_iterations(case, ENTRIES[method]).search == phases.search
+    assert entry.method == method
+    assert (phases.search > 0) == (method in ("dhp", "hsn") or (method == "magnitude" and not case.trained))
+    assert plan_iterations(case, entry).search == phases.search
+
+
+def test_what_is_trained_already_is_not_trained_again_before_the_cut():
+    assert FROM_TRAINED.keys() == FROM_NOTHING.keys()
+    assert {method for method, entry in FROM_TRAINED.items() if entry.dense} == {"dense"}
 
 
 def test_a_narrow_network_trains_longer_from_scratch():
     case = Case("x.yml", 0.5, 1000, ())
-    assert plan_iterations(case, ENTRIES["uniform"], step_ratio=0.8).total == 1250
-    assert plan_iterations(case, ENTRIES["uniform"]).total == round(1000 / 0.75)
+    assert plan_iterations(case, FROM_NOTHING["uniform"], step_ratio=0.8).total == 1250
+    assert plan_iterations(case, FROM_NOTHING["uniform"]).total == round(1000 / 0.75)
 
 
 def test_finished_rows_are_kept_and_repeated_ones_come_out_alike(tmp_path, monkeypatch, noise_options, capsys):
@@ -51,7 +58,7 @@ def test_finished_rows_are_kept_and_repeated_ones_come_out_alike(tmp_path, monke
     assert [row["method"] for row in again] == ["dhp", "magnitude"]
     assert again[1]["psnr_y_db"] == first[1]["psnr_y_db"]
     assert again[1]["widths"] == first[1]["widths"]
-    assert len(measured) == 3 and min(measured) > 0  # the cut network in training can be copied, and stepped
+    assert len(measured) == 6 and min(measured) > 0  # networks in search and after the cut can be copied, and stepped
     assert rates[-1] < 1e-5  # it falls to the end that was found, not to the one first guessed
     capsys.readouterr()
     assert main([*given, "--methods", "magnitude", "uniform"]) == 0
@@ -63,14 +70,33 @@ def test_finished_rows_are_kept_and_repeated_ones_come_out_alike(tmp_path, monke
     assert (tmp_path / "controls.png").stat().st_size > 5000
 
 
-def test_what_a_step_takes_is_measured_on_copies(noise_options):
+@pytest.mark.parametrize("method", ["dhp", "hsn", "magnitude", "uniform"])
+def test_trained_weights_are_cut_and_teach(tmp_path, monkeypatch, noise_options, method):
+    dense = _plain(noise_options, 8).network
+    torch.save(dense.state_dict(), tmp_path / "dense.pth")
+    monkeypatch.setitem(CASES, "dncnn_published_50", Case(str(noise_options), 0.5, 24, ("tiny",), trained=True))
+    teachers = []
+    meet = Objective.meet_teacher
+    monkeypatch.setattr(Objective, "meet_teacher", lambda own, file: meet(own, file) or teachers.append(own.teacher))
+    given = ["--cases", "dncnn_published_50", "--methods", method, "--seeds", "0", "--out", str(tmp_path / "out.json")]
+    changes = [f"path.pretrain_network_g={tmp_path / 'dense.pth'}", "compress.distill.weight=1"]
+    assert main([*given, "--set", *changes]) == 0
+    row = json.loads((tmp_path / "out.json").read_text())["rows"][0]
+    assert row["iterations"]["dense"] == 0 and (row["iterations"]["search"] > 0) == (method in ("dhp", "hsn"))
+    assert all(torch.equal(value, teachers[-1].state_dict()[key]) for key, value in dense.state_dict().items())
+
+
+def test_a_wider_network_takes_more_steps_of_a_narrower_one(noise_options):
     batch = {"lq": torch.rand(2, 1, 24, 24), "gt": torch.rand(2, 1, 24, 24)}
     narrow, wide = (_plain(noise_options, width) for width in (8, 96))
-    before = copy.deepcopy(narrow.network.state_dict())
-    moments = copy.deepcopy(wide.optimiser.state_dict())
     assert compare_steps(narrow, wide, batch, rounds=5) < 1 < compare_steps(wide, narrow, batch, rounds=5)
-    assert wide.optimiser.state_dict() == moments
-    assert all(torch.equal(value, before[key]) for key, value in narrow.network.state_dict().items())
+
+
+def test_measuring_a_step_leaves_the_random_numbers_alone(noise_options):
+    narrow, options = _plain(noise_options, 8), load_options(noise_options, ["compress=null"])
+    expected = torch.random.get_rng_state()
+    assert benchmarks.controls._step_ratio(lambda: narrow, options) > 0
+    assert torch.equal(torch.random.get_rng_state(), expected)
 
 
 def _plain(option_file, width):
