@@ -64,6 +64,12 @@ def test_floors_and_whole_groups_hold_and_the_rest_meets_the_budget():
     assert min(lines(hyper, budget(1.0), 0.5).values()) == pytest.approx(1.0)
 
 
+def test_a_group_keeps_no_more_than_all_and_the_dear_one_gives_the_rest():
+    hyper, kept = of(Upsampled(4), torch.rand(1, 3, 8, 8), keep_ratio=0.6)
+    assert kept["1"] == 1 and kept["5"] < 0.9
+    assert cost_at(hyper, kept) == pytest.approx(0.6, abs=1e-4)
+
+
 @pytest.mark.parametrize("keep_ratio", [0.2, 0.5, 0.8])
 def test_an_even_cut_of_a_chain_solves_the_square(keep_ratio):
     """Of 1 x 1 layers 1 -> 40 -> 40 -> 1, fractions k keep (80 k + 1600 k k) / 1680 of the multiply-adds."""
