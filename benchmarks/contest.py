@@ -66,7 +66,8 @@ FROM_TRAINED = {
     "uniform": Entry("uniform"),
     "random": Entry("random"),
 }
-"""The controls cut at once: uniform the last channels of each group, magnitude the weakest of all."""
+"""The controls cut at once: uniform the last channels of each group, magnitude the weakest, random any. dhp has the 300
+iterations of the option file; hsn's share was not tried otherwise."""
 
 
 def entry_of(case: Case, method: str) -> Entry:

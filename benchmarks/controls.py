@@ -83,7 +83,7 @@ def train(case: Case, method: str, seed: int, length: float, changes: Sequence[s
     cpu_s = _train_on(training, 0, phases.dense, f"{method} {seed}")
     cut_at, search_ratio, step_ratio = phases.dense + phases.search, 1.0, 1.0
     if phases.search:
-        search_ratio = _step_ratio(lambda: _advanced(_begin(options, place), phases.dense), dense)
+        search_ratio = _step_ratio(lambda: _begin(options, place, phases.dense), dense)
         cpu_s += _train_on(training, phases.dense, cut_at, f"{method} {seed} search")
     training.advance(cut_at)
     if method != "dense":
@@ -98,8 +98,12 @@ def train(case: Case, method: str, seed: int, length: float, changes: Sequence[s
     return {**_figures(training, sets, place), **facts}
 
 
-def _begin(options: Options, place: Place) -> Compression:
-    return Compression(options, place, Path(options.path.pretrain_network_g or ROOT / "unused" / "models" / "dense"))
+def _begin(options: Options, place: Place, iteration: int = 0) -> Compression:
+    """Return a training as it is at `iteration`, without the steps before."""
+    dense_file = Path(options.path.pretrain_network_g or ROOT / "unused" / "models" / "dense")
+    training = Compression(options, place, dense_file)
+    training.advance(iteration)
+    return training
 
 
 def _step_ratio(make: Callable[[], Compression], dense: Options) -> float:
@@ -107,11 +111,6 @@ def _step_ratio(make: Callable[[], Compression], dense: Options) -> float:
     with torch.random.fork_rng():
         rival = make()
         return compare_steps(rival, _begin(dense, rival.place), next(batches(dense, 0, 1))[1])
-
-
-def _advanced(training: Compression, iteration: int) -> Compression:
-    training.advance(iteration)
-    return training
 
 
 def _train_on(training: Compression, start: int, end: int, title: str) -> float:

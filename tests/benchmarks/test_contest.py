@@ -58,7 +58,7 @@ def test_finished_rows_are_kept_and_repeated_ones_come_out_alike(tmp_path, monke
     assert [row["method"] for row in again] == ["dhp", "magnitude"]
     assert again[1]["psnr_y_db"] == first[1]["psnr_y_db"]
     assert again[1]["widths"] == first[1]["widths"]
-    assert len(measured) == 6 and min(measured) > 0  # networks in search and after the cut can be copied, and stepped
+    assert len(measured) == 6 and min(measured) > 0  # networks in search and after the cut can be stepped
     assert rates[-1] < 1e-5  # it falls to the end that was found, not to the one first guessed
     capsys.readouterr()
     assert main([*given, "--methods", "magnitude", "uniform"]) == 0
@@ -84,6 +84,17 @@ def test_trained_weights_are_cut_and_teach(tmp_path, monkeypatch, noise_options,
     row = json.loads((tmp_path / "out.json").read_text())["rows"][0]
     assert row["iterations"]["dense"] == 0 and (row["iterations"]["search"] > 0) == (method in ("dhp", "hsn"))
     assert all(torch.equal(value, teachers[-1].state_dict()[key]) for key, value in dense.state_dict().items())
+
+
+@pytest.mark.parametrize("method", ["dhp", "uniform"])
+def test_measuring_changes_nothing_of_the_training(monkeypatch, noise_options, method):
+    case, place = Case(str(noise_options), 0.5, 24, ("tiny",)), Place(torch.device("cpu"))
+
+    def score(compare):
+        monkeypatch.setattr(benchmarks.controls, "compare_steps", lambda *given: compare(*given) and 0.9)
+        return benchmarks.controls.train(case, method, 0, 1.0, [], place)["psnr_y_db"]
+
+    assert score(compare_steps) == score(lambda *_: 0.9)
 
 
 def test_a_wider_network_takes_more_steps_of_a_narrower_one(noise_options):
