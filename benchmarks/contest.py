@@ -24,9 +24,6 @@ class Case:
     """Whether all methods start from trained weights, which the option file names, and cut these."""
 
 
-ROUND_TO = 1
-"""Widths are multiples of this, for every method; 32 channels in steps of 8 leave hardly a choice."""
-
 CASES = {
     "edsr_50": Case("edsr_x4_cpu.yml", 0.5, 4500, ("Set14", "B100", "Urban100")),
     "edsr_30": Case("edsr_x4_cpu.yml", 0.3, 4500, ("Set14", "B100", "Urban100")),
@@ -44,6 +41,8 @@ class Entry:
     """Fraction of the time for dense training before the search."""
     search: float = 0.0
     """Iterations of the search, as a fraction of those that the dense network could take in all the time."""
+    round_to: int | None = None
+    """Widths are multiples of this; None: of what the option file says."""
 
 
 FROM_NOTHING = {
@@ -51,10 +50,12 @@ FROM_NOTHING = {
     "dhp": Entry("dhp", dense=0.03, search=0.04),
     "hsn": Entry("hsn", dense=0.2, search=0.1),
     "magnitude": Entry("magnitude", dense=0.2, search=0.1),
-    "uniform": Entry("uniform"),
+    "uniform": Entry("uniform", round_to=1),
+    "uniform_stepped": Entry("uniform"),
     "random": Entry("random"),
 }
-"""The controls of fixed widths train from scratch; magnitude prunes a network that it has trained for 0.3 of the time,
+"""The controls of fixed widths train from scratch: even widths, even ones in the steps that the option file asks of all
+others, and widths drawn at random; magnitude prunes a network that it has trained for 0.3 of the time,
 dense phase and search together, for it needs trained weights. dhp's shares were chosen after runs with 0.18 of the time
 before the cut, where steps were missing; those of magnitude and hsn were not tried otherwise."""
 
@@ -63,7 +64,8 @@ FROM_TRAINED = {
     "dhp": Entry("dhp", search=0.3),
     "hsn": Entry("hsn", search=0.3),
     "magnitude": Entry("magnitude"),
-    "uniform": Entry("uniform"),
+    "uniform": Entry("uniform", round_to=1),
+    "uniform_stepped": Entry("uniform"),
     "random": Entry("random"),
 }
 """The controls cut at once: uniform the last channels of each group, magnitude the weakest, random any. dhp has the 300

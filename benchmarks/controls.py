@@ -23,7 +23,7 @@ sys.path[:1] = [str(ROOT)]  # in place of this folder
 import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from benchmarks.contest import CASES, FROM_NOTHING, ROUND_TO, Case, Iterations, entry_of, plan_iterations  # noqa: E402
+from benchmarks.contest import CASES, FROM_NOTHING, Case, Entry, Iterations, entry_of, plan_iterations  # noqa: E402
 from benchmarks.keep import circumstances, merge  # noqa: E402
 from benchmarks.step import compare_steps  # noqa: E402
 from benchmarks.training import batches  # noqa: E402
@@ -77,7 +77,7 @@ def train(case: Case, method: str, seed: int, length: float, changes: Sequence[s
     """
     entry = entry_of(case, method)
     phases = plan_iterations(case, entry, length)
-    options, dense = (_options(case, name, seed, phases, changes) for name in (method, "dense"))
+    options, dense = (_options(case, one, seed, phases, changes) for one in (entry, entry_of(case, "dense")))
     seed_everything(seed)
     training = _begin(options, place)
     cpu_s = _train_on(training, 0, phases.dense, f"{method} {seed}")
@@ -122,15 +122,15 @@ def _train_on(training: Compression, start: int, end: int, title: str) -> float:
     return time.process_time() - began
 
 
-def _options(case: Case, method: str, seed: int, phases: Iterations, changes: Sequence[str]) -> Options:
-    rounding = f"compress.round_to={ROUND_TO}"
+def _options(case: Case, entry: Entry, seed: int, phases: Iterations, changes: Sequence[str]) -> Options:
     own = [f"manual_seed={seed}", f"train.total_iter={phases.total}"]
-    if method == "dense":
+    if entry.method == "dense":
         own.append("compress=null")
     else:
-        own += [f"compress.method={method}", f"compress.target.macs={case.keep_ratio}"]
+        own += [f"compress.method={entry.method}", f"compress.target.macs={case.keep_ratio}"]
         own += [f"compress.dense_iter={phases.dense}", f"compress.search_iter={phases.search}"]
-    return resolve_paths(load_options(ROOT / "options" / case.option_file, [rounding, *changes, *own]), ROOT)
+        own += [f"compress.round_to={entry.round_to}"] if entry.round_to else []
+    return resolve_paths(load_options(ROOT / "options" / case.option_file, [*changes, *own]), ROOT)
 
 
 def _figures(training: Compression, sets: Sequence[TestSet], place: Place) -> dict[str, Any]:

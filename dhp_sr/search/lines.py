@@ -1,21 +1,33 @@
-"""Where a narrowing group slows down: at the width of an even cut, or at one that its price suggests.
+"""Where a narrowing group slows down: at the widths that hold most for their cost, before the data has its say.
 
-Say the loss falls with the kept fraction k of a group as w / k, where w is the weights that hang on the group, and say
-that a fraction k costs c k. For a given sum of costs the sum of losses is smallest where k goes with sqrt(w / c): with
-the root of what a unit of cost buys in weights, a power of 0.5. In a chain of equal layers all groups are alike; early
-stages of a classifier, whose every weight multiplies at many places, are worth less of their price than late ones.
+Say a layer of w weights that keeps a fraction x of them adds w x^-e to the loss: the narrower it is, the more each
+further channel is worth. Of all widths that a budget allows those with the smallest sum are wanted. From the whole
+network on, the group is narrowed that adds least to the sum for what it saves, until the budget holds.
+
+Where weights cost the same everywhere, layers keep equal parts. In a chain of equal layers these are equal widths; with
+few widths to choose from, wide and narrow ones take turns, for the products are what counts. Where costs differ, a
+layer keeps a part that goes with (w / cost)^p, e = (1 - p) / p: p = 0 keeps equal parts whatever they cost, p = 1 cuts
+deepest where weights are dear, such as behind an up-sampling or in the early stages of a classifier.
 
 An assumption about networks, not a finding from the data, and not equally good for all: results/LOG.md.
 """
 
-from collections.abc import Mapping
-
 import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from dhp_sr.hyper import HyperNet
 from dhp_sr.structure import Budget
+from dhp_sr.structure.budget import allowed_widths
 
-BISECTIONS = 40
+LEVELS = 32
+"""Widths looked at for each group, evenly spread over those allowed; the search finds the exact ones."""
+
+STRIDES = (1, 8)
+"""Levels that a group is narrowed by at once; a measured time may fall only after several."""
+
+STEEPEST, FLATTEST = 20.0, 1e-6
+"""Bounds of e; the first keeps parts equal within a few per cent, the second is nearly a logarithm."""
 
 
 def lines(hyper: HyperNet, budget: Budget, power: float) -> dict[str, float]:
@@ -23,35 +35,89 @@ def lines(hyper: HyperNet, budget: Budget, power: float) -> dict[str, float]:
 
     Args:
         hyper: nothing of it masked yet.
-        budget: kind, fraction and floor; a group never falls below its floor, nor keeps more than all.
-        power: of the weights that a unit of cost buys; 0: all groups keep the same, so far as floors allow it.
+        budget: kind, fraction, allowed widths; where its floors are too dear, all groups are at theirs.
+        power: p, 0 to 1.
     """
-    worth, floors = _worth(hyper, budget.kind, power), _floors(hyper, budget)
-
-    def kept(scale: float) -> dict[str, float]:
-        return {name: max(floors[name], min(1.0, scale * one)) for name, one in worth.items()}
-
-    low, high = 0.0, 1 / min(worth.values(), default=1.0)
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _ratio(hyper, kept(middle), budget.kind) <= budget.keep_ratio else (low, middle)
-    return kept(low)
+    if not hyper.plan.prunable:
+        return {}
+    sketch = _Sketch(hyper, budget, power)
+    while sketch.cost > sketch.limit and sketch.narrow():
+        pass
+    while sketch.widen():
+        pass
+    return sketch.kept()
 
 
-def _worth(hyper: HyperNet, kind: str, power: float) -> dict[str, float]:
-    cost, weights = hyper.marginal_cost(kind), hyper.marginal_cost("params")
-    return {
-        group.name: float(weights[group.span].mean() / cost[group.span].mean()) ** power
-        for group in hyper.plan.prunable
-    }
+class _Sketch:
+    """Widths as levels, for each group its position among the widths it may take; whole groups at first."""
+
+    def __init__(self, hyper: HyperNet, budget: Budget, power: float) -> None:
+        self._groups, self._costs, self._kind = hyper.plan.prunable, hyper.costs, budget.kind
+        self._exponent = min(STEEPEST, max(FLATTEST, (1 - power) / max(power, FLATTEST)))
+        self._layers = torch.tensor([self._costs.names.index(layer.weight) for layer in hyper.plan.layers])
+        self._allowed = [_spread(allowed_widths(group, budget)) for group in self._groups]
+        self._top = torch.tensor([len(allowed) - 1 for allowed in self._allowed])
+        added = [
+            self._costs.counts.added(group.start, range(group.width), allowed)
+            for group, allowed in zip(self._groups, self._allowed, strict=True)
+        ]
+        self._added = pad_sequence(added, batch_first=True)
+        self._places = torch.arange(len(self._groups))
+        self._levels = self._top.clone()
+        self._counts = self._added[self._places, self._levels].sum(0) + self._costs.counts.fixed
+        self._weights = self._costs.entries(self._counts)[self._layers]
+        self._loss, self.cost = self._judge(self._counts)
+        self.limit = budget.keep_ratio * self.cost
+
+    def kept(self) -> dict[str, float]:
+        """Return the fraction that each group keeps."""
+        levels = zip(self._groups, self._allowed, self._levels.tolist(), strict=True)
+        return {group.name: allowed[level] / group.width for group, allowed, level in levels}
+
+    def narrow(self) -> bool:
+        """Narrow the group that adds least to the loss for what it saves; return False where none can."""
+        places, to = self._moves([-stride for stride in STRIDES])
+        losses, costs = self._judge(self._after(places, to))
+        return self._take(places, to, self._per_cost(self._loss - losses, self.cost - costs))
+
+    def widen(self) -> bool:
+        """Widen the group that takes most from the loss for what it costs; return False where no step fits."""
+        places, to = self._moves([1])
+        losses, costs = self._judge(self._after(places, to))
+        gains = self._per_cost(self._loss - losses, costs - self.cost)
+        fits = costs <= self.limit
+        return self._take(places[fits], to[fits], gains[fits])
+
+    def _moves(self, steps: list[int]) -> tuple[Tensor, Tensor]:
+        """Return every group and level that lies such a step from where it is."""
+        to = self._levels[:, None] + torch.tensor(steps)
+        possible = (to >= 0) & (to <= self._top[:, None])
+        return self._places[:, None].expand_as(to)[possible], to[possible]
+
+    def _after(self, places: Tensor, to: Tensor) -> Tensor:
+        """Return the counts after each such move, shape (moves, size)."""
+        return self._counts + self._added[places, to] - self._added[places, self._levels[places]]
+
+    def _judge(self, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss and the cost at counts, shape (..., size), without that dimension."""
+        parts = self._costs.entries(counts)[..., self._layers] / self._weights
+        loss = torch.expm1(-self._exponent * parts.log()) / self._exponent
+        return loss @ self._weights, self._costs.of_counts(counts, self._kind)
+
+    def _per_cost(self, gains: Tensor, costs: Tensor) -> Tensor:
+        return gains / costs.clamp_min(torch.finfo(costs.dtype).eps * float(self.cost))
+
+    def _take(self, places: Tensor, to: Tensor, worth: Tensor) -> bool:
+        """Make the move that is worth most; return False where there is none."""
+        if len(places) == 0:
+            return False
+        best = worth.argmax()
+        self._counts = self._after(places[best], to[best])
+        self._levels[places[best]] = to[best]
+        self._loss, self.cost = self._judge(self._counts)
+        return True
 
 
-def _floors(hyper: HyperNet, budget: Budget) -> dict[str, float]:
-    return {group.name: min(1.0, budget.min_width / group.width) for group in hyper.plan.prunable}
-
-
-def _ratio(hyper: HyperNet, kept: Mapping[str, float], kind: str) -> float:
-    part = torch.ones(hyper.plan.size)
-    for group in hyper.plan.prunable:
-        part[group.span] = kept[group.name]
-    return getattr(hyper.cost_of(part), kind) / getattr(hyper.dense_cost(), kind)
+def _spread(allowed: list[int]) -> list[int]:
+    """Return at most about LEVELS of some widths, the largest among them."""
+    return allowed[::-1][:: max(1, len(allowed) // LEVELS)][::-1]

@@ -59,7 +59,7 @@ class CostModel:
             kept: (plan.size,) 1 for a kept channel, 0 for a cut one; values between are allowed.
         """
         counts = self.counts.of(kept.double().cpu())
-        entries = self._entries(counts)
+        entries = self.entries(counts)
         latency = self._latency(counts) if self._latency else torch.tensor(math.nan)
         return Cost(self._uses @ entries, entries.sum(), latency)
 
@@ -67,8 +67,12 @@ class CostModel:
         """Return one kind of cost, shape (...), of `Counts` of shape (..., size)."""
         if kind == "latency":
             return self._latency(counts)
-        entries = self._entries(counts)
+        entries = self.entries(counts)
         return entries @ self._uses if kind == "macs" else entries.sum(-1)
+
+    def entries(self, counts: Tensor) -> Tensor:
+        """Return the kept entries of every parameter, shape (..., len(names)), of `Counts` of shape (..., size)."""
+        return self._rest * counts[..., self._rows].prod(dim=-1)
 
     def by_parameter(self, kept: Tensor, kind: str) -> Tensor:
         """Return the part of a cost that each parameter is charged with, shape (len(names),).
@@ -78,7 +82,7 @@ class CostModel:
         counts = self.counts.of(kept.double().cpu())
         if kind == "latency":
             return self._latency.by_parameter(counts, self.names)
-        entries = self._entries(counts)
+        entries = self.entries(counts)
         return entries * self._uses if kind == "macs" else entries
 
     def value(self, kept: Tensor) -> Cost:
@@ -113,9 +117,6 @@ class CostModel:
         widths = torch.tensor([group.width for group in self._plan.prunable])
         slope = torch.stack(slopes).repeat_interleave(widths)
         return slope.clamp_min(max(1e-3 * float(slope.mean()), 1e-12))
-
-    def _entries(self, counts: Tensor) -> Tensor:
-        return self._rest * counts[..., self._rows].prod(dim=-1)
 
 
 def _halved(kept: Tensor, span: slice) -> Tensor:

@@ -1,4 +1,6 @@
-"""The widths that prices suggest: alike where all weights cost the same, by a power of the price where they do not."""
+"""The widths that hold most for their cost: alike where weights cost the same, by a power of the price where not."""
+
+import itertools
 
 import pytest
 import torch
@@ -7,22 +9,20 @@ from torch import nn
 from dhp_sr.archs import build
 from dhp_sr.hyper import convert
 from dhp_sr.search import build_search
-from dhp_sr.search.lines import lines
+from dhp_sr.search.lines import LEVELS, lines
 from dhp_sr.structure import Budget
 
 
-def budget(keep_ratio=0.5, kind="macs", min_width=1):
-    return Budget(kind=kind, keep_ratio=keep_ratio, round_to=1, min_width=min_width)
+def budget(keep_ratio=0.5, kind="macs", min_width=1, round_to=1):
+    return Budget(kind=kind, keep_ratio=keep_ratio, round_to=round_to, min_width=min_width)
 
 
 class Upsampled(nn.Sequential):
-    """Two pairs of layers, the second of which works on s * s times as many places."""
+    """Two groups of 64 channels, with as many weights; those of the second multiply at s * s times as many places."""
 
     def __init__(self, s):
-        wide = [nn.Conv2d(3, 40, 1), nn.Conv2d(40, 40, 1), nn.Conv2d(40, 3, 1)]
-        super().__init__(
-            *wide, nn.Upsample(scale_factor=s), nn.Conv2d(3, 40, 1), nn.Conv2d(40, 40, 1), nn.Conv2d(40, 3, 1)
-        )
+        layers = [nn.Conv2d(*ends, 1, bias=False) for ends in [(64, 64), (64, 1), (1, 64), (64, 64)]]
+        super().__init__(*layers[:2], nn.Upsample(scale_factor=s), *layers[2:])
 
 
 def of(network, example, power=0.5, **asked):
@@ -35,50 +35,57 @@ def cost_at(hyper, kept, kind="macs"):
     return getattr(hyper.cost_of(part), kind) / getattr(hyper.dense_cost(), kind)
 
 
-@pytest.mark.parametrize("keep_ratio", [0.2, 0.5, 0.8])
-def test_a_chain_of_equal_layers_keeps_equal_parts(keep_ratio):
-    hyper, kept = of(
-        build("DnCNN", num_feat=32, num_layers=6, batch_norm=False), torch.rand(1, 1, 16, 16), keep_ratio=keep_ratio
-    )
-    assert max(kept.values()) - min(kept.values()) < 0.02
-    assert cost_at(hyper, kept) == pytest.approx(keep_ratio, abs=1e-4)
+def widths(hyper, kept):
+    return [round(kept[group.name] * group.width) for group in hyper.plan.prunable]
 
 
-@pytest.mark.parametrize("power", [0.0, 0.25, 0.5])
+def chain():
+    return build("DnCNN", num_feat=32, num_layers=12, batch_norm=False)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("keep_ratio", [0.3, 0.5, 0.8])
+def test_a_chain_of_equal_layers_keeps_equal_widths(keep_ratio, power):
+    hyper, kept = of(chain(), torch.rand(1, 1, 16, 16), power, keep_ratio=keep_ratio)
+    inner = widths(hyper, kept)[1:-1]
+    assert max(inner) - min(inner) <= 2
+    assert keep_ratio - 0.01 < cost_at(hyper, kept) <= keep_ratio
+
+
+def test_with_few_widths_to_choose_from_wide_and_narrow_layers_take_turns():
+    hyper, kept = of(chain(), torch.rand(1, 1, 16, 16), 0.0, round_to=16)
+    assert widths(hyper, kept) == [16, 32] * 5 + [16]
+
+
+@pytest.mark.parametrize("power", [0.25, 0.5, 0.75])
 @pytest.mark.parametrize("s", [2, 4])
 def test_a_weight_that_multiplies_at_more_places_is_kept_by_that_power_of_its_price(s, power):
-    hyper, kept = of(Upsampled(s), torch.rand(1, 3, 8, 8), power, keep_ratio=0.1)
-    assert kept["1"] / kept["5"] == pytest.approx(s ** (2 * power), rel=0.02)
-    assert cost_at(hyper, kept) == pytest.approx(0.1, abs=1e-4)
+    """Fractions k and r k with r = s^2p, and (r k + s s k) / (1 + s s) of the cost; within a level of them."""
+    kept = of(Upsampled(s), torch.rand(1, 64, 8, 8), power, keep_ratio=0.15)[1]
+    cost = 0.15 * (1 + s * s)
+    assert kept["3"] == pytest.approx(cost / (s ** (2 * power) + s * s), abs=1 / LEVELS)
+    assert kept["0"] == pytest.approx(min(1.0, cost - s * s * kept["3"]), abs=1 / LEVELS)
 
 
 def test_a_budget_of_parameters_makes_all_groups_alike():
-    _, kept = of(Upsampled(4), torch.rand(1, 3, 8, 8), kind="params")
-    assert max(kept.values()) == pytest.approx(min(kept.values()))
+    hyper, kept = of(Upsampled(4), torch.rand(1, 64, 8, 8), kind="params")
+    assert max(widths(hyper, kept)) - min(widths(hyper, kept)) <= 1
 
 
 def test_floors_and_whole_groups_hold_and_the_rest_meets_the_budget():
-    hyper, kept = of(Upsampled(4), torch.rand(1, 3, 8, 8), keep_ratio=0.4, min_width=24)
-    assert kept["5"] == 0.6 and 0.6 < kept["1"] < 1
-    assert cost_at(hyper, kept) == pytest.approx(0.4, abs=1e-4)
-    assert min(lines(hyper, budget(1.0), 0.5).values()) == pytest.approx(1.0)
+    hyper, kept = of(Upsampled(4), torch.rand(1, 64, 8, 8), keep_ratio=0.76, min_width=48)
+    assert kept["3"] == 0.75 and 0.75 < kept["0"] <= 1
+    assert set(lines(hyper, budget(1.0), 0.5).values()) == {1.0}
+    assert set(lines(hyper, budget(0.1, min_width=48), 0.5).values()) == {0.75}
 
 
-def test_a_group_keeps_no_more_than_all_and_the_dear_one_gives_the_rest():
-    hyper, kept = of(Upsampled(4), torch.rand(1, 3, 8, 8), keep_ratio=0.6)
-    assert kept["1"] == 1 and kept["5"] < 0.9
-    assert cost_at(hyper, kept) == pytest.approx(0.6, abs=1e-4)
-
-
-@pytest.mark.parametrize("keep_ratio", [0.2, 0.5, 0.8])
-def test_an_even_cut_of_a_chain_solves_the_square(keep_ratio):
-    """Of 1 x 1 layers 1 -> 40 -> 40 -> 1, fractions k keep (80 k + 1600 k k) / 1680 of the multiply-adds."""
-    chain = nn.Sequential(
-        nn.Conv2d(1, 40, 1, bias=False), nn.Conv2d(40, 40, 1, bias=False), nn.Conv2d(40, 1, 1, bias=False)
-    )
-    _, kept = of(chain, torch.rand(1, 1, 8, 8), 0.0, keep_ratio=keep_ratio)
-    even = ((1 + 4 * 20 * 21 * keep_ratio) ** 0.5 - 1) / 40
-    assert list(kept.values()) == pytest.approx([even, even], abs=1e-5)
+def test_it_is_the_best_of_all_widths_where_these_can_be_counted():
+    """Two groups in steps of 8: every pair of widths within the budget has at least that loss."""
+    hyper, kept = of(Upsampled(2), torch.rand(1, 64, 8, 8), 0.5, keep_ratio=0.6, round_to=8)
+    names = [group.name for group in hyper.plan.prunable]
+    rivals = [dict(zip(names, pair, strict=True)) for pair in itertools.product([n / 8 for n in range(1, 9)], repeat=2)]
+    within = [rival for rival in rivals if cost_at(hyper, rival) <= 0.6]
+    assert sum(1 / part for part in kept.values()) == min(sum(1 / part for part in rival.values()) for rival in within)
 
 
 def test_a_network_without_groups_has_no_lines():
@@ -86,7 +93,7 @@ def test_a_network_without_groups_has_no_lines():
 
 
 def test_the_search_takes_the_power_that_was_asked_for():
-    hyper = convert(Upsampled(4), torch.rand(1, 3, 8, 8))
+    hyper = convert(Upsampled(4), torch.rand(1, 64, 8, 8))
     asked = {"kind": "macs", "keep_ratio": 0.5, "iterations": 10, "round_to": 1, "min_width": 1}
     for power in (0.0, 0.5):
         assert build_search("dhp", hyper, **asked, price_power=power)._lines == lines(hyper, budget(), power)
