@@ -134,8 +134,9 @@ class Compress(Section):
     penalty: Annotated[float, Field(ge=0)] | None = None
     """Fixed lambda of the faithful preset; the modern one finds its own."""
     price_power: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """How much the modern preset leans on prices: a layer is aimed at a part of its weights that goes with this power of
-    the weights that a unit of cost buys there. 0: equal parts; 0.5: wide where weights are cheap, as deep in a ResNet."""
+    """How much the modern preset leans on prices: a layer is aimed at a part of its weights that goes with this power
+    of the weights that a unit of cost buys there. 0: equal parts; 0.5: wide where weights are cheap, as deep in a
+    ResNet."""
     scheduler: Scheduler | None = None
     """Own schedule of dense training and search. With it, `train.scheduler` counts from the cut."""
     distill: Distill | None = None

@@ -1,16 +1,23 @@
 """Where a narrowing group slows down: at the widths that hold most for their cost, before the data has its say.
 
-Say a layer of w weights that keeps a fraction x of them adds w x^-e to the loss: the narrower it is, the more each
-further channel is worth. Of all widths that a budget allows those with the smallest sum are wanted. From the whole
-network on, the group is narrowed that adds least to the sum for what it saves, until the budget holds.
+Say a layer of w weights that keeps fractions k of its input and l of its output channels adds w (k l)^-e to the loss:
+the narrower it is, the more each further channel is worth. Of all widths that a budget allows those with the smallest
+sum are wanted. From the whole network on, the group is narrowed that adds least to the sum for what it saves, until the
+budget holds.
 
 Where weights cost the same everywhere, layers keep equal parts. In a chain of equal layers these are equal widths; with
 few widths to choose from, wide and narrow ones take turns, for the products are what counts. Where costs differ, a
 layer keeps a part that goes with (w / cost)^p, e = (1 - p) / p: p = 0 keeps equal parts whatever they cost, p = 1 cuts
 deepest where weights are dear, such as behind an up-sampling or in the early stages of a classifier.
 
+Channels that no activation bends, such as EDSR's stream and those between two layers of its up-sampler, only carry what
+others compute: their fractions count to the power CARRIED. So interiors of residual blocks stay wider than the stream,
+which Yu et al. found to be worth more (Wide Activation for Efficient and Accurate Image Super-Resolution, 2018).
+
 An assumption about networks, not a finding from the data, and not equally good for all: results/LOG.md.
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -28,6 +35,9 @@ STRIDES = (1, 8)
 
 STEEPEST, FLATTEST = 20.0, 1e-6
 """Bounds of e; the first keeps parts equal within a few per cent, the second is nearly a logarithm."""
+
+CARRIED = 0.8
+"""Power by which the kept fraction of channels without an activation counts in their layers."""
 
 
 def lines(hyper: HyperNet, budget: Budget, power: float) -> dict[str, float]:
@@ -55,6 +65,10 @@ class _Sketch:
         self._groups, self._costs, self._kind = hyper.plan.prunable, hyper.costs, budget.kind
         self._exponent = min(STEEPEST, max(FLATTEST, (1 - power) / max(power, FLATTEST)))
         self._layers = torch.tensor([self._costs.names.index(layer.weight) for layer in hyper.plan.layers])
+        self._weights = torch.tensor([math.prod(layer.shape) for layer in hyper.plan.layers]).double()
+        powers = [CARRIED + (1 - CARRIED) * group.activated for group in self._groups]
+        widths = torch.tensor([group.width for group in self._groups])
+        self._powers = self._costs.counts.means(torch.tensor(powers).repeat_interleave(widths))
         self._allowed = [_spread(allowed_widths(group, budget)) for group in self._groups]
         self._top = torch.tensor([len(allowed) - 1 for allowed in self._allowed])
         added = [
@@ -64,9 +78,7 @@ class _Sketch:
         self._added = pad_sequence(added, batch_first=True)
         self._places = torch.arange(len(self._groups))
         self._levels = self._top.clone()
-        self._counts = self._added[self._places, self._levels].sum(0) + self._costs.counts.fixed
-        self._weights = self._costs.entries(self._counts)[self._layers]
-        self._loss, self.cost = self._judge(self._counts)
+        self._count()
         self.limit = budget.keep_ratio * self.cost
 
     def kept(self) -> dict[str, float]:
@@ -100,8 +112,8 @@ class _Sketch:
 
     def _judge(self, counts: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss and the cost at counts, shape (..., size), without that dimension."""
-        parts = self._costs.entries(counts)[..., self._layers] / self._weights
-        loss = torch.expm1(-self._exponent * parts.log()) / self._exponent
+        parts = self._costs.log_parts(counts, self._powers)[..., self._layers]
+        loss = torch.expm1(-self._exponent * parts) / self._exponent
         return loss @ self._weights, self._costs.of_counts(counts, self._kind)
 
     def _per_cost(self, gains: Tensor, costs: Tensor) -> Tensor:
@@ -112,10 +124,13 @@ class _Sketch:
         if len(places) == 0:
             return False
         best = worth.argmax()
-        self._counts = self._after(places[best], to[best])
         self._levels[places[best]] = to[best]
-        self._loss, self.cost = self._judge(self._counts)
+        self._count()
         return True
+
+    def _count(self) -> None:
+        self._counts = self._added[self._places, self._levels].sum(0) + self._costs.counts.fixed
+        self._loss, self.cost = self._judge(self._counts)
 
 
 def _spread(allowed: list[int]) -> list[int]:

@@ -45,6 +45,7 @@ class CostModel:
         used = max(1, *(sum(row != self.counts.size - 1 for row in one) for one in rows))
         self._rows = torch.tensor(rows)[:, :used]
         self._rest = torch.tensor(rest).double()
+        self._full = self.counts.of(torch.ones(plan.size).double())
         self._uses = torch.tensor([positions.get(name, 0) for name in plan.parameters]).double()
 
     @property
@@ -59,7 +60,7 @@ class CostModel:
             kept: (plan.size,) 1 for a kept channel, 0 for a cut one; values between are allowed.
         """
         counts = self.counts.of(kept.double().cpu())
-        entries = self.entries(counts)
+        entries = self._entries(counts)
         latency = self._latency(counts) if self._latency else torch.tensor(math.nan)
         return Cost(self._uses @ entries, entries.sum(), latency)
 
@@ -67,12 +68,17 @@ class CostModel:
         """Return one kind of cost, shape (...), of `Counts` of shape (..., size)."""
         if kind == "latency":
             return self._latency(counts)
-        entries = self.entries(counts)
+        entries = self._entries(counts)
         return entries @ self._uses if kind == "macs" else entries.sum(-1)
 
-    def entries(self, counts: Tensor) -> Tensor:
-        """Return the kept entries of every parameter, shape (..., len(names)), of `Counts` of shape (..., size)."""
-        return self._rest * counts[..., self._rows].prod(dim=-1)
+    def log_parts(self, counts: Tensor, powers: Tensor) -> Tensor:
+        """Return the logarithm of the kept fraction of every parameter, shape (..., len(names)).
+
+        Args:
+            counts: `Counts`, shape (..., size).
+            powers: (size,) by which the fraction of each axis counts; 1: as it is.
+        """
+        return ((counts / self._full).log() * powers)[..., self._rows].sum(dim=-1)
 
     def by_parameter(self, kept: Tensor, kind: str) -> Tensor:
         """Return the part of a cost that each parameter is charged with, shape (len(names),).
@@ -82,7 +88,7 @@ class CostModel:
         counts = self.counts.of(kept.double().cpu())
         if kind == "latency":
             return self._latency.by_parameter(counts, self.names)
-        entries = self.entries(counts)
+        entries = self._entries(counts)
         return entries * self._uses if kind == "macs" else entries
 
     def value(self, kept: Tensor) -> Cost:
@@ -117,6 +123,9 @@ class CostModel:
         widths = torch.tensor([group.width for group in self._plan.prunable])
         slope = torch.stack(slopes).repeat_interleave(widths)
         return slope.clamp_min(max(1e-3 * float(slope.mean()), 1e-12))
+
+    def _entries(self, counts: Tensor) -> Tensor:
+        return self._rest * counts[..., self._rows].prod(dim=-1)
 
 
 def _halved(kept: Tensor, span: slice) -> Tensor:

@@ -54,6 +54,12 @@ class Counts:
         chosen = sums[torch.as_tensor(widths) - 1]
         return torch.cat((chosen, chosen.new_zeros(len(widths), 1)), dim=1)
 
+    def means(self, values: Tensor) -> Tensor:
+        """Return the mean of values (plan.size,) over the prunable channels of each row, 1 where there are none."""
+        held = self._channels.sum(1)
+        means = (self._channels @ values.double()) / held.clamp_min(1)
+        return torch.cat((means.where(held > 0, 1.0), means.new_ones(1)))
+
     @property
     def fixed(self) -> Tensor:
         """Counts with no prunable channel kept, shape (size,)."""

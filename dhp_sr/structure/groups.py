@@ -28,6 +28,9 @@ class Group:
     """All layers that produce channels of the group."""
     start: int
     """Offset in the flat vector of all prunable channels; -1 for a pinned group."""
+    activated: float = 1.0
+    """Activations that act on the channels, for each of their layers, at most 1; 0 for channels that are only carried
+    on, such as those of EDSR's stream."""
 
     @property
     def span(self) -> slice:
@@ -178,7 +181,7 @@ def _counted(count: Count, places: Tensor, size: int) -> Tensor:
 
 def _group(book: Book) -> tuple[tuple[Group, ...], dict[int, int]]:
     """Gather classes with the same producers, in the same parts, into groups; returns them and each class's place."""
-    reasons, marks = book.ties.reasons(), book.ties.marks()
+    reasons, marks, bends = book.ties.reasons(), book.ties.marks(), book.ties.bends()
     members: dict[int, dict[str, None]] = {}
     for atom, root in enumerate(book.ties.roots().tolist()):
         members.setdefault(root, {})[book.ties.producer[atom]] = None
@@ -189,7 +192,8 @@ def _group(book: Book) -> tuple[tuple[Group, ...], dict[int, int]]:
     for (producers, _, is_pinned), roots in bundles.items():
         reason = reasons[roots[0]] if is_pinned else "" if len(roots) > 1 else _reason_to_stay(book, roots[0])
         start = -1 if reason else offset
-        groups.append(Group(_unique(producers[0], names), len(roots), not reason, reason, producers, start))
+        activated = min(1.0, bends[roots[0]] / len(producers))
+        groups.append(Group(_unique(producers[0], names), len(roots), not reason, reason, producers, start, activated))
         if not reason:
             channel_of.update({root: offset + place for place, root in enumerate(roots)})
             offset += len(roots)

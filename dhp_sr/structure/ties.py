@@ -1,5 +1,6 @@
 """Channels as atoms: which of them must live and die together, and which may not die at all."""
 
+from collections import Counter
 from collections.abc import Iterable
 
 import torch
@@ -20,6 +21,7 @@ class Ties:
         self._pairs: list[Tensor] = []
         self._pins: list[tuple[Tensor, str]] = []
         self._marks: list[tuple[Tensor, str]] = []
+        self._bends: list[Tensor] = []
         self._roots = torch.zeros(0, dtype=torch.long)
 
     def new(self, count: int, producer: str) -> Tensor:
@@ -43,6 +45,10 @@ class Ties:
     def mark(self, atoms: Tensor, part: str) -> None:
         """Note that a part of a value holds these atoms alone: they form a group of their own, never empty."""
         self._marks.append((compact(atoms).flatten(), part))
+
+    def bend(self, atoms: Tensor) -> None:
+        """Note that an activation acts on atoms."""
+        self._bends.append(compact(atoms).flatten())
 
     def roots(self) -> Tensor:
         """Return the class of every atom: the smallest number in it."""
@@ -72,6 +78,11 @@ class Ties:
             for root in torch.unique(roots[atoms]).tolist():
                 found.setdefault(root, []).append(part)
         return {root: tuple(parts) for root, parts in found.items()}
+
+    def bends(self) -> Counter[int]:
+        """Return, for the root of each class, how many activations act on it."""
+        roots = self.roots()
+        return Counter(root for atoms in self._bends for root in torch.unique(roots[atoms]).tolist())
 
 
 def _joined(roots: Tensor, pairs: Tensor) -> Tensor:

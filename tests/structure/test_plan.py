@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from networks import CASES, example, network
 from topologies import TOPOLOGIES
 from torch import nn
@@ -29,6 +30,34 @@ def as_text(plan):
 def test_groups_equal_the_golden_text(case, golden):
     plain = network(case)
     golden(f"plan_{case}.txt", as_text(make_plan(plain, example(plain))))
+
+
+def test_a_group_tells_how_many_of_its_layers_an_activation_follows():
+    """EDSR carries its stream on as it is; SRResNet's passes one PReLU on its way through four layers."""
+
+    def activated(case):
+        plain = network(case)
+        return {group.name: group.activated for group in make_plan(plain, example(plain)).prunable}
+
+    assert activated("edsr_x4") == {name: float(name.startswith("body")) for name in activated("edsr_x4")}
+    assert set(activated("dncnn_grey").values()) == {1.0}
+    found = activated("srresnet_x4")
+    assert 0 < found["conv_first"] < 0.5 and found["body.0.conv1"] == found["upsample.0"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "bend", [F.relu, torch.sigmoid, lambda x: x.tanh(), lambda x: F.leaky_relu(input=x), nn.PReLU(4)]
+)
+def test_activations_of_any_form_are_seen(bend):
+    class Bent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.bend = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 1, 1), bend
+
+        def forward(self, x):
+            return self.second(self.bend(self.first(x)))
+
+    assert make_plan(Bent(), torch.rand(1, 1, 4, 4)).prunable[0].activated == 1.0
 
 
 def test_excluded_layers_stay():

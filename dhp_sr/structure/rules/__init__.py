@@ -127,6 +127,18 @@ _LAYER_RULES = (layers.convolution, layers.transposed_convolution, layers.linear
 FUNCTIONAL_LAYERS = tuple(target for target, rule in FUNCTION_RULES.items() if rule in _LAYER_RULES)
 """Functions that are given a layer's weight and bias."""
 
+_BENDING_MODULES = (
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.RReLU, nn.PReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish),
+    *(nn.Tanh, nn.Hardtanh, nn.Hardswish, nn.Softplus, nn.Softsign, nn.Sigmoid, nn.Hardsigmoid, nn.LogSigmoid),
+    *(nn.Threshold, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink),
+)
+_BENDING_FUNCTIONS = (
+    "relu relu_ relu6 leaky_relu leaky_relu_ elu elu_ celu selu gelu silu mish hardtanh hardswish hardsigmoid softplus "
+    "softsign tanhshrink softshrink hardshrink logsigmoid sigmoid tanh prelu"
+)
+BENDING = frozenset((*_BENDING_MODULES, *_found(_BENDING_FUNCTIONS, F, torch)))
+"""Activations: types of modules and functions."""
+
 _TAKES_SIZES = (shapes.reshape, shapes.unflatten, shapes.expand, parts.split, parts.item, parts.narrow, numbers.insist)
 """Rules of operators whose arguments may be numbers of channels."""
 
@@ -140,6 +152,11 @@ def rule_for(node: fx.Node, module: nn.Module | None) -> Rule:
     if target not in FUNCTION_RULES and not isinstance(target, str):
         target = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
     return FUNCTION_RULES.get(target, unknown)
+
+
+def bends(node: fx.Node, module: nn.Module | None) -> bool:
+    """Return whether a node is an activation."""
+    return (type(module) if module is not None else node.target) in BENDING
 
 
 def takes_sizes(rule: Rule) -> bool:
