@@ -10,7 +10,7 @@ from dhp_sr.archs import build
 from dhp_sr.hyper import convert
 from dhp_sr.search import build_search
 from dhp_sr.search.lines import LEVELS, lines
-from dhp_sr.structure import Budget
+from dhp_sr.structure import Budget, Stopwatch
 
 
 def budget(keep_ratio=0.5, kind="macs", min_width=1, round_to=1):
@@ -96,6 +96,28 @@ def test_it_is_the_best_of_all_widths_where_these_can_be_counted():
     rivals = [dict(zip(names, pair, strict=True)) for pair in itertools.product([n / 8 for n in range(1, 9)], repeat=2)]
     within = [rival for rival in rivals if cost_at(hyper, rival) <= 0.6]
     assert sum(1 / part for part in kept.values()) == min(sum(1 / part for part in rival.values()) for rival in within)
+
+
+def test_a_latency_that_rises_in_steps_is_met_at_their_tops(monkeypatch):
+    """On this clock a convolution takes the time of its channels rounded up to 8, on either side."""
+    now = [0.0]
+
+    def spend(layer, inputs, output):
+        if isinstance(layer, nn.Conv2d):
+            places = output.numel() / layer.out_channels
+            now[0] += 1e-6 * places * 64 * -(-layer.out_channels // 8) * -(-layer.in_channels // 8)
+
+    for name in ("time.perf_counter", "time.thread_time"):
+        monkeypatch.setattr(name, lambda: now[0])
+    handle = nn.modules.module.register_module_forward_hook(spend)
+    try:
+        hyper = convert(chain(), torch.rand(1, 1, 8, 8))
+        hyper.time_with(Stopwatch(torch.rand(1, 1, 8, 8)))
+    finally:
+        handle.remove()
+    kept = lines(hyper, budget(0.6, "latency"), 0.0)
+    assert {width % 8 for width in widths(hyper, kept)} == {0}
+    assert 0.55 < cost_at(hyper, kept, "latency") <= 0.6
 
 
 def test_a_network_without_groups_has_no_lines():
