@@ -21,6 +21,12 @@ from dhp_sr.structure.rules.shapes import moved
 
 Rule = Callable[[Call], Any]
 
+_BENDING_MODULES = (
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh),
+    *(nn.Hardtanh, nn.Hardswish, nn.Softplus, nn.Softsign, nn.Sigmoid, nn.Hardsigmoid, nn.LogSigmoid),
+    *(nn.Threshold, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink),
+)
+
 MODULE_RULES: dict[type[nn.Module], Rule] = {
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), layers.convolution),
     **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), layers.transposed_convolution),
@@ -30,10 +36,7 @@ MODULE_RULES: dict[type[nn.Module], Rule] = {
     nn.GroupNorm: norms.group_norm,
     nn.LayerNorm: norms.layer_norm,
     **dict.fromkeys((nn.Softmax, nn.LogSoftmax, nn.Softmin), norms.over_axis),
-    **dict.fromkeys((nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU), elementwise),
-    **dict.fromkeys((nn.SiLU, nn.Mish, nn.Tanh, nn.Hardtanh, nn.Hardswish, nn.Softplus, nn.Softsign), elementwise),
-    **dict.fromkeys((nn.Sigmoid, nn.Hardsigmoid, nn.LogSigmoid, nn.Threshold, nn.Tanhshrink), elementwise),
-    **dict.fromkeys((nn.Softshrink, nn.Hardshrink, nn.Identity), elementwise),
+    **dict.fromkeys((*_BENDING_MODULES, nn.Identity), elementwise),
     **dict.fromkeys((nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout), elementwise),
     **dict.fromkeys((nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.LPPool2d), spatial),
     **dict.fromkeys((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d), spatial),
@@ -49,12 +52,13 @@ MODULE_RULES: dict[type[nn.Module], Rule] = {
 }
 """Leaf modules."""
 
-_ACTIVATIONS = "relu relu_ sigmoid tanh clamp clamp_ clamp_min clamp_max clip abs neg square exp erf sin cos round"
+_POINTWISE = "relu relu_ sigmoid tanh clamp clamp_ clamp_min clamp_max clip abs neg square exp erf sin cos round"
 _ALIKE = "contiguous clone detach float double half to type_as zeros_like ones_like logical_not isnan"
-_ELEMENTWISE_FUNCTIONS = (
+_BENDING_FUNCTIONS = (
     "relu relu_ relu6 leaky_relu leaky_relu_ elu elu_ celu selu gelu silu mish hardtanh hardswish hardsigmoid softplus "
-    "softsign tanhshrink softshrink hardshrink logsigmoid sigmoid tanh dropout dropout1d dropout2d dropout3d"
+    "softsign tanhshrink softshrink hardshrink logsigmoid sigmoid tanh"
 )
+_DROPOUTS = "dropout dropout1d dropout2d dropout3d"
 _POOLING_FUNCTIONS = "interpolate avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d lp_pool2d"
 _REDUCTIONS = "mean sum amax amin std var prod logsumexp argmax argmin any all"
 _MOVES = "permute transpose swapaxes swapdims movedim moveaxis squeeze unsqueeze flip tile flatten ravel t"
@@ -68,9 +72,9 @@ def _found(names: str, *places: Any) -> list[Any]:
 
 
 FUNCTION_RULES: dict[Any, Rule] = {
-    **dict.fromkeys(_found(_ACTIVATIONS, torch), elementwise),
+    **dict.fromkeys(_found(_POINTWISE, torch), elementwise),
     **dict.fromkeys(_found(_ALIKE, torch), alike),
-    **dict.fromkeys(_found(_ELEMENTWISE_FUNCTIONS, F), elementwise),
+    **dict.fromkeys(_found(f"{_BENDING_FUNCTIONS} {_DROPOUTS}", F), elementwise),
     **dict.fromkeys((operator.neg, operator.pos, operator.abs, abs), elementwise),
     "torchvision.ops.stochastic_depth.stochastic_depth": elementwise,
     **dict.fromkeys(_found("add sub mul add_ sub_ mul_ iadd isub imul lerp addcmul", torch, operator), combine),
@@ -127,16 +131,7 @@ _LAYER_RULES = (layers.convolution, layers.transposed_convolution, layers.linear
 FUNCTIONAL_LAYERS = tuple(target for target, rule in FUNCTION_RULES.items() if rule in _LAYER_RULES)
 """Functions that are given a layer's weight and bias."""
 
-_BENDING_MODULES = (
-    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.RReLU, nn.PReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish),
-    *(nn.Tanh, nn.Hardtanh, nn.Hardswish, nn.Softplus, nn.Softsign, nn.Sigmoid, nn.Hardsigmoid, nn.LogSigmoid),
-    *(nn.Threshold, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink),
-)
-_BENDING_FUNCTIONS = (
-    "relu relu_ relu6 leaky_relu leaky_relu_ elu elu_ celu selu gelu silu mish hardtanh hardswish hardsigmoid softplus "
-    "softsign tanhshrink softshrink hardshrink logsigmoid sigmoid tanh prelu"
-)
-BENDING = frozenset((*_BENDING_MODULES, *_found(_BENDING_FUNCTIONS, F, torch)))
+BENDING = frozenset((*_BENDING_MODULES, nn.PReLU, *_found(_BENDING_FUNCTIONS, F, torch), F.prelu, torch.prelu, "prelu"))
 """Activations: types of modules and functions."""
 
 _TAKES_SIZES = (shapes.reshape, shapes.unflatten, shapes.expand, parts.split, parts.item, parts.narrow, numbers.insist)
