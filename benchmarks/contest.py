@@ -54,8 +54,8 @@ FROM_NOTHING = {
     "uniform_stepped": Entry("uniform"),
     "random": Entry("random"),
 }
-"""The controls of fixed widths train from scratch: even widths, even ones in the steps that the option file asks of all
-others, and widths drawn at random; magnitude prunes a network that it has trained for 0.3 of the time,
+"""The controls of fixed widths train from scratch: even ones to the channel, even ones in the option file's steps, and
+widths drawn at random in them; magnitude prunes a network that it has trained for 0.3 of the time,
 dense phase and search together, for it needs trained weights. dhp's shares were chosen after runs with 0.18 of the time
 before the cut, where steps were missing; those of magnitude and hsn were not tried otherwise."""
 

@@ -129,8 +129,8 @@ def _options(case: Case, entry: Entry, seed: int, phases: Iterations, changes: S
     else:
         own += [f"compress.method={entry.method}", f"compress.target.macs={case.keep_ratio}"]
         own += [f"compress.dense_iter={phases.dense}", f"compress.search_iter={phases.search}"]
-        own += [f"compress.round_to={entry.round_to}"] if entry.round_to else []
-    return resolve_paths(load_options(ROOT / "options" / case.option_file, [*changes, *own]), ROOT)
+    rounding = [f"compress.round_to={entry.round_to}"] if entry.round_to else []
+    return resolve_paths(load_options(ROOT / "options" / case.option_file, [*rounding, *changes, *own]), ROOT)
 
 
 def _figures(training: Compression, sets: Sequence[TestSet], place: Place) -> dict[str, Any]:

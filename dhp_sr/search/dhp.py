@@ -7,8 +7,8 @@ keeps its full weight, so the search does not disturb the training.
 
 Slopes compare the channels of one group well and those of different groups badly: early in training those of residual
 branches are tiny, and along a chain of layers all are alike, whatever a layer could hold. So a group shrinks the more
-slowly the less room it has above a line of its own: the width it has in the network that holds most for its cost
-(`lines`). What that and other rules gave: results/LOG.md.
+slowly the less room it has above a line of its own: its width in a network of that cost whose layers keep as much of
+their weights as they can (`lines`). What that and other rules gave: results/LOG.md.
 
 The strength lambda is found, not given: after a time of watching, the kept fraction follows a line from 1 to the
 budget.

@@ -1,14 +1,14 @@
 """Where a narrowing group slows down: at the widths that hold most for their cost, before the data has its say.
 
 Say a layer of w weights that keeps fractions k of its input and l of its output channels adds w (k l)^-e to the loss:
-the narrower it is, the more each further channel is worth. Of all widths that a budget allows those with the smallest
-sum are wanted. From the whole network on, the group is narrowed that adds least to the sum for what it saves, until the
-budget holds.
+the narrower it is, the more each further channel is worth. Of the widths that a budget allows those with a small sum
+are wanted. From the whole network on, the group is narrowed that adds least to the sum for what it saves, until the
+budget holds; then pairs of groups exchange channels for as long as the sum falls.
 
 Where weights cost the same everywhere, layers keep equal parts. In a chain of equal layers these are equal widths; with
 few widths to choose from, wide and narrow ones take turns, for the products are what counts. Where costs differ, a
-layer keeps a part that goes with (w / cost)^p, e = (1 - p) / p: p = 0 keeps equal parts whatever they cost, p = 1 cuts
-deepest where weights are dear, such as behind an up-sampling or in the early stages of a classifier.
+layer keeps a part that goes with (w / cost)^p, e = (1 - p) / p: p = 0 keeps nearly equal parts whatever they cost,
+p = 1 cuts deepest where weights are dear, such as behind an up-sampling or in the early stages of a classifier.
 
 Channels that no activation bends, such as EDSR's stream and those between two layers of its up-sampler, only carry what
 others compute: their fractions count to the power CARRIED. So interiors of residual blocks stay wider than the stream,
@@ -28,13 +28,22 @@ from dhp_sr.structure import Budget
 from dhp_sr.structure.budget import allowed_widths
 
 LEVELS = 32
-"""Widths looked at for each group, evenly spread over those allowed; the search finds the exact ones."""
+"""About as many widths are looked at for each group, evenly spread over those allowed; the search finds exact ones."""
 
 STRIDES = (1, 8)
 """Levels that a group is narrowed by at once; a measured time may fall only after several."""
 
+EXCHANGED = (1, 2, 4, 8, 16)
+"""Levels that a group gives or gets in an exchange: one step where channels are dear is worth many elsewhere."""
+
+RIVALS = 64
+"""Changes on either side of an exchange that are looked at."""
+
 STEEPEST, FLATTEST = 20.0, 1e-6
-"""Bounds of e; the first keeps parts equal within a few per cent, the second is nearly a logarithm."""
+"""Bounds of e; with the first parts differ by the 21st root of the price, the second is nearly a logarithm."""
+
+EXACT = 1e-9
+"""Part of the loss that an exchange must at least take, for sums are rounded."""
 
 CARRIED = 0.8
 """Power by which the kept fraction of channels without an activation counts in their layers."""
@@ -44,7 +53,7 @@ def lines(hyper: HyperNet, budget: Budget, power: float) -> dict[str, float]:
     """Return the fraction that each prunable group keeps by such a rule, for the whole network to meet the budget.
 
     Args:
-        hyper: nothing of it masked yet.
+        hyper: its plan and costs; masks do not matter.
         budget: kind, fraction, allowed widths; where its floors are too dear, all groups are at theirs.
         power: p, 0 to 1.
     """
@@ -53,7 +62,7 @@ def lines(hyper: HyperNet, budget: Budget, power: float) -> dict[str, float]:
     sketch = _Sketch(hyper, budget, power)
     while sketch.cost > sketch.limit and sketch.narrow():
         pass
-    while sketch.widen():
+    while sketch.widen() or sketch.exchange():
         pass
     return sketch.kept()
 
@@ -64,7 +73,7 @@ class _Sketch:
     def __init__(self, hyper: HyperNet, budget: Budget, power: float) -> None:
         self._groups, self._costs, self._kind = hyper.plan.prunable, hyper.costs, budget.kind
         self._exponent = min(STEEPEST, max(FLATTEST, (1 - power) / max(power, FLATTEST)))
-        self._layers = torch.tensor([self._costs.names.index(layer.weight) for layer in hyper.plan.layers])
+        self._layers = torch.tensor([self._costs.names.index(layer.weight) for layer in hyper.plan.layers]).long()
         self._weights = torch.tensor([math.prod(layer.shape) for layer in hyper.plan.layers]).double()
         powers = [CARRIED + (1 - CARRIED) * group.activated for group in self._groups]
         widths = torch.tensor([group.width for group in self._groups])
@@ -100,6 +109,26 @@ class _Sketch:
         fits = costs <= self.limit
         return self._take(places[fits], to[fits], gains[fits])
 
+    def exchange(self) -> bool:
+        """Narrow one group and widen another where that takes most from the loss; return False where nothing does."""
+        (narrower, less), (wider, more) = (self._promising(sign) for sign in (-1, 1))
+        counts = self._after(narrower, less)[:, None] + self._after(wider, more) - self._counts
+        losses, costs = self._judge(counts)
+        losses[(costs > self.limit) | (narrower[:, None] == wider)] = torch.inf
+        if losses.numel() == 0 or not losses.min() < self._loss - EXACT * self._loss.abs():
+            return False
+        one, other = divmod(int(losses.argmin()), len(wider))
+        self._levels[narrower[one]], self._levels[wider[other]] = less[one], more[other]
+        self._count()
+        return True
+
+    def _promising(self, sign: int) -> tuple[Tensor, Tensor]:
+        """Return the moves up or down that change the loss best for what they change the cost by."""
+        places, to = self._moves([sign * step for step in EXCHANGED])
+        losses, costs = self._judge(self._after(places, to))
+        best = self._per_cost(self._loss - losses, (self.cost - costs).abs()).argsort(descending=True)[:RIVALS]
+        return places[best], to[best]
+
     def _moves(self, steps: list[int]) -> tuple[Tensor, Tensor]:
         """Return every group and level that lies such a step from where it is."""
         to = self._levels[:, None] + torch.tensor(steps)
@@ -112,7 +141,7 @@ class _Sketch:
 
     def _judge(self, counts: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss and the cost at counts, shape (..., size), without that dimension."""
-        parts = self._costs.log_parts(counts, self._powers)[..., self._layers]
+        parts = self._costs.log_parts(counts, self._powers, self._layers)
         loss = torch.expm1(-self._exponent * parts) / self._exponent
         return loss @ self._weights, self._costs.of_counts(counts, self._kind)
 
@@ -134,5 +163,5 @@ class _Sketch:
 
 
 def _spread(allowed: list[int]) -> list[int]:
-    """Return at most about LEVELS of some widths, the largest among them."""
-    return allowed[::-1][:: max(1, len(allowed) // LEVELS)][::-1]
+    """Return about LEVELS of some widths, the least and the largest among them."""
+    return sorted({allowed[0], *allowed[:: -max(1, len(allowed) // LEVELS)]})

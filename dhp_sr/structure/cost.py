@@ -71,14 +71,15 @@ class CostModel:
         entries = self._entries(counts)
         return entries @ self._uses if kind == "macs" else entries.sum(-1)
 
-    def log_parts(self, counts: Tensor, powers: Tensor) -> Tensor:
-        """Return the logarithm of the kept fraction of every parameter, shape (..., len(names)).
+    def log_parts(self, counts: Tensor, powers: Tensor, parameters: Tensor) -> Tensor:
+        """Return the logarithm of the kept fractions of some parameters, shape (..., number).
 
         Args:
             counts: `Counts`, shape (..., size).
-            powers: (size,) by which the fraction of each axis counts; 1: as it is.
+            powers: (size,) by which the fraction of each row of the counts goes in; 1: as it is.
+            parameters: (number,) places in `names`.
         """
-        return ((counts / self._full).log() * powers)[..., self._rows].sum(dim=-1)
+        return ((counts / self._full).log() * powers)[..., self._rows[parameters]].sum(dim=-1)
 
     def by_parameter(self, kept: Tensor, kind: str) -> Tensor:
         """Return the part of a cost that each parameter is charged with, shape (len(names),).

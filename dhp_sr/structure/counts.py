@@ -55,10 +55,8 @@ class Counts:
         return torch.cat((chosen, chosen.new_zeros(len(widths), 1)), dim=1)
 
     def means(self, values: Tensor) -> Tensor:
-        """Return the mean of values (plan.size,) over the prunable channels of each row, 1 where there are none."""
-        held = self._channels.sum(1)
-        means = (self._channels @ values.double()) / held.clamp_min(1)
-        return torch.cat((means.where(held > 0, 1.0), means.new_ones(1)))
+        """Return the mean of values (plan.size,) over the prunable channels of each row, 1 for the last row."""
+        return torch.cat(((self._channels @ values.double()) / self._channels.sum(1), self._fixed.new_ones(1)))
 
     @property
     def fixed(self) -> Tensor:

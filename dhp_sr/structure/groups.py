@@ -29,8 +29,8 @@ class Group:
     start: int
     """Offset in the flat vector of all prunable channels; -1 for a pinned group."""
     activated: float = 1.0
-    """Activations that act on the channels, for each of their layers, at most 1; 0 for channels that are only carried
-    on, such as those of EDSR's stream."""
+    """Activations that act on the channels, for each layer that produces them, at most 1; 0 for channels that are only
+    carried on, such as those of EDSR's stream."""
 
     @property
     def span(self) -> slice:
@@ -181,7 +181,7 @@ def _counted(count: Count, places: Tensor, size: int) -> Tensor:
 
 def _group(book: Book) -> tuple[tuple[Group, ...], dict[int, int]]:
     """Gather classes with the same producers, in the same parts, into groups; returns them and each class's place."""
-    reasons, marks, bends = book.ties.reasons(), book.ties.marks(), book.ties.bends()
+    reasons, marks, activations = book.ties.reasons(), book.ties.marks(), book.ties.activations()
     members: dict[int, dict[str, None]] = {}
     for atom, root in enumerate(book.ties.roots().tolist()):
         members.setdefault(root, {})[book.ties.producer[atom]] = None
@@ -189,10 +189,12 @@ def _group(book: Book) -> tuple[tuple[Group, ...], dict[int, int]]:
     for root, producers in members.items():
         bundles.setdefault((tuple(producers), marks.get(root, ()), root in reasons), []).append(root)
     groups, channel_of, offset, names = [], {}, 0, {}
+    multiplying = {weight.rpartition(".")[0] for weight in book.kinds}
     for (producers, _, is_pinned), roots in bundles.items():
         reason = reasons[roots[0]] if is_pinned else "" if len(roots) > 1 else _reason_to_stay(book, roots[0])
         start = -1 if reason else offset
-        activated = min(1.0, bends[roots[0]] / len(producers))
+        layers = max(1, sum(name in multiplying for name in producers))
+        activated = sum(min(1.0, activations[root] / layers) for root in roots) / len(roots)
         groups.append(Group(_unique(producers[0], names), len(roots), not reason, reason, producers, start, activated))
         if not reason:
             channel_of.update({root: offset + place for place, root in enumerate(roots)})

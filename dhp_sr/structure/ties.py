@@ -21,7 +21,7 @@ class Ties:
         self._pairs: list[Tensor] = []
         self._pins: list[tuple[Tensor, str]] = []
         self._marks: list[tuple[Tensor, str]] = []
-        self._bends: list[Tensor] = []
+        self._activated: list[Tensor] = []
         self._roots = torch.zeros(0, dtype=torch.long)
 
     def new(self, count: int, producer: str) -> Tensor:
@@ -46,9 +46,9 @@ class Ties:
         """Note that a part of a value holds these atoms alone: they form a group of their own, never empty."""
         self._marks.append((compact(atoms).flatten(), part))
 
-    def bend(self, atoms: Tensor) -> None:
+    def activate(self, atoms: Tensor) -> None:
         """Note that an activation acts on atoms."""
-        self._bends.append(compact(atoms).flatten())
+        self._activated.append(compact(atoms).flatten())
 
     def roots(self) -> Tensor:
         """Return the class of every atom: the smallest number in it."""
@@ -79,10 +79,10 @@ class Ties:
                 found.setdefault(root, []).append(part)
         return {root: tuple(parts) for root, parts in found.items()}
 
-    def bends(self) -> Counter[int]:
+    def activations(self) -> Counter[int]:
         """Return, for the root of each class, how many activations act on it."""
         roots = self.roots()
-        return Counter(root for atoms in self._bends for root in torch.unique(roots[atoms]).tolist())
+        return Counter(root for atoms in self._activated for root in torch.unique(roots[atoms]).tolist())
 
 
 def _joined(roots: Tensor, pairs: Tensor) -> Tensor:

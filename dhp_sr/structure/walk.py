@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dhp_sr.structure.blocks import settle
 from dhp_sr.structure.book import Book
 from dhp_sr.structure.call import Call, pinned
-from dhp_sr.structure.rules import FUNCTIONAL_LAYERS, bends, numbers, rule_for, takes_sizes
+from dhp_sr.structure.rules import FUNCTIONAL_LAYERS, is_activation, numbers, rule_for, takes_sizes
 from dhp_sr.structure.ties import along
 from dhp_sr.structure.trace import Traced
 from dhp_sr.utils.errors import UserError
@@ -86,8 +86,8 @@ def _visit(call: Call) -> Any:
         for source in node.all_input_nodes:
             call.book.pin(call.atoms.get(source), "output of the network")
         return None
-    if bends(node, call.module) and isinstance(call.atoms.get(call.source), Tensor):
-        call.book.ties.bend(call.atoms[call.source])
+    if is_activation(node, call.module) and isinstance(call.atoms.get(call.source), Tensor):
+        call.book.ties.activate(call.atoms[call.source])
     rule = rule_for(node, call.module)
     try:
         return _apply(rule, call)

@@ -9,7 +9,7 @@ from torch import nn
 from dhp_sr.archs import build
 from dhp_sr.hyper import convert
 from dhp_sr.search import build_search
-from dhp_sr.search.lines import LEVELS, lines
+from dhp_sr.search.lines import FLATTEST, LEVELS, STEEPEST, lines
 from dhp_sr.structure import Budget, Stopwatch
 
 
@@ -89,13 +89,22 @@ def test_what_an_activation_bends_stays_wider_than_what_is_only_carried_on():
     assert kept["0"] > kept["2"]
 
 
-def test_it_is_the_best_of_all_widths_where_these_can_be_counted():
-    """Two groups in steps of 8: every pair of widths within the budget has at least that loss."""
-    hyper, kept = of(Upsampled(2), torch.rand(1, 64, 8, 8), 0.5, keep_ratio=0.6, round_to=8)
+@pytest.mark.parametrize(
+    "s, power, keep_ratio, step",
+    [(2, 0.5, 0.6, 8), (4, 0.0, 0.5, 2), (4, 0.25, 0.5, 8), (2, 0.5, 0.4, 4), (2, 0.75, 0.3, 8), (4, 1.0, 0.5, 4)],
+)
+def test_it_is_the_best_of_all_widths_where_these_can_be_counted(s, power, keep_ratio, step):
+    hyper, kept = of(Upsampled(s), torch.rand(1, 64, 8, 8), power, keep_ratio=keep_ratio, round_to=step)
+    exponent = min(STEEPEST, max(FLATTEST, (1 - power) / max(power, FLATTEST)))
     names = [group.name for group in hyper.plan.prunable]
-    rivals = [dict(zip(names, pair, strict=True)) for pair in itertools.product([n / 8 for n in range(1, 9)], repeat=2)]
-    within = [rival for rival in rivals if cost_at(hyper, rival) <= 0.6]
-    assert sum(1 / part for part in kept.values()) == min(sum(1 / part for part in rival.values()) for rival in within)
+    parts = [width / 64 for width in range(step, 65, step)]
+    rivals = [dict(zip(names, pair, strict=True)) for pair in itertools.product(parts, repeat=2)]
+    within = [rival for rival in rivals if cost_at(hyper, rival) <= keep_ratio]
+
+    def loss(fractions):
+        return sum((part**-exponent - 1) / exponent for part in fractions.values())
+
+    assert loss(kept) == pytest.approx(min(loss(rival) for rival in within), rel=1e-6)
 
 
 def test_a_latency_that_rises_in_steps_is_met_at_their_tops(monkeypatch):

@@ -45,9 +45,7 @@ def test_a_group_tells_how_many_of_its_layers_an_activation_follows():
     assert 0 < found["conv_first"] < 0.5 and found["body.0.conv1"] == found["upsample.0"] == 1.0
 
 
-@pytest.mark.parametrize(
-    "bend", [F.relu, torch.sigmoid, lambda x: x.tanh(), lambda x: F.leaky_relu(input=x), nn.PReLU(4)]
-)
+@pytest.mark.parametrize("bend", [F.relu, nn.GELU(), lambda x: x.tanh(), lambda x: F.leaky_relu(input=x), nn.PReLU(4)])
 def test_activations_of_any_form_are_seen(bend):
     class Bent(nn.Module):
         def __init__(self):

@@ -21,7 +21,7 @@ from dhp_sr.structure.rules.shapes import moved
 
 Rule = Callable[[Call], Any]
 
-_BENDING_MODULES = (
+_ACTIVATION_MODULES = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh),
     *(nn.Hardtanh, nn.Hardswish, nn.Softplus, nn.Softsign, nn.Sigmoid, nn.Hardsigmoid, nn.LogSigmoid),
     *(nn.Threshold, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink),
@@ -36,7 +36,7 @@ MODULE_RULES: dict[type[nn.Module], Rule] = {
     nn.GroupNorm: norms.group_norm,
     nn.LayerNorm: norms.layer_norm,
     **dict.fromkeys((nn.Softmax, nn.LogSoftmax, nn.Softmin), norms.over_axis),
-    **dict.fromkeys((*_BENDING_MODULES, nn.Identity), elementwise),
+    **dict.fromkeys((*_ACTIVATION_MODULES, nn.Identity), elementwise),
     **dict.fromkeys((nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout), elementwise),
     **dict.fromkeys((nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.LPPool2d), spatial),
     **dict.fromkeys((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d), spatial),
@@ -54,7 +54,7 @@ MODULE_RULES: dict[type[nn.Module], Rule] = {
 
 _POINTWISE = "relu relu_ sigmoid tanh clamp clamp_ clamp_min clamp_max clip abs neg square exp erf sin cos round"
 _ALIKE = "contiguous clone detach float double half to type_as zeros_like ones_like logical_not isnan"
-_BENDING_FUNCTIONS = (
+_ACTIVATION_FUNCTIONS = (
     "relu relu_ relu6 leaky_relu leaky_relu_ elu elu_ celu selu gelu silu mish hardtanh hardswish hardsigmoid softplus "
     "softsign tanhshrink softshrink hardshrink logsigmoid sigmoid tanh"
 )
@@ -74,7 +74,7 @@ def _found(names: str, *places: Any) -> list[Any]:
 FUNCTION_RULES: dict[Any, Rule] = {
     **dict.fromkeys(_found(_POINTWISE, torch), elementwise),
     **dict.fromkeys(_found(_ALIKE, torch), alike),
-    **dict.fromkeys(_found(f"{_BENDING_FUNCTIONS} {_DROPOUTS}", F), elementwise),
+    **dict.fromkeys(_found(f"{_ACTIVATION_FUNCTIONS} {_DROPOUTS}", F), elementwise),
     **dict.fromkeys((operator.neg, operator.pos, operator.abs, abs), elementwise),
     "torchvision.ops.stochastic_depth.stochastic_depth": elementwise,
     **dict.fromkeys(_found("add sub mul add_ sub_ mul_ iadd isub imul lerp addcmul", torch, operator), combine),
@@ -131,8 +131,10 @@ _LAYER_RULES = (layers.convolution, layers.transposed_convolution, layers.linear
 FUNCTIONAL_LAYERS = tuple(target for target, rule in FUNCTION_RULES.items() if rule in _LAYER_RULES)
 """Functions that are given a layer's weight and bias."""
 
-BENDING = frozenset((*_BENDING_MODULES, nn.PReLU, *_found(_BENDING_FUNCTIONS, F, torch), F.prelu, torch.prelu, "prelu"))
-"""Activations: types of modules and functions."""
+_GATES = frozenset((nn.Sigmoid, nn.Hardsigmoid, *_found("sigmoid hardsigmoid", F, torch)))
+_FURTHER = (nn.PReLU, nn.GLU, *_found("prelu glu clamp clamp_min", F, torch))
+ACTIVATIONS = frozenset((*_ACTIVATION_MODULES, *_FURTHER, *_found(_ACTIVATION_FUNCTIONS, F, torch))) - _GATES
+"""Types of modules and functions; not those that gate other channels, nor products of two values, which do the same."""
 
 _TAKES_SIZES = (shapes.reshape, shapes.unflatten, shapes.expand, parts.split, parts.item, parts.narrow, numbers.insist)
 """Rules of operators whose arguments may be numbers of channels."""
@@ -149,9 +151,9 @@ def rule_for(node: fx.Node, module: nn.Module | None) -> Rule:
     return FUNCTION_RULES.get(target, unknown)
 
 
-def bends(node: fx.Node, module: nn.Module | None) -> bool:
+def is_activation(node: fx.Node, module: nn.Module | None) -> bool:
     """Return whether a node is an activation."""
-    return (type(module) if module is not None else node.target) in BENDING
+    return (type(module) if module is not None else node.target) in ACTIVATIONS
 
 
 def takes_sizes(rule: Rule) -> bool:
