@@ -10,9 +10,9 @@ few widths to choose from, wide and narrow ones take turns, for the products are
 layer keeps a part that goes with (w / cost)^p, e = (1 - p) / p: p = 0 keeps nearly equal parts whatever they cost,
 p = 1 cuts deepest where weights are dear, such as behind an up-sampling or in the early stages of a classifier.
 
-Channels that no activation bends, such as EDSR's stream and those between two layers of its up-sampler, only carry what
-others compute: their fractions count to the power CARRIED. So interiors of residual blocks stay wider than the stream,
-which Yu et al. found to be worth more (Wide Activation for Efficient and Accurate Image Super-Resolution, 2018).
+Channels that no activation follows, such as EDSR's stream and those between two layers of its up-sampler, only carry
+what others compute: their fractions count to the power CARRIED. So interiors of residual blocks tend to be the wider
+ones, which Yu et al. found to be worth more (Wide Activation for Efficient and Accurate Image Super-Resolution, 2018).
 
 An assumption about networks, not a finding from the data, and not equally good for all: results/LOG.md.
 """
