@@ -28,7 +28,7 @@ class Group:
     """All layers that produce channels of the group."""
     start: int
     """Offset in the flat vector of all prunable channels; -1 for a pinned group."""
-    activated: float = 1.0
+    activated: float
     """Activations that act on the channels, for each layer that produces them, at most 1; 0 for channels that are only
     carried on, such as those of EDSR's stream."""
 

@@ -1,6 +1,7 @@
 """The widths that hold most for their cost: alike where weights cost the same, by a power of the price where not."""
 
 import itertools
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -21,8 +22,11 @@ class Upsampled(nn.Sequential):
     """Two groups of 64 channels, with as many weights; those of the second multiply at s * s times as many places."""
 
     def __init__(self, s):
-        layers = [nn.Conv2d(*ends, 1, bias=False) for ends in [(64, 64), (64, 1), (1, 64), (64, 64)]]
-        super().__init__(*layers[:2], nn.Upsample(scale_factor=s), *layers[2:])
+        first, second = (
+            [nn.Conv2d(*ends, 1, bias=False) for ends in pair] for pair in ([(64, 64), (64, 1)], [(1, 64), (64, 64)])
+        )
+        named = {"0": first[0], "a": nn.ReLU(), "1": first[1], "2": nn.Upsample(scale_factor=s)}
+        super().__init__(OrderedDict({**named, "3": second[0], "b": nn.ReLU(), "4": second[1]}))
 
 
 def of(network, example, power=0.5, **asked):

@@ -58,6 +58,20 @@ def test_activations_of_any_form_are_seen(bend):
     assert make_plan(Bent(), torch.rand(1, 1, 4, 4)).prunable[0].activated == 1.0
 
 
+def test_neither_gates_nor_bare_parameters_count():
+    class Scaled(nn.Module):
+        def __init__(self, bend):
+            super().__init__()
+            self.first, self.second, self.bend = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 1, 1), bend
+            self.scale = nn.Parameter(torch.ones(1, 4, 1, 1))
+
+        def forward(self, x):
+            return self.second(self.bend(self.first(x) * self.scale))
+
+    for bend, activated in ((nn.ReLU(), 1.0), (nn.Sigmoid(), 0.0)):
+        assert make_plan(Scaled(bend), torch.rand(1, 1, 4, 4)).prunable[0].activated == activated
+
+
 def test_excluded_layers_stay():
     plain = network("edsr_x4")
     plan = make_plan(plain, example(plain), exclude=["body.0.*"])
