@@ -18,14 +18,15 @@ An assumption about networks, not a finding from the data, and not equally good 
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from dhp_sr.hyper import HyperNet
 from dhp_sr.structure import Budget
 from dhp_sr.structure.budget import allowed_widths
+from dhp_sr.structure.levels import LevelTable
 
 LEVELS = 32
 """About as many widths are looked at for each group, evenly spread over those allowed; the search finds exact ones."""
@@ -67,6 +68,17 @@ def lines(hyper: HyperNet, budget: Budget, power: float) -> dict[str, float]:
     return sketch.kept()
 
 
+class _Moves(NamedTuple):
+    """Single groups set to other levels; each field has the shape (moves,)."""
+
+    places: Tensor
+    to: Tensor
+    gains: Tensor
+    """What each takes from the loss."""
+    costs: Tensor
+    """Of the network after it."""
+
+
 class _Sketch:
     """Widths as levels, for each group its position among the widths it may take; whole groups at first."""
 
@@ -79,14 +91,9 @@ class _Sketch:
         widths = torch.tensor([group.width for group in self._groups])
         self._powers = self._costs.counts.means(torch.tensor(powers).repeat_interleave(widths))
         self._allowed = [_spread(allowed_widths(group, budget)) for group in self._groups]
-        self._top = torch.tensor([len(allowed) - 1 for allowed in self._allowed])
-        added = [
-            self._costs.counts.added(group.start, range(group.width), allowed)
-            for group, allowed in zip(self._groups, self._allowed, strict=True)
-        ]
-        self._added = pad_sequence(added, batch_first=True)
-        self._places = torch.arange(len(self._groups))
-        self._levels = self._top.clone()
+        orders = [torch.arange(group.width) for group in self._groups]
+        self._table = LevelTable(self._groups, orders, self._allowed, self._costs.counts)
+        self._levels = self._table.top.clone()
         self._count()
         self.limit = budget.keep_ratio * self.cost
 
@@ -97,17 +104,14 @@ class _Sketch:
 
     def narrow(self) -> bool:
         """Narrow the group that adds least to the loss for what it saves; return False where none can."""
-        places, to = self._moves([-stride for stride in STRIDES])
-        losses, costs = self._judge(self._after(places, to))
-        return self._take(places, to, self._per_cost(self._loss - losses, self.cost - costs))
+        moves = self._moves([-stride for stride in STRIDES])
+        return self._take(moves, self._per_cost(moves.gains, self.cost - moves.costs))
 
     def widen(self) -> bool:
         """Widen the group that takes most from the loss for what it costs; return False where no step fits."""
-        places, to = self._moves([1])
-        losses, costs = self._judge(self._after(places, to))
-        gains = self._per_cost(self._loss - losses, costs - self.cost)
-        fits = costs <= self.limit
-        return self._take(places[fits], to[fits], gains[fits])
+        moves = self._moves([1])
+        worth = self._per_cost(moves.gains, moves.costs - self.cost)
+        return self._take(moves, worth.where(moves.costs <= self.limit, -torch.inf))
 
     def exchange(self) -> bool:
         """Narrow one group and widen another where that takes most from the loss; return False where nothing does."""
@@ -124,20 +128,19 @@ class _Sketch:
 
     def _promising(self, sign: int) -> tuple[Tensor, Tensor]:
         """Return the moves up or down that change the loss best for what they change the cost by."""
-        places, to = self._moves([sign * step for step in EXCHANGED])
-        losses, costs = self._judge(self._after(places, to))
-        best = self._per_cost(self._loss - losses, (self.cost - costs).abs()).argsort(descending=True)[:RIVALS]
-        return places[best], to[best]
+        moves = self._moves([sign * step for step in EXCHANGED])
+        best = self._per_cost(moves.gains, (self.cost - moves.costs).abs()).argsort(descending=True)[:RIVALS]
+        return moves.places[best], moves.to[best]
 
-    def _moves(self, steps: list[int]) -> tuple[Tensor, Tensor]:
+    def _moves(self, steps: list[int]) -> _Moves:
         """Return every group and level that lies such a step from where it is."""
-        to = self._levels[:, None] + torch.tensor(steps)
-        possible = (to >= 0) & (to <= self._top[:, None])
-        return self._places[:, None].expand_as(to)[possible], to[possible]
+        places, to = self._table.moves(self._levels, steps)
+        losses, costs = self._judge(self._after(places, to))
+        return _Moves(places, to, self._loss - losses, costs)
 
     def _after(self, places: Tensor, to: Tensor) -> Tensor:
         """Return the counts after each such move, shape (moves, size)."""
-        return self._counts + self._added[places, to] - self._added[places, self._levels[places]]
+        return self._counts + self._table.change(self._levels, places, to)
 
     def _judge(self, counts: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss and the cost at counts, shape (..., size), without that dimension."""
@@ -148,17 +151,17 @@ class _Sketch:
     def _per_cost(self, gains: Tensor, costs: Tensor) -> Tensor:
         return gains / costs.clamp_min(torch.finfo(costs.dtype).eps * float(self.cost))
 
-    def _take(self, places: Tensor, to: Tensor, worth: Tensor) -> bool:
-        """Make the move that is worth most; return False where there is none."""
-        if len(places) == 0:
+    def _take(self, moves: _Moves, worth: Tensor) -> bool:
+        """Make the move that is worth most; return False where none is worth anything."""
+        if len(worth) == 0 or worth.max() == -torch.inf:
             return False
         best = worth.argmax()
-        self._levels[places[best]] = to[best]
+        self._levels[moves.places[best]] = moves.to[best]
         self._count()
         return True
 
     def _count(self) -> None:
-        self._counts = self._added[self._places, self._levels].sum(0) + self._costs.counts.fixed
+        self._counts = self._table.counts(self._levels)
         self._loss, self.cost = self._judge(self._counts)
 
 

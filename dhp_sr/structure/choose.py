@@ -5,10 +5,12 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from dhp_sr.structure.budget import Budget, allowed_widths
 from dhp_sr.structure.cost import CostModel
 from dhp_sr.structure.groups import ChannelPlan
+from dhp_sr.structure.levels import LevelTable
 
 EXCHANGES = 200
 REACHES = (1, 3)
@@ -27,14 +29,14 @@ class Chooser:
         self._dense = float(costs.of_counts(costs.counts.of(torch.ones(plan.size, dtype=torch.double)), budget.kind))
         self._allowed = [allowed_widths(group, budget) for group in plan.prunable]
         self._order = [torch.argsort(self._scores[group.span], descending=True, stable=True) for group in plan.prunable]
-        self._top = torch.tensor([len(allowed) - 1 for allowed in self._allowed])
-        self._counts = torch.zeros(len(self._allowed), int(self._top.max()) + 1, costs.counts.size, dtype=torch.double)
-        self._values = torch.zeros(self._counts.shape[:2], dtype=torch.double)
-        for place, (group, order, allowed) in enumerate(zip(plan.prunable, self._order, self._allowed, strict=True)):
-            self._counts[place, : len(allowed)] = costs.counts.added(group.start, order, allowed)
-            kept = self._scores[group.span][order].cumsum(0)
-            self._values[place, : len(allowed)] = kept[torch.tensor(allowed) - 1]
-        self._places = torch.arange(len(self._allowed))
+        self._table = LevelTable(plan.prunable, self._order, self._allowed, costs.counts)
+        self._values = pad_sequence(
+            [
+                self._scores[group.span][order].cumsum(0)[torch.tensor(allowed) - 1]
+                for group, order, allowed in zip(plan.prunable, self._order, self._allowed, strict=True)
+            ],
+            batch_first=True,
+        )
         self._events = self._steps_by_score()
 
     def mask(self, levels: Tensor) -> Tensor:
@@ -48,11 +50,11 @@ class Chooser:
 
     def ratio(self, levels: Tensor) -> float:
         """Return the kept fraction."""
-        return float(self._ratios(self._counts_of(levels)))
+        return float(self._ratios(self._table.counts(levels)))
 
     def least(self) -> float:
         """Return the kept fraction with every group at its floor."""
-        return self.ratio(torch.zeros_like(self._top))
+        return self.ratio(torch.zeros_like(self._table.top))
 
     def choose(self) -> Tensor:
         """Return levels that meet the budget, or those that come closest.
@@ -118,8 +120,8 @@ class Chooser:
     def _fill(self, levels: Tensor) -> Tensor:
         """Widen single groups, best score per cost first, as long as the budget holds."""
         while True:
-            places = self._places[levels < self._top]
-            ratios, values = self._neighbours(levels, places[:, None], levels[places][:, None] + 1)
+            places, to = self._table.moves(levels, [1])
+            ratios, values = self._neighbours(levels, places[:, None], to[:, None])
             gains = values / (ratios - self.ratio(levels)).clamp_min(1e-12)
             gains[ratios > self._budget.keep_ratio] = -torch.inf
             if len(gains) == 0 or gains.max() == -torch.inf:
@@ -159,11 +161,8 @@ class Chooser:
 
         A group paired with itself is one that moves alone.
         """
-        steps = torch.tensor([step for step in range(-reach, reach + 1) if step])
-        to = levels[:, None] + steps
-        possible = (to >= 0) & (to <= self._top[:, None])
-        place, to = self._places[:, None].expand_as(to)[possible], to[possible]
-        up = steps.expand_as(possible)[possible] > 0
+        place, to = self._table.moves(levels, [step for step in range(-reach, reach + 1) if step])
+        up = to > levels[place]
         first, second = torch.cartesian_prod(up.nonzero().flatten(), (~up).nonzero().flatten()).reshape(-1, 2).T
         apart = place[first] != place[second]
         first, second = first[apart], second[apart]
@@ -175,13 +174,10 @@ class Chooser:
         alone = places[:, 0] == places[:, -1]
         weight = torch.ones(places.shape, dtype=torch.double)
         weight[:, 1:][alone] = 0.0
-        change = self._counts[places, to] - self._counts[places, levels[places]]
-        counts = self._counts_of(levels) + (weight[..., None] * change).sum(1)
+        change = self._table.change(levels, places, to)
+        counts = self._table.counts(levels) + (weight[..., None] * change).sum(1)
         gained = self._values[places, to] - self._values[places, levels[places]]
         return self._ratios(counts), (weight * gained).sum(1)
-
-    def _counts_of(self, levels: Tensor) -> Tensor:
-        return self._counts[self._places, levels].sum(0) + self._costs.counts.fixed
 
     @torch.no_grad()
     def _ratios(self, counts: Tensor) -> Tensor:
