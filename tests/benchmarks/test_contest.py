@@ -8,7 +8,7 @@ import torch
 
 import benchmarks.controls
 from benchmarks.contest import CASES, FROM_NOTHING, FROM_TRAINED, Case, entry_of, plan_iterations
-from benchmarks.controls import main
+from benchmarks.controls import LOOKS, main
 from benchmarks.step import compare_steps
 from dhp_sr.config import load_options
 from dhp_sr.models.compression import Compression
@@ -58,7 +58,7 @@ def test_finished_rows_are_kept_and_repeated_ones_come_out_alike(tmp_path, monke
     assert [row["method"] for row in again] == ["dhp", "magnitude"]
     assert again[1]["psnr_y_db"] == first[1]["psnr_y_db"]
     assert again[1]["widths"] == first[1]["widths"]
-    assert len(measured) == 6 and min(measured) > 0  # networks in search and after the cut can be stepped
+    assert len(measured) == 3 * (1 + LOOKS) and min(measured) > 0  # networks in search and after the cut can be stepped
     assert rates[-1] < 1e-5  # it falls to the end that was found, not to the one first guessed
     capsys.readouterr()
     assert main([*given, "--methods", "magnitude", "uniform"]) == 0
@@ -95,6 +95,17 @@ def test_measuring_changes_nothing_of_the_training(monkeypatch, noise_options, m
         return benchmarks.controls.train(case, method, 0, 1.0, [], place)["psnr_y_db"]
 
     assert score(compare_steps) == score(lambda *_: 0.9)
+
+
+def test_the_length_follows_the_mean_of_all_measurements(monkeypatch, noise_options):
+    monkeypatch.setattr(benchmarks.controls, "compare_steps", lambda *_: next(ratios))
+    case, place = Case(str(noise_options), 0.5, 24, ("tiny",)), Place(torch.device("cpu"))
+    ratios = iter([0.4, 0.8] * (LOOKS // 2))
+    row = benchmarks.controls.train(case, "uniform", 0, 1.0, [], place)
+    assert row["iterations"]["finetune"] == 40 and row["step_ratio"] == 0.6 and next(ratios, None) is None
+    ratios = iter([0.1] * (LOOKS - 1) + [100.0])  # more was done by then than there was time for
+    row = benchmarks.controls.train(case, "uniform", 0, 1.0, [], place)
+    assert row["iterations"]["finetune"] == round(240 * (LOOKS - 1) / LOOKS)
 
 
 def test_a_wider_network_takes_more_steps_of_a_narrower_one(noise_options):
