@@ -15,10 +15,12 @@ Row = Mapping[str, Any]
 def controls_table(rows: Sequence[Row]) -> str:
     """Return the methods of every case, in markdown: means over the seeds, and the standard deviation over them.
 
+    "step" is the time of a training step of the cut network, in steps of the dense one.
+
     Args:
         rows: those of `results/controls.json`.
     """
-    header = ["case", "method", "seeds", "MACs kept", "time", "PSNR-Y of each test set", "mean, dB", "spread"]
+    header = ["case", "method", "seeds", "MACs kept", "step", "PSNR-Y of each test set", "mean, dB", "spread"]
     return markdown([header, *(_controls_cells(chosen) for chosen in _entries(rows))])
 
 
@@ -51,7 +53,7 @@ def plot_controls(path: str | Path, rows: Sequence[Row]) -> None:
             axes.plot([statistics.mean(values)] * 2, [place - 0.3, place + 0.3], color=INK, linewidth=1.5)
         axes.set_yticks(range(len(entries)), [entry[0]["method"] for entry in entries])
         axes.set_ylim(len(entries) - 0.5, -0.5)
-        axes.set_title(f"{case[0]}, length {case[1]:g}", loc="left", fontsize=9, color=INK)
+        axes.set_title(_title(case), loc="left", fontsize=9, color=INK)
         tidy(axes, grid="x")
         axes.tick_params(axis="y", length=0)
     panels[-1].set_xlabel("mean PSNR-Y, dB; a dot for each seed", fontsize=9, color=INK)
@@ -74,6 +76,11 @@ def _case(row: Row) -> tuple[str, float]:
     return row["case"], row["length"]
 
 
+def _title(case: tuple[str, float]) -> str:
+    name, length = case
+    return name if length == 1 else f"{name}, {length:g} of the time"
+
+
 def _scores(entry: Sequence[Row]) -> list[float]:
     return [row["mean_psnr_y_db"] for row in entry]
 
@@ -83,11 +90,11 @@ def _controls_cells(entry: Sequence[Row]) -> list[str]:
     sets = entry[0]["psnr_y_db"]
     means = [f"{name} {statistics.mean(row['psnr_y_db'][name] for row in entry):.2f}" for name in sets]
     return [
-        entry[0]["case"],
+        _title(_case(entry[0])),
         entry[0]["method"],
         ", ".join(str(row["seed"]) for row in entry),
         f"{statistics.mean(row['macs_ratio'] for row in entry):.1%}",
-        f"{entry[0]['length']:g}",
+        f"{statistics.mean(row['step_ratio'] for row in entry):.2f}",
         ", ".join(means),
         f"{statistics.mean(scores):.3f}",
         f"{statistics.stdev(scores):.3f}" if len(scores) > 1 else MISSING,
