@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from dhp_sr.hyper import HyperNet
-from dhp_sr.structure import BudgetError, ChannelPlan
+from dhp_sr.search.lines import lines
+from dhp_sr.structure import Budget, BudgetError, ChannelPlan
 
 KEEP = 0.5
 TOLERANCE = 0.01
@@ -24,9 +24,30 @@ class Choice:
     up: float = 1.0
     """Pace of the up-sampler's channels."""
 
+    def paces(self, hyper: HyperNet) -> dict[str, float]:
+        """Return the pace of each group."""
+        return {group.name: getattr(self, _kind(hyper.plan, group.name)) for group in hyper.plan.prunable}
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The widths at which groups slow down in a search by dhp: what it finds where the data have no say."""
+
+    round_to: int
+    price_power: float = 0.0
+    """As in `compress`."""
+
+    def paces(self, hyper: HyperNet) -> dict[str, float]:
+        """Return paces by which all groups come to their lines together."""
+        kept = lines(hyper, Budget("macs", KEEP, TOLERANCE, self.round_to), self.price_power)
+        return {name: 1 / fraction for name, fraction in kept.items()}
+
 
 UNIFORM = {"uniform": Choice(8), "uniform, steps of 16": Choice(16), "uniform, any width": Choice(1)}
 """For every network; the first is what `method: uniform` gives."""
+
+LINES = {"lines of dhp, steps of 16": Lines(16)}
+"""For every network as well."""
 
 SHAPED = {
     "up-sampler kept": Choice(8, up=0),
@@ -34,31 +55,31 @@ SHAPED = {
     "narrow up-sampler, wide trunk": Choice(16, trunk=0.5, up=2),
     "narrow up-sampler, steps of 8": Choice(8, up=2),
     "narrow trunk": Choice(16, trunk=1.5, inner=0.5),
+    "lines of dhp, price_power 0.75, steps of 16": Lines(16, 0.75),
 }
 """For networks with an up-sampler as well."""
 
 
-def choices(plan: ChannelPlan) -> dict[str, Choice]:
+def choices(plan: ChannelPlan) -> dict[str, Choice | Lines]:
     """Return name -> choice for a network."""
     shaped = any(_kind(plan, group.name) == "up" for group in plan.prunable)
-    return {**UNIFORM, **(SHAPED if shaped else {})}
+    return {**UNIFORM, **LINES, **(SHAPED if shaped else {})}
 
 
-def narrow(hyper: HyperNet, choice: Choice) -> None:
+def narrow(hyper: HyperNet, choice: Choice | Lines) -> None:
     """Set the masks of a hyper network to half its multiply-adds.
 
     Raises:
         BudgetError: the widths are too coarse, or the groups that may give way do not suffice.
     """
-    scores = {group.name: _scores(hyper.plan, group.name, group.width, choice) for group in hyper.plan.prunable}
+    paces = choice.paces(hyper)
+    scores = {
+        group.name: 1 - paces[group.name] * torch.arange(group.width) / group.width for group in hyper.plan.prunable
+    }
     hyper.prune_to(macs=KEEP, tolerance=TOLERANCE, round_to=choice.round_to, scores=scores)
-    cut = [name for name, mask in hyper.masks.items() if _kind(hyper.plan, name) == "up" and not mask.all()]
-    if choice.up == 0 and cut:
+    cut = [name for name, mask in hyper.masks.items() if paces[name] == 0 and not mask.all()]
+    if cut:
         raise BudgetError(f"half the multiply-adds cannot be met without cutting {', '.join(cut)}")
-
-
-def _scores(plan: ChannelPlan, name: str, width: int, choice: Choice) -> Tensor:
-    return 1 - getattr(choice, _kind(plan, name)) * torch.arange(width) / width
 
 
 def _kind(plan: ChannelPlan, name: str) -> str:

@@ -11,12 +11,15 @@ from benchmarks.keep import merge
 from benchmarks.memory import held, kept_for_backward
 from benchmarks.rounds import WARM_UP, quartiles, ratios, take_turns
 from benchmarks.step import _training
-from benchmarks.widths import SHAPED
+from benchmarks.widths import SHAPED, Lines, narrow
+from dhp_sr.archs import EDSR, DnCNN
 from dhp_sr.deploy import save_model
 from dhp_sr.hyper import convert
 from dhp_sr.models.devices import Place
 from dhp_sr.models.networks import example_input
 from dhp_sr.reports import latency_table, plot_speedups, step_table
+from dhp_sr.search.lines import lines
+from dhp_sr.structure import Budget
 from dhp_sr.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,9 +98,16 @@ def test_choices_of_widths_with_an_upsampler(tmp_path, capsys):
     assert all(f"EDSR, {name}: not measured: " in told for name in SHAPED if name not in kept)
 
 
-def test_latency_of_a_saved_model(tmp_path):
-    from dhp_sr.archs import DnCNN
+def test_the_widths_at_which_a_search_slows_down():
+    dense = EDSR(num_feat=128, num_block=8)
+    hyper = convert(dense, example_input(dense))
+    for power in (0.0, 0.75):
+        narrow(hyper, Lines(16, power))
+        asked = lines(hyper, Budget("macs", 0.5, 0.01, 16), power)
+        assert {name: float(mask.float().mean()) for name, mask in hyper.masks.items()} == asked
 
+
+def test_latency_of_a_saved_model(tmp_path):
     dense = DnCNN(num_feat=16, num_layers=4)
     hyper = convert(dense, example_input(dense))
     hyper.prune_to(macs=0.5, tolerance=0.1)
