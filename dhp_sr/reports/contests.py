@@ -43,12 +43,13 @@ def plot_controls(path: str | Path, rows: Sequence[Row]) -> None:
         rows: those of `results/controls.json`.
     """
     cases = list(dict.fromkeys(_case(row) for row in rows))
+    methods = list(dict.fromkeys(row["method"] for row in rows))
     figure = new_figure(7.2, 0.6 + 1.7 * len(cases))
     panels = figure.subplots(len(cases), squeeze=False)[:, 0]
     for axes, case in zip(panels, cases, strict=True):
         entries = [entry for entry in _entries(rows) if _case(entry[0]) == case]
         for place, entry in enumerate(entries):
-            values, colour = _scores(entry), LINES[place % len(LINES)]
+            values, colour = _scores(entry), LINES[methods.index(entry[0]["method"]) % len(LINES)]
             axes.plot(values, [place] * len(values), "o", color=colour, markersize=6, alpha=0.7)
             axes.plot([statistics.mean(values)] * 2, [place - 0.3, place + 0.3], color=INK, linewidth=1.5)
         axes.set_yticks(range(len(entries)), [entry[0]["method"] for entry in entries])
