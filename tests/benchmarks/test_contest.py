@@ -97,6 +97,19 @@ def test_measuring_changes_nothing_of_the_training(monkeypatch, noise_options, m
     assert score(compare_steps) == score(lambda *_: 0.9)
 
 
+def test_steps_of_widths_are_those_of_the_file_but_for_even_ones_and_where_said(noise_options):
+    case = Case(str(noise_options), 0.5, 24, ("tiny",))
+
+    def round_to(method, *changes):
+        entry = entry_of(case, method)
+        options = benchmarks.controls._options(case, entry, 0, plan_iterations(case, entry), changes)
+        return options.compress.round_to
+
+    own = load_options(noise_options).compress.round_to
+    assert own > 1 and [round_to(method) for method in ("dhp", "random", "uniform_stepped")] == [own] * 3
+    assert round_to("uniform") == 1 and round_to("uniform", "compress.round_to=2") == 2
+
+
 def test_the_length_follows_the_mean_of_all_measurements(monkeypatch, noise_options):
     monkeypatch.setattr(benchmarks.controls, "compare_steps", lambda *_: next(ratios))
     case, place = Case(str(noise_options), 0.5, 24, ("tiny",)), Place(torch.device("cpu"))
