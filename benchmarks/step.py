@@ -65,7 +65,7 @@ def measure_steps(
     return rows
 
 
-def compare_steps(training: Compression, other: Compression, batch: Mapping[str, Any], rounds: int = 15) -> float:
+def compare_steps(training: Compression, other: Compression, batch: Mapping[str, Any], rounds: int = 7) -> float:
     """Return the time of a step of `training`, in steps of `other`: processor time on a CPU. Both are trained on.
 
     Args:
