@@ -8,13 +8,15 @@ where it was (`--again` repeats it). Lengths follow measured times, so a repeate
 
 import argparse
 import copy
+import itertools
 import json
 import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,10 @@ from dhp_sr.models.compression import Compression  # noqa: E402
 from dhp_sr.models.devices import Place, pick_device  # noqa: E402
 from dhp_sr.models.process import keep_memory, seed_everything  # noqa: E402
 from dhp_sr.models.validation import TestSet, build_test_sets, evaluate  # noqa: E402
-from dhp_sr.utils.errors import exit_code  # noqa: E402
+from dhp_sr.utils.errors import UserError, exit_code  # noqa: E402
+
+Steps = Iterator[tuple[int, dict[str, Any]]]
+"""Iterations and their batches."""
 
 KEY = ("case", "method", "seed", "length")
 LOOKS = 6
@@ -52,12 +57,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def contest(arguments: argparse.Namespace, command: str) -> None:
     """Train what is asked for and not there yet."""
-    done = set() if arguments.again else _done(arguments.out)
+    done = {} if arguments.again else _done(arguments.out)
     place = Place(pick_device("auto"))
     for case, seed in ((case, seed) for case in arguments.cases for seed in arguments.seeds):
         for method in arguments.methods:
             identity = (case, method, seed, arguments.length)
             if identity in done:
+                if done[identity] != arguments.set:
+                    raise UserError(
+                        f"{arguments.out}: expected rows with --set {arguments.set}, found {done[identity]} at "
+                        f"{identity}; give another file (--out), or --again"
+                    )
                 print(f"{identity}: kept")
                 continue
             row = dict(zip(KEY, identity, strict=True))
@@ -82,28 +92,41 @@ def train(case: Case, method: str, seed: int, length: float, changes: Sequence[s
     phases = plan_iterations(case, entry, length)
     options, dense = (_options(case, one, seed, phases, changes) for one in (entry, entry_of(case, "dense")))
     seed_everything(seed)
-    training = _begin(options, place)
-    cpu_s = _train_on(training, 0, phases.dense, f"{method} {seed}")
-    cut_at, search_ratio, step_ratios = phases.dense + phases.search, 1.0, []
+    training, steps = _begin(options, place), batches(options, 0)
+    cpu_s = _train_on(training, steps, phases.dense, f"{method} {seed}")
+    search_ratio, step_ratios = 1.0, []
     if phases.search:
         search_ratio = _step_ratio(lambda: _begin(options, place, phases.dense), dense)
-        cpu_s += _train_on(training, phases.dense, cut_at, f"{method} {seed} search")
-    training.advance(cut_at)
-    done = cut_at
-    for parts in range(LOOKS if method != "dense" else 0, 0, -1):
-        step_ratios.append(_step_ratio(lambda: copy.deepcopy(training), dense))
-        mean = statistics.fmean(step_ratios)
-        phases = plan_iterations(case, entry, length, search_ratio=search_ratio, step_ratio=mean)
-        until = max(done, done + round((phases.total - done) / parts))
-        training.schedule = replace(training.schedule, total_iter=max(until, phases.total))
-        cpu_s += _train_on(training, done, until, f"{method} {seed} cut, {parts} to go")
-        done = until
-    phases = replace(phases, finetune=done - cut_at)
-    training.advance(done)
+        cpu_s += _train_on(training, steps, phases.search, f"{method} {seed} search")
+    if method != "dense":
+        training.advance(phases.dense + phases.search)
+        plan = partial(plan_iterations, case, entry, length, search_ratio=search_ratio)
+        finetune_s, phases, step_ratios = _finetune(training, steps, dense, plan, f"{method} {seed} cut")
+        cpu_s += finetune_s
+    training.advance(phases.total)
     sets = [one for one in build_test_sets(options) if one.name in case.test_sets]
-    facts = {"search_ratio": round(search_ratio, 3), "step_ratio": round(statistics.fmean(step_ratios or [1.0]), 3)}
+    facts = {"set": list(changes), "search_ratio": round(search_ratio, 3)}
+    facts |= {"step_ratio": round(statistics.fmean(step_ratios or [1.0]), 3), "step_ratios": step_ratios}
     facts |= {"iterations": phases.__dict__, "cpu_s": round(cpu_s)}
     return {**_figures(training, sets, place), **facts}
+
+
+def _finetune(
+    training: Compression, steps: Steps, dense: Options, plan: Callable[..., Iterations], title: str
+) -> tuple[float, Iterations, list[float]]:
+    """Train a cut network for as long as there is time; return processor time, phases, and the ratios measured."""
+    cut_at = done = training.schedule.cut_at
+    cpu_s, ratios = 0.0, []
+    for parts in range(LOOKS, 0, -1):
+        ratios.append(_step_ratio(lambda: copy.deepcopy(training), dense))
+        total = plan(step_ratio=statistics.fmean(ratios)).total
+        if total < done:
+            print(f"{title}: measured times jump ({ratios}); it has had more time than the others", file=sys.stderr)
+        number = max(0, round((total - done) / parts))
+        training.schedule = replace(training.schedule, total_iter=max(total, done + number))
+        cpu_s += _train_on(training, steps, number, f"{title}, {parts} to go")
+        done += number
+    return cpu_s, replace(plan(), finetune=done - cut_at), [round(ratio, 3) for ratio in ratios]
 
 
 def _begin(options: Options, place: Place, iteration: int = 0) -> Compression:
@@ -121,10 +144,10 @@ def _step_ratio(make: Callable[[], Compression], dense: Options) -> float:
         return compare_steps(rival, _begin(dense, rival.place), next(batches(dense, 0, 1))[1])
 
 
-def _train_on(training: Compression, start: int, end: int, title: str) -> float:
-    """Take the steps from `start` up to `end`; return the processor time in seconds."""
+def _train_on(training: Compression, steps: Steps, number: int, title: str) -> float:
+    """Take that many steps; return the processor time in seconds."""
     began = time.process_time()
-    for iteration, batch in tqdm(batches(training.options, start, end), title, total=end - start, mininterval=10):
+    for iteration, batch in tqdm(itertools.islice(steps, number), title, total=number, mininterval=10):
         training.advance(iteration)
         training.step(batch, iteration)
     return time.process_time() - began
@@ -154,10 +177,12 @@ def _figures(training: Compression, sets: Sequence[TestSet], place: Place) -> di
     }
 
 
-def _done(path: Path) -> set[tuple]:
+def _done(path: Path) -> dict[tuple, list[str]]:
+    """Return the changes of what is in the file."""
     if not path.exists():
-        return set()
-    return {tuple(row[name] for name in KEY) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]}
+        return {}
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    return {tuple(row[name] for name in KEY): row.get("set", []) for row in rows}
 
 
 def _parser() -> argparse.ArgumentParser:

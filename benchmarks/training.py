@@ -1,5 +1,6 @@
 """The batches of a run, for benchmarks that drive its training themselves."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,8 +9,8 @@ from dhp_sr.data.sampler import train_batches
 from dhp_sr.models.tasks import task_of
 
 
-def batches(options: Options, start: int, end: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (iteration, batch) from `start` up to `end`, the same batches as in `train.py`, of any task."""
+def batches(options: Options, start: int, end: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (iteration, batch) from `start` up to `end`, or for ever; batches of any task, as `train.py` has them."""
     data = options.datasets["train"]
     found = train_batches(
         task_of(options).train_set(options),
@@ -18,5 +19,5 @@ def batches(options: Options, start: int, end: int) -> Iterator[tuple[int, dict[
         seed=options.manual_seed,
         start_iteration=start,
     )
-    for iteration in range(start, end):
+    for iteration in itertools.count(start) if end is None else range(start, end):
         yield iteration, next(found)

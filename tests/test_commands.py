@@ -149,11 +149,12 @@ def test_readme_command_runs(command, experiments, folder):
 
 
 def small_before(given, option_file, experiments):
-    """What the README sets comes last and wins."""
+    """What the README sets comes last and wins, but for lengths."""
     if "--set" not in given:
         return [*given, *small(option_file, experiments)]
     place = given.index("--set")
-    return [*given[:place], *small(option_file, experiments), *given[place + 1 :]]
+    own = [change for change in given[place + 1 :] if not change.partition("=")[0].endswith("_iter")]
+    return [*given[:place], *small(option_file, experiments), *own]
 
 
 def scoring_arguments(words, experiments, folder):

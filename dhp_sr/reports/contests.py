@@ -79,7 +79,7 @@ def _case(row: Row) -> tuple[str, float]:
 
 def _title(case: tuple[str, float]) -> str:
     name, length = case
-    return name if length == 1 else f"{name}, {length:g} of the time"
+    return name if length == 1 else f"{name}, {length:g} x the time"
 
 
 def _scores(entry: Sequence[Row]) -> list[float]:

@@ -152,7 +152,7 @@ class _Sketch:
         return gains / costs.clamp_min(torch.finfo(costs.dtype).eps * float(self.cost))
 
     def _take(self, moves: _Moves, worth: Tensor) -> bool:
-        """Make the move that is worth most; return False where none is worth anything."""
+        """Make the move that is worth most; return False where none is possible."""
         if len(worth) == 0 or worth.max() == -torch.inf:
             return False
         best = worth.argmax()

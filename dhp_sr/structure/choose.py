@@ -17,11 +17,7 @@ REACHES = (1, 3)
 
 
 class Chooser:
-    """Widths as levels: for each group the position in its list of allowed widths.
-
-    What each group adds to the counts at each of its levels is known from the start, so that thousands of neighbours
-    are priced at once.
-    """
+    """Looks among widths as levels, see `levels`, for those that keep most of the scores at the cost asked for."""
 
     def __init__(self, plan: ChannelPlan, scores: Tensor, budget: Budget, costs: CostModel) -> None:
         self._plan, self._budget, self._costs = plan, budget, costs

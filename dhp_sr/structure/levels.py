@@ -11,7 +11,7 @@ from dhp_sr.structure.groups import Group
 
 
 class LevelTable:
-    """Known from the start, so that thousands of changes of a few groups are priced at once.
+    """What the groups add to the counts at each of their levels, so that thousands of changes are priced at once.
 
     Args:
         groups: the prunable ones of a plan.
@@ -28,14 +28,14 @@ class LevelTable:
         counts: Counts,
     ) -> None:
         parts = zip(groups, orders, widths, strict=True)
-        self._added = pad_sequence([counts.added(group.start, *part) for group, *part in parts], batch_first=True)
-        self._fixed = counts.fixed
-        self.places = torch.arange(len(groups))
-        self.top = torch.tensor([len(part) - 1 for part in widths])
+        added = [counts.added(group.start, order, allowed) for group, order, allowed in parts]
+        self._added, self._fixed = pad_sequence(added, batch_first=True), counts.fixed
+        self._places = torch.arange(len(groups))
+        self.top = torch.tensor([len(allowed) - 1 for allowed in widths])
 
     def counts(self, levels: Tensor) -> Tensor:
         """Return the kept entries, shape (size,), of groups at levels (groups,)."""
-        return self._added[self.places, levels].sum(0) + self._fixed
+        return self._added[self._places, levels].sum(0) + self._fixed
 
     def change(self, levels: Tensor, places: Tensor, to: Tensor) -> Tensor:
         """Return what the counts change by when single groups go from their levels to others.
@@ -54,4 +54,4 @@ class LevelTable:
         """Return the groups, shape (moves,), that can take one of the steps, and the level that it leads to."""
         to = levels[:, None] + torch.tensor(steps)
         possible = (to >= 0) & (to <= self.top[:, None])
-        return self.places[:, None].expand_as(to)[possible], to[possible]
+        return self._places[:, None].expand_as(to)[possible], to[possible]

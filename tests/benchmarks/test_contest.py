@@ -61,6 +61,8 @@ def test_finished_rows_are_kept_and_repeated_ones_come_out_alike(tmp_path, monke
     assert len(measured) == 3 * (1 + LOOKS) and min(measured) > 0  # networks in search and after the cut can be stepped
     assert rates[-1] < 1e-5  # it falls to the end that was found, not to the one first guessed
     capsys.readouterr()
+    other = [*given, "--methods", "magnitude", "--set", "train.scheduler.type=constant"]
+    assert main(other) != 0 and "train.scheduler.type=cosine" in capsys.readouterr().err
     assert main([*given, "--methods", "magnitude", "uniform"]) == 0
     assert "('dncnn_50', 'magnitude', 1, 1.0): kept" in capsys.readouterr().out
     rows = json.loads(out.read_text())["rows"]
@@ -110,14 +112,16 @@ def test_steps_of_widths_are_those_of_the_file_but_for_even_ones_and_where_said(
     assert round_to("uniform") == 1 and round_to("uniform", "compress.round_to=2") == 2
 
 
-def test_the_length_follows_the_mean_of_all_measurements(monkeypatch, noise_options):
+def test_the_length_follows_the_mean_of_all_measurements(monkeypatch, noise_options, capsys):
     monkeypatch.setattr(benchmarks.controls, "compare_steps", lambda *_: next(ratios))
     case, place = Case(str(noise_options), 0.5, 24, ("tiny",)), Place(torch.device("cpu"))
     ratios = iter([0.4, 0.8] * (LOOKS // 2))
     row = benchmarks.controls.train(case, "uniform", 0, 1.0, [], place)
     assert row["iterations"]["finetune"] == 40 and row["step_ratio"] == 0.6 and next(ratios, None) is None
+    assert row["step_ratios"] == [0.4, 0.8] * (LOOKS // 2)
     ratios = iter([0.1] * (LOOKS - 1) + [100.0])  # more was done by then than there was time for
     row = benchmarks.controls.train(case, "uniform", 0, 1.0, [], place)
+    assert "uniform 0 cut: measured times jump" in capsys.readouterr().err
     assert row["iterations"]["finetune"] == round(240 * (LOOKS - 1) / LOOKS)
 
 

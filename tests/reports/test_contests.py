@@ -21,4 +21,4 @@ def test_the_best_method_comes_first_and_seeds_are_gathered():
 
 def test_a_length_of_its_own_is_a_case_of_its_own():
     table = controls_table([_row("dhp", 0, 27.0, 0.5), _row("dhp", 0, 25.0, 0.5, length=0.5)])
-    assert "| edsr_50 " in table and "| edsr_50, 0.5 of the time " in table
+    assert "| edsr_50 " in table and "| edsr_50, 0.5 x the time " in table
