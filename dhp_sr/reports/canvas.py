@@ -13,7 +13,7 @@ INK = "#1f2933"
 MUTED = "#7b8794"
 BEFORE = "#d3dbe4"
 AFTER = "#2b6cb0"
-LINES = ("#2b6cb0", "#d9772b", "#2f855a", "#9b3fa3", "#b83232", "#6b7280")
+LINES = ("#2b6cb0", "#d9772b", "#2f855a", "#9b3fa3", "#b83232", "#6b7280", "#a18207")
 """Colours of lines, distinct also without red-green vision in this order."""
 
 
