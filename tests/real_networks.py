@@ -40,6 +40,7 @@ TORCHVISION = (
     "resnet50",
     "mobilenet_v2",
     "mobilenet_v3_small",
+    "mnasnet0_5",  # refuses weights whose version it is not told
     "densenet121",
     "shufflenet_v2_x0_5",
     "efficientnet_b0",

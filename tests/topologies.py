@@ -460,14 +460,23 @@ class Hooked(Net):
 
 
 class SpectralNorm(Net):
-    """Weights that a hook computes before every forward; and those of a parametrisation."""
+    """Weights that a hook computes before every forward."""
 
     def __init__(self):
         super().__init__(inner=nn.utils.spectral_norm(conv(8, 8)), outer=conv(8, 8))
-        self.other = nn.utils.parametrizations.weight_norm(conv(8, 8))
 
     def middle(self, x):
-        return self.outer(self.inner(x) + self.other(x))
+        return self.outer(self.inner(x))
+
+
+class ComputedWeights(Net):
+    """Weights of a parametrisation."""
+
+    def __init__(self):
+        super().__init__(inner=nn.utils.parametrizations.weight_norm(conv(8, 8)), outer=conv(8, 8))
+
+    def middle(self, x):
+        return self.outer(self.inner(x))
 
 
 class Classifier(nn.Module):
@@ -571,6 +580,7 @@ TOPOLOGIES = {
     "tensor_split": (2, TensorSplit(inner=conv(8, 16), outputs=16)),
     "hooked": (1, Hooked()),
     "weights_computed_by_hooks": (1, SpectralNorm()),
+    "weights_computed_by_parametrisations": (1, ComputedWeights()),
     "classifier": (2, Classifier(nn.Flatten())),
     "classifier_by_view": (2, Classifier(lambda x: x.view(x.size(0), -1))),
     "classifier_by_literal_view": (2, Classifier(lambda x: x.view(-1, 32))),

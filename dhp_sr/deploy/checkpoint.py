@@ -8,6 +8,7 @@ from torch import nn
 
 from dhp_sr.archs import ARCHS
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.modules import load_values
 
 from .checksum import CHECKSUM, check_sum, checksum
 from .container import (
@@ -92,7 +93,7 @@ def fill(network: nn.Module, tensors: dict[str, torch.Tensor]) -> nn.Module:
         ModelFileError: a tensor has another kind of numbers than its place, or there are several floating-point types.
     """
     _check_types(network, tensors)
-    network.load_state_dict(tensors, strict=True, assign=True)
+    load_values(network, tensors, strict=True, assign=True)
     on_meta = [name for name, buffer in network.named_buffers() if buffer.is_meta]
     assert not on_meta, f"constants without values: make {on_meta} by torch.tensor, not by torch.empty"
     return network.to(device=next(iter(tensors.values())).device, dtype=_floating_type(tensors))

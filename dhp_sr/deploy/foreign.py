@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from dhp_sr.utils.modules import load_values
+
 from .container import ModelFileError, looks_like_safetensors, open_tensors, read_tensors
 from .pickle_check import check_extent, check_pickle
 
@@ -73,7 +75,7 @@ def load_into(network: nn.Module, weights: Mapping[str, torch.Tensor], strict: b
     left_out = _differences(own, weights)
     if left_out and (strict or not fitting):
         raise _misfit(network, left_out)
-    network.load_state_dict(fitting, strict=False)
+    load_values(network, fitting, strict=False)
     return left_out
 
 

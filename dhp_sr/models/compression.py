@@ -25,6 +25,7 @@ from dhp_sr.models.phases import PhaseName, Schedule
 from dhp_sr.models.searching import begin_search, convert_plain, make_stopwatch, rehearse
 from dhp_sr.models.tasks import task_of
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.modules import load_values
 
 
 class Compression:
@@ -192,7 +193,7 @@ class Compression:
             hyper = convert_plain(self.network, self.options, self.place)
             self.legs = [restore_leg(hyper, leg) for leg in state["legs"]]
             self._finetune(state["leg"])
-        self.network.load_state_dict(state["network"])
+        load_values(self.network, state["network"])
         restore(self.optimiser, state["optimiser"])
         if self.search is not None:
             self.search.load_state_dict(state["search"])

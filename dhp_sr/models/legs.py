@@ -20,6 +20,7 @@ from dhp_sr.search import Search
 from dhp_sr.structure import BudgetReport
 from dhp_sr.structure.budget import split
 from dhp_sr.structure.cut import kept_entries
+from dhp_sr.utils.modules import load_values
 
 
 @dataclass
@@ -71,7 +72,7 @@ def restore_leg(hyper: HyperNet, state: dict[str, Any]) -> Leg:
     """Make a leg again from what `Leg.state_dict` gave."""
     hyper.set_masks({name: mask.to(hyper.mask.device) for name, mask in state["masks"].items()})
     network = hyper.cut(check=False)  # it was checked when it was made
-    network.load_state_dict(state["network"])
+    load_values(network, state["network"])
     return Leg(state["masks"], state["report"], network, state["moments"])
 
 

@@ -17,7 +17,8 @@ from dhp_sr.utils.errors import UserError
 BASICSR = ("EDSR", "MSRResNet", "RCAN", "RRDBNet", "SRVGGNetCompact", "ECBSR", "RIDNet")
 TORCHVISION = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"),
-    *("densenet121", "shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "efficientnet_b0", "regnet_y_400mf", "vgg16"),
+    *("mnasnet0_5", "mnasnet1_0", "densenet121", "shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "squeezenet1_1", "vgg16"),
+    *("efficientnet_b0", "efficientnet_v2_s", "regnet_y_400mf", "resnext50_32x4d", "convnext_tiny"),
 )
 _DOWNLOADS = ("weights", "pretrained", "weights_backbone")
 

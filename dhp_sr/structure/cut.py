@@ -12,6 +12,7 @@ from dhp_sr.structure.groups import ChannelPlan
 from dhp_sr.structure.resize import resize
 from dhp_sr.structure.rewrite import rewrite
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.modules import load_values
 
 
 class CutError(UserError):
@@ -43,7 +44,7 @@ def cut(network: nn.Module, plan: ChannelPlan, mask: Tensor, values: Mapping[str
     small = copy.deepcopy(network).eval()
     _slice_constants(small, kept)
     resize(small, {name: tuple(tensor.shape) for name, tensor in state.items()})
-    small.load_state_dict(state)
+    load_values(small, state)
     return _with_numbers(network, small, plan, mask)
 
 

@@ -69,8 +69,7 @@ def _copied(network: nn.Module) -> nn.Module:
     except Exception as error:  # whatever a module's own way of copying raises
         raise TraceError(
             f"{type(network).__name__} cannot be copied: {str(error).partition('.')[0]}. Layers that hold computed "
-            "weights must be made plain first (torch.nn.utils.remove_weight_norm, torch.nn.utils.prune.remove), "
-            "or use torch.nn.utils.parametrizations"
+            "weights must be made plain first (torch.nn.utils.remove_weight_norm, torch.nn.utils.prune.remove)"
         ) from error
 
 

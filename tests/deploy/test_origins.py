@@ -70,7 +70,7 @@ def test_networks_of_basicsr(tmp_path, name):
     assert read_manifest(tmp_path / "model.safetensors")["architecture"] == f"basicsr:{name}"
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5"])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "mnasnet0_5", "shufflenet_v2_x0_5"])
 def test_classifiers_of_torchvision(tmp_path, name):
     x = torch.rand(1, 3, 64, 64)
     assert_same_again(pruned(build_real(name), x), classifier_case(name), x, tmp_path / "model.safetensors")

@@ -25,6 +25,7 @@ REACH = {
     "resnet50": (37, 0.01),
     "mobilenet_v2": (25, 0.03),
     "mobilenet_v3_small": (27, 0.07),
+    "mnasnet0_5": (25, 0.1),
     "densenet121": (120, 0.02),
     "shufflenet_v2_x0_5": (20, 0.2),
     "efficientnet_b0": (40, 0.03),

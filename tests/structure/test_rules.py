@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from topologies import TOPOLOGIES, Gate, Hooked, Net, Sequence, SpatialAttention, SpectralNorm, conv
+from topologies import TOPOLOGIES, ComputedWeights, Gate, Hooked, Net, Sequence, SpatialAttention, SpectralNorm, conv
 from torch import nn
 
 from dhp_sr.hyper import convert
@@ -104,6 +104,7 @@ PINNED = {
     ),
     "hook": (Hooked(), {"first", "inner"}, "Conv2d at inner has hooks"),
     "hook_before": (SpectralNorm(), {"first"}, "Conv2d at inner has hooks"),
+    "computed_weights": (ComputedWeights(), {"first"}, "at inner computes its weights (torch.nn.utils.parametrize."),
     "tied_among_themselves": (
         RepeatedMap(inner=conv(8, 1)),
         {"first"},

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.nn.utils.parametrize import is_parametrized
 
 from dhp_sr.structure.call import Call, pinned
 from dhp_sr.structure.rules.positive import is_nonzero, is_positive
@@ -14,6 +15,9 @@ def unknown(call: Call) -> Any:
     """Stand in for an operator without a rule, or a layer with hooks, which may do anything."""
     if call.module is not None and (call.module._forward_hooks or call.module._forward_pre_hooks):
         return pinned(call, f"{call.operator} at {call.layer} has hooks")
+    if call.module is not None and is_parametrized(call.module):
+        plain = "torch.nn.utils.parametrize.remove_parametrizations makes them plain"
+        return pinned(call, f"{call.operator} at {call.layer} computes its weights ({plain})")
     return pinned(call, f"operator {call.operator} at {call.layer} has no rule")
 
 
