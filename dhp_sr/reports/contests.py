@@ -93,7 +93,7 @@ def _controls_cells(entry: Sequence[Row]) -> list[str]:
     return [
         _title(_case(entry[0])),
         entry[0]["method"],
-        ", ".join(str(row["seed"]) for row in entry),
+        ", ".join(str(seed) for seed in sorted(row["seed"] for row in entry)),
         f"{statistics.mean(row['macs_ratio'] for row in entry):.1%}",
         f"{statistics.mean(row['step_ratio'] for row in entry):.2f}",
         ", ".join(means),
