@@ -198,7 +198,7 @@ class Compression:
         if self.search is not None:
             self.search.load_state_dict(state["search"])
         if self.average is not None:
-            self.average.load_state_dict(state["average"])
+            load_values(self.average, state["average"])
 
     def _begin_search(self) -> None:
         plain, moments = self.network, self.optimiser
