@@ -53,11 +53,12 @@ FROM_NOTHING = {
     "uniform": Entry("uniform", round_to=1),
     "uniform_stepped": Entry("uniform"),
     "random": Entry("random"),
+    "lines": Entry("lines"),
 }
-"""The controls of fixed widths train from scratch: even ones to the channel, even ones in the option file's steps, and
-widths drawn at random in them; magnitude prunes a network that it has trained for 0.3 of the time,
-dense phase and search together, for it needs trained weights. dhp's shares were chosen after runs with 0.18 of the time
-before the cut, where steps were missing; those of magnitude and hsn were not tried otherwise."""
+"""The controls of fixed widths train from scratch: even ones to the channel, even ones in the option file's steps,
+widths drawn at random in them, and those that dhp makes for; magnitude prunes a network that it has trained for 0.3 of
+the time, dense phase and search together, for it needs trained weights. dhp's shares were chosen after runs with 0.18
+of the time before the cut, where steps were missing; those of magnitude and hsn were not tried otherwise."""
 
 FROM_TRAINED = {
     "dense": Entry("dense", dense=1.0),
@@ -67,9 +68,10 @@ FROM_TRAINED = {
     "uniform": Entry("uniform", round_to=1),
     "uniform_stepped": Entry("uniform"),
     "random": Entry("random"),
+    "lines": Entry("lines"),
 }
-"""The controls cut at once: uniform the last channels of each group, magnitude the weakest, random any. dhp has the 300
-iterations of the option file; hsn's share was not tried otherwise."""
+"""The controls cut at once: uniform and lines the last channels of each group, magnitude the weakest, random any. dhp has
+the 300 iterations of the option file; hsn's share was not tried otherwise."""
 
 
 def entry_of(case: Case, method: str) -> Entry:

@@ -61,7 +61,8 @@ def idle_in_search(options: Options) -> Iterator[Finding]:
 
 def _idle_in_latents(compress: Compress) -> Iterator[Finding]:
     why = rules_of(compress.method).moves_no_latents
-    names: tuple[str, ...] = LATENT_SETTINGS
+    kept = ("price_power",) if rules_of(compress.method).follows_prices else ()
+    names = tuple(name for name in LATENT_SETTINGS if name not in kept)
     reason = f"method {compress.method} {why}"
     if not why and compress.preset == "modern":
         names, reason = ("latent_lr", "penalty"), "the modern preset finds its own"

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-CONTROLS = ("uniform", "random", "magnitude")
+CONTROLS = ("uniform", "random", "magnitude", "lines")
 """Methods that do not listen to the loss; a search has to beat them."""
 
 LATENT_SETTINGS = ("preset", "latent_lr", "penalty", "price_power")
@@ -15,6 +15,8 @@ class MethodRules:
 
     moves_no_latents: str = ""
     """Why `LATENT_SETTINGS` have no effect; empty where they have."""
+    follows_prices: bool = False
+    """Whether `price_power` has one all the same."""
     parametrisation: str = ""
     """The only one that it works with; empty: any."""
     wants_trained: str = ""
@@ -31,6 +33,7 @@ RULES: dict[str, MethodRules] = {
         streams_stay=True,
     ),
     **dict.fromkeys(CONTROLS, MethodRules(moves_no_latents="has no latents to move")),
+    "lines": MethodRules(moves_no_latents="has no latents to move", follows_prices=True),
 }
 """Name of a method -> what it wants; one without a row wants nothing."""
 

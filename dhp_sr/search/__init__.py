@@ -9,6 +9,7 @@ from dhp_sr.search.faithful import FaithfulDHP
 from dhp_sr.search.hsn import HSN
 from dhp_sr.search.magnitude import Magnitude
 from dhp_sr.search.method import Search, SearchSettings
+from dhp_sr.search.on_lines import OnLines
 from dhp_sr.search.random import Random
 from dhp_sr.search.uniform import Uniform
 from dhp_sr.structure import Budget
@@ -26,6 +27,7 @@ METHODS: dict[str, Callable[[HyperNet, SearchSettings], Search]] = {
     "uniform": Uniform,
     "random": Random,
     "magnitude": Magnitude,
+    "lines": OnLines,
 }
 """Name in the option file -> how to make the search."""
 

@@ -218,6 +218,10 @@ def test_a_teacher_from_any_of_three_places(given):
             options(compress={"method": "magnitude", "price_power": 0.5}),
             "compress.price_power: has no effect, method magnitude has no latents to move",
         ),
+        (
+            options(compress={"method": "lines", "price_power": 0.5, "latent_lr": 0.1}),
+            "compress.latent_lr: has no effect, method lines has no latents to move",
+        ),
     ],
 )
 def test_settings_without_effect(given, expected):

@@ -83,7 +83,7 @@ def test_a_run_without_search_trains_the_dense_network(make_options, tmp_path, f
     assert not (folder / "widths.json").exists()
 
 
-@pytest.mark.parametrize("method", ["uniform", "random", "magnitude"])
+@pytest.mark.parametrize("method", ["uniform", "random", "magnitude", "lines"])
 def test_the_controls(make_options, tmp_path, method):
     metrics = run(make_options(compress={"method": method}), tmp_path)
     assert abs(metrics["achieved"]["macs_ratio"] - 0.5) <= 0.15

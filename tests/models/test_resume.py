@@ -70,7 +70,7 @@ def _come_back():
     os.chdir(before)
 
 
-@pytest.mark.parametrize("method", ["dhp", "hsn", "magnitude", "random", "uniform"])
+@pytest.mark.parametrize("method", ["dhp", "hsn", "lines", "magnitude", "random", "uniform"])
 def test_the_search_goes_on_where_it_was(make_options, root, method):
     """Interrupted or not, the state inside the search is the same to the last bit."""
     options = make_options(compress={"method": method, "dense_iter": 2, "search_iter": 9}, name="whole")

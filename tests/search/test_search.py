@@ -9,6 +9,7 @@ from dhp_sr.hyper import convert
 from dhp_sr.search import METHODS, build_search
 from dhp_sr.search.controller import path
 from dhp_sr.search.dhp import INTERVAL, LEAST_ROOM
+from dhp_sr.search.lines import lines
 from dhp_sr.utils.errors import UserError
 
 LENGTH = 60
@@ -49,6 +50,21 @@ def test_every_method_meets_the_budget(method):
     report = search.finish()
     assert 0.49 <= report.macs_ratio <= 0.5
     assert set(logs[-1]) >= {"macs_ratio", "params_ratio"}
+
+
+@pytest.mark.parametrize("price_power", [0.0, 1.0])
+def test_lines_keeps_about_the_widths_that_dhp_makes_for(price_power):
+    """The budget may move a group by a step; the first channels of each stay, whatever their gradients."""
+    hyper = hyper_network()
+    search = make("lines", hyper, price_power=price_power)
+    wanted = lines(hyper, search.settings.budget, price_power)
+    assert len(set(wanted.values())) > 1
+    before = hyper.mask.clone()
+    run(search)
+    assert hyper.mask.equal(before)
+    for group in hyper.plan.prunable:
+        assert abs(int(before[group.span].sum()) - wanted[group.name] * group.width) < 2.1
+        assert before[group.span].sort(descending=True, stable=True).values.equal(before[group.span])
 
 
 def test_faithful_meets_the_budget_from_random_latents():
