@@ -70,8 +70,8 @@ FROM_TRAINED = {
     "random": Entry("random"),
     "lines": Entry("lines"),
 }
-"""The controls cut at once: uniform and lines the last channels of each group, magnitude the weakest, random any. dhp has
-the 300 iterations of the option file; hsn's share was not tried otherwise."""
+"""The controls cut at once: uniform and lines the last channels of each group, magnitude the weakest, random any. dhp
+has the 300 iterations of the option file; hsn's share was not tried otherwise."""
 
 
 def entry_of(case: Case, method: str) -> Entry:

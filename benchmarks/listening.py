@@ -2,9 +2,10 @@
 
     $ python benchmarks/listening.py      # results/listening.json
 
-Each preset searches the same small network several times, from other initial latents or with other data, everything
-else equal. Where the loss decides, the initial |z| says little about the final one, and the kept channels are the same
-again from other latents, but not with other data. `modern` starts from z = 1 and leaves it there; here its latents are
+Each preset searches the same small network several times: from other initial latents, everything else equal; with
+another seed (latents, order of the images, patches, noise); and with other data and each of these seeds. Where the loss
+decides, the initial |z| says little about the final one, the kept channels are much the same again from other latents
+and with another seed, and less so with other data. `modern` starts from z = 1 and leaves it there; here its latents are
 scattered and the weights take up the inverse, so that the network computes what it did. `faithful` starts from
 random latents and weights, as published, with a rate of shrinking that fits its length.
 """
@@ -15,7 +16,7 @@ import itertools
 import shlex
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,19 +80,26 @@ def measure(preset: str, arguments: argparse.Namespace, place: Place) -> dict[st
     changes = [*_changes(preset, arguments), *arguments.set]
     options = _options(arguments.option_file, changes)
     dense = _train_dense(options, place)
-    found = [_search(options, place, dense, latents) for latents in range(arguments.draws)]
-    noisier = [f"datasets.train.sigma={arguments.other_sigma}"]
-    other = _search(_options(arguments.option_file, [*changes, *noisier]), place, dense, 0)
+    noisier = f"datasets.train.sigma={arguments.other_sigma}"
+
+    def search(latents: int, seed: int, *more: str) -> Found:
+        changed = [*changes, f"manual_seed={options.manual_seed + seed}", *more]
+        return _search(_options(arguments.option_file, changed), place, dense, latents)
+
+    draws = range(arguments.draws)
+    found = [search(latents, 0) for latents in draws]
+    seeds = [found[0], *(search(seed, seed) for seed in draws[1:])]
+    others = [search(seed, seed, noisier) for seed in draws]
     plan = _begin(options, place, dense, 0)[0].network.plan
-    pairs = list(itertools.combinations(found, 2))
     return {
         "preset": preset,
         "option_file": arguments.option_file.name,
         "iterations": [options.compress.dense_iter, options.compress.search_iter],
         "draws": arguments.draws,
         "rank_correlation": [_mean_rank_correlation(plan, one.initial, one.final) for one in found],
-        "overlap_other_latents": [overlap(one.mask, two.mask) for one, two in pairs],
-        "overlap_other_data": [overlap(found[0].mask, other.mask)],
+        "overlap_other_latents": _overlaps(itertools.combinations(found, 2)),
+        "overlap_other_seed": _overlaps(itertools.combinations(seeds, 2)),
+        "overlap_other_data": _overlaps(itertools.product(seeds, others)),
         "overlap_by_chance": statistics.mean(_chance(plan, found[0].mask, draw) for draw in range(100)),
     }
 
@@ -111,6 +119,10 @@ def scatter(hyper: HyperNet, seed: int) -> None:
 def overlap(first: Tensor, second: Tensor) -> float:
     """Return the Jaccard index of two masks: kept by both / kept by one of them at least."""
     return float((first & second).sum() / (first | second).sum())
+
+
+def _overlaps(pairs: Iterable[tuple[Found, Found]]) -> list[float]:
+    return [overlap(one.mask, two.mask) for one, two in pairs]
 
 
 def rank_correlation(first: Tensor, second: Tensor) -> float:
@@ -188,7 +200,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--option-file", type=Path, default=ROOT / "options" / "dncnn_s25_cpu.yml")
     parser.add_argument("--dense", type=int, default=1200, help="iterations before the search of the modern preset")
     parser.add_argument("--search", type=int, default=600, help="iterations of its search; faithful searches all along")
-    parser.add_argument("--draws", type=int, default=3, help="initial latents")
+    parser.add_argument("--draws", type=int, default=3, help="initial latents, and seeds")
     parser.add_argument("--other-sigma", type=float, default=70.0, help="noise of the other data")
     parser.add_argument("--set", nargs="+", default=[], metavar="a.b=value", help="changed options")
     parser.add_argument("--note", default="", help="kept in the rows, e.g. what else the machine did")

@@ -31,7 +31,7 @@ def listening_table(rows: Sequence[Row]) -> str:
         rows: those of `results/listening.json`.
     """
     header = ["preset", "rank correlation of first and last latents"]
-    header += ["overlap, other latents", "overlap, other data", "overlap by chance"]
+    header += ["overlap, other latents", "other seed", "other data", "by chance"]
     return markdown([header, *(_listening_cells(row) for row in rows)])
 
 
@@ -103,7 +103,8 @@ def _controls_cells(entry: Sequence[Row]) -> list[str]:
 
 
 def _listening_cells(row: Row) -> list[str]:
-    spans = [_span(row[key]) for key in ("rank_correlation", "overlap_other_latents", "overlap_other_data")]
+    overlaps = [f"overlap_other_{what}" for what in ("latents", "seed", "data")]
+    spans = [_span(row[key]) for key in ("rank_correlation", *overlaps)]
     return [row["preset"], *spans, f"{row['overlap_by_chance']:.2f}"]
 
 

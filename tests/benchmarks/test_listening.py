@@ -56,7 +56,8 @@ def test_both_presets_are_measured(tmp_path, noise_options):
     rows = json.loads(out.read_text())["rows"]
     assert [row["preset"] for row in rows] == ["faithful", "modern"]
     for row in rows:
-        assert len(row["rank_correlation"]) == 2 and len(row["overlap_other_latents"]) == 1
+        assert [len(row[f"overlap_other_{what}"]) for what in ("latents", "seed", "data")] == [1, 1, 4]
+        assert len(row["rank_correlation"]) == 2
         assert 0 < row["overlap_by_chance"] < 1
     assert rows[0]["iterations"] == [0, 40] and rows[1]["iterations"] == [10, 30]
     assert listening_table(rows).count("\n") == 4
