@@ -26,6 +26,7 @@ from benchmarks.latency import RUNTIMES, measure_latency, measure_model  # noqa:
 from benchmarks.step import measure_steps  # noqa: E402
 from dhp_sr.hyper.parametrisation import PARAMETRISATIONS  # noqa: E402
 from dhp_sr.models.devices import Place, pick_device  # noqa: E402
+from dhp_sr.models.process import keep_memory  # noqa: E402
 from dhp_sr.utils.errors import exit_code  # noqa: E402
 from dhp_sr.utils.timing import thread_count  # noqa: E402
 
@@ -74,7 +75,8 @@ def step(arguments: argparse.Namespace) -> int:
 
 
 def latency(arguments: argparse.Namespace) -> int:
-    """Measure networks at half their multiply-adds, or one model file, against their dense ones."""
+    """Measure networks at half their multiply-adds or time, or one model file, against their dense ones."""
+    keep_memory()  # as in a run: time must not depend on the state of the heap
     facts = {"measured": circumstances(torch.device("cpu"), arguments.command, arguments.note)}
     possible = len(os.sched_getaffinity(0))
     threads = [count for count in arguments.threads if count <= possible]

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.rounds import quartiles, ratios, take_turns
-from benchmarks.widths import choices, narrow
+from benchmarks.widths import choices
 from dhp_sr.archs import build
 from dhp_sr.config import load_options
 from dhp_sr.deploy import load_model
 from dhp_sr.deploy.onnx import INPUT, OUTPUT, export_onnx, open_onnx
 from dhp_sr.hyper import convert
 from dhp_sr.metrics import complexity
-from dhp_sr.models.networks import build_plain, example_input
+from dhp_sr.models.networks import build_plain
 from dhp_sr.structure import BudgetError
 from dhp_sr.utils.timing import thread_count
 
@@ -42,20 +42,24 @@ class Candidate:
     """Group -> channels, empty where they are not known."""
 
 
-def measure_latency(option_file: Path, *, changes: Sequence[str] = (), **settings: Any) -> list[dict[str, Any]]:
-    """Return rows for the network of an option file, dense and with each choice of widths at half its multiply-adds.
+def measure_latency(
+    option_file: Path, *, changes: Sequence[str] = (), side: int | None = None, **settings: Any
+) -> list[dict[str, Any]]:
+    """Return rows for the network of an option file, dense and with each choice of widths at half its cost.
 
     Weights are random: they do not change the time.
 
     Args:
         option_file: names the network.
         changes: `section.key=value` each.
+        side: see `measure`.
         **settings: see `measure`.
     """
     options = load_options(option_file, changes)
     torch.manual_seed(options.manual_seed)
     dense = build_plain(options)
-    return measure(type(dense).__name__, _candidates(dense), **settings)
+    candidates = _candidates(dense, _image(dense, side))
+    return measure(type(dense).__name__, candidates, side=side, **settings)
 
 
 def measure_model(path: Path, **settings: Any) -> list[dict[str, Any]]:
@@ -97,8 +101,7 @@ def measure(
         side: of the square input; default: SIDES.
     """
     dense = candidates[DENSE].network
-    side = side or SIDES[dense.task]
-    image = torch.rand(1, dense.in_channels, side, side, generator=torch.Generator().manual_seed(0))
+    image = _image(dense, side)
     costs = {name: complexity(one.network, tuple(image.shape)) for name, one in candidates.items()}
     rows = []
     for runtime in runtimes:
@@ -126,13 +129,18 @@ def measure(
     return rows
 
 
-def _candidates(dense: nn.Module) -> dict[str, Candidate]:
+def _image(network: nn.Module, side: int | None) -> Tensor:
+    side = side or SIDES[network.task]
+    return torch.rand(1, network.in_channels, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def _candidates(dense: nn.Module, image: Tensor) -> dict[str, Candidate]:
     """Return the dense network and its cuts, without choices that it does not have or that equal an earlier one."""
     found = {DENSE: Candidate(dense.eval(), {})}
-    hyper = convert(dense, example_input(dense))
+    hyper = convert(dense, image)
     for name, choice in choices(hyper.plan).items():
         try:
-            narrow(hyper, choice)
+            choice.narrow(hyper)
             kept = {group: int(mask.sum()) for group, mask in hyper.masks.items()}
             if twins := [other for other, one in found.items() if one.kept == kept]:
                 raise BudgetError(f"the same widths as {twins[0]}")

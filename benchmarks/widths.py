@@ -1,15 +1,16 @@
-"""Choices of widths at half the multiply-adds, by which kind of channels gives way first."""
+"""Choices of widths at half the multiply-adds, by which kind of channels gives way first, and at half the time."""
 
 from dataclasses import dataclass
 
 import torch
 
 from dhp_sr.hyper import HyperNet
-from dhp_sr.search.lines import lines
-from dhp_sr.structure import Budget, BudgetError, ChannelPlan
+from dhp_sr.search import build_search
+from dhp_sr.structure import BudgetError, ChannelPlan, Stopwatch
 
 KEEP = 0.5
 TOLERANCE = 0.01
+TOLERANCES = {"macs": TOLERANCE, "latency": 0.05}
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,20 @@ class Choice:
     up: float = 1.0
     """Pace of the up-sampler's channels."""
 
-    def paces(self, hyper: HyperNet) -> dict[str, float]:
-        """Return the pace of each group."""
-        return {group.name: getattr(self, _kind(hyper.plan, group.name)) for group in hyper.plan.prunable}
+    def narrow(self, hyper: HyperNet) -> None:
+        """Set the masks to half the multiply-adds.
+
+        Raises:
+            BudgetError: the widths are too coarse, or the groups that may give way do not suffice.
+        """
+        paces = {group.name: getattr(self, _kind(hyper.plan, group.name)) for group in hyper.plan.prunable}
+        scores = {
+            group.name: 1 - paces[group.name] * torch.arange(group.width) / group.width for group in hyper.plan.prunable
+        }
+        hyper.prune_to(macs=KEEP, tolerance=TOLERANCE, round_to=self.round_to, scores=scores)
+        cut = [name for name, mask in hyper.masks.items() if paces[name] == 0 and not mask.all()]
+        if cut:
+            raise BudgetError(f"half the multiply-adds cannot be met without cutting {', '.join(cut)}")
 
 
 @dataclass(frozen=True)
@@ -36,17 +48,34 @@ class Lines:
     round_to: int
     price_power: float = 0.0
     """As in `compress`."""
+    kind: str = "macs"
+    """What half is kept of; `latency`: PyTorch's time for the example's size on one thread, within 5 %."""
 
-    def paces(self, hyper: HyperNet) -> dict[str, float]:
-        """Return paces by which all groups come to their lines together."""
-        kept = lines(hyper, Budget("macs", KEEP, TOLERANCE, self.round_to), self.price_power)
-        return {name: 1 / fraction for name, fraction in kept.items()}
+    def narrow(self, hyper: HyperNet) -> None:
+        """Set the masks.
+
+        Raises:
+            BudgetError: the widths are too coarse.
+        """
+        if self.kind == "latency":
+            hyper.time_with(Stopwatch(hyper.random_input()))
+        build_search(
+            "lines",
+            hyper,
+            kind=self.kind,
+            keep_ratio=KEEP,
+            iterations=1,
+            tolerance=TOLERANCES[self.kind],
+            round_to=self.round_to,
+            min_width=self.round_to,
+            price_power=self.price_power,
+        )
 
 
 UNIFORM = {"uniform": Choice(8), "uniform, steps of 16": Choice(16), "uniform, any width": Choice(1)}
 """For every network; the first is what `method: uniform` gives."""
 
-LINES = {"lines of dhp, steps of 16": Lines(16)}
+LINES = {"lines of dhp, steps of 16": Lines(16), "lines of dhp, half the time": Lines(16, kind="latency")}
 """For every network as well."""
 
 SHAPED = {
@@ -64,22 +93,6 @@ def choices(plan: ChannelPlan) -> dict[str, Choice | Lines]:
     """Return name -> choice for a network."""
     shaped = any(_kind(plan, group.name) == "up" for group in plan.prunable)
     return {**UNIFORM, **LINES, **(SHAPED if shaped else {})}
-
-
-def narrow(hyper: HyperNet, choice: Choice | Lines) -> None:
-    """Set the masks of a hyper network to half its multiply-adds.
-
-    Raises:
-        BudgetError: the widths are too coarse, or the groups that may give way do not suffice.
-    """
-    paces = choice.paces(hyper)
-    scores = {
-        group.name: 1 - paces[group.name] * torch.arange(group.width) / group.width for group in hyper.plan.prunable
-    }
-    hyper.prune_to(macs=KEEP, tolerance=TOLERANCE, round_to=choice.round_to, scores=scores)
-    cut = [name for name, mask in hyper.masks.items() if paces[name] == 0 and not mask.all()]
-    if cut:
-        raise BudgetError(f"half the multiply-adds cannot be met without cutting {', '.join(cut)}")
 
 
 def _kind(plan: ChannelPlan, name: str) -> str:

@@ -11,7 +11,7 @@ from benchmarks.keep import merge
 from benchmarks.memory import held, kept_for_backward
 from benchmarks.rounds import WARM_UP, quartiles, ratios, take_turns
 from benchmarks.step import _training
-from benchmarks.widths import SHAPED, Lines, narrow
+from benchmarks.widths import SHAPED, Lines
 from dhp_sr.archs import EDSR, DnCNN
 from dhp_sr.deploy import save_model
 from dhp_sr.hyper import convert
@@ -19,7 +19,7 @@ from dhp_sr.models.devices import Place
 from dhp_sr.models.networks import example_input
 from dhp_sr.reports import latency_table, plot_speedups, step_table
 from dhp_sr.search.lines import lines
-from dhp_sr.structure import Budget
+from dhp_sr.structure import Budget, Stopwatch
 from dhp_sr.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,7 +79,8 @@ def test_latency(tmp_path, onnx):
     widths = [row["widths"] for row in rows if row["runtime"] == "torch"]
     assert widths[0] == "dense" and "uniform" in widths and len(set(widths)) == len(widths)
     for row in rows:
-        assert row["macs_ratio"] == 1 if row["widths"] == "dense" else 0.49 <= row["macs_ratio"] <= 0.51
+        if row["widths"] != "lines of dhp, half the time":  # too small a network for its time to be met for sure
+            assert row["macs_ratio"] == 1 if row["widths"] == "dense" else 0.49 <= row["macs_ratio"] <= 0.51
     table = latency_table(rows).splitlines()
     assert len(table) == 2 + len(widths) and table[0].count("1 thread") == 2
     plot_speedups(tmp_path / "latency.png", rows)
@@ -102,9 +103,24 @@ def test_the_widths_at_which_a_search_slows_down():
     dense = EDSR(num_feat=128, num_block=8)
     hyper = convert(dense, example_input(dense))
     for power in (0.0, 0.75):
-        narrow(hyper, Lines(16, power))
+        Lines(16, power).narrow(hyper)
         asked = lines(hyper, Budget("macs", 0.5, 0.01, 16), power)
         assert {name: float(mask.float().mean()) for name, mask in hyper.masks.items()} == asked
+
+
+def test_widths_at_half_the_time(monkeypatch):
+    """The stopwatch is what counts: one that lies about the cut network gets other widths."""
+    dense = DnCNN(num_feat=64, num_layers=6, batch_norm=False)
+    hyper = convert(dense, example_input(dense))
+    monkeypatch.setattr(
+        Stopwatch, "ratio", lambda self, small, whole: 0.25 + 0.5 * parameters(small) / parameters(whole)
+    )
+    Lines(8, kind="latency").narrow(hyper)
+    assert 0.45 <= parameters(hyper.cut()) / parameters(dense) <= 0.55
+
+
+def parameters(network):
+    return sum(one.numel() for one in network.parameters())
 
 
 def test_latency_of_a_saved_model(tmp_path):
