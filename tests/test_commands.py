@@ -1,5 +1,7 @@
 """Every option file, and every command and piece of Python in the README, runs in a small size."""
 
+import importlib
+import json
 import re
 import shlex
 import shutil
@@ -44,6 +46,17 @@ COMMANDS = [
     for line in block.splitlines()
     if line.startswith(("python ", "./scripts/", "torchrun "))
 ]
+
+
+INLINE = re.findall(r"`(?:\w+=\S+ |taskset -c 0 )*python ([^`\n]+)`", README)
+"""Those between backticks: long runs, whose settings alone are looked at."""
+
+MEASURED = {
+    row["measured"]["command"]
+    for path in sorted((ROOT / "results").glob("*.json"))
+    for row in json.loads(path.read_text(encoding="utf-8")).get("rows", [])
+}
+"""Those that gave the figures of the benchmarks, as they were typed."""
 
 
 def small(path, experiments):
@@ -114,7 +127,7 @@ def test_option_file_runs(path, experiments):
 
 
 def test_the_readme_holds_commands():
-    assert len(COMMANDS) >= 8
+    assert len(COMMANDS) >= 8 and len(INLINE) >= 8 and len(MEASURED) >= 8
     assert len(blocks("python")) >= 2
 
 
@@ -146,6 +159,20 @@ def test_readme_command_runs(command, experiments, folder):
     else:
         done = subprocess.run([sys.executable, *words[1:], "--help"], cwd=ROOT, capture_output=True, check=False)
         assert done.returncode == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*has no effect:UserWarning")
+@pytest.mark.parametrize("command", [*INLINE, *sorted(MEASURED)])
+def test_commands_of_long_runs_are_understood(command):
+    script, *given = shlex.split(command)
+    folder, name = Path(script).parts
+    if folder == "benchmarks":
+        importlib.import_module(f"benchmarks.{Path(name).stem}")._parser().parse_args(given)
+    elif name == "train.py":
+        changes = given[given.index("--set") + 1 :] if "--set" in given else []
+        assert load_options(ROOT / given[given.index("-opt") + 1], changes).compress
+    else:
+        assert plan_main(given) == 0
 
 
 def small_before(given, option_file, experiments):

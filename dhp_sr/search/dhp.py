@@ -1,8 +1,8 @@
 """DHP, preset `modern`: what the loss does not hold on to, and what costs much, goes first.
 
 The network keeps its latents z at 1 and uses them as probes: z dL/dz tells how much the loss holds on to a channel,
-whatever the scale of z and of the weights. A copy of z, its `life`, starts at 1 and takes proximal steps in Adam's
-metric, with the cost of a channel as its penalty. Where the life reaches zero the channel is masked. What stays
+whatever the scale of z and of the weights. A copy of z, its `life`, starts at 1 and is soft-thresholded
+in Adam's metric, with the cost of a channel as its penalty. Where the life reaches zero the channel is masked. What stays
 keeps its full weight, so the search does not disturb the training.
 
 Slopes compare the channels of one group well and those of different groups badly: early in training those of residual
@@ -27,7 +27,7 @@ from dhp_sr.search.method import Search, SearchSettings, slopes
 from dhp_sr.structure.budget import protect
 
 INTERVAL = 5
-"""Iterations between two proximal steps."""
+"""Iterations between two thresholds."""
 
 NARROWING = 2.0
 """Power of a group's room by which its channels shrink more slowly: each further channel of a narrow layer costs the
@@ -41,7 +41,7 @@ LEAST = 0.01
 
 
 class ModernDHP(Search):
-    """Proximal search from z = 1 along a line of kept fractions."""
+    """Search by soft thresholds from z = 1 along a line of kept fractions."""
 
     def __init__(self, hyper: HyperNet, settings: SearchSettings) -> None:
         super().__init__(hyper, settings)
