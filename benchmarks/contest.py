@@ -8,6 +8,8 @@ not spend on dense training and search goes into finetuning.
 
 from dataclasses import dataclass
 
+from dhp_sr.utils.errors import UserError
+
 
 @dataclass(frozen=True)
 class Case:
@@ -43,11 +45,14 @@ class Entry:
     """Iterations of the search, as a fraction of those that the dense network could take in all the time."""
     round_to: int | None = None
     """Widths are multiples of this; None: of what the option file says."""
+    preset: str = "modern"
+    """Of the method dhp."""
 
 
 FROM_NOTHING = {
     "dense": Entry("dense", dense=1.0),
     "dhp": Entry("dhp", dense=0.03, search=0.04),
+    "dhp_faithful": Entry("dhp", search=0.3, preset="faithful"),
     "hsn": Entry("hsn", dense=0.2, search=0.1),
     "magnitude": Entry("magnitude", dense=0.2, search=0.1),
     "uniform": Entry("uniform", round_to=1),
@@ -58,7 +63,8 @@ FROM_NOTHING = {
 """The controls of fixed widths train from scratch: even ones to the channel, even ones in the option file's steps,
 widths drawn at random in them, and those that dhp makes for; magnitude prunes a network that it has trained for 0.3 of
 the time, dense phase and search together, for it needs trained weights. dhp's shares were chosen after runs with 0.18
-of the time before the cut, where steps were missing; those of magnitude and hsn were not tried otherwise."""
+of the time before the cut, where steps were missing; those of magnitude, hsn and the published search (dhp_faithful)
+were not tried otherwise."""
 
 FROM_TRAINED = {
     "dense": Entry("dense", dense=1.0),
@@ -75,7 +81,13 @@ has the 300 iterations of the option file; hsn's share was not tried otherwise."
 
 
 def entry_of(case: Case, method: str) -> Entry:
-    """Return how a method spends its time in a case."""
+    """Return how a method spends its time in a case.
+
+    Raises:
+        UserError: the method cannot begin with trained weights.
+    """
+    if case.trained and method not in FROM_TRAINED:
+        raise UserError(f"{method} draws its own weights; expected a case that begins from nothing")
     return (FROM_TRAINED if case.trained else FROM_NOTHING)[method]
 
 

@@ -28,6 +28,7 @@ from tqdm import tqdm  # noqa: E402
 
 from benchmarks.contest import CASES, FROM_NOTHING, Case, Entry, Iterations, entry_of, plan_iterations  # noqa: E402
 from benchmarks.keep import circumstances, merge  # noqa: E402
+from benchmarks.published import published  # noqa: E402
 from benchmarks.step import compare_steps  # noqa: E402
 from benchmarks.training import batches  # noqa: E402
 from dhp_sr.config import Options, load_options  # noqa: E402
@@ -160,6 +161,8 @@ def _options(case: Case, entry: Entry, seed: int, phases: Iterations, changes: S
     else:
         own += [f"compress.method={entry.method}", f"compress.target.macs={case.keep_ratio}"]
         own += [f"compress.dense_iter={phases.dense}", f"compress.search_iter={phases.search}"]
+    if entry.preset == "faithful":
+        own += [f"{key}={value}" for key, value in published(phases.search).items()]
     rounding = [f"compress.round_to={entry.round_to}"] if entry.round_to else []
     return resolve_paths(load_options(ROOT / "options" / case.option_file, [*rounding, *changes, *own]), ROOT)
 

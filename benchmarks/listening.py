@@ -29,6 +29,7 @@ from torch import Tensor  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from benchmarks.keep import circumstances, merge  # noqa: E402
+from benchmarks.published import published  # noqa: E402
 from benchmarks.training import batches  # noqa: E402
 from dhp_sr.config import Options, load_options  # noqa: E402
 from dhp_sr.config.paths import resolve_paths  # noqa: E402
@@ -40,8 +41,6 @@ from dhp_sr.structure import ChannelPlan  # noqa: E402
 from dhp_sr.structure.budget import split  # noqa: E402
 from dhp_sr.utils.errors import exit_code  # noqa: E402
 
-SHRINKING = 0.8
-"""How far `faithful` shrinks |z| in the whole search: enough for half of N(0, 1) to reach zero."""
 SPREAD = 0.5
 """Standard deviation of log z where `modern` is scattered."""
 
@@ -144,17 +143,12 @@ def _chance(plan: ChannelPlan, mask: Tensor, seed: int) -> float:
 
 
 def _changes(preset: str, arguments: argparse.Namespace) -> list[str]:
-    modern = preset == "modern"
-    own = {
-        "train.total_iter": 2 * (arguments.dense + arguments.search),  # the rates are those of a run that goes on
-        "compress.dense_iter": arguments.dense if modern else 0,
-        "compress.search_iter": arguments.search if modern else arguments.dense + arguments.search,
-        "compress.preset": preset,
-        "compress.parametrisation": "factored" if modern else "full",
-    }
-    if not modern:
-        rate = 1e-3
-        own |= {"compress.latent_lr": rate, "compress.penalty": SHRINKING / (arguments.dense + arguments.search) / rate}
+    length = arguments.dense + arguments.search
+    own = {"train.total_iter": 2 * length}  # the rates are those of a run that goes on
+    if preset == "modern":
+        own |= {"compress.dense_iter": arguments.dense, "compress.search_iter": arguments.search}
+    else:
+        own |= published(length)
     return [f"{key}={value}" for key, value in own.items()]
 
 

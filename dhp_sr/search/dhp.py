@@ -2,8 +2,8 @@
 
 The network keeps its latents z at 1 and uses them as probes: z dL/dz tells how much the loss holds on to a channel,
 whatever the scale of z and of the weights. A copy of z, its `life`, starts at 1 and is soft-thresholded
-in Adam's metric, with the cost of a channel as its penalty. Where the life reaches zero the channel is masked. What stays
-keeps its full weight, so the search does not disturb the training.
+in Adam's metric, with the cost of a channel as its penalty. Where the life reaches zero the channel is masked. What
+stays keeps its full weight, so the search does not disturb the training.
 
 Slopes compare the channels of one group well and those of different groups badly: early in training those of residual
 branches are tiny, and along a chain of layers all are alike, whatever a layer could hold. So a group shrinks the more

@@ -9,29 +9,36 @@ import torch
 import benchmarks.controls
 from benchmarks.contest import CASES, FROM_NOTHING, FROM_TRAINED, Case, entry_of, plan_iterations
 from benchmarks.controls import LOOKS, main
+from benchmarks.published import SHRINKING, published
 from benchmarks.step import compare_steps
 from dhp_sr.config import load_options
 from dhp_sr.models.compression import Compression
 from dhp_sr.models.devices import Place
 from dhp_sr.models.objective import Objective
 from dhp_sr.reports import controls_table, plot_controls
+from dhp_sr.utils.errors import UserError
 
 
 @pytest.mark.parametrize("search_ratio, step_ratio", [(1.0, 0.4), (1.4, 0.9)])
-@pytest.mark.parametrize("method", FROM_NOTHING)
-@pytest.mark.parametrize("case", CASES.values())
+@pytest.mark.parametrize(
+    "case, method",
+    [(case, method) for case in CASES.values() for method in (FROM_TRAINED if case.trained else FROM_NOTHING)],
+)
 def test_every_method_takes_the_same_time(case, method, search_ratio, step_ratio):
     entry = entry_of(case, method)
     phases = plan_iterations(case, entry, search_ratio=search_ratio, step_ratio=step_ratio)
     time = phases.dense + phases.search * search_ratio + phases.finetune * step_ratio
     assert time == pytest.approx(case.length, abs=1)
     assert entry.method == method.partition("_")[0]
-    assert (phases.search > 0) == (method in ("dhp", "hsn") or (method == "magnitude" and not case.trained))
+    searches = entry.method in ("dhp", "hsn")
+    assert (phases.search > 0) == (searches or (method == "magnitude" and not case.trained))
     assert plan_iterations(case, entry).search == phases.search
 
 
 def test_what_is_trained_already_is_not_trained_again_before_the_cut():
-    assert FROM_TRAINED.keys() == FROM_NOTHING.keys()
+    assert FROM_TRAINED.keys() == FROM_NOTHING.keys() - {"dhp_faithful"}
+    with pytest.raises(UserError, match="dhp_faithful draws its own weights"):
+        entry_of(CASES["dncnn_published_50"], "dhp_faithful")
     assert {method for method, entry in FROM_TRAINED.items() if entry.dense} == {"dense"}
 
 
@@ -86,6 +93,18 @@ def test_trained_weights_are_cut_and_teach(tmp_path, monkeypatch, noise_options,
     row = json.loads((tmp_path / "out.json").read_text())["rows"][0]
     assert row["iterations"]["dense"] == 0 and (row["iterations"]["search"] > 0) == (method in ("dhp", "hsn"))
     assert all(torch.equal(value, teachers[-1].state_dict()[key]) for key, value in dense.state_dict().items())
+
+
+def test_the_published_search_shrinks_in_the_time_it_has(tmp_path, monkeypatch, noise_options):
+    monkeypatch.setitem(CASES, "dncnn_50", Case(str(noise_options), 0.5, 120, ("tiny",)))
+    given = ["--cases", "dncnn_50", "--methods", "dhp_faithful", "--seeds", "0", "--out", str(tmp_path / "out.json")]
+    assert main(given) == 0
+    row = json.loads((tmp_path / "out.json").read_text())["rows"][0]
+    assert row["iterations"]["dense"] == 0 and row["iterations"]["search"] == 36
+    assert 0.4 < row["macs_ratio"] <= 0.5
+    shrunk = [published(length) for length in (10, 1000)]
+    moved = [one["compress.penalty"] * one["compress.latent_lr"] * one["compress.search_iter"] for one in shrunk]
+    assert moved == pytest.approx([SHRINKING] * 2)
 
 
 @pytest.mark.parametrize("method", ["dhp", "uniform"])
