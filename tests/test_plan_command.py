@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from basicsr_modules import from_basicsr
+from real_networks import BASICSR
 
 from dhp_sr.archs import build
 from dhp_sr.metrics import complexity
@@ -57,6 +59,21 @@ def test_a_network_of_basicsr(tmp_path):
         code, found = plan(tmp_path, "--arch", name, "num_feat=16", "num_block=1", "--size", "16", "16")
         assert code == 0 and found["network"] == "MSRResNet" and found["name"] == name
         assert {group["name"] for group in found["groups"] if not group["reason"]} >= {"conv_first", "body.0.conv1"}
+
+
+@pytest.mark.parametrize("name", BASICSR)
+def test_every_network_of_basicsr_in_an_option_file(name, tmp_path):
+    from_basicsr("utils.registry")
+    given = BASICSR[name][1]
+    network = {"type": f"basicsr:{name}", **given}
+    scale = {"RIDNet": 1, "RCAN": 4}.get(name) or given.get("upscale") or given["scale"]
+    changes = [f"network_g={{type: Hyper, network: {json.dumps(network)}}}", f"scale={scale}", "compress.round_to=4"]
+    if scale == 1:
+        noisy = ("type=NoiseDataset", "sigma=25.0")
+        changes += [f"datasets.{key}.{change}" for key in ("train", "val") for change in noisy]
+    code, found = plan(tmp_path, "-opt", OPTIONS, "--set", *changes, "num_gpu=0")
+    assert code == 0 and found["network"] == name
+    assert found["targets"][0]["kept"]["macs"] == pytest.approx(0.5, abs=0.01)
 
 
 def test_ours_come_first_and_theirs_can_be_named(tmp_path):

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from dhp_sr.archs import ARCHS, build
 from dhp_sr.structure import make_plan
 from dhp_sr.structure.groups import Number
-from dhp_sr.structure.meta import to_meta
+from dhp_sr.structure.meta import pass_shape
 from dhp_sr.structure.resize import resize
 from dhp_sr.structure.rewrite import rewrite
 from dhp_sr.utils.errors import UserError
@@ -167,10 +167,8 @@ def _check_description(network: nn.Module, manifest: Mapping[str, Any]) -> None:
 def _check_forward(network: nn.Module) -> None:
     """Pass shapes through the network: layers that do not fit each other show here, at no cost."""
     source, side = origin_of(network) or network, passing_side(network)
-    image = torch.empty(1, source.in_channels, side, side, device="meta")
     try:
-        with torch.no_grad():
-            result = to_meta(copy.deepcopy(network))(image)
+        result = pass_shape(network, (1, source.in_channels, side, side))
     except Exception as error:  # shapes from a file: any failure means that they do not fit
         raise ModelFileError(f"the layers' widths do not fit each other: {str(error)[:500]}") from error
     shape = tuple(result.shape)

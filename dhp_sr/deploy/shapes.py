@@ -1,11 +1,9 @@
 """Which inputs pass through a network, and what comes out; nothing but shapes is computed."""
 
-import copy
-
 import torch
 from torch import nn
 
-from dhp_sr.structure.meta import to_meta
+from dhp_sr.structure.meta import pass_shape
 from dhp_sr.utils.rounding import round_up
 
 from .origins import Origin, origin_of
@@ -28,10 +26,8 @@ def passing_side(network: nn.Module) -> int:
     return round_up(smallest, source.size_multiple)
 
 
-@torch.no_grad()
 def out_channels(network: nn.Module) -> int:
     """Return the channels of a network's output, or the classes that it tells apart; it is left as it was."""
     side = passing_side(network)
     dtype = next((one.dtype for one in network.parameters() if one.is_floating_point()), torch.float32)
-    image = torch.empty(1, network.in_channels, side, side, dtype=dtype, device="meta")
-    return int(to_meta(copy.deepcopy(network))(image).shape[1])
+    return int(pass_shape(network, (1, network.in_channels, side, side), dtype).shape[1])

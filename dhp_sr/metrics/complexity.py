@@ -1,4 +1,4 @@
-"""Counts multiply-adds and parameters by watching the layers of a network at work."""
+"""Counts multiply-adds and parameters by watching a network at work, its layers and what it calls as functions."""
 
 import copy
 import math
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Complexity:
     """What a network costs for one input."""
 
     macs: int
-    """Multiply-adds of convolutions, transposed convolutions and linear layers."""
+    """Multiply-adds of convolutions, transposed convolutions and linear layers, called as modules or as functions."""
     params: int
     """Trainable and frozen parameters; a shared one counts once, buffers do not count."""
     activations: int
@@ -41,48 +42,56 @@ def complexity(network: nn.Module, input_shape: Sequence[int] = (1, 3, 128, 128)
     watched = copy.deepcopy(network).to("meta").eval()
     params = sum(parameter.numel() for parameter in watched.parameters())
     dtype = next((parameter.dtype for parameter in watched.parameters()), torch.float32)
-    macs: list[int] = []
-    outputs: list[int] = []
-
-    def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        macs.append(_count(module)(module, inputs[0], output))
-        if not isinstance(module, nn.Linear):
-            outputs.append(output.numel())
-
-    for module in watched.modules():
-        if isinstance(module, tuple(COUNTERS)):
-            module.register_forward_hook(hook)
-    with torch.no_grad():
-        watched(torch.empty(tuple(input_shape), dtype=dtype, device="meta"))
-    return Complexity(macs=sum(macs), params=params, activations=sum(outputs), convs=len(outputs))
+    image = torch.empty(tuple(input_shape), dtype=dtype, device="meta")
+    try:
+        seen = _watch(watched, image)
+    except Exception:  # whatever an operator raises where it meets tensors that the forward makes on the CPU
+        with torch.device("meta"):
+            seen = _watch(watched, image)
+    return Complexity(macs=sum(seen.macs), params=params, activations=sum(seen.outputs), convs=len(seen.outputs))
 
 
-def _conv_macs(layer: _ConvNd, source: torch.Tensor, result: torch.Tensor) -> int:
-    return result.numel() * layer.in_channels // layer.groups * math.prod(layer.kernel_size)
+@torch.no_grad()
+def _watch(network: nn.Module, image: Tensor) -> "_Watch":
+    with _Watch() as watch:
+        network(image)
+    return watch
 
 
-def _transposed_macs(layer: _ConvTransposeNd, source: torch.Tensor, result: torch.Tensor) -> int:
+class _Watch(TorchFunctionMode):
+    """Notes the multiply-adds, and the elements that convolutions put out, of what is called inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.macs: list[int] = []
+        self.outputs: list[int] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in COUNTERS:
+            given = dict(zip(("input", "weight"), args, strict=False)) | (kwargs or {})
+            self.macs.append(COUNTERS[func](given["input"], given["weight"], result))
+            if func is not functional.linear:
+                self.outputs.append(result.numel())
+        return result
+
+
+def _conv_macs(source: Tensor, weight: Tensor, result: Tensor) -> int:
+    return result.numel() * math.prod(weight.shape[1:])
+
+
+def _transposed_macs(source: Tensor, weight: Tensor, result: Tensor) -> int:
     # Every input element is multiplied with a whole kernel; counting by the output would overstate it by stride^2.
-    return source.numel() * layer.out_channels // layer.groups * math.prod(layer.kernel_size)
+    return source.numel() * math.prod(weight.shape[1:])
 
 
-def _linear_macs(layer: nn.Linear, source: torch.Tensor, result: torch.Tensor) -> int:
-    return result.numel() * layer.in_features
-
-
-Counter = Callable[[Any, torch.Tensor, torch.Tensor], int]
-
-COUNTERS: dict[type[nn.Module], Counter] = {
-    nn.Conv1d: _conv_macs,
-    nn.Conv2d: _conv_macs,
-    nn.Conv3d: _conv_macs,
-    nn.ConvTranspose1d: _transposed_macs,
-    nn.ConvTranspose2d: _transposed_macs,
-    nn.ConvTranspose3d: _transposed_macs,
-    nn.Linear: _linear_macs,
+COUNTERS: dict[Any, Callable[[Tensor, Tensor, Tensor], int]] = {
+    functional.conv1d: _conv_macs,
+    functional.conv2d: _conv_macs,
+    functional.conv3d: _conv_macs,
+    functional.conv_transpose1d: _transposed_macs,
+    functional.conv_transpose2d: _transposed_macs,
+    functional.conv_transpose3d: _transposed_macs,
+    functional.linear: _conv_macs,
 }
-"""Kind of layer -> its count from (layer, input, output)."""
-
-
-def _count(module: nn.Module) -> Counter:
-    return next(counter for kind, counter in COUNTERS.items() if isinstance(module, kind))
+"""Function -> its count from (input, weight, output); the layers of these names call them."""

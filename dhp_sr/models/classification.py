@@ -23,7 +23,7 @@ from dhp_sr.models.named import full_name
 from dhp_sr.models.origins import register_known
 from dhp_sr.models.task import Scores, Task, check_channels, decode_folder, open_sets
 from dhp_sr.reports.scores import CROSS_ENTROPY, TOP1, TOP5
-from dhp_sr.structure.meta import to_meta
+from dhp_sr.structure.meta import pass_shape
 from dhp_sr.utils.errors import UserError
 
 SCORES = tuple(score.key for score in (TOP1, TOP5, CROSS_ENTROPY))
@@ -144,8 +144,7 @@ def score_classes(found: Iterable[tuple[Tensor, Tensor]]) -> Scores:
 
 def count_classes(network: nn.Module, channels: int, side: int) -> int:
     """Return the length of a network's output; shapes alone are computed."""
-    with torch.no_grad():
-        found = to_meta(copy.deepcopy(network).eval())(torch.empty(1, channels, side, side, device="meta"))
+    found = pass_shape(copy.deepcopy(network).eval(), (1, channels, side, side))
     if not isinstance(found, Tensor) or found.dim() != 2:
         raise UserError(f"expected an output of (images, classes), found {tuple(getattr(found, 'shape', ()))}")
     return found.shape[1]

@@ -14,7 +14,7 @@ from dhp_sr.deploy.origins import is_registered, mark, origin_of
 from dhp_sr.deploy.shapes import MULTIPLES, trial_side
 from dhp_sr.models.named import full_name
 from dhp_sr.models.origins import register_known
-from dhp_sr.structure.meta import to_meta
+from dhp_sr.structure.meta import pass_shape
 from dhp_sr.utils.errors import UserError
 
 
@@ -111,12 +111,11 @@ def _sides(network: nn.Module, name: str, channels: int, scale: int) -> tuple[in
 
 def _trials(network: nn.Module, channels: int) -> Iterator[tuple[int, int, torch.Tensor | str]]:
     """Yield multiple, side, and the output for an image of that side or why it has none; only shapes are computed."""
-    on_meta = to_meta(copy.deepcopy(network).eval())
+    copied = copy.deepcopy(network).eval()
     for multiple in MULTIPLES:
         side = trial_side(multiple)
         try:
-            with torch.no_grad():
-                found = on_meta(torch.empty(1, channels, side, side, device="meta"))
+            found = pass_shape(copied, (1, channels, side, side))
         except Exception as error:  # the author's code: whatever it raises, the image did not pass
             yield multiple, side, f"an input of {side} x {side} does not pass: {str(error)[:300]}"
             continue

@@ -49,6 +49,23 @@ def test_shared_layers_cost_each_run_but_hold_their_parameters_once():
     assert complexity(Twice(), (1, 2, 3, 3)) == Complexity(macs=72, params=8, activations=36, convs=2)
 
 
+class Merged(nn.Module):
+    """A convolution whose kernel is computed in the forward, with a tensor made there on no device in particular."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(4, 2, 3, 3))
+        self.last = nn.ConvTranspose2d(4, 2, 2, stride=2)
+
+    def forward(self, x):
+        return self.last(nn.functional.conv2d(input=x, weight=self.weight + torch.ones(4, 2, 3, 3)))
+
+
+def test_functions_cost_what_layers_do():
+    expected = Complexity(macs=4 * 36 * 18 + 4 * 36 * 2 * 4, params=72 + 34, activations=4 * 36 + 2 * 144, convs=2)
+    assert complexity(Merged(), (1, 2, 8, 8)) == expected
+
+
 def test_networks_without_parameters_cost_nothing():
     assert complexity(nn.ReLU()) == Complexity(0, 0, 0, 0)
 
