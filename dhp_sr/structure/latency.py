@@ -14,8 +14,8 @@ class LatencyModel:
     """Milliseconds as a function of the kept entries.
 
     Each layer is interpolated bilinearly between the widths measured (and 0 at no width). What the layers do not
-    account for (activations, sums, shuffles, norms) is the time of the whole network less theirs; it shrinks with the
-    elements that the layers put out.
+    account for (activations, sums, shuffles, norms, convolutions with computed weights) is the time of the whole
+    network less theirs; it shrinks with the elements that the layers put out.
     """
 
     def __init__(self, plan: ChannelPlan, counts: Counts, table: LatencyTable) -> None:

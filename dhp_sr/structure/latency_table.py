@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from dhp_sr.structure.book import first_names
 from dhp_sr.structure.resize import resize
+from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_json
 from dhp_sr.utils.timing import device_name, quiet_clock, rounds_ms, thread_count
 
@@ -107,6 +108,7 @@ def prepare_table(
         known: times measured before under the same conditions, as `LatencyTable.times` gives them.
 
     Raises:
+        UserError: the network has no layer that can be timed.
         OSError: the file cannot be written.
     """
     network = copy.deepcopy(network).eval()
@@ -117,6 +119,12 @@ def prepare_table(
         "dtype": str(example_input.dtype).removeprefix("torch."),
     }
     calls = record_calls(network, example_input)
+    if not calls:
+        raise UserError(
+            f"{type(network).__name__}: expected convolutions or linear layers that are modules with weights of their "
+            "own, whose times make up the latency, found none in its forward: convolutions called as functions, and "
+            "weights computed from others, cannot be timed at other widths. Ask for macs or params instead"
+        )
 
     def measured() -> dict[str, Any]:
         table = _read(path, conditions)
@@ -136,16 +144,17 @@ def prepare_table(
 
 
 def record_calls(network: nn.Module, example_input: Tensor) -> tuple[LayerCall, ...]:
-    """Run a network and note every call of a layer that multiplies."""
+    """Run a network and note every call of a layer that multiplies and can be built at other widths."""
     names, calls, handles = first_names(network), [], []
     for path, module in network.named_modules():
-        if isinstance(module, LAYERS):
-            weight = names.get(f"{path}.weight" if path else "weight", "")
+        if isinstance(module, LAYERS) and _holds_its_weights(module):
+            weight = names[f"{path}.weight" if path else "weight"]
 
-            def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, weight: str = weight) -> None:
-                calls.append(LayerCall(weight, layer, tuple(inputs[0].shape), output.numel()))
+            def note(layer: nn.Module, inputs: tuple, named: dict, output: Tensor, weight: str = weight) -> None:
+                given = inputs[0] if inputs else named["input"]
+                calls.append(LayerCall(weight, layer, tuple(given.shape), output.numel()))
 
-            handles.append(module.register_forward_hook(note))
+            handles.append(module.register_forward_hook(note, with_kwargs=True))
     try:
         with torch.no_grad():
             network(example_input)
@@ -153,6 +162,12 @@ def record_calls(network: nn.Module, example_input: Tensor) -> tuple[LayerCall, 
         for handle in handles:
             handle.remove()
     return tuple(calls)
+
+
+def _holds_its_weights(layer: nn.Module) -> bool:
+    """Return whether weight and bias are parameters, not computed from others such as those of a weight norm."""
+    own = dict(layer.named_parameters(recurse=False))
+    return "weight" in own and (layer.bias is None or "bias" in own)
 
 
 def grid(width: int, multiple: int = 1) -> list[int]:

@@ -12,6 +12,7 @@ from dhp_sr.hyper import convert
 from dhp_sr.structure import Budget, BudgetError, CostModel, Stopwatch, make_plan
 from dhp_sr.structure.fit import fit_measured
 from dhp_sr.structure.latency_table import grid, prepare_table, record_calls
+from dhp_sr.utils.errors import UserError
 
 
 @pytest.fixture
@@ -80,6 +81,56 @@ def test_every_call_of_a_layer_counts():
     calls = record_calls(plain, torch.rand(1, 1, 8, 8))
     assert [call.weight for call in calls] == ["0.weight", "1.weight", "1.weight"]
     assert calls[1].signature == calls[2].signature != calls[0].signature
+
+
+class Named(nn.Module):
+    """Hands an image to its layers by the name of their argument."""
+
+    def __init__(self, middle):
+        super().__init__()
+        self.first, self.middle, self.last = nn.Conv2d(1, 4, 3), middle, nn.Conv2d(16, 1, 3)
+
+    def forward(self, x):
+        return self.last(input=self.middle(self.first(input=x)).relu())
+
+
+def computed(norm):
+    return nn.Sequential(norm(nn.Conv2d(4, 4, 3)), nn.ReLU(), nn.Conv2d(4, 16, 3))
+
+
+def test_layers_called_by_the_name_of_their_argument():
+    calls = record_calls(Named(nn.Conv2d(4, 16, 3)), torch.rand(1, 1, 8, 8))
+    assert [call.input_shape for call in calls] == [(1, 1, 8, 8), (1, 4, 6, 6), (1, 16, 4, 4)]
+
+
+@pytest.mark.parametrize("norm", [
+    nn.utils.parametrizations.weight_norm, nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm,
+])  # fmt: skip
+def test_layers_with_computed_weights_are_part_of_the_rest(clock, norm):
+    plain, x = Named(computed(norm)).eval(), torch.rand(1, 1, 12, 12)
+    table = prepare_table(plain, x)
+    assert [call.weight for call in table.calls] == ["first.weight", "middle.2.weight", "last.weight"]
+    assert table.dense_ms > sum(table.layers[call.signature]["ms"][-1][-1] for call in table.calls)
+    report = convert(plain, x).prune_to(latency=0.7, round_to=1, tolerance=0.3)
+    assert abs(report.measured_latency_ratio - 0.7) <= 0.21
+
+
+class Functions(nn.Module):
+    """Convolutions without modules."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Parameter(torch.rand(8, 1, 3, 3)), nn.Parameter(torch.rand(1, 8, 3, 3))
+
+    def forward(self, x):
+        return nn.functional.conv2d(nn.functional.conv2d(x, self.up).relu(), self.down)
+
+
+def test_a_network_without_layers_that_can_be_timed_is_told_what_to_ask_for():
+    hyper = convert(Functions(), torch.rand(1, 1, 8, 8))
+    with pytest.raises(UserError, match=r"Functions: expected convolutions .* Ask for macs or params instead"):
+        hyper.prune_to(latency=0.5)
+    assert hyper.prune_to(macs=0.5, round_to=1).macs_ratio == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("layer", [
