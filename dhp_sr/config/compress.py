@@ -120,9 +120,9 @@ class Compress(Section):
     """Largest distance between the kept fraction and the target, for latency as a fraction of the target; default:
     0.01, for latency 0.05."""
     round_to: Positive = 8
-    """Widths are multiples of this (or the dense width)."""
+    """Widths of layers are multiples of this (or the dense width)."""
     min_width: Positive = 8
-    """No prunable group is cut below this many channels."""
+    """No layer of a prunable group is cut below this many channels."""
     exclude: list[str] = []
     """Module names or patterns (`up.*`) that keep their widths."""
     dense_iter: NotNegative = 0

@@ -167,8 +167,8 @@ class HyperNet(nn.Module):
                 `time_with` said otherwise: at the example's size, on its device, with one CPU thread.
             tolerance: largest distance from that fraction, for latency as a fraction of it; default: 0.01, for latency
                 0.05, so that half the time is met by 0.475 to 0.525.
-            round_to: kept widths are multiples of this, or the dense width.
-            min_width: floor of every group; default: `round_to`.
+            round_to: kept widths of layers are multiples of this, or the dense width.
+            min_width: floor of every layer of a group; default: `round_to`.
             scores: group name -> (width,), larger = keep, comparable between groups; default: |latent|.
 
         Returns:

@@ -87,8 +87,8 @@ def plan_arch(
         arguments: `key=value` each, the value read as YAML: the constructor's arguments.
         size: Height and width of the input; default: those that the network is meant for, or 128 and 128.
         exclude: Names or patterns of layers that keep their widths.
-        round_to: Widths are multiples of this.
-        min_width: No group is cut below this.
+        round_to: Widths of layers are multiples of this.
+        min_width: No layer of a group is cut below this.
 
     Returns:
         See `describe`.

@@ -45,6 +45,8 @@ class Book:
         self.ties = Ties()
         self.axes: dict[tuple[str, int], Tensor] = {}
         """(tensor name, axis) -> one atom for each entry."""
+        self.divided: dict[tuple[str, int], int] = {}
+        """(weight name, axis) -> groups of a convolution, where the axis holds the channels of one of them."""
         self.positions: dict[str, int] = {}
         """Weight name -> how often each of its entries is multiplied, for one sample."""
         self.kinds: dict[str, str] = {}
@@ -79,6 +81,10 @@ class Book:
         if key not in self.axes:
             self.axes[key] = self.ties.new(count, layer)
         return self.axes[key]
+
+    def divide(self, weight: str, dim: int, groups: int) -> None:
+        """Note that an axis of a weight holds the channels of one of several groups, which are alike."""
+        self.divided[self.name(weight), dim] = groups
 
     def multiply(self, weight: str, positions: int, kind: str) -> None:
         """Count `positions` more uses of every entry of a weight."""

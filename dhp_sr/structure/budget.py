@@ -32,9 +32,9 @@ class Budget:
     """Largest distance between the kept fraction and `keep_ratio`, below it where both sides can be reached; for
     latency as a fraction of `keep_ratio`. None: that of `TOLERANCES`."""
     round_to: int = 8
-    """Widths are multiples of this, or the dense width."""
+    """Widths of layers are multiples of this, or the dense width."""
     min_width: int = 8
-    """No group is cut below this."""
+    """No layer of a group is cut below this."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant.
@@ -77,10 +77,19 @@ class BudgetReport:
 
 
 def allowed_widths(group: Group, budget: Budget) -> list[int]:
-    """Return the widths a group may take, ascending: multiples of `round_to` from the floor on, and the dense width."""
-    floor = min(group.width, max(1, budget.min_width))
-    first = round_up(floor, budget.round_to)
-    return [*range(first, group.width, budget.round_to), group.width]
+    """Return the widths a group may take, ascending: the dense width, and those that suit all layers.
+
+    A layer has as many channels as the group times one of its `units`; they are a multiple of `round_to`, not below
+    the floor.
+    """
+    step = math.lcm(*(budget.round_to // math.gcd(budget.round_to, unit) for unit in group.units))
+    first = round_up(least_width(group, budget.min_width), step)
+    return [*range(first, group.width, step), group.width]
+
+
+def least_width(group: Group, min_width: int) -> int:
+    """Return the width below which a layer of the group has fewer channels than `min_width`, or the dense width."""
+    return min(group.width, max(1, math.ceil(min_width / min(group.units))))
 
 
 def report(
@@ -113,16 +122,17 @@ def join(plan: ChannelPlan, parts: Mapping[str, Tensor]) -> Tensor:
 
 
 def protect(plan: ChannelPlan, life: Tensor, min_width: int) -> Tensor:
-    """Return the mask life > 0, with the best `min_width` channels of every group kept whatever their value.
+    """Return the mask life > 0, with the best channels of every group up to its floor kept whatever their value.
 
     Args:
         plan: the groups.
         life: (plan.size,) larger = keep.
-        min_width: floor of every group.
+        min_width: least channels of every layer.
     """
     mask = life > 0
     for group in plan.prunable:
-        if int(mask[group.span].sum()) < min(min_width, group.width):
-            best = torch.topk(life[group.span], min(min_width, group.width)).indices
+        floor = least_width(group, min_width)
+        if int(mask[group.span].sum()) < floor:
+            best = torch.topk(life[group.span], floor).indices
             mask[group.start + best] = True
     return mask

@@ -3,13 +3,14 @@
 import contextlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from dhp_sr.structure.book import Book, Count, Path
 from dhp_sr.structure.trace import TraceError, trace
+from dhp_sr.structure.units import units
 from dhp_sr.structure.walk import walk
 
 
@@ -31,6 +32,8 @@ class Group:
     activated: float
     """Activations that act on the channels, for each layer that produces them, at most 1; 0 for channels that are only
     carried on, such as those of EDSR's stream."""
+    units: tuple[int, ...] = (1,)
+    """How many channels each of them stands for in the layers that have them, see `units`; all different numbers."""
 
     @property
     def span(self) -> slice:
@@ -152,10 +155,18 @@ def _plan(
     places[list(channel_of)] = torch.tensor([*channel_of.values()], dtype=torch.long)
     places = places[book.ties.roots()]
     axes = tuple(Axis(tensor, dim, places[atoms]) for (tensor, dim), atoms in book.axes.items())
+    groups = _with_units(groups, axes, book, size)
     shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
     layers = tuple(Layer(name, book.kinds[name], count, shapes[name]) for name, count in book.positions.items())
     found = _numbers(book, places, size)
     return ChannelPlan(groups, axes, layers, shapes, found, tuple(example_input.shape), training)
+
+
+def _with_units(groups: Sequence[Group], axes: Sequence[Axis], book: Book, size: int) -> tuple[Group, ...]:
+    spans = [group.span for group in groups if group.prunable]
+    held = [(axis.index, book.divided.get((axis.tensor, axis.dim), 1)) for axis in axes]
+    found = iter(units(spans, held, size))
+    return tuple(replace(group, units=next(found)) if group.prunable else group for group in groups)
 
 
 def _numbers(book: Book, places: Tensor, size: int) -> tuple[Number, ...]:

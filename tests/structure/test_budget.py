@@ -5,12 +5,13 @@ import functools
 import pytest
 import torch
 from networks import CASES, example, network
+from torch import nn
 
 from dhp_sr.archs import build
 from dhp_sr.hyper import convert
 from dhp_sr.metrics.complexity import complexity
 from dhp_sr.structure import Budget, BudgetError, CostModel, make_plan
-from dhp_sr.structure.budget import split
+from dhp_sr.structure.budget import allowed_widths, protect, split
 from dhp_sr.structure.choose import Chooser
 from dhp_sr.structure.obstacles import controlled, floor_mask, remains
 
@@ -59,6 +60,50 @@ def test_budget_is_met_in_multiples_of_8(name, ratio, kind, scores):
     assert 0 <= ratio - measured <= 0.01
     assert measured == pytest.approx(getattr(report, f"{kind}_ratio"), abs=1e-12)
     assert all(width % 8 == 0 for width in report.widths.values())
+
+
+def around(width, middle):
+    """A network with `middle` between two convolutions of `width` channels."""
+    return nn.Sequential(nn.Conv2d(1, width, 3), nn.ReLU(), middle, nn.ReLU(), nn.Conv2d(width, 1, 3))
+
+
+DIVIDED = {
+    "8 groups of 4": (around(32, nn.Conv2d(32, 32, 3, groups=8)), [1, 2, 3, 4]),
+    "6 groups of 8": (around(48, nn.Conv2d(48, 48, 3, groups=6)), [4, 8]),
+    "3 groups of 8": (around(24, nn.Conv2d(24, 24, 3, groups=3)), [8]),
+    "2 groups of 16": (around(32, nn.Conv2d(32, 32, 3, groups=2)), [4, 8, 12, 16]),
+    "transposed, 8 groups of 4": (around(32, nn.ConvTranspose2d(32, 32, 3, groups=8)), [1, 2, 3, 4]),
+    "GroupNorm, 8 groups of 4": (around(32, nn.GroupNorm(8, 32)), [2, 4, 6, 8]),
+}
+"""What -> a network whose channels live and die by several at once, and how many such bundles its layers may have."""
+
+
+@pytest.mark.parametrize("what", DIVIDED)
+def test_widths_are_those_of_the_layers(what):
+    plain, expected = DIVIDED[what]
+    hyper = convert(plain, torch.rand(1, 1, 12, 12))
+    dense = {group.name: group.width for group in hyper.plan.prunable}
+    for group in hyper.plan.prunable:
+        assert allowed_widths(group, Budget("macs", 0.5)) == expected
+    for width in expected:
+        hyper.set_masks({name: torch.arange(whole) < width for name, whole in dense.items()})
+        convolutions = [layer for layer in hyper.cut() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
+        widths = {number for layer in convolutions for number in (layer.in_channels, layer.out_channels)} - {1}
+        assert widths == {plain[0].out_channels * width // max(dense.values())}
+        assert all(number % 8 == 0 for number in widths)
+
+
+def test_the_floor_of_a_search_is_that_of_the_layers():
+    plan = make_plan(DIVIDED["8 groups of 4"][0], torch.rand(1, 1, 12, 12))
+    kept = protect(plan, torch.arange(plan.size) - 100.0, 16)
+    assert kept.tolist() == [False, False, True, True] * 2
+
+
+def test_channels_that_a_shuffle_spreads_count_as_few():
+    """Behind the shuffle, the layer has one channel where the up-sampler has four."""
+    plan = make_plan(build("EDSR", num_feat=32, num_block=1, upscale=2), torch.rand(1, 3, 8, 8))
+    (group,) = [group for group in plan.prunable if group.name == "upsample.0"]
+    assert group.units == (1, 4) and allowed_widths(group, Budget("macs", 0.5)) == [8, 16, 24, 32]
 
 
 @pytest.mark.parametrize("seed", [None, 0, 1, 2])

@@ -51,6 +51,11 @@ class Weights:
             return self._call.book.produce(self.weight, dim, count, self.layer)
         return self._call.channels(self.weight, dim)
 
+    def divide(self, dim: int, groups: int) -> None:
+        """Note that axis `dim` holds the channels of one of several groups, which are alike."""
+        if isinstance(self.weight, str):
+            self._call.book.divide(self.weight, dim, groups)
+
     def multiply(self, positions: int, kind: str) -> None:
         """Count the uses of the weight."""
         if isinstance(self.weight, str):
@@ -77,6 +82,7 @@ def convolution(call: Call) -> Tensor:
         _note_groups(call, 6, incoming)
         return weights.outgoing(weights.own(0, incoming.repeat_interleave(out // len(incoming))))
     weights.own(1, tie_parts(call, incoming, groups)[0])
+    weights.divide(1, groups)
     return weights.outgoing(tie_parts(call, weights.produce(0, out), groups).flatten())
 
 
@@ -91,6 +97,7 @@ def transposed_convolution(call: Call) -> Tensor:
     if 1 < groups == into:
         _note_groups(call, 6, incoming)
         return weights.outgoing(incoming.repeat_interleave(per_group))
+    weights.divide(1, groups)
     return weights.outgoing(weights.produce(1, per_group).repeat(groups))
 
 
