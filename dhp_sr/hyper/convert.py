@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dhp_sr.hyper.hypernet import HyperNet
 from dhp_sr.hyper.parametrisation import Full, build_parametrisation
 from dhp_sr.structure import make_plan
+from dhp_sr.utils.errors import UserError
 
 
 def convert(
@@ -30,8 +31,14 @@ def convert(
 
     Raises:
         TraceError: the network cannot be traced.
+        UserError: it has no parameters.
         ValueError: an unknown parametrisation.
     """
+    if next(network.parameters(), None) is None:
+        raise UserError(
+            f"{type(network).__name__}: expected a network with parameters to prune, found none; keep layers as "
+            "attributes of their module, or in a ModuleList"
+        )
     plan = make_plan(network, example_input, exclude, keep_streams=keep_streams)
     copied = copy.deepcopy(network)
     frozen = [name for name, parameter in copied.named_parameters() if not parameter.requires_grad]

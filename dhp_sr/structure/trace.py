@@ -2,12 +2,14 @@
 
 import copy
 import inspect
+import linecache
 import re
 import traceback
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.parameter import is_lazy
 
 from dhp_sr.structure.follow import Tracer
 from dhp_sr.structure.meta import to_meta
@@ -52,15 +54,25 @@ def trace(network: nn.Module, example_input: Tensor, training: bool = False) -> 
         training: follow what the forward does in training mode.
 
     Raises:
-        TraceError: the network cannot be copied, takes several inputs, depends on values of tensors, or does not accept
-            the example.
+        TraceError: the network has weights without shapes, cannot be copied, takes several inputs, depends on values of
+            tensors, or does not accept the example.
     """
+    _check_shapes(network)
     example, root, absent = example_input[:1], _copied(network).train(training), _absent_inputs(network)
     try:
         graph_module, decided = _symbolic(root, network, example, absent)
     except Exception as error:
         raise TraceError(_untraceable(network, error)) from error
     return Traced(graph_module, record(graph_module, example), decided)
+
+
+def _check_shapes(network: nn.Module) -> None:
+    lazy = [name for name, tensor in [*network.named_parameters(), *network.named_buffers()] if is_lazy(tensor)]
+    if lazy:
+        raise TraceError(
+            f"{type(network).__name__}: expected weights that have their shapes, found {', '.join(lazy[:3])} without "
+            "(of a lazy layer, which takes them from its first input); run the network once on an example before"
+        )
 
 
 def _copied(network: nn.Module) -> nn.Module:
@@ -132,15 +144,24 @@ def _run(recorder: _Recorder, example: Tensor) -> None:
 
 
 def _untraceable(network: nn.Module, error: Exception) -> str:
-    place = "its forward"
-    for frame in traceback.extract_tb(error.__traceback__):
-        if frame.name == "forward" and "torch/fx" not in frame.filename.replace("\\", "/"):
-            place = f"{frame.filename}:{frame.lineno} ({(frame.line or '').strip()})"
-    return f"{type(network).__name__} cannot be traced: {error}; at {place}. {_advice(error)}"
+    return f"{type(network).__name__} cannot be traced: {error}; at {_place(network, error)}. {_advice(error)}"
+
+
+def _place(network: nn.Module, error: Exception) -> str:
+    """Return the innermost line of the packages, or the script, that the network's modules are from."""
+    own = {type(module).__module__.partition(".")[0] for module in network.modules()} - {"torch"}
+    tracing, place = __name__.rpartition(".")[0], "its forward"
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        name, path = frame.f_globals.get("__name__", ""), frame.f_code.co_filename
+        if name.partition(".")[0] in own and not name.startswith(tracing):
+            place = f"{path}:{number} ({linecache.getline(path, number).strip()})"
+    return place
 
 
 def _advice(error: Exception) -> str:
     maker = re.match(r"(zeros|ones|empty|rand|randn)\(\) takes 1 positional argument", str(error))
     if maker:  # torch takes separate sizes only as plain numbers
         return f"Sizes taken from a tensor must be one tuple: write torch.{maker[1]}((n, c, h, w)), or {maker[1]}_like"
+    if "not installed as a submodule" in str(error):
+        return "Layers are made in __init__ and kept as attributes or in a ModuleList, not made in forward or in a list"
     return "Shapes and branches must not depend on the values of tensors: write the place with tensor operations"

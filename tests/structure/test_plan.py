@@ -112,6 +112,54 @@ def test_a_data_dependent_branch_is_refused_with_its_place():
         make_plan(Branching(), torch.rand(1, 1, 4, 4))
 
 
+class Helped(Branching):
+    def forward(self, x):
+        return self.helper(self.conv(x))
+
+    def helper(self, y):
+        return y * 2 if y.max() > 1 else y
+
+
+def test_the_place_is_the_innermost_line_of_the_network():
+    with pytest.raises(TraceError, match=r"test_plan.py:\d+ \(return y \* 2 if y\.max\(\) > 1 else y\)"):
+        make_plan(Helped(), torch.rand(1, 1, 4, 4))
+
+
+class MadeInForward(Branching):
+    def forward(self, x):
+        return nn.PixelShuffle(2)(self.conv(x))
+
+
+class Listed(Branching):
+    def __init__(self):
+        super().__init__()
+        self.further = [nn.Conv2d(4, 1, 1)]
+
+    def forward(self, x):
+        return self.further[0](self.conv(x))
+
+
+@pytest.mark.parametrize("network", [MadeInForward(), Listed()], ids=lambda network: type(network).__name__)
+def test_layers_that_are_no_attributes_are_refused(network):
+    with pytest.raises(TraceError, match=r"test_plan.py:\d+ .* made in __init__ and kept as attributes"):
+        make_plan(network, torch.rand(1, 1, 4, 4))
+
+
+@pytest.mark.parametrize("lazy", [lambda: nn.LazyConv2d(8, 1), nn.LazyBatchNorm2d], ids=["convolution", "norm"])
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature:UserWarning")
+def test_weights_without_shapes_are_refused(lazy):
+    plain = nn.Sequential(nn.Conv2d(1, 8, 1), lazy(), nn.Conv2d(8, 1, 1))
+    with pytest.raises(TraceError, match=r"found 1\.weight, .* run the network once on an example"):
+        make_plan(plain, torch.rand(1, 1, 4, 4))
+    plain(torch.rand(2, 1, 4, 4))
+    assert make_plan(plain, torch.rand(1, 1, 4, 4)).prunable
+
+
+def test_a_network_without_parameters_is_refused():
+    with pytest.raises(UserError, match=r"Sequential: expected a network with parameters .* or in a ModuleList"):
+        convert(nn.Sequential(nn.ReLU()), torch.rand(1, 1, 4, 4))
+
+
 class SeparateSizes(nn.Module):
     def __init__(self):
         super().__init__()
