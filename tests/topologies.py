@@ -386,6 +386,46 @@ class ImplicitWeight(Net):
         return F.conv2d(self.inner(x), self.gain * self.kernel, padding=1, groups=8)
 
 
+class Blur(nn.Module):
+    """A fixed depthwise kernel, outside the state dict."""
+
+    def __init__(self, kernel):
+        super().__init__()
+        self.register_buffer("kernel", kernel, persistent=False)
+
+    def forward(self, x):
+        return F.conv2d(x, self.kernel, padding=1, groups=8)
+
+
+class Blurred(Net):
+    """Two layers with one fixed kernel, and one with four fixed filters for each channel, in the state dict."""
+
+    def __init__(self):
+        kernel = torch.rand(8, 1, 3, 3)
+        super().__init__(32, inner=conv(8, 8), blur=Blur(kernel), again=Blur(kernel))
+        self.register_buffer("filters", torch.rand(32, 1, 2, 2))
+
+    def middle(self, x):
+        y = self.again(torch.relu(self.inner(self.blur(x))))
+        return F.conv2d(y, self.filters.to(y), stride=2, groups=8)
+
+
+def with_fixed_weight(layer):
+    """Return a layer whose weight is a buffer."""
+    weight = layer.weight.detach()
+    del layer.weight
+    layer.register_buffer("weight", weight)
+    return layer
+
+
+class AsksWeights(Net):
+    """Weights tell sizes and type; their values are not looked at."""
+
+    def middle(self, x):
+        y = self.inner(x.to(self.inner.weight.dtype)).type_as(self.outer.weight)
+        return self.outer(y.view(-1, self.outer.weight.shape[1], *y.shape[2:]))
+
+
 class SizesAsIntegers(Net):
     """EDVR's and SwinIR's way with sizes: through Python's own numbers."""
 
@@ -571,6 +611,16 @@ TOPOLOGIES = {
     "shared_and_split": (1, SharedAndSplit()),
     "border_of_bias": (3, Border(inner=conv(8, 8), outer=conv(8, 8))),
     "kernel_computed": (2, ImplicitWeight()),
+    "fixed_kernels": (2, Blurred()),
+    "layers_with_fixed_kernels": (
+        2,
+        Sequence(
+            with_fixed_weight(conv(8, 8, groups=8)),
+            conv(8, 8),
+            with_fixed_weight(nn.ConvTranspose2d(8, 8, 2, stride=2, groups=8)),
+        ),
+    ),
+    "weights_asked_for_sizes": (3, AsksWeights(inner=conv(8, 12), outer=conv(12, 8))),
     "sizes_as_integers": (2, SizesAsIntegers(inner=conv(8, 8))),
     "parts_as_integers": (1, IntegerParts(inner=conv(8, 8))),
     "optional_input": (3, OptionalInput(inner=conv(8, 8))),

@@ -85,8 +85,9 @@ class _Sketch:
     def __init__(self, hyper: HyperNet, budget: Budget, power: float) -> None:
         self._groups, self._costs, self._kind = hyper.plan.prunable, hyper.costs, budget.kind
         self._exponent = min(STEEPEST, max(FLATTEST, (1 - power) / max(power, FLATTEST)))
-        self._layers = torch.tensor([self._costs.names.index(layer.weight) for layer in hyper.plan.layers]).long()
-        self._weights = torch.tensor([math.prod(layer.shape) for layer in hyper.plan.layers]).double()
+        learned = [layer for layer in hyper.plan.layers if layer.weight in hyper.plan.parameters]
+        self._layers = torch.tensor([self._costs.names.index(layer.weight) for layer in learned]).long()
+        self._weights = torch.tensor([math.prod(layer.shape) for layer in learned]).double()
         powers = [CARRIED + (1 - CARRIED) * group.activated for group in self._groups]
         widths = torch.tensor([group.width for group in self._groups])
         self._powers = self._costs.counts.means(torch.tensor(powers).repeat_interleave(widths))

@@ -17,7 +17,7 @@ class Magnitude(Search):
         """Return the mean L1 norm of each channel's producing weights, relative to the mean of its group."""
         plan = self.hyper.plan
         scores, counts = torch.zeros(plan.size + 1), torch.zeros(plan.size + 1)
-        weights = self.hyper.generate()
+        weights = {**dict(self.hyper.network.named_buffers()), **self.hyper.generate()}
         kinds = {layer.weight: layer.kind for layer in plan.layers}
         for axis in plan.axes:
             if axis.tensor in kinds and axis.dim == (1 if kinds[axis.tensor] == "transposed conv" else 0):

@@ -51,6 +51,8 @@ class Book:
         """Weight name -> how often each of its entries is multiplied, for one sample."""
         self.kinds: dict[str, str] = {}
         """Weight name -> kind of its layer."""
+        self.computed_with: dict[str, str] = {}
+        """Name of a weight that something else than its layers reads -> why its channels must stay."""
         self.literals: list[Literal] = []
         self.free: dict[str, set[int]] = {}
         """Node name -> axes whose length the forward computes by itself, where channels are best left to vary."""
@@ -65,6 +67,10 @@ class Book:
     def holds(self, tensor: str) -> bool:
         """Return whether `tensor` is a parameter or buffer of the network, rather than a bare constant."""
         return tensor in self._canonical
+
+    def is_buffer(self, tensor: str) -> bool:
+        """Return whether `tensor` is a buffer: learning and masks leave it as it is."""
+        return self.name(tensor) in self.buffers
 
     def own(self, tensor: str, dim: int, atoms: Tensor) -> Tensor:
         """Note that axis `dim` of a parameter or buffer holds `atoms`; a second use ties them to the first."""

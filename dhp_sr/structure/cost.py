@@ -31,14 +31,14 @@ class CostModel:
 
     def __init__(self, plan: ChannelPlan, table: LatencyTable | None = None) -> None:
         self.counts = Counts(plan)
-        self.names = tuple(plan.parameters)
-        """The parameters, in the order of `by_parameter`."""
+        self.names = tuple(plan.weights)
+        """The parameters, in the order of `by_parameter`, and the buffers that are weights: they cost no parameters."""
         self._plan = plan
         self._latency = LatencyModel(plan, self.counts, table) if table else None
         positions = {layer.weight: layer.positions for layer in plan.layers}
-        rank = max(len(shape) for shape in plan.parameters.values())
+        rank = max(len(shape) for shape in plan.weights.values())
         rows, rest = [], []
-        for name, shape in plan.parameters.items():
+        for name, shape in plan.weights.items():
             owned = self.counts.owned(name, len(shape))
             rows.append([self.counts.row(name, dim) for dim in owned] + [self.counts.size - 1] * (rank - len(owned)))
             rest.append(math.prod(size for dim, size in enumerate(shape) if dim not in owned))
@@ -46,7 +46,8 @@ class CostModel:
         self._rows = torch.tensor(rows)[:, :used]
         self._rest = torch.tensor(rest).double()
         self._full = self.counts.of(torch.ones(plan.size).double())
-        self._uses = torch.tensor([positions.get(name, 0) for name in plan.parameters]).double()
+        self._uses = torch.tensor([positions.get(name, 0) for name in self.names]).double()
+        self._learned = torch.tensor([name in plan.parameters for name in self.names]).double()
 
     @property
     def has_latency(self) -> bool:
@@ -62,14 +63,14 @@ class CostModel:
         counts = self.counts.of(kept.double().cpu())
         entries = self._entries(counts)
         latency = self._latency(counts) if self._latency else torch.tensor(math.nan)
-        return Cost(self._uses @ entries, entries.sum(), latency)
+        return Cost(self._uses @ entries, (entries * self._learned).sum(), latency)
 
     def of_counts(self, counts: Tensor, kind: str) -> Tensor:
         """Return one kind of cost, shape (...), of `Counts` of shape (..., size)."""
         if kind == "latency":
             return self._latency(counts)
         entries = self._entries(counts)
-        return entries @ self._uses if kind == "macs" else entries.sum(-1)
+        return entries @ self._uses if kind == "macs" else (entries * self._learned).sum(-1)
 
     def log_parts(self, counts: Tensor, powers: Tensor, parameters: Tensor) -> Tensor:
         """Return the logarithm of the kept fractions of some parameters, shape (..., number).
@@ -90,7 +91,7 @@ class CostModel:
         if kind == "latency":
             return self._latency.by_parameter(counts, self.names)
         entries = self._entries(counts)
-        return entries * self._uses if kind == "macs" else entries
+        return entries * (self._uses if kind == "macs" else self._learned)
 
     def value(self, kept: Tensor) -> Cost:
         """Cost as numbers."""

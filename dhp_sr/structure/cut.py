@@ -68,12 +68,12 @@ def _padded(mask: Tensor) -> Tensor:
 
 def _slice_constants(network: nn.Module, kept: Mapping[tuple[str, int], Tensor]) -> None:
     """Slice the buffers that are not part of the state dict."""
-    state = network.state_dict().keys()
-    for name, tensor in list(network.named_buffers()):
+    state, first = network.state_dict().keys(), first_names(network)
+    for name, tensor in list(network.named_buffers(remove_duplicate=False)):
         for dim in range(tensor.dim()):
-            if name not in state and (name, dim) in kept:
+            if name not in state and (first[name], dim) in kept:
                 owner, _, leaf = name.rpartition(".")
-                tensor = tensor.index_select(dim, kept[name, dim].to(tensor.device))
+                tensor = tensor.index_select(dim, kept[first[name], dim].to(tensor.device))
                 network.get_submodule(owner).register_buffer(leaf, tensor, persistent=False)
 
 

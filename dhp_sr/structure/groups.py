@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -95,12 +95,19 @@ class ChannelPlan:
     layers: tuple[Layer, ...]
     parameters: dict[str, tuple[int, ...]]
     """Shape of every parameter."""
+    constants: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Shape of every buffer that is a layer's weight, such as the kernel of a blur."""
     numbers: tuple[Number, ...] = ()
     """What the forward states in numbers of prunable channels."""
     example_shape: tuple[int, ...] = ()
     """Shape of the example input."""
     training_form: bool = False
     """Whether the plan follows what the forward does in training mode."""
+
+    @property
+    def weights(self) -> dict[str, tuple[int, ...]]:
+        """Shape of all that costs: parameters, and buffers that are weights."""
+        return {**self.parameters, **self.constants}
 
     @property
     def prunable(self) -> tuple[Group, ...]:
@@ -157,9 +164,11 @@ def _plan(
     axes = tuple(Axis(tensor, dim, places[atoms]) for (tensor, dim), atoms in book.axes.items())
     groups = _with_units(groups, axes, book, size)
     shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
-    layers = tuple(Layer(name, book.kinds[name], count, shapes[name]) for name, count in book.positions.items())
+    constants = {name: tuple(book.buffers[name].shape) for name in book.positions if name in book.buffers}
+    multiplied = {**shapes, **constants}
+    layers = tuple(Layer(name, book.kinds[name], count, multiplied[name]) for name, count in book.positions.items())
     found = _numbers(book, places, size)
-    return ChannelPlan(groups, axes, layers, shapes, found, tuple(example_input.shape), training)
+    return ChannelPlan(groups, axes, layers, shapes, constants, found, tuple(example_input.shape), training)
 
 
 def _with_units(groups: Sequence[Group], axes: Sequence[Axis], book: Book, size: int) -> tuple[Group, ...]:

@@ -33,7 +33,7 @@ class LatencyModel:
         self._times = self._times.flatten()
         self._base = torch.arange(len(calls)) * self._width**2
         self._out = torch.tensor([_out_axis(plan, call) for call in calls])
-        full = torch.tensor([plan.parameters[call.weight][dim] for call, dim in zip(calls, self._out, strict=True)])
+        full = torch.tensor([plan.weights[call.weight][dim] for call, dim in zip(calls, self._out, strict=True)])
         self._elements = torch.tensor([call.elements for call in calls]).double() / full
         self._rest_ms = 0.0
         dense = counts.of(torch.ones(plan.size, dtype=torch.double))
@@ -73,7 +73,7 @@ class _Axis:
         self._nodes = torch.tensor([[0, *grid, *ends][: self.length + 1] for grid in grids], dtype=torch.double)
         self._last = torch.tensor([len(grid) - 1 for grid in grids])
         self._rows = torch.tensor([counts.row(call.weight, dim) for call in calls])
-        sizes = [1 if dim in counts.owned(call.weight, 2) else plan.parameters[call.weight][dim] for call in calls]
+        sizes = [1 if dim in counts.owned(call.weight, 2) else plan.weights[call.weight][dim] for call in calls]
         self._sizes = torch.tensor(sizes).double()
         self._all = torch.arange(len(calls))
 

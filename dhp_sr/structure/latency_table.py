@@ -216,8 +216,8 @@ def _probe(call: LayerCall, first: int, second: int, like: Tensor) -> Callable[[
         groups = getattr(layer, "groups", 1)
         shapes["bias"] = (second * groups if transposed else first,)
     resize(layer, shapes)
-    for parameter in layer.parameters():
-        parameter.fill_(0.01)  # not random: measuring must not move the random state of a running training
+    for tensor in [*layer.parameters(), *layer.buffers()]:
+        tensor.fill_(0.01)  # not random: measuring must not move the random state of a running training
     shape = list(call.input_shape)
     shape[-1 if linear else 1] = layer.in_features if linear else layer.in_channels
     example = like.new_full(shape, 0.5)

@@ -89,9 +89,14 @@ def _absent_inputs(network: nn.Module) -> dict[str, None]:
     """Return the further inputs that are None where they are not given, as here.
 
     Raises:
-        TraceError: an input besides the first must be given.
+        TraceError: the first input has no name of its own (`*inputs`), or one besides it must be given.
     """
     signature = inspect.signature(network.forward)
+    if next((one.kind for one in signature.parameters.values()), None) is inspect.Parameter.VAR_POSITIONAL:
+        raise TraceError(
+            f"{type(network).__name__}: expected a forward with one input, found {signature}; "
+            "give the image a name of its own, as in forward(self, x), or wrap the network in a module that does"
+        )
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     further = [one for one in list(signature.parameters.values())[1:] if one.kind in named]
     needed = [one.name for one in further if one.default is inspect.Parameter.empty]

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from dhp_sr.structure.blocks import settle
 from dhp_sr.structure.book import Book
 from dhp_sr.structure.call import Call, pinned
-from dhp_sr.structure.rules import FUNCTIONAL_LAYERS, is_activation, numbers, rule_for, takes_sizes
+from dhp_sr.structure.rules import FUNCTIONAL_LAYERS, alike, is_activation, numbers, rule_for, takes_sizes
 from dhp_sr.structure.ties import along
 from dhp_sr.structure.trace import Traced
 from dhp_sr.utils.errors import UserError
@@ -44,6 +44,9 @@ def walk(network: nn.Module, traced: Traced, exclude: Sequence[str], *, keep_str
             book.pin(atoms[node], f"summed at {call.layer}, and keep_streams is set")
     for node in traced.decided:
         book.pin(atoms[node], f"the forward decides on a number of channels at {node.name}")
+    for (tensor, _), channels in book.axes.items():
+        if tensor in book.computed_with:
+            book.pin(channels, book.computed_with[tensor])
     settle(book, atoms)
     _check_names(exclude, _layer_names(traced, book))
     return book
@@ -117,15 +120,33 @@ def _constant(call: Call) -> Tensor | None:
     """A bare parameter or buffer: its one long axis carries channels."""
     if not isinstance(call.value, Tensor):
         return None
+    shape, name = list(call.value.shape), str(call.node.target)
+    if not call.book.holds(name):
+        advice = " is a plain tensor: register it as a buffer" if call.value.numel() > 1 else ""
+        return _pinned_constant(call, f"constant {name} of shape {tuple(shape)}{advice}")
     if all(user.target in FUNCTIONAL_LAYERS and user.args[:1] != (call.node,) for user in call.node.users):
         return None  # the layer names it
-    shape, name = list(call.value.shape), str(call.node.target)
     axis = _channel_axis(shape)
-    if axis is None or not call.book.holds(name):
-        channels = call.book.ties.new(1, name)
-        call.book.ties.pin(channels, f"constant {name} of shape {tuple(shape)}")
-        return channels.reshape([1] * len(shape))
+    if axis is None:
+        if any(_computes(user, call.node) for user in call.node.users):
+            call.book.computed_with[call.book.name(name)] = f"the forward computes with the values of {name}"
+        return _pinned_constant(call, f"constant {name} of shape {tuple(shape)}")
     return along(call.book.produce(name, axis, shape[axis], name), len(shape), axis)
+
+
+def _pinned_constant(call: Call, reason: str) -> Tensor:
+    atom = call.book.ties.new(1, str(call.node.target))
+    call.book.ties.pin(atom, reason)
+    return atom.reshape([1] * call.value.dim())
+
+
+def _computes(user: fx.Node, constant: fx.Node) -> bool:
+    """Return whether a user works with a constant's values, rather than its shape or type, or as a layer's weight."""
+    if user.target is getattr:
+        return user.args[1] not in numbers.ABOUT
+    if user.target in FUNCTIONAL_LAYERS or rule_for(user, None) is alike:
+        return user.args[:1] == (constant,)
+    return user.target not in ("size", "dim", "numel")
 
 
 def _channel_axis(shape: list[int]) -> int | None:

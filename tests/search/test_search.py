@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from topologies import conv, with_fixed_weight
 from torch import nn
 
 from dhp_sr.archs import build
@@ -50,6 +51,18 @@ def test_every_method_meets_the_budget(method):
     report = search.finish()
     assert 0.49 <= report.macs_ratio <= 0.5
     assert set(logs[-1]) >= {"macs_ratio", "params_ratio"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_takes_fixed_kernels(method):
+    """A blur hands channels on, and a bank of filters makes some that no weight is learned for."""
+    blur, bank = with_fixed_weight(conv(16, 16, groups=16)), with_fixed_weight(conv(1, 16))
+    plain = nn.Sequential(bank, conv(16, 16), nn.ReLU(), blur, conv(16, 16), nn.ReLU(), conv(16, 1))
+    search = make(method, convert(plain, torch.rand(1, 1, 16, 16)), tolerance=0.05)
+    run(search)
+    report = search.finish()
+    assert 0.45 <= report.macs_ratio <= 0.5
+    search.hyper.cut()
 
 
 @pytest.mark.parametrize("price_power", [0.0, 1.0])

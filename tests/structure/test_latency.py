@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from networks import CASES, example, network
+from topologies import with_fixed_weight
 from torch import nn
 
 from dhp_sr.archs import build
@@ -142,6 +143,15 @@ def test_layers_of_all_kinds_are_rebuilt_at_every_width(layer):
     (times,) = prepare_table(layer, x).layers.values()
     assert times["first"][-1] == layer.weight.shape[0] and times["second"][-1] == layer.weight.shape[1]
     assert all(ms > 0 for row in times["ms"] for ms in row)
+
+
+def test_a_layer_whose_weight_is_a_buffer_is_timed_like_any_other():
+    fixed = with_fixed_weight(nn.Conv2d(8, 8, 3, groups=8))
+    plain, x = nn.Sequential(nn.Conv2d(1, 8, 3), fixed, nn.Conv2d(8, 1, 3)), torch.rand(1, 1, 8, 8)
+    costs = CostModel(make_plan(plain, x), prepare_table(plain, x))
+    shares = dict(zip(costs.names, costs.by_parameter(torch.ones(8), "latency").tolist(), strict=True))
+    assert shares["1.weight"] > 0
+    assert sum(shares.values()) == pytest.approx(costs.value(torch.ones(8)).latency)
 
 
 def test_a_linear_layer_is_timed_at_its_own_axis():

@@ -199,6 +199,16 @@ def test_further_inputs_are_refused_by_name():
         make_plan(TwoInputs(1, 1, 1), torch.rand(1, 1, 4, 4))
 
 
+class AnyInputs(nn.Conv2d):
+    def forward(self, *inputs):
+        return super().forward(inputs[0])
+
+
+def test_an_input_without_a_name_is_refused():
+    with pytest.raises(TraceError, match=r"one input, found \(\*inputs\); give the image a name of its own"):
+        make_plan(AnyInputs(1, 1, 1), torch.rand(1, 1, 4, 4))
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_computed_weights_that_cannot_be_copied_are_refused():
     with pytest.raises(TraceError, match=r"Sequential cannot be copied.*remove_weight_norm"):

@@ -22,6 +22,7 @@ REWRITTEN = {
     "shared_and_split",
     "optional_input",
     "kernel_computed",
+    "fixed_kernels",
     "sizes_of_another",
     "classifier_by_literal_view",
 }

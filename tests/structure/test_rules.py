@@ -4,10 +4,23 @@ import copy
 
 import pytest
 import torch
-from topologies import TOPOLOGIES, ComputedWeights, Gate, Hooked, Net, Sequence, SpatialAttention, SpectralNorm, conv
+import torch.nn.functional as F
+from topologies import (
+    TOPOLOGIES,
+    ComputedWeights,
+    Gate,
+    Hooked,
+    Net,
+    Sequence,
+    SpatialAttention,
+    SpectralNorm,
+    conv,
+    with_fixed_weight,
+)
 from torch import nn
 
 from dhp_sr.hyper import convert
+from dhp_sr.metrics.complexity import complexity
 
 
 def masked(network, share):
@@ -74,6 +87,54 @@ class RepeatedMap(Net):
         return x * torch.sigmoid(self.inner(x)).repeat(1, 8, 1, 1)
 
 
+class FixedFilters(Net):
+    """A kernel in a buffer that reads channels which are not zero where they are masked."""
+
+    def __init__(self, apply, *shape):
+        super().__init__(inner=conv(8, 8), norm=nn.BatchNorm2d(8, affine=False))
+        self.register_buffer("kernel", torch.rand(*shape))
+        self.apply_to = apply
+
+    def middle(self, x):
+        return self.apply_to(self.norm(self.inner(x)), self.kernel)
+
+
+class PlainKernel(Net):
+    def __init__(self):
+        super().__init__(inner=conv(8, 8))
+        self.kernel = torch.rand(8, 1, 3, 3, dtype=torch.float64)
+
+    def middle(self, x):
+        return F.conv2d(self.inner(x), self.kernel, padding=1, groups=8)
+
+
+class ScaledByWeights(Net):
+    def middle(self, x):
+        return self.inner.weight.abs().mean() * self.inner(x)
+
+
+class TiedBack(Net):
+    """A linear layer there and, its weight transposed, back."""
+
+    def middle(self, x):
+        y = torch.relu(self.inner(x.permute(0, 2, 3, 1)))
+        return F.linear(y, self.inner.weight.t()).permute(0, 3, 1, 2)
+
+
+class DividedByWidth(Net):
+    def middle(self, x):
+        return self.inner(x) / self.inner.weight.shape[0]
+
+
+def padded(mode):
+    """Return a network that pads the channels."""
+
+    def pad(y):
+        return F.pad(y.unsqueeze(1), (0, 0, 0, 0, 1, 1), mode=mode).squeeze(1)
+
+    return Function(pad, outputs=10)
+
+
 PINNED = {
     "division": (Quotient(inner=conv(8, 8), outer=conv(8, 8)), {"inner"}, "division by channels"),
     "root": (Function(lambda y: torch.sqrt(torch.relu(y))), {"inner"}, "sqrt of channels that would be zero"),
@@ -111,6 +172,58 @@ PINNED = {
         "all its channels are tied to one another",
     ),
     "unequal_parts": (Function(lambda y: torch.cat(y.chunk(3, 1)[1:], 1), outputs=5), {"inner"}, "unequal parts"),
+    "fixed_filters": (
+        FixedFilters(lambda y, kernel: F.conv2d(y, kernel, padding=1), 8, 8, 3, 3),
+        {"inner"},
+        "mixed by the buffer kernel at conv2d",
+    ),
+    "fixed_filters_in_groups": (
+        FixedFilters(lambda y, kernel: F.conv2d(y, kernel, padding=1, groups=2), 8, 4, 3, 3),
+        {"inner"},
+        "mixed by the buffer kernel at conv2d",
+    ),
+    "fixed_filter_moved_first": (
+        FixedFilters(lambda y, kernel: y * F.conv2d(y, kernel.to(y), padding=1), 1, 8, 3, 3),
+        {"inner"},
+        "mixed by the buffer kernel at conv2d",
+    ),
+    "fixed_filters_transposed": (
+        FixedFilters(lambda y, kernel: F.conv_transpose2d(y, kernel, padding=1), 8, 8, 3, 3),
+        {"inner"},
+        "mixed by the buffer kernel at conv_transpose2d",
+    ),
+    "fixed_matrix": (
+        FixedFilters(lambda y, kernel: F.linear(y.permute(0, 2, 3, 1), kernel).permute(0, 3, 1, 2), 8, 8),
+        {"inner"},
+        "mixed by the buffer kernel at linear",
+    ),
+    "fixed_layer": (
+        Sequence(conv(8, 8), nn.BatchNorm2d(8, affine=False), with_fixed_weight(conv(8, 8))),
+        {"parts.0"},
+        "mixed by the buffer parts.2.weight at parts.2",
+    ),
+    "plain_kernel": (
+        PlainKernel(),
+        {"inner"},
+        "kernel of shape (8, 1, 3, 3) is a plain tensor: register it as a buffer",
+    ),
+    "weights_as_values": (
+        ScaledByWeights(inner=conv(8, 8)),
+        {"first", "inner"},
+        "the forward computes with the values of inner.weight",
+    ),
+    "weights_tied_back": (
+        TiedBack(inner=nn.Linear(8, 12)),
+        {"first", "inner"},
+        "the forward computes with the values of inner.weight",
+    ),
+    "width_of_a_weight": (
+        DividedByWidth(inner=conv(8, 8)),
+        {"inner"},
+        "a number of channels goes into truediv",
+    ),
+    "padding_with_channels": (padded("replicate"), {"inner"}, "channels repeated by padding at pad"),
+    "padding_around_channels": (padded("circular"), {"inner"}, "channels repeated by padding at pad"),
     "one_map_for_all": (SpatialAttention(inner=conv(8, 1)), {"inner"}, "one value for all channels"),
 }
 """Case -> network, groups, and the reason that their plan gives."""
@@ -124,6 +237,14 @@ def test_what_cannot_be_cut_is_pinned_with_its_reason(name):
     assert all(reason in reasons[group] for group in pinned), reasons
     small = hyper.cut()
     torch.testing.assert_close(small(x), hyper(x), rtol=1e-10, atol=1e-10)
+
+
+def test_fixed_kernels_multiply_but_are_no_parameters():
+    hyper, _ = masked(TOPOLOGIES["layers_with_fixed_kernels"][1], 0.5)
+    small = hyper.cut()
+    assert hyper.cost().macs == complexity(small, (1, 2, 8, 8)).macs
+    assert [axis.dim for axis in hyper.plan.axes if axis.tensor in ("parts.0.weight", "parts.2.weight")] == [0, 0]
+    assert small.parts[0].weight.shape == (4, 1, 3, 3) and small.parts[0].groups == 4
 
 
 def test_a_gate_keeps_its_halves_equal():

@@ -60,6 +60,22 @@ class Weights:
         """Count the uses of the weight."""
         if isinstance(self.weight, str):
             self._call.book.multiply(self.weight, positions, kind)
+        if self._call.module is not None and "weight" in self._call.module._non_persistent_buffers_set:
+            raise ValueError("its weight is a buffer outside the state dict")
+
+    def mix(self, incoming: Tensor) -> None:
+        """Let the weight mix channels: a fixed one is not masked, so it must not read any that are cut."""
+        name = self._origin()
+        if name is not None and self._call.book.is_buffer(name):
+            reason = f"mixed by the buffer {name} at {self._call.layer}, which masks leave as it is"
+            self._call.book.pin(incoming, f"{reason}; as a parameter it could lose channels")
+
+    def _origin(self) -> str | None:
+        """Return the name of the weight, also where it is cast or moved before its use."""
+        found = self.weight
+        while isinstance(found, fx.Node):
+            found = str(found.target) if found.op == "get_attr" else next(iter(found.all_input_nodes), None)
+        return found
 
     def outgoing(self, channels: Tensor, dim: int = 1) -> Tensor:
         """Return the atoms of the result; the bias follows them."""
@@ -76,12 +92,12 @@ def convolution(call: Call) -> Tensor:
     groups, (out, per_group, *_) = _groups(call, 6), weights.shape
     weights.multiply(math.prod(call.value.shape[2:]), "conv")
     if groups == 1:
-        weights.own(1, incoming)
+        weights.mix(weights.own(1, incoming))
         return weights.outgoing(weights.produce(0, out))
     if per_group == 1:
         _note_groups(call, 6, incoming)
         return weights.outgoing(weights.own(0, incoming.repeat_interleave(out // len(incoming))))
-    weights.own(1, tie_parts(call, incoming, groups)[0])
+    weights.mix(weights.own(1, tie_parts(call, incoming, groups)[0]))
     weights.divide(1, groups)
     return weights.outgoing(tie_parts(call, weights.produce(0, out), groups).flatten())
 
@@ -98,6 +114,7 @@ def transposed_convolution(call: Call) -> Tensor:
         _note_groups(call, 6, incoming)
         return weights.outgoing(incoming.repeat_interleave(per_group))
     weights.divide(1, groups)
+    weights.mix(incoming)
     return weights.outgoing(weights.produce(1, per_group).repeat(groups))
 
 
@@ -105,7 +122,7 @@ def linear(call: Call) -> Tensor:
     """Linear layer on the last axis."""
     weights = Weights(call)
     weights.multiply(math.prod(call.value.shape[1:-1]), "linear")
-    weights.own(1, call.channels(call.source, dim=-1))
+    weights.mix(weights.own(1, call.channels(call.source, dim=-1)))
     return weights.outgoing(weights.produce(0, weights.shape[0]), dim=-1)
 
 

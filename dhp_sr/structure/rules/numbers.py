@@ -10,6 +10,9 @@ from dhp_sr.structure.call import Call, pinned
 
 _PLAIN = ("dtype", "device", "requires_grad", "is_cuda", "ndim", "training", "layout")
 
+ABOUT = (*_PLAIN, "shape")
+"""Attributes that tell nothing of a tensor's values."""
+
 _EXTREMA = ("values", "indices")
 """What `torch.max` over an axis returns."""
 
@@ -45,7 +48,16 @@ def _sizes(call: Call, source: Any) -> list[Size | None] | None:
     atoms = call.atoms.get(source)
     if not isinstance(atoms, Tensor):
         return None
+    if source.op == "get_attr" and call.book.holds(str(source.target)) and atoms.numel() == 1:
+        return _sizes_of_weight(call, str(source.target), call.shape(source))
     return [Size(atoms.flatten()) if length > 1 else None for length in atoms.shape]
+
+
+def _sizes_of_weight(call: Call, name: str, shape: tuple[int, ...]) -> list[Size | None]:
+    """The first two axes of a weight hold channels, whatever layer it belongs to; those of its kernel do not."""
+    layer, channels = name.rpartition(".")[0] or name, shape[:2] if len(shape) > 1 else ()
+    found = [Size(call.book.produce(name, dim, size, layer)) if size > 1 else None for dim, size in enumerate(channels)]
+    return [*found, *[None] * (len(shape) - len(found))]
 
 
 def arithmetic(call: Call) -> Any:

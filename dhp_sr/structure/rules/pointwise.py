@@ -69,11 +69,13 @@ def pooling_with_places(call: Call) -> Any:
 
 
 def pad(call: Call) -> Any:
-    """Padding; new channels in front or behind stay."""
-    sides = list(call.module.padding if call.module is not None else call.number(1, "pad"))
+    """Padding; new channels in front or behind stay, and so do those that are repeated there."""
+    sides, mode = list(call.number(1, "pad")), call.number(2, "mode", "constant")
     rank, atoms = call.value.dim(), call.atoms[call.source]
     for place in range(len(sides) // 2):
         dim, before, after = rank - 1 - place, *sides[2 * place : 2 * place + 2]
+        if atoms.shape[dim] > 1 and mode != "constant" and (before or after):
+            return pinned(call, f"channels repeated by padding at {call.layer}")
         if atoms.shape[dim] > 1 and min(before, after) >= 0:
             ends = [atoms.narrow(dim, 0, 1).expand(_sized(atoms, dim, size)) for size in (before, after)]
             new = [_new(call, end) for end in ends]
