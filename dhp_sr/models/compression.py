@@ -82,11 +82,11 @@ class Compression:
         return self.legs[self.leg].report if self.legs else {}
 
     def rehearse(self) -> None:
-        """Convert and prune a copy, so that what would fail after hours of training fails before them.
+        """Convert, prune and cut a copy, so that what would fail after hours of training fails before them.
 
         Raises:
             UserError: the network cannot be traced, the budget cannot be met, method and preset do not fit, a pattern
-                excludes nothing, or the teacher's file does not fit.
+                excludes nothing, a cut network computes something else, or the teacher's file does not fit.
         """
         if self.options.compress is not None:
             rehearse(self.network, self.options, self.place, self.stopwatch)

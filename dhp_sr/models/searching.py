@@ -73,13 +73,13 @@ def begin_search(hyper: HyperNet, options: Options, stopwatch: Stopwatch | None 
 
 
 def rehearse(network: nn.Module, options: Options, place: Place, stopwatch: Stopwatch | None = None) -> None:
-    """Convert and prune a copy, so that what would fail after hours of training fails before them.
+    """Convert, prune and cut a copy, so that what would fail after hours of training fails before them.
 
     Layer times are measured once, and written when the search begins: the run has no folder yet.
 
     Raises:
         UserError: the network cannot be traced, the budget cannot be met, method and preset do not fit, a pattern
-            excludes nothing, or the teacher's file does not fit.
+            excludes nothing, a cut network computes something else, or the teacher's file does not fit.
     """
     compress = options.compress
     cuda = [place.device] if place.device.type == "cuda" else []
@@ -88,8 +88,15 @@ def rehearse(network: nn.Module, options: Options, place: Place, stopwatch: Stop
         begin_search(hyper, options, replace(stopwatch, path=None) if stopwatch else None)
         for target in compress.targets:
             hyper.prune_to(**budget(target, compress))
+        _try_cut(hyper)
     if compress.distill and compress.distill.teacher:
         open_teacher(compress.distill.teacher, options)
+
+
+def _try_cut(hyper: HyperNet) -> None:
+    """Cut every other channel of all groups, for the search may take some of any, and compare as every cut does."""
+    hyper.set_masks({group.name: torch.arange(group.width) % 2 == 0 for group in hyper.plan.prunable})
+    hyper.cut()
 
 
 def open_teacher(path: str, options: Options) -> nn.Module:

@@ -14,6 +14,13 @@ from dhp_sr.structure.rewrite import rewrite
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.modules import load_values
 
+ADVICE = (
+    "Does its forward compute with the width of a layer, such as `conv.out_channels`, or with a number worked out from "
+    "it? A cut changes widths: read them from a tensor in the forward (`x.shape[1]`), so that its channels stay, or "
+    "name the layers that must not lose channels in `exclude` (`compress.exclude` in an option file)"
+)
+"""What to do where a cut computes something else: the plan does not see numbers that layers hold."""
+
 
 class CutError(UserError):
     """The cut network does not compute what the masked one does."""
@@ -93,13 +100,15 @@ def check_cut(masked: nn.Module, small: nn.Module, example_input: Tensor) -> flo
         with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
             expected, found = masked(example_input), small(example_input)
     except Exception as error:  # whatever its forward raises
-        raise CutError(f"the cut network does not run: {error}") from error
+        raise CutError(f"the cut network does not run: {error}. {ADVICE}") from error
     finally:
         masked.train(modes[0]), small.train(modes[1])
     difference = relative_difference(expected, found)
     limit = 1e-9 if example_input.dtype == torch.float64 else 1e-3
     if not difference <= limit:
-        raise CutError(f"the cut network differs from the masked one by {difference:.2e} of the largest output")
+        raise CutError(
+            f"the cut network differs from the masked one by {difference:.2e} of the largest output. {ADVICE}"
+        )
     return difference
 
 
