@@ -95,7 +95,8 @@ def _absent_inputs(network: nn.Module) -> dict[str, None]:
     if next((one.kind for one in signature.parameters.values()), None) is inspect.Parameter.VAR_POSITIONAL:
         raise TraceError(
             f"{type(network).__name__}: expected a forward with one input, found {signature}; "
-            "give the image a name of its own, as in forward(self, x), or wrap the network in a module that does"
+            "give the image a name of its own, as in forward(self, x); of a wrapper (DataParallel, torch.compile) give "
+            "the network inside"
         )
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     further = [one for one in list(signature.parameters.values())[1:] if one.kind in named]
