@@ -165,8 +165,8 @@ def record_calls(network: nn.Module, example_input: Tensor) -> tuple[LayerCall, 
 
 
 def _holds_its_weights(layer: nn.Module) -> bool:
-    """Return whether weight and bias are parameters, not computed from others such as those of a weight norm."""
-    own = dict(layer.named_parameters(recurse=False))
+    """Return whether weight and bias are parameters or buffers, not computed from others as those of a weight norm."""
+    own = dict([*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)])
     return "weight" in own and (layer.bias is None or "bias" in own)
 
 
