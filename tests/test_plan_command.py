@@ -62,7 +62,7 @@ def test_a_network_of_basicsr(tmp_path):
 
 
 @pytest.mark.parametrize("name", BASICSR)
-def test_every_network_of_basicsr_in_an_option_file(name, tmp_path):
+def test_every_network_of_basicsr_in_an_option_file(name, tmp_path, capsys):
     from_basicsr("utils.registry")
     given = BASICSR[name][1]
     network = {"type": f"basicsr:{name}", **given}
@@ -73,6 +73,7 @@ def test_every_network_of_basicsr_in_an_option_file(name, tmp_path):
         changes += [f"datasets.{key}.{change}" for key in ("train", "val") for change in noisy]
     code, found = plan(tmp_path, "-opt", OPTIONS, "--set", *changes, "num_gpu=0")
     assert code == 0 and found["network"] == name
+    assert found["training_form"] == ("the forward of training mode" in capsys.readouterr().out) == (name == "ECBSR")
     assert found["targets"][0]["kept"]["macs"] == pytest.approx(0.5, abs=0.01)
 
 

@@ -113,7 +113,8 @@ def describe(hyper: HyperNet, network: nn.Module, round_to: int, min_width: int)
         `network`: class; `input`: shape that costs are stated for; `dense`: costs; `groups`: name, width, floor,
         members, reason (empty where prunable) and, for prunable ones, `controls`: kind of cost -> the fraction of the
         dense cost that goes when the group alone is cut to its floor; `excluded`: layers kept by name; `least`: kind ->
-        least kept fraction, and what of it pinned groups and floors hold.
+        least kept fraction, and what of it pinned groups and floors hold; `training_form`: whether it is the forward of
+        training mode that is planned, and left after a cut.
     """
     plan, costs = hyper.plan, hyper.costs
     dense = costs.value(torch.ones(plan.size))
@@ -140,6 +141,7 @@ def describe(hyper: HyperNet, network: nn.Module, round_to: int, min_width: int)
         "groups": groups,
         "excluded": [layer for group in groups if group["reason"] == EXCLUDED for layer in group["members"]],
         "least": {kind: _least(*remains(plan, costs, budgets[kind])) for kind in kinds},
+        "training_form": plan.training_form,
     }
 
 

@@ -8,6 +8,10 @@ WIDTH = 100
 NAME = 34
 TIED = 4
 """Layers of a pinned group that are named beside the first."""
+TRAINING_FORM = (
+    "This is the forward of training mode, for in evaluation the weights are first computed from others. What is cut "
+    "keeps that form: branches that the class merges in evaluation stay apart, and cost what is stated here."
+)
 UNITS = {"macs": ("MACs", 1e9, "G"), "params": ("parameters", 1e6, "M"), "latency": ("ms", 1, "")}
 
 
@@ -31,6 +35,8 @@ def plan_text(plan: Mapping[str, Any]) -> str:
         *(line for group in pinned for line in _pinned_lines(group)),
         "",
     ]
+    if plan.get("training_form"):
+        lines += [*_wrapped(TRAINING_FORM), ""]
     if plan["excluded"]:
         lines += [*_wrapped(f"Excluded by name: {', '.join(plan['excluded'])}"), ""]
     lines += ["With every group at its floor:", *(_least_line(kind, plan["least"][kind]) for kind in plan["least"])]
