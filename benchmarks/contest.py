@@ -106,7 +106,12 @@ class Iterations:
 
 
 def plan_iterations(
-    case: Case, entry: Entry, length: float = 1.0, *, search_ratio: float = 1.0, step_ratio: float | None = None
+    case: Case,
+    entry: Entry,
+    length: float = 1.0,
+    *,
+    search_ratio: float = 1.0,
+    step_ratio: float | None = None,
 ) -> Iterations:
     """Return how long each phase is, so that every method takes the same time.
 

@@ -26,17 +26,25 @@ sys.path[:1] = [str(ROOT)]  # in place of this folder
 import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from benchmarks.contest import CASES, FROM_NOTHING, Case, Entry, Iterations, entry_of, plan_iterations  # noqa: E402
+from benchmarks.contest import (  # noqa: E402
+    CASES,
+    FROM_NOTHING,
+    Case,
+    Entry,
+    Iterations,
+    entry_of,
+    plan_iterations,
+)
 from benchmarks.keep import circumstances, merge  # noqa: E402
 from benchmarks.published import published  # noqa: E402
 from benchmarks.step import compare_steps  # noqa: E402
 from benchmarks.training import batches  # noqa: E402
+from dhp_sr.cli.process import keep_memory, seed_everything  # noqa: E402
 from dhp_sr.config import Options, load_options  # noqa: E402
 from dhp_sr.config.paths import resolve_paths  # noqa: E402
-from dhp_sr.models.compression import Compression  # noqa: E402
-from dhp_sr.models.devices import Place, pick_device  # noqa: E402
-from dhp_sr.models.process import keep_memory, seed_everything  # noqa: E402
-from dhp_sr.models.validation import TestSet, build_test_sets, evaluate  # noqa: E402
+from dhp_sr.tasks.test_sets import TestSet, build_test_sets, evaluate  # noqa: E402
+from dhp_sr.training.compression import Compression  # noqa: E402
+from dhp_sr.training.distributed import Place, pick_device  # noqa: E402
 from dhp_sr.utils.errors import UserError, exit_code  # noqa: E402
 
 Steps = Iterator[tuple[int, dict[str, Any]]]
@@ -75,10 +83,14 @@ def contest(arguments: argparse.Namespace, command: str) -> None:
             row |= train(CASES[case], method, seed, arguments.length, arguments.set, place)
             row["measured"] = circumstances(place.device, command, arguments.note)
             merge(arguments.out, "controls", [row], KEY)
-            print(f"{case} {method} seed {seed}: {row['macs_ratio']:.1%} of the MACs, {row['mean_psnr_y_db']:.3f} dB")
+            print(
+                f"{case} {method} seed {seed}: {row['macs_ratio']:.1%} of the MACs, {row['mean_psnr_y_db']:.3f} dB"
+            )
 
 
-def train(case: Case, method: str, seed: int, length: float, changes: Sequence[str], place: Place) -> dict[str, Any]:
+def train(
+    case: Case, method: str, seed: int, length: float, changes: Sequence[str], place: Place
+) -> dict[str, Any]:
     """Train one network from start to end; return its figures.
 
     Args:
@@ -91,7 +103,9 @@ def train(case: Case, method: str, seed: int, length: float, changes: Sequence[s
     """
     entry = entry_of(case, method)
     phases = plan_iterations(case, entry, length)
-    options, dense = (_options(case, one, seed, phases, changes) for one in (entry, entry_of(case, "dense")))
+    options, dense = (
+        _options(case, one, seed, phases, changes) for one in (entry, entry_of(case, "dense"))
+    )
     seed_everything(seed)
     training, steps = _begin(options, place), batches(options, 0)
     cpu_s = _train_on(training, steps, phases.dense, f"{method} {seed}")
@@ -102,12 +116,17 @@ def train(case: Case, method: str, seed: int, length: float, changes: Sequence[s
     if method != "dense":
         training.advance(phases.dense + phases.search)
         plan = partial(plan_iterations, case, entry, length, search_ratio=search_ratio)
-        finetune_s, phases, step_ratios = _finetune(training, steps, dense, plan, f"{method} {seed} cut")
+        finetune_s, phases, step_ratios = _finetune(
+            training, steps, dense, plan, f"{method} {seed} cut"
+        )
         cpu_s += finetune_s
     training.advance(phases.total)
     sets = [one for one in build_test_sets(options) if one.name in case.test_sets]
     facts = {"set": list(changes), "search_ratio": round(search_ratio, 3)}
-    facts |= {"step_ratio": round(statistics.fmean(step_ratios or [1.0]), 3), "step_ratios": step_ratios}
+    facts |= {
+        "step_ratio": round(statistics.fmean(step_ratios or [1.0]), 3),
+        "step_ratios": step_ratios,
+    }
     facts |= {"iterations": phases.__dict__, "cpu_s": round(cpu_s)}
     return {**_figures(training, sets, place), **facts}
 
@@ -122,7 +141,10 @@ def _finetune(
         ratios.append(_step_ratio(lambda: copy.deepcopy(training), dense))
         total = plan(step_ratio=statistics.fmean(ratios)).total
         if total < done:
-            print(f"{title}: measured times jump ({ratios}); it has had more time than the others", file=sys.stderr)
+            print(
+                f"{title}: measured times jump ({ratios}); it has had more time than the others",
+                file=sys.stderr,
+            )
         number = max(0, round((total - done) / parts))
         training.schedule = replace(training.schedule, total_iter=max(total, done + number))
         cpu_s += _train_on(training, steps, number, f"{title}, {parts} to go")
@@ -148,13 +170,17 @@ def _step_ratio(make: Callable[[], Compression], dense: Options) -> float:
 def _train_on(training: Compression, steps: Steps, number: int, title: str) -> float:
     """Take that many steps; return the processor time in seconds."""
     began = time.process_time()
-    for iteration, batch in tqdm(itertools.islice(steps, number), title, total=number, mininterval=10):
+    for iteration, batch in tqdm(
+        itertools.islice(steps, number), title, total=number, mininterval=10
+    ):
         training.advance(iteration)
         training.step(batch, iteration)
     return time.process_time() - began
 
 
-def _options(case: Case, entry: Entry, seed: int, phases: Iterations, changes: Sequence[str]) -> Options:
+def _options(
+    case: Case, entry: Entry, seed: int, phases: Iterations, changes: Sequence[str]
+) -> Options:
     own = [f"manual_seed={seed}", f"train.total_iter={phases.total}"]
     if entry.method == "dense":
         own.append("compress=null")
@@ -164,13 +190,17 @@ def _options(case: Case, entry: Entry, seed: int, phases: Iterations, changes: S
     if entry.preset == "faithful":
         own += [f"{key}={value}" for key, value in published(phases.search).items()]
     rounding = [f"compress.round_to={entry.round_to}"] if entry.round_to else []
-    return resolve_paths(load_options(ROOT / "options" / case.option_file, [*rounding, *changes, *own]), ROOT)
+    return resolve_paths(
+        load_options(ROOT / "options" / case.option_file, [*rounding, *changes, *own]), ROOT
+    )
 
 
 def _figures(training: Compression, sets: Sequence[TestSet], place: Place) -> dict[str, Any]:
     network, report = training.for_validation(), training.report
     scores = {one.name: evaluate(network, one, place.device)["psnr_y_db"] for one in sets}
-    groups = {group["name"]: group["after"] for group in report.get("groups", []) if group["prunable"]}
+    groups = {
+        group["name"]: group["after"] for group in report.get("groups", []) if group["prunable"]
+    }
     return {
         "macs_ratio": report.get("macs_ratio", 1.0),
         "params_ratio": report.get("params_ratio", 1.0),
@@ -191,13 +221,24 @@ def _done(path: Path) -> dict[tuple, list[str]]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--methods", nargs="+", choices=FROM_NOTHING, default=["dhp", "magnitude", "uniform", "random"])
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=FROM_NOTHING,
+        default=["dhp", "magnitude", "uniform", "random"],
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--length", type=float, default=1.0, help="factor on the time of every run")
     parser.add_argument(
-        "--set", nargs="+", default=[], metavar="a.b=value", help="changes to the option files, for all"
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="a.b=value",
+        help="changes to the option files, for all",
     )
-    parser.add_argument("--note", default="", help="kept in the rows, e.g. what else the machine did")
+    parser.add_argument(
+        "--note", default="", help="kept in the rows, e.g. what else the machine did"
+    )
     parser.add_argument("--again", action="store_true", help="train again what is in the file")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "controls.json")
     return parser

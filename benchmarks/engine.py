@@ -24,9 +24,9 @@ from benchmarks.keep import circumstances, merge  # noqa: E402
 from benchmarks.latency import KEY as LATENCY_KEY  # noqa: E402
 from benchmarks.latency import RUNTIMES, measure_latency, measure_model  # noqa: E402
 from benchmarks.step import measure_steps  # noqa: E402
-from dhp_sr.hyper.parametrisation import PARAMETRISATIONS  # noqa: E402
-from dhp_sr.models.devices import Place, pick_device  # noqa: E402
-from dhp_sr.models.process import keep_memory  # noqa: E402
+from dhp_sr.cli.process import keep_memory  # noqa: E402
+from dhp_sr.hyper.parametrization import PARAMETRISATIONS  # noqa: E402
+from dhp_sr.training.distributed import Place, pick_device  # noqa: E402
 from dhp_sr.utils.errors import exit_code  # noqa: E402
 from dhp_sr.utils.timing import thread_count  # noqa: E402
 
@@ -80,7 +80,12 @@ def latency(arguments: argparse.Namespace) -> int:
     facts = {"measured": circumstances(torch.device("cpu"), arguments.command, arguments.note)}
     possible = len(os.sched_getaffinity(0))
     threads = [count for count in arguments.threads if count <= possible]
-    settings = {"runtimes": arguments.runtimes, "threads": threads, "rounds": arguments.rounds, "side": arguments.side}
+    settings = {
+        "runtimes": arguments.runtimes,
+        "threads": threads,
+        "rounds": arguments.rounds,
+        "side": arguments.side,
+    }
     parts = []
     if arguments.model:
         parts.append(lambda: measure_model(arguments.model, **settings))
@@ -99,24 +104,37 @@ def latency(arguments: argparse.Namespace) -> int:
             )
     left_out = sorted(set(arguments.threads) - set(threads))
     if left_out:
-        print(f"not measured: {left_out} threads, the process may use {possible} core(s)", file=sys.stderr)
+        print(
+            f"not measured: {left_out} threads, the process may use {possible} core(s)",
+            file=sys.stderr,
+        )
     return 1 if left_out else 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     commands = parser.add_subparsers(required=True)
-    steps = commands.add_parser("step", help="time and memory of a training step against the plain network")
+    steps = commands.add_parser(
+        "step", help="time and memory of a training step against the plain network"
+    )
     _common(steps, "engine", rounds=15)
-    steps.add_argument("--parametrisations", nargs="+", choices=PARAMETRISATIONS, default=list(PARAMETRISATIONS))
-    steps.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads of torch")
+    steps.add_argument(
+        "--parametrisations", nargs="+", choices=PARAMETRISATIONS, default=list(PARAMETRISATIONS)
+    )
+    steps.add_argument(
+        "--threads", type=int, default=torch.get_num_threads(), help="CPU threads of torch"
+    )
     steps.add_argument("--num_gpu", type=int, choices=(0, 1), help="default: a GPU if there is one")
     steps.set_defaults(run=step)
-    running = commands.add_parser("latency", help="cut networks against their dense ones, on the CPU")
+    running = commands.add_parser(
+        "latency", help="cut networks against their dense ones, on the CPU"
+    )
     _common(running, "latency", rounds=15)
     running.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=list(RUNTIMES))
     running.add_argument("--threads", type=int, nargs="+", default=[1], metavar="N")
-    running.add_argument("--side", type=int, help="side of the input; default: 64, for denoising 128")
+    running.add_argument(
+        "--side", type=int, help="side of the input; default: 64, for denoising 128"
+    )
     running.add_argument("--model", type=Path, help="a saved pruned model instead of the networks")
     running.set_defaults(run=latency)
     return parser
@@ -126,7 +144,9 @@ def _common(parser: argparse.ArgumentParser, name: str, rounds: int) -> None:
     parser.add_argument("--networks", nargs="+", choices=OPTION_FILES, default=list(OPTION_FILES))
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--out", type=Path, default=ROOT / "results" / f"{name}.json")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="change the option files")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="change the option files"
+    )
     parser.add_argument("--note", default="", help="kept with the rows, for instance what else ran")
 
 

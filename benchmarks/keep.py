@@ -17,7 +17,11 @@ from dhp_sr.utils.timing import device_name
 
 def circumstances(device: torch.device, command: str, note: str) -> dict[str, Any]:
     """Return what every row says about its measurement."""
-    processors = f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores, " if device.type == "cpu" else ""
+    processors = (
+        f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores, "
+        if device.type == "cpu"
+        else ""
+    )
     return {
         "hardware": processors + device_name(device),
         "torch": torch.__version__,
@@ -56,5 +60,7 @@ def _rows(path: Path, kind: str) -> list[dict[str, Any]]:
     except ValueError as error:
         raise UserError(f"{path}: expected JSON, found: {error}; give another --out") from error
     if not isinstance(found, dict) or found.get("kind") != kind:
-        raise UserError(f"{path}: expected rows of kind {kind!r}, found something else; give another --out")
+        raise UserError(
+            f"{path}: expected rows of kind {kind!r}, found something else; give another --out"
+        )
     return found["rows"]

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from benchmarks.rounds import quartiles, ratios, take_turns
 from benchmarks.widths import choices
+from dhp_sr.allocation.budget import BudgetError
 from dhp_sr.archs import build
 from dhp_sr.config import load_options
 from dhp_sr.deploy import load_model
 from dhp_sr.deploy.onnx import INPUT, OUTPUT, export_onnx, open_onnx
 from dhp_sr.hyper import convert
 from dhp_sr.metrics import complexity
-from dhp_sr.models.networks import build_plain
-from dhp_sr.structure import BudgetError
 from dhp_sr.utils.timing import thread_count
+from dhp_sr.zoo.networks import build_plain
 
 KEY = ("network", "widths", "runtime", "threads", "input")
 DENSE = "dense"
@@ -131,7 +131,9 @@ def measure(
 
 def _image(network: nn.Module, side: int | None) -> Tensor:
     side = side or SIDES[network.task]
-    return torch.rand(1, network.in_channels, side, side, generator=torch.Generator().manual_seed(0))
+    return torch.rand(
+        1, network.in_channels, side, side, generator=torch.Generator().manual_seed(0)
+    )
 
 
 def _candidates(dense: nn.Module, image: Tensor) -> dict[str, Candidate]:
@@ -151,20 +153,30 @@ def _candidates(dense: nn.Module, image: Tensor) -> dict[str, Candidate]:
     return found
 
 
-def _turns(candidates: Mapping[str, Candidate], runtime: str, threads: int, rounds: int, image: Tensor) -> dict:
+def _turns(
+    candidates: Mapping[str, Candidate], runtime: str, threads: int, rounds: int, image: Tensor
+) -> dict:
     networks = {name: one.network for name, one in candidates.items()}
-    with torch.no_grad(), thread_count(threads), RUNTIMES[runtime](networks, threads, image) as runs:
+    with (
+        torch.no_grad(),
+        thread_count(threads),
+        RUNTIMES[runtime](networks, threads, image) as runs,
+    ):
         calls = {name: lambda run=run: run(image) for name, run in runs.items()}
         return take_turns(calls, rounds, torch.device("cpu"))
 
 
 @contextmanager
-def _eager(networks: Mapping[str, nn.Module], threads: int, image: Tensor) -> Iterator[dict[str, Run]]:
+def _eager(
+    networks: Mapping[str, nn.Module], threads: int, image: Tensor
+) -> Iterator[dict[str, Run]]:
     yield {name: network.eval() for name, network in networks.items()}
 
 
 @contextmanager
-def _onnx(networks: Mapping[str, nn.Module], threads: int, image: Tensor) -> Iterator[dict[str, Run]]:
+def _onnx(
+    networks: Mapping[str, nn.Module], threads: int, image: Tensor
+) -> Iterator[dict[str, Run]]:
     array = image.numpy()
     with tempfile.TemporaryDirectory() as folder:
         runs = {}

@@ -31,14 +31,14 @@ from tqdm import tqdm  # noqa: E402
 from benchmarks.keep import circumstances, merge  # noqa: E402
 from benchmarks.published import published  # noqa: E402
 from benchmarks.training import batches  # noqa: E402
+from dhp_sr.allocation.budget import split  # noqa: E402
+from dhp_sr.channels.plan import ChannelPlan  # noqa: E402
+from dhp_sr.cli.process import seed_everything  # noqa: E402
 from dhp_sr.config import Options, load_options  # noqa: E402
 from dhp_sr.config.paths import resolve_paths  # noqa: E402
 from dhp_sr.hyper import HyperNet  # noqa: E402
-from dhp_sr.models.compression import Compression  # noqa: E402
-from dhp_sr.models.devices import Place, pick_device  # noqa: E402
-from dhp_sr.models.process import seed_everything  # noqa: E402
-from dhp_sr.structure import ChannelPlan  # noqa: E402
-from dhp_sr.structure.budget import split  # noqa: E402
+from dhp_sr.training.compression import Compression  # noqa: E402
+from dhp_sr.training.distributed import Place, pick_device  # noqa: E402
 from dhp_sr.utils.errors import exit_code  # noqa: E402
 
 SPREAD = 0.5
@@ -99,7 +99,9 @@ def measure(preset: str, arguments: argparse.Namespace, place: Place) -> dict[st
         "overlap_other_latents": _overlaps(itertools.combinations(found, 2)),
         "overlap_other_seed": _overlaps(itertools.combinations(seeds, 2)),
         "overlap_other_data": _overlaps(itertools.product(seeds, others)),
-        "overlap_by_chance": statistics.mean(_chance(plan, found[0].mask, draw) for draw in range(100)),
+        "overlap_by_chance": statistics.mean(
+            _chance(plan, found[0].mask, draw) for draw in range(100)
+        ),
     }
 
 
@@ -138,7 +140,9 @@ def _mean_rank_correlation(plan: ChannelPlan, first: Tensor, second: Tensor) -> 
 def _chance(plan: ChannelPlan, mask: Tensor, seed: int) -> float:
     """Return the overlap of a mask with channels drawn at random at its widths."""
     generator = torch.Generator().manual_seed(seed)
-    drawn = [part[torch.randperm(len(part), generator=generator)] for part in split(plan, mask).values()]
+    drawn = [
+        part[torch.randperm(len(part), generator=generator)] for part in split(plan, mask).values()
+    ]
     return overlap(mask, torch.cat(drawn))
 
 
@@ -165,7 +169,9 @@ def _train_dense(options: Options, place: Place) -> dict[str, Any]:
     return copy.deepcopy(training.state_dict())
 
 
-def _begin(options: Options, place: Place, dense: dict[str, Any], latents: int) -> tuple[Compression, Tensor]:
+def _begin(
+    options: Options, place: Place, dense: dict[str, Any], latents: int
+) -> tuple[Compression, Tensor]:
     """Return a training at the start of the search, from latents of its own, and their |z|."""
     seed_everything(options.manual_seed)
     training = Compression(options, place, ROOT / "unused" / "models" / "dense.safetensors")
@@ -182,7 +188,9 @@ def _search(options: Options, place: Place, dense: dict[str, Any], latents: int)
     training, initial = _begin(options, place, dense, latents)
     start, end = options.compress.dense_iter, training.schedule.cut_at
     label = f"{options.compress.preset} from latents {latents}"
-    for iteration, batch in tqdm(batches(options, start, end), label, total=end - start, mininterval=10):
+    for iteration, batch in tqdm(
+        batches(options, start, end), label, total=end - start, mininterval=10
+    ):
         training.step(batch, iteration)
     training.search.finish()
     return Found(initial, training.search.scores().clone(), training.network.mask.clone())
@@ -190,14 +198,25 @@ def _search(options: Options, place: Place, dense: dict[str, Any], latents: int)
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--presets", nargs="+", choices=("faithful", "modern"), default=["faithful", "modern"])
+    parser.add_argument(
+        "--presets", nargs="+", choices=("faithful", "modern"), default=["faithful", "modern"]
+    )
     parser.add_argument("--option-file", type=Path, default=ROOT / "options" / "dncnn_s25_cpu.yml")
-    parser.add_argument("--dense", type=int, default=1200, help="iterations before the search of the modern preset")
-    parser.add_argument("--search", type=int, default=600, help="iterations of its search; faithful searches all along")
+    parser.add_argument(
+        "--dense", type=int, default=1200, help="iterations before the search of the modern preset"
+    )
+    parser.add_argument(
+        "--search",
+        type=int,
+        default=600,
+        help="iterations of its search; faithful searches all along",
+    )
     parser.add_argument("--draws", type=int, default=3, help="initial latents, and seeds")
     parser.add_argument("--other-sigma", type=float, default=70.0, help="noise of the other data")
     parser.add_argument("--set", nargs="+", default=[], metavar="a.b=value", help="changed options")
-    parser.add_argument("--note", default="", help="kept in the rows, e.g. what else the machine did")
+    parser.add_argument(
+        "--note", default="", help="kept in the rows, e.g. what else the machine did"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "listening.json")
     return parser
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dhp_sr.models.compression import Compression
+from dhp_sr.training.compression import Compression
 
 Storages = dict[int, int]
 """Address of a storage -> its bytes."""
@@ -58,7 +58,9 @@ def cuda_peak_bytes(training: Compression, batch: dict[str, Tensor], iteration: 
 
 
 def _storages(tensors: Iterable[Tensor]) -> Storages:
-    return {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors
+    }
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:

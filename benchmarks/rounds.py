@@ -20,7 +20,9 @@ class Turns:
     """Processor time of the whole process, all threads together; says little on a graphics card."""
 
 
-def take_turns(calls: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, Turns]:
+def take_turns(
+    calls: Mapping[str, Callable[[], object]], rounds: int, device: torch.device
+) -> dict[str, Turns]:
     """Time each call once per round; whoever comes first in one round comes last in the next.
 
     Args:
@@ -42,7 +44,9 @@ def take_turns(calls: Mapping[str, Callable[[], object]], rounds: int, device: t
 
 def quartiles(values: Sequence[float]) -> dict[str, float]:
     """Return median, and the lower and upper quartile as `low` and `high`."""
-    low, median, high = statistics.quantiles(values, method="inclusive") if len(values) > 1 else [*values] * 3
+    low, median, high = (
+        statistics.quantiles(values, method="inclusive") if len(values) > 1 else [*values] * 3
+    )
     return {"median": median, "low": low, "high": high}
 
 

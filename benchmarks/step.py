@@ -12,9 +12,9 @@ from torch import Tensor
 from benchmarks.memory import cuda_peak_bytes, held, kept_for_backward
 from benchmarks.rounds import quartiles, ratios, take_turns
 from dhp_sr.config import Options, load_options
-from dhp_sr.models.compression import Compression
-from dhp_sr.models.devices import Place
 from dhp_sr.search.dhp import INTERVAL
+from dhp_sr.training.compression import Compression
+from dhp_sr.training.distributed import Place
 
 PLAIN = "plain"
 LIMIT_S = 15.0
@@ -22,7 +22,12 @@ LIMIT_S = 15.0
 
 
 def measure_steps(
-    option_file: Path, place: Place, rounds: int, *, parametrisations: Sequence[str], changes: Sequence[str] = ()
+    option_file: Path,
+    place: Place,
+    rounds: int,
+    *,
+    parametrisations: Sequence[str],
+    changes: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Return one row for each parametrisation: time and memory of a step against the plain network's.
 
@@ -32,12 +37,14 @@ def measure_steps(
         option_file: network, patch, batch, loss and search.
         place: the device.
         rounds: timed rounds.
-        parametrisations: of `dhp_sr.hyper.parametrisation.PARAMETRISATIONS`.
+        parametrisations: of `dhp_sr.hyper.parametrization.PARAMETRISATIONS`.
         changes: `section.key=value` each.
     """
     count = _batch_size(option_file, place, changes)
     changes = [*changes, f"datasets.train.batch_size_per_gpu={count}"]
-    trainings = {kind: _training(option_file, kind, place, changes) for kind in (PLAIN, *parametrisations)}
+    trainings = {
+        kind: _training(option_file, kind, place, changes) for kind in (PLAIN, *parametrisations)
+    }
     batch = _batch(trainings[PLAIN].options, place)
     steps = {kind: _Steps(training, batch) for kind, training in trainings.items()}
     turns = take_turns({kind: one.take for kind, one in steps.items()}, rounds, place.device)
@@ -65,7 +72,9 @@ def measure_steps(
     return rows
 
 
-def compare_steps(training: Compression, other: Compression, batch: Mapping[str, Any], rounds: int = 7) -> float:
+def compare_steps(
+    training: Compression, other: Compression, batch: Mapping[str, Any], rounds: int = 7
+) -> float:
     """Return the time of a step of `training`, in steps of `other`: processor time on a CPU. Both are trained on.
 
     Args:
@@ -84,11 +93,19 @@ def compare_steps(training: Compression, other: Compression, batch: Mapping[str,
 
 def _present(training: Compression) -> int:
     """Return an iteration of the phase that a training is in."""
-    return training.schedule.dense_iter if training.phase == "search" else training.schedule.total_iter - 1
+    return (
+        training.schedule.dense_iter
+        if training.phase == "search"
+        else training.schedule.total_iter - 1
+    )
 
 
 def _training(option_file: Path, kind: str, place: Place, changes: Sequence[str]) -> Compression:
-    own = ["compress=null"] if kind == PLAIN else [f"compress.parametrisation={kind}", "compress.dense_iter=0"]
+    own = (
+        ["compress=null"]
+        if kind == PLAIN
+        else [f"compress.parametrisation={kind}", "compress.dense_iter=0"]
+    )
     options = load_options(option_file, [*changes, *own])
     torch.manual_seed(options.manual_seed)
     training = Compression(options, place, Path("dense.safetensors"))
@@ -102,7 +119,10 @@ def _batch(options: Options, place: Place) -> dict[str, Tensor]:
     sides = {"lq": data.gt_size // options.scale, "gt": data.gt_size}
     make = torch.Generator().manual_seed(0)
     size = data.batch_size_per_gpu
-    return {key: torch.rand(size, channels, side, side, generator=make).to(place.device) for key, side in sides.items()}
+    return {
+        key: torch.rand(size, channels, side, side, generator=make).to(place.device)
+        for key, side in sides.items()
+    }
 
 
 def _batch_size(option_file: Path, place: Place, changes: Sequence[str]) -> int:
@@ -144,7 +164,11 @@ class _Steps:
     def memory(self) -> dict[str, int | None]:
         training, batch = self._training, self._batch
         return {
-            "params": sum(parameter.numel() for parameter in training.network.parameters() if parameter.requires_grad),
+            "params": sum(
+                parameter.numel()
+                for parameter in training.network.parameters()
+                if parameter.requires_grad
+            ),
             "saved_bytes": sum(kept_for_backward(training, batch, self._iteration).values()),
             "state_bytes": sum(held(training).values()),
             "cuda_peak_bytes": cuda_peak_bytes(training, batch, self._iteration),

@@ -6,10 +6,12 @@ from typing import Any
 
 from dhp_sr.config import Options
 from dhp_sr.data.sampler import train_batches
-from dhp_sr.models.tasks import task_of
+from dhp_sr.tasks.registry import task_of
 
 
-def batches(options: Options, start: int, end: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+def batches(
+    options: Options, start: int, end: int | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (iteration, batch) from `start` up to `end`, or for ever; batches of any task, as `train.py` has them."""
     data = options.datasets["train"]
     found = train_batches(

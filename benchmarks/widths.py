@@ -4,9 +4,11 @@ from dataclasses import dataclass
 
 import torch
 
+from dhp_sr.allocation.budget import BudgetError
+from dhp_sr.channels.plan import ChannelPlan
+from dhp_sr.cost.latency_benchmark import Stopwatch
 from dhp_sr.hyper import HyperNet
 from dhp_sr.search import build_search
-from dhp_sr.structure import BudgetError, ChannelPlan, Stopwatch
 
 KEEP = 0.5
 TOLERANCE = 0.01
@@ -31,14 +33,20 @@ class Choice:
         Raises:
             BudgetError: the widths are too coarse, or the groups that may give way do not suffice.
         """
-        paces = {group.name: getattr(self, _kind(hyper.plan, group.name)) for group in hyper.plan.prunable}
+        paces = {
+            group.name: getattr(self, _kind(hyper.plan, group.name))
+            for group in hyper.plan.prunable
+        }
         scores = {
-            group.name: 1 - paces[group.name] * torch.arange(group.width) / group.width for group in hyper.plan.prunable
+            group.name: 1 - paces[group.name] * torch.arange(group.width) / group.width
+            for group in hyper.plan.prunable
         }
         hyper.prune_to(macs=KEEP, tolerance=TOLERANCE, round_to=self.round_to, scores=scores)
         cut = [name for name, mask in hyper.masks.items() if paces[name] == 0 and not mask.all()]
         if cut:
-            raise BudgetError(f"half the multiply-adds cannot be met without cutting {', '.join(cut)}")
+            raise BudgetError(
+                f"half the multiply-adds cannot be met without cutting {', '.join(cut)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -72,10 +80,17 @@ class Lines:
         )
 
 
-UNIFORM = {"uniform": Choice(8), "uniform, steps of 16": Choice(16), "uniform, any width": Choice(1)}
+UNIFORM = {
+    "uniform": Choice(8),
+    "uniform, steps of 16": Choice(16),
+    "uniform, any width": Choice(1),
+}
 """For every network; the first is what `method: uniform` gives."""
 
-LINES = {"lines of dhp, steps of 16": Lines(16), "lines of dhp, half the time": Lines(16, kind="latency")}
+LINES = {
+    "lines of dhp, steps of 16": Lines(16),
+    "lines of dhp, half the time": Lines(16, kind="latency"),
+}
 """For every network as well."""
 
 SHAPED = {

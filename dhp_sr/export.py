@@ -22,9 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from dhp_sr.models.exporting import export_model, report
-    from dhp_sr.models.origins import register_known
-    from dhp_sr.models.process import plain_warnings
+    from dhp_sr.cli.export import export_model, report
+    from dhp_sr.cli.process import plain_warnings
+    from dhp_sr.zoo.specs import register_known
 
     register_known()
     with plain_warnings():
@@ -34,17 +34,33 @@ def _export(arguments: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Write a model for other programs.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description="Write a model for other programs.", allow_abbrev=False
+    )
     what = "a model file of dhp_sr; with --arch, a .pth or safetensors of weights"
     parser.add_argument("--model", metavar="FILE", required=True, help=what)
     parser.add_argument("--format", choices=("onnx", "pt2", "safetensors"), required=True)
-    parser.add_argument("--output", metavar="FILE", help="default: beside the model, under its name")
-    parser.add_argument("--opset", type=int, choices=(17, 18, 19, 20), help="of an ONNX file; default: 20")
-    parser.add_argument("--half", action="store_true", help="weights, computation, input and output in fp16")
-    parser.add_argument("--arch", metavar="NAME", help="network that the weights belong to: EDSR, basicsr:RCAN, ...")
-    parser.add_argument("arguments", nargs="*", metavar="key=value", help="with --arch: the network's arguments")
-    parser.add_argument("--licence", metavar="TEXT", help="stated in the file; default: what the model states")
-    parser.add_argument("--tolerance", type=float, help="largest difference to PyTorch; default: 1e-4, half 1e-2")
+    parser.add_argument(
+        "--output", metavar="FILE", help="default: beside the model, under its name"
+    )
+    parser.add_argument(
+        "--opset", type=int, choices=(17, 18, 19, 20), help="of an ONNX file; default: 20"
+    )
+    parser.add_argument(
+        "--half", action="store_true", help="weights, computation, input and output in fp16"
+    )
+    parser.add_argument(
+        "--arch", metavar="NAME", help="network that the weights belong to: EDSR, basicsr:RCAN, ..."
+    )
+    parser.add_argument(
+        "arguments", nargs="*", metavar="key=value", help="with --arch: the network's arguments"
+    )
+    parser.add_argument(
+        "--licence", metavar="TEXT", help="stated in the file; default: what the model states"
+    )
+    parser.add_argument(
+        "--tolerance", type=float, help="largest difference to PyTorch; default: 1e-4, half 1e-2"
+    )
     return parser
 
 

@@ -25,8 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    from dhp_sr.models.planning import unmet
-    from dhp_sr.models.process import keep_memory, plain_warnings
+    from dhp_sr.cli.plan import unmet
+    from dhp_sr.cli.process import keep_memory, plain_warnings
     from dhp_sr.reports.plan import plan_text
     from dhp_sr.utils.files import write_json
 
@@ -43,33 +43,55 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> dict[str, Any]:
-    from dhp_sr.models.planning import plan_arch, plan_run
+    from dhp_sr.cli.plan import plan_arch, plan_run
 
-    given = {name: getattr(arguments, name) for name in CHOICES if getattr(arguments, name) is not None}
+    given = {
+        name: getattr(arguments, name) for name in CHOICES if getattr(arguments, name) is not None
+    }
     if arguments.opt and not arguments.arch:
         idle = [*(f"--{name}" for name in given), *arguments.arguments]
         if idle:
-            raise UserError(f"{', '.join(idle)}: no effect with -opt, whose file says so; use --set, or --arch")
+            raise UserError(
+                f"{', '.join(idle)}: no effect with -opt, whose file says so; use --set, or --arch"
+            )
         return plan_run(arguments.opt, arguments.set, root=working_root(ROOT))
     if arguments.arch and not arguments.opt:
         if arguments.set:
-            raise UserError("--set: no effect with --arch; give the network's arguments as key=value")
+            raise UserError(
+                "--set: no effect with --arch; give the network's arguments as key=value"
+            )
         return plan_arch(arguments.arch, arguments.arguments, **given)
     raise UserError("expected either -opt FILE or --arch NAME; see --help")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Show what can be pruned in a network.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description="Show what can be pruned in a network.", allow_abbrev=False
+    )
     parser.add_argument(
-        "-opt", "--opt", metavar="FILE", help="option file: its network, and whether its targets can be met"
+        "-opt",
+        "--opt",
+        metavar="FILE",
+        help="option file: its network, and whether its targets can be met",
     )
     changes = "change options, for example compress.target.macs=0.3"
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="a.b=value", help=changes)
-    parser.add_argument("--arch", metavar="NAME", help="one of dhp_sr/archs or BasicSR's, or torchvision:NAME")
-    parser.add_argument("arguments", nargs="*", metavar="key=value", help="with --arch: the network's arguments")
-    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="input that MACs are stated for")
     parser.add_argument(
-        "--exclude", nargs="+", metavar="PATTERN", help="layers that keep their widths, such as 'body.*'"
+        "--set", nargs="+", action="extend", default=[], metavar="a.b=value", help=changes
+    )
+    parser.add_argument(
+        "--arch", metavar="NAME", help="one of dhp_sr/archs or BasicSR's, or torchvision:NAME"
+    )
+    parser.add_argument(
+        "arguments", nargs="*", metavar="key=value", help="with --arch: the network's arguments"
+    )
+    parser.add_argument(
+        "--size", type=int, nargs=2, metavar=("H", "W"), help="input that MACs are stated for"
+    )
+    parser.add_argument(
+        "--exclude",
+        nargs="+",
+        metavar="PATTERN",
+        help="layers that keep their widths, such as 'body.*'",
     )
     parser.add_argument("--round_to", type=int, help="widths are multiples of this; default: 8")
     parser.add_argument("--min_width", type=int, help="no group is cut below this; default: 8")

@@ -25,18 +25,23 @@ def _write(arguments: argparse.Namespace) -> None:
     runs, output = [Path(run) for run in arguments.runs], arguments.output
     if output is None:
         if len(runs) > 1 or runs[0].is_file():
-            raise UserError("expected --output FILE.html for a comparison or for kept figures, found none")
+            raise UserError(
+                "expected --output FILE.html for a comparison or for kept figures, found none"
+            )
         output = runs[0] / "report.html"
     print(write_page(output, runs))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Make one HTML file, which needs nothing else, of a run or of a comparison.", allow_abbrev=False
+        description="Make one HTML file, which needs nothing else, of a run or of a comparison.",
+        allow_abbrev=False,
     )
     what = "folder of a run, finished or not (experiments/NAME), or its kept figures (results/NAME.json)"
     parser.add_argument("runs", nargs="+", metavar="RUN", help=what)
-    parser.add_argument("--output", metavar="FILE.html", help="default for one run: RUN/report.html")
+    parser.add_argument(
+        "--output", metavar="FILE.html", help="default for one run: RUN/report.html"
+    )
     return parser
 
 

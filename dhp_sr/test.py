@@ -27,9 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _score(arguments: argparse.Namespace) -> None:
-    from dhp_sr.models.origins import register_known
-    from dhp_sr.models.process import keep_memory, plain_warnings
+    from dhp_sr.cli.process import keep_memory, plain_warnings
     from dhp_sr.utils.files import write_json
+    from dhp_sr.zoo.specs import register_known
 
     register_known()
     keep_memory()
@@ -41,13 +41,21 @@ def _score(arguments: argparse.Namespace) -> None:
 
 
 def _of_run(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    from dhp_sr.models.scoring import report, score_run
+    from dhp_sr.cli.score import report, score_run
 
-    idle = [f"--{name}" for name in ("data", *CHOICES, *MEASURES) if getattr(arguments, name) is not None]
+    idle = [
+        f"--{name}"
+        for name in ("data", *CHOICES, *MEASURES)
+        if getattr(arguments, name) is not None
+    ]
     idle += ["--no_images"] if arguments.no_images else []
     if idle:
-        raise UserError(f"{', '.join(idle)}: no effect with -opt, whose file says so; use --set, or --model --data")
-    scores = score_run(arguments.opt, arguments.set, root=working_root(ROOT), models=arguments.model or ())
+        raise UserError(
+            f"{', '.join(idle)}: no effect with -opt, whose file says so; use --set, or --model --data"
+        )
+    scores = score_run(
+        arguments.opt, arguments.set, root=working_root(ROOT), models=arguments.model or ()
+    )
     return scores, report(scores)
 
 
@@ -56,24 +64,36 @@ def _of_files(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
         raise UserError("expected -opt FILE, or --model FILE and --data FOLDER; see --help")
     if arguments.set:
         raise UserError("--set: no effect without -opt")
-    from dhp_sr.models.evaluation import Measuring, evaluate_files
+    from dhp_sr.cli.evaluate import Measuring, evaluate_files
     from dhp_sr.reports.evaluation import evaluation_text
 
     choices = {name: getattr(arguments, name) for name in CHOICES}
-    asked = {name: getattr(arguments, name) for name in MEASURES if getattr(arguments, name) is not None}
+    asked = {
+        name: getattr(arguments, name) for name in MEASURES if getattr(arguments, name) is not None
+    }
     if min([*asked.get("size", ()), asked.get("threads", 1), asked.get("repeats", 1) + 1]) < 1:
-        raise UserError(f"--size and --threads: expected at least 1, and --repeats at least 0, found {asked}")
+        raise UserError(
+            f"--size and --threads: expected at least 1, and --repeats at least 0, found {asked}"
+        )
     if asked.get("threads", 1) > MOST_THREADS:
-        raise UserError(f"--threads: expected a number from 1 to {MOST_THREADS}, found {asked['threads']}")
-    scores = evaluate_files(arguments.model, arguments.data, **choices, measuring=Measuring(**asked))
+        raise UserError(
+            f"--threads: expected a number from 1 to {MOST_THREADS}, found {asked['threads']}"
+        )
+    scores = evaluate_files(
+        arguments.model, arguments.data, **choices, measuring=Measuring(**asked)
+    )
     return scores, evaluation_text(scores, images=not arguments.no_images)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Score a model on test sets.", allow_abbrev=False)
-    parser.add_argument("-opt", "--opt", metavar="FILE", help="option file: scores the run's model on its test sets")
+    parser.add_argument(
+        "-opt", "--opt", metavar="FILE", help="option file: scores the run's model on its test sets"
+    )
     changes = "change options, for example compress.target.macs=0.3 or compress=null"
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="a.b=value", help=changes)
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="a.b=value", help=changes
+    )
     model = "model files, .safetensors or .onnx, side by side; with -opt, instead of the run's own"
     parser.add_argument("--model", nargs="+", metavar="FILE", help=model)
     parser.add_argument(
@@ -84,14 +104,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--sigma", type=float, help="noise level for denoisers, 0-255 scale")
     parser.add_argument("--max_images", type=int, help="only the first so many of each set")
-    parser.add_argument("--crop_border", type=int, help="pixels shaved; default: the scale, 0 for denoising")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="default: cuda if there is one")
+    parser.add_argument(
+        "--crop_border", type=int, help="pixels shaved; default: the scale, 0 for denoising"
+    )
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), help="default: cuda if there is one"
+    )
     size = "input for time and memory; default: 128 128, for a classifier what it is meant for"
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help=size)
     repeats = "timed passes of each model; default: 10; 0: time and memory are not measured"
     parser.add_argument("--repeats", type=int, metavar="N", help=repeats)
-    parser.add_argument("--threads", type=int, metavar="N", help="of the CPU; default: as many as torch takes")
-    parser.add_argument("--no_images", action="store_true", help="print means, not every image (--json has them all)")
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="of the CPU; default: as many as torch takes"
+    )
+    parser.add_argument(
+        "--no_images",
+        action="store_true",
+        help="print means, not every image (--json has them all)",
+    )
     parser.add_argument("--json", metavar="FILE", help="write the scores there")
     return parser
 

@@ -26,22 +26,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         extra = "training needs pip install 'dhp_sr[train]'"
         print(
-            f"error: {error}; {extra}; is the environment active? see README.md: . .venv/bin/activate", file=sys.stderr
+            f"error: {error}; {extra}; is the environment active? see README.md: . .venv/bin/activate",
+            file=sys.stderr,
         )
         return 2
     except OSError as error:
-        print(f"error: cannot read or write: {error}\nonce that is mended: {_again(arguments)}", file=sys.stderr)
+        print(
+            f"error: cannot read or write: {error}\nonce that is mended: {_again(arguments)}",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
-        print(f"stopped at once; go on from the last state with: {_again(arguments)}", file=sys.stderr)
+        print(
+            f"stopped at once; go on from the last state with: {_again(arguments)}", file=sys.stderr
+        )
         return 130
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    from dhp_sr.cli.process import keep_memory, plain_warnings, seed_everything, stop_on_signals
     from dhp_sr.config import load_options
-    from dhp_sr.models.origins import register_known
-    from dhp_sr.models.pipeline import Interrupted, train
-    from dhp_sr.models.process import keep_memory, plain_warnings, seed_everything, stop_on_signals
+    from dhp_sr.training.driver import Interrupted, train
+    from dhp_sr.zoo.specs import register_known
 
     with plain_warnings(), stop_on_signals() as stop:
         options = load_options(arguments.opt, arguments.set)
@@ -50,7 +56,9 @@ def _train(arguments: argparse.Namespace) -> int:
         keep_memory()
         try:
             root, launcher = working_root(ROOT), arguments.launcher
-            train(options, root=root, auto_resume=arguments.auto_resume, launcher=launcher, stop=stop)
+            train(
+                options, root=root, auto_resume=arguments.auto_resume, launcher=launcher, stop=stop
+            )
         except Interrupted as error:
             print(f"{error}\ngo on with: {_again(arguments)}", file=sys.stderr)
             return 130
@@ -68,11 +76,22 @@ def _again(arguments: argparse.Namespace) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0] + ".", allow_abbrev=False)
-    parser.add_argument("-opt", "--opt", required=True, metavar="FILE", help="option file, see options/")
-    parser.add_argument("--auto_resume", action="store_true", help="go on from the newest state of the same run")
-    parser.add_argument("--launcher", choices=("none", "pytorch"), default="none", help="pytorch: started by torchrun")
+    parser.add_argument(
+        "-opt", "--opt", required=True, metavar="FILE", help="option file, see options/"
+    )
+    parser.add_argument(
+        "--auto_resume", action="store_true", help="go on from the newest state of the same run"
+    )
+    parser.add_argument(
+        "--launcher",
+        choices=("none", "pytorch"),
+        default="none",
+        help="pytorch: started by torchrun",
+    )
     changes = "change options, for example compress.target.macs=0.3 or compress=null"
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="a.b=value", help=changes)
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="a.b=value", help=changes
+    )
     return parser
 
 

@@ -21,9 +21,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-IN_SDIST = ("LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "setup.cfg", "pyproject.toml")
+IN_SDIST = (
+    "LICENSE",
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "setup.cfg",
+    "pyproject.toml",
+)
 FOLDERS_IN_SDIST = ("options", "scripts", "requirements", "tests", "benchmarks", "dhp_sr")
-NOT_REQUIRED = ("basicsr", "torchvision", "lmdb", "skimage", "matplotlib", "tensorboard", "onnx", "spandrel")
+NOT_REQUIRED = (
+    "basicsr",
+    "torchvision",
+    "lmdb",
+    "skimage",
+    "matplotlib",
+    "tensorboard",
+    "onnx",
+    "spandrel",
+)
 
 USES = """
 import importlib.util, pathlib, sys, torch
@@ -62,8 +78,12 @@ COMMANDS: tuple[tuple[str, int, str], ...] = (
 def main() -> int:
     """Run the check; 0 if everything holds."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--download", action="store_true", help="let pip install the required packages")
-    parser.add_argument("--torch", default="torch", help="with --download: which torch, installed first")
+    parser.add_argument(
+        "--download", action="store_true", help="let pip install the required packages"
+    )
+    parser.add_argument(
+        "--torch", default="torch", help="with --download: which torch, installed first"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -77,7 +97,9 @@ def main() -> int:
 def build(folder: Path) -> Path:
     """Return the wheel, built from the sdist, once both hold what they should."""
     source = folder / "source"
-    for name in run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], ROOT).splitlines():
+    for name in run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], ROOT
+    ).splitlines():
         if (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, source / name)
@@ -86,7 +108,9 @@ def build(folder: Path) -> Path:
         archive.extractall(folder / "sdist", filter="data")
     unpacked = next((folder / "sdist").iterdir())
     missing = [name for name in IN_SDIST if not (unpacked / name).is_file()]
-    missing += [str(path) for path in _files(source, FOLDERS_IN_SDIST) if not (unpacked / path).is_file()]
+    missing += [
+        str(path) for path in _files(source, FOLDERS_IN_SDIST) if not (unpacked / path).is_file()
+    ]
     _expect(not missing, f"the sdist lacks {missing}")
     wheel = unpacked / "dist" / _backend("build_wheel", unpacked)
     check_wheel(wheel, source)
@@ -102,7 +126,10 @@ def check_wheel(wheel: Path, source: Path) -> None:
         metadata = archive.read(f"{info}/METADATA").decode()
     expected = {str(path) for path in _files(source, ["dhp_sr"])}
     found = {name for name in names if not name.startswith(info)}
-    _expect(found == expected, f"the wheel lacks {sorted(expected - found)}, has too much: {sorted(found - expected)}")
+    _expect(
+        found == expected,
+        f"the wheel lacks {sorted(expected - found)}, has too much: {sorted(found - expected)}",
+    )
     _expect(f"{info}/licenses/LICENSE" in names, "the wheel lacks the licence")
     _expect("License-File: LICENSE" in metadata, "the wheel's metadata do not name the licence")
     parsed = configparser.ConfigParser()
@@ -118,9 +145,20 @@ def fresh_environment(folder: Path, wheel: Path, torch: str | None) -> Path:
     """Return the Python of an environment that has the wheel and the required packages, and nothing else."""
     venv.create(folder / "venv", with_pip=False, symlinks=True)
     python = folder / "venv" / "bin" / "python"
-    install = [sys.executable, "-m", "pip", "--python", str(python), "install", "-qq", "--disable-pip-version-check"]
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        str(python),
+        "install",
+        "-qq",
+        "--disable-pip-version-check",
+    ]
     if torch is None:
-        site_packages = run([str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], folder)
+        site_packages = run(
+            [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], folder
+        )
         link_required(Path(site_packages.strip()))
         install += ["--no-deps", "--no-index"]
     else:
@@ -172,7 +210,10 @@ def use(python: Path, folder: Path) -> None:
         command = [python.parent / line.split()[0], *line.split()[1:]]
         done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
         found = f"found {done.returncode}:\n{done.stdout}{done.stderr}"
-        _expect(done.returncode == code and message in done.stderr, f"{line}: expected {code} and {message!r}, {found}")
+        _expect(
+            done.returncode == code and message in done.stderr,
+            f"{line}: expected {code} and {message!r}, {found}",
+        )
         print(f"as expected: {line}", flush=True)
     _expect((place / "out").is_dir() and any((place / "out").iterdir()), "infer left no picture")
 
@@ -191,7 +232,12 @@ def _backend(call: str, place: Path) -> str:
 
 
 def _files(source: Path, folders: Sequence[str]) -> list[Path]:
-    return [path.relative_to(source) for folder in folders for path in (source / folder).rglob("*") if path.is_file()]
+    return [
+        path.relative_to(source)
+        for folder in folders
+        for path in (source / folder).rglob("*")
+        if path.is_file()
+    ]
 
 
 def _expect(holds: object, message: str) -> None:

@@ -110,7 +110,7 @@ install_rest() {
 
 check_imports() {
   "$PYTHON" -c '
-from dhp_sr._compat import prepare_basicsr
+from dhp_sr.basicsr_adapter.shim import prepare_basicsr
 prepare_basicsr()
 import basicsr, cv2, lmdb, matplotlib, pydantic, pytest, safetensors, skimage, tensorboard, torch, torchvision, xdist, yaml
 print(f"torch {torch.__version__}, basicsr 1.4.2, CUDA " + ("available" if torch.cuda.is_available() else "not used"))'

@@ -17,8 +17,8 @@ from numpy.typing import NDArray  # noqa: E402
 from dhp_sr.config import load_options, resolve_paths  # noqa: E402
 from dhp_sr.deploy import load_model  # noqa: E402
 from dhp_sr.metrics import psnr_db  # noqa: E402
-from dhp_sr.models.validation import TestSet, build_test_sets, enlarge, restore  # noqa: E402
 from dhp_sr.reports import comparison_figure  # noqa: E402
+from dhp_sr.tasks.test_sets import TestSet, build_test_sets, enlarge, restore  # noqa: E402
 from dhp_sr.utils.errors import UserError, exit_code  # noqa: E402
 
 
@@ -46,8 +46,13 @@ def draw(run: Path, target: Path, image: str, crop: tuple[int, int, int, int]) -
     truth = item["gt_uint8"]
     pictures = {"bicubic" if test_set.scale > 1 else "noisy": enlarge(item, test_set.scale)}
     for name in ("dense", "pruned"):
-        pictures[name] = restore(load_model(run / "models" / f"{name}.safetensors"), item, test_set.scale)
-    titled = {f"{name}\n{_db(picture, truth, test_set.shave)}": picture for name, picture in pictures.items()}
+        pictures[name] = restore(
+            load_model(run / "models" / f"{name}.safetensors"), item, test_set.scale
+        )
+    titled = {
+        f"{name}\n{_db(picture, truth, test_set.shave)}": picture
+        for name, picture in pictures.items()
+    }
     comparison_figure(target, {**titled, "truth\n": truth}, crop)
 
 
@@ -67,8 +72,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("run", metavar="RUN", help="folder of a finished run")
     parser.add_argument("target", metavar="PNG")
-    parser.add_argument("--image", required=True, help="name of a validation picture, without suffix")
-    parser.add_argument("--crop", type=int, nargs=4, required=True, metavar=("TOP", "LEFT", "HEIGHT", "WIDTH"))
+    parser.add_argument(
+        "--image", required=True, help="name of a validation picture, without suffix"
+    )
+    parser.add_argument(
+        "--crop", type=int, nargs=4, required=True, metavar=("TOP", "LEFT", "HEIGHT", "WIDTH")
+    )
     return parser
 
 

@@ -19,10 +19,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # runs from a checkout that is not installed
 
+from dhp_sr.data.class_writers import WRITERS, make_classes
 from dhp_sr.data.prepare import Crop, Shrink, check_database, fill_folder, make_database
-from dhp_sr.data.write_classes import WRITERS, make_classes
 from dhp_sr.utils.errors import UserError
 
 
@@ -77,22 +79,32 @@ def verify(options: argparse.Namespace) -> str:
 
 def classes(options: argparse.Namespace) -> str:
     """Run `classes` and return what to print."""
-    count = make_classes(options.source, options.target, options.form, side=options.size, labels=options.labels)
+    count = make_classes(
+        options.source, options.target, options.form, side=options.size, labels=options.labels
+    )
     return _done(options.target, count)
 
 
 def _done(target: str, count: int) -> str:
-    return f"{target}: made from {count} images" if count else f"{target}: already complete, nothing to do"
+    return (
+        f"{target}: made from {count} images"
+        if count
+        else f"{target}: already complete, nothing to do"
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(required=True, metavar="crop|lr|lmdb|verify|classes")
     _add_crop(commands)
     _add_lr(commands)
     command = _add(commands, "lmdb", make_lmdb, "make an LMDB in BasicSR's layout and check it")
     _add_folders(command, "name.lmdb to make")
-    command = _add(commands, "verify", verify, "decode a whole LMDB and compare it with its meta file")
+    command = _add(
+        commands, "verify", verify, "decode a whole LMDB and compare it with its meta file"
+    )
     command.add_argument("target", help="the LMDB folder")
     command.add_argument("--source", help="also compare the pixels with the images of this folder")
     _add_classes(commands)
@@ -102,19 +114,28 @@ def _parser() -> argparse.ArgumentParser:
 def _add_classes(commands: argparse._SubParsersAction) -> None:
     command = _add(commands, "classes", classes, "write a classification set in another form")
     command.add_argument(
-        "source", help="class folders, CIFAR's binary files, sheets with INDEX.tsv, or an .lmdb folder"
+        "source",
+        help="class folders, CIFAR's binary files, sheets with INDEX.tsv, or an .lmdb folder",
     )
     command.add_argument("target", help="folder to make; name.lmdb with --form lmdb")
     command.add_argument("--form", choices=list(WRITERS), required=True, help="form to write")
-    command.add_argument("--size", type=_positive, help="first resize the shorter side, and cut the middle out")
-    command.add_argument("--labels", choices=["fine", "coarse"], default="fine", help="which of CIFAR-100's labels")
+    command.add_argument(
+        "--size", type=_positive, help="first resize the shorter side, and cut the middle out"
+    )
+    command.add_argument(
+        "--labels", choices=["fine", "coarse"], default="fine", help="which of CIFAR-100's labels"
+    )
 
 
 def _add_crop(commands: argparse._SubParsersAction) -> None:
     command = _add(commands, "crop", crop, "cut images into sub-images, which decode faster")
     _add_folders(command, "folder to make")
-    command.add_argument("--size", type=_positive, default=480, help="side in pixels (default: %(default)s)")
-    command.add_argument("--step", type=_positive, default=240, help="distance of neighbours (default: %(default)s)")
+    command.add_argument(
+        "--size", type=_positive, default=480, help="side in pixels (default: %(default)s)"
+    )
+    command.add_argument(
+        "--step", type=_positive, default=240, help="distance of neighbours (default: %(default)s)"
+    )
     command.add_argument(
         "--threshold",
         type=_not_negative,
@@ -133,25 +154,37 @@ def _add_crop(commands: argparse._SubParsersAction) -> None:
 def _add_lr(commands: argparse._SubParsersAction) -> None:
     command = _add(commands, "lr", make_lr, "make low-resolution images by exact bicubic")
     _add_folders(command, "folder to make")
-    command.add_argument("--scale", type=int, choices=(2, 3, 4), required=True, help="HR side by LR side")
-    command.add_argument("--template", default="{}", help="LR name from the HR name, e.g. {}x4 (default: %(default)s)")
+    command.add_argument(
+        "--scale", type=int, choices=(2, 3, 4), required=True, help="HR side by LR side"
+    )
+    command.add_argument(
+        "--template",
+        default="{}",
+        help="LR name from the HR name, e.g. {}x4 (default: %(default)s)",
+    )
     _add_workers(command)
 
 
-def _add(commands: argparse._SubParsersAction, name: str, run, text: str) -> argparse.ArgumentParser:
+def _add(
+    commands: argparse._SubParsersAction, name: str, run, text: str
+) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     command.set_defaults(run=run)
     return command
 
 
 def _add_folders(command: argparse.ArgumentParser, target: str) -> None:
-    command.add_argument("source", help="folder of images, .lmdb folder, bundled:train or bundled:val")
+    command.add_argument(
+        "source", help="folder of images, .lmdb folder, bundled:train or bundled:val"
+    )
     command.add_argument("target", help=target)
 
 
 def _add_workers(command: argparse.ArgumentParser) -> None:
     count = os.cpu_count() or 1
-    command.add_argument("--workers", type=_positive, default=count, help="processes (default: %(default)s)")
+    command.add_argument(
+        "--workers", type=_positive, default=count, help="processes (default: %(default)s)"
+    )
 
 
 def _positive(text: str) -> int:
@@ -164,7 +197,9 @@ def _not_negative(text: str) -> int:
 
 def _at_least(lowest: int, text: str) -> int:
     if not text.isdecimal() or int(text) < lowest:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least {lowest}, found {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"expected a whole number of at least {lowest}, found {text!r}"
+        )
     return int(text)
 
 

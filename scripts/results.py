@@ -37,7 +37,12 @@ from dhp_sr.utils.files import write_json, write_text  # noqa: E402
 
 MARKED = re.compile(r"(<!-- (results/[\w.-]+\.json) -->\n).*?(<!-- end -->)", re.DOTALL)
 
-TABLES = {"step": step_table, "latency": latency_table, "controls": controls_table, "listening": listening_table}
+TABLES = {
+    "step": step_table,
+    "latency": latency_table,
+    "controls": controls_table,
+    "listening": listening_table,
+}
 """Kind of a benchmark's file -> its table; a file without a kind holds the figures of a run."""
 
 PLOTS = {"latency": plot_speedups, "controls": plot_controls}
@@ -68,7 +73,10 @@ def _side_by_side(several: Sequence[dict[str, Any]], name: str) -> dict[str, Any
     """Return the rows of the first run, and in place of its final model those of all runs."""
     first = several[0]["metrics"]
     about = {key: first[key] for key in ("task", "scale", "target", "macs_input")}
-    last = [{**kept["metrics"]["rows"][-1], "model": kept["metrics"]["name"].split("_")[-1]} for kept in several]
+    last = [
+        {**kept["metrics"]["rows"][-1], "model": kept["metrics"]["name"].split("_")[-1]}
+        for kept in several
+    ]
     return {**several[0], "metrics": {"name": name, **about, "rows": [*first["rows"][:-1], *last]}}
 
 
@@ -81,7 +89,9 @@ def _figures(run: Path) -> dict[str, Any]:
             raise UserError(f"{path}: expected the file of a finished run, found none")
         kept[name] = _read(path)
     if not isinstance(kept["metrics"].get("name"), str):
-        raise UserError(f"{run / 'metrics.json'}: expected the figures of a run, found none with a name")
+        raise UserError(
+            f"{run / 'metrics.json'}: expected the figures of a run, found none with a name"
+        )
     return kept
 
 
@@ -101,7 +111,9 @@ def plot(arguments: argparse.Namespace) -> int:
     sources = {name: ROOT / "results" / f"{name}.json" for name in PLOTS}
     found = {name: source for name, source in sources.items() if source.is_file()}
     if not found:
-        raise UserError(f"expected one of {', '.join(map(str, sources.values()))}, found none; run benchmarks/*.py")
+        raise UserError(
+            f"expected one of {', '.join(map(str, sources.values()))}, found none; run benchmarks/*.py"
+        )
     for name, source in found.items():
         PLOTS[name](source.with_suffix(".png"), _read(source)["rows"])
         print(f"results/{name}.png")
@@ -128,7 +140,9 @@ def _table(path: Path) -> str:
     found = _read(path)
     kind, key = found.get("kind"), "metrics" if "kind" not in found else "rows"
     if key not in found or (kind is not None and kind not in TABLES):
-        raise UserError(f"{path}: expected the figures of a run or of a benchmark, found kind {kind!r}")
+        raise UserError(
+            f"{path}: expected the figures of a run or of a benchmark, found kind {kind!r}"
+        )
     return markdown_table(found[key]) if kind is None else TABLES[kind](found[key])
 
 
@@ -138,7 +152,9 @@ def _read(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{path}: expected JSON, found: {error}; make the file again") from error
     if not isinstance(found, dict):
-        raise UserError(f"{path}: expected a JSON object, found a {type(found).__name__}; make the file again")
+        raise UserError(
+            f"{path}: expected a JSON object, found a {type(found).__name__}; make the file again"
+        )
     return found
 
 

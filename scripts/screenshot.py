@@ -21,7 +21,14 @@ from PIL import Image  # noqa: E402
 from dhp_sr.utils.errors import UserError, exit_code  # noqa: E402
 from dhp_sr.utils.files import atomic_path  # noqa: E402
 
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-sync",
+)
 FLAGS += ("--disable-background-networking", "--disable-component-update", "--hide-scrollbars")
 HEIGHT, GAP = 1430, 24
 COLOURS = 255
@@ -46,7 +53,9 @@ def take(page: Path, target: Path, picture: int) -> None:
         UserError: there is no page, or no browser.
     """
     if not page.is_file():
-        raise UserError(f"{page}: expected a report page, found none; make it with dhp_sr/report.py")
+        raise UserError(
+            f"{page}: expected a report page, found none; make it with dhp_sr/report.py"
+        )
     browser = _browser()
     try:
         desktop = _shot(browser, page, picture, width=1080, scheme="light", mobile=False)
@@ -57,7 +66,9 @@ def take(page: Path, target: Path, picture: int) -> None:
     both.paste(desktop, (0, 0))
     both.paste(phone, (desktop.width + GAP, 0))
     with atomic_path(target) as temporary:
-        both.quantize(COLOURS, dither=Image.Dither.NONE).save(temporary, format="PNG", optimize=True)
+        both.quantize(COLOURS, dither=Image.Dither.NONE).save(
+            temporary, format="PNG", optimize=True
+        )
 
 
 def _browser() -> Any:
@@ -67,7 +78,9 @@ def _browser() -> Any:
     except ImportError as error:
         raise UserError(f"expected selenium, found none: pip install selenium ({error})") from error
     if None in places:
-        raise UserError("expected chromium and chromedriver, found none: apt-get install chromium chromium-driver")
+        raise UserError(
+            "expected chromium and chromedriver, found none: apt-get install chromium chromium-driver"
+        )
     options = webdriver.ChromeOptions()
     options.binary_location = places[0]
     for flag in FLAGS:
@@ -75,13 +88,17 @@ def _browser() -> Any:
     return webdriver.Chrome(options=options, service=webdriver.ChromeService(places[1]))
 
 
-def _shot(browser: Any, page: Path, picture: int, *, width: int, scheme: str, mobile: bool) -> Image.Image:
+def _shot(
+    browser: Any, page: Path, picture: int, *, width: int, scheme: str, mobile: bool
+) -> Image.Image:
     size = {"width": width, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": mobile}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     feature = {"name": "prefers-color-scheme", "value": scheme}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
     browser.get(page.resolve().as_uri())
-    browser.execute_script(f"document.querySelectorAll('.scenes button')[{picture}]?.click(); window.scrollTo(0, 0)")
+    browser.execute_script(
+        f"document.querySelectorAll('.scenes button')[{picture}]?.click(); window.scrollTo(0, 0)"
+    )
     return Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
 
 
@@ -89,7 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("page", metavar="PAGE.html")
     parser.add_argument("target", metavar="PNG")
-    parser.add_argument("--picture", type=int, default=0, help="number of the test picture to show, from 0")
+    parser.add_argument(
+        "--picture", type=int, default=0, help="number of the test picture to show, from 0"
+    )
     return parser
 
 

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from dhp_sr._compat import prepare_basicsr
+from dhp_sr.basicsr_adapter.shim import prepare_basicsr
 
 
 def from_basicsr(name: str) -> ModuleType:

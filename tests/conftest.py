@@ -10,10 +10,16 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from tiny_runs import make_options, pictures  # noqa: E402, F401 - fixtures of many tests
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add `--regen`, which rewrites the golden files."""
-    parser.addoption("--regen", action="store_true", help="rewrite the golden files instead of comparing with them")
+    parser.addoption(
+        "--regen",
+        action="store_true",
+        help="rewrite the golden files instead of comparing with them",
+    )
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dhp_sr.data.labelled import LabelledImages
+from dhp_sr.data.labeled import LabelledImages
 
 CLASSES = ("ant", "bee", "cow")
 

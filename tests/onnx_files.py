@@ -16,7 +16,10 @@ def other(path, kind="sr", weights=np.float32, props=None):
     node, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
     if kind == "sr":
         held = [tensor("w", 12, 3, 3, 3)]
-        nodes = [node("Conv", ["x", "w"], ["h"], pads=[1, 1, 1, 1]), node("DepthToSpace", ["h"], ["y"], blocksize=2)]
+        nodes = [
+            node("Conv", ["x", "w"], ["h"], pads=[1, 1, 1, 1]),
+            node("DepthToSpace", ["h"], ["y"], blocksize=2),
+        ]
     else:
         held = [tensor("w", 3, 3, 2, 2)]
         nodes = [
@@ -27,7 +30,9 @@ def other(path, kind="sr", weights=np.float32, props=None):
     sides = [64, 64] if kind == "fixed" else ["h", "w"]
     ends = [value("x", type_of, ["n", 3, *sides])], [value("y", type_of, ["n", 3, None, None])]
     content = onnx.helper.make_model(
-        onnx.helper.make_graph(nodes, "g", *ends, held), opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8
+        onnx.helper.make_graph(nodes, "g", *ends, held),
+        opset_imports=[onnx.helper.make_opsetid("", 17)],
+        ir_version=8,
     )
     if props:
         seal(content, props, path)

@@ -9,16 +9,36 @@ from torch import Tensor, nn
 
 BASICSR = {
     "MSRResNet": ("srresnet_arch", {"num_feat": 16, "num_block": 2, "upscale": 4}),
-    "EDSR": ("edsr_arch", {"num_in_ch": 3, "num_out_ch": 3, "num_feat": 16, "num_block": 2, "upscale": 4}),
+    "EDSR": (
+        "edsr_arch",
+        {"num_in_ch": 3, "num_out_ch": 3, "num_feat": 16, "num_block": 2, "upscale": 4},
+    ),
     "RCAN": (
         "rcan_arch",
-        {"num_in_ch": 3, "num_out_ch": 3, "num_feat": 32, "num_group": 2, "num_block": 2, "squeeze_factor": 4},
+        {
+            "num_in_ch": 3,
+            "num_out_ch": 3,
+            "num_feat": 32,
+            "num_group": 2,
+            "num_block": 2,
+            "squeeze_factor": 4,
+        },
     ),
     "RRDBNet": (
         "rrdbnet_arch",
-        {"num_in_ch": 3, "num_out_ch": 3, "scale": 2, "num_feat": 16, "num_block": 2, "num_grow_ch": 16},
+        {
+            "num_in_ch": 3,
+            "num_out_ch": 3,
+            "scale": 2,
+            "num_feat": 16,
+            "num_block": 2,
+            "num_grow_ch": 16,
+        },
     ),
-    "SRVGGNetCompact": ("srvgg_arch", {"num_in_ch": 3, "num_out_ch": 3, "num_feat": 24, "num_conv": 4, "upscale": 4}),
+    "SRVGGNetCompact": (
+        "srvgg_arch",
+        {"num_in_ch": 3, "num_out_ch": 3, "num_feat": 24, "num_conv": 4, "upscale": 4},
+    ),
     "ECBSR": (
         "ecbsr_arch",
         {
@@ -31,7 +51,10 @@ BASICSR = {
             "scale": 2,
         },
     ),
-    "RIDNet": ("ridnet_arch", {"in_channels": 3, "mid_channels": 32, "out_channels": 3, "num_block": 2}),
+    "RIDNet": (
+        "ridnet_arch",
+        {"in_channels": 3, "mid_channels": 32, "out_channels": 3, "num_block": 2},
+    ),
 }
 """Class -> module of `basicsr.archs`, arguments."""
 

@@ -1,9 +1,9 @@
 """Whole runs, killed where a test says so."""
 
-from dhp_sr.models.dhp_model import DHPModel
-from dhp_sr.models.pipeline import train
-from dhp_sr.models.process import seed_everything
-from dhp_sr.models.state import load_state, pack
+from dhp_sr.basicsr_adapter.model import DHPModel
+from dhp_sr.cli.process import seed_everything
+from dhp_sr.training.driver import train
+from dhp_sr.training.states import load_state, pack
 
 
 class Killed(Exception):

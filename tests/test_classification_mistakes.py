@@ -6,7 +6,7 @@ import pytest
 import yaml
 from labelled_sets import tiny, write_cifar_10
 
-from dhp_sr.data.write_classes import make_classes
+from dhp_sr.data.class_writers import make_classes
 from dhp_sr.train import main
 
 RECORD = 3073
@@ -29,7 +29,13 @@ def refusal(tmp_path, capsys):
             "name": "tiny",
             "model_type": "DHPClassificationModel",
             "num_gpu": 0,
-            "network_g": {"type": "HyperResNet", "depth": 8, "num_feat": 4, "num_classes": 3, **network},
+            "network_g": {
+                "type": "HyperResNet",
+                "depth": 8,
+                "num_feat": 4,
+                "num_classes": 3,
+                **network,
+            },
             "datasets": {"train": {**data, "batch_size_per_gpu": 2}, "val": data},
             "path": {"experiments_root": str(tmp_path / "experiments")},
             "train": {"total_iter": 2, "optim_g": {"type": "SGD", "lr": 0.1}},
@@ -47,7 +53,11 @@ def refusal(tmp_path, capsys):
 
 def test_the_number_of_classes(cifar, refusal):
     text = refusal(cifar, num_classes=10)
-    assert "expected 10 classes" in text and "found 3 (ant, bee, cow)" in text and "network_g.num_classes: 3" in text
+    assert (
+        "expected 10 classes" in text
+        and "found 3 (ant, bee, cow)" in text
+        and "network_g.num_classes: 3" in text
+    )
 
 
 def test_a_label_out_of_range(cifar, refusal):
@@ -62,21 +72,31 @@ def test_a_truncated_binary_file(cifar, refusal):
     path = cifar / "test_batch.bin"
     path.write_bytes(path.read_bytes()[:-1])
     text = refusal(cifar)
-    assert "datasets.val" in text and f"expected a multiple of {RECORD} bytes" in text and "cut short" in text
+    assert (
+        "datasets.val" in text
+        and f"expected a multiple of {RECORD} bytes" in text
+        and "cut short" in text
+    )
 
 
 def test_a_class_folder_without_pictures(cifar, refusal, tmp_path):
     make_classes(cifar, tmp_path / "folders", "folders")
     for picture in (tmp_path / "folders" / "train" / "bee").iterdir():
         picture.unlink()
-    assert "bee: expected images of class 'bee', found none: fill it or remove it" in refusal(tmp_path / "folders")
+    assert "bee: expected images of class 'bee', found none: fill it or remove it" in refusal(
+        tmp_path / "folders"
+    )
 
 
 def test_a_sheet_without_its_index(cifar, refusal, tmp_path):
     make_classes(cifar, tmp_path / "sheets", "sheets")
     shutil.move(tmp_path / "sheets" / "INDEX.tsv", tmp_path / "INDEX.tsv")
-    assert "sheets need their INDEX.tsv, other images a folder for each class" in refusal(tmp_path / "sheets")
+    assert "sheets need their INDEX.tsv, other images a folder for each class" in refusal(
+        tmp_path / "sheets"
+    )
 
 
 def test_a_folder_that_is_not_there(refusal, tmp_path):
-    assert "expected a folder with a classification set, found nothing" in refusal(tmp_path / "nosuch")
+    assert "expected a folder with a classification set, found nothing" in refusal(
+        tmp_path / "nosuch"
+    )

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from models.class_pictures import CLASSES, save_classes
+from class_pictures import CLASSES, save_classes
 from PIL import Image
 
 from dhp_sr.archs import build
@@ -42,7 +42,10 @@ def onnx(model):
 
 @pytest.mark.parametrize("form", ["onnx", "pt2", "safetensors"])
 def test_an_export_says_which_sizes_it_takes(model, tmp_path, form, capsys):
-    assert export(["--model", str(model), "--format", form, "--output", str(tmp_path / f"x.{form}")]) == 0
+    assert (
+        export(["--model", str(model), "--format", form, "--output", str(tmp_path / f"x.{form}")])
+        == 0
+    )
     text = capsys.readouterr().out
     assert f"height and width from {SIDE} on" in text and "any height" not in text
     if form == "pt2":
@@ -53,7 +56,17 @@ def test_an_export_says_which_sizes_it_takes(model, tmp_path, form, capsys):
 
 
 def test_both_runtimes_score_side_by_side(model, onnx, pictures, tmp_path, capsys):
-    given = ["--model", str(model), str(onnx), "--data", str(pictures), "--repeats", "2", "--threads", "1"]
+    given = [
+        "--model",
+        str(model),
+        str(onnx),
+        "--data",
+        str(pictures),
+        "--repeats",
+        "2",
+        "--threads",
+        "1",
+    ]
     assert score([*given, "--device", "cpu", "--json", str(tmp_path / "s.json")]) == 0
     found = json.loads((tmp_path / "s.json").read_text())
     eager, runtime = found["rows"]
@@ -66,7 +79,11 @@ def test_both_runtimes_score_side_by_side(model, onnx, pictures, tmp_path, capsy
         assert row["latency"]["cpu"]["input"] == row["memory"]["input"] == [1, 3, SIDE, SIDE]
         assert row["latency_ms"] > 0 and row["memory"]["process_mib"] > 0
     text = capsys.readouterr().out
-    assert "top-1 error %" in text and "Peak memory in a fresh process" in text and "Cost, MACs G" in text
+    assert (
+        "top-1 error %" in text
+        and "Peak memory in a fresh process" in text
+        and "Cost, MACs G" in text
+    )
 
 
 @pytest.mark.parametrize(
@@ -83,15 +100,30 @@ def test_arguments_of_restoration(model, pictures, more, message, capsys):
 
 def test_models_of_two_jobs(model, pictures, tmp_path, capsys):
     save_model(build("DnCNN", num_feat=4), tmp_path / "d.safetensors")
-    assert score(["--model", str(model), str(tmp_path / "d.safetensors"), "--data", str(pictures)]) == 2
+    assert (
+        score(["--model", str(model), str(tmp_path / "d.safetensors"), "--data", str(pictures)])
+        == 2
+    )
     assert "expected classification of 3 x 8 x 8 like" in capsys.readouterr().err
 
 
 def test_it_restores_nothing(model, onnx, tmp_path, capsys):
     Image.fromarray(np.zeros((SIDE, SIDE, 3), np.uint8)).save(tmp_path / "a.png")
     for path in (model, onnx):
-        command = ["--model", path, "--input", tmp_path / "a.png", "--output", tmp_path / "out", "--device", "cpu"]
+        command = [
+            "--model",
+            path,
+            "--input",
+            tmp_path / "a.png",
+            "--output",
+            tmp_path / "out",
+            "--device",
+            "cpu",
+        ]
         assert infer([str(part) for part in command]) == 2
         error = capsys.readouterr().err
-        assert f"{path}: expected a network that restores images, found one for classification" in error
+        assert (
+            f"{path}: expected a network that restores images, found one for classification"
+            in error
+        )
     assert not (tmp_path / "out").exists()

@@ -13,8 +13,16 @@ SIZES = [
     ("ResNet", {"depth": 20, "shortcut": "projection"}),
     ("ResNet", {"depth": 56}),
     pytest.param("ResNet", {"depth": 110}, marks=pytest.mark.slow),
-    pytest.param("ResNet", {"depth": 110, "block": "bottleneck", "shortcut": "projection"}, marks=pytest.mark.slow),
-    pytest.param("ResNet", {"depth": 164, "block": "bottleneck", "shortcut": "projection"}, marks=pytest.mark.slow),
+    pytest.param(
+        "ResNet",
+        {"depth": 110, "block": "bottleneck", "shortcut": "projection"},
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(
+        "ResNet",
+        {"depth": 164, "block": "bottleneck", "shortcut": "projection"},
+        marks=pytest.mark.slow,
+    ),
     ("DenseNet", {}),
     ("VGG", {}),
     pytest.param("VGG", TINY, marks=pytest.mark.slow),
@@ -49,10 +57,20 @@ def test_half_the_macs(name, arguments, tmp_path):
         assert report.macs_ratio == pytest.approx(0.5, abs=0.01)
         small, expected = hyper.cut(check=False), hyper(x)
         assert float((small(x) - expected).abs().max()) <= 1e-10 * float(expected.abs().max())
-        save_model(small, tmp_path / "small.safetensors", macs=hyper.cost().macs, macs_input=list(x[:1].shape))
+        save_model(
+            small,
+            tmp_path / "small.safetensors",
+            macs=hyper.cost().macs,
+            macs_input=list(x[:1].shape),
+        )
         loaded = load_model(tmp_path / "small.safetensors")
         assert type(loaded) is type(plain) and torch.equal(loaded(x), small(x))
     manifest = read_manifest(tmp_path / "small.safetensors")
     stated = {key: manifest[key] for key in ("task", "scale", "input_size", "architecture")}
-    assert stated == {"task": "classification", "scale": 1, "input_size": plain.input_size, "architecture": name}
+    assert stated == {
+        "task": "classification",
+        "scale": 1,
+        "input_size": plain.input_size,
+        "architecture": name,
+    }
     assert manifest["arguments"]["num_classes"] == plain.num_classes

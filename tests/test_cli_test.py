@@ -70,7 +70,9 @@ def test_what_the_option_file_says_is_not_said_again(capsys):
     assert "--sigma: no effect with -opt" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("option", "values"), [("--size", ["0", "8"]), ("--threads", ["0"]), ("--repeats", ["-1"])])
+@pytest.mark.parametrize(
+    ("option", "values"), [("--size", ["0", "8"]), ("--threads", ["0"]), ("--repeats", ["-1"])]
+)
 def test_measures_that_make_no_sense(edsr, pictures, option, values, capsys):
     assert main(["--model", edsr, "--data", str(pictures), option, *values]) == 2
     assert "--size and --threads: expected at least 1" in capsys.readouterr().err
@@ -80,8 +82,15 @@ def test_measures_that_make_no_sense(edsr, pictures, option, values, capsys):
 
 def test_several_models_side_by_side(edsr, pictures, tmp_path, capsys):
     save_model(build("EDSR", num_feat=6, num_block=1, upscale=2), tmp_path / "wider.safetensors")
-    assert main(["--model", edsr, str(tmp_path / "wider.safetensors"), "--data", str(pictures), *QUICK]) == 0
-    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("2 images"))
+    assert (
+        main(
+            ["--model", edsr, str(tmp_path / "wider.safetensors"), "--data", str(pictures), *QUICK]
+        )
+        == 0
+    )
+    line = next(
+        line for line in capsys.readouterr().out.splitlines() if line.startswith("2 images")
+    )
     assert line.split()[2:] == ["bicubic", "edsr", "wider"]
 
 
@@ -113,17 +122,39 @@ def test_a_pickle_is_no_model(pictures, tmp_path, capsys):
 
 def test_a_model_that_does_not_fit_the_option_file(edsr, dncnn, capsys):
     for model, change, expected in (
-        (edsr, ["scale=3", "network_g.upscale=3"], "enlarges 2 times (upscale), the option file says scale: 3"),
+        (
+            edsr,
+            ["scale=3", "network_g.upscale=3"],
+            "enlarges 2 times (upscale), the option file says scale: 3",
+        ),
         (dncnn, [], "the option file says scale: 2"),
     ):
-        assert main(["-opt", "options/quickstart.yml", "--model", model, "--set", "num_gpu=0", *change]) == 2
+        assert (
+            main(
+                ["-opt", "options/quickstart.yml", "--model", model, "--set", "num_gpu=0", *change]
+            )
+            == 2
+        )
         message = capsys.readouterr().err
         assert "does not fit options/quickstart.yml" in message and expected in message
 
 
 def test_scores_that_cannot_be_written(edsr, pictures, tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
-    assert main(["--model", edsr, "--data", str(pictures), *QUICK, "--json", str(tmp_path / "file" / "x.json")]) == 2
+    assert (
+        main(
+            [
+                "--model",
+                edsr,
+                "--data",
+                str(pictures),
+                *QUICK,
+                "--json",
+                str(tmp_path / "file" / "x.json"),
+            ]
+        )
+        == 2
+    )
     shown = capsys.readouterr()
     assert "cannot read or write" in shown.err and "bicubic" in shown.out
     assert (tmp_path / "file").read_text() == "mine"

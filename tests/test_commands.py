@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from models.class_pictures import save_classes
+from class_pictures import save_classes
 from photographs import save_pieces
 
 from dhp_sr.config import load_options
@@ -36,7 +36,9 @@ SMALL = {
 
 
 def blocks(language):
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)  # in pairs: a fence also ends one
+    fenced = re.findall(
+        r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE
+    )  # in pairs: a fence also ends one
     return [text for kind, text in fenced if kind == language]
 
 
@@ -95,7 +97,11 @@ def classes(options, experiments):
         for part in ("train", "test"):
             save_classes(folder / part, 2, side=32)
     changes = [f"datasets.{key}.dataroot={folder}" for key in options.datasets]
-    changes += ["datasets.train.batch_size_per_gpu=4", "network_g.num_classes=3", "network_g.input_size=32"]
+    changes += [
+        "datasets.train.batch_size_per_gpu=4",
+        "network_g.num_classes=3",
+        "network_g.input_size=32",
+    ]
     return [*changes, "compress.min_width=2"]
 
 
@@ -110,7 +116,12 @@ def folder(tmp_path_factory):
     return save_pieces(tmp_path_factory.mktemp("images"), "val", side=96)
 
 
-LONG = ("densenet40_cifar10_dhp", "resnet110_cifar10_dhp", "resnet164_cifar10_dhp", "mobilenetv1_wide_tiny_dhp")
+LONG = (
+    "densenet40_cifar10_dhp",
+    "resnet110_cifar10_dhp",
+    "resnet164_cifar10_dhp",
+    "mobilenetv1_wide_tiny_dhp",
+)
 """Deep or wide: long to trace and cut, and alike to another file."""
 
 
@@ -123,7 +134,9 @@ def _runs(path):
 def test_option_file_runs(path, experiments):
     assert run_main(["-opt", str(path), *small(path, experiments)]) == 0
     run = experiments / load_options(path).name
-    assert {"metrics.json", "widths.json", "plots", "options.yml"} <= {entry.name for entry in run.iterdir()}
+    assert {"metrics.json", "widths.json", "plots", "options.yml"} <= {
+        entry.name for entry in run.iterdir()
+    }
 
 
 def test_the_readme_holds_commands():
@@ -134,14 +147,21 @@ def test_the_readme_holds_commands():
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.filterwarnings("ignore:.*has no effect:UserWarning")
 def test_readme_command_runs(command, experiments, folder):
-    words = [str(folder) if word == "FOLDER" else word.replace("FOLDER2", str(folder)) for word in shlex.split(command)]
+    words = [
+        str(folder) if word == "FOLDER" else word.replace("FOLDER2", str(folder))
+        for word in shlex.split(command)
+    ]
     words = [word.replace("FOLDER", str(folder)) for word in words]
     if words[0].startswith("./scripts/"):
         assert (ROOT / words[0]).is_file()
         subprocess.run(["bash", "-n", ROOT / words[0]], check=True)
         return
     if words[0] == "torchrun":
-        words = [word for word in words if not word.startswith(("--nproc", "--launcher")) and word != "pytorch"]
+        words = [
+            word
+            for word in words
+            if not word.startswith(("--nproc", "--launcher")) and word != "pytorch"
+        ]
     assert (ROOT / words[1]).is_file()
     if words[1].endswith("train.py"):
         option_file = ROOT / words[words.index("-opt") + 1]
@@ -149,7 +169,12 @@ def test_readme_command_runs(command, experiments, folder):
         given[given.index("-opt") + 1] = str(option_file)
         assert run_main([*small_before(given, option_file, experiments)]) == 0
     elif words[1].endswith("plan.py"):
-        assert plan_main([str(ROOT / word) if word.startswith("options/") else word for word in words[2:]]) == 0
+        assert (
+            plan_main(
+                [str(ROOT / word) if word.startswith("options/") else word for word in words[2:]]
+            )
+            == 0
+        )
     elif words[1].endswith("report.py"):
         assert report_main(report_arguments(words[2:], experiments)) == 0
     elif words[1].endswith("test.py"):
@@ -157,7 +182,9 @@ def test_readme_command_runs(command, experiments, folder):
     elif words[1].endswith("infer.py"):
         assert infer_main(restoring_arguments(words[2:], experiments, folder)) == 0
     else:
-        done = subprocess.run([sys.executable, *words[1:], "--help"], cwd=ROOT, capture_output=True, check=False)
+        done = subprocess.run(
+            [sys.executable, *words[1:], "--help"], cwd=ROOT, capture_output=True, check=False
+        )
         assert done.returncode == 0
 
 
@@ -180,7 +207,9 @@ def small_before(given, option_file, experiments):
     if "--set" not in given:
         return [*given, *small(option_file, experiments)]
     place = given.index("--set")
-    own = [change for change in given[place + 1 :] if not change.partition("=")[0].endswith("_iter")]
+    own = [
+        change for change in given[place + 1 :] if not change.partition("=")[0].endswith("_iter")
+    ]
     return [*given[:place], *small(option_file, experiments), *own]
 
 
@@ -195,7 +224,12 @@ def scoring_arguments(words, experiments, folder):
         trained(option_file, experiments)
     classifies = load_options(files[0]).datasets["train"].type == "ClassificationDataset"
     data = [f"{experiments}_classes" if classifies else str(folder), "--repeats", "0"]
-    return ["--model", *(model.replace("experiments", str(experiments), 1) for model in models), "--data", *data]
+    return [
+        "--model",
+        *(model.replace("experiments", str(experiments), 1) for model in models),
+        "--data",
+        *data,
+    ]
 
 
 def restoring_arguments(words, experiments, folder):
@@ -230,5 +264,7 @@ def test_readme_python_runs(number, experiments, tmp_path, monkeypatch):
 
 
 def test_readme_tables_equal_the_kept_results():
-    done = subprocess.run([sys.executable, "scripts/results.py", "tables", "--check"], cwd=ROOT, check=False)
+    done = subprocess.run(
+        [sys.executable, "scripts/results.py", "tables", "--check"], cwd=ROOT, check=False
+    )
     assert done.returncode == 0

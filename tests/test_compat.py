@@ -9,7 +9,7 @@ import pytest
 
 def test_basicsr_imports_in_a_fresh_process():
     code = """
-from dhp_sr._compat import prepare_basicsr
+from dhp_sr.basicsr_adapter.shim import prepare_basicsr
 prepare_basicsr()
 prepare_basicsr()
 import basicsr
@@ -21,17 +21,23 @@ assert rgb_to_grayscale(torch.ones(3, 2, 2)).shape == (1, 2, 2)
 prepare_basicsr()
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
 
 
 def test_what_is_missing_is_named(monkeypatch):
-    from dhp_sr import _compat
+    from dhp_sr.basicsr_adapter import shim as _compat
 
     monkeypatch.setattr(_compat.importlib.util, "find_spec", lambda name: None)
     for name in [name for name in sys.modules if name.split(".")[0] == "basicsr"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torchvision", object())
-    with pytest.raises(ModuleNotFoundError, match=r"training needs basicsr, which is not installed: pip install"):
+    with pytest.raises(
+        ModuleNotFoundError, match=r"training needs basicsr, which is not installed: pip install"
+    ):
         _compat.prepare_basicsr()

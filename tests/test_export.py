@@ -9,11 +9,11 @@ import torch
 from basicsr_modules import from_basicsr
 
 from dhp_sr.archs import build
+from dhp_sr.cli.export import describe_facts
 from dhp_sr.deploy import load_model, read_manifest, save_model
 from dhp_sr.deploy.onnx_metadata import unpack_metadata
 from dhp_sr.export import main
-from dhp_sr.models.exporting import describe_facts
-from dhp_sr.models.validation import restore
+from dhp_sr.tasks.test_sets import restore
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {"num_feat": 4, "num_block": 1, "upscale": 2}
@@ -24,7 +24,14 @@ ARGUMENTS = [f"{key}={value}" for key, value in SMALL.items()]
 def model(tmp_path):
     network = build("EDSR", **SMALL).eval()
     scores = {"Set5": {"psnr_y_db": 30.0}}
-    save_model(network, tmp_path / "m.safetensors", macs=7, macs_input=[1, 3, 8, 8], scores=scores, licence="CC0")
+    save_model(
+        network,
+        tmp_path / "m.safetensors",
+        macs=7,
+        macs_input=[1, 3, 8, 8],
+        scores=scores,
+        licence="CC0",
+    )
     return tmp_path / "m.safetensors"
 
 
@@ -45,9 +52,27 @@ def test_onnx_says_what_the_model_says(model, capsys):
     assert (given.name, given.shape) == ("input", ["batch", 3, "height", "width"])
     assert (made.name, made.shape) == ("output", ["batch", 3, "2*height", "2*width"])
     facts = unpack_metadata(session.get_modelmeta().custom_metadata_map)
-    expected = {"architecture": "EDSR", "task": "sr", "scale": 2, "in_channels": 3, "out_channels": 3, "colour": "RGB"}
-    expected |= {"value_range": [0, 1], "size_multiple": 1, "halo": 6, "macs": 7, "macs_input": [1, 3, 8, 8]}
-    expected |= {"scores": {"Set5": {"psnr_y_db": 30.0}}, "licence": "CC0", "precision": "fp32", "tile_multiple": 1}
+    expected = {
+        "architecture": "EDSR",
+        "task": "sr",
+        "scale": 2,
+        "in_channels": 3,
+        "out_channels": 3,
+        "colour": "RGB",
+    }
+    expected |= {
+        "value_range": [0, 1],
+        "size_multiple": 1,
+        "halo": 6,
+        "macs": 7,
+        "macs_input": [1, 3, 8, 8],
+    }
+    expected |= {
+        "scores": {"Set5": {"psnr_y_db": 30.0}},
+        "licence": "CC0",
+        "precision": "fp32",
+        "tile_multiple": 1,
+    }
     assert {key: facts.get(key) for key in expected} == expected
     assert facts["params"] == sum(one.numel() for one in load_model(model).parameters())
     assert sorted(entry.name for entry in model.parent.iterdir()) == ["m.onnx", "m.safetensors"]
@@ -56,7 +81,12 @@ def test_onnx_says_what_the_model_says(model, capsys):
 def test_pt2_in_half(model, capsys):
     assert export(model, "pt2", "--half", "--output", model.with_name("half.pt2")) == 0
     assert "torch.export, fp16" in capsys.readouterr().out
-    assert torch.export.load(model.with_name("half.pt2")).module()(torch.rand(1, 3, 5, 6).half()).shape[-1] == 12
+    assert (
+        torch.export.load(model.with_name("half.pt2"))
+        .module()(torch.rand(1, 3, 5, 6).half())
+        .shape[-1]
+        == 12
+    )
 
 
 def test_half_of_the_bytes(model, capsys):
@@ -73,8 +103,21 @@ def test_half_of_the_bytes(model, capsys):
 @pytest.mark.parametrize("wrapper", ["params", "params_ema", None])
 def test_weights_of_other_projects(tmp_path, wrapper, capsys):
     network = build("EDSR", **SMALL).eval()
-    torch.save({wrapper: network.state_dict()} if wrapper else network.state_dict(), tmp_path / "net.pth")
-    assert export(tmp_path / "net.pth", "safetensors", "--arch", "EDSR", *ARGUMENTS, "--licence", "Apache-2.0") == 0
+    torch.save(
+        {wrapper: network.state_dict()} if wrapper else network.state_dict(), tmp_path / "net.pth"
+    )
+    assert (
+        export(
+            tmp_path / "net.pth",
+            "safetensors",
+            "--arch",
+            "EDSR",
+            *ARGUMENTS,
+            "--licence",
+            "Apache-2.0",
+        )
+        == 0
+    )
     loaded, x = load_model(tmp_path / "net.safetensors"), torch.rand(1, 3, 9, 8)
     assert torch.equal(loaded(x), network(x))
     found = read_manifest(tmp_path / "net.safetensors")
@@ -83,9 +126,16 @@ def test_weights_of_other_projects(tmp_path, wrapper, capsys):
 
 def test_a_network_of_basicsr(tmp_path, capsys):
     from_basicsr("utils.registry")
-    from dhp_sr.models.named import build_named
+    from dhp_sr.zoo.names import build_named
 
-    arguments = {"num_in_ch": 3, "num_out_ch": 3, "scale": 2, "num_feat": 8, "num_block": 1, "num_grow_ch": 4}
+    arguments = {
+        "num_in_ch": 3,
+        "num_out_ch": 3,
+        "scale": 2,
+        "num_feat": 8,
+        "num_block": 1,
+        "num_grow_ch": 4,
+    }
     network = build_named("RRDBNet", arguments).eval()
     torch.save({"params_ema": network.state_dict()}, tmp_path / "net.pth")
     given = [f"{key}={value}" for key, value in arguments.items()]
@@ -98,7 +148,11 @@ def test_a_network_of_basicsr(tmp_path, capsys):
 
 def test_facts_of_a_network_whose_tiles_are_aligned():
     facts = describe_facts(build("UNet", num_feat=4, num_levels=3).eval(), {})
-    assert (facts["size_multiple"], facts["tile_multiple"], facts["macs_input"]) == (1, 4, [1, 1, 128, 128])
+    assert (facts["size_multiple"], facts["tile_multiple"], facts["macs_input"]) == (
+        1,
+        4,
+        [1, 1, 128, 128],
+    )
     assert facts["halo"] > 10 and facts["macs"] > 0 and facts["scores"] is None
 
 
@@ -107,7 +161,10 @@ def test_facts_of_a_network_whose_tiles_are_aligned():
     [
         (["pt2", "--opset", "17"], "--opset: no effect with --format pt2"),
         (["pt2", "num_feat=4"], "num_feat=4: no effect without --arch"),
-        (["pt2", "--output", "x.onnx"], r"--output: expected a name that ends with .pt2, found x.onnx"),
+        (
+            ["pt2", "--output", "x.onnx"],
+            r"--output: expected a name that ends with .pt2, found x.onnx",
+        ),
         (["safetensors"], "would replace the model itself"),
         (["pt2", "--arch", "EDSR", "num_feat=5", "num_block=1"], "the weights do not fit EDSR"),
         (["pt2", "--arch", "EDSR", "num_feat"], "expected an argument of the network as key=value"),
@@ -120,10 +177,21 @@ def test_mistakes_end_with_2_and_leave_nothing(model, more, message, capsys):
     assert export(model, *more) == 2
     found = capsys.readouterr().err
     assert found.startswith("error: ") and message in found
-    assert [entry.name for entry in model.parent.iterdir()] == ["m.safetensors"] and model.read_bytes() == before
+    assert [entry.name for entry in model.parent.iterdir()] == [
+        "m.safetensors"
+    ] and model.read_bytes() == before
 
 
 def test_as_a_script():
-    command = [sys.executable, "dhp_sr/export.py", "--model", "none.safetensors", "--format", "onnx"]
+    command = [
+        sys.executable,
+        "dhp_sr/export.py",
+        "--model",
+        "none.safetensors",
+        "--format",
+        "onnx",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and done.stderr == "error: none.safetensors: there is no such file\n"
+    assert (
+        done.returncode == 2 and done.stderr == "error: none.safetensors: there is no such file\n"
+    )

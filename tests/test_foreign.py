@@ -10,8 +10,9 @@ import torch
 from basicsr_modules import from_basicsr
 from photographs import save_pieces
 
-from dhp_sr.deploy import load_model, origins, read_manifest
-from dhp_sr.structure.rewrite import RewrittenNetwork
+from dhp_sr.deploy import load_model, read_manifest
+from dhp_sr.deploy import third_party as origins
+from dhp_sr.surgery.rewrite import RewrittenNetwork
 from dhp_sr.test import main as score_main
 from dhp_sr.train import main as run_main
 
@@ -39,12 +40,36 @@ def needs_basicsr(monkeypatch):
 
 
 def arguments(network, folder, *more):
-    changes = [f"network_g={{type: Hyper, network: {network}}}", f"path.experiments_root={folder}", "name=foreign"]
-    changes += [f"datasets.{key}.dataroot_gt={save_pieces(folder / key, key)}" for key in ("train", "val")]
+    changes = [
+        f"network_g={{type: Hyper, network: {network}}}",
+        f"path.experiments_root={folder}",
+        "name=foreign",
+    ]
+    changes += [
+        f"datasets.{key}.dataroot_gt={save_pieces(folder / key, key)}" for key in ("train", "val")
+    ]
     changes += ["datasets.train.gt_size=32", "datasets.train.batch_size_per_gpu=1"]
-    changes += ["datasets.train.num_worker_per_gpu=0", "train.total_iter=6", "train.warmup_iter=0", "num_gpu=0"]
-    changes += ["compress.dense_iter=2", "compress.search_iter=2", "compress.tolerance=0.2", "compress.round_to=4"]
-    return ["-opt", OPTIONS, "--set", *changes, "compress.min_width=4", "logger.use_tb_logger=false", *more]
+    changes += [
+        "datasets.train.num_worker_per_gpu=0",
+        "train.total_iter=6",
+        "train.warmup_iter=0",
+        "num_gpu=0",
+    ]
+    changes += [
+        "compress.dense_iter=2",
+        "compress.search_iter=2",
+        "compress.tolerance=0.2",
+        "compress.round_to=4",
+    ]
+    return [
+        "-opt",
+        OPTIONS,
+        "--set",
+        *changes,
+        "compress.min_width=4",
+        "logger.use_tb_logger=false",
+        *more,
+    ]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -56,7 +81,11 @@ def test_a_run_and_its_file(name, tmp_path, capsys):
     origins.BUILDERS.clear()
     assert score_main([*given, "--json", str(tmp_path / "again.json")]) == 0
     again = json.loads((tmp_path / "again.json").read_text())["rows"][-1]
-    assert (again["sets"], again["macs"], again["params"]) == (row["sets"], row["macs"], row["params"])
+    assert (again["sets"], again["macs"], again["params"]) == (
+        row["sets"],
+        row["macs"],
+        row["params"],
+    )
 
     origins.BUILDERS.clear()
     model = str(folder / "models" / "pruned.safetensors")
@@ -66,7 +95,10 @@ def test_a_run_and_its_file(name, tmp_path, capsys):
     assert by_file["psnr_y_db"] == pytest.approx(row["sets"]["photographs"]["psnr_y_db"], abs=1e-9)
 
     manifest = read_manifest(model)
-    assert manifest["architecture"] == f"basicsr:{name.removeprefix('basicsr:')}" and manifest["scale"] == 2
+    assert (
+        manifest["architecture"] == f"basicsr:{name.removeprefix('basicsr:')}"
+        and manifest["scale"] == 2
+    )
     assert manifest["size_multiple"] == (2 if name == "RRDBNet" else 1)
     assert manifest["achieved"]["macs_ratio"] < 0.75 and manifest["macs"] == row["macs"]
     network = load_model(model)
@@ -103,7 +135,9 @@ def test_a_network_that_files_cannot_name_is_said_before_the_training(tmp_path, 
     if "OwnOfTheUser" not in ARCH_REGISTRY:
         ARCH_REGISTRY.register(OwnOfTheUser)
     given = arguments("{type: OwnOfTheUser, width: 16}", tmp_path)
-    with pytest.warns(UserWarning, match=r"basicsr:OwnOfTheUser is not among .* hold weights alone"):
+    with pytest.warns(
+        UserWarning, match=r"basicsr:OwnOfTheUser is not among .* hold weights alone"
+    ):
         assert run_main(given) == 0
     assert score_main(given) == 2
     assert "without dhp_sr's description of the network" in capsys.readouterr().err
@@ -128,18 +162,22 @@ def test_mistakes_end_with_2_before_the_training(network, expected, tmp_path, ca
 
 def test_a_classifier_is_not_scored_on_images(tmp_path, capsys):
     from dhp_sr.deploy import Origin, save_model
-    from dhp_sr.models.origins import build_classifier, register_known
+    from dhp_sr.zoo.specs import build_classifier, register_known
 
     register_known()
-    origin = Origin("torchvision:resnet18", {"num_classes": 10}, task="classification", smallest_side=64)
-    save_model(build_classifier("resnet18", {"num_classes": 10}), tmp_path / "c.safetensors", origin=origin)
+    origin = Origin(
+        "torchvision:resnet18", {"num_classes": 10}, task="classification", smallest_side=64
+    )
+    save_model(
+        build_classifier("resnet18", {"num_classes": 10}), tmp_path / "c.safetensors", origin=origin
+    )
     assert score_main(["--model", str(tmp_path / "c.safetensors"), "--data", str(tmp_path)]) == 2
     assert "expected class folders" in capsys.readouterr().err
 
 
 def test_a_file_does_not_make_torchvision_download(tmp_path):
-    from dhp_sr.models.origins import build_classifier
     from dhp_sr.utils.errors import UserError
+    from dhp_sr.zoo.specs import build_classifier
 
     for asked in ({"weights": "DEFAULT"}, {"pretrained": True}):
         with pytest.raises(UserError, match="would download weights; leave it out"):
@@ -148,9 +186,11 @@ def test_a_file_does_not_make_torchvision_download(tmp_path):
 
 def test_nothing_is_imported_for_networks_of_our_own():
     code = (
-        "import sys, dhp_sr.models.scoring, dhp_sr.models.planning; from dhp_sr.models.origins import register_known;"
-        "register_known(); dhp_sr.models.planning.plan_arch('DnCNN', ['num_feat=8', 'num_layers=3']);"
+        "import sys, dhp_sr.cli.score, dhp_sr.cli.plan; from dhp_sr.zoo.specs import register_known;"
+        "register_known(); dhp_sr.cli.plan.plan_arch('DnCNN', ['num_feat=8', 'num_layers=3']);"
         "assert not {'basicsr', 'torchvision'} & set(sys.modules), 'imported'"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr

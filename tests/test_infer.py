@@ -16,8 +16,8 @@ from dhp_sr.data.bicubic import downscale
 from dhp_sr.data.images import decode
 from dhp_sr.deploy import save_model
 from dhp_sr.infer import main
+from dhp_sr.inference import encode, pipeline
 from dhp_sr.metrics import psnr_db
-from dhp_sr.run import encode, pipeline
 from dhp_sr.test import main as score_main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,7 +54,19 @@ def images(folder, count=3, side=12):
 
 
 def infer(model, source, output, *more):
-    return main(["--model", str(model), "--input", str(source), "--output", str(output), "--device", "cpu", *more])
+    return main(
+        [
+            "--model",
+            str(model),
+            "--input",
+            str(source),
+            "--output",
+            str(output),
+            "--device",
+            "cpu",
+            *more,
+        ]
+    )
 
 
 def pixels(path):
@@ -64,7 +76,11 @@ def pixels(path):
 def test_a_folder(edsr, tmp_path, capsys):
     source, out = images(tmp_path / "in"), tmp_path / "out"
     assert infer(edsr, source, out) == 0
-    assert [pixels(out / f"{index}.png").shape for index in range(3)] == [(24, 24, 3), (24, 26, 3), (24, 28, 3)]
+    assert [pixels(out / f"{index}.png").shape for index in range(3)] == [
+        (24, 24, 3),
+        (24, 26, 3),
+        (24, 28, 3),
+    ]
     told = capsys.readouterr().out
     assert told.startswith("3 images, 0.00 megapixels in") and "MP/s" in told
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
@@ -83,9 +99,14 @@ def broken(folder):
     photograph = jpeg.read_bytes()
     jpeg.unlink()
     contents = {f"cut{n}.png": (whole[: len(whole) * n // 5], "damaged") for n in (2, 3, 4)}
-    contents |= {f"cut{n}.jpg": (photograph[: len(photograph) * n // 5], "damaged") for n in (1, 2, 3, 4)}
+    contents |= {
+        f"cut{n}.jpg": (photograph[: len(photograph) * n // 5], "damaged") for n in (1, 2, 3, 4)
+    }
     contents |= {f"empty{n}.png": (b"", "empty") for n in (1, 2)} | {"empty.jpg": (b"", "empty")}
-    contents |= {f"text.{kind}": (text.encode(), "not an image") for kind in ("png", "jpg", "tiff", "webp", "bmp")}
+    contents |= {
+        f"text.{kind}": (text.encode(), "not an image")
+        for kind in ("png", "jpg", "tiff", "webp", "bmp")
+    }
     contents["head.png"] = (whole[:16], "damaged")
     reasons = {}
     for name, (content, reason) in contents.items():
@@ -96,7 +117,13 @@ def broken(folder):
     frames = [Image.fromarray(noise(8, 8, 3, seed=seed)) for seed in range(3)]
     frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
     frames[0].save(folder / "pages.tiff", save_all=True, append_images=frames[1:])
-    return {**reasons, "folder.png": "a folder", "link.png": "link", "moving.gif": "3 frames", "pages.tiff": "3 pages"}
+    return {
+        **reasons,
+        "folder.png": "a folder",
+        "link.png": "link",
+        "moving.gif": "3 frames",
+        "pages.tiff": "3 pages",
+    }
 
 
 def good(folder):
@@ -105,7 +132,11 @@ def good(folder):
     for index in range(170):
         kind = ("png", "jpg", "bmp", "tiff", "webp")[index % 5]
         (folder / f"sub{index % 3}").mkdir(exist_ok=True)
-        where = folder / f"sub{index % 3}" / f"{index:03}.{kind}" if index % 2 else folder / f"good{index:03}.{kind}"
+        where = (
+            folder / f"sub{index % 3}" / f"{index:03}.{kind}"
+            if index % 2
+            else folder / f"good{index:03}.{kind}"
+        )
         picture = noise(9 + index % 7, 8 + index % 11, 3, seed=index)
         Image.fromarray(picture if index % 4 else picture[:, :, 0]).save(where)
     Image.fromarray(noise(1, 1, 3)).save(folder / "one.png")
@@ -152,27 +183,47 @@ def test_scores_are_those_of_test_py(edsr, dncnn, tmp_path, sigma):
     small.mkdir()
     picture = photograph if sigma is None else photograph[:, :, :1]
     Image.fromarray(picture.squeeze()).save(truth / "a.png")
-    Image.fromarray((downscale(picture, 2) if sigma is None else picture).squeeze()).save(small / "a.png")
+    Image.fromarray((downscale(picture, 2) if sigma is None else picture).squeeze()).save(
+        small / "a.png"
+    )
     model, more = (edsr, []) if sigma is None else (dncnn, ["--sigma", str(sigma)])
-    scores = ["--model", str(model), "--data", str(truth), "--json", str(tmp_path / "s.json"), "--device", "cpu"]
+    scores = [
+        "--model",
+        str(model),
+        "--data",
+        str(truth),
+        "--json",
+        str(tmp_path / "s.json"),
+        "--device",
+        "cpu",
+    ]
     assert score_main([*scores, "--repeats", "0", *more]) == 0
     assert infer(model, small, out, "--tile", "48", *more) == 0
     found = pixels(out / "a.png")
     found = found[:, :, None] if sigma else found[:, :, ::-1]
     expected = json.loads((tmp_path / "s.json").read_text())["rows"][1]["sets"]["Set"]
-    assert psnr_db(found, picture, shave=0 if sigma else 2) == pytest.approx(expected["psnr_rgb_db"], abs=1e-3)
+    assert psnr_db(found, picture, shave=0 if sigma else 2) == pytest.approx(
+        expected["psnr_rgb_db"], abs=1e-3
+    )
 
 
 def test_tiles_give_the_same_file(edsr, tmp_path):
     source = images(tmp_path / "in", 1, side=150)
     assert infer(edsr, source, tmp_path / "whole", "--tile", "0") == 0
     assert infer(edsr, source, tmp_path / "tiled", "--tile", "40") == 0
-    assert np.array_equal(pixels(tmp_path / "whole" / "0.png"), pixels(tmp_path / "tiled" / "0.png"))
+    assert np.array_equal(
+        pixels(tmp_path / "whole" / "0.png"), pixels(tmp_path / "tiled" / "0.png")
+    )
 
 
 def test_less_overlap_says_what_it_costs(edsr, tmp_path, capsys):
-    assert infer(edsr, images(tmp_path / "in"), tmp_path / "out", "--tile", "32", "--overlap", "2") == 0
-    assert "--overlap 2: less than the 6 pixels that the network looks at" in capsys.readouterr().err
+    assert (
+        infer(edsr, images(tmp_path / "in"), tmp_path / "out", "--tile", "32", "--overlap", "2")
+        == 0
+    )
+    assert (
+        "--overlap 2: less than the 6 pixels that the network looks at" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
@@ -243,7 +294,12 @@ def test_a_failure_inside_the_network_is_listed(edsr, tmp_path, capsys, monkeypa
     monkeypatch.setattr(pipeline, "restored", sometimes)
     assert infer(edsr, images(tmp_path / "in", 5), tmp_path / "out") == 1
     assert "1.png: RuntimeError: out of memory" in capsys.readouterr().err
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0.png", "2.png", "3.png", "4.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "0.png",
+        "2.png",
+        "3.png",
+        "4.png",
+    ]
 
 
 def test_it_runs_without_basicsr(edsr, tmp_path):
@@ -255,8 +311,20 @@ def test_it_runs_without_basicsr(edsr, tmp_path):
         "from dhp_sr.infer import main\n"
         "sys.exit(main(sys.argv[1:]))"
     )
-    command = [sys.executable, "-c", code, "--model", edsr, "--input", source, "--output", tmp_path / "out"]
-    done = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "--model",
+        edsr,
+        "--input",
+        source,
+        "--output",
+        tmp_path / "out",
+    ]
+    done = subprocess.run(
+        [str(part) for part in command], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "0.png").exists()
 
@@ -264,11 +332,22 @@ def test_it_runs_without_basicsr(edsr, tmp_path):
 def test_two_runs_into_one_folder(edsr, tmp_path):
     """Both begin with nothing done: every result is there, whole, and nothing else."""
     source, output = images(tmp_path / "in", count=12, side=40), tmp_path / "out"
-    command = [sys.executable, str(ROOT / "dhp_sr" / "infer.py"), "--model", str(edsr), "--input", str(source)]
+    command = [
+        sys.executable,
+        str(ROOT / "dhp_sr" / "infer.py"),
+        "--model",
+        str(edsr),
+        "--input",
+        str(source),
+    ]
     command += ["--output", str(output), "--device", "cpu", "--threads", "1", "--quiet"]
     both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [one.communicate(timeout=120)[1] for one in both] == ["", ""] and [one.returncode for one in both] == [0, 0]
+    assert [one.communicate(timeout=120)[1] for one in both] == ["", ""] and [
+        one.returncode for one in both
+    ] == [0, 0]
     assert infer(edsr, source, tmp_path / "alone", "--threads", "1", "--quiet") == 0
-    assert sorted(path.name for path in output.iterdir()) == sorted(path.name for path in source.iterdir())
+    assert sorted(path.name for path in output.iterdir()) == sorted(
+        path.name for path in source.iterdir()
+    )
     for path in output.iterdir():
         assert np.array_equal(pixels(path), pixels(tmp_path / "alone" / path.name))

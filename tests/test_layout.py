@@ -66,7 +66,9 @@ def test_paper_files_hold_the_papers_settings(name):
 
 
 EPOCHS = {"resnet": (782, 300), "densenet": (782, 300), "mobilenetv": (1563, 220)}
-CLASS_FILES = sorted((ROOT / "options").glob("*_cifar10_dhp.yml")) + sorted((ROOT / "options").glob("*_tiny_dhp.yml"))
+CLASS_FILES = sorted((ROOT / "options").glob("*_cifar10_dhp.yml")) + sorted(
+    (ROOT / "options").glob("*_tiny_dhp.yml")
+)
 
 
 def test_there_is_a_file_for_every_network_of_the_papers_table():
@@ -78,18 +80,30 @@ def test_paper_files_of_classifiers_hold_the_papers_settings(path):
     options = load_options(path)
     epoch, converge = next(value for name, value in EPOCHS.items() if path.stem.startswith(name))
     optimiser = options.train.optim_g
-    assert (optimiser.type, optimiser.lr, optimiser.momentum, optimiser.weight_decay) == ("SGD", 0.1, 0.9, 1e-4)
+    assert (optimiser.type, optimiser.lr, optimiser.momentum, optimiser.weight_decay) == (
+        "SGD",
+        0.1,
+        0.9,
+        1e-4,
+    )
     assert options.compress.search_iter == 100 * epoch
     assert options.train.total_iter == (100 + converge - 1) * epoch
     milestones = [place / epoch for place in options.train.scheduler.milestones]
     assert milestones == ([150, 225] if converge == 300 else [200, 205, 210, 215])
-    assert (options.datasets["train"].batch_size_per_gpu, options.datasets["train"].padding) == (64, 4)
+    assert (options.datasets["train"].batch_size_per_gpu, options.datasets["train"].padding) == (
+        64,
+        4,
+    )
 
 
 def test_pins_are_exact():
     files = sorted((ROOT / "requirements").glob("*.txt"))
     assert files
-    pins = [line for line in (ROOT / "requirements/constraints.txt").read_text().splitlines() if line[:1] != "#"]
+    pins = [
+        line
+        for line in (ROOT / "requirements/constraints.txt").read_text().splitlines()
+        if line[:1] != "#"
+    ]
     assert len(pins) > 40 and all("==" in line for line in pins)
 
 
@@ -117,7 +131,13 @@ def scripts(tmp_path):
 
 
 def test_a_given_python_is_used_as_it_is(scripts):
-    done = run("bash", "-c", "source scripts/environment.sh; echo $PYTHON", cwd=scripts, DHP_SR_PYTHON=sys.executable)
+    done = run(
+        "bash",
+        "-c",
+        "source scripts/environment.sh; echo $PYTHON",
+        cwd=scripts,
+        DHP_SR_PYTHON=sys.executable,
+    )
     assert (done.returncode, done.stdout.strip()) == (0, sys.executable)
     assert not (scripts / ".venv").exists()
 
@@ -125,14 +145,21 @@ def test_a_given_python_is_used_as_it_is(scripts):
 def test_without_a_python_it_says_what_is_missing(scripts):
     bash = shutil.which("bash")
     (scripts / "empty").mkdir()
-    done = run(bash, "-c", "source scripts/environment.sh", cwd=scripts, PATH=str(scripts / "empty"), DHP_SR_PYTHON="")
+    done = run(
+        bash,
+        "-c",
+        "source scripts/environment.sh",
+        cwd=scripts,
+        PATH=str(scripts / "empty"),
+        DHP_SR_PYTHON="",
+    )
     assert done.returncode == 1
     assert "expected Python 3.10, 3.11 or 3.12, found none" in done.stderr
 
 
 def test_import_has_no_effects():
     code = (
-        "import logging, random, sys; state = random.getstate(); import dhp_sr, dhp_sr.config, dhp_sr._compat, torch;"
+        "import logging, random, sys; state = random.getstate(); import dhp_sr, dhp_sr.config, dhp_sr.basicsr_adapter.shim, torch;"
         "assert 'basicsr' not in sys.modules and 'torchvision' not in sys.modules;"
         "assert state == random.getstate() and not logging.getLogger().handlers"
     )

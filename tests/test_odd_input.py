@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from dhp_sr.archs import build
-from dhp_sr.config.yaml_text import parse
+from dhp_sr.config.yaml import parse
 from dhp_sr.deploy import save_model
 from dhp_sr.export import main as export
 from dhp_sr.infer import main as infer
@@ -37,10 +37,20 @@ def refused(done, capsys):
     return error
 
 
-@pytest.mark.parametrize("arguments", (["num_feat=100000000"], ["num_block=100000000"], ["num_feat=16384"]))
+@pytest.mark.parametrize(
+    "arguments", (["num_feat=100000000"], ["num_block=100000000"], ["num_feat=16384"])
+)
 def test_arguments_beyond_the_file_cost_nothing(arguments, tmp_path, capsys):
     torch.save(build("EDSR", **TINY).state_dict(), tmp_path / "m.pth")
-    command = ["--model", str(tmp_path / "m.pth"), "--format", "safetensors", "--arch", "EDSR", *arguments]
+    command = [
+        "--model",
+        str(tmp_path / "m.pth"),
+        "--format",
+        "safetensors",
+        "--arch",
+        "EDSR",
+        *arguments,
+    ]
     error = refused(export(command), capsys)
     assert "larger network than the file holds" in error or "do not fit EDSR" in error
     assert [path.name for path in tmp_path.iterdir()] == ["m.pth"]
@@ -66,7 +76,16 @@ def test_a_pipe_among_the_images_is_not_waited_for(model, tmp_path, capsys):
     (tmp_path / "in").mkdir()
     os.mkfifo(tmp_path / "in" / "pipe.png")
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "in" / f"{'n' * 251}.png")
-    command = ["--model", model, "--input", tmp_path / "in", "--output", tmp_path / "out", "--device", "cpu"]
+    command = [
+        "--model",
+        model,
+        "--input",
+        tmp_path / "in",
+        "--output",
+        tmp_path / "out",
+        "--device",
+        "cpu",
+    ]
     assert infer([str(part) for part in command]) == 1
     assert "pipe.png: not a regular file" in capsys.readouterr().err
     assert os.listdir(tmp_path / "out") == [f"{'n' * 251}.png"]  # as long as a name may be
@@ -75,8 +94,17 @@ def test_a_pipe_among_the_images_is_not_waited_for(model, tmp_path, capsys):
 @pytest.mark.parametrize("suffix", ("/x", "/../../x", "a\\b"))
 def test_a_suffix_is_no_path(suffix, model, tmp_path, capsys):
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png")
-    command = ["--model", str(model), "--input", str(tmp_path / "a.png"), "--output", str(tmp_path / "out")]
-    assert "--suffix: expected a part of a file's name" in refused(infer([*command, "--suffix", suffix]), capsys)
+    command = [
+        "--model",
+        str(model),
+        "--input",
+        str(tmp_path / "a.png"),
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    assert "--suffix: expected a part of a file's name" in refused(
+        infer([*command, "--suffix", suffix]), capsys
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -100,7 +128,9 @@ def test_a_pipe_in_a_run_is_not_waited_for(tmp_path, capsys):
 
 
 def test_yaml_of_too_many_levels():
-    with pytest.raises(UserError, match="x: expected YAML, found more levels of it than can be read"):
+    with pytest.raises(
+        UserError, match="x: expected YAML, found more levels of it than can be read"
+    ):
         parse("[" * 2000, "x")
 
 
@@ -110,6 +140,17 @@ def test_names_as_long_as_the_file_system_allows(tmp_path):
 
 
 def test_more_threads_than_a_machine_can_make(model, tmp_path, capsys):
-    command = ["--model", model, "--input", tmp_path, "--output", tmp_path / "out", "--threads", 999_999]
-    assert "--threads: expected a number from 1 to 1024" in refused(infer([str(part) for part in command]), capsys)
+    command = [
+        "--model",
+        model,
+        "--input",
+        tmp_path,
+        "--output",
+        tmp_path / "out",
+        "--threads",
+        999_999,
+    ]
+    assert "--threads: expected a number from 1 to 1024" in refused(
+        infer([str(part) for part in command]), capsys
+    )
     assert not (tmp_path / "out").exists()

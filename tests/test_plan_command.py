@@ -26,7 +26,9 @@ def plan(tmp_path, *arguments):
     return code, json.loads(path.read_text())
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "options").glob("*.yml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "options").glob("*.yml")), ids=lambda path: path.stem
+)
 def test_every_option_file_can_be_planned_and_met(path, capsys):
     assert main(["-opt", str(path)]) == 0
     text = capsys.readouterr().out
@@ -36,14 +38,20 @@ def test_every_option_file_can_be_planned_and_met(path, capsys):
 
 def test_a_network_by_name(tmp_path, capsys):
     arguments = ("--arch", "EDSR", "num_feat=16", "num_block=2", "upscale=2", "--size", "32", "48")
-    code, found = plan(tmp_path, *arguments, "--exclude", "upsample.*", "--min_width", "4", "--round_to", "4")
+    code, found = plan(
+        tmp_path, *arguments, "--exclude", "upsample.*", "--min_width", "4", "--round_to", "4"
+    )
     cost = complexity(build("EDSR", num_feat=16, num_block=2, upscale=2), (1, 3, 32, 48))
     assert code == 0 and found["dense"] == {"macs": cost.macs, "params": cost.params}
     assert found["input"] == [1, 3, 32, 48] and found["targets"] == []
     assert found["excluded"] == ["upsample.0"]
     groups = {group["name"]: group for group in found["groups"]}
     assert groups["conv_first"]["controls"]["macs"] > groups["body.0.conv1"]["controls"]["macs"] > 0
-    assert (groups["conv_first"]["width"], groups["conv_first"]["floor"], groups["conv_first"]["reason"]) == (16, 4, "")
+    assert (
+        groups["conv_first"]["width"],
+        groups["conv_first"]["floor"],
+        groups["conv_first"]["reason"],
+    ) == (16, 4, "")
     assert groups["x"]["reason"] == "input of the network" and groups["x"]["controls"] == {}
     least = found["least"]["macs"]
     assert least["kept"] == pytest.approx(least["pinned"] + least["floors"])
@@ -56,9 +64,14 @@ def test_a_network_of_basicsr(tmp_path):
     if importlib.util.find_spec("basicsr") is None:
         pytest.skip("basicsr is not installed")
     for name in ("MSRResNet", "basicsr:MSRResNet"):
-        code, found = plan(tmp_path, "--arch", name, "num_feat=16", "num_block=1", "--size", "16", "16")
+        code, found = plan(
+            tmp_path, "--arch", name, "num_feat=16", "num_block=1", "--size", "16", "16"
+        )
         assert code == 0 and found["network"] == "MSRResNet" and found["name"] == name
-        assert {group["name"] for group in found["groups"] if not group["reason"]} >= {"conv_first", "body.0.conv1"}
+        assert {group["name"] for group in found["groups"] if not group["reason"]} >= {
+            "conv_first",
+            "body.0.conv1",
+        }
 
 
 @pytest.mark.parametrize("name", BASICSR)
@@ -67,13 +80,21 @@ def test_every_network_of_basicsr_in_an_option_file(name, tmp_path, capsys):
     given = BASICSR[name][1]
     network = {"type": f"basicsr:{name}", **given}
     scale = {"RIDNet": 1, "RCAN": 4}.get(name) or given.get("upscale") or given["scale"]
-    changes = [f"network_g={{type: Hyper, network: {json.dumps(network)}}}", f"scale={scale}", "compress.round_to=4"]
+    changes = [
+        f"network_g={{type: Hyper, network: {json.dumps(network)}}}",
+        f"scale={scale}",
+        "compress.round_to=4",
+    ]
     if scale == 1:
         noisy = ("type=NoiseDataset", "sigma=25.0")
         changes += [f"datasets.{key}.{change}" for key in ("train", "val") for change in noisy]
     code, found = plan(tmp_path, "-opt", OPTIONS, "--set", *changes, "num_gpu=0")
     assert code == 0 and found["network"] == name
-    assert found["training_form"] == ("the forward of training mode" in capsys.readouterr().out) == (name == "ECBSR")
+    assert (
+        found["training_form"]
+        == ("the forward of training mode" in capsys.readouterr().out)
+        == (name == "ECBSR")
+    )
     assert found["targets"][0]["kept"]["macs"] == pytest.approx(0.5, abs=0.01)
 
 
@@ -113,13 +134,22 @@ def test_unknown_networks_of_other_packages(name, expected, capsys):
 def test_a_target_that_cannot_be_met_ends_with_2_after_the_plan(capsys):
     assert main(["-opt", OPTIONS, "--set", "compress.target=[{macs: 0.5}, {macs: 0.01}]"]) == 2
     captured = capsys.readouterr()
-    assert "macs 0.5: can be met" in captured.out and "macs 0.01: a kept fraction of 0.01" in captured.out
-    assert captured.err.strip().endswith("error: macs 0.01 cannot be met, for the reason given above")
+    assert (
+        "macs 0.5: can be met" in captured.out
+        and "macs 0.01: a kept fraction of 0.01" in captured.out
+    )
+    assert captured.err.strip().endswith(
+        "error: macs 0.01 cannot be met, for the reason given above"
+    )
 
 
 def test_a_latency_is_measured(tmp_path, capsys):
     table = tmp_path / "table.json"
-    changes = ["compress.target={latency: 0.6}", f"compress.latency_table={table}", "compress.latency_size=[24, 24]"]
+    changes = [
+        "compress.target={latency: 0.6}",
+        f"compress.latency_table={table}",
+        "compress.latency_size=[24, 24]",
+    ]
     changes += ["network_g.num_block=1", "compress.tolerance=0.3", "num_gpu=0"]
     code, found = plan(tmp_path, "-opt", OPTIONS, "--set", *changes)
     assert code == 0 and table.exists() and found["input"] == [1, 3, 128, 128]
@@ -150,9 +180,16 @@ def test_mistakes_end_with_2_and_one_message(arguments, expected, capsys):
 
 
 def test_as_a_script_from_elsewhere(tmp_path):
-    command = [sys.executable, str(ROOT / "dhp_sr" / "plan.py"), "--arch", "HyperDnCNN", "num_feat=8", "num_layers=3"]
+    command = [
+        sys.executable,
+        str(ROOT / "dhp_sr" / "plan.py"),
+        "--arch",
+        "HyperDnCNN",
+        "num_feat=8",
+        "num_layers=3",
+    ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and done.stdout.startswith("DnCNN: DnCNN for an input of 1 x 1 x 128 x 128"), (
-        done.stderr
-    )
+    assert done.returncode == 0 and done.stdout.startswith(
+        "DnCNN: DnCNN for an input of 1 x 1 x 128 x 128"
+    ), done.stderr
     assert torch.get_num_threads() == 1

@@ -64,24 +64,32 @@ def test_killed_and_resumed_from_another_folder(option_file, tmp_path):
     path = option_file()
     assert main(["-opt", str(path), "--set", "name=whole"]) == 0
     killed, whole = (tmp_path / "experiments" / name for name in ("tiny", "whole"))
-    process = subprocess.Popen(command(path), cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(path), cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+    )
     with process:
         for line in process.stderr:
             if re.match(r"[57]/12 ", line):
                 process.kill()
                 break
     assert process.returncode == -signal.SIGKILL and not (killed / "metrics.json").exists()
-    resumed = subprocess.run(command(path, "--auto_resume"), cwd="/", env=ENVIRONMENT, capture_output=True, text=True)
+    resumed = subprocess.run(
+        command(path, "--auto_resume"), cwd="/", env=ENVIRONMENT, capture_output=True, text=True
+    )
     assert resumed.returncode == 0 and "resumed at iteration" in resumed.stderr, resumed.stderr
     assert (killed / "curves.csv").read_text() == (whole / "curves.csv").read_text()
-    mine, other = (load_file(folder / "models" / "pruned.safetensors") for folder in (killed, whole))
+    mine, other = (
+        load_file(folder / "models" / "pruned.safetensors") for folder in (killed, whole)
+    )
     assert all(torch.equal(mine[key], other[key]) for key in other)
 
 
 def test_terminated_saves_its_state_and_says_how_to_go_on(option_file, tmp_path):
     path = option_file(train={"total_iter": 100000, "optim_g": {"lr": 0.001}})
     change = ("--set", "name=tiny", "datasets.train.name=a b")
-    process = subprocess.Popen(command(path, *change), cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(path, *change), cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+    )
     with process:
         for line in process.stderr:
             if line.startswith("10/"):
@@ -89,7 +97,9 @@ def test_terminated_saves_its_state_and_says_how_to_go_on(option_file, tmp_path)
                 break
         rest = process.stderr.read()
     assert process.returncode == 130 and "go on with: python" in rest and "--auto_resume" in rest
-    (state,) = {int(p.stem) for p in (tmp_path / "experiments" / "tiny" / "training_states").iterdir()} - set(range(10))
+    (state,) = {
+        int(p.stem) for p in (tmp_path / "experiments" / "tiny" / "training_states").iterdir()
+    } - set(range(10))
     assert f"stopped after iteration {state}" in rest
     (again,) = re.findall("go on with: python (.*)", rest)
     assert shlex.split(again) == [*command(path, *change, "--auto_resume")[1:]]
@@ -126,14 +136,20 @@ def test_a_pickle_as_checkpoint(option_file, tmp_path, capsys):
     import pickle
 
     (tmp_path / "evil.pth").write_bytes(pickle.dumps(Path("x")))
-    root = {"experiments_root": str(tmp_path / "experiments"), "pretrain_network_g": str(tmp_path / "evil.pth")}
+    root = {
+        "experiments_root": str(tmp_path / "experiments"),
+        "pretrain_network_g": str(tmp_path / "evil.pth"),
+    }
     assert main(["-opt", str(option_file(path=root))]) == 2
     assert "evil.pth" in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_another_network(option_file, tmp_path, capsys):
     torch.save({"params": {"conv.weight": torch.zeros(1)}}, tmp_path / "other.pth")
-    root = {"experiments_root": str(tmp_path / "experiments"), "pretrain_network_g": str(tmp_path / "other.pth")}
+    root = {
+        "experiments_root": str(tmp_path / "experiments"),
+        "pretrain_network_g": str(tmp_path / "other.pth"),
+    }
     assert main(["-opt", str(option_file(path=root))]) == 2
     assert "conv.weight" in capsys.readouterr().err
 
@@ -144,7 +160,7 @@ def test_a_missing_option_file(capsys):
 
 
 def test_a_package_that_is_not_installed(option_file, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "dhp_sr.models.pipeline", None)
+    monkeypatch.setitem(sys.modules, "dhp_sr.training.driver", None)
     assert main(["-opt", str(option_file())]) == 2
     assert "is the environment active?" in capsys.readouterr().err
 
@@ -153,24 +169,40 @@ def test_a_full_disk(option_file, tmp_path, monkeypatch, capsys):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("dhp_sr.models.dhp_model.save_state", full)
+    monkeypatch.setattr("dhp_sr.basicsr_adapter.model.save_state", full)
     assert main(["-opt", str(option_file())]) == 2
     message = capsys.readouterr().err
-    assert "No space left" in message and "once that is mended: python" in message and "--auto_resume" in message
+    assert (
+        "No space left" in message
+        and "once that is mended: python" in message
+        and "--auto_resume" in message
+    )
 
 
 def test_a_second_interruption_ends_at_once(option_file, monkeypatch, capsys):
     def impatient(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dhp_sr.models.restoration.build_train_set", impatient)
+    monkeypatch.setattr("dhp_sr.tasks.restoration.build_train_set", impatient)
     assert main(["-opt", str(option_file())]) == 130
     assert "stopped at once; go on from the last state with: python" in capsys.readouterr().err
 
 
 def test_patches_that_the_network_cannot_halve(option_file, capsys):
-    train = {"type": "SRDataset", "dataroot_gt": "bundled:train", "gt_size": 34, "batch_size_per_gpu": 1}
-    dense = {"type": "RRDBNet", "num_in_ch": 3, "num_out_ch": 3, "scale": 2, "num_feat": 8, "num_block": 1}
+    train = {
+        "type": "SRDataset",
+        "dataroot_gt": "bundled:train",
+        "gt_size": 34,
+        "batch_size_per_gpu": 1,
+    }
+    dense = {
+        "type": "RRDBNet",
+        "num_in_ch": 3,
+        "num_out_ch": 3,
+        "scale": 2,
+        "num_feat": 8,
+        "num_block": 1,
+    }
     path = option_file(network_g={"type": "Hyper", "network": dense}, datasets={"train": train})
     assert main(["-opt", str(path)]) == 2
     assert "multiples of 2, found 17; set gt_size: 32" in capsys.readouterr().err
@@ -185,10 +217,21 @@ def test_torchrun_is_needed_for_the_launcher(option_file, monkeypatch, capsys):
 @pytest.mark.slow
 def test_two_processes(option_file, tmp_path):
     path = option_file()
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29731"]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node=2",
+        "--master_port=29731",
+    ]
     done = subprocess.run(
-        [*launch, *command(path)[1:], "--launcher", "pytorch"], env=ENVIRONMENT, capture_output=True, text=True
+        [*launch, *command(path)[1:], "--launcher", "pytorch"],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "experiments" / "tiny"
-    assert (folder / "metrics.json").exists() and len((folder / "curves.csv").read_text().splitlines()) == 13
+    assert (folder / "metrics.json").exists() and len(
+        (folder / "curves.csv").read_text().splitlines()
+    ) == 13

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from dhp_sr.archs import EDSR
 from dhp_sr.deploy import load_model, read_manifest, save_model
 from dhp_sr.hyper import ChannelPlan, HyperNet, convert
-from dhp_sr.structure import BudgetReport, Group
+from dhp_sr.allocation.budget import BudgetReport
+from dhp_sr.channels.plan import Group
 
 hyper: HyperNet = convert(EDSR(num_feat=16), torch.rand(1, 3, 16, 16), parametrisation="factored")
 plan: ChannelPlan = hyper.plan
@@ -33,12 +34,16 @@ manifest: dict[str, object] = read_manifest("x.safetensors")
 @pytest.mark.slow
 def test_a_strict_program_and_every_signature(tmp_path):
     (tmp_path / "uses.py").write_text(USES)
-    (tmp_path / "wrong.py").write_text("from dhp_sr.deploy import load_model\nname: str = load_model(3)\n")
+    (tmp_path / "wrong.py").write_text(
+        "from dhp_sr.deploy import load_model\nname: str = load_model(3)\n"
+    )
     checker = [sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path / "cache")]
     for arguments, expected in (
         (["--strict", "--follow-imports=silent", str(tmp_path / "uses.py")], 0),
         (["--config-file=", "--follow-imports=silent", str(tmp_path / "wrong.py")], 1),
         ([], 0),
     ):
-        done = subprocess.run([*checker, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*checker, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        )
         assert done.returncode == expected, done.stdout + done.stderr

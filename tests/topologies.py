@@ -96,7 +96,9 @@ class EnhancedSpatialAttention(Net):
     def middle(self, x):
         narrow = self.inner(x)
         small = F.max_pool2d(self.down(narrow), kernel_size=3, stride=2)
-        up = F.interpolate(self.outer(small), (x.size(2), x.size(3)), mode="bilinear", align_corners=False)
+        up = F.interpolate(
+            self.outer(small), (x.size(2), x.size(3)), mode="bilinear", align_corners=False
+        )
         return x * torch.sigmoid(self.back(up + self.skip(narrow)))
 
 
@@ -128,7 +130,11 @@ class Resize(Net):
 
 class Nearest(Net):
     def middle(self, x):
-        return F.pad(F.interpolate(self.inner(x), scale_factor=2, mode="nearest"), (1, 1, 1, 1), mode="reflect")
+        return F.pad(
+            F.interpolate(self.inner(x), scale_factor=2, mode="nearest"),
+            (1, 1, 1, 1),
+            mode="reflect",
+        )
 
 
 class ChannelPad(Net):
@@ -290,7 +296,9 @@ class Functional(Net):
     def middle(self, x):
         y = F.conv2d(x, self.inner.weight, self.inner.bias, padding=1)
         y = F.conv2d(y, self.depth.weight, bias=self.depth.bias, padding=1, groups=8)
-        y = F.batch_norm(y, self.norm.running_mean, self.norm.running_var, self.norm.weight, self.norm.bias)
+        y = F.batch_norm(
+            y, self.norm.running_mean, self.norm.running_var, self.norm.weight, self.norm.bias
+        )
         y = F.prelu(y, self.act.weight)
         y = F.linear(y.mean((2, 3)), self.outer.weight, self.outer.bias)
         return x * y[:, :, None, None]
@@ -481,7 +489,9 @@ class Rolled(Net):
 class TensorSplit(Net):
     def middle(self, x):
         first, second = torch.tensor_split(self.inner(x), 2, dim=1)
-        return torch.hstack([torch.lerp(first, second, 0.25), torch.addcmul(first, second, first, value=0.5)])
+        return torch.hstack(
+            [torch.lerp(first, second, 0.25), torch.addcmul(first, second, first, value=0.5)]
+        )
 
 
 def _minus_mean(layer, inputs, output):
@@ -523,33 +533,58 @@ class Classifier(nn.Module):
     def __init__(self, flatten):
         super().__init__()
         self.flatten = flatten
-        self.features = nn.Sequential(conv(2, 8), nn.BatchNorm2d(8), nn.ReLU6(), nn.AdaptiveAvgPool2d(2))
-        self.head = nn.Sequential(nn.Linear(32, 12), nn.BatchNorm1d(12), nn.Dropout(), nn.Linear(12, 5))
+        self.features = nn.Sequential(
+            conv(2, 8), nn.BatchNorm2d(8), nn.ReLU6(), nn.AdaptiveAvgPool2d(2)
+        )
+        self.head = nn.Sequential(
+            nn.Linear(32, 12), nn.BatchNorm1d(12), nn.Dropout(), nn.Linear(12, 5)
+        )
 
     def forward(self, x):
         return self.head(self.flatten(self.features(x)))
 
 
 TOPOLOGIES = {
-    "strided_and_dilated": (2, Sequence(nn.Conv2d(8, 8, 3, stride=2), nn.Conv2d(8, 8, 3, dilation=2, padding=2))),
+    "strided_and_dilated": (
+        2,
+        Sequence(nn.Conv2d(8, 8, 3, stride=2), nn.Conv2d(8, 8, 3, dilation=2, padding=2)),
+    ),
     "depthwise": (2, Sequence(conv(8, 8, groups=8), nn.ReLU(), conv(8, 8, 1))),
     "depthwise_with_multiplier": (1, Sequence(conv(8, 16, groups=8), outputs=16)),
     "grouped": (2, Sequence(conv(8, 12, groups=4), outputs=12)),
     "grouped_with_whole_input": (2, Sequence(nn.Conv2d(8, 16, 3, groups=4), outputs=16)),
     "transposed": (2, Sequence(nn.ConvTranspose2d(8, 6, 2, stride=2), outputs=6)),
-    "transposed_grouped": (2, Sequence(nn.ConvTranspose2d(8, 12, 2, stride=2, groups=2), outputs=12)),
+    "transposed_grouped": (
+        2,
+        Sequence(nn.ConvTranspose2d(8, 12, 2, stride=2, groups=2), outputs=12),
+    ),
     "transposed_depthwise": (1, Sequence(nn.ConvTranspose2d(8, 8, 2, stride=2, groups=8))),
-    "transposed_depthwise_with_multiplier": (1, Sequence(nn.ConvTranspose2d(8, 16, 2, groups=8), outputs=16)),
-    "batch_norm_and_prelu": (3, Sequence(conv(8, 8), nn.BatchNorm2d(8), nn.PReLU(8), conv(8, 8), nn.PReLU())),
+    "transposed_depthwise_with_multiplier": (
+        1,
+        Sequence(nn.ConvTranspose2d(8, 16, 2, groups=8), outputs=16),
+    ),
+    "batch_norm_and_prelu": (
+        3,
+        Sequence(conv(8, 8), nn.BatchNorm2d(8), nn.PReLU(8), conv(8, 8), nn.PReLU()),
+    ),
     "batch_norm_not_affine": (2, Sequence(conv(8, 8), nn.BatchNorm2d(8, affine=False))),
     "instance_norm": (2, Sequence(conv(8, 8), nn.InstanceNorm2d(8, affine=True))),
     "instance_norm_not_affine": (2, Sequence(conv(8, 8), nn.InstanceNorm2d(8))),
     "group_norm": (2, Sequence(conv(8, 8), nn.GroupNorm(4, 8))),
-    "activations": (4, Sequence(conv(8, 8), nn.Sigmoid(), conv(8, 8), nn.GELU(), conv(8, 8), nn.Softplus())),
+    "activations": (
+        4,
+        Sequence(conv(8, 8), nn.Sigmoid(), conv(8, 8), nn.GELU(), conv(8, 8), nn.Softplus()),
+    ),
     "shuffle": (2, Sequence(conv(8, 16), nn.PixelShuffle(2), outputs=4)),
     "unshuffle": (1, Sequence(nn.PixelUnshuffle(2), outputs=32)),
-    "channel_shuffle_module": (3, Sequence(conv(8, 12, groups=2), nn.ChannelShuffle(2), conv(12, 8, groups=2))),
-    "padding_and_up": (2, Sequence(nn.ReflectionPad2d(1), conv(8, 8), nn.Upsample(scale_factor=2), nn.AvgPool2d(2))),
+    "channel_shuffle_module": (
+        3,
+        Sequence(conv(8, 12, groups=2), nn.ChannelShuffle(2), conv(12, 8, groups=2)),
+    ),
+    "padding_and_up": (
+        2,
+        Sequence(nn.ReflectionPad2d(1), conv(8, 8), nn.Upsample(scale_factor=2), nn.AvgPool2d(2)),
+    ),
     "gated_linear_unit": (2, Sequence(conv(8, 16), nn.GLU(dim=1))),
     "residual": (1, Residual(inner=conv(8, 8), outer=conv(8, 8))),
     "in_place": (1, InPlace(inner=conv(8, 8))),
@@ -558,13 +593,20 @@ TOPOLOGIES = {
     "shared_module_and_concat": (2, Concat(outputs=20, inner=conv(8, 6))),
     "dense": (3, Dense(outputs=20, inner=conv(8, 6), outer=conv(14, 6))),
     "channel_attention": (2, Attention(inner=conv(8, 4, 1), outer=conv(4, 8, 1))),
-    "squeeze_and_excite_by_linear": (2, FlatAttention(inner=nn.Linear(8, 4), outer=nn.Linear(4, 8))),
+    "squeeze_and_excite_by_linear": (
+        2,
+        FlatAttention(inner=nn.Linear(8, 4), outer=nn.Linear(4, 8)),
+    ),
     "spatial_attention": (1, SpatialAttention(inner=conv(8, 1))),
     "map_spread_over_channels": (1, ExpandedMap(inner=conv(8, 1), outer=conv(8, 1))),
     "enhanced_spatial_attention": (
         3,
         EnhancedSpatialAttention(
-            inner=conv(8, 4, 1), down=nn.Conv2d(4, 6, 3), outer=conv(6, 4), skip=conv(4, 4, 1), back=conv(4, 8, 1)
+            inner=conv(8, 4, 1),
+            down=nn.Conv2d(4, 6, 3),
+            outer=conv(6, 4),
+            skip=conv(4, 4, 1),
+            back=conv(4, 8, 1),
         ),
     ),
     "layer_scale": (1, LayerScale()),
@@ -577,7 +619,10 @@ TOPOLOGIES = {
     "root_mean_square": (1, RootMeanSquare(inner=conv(8, 8))),
     "split_by_literals": (5, Split(outputs=12, inner=conv(8, 16), outer=conv(12, 8))),
     "split_evenly": (3, SplitEvenly(inner=conv(8, 16), outer=conv(8, 8))),
-    "split_by_name_and_taken_apart": (4, SplitThirds(outputs=18, inner=conv(8, 18), outer=conv(6, 6))),
+    "split_by_name_and_taken_apart": (
+        4,
+        SplitThirds(outputs=18, inner=conv(8, 18), outer=conv(6, 6)),
+    ),
     "split_by_shape": (2, SplitByShape(inner=conv(8, 16))),
     "slice": (4, Slice(outputs=16, inner=conv(8, 16))),
     "slice_by_shape": (2, SliceByShape(inner=conv(8, 16))),
@@ -594,13 +639,20 @@ TOPOLOGIES = {
     "channels_last": (
         3,
         ChannelsLast(
-            inner=nn.Linear(8, 12), act=nn.GELU(), outer=nn.Linear(12, 8), gamma=nn.Parameter(torch.rand(8, 1, 1))
+            inner=nn.Linear(8, 12),
+            act=nn.GELU(),
+            outer=nn.Linear(12, 8),
+            gamma=nn.Parameter(torch.rand(8, 1, 1)),
         ),
     ),
     "functional": (
         2,
         Functional(
-            inner=conv(8, 8), depth=conv(8, 8, groups=8), norm=nn.BatchNorm2d(8), act=nn.PReLU(8), outer=nn.Linear(8, 8)
+            inner=conv(8, 8),
+            depth=conv(8, 8, groups=8),
+            norm=nn.BatchNorm2d(8),
+            act=nn.PReLU(8),
+            outer=nn.Linear(8, 8),
         ),
     ),
     "subclass_of_a_layer": (2, Sequence(Subclass(8, 8, 3, padding=1))),

@@ -5,18 +5,17 @@ from typing import Any
 
 from torch import nn
 
+from dhp_sr.archs.densenet_cifar import DenseNet
+from dhp_sr.archs.dncnn import DnCNN
+from dhp_sr.archs.edsr import EDSR
+from dhp_sr.archs.mobilenet_v1 import MobileNetV1
+from dhp_sr.archs.mobilenet_v2 import MobileNetV2
+from dhp_sr.archs.resnet_cifar import ResNet
+from dhp_sr.archs.srresnet import SRResNet
+from dhp_sr.archs.unet import UNet
+from dhp_sr.archs.vgg_cifar import VGG
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.names import nearest
-
-from .densenet_cifar import DenseNet
-from .dncnn import DnCNN
-from .edsr import EDSR
-from .mobilenet_v1 import MobileNetV1
-from .mobilenet_v2 import MobileNetV2
-from .resnet_cifar import ResNet
-from .srresnet import SRResNet
-from .unet import UNet
-from .vgg_cifar import VGG
 
 ARCHS: dict[str, type[nn.Module]] = {
     "EDSR": EDSR,
@@ -48,11 +47,15 @@ def build(type: str, **arguments: Any) -> nn.Module:
         UserError: the type or an argument is unknown, or the constructor refuses a value.
     """
     if type not in ARCHS:
-        raise UserError(f"network type {type!r} is unknown{nearest(type, ARCHS)}; known: {', '.join(ARCHS)}")
+        raise UserError(
+            f"network type {type!r} is unknown{nearest(type, ARCHS)}; known: {', '.join(ARCHS)}"
+        )
     known = list(inspect.signature(ARCHS[type]).parameters)
     for name in arguments:
         if name not in known:
-            raise UserError(f"network {type} has no argument {name!r}{nearest(name, known)}; known: {', '.join(known)}")
+            raise UserError(
+                f"network {type} has no argument {name!r}{nearest(name, known)}; known: {', '.join(known)}"
+            )
     try:
         return ARCHS[type](**arguments)
     except (ValueError, TypeError) as error:

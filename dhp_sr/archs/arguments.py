@@ -20,7 +20,9 @@ def records_arguments(init: Callable[..., None]) -> Callable[..., None]:
         bound.apply_defaults()
         init(self, *args, **kwargs)
         given = list(bound.arguments.items())[1:]
-        self.arguments = {name: list(value) if isinstance(value, tuple) else value for name, value in given}
+        self.arguments = {
+            name: list(value) if isinstance(value, tuple) else value for name, value in given
+        }
 
     return wrapper
 
@@ -43,7 +45,11 @@ def require_numbers(**values: Any) -> None:
         ValueError: one is not; the text names it and its value.
     """
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not 0 < value < float("inf")
+        ):
             raise ValueError(f"`{name}` (={value!r}) must be a finite number above 0")
 
 

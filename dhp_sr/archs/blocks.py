@@ -5,7 +5,9 @@ from collections.abc import Callable
 from torch import nn
 
 
-def upsampler(upscale: int, num_feat: int, activation: Callable[[], nn.Module] | None = None) -> nn.Sequential:
+def upsampler(
+    upscale: int, num_feat: int, activation: Callable[[], nn.Module] | None = None
+) -> nn.Sequential:
     """Build the sub-pixel up-sampler: 3x3 convolutions, each followed by a PixelShuffle.
 
     Args:

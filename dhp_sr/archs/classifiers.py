@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from .arguments import require_integers
+from dhp_sr.archs.arguments import require_integers
 
 
 class Classifier(nn.Module):
@@ -22,7 +22,12 @@ class Classifier(nn.Module):
         super().__init__()
         require_integers(num_in_ch=num_in_ch, num_classes=num_classes)
         require_integers(least=least, input_size=input_size)
-        self.scale, self.in_channels, self.size_multiple, self.task = 1, num_in_ch, 1, "classification"
+        self.scale, self.in_channels, self.size_multiple, self.task = (
+            1,
+            num_in_ch,
+            1,
+            "classification",
+        )
         self.num_classes, self.input_size = num_classes, input_size
 
 

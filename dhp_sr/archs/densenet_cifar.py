@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from .arguments import records_arguments, require_integers
-from .classifiers import Classifier, he_initialised
+from dhp_sr.archs.arguments import records_arguments, require_integers
+from dhp_sr.archs.classifiers import Classifier, he_initialised
 
 
 class DenseLayer(nn.Module):
@@ -61,7 +61,9 @@ class DenseNet(Classifier):
         depth: int = 40,
         input_size: int = 32,
     ) -> None:
-        super().__init__(num_in_ch=num_in_ch, num_classes=num_classes, input_size=input_size, least=8)
+        super().__init__(
+            num_in_ch=num_in_ch, num_classes=num_classes, input_size=input_size, least=8
+        )
         require_integers(num_feat=num_feat, growth=growth)
         if isinstance(depth, bool) or not isinstance(depth, int) or depth < 7 or (depth - 4) % 3:
             raise ValueError(f"`depth` (={depth!r}) must be 3 n + 4, such as 40 or 100")

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from .arguments import records_arguments, require_integers
+from dhp_sr.archs.arguments import records_arguments, require_integers
 
 
 class DnCNN(nn.Module):
@@ -32,12 +32,17 @@ class DnCNN(nn.Module):
     """
 
     @records_arguments
-    def __init__(self, num_in_ch: int = 1, num_feat: int = 64, num_layers: int = 17, batch_norm: bool = True) -> None:
+    def __init__(
+        self, num_in_ch: int = 1, num_feat: int = 64, num_layers: int = 17, batch_norm: bool = True
+    ) -> None:
         super().__init__()
         require_integers(num_in_ch=num_in_ch, num_feat=num_feat)
         require_integers(least=2, num_layers=num_layers)
         self.scale, self.in_channels, self.size_multiple, self.task = 1, num_in_ch, 1, "denoise"
-        layers: list[nn.Module] = [nn.Conv2d(num_in_ch, num_feat, 3, padding=1), nn.ReLU(inplace=True)]
+        layers: list[nn.Module] = [
+            nn.Conv2d(num_in_ch, num_feat, 3, padding=1),
+            nn.ReLU(inplace=True),
+        ]
         for _ in range(num_layers - 2):
             layers.append(nn.Conv2d(num_feat, num_feat, 3, padding=1))
             if batch_norm:

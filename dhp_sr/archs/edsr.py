@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from .arguments import records_arguments, require_integers, require_numbers
-from .blocks import upsampler
+from dhp_sr.archs.arguments import records_arguments, require_integers, require_numbers
+from dhp_sr.archs.blocks import upsampler
 
 
 class ResidualBlock(nn.Module):
@@ -72,7 +72,9 @@ class EDSR(nn.Module):
         rgb_mean: Sequence[float] = (0.4488, 0.4371, 0.4040),
     ) -> None:
         super().__init__()
-        require_integers(num_in_ch=num_in_ch, num_out_ch=num_out_ch, num_feat=num_feat, num_block=num_block)
+        require_integers(
+            num_in_ch=num_in_ch, num_out_ch=num_out_ch, num_feat=num_feat, num_block=num_block
+        )
         require_numbers(res_scale=res_scale, img_range=img_range)
         self.scale, self.in_channels, self.size_multiple, self.task = upscale, num_in_ch, 1, "sr"
         self.img_range = img_range

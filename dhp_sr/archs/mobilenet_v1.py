@@ -3,10 +3,20 @@
 import torch
 from torch import nn
 
-from .arguments import records_arguments, require_fraction, require_numbers
-from .classifiers import Classifier, he_initialised, scaled_width, stem_stride
+from dhp_sr.archs.arguments import records_arguments, require_fraction, require_numbers
+from dhp_sr.archs.classifiers import Classifier, he_initialised, scaled_width, stem_stride
 
-BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),) * 5, (1024, 2), (1024, 1))
+BLOCKS = (
+    (64, 1),
+    (128, 2),
+    (128, 1),
+    (256, 2),
+    (256, 1),
+    (512, 2),
+    *((512, 1),) * 5,
+    (1024, 2),
+    (1024, 1),
+)
 """Width and stride of each block."""
 _STEM = 32
 
@@ -56,12 +66,18 @@ class MobileNetV1(Classifier):
         dropout: float = 0.0,
         input_size: int = 32,
     ) -> None:
-        super().__init__(num_in_ch=num_in_ch, num_classes=num_classes, input_size=input_size, least=16)
+        super().__init__(
+            num_in_ch=num_in_ch, num_classes=num_classes, input_size=input_size, least=16
+        )
         require_numbers(width_mult=width_mult)
         require_fraction(dropout=dropout)
         before = scaled_width(_STEM, width_mult)
-        stem = nn.Conv2d(num_in_ch, before, 3, stride=stem_stride(input_size), padding=1, bias=False)
-        layers: list[nn.Module] = [nn.Sequential(stem, nn.BatchNorm2d(before), nn.ReLU(inplace=True))]
+        stem = nn.Conv2d(
+            num_in_ch, before, 3, stride=stem_stride(input_size), padding=1, bias=False
+        )
+        layers: list[nn.Module] = [
+            nn.Sequential(stem, nn.BatchNorm2d(before), nn.ReLU(inplace=True))
+        ]
         for base, stride in BLOCKS:
             width = scaled_width(base, width_mult)
             layers.append(separable(before, width, stride))

@@ -3,18 +3,30 @@
 import torch
 from torch import nn
 
-from .arguments import records_arguments, require_fraction, require_numbers
-from .classifiers import Classifier, he_initialised, scaled_width, stem_stride
+from dhp_sr.archs.arguments import records_arguments, require_fraction, require_numbers
+from dhp_sr.archs.classifiers import Classifier, he_initialised, scaled_width, stem_stride
 
-STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 1),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
 """Expansion, width, blocks and stride of the first block of each stage; ImageNet's has stride 2 in the second, too."""
 _STEM, _LAST = 32, 1280
 
 
-def conv_bn_relu(num_in_ch: int, num_out_ch: int, size: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+def conv_bn_relu(
+    num_in_ch: int, num_out_ch: int, size: int, stride: int = 1, groups: int = 1
+) -> nn.Sequential:
     """Convolution, normalisation and ReLU6."""
     padding = (size - 1) // 2
-    conv = nn.Conv2d(num_in_ch, num_out_ch, size, stride=stride, padding=padding, groups=groups, bias=False)
+    conv = nn.Conv2d(
+        num_in_ch, num_out_ch, size, stride=stride, padding=padding, groups=groups, bias=False
+    )
     return nn.Sequential(conv, nn.BatchNorm2d(num_out_ch), nn.ReLU6(inplace=True))
 
 
@@ -28,7 +40,10 @@ class InvertedResidual(nn.Module):
         layers = [conv_bn_relu(num_in_ch, inside, 1)] if expansion != 1 else []
         depthwise = conv_bn_relu(inside, inside, 3, stride, groups=inside)
         self.conv = nn.Sequential(
-            *layers, depthwise, nn.Conv2d(inside, num_out_ch, 1, bias=False), nn.BatchNorm2d(num_out_ch)
+            *layers,
+            depthwise,
+            nn.Conv2d(inside, num_out_ch, 1, bias=False),
+            nn.BatchNorm2d(num_out_ch),
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -71,7 +86,9 @@ class MobileNetV2(Classifier):
         dropout: float = 0.0,
         input_size: int = 32,
     ) -> None:
-        super().__init__(num_in_ch=num_in_ch, num_classes=num_classes, input_size=input_size, least=16)
+        super().__init__(
+            num_in_ch=num_in_ch, num_classes=num_classes, input_size=input_size, least=16
+        )
         require_numbers(width_mult=width_mult)
         require_fraction(dropout=dropout)
         before, last = scaled_width(_STEM, width_mult), scaled_width(_LAST, max(width_mult, 1.0))
@@ -79,7 +96,9 @@ class MobileNetV2(Classifier):
         for expansion, base, blocks, first_stride in STAGES:
             width = scaled_width(base, width_mult)
             for place in range(blocks):
-                layers.append(InvertedResidual(before, width, first_stride if place == 0 else 1, expansion))
+                layers.append(
+                    InvertedResidual(before, width, first_stride if place == 0 else 1, expansion)
+                )
                 before = width
         self.features = nn.Sequential(*layers, conv_bn_relu(before, last, 1))
         self.pool = nn.AdaptiveAvgPool2d(1)

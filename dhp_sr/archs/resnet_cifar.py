@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from .arguments import records_arguments, require_integers, require_one_of
-from .classifiers import Classifier, he_initialised
+from dhp_sr.archs.arguments import records_arguments, require_integers, require_one_of
+from dhp_sr.archs.classifiers import Classifier, he_initialised
 
 
 class PaddedShortcut(nn.Module):
@@ -29,7 +29,9 @@ class PaddedShortcut(nn.Module):
         """Map (N, num_in_ch, H, W) to (N, num_out_ch, H / stride, W / stride): every stride-th pixel."""
         x = x[:, :, :: self.stride, :: self.stride]
         number, height, width = x.shape[0], x.shape[2], x.shape[3]
-        before, after = (zeros.expand(number, -1, height, width) for zeros in (self.before, self.after))
+        before, after = (
+            zeros.expand(number, -1, height, width) for zeros in (self.before, self.after)
+        )
         return torch.cat((before, x, after), dim=1)
 
 
@@ -86,7 +88,10 @@ class Bottleneck(nn.Module):
         return self.relu(self.bn3(self.conv3(inner)) + self.shortcut(x))
 
 
-BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
+BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {
+    "basic": BasicBlock,
+    "bottleneck": Bottleneck,
+}
 CONVS_IN_BLOCK = {"basic": 2, "bottleneck": 3}
 
 
@@ -129,7 +134,9 @@ class ResNet(Classifier):
         shortcut: str = "padding",
         input_size: int = 32,
     ) -> None:
-        super().__init__(num_in_ch=num_in_ch, num_classes=num_classes, input_size=input_size, least=8)
+        super().__init__(
+            num_in_ch=num_in_ch, num_classes=num_classes, input_size=input_size, least=8
+        )
         require_integers(num_feat=num_feat, depth=depth)
         require_one_of(tuple(BLOCKS), block=block)
         require_one_of(("padding", "projection"), shortcut=shortcut)
@@ -140,7 +147,11 @@ class ResNet(Classifier):
         widths = [num_feat, 2 * num_feat, 4 * num_feat]
         outside = [num_feat, *(width * BLOCKS[block].expansion for width in widths)]
         stages = [
-            nn.Sequential(*_stage(BLOCKS[block], outside[place], width, blocks, 1 if place == 0 else 2, shortcut))
+            nn.Sequential(
+                *_stage(
+                    BLOCKS[block], outside[place], width, blocks, 1 if place == 0 else 2, shortcut
+                )
+            )
             for place, width in enumerate(widths)
         ]
         self.layer1, self.layer2, self.layer3 = stages
@@ -156,7 +167,12 @@ class ResNet(Classifier):
 
 
 def _stage(
-    block: type[BasicBlock] | type[Bottleneck], num_in_ch: int, num_feat: int, blocks: int, stride: int, shortcut: str
+    block: type[BasicBlock] | type[Bottleneck],
+    num_in_ch: int,
+    num_feat: int,
+    blocks: int,
+    stride: int,
+    shortcut: str,
 ) -> Iterator[nn.Module]:
     yield block(num_in_ch, num_feat, stride, shortcut)
     for _ in range(blocks - 1):
@@ -167,5 +183,7 @@ def _blocks_per_stage(depth: int, block: str) -> int:
     layers = 3 * CONVS_IN_BLOCK[block]
     if depth < layers + 2 or (depth - 2) % layers:
         nearby = max(round((depth - 2) / layers), 1) * layers + 2
-        raise ValueError(f"`depth` (={depth}) must be {layers} n + 2 with {block} blocks, such as {nearby}")
+        raise ValueError(
+            f"`depth` (={depth}) must be {layers} n + 2 with {block} blocks, such as {nearby}"
+        )
     return (depth - 2) // layers

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from .arguments import records_arguments, require_integers
-from .blocks import upsampler
+from dhp_sr.archs.arguments import records_arguments, require_integers
+from dhp_sr.archs.blocks import upsampler
 
 
 class ResidualBlock(nn.Module):
@@ -50,10 +50,17 @@ class SRResNet(nn.Module):
 
     @records_arguments
     def __init__(
-        self, num_in_ch: int = 3, num_out_ch: int = 3, num_feat: int = 64, num_block: int = 16, upscale: int = 4
+        self,
+        num_in_ch: int = 3,
+        num_out_ch: int = 3,
+        num_feat: int = 64,
+        num_block: int = 16,
+        upscale: int = 4,
     ) -> None:
         super().__init__()
-        require_integers(num_in_ch=num_in_ch, num_out_ch=num_out_ch, num_feat=num_feat, num_block=num_block)
+        require_integers(
+            num_in_ch=num_in_ch, num_out_ch=num_out_ch, num_feat=num_feat, num_block=num_block
+        )
         self.scale, self.in_channels, self.size_multiple, self.task = upscale, num_in_ch, 1, "sr"
         self.conv_first = nn.Conv2d(num_in_ch, num_feat, 9, padding=4)
         self.prelu = nn.PReLU()

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from .arguments import records_arguments, require_integers
+from dhp_sr.archs.arguments import records_arguments, require_integers
 
 
 def double_conv(num_in_ch: int, num_out_ch: int) -> nn.Sequential:
@@ -48,25 +48,32 @@ class UNet(nn.Module):
     """
 
     @records_arguments
-    def __init__(self, num_in_ch: int = 1, num_out_ch: int = 1, num_feat: int = 32, num_levels: int = 5) -> None:
+    def __init__(
+        self, num_in_ch: int = 1, num_out_ch: int = 1, num_feat: int = 32, num_levels: int = 5
+    ) -> None:
         super().__init__()
         require_integers(num_in_ch=num_in_ch, num_out_ch=num_out_ch, num_feat=num_feat)
         require_integers(least=2, num_levels=num_levels)
         self.scale, self.in_channels, self.size_multiple, self.task = 1, num_in_ch, 1, "denoise"
         widths = [num_feat * 2**level for level in range(num_levels)]
         self.encoder = nn.ModuleList(
-            double_conv(above, width) for above, width in zip([num_in_ch, *widths], widths, strict=False)
+            double_conv(above, width)
+            for above, width in zip([num_in_ch, *widths], widths, strict=False)
         )
         self.pool, self.step = nn.MaxPool2d(2), 2 ** (num_levels - 1)
         upwards = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
-        self.up = nn.ModuleList(nn.ConvTranspose2d(below, width, 2, stride=2) for below, width in upwards)
+        self.up = nn.ModuleList(
+            nn.ConvTranspose2d(below, width, 2, stride=2) for below, width in upwards
+        )
         self.decoder = nn.ModuleList(double_conv(2 * width, width) for _, width in upwards)
         self.conv_last = nn.Conv2d(num_feat, num_out_ch, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (N, num_in_ch, H, W) to (N, num_out_ch, H, W)."""
         height, width = x.shape[2:]
-        below, right = (self.step * ((side + self.step - 1) // self.step) - side for side in (height, width))
+        below, right = (
+            self.step * ((side + self.step - 1) // self.step) - side for side in (height, width)
+        )
         skips = [self.encoder[0](functional.pad(x, (0, right, 0, below), mode="replicate"))]
         for level in self.encoder[1:]:
             skips.append(level(self.pool(skips[-1])))

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from .arguments import records_arguments, require_integers
-from .classifiers import Classifier, he_initialised
+from dhp_sr.archs.arguments import records_arguments, require_integers
+from dhp_sr.archs.classifiers import Classifier, he_initialised
 
 STAGES: dict[int, tuple[int, ...]] = {
     11: (1, 1, 2, 2, 2),
@@ -44,9 +44,16 @@ class VGG(Classifier):
 
     @records_arguments
     def __init__(
-        self, num_in_ch: int = 3, num_classes: int = 10, num_feat: int = 64, depth: int = 16, input_size: int = 32
+        self,
+        num_in_ch: int = 3,
+        num_classes: int = 10,
+        num_feat: int = 64,
+        depth: int = 16,
+        input_size: int = 32,
     ) -> None:
-        super().__init__(num_in_ch=num_in_ch, num_classes=num_classes, input_size=input_size, least=32)
+        super().__init__(
+            num_in_ch=num_in_ch, num_classes=num_classes, input_size=input_size, least=32
+        )
         require_integers(num_feat=num_feat)
         if depth not in STAGES:
             raise ValueError(f"`depth` (={depth!r}) must be one of {', '.join(map(str, STAGES))}")
@@ -55,7 +62,11 @@ class VGG(Classifier):
         for place, convs in enumerate(STAGES[depth]):
             width = num_feat * min(2**place, _WIDEST)
             for _ in range(convs):
-                layers += [nn.Conv2d(before, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+                layers += [
+                    nn.Conv2d(before, width, 3, padding=1),
+                    nn.BatchNorm2d(width),
+                    nn.ReLU(inplace=True),
+                ]
                 before = width
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)

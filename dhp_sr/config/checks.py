@@ -48,16 +48,23 @@ def _names_a_folder(name: str) -> bool:
 def _datasets(options: Options) -> Iterator[Finding]:
     kinds = {one.type for one in options.datasets.values()}
     if len(kinds) > 1:
-        yield ("datasets",), f"expected one type in all of them, found {' and '.join(sorted(kinds))}"
+        yield (
+            ("datasets",),
+            f"expected one type in all of them, found {' and '.join(sorted(kinds))}",
+        )
     for key, dataset in options.datasets.items():
         for name, text in _of_dataset(dataset, options.scale):
             yield ("datasets", key, name), text
         if dataset.name and not _names_a_folder(dataset.name):
-            found = f"expected a name that can be a folder's, without / \\ or :, found {dataset.name!r}"
+            found = (
+                f"expected a name that can be a folder's, without / \\ or :, found {dataset.name!r}"
+            )
             yield ("datasets", key, "name"), found
 
 
-def _of_dataset(dataset: TrainDataset | ValDataset | ClassificationDataset, scale: int) -> Iterator[tuple[str, str]]:
+def _of_dataset(
+    dataset: TrainDataset | ValDataset | ClassificationDataset, scale: int
+) -> Iterator[tuple[str, str]]:
     if isinstance(dataset, ClassificationDataset):
         yield from _of_classification(dataset, scale)
     else:
@@ -69,7 +76,10 @@ def _of_classification(dataset: ClassificationDataset, scale: int) -> Iterator[t
         yield "type", f"ClassificationDataset expects scale: 1, found {scale}"
     for name, values in (("mean", dataset.mean), ("std", dataset.std)):
         if values is not None and len(values) != dataset.channels:
-            yield name, f"expected {dataset.channels} value(s), one a channel of color: {dataset.color}, found {values}"
+            yield (
+                name,
+                f"expected {dataset.channels} value(s), one a channel of color: {dataset.color}, found {values}",
+            )
 
 
 def _of_images(dataset: TrainDataset | ValDataset, scale: int) -> Iterator[tuple[str, str]]:
@@ -82,7 +92,9 @@ def _of_images(dataset: TrainDataset | ValDataset, scale: int) -> Iterator[tuple
         yield "type", f"SRDataset expects scale: 2, 3 or 4, found {scale}"
     for name in ("dataroot_gt", "dataroot_lq"):
         yield from ((name, text) for text in _roots(getattr(dataset, name)))
-    if dataset.dataroot_lq is not None and _count(dataset.dataroot_lq) != _count(dataset.dataroot_gt):
+    if dataset.dataroot_lq is not None and _count(dataset.dataroot_lq) != _count(
+        dataset.dataroot_gt
+    ):
         yield (
             "dataroot_lq",
             f"expected as many folders as dataroot_gt ({_count(dataset.dataroot_gt)}), "
@@ -115,7 +127,10 @@ def _network(options: Options) -> Iterator[Finding]:
     arguments = options.network_g.arguments
     upscale = arguments.get("upscale")
     if upscale is not None and upscale != options.scale:
-        yield ("network_g", "upscale"), f"expected the scale of the run ({options.scale}), found {upscale!r}"
+        yield (
+            ("network_g", "upscale"),
+            f"expected the scale of the run ({options.scale}), found {upscale!r}",
+        )
     channels = arguments.get("num_in_ch")
     for key, dataset in options.datasets.items():
         if channels is not None and channels != dataset.channels:
@@ -128,7 +143,10 @@ def _network(options: Options) -> Iterator[Finding]:
 def _phases(options: Options) -> Iterator[Finding]:
     compress, total = options.compress, options.train.total_iter
     if options.train.warmup_iter > total:
-        yield ("train", "warmup_iter"), f"expected at most total_iter ({total}), found {options.train.warmup_iter}"
+        yield (
+            ("train", "warmup_iter"),
+            f"expected at most total_iter ({total}), found {options.train.warmup_iter}",
+        )
     if compress is None:
         return
     before = compress.dense_iter + compress.search_iter
@@ -151,7 +169,10 @@ def _schedulers(options: Options) -> Iterator[Finding]:
         if scheduler.milestones != sorted(set(scheduler.milestones)):
             yield (*keys, "milestones"), f"expected rising iterations, found {scheduler.milestones}"
         if scheduler.type == "multistep" and not scheduler.milestones:
-            yield (*keys, "milestones"), "multistep expects iterations at which the rate falls, found none"
+            yield (
+                (*keys, "milestones"),
+                "multistep expects iterations at which the rate falls, found none",
+            )
 
 
 def _all_schedulers(options: Options) -> Iterator[tuple[tuple[str, str], Scheduler]]:
@@ -184,7 +205,12 @@ def _idle_in_schedulers(options: Options) -> Iterator[Finding]:
                 yield (*keys, name), f"has no effect with type: {scheduler.type}"
 
 
-IDLE = {"SGD": ("betas",), "Muon": ("nesterov",), "Adam": ("momentum", "nesterov"), "AdamW": ("momentum", "nesterov")}
+IDLE = {
+    "SGD": ("betas",),
+    "Muon": ("nesterov",),
+    "Adam": ("momentum", "nesterov"),
+    "AdamW": ("momentum", "nesterov"),
+}
 """What each optimiser has no use for."""
 
 

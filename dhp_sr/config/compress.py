@@ -32,7 +32,9 @@ class Target(Section):
         """Refuse no budget and two budgets."""
         given = [key for key, value in self if value is not None]
         if len(given) != 1:
-            raise ValueError(f"expected exactly one of macs, params, latency, found {' and '.join(given) or 'none'}")
+            raise ValueError(
+                f"expected exactly one of macs, params, latency, found {' and '.join(given) or 'none'}"
+            )
         return self
 
     @property
@@ -167,7 +169,9 @@ class Compress(Section):
     @property
     def streams_stay(self) -> bool:
         """Whether channels of summed tensors all stay."""
-        return rules_of(self.method).streams_stay if self.keep_streams is None else self.keep_streams
+        return (
+            rules_of(self.method).streams_stay if self.keep_streams is None else self.keep_streams
+        )
 
     @property
     def own(self) -> dict[str, Any]:

@@ -90,7 +90,9 @@ def decode_datasets(raw: Any) -> Any:
         form = CLASSIFICATION if given == CLASSIFICATION else "images"
         kind = dataset_kind(str(key), form)
         if kind is None:
-            mistakes.append(_mistake(key, value, "expected the key train, val or val_..., found " + repr(key)))
+            mistakes.append(
+                _mistake(key, value, "expected the key train, val or val_..., found " + repr(key))
+            )
             continue
         try:
             decoded[key] = kind.model_validate(value)
@@ -109,5 +111,11 @@ def _mistake(key: Any, value: Any, text: str, *inside: str) -> InitErrorDetails:
 
 
 def _inside(place: tuple[Any, str], detail: Any) -> InitErrorDetails:
-    kind = detail["type"] if "error" not in detail.get("ctx", {}) else PydanticCustomError("dataset_key", detail["msg"])
-    return InitErrorDetails(type=kind, loc=(*place, *detail["loc"]), input=detail["input"], ctx=detail.get("ctx", {}))
+    kind = (
+        detail["type"]
+        if "error" not in detail.get("ctx", {})
+        else PydanticCustomError("dataset_key", detail["msg"])
+    )
+    return InitErrorDetails(
+        type=kind, loc=(*place, *detail["loc"]), input=detail["input"], ctx=detail.get("ctx", {})
+    )

@@ -11,7 +11,7 @@ from dhp_sr.config.checks import idle_settings, problems
 from dhp_sr.config.messages import explain, show
 from dhp_sr.config.overrides import apply_overrides
 from dhp_sr.config.schema import Options
-from dhp_sr.config.yaml_text import lines_of, parse
+from dhp_sr.config.yaml import lines_of, parse
 from dhp_sr.utils.errors import UserError
 
 
@@ -27,7 +27,9 @@ def load_options(path: str | Path, overrides: Sequence[str] = ()) -> Options:
     """
     raw, node = parse(_read(Path(path)), str(path))
     if not isinstance(raw, dict):
-        raise UserError(f"{path}, line 1: expected a mapping of option keys (name, network_g, ...), found {show(raw)}")
+        raise UserError(
+            f"{path}, line 1: expected a mapping of option keys (name, network_g, ...), found {show(raw)}"
+        )
     raw, set_names = apply_overrides(raw, overrides)
 
     def place(keys: Sequence[str]) -> str:
@@ -47,14 +49,18 @@ def load_options(path: str | Path, overrides: Sequence[str] = ()) -> Options:
 
 def dump_options(options: Options) -> str:
     """Return YAML text with every key, defaults included, that loads again to an equal object."""
-    return yaml.safe_dump(options.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    return yaml.safe_dump(
+        options.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120
+    )
 
 
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(f"{path}: expected an option file, found nothing there; see the folder options/") from None
+        raise UserError(
+            f"{path}: expected an option file, found nothing there; see the folder options/"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: expected a readable text file, found: {error}") from error
 
@@ -72,4 +78,6 @@ def _place(keys: Sequence[str], lines: Sequence[int], set_names: Iterable[str]) 
 def _refusal(path: str | Path, found: Iterable[str]) -> UserError:
     lines = list(found)
     count = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
-    return UserError("\n".join([f"{path}: {count} in the options", *(f"  {line}" for line in lines)]))
+    return UserError(
+        "\n".join([f"{path}: {count} in the options", *(f"  {line}" for line in lines)])
+    )

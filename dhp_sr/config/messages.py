@@ -12,7 +12,13 @@ from dhp_sr.config.schema import Options
 from dhp_sr.config.section import Section
 from dhp_sr.utils.names import nearest
 
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Any: "any value"}
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    Any: "any value",
+}
 ALTERNATIVES = ("one", "several")
 """Names of forms that a key can take; they are no keys themselves."""
 _BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
@@ -57,7 +63,9 @@ def show(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _locate(location: Sequence[str | int]) -> tuple[tuple[str, ...], FieldInfo | None, type[Section] | None]:
+def _locate(
+    location: Sequence[str | int],
+) -> tuple[tuple[str, ...], FieldInfo | None, type[Section] | None]:
     """Follow an error's location through the schema; list indices and the names of alternatives are left out."""
     path: list[str] = []
     section: type[Section] | None = Options
@@ -87,7 +95,9 @@ def _section_in(annotation: Any) -> type[Section] | None:
     return next((found for one in inside if (found := _section_in(one))), None)
 
 
-def _message(detail: Any, path: Sequence[str], field: FieldInfo | None, parent: type[Section] | None) -> str:
+def _message(
+    detail: Any, path: Sequence[str], field: FieldInfo | None, parent: type[Section] | None
+) -> str:
     kind, value = detail["type"], detail["input"]
     if kind in ("extra_forbidden", "invalid_key") and parent:
         known = parent.model_fields
@@ -111,8 +121,17 @@ def _hint(expected: str, value: Any) -> str:
 
 
 def _bounds(metadata: Iterable[Any]) -> str:
-    flat = [one for item in metadata for one in (item.metadata if isinstance(item, FieldInfo) else [item])]
-    parts = [f"{word} {getattr(one, name)}" for one in flat for name, word in _BOUNDS.items() if hasattr(one, name)]
+    flat = [
+        one
+        for item in metadata
+        for one in (item.metadata if isinstance(item, FieldInfo) else [item])
+    ]
+    parts = [
+        f"{word} {getattr(one, name)}"
+        for one in flat
+        for name, word in _BOUNDS.items()
+        if hasattr(one, name)
+    ]
     shortest = [one.min_length for one in flat if hasattr(one, "min_length")]
     longest = [one.max_length for one in flat if hasattr(one, "max_length")]
     if shortest:

@@ -17,7 +17,9 @@ def method_problems(options: Options) -> Iterator[Finding]:
         yield from _of_faithful(options, compress)
     method, rules = compress.method, rules_of(compress.method)
     if rules.parametrisation not in ("", compress.parametrisation):
-        expected = f"method {method} expects {rules.parametrisation}, found {compress.parametrisation}"
+        expected = (
+            f"method {method} expects {rules.parametrisation}, found {compress.parametrisation}"
+        )
         yield ("compress", "parametrisation"), expected
     if rules.wants_trained and not is_trained_before(options, compress):
         yield (
@@ -40,9 +42,15 @@ def _of_faithful(options: Options, compress: Compress) -> Iterator[Finding]:
             "leave path.pretrain_network_g out, or preset: modern",
         )
     if compress.targets[0].kind == "latency":
-        yield ("compress", "preset"), "faithful knows targets of macs and params, found latency; set preset: modern"
+        yield (
+            ("compress", "preset"),
+            "faithful knows targets of macs and params, found latency; set preset: modern",
+        )
     if compress.parametrisation != "full":
-        yield ("compress", "parametrisation"), "preset faithful expects full, the paper's hypernetwork"
+        yield (
+            ("compress", "parametrisation"),
+            "preset faithful expects full, the paper's hypernetwork",
+        )
 
 
 def idle_in_search(options: Options) -> Iterator[Finding]:

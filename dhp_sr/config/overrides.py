@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-from dhp_sr.config.yaml_text import parse
+from dhp_sr.config.yaml import parse
 from dhp_sr.utils.errors import UserError
 
 
-def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], set[str]]:
+def apply_overrides(
+    raw: dict[str, Any], overrides: Sequence[str]
+) -> tuple[dict[str, Any], set[str]]:
     """Return a copy of `raw` with the keys named by `overrides` set, and those keys.
 
     Args:

@@ -33,19 +33,33 @@ def resolve_paths(options: Options, root: str | Path) -> Options:
     def resolved(value: str | list[str] | None) -> str | list[str] | None:
         if value is None:
             return None
-        return resolve_path(root, value) if isinstance(value, str) else [resolve_path(root, one) for one in value]
+        return (
+            resolve_path(root, value)
+            if isinstance(value, str)
+            else [resolve_path(root, one) for one in value]
+        )
 
     datasets = {
         key: one.model_copy(
-            update={name: resolved(getattr(one, name)) for name in _ROOTS if name in one.model_fields_set}
+            update={
+                name: resolved(getattr(one, name))
+                for name in _ROOTS
+                if name in one.model_fields_set
+            }
         )
         for key, one in options.datasets.items()
     }
-    path = options.path.model_copy(update={"pretrain_network_g": resolved(options.path.pretrain_network_g)})
+    path = options.path.model_copy(
+        update={"pretrain_network_g": resolved(options.path.pretrain_network_g)}
+    )
     compress = options.compress
     if compress and compress.distill and compress.distill.teacher:
-        distill = compress.distill.model_copy(update={"teacher": resolved(compress.distill.teacher)})
+        distill = compress.distill.model_copy(
+            update={"teacher": resolved(compress.distill.teacher)}
+        )
         compress = compress.model_copy(update={"distill": distill})
     if compress and compress.latency_table:
-        compress = compress.model_copy(update={"latency_table": resolve_path(root, compress.latency_table)})
+        compress = compress.model_copy(
+            update={"latency_table": resolve_path(root, compress.latency_table)}
+        )
     return options.model_copy(update={"datasets": datasets, "path": path, "compress": compress})

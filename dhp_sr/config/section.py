@@ -31,4 +31,6 @@ class Section(BaseModel):
 
 def changed(section: Section, name: str) -> bool:
     """Return whether a setting differs from its default."""
-    return getattr(section, name) != type(section).model_fields[name].get_default(call_default_factory=True)
+    return getattr(section, name) != type(section).model_fields[name].get_default(
+        call_default_factory=True
+    )

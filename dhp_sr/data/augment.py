@@ -22,7 +22,9 @@ def draws(seed: int, positions: np.ndarray, count: int) -> np.ndarray:
         The generator is SplitMix64: Steele et al., Fast Splittable Pseudorandom Number Generators, OOPSLA 2014.
     """
     with np.errstate(over="ignore"):
-        start = _mixed(np.asarray(positions, np.uint64) * _STEP ^ _mixed(np.asarray(seed, np.uint64) + _STEP))
+        start = _mixed(
+            np.asarray(positions, np.uint64) * _STEP ^ _mixed(np.asarray(seed, np.uint64) + _STEP)
+        )
         return _mixed(start[:, None] + _STEP * np.arange(1, count + 1, dtype=np.uint64))
 
 
@@ -33,7 +35,13 @@ def _mixed(bits: np.ndarray) -> np.ndarray:
 
 
 def shifted(
-    images_NHWC: np.ndarray, numbers: Sequence[int], positions: Sequence[int], *, seed: int, padding: int, hflip: bool
+    images_NHWC: np.ndarray,
+    numbers: Sequence[int],
+    positions: Sequence[int],
+    *,
+    seed: int,
+    padding: int,
+    hflip: bool,
 ) -> np.ndarray:
     """Return images cut at random from their black-framed selves, half of them mirrored.
 
@@ -55,6 +63,8 @@ def shifted(
     if hflip:
         mirrored = (bits[:, 2] >> np.uint64(63)).astype(bool)
         columns[mirrored] = columns[mirrored, ::-1]
-    framed = np.pad(images_NHWC[np.asarray(numbers)], [(0, 0), (padding, padding), (padding, padding), (0, 0)])
+    framed = np.pad(
+        images_NHWC[np.asarray(numbers)], [(0, 0), (padding, padding), (padding, padding), (0, 0)]
+    )
     rows, columns = offsets[:, :1] + np.arange(height), offsets[:, 1:] + columns
     return framed[np.arange(len(bits))[:, None, None], rows[:, :, None], columns[:, None, :]]

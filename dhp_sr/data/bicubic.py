@@ -26,7 +26,9 @@ def downscale(image_HWC: np.ndarray, scale: int) -> np.ndarray:
     """
     height, width = image_HWC.shape[:2]
     if height % scale or width % scale:
-        raise ValueError(f"expected sides that are multiples of scale (={scale}), found {height}x{width}: crop first")
+        raise ValueError(
+            f"expected sides that are multiples of scale (={scale}), found {height}x{width}: crop first"
+        )
     return _resize(image_HWC, height // scale, width // scale)
 
 
@@ -66,7 +68,9 @@ def _taps(length_in: int, length_out: int) -> tuple[np.ndarray, np.ndarray]:
     ratio = length_out / length_in
     stretch = min(ratio, 1.0)
     kernel_width = 4.0 / stretch
-    centre = np.arange(1, length_out + 1) / ratio + 0.5 * (1 - 1 / ratio)  # 1-based, as MATLAB counts
+    centre = np.arange(1, length_out + 1) / ratio + 0.5 * (
+        1 - 1 / ratio
+    )  # 1-based, as MATLAB counts
     left = np.floor(centre - kernel_width / 2)
     indices = left[:, None] + np.arange(int(np.ceil(kernel_width)) + 2)
     weights = stretch * _cubic(stretch * (centre[:, None] - indices))

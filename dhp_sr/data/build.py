@@ -8,11 +8,11 @@ from torch.utils.data import Dataset
 
 from dhp_sr.config.datasets import Dataset as DatasetOptions
 from dhp_sr.config.datasets import TrainDataset, ValDataset
+from dhp_sr.data.image_cache import Store
 from dhp_sr.data.noise import Clean, TrainNoise, ValNoise
 from dhp_sr.data.paired import Pair, Pairs, TrainPairs, ValPairs, listed, match_pairs
 from dhp_sr.data.patches import Augmentation
 from dhp_sr.data.sources import StoredImage, find_all
-from dhp_sr.data.store import Store
 from dhp_sr.utils.errors import UserError
 
 Item = TypeVar("Item")
@@ -53,17 +53,25 @@ def _train_set(options: TrainDataset, scale: int, seed: int) -> Dataset:
         sigma = _sigma_range(_check_noise(options, scale))
         images = [image for root in find_all(options.dataroot_gt) for image in root]
         images = _large_enough(images, images, options, 1)
-        store = Store([Clean(image, options.color).load for image in images], keep=keep, title=title)
+        store = Store(
+            [Clean(image, options.color).load for image in images], keep=keep, title=title
+        )
         keys = [image.key for image in images]
-        return TrainNoise(store, keys, gt_size=options.gt_size, sigma=sigma, augmentation=augmentation, seed=seed)
+        return TrainNoise(
+            store, keys, gt_size=options.gt_size, sigma=sigma, augmentation=augmentation, seed=seed
+        )
     _check_pairs(options, scale)
     if options.gt_size % scale:
         nearby = options.gt_size - options.gt_size % scale or scale
-        raise UserError(f"expected gt_size (={options.gt_size}) to be a multiple of scale (={scale}): use {nearby}")
+        raise UserError(
+            f"expected gt_size (={options.gt_size}) to be a multiple of scale (={scale}): use {nearby}"
+        )
     found = _find_pairs(options, scale)
     found = _large_enough(found, [pair.gt for pair in found], options, scale)
     pairs = Pairs(found, keep=keep, title=title)
-    return TrainPairs(pairs, scale=scale, gt_size=options.gt_size, augmentation=augmentation, seed=seed)
+    return TrainPairs(
+        pairs, scale=scale, gt_size=options.gt_size, augmentation=augmentation, seed=seed
+    )
 
 
 def _val_set(options: ValDataset, scale: int, smallest: int) -> Dataset:
@@ -72,10 +80,16 @@ def _val_set(options: ValDataset, scale: int, smallest: int) -> Dataset:
         sigma = _sigma_range(_check_noise(options, scale))[0]
         if options.noise_seed < 0:
             raise UserError(f"expected noise_seed of at least 0, found {options.noise_seed}")
-        images = [image for root in find_all(options.dataroot_gt) for image in root][: options.max_images]
+        images = [image for root in find_all(options.dataroot_gt) for image in root][
+            : options.max_images
+        ]
         _check_patches(images, smallest, 1)
-        store = Store([Clean(image, options.color).load for image in images], keep=keep, title=title)
-        return ValNoise(store, [image.key for image in images], sigma=sigma, noise_seed=options.noise_seed)
+        store = Store(
+            [Clean(image, options.color).load for image in images], keep=keep, title=title
+        )
+        return ValNoise(
+            store, [image.key for image in images], sigma=sigma, noise_seed=options.noise_seed
+        )
     _check_pairs(options, scale)
     pairs = _find_pairs(options, scale)[: options.max_images]
     _check_patches([pair.gt for pair in pairs], max(scale, smallest), scale)
@@ -109,10 +123,14 @@ def _large_enough(
             f"expected images of at least {options.gt_size}x{options.gt_size} pixels, found {found}: {advice}"
         )
     if all(small):
-        raise UserError(f"all {len(small)} images are smaller than gt_size (={options.gt_size}): lower gt_size")
+        raise UserError(
+            f"all {len(small)} images are smaller than gt_size (={options.gt_size}): lower gt_size"
+        )
     if any(small):
         names = listed([text for text in small if text])
-        warnings.warn(f"left out as smaller than gt_size (={options.gt_size}): {names}", stacklevel=2)
+        warnings.warn(
+            f"left out as smaller than gt_size (={options.gt_size}): {names}", stacklevel=2
+        )
     return [item for item, text in zip(items, small, strict=True) if not text]
 
 
@@ -133,29 +151,45 @@ def _too_small(image: StoredImage, gt_size: int, scale: int) -> str:
 
 def _check_pairs(options: TrainDataset | ValDataset, scale: int) -> None:
     if options.sigma is not None:
-        raise UserError(f"sigma (={options.sigma}) has no effect with type SRDataset: remove it, or use NoiseDataset")
+        raise UserError(
+            f"sigma (={options.sigma}) has no effect with type SRDataset: remove it, or use NoiseDataset"
+        )
     if scale == 1 and options.dataroot_lq is None:
-        raise UserError("SRDataset at scale 1 needs ready pairs: set dataroot_lq, or `scale` to 2, 3 or 4")
+        raise UserError(
+            "SRDataset at scale 1 needs ready pairs: set dataroot_lq, or `scale` to 2, 3 or 4"
+        )
     if options.dataroot_lq is None and options.filename_tmpl != "{}":
-        raise UserError(f"filename_tmpl (={options.filename_tmpl!r}) has no effect without dataroot_lq: remove it")
+        raise UserError(
+            f"filename_tmpl (={options.filename_tmpl!r}) has no effect without dataroot_lq: remove it"
+        )
     if options.filename_tmpl.count("{}") != 1:
-        raise UserError(f"expected filename_tmpl with one {{}} for the HR name, found {options.filename_tmpl!r}")
+        raise UserError(
+            f"expected filename_tmpl with one {{}} for the HR name, found {options.filename_tmpl!r}"
+        )
 
 
 def _check_noise(options: TrainDataset | ValDataset, scale: int) -> float | list[float]:
     if scale != 1:
-        raise UserError(f"expected scale 1 with type NoiseDataset, found scale {scale}: correct it or use SRDataset")
+        raise UserError(
+            f"expected scale 1 with type NoiseDataset, found scale {scale}: correct it or use SRDataset"
+        )
     if options.dataroot_lq is not None:
-        raise UserError("dataroot_lq has no effect with type NoiseDataset, which makes its own noise: remove it")
+        raise UserError(
+            "dataroot_lq has no effect with type NoiseDataset, which makes its own noise: remove it"
+        )
     if options.sigma is None:
-        raise UserError("NoiseDataset needs sigma, the noise level on the 0-255 scale, for example `sigma: 25`")
+        raise UserError(
+            "NoiseDataset needs sigma, the noise level on the 0-255 scale, for example `sigma: 25`"
+        )
     return options.sigma
 
 
 def _sigma_range(sigma: float | list[float]) -> tuple[float, float]:
     levels = list(sigma) if isinstance(sigma, list) else [sigma, sigma]
     if len(levels) != 2 or not 0 <= levels[0] <= levels[1] <= 255:
-        raise UserError(f"expected sigma as one level or [lowest, highest] within 0-255, found {sigma}")
+        raise UserError(
+            f"expected sigma as one level or [lowest, highest] within 0-255, found {sigma}"
+        )
     return levels[0], levels[1]
 
 
@@ -168,4 +202,6 @@ def _explained(options: DatasetOptions, section: str, build: Callable[[], Datase
     try:
         return build()
     except UserError as error:
-        raise UserError(f"{section}{f' ({options.name})' if options.name else ''}: {error}") from error
+        raise UserError(
+            f"{section}{f' ({options.name})' if options.name else ''}: {error}"
+        ) from error

@@ -6,11 +6,15 @@ from functools import partial
 import numpy as np
 import torch
 
-from dhp_sr.config.classification import ClassificationDataset, ClassificationTrain, ClassificationVal
+from dhp_sr.config.classification import (
+    ClassificationDataset,
+    ClassificationTrain,
+    ClassificationVal,
+)
 from dhp_sr.data.augment import shifted
 from dhp_sr.data.batching import BatchedDataset
-from dhp_sr.data.forms import read_labelled
-from dhp_sr.data.labelled import LabelledImages, first_of_each_class, in_color
+from dhp_sr.data.class_formats import read_labelled
+from dhp_sr.data.labeled import LabelledImages, first_of_each_class, in_color
 from dhp_sr.data.sampler import Address
 from dhp_sr.utils.errors import UserError
 
@@ -35,7 +39,9 @@ class TrainImages(BatchedDataset):
         """Return the samples of these addresses, stacked."""
         numbers, positions = zip(*addresses, strict=True)
         whole = self.labelled.images_NHWC
-        images = shifted(whole, numbers, positions, seed=self._seed, padding=self._padding, hflip=self._hflip)
+        images = shifted(
+            whole, numbers, positions, seed=self._seed, padding=self._padding, hflip=self._hflip
+        )
         return _batch(self._normalise(images), self.labelled.labels[list(numbers)])
 
 
@@ -44,7 +50,11 @@ class ValImages(BatchedDataset):
 
     def __init__(self, labelled: LabelledImages, options: ClassificationVal) -> None:
         """Keep the images; `options` says how they are normalised, and how many make a batch of `batches`."""
-        self.labelled, self.classes, self.batch_size = labelled, labelled.classes, options.batch_size
+        self.labelled, self.classes, self.batch_size = (
+            labelled,
+            labelled.classes,
+            options.batch_size,
+        )
         self._normalise = Normalise(*options.statistics)
 
     def __len__(self) -> int:
@@ -54,7 +64,9 @@ class ValImages(BatchedDataset):
     def batch(self, addresses: Sequence[int]) -> Batch:
         """Return the images of these numbers, stacked."""
         numbers = np.asarray(addresses)
-        return _batch(self._normalise(self.labelled.images_NHWC[numbers]), self.labelled.labels[numbers])
+        return _batch(
+            self._normalise(self.labelled.images_NHWC[numbers]), self.labelled.labels[numbers]
+        )
 
     def batches(self) -> Iterator[Batch]:
         """Yield every image once, in order; the last batch may be smaller."""
@@ -104,17 +116,31 @@ def check_same_classes(train: Sequence[str], val: Sequence[str], name: str) -> N
     Raises:
         UserError: it has others.
     """
-    other = [(place, one, two) for place, (one, two) in enumerate(zip(train, val, strict=False)) if one != two]
+    other = [
+        (place, one, two)
+        for place, (one, two) in enumerate(zip(train, val, strict=False))
+        if one != two
+    ]
     if other or len(train) != len(val):
-        found = f"found {other[0][2]!r} for {other[0][1]!r} at label {other[0][0]}" if other else f"found {len(val)}"
-        raise UserError(f"{name}: expected the {len(train)} classes of the training set, {found}: correct the folders")
+        found = (
+            f"found {other[0][2]!r} for {other[0][1]!r} at label {other[0][0]}"
+            if other
+            else f"found {len(val)}"
+        )
+        raise UserError(
+            f"{name}: expected the {len(train)} classes of the training set, {found}: correct the folders"
+        )
 
 
 def _labelled(options: ClassificationDataset, section: str) -> LabelledImages:
     """Read the images that a section asks for; errors say which section it is."""
     try:
-        asked = partial(read_labelled, labels=options.labels, side=options.size, color=options.color)
+        asked = partial(
+            read_labelled, labels=options.labels, side=options.size, color=options.color
+        )
         labelled = asked(options.dataroot, options.split)
         return in_color(first_of_each_class(labelled, options.max_per_class), options.color)
     except UserError as error:
-        raise UserError(f"{section}{f' ({options.name})' if options.name else ''}: {error}") from error
+        raise UserError(
+            f"{section}{f' ({options.name})' if options.name else ''}: {error}"
+        ) from error

@@ -18,7 +18,16 @@ from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.pixels import LUMA, PNG_SIGNATURE
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-_MODES = {"L": "L", "LA": "L", "1": "L", "RGB": "RGB", "RGBA": "RGB", "RGBX": "RGB", "P": "RGB", "PA": "RGB"}
+_MODES = {
+    "L": "L",
+    "LA": "L",
+    "1": "L",
+    "RGB": "RGB",
+    "RGBA": "RGB",
+    "RGBX": "RGB",
+    "P": "RGB",
+    "PA": "RGB",
+}
 
 
 def decode(data: bytes, where: str) -> np.ndarray:
@@ -39,7 +48,10 @@ def decode(data: bytes, where: str) -> np.ndarray:
         with Image.open(io.BytesIO(data)) as opened:
             picture: Image.Image = opened
             mode = _plain_mode(picture, data, where)
-            if picture.mode in ("P", "PA"):  # a palette may hold transparency, which PIL converts to RGB under protest
+            if picture.mode in (
+                "P",
+                "PA",
+            ):  # a palette may hold transparency, which PIL converts to RGB under protest
                 picture = picture.convert("RGBA")
             pixels = np.array(picture.convert(mode))
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
@@ -51,7 +63,10 @@ def header_size(source: str | Path | bytes, where: str) -> tuple[int, int, int]:
     Raises:
         UserError: There is no readable header, or the kind of image is not supported.
     """
-    with _explained(where), Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+    with (
+        _explained(where),
+        Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture,
+    ):
         mode = _plain_mode(picture, source if isinstance(source, bytes) else Path(source), where)
         return picture.height, picture.width, len(mode)
 
@@ -106,7 +121,9 @@ def _explained(where: str) -> Iterator[None]:
         raise UserError(f"{where}: expected an image file, found none: check the path") from None
     except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
         advice = "copy or download it again, or remove it"
-        raise UserError(f"{where}: expected a whole image, found a damaged one or none ({error}): {advice}") from error
+        raise UserError(
+            f"{where}: expected a whole image, found a damaged one or none ({error}): {advice}"
+        ) from error
 
 
 def _check_whole(data: bytes) -> None:
@@ -121,8 +138,12 @@ def _plain_mode(picture: Image.Image, source: bytes | Path, where: str) -> str:
     mode = _MODES.get(picture.mode)
     if mode is None or _png_bit_depth(picture, source) > 8:
         found = f"mode {picture.mode}" if mode is None else "16 bits a channel"
-        advice = "convert it first, for example with `magick in.png -colorspace sRGB -depth 8 out.png`"
-        raise UserError(f"{where}: expected an 8-bit grey or RGB image, found {picture.format} with {found}: {advice}")
+        advice = (
+            "convert it first, for example with `magick in.png -colorspace sRGB -depth 8 out.png`"
+        )
+        raise UserError(
+            f"{where}: expected an 8-bit grey or RGB image, found {picture.format} with {found}: {advice}"
+        )
     return mode
 
 

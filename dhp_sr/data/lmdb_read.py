@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     import lmdb
 
 META = "meta_info.txt"
-_LINE = re.compile(r"(?P<key>.+)\.png \((?P<height>\d+),(?P<width>\d+),(?P<channels>\d+)\) (?P<level>\d+)")
+_LINE = re.compile(
+    r"(?P<key>.+)\.png \((?P<height>\d+),(?P<width>\d+),(?P<channels>\d+)\) (?P<level>\d+)"
+)
 
 
 def import_lmdb() -> ModuleType:
@@ -31,7 +33,9 @@ def import_lmdb() -> ModuleType:
         return importlib.import_module("lmdb")
     except ImportError as error:
         advice = "`pip install lmdb`, or name a folder of images"
-        raise UserError(f"reading and writing LMDB needs the package lmdb, which is not installed: {advice}") from error
+        raise UserError(
+            f"reading and writing LMDB needs the package lmdb, which is not installed: {advice}"
+        ) from error
 
 
 class Database:
@@ -49,7 +53,9 @@ class Database:
         for name in ("data.mdb", META):
             if not (self.folder / name).is_file():
                 advice = "it is unfinished or of another layout: make it with `scripts/prepare_data.py lmdb`"
-                raise UserError(f"{self.folder}: expected the file {name} in this LMDB folder, found none: {advice}")
+                raise UserError(
+                    f"{self.folder}: expected the file {name} in this LMDB folder, found none: {advice}"
+                )
 
     def sizes(self) -> dict[str, tuple[int, int, int]]:
         """Return (height, width, channels) by key, as the meta file says.
@@ -58,12 +64,20 @@ class Database:
             UserError: A line of the meta file cannot be read.
         """
         found = {}
-        for number, line in enumerate((self.folder / META).read_text("utf-8", errors="replace").splitlines(), start=1):
+        for number, line in enumerate(
+            (self.folder / META).read_text("utf-8", errors="replace").splitlines(), start=1
+        ):
             match = _LINE.fullmatch(line.strip())
             if match is None:
                 expected = "expected a line such as `0001.png (480,480,3) 1`"
-                raise UserError(f"{self.folder / META}, line {number}: {expected}, found {line!r}: make the LMDB again")
-            found[match["key"]] = (int(match["height"]), int(match["width"]), int(match["channels"]))
+                raise UserError(
+                    f"{self.folder / META}, line {number}: {expected}, found {line!r}: make the LMDB again"
+                )
+            found[match["key"]] = (
+                int(match["height"]),
+                int(match["width"]),
+                int(match["channels"]),
+            )
         return found
 
     def read_bytes(self, key: str) -> bytes:
@@ -75,7 +89,9 @@ class Database:
         with self._transaction() as transaction:
             value = transaction.get(key.encode())
         if value is None:
-            raise UserError(f"{self.folder}: {META} lists {key!r}, the database does not hold it: make the LMDB again")
+            raise UserError(
+                f"{self.folder}: {META} lists {key!r}, the database does not hold it: make the LMDB again"
+            )
         return bytes(value)
 
     def read_many(self, keys: Sequence[str]) -> list[bytes]:
@@ -84,13 +100,18 @@ class Database:
             found = [transaction.get(key.encode()) for key in keys]
         missing = [key for key, value in zip(keys, found, strict=True) if value is None]
         if missing:
-            raise UserError(f"{self.folder}: the database does not hold {missing[0]!r}: make the LMDB again")
+            raise UserError(
+                f"{self.folder}: the database does not hold {missing[0]!r}: make the LMDB again"
+            )
         return [bytes(value) for value in found if value is not None]
 
     def keys(self) -> list[str]:
         """Return all keys of the database itself, sorted."""
         with self._transaction() as transaction:
-            return [bytes(key).decode() for key in transaction.cursor().iternext(keys=True, values=False)]
+            return [
+                bytes(key).decode()
+                for key in transaction.cursor().iternext(keys=True, values=False)
+            ]
 
     def _check_whole(self, environment: "lmdb.Environment") -> None:
         """Check that the file holds all of its pages: reading a missing one would end the process, without an error."""
@@ -104,9 +125,13 @@ class Database:
     def _transaction(self) -> "Iterator[lmdb.Transaction]":
         lmdb = import_lmdb()
         try:
-            with lmdb.open(str(self.folder), readonly=True, lock=False, readahead=False) as environment:
+            with lmdb.open(
+                str(self.folder), readonly=True, lock=False, readahead=False
+            ) as environment:
                 self._check_whole(environment)
                 with environment.begin() as transaction:
                     yield transaction
         except lmdb.Error as error:
-            raise UserError(f"{self.folder}: cannot read the database ({error}): make the LMDB again") from error
+            raise UserError(
+                f"{self.folder}: cannot read the database ({error}): make the LMDB again"
+            ) from error

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from dhp_sr.data.image_cache import Store
 from dhp_sr.data.images import to_color
 from dhp_sr.data.patches import Augmentation, draw_corner, interleaved, orient, planes, to_tensor
 from dhp_sr.data.sources import StoredImage
-from dhp_sr.data.store import Store
 from dhp_sr.utils.noise import gaussian, generator_of
 
 
@@ -65,13 +65,19 @@ class TrainNoise(Dataset):
         top, left = draw_corner(rng, image.shape[1], image.shape[2], side)
         patch = orient(image[:, top : top + side, left : left + side], *self.augmentation.draw(rng))
         gt = to_tensor(patch)
-        return {"lq": add_noise(gt, float(rng.uniform(*self.sigma)), rng), "gt": gt, "key": self.keys[index]}
+        return {
+            "lq": add_noise(gt, float(rng.uniform(*self.sigma)), rng),
+            "gt": gt,
+            "key": self.keys[index],
+        }
 
 
 class ValNoise(Dataset):
     """Whole images with noise that is the same at every visit: it depends on `noise_seed` and the image's name."""
 
-    def __init__(self, images: Store[np.ndarray], keys: Sequence[str], *, sigma: float, noise_seed: int) -> None:
+    def __init__(
+        self, images: Store[np.ndarray], keys: Sequence[str], *, sigma: float, noise_seed: int
+    ) -> None:
         """Keep the arguments."""
         self.images, self.keys, self.sigma, self.noise_seed = images, list(keys), sigma, noise_seed
 
@@ -87,7 +93,13 @@ class ValNoise(Dataset):
         gt = to_tensor(image)
         lq = add_noise(gt, self.sigma, generator_of(self.noise_seed, key))
         noisy = lq.mul(255).round_().clamp_(0, 255).to(torch.uint8).numpy()
-        return {"lq": lq, "gt": gt, "key": key, "lq_uint8": interleaved(noisy), "gt_uint8": interleaved(image)}
+        return {
+            "lq": lq,
+            "gt": gt,
+            "key": key,
+            "lq_uint8": interleaved(noisy),
+            "gt_uint8": interleaved(image),
+        }
 
 
 def add_noise(clean: torch.Tensor, sigma: float, rng: np.random.Generator) -> torch.Tensor:

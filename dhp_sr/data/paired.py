@@ -8,10 +8,10 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from dhp_sr.data.bicubic import downscale
+from dhp_sr.data.image_cache import Store, progress_bar
 from dhp_sr.data.images import crop_to_multiple, to_color
 from dhp_sr.data.patches import Augmentation, draw_corner, interleaved, orient, planes, to_tensor
 from dhp_sr.data.sources import StoredImage
-from dhp_sr.data.store import Store, progress_bar
 from dhp_sr.utils.errors import UserError
 
 
@@ -39,7 +39,9 @@ class Pair:
         """Return LR and HR."""
         gt = self.load_gt()
         made = self.lq is None
-        return (planes(downscale(gt.transpose(1, 2, 0), self.scale)) if made else self.load_lq()), gt
+        return (
+            planes(downscale(gt.transpose(1, 2, 0), self.scale)) if made else self.load_lq()
+        ), gt
 
 
 class Pairs:
@@ -54,7 +56,11 @@ class Pairs:
         self.pairs = list(pairs)
         self._both = Store([pair.load for pair in pairs], keep=keep, title=title) if keep else None
         made = not keep and any(pair.lq is None for pair in pairs)
-        self._made = [pair.load_lq() for pair in progress_bar(self.pairs, f"{title}: making LR")] if made else None
+        self._made = (
+            [pair.load_lq() for pair in progress_bar(self.pairs, f"{title}: making LR")]
+            if made
+            else None
+        )
 
     def __len__(self) -> int:
         """Return the number of pairs."""
@@ -79,7 +85,9 @@ class TrainPairs(Dataset):
         seed: With a sample's position in the run, fixes its patch.
     """
 
-    def __init__(self, pairs: Pairs, *, scale: int, gt_size: int, augmentation: Augmentation, seed: int) -> None:
+    def __init__(
+        self, pairs: Pairs, *, scale: int, gt_size: int, augmentation: Augmentation, seed: int
+    ) -> None:
         """Keep the arguments."""
         self.pairs, self.scale, self.gt_size = pairs, scale, gt_size
         self.augmentation, self.seed = augmentation, seed
@@ -99,7 +107,11 @@ class TrainPairs(Dataset):
         lq = lq[:, top : top + side, left : left + side]
         gt = gt[:, top * scale : (top + side) * scale, left * scale : (left + side) * scale]
         key = self.pairs.pairs[index].gt.key
-        return {"lq": to_tensor(orient(lq, *orientation)), "gt": to_tensor(orient(gt, *orientation)), "key": key}
+        return {
+            "lq": to_tensor(orient(lq, *orientation)),
+            "gt": to_tensor(orient(gt, *orientation)),
+            "key": key,
+        }
 
 
 class ValPairs(Dataset):
@@ -119,12 +131,26 @@ class ValPairs(Dataset):
         if not 0 <= index < len(self):
             raise IndexError(index)
         lq, gt = self.pairs[index]
-        pictures = {"lq_uint8": interleaved(lq), "gt_uint8": interleaved(gt), "grey": self._grey[index]}
-        return {"lq": to_tensor(lq), "gt": to_tensor(gt), "key": self.pairs.pairs[index].gt.key, **pictures}
+        pictures = {
+            "lq_uint8": interleaved(lq),
+            "gt_uint8": interleaved(gt),
+            "grey": self._grey[index],
+        }
+        return {
+            "lq": to_tensor(lq),
+            "gt": to_tensor(gt),
+            "key": self.pairs.pairs[index].gt.key,
+            **pictures,
+        }
 
 
 def match_pairs(
-    gt: Sequence[StoredImage], lq: Sequence[StoredImage], *, scale: int, color: str, template: str = "{}"
+    gt: Sequence[StoredImage],
+    lq: Sequence[StoredImage],
+    *,
+    scale: int,
+    color: str,
+    template: str = "{}",
 ) -> list[Pair]:
     """Find the LR image of every HR image by its name.
 
@@ -161,13 +187,17 @@ def _check_names(
 ) -> None:
     for images, names, kind in ((gt, wanted, "HR"), (lq, by_key, "LR")):
         if len(names) < len(images):
-            raise UserError(f"{images[0].where}: {kind} names without extension occur twice here: rename the files")
+            raise UserError(
+                f"{images[0].where}: {kind} names without extension occur twice here: rename the files"
+            )
     missing = [f"{name} (of {image.where})" for name, image in wanted.items() if name not in by_key]
     extra = [image.where for name, image in by_key.items() if name not in wanted]
     faults = [f"no LR image {listed(missing)}"] if missing else []
     faults += [f"no HR image for {listed(extra)}"] if extra else []
     if faults:
-        counts = f"expected one LR image for each HR image, found {len(gt)} HR and {len(lq)} LR images"
+        counts = (
+            f"expected one LR image for each HR image, found {len(gt)} HR and {len(lq)} LR images"
+        )
         advice = f"LR names are made from HR names by filename_tmpl (={template!r}): correct it or the folders"
         raise UserError(f"{counts}: {'; '.join(faults)}. {advice}")
 
@@ -182,4 +212,6 @@ def _check_sizes(pairs: Sequence[Pair]) -> None:
             faults.append(f"{pair.lq.where} is {lq_h}x{lq_w}, {pair.gt.where} is {gt_h}x{gt_w}")
     if faults:
         advice = "correct `scale` or make the LR images again with `scripts/prepare_data.py lr`"
-        raise UserError(f"expected HR sides to be scale (={pairs[0].scale}) times LR sides: {listed(faults)}. {advice}")
+        raise UserError(
+            f"expected HR sides to be scale (={pairs[0].scale}) times LR sides: {listed(faults)}. {advice}"
+        )

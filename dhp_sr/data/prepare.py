@@ -72,7 +72,9 @@ class Crop:
             if min(height - height % self.multiple, width - width % self.multiple) < self.size:
                 small.append(f"{image.where} ({height}x{width})")
         if small:
-            found = f"expected images of at least {self.size}x{self.size} pixels, found {listed(small)}"
+            found = (
+                f"expected images of at least {self.size}x{self.size} pixels, found {listed(small)}"
+            )
             raise UserError(f"{found}: lower --size or remove these images")
 
 
@@ -97,9 +99,13 @@ class Shrink:
             UserError: The template has not exactly one place for the name, or an image is too small.
         """
         if self.template.count("{}") != 1:
-            raise UserError(f"expected a template with one {{}} for the HR name, found {self.template!r}")
+            raise UserError(
+                f"expected a template with one {{}} for the HR name, found {self.template!r}"
+            )
         if "/" in self.template:
-            raise UserError(f"expected a template for a file's name, without /, found {self.template!r}")
+            raise UserError(
+                f"expected a template for a file's name, without /, found {self.template!r}"
+            )
         small = [image.where for image in images if min(image.size()[:2]) < self.scale]
         if small:
             raise UserError(
@@ -107,7 +113,9 @@ class Shrink:
             )
 
 
-def fill_folder(source: str | Path, target: str | Path, task: Crop | Shrink, workers: int = 1) -> int:
+def fill_folder(
+    source: str | Path, target: str | Path, task: Crop | Shrink, workers: int = 1
+) -> int:
     """Run `task` on every image of `source` and put the results into the folder `target`.
 
     Args:
@@ -129,7 +137,9 @@ def fill_folder(source: str | Path, target: str | Path, task: Crop | Shrink, wor
     part = begin(target, settings)
     if part is None:
         return 0
-    with tqdm(total=len(images), desc=f"{settings['task']} {target}", unit="image", disable=None) as bar:
+    with tqdm(
+        total=len(images), desc=f"{settings['task']} {target}", unit="image", disable=None
+    ) as bar:
         _run(task, images, part, workers, bar.update)
     finish(part, target)
     return len(images)
@@ -138,7 +148,9 @@ def fill_folder(source: str | Path, target: str | Path, task: Crop | Shrink, wor
 def make_database(source: str | Path, target: str | Path) -> int:
     """Make an LMDB of the images of `source`; arguments, result and errors as for `fill_folder`."""
     if Path(target).suffix != ".lmdb":
-        raise UserError(f"{target}: expected a name that ends in .lmdb: BasicSR and dhp_sr tell databases by it")
+        raise UserError(
+            f"{target}: expected a name that ends in .lmdb: BasicSR and dhp_sr tell databases by it"
+        )
     images, target = find_images(source), Path(target).expanduser()
     part = begin(target, {"task": "lmdb", **_fingerprint(images)})
     if part is None:
@@ -156,26 +168,36 @@ def check_database(target: str | Path, source: str | Path | None = None) -> None
         UserError: It is incomplete or differs; the faults are listed.
     """
     originals = None if source is None else find_images(source)
-    with tqdm(total=len(Database(target).sizes()), desc=f"verify {target}", unit="image", disable=None) as bar:
+    with tqdm(
+        total=len(Database(target).sizes()), desc=f"verify {target}", unit="image", disable=None
+    ) as bar:
         faults = verify_database(target, originals, bar.update)
     if faults:
-        raise UserError(f"{target}: expected no faults, {len(faults)} found: {listed(faults, 20)}: make the LMDB again")
+        raise UserError(
+            f"{target}: expected no faults, {len(faults)} found: {listed(faults, 20)}: make the LMDB again"
+        )
 
 
 def begin(target: Path, settings: dict[str, Any]) -> Path | None:
     """Return the unfinished folder to fill, or None if the target is complete."""
     if not target.name:
-        raise UserError(f"expected the name of a folder to make, found {str(target)!r}: choose a new name")
+        raise UserError(
+            f"expected the name of a folder to make, found {str(target)!r}: choose a new name"
+        )
     part = target.with_name(f"{target.name}.part")
     if target.is_dir() and any(target.iterdir()):
         if _record(target) == settings:
             return None
-        raise UserError(f"{target}: exists, made from other images or with other settings: delete it or choose another")
+        raise UserError(
+            f"{target}: exists, made from other images or with other settings: delete it or choose another"
+        )
     if target.is_file():
         raise UserError(f"{target}: expected a folder to make, found a file: choose another name")
     if part.exists() and _record(part) != settings:
         found = "is left from an interrupted run with other images or settings"
-        raise UserError(f"{part}: {found}: delete it, or finish that run first with its own arguments")
+        raise UserError(
+            f"{part}: {found}: delete it, or finish that run first with its own arguments"
+        )
     part.mkdir(parents=True, exist_ok=True)
     write_json(part / RECORD, settings)
     return part
@@ -208,7 +230,9 @@ def _check_unique(images: Sequence[StoredImage]) -> None:
     seen: dict[str, str] = {}
     for image in images:
         if image.key in seen:
-            raise UserError(f"{image.where} and {seen[image.key]} have the same name without extension: rename one")
+            raise UserError(
+                f"{image.where} and {seen[image.key]} have the same name without extension: rename one"
+            )
         seen[image.key] = image.where
 
 
@@ -218,7 +242,9 @@ def _write_png(path: Path, pixels: np.ndarray) -> None:
             stream.write(encode_png(pixels, compress_level=6))
 
 
-def _run(task: Callable, images: Sequence[StoredImage], folder: Path, workers: int, progress: Callable) -> None:
+def _run(
+    task: Callable, images: Sequence[StoredImage], folder: Path, workers: int, progress: Callable
+) -> None:
     if workers <= 1:
         for image in images:
             task(image, folder)

@@ -31,7 +31,14 @@ class BatchAddresses:
     """
 
     def __init__(
-        self, images: int, *, batch_size: int, seed: int, start_iteration: int = 0, world_size: int = 1, rank: int = 0
+        self,
+        images: int,
+        *,
+        batch_size: int,
+        seed: int,
+        start_iteration: int = 0,
+        world_size: int = 1,
+        rank: int = 0,
     ) -> None:
         """Keep the arguments."""
         self.images, self.batch_size, self.seed = images, batch_size, seed
@@ -48,7 +55,10 @@ class BatchAddresses:
     def batch(self, iteration: int) -> list[Address]:
         """Return this rank's batch of an iteration, counted from 0."""
         first = (iteration * self.world_size + self.rank) * self.batch_size
-        return [(self._picture(position), position) for position in range(first, first + self.batch_size)]
+        return [
+            (self._picture(position), position)
+            for position in range(first, first + self.batch_size)
+        ]
 
     def _picture(self, position: int) -> int:
         epoch, place = divmod(position, self.images)
@@ -110,7 +120,10 @@ def _gathered(dataset: Dataset, addresses: list[Address]) -> dict[str, Any]:
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """Stack the tensors of samples and list their names."""
     keys = [sample["key"] for sample in samples]
-    return {**{name: torch.stack([sample[name] for sample in samples]) for name in ("lq", "gt")}, "key": keys}
+    return {
+        **{name: torch.stack([sample[name] for sample in samples]) for name in ("lq", "gt")},
+        "key": keys,
+    }
 
 
 class _Batches(Dataset):
@@ -126,7 +139,9 @@ class _Batches(Dataset):
             return error
 
 
-def _from_workers(dataset: Dataset, addresses: BatchAddresses, workers: int) -> Iterator[dict[str, Any]]:
+def _from_workers(
+    dataset: Dataset, addresses: BatchAddresses, workers: int
+) -> Iterator[dict[str, Any]]:
     loader = DataLoader(
         _Batches(dataset),
         sampler=addresses,

@@ -69,7 +69,9 @@ class FileImage(StoredImage):
         try:
             data = self.path.read_bytes()
         except OSError as error:
-            raise UserError(f"{self.where}: cannot read the image file: {error.strerror}") from error
+            raise UserError(
+                f"{self.where}: cannot read the image file: {error.strerror}"
+            ) from error
         return decode(data, self.where)
 
 
@@ -113,7 +115,9 @@ def find_images(root: str | Path) -> list[StoredImage]:
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
         advice = "check the path (datasets/README.md says where images are looked for)"
-        raise UserError(f"{folder.absolute()}: expected a folder of images, found {found}: {advice}")
+        raise UserError(
+            f"{folder.absolute()}: expected a folder of images, found {found}: {advice}"
+        )
     paths = sorted(path for path in folder.iterdir() if _is_image(path))
     if not paths:
         raise UserError(_no_images(folder))
@@ -124,17 +128,23 @@ def find_all(roots: str | Path | Sequence[str | Path]) -> list[list[StoredImage]
     """Return the images of each of several roots, or of the only one."""
     several = [roots] if isinstance(roots, str | Path) else list(roots)
     if not several:
-        raise UserError("expected at least one folder of images, found an empty list: fill in dataroot_gt")
+        raise UserError(
+            "expected at least one folder of images, found an empty list: fill in dataroot_gt"
+        )
     return [find_images(root) for root in several]
 
 
 def _bundled(name: str) -> list[StoredImage]:
     if name not in BUNDLED:
-        raise UserError(f"expected one of {', '.join(BUNDLED)}; found {name!r}{nearest(name, BUNDLED)}")
+        raise UserError(
+            f"expected one of {', '.join(BUNDLED)}; found {name!r}{nearest(name, BUNDLED)}"
+        )
     package = importlib.util.find_spec("skimage")
     if package is None or package.origin is None:
         advice = "`pip install scikit-image`, or name a folder of images"
-        raise UserError(f"{name}: the photographs are those of scikit-image, which is not installed: {advice}")
+        raise UserError(
+            f"{name}: the photographs are those of scikit-image, which is not installed: {advice}"
+        )
     paths = [Path(package.origin).parent / "data" / file for file in BUNDLED[name]]
     missing = [str(path) for path in paths if not path.is_file()]
     if missing:
@@ -147,13 +157,23 @@ def _database_images(folder: Path) -> list[StoredImage]:
     database = Database(folder.absolute())
     sizes = database.sizes()
     if not sizes:
-        raise UserError(f"{database.folder}: expected images, found an empty meta file: make the LMDB again")
+        raise UserError(
+            f"{database.folder}: expected images, found an empty meta file: make the LMDB again"
+        )
     return [DatabaseImage(key, database, sizes[key]) for key in sorted(sizes)]
 
 
 def _no_images(folder: Path) -> str:
-    below = sorted(path.name for path in folder.iterdir() if path.is_dir() and any(map(_is_image, path.iterdir())))
-    advice = f"name one of its sub-folders that do: {', '.join(below[:5])}" if below else "check the path"
+    below = sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.is_dir() and any(map(_is_image, path.iterdir()))
+    )
+    advice = (
+        f"name one of its sub-folders that do: {', '.join(below[:5])}"
+        if below
+        else "check the path"
+    )
     return f"{folder.absolute()}: expected images ({', '.join(EXTENSIONS)}), found none: {advice}"
 
 

@@ -1,9 +1,9 @@
 """Pruned models as files that load anywhere, and weights that come from elsewhere."""
 
-from .checkpoint import check_saved, load_model, read_manifest, save_model
-from .container import ModelFileError
-from .foreign import load_into, load_weights
-from .origins import Origin, register
+from dhp_sr.deploy.model_file import check_saved, load_model, read_manifest, save_model
+from dhp_sr.deploy.safetensors_io import ModelFileError
+from dhp_sr.deploy.third_party import Origin, register
+from dhp_sr.deploy.weights import load_into, load_weights
 
 __all__ = [
     "ModelFileError",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .container import ModelFileError
+from dhp_sr.deploy.safetensors_io import ModelFileError
 
 CHECKSUM = "sha256"
 """Key in a model file's metadata; the first files had none."""
@@ -33,4 +33,6 @@ def check_sum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Non
         ModelFileError: they differ.
     """
     if metadata.get(CHECKSUM) not in (None, checksum(metadata, tensors)):
-        raise ModelFileError("the file is damaged: weights or description differ from its checksum; copy it again")
+        raise ModelFileError(
+            "the file is damaged: weights or description differ from its checksum; copy it again"
+        )

@@ -17,13 +17,12 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from dhp_sr import __version__
 from dhp_sr.archs import ARCHS
-from dhp_sr.structure.rewrite import RewrittenNetwork
+from dhp_sr.deploy.safetensors_io import ModelFileError
+from dhp_sr.deploy.strict_json import FORMAT, check_version, read_json
+from dhp_sr.deploy.third_party import CLASSIFICATION, Origin, origin_of
+from dhp_sr.surgery.rewrite import RewrittenNetwork
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.names import nearest
-
-from .container import ModelFileError
-from .origins import CLASSIFICATION, Origin, origin_of
-from .statements import FORMAT, check_version, read_json
 
 FORMAT_VERSION = 1
 LARGEST_SIDE = 1024
@@ -47,7 +46,13 @@ DERIVED: dict[str, type] = {
 CLASSIFIER: dict[str, type] = {"input_size": int}
 """Keys that a classifier's manifest has beside them: the side in pixels that its images are meant to have."""
 
-FACTS: dict[str, Any] = {"macs": None, "macs_input": None, "scores": {}, "parent": None, "licence": None}
+FACTS: dict[str, Any] = {
+    "macs": None,
+    "macs_input": None,
+    "scores": {},
+    "parent": None,
+    "licence": None,
+}
 """Facts that every manifest has, and what stands there where they are not known."""
 
 _LAYER_COUNTS = ("num_block", "num_layer", "num_level", "num_group", "num_conv")
@@ -70,7 +75,9 @@ def describe(network: nn.Module) -> dict[str, Any]:
         "widths": layer_widths(network),
     }
     if source.task == CLASSIFICATION:
-        described["input_size"] = source.smallest_side if isinstance(source, Origin) else source.input_size
+        described["input_size"] = (
+            source.smallest_side if isinstance(source, Origin) else source.input_size
+        )
     return described
 
 
@@ -86,7 +93,10 @@ def derived(manifest: Mapping[str, Any]) -> dict[str, type]:
 
 def _listed(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return arguments as JSON gives them back: lists for tuples."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in arguments.items()
+    }
 
 
 def origin(manifest: Mapping[str, Any]) -> Origin | None:
@@ -95,8 +105,12 @@ def origin(manifest: Mapping[str, Any]) -> Origin | None:
         return None
     side = manifest.get("smallest_side", Origin.smallest_side)
     if not isinstance(side, int) or not 1 <= side <= LARGEST_SIDE:
-        raise ModelFileError(f"manifest: expected smallest_side from 1 to {LARGEST_SIDE}, found {_short(side)}")
-    given = {key: manifest[key] for key in ("arguments", "task", "scale", "in_channels", "size_multiple")}
+        raise ModelFileError(
+            f"manifest: expected smallest_side from 1 to {LARGEST_SIDE}, found {_short(side)}"
+        )
+    given = {
+        key: manifest[key] for key in ("arguments", "task", "scale", "in_channels", "size_multiple")
+    }
     return Origin(manifest["architecture"], smallest_side=side, **given)
 
 
@@ -119,11 +133,18 @@ def pack(network: nn.Module, facts: Mapping[str, Any]) -> dict[str, str]:
     Raises:
         UserError: a fact cannot be written as JSON, has the name of a derived key, or is MACs without the input's size.
     """
-    taken = sorted(set(facts) & {*DERIVED, *CLASSIFIER, "forward", "smallest_side", "tool_version", "torch_version"})
+    taken = sorted(
+        set(facts)
+        & {*DERIVED, *CLASSIFIER, "forward", "smallest_side", "tool_version", "torch_version"}
+    )
     if taken:
-        raise UserError(f"{', '.join(taken)}: read from the network itself, cannot be given as a fact")
+        raise UserError(
+            f"{', '.join(taken)}: read from the network itself, cannot be given as a fact"
+        )
     if (facts.get("macs") is None) != (facts.get("macs_input") is None):
-        raise UserError("expected macs and macs_input (the input's shape) together, found only one of them")
+        raise UserError(
+            "expected macs and macs_input (the input's shape) together, found only one of them"
+        )
     versions = {"tool_version": __version__, "torch_version": str(torch.__version__)}
     manifest = {
         **describe(network),
@@ -142,7 +163,10 @@ def _forward(network: nn.Module) -> dict[str, Any]:
     if source is not None:
         found["smallest_side"] = source.smallest_side
     if isinstance(network, RewrittenNetwork):
-        found["forward"] = {"stated": list(network.stated), "example_shape": list(network.example_shape)}
+        found["forward"] = {
+            "stated": list(network.stated),
+            "example_shape": list(network.example_shape),
+        }
     return found
 
 
@@ -162,9 +186,13 @@ def unpack(found: Mapping[str, str] | None) -> dict[str, Any]:
     manifest = _parse(found.get("manifest", ""))
     for key, kind in derived(manifest).items():
         if not isinstance(manifest.get(key), kind) or isinstance(manifest[key], bool):
-            raise ModelFileError(f"manifest: expected {key} of type {kind.__name__}, found {_short(manifest.get(key))}")
+            raise ModelFileError(
+                f"manifest: expected {key} of type {kind.__name__}, found {_short(manifest.get(key))}"
+            )
     name = manifest["architecture"]
-    if name not in ARCHS and ":" not in name:  # of other packages' networks, `rebuild` knows the builders
+    if (
+        name not in ARCHS and ":" not in name
+    ):  # of other packages' networks, `rebuild` knows the builders
         raise ModelFileError(
             f"manifest: architecture {_short(name)} is unknown{nearest(name[:99], ARCHS)}; known: {', '.join(ARCHS)}"
         )
@@ -181,7 +209,9 @@ def check_counts(arguments: Mapping[str, Any], tensors: int) -> None:
     """
     for name, value in arguments.items():
         if name.startswith(_LAYER_COUNTS) and isinstance(value, int) and value > tensors:
-            raise ModelFileError(f"manifest: {name}={value} asks for more layers than the file's {tensors} tensors")
+            raise ModelFileError(
+                f"manifest: {name}={value} asks for more layers than the file's {tensors} tensors"
+            )
 
 
 def _check_version(text: str) -> None:
@@ -234,9 +264,17 @@ def _plain(value: Any, key: str) -> Any:
         return {name: _plain(part, f"{key}.{name}") for name, part in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(part, f"{key}[{index}]") for index, part in enumerate(value)]
-    raise UserError(f"{key}: expected what JSON can hold (text, finite number, list, dict), found {_short(value)}")
+    raise UserError(
+        f"{key}: expected what JSON can hold (text, finite number, list, dict), found {_short(value)}"
+    )
 
 
 def _short(value: Any) -> str:
-    text = repr(value) if not isinstance(value, int) else str(value) if abs(value) < 10**30 else "a huge integer"
+    text = (
+        repr(value)
+        if not isinstance(value, int)
+        else str(value)
+        if abs(value) < 10**30
+        else "a huge integer"
+    )
     return text if len(text) <= 80 else text[:77] + "..."

@@ -11,15 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dhp_sr.deploy.onnx_check import seal
+from dhp_sr.deploy.onnx_metadata import pack_metadata
+from dhp_sr.deploy.onnx_session import open_onnx, require_onnx
+from dhp_sr.deploy.pt2 import check_shape, dynamic_sides, exporters_quiet, traced_image
+from dhp_sr.deploy.simplify import prepare
+from dhp_sr.deploy.verify import Agreement, allowed, compare, unseen_shapes
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_path
-
-from .onnx_check import seal
-from .onnx_metadata import pack_metadata
-from .onnx_session import open_onnx, require_onnx
-from .prepare import prepare
-from .pt2 import check_shape, dynamic_sides, exporters_quiet, traced_image
-from .verify import Agreement, allowed, compare, unseen_shapes
 
 if TYPE_CHECKING:
     import onnx
@@ -87,11 +86,17 @@ def _agreement(
     try:
         return compare(original, run, shapes, tolerance)
     except UserError as error:
-        hint = "where values leave its range, fp16 does not suit the network" if half else "try another opset"
+        hint = (
+            "where values leave its range, fp16 does not suit the network"
+            if half
+            else "try another opset"
+        )
         raise UserError(f"{error}; {hint}") from error
 
 
-def _convert(network: nn.Module, shape: Sequence[int], multiple: int, opset: int) -> "onnx.ModelProto":
+def _convert(
+    network: nn.Module, shape: Sequence[int], multiple: int, opset: int
+) -> "onnx.ModelProto":
     with exporters_quiet(), _logs_off("torch.onnx", "onnxscript", "onnx_ir"):
         try:
             program = torch.onnx.export(
@@ -113,7 +118,9 @@ def _convert(network: nn.Module, shape: Sequence[int], multiple: int, opset: int
         model = _lowered(model, opset)
     found = _opset(model)
     if found != opset:
-        raise UserError(f"{type(network).__name__} has no form in opset {opset}: the exporter kept {found}; take that")
+        raise UserError(
+            f"{type(network).__name__} has no form in opset {opset}: the exporter kept {found}; take that"
+        )
     return _without_traces(model)
 
 
@@ -143,7 +150,13 @@ def _lowered(model: Any, opset: int) -> Any:
 
 def _without_traces(model: Any) -> Any:
     """Take out what the exporter notes about the source code of every node; it holds paths of this machine."""
-    for part in [model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer]:
+    for part in [
+        model,
+        model.graph,
+        *model.graph.node,
+        *model.graph.value_info,
+        *model.graph.initializer,
+    ]:
         del part.metadata_props[:]
     for part in [*model.graph.node, *model.graph.input, *model.graph.output]:
         part.doc_string = ""
@@ -157,7 +170,9 @@ def _half(model: Any) -> Any:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     with exporters_quiet():
-        return convert_float_to_float16(model, min_positive_val=_SMALLEST_HALF, max_finite_val=_LARGEST_HALF)
+        return convert_float_to_float16(
+            model, min_positive_val=_SMALLEST_HALF, max_finite_val=_LARGEST_HALF
+        )
 
 
 def _runner(session: Any, half: bool) -> Callable[[Tensor], Tensor]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .container import ModelFileError
+from dhp_sr.deploy.safetensors_io import ModelFileError
 
 CHECKSUM = "dhp_sr_sha256"
 """Key in the metadata of our files: SHA-256 of the file's bytes, with zeros in the place of the sum."""
@@ -47,9 +47,13 @@ def check_onnx(path: str | Path) -> None:
     path = Path(path)
     try:
         if not path.is_file():
-            raise ModelFileError("is a folder, expected a file" if path.is_dir() else "there is no such file")
+            raise ModelFileError(
+                "is a folder, expected a file" if path.is_dir() else "there is no such file"
+            )
         if path.stat().st_size > _LARGEST_FILE:
-            raise ModelFileError(f"expected at most {_LARGEST_FILE} bytes, found {path.stat().st_size}")
+            raise ModelFileError(
+                f"expected at most {_LARGEST_FILE} bytes, found {path.stat().st_size}"
+            )
         content = path.read_bytes()
         model = _parse(content)
         _check_sum(model, content)
@@ -69,9 +73,15 @@ def _parse(content: bytes) -> Any:
             f"expected an ONNX file that can be read, found a damaged or another one: {error}"
         ) from None
     if not model.graph.node or len(model.graph.input) < 1:
-        raise ModelFileError("expected an ONNX file with a graph, found one of another kind or a damaged one")
-    if not all(isinstance(text, str) for entry in model.metadata_props for text in (entry.key, entry.value)):
-        raise ModelFileError("the file is damaged: its metadata is no text")  # protobuf hands out bytes then
+        raise ModelFileError(
+            "expected an ONNX file with a graph, found one of another kind or a damaged one"
+        )
+    if not all(
+        isinstance(text, str) for entry in model.metadata_props for text in (entry.key, entry.value)
+    ):
+        raise ModelFileError(
+            "the file is damaged: its metadata is no text"
+        )  # protobuf hands out bytes then
     return model
 
 
@@ -82,7 +92,9 @@ def _check_sum(model: Any, content: bytes) -> None:
         return
     stated = entries.get(CHECKSUM, "")
     if len(stated) != len(_BLANK) or _sum(_with_sum(content, stated, _BLANK)) != stated:
-        raise ModelFileError("the file is damaged: its content is not that of its checksum; export or copy it again")
+        raise ModelFileError(
+            "the file is damaged: its content is not that of its checksum; export or copy it again"
+        )
 
 
 def _with_sum(content: bytes, old: str, new: str) -> bytes:
@@ -118,8 +130,16 @@ def _parts(model: Any) -> Iterator[Any]:
         for node in graph.node:
             yield node
             for attribute in node.attribute:
-                waiting += [attribute.g, *attribute.graphs] if attribute.HasField("g") else attribute.graphs
-                yield from (attribute.t, *attribute.tensors) if attribute.HasField("t") else attribute.tensors
+                waiting += (
+                    [attribute.g, *attribute.graphs]
+                    if attribute.HasField("g")
+                    else attribute.graphs
+                )
+                yield from (
+                    (attribute.t, *attribute.tensors)
+                    if attribute.HasField("t")
+                    else attribute.tensors
+                )
 
 
 def _check_tensor(tensor: Any) -> None:
@@ -134,7 +154,9 @@ def _check_tensor(tensor: Any) -> None:
         try:
             size = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
         except (KeyError, TypeError, ValueError):
-            raise ModelFileError(f"{name} is of an unknown type of numbers ({tensor.data_type})") from None
+            raise ModelFileError(
+                f"{name} is of an unknown type of numbers ({tensor.data_type})"
+            ) from None
         expected, found = math.prod(tensor.dims) * size, len(tensor.raw_data)
     else:
         expected, found = math.prod(tensor.dims), _typed_values(tensor)
@@ -158,7 +180,10 @@ def _check_sizes(model: Any) -> None:
     except Exception as error:  # of the library's C++ side
         raise ModelFileError(f"the graph's shapes do not fit: {str(error).strip()[:300]}") from None
     for value in [*inferred.graph.value_info, *inferred.graph.output]:
-        sides = [dim.dim_value if dim.HasField("dim_value") else None for dim in value.type.tensor_type.shape.dim]
+        sides = [
+            dim.dim_value if dim.HasField("dim_value") else None
+            for dim in value.type.tensor_type.shape.dim
+        ]
         if None not in sides and math.prod(sides) > _MOST_VALUES:
             raise ModelFileError(
                 f"{value.name[:80]!r} would hold {math.prod(sides)} values; at most {_MOST_VALUES} pass"

@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from dhp_sr import __version__
+from dhp_sr.deploy.safetensors_io import ModelFileError
+from dhp_sr.deploy.strict_json import FORMAT, check_version, read_json
 from dhp_sr.utils.errors import UserError
-
-from .container import ModelFileError
-from .statements import FORMAT, check_version, read_json
 
 FORMAT_VERSION = 1
 LARGEST_TEXT = 2**20
@@ -64,7 +63,10 @@ def pack_metadata(facts: Mapping[str, Any]) -> dict[str, str]:
     wrong = _complaints(found)
     if wrong:
         raise UserError("the metadata of an ONNX file: " + "; ".join(wrong))
-    return {key: value if isinstance(value, str) else _text(value) for key, value in sorted(found.items())}
+    return {
+        key: value if isinstance(value, str) else _text(value)
+        for key, value in sorted(found.items())
+    }
 
 
 def unpack_metadata(texts: Mapping[str, str]) -> dict[str, Any] | None:
@@ -88,7 +90,9 @@ def unpack_metadata(texts: Mapping[str, str]) -> dict[str, Any] | None:
 
 def _complaints(found: Mapping[str, Any]) -> list[str]:
     lines = [f"unknown key {key!r}" for key in found if key not in KEYS]
-    lines += [f"{key} is missing" for key, (_, required) in KEYS.items() if required and key not in found]
+    lines += [
+        f"{key} is missing" for key, (_, required) in KEYS.items() if required and key not in found
+    ]
     for key, value in found.items():
         kind = KEYS.get(key, (object, False))[0]
         least = 0 if key in ("halo", "macs", "params") else 1
@@ -105,7 +109,9 @@ def _text(value: Any) -> str:
 
 def _value(key: str, text: str) -> Any:
     if len(text) > LARGEST_TEXT:
-        raise ModelFileError(f"metadata: expected {key} of at most {LARGEST_TEXT} characters, found {len(text)}")
+        raise ModelFileError(
+            f"metadata: expected {key} of at most {LARGEST_TEXT} characters, found {len(text)}"
+        )
     if KEYS[key][0] is str:
         return text
     return read_json(text, f"metadata: {key}")

@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from dhp_sr.deploy.onnx_metadata import unpack_metadata
+from dhp_sr.deploy.onnx_session import open_onnx
+from dhp_sr.deploy.probe_shapes import MULTIPLES, trial_side
+from dhp_sr.deploy.runner import UNKNOWN_BYTES, Images, Runner
+from dhp_sr.deploy.safetensors_io import ModelFileError
+from dhp_sr.deploy.third_party import CLASSIFICATION, check_restores
 from dhp_sr.utils.errors import UserError
-
-from .container import ModelFileError
-from .onnx_metadata import unpack_metadata
-from .onnx_session import open_onnx
-from .origins import CLASSIFICATION, check_restores
-from .runner import UNKNOWN_BYTES, Images, Runner
-from .shapes import MULTIPLES, trial_side
 
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _LARGEST = 4096
@@ -34,17 +33,23 @@ class Classifier:
     """(N, in_channels, input_size, input_size) in [0, 1] -> (N, classes)."""
 
 
-def open_onnx_model(path: Path, device: torch.device, precision: str, threads: int | None) -> Runner:
+def open_onnx_model(
+    path: Path, device: torch.device, precision: str, threads: int | None
+) -> Runner:
     """Return an ONNX file ready to run; arguments and errors are those of `open_model`."""
     if device.type != "cpu":
-        raise UserError(f"{path}: ONNX files run on the CPU; use --device cpu, or the safetensors file for {device}")
+        raise UserError(
+            f"{path}: ONNX files run on the CPU; use --device cpu, or the safetensors file for {device}"
+        )
     found = open_onnx_any(path, precision, threads)
     if isinstance(found, Classifier):
         check_restores(CLASSIFICATION, path)
     return found
 
 
-def open_onnx_any(path: Path, precision: str = "fp32", threads: int | None = None) -> Runner | Classifier:
+def open_onnx_any(
+    path: Path, precision: str = "fp32", threads: int | None = None
+) -> Runner | Classifier:
     """Return an ONNX file ready to run, of a network that restores images or, if it is ours, that names classes.
 
     Raises:
@@ -54,7 +59,9 @@ def open_onnx_any(path: Path, precision: str = "fp32", threads: int | None = Non
     given, kind = _picture_in(session, path)
     own = "fp16" if kind is np.float16 else "fp32"
     if precision not in ("fp32", own):
-        raise UserError(f"{path}: computes in {own}, --precision {precision} has no effect; export another file")
+        raise UserError(
+            f"{path}: computes in {own}, --precision {precision} has no effect; export another file"
+        )
     said = _said(session, path)
     channels = given.shape[1] if isinstance(given.shape[1], int) else said.get("in_channels", 3)
     compute = _compute(session, given.name, kind)
@@ -63,7 +70,9 @@ def open_onnx_any(path: Path, precision: str = "fp32", threads: int | None = Non
     check_restores(said.get("task", "sr"), path)
     multiple, scale, out_channels = _by_trial(compute, channels, path, said.get("size_multiple", 1))
     if said.get("scale", scale) != scale:
-        raise ModelFileError(f"{path}: expected scale {said['scale']}, as its metadata says, found {scale}")
+        raise ModelFileError(
+            f"{path}: expected scale {said['scale']}, as its metadata says, found {scale}"
+        )
     return Runner(
         path=path,
         task=said.get("task", "sr" if scale > 1 else ""),
@@ -79,13 +88,19 @@ def open_onnx_any(path: Path, precision: str = "fp32", threads: int | None = Non
     )
 
 
-def _classifier(compute: Callable[[Images], Images], said: dict[str, Any], path: Path) -> Classifier:
+def _classifier(
+    compute: Callable[[Images], Images], said: dict[str, Any], path: Path
+) -> Classifier:
     side, channels, classes = said.get("input_size", 0), said["in_channels"], said["out_channels"]
     if not 0 < side <= _LARGEST:
-        raise ModelFileError(f"{path}: metadata: expected input_size from 1 to {_LARGEST}, found {side}")
+        raise ModelFileError(
+            f"{path}: metadata: expected input_size from 1 to {_LARGEST}, found {side}"
+        )
     found = compute(np.full((1, channels, side, side), 0.5, dtype=np.float32))
     if found.shape != (1, classes):
-        raise ModelFileError(f"{path}: expected {classes} classes, as its metadata says, found {found.shape}")
+        raise ModelFileError(
+            f"{path}: expected {classes} classes, as its metadata says, found {found.shape}"
+        )
     return Classifier(channels, side, classes, compute)
 
 
@@ -97,14 +112,21 @@ def _said(session: Any, path: Path) -> dict[str, Any]:
         raise ModelFileError(f"{path}: {error}") from error
     for key in ("scale", "size_multiple", "tile_multiple", "halo"):
         if said.get(key, 1) > _LARGEST:
-            raise ModelFileError(f"{path}: metadata: expected {key} up to {_LARGEST}, found {said[key]}")
+            raise ModelFileError(
+                f"{path}: metadata: expected {key} up to {_LARGEST}, found {said[key]}"
+            )
     return said
 
 
 def _picture_in(session: Any, path: Path) -> tuple[Any, type]:
     """Return the input and its type; one image goes in, one comes out."""
     inputs, outputs = session.get_inputs(), session.get_outputs()
-    if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in _TYPES:
+    if (
+        len(inputs) != 1
+        or len(outputs) != 1
+        or len(inputs[0].shape) != 4
+        or inputs[0].type not in _TYPES
+    ):
         listing = ", ".join(f"{one.name} {one.type} {one.shape}" for one in inputs)
         raise UserError(
             f"{path}: expected one image (N, C, H, W) of floating-point numbers in and one out, "
@@ -128,7 +150,9 @@ def _compute(session: Any, name: str, kind: type) -> Callable[[Images], Images]:
     return compute
 
 
-def _by_trial(compute: Callable[[Images], Images], channels: int, path: Path, multiple: int) -> tuple[int, int, int]:
+def _by_trial(
+    compute: Callable[[Images], Images], channels: int, path: Path, multiple: int
+) -> tuple[int, int, int]:
     """Return the multiple that sides must be of, the enlargement and the channels of the result."""
     reason: UserError | None = None
     for tried in sorted({multiple, *(one for one in MULTIPLES if one % multiple == 0)}):
@@ -141,4 +165,6 @@ def _by_trial(compute: Callable[[Images], Images], channels: int, path: Path, mu
         if result.ndim == 4 and result.shape[2] == result.shape[3] and result.shape[2] % side == 0:
             return tried, result.shape[2] // side, result.shape[1]
         reason = UserError(f"an input of {side} x {side} gives an output of {result.shape}")
-    raise UserError(f"{path}: expected a network that restores images of any size; {reason}") from reason
+    raise UserError(
+        f"{path}: expected a network that restores images of any size; {reason}"
+    ) from reason

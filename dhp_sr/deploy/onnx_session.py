@@ -4,10 +4,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from dhp_sr.deploy.onnx_check import check_onnx
+from dhp_sr.deploy.safetensors_io import ModelFileError
 from dhp_sr.utils.errors import UserError
-
-from .container import ModelFileError
-from .onnx_check import check_onnx
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -49,7 +48,11 @@ def open_onnx(path: str | Path, threads: int = 1) -> "onnxruntime.InferenceSessi
     options.log_severity_level = 4  # what matters comes as an error
     try:
         # without the fallback, which prints to stdout and tries the same again
-        return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
+        return runtime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
     except Exception as error:  # onnxruntime's own classes have no common base
         reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
-        raise ModelFileError(f"{path}: expected a file that onnxruntime can run, found: {reason[0][:300]}") from error
+        raise ModelFileError(
+            f"{path}: expected a file that onnxruntime can run, found: {reason[0][:300]}"
+        ) from error

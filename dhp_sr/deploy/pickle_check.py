@@ -12,7 +12,7 @@ from typing import IO
 
 import torch
 
-from .container import ModelFileError
+from dhp_sr.deploy.safetensors_io import ModelFileError
 
 _STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
 ALLOWED = {
@@ -59,10 +59,14 @@ def check_extent(name: str, tensor: torch.Tensor) -> None:
         ModelFileError: it does not, or it holds no numbers of the ordinary kind.
     """
     if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
-        raise ModelFileError(f"{name}: expected an ordinary tensor, found a {tensor.layout} one on {tensor.device}")
+        raise ModelFileError(
+            f"{name}: expected an ordinary tensor, found a {tensor.layout} one on {tensor.device}"
+        )
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         held = tensor.untyped_storage().nbytes()
-        raise ModelFileError(f"{name}: declares the shape {tuple(tensor.shape)}, but the file holds {held} bytes of it")
+        raise ModelFileError(
+            f"{name}: declares the shape {tuple(tensor.shape)}, but the file holds {held} bytes of it"
+        )
 
 
 def _check_zip(path: Path) -> None:
@@ -71,15 +75,26 @@ def _check_zip(path: Path) -> None:
             _check_entries(archive.infolist(), path.stat().st_size)
             damaged = archive.testzip()
             if damaged:
-                raise ModelFileError(f"the file is damaged: {damaged} differs from its checksum; download it again")
+                raise ModelFileError(
+                    f"the file is damaged: {damaged} differs from its checksum; download it again"
+                )
             for entry in archive.infolist():
                 if entry.filename.endswith("/data.pkl"):
                     with archive.open(entry) as stream:
                         _check_operations(stream)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
+    except (
+        zipfile.BadZipFile,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        ValueError,
+        OSError,
+    ) as error:
         if isinstance(error, ModelFileError):
             raise
-        raise ModelFileError(f"{_OF_ANOTHER_KIND} ({type(error).__name__}: {str(error)[:99]})") from None
+        raise ModelFileError(
+            f"{_OF_ANOTHER_KIND} ({type(error).__name__}: {str(error)[:99]})"
+        ) from None
 
 
 def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
@@ -110,7 +125,9 @@ def _called(stream: IO[bytes]) -> Iterator[str]:
     try:
         for operation, argument, place in pickletools.genops(stream):
             if (place or 0) > LARGEST_PICKLE:
-                raise ModelFileError(f"expected a pickle of at most {LARGEST_PICKLE} bytes, found a longer one")
+                raise ModelFileError(
+                    f"expected a pickle of at most {LARGEST_PICKLE} bytes, found a longer one"
+                )
             if operation.name == "GLOBAL":
                 yield argument
             elif operation.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
@@ -118,4 +135,6 @@ def _called(stream: IO[bytes]) -> Iterator[str]:
     except ModelFileError:
         raise
     except Exception as error:  # whatever bytes that are no pickle raise
-        raise ModelFileError(f"{_OF_ANOTHER_KIND} ({type(error).__name__}: {str(error)[:99]})") from None
+        raise ModelFileError(
+            f"{_OF_ANOTHER_KIND} ({type(error).__name__}: {str(error)[:99]})"
+        ) from None

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as symbolic_config
 
+from dhp_sr.deploy.verify import Agreement, allowed, compare, image, unseen_shapes
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_path
-
-from .verify import Agreement, allowed, compare, image, unseen_shapes
 
 FACTS = "dhp_sr.json"
 """Name of the extra file inside, which says about the network what an ONNX file's metadata says."""
@@ -63,7 +62,9 @@ def export_pt2(
         def run(x: Tensor) -> Tensor:
             return module(x.to(dtype))
 
-        return compare(plain, run, unseen_shapes(example_shape, size_multiple), allowed(half, tolerance))
+        return compare(
+            plain, run, unseen_shapes(example_shape, size_multiple), allowed(half, tolerance)
+        )
 
 
 def dynamic_sides(network: nn.Module, multiple: int) -> dict[int, Dim]:
@@ -114,14 +115,20 @@ def _program(network: nn.Module, shape: Sequence[int], multiple: int) -> Exporte
             return _with_checks(network, given, options)
 
 
-def _with_checks(network: nn.Module, given: tuple[Tensor], options: dict[str, Any]) -> ExportedProgram:
+def _with_checks(
+    network: nn.Module, given: tuple[Tensor], options: dict[str, Any]
+) -> ExportedProgram:
     """Export a network whose sizes torch cannot prove to fit, such as sides that are filled up: the program checks.
 
     Without `backed_size_oblivious` it would also insist that no side on the way is 1, since none was in the example.
     """
     try:
         with symbolic_config.patch(backed_size_oblivious=True):
-            return torch.export.export(network, given, prefer_deferred_runtime_asserts_over_guards=True, **options)
+            return torch.export.export(
+                network, given, prefer_deferred_runtime_asserts_over_guards=True, **options
+            )
     except Exception as error:
         reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
-        raise UserError(f"{type(network).__name__} has no form as a torch.export program: {reason[0]}") from error
+        raise UserError(
+            f"{type(network).__name__} has no form as a torch.export program: {reason[0]}"
+        ) from error

@@ -15,17 +15,15 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from dhp_sr.archs import ARCHS, build
-from dhp_sr.structure import make_plan
-from dhp_sr.structure.groups import Number
-from dhp_sr.structure.meta import pass_shape
-from dhp_sr.structure.resize import resize
-from dhp_sr.structure.rewrite import rewrite
+from dhp_sr.channels.plan import Number, make_plan
+from dhp_sr.deploy.manifest import LARGEST_SIDE, check_counts, derived, describe, origin
+from dhp_sr.deploy.probe_shapes import passing_side
+from dhp_sr.deploy.safetensors_io import ModelFileError
+from dhp_sr.deploy.third_party import CLASSIFICATION, builder, mark, origin_of
+from dhp_sr.graph.shape_inference import pass_shape
+from dhp_sr.operators.resize import resize
+from dhp_sr.surgery.rewrite import rewrite
 from dhp_sr.utils.errors import UserError
-
-from .container import ModelFileError
-from .manifest import LARGEST_SIDE, check_counts, derived, describe, origin
-from .origins import CLASSIFICATION, builder, mark, origin_of
-from .shapes import passing_side
 
 MOST_TENSORS = 4096
 """Of a network; more layers than that take longer than a second to make, also where they are not those of the file."""
@@ -72,7 +70,9 @@ def _with_forward(whole: nn.Module, small: nn.Module, forward: Any) -> nn.Module
         stated = [_checked(*pair) for pair in zip(plan.numbers, forward["stated"], strict=True)]
         return rewrite(whole, small, plan, stated)
     except Exception as error:  # a file's numbers: whatever goes wrong, they are the reason
-        raise ModelFileError(f"manifest: the forward cannot be rewritten as stated: {str(error)[:500]}") from error
+        raise ModelFileError(
+            f"manifest: the forward cannot be rewritten as stated: {str(error)[:500]}"
+        ) from error
 
 
 def _checked(number: Number, stated: Any) -> int | list[int]:
@@ -80,7 +80,9 @@ def _checked(number: Number, stated: Any) -> int | list[int]:
     counts = stated if number.is_list else [stated]
     for count, index in zip(counts, number.counts, strict=True):
         if not isinstance(count, int) or not 0 <= count <= len(index):
-            raise ValueError(f"{number.node}: expected at most {len(index)} channels, found {count!r}")
+            raise ValueError(
+                f"{number.node}: expected at most {len(index)} channels, found {count!r}"
+            )
     return stated
 
 
@@ -115,7 +117,9 @@ class _MetaWeights(TorchFunctionMode):
         if func is torch.empty:
             self.left -= 1
             kwargs["device"] = "meta"
-        if any(isinstance(one, torch.Tensor) and one.is_meta for one in args):  # weights that are set from constants
+        if any(
+            isinstance(one, torch.Tensor) and one.is_meta for one in args
+        ):  # weights that are set from constants
             args = [one.to("meta") if isinstance(one, torch.Tensor) else one for one in args]
         result = func(*args, **kwargs)
         if isinstance(result, torch.Tensor) and not result.is_meta:
@@ -138,9 +142,14 @@ def _build(manifest: Mapping[str, Any], tensors: int) -> nn.Module:
         raise ModelFileError(f"manifest: {str(error)[:500]}") from error
 
 
-def _fit(network: nn.Module, shapes: Mapping[str, tuple[int, ...]], arguments: Mapping[str, Any]) -> None:
+def _fit(
+    network: nn.Module, shapes: Mapping[str, tuple[int, ...]], arguments: Mapping[str, Any]
+) -> None:
     own = network.state_dict()
-    missing, unexpected = [key for key in own if key not in shapes], [key for key in shapes if key not in own]
+    missing, unexpected = (
+        [key for key in own if key not in shapes],
+        [key for key in shapes if key not in own],
+    )
     lines = [*_listing("missing", missing), *_listing("unexpected", unexpected)]
     try:
         resize(network, {key: shape for key, shape in shapes.items() if key in own})
@@ -153,15 +162,24 @@ def _fit(network: nn.Module, shapes: Mapping[str, tuple[int, ...]], arguments: M
 
 def _check_description(network: nn.Module, manifest: Mapping[str, Any]) -> None:
     rebuilt = describe(network)
-    if 0 < manifest["size_multiple"] <= LARGEST_SIDE and manifest["size_multiple"] % rebuilt["size_multiple"] == 0:
-        rebuilt["size_multiple"] = manifest["size_multiple"]  # a UNet once took multiples of a power of two alone
+    if (
+        0 < manifest["size_multiple"] <= LARGEST_SIDE
+        and manifest["size_multiple"] % rebuilt["size_multiple"] == 0
+    ):
+        rebuilt["size_multiple"] = manifest[
+            "size_multiple"
+        ]  # a UNet once took multiples of a power of two alone
     for key in derived(manifest):
         if key not in ("arguments", "widths") and manifest[key] != rebuilt[key]:
-            raise ModelFileError(f"manifest: {key} is {manifest[key]!r}, but the tensors make it {rebuilt[key]!r}")
+            raise ModelFileError(
+                f"manifest: {key} is {manifest[key]!r}, but the tensors make it {rebuilt[key]!r}"
+            )
     for name in {**rebuilt["widths"], **manifest["widths"]}:
         stated, actual = manifest["widths"].get(name), rebuilt["widths"].get(name)
         if stated != actual:
-            raise ModelFileError(f"manifest: width of {name} is {stated!r}, but the tensors make it {actual!r}")
+            raise ModelFileError(
+                f"manifest: width of {name} is {stated!r}, but the tensors make it {actual!r}"
+            )
 
 
 def _check_forward(network: nn.Module) -> None:
@@ -170,16 +188,30 @@ def _check_forward(network: nn.Module) -> None:
     try:
         result = pass_shape(network, (1, source.in_channels, side, side))
     except Exception as error:  # shapes from a file: any failure means that they do not fit
-        raise ModelFileError(f"the layers' widths do not fit each other: {str(error)[:500]}") from error
+        raise ModelFileError(
+            f"the layers' widths do not fit each other: {str(error)[:500]}"
+        ) from error
     shape = tuple(result.shape)
-    fits = len(shape) == 2 if source.task == CLASSIFICATION else shape[-2:] == (side * source.scale,) * 2
+    fits = (
+        len(shape) == 2
+        if source.task == CLASSIFICATION
+        else shape[-2:] == (side * source.scale,) * 2
+    )
     if not fits:
-        expected = "(images, classes)" if source.task == CLASSIFICATION else f"{source.scale} times that size"
-        raise ModelFileError(f"expected an output of {expected} for a {side}x{side} input, found {shape}")
+        expected = (
+            "(images, classes)"
+            if source.task == CLASSIFICATION
+            else f"{source.scale} times that size"
+        )
+        raise ModelFileError(
+            f"expected an output of {expected} for a {side}x{side} input, found {shape}"
+        )
 
 
 def _listing(what: str, keys: list[str]) -> list[str]:
-    return [f"{what}: {key}" for key in keys[:50]] + ([f"{what}: and {len(keys) - 50} more"] if len(keys) > 50 else [])
+    return [f"{what}: {key}" for key in keys[:50]] + (
+        [f"{what}: and {len(keys) - 50} more"] if len(keys) > 50 else []
+    )
 
 
 def _call(arguments: Mapping[str, Any]) -> str:

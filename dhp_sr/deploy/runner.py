@@ -9,16 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dhp_sr.structure.footprint import bytes_per_pixel
-from dhp_sr.structure.receptive import receptive_field
+from dhp_sr.cost.activation_memory import bytes_per_pixel
+from dhp_sr.deploy.deterministic_conv import SteadyConvolutions
+from dhp_sr.deploy.manifest import colour_of
+from dhp_sr.deploy.model_file import load_model
+from dhp_sr.deploy.probe_shapes import out_channels
+from dhp_sr.deploy.third_party import check_restores
+from dhp_sr.tiling.receptive import receptive_field
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.timing import thread_count
-
-from .checkpoint import load_model
-from .manifest import colour_of
-from .origins import check_restores
-from .shapes import out_channels
-from .steady import SteadyConvolutions
 
 Images = NDArray[np.float32]
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -89,13 +88,15 @@ def open_model(
     if precision not in PRECISIONS:
         raise UserError(f"expected a precision among {', '.join(PRECISIONS)}, found {precision!r}")
     if path.suffix.lower() == ".onnx":
-        from .onnx_runner import open_onnx_model
+        from dhp_sr.deploy.onnx_runner import open_onnx_model
 
         return open_onnx_model(path, device, precision, threads)
     return _open_safetensors(path, device, precision, threads)
 
 
-def _open_safetensors(path: Path, device: torch.device, precision: str, threads: int | None) -> Runner:
+def _open_safetensors(
+    path: Path, device: torch.device, precision: str, threads: int | None
+) -> Runner:
     if precision == "fp16" and device.type == "cpu":
         raise UserError("--precision fp16 is for graphics cards; on the CPU use bf16 or fp32")
     network = load_model(path)
@@ -114,7 +115,9 @@ def _open_safetensors(path: Path, device: torch.device, precision: str, threads:
         tile_multiple=field.multiple,
         reason=field.reason,
         pixel_bytes=memory * dtype.itemsize / 4,
-        compute=_compute(network.to(device=device, dtype=dtype).requires_grad_(False), device, dtype, threads),
+        compute=_compute(
+            network.to(device=device, dtype=dtype).requires_grad_(False), device, dtype, threads
+        ),
     )
 
 
@@ -126,7 +129,9 @@ def _compute(
         with (
             torch.inference_mode(),
             thread_count(threads),
-            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+            torch.backends.cudnn.flags(
+                enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+            ),
             SteadyConvolutions(),
         ):
             return network(given).float().cpu().numpy()

@@ -15,15 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dhp_sr._compat import prepare_torchvision
+from dhp_sr.basicsr_adapter.shim import prepare_torchvision
+from dhp_sr.deploy.embedded_manifest import extract
+from dhp_sr.deploy.model_file import fill
+from dhp_sr.deploy.probe_shapes import out_channels
+from dhp_sr.deploy.rebuild import rebuild
+from dhp_sr.deploy.safetensors_io import DESCRIPTION, ModelFileError
+from dhp_sr.deploy.third_party import check_restores
 from dhp_sr.utils.rounding import round_up
-
-from .checkpoint import fill
-from .container import DESCRIPTION, ModelFileError
-from .embedded import extract
-from .origins import check_restores
-from .rebuild import rebuild
-from .shapes import out_channels
 
 prepare_torchvision()  # which spandrel imports
 import spandrel  # noqa: E402
@@ -42,7 +41,9 @@ class DhpSrArchitecture(spandrel.Architecture[nn.Module]):
     """Every network that `save_model` has written, dense or pruned."""
 
     def __init__(self) -> None:
-        super().__init__(id=ARCHITECTURE_ID, name="dhp_sr", detect=lambda state_dict: DESCRIPTION in state_dict)
+        super().__init__(
+            id=ARCHITECTURE_ID, name="dhp_sr", detect=lambda state_dict: DESCRIPTION in state_dict
+        )
 
     def load(self, state_dict: dict[str, Any]) -> "spandrel.ImageModelDescriptor[nn.Module]":
         """Return the descriptor of a model.
@@ -89,7 +90,11 @@ def register(registry: "spandrel.ArchRegistry" = spandrel.MAIN_REGISTRY) -> None
     Args:
         registry: by default the one that every `ModelLoader` uses.
     """
-    others = tuple(support.architecture.id for support in registry if support.architecture.id != ARCHITECTURE_ID)
+    others = tuple(
+        support.architecture.id
+        for support in registry
+        if support.architecture.id != ARCHITECTURE_ID
+    )
     support = spandrel.ArchSupport.from_architecture(DhpSrArchitecture(), before=others)
     registry.add(support, ignore_duplicates=True)
 

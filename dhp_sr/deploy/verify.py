@@ -40,13 +40,18 @@ def unseen_shapes(seen: Sequence[int], size_multiple: int) -> list[tuple[int, ..
     shapes, least = [], min(seen[2:])  # a smaller one may not pass through the network
     for batch, *sides in _SIDES:
         sides = [round_up(max(side, least), size_multiple) for side in sides]
-        sides = [side + size_multiple * (side == old) for side, old in zip(sides, seen[2:], strict=True)]
+        sides = [
+            side + size_multiple * (side == old) for side, old in zip(sides, seen[2:], strict=True)
+        ]
         shapes.append((batch, seen[1], *sides))
     return shapes
 
 
 def compare(
-    network: nn.Module, run: Callable[[Tensor], Tensor], shapes: Sequence[Sequence[int]], tolerance: float
+    network: nn.Module,
+    run: Callable[[Tensor], Tensor],
+    shapes: Sequence[Sequence[int]],
+    tolerance: float,
 ) -> Agreement:
     """Run an exported file and the network on the same noise.
 
@@ -62,8 +67,12 @@ def compare(
     differences = {tuple(shape): _difference(network, run, shape) for shape in shapes}
     found = Agreement(differences, tolerance)
     if not found.largest <= tolerance:
-        listing = ", ".join(f"{value:g} at {size_text(shape)}" for shape, value in differences.items())
-        raise UserError(f"not written: expected PyTorch's output within {tolerance:g}, found a difference of {listing}")
+        listing = ", ".join(
+            f"{value:g} at {size_text(shape)}" for shape, value in differences.items()
+        )
+        raise UserError(
+            f"not written: expected PyTorch's output within {tolerance:g}, found a difference of {listing}"
+        )
     return found
 
 
@@ -85,7 +94,9 @@ def _difference(network: nn.Module, run: Callable[[Tensor], Tensor], shape: Sequ
         found = run(given).float()
     except Exception as error:  # a runtime's own classes have no common base
         reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
-        raise UserError(f"not written: the file fails on an input of {size_text(shape)}: {reason[0]}") from error
+        raise UserError(
+            f"not written: the file fails on an input of {size_text(shape)}: {reason[0]}"
+        ) from error
     if found.shape != expected.shape:
         raise UserError(
             f"not written: expected an output of shape {tuple(expected.shape)} for an input of {size_text(shape)}, "

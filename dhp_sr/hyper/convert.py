@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from dhp_sr.channels.plan import make_plan
 from dhp_sr.hyper.hypernet import HyperNet
-from dhp_sr.hyper.parametrisation import Full, build_parametrisation
-from dhp_sr.structure import make_plan
+from dhp_sr.hyper.parametrization import Full, build_parametrisation
 from dhp_sr.utils.errors import UserError
 
 
@@ -58,7 +58,13 @@ def draw_faithful(hyper: HyperNet) -> None:
     for latent in hyper.latents.values():
         latent.normal_()
     hyper.parametrisation.initialise(dict(hyper.network.named_parameters()))
-    learned = [(name, parameter) for name, parameter in hyper.network.named_parameters() if parameter.requires_grad]
+    learned = [
+        (name, parameter)
+        for name, parameter in hyper.network.named_parameters()
+        if parameter.requires_grad
+    ]
     for name, parameter in learned:
-        if name.endswith("bias") and isinstance(hyper.network.get_submodule(name.rpartition(".")[0]), nn.Conv2d):
+        if name.endswith("bias") and isinstance(
+            hyper.network.get_submodule(name.rpartition(".")[0]), nn.Conv2d
+        ):
             parameter.zero_()

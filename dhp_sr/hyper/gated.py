@@ -6,10 +6,10 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from dhp_sr.channels.plan import ChannelPlan
 from dhp_sr.hyper.hypernet import HyperNet
-from dhp_sr.hyper.parametrisation import Factored, Parametrisation, Scales
-from dhp_sr.structure import ChannelPlan
-from dhp_sr.structure.cut import relative_difference
+from dhp_sr.hyper.parametrization import Factored, Parametrisation, Scales
+from dhp_sr.surgery.cut import relative_difference
 
 
 class Gated(Parametrisation):
@@ -43,11 +43,16 @@ class Gated(Parametrisation):
             padded = torch.cat((everywhere, everywhere.new_zeros(1)))
             self._everywhere = {(axis.tensor, axis.dim): padded[axis.index] for axis in plan.axes}
 
-    def forward(self, own: Mapping[str, Tensor], scales: Scales, gates: Scales) -> dict[str, Tensor]:
+    def forward(
+        self, own: Mapping[str, Tensor], scales: Scales, gates: Scales
+    ) -> dict[str, Tensor]:
         """Return every parameter with prunable channels, gated along the axes that read, masked along all."""
         generated = {}
         for name, dims in scales.items():
-            vectors = [self._along(name, dim, scale, gates[name][dim], own[name]) for dim, scale in dims.items()]
+            vectors = [
+                self._along(name, dim, scale, gates[name][dim], own[name])
+                for dim, scale in dims.items()
+            ]
             generated[name] = own[name] * reduce(torch.mul, vectors)
         return generated
 
@@ -92,7 +97,9 @@ def gate(hyper: HyperNet) -> tuple[str, ...]:
 def _agrees(hyper: HyperNet, groups: list[str]) -> bool:
     """Return whether closing every other channel of some groups by gates equals masking them."""
     x, before = hyper.random_input(), hyper.mask.clone()
-    closed = {name: torch.arange(hyper.latents[name].numel(), device=x.device) % 2 == 0 for name in groups}
+    closed = {
+        name: torch.arange(hyper.latents[name].numel(), device=x.device) % 2 == 0 for name in groups
+    }
     for name, keep in closed.items():
         hyper.latents[name].copy_(keep)
     gated = hyper(x)

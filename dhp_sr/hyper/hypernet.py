@@ -6,13 +6,15 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dhp_sr.hyper.parametrisation import Parametrisation
-from dhp_sr.hyper.places import Places
-from dhp_sr.structure import Budget, BudgetReport, ChannelPlan, Cost, CostModel, Stopwatch
-from dhp_sr.structure.book import parameter_places
-from dhp_sr.structure.budget import join, report, split
-from dhp_sr.structure.cut import check_cut, cut
-from dhp_sr.structure.fit import fit, fit_measured
+from dhp_sr.allocation.allocate import fit, fit_measured
+from dhp_sr.allocation.budget import Budget, BudgetReport, join, report, split
+from dhp_sr.channels.plan import ChannelPlan
+from dhp_sr.cost.latency_benchmark import Stopwatch
+from dhp_sr.cost.model import Cost, CostModel
+from dhp_sr.hyper.channel_index import Places
+from dhp_sr.hyper.parametrization import Parametrisation
+from dhp_sr.operators.analysis_state import parameter_places
+from dhp_sr.surgery.cut import check_cut, cut
 from dhp_sr.utils.errors import UserError
 
 
@@ -53,7 +55,8 @@ class HyperNet(nn.Module):
         self.parametrisation = parametrisation
         dtype, device = example_input.dtype, example_input.device
         self._latents = nn.ParameterList(
-            nn.Parameter(torch.ones(group.width, dtype=dtype, device=device)) for group in plan.prunable
+            nn.Parameter(torch.ones(group.width, dtype=dtype, device=device))
+            for group in plan.prunable
         )
         self.register_buffer("mask", torch.ones(plan.size, dtype=torch.bool, device=device))
         self.example_shape = tuple(example_input.shape)
@@ -80,7 +83,9 @@ class HyperNet(nn.Module):
     def _generate(self) -> dict[str, Tensor]:
         one = self.mask.new_ones(1)
         mask = torch.cat((self.mask, one))
-        latent = torch.cat((*self._latents, one.to(self._latents[0].dtype))) if self.plan.size else one
+        latent = (
+            torch.cat((*self._latents, one.to(self._latents[0].dtype))) if self.plan.size else one
+        )
         gates, scales = self._places.gather(mask), self._places.gather(latent * mask)
         own: dict[str, Tensor] = dict(self.network.named_parameters())
         generated = self.parametrisation(own, scales, gates)
@@ -95,7 +100,10 @@ class HyperNet(nn.Module):
     @property
     def latents(self) -> Mapping[str, nn.Parameter]:
         """Group name -> its latent vector, shape (width,)."""
-        return {group.name: latent for group, latent in zip(self.plan.prunable, self._latents, strict=True)}
+        return {
+            group.name: latent
+            for group, latent in zip(self.plan.prunable, self._latents, strict=True)
+        }
 
     @property
     def masks(self) -> Mapping[str, Tensor]:
@@ -114,7 +122,11 @@ class HyperNet(nn.Module):
         known = {group.name: group for group in self.plan.groups}
         chosen = dict(self.masks)
         for name, mask in masks.items():
-            chosen.update(_checked(known, name, torch.as_tensor(mask, dtype=torch.bool, device=self.mask.device)))
+            chosen.update(
+                _checked(
+                    known, name, torch.as_tensor(mask, dtype=torch.bool, device=self.mask.device)
+                )
+            )
         self.mask.copy_(join(self.plan, chosen))
 
     def time_with(self, stopwatch: Stopwatch) -> None:
@@ -184,7 +196,9 @@ class HyperNet(nn.Module):
             found = ", ".join(f"{kind}={ratio}" for kind, ratio in asked.items())
             raise ValueError(f"give exactly one of macs, params, latency; found {found}")
         ((kind, ratio),) = given.items()
-        budget = Budget(kind, ratio, tolerance, round_to, round_to if min_width is None else min_width)
+        budget = Budget(
+            kind, ratio, tolerance, round_to, round_to if min_width is None else min_width
+        )
         if scores is None:
             scores = {name: latent.detach().abs() for name, latent in self.latents.items()}
         return self._prune(join(self.plan, scores), budget)
@@ -197,7 +211,9 @@ class HyperNet(nn.Module):
             self.time_with(Stopwatch(self.random_input()))
         before = self.mask.clone()
         try:
-            mask, measured = fit_measured(self.plan, scores, budget, self._costs, self._measure, before)
+            mask, measured = fit_measured(
+                self.plan, scores, budget, self._costs, self._measure, before
+            )
         except UserError:
             self.mask.copy_(before)
             raise
@@ -250,7 +266,9 @@ def _checked(known: Mapping, name: str, mask: Tensor) -> dict[str, Tensor]:
         raise ValueError(f"no group is called {name!r}; the groups are {', '.join(known)}")
     group = known[name]
     if tuple(mask.shape) != (group.width,):
-        raise ValueError(f"the mask of {name} must have shape ({group.width},), found {tuple(mask.shape)}")
+        raise ValueError(
+            f"the mask of {name} must have shape ({group.width},), found {tuple(mask.shape)}"
+        )
     if not mask.any():
         raise ValueError(f"the mask of {name} keeps nothing; at least one channel must stay")
     if not group.prunable and not mask.all():

@@ -30,7 +30,9 @@ class AdamMetric:
         eps: added to the root of the second moment.
     """
 
-    def __init__(self, size: int, *, betas: tuple[float, float] = (0.9, 0.99), eps: float = 1e-12) -> None:
+    def __init__(
+        self, size: int, *, betas: tuple[float, float] = (0.9, 0.99), eps: float = 1e-12
+    ) -> None:
         self.betas, self.eps = betas, eps
         self.steps = 0
         self.first = torch.zeros(size)
@@ -61,4 +63,8 @@ class AdamMetric:
 
     def load_state_dict(self, state: dict) -> None:
         """Take what `state_dict` gave."""
-        self.steps, self.first, self.second = int(state["steps"]), state["first"].clone(), state["second"].clone()
+        self.steps, self.first, self.second = (
+            int(state["steps"]),
+            state["first"].clone(),
+            state["second"].clone(),
+        )

@@ -32,7 +32,9 @@ LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
 class PixelLoss(nn.Module):
     """loss_weight times a mean distance over all pixels, channels and images."""
 
-    def __init__(self, distance: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], loss_weight: float) -> None:
+    def __init__(
+        self, distance: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], loss_weight: float
+    ) -> None:
         super().__init__()
         self.distance = distance
         self.loss_weight = loss_weight
@@ -65,5 +67,7 @@ def build_loss(type: str, loss_weight: float = 1.0) -> PixelLoss:
         UserError: the type is unknown.
     """
     if type not in LOSSES:
-        raise UserError(f"loss type {type!r} is unknown{nearest(type, LOSSES)}; known: {', '.join(LOSSES)}")
+        raise UserError(
+            f"loss type {type!r} is unknown{nearest(type, LOSSES)}; known: {', '.join(LOSSES)}"
+        )
     return PixelLoss(LOSSES[type], loss_weight)

@@ -1,10 +1,10 @@
 """What a network is worth and what it costs: PSNR, SSIM, error of classes, multiply-adds, parameters, time."""
 
-from .accuracy import error_percent, hits
-from .complexity import Complexity, complexity
-from .latency import Latency, latencies, latency, latency_ratio
-from .modes import evaluating
-from .psnr_ssim import psnr_db, ssim, to_uint8
+from dhp_sr.metrics.accuracy import error_percent, hits
+from dhp_sr.metrics.complexity import Complexity, complexity
+from dhp_sr.metrics.latency import Latency, latencies, latency, latency_ratio
+from dhp_sr.metrics.modes import evaluating
+from dhp_sr.metrics.psnr_ssim import psnr_db, ssim, to_uint8
 
 __all__ = [
     "Complexity",

@@ -45,10 +45,14 @@ def complexity(network: nn.Module, input_shape: Sequence[int] = (1, 3, 128, 128)
     image = torch.empty(tuple(input_shape), dtype=dtype, device="meta")
     try:
         seen = _watch(watched, image)
-    except Exception:  # whatever an operator raises where it meets tensors that the forward makes on the CPU
+    except (
+        Exception
+    ):  # whatever an operator raises where it meets tensors that the forward makes on the CPU
         with torch.device("meta"):
             seen = _watch(watched, image)
-    return Complexity(macs=sum(seen.macs), params=params, activations=sum(seen.outputs), convs=len(seen.outputs))
+    return Complexity(
+        macs=sum(seen.macs), params=params, activations=sum(seen.outputs), convs=len(seen.outputs)
+    )
 
 
 @torch.no_grad()

@@ -9,9 +9,8 @@ from functools import partial
 import torch
 from torch import nn
 
+from dhp_sr.metrics.modes import evaluating
 from dhp_sr.utils.timing import rounds_ms, thread_count
-
-from .modes import evaluating
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,11 @@ def latency(
 
 
 def latencies(
-    networks: Mapping[str, nn.Module], input_shape: Sequence[int], *, repeats: int = 10, threads: int | None = None
+    networks: Mapping[str, nn.Module],
+    input_shape: Sequence[int],
+    *,
+    repeats: int = 10,
+    threads: int | None = None,
 ) -> dict[str, Latency]:
     """Time several networks in turns, one pass of each per round, so that a busy moment of the machine hits all alike.
 
@@ -57,7 +60,10 @@ def latencies(
     """
     samples = _measure(networks, input_shape, repeats, threads)
     used = threads or torch.get_num_threads()
-    return {name: _summary(times, used, _placement(networks[name])[0]) for name, times in samples.items()}
+    return {
+        name: _summary(times, used, _placement(networks[name])[0])
+        for name, times in samples.items()
+    }
 
 
 def latency_ratio(
@@ -83,7 +89,8 @@ def latency_ratio(
     pair = {"reference": reference, "candidate": candidate}
     samples = _measure(pair, input_shape, repeats, threads)
     return statistics.median(
-        ours / theirs for ours, theirs in zip(samples["candidate"], samples["reference"], strict=True)
+        ours / theirs
+        for ours, theirs in zip(samples["candidate"], samples["reference"], strict=True)
     )
 
 
@@ -97,14 +104,19 @@ def _measure(
         stack.enter_context(torch.no_grad())
         for network in networks.values():
             stack.enter_context(evaluating(network))
-        calls = {name: partial(network, _example(network, input_shape)) for name, network in networks.items()}
+        calls = {
+            name: partial(network, _example(network, input_shape))
+            for name, network in networks.items()
+        }
         devices = [_placement(network)[0] for network in networks.values()]
         busiest = next((device for device in devices if device.type != "cpu"), torch.device("cpu"))
         return rounds_ms(calls, busiest, repeats)
 
 
 def _summary(times_ms: list[float], threads: int, device: torch.device) -> Latency:
-    low, median, high = statistics.quantiles(times_ms, method="inclusive") if len(times_ms) > 1 else times_ms * 3
+    low, median, high = (
+        statistics.quantiles(times_ms, method="inclusive") if len(times_ms) > 1 else times_ms * 3
+    )
     return Latency(median_ms=median, low_ms=low, high_ms=high, threads=threads, device=str(device))
 
 

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dhp_sr.metrics.complexity import Complexity
 from dhp_sr.utils.errors import UserError
-
-from .complexity import Complexity
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -89,7 +88,9 @@ def _macs(node: Any, shapes: Shapes) -> int:
     source, weight, result = shapes[node.input[0]], shapes[node.input[1]], shapes[node.output[0]]
     if node.op_type == "Conv":  # weight (out, in / groups, *kernel)
         return math.prod(result) * math.prod(weight[1:])
-    if node.op_type == "ConvTranspose":  # weight (in, out / groups, *kernel), once for every element that goes in
+    if (
+        node.op_type == "ConvTranspose"
+    ):  # weight (in, out / groups, *kernel), once for every element that goes in
         return math.prod(source) * math.prod(weight[1:])
     transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
     return math.prod(result) * source[-2 if transposed else -1]
@@ -98,8 +99,15 @@ def _macs(node: Any, shapes: Shapes) -> int:
 def _params(graph: Any) -> int:
     sizes = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer}
     held = {name for node in graph.node if node.op_type in _HOLDERS for name in node.input[1:]}
-    held |= {name for node in graph.node if node.op_type == "BatchNormalization" for name in node.input[1:3]}
+    held |= {
+        name
+        for node in graph.node
+        if node.op_type == "BatchNormalization"
+        for name in node.input[1:3]
+    }
     products = {node.output[0] for node in graph.node if node.op_type == "MatMul"}
-    biased = [node.input for node in graph.node if node.op_type == "Add" and products & {*node.input}]
+    biased = [
+        node.input for node in graph.node if node.op_type == "Add" and products & {*node.input}
+    ]
     held |= {name for names in biased for name in names}
     return sum(size for name, size in sizes.items() if name in held)

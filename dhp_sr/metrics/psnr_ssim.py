@@ -89,7 +89,9 @@ def luma_of(image: NDArray[np.floating]) -> NDArray[np.float64]:
 
 def _prepare(image: Image, shave: int, luma: bool) -> NDArray[np.float64]:
     if image.dtype != np.uint8:
-        raise ValueError(f"expected a uint8 image, found {image.dtype}; convert a tensor with to_uint8")
+        raise ValueError(
+            f"expected a uint8 image, found {image.dtype}; convert a tensor with to_uint8"
+        )
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
         raise UserError(f"expected an image of shape HxW, HxWx1 or HxWx3, found {image.shape}")
     height, width = image.shape[:2]
@@ -113,7 +115,9 @@ def _plane_ssim(first: NDArray[np.float64], second: NDArray[np.float64]) -> floa
     mean_first, mean_second = _blur(first), _blur(second)
     product, squares = mean_first * mean_second, mean_first**2 + mean_second**2
     covariance = _blur(first * second) - product
-    variances = _blur(first**2 + second**2) - squares  # the two variances are only ever needed as their sum
+    variances = (
+        _blur(first**2 + second**2) - squares
+    )  # the two variances are only ever needed as their sum
     luminance, contrast = STABILISERS
     numerator = (2 * product + luminance) * (2 * covariance + contrast)
     return float(np.mean(numerator / ((squares + luminance) * (variances + contrast))))

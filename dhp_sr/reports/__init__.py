@@ -7,23 +7,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .benchmarks import latency_table, plot_speedups, step_table
-    from .comparison import comparison_figure
-    from .contests import controls_table, listening_table, plot_controls
-    from .plots import plot_curves, plot_widths
-    from .run import Run, read_run
-    from .tables import markdown_table, text_table
-    from .widths import widths_text
-    from .write import write_reports
+    from dhp_sr.reports.benchmarks import latency_table, plot_speedups, step_table
+    from dhp_sr.reports.comparison import comparison_figure
+    from dhp_sr.reports.method_comparison import controls_table, listening_table, plot_controls
+    from dhp_sr.reports.plots import plot_curves, plot_widths
+    from dhp_sr.reports.run import Run, read_run
+    from dhp_sr.reports.tables import markdown_table, text_table
+    from dhp_sr.reports.widths import widths_text
+    from dhp_sr.reports.write import write_reports
 
 _MODULES = {
     "Run": "run",
     "comparison_figure": "comparison",
-    "controls_table": "contests",
+    "controls_table": "method_comparison",
     "latency_table": "benchmarks",
-    "listening_table": "contests",
+    "listening_table": "method_comparison",
     "markdown_table": "tables",
-    "plot_controls": "contests",
+    "plot_controls": "method_comparison",
     "plot_curves": "plots",
     "plot_speedups": "benchmarks",
     "plot_widths": "plots",

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .canvas import INK, LINES, MUTED, new_figure, save_png, tidy
-from .scores import MISSING
-from .tables import markdown
+from dhp_sr.reports.canvas import INK, LINES, MUTED, new_figure, save_png, tidy
+from dhp_sr.reports.scores import MISSING
+from dhp_sr.reports.tables import markdown
 
 Row = Mapping[str, Any]
 DENSE = "dense"
@@ -22,7 +22,16 @@ def step_table(rows: Sequence[Row]) -> str:
     Args:
         rows: those of `results/engine.json`.
     """
-    header = ["network", "weights", "batch", "time of a step", "params", "state MiB", "state", "with activations"]
+    header = [
+        "network",
+        "weights",
+        "batch",
+        "time of a step",
+        "params",
+        "state MiB",
+        "state",
+        "with activations",
+    ]
     return markdown([header, *(_step_cells(row) for row in rows)])
 
 
@@ -43,11 +52,20 @@ def latency_table(rows: Sequence[Row]) -> str:
     for line in dict.fromkeys(_line(row) for row in rows):
         one = next(row for row in rows if _line(row) == line)
         cells = [_speed_cell(found.get((line, *setting))) for setting in settings]
-        table.append([*line[:2], "x".join(str(size) for size in one["input"][1:]), f"{one['macs_ratio']:.1%}", *cells])
+        table.append(
+            [
+                *line[:2],
+                "x".join(str(size) for size in one["input"][1:]),
+                f"{one['macs_ratio']:.1%}",
+                *cells,
+            ]
+        )
     return markdown(table)
 
 
-def plot_speedups(path: str | Path, rows: Sequence[Row], runtime: str = "onnxruntime", threads: int = 1) -> None:
+def plot_speedups(
+    path: str | Path, rows: Sequence[Row], runtime: str = "onnxruntime", threads: int = 1
+) -> None:
     """Draw speed-up over the kept fraction of the multiply-adds, one point for each choice of widths.
 
     Args:
@@ -56,7 +74,11 @@ def plot_speedups(path: str | Path, rows: Sequence[Row], runtime: str = "onnxrun
         runtime: which rows to take; and
         threads: likewise.
     """
-    chosen = [row for row in rows if (row["runtime"], row["threads"]) == (runtime, threads) and row["widths"] != DENSE]
+    chosen = [
+        row
+        for row in rows
+        if (row["runtime"], row["threads"]) == (runtime, threads) and row["widths"] != DENSE
+    ]
     networks = list(dict.fromkeys(row["network"] for row in chosen))
     figure = new_figure(7.2, 0.9 + 0.21 * max(len(chosen), 1))
     axes = figure.add_subplot()

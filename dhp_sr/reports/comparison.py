@@ -8,9 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from dhp_sr.reports.canvas import INK, new_figure, save_png
 from dhp_sr.utils.errors import UserError
-
-from .canvas import INK, new_figure, save_png
 
 _HEIGHT_IN = 2.6
 _GAP_IN = 0.07
@@ -19,7 +18,10 @@ _FRAME = "#e8590c"
 
 
 def comparison_figure(
-    path: str | Path, columns: Mapping[str, np.ndarray], crop: tuple[int, int, int, int], whole: str | None = None
+    path: str | Path,
+    columns: Mapping[str, np.ndarray],
+    crop: tuple[int, int, int, int],
+    whole: str | None = None,
 ) -> None:
     """Draw the whole picture with the crop marked, then the crop of every column, enlarged without interpolation.
 
@@ -38,21 +40,34 @@ def comparison_figure(
     full = pictures[whole if whole is not None else list(pictures)[-1]]
     top, left, height, width = crop
     lines = max(title.count("\n") + 1 for title in pictures)
-    crops = {title: picture[top : top + height, left : left + width] for title, picture in pictures.items()}
+    crops = {
+        title: picture[top : top + height, left : left + width]
+        for title, picture in pictures.items()
+    }
     figure, (first, *rest) = _row_of_axes([full, *crops.values()], _LINE_IN * lines + 0.12)
     _show(first, full)
-    first.add_patch(Rectangle((left - 0.5, top - 0.5), width, height, fill=False, edgecolor=_FRAME, linewidth=1.8))
+    first.add_patch(
+        Rectangle(
+            (left - 0.5, top - 0.5), width, height, fill=False, edgecolor=_FRAME, linewidth=1.8
+        )
+    )
     for axes, (title, picture) in zip(rest, crops.items(), strict=True):
         _show(axes, picture)
-        axes.set_title(title + "\n" * (lines - 1 - title.count("\n")), fontsize=9.5, color=INK, pad=4)
+        axes.set_title(
+            title + "\n" * (lines - 1 - title.count("\n")), fontsize=9.5, color=INK, pad=4
+        )
     save_png(figure, path)
 
 
 def _displayable(title: str, picture: np.ndarray) -> np.ndarray:
     if picture.ndim == 3 and picture.shape[2] == 1:
         picture = picture[:, :, 0]
-    if picture.dtype != np.uint8 or not (picture.ndim == 2 or (picture.ndim == 3 and picture.shape[2] == 3)):
-        raise UserError(f"{title!r}: expected a uint8 HWC picture, found {picture.dtype} of shape {picture.shape}")
+    if picture.dtype != np.uint8 or not (
+        picture.ndim == 2 or (picture.ndim == 3 and picture.shape[2] == 3)
+    ):
+        raise UserError(
+            f"{title!r}: expected a uint8 HWC picture, found {picture.dtype} of shape {picture.shape}"
+        )
     return picture
 
 
@@ -63,18 +78,30 @@ def _check(pictures: Mapping[str, np.ndarray], crop: tuple[int, int, int, int]) 
     top, left, height, width = crop
     rows, cols = next(iter(sizes.values()))
     if not (0 <= top < top + height <= rows and 0 <= left < left + width <= cols):
-        raise UserError(f"expected a crop (top, left, height, width) inside {rows}x{cols}, found {tuple(crop)}")
+        raise UserError(
+            f"expected a crop (top, left, height, width) inside {rows}x{cols}, found {tuple(crop)}"
+        )
 
 
 def _row_of_axes(pictures: Sequence[np.ndarray], title_in: float) -> tuple[Figure, list[Axes]]:
     """Return a figure and its axes side by side: of one height, as wide as the pictures need, with room for titles."""
     widths = [_HEIGHT_IN * picture.shape[1] / picture.shape[0] for picture in pictures]
-    total_width, total_height = sum(widths) + _GAP_IN * (len(widths) + 1), _HEIGHT_IN + _GAP_IN + title_in
+    total_width, total_height = (
+        sum(widths) + _GAP_IN * (len(widths) + 1),
+        _HEIGHT_IN + _GAP_IN + title_in,
+    )
     figure = new_figure(total_width, total_height)
     figure.set_layout_engine("none")
     lefts = [_GAP_IN * (index + 1) + sum(widths[:index]) for index in range(len(widths))]
     return figure, [
-        figure.add_axes((left / total_width, _GAP_IN / total_height, width / total_width, _HEIGHT_IN / total_height))
+        figure.add_axes(
+            (
+                left / total_width,
+                _GAP_IN / total_height,
+                width / total_width,
+                _HEIGHT_IN / total_height,
+            )
+        )
         for left, width in zip(lefts, widths, strict=True)
     ]
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .scores import MISSING, PSNR_RGB, PSNR_Y, SSIM_Y
-from .tables import aligned, number, text_table
+from dhp_sr.reports.scores import MISSING, PSNR_RGB, PSNR_Y, SSIM_Y
+from dhp_sr.reports.tables import aligned, number, text_table
 
 Row = Mapping[str, Any]
 
@@ -16,12 +16,14 @@ def evaluation_text(found: Mapping[str, Any], images: bool = True) -> str:
     """Return everything that was found about models as text.
 
     Args:
-        found: the result of `dhp_sr.models.evaluation.evaluate_files`.
+        found: the result of `dhp_sr.cli.evaluate.evaluate_files`.
         images: with the scores of every image, not of every set alone.
     """
     rows = found["rows"]
     models = [row for row in rows if "costs" in row]
-    pictures = [images_text(name, rows, shaved, images) for name, shaved in found.get("shaved", {}).items()]
+    pictures = [
+        images_text(name, rows, shaved, images) for name, shaved in found.get("shaved", {}).items()
+    ]
     table = f"{found['name']}\n{text_table(found)}"
     measured = [text for text in (latency_text(models), memory_text(models)) if text]
     ntire = [ntire_text(models, found["shaved"])] if found["task"] == "sr" else []
@@ -32,7 +34,10 @@ def images_text(name: str, rows: Sequence[Row], shaved: int, images: bool = True
     """Return the scores of a test set, a line for each image and one for their mean, all models side by side."""
     sets = [row["sets"][name] for row in rows]
     header = [f"{sets[0]['images']} images", *(row["model"] for row in rows)]
-    lines = [[one[0]["image"], *_scores(one)] for one in zip(*(row["images"][name] for row in rows), strict=True)]
+    lines = [
+        [one[0]["image"], *_scores(one)]
+        for one in zip(*(row["images"][name] for row in rows), strict=True)
+    ]
     border = f"border of {shaved} pixels shaved" if shaved else "no border shaved"
     headings = " / ".join(score.heading for score in _SCORES)
     title = f"{name}: {headings} (a grey image is its own Y); {border}\n"
@@ -46,7 +51,12 @@ def cost_text(rows: Sequence[Row]) -> str:
     table = [["cost", "runs in", "params M", "convolutions", *sizes]]
     for row in rows:
         first = row["costs"][sizes[0]]
-        cells = [row["model"], row["runtime"], _share(first["params"], 1e6, "{:.4f}"), number(first["convs"], "{:d}")]
+        cells = [
+            row["model"],
+            row["runtime"],
+            _share(first["params"], 1e6, "{:.4f}"),
+            number(first["convs"], "{:d}"),
+        ]
         for name in sizes:
             cost = row["costs"][name]
             cells.append(f"{_share(cost['macs'], 1e9)} / {_share(cost['activations'], 1e6)}")
@@ -78,7 +88,10 @@ def memory_text(rows: Sequence[Row]) -> str:
         return ""
     table = [["memory", "added by the pass MiB", "whole process MiB", "graphics card MiB"]]
     names = ("pass_mib", "process_mib", "cuda_peak_mib")
-    table += [[row["model"], *(number(row["memory"][name], "{:.0f}") for name in names)] for row in measured]
+    table += [
+        [row["model"], *(number(row["memory"][name], "{:.0f}") for name in names)]
+        for row in measured
+    ]
     title = f"Peak memory in a fresh process, input of {_size(measured[0]['memory']['input'])}\n"
     return title + aligned(table)
 
@@ -95,8 +108,19 @@ def ntire_text(rows: Sequence[Row], shaved: Mapping[str, int]) -> str:
         cost, memory = row["costs"][_NTIRE_SIZE], row.get("memory", {})
         held = memory.get("cuda_peak_mib") or memory.get("pass_mib")
         cells = [row["model"], *(PSNR_RGB.text(row["sets"][name][PSNR_RGB.key]) for name in shaved)]
-        cells += [number(row["latency_ms"]), _share(cost["params"], 1e6), _share(cost["macs"], 1e9, "{:.2f}")]
-        table.append([*cells, _share(cost["activations"], 1e6, "{:.2f}"), number(held), number(cost["convs"], "{:d}")])
+        cells += [
+            number(row["latency_ms"]),
+            _share(cost["params"], 1e6),
+            _share(cost["macs"], 1e9, "{:.2f}"),
+        ]
+        table.append(
+            [
+                *cells,
+                _share(cost["activations"], 1e6, "{:.2f}"),
+                number(held),
+                number(cost["convs"], "{:d}"),
+            ]
+        )
     timed = [size for row in rows for size in [row.get("memory", {}).get("input")] if size]
     place = f"; time and memory for {_size(timed[0])} here" if timed else ""
     return f"NTIRE efficient SR (PSNR over RGB, FLOPs are MACs, input of 256 x 256{place})\n{aligned(table)}"

@@ -39,7 +39,9 @@ def read_latents(path: Path) -> tuple[Latents, ...]:
                 numbers = [float(value) for value in cells["latents"].split()]
                 samples.setdefault(cells["group"], []).append((int(cells["iteration"]), numbers))
             except (KeyError, TypeError, AttributeError, ValueError) as error:
-                raise UserError(f"{path}, line {number}: expected iteration, group, latents: {error}") from error
+                raise UserError(
+                    f"{path}, line {number}: expected iteration, group, latents: {error}"
+                ) from error
     return tuple(_group(path, name, found) for name, found in samples.items())
 
 
@@ -55,6 +57,8 @@ def readable(path: Path) -> Iterator[None]:
 def _group(path: Path, name: str, found: list[tuple[int, list[float]]]) -> Latents:
     lengths = {len(values) for _, values in found}
     if len(lengths) != 1:
-        raise UserError(f"{path}: expected as many latents in every sample of {name}, found {sorted(lengths)}")
+        raise UserError(
+            f"{path}: expected as many latents in every sample of {name}, found {sorted(lengths)}"
+        )
     values = np.array([values for _, values in found], dtype=np.float64).T
     return Latents(name, tuple(iteration for iteration, _ in found), np.nan_to_num(values))

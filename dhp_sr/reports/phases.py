@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from .run import TrainingPoint, ValidationPoint
+from dhp_sr.reports.run import TrainingPoint, ValidationPoint
 
 
 def phase_spans(points: Sequence[TrainingPoint | ValidationPoint]) -> list[tuple[str, int, int]]:
@@ -11,4 +11,8 @@ def phase_spans(points: Sequence[TrainingPoint | ValidationPoint]) -> list[tuple
     for point in sorted(points, key=lambda point: point.iteration):
         last[point.phase] = point.iteration
     starts = [0, *last.values()]
-    return [(phase, start, end) for (phase, end), start in zip(last.items(), starts, strict=False) if end > start]
+    return [
+        (phase, start, end)
+        for (phase, end), start in zip(last.items(), starts, strict=False)
+        if end > start
+    ]

@@ -39,9 +39,16 @@ def plan_text(plan: Mapping[str, Any]) -> str:
         lines += [*_wrapped(TRAINING_FORM), ""]
     if plan["excluded"]:
         lines += [*_wrapped(f"Excluded by name: {', '.join(plan['excluded'])}"), ""]
-    lines += ["With every group at its floor:", *(_least_line(kind, plan["least"][kind]) for kind in plan["least"])]
+    lines += [
+        "With every group at its floor:",
+        *(_least_line(kind, plan["least"][kind]) for kind in plan["least"]),
+    ]
     if plan["targets"]:
-        lines += ["", "Targets:", *(line for target in plan["targets"] for line in _target_lines(target))]
+        lines += [
+            "",
+            "Targets:",
+            *(line for target in plan["targets"] for line in _target_lines(target)),
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -90,8 +97,14 @@ def _short(name: str) -> str:
 
 def _pinned_lines(group: Mapping[str, Any]) -> list[str]:
     others = [_short(layer) for layer in group["members"] if layer != group["name"]]
-    tied = f"; with it {', '.join(others[:TIED])}{', ...' if len(others) > TIED else ''}" if others else ""
-    return _wrapped(f"  {_short(group['name'])} ({group['width']}): {group['reason']}{tied}", "      ")
+    tied = (
+        f"; with it {', '.join(others[:TIED])}{', ...' if len(others) > TIED else ''}"
+        if others
+        else ""
+    )
+    return _wrapped(
+        f"  {_short(group['name'])} ({group['width']}): {group['reason']}{tied}", "      "
+    )
 
 
 def _least_line(kind: str, least: Mapping[str, float]) -> str:
@@ -103,7 +116,9 @@ def _target_lines(target: Mapping[str, Any]) -> list[str]:
     what = f"  {target['kind']} {target['keep_ratio']:g}: "
     if not target["met"]:
         return _wrapped(what + target["text"], "      ")
-    kept = ", ".join(f"{ratio:.4f} of {kind}" for kind, ratio in target["kept"].items() if ratio is not None)
+    kept = ", ".join(
+        f"{ratio:.4f} of {kind}" for kind, ratio in target["kept"].items() if ratio is not None
+    )
     return _wrapped(f"{what}can be met; equal scores keep {kept}", "      ")
 
 

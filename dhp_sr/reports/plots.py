@@ -8,10 +8,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from .canvas import AFTER, BEFORE, INK, LINES, MUTED, new_figure, save_png, tidy
-from .phases import phase_spans
-from .run import TrainingPoint, ValidationPoint
-from .scores import Score, scores_of
+from dhp_sr.reports.canvas import AFTER, BEFORE, INK, LINES, MUTED, new_figure, save_png, tidy
+from dhp_sr.reports.phases import phase_spans
+from dhp_sr.reports.run import TrainingPoint, ValidationPoint
+from dhp_sr.reports.scores import Score, scores_of
 
 _PHASE_SHADES = {"dense": "#f5f7fa", "search": "#fdf1e0", "finetune": "#eaf4ec"}
 
@@ -44,7 +44,13 @@ def plot_widths(path: str | Path, widths: Mapping[str, Any], title: str = "") ->
     axes.set_xlabel("output channels", fontsize=9, color=INK)
     tidy(axes, grid="x")
     axes.tick_params(axis="y", length=0)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False, fontsize=8.5)
+    figure.legend(
+        *axes.get_legend_handles_labels(),
+        loc="outside upper right",
+        ncols=2,
+        frameon=False,
+        fontsize=8.5,
+    )
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
     save_png(figure, path)
@@ -97,7 +103,9 @@ def _draw_loss(axes: Axes, curves: Sequence[TrainingPoint]) -> None:
     if loss.min() > 0 and np.percentile(loss, 99) / np.percentile(loss, 1) > 5:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "235" else ""))
+        axes.yaxis.set_minor_formatter(
+            FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "235" else "")
+        )
         axes.tick_params(axis="y", which="minor", labelsize=8, labelcolor=INK)
     axes.set_ylabel("training loss", fontsize=9, color=INK)
 
@@ -122,12 +130,22 @@ def _draw_score(axes: Axes, validation: Sequence[ValidationPoint], score: Score)
         points = [point for point in points if point[1] is not None]
         if points:
             colour = LINES[index % len(LINES)]
-            axes.plot(*zip(*points, strict=True), "o-", color=colour, ms=2.5, lw=1.4, label=name, clip_on=False)
+            axes.plot(
+                *zip(*points, strict=True),
+                "o-",
+                color=colour,
+                ms=2.5,
+                lw=1.4,
+                label=name,
+                clip_on=False,
+            )
     axes.set_ylabel(score.label, fontsize=9, color=INK)
     axes.legend(frameon=False, fontsize=8, loc="best", ncols=min(len(names), 4))
 
 
-def _shade_phases(axes: Axes, points: Sequence[TrainingPoint | ValidationPoint], named: bool) -> None:
+def _shade_phases(
+    axes: Axes, points: Sequence[TrainingPoint | ValidationPoint], named: bool
+) -> None:
     for phase, start, end in phase_spans(points):
         axes.axvspan(start, end, color=_PHASE_SHADES.get(phase, "#f0f0f0"), zorder=-1, linewidth=0)
         if named:

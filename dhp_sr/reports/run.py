@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dhp_sr.config.datasets import TASKS
-from dhp_sr.config.yaml_text import parse
+from dhp_sr.config.yaml import parse
+from dhp_sr.reports.latents import Latents, read_latents, readable
+from dhp_sr.reports.samples import Picture, read_pictures
 from dhp_sr.utils.errors import UserError
-
-from .latents import Latents, read_latents, readable
-from .pictures import Picture, read_pictures
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,9 @@ class Run:
             return self.metrics.get("task")
         data = self.options.get("datasets")
         sections = data.values() if isinstance(data, Mapping) else ()
-        return next((TASKS.get(str(one.get("type"))) for one in sections if isinstance(one, Mapping)), None)
+        return next(
+            (TASKS.get(str(one.get("type"))) for one in sections if isinstance(one, Mapping)), None
+        )
 
 
 def read_run(folder: str | Path) -> Run:
@@ -120,7 +121,9 @@ def read_run(folder: str | Path) -> Run:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"{folder}: expected a run folder (experiments/<name>), found {_what(folder)}")
+        raise UserError(
+            f"{folder}: expected a run folder (experiments/<name>), found {_what(folder)}"
+        )
     run = Run(
         folder=folder,
         metrics=_read_json(folder / "metrics.json"),
@@ -167,7 +170,11 @@ def _read_options(path: Path) -> dict[str, Any]:
 
 def _read_cuts(folder: Path) -> dict[str, dict[str, Any]]:
     paths = [folder / "widths.json", *sorted(folder.glob("widths_*.json"))]
-    return {path.stem.replace("widths", "pruned"): found for path in paths if (found := _read_json(path)) is not None}
+    return {
+        path.stem.replace("widths", "pruned"): found
+        for path in paths
+        if (found := _read_json(path)) is not None
+    }
 
 
 def _read_csv(path: Path, kind: type[Row]) -> tuple[Row, ...]:
@@ -179,7 +186,15 @@ def _read_csv(path: Path, kind: type[Row]) -> tuple[Row, ...]:
     with open(path, newline="", encoding="utf-8") as stream, readable(path):
         for number, cells in enumerate(csv.DictReader(stream), start=2):
             try:
-                rows.append(kind(**{name: converters[name](cells[name]) for name in converters if cells.get(name)}))
+                rows.append(
+                    kind(
+                        **{
+                            name: converters[name](cells[name])
+                            for name in converters
+                            if cells.get(name)
+                        }
+                    )
+                )
             except (ValueError, TypeError) as error:
                 raise UserError(f"{path}, line {number}: {error}") from error
     return tuple(rows)

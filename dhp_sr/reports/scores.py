@@ -66,4 +66,6 @@ def scores_of(task: str | None, found: Collection[str] | None = None) -> tuple[S
         task: `sr`, `denoise` or `classification`; anything else is taken for `sr`.
         found: keys to choose from; all by default.
     """
-    return tuple(score for score in TASKS.get(task or "", TASKS["sr"]) if found is None or score.key in found)
+    return tuple(
+        score for score in TASKS.get(task or "", TASKS["sr"]) if found is None or score.key in found
+    )

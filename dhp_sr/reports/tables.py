@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .scores import COLUMNS, MISSING, scores_of
+from dhp_sr.reports.scores import COLUMNS, MISSING, scores_of
 
 
 def text_table(metrics: Mapping[str, Any]) -> str:
@@ -43,15 +43,21 @@ def markdown(cells: Sequence[Sequence[str]]) -> str:
         cells: the header, then the rows; the first column is aligned to the left, the others to the right.
     """
     header, *rows = [[cell.replace("|", r"\|") for cell in row] for row in cells]
-    widths = [max(3, *(len(row[column]) for row in [header, *rows])) for column in range(len(header))]
+    widths = [
+        max(3, *(len(row[column]) for row in [header, *rows])) for column in range(len(header))
+    ]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = [header, rule, *rows]
     return "\n".join(f"| {_aligned(line, widths, ' | ', strip=False)} |" for line in lines) + "\n"
 
 
-def _aligned(cells: Sequence[str], widths: Sequence[int], between: str = "  ", strip: bool = True) -> str:
+def _aligned(
+    cells: Sequence[str], widths: Sequence[int], between: str = "  ", strip: bool = True
+) -> str:
     first = cells[0].ljust(widths[0])
-    line = between.join([first, *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))])
+    line = between.join(
+        [first, *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))]
+    )
     return line.rstrip() if strip else line
 
 

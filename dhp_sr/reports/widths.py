@@ -17,10 +17,15 @@ def widths_text(widths: Mapping[str, Any]) -> str:
     before = sum(group["before"] for group in groups)
     parts = [
         f"Channel groups: {len(groups)}, {kept} of {before} channels kept\n",
-        *_table(["group", "before", "after", "kept", "", ""], [_group_cells(group) for group in groups]),
+        *_table(
+            ["group", "before", "after", "kept", "", ""], [_group_cells(group) for group in groups]
+        ),
         "",
         f"Layers: {len(layers)}, channels as in -> out\n",
-        *_table(["layer", "kind", "before", "after", "weights kept"], [_layer_cells(layer) for layer in layers]),
+        *_table(
+            ["layer", "kind", "before", "after", "weights kept"],
+            [_layer_cells(layer) for layer in layers],
+        ),
     ]
     return "\n".join(parts) + "\n"
 
@@ -36,7 +41,13 @@ def _group_cells(group: Mapping[str, Any]) -> list[str]:
 def _layer_cells(layer: Mapping[str, Any]) -> list[str]:
     (out_before, in_before), (out_after, in_after) = layer["before"], layer["after"]
     ratio = out_after * in_after / (out_before * in_before)
-    return [layer["name"], layer["kind"], f"{in_before} -> {out_before}", f"{in_after} -> {out_after}", f"{ratio:.0%}"]
+    return [
+        layer["name"],
+        layer["kind"],
+        f"{in_before} -> {out_before}",
+        f"{in_after} -> {out_after}",
+        f"{ratio:.0%}",
+    ]
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
+from dhp_sr.reports.plots import plot_curves, plot_widths
+from dhp_sr.reports.run import read_run
+from dhp_sr.reports.widths import widths_text
 from dhp_sr.utils.files import write_text
-
-from .plots import plot_curves, plot_widths
-from .run import read_run
-from .widths import widths_text
 
 
 def write_reports(folder: str | Path) -> list[Path]:

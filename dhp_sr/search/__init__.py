@@ -3,16 +3,16 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from dhp_sr.allocation.budget import Budget
 from dhp_sr.hyper import HyperNet
+from dhp_sr.search.base import Search, SearchSettings
 from dhp_sr.search.dhp import ModernDHP
-from dhp_sr.search.faithful import FaithfulDHP
-from dhp_sr.search.hsn import HSN
+from dhp_sr.search.hsn.search import HSN
 from dhp_sr.search.magnitude import Magnitude
-from dhp_sr.search.method import Search, SearchSettings
-from dhp_sr.search.on_lines import OnLines
+from dhp_sr.search.paper import FaithfulDHP
+from dhp_sr.search.prior_widths import OnLines
 from dhp_sr.search.random import Random
 from dhp_sr.search.uniform import Uniform
-from dhp_sr.structure import Budget
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.names import nearest
 
@@ -62,7 +62,9 @@ def build_search(
     if preset not in ("modern", "faithful"):
         raise UserError(f"compress.preset must be modern or faithful, found {preset!r}")
     budget = Budget(kind, keep_ratio, tolerance, round_to, min_width)
-    settings = SearchSettings(budget, iterations, preset, seed, latent_lr, penalty, price_power, own or {})
+    settings = SearchSettings(
+        budget, iterations, preset, seed, latent_lr, penalty, price_power, own or {}
+    )
     return METHODS[method](hyper, settings)
 
 

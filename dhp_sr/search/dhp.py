@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dhp_sr.allocation.budget import protect
 from dhp_sr.hyper import HyperNet
 from dhp_sr.hyper.proximal import AdamMetric
-from dhp_sr.search.controller import SETTLE, path, shrink
-from dhp_sr.search.lines import lines
-from dhp_sr.search.method import Search, SearchSettings, slopes
-from dhp_sr.structure.budget import protect
+from dhp_sr.search.base import Search, SearchSettings, slopes
+from dhp_sr.search.keep_ratio import SETTLE, path, shrink
+from dhp_sr.search.width_prior import lines
 
 INTERVAL = 5
 """Iterations between two thresholds."""
@@ -81,7 +81,9 @@ class ModernDHP(Search):
         cost = self.hyper.marginal_cost(budget.kind).float().cpu()
         rates = self._adam.threshold(cost / cost.mean())
         for group in self.hyper.plan.prunable:
-            rates[group.span] *= room(float(mask[group.span].float().mean()), self._lines[group.name]) ** NARROWING
+            rates[group.span] *= (
+                room(float(mask[group.span].float().mean()), self._lines[group.name]) ** NARROWING
+            )
         return rates
 
     def scores(self) -> Tensor:

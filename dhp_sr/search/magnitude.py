@@ -6,7 +6,7 @@ Reference: Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017.
 import torch
 from torch import Tensor
 
-from dhp_sr.search.method import Search
+from dhp_sr.search.base import Search
 
 
 class Magnitude(Search):
@@ -20,8 +20,19 @@ class Magnitude(Search):
         weights = {**dict(self.hyper.network.named_buffers()), **self.hyper.generate()}
         kinds = {layer.weight: layer.kind for layer in plan.layers}
         for axis in plan.axes:
-            if axis.tensor in kinds and axis.dim == (1 if kinds[axis.tensor] == "transposed conv" else 0):
-                norms = weights[axis.tensor].detach().float().cpu().abs().transpose(0, axis.dim).flatten(1).mean(1)
+            if axis.tensor in kinds and axis.dim == (
+                1 if kinds[axis.tensor] == "transposed conv" else 0
+            ):
+                norms = (
+                    weights[axis.tensor]
+                    .detach()
+                    .float()
+                    .cpu()
+                    .abs()
+                    .transpose(0, axis.dim)
+                    .flatten(1)
+                    .mean(1)
+                )
                 scores.index_add_(0, axis.index, norms / norms.mean())
                 counts.index_add_(0, axis.index, torch.ones(len(axis.index)))
         return (scores / counts.clamp_min(1))[: plan.size]

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from dhp_sr.hyper import HyperNet
-from dhp_sr.search.method import Search, SearchSettings
+from dhp_sr.search.base import Search, SearchSettings
 
 
 class Random(Search):

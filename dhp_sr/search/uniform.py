@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from dhp_sr.hyper import HyperNet
-from dhp_sr.search.method import Search, SearchSettings
+from dhp_sr.search.base import Search, SearchSettings
 
 
 class Uniform(Search):
@@ -16,4 +16,6 @@ class Uniform(Search):
 
     def scores(self) -> Tensor:
         """Return 1 - rank / width: every group loses the same fraction at any threshold."""
-        return torch.cat([1 - torch.arange(group.width) / group.width for group in self.hyper.plan.prunable])
+        return torch.cat(
+            [1 - torch.arange(group.width) / group.width for group in self.hyper.plan.prunable]
+        )

@@ -17,13 +17,18 @@ def exit_code(command: Callable[[], int | None]) -> int:
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # file names may hold what no terminal can show
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # file names may hold what no terminal can show
     try:
         return command() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
     except ModuleNotFoundError as error:
-        print(f"error: {error}; is the environment active? see README.md: . .venv/bin/activate", file=sys.stderr)
+        print(
+            f"error: {error}; is the environment active? see README.md: . .venv/bin/activate",
+            file=sys.stderr,
+        )
     except OSError as error:
         print(f"error: cannot read or write: {error}", file=sys.stderr)
     except KeyboardInterrupt:

@@ -12,7 +12,9 @@ def generator_of(seed: int, name: str) -> np.random.Generator:
     return np.random.default_rng((seed, zlib.crc32(name.encode())))
 
 
-def gaussian(shape: Sequence[int], sigma: float, source: np.random.Generator) -> NDArray[np.float32]:
+def gaussian(
+    shape: Sequence[int], sigma: float, source: np.random.Generator
+) -> NDArray[np.float32]:
     """Return noise of standard deviation `sigma` / 255 for an image of values 0 to 1.
 
     Args:

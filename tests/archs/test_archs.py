@@ -38,7 +38,16 @@ SMALL = [
     ("UNet", {"num_feat": 3}),
     ("UNet", {"num_feat": 2, "num_levels": 3, "num_in_ch": 3, "num_out_ch": 3}),
     ("ResNet", {"num_feat": 3, "depth": 14, "shortcut": "projection"}),
-    ("ResNet", {"num_feat": 2, "depth": 11, "block": "bottleneck", "shortcut": "projection", "num_in_ch": 1}),
+    (
+        "ResNet",
+        {
+            "num_feat": 2,
+            "depth": 11,
+            "block": "bottleneck",
+            "shortcut": "projection",
+            "num_in_ch": 1,
+        },
+    ),
     ("DenseNet", {"num_feat": 4, "growth": 3, "depth": 10}),
     ("VGG", {"num_feat": 2, "depth": 11}),
     ("MobileNetV1", {"width_mult": 0.1}),
@@ -46,12 +55,16 @@ SMALL = [
 ]
 
 
-@pytest.fixture(params=SMALL, ids=lambda row: f"{row[0]}-{'-'.join(f'{k}={v}' for k, v in row[1].items())}")
+@pytest.fixture(
+    params=SMALL, ids=lambda row: f"{row[0]}-{'-'.join(f'{k}={v}' for k, v in row[1].items())}"
+)
 def small(request):
     """A tiny network of each kind in eval mode, and a picture for it with unequal sides."""
     network = build(request.param[0], **request.param[1]).eval()
     side, least = network.size_multiple, getattr(network, "input_size", 6)
-    return network, torch.rand(2, network.in_channels, side * (least // side + 1), side * (least // side + 3))
+    return network, torch.rand(
+        2, network.in_channels, side * (least // side + 1), side * (least // side + 3)
+    )
 
 
 @pytest.mark.parametrize("name, arguments, params, macs", SIZES)
@@ -67,7 +80,9 @@ def test_two_counters_agree_on_the_published_size(name, arguments, params, macs)
 
 
 def test_every_network_has_a_size_on_record():
-    images = {name for name in ARCHS if build(name).task != "classification"}  # for others see test_classifiers.py
+    images = {
+        name for name in ARCHS if build(name).task != "classification"
+    }  # for others see test_classifiers.py
     assert {row[0] for row in SIZES} == images
     assert {row[0] for row in SMALL} == set(ARCHS)
 
@@ -103,7 +118,11 @@ def test_traced_network_is_the_network(small):
 def test_gradient_reaches_every_parameter(small):
     network, x = small
     network.train()(x).square().sum().backward()
-    assert [name for name, p in network.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()] == []
+    assert [
+        name
+        for name, p in network.named_parameters()
+        if p.grad is None or not torch.isfinite(p.grad).all()
+    ] == []
 
 
 def test_edsr_without_weights_returns_the_mean():
@@ -115,7 +134,9 @@ def test_edsr_without_weights_returns_the_mean():
 
 
 def test_edsr_does_not_depend_on_the_outer_range():
-    inside, outside = (build("EDSR", num_feat=4, num_block=1, img_range=r, rgb_mean=[0.0]) for r in (1.0, 255.0))
+    inside, outside = (
+        build("EDSR", num_feat=4, num_block=1, img_range=r, rgb_mean=[0.0]) for r in (1.0, 255.0)
+    )
     outside.load_state_dict(inside.state_dict())
     for network in (inside, outside):
         for name, parameter in network.named_parameters():
@@ -142,7 +163,9 @@ def test_dncnn_subtracts_what_it_predicts():
 
 def test_dncnn_holds_a_published_checkpoint(shared_weights):
     network = build("DnCNN", batch_norm=False).eval()
-    network.load_state_dict(torch.load(shared_weights / "dncnn_25.pth", weights_only=True), strict=True)
+    network.load_state_dict(
+        torch.load(shared_weights / "dncnn_25.pth", weights_only=True), strict=True
+    )
     clean = torch.linspace(0.2, 0.8, 48).expand(1, 1, 48, 48)
     noisy = clean + torch.randn_like(clean) * 25 / 255
     assert (network(noisy) - clean).square().mean() < 0.05 * (noisy - clean).square().mean()
@@ -166,7 +189,11 @@ def test_edsr_equals_that_of_basicsr(upscale):
             {},
             r"network type 'ESDR' is unknown \(did you mean 'EDSR'\?\); known: EDSR, SRResNet, DnCNN, UNet, ResNet",
         ),
-        ("EDSR", {"num_feats": 8}, r"has no argument 'num_feats' \(did you mean 'num_feat'\?\); known: num_in_ch"),
+        (
+            "EDSR",
+            {"num_feats": 8},
+            r"has no argument 'num_feats' \(did you mean 'num_feat'\?\); known: num_in_ch",
+        ),
         ("EDSR", {"upscale": 5}, r"`upscale` \(=5\) must be 3 or a power of two"),
         ("SRResNet", {"upscale": 1}, r"`upscale` \(=1\) must be 3 or a power of two"),
         ("EDSR", {"num_in_ch": 1, "num_out_ch": 1}, r"`rgb_mean`.*pass rgb_mean: \[0.4371\]"),

@@ -5,12 +5,12 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dhp_sr._compat import prepare_torchvision
 from dhp_sr.archs import ARCHS, build
 from dhp_sr.archs.classifiers import scaled_width
+from dhp_sr.basicsr_adapter.shim import prepare_torchvision
 from dhp_sr.deploy import load_into, load_weights
+from dhp_sr.graph.capture import trace
 from dhp_sr.metrics import complexity
-from dhp_sr.structure.trace import trace
 from dhp_sr.utils.errors import UserError
 
 TINY = {"num_classes": 200, "input_size": 64}
@@ -36,7 +36,12 @@ SIZES = [
     ("MobileNetV2", TINY, 2_480_072, 88_219_648, 91.5),
     ("MobileNetV2", {**TINY, "width_mult": 2.0}, 9_209_288, 338_837_504, 345.4),
 ]
-IN_DOCSTRING = {("ResNet", 269_722), ("DenseNet", 1_019_722), ("DenseNet", 1_059_298), ("VGG", 14_728_266)}
+IN_DOCSTRING = {
+    ("ResNet", 269_722),
+    ("DenseNet", 1_019_722),
+    ("DenseNet", 1_059_298),
+    ("VGG", 14_728_266),
+}
 IN_DOCSTRING |= {("MobileNetV1", 3_411_976), ("MobileNetV1", 13_102_920)}
 IN_DOCSTRING |= {("MobileNetV2", 2_480_072), ("MobileNetV2", 9_209_288)}
 CLASSIFIERS = sorted({row[0] for row in SIZES})
@@ -53,9 +58,14 @@ def test_two_counters_agree_on_the_published_size(name, arguments, params, macs,
     assert (ours.params, ours.macs) == (params, macs)
     assert theirs.get_total_flops() == 2 * macs
     if published is not None:
-        assert (macs + 2 * sum(normalised)) / 1e6 == pytest.approx(published, abs=0.05 if published > 180 else 0.005)
+        assert (macs + 2 * sum(normalised)) / 1e6 == pytest.approx(
+            published, abs=0.05 if published > 180 else 0.005
+        )
     if (name, params) in IN_DOCSTRING:
-        assert f"{params:,} params" in type(network).__doc__ and f"{macs / 1e9:.3f} G" in type(network).__doc__
+        assert (
+            f"{params:,} params" in type(network).__doc__
+            and f"{macs / 1e9:.3f} G" in type(network).__doc__
+        )
 
 
 def count_normalised(network):
@@ -68,7 +78,9 @@ def count_normalised(network):
 
 
 def test_every_classifier_has_a_size_on_record():
-    assert set(CLASSIFIERS) == {name for name in ARCHS if getattr(build(name), "task", "") == "classification"}
+    assert set(CLASSIFIERS) == {
+        name for name in ARCHS if getattr(build(name), "task", "") == "classification"
+    }
 
 
 def torchvision_models():
@@ -105,7 +117,13 @@ def test_scores_have_one_number_a_class_at_both_sizes(name, side):
 
 
 def test_a_width_multiplier_gives_widths_that_processors_like():
-    assert [scaled_width(24, factor) for factor in (0.25, 0.5, 0.75, 1.0, 1.4)] == [8, 16, 24, 24, 32]
+    assert [scaled_width(24, factor) for factor in (0.25, 0.5, 0.75, 1.0, 1.4)] == [
+        8,
+        16,
+        24,
+        24,
+        32,
+    ]
 
 
 def test_padding_puts_zeros_around_every_second_pixel():
@@ -127,7 +145,9 @@ def test_a_mobile_net_holds_torchvisions_weights():
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("depth, file", [(20, "resnet20-12fca82f.th"), (56, "resnet56-4bfd9763.th")])
+@pytest.mark.parametrize(
+    "depth, file", [(20, "resnet20-12fca82f.th"), (56, "resnet56-4bfd9763.th")]
+)
 def test_published_weights_fit(depth, file, shared_weights):
     network = build("ResNet", depth=depth).eval()
     weights = load_weights(shared_weights / file)
@@ -146,23 +166,42 @@ def test_others_files_may_lack_constants_but_no_weight():
 def test_padding_is_followed_as_three_groups():
     """The engine's trace knows the zeros as channels of their own."""
     network = build("ResNet", depth=8, num_feat=4)
-    names = [str(node.target) for node in trace(network, torch.zeros(1, 3, 8, 8)).graph_module.graph.nodes]
+    names = [
+        str(node.target)
+        for node in trace(network, torch.zeros(1, 3, 8, 8)).graph_module.graph.nodes
+    ]
     assert {"layer2.0.shortcut.before", "layer2.0.shortcut.after"} <= set(names)
 
 
 @pytest.mark.parametrize(
     "name, arguments, message",
     [
-        ("ResNet", {"depth": 21}, r"`depth` \(=21\) must be 6 n \+ 2 with basic blocks, such as 20"),
-        ("ResNet", {"depth": 32, "block": "bottleneck"}, r"`depth` \(=32\) must be 9 n \+ 2 with bottleneck blocks"),
+        (
+            "ResNet",
+            {"depth": 21},
+            r"`depth` \(=21\) must be 6 n \+ 2 with basic blocks, such as 20",
+        ),
+        (
+            "ResNet",
+            {"depth": 32, "block": "bottleneck"},
+            r"`depth` \(=32\) must be 9 n \+ 2 with bottleneck blocks",
+        ),
         ("ResNet", {"block": "wide"}, r"`block` \(='wide'\) must be one of basic, bottleneck"),
         ("ResNet", {"shortcut": "A"}, r"`shortcut` \(='A'\) must be one of padding, projection"),
         ("DenseNet", {"depth": 41}, r"`depth` \(=41\) must be 3 n \+ 4"),
         ("VGG", {"depth": 12}, r"`depth` \(=12\) must be one of 11, 13, 16, 19"),
         ("VGG", {"input_size": 16}, r"`input_size` \(=16\) must be an integer of at least 32"),
-        ("MobileNetV1", {"width_mult": 0.0}, r"`width_mult` \(=0.0\) must be a finite number above 0"),
+        (
+            "MobileNetV1",
+            {"width_mult": 0.0},
+            r"`width_mult` \(=0.0\) must be a finite number above 0",
+        ),
         ("MobileNetV2", {"dropout": 1.0}, r"`dropout` \(=1.0\) must be a number from 0 to below 1"),
-        ("MobileNetV2", {"num_classes": 0}, r"`num_classes` \(=0\) must be an integer of at least 1"),
+        (
+            "MobileNetV2",
+            {"num_classes": 0},
+            r"`num_classes` \(=0\) must be an integer of at least 1",
+        ),
     ],
 )
 def test_mistakes_are_explained(name, arguments, message):

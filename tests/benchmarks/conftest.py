@@ -15,7 +15,9 @@ def noise_options(tmp_path) -> Path:
     for folder, count in (("train", 3), ("val", 1)):
         (tmp_path / folder).mkdir()
         for index in range(count):
-            picture = Image.fromarray(rng.integers(0, 256, (10, 10), dtype=np.uint8)).resize((40, 40))
+            picture = Image.fromarray(rng.integers(0, 256, (10, 10), dtype=np.uint8)).resize(
+                (40, 40)
+            )
             picture.save(tmp_path / folder / f"{index}.png")
     data = {"type": "NoiseDataset", "color": "grey", "sigma": 25.0}
     options = {
@@ -24,10 +26,21 @@ def noise_options(tmp_path) -> Path:
         "num_gpu": 0,
         "network_g": {"type": "HyperDnCNN", "num_in_ch": 1, "num_feat": 8, "num_layers": 4},
         "datasets": {
-            "train": {**data, "dataroot_gt": str(tmp_path / "train"), "gt_size": 16, "batch_size_per_gpu": 2},
+            "train": {
+                **data,
+                "dataroot_gt": str(tmp_path / "train"),
+                "gt_size": 16,
+                "batch_size_per_gpu": 2,
+            },
             "val": {**data, "name": "tiny", "dataroot_gt": str(tmp_path / "val")},
         },
-        "compress": {"target": {"macs": 0.5}, "tolerance": 0.15, "round_to": 2, "min_width": 2, "search_iter": 4},
+        "compress": {
+            "target": {"macs": 0.5},
+            "tolerance": 0.15,
+            "round_to": 2,
+            "min_width": 2,
+            "search_iter": 4,
+        },
         "train": {"total_iter": 12, "optim_g": {"lr": 1e-3}},
     }
     path = tmp_path / "tiny.yml"

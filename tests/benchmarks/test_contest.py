@@ -12,17 +12,21 @@ from benchmarks.controls import LOOKS, main
 from benchmarks.published import SHRINKING, published
 from benchmarks.step import compare_steps
 from dhp_sr.config import load_options
-from dhp_sr.models.compression import Compression
-from dhp_sr.models.devices import Place
-from dhp_sr.models.objective import Objective
 from dhp_sr.reports import controls_table, plot_controls
+from dhp_sr.training.compression import Compression
+from dhp_sr.training.distributed import Place
+from dhp_sr.training.losses import Objective
 from dhp_sr.utils.errors import UserError
 
 
 @pytest.mark.parametrize("search_ratio, step_ratio", [(1.0, 0.4), (1.4, 0.9)])
 @pytest.mark.parametrize(
     "case, method",
-    [(case, method) for case in CASES.values() for method in (FROM_TRAINED if case.trained else FROM_NOTHING)],
+    [
+        (case, method)
+        for case in CASES.values()
+        for method in (FROM_TRAINED if case.trained else FROM_NOTHING)
+    ],
 )
 def test_every_method_takes_the_same_time(case, method, search_ratio, step_ratio):
     entry = entry_of(case, method)
@@ -48,16 +52,29 @@ def test_a_narrow_network_trains_longer_from_scratch():
     assert plan_iterations(case, FROM_NOTHING["uniform"]).total == round(1000 / 0.75)
 
 
-def test_finished_rows_are_kept_and_repeated_ones_come_out_alike(tmp_path, monkeypatch, noise_options, capsys):
+def test_finished_rows_are_kept_and_repeated_ones_come_out_alike(
+    tmp_path, monkeypatch, noise_options, capsys
+):
     monkeypatch.setitem(CASES, "dncnn_50", Case(str(noise_options), 0.5, 24, ("tiny",)))
     measured, rates = [], []
     monkeypatch.setattr(
-        benchmarks.controls, "compare_steps", lambda *given: measured.append(compare_steps(*given)) or 0.9
+        benchmarks.controls,
+        "compare_steps",
+        lambda *given: measured.append(compare_steps(*given)) or 0.9,
     )
     step = Compression.step
     monkeypatch.setattr(Compression, "step", lambda *given: rates.append(step(*given)["lr"]) or {})
     out = tmp_path / "controls.json"
-    given = ["--cases", "dncnn_50", "--seeds", "1", "--set", "train.scheduler.type=cosine", "--out", str(out)]
+    given = [
+        "--cases",
+        "dncnn_50",
+        "--seeds",
+        "1",
+        "--set",
+        "train.scheduler.type=cosine",
+        "--out",
+        str(out),
+    ]
     assert main([*given, "--methods", "dhp", "magnitude"]) == 0
     first = json.loads(out.read_text())["rows"]
     assert main([*given, "--methods", "magnitude", "--again"]) == 0
@@ -65,7 +82,9 @@ def test_finished_rows_are_kept_and_repeated_ones_come_out_alike(tmp_path, monke
     assert [row["method"] for row in again] == ["dhp", "magnitude"]
     assert again[1]["psnr_y_db"] == first[1]["psnr_y_db"]
     assert again[1]["widths"] == first[1]["widths"]
-    assert len(measured) == 3 * (1 + LOOKS) and min(measured) > 0  # networks in search and after the cut can be stepped
+    assert (
+        len(measured) == 3 * (1 + LOOKS) and min(measured) > 0
+    )  # networks in search and after the cut can be stepped
     assert rates[-1] < 1e-5  # it falls to the end that was found, not to the one first guessed
     capsys.readouterr()
     other = [*given, "--methods", "magnitude", "--set", "train.scheduler.type=constant"]
@@ -83,27 +102,57 @@ def test_finished_rows_are_kept_and_repeated_ones_come_out_alike(tmp_path, monke
 def test_trained_weights_are_cut_and_teach(tmp_path, monkeypatch, noise_options, method):
     dense = _plain(noise_options, 8).network
     torch.save(dense.state_dict(), tmp_path / "dense.pth")
-    monkeypatch.setitem(CASES, "dncnn_published_50", Case(str(noise_options), 0.5, 24, ("tiny",), trained=True))
+    monkeypatch.setitem(
+        CASES, "dncnn_published_50", Case(str(noise_options), 0.5, 24, ("tiny",), trained=True)
+    )
     teachers = []
     meet = Objective.meet_teacher
-    monkeypatch.setattr(Objective, "meet_teacher", lambda own, file: meet(own, file) or teachers.append(own.teacher))
-    given = ["--cases", "dncnn_published_50", "--methods", method, "--seeds", "0", "--out", str(tmp_path / "out.json")]
+    monkeypatch.setattr(
+        Objective, "meet_teacher", lambda own, file: meet(own, file) or teachers.append(own.teacher)
+    )
+    given = [
+        "--cases",
+        "dncnn_published_50",
+        "--methods",
+        method,
+        "--seeds",
+        "0",
+        "--out",
+        str(tmp_path / "out.json"),
+    ]
     changes = [f"path.pretrain_network_g={tmp_path / 'dense.pth'}", "compress.distill.weight=1"]
     assert main([*given, "--set", *changes]) == 0
     row = json.loads((tmp_path / "out.json").read_text())["rows"][0]
-    assert row["iterations"]["dense"] == 0 and (row["iterations"]["search"] > 0) == (method in ("dhp", "hsn"))
-    assert all(torch.equal(value, teachers[-1].state_dict()[key]) for key, value in dense.state_dict().items())
+    assert row["iterations"]["dense"] == 0 and (row["iterations"]["search"] > 0) == (
+        method in ("dhp", "hsn")
+    )
+    assert all(
+        torch.equal(value, teachers[-1].state_dict()[key])
+        for key, value in dense.state_dict().items()
+    )
 
 
 def test_the_published_search_shrinks_in_the_time_it_has(tmp_path, monkeypatch, noise_options):
     monkeypatch.setitem(CASES, "dncnn_50", Case(str(noise_options), 0.5, 120, ("tiny",)))
-    given = ["--cases", "dncnn_50", "--methods", "dhp_faithful", "--seeds", "0", "--out", str(tmp_path / "out.json")]
+    given = [
+        "--cases",
+        "dncnn_50",
+        "--methods",
+        "dhp_faithful",
+        "--seeds",
+        "0",
+        "--out",
+        str(tmp_path / "out.json"),
+    ]
     assert main(given) == 0
     row = json.loads((tmp_path / "out.json").read_text())["rows"][0]
     assert row["iterations"]["dense"] == 0 and row["iterations"]["search"] == 36
     assert 0.4 < row["macs_ratio"] <= 0.5
     shrunk = [published(length) for length in (10, 1000)]
-    moved = [one["compress.penalty"] * one["compress.latent_lr"] * one["compress.search_iter"] for one in shrunk]
+    moved = [
+        one["compress.penalty"] * one["compress.latent_lr"] * one["compress.search_iter"]
+        for one in shrunk
+    ]
     assert moved == pytest.approx([SHRINKING] * 2)
 
 
@@ -112,7 +161,9 @@ def test_measuring_changes_nothing_of_the_training(monkeypatch, noise_options, m
     case, place = Case(str(noise_options), 0.5, 24, ("tiny",)), Place(torch.device("cpu"))
 
     def score(compare):
-        monkeypatch.setattr(benchmarks.controls, "compare_steps", lambda *given: compare(*given) and 0.9)
+        monkeypatch.setattr(
+            benchmarks.controls, "compare_steps", lambda *given: compare(*given) and 0.9
+        )
         return benchmarks.controls.train(case, method, 0, 1.0, [], place)["psnr_y_db"]
 
     assert score(compare_steps) == score(lambda *_: 0.9)
@@ -123,11 +174,16 @@ def test_steps_of_widths_are_those_of_the_file_but_for_even_ones_and_where_said(
 
     def round_to(method, *changes):
         entry = entry_of(case, method)
-        options = benchmarks.controls._options(case, entry, 0, plan_iterations(case, entry), changes)
+        options = benchmarks.controls._options(
+            case, entry, 0, plan_iterations(case, entry), changes
+        )
         return options.compress.round_to
 
     own = load_options(noise_options).compress.round_to
-    assert own > 1 and [round_to(method) for method in ("dhp", "random", "uniform_stepped")] == [own] * 3
+    assert (
+        own > 1
+        and [round_to(method) for method in ("dhp", "random", "uniform_stepped")] == [own] * 3
+    )
     assert round_to("uniform") == 1 and round_to("uniform", "compress.round_to=2") == 2
 
 
@@ -136,7 +192,11 @@ def test_the_length_follows_the_mean_of_all_measurements(monkeypatch, noise_opti
     case, place = Case(str(noise_options), 0.5, 24, ("tiny",)), Place(torch.device("cpu"))
     ratios = iter([0.4, 0.8] * (LOOKS // 2))
     row = benchmarks.controls.train(case, "uniform", 0, 1.0, [], place)
-    assert row["iterations"]["finetune"] == 40 and row["step_ratio"] == 0.6 and next(ratios, None) is None
+    assert (
+        row["iterations"]["finetune"] == 40
+        and row["step_ratio"] == 0.6
+        and next(ratios, None) is None
+    )
     assert row["step_ratios"] == [0.4, 0.8] * (LOOKS // 2)
     ratios = iter([0.1] * (LOOKS - 1) + [100.0])  # more was done by then than there was time for
     row = benchmarks.controls.train(case, "uniform", 0, 1.0, [], place)
@@ -147,7 +207,11 @@ def test_the_length_follows_the_mean_of_all_measurements(monkeypatch, noise_opti
 def test_a_wider_network_takes_more_steps_of_a_narrower_one(noise_options):
     batch = {"lq": torch.rand(2, 1, 24, 24), "gt": torch.rand(2, 1, 24, 24)}
     narrow, wide = (_plain(noise_options, width) for width in (8, 96))
-    assert compare_steps(narrow, wide, batch, rounds=5) < 1 < compare_steps(wide, narrow, batch, rounds=5)
+    assert (
+        compare_steps(narrow, wide, batch, rounds=5)
+        < 1
+        < compare_steps(wide, narrow, batch, rounds=5)
+    )
 
 
 def test_measuring_a_step_leaves_the_random_numbers_alone(noise_options):

@@ -12,15 +12,16 @@ from benchmarks.memory import held, kept_for_backward
 from benchmarks.rounds import WARM_UP, quartiles, ratios, take_turns
 from benchmarks.step import _training
 from benchmarks.widths import SHAPED, Lines
+from dhp_sr.allocation.budget import Budget
 from dhp_sr.archs import EDSR, DnCNN
+from dhp_sr.cost.latency_benchmark import Stopwatch
 from dhp_sr.deploy import save_model
 from dhp_sr.hyper import convert
-from dhp_sr.models.devices import Place
-from dhp_sr.models.networks import example_input
 from dhp_sr.reports import latency_table, plot_speedups, step_table
-from dhp_sr.search.lines import lines
-from dhp_sr.structure import Budget, Stopwatch
+from dhp_sr.search.width_prior import lines
+from dhp_sr.training.distributed import Place
 from dhp_sr.utils.errors import UserError
+from dhp_sr.zoo.networks import example_input
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["network_g.num_feat=16", "network_g.num_block=1", "datasets.train.gt_size=32"]
@@ -34,14 +35,29 @@ def measured(path):
 def test_step(tmp_path, capsys):
     out = tmp_path / "engine.json"
     sizes = [*TINY, "datasets.train.batch_size_per_gpu=2"]
-    given = ["step", "--networks", "EDSR", "--rounds", "2", "--num_gpu", "0", "--out", str(out), "--set", *sizes]
+    given = [
+        "step",
+        "--networks",
+        "EDSR",
+        "--rounds",
+        "2",
+        "--num_gpu",
+        "0",
+        "--out",
+        str(out),
+        "--set",
+        *sizes,
+    ]
     assert main(given) == 0
     rows = measured(out)
     assert [row["parametrisation"] for row in rows] == ["factored", "full"]
     for row in rows:
         assert row["input"] == [2, 3, 8, 8] and row["paper_batch"] == 16
         assert row["wall_ratio"]["low"] <= row["wall_ratio"]["median"] <= row["wall_ratio"]["high"]
-        assert row["measured"]["torch"] == torch.__version__ and "step --networks EDSR" in row["measured"]["command"]
+        assert (
+            row["measured"]["torch"] == torch.__version__
+            and "step --networks EDSR" in row["measured"]["command"]
+        )
     factored, full = (row["hyper"]["state_bytes"] / row["plain"]["state_bytes"] for row in rows)
     assert 1 < factored < 1.1 and full > 5
     assert "EDSR full: step x" in capsys.readouterr().out
@@ -50,8 +66,18 @@ def test_step(tmp_path, capsys):
 
 def test_a_second_measurement_takes_the_place_of_the_first(tmp_path):
     out, key = tmp_path / "rows.json", ("network", "threads")
-    merge(out, "step", [{"network": "A", "threads": 1, "ms": 1}, {"network": "B", "threads": 1, "ms": 2}], key)
-    merge(out, "step", [{"network": "A", "threads": 1, "ms": 3}, {"network": "A", "threads": 2, "ms": 4}], key)
+    merge(
+        out,
+        "step",
+        [{"network": "A", "threads": 1, "ms": 1}, {"network": "B", "threads": 1, "ms": 2}],
+        key,
+    )
+    merge(
+        out,
+        "step",
+        [{"network": "A", "threads": 1, "ms": 3}, {"network": "A", "threads": 2, "ms": 4}],
+        key,
+    )
     assert [(row["network"], row["threads"], row["ms"]) for row in measured(out)] == [
         ("A", 1, 3),
         ("B", 1, 2),
@@ -79,8 +105,14 @@ def test_latency(tmp_path, onnx):
     widths = [row["widths"] for row in rows if row["runtime"] == "torch"]
     assert widths[0] == "dense" and "uniform" in widths and len(set(widths)) == len(widths)
     for row in rows:
-        if row["widths"] != "lines of dhp, half the time":  # too small a network for its time to be met for sure
-            assert row["macs_ratio"] == 1 if row["widths"] == "dense" else 0.49 <= row["macs_ratio"] <= 0.51
+        if (
+            row["widths"] != "lines of dhp, half the time"
+        ):  # too small a network for its time to be met for sure
+            assert (
+                row["macs_ratio"] == 1
+                if row["widths"] == "dense"
+                else 0.49 <= row["macs_ratio"] <= 0.51
+            )
     table = latency_table(rows).splitlines()
     assert len(table) == 2 + len(widths) and table[0].count("1 thread") == 2
     plot_speedups(tmp_path / "latency.png", rows)
@@ -89,7 +121,19 @@ def test_latency(tmp_path, onnx):
 
 def test_choices_of_widths_with_an_upsampler(tmp_path, capsys):
     out = tmp_path / "latency.json"
-    given = ["latency", "--networks", "EDSR", "--runtimes", "torch", "--rounds", "1", "--side", "8", "--out", str(out)]
+    given = [
+        "latency",
+        "--networks",
+        "EDSR",
+        "--runtimes",
+        "torch",
+        "--rounds",
+        "1",
+        "--side",
+        "8",
+        "--out",
+        str(out),
+    ]
     assert main([*given, "--set", "network_g.num_feat=64", "network_g.num_block=8"]) == 0
     kept = {row["widths"]: row["kept"] for row in measured(out)}
     assert kept["up-sampler kept"]["upsample.0"] == kept["up-sampler kept"]["upsample.2"] == 64
@@ -113,7 +157,9 @@ def test_widths_at_half_the_time(monkeypatch):
     dense = DnCNN(num_feat=64, num_layers=6, batch_norm=False)
     hyper = convert(dense, example_input(dense))
     monkeypatch.setattr(
-        Stopwatch, "ratio", lambda self, small, whole: 0.25 + 0.5 * parameters(small) / parameters(whole)
+        Stopwatch,
+        "ratio",
+        lambda self, small, whole: 0.25 + 0.5 * parameters(small) / parameters(whole),
     )
     Lines(8, kind="latency").narrow(hyper)
     assert 0.45 <= parameters(hyper.cut()) / parameters(dense) <= 0.55
@@ -129,7 +175,22 @@ def test_latency_of_a_saved_model(tmp_path):
     hyper.prune_to(macs=0.5, tolerance=0.1)
     save_model(hyper.cut(), tmp_path / "mine.safetensors")
     out, model = tmp_path / "latency.json", tmp_path / "mine.safetensors"
-    assert main(["latency", "--model", str(model), "--runtimes", "torch", "--rounds", "1", "--out", str(out)]) == 0
+    assert (
+        main(
+            [
+                "latency",
+                "--model",
+                str(model),
+                "--runtimes",
+                "torch",
+                "--rounds",
+                "1",
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
+    )
     rows = measured(out)
     assert [(row["network"], row["widths"]) for row in rows] == [
         ("DnCNN (num_feat 16, num_layers 4)", "dense"),
@@ -184,7 +245,9 @@ def test_the_memory_of_a_plain_network_is_what_arithmetic_says():
     parameters = list(training.network.parameters())
     weights, tensors = sum(4 * parameter.numel() for parameter in parameters), len(parameters)
     buffers = sum(4 * buffer.numel() for buffer in training.network.buffers())
-    assert sum(held(training).values()) == 4 * weights + 4 * tensors + buffers  # gradients, two moments, Adam's counts
+    assert (
+        sum(held(training).values()) == 4 * weights + 4 * tensors + buffers
+    )  # gradients, two moments, Adam's counts
 
 
 def test_generated_weights_count_once_beside_the_activations():

@@ -9,7 +9,7 @@ from benchmarks.listening import main, overlap, rank_correlation, scatter
 from dhp_sr.archs import build
 from dhp_sr.hyper import convert
 from dhp_sr.reports import listening_table
-from dhp_sr.search.method import slopes
+from dhp_sr.search.base import slopes
 
 
 def test_overlap():
@@ -23,7 +23,9 @@ def test_rank_correlation():
     values = torch.tensor([0.1, 5.0, 2.0, 3.0])
     assert rank_correlation(values, values.exp()) == pytest.approx(1)
     assert rank_correlation(values, -values) == pytest.approx(-1)
-    assert rank_correlation(torch.arange(3), torch.tensor([0, 2, 1])) == pytest.approx(1 - 6 * 2 / 24)
+    assert rank_correlation(torch.arange(3), torch.tensor([0, 2, 1])) == pytest.approx(
+        1 - 6 * 2 / 24
+    )
 
 
 def test_scattered_latents_leave_the_function_alone():
@@ -51,12 +53,27 @@ def test_slopes_do_not_see_the_scale_of_the_latents():
 
 def test_both_presets_are_measured(tmp_path, noise_options):
     out = tmp_path / "listening.json"
-    given = ["--option-file", str(noise_options), "--dense", "10", "--search", "30", "--draws", "2", "--out", str(out)]
+    given = [
+        "--option-file",
+        str(noise_options),
+        "--dense",
+        "10",
+        "--search",
+        "30",
+        "--draws",
+        "2",
+        "--out",
+        str(out),
+    ]
     assert main(given) == 0
     rows = json.loads(out.read_text())["rows"]
     assert [row["preset"] for row in rows] == ["faithful", "modern"]
     for row in rows:
-        assert [len(row[f"overlap_other_{what}"]) for what in ("latents", "seed", "data")] == [1, 1, 4]
+        assert [len(row[f"overlap_other_{what}"]) for what in ("latents", "seed", "data")] == [
+            1,
+            1,
+            4,
+        ]
         assert len(row["rank_correlation"]) == 2
         assert 0 < row["overlap_by_chance"] < 1
     assert rows[0]["iterations"] == [0, 40] and rows[1]["iterations"] == [10, 30]

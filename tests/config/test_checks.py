@@ -8,7 +8,7 @@ from dhp_sr.config.checks import idle_settings, problems
 from dhp_sr.config.methods import RULES
 from dhp_sr.config.schema import Options
 from dhp_sr.search import METHODS
-from dhp_sr.search.hsn import HSNSettings
+from dhp_sr.search.hsn.search import HSNSettings
 
 SR = {"type": "SRDataset", "dataroot_gt": "a"}
 NOISE = {"type": "NoiseDataset", "dataroot_gt": "a", "sigma": 25.0}
@@ -41,7 +41,13 @@ def found(findings):
 
 
 def test_nothing_to_say_about_good_options():
-    for good in (options(), noise(), noise({"sigma": [0.5, 55.0]}), options(compress={"penalty": None}), hsn()):
+    for good in (
+        options(),
+        noise(),
+        noise({"sigma": [0.5, 55.0]}),
+        options(compress={"penalty": None}),
+        hsn(),
+    ):
         assert problems(good) == [] == idle_settings(good)
 
 
@@ -60,10 +66,19 @@ def test_nothing_to_say_about_good_options():
             options(train={"total_iter": 30}, compress={"dense_iter": 20}),
             "train.total_iter: expected more than dense_iter + search_iter (20 + 10 = 30), found 30",
         ),
-        (options(train={"warmup_iter": 101}), "train.warmup_iter: expected at most total_iter (100), found 101"),
+        (
+            options(train={"warmup_iter": 101}),
+            "train.warmup_iter: expected at most total_iter (100), found 101",
+        ),
         (options(compress={"distill": {}}), "compress.distill: expected a trained teacher"),
         (
-            options(compress={"preset": "faithful", "parametrisation": "full", "target": {"latency": 0.5}}),
+            options(
+                compress={
+                    "preset": "faithful",
+                    "parametrisation": "full",
+                    "target": {"latency": 0.5},
+                }
+            ),
             "compress.preset: faithful knows targets of macs and params, found latency",
         ),
         (options(scale=1), "datasets.train.type: SRDataset expects scale: 2, 3 or 4, found 1"),
@@ -92,12 +107,20 @@ def test_nothing_to_say_about_good_options():
             "datasets.train.dataroot_lq: expected as many folders as dataroot_gt (1), found 2",
         ),
         (
-            options(datasets={"train": {**SR, **PATCHES, "dataroot_lq": "b", "filename_tmpl": "x4"}}),
+            options(
+                datasets={"train": {**SR, **PATCHES, "dataroot_lq": "b", "filename_tmpl": "x4"}}
+            ),
             "datasets.train.filename_tmpl: expected {} where the name goes, found 'x4'",
         ),
-        (noise({"sigma": None}), "datasets.train.sigma: NoiseDataset expects a noise level (0-255 scale), found none"),
+        (
+            noise({"sigma": None}),
+            "datasets.train.sigma: NoiseDataset expects a noise level (0-255 scale), found none",
+        ),
         (noise(val={"sigma": None}), "datasets.val.sigma: NoiseDataset expects a noise level"),
-        (noise({"sigma": [50.0, 5.0]}), "datasets.train.sigma: expected [lowest, highest], found [50.0, 5.0]"),
+        (
+            noise({"sigma": [50.0, 5.0]}),
+            "datasets.train.sigma: expected [lowest, highest], found [50.0, 5.0]",
+        ),
         (
             options(datasets={"train": {**NOISE, **PATCHES}}),
             "datasets.train.type: NoiseDataset expects scale: 1, found 2",
@@ -106,8 +129,14 @@ def test_nothing_to_say_about_good_options():
             options(train={"scheduler": {"type": "multistep"}}),
             "train.scheduler.milestones: multistep expects iterations at which the rate falls, found none",
         ),
-        (hsn(parametrisation="full"), "compress.parametrisation: method hsn expects factored, found full"),
-        (hsn(dense_iter=0), "compress.dense_iter: method hsn leaves the weights as they are while it searches"),
+        (
+            hsn(parametrisation="full"),
+            "compress.parametrisation: method hsn expects factored, found full",
+        ),
+        (
+            hsn(dense_iter=0),
+            "compress.dense_iter: method hsn leaves the weights as they are while it searches",
+        ),
         (
             options(compress={"scheduler": {"type": "multistep", "milestones": [3, 2]}}),
             "compress.scheduler.milestones: expected rising iterations, found [3, 2]",
@@ -123,8 +152,14 @@ def test_hsn_has_one_set_of_defaults():
 
 
 def test_streams_stay_where_the_method_says_so():
-    assert (hsn().compress.streams_stay, hsn(keep_streams=False).compress.streams_stay) == (True, False)
-    assert (options().compress.streams_stay, options(compress={"keep_streams": True}).compress.streams_stay) == (
+    assert (hsn().compress.streams_stay, hsn(keep_streams=False).compress.streams_stay) == (
+        True,
+        False,
+    )
+    assert (
+        options().compress.streams_stay,
+        options(compress={"keep_streams": True}).compress.streams_stay,
+    ) == (
         False,
         True,
     )
@@ -233,7 +268,9 @@ def test_the_file_and_the_line_are_named(tmp_path):
 
     path = tmp_path / "run.yml"
     path.write_text(dump_options(options(train={"scheduler": {"gamma": 0.1}})))
-    with pytest.warns(UserWarning, match=r"run.yml: train.scheduler.gamma \(line \d+\): has no effect"):
+    with pytest.warns(
+        UserWarning, match=r"run.yml: train.scheduler.gamma \(line \d+\): has no effect"
+    ):
         load_options(path)
 
 

@@ -15,7 +15,9 @@ def picture() -> Callable[..., np.ndarray]:
     """Make a random image, (height, width, channels); smooth enough to be no special case."""
 
     def make(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
-        return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
+        return np.random.default_rng(seed).integers(
+            0, 256, (height, width, channels), dtype=np.uint8
+        )
 
     return make
 
@@ -39,7 +41,13 @@ def train_options() -> Callable[..., TrainDataset]:
     """Options of a training set."""
 
     def make(root, **more) -> TrainDataset:
-        values = {"type": "SRDataset", "dataroot_gt": _text(root), "gt_size": 16, "batch_size_per_gpu": 4, **more}
+        values = {
+            "type": "SRDataset",
+            "dataroot_gt": _text(root),
+            "gt_size": 16,
+            "batch_size_per_gpu": 4,
+            **more,
+        }
         return TrainDataset(**values)
 
     return make

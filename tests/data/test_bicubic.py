@@ -20,7 +20,9 @@ def test_equals_published_lr_images_bit_for_bit(shared_data, name, scale):
     paths = sorted((shared_data / name / "HR").glob("*.png"))
     assert len(paths) == int(name.removeprefix("Set"))
     for path in paths:
-        published = read(shared_data / name / "LR_bicubic" / f"X{scale}" / f"{path.stem}x{scale}.png")
+        published = read(
+            shared_data / name / "LR_bicubic" / f"X{scale}" / f"{path.stem}x{scale}.png"
+        )
         made = downscale(crop_to_multiple(read(path), scale), scale)
         np.testing.assert_array_equal(made, published, err_msg=path.name)
 
@@ -97,7 +99,9 @@ def test_constant_stays_constant_and_shapes_hold():
 def test_grey_equals_each_channel(picture):
     image = picture(16, 12)
     for channel in range(3):
-        np.testing.assert_array_equal(downscale(image[:, :, channel], 2), downscale(image, 2)[:, :, channel])
+        np.testing.assert_array_equal(
+            downscale(image[:, :, channel], 2), downscale(image, 2)[:, :, channel]
+        )
 
 
 def test_refuses_wrong_sizes_and_types(picture):

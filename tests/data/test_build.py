@@ -19,12 +19,18 @@ def folder(folder_of):
 
 
 def test_message_names_the_section_and_the_set(tmp_path, train_options, val_options):
-    fails(r"^datasets\.train \(Mine\): .*absent: expected a folder", train_options(tmp_path / "absent", name="Mine"))
+    fails(
+        r"^datasets\.train \(Mine\): .*absent: expected a folder",
+        train_options(tmp_path / "absent", name="Mine"),
+    )
     fails(r"^datasets\.val: .*absent: expected a folder", val_options(tmp_path / "absent"))
 
 
 def test_image_smaller_than_the_patch(folder, train_options):
-    fails(r"at least 24x24 pixels, found \S+b\.png \(20x30\): lower gt_size", train_options(folder, gt_size=24))
+    fails(
+        r"at least 24x24 pixels, found \S+b\.png \(20x30\): lower gt_size",
+        train_options(folder, gt_size=24),
+    )
     noise = train_options(folder, gt_size=24, type="NoiseDataset", sigma=5.0)
     fails(r"found \S+b\.png \(20x30\): lower gt_size", noise, scale=1)
 
@@ -32,37 +38,49 @@ def test_image_smaller_than_the_patch(folder, train_options):
 def test_cropping_to_the_scale_counts(folder_of, train_options):
     folder = folder_of("odd", a=(17, 17))
     fails(r"at least 18x18 pixels, found \S+a\.png", train_options(folder, gt_size=18), scale=3)
-    assert build_train_set(train_options(folder, gt_size=15), 3, 0)[(0, 0)]["gt"].shape == (3, 15, 15)
+    assert build_train_set(train_options(folder, gt_size=15), 3, 0)[(0, 0)]["gt"].shape == (
+        3,
+        15,
+        15,
+    )
 
 
 def test_patch_no_multiple_of_the_scale(folder, train_options):
-    fails(r"gt_size \(=16\) to be a multiple of scale \(=3\): use 15", train_options(folder), scale=3)
+    fails(
+        r"gt_size \(=16\) to be a multiple of scale \(=3\): use 15", train_options(folder), scale=3
+    )
 
 
 @pytest.mark.parametrize("cache", ["memory", "none"])
 def test_truncated_image_is_found_before_training(folder, train_options, cache):
     path = folder / "b.png"
     path.write_bytes(path.read_bytes()[:-300])
-    fails(r"b\.png: expected a whole image, found a damaged one", train_options(folder, cache=cache))
+    fails(
+        r"b\.png: expected a whole image, found a damaged one", train_options(folder, cache=cache)
+    )
 
 
 def test_lr_names(folder, folder_of, train_options):
     lr = folder_of("lr", ax2=(20, 25), c=(10, 15))
     options = train_options(folder, dataroot_lq=str(lr), filename_tmpl="{}x2")
     fails(
-        r"found 2 HR and 2 LR images: no LR image bx2 \(of \S+b\.png\); no HR image for \S+c\.png\. .*'\{\}x2'", options
+        r"found 2 HR and 2 LR images: no LR image bx2 \(of \S+b\.png\); no HR image for \S+c\.png\. .*'\{\}x2'",
+        options,
     )
 
 
 def test_lr_count(folder, folder_of, val_options):
     lr = folder_of("lr", a=(20, 25))
-    fails(r"found 2 HR and 1 LR images: no LR image b \(of", val_options(folder, dataroot_lq=str(lr)))
+    fails(
+        r"found 2 HR and 1 LR images: no LR image b \(of", val_options(folder, dataroot_lq=str(lr))
+    )
 
 
 def test_lr_sizes(folder, folder_of, val_options):
     lr = folder_of("lr", a=(20, 25), b=(10, 14))
     fails(
-        r"scale \(=2\) times LR sides: \S+b\.png is 10x14, \S+b\.png is 20x30", val_options(folder, dataroot_lq=str(lr))
+        r"scale \(=2\) times LR sides: \S+b\.png is 10x14, \S+b\.png is 20x30",
+        val_options(folder, dataroot_lq=str(lr)),
     )
 
 
@@ -76,7 +94,8 @@ def test_database_without_meta_file(tmp_path, val_options):
     (tmp_path / "x.lmdb").mkdir()
     (tmp_path / "x.lmdb" / "data.mdb").touch()
     fails(
-        r"x\.lmdb: expected the file meta_info\.txt in this LMDB folder, found none", val_options(tmp_path / "x.lmdb")
+        r"x\.lmdb: expected the file meta_info\.txt in this LMDB folder, found none",
+        val_options(tmp_path / "x.lmdb"),
     )
 
 
@@ -84,14 +103,30 @@ def test_database_without_meta_file(tmp_path, val_options):
     ("values", "scale", "match"),
     [
         ({"type": "NoiseDataset"}, 1, "NoiseDataset needs sigma"),
-        ({"type": "NoiseDataset", "sigma": 5.0}, 2, "expected scale 1 with type NoiseDataset, found scale 2"),
-        ({"type": "NoiseDataset", "sigma": 5.0, "dataroot_lq": "x"}, 1, "dataroot_lq has no effect"),
-        ({"type": "NoiseDataset", "sigma": [9.0, 5.0]}, 1, r"one level or \[lowest, highest\] within 0-255"),
+        (
+            {"type": "NoiseDataset", "sigma": 5.0},
+            2,
+            "expected scale 1 with type NoiseDataset, found scale 2",
+        ),
+        (
+            {"type": "NoiseDataset", "sigma": 5.0, "dataroot_lq": "x"},
+            1,
+            "dataroot_lq has no effect",
+        ),
+        (
+            {"type": "NoiseDataset", "sigma": [9.0, 5.0]},
+            1,
+            r"one level or \[lowest, highest\] within 0-255",
+        ),
         ({"type": "NoiseDataset", "sigma": 256.0}, 1, r"within 0-255, found 256\.0"),
         ({"sigma": 5.0}, 2, r"sigma \(=5\.0\) has no effect with type SRDataset"),
         ({}, 1, "SRDataset at scale 1 needs ready pairs"),
         ({"filename_tmpl": "{}x2"}, 2, "has no effect without dataroot_lq"),
-        ({"filename_tmpl": "x2", "dataroot_lq": "x"}, 2, r"filename_tmpl with one \{\} for the HR name, found 'x2'"),
+        (
+            {"filename_tmpl": "x2", "dataroot_lq": "x"},
+            2,
+            r"filename_tmpl with one \{\} for the HR name, found 'x2'",
+        ),
     ],
 )
 def test_settings_that_contradict(folder, train_options, values, scale, match):

@@ -10,7 +10,13 @@ from labelled_sets import tiny, write_cifar_10
 from dhp_sr.config.classification import ClassificationTrain, ClassificationVal
 from dhp_sr.data import train_batches
 from dhp_sr.data.augment import draws, shifted
-from dhp_sr.data.classification import TrainImages, ValImages, build_train, build_val, check_same_classes
+from dhp_sr.data.classification import (
+    TrainImages,
+    ValImages,
+    build_train,
+    build_val,
+    check_same_classes,
+)
 from dhp_sr.utils.errors import UserError
 
 TYPE = "ClassificationDataset"
@@ -22,7 +28,9 @@ def train_set(seed=3, count=20, **more) -> TrainImages:
 
 
 def take(dataset, count, start=0, workers=0, batch_size=4, **ranks):
-    batches = train_batches(dataset, batch_size=batch_size, workers=workers, seed=5, start_iteration=start, **ranks)
+    batches = train_batches(
+        dataset, batch_size=batch_size, workers=workers, seed=5, start_iteration=start, **ranks
+    )
     return list(islice(batches, count))
 
 
@@ -46,7 +54,10 @@ def test_validation_gives_every_picture_once_in_order():
     items = ValImages(tiny(10, side=12), ClassificationVal(type=TYPE, dataroot="-", batch_size=4))
     batches = list(items.batches())
     assert [len(batch["label"]) for batch in batches] == [4, 4, 2]
-    assert torch.cat([batch["label"] for batch in batches]).tolist() == tiny(10, side=12).labels.tolist()
+    assert (
+        torch.cat([batch["label"] for batch in batches]).tolist()
+        == tiny(10, side=12).labels.tolist()
+    )
     assert torch.equal(items[9]["image"], batches[2]["image"][1])
 
 
@@ -54,7 +65,9 @@ def test_a_sample_is_the_same_alone_and_in_a_batch():
     dataset = train_set()
     batch = dataset.batch([(3, 100), (7, 101), (3, 102)])
     assert torch.equal(dataset[(7, 101)]["image"], batch["image"][1])
-    assert not torch.equal(batch["image"][0], batch["image"][2])  # the same image at another place in the run
+    assert not torch.equal(
+        batch["image"][0], batch["image"][2]
+    )  # the same image at another place in the run
 
 
 def test_workers_resuming_and_ranks_change_nothing():
@@ -63,7 +76,10 @@ def test_workers_resuming_and_ranks_change_nothing():
     assert equal(whole[:3], take(dataset, 3, workers=2))
     assert equal(whole[4:], take(dataset, 3, start=4))
     parts = [take(dataset, 2, batch_size=2, world_size=2, rank=rank) for rank in range(2)]
-    joined = [{key: torch.cat([one[key], two[key]]) for key in one} for one, two in zip(*parts, strict=True)]
+    joined = [
+        {key: torch.cat([one[key], two[key]]) for key in one}
+        for one, two in zip(*parts, strict=True)
+    ]
     assert equal(whole[:2], joined)
 
 
@@ -78,7 +94,9 @@ def test_every_sample_is_a_window_of_the_framed_picture():
     for sample, number in zip(found, numbers, strict=True):
         framed = np.pad(images[number], ((3, 3), (3, 3), (0, 0)))
         windows = [framed[top : top + 8, left : left + 8] for top in range(7) for left in range(7)]
-        assert any(np.array_equal(sample, one) or np.array_equal(sample, one[:, ::-1]) for one in windows)
+        assert any(
+            np.array_equal(sample, one) or np.array_equal(sample, one[:, ::-1]) for one in windows
+        )
 
 
 def test_all_places_and_both_sides_are_equally_likely():
@@ -108,19 +126,25 @@ def test_a_set_is_opened_from_its_section(tmp_path):
     write_cifar_10(tmp_path / "set", tiny())
     write_cifar_10(tmp_path / "set", tiny(5, seed=1), "test")
     train = build_train(
-        ClassificationTrain(type=TYPE, dataroot=str(tmp_path / "set"), batch_size_per_gpu=2, max_per_class=1), 0
+        ClassificationTrain(
+            type=TYPE, dataroot=str(tmp_path / "set"), batch_size_per_gpu=2, max_per_class=1
+        ),
+        0,
     )
     val = build_val(ClassificationVal(type=TYPE, dataroot=str(tmp_path / "set"), color="grey"))
     assert (len(train), len(val)) == (3, 5) and train.classes == val.classes
     assert val.batch([0])["image"].shape == (1, 1, 32, 32)
-    with pytest.raises(UserError, match=r"datasets.val \(mine\): .*expected a folder with a classification set"):
+    with pytest.raises(
+        UserError, match=r"datasets.val \(mine\): .*expected a folder with a classification set"
+    ):
         build_val(ClassificationVal(type=TYPE, name="mine", dataroot=str(tmp_path / "other")))
 
 
 def test_other_classes_in_validation_are_refused():
     check_same_classes(("a", "b"), ("a", "b"), "val")
     with pytest.raises(
-        UserError, match="val: expected the 2 classes of the training set, found 'c' for 'b' at label 1"
+        UserError,
+        match="val: expected the 2 classes of the training set, found 'c' for 'b' at label 1",
     ):
         check_same_classes(("a", "b"), ("a", "c"), "val")
     with pytest.raises(UserError, match="expected the 2 classes of the training set, found 3"):

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dhp_sr.data.images import crop_to_multiple, decode, encode_png, header_size, rgb_to_grey, to_color
+from dhp_sr.data.images import (
+    crop_to_multiple,
+    decode,
+    encode_png,
+    header_size,
+    rgb_to_grey,
+    to_color,
+)
 from dhp_sr.utils.errors import UserError
 
 
@@ -36,22 +43,32 @@ def test_alpha_is_dropped_and_colours_stay(picture):
 def test_palette_becomes_rgb(picture, transparency):
     palette = Image.fromarray(picture(6, 5)).quantize(200)
     options = {} if transparency is None else {"transparency": transparency}
-    np.testing.assert_array_equal(decode(stored(palette, "PNG", **options), "x"), np.asarray(palette.convert("RGB")))
+    np.testing.assert_array_equal(
+        decode(stored(palette, "PNG", **options), "x"), np.asarray(palette.convert("RGB"))
+    )
 
 
 def test_bilevel_and_grey_alpha_become_grey(picture):
     grey = picture(6, 5, 1)[:, :, 0]
     assert set(np.unique(decode(stored(Image.fromarray(grey > 99), "PNG"), "x"))) <= {0, 255}
     with_alpha = np.stack([grey, 255 - grey], axis=2)
-    np.testing.assert_array_equal(decode(stored(Image.fromarray(with_alpha), "PNG"), "x")[:, :, 0], grey)
+    np.testing.assert_array_equal(
+        decode(stored(Image.fromarray(with_alpha), "PNG"), "x")[:, :, 0], grey
+    )
 
 
 @pytest.mark.parametrize("shape", [(6, 5, 3), (6, 5)])
 def test_16_bits_are_refused(shape, tmp_path):
     path = tmp_path / "deep.png"
     assert cv2.imwrite(str(path), np.full(shape, 999, np.uint16))
-    for read in (lambda: decode(path.read_bytes(), str(path)), lambda: header_size(path, str(path))):
-        with pytest.raises(UserError, match=r"deep\.png: expected an 8-bit grey or RGB image, found PNG.*convert it"):
+    for read in (
+        lambda: decode(path.read_bytes(), str(path)),
+        lambda: header_size(path, str(path)),
+    ):
+        with pytest.raises(
+            UserError,
+            match=r"deep\.png: expected an 8-bit grey or RGB image, found PNG.*convert it",
+        ):
             read()
 
 
@@ -64,7 +81,9 @@ def test_cmyk_is_refused(picture):
 @pytest.mark.parametrize("kept", [0.05, 0.3, 0.6, 0.9, 0.99])
 def test_truncated_files_are_refused(picture, kind, kept):
     data = stored(Image.fromarray(picture(64, 64)), kind)
-    with pytest.raises(UserError, match=r"cut\.img: expected a whole image, found a damaged one or none.*again"):
+    with pytest.raises(
+        UserError, match=r"cut\.img: expected a whole image, found a damaged one or none.*again"
+    ):
         decode(data[: int(len(data) * kept)], "cut.img")
 
 
@@ -103,7 +122,9 @@ def test_luma_of_grey_colours_is_the_grey_itself():
 @pytest.mark.parametrize(("grey", "colour"), [("test001", "101085"), ("test010", "109053")])
 def test_luma_equals_published_grey_images(shared_data, grey, colour):
     rgb = decode((shared_data / "BSDS500" / "val" / f"{colour}.jpg").read_bytes(), colour)
-    np.testing.assert_array_equal(rgb_to_grey(rgb), decode((shared_data / "BSD68" / f"{grey}.png").read_bytes(), grey))
+    np.testing.assert_array_equal(
+        rgb_to_grey(rgb), decode((shared_data / "BSD68" / f"{grey}.png").read_bytes(), grey)
+    )
 
 
 def test_crop_to_multiple(picture):

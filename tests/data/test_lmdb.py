@@ -30,12 +30,17 @@ def test_layout_is_that_of_basicsr(folder, database):
     assert {path.name for path in database.iterdir()} == {"data.mdb", "meta_info.txt"}
     lines = (database / "meta_info.txt").read_text().splitlines()
     assert lines == ["a.png (8,8,1) 1", "b.png (60,50,3) 1", "c.png (300,400,3) 1"]
-    with lmdb.open(str(database), readonly=True, lock=False) as environment, environment.begin() as transaction:
+    with (
+        lmdb.open(str(database), readonly=True, lock=False) as environment,
+        environment.begin() as transaction,
+    ):
         for line in lines:
             key = line.split(".")[0]
             value = transaction.get(key.encode("ascii"))
             pixels = cv2.imdecode(np.frombuffer(value, np.uint8), cv2.IMREAD_UNCHANGED)
-            np.testing.assert_array_equal(pixels, cv2.imread(str(folder / f"{key}.png"), cv2.IMREAD_UNCHANGED))
+            np.testing.assert_array_equal(
+                pixels, cv2.imread(str(folder / f"{key}.png"), cv2.IMREAD_UNCHANGED)
+            )
 
 
 def test_round_trip(folder, database):
@@ -50,7 +55,10 @@ def test_database_of_basicsr_is_read(tmp_path, picture):
     image = picture(20, 30)
     target = tmp_path / "x.lmdb"
     png = cv2.imencode(".png", image[:, :, ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
-    with lmdb.open(str(target), map_size=2**20) as environment, environment.begin(write=True) as transaction:
+    with (
+        lmdb.open(str(target), map_size=2**20) as environment,
+        environment.begin(write=True) as transaction,
+    ):
         transaction.put(b"0001 s1", png.tobytes())
     (target / "meta_info.txt").write_text("0001 s1.png (20,30,3) 1\n")
     (found,) = find_images(target)
@@ -75,7 +83,9 @@ def interrupt() -> None:
 def test_map_size_fits_noise_that_does_not_compress(tmp_path, folder_of):
     images = find_images(folder_of("noise", a=(1, 1), **{f"b{i}": (400, 500) for i in range(4)}))
     write_database(images, tmp_path / "x.lmdb")
-    assert (tmp_path / "x.lmdb" / "data.mdb").stat().st_size < map_size([image.size() for image in images])
+    assert (tmp_path / "x.lmdb" / "data.mdb").stat().st_size < map_size(
+        [image.size() for image in images]
+    )
 
 
 def test_two_sets_may_share_a_database(database):
@@ -84,7 +94,10 @@ def test_two_sets_may_share_a_database(database):
 
 
 def test_faults_are_listed(folder, database):
-    with lmdb.open(str(database), map_size=2**24) as environment, environment.begin(write=True) as transaction:
+    with (
+        lmdb.open(str(database), map_size=2**24) as environment,
+        environment.begin(write=True) as transaction,
+    ):
         transaction.put(b"a", transaction.get(b"a")[:-20])
         transaction.put(b"b", transaction.get(b"c"))
         transaction.put(b"extra", transaction.get(b"c"))
@@ -109,14 +122,19 @@ def test_other_pixels_are_a_fault(folder, database, folder_of):
 def test_size_other_than_in_the_meta_file(database):
     meta = database / "meta_info.txt"
     meta.write_text(meta.read_text().replace("60,50", "50,60"))
-    with pytest.raises(UserError, match=r"key b: expected the meta file's size \(50, 60, 3\), found \(60, 50, 3\)"):
+    with pytest.raises(
+        UserError, match=r"key b: expected the meta file's size \(50, 60, 3\), found \(60, 50, 3\)"
+    ):
         find_images(database)[1].read()
 
 
 @pytest.mark.parametrize(
     ("break_it", "match"),
     [
-        (lambda folder: (folder / "meta_info.txt").unlink(), r"expected the file meta_info\.txt .*unfinished"),
+        (
+            lambda folder: (folder / "meta_info.txt").unlink(),
+            r"expected the file meta_info\.txt .*unfinished",
+        ),
         (lambda folder: (folder / "data.mdb").unlink(), r"expected the file data\.mdb"),
         (
             lambda folder: (folder / "meta_info.txt").write_text("a.png\n"),
@@ -146,7 +164,9 @@ def test_a_database_cut_short(database):
     """Reading beyond the end of the file would kill the process (SIGBUS)."""
     content = (database / "data.mdb").read_bytes()
     (database / "data.mdb").write_bytes(content[:9000])
-    with pytest.raises(UserError, match=r"hr\.lmdb: expected \d+ bytes in data\.mdb, found 9000: it is cut short"):
+    with pytest.raises(
+        UserError, match=r"hr\.lmdb: expected \d+ bytes in data\.mdb, found 9000: it is cut short"
+    ):
         find_images(database)[0].read()
 
 
@@ -162,5 +182,7 @@ def test_unusable_names(tmp_path, folder_of):
 
 def test_without_the_package(database, monkeypatch):
     monkeypatch.setitem(sys.modules, "lmdb", None)
-    with pytest.raises(UserError, match="needs the package lmdb, which is not installed: `pip install lmdb`"):
+    with pytest.raises(
+        UserError, match="needs the package lmdb, which is not installed: `pip install lmdb`"
+    ):
         find_images(database)[0].read()

@@ -16,7 +16,10 @@ def folder(folder_of):
 def test_fixed_level_has_the_right_statistics(folder, train_options, color, channels):
     options = train_options(folder, type="NoiseDataset", color=color, sigma=25.0, gt_size=48)
     dataset = build_train_set(options, 1, seed=0)
-    noise = torch.stack([item["lq"] - item["gt"] for item in (dataset[(0, p)] for p in range(20))]) * 255
+    noise = (
+        torch.stack([item["lq"] - item["gt"] for item in (dataset[(0, p)] for p in range(20))])
+        * 255
+    )
     assert noise.shape[1] == channels
     assert noise.std().item() == pytest.approx(25, rel=0.02)
     assert abs(noise.mean().item()) < 0.5
@@ -25,7 +28,9 @@ def test_fixed_level_has_the_right_statistics(folder, train_options, color, chan
 
 
 def test_level_is_drawn_from_the_range(folder, train_options):
-    dataset = build_train_set(train_options(folder, type="NoiseDataset", sigma=[5.0, 55.0], gt_size=48), 1, seed=0)
+    dataset = build_train_set(
+        train_options(folder, type="NoiseDataset", sigma=[5.0, 55.0], gt_size=48), 1, seed=0
+    )
     items = [dataset[(0, position)] for position in range(60)]
     levels = np.array([(item["lq"] - item["gt"]).std().item() * 255 for item in items])
     assert 4 < levels.min() < 12 and 48 < levels.max() < 57
@@ -34,7 +39,9 @@ def test_level_is_drawn_from_the_range(folder, train_options):
 
 def test_training_noise_repeats_with_the_seed_alone(folder, train_options):
     options = train_options(folder, type="NoiseDataset", sigma=25.0)
-    first, same, other = (build_train_set(options, 1, seed=seed)[(0, 7)]["lq"] for seed in (1, 1, 2))
+    first, same, other = (
+        build_train_set(options, 1, seed=seed)[(0, 7)]["lq"] for seed in (1, 1, 2)
+    )
     assert torch.equal(first, same) and not torch.equal(first, other)
 
 
@@ -48,7 +55,9 @@ def test_validation_noise_repeats_by_name(folder, folder_of, val_options):
     alone = folder_of("alone", b=(64, 48, 1))
     (alone / "b.png").write_bytes((folder / "b.png").read_bytes())
     options = options.model_copy(update={"dataroot_gt": str(alone)})
-    assert torch.equal(build_val_set(options, 1)[0]["lq"], first[1])  # independent of the other images
+    assert torch.equal(
+        build_val_set(options, 1)[0]["lq"], first[1]
+    )  # independent of the other images
 
 
 def test_validation_pictures_are_clipped_tensors_are_not(folder, val_options):
@@ -56,7 +65,9 @@ def test_validation_pictures_are_clipped_tensors_are_not(folder, val_options):
     assert item["lq"].min() < 0 and item["lq"].max() > 1
     expected = (item["lq"] * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
     np.testing.assert_array_equal(item["lq_uint8"], expected)
-    np.testing.assert_array_equal(item["gt_uint8"], (item["gt"] * 255).round().byte().permute(1, 2, 0).numpy())
+    np.testing.assert_array_equal(
+        item["gt_uint8"], (item["gt"] * 255).round().byte().permute(1, 2, 0).numpy()
+    )
 
 
 def test_truly_grey_files_stay_as_they_are(folder, val_options):

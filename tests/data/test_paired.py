@@ -25,7 +25,9 @@ def test_patch_and_its_lr_show_the_same_place(tmp_path, train_options):
         assert item["lq"].shape == (3, 4, 4) and item["gt"].shape == (3, 16, 16)
         means = torch.nn.functional.avg_pool2d(item["gt"], 4)
         inside = item["lq"][:2] * 255 - means[:2] * 255
-        assert inside.abs().max() <= 6  # half an LR pixel at the mirrored border, rounding elsewhere
+        assert (
+            inside.abs().max() <= 6
+        )  # half an LR pixel at the mirrored border, rounding elsewhere
         seen.add(tuple(torch.sign(item["gt"][:2, 0, 0] - item["gt"][:2, -1, -1]).tolist()))
     assert len(seen) == 4  # mirrored and turned
 
@@ -39,11 +41,16 @@ def test_items_are_contiguous_floats_in_range(folder_of, train_options):
     assert item["key"] == "a"
 
 
-@pytest.mark.parametrize(("hflip", "rot", "orientations"), [(False, False, 1), (True, False, 2), (True, True, 8)])
+@pytest.mark.parametrize(
+    ("hflip", "rot", "orientations"), [(False, False, 1), (True, False, 2), (True, True, 8)]
+)
 def test_augmentation_can_be_switched_off(folder_of, train_options, hflip, rot, orientations):
     options = train_options(folder_of("hr", a=(16, 16)), use_hflip=hflip, use_rot=rot)
     dataset = build_train_set(options, 2, seed=0)
-    assert len({dataset[(0, position)]["gt"].numpy().tobytes() for position in range(64)}) == orientations
+    assert (
+        len({dataset[(0, position)]["gt"].numpy().tobytes() for position in range(64)})
+        == orientations
+    )
 
 
 def test_orientations_are_the_eight_of_a_square(picture):
@@ -58,8 +65,12 @@ def test_orientations_are_the_eight_of_a_square(picture):
 @pytest.mark.parametrize("cache", ["memory", "none"])
 def test_lr_is_made_once(folder_of, train_options, monkeypatch, cache):
     calls = []
-    monkeypatch.setattr(paired, "downscale", lambda image, scale: calls.append(1) or downscale(image, scale))
-    dataset = build_train_set(train_options(folder_of("hr", a=(32, 32), b=(32, 40)), cache=cache), 2, seed=0)
+    monkeypatch.setattr(
+        paired, "downscale", lambda image, scale: calls.append(1) or downscale(image, scale)
+    )
+    dataset = build_train_set(
+        train_options(folder_of("hr", a=(32, 32), b=(32, 40)), cache=cache), 2, seed=0
+    )
     for position in range(10):
         dataset[(position % 2, position)]
     assert len(calls) == 2
@@ -67,7 +78,10 @@ def test_lr_is_made_once(folder_of, train_options, monkeypatch, cache):
 
 def test_caches_agree(folder_of, train_options):
     folder = folder_of("hr", a=(33, 35), b=(32, 40))
-    kept, read = (build_train_set(train_options(folder, cache=cache), 4, seed=0) for cache in ("memory", "none"))
+    kept, read = (
+        build_train_set(train_options(folder, cache=cache), 4, seed=0)
+        for cache in ("memory", "none")
+    )
     for address in ((0, 0), (1, 1), (0, 2)):
         assert all(torch.equal(kept[address][name], read[address][name]) for name in ("lq", "gt"))
 
@@ -83,7 +97,9 @@ def test_ready_pairs_equal_made_ones(tmp_path, folder_of, val_options, cache, co
         lr = downscale(crop_to_multiple(to_color(decode(path.read_bytes(), ""), color), 4), 4)
         Image.fromarray(lr.squeeze()).save(ready / f"{path.stem}x4.png")
     made = build_val_set(val_options(folder, color=color), 4)
-    options = val_options(folder, color=color, dataroot_lq=str(ready), filename_tmpl="{}x4", cache=cache)
+    options = val_options(
+        folder, color=color, dataroot_lq=str(ready), filename_tmpl="{}x4", cache=cache
+    )
     for ours, theirs in zip(made, build_val_set(options, 4), strict=True):
         assert ours["key"] == theirs["key"]
         assert all(torch.equal(ours[name], theirs[name]) for name in ("lq", "gt"))
@@ -94,12 +110,16 @@ def test_ready_pairs_equal_made_ones(tmp_path, folder_of, val_options, cache, co
 def test_val_items_carry_uint8(folder_of, val_options):
     item = build_val_set(val_options(folder_of("hr", a=(33, 35))), 4)[0]
     assert item["gt_uint8"].shape == (32, 32, 3) and item["lq_uint8"].dtype == np.uint8
-    np.testing.assert_array_equal(item["gt_uint8"], item["gt"].mul(255).round().byte().permute(1, 2, 0).numpy())
+    np.testing.assert_array_equal(
+        item["gt_uint8"], item["gt"].mul(255).round().byte().permute(1, 2, 0).numpy()
+    )
     np.testing.assert_array_equal(item["lq_uint8"], downscale(item["gt_uint8"], 4))
 
 
 def test_max_images_takes_the_first(folder_of, val_options):
-    dataset = build_val_set(val_options(folder_of("hr", a=(8, 8), b=(8, 8), c=(8, 8)), max_images=2), 2)
+    dataset = build_val_set(
+        val_options(folder_of("hr", a=(8, 8), b=(8, 8), c=(8, 8)), max_images=2), 2
+    )
     assert [item["key"] for item in dataset] == ["a", "b"]
 
 

@@ -15,7 +15,11 @@ FILES = {20: "resnet20-12fca82f.th", 56: "resnet56-4bfd9763.th"}
 @pytest.mark.data
 @pytest.mark.parametrize("depth, wrong", [(20, 827), pytest.param(56, 661, marks=pytest.mark.slow)])
 def test_published_error(depth, wrong, shared_data, shared_weights):
-    section = {"type": "ClassificationDataset", "dataroot": str(shared_data / "CIFAR10"), "batch_size": 100}
+    section = {
+        "type": "ClassificationDataset",
+        "dataroot": str(shared_data / "CIFAR10"),
+        "batch_size": 100,
+    }
     items = build_val(ClassificationVal(**section))
     network = build("ResNet", depth=depth).eval()
     load_into(network, load_weights(shared_weights / FILES[depth]))

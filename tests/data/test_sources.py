@@ -27,7 +27,9 @@ def test_several_roots(folder_of):
 
 
 def test_missing_folder(tmp_path):
-    with pytest.raises(UserError, match="absent: expected a folder of images, found nothing: check the path"):
+    with pytest.raises(
+        UserError, match="absent: expected a folder of images, found nothing: check the path"
+    ):
         find_images(tmp_path / "absent")
 
 
@@ -41,7 +43,9 @@ def test_empty_folder_names_sub_folders_with_images(tmp_path, folder_of):
     with pytest.raises(UserError, match=r"found none: name one of its sub-folders that do: HR"):
         find_images(tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"empty: expected images \(\.png.*found none: check the path"):
+    with pytest.raises(
+        UserError, match=r"empty: expected images \(\.png.*found none: check the path"
+    ):
         find_images(tmp_path / "empty")
 
 
@@ -63,7 +67,9 @@ def test_bundled_name_is_checked():
 
 def test_bundled_without_scikit_image(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"scikit-image, which is not installed: `pip install scikit-image`"):
+    with pytest.raises(
+        UserError, match=r"scikit-image, which is not installed: `pip install scikit-image`"
+    ):
         find_images("bundled:val")
 
 

@@ -43,8 +43,12 @@ def write_all(folder):
     for name, content in files.items():
         torch.save({**weights, "more": content}, folder / name)
     _zip_bomb(folder / "whole.pth", folder / "zip.pth")
-    (folder / "pickle.safetensors").write_bytes(pickle.dumps(Call(Path.mkdir, folder / "executed"), protocol=2))
-    (folder / "header.safetensors").write_bytes(struct.pack("<Q", 90_000_000) + b"{" + b" " * 89_999_999)
+    (folder / "pickle.safetensors").write_bytes(
+        pickle.dumps(Call(Path.mkdir, folder / "executed"), protocol=2)
+    )
+    (folder / "header.safetensors").write_bytes(
+        struct.pack("<Q", 90_000_000) + b"{" + b" " * 89_999_999
+    )
     _many_tensors(folder / "many.safetensors", 4_000)
     _many_tensors(folder / "more.safetensors", 60_000)
     _wide(folder / "wide.safetensors")
@@ -75,7 +79,10 @@ def _many_tensors(path, count):
     manifest = json.loads(header["__metadata__"]["manifest"])
     manifest["arguments"]["num_block"] = count
     metadata = {"format": "dhp_sr", "format_version": "1", "manifest": json.dumps(manifest)}
-    entries = {f"t{number}": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for number in range(count)}
+    entries = {
+        f"t{number}": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}
+        for number in range(count)
+    }
     _write(path, {"__metadata__": metadata, **entries}, b"")
 
 

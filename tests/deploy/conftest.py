@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from dhp_sr.archs import build
 from dhp_sr.deploy.checksum import CHECKSUM
-from dhp_sr.structure.resize import resize
+from dhp_sr.operators.resize import resize
 
 
 def _norm(name, width):
@@ -134,12 +134,18 @@ def spoil(tmp_path):
 
     def rewrite(path, *, manifest=None, metadata=None, tensors=None, drop=(), text=None):
         with safe_open(path, framework="pt") as file:
-            found = {key: value for key, value in file.metadata().items() if key != CHECKSUM}  # an attacker's right
+            found = {
+                key: value for key, value in file.metadata().items() if key != CHECKSUM
+            }  # an attacker's right
         described = {**json.loads(found["manifest"]), **(manifest or {})}
         found["manifest"] = text if text is not None else json.dumps(described)
         held = {**load_file(path), **(tensors or {})}
         spoilt = tmp_path / "spoilt.safetensors"
-        save_file({k: v for k, v in held.items() if k not in drop}, spoilt, metadata={**found, **(metadata or {})})
+        save_file(
+            {k: v for k, v in held.items() if k not in drop},
+            spoilt,
+            metadata={**found, **(metadata or {})},
+        )
         return spoilt
 
     return rewrite

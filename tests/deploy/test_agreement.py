@@ -48,7 +48,12 @@ def differences(network, folder, shapes):
         x = torch.rand(batch, network.in_channels, height, width)
         with torch.no_grad():
             expected, program = network(x), module(x)
-        assert expected.shape == (batch, network.in_channels, network.scale * height, network.scale * width)
+        assert expected.shape == (
+            batch,
+            network.in_channels,
+            network.scale * height,
+            network.scale * width,
+        )
         (runtime,) = session.run(None, {"input": x.numpy()})
         found[batch, height, width] = (
             float(np.abs(runtime - expected.numpy()).max()),
@@ -69,7 +74,9 @@ def test_half_a_small_network_agrees_at_any_size(name, tmp_path):
 def test_half_the_network_agrees_within_1e_5(name, tmp_path, capsys):
     network = halved(name, PAPERS[name])
     found = differences(network, tmp_path, SHAPES)
-    half = export_onnx(network, tmp_path / "half.onnx", (1, network.in_channels, 32, 48), half=True).largest
+    half = export_onnx(
+        network, tmp_path / "half.onnx", (1, network.in_channels, 32, 48), half=True
+    ).largest
     assert max(map(max, found.values())) <= 1e-5
     with capsys.disabled():
         print(f"\n{name}: onnxruntime and pt2 from PyTorch: {found}; fp16 {half:g}")
@@ -93,11 +100,15 @@ def test_half_precision_denoises_as_well(shared_data, shared_weights, tmp_path):
     scores = {kind: [] for kind in runs}
     for path in sorted((shared_data / "Set5" / "HR").glob("*.png")):
         truth = (
-            to_color(decode(path.read_bytes(), path.name), "grey")[:96, :96].astype(np.float32).reshape(1, 1, 96, 96)
+            to_color(decode(path.read_bytes(), path.name), "grey")[:96, :96]
+            .astype(np.float32)
+            .reshape(1, 1, 96, 96)
             / 255
         )
         noisy = truth + np.random.default_rng(0).normal(0, 25 / 255, truth.shape).astype(np.float32)
         for kind, session in runs.items():
-            scores[kind].append(psnr(session.run(None, {"input": noisy.astype(kind)})[0].astype(np.float32), truth))
+            scores[kind].append(
+                psnr(session.run(None, {"input": noisy.astype(kind)})[0].astype(np.float32), truth)
+            )
     full, half = (np.mean(scores[kind]) for kind in (np.float32, np.float16))
     assert len(scores[np.float16]) == 5 and full > 28 and abs(full - half) < 0.01

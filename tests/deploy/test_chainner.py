@@ -16,7 +16,9 @@ def test_rules(name, exports):
     network, path = exports[name]
     model = onnx.load(path, load_external_data=False)
     assert [len(model.graph.input), len(model.graph.output)] == [1, 1]
-    image, result = (value.type.tensor_type.shape.dim for value in (model.graph.input[0], model.graph.output[0]))
+    image, result = (
+        value.type.tensor_type.shape.dim for value in (model.graph.input[0], model.graph.output[0])
+    )
     assert len(image) == len(result) == 4
     assert image[1].dim_value == network.in_channels and 1 <= result[1].dim_value <= 4
     assert all(side.dim_param and not side.dim_value for side in (*image[2:], *result[2:]))
@@ -27,10 +29,16 @@ def test_rules(name, exports):
 
 def inferred_scale(onnx, model):
     """State the input's size, forget what the file says of its output, and let ONNX find the output's size."""
-    for side, value in zip(model.graph.input[0].type.tensor_type.shape.dim, (1, None, SIDE, SIDE), strict=True):
+    for side, value in zip(
+        model.graph.input[0].type.tensor_type.shape.dim, (1, None, SIDE, SIDE), strict=True
+    ):
         if value:
             side.dim_value = value
     del model.graph.value_info[:]
     model.graph.output[0].type.tensor_type.ClearField("shape")
-    found = onnx.shape_inference.infer_shapes(model, data_prop=True).graph.output[0].type.tensor_type.shape.dim
+    found = (
+        onnx.shape_inference.infer_shapes(model, data_prop=True)
+        .graph.output[0]
+        .type.tensor_type.shape.dim
+    )
     return tuple(side.dim_value / SIDE for side in found[2:])

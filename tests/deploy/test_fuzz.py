@@ -30,7 +30,9 @@ def contents(path):
 
 def same(one, other):
     return len(one) == len(other) and all(
-        a == b if isinstance(a, str) else a[0] == b[0] and a[1].dtype == b[1].dtype and torch.equal(a[1], b[1])
+        a == b
+        if isinstance(a, str)
+        else a[0] == b[0] and a[1].dtype == b[1].dtype and torch.equal(a[1], b[1])
         for a, b in zip(one, other, strict=True)
     )
 
@@ -51,7 +53,10 @@ def refused(read, path, content):
 @pytest.mark.parametrize("name", ["EDSR", "UNet"])
 def test_model_files(name, tmp_path):
     save_model(cut_network(name), tmp_path / "model.safetensors", scores={"Set5": 30.5})
-    content, expected = (tmp_path / "model.safetensors").read_bytes(), contents(tmp_path / "model.safetensors")
+    content, expected = (
+        (tmp_path / "model.safetensors").read_bytes(),
+        contents(tmp_path / "model.safetensors"),
+    )
     reasons = set()
     for seed in range(150):
         reason, given = refused(contents, tmp_path / "damaged.safetensors", mutate(content, seed))
@@ -68,8 +73,12 @@ def test_pth_files(zipped, tmp_path):
     for seed in range(150):
         reason, given = refused(load_weights, tmp_path / "damaged.pth", mutate(content, seed))
         refusals += reason is not None
-        if zipped and given:  # files of torch before 1.6 have no checksums: their numbers may have changed
-            assert same([*given.items()], [*weights.items()]), f"seed {seed}: loaded with other contents"
+        if (
+            zipped and given
+        ):  # files of torch before 1.6 have no checksums: their numbers may have changed
+            assert same([*given.items()], [*weights.items()]), (
+                f"seed {seed}: loaded with other contents"
+            )
     assert refusals > (140 if zipped else 100)
 
 
@@ -79,7 +88,9 @@ def test_one_flipped_bit_in_a_weight(tmp_path, network):
     place = content.find(bytes(network.conv_last.weight.detach().numpy().tobytes()))
     content[place + 2] ^= 1
     (tmp_path / "model.safetensors").write_bytes(content)
-    with pytest.raises(ModelFileError, match="damaged: weights or description differ from its checksum"):
+    with pytest.raises(
+        ModelFileError, match="damaged: weights or description differ from its checksum"
+    ):
         load_model(tmp_path / "model.safetensors")
 
 
@@ -99,7 +110,9 @@ def test_huge_shapes_are_refused_at_once(tmp_path, network, digits):
     assert old in content
     new = content.replace(old, b'"shape":[' + digits.encode() + b",3,3,3]")
     length = int.from_bytes(new[:8], "little") + len(new) - len(content)
-    reason, _ = refused(load_model, tmp_path / "damaged.safetensors", length.to_bytes(8, "little") + new[8:])
+    reason, _ = refused(
+        load_model, tmp_path / "damaged.safetensors", length.to_bytes(8, "little") + new[8:]
+    )
     assert reason
 
 
@@ -117,7 +130,12 @@ def test_bombs_stay_small(tmp_path):
     results = in_a_process("bombs", tmp_path, *names)
     assert list(results) == names and len(names) == 10
     for name, (reason, seconds, grown) in results.items():
-        assert reason and seconds < 2 * SECOND and grown < 200, (name, reason, seconds, grown)  # 0.8 where it is quiet
+        assert reason and seconds < 2 * SECOND and grown < 200, (
+            name,
+            reason,
+            seconds,
+            grown,
+        )  # 0.8 where it is quiet
     assert not (tmp_path / "executed").exists()
 
 
@@ -144,7 +162,13 @@ def test_commands_end_with_2_and_one_message(main, tmp_path, capsys):
     write_all(tmp_path)
     (tmp_path / "damaged.safetensors").write_bytes(content[:-9] + b"?" + content[-8:])
     more = ["--format", "pt2"] if main is export else ["--data", str(tmp_path)]
-    for name in ("damaged.safetensors", "pickle.safetensors", "wide.safetensors", "code.pth", "none.safetensors"):
+    for name in (
+        "damaged.safetensors",
+        "pickle.safetensors",
+        "wide.safetensors",
+        "code.pth",
+        "none.safetensors",
+    ):
         assert main(["--model", str(tmp_path / name), *more]) == 2
         message = capsys.readouterr().err
         assert message.startswith(f"error: {tmp_path / name}: ") and message.count("\n") == 1

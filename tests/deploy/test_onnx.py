@@ -10,7 +10,7 @@ import torch
 from dhp_sr.archs import build
 from dhp_sr.deploy.onnx import OPSETS, export_onnx, open_onnx, require_onnx
 from dhp_sr.deploy.onnx_metadata import unpack_metadata
-from dhp_sr.deploy.prepare import prepare as prepare_network
+from dhp_sr.deploy.simplify import prepare as prepare_network
 from dhp_sr.utils.errors import UserError
 
 from .conftest import ROWS, cut_network
@@ -40,11 +40,15 @@ def test_cut_networks_give_the_same_numbers_at_any_size(onnx, name, tmp_path):
         x = torch.rand(batch, network.in_channels, more + height, more + width)
         (found,) = open_onnx(path).run(["output"], {"input": x.numpy()})
         expected = network(x).detach().numpy()
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * max(1, np.abs(expected).max()))
+        np.testing.assert_allclose(
+            found, expected, rtol=0, atol=1e-5 * max(1, np.abs(expected).max())
+        )
     assert [entry.name for entry in tmp_path.iterdir()] == ["small.onnx"]
     assert all(torch.equal(tensor, before[key]) for key, tensor in network.state_dict().items())
     (output,) = open_onnx(path).get_outputs()
-    sides = [axis if network.scale == 1 else f"{network.scale}*{axis}" for axis in ("height", "width")]
+    sides = [
+        axis if network.scale == 1 else f"{network.scale}*{axis}" for axis in ("height", "width")
+    ]
     assert output.shape[2:] == ([] if network.task == "classification" else sides)
     assert not onnx.load(path).functions
     if name != "DenseNet":  # whose normalisations come before the convolutions
@@ -73,10 +77,13 @@ def test_a_file_that_computes_something_else_is_not_kept(onnx, tmp_path, forgets
     path = tmp_path / "wrong.onnx"
     path.write_bytes(b"an older file")
     with pytest.raises(
-        UserError, match=r"not written: expected PyTorch's output within 0\.0001, found a difference of"
+        UserError,
+        match=r"not written: expected PyTorch's output within 0\.0001, found a difference of",
     ):
         export_onnx(cut_network("DnCNN"), path, (1, 1, 8, 8))
-    assert [entry.name for entry in tmp_path.iterdir()] == ["wrong.onnx"] and path.read_bytes() == b"an older file"
+    assert [entry.name for entry in tmp_path.iterdir()] == [
+        "wrong.onnx"
+    ] and path.read_bytes() == b"an older file"
 
 
 SLOW = [pytest.param(opset, marks=pytest.mark.slow) for opset in OPSETS[1:-1]]
@@ -85,13 +92,19 @@ SLOW = [pytest.param(opset, marks=pytest.mark.slow) for opset in OPSETS[1:-1]]
 @pytest.mark.parametrize("opset", [OPSETS[0], *SLOW, OPSETS[-1]])
 def test_every_opset_is_really_that_one(onnx, tmp_path, opset):
     network = build("DnCNN", num_feat=4, num_layers=3).eval()
-    assert export_onnx(network, tmp_path / "x.onnx", (1, 1, 8, 8), opset=opset, facts=FACTS).largest < 1e-6
+    assert (
+        export_onnx(network, tmp_path / "x.onnx", (1, 1, 8, 8), opset=opset, facts=FACTS).largest
+        < 1e-6
+    )
     model = onnx.load(tmp_path / "x.onnx")
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset)]
     onnx.checker.check_model(model, full_check=True)
     content = (tmp_path / "x.onnx").read_bytes()
     assert str(ROOT).encode() not in content and b"torch/nn/modules" not in content
-    assert unpack_metadata(open_onnx(tmp_path / "x.onnx").get_modelmeta().custom_metadata_map)["halo"] == 7
+    assert (
+        unpack_metadata(open_onnx(tmp_path / "x.onnx").get_modelmeta().custom_metadata_map)["halo"]
+        == 7
+    )
 
 
 def test_other_opsets_are_refused(onnx, tmp_path):
@@ -105,7 +118,9 @@ def test_half_is_half_throughout(onnx, tmp_path):
     assert 1e-6 < found.largest < 2e-3
     model = onnx.load(tmp_path / "half.onnx")
     kinds = {tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) > 1}
-    assert kinds == {onnx.TensorProto.FLOAT16} and "Cast" not in {node.op_type for node in model.graph.node}
+    assert kinds == {onnx.TensorProto.FLOAT16} and "Cast" not in {
+        node.op_type for node in model.graph.node
+    }
     session = open_onnx(tmp_path / "half.onnx")
     assert session.get_inputs()[0].type == session.get_outputs()[0].type == "tensor(float16)"
 

@@ -72,7 +72,9 @@ def test_constants_inside_branches(path):
     inner = onnx.helper.make_tensor("c", TensorProto.FLOAT, [1], [0.0])
     inner.dims[:] = [2**33]
     made = [onnx.helper.make_tensor_value_info("z", TensorProto.FLOAT, None)]
-    branch = onnx.helper.make_graph([onnx.helper.make_node("Constant", [], ["z"], value=inner)], "b", [], made)
+    branch = onnx.helper.make_graph(
+        [onnx.helper.make_node("Constant", [], ["z"], value=inner)], "b", [], made
+    )
     node = onnx.helper.make_node("If", ["x"], ["y"], then_branch=branch, else_branch=branch)
     assert "constant 'c' declares 8589934592" in refusal(model(node), path)
 
@@ -80,13 +82,18 @@ def test_constants_inside_branches(path):
 def test_damage_of_our_own_files(path):
     seal(model(add(), constants=[constant("c", [1, 2])]), {"format": "dhp_sr"}, path)
     content = path.read_bytes()
-    for damaged in (content.replace(b"dhp_sr_sha256", b"dhp_sr_sha255"), content.replace(b"Add", b"Sub")):
+    for damaged in (
+        content.replace(b"dhp_sr_sha256", b"dhp_sr_sha255"),
+        content.replace(b"Add", b"Sub"),
+    ):
         path.write_bytes(damaged)
         with pytest.raises(ModelFileError, match="the file is damaged"):
             check_onnx(path)
 
 
-@pytest.mark.parametrize(("content", "message"), [(b"", "with a graph"), (b"text", "that can be read")])
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"", "with a graph"), (b"text", "that can be read")]
+)
 def test_other_files(path, content, message):
     path.write_bytes(content)
     with pytest.raises(ModelFileError, match=message):

@@ -25,7 +25,9 @@ def test_cut_networks_give_the_same_numbers_at_any_size(name, tmp_path):
     for batch, height, width in ((1, 9, 27), (4, 20, 12)):
         x = torch.rand(batch, network.in_channels, more + height, more + width)
         expected = network(x).detach()
-        torch.testing.assert_close(module(x), expected, rtol=0, atol=1e-6 * max(1, float(expected.abs().max())))
+        torch.testing.assert_close(
+            module(x), expected, rtol=0, atol=1e-6 * max(1, float(expected.abs().max()))
+        )
 
 
 def test_half(tmp_path):
@@ -48,7 +50,9 @@ def test_a_program_that_computes_something_else_is_not_kept(tmp_path, monkeypatc
     path.write_bytes(b"an older file")
     with pytest.raises(UserError, match=r"not written: expected PyTorch's output within 0\.0001"):
         export_pt2(cut_network("DnCNN"), path, (1, 1, 8, 12))
-    assert [entry.name for entry in tmp_path.iterdir()] == ["wrong.pt2"] and path.read_bytes() == b"an older file"
+    assert [entry.name for entry in tmp_path.iterdir()] == [
+        "wrong.pt2"
+    ] and path.read_bytes() == b"an older file"
 
 
 def test_what_cannot_be_followed_is_named(tmp_path):

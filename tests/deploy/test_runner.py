@@ -8,10 +8,10 @@ from torch import nn
 
 from dhp_sr.archs import build
 from dhp_sr.deploy import load_model, save_model
-from dhp_sr.deploy.container import ModelFileError
+from dhp_sr.deploy.deterministic_conv import SteadyConvolutions
 from dhp_sr.deploy.onnx_metadata import pack_metadata
 from dhp_sr.deploy.runner import UNKNOWN_BYTES, open_model
-from dhp_sr.deploy.steady import SteadyConvolutions
+from dhp_sr.deploy.safetensors_io import ModelFileError
 from dhp_sr.utils.errors import UserError
 
 SMALL = {
@@ -32,7 +32,16 @@ def built(name):
 
 
 def facts(runner):
-    fields = ("task", "scale", "in_channels", "out_channels", "colour", "size_multiple", "halo", "tile_multiple")
+    fields = (
+        "task",
+        "scale",
+        "in_channels",
+        "out_channels",
+        "colour",
+        "size_multiple",
+        "halo",
+        "tile_multiple",
+    )
     return tuple(getattr(runner, field) for field in fields)
 
 
@@ -75,8 +84,21 @@ def test_onnx_of_others(tmp_path):
 
 def described(**changes):
     """The metadata of a file of ours."""
-    facts = {"architecture": "EDSR", "task": "sr", "scale": 2, "in_channels": 3, "out_channels": 3, "colour": "RGB"}
-    facts |= {"value_range": [0, 1], "size_multiple": 1, "precision": "fp32", "params": 1, "halo": 1}
+    facts = {
+        "architecture": "EDSR",
+        "task": "sr",
+        "scale": 2,
+        "in_channels": 3,
+        "out_channels": 3,
+        "colour": "RGB",
+    }
+    facts |= {
+        "value_range": [0, 1],
+        "size_multiple": 1,
+        "precision": "fp32",
+        "params": 1,
+        "halo": 1,
+    }
     facts |= {"tile_multiple": 1, "bytes_per_pixel": 512}
     return pack_metadata({**facts, **changes})
 
@@ -97,7 +119,9 @@ def test_onnx_with_our_metadata(tmp_path):
 
 def test_what_cannot_run(file, tmp_path):
     path = file("edsr")
-    with pytest.raises(UserError, match="expected a precision among fp32, bf16, fp16, found 'int8'"):
+    with pytest.raises(
+        UserError, match="expected a precision among fp32, bf16, fp16, found 'int8'"
+    ):
         open_model(path, precision="int8")
     with pytest.raises(UserError, match="fp16 is for graphics cards"):
         open_model(path, precision="fp16")
@@ -118,7 +142,9 @@ def test_bf16_is_near(file):
     assert open_model(path, precision="bf16").pixel_bytes == open_model(path).pixel_bytes / 2
 
 
-@pytest.mark.parametrize("layer", [nn.Conv2d(3, 16, 3, padding=1), nn.ConvTranspose2d(8, 16, 2, stride=2)])
+@pytest.mark.parametrize(
+    "layer", [nn.Conv2d(3, 16, 3, padding=1), nn.ConvTranspose2d(8, 16, 2, stride=2)]
+)
 def test_small_pictures_are_computed_like_large_ones(layer):
     pictures = torch.rand(1, layer.in_channels, 200, 200)
     with torch.inference_mode(), SteadyConvolutions():

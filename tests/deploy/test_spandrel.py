@@ -12,7 +12,7 @@ from torch import nn
 
 from dhp_sr.archs import build
 from dhp_sr.deploy import ModelFileError, Origin, load_model, load_weights, register, save_model
-from dhp_sr.deploy.container import DESCRIPTION
+from dhp_sr.deploy.safetensors_io import DESCRIPTION
 
 from .bombs import write_all
 from .conftest import CUTS, cut_network
@@ -42,7 +42,9 @@ def load(tmp_path):
 
 
 @pytest.mark.parametrize("name", RESTORERS)
-@pytest.mark.parametrize("make", [cut_network, lambda name: build(name, **CUTS[name][0]).eval()], ids=["cut", "dense"])
+@pytest.mark.parametrize(
+    "make", [cut_network, lambda name: build(name, **CUTS[name][0]).eval()], ids=["cut", "dense"]
+)
 def test_every_network_gives_a_working_descriptor(load, name, make, tmp_path):
     network = make(name)
     descriptor = load(network, scores={"Set5": {"psnr_y_db": 30.0}})
@@ -58,7 +60,13 @@ def test_every_network_gives_a_working_descriptor(load, name, make, tmp_path):
 
 
 def test_what_shapes_do_not_say_is_kept(load):
-    arguments = {"num_in_ch": 1, "num_out_ch": 1, "rgb_mean": [0.3], "img_range": 2.0, "res_scale": 0.1}
+    arguments = {
+        "num_in_ch": 1,
+        "num_out_ch": 1,
+        "rgb_mean": [0.3],
+        "img_range": 2.0,
+        "res_scale": 0.1,
+    }
     network = build("EDSR", num_feat=4, num_block=1, upscale=3, **arguments).eval()
     x = torch.rand(1, 1, 9, 8)
     descriptor = load(network)
@@ -90,7 +98,11 @@ def test_tensors_alone_are_enough(tmp_path, network):
     descriptor = spandrel.ModelLoader().load_from_file(tmp_path / "bare.safetensors")
     x = torch.rand(1, 3, 8, 8)
     assert torch.equal(descriptor(x), network(x).clamp(0, 1))
-    assert set(load_weights(tmp_path / "bare.safetensors")) == set(tensors) - {DESCRIPTION} == set(network.state_dict())
+    assert (
+        set(load_weights(tmp_path / "bare.safetensors"))
+        == set(tensors) - {DESCRIPTION}
+        == set(network.state_dict())
+    )
 
 
 def test_files_of_others_are_left_to_spandrel(load):
@@ -111,9 +123,15 @@ def test_networks_of_other_packages(load):
 
     register("tests:Doubler", Doubler)
     network, x = Doubler(12).eval(), torch.rand(1, 3, 20, 16)
-    descriptor = load(network, origin=Origin("tests:Doubler", {"width": 12}, scale=2, size_multiple=2, smallest_side=7))
+    descriptor = load(
+        network,
+        origin=Origin("tests:Doubler", {"width": 12}, scale=2, size_multiple=2, smallest_side=7),
+    )
     assert torch.equal(descriptor(x), network(x).clamp(0, 1))
-    assert (descriptor.size_requirements.minimum, descriptor.size_requirements.multiple_of) == (8, 2)
+    assert (descriptor.size_requirements.minimum, descriptor.size_requirements.multiple_of) == (
+        8,
+        2,
+    )
 
 
 def test_classifiers_are_refused(load):
@@ -124,7 +142,10 @@ def test_classifiers_are_refused(load):
     register("tests:Flat", Flat)
     arguments = {"in_channels": 3, "out_channels": 10, "kernel_size": 16}
     origin = Origin("tests:Flat", arguments, task="classification", smallest_side=16)
-    with pytest.raises(ModelFileError, match="expected a network that restores images, found one for classification"):
+    with pytest.raises(
+        ModelFileError,
+        match="expected a network that restores images, found one for classification",
+    ):
         load(Flat(**arguments), origin=origin)
 
 
@@ -134,12 +155,17 @@ def test_classifiers_are_refused(load):
         (torch.zeros(4), "expected bytes, found torch.float32"),
         (torch.tensor(list(b"{"), dtype=torch.uint8), "not valid JSON"),
         (torch.tensor(list(b"[1]"), dtype=torch.uint8), "expected a JSON object of texts"),
-        (torch.tensor(list(b'{"format": "other"}'), dtype=torch.uint8), "without dhp_sr's description"),
+        (
+            torch.tensor(list(b'{"format": "other"}'), dtype=torch.uint8),
+            "without dhp_sr's description",
+        ),
     ],
 )
 def test_a_spoilt_description(network, description, message):
     with pytest.raises(ModelFileError, match=message):
-        spandrel.ModelLoader().load_from_state_dict({**network.state_dict(), DESCRIPTION: description})
+        spandrel.ModelLoader().load_from_state_dict(
+            {**network.state_dict(), DESCRIPTION: description}
+        )
 
 
 def test_a_changed_description_is_found(tmp_path):
@@ -147,7 +173,9 @@ def test_a_changed_description_is_found(tmp_path):
     save_model(network, tmp_path / "model.safetensors")
     content = (tmp_path / "model.safetensors").read_bytes()
     place = content.rindex(b"255.0")
-    (tmp_path / "changed.safetensors").write_bytes(content[:place] + b"215.0" + content[place + 5 :])
+    (tmp_path / "changed.safetensors").write_bytes(
+        content[:place] + b"215.0" + content[place + 5 :]
+    )
     with pytest.raises(ModelFileError, match="differs from its checksum"):
         spandrel.ModelLoader().load_from_file(tmp_path / "changed.safetensors")
     with pytest.raises(ModelFileError, match="damaged: weights or description differ"):
@@ -181,8 +209,16 @@ def test_damaged_files_end_in_spandrels_own_words(tmp_path):
 
 def test_no_file_is_run(tmp_path):
     write_all(tmp_path)
-    for name in ("code.pth", "pickle.safetensors", "header.safetensors", "many.safetensors", "wide.safetensors"):
-        with pytest.raises((spandrel.UnsupportedModelError, SafetensorError, pickle.UnpicklingError, RuntimeError)):
+    for name in (
+        "code.pth",
+        "pickle.safetensors",
+        "header.safetensors",
+        "many.safetensors",
+        "wide.safetensors",
+    ):
+        with pytest.raises(
+            (spandrel.UnsupportedModelError, SafetensorError, pickle.UnpicklingError, RuntimeError)
+        ):
             spandrel.ModelLoader().load_from_file(tmp_path / name)
     assert not (tmp_path / "executed").exists()
 

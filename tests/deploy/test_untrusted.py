@@ -60,7 +60,10 @@ def test_other_kinds_of_files(tmp_path, content, message):
 
 def test_a_program_of_torch_export_is_called_one(tmp_path):
     path = _write(tmp_path / "model.pt2", b"PK\x03\x04" + bytes(60))
-    with pytest.raises(ModelFileError, match=r"model\.pt2: .*found a program of torch\.export.* torch\.export\.load"):
+    with pytest.raises(
+        ModelFileError,
+        match=r"model\.pt2: .*found a program of torch\.export.* torch\.export\.load",
+    ):
         load_model(path)
 
 
@@ -74,7 +77,9 @@ def test_no_file_and_a_folder(tmp_path):
 def test_a_renamed_pickle_is_never_run(tmp_path):
     for name, write in {
         "a.safetensors": lambda path: torch.save({"x": Bomb(tmp_path / "trace")}, path),
-        "b.safetensors": lambda path: path.write_bytes(pickle.dumps(Bomb(tmp_path / "trace"), protocol=2)),
+        "b.safetensors": lambda path: path.write_bytes(
+            pickle.dumps(Bomb(tmp_path / "trace"), protocol=2)
+        ),
     }.items():
         write(tmp_path / name)
         for read in (load_model, read_manifest, load_weights):
@@ -101,7 +106,9 @@ def test_trailing_bytes_and_lying_shapes(tmp_path, file):
 def test_safetensors_of_other_programs(tmp_path, network):
     for metadata in (None, {"format": "pt"}):
         save_file(dict(network.state_dict()), tmp_path / "foreign.safetensors", metadata=metadata)
-        with pytest.raises(ModelFileError, match=r"without dhp_sr's description.*path.pretrain_network_g"):
+        with pytest.raises(
+            ModelFileError, match=r"without dhp_sr's description.*path.pretrain_network_g"
+        ):
             load_model(tmp_path / "foreign.safetensors")
 
 
@@ -222,7 +229,10 @@ def test_layers_that_do_not_fit_each_other(file, spoil):
     ("tensor", "message"),
     [
         (torch.zeros(3, dtype=torch.float64), "one floating-point type, found torch.float"),
-        (torch.zeros(3, dtype=torch.int64), "conv_last.bias: expected torch.float32, found torch.int64"),
+        (
+            torch.zeros(3, dtype=torch.int64),
+            "conv_last.bias: expected torch.float32, found torch.int64",
+        ),
     ],
 )
 def test_types_of_numbers(file, spoil, tensor, message):

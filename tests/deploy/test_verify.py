@@ -17,7 +17,10 @@ def test_shapes_differ_from_the_one_seen_on_every_axis():
             found = unseen_shapes(seen, multiple)
             assert len(set(found)) == 2 and {shape[1] for shape in found} == {3}
             for shape in found:
-                assert all(new != old for new, old in zip(shape[2:], seen[2:], strict=True)) and shape[0] != 2
+                assert (
+                    all(new != old for new, old in zip(shape[2:], seen[2:], strict=True))
+                    and shape[0] != 2
+                )
                 assert all(side % multiple == 0 for side in shape[2:])
 
 
@@ -28,8 +31,13 @@ def test_the_largest_difference_is_found():
         return found
 
     found = compare(NETWORK, wrong, SHAPES, 0.5)
-    assert found.differences == pytest.approx({SHAPES[0]: 0.125, SHAPES[1]: 0.25}) and found.largest == 0.25
-    with pytest.raises(UserError, match=r"within 0.2, found a difference of 0.125 at 1x1x4x5, 0.25 at 3x1x6x4"):
+    assert (
+        found.differences == pytest.approx({SHAPES[0]: 0.125, SHAPES[1]: 0.25})
+        and found.largest == 0.25
+    )
+    with pytest.raises(
+        UserError, match=r"within 0.2, found a difference of 0.125 at 1x1x4x5, 0.25 at 3x1x6x4"
+    ):
         compare(NETWORK, wrong, SHAPES, 0.2)
 
 
@@ -43,10 +51,16 @@ def test_large_values_are_compared_as_fractions():
 @pytest.mark.parametrize(
     ("run", "message"),
     [
-        (lambda x: x[..., :-1], r"expected an output of shape \(1, 1, 4, 5\) for an input of 1x1x4x5, found \(1, 1, 4"),
+        (
+            lambda x: x[..., :-1],
+            r"expected an output of shape \(1, 1, 4, 5\) for an input of 1x1x4x5, found \(1, 1, 4",
+        ),
         (lambda x: x * float("nan"), "found a difference of nan"),
         (lambda x: x / 0, "found a difference of inf"),
-        (lambda x: torch.cat([x, torch.zeros(9)]), "the file fails on an input of 1x1x4x5: Tensors must have"),
+        (
+            lambda x: torch.cat([x, torch.zeros(9)]),
+            "the file fails on an input of 1x1x4x5: Tensors must have",
+        ),
     ],
 )
 def test_what_is_no_agreement(run, message):

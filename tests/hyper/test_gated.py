@@ -16,7 +16,10 @@ from dhp_sr.hyper.hypernet import HyperNet
 
 def close_half(hyper: HyperNet) -> dict[str, torch.Tensor]:
     """Set random 0/1 latents and return them as masks."""
-    keep = {group.name: torch.randperm(group.width) < (group.width + 1) // 2 for group in hyper.plan.prunable}
+    keep = {
+        group.name: torch.randperm(group.width) < (group.width + 1) // 2
+        for group in hyper.plan.prunable
+    }
     with torch.no_grad():
         for name, latent in hyper.latents.items():
             latent.copy_(keep[name])
@@ -35,7 +38,10 @@ def test_a_closed_gate_is_a_masked_channel(name):
         plain = network(name)
         x = example(plain, batch=2)
     else:
-        plain, x = copy.deepcopy(TOPOLOGIES[name][1]).double().eval(), torch.rand(1, 2, 8, 8, dtype=torch.float64)
+        plain, x = (
+            copy.deepcopy(TOPOLOGIES[name][1]).double().eval(),
+            torch.rand(1, 2, 8, 8, dtype=torch.float64),
+        )
     hyper = convert(plain, x).eval()
     everywhere = gate(hyper)
     assert not everywhere or name in TOPOLOGIES

@@ -9,7 +9,7 @@ from networks import CASES, example, network
 from topologies import TOPOLOGIES
 
 from dhp_sr.hyper import convert
-from dhp_sr.hyper.parametrisation import PARAMETRISATIONS
+from dhp_sr.hyper.parametrization import PARAMETRISATIONS
 from dhp_sr.metrics.complexity import complexity
 
 
@@ -103,13 +103,21 @@ def test_cut_equals_masked_while_training(case):
 @pytest.mark.parametrize("parametrisation", PARAMETRISATIONS)
 @pytest.mark.parametrize("name", TOPOLOGIES)
 def test_cut_equals_masked_for_every_operator(name, parametrisation):
-    plain, x = copy.deepcopy(TOPOLOGIES[name][1]).double().eval(), torch.rand(1, 2, 8, 8, dtype=torch.float64)
+    plain, x = (
+        copy.deepcopy(TOPOLOGIES[name][1]).double().eval(),
+        torch.rand(1, 2, 8, 8, dtype=torch.float64),
+    )
     hyper = convert(plain, x, parametrisation).eval()
     before = [name for name, _ in hyper.named_parameters()]
     torch.testing.assert_close(hyper(x), plain(x), rtol=1e-10, atol=1e-10)
     assert [name for name, _ in hyper.named_parameters()] == before
     random_latents(hyper)
-    hyper.set_masks({group.name: torch.randperm(group.width) < group.width // 2 for group in hyper.plan.prunable})
+    hyper.set_masks(
+        {
+            group.name: torch.randperm(group.width) < group.width // 2
+            for group in hyper.plan.prunable
+        }
+    )
     with torch.no_grad():
         expected, found = hyper(x), hyper.cut(check=False)(x)
     assert float((found - expected).abs().max()) <= 1e-10 * float(expected.abs().max())
@@ -122,15 +130,25 @@ def test_every_latent_and_weight_gets_a_gradient(case, parametrisation):
     x = example(plain, batch=2)
     hyper = convert(plain, x, parametrisation).train()
     (hyper(x) * torch.rand_like(hyper(x))).sum().backward()
-    silent = [name for name, p in hyper.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
-    assert all(_is_bias_before_norm(hyper.network, name.removeprefix("network.")) for name in silent)
+    silent = [
+        name
+        for name, p in hyper.named_parameters()
+        if p.requires_grad and (p.grad is None or not p.grad.any())
+    ]
+    assert all(
+        _is_bias_before_norm(hyper.network, name.removeprefix("network.")) for name in silent
+    )
     for latent in hyper.latents.values():
         assert latent.grad.any()
 
 
 def _is_bias_before_norm(network, name):
     """The mean that a norm subtracts takes the bias of the convolution before it away again."""
-    layers = [(f"{path}.bias", module) for path, module in network.named_modules() if not list(module.children())]
+    layers = [
+        (f"{path}.bias", module)
+        for path, module in network.named_modules()
+        if not list(module.children())
+    ]
     followers = {bias: after for (bias, _), (_, after) in pairwise(layers)}
     return isinstance(followers.get(name), torch.nn.BatchNorm2d)
 
@@ -224,11 +242,14 @@ def test_what_its_author_froze_stays_frozen(parametrisation):
     hyper(x).square().sum().backward()
     assert all(parameter.grad is not None for parameter in hyper.network_parameters())
     own = dict(hyper.network.named_parameters())
-    assert all(torch.equal(own[name], tensor) and own[name].grad is None for name, tensor in frozen.items())
+    assert all(
+        torch.equal(own[name], tensor) and own[name].grad is None for name, tensor in frozen.items()
+    )
     assert all(torch.equal(hyper.generate()[name][kept], frozen[name][kept])
                for name in frozen for kept in [hyper.generate()[name] != 0])  # fmt: skip
     small = dict(hyper.cut().named_parameters())
     assert {name for name, parameter in small.items() if not parameter.requires_grad} == set(frozen)
     assert all(
-        parameter.requires_grad for parameter in convert(network("edsr_x4"), x, parametrisation).cut().parameters()
+        parameter.requires_grad
+        for parameter in convert(network("edsr_x4"), x, parametrisation).cut().parameters()
     )

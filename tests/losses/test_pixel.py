@@ -8,11 +8,15 @@ from dhp_sr.losses import LOSSES, build_loss
 from dhp_sr.utils.errors import UserError
 
 
-@pytest.mark.parametrize("name, expected", [("L1Loss", 0.5), ("MSELoss", 0.25), ("CharbonnierLoss", 0.5)])
+@pytest.mark.parametrize(
+    "name, expected", [("L1Loss", 0.5), ("MSELoss", 0.25), ("CharbonnierLoss", 0.5)]
+)
 def test_constant_difference(name, expected):
     target = torch.rand(2, 3, 4, 5)
     assert build_loss(name)(target + 0.5, target).item() == pytest.approx(expected)
-    assert build_loss(name, loss_weight=3.0)(target + 0.5, target).item() == pytest.approx(3 * expected)
+    assert build_loss(name, loss_weight=3.0)(target + 0.5, target).item() == pytest.approx(
+        3 * expected
+    )
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -37,7 +41,9 @@ def test_losses_hold_no_state():
 
 
 def test_unknown_loss_is_explained():
-    with pytest.raises(UserError, match=r"'L2Loss' is unknown \(did you mean '.*'\?\); known: L1Loss, MSELoss"):
+    with pytest.raises(
+        UserError, match=r"'L2Loss' is unknown \(did you mean '.*'\?\); known: L1Loss, MSELoss"
+    ):
         build_loss("L2Loss")
 
 

@@ -10,13 +10,17 @@ def test_a_permutation_has_its_class_at_every_rank_once():
     scores = torch.arange(10.0).expand(10, 10)  # class 9 first, class 0 last
     labels = torch.arange(10)
     assert [hits(scores, labels, k) for k in (1, 5, 10)] == [1, 5, 10]
-    assert error_percent(scores, labels) == pytest.approx(90) and error_percent(scores, labels, 5) == pytest.approx(50)
+    assert error_percent(scores, labels) == pytest.approx(90) and error_percent(
+        scores, labels, 5
+    ) == pytest.approx(50)
 
 
 def test_agrees_with_topk_where_no_scores_are_equal():
     scores, labels = torch.rand(200, 20), torch.randint(20, (200,))
     for k in (1, 3, 5):
-        assert hits(scores, labels, k) == int((scores.topk(k).indices == labels[:, None]).any(1).sum())
+        assert hits(scores, labels, k) == int(
+            (scores.topk(k).indices == labels[:, None]).any(1).sum()
+        )
 
 
 def test_equal_scores_are_not_all_hits():

@@ -21,7 +21,9 @@ LAYERS = [
 
 
 @pytest.mark.parametrize(
-    "layer, shape, macs", LAYERS, ids=lambda value: str(value) if isinstance(value, nn.Module) else ""
+    "layer, shape, macs",
+    LAYERS,
+    ids=lambda value: str(value) if isinstance(value, nn.Module) else "",
 )
 def test_layers_cost_their_closed_form(layer, shape, macs):
     counted = complexity(layer, shape)
@@ -46,7 +48,9 @@ class Twice(nn.Module):
 
 
 def test_shared_layers_cost_each_run_but_hold_their_parameters_once():
-    assert complexity(Twice(), (1, 2, 3, 3)) == Complexity(macs=72, params=8, activations=36, convs=2)
+    assert complexity(Twice(), (1, 2, 3, 3)) == Complexity(
+        macs=72, params=8, activations=36, convs=2
+    )
 
 
 class Merged(nn.Module):
@@ -62,7 +66,9 @@ class Merged(nn.Module):
 
 
 def test_functions_cost_what_layers_do():
-    expected = Complexity(macs=4 * 36 * 18 + 4 * 36 * 2 * 4, params=72 + 34, activations=4 * 36 + 2 * 144, convs=2)
+    expected = Complexity(
+        macs=4 * 36 * 18 + 4 * 36 * 2 * 4, params=72 + 34, activations=4 * 36 + 2 * 144, convs=2
+    )
     assert complexity(Merged(), (1, 2, 8, 8)) == expected
 
 

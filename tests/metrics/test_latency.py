@@ -21,7 +21,9 @@ class Ticking(nn.Module):
     def forward(self, x):
         self.clock.now += next(self.seconds)
         self.clock.order.append(self)
-        self.seen.append((self.training, torch.is_grad_enabled(), torch.get_num_threads(), x.shape, x.dtype))
+        self.seen.append(
+            (self.training, torch.is_grad_enabled(), torch.get_num_threads(), x.shape, x.dtype)
+        )
         return x
 
 

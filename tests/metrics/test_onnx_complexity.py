@@ -14,9 +14,15 @@ def test_the_graph_costs_what_the_network_costs(name, exports):
     network, path = exports[name]
     shape = (2, network.in_channels, 24, 32)
     found, expected = onnx_complexity(path, shape), complexity(network, shape)
-    assert (found.macs, found.activations, found.convs) == (expected.macs, expected.activations, expected.convs)
+    assert (found.macs, found.activations, found.convs) == (
+        expected.macs,
+        expected.activations,
+        expected.convs,
+    )
     merged = sum(m.num_features * 2 for m in network.modules() if isinstance(m, nn.BatchNorm2d))
-    slopes = sum(m.num_parameters for m in network.modules() if isinstance(m, nn.PReLU))  # become attributes
+    slopes = sum(
+        m.num_parameters for m in network.modules() if isinstance(m, nn.PReLU)
+    )  # become attributes
     assert found.params == expected.params - merged - slopes
 
 
@@ -24,7 +30,10 @@ def test_grouped_convolutions_and_products(exports, tmp_path):
     class Mixed(nn.Module):
         def __init__(self):
             super().__init__()
-            self.conv, self.up = nn.Conv2d(4, 8, 3, groups=2), nn.ConvTranspose2d(8, 4, 2, stride=2, groups=2)
+            self.conv, self.up = (
+                nn.Conv2d(4, 8, 3, groups=2),
+                nn.ConvTranspose2d(8, 4, 2, stride=2, groups=2),
+            )
             self.linear = nn.Linear(4, 6)
 
         def forward(self, x):

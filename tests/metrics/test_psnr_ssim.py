@@ -19,9 +19,13 @@ def pictures(shape):
     """A smooth image and a noisy version of it, uint8."""
     random = np.random.default_rng(0)
     rows, columns = np.mgrid[: shape[0], : shape[1]]
-    smooth = (128 + 90 * np.sin(rows / 5) * np.cos(columns / 7)).reshape(shape[0], shape[1], *(1 for _ in shape[2:]))
+    smooth = (128 + 90 * np.sin(rows / 5) * np.cos(columns / 7)).reshape(
+        shape[0], shape[1], *(1 for _ in shape[2:])
+    )
     clean = np.clip(smooth + random.normal(0, 20, shape), 0, 255)
-    return clean.astype(np.uint8), np.clip(clean + random.normal(0, 12, shape), 0, 255).astype(np.uint8)
+    return clean.astype(np.uint8), np.clip(clean + random.normal(0, 12, shape), 0, 255).astype(
+        np.uint8
+    )
 
 
 @pytest.mark.parametrize("shape, shave", SHAPES)
@@ -41,7 +45,9 @@ def test_scores_equal_those_of_scikit_image(shape, shave, luma):
         channel_axis=2 if x.ndim == 3 else None,
     )
     assert ssim(a, b, shave=shave, luma=luma) == pytest.approx(expected, abs=1e-9)
-    assert psnr_db(a, b, shave=shave, luma=luma) == pytest.approx(peak_signal_noise_ratio(x, y, data_range=255))
+    assert psnr_db(a, b, shave=shave, luma=luma) == pytest.approx(
+        peak_signal_noise_ratio(x, y, data_range=255)
+    )
 
 
 @pytest.mark.parametrize("luma", [False, True])
@@ -51,8 +57,12 @@ def test_scores_equal_those_of_basicsr(luma, shave):
     a, b = pictures((40, 33, 3))
     options = {"crop_border": shave, "test_y_channel": luma}
     bgr = a[..., ::-1], b[..., ::-1]
-    assert psnr_db(a, b, shave=shave, luma=luma) == pytest.approx(theirs.calculate_psnr(*bgr, **options), abs=1e-5)
-    assert ssim(a, b, shave=shave, luma=luma) == pytest.approx(theirs.calculate_ssim(*bgr, **options), abs=1e-6)
+    assert psnr_db(a, b, shave=shave, luma=luma) == pytest.approx(
+        theirs.calculate_psnr(*bgr, **options), abs=1e-5
+    )
+    assert ssim(a, b, shave=shave, luma=luma) == pytest.approx(
+        theirs.calculate_ssim(*bgr, **options), abs=1e-6
+    )
 
 
 def test_closed_forms():
@@ -94,7 +104,9 @@ def test_mistakes_are_explained(score):
     a = np.zeros((20, 20, 3), np.uint8)
     with pytest.raises(UserError, match=r"same shape, found \(20, 20, 3\) and \(20, 21, 3\)"):
         score(a, np.zeros((20, 21, 3), np.uint8))
-    with pytest.raises(UserError, match=r"after shaving, found an image of shape \(20, 20, 3\) and shave=10"):
+    with pytest.raises(
+        UserError, match=r"after shaving, found an image of shape \(20, 20, 3\) and shave=10"
+    ):
         score(a, a, shave=10)
     with pytest.raises(UserError, match="shave=-1"):
         score(a, a, shave=-1)
@@ -110,7 +122,9 @@ def test_ssim_window_must_fit():
 
 
 def test_to_uint8_clips_rounds_and_turns():
-    picture = torch.tensor([-1.0, 0.0, 0.5, 254.4 / 255, 254.6 / 255, 2.0]).view(1, 2, 3).repeat(3, 1, 1)
+    picture = (
+        torch.tensor([-1.0, 0.0, 0.5, 254.4 / 255, 254.6 / 255, 2.0]).view(1, 2, 3).repeat(3, 1, 1)
+    )
     turned = to_uint8(picture)
     assert turned.shape == (2, 3, 3) and turned.dtype == np.uint8 and turned.flags.c_contiguous
     assert turned[..., 0].tolist() == [[0, 0, 128], [254, 255, 255]]

@@ -6,7 +6,13 @@ import pytest
 
 
 def scores(psnr):
-    return {"psnr_y_db": psnr, "ssim_y": 0.88125, "psnr_rgb_db": psnr - 1.5, "ssim_rgb": 0.87, "images": 5}
+    return {
+        "psnr_y_db": psnr,
+        "ssim_y": 0.88125,
+        "psnr_rgb_db": psnr - 1.5,
+        "ssim_rgb": 0.87,
+        "images": 5,
+    }
 
 
 @pytest.fixture
@@ -30,7 +36,13 @@ def metrics():
 def widths():
     return {
         "groups": [
-            {"name": "input", "before": 3, "after": 3, "prunable": False, "reason": "input of the network"},
+            {
+                "name": "input",
+                "before": 3,
+                "after": 3,
+                "prunable": False,
+                "reason": "input of the network",
+            },
             {"name": "conv_first", "before": 64, "after": 48, "prunable": True, "reason": ""},
         ],
         "layers": [

@@ -3,11 +3,21 @@
 from dhp_sr.reports.evaluation import evaluation_text
 
 SCORES = {"psnr_y_db": 30.0, "ssim_y": 0.9, "psnr_rgb_db": 28.5, "ssim_rgb": 0.88}
-COST = {"input": [1, 3, 256, 256], "macs": 11_480_000_000, "params": 124_600, "activations": 61_866_000, "convs": 21}
+COST = {
+    "input": [1, 3, 256, 256],
+    "macs": 11_480_000_000,
+    "params": 124_600,
+    "activations": 61_866_000,
+    "convs": 21,
+}
 
 
 def result(task="sr", **more):
-    inputs = {"model": "bicubic", "sets": {"A": {**SCORES, "images": 1}}, "images": {"A": [{"image": "x", **SCORES}]}}
+    inputs = {
+        "model": "bicubic",
+        "sets": {"A": {**SCORES, "images": 1}},
+        "images": {"A": [{"image": "x", **SCORES}]},
+    }
     better = {**SCORES, "psnr_y_db": 31.25}
     costs = {"128x128": {**COST, "input": [1, 3, 128, 128], "macs": 2_870_000_000}, "256x256": COST}
     model = {
@@ -36,7 +46,12 @@ MEASURED = {
             "input": [1, 3, 8, 9],
         }
     },
-    "memory": {"process_mib": 350.2, "pass_mib": 29.4, "cuda_peak_mib": None, "input": [1, 3, 8, 9]},
+    "memory": {
+        "process_mib": 350.2,
+        "pass_mib": 29.4,
+        "cuda_peak_mib": None,
+        "input": [1, 3, 8, 9],
+    },
 }
 
 

@@ -39,7 +39,11 @@ def test_folders_that_are_no_run(tmp_path):
     [
         ("metrics.json", "{", r"metrics\.json: not valid JSON"),
         ("widths.json", "[]", r"widths\.json: expected a JSON object, found list"),
-        ("curves.csv", "iteration,phase,loss\n1,dense,0.5\n2,dense,much\n", r"curves\.csv, line 3: .*'much'"),
+        (
+            "curves.csv",
+            "iteration,phase,loss\n1,dense,0.5\n2,dense,much\n",
+            r"curves\.csv, line 3: .*'much'",
+        ),
         ("curves.csv", "phase,loss\ndense,0.5\n", r"curves\.csv, line 2: .*iteration"),
         ("validation.csv", "iteration,phase\n1.5,dense\n", r"validation\.csv, line 2: .*'1.5'"),
     ],
@@ -72,4 +76,9 @@ def test_reports_of_a_run_before_its_cut(folder):
 
 def test_reports_need_no_torch():
     code = "import sys, dhp_sr.reports; sys.exit('torch' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False
+        ).returncode
+        == 0
+    )

@@ -4,9 +4,9 @@ from dataclasses import fields
 
 import pytest
 
-from dhp_sr.models.tasks import TASKS
 from dhp_sr.reports.run import Run, ValidationPoint
 from dhp_sr.reports.scores import PSNR_RGB, PSNR_Y, SSIM_Y, TOP1, scores_of
+from dhp_sr.tasks.registry import TASKS
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
@@ -38,7 +38,11 @@ def test_the_best_is_the_lowest_error_and_the_highest_psnr():
 
 
 def test_words():
-    assert (PSNR_Y.label, PSNR_Y.heading, PSNR_Y.text(31.256)) == ("PSNR-Y, dB", "PSNR-Y dB", "31.26")
+    assert (PSNR_Y.label, PSNR_Y.heading, PSNR_Y.text(31.256)) == (
+        "PSNR-Y, dB",
+        "PSNR-Y dB",
+        "31.26",
+    )
     assert (SSIM_Y.label, SSIM_Y.heading, SSIM_Y.text(None)) == ("SSIM-Y", "SSIM-Y", "-")
 
 

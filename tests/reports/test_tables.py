@@ -95,7 +95,11 @@ def speed_row(widths, macs_ratio, ms, runtime="onnxruntime", threads=1):
 
 
 def test_speed_of_cut_networks():
-    rows = [speed_row("dense", 1.0, 100), speed_row("uniform", 0.498, 50), speed_row("uniform", 0.498, 40, threads=2)]
+    rows = [
+        speed_row("dense", 1.0, 100),
+        speed_row("uniform", 0.498, 50),
+        speed_row("uniform", 0.498, 40, threads=2),
+    ]
     assert latency_table(rows) == (
         "| network |  widths |   input | MACs kept | onnxruntime, 1 thread | onnxruntime, 2 threads |\n"
         "| ------- | ------: | ------: | --------: | --------------------: | ---------------------: |\n"

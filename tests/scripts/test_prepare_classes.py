@@ -3,7 +3,7 @@
 import pytest
 from labelled_sets import contents, tiny, write_cifar_10, write_cifar_100
 
-from dhp_sr.data.forms import read_labelled
+from dhp_sr.data.class_formats import read_labelled
 
 
 @pytest.fixture
@@ -25,7 +25,10 @@ def test_coarse_labels_and_sizes_can_be_chosen(tmp_path, run):
     chosen = ("--form", "folders", "--labels", "coarse", "--size", 16)
     code, text = run("classes", source, tmp_path / "set", *chosen)
     assert code == 0, text
-    assert sorted(path.name for path in (tmp_path / "set" / "train").iterdir()) == ["first", "other"]
+    assert sorted(path.name for path in (tmp_path / "set" / "train").iterdir()) == [
+        "first",
+        "other",
+    ]
     assert read_labelled(tmp_path / "set", "train").images_NHWC.shape == (7, 16, 16, 3)
 
 

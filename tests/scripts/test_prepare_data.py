@@ -20,7 +20,9 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "prepare_data.py"
 def hr(tmp_path) -> Path:
     folder = tmp_path / "hr"
     folder.mkdir()
-    for seed, (name, shape) in enumerate({"a": (50, 61, 3), "b": (40, 40), "c": (45, 70, 3)}.items()):
+    for seed, (name, shape) in enumerate(
+        {"a": (50, 61, 3), "b": (40, 40), "c": (45, 70, 3)}.items()
+    ):
         pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{name}.png")
     return folder
@@ -35,7 +37,9 @@ def test_crop(run, hr, tmp_path):
     assert code == 0 and "made from 3 images" in text
     original = find_images(hr)[0].read()
     squares = [image for image in find_images(tmp_path / "sub") if image.key.startswith("a_s")]
-    corners = [(top, left) for top in (0, 10) for left in (0, 10, 20, 21)]  # the last column is flush with the border
+    corners = [
+        (top, left) for top in (0, 10) for left in (0, 10, 20, 21)
+    ]  # the last column is flush with the border
     assert [square.key for square in squares] == [f"a_s{number:03d}" for number in range(1, 9)]
     for square, (top, left) in zip(squares, corners, strict=True):
         np.testing.assert_array_equal(square.read(), original[top : top + 40, left : left + 40])
@@ -49,21 +53,51 @@ def test_threshold_and_multiple():
 
 def test_crops_of_hr_and_lr_fit(run, hr, tmp_path):
     assert run("lr", hr, tmp_path / "x4", "--scale", 4, "--workers", 1)[0] == 0
-    hr_crop = ("crop", hr, tmp_path / "hr_sub", "--size", 32, "--step", 16, "--multiple", 4, "--workers", 1)
-    lr_crop = ("crop", tmp_path / "x4", tmp_path / "x4_sub", "--size", 8, "--step", 4, "--workers", 1)
+    hr_crop = (
+        "crop",
+        hr,
+        tmp_path / "hr_sub",
+        "--size",
+        32,
+        "--step",
+        16,
+        "--multiple",
+        4,
+        "--workers",
+        1,
+    )
+    lr_crop = (
+        "crop",
+        tmp_path / "x4",
+        tmp_path / "x4_sub",
+        "--size",
+        8,
+        "--step",
+        4,
+        "--workers",
+        1,
+    )
     assert run(*hr_crop)[0] == run(*lr_crop)[0] == 0
     large, small = find_images(tmp_path / "hr_sub"), find_images(tmp_path / "x4_sub")
     assert [image.key for image in large] == [image.key for image in small]
-    for one, other in zip(large, small, strict=True):  # apart from the border, as if made from the sub-image
-        np.testing.assert_array_equal(downscale(one.read(), 4)[2:-2, 2:-2], other.read()[2:-2, 2:-2])
+    for one, other in zip(
+        large, small, strict=True
+    ):  # apart from the border, as if made from the sub-image
+        np.testing.assert_array_equal(
+            downscale(one.read(), 4)[2:-2, 2:-2], other.read()[2:-2, 2:-2]
+        )
 
 
 def test_lr(run, hr, tmp_path):
-    assert run("lr", hr, tmp_path / "x3", "--scale", 3, "--template", "{}x3", "--workers", 2)[0] == 0
+    assert (
+        run("lr", hr, tmp_path / "x3", "--scale", 3, "--template", "{}x3", "--workers", 2)[0] == 0
+    )
     made = {image.key: image.read() for image in find_images(tmp_path / "x3")}
     assert set(made) == {"ax3", "bx3", "cx3"}
     for image in find_images(hr):
-        np.testing.assert_array_equal(made[f"{image.key}x3"], downscale(crop_to_multiple(image.read(), 3), 3))
+        np.testing.assert_array_equal(
+            made[f"{image.key}x3"], downscale(crop_to_multiple(image.read(), 3), 3)
+        )
 
 
 def test_lmdb_and_verify(run, hr, tmp_path):
@@ -78,14 +112,20 @@ def test_lmdb_and_verify(run, hr, tmp_path):
 
 @pytest.mark.parametrize("command", ["crop", "lr", "lmdb"])
 def test_interrupted_run_goes_on(run, hr, tmp_path, monkeypatch, command):
-    arguments = {"crop": ("--size", 40, "--workers", 1), "lr": ("--scale", 2, "--workers", 1), "lmdb": ()}[command]
+    arguments = {
+        "crop": ("--size", 40, "--workers", 1),
+        "lr": ("--scale", 2, "--workers", 1),
+        "lmdb": (),
+    }[command]
     monkeypatch.setattr("dhp_sr.data.lmdb_write._COMMIT_BYTES", 1)
     whole, target = tmp_path / "whole.lmdb", tmp_path / "broken.lmdb"
     assert run(command, hr, whole, *arguments)[0] == 0
 
     read = FileImage.read
     with monkeypatch.context() as patch:
-        patch.setattr(FileImage, "read", lambda image: _break_off(image) if image.key == "b" else read(image))
+        patch.setattr(
+            FileImage, "read", lambda image: _break_off(image) if image.key == "b" else read(image)
+        )
         code, text = run(command, hr, target, *arguments)
     assert code == 130 and "the same command again" in text
     assert not target.exists() and (tmp_path / "broken.lmdb.part").is_dir()
@@ -122,7 +162,10 @@ def test_unfinished_target_of_other_settings(run, hr, tmp_path, monkeypatch):
         patch.setattr(FileImage, "read", _break_off)
         assert run("lr", hr, tmp_path / "x", "--scale", 2, "--workers", 1)[0] == 130
     code, text = run("lr", hr, tmp_path / "x", "--scale", 4, "--workers", 1)
-    assert code == 2 and "x.part: is left from an interrupted run with other images or settings" in text
+    assert (
+        code == 2
+        and "x.part: is left from an interrupted run with other images or settings" in text
+    )
 
 
 def test_foreign_folder_is_not_touched(run, hr, tmp_path):
@@ -145,7 +188,10 @@ def test_damaged_image(run, hr, tmp_path, workers):
         (("crop", "{hr}", "{out}", "--size", "48"), "c.png (45x70): lower --size"),
         (("crop", "{out}", "{out}"), "expected a folder of images, found nothing"),
         (("lr", "{hr}", "{out}", "--scale", "2", "--template", "x2"), "a template with one {}"),
-        (("lr", "{hr}", "{out}", "--scale", "2", "--template", "../{}"), "without /, found '../{}'"),
+        (
+            ("lr", "{hr}", "{out}", "--scale", "2", "--template", "../{}"),
+            "without /, found '../{}'",
+        ),
         (("lr", "{hr}", "", "--scale", "2"), "expected the name of a folder to make"),
         (("lmdb", "{hr}", "{out}"), "expected a name that ends in .lmdb"),
         (("lmdb", "{hr}", "{hr}/a.png/x.lmdb"), "cannot write or read"),
@@ -154,7 +200,10 @@ def test_damaged_image(run, hr, tmp_path, workers):
 )
 def test_mistakes(run, hr, tmp_path, arguments, message):
     code, text = run(
-        *(argument.replace("{hr}", str(hr)).replace("{out}", str(tmp_path / "o")) for argument in arguments)
+        *(
+            argument.replace("{hr}", str(hr)).replace("{out}", str(tmp_path / "o"))
+            for argument in arguments
+        )
     )
     assert code == 2 and message in text and text.startswith("error: ")
 

@@ -26,7 +26,10 @@ def load(name):
         ({}, "metrics.json: expected the file of a finished run"),
         ({"metrics.json": "{"}, "metrics.json: expected JSON"),
         ({"metrics.json": "[]"}, "metrics.json: expected a JSON object, found a list"),
-        ({"metrics.json": "{}", "environment.json": "{}"}, "metrics.json: expected the figures of a run"),
+        (
+            {"metrics.json": "{}", "environment.json": "{}"},
+            "metrics.json: expected the figures of a run",
+        ),
     ],
 )
 def test_runs_that_cannot_be_kept(tmp_path, capsys, files, expected):
@@ -53,13 +56,17 @@ def kept(folder, text):
 def test_each_kind_of_file_has_its_table(tmp_path, text, header):
     made = load("results").with_tables(kept(tmp_path, text), tmp_path)
     assert header in made and "old" not in made
-    assert made.startswith("before\n<!-- results/x.json -->\n|") and made.endswith("|\n<!-- end -->\nafter\n")
+    assert made.startswith("before\n<!-- results/x.json -->\n|") and made.endswith(
+        "|\n<!-- end -->\nafter\n"
+    )
 
 
 @pytest.mark.parametrize("text", ['{"kind": "weather", "rows": []}', '{"kind": "step"}', "{}"])
 def test_a_file_without_figures(tmp_path, text):
     readme = kept(tmp_path, text)
-    with pytest.raises(ValueError, match=r"x\.json: expected the figures of a run or of a benchmark, found"):
+    with pytest.raises(
+        ValueError, match=r"x\.json: expected the figures of a run or of a benchmark, found"
+    ):
         load("results").with_tables(readme, tmp_path)
 
 
@@ -96,11 +103,21 @@ def test_several_runs_become_one_table(tmp_path, monkeypatch):
     results = load("results")
     monkeypatch.setattr(results, "ROOT", tmp_path)
     (tmp_path / "results").mkdir()
-    about = {"task": "classification", "scale": 1, "target": {"macs": 0.5}, "macs_input": [1, 3, 32, 32]}
+    about = {
+        "task": "classification",
+        "scale": 1,
+        "target": {"macs": 0.5},
+        "macs_input": [1, 3, 32, 32],
+    }
     for method, error in (("dhp", 8.0), ("uniform", 9.0)):
-        rows = [{"model": name, "sets": {"C": {"top1_error_percent": error}}} for name in ("dense", "pruned")]
+        rows = [
+            {"model": name, "sets": {"C": {"top1_error_percent": error}}}
+            for name in ("dense", "pruned")
+        ]
         (tmp_path / method).mkdir()
-        (tmp_path / method / "metrics.json").write_text(json.dumps({"name": f"r_{method}", **about, "rows": rows}))
+        (tmp_path / method / "metrics.json").write_text(
+            json.dumps({"name": f"r_{method}", **about, "rows": rows})
+        )
         (tmp_path / method / "environment.json").write_text("{}")
     runs = [str(tmp_path / "dhp"), str(tmp_path / "uniform")]
     facts = ["--hardware", "x", "--minutes", "1"]

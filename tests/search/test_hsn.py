@@ -9,10 +9,10 @@ import torch
 from dhp_sr.archs import build
 from dhp_sr.hyper import convert
 from dhp_sr.search import build_search
-from dhp_sr.search.budget_term import TERMS
-from dhp_sr.search.gates import MEDIAN, draw, keep_probability
-from dhp_sr.search.layer_scaling import HIGHEST, LOWEST, LayerScaling
-from dhp_sr.search.structure_network import StructureNetwork
+from dhp_sr.search.hsn.budget_regularizer import TERMS
+from dhp_sr.search.hsn.gates import MEDIAN, draw, keep_probability
+from dhp_sr.search.hsn.layer_scaling import HIGHEST, LOWEST, LayerScaling
+from dhp_sr.search.hsn.structure_network import StructureNetwork
 from dhp_sr.utils.errors import UserError
 
 
@@ -20,7 +20,9 @@ def noise(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize(("shifted", "kept"), [(3.0, 1.0), (-0.3665, 0.5), (-1.0, 0.308), (-2.0, 0.127), (0.0, 0.632)])
+@pytest.mark.parametrize(
+    ("shifted", "kept"), [(3.0, 1.0), (-0.3665, 0.5), (-1.0, 0.308), (-2.0, 0.127), (0.0, 0.632)]
+)
 def test_a_channel_is_kept_as_often_as_the_closed_form_says(shifted, kept):
     logits = torch.full((200_000,), shifted)
     assert float(keep_probability(logits[:1])) == pytest.approx(kept, abs=5e-4)
@@ -49,7 +51,11 @@ def test_the_slope_of_a_budget_term_is_its_derivative(name):
         assert (beyond - value) / 1e-6 == pytest.approx(slope, abs=1e-4)
         assert TERMS[name](0.5, 0.5) == (0, 0)
     assert TERMS["one_sided"](0.3, 0.5) == (0, 0)
-    assert TERMS["one_sided"](1.0, 0.5)[0] == TERMS["two_sided"](1.0, 0.5)[0] == pytest.approx(math.log(2))
+    assert (
+        TERMS["one_sided"](1.0, 0.5)[0]
+        == TERMS["two_sided"](1.0, 0.5)[0]
+        == pytest.approx(math.log(2))
+    )
     assert TERMS["two_sided"](0.25, 0.5)[0] == pytest.approx(math.log(2))
 
 
@@ -165,7 +171,9 @@ def test_with_all_gates_closed_the_floor_stays():
 
 def test_what_is_asked_falls_to_the_budget_on_a_line():
     search = hsn(approach=0.5)
-    assert [search._asked(step) for step in (0, LENGTH // 4, LENGTH // 2, LENGTH)] == pytest.approx([1, 0.75, 0.5, 0.5])
+    assert [search._asked(step) for step in (0, LENGTH // 4, LENGTH // 2, LENGTH)] == pytest.approx(
+        [1, 0.75, 0.5, 0.5]
+    )
     assert hsn(approach=0.0)._asked(0) == 0.5
 
 
@@ -243,13 +251,17 @@ def test_masked_is_cut_after_a_search(searched):
 
 def test_the_full_hypernetwork_is_refused():
     hyper = convert(network(), torch.rand(1, 1, 16, 16), "full")
-    with pytest.raises(UserError, match=r"method hsn: gates need .*set compress\.parametrisation: factored"):
+    with pytest.raises(
+        UserError, match=r"method hsn: gates need .*set compress\.parametrisation: factored"
+    ):
         build_search("hsn", hyper, **COARSE)
 
 
 def test_a_network_without_prunable_channels_is_refused():
     hyper = convert(network(), torch.rand(1, 1, 16, 16), exclude=["model.*"])
-    with pytest.raises(UserError, match=r"no channels to prune; pinned: .*model\.0 \(excluded by name\)"):
+    with pytest.raises(
+        UserError, match=r"no channels to prune; pinned: .*model\.0 \(excluded by name\)"
+    ):
         build_search("hsn", hyper, **COARSE)
 
 

@@ -8,9 +8,9 @@ from torch import nn
 from dhp_sr.archs import build
 from dhp_sr.hyper import convert
 from dhp_sr.search import METHODS, build_search
-from dhp_sr.search.controller import path
 from dhp_sr.search.dhp import INTERVAL, LEAST_ROOM
-from dhp_sr.search.lines import lines
+from dhp_sr.search.keep_ratio import path
+from dhp_sr.search.width_prior import lines
 from dhp_sr.utils.errors import UserError
 
 LENGTH = 60
@@ -40,7 +40,13 @@ def run(search, start=0, stop=LENGTH):
 
 
 def make(method, hyper, **settings):
-    defaults = {"kind": "macs", "keep_ratio": 0.5, "iterations": LENGTH, "round_to": 2, "min_width": 2}
+    defaults = {
+        "kind": "macs",
+        "keep_ratio": 0.5,
+        "iterations": LENGTH,
+        "round_to": 2,
+        "min_width": 2,
+    }
     return build_search(method, hyper, **{**defaults, **settings})
 
 
@@ -77,7 +83,9 @@ def test_lines_keeps_about_the_widths_that_dhp_makes_for(price_power):
     assert hyper.mask.equal(before)
     for group in hyper.plan.prunable:
         assert abs(int(before[group.span].sum()) - wanted[group.name] * group.width) < 2.1
-        assert before[group.span].sort(descending=True, stable=True).values.equal(before[group.span])
+        assert (
+            before[group.span].sort(descending=True, stable=True).values.equal(before[group.span])
+        )
 
 
 def test_faithful_meets_the_budget_from_random_latents():
@@ -148,7 +156,9 @@ def test_no_group_is_emptied_where_gradients_are_tiny():
     generator = torch.Generator().manual_seed(0)
     for iteration in range(300):
         for name, latent in hyper.latents.items():
-            latent.grad = torch.randn(latent.shape, generator=generator) * (1e-3 if name == small else 1.0)
+            latent.grad = torch.randn(latent.shape, generator=generator) * (
+                1e-3 if name == small else 1.0
+            )
         search.step(iteration)
     widths = {name: int(mask.sum()) for name, mask in hyper.masks.items()}
     assert widths[small] == min(widths.values())
@@ -168,11 +178,20 @@ def test_dhp_drops_channels_that_do_not_matter():
         hyper.zero_grad()
         (hyper(clean + 0.1) - clean).abs().mean().backward()
         search.step(iteration)
-    kept = torch.cat([torch.stack((mask[:8].float().mean(), mask[8:].float().mean())) for mask in hyper.masks.values()])
+    kept = torch.cat(
+        [
+            torch.stack((mask[:8].float().mean(), mask[8:].float().mean()))
+            for mask in hyper.masks.values()
+        ]
+    )
     assert kept[0::2].mean() > kept[1::2].mean() + 0.3
 
 
-RESUMED = [("dhp", "modern", "factored"), ("dhp", "faithful", "full"), ("hsn", "modern", "factored")]
+RESUMED = [
+    ("dhp", "modern", "factored"),
+    ("dhp", "faithful", "full"),
+    ("hsn", "modern", "factored"),
+]
 
 
 @pytest.mark.parametrize(("method", "preset", "kind"), RESUMED)

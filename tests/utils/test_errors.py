@@ -17,7 +17,10 @@ def test_a_command_that_ends_well(returned, code):
 
 @pytest.mark.parametrize(
     ("error", "text"),
-    [(UserError("no such file"), "error: no such file\n"), (OSError("disk full"), "cannot read or write: disk full")],
+    [
+        (UserError("no such file"), "error: no such file\n"),
+        (OSError("disk full"), "cannot read or write: disk full"),
+    ],
 )
 def test_a_mistake_is_one_message(error, text, capsys):
     assert exit_code(fail(error)) == 2

@@ -4,13 +4,17 @@ import numpy as np
 import torch
 
 from dhp_sr.data.noise import add_noise
-from dhp_sr.run.source import Source
+from dhp_sr.inference.source import Source
 from dhp_sr.utils.noise import gaussian, generator_of
 
 
 def test_level_and_seed():
     noise = gaussian((3, 200, 200), 25, generator_of(0, "a"))
-    assert noise.dtype == np.float32 and abs(noise.std() * 255 - 25) < 0.2 and abs(noise.mean() * 255) < 0.3
+    assert (
+        noise.dtype == np.float32
+        and abs(noise.std() * 255 - 25) < 0.2
+        and abs(noise.mean() * 255) < 0.3
+    )
     assert np.array_equal(noise, gaussian((3, 200, 200), 25, generator_of(0, "a")))
     for other in (generator_of(1, "a"), generator_of(0, "b")):
         assert not np.array_equal(noise, gaussian((3, 200, 200), 25, other))

@@ -7,17 +7,17 @@ from typing import Any
 
 import yaml
 
+from dhp_sr.reports.page import key_figures as facts
+from dhp_sr.reports.page import layers
+from dhp_sr.reports.page.baselines import controls_beside
+from dhp_sr.reports.page.curves import compared, curves
+from dhp_sr.reports.page.formatting import TIMES
+from dhp_sr.reports.page.heat_map import Heat, heat_maps
+from dhp_sr.reports.page.image_comparison import Scene, scenes
+from dhp_sr.reports.page.published import sources
+from dhp_sr.reports.page.scatter import chart
+from dhp_sr.reports.page.table import Table, results_table
 from dhp_sr.reports.run import Run
-
-from . import facts, layers
-from .curves import compared, curves
-from .heat import Heat, heat_maps
-from .neighbours import controls_beside
-from .points import chart
-from .published import sources
-from .stage import Scene, scenes
-from .table import Table, results_table
-from .words import TIMES
 
 MOST_LAYERS = 48
 """More of them are folded away at first."""
@@ -93,11 +93,17 @@ def context(runs: Sequence[Run]) -> Context:
     controls = [] if several or not runs[0].metrics else controls_beside(runs[0])
     drawn = chart(runs, controls)
     shown, left_out = scenes(runs)
-    cuts = {f"{run.name}: {model}" if several else model: cut for run in runs for model, cut in run.cuts.items()}
+    cuts = {
+        f"{run.name}: {model}" if several else model: cut
+        for run in runs
+        for model, cut in run.cuts.items()
+    }
     rows = layers.layers(cuts)
     published = [point for point in (drawn or {}).get("points", []) if point["kind"] == "published"]
     return Context(
-        title=" and ".join([", ".join(run.name for run in runs[:-1]), runs[-1].name]) if several else runs[0].name,
+        title=" and ".join([", ".join(run.name for run in runs[:-1]), runs[-1].name])
+        if several
+        else runs[0].name,
         runs=tuple(_view(run) for run in runs),
         table=results_table(runs),
         layers=tuple(rows),
@@ -121,8 +127,12 @@ def _view(run: Run) -> RunView:
         planned=run.plan is not None,
         heats=tuple(heat_maps(run)),
         latents_kept=bool(run.latents),
-        environment={key: value for key, value in run.environment.items() if value not in (None, "")},
-        options=yaml.safe_dump(dict(run.options), sort_keys=False, allow_unicode=True) if run.options else "",
+        environment={
+            key: value for key, value in run.environment.items() if value not in (None, "")
+        },
+        options=yaml.safe_dump(dict(run.options), sort_keys=False, allow_unicode=True)
+        if run.options
+        else "",
     )
 
 

@@ -34,11 +34,19 @@ def curves(run: Run) -> dict[str, Any] | None:
     return {"phases": phases, "charts": [chart for chart in charts if chart["lines"]]}
 
 
-def _chart(title: str, lines: Sequence[Line], log: bool = False, fraction: bool = False, digits: int = 4) -> dict:
+def _chart(
+    title: str, lines: Sequence[Line], log: bool = False, fraction: bool = False, digits: int = 4
+) -> dict:
     kept = [line for line in lines if line["points"]]
     kept = [{**line, "style": place} for place, line in enumerate(kept)]
     positive = all(value > 0 for line in kept for _, value in line["points"])
-    return {"title": title, "lines": kept, "log": log and positive, "fraction": fraction, "digits": digits}
+    return {
+        "title": title,
+        "lines": kept,
+        "log": log and positive,
+        "fraction": fraction,
+        "digits": digits,
+    }
 
 
 def _kept(points: Sequence[TrainingPoint]) -> list[Line]:
@@ -50,7 +58,11 @@ def _kept(points: Sequence[TrainingPoint]) -> list[Line]:
 def _validation(run: Run) -> list[dict]:
     """Return one chart for the score that counts, a line for each test set."""
     names = [field.name for field in fields(ValidationPoint)]
-    found = [name for name in names if any(isinstance(getattr(point, name), float) for point in run.validation)]
+    found = [
+        name
+        for name in names
+        if any(isinstance(getattr(point, name), float) for point in run.validation)
+    ]
     scores = scores_of(run.task, found)
     if not scores:
         return []
@@ -61,7 +73,11 @@ def _validation(run: Run) -> list[dict]:
 
 def _line(label: str, points: Sequence[TrainingPoint | ValidationPoint], name: str) -> Line:
     values = [(point.iteration, getattr(point, name)) for point in points]
-    values = [(iteration, value) for iteration, value in values if value is not None and math.isfinite(value)]
+    values = [
+        (iteration, value)
+        for iteration, value in values
+        if value is not None and math.isfinite(value)
+    ]
     step = math.ceil(len(values) / MOST) or 1
     kept = values[::-1][::step][::-1]  # from the end, so that the last value is among them
     return {"label": label, "style": 0, "points": [list(pair) for pair in kept]}

@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dhp_sr.reports.page.formatting import MISSING
 from dhp_sr.reports.run import Run
-
-from .words import MISSING
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,10 @@ def layers(cuts: Mapping[str, Mapping[str, Any]]) -> list[Layer]:
         return []
     first = next(iter(cuts.values()))["layers"]
     widest = max((layer["before"][0] for layer in first), default=1)
-    found = {model: {layer["name"]: layer for layer in widths["layers"]} for model, widths in cuts.items()}
+    found = {
+        model: {layer["name"]: layer for layer in widths["layers"]}
+        for model, widths in cuts.items()
+    }
     return [_layer(layer, found, widest) for layer in first]
 
 
@@ -92,7 +94,10 @@ def _layer(layer: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]], wid
 def groups(run: Run) -> list[Group]:
     """Return the groups of a run: from its plan, with the widths of its cuts; from the cuts alone in older runs."""
     planned = {group["name"]: group for group in (run.plan or {}).get("groups", [])}
-    cut = {model: {group["name"]: group for group in widths["groups"]} for model, widths in run.cuts.items()}
+    cut = {
+        model: {group["name"]: group for group in widths["groups"]}
+        for model, widths in run.cuts.items()
+    }
     first: Sequence[Mapping[str, Any]] = next(iter(run.cuts.values()))["groups"] if run.cuts else []
     names = list(dict.fromkeys([*planned, *(group["name"] for group in first)]))
     return [_group(name, planned.get(name, {}), cut) for name in names]
@@ -108,6 +113,8 @@ def _group(name: str, planned: Mapping[str, Any], cut: Mapping[str, Mapping[str,
         before=planned.get("width", any_cut.get("before")),
         after=tuple((model, group["after"]) for model, group in found),
         floor=planned.get("floor"),
-        shares=tuple(f"{controls[kind]:.1%}" if kind in controls else MISSING for kind in ("macs", "params")),
+        shares=tuple(
+            f"{controls[kind]:.1%}" if kind in controls else MISSING for kind in ("macs", "params")
+        ),
         reason=planned.get("reason", any_cut.get("reason", "")),
     )

@@ -42,7 +42,9 @@ def _point(table: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
         "kind": "published",
         "run": "published",
         "label": f"{row['network']}, {row['method']}",
-        "short": f"{row['network'].split()[0]} {row['method']}" if row["method"].startswith(("DHP", "Base")) else "",
+        "short": f"{row['network'].split()[0]} {row['method']}"
+        if row["method"].startswith(("DHP", "Base"))
+        else "",
         "detail": f"{table['source']}. {table['conventions']}",
         "macs": row["macs"],
         "params": row["params"],

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dhp_sr.reports.page.formatting import COSTS, MISSING, number, percent, score_keys
 from dhp_sr.reports.run import Run
 from dhp_sr.reports.scores import COLUMNS, Score, scores_of
-
-from .words import COSTS, MISSING, number, percent, score_keys
 
 Row = Mapping[str, Any]
 
@@ -53,7 +52,11 @@ def results_table(runs: Sequence[Run]) -> Table | None:
     if not finished:
         return None
     several = len(runs) > 1
-    sets = list(dict.fromkeys(name for run in finished for row in run.results["rows"] for name in row["sets"]))
+    sets = list(
+        dict.fromkeys(
+            name for run in finished for row in run.results["rows"] for name in row["sets"]
+        )
+    )
     keys = {key for run in finished for key in score_keys(run.results)}
     scores = scores_of(finished[0].task, keys)[:COLUMNS]
     seen: list[Row] = []
@@ -93,7 +96,10 @@ def _cells(row: Row, dense: Row, sets: Sequence[str], scores: Sequence[Score]) -
     cells = [Cell(str(row["model"])), Cell(number(iterations, 0), iterations)]
     for name in sets:
         found = row["sets"].get(name, {})
-        cells += [Cell(number(found.get(score.key), score.digits), found.get(score.key)) for score in scores]
+        cells += [
+            Cell(number(found.get(score.key), score.digits), found.get(score.key))
+            for score in scores
+        ]
     for cost in COSTS:
         value = row.get(cost.key)
         cells.append(Cell(number(value, cost.digits, cost.unit), value))

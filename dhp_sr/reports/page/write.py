@@ -9,12 +9,11 @@ from pathlib import Path
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from dhp_sr.reports.kept import read_run_or_kept
+from dhp_sr.reports.page.context import context
 from dhp_sr.reports.run import Run
+from dhp_sr.reports.saved_results import read_run_or_kept
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_text
-
-from .context import context
 
 SCRIPTS = ("svg.js", "scatter.js", "lines.js", "slider.js", "heat.js", "start.js")
 """In the order in which they stand in the page."""
@@ -41,7 +40,9 @@ def write_page(path: str | Path, folders: Sequence[str | Path]) -> Path:
         text = page(runs)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         names = ", ".join(str(folder) for folder in folders)
-        raise UserError(f"{names}: expected the files of a run as it wrote them, found others: {error!r}") from error
+        raise UserError(
+            f"{names}: expected the files of a run as it wrote them, found others: {error!r}"
+        ) from error
     write_text(target, text)
     return target
 
@@ -60,7 +61,11 @@ def page(runs: Sequence[Run]) -> str:
 
 def _environment() -> Environment:
     return Environment(
-        loader=FunctionLoader(_own), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FunctionLoader(_own),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 

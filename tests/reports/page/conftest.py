@@ -51,10 +51,18 @@ def add_pictures(run, count=2, side=32, prefix=0):
             path = run / "images" / str(number) / f"{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             own = prefix if name in ("dense", "pruned") else 0
-            path.write_bytes(png(side // 4 if name == "input" else side, 100 * own + 10 * number + place))
+            path.write_bytes(
+                png(side // 4 if name == "input" else side, 100 * own + 10 * number + place)
+            )
             psnr = None if name in ("input", "truth") else 30.0 + place + number / 8
             versions.append({"name": name, "file": f"{number}/{name}.png", "psnr_db": psnr})
-        facts = {"set": "Set5", "key": f"bird{number}", "scale": 4, "crop": [0, 4, side, side], "size": [64, 64]}
+        facts = {
+            "set": "Set5",
+            "key": f"bird{number}",
+            "scale": 4,
+            "crop": [0, 4, side, side],
+            "size": [64, 64],
+        }
         entries.append({**facts, "versions": versions})
     (run / "images" / "index.json").write_text(json.dumps({"pictures": entries}))
 
@@ -62,10 +70,14 @@ def add_pictures(run, count=2, side=32, prefix=0):
 @pytest.fixture
 def whole(folder, metrics):
     """The folder of a finished run, with a name that is markup."""
-    (folder / "metrics.json").write_text(json.dumps({**metrics, "name": NAME, "macs_input": [1, 3, 128, 128]}))
+    (folder / "metrics.json").write_text(
+        json.dumps({**metrics, "name": NAME, "macs_input": [1, 3, 128, 128]})
+    )
     (folder / "options.yml").write_text(OPTIONS)
     (folder / "latents.csv").write_text(LATENTS)
     (folder / "plan.json").write_text(json.dumps(PLAN))
-    (folder / "environment.json").write_text(json.dumps({"torch": "2.13.0", "command": "train.py <b>"}))
+    (folder / "environment.json").write_text(
+        json.dumps({"torch": "2.13.0", "command": "train.py <b>"})
+    )
     add_pictures(folder)
     return folder

@@ -16,8 +16,19 @@ from selenium.webdriver import ActionChains, Keys  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.support.ui import Select  # noqa: E402
 
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
-FLAGS += ("--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-sync",
+)
+FLAGS += (
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-dev-shm-usage",
+)
 PHONE = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
 DESKTOP = {"width": 1100, "height": 900, "deviceScaleFactor": 1, "mobile": False}
 
@@ -27,7 +38,9 @@ def driver():
     """A headless chromium with the driver that belongs to it; nothing is downloaded."""
     places = shutil.which("chromium"), shutil.which("chromedriver")
     if None in places:
-        pytest.skip("no chromium with chromedriver here (Debian: apt-get install chromium chromium-driver)")
+        pytest.skip(
+            "no chromium with chromedriver here (Debian: apt-get install chromium chromium-driver)"
+        )
     options = webdriver.ChromeOptions()
     options.binary_location = places[0]
     for flag in FLAGS:
@@ -66,7 +79,12 @@ def find(driver, selector):
 def test_opens_without_an_error_and_fetches_nothing(opened):
     driver = opened()
     assert find(driver, "h1").text == "<img src=x onerror=alert(1)>"
-    assert driver.execute_script("return performance.getEntriesByType('resource').map((one) => one.name)") == []
+    assert (
+        driver.execute_script(
+            "return performance.getEntriesByType('resource').map((one) => one.name)"
+        )
+        == []
+    )
     assert driver.execute_script("return document.querySelectorAll('.chart svg').length") == 4
 
 
@@ -120,20 +138,30 @@ def test_zoom_enlarges_both_and_the_view_moves(opened):
     find(driver, "[data-zoom='in']").click()
     assert find(driver, ".zoom output").text == "2\N{MULTIPLICATION SIGN}"
     find(driver, ".stage").send_keys("+", Keys.ARROW_RIGHT)
-    transforms = {find(driver, f".layer.{side} img").value_of_css_property("transform") for side in ("left", "right")}
+    transforms = {
+        find(driver, f".layer.{side} img").value_of_css_property("transform")
+        for side in ("left", "right")
+    }
     (transform,) = transforms
-    scale, *_, left, _top = (float(value) for value in transform.removeprefix("matrix(").rstrip(")").split(","))
+    scale, *_, left, _top = (
+        float(value) for value in transform.removeprefix("matrix(").rstrip(")").split(",")
+    )
     width = find(driver, ".stage").size["width"]
     assert scale == 4 and left == pytest.approx(-1.5 * width - 40)
     find(driver, "[data-zoom='fit']").click()
-    assert "matrix(1, 0, 0, 1, 0, 0)" in find(driver, ".layer.left img").value_of_css_property("transform")
+    assert "matrix(1, 0, 0, 1, 0, 0)" in find(driver, ".layer.left img").value_of_css_property(
+        "transform"
+    )
 
 
 def test_numbers_equal_the_json(opened, whole):
     driver = opened()
     metrics = json.loads((whole / "metrics.json").read_text())
     pruned = metrics["rows"][2]
-    cells = [cell.text for cell in driver.find_elements(By.CSS_SELECTOR, "#results tbody tr:last-child > *")]
+    cells = [
+        cell.text
+        for cell in driver.find_elements(By.CSS_SELECTOR, "#results tbody tr:last-child > *")
+    ]
     five, fourteen = pruned["sets"]["Set5"], pruned["sets"]["Set14"]
     assert cells == [
         "pruned", f"{pruned['iterations']:,}", f"{five['psnr_y_db']:.2f}", f"{five['ssim_y']:.4f}",
@@ -155,7 +183,11 @@ def test_curves_tell_their_values(opened):
     chart = driver.find_elements(By.CSS_SELECTOR, "#curves svg[role='img']")[2]
     driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", chart)
     chart.send_keys(Keys.END, Keys.ARROW_LEFT)
-    tips = [tip.text.splitlines() for tip in driver.find_elements(By.CSS_SELECTOR, "#curves .tip") if tip.text]
+    tips = [
+        tip.text.splitlines()
+        for tip in driver.find_elements(By.CSS_SELECTOR, "#curves .tip")
+        if tip.text
+    ]
     assert tips == [["iteration 40", "Set5: 30", "Set14: 27"]]
 
 
@@ -170,8 +202,12 @@ def test_points_can_be_hidden(opened):
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_phone_scrolls_down_only(opened, whole, count):
-    other = shutil.copytree(whole, whole.parent / "a_name_that_is_long_and_has_no_place_to_break_in_it_at_all")
-    (other / "metrics.json").write_text((whole / "metrics.json").read_text().replace("<img src=x", "a" * 60))
+    other = shutil.copytree(
+        whole, whole.parent / "a_name_that_is_long_and_has_no_place_to_break_in_it_at_all"
+    )
+    (other / "metrics.json").write_text(
+        (whole / "metrics.json").read_text().replace("<img src=x", "a" * 60)
+    )
     driver = opened(PHONE, runs=(other, whole)[:count])
     widths = driver.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
     assert widths == [360, 360]
@@ -182,7 +218,9 @@ def test_a_phone_scrolls_down_only(opened, whole, count):
 
 def luminance(colour):
     parts = [float(part) / 255 for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    linear = [
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    ]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
@@ -220,9 +258,13 @@ def test_latents_tell_their_values(opened):
     image = find(driver, ".heat img")
     driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", image)
     time.sleep(0.05)
-    ActionChains(driver).move_to_element_with_offset(image, -image.size["width"] // 2 + 5, -40).perform()
+    ActionChains(driver).move_to_element_with_offset(
+        image, -image.size["width"] // 2 + 5, -40
+    ).perform()
     assert find(driver, ".readout").text == "conv_first, row 1, iteration 21: about 1.00"
-    ActionChains(driver).move_to_element_with_offset(image, image.size["width"] // 2 - 5, 40).perform()
+    ActionChains(driver).move_to_element_with_offset(
+        image, image.size["width"] // 2 - 5, 40
+    ).perform()
     assert find(driver, ".readout").text == "conv_first, row 4, iteration 30: cut"
 
 

@@ -16,12 +16,20 @@ import pytest
 from dhp_sr.report import main
 from dhp_sr.reports import read_run
 from dhp_sr.reports.page import page, write_page
-from dhp_sr.reports.page.stage import MOST_BYTES, scenes
+from dhp_sr.reports.page.image_comparison import MOST_BYTES, scenes
 from dhp_sr.utils.errors import UserError
 
 from .conftest import NAME, add_pictures
 
-PARTS = ("metrics.json", "widths.json", "curves.csv", "validation.csv", "options.yml", "environment.json", "plan.json")
+PARTS = (
+    "metrics.json",
+    "widths.json",
+    "curves.csv",
+    "validation.csv",
+    "options.yml",
+    "environment.json",
+    "plan.json",
+)
 PARTS += ("latents.csv", "images/index.json", "images/0/dense.png", "images/1")
 
 
@@ -62,10 +70,18 @@ def data_of(reader):
 
 def test_numbers_of_the_table_are_those_of_the_json(whole):
     metrics = json.loads((whole / "metrics.json").read_text())
-    values = [float(attrs["data-value"]) for tag, attrs in page_of(whole).tags if tag == "td" and "data-value" in attrs]
+    values = [
+        float(attrs["data-value"])
+        for tag, attrs in page_of(whole).tags
+        if tag == "td" and "data-value" in attrs
+    ]
     wanted = []
     for row in metrics["rows"]:
-        scores = [row["sets"].get(name, {}).get(key) for name in ("Set5", "Set14") for key in ("psnr_y_db", "ssim_y")]
+        scores = [
+            row["sets"].get(name, {}).get(key)
+            for name in ("Set5", "Set14")
+            for key in ("psnr_y_db", "ssim_y")
+        ]
         wanted += [row["iterations"], *scores, row["macs"], row["params"], row["latency_ms"]]
     assert values == [value for value in wanted if value is not None]
 
@@ -74,28 +90,48 @@ def test_points_of_the_chart_are_those_of_the_json(whole):
     metrics = json.loads((whole / "metrics.json").read_text())
     chart = data_of(page_of(whole))["chart"]
     own = {point["label"]: point for point in chart["points"] if point["kind"] != "published"}
-    assert set(own) == {"dense", "pruned"} and [one["label"] for one in chart["inputs"]] == ["bicubic"]
+    assert set(own) == {"dense", "pruned"} and [one["label"] for one in chart["inputs"]] == [
+        "bicubic"
+    ]
     for row in metrics["rows"][1:]:
         point = own[row["model"]]
-        assert all(point[key] == row[key] for key in ("macs", "params", "latency_ms", "iterations", "sets"))
-    assert [score["key"] for score in chart["scores"]] == ["psnr_y_db", "ssim_y", "psnr_rgb_db", "ssim_rgb"]
+        assert all(
+            point[key] == row[key] for key in ("macs", "params", "latency_ms", "iterations", "sets")
+        )
+    assert [score["key"] for score in chart["scores"]] == [
+        "psnr_y_db",
+        "ssim_y",
+        "psnr_rgb_db",
+        "ssim_rgb",
+    ]
 
 
 def test_published_points_are_facts_of_the_same_task(whole, metrics):
-    points = [point for point in data_of(page_of(whole))["chart"]["points"] if point["kind"] == "published"]
+    points = [
+        point
+        for point in data_of(page_of(whole))["chart"]["points"]
+        if point["kind"] == "published"
+    ]
     (edsr,) = (point for point in points if point["label"] == "EDSR 8 x 128, DHP-40")
     assert (edsr["macs"], edsr["params"], edsr["latency_ms"]) == (37_770_000_000, 1_530_000, None)
     assert edsr["sets"]["Set5"] == {"psnr_y_db": 32.01} and "ECCV 2020" in edsr["detail"]
     assert "ECCV 2020" in " ".join(page_of(whole).words)
     (whole / "metrics.json").write_text(json.dumps({**metrics, "scale": 2}))
-    assert {point["kind"] for point in data_of(page_of(whole))["chart"]["points"]} == {"dense", "pruned"}
+    assert {point["kind"] for point in data_of(page_of(whole))["chart"]["points"]} == {
+        "dense",
+        "pruned",
+    }
 
 
 @pytest.mark.parametrize(("sigma", "count"), [(70, 16), (25, 0)])
 def test_published_denoisers_are_of_the_same_noise(whole, metrics, sigma, count):
     rows = [{**row, "sets": {"BSD68": row["sets"]["Set5"]}} for row in metrics["rows"]]
-    (whole / "metrics.json").write_text(json.dumps({**metrics, "task": "denoise", "scale": 1, "rows": rows}))
-    (whole / "options.yml").write_text(f"scale: 1\ndatasets: {{val: {{name: BSD68, sigma: {sigma}}}}}\n")
+    (whole / "metrics.json").write_text(
+        json.dumps({**metrics, "task": "denoise", "scale": 1, "rows": rows})
+    )
+    (whole / "options.yml").write_text(
+        f"scale: 1\ndatasets: {{val: {{name: BSD68, sigma: {sigma}}}}}\n"
+    )
     chart = data_of(page_of(whole))["chart"]
     assert sum(point["kind"] == "published" for point in chart["points"]) == count
     assert [score["key"] for score in chart["scores"]] == ["psnr_rgb_db", "ssim_rgb"]
@@ -112,7 +148,11 @@ def test_controls_beside_a_run_are_shown(whole, metrics):
         other = whole.parent / name
         other.mkdir()
         (other / "metrics.json").write_text(json.dumps({**metrics, "name": name}))
-        network = "{type: HyperEDSR, num_feat: 64}" if name != "other_net" else "{type: HyperEDSR, num_feat: 8}"
+        network = (
+            "{type: HyperEDSR, num_feat: 64}"
+            if name != "other_net"
+            else "{type: HyperEDSR, num_feat: 8}"
+        )
         (other / "options.yml").write_text(f"scale: 4\nnetwork_g: {network}\n{options}\n")
     broken = whole.parent / "broken"
     broken.mkdir()
@@ -132,22 +172,35 @@ def test_widths_plan_and_reasons_stand_there(whole):
 
 def test_curves_hold_the_values_of_the_files(whole):
     curves = data_of(page_of(whole))["curves"]
-    charts = {chart["title"]: {line["label"]: line["points"] for line in chart["lines"]} for chart in curves["charts"]}
+    charts = {
+        chart["title"]: {line["label"]: line["points"] for line in chart["lines"]}
+        for chart in curves["charts"]
+    }
     assert charts["training loss"] == {"loss": [[10, 0.5], [20, 0.3], [30, 0.2], [40, 0.01]]}
     assert charts["kept, masks applied"]["MACs"] == [[20, 1.0], [30, 0.7], [40, 0.4]]
-    assert charts["validation PSNR-Y, dB"] == {"Set5": [[20, 30.1], [40, 30.0]], "Set14": [[40, 27.0]]}
+    assert charts["validation PSNR-Y, dB"] == {
+        "Set5": [[20, 30.1], [40, 30.0]],
+        "Set14": [[40, 27.0]],
+    }
     assert curves["phases"][1] == {"name": "search", "start": 20, "end": 30}
 
 
 @pytest.mark.parametrize(
     ("kind", "key", "title"),
-    [("NoiseDataset", "psnr_rgb_db", "PSNR, dB"), ("ClassificationDataset", "top1_error_percent", "top-1 error, %")],
+    [
+        ("NoiseDataset", "psnr_rgb_db", "PSNR, dB"),
+        ("ClassificationDataset", "top1_error_percent", "top-1 error, %"),
+    ],
 )
 def test_curves_of_an_unfinished_run_are_those_of_its_task(whole, kind, key, title):
     (whole / "metrics.json").unlink()
     (whole / "options.yml").write_text(f"scale: 1\ndatasets: {{train: {{type: {kind}}}}}\n")
-    (whole / "validation.csv").write_text(f"iteration,phase,set,{key}\n20,dense,A,12.5\n40,finetune,A,9.5\n")
-    charts = {chart["title"]: chart["lines"] for chart in data_of(page_of(whole))["curves"]["charts"]}
+    (whole / "validation.csv").write_text(
+        f"iteration,phase,set,{key}\n20,dense,A,12.5\n40,finetune,A,9.5\n"
+    )
+    charts = {
+        chart["title"]: chart["lines"] for chart in data_of(page_of(whole))["curves"]["charts"]
+    }
     assert charts[f"validation {title}"][0]["points"] == [[20, 12.5], [40, 9.5]]
 
 
@@ -176,7 +229,9 @@ def test_a_run_without_test_sets(whole, metrics):
 
 def test_names_are_text_not_markup(whole):
     reader = page_of(whole)
-    assert not [attrs for tag, attrs in reader.tags if "onerror" in attrs or attrs.get("src") == "x"]
+    assert not [
+        attrs for tag, attrs in reader.tags if "onerror" in attrs or attrs.get("src") == "x"
+    ]
     assert NAME in "".join(reader.words)
     assert "</script" not in reader.scripts[0] and len(reader.scripts) == 2
     assert ("b", {}) in reader.tags and "train.py <b>" in "".join(reader.words)
@@ -186,8 +241,13 @@ def test_only_its_own_script_may_run_and_nothing_is_fetched(whole):
     reader = page_of(whole)
     (policy,) = (attrs["content"] for tag, attrs in reader.tags if attrs.get("http-equiv"))
     digest = base64.b64encode(hashlib.sha256(reader.scripts[1].encode()).digest()).decode()
-    assert policy == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    addresses = [attrs.get(name) for _, attrs in reader.tags for name in ("src", "href") if attrs.get(name)]
+    assert (
+        policy
+        == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    )
+    addresses = [
+        attrs.get(name) for _, attrs in reader.tags for name in ("src", "href") if attrs.get(name)
+    ]
     assert len(addresses) > 10 and all(address.startswith(("data:", "#")) for address in addresses)
 
 
@@ -215,7 +275,10 @@ def test_an_interrupted_run_says_how_far_it_came(whole):
 def test_several_targets(whole, widths, metrics):
     (whole / "widths.json").rename(whole / "widths_macs0.6.json")
     (whole / "widths_macs0.4.json").write_text(json.dumps(widths))
-    rows = [*metrics["rows"][:2], *({**metrics["rows"][2], "model": f"pruned_macs{one}"} for one in (0.6, 0.4))]
+    rows = [
+        *metrics["rows"][:2],
+        *({**metrics["rows"][2], "model": f"pruned_macs{one}"} for one in (0.6, 0.4)),
+    ]
     (whole / "metrics.json").write_text(json.dumps({**metrics, "rows": rows, "achieved": [{}, {}]}))
     reader = page_of(whole)
     assert {"pruned_macs0.4", "pruned_macs0.6"} <= set(reader.words)
@@ -228,7 +291,11 @@ def test_latents_are_drawn_one_row_a_channel(whole):
     import numpy as np
     from PIL import Image
 
-    (source,) = (attrs["src"] for tag, attrs in page_of(whole).tags if "of 4 channels" in attrs.get("alt", ""))
+    (source,) = (
+        attrs["src"]
+        for tag, attrs in page_of(whole).tags
+        if "of 4 channels" in attrs.get("alt", "")
+    )
     pixels = np.array(Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))))
     assert pixels.shape == (4, 3, 4)
     opacity = pixels[:, :, 3]
@@ -260,22 +327,45 @@ def test_pages_stay_small(whole):
     size = sum(len(view.data_uri) for scene in shown for view in scene.views)
     assert shown and left_out and len(shown) + left_out == 12 and size < MOST_BYTES * 4 / 3 + 1000
     text = page([read_run(whole)])
-    assert f"{left_out} more pictures were left out" in text and len(text) < MOST_BYTES * 4 / 3 + 200_000
+    assert (
+        f"{left_out} more pictures were left out" in text
+        and len(text) < MOST_BYTES * 4 / 3 + 200_000
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
         ("latents.csv", "iteration,group,latents\n1,a,much\n", r"latents\.csv, line 2: .*'much'"),
-        ("latents.csv", "iteration,group,latents\n1,a,1 1\n2,a,1\n", r"latents\.csv: expected as many latents"),
-        ("latents.csv", "iteration,latents\n1,1\n", r"latents\.csv, line 2: expected iteration, group, latents"),
+        (
+            "latents.csv",
+            "iteration,group,latents\n1,a,1 1\n2,a,1\n",
+            r"latents\.csv: expected as many latents",
+        ),
+        (
+            "latents.csv",
+            "iteration,latents\n1,1\n",
+            r"latents\.csv, line 2: expected iteration, group, latents",
+        ),
         ("images/index.json", "[]", r"index\.json: expected the pictures of a run"),
-        ("images/index.json", '{"pictures": [{"versions": [{"file": "../metrics.json"}]}]}', "expected files inside"),
+        (
+            "images/index.json",
+            '{"pictures": [{"versions": [{"file": "../metrics.json"}]}]}',
+            "expected files inside",
+        ),
         ("images/0/dense.png", "GIF89a", r"dense\.png: expected a PNG file, found another one"),
-        ("images/0/dense.png", "x" * (5 * 2**20), r"dense\.png: expected at most 4,194,304 bytes, found 5,242,880"),
+        (
+            "images/0/dense.png",
+            "x" * (5 * 2**20),
+            r"dense\.png: expected at most 4,194,304 bytes, found 5,242,880",
+        ),
         ("options.yml", "a: [", r"options\.yml.*: expected YAML"),
         ("metrics.json", '{"rows": 3}', "edsr_x4: expected the files of a run as it wrote them"),
-        ("widths.json", '{"layers": [{}], "groups": []}', "edsr_x4: expected the files of a run as it wrote them"),
+        (
+            "widths.json",
+            '{"layers": [{}], "groups": []}',
+            "edsr_x4: expected the files of a run as it wrote them",
+        ),
     ],
 )
 def test_damaged_files_end_with_a_message(whole, tmp_path, name, text, message):
@@ -296,7 +386,9 @@ def test_the_command_line(whole, tmp_path, capsys):
 
 def test_kept_figures_are_runs_too(tmp_path, metrics, capsys):
     path = tmp_path / "kept.json"
-    path.write_text(json.dumps({"hardware": "two cores", "metrics": metrics, "environment": {"torch": "2.13"}}))
+    path.write_text(
+        json.dumps({"hardware": "two cores", "metrics": metrics, "environment": {"torch": "2.13"}})
+    )
     assert main([str(path), "--output", str(tmp_path / "page.html")]) == 0
     reader = parsed((tmp_path / "page.html").read_text(encoding="utf-8"))
     assert "two cores" in reader.words and "31.85" in reader.words
@@ -307,9 +399,13 @@ def test_kept_figures_are_runs_too(tmp_path, metrics, capsys):
 
 def test_every_kept_run_has_a_page():
     root = Path(__file__).resolve().parents[3]
-    files = [path for path in sorted((root / "results").glob("*.json")) if "metrics" in json.loads(path.read_text())]
+    files = [
+        path
+        for path in sorted((root / "results").glob("*.json"))
+        if "metrics" in json.loads(path.read_text())
+    ]
     assert files
-    from dhp_sr.reports.kept import read_run_or_kept
+    from dhp_sr.reports.saved_results import read_run_or_kept
 
     assert all("Results" in page([read_run_or_kept(path)]) for path in files)
 
@@ -325,7 +421,9 @@ def test_scripts_set_text_and_never_markup():
     scripts = sorted(assets.glob("*.js"))
     assert len(scripts) == 6
     for path in scripts:
-        assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|fetch\(", path.read_text())
+        assert not re.search(
+            r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|fetch\(", path.read_text()
+        )
 
 
 def test_an_installed_package_has_the_files_of_the_page():
@@ -335,4 +433,6 @@ def test_an_installed_package_has_the_files_of_the_page():
     patterns = [pattern.strip() for pattern in config["options.package_data"]["*"].split(",")]
     package = root / "dhp_sr" / "reports" / "page"
     packed = {path for pattern in patterns for path in package.glob(pattern)}
-    assert {path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")} <= packed
+    assert {
+        path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")
+    } <= packed

@@ -1,0 +1,1 @@
+"""BasicSR's registries and the shim that makes it importable; the only package that imports basicsr."""

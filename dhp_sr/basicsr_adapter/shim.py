@@ -1,0 +1,71 @@
+"""Make `import basicsr` (1.4.2) work with today's torchvision, and with a torchvision whose CUDA half cannot load.
+
+Two things stand in the way. `basicsr.data.degradations` imports `torchvision.transforms.functional_tensor`, which
+torchvision 0.17 removed. And PyPI's torchvision beside a CPU-only torch registers shape rules for operators that its
+skipped extension should have declared: "operator torchvision::nms does not exist".
+"""
+
+import importlib.util
+import sys
+import types
+from pathlib import Path
+
+import torch
+
+_REMOVED = "torchvision.transforms.functional_tensor"
+_SCHEMAS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+_libraries: list[
+    torch.library.Library
+] = []  # a declared operator lives as long as its Library object
+
+
+def prepare_basicsr() -> None:
+    """Put in place what `import basicsr` needs; harmless when called again or when nothing is missing.
+
+    Raises:
+        ModuleNotFoundError: basicsr or torchvision is not installed.
+    """
+    for name in ("torchvision", "basicsr"):
+        if name not in sys.modules and importlib.util.find_spec(name) is None:
+            raise ModuleNotFoundError(
+                f"training needs {name}, which is not installed: pip install 'dhp_sr[train]'"
+            )
+    prepare_torchvision()
+    _restore_functional_tensor()
+
+
+def prepare_torchvision() -> None:
+    """Put in place what `import torchvision` needs; harmless when called again or when nothing is missing."""
+    if "torchvision" not in sys.modules and importlib.util.find_spec("torchvision") is not None:
+        _declare_operators(Path(importlib.util.find_spec("torchvision").origin).parent)
+
+
+def _declare_operators(folder: Path) -> None:
+    """Declare the operators that torchvision's extension would, unless the extension itself loads."""
+    if _libraries or hasattr(torch.ops.torchvision, "nms"):
+        return
+    for path in sorted(folder.glob("_C*.so")):
+        try:
+            torch.ops.load_library(path)
+            return
+        except OSError:
+            continue  # built for another torch, or for CUDA
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for schema in _SCHEMAS:
+        library.define(schema)
+    _libraries.append(library)
+
+
+def _restore_functional_tensor() -> None:
+    if _REMOVED in sys.modules or importlib.util.find_spec(_REMOVED) is not None:
+        return
+    from torchvision.transforms.functional import (
+        rgb_to_grayscale,
+    )  # only now: the operators must be declared first
+
+    module = types.ModuleType(_REMOVED, "Stands in for the module that torchvision 0.17 removed.")
+    module.rgb_to_grayscale = rgb_to_grayscale
+    sys.modules[_REMOVED] = module

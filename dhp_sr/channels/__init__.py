@@ -1,0 +1,1 @@
+"""Groups of coupled channels and the plan of what can be pruned."""

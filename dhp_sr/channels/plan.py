@@ -1,0 +1,273 @@
+"""The frozen plan: groups of channels that live and die together, and which axis of which tensor each owns."""
+
+import contextlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from dhp_sr.channels.analysis import walk
+from dhp_sr.channels.multiplicity import units
+from dhp_sr.graph.capture import TraceError, trace
+from dhp_sr.operators.analysis_state import Book, Count, Path
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels with a common fate: the i-th of every member is kept or cut together."""
+
+    name: str
+    """The layer that first produces the channels."""
+    width: int
+    """How many there are."""
+    prunable: bool
+    reason: str
+    """Why it is pinned; empty for a prunable group."""
+    members: tuple[str, ...]
+    """All layers that produce channels of the group."""
+    start: int
+    """Offset in the flat vector of all prunable channels; -1 for a pinned group."""
+    activated: float
+    """Activations that act on the channels, for each layer that produces them, at most 1; 0 for channels that are only
+    carried on, such as those of EDSR's stream."""
+    units: tuple[int, ...] = (1,)
+    """How many channels each of them stands for in the layers that have them, see `units`; all different numbers."""
+
+    @property
+    def span(self) -> slice:
+        """The group's part of the flat vector."""
+        return slice(self.start, self.start + self.width)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a parameter or buffer."""
+
+    tensor: str
+    """Name as in the state dict."""
+    dim: int
+    index: Tensor
+    """For each entry, its channel in the flat vector, or the vector's length where it is pinned."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A weight that multiplies."""
+
+    weight: str
+    kind: str
+    positions: int
+    """How often each entry is multiplied, for one sample of the example's size."""
+    shape: tuple[int, ...]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds at full width."""
+        return self.positions * math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Number:
+    """An argument in the forward that states a number of channels, or a list of such numbers."""
+
+    node: str
+    """Name of the node in the trace."""
+    path: Path
+    """Where among the node's arguments."""
+    counts: tuple[Tensor, ...]
+    """For each number, the channels counted, as places in the flat vector; its length stands for pinned channels."""
+    is_list: bool
+
+    def value(self, padded: Tensor) -> int | list[int]:
+        """Return the number for masks in the flat vector, one entry True behind them."""
+        counted = [int(padded[index].sum()) for index in self.counts]
+        return counted if self.is_list else counted[0]
+
+
+@dataclass(frozen=True)
+class ChannelPlan:
+    """Everything that conversion, budget and cut need to know of a network."""
+
+    groups: tuple[Group, ...]
+    axes: tuple[Axis, ...]
+    layers: tuple[Layer, ...]
+    parameters: dict[str, tuple[int, ...]]
+    """Shape of every parameter."""
+    constants: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Shape of every buffer that is a layer's weight, such as the kernel of a blur."""
+    numbers: tuple[Number, ...] = ()
+    """What the forward states in numbers of prunable channels."""
+    example_shape: tuple[int, ...] = ()
+    """Shape of the example input."""
+    training_form: bool = False
+    """Whether the plan follows what the forward does in training mode."""
+
+    @property
+    def weights(self) -> dict[str, tuple[int, ...]]:
+        """Shape of all that costs: parameters, and buffers that are weights."""
+        return {**self.parameters, **self.constants}
+
+    @property
+    def prunable(self) -> tuple[Group, ...]:
+        """The groups that can be pruned."""
+        return tuple(group for group in self.groups if group.prunable)
+
+    @property
+    def size(self) -> int:
+        """Number of prunable channels: length of the flat vector."""
+        return sum(group.width for group in self.prunable)
+
+
+def make_plan(
+    network: nn.Module,
+    example_input: Tensor,
+    exclude: Sequence[str] = (),
+    *,
+    keep_streams: bool = False,
+) -> ChannelPlan:
+    """Plan how a network can be pruned.
+
+    A forward that cannot be followed in evaluation mode, or leaves nothing to prune there because it first computes its
+    weights from others, is followed in training mode.
+
+    Args:
+        network: any traceable network; it is left as it was.
+        example_input: one input batch; MACs are counted at its size.
+        exclude: names or patterns (`body.*`) of layers whose output channels must stay.
+        keep_streams: whether channels of tensors that are summed must stay too.
+
+    Raises:
+        TraceError: the network cannot be traced or run.
+        UserError: a pattern names no layer.
+    """
+    exclude = [exclude] if isinstance(exclude, str) else exclude
+    try:
+        plan, refused = _plan(network, example_input, exclude, keep_streams, False), None
+    except TraceError as error:
+        plan, refused = None, error
+    if plan is None or not plan.prunable:
+        with contextlib.suppress(TraceError):
+            other = _plan(network, example_input, exclude, keep_streams, True)
+            plan = other if plan is None or other.prunable else plan
+    if plan is None:
+        raise refused
+    return plan
+
+
+def _plan(
+    network: nn.Module,
+    example_input: Tensor,
+    exclude: Sequence[str],
+    keep_streams: bool,
+    training: bool,
+) -> ChannelPlan:
+    book = walk(
+        network, trace(network, example_input, training), exclude, keep_streams=keep_streams
+    )
+    groups, channel_of = _group(book)
+    size = sum(group.width for group in groups if group.prunable)
+    places = torch.full((len(book.ties.producer),), size)
+    places[list(channel_of)] = torch.tensor([*channel_of.values()], dtype=torch.long)
+    places = places[book.ties.roots()]
+    axes = tuple(Axis(tensor, dim, places[atoms]) for (tensor, dim), atoms in book.axes.items())
+    groups = _with_units(groups, axes, book, size)
+    shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
+    constants = {
+        name: tuple(book.buffers[name].shape) for name in book.positions if name in book.buffers
+    }
+    multiplied = {**shapes, **constants}
+    layers = tuple(
+        Layer(name, book.kinds[name], count, multiplied[name])
+        for name, count in book.positions.items()
+    )
+    found = _numbers(book, places, size)
+    return ChannelPlan(
+        groups, axes, layers, shapes, constants, found, tuple(example_input.shape), training
+    )
+
+
+def _with_units(
+    groups: Sequence[Group], axes: Sequence[Axis], book: Book, size: int
+) -> tuple[Group, ...]:
+    spans = [group.span for group in groups if group.prunable]
+    held = [(axis.index, book.divided.get((axis.tensor, axis.dim), 1)) for axis in axes]
+    found = iter(units(spans, held, size))
+    return tuple(replace(group, units=next(found)) if group.prunable else group for group in groups)
+
+
+def _numbers(book: Book, places: Tensor, size: int) -> tuple[Number, ...]:
+    """Return the numbers of channels in nodes that have, or read, a prunable one."""
+    found, nodes = [], set()
+    for literal in book.literals:
+        is_list = isinstance(literal.counts, list)
+        counts = [
+            _counted(one, places, size) for one in (literal.counts if is_list else [literal.counts])
+        ]
+        found.append(Number(literal.node, literal.path, tuple(counts), is_list))
+        read = [] if literal.read_from is None else [places[literal.read_from]]
+        if any(bool((index < size).any()) for index in [*counts, *read]):
+            nodes.add(literal.node)
+    return tuple(number for number in found if number.node in nodes)
+
+
+def _counted(count: Count, places: Tensor, size: int) -> Tensor:
+    """Return the entries counted; those of an axis that does not lose any are given as pinned."""
+    entries = places[count.atoms].movedim(count.dim, 0).flatten(1)[:, 0]
+    if len(entries) != count.size or bool((entries == entries[0]).all()):
+        entries = torch.full((count.size,), size)
+    return entries[slice(*count.bounds)]
+
+
+def _group(book: Book) -> tuple[tuple[Group, ...], dict[int, int]]:
+    """Gather classes with the same producers, in the same parts, into groups; returns them and each class's place."""
+    reasons, marks, activations = book.ties.reasons(), book.ties.marks(), book.ties.activations()
+    members: dict[int, dict[str, None]] = {}
+    for atom, root in enumerate(book.ties.roots().tolist()):
+        members.setdefault(root, {})[book.ties.producer[atom]] = None
+    bundles: dict[tuple, list[int]] = {}
+    for root, producers in members.items():
+        bundles.setdefault((tuple(producers), marks.get(root, ()), root in reasons), []).append(
+            root
+        )
+    groups, channel_of, offset, names = [], {}, 0, {}
+    multiplying = {weight.rpartition(".")[0] for weight in book.kinds}
+    for (producers, _, is_pinned), roots in bundles.items():
+        reason = (
+            reasons[roots[0]]
+            if is_pinned
+            else ""
+            if len(roots) > 1
+            else _reason_to_stay(book, roots[0])
+        )
+        start = -1 if reason else offset
+        layers = max(1, sum(name in multiplying for name in producers))
+        activated = sum(min(1.0, activations[root] / layers) for root in roots) / len(roots)
+        groups.append(
+            Group(
+                _unique(producers[0], names),
+                len(roots),
+                not reason,
+                reason,
+                producers,
+                start,
+                activated,
+            )
+        )
+        if not reason:
+            channel_of.update({root: offset + place for place, root in enumerate(roots)})
+            offset += len(roots)
+    return tuple(groups), channel_of
+
+
+def _reason_to_stay(book: Book, root: int) -> str:
+    """Return why a group with one latent is kept: it is one channel, or several that the forward never parts."""
+    atoms = (book.ties.roots() == root).nonzero().flatten().tolist()
+    several = len({book.ties.producer[atom] for atom in atoms}) < len(atoms)
+    return "all its channels are tied to one another" if several else "a single channel"
+
+
+def _unique(name: str, taken: dict[str, int]) -> str:
+    taken[name] = taken.get(name, 0) + 1
+    return name if taken[name] == 1 else f"{name}#{taken[name]}"

@@ -1,0 +1,192 @@
+"""What can be pruned in a network, and what a budget has to reckon with; for plan.py, before any training."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dhp_sr.allocation.budget import Budget, BudgetError
+from dhp_sr.allocation.diagnostics import controlled, floor_mask, remains
+from dhp_sr.archs import ARCHS
+from dhp_sr.config import load_options, resolve_paths
+from dhp_sr.config.schema import Options
+from dhp_sr.hyper import HyperNet, convert
+from dhp_sr.training.distributed import Place, one_device
+from dhp_sr.training.pruned_models import budget
+from dhp_sr.training.search_setup import convert_plain, make_stopwatch
+from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.json_numbers import finite
+from dhp_sr.zoo.names import build_named, named_arguments
+from dhp_sr.zoo.networks import EXAMPLE_SIDE, build_plain
+
+EXCLUDED = "excluded by name"
+
+
+def plan_run(opt: str | Path, overrides: Sequence[str] = (), *, root: Path) -> dict[str, Any]:
+    """Plan the network of an option file, and try its targets with equal scores.
+
+    Args:
+        opt: The option file, with a section `compress`.
+        overrides: `section.key=value` each.
+        root: The project's folder.
+
+    Returns:
+        See `describe`, and `targets`: for each, kind, keep_ratio, whether it can be met, and what is kept or why not.
+
+    Raises:
+        UserError: the options are wrong, or the network cannot be built or traced.
+    """
+    options = resolve_paths(load_options(opt, overrides), root)
+    compress = options.compress
+    if compress is None:
+        raise UserError(
+            f"{opt}: expected a section compress to plan for, found none; or name a network with --arch"
+        )
+    network = build_plain(options)
+    place = Place(one_device(options.num_gpu))
+    network.to(place.device)
+    hyper = convert_plain(network, options, place)
+    stopwatch = make_stopwatch(network, options, place, None)
+    if stopwatch is not None:
+        hyper.time_with(stopwatch)
+    found = describe(hyper, network, compress.round_to, compress.min_width)
+    targets = [
+        _try(hyper, budget(target, compress), target.kind, target.keep_ratio)
+        for target in compress.targets
+    ]
+    return finite({"name": options.name, **found, "targets": targets})
+
+
+def plan_for_training(network: nn.Module, options: Options, place: Place) -> dict[str, Any]:
+    """Plan the network that a run is about to train, by multiply-adds and parameters; no latency is measured.
+
+    Args:
+        network: The plain network; it is left as it was.
+        options: The run's options, with a section `compress`.
+        place: Where the network is.
+
+    Returns:
+        See `describe`, without targets; the random generators stand as before.
+    """
+    compress = options.compress
+    with torch.random.fork_rng([place.device] if place.device.type == "cuda" else []):
+        found = describe(
+            convert_plain(network, options, place), network, compress.round_to, compress.min_width
+        )
+    return finite({"name": options.name, **found, "targets": []})
+
+
+def plan_arch(
+    name: str,
+    arguments: Sequence[str] = (),
+    *,
+    size: Sequence[int] | None = None,
+    exclude: Sequence[str] = (),
+    round_to: int = 8,
+    min_width: int = 8,
+) -> dict[str, Any]:
+    """Plan a network by its name: one of ours, of BasicSR's registry, or of torchvision's classifiers.
+
+    Args:
+        name: As in `network_g.type`, or with the package before it: `basicsr:RCAN`, `torchvision:resnet18`.
+        arguments: `key=value` each, the value read as YAML: the constructor's arguments.
+        size: Height and width of the input; default: those that the network is meant for, or 128 and 128.
+        exclude: Names or patterns of layers that keep their widths.
+        round_to: Widths of layers are multiples of this.
+        min_width: No layer of a group is cut below this.
+
+    Returns:
+        See `describe`.
+
+    Raises:
+        UserError: the name or an argument is unknown, or the network cannot be traced.
+    """
+    given = named_arguments(arguments)
+    name = name if name in ARCHS else name.removeprefix("Hyper")
+    network = build_named(name, given)
+    channels = getattr(network, "in_channels", given.get("num_in_ch", given.get("in_channels", 3)))
+    usual = getattr(network, "input_size", EXAMPLE_SIDE)
+    side = _checked(size or (usual, usual))
+    hyper = convert(network, torch.zeros(1, channels, *side), exclude=tuple(exclude))
+    return finite({"name": name, **describe(hyper, network, round_to, min_width), "targets": []})
+
+
+def describe(hyper: HyperNet, network: nn.Module, round_to: int, min_width: int) -> dict[str, Any]:
+    """Return what is prunable and what is not, JSON-able.
+
+    Returns:
+        `network`: class; `input`: shape that costs are stated for; `dense`: costs; `groups`: name, width, floor,
+        members, reason (empty where prunable) and, for prunable ones, `controls`: kind of cost -> the fraction of the
+        dense cost that goes when the group alone is cut to its floor; `excluded`: layers kept by name; `least`: kind ->
+        least kept fraction, and what of it pinned groups and floors hold; `training_form`: whether it is the forward of
+        training mode that is planned, and left after a cut.
+    """
+    plan, costs = hyper.plan, hyper.costs
+    dense = costs.value(torch.ones(plan.size))
+    kinds = [
+        kind for kind in ("macs", "params", "latency") if kind != "latency" or costs.has_latency
+    ]
+    budgets = {kind: Budget(kind, 1.0, None, round_to, min_width) for kind in kinds}
+    shares = {kind: controlled(plan, costs, budgets[kind]) for kind in kinds}
+    floors = floor_mask(plan, budgets["macs"])
+    groups = [
+        {
+            "name": group.name,
+            "width": group.width,
+            "floor": int(floors[group.span].sum()) if group.prunable else group.width,
+            "members": list(group.members),
+            "reason": group.reason,
+            "controls": {kind: shares[kind][group.name] for kind in kinds}
+            if group.prunable
+            else {},
+        }
+        for group in plan.groups
+    ]
+    return {
+        "network": type(network).__name__,
+        "input": list(hyper.example_shape),
+        "dense": {kind: getattr(dense, kind) for kind in kinds},
+        "rules": {"round_to": round_to, "min_width": min_width},
+        "groups": groups,
+        "excluded": [
+            layer for group in groups if group["reason"] == EXCLUDED for layer in group["members"]
+        ],
+        "least": {kind: _least(*remains(plan, costs, budgets[kind])) for kind in kinds},
+        "training_form": plan.training_form,
+    }
+
+
+def unmet(found: Mapping[str, Any]) -> list[str]:
+    """Return the targets that cannot be met, in short."""
+    return [
+        f"{target['kind']} {target['keep_ratio']:g}"
+        for target in found["targets"]
+        if not target["met"]
+    ]
+
+
+def _least(pinned: Mapping[str, float], floors: Mapping[str, float]) -> dict[str, float]:
+    held, kept = sum(pinned.values()), sum(floors.values())
+    return {"kept": held + kept, "pinned": held, "floors": kept}
+
+
+def _try(hyper: HyperNet, rules: Mapping[str, Any], kind: str, keep_ratio: float) -> dict[str, Any]:
+    target = {"kind": kind, "keep_ratio": keep_ratio}
+    try:
+        found = hyper.prune_to(**rules)
+    except BudgetError as error:
+        return {**target, "met": False, "text": str(error)}
+    kept = {
+        "macs": found.macs_ratio,
+        "params": found.params_ratio,
+        "latency": found.measured_latency_ratio,
+    }
+    return {**target, "met": True, "kept": kept, "text": ""}
+
+
+def _checked(size: Sequence[int]) -> Sequence[int]:
+    if min(size) < 1:
+        raise UserError(f"--size: expected numbers above 0, found {size[0]} {size[1]}")
+    return size

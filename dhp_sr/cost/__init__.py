@@ -1,0 +1,1 @@
+"""Multiply-adds, parameters and latency of a pruned network."""

@@ -1,1 +1,0 @@
-"""Training: phases, states, validation and the run folder, driven through BasicSR's registry."""

@@ -1,0 +1,1 @@
+"""Operators: what each does to channels and to the receptive field."""

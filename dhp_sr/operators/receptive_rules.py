@@ -1,0 +1,234 @@
+"""What layers with a geometry of their own read: convolutions, pooling, shuffles, padding, resizing, slices."""
+
+from collections.abc import Callable, Iterable
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dhp_sr.operators import elementwise as pointwise
+from dhp_sr.operators.context import Call
+from dhp_sr.operators.receptive_field import Reach, reading
+
+
+class Unbounded(Exception):
+    """An output pixel may depend on the whole image; the text says why."""
+
+
+class Spread(NamedTuple):
+    """What an image's entries read."""
+
+    rows: Reach
+    columns: Reach
+
+
+Reads = Callable[[int], Iterable[int]]
+
+
+def unbounded(call: Call, what: str) -> Unbounded:
+    """Return the error of an operator, which is named with its place."""
+    place = "" if call.layer == call.operator else f" at {call.layer}"
+    return Unbounded(f"{call.operator}{place} {what}")
+
+
+def item(call: Call, side: int) -> Spread:
+    """Return one of several values, or some rows and columns of an image."""
+    place = call.static(call.node.args[1])
+    if isinstance(call.atoms[call.source], list):
+        return call.atoms[call.source][place]
+    places = list(place) if isinstance(place, tuple) else [place]
+    if Ellipsis in places:
+        gap = places.index(Ellipsis)
+        places[gap : gap + 1] = [slice(None)] * (5 - len(places))
+    places += [slice(None)] * (4 - len(places))
+    if len(places) != 4 or not all(isinstance(one, slice) for one in places):
+        raise unbounded(call, "picks places in a way that is not known")
+    spans = [
+        range(*one.indices(size)) for one, size in zip(places, call.shape(call.source), strict=True)
+    ][2:]
+    maps = [
+        (lambda i, span=span: [span.start + span.step * i], Fraction(span.step)) for span in spans
+    ]
+    return _map(call, side, maps)
+
+
+def narrow(call: Call, side: int) -> Spread:
+    """Return some consecutive rows, columns or channels of an image."""
+    dim, start = call.number(1, "dim") % 4, call.number(2, "start")
+    if not isinstance(start, int):
+        raise unbounded(call, "begins at a place that a tensor holds")
+    first = [start % call.shape(call.source)[axis] if axis == dim else 0 for axis in (2, 3)]
+    return _map(call, side, [(lambda i, first=one: [i + first], Fraction(1)) for one in first])
+
+
+def _map(call: Call, side: int, maps: list[tuple[Reads, Fraction]]) -> Spread:
+    """Apply one (reads, ratio) for rows and one for columns."""
+    found = [
+        reading(reach, reads, ratio, (side, length))
+        for reach, (reads, ratio), length in zip(
+            call.atoms[call.source], maps, call.value.shape[2:], strict=True
+        )
+    ]
+    if None in found:
+        raise unbounded(
+            call,
+            f"makes sides of {tuple(call.value.shape[2:])}, not in proportion to the input's {side}",
+        )
+    return Spread(*found)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    values = (value, value) if isinstance(value, int) else tuple(value)
+    return values * 2 if len(values) == 1 else values
+
+
+def _windows(
+    call: Call, side: int, kernel: Any, stride: Any, padding: Any, dilation: Any
+) -> Spread:
+    """Slide a window over the image."""
+    maps = []
+    for size, step, before, gap in zip(
+        *map(_pair, (kernel, stride, padding, dilation)), strict=True
+    ):
+        taps = range(-before, gap * (size - 1) - before + 1, gap)
+        maps.append(
+            (lambda i, step=step, taps=taps: [step * i + tap for tap in taps], Fraction(step))
+        )
+    return _map(call, side, maps)
+
+
+def convolution(call: Call, side: int) -> Spread:
+    """Return what a convolution reads."""
+    kernel, stride, padding, dilation = _conv_arguments(call, padding_at=4, dilation_at=5)
+    if padding == "same":
+        padding = tuple(
+            gap * (size - 1) // 2 for gap, size in zip(_pair(dilation), kernel, strict=True)
+        )
+    return _windows(call, side, kernel, stride, 0 if padding == "valid" else padding, dilation)
+
+
+def transposed_convolution(call: Call, side: int) -> Spread:
+    """Return what a transposed convolution reads: the entries that were spread over the place."""
+    maps = []
+    for size, step, before, gap in zip(
+        *map(_pair, _conv_arguments(call, padding_at=4, dilation_at=7)), strict=True
+    ):
+        places = range(before, before - gap * size, -gap)
+
+        def reads(i: int, step: int = step, places: range = places) -> Iterable[int]:
+            return [(i + place) // step for place in places if (i + place) % step == 0]
+
+        maps.append((reads, Fraction(1, step)))
+    return _map(call, side, maps)
+
+
+def _conv_arguments(call: Call, padding_at: int, dilation_at: int) -> tuple[Any, Any, Any, Any]:
+    """Return kernel, stride, padding and dilation of a module or of a function's call."""
+    if call.module is not None:
+        if call.module.padding_mode == "circular":
+            raise unbounded(call, "pads with the image's other end")
+        return (
+            call.module.kernel_size,
+            call.module.stride,
+            call.module.padding,
+            call.module.dilation,
+        )
+    weight = call.number(1, "weight")
+    padding = call.number(padding_at, "padding", 0)
+    return (
+        tuple(weight.shape[2:]),
+        call.number(3, "stride", 1),
+        padding,
+        call.number(dilation_at, "dilation", 1),
+    )
+
+
+def pooling(call: Call, side: int) -> Spread:
+    """Return what maximum or average pooling by fixed windows reads."""
+    if not isinstance(call.value, Tensor):
+        raise unbounded(call, "returns places as well")
+    if call.module is not None:
+        one = call.module
+        return _windows(
+            call, side, one.kernel_size, one.stride, one.padding, getattr(one, "dilation", 1)
+        )
+    kernel = call.number(1, "kernel_size")
+    stride, padding = call.number(2, "stride") or kernel, call.number(3, "padding", 0)
+    dilation = call.number(4, "dilation", 1) if call.node.target in _MAXIMUM else 1
+    return _windows(call, side, kernel, stride, padding, dilation)
+
+
+def pixel_shuffle(call: Call, side: int) -> Spread:
+    """Return what a shuffle of channels into space reads."""
+    factor = (
+        call.module.upscale_factor if call.module is not None else call.number(1, "upscale_factor")
+    )
+    return _map(call, side, [(lambda i: [i // factor], Fraction(1, factor))] * 2)
+
+
+def pixel_unshuffle(call: Call, side: int) -> Spread:
+    """Return what a shuffle of space into channels reads."""
+    factor = (
+        call.module.downscale_factor
+        if call.module is not None
+        else call.number(1, "downscale_factor")
+    )
+    return _windows(call, side, factor, factor, 0, 1)
+
+
+def pad(call: Call, side: int) -> Spread:
+    """Return what a padded image reads; the padding counts as places outside it."""
+    sides = call.module.padding if call.module is not None else call.number(1, "pad")
+    circular = (
+        isinstance(call.module, nn.CircularPad2d)
+        or call.number(2, "mode", "constant") == "circular"
+    )
+    if circular or any(sides[4:]):
+        raise unbounded(
+            call, "pads with the image's other end" if circular else "pads more than the sides"
+        )
+    left, _, top, _ = (*sides, 0, 0)[:4]
+    return _map(
+        call, side, [(lambda i, first=first: [i - first], Fraction(1)) for first in (top, left)]
+    )
+
+
+_NEIGHBOURS = {"nearest": (0, 0), "nearest-exact": (0, 0), "bilinear": (0, 1), "bicubic": (-1, 2)}
+
+
+def interpolate(call: Call, side: int) -> Spread:
+    """Resize by a fixed factor, which the example's sides tell."""
+    one = call.module
+    mode = one.mode if one is not None else call.number(3, "mode", "nearest")
+    corners = one.align_corners if one is not None else call.number(4, "align_corners")
+    if mode not in _NEIGHBOURS or corners or (one is None and call.number(6, "antialias", False)):
+        raise unbounded(
+            call,
+            f"resizes by {mode}{' with align_corners' * bool(corners)}, whose reach is not known",
+        )
+    first, last = _NEIGHBOURS[mode]
+    centre = Fraction(0) if mode == "nearest" else Fraction(1, 2)
+    back = Fraction(0) if mode.startswith("nearest") else Fraction(1, 2)
+    maps = []
+    for before, after in zip(call.shape(call.source)[2:], call.value.shape[2:], strict=True):
+        ratio = Fraction(before, after)
+
+        def reads(i: int, ratio: Fraction = ratio) -> Iterable[int]:
+            place = ((i + centre) * ratio - back).__floor__()
+            return range(place + first, place + last + 1)
+
+        maps.append((reads, ratio))
+    return _map(call, side, maps)
+
+
+_MAXIMUM = (F.max_pool2d, "max_pool2d")
+POOLS = (nn.MaxPool2d, nn.AvgPool2d, F.avg_pool2d, "avg_pool2d", *_MAXIMUM)
+PADS = (
+    nn.ReflectionPad2d,
+    nn.ReplicationPad2d,
+    nn.ZeroPad2d,
+    nn.ConstantPad2d,
+    nn.CircularPad2d,
+    pointwise.pad,
+)

@@ -1,0 +1,1 @@
+"""HSN: model compression via a hyper-structure network."""

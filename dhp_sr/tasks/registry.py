@@ -1,0 +1,29 @@
+"""The tasks. A new one is a class of `Task` and a row here."""
+
+from dhp_sr.config.schema import Options
+from dhp_sr.tasks.base import Task
+from dhp_sr.tasks.classification import Classification
+from dhp_sr.tasks.restoration import Denoising, SuperResolution
+from dhp_sr.utils.errors import UserError
+
+TASKS: dict[str, Task] = {
+    task.dataset_type: task for task in (SuperResolution(), Denoising(), Classification())
+}
+"""Type of dataset in an option file -> the task that it makes of a run."""
+
+
+def task_of(options: Options) -> Task:
+    """Return the task of an option file; its datasets are all of one type."""
+    return TASKS[next(iter(options.datasets.values())).type]
+
+
+def task_named(name: str) -> Task:
+    """Return the task that a network or a model file names.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    known = {task.name: task for task in TASKS.values()}
+    if name not in known:
+        raise UserError(f"expected a network for {', '.join(known)}, found one for {name!r}")
+    return known[name]

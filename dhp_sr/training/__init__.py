@@ -1,0 +1,1 @@
+"""Training: phases, states and the run folder."""

@@ -1,0 +1,119 @@
+"""From the options to a hyper network and its search, and the rehearsal of both before any training."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dhp_sr.config.schema import Options
+from dhp_sr.cost.latency_benchmark import Stopwatch
+from dhp_sr.deploy import load_model
+from dhp_sr.hyper import HyperNet, convert
+from dhp_sr.search import Search, build_search
+from dhp_sr.training.distributed import Place
+from dhp_sr.training.pruned_models import budget
+from dhp_sr.utils.errors import UserError
+from dhp_sr.zoo.networks import check_fit, example_input
+
+
+def convert_plain(network: nn.Module, options: Options, place: Place) -> HyperNet:
+    """Convert a plain network as `compress` says; it is left as it was."""
+    compress, example = options.compress, example_input(network).to(place.device)
+    return convert(
+        network,
+        example,
+        parametrisation=compress.parametrisation,
+        exclude=tuple(compress.exclude),
+        keep_streams=compress.streams_stay,
+    )
+
+
+def make_stopwatch(
+    network: nn.Module, options: Options, place: Place, path: Path | None
+) -> Stopwatch | None:
+    """Return what measures latencies as `compress` says; None where no target is one of latency.
+
+    Args:
+        network: The plain network.
+        options: The run's options, paths resolved.
+        place: Where to measure; among several processes the first one does.
+        path: The file of layer times where `compress.latency_table` names none.
+    """
+    compress = options.compress
+    if compress is None or compress.targets[0].kind != "latency":
+        return None
+    example = example_input(network)
+    if compress.latency_size:
+        example = example.new_zeros(*example.shape[:2], *compress.latency_size)
+    path = Path(compress.latency_table) if compress.latency_table else path
+    return Stopwatch(example.to(place.device), compress.latency_threads, path, place.first)
+
+
+def begin_search(hyper: HyperNet, options: Options, stopwatch: Stopwatch | None = None) -> Search:
+    """Make the search that `compress` names; it runs down to the smallest target."""
+    compress = options.compress
+    target = compress.targets[-1]
+    if stopwatch is not None:
+        hyper.time_with(stopwatch)
+    return build_search(
+        compress.method,
+        hyper,
+        preset=compress.preset,
+        kind=target.kind,
+        keep_ratio=target.keep_ratio,
+        tolerance=compress.tolerance,
+        round_to=compress.round_to,
+        min_width=compress.min_width,
+        iterations=compress.search_iter,
+        seed=options.manual_seed,
+        latent_lr=compress.latent_lr,
+        penalty=compress.penalty,
+        price_power=compress.price_power,
+        own=compress.own,
+    )
+
+
+def rehearse(
+    network: nn.Module, options: Options, place: Place, stopwatch: Stopwatch | None = None
+) -> None:
+    """Convert, prune and cut a copy, so that what would fail after hours of training fails before them.
+
+    Layer times are measured once, and written when the search begins: the run has no folder yet.
+
+    Raises:
+        UserError: the network cannot be traced, the budget cannot be met, method and preset do not fit, a pattern
+            excludes nothing, a cut network computes something else, or the teacher's file does not fit.
+    """
+    compress = options.compress
+    cuda = [place.device] if place.device.type == "cuda" else []
+    with torch.random.fork_rng(cuda):  # the run draws what it would have drawn without a rehearsal
+        hyper = convert_plain(network, options, place)
+        begin_search(hyper, options, replace(stopwatch, path=None) if stopwatch else None)
+        for target in compress.targets:
+            hyper.prune_to(**budget(target, compress))
+        _try_cut(hyper)
+    if compress.distill and compress.distill.teacher:
+        open_teacher(compress.distill.teacher, options)
+
+
+def _try_cut(hyper: HyperNet) -> None:
+    """Cut every other channel of all groups, for the search may take some of any, and compare as every cut does."""
+    hyper.set_masks(
+        {group.name: torch.arange(group.width) % 2 == 0 for group in hyper.plan.prunable}
+    )
+    hyper.cut()
+
+
+def open_teacher(path: str, options: Options) -> nn.Module:
+    """Load `compress.distill.teacher`.
+
+    Raises:
+        UserError: the file is no model, or one for other images.
+    """
+    teacher = load_model(path)
+    try:
+        check_fit(teacher, "the teacher", options)
+    except UserError as error:
+        raise UserError(f"compress.distill.teacher: {path} does not fit: {error}") from error
+    return teacher

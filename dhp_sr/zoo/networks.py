@@ -1,0 +1,93 @@
+"""Plain networks from the option file: our own table first, then those of other packages."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dhp_sr.archs import ARCHS, build
+from dhp_sr.config.schema import Network, Options
+from dhp_sr.deploy import load_into, load_weights
+from dhp_sr.tasks.registry import task_of
+from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.rounding import round_up
+from dhp_sr.zoo.names import build_named
+
+EXAMPLE_SIDE = 128
+"""Side of the square input for which costs are stated, unless the network is meant for one size."""
+
+
+def plain_type(network: Network) -> tuple[str, dict[str, Any]]:
+    """Return name and arguments of the plain network behind `network_g`.
+
+    `HyperEDSR` and `EDSR` both mean EDSR; `Hyper` names any network in its key `network`, see `named.build_named`.
+
+    Raises:
+        UserError: `Hyper` comes without `network: {type: ...}`, or with other keys beside it.
+    """
+    arguments = network.arguments
+    if network.type != "Hyper":
+        return network.type.removeprefix("Hyper"), arguments
+    inner = arguments.pop("network", None)
+    if not isinstance(inner, dict) or "type" not in inner or arguments:
+        raise UserError(
+            "network_g: type Hyper expects exactly `network: {type: NAME, ...}`, found "
+            f"network={inner!r} and {sorted(arguments) or 'nothing'} beside it"
+        )
+    return inner["type"], {key: value for key, value in inner.items() if key != "type"}
+
+
+def build_plain(options: Options) -> nn.Module:
+    """Construct the plain network of `network_g` with fresh weights and check that it fits the images.
+
+    Raises:
+        UserError: type, arguments, scale or channels do not fit.
+    """
+    name, arguments = plain_type(options.network_g)
+    if name in ARCHS or options.network_g.type != "Hyper":
+        network = build(name, **arguments)
+    else:
+        network = task_of(options).describe_foreign(
+            build_named(name, arguments), name, arguments, options
+        )
+    check_fit(network, name, options)
+    return network
+
+
+def example_shape(network: nn.Module) -> tuple[int, int, int, int]:
+    """Return the shape of the input for which a network's cost is stated: as large as it is meant for, or 128 x 128."""
+    side = getattr(network, "input_size", EXAMPLE_SIDE)
+    return 1, network.in_channels, side, side
+
+
+def image_shape(network: nn.Module, height: int, width: int) -> list[int]:
+    """Return (1, C, H, W) of one image, its sides rounded up to what the network takes."""
+    multiple = network.size_multiple
+    return [1, network.in_channels, round_up(height, multiple), round_up(width, multiple)]
+
+
+def example_input(network: nn.Module) -> Tensor:
+    """Return the input with which a network is traced, see `example_shape`."""
+    return torch.zeros(example_shape(network))
+
+
+def load_file(network: nn.Module, path: str | Path) -> None:
+    """Load the weights in `path`, all of them and no others.
+
+    Raises:
+        UserError: the file cannot be read safely, or keys are missing, unexpected or of another shape.
+    """
+    try:
+        load_into(network, load_weights(path))
+    except UserError as error:
+        raise error if str(path) in str(error) else UserError(f"{path}: {error}") from error
+
+
+def check_fit(network: nn.Module, name: str, options: Options) -> None:
+    """Check that a network suits the images of an option file.
+
+    Raises:
+        UserError: the task says what differs.
+    """
+    task_of(options).check_fit(network, name, options)

@@ -1,0 +1,101 @@
+"""Networks that others wrote: converted, pruned to half, cut, exported, trained a step."""
+
+import copy
+import time
+
+import pytest
+import torch
+from real_networks import BASICSR, TORCHVISION, build_real, real_example
+
+from dhp_sr.channels.plan import make_plan
+from dhp_sr.cost.model import CostModel
+from dhp_sr.hyper import convert
+from dhp_sr.metrics.complexity import complexity
+from dhp_sr.surgery.rewrite import RewrittenNetwork
+
+# Name -> groups that are prunable at least, and the largest fraction of multiply-adds left at a floor of 8 channels.
+REACH = {
+    "MSRResNet": (6, 0.28),
+    "EDSR": (5, 0.29),
+    "RCAN": (11, 0.08),
+    "RRDBNet": (28, 0.27),
+    "SRVGGNetCompact": (5, 0.2),
+    "ECBSR": (7, 0.23),
+    "RIDNet": (19, 0.08),
+    "resnet18": (12, 0.02),
+    "resnet50": (37, 0.01),
+    "mobilenet_v2": (25, 0.03),
+    "mobilenet_v3_small": (27, 0.07),
+    "mnasnet0_5": (25, 0.1),
+    "densenet121": (120, 0.02),
+    "shufflenet_v2_x0_5": (20, 0.2),
+    "efficientnet_b0": (40, 0.03),
+    "regnet_y_400mf": (53, 0.2),
+}
+REWRITTEN = {"ECBSR"}
+"""Networks whose forward states numbers of channels."""
+MERGED = {"ECBSR"}
+"""Networks that merge their layers in evaluation mode, where `complexity` counts."""
+
+
+@pytest.fixture
+def network(name):
+    """The network in float64; ECBSR makes tensors of the default type in its forward."""
+    plain, default = build_real(name), torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield plain
+    torch.set_default_dtype(default)
+
+
+@pytest.mark.parametrize("name", REACH)
+def test_half_of_a_real_network(name, network):
+    x = real_example(name)
+    hyper = convert(network, x).eval()
+    with torch.no_grad():
+        dense = network(x)
+        torch.testing.assert_close(hyper(x), dense, rtol=1e-11, atol=1e-11)
+        step = 4 if name in BASICSR else 8
+        report = hyper.prune_to(macs=0.5, round_to=step)
+        small = hyper.cut(check=False)
+        expected, found = hyper(x), small(x)
+    assert abs(report.macs_ratio - 0.5) <= 0.01
+    assert float((found - expected).abs().max()) <= 1e-10 * float(expected.abs().max())
+    assert float((dense - expected).abs().max()) > 1e-4 * float(expected.abs().max())
+    assert isinstance(small, RewrittenNetwork if name in REWRITTEN else type(network))
+    assert list(small.state_dict()) == list(network.state_dict())
+    assert sum(p.numel() for p in small.parameters()) == hyper.cost().params
+    if name not in MERGED:
+        assert complexity(small, tuple(x.shape)).macs == hyper.cost().macs
+    exported = torch.export.export(small, (x,)).module()
+    torch.testing.assert_close(exported(x), found, rtol=1e-10, atol=1e-10)
+    _check_training(small, real_example(name, batch=2))
+
+
+def _check_training(small, x):
+    tuned = copy.deepcopy(small).train()
+    optimiser = torch.optim.SGD(tuned.parameters(), lr=1e-3)
+    before = tuned(x).square().mean()
+    before.backward()
+    optimiser.step()
+    moved = [
+        name
+        for name, p in tuned.named_parameters()
+        if not torch.equal(p, small.get_parameter(name))
+    ]
+    assert torch.isfinite(before) and len(moved) > 0.5 * len(list(small.parameters()))
+
+
+@pytest.mark.parametrize("name", REACH)
+def test_plan_of_a_real_network(name, network):
+    started = time.process_time()
+    plan = make_plan(network, real_example(name))
+    assert time.process_time() - started < 5
+    prunable, least = REACH[name]
+    mask = torch.cat([torch.arange(group.width) < 8 for group in plan.prunable])
+    cost = CostModel(plan)
+    assert len(plan.prunable) >= prunable
+    assert cost.value(mask).macs <= least * cost.value(torch.ones(plan.size)).macs
+
+
+def test_the_table_is_complete():
+    assert set(REACH) == {*BASICSR, *TORCHVISION}

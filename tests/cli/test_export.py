@@ -1,0 +1,24 @@
+"""What exported files say about networks."""
+
+import pytest
+
+from dhp_sr.archs import build
+from dhp_sr.cli.export import describe_facts
+from dhp_sr.deploy.onnx_metadata import pack_metadata, unpack_metadata
+from dhp_sr.metrics import complexity
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "side"),
+    [
+        ("ResNet", {"depth": 8, "input_size": 24}, 24),
+        ("UNet", {"num_feat": 4, "num_levels": 3}, 128),
+    ],
+)
+def test_costs_are_stated_for_the_size_that_the_network_is_meant_for(name, arguments, side):
+    network = build(name, **arguments).eval()
+    found = unpack_metadata(pack_metadata(describe_facts(network, {})))
+    assert found["macs_input"] == [1, network.in_channels, side, side]
+    assert found["macs"] == complexity(network, found["macs_input"]).macs
+    assert found.get("input_size") == getattr(network, "input_size", None)
+    assert found["out_channels"] == getattr(network, "num_classes", network.in_channels)

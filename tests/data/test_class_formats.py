@@ -1,0 +1,227 @@
+"""Classification sets on disk: every form gives the same images and labels, and what is wrong is said."""
+
+import shutil
+
+import numpy as np
+import pytest
+from labelled_sets import CLASSES, contents, tiny, write_cifar_10, write_cifar_100
+from PIL import Image
+
+from dhp_sr.data.class_formats import form_of, read_labelled, splits_in
+from dhp_sr.data.class_writers import WRITERS, make_classes
+from dhp_sr.data.labeled import first_of_each_class
+from dhp_sr.utils.errors import UserError
+
+RECORD = 1 + 3072
+
+
+@pytest.fixture
+def cifar(tmp_path):
+    """CIFAR-10's own layout, with both splits."""
+    folder = write_cifar_10(tmp_path / "published", tiny())
+    return write_cifar_10(folder, tiny(5, seed=1), "test")
+
+
+@pytest.fixture
+def made(cifar, tmp_path):
+    """Make the set in another form."""
+
+    def make(form):
+        target = tmp_path / (f"{form}.lmdb" if form == "lmdb" else form)
+        assert make_classes(cifar, target, form) == 12
+        return target
+
+    return make
+
+
+def refusal(folder, split="train", **more):
+    with pytest.raises(UserError) as caught:
+        read_labelled(folder, split, **more)
+    return str(caught.value)
+
+
+def test_cifar_10_is_read_as_it_was_published(cifar):
+    labelled, expected = read_labelled(cifar, "train"), tiny()
+    assert np.array_equal(labelled.images_NHWC, expected.images_NHWC)
+    assert np.array_equal(labelled.labels, expected.labels) and labelled.labels.dtype == np.int64
+    assert labelled.classes == CLASSES and splits_in(cifar) == ["train", "test"]
+
+
+def test_cifar_100_has_both_kinds_of_labels(tmp_path):
+    folder = write_cifar_100(tmp_path / "cifar", tiny())
+    fine, coarse = read_labelled(folder, "train"), read_labelled(folder, "train", labels="coarse")
+    assert np.array_equal(fine.labels, tiny().labels) and fine.classes == CLASSES
+    assert np.array_equal(coarse.labels, np.minimum(fine.labels, 1)) and coarse.classes == (
+        "first",
+        "other",
+    )
+    assert np.array_equal(fine.images_NHWC, coarse.images_NHWC)
+
+
+@pytest.mark.parametrize("second", WRITERS)
+@pytest.mark.parametrize("first", WRITERS)
+def test_every_form_is_made_from_every_other(first, second, made, tmp_path):
+    source = made(first)
+    assert form_of(source) == first
+    target = tmp_path / ("again.lmdb" if second == "lmdb" else "again")
+    make_classes(source, target, second)
+    assert splits_in(target) == ["train", "test"]
+    for split, expected in (("train", tiny()), ("test", tiny(5, seed=1))):
+        assert contents(read_labelled(target, split)) == contents(expected)
+
+
+def test_made_again_there_is_nothing_to_do(cifar, tmp_path):
+    assert make_classes(cifar, tmp_path / "sheets", "sheets") == 12
+    assert make_classes(cifar, tmp_path / "sheets", "sheets") == 0
+    assert not list(tmp_path.glob("*.part"))
+    with pytest.raises(UserError, match="exists, made from other images or with other settings"):
+        make_classes(cifar, tmp_path / "sheets", "folders")
+
+
+def test_larger_pictures_are_resized_and_cut_in_the_middle(tmp_path):
+    (tmp_path / "set" / "ant").mkdir(parents=True)
+    wide = np.zeros((20, 60, 3), np.uint8)
+    wide[:, 20:40] = 200
+    Image.fromarray(wide).save(tmp_path / "set" / "ant" / "a.png")
+    Image.fromarray(wide[:, 20:40]).save(tmp_path / "set" / "ant" / "b.png")
+    assert "expected images of one size, found 20x20 in " in refusal(tmp_path / "set")
+    for side in (10, 20):
+        labelled = read_labelled(tmp_path / "set", "train", side=side)
+        assert labelled.images_NHWC.shape == (2, side, side, 3)
+        assert (labelled.images_NHWC[:, :, 2:-2] == 200).all()
+
+
+def test_sheets_and_cifar_are_resized_too(cifar, made):
+    for folder in (cifar, made("sheets")):
+        assert read_labelled(folder, "test", side=16).images_NHWC.shape == (5, 16, 16, 3)
+
+
+def test_the_first_of_each_class():
+    labelled = first_of_each_class(tiny(30), 2)
+    assert sorted(labelled.labels.tolist()) == [0, 0, 1, 1, 2, 2]
+    first = [np.flatnonzero(tiny(30).labels == label)[:2] for label in range(3)]
+    assert np.array_equal(
+        labelled.images_NHWC, tiny(30).images_NHWC[np.sort(np.concatenate(first))]
+    )
+
+
+def test_a_truncated_binary_file_is_refused(cifar):
+    path = cifar / "data_batch_1.bin"
+    path.write_bytes(path.read_bytes()[:-100])
+    text = refusal(cifar)
+    assert f"data_batch_1.bin: expected a multiple of {RECORD} bytes" in text
+    assert f"found {7 * RECORD - 100}: it is cut short" in text
+    path.write_bytes(b"")
+    assert "found 0: it is cut short" in refusal(cifar)
+
+
+def test_labels_out_of_range_are_refused(cifar):
+    path = cifar / "data_batch_1.bin"
+    data = bytearray(path.read_bytes())
+    data[2 * RECORD] = 7
+    path.write_bytes(bytes(data))
+    assert "expected labels from 0 to 2 (3 classes), found 7 at image 2: correct" in refusal(cifar)
+
+
+def test_a_missing_batch_in_the_middle_is_refused(cifar):
+    shutil.copy(cifar / "data_batch_1.bin", cifar / "data_batch_3.bin")
+    assert "expected data_batch_2.bin beside data_batch_3.bin, found none" in refusal(cifar)
+
+
+def test_pickles_are_not_read(tmp_path):
+    (tmp_path / "data_batch_1").write_bytes(b"\x80\x02}q\x00.")
+    text = refusal(tmp_path)
+    assert (
+        "found data_batch_1: a pickle can run code and is not read" in text
+        and "cifar-10-binary" in text
+    )
+
+
+def test_a_class_without_pictures_is_refused(made):
+    folder = made("folders")
+    (folder / "train" / "dog").mkdir()
+    assert "dog: expected images of class 'dog', found none: fill it or remove it" in refusal(
+        folder
+    )
+
+
+def test_a_split_that_is_not_there_is_refused(made):
+    shutil.rmtree((folders := made("folders")) / "train")
+    assert "expected a folder 'train' of class folders, found test" in refusal(folders)
+    assert "expected sheets of split 'val', found train, test" in refusal(made("sheets"), "val")
+    assert "expected images of split 'val', found train, test" in refusal(made("lmdb"), "val")
+    assert "found split 'val'" in refusal(made("cifar"), "val")
+
+
+def test_sheets_without_their_index_are_refused(made):
+    folder = made("sheets")
+    (folder / "INDEX.tsv").unlink()
+    text = refusal(folder)
+    assert (
+        "found image files without labels (test_000.webp, ...): sheets need their INDEX.tsv" in text
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda old: old.replace("train_000.webp", "train_009.webp"), "train_009.webp in the index, not in the folder"),
+        (lambda old: "\n".join(one for one in old.splitlines() if "train_001" not in one), "train_001.webp not in the"),
+        (lambda old: old.replace("row\tcol", "col\trow"), "line 1: expected the columns sheet, row, col, class, label"),
+        (lambda old: old.replace("ant\t0", "ant\tzero", 1), "expected sheet, row, column, class and label, found"),
+        (lambda old: old.replace("ant\t0", "ant\t1", 1), "class 'ant' has the labels"),
+        (lambda old: old.replace("cow\t2", "cow\t5"), r"expected the labels 0 to 2 for 3 classes"),
+        (lambda old: old + "train_000.webp\t4\t0\tant\t0\n", "the sheet or INDEX.tsv is cut short"),
+        (lambda old: old.replace("train_000.webp", "../train_000.webp"), "expected a file's name and a place"),
+    ],
+)  # fmt: skip
+def test_a_wrong_index_is_refused(made, change, message):
+    index = made("sheets") / "INDEX.tsv"
+    index.write_text(change(index.read_text()))
+    assert message in refusal(index.parent)
+
+
+def test_a_truncated_sheet_is_refused(made):
+    sheet = next(made("sheets").glob("train_*.webp"))
+    sheet.write_bytes(sheet.read_bytes()[: sheet.stat().st_size // 2])
+    assert f"{sheet}: expected a whole image, found a damaged one" in refusal(sheet.parent)
+
+
+def test_a_database_without_labels_is_refused(made):
+    folder = made("lmdb")
+    (folder / "labels.tsv").write_text(
+        (folder / "labels.tsv").read_text().replace("train_000_000000", "nosuch")
+    )
+    assert "the database does not hold 'nosuch'" in refusal(folder)
+    (folder / "labels.tsv").unlink()
+    assert "expected the file labels.tsv with the labels, found none" in refusal(folder)
+
+
+def test_what_is_no_set_is_refused(tmp_path):
+    assert (
+        "expected class folders, CIFAR's *.bin files or sheets with INDEX.tsv, found nothing"
+        in refusal(tmp_path)
+    )
+    assert "expected a folder with a classification set, found nothing" in refusal(
+        tmp_path / "nosuch"
+    )
+    (tmp_path / "ant").mkdir()
+    assert "labels: coarse is for CIFAR-100's own files, found folders" in refusal(
+        tmp_path, labels="coarse"
+    )
+
+
+def test_a_form_that_cannot_hold_the_pictures_is_refused(tmp_path):
+    folder = tmp_path / "set" / "ant"
+    folder.mkdir(parents=True)
+    Image.fromarray(np.zeros((10, 12, 3), np.uint8)).save(folder / "a.png")
+    with pytest.raises(
+        UserError, match=r"expected RGB images of 32x32.*found 12x10x3.*give --size 32"
+    ):
+        make_classes(tmp_path / "set", tmp_path / "cifar", "cifar")
+    with pytest.raises(
+        UserError, match="expected square images that fit on one sheet, found 1 of 12x10"
+    ):
+        make_classes(tmp_path / "set", tmp_path / "sheets", "sheets")
+    with pytest.raises(UserError, match=r"expected a name that ends in \.lmdb"):
+        make_classes(tmp_path / "set", tmp_path / "database", "lmdb")

@@ -1,0 +1,143 @@
+"""deploy/foreign.py: weights of other projects arrive, anything that could run code does not."""
+
+import os
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from dhp_sr.archs import build
+from dhp_sr.deploy import ModelFileError, load_into, load_weights, save_model
+from dhp_sr.deploy import weights as foreign
+
+
+def state():
+    return build("EDSR", num_feat=4, num_block=1, upscale=2).state_dict()
+
+
+def same(a, b):
+    return list(a) == list(b) and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda weights: weights,
+        lambda weights: {"params": weights},
+        lambda weights: {"params": {"old": torch.zeros(1)}, "params_ema": weights},
+        lambda weights: {
+            "state_dict": {f"module.{key}": value for key, value in weights.items()},
+            "epoch": 3,
+        },
+    ],
+    ids=["bare", "params", "params_ema wins", "state_dict of DataParallel"],
+)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pth_files(tmp_path, wrap, zipped):
+    weights = state()
+    torch.save(wrap(weights), tmp_path / "net.pth", _use_new_zipfile_serialization=zipped)
+    assert same(load_weights(tmp_path / "net.pth"), weights)
+
+
+def test_safetensors_of_others_and_of_ours(tmp_path):
+    network = build("EDSR", num_feat=4, num_block=1, upscale=2)
+    save_file(network.state_dict(), tmp_path / "plain.safetensors")
+    save_model(network, tmp_path / "ours.safetensors")
+    for name in ("plain", "ours"):
+        found = load_weights(tmp_path / f"{name}.safetensors")
+        assert same(dict(sorted(found.items())), dict(sorted(network.state_dict().items())))
+
+
+class Bomb:
+    """A pickle that leaves a trace when it is loaded."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.trace),)
+
+
+def test_a_pickle_with_code_is_refused_and_not_run(tmp_path):
+    for content in ({"params": state(), "hook": Bomb(tmp_path / "trace")}, nn.Conv2d(1, 1, 1)):
+        torch.save(content, tmp_path / "net.pth")
+        with pytest.raises(
+            ModelFileError,
+            match=r"net\.pth: expected tensors only, found a pickle .* save `network",
+        ) as error:
+            load_weights(tmp_path / "net.pth")
+        assert "weights_only" not in str(error.value)
+        assert "posix.mkdir" in str(error.value) or "Conv2d" in str(error.value)
+    assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (torch.zeros(2), "expected a dictionary of tensors, found Tensor"),
+        ({}, "expected a dictionary of tensors"),
+        ({"a": torch.zeros(1), "epoch": 3}, "found something else at epoch"),
+        ({"params": {"a": 1}}, "found something else at a"),
+    ],
+)
+def test_files_without_weights(tmp_path, content, message):
+    torch.save(content, tmp_path / "net.pth")
+    with pytest.raises(ModelFileError, match=message):
+        load_weights(tmp_path / "net.pth")
+
+
+def test_damaged_files(tmp_path):
+    torch.save(state(), tmp_path / "whole.pth")
+    content = (tmp_path / "whole.pth").read_bytes()
+    for damaged in (content[: len(content) // 2], b"", b"hello, this is text"):
+        (tmp_path / "net.pth").write_bytes(damaged)
+        with pytest.raises(ModelFileError, match="of another kind or cut short"):
+            load_weights(tmp_path / "net.pth")
+    with pytest.raises(ModelFileError, match="no such file"):
+        load_weights(tmp_path / "none.pth")
+
+
+def test_load_into_is_strict():
+    network, weights = build("EDSR", num_feat=4, num_block=1, upscale=2), state()
+    assert load_into(network, weights) == ()
+    assert same(network.state_dict(), weights)
+    weights["extra"] = torch.zeros(1)
+    weights["conv_last.bias"] = torch.zeros(5)
+    del weights["conv_first.bias"]
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    with pytest.raises(ModelFileError, match="the weights do not fit EDSR") as error:
+        load_into(network, weights)
+    lines = [
+        "missing: conv_first.bias",
+        "unexpected: extra",
+        "wrong shape: conv_last.bias: expected (3,), found (5,)",
+    ]
+    assert all(line in str(error.value) for line in lines)
+    assert same(network.state_dict(), before)
+
+
+def test_load_into_can_take_what_fits_and_says_what_it_left():
+    network, weights = build("EDSR", num_feat=4, num_block=1, upscale=2), state()
+    del weights["conv_first.bias"]
+    assert load_into(network, weights, strict=False) == ("missing: conv_first.bias",)
+    assert torch.equal(network.conv_first.weight, weights["conv_first.weight"])
+    with pytest.raises(ModelFileError, match="unexpected: a"):
+        load_into(network, {"a": torch.zeros(1)}, strict=False)
+
+
+def test_keys_of_other_projects_are_renamed(monkeypatch):
+    monkeypatch.setitem(foreign.KEY_MAPS, "EDSR", ((r"^head\.", "conv_first."),))
+    network, weights = build("EDSR", num_feat=4, num_block=1, upscale=2), state()
+    theirs = {key.replace("conv_first.", "head."): value for key, value in weights.items()}
+    assert load_into(network, theirs) == ()
+
+
+def test_published_dncnn_fits(shared_weights):
+    network = build("DnCNN", batch_norm=False)
+    assert load_into(network, load_weights(shared_weights / "dncnn_25.pth")) == ()
+
+
+def test_published_resnet_is_unwrapped(shared_weights):
+    weights = load_weights(shared_weights / "resnet20-12fca82f.th")
+    assert weights["conv1.weight"].shape == (16, 3, 3, 3)

@@ -1,0 +1,112 @@
+"""Which files are images, and what results are called."""
+
+from pathlib import Path
+
+import pytest
+
+from dhp_sr.inference.names import find_work
+from dhp_sr.utils.errors import UserError
+
+
+def touched(folder, *names):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    return folder
+
+
+def found(source, output, form="png", suffix=""):
+    work = find_work(source, output, form, suffix)
+    return {
+        str(job.source.relative_to(source)): str(job.target.relative_to(output))
+        for job in work.jobs
+    }
+
+
+def test_folders_are_kept_and_other_files_left_alone(tmp_path):
+    source = touched(
+        tmp_path / "in",
+        "a.PNG",
+        "b/c.jpg",
+        "b/notes.txt",
+        "b/d/e.webp",
+        ".hidden.png",
+        ".git/f.png",
+    )
+    work = find_work(source, tmp_path / "out", "png")
+    assert found(source, tmp_path / "out") == {
+        "a.PNG": "a.PNG",
+        "b/c.jpg": "b/c.png",
+        "b/d/e.webp": "b/d/e.png",
+    }
+    assert {path.name for path in work.left_alone} == {"notes.txt", ".hidden.png"}
+
+
+def test_formats_and_suffixes(tmp_path):
+    source = touched(tmp_path / "in", "a.jpeg", "b.tif", "c.gif")
+    assert found(source, tmp_path, "same", "_x4") == {
+        "a.jpeg": "a_x4.jpeg",
+        "b.tif": "b_x4.tif",
+        "c.gif": "c_x4.png",
+    }
+    assert found(source, tmp_path, "tiff")["b.tif"] == "b.tif"
+    assert found(source, tmp_path, "webp")["a.jpeg"] == "a.webp"
+
+
+def test_no_two_images_have_one_result(tmp_path):
+    source = touched(tmp_path / "in", "a.png", "a.jpg", "A.bmp", "b.png", "a_jpg.png", "c/a.png")
+    names = found(source, tmp_path / "out")
+    assert (
+        names["a.png"] == "a_png.png"
+        and names["b.png"] == "b.png"
+        and names["c/a.png"] == "c/a.png"
+    )
+    assert (
+        names["a_jpg.png"] == "a_jpg.png"
+        and names["a.jpg"] == "a_jpg1.png"
+        and names["A.bmp"] == "A_bmp.png"
+    )
+    assert len({name.lower() for name in names.values()}) == len(names)
+
+
+def test_one_file(tmp_path):
+    source = touched(tmp_path, "a.jpg") / "a.jpg"
+    (job,) = find_work(source, tmp_path / "out", "png").jobs
+    assert job.target == tmp_path / "out" / "a.png"
+    (job,) = find_work(source, tmp_path / "b.webp", "png").jobs
+    assert (job.target, job.kind) == (tmp_path / "b.webp", "webp")
+    (tmp_path / "d.png").mkdir()
+    (job,) = find_work(source, tmp_path / "d.png", "png").jobs
+    assert job.target == tmp_path / "d.png" / "a.png"
+
+
+def test_images_are_not_replaced(tmp_path):
+    source = touched(tmp_path / "in", "a.png")
+    with pytest.raises(
+        UserError,
+        match=r"would replace the image .*a\.png; choose another --output, or give --suffix",
+    ):
+        find_work(source, source, "png")
+    assert found(source, source, suffix="_x2") == {"a.png": "a_x2.png"}
+
+
+def test_results_are_no_images_to_restore(tmp_path):
+    source = touched(tmp_path / "in", "a.png", "out/a.png")
+    assert found(source, source / "out") == {"a.png": "a.png"}
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    source = touched(tmp_path / "in", "a.png")
+    touched(tmp_path / "other", "b.png")
+    (source / "link").symlink_to(tmp_path / "other")
+    (source / "loop").symlink_to(source)
+    (source / "gone.png").symlink_to(tmp_path / "nothing.png")
+    assert set(found(source, tmp_path / "out")) == {"a.png", "link/b.png", "gone.png"}
+
+
+def test_nothing_to_do_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="expected a file or a folder, found none"):
+        find_work(tmp_path / "none", tmp_path, "png")
+    with pytest.raises(UserError, match=r"expected images .* found none among 1 files"):
+        find_work(touched(tmp_path / "in", "a.txt"), Path("out"), "png")

@@ -1,0 +1,214 @@
+"""Tiles against whole images, colours against the model's, levels against PyTorch's."""
+
+import itertools
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from onnx_files import other
+from torch.nn import functional
+
+from dhp_sr.data.noise import add_noise
+from dhp_sr.deploy import load_model
+from dhp_sr.deploy.runner import Runner, open_model
+from dhp_sr.inference.images import Picture
+from dhp_sr.inference.restore import restored
+from dhp_sr.inference.source import Source, adapter
+from dhp_sr.inference.tiles import GIB, Budget, Choice, Tiling, choose, spans
+from dhp_sr.metrics import to_uint8
+from dhp_sr.utils.errors import UserError
+
+
+def result(runner, picture, tiling=None, **source_options):
+    source = Source(picture.colours, runner.size_multiple, **source_options)
+    tiling = tiling or Tiling(source.height, source.width, 0, 1)
+    fit, told = adapter(runner, picture.colours.shape[2]), []
+    rows = list(restored(picture, source, runner, fit, tiling, told.append))
+    height, width = picture.colours.shape[:2]
+    assert sum(told) == height * width
+    return np.concatenate(rows)
+
+
+@pytest.mark.parametrize("name", ["edsr", "edsr_x4", "srresnet", "dncnn", "unet"])
+@pytest.mark.parametrize("size", [(61, 130)])
+def test_tiled_equals_whole(runner, noise, name, size):
+    runner = runner(name)
+    picture = Picture(noise(*size, runner.in_channels), noise(*size), None)
+    whole = result(runner, picture)
+    multiple = runner.tile_multiple
+    for rows, columns in ((32, 48), (200, 40)):
+        assert np.array_equal(
+            result(runner, picture, Tiling(rows, columns, runner.halo, multiple)), whole
+        )
+
+
+def test_tiles_of_onnx_files(tmp_path, noise):
+    runner = open_model(other(tmp_path / "x.onnx"), threads=1)
+    picture = Picture(noise(150, 190, 3), None, None)
+    whole = result(runner, picture)
+    assert np.array_equal(result(runner, picture, Tiling(32, 48, 1, 1)), whole)
+
+
+@pytest.mark.parametrize("name", ["edsr", "unet"])
+def test_less_overlap_is_not_the_same(runner, noise, name):
+    runner = runner(name)
+    picture = Picture(noise(96, 96, 3), None, None)
+    found = result(runner, picture, Tiling(32, 32, 0, runner.tile_multiple))
+    assert not np.array_equal(found, result(runner, picture))
+
+
+@pytest.mark.parametrize("name", ["edsr", "dncnn", "unet"])
+def test_the_whole_is_what_pytorch_makes(runner, model, noise, name):
+    pixels = noise(45, 70, runner(name).in_channels)
+    network = load_model(model(name))
+    given = torch.from_numpy(pixels.transpose(2, 0, 1)[None].copy()).float().div_(255)
+    with torch.no_grad():
+        expected = to_uint8(network(given)[0])
+    assert np.array_equal(result(runner(name), Picture(pixels, None, None)), expected)
+
+
+def test_sixteen_bits_stay(runner, noise):
+    runner = runner("edsr")
+    pixels = noise(20, 20, 3, dtype=np.uint16)
+    deep = result(runner, Picture(pixels, None, None))
+    assert deep.dtype == np.uint16
+    expected = (
+        runner(torch.from_numpy((pixels / 65535).transpose(2, 0, 1)[None]).float()).clamp(0, 1)[0]
+        * 65535
+    )
+    assert np.abs(deep.transpose(2, 0, 1) - expected.numpy()).max() <= 0.51
+
+
+def test_alpha_is_enlarged_by_bicubic(runner, noise):
+    runner = runner("edsr")
+    ramp = np.tile(np.arange(0, 200, 5, dtype=np.uint8), (40, 1))
+    tall = Tiling(16, 16, runner.halo, 1)
+    found = result(runner, Picture(noise(40, 40, 3), ramp, None), tall)
+    assert found.shape == (80, 80, 4)
+    inner = found[4:-4, 4:-4, 3].astype(int)
+    assert (
+        (np.diff(inner, axis=1) >= 2).all()
+        and (np.diff(inner, axis=1) <= 3).all()
+        and not np.diff(inner, axis=0).any()
+    )
+    plain = result(runner, Picture(noise(40, 40, 3), np.full((40, 40), 77, np.uint8), None))
+    assert (plain[:, :, 3] == 77).all()
+
+
+def test_a_grey_model_takes_colours_one_by_one(runner, noise):
+    runner = runner("dncnn")
+    pixels = noise(30, 30, 3)
+    found = result(runner, Picture(pixels, None, None))
+    for channel in range(3):
+        alone = result(runner, Picture(pixels[:, :, [channel]], None, None))
+        assert np.array_equal(found[:, :, channel], alone[:, :, 0])
+
+
+def test_a_colour_model_gives_grey_for_grey(runner, noise):
+    runner = runner("edsr")
+    pixels = noise(30, 30, 1)
+    found = result(runner, Picture(pixels, None, None))
+    colours = result(runner, Picture(np.repeat(pixels, 3, axis=2), None, None))
+    assert found.shape == (60, 60, 1)
+    luma = colours @ np.array([0.2989, 0.5870, 0.1140])
+    assert np.abs(found[:, :, 0] - luma).max() < 1.1
+
+
+def test_noise_is_that_of_the_test_sets(noise):
+    pixels = noise(9, 7, 3)
+    clean = torch.from_numpy(pixels.transpose(2, 0, 1).copy()).float() / 255
+    source = Source(pixels, 1, noise=25.0, seed=(0, "head"))
+    expected = add_noise(clean, 25.0, np.random.default_rng((0, zlib.crc32(b"head"))))
+    assert np.array_equal(source.take(slice(0, 9), slice(0, 7)), expected.numpy())
+
+
+@pytest.mark.parametrize(
+    ("size", "mode"), [((5, 9), "reflect"), ((2, 9), "replicate"), ((1, 1), "replicate")]
+)
+def test_sides_are_filled_up(noise, size, mode):
+    pixels = noise(*size, 1)
+    source = Source(pixels, 4)
+    given = torch.from_numpy(pixels[:, :, 0].astype(np.float32))[None, None] / 255
+    expected = functional.pad(given, (0, -size[1] % 4, 0, -size[0] % 4), mode=mode)[0]
+    assert (source.height, source.width) == expected.shape[1:]
+    assert np.array_equal(
+        source.take(slice(0, source.height), slice(0, source.width)), expected.numpy()
+    )
+
+
+def a_runner(**changes):
+    fields = {
+        "path": "x.onnx",
+        "task": "sr",
+        "scale": 4,
+        "in_channels": 3,
+        "out_channels": 3,
+        "size_multiple": 1,
+    }
+    fields |= {
+        "halo": 20,
+        "reason": "",
+        "tile_multiple": 1,
+        "pixel_bytes": 4096.0,
+        "compute": lambda x: x,
+    }
+    return Runner(**{**fields, **changes})
+
+
+def chosen(runner, height, width, *, gib=4.0, **choice):
+    row_bytes = width * runner.scale**2 * 3
+    budget = Budget(int(gib * GIB))
+    return choose(
+        runner, height, width, batch=1, row_bytes=row_bytes, budget=budget, choice=Choice(**choice)
+    )
+
+
+def test_tiles_fit_the_memory():
+    assert chosen(a_runner(), 500, 500).rows == 500  # whole
+    for gib in (1, 2, 4):
+        tiling = chosen(a_runner(), 20000, 20000, gib=gib)
+        fed = (tiling.rows + 40) * (tiling.columns + 40)
+        assert 0.1 < fed * 4096 / (0.3 * gib * GIB) <= 1
+        assert tiling.rows == 32 or tiling.rows * 20000 * 16 * 3 <= gib * GIB / 40
+    assert chosen(a_runner(pixel_bytes=2**20), 20000, 20000, gib=1).columns == 32
+
+
+def test_the_users_tiles():
+    assert chosen(a_runner(), 500, 500, tile=0) == Tiling(500, 500, 0, 1)
+    assert chosen(a_runner(), 20000, 20000, tile=0).rows == 20000
+    assert chosen(a_runner(), 500, 500, tile=64) == Tiling(64, 64, 20, 1)
+    assert chosen(a_runner(), 500, 500, tile=64, overlap=4) == Tiling(64, 64, 4, 1)
+    assert chosen(a_runner(tile_multiple=16), 512, 512, tile=50).rows == 64
+
+
+def test_without_a_halo_large_images_need_an_overlap():
+    unknown = a_runner(halo=None, reason="the file does not say")
+    assert chosen(unknown, 400, 400).rows == 400
+    for height, choice in ((20000, {}), (400, {"tile": 64})):
+        with pytest.raises(UserError, match=r"the file does not say.*give --overlap"):
+            chosen(unknown, height, height, **choice)
+    assert chosen(unknown, 400, 400, tile=64, overlap=8).overlap == 8
+
+
+@pytest.mark.parametrize("multiple", [1, 4])
+def test_spans_cover_an_axis_once(multiple):
+    tiling = Tiling(16, 16, 10, multiple)
+    found = list(spans(100, 16, tiling))
+    assert [span.first for span in found] == list(range(0, 100, 16)) and found[-1].last == 100
+    for span, following in itertools.pairwise(found):
+        assert span.last == following.first
+    for span in found:
+        assert span.start % multiple == 0 and span.start <= max(0, span.first - 10)
+        assert min(100, span.last + 10) <= span.end <= 100
+
+
+def test_models_for_other_pictures_are_refused():
+    with pytest.raises(UserError, match="found 4 channels in and 3 out"):
+        adapter(a_runner(in_channels=4), 3)
+
+
+def test_what_is_not_finite_is_refused(noise):
+    broken = a_runner(scale=1, compute=lambda x: np.full_like(x, np.nan))
+    with pytest.raises(UserError, match="not finite"):
+        result(broken, Picture(noise(8, 8, 3), None, None))

@@ -1,0 +1,322 @@
+"""One small network for every rule: cut equals masked, and what has no rule is pinned."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from topologies import (
+    TOPOLOGIES,
+    ComputedWeights,
+    Gate,
+    Hooked,
+    Net,
+    Sequence,
+    SpatialAttention,
+    SpectralNorm,
+    conv,
+    with_fixed_weight,
+)
+from torch import nn
+
+from dhp_sr.hyper import convert
+from dhp_sr.metrics.complexity import complexity
+
+
+def masked(network, share):
+    """Return a network with random values in float64, with random masks that every prunable group loses channels by."""
+    network = copy.deepcopy(network).double().eval()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for tensor in [*network.parameters(), *network.buffers()]:
+            if tensor.is_floating_point():
+                tensor.copy_(
+                    torch.rand_like(tensor) + 0.1 if tensor.dim() == 1 else torch.randn_like(tensor)
+                )
+    x = torch.rand(2, 2, 8, 8, dtype=torch.float64)
+    hyper = convert(network, x).eval()
+    for group in hyper.plan.prunable:
+        kept = min(max(round(share * group.width), 1), group.width - 1)
+        hyper.set_masks({group.name: torch.randperm(group.width) < kept})
+    return hyper, x
+
+
+@pytest.mark.parametrize("share", [0.75, 0.5])
+@pytest.mark.parametrize("name", TOPOLOGIES)
+def test_cut_equals_masked(name, share):
+    least, network = TOPOLOGIES[name]
+    hyper, x = masked(network, share)
+    assert len(hyper.plan.prunable) >= least
+    small = hyper.cut()
+    with torch.no_grad():
+        expected, found = hyper(x), small(x)
+    assert float((found - expected).abs().max()) <= 1e-10 * float(expected.abs().max())
+    assert hyper.cost().params == sum(p.numel() for p in small.parameters())
+    assert hyper.cost().params < hyper.dense_cost().params
+    assert list(small.state_dict()) == list(network.state_dict())
+
+
+class Function(Net):
+    """The piece under test is a function of the features of `inner`."""
+
+    def __init__(self, function, outputs=8):
+        super().__init__(outputs, inner=conv(8, 8))
+        self.function = function
+
+    def middle(self, x):
+        return self.function(self.inner(x))
+
+
+class Quotient(Net):
+    def middle(self, x):
+        return self.inner(x) / self.outer(x)
+
+
+class LayerNorm2d(Net):
+    def middle(self, x):
+        y = self.inner(x).permute(0, 2, 3, 1)
+        return self.norm(y).permute(0, 3, 1, 2)
+
+
+class Multiplied(Net):
+    def middle(self, x):
+        y = self.inner(x).flatten(2)
+        return torch.matmul(y @ y.transpose(1, 2), y).view_as(x)
+
+
+class RepeatedMap(Net):
+    def middle(self, x):
+        return x * torch.sigmoid(self.inner(x)).repeat(1, 8, 1, 1)
+
+
+class FixedFilters(Net):
+    """A kernel in a buffer that reads channels which are not zero where they are masked."""
+
+    def __init__(self, apply, *shape):
+        super().__init__(inner=conv(8, 8), norm=nn.BatchNorm2d(8, affine=False))
+        self.register_buffer("kernel", torch.rand(*shape))
+        self.apply_to = apply
+
+    def middle(self, x):
+        return self.apply_to(self.norm(self.inner(x)), self.kernel)
+
+
+class PlainKernel(Net):
+    def __init__(self):
+        super().__init__(inner=conv(8, 8))
+        self.kernel = torch.rand(8, 1, 3, 3, dtype=torch.float64)
+
+    def middle(self, x):
+        return F.conv2d(self.inner(x), self.kernel, padding=1, groups=8)
+
+
+class ScaledByWeights(Net):
+    def middle(self, x):
+        return self.inner.weight.abs().mean() * self.inner(x)
+
+
+class TiedBack(Net):
+    """A linear layer there and, its weight transposed, back."""
+
+    def middle(self, x):
+        y = torch.relu(self.inner(x.permute(0, 2, 3, 1)))
+        return F.linear(y, self.inner.weight.t()).permute(0, 3, 1, 2)
+
+
+class DividedByWidth(Net):
+    def middle(self, x):
+        return self.inner(x) / self.inner.weight.shape[0]
+
+
+def padded(mode):
+    """Return a network that pads the channels."""
+
+    def pad(y):
+        return F.pad(y.unsqueeze(1), (0, 0, 0, 0, 1, 1), mode=mode).squeeze(1)
+
+    return Function(pad, outputs=10)
+
+
+PINNED = {
+    "division": (Quotient(inner=conv(8, 8), outer=conv(8, 8)), {"inner"}, "division by channels"),
+    "root": (
+        Function(lambda y: torch.sqrt(torch.relu(y))),
+        {"inner"},
+        "sqrt of channels that would be zero",
+    ),
+    "power": (Function(lambda y: y.relu() ** 0.5), {"inner"}, "pow of channels that would be zero"),
+    "group_norm": (
+        Sequence(conv(8, 8), nn.GroupNorm(1, 8)),
+        {"parts.0"},
+        "statistics over all channels",
+    ),
+    "layer_norm": (
+        LayerNorm2d(inner=conv(8, 8), norm=nn.LayerNorm(8)),
+        {"inner"},
+        "LayerNorm at norm mixes all",
+    ),
+    "softmax": (
+        Sequence(conv(8, 8), nn.Softmax(dim=1)),
+        {"parts.0"},
+        "Softmax at parts.1 mixes all channels",
+    ),
+    "normalize": (
+        Function(nn.functional.normalize),
+        {"inner"},
+        "normalize at normalize mixes all channels",
+    ),
+    "mean": (Function(lambda y: y * y.mean(1, keepdim=True)), {"inner"}, "mean over channels"),
+    "maximum": (
+        Function(lambda y: y * y.max(dim=1, keepdim=True)[0]),
+        {"inner"},
+        "max over channels",
+    ),
+    "variance": (
+        Function(lambda y: y / (y.var((1, 2), keepdim=True) + 1)),
+        {"inner"},
+        "var over channels",
+    ),
+    "matmul": (Multiplied(inner=conv(8, 8)), {"inner"}, "operator matmul"),
+    "einsum": (
+        Function(lambda y: torch.einsum("nchw,ncij->nchw", y, y)),
+        {"inner"},
+        "operator einsum",
+    ),
+    "cumsum": (Function(lambda y: y.cumsum(1)), {"inner"}, "operator cumsum"),
+    "every_second": (Function(lambda y: y[:, ::2], outputs=4), {"inner"}, "every n-th channel"),
+    "one_channel": (
+        Function(lambda y: y * y[:, 0].unsqueeze(1)),
+        {"inner"},
+        "a single channel taken",
+    ),
+    "one_by_one": (
+        Function(lambda y: sum(y.unbind(1)).unsqueeze(1), outputs=1),
+        {"inner"},
+        "taken one by one",
+    ),
+    "size_in_arithmetic": (
+        Function(lambda y: y * y.shape[1] ** -0.5),
+        {"inner"},
+        "number of channels goes into",
+    ),
+    "size_in_a_branch": (
+        Function(lambda y: y if y.shape[1] > 4 else y * 2),
+        {"inner"},
+        "decides on a number of channels",
+    ),
+    "size_as_an_integer": (
+        Function(lambda y: y[:, : int(y.shape[1] / 2)], outputs=4),
+        {"inner", "inner#2"},
+        "decides on a number of channels",
+    ),
+    "hook": (Hooked(), {"first", "inner"}, "Conv2d at inner has hooks"),
+    "hook_before": (SpectralNorm(), {"first"}, "Conv2d at inner has hooks"),
+    "computed_weights": (
+        ComputedWeights(),
+        {"first"},
+        "at inner computes its weights (torch.nn.utils.parametrize.",
+    ),
+    "tied_among_themselves": (
+        RepeatedMap(inner=conv(8, 1)),
+        {"first"},
+        "all its channels are tied to one another",
+    ),
+    "unequal_parts": (
+        Function(lambda y: torch.cat(y.chunk(3, 1)[1:], 1), outputs=5),
+        {"inner"},
+        "unequal parts",
+    ),
+    "fixed_filters": (
+        FixedFilters(lambda y, kernel: F.conv2d(y, kernel, padding=1), 8, 8, 3, 3),
+        {"inner"},
+        "mixed by the buffer kernel at conv2d",
+    ),
+    "fixed_filters_in_groups": (
+        FixedFilters(lambda y, kernel: F.conv2d(y, kernel, padding=1, groups=2), 8, 4, 3, 3),
+        {"inner"},
+        "mixed by the buffer kernel at conv2d",
+    ),
+    "fixed_filter_moved_first": (
+        FixedFilters(lambda y, kernel: y * F.conv2d(y, kernel.to(y), padding=1), 1, 8, 3, 3),
+        {"inner"},
+        "mixed by the buffer kernel at conv2d",
+    ),
+    "fixed_filters_transposed": (
+        FixedFilters(lambda y, kernel: F.conv_transpose2d(y, kernel, padding=1), 8, 8, 3, 3),
+        {"inner"},
+        "mixed by the buffer kernel at conv_transpose2d",
+    ),
+    "fixed_matrix": (
+        FixedFilters(
+            lambda y, kernel: F.linear(y.permute(0, 2, 3, 1), kernel).permute(0, 3, 1, 2), 8, 8
+        ),
+        {"inner"},
+        "mixed by the buffer kernel at linear",
+    ),
+    "fixed_layer": (
+        Sequence(conv(8, 8), nn.BatchNorm2d(8, affine=False), with_fixed_weight(conv(8, 8))),
+        {"parts.0"},
+        "mixed by the buffer parts.2.weight at parts.2",
+    ),
+    "plain_kernel": (
+        PlainKernel(),
+        {"inner"},
+        "kernel of shape (8, 1, 3, 3) is a plain tensor: register it as a buffer",
+    ),
+    "weights_as_values": (
+        ScaledByWeights(inner=conv(8, 8)),
+        {"first", "inner"},
+        "the forward computes with the values of inner.weight",
+    ),
+    "weights_tied_back": (
+        TiedBack(inner=nn.Linear(8, 12)),
+        {"first", "inner"},
+        "the forward computes with the values of inner.weight",
+    ),
+    "width_of_a_weight": (
+        DividedByWidth(inner=conv(8, 8)),
+        {"inner"},
+        "a number of channels goes into truediv",
+    ),
+    "padding_with_channels": (
+        padded("replicate"),
+        {"inner"},
+        "channels repeated by padding at pad",
+    ),
+    "padding_around_channels": (
+        padded("circular"),
+        {"inner"},
+        "channels repeated by padding at pad",
+    ),
+    "one_map_for_all": (
+        SpatialAttention(inner=conv(8, 1)),
+        {"inner"},
+        "one value for all channels",
+    ),
+}
+"""Case -> network, groups, and the reason that their plan gives."""
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_what_cannot_be_cut_is_pinned_with_its_reason(name):
+    network, pinned, reason = PINNED[name]
+    hyper, x = masked(network, 0.5)
+    reasons = {group.name: group.reason for group in hyper.plan.groups}
+    assert all(reason in reasons[group] for group in pinned), reasons
+    small = hyper.cut()
+    torch.testing.assert_close(small(x), hyper(x), rtol=1e-10, atol=1e-10)
+
+
+def test_fixed_kernels_multiply_but_are_no_parameters():
+    hyper, _ = masked(TOPOLOGIES["layers_with_fixed_kernels"][1], 0.5)
+    small = hyper.cut()
+    assert hyper.cost().macs == complexity(small, (1, 2, 8, 8)).macs
+    assert [
+        axis.dim for axis in hyper.plan.axes if axis.tensor in ("parts.0.weight", "parts.2.weight")
+    ] == [0, 0]
+    assert small.parts[0].weight.shape == (4, 1, 3, 3) and small.parts[0].groups == 4
+
+
+def test_a_gate_keeps_its_halves_equal():
+    hyper, _ = masked(Gate(inner=conv(8, 16)), 0.5)
+    assert next(group for group in hyper.plan.groups if group.name == "inner").width == 8

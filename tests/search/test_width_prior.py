@@ -1,0 +1,162 @@
+"""The widths that hold most for their cost: alike where weights cost the same, by a power of the price where not."""
+
+import itertools
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import nn
+
+from dhp_sr.allocation.budget import Budget
+from dhp_sr.archs import build
+from dhp_sr.cost.latency_benchmark import Stopwatch
+from dhp_sr.hyper import convert
+from dhp_sr.search import build_search
+from dhp_sr.search.width_prior import FLATTEST, LEVELS, STEEPEST, lines
+
+
+def budget(keep_ratio=0.5, kind="macs", min_width=1, round_to=1):
+    return Budget(kind=kind, keep_ratio=keep_ratio, round_to=round_to, min_width=min_width)
+
+
+class Upsampled(nn.Sequential):
+    """Two groups of 64 channels, with as many weights; those of the second multiply at s * s times as many places."""
+
+    def __init__(self, s):
+        first, second = (
+            [nn.Conv2d(*ends, 1, bias=False) for ends in pair]
+            for pair in ([(64, 64), (64, 1)], [(1, 64), (64, 64)])
+        )
+        named = {"0": first[0], "a": nn.ReLU(), "1": first[1], "2": nn.Upsample(scale_factor=s)}
+        super().__init__(OrderedDict({**named, "3": second[0], "b": nn.ReLU(), "4": second[1]}))
+
+
+def of(network, example, power=0.5, **asked):
+    hyper = convert(network, example)
+    return hyper, lines(hyper, budget(**asked), power)
+
+
+def cost_at(hyper, kept, kind="macs"):
+    part = torch.cat(
+        [torch.full((group.width,), kept[group.name]) for group in hyper.plan.prunable]
+    )
+    return getattr(hyper.cost_of(part), kind) / getattr(hyper.dense_cost(), kind)
+
+
+def widths(hyper, kept):
+    return [round(kept[group.name] * group.width) for group in hyper.plan.prunable]
+
+
+def chain():
+    return build("DnCNN", num_feat=32, num_layers=12, batch_norm=False)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("keep_ratio", [0.3, 0.5, 0.8])
+def test_a_chain_of_equal_layers_keeps_equal_widths(keep_ratio, power):
+    hyper, kept = of(chain(), torch.rand(1, 1, 16, 16), power, keep_ratio=keep_ratio)
+    inner = widths(hyper, kept)[1:-1]
+    assert max(inner) - min(inner) <= 4
+    assert keep_ratio - 0.01 < cost_at(hyper, kept) <= keep_ratio
+
+
+def test_with_few_widths_to_choose_from_wide_and_narrow_layers_take_turns():
+    hyper, kept = of(chain(), torch.rand(1, 1, 16, 16), 0.0, round_to=16)
+    assert widths(hyper, kept) == [16, 32] * 5 + [16]
+
+
+@pytest.mark.parametrize("power", [0.25, 0.5, 0.75])
+@pytest.mark.parametrize("s", [2, 4])
+def test_a_weight_that_multiplies_at_more_places_is_kept_by_that_power_of_its_price(s, power):
+    """Fractions k and r k with r = s^2p, and (r k + s s k) / (1 + s s) of the cost; within a level of them."""
+    kept = of(Upsampled(s), torch.rand(1, 64, 8, 8), power, keep_ratio=0.15)[1]
+    cost = 0.15 * (1 + s * s)
+    assert kept["3"] == pytest.approx(cost / (s ** (2 * power) + s * s), abs=1 / LEVELS)
+    assert kept["0"] == pytest.approx(min(1.0, cost - s * s * kept["3"]), abs=1 / LEVELS)
+
+
+def test_a_budget_of_parameters_makes_all_groups_alike():
+    hyper, kept = of(Upsampled(4), torch.rand(1, 64, 8, 8), kind="params")
+    assert max(widths(hyper, kept)) - min(widths(hyper, kept)) <= 1
+
+
+def test_floors_and_whole_groups_hold_and_the_rest_meets_the_budget():
+    hyper, kept = of(Upsampled(4), torch.rand(1, 64, 8, 8), keep_ratio=0.76, min_width=48)
+    assert kept["3"] == 0.75 and 0.75 < kept["0"] <= 1
+    assert set(lines(hyper, budget(1.0), 0.5).values()) == {1.0}
+    assert set(lines(hyper, budget(0.1, min_width=48), 0.5).values()) == {0.75}
+
+
+def test_what_an_activation_bends_stays_wider_than_what_is_only_carried_on():
+    edsr = build("EDSR", num_feat=32, num_block=4, upscale=2)
+    kept = of(edsr, torch.rand(1, 3, 8, 8), 0.5, keep_ratio=0.4)[1]
+    interiors = [one for name, one in kept.items() if name.startswith("body")]
+    assert min(interiors) > 1.3 * kept["conv_first"]
+    bent = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.Conv2d(32, 3, 3))
+    kept = of(bent, torch.rand(1, 3, 12, 12), 0.5, round_to=4)[1]
+    assert kept["0"] > kept["2"]
+
+
+@pytest.mark.parametrize(
+    "s, power, keep_ratio, step",
+    [
+        (2, 0.5, 0.6, 8),
+        (4, 0.0, 0.5, 2),
+        (4, 0.25, 0.5, 8),
+        (2, 0.5, 0.4, 4),
+        (2, 0.75, 0.3, 8),
+        (4, 1.0, 0.5, 4),
+    ],
+)
+def test_it_is_the_best_of_all_widths_where_these_can_be_counted(s, power, keep_ratio, step):
+    hyper, kept = of(
+        Upsampled(s), torch.rand(1, 64, 8, 8), power, keep_ratio=keep_ratio, round_to=step
+    )
+    exponent = min(STEEPEST, max(FLATTEST, (1 - power) / max(power, FLATTEST)))
+    names = [group.name for group in hyper.plan.prunable]
+    parts = [width / 64 for width in range(step, 65, step)]
+    rivals = [dict(zip(names, pair, strict=True)) for pair in itertools.product(parts, repeat=2)]
+    within = [rival for rival in rivals if cost_at(hyper, rival) <= keep_ratio]
+
+    def loss(fractions):
+        return sum((part**-exponent - 1) / exponent for part in fractions.values())
+
+    assert loss(kept) == pytest.approx(min(loss(rival) for rival in within), rel=1e-6)
+
+
+def test_a_latency_that_rises_in_steps_is_met_at_their_tops(monkeypatch):
+    """On this clock a convolution takes the time of its channels rounded up to 8, on either side."""
+    now = [0.0]
+
+    def spend(layer, inputs, output):
+        if isinstance(layer, nn.Conv2d):
+            places = output.numel() / layer.out_channels
+            now[0] += 1e-6 * places * 64 * -(-layer.out_channels // 8) * -(-layer.in_channels // 8)
+
+    for name in ("time.perf_counter", "time.thread_time"):
+        monkeypatch.setattr(name, lambda: now[0])
+    handle = nn.modules.module.register_module_forward_hook(spend)
+    try:
+        hyper = convert(chain(), torch.rand(1, 1, 8, 8))
+        hyper.time_with(Stopwatch(torch.rand(1, 1, 8, 8)))
+    finally:
+        handle.remove()
+    kept = lines(hyper, budget(0.6, "latency"), 0.0)
+    assert {width % 8 for width in widths(hyper, kept)} == {0}
+    assert 0.55 < cost_at(hyper, kept, "latency") <= 0.6
+
+
+def test_a_network_without_groups_has_no_lines():
+    assert (
+        lines(convert(nn.Sequential(nn.Conv2d(1, 1, 3)), torch.rand(1, 1, 8, 8)), budget(), 0.0)
+        == {}
+    )
+
+
+def test_the_search_takes_the_power_that_was_asked_for():
+    hyper = convert(Upsampled(4), torch.rand(1, 64, 8, 8))
+    asked = {"kind": "macs", "keep_ratio": 0.5, "iterations": 10, "round_to": 1, "min_width": 1}
+    for power in (0.0, 0.5):
+        assert build_search("dhp", hyper, **asked, price_power=power)._lines == lines(
+            hyper, budget(), power
+        )

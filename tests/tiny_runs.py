@@ -1,0 +1,87 @@
+"""Tiny pictures and tiny option files for whole runs."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dhp_sr.config.schema import Options
+
+
+def save_pictures(folder: Path, count: int, side: int, channels: int = 3) -> Path:
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        coarse = rng.integers(0, 256, (side // 4, side // 4, channels), dtype=np.uint8)
+        Image.fromarray(coarse.squeeze()).resize((side, side), Image.Resampling.BICUBIC).save(
+            folder / f"{index}.png"
+        )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Path:
+    """A folder with the sub-folders train and val."""
+    folder = tmp_path_factory.mktemp("pictures")
+    save_pictures(folder / "train", 3, 40)
+    save_pictures(folder / "val", 2, 32)
+    return folder
+
+
+EDSR = {"type": "HyperEDSR", "num_feat": 8, "num_block": 1, "upscale": 2}
+DNCNN = {"type": "HyperDnCNN", "num_in_ch": 1, "num_feat": 8, "num_layers": 4}
+
+
+@pytest.fixture
+def make_options(pictures, tmp_path):
+    """A function that gives the options of a 12-iteration run: 4 dense, 4 search, 4 finetuning."""
+
+    def make(
+        network: dict = EDSR, compress: dict | None = None, train: dict | None = None, **top
+    ) -> Options:
+        denoise = network["type"].endswith("DnCNN")
+        data = (
+            {"type": "SRDataset"}
+            if not denoise
+            else {"type": "NoiseDataset", "color": "grey", "sigma": 25.0}
+        )
+        searched = {
+            "target": {"macs": 0.5},
+            "tolerance": 0.15,
+            "round_to": 2,
+            "min_width": 2,
+            "dense_iter": 4,
+            "search_iter": 4,
+        }
+        options = {
+            "name": "tiny",
+            "scale": 1 if denoise else 2,
+            "num_gpu": 0,
+            "manual_seed": 5,
+            "network_g": network,
+            "datasets": {
+                "train": {
+                    **data,
+                    "dataroot_gt": str(pictures / "train"),
+                    "gt_size": 16,
+                    "batch_size_per_gpu": 2,
+                },
+                "val": {**data, "name": "A", "dataroot_gt": str(pictures / "val")},
+            },
+            "path": {"experiments_root": str(tmp_path / "experiments")},
+            "compress": None if compress == {} else {**searched, **(compress or {})},
+            "train": {
+                "total_iter": 12,
+                "optim_g": {"lr": 1e-3},
+                "ema_decay": 0.9,
+                "grad_clip": 1.0,
+                **(train or {}),
+            },
+            "val": {"val_freq": 5},
+            "logger": {"print_freq": 2, "save_checkpoint_freq": 3, "use_tb_logger": False},
+            **top,
+        }
+        return Options.model_validate(options)
+
+    return make

@@ -1,0 +1,112 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from dhp_sr.training.muon import SIZE, Muon, is_matrix, orthogonal
+
+
+def trained(kind, steps=150, **settings):
+    """What is left of the way to a target, where a loss hears directions of the input very differently."""
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.zeros(8, 6, 3, 3))
+    target, loudness = torch.randn_like(weight), torch.logspace(-2, 0, 54)
+    directions = torch.linalg.qr(torch.randn(54, 54)).Q
+    optimiser = kind([weight], **settings)
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = settings["lr"] * (1 - step / steps)
+        optimiser.zero_grad()
+        ((weight - target).flatten(1) @ directions * loudness).square().sum().backward()
+        optimiser.step()
+    return float((weight - target).detach().square().mean())
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 20), (3, 20, 8), (2, 16, 16)])
+def test_all_directions_become_alike(shape):
+    values = torch.linalg.svdvals(
+        orthogonal(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+    )
+    assert values.min() > 0.5 and values.max() < 1.3
+
+
+def test_size_of_the_matrix_does_not_matter():
+    matrix = torch.randn(1, 8, 20, dtype=torch.float64)
+    assert torch.allclose(orthogonal(matrix), orthogonal(matrix * 1e-6), atol=1e-12)
+
+
+def test_masked_channels_stay_where_they_are():
+    matrix = torch.randn(1, 8, 20)
+    matrix[:, 3], matrix[:, :, 5] = 0, 0
+    turned = orthogonal(matrix)
+    assert not turned[:, 3].any() and not turned[:, :, 5].any() and turned[:, 0].any()
+    assert not orthogonal(torch.zeros(1, 4, 4)).any()
+
+
+def test_what_is_a_matrix():
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.BatchNorm2d(8)
+    )
+    names = {name for name, weight in network.named_parameters() if is_matrix(weight)}
+    assert names == {"1.weight"}
+
+
+def test_the_size_of_a_step():
+    weight = nn.Parameter(torch.zeros(16, 8, 3, 3))
+    weight.grad = torch.randn_like(weight)
+    Muon([weight], lr=0.5).step()
+    assert weight.detach().square().mean().sqrt() == pytest.approx(0.5 * SIZE, rel=0.15)
+
+
+def test_rare_directions_are_learned_too():
+    others = [trained(torch.optim.AdamW, lr=rate, weight_decay=0) for rate in (0.01, 0.03, 0.1)]
+    assert trained(Muon, lr=0.3) < 0.5 * min(others)
+
+
+def test_what_is_no_matrix_takes_the_steps_of_adamw():
+    mine, theirs = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 3)
+    theirs.load_state_dict(mine.state_dict())
+    for network, kind in ((mine, Muon), (theirs, torch.optim.AdamW)):
+        optimiser = kind(network.parameters(), lr=0.1, betas=(0.8, 0.9), weight_decay=0.01)
+        for _ in range(3):
+            optimiser.zero_grad()
+            network(torch.ones(1, 3, 5, 5)).square().sum().backward()
+            optimiser.step()
+    assert torch.equal(mine.weight, theirs.weight) and torch.equal(mine.bias, theirs.bias)
+
+
+def test_the_same_as_pytorch_where_that_takes_the_weight():
+    theirs = pytest.importorskip("torch.optim._muon").Muon
+    start = torch.randn(12, 20)
+    one, other = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    ours = Muon([one], lr=0.1, weight_decay=0.1)
+    their = theirs([other], lr=0.1, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for seed in range(3):
+        gradient = torch.randn(12, 20, generator=torch.Generator().manual_seed(seed))
+        for weight, optimiser in ((one, ours), (other, their)):
+            weight.grad = gradient.clone()
+            optimiser.step()
+    moved = (other - start).norm()
+    assert (one - other).norm() < 0.05 * moved, "theirs computes in bfloat16"
+
+
+def test_goes_on_from_a_saved_state():
+    def steps(network, optimiser, count):
+        for _ in range(count):
+            optimiser.zero_grad()
+            network(torch.ones(1, 3, 9, 9)).square().sum().backward()
+            optimiser.step()
+
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3))
+    optimiser = Muon(network.parameters(), lr=0.1, momentum=0.8)
+    steps(network, optimiser, 2)
+    again = copy.deepcopy(network)
+    other = Muon(again.parameters(), lr=0.3)
+    other.load_state_dict(copy.deepcopy(optimiser.state_dict()))
+    for one in ((network, optimiser), (again, other)):
+        steps(*one, 2)
+    assert all(
+        torch.equal(*pair) for pair in zip(network.parameters(), again.parameters(), strict=True)
+    )
