@@ -25,7 +25,7 @@ from benchmarks.latency import KEY as LATENCY_KEY  # noqa: E402
 from benchmarks.latency import RUNTIMES, measure_latency, measure_model  # noqa: E402
 from benchmarks.step import measure_steps  # noqa: E402
 from dhp_sr.cli.process import keep_memory  # noqa: E402
-from dhp_sr.hyper.parametrization import PARAMETRISATIONS  # noqa: E402
+from dhp_sr.hyper.parametrization import PARAMETRIZATIONS  # noqa: E402
 from dhp_sr.training.distributed import Place, pick_device  # noqa: E402
 from dhp_sr.utils.errors import exit_code  # noqa: E402
 from dhp_sr.utils.timing import thread_count  # noqa: E402
@@ -36,7 +36,7 @@ OPTION_FILES = {
     "DnCNN": "dncnn_s70_dhp.yml",
     "UNet": "unet_s70_dhp.yml",
 }
-STEP_KEY = ("network", "parametrisation", "device", "threads")
+STEP_KEY = ("network", "parametrization", "device", "threads")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,14 +61,14 @@ def step(arguments: argparse.Namespace) -> int:
                 ROOT / "options" / OPTION_FILES[name],
                 place,
                 arguments.rounds,
-                parametrisations=arguments.parametrisations,
+                parametrizations=arguments.parametrizations,
                 changes=arguments.set,
             )
         merge(arguments.out, "step", [{**row, **facts} for row in rows], STEP_KEY)
         for row in rows:
             memory = row["hyper"]["state_bytes"] / row["plain"]["state_bytes"]
             print(
-                f"{name} {row['parametrisation']}: step x{row['wall_ratio']['median']:.3f} wall, "
+                f"{name} {row['parametrization']}: step x{row['wall_ratio']['median']:.3f} wall, "
                 f"x{row['cpu_ratio']['median']:.3f} cpu, state x{memory:.4f}"
             )
     return 0
@@ -119,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _common(steps, "engine", rounds=15)
     steps.add_argument(
-        "--parametrisations", nargs="+", choices=PARAMETRISATIONS, default=list(PARAMETRISATIONS)
+        "--parametrizations", nargs="+", choices=PARAMETRIZATIONS, default=list(PARAMETRIZATIONS)
     )
     steps.add_argument(
         "--threads", type=int, default=torch.get_num_threads(), help="CPU threads of torch"

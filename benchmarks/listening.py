@@ -1,4 +1,4 @@
-"""Does the search listen to the loss, or keep what the initial latents favour?
+"""Does the search listen to the loss, or keep what the initial latents favor?
 
     $ python benchmarks/listening.py      # results/listening.json
 

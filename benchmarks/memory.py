@@ -18,7 +18,7 @@ def held(training: Compression) -> Storages:
     tensors = [*network.parameters(), *network.buffers()]
     tensors += [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
     search = training.search.state_dict() if training.search is not None else {}
-    return _storages([*tensors, *_tensors(training.optimiser.state_dict()), *_tensors(search)])
+    return _storages([*tensors, *_tensors(training.optimizer.state_dict()), *_tensors(search)])
 
 
 def kept_for_backward(training: Compression, batch: dict[str, Tensor], iteration: int) -> Storages:

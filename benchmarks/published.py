@@ -15,7 +15,7 @@ def published(iterations: int) -> dict[str, float | str]:
     """
     return {
         "compress.preset": "faithful",
-        "compress.parametrisation": "full",
+        "compress.parametrization": "full",
         "compress.dense_iter": 0,
         "compress.search_iter": iterations,
         "compress.latent_lr": RATE,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 WARM_UP = 2
-"""Untimed rounds: first allocations, choice of kernels, moments of the optimiser."""
+"""Untimed rounds: first allocations, choice of kernels, moments of the optimizer."""
 
 
 @dataclass(frozen=True)

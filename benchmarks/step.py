@@ -26,10 +26,10 @@ def measure_steps(
     place: Place,
     rounds: int,
     *,
-    parametrisations: Sequence[str],
+    parametrizations: Sequence[str],
     changes: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """Return one row for each parametrisation: time and memory of a step against the plain network's.
+    """Return one row for each parametrization: time and memory of a step against the plain network's.
 
     The steps are those of the middle of the search: forward, loss, backward, Adam, and the search's own step.
 
@@ -37,26 +37,26 @@ def measure_steps(
         option_file: network, patch, batch, loss and search.
         place: the device.
         rounds: timed rounds.
-        parametrisations: of `dhp_sr.hyper.parametrization.PARAMETRISATIONS`.
+        parametrizations: of `dhp_sr.hyper.parametrization.PARAMETRIZATIONS`.
         changes: `section.key=value` each.
     """
     count = _batch_size(option_file, place, changes)
     changes = [*changes, f"datasets.train.batch_size_per_gpu={count}"]
     trainings = {
-        kind: _training(option_file, kind, place, changes) for kind in (PLAIN, *parametrisations)
+        kind: _training(option_file, kind, place, changes) for kind in (PLAIN, *parametrizations)
     }
     batch = _batch(trainings[PLAIN].options, place)
     steps = {kind: _Steps(training, batch) for kind, training in trainings.items()}
     turns = take_turns({kind: one.take for kind, one in steps.items()}, rounds, place.device)
     facts = {kind: one.memory() for kind, one in steps.items()}
     rows = []
-    for kind in parametrisations:
+    for kind in parametrizations:
         own, plain = turns[kind], turns[PLAIN]
         rows.append(
             {
                 "network": trainings[kind].options.network_g.type.removeprefix("Hyper"),
                 "option_file": option_file.name,
-                "parametrisation": kind,
+                "parametrization": kind,
                 "input": list(batch["lq"].shape),
                 "paper_batch": load_options(option_file).datasets["train"].batch_size_per_gpu,
                 "rounds": rounds,
@@ -104,7 +104,7 @@ def _training(option_file: Path, kind: str, place: Place, changes: Sequence[str]
     own = (
         ["compress=null"]
         if kind == PLAIN
-        else [f"compress.parametrisation={kind}", "compress.dense_iter=0"]
+        else [f"compress.parametrization={kind}", "compress.dense_iter=0"]
     )
     options = load_options(option_file, [*changes, *own])
     torch.manual_seed(options.manual_seed)

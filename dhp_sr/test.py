@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
         "--data",
         nargs="+",
         metavar="FOLDER",
-        help="ground-truth images, or labelled ones for a classifier; a set for each folder",
+        help="ground-truth images, or labeled ones for a classifier; a set for each folder",
     )
     parser.add_argument("--sigma", type=float, help="noise level for denoisers, 0-255 scale")
     parser.add_argument("--max_images", type=int, help="only the first so many of each set")

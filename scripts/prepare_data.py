@@ -134,7 +134,7 @@ def _add_crop(commands: argparse._SubParsersAction) -> None:
         "--size", type=_positive, default=480, help="side in pixels (default: %(default)s)"
     )
     command.add_argument(
-        "--step", type=_positive, default=240, help="distance of neighbours (default: %(default)s)"
+        "--step", type=_positive, default=240, help="distance of neighbors (default: %(default)s)"
     )
     command.add_argument(
         "--threshold",

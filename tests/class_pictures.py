@@ -1,4 +1,4 @@
-"""Tiny labelled pictures and the options of tiny classification runs."""
+"""Tiny labeled pictures and the options of tiny classification runs."""
 
 from pathlib import Path
 

@@ -1,10 +1,10 @@
-"""What users get wrong with labelled images: train.py ends with code 2 and one message, before it trains."""
+"""What users get wrong with labeled images: train.py ends with code 2 and one message, before it trains."""
 
 import shutil
 
 import pytest
 import yaml
-from labelled_sets import tiny, write_cifar_10
+from labeled_sets import tiny, write_cifar_10
 
 from dhp_sr.data.class_writers import make_classes
 from dhp_sr.train import main

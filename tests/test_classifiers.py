@@ -34,7 +34,7 @@ SIZES = [
 
 
 def whole(name, arguments):
-    """A float64 network whose normalisations are not trivial."""
+    """A float64 network whose normalizations are not trivial."""
     network = build(name, **arguments).double().eval()
     with torch.no_grad():
         for key, tensor in [*network.named_parameters(), *network.named_buffers()]:

@@ -79,8 +79,8 @@ def test_there_is_a_file_for_every_network_of_the_papers_table():
 def test_paper_files_of_classifiers_hold_the_papers_settings(path):
     options = load_options(path)
     epoch, converge = next(value for name, value in EPOCHS.items() if path.stem.startswith(name))
-    optimiser = options.train.optim_g
-    assert (optimiser.type, optimiser.lr, optimiser.momentum, optimiser.weight_decay) == (
+    optimizer = options.train.optim_g
+    assert (optimizer.type, optimizer.lr, optimizer.momentum, optimizer.weight_decay) == (
         "SGD",
         0.1,
         0.9,

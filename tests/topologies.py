@@ -520,7 +520,7 @@ class SpectralNorm(Net):
 
 
 class ComputedWeights(Net):
-    """Weights of a parametrisation."""
+    """Weights of a parametrization."""
 
     def __init__(self):
         super().__init__(inner=nn.utils.parametrizations.weight_norm(conv(8, 8)), outer=conv(8, 8))
@@ -682,7 +682,7 @@ TOPOLOGIES = {
     "tensor_split": (2, TensorSplit(inner=conv(8, 16), outputs=16)),
     "hooked": (1, Hooked()),
     "weights_computed_by_hooks": (1, SpectralNorm()),
-    "weights_computed_by_parametrisations": (1, ComputedWeights()),
+    "weights_computed_by_parametrizations": (1, ComputedWeights()),
     "classifier": (2, Classifier(nn.Flatten())),
     "classifier_by_view": (2, Classifier(lambda x: x.view(x.size(0), -1))),
     "classifier_by_literal_view": (2, Classifier(lambda x: x.view(-1, 32))),

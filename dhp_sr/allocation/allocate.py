@@ -75,7 +75,7 @@ def fit_measured(
 
     The table of layer times proposes a mask; the network cut to it is measured; what the table was wrong by moves the
     ratio asked of the table, by interpolation between the masks measured so far. Where that leads to a mask tried
-    before (real times jump, widths are coarse), one group is set to another of its widths, and the neighbours are
+    before (real times jump, widths are coarse), one group is set to another of its widths, and the neighbors are
     measured one after the other. What comes within the tolerance is measured twice, and the mean counts. The closest
     mask is taken; the first few have to come within half the tolerance, so that a third measurement agrees.
 

@@ -130,7 +130,7 @@ class Chooser:
         """Widen single groups, best score per cost first, as long as the budget holds."""
         while True:
             places, to = self._table.moves(levels, [1])
-            ratios, values = self._neighbours(levels, places[:, None], to[:, None])
+            ratios, values = self._neighbors(levels, places[:, None], to[:, None])
             gains = values / (ratios - self.ratio(levels)).clamp_min(1e-12)
             gains[ratios > self._budget.keep_ratio] = -torch.inf
             if len(gains) == 0 or gains.max() == -torch.inf:
@@ -151,11 +151,11 @@ class Chooser:
         return levels
 
     def _closer(self, levels: Tensor, reach: int) -> Tensor | None:
-        """Return the best neighbour that is closer to the budget; inside the tolerance the best scored one."""
+        """Return the best neighbor that is closer to the budget; inside the tolerance the best scored one."""
         places, to = self._moves(levels, reach)
         if len(places) == 0:
             return None
-        ratios, values = self._neighbours(levels, places, to)
+        ratios, values = self._neighbors(levels, places, to)
         distances = self._distance(ratios)
         within = distances <= self._budget.margin
         best = values.where(within, -torch.inf).argmax() if within.any() else distances.argmin()
@@ -184,7 +184,7 @@ class Chooser:
             (to[:, None].expand(-1, 2), torch.stack((to[first], to[second]), dim=1))
         )
 
-    def _neighbours(self, levels: Tensor, places: Tensor, to: Tensor) -> tuple[Tensor, Tensor]:
+    def _neighbors(self, levels: Tensor, places: Tensor, to: Tensor) -> tuple[Tensor, Tensor]:
         """Return kept fractions and gains of score after groups (B, k) are set to levels (B, k)."""
         alone = places[:, 0] == places[:, -1]
         weight = torch.ones(places.shape, dtype=torch.double)

@@ -31,10 +31,10 @@ class Classifier(nn.Module):
         self.num_classes, self.input_size = num_classes, input_size
 
 
-def he_initialised(network: nn.Module) -> None:
+def he_initialized(network: nn.Module) -> None:
     """Draw the weights of convolutions and linear layers anew: normal, by the number of outputs for convolutions.
 
-    Linear biases become zero; normalisations keep scale 1 and shift 0.
+    Linear biases become zero; normalizations keep scale 1 and shift 0.
 
     Reference:
         He et al., Delving Deep into Rectifiers, ICCV 2015, section 2.2.

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from dhp_sr.archs.arguments import records_arguments, require_integers
-from dhp_sr.archs.classifiers import Classifier, he_initialised
+from dhp_sr.archs.classifiers import Classifier, he_initialized
 
 
 class DenseLayer(nn.Module):
@@ -22,7 +22,7 @@ class DenseLayer(nn.Module):
 
 
 def transition(num_feat: int) -> nn.Sequential:
-    """Between two blocks: normalise, mix the channels, halve the sides."""
+    """Between two blocks: normalize, mix the channels, halve the sides."""
     conv = nn.Conv2d(num_feat, num_feat, 1, bias=False)
     return nn.Sequential(nn.BatchNorm2d(num_feat), nn.ReLU(inplace=True), conv, nn.AvgPool2d(2))
 
@@ -79,10 +79,10 @@ class DenseNet(Classifier):
         self.relu = nn.ReLU(inplace=True)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.linear = nn.Linear(widths[3], num_classes)
-        he_initialised(self)
+        he_initialized(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map normalised images (N, num_in_ch, H, W) to scores (N, num_classes), before softmax."""
+        """Map normalized images (N, num_in_ch, H, W) to scores (N, num_classes), before softmax."""
         features = self.transition1(self.block1(self.conv1(x)))
         features = self.block3(self.transition2(self.block2(features)))
         return self.linear(self.pool(self.relu(self.bn(features))).flatten(1))

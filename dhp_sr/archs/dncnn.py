@@ -10,8 +10,8 @@ class DnCNN(nn.Module):
     """Denoising convolutional network with a residual over everything.
 
     Paper: Zhang et al., Beyond a Gaussian Denoiser: Residual Learning of Deep CNN for Image Denoising, TIP 2017.
-    Difference to the original: the convolutions before a normalisation keep their bias, so that the network without
-    normalisation (`batch_norm=False`: the same with the normalisation merged into the convolutions) has the same ones.
+    Difference to the original: the convolutions before a normalization keep their bias, so that the network without
+    normalization (`batch_norm=False`: the same with the normalization merged into the convolutions) has the same ones.
 
         x -+-> conv relu -> (num_layers - 2) x [conv bn relu] -> conv -> (-) -> y
            `------------------------------------------------------------'
@@ -19,13 +19,13 @@ class DnCNN(nn.Module):
     Layer names are those of KAIR's DnCNN, whose checkpoints fit.
 
     Standard setting: 17 layers x 64 channels, grey: 557,057 params; 9.079 G macs for a 128x128 input.
-    Without normalisation: 555,137 params; 9.079 G macs.
+    Without normalization: 555,137 params; 9.079 G macs.
 
     Args:
         num_in_ch: Channels of the image, 1 for grey and 3 for colour.
         num_feat: Width.
         num_layers: Convolutions in all, the first and the last included (20 in the paper for colour and blind noise).
-        batch_norm: Normalise after every convolution but the first and the last.
+        batch_norm: Normalize after every convolution but the first and the last.
 
     Raises:
         ValueError: an argument is out of its range.

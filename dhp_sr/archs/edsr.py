@@ -1,4 +1,4 @@
-"""EDSR, the residual super-resolution network without normalisation."""
+"""EDSR, the residual super-resolution network without normalization."""
 
 from collections.abc import Sequence
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from dhp_sr.archs.arguments import records_arguments, require_fraction, require_numbers
-from dhp_sr.archs.classifiers import Classifier, he_initialised, scaled_width, stem_stride
+from dhp_sr.archs.classifiers import Classifier, he_initialized, scaled_width, stem_stride
 
 BLOCKS = (
     (64, 1),
@@ -22,7 +22,7 @@ _STEM = 32
 
 
 def separable(num_in_ch: int, num_out_ch: int, stride: int) -> nn.Sequential:
-    """Depthwise 3x3 and pointwise 1x1 convolution, each followed by normalisation and ReLU."""
+    """Depthwise 3x3 and pointwise 1x1 convolution, each followed by normalization and ReLU."""
     return nn.Sequential(
         nn.Conv2d(num_in_ch, num_in_ch, 3, stride=stride, padding=1, groups=num_in_ch, bias=False),
         nn.BatchNorm2d(num_in_ch),
@@ -86,8 +86,8 @@ class MobileNetV1(Classifier):
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(before, num_classes)
-        he_initialised(self)
+        he_initialized(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map normalised images (N, num_in_ch, H, W) to scores (N, num_classes), before softmax."""
+        """Map normalized images (N, num_in_ch, H, W) to scores (N, num_classes), before softmax."""
         return self.classifier(self.dropout(self.pool(self.features(x)).flatten(1)))

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from dhp_sr.archs.arguments import records_arguments, require_fraction, require_numbers
-from dhp_sr.archs.classifiers import Classifier, he_initialised, scaled_width, stem_stride
+from dhp_sr.archs.classifiers import Classifier, he_initialized, scaled_width, stem_stride
 
 STAGES = (
     (1, 16, 1, 1),
@@ -22,7 +22,7 @@ _STEM, _LAST = 32, 1280
 def conv_bn_relu(
     num_in_ch: int, num_out_ch: int, size: int, stride: int = 1, groups: int = 1
 ) -> nn.Sequential:
-    """Convolution, normalisation and ReLU6."""
+    """Convolution, normalization and ReLU6."""
     padding = (size - 1) // 2
     conv = nn.Conv2d(
         num_in_ch, num_out_ch, size, stride=stride, padding=padding, groups=groups, bias=False
@@ -103,8 +103,8 @@ class MobileNetV2(Classifier):
         self.features = nn.Sequential(*layers, conv_bn_relu(before, last, 1))
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(last, num_classes))
-        he_initialised(self)
+        he_initialized(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map normalised images (N, num_in_ch, H, W) to scores (N, num_classes), before softmax."""
+        """Map normalized images (N, num_in_ch, H, W) to scores (N, num_classes), before softmax."""
         return self.classifier(self.pool(self.features(x)).flatten(1))

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from dhp_sr.archs.arguments import records_arguments, require_integers, require_one_of
-from dhp_sr.archs.classifiers import Classifier, he_initialised
+from dhp_sr.archs.classifiers import Classifier, he_initialized
 
 
 class PaddedShortcut(nn.Module):
@@ -100,7 +100,7 @@ class ResNet(Classifier):
 
     Paper: He et al., Deep Residual Learning for Image Recognition, CVPR 2016, section 4.2. Difference to the original:
     none with basic blocks and `shortcut="padding"` (its option A); bottleneck blocks and `"projection"` (1x1
-    convolution and normalisation, option B) are those that pruning papers report on.
+    convolution and normalization, option B) are those that pruning papers report on.
 
         x -> conv1 3x3 bn1 relu -> layer1 -> layer2 -> layer3 -> mean -> linear -> y
                                    16, H     32, H/2   64, H/4
@@ -157,10 +157,10 @@ class ResNet(Classifier):
         self.layer1, self.layer2, self.layer3 = stages
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.linear = nn.Linear(outside[-1], num_classes)
-        he_initialised(self)
+        he_initialized(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map normalised images (N, num_in_ch, H, W) to scores (N, num_classes), before softmax."""
+        """Map normalized images (N, num_in_ch, H, W) to scores (N, num_classes), before softmax."""
         features = self.relu(self.bn1(self.conv1(x)))
         features = self.layer3(self.layer2(self.layer1(features)))
         return self.linear(self.pool(features).flatten(1))

@@ -1,4 +1,4 @@
-"""SRResNet, the residual super-resolution network with batch normalisation."""
+"""SRResNet, the residual super-resolution network with batch normalization."""
 
 import torch
 from torch import nn
@@ -29,7 +29,7 @@ class SRResNet(nn.Module):
     Paper: Ledig et al., Photo-Realistic Single Image Super-Resolution Using a Generative Adversarial Network, CVPR
     2017. Difference to the original, as in the networks that pruning papers report on: the last convolution is 3x3, not
     9x9 (3.6 G macs less at x4), and every PReLU has one parameter. BasicSR's MSRResNet is another network (no
-    normalisation, 3x3 head, bilinear skip).
+    normalization, 3x3 head, bilinear skip).
 
         x -> conv_first 9x9 -> prelu -+-> num_block x [conv bn prelu conv bn +] -> conv_after_body -> bn -> + --.
                                       `-------------------------------------------------------------------'     |

@@ -1,10 +1,10 @@
-"""VGG with batch normalisation for small images: a plain chain of 3x3 convolutions."""
+"""VGG with batch normalization for small images: a plain chain of 3x3 convolutions."""
 
 import torch
 from torch import nn
 
 from dhp_sr.archs.arguments import records_arguments, require_integers
-from dhp_sr.archs.classifiers import Classifier, he_initialised
+from dhp_sr.archs.classifiers import Classifier, he_initialized
 
 STAGES: dict[int, tuple[int, ...]] = {
     11: (1, 1, 2, 2, 2),
@@ -17,10 +17,10 @@ _WIDEST = 8
 
 
 class VGG(Classifier):
-    """VGG-16 with batch normalisation and one linear layer, as pruning papers train it on CIFAR.
+    """VGG-16 with batch normalization and one linear layer, as pruning papers train it on CIFAR.
 
     Paper: Simonyan and Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition, ICLR 2015.
-    Difference to the original: normalisation after every convolution; the three linear layers (4096, 4096, classes) are
+    Difference to the original: normalization after every convolution; the three linear layers (4096, 4096, classes) are
     one, after a mean over the places. Published sizes of about 15 M params and 313 M macs (Li et al., Pruning Filters
     for Efficient ConvNets, ICLR 2017) are those of this form, some with one more linear layer of 512.
 
@@ -72,8 +72,8 @@ class VGG(Classifier):
         self.features = nn.Sequential(*layers)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(before, num_classes)
-        he_initialised(self)
+        he_initialized(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map normalised images (N, num_in_ch, H, W) to scores (N, num_classes), before softmax."""
+        """Map normalized images (N, num_in_ch, H, W) to scores (N, num_classes), before softmax."""
         return self.classifier(self.pool(self.features(x)).flatten(1))

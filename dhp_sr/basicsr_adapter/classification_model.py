@@ -11,7 +11,7 @@ from dhp_sr.utils.errors import UserError
 class DHPClassificationModel(DHPModel):
     """Trains, searches, cuts and finetunes a classifier: DHPModel, whose task follows from the data.
 
-    Batches hold `image`, normalised float32 (N, C, H, W), and `label`, int64 (N,). `best` is the lowest top-1 error.
+    Batches hold `image`, normalized float32 (N, C, H, W), and `label`, int64 (N,). `best` is the lowest top-1 error.
     """
 
     def _as_test_set(self, loader: Any) -> ClassTestSet:

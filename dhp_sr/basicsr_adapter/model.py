@@ -90,7 +90,7 @@ class DHPModel:
 
     def get_current_learning_rate(self) -> list[float]:
         """Return the learning rate of the last step."""
-        return [group["lr"] for group in self.compression.optimiser.param_groups]
+        return [group["lr"] for group in self.compression.optimizer.param_groups]
 
     def validate(self, test_set: Any, save_to: Path | None = None) -> dict[str, float]:
         """Score the network as it is now on one test set."""

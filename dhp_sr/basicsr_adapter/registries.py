@@ -135,7 +135,7 @@ def NoiseDataset(opt: Mapping[str, Any]) -> Any:
 
 
 def ClassificationDataset(opt: Mapping[str, Any]) -> Any:
-    """Open a set of labelled images, see `SRDataset`."""
+    """Open a set of labeled images, see `SRDataset`."""
     fields = {key: value for key, value in opt.items() if key not in OWN_KEYS}
     if opt.get("phase") == "train":
         return build_train(ClassificationTrain.model_validate(fields), opt.get("manual_seed", 0))

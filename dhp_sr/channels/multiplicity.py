@@ -15,7 +15,7 @@ def units(
 ) -> list[tuple[int, ...]]:
     """Return for each group all numbers of channels that a place of it is among the layers, ascending.
 
-    A place that is not as many channels of some layer as its neighbours are counts as one channel there.
+    A place that is not as many channels of some layer as its neighbors are counts as one channel there.
 
     Args:
         spans: of the groups, without gaps, in the flat vector of prunable channels.

@@ -49,7 +49,7 @@ def evaluate_files(
 ) -> dict[str, Any]:
     """Score model files on folders of images.
 
-    Of ground-truth images, inputs are made by exact bicubic or by adding noise; a classifier's images are labelled.
+    Of ground-truth images, inputs are made by exact bicubic or by adding noise; a classifier's images are labeled.
 
     Args:
         models: One file or several, of the same task, scale and channels; `.onnx` files too, classifiers' if ours.

@@ -29,7 +29,7 @@ def idle_settings(options: Options) -> list[Finding]:
     return [
         *_idle_in_datasets(options),
         *_idle_in_schedulers(options),
-        *_idle_in_optimiser(options),
+        *_idle_in_optimizer(options),
         *idle_in_search(options),
         *_idle_in_targets(options),
     ]
@@ -211,14 +211,14 @@ IDLE = {
     "Adam": ("momentum", "nesterov"),
     "AdamW": ("momentum", "nesterov"),
 }
-"""What each optimiser has no use for."""
+"""What each optimizer has no use for."""
 
 
-def _idle_in_optimiser(options: Options) -> Iterator[Finding]:
-    optimiser = options.train.optim_g
-    for name in IDLE[optimiser.type]:
-        if changed(optimiser, name):
-            yield ("train", "optim_g", name), f"has no effect with type: {optimiser.type}"
+def _idle_in_optimizer(options: Options) -> Iterator[Finding]:
+    optimizer = options.train.optim_g
+    for name in IDLE[optimizer.type]:
+        if changed(optimizer, name):
+            yield ("train", "optim_g", name), f"has no effect with type: {optimizer.type}"
 
 
 def _idle_in_targets(options: Options) -> Iterator[Finding]:

@@ -114,7 +114,7 @@ class Compress(Section):
 
     method: str = "dhp"
     preset: Literal["modern", "faithful"] = "modern"
-    parametrisation: Literal["factored", "full"] = "factored"
+    parametrization: Literal["factored", "full"] = "factored"
     target: Targets
     """A list gives several models from one search: each is cut after it and finetuned on its own, for as many
     iterations as a single one would be."""

@@ -16,11 +16,11 @@ def method_problems(options: Options) -> Iterator[Finding]:
     if (compress.method, compress.preset) == ("dhp", "faithful"):
         yield from _of_faithful(options, compress)
     method, rules = compress.method, rules_of(compress.method)
-    if rules.parametrisation not in ("", compress.parametrisation):
+    if rules.parametrization not in ("", compress.parametrization):
         expected = (
-            f"method {method} expects {rules.parametrisation}, found {compress.parametrisation}"
+            f"method {method} expects {rules.parametrization}, found {compress.parametrization}"
         )
-        yield ("compress", "parametrisation"), expected
+        yield ("compress", "parametrization"), expected
     if rules.wants_trained and not is_trained_before(options, compress):
         yield (
             ("compress", "dense_iter"),
@@ -46,9 +46,9 @@ def _of_faithful(options: Options, compress: Compress) -> Iterator[Finding]:
             ("compress", "preset"),
             "faithful knows targets of macs and params, found latency; set preset: modern",
         )
-    if compress.parametrisation != "full":
+    if compress.parametrization != "full":
         yield (
-            ("compress", "parametrisation"),
+            ("compress", "parametrization"),
             "preset faithful expects full, the paper's hypernetwork",
         )
 

@@ -17,7 +17,7 @@ class MethodRules:
     """Why `LATENT_SETTINGS` have no effect; empty where they have."""
     follows_prices: bool = False
     """Whether `price_power` has one all the same."""
-    parametrisation: str = ""
+    parametrization: str = ""
     """The only one that it works with; empty: any."""
     wants_trained: str = ""
     """Why the network has to be trained before the search; empty where it need not be."""
@@ -28,7 +28,7 @@ class MethodRules:
 RULES: dict[str, MethodRules] = {
     "hsn": MethodRules(
         moves_no_latents="takes its settings from compress.hsn",
-        parametrisation="factored",
+        parametrization="factored",
         wants_trained="leaves the weights as they are while it searches",
         streams_stay=True,
     ),

@@ -34,7 +34,7 @@ class Path(Section):
     """Relative to the project's root, whatever the working directory."""
 
 
-class Optimiser(Section):
+class OptimizerSettings(Section):
     """`train.optim_g`."""
 
     type: Literal["Adam", "AdamW", "Muon", "SGD"] = "Adam"
@@ -45,7 +45,7 @@ class Optimiser(Section):
     """Default: 0.9 for SGD, 0.95 for Muon."""
     nesterov: bool = False
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """On all weights, those of normalisations included, as in the papers of these networks; never on latents."""
+    """On all weights, those of normalizations included, as in the papers of these networks; never on latents."""
 
 
 class PixelLoss(Section):
@@ -69,7 +69,7 @@ class Train(Section):
     total_iter: Positive
     """All phases together."""
     warmup_iter: NotNegative = 0
-    optim_g: Optimiser
+    optim_g: OptimizerSettings
     scheduler: Scheduler = Scheduler()
     pixel_opt: PixelLoss = PixelLoss()
     """The loss of super-resolution and denoising."""

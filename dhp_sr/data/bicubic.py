@@ -1,6 +1,6 @@
 """Bicubic resizing that equals MATLAB's `imresize` on uint8 images, bit for bit.
 
-Cubic kernel with a = -0.5, widened when shrinking, weights normalised, mirrored border; rows first, then columns,
+Cubic kernel with a = -0.5, widened when shrinking, weights normalized, mirrored border; rows first, then columns,
 rounded to uint8 after each of the two passes.
 
 Reference: Keys, Cubic convolution interpolation for digital image processing, 1981, equation 15.
@@ -68,12 +68,12 @@ def _taps(length_in: int, length_out: int) -> tuple[np.ndarray, np.ndarray]:
     ratio = length_out / length_in
     stretch = min(ratio, 1.0)
     kernel_width = 4.0 / stretch
-    centre = np.arange(1, length_out + 1) / ratio + 0.5 * (
+    center = np.arange(1, length_out + 1) / ratio + 0.5 * (
         1 - 1 / ratio
     )  # 1-based, as MATLAB counts
-    left = np.floor(centre - kernel_width / 2)
+    left = np.floor(center - kernel_width / 2)
     indices = left[:, None] + np.arange(int(np.ceil(kernel_width)) + 2)
-    weights = stretch * _cubic(stretch * (centre[:, None] - indices))
+    weights = stretch * _cubic(stretch * (center[:, None] - indices))
     weights /= weights.sum(axis=1, keepdims=True)
     mirrored = np.concatenate([np.arange(length_in), np.arange(length_in)[::-1]])
     indices = mirrored[(indices.astype(np.int64) - 1) % (2 * length_in)]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dhp_sr.data.labeled import LabelledImages
+from dhp_sr.data.labeled import LabeledImages
 from dhp_sr.utils.errors import UserError
 
 SIDE = 32
@@ -40,7 +40,7 @@ def splits_of_cifar(folder: Path) -> list[str]:
     return splits
 
 
-def read_cifar(folder: Path, split: str, labels: str = "fine") -> LabelledImages:
+def read_cifar(folder: Path, split: str, labels: str = "fine") -> LabeledImages:
     """Read a split, `train` or `test`.
 
     Args:
@@ -70,22 +70,20 @@ def read_cifar(folder: Path, split: str, labels: str = "fine") -> LabelledImages
         )
     _check_numbers(folder, paths, split)
     records = np.concatenate([_records(path, 1) for path in paths])
-    return _labelled(records, 0, _names(folder / NAMES_10, _COUNTS["one"]), str(folder))
+    return _labeled(records, 0, _names(folder / NAMES_10, _COUNTS["one"]), str(folder))
 
 
-def _hundred(folder: Path, split: str, labels: str) -> LabelledImages:
+def _hundred(folder: Path, split: str, labels: str) -> LabeledImages:
     names = _names(folder / f"{labels}_label_names.txt", _COUNTS[labels])
-    return _labelled(
+    return _labeled(
         _records(folder / f"{split}.bin", 2), ("coarse", "fine").index(labels), names, str(folder)
     )
 
 
-def _labelled(
-    records: np.ndarray, place: int, names: tuple[str, ...], where: str
-) -> LabelledImages:
+def _labeled(records: np.ndarray, place: int, names: tuple[str, ...], where: str) -> LabeledImages:
     labels = records[:, place].astype(np.int64)
     planes = records[:, -PIXELS:].reshape(-1, 3, SIDE, SIDE)
-    return LabelledImages(np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels, names, where)
+    return LabeledImages(np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels, names, where)
 
 
 def _records(path: Path, label_bytes: int) -> np.ndarray:

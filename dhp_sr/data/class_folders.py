@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from dhp_sr.data.images import EXTENSIONS, decode
-from dhp_sr.data.labeled import LabelledImages, stacked
+from dhp_sr.data.labeled import LabeledImages, stacked
 from dhp_sr.utils.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -14,7 +14,7 @@ SPLITS = ("train", "val", "test")
 
 def read_class_folders(
     root: Path, split: str, *, side: int | None = None, color: str = "rgb"
-) -> LabelledImages:
+) -> LabeledImages:
     """Read the folder `root/split`, or `root` itself where no folder is called after the split.
 
     Classes are numbered in the order of their names, images come in the order of their paths.
@@ -43,7 +43,7 @@ def read_class_folders(
         labels += [label] * len(inside)
     images = [decode(path.read_bytes(), str(path)) for path in paths]
     stack = stacked(images, [str(path) for path in paths], side, color)
-    return LabelledImages(stack, np.array(labels, np.int64), tuple(classes), str(folder))
+    return LabeledImages(stack, np.array(labels, np.int64), tuple(classes), str(folder))
 
 
 def _pictures_in(folder: Path) -> list[Path]:

@@ -5,20 +5,20 @@ from pathlib import Path
 from dhp_sr.data.cifar import is_cifar, read_cifar, splits_of_cifar
 from dhp_sr.data.class_folders import SPLITS, read_class_folders
 from dhp_sr.data.images import EXTENSIONS
-from dhp_sr.data.labeled import LabelledImages, checked, resized
-from dhp_sr.data.labeled_lmdb import read_labelled_database, splits_of_database
+from dhp_sr.data.labeled import LabeledImages, checked, resized
+from dhp_sr.data.labeled_lmdb import read_labeled_database, splits_of_database
 from dhp_sr.data.sprite_sheets import INDEX, read_sheets, splits_of_sheets
 from dhp_sr.utils.errors import UserError
 
 
-def read_labelled(
+def read_labeled(
     root: str | Path,
     split: str,
     *,
     labels: str = "fine",
     side: int | None = None,
     color: str = "rgb",
-) -> LabelledImages:
+) -> LabeledImages:
     """Read a part of a classification set into memory.
 
     Args:
@@ -40,7 +40,7 @@ def read_labelled(
     if form == "folders":
         return checked(read_class_folders(folder, split, side=side, color=color))
     if form == "lmdb":
-        return checked(read_labelled_database(folder, split, side=side, color=color))
+        return checked(read_labeled_database(folder, split, side=side, color=color))
     return checked(
         resized(
             read_sheets(folder, split) if form == "sheets" else read_cifar(folder, split, labels),

@@ -11,9 +11,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from dhp_sr.data.cifar import NAMES_10, SIDE
-from dhp_sr.data.class_formats import read_labelled, splits_in
+from dhp_sr.data.class_formats import read_labeled, splits_in
 from dhp_sr.data.images import encode_png
-from dhp_sr.data.labeled import LabelledImages
+from dhp_sr.data.labeled import LabeledImages
 from dhp_sr.data.labeled_lmdb import COLUMNS as LABEL_COLUMNS
 from dhp_sr.data.labeled_lmdb import LABELS
 from dhp_sr.data.lmdb_write import write_database
@@ -24,7 +24,7 @@ from dhp_sr.data.tsv import table_text
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_write, write_text
 
-Parts = Mapping[str, LabelledImages]
+Parts = Mapping[str, LabeledImages]
 """Split -> its images; the splits have the same classes."""
 
 _ACROSS = 40
@@ -61,7 +61,7 @@ def make_classes(
             f"{target}: expected a name that ends in .lmdb for form lmdb and for no other, found {form}"
         )
     splits = splits_in(Path(source).expanduser())
-    parts = {split: read_labelled(source, split, side=side, labels=labels) for split in splits}
+    parts = {split: read_labeled(source, split, side=side, labels=labels) for split in splits}
     _check_classes(parts)
     part = begin(target, {"task": "classes", "form": form, **_fingerprint(parts)})
     if part is None:
@@ -73,15 +73,15 @@ def make_classes(
 
 def write_folders(parts: Parts, folder: Path) -> None:
     """Write `folder/SPLIT/CLASS/00000.png`, ..."""
-    for split, labelled in parts.items():
-        for name in labelled.classes:
+    for split, labeled in parts.items():
+        for name in labeled.classes:
             if name in ("", ".", "..") or "/" in name or name.startswith("."):
                 raise UserError(
-                    f"{labelled.where}: class {name!r} cannot be the name of a folder: rename it"
+                    f"{labeled.where}: class {name!r} cannot be the name of a folder: rename it"
                 )
-        for label, number, image in _one_by_one(labelled, f"folders {folder}"):
+        for label, number, image in _one_by_one(labeled, f"folders {folder}"):
             with atomic_write(
-                folder / split / labelled.classes[label] / f"{number:05d}.png"
+                folder / split / labeled.classes[label] / f"{number:05d}.png"
             ) as stream:
                 stream.write(encode_png(image, compress_level=6))
 
@@ -89,11 +89,11 @@ def write_folders(parts: Parts, folder: Path) -> None:
 def write_sheets(parts: Parts, folder: Path) -> None:
     """Write one lossless WebP sheet for every split and class, and the index."""
     lines = []
-    for split, labelled in parts.items():
-        for label, name in enumerate(labelled.classes):
+    for split, labeled in parts.items():
+        for label, name in enumerate(labeled.classes):
             sheet, tiles = (
                 f"{split}_{label:03d}.webp",
-                labelled.images_NHWC[labelled.labels == label],
+                labeled.images_NHWC[labeled.labels == label],
             )
             if not len(tiles):
                 continue
@@ -105,10 +105,10 @@ def write_sheets(parts: Parts, folder: Path) -> None:
 
 def write_cifar(parts: Parts, folder: Path) -> None:
     """Write CIFAR-10's binary files: one label byte, whatever the number of classes."""
-    for split, labelled in parts.items():
-        _check_cifar(labelled, split)
-        planes = labelled.images_NHWC.transpose(0, 3, 1, 2).reshape(len(labelled), -1)
-        records = np.concatenate([labelled.labels[:, None].astype(np.uint8), planes], axis=1)
+    for split, labeled in parts.items():
+        _check_cifar(labeled, split)
+        planes = labeled.images_NHWC.transpose(0, 3, 1, 2).reshape(len(labeled), -1)
+        records = np.concatenate([labeled.labels[:, None].astype(np.uint8), planes], axis=1)
         for number, start in enumerate(range(0, len(records), _IN_A_BATCH), start=1):
             name = f"data_batch_{number}.bin" if split == "train" else "test_batch.bin"
             end = start + _IN_A_BATCH if split == "train" else len(records)
@@ -118,14 +118,14 @@ def write_cifar(parts: Parts, folder: Path) -> None:
     write_text(folder / NAMES_10, "\n".join(next(iter(parts.values())).classes) + "\n")
 
 
-def write_labelled_database(parts: Parts, folder: Path) -> None:
+def write_labeled_database(parts: Parts, folder: Path) -> None:
     """Write an LMDB in BasicSR's layout, and the table of labels."""
     held, lines = [], []
-    for split, labelled in parts.items():
-        for label, number, image in _one_by_one(labelled, f"lmdb {folder}"):
+    for split, labeled in parts.items():
+        for label, number, image in _one_by_one(labeled, f"lmdb {folder}"):
             key = f"{split}_{label:03d}_{number:06d}"
             held.append(HeldImage(key, image))
-            lines.append((key, split, labelled.classes[label], label))
+            lines.append((key, split, labeled.classes[label], label))
     write_database(held, folder)
     write_text(folder / LABELS, table_text(LABEL_COLUMNS, lines))
 
@@ -134,7 +134,7 @@ WRITERS: dict[str, Callable[[Parts, Path], None]] = {
     "folders": write_folders,
     "sheets": write_sheets,
     "cifar": write_cifar,
-    "lmdb": write_labelled_database,
+    "lmdb": write_labeled_database,
 }
 """Form -> what writes it into a folder."""
 
@@ -160,12 +160,12 @@ class HeldImage(StoredImage):
         return self.pixels
 
 
-def _one_by_one(labelled: LabelledImages, title: str) -> Iterator[tuple[int, int, np.ndarray]]:
+def _one_by_one(labeled: LabeledImages, title: str) -> Iterator[tuple[int, int, np.ndarray]]:
     """Yield label, number within the class, and pixels."""
-    counts = dict.fromkeys(range(len(labelled.classes)), 0)
-    pairs = zip(labelled.labels.tolist(), labelled.images_NHWC, strict=True)
+    counts = dict.fromkeys(range(len(labeled.classes)), 0)
+    pairs = zip(labeled.labels.tolist(), labeled.images_NHWC, strict=True)
     for label, image in tqdm(
-        pairs, desc=title, total=len(labelled), unit="image", disable=None, leave=False
+        pairs, desc=title, total=len(labeled), unit="image", disable=None, leave=False
     ):
         yield label, counts[label], image
         counts[label] += 1
@@ -188,15 +188,15 @@ def _write_sheet(path: Path, tiles_NHWC: np.ndarray) -> None:
         picture.save(stream, "WEBP", lossless=True, exact=True, method=2)
 
 
-def _check_cifar(labelled: LabelledImages, split: str) -> None:
-    shape = labelled.images_NHWC.shape[1:]
-    if shape != (SIDE, SIDE, 3) or len(labelled.classes) > 256 or split not in ("train", "test"):
-        found = f"found {shape[1]}x{shape[0]}x{shape[2]}, {len(labelled.classes)} classes, split {split!r}"
+def _check_cifar(labeled: LabeledImages, split: str) -> None:
+    shape = labeled.images_NHWC.shape[1:]
+    if shape != (SIDE, SIDE, 3) or len(labeled.classes) > 256 or split not in ("train", "test"):
+        found = f"found {shape[1]}x{shape[0]}x{shape[2]}, {len(labeled.classes)} classes, split {split!r}"
         expected = (
             f"expected RGB images of {SIDE}x{SIDE}, at most 256 classes, splits train and test"
         )
         raise UserError(
-            f"{labelled.where}: {expected}, {found}: give --size {SIDE}, or choose another form"
+            f"{labeled.where}: {expected}, {found}: give --size {SIDE}, or choose another form"
         )
 
 
@@ -212,11 +212,11 @@ def _check_classes(parts: Parts) -> None:
 
 def _fingerprint(parts: Parts) -> dict[str, Any]:
     digest = hashlib.sha256()
-    for split, labelled in parts.items():
-        digest.update(f"{split} {labelled.classes} {labelled.images_NHWC.shape}".encode())
-        digest.update(labelled.labels.tobytes())
-        digest.update(np.ascontiguousarray(labelled.images_NHWC).data)
+    for split, labeled in parts.items():
+        digest.update(f"{split} {labeled.classes} {labeled.images_NHWC.shape}".encode())
+        digest.update(labeled.labels.tobytes())
+        digest.update(np.ascontiguousarray(labeled.images_NHWC).data)
     return {
-        "images": {split: len(labelled) for split, labelled in parts.items()},
+        "images": {split: len(labeled) for split, labeled in parts.items()},
         "digest": digest.hexdigest(),
     }

@@ -1,4 +1,4 @@
-"""Classification sets from the sections of an option file: uint8 in memory, normalised float32 in batches."""
+"""Classification sets from the sections of an option file: uint8 in memory, normalized float32 in batches."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -13,59 +13,59 @@ from dhp_sr.config.classification import (
 )
 from dhp_sr.data.augment import shifted
 from dhp_sr.data.batching import BatchedDataset
-from dhp_sr.data.class_formats import read_labelled
-from dhp_sr.data.labeled import LabelledImages, first_of_each_class, in_color
+from dhp_sr.data.class_formats import read_labeled
+from dhp_sr.data.labeled import LabeledImages, first_of_each_class, in_color
 from dhp_sr.data.sampler import Address
 from dhp_sr.utils.errors import UserError
 
 Batch = dict[str, torch.Tensor]
-"""`image`: float32 (N, C, H, W), normalised; `label`: int64 (N,)."""
+"""`image`: float32 (N, C, H, W), normalized; `label`: int64 (N,)."""
 
 
 class TrainImages(BatchedDataset):
     """Augmented samples, addressed by (number of the image, position in the run); see `train_batches`."""
 
-    def __init__(self, labelled: LabelledImages, options: ClassificationTrain, seed: int) -> None:
-        """Keep the images; `options` says how they are shifted, mirrored and normalised."""
-        self.labelled, self.classes = labelled, labelled.classes
+    def __init__(self, labeled: LabeledImages, options: ClassificationTrain, seed: int) -> None:
+        """Keep the images; `options` says how they are shifted, mirrored and normalized."""
+        self.labeled, self.classes = labeled, labeled.classes
         self._padding, self._hflip, self._seed = options.padding, options.use_hflip, seed
-        self._normalise = Normalise(*options.statistics)
+        self._normalize = Normalize(*options.statistics)
 
     def __len__(self) -> int:
         """Return the number of images."""
-        return len(self.labelled)
+        return len(self.labeled)
 
     def batch(self, addresses: Sequence[Address]) -> Batch:
         """Return the samples of these addresses, stacked."""
         numbers, positions = zip(*addresses, strict=True)
-        whole = self.labelled.images_NHWC
+        whole = self.labeled.images_NHWC
         images = shifted(
             whole, numbers, positions, seed=self._seed, padding=self._padding, hflip=self._hflip
         )
-        return _batch(self._normalise(images), self.labelled.labels[list(numbers)])
+        return _batch(self._normalize(images), self.labeled.labels[list(numbers)])
 
 
 class ValImages(BatchedDataset):
     """Images as they are, addressed by their numbers."""
 
-    def __init__(self, labelled: LabelledImages, options: ClassificationVal) -> None:
-        """Keep the images; `options` says how they are normalised, and how many make a batch of `batches`."""
-        self.labelled, self.classes, self.batch_size = (
-            labelled,
-            labelled.classes,
+    def __init__(self, labeled: LabeledImages, options: ClassificationVal) -> None:
+        """Keep the images; `options` says how they are normalized, and how many make a batch of `batches`."""
+        self.labeled, self.classes, self.batch_size = (
+            labeled,
+            labeled.classes,
             options.batch_size,
         )
-        self._normalise = Normalise(*options.statistics)
+        self._normalize = Normalize(*options.statistics)
 
     def __len__(self) -> int:
         """Return the number of images."""
-        return len(self.labelled)
+        return len(self.labeled)
 
     def batch(self, addresses: Sequence[int]) -> Batch:
         """Return the images of these numbers, stacked."""
         numbers = np.asarray(addresses)
         return _batch(
-            self._normalise(self.labelled.images_NHWC[numbers]), self.labelled.labels[numbers]
+            self._normalize(self.labeled.images_NHWC[numbers]), self.labeled.labels[numbers]
         )
 
     def batches(self) -> Iterator[Batch]:
@@ -74,7 +74,7 @@ class ValImages(BatchedDataset):
             yield self.batch(range(start, min(start + self.batch_size, len(self))))
 
 
-class Normalise:
+class Normalize:
     """Turns uint8 images (N, H, W, C) into float32 (N, C, H, W): (x / 255 - mean) / std, channel by channel."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -82,7 +82,7 @@ class Normalise:
         self._mean, self._std = (torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std))
 
     def __call__(self, images_NHWC: np.ndarray) -> torch.Tensor:
-        """Return the normalised images."""
+        """Return the normalized images."""
         planes = torch.from_numpy(images_NHWC).permute(0, 3, 1, 2)
         scaled = planes.to(torch.float32, memory_format=torch.contiguous_format)
         return scaled.div_(255).sub_(self._mean).div_(self._std)
@@ -102,12 +102,12 @@ def build_train(options: ClassificationTrain, seed: int) -> TrainImages:
     Raises:
         UserError: Images are missing or damaged, or labels are out of range.
     """
-    return TrainImages(_labelled(options, "datasets.train"), options, seed)
+    return TrainImages(_labeled(options, "datasets.train"), options, seed)
 
 
 def build_val(options: ClassificationVal, section: str = "datasets.val") -> ValImages:
     """Return one validation set; arguments and errors as for `build_train`."""
-    return ValImages(_labelled(options, section), options)
+    return ValImages(_labeled(options, section), options)
 
 
 def check_same_classes(train: Sequence[str], val: Sequence[str], name: str) -> None:
@@ -132,14 +132,12 @@ def check_same_classes(train: Sequence[str], val: Sequence[str], name: str) -> N
         )
 
 
-def _labelled(options: ClassificationDataset, section: str) -> LabelledImages:
+def _labeled(options: ClassificationDataset, section: str) -> LabeledImages:
     """Read the images that a section asks for; errors say which section it is."""
     try:
-        asked = partial(
-            read_labelled, labels=options.labels, side=options.size, color=options.color
-        )
-        labelled = asked(options.dataroot, options.split)
-        return in_color(first_of_each_class(labelled, options.max_per_class), options.color)
+        asked = partial(read_labeled, labels=options.labels, side=options.size, color=options.color)
+        labeled = asked(options.dataroot, options.split)
+        return in_color(first_of_each_class(labeled, options.max_per_class), options.color)
     except UserError as error:
         raise UserError(
             f"{section}{f' ({options.name})' if options.name else ''}: {error}"

@@ -12,7 +12,7 @@ from dhp_sr.utils.errors import UserError
 
 
 @dataclass(frozen=True)
-class LabelledImages:
+class LabeledImages:
     """A part (train, test, ...) of a classification set."""
 
     images_NHWC: np.ndarray
@@ -28,25 +28,25 @@ class LabelledImages:
         return len(self.labels)
 
 
-def checked(labelled: LabelledImages) -> LabelledImages:
+def checked(labeled: LabeledImages) -> LabeledImages:
     """Return the images once their labels are known to name classes.
 
     Raises:
         UserError: there is none, or a label is out of range.
     """
-    if not len(labelled):
-        raise UserError(
-            f"{labelled.where}: expected images, found none: check the path and `split`"
-        )
-    wrong = np.flatnonzero((labelled.labels < 0) | (labelled.labels >= len(labelled.classes)))
+    if not len(labeled):
+        raise UserError(f"{labeled.where}: expected images, found none: check the path and `split`")
+    wrong = np.flatnonzero((labeled.labels < 0) | (labeled.labels >= len(labeled.classes)))
     if len(wrong):
-        found = f"found {labelled.labels[wrong[0]]} at image {wrong[0]}"
+        found = f"found {labeled.labels[wrong[0]]} at image {wrong[0]}"
         more = f" and {len(wrong) - 1} others" if len(wrong) > 1 else ""
-        expected = f"expected labels from 0 to {len(labelled.classes) - 1} ({len(labelled.classes)} classes)"
-        raise UserError(
-            f"{labelled.where}: {expected}, {found}{more}: correct the labels or the list of classes"
+        expected = (
+            f"expected labels from 0 to {len(labeled.classes) - 1} ({len(labeled.classes)} classes)"
         )
-    return labelled
+        raise UserError(
+            f"{labeled.where}: {expected}, {found}{more}: correct the labels or the list of classes"
+        )
+    return labeled
 
 
 def class_names(where: Path, rows: Iterable[tuple[str, int, str]]) -> tuple[str, ...]:
@@ -71,35 +71,35 @@ def class_names(where: Path, rows: Iterable[tuple[str, int, str]]) -> tuple[str,
     return tuple(sorted(names, key=names.__getitem__))
 
 
-def first_of_each_class(labelled: LabelledImages, count: int | None) -> LabelledImages:
+def first_of_each_class(labeled: LabeledImages, count: int | None) -> LabeledImages:
     """Return only the first `count` images of every class, in the order they have; None keeps all."""
     if count is None:
-        return labelled
+        return labeled
     kept = np.sort(
         np.concatenate(
-            [np.flatnonzero(labelled.labels == one)[:count] for one in np.unique(labelled.labels)]
+            [np.flatnonzero(labeled.labels == one)[:count] for one in np.unique(labeled.labels)]
         )
     )
-    return replace(labelled, images_NHWC=labelled.images_NHWC[kept], labels=labelled.labels[kept])
+    return replace(labeled, images_NHWC=labeled.images_NHWC[kept], labels=labeled.labels[kept])
 
 
-def in_color(labelled: LabelledImages, color: str) -> LabelledImages:
+def in_color(labeled: LabeledImages, color: str) -> LabeledImages:
     """Return the images as `rgb` or `grey`, see `images.to_color`."""
-    if labelled.images_NHWC.shape[3] == (3 if color == "rgb" else 1):
-        return labelled
+    if labeled.images_NHWC.shape[3] == (3 if color == "rgb" else 1):
+        return labeled
     if color == "rgb":
-        return replace(labelled, images_NHWC=np.repeat(labelled.images_NHWC, 3, axis=3))
+        return replace(labeled, images_NHWC=np.repeat(labeled.images_NHWC, 3, axis=3))
     return replace(
-        labelled, images_NHWC=np.stack([rgb_to_grey(image) for image in labelled.images_NHWC])
+        labeled, images_NHWC=np.stack([rgb_to_grey(image) for image in labeled.images_NHWC])
     )
 
 
-def resized(labelled: LabelledImages, side: int | None) -> LabelledImages:
+def resized(labeled: LabeledImages, side: int | None) -> LabeledImages:
     """Return the images as squares of this side, as `stacked` makes them; None leaves them as they are."""
-    if side is None or labelled.images_NHWC.shape[1:3] == (side, side):
-        return labelled
+    if side is None or labeled.images_NHWC.shape[1:3] == (side, side):
+        return labeled
     return replace(
-        labelled, images_NHWC=np.stack([_centre(image, side) for image in labelled.images_NHWC])
+        labeled, images_NHWC=np.stack([_center(image, side) for image in labeled.images_NHWC])
     )
 
 
@@ -119,7 +119,7 @@ def stacked(
     """
     images = [to_color(image, color) for image in images]
     if side is not None:
-        images = [_centre(image, side) for image in images]
+        images = [_center(image, side) for image in images]
     for image, name in zip(images, names, strict=True):
         if image.shape != images[0].shape:
             (height, width), (first, second) = image.shape[:2], images[0].shape[:2]
@@ -130,7 +130,7 @@ def stacked(
     return np.stack(images) if images else np.empty((0, 1, 1, 3), np.uint8)
 
 
-def _centre(image_HWC: np.ndarray, side: int) -> np.ndarray:
+def _center(image_HWC: np.ndarray, side: int) -> np.ndarray:
     height, width = image_HWC.shape[:2]
     if (height, width) != (side, side):
         scale = side / min(height, width)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dhp_sr.data.images import decode
-from dhp_sr.data.labeled import LabelledImages, class_names, stacked
+from dhp_sr.data.labeled import LabeledImages, class_names, stacked
 from dhp_sr.data.lmdb_read import Database
 from dhp_sr.data.tsv import read_table
 from dhp_sr.utils.errors import UserError
@@ -17,9 +17,9 @@ LABELS = "labels.tsv"
 COLUMNS = ("key", "split", "class", "label")
 
 
-def read_labelled_database(
+def read_labeled_database(
     folder: Path, split: str, *, side: int | None = None, color: str = "rgb"
-) -> LabelledImages:
+) -> LabeledImages:
     """Read the images of a split, in the order of the table.
 
     Raises:
@@ -41,7 +41,7 @@ def read_labelled_database(
         for key, data in zip(keys, database.read_many(keys), strict=True)
     ]
     labels = np.array([label for _, label in wanted], np.int64)
-    return LabelledImages(stacked(images, keys, side, color), labels, classes, str(folder))
+    return LabeledImages(stacked(images, keys, side, color), labels, classes, str(folder))
 
 
 def splits_of_database(folder: Path) -> list[str]:

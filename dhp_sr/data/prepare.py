@@ -35,7 +35,7 @@ class Crop:
     size: int
     """Side of the squares in pixels."""
     step: int
-    """Distance between neighbours."""
+    """Distance between neighbors."""
     threshold: int
     """A last row or column, flush with the border, is added when more than this many pixels would be lost."""
     multiple: int = 1

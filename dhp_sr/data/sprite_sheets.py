@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dhp_sr.data.images import EXTENSIONS, decode, to_color
-from dhp_sr.data.labeled import LabelledImages, class_names
+from dhp_sr.data.labeled import LabeledImages, class_names
 from dhp_sr.data.tsv import read_table
 from dhp_sr.utils.errors import UserError
 
@@ -29,7 +29,7 @@ class Tile(NamedTuple):
     label: int
 
 
-def read_sheets(folder: Path, split: str) -> LabelledImages:
+def read_sheets(folder: Path, split: str) -> LabeledImages:
     """Read the tiles of all sheets of a split, in the order of the index.
 
     Raises:
@@ -58,7 +58,7 @@ def read_sheets(folder: Path, split: str) -> LabelledImages:
     rows = (
         (tile.name, tile.label, f"{tile.sheet}, row {tile.row}, col {tile.col}") for tile in tiles
     )
-    return LabelledImages(stack, labels, class_names(folder / INDEX, rows), str(folder))
+    return LabeledImages(stack, labels, class_names(folder / INDEX, rows), str(folder))
 
 
 def splits_of_sheets(folder: Path) -> list[str]:

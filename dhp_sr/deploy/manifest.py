@@ -41,7 +41,7 @@ DERIVED: dict[str, type] = {
     "params": int,
     "widths": dict,
 }
-"""Keys that every manifest has, and their types. `value_range` is that of images before any normalisation."""
+"""Keys that every manifest has, and their types. `value_range` is that of images before any normalization."""
 
 CLASSIFIER: dict[str, type] = {"input_size": int}
 """Keys that a classifier's manifest has beside them: the side in pixels that its images are meant to have."""

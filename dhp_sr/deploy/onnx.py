@@ -47,7 +47,7 @@ def export_onnx(
     """Write `network` to one ONNX file that takes any batch, height and width.
 
     The file is run with onnxruntime at two sizes that it was not made with, and takes its name only if the results are
-    PyTorch's. Weights lie inside it, normalisation and EDSR's range are merged into the convolutions.
+    PyTorch's. Weights lie inside it, normalization and EDSR's range are merged into the convolutions.
 
     Args:
         network: takes one image tensor (N, C, H, W) in [0, 1] and returns one; it is left as it was.

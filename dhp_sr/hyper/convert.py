@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dhp_sr.channels.plan import make_plan
 from dhp_sr.hyper.hypernet import HyperNet
-from dhp_sr.hyper.parametrization import Full, build_parametrisation
+from dhp_sr.hyper.parametrization import Full, build_parametrization
 from dhp_sr.utils.errors import UserError
 
 
@@ -32,7 +32,7 @@ def convert(
     Raises:
         TraceError: the network cannot be traced.
         UserError: it has no parameters.
-        ValueError: an unknown parametrisation.
+        ValueError: an unknown parametrization.
     """
     if next(network.parameters(), None) is None:
         raise UserError(
@@ -42,7 +42,7 @@ def convert(
     plan = make_plan(network, example_input, exclude, keep_streams=keep_streams)
     copied = copy.deepcopy(network)
     frozen = [name for name, parameter in copied.named_parameters() if not parameter.requires_grad]
-    weights = build_parametrisation(parametrisation, copied, plan)  # may freeze more
+    weights = build_parametrization(parametrisation, copied, plan)  # may freeze more
     return HyperNet(copied, plan, weights, example_input[:1], frozen=frozen)
 
 
@@ -53,11 +53,11 @@ def draw_faithful(hyper: HyperNet) -> None:
     Raises:
         ValueError: the network was not converted with `full`.
     """
-    if not isinstance(hyper.parametrisation, Full):
-        raise ValueError("the paper's initial values need parametrisation 'full'")
+    if not isinstance(hyper.parametrization, Full):
+        raise ValueError("the paper's initial values need parametrization 'full'")
     for latent in hyper.latents.values():
         latent.normal_()
-    hyper.parametrisation.initialise(dict(hyper.network.named_parameters()))
+    hyper.parametrization.initialize(dict(hyper.network.named_parameters()))
     learned = [
         (name, parameter)
         for name, parameter in hyper.network.named_parameters()

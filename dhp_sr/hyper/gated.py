@@ -8,17 +8,17 @@ from torch import Tensor
 
 from dhp_sr.channels.plan import ChannelPlan
 from dhp_sr.hyper.hypernet import HyperNet
-from dhp_sr.hyper.parametrization import Factored, Parametrisation, Scales
+from dhp_sr.hyper.parametrization import Factored, Parametrization, Scales
 from dhp_sr.surgery.cut import relative_difference
 
 
-class Gated(Parametrisation):
+class Gated(Parametrization):
     """W = V * z_in: a channel's latent gates it where it is read, and nowhere else.
 
     Reading is the one place where a gate of 0 still hears the loss: behind a norm and a ReLU, a channel that was zeroed
     where it is made has no slope, and one that is scaled in both places has the slope of z squared, 0 at z = 0. Norms
     and depthwise layers in between work on the open channel; what they make of it is gated where it is read. Masks act
-    everywhere, as in the other parametrisations. At z = 1 this is the plain network; with 0/1 latents it is the network
+    everywhere, as in the other parametrizations. At z = 1 this is the plain network; with 0/1 latents it is the network
     that is masked by them.
 
     Args:
@@ -78,18 +78,18 @@ def gate(hyper: HyperNet) -> tuple[str, ...]:
     Raises:
         ValueError: the network was not converted with `factored`.
     """
-    if not isinstance(hyper.parametrisation, Factored):
-        raise ValueError("gates need parametrisation 'factored'")
+    if not isinstance(hyper.parametrization, Factored):
+        raise ValueError("gates need parametrization 'factored'")
     plan, was_training = hyper.plan, hyper.training
     hyper.eval()
-    hyper.parametrisation = Gated(plan)
+    hyper.parametrization = Gated(plan)
     found: tuple[str, ...] = ()
     if not _agrees(hyper, [group.name for group in plan.prunable]):
         found = tuple(group.name for group in plan.prunable if not _agrees(hyper, [group.name]))
         everywhere = torch.zeros(plan.size, dtype=torch.bool)
         for group in plan.prunable:
             everywhere[group.span] = group.name in found
-        hyper.parametrisation = Gated(plan, everywhere)
+        hyper.parametrization = Gated(plan, everywhere)
     hyper.train(was_training)
     return found
 

@@ -12,7 +12,7 @@ from dhp_sr.channels.plan import ChannelPlan
 from dhp_sr.cost.latency_benchmark import Stopwatch
 from dhp_sr.cost.model import Cost, CostModel
 from dhp_sr.hyper.channel_index import Places
-from dhp_sr.hyper.parametrization import Parametrisation
+from dhp_sr.hyper.parametrization import Parametrization
 from dhp_sr.operators.analysis_state import parameter_places
 from dhp_sr.surgery.cut import check_cut, cut
 from dhp_sr.utils.errors import UserError
@@ -34,7 +34,7 @@ class HyperNet(nn.Module):
         self,
         network: nn.Module,
         plan: ChannelPlan,
-        parametrisation: Parametrisation,
+        parametrization: Parametrization,
         example_input: Tensor,
         *,
         frozen: Collection[str] = (),
@@ -44,7 +44,7 @@ class HyperNet(nn.Module):
         Args:
             network: the plain network.
             plan: its plan.
-            parametrisation: how its weights follow from the latents.
+            parametrization: how its weights follow from the latents.
             example_input: one input; costs are counted for it.
             frozen: names of the parameters that its author wants frozen, in a cut network too.
         """
@@ -52,7 +52,7 @@ class HyperNet(nn.Module):
         self._frozen = frozenset(frozen)
         self.network = network
         self.plan = plan
-        self.parametrisation = parametrisation
+        self.parametrization = parametrization
         dtype, device = example_input.dtype, example_input.device
         self._latents = nn.ParameterList(
             nn.Parameter(torch.ones(group.width, dtype=dtype, device=device))
@@ -88,7 +88,7 @@ class HyperNet(nn.Module):
         )
         gates, scales = self._places.gather(mask), self._places.gather(latent * mask)
         own: dict[str, Tensor] = dict(self.network.named_parameters())
-        generated = self.parametrisation(own, scales, gates)
+        generated = self.parametrization(own, scales, gates)
         for name, parameter in own.items():
             if name in generated:
                 continue

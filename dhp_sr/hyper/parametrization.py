@@ -17,7 +17,7 @@ Scales = Mapping[str, Mapping[int, Tensor]]
 """Parameter name -> axis -> masked latent entries along it."""
 
 
-class Parametrisation(nn.Module):
+class Parametrization(nn.Module):
     """Generates the weights that have prunable channels."""
 
     @abstractmethod
@@ -33,7 +33,7 @@ class Parametrisation(nn.Module):
         """
 
 
-class Factored(Parametrisation):
+class Factored(Parametrization):
     """W = z_out (x) z_in * V, where V is the plain network's own weight."""
 
     def forward(
@@ -59,7 +59,7 @@ def _scaled(weight: Tensor, dims: Mapping[int, Tensor]) -> Tensor:
     return weight * reduce(torch.mul, vectors)
 
 
-class Full(Parametrisation):
+class Full(Parametrization):
     """The hypernetwork of the paper: latent, embedding and explicit layer for every weight.
 
     Z = z_out z_in^T + B0;  E = Z * W1 + B1;  W = W2 . E + B2, with an embedding of M numbers for each pair of
@@ -94,11 +94,11 @@ class Full(Parametrisation):
             generated[name] = weight.reshape(own[name].shape)
         return generated
 
-    def initialise(self, parameters: Mapping[str, Tensor]) -> None:
+    def initialize(self, parameters: Mapping[str, Tensor]) -> None:
         """Draw the paper's initial values for every hypernetwork."""
         for name, layer in zip(self._names, self.layers, strict=True):
             assert isinstance(layer, HyperLayer)
-            layer.initialise(parameters[name][0].numel())
+            layer.initialize(parameters[name][0].numel())
 
 
 def _pair(dims: Mapping[int, Tensor], weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,7 +145,7 @@ class HyperLayer(nn.Module):
         )
 
     @torch.no_grad()
-    def initialise(self, fan_in: int) -> None:
+    def initialize(self, fan_in: int) -> None:
         """Draw the paper's initial values ("hyperfan-in": variance 1 / fan-in of the generated weight)."""
         self.embedding_weight.uniform_(-math.sqrt(3), math.sqrt(3))
         bound = math.sqrt(3 / (self.embedding_weight.shape[-1] * fan_in))
@@ -154,20 +154,20 @@ class HyperLayer(nn.Module):
             bias.zero_()
 
 
-PARAMETRISATIONS = ("factored", "full")
+PARAMETRIZATIONS = ("factored", "full")
 """Names that `convert` takes."""
 
 
-def build_parametrisation(name: str, network: nn.Module, plan: ChannelPlan) -> Parametrisation:
-    """Return a parametrisation by name.
+def build_parametrization(name: str, network: nn.Module, plan: ChannelPlan) -> Parametrization:
+    """Return a parametrization by name.
 
     Raises:
-        ValueError: the name is not one of PARAMETRISATIONS.
+        ValueError: the name is not one of PARAMETRIZATIONS.
     """
     if name == "factored":
         return Factored()
     if name == "full":
         return Full(network, plan)
     raise ValueError(
-        f"parametrisation must be one of {', '.join(PARAMETRISATIONS)}, found {name!r}"
+        f"parametrization must be one of {', '.join(PARAMETRIZATIONS)}, found {name!r}"
     )

@@ -19,7 +19,7 @@ def soft_threshold(value: Tensor, threshold: Tensor | float) -> Tensor:
 class AdamMetric:
     """The moments of Adam for one flat vector, and the proximal step that belongs to them.
 
-    Adam minimises <g, z> + ||z - z_t||^2_D / (2 lr) with D = sqrt(v) + eps. With a penalty lambda * sum_i c_i |z_i|
+    Adam minimizes <g, z> + ||z - z_t||^2_D / (2 lr) with D = sqrt(v) + eps. With a penalty lambda * sum_i c_i |z_i|
     added, entry i is soft-thresholded by lr * lambda * c_i / D_i: where the gradient is large, z shrinks slowly.
 
     Reference: Yun et al., Adaptive Proximal Gradient Methods for Structured Neural Networks, NeurIPS 2021 (ProxGen).

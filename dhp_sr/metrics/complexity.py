@@ -30,7 +30,7 @@ def complexity(network: nn.Module, input_shape: Sequence[int] = (1, 3, 128, 128)
     """Count what one forward pass costs, without computing it.
 
     The pass runs in a copy of the network on the meta device: any size is quick, and the network stays as it was.
-    Products outside these layers (attention, element-wise ones, normalisation) are not counted.
+    Products outside these layers (attention, element-wise ones, normalization) are not counted.
 
     Args:
         network: Takes one tensor.

@@ -18,7 +18,7 @@ _HOLDERS = (*CONVOLUTIONS, *PRODUCTS, "PRelu", "InstanceNormalization", "LayerNo
 def onnx_complexity(path: str | Path, input_shape: Sequence[int]) -> Complexity | None:
     """Count what one pass through an ONNX file costs, from the sizes that ONNX infers; nothing is computed.
 
-    The file is counted as it is: where an exporter merged normalisation into convolutions, its parameters are gone.
+    The file is counted as it is: where an exporter merged normalization into convolutions, its parameters are gone.
 
     Args:
         path: the file.

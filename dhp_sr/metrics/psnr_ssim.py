@@ -14,7 +14,7 @@ Image = NDArray[np.uint8]
 PEAK = 255.0
 WINDOW = 11  # side of the Gaussian window of SSIM, in pixels
 SIGMA = 1.5
-STABILISERS = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
+STABILIZERS = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
 
 
 def psnr_db(a: Image, b: Image, *, shave: int = 0, luma: bool = False) -> float:
@@ -118,7 +118,7 @@ def _plane_ssim(first: NDArray[np.float64], second: NDArray[np.float64]) -> floa
     variances = (
         _blur(first**2 + second**2) - squares
     )  # the two variances are only ever needed as their sum
-    luminance, contrast = STABILISERS
+    luminance, contrast = STABILIZERS
     numerator = (2 * product + luminance) * (2 * covariance + contrast)
     return float(np.mean(numerator / ((squares + luminance) * (variances + contrast))))
 

@@ -1,4 +1,4 @@
-"""Normalisation: exact where its statistics do not mix channels of different fate."""
+"""Normalization: exact where its statistics do not mix channels of different fate."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def per_channel_function(call: Call) -> Tensor:
 
 
 def group_norm(call: Call) -> Any:
-    """Group normalisation: the channels of one of its groups live and die together."""
+    """Group normalization: the channels of one of its groups live and die together."""
     channels, groups = call.channels(call.source), call.module.num_groups
     if groups == 1 or not call.module.affine:
         return pinned(
@@ -45,7 +45,7 @@ def group_norm(call: Call) -> Any:
 
 
 def layer_norm(call: Call) -> Any:
-    """Layer normalisation of the last axes: no channels may be among them."""
+    """Layer normalization of the last axes: no channels may be among them."""
     shape = (
         call.module.normalized_shape
         if call.module is not None

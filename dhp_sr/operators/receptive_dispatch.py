@@ -86,7 +86,7 @@ def _parts(value: Any) -> list[Any]:
 
 
 def _takes_statistics(call: Call) -> bool:
-    """Return whether a normalisation works with statistics of the image before it."""
+    """Return whether a normalization works with statistics of the image before it."""
     if (
         isinstance(call.module, nn.modules.instancenorm._InstanceNorm)
         or call.node.target is F.instance_norm

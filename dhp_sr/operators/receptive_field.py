@@ -1,6 +1,6 @@
 """How far along one axis every entry of a value reads: an endless, periodic table of first and last input pixels.
 
-Strides and shuffles make neighbouring entries read differently, but the pattern repeats, so that one period says all.
+Strides and shuffles make neighboring entries read differently, but the pattern repeats, so that one period says all.
 """
 
 import math

@@ -194,7 +194,7 @@ def pad(call: Call, side: int) -> Spread:
     )
 
 
-_NEIGHBOURS = {"nearest": (0, 0), "nearest-exact": (0, 0), "bilinear": (0, 1), "bicubic": (-1, 2)}
+_NEIGHBORS = {"nearest": (0, 0), "nearest-exact": (0, 0), "bilinear": (0, 1), "bicubic": (-1, 2)}
 
 
 def interpolate(call: Call, side: int) -> Spread:
@@ -202,20 +202,20 @@ def interpolate(call: Call, side: int) -> Spread:
     one = call.module
     mode = one.mode if one is not None else call.number(3, "mode", "nearest")
     corners = one.align_corners if one is not None else call.number(4, "align_corners")
-    if mode not in _NEIGHBOURS or corners or (one is None and call.number(6, "antialias", False)):
+    if mode not in _NEIGHBORS or corners or (one is None and call.number(6, "antialias", False)):
         raise unbounded(
             call,
             f"resizes by {mode}{' with align_corners' * bool(corners)}, whose reach is not known",
         )
-    first, last = _NEIGHBOURS[mode]
-    centre = Fraction(0) if mode == "nearest" else Fraction(1, 2)
+    first, last = _NEIGHBORS[mode]
+    center = Fraction(0) if mode == "nearest" else Fraction(1, 2)
     back = Fraction(0) if mode.startswith("nearest") else Fraction(1, 2)
     maps = []
     for before, after in zip(call.shape(call.source)[2:], call.value.shape[2:], strict=True):
         ratio = Fraction(before, after)
 
         def reads(i: int, ratio: Fraction = ratio) -> Iterable[int]:
-            place = ((i + centre) * ratio - back).__floor__()
+            place = ((i + center) * ratio - back).__floor__()
             return range(place + first, place + last + 1)
 
         maps.append((reads, ratio))

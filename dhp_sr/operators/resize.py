@@ -159,14 +159,14 @@ def _resize_linear(layer: nn.Module, prefix: str, old: Shapes, new: Shapes) -> S
 
 
 def _resize_norm(layer: nn.Module, prefix: str, old: Shapes, new: Shapes) -> Shapes:
-    """Batch and instance normalisation: one number per channel in every tensor but the counter of batches."""
+    """Batch and instance normalization: one number per channel in every tensor but the counter of batches."""
     vectors = [name for name, shape in old.items() if len(shape) == 1]
     layer.num_features = new[vectors[0]][0]
     return {name: (layer.num_features,) for name in vectors}
 
 
 def _resize_group_norm(layer: nn.Module, prefix: str, old: Shapes, new: Shapes) -> Shapes:
-    """Group normalisation gains or loses whole groups, since each takes its statistics over all of its channels."""
+    """Group normalization gains or loses whole groups, since each takes its statistics over all of its channels."""
     channels, per_group = new["weight"][0], layer.num_channels // layer.num_groups
     if channels % per_group:
         raise _UnfitError(

@@ -106,7 +106,7 @@ def _step_cells(row: Row) -> list[str]:
     batch = row["input"][0]
     return [
         row["network"],
-        row["parametrisation"],
+        row["parametrization"],
         str(batch) if batch == row["paper_batch"] else f"{batch} of {row['paper_batch']}",
         f"{ratio['median']:.3f} ({ratio['low']:.3f}-{ratio['high']:.3f})",
         f"{hyper['params'] / plain['params']:.3f}",

@@ -34,7 +34,7 @@ class SearchSettings:
 class Search(ABC):
     """Chooses the masks of a hyper network, while the task's loss trains its weights or while they stand still.
 
-    Each step of the training is: `prepare`, forward, backward, the optimiser's step on the weights (where the method
+    Each step of the training is: `prepare`, forward, backward, the optimizer's step on the weights (where the method
     lets the loss train them), `step`.
     """
 

@@ -36,7 +36,7 @@ class FaithfulDHP(Search):
             draw_faithful(hyper)
         except ValueError as error:
             raise UserError(
-                f"compress.preset faithful: {error}; set compress.parametrisation: full"
+                f"compress.preset faithful: {error}; set compress.parametrization: full"
             ) from error
         self._lr = settings.latent_lr or LATENT_LR
         self._penalty = PENALTY if settings.penalty is None else settings.penalty

@@ -1,4 +1,4 @@
-"""Classification: labelled images, cross-entropy, top-1 and top-5 error."""
+"""Classification: labeled images, cross-entropy, top-1 and top-5 error."""
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
@@ -71,7 +71,7 @@ class Classification(Task):
     def folder_sets(
         self, network: nn.Module, folders: Mapping[str, str], choices: Mapping[str, Any]
     ) -> list[ClassTestSet]:
-        """Open labelled images: class folders, or what else a ClassificationDataset reads."""
+        """Open labeled images: class folders, or what else a ClassificationDataset reads."""
         idle = [f"--{key}" for key, value in choices.items() if value is not None]
         if idle:
             raise UserError(f"a classifier, {', '.join(idle)} has no effect; leave it out")
@@ -173,7 +173,7 @@ def count_classes(network: nn.Module, channels: int, side: int) -> int:
 
 def _check_images(network: nn.Module, where: str, items: TrainImages | ValImages) -> None:
     """Check size and number of classes of opened data."""
-    side, found = network.input_size, items.labelled.images_NHWC.shape[1:3]
+    side, found = network.input_size, items.labeled.images_NHWC.shape[1:3]
     if found != (side, side):
         raise UserError(
             f"{where}: expected images of {side} x {side}, for which the network is meant, found "

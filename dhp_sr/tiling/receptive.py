@@ -33,7 +33,7 @@ def receptive_field(network: nn.Module, in_channels: int, size_multiple: int = 1
     """Follow the network's graph and add up what its operators read.
 
     Nothing is computed but shapes. The claim is an upper bound: no pixel outside it has an influence. Operators that
-    look at the whole image (global pooling, instance normalisation), or that are not known, make it unbounded.
+    look at the whole image (global pooling, instance normalization), or that are not known, make it unbounded.
 
     Args:
         network: maps (N, in_channels, H, W) to (N, C, scale H, scale W); left as it was, followed in eval mode.

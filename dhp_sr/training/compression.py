@@ -3,7 +3,7 @@
     plain network --(dense)--> convert --(search)--> cut --(finetune)--> plain, smaller network
                                                       |--(finetune)--> another, for the next target
 
-Each state has its own optimiser. `advance` moves from state to state, `step` takes one training step.
+Each state has its own optimizer. `advance` moves from state to state, `step` takes one training step.
 """
 
 import math
@@ -20,7 +20,7 @@ from dhp_sr.tasks.registry import task_of
 from dhp_sr.training.distributed import Place
 from dhp_sr.training.losses import Objective
 from dhp_sr.training.optimizers import (
-    build_optimiser,
+    build_optimizer,
     carry_moments,
     give_moments,
     restore,
@@ -111,7 +111,7 @@ class Compression:
             self._begin_search()
             entered.append("search")
         if self.phase == "search" and wanted == "finetune":
-            self.legs = cut_legs(self.network, self.search, self.optimiser, self.options.compress)
+            self.legs = cut_legs(self.network, self.search, self.optimizer, self.options.compress)
             self._finetune(0)
             entered.append("finetune")
         while self.phase == "finetune" and self.leg < self.schedule.leg(iteration):
@@ -137,7 +137,7 @@ class Compression:
         channels_last = self.options.train.channels_last
         images, truth = (self.place.take(batch[key], channels_last) for key in self.task.batch_keys)
         rate = self.schedule.learning_rate(iteration)
-        set_learning_rate(self.optimiser, rate)
+        set_learning_rate(self.optimizer, rate)
         trains = self.search is None or self.search.trains_weights
         self.network.train(trains)
         self.network.zero_grad(set_to_none=True)
@@ -164,7 +164,7 @@ class Compression:
     def _step_weights(self) -> None:
         if self.options.train.grad_clip is not None:
             nn.utils.clip_grad_norm_(self._trained(), self.options.train.grad_clip)
-        self.optimiser.step()
+        self.optimizer.step()
 
     def ratios(self) -> dict[str, float]:
         """Return macs_ratio and params_ratio: the network's cost now, as fractions of the dense one's."""
@@ -188,7 +188,7 @@ class Compression:
         return {
             "phase": self.phase,
             "network": dict(self.network.state_dict()),
-            "optimiser": self.optimiser.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "search": self.search.state_dict() if self.search is not None else None,
             "average": dict(self.average.state_dict()) if self.average is not None else None,
             "legs": [leg.state_dict() for leg in self.legs],
@@ -204,35 +204,35 @@ class Compression:
             self.legs = [restore_leg(hyper, leg) for leg in state["legs"]]
             self._finetune(state["leg"])
         load_values(self.network, state["network"])
-        restore(self.optimiser, state["optimiser"])
+        restore(self.optimizer, state["optimizer"])
         if self.search is not None:
             self.search.load_state_dict(state["search"])
         if self.average is not None:
             load_values(self.average, state["average"])
 
     def _begin_search(self) -> None:
-        plain, moments = self.network, self.optimiser
+        plain, moments = self.network, self.optimizer
         hyper = convert_plain(plain, self.options, self.place)
         self.search = begin_search(hyper, self.options, self.stopwatch)
         self._enter("search", hyper)
         self.objective.meet_teacher(self.dense_file)
-        carry_moments(moments, plain, self.optimiser, hyper.network)
+        carry_moments(moments, plain, self.optimizer, hyper.network)
 
     def _finetune(self, leg: int) -> None:
         self.search, self.leg = None, leg
         self._enter("finetune", self.legs[leg].network)
-        give_moments(self.optimiser, self.network, self.legs[leg].moments)
+        give_moments(self.optimizer, self.network, self.legs[leg].moments)
         self.legs[leg].moments = {}
         self.objective.meet_teacher(self.dense_file)
 
     def _enter(self, phase: PhaseName, network: nn.Module) -> None:
-        """Make `network` the one that is trained, with an optimiser of its own."""
+        """Make `network` the one that is trained, with an optimizer of its own."""
         self.phase, self.network = phase, self.place.take(network, self.options.train.channels_last)
-        self.optimiser = build_optimiser(self.options.train.optim_g, self._trained())
+        self.optimizer = build_optimizer(self.options.train.optim_g, self._trained())
         if phase == "search" and not self.search.trains_weights:
             self.network.network.requires_grad_(
                 False
-            )  # the optimiser keeps their moments for the finetuning
+            )  # the optimizer keeps their moments for the finetuning
         self.forward: Callable[[Tensor], Tensor] = self._distribute(self.network)
         decay = self.options.train.ema_decay
         if decay and (phase == "finetune" or not self.schedule.searches):

@@ -33,7 +33,7 @@ class Leg:
     network: nn.Module
     """Just cut, or as finetuning left it."""
     moments: Moments
-    """The optimiser's, for the weights that stayed; empty once finetuning has begun."""
+    """The optimizer's, for the weights that stayed; empty once finetuning has begun."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that `restore_leg` needs."""
@@ -42,14 +42,14 @@ class Leg:
 
 
 def cut_legs(
-    hyper: HyperNet, search: Search, optimiser: Optimizer, compress: Compress
+    hyper: HyperNet, search: Search, optimizer: Optimizer, compress: Compress
 ) -> list[Leg]:
     """Cut one network for each target, the largest first; the masks stay at the last one.
 
     Args:
         hyper: the searched network.
         search: its search.
-        optimiser: of the searched network; the moments of what stays go with it.
+        optimizer: of the searched network; the moments of what stays go with it.
         compress: the targets and the rules of widths.
 
     Raises:
@@ -61,8 +61,8 @@ def cut_legs(
         found = hyper.prune_to(
             **budget(target, compress), scores=split(hyper.plan, search.scores())
         )
-        legs.append(_leg(hyper, found, optimiser))
-    return [*legs, _leg(hyper, search.finish(), optimiser)]
+        legs.append(_leg(hyper, found, optimizer))
+    return [*legs, _leg(hyper, search.finish(), optimizer)]
 
 
 def budget(target: Target, compress: Compress) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def restore_leg(hyper: HyperNet, state: dict[str, Any]) -> Leg:
     return Leg(state["masks"], state["report"], network, state["moments"])
 
 
-def _leg(hyper: HyperNet, found: BudgetReport, optimiser: Optimizer) -> Leg:
+def _leg(hyper: HyperNet, found: BudgetReport, optimizer: Optimizer) -> Leg:
     masks = {name: mask.detach().cpu().clone() for name, mask in hyper.masks.items()}
     kept = {name: int(mask.sum()) for name, mask in masks.items()}
     groups = [
@@ -98,5 +98,5 @@ def _leg(hyper: HyperNet, found: BudgetReport, optimiser: Optimizer) -> Leg:
     ]
     names = ("macs_ratio", "params_ratio", "latency_ratio", "measured_latency_ratio")
     ratios = {name: getattr(found, name) for name in names if not math.isnan(getattr(found, name))}
-    moments = cut_moments(optimiser, hyper.network, kept_entries(hyper.plan, hyper.mask))
+    moments = cut_moments(optimizer, hyper.network, kept_entries(hyper.plan, hyper.mask))
     return Leg(masks, {**ratios, "groups": groups}, hyper.cut(), moments)

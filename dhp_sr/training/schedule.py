@@ -47,7 +47,7 @@ class Schedule:
         late: The schedule of the run, or of finetuning alone where `early` is given.
         early: Own schedule of dense training and search.
         warmup_iter: Iterations of linear warm-up at the start.
-        warms_again: Whether they are repeated after the cut, where the optimiser is fresh or the rate starts anew.
+        warms_again: Whether they are repeated after the cut, where the optimizer is fresh or the rate starts anew.
         legs: Networks to finetune, one for each target.
     """
 
@@ -85,7 +85,7 @@ class Schedule:
             train.warmup_iter,
             len(compress.targets) if compress else 1,
         )
-        again = early is not None or (compress is not None and compress.parametrisation == "full")
+        again = early is not None or (compress is not None and compress.parametrization == "full")
         return cls(
             train.total_iter,
             dense,

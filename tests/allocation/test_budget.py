@@ -212,7 +212,7 @@ def test_a_group_controls_what_its_floor_saves(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_neighbours_are_priced_as_they_cost(case):
+def test_neighbors_are_priced_as_they_cost(case):
     """What is added to the counts for a changed group equals the cost of the changed mask."""
     plan = make_plan(network(case), example(network(case)))
     costs, scores = CostModel(plan), torch.rand(plan.size)
@@ -220,7 +220,7 @@ def test_neighbours_are_priced_as_they_cost(case):
     dense = costs.value(torch.ones(plan.size)).macs
     levels = torch.zeros(len(plan.prunable), dtype=torch.long)
     places, to = chooser._moves(levels, 3)
-    ratios, gains = chooser._neighbours(levels, places, to)
+    ratios, gains = chooser._neighbors(levels, places, to)
     for place, level, ratio, gain in zip(places, to, ratios, gains, strict=True):
         moved = levels.clone()
         moved[place] = level

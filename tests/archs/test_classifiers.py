@@ -18,7 +18,7 @@ PROJECTED = {"shortcut": "projection"}
 BOTTLENECK = {"block": "bottleneck", "shortcut": "projection"}
 
 # network, arguments, params, macs of convolutions and linear layers at its input size, and, where the DHP paper or its
-# code states one, its count in millions: those macs and 2 for every element that a normalisation gives out.
+# code states one, its count in millions: those macs and 2 for every element that a normalization gives out.
 SIZES = [
     ("ResNet", {}, 269_722, 40_551_040, None),
     ("ResNet", {"depth": 32}, 464_154, 68_862_592, None),
@@ -52,13 +52,13 @@ def test_two_counters_agree_on_the_published_size(name, arguments, params, macs,
     network = build(name, **arguments)
     shape = (1, 3, network.input_size, network.input_size)
     ours = complexity(network, shape)
-    normalised = count_normalised(network.to("meta").eval())
+    normalized = count_normalized(network.to("meta").eval())
     with FlopCounterMode(display=False) as theirs, torch.no_grad():
         network(torch.empty(shape, device="meta"))
     assert (ours.params, ours.macs) == (params, macs)
     assert theirs.get_total_flops() == 2 * macs
     if published is not None:
-        assert (macs + 2 * sum(normalised)) / 1e6 == pytest.approx(
+        assert (macs + 2 * sum(normalized)) / 1e6 == pytest.approx(
             published, abs=0.05 if published > 180 else 0.005
         )
     if (name, params) in IN_DOCSTRING:
@@ -68,8 +68,8 @@ def test_two_counters_agree_on_the_published_size(name, arguments, params, macs,
         )
 
 
-def count_normalised(network):
-    """Return a list that fills with the elements of every normalisation's output."""
+def count_normalized(network):
+    """Return a list that fills with the elements of every normalization's output."""
     found = []
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from labelled_sets import tiny, write_cifar_10
+from labeled_sets import tiny, write_cifar_10
 
 from dhp_sr.archs import ARCHS
 from dhp_sr.basicsr_adapter import registries as basicsr_glue

@@ -50,7 +50,7 @@ def test_step(tmp_path, capsys):
     ]
     assert main(given) == 0
     rows = measured(out)
-    assert [row["parametrisation"] for row in rows] == ["factored", "full"]
+    assert [row["parametrization"] for row in rows] == ["factored", "full"]
     for row in rows:
         assert row["input"] == [2, 3, 8, 8] and row["paper_batch"] == 16
         assert row["wall_ratio"]["low"] <= row["wall_ratio"]["median"] <= row["wall_ratio"]["high"]

@@ -73,10 +73,10 @@ def test_half_of_a_real_network(name, network):
 
 def _check_training(small, x):
     tuned = copy.deepcopy(small).train()
-    optimiser = torch.optim.SGD(tuned.parameters(), lr=1e-3)
+    optimizer = torch.optim.SGD(tuned.parameters(), lr=1e-3)
     before = tuned(x).square().mean()
     before.backward()
-    optimiser.step()
+    optimizer.step()
     moved = [
         name
         for name, p in tuned.named_parameters()

@@ -75,7 +75,7 @@ def test_nothing_to_say_about_good_options():
             options(
                 compress={
                     "preset": "faithful",
-                    "parametrisation": "full",
+                    "parametrization": "full",
                     "target": {"latency": 0.5},
                 }
             ),
@@ -130,8 +130,8 @@ def test_nothing_to_say_about_good_options():
             "train.scheduler.milestones: multistep expects iterations at which the rate falls, found none",
         ),
         (
-            hsn(parametrisation="full"),
-            "compress.parametrisation: method hsn expects factored, found full",
+            hsn(parametrization="full"),
+            "compress.parametrization: method hsn expects factored, found full",
         ),
         (
             hsn(dense_iter=0),
@@ -246,7 +246,7 @@ def test_a_teacher_from_any_of_three_places(given):
             "compress.latent_lr: has no effect, method random has no latents to move",
         ),
         (
-            options(compress={"preset": "faithful", "parametrisation": "full", "price_power": 0.5}),
+            options(compress={"preset": "faithful", "parametrization": "full", "price_power": 0.5}),
             "compress.price_power: has no effect, the faithful preset leaves widths to its penalty",
         ),
         (

@@ -65,10 +65,10 @@ def slow_rows(image: np.ndarray, ratio: float) -> np.ndarray:
     length, stretch = image.shape[0], min(ratio, 1.0)
     rows = []
     for row in range(round(length * ratio)):
-        centre = (row + 0.5) / ratio - 0.5
+        center = (row + 0.5) / ratio - 0.5
         reach = math.ceil(2 / stretch) + 1
-        near = range(math.floor(centre) - reach, math.floor(centre) + reach + 1)
-        weights = np.array([cubic((centre - source) * stretch) for source in near])
+        near = range(math.floor(center) - reach, math.floor(center) + reach + 1)
+        weights = np.array([cubic((center - source) * stretch) for source in near])
         picked = np.stack([image[mirror(source, length)] for source in near])
         value = np.tensordot(weights / weights.sum(), picked, axes=1)
         rows.append(np.clip(np.floor(value + 0.5), 0, 255).astype(np.uint8))

@@ -4,10 +4,10 @@ import shutil
 
 import numpy as np
 import pytest
-from labelled_sets import CLASSES, contents, tiny, write_cifar_10, write_cifar_100
+from labeled_sets import CLASSES, contents, tiny, write_cifar_10, write_cifar_100
 from PIL import Image
 
-from dhp_sr.data.class_formats import form_of, read_labelled, splits_in
+from dhp_sr.data.class_formats import form_of, read_labeled, splits_in
 from dhp_sr.data.class_writers import WRITERS, make_classes
 from dhp_sr.data.labeled import first_of_each_class
 from dhp_sr.utils.errors import UserError
@@ -36,20 +36,20 @@ def made(cifar, tmp_path):
 
 def refusal(folder, split="train", **more):
     with pytest.raises(UserError) as caught:
-        read_labelled(folder, split, **more)
+        read_labeled(folder, split, **more)
     return str(caught.value)
 
 
 def test_cifar_10_is_read_as_it_was_published(cifar):
-    labelled, expected = read_labelled(cifar, "train"), tiny()
-    assert np.array_equal(labelled.images_NHWC, expected.images_NHWC)
-    assert np.array_equal(labelled.labels, expected.labels) and labelled.labels.dtype == np.int64
-    assert labelled.classes == CLASSES and splits_in(cifar) == ["train", "test"]
+    labeled, expected = read_labeled(cifar, "train"), tiny()
+    assert np.array_equal(labeled.images_NHWC, expected.images_NHWC)
+    assert np.array_equal(labeled.labels, expected.labels) and labeled.labels.dtype == np.int64
+    assert labeled.classes == CLASSES and splits_in(cifar) == ["train", "test"]
 
 
 def test_cifar_100_has_both_kinds_of_labels(tmp_path):
     folder = write_cifar_100(tmp_path / "cifar", tiny())
-    fine, coarse = read_labelled(folder, "train"), read_labelled(folder, "train", labels="coarse")
+    fine, coarse = read_labeled(folder, "train"), read_labeled(folder, "train", labels="coarse")
     assert np.array_equal(fine.labels, tiny().labels) and fine.classes == CLASSES
     assert np.array_equal(coarse.labels, np.minimum(fine.labels, 1)) and coarse.classes == (
         "first",
@@ -67,7 +67,7 @@ def test_every_form_is_made_from_every_other(first, second, made, tmp_path):
     make_classes(source, target, second)
     assert splits_in(target) == ["train", "test"]
     for split, expected in (("train", tiny()), ("test", tiny(5, seed=1))):
-        assert contents(read_labelled(target, split)) == contents(expected)
+        assert contents(read_labeled(target, split)) == contents(expected)
 
 
 def test_made_again_there_is_nothing_to_do(cifar, tmp_path):
@@ -86,23 +86,21 @@ def test_larger_pictures_are_resized_and_cut_in_the_middle(tmp_path):
     Image.fromarray(wide[:, 20:40]).save(tmp_path / "set" / "ant" / "b.png")
     assert "expected images of one size, found 20x20 in " in refusal(tmp_path / "set")
     for side in (10, 20):
-        labelled = read_labelled(tmp_path / "set", "train", side=side)
-        assert labelled.images_NHWC.shape == (2, side, side, 3)
-        assert (labelled.images_NHWC[:, :, 2:-2] == 200).all()
+        labeled = read_labeled(tmp_path / "set", "train", side=side)
+        assert labeled.images_NHWC.shape == (2, side, side, 3)
+        assert (labeled.images_NHWC[:, :, 2:-2] == 200).all()
 
 
 def test_sheets_and_cifar_are_resized_too(cifar, made):
     for folder in (cifar, made("sheets")):
-        assert read_labelled(folder, "test", side=16).images_NHWC.shape == (5, 16, 16, 3)
+        assert read_labeled(folder, "test", side=16).images_NHWC.shape == (5, 16, 16, 3)
 
 
 def test_the_first_of_each_class():
-    labelled = first_of_each_class(tiny(30), 2)
-    assert sorted(labelled.labels.tolist()) == [0, 0, 1, 1, 2, 2]
+    labeled = first_of_each_class(tiny(30), 2)
+    assert sorted(labeled.labels.tolist()) == [0, 0, 1, 1, 2, 2]
     first = [np.flatnonzero(tiny(30).labels == label)[:2] for label in range(3)]
-    assert np.array_equal(
-        labelled.images_NHWC, tiny(30).images_NHWC[np.sort(np.concatenate(first))]
-    )
+    assert np.array_equal(labeled.images_NHWC, tiny(30).images_NHWC[np.sort(np.concatenate(first))])
 
 
 def test_a_truncated_binary_file_is_refused(cifar):

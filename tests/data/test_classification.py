@@ -1,11 +1,11 @@
-"""Batches of labelled images: normalised, shifted and mirrored by the seed alone, whoever makes them."""
+"""Batches of labeled images: normalized, shifted and mirrored by the seed alone, whoever makes them."""
 
 from itertools import islice
 
 import numpy as np
 import pytest
 import torch
-from labelled_sets import tiny, write_cifar_10
+from labeled_sets import tiny, write_cifar_10
 
 from dhp_sr.config.classification import ClassificationTrain, ClassificationVal
 from dhp_sr.data import train_batches
@@ -39,14 +39,14 @@ def equal(first, second):
     return all(torch.equal(a[key], b[key]) for a, b in pairs for key in ("image", "label"))
 
 
-def test_a_batch_is_normalised_float32():
-    labelled = tiny(6, side=12)
+def test_a_batch_is_normalized_float32():
+    labeled = tiny(6, side=12)
     options = ClassificationVal(type=TYPE, dataroot="-", mean=[0.1, 0.2, 0.3], std=[0.5, 0.4, 0.3])
-    batch = ValImages(labelled, options).batch([4, 1])
+    batch = ValImages(labeled, options).batch([4, 1])
     assert batch["image"].shape == (2, 3, 12, 12) and batch["image"].dtype == torch.float32
     assert batch["image"].is_contiguous() and batch["label"].dtype == torch.int64
-    assert batch["label"].tolist() == labelled.labels[[4, 1]].tolist()
-    value = labelled.images_NHWC[1, 5, 7, 2] / 255
+    assert batch["label"].tolist() == labeled.labels[[4, 1]].tolist()
+    value = labeled.images_NHWC[1, 5, 7, 2] / 255
     assert float(batch["image"][1, 2, 5, 7]) == pytest.approx((value - 0.3) / 0.3, abs=1e-6)
 
 
@@ -109,7 +109,7 @@ def test_all_places_and_both_sides_are_equally_likely():
 
 def test_without_padding_and_flip_nothing_changes():
     dataset = train_set(padding=0, use_hflip=False)
-    plain = ValImages(dataset.labelled, ClassificationVal(type=TYPE, dataroot="-"))
+    plain = ValImages(dataset.labeled, ClassificationVal(type=TYPE, dataroot="-"))
     assert equal([dataset.batch([(2, 50), (9, 51)])], [plain.batch([2, 9])])
 
 

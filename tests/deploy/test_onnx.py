@@ -51,7 +51,7 @@ def test_cut_networks_give_the_same_numbers_at_any_size(onnx, name, tmp_path):
     ]
     assert output.shape[2:] == ([] if network.task == "classification" else sides)
     assert not onnx.load(path).functions
-    if name != "DenseNet":  # whose normalisations come before the convolutions
+    if name != "DenseNet":  # whose normalizations come before the convolutions
         assert "BatchNormalization" not in {node.op_type for node in onnx.load(path).graph.node}
 
 

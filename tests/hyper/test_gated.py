@@ -115,5 +115,5 @@ def test_what_is_gated_everywhere_is_named():
 
 def test_the_full_hypernetwork_has_no_gates():
     plain = network("edsr_x2")
-    with pytest.raises(ValueError, match="gates need parametrisation 'factored'"):
+    with pytest.raises(ValueError, match="gates need parametrization 'factored'"):
         gate(convert(plain, example(plain), "full"))

@@ -9,7 +9,7 @@ from networks import CASES, example, network
 from topologies import TOPOLOGIES
 
 from dhp_sr.hyper import convert
-from dhp_sr.hyper.parametrization import PARAMETRISATIONS
+from dhp_sr.hyper.parametrization import PARAMETRIZATIONS
 from dhp_sr.metrics.complexity import complexity
 
 
@@ -24,17 +24,17 @@ def random_masks(hyper, share):
 def random_latents(hyper):
     """Latents, and the biases of hypernetworks, that nobody chose."""
     with torch.no_grad():
-        for tensor in [*hyper.latents.values(), *hyper.parametrisation.parameters()]:
+        for tensor in [*hyper.latents.values(), *hyper.parametrization.parameters()]:
             tensor.normal_()
 
 
-@pytest.mark.parametrize("parametrisation", PARAMETRISATIONS)
+@pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
 @pytest.mark.parametrize("case", CASES)
-def test_converted_equals_plain(case, parametrisation):
+def test_converted_equals_plain(case, parametrization):
     plain = network(case)
     x = example(plain, batch=2)
     before = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
-    hyper = convert(plain, x, parametrisation).eval()
+    hyper = convert(plain, x, parametrization).eval()
     torch.testing.assert_close(hyper(x), plain(x), rtol=1e-11, atol=1e-11)
     assert all(torch.equal(tensor, before[name]) for name, tensor in plain.state_dict().items())
 
@@ -46,12 +46,12 @@ def test_factored_conversion_is_exact_in_single_precision():
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5])
-@pytest.mark.parametrize("parametrisation", PARAMETRISATIONS)
+@pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
 @pytest.mark.parametrize("case", CASES)
-def test_cut_equals_masked(case, parametrisation, share):
+def test_cut_equals_masked(case, parametrization, share):
     plain = network(case)
     x = example(plain, batch=2)
-    hyper = convert(plain, x, parametrisation).eval()
+    hyper = convert(plain, x, parametrization).eval()
     random_latents(hyper)
     hyper.set_masks(random_masks(hyper, share))
     small = hyper.cut()
@@ -100,14 +100,14 @@ def test_cut_equals_masked_while_training(case):
     torch.testing.assert_close(small(x), hyper.train()(x), rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("parametrisation", PARAMETRISATIONS)
+@pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
 @pytest.mark.parametrize("name", TOPOLOGIES)
-def test_cut_equals_masked_for_every_operator(name, parametrisation):
+def test_cut_equals_masked_for_every_operator(name, parametrization):
     plain, x = (
         copy.deepcopy(TOPOLOGIES[name][1]).double().eval(),
         torch.rand(1, 2, 8, 8, dtype=torch.float64),
     )
-    hyper = convert(plain, x, parametrisation).eval()
+    hyper = convert(plain, x, parametrization).eval()
     before = [name for name, _ in hyper.named_parameters()]
     torch.testing.assert_close(hyper(x), plain(x), rtol=1e-10, atol=1e-10)
     assert [name for name, _ in hyper.named_parameters()] == before
@@ -123,12 +123,12 @@ def test_cut_equals_masked_for_every_operator(name, parametrisation):
     assert float((found - expected).abs().max()) <= 1e-10 * float(expected.abs().max())
 
 
-@pytest.mark.parametrize("parametrisation", PARAMETRISATIONS)
+@pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
 @pytest.mark.parametrize("case", CASES)
-def test_every_latent_and_weight_gets_a_gradient(case, parametrisation):
+def test_every_latent_and_weight_gets_a_gradient(case, parametrization):
     plain = network(case)
     x = example(plain, batch=2)
-    hyper = convert(plain, x, parametrisation).train()
+    hyper = convert(plain, x, parametrization).train()
     (hyper(x) * torch.rand_like(hyper(x))).sum().backward()
     silent = [
         name
@@ -220,14 +220,14 @@ def test_masks_are_checked():
     hyper.set_masks({pinned.name: torch.ones(pinned.width, dtype=torch.bool)})
 
 
-def test_an_unknown_parametrisation_is_refused():
+def test_an_unknown_parametrization_is_refused():
     plain = network("edsr_x2")
     with pytest.raises(ValueError, match="factored, full"):
         convert(plain, example(plain), "twisted")
 
 
-@pytest.mark.parametrize("parametrisation", PARAMETRISATIONS)
-def test_what_its_author_froze_stays_frozen(parametrisation):
+@pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
+def test_what_its_author_froze_stays_frozen(parametrization):
     """In the cut network, and in the one that learns; everything else learns."""
     plain = network("edsr_x4")
     weight, bias = "body.0.conv1.weight", "body.0.conv2.bias"
@@ -236,7 +236,7 @@ def test_what_its_author_froze_stays_frozen(parametrisation):
     for parameter in frozen.values():
         parameter.requires_grad_(False)
     x = example(plain, batch=2)
-    hyper = convert(plain, x, parametrisation).eval()
+    hyper = convert(plain, x, parametrization).eval()
     torch.testing.assert_close(hyper(x), plain(x), rtol=1e-11, atol=1e-11)
     hyper.set_masks(random_masks(hyper, 0.5))
     hyper(x).square().sum().backward()
@@ -251,5 +251,5 @@ def test_what_its_author_froze_stays_frozen(parametrisation):
     assert {name for name, parameter in small.items() if not parameter.requires_grad} == set(frozen)
     assert all(
         parameter.requires_grad
-        for parameter in convert(network("edsr_x4"), x, parametrisation).cut().parameters()
+        for parameter in convert(network("edsr_x4"), x, parametrization).cut().parameters()
     )

@@ -11,7 +11,7 @@ def test_soft_threshold_closed_form():
     assert soft_threshold(value, 0.5).tolist() == [-1.5, 0.0, 0.0, 0.0, 0.5]
 
 
-def test_soft_threshold_minimises_its_objective():
+def test_soft_threshold_minimizes_its_objective():
     value, threshold = torch.randn(20).double(), 0.7
     found = soft_threshold(value, threshold)
     grid = torch.linspace(-4, 4, 80001).double()[:, None]

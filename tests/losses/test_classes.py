@@ -48,11 +48,11 @@ def test_the_distance_is_the_divergence_from_the_teacher():
 
 
 def test_at_high_temperature_it_compares_scores_themselves():
-    """Hinton et al., section 2.1: with centred scores the gradient tends to (mine - teacher) / classes."""
+    """Hinton et al., section 2.1: with centered scores the gradient tends to (mine - teacher) / classes."""
     mine, teacher = (
         torch.randn(1, 4, dtype=torch.float64, requires_grad=True),
         torch.randn(1, 4, dtype=torch.float64),
     )
     softened_distance(mine, teacher, 1e4).backward()
-    centred = (mine - mine.mean()) - (teacher - teacher.mean())
-    assert torch.allclose(mine.grad, centred / 4, atol=1e-4)
+    centered = (mine - mine.mean()) - (teacher - teacher.mean())
+    assert torch.allclose(mine.grad, centered / 4, atol=1e-4)

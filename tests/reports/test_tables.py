@@ -64,7 +64,7 @@ def step_row(**changes):
     spread = {"median": 1.0101, "low": 1.002, "high": 1.03}
     return {
         "network": "EDSR",
-        "parametrisation": "factored",
+        "parametrization": "factored",
         "device": "cpu",
         "threads": 1,
         "input": [16, 3, 48, 48],
@@ -78,7 +78,7 @@ def step_row(**changes):
 
 
 def test_steps():
-    rows = [step_row(), step_row(parametrisation="full", threads=2, input=[4, 3, 48, 48])]
+    rows = [step_row(), step_row(parametrization="full", threads=2, input=[4, 3, 48, 48])]
     assert step_table(rows) == (
         "| network |  weights |   batch |      time of a step | params |  state MiB | state | with activations |\n"
         "| ------- | -------: | ------: | ------------------: | -----: | ---------: | ----: | ---------------: |\n"

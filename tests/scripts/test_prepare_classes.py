@@ -1,9 +1,9 @@
 """`prepare_data.py classes`: results, and what is wrong with a set ends with code 2."""
 
 import pytest
-from labelled_sets import contents, tiny, write_cifar_10, write_cifar_100
+from labeled_sets import contents, tiny, write_cifar_10, write_cifar_100
 
-from dhp_sr.data.class_formats import read_labelled
+from dhp_sr.data.class_formats import read_labeled
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def test_a_set_is_written_in_another_form(cifar, tmp_path, run):
         0,
         f"{tmp_path / 'set.lmdb'}: made from 7 images\n",
     )
-    assert contents(read_labelled(tmp_path / "set.lmdb", "train")) == contents(tiny())
+    assert contents(read_labeled(tmp_path / "set.lmdb", "train")) == contents(tiny())
     assert run("verify", tmp_path / "set.lmdb") == (0, f"{tmp_path / 'set.lmdb'}: sound\n")
 
 
@@ -29,7 +29,7 @@ def test_coarse_labels_and_sizes_can_be_chosen(tmp_path, run):
         "first",
         "other",
     ]
-    assert read_labelled(tmp_path / "set", "train").images_NHWC.shape == (7, 16, 16, 3)
+    assert read_labeled(tmp_path / "set", "train").images_NHWC.shape == (7, 16, 16, 3)
 
 
 def test_a_truncated_file_ends_with_one_message(cifar, tmp_path, run):

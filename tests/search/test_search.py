@@ -16,15 +16,15 @@ from dhp_sr.utils.errors import UserError
 LENGTH = 60
 
 
-def hyper_network(parametrisation="factored"):
+def hyper_network(parametrization="factored"):
     torch.manual_seed(0)
     plain = build("DnCNN", num_feat=16, num_layers=5)
-    return convert(plain, torch.rand(1, 1, 16, 16), parametrisation)
+    return convert(plain, torch.rand(1, 1, 16, 16), parametrization)
 
 
 def run(search, start=0, stop=LENGTH):
     hyper, logs = search.hyper, []
-    optimiser = torch.optim.SGD(hyper.network_parameters(), lr=1e-3)
+    optimizer = torch.optim.SGD(hyper.network_parameters(), lr=1e-3)
     for iteration in range(start, stop):
         torch.manual_seed(iteration)
         search.prepare(iteration)
@@ -34,7 +34,7 @@ def run(search, start=0, stop=LENGTH):
         hyper.zero_grad()
         loss.backward()
         if search.trains_weights:
-            optimiser.step()
+            optimizer.step()
         logs.append(search.step(iteration))
     return logs
 
@@ -99,7 +99,7 @@ def test_faithful_meets_the_budget_from_random_latents():
 
 
 def test_faithful_needs_the_full_hypernetwork():
-    with pytest.raises(UserError, match="parametrisation: full"):
+    with pytest.raises(UserError, match="parametrization: full"):
         make("dhp", hyper_network(), preset="faithful")
 
 

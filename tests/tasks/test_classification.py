@@ -130,7 +130,7 @@ def batch(options):
 def test_weight_decay_leaves_the_latents_alone(make, tmp_path, preset):
     compress = {"dense_iter": 0, "preset": preset, "search_iter": 8}
     compress |= (
-        {"parametrisation": "full", "penalty": 0.0, "latent_lr": 1e-12}
+        {"parametrization": "full", "penalty": 0.0, "latent_lr": 1e-12}
         if preset == "faithful"
         else {}
     )

@@ -72,10 +72,10 @@ def test_moments_live_on_into_the_search(compression):
     one = compression()
     one.step(batch(), 0)
     name, weight = next(iter(one.network.named_parameters()))
-    moment = one.optimiser.state[weight]["exp_avg"].clone()
+    moment = one.optimizer.state[weight]["exp_avg"].clone()
     one.advance(4)
     assert torch.equal(
-        one.optimiser.state[dict(one.network.network.named_parameters())[name]]["exp_avg"], moment
+        one.optimizer.state[dict(one.network.network.named_parameters())[name]]["exp_avg"], moment
     )
 
 
@@ -143,13 +143,13 @@ def test_a_missing_graphics_card():
         pick_device(1)
 
 
-def test_the_optimiser_goes_on_with_the_moments_of_what_stays(compression):
+def test_the_optimizer_goes_on_with_the_moments_of_what_stays(compression):
     """Right after the cut every moment is the kept part of the uncut network's."""
     training = compression()
     for iteration in range(8):
         training.advance(iteration)
         training.step(batch(), iteration)
-    hyper, before = training.network, training.optimiser
+    hyper, before = training.network, training.optimizer
     training.advance(8)
     kept = kept_entries(hyper.plan, hyper.mask)
     sources = dict(hyper.network.named_parameters())
@@ -160,7 +160,7 @@ def test_the_optimiser_goes_on_with_the_moments_of_what_stays(compression):
             expected = (
                 expected.index_select(dim, kept[name, dim]) if (name, dim) in kept else expected
             )
-        found = training.optimiser.state[parameter]
+        found = training.optimizer.state[parameter]
         assert torch.equal(found["exp_avg"], expected)
         assert found["step"] == before.state[sources[name]]["step"] == 8
         narrower += found["exp_avg"].numel() < sources[name].numel()
@@ -176,7 +176,7 @@ def test_a_search_that_leaves_the_weights_alone(compression):
         one.step(batch(1, 1), iteration)
     before = {name: tensor.clone() for name, tensor in one.network.state_dict().items()}
     moments = {
-        name: one.optimiser.state[weight]["exp_avg"].clone()
+        name: one.optimizer.state[weight]["exp_avg"].clone()
         for name, weight in one.network.named_parameters()
     }
     assert one.advance(4) == ["search"]
@@ -185,7 +185,7 @@ def test_a_search_that_leaves_the_weights_alone(compression):
     assert not one.network.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in searched.state_dict().items())
     assert all(
-        torch.equal(one.optimiser.state[w]["exp_avg"], moments[name])
+        torch.equal(one.optimizer.state[w]["exp_avg"], moments[name])
         for name, w in searched.named_parameters()
     )
     assert logs[-1]["lr"] == 1e-3 and logs[-1]["priced_ratio"] <= 1

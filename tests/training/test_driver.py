@@ -139,7 +139,7 @@ def test_a_diverged_run_keeps_its_last_state(make_options, tmp_path, folder):
     [
         ({"target": {"macs": 0.01}, "tolerance": 0.001}, "cannot be met"),
         ({"method": "dph"}, "did you mean 'dhp'"),
-        ({"preset": "faithful"}, "compress.parametrisation: full"),
+        ({"preset": "faithful"}, "compress.parametrization: full"),
         (
             {"exclude": ["body*", "bodi.0.conv1"]},
             "'bodi.0.conv1' names no layer .did you mean 'body.0.conv1'",
@@ -181,7 +181,7 @@ def test_the_rehearsal_draws_no_random_numbers(make_options, tmp_path):
     from dhp_sr.training.compression import Compression
     from dhp_sr.training.distributed import Place
 
-    faithful = make_options(compress={"preset": "faithful", "parametrisation": "full"})
+    faithful = make_options(compress={"preset": "faithful", "parametrization": "full"})
     one = Compression(faithful, Place(torch.device("cpu")), tmp_path / "dense.safetensors")
     before = torch.get_rng_state()
     one.rehearse()

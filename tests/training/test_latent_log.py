@@ -30,7 +30,7 @@ def test_without_a_search_there_are_none():
 
 @pytest.mark.parametrize("preset", ["modern", "faithful"])
 def test_latents_end_where_the_cut_is(make_options, tmp_path, preset):
-    form = {"parametrisation": "full", "penalty": 0.1} if preset == "faithful" else {}
+    form = {"parametrization": "full", "penalty": 0.1} if preset == "faithful" else {}
     run(
         make_options(
             compress={"preset": preset, "search_iter": 20, **form}, train={"total_iter": 30}

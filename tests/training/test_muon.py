@@ -13,13 +13,13 @@ def trained(kind, steps=150, **settings):
     weight = nn.Parameter(torch.zeros(8, 6, 3, 3))
     target, loudness = torch.randn_like(weight), torch.logspace(-2, 0, 54)
     directions = torch.linalg.qr(torch.randn(54, 54)).Q
-    optimiser = kind([weight], **settings)
+    optimizer = kind([weight], **settings)
     for step in range(steps):
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = settings["lr"] * (1 - step / steps)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         ((weight - target).flatten(1) @ directions * loudness).square().sum().backward()
-        optimiser.step()
+        optimizer.step()
     return float((weight - target).detach().square().mean())
 
 
@@ -68,11 +68,11 @@ def test_what_is_no_matrix_takes_the_steps_of_adamw():
     mine, theirs = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 3)
     theirs.load_state_dict(mine.state_dict())
     for network, kind in ((mine, Muon), (theirs, torch.optim.AdamW)):
-        optimiser = kind(network.parameters(), lr=0.1, betas=(0.8, 0.9), weight_decay=0.01)
+        optimizer = kind(network.parameters(), lr=0.1, betas=(0.8, 0.9), weight_decay=0.01)
         for _ in range(3):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             network(torch.ones(1, 3, 5, 5)).square().sum().backward()
-            optimiser.step()
+            optimizer.step()
     assert torch.equal(mine.weight, theirs.weight) and torch.equal(mine.bias, theirs.bias)
 
 
@@ -84,28 +84,28 @@ def test_the_same_as_pytorch_where_that_takes_the_weight():
     their = theirs([other], lr=0.1, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     for seed in range(3):
         gradient = torch.randn(12, 20, generator=torch.Generator().manual_seed(seed))
-        for weight, optimiser in ((one, ours), (other, their)):
+        for weight, optimizer in ((one, ours), (other, their)):
             weight.grad = gradient.clone()
-            optimiser.step()
+            optimizer.step()
     moved = (other - start).norm()
     assert (one - other).norm() < 0.05 * moved, "theirs computes in bfloat16"
 
 
 def test_goes_on_from_a_saved_state():
-    def steps(network, optimiser, count):
+    def steps(network, optimizer, count):
         for _ in range(count):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             network(torch.ones(1, 3, 9, 9)).square().sum().backward()
-            optimiser.step()
+            optimizer.step()
 
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3))
-    optimiser = Muon(network.parameters(), lr=0.1, momentum=0.8)
-    steps(network, optimiser, 2)
+    optimizer = Muon(network.parameters(), lr=0.1, momentum=0.8)
+    steps(network, optimizer, 2)
     again = copy.deepcopy(network)
     other = Muon(again.parameters(), lr=0.3)
-    other.load_state_dict(copy.deepcopy(optimiser.state_dict()))
-    for one in ((network, optimiser), (again, other)):
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for one in ((network, optimizer), (again, other)):
         steps(*one, 2)
     assert all(
         torch.equal(*pair) for pair in zip(network.parameters(), again.parameters(), strict=True)

@@ -38,7 +38,7 @@ def root(tmp_path):
 CASES = {
     "EDSR": {"compress": {"distill": {"weight": 0.5, "mix": 0.5}}},
     "DnCNN": {"network": DNCNN},
-    "faithful": {"compress": {"preset": "faithful", "parametrisation": "full", "penalty": 0.1}},
+    "faithful": {"compress": {"preset": "faithful", "parametrization": "full", "penalty": 0.1}},
     "hsn": {"network": DNCNN, "compress": {"method": "hsn"}},
     "bf16": {
         "train": {"amp": "bf16", "channels_last": True, "optim_g": {"type": "Muon", "lr": 1e-3}}

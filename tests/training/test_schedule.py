@@ -40,13 +40,13 @@ def test_a_run_may_begin_with_the_cut():
 def test_cosine_is_pytorchs():
     import torch
 
-    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=20, eta_min=0.2)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20, eta_min=0.2)
     for step in range(20):
         assert learning_rate(COSINE, 1.0, step, 20) == pytest.approx(
-            optimiser.param_groups[0]["lr"], rel=1e-6
+            optimizer.param_groups[0]["lr"], rel=1e-6
         )
-        optimiser.step()
+        optimizer.step()
         reference.step()
 
 
@@ -82,7 +82,7 @@ def test_warm_up_at_the_start():
     ]
 
 
-def test_warm_up_again_where_the_optimiser_is_fresh():
+def test_warm_up_again_where_the_optimizer_is_fresh():
     warm = schedule(warmup_iter=4, warms_again=True)
     assert [warm.learning_rate(iteration) for iteration in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert [warm.learning_rate(iteration) for iteration in (9, 10, 13)] == [1.0, 0.25, 1.0]
@@ -99,7 +99,7 @@ def test_phases_longer_than_the_run(make_options):
     ("compress", "again"),
     [
         ({}, False),
-        ({"parametrisation": "full", "preset": "faithful"}, True),
+        ({"parametrization": "full", "preset": "faithful"}, True),
         ({"scheduler": {"type": "constant"}}, True),
     ],
 )

@@ -144,12 +144,12 @@ def test_differences_name_the_keys():
 
 def test_moments_take_the_layout_of_their_weights():
     weight = torch.nn.Parameter(torch.randn(2, 3, 3, 3).to(memory_format=torch.channels_last))
-    optimiser = torch.optim.Adam([weight])
+    optimizer = torch.optim.Adam([weight])
     weight.grad = torch.randn_like(weight)
-    optimiser.step()
-    saved = unpack(*pack(optimiser.state_dict()))
+    optimizer.step()
+    saved = unpack(*pack(optimizer.state_dict()))
     other = torch.optim.Adam([weight])
     restore(other, saved)
     assert other.state[weight]["exp_avg"].stride() == weight.stride()
-    assert torch.equal(other.state[weight]["exp_avg"], optimiser.state[weight]["exp_avg"])
-    assert same(other.state_dict(), optimiser.state_dict())
+    assert torch.equal(other.state[weight]["exp_avg"], optimizer.state[weight]["exp_avg"])
+    assert same(other.state_dict(), optimizer.state_dict())

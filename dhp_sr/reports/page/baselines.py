@@ -20,7 +20,7 @@ def method_of(options: Mapping[str, Any]) -> str:
 def controls_beside(run: Run) -> list[Run]:
     """Return the controls of a run, sorted by name: scores and costs alone.
 
-    A neighbour that cannot be read is no control; archived runs are none either.
+    A neighbor that cannot be read is no control; archived runs are none either.
     """
     found = []
     for folder in sorted(run.folder.resolve().parent.iterdir()):

@@ -76,15 +76,15 @@ def _identity(picture: Picture) -> tuple:
 
 def _versions(found: Sequence[tuple[Run, Picture]], several: bool) -> list[tuple[str, Version]]:
     """Return (label, version): inputs first, then the models run by run, the truth last."""
-    labelled: dict[str, Version] = {}
+    labeled: dict[str, Version] = {}
     for run, picture in found:
         for version in picture.versions:
             own = f"{run.name}: {version.name}" if several else version.name
-            known = labelled.get(version.name)
+            known = labeled.get(version.name)
             common = version.name in COMMON and (known is None or known.png == version.png)
-            labelled[version.name if common else own] = version
+            labeled[version.name if common else own] = version
     order = {"input": 0, "bicubic": 1, "truth": 3}
-    return sorted(labelled.items(), key=lambda pair: order.get(pair[1].name, 2))
+    return sorted(labeled.items(), key=lambda pair: order.get(pair[1].name, 2))
 
 
 def _scene(picture: Picture, versions: Sequence[tuple[str, Version]]) -> Scene:

@@ -80,12 +80,12 @@ class HSN(Search):
             gate(hyper)
         except ValueError as error:
             raise UserError(
-                f"compress.method hsn: {error}; set compress.parametrisation: factored"
+                f"compress.method hsn: {error}; set compress.parametrization: factored"
             ) from error
         self.network = StructureNetwork(
             [group.width for group in hyper.plan.prunable], settings.seed
         )
-        self._optimiser = torch.optim.AdamW(
+        self._optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=own.lr, weight_decay=own.weight_decay
         )
         self._scaling = LayerScaling(self.network.layer, own.layer_scaling, own.scaling_rate)
@@ -132,7 +132,7 @@ class HSN(Search):
         """Return the weight of the budget's term: the one given, or the one that balances the two gradients.
 
         The second is ours. A loss's scale says little about its slope by the gates: with the weight that suits
-        cross-entropy, a pixel loss 20 times smaller goes unheard until the budget is met, and what the optimiser keeps
+        cross-entropy, a pixel loss 20 times smaller goes unheard until the budget is met, and what the optimizer keeps
         of the budget's large gradients holds the gates where they fell for long after.
         """
         norm = float(task.norm())
@@ -163,10 +163,10 @@ class HSN(Search):
         )
         rows = [torch.cat((one[0], one[1][:, None]), dim=1) for one in (own, other)]
         combined = self._scaling.combine(*rows)
-        self._optimiser.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad(set_to_none=True)
         self._states.backward(own[2] + other[2])
         heads[0].grad, heads[1].grad = combined[:, :-1].contiguous(), combined[:, -1].contiguous()
-        self._optimiser.step()
+        self._optimizer.step()
 
     def _renew(self) -> None:
         """Take the logits of the network as it is now, and show the mask that they stand for."""
@@ -200,10 +200,10 @@ class HSN(Search):
         return self._logits.detach() + self._own.offset + MEDIAN
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the structure network, its optimiser, the factors, and where the noise is."""
+        """Return the structure network, its optimizer, the factors, and where the noise is."""
         return {
             "network": dict(self.network.state_dict()),
-            "optimiser": self._optimiser.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
             "scaling": self._scaling.state_dict(),
             "noise": self._noise.get_state(),
             "level": self._level,
@@ -212,7 +212,7 @@ class HSN(Search):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take what `state_dict` gave."""
         self.network.load_state_dict(state["network"])
-        self._optimiser.load_state_dict(state["optimiser"])
+        self._optimizer.load_state_dict(state["optimizer"])
         self._scaling.load_state_dict(state["scaling"])
         self._noise.set_state(state["noise"])
         self._level = state["level"]

@@ -14,8 +14,8 @@ class StructureNetwork(nn.Module):
         fixed inputs (L, 64) -> GRU in both directions (L, 256) -> layer norm -> ReLU -> head l -> logits (C_l,)
 
     The inputs are rows of an orthogonal matrix and are never trained: they only tell the groups apart. The heads are
-    bias-free, drawn by Xavier's rule, with weight normalisation row by row; all of them lie in one matrix, a row for
-    each channel. Sizes, and weight normalisation, are those of the authors' later code; the paper's own are not known.
+    bias-free, drawn by Xavier's rule, with weight normalization row by row; all of them lie in one matrix, a row for
+    each channel. Sizes, and weight normalization, are those of the authors' later code; the paper's own are not known.
 
     Args:
         widths: channels of each group, in the order of the forward.

@@ -4,44 +4,44 @@ from pathlib import Path
 
 import numpy as np
 
-from dhp_sr.data.labeled import LabelledImages
+from dhp_sr.data.labeled import LabeledImages
 
 CLASSES = ("ant", "bee", "cow")
 
 
-def tiny(count=7, side=32, seed=0, where="tiny") -> LabelledImages:
-    """Random labelled of three classes, in a mixed order."""
+def tiny(count=7, side=32, seed=0, where="tiny") -> LabeledImages:
+    """Random labeled of three classes, in a mixed order."""
     draw = np.random.default_rng(seed)
     labels = np.concatenate([np.arange(3), draw.integers(0, 3, count - 3)])
     images = draw.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
-    return LabelledImages(images, draw.permutation(labels), CLASSES, where)
+    return LabeledImages(images, draw.permutation(labels), CLASSES, where)
 
 
-def write_cifar_10(folder: Path, labelled: LabelledImages, split="train") -> Path:
+def write_cifar_10(folder: Path, labeled: LabeledImages, split="train") -> Path:
     """Write the original's binary layout byte by byte, independently of the package's own writer."""
     folder.mkdir(parents=True, exist_ok=True)
     name = "data_batch_1.bin" if split == "train" else "test_batch.bin"
     records = [bytes([label]) + image.transpose(2, 0, 1).tobytes()
-               for label, image in zip(labelled.labels.tolist(), labelled.images_NHWC, strict=True)]  # fmt: skip
+               for label, image in zip(labeled.labels.tolist(), labeled.images_NHWC, strict=True)]  # fmt: skip
     (folder / name).write_bytes(b"".join(records))
-    (folder / "batches.meta.txt").write_text("\n".join(labelled.classes) + "\n\n")
+    (folder / "batches.meta.txt").write_text("\n".join(labeled.classes) + "\n\n")
     return folder
 
 
-def write_cifar_100(folder: Path, labelled: LabelledImages, split="train") -> Path:
+def write_cifar_100(folder: Path, labeled: LabeledImages, split="train") -> Path:
     """Coarse label first, then the fine one; here the coarse one is 0 for the first class and 1 for the others."""
     folder.mkdir(parents=True, exist_ok=True)
     records = [bytes([min(label, 1), label]) + image.transpose(2, 0, 1).tobytes()
-               for label, image in zip(labelled.labels.tolist(), labelled.images_NHWC, strict=True)]  # fmt: skip
+               for label, image in zip(labeled.labels.tolist(), labeled.images_NHWC, strict=True)]  # fmt: skip
     (folder / f"{split}.bin").write_bytes(b"".join(records))
-    (folder / "fine_label_names.txt").write_text("\n".join(labelled.classes) + "\n")
+    (folder / "fine_label_names.txt").write_text("\n".join(labeled.classes) + "\n")
     (folder / "coarse_label_names.txt").write_text("first\nother\n")
     return folder
 
 
-def contents(labelled: LabelledImages) -> dict[str, list[bytes]]:
-    """Return the labelled of every class, whatever their order."""
-    found = {name: [] for name in labelled.classes}
-    for label, image in zip(labelled.labels.tolist(), labelled.images_NHWC, strict=True):
-        found[labelled.classes[label]].append(image.tobytes())
+def contents(labeled: LabeledImages) -> dict[str, list[bytes]]:
+    """Return the labeled of every class, whatever their order."""
+    found = {name: [] for name in labeled.classes}
+    for label, image in zip(labeled.labels.tolist(), labeled.images_NHWC, strict=True):
+        found[labeled.classes[label]].append(image.tobytes())
     return {name: sorted(images) for name, images in found.items()}
