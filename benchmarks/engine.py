@@ -20,9 +20,9 @@ sys.path[:1] = [str(ROOT)]  # in place of this folder
 
 import torch  # noqa: E402
 
-from benchmarks.keep import circumstances, merge  # noqa: E402
 from benchmarks.latency import KEY as LATENCY_KEY  # noqa: E402
 from benchmarks.latency import RUNTIMES, measure_latency, measure_model  # noqa: E402
+from benchmarks.result_files import circumstances, merge  # noqa: E402
 from benchmarks.step import measure_steps  # noqa: E402
 from dhp_sr.cli.process import keep_memory  # noqa: E402
 from dhp_sr.hyper.parametrization import PARAMETRIZATIONS  # noqa: E402

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.rounds import quartiles, ratios, take_turns
-from benchmarks.widths import choices
+from benchmarks.width_choices import choices
 from dhp_sr.allocation.budget import BudgetError
 from dhp_sr.archs import build
 from dhp_sr.config import load_options

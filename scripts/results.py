@@ -23,15 +23,15 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from dhp_sr.reports import (  # noqa: E402
-    controls_table,
+from benchmarks.tables import (  # noqa: E402
     latency_table,
-    listening_table,
-    markdown_table,
-    plot_controls,
+    method_comparison_table,
+    plot_method_comparison,
     plot_speedups,
+    stability_table,
     step_table,
 )
+from dhp_sr.reports import markdown_table  # noqa: E402
 from dhp_sr.utils.errors import UserError, exit_code  # noqa: E402
 from dhp_sr.utils.files import write_json, write_text  # noqa: E402
 
@@ -40,12 +40,12 @@ MARKED = re.compile(r"(<!-- (results/[\w.-]+\.json) -->\n).*?(<!-- end -->)", re
 TABLES = {
     "step": step_table,
     "latency": latency_table,
-    "controls": controls_table,
-    "listening": listening_table,
+    "method_comparison": method_comparison_table,
+    "stability_analysis": stability_table,
 }
 """Kind of a benchmark's file -> its table; a file without a kind holds the figures of a run."""
 
-PLOTS = {"latency": plot_speedups, "controls": plot_controls}
+PLOTS = {"latency": plot_speedups, "method_comparison": plot_method_comparison}
 """Name of a benchmark's file -> its picture."""
 
 

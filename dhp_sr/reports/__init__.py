@@ -7,9 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dhp_sr.reports.benchmarks import latency_table, plot_speedups, step_table
     from dhp_sr.reports.comparison import comparison_figure
-    from dhp_sr.reports.method_comparison import controls_table, listening_table, plot_controls
     from dhp_sr.reports.plots import plot_curves, plot_widths
     from dhp_sr.reports.run import Run, read_run
     from dhp_sr.reports.tables import markdown_table, text_table
@@ -19,16 +17,10 @@ if TYPE_CHECKING:
 _MODULES = {
     "Run": "run",
     "comparison_figure": "comparison",
-    "controls_table": "method_comparison",
-    "latency_table": "benchmarks",
-    "listening_table": "method_comparison",
     "markdown_table": "tables",
-    "plot_controls": "method_comparison",
     "plot_curves": "plots",
-    "plot_speedups": "benchmarks",
     "plot_widths": "plots",
     "read_run": "run",
-    "step_table": "benchmarks",
     "text_table": "tables",
     "widths_text": "widths",
     "write_reports": "write",
@@ -37,16 +29,10 @@ _MODULES = {
 __all__ = [
     "Run",
     "comparison_figure",
-    "controls_table",
-    "latency_table",
-    "listening_table",
     "markdown_table",
-    "plot_controls",
     "plot_curves",
-    "plot_speedups",
     "plot_widths",
     "read_run",
-    "step_table",
     "text_table",
     "widths_text",
     "write_reports",

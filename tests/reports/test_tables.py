@@ -1,6 +1,6 @@
 """reports/tables.py and widths.py: the texts, letter by letter."""
 
-from dhp_sr.reports import latency_table, markdown_table, step_table, text_table, widths_text
+from dhp_sr.reports import markdown_table, text_table, widths_text
 
 TEXT = """\
 model    iterations  Set5 PSNR-Y dB  SSIM-Y  Set14 PSNR-Y dB  SSIM-Y          MACs G       params M  latency ms
@@ -58,51 +58,3 @@ def test_a_run_without_test_sets(metrics):
 
 def test_widths(widths):
     assert widths_text(widths) == WIDTHS
-
-
-def step_row(**changes):
-    spread = {"median": 1.0101, "low": 1.002, "high": 1.03}
-    return {
-        "network": "EDSR",
-        "parametrization": "factored",
-        "device": "cpu",
-        "threads": 1,
-        "input": [16, 3, 48, 48],
-        "paper_batch": 16,
-        "wall_ratio": {"median": 2.0, "low": 2.0, "high": 2.0},
-        "cpu_ratio": spread,
-        "plain": {"params": 1000, "state_bytes": 2**20, "saved_bytes": 3 * 2**20},
-        "hyper": {"params": 1001, "state_bytes": 2**21, "saved_bytes": 3 * 2**20},
-        **changes,
-    }
-
-
-def test_steps():
-    rows = [step_row(), step_row(parametrization="full", threads=2, input=[4, 3, 48, 48])]
-    assert step_table(rows) == (
-        "| network |  weights |   batch |      time of a step | params |  state MiB | state | with activations |\n"
-        "| ------- | -------: | ------: | ------------------: | -----: | ---------: | ----: | ---------------: |\n"
-        "| EDSR    | factored |      16 | 1.010 (1.002-1.030) |  1.001 | 1.0 -> 2.0 | 2.000 |            1.250 |\n"
-        "| EDSR    |     full | 4 of 16 | 2.000 (2.000-2.000) |  1.001 | 1.0 -> 2.0 | 2.000 |            1.250 |\n"
-    )
-
-
-def speed_row(widths, macs_ratio, ms, runtime="onnxruntime", threads=1):
-    one = {"network": "EDSR", "widths": widths, "input": [1, 3, 64, 64], "macs_ratio": macs_ratio}
-    wall, cpu = ({"median": value} for value in (2 * ms, ms))
-    faster = {"speedup": {"median": 50 / ms}, "cpu_speedup": {"median": 100 / ms}}
-    return {**one, **faster, "runtime": runtime, "threads": threads, "wall_ms": wall, "cpu_ms": cpu}
-
-
-def test_speed_of_cut_networks():
-    rows = [
-        speed_row("dense", 1.0, 100),
-        speed_row("uniform", 0.498, 50),
-        speed_row("uniform", 0.498, 40, threads=2),
-    ]
-    assert latency_table(rows) == (
-        "| network |  widths |   input | MACs kept | onnxruntime, 1 thread | onnxruntime, 2 threads |\n"
-        "| ------- | ------: | ------: | --------: | --------------------: | ---------------------: |\n"
-        "| EDSR    |   dense | 3x64x64 |    100.0% |                100 ms |                      - |\n"
-        "| EDSR    | uniform | 3x64x64 |     49.8% |                 2.00x |                  1.25x |\n"
-    )

@@ -1,6 +1,6 @@
 """Does the search listen to the loss, or keep what the initial latents favor?
 
-    $ python benchmarks/listening.py      # results/listening.json
+    $ python benchmarks/stability_analysis.py      # results/stability_analysis.json
 
 Each preset searches the same small network several times: from other initial latents, everything else equal; with
 another seed (latents, order of the images, patches, noise); and with other data and each of these seeds. Where the loss
@@ -28,8 +28,8 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from benchmarks.keep import circumstances, merge  # noqa: E402
 from benchmarks.published import published  # noqa: E402
+from benchmarks.result_files import circumstances, merge  # noqa: E402
 from benchmarks.training import batches  # noqa: E402
 from dhp_sr.allocation.budget import split  # noqa: E402
 from dhp_sr.channels.plan import ChannelPlan  # noqa: E402
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     given = sys.argv[1:] if argv is None else list(argv)
     arguments = _parser().parse_args(given)
-    command = shlex.join(["benchmarks/listening.py", *given])
+    command = shlex.join(["benchmarks/stability_analysis.py", *given])
     return exit_code(lambda: listen(arguments, command))
 
 
@@ -71,7 +71,7 @@ def listen(arguments: argparse.Namespace, command: str) -> None:
         row = measure(preset, arguments, place)
         print(row)
         row["measured"] = circumstances(place.device, command, arguments.note)
-        merge(arguments.out, "listening", [row], ("preset",))
+        merge(arguments.out, "stability_analysis", [row], ("preset",))
 
 
 def measure(preset: str, arguments: argparse.Namespace, place: Place) -> dict[str, Any]:
@@ -217,7 +217,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--note", default="", help="kept in the rows, e.g. what else the machine did"
     )
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "listening.json")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "stability_analysis.json")
     return parser
 
 

@@ -1,6 +1,6 @@
 """Quality of the methods side by side: same data, same time, several seeds.
 
-    $ python benchmarks/controls.py --cases edsr_50 --seeds 0 1 2     # results/controls.json
+    $ python benchmarks/method_comparison.py --cases edsr_50 --seeds 0 1 2     # results/method_comparison.json
 
 Every finished training is a row of the file; what is there already is not trained again, so a stopped contest goes on
 where it was (`--again` repeats it). Lengths follow measured times, so a repeated row differs a little.
@@ -26,7 +26,10 @@ sys.path[:1] = [str(ROOT)]  # in place of this folder
 import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from benchmarks.contest import (  # noqa: E402
+from benchmarks.published import published  # noqa: E402
+from benchmarks.result_files import circumstances, merge  # noqa: E402
+from benchmarks.step import compare_steps  # noqa: E402
+from benchmarks.time_plan import (  # noqa: E402
     CASES,
     FROM_NOTHING,
     Case,
@@ -35,9 +38,6 @@ from benchmarks.contest import (  # noqa: E402
     entry_of,
     plan_iterations,
 )
-from benchmarks.keep import circumstances, merge  # noqa: E402
-from benchmarks.published import published  # noqa: E402
-from benchmarks.step import compare_steps  # noqa: E402
 from benchmarks.training import batches  # noqa: E402
 from dhp_sr.cli.process import keep_memory, seed_everything  # noqa: E402
 from dhp_sr.config import Options, load_options  # noqa: E402
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     given = sys.argv[1:] if argv is None else list(argv)
     arguments = _parser().parse_args(given)
-    command = shlex.join(["benchmarks/controls.py", *given])
+    command = shlex.join(["benchmarks/method_comparison.py", *given])
     keep_memory()
     return exit_code(lambda: contest(arguments, command))
 
@@ -82,7 +82,7 @@ def contest(arguments: argparse.Namespace, command: str) -> None:
             row = dict(zip(KEY, identity, strict=True))
             row |= train(CASES[case], method, seed, arguments.length, arguments.set, place)
             row["measured"] = circumstances(place.device, command, arguments.note)
-            merge(arguments.out, "controls", [row], KEY)
+            merge(arguments.out, "method_comparison", [row], KEY)
             print(
                 f"{case} {method} seed {seed}: {row['macs_ratio']:.1%} of the MACs, {row['mean_psnr_y_db']:.3f} dB"
             )
@@ -240,7 +240,7 @@ def _parser() -> argparse.ArgumentParser:
         "--note", default="", help="kept in the rows, e.g. what else the machine did"
     )
     parser.add_argument("--again", action="store_true", help="train again what is in the file")
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "controls.json")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "method_comparison.json")
     return parser
 
 
