@@ -31,7 +31,7 @@ from benchmarks.tables import (  # noqa: E402
     stability_table,
     step_table,
 )
-from dhp_sr.reports import markdown_table  # noqa: E402
+from dhp_sr.reports.tables import markdown_table  # noqa: E402
 from dhp_sr.utils.errors import UserError, exit_code  # noqa: E402
 from dhp_sr.utils.files import write_json, write_text  # noqa: E402
 

@@ -14,7 +14,7 @@ from dhp_sr.config import dump_options
 from dhp_sr.config.paths import resolve_paths, run_path
 from dhp_sr.config.schema import Options
 from dhp_sr.data.sampler import train_batches
-from dhp_sr.reports import text_table
+from dhp_sr.reports.tables import text_table
 from dhp_sr.tasks.registry import task_of
 from dhp_sr.training.distributed import Place, leave, take_place
 from dhp_sr.training.environment import environment

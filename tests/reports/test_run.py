@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dhp_sr.reports import read_run, write_reports
-from dhp_sr.reports.run import TrainingPoint, ValidationPoint
+from dhp_sr.reports.run import TrainingPoint, ValidationPoint, read_run
+from dhp_sr.reports.write import write_reports
 from dhp_sr.utils.errors import UserError
 
 

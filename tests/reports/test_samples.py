@@ -3,14 +3,11 @@
 import io
 
 import numpy as np
-import pytest
 from matplotlib.image import imread
 
-from dhp_sr.reports import comparison_figure, plot_curves, plot_widths, read_run
 from dhp_sr.reports.phases import phase_spans
-from dhp_sr.reports.plots import _smooth
-from dhp_sr.reports.run import TrainingPoint
-from dhp_sr.utils.errors import UserError
+from dhp_sr.reports.plots import _smooth, plot_curves, plot_widths
+from dhp_sr.reports.run import TrainingPoint, read_run
 
 
 def picture_of(path):
@@ -87,50 +84,3 @@ def test_smoothing_keeps_a_constant_and_a_line_and_the_length():
     assert np.allclose(_smooth(np.full(500, 3.0)), 3.0)
     line = np.arange(500.0)
     assert np.allclose(_smooth(line)[10:-10], line[10:-10])
-
-
-def test_comparison_shows_the_crops(tmp_path):
-    columns = {
-        "dense\n30 dB": np.full((40, 60, 3), (200, 10, 10), np.uint8),
-        "truth": np.full((40, 60, 3), (10, 10, 200), np.uint8),
-    }
-    comparison_figure(tmp_path / "out" / "figure.png", columns, (10, 20, 20, 20))
-    picture = picture_of(tmp_path / "out" / "figure.png")
-    assert (
-        share_of(picture, "#0a0ac8") > share_of(picture, "#c80a0a") > 0.2
-    )  # the truth is shown whole, too
-
-
-@pytest.mark.parametrize("shape", [(40, 60), (40, 60, 1)])
-def test_comparison_of_grey_pictures(tmp_path, shape):
-    comparison_figure(
-        tmp_path / "figure.png", {"truth": np.full(shape, 77, np.uint8)}, (0, 0, 40, 60)
-    )
-    assert share_of(picture_of(tmp_path / "figure.png"), "#4d4d4d") > 0.5
-
-
-@pytest.mark.parametrize(
-    ("columns", "crop", "message"),
-    [
-        ({}, (0, 0, 1, 1), "pictures of one size, found none"),
-        (
-            {"a": (4, 4, 3), "b": (4, 5, 3)},
-            (0, 0, 1, 1),
-            r"one size, found {'a': \(4, 4\), 'b': \(4, 5\)}",
-        ),
-        (
-            {"a": (4, 4, 2)},
-            (0, 0, 1, 1),
-            r"'a': expected a uint8 HWC picture, found uint8 of shape \(4, 4, 2\)",
-        ),
-        ({"a": (4, 4, 3)}, (2, 2, 3, 3), r"inside 4x4, found \(2, 2, 3, 3\)"),
-        ({"a": (4, 4, 3)}, (0, 0, 0, 3), "expected a crop"),
-    ],
-)
-def test_comparisons_that_cannot_be(tmp_path, columns, crop, message):
-    with pytest.raises(UserError, match=message):
-        comparison_figure(
-            tmp_path / "f.png",
-            {name: np.zeros(shape, np.uint8) for name, shape in columns.items()},
-            crop,
-        )

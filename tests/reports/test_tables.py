@@ -1,6 +1,7 @@
 """reports/tables.py and widths.py: the texts, letter by letter."""
 
-from dhp_sr.reports import markdown_table, text_table, widths_text
+from dhp_sr.reports.tables import markdown_table, text_table
+from dhp_sr.reports.widths import widths_text
 
 TEXT = """\
 model    iterations  Set5 PSNR-Y dB  SSIM-Y  Set14 PSNR-Y dB  SSIM-Y          MACs G       params M  latency ms

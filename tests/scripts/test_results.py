@@ -1,4 +1,4 @@
-"""The command lines of `results.py`, `picture.py` and `screenshot.py`: mistakes."""
+"""The command lines of `results.py` and `screenshot.py`: mistakes."""
 
 import importlib.util
 import json
@@ -75,17 +75,6 @@ def test_a_plot_without_figures(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(script, "ROOT", tmp_path)
     assert script.main(["plot"]) == 2
     assert "run benchmarks/" in capsys.readouterr().err
-
-
-def test_a_picture_that_cannot_be_written(tmp_path, monkeypatch, capsys):
-    script = load("picture")
-
-    def full(*_):
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(script, "draw", full)
-    assert script.main([str(tmp_path), "x.png", "--image", "a", "--crop", "0", "0", "8", "8"]) == 2
-    assert "cannot read or write: No space left" in capsys.readouterr().err
 
 
 def test_a_screenshot_without_a_page_or_a_browser(tmp_path, monkeypatch, capsys):

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 from runs import run
 
-from dhp_sr.reports import read_run
+from dhp_sr.reports.run import read_run
 from dhp_sr.training.latent_log import SAMPLES, is_due
 from dhp_sr.training.schedule import Schedule
 

@@ -10,7 +10,7 @@ from runs import run
 
 from dhp_sr.archs import build
 from dhp_sr.metrics import psnr_db
-from dhp_sr.reports import read_run
+from dhp_sr.reports.run import read_run
 from dhp_sr.tasks.test_sets import TestSet, enlarge, restore
 from dhp_sr.training.visual_samples import COUNT, SIDE, busiest, write_samples
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from dhp_sr.report import main
-from dhp_sr.reports import read_run
 from dhp_sr.reports.page import page, write_page
 from dhp_sr.reports.page.image_comparison import MOST_BYTES, scenes
+from dhp_sr.reports.run import read_run
 from dhp_sr.utils.errors import UserError
 
 from .conftest import NAME, add_pictures
