@@ -28,7 +28,7 @@ from dhp_sr.training.states import (
     write_tensors,
 )
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.json_numbers import finite
+from dhp_sr.utils.strict_json import finite
 from dhp_sr.zoo.networks import example_shape
 from dhp_sr.zoo.third_party import can_be_loaded, check_files
 

@@ -18,7 +18,7 @@ from dhp_sr.tasks.test_sets import TestSet, enlarge, mean_scores, restore, score
 from dhp_sr.training.distributed import device_named
 from dhp_sr.training.result_rows import Row, new_row
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.json_numbers import finite
+from dhp_sr.utils.strict_json import finite
 from dhp_sr.zoo.networks import EXAMPLE_SIDE, example_shape, image_shape
 
 HD_OUTPUT = (720, 1280)

@@ -17,7 +17,7 @@ from dhp_sr.training.distributed import Place, one_device
 from dhp_sr.training.pruned_models import budget
 from dhp_sr.training.search_setup import convert_plain, make_stopwatch
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.json_numbers import finite
+from dhp_sr.utils.strict_json import finite
 from dhp_sr.zoo.names import build_named, named_arguments
 from dhp_sr.zoo.networks import EXAMPLE_SIDE, build_plain
 

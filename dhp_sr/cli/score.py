@@ -18,7 +18,7 @@ from dhp_sr.training.final_names import final_names
 from dhp_sr.training.result_rows import input_rows, model_row
 from dhp_sr.training.run_folder import RunFolder
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.json_numbers import finite
+from dhp_sr.utils.strict_json import finite
 from dhp_sr.zoo.networks import check_fit, example_shape
 
 

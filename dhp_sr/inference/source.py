@@ -10,6 +10,7 @@ from dhp_sr.inference.images import Pixels
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.noise import gaussian, generator_of
 from dhp_sr.utils.pixels import LUMA
+from dhp_sr.utils.rounding import padding_to_multiple
 
 _LUMA = np.array(LUMA, dtype=np.float32)
 
@@ -74,10 +75,11 @@ class Source:
         self, pixels: Pixels, multiple: int, noise: float = 0.0, seed: tuple[int, str] = (0, "")
     ) -> None:
         height, width = pixels.shape[:2]
-        down, right = -height % multiple, -width % multiple
-        mirrored = down < height and right < width
-        self.height, self.width = height + down, width + right
-        self._rows, self._columns = _places(height, down, mirrored), _places(width, right, mirrored)
+        bottom, right, mode = padding_to_multiple(height, width, multiple)
+        mirrored = mode == "reflect"
+        self.height, self.width = height + bottom, width + right
+        self._rows = _places(height, bottom, mirrored)
+        self._columns = _places(width, right, mirrored)
         self._pixels, self._peak = pixels, np.float32(255 if pixels.dtype == np.uint8 else 65535)
         self._noisy = self._with_noise(noise, seed) if noise else None
 

@@ -22,6 +22,7 @@ from dhp_sr.reports.scores import PSNR_RGB, PSNR_Y, SSIM_RGB, SSIM_Y
 from dhp_sr.tasks.base import open_sets
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_write
+from dhp_sr.utils.rounding import padding_to_multiple
 
 Picture = NDArray[np.uint8]
 SCORES = tuple(score.key for score in (PSNR_Y, SSIM_Y, PSNR_RGB, SSIM_RGB))
@@ -161,12 +162,10 @@ def _compare(result: Picture, truth: Picture, shave: int, grey_file: bool) -> li
 
 def _padded(network: nn.Module, lq: Tensor, scale: int) -> Tensor:
     """Run the network on sides padded to the multiple that it needs, and crop the result."""
-    multiple = _size_multiple(network)
     height, width = lq.shape[-2:]
-    down, right = -height % multiple, -width % multiple
-    if down or right:
-        mode = "reflect" if down < height and right < width else "replicate"
-        lq = functional.pad(lq, (0, right, 0, down), mode=mode)
+    padding = padding_to_multiple(height, width, _size_multiple(network))
+    if padding.bottom or padding.right:
+        lq = functional.pad(lq, (0, padding.right, 0, padding.bottom), mode=padding.mode)
     return network(lq)[..., : height * scale, : width * scale]
 
 

@@ -18,7 +18,7 @@ from dhp_sr.training.run_folder import RunFolder
 from dhp_sr.training.visual_samples import write_samples
 from dhp_sr.training.widths import layer_rows
 from dhp_sr.utils.files import write_json, write_text
-from dhp_sr.utils.json_numbers import finite
+from dhp_sr.utils.strict_json import finite
 from dhp_sr.zoo.networks import build_plain, example_shape, load_file
 from dhp_sr.zoo.third_party import can_be_loaded
 
