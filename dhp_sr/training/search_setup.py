@@ -23,7 +23,7 @@ def convert_plain(network: nn.Module, options: Options, place: Place) -> HyperNe
     return convert(
         network,
         example,
-        parametrization=compress.parametrization,
+        parametrisation=compress.parametrization,
         exclude=tuple(compress.exclude),
         keep_streams=compress.streams_stay,
     )
