@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dhp_sr.allocation.budget import BudgetError
+from dhp_sr.allocation.budget import Budget, BudgetError
 from dhp_sr.channels.plan import ChannelPlan
 from dhp_sr.cost.latency_benchmark import Stopwatch
 from dhp_sr.hyper import HyperNet
@@ -70,12 +70,8 @@ class Lines:
         build_search(
             "lines",
             hyper,
-            kind=self.kind,
-            keep_ratio=KEEP,
+            Budget.from_target(self.kind, KEEP, TOLERANCES[self.kind], self.round_to),
             iterations=1,
-            tolerance=TOLERANCES[self.kind],
-            round_to=self.round_to,
-            min_width=self.round_to,
             price_power=self.price_power,
         )
 

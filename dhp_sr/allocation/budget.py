@@ -22,30 +22,55 @@ class BudgetError(UserError):
 
 @dataclass(frozen=True)
 class Budget:
-    """What to keep of the dense network."""
+    """Fraction of the dense network's cost to keep, and the widths that layers may take.
+
+    Made once, by `from_target`, from the option file or the command line; the same object goes on to the search, the
+    width solver and the report.
+    """
 
     kind: str
-    """`macs`, `params` or `latency`."""
+    """Cost kind: `macs`, `params` or `latency`."""
     keep_ratio: float
-    """Kept fraction, in (0, 1]."""
-    tolerance: float | None = None
-    """Largest distance between the kept fraction and `keep_ratio`, below it where both sides can be reached; for
-    latency as a fraction of `keep_ratio`. None: that of `TOLERANCES`."""
-    round_to: int = 8
+    """Kept fraction of the dense network's cost, in (0, 1]."""
+    tolerance: float
+    """Largest distance between the kept fraction reached and `keep_ratio`; for latency as a fraction of
+    `keep_ratio`."""
+    round_to: int
     """Widths of layers are multiples of this, or the dense width."""
-    min_width: int = 8
-    """No layer of a group is cut below this."""
+    min_width: int
+    """Minimum number of channels of every layer of a prunable group."""
 
-    def __post_init__(self) -> None:
-        """Refuse what cannot be meant.
+    @classmethod
+    def from_target(
+        cls,
+        kind: str,
+        keep_ratio: float,
+        tolerance: float | None = None,
+        round_to: int = 8,
+        min_width: int | None = None,
+    ) -> "Budget":
+        """Make a budget from a target, with the default tolerance of its kind.
+
+        Args:
+            kind: cost kind.
+            keep_ratio: kept fraction, in (0, 1].
+            tolerance: see the field; default: that of the kind in `TOLERANCES`.
+            round_to: see the field.
+            min_width: see the field; default: `round_to`.
 
         Raises:
             BudgetError: an unknown kind, a fraction outside (0, 1], or widths below 1.
         """
-        if self.kind not in KINDS:
-            raise BudgetError(f"a budget is of kind {', '.join(KINDS)}; found {self.kind!r}")
-        if self.tolerance is None:
-            object.__setattr__(self, "tolerance", TOLERANCES[self.kind])
+        if kind not in KINDS:
+            raise BudgetError(f"a budget is of kind {', '.join(KINDS)}; found {kind!r}")
+        if tolerance is None:
+            tolerance = TOLERANCES[kind]
+        if min_width is None:
+            min_width = round_to
+        return cls(kind, keep_ratio, tolerance, round_to, min_width)
+
+    def __post_init__(self) -> None:
+        """Refuse widths below 1 and a fraction outside (0, 1]."""
         if self.round_to < 1 or self.min_width < 1:
             raise BudgetError(
                 f"round_to and min_width must be at least 1, found {self.round_to} and {self.min_width}"

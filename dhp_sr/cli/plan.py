@@ -14,8 +14,7 @@ from dhp_sr.config import load_options, resolve_paths
 from dhp_sr.config.schema import Options
 from dhp_sr.hyper import HyperNet, convert
 from dhp_sr.training.distributed import Place, one_device
-from dhp_sr.training.pruned_models import budget
-from dhp_sr.training.search_setup import convert_plain, make_stopwatch
+from dhp_sr.training.search_setup import convert_plain, make_budgets, make_stopwatch
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.strict_json import finite
 from dhp_sr.zoo.names import build_named, named_arguments
@@ -52,10 +51,7 @@ def plan_run(opt: str | Path, overrides: Sequence[str] = (), *, root: Path) -> d
     if stopwatch is not None:
         hyper.time_with(stopwatch)
     found = describe(hyper, network, compress.round_to, compress.min_width)
-    targets = [
-        _try(hyper, budget(target, compress), target.kind, target.keep_ratio)
-        for target in compress.targets
-    ]
+    targets = [_try(hyper, budget) for budget in make_budgets(compress)]
     return finite({"name": options.name, **found, "targets": targets})
 
 
@@ -128,7 +124,7 @@ def describe(hyper: HyperNet, network: nn.Module, round_to: int, min_width: int)
     kinds = [
         kind for kind in ("macs", "params", "latency") if kind != "latency" or costs.has_latency
     ]
-    budgets = {kind: Budget(kind, 1.0, None, round_to, min_width) for kind in kinds}
+    budgets = {kind: Budget.from_target(kind, 1.0, None, round_to, min_width) for kind in kinds}
     shares = {kind: controlled(plan, costs, budgets[kind]) for kind in kinds}
     floors = floor_mask(plan, budgets["macs"])
     groups = [
@@ -172,10 +168,10 @@ def _least(pinned: Mapping[str, float], floors: Mapping[str, float]) -> dict[str
     return {"kept": held + kept, "pinned": held, "floors": kept}
 
 
-def _try(hyper: HyperNet, rules: Mapping[str, Any], kind: str, keep_ratio: float) -> dict[str, Any]:
-    target = {"kind": kind, "keep_ratio": keep_ratio}
+def _try(hyper: HyperNet, budget: Budget) -> dict[str, Any]:
+    target = {"kind": budget.kind, "keep_ratio": budget.keep_ratio}
     try:
-        found = hyper.prune_to(**rules)
+        found = hyper.prune_to_budget(budget)
     except BudgetError as error:
         return {**target, "met": False, "text": str(error)}
     kept = {

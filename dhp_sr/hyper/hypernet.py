@@ -196,14 +196,30 @@ class HyperNet(nn.Module):
             found = ", ".join(f"{kind}={ratio}" for kind, ratio in asked.items())
             raise ValueError(f"give exactly one of macs, params, latency; found {found}")
         ((kind, ratio),) = given.items()
-        budget = Budget(
-            kind, ratio, tolerance, round_to, round_to if min_width is None else min_width
-        )
-        if scores is None:
-            scores = {name: latent.detach().abs() for name, latent in self.latents.items()}
-        return self._prune(join(self.plan, scores), budget)
+        budget = Budget.from_target(kind, ratio, tolerance, round_to, min_width)
+        return self.prune_to_budget(budget, None if scores is None else join(self.plan, scores))
 
-    def _prune(self, scores: Tensor, budget: Budget) -> BudgetReport:
+    def prune_to_budget(self, budget: Budget, scores: Tensor | None = None) -> BudgetReport:
+        """Set the masks so that a budget is met.
+
+        Args:
+            budget: made by `Budget.from_target`.
+            scores: (plan.size,), larger = keep, comparable between groups; default: |latent|.
+
+        Returns:
+            What is kept.
+
+        Raises:
+            BudgetError: the budget cannot be met, with the reason.
+            ValueError: scores of another shape, or not finite.
+        """
+        if scores is None:
+            latents = {name: latent.detach().abs() for name, latent in self.latents.items()}
+            scores = join(self.plan, latents)
+        if tuple(scores.shape) != (self.plan.size,) or not torch.isfinite(scores).all():
+            raise ValueError(
+                f"expected finite scores of shape ({self.plan.size},), found {tuple(scores.shape)}"
+            )
         if budget.kind != "latency":
             self.mask.copy_(fit(self.plan, scores, budget, self._costs))
             return report(self.plan, self.mask, budget, self._costs)

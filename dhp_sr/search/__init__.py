@@ -35,25 +35,23 @@ METHODS: dict[str, Callable[[HyperNet, SearchSettings], Search]] = {
 def build_search(
     method: str,
     hyper: HyperNet,
+    budget: Budget,
     *,
-    kind: str,
-    keep_ratio: float,
     iterations: int,
     preset: str = "modern",
-    tolerance: float = 0.01,
-    round_to: int = 8,
-    min_width: int = 8,
     seed: int = 0,
     latent_lr: float | None = None,
     penalty: float | None = None,
     price_power: float = 0.0,
     own: Mapping[str, Any] | None = None,
 ) -> Search:
-    """Make a search by name; the arguments are those of the option file's `compress`, `own` its section for the method.
+    """Make a search by name, down to a budget.
+
+    The further arguments are those of the option file's `compress`, `own` its section for the method.
 
     Raises:
         UserError: an unknown method or preset.
-        BudgetError: the budget has no meaning or cannot be met.
+        BudgetError: a method that chooses its widths at once cannot meet the budget.
     """
     if method not in METHODS:
         raise UserError(
@@ -61,7 +59,6 @@ def build_search(
         )
     if preset not in ("modern", "faithful"):
         raise UserError(f"compress.preset must be modern or faithful, found {preset!r}")
-    budget = Budget(kind, keep_ratio, tolerance, round_to, min_width)
     settings = SearchSettings(
         budget, iterations, preset, seed, latent_lr, penalty, price_power, own or {}
     )

@@ -77,14 +77,7 @@ class Search(ABC):
         Raises:
             BudgetError: the budget cannot be met.
         """
-        budget = self.settings.budget
-        return self.hyper.prune_to(
-            **{budget.kind: budget.keep_ratio},
-            tolerance=budget.tolerance,
-            round_to=budget.round_to,
-            min_width=budget.min_width,
-            scores=split(self.hyper.plan, self.scores()),
-        )
+        return self.hyper.prune_to_budget(self.settings.budget, self.scores())
 
     def ratios(self) -> dict[str, float]:
         """Return the kept fractions of the masks as they are; for a budget of latency what the table predicts, too."""

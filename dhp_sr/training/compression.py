@@ -28,7 +28,13 @@ from dhp_sr.training.optimizers import (
 )
 from dhp_sr.training.pruned_models import Leg, cut_legs, restore_leg
 from dhp_sr.training.schedule import PhaseName, Schedule
-from dhp_sr.training.search_setup import begin_search, convert_plain, make_stopwatch, rehearse
+from dhp_sr.training.search_setup import (
+    begin_search,
+    convert_plain,
+    make_budgets,
+    make_stopwatch,
+    rehearse,
+)
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.modules import load_values
 from dhp_sr.zoo.networks import build_plain, load_file
@@ -111,7 +117,9 @@ class Compression:
             self._begin_search()
             entered.append("search")
         if self.phase == "search" and wanted == "finetune":
-            self.legs = cut_legs(self.network, self.search, self.optimizer, self.options.compress)
+            self.legs = cut_legs(
+                self.network, self.search, self.optimizer, make_budgets(self.options.compress)
+            )
             self._finetune(0)
             entered.append("finetune")
         while self.phase == "finetune" and self.leg < self.schedule.leg(iteration):

@@ -7,14 +7,14 @@ would leave nothing to fit in, but only methods that cut little by little pass a
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dhp_sr.allocation.budget import BudgetReport, split
-from dhp_sr.config.compress import Compress, Target
+from dhp_sr.allocation.budget import Budget, BudgetReport
 from dhp_sr.hyper import HyperNet
 from dhp_sr.search import Search
 from dhp_sr.surgery.cut import kept_entries
@@ -42,7 +42,7 @@ class Leg:
 
 
 def cut_legs(
-    hyper: HyperNet, search: Search, optimizer: Optimizer, compress: Compress
+    hyper: HyperNet, search: Search, optimizer: Optimizer, budgets: Sequence[Budget]
 ) -> list[Leg]:
     """Cut one network for each target, the largest first; the masks stay at the last one.
 
@@ -50,29 +50,17 @@ def cut_legs(
         hyper: the searched network.
         search: its search.
         optimizer: of the searched network; the moments of what stays go with it.
-        compress: the targets and the rules of widths.
+        budgets: the largest first; the search runs down to the last one.
 
     Raises:
         BudgetError: a target cannot be met.
         CutError: a cut network does not compute what the masked one does.
     """
     legs = []
-    for target in compress.targets[:-1]:
-        found = hyper.prune_to(
-            **budget(target, compress), scores=split(hyper.plan, search.scores())
-        )
+    for budget in budgets[:-1]:
+        found = hyper.prune_to_budget(budget, search.scores())
         legs.append(_leg(hyper, found, optimizer))
     return [*legs, _leg(hyper, search.finish(), optimizer)]
-
-
-def budget(target: Target, compress: Compress) -> dict[str, Any]:
-    """Return the arguments of `HyperNet.prune_to` for one target."""
-    rules = {
-        "tolerance": compress.tolerance,
-        "round_to": compress.round_to,
-        "min_width": compress.min_width,
-    }
-    return {target.kind: target.keep_ratio, **rules}
 
 
 def restore_leg(hyper: HyperNet, state: dict[str, Any]) -> Leg:

@@ -6,13 +6,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from dhp_sr.allocation.budget import Budget
+from dhp_sr.config.compress import Compress
 from dhp_sr.config.schema import Options
 from dhp_sr.cost.latency_benchmark import Stopwatch
 from dhp_sr.deploy import load_model
 from dhp_sr.hyper import HyperNet, convert
 from dhp_sr.search import Search, build_search
 from dhp_sr.training.distributed import Place
-from dhp_sr.training.pruned_models import budget
 from dhp_sr.utils.errors import UserError
 from dhp_sr.zoo.networks import check_fit, example_input
 
@@ -50,21 +51,24 @@ def make_stopwatch(
     return Stopwatch(example.to(place.device), compress.latency_threads, path, place.first)
 
 
+def make_budgets(compress: Compress) -> tuple[Budget, ...]:
+    """Make the budgets of a run from its options, one for each target, the largest first."""
+    rules = (compress.tolerance, compress.round_to, compress.min_width)
+    return tuple(
+        Budget.from_target(target.kind, target.keep_ratio, *rules) for target in compress.targets
+    )
+
+
 def begin_search(hyper: HyperNet, options: Options, stopwatch: Stopwatch | None = None) -> Search:
     """Make the search that `compress` names; it runs down to the smallest target."""
     compress = options.compress
-    target = compress.targets[-1]
     if stopwatch is not None:
         hyper.time_with(stopwatch)
     return build_search(
         compress.method,
         hyper,
+        make_budgets(compress)[-1],
         preset=compress.preset,
-        kind=target.kind,
-        keep_ratio=target.keep_ratio,
-        tolerance=compress.tolerance,
-        round_to=compress.round_to,
-        min_width=compress.min_width,
         iterations=compress.search_iter,
         seed=options.manual_seed,
         latent_lr=compress.latent_lr,
@@ -90,8 +94,8 @@ def rehearse(
     with torch.random.fork_rng(cuda):  # the run draws what it would have drawn without a rehearsal
         hyper = convert_plain(network, options, place)
         begin_search(hyper, options, replace(stopwatch, path=None) if stopwatch else None)
-        for target in compress.targets:
-            hyper.prune_to(**budget(target, compress))
+        for budget in make_budgets(compress):
+            hyper.prune_to_budget(budget)
         _try_cut(hyper)
     if compress.distill and compress.distill.teacher:
         open_teacher(compress.distill.teacher, options)

@@ -91,7 +91,7 @@ def test_widths_are_those_of_the_layers(what):
     hyper = convert(plain, torch.rand(1, 1, 12, 12))
     dense = {group.name: group.width for group in hyper.plan.prunable}
     for group in hyper.plan.prunable:
-        assert allowed_widths(group, Budget("macs", 0.5)) == expected
+        assert allowed_widths(group, Budget.from_target("macs", 0.5)) == expected
     for width in expected:
         hyper.set_masks({name: torch.arange(whole) < width for name, whole in dense.items()})
         convolutions = [
@@ -114,7 +114,12 @@ def test_channels_that_a_shuffle_spreads_count_as_few():
     """Behind the shuffle, the layer has one channel where the up-sampler has four."""
     plan = make_plan(build("EDSR", num_feat=32, num_block=1, upscale=2), torch.rand(1, 3, 8, 8))
     (group,) = [group for group in plan.prunable if group.name == "upsample.0"]
-    assert group.units == (1, 4) and allowed_widths(group, Budget("macs", 0.5)) == [8, 16, 24, 32]
+    assert group.units == (1, 4) and allowed_widths(group, Budget.from_target("macs", 0.5)) == [
+        8,
+        16,
+        24,
+        32,
+    ]
 
 
 @pytest.mark.parametrize("seed", [None, 0, 1, 2])
@@ -161,7 +166,7 @@ def test_what_stands_in_the_way_is_named_and_adds_up():
     with pytest.raises(BudgetError) as caught:
         hyper.prune_to(macs=0.1)
     text = str(caught.value)
-    hyper.mask.copy_(floor_mask(hyper.plan, Budget("macs", 0.1)))
+    hyper.mask.copy_(floor_mask(hyper.plan, Budget.from_target("macs", 0.1)))
     costs = hyper.costs.by_parameter(hyper.mask, "macs")
     dense = hyper.dense_cost().macs
     part = {
@@ -189,7 +194,7 @@ def test_what_stands_in_the_way_is_named_and_adds_up():
 @pytest.mark.parametrize("kind", ["macs", "params"])
 def test_parts_of_the_floors_add_up(case, kind):
     plan = make_plan(network(case), example(network(case)))
-    costs, budget = CostModel(plan), Budget(kind, 0.5, None, 4, 4)
+    costs, budget = CostModel(plan), Budget.from_target(kind, 0.5, None, 4, 4)
     pinned, floors = remains(plan, costs, budget)
     least = getattr(costs.value(floor_mask(plan, budget)), kind) / getattr(
         costs.value(torch.ones(plan.size)), kind
@@ -202,7 +207,7 @@ def test_parts_of_the_floors_add_up(case, kind):
 def test_a_group_controls_what_its_floor_saves(case):
     plain = network(case)
     hyper = convert(plain, example(plain))
-    shares = controlled(hyper.plan, hyper.costs, Budget("macs", 0.5, None, 4, 4))
+    shares = controlled(hyper.plan, hyper.costs, Budget.from_target("macs", 0.5, None, 4, 4))
     dense = complexity(plain, tuple(example(plain).shape)).macs
     for group in hyper.plan.prunable:
         hyper.set_masks({name: torch.ones_like(mask) for name, mask in hyper.masks.items()})
@@ -216,7 +221,7 @@ def test_neighbors_are_priced_as_they_cost(case):
     """What is added to the counts for a changed group equals the cost of the changed mask."""
     plan = make_plan(network(case), example(network(case)))
     costs, scores = CostModel(plan), torch.rand(plan.size)
-    chooser = Chooser(plan, scores, Budget("macs", 0.5, None, 4, 4), costs)
+    chooser = Chooser(plan, scores, Budget.from_target("macs", 0.5, None, 4, 4), costs)
     dense = costs.value(torch.ones(plan.size)).macs
     levels = torch.zeros(len(plan.prunable), dtype=torch.long)
     places, to = chooser._moves(levels, 3)

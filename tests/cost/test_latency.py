@@ -268,7 +268,7 @@ def loop(measure, ratio=0.5, **rules):
 
     rules = {"tolerance": 0.05, "round_to": 1, "min_width": 2, **rules}
     mask, measured = fit_measured(
-        plan, torch.rand(plan.size), Budget("latency", ratio, **rules), costs, timed
+        plan, torch.rand(plan.size), Budget.from_target("latency", ratio, **rules), costs, timed
     )
     return measured, seen, mask
 

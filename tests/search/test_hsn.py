@@ -2,10 +2,12 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from dhp_sr.allocation.budget import Budget
 from dhp_sr.archs import build
 from dhp_sr.hyper import convert
 from dhp_sr.search import build_search
@@ -108,7 +110,7 @@ def test_factors_follow_the_hyper_gradient():
 
 
 LENGTH = 120
-COARSE = {"kind": "macs", "keep_ratio": 0.5, "iterations": LENGTH, "round_to": 1, "min_width": 1}
+COARSE = Budget.from_target("macs", 0.5, round_to=1)
 
 
 def network():
@@ -116,9 +118,9 @@ def network():
     return build("DnCNN", num_feat=16, num_layers=4)
 
 
-def hsn(plain=None, *, settings=None, **own):
+def hsn(plain=None, *, budget=COARSE, **own):
     hyper = convert(plain or network(), torch.rand(1, 1, 16, 16))
-    return build_search("hsn", hyper, **{**COARSE, **(settings or {})}, own=own)
+    return build_search("hsn", hyper, budget, iterations=LENGTH, own=own)
 
 
 def run(search, steps):
@@ -161,7 +163,7 @@ def test_with_all_gates_open_the_cost_is_the_whole(gates):
 
 
 def test_with_all_gates_closed_the_floor_stays():
-    search = hsn(offset=-50.0, settings={"min_width": 3})
+    search = hsn(offset=-50.0, budget=replace(COARSE, min_width=3))
     search.prepare(0)
     assert {int((latent == 1).sum()) for latent in search.hyper.latents.values()} == {3}
     search.hyper(torch.rand(1, 1, 16, 16)).sum().backward()
@@ -254,7 +256,7 @@ def test_the_full_hypernetwork_is_refused():
     with pytest.raises(
         UserError, match=r"method hsn: gates need .*set compress\.parametrization: factored"
     ):
-        build_search("hsn", hyper, **COARSE)
+        build_search("hsn", hyper, COARSE, iterations=LENGTH)
 
 
 def test_a_network_without_prunable_channels_is_refused():
@@ -262,7 +264,7 @@ def test_a_network_without_prunable_channels_is_refused():
     with pytest.raises(
         UserError, match=r"no channels to prune; pinned: .*model\.0 \(excluded by name\)"
     ):
-        build_search("hsn", hyper, **COARSE)
+        build_search("hsn", hyper, COARSE, iterations=LENGTH)
 
 
 def test_a_channel_costs_what_the_table_for_resnet_56_says():

@@ -5,6 +5,7 @@ import torch
 from topologies import conv, with_fixed_weight
 from torch import nn
 
+from dhp_sr.allocation.budget import Budget
 from dhp_sr.archs import build
 from dhp_sr.hyper import convert
 from dhp_sr.search import METHODS, build_search
@@ -14,6 +15,7 @@ from dhp_sr.search.width_prior import lines
 from dhp_sr.utils.errors import UserError
 
 LENGTH = 60
+BUDGET = {"kind": "macs", "keep_ratio": 0.5, "tolerance": None, "round_to": 2, "min_width": 2}
 
 
 def hyper_network(parametrization="factored"):
@@ -40,14 +42,9 @@ def run(search, start=0, stop=LENGTH):
 
 
 def make(method, hyper, **settings):
-    defaults = {
-        "kind": "macs",
-        "keep_ratio": 0.5,
-        "iterations": LENGTH,
-        "round_to": 2,
-        "min_width": 2,
-    }
-    return build_search(method, hyper, **{**defaults, **settings})
+    asked = {name: settings.pop(name) for name in BUDGET if name in settings}
+    budget = Budget.from_target(**{**BUDGET, **asked})
+    return build_search(method, hyper, budget, **{"iterations": LENGTH, **settings})
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -16,7 +16,9 @@ from dhp_sr.search.width_prior import FLATTEST, LEVELS, STEEPEST, lines
 
 
 def budget(keep_ratio=0.5, kind="macs", min_width=1, round_to=1):
-    return Budget(kind=kind, keep_ratio=keep_ratio, round_to=round_to, min_width=min_width)
+    return Budget.from_target(
+        kind=kind, keep_ratio=keep_ratio, round_to=round_to, min_width=min_width
+    )
 
 
 class Upsampled(nn.Sequential):
@@ -155,8 +157,6 @@ def test_a_network_without_groups_has_no_lines():
 
 def test_the_search_takes_the_power_that_was_asked_for():
     hyper = convert(Upsampled(4), torch.rand(1, 64, 8, 8))
-    asked = {"kind": "macs", "keep_ratio": 0.5, "iterations": 10, "round_to": 1, "min_width": 1}
     for power in (0.0, 0.5):
-        assert build_search("dhp", hyper, **asked, price_power=power)._lines == lines(
-            hyper, budget(), power
-        )
+        search = build_search("dhp", hyper, budget(), iterations=10, price_power=power)
+        assert search._lines == lines(hyper, budget(), power)

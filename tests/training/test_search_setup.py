@@ -23,7 +23,9 @@ def test_a_search_is_made_as_the_options_say():
     settings = begin_search(
         convert_plain(build_plain(options), options, Place(torch.device("cpu"))), options
     ).settings
-    assert settings.budget == Budget("macs", 0.4, tolerance=0.02, round_to=4, min_width=6)
+    assert settings.budget == Budget.from_target(
+        "macs", 0.4, tolerance=0.02, round_to=4, min_width=6
+    )
     assert (settings.iterations, settings.seed, settings.price_power) == (7, 11, 0.5)
     assert settings.preset == "modern"
 
