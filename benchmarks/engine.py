@@ -26,7 +26,8 @@ from benchmarks.result_files import circumstances, merge  # noqa: E402
 from benchmarks.step import measure_steps  # noqa: E402
 from dhp_sr.cli.process import keep_memory  # noqa: E402
 from dhp_sr.hyper.parametrization import PARAMETRIZATIONS  # noqa: E402
-from dhp_sr.training.distributed import Place, pick_device  # noqa: E402
+from dhp_sr.training.distributed import DistributedContext  # noqa: E402
+from dhp_sr.utils.devices import select_device  # noqa: E402
 from dhp_sr.utils.errors import exit_code  # noqa: E402
 from dhp_sr.utils.timing import thread_count  # noqa: E402
 
@@ -49,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def step(arguments: argparse.Namespace) -> int:
     """Measure training steps."""
-    place = Place(pick_device("auto" if arguments.num_gpu is None else arguments.num_gpu))
+    place = DistributedContext(
+        select_device("auto" if arguments.num_gpu is None else arguments.num_gpu)
+    )
     facts = {
         "device": place.device.type,
         "threads": arguments.threads,

@@ -44,7 +44,8 @@ from dhp_sr.config import Options, load_options  # noqa: E402
 from dhp_sr.config.paths import resolve_paths  # noqa: E402
 from dhp_sr.tasks.test_sets import TestSet, build_test_sets, evaluate  # noqa: E402
 from dhp_sr.training.compression import Compression  # noqa: E402
-from dhp_sr.training.distributed import Place, pick_device  # noqa: E402
+from dhp_sr.training.distributed import DistributedContext  # noqa: E402
+from dhp_sr.utils.devices import select_device  # noqa: E402
 from dhp_sr.utils.errors import UserError, exit_code  # noqa: E402
 
 Steps = Iterator[tuple[int, dict[str, Any]]]
@@ -67,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def contest(arguments: argparse.Namespace, command: str) -> None:
     """Train what is asked for and not there yet."""
     done = {} if arguments.again else _done(arguments.out)
-    place = Place(pick_device("auto"))
+    place = DistributedContext(select_device("auto"))
     for case, seed in ((case, seed) for case in arguments.cases for seed in arguments.seeds):
         for method in arguments.methods:
             identity = (case, method, seed, arguments.length)
@@ -89,7 +90,12 @@ def contest(arguments: argparse.Namespace, command: str) -> None:
 
 
 def train(
-    case: Case, method: str, seed: int, length: float, changes: Sequence[str], place: Place
+    case: Case,
+    method: str,
+    seed: int,
+    length: float,
+    changes: Sequence[str],
+    place: DistributedContext,
 ) -> dict[str, Any]:
     """Train one network from start to end; return its figures.
 
@@ -152,7 +158,7 @@ def _finetune(
     return cpu_s, replace(plan(), finetune=done - cut_at), [round(ratio, 3) for ratio in ratios]
 
 
-def _begin(options: Options, place: Place, iteration: int = 0) -> Compression:
+def _begin(options: Options, place: DistributedContext, iteration: int = 0) -> Compression:
     """Return a training as it is at `iteration`, without the steps before."""
     dense_file = Path(options.path.pretrain_network_g or ROOT / "unused" / "models" / "dense")
     training = Compression(options, place, dense_file)
@@ -195,7 +201,9 @@ def _options(
     )
 
 
-def _figures(training: Compression, sets: Sequence[TestSet], place: Place) -> dict[str, Any]:
+def _figures(
+    training: Compression, sets: Sequence[TestSet], place: DistributedContext
+) -> dict[str, Any]:
     network, report = training.for_validation(), training.report
     scores = {one.name: evaluate(network, one, place.device)["psnr_y_db"] for one in sets}
     groups = {

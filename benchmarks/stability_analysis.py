@@ -38,7 +38,8 @@ from dhp_sr.config import Options, load_options  # noqa: E402
 from dhp_sr.config.paths import resolve_paths  # noqa: E402
 from dhp_sr.hyper import HyperNet  # noqa: E402
 from dhp_sr.training.compression import Compression  # noqa: E402
-from dhp_sr.training.distributed import Place, pick_device  # noqa: E402
+from dhp_sr.training.distributed import DistributedContext  # noqa: E402
+from dhp_sr.utils.devices import select_device  # noqa: E402
 from dhp_sr.utils.errors import exit_code  # noqa: E402
 
 SPREAD = 0.5
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def listen(arguments: argparse.Namespace, command: str) -> None:
     """Measure the presets asked for, and keep their rows."""
-    place = Place(pick_device("auto"))
+    place = DistributedContext(select_device("auto"))
     for preset in arguments.presets:
         row = measure(preset, arguments, place)
         print(row)
@@ -74,7 +75,9 @@ def listen(arguments: argparse.Namespace, command: str) -> None:
         merge(arguments.out, "stability_analysis", [row], ("preset",))
 
 
-def measure(preset: str, arguments: argparse.Namespace, place: Place) -> dict[str, Any]:
+def measure(
+    preset: str, arguments: argparse.Namespace, place: DistributedContext
+) -> dict[str, Any]:
     """Search from several initial latents, and with other data; return how alike the outcomes are."""
     changes = [*_changes(preset, arguments), *arguments.set]
     options = _options(arguments.option_file, changes)
@@ -160,7 +163,7 @@ def _options(option_file: Path, changes: Sequence[str]) -> Options:
     return resolve_paths(load_options(option_file, changes), ROOT)
 
 
-def _train_dense(options: Options, place: Place) -> dict[str, Any]:
+def _train_dense(options: Options, place: DistributedContext) -> dict[str, Any]:
     seed_everything(options.manual_seed)
     training = Compression(options, place, ROOT / "unused" / "models" / "dense.safetensors")
     end = options.compress.dense_iter
@@ -170,7 +173,7 @@ def _train_dense(options: Options, place: Place) -> dict[str, Any]:
 
 
 def _begin(
-    options: Options, place: Place, dense: dict[str, Any], latents: int
+    options: Options, place: DistributedContext, dense: dict[str, Any], latents: int
 ) -> tuple[Compression, Tensor]:
     """Return a training at the start of the search, from latents of its own, and their |z|."""
     seed_everything(options.manual_seed)
@@ -184,7 +187,9 @@ def _begin(
     return training, torch.cat([latent.detach().abs().clone() for latent in hyper.latents.values()])
 
 
-def _search(options: Options, place: Place, dense: dict[str, Any], latents: int) -> Found:
+def _search(
+    options: Options, place: DistributedContext, dense: dict[str, Any], latents: int
+) -> Found:
     training, initial = _begin(options, place, dense, latents)
     start, end = options.compress.dense_iter, training.schedule.cut_at
     label = f"{options.compress.preset} from latents {latents}"

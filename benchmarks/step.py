@@ -14,7 +14,7 @@ from benchmarks.rounds import quartiles, ratios, take_turns
 from dhp_sr.config import Options, load_options
 from dhp_sr.search.dhp import INTERVAL
 from dhp_sr.training.compression import Compression
-from dhp_sr.training.distributed import Place
+from dhp_sr.training.distributed import DistributedContext
 
 PLAIN = "plain"
 LIMIT_S = 15.0
@@ -23,7 +23,7 @@ LIMIT_S = 15.0
 
 def measure_steps(
     option_file: Path,
-    place: Place,
+    place: DistributedContext,
     rounds: int,
     *,
     parametrizations: Sequence[str],
@@ -100,7 +100,9 @@ def _present(training: Compression) -> int:
     )
 
 
-def _training(option_file: Path, kind: str, place: Place, changes: Sequence[str]) -> Compression:
+def _training(
+    option_file: Path, kind: str, place: DistributedContext, changes: Sequence[str]
+) -> Compression:
     own = (
         ["compress=null"]
         if kind == PLAIN
@@ -113,7 +115,7 @@ def _training(option_file: Path, kind: str, place: Place, changes: Sequence[str]
     return training
 
 
-def _batch(options: Options, place: Place) -> dict[str, Tensor]:
+def _batch(options: Options, place: DistributedContext) -> dict[str, Tensor]:
     data = options.datasets["train"]
     channels = 3 if data.color == "rgb" else 1
     sides = {"lq": data.gt_size // options.scale, "gt": data.gt_size}
@@ -125,7 +127,7 @@ def _batch(options: Options, place: Place) -> dict[str, Tensor]:
     }
 
 
-def _batch_size(option_file: Path, place: Place, changes: Sequence[str]) -> int:
+def _batch_size(option_file: Path, place: DistributedContext, changes: Sequence[str]) -> int:
     """Return the batch of the option file; on a CPU halved until a plain step stays below LIMIT_S."""
     count = load_options(option_file, changes).datasets["train"].batch_size_per_gpu
     if place.device.type != "cpu":

@@ -39,7 +39,7 @@ def _infer(arguments: argparse.Namespace) -> int:
     from dhp_sr.inference.images import allow_large
     from dhp_sr.inference.names import find_work
     from dhp_sr.inference.progress import restore_all
-    from dhp_sr.training.distributed import device_named
+    from dhp_sr.utils.devices import device_by_name
     from dhp_sr.zoo.specs import register_known
 
     settings = _settings(arguments)
@@ -51,7 +51,10 @@ def _infer(arguments: argparse.Namespace) -> int:
     keep_memory()
     with plain_warnings():
         runner = open_model(
-            arguments.model, device_named(arguments.device), arguments.precision, arguments.threads
+            arguments.model,
+            device_by_name(arguments.device),
+            arguments.precision,
+            arguments.threads,
         )
         _check(runner, arguments)
         return restore_all(

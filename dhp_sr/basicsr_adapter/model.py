@@ -16,7 +16,7 @@ from dhp_sr.metrics import complexity
 from dhp_sr.tasks.registry import task_of
 from dhp_sr.tasks.test_sets import TestSet
 from dhp_sr.training.compression import Compression
-from dhp_sr.training.distributed import Place, pick_device
+from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.training.final_names import best_names, final_names
 from dhp_sr.training.states import (
     differences,
@@ -27,6 +27,7 @@ from dhp_sr.training.states import (
     set_random_state,
     write_tensors,
 )
+from dhp_sr.utils.devices import select_device
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.strict_json import finite
 from dhp_sr.zoo.networks import example_shape
@@ -42,7 +43,7 @@ class DHPModel:
     Iterations are counted from 1, as in BasicSR: `current_iter` is the step that is taken, or that was taken last.
 
     Args:
-        opt: The fields of an option file, and beside them `run_folder` (a path, needed to save) and `place` (a Place).
+        opt: The fields of an option file, and beside them `run_folder` (a path, needed to save) and `place` (a DistributedContext).
 
     Raises:
         UserError: the options do not fit together, or the network cannot be built.
@@ -52,7 +53,7 @@ class DHPModel:
         fields = {key: value for key, value in opt.items() if key in Options.model_fields}
         self.options = Options.model_validate(fields)
         self.task = task_of(self.options)
-        self.place = opt.get("place") or Place(pick_device(self.options.num_gpu))
+        self.place = opt.get("place") or DistributedContext(select_device(self.options.num_gpu))
         self.device, self.is_train = self.place.device, True
         self.run_folder = Path(opt["run_folder"]) if opt.get("run_folder") else None
         dense_file = self.model_path("dense") if self.run_folder else Path()
@@ -189,13 +190,13 @@ class DHPModel:
             ) from error
 
     def _keep_dense(self, network: nn.Module) -> None:
-        if self.run_folder and self.place.writes:
+        if self.run_folder and self.place.is_main:
             self._write(
                 network, "dense", training={"iterations": self.compression.schedule.dense_iter}
             )
 
     def _keep_leg(self, leg: int) -> None:
-        if self.run_folder and self.place.writes:
+        if self.run_folder and self.place.is_main:
             self.save_final(leg)
 
     def _write(self, network: nn.Module, name: str, **facts: Any) -> Path:

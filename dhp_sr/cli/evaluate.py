@@ -15,8 +15,8 @@ from dhp_sr.tasks.base import Task
 from dhp_sr.tasks.classification import Classification
 from dhp_sr.tasks.registry import task_named
 from dhp_sr.tasks.test_sets import TestSet, enlarge, mean_scores, restore, scores_of
-from dhp_sr.training.distributed import device_named
 from dhp_sr.training.result_rows import Row, new_row
+from dhp_sr.utils.devices import device_by_name
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.strict_json import finite
 from dhp_sr.zoo.networks import EXAMPLE_SIDE, example_shape, image_shape
@@ -69,7 +69,7 @@ def evaluate_files(
         UserError: a file is no model, a folder is missing, or an argument has no meaning for the model's task.
     """
     measuring = measuring or Measuring(repeats=0)
-    place = device_named(device)
+    place = device_by_name(device)
     paths = [models] if isinstance(models, str | Path) else list(models)
     candidates = open_candidates(paths, place, measuring.threads or torch.get_num_threads())
     first, task = candidates[0].network, task_named(candidates[0].network.task)

@@ -13,8 +13,9 @@ from dhp_sr.archs import ARCHS
 from dhp_sr.config import load_options, resolve_paths
 from dhp_sr.config.schema import Options
 from dhp_sr.hyper import HyperNet, convert
-from dhp_sr.training.distributed import Place, one_device
+from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.training.search_setup import convert_plain, make_budgets, make_stopwatch
+from dhp_sr.utils.devices import single_device
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.strict_json import finite
 from dhp_sr.zoo.names import build_named, named_arguments
@@ -44,7 +45,7 @@ def plan_run(opt: str | Path, overrides: Sequence[str] = (), *, root: Path) -> d
             f"{opt}: expected a section compress to plan for, found none; or name a network with --arch"
         )
     network = build_plain(options)
-    place = Place(one_device(options.num_gpu))
+    place = DistributedContext(single_device(options.num_gpu))
     network.to(place.device)
     hyper = convert_plain(network, options, place)
     stopwatch = make_stopwatch(network, options, place, None)
@@ -55,7 +56,9 @@ def plan_run(opt: str | Path, overrides: Sequence[str] = (), *, root: Path) -> d
     return finite({"name": options.name, **found, "targets": targets})
 
 
-def plan_for_training(network: nn.Module, options: Options, place: Place) -> dict[str, Any]:
+def plan_for_training(
+    network: nn.Module, options: Options, place: DistributedContext
+) -> dict[str, Any]:
     """Plan the network that a run is about to train, by multiply-adds and parameters; no latency is measured.
 
     Args:

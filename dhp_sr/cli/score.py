@@ -13,10 +13,10 @@ from dhp_sr.config.schema import Options
 from dhp_sr.deploy import load_model
 from dhp_sr.reports.tables import text_table
 from dhp_sr.tasks.registry import task_named, task_of
-from dhp_sr.training.distributed import one_device
 from dhp_sr.training.final_names import final_names
 from dhp_sr.training.result_rows import input_rows, model_row
 from dhp_sr.training.run_folder import RunFolder
+from dhp_sr.utils.devices import single_device
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.strict_json import finite
 from dhp_sr.zoo.networks import check_fit, example_shape
@@ -42,7 +42,7 @@ def score_run(
     options = load_options(opt, overrides)
     run = RunFolder(run_path(options, root))
     paths = [Path(model) for model in models] or [run.model(name) for name in final_names(options)]
-    device = one_device(options.num_gpu)
+    device = single_device(options.num_gpu)
     networks = [_open(path, options, opt, device) for path in paths]
     sets = task_of(options).test_sets(resolve_paths(options, root))
     return _side_by_side(

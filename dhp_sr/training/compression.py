@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dhp_sr.config.schema import Options
 from dhp_sr.tasks.registry import task_of
-from dhp_sr.training.distributed import Place
+from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.training.losses import Objective
 from dhp_sr.training.optimizers import (
     build_optimizer,
@@ -54,7 +54,7 @@ class Compression:
     def __init__(
         self,
         options: Options,
-        place: Place,
+        place: DistributedContext,
         dense_file: Path,
         keep_dense: Callable[[nn.Module], None] = lambda _: None,
         keep_leg: Callable[[int], None] = lambda _: None,
@@ -113,7 +113,7 @@ class Compression:
         wanted = self.schedule.phase(iteration)
         if self.phase == "dense" and wanted != "dense":
             self.keep_dense(self.network)
-            self.place.wait()
+            self.place.barrier()
             self._begin_search()
             entered.append("search")
         if self.phase == "search" and wanted == "finetune":
@@ -143,7 +143,10 @@ class Compression:
             UserError: the loss is not finite. The weights are those of the step before.
         """
         channels_last = self.options.train.channels_last
-        images, truth = (self.place.take(batch[key], channels_last) for key in self.task.batch_keys)
+        images, truth = (
+            self.place.to_device(batch[key], channels_last=channels_last)
+            for key in self.task.batch_keys
+        )
         rate = self.schedule.learning_rate(iteration)
         set_learning_rate(self.optimizer, rate)
         trains = self.search is None or self.search.trains_weights
@@ -235,7 +238,10 @@ class Compression:
 
     def _enter(self, phase: PhaseName, network: nn.Module) -> None:
         """Make `network` the one that is trained, with an optimizer of its own."""
-        self.phase, self.network = phase, self.place.take(network, self.options.train.channels_last)
+        self.phase, self.network = (
+            phase,
+            self.place.to_device(network, channels_last=self.options.train.channels_last),
+        )
         self.optimizer = build_optimizer(self.options.train.optim_g, self._trained())
         if phase == "search" and not self.search.trains_weights:
             self.network.network.requires_grad_(

@@ -1,4 +1,4 @@
-"""Where a run computes: the device, and its place among several processes."""
+"""Distributed context: the device of this process and its rank among the processes of a run."""
 
 import os
 from collections.abc import Callable
@@ -9,127 +9,108 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, distributed, nn
 
+from dhp_sr.utils.devices import select_device
 from dhp_sr.utils.errors import UserError
 
 TIMEOUT = timedelta(hours=2)
-"""One process validates while the others wait."""
-Movable = TypeVar("Movable", nn.Module, Tensor)
+"""Longest wait for another process. Rank 0 validates alone while the others wait for it."""
+ModuleOrTensor = TypeVar("ModuleOrTensor", nn.Module, Tensor)
 
 
 @dataclass(frozen=True)
-class Place:
-    """A process of a run: its device, its number and how many there are."""
+class DistributedContext:
+    """Device, rank and number of processes; with one process every collective is the identity."""
 
     device: torch.device
     rank: int = 0
     world_size: int = 1
 
     @property
-    def writes(self) -> bool:
-        """Whether this process writes files and validates."""
+    def is_main(self) -> bool:
+        """Whether this process validates and writes files."""
         return self.rank == 0
 
-    def take(self, value: Movable, channels_last: bool) -> Movable:
-        """Return a network or tensor on the device of this process.
+    def to_device(self, value: ModuleOrTensor, *, channels_last: bool) -> ModuleOrTensor:
+        """Move a network (in place) or a tensor to the device of this process.
 
         Args:
-            value: a network is moved in place.
-            channels_last: keep the channels of what has four dimensions next to each other in memory.
+            value: Network or tensor.
+            channels_last: Store four-dimensional tensors as NHWC in memory.
         """
-        last = channels_last and (isinstance(value, nn.Module) or value.dim() == 4)
-        layout = torch.channels_last if last else torch.contiguous_format
+        has_channels = isinstance(value, nn.Module) or value.dim() == 4
+        layout = torch.contiguous_format
+        if channels_last and has_channels:
+            layout = torch.channels_last
         return value.to(self.device, non_blocking=True, memory_format=layout)
 
-    def agree(self, flag: bool) -> bool:
-        """Return whether any process raised its flag; all processes get the same answer."""
+    def any_rank(self, flag: bool) -> bool:
+        """Return whether `flag` is true in any process; every process gets the same answer.
+
+        A signal reaches the processes of a run at different iterations. Without an agreed answer
+        one of them would leave the loop while the others wait for its gradients for ever.
+        """
         if self.world_size == 1:
             return flag
         shared = torch.tensor(float(flag), device=self.device)
         distributed.all_reduce(shared, distributed.ReduceOp.MAX)
         return bool(shared.item())
 
-    def first(self, compute: Callable[[], Any]) -> Any:
-        """Return what `compute` gives in the first process, in all of them."""
+    def broadcast(self, compute: Callable[[], Any]) -> Any:
+        """Call `compute` in rank 0 and return its result in every process.
+
+        Measured times differ from process to process. A search that decides by them must see the
+        same ones everywhere, or the processes would prune different channels.
+        """
         if self.world_size == 1:
             return compute()
         shared = [compute() if self.rank == 0 else None]
         distributed.broadcast_object_list(shared, src=0, device=self.device)
         return shared[0]
 
-    def wait(self) -> None:
-        """Wait until every process has come here."""
+    def barrier(self) -> None:
+        """Wait until every process has reached this call."""
         if self.world_size > 1:
             distributed.barrier()
 
 
-def device_named(name: Literal["auto", "cpu", "cuda"] | None) -> torch.device:
-    """Return the device that a command line names; None is `auto`.
+def init_distributed(
+    num_gpu: int | Literal["auto"], launcher: Literal["none", "pytorch"]
+) -> DistributedContext:
+    """Join the process group if torchrun started this process: nccl on CUDA, gloo on the CPU.
+
+    Args:
+        num_gpu: As in the option file; with a launcher it only chooses between CUDA and the CPU.
+        launcher: `pytorch` where torchrun starts the processes.
 
     Raises:
-        UserError: there is no graphics card.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "--device cuda: found no CUDA device; use --device cpu, or install a CUDA build of torch"
-        )
-    return pick_device({"cpu": 0, "cuda": 1}.get(name or "auto", "auto"))
-
-
-def one_device(num_gpu: int | Literal["auto"]) -> torch.device:
-    """Return a device for what one process does, whatever number of cards a run trains on."""
-    return pick_device(num_gpu if num_gpu in ("auto", 0) else 1)
-
-
-def pick_device(num_gpu: int | Literal["auto"]) -> torch.device:
-    """Return the device of a run with one process.
-
-    Raises:
-        UserError: more graphics cards are asked for than there are, or than one process can use.
-    """
-    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if num_gpu == "auto":
-        return torch.device("cuda" if available else "cpu")
-    if num_gpu > available:
-        raise UserError(
-            f"expected {num_gpu} CUDA device(s) (num_gpu: {num_gpu}), found {available}; "
-            "set num_gpu: 0 for the CPU or num_gpu: auto, or install a CUDA build of torch"
-        )
-    if num_gpu > 1:
-        raise UserError(
-            f"num_gpu: {num_gpu} needs one process per device: "
-            f"torchrun --nproc_per_node={num_gpu} dhp_sr/train.py -opt FILE --launcher pytorch"
-        )
-    return torch.device("cuda" if num_gpu else "cpu")
-
-
-def take_place(num_gpu: int | Literal["auto"], launcher: Literal["none", "pytorch"]) -> Place:
-    """Return this process's place, joining the others (nccl on CUDA, gloo on the CPU) if torchrun started it.
-
-    Raises:
-        UserError: `launcher` is `pytorch`, but torchrun did not start this process; or see `pick_device`.
+        UserError: `launcher` is `pytorch` outside of torchrun, or a device is missing.
     """
     if launcher == "none":
-        return Place(pick_device(num_gpu))
+        return DistributedContext(select_device(num_gpu))
     if "LOCAL_RANK" not in os.environ:
         raise UserError(
-            "--launcher pytorch expects to be started by torchrun, found no LOCAL_RANK in the environment; run "
-            "torchrun --nproc_per_node=2 dhp_sr/train.py -opt FILE --launcher pytorch"
+            "--launcher pytorch expects to be started by torchrun, found no LOCAL_RANK in the "
+            "environment; run torchrun --nproc_per_node=2 dhp_sr/train.py -opt FILE "
+            "--launcher pytorch"
         )
-    local, cuda = int(os.environ["LOCAL_RANK"]), num_gpu != 0 and torch.cuda.is_available()
-    if cuda and local >= torch.cuda.device_count():
+    local_rank = int(os.environ["LOCAL_RANK"])
+    use_cuda = num_gpu != 0 and torch.cuda.is_available()
+    if not use_cuda and num_gpu not in ("auto", 0):
+        select_device(1)  # raises: the option file insists on CUDA and there is none
+    if use_cuda and local_rank >= torch.cuda.device_count():
         raise UserError(
-            f"process {local} of torchrun has no CUDA device: found {torch.cuda.device_count()}"
+            f"process {local_rank} of torchrun has no CUDA device: "
+            f"found {torch.cuda.device_count()}"
         )
-    if num_gpu not in ("auto", 0) and not cuda:
-        pick_device(1)
-    device = torch.device("cuda", local) if cuda else torch.device("cpu")
-    if cuda:
+    device = torch.device("cpu")
+    if use_cuda:
+        device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if cuda else "gloo", timeout=TIMEOUT)
-    return Place(device, distributed.get_rank(), distributed.get_world_size())
+    distributed.init_process_group("nccl" if use_cuda else "gloo", timeout=TIMEOUT)
+    return DistributedContext(device, distributed.get_rank(), distributed.get_world_size())
 
 
-def leave() -> None:
-    """Part from the other processes, if there are any."""
+def destroy_process_group() -> None:
+    """Leave the process group if this process is in one."""
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()

@@ -16,7 +16,7 @@ from dhp_sr.config.schema import Options
 from dhp_sr.data.sampler import train_batches
 from dhp_sr.reports.tables import text_table
 from dhp_sr.tasks.registry import task_of
-from dhp_sr.training.distributed import Place, leave, take_place
+from dhp_sr.training.distributed import DistributedContext, destroy_process_group, init_distributed
 from dhp_sr.training.environment import environment
 from dhp_sr.training.latent_log import is_due, latent_rows
 from dhp_sr.training.results import finish, write_pages
@@ -64,17 +64,17 @@ def train(
         UserError: a mistake in options or files, or a diverged training.
         Interrupted: `stop` said so.
     """
-    place = take_place(options.num_gpu, launcher)
+    place = init_distributed(options.num_gpu, launcher)
     run = RunFolder(run_path(options, root), task_of(options).scores)
     try:
         return _Run(resolve_paths(options, root), place, run, stop).execute(auto_resume)
     finally:
-        leave()
+        destroy_process_group()
 
 
 class _Run:
     def __init__(
-        self, options: Options, place: Place, run: RunFolder, stop: Callable[[], bool]
+        self, options: Options, place: DistributedContext, run: RunFolder, stop: Callable[[], bool]
     ) -> None:
         self.options, self.place, self.run, self.stop = options, place, run, stop
 
@@ -82,7 +82,7 @@ class _Run:
         options, place, run = self.options, self.place, self.run
         # Everything that can be wrong with data and network shows before an earlier run is renamed.
         train_set = self._train_set()
-        sets = task_of(options).test_sets(options) if place.writes else []
+        sets = task_of(options).test_sets(options) if place.is_main else []
         opt = {**options.model_dump(), "run_folder": str(run.path), "place": place}
         self.model: DHPModel = basicsr_glue.build_model(opt)
         self.model.task.check_data(self.model.compression.network, train_set, sets)
@@ -100,11 +100,11 @@ class _Run:
         start = saved["iteration"]
         self.losses: list[float] = saved["extra"].get("losses", [])
         earlier = None
-        if place.writes:
+        if place.is_main:
             earlier = run.open(resume=resumed)
             run.rewind(start, saved["extra"].get("log_bytes", 0))
-        place.wait()
-        with logging_to(run.log if place.writes else None, screen=place.writes) as self.logger:
+        place.barrier()
+        with logging_to(run.log if place.is_main else None, screen=place.is_main) as self.logger:
             if earlier:
                 self.logger.info("an earlier run of this name was renamed to %s", earlier.name)
             self._announce(start)
@@ -119,14 +119,14 @@ class _Run:
             )
             try:
                 self._loop(batches, sets, start)
-                return self._finish(sets) if place.writes else {}
+                return self._finish(sets) if place.is_main else {}
             except (UserError, Interrupted) as error:
                 self._to_log_file(error)
                 raise
 
     def _keep_finished(self) -> dict[str, Any]:
         """Leave a finished run as it is, but for its pages if it was killed before they were written."""
-        if not self.place.writes:
+        if not self.place.is_main:
             return {}
         with logging_to(None, screen=True) as logger:
             advice = "score it on other images by test.py, or remove its metrics.json to have it scored again"
@@ -165,7 +165,7 @@ class _Run:
         return task_of(self.options).train_set(self.options)
 
     def _announce(self, start: int) -> None:
-        if not self.place.writes:
+        if not self.place.is_main:
             return
         schedule, network = self.model.compression.schedule, self.options.network_g
         if start:
@@ -211,7 +211,7 @@ class _Run:
                     records.latents(latent_rows(self.model.compression.search, done))
                 if records and (done % options.val.val_freq == 0 or done in schedule.stages):
                     self._validate(sets, done, records)
-                entered, stopping = self._advance(done), self.place.agree(self.stop())
+                entered, stopping = self._advance(done), self.place.any_rank(self.stop())
                 if entered or stopping or done % logger.save_checkpoint_freq == 0 or done == total:
                     self._save(done)
                 if stopping and done < total:
@@ -228,7 +228,7 @@ class _Run:
         return entered
 
     def _save(self, done: int) -> None:
-        if self.place.writes:
+        if self.place.is_main:
             self.model.save(-1, done, {"log_bytes": self.run.log_bytes(), "losses": self.losses})
 
     def _validate(self, sets: list[Any], done: int, records: Records) -> None:
@@ -261,7 +261,7 @@ def _kept(report: Mapping[str, Any]) -> str:
 def _records(
     run: _Run, start: int, total: int, every: int, board: str | None
 ) -> Iterator[Records | None]:
-    if not run.place.writes:
+    if not run.place.is_main:
         yield None
         return
     with Records(

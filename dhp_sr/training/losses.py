@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dhp_sr.config.schema import Options
 from dhp_sr.tasks.registry import task_of
-from dhp_sr.training.distributed import Place
+from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.training.search_setup import open_teacher
 from dhp_sr.zoo.networks import build_plain, load_file
 
@@ -20,7 +20,7 @@ class Objective:
         teacher: The network to imitate; None before `meet_teacher`, and where `compress.distill` is not set.
     """
 
-    def __init__(self, options: Options, place: Place) -> None:
+    def __init__(self, options: Options, place: DistributedContext) -> None:
         self.options, self.place = options, place
         self.task = task_of(options)
         self.loss = self.task.build_loss(options.train)
@@ -63,8 +63,8 @@ class Objective:
         else:
             teacher = build_plain(self.options)
             load_file(teacher, dense_file)
-        self.teacher = self.place.take(
-            teacher.eval().requires_grad_(False), self.options.train.channels_last
+        self.teacher = self.place.to_device(
+            teacher.eval().requires_grad_(False), channels_last=self.options.train.channels_last
         )
 
     def _computed(self, forward: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:

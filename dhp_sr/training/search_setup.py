@@ -13,12 +13,12 @@ from dhp_sr.cost.latency_benchmark import Stopwatch
 from dhp_sr.deploy import load_model
 from dhp_sr.hyper import HyperNet, convert
 from dhp_sr.search import Search, build_search
-from dhp_sr.training.distributed import Place
+from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.utils.errors import UserError
 from dhp_sr.zoo.networks import check_fit, example_input
 
 
-def convert_plain(network: nn.Module, options: Options, place: Place) -> HyperNet:
+def convert_plain(network: nn.Module, options: Options, place: DistributedContext) -> HyperNet:
     """Convert a plain network as `compress` says; it is left as it was."""
     compress, example = options.compress, example_input(network).to(place.device)
     return convert(
@@ -31,7 +31,7 @@ def convert_plain(network: nn.Module, options: Options, place: Place) -> HyperNe
 
 
 def make_stopwatch(
-    network: nn.Module, options: Options, place: Place, path: Path | None
+    network: nn.Module, options: Options, place: DistributedContext, path: Path | None
 ) -> Stopwatch | None:
     """Return what measures latencies as `compress` says; None where no target is one of latency.
 
@@ -48,7 +48,7 @@ def make_stopwatch(
     if compress.latency_size:
         example = example.new_zeros(*example.shape[:2], *compress.latency_size)
     path = Path(compress.latency_table) if compress.latency_table else path
-    return Stopwatch(example.to(place.device), compress.latency_threads, path, place.first)
+    return Stopwatch(example.to(place.device), compress.latency_threads, path, place.broadcast)
 
 
 def make_budgets(compress: Compress) -> tuple[Budget, ...]:
@@ -79,7 +79,10 @@ def begin_search(hyper: HyperNet, options: Options, stopwatch: Stopwatch | None 
 
 
 def rehearse(
-    network: nn.Module, options: Options, place: Place, stopwatch: Stopwatch | None = None
+    network: nn.Module,
+    options: Options,
+    place: DistributedContext,
+    stopwatch: Stopwatch | None = None,
 ) -> None:
     """Convert, prune and cut a copy, so that what would fail after hours of training fails before them.
 

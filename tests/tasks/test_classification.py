@@ -20,7 +20,7 @@ from dhp_sr.tasks.classification import Classification, score_classes
 from dhp_sr.test import main as score_main
 from dhp_sr.train import main as train_main
 from dhp_sr.training.compression import Compression
-from dhp_sr.training.distributed import Place
+from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.utils.errors import UserError
 
 RESNET_ARGUMENTS = {key: value for key, value in RESNET.items() if key != "type"}
@@ -118,7 +118,9 @@ def test_killed_in_every_phase(make, tmp_path, monkeypatch, case):
 
 
 def compression(options, tmp_path):
-    return Compression(options, Place(torch.device("cpu")), tmp_path / "dense.safetensors")
+    return Compression(
+        options, DistributedContext(torch.device("cpu")), tmp_path / "dense.safetensors"
+    )
 
 
 def batch(options):

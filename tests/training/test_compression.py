@@ -3,10 +3,11 @@ import torch
 
 from dhp_sr.surgery.cut import kept_entries
 from dhp_sr.training.compression import Compression
-from dhp_sr.training.distributed import Place, pick_device
+from dhp_sr.training.distributed import DistributedContext
+from dhp_sr.utils.devices import select_device
 from dhp_sr.utils.errors import UserError
 
-CPU = Place(torch.device("cpu"))
+CPU = DistributedContext(torch.device("cpu"))
 
 
 def batch(scale: int = 2, channels: int = 3) -> dict:
@@ -138,9 +139,9 @@ def test_pretrained_weights_of_another_network(make_options, tmp_path):
 def test_a_missing_graphics_card():
     if torch.cuda.is_available():
         pytest.skip("there is one")
-    assert pick_device("auto").type == "cpu" and pick_device(0).type == "cpu"
+    assert select_device("auto").type == "cpu" and select_device(0).type == "cpu"
     with pytest.raises(UserError, match=r"expected 1 CUDA device\(s\).*num_gpu: 0"):
-        pick_device(1)
+        select_device(1)
 
 
 def test_the_optimizer_goes_on_with_the_moments_of_what_stays(compression):

@@ -179,10 +179,12 @@ def test_the_rehearsal_draws_no_random_numbers(make_options, tmp_path):
     import torch
 
     from dhp_sr.training.compression import Compression
-    from dhp_sr.training.distributed import Place
+    from dhp_sr.training.distributed import DistributedContext
 
     faithful = make_options(compress={"preset": "faithful", "parametrization": "full"})
-    one = Compression(faithful, Place(torch.device("cpu")), tmp_path / "dense.safetensors")
+    one = Compression(
+        faithful, DistributedContext(torch.device("cpu")), tmp_path / "dense.safetensors"
+    )
     before = torch.get_rng_state()
     one.rehearse()
     assert torch.equal(torch.get_rng_state(), before)

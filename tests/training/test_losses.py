@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dhp_sr.training.distributed import Place
+from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.training.losses import Objective, mixed
 
 
@@ -30,7 +30,7 @@ def test_the_last_images_are_mixed_with_others(part, alone):
 
 def test_mixed_images_are_judged_by_the_teacher_alone(make_options):
     options = make_options(compress={"distill": {"weight": 2.0, "mix": 0.5}})
-    objective = Objective(options, Place(torch.device("cpu")))
+    objective = Objective(options, DistributedContext(torch.device("cpu")))
     images, truth = torch.rand(4, 3, 8, 8), torch.rand(4, 3, 8, 8)
     objective.teacher = torch.nn.Identity()
     wrong = truth.clone()
@@ -47,7 +47,7 @@ def test_mixed_images_are_judged_by_the_teacher_alone(make_options):
 
 def test_everything_may_be_mixed(make_options):
     objective = Objective(
-        make_options(compress={"distill": {"mix": 1.0}}), Place(torch.device("cpu"))
+        make_options(compress={"distill": {"mix": 1.0}}), DistributedContext(torch.device("cpu"))
     )
     objective.teacher = torch.nn.Identity()
     images = torch.rand(4, 3, 8, 8)

@@ -9,7 +9,7 @@ from torch import nn
 from dhp_sr.allocation.budget import Budget
 from dhp_sr.config import load_options
 from dhp_sr.surgery.cut import CutError
-from dhp_sr.training.distributed import Place
+from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.training.search_setup import begin_search, convert_plain, rehearse
 from dhp_sr.zoo.networks import build_plain
 
@@ -21,7 +21,8 @@ def test_a_search_is_made_as_the_options_say():
     changes = [f"compress.{key}={value}" for key, value in given.items()]
     options = load_options(QUICKSTART, [*changes, "compress.target.macs=0.4", "manual_seed=11"])
     settings = begin_search(
-        convert_plain(build_plain(options), options, Place(torch.device("cpu"))), options
+        convert_plain(build_plain(options), options, DistributedContext(torch.device("cpu"))),
+        options,
     ).settings
     assert settings.budget == Budget.from_target(
         "macs", 0.4, tolerance=0.02, round_to=4, min_width=6
@@ -48,7 +49,7 @@ class Scaled(nn.Module):
 def test_a_network_whose_cut_computes_something_else_is_refused_before_training():
     """The channels that the number speaks of are excluded, or the network is not trained."""
     changes = ["compress.round_to=2", "compress.min_width=2", "compress.tolerance=0.2"]
-    options, cpu = load_options(QUICKSTART, changes), Place(torch.device("cpu"))
+    options, cpu = load_options(QUICKSTART, changes), DistributedContext(torch.device("cpu"))
     network = Scaled()
     before, state = (
         {name: one.clone() for name, one in network.state_dict().items()},

@@ -13,13 +13,13 @@ from dhp_sr.allocation.budget import BudgetError
 from dhp_sr.cli.score import score_run
 from dhp_sr.deploy import load_model, read_manifest
 from dhp_sr.training.compression import Compression
-from dhp_sr.training.distributed import Place
+from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.training.schedule import Schedule
 from dhp_sr.utils.errors import UserError
 
 TARGETS = [{"macs": 0.3}, {"macs": 0.6}]
 NAMES = ("pruned_macs0.6", "pruned_macs0.3")
-CPU = Place(torch.device("cpu"))
+CPU = DistributedContext(torch.device("cpu"))
 
 
 def several(make_options, **changes):
