@@ -111,14 +111,16 @@ def allowed_widths(group: Group, budget: Budget) -> list[int]:
     A layer has as many channels as the group times one of its `units`; they are a multiple of `round_to`, not below
     the floor.
     """
-    step = math.lcm(*(budget.round_to // math.gcd(budget.round_to, unit) for unit in group.units))
+    step = math.lcm(
+        *(budget.round_to // math.gcd(budget.round_to, unit) for unit in group.channels_per_element)
+    )
     first = round_up(least_width(group, budget.min_width), step)
     return [*range(first, group.width, step), group.width]
 
 
 def least_width(group: Group, min_width: int) -> int:
     """Return the width below which a layer of the group has fewer channels than `min_width`, or the dense width."""
-    return min(group.width, max(1, math.ceil(min_width / min(group.units))))
+    return min(group.width, max(1, math.ceil(min_width / min(group.channels_per_element))))
 
 
 def report(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-def units(
+def channels_per_element(
     spans: Sequence[slice], axes: Iterable[tuple[Tensor, int]], size: int
 ) -> list[tuple[int, ...]]:
     """Return for each group all numbers of channels that a place of it is among the layers, ascending.

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from dhp_sr.channels.analysis import walk
-from dhp_sr.channels.multiplicity import units
-from dhp_sr.graph.capture import TraceError, trace
-from dhp_sr.operators.analysis_state import Book, Count, Path
+from dhp_sr.channels.analysis import analyze_channels
+from dhp_sr.channels.multiplicity import channels_per_element
+from dhp_sr.graph.capture import ArgPath, TraceError, trace
+from dhp_sr.operators.analysis_context import AnalysisContext, ChannelRange
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Group:
     """All layers that produce channels of the group."""
     start: int
     """Offset in the flat vector of all prunable channels; -1 for a pinned group."""
-    activated: float
+    nonlinearity_fraction: float
     """Activations that act on the channels, for each layer that produces them, at most 1; 0 for channels that are only
     carried on, such as those of EDSR's stream."""
-    units: tuple[int, ...] = (1,)
-    """How many channels each of them stands for in the layers that have them, see `units`; all different numbers."""
+    channels_per_element: tuple[int, ...] = (1,)
+    """How many channels each of them stands for in the layers that have them, see `channels_per_element`; all different numbers."""
 
     @property
     def span(self) -> slice:
@@ -69,20 +69,20 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Number:
+class SizePatch:
     """An argument in the forward that states a number of channels, or a list of such numbers."""
 
     node: str
     """Name of the node in the trace."""
-    path: Path
+    path: ArgPath
     """Where among the node's arguments."""
-    counts: tuple[Tensor, ...]
+    counted: tuple[Tensor, ...]
     """For each number, the channels counted, as places in the flat vector; its length stands for pinned channels."""
     is_list: bool
 
-    def value(self, padded: Tensor) -> int | list[int]:
+    def kept_size(self, padded: Tensor) -> int | list[int]:
         """Return the number for masks in the flat vector, one entry True behind them."""
-        counted = [int(padded[index].sum()) for index in self.counts]
+        counted = [int(padded[index].sum()) for index in self.counted]
         return counted if self.is_list else counted[0]
 
 
@@ -97,11 +97,11 @@ class ChannelPlan:
     """Shape of every parameter."""
     constants: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """Shape of every buffer that is a layer's weight, such as the kernel of a blur."""
-    numbers: tuple[Number, ...] = ()
+    size_patches: tuple[SizePatch, ...] = ()
     """What the forward states in numbers of prunable channels."""
     example_shape: tuple[int, ...] = ()
     """Shape of the example input."""
-    training_form: bool = False
+    training_time_form: bool = False
     """Whether the plan follows what the forward does in training mode."""
 
     @property
@@ -125,7 +125,7 @@ def make_plan(
     example_input: Tensor,
     exclude: Sequence[str] = (),
     *,
-    keep_streams: bool = False,
+    prune_residual: bool = True,
 ) -> ChannelPlan:
     """Plan how a network can be pruned.
 
@@ -136,7 +136,7 @@ def make_plan(
         network: any traceable network; it is left as it was.
         example_input: one input batch; MACs are counted at its size.
         exclude: names or patterns (`body.*`) of layers whose output channels must stay.
-        keep_streams: whether channels of tensors that are summed must stay too.
+        prune_residual: whether channels coupled by residual additions may be pruned.
 
     Raises:
         TraceError: the network cannot be traced or run.
@@ -144,12 +144,12 @@ def make_plan(
     """
     exclude = [exclude] if isinstance(exclude, str) else exclude
     try:
-        plan, refused = _plan(network, example_input, exclude, keep_streams, False), None
+        plan, refused = _plan(network, example_input, exclude, prune_residual, False), None
     except TraceError as error:
         plan, refused = None, error
     if plan is None or not plan.prunable:
         with contextlib.suppress(TraceError):
-            other = _plan(network, example_input, exclude, keep_streams, True)
+            other = _plan(network, example_input, exclude, prune_residual, True)
             plan = other if plan is None or other.prunable else plan
     if plan is None:
         raise refused
@@ -160,86 +160,96 @@ def _plan(
     network: nn.Module,
     example_input: Tensor,
     exclude: Sequence[str],
-    keep_streams: bool,
+    prune_residual: bool,
     training: bool,
 ) -> ChannelPlan:
-    book = walk(
-        network, trace(network, example_input, training), exclude, keep_streams=keep_streams
+    analysis = analyze_channels(
+        network, trace(network, example_input, training), exclude, prune_residual=prune_residual
     )
-    groups, channel_of = _group(book)
+    groups, channel_of = _group(analysis)
     size = sum(group.width for group in groups if group.prunable)
-    places = torch.full((len(book.ties.producer),), size)
+    places = torch.full((len(analysis.union_find.producer),), size)
     places[list(channel_of)] = torch.tensor([*channel_of.values()], dtype=torch.long)
-    places = places[book.ties.roots()]
-    axes = tuple(Axis(tensor, dim, places[atoms]) for (tensor, dim), atoms in book.axes.items())
-    groups = _with_units(groups, axes, book, size)
+    places = places[analysis.union_find.roots()]
+    axes = tuple(Axis(tensor, dim, places[ids]) for (tensor, dim), ids in analysis.axes.items())
+    groups = _with_units(groups, axes, analysis, size)
     shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
     constants = {
-        name: tuple(book.buffers[name].shape) for name in book.positions if name in book.buffers
+        name: tuple(analysis.buffers[name].shape)
+        for name in analysis.positions
+        if name in analysis.buffers
     }
     multiplied = {**shapes, **constants}
     layers = tuple(
-        Layer(name, book.kinds[name], count, multiplied[name])
-        for name, count in book.positions.items()
+        Layer(name, analysis.kinds[name], count, multiplied[name])
+        for name, count in analysis.positions.items()
     )
-    found = _numbers(book, places, size)
+    found = _numbers(analysis, places, size)
     return ChannelPlan(
         groups, axes, layers, shapes, constants, found, tuple(example_input.shape), training
     )
 
 
 def _with_units(
-    groups: Sequence[Group], axes: Sequence[Axis], book: Book, size: int
+    groups: Sequence[Group], axes: Sequence[Axis], analysis: AnalysisContext, size: int
 ) -> tuple[Group, ...]:
     spans = [group.span for group in groups if group.prunable]
-    held = [(axis.index, book.divided.get((axis.tensor, axis.dim), 1)) for axis in axes]
-    found = iter(units(spans, held, size))
-    return tuple(replace(group, units=next(found)) if group.prunable else group for group in groups)
+    held = [(axis.index, analysis.weight_groups.get((axis.tensor, axis.dim), 1)) for axis in axes]
+    found = iter(channels_per_element(spans, held, size))
+    return tuple(
+        replace(group, channels_per_element=next(found)) if group.prunable else group
+        for group in groups
+    )
 
 
-def _numbers(book: Book, places: Tensor, size: int) -> tuple[Number, ...]:
+def _numbers(analysis: AnalysisContext, places: Tensor, size: int) -> tuple[SizePatch, ...]:
     """Return the numbers of channels in nodes that have, or read, a prunable one."""
     found, nodes = [], set()
-    for literal in book.literals:
-        is_list = isinstance(literal.counts, list)
+    for hardcoded in analysis.hardcoded_sizes:
+        is_list = isinstance(hardcoded.counts, list)
         counts = [
-            _counted(one, places, size) for one in (literal.counts if is_list else [literal.counts])
+            _counted(one, places, size)
+            for one in (hardcoded.counts if is_list else [hardcoded.counts])
         ]
-        found.append(Number(literal.node, literal.path, tuple(counts), is_list))
-        read = [] if literal.read_from is None else [places[literal.read_from]]
+        found.append(SizePatch(hardcoded.node, hardcoded.path, tuple(counts), is_list))
+        read = [] if hardcoded.read_from is None else [places[hardcoded.read_from]]
         if any(bool((index < size).any()) for index in [*counts, *read]):
-            nodes.add(literal.node)
+            nodes.add(hardcoded.node)
     return tuple(number for number in found if number.node in nodes)
 
 
-def _counted(count: Count, places: Tensor, size: int) -> Tensor:
+def _counted(count: ChannelRange, places: Tensor, size: int) -> Tensor:
     """Return the entries counted; those of an axis that does not lose any are given as pinned."""
-    entries = places[count.atoms].movedim(count.dim, 0).flatten(1)[:, 0]
+    entries = places[count.ids].movedim(count.dim, 0).flatten(1)[:, 0]
     if len(entries) != count.size or bool((entries == entries[0]).all()):
         entries = torch.full((count.size,), size)
     return entries[slice(*count.bounds)]
 
 
-def _group(book: Book) -> tuple[tuple[Group, ...], dict[int, int]]:
+def _group(analysis: AnalysisContext) -> tuple[tuple[Group, ...], dict[int, int]]:
     """Gather classes with the same producers, in the same parts, into groups; returns them and each class's place."""
-    reasons, marks, activations = book.ties.reasons(), book.ties.marks(), book.ties.activations()
+    reasons, boundaries, activations = (
+        analysis.union_find.pin_reasons(),
+        analysis.union_find.split_boundaries(),
+        analysis.union_find.activations(),
+    )
     members: dict[int, dict[str, None]] = {}
-    for atom, root in enumerate(book.ties.roots().tolist()):
-        members.setdefault(root, {})[book.ties.producer[atom]] = None
+    for channel_id, root in enumerate(analysis.union_find.roots().tolist()):
+        members.setdefault(root, {})[analysis.union_find.producer[channel_id]] = None
     bundles: dict[tuple, list[int]] = {}
     for root, producers in members.items():
-        bundles.setdefault((tuple(producers), marks.get(root, ()), root in reasons), []).append(
-            root
-        )
+        bundles.setdefault(
+            (tuple(producers), boundaries.get(root, ()), root in reasons), []
+        ).append(root)
     groups, channel_of, offset, names = [], {}, 0, {}
-    multiplying = {weight.rpartition(".")[0] for weight in book.kinds}
+    multiplying = {weight.rpartition(".")[0] for weight in analysis.kinds}
     for (producers, _, is_pinned), roots in bundles.items():
         reason = (
             reasons[roots[0]]
             if is_pinned
             else ""
             if len(roots) > 1
-            else _reason_to_stay(book, roots[0])
+            else _reason_to_stay(analysis, roots[0])
         )
         start = -1 if reason else offset
         layers = max(1, sum(name in multiplying for name in producers))
@@ -261,10 +271,10 @@ def _group(book: Book) -> tuple[tuple[Group, ...], dict[int, int]]:
     return tuple(groups), channel_of
 
 
-def _reason_to_stay(book: Book, root: int) -> str:
+def _reason_to_stay(analysis: AnalysisContext, root: int) -> str:
     """Return why a group with one latent is kept: it is one channel, or several that the forward never parts."""
-    atoms = (book.ties.roots() == root).nonzero().flatten().tolist()
-    several = len({book.ties.producer[atom] for atom in atoms}) < len(atoms)
+    ids = (analysis.union_find.roots() == root).nonzero().flatten().tolist()
+    several = len({analysis.union_find.producer[channel_id] for channel_id in ids}) < len(ids)
     return "all its channels are tied to one another" if several else "a single channel"
 
 

@@ -153,7 +153,7 @@ def describe(hyper: HyperNet, network: nn.Module, round_to: int, min_width: int)
             layer for group in groups if group["reason"] == EXCLUDED for layer in group["members"]
         ],
         "least": {kind: _least(*remains(plan, costs, budgets[kind])) for kind in kinds},
-        "training_form": plan.training_form,
+        "training_form": plan.training_time_form,
     }
 
 

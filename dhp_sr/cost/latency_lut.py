@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dhp_sr.operators.analysis_state import first_names
 from dhp_sr.operators.resize import resize
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_json
+from dhp_sr.utils.modules import canonical_names
 from dhp_sr.utils.timing import device_name, quiet_clock, rounds_ms, thread_count
 
 BLOCK = 8
@@ -155,7 +155,7 @@ def prepare_table(
 
 def record_calls(network: nn.Module, example_input: Tensor) -> tuple[LayerCall, ...]:
     """Run a network and note every call of a layer that multiplies and can be built at other widths."""
-    names, calls, handles = first_names(network), [], []
+    names, calls, handles = canonical_names(network), [], []
     for path, module in network.named_modules():
         if isinstance(module, LAYERS) and _holds_its_weights(module):
             weight = names[f"{path}.weight" if path else "weight"]

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from dhp_sr.deploy.third_party import Origin, origin_of
-from dhp_sr.graph.shape_inference import pass_shape
+from dhp_sr.graph.shape_inference import infer_output
 from dhp_sr.utils.rounding import round_up
 
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
@@ -35,4 +35,4 @@ def out_channels(network: nn.Module) -> int:
     dtype = next(
         (one.dtype for one in network.parameters() if one.is_floating_point()), torch.float32
     )
-    return int(pass_shape(network, (1, network.in_channels, side, side), dtype).shape[1])
+    return int(infer_output(network, (1, network.in_channels, side, side), dtype).shape[1])

@@ -15,12 +15,12 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from dhp_sr.archs import ARCHS, build
-from dhp_sr.channels.plan import Number, make_plan
+from dhp_sr.channels.plan import SizePatch, make_plan
 from dhp_sr.deploy.manifest import LARGEST_SIDE, check_counts, derived, describe, origin
 from dhp_sr.deploy.probe_shapes import passing_side
 from dhp_sr.deploy.safetensors_io import ModelFileError
 from dhp_sr.deploy.third_party import CLASSIFICATION, builder, mark, origin_of
-from dhp_sr.graph.shape_inference import pass_shape
+from dhp_sr.graph.shape_inference import infer_output
 from dhp_sr.operators.resize import resize
 from dhp_sr.surgery.rewrite import rewrite
 from dhp_sr.utils.errors import UserError
@@ -67,7 +67,9 @@ def _with_forward(whole: nn.Module, small: nn.Module, forward: Any) -> nn.Module
         if not 0 < len(shape) < 6 or not 0 < math.prod(shape) < _MOST_VALUES:
             raise ValueError(f"example_shape {shape}")
         plan = make_plan(whole, torch.zeros(shape, device="meta"))
-        stated = [_checked(*pair) for pair in zip(plan.numbers, forward["stated"], strict=True)]
+        stated = [
+            _checked(*pair) for pair in zip(plan.size_patches, forward["stated"], strict=True)
+        ]
         return rewrite(whole, small, plan, stated)
     except Exception as error:  # a file's numbers: whatever goes wrong, they are the reason
         raise ModelFileError(
@@ -75,10 +77,10 @@ def _with_forward(whole: nn.Module, small: nn.Module, forward: Any) -> nn.Module
         ) from error
 
 
-def _checked(number: Number, stated: Any) -> int | list[int]:
+def _checked(number: SizePatch, stated: Any) -> int | list[int]:
     """Return a number if it counts no more channels than there are."""
     counts = stated if number.is_list else [stated]
-    for count, index in zip(counts, number.counts, strict=True):
+    for count, index in zip(counts, number.counted, strict=True):
         if not isinstance(count, int) or not 0 <= count <= len(index):
             raise ValueError(
                 f"{number.node}: expected at most {len(index)} channels, found {count!r}"
@@ -186,7 +188,7 @@ def _check_forward(network: nn.Module) -> None:
     """Pass shapes through the network: layers that do not fit each other show here, at no cost."""
     source, side = origin_of(network) or network, passing_side(network)
     try:
-        result = pass_shape(network, (1, source.in_channels, side, side))
+        result = infer_output(network, (1, source.in_channels, side, side))
     except Exception as error:  # shapes from a file: any failure means that they do not fit
         raise ModelFileError(
             f"the layers' widths do not fit each other: {str(error)[:500]}"

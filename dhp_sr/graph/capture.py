@@ -15,19 +15,22 @@ from dhp_sr.graph.shape_inference import to_meta
 from dhp_sr.graph.tracer import Tracer
 from dhp_sr.utils.errors import UserError
 
+ArgPath = tuple[Any, ...]
+"""Where in a node's arguments: ("args", 1, 0), ("kwargs", "dim"), ("args", 1, 1, "stop"), ..."""
+
 
 class TraceError(UserError):
     """The network's forward cannot be followed; the message names the place and what to do."""
 
 
-class Traced(NamedTuple):
+class TracedNetwork(NamedTuple):
     """A traced copy of a network."""
 
     graph_module: fx.GraphModule
     """The network as a graph; module and parameter names are those of the original."""
     values: dict[fx.Node, Any]
     """What each node returned for the example, batch size 1; tensors on the meta device where possible."""
-    decided: tuple[fx.Node, ...]
+    guards: tuple[fx.Node, ...]
     """Numbers on which a branch, a loop or an assertion depended."""
 
 
@@ -43,7 +46,7 @@ class _Recorder(fx.Interpreter):
         return result
 
 
-def trace(network: nn.Module, example_input: Tensor, training: bool = False) -> Traced:
+def trace(network: nn.Module, example_input: Tensor, training: bool = False) -> TracedNetwork:
     """Trace a copy of `network` and run it once, without arithmetic where the operators allow it.
 
     Branches, loops and assertions on shapes are decided as for the example.
@@ -67,7 +70,7 @@ def trace(network: nn.Module, example_input: Tensor, training: bool = False) -> 
         graph_module, decided = _symbolic(root, network, example, absent)
     except Exception as error:
         raise TraceError(_untraceable(network, error)) from error
-    return Traced(graph_module, record(graph_module, example), decided)
+    return TracedNetwork(graph_module, record_values(graph_module, example), decided)
 
 
 def _check_shapes(network: nn.Module) -> None:
@@ -132,10 +135,10 @@ def _symbolic(
             setattr(holder, name, constant)
     graph_module = fx.GraphModule(holder, graph)
     names = {node.name: node for node in graph_module.graph.nodes}
-    return graph_module, tuple(names[node.name] for node in tracer.decided)
+    return graph_module, tuple(names[node.name] for node in tracer.guards)
 
 
-def record(graph_module: fx.GraphModule, example: Tensor) -> dict[fx.Node, Any]:
+def record_values(graph_module: fx.GraphModule, example: Tensor) -> dict[fx.Node, Any]:
     """Return what every node of a graph returns for an example.
 
     Raises:

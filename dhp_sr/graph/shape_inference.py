@@ -18,7 +18,9 @@ def to_meta(network: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def pass_shape(network: nn.Module, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Any:
+def infer_output(
+    network: nn.Module, shape: Sequence[int], dtype: torch.dtype = torch.float32
+) -> Any:
     """Return what a network makes of an input of a shape, without computing it; the network is left as it was.
 
     A forward that makes tensors of its own on no device in particular would mix them with those on the meta device, and

@@ -23,7 +23,7 @@ class Tracer(fx.Tracer):
         super().__init__(autowrap_functions=())
         self._root, self._example = to_meta(copy.deepcopy(root)), example.to("meta")
         self._shapes: _Shapes | None = None
-        self.decided: list[fx.Node] = []
+        self.guards: list[fx.Node] = []
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """Return what stands for a node's value."""
@@ -31,30 +31,30 @@ class Tracer(fx.Tracer):
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """Decide a branch as for the example; one that depends on tensors cannot be followed."""
-        value = self.known(obj)
+        value = self.meta_value(obj)
         if isinstance(value, (bool, int, float)):
-            self.hold(obj, value)
+            self.insert_guard(obj, value)
         return bool(value) if isinstance(value, (bool, int, float, tuple)) else super().to_bool(obj)
 
-    def hold(self, proxy: fx.Proxy, value: float) -> None:
+    def insert_guard(self, proxy: fx.Proxy, value: float) -> None:
         """Let the graph insist on a number that was decided on, rather than compute something else elsewhere."""
         message = f"this forward was followed with {proxy.node.name} = {value}, not so for an input of this shape"
         self.create_proxy("call_function", torch._assert, (proxy == value, message), {})
 
     def iter(self, obj: fx.Proxy) -> Iterator[fx.Proxy]:
         """Go through a value that has as many parts as for the example."""
-        value = self.known(obj, decides=False)
+        value = self.meta_value(obj, decides=False)
         if isinstance(value, (tuple, list)):
             return iter([obj[place] for place in range(len(value))])
         return super().iter(obj)
 
-    def known(self, proxy: fx.Proxy, decides: bool = True) -> Any:
+    def meta_value(self, proxy: fx.Proxy, decides: bool = True) -> Any:
         """Return what a proxy stands for, or a value without numbers in it where that depends on tensors."""
         if self._shapes is None:
             self._shapes = _Shapes(self._root, self._example, self.graph)
         value = self._shapes.of(proxy.node)
         if decides and not isinstance(value, (Tensor, type(None))):
-            self.decided.append(proxy.node)
+            self.guards.append(proxy.node)
         return value
 
 
@@ -65,7 +65,7 @@ class _Proxy(fx.Proxy):
         self.tracer.create_proxy("call_function", operator.setitem, (self, place, value), {})
 
     def __index__(self) -> int:
-        value = self.tracer.known(self)
+        value = self.tracer.meta_value(self)
         if not isinstance(value, int):
             raise TypeError("a number that depends on the values of tensors is used as an integer")
         return value  # without `hold`: torch asks, too, where it reads arguments that then stay in the trace
@@ -74,12 +74,12 @@ class _Proxy(fx.Proxy):
         return int(float(self))
 
     def __float__(self) -> float:
-        value = self.tracer.known(self)
+        value = self.tracer.meta_value(self)
         if not isinstance(value, (int, float)):
             raise TypeError(
                 "a number that depends on the values of tensors is used as a Python number"
             )
-        self.tracer.hold(self, value)
+        self.tracer.insert_guard(self, value)
         return float(value)
 
     def __round__(self, digits: int | None = None) -> float:
@@ -92,7 +92,7 @@ class _Proxy(fx.Proxy):
         return math.floor(float(self))
 
     def __len__(self) -> int:
-        value = self.tracer.known(self, decides=False)
+        value = self.tracer.meta_value(self, decides=False)
         return len(value) if isinstance(value, (tuple, list)) else super().__len__()
 
 

@@ -39,7 +39,7 @@ def convert(
             f"{type(network).__name__}: expected a network with parameters to prune, found none; keep layers as "
             "attributes of their module, or in a ModuleList"
         )
-    plan = make_plan(network, example_input, exclude, keep_streams=keep_streams)
+    plan = make_plan(network, example_input, exclude, prune_residual=not keep_streams)
     copied = copy.deepcopy(network)
     frozen = [name for name, parameter in copied.named_parameters() if not parameter.requires_grad]
     weights = build_parametrization(parametrisation, copied, plan)  # may freeze more

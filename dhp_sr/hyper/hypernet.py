@@ -13,9 +13,9 @@ from dhp_sr.cost.latency_benchmark import Stopwatch
 from dhp_sr.cost.model import Cost, CostModel
 from dhp_sr.hyper.channel_index import Places
 from dhp_sr.hyper.parametrization import Parametrization
-from dhp_sr.operators.analysis_state import parameter_places
 from dhp_sr.surgery.cut import check_cut, cut
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.modules import parameter_names_by_path
 
 
 class HyperNet(nn.Module):
@@ -63,7 +63,7 @@ class HyperNet(nn.Module):
         self._stopwatch: Stopwatch | None = None
         self._set_costs(CostModel(plan))
         self._places = Places(plan, device)
-        self._places_of_parameters = parameter_places(network)
+        self._places_of_parameters = parameter_names_by_path(network)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Call the network with generated weights; same arguments as the network's own call."""

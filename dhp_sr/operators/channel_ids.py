@@ -1,4 +1,4 @@
-"""Channels as atoms: which of them must live and die together, and which may not die at all."""
+"""Channels as ids: which of them must live and die together, and which may not die at all."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -7,51 +7,51 @@ import torch
 from torch import Tensor
 
 
-class Ties:
+class ChannelUnionFind:
     """A union-find over channels.
 
-    Every producer of channels (a convolution, the network's input, a bare parameter) makes atoms; operators tie
-    atoms together. What comes out as one class is one latent's worth of channels. Ties are only noted; the classes
+    Every producer of channels (a convolution, the network's input, a bare parameter) makes ids; operators tie
+    ids together. What comes out as one class is one latent's worth of channels. ChannelUnionFind are only noted; the classes
     are found all at once.
     """
 
     def __init__(self) -> None:
         self.producer: list[str] = []
-        """Name of the layer that made each atom."""
+        """Name of the layer that made each channel_id."""
         self._pairs: list[Tensor] = []
         self._pins: list[tuple[Tensor, str]] = []
-        self._marks: list[tuple[Tensor, str]] = []
+        self._boundaries: list[tuple[Tensor, str]] = []
         self._activated: list[Tensor] = []
         self._roots = torch.zeros(0, dtype=torch.long)
 
-    def new(self, count: int, producer: str) -> Tensor:
-        """Make `count` atoms; returns their numbers, shape (count,)."""
+    def new_ids(self, count: int, producer: str) -> Tensor:
+        """Make `count` ids; returns their numbers, shape (count,)."""
         start = len(self.producer)
         self.producer.extend([producer] * count)
         return torch.arange(start, start + count)
 
-    def tie(self, first: Tensor, second: Tensor) -> None:
-        """Tie two equally shaped tensors of atoms, entry by entry."""
+    def union(self, first: Tensor, second: Tensor) -> None:
+        """Tie two equally shaped tensors of ids, entry by entry."""
         if first is second:
             return
         both = compact(torch.stack((first, second)), keep=0)
         if not torch.equal(both[0], both[1]):
             self._pairs.append(both.flatten(1))
 
-    def pin(self, atoms: Tensor, reason: str) -> None:
-        """Mark atoms, and all that is ever tied to them, as not to be pruned."""
-        self._pins.append((compact(atoms).flatten(), reason))
+    def pin(self, ids: Tensor, reason: str) -> None:
+        """Mark ids, and all that is ever tied to them, as not to be pruned."""
+        self._pins.append((compact(ids).flatten(), reason))
 
-    def mark(self, atoms: Tensor, part: str) -> None:
-        """Note that a part of a value holds these atoms alone: they form a group of their own, never empty."""
-        self._marks.append((compact(atoms).flatten(), part))
+    def add_split_boundary(self, ids: Tensor, part: str) -> None:
+        """Note that a part of a value holds these ids alone: they form a group of their own, never empty."""
+        self._boundaries.append((compact(ids).flatten(), part))
 
-    def activate(self, atoms: Tensor) -> None:
-        """Note that an activation acts on atoms."""
-        self._activated.append(compact(atoms).flatten())
+    def count_activation(self, ids: Tensor) -> None:
+        """Note that an activation acts on ids."""
+        self._activated.append(compact(ids).flatten())
 
     def roots(self) -> Tensor:
-        """Return the class of every atom: the smallest number in it."""
+        """Return the class of every channel_id: the smallest number in it."""
         known = len(self._roots)
         roots = torch.cat((self._roots, torch.arange(known, len(self.producer))))
         if self._pairs:
@@ -60,22 +60,22 @@ class Ties:
         self._roots = roots
         return roots
 
-    def reasons(self) -> dict[int, str]:
-        """Return, for the root of each pinned class, the first reason given to its first pinned atom."""
+    def pin_reasons(self) -> dict[int, str]:
+        """Return, for the root of each pinned class, the first reason given to its first pinned channel_id."""
         reason_of: dict[int, str] = {}
-        for atoms, reason in self._pins:
-            for atom in torch.unique(atoms).tolist():
-                reason_of.setdefault(atom, reason)
+        for ids, reason in self._pins:
+            for channel_id in torch.unique(ids).tolist():
+                reason_of.setdefault(channel_id, reason)
         roots, found = self.roots().tolist(), {}
-        for atom in sorted(reason_of):
-            found.setdefault(roots[atom], reason_of[atom])
+        for channel_id in sorted(reason_of):
+            found.setdefault(roots[channel_id], reason_of[channel_id])
         return found
 
-    def marks(self) -> dict[int, tuple[str, ...]]:
+    def split_boundaries(self) -> dict[int, tuple[str, ...]]:
         """Return, for the root of each class, the parts that it was marked with."""
         roots, found = self.roots(), {}
-        for atoms, part in self._marks:
-            for root in torch.unique(roots[atoms]).tolist():
+        for ids, part in self._boundaries:
+            for root in torch.unique(roots[ids]).tolist():
                 found.setdefault(root, []).append(part)
         return {root: tuple(parts) for root, parts in found.items()}
 
@@ -83,12 +83,12 @@ class Ties:
         """Return, for the root of each class, how many activations act on it."""
         roots = self.roots()
         return Counter(
-            root for atoms in self._activated for root in torch.unique(roots[atoms]).tolist()
+            root for ids in self._activated for root in torch.unique(roots[ids]).tolist()
         )
 
 
 def _joined(roots: Tensor, pairs: Tensor) -> Tensor:
-    """Return the roots after further ties, shape (2, ties): the larger root of a pair hangs below the smaller."""
+    """Return the roots after further union_find, shape (2, union_find): the larger root of a pair hangs below the smaller."""
     while True:
         first, second = roots[pairs]
         apart = first != second
@@ -101,41 +101,41 @@ def _joined(roots: Tensor, pairs: Tensor) -> Tensor:
             roots = roots[roots]
 
 
-def compact(atoms: Tensor, keep: int | None = None) -> Tensor:
+def compact(ids: Tensor, keep: int | None = None) -> Tensor:
     """Reduce every axis along which all entries are equal to length 1, except axis `keep`."""
-    for dim in range(atoms.dim()):
-        if dim != keep and atoms.shape[dim] > 1:
-            first = atoms.narrow(dim, 0, 1)
-            if atoms.stride(dim) == 0 or bool((atoms == first).all()):
-                atoms = first
-    return atoms
+    for dim in range(ids.dim()):
+        if dim != keep and ids.shape[dim] > 1:
+            first = ids.narrow(dim, 0, 1)
+            if ids.stride(dim) == 0 or bool((ids == first).all()):
+                ids = first
+    return ids
 
 
-def collapse(atoms: Tensor, size: int, dim: int, ties: Ties) -> Tensor:
-    """Return one atom for each of the `size` entries along `dim`, tying what differs along the other axes.
+def ids_along(ids: Tensor, size: int, dim: int, union_find: ChannelUnionFind) -> Tensor:
+    """Return one channel_id for each of the `size` entries along `dim`, tying what differs along the other axes.
 
     Args:
-        atoms: an atom for each entry of a value, broadcastable to it.
+        ids: an channel_id for each entry of a value, broadcastable to it.
         size: length of the value's axis `dim`.
         dim: the axis that carries the channels.
-        ties: where the ties are recorded.
+        union_find: where the union_find are recorded.
     """
-    rows = atoms.movedim(dim, 0).reshape(atoms.shape[dim], -1)
+    rows = ids.movedim(dim, 0).reshape(ids.shape[dim], -1)
     if rows.shape[1] > 1:
-        ties.tie(rows, rows[:, :1].expand_as(rows))
+        union_find.union(rows, rows[:, :1].expand_as(rows))
     return rows[:, 0].expand(size) if rows.shape[0] == 1 else rows[:, 0]
 
 
-def along(atoms: Tensor, rank: int, dim: int) -> Tensor:
-    """Shape (C,) atoms so that they lie along axis `dim` of a value with `rank` axes."""
+def lay_along(ids: Tensor, rank: int, dim: int) -> Tensor:
+    """Shape (C,) ids so that they lie along axis `dim` of a value with `rank` axes."""
     shape = [1] * rank
     shape[dim] = -1
-    return atoms.reshape(shape)
+    return ids.reshape(shape)
 
 
-def tie_all(tensors: Iterable[Tensor], ties: Ties) -> Tensor:
-    """Tie broadcastable atom tensors entry by entry; returns their common atoms."""
+def union_all(tensors: Iterable[Tensor], union_find: ChannelUnionFind) -> Tensor:
+    """Tie broadcastable channel_id tensors entry by entry; returns their common ids."""
     spread = torch.broadcast_tensors(*tensors)
     for other in spread[1:]:
-        ties.tie(spread[0], other)
+        union_find.union(spread[0], other)
     return compact(spread[0])

@@ -6,11 +6,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from dhp_sr.operators.analysis_state import Book, Count, Literal, Path, Size
-from dhp_sr.operators.channel_ids import along, collapse
+from dhp_sr.graph.capture import ArgPath
+from dhp_sr.operators.analysis_context import (
+    AnalysisContext,
+    ChannelRange,
+    ChannelSize,
+    HardcodedSize,
+)
+from dhp_sr.operators.channel_ids import ids_along, lay_along
 
 
-class Call(NamedTuple):
+class OpContext(NamedTuple):
     """A node with what is known of its inputs and its result."""
 
     node: fx.Node
@@ -18,8 +24,8 @@ class Call(NamedTuple):
     value: Any
     """What the node returned for the example."""
     values: dict[fx.Node, Any]
-    atoms: dict[fx.Node, Any]
-    book: Book
+    ids: dict[fx.Node, Any]
+    analysis: AnalysisContext
 
     @property
     def layer(self) -> str:
@@ -45,7 +51,7 @@ class Call(NamedTuple):
             return self.node.args[index]
         return self.node.kwargs.get(name, default)
 
-    def number(self, index: int, name: str, default: Any = None) -> Any:
+    def arg_value(self, index: int, name: str, default: Any = None) -> Any:
         """Return an argument with every node in it replaced by what it returned."""
         return self.static(self.argument(index, name, default))
 
@@ -53,7 +59,7 @@ class Call(NamedTuple):
         """Replace every node in an argument by what it returned for the example."""
         return fx.node.map_arg(argument, lambda node: self.values[node])
 
-    def place(self, index: int, name: str) -> Path:
+    def arg_path(self, index: int, name: str) -> ArgPath:
         """Return where an argument stands."""
         return ("args", index) if len(self.node.args) > index else ("kwargs", name)
 
@@ -62,63 +68,65 @@ class Call(NamedTuple):
         return tuple(self.values[node].shape)
 
     def channels(self, node: fx.Node, dim: int = 1) -> Tensor:
-        """Return one atom for each channel (entry along `dim`) of a node's value."""
+        """Return one channel_id for each channel (entry along `dim`) of a node's value."""
         shape = self.shape(node)
-        return collapse(self.atoms[node], shape[dim], dim % len(shape), self.book.ties)
+        return ids_along(self.ids[node], shape[dim], dim % len(shape), self.analysis.union_find)
 
-    def spread(self, channels: Tensor, dim: int = 1) -> Tensor:
-        """Lay (C,) atoms along axis `dim` of this node's value."""
+    def broadcast_along(self, channels: Tensor, dim: int = 1) -> Tensor:
+        """Lay (C,) ids along axis `dim` of this node's value."""
         rank = len(self.value.shape)
-        return along(channels, rank, dim % rank)
+        return lay_along(channels, rank, dim % rank)
 
-    def varies(self, node: fx.Node, dim: int) -> bool:
+    def varies_along(self, node: fx.Node, dim: int) -> bool:
         """Return whether the entries of a node's value along `dim` are different channels."""
-        return self.atoms[node].shape[dim] > 1
+        return self.ids[node].shape[dim] > 1
 
     def expanded(self, node: fx.Node) -> Tensor:
-        """Return an atom for every entry of a node's value."""
-        return self.atoms[node].expand(self.shape(node))
+        """Return an channel_id for every entry of a node's value."""
+        return self.ids[node].expand(self.shape(node))
 
     def tensors(self) -> list[fx.Node]:
         """Input nodes whose values are tensors with channels."""
         return [
-            node for node in self.node.all_input_nodes if isinstance(self.atoms.get(node), Tensor)
+            node for node in self.node.all_input_nodes if isinstance(self.ids.get(node), Tensor)
         ]
 
-    def sizes(self, argument: Any = None) -> Iterator[Size]:
+    def sizes(self, argument: Any = None) -> Iterator[ChannelSize]:
         """Numbers that count channels, among all inputs or in one argument."""
         nodes: list[fx.Node] = [] if argument is not None else self.node.all_input_nodes
         if argument is not None:
             fx.node.map_arg(argument, nodes.append)
         for node in nodes:
-            found = self.atoms.get(node)
+            found = self.ids.get(node)
             yield from (
                 part
                 for part in (found if isinstance(found, list) else [found])
-                if isinstance(part, Size)
+                if isinstance(part, ChannelSize)
             )
 
-    def note(self, path: Path, counts: Count | list[Count], argument: Any) -> None:
+    def record_size(
+        self, path: ArgPath, counts: ChannelRange | list[ChannelRange], argument: Any
+    ) -> None:
         """Note that an argument at `path` counts channels."""
-        read = [size.atoms for size in self.sizes(argument)]
-        self.book.literals.append(
-            Literal(self.node.name, path, counts, torch.cat(read) if read else None)
+        read = [size.ids for size in self.sizes(argument)]
+        self.analysis.hardcoded_sizes.append(
+            HardcodedSize(self.node.name, path, counts, torch.cat(read) if read else None)
         )
 
 
-def fresh(call: Call, value: Any, reason: str) -> Any:
-    """Return one new pinned atom for a result, or for each of several."""
+def new_pinned(op: OpContext, value: Any, reason: str) -> Any:
+    """Return one new pinned channel_id for a result, or for each of several."""
     if isinstance(value, (tuple, list)):
-        return [fresh(call, item, reason) for item in value]
+        return [new_pinned(op, item, reason) for item in value]
     if not isinstance(value, Tensor):
         return None
-    atom = call.book.ties.new(1, call.layer)
-    call.book.ties.pin(atom, reason)
-    return atom.reshape([1] * value.dim())
+    channel_id = op.analysis.union_find.new_ids(1, op.layer)
+    op.analysis.union_find.pin(channel_id, reason)
+    return channel_id.reshape([1] * value.dim())
 
 
-def pinned(call: Call, reason: str) -> Any:
-    """Pin every input of a call, and its result; `reason` is shown in the plan."""
-    for node in call.node.all_input_nodes:
-        call.book.pin(call.atoms.get(node), reason)
-    return fresh(call, call.value, reason)
+def pinned(op: OpContext, reason: str) -> Any:
+    """Pin every input of a op, and its result; `reason` is shown in the plan."""
+    for node in op.node.all_input_nodes:
+        op.analysis.pin(op.ids.get(node), reason)
+    return new_pinned(op, op.value, reason)

@@ -6,157 +6,155 @@ import torch
 from torch import Tensor, fx
 from torch.nn.utils.parametrize import is_parametrized
 
-from dhp_sr.operators.channel_ids import tie_all
-from dhp_sr.operators.context import Call, pinned
+from dhp_sr.operators.channel_ids import union_all
+from dhp_sr.operators.context import OpContext, pinned
 from dhp_sr.operators.signs import is_nonzero, is_positive
 
 
-def unknown(call: Call) -> Any:
+def unknown(op: OpContext) -> Any:
     """Stand in for an operator without a rule, or a layer with hooks, which may do anything."""
-    if call.module is not None and (call.module._forward_hooks or call.module._forward_pre_hooks):
-        return pinned(call, f"{call.operator} at {call.layer} has hooks")
-    if call.module is not None and is_parametrized(call.module):
+    if op.module is not None and (op.module._forward_hooks or op.module._forward_pre_hooks):
+        return pinned(op, f"{op.operator} at {op.layer} has hooks")
+    if op.module is not None and is_parametrized(op.module):
         plain = "torch.nn.utils.parametrize.remove_parametrizations makes them plain"
-        return pinned(call, f"{call.operator} at {call.layer} computes its weights ({plain})")
-    return pinned(call, f"operator {call.operator} at {call.layer} has no rule")
+        return pinned(op, f"{op.operator} at {op.layer} computes its weights ({plain})")
+    return pinned(op, f"operator {op.operator} at {op.layer} has no rule")
 
 
-def alike(call: Call) -> Any:
+def alike(op: OpContext) -> Any:
     """The first value as it is, in another type or place; a second one only says which."""
-    return call.atoms[call.tensors()[0]]
+    return op.ids[op.tensors()[0]]
 
 
-def elementwise(call: Call) -> Any:
+def elementwise(op: OpContext) -> Any:
     """One tensor in, the same channels out; bounds that are tensors are tied to it."""
-    return combine(call) if len(call.tensors()) > 1 else alike(call)
+    return combine(op) if len(op.tensors()) > 1 else alike(op)
 
 
-def root(call: Call) -> Any:
+def root(op: OpContext) -> Any:
     """Square root, logarithm: a channel cut is a zero, where they or their gradients are infinite."""
-    if not is_positive(call.source, call.book):
-        return pinned(call, f"{call.operator} of channels that would be zero at {call.layer}")
-    return call.atoms[call.source]
+    if not is_positive(op.source, op.analysis):
+        return pinned(op, f"{op.operator} of channels that would be zero at {op.layer}")
+    return op.ids[op.source]
 
 
-def power(call: Call) -> Any:
+def power(op: OpContext) -> Any:
     """Power with a fixed exponent."""
-    exponent = call.number(1, "exponent")
-    if not isinstance(exponent, (int, float)) or isinstance(call.source, (int, float)):
+    exponent = op.arg_value(1, "exponent")
+    if not isinstance(exponent, (int, float)) or isinstance(op.source, (int, float)):
         return pinned(
-            call,
-            f"operator {call.operator} at {call.layer} has no rule for exponents that are tensors",
+            op,
+            f"operator {op.operator} at {op.layer} has no rule for exponents that are tensors",
         )
-    return elementwise(call) if exponent >= 1 else root(call)
+    return elementwise(op) if exponent >= 1 else root(op)
 
 
-def spatial(call: Call) -> Tensor:
+def spatial(op: OpContext) -> Tensor:
     """Pooling or resizing inside each channel."""
-    return call.spread(call.channels(call.source))
+    return op.broadcast_along(op.channels(op.source))
 
 
-def sample(call: Call) -> Tensor:
+def sample(op: OpContext) -> Tensor:
     """Sampling each channel at places that another value holds; the coordinates of a place all stay."""
-    grid = call.argument(1, "grid")
+    grid = op.argument(1, "grid")
     if isinstance(grid, fx.Node):
-        call.book.pin(call.atoms.get(grid), f"coordinates of {call.operator} at {call.layer}")
-    return spatial(call)
+        op.analysis.pin(op.ids.get(grid), f"coordinates of {op.operator} at {op.layer}")
+    return spatial(op)
 
 
-def pooling_with_places(call: Call) -> Any:
+def pooling_with_places(op: OpContext) -> Any:
     """Maximum pooling, which may return the places of the maxima too."""
-    channels = call.channels(call.source)
-    if isinstance(call.value, tuple):
-        rank = call.value[0].dim()
-        return [
-            channels.reshape([-1 if dim == 1 else 1 for dim in range(rank)]) for _ in call.value
-        ]
-    return call.spread(channels)
+    channels = op.channels(op.source)
+    if isinstance(op.value, tuple):
+        rank = op.value[0].dim()
+        return [channels.reshape([-1 if dim == 1 else 1 for dim in range(rank)]) for _ in op.value]
+    return op.broadcast_along(channels)
 
 
-def pad(call: Call) -> Any:
+def pad(op: OpContext) -> Any:
     """Padding; new channels in front or behind stay, and so do those that are repeated there."""
-    sides, mode = list(call.number(1, "pad")), call.number(2, "mode", "constant")
-    rank, atoms = call.value.dim(), call.atoms[call.source]
+    sides, mode = list(op.arg_value(1, "pad")), op.arg_value(2, "mode", "constant")
+    rank, ids = op.value.dim(), op.ids[op.source]
     for place in range(len(sides) // 2):
         dim, before, after = rank - 1 - place, *sides[2 * place : 2 * place + 2]
-        if atoms.shape[dim] > 1 and mode != "constant" and (before or after):
-            return pinned(call, f"channels repeated by padding at {call.layer}")
-        if atoms.shape[dim] > 1 and min(before, after) >= 0:
+        if ids.shape[dim] > 1 and mode != "constant" and (before or after):
+            return pinned(op, f"channels repeated by padding at {op.layer}")
+        if ids.shape[dim] > 1 and min(before, after) >= 0:
             ends = [
-                atoms.narrow(dim, 0, 1).expand(_sized(atoms, dim, size)) for size in (before, after)
+                ids.narrow(dim, 0, 1).expand(_sized(ids, dim, size)) for size in (before, after)
             ]
-            new = [_new(call, end) for end in ends]
-            atoms = torch.cat((new[0], atoms, new[1]), dim=dim)
-        elif atoms.shape[dim] > 1:
-            return pinned(call, f"channels cut off by padding at {call.layer}")
-    return atoms
+            new = [_new(op, end) for end in ends]
+            ids = torch.cat((new[0], ids, new[1]), dim=dim)
+        elif ids.shape[dim] > 1:
+            return pinned(op, f"channels cut off by padding at {op.layer}")
+    return ids
 
 
-def _sized(atoms: Tensor, dim: int, size: int) -> list[int]:
-    return [size if axis == dim else length for axis, length in enumerate(atoms.shape)]
+def _sized(ids: Tensor, dim: int, size: int) -> list[int]:
+    return [size if axis == dim else length for axis, length in enumerate(ids.shape)]
 
 
-def _new(call: Call, like: Tensor) -> Tensor:
-    atoms = call.book.ties.new(like.numel(), call.layer).reshape(like.shape)
-    call.book.ties.pin(atoms, f"padding at {call.layer}")
-    return atoms
+def _new(op: OpContext, like: Tensor) -> Tensor:
+    ids = op.analysis.union_find.new_ids(like.numel(), op.layer).reshape(like.shape)
+    op.analysis.union_find.pin(ids, f"padding at {op.layer}")
+    return ids
 
 
-def combine(call: Call) -> Any:
+def combine(op: OpContext) -> Any:
     """Sum, product and the like of broadcast tensors: equal places are tied."""
-    if not isinstance(call.value, Tensor):
+    if not isinstance(op.value, Tensor):
         return None
-    rank, aligned = call.value.dim(), []
-    operands = {node: _padded(call, node, rank) for node in call.tensors()}
-    for node, (shape, atoms) in operands.items():
+    rank, aligned = op.value.dim(), []
+    operands = {node: _padded(op, node, rank) for node in op.tensors()}
+    for node, (shape, ids) in operands.items():
         others = [other for one, (_, other) in operands.items() if one is not node]
         if _covers_channels(shape, others):
-            call.book.ties.pin(atoms, f"one value for all channels at {call.layer}")
+            op.analysis.union_find.pin(ids, f"one value for all channels at {op.layer}")
         else:
-            aligned.append(atoms)
+            aligned.append(ids)
     return (
-        tie_all(aligned, call.book.ties)
+        union_all(aligned, op.analysis.union_find)
         if aligned
-        else pinned(call, f"only scalars at {call.layer}")
+        else pinned(op, f"only scalars at {op.layer}")
     )
 
 
-def _padded(call: Call, node: fx.Node, rank: int) -> tuple[list[int], Tensor]:
-    """Return shape and atoms of an operand with as many axes as the result has."""
-    shape, atoms = call.shape(node), call.atoms[node]
+def _padded(op: OpContext, node: fx.Node, rank: int) -> tuple[list[int], Tensor]:
+    """Return shape and ids of an operand with as many axes as the result has."""
+    shape, ids = op.shape(node), op.ids[node]
     missing = [1] * (rank - len(shape))
-    return [*missing, *shape], atoms.reshape([*missing, *atoms.shape])
+    return [*missing, *shape], ids.reshape([*missing, *ids.shape])
 
 
 def _covers_channels(shape: list[int], others: list[Tensor]) -> bool:
     return any(size == 1 < other.shape[dim] for other in others for dim, size in enumerate(shape))
 
 
-def divide(call: Call) -> Any:
+def divide(op: OpContext) -> Any:
     """Quotient: where the divisor of a channel cut would be zero, the channels that divide stay."""
-    divisor = call.argument(1, "other")
-    if isinstance(divisor, fx.Node) and not is_nonzero(divisor, call.book):
-        call.book.pin(call.atoms.get(divisor), f"division by channels at {call.layer}")
-    return combine(call)
+    divisor = op.argument(1, "other")
+    if isinstance(divisor, fx.Node) and not is_nonzero(divisor, op.analysis):
+        op.analysis.pin(op.ids.get(divisor), f"division by channels at {op.layer}")
+    return combine(op)
 
 
-def set_item(call: Call) -> None:
+def set_item(op: OpContext) -> None:
     """`x[place] = value`, for places that spare the channels: value and x are tied."""
-    target, place, value = call.node.args
+    target, place, value = op.node.args
     places = place if isinstance(place, tuple) else (place,)
     whole = all(
-        one == slice(None) or not call.varies(target, dim) for dim, one in enumerate(places)
+        one == slice(None) or not op.varies_along(target, dim) for dim, one in enumerate(places)
     )
     plain = all(isinstance(one, (slice, int)) for one in places) and not any(
         isinstance(one, int) for one in places
     )
     if not whole or not plain:
-        pinned(call, f"assignment to channels at {call.layer}")
+        pinned(op, f"assignment to channels at {op.layer}")
     elif isinstance(value, fx.Node):
-        rank = len(call.shape(target))
-        tie_all([call.atoms[target], _padded(call, value, rank)[1]], call.book.ties)
+        rank = len(op.shape(target))
+        union_all([op.ids[target], _padded(op, value, rank)[1]], op.analysis.union_find)
 
 
-def ignore(call: Call) -> None:
+def ignore(op: OpContext) -> None:
     """A number that does not count channels, or a question about types."""
     return None

@@ -1,4 +1,4 @@
-"""Operators that only move entries: the atoms are moved by the very same operator.
+"""Operators that only move entries: the ids are moved by the very same operator.
 
 Where the forward states a number of channels (`x.view(n, 8, h, w)`), the rule notes which channels that number counts;
 see `structure/rewrite.py`.
@@ -10,103 +10,103 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from dhp_sr.operators.analysis_state import Count, Path, Size
-from dhp_sr.operators.channel_ids import collapse, compact, tie_all
-from dhp_sr.operators.context import Call, pinned
-from dhp_sr.operators.layers import tie_parts
+from dhp_sr.graph.capture import ArgPath
+from dhp_sr.operators.analysis_context import ChannelRange, ChannelSize
+from dhp_sr.operators.channel_ids import compact, ids_along, union_all
+from dhp_sr.operators.context import OpContext, pinned
+from dhp_sr.operators.layers import union_chunks
 
 
-def moved(call: Call) -> Any:
+def moved(op: OpContext) -> Any:
     """Permutations, repetitions and the like, without a number that counts channels."""
-    atoms, static = call.expanded(call.source), call.static
-    if call.module is not None:
-        result = call.module(atoms)
-    elif call.node.op == "call_method":
-        result = getattr(atoms, str(call.node.target))(
-            *static(call.node.args[1:]), **static(call.node.kwargs)
+    ids, static = op.expanded(op.source), op.static
+    if op.module is not None:
+        result = op.module(ids)
+    elif op.node.op == "call_method":
+        result = getattr(ids, str(op.node.target))(
+            *static(op.node.args[1:]), **static(op.node.kwargs)
         )
     else:
-        rest = {name: value for name, value in call.node.kwargs.items() if name != "input"}
-        result = call.node.target(atoms, *static(call.node.args[1:]), **static(rest))
+        rest = {name: value for name, value in op.node.kwargs.items() if name != "input"}
+        result = op.node.target(ids, *static(op.node.args[1:]), **static(rest))
     return (
         [compact(part) for part in result] if isinstance(result, (tuple, list)) else compact(result)
     )
 
 
-def roll(call: Call) -> Any:
+def roll(op: OpContext) -> Any:
     """Entries pushed along axes, those at the end to the beginning; along the channels, the width would have a say."""
-    dims = call.number(2, "dims")
+    dims = op.arg_value(2, "dims")
     if any(
-        call.varies(call.source, dim) for dim in ([dims] if isinstance(dims, int) else dims or [0])
+        op.varies_along(op.source, dim)
+        for dim in ([dims] if isinstance(dims, int) else dims or [0])
     ):
-        return pinned(call, f"channels pushed along at {call.layer}")
-    return call.atoms[call.source] if dims else moved(call)
+        return pinned(op, f"channels pushed along at {op.layer}")
+    return op.ids[op.source] if dims else moved(op)
 
 
-def reshape(call: Call) -> Tensor:
+def reshape(op: OpContext) -> Tensor:
     """`view` and `reshape`: entries keep their order."""
-    atoms = _reshaped(call.atoms[call.source], call.shape(call.source), tuple(call.value.shape))
-    _note_sizes(call, _listed(call, 1, ("shape", "size")), 0, atoms)
-    return atoms
+    ids = _reshaped(op.ids[op.source], op.shape(op.source), tuple(op.value.shape))
+    _note_sizes(op, _listed(op, 1, ("shape", "size")), 0, ids)
+    return ids
 
 
-def _reshaped(atoms: Tensor, old: tuple[int, ...], new: tuple[int, ...]) -> Tensor:
-    """Reshape atoms like their value; last axes that stay, and hold no channels, are left out of the work."""
+def _reshaped(ids: Tensor, old: tuple[int, ...], new: tuple[int, ...]) -> Tensor:
+    """Reshape ids like their value; last axes that stay, and hold no channels, are left out of the work."""
     same = 0
     while (
         same < min(len(old), len(new))
         and old[-1 - same] == new[-1 - same]
-        and atoms.shape[-1 - same] == 1
+        and ids.shape[-1 - same] == 1
     ):
         same += 1
     kept, size = len(old) - same, len(new) - same
-    result = atoms.reshape(atoms.shape[:kept]).expand(old[:kept]).reshape(new[:size])
+    result = ids.reshape(ids.shape[:kept]).expand(old[:kept]).reshape(new[:size])
     return compact(result).reshape([*compact(result).shape, *[1] * same])
 
 
-def unflatten(call: Call) -> Tensor:
+def unflatten(op: OpContext) -> Tensor:
     """One axis becomes several."""
-    dim = call.number(1, "dim") % len(call.shape(call.source))
-    atoms = _reshaped(call.atoms[call.source], call.shape(call.source), tuple(call.value.shape))
-    _note_sizes(call, _listed(call, 2, ("sizes",)), dim, atoms)
-    return atoms
+    dim = op.arg_value(1, "dim") % len(op.shape(op.source))
+    ids = _reshaped(op.ids[op.source], op.shape(op.source), tuple(op.value.shape))
+    _note_sizes(op, _listed(op, 2, ("sizes",)), dim, ids)
+    return ids
 
 
-def expand(call: Call) -> Any:
+def expand(op: OpContext) -> Any:
     """Repetition without copies; over as many channels as another value has, the repeated entries go with those."""
-    entries = _listed(call, 1, ("size",))
-    atoms = compact(call.expanded(call.source).expand(call.value.shape))
+    entries = _listed(op, 1, ("size",))
+    ids = compact(op.expanded(op.source).expand(op.value.shape))
     for dim, (_, size) in enumerate(entries):
-        counted = call.atoms.get(size) if isinstance(size, fx.Node) else None
+        counted = op.ids.get(size) if isinstance(size, fx.Node) else None
         if (
-            isinstance(counted, Size)
-            and atoms.numel() == 1
-            and len(counted.atoms) == call.value.shape[dim]
+            isinstance(counted, ChannelSize)
+            and ids.numel() == 1
+            and len(counted.ids) == op.value.shape[dim]
         ):
-            call.book.pin(atoms, f"one value for all channels at {call.layer}")
-            atoms = call.spread(counted.atoms, dim)
-    _note_sizes(call, entries, 0, atoms)
-    return atoms
+            op.analysis.pin(ids, f"one value for all channels at {op.layer}")
+            ids = op.broadcast_along(counted.ids, dim)
+    _note_sizes(op, entries, 0, ids)
+    return ids
 
 
-def like_another(call: Call) -> Any:
+def like_another(op: OpContext) -> Any:
     """`view_as`: both values lose the same channels."""
-    other = call.argument(1, "other")
-    atoms = _reshaped(call.atoms[call.source], call.shape(call.source), tuple(call.value.shape))
-    if atoms.shape != call.atoms[other].shape:
-        return pinned(call, f"shapes of different channels at {call.layer}")
-    return tie_all([atoms, call.atoms[other]], call.book.ties)
+    other = op.argument(1, "other")
+    ids = _reshaped(op.ids[op.source], op.shape(op.source), tuple(op.value.shape))
+    if ids.shape != op.ids[other].shape:
+        return pinned(op, f"shapes of different channels at {op.layer}")
+    return union_all([ids, op.ids[other]], op.analysis.union_find)
 
 
-def _listed(call: Call, index: int, names: Sequence[str]) -> list[tuple[Path, Any]]:
+def _listed(op: OpContext, index: int, names: Sequence[str]) -> list[tuple[ArgPath, Any]]:
     """Return place and value of every size given, as a tuple or one by one."""
-    path: Path = next(
-        (("kwargs", name) for name in names if name in call.node.kwargs), ("args", index)
+    path: ArgPath = next(
+        (("kwargs", name) for name in names if name in op.node.kwargs), ("args", index)
     )
-    given = call.node.kwargs[path[1]] if path[0] == "kwargs" else call.node.args[index:]
-    if path[0] == "kwargs" or (
-        len(given) == 1 and isinstance(call.static(given[0]), (tuple, list))
-    ):
+    given = op.node.kwargs[path[1]] if path[0] == "kwargs" else op.node.args[index:]
+    if path[0] == "kwargs" or (len(given) == 1 and isinstance(op.static(given[0]), (tuple, list))):
         given = given if path[0] == "kwargs" else given[0]
         return (
             [(path, given)]
@@ -116,94 +116,90 @@ def _listed(call: Call, index: int, names: Sequence[str]) -> list[tuple[Path, An
     return [(("args", index + place), size) for place, size in enumerate(given)]
 
 
-def _note_sizes(call: Call, entries: list[tuple[Path, Any]], first: int, atoms: Tensor) -> None:
+def _note_sizes(op: OpContext, entries: list[tuple[ArgPath, Any]], first: int, ids: Tensor) -> None:
     """Note the sizes that count channels, and the axes whose size the forward works out by itself."""
     for dim, (path, size) in enumerate(entries, start=first):
-        if isinstance(call.static(size), (tuple, list)):
-            _tie_shapes(call, size, atoms)
+        if isinstance(op.static(size), (tuple, list)):
+            _tie_shapes(op, size, ids)
             continue
-        computed = any(call.sizes(size)) if isinstance(size, fx.Node) else size == -1
+        computed = any(op.sizes(size)) if isinstance(size, fx.Node) else size == -1
         if computed:
-            call.book.free.setdefault(call.node.name, set()).add(dim)
+            op.analysis.inferred_axes.setdefault(op.node.name, set()).add(dim)
         if size == -1 or (isinstance(size, fx.Node) and not computed):
             continue
-        length = call.value.shape[dim]
-        call.note(path, Count(atoms, dim, length, (0, length)), size)
+        length = op.value.shape[dim]
+        op.record_size(path, ChannelRange(ids, dim, length, (0, length)), size)
 
 
-def _tie_shapes(call: Call, shape: fx.Node, atoms: Tensor) -> None:
+def _tie_shapes(op: OpContext, shape: fx.Node, ids: Tensor) -> None:
     """`x.view(y.shape)`: both values lose the same channels."""
-    for dim, size in enumerate(call.atoms.get(shape) or []):
-        if isinstance(size, Size) and atoms.numel() == atoms.shape[dim] == len(size.atoms):
-            call.book.ties.tie(atoms.flatten(), size.atoms)
-        elif isinstance(size, Size):
-            call.book.pin(size, f"shapes of different channels at {call.layer}")
-            call.book.pin(atoms, f"shapes of different channels at {call.layer}")
+    for dim, size in enumerate(op.ids.get(shape) or []):
+        if isinstance(size, ChannelSize) and ids.numel() == ids.shape[dim] == len(size.ids):
+            op.analysis.union_find.union(ids.flatten(), size.ids)
+        elif isinstance(size, ChannelSize):
+            op.analysis.pin(size, f"shapes of different channels at {op.layer}")
+            op.analysis.pin(ids, f"shapes of different channels at {op.layer}")
 
 
-def concatenate(call: Call) -> Tensor:
+def concatenate(op: OpContext) -> Tensor:
     """Concatenation: of channels, one after the other; along another axis, tied."""
-    return _joined(call, call.number(1, "dim", call.node.kwargs.get("axis", 0)) % call.value.dim())
+    return _joined(op, op.arg_value(1, "dim", op.node.kwargs.get("axis", 0)) % op.value.dim())
 
 
-def concatenate_channels(call: Call) -> Any:
+def concatenate_channels(op: OpContext) -> Any:
     """`hstack`, of values with more than one axis."""
-    return (
-        _joined(call, 1)
-        if call.value.dim() > 1
-        else pinned(call, f"vectors joined at {call.layer}")
-    )
+    return _joined(op, 1) if op.value.dim() > 1 else pinned(op, f"vectors joined at {op.layer}")
 
 
-def _joined(call: Call, dim: int) -> Tensor:
-    parts = _parts(call)
-    if any(size > 1 for atoms, _ in parts for axis, size in enumerate(atoms.shape) if axis != dim):
-        rows = [_level(call, atoms, dim) for atoms, _ in parts]
-        return tie_all(rows, call.book.ties)
-    rows = [collapse(atoms, shape[dim], dim, call.book.ties) for atoms, shape in parts]
-    return call.spread(torch.cat(rows), dim)
+def _joined(op: OpContext, dim: int) -> Tensor:
+    parts = _parts(op)
+    if any(size > 1 for ids, _ in parts for axis, size in enumerate(ids.shape) if axis != dim):
+        rows = [_level(op, ids, dim) for ids, _ in parts]
+        return union_all(rows, op.analysis.union_find)
+    rows = [ids_along(ids, shape[dim], dim, op.analysis.union_find) for ids, shape in parts]
+    return op.broadcast_along(torch.cat(rows), dim)
 
 
-def _parts(call: Call) -> list[tuple[Tensor, tuple[int, ...]]]:
-    """Return atoms and shape of each part, from a list of values or from another operator's list of results."""
-    parts = call.argument(0, "tensors")
+def _parts(op: OpContext) -> list[tuple[Tensor, tuple[int, ...]]]:
+    """Return ids and shape of each part, from a list of values or from another operator's list of results."""
+    parts = op.argument(0, "tensors")
     if isinstance(parts, fx.Node):
         return [
-            (atoms, tuple(value.shape))
-            for atoms, value in zip(call.atoms[parts], call.values[parts], strict=True)
+            (ids, tuple(value.shape))
+            for ids, value in zip(op.ids[parts], op.values[parts], strict=True)
         ]
-    return [(call.atoms[node], call.shape(node)) for node in parts]
+    return [(op.ids[node], op.shape(node)) for node in parts]
 
 
-def _level(call: Call, atoms: Tensor, dim: int) -> Tensor:
+def _level(op: OpContext, ids: Tensor, dim: int) -> Tensor:
     """Tie what differs along `dim`."""
-    first = atoms.narrow(dim, 0, 1)
-    if atoms.shape[dim] > 1:
-        call.book.ties.tie(atoms, first.expand_as(atoms))
+    first = ids.narrow(dim, 0, 1)
+    if ids.shape[dim] > 1:
+        op.analysis.union_find.union(ids, first.expand_as(ids))
     return first
 
 
-def stack(call: Call) -> Tensor:
+def stack(op: OpContext) -> Tensor:
     """A new axis: the parts are tied, so that they stay equally wide."""
-    dim = call.number(1, "dim", 0) % call.value.dim()
-    return tie_all([atoms.unsqueeze(dim) for atoms, _ in _parts(call)], call.book.ties)
+    dim = op.arg_value(1, "dim", 0) % op.value.dim()
+    return union_all([ids.unsqueeze(dim) for ids, _ in _parts(op)], op.analysis.union_find)
 
 
-def pixel_shuffle(call: Call) -> Tensor:
+def pixel_shuffle(op: OpContext) -> Tensor:
     """Every r^2 consecutive channels become one."""
-    channels = call.channels(call.source)
-    rows = channels.reshape(call.value.shape[1], -1)
-    call.book.ties.tie(rows, rows[:, :1].expand_as(rows))
-    return call.spread(rows[:, 0])
+    channels = op.channels(op.source)
+    rows = channels.reshape(op.value.shape[1], -1)
+    op.analysis.union_find.union(rows, rows[:, :1].expand_as(rows))
+    return op.broadcast_along(rows[:, 0])
 
 
-def pixel_unshuffle(call: Call) -> Tensor:
+def pixel_unshuffle(op: OpContext) -> Tensor:
     """Every channel becomes r^2 consecutive ones."""
-    channels = call.channels(call.source)
-    return call.spread(channels.repeat_interleave(call.value.shape[1] // len(channels)))
+    channels = op.channels(op.source)
+    return op.broadcast_along(channels.repeat_interleave(op.value.shape[1] // len(channels)))
 
 
-def channel_shuffle(call: Call) -> Tensor:
+def channel_shuffle(op: OpContext) -> Tensor:
     """The channels of equal parts take turns; the parts stay equally wide."""
-    groups = call.module.groups if call.module is not None else call.number(1, "groups")
-    return call.spread(tie_parts(call, call.channels(call.source), groups).t().flatten())
+    groups = op.module.groups if op.module is not None else op.arg_value(1, "groups")
+    return op.broadcast_along(union_chunks(op, op.channels(op.source), groups).t().flatten())

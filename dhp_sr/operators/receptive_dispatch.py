@@ -12,9 +12,9 @@ from dhp_sr.operators import layers, norms, reductions
 from dhp_sr.operators import rearrange as shapes
 from dhp_sr.operators import receptive_rules as geometry
 from dhp_sr.operators import slicing as parts
-from dhp_sr.operators.context import Call
+from dhp_sr.operators.context import OpContext
 from dhp_sr.operators.receptive_field import union
-from dhp_sr.operators.receptive_rules import Spread, unbounded
+from dhp_sr.operators.receptive_rules import ReceptiveField2D, unbounded
 from dhp_sr.operators.registry import rule_for
 
 _SAME_PLACE = (
@@ -44,39 +44,37 @@ _ALONG_AXES = (
 """Rules of operators that leave every entry in its place if they work along the channels."""
 
 
-def spread_of(call: Call, rule: Callable[[Call], Any], side: int) -> Spread | list[Spread]:
+def spread_of(
+    op: OpContext, rule: Callable[[OpContext], Any], side: int
+) -> ReceptiveField2D | list[ReceptiveField2D]:
     """Return what the result of an operator reads.
 
     Args:
-        call: the node; `call.atoms` holds the spreads of its inputs.
+        op: the node; `op.ids` holds the spreads of its inputs.
         rule: how the channel groups treat the operator, which tells what kind it is.
         side: side of the example.
 
     Raises:
         Unbounded: it looks at the whole image, or is not known.
     """
-    if any(isinstance(value, Tensor) and value.dim() != 4 for value in _values(call)):
-        raise unbounded(call, "works on something else than (N, C, H, W)")
-    if rule is pointwise.unknown or _takes_statistics(call):
-        raise unbounded(call, "may look at the whole image")
+    if any(isinstance(value, Tensor) and value.dim() != 4 for value in _values(op)):
+        raise unbounded(op, "works on something else than (N, C, H, W)")
+    if rule is pointwise.unknown or _takes_statistics(op):
+        raise unbounded(op, "may look at the whole image")
     if rule in _SAME_PLACE:
-        return _together(call)
+        return _together(op)
     if rule in _ALONG_AXES:
-        return _along_axes(call, rule)
+        return _along_axes(op, rule)
     for kinds, handler in _HANDLERS:
-        if rule in kinds or call.node.target in kinds or type(call.module) in kinds:
-            return handler(call, side)
-    raise unbounded(call, "may look at the whole image")
+        if rule in kinds or op.node.target in kinds or type(op.module) in kinds:
+            return handler(op, side)
+    raise unbounded(op, "may look at the whole image")
 
 
-def _values(call: Call) -> list[Any]:
+def _values(op: OpContext) -> list[Any]:
     found = [
-        call.value,
-        *(
-            call.values[node]
-            for node in call.node.all_input_nodes
-            if call.atoms.get(node) is not None
-        ),
+        op.value,
+        *(op.values[node] for node in op.node.all_input_nodes if op.ids.get(node) is not None),
     ]
     return [part for one in found for part in _parts(one)]
 
@@ -85,65 +83,65 @@ def _parts(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (tuple, list)) else [value]
 
 
-def _takes_statistics(call: Call) -> bool:
+def _takes_statistics(op: OpContext) -> bool:
     """Return whether a normalization works with statistics of the image before it."""
     if (
-        isinstance(call.module, nn.modules.instancenorm._InstanceNorm)
-        or call.node.target is F.instance_norm
+        isinstance(op.module, nn.modules.instancenorm._InstanceNorm)
+        or op.node.target is F.instance_norm
     ):
         return True
-    if isinstance(call.module, nn.modules.batchnorm._BatchNorm):
-        return call.module.running_mean is None
-    if call.node.target is F.batch_norm:
-        return call.number(1, "running_mean") is None or bool(call.number(5, "training", False))
+    if isinstance(op.module, nn.modules.batchnorm._BatchNorm):
+        return op.module.running_mean is None
+    if op.node.target is F.batch_norm:
+        return op.arg_value(1, "running_mean") is None or bool(op.arg_value(5, "training", False))
     return False
 
 
-def _holds_weights(call: Call) -> bool:
-    return rule_for(call.node, call.module) in (norms.per_channel, norms.per_channel_function)
+def _holds_weights(op: OpContext) -> bool:
+    return rule_for(op.node, op.module) in (norms.per_channel, norms.per_channel_function)
 
 
-def _together(call: Call) -> Spread:
+def _together(op: OpContext) -> ReceptiveField2D:
     """Combine images entry by entry; constants must be the same everywhere."""
-    spreads, sides = [], tuple(call.value.shape[2:])
-    for node in call.node.all_input_nodes:
-        given, values = call.atoms.get(node), call.values[node]
+    spreads, sides = [], tuple(op.value.shape[2:])
+    for node in op.node.all_input_nodes:
+        given, values = op.ids.get(node), op.values[node]
         if isinstance(given, list):
             spreads += given
-        elif isinstance(given, Spread):
+        elif isinstance(given, ReceptiveField2D):
             spreads.append(given)
         elif (
             isinstance(values, Tensor)
             and any(size > 1 for size in values.shape[-2:])
-            and not _holds_weights(call)
+            and not _holds_weights(op)
         ):
             raise unbounded(
-                call,
+                op,
                 f"takes a constant of {tuple(values.shape)}, which differs from place to place",
             )
         if given is not None and any(tuple(value.shape[2:]) != sides for value in _parts(values)):
-            raise unbounded(call, f"spreads one value over {sides}")
+            raise unbounded(op, f"spreads one value over {sides}")
     rows, columns = union(one.rows for one in spreads), union(one.columns for one in spreads)
     if rows is None or columns is None:
-        raise unbounded(call, "combines values whose places do not correspond")
-    return Spread(rows, columns)
+        raise unbounded(op, "combines values whose places do not correspond")
+    return ReceptiveField2D(rows, columns)
 
 
-def _along_axes(call: Call, rule: Callable[[Call], Any]) -> Spread | list[Spread]:
+def _along_axes(
+    op: OpContext, rule: Callable[[OpContext], Any]
+) -> ReceptiveField2D | list[ReceptiveField2D]:
     place = 2 if rule in (reductions.norm, parts.split, parts.chunk, norms.unit_length) else 1
-    dims = getattr(call.module, "dim", None) or call.number(
-        place, "dim", call.node.kwargs.get("axis")
-    )
+    dims = getattr(op.module, "dim", None) or op.arg_value(place, "dim", op.node.kwargs.get("axis"))
     if rule is reductions.extremum and isinstance(dims, Tensor):
-        return _together(call)
+        return _together(op)
     dims = [dims] if isinstance(dims, int) and not isinstance(dims, bool) else dims
     if not isinstance(dims, (tuple, list)) or any(dim % 4 != 1 for dim in dims):
-        raise unbounded(call, "looks at the whole image")
-    spread = _together(call) if isinstance(call.value, Tensor) else call.atoms[call.source]
-    return spread if isinstance(call.value, Tensor) else [spread for _ in call.value]
+        raise unbounded(op, "looks at the whole image")
+    spread = _together(op) if isinstance(op.value, Tensor) else op.ids[op.source]
+    return spread if isinstance(op.value, Tensor) else [spread for _ in op.value]
 
 
-_HANDLERS: tuple[tuple[tuple[Any, ...], Callable[[Call, int], Spread]], ...] = (
+_HANDLERS: tuple[tuple[tuple[Any, ...], Callable[[OpContext, int], ReceptiveField2D]], ...] = (
     ((operator.getitem,), geometry.item),
     ((parts.narrow,), geometry.narrow),
     ((layers.convolution,), geometry.convolution),

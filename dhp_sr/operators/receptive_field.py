@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 
-class Reach(NamedTuple):
+class AxisReceptiveField(NamedTuple):
     """What the entries of a value read along one axis; entry i + period reads `shift` pixels further than entry i."""
 
     low: tuple[int, ...]
@@ -42,13 +42,16 @@ class Reach(NamedTuple):
         return self.low[phase] + turns * self.shift, self.high[phase] + turns * self.shift
 
 
-START = Reach((0,), (0,), 1)
+START = AxisReceptiveField((0,), (0,), 1)
 """The input itself: every pixel reads itself."""
 
 
-def reading(
-    source: Reach, reads: Callable[[int], Iterable[int]], ratio: Fraction, lengths: tuple[int, int]
-) -> Reach | None:
+def propagate(
+    source: AxisReceptiveField,
+    reads: Callable[[int], Iterable[int]],
+    ratio: Fraction,
+    lengths: tuple[int, int],
+) -> AxisReceptiveField | None:
     """Return the reach of a value each of whose entries is computed from some entries of `source`.
 
     An entry that lies outside `source` is padding. Padding differs between a whole image and a tile of it, so
@@ -76,10 +79,10 @@ def reading(
         spans = [source.at(index) for index in reads(entry)]
         low.append(min([math.floor(entry * step), *(first for first, _ in spans)]))
         high.append(max([math.ceil((entry - extra + 1) * step) - 1, *(last for _, last in spans)]))
-    return Reach(tuple(low), tuple(high), shift, int(extra))
+    return AxisReceptiveField(tuple(low), tuple(high), shift, int(extra))
 
 
-def union(reaches: Iterable[Reach]) -> Reach | None:
+def union(reaches: Iterable[AxisReceptiveField]) -> AxisReceptiveField | None:
     """Return the reach of values that are combined entry by entry; None where their entries do not correspond."""
     reaches = list(reaches)
     first = reaches[0]
@@ -89,4 +92,4 @@ def union(reaches: Iterable[Reach]) -> Reach | None:
     spans = [[one.at(entry) for one in reaches] for entry in range(period)]
     low = tuple(min(start for start, _ in one) for one in spans)
     high = tuple(max(end for _, end in one) for one in spans)
-    return Reach(low, high, int(first.step * period), first.extra)
+    return AxisReceptiveField(low, high, int(first.step * period), first.extra)

@@ -4,39 +4,39 @@ from typing import Any
 
 from torch import Tensor
 
-from dhp_sr.operators.context import Call, pinned
+from dhp_sr.operators.context import OpContext, pinned
 from dhp_sr.operators.elementwise import combine
 
 
-def reduction(call: Call) -> Any:
+def reduction(op: OpContext) -> Any:
     """Over space: the channels stay. Over channels: they are pinned, since fewer give another result."""
-    dims = call.number(1, "dim", call.node.kwargs.get("axis"))
-    return _over(call, None if isinstance(dims, bool) else dims)
+    dims = op.arg_value(1, "dim", op.node.kwargs.get("axis"))
+    return _over(op, None if isinstance(dims, bool) else dims)
 
 
-def norm(call: Call) -> Any:
+def norm(op: OpContext) -> Any:
     """`norm`, whose axes come after its order."""
-    return _over(call, call.number(2, "dim"))
+    return _over(op, op.arg_value(2, "dim"))
 
 
-def extremum(call: Call) -> Any:
+def extremum(op: OpContext) -> Any:
     """`torch.max` and `torch.min`: of two tensors, or over axes."""
-    return combine(call) if isinstance(call.number(1, "other"), Tensor) else reduction(call)
+    return combine(op) if isinstance(op.arg_value(1, "other"), Tensor) else reduction(op)
 
 
-def _over(call: Call, dims: Any) -> Any:
-    source, rank = call.source, len(call.shape(call.source))
+def _over(op: OpContext, dims: Any) -> Any:
+    source, rank = op.source, len(op.shape(op.source))
     dims = range(rank) if dims is None else [dims] if isinstance(dims, int) else dims
     dims = sorted({dim % rank for dim in dims})
-    if any(call.varies(source, dim) for dim in dims):
-        return pinned(call, f"{call.operator} over channels at {call.layer}")
-    if isinstance(call.value, tuple):
-        return [_without(call.atoms[source], dims, value.dim()) for value in call.value]
-    return _without(call.atoms[source], dims, call.value.dim())
+    if any(op.varies_along(source, dim) for dim in dims):
+        return pinned(op, f"{op.operator} over channels at {op.layer}")
+    if isinstance(op.value, tuple):
+        return [_without(op.ids[source], dims, value.dim()) for value in op.value]
+    return _without(op.ids[source], dims, op.value.dim())
 
 
-def _without(atoms: Tensor, dims: list[int], rank: int) -> Tensor:
+def _without(ids: Tensor, dims: list[int], rank: int) -> Tensor:
     """Leave out the reduced axes, unless the result keeps them."""
-    if atoms.dim() == rank:
-        return atoms
-    return atoms.reshape([size for dim, size in enumerate(atoms.shape) if dim not in dims])
+    if ids.dim() == rank:
+        return ids
+    return ids.reshape([size for dim, size in enumerate(ids.shape) if dim not in dims])

@@ -1,6 +1,6 @@
 """One small rule per operator: what it does to channels.
 
-A rule gets a `Call` and returns the atoms of the call's result, broadcastable to it. An operator that is not in the
+A rule gets a `OpContext` and returns the ids of the op's result, broadcastable to it. An operator that is not in the
 tables pins its inputs, so nothing is pruned wrongly.
 """
 
@@ -18,7 +18,7 @@ from dhp_sr.operators import layers, norms, reductions
 from dhp_sr.operators import rearrange as shapes
 from dhp_sr.operators import sizes as numbers
 from dhp_sr.operators import slicing as parts
-from dhp_sr.operators.context import Call
+from dhp_sr.operators.context import OpContext
 from dhp_sr.operators.elementwise import (
     alike,
     combine,
@@ -31,7 +31,7 @@ from dhp_sr.operators.elementwise import (
 from dhp_sr.operators.rearrange import moved
 from dhp_sr.operators.reductions import reduction
 
-Rule = Callable[[Call], Any]
+Rule = Callable[[OpContext], Any]
 
 _ACTIVATION_MODULES = (
     *(

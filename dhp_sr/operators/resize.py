@@ -145,7 +145,7 @@ def _resize_conv(layer: nn.Module, prefix: str, old: Shapes, new: Shapes) -> Sha
 
 
 def _groups(groups: int, old: Shape, new: Shape, transposed: bool) -> int:
-    """Number of groups after the change: a depthwise convolution loses groups, any other narrows all of them alike."""
+    """SizePatch of groups after the change: a depthwise convolution loses groups, any other narrows all of them alike."""
     channels_per_group = old[0] // groups
     depthwise = channels_per_group == 1 if transposed else old[1] == 1
     if groups > 1 and depthwise and old[1] == new[1] and new[0] % channels_per_group == 0:

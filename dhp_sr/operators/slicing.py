@@ -11,102 +11,103 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dhp_sr.operators.analysis_state import Count, Path
-from dhp_sr.operators.channel_ids import along, compact
-from dhp_sr.operators.context import Call, pinned
-from dhp_sr.operators.layers import tie_parts
+from dhp_sr.graph.capture import ArgPath
+from dhp_sr.operators.analysis_context import ChannelRange
+from dhp_sr.operators.channel_ids import compact, lay_along
+from dhp_sr.operators.context import OpContext, pinned
+from dhp_sr.operators.layers import union_chunks
 from dhp_sr.operators.rearrange import moved
 
 
-def chunk(call: Call) -> Any:
+def chunk(op: OpContext) -> Any:
     """Equal parts of the channels: the same places of all parts are tied, so that the parts stay equal."""
-    return _equal_parts(call, call.number(1, "chunks"))
+    return _equal_parts(op, op.arg_value(1, "chunks"))
 
 
-def _equal_parts(call: Call, parts: int) -> Any:
-    source, dim = call.source, call.number(2, "dim", 0)
-    if not call.varies(source, dim):
-        return [call.atoms[source] for _ in call.value]
-    channels = call.channels(source, dim)
+def _equal_parts(op: OpContext, parts: int) -> Any:
+    source, dim = op.source, op.arg_value(2, "dim", 0)
+    if not op.varies_along(source, dim):
+        return [op.ids[source] for _ in op.value]
+    channels = op.channels(source, dim)
     if len(channels) % parts:
-        return pinned(call, f"{len(channels)} channels in {parts} unequal parts at {call.layer}")
-    return [along(row, len(call.shape(source)), dim) for row in tie_parts(call, channels, parts)]
+        return pinned(op, f"{len(channels)} channels in {parts} unequal parts at {op.layer}")
+    return [lay_along(row, len(op.shape(source)), dim) for row in union_chunks(op, channels, parts)]
 
 
-def split(call: Call) -> Any:
+def split(op: OpContext) -> Any:
     """Parts of stated sizes; sizes that the forward works out itself are those of equal parts."""
-    source, dim = call.source, call.number(2, "dim", 0)
-    name = next((name for name in call.node.kwargs if name.startswith("split_size")), "")
+    source, dim = op.source, op.arg_value(2, "dim", 0)
+    name = next((name for name in op.node.kwargs if name.startswith("split_size")), "")
     given, sizes, varies = (
-        call.argument(1, name),
-        [part.shape[dim] for part in call.value],
-        call.varies(source, dim),
+        op.argument(1, name),
+        [part.shape[dim] for part in op.value],
+        op.varies_along(source, dim),
     )
-    computed = any(call.sizes(given))
+    computed = any(op.sizes(given))
     if varies and computed and len(set(sizes)) == 1:
-        rows = tie_parts(call, call.channels(source, dim), len(sizes))
-        parts = [along(row, len(call.shape(source)), dim) for row in rows]
+        rows = union_chunks(op, op.channels(source, dim), len(sizes))
+        parts = [lay_along(row, len(op.shape(source)), dim) for row in rows]
     else:
         parts = (
-            list(torch.split(call.atoms[source], sizes, dim))
+            list(torch.split(op.ids[source], sizes, dim))
             if varies
-            else [call.atoms[source] for _ in sizes]
+            else [op.ids[source] for _ in sizes]
         )
         for place, part in enumerate(parts if varies else []):
-            call.book.ties.mark(part, f"{call.layer}[{place}]")
+            op.analysis.union_find.add_split_boundary(part, f"{op.layer}[{place}]")
     if varies or computed:
         ends = list(accumulate(sizes))
         bounds = [(end - size, end) for end, size in zip(ends, sizes, strict=True)]
-        call.note(call.place(1, name), [_count(call, dim, one) for one in bounds], given)
+        op.record_size(op.arg_path(1, name), [_count(op, dim, one) for one in bounds], given)
     return parts
 
 
-def tensor_split(call: Call) -> Any:
+def tensor_split(op: OpContext) -> Any:
     """A number of parts, as `chunk` makes them; the places of others, if they lie among the channels, are not moved."""
-    name = next((name for name in call.node.kwargs if name not in ("dim", "input")), "")
-    stated = call.number(1, name)
+    name = next((name for name in op.node.kwargs if name not in ("dim", "input")), "")
+    stated = op.arg_value(1, name)
     if isinstance(stated, int):
-        return _equal_parts(call, stated)
-    if call.varies(call.source, call.number(2, "dim", 0)):
-        return pinned(call, f"channels in parts between stated places at {call.layer}")
-    return [call.atoms[call.source] for _ in call.value]
+        return _equal_parts(op, stated)
+    if op.varies_along(op.source, op.arg_value(2, "dim", 0)):
+        return pinned(op, f"channels in parts between stated places at {op.layer}")
+    return [op.ids[op.source] for _ in op.value]
 
 
-def _count(call: Call, dim: int, bounds: tuple[int, int]) -> Count:
-    shape = call.shape(call.source)
-    return Count(call.atoms[call.source], dim % len(shape), shape[dim], bounds)
+def _count(op: OpContext, dim: int, bounds: tuple[int, int]) -> ChannelRange:
+    shape = op.shape(op.source)
+    return ChannelRange(op.ids[op.source], dim % len(shape), shape[dim], bounds)
 
 
-def unbind(call: Call) -> Any:
+def unbind(op: OpContext) -> Any:
     """One part for every entry along an axis."""
-    if call.varies(call.source, call.number(1, "dim", 0)):
-        return pinned(call, f"channels taken one by one at {call.layer}")
-    return moved(call)
+    if op.varies_along(op.source, op.arg_value(1, "dim", 0)):
+        return pinned(op, f"channels taken one by one at {op.layer}")
+    return moved(op)
 
 
-def item(call: Call) -> Any:
+def item(op: OpContext) -> Any:
     """One of several results, a size, or a part of a tensor."""
-    source, index = call.node.args
-    atoms = call.atoms.get(source)
-    if isinstance(atoms, list):
-        return atoms[call.static(index)]
-    if atoms is None:
+    source, index = op.node.args
+    ids = op.ids.get(source)
+    if isinstance(ids, list):
+        return ids[op.static(index)]
+    if ids is None:
         return None
     places = list(index) if isinstance(index, tuple) else [index]
     if not all(one is None or one is Ellipsis or isinstance(one, (slice, int)) for one in places):
-        return pinned(call, f"picking by a tensor or a computed place at {call.layer}")
-    for dim, path, one in _axes(places, isinstance(index, tuple), atoms.dim()):
-        counts = atoms.shape[dim] > 1 or any(call.sizes(_bounds(one)))
-        if counts and one != slice(None) and not _note_part(call, atoms, dim, path, one):
-            return pinned(call, f"every n-th channel taken at {call.layer}")
-    return compact(call.expanded(source)[call.static(index)])
+        return pinned(op, f"picking by a tensor or a computed place at {op.layer}")
+    for dim, path, one in _axes(places, isinstance(index, tuple), ids.dim()):
+        counts = ids.shape[dim] > 1 or any(op.sizes(_bounds(one)))
+        if counts and one != slice(None) and not _note_part(op, ids, dim, path, one):
+            return pinned(op, f"every n-th channel taken at {op.layer}")
+    return compact(op.expanded(source)[op.static(index)])
 
 
 def _bounds(one: Any) -> list[Any]:
     return [one.start, one.stop, one.step] if isinstance(one, slice) else [one]
 
 
-def _axes(places: list[Any], many: bool, rank: int) -> Iterator[tuple[int, Path, Any]]:
+def _axes(places: list[Any], many: bool, rank: int) -> Iterator[tuple[int, ArgPath, Any]]:
     """Yield the axis that each part of an index is for."""
     indexed = sum(one is not None and one is not Ellipsis for one in places)
     dim = 0
@@ -118,54 +119,58 @@ def _axes(places: list[Any], many: bool, rank: int) -> Iterator[tuple[int, Path,
             dim += 1
 
 
-def _note_part(call: Call, atoms: Tensor, dim: int, path: Path, one: Any) -> bool:
+def _note_part(op: OpContext, ids: Tensor, dim: int, path: ArgPath, one: Any) -> bool:
     """Note the bounds of a part of the channels; returns False for one with steps."""
     size, stated, varies = (
-        call.shape(call.node.args[0])[dim],
-        call.static(one),
-        atoms.shape[dim] > 1,
+        op.shape(op.node.args[0])[dim],
+        op.static(one),
+        ids.shape[dim] > 1,
     )
     if isinstance(stated, int):
         first = stated % size
         if varies:
-            call.book.ties.pin(
-                atoms.narrow(dim, first, 1), f"a single channel taken at {call.layer}"
+            op.analysis.union_find.pin(
+                ids.narrow(dim, first, 1), f"a single channel taken at {op.layer}"
             )
-        call.note(path, Count(atoms, dim, size, (0, first)), [one])
+        op.record_size(path, ChannelRange(ids, dim, size, (0, first)), [one])
         return True
     if stated.step not in (None, 1):
         return False
     start, stop, _ = stated.indices(size)
     if varies:
-        call.book.ties.mark(atoms.narrow(dim, start, max(stop - start, 0)), call.layer)
+        op.analysis.union_find.add_split_boundary(
+            ids.narrow(dim, start, max(stop - start, 0)), op.layer
+        )
     for name, bound in (("start", start), ("stop", stop)):
         if getattr(one, name) is not None:
-            call.note((*path, name), Count(atoms, dim, size, (0, bound)), [getattr(one, name)])
+            op.record_size(
+                (*path, name), ChannelRange(ids, dim, size, (0, bound)), [getattr(one, name)]
+            )
     return True
 
 
-def narrow(call: Call) -> Any:
+def narrow(op: OpContext) -> Any:
     """A part of one axis, by start and length."""
     source, dim, start, length = (
-        call.source,
-        *(call.number(*one) for one in ((1, "dim"), (2, "start"), (3, "length"))),
+        op.source,
+        *(op.arg_value(*one) for one in ((1, "dim"), (2, "start"), (3, "length"))),
     )
-    atoms, stated = call.atoms[source], [call.argument(2, "start"), call.argument(3, "length")]
-    if not call.varies(source, dim) and not any(call.sizes(stated)):
-        return atoms
-    start %= call.shape(source)[dim]
-    call.note(call.place(2, "start"), _count(call, dim, (0, start)), stated[0])
-    call.note(call.place(3, "length"), _count(call, dim, (start, start + length)), stated[1])
-    if not call.varies(source, dim):
-        return atoms
-    part = atoms.narrow(dim, start, length)
-    call.book.ties.mark(part, call.layer)
+    ids, stated = op.ids[source], [op.argument(2, "start"), op.argument(3, "length")]
+    if not op.varies_along(source, dim) and not any(op.sizes(stated)):
+        return ids
+    start %= op.shape(source)[dim]
+    op.record_size(op.arg_path(2, "start"), _count(op, dim, (0, start)), stated[0])
+    op.record_size(op.arg_path(3, "length"), _count(op, dim, (start, start + length)), stated[1])
+    if not op.varies_along(source, dim):
+        return ids
+    part = ids.narrow(dim, start, length)
+    op.analysis.union_find.add_split_boundary(part, op.layer)
     return part
 
 
-def halves(call: Call) -> Any:
+def halves(op: OpContext) -> Any:
     """Gated linear unit: one half of the channels times a function of the other."""
-    dim = call.module.dim if call.module is not None else call.number(1, "dim", -1)
-    if not call.varies(call.source, dim):
-        return call.atoms[call.source]
-    return call.spread(tie_parts(call, call.channels(call.source, dim), 2)[0], dim)
+    dim = op.module.dim if op.module is not None else op.arg_value(1, "dim", -1)
+    if not op.varies_along(op.source, dim):
+        return op.ids[op.source]
+    return op.broadcast_along(union_chunks(op, op.channels(op.source, dim), 2)[0], dim)

@@ -89,7 +89,7 @@ class _Sketch:
             [self._costs.names.index(layer.weight) for layer in learned]
         ).long()
         self._weights = torch.tensor([math.prod(layer.shape) for layer in learned]).double()
-        powers = [CARRIED + (1 - CARRIED) * group.activated for group in self._groups]
+        powers = [CARRIED + (1 - CARRIED) * group.nonlinearity_fraction for group in self._groups]
         widths = torch.tensor([group.width for group in self._groups])
         self._powers = self._costs.counts.means(torch.tensor(powers).repeat_interleave(widths))
         self._allowed = [_spread(allowed_widths(group, budget)) for group in self._groups]

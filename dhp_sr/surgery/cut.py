@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from dhp_sr.channels.plan import ChannelPlan
-from dhp_sr.operators.analysis_state import first_names
 from dhp_sr.operators.resize import resize
 from dhp_sr.surgery.rewrite import rewrite
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.modules import load_values
+from dhp_sr.utils.modules import canonical_names, load_values
 
 ADVICE = (
     "Does its forward compute with the width of a layer, such as `conv.out_channels`, or with a number worked out from "
@@ -41,7 +40,7 @@ def cut(
         A module of the same class, in eval mode; or, where the class's forward states numbers of channels that no
         longer hold, the traced forward with other numbers.
     """
-    first = first_names(network)
+    first = canonical_names(network)
     kept = kept_entries(plan, mask)
     state = {}
     for name, tensor in network.state_dict().items():
@@ -63,10 +62,10 @@ def _with_numbers(
     network: nn.Module, small: nn.Module, plan: ChannelPlan, mask: Tensor
 ) -> nn.Module:
     """Return `small` with the numbers of channels kept wherever its forward states them."""
-    if not plan.numbers:
+    if not plan.size_patches:
         return small
     padded = _padded(mask)
-    return rewrite(network, small, plan, [number.value(padded) for number in plan.numbers])
+    return rewrite(network, small, plan, [number.kept_size(padded) for number in plan.size_patches])
 
 
 def kept_entries(plan: ChannelPlan, mask: Tensor) -> dict[tuple[str, int], Tensor]:
@@ -81,7 +80,7 @@ def _padded(mask: Tensor) -> Tensor:
 
 def _slice_constants(network: nn.Module, kept: Mapping[tuple[str, int], Tensor]) -> None:
     """Slice the buffers that are not part of the state dict."""
-    state, first = network.state_dict().keys(), first_names(network)
+    state, first = network.state_dict().keys(), canonical_names(network)
     for name, tensor in list(network.named_buffers(remove_duplicate=False)):
         for dim in range(tensor.dim()):
             if name not in state and (first[name], dim) in kept:

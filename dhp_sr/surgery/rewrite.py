@@ -1,6 +1,6 @@
 """The forward of a cut network, where the class's own states sizes that no longer hold.
 
-While a plan is made, the rules note which argument of which node counts which channels (`Number`). For a cut those
+While a plan is made, the rules note which argument of which node counts which channels (`SizePatch`). For a cut those
 arguments get the numbers of channels kept; everything else of the forward stays as it was traced.
 """
 
@@ -12,11 +12,10 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from dhp_sr.channels.plan import ChannelPlan
-from dhp_sr.graph.capture import record, trace
-from dhp_sr.operators.analysis_state import Path
+from dhp_sr.graph.capture import ArgPath, record_values, trace
 from dhp_sr.utils.errors import UserError
 
-Numbers = Mapping[tuple[str, Path], int | list[int]]
+Numbers = Mapping[tuple[str, ArgPath], int | list[int]]
 """(node, place among its arguments) -> the number to stand there."""
 
 
@@ -67,15 +66,17 @@ def rewrite(
         network: the unpruned network.
         small: its copy with the tensors cut.
         plan: the network's plan.
-        stated: for each of `plan.numbers`, what the forward must state.
+        stated: for each of `plan.size_patches`, what the forward must state.
     """
     like = next(tensor for tensor in network.parameters() if tensor.is_floating_point())
     example = like.new_zeros(plan.example_shape)
-    traced = trace(network, example, plan.training_form).graph_module
+    traced = trace(network, example, plan.training_time_form).graph_module
     for name, constant in traced.named_buffers(recurse=False):
         if name.startswith("_tensor_constant"):
             small.register_buffer(name, constant, persistent=False)
-    numbers = {(one.node, one.path): value for one, value in zip(plan.numbers, stated, strict=True)}
+    numbers = {
+        (one.node, one.path): value for one, value in zip(plan.size_patches, stated, strict=True)
+    }
     numbers = _without_widths(small, traced.graph, numbers)
     if _holds(small, traced.graph, numbers, example):
         return small
@@ -137,7 +138,9 @@ def _holds(small: nn.Module, graph: fx.Graph, numbers: Numbers, example: Tensor)
     if not any(map(_is_computed, given.values())):
         return True
     try:
-        values = record(fx.GraphModule(copy.deepcopy(small), copy.deepcopy(graph)), example[:1])
+        values = record_values(
+            fx.GraphModule(copy.deepcopy(small), copy.deepcopy(graph)), example[:1]
+        )
     except UserError:  # it does not even run
         return False
     by_name = {node.name: value for node, value in values.items()}
@@ -162,14 +165,14 @@ def _agrees(given: Any, number: int | list[int]) -> bool:
     return all(part == given for part in number[:-1]) and number[-1] <= given
 
 
-def _read(node: fx.Node, path: Path) -> Any:
+def _read(node: fx.Node, path: ArgPath) -> Any:
     found: Any = {"args": node.args, "kwargs": node.kwargs}
     for step in path:
         found = getattr(found, step) if isinstance(found, slice) else found[step]
     return found
 
 
-def _written(whole: Any, path: Path, number: int | list[int]) -> Any:
+def _written(whole: Any, path: ArgPath, number: int | list[int]) -> Any:
     """Return nested arguments with another number at `path`."""
     if not path:
         return number

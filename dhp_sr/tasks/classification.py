@@ -22,7 +22,7 @@ from dhp_sr.data.classification import (
 )
 from dhp_sr.deploy import Origin
 from dhp_sr.deploy.third_party import mark
-from dhp_sr.graph.shape_inference import pass_shape
+from dhp_sr.graph.shape_inference import infer_output
 from dhp_sr.losses import build_class_loss, softened_distance
 from dhp_sr.metrics import evaluating
 from dhp_sr.metrics.accuracy import hits
@@ -163,7 +163,7 @@ def score_classes(found: Iterable[tuple[Tensor, Tensor]]) -> Scores:
 
 def count_classes(network: nn.Module, channels: int, side: int) -> int:
     """Return the length of a network's output; shapes alone are computed."""
-    found = pass_shape(copy.deepcopy(network).eval(), (1, channels, side, side))
+    found = infer_output(copy.deepcopy(network).eval(), (1, channels, side, side))
     if not isinstance(found, Tensor) or found.dim() != 2:
         raise UserError(
             f"expected an output of (images, classes), found {tuple(getattr(found, 'shape', ()))}"

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dhp_sr.graph.capture import Traced, TraceError, trace
-from dhp_sr.operators.analysis_state import Book
-from dhp_sr.operators.context import Call
+from dhp_sr.graph.capture import TracedNetwork, TraceError, trace
+from dhp_sr.operators.analysis_context import AnalysisContext
+from dhp_sr.operators.context import OpContext
 from dhp_sr.operators.receptive_dispatch import spread_of
 from dhp_sr.operators.receptive_field import START
-from dhp_sr.operators.receptive_rules import Spread, Unbounded
+from dhp_sr.operators.receptive_rules import ReceptiveField2D, Unbounded
 from dhp_sr.operators.registry import rule_for
 
 _SIDES = (48, 768)
@@ -68,21 +68,21 @@ def _type_of(network: nn.Module) -> torch.dtype:
     )
 
 
-def _walk(network: nn.Module, traced: Traced, side: int) -> Spread:
+def _walk(network: nn.Module, traced: TracedNetwork, side: int) -> ReceptiveField2D:
     """Return what the output reads."""
     modules = dict(traced.graph_module.named_modules(remove_duplicate=False))
-    book, found = Book(network), {}
+    analysis, found = AnalysisContext(network), {}
     for node in traced.graph_module.graph.nodes:
         if node.op == "output":
             return _checked(found.get(node.args[0]), traced.values[node])
         module = modules[node.target] if node.op == "call_module" else None
-        call = Call(node, module, traced.values[node], traced.values, found, book)
-        found[node] = _visit(call, side)
+        op = OpContext(node, module, traced.values[node], traced.values, found, analysis)
+        found[node] = _visit(op, side)
     raise Unbounded("the network returns nothing")
 
 
-def _checked(spread: Any, value: Any) -> Spread:
-    if not isinstance(value, Tensor) or not isinstance(spread, Spread):
+def _checked(spread: Any, value: Any) -> ReceptiveField2D:
+    if not isinstance(value, Tensor) or not isinstance(spread, ReceptiveField2D):
         raise Unbounded("the network does not return one image that depends on its input")
     scales = {1 / reach.step for reach in spread}
     if len(scales) > 1 or scales.pop().denominator > 1 or any(reach.extra for reach in spread):
@@ -90,16 +90,14 @@ def _checked(spread: Any, value: Any) -> Spread:
     return spread
 
 
-def _visit(call: Call, side: int) -> Spread | list[Spread] | None:
+def _visit(op: OpContext, side: int) -> ReceptiveField2D | list[ReceptiveField2D] | None:
     """Return what a node's value reads; None for numbers and constants."""
-    if call.node.op == "placeholder":
-        return Spread(START, START) if isinstance(call.value, Tensor) else None
-    inputs = [
-        call.atoms[node] for node in call.node.all_input_nodes if call.atoms.get(node) is not None
-    ]
-    if call.node.op == "get_attr" or not inputs or not _holds_tensors(call.value):
+    if op.node.op == "placeholder":
+        return ReceptiveField2D(START, START) if isinstance(op.value, Tensor) else None
+    inputs = [op.ids[node] for node in op.node.all_input_nodes if op.ids.get(node) is not None]
+    if op.node.op == "get_attr" or not inputs or not _holds_tensors(op.value):
         return None
-    return spread_of(call, rule_for(call.node, call.module), side)
+    return spread_of(op, rule_for(op.node, op.module), side)
 
 
 def _holds_tensors(value: Any) -> bool:

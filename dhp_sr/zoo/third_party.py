@@ -12,7 +12,7 @@ from dhp_sr.config.schema import Options
 from dhp_sr.deploy import Origin, check_saved
 from dhp_sr.deploy.probe_shapes import MULTIPLES, trial_side
 from dhp_sr.deploy.third_party import is_registered, mark, origin_of
-from dhp_sr.graph.shape_inference import pass_shape
+from dhp_sr.graph.shape_inference import infer_output
 from dhp_sr.utils.errors import UserError
 from dhp_sr.zoo.names import full_name
 from dhp_sr.zoo.specs import register_known
@@ -126,7 +126,7 @@ def _trials(network: nn.Module, channels: int) -> Iterator[tuple[int, int, torch
     for multiple in MULTIPLES:
         side = trial_side(multiple)
         try:
-            found = pass_shape(copied, (1, channels, side, side))
+            found = infer_output(copied, (1, channels, side, side))
         except Exception as error:  # the author's code: whatever it raises, the image did not pass
             yield multiple, side, f"an input of {side} x {side} does not pass: {str(error)[:300]}"
             continue

@@ -114,7 +114,9 @@ def test_channels_that_a_shuffle_spreads_count_as_few():
     """Behind the shuffle, the layer has one channel where the up-sampler has four."""
     plan = make_plan(build("EDSR", num_feat=32, num_block=1, upscale=2), torch.rand(1, 3, 8, 8))
     (group,) = [group for group in plan.prunable if group.name == "upsample.0"]
-    assert group.units == (1, 4) and allowed_widths(group, Budget.from_target("macs", 0.5)) == [
+    assert group.channels_per_element == (1, 4) and allowed_widths(
+        group, Budget.from_target("macs", 0.5)
+    ) == [
         8,
         16,
         24,

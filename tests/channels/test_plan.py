@@ -40,7 +40,10 @@ def test_a_group_tells_how_many_of_its_layers_an_activation_follows():
 
     def activated(case):
         plain = network(case)
-        return {group.name: group.activated for group in make_plan(plain, example(plain)).prunable}
+        return {
+            group.name: group.nonlinearity_fraction
+            for group in make_plan(plain, example(plain)).prunable
+        }
 
     assert activated("edsr_x4") == {
         name: float(name.startswith("body")) for name in activated("edsr_x4")
@@ -62,7 +65,7 @@ def test_activations_of_any_form_are_seen(bend):
         def forward(self, x):
             return self.second(self.bend(self.first(x)))
 
-    assert make_plan(Bent(), torch.rand(1, 1, 4, 4)).prunable[0].activated == 1.0
+    assert make_plan(Bent(), torch.rand(1, 1, 4, 4)).prunable[0].nonlinearity_fraction == 1.0
 
 
 def test_neither_gates_nor_bare_parameters_count():
@@ -76,7 +79,10 @@ def test_neither_gates_nor_bare_parameters_count():
             return self.second(self.bend(self.first(x) * self.scale))
 
     for bend, activated in ((nn.ReLU(), 1.0), (nn.Sigmoid(), 0.0)):
-        assert make_plan(Scaled(bend), torch.rand(1, 1, 4, 4)).prunable[0].activated == activated
+        assert (
+            make_plan(Scaled(bend), torch.rand(1, 1, 4, 4)).prunable[0].nonlinearity_fraction
+            == activated
+        )
 
 
 def test_excluded_layers_stay():
@@ -280,12 +286,12 @@ def test_kept_streams_leave_the_inside_of_blocks(kind, arguments, gates):
     """As many groups as the method that never cuts a residual stream has gates; a plain chain loses none."""
     plain = build(kind, **arguments)
     x = torch.rand(1, plain.in_channels, 32, 32)
-    plan = make_plan(plain, x, keep_streams=True)
+    plan = make_plan(plain, x, prune_residual=False)
     assert len(plan.prunable) == gates
     assert all(group.members == (group.name,) for group in plan.prunable)
     kept = {group.name for group in make_plan(plain, x).prunable} - {
         group.name for group in plan.prunable
     }
     reasons = [group.reason for group in plan.groups if group.name in kept]
-    assert len(reasons) == len(kept) and all("keep_streams is set" in reason for reason in reasons)
+    assert len(reasons) == len(kept) and all("residual" in reason for reason in reasons)
     assert bool(kept) == (kind == "ResNet")
