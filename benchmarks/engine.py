@@ -29,7 +29,7 @@ from dhp_sr.hyper.parametrization import PARAMETRIZATIONS  # noqa: E402
 from dhp_sr.training.distributed import DistributedContext  # noqa: E402
 from dhp_sr.utils.devices import select_device  # noqa: E402
 from dhp_sr.utils.errors import exit_code  # noqa: E402
-from dhp_sr.utils.timing import thread_count  # noqa: E402
+from dhp_sr.utils.hardware import thread_count  # noqa: E402
 
 OPTION_FILES = {
     "EDSR": "edsr_x4_dhp.yml",

@@ -20,7 +20,7 @@ from dhp_sr.deploy import load_model
 from dhp_sr.deploy.onnx import INPUT, OUTPUT, export_onnx, open_onnx
 from dhp_sr.hyper import convert
 from dhp_sr.metrics import complexity
-from dhp_sr.utils.timing import thread_count
+from dhp_sr.utils.hardware import thread_count
 from dhp_sr.zoo.networks import build_plain
 
 KEY = ("network", "widths", "runtime", "threads", "input")

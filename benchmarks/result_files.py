@@ -12,7 +12,7 @@ import torch
 from dhp_sr import __version__
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_json
-from dhp_sr.utils.timing import device_name
+from dhp_sr.utils.hardware import device_name
 
 
 def circumstances(device: torch.device, command: str, note: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402
 
 from dhp_sr.utils.errors import UserError, exit_code  # noqa: E402
-from dhp_sr.utils.threads import MOST_THREADS  # noqa: E402
+from dhp_sr.utils.hardware import MAX_THREADS  # noqa: E402
 
 if TYPE_CHECKING:
     from dhp_sr.deploy.runner import Runner
@@ -79,9 +79,9 @@ def _settings(arguments: argparse.Namespace) -> "Settings":
         value = getattr(arguments, name)
         if value is not None and not least <= value < 1e6:
             raise UserError(f"--{name}: expected a number from {least:g}, found {value:g}")
-    if (arguments.threads or 1) > MOST_THREADS:
+    if (arguments.threads or 1) > MAX_THREADS:
         raise UserError(
-            f"--threads: expected a number from 1 to {MOST_THREADS}, found {arguments.threads}"
+            f"--threads: expected a number from 1 to {MAX_THREADS}, found {arguments.threads}"
         )
     if arguments.quality > 100:
         raise UserError(f"--quality: expected a number from 1 to 100, found {arguments.quality}")

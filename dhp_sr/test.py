@@ -13,7 +13,7 @@ from typing import Any  # noqa: E402
 
 from dhp_sr.utils.errors import UserError, exit_code  # noqa: E402
 from dhp_sr.utils.files import working_root  # noqa: E402
-from dhp_sr.utils.threads import MOST_THREADS  # noqa: E402
+from dhp_sr.utils.hardware import MAX_THREADS  # noqa: E402
 
 CHOICES = ("sigma", "max_images", "crop_border", "device")
 MEASURES = ("size", "repeats", "threads")
@@ -75,9 +75,9 @@ def _of_files(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
         raise UserError(
             f"--size and --threads: expected at least 1, and --repeats at least 0, found {asked}"
         )
-    if asked.get("threads", 1) > MOST_THREADS:
+    if asked.get("threads", 1) > MAX_THREADS:
         raise UserError(
-            f"--threads: expected a number from 1 to {MOST_THREADS}, found {asked['threads']}"
+            f"--threads: expected a number from 1 to {MAX_THREADS}, found {asked['threads']}"
         )
     scores = evaluate_files(
         arguments.model, arguments.data, **choices, measuring=Measuring(**asked)

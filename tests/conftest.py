@@ -1,5 +1,6 @@
 """Fixtures for the whole suite: one thread, fixed seeds, optional benchmark images."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -36,9 +37,11 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
 
 
 @pytest.fixture(autouse=True)
-def _repeatable():
+def _repeatable(monkeypatch: pytest.MonkeyPatch):
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    # `train.amp: auto` must not make results depend on the machine: an unknown processor has float32.
+    monkeypatch.setattr("dhp_sr.utils.hardware.CPUINFO", Path(os.devnull))
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from torch import Tensor
 from dhp_sr.channels.plan import ChannelPlan, Group
 from dhp_sr.cost.model import KINDS, CostModel
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.rounding import round_up
+from dhp_sr.utils.pixels import round_up
 
 TOLERANCES = {"macs": 0.01, "params": 0.01, "latency": 0.05}
 """Tolerance of each kind of budget where none is given; measured times need more."""

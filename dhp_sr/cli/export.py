@@ -33,7 +33,7 @@ from dhp_sr.metrics import complexity
 from dhp_sr.tiling.receptive import receptive_field
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_path
-from dhp_sr.utils.rounding import round_up
+from dhp_sr.utils.pixels import round_up
 from dhp_sr.zoo.names import build_named, full_name, named_arguments
 from dhp_sr.zoo.networks import example_shape, image_shape
 from dhp_sr.zoo.third_party import can_be_loaded, describe_by_output

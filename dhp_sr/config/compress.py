@@ -6,7 +6,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from dhp_sr.config.methods import rules_of
 from dhp_sr.config.section import Fraction, NotNegative, Positive, Section
-from dhp_sr.utils.threads import MOST_THREADS
+from dhp_sr.utils.hardware import MAX_THREADS
 
 
 class Scheduler(Section):
@@ -148,7 +148,7 @@ class Compress(Section):
     hsn: HSN = HSN()
     latency_size: Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = None
     """Height and width of the input that times are measured for; default: 128 and 128, of a classifier its own size."""
-    latency_threads: Annotated[int, Field(gt=0, le=MOST_THREADS)] = 1
+    latency_threads: Annotated[int, Field(gt=0, le=MAX_THREADS)] = 1
     """CPU threads that times are measured with."""
     latency_table: str | None = None
     """File of layer times, read and added to; default: `latency_table.json` in the folder of the run."""

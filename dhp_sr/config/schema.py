@@ -79,7 +79,9 @@ class Train(Section):
     """Exponential moving average of weights and buffers while finetuning; 0 switches it off."""
     grad_clip: Annotated[float, Field(gt=0)] | None = None
     """Largest norm of the gradient."""
-    amp: Literal["none", "bf16"] = "none"
+    amp: Literal["auto", "none", "bf16"] = "auto"
+    """Precision of forward and backward passes: `bf16`, `none` (float32), or `auto`: bf16 where the
+    processor (avx512_bf16, amx_bf16) or graphics card (compute capability 8.0) is fast at it."""
     channels_last: bool = False
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from dhp_sr.graph.capture import TraceError, trace
-from dhp_sr.utils.rounding import round_up
+from dhp_sr.utils.pixels import round_up
 
 _BLOCK = 16
 """Convolutions of the CPU lay their channels out in blocks of this many."""

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from dhp_sr.cost.latency_lut import LatencyTable, prepare_table
-from dhp_sr.utils.timing import quiet_clock, rounds_ms, thread_count
+from dhp_sr.utils.hardware import thread_count
+from dhp_sr.utils.timing import cpu_thread_clock, time_interleaved
 
 ROUNDS = (9, 41)
 """Least and most rounds of a comparison; between them, as many as fit into SECONDS."""
@@ -29,7 +30,7 @@ class Stopwatch:
 
     A ratio is the median over the rounds of (candidate's time / reference's time), both timed in turns in eval mode
     without gradients; in each round each gets two passes, of which the faster counts. With one CPU thread the time is
-    that of the processor, see `quiet_clock`.
+    that of the processor, see `cpu_thread_clock`.
     """
 
     example_input: Tensor
@@ -66,13 +67,13 @@ class Stopwatch:
             for name, network in (("a", ours), ("b", theirs))
         }
         calls |= {f"{name}2": call for name, call in calls.items()}
-        clock = quiet_clock(device, self.threads)
+        clock = cpu_thread_clock(device, self.threads)
         with thread_count(self.threads):
-            first = rounds_ms({"b": calls["b"]}, device, 1, clock=clock)["b"][0]
+            first = time_interleaved({"b": calls["b"]}, device, 1, clock=clock)["b"][0]
             rounds = max(
                 ROUNDS[0], min(ROUNDS[1], math.ceil(1000 * SECONDS / max(3 * first, 1e-3)))
             )
-            times = rounds_ms(calls, device, rounds, warm_up=1, clock=clock)
+            times = time_interleaved(calls, device, rounds, warm_up=1, clock=clock)
         fastest = [
             (min(pair) for pair in zip(times[name], times[f"{name}2"], strict=True))
             for name in "ab"

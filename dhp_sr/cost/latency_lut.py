@@ -2,7 +2,7 @@
 
 Protocol: eval mode, no gradients, one device, a fixed number of CPU threads. Each kind of layer is rebuilt at a grid of
 widths; all of its grid is timed in turns, and of each point the fastest of several passes counts, because what else
-the machine does only ever adds time. With one CPU thread the time is that of the processor, see `quiet_clock`. The
+the machine does only ever adds time. With one CPU thread the time is that of the processor, see `cpu_thread_clock`. The
 whole network is timed the same way. Times of one table hold for one device, torch version, number of threads and
 data type alone; a file made under other conditions is not used, with a warning.
 """
@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from dhp_sr.operators.resize import resize
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_json
+from dhp_sr.utils.hardware import device_name, thread_count
 from dhp_sr.utils.modules import canonical_names
-from dhp_sr.utils.timing import device_name, quiet_clock, rounds_ms, thread_count
+from dhp_sr.utils.timing import cpu_thread_clock, time_interleaved
 
 BLOCK = 8
 """Kernels work on blocks of channels: up to here every width is measured, then multiples of it and one channel more."""
@@ -201,7 +202,7 @@ def grid(width: int, multiple: int = 1) -> list[int]:
 
 
 def _measure_missing(table: LatencyTable, network: nn.Module, example_input: Tensor) -> None:
-    clock = quiet_clock(example_input.device, table.conditions["threads"])
+    clock = cpu_thread_clock(example_input.device, table.conditions["threads"])
     for call in table.calls:
         if call.signature not in table.layers:
             table.layers[call.signature] = _measure_layer(call, example_input, clock)
@@ -251,13 +252,16 @@ def _fastest_ms(
     calls: Mapping[str, Callable[[], object]], device: torch.device, clock: Callable[[], float]
 ) -> dict[str, float]:
     once = (
-        sum(min(times) for times in rounds_ms(calls, device, 1, warm_up=1, clock=clock).values())
+        sum(
+            min(times)
+            for times in time_interleaved(calls, device, 1, warm_up=1, clock=clock).values()
+        )
         / 1000
     )
     rounds = max(ROUNDS[0], min(ROUNDS[1], math.ceil(GRID_SECONDS / max(once, 1e-6))))
     return {
         name: min(times)
-        for name, times in rounds_ms(calls, device, rounds, warm_up=0, clock=clock).items()
+        for name, times in time_interleaved(calls, device, rounds, warm_up=0, clock=clock).items()
     }
 
 

@@ -12,7 +12,7 @@ from dhp_sr.data.image_cache import Store
 from dhp_sr.data.images import to_color
 from dhp_sr.data.patches import Augmentation, draw_corner, interleaved, orient, planes, to_tensor
 from dhp_sr.data.sources import StoredImage
-from dhp_sr.utils.noise import gaussian, generator_of
+from dhp_sr.utils.pixels import gaussian_noise, noise_generator
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class ValNoise(Dataset):
             raise IndexError(index)
         image, key = self.images[index], self.keys[index]
         gt = to_tensor(image)
-        lq = add_noise(gt, self.sigma, generator_of(self.noise_seed, key))
+        lq = add_noise(gt, self.sigma, noise_generator(self.noise_seed, key))
         noisy = lq.mul(255).round_().clamp_(0, 255).to(torch.uint8).numpy()
         return {
             "lq": lq,
@@ -104,4 +104,4 @@ class ValNoise(Dataset):
 
 def add_noise(clean: torch.Tensor, sigma: float, rng: np.random.Generator) -> torch.Tensor:
     """Return the image plus Gaussian noise of standard deviation `sigma` / 255, neither clipped nor rounded."""
-    return torch.from_numpy(gaussian(clean.shape, sigma, rng)).add_(clean)
+    return torch.from_numpy(gaussian_noise(clean.shape, sigma, rng)).add_(clean)

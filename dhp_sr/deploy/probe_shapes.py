@@ -5,7 +5,7 @@ from torch import nn
 
 from dhp_sr.deploy.third_party import Origin, origin_of
 from dhp_sr.graph.shape_inference import infer_output
-from dhp_sr.utils.rounding import round_up
+from dhp_sr.utils.pixels import round_up
 
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
 """Multiples that sides are tried for where a network does not say which one it needs."""

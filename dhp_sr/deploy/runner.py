@@ -17,7 +17,7 @@ from dhp_sr.deploy.probe_shapes import out_channels
 from dhp_sr.deploy.third_party import check_restores
 from dhp_sr.tiling.receptive import receptive_field
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.timing import thread_count
+from dhp_sr.utils.hardware import thread_count
 
 Images = NDArray[np.float32]
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

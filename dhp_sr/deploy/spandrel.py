@@ -22,7 +22,7 @@ from dhp_sr.deploy.probe_shapes import out_channels
 from dhp_sr.deploy.rebuild import rebuild
 from dhp_sr.deploy.safetensors_io import DESCRIPTION, ModelFileError
 from dhp_sr.deploy.third_party import check_restores
-from dhp_sr.utils.rounding import round_up
+from dhp_sr.utils.pixels import round_up
 
 prepare_torchvision()  # which spandrel imports
 import spandrel  # noqa: E402

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.rounding import round_up
+from dhp_sr.utils.pixels import round_up
 
 TOLERANCES: Mapping[str, float] = {"fp32": 1e-4, "fp16": 1e-2}
 """Precision -> largest difference that an export may have, for values in 0-1."""

@@ -8,9 +8,7 @@ from numpy.typing import NDArray
 from dhp_sr.deploy.runner import Runner
 from dhp_sr.inference.images import Pixels
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.noise import gaussian, generator_of
-from dhp_sr.utils.pixels import LUMA
-from dhp_sr.utils.rounding import padding_to_multiple
+from dhp_sr.utils.pixels import LUMA, gaussian_noise, noise_generator, padding_to_multiple
 
 _LUMA = np.array(LUMA, dtype=np.float32)
 
@@ -93,7 +91,7 @@ class Source:
 
     def _with_noise(self, sigma: float, seed: tuple[int, str]) -> NDArray[np.float32]:
         shape = (self._pixels.shape[2], *self._pixels.shape[:2])
-        noise = gaussian(shape, sigma, generator_of(*seed))
+        noise = gaussian_noise(shape, sigma, noise_generator(*seed))
         for plane, pixels in zip(noise, self._pixels.transpose(2, 0, 1), strict=True):
             plane += pixels.astype(np.float32) / self._peak
         return noise

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from dhp_sr.deploy.runner import Runner
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.rounding import round_up
+from dhp_sr.utils.pixels import round_up
 
 GIB = 2**30
 _SMALLEST, _LARGEST = 32, 768

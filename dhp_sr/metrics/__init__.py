@@ -3,7 +3,6 @@
 from dhp_sr.metrics.accuracy import error_percent, hits
 from dhp_sr.metrics.complexity import Complexity, complexity
 from dhp_sr.metrics.latency import Latency, latencies, latency, latency_ratio
-from dhp_sr.metrics.modes import evaluating
 from dhp_sr.metrics.psnr_ssim import psnr_db, ssim, to_uint8
 
 __all__ = [
@@ -11,7 +10,6 @@ __all__ = [
     "Latency",
     "complexity",
     "error_percent",
-    "evaluating",
     "hits",
     "latencies",
     "latency",

@@ -9,8 +9,9 @@ from functools import partial
 import torch
 from torch import nn
 
-from dhp_sr.metrics.modes import evaluating
-from dhp_sr.utils.timing import rounds_ms, thread_count
+from dhp_sr.utils.hardware import thread_count
+from dhp_sr.utils.modules import evaluating
+from dhp_sr.utils.timing import time_interleaved
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def _measure(
         }
         devices = [_placement(network)[0] for network in networks.values()]
         busiest = next((device for device in devices if device.type != "cpu"), torch.device("cpu"))
-        return rounds_ms(calls, busiest, repeats)
+        return time_interleaved(calls, busiest, repeats)
 
 
 def _summary(times_ms: list[float], threads: int, device: torch.device) -> Latency:

@@ -24,11 +24,11 @@ from dhp_sr.deploy import Origin
 from dhp_sr.deploy.third_party import mark
 from dhp_sr.graph.shape_inference import infer_output
 from dhp_sr.losses import build_class_loss, softened_distance
-from dhp_sr.metrics import evaluating
 from dhp_sr.metrics.accuracy import hits
 from dhp_sr.reports.scores import CROSS_ENTROPY, TOP1, TOP5
 from dhp_sr.tasks.base import Scores, Task, check_channels, decode_folder, open_sets
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.modules import evaluating
 from dhp_sr.zoo.names import full_name
 from dhp_sr.zoo.specs import register_known
 

@@ -16,13 +16,14 @@ from dhp_sr.config.schema import Options
 from dhp_sr.data.bicubic import upscale
 from dhp_sr.data.build import build_val_set
 from dhp_sr.data.images import encode_png, to_color
-from dhp_sr.metrics import evaluating, psnr_db, ssim, to_uint8
+from dhp_sr.metrics import psnr_db, ssim, to_uint8
 from dhp_sr.metrics.psnr_ssim import WINDOW
 from dhp_sr.reports.scores import PSNR_RGB, PSNR_Y, SSIM_RGB, SSIM_Y
 from dhp_sr.tasks.base import open_sets
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_write
-from dhp_sr.utils.rounding import padding_to_multiple
+from dhp_sr.utils.modules import evaluating
+from dhp_sr.utils.pixels import padding_to_multiple
 
 Picture = NDArray[np.uint8]
 SCORES = tuple(score.key for score in (PSNR_Y, SSIM_Y, PSNR_RGB, SSIM_RGB))

@@ -13,6 +13,7 @@ from dhp_sr.cli.plan import plan_for_training
 from dhp_sr.config import dump_options
 from dhp_sr.config.paths import resolve_paths, run_path
 from dhp_sr.config.schema import Options
+from dhp_sr.config.yaml import parse
 from dhp_sr.data.sampler import train_batches
 from dhp_sr.reports.tables import text_table
 from dhp_sr.tasks.registry import task_of
@@ -25,6 +26,7 @@ from dhp_sr.training.run_logger import Records
 from dhp_sr.training.states import StateFileError, states
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_json, write_text
+from dhp_sr.utils.hardware import resolve_amp
 
 Logger = logging.Logger
 CUT_TO = {
@@ -66,10 +68,29 @@ def train(
     """
     place = init_distributed(options.num_gpu, launcher)
     run = RunFolder(run_path(options, root), task_of(options).scores)
+    options = _with_amp(options, place, run.path / "options.yml" if auto_resume else None)
     try:
         return _Run(resolve_paths(options, root), place, run, stop).execute(auto_resume)
     finally:
         destroy_process_group()
+
+
+def _with_amp(options: Options, place: Place, earlier: Path | None) -> Options:
+    """Decide `train.amp: auto` once for the whole run.
+
+    Args:
+        options: options of the run.
+        place: its processes; the first decides for all.
+        earlier: stored options of the run to resume, which goes on in the precision it began with.
+    """
+    amp = options.train.amp
+    if amp != "auto":
+        return options
+    if earlier is not None and earlier.is_file():
+        stored, _ = parse(earlier.read_text(encoding="utf-8"), str(earlier))
+        amp = stored["train"]["amp"]
+    amp = place.first(lambda: resolve_amp(amp, place.device))
+    return options.model_copy(update={"train": options.train.model_copy(update={"amp": amp})})
 
 
 class _Run:
@@ -186,10 +207,11 @@ class _Run:
             phases += f", search {schedule.search_iter}, finetune {schedule.leg_iter}"
             phases += f" for each of {schedule.legs} targets" if schedule.legs > 1 else ""
         self.logger.info(
-            "%s: %s on %s; iterations: %s",
+            "%s: %s on %s in %s; iterations: %s",
             self.options.name,
             network.type,
             self.place.device,
+            "float32" if self.options.train.amp == "none" else self.options.train.amp,
             phases,
         )
 

@@ -14,9 +14,10 @@ import torch
 from torch import nn
 
 from dhp_sr.data.images import encode_png
-from dhp_sr.metrics import evaluating, psnr_db
+from dhp_sr.metrics import psnr_db
 from dhp_sr.tasks.test_sets import Picture, TestSet, enlarge, restore
 from dhp_sr.utils.files import atomic_write, write_json
+from dhp_sr.utils.modules import evaluating
 from dhp_sr.utils.strict_json import finite
 
 COUNT = 3

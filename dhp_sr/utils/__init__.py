@@ -1,1 +1,5 @@
-"""Errors, names and files: what every package may use."""
+"""Helpers that every package may use; they import nothing else of dhp_sr.
+
+Start with `errors.py` (`UserError`: every mistake a user can correct) and `files.py` (atomic
+writes). `timing.py` and `hardware.py` are behind every latency that the project reports.
+"""

@@ -1,4 +1,4 @@
-"""The one error that means: the user can put this right; and how a script ends with it."""
+"""`UserError`, and how a command reports it."""
 
 import io
 import sys
@@ -6,29 +6,32 @@ from collections.abc import Callable
 
 
 class UserError(ValueError):
-    """A mistake in options, files or arguments; entry points print its message alone and exit with code 2."""
+    """A mistake in options, files or arguments that the user can correct.
+
+    Entry points print the message without a traceback and exit with code 2.
+    """
 
 
 def exit_code(command: Callable[[], int | None]) -> int:
-    """Run a script's command; return its exit code: 2, with one message, for what its user can put right.
+    """Run a command and turn the errors that a user can correct into one message.
 
     Args:
-        command: returns an exit code, or None for 0; 130 where the keyboard stops it.
+        command: returns an exit code, or None for success.
+
+    Returns:
+        The command's exit code; 2 after a user's mistake, 130 after an interrupt.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(
-                errors="backslashreplace"
-            )  # file names may hold what no terminal can show
+    for output in (sys.stdout, sys.stderr):
+        # File names can hold bytes that the terminal's encoding cannot show.
+        if isinstance(output, io.TextIOWrapper):
+            output.reconfigure(errors="backslashreplace")
     try:
         return command() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
     except ModuleNotFoundError as error:
-        print(
-            f"error: {error}; is the environment active? see README.md: . .venv/bin/activate",
-            file=sys.stderr,
-        )
+        hint = "is the environment active? see README.md: . .venv/bin/activate"
+        print(f"error: {error}; {hint}", file=sys.stderr)
     except OSError as error:
         print(f"error: cannot read or write: {error}", file=sys.stderr)
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Files that are either complete or not there."""
+"""Atomic writes: a file is either complete or absent."""
 
 import json
 import os
@@ -11,59 +11,65 @@ from typing import IO, Any
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; it takes that name when the block ends well and is removed when it fails.
+    """Yield a temporary path beside `path`, renamed to it when the block succeeds.
+
+    When the block raises, the temporary file is removed and an earlier `path` stays as it was.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder: a rename across file systems would not be atomic.
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:50]}.", suffix=".part")
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
+        # The data must reach the disk before the name does, or a crash leaves an empty file.
         _sync(temporary)
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, 0o644)  # mkstemp gives 0o600
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
+        # A full disk is reported without a file name.
         if isinstance(error, OSError) and error.errno and error.filename is None:
-            error.filename = str(path)  # a full disk is reported without a name
+            error.filename = str(path)
         raise
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 @contextmanager
 def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a file for writing that takes the name `path` only once it is complete and on disk."""
-    with (
-        atomic_path(path) as temporary,
-        open(temporary, mode, encoding=None if "b" in mode else "utf-8") as stream,
-    ):
-        yield stream
+    """Open a file for writing that appears under its name once it is complete and on disk."""
+    encoding = None if "b" in mode else "utf-8"
+    with atomic_path(path) as temporary, open(temporary, mode, encoding=encoding) as file:
+        yield file
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write `text` to `path`, whole or not at all."""
-    with atomic_write(path, "w") as stream:
-        stream.write(text)
+    """Write text atomically, in UTF-8."""
+    with atomic_write(path, "w") as file:
+        file.write(text)
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` as indented JSON to `path`, whole or not at all."""
+    """Write a value atomically as indented JSON."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def working_root(source: Path) -> Path:
-    """Return the folder that relative paths of option files start from, and that runs are written to.
+    """Folder that relative paths of option files start from, and that runs are written to.
 
     Args:
-        source: where the package lies: in a checkout the project's folder, which is the answer; installed, the folder
-            of all packages, and the answer is the working directory.
+        source: folder above the package.
+
+    Returns:
+        `source` in a checkout; the working directory where the package is installed, since
+        `source` is then the folder of all installed packages.
     """
     return source if (source / "pyproject.toml").is_file() else Path.cwd()
-
-
-def _sync(path: Path) -> None:
-    with open(path, "rb") as stream:
-        os.fsync(stream.fileno())

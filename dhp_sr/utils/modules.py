@@ -1,47 +1,61 @@
-"""Modules and their values."""
+"""State and mode of torch modules."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
 
-def load_values(network: nn.Module, values: Mapping[str, Tensor], **how: Any) -> None:
-    """Load values that were kept without the versions of their modules, which are those of the network's own modules.
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Put a network into evaluation mode; every module gets its previous mode back at the end."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        # Not network.train(): parts of it may have been in evaluation mode on purpose.
+        for module, training in modes:
+            module.training = training
 
-    Some modules, such as torchvision's MNASNet, refuse values without a version or take them for older ones.
+
+def load_values(network: nn.Module, values: Mapping[str, Tensor], **options: Any) -> None:
+    """Load a state dict that was stored without the version numbers of its modules.
+
+    Some modules, such as torchvision's MNASNet, refuse a state dict without a version or take it
+    for an older one; here the versions are those of the network's current modules.
 
     Args:
         network: changed in place.
         values: tensors by key.
-        how: arguments of `torch.nn.Module.load_state_dict`.
+        options: arguments of `torch.nn.Module.load_state_dict`.
     """
     state = OrderedDict(values)
     state._metadata = network.state_dict()._metadata  # type: ignore[attr-defined]
-    network.load_state_dict(state, **how)
+    network.load_state_dict(state, **options)
 
 
 def canonical_names(network: nn.Module) -> dict[str, str]:
-    """Return, for every name of a parameter or buffer, the first name of the same tensor."""
-    first: dict[int, str] = {}
+    """Map every name of a parameter or buffer to the first name of the same tensor."""
+    first_name: dict[int, str] = {}
     named = [
         *network.named_parameters(remove_duplicate=False),
         *network.named_buffers(remove_duplicate=False),
     ]
-    return {name: first.setdefault(id(tensor), name) for name, tensor in named}
+    return {name: first_name.setdefault(id(tensor), name) for name, tensor in named}
 
 
 def parameter_names_by_path(network: nn.Module) -> dict[str, str]:
-    """Return, for every parameter of every module, each module once, the first name of the same tensor."""
-    first = canonical_names(network)
-    names = [
-        f"{path}.{leaf}" if path else leaf
-        for path, module in network.named_modules()
-        for leaf in _leaves(module)
-    ]
-    return {name: first[name] for name in names}
+    """Map every parameter of every module to the first name of the same tensor.
 
-
-def _leaves(module: nn.Module) -> list[str]:
-    return [name for name, _ in module.named_parameters(recurse=False, remove_duplicate=False)]
+    Shared modules count once, but parameters that two modules share have a name in each.
+    """
+    first_name = canonical_names(network)
+    names = {}
+    for path, module in network.named_modules():
+        for leaf, _ in module.named_parameters(recurse=False, remove_duplicate=False):
+            name = f"{path}.{leaf}" if path else leaf
+            names[name] = first_name[name]
+    return names

@@ -1,93 +1,80 @@
-"""Times that can be compared: several things timed in turns, under the same conditions.
+"""Interleaved timing: several calls measured under the same conditions.
 
-Protocol: all take turns, one pass each per round, after untimed passes; a busy moment of the machine then hits all
-alike. What is compared is the median over the rounds of the ratio within each round, or the fastest pass of each.
+Every call runs once per round, after untimed rounds, so that a busy moment of the machine hits all
+calls alike. Compare medians of the ratios within a round, or the fastest pass of each call.
 """
 
-import platform
+import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-WARM_UP = 2  # untimed passes: first allocations, choice of kernels
+Clock = Callable[[], float]
+"""Function that returns seconds since an arbitrary moment."""
+
+WARM_UP = 2
+"""Untimed rounds: first allocations, choice of kernels, optimizer state."""
 
 
-def rounds_ms(
+def time_interleaved(
     calls: Mapping[str, Callable[[], object]],
     device: torch.device,
     rounds: int,
     *,
     warm_up: int = WARM_UP,
-    clock: Callable[[], float] | None = None,
+    clock: Clock | None = None,
 ) -> dict[str, list[float]]:
     """Time each call once per round.
 
     Args:
-        calls: name -> what to time.
-        device: where the calls compute; their work is waited for.
+        calls: name -> function to time.
+        device: device of the calls; its queue is emptied before each reading of the clock.
         rounds: timed rounds.
         warm_up: untimed rounds before them.
-        clock: gives seconds; default: the wall clock.
+        clock: clock to read; default: wall time.
 
     Returns:
-        Name -> milliseconds of every timed round.
+        Name -> milliseconds, one entry per timed round.
     """
+    # Looked up at each call, not bound as a default, so that tests can replace it.
     clock = clock or time.perf_counter
     samples: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(warm_up + rounds):
+    for index in range(warm_up + rounds):
         for name, call in calls.items():
-            elapsed_ms = _once_ms(call, device, clock)
-            if turn >= warm_up:
+            _synchronize(device)
+            start = clock()
+            call()
+            _synchronize(device)
+            elapsed_ms = (clock() - start) * 1000
+            if index >= warm_up:
                 samples[name].append(elapsed_ms)
     return samples
 
 
-def quiet_clock(device: torch.device, threads: int) -> Callable[[], float]:
-    """Return the clock that is disturbed least by what else the machine does.
+def cpu_thread_clock(device: torch.device, threads: int) -> Clock:
+    """Clock that other programs on the machine disturb least.
 
-    With one CPU thread that is the processor time of this thread: on a quiet machine the same as the wall clock's, on a
-    busy one without the time in which other programs had the core.
+    With one CPU thread this is the processor time of the thread: equal to wall time on an idle
+    machine, without the time that other programs had the core on a busy one. Otherwise wall time.
+
+    Args:
+        device: device of the calls to time.
+        threads: CPU threads that torch uses.
     """
-    return time.thread_time if device.type == "cpu" and threads == 1 else time.perf_counter
+    if device.type == "cpu" and threads == 1:
+        return time.thread_time
+    return time.perf_counter
 
 
-def _once_ms(call: Callable[[], object], device: torch.device, clock: Callable[[], float]) -> float:
-    _wait_for(device)
-    start = clock()
-    call()
-    _wait_for(device)
-    return (clock() - start) * 1000
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Lower quartile, median and upper quartile; all equal to the value if there is only one."""
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    low, median, high = statistics.quantiles(values, method="inclusive")
+    return low, median, high
 
 
-def _wait_for(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
-
-
-@contextmanager
-def thread_count(threads: int | None) -> Iterator[None]:
-    """Let torch use so many CPU threads inside the block; None: as many as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def device_name(device: torch.device) -> str:
-    """Return the name of the processor or graphics card, with the CPU's vector instructions."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = (
-        cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
-        if cpuinfo.exists()
-        else []
-    )
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    name = models[0] if models else platform.processor() or platform.machine()
-    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"

@@ -11,7 +11,7 @@ from dhp_sr.config.schema import Network, Options
 from dhp_sr.deploy import load_into, load_weights
 from dhp_sr.tasks.registry import task_of
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.rounding import round_up
+from dhp_sr.utils.pixels import round_up
 from dhp_sr.zoo.names import build_named
 
 EXAMPLE_SIDE = 128

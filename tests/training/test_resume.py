@@ -7,7 +7,7 @@ import torch
 from runs import Killed, final_state, kill_before, run
 from safetensors.torch import load_file
 
-from dhp_sr.training.driver import Interrupted
+from dhp_sr.training.driver import Interrupted, train
 from dhp_sr.utils.errors import UserError
 
 
@@ -215,3 +215,19 @@ def test_a_table_that_somebody_changed(make_options, root):
         UserError, match=r"curves\.csv: expected rows that begin with the iteration, found 'mine,1"
     ):
         run(options, root, auto_resume=True)
+
+
+def test_the_precision_is_decided_once_and_kept(make_options, tmp_path, monkeypatch):
+    options = make_options()
+    assert options.train.amp == "auto"
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("flags : avx512_bf16\n")
+    monkeypatch.setattr("dhp_sr.utils.hardware.CPUINFO", cpuinfo)
+    stop = iter([False, False, True]).__next__
+    with pytest.raises(Interrupted):
+        train(options, root=tmp_path, stop=stop)
+    stored = next(tmp_path.rglob("options.yml")).read_text()
+    assert "amp: bf16" in stored
+    cpuinfo.write_text("flags : none of them\n")  # resumed on a slower machine
+    assert train(options, root=tmp_path, auto_resume=True)
+    assert next(tmp_path.rglob("options.yml")).read_text() == stored
