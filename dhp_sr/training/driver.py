@@ -75,12 +75,12 @@ def train(
         destroy_process_group()
 
 
-def _with_amp(options: Options, place: Place, earlier: Path | None) -> Options:
+def _with_amp(options: Options, context: DistributedContext, earlier: Path | None) -> Options:
     """Decide `train.amp: auto` once for the whole run.
 
     Args:
         options: options of the run.
-        place: its processes; the first decides for all.
+        context: its processes; the first decides for all.
         earlier: stored options of the run to resume, which goes on in the precision it began with.
     """
     amp = options.train.amp
@@ -89,7 +89,7 @@ def _with_amp(options: Options, place: Place, earlier: Path | None) -> Options:
     if earlier is not None and earlier.is_file():
         stored, _ = parse(earlier.read_text(encoding="utf-8"), str(earlier))
         amp = stored["train"]["amp"]
-    amp = place.first(lambda: resolve_amp(amp, place.device))
+    amp = context.broadcast(lambda: resolve_amp(amp, context.device))
     return options.model_copy(update={"train": options.train.model_copy(update={"amp": amp})})
 
 
