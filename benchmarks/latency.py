@@ -20,8 +20,8 @@ from dhp_sr.deploy import load_model
 from dhp_sr.deploy.onnx import INPUT, OUTPUT, export_onnx, open_onnx
 from dhp_sr.hyper import convert
 from dhp_sr.metrics import complexity
+from dhp_sr.tasks.registry import task_of
 from dhp_sr.utils.hardware import thread_count
-from dhp_sr.zoo.networks import build_plain
 
 KEY = ("network", "widths", "runtime", "threads", "input")
 DENSE = "dense"
@@ -57,7 +57,7 @@ def measure_latency(
     """
     options = load_options(option_file, changes)
     torch.manual_seed(options.manual_seed)
-    dense = build_plain(options)
+    dense = task_of(options).build_network(options)
     candidates = _candidates(dense, _image(dense, side))
     return measure(type(dense).__name__, candidates, side=side, **settings)
 

@@ -92,29 +92,6 @@ def _is_driven(model: Any) -> bool:
     return isinstance(model, type) and issubclass(model, DHPModel)
 
 
-def build_registered(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """Construct any network of BasicSR's registry.
-
-    Raises:
-        UserError: the name is unknown, or the constructor refuses the arguments.
-    """
-    register()
-    from basicsr.utils.registry import ARCH_REGISTRY
-
-    known = [*ARCHS, *ARCH_REGISTRY.keys()]
-    found = next((full for full in (name, f"{name}_basicsr") if full in ARCH_REGISTRY), None)
-    if found is None:
-        raise UserError(
-            f"network type {name!r} is unknown{nearest(name, known)}; known: {', '.join(known)}"
-        )
-    try:
-        return ARCH_REGISTRY.get(found)(**arguments)
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"network {name} cannot be built from {dict(arguments)}: {error}"
-        ) from error
-
-
 def Hyper(network: Mapping[str, Any], in_channels: int = 3) -> HyperNet:
     """Convert any network: `network: {type: NAME, ...}`, our table first, then BasicSR's; see `build_named`."""
     arguments = dict(network)

@@ -8,9 +8,15 @@ skipped extension should have declared: "operator torchvision::nms does not exis
 import importlib.util
 import sys
 import types
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
+
+from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.names import nearest
 
 _REMOVED = "torchvision.transforms.functional_tensor"
 _SCHEMAS = (
@@ -41,6 +47,40 @@ def prepare_torchvision() -> None:
     """Put in place what `import torchvision` needs; harmless when called again or when nothing is missing."""
     if "torchvision" not in sys.modules and importlib.util.find_spec("torchvision") is not None:
         _declare_operators(Path(importlib.util.find_spec("torchvision").origin).parent)
+
+
+def build_basicsr_network(
+    name: str, arguments: Mapping[str, Any], also_known: Iterable[str] = ()
+) -> nn.Module:
+    """Construct a network of BasicSR's registry with fresh weights.
+
+    Args:
+        name: As registered, without BasicSR's suffix `_basicsr`.
+        arguments: Of the constructor.
+        also_known: Names of networks outside the registry, to suggest for a misspelled name.
+
+    Raises:
+        UserError: The name is unknown, or the constructor refuses the arguments.
+        ModuleNotFoundError: basicsr or torchvision is not installed.
+    """
+    prepare_basicsr()
+    from basicsr.utils.registry import ARCH_REGISTRY
+
+    importlib.import_module("basicsr.archs")  # fills the registry
+    for registered in (name, f"{name}_basicsr"):
+        if registered in ARCH_REGISTRY:
+            break
+    else:
+        known = [*also_known, *ARCH_REGISTRY.keys()]
+        raise UserError(
+            f"network type {name!r} is unknown{nearest(name, known)}; known: {', '.join(known)}"
+        )
+    try:
+        return ARCH_REGISTRY.get(registered)(**arguments)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"network {name} cannot be built from {dict(arguments)}: {error}"
+        ) from error
 
 
 def _declare_operators(folder: Path) -> None:

@@ -5,23 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from dhp_sr.allocation.budget import Budget, BudgetError
-from dhp_sr.allocation.diagnostics import controlled, floor_mask, remains
 from dhp_sr.archs import ARCHS
 from dhp_sr.config import load_options, resolve_paths
-from dhp_sr.config.schema import Options
 from dhp_sr.hyper import HyperNet, convert
+from dhp_sr.tasks.registry import task_of
 from dhp_sr.training.distributed import DistributedContext
+from dhp_sr.training.plan_summary import summarize_plan
 from dhp_sr.training.search_setup import convert_plain, make_budgets, make_stopwatch
 from dhp_sr.utils.devices import single_device
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.strict_json import finite
 from dhp_sr.zoo.names import build_named, named_arguments
-from dhp_sr.zoo.networks import EXAMPLE_SIDE, build_plain
-
-EXCLUDED = "excluded by name"
+from dhp_sr.zoo.networks import EXAMPLE_SIDE
 
 
 def plan_run(opt: str | Path, overrides: Sequence[str] = (), *, root: Path) -> dict[str, Any]:
@@ -33,7 +30,7 @@ def plan_run(opt: str | Path, overrides: Sequence[str] = (), *, root: Path) -> d
         root: The project's folder.
 
     Returns:
-        See `describe`, and `targets`: for each, kind, keep_ratio, whether it can be met, and what is kept or why not.
+        See `summarize_plan`, and `targets`: for each, kind, keep_ratio, whether it can be met, and what is kept or why not.
 
     Raises:
         UserError: the options are wrong, or the network cannot be built or traced.
@@ -44,37 +41,16 @@ def plan_run(opt: str | Path, overrides: Sequence[str] = (), *, root: Path) -> d
         raise UserError(
             f"{opt}: expected a section compress to plan for, found none; or name a network with --arch"
         )
-    network = build_plain(options)
+    network = task_of(options).build_network(options)
     place = DistributedContext(single_device(options.num_gpu))
     network.to(place.device)
     hyper = convert_plain(network, options, place)
     stopwatch = make_stopwatch(network, options, place, None)
     if stopwatch is not None:
         hyper.time_with(stopwatch)
-    found = describe(hyper, network, compress.round_to, compress.min_width)
+    found = summarize_plan(hyper, network, compress.round_to, compress.min_width)
     targets = [_try(hyper, budget) for budget in make_budgets(compress)]
     return finite({"name": options.name, **found, "targets": targets})
-
-
-def plan_for_training(
-    network: nn.Module, options: Options, place: DistributedContext
-) -> dict[str, Any]:
-    """Plan the network that a run is about to train, by multiply-adds and parameters; no latency is measured.
-
-    Args:
-        network: The plain network; it is left as it was.
-        options: The run's options, with a section `compress`.
-        place: Where the network is.
-
-    Returns:
-        See `describe`, without targets; the random generators stand as before.
-    """
-    compress = options.compress
-    with torch.random.fork_rng([place.device] if place.device.type == "cuda" else []):
-        found = describe(
-            convert_plain(network, options, place), network, compress.round_to, compress.min_width
-        )
-    return finite({"name": options.name, **found, "targets": []})
 
 
 def plan_arch(
@@ -97,7 +73,7 @@ def plan_arch(
         min_width: No layer of a group is cut below this.
 
     Returns:
-        See `describe`.
+        See `summarize_plan`.
 
     Raises:
         UserError: the name or an argument is unknown, or the network cannot be traced.
@@ -109,52 +85,9 @@ def plan_arch(
     usual = getattr(network, "input_size", EXAMPLE_SIDE)
     side = _checked(size or (usual, usual))
     hyper = convert(network, torch.zeros(1, channels, *side), exclude=tuple(exclude))
-    return finite({"name": name, **describe(hyper, network, round_to, min_width), "targets": []})
-
-
-def describe(hyper: HyperNet, network: nn.Module, round_to: int, min_width: int) -> dict[str, Any]:
-    """Return what is prunable and what is not, JSON-able.
-
-    Returns:
-        `network`: class; `input`: shape that costs are stated for; `dense`: costs; `groups`: name, width, floor,
-        members, reason (empty where prunable) and, for prunable ones, `controls`: kind of cost -> the fraction of the
-        dense cost that goes when the group alone is cut to its floor; `excluded`: layers kept by name; `least`: kind ->
-        least kept fraction, and what of it pinned groups and floors hold; `training_form`: whether it is the forward of
-        training mode that is planned, and left after a cut.
-    """
-    plan, costs = hyper.plan, hyper.costs
-    dense = costs.value(torch.ones(plan.size))
-    kinds = [
-        kind for kind in ("macs", "params", "latency") if kind != "latency" or costs.has_latency
-    ]
-    budgets = {kind: Budget.from_target(kind, 1.0, None, round_to, min_width) for kind in kinds}
-    shares = {kind: controlled(plan, costs, budgets[kind]) for kind in kinds}
-    floors = floor_mask(plan, budgets["macs"])
-    groups = [
-        {
-            "name": group.name,
-            "width": group.width,
-            "floor": int(floors[group.span].sum()) if group.prunable else group.width,
-            "members": list(group.members),
-            "reason": group.reason,
-            "controls": {kind: shares[kind][group.name] for kind in kinds}
-            if group.prunable
-            else {},
-        }
-        for group in plan.groups
-    ]
-    return {
-        "network": type(network).__name__,
-        "input": list(hyper.example_shape),
-        "dense": {kind: getattr(dense, kind) for kind in kinds},
-        "rules": {"round_to": round_to, "min_width": min_width},
-        "groups": groups,
-        "excluded": [
-            layer for group in groups if group["reason"] == EXCLUDED for layer in group["members"]
-        ],
-        "least": {kind: _least(*remains(plan, costs, budgets[kind])) for kind in kinds},
-        "training_form": plan.training_time_form,
-    }
+    return finite(
+        {"name": name, **summarize_plan(hyper, network, round_to, min_width), "targets": []}
+    )
 
 
 def unmet(found: Mapping[str, Any]) -> list[str]:
@@ -164,11 +97,6 @@ def unmet(found: Mapping[str, Any]) -> list[str]:
         for target in found["targets"]
         if not target["met"]
     ]
-
-
-def _least(pinned: Mapping[str, float], floors: Mapping[str, float]) -> dict[str, float]:
-    held, kept = sum(pinned.values()), sum(floors.values())
-    return {"kept": held + kept, "pinned": held, "floors": kept}
 
 
 def _try(hyper: HyperNet, budget: Budget) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from dhp_sr.training.run_folder import RunFolder
 from dhp_sr.utils.devices import single_device
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.strict_json import finite
-from dhp_sr.zoo.networks import check_fit, example_shape
+from dhp_sr.zoo.networks import example_shape
 
 
 def score_run(
@@ -58,7 +58,7 @@ def _open(path: Path, options: Options, opt: str | Path, device: torch.device) -
         )
     network = load_model(path, device).float()
     try:
-        check_fit(network, path.name, options)
+        task_of(options).check_fit(network, path.name, options)
     except UserError as error:
         raise UserError(f"{path} does not fit {opt}: {error}") from error
     return network

@@ -10,11 +10,14 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from dhp_sr.archs import ARCHS, build
 from dhp_sr.config.compress import Distill
 from dhp_sr.config.schema import Options, Train
 from dhp_sr.config.section import Section
 from dhp_sr.reports.scores import COLUMNS, Score, scores_of
 from dhp_sr.utils.errors import UserError
+from dhp_sr.zoo.names import build_named
+from dhp_sr.zoo.networks import plain_type
 
 Scores = dict[str, float]
 Set = TypeVar("Set")
@@ -66,6 +69,21 @@ class Task(ABC):
         Raises:
             UserError: a folder cannot be opened, or a choice has no meaning for this task or lacks.
         """
+
+    def build_network(self, options: Options) -> nn.Module:
+        """Construct the plain network of `network_g` with fresh weights and check that it fits the images.
+
+        Raises:
+            UserError: Type, arguments, scale or channels do not fit.
+        """
+        name, arguments = plain_type(options.network_g)
+        if name in ARCHS or options.network_g.type != "Hyper":
+            network = build(name, **arguments)
+        else:
+            # Of a third-party network only its author knows what it takes and gives: it is probed.
+            network = self.describe_foreign(build_named(name, arguments), name, arguments, options)
+        self.check_fit(network, name, options)
+        return network
 
     @abstractmethod
     def check_fit(self, network: nn.Module, name: str, options: Options) -> None:

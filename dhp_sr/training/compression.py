@@ -37,7 +37,7 @@ from dhp_sr.training.search_setup import (
 )
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.modules import load_values
-from dhp_sr.zoo.networks import build_plain, load_file
+from dhp_sr.zoo.networks import load_file
 
 
 class Compression:
@@ -80,7 +80,7 @@ class Compression:
         self.search: Any = None
         self.legs: list[Leg] = []
         self.leg = 0
-        network = build_plain(options)
+        network = self.task.build_network(options)
         pretrained = options.path.pretrain_network_g
         if pretrained:
             load_file(network, pretrained)

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from dhp_sr.basicsr_adapter import registries as basicsr_glue
 from dhp_sr.basicsr_adapter.model import DHPModel
-from dhp_sr.cli.plan import plan_for_training
 from dhp_sr.config import dump_options
 from dhp_sr.config.paths import resolve_paths, run_path
 from dhp_sr.config.schema import Options
@@ -20,6 +19,7 @@ from dhp_sr.tasks.registry import task_of
 from dhp_sr.training.distributed import DistributedContext, destroy_process_group, init_distributed
 from dhp_sr.training.environment import environment
 from dhp_sr.training.latent_log import is_due, latent_rows
+from dhp_sr.training.plan_summary import plan_for_training
 from dhp_sr.training.results import finish, write_pages
 from dhp_sr.training.run_folder import RunFolder, logging_to
 from dhp_sr.training.run_logger import Records

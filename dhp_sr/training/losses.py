@@ -10,7 +10,7 @@ from dhp_sr.config.schema import Options
 from dhp_sr.tasks.registry import task_of
 from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.training.search_setup import open_teacher
-from dhp_sr.zoo.networks import build_plain, load_file
+from dhp_sr.zoo.networks import load_file
 
 
 class Objective:
@@ -61,7 +61,7 @@ class Objective:
         if distill.teacher:
             teacher = open_teacher(distill.teacher, self.options)
         else:
-            teacher = build_plain(self.options)
+            teacher = self.task.build_network(self.options)
             load_file(teacher, dense_file)
         self.teacher = self.place.to_device(
             teacher.eval().requires_grad_(False), channels_last=self.options.train.channels_last

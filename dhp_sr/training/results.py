@@ -19,7 +19,7 @@ from dhp_sr.training.visual_samples import write_samples
 from dhp_sr.training.widths import layer_rows
 from dhp_sr.utils.files import write_json, write_text
 from dhp_sr.utils.strict_json import finite
-from dhp_sr.zoo.networks import build_plain, example_shape, load_file
+from dhp_sr.zoo.networks import example_shape, load_file
 from dhp_sr.zoo.third_party import can_be_loaded
 
 REPEATS = 5
@@ -114,13 +114,15 @@ def _final_networks(model: DHPModel, run: RunFolder, finals: Sequence[str]) -> d
         elif name in trained:
             networks[name] = trained[name].eval()
         else:
-            networks[name] = build_plain(model.options).to(model.device).eval()
+            networks[name] = model.task.build_network(model.options).to(model.device).eval()
             load_file(networks[name], run.model(name))
     return networks
 
 
 def _shape(network: nn.Module, model: DHPModel) -> tuple[int, ...]:
-    described = network if hasattr(network, "in_channels") else build_plain(model.options)
+    described = (
+        network if hasattr(network, "in_channels") else model.task.build_network(model.options)
+    )
     return example_shape(described)
 
 

@@ -13,9 +13,10 @@ from dhp_sr.cost.latency_benchmark import Stopwatch
 from dhp_sr.deploy import load_model
 from dhp_sr.hyper import HyperNet, convert
 from dhp_sr.search import Search, build_search
+from dhp_sr.tasks.registry import task_of
 from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.utils.errors import UserError
-from dhp_sr.zoo.networks import check_fit, example_input
+from dhp_sr.zoo.networks import example_input
 
 
 def convert_plain(network: nn.Module, options: Options, place: DistributedContext) -> HyperNet:
@@ -120,7 +121,7 @@ def open_teacher(path: str, options: Options) -> nn.Module:
     """
     teacher = load_model(path)
     try:
-        check_fit(teacher, "the teacher", options)
+        task_of(options).check_fit(teacher, "the teacher", options)
     except UserError as error:
         raise UserError(f"compress.distill.teacher: {path} does not fit: {error}") from error
     return teacher

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from dhp_sr.archs import ARCHS, build
-from dhp_sr.basicsr_adapter.shim import prepare_torchvision
+from dhp_sr.basicsr_adapter.shim import build_basicsr_network, prepare_torchvision
 from dhp_sr.config.yaml import parse
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.names import nearest
@@ -69,10 +69,8 @@ def named_arguments(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def _of_basicsr(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    from dhp_sr.basicsr_adapter.registries import build_registered
-
     try:
-        return build_registered(name, arguments)
+        return build_basicsr_network(name, arguments, also_known=ARCHS)
     except ModuleNotFoundError as error:
         ours = f"ours are {', '.join(ARCHS)}{nearest(name, ARCHS)}"
         raise UserError(

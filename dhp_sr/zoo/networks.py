@@ -6,13 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dhp_sr.archs import ARCHS, build
-from dhp_sr.config.schema import Network, Options
+from dhp_sr.config.schema import Network
 from dhp_sr.deploy import load_into, load_weights
-from dhp_sr.tasks.registry import task_of
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.pixels import round_up
-from dhp_sr.zoo.names import build_named
 
 EXAMPLE_SIDE = 128
 """Side of the square input for which costs are stated, unless the network is meant for one size."""
@@ -36,23 +33,6 @@ def plain_type(network: Network) -> tuple[str, dict[str, Any]]:
             f"network={inner!r} and {sorted(arguments) or 'nothing'} beside it"
         )
     return inner["type"], {key: value for key, value in inner.items() if key != "type"}
-
-
-def build_plain(options: Options) -> nn.Module:
-    """Construct the plain network of `network_g` with fresh weights and check that it fits the images.
-
-    Raises:
-        UserError: type, arguments, scale or channels do not fit.
-    """
-    name, arguments = plain_type(options.network_g)
-    if name in ARCHS or options.network_g.type != "Hyper":
-        network = build(name, **arguments)
-    else:
-        network = task_of(options).describe_foreign(
-            build_named(name, arguments), name, arguments, options
-        )
-    check_fit(network, name, options)
-    return network
 
 
 def example_shape(network: nn.Module) -> tuple[int, int, int, int]:
@@ -82,12 +62,3 @@ def load_file(network: nn.Module, path: str | Path) -> None:
         load_into(network, load_weights(path))
     except UserError as error:
         raise error if str(path) in str(error) else UserError(f"{path}: {error}") from error
-
-
-def check_fit(network: nn.Module, name: str, options: Options) -> None:
-    """Check that a network suits the images of an option file.
-
-    Raises:
-        UserError: the task says what differs.
-    """
-    task_of(options).check_fit(network, name, options)

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from dhp_sr.basicsr_adapter.shim import prepare_basicsr, prepare_torchvision
+from dhp_sr.basicsr_adapter.shim import build_basicsr_network, prepare_torchvision
 from dhp_sr.deploy import register
 from dhp_sr.utils.errors import UserError
 
@@ -71,14 +71,7 @@ def build_classifier(name: str, arguments: Mapping[str, Any]) -> nn.Module:
 
 
 def _of_basicsr(name: str) -> Callable[..., nn.Module]:
-    def build(**arguments: Any) -> nn.Module:
-        prepare_basicsr()
-        from basicsr.utils.registry import ARCH_REGISTRY
-
-        importlib.import_module("basicsr.archs")
-        return ARCH_REGISTRY.get(name)(**arguments)
-
-    return build
+    return lambda **arguments: build_basicsr_network(name, arguments)
 
 
 def _of_torchvision(name: str) -> Callable[..., nn.Module]:

@@ -4,6 +4,7 @@ from labeled_sets import tiny, write_cifar_10
 
 from dhp_sr.archs import ARCHS
 from dhp_sr.basicsr_adapter import registries as basicsr_glue
+from dhp_sr.basicsr_adapter.shim import build_basicsr_network
 from dhp_sr.cli.process import seed_everything
 from dhp_sr.hyper import HyperNet
 from dhp_sr.training.driver import train
@@ -45,7 +46,7 @@ def test_hyper_takes_our_table_first_then_basicsrs():
 
 def test_an_unknown_network_is_named():
     with pytest.raises(UserError, match=r"'RCAM' is unknown \(did you mean 'RCAN'\?"):
-        basicsr_glue.build_registered("RCAM", {})
+        build_basicsr_network("RCAM", {})
 
 
 def test_basicsr_builds_our_datasets(pictures):

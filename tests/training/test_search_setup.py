@@ -9,9 +9,9 @@ from torch import nn
 from dhp_sr.allocation.budget import Budget
 from dhp_sr.config import load_options
 from dhp_sr.surgery.cut import CutError
+from dhp_sr.tasks.registry import task_of
 from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.training.search_setup import begin_search, convert_plain, rehearse
-from dhp_sr.zoo.networks import build_plain
 
 QUICKSTART = Path(__file__).parents[2] / "options" / "quickstart.yml"
 
@@ -21,7 +21,11 @@ def test_a_search_is_made_as_the_options_say():
     changes = [f"compress.{key}={value}" for key, value in given.items()]
     options = load_options(QUICKSTART, [*changes, "compress.target.macs=0.4", "manual_seed=11"])
     settings = begin_search(
-        convert_plain(build_plain(options), options, DistributedContext(torch.device("cpu"))),
+        convert_plain(
+            task_of(options).build_network(options),
+            options,
+            DistributedContext(torch.device("cpu")),
+        ),
         options,
     ).settings
     assert settings.budget == Budget.from_target(
