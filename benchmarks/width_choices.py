@@ -6,7 +6,7 @@ import torch
 
 from dhp_sr.allocation.budget import Budget, BudgetError
 from dhp_sr.channels.plan import ChannelPlan
-from dhp_sr.cost.latency_benchmark import Stopwatch
+from dhp_sr.cost.latency_benchmark import LatencyBenchmark
 from dhp_sr.hyper import HyperNet
 from dhp_sr.search import build_search
 
@@ -66,7 +66,7 @@ class Lines:
             BudgetError: the widths are too coarse.
         """
         if self.kind == "latency":
-            hyper.time_with(Stopwatch(hyper.random_input()))
+            hyper.use_latency(LatencyBenchmark(hyper.random_input()))
         build_search(
             "lines",
             hyper,

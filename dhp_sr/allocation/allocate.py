@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from dhp_sr.allocation.budget import Budget, BudgetError, allowed_widths
-from dhp_sr.allocation.diagnostics import floor_mask, unreachable
-from dhp_sr.allocation.width_solver import Chooser
+from dhp_sr.allocation.diagnostics import infeasible_budget, min_width_mask
+from dhp_sr.allocation.width_solver import WidthSolver
 from dhp_sr.channels.plan import ChannelPlan
 from dhp_sr.cost.model import CostModel
 
@@ -29,7 +29,7 @@ NOTHING = Trial(0.0, 0.0, torch.zeros(0))
 """A network without channels takes no time."""
 
 
-def fit(plan: ChannelPlan, scores: Tensor, budget: Budget, costs: CostModel) -> Tensor:
+def allocate_widths(plan: ChannelPlan, scores: Tensor, budget: Budget, costs: CostModel) -> Tensor:
     """Choose the channels to keep.
 
     A threshold on the scores is bisected onto the budget; widths are rounded; then single steps, and exchanges between
@@ -51,7 +51,7 @@ def fit(plan: ChannelPlan, scores: Tensor, budget: Budget, costs: CostModel) -> 
         return torch.ones(plan.size, dtype=torch.bool)
     chooser = _chooser(plan, scores, budget, costs)
     if chooser.least() > budget.keep_ratio + budget.margin:
-        raise unreachable(plan, costs, budget)
+        raise infeasible_budget(plan, costs, budget)
     levels = chooser.choose()
     ratio = chooser.ratio(levels)
     if abs(ratio - budget.keep_ratio) > budget.margin + 1e-12:
@@ -63,7 +63,7 @@ def fit(plan: ChannelPlan, scores: Tensor, budget: Budget, costs: CostModel) -> 
     return chooser.mask(levels)
 
 
-def fit_measured(
+def allocate_measured_widths(
     plan: ChannelPlan,
     scores: Tensor,
     budget: Budget,
@@ -126,11 +126,11 @@ def fit_measured(
     return best.mask, best.measured
 
 
-def _chooser(plan: ChannelPlan, scores: Tensor, budget: Budget, costs: CostModel) -> Chooser:
+def _chooser(plan: ChannelPlan, scores: Tensor, budget: Budget, costs: CostModel) -> WidthSolver:
     if not plan.prunable:
         pinned = ", ".join(f"{group.name} ({group.reason})" for group in plan.groups)
         raise BudgetError(f"the network has no channels to prune; pinned: {pinned}")
-    return Chooser(plan, scores, budget, costs)
+    return WidthSolver(plan, scores, budget, costs)
 
 
 def _could_be_chosen(plan: ChannelPlan, scores: Tensor, budget: Budget, mask: Tensor) -> bool:
@@ -177,9 +177,9 @@ def _missed(
 ) -> BudgetError:
     reached = ", ".join(f"{one.measured:.3f} (predicted {one.predicted:.3f})" for one in tried[1:])
     least = min(tried, key=lambda one: int(one.mask.sum()))
-    if torch.equal(least.mask.sum(), floor_mask(plan, budget).sum()):
+    if torch.equal(least.mask.sum(), min_width_mask(plan, budget).sum()):
         return BudgetError(
-            f"{unreachable(plan, costs, budget)}. Measured at the floors: {least.measured:.3f}"
+            f"{infeasible_budget(plan, costs, budget)}. Measured at the floors: {least.measured:.3f}"
         )
     return BudgetError(
         f"a latency of {budget.keep_ratio:g} of the dense network's within {budget.margin:g} was not met; "

@@ -114,16 +114,16 @@ def allowed_widths(group: Group, budget: Budget) -> list[int]:
     step = math.lcm(
         *(budget.round_to // math.gcd(budget.round_to, unit) for unit in group.channels_per_element)
     )
-    first = round_up(least_width(group, budget.min_width), step)
+    first = round_up(min_group_width(group, budget.min_width), step)
     return [*range(first, group.width, step), group.width]
 
 
-def least_width(group: Group, min_width: int) -> int:
+def min_group_width(group: Group, min_width: int) -> int:
     """Return the width below which a layer of the group has fewer channels than `min_width`, or the dense width."""
     return min(group.width, max(1, math.ceil(min_width / min(group.channels_per_element))))
 
 
-def report(
+def report_kept(
     plan: ChannelPlan, mask: Tensor, budget: Budget, costs: CostModel, measured: float = math.nan
 ) -> BudgetReport:
     """Say what a mask keeps."""
@@ -133,12 +133,12 @@ def report(
     return BudgetReport(budget.kind, budget.keep_ratio, macs, params, widths, latency, measured)
 
 
-def split(plan: ChannelPlan, flat: Tensor) -> dict[str, Tensor]:
+def split_by_group(plan: ChannelPlan, flat: Tensor) -> dict[str, Tensor]:
     """Return the part of a flat vector that belongs to each prunable group."""
     return {group.name: flat[group.span] for group in plan.prunable}
 
 
-def join(plan: ChannelPlan, parts: Mapping[str, Tensor]) -> Tensor:
+def join_groups(plan: ChannelPlan, parts: Mapping[str, Tensor]) -> Tensor:
     """Concatenate one vector for each prunable group into a flat one.
 
     Raises:
@@ -158,7 +158,7 @@ def join(plan: ChannelPlan, parts: Mapping[str, Tensor]) -> Tensor:
     )
 
 
-def protect(plan: ChannelPlan, life: Tensor, min_width: int) -> Tensor:
+def enforce_min_width(plan: ChannelPlan, life: Tensor, min_width: int) -> Tensor:
     """Return the mask life > 0, with the best channels of every group up to its floor kept whatever their value.
 
     Args:
@@ -168,7 +168,7 @@ def protect(plan: ChannelPlan, life: Tensor, min_width: int) -> Tensor:
     """
     mask = life > 0
     for group in plan.prunable:
-        floor = least_width(group, min_width)
+        floor = min_group_width(group, min_width)
         if int(mask[group.span].sum()) < floor:
             best = torch.topk(life[group.span], floor).indices
             mask[group.start + best] = True

@@ -10,7 +10,7 @@ from dhp_sr.cost.model import CostModel
 SHOWN = 3
 
 
-def floor_mask(plan: ChannelPlan, budget: Budget) -> Tensor:
+def min_width_mask(plan: ChannelPlan, budget: Budget) -> Tensor:
     """Return the mask that keeps each group's floor, the first channels."""
     mask = torch.zeros(plan.size, dtype=torch.bool)
     for group in plan.prunable:
@@ -18,10 +18,10 @@ def floor_mask(plan: ChannelPlan, budget: Budget) -> Tensor:
     return mask
 
 
-def controlled(plan: ChannelPlan, costs: CostModel, budget: Budget) -> dict[str, float]:
+def share_per_group(plan: ChannelPlan, costs: CostModel, budget: Budget) -> dict[str, float]:
     """Return, for each prunable group, the fraction of the dense cost that goes when it alone is cut to its floor."""
     dense = getattr(costs.value(torch.ones(plan.size)), budget.kind)
-    shares, floor = {}, floor_mask(plan, budget)
+    shares, floor = {}, min_width_mask(plan, budget)
     for group in plan.prunable:
         mask = torch.ones(plan.size, dtype=torch.bool)
         mask[group.span] = floor[group.span]
@@ -29,7 +29,7 @@ def controlled(plan: ChannelPlan, costs: CostModel, budget: Budget) -> dict[str,
     return shares
 
 
-def remains(
+def lower_bound(
     plan: ChannelPlan, costs: CostModel, budget: Budget
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Return what is left with every group at its floor: held by pinned groups, and by floors.
@@ -40,7 +40,7 @@ def remains(
         `name: reason` of pinned groups, and names of prunable ones -> fraction of the dense cost. Together they are the
         least kept fraction that can be reached.
     """
-    mask = floor_mask(plan, budget)
+    mask = min_width_mask(plan, budget)
     dense = getattr(costs.value(torch.ones(plan.size)), budget.kind)
     axes = {(axis.tensor, axis.dim): axis.index for axis in plan.axes}
     transposed = {layer.weight for layer in plan.layers if layer.kind == "transposed conv"}
@@ -67,9 +67,9 @@ def remains(
     return pinned, floors
 
 
-def unreachable(plan: ChannelPlan, costs: CostModel, budget: Budget) -> BudgetError:
+def infeasible_budget(plan: ChannelPlan, costs: CostModel, budget: Budget) -> BudgetError:
     """Return the error of a budget below what floors and pinned groups leave."""
-    pinned, floors = remains(plan, costs, budget)
+    pinned, floors = lower_bound(plan, costs, budget)
     held, kept = sum(pinned.values()), sum(floors.values())
     floor = f"min_width {budget.min_width}, multiples of {budget.round_to}"
     return BudgetError(

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from dhp_sr.allocation.budget import Budget, allowed_widths
-from dhp_sr.allocation.candidates import LevelTable
+from dhp_sr.allocation.candidates import WidthCandidates
 from dhp_sr.channels.plan import ChannelPlan
 from dhp_sr.cost.model import CostModel
 
@@ -16,21 +16,23 @@ EXCHANGES = 200
 REACHES = (1, 3)
 
 
-class Chooser:
+class WidthSolver:
     """Looks among widths as levels, see `levels`, for those that keep most of the scores at the cost asked for."""
 
     def __init__(self, plan: ChannelPlan, scores: Tensor, budget: Budget, costs: CostModel) -> None:
         self._plan, self._budget, self._costs = plan, budget, costs
         self._scores = scores.detach().double().cpu()
         self._dense = float(
-            costs.of_counts(costs.counts.of(torch.ones(plan.size, dtype=torch.double)), budget.kind)
+            costs.of_sizes(
+                costs.axis_sizes.of(torch.ones(plan.size, dtype=torch.double)), budget.kind
+            )
         )
         self._allowed = [allowed_widths(group, budget) for group in plan.prunable]
         self._order = [
             torch.argsort(self._scores[group.span], descending=True, stable=True)
             for group in plan.prunable
         ]
-        self._table = LevelTable(plan.prunable, self._order, self._allowed, costs.counts)
+        self._table = WidthCandidates(plan.prunable, self._order, self._allowed, costs.axis_sizes)
         self._values = pad_sequence(
             [
                 self._scores[group.span][order].cumsum(0)[torch.tensor(allowed) - 1]
@@ -53,11 +55,11 @@ class Chooser:
 
     def ratio(self, levels: Tensor) -> float:
         """Return the kept fraction."""
-        return float(self._ratios(self._table.counts(levels)))
+        return float(self._ratios(self._table.sizes(levels)))
 
     def least(self) -> float:
         """Return the kept fraction with every group at its floor."""
-        return self.ratio(torch.zeros_like(self._table.top))
+        return self.ratio(torch.zeros_like(self._table.last_index))
 
     def choose(self) -> Tensor:
         """Return levels that meet the budget, or those that come closest.
@@ -129,7 +131,7 @@ class Chooser:
     def _fill(self, levels: Tensor) -> Tensor:
         """Widen single groups, best score per cost first, as long as the budget holds."""
         while True:
-            places, to = self._table.moves(levels, [1])
+            places, to = self._table.neighbors(levels, [1])
             ratios, values = self._neighbors(levels, places[:, None], to[:, None])
             gains = values / (ratios - self.ratio(levels)).clamp_min(1e-12)
             gains[ratios > self._budget.keep_ratio] = -torch.inf
@@ -170,7 +172,9 @@ class Chooser:
 
         A group paired with itself is one that moves alone.
         """
-        place, to = self._table.moves(levels, [step for step in range(-reach, reach + 1) if step])
+        place, to = self._table.neighbors(
+            levels, [step for step in range(-reach, reach + 1) if step]
+        )
         up = to > levels[place]
         first, second = (
             torch.cartesian_prod(up.nonzero().flatten(), (~up).nonzero().flatten()).reshape(-1, 2).T
@@ -189,14 +193,14 @@ class Chooser:
         alone = places[:, 0] == places[:, -1]
         weight = torch.ones(places.shape, dtype=torch.double)
         weight[:, 1:][alone] = 0.0
-        change = self._table.change(levels, places, to)
-        counts = self._table.counts(levels) + (weight[..., None] * change).sum(1)
+        change = self._table.size_change(levels, places, to)
+        counts = self._table.sizes(levels) + (weight[..., None] * change).sum(1)
         gained = self._values[places, to] - self._values[places, levels[places]]
         return self._ratios(counts), (weight * gained).sum(1)
 
     @torch.no_grad()
     def _ratios(self, counts: Tensor) -> Tensor:
-        return self._costs.of_counts(counts, self._budget.kind) / self._dense
+        return self._costs.of_sizes(counts, self._budget.kind) / self._dense
 
     def _distance(self, ratio: float | Tensor) -> Tensor:
         """How far off a ratio is; anything above the budget comes after all that lies within it."""

@@ -4,6 +4,7 @@ import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -104,17 +105,17 @@ class ChannelPlan:
     training_time_form: bool = False
     """Whether the plan follows what the forward does in training mode."""
 
-    @property
+    @cached_property
     def weights(self) -> dict[str, tuple[int, ...]]:
         """Shape of all that costs: parameters, and buffers that are weights."""
         return {**self.parameters, **self.constants}
 
-    @property
+    @cached_property
     def prunable(self) -> tuple[Group, ...]:
         """The groups that can be pruned."""
         return tuple(group for group in self.groups if group.prunable)
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of prunable channels: length of the flat vector."""
         return sum(group.width for group in self.prunable)

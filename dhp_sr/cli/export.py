@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dhp_sr.archs import ARCHS
-from dhp_sr.cost.activation_memory import bytes_per_pixel
+from dhp_sr.cost.activation_memory import peak_activation_bytes
 from dhp_sr.deploy import (
     ModelFileError,
     load_into,
@@ -120,7 +120,7 @@ def describe_facts(
         "halo": field.halo,
         "tile_multiple": None if field.halo is None else field.multiple,
         "bytes_per_pixel": round(
-            bytes_per_pixel(network, network.in_channels, network.size_multiple) or 0
+            peak_activation_bytes(network, network.in_channels, network.size_multiple) or 0
         )
         or None,
         "precision": "fp16" if half else "fp32",

@@ -13,7 +13,7 @@ from dhp_sr.hyper import HyperNet, convert
 from dhp_sr.tasks.registry import task_of
 from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.training.plan_summary import summarize_plan
-from dhp_sr.training.search_setup import convert_plain, make_budgets, make_stopwatch
+from dhp_sr.training.search_setup import convert_plain, make_budgets, make_latency_benchmark
 from dhp_sr.utils.devices import single_device
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.strict_json import finite
@@ -45,9 +45,9 @@ def plan_run(opt: str | Path, overrides: Sequence[str] = (), *, root: Path) -> d
     place = DistributedContext(single_device(options.num_gpu))
     network.to(place.device)
     hyper = convert_plain(network, options, place)
-    stopwatch = make_stopwatch(network, options, place, None)
-    if stopwatch is not None:
-        hyper.time_with(stopwatch)
+    latency_benchmark = make_latency_benchmark(network, options, place, None)
+    if latency_benchmark is not None:
+        hyper.use_latency(latency_benchmark)
     found = summarize_plan(hyper, network, compress.round_to, compress.min_width)
     targets = [_try(hyper, budget) for budget in make_budgets(compress)]
     return finite({"name": options.name, **found, "targets": targets})

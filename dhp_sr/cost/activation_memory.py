@@ -13,7 +13,9 @@ _BLOCK = 16
 _SIDE = 48
 
 
-def bytes_per_pixel(network: nn.Module, in_channels: int, size_multiple: int = 1) -> float | None:
+def peak_activation_bytes(
+    network: nn.Module, in_channels: int, size_multiple: int = 1
+) -> float | None:
     """Return the most bytes that are held at any time of a forward pass in float32, per pixel of the input.
 
     None where the forward cannot be followed.

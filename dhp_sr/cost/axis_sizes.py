@@ -8,7 +8,7 @@ from torch import Tensor
 from dhp_sr.channels.plan import ChannelPlan
 
 
-class Counts:
+class AxisSizes:
     """Linear map from kept channels to kept entries along the axes; axes that always agree share one row."""
 
     def __init__(self, plan: ChannelPlan) -> None:
@@ -36,7 +36,7 @@ class Counts:
         """Return the row of an axis, or that of the constant 1 where none of its channels can be pruned."""
         return self._row.get((tensor, dim), self.size - 1)
 
-    def owned(self, tensor: str, rank: int) -> list[int]:
+    def prunable_dims(self, tensor: str, rank: int) -> list[int]:
         """Return the axes of a tensor that have prunable channels."""
         return [dim for dim in range(rank) if (tensor, dim) in self._row]
 
@@ -44,7 +44,9 @@ class Counts:
         """Return the kept entries, shape (size,), for channels (plan.size,) kept by 0 to 1."""
         return torch.cat((self._channels @ kept, self._fixed.new_zeros(1))) + self._fixed
 
-    def added(self, start: int, order: Sequence[int] | Tensor, widths: Sequence[int]) -> Tensor:
+    def group_sizes(
+        self, start: int, order: Sequence[int] | Tensor, widths: Sequence[int]
+    ) -> Tensor:
         """Return what a group's best channels add to the counts.
 
         Args:
@@ -59,7 +61,7 @@ class Counts:
         chosen = sums[torch.as_tensor(widths) - 1]
         return torch.cat((chosen, chosen.new_zeros(len(widths), 1)), dim=1)
 
-    def means(self, values: Tensor) -> Tensor:
+    def mean_over_axes(self, values: Tensor) -> Tensor:
         """Return the mean of values (plan.size,) over the prunable channels of each row, 1 for the last row."""
         return torch.cat(
             ((self._channels @ values.double()) / self._channels.sum(1), self._fixed.new_ones(1))
@@ -67,5 +69,5 @@ class Counts:
 
     @property
     def fixed(self) -> Tensor:
-        """Counts with no prunable channel kept, shape (size,)."""
+        """AxisSizes with no prunable channel kept, shape (size,)."""
         return self._fixed

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dhp_sr.cost.latency_lut import LatencyTable, prepare_table
+from dhp_sr.cost.latency_lut import LatencyLUT, prepare_lut
 from dhp_sr.utils.hardware import thread_count
 from dhp_sr.utils.timing import cpu_thread_clock, time_interleaved
 
@@ -25,7 +25,7 @@ def _alone(compute: Callable[[], Any]) -> Any:
 
 
 @dataclass(frozen=True)
-class Stopwatch:
+class LatencyBenchmark:
     """Measures networks for one example input.
 
     A ratio is the median over the rounds of (candidate's time / reference's time), both timed in turns in eval mode
@@ -45,10 +45,10 @@ class Stopwatch:
     known: dict[str, Any] = field(default_factory=dict)
     """Times measured so far, so that none is measured twice."""
 
-    def table(self, network: nn.Module) -> LatencyTable:
+    def table(self, network: nn.Module) -> LatencyLUT:
         """Return the times of a plain network's layers: those in the file, and measured ones for the rest."""
         threads, path, share = self.threads, self.path, self.share
-        table = prepare_table(
+        table = prepare_lut(
             network, self.example_input, threads=threads, path=path, share=share, known=self.known
         )
         self.known.update(table.times())

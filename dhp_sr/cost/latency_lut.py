@@ -69,7 +69,7 @@ class LayerCall:
 
 
 @dataclass
-class LatencyTable:
+class LatencyLUT:
     """Times of layers on a grid of widths, in milliseconds."""
 
     conditions: dict[str, Any]
@@ -97,7 +97,7 @@ class LatencyTable:
         return not known or _network_signature(self.calls) not in self.networks
 
 
-def prepare_table(
+def prepare_lut(
     network: nn.Module,
     example_input: Tensor,
     *,
@@ -105,7 +105,7 @@ def prepare_table(
     path: Path | None = None,
     share: Callable[[Callable[[], Any]], Any] = lambda compute: compute(),
     known: Mapping[str, Any] | None = None,
-) -> LatencyTable:
+) -> LatencyLUT:
     """Return the times of a network's layers: those in the file, and measured ones for the rest, which are added to it.
 
     Args:
@@ -114,7 +114,7 @@ def prepare_table(
         threads: CPU threads to measure with.
         path: the file; None: nothing is kept.
         share: calls its argument and returns the result; among several processes, the result of the first one in all.
-        known: times measured before under the same conditions, as `LatencyTable.times` gives them.
+        known: times measured before under the same conditions, as `LatencyLUT.times` gives them.
 
     Raises:
         UserError: the network has no layer that can be timed.
@@ -151,7 +151,7 @@ def prepare_table(
         return table.times()
 
     times = share(measured)
-    return LatencyTable(conditions, times["layers"], times["networks"], calls)
+    return LatencyLUT(conditions, times["layers"], times["networks"], calls)
 
 
 def record_calls(network: nn.Module, example_input: Tensor) -> tuple[LayerCall, ...]:
@@ -201,7 +201,7 @@ def grid(width: int, multiple: int = 1) -> list[int]:
     return sorted({*full, *(one + multiple for one in full), width})
 
 
-def _measure_missing(table: LatencyTable, network: nn.Module, example_input: Tensor) -> None:
+def _measure_missing(table: LatencyLUT, network: nn.Module, example_input: Tensor) -> None:
     clock = cpu_thread_clock(example_input.device, table.conditions["threads"])
     for call in table.calls:
         if call.signature not in table.layers:
@@ -269,8 +269,8 @@ def _network_signature(calls: Sequence[LayerCall]) -> str:
     return " | ".join(call.signature for call in calls)
 
 
-def _read(path: Path | None, conditions: Mapping[str, Any]) -> LatencyTable:
-    empty = LatencyTable(dict(conditions))
+def _read(path: Path | None, conditions: Mapping[str, Any]) -> LatencyLUT:
+    empty = LatencyLUT(dict(conditions))
     if path is None or not path.exists():
         return empty
     try:
@@ -278,7 +278,7 @@ def _read(path: Path | None, conditions: Mapping[str, Any]) -> LatencyTable:
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']!r}")
         found = content["conditions"]
-        table = LatencyTable(dict(conditions), dict(content["layers"]), dict(content["networks"]))
+        table = LatencyLUT(dict(conditions), dict(content["layers"]), dict(content["networks"]))
     except (ValueError, KeyError, TypeError) as error:
         warnings.warn(
             f"{path}: expected a table of latencies ({FORMAT}), found {error!r}; measured anew",

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from dhp_sr.channels.plan import ChannelPlan
-from dhp_sr.cost.axis_sizes import Counts
-from dhp_sr.cost.latency_lut import LatencyTable, LayerCall
+from dhp_sr.cost.axis_sizes import AxisSizes
+from dhp_sr.cost.latency_lut import LatencyLUT, LayerCall
 
 
 class LatencyModel:
@@ -18,7 +18,7 @@ class LatencyModel:
     network less theirs; it shrinks with the elements that the layers put out.
     """
 
-    def __init__(self, plan: ChannelPlan, counts: Counts, table: LatencyTable) -> None:
+    def __init__(self, plan: ChannelPlan, counts: AxisSizes, table: LatencyLUT) -> None:
         calls = table.calls
         self._weights = [call.weight for call in calls]
         self._axes = [
@@ -43,7 +43,7 @@ class LatencyModel:
         self._rest_ms = max(0.0, table.dense_ms - float(layers_ms.sum())) / float(elements.sum())
 
     def __call__(self, counts: Tensor) -> Tensor:
-        """Return milliseconds, shape (...), for `Counts` of shape (..., size)."""
+        """Return milliseconds, shape (...), for `AxisSizes` of shape (..., size)."""
         layers_ms, elements = self._layers(counts)
         return (layers_ms + self._rest_ms * elements).sum(-1)
 
@@ -73,7 +73,7 @@ class _Axis:
 
     def __init__(
         self,
-        counts: Counts,
+        counts: AxisSizes,
         plan: ChannelPlan,
         calls: Sequence[LayerCall],
         dim: int,
@@ -87,7 +87,7 @@ class _Axis:
         self._last = torch.tensor([len(grid) - 1 for grid in grids])
         self._rows = torch.tensor([counts.row(call.weight, dim) for call in calls])
         sizes = [
-            1 if dim in counts.owned(call.weight, 2) else plan.weights[call.weight][dim]
+            1 if dim in counts.prunable_dims(call.weight, 2) else plan.weights[call.weight][dim]
             for call in calls
         ]
         self._sizes = torch.tensor(sizes).double()

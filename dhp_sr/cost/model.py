@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from dhp_sr.channels.plan import ChannelPlan
-from dhp_sr.cost.axis_sizes import Counts
-from dhp_sr.cost.latency_lut import LatencyTable
+from dhp_sr.cost.axis_sizes import AxisSizes
+from dhp_sr.cost.latency_lut import LatencyLUT
 from dhp_sr.cost.latency_model import LatencyModel
 
 KINDS = ("macs", "params", "latency")
@@ -29,26 +29,26 @@ class Cost(NamedTuple):
 class CostModel:
     """Costs as a function of the kept channels; differentiable, and exact (macs, params) for 0/1 masks."""
 
-    def __init__(self, plan: ChannelPlan, table: LatencyTable | None = None) -> None:
-        self.counts = Counts(plan)
+    def __init__(self, plan: ChannelPlan, table: LatencyLUT | None = None) -> None:
+        self.axis_sizes = AxisSizes(plan)
         self.names = tuple(plan.weights)
         """The parameters, in the order of `by_parameter`, and the buffers that are weights: they cost no parameters."""
         self._plan = plan
-        self._latency = LatencyModel(plan, self.counts, table) if table else None
+        self._latency = LatencyModel(plan, self.axis_sizes, table) if table else None
         positions = {layer.weight: layer.positions for layer in plan.layers}
         rank = max(len(shape) for shape in plan.weights.values())
         rows, rest = [], []
         for name, shape in plan.weights.items():
-            owned = self.counts.owned(name, len(shape))
+            owned = self.axis_sizes.prunable_dims(name, len(shape))
             rows.append(
-                [self.counts.row(name, dim) for dim in owned]
-                + [self.counts.size - 1] * (rank - len(owned))
+                [self.axis_sizes.row(name, dim) for dim in owned]
+                + [self.axis_sizes.size - 1] * (rank - len(owned))
             )
             rest.append(math.prod(size for dim, size in enumerate(shape) if dim not in owned))
-        used = max(1, *(sum(row != self.counts.size - 1 for row in one) for one in rows))
+        used = max(1, *(sum(row != self.axis_sizes.size - 1 for row in one) for one in rows))
         self._rows = torch.tensor(rows)[:, :used]
         self._rest = torch.tensor(rest).double()
-        self._full = self.counts.of(torch.ones(plan.size).double())
+        self._full = self.axis_sizes.of(torch.ones(plan.size).double())
         self._uses = torch.tensor([positions.get(name, 0) for name in self.names]).double()
         self._learned = torch.tensor([name in plan.parameters for name in self.names]).double()
 
@@ -63,23 +63,23 @@ class CostModel:
         Args:
             kept: (plan.size,) 1 for a kept channel, 0 for a cut one; values between are allowed.
         """
-        counts = self.counts.of(kept.double().cpu())
+        counts = self.axis_sizes.of(kept.double().cpu())
         entries = self._entries(counts)
         latency = self._latency(counts) if self._latency else torch.tensor(math.nan)
         return Cost(self._uses @ entries, (entries * self._learned).sum(), latency)
 
-    def of_counts(self, counts: Tensor, kind: str) -> Tensor:
-        """Return one kind of cost, shape (...), of `Counts` of shape (..., size)."""
+    def of_sizes(self, counts: Tensor, kind: str) -> Tensor:
+        """Return one kind of cost, shape (...), of `AxisSizes` of shape (..., size)."""
         if kind == "latency":
             return self._latency(counts)
         entries = self._entries(counts)
         return entries @ self._uses if kind == "macs" else (entries * self._learned).sum(-1)
 
-    def log_parts(self, counts: Tensor, powers: Tensor, parameters: Tensor) -> Tensor:
+    def log_kept_fractions(self, counts: Tensor, powers: Tensor, parameters: Tensor) -> Tensor:
         """Return the logarithm of the kept fractions of some parameters, shape (..., number).
 
         Args:
-            counts: `Counts`, shape (..., size).
+            counts: `AxisSizes`, shape (..., size).
             powers: (size,) by which the fraction of each row of the counts goes in; 1: as it is.
             parameters: (number,) places in `names`.
         """
@@ -90,7 +90,7 @@ class CostModel:
 
         Of latency, what no layer accounts for is charged to the layers by the elements they put out.
         """
-        counts = self.counts.of(kept.double().cpu())
+        counts = self.axis_sizes.of(kept.double().cpu())
         if kind == "latency":
             return self._latency.by_parameter(counts, self.names)
         entries = self._entries(counts)
@@ -118,9 +118,9 @@ class CostModel:
     def _secant(self, kept: Tensor) -> Tensor:
         """Return, for each group, what halving it saves per channel."""
         with torch.no_grad():
-            now = self.counts.of(kept)
+            now = self.axis_sizes.of(kept)
             halves = torch.stack(
-                [self.counts.of(_halved(kept, group.span)) for group in self._plan.prunable]
+                [self.axis_sizes.of(_halved(kept, group.span)) for group in self._plan.prunable]
             )
             saved = self._latency(now) - self._latency(halves)
         slopes = [

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dhp_sr.cost.activation_memory import bytes_per_pixel
+from dhp_sr.cost.activation_memory import peak_activation_bytes
 from dhp_sr.deploy.deterministic_conv import SteadyConvolutions
 from dhp_sr.deploy.manifest import colour_of
 from dhp_sr.deploy.model_file import load_model
@@ -102,7 +102,9 @@ def _open_safetensors(
     network = load_model(path)
     check_restores(network.task, path)
     field = receptive_field(network, network.in_channels, network.size_multiple)
-    memory = bytes_per_pixel(network, network.in_channels, network.size_multiple) or UNKNOWN_BYTES
+    memory = (
+        peak_activation_bytes(network, network.in_channels, network.size_multiple) or UNKNOWN_BYTES
+    )
     dtype = PRECISIONS[precision]
     return Runner(
         path=path,

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dhp_sr.allocation.allocate import fit, fit_measured
-from dhp_sr.allocation.budget import Budget, BudgetReport, join, report, split
+from dhp_sr.allocation.allocate import allocate_measured_widths, allocate_widths
+from dhp_sr.allocation.budget import Budget, BudgetReport, join_groups, report_kept, split_by_group
 from dhp_sr.channels.plan import ChannelPlan
-from dhp_sr.cost.latency_benchmark import Stopwatch
+from dhp_sr.cost.latency_benchmark import LatencyBenchmark
 from dhp_sr.cost.model import Cost, CostModel
 from dhp_sr.hyper.channel_index import Places
 from dhp_sr.hyper.parametrization import Parametrization
@@ -60,7 +60,7 @@ class HyperNet(nn.Module):
         )
         self.register_buffer("mask", torch.ones(plan.size, dtype=torch.bool, device=device))
         self.example_shape = tuple(example_input.shape)
-        self._stopwatch: Stopwatch | None = None
+        self._latency_benchmark: LatencyBenchmark | None = None
         self._set_costs(CostModel(plan))
         self._places = Places(plan, device)
         self._places_of_parameters = parameter_names_by_path(network)
@@ -108,7 +108,7 @@ class HyperNet(nn.Module):
     @property
     def masks(self) -> Mapping[str, Tensor]:
         """Group name -> which channels are kept, bool, shape (width,)."""
-        return split(self.plan, self.mask)
+        return split_by_group(self.plan, self.mask)
 
     def set_masks(self, masks: Mapping[str, Tensor]) -> None:
         """Choose the channels to keep.
@@ -127,12 +127,12 @@ class HyperNet(nn.Module):
                     known, name, torch.as_tensor(mask, dtype=torch.bool, device=self.mask.device)
                 )
             )
-        self.mask.copy_(join(self.plan, chosen))
+        self.mask.copy_(join_groups(self.plan, chosen))
 
-    def time_with(self, stopwatch: Stopwatch) -> None:
-        """Take latencies into the costs, as this stopwatch measures them."""
-        self._stopwatch = stopwatch
-        self._set_costs(CostModel(self.plan, stopwatch.table(self.network)))
+    def use_latency(self, latency_benchmark: LatencyBenchmark) -> None:
+        """Take latencies into the costs, as this benchmark measures them."""
+        self._latency_benchmark = latency_benchmark
+        self._set_costs(CostModel(self.plan, latency_benchmark.table(self.network)))
 
     @property
     def costs(self) -> CostModel:
@@ -176,7 +176,7 @@ class HyperNet(nn.Module):
             macs: fraction of the multiply-adds to keep, in (0, 1]; or
             params: fraction of the parameters to keep; or
             latency: fraction of the measured time to keep. Networks are cut and timed until it is met. Unless
-                `time_with` said otherwise: at the example's size, on its device, with one CPU thread.
+                `use_latency` said otherwise: at the example's size, on its device, with one CPU thread.
             tolerance: largest distance from that fraction, for latency as a fraction of it; default: 0.01, for latency
                 0.05, so that half the time is met by 0.475 to 0.525.
             round_to: kept widths of layers are multiples of this, or the dense width.
@@ -197,7 +197,9 @@ class HyperNet(nn.Module):
             raise ValueError(f"give exactly one of macs, params, latency; found {found}")
         ((kind, ratio),) = given.items()
         budget = Budget.from_target(kind, ratio, tolerance, round_to, min_width)
-        return self.prune_to_budget(budget, None if scores is None else join(self.plan, scores))
+        return self.prune_to_budget(
+            budget, None if scores is None else join_groups(self.plan, scores)
+        )
 
     def prune_to_budget(self, budget: Budget, scores: Tensor | None = None) -> BudgetReport:
         """Set the masks so that a budget is met.
@@ -215,32 +217,32 @@ class HyperNet(nn.Module):
         """
         if scores is None:
             latents = {name: latent.detach().abs() for name, latent in self.latents.items()}
-            scores = join(self.plan, latents)
+            scores = join_groups(self.plan, latents)
         if tuple(scores.shape) != (self.plan.size,) or not torch.isfinite(scores).all():
             raise ValueError(
                 f"expected finite scores of shape ({self.plan.size},), found {tuple(scores.shape)}"
             )
         if budget.kind != "latency":
-            self.mask.copy_(fit(self.plan, scores, budget, self._costs))
-            return report(self.plan, self.mask, budget, self._costs)
+            self.mask.copy_(allocate_widths(self.plan, scores, budget, self._costs))
+            return report_kept(self.plan, self.mask, budget, self._costs)
         if not self._costs.has_latency:
-            self.time_with(Stopwatch(self.random_input()))
+            self.use_latency(LatencyBenchmark(self.random_input()))
         before = self.mask.clone()
         try:
-            mask, measured = fit_measured(
+            mask, measured = allocate_measured_widths(
                 self.plan, scores, budget, self._costs, self._measure, before
             )
         except UserError:
             self.mask.copy_(before)
             raise
         self.mask.copy_(mask)
-        return report(self.plan, self.mask, budget, self._costs, measured)
+        return report_kept(self.plan, self.mask, budget, self._costs, measured)
 
     def _measure(self, mask: Tensor) -> float:
         """Return the time of the network cut to a mask, as a fraction of the dense one's; the mask stays set."""
-        assert self._stopwatch is not None, "costs with latency come from a stopwatch"
+        assert self._latency_benchmark is not None, "costs with latency come from a benchmark"
         self.mask.copy_(mask)
-        return self._stopwatch.ratio(self.cut(check=False), self.network)
+        return self._latency_benchmark.ratio(self.cut(check=False), self.network)
 
     def cut(self, *, check: bool = True) -> nn.Module:
         """Return the pruned network as a plain, smaller module of the same class, in eval mode.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dhp_sr.allocation.budget import Budget, BudgetReport, split
+from dhp_sr.allocation.budget import Budget, BudgetReport, split_by_group
 from dhp_sr.hyper import HyperNet
 
 
@@ -111,5 +111,7 @@ def slopes(hyper: HyperNet) -> Tensor:
 @torch.no_grad()
 def set_latents(hyper: HyperNet, flat: Tensor) -> None:
     """Write a flat vector into the latents."""
-    for latent, part in zip(hyper.latents.values(), split(hyper.plan, flat).values(), strict=True):
+    for latent, part in zip(
+        hyper.latents.values(), split_by_group(hyper.plan, flat).values(), strict=True
+    ):
         latent.copy_(part)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dhp_sr.allocation.budget import protect
+from dhp_sr.allocation.budget import enforce_min_width
 from dhp_sr.hyper import HyperNet
 from dhp_sr.hyper.proximal import AdamMetric
 from dhp_sr.search.base import Search, SearchSettings, slopes
@@ -69,7 +69,7 @@ class ModernDHP(Search):
         self._threshold = torch.where(self.hyper.mask.cpu(), now, self._threshold)
         ratio = path(progress, budget.keep_ratio)
         self._life, found = shrink(self.hyper, self._life, self._threshold, budget, ratio)
-        self.hyper.mask.copy_(protect(self.hyper.plan, self._life, budget.min_width))
+        self.hyper.mask.copy_(enforce_min_width(self.hyper.plan, self._life, budget.min_width))
         if progress >= 1 - SETTLE:
             self._settled = True
             self.finish()

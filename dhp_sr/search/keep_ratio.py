@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dhp_sr.allocation.budget import Budget, protect
+from dhp_sr.allocation.budget import Budget, enforce_min_width
 from dhp_sr.hyper import HyperNet
 
 OBSERVE, SETTLE = 0.1, 0.1
@@ -69,5 +69,5 @@ def _dead(life: Tensor, channels: Tensor) -> Tensor:
 
 
 def _ratio(hyper: HyperNet, life: Tensor, budget: Budget) -> float:
-    kept = hyper.cost_of(protect(hyper.plan, life, budget.min_width))
+    kept = hyper.cost_of(enforce_min_width(hyper.plan, life, budget.min_width))
     return getattr(kept, budget.kind) / getattr(hyper.dense_cost(), budget.kind)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dhp_sr.allocation.budget import protect
+from dhp_sr.allocation.budget import enforce_min_width
 from dhp_sr.hyper import HyperNet
 from dhp_sr.hyper.convert import draw_faithful
 from dhp_sr.hyper.proximal import AdamMetric, soft_threshold
@@ -66,7 +66,7 @@ class FaithfulDHP(Search):
         return may
 
     def _look(self, magnitude: Tensor) -> None:
-        mask = protect(self.hyper.plan, magnitude - THRESHOLD, FLOOR)
+        mask = enforce_min_width(self.hyper.plan, magnitude - THRESHOLD, FLOOR)
         costs, dense = self.hyper.cost_of(mask), self.hyper.dense_cost()
         self._ratios = {
             "macs_ratio": costs.macs / dense.macs,

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from dhp_sr.allocation.budget import Budget, allowed_widths
-from dhp_sr.allocation.candidates import LevelTable
+from dhp_sr.allocation.candidates import WidthCandidates
 from dhp_sr.hyper import HyperNet
 
 LEVELS = 32
@@ -91,11 +91,13 @@ class _Sketch:
         self._weights = torch.tensor([math.prod(layer.shape) for layer in learned]).double()
         powers = [CARRIED + (1 - CARRIED) * group.nonlinearity_fraction for group in self._groups]
         widths = torch.tensor([group.width for group in self._groups])
-        self._powers = self._costs.counts.means(torch.tensor(powers).repeat_interleave(widths))
+        self._powers = self._costs.axis_sizes.mean_over_axes(
+            torch.tensor(powers).repeat_interleave(widths)
+        )
         self._allowed = [_spread(allowed_widths(group, budget)) for group in self._groups]
         orders = [torch.arange(group.width) for group in self._groups]
-        self._table = LevelTable(self._groups, orders, self._allowed, self._costs.counts)
-        self._levels = self._table.top.clone()
+        self._table = WidthCandidates(self._groups, orders, self._allowed, self._costs.axis_sizes)
+        self._levels = self._table.last_index.clone()
         self._count()
         self.limit = budget.keep_ratio * self.cost
 
@@ -138,19 +140,19 @@ class _Sketch:
 
     def _moves(self, steps: list[int]) -> _Moves:
         """Return every group and level that lies such a step from where it is."""
-        places, to = self._table.moves(self._levels, steps)
+        places, to = self._table.neighbors(self._levels, steps)
         losses, costs = self._judge(self._after(places, to))
         return _Moves(places, to, self._loss - losses, costs)
 
     def _after(self, places: Tensor, to: Tensor) -> Tensor:
         """Return the counts after each such move, shape (moves, size)."""
-        return self._counts + self._table.change(self._levels, places, to)
+        return self._counts + self._table.size_change(self._levels, places, to)
 
     def _judge(self, counts: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss and the cost at counts, shape (..., size), without that dimension."""
-        parts = self._costs.log_parts(counts, self._powers, self._layers)
+        parts = self._costs.log_kept_fractions(counts, self._powers, self._layers)
         loss = torch.expm1(-self._exponent * parts) / self._exponent
-        return loss @ self._weights, self._costs.of_counts(counts, self._kind)
+        return loss @ self._weights, self._costs.of_sizes(counts, self._kind)
 
     def _per_cost(self, gains: Tensor, costs: Tensor) -> Tensor:
         return gains / costs.clamp_min(torch.finfo(costs.dtype).eps * float(self.cost))
@@ -165,7 +167,7 @@ class _Sketch:
         return True
 
     def _count(self) -> None:
-        self._counts = self._table.counts(self._levels)
+        self._counts = self._table.sizes(self._levels)
         self._loss, self.cost = self._judge(self._counts)
 
 

@@ -32,7 +32,7 @@ from dhp_sr.training.search_setup import (
     begin_search,
     convert_plain,
     make_budgets,
-    make_stopwatch,
+    make_latency_benchmark,
     rehearse,
 )
 from dhp_sr.utils.errors import UserError
@@ -89,7 +89,7 @@ class Compression:
             if dense_file.parent.parent.name
             else None
         )
-        self.stopwatch = make_stopwatch(network, options, place, table)
+        self.latency_benchmark = make_latency_benchmark(network, options, place, table)
         self._enter("dense", network)
 
     @property
@@ -105,7 +105,7 @@ class Compression:
                 excludes nothing, a cut network computes something else, or the teacher's file does not fit.
         """
         if self.options.compress is not None:
-            rehearse(self.network, self.options, self.place, self.stopwatch)
+            rehearse(self.network, self.options, self.place, self.latency_benchmark)
 
     def advance(self, iteration: int) -> list[PhaseName]:
         """Bring the network into the state for step `iteration` (from 0); return the phases entered on the way."""
@@ -224,7 +224,7 @@ class Compression:
     def _begin_search(self) -> None:
         plain, moments = self.network, self.optimizer
         hyper = convert_plain(plain, self.options, self.place)
-        self.search = begin_search(hyper, self.options, self.stopwatch)
+        self.search = begin_search(hyper, self.options, self.latency_benchmark)
         self._enter("search", hyper)
         self.objective.meet_teacher(self.dense_file)
         carry_moments(moments, plain, self.optimizer, hyper.network)

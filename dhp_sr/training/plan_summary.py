@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dhp_sr.allocation.budget import Budget
-from dhp_sr.allocation.diagnostics import controlled, floor_mask, remains
+from dhp_sr.allocation.diagnostics import lower_bound, min_width_mask, share_per_group
 from dhp_sr.config.schema import Options
 from dhp_sr.hyper import HyperNet
 from dhp_sr.training.distributed import DistributedContext
@@ -56,8 +56,8 @@ def summarize_plan(
         kind for kind in ("macs", "params", "latency") if kind != "latency" or costs.has_latency
     ]
     budgets = {kind: Budget.from_target(kind, 1.0, None, round_to, min_width) for kind in kinds}
-    shares = {kind: controlled(plan, costs, budgets[kind]) for kind in kinds}
-    floors = floor_mask(plan, budgets["macs"])
+    shares = {kind: share_per_group(plan, costs, budgets[kind]) for kind in kinds}
+    floors = min_width_mask(plan, budgets["macs"])
     groups = [
         {
             "name": group.name,
@@ -80,7 +80,7 @@ def summarize_plan(
         "excluded": [
             layer for group in groups if group["reason"] == EXCLUDED for layer in group["members"]
         ],
-        "least": {kind: _least(*remains(plan, costs, budgets[kind])) for kind in kinds},
+        "least": {kind: _least(*lower_bound(plan, costs, budgets[kind])) for kind in kinds},
         "training_form": plan.training_time_form,
     }
 

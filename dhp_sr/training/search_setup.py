@@ -9,7 +9,7 @@ from torch import nn
 from dhp_sr.allocation.budget import Budget
 from dhp_sr.config.compress import Compress
 from dhp_sr.config.schema import Options
-from dhp_sr.cost.latency_benchmark import Stopwatch
+from dhp_sr.cost.latency_benchmark import LatencyBenchmark
 from dhp_sr.deploy import load_model
 from dhp_sr.hyper import HyperNet, convert
 from dhp_sr.search import Search, build_search
@@ -31,9 +31,9 @@ def convert_plain(network: nn.Module, options: Options, place: DistributedContex
     )
 
 
-def make_stopwatch(
+def make_latency_benchmark(
     network: nn.Module, options: Options, place: DistributedContext, path: Path | None
-) -> Stopwatch | None:
+) -> LatencyBenchmark | None:
     """Return what measures latencies as `compress` says; None where no target is one of latency.
 
     Args:
@@ -49,7 +49,9 @@ def make_stopwatch(
     if compress.latency_size:
         example = example.new_zeros(*example.shape[:2], *compress.latency_size)
     path = Path(compress.latency_table) if compress.latency_table else path
-    return Stopwatch(example.to(place.device), compress.latency_threads, path, place.broadcast)
+    return LatencyBenchmark(
+        example.to(place.device), compress.latency_threads, path, place.broadcast
+    )
 
 
 def make_budgets(compress: Compress) -> tuple[Budget, ...]:
@@ -60,11 +62,13 @@ def make_budgets(compress: Compress) -> tuple[Budget, ...]:
     )
 
 
-def begin_search(hyper: HyperNet, options: Options, stopwatch: Stopwatch | None = None) -> Search:
+def begin_search(
+    hyper: HyperNet, options: Options, latency_benchmark: LatencyBenchmark | None = None
+) -> Search:
     """Make the search that `compress` names; it runs down to the smallest target."""
     compress = options.compress
-    if stopwatch is not None:
-        hyper.time_with(stopwatch)
+    if latency_benchmark is not None:
+        hyper.use_latency(latency_benchmark)
     return build_search(
         compress.method,
         hyper,
@@ -83,7 +87,7 @@ def rehearse(
     network: nn.Module,
     options: Options,
     place: DistributedContext,
-    stopwatch: Stopwatch | None = None,
+    latency_benchmark: LatencyBenchmark | None = None,
 ) -> None:
     """Convert, prune and cut a copy, so that what would fail after hours of training fails before them.
 
@@ -97,7 +101,9 @@ def rehearse(
     cuda = [place.device] if place.device.type == "cuda" else []
     with torch.random.fork_rng(cuda):  # the run draws what it would have drawn without a rehearsal
         hyper = convert_plain(network, options, place)
-        begin_search(hyper, options, replace(stopwatch, path=None) if stopwatch else None)
+        begin_search(
+            hyper, options, replace(latency_benchmark, path=None) if latency_benchmark else None
+        )
         for budget in make_budgets(compress):
             hyper.prune_to_budget(budget)
         _try_cut(hyper)

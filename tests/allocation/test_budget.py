@@ -7,9 +7,15 @@ import torch
 from networks import CASES, example, network
 from torch import nn
 
-from dhp_sr.allocation.budget import Budget, BudgetError, allowed_widths, protect, split
-from dhp_sr.allocation.diagnostics import controlled, floor_mask, remains
-from dhp_sr.allocation.width_solver import Chooser
+from dhp_sr.allocation.budget import (
+    Budget,
+    BudgetError,
+    allowed_widths,
+    enforce_min_width,
+    split_by_group,
+)
+from dhp_sr.allocation.diagnostics import lower_bound, min_width_mask, share_per_group
+from dhp_sr.allocation.width_solver import WidthSolver
 from dhp_sr.archs import build
 from dhp_sr.channels.plan import make_plan
 from dhp_sr.cost.model import CostModel
@@ -106,7 +112,7 @@ def test_widths_are_those_of_the_layers(what):
 
 def test_the_floor_of_a_search_is_that_of_the_layers():
     plan = make_plan(DIVIDED["8 groups of 4"][0], torch.rand(1, 1, 12, 12))
-    kept = protect(plan, torch.arange(plan.size) - 100.0, 16)
+    kept = enforce_min_width(plan, torch.arange(plan.size) - 100.0, 16)
     assert kept.tolist() == [False, False, True, True] * 2
 
 
@@ -168,7 +174,7 @@ def test_what_stands_in_the_way_is_named_and_adds_up():
     with pytest.raises(BudgetError) as caught:
         hyper.prune_to(macs=0.1)
     text = str(caught.value)
-    hyper.mask.copy_(floor_mask(hyper.plan, Budget.from_target("macs", 0.1)))
+    hyper.mask.copy_(min_width_mask(hyper.plan, Budget.from_target("macs", 0.1)))
     costs = hyper.costs.by_parameter(hyper.mask, "macs")
     dense = hyper.dense_cost().macs
     part = {
@@ -197,8 +203,8 @@ def test_what_stands_in_the_way_is_named_and_adds_up():
 def test_parts_of_the_floors_add_up(case, kind):
     plan = make_plan(network(case), example(network(case)))
     costs, budget = CostModel(plan), Budget.from_target(kind, 0.5, None, 4, 4)
-    pinned, floors = remains(plan, costs, budget)
-    least = getattr(costs.value(floor_mask(plan, budget)), kind) / getattr(
+    pinned, floors = lower_bound(plan, costs, budget)
+    least = getattr(costs.value(min_width_mask(plan, budget)), kind) / getattr(
         costs.value(torch.ones(plan.size)), kind
     )
     assert sum(pinned.values()) + sum(floors.values()) == pytest.approx(least)
@@ -209,7 +215,7 @@ def test_parts_of_the_floors_add_up(case, kind):
 def test_a_group_controls_what_its_floor_saves(case):
     plain = network(case)
     hyper = convert(plain, example(plain))
-    shares = controlled(hyper.plan, hyper.costs, Budget.from_target("macs", 0.5, None, 4, 4))
+    shares = share_per_group(hyper.plan, hyper.costs, Budget.from_target("macs", 0.5, None, 4, 4))
     dense = complexity(plain, tuple(example(plain).shape)).macs
     for group in hyper.plan.prunable:
         hyper.set_masks({name: torch.ones_like(mask) for name, mask in hyper.masks.items()})
@@ -223,7 +229,7 @@ def test_neighbors_are_priced_as_they_cost(case):
     """What is added to the counts for a changed group equals the cost of the changed mask."""
     plan = make_plan(network(case), example(network(case)))
     costs, scores = CostModel(plan), torch.rand(plan.size)
-    chooser = Chooser(plan, scores, Budget.from_target("macs", 0.5, None, 4, 4), costs)
+    chooser = WidthSolver(plan, scores, Budget.from_target("macs", 0.5, None, 4, 4), costs)
     dense = costs.value(torch.ones(plan.size)).macs
     levels = torch.zeros(len(plan.prunable), dtype=torch.long)
     places, to = chooser._moves(levels, 3)
@@ -312,5 +318,7 @@ def test_one_very_low_score_leaves_the_order_of_the_others_alone():
         )
         scores[16:32] += 1e-2
         scores[-1] = lowest
-        widths = hyper.prune_to(macs=0.4, round_to=1, scores=split(hyper.plan, scores)).widths
+        widths = hyper.prune_to(
+            macs=0.4, round_to=1, scores=split_by_group(hyper.plan, scores)
+        ).widths
         assert list(widths.values())[1] == 16, lowest

@@ -4,14 +4,14 @@ import torch
 from networks import CASES, network
 from torch import nn
 
-from dhp_sr.cost.activation_memory import bytes_per_pixel
+from dhp_sr.cost.activation_memory import peak_activation_bytes
 
 
 def test_a_chain_holds_one_step_at_a_time():
     chain = nn.Sequential(
         nn.Conv2d(16, 32, 3, padding=1), nn.Conv2d(32, 64, 3, padding=1), nn.Conv2d(64, 16, 1)
     )
-    assert bytes_per_pixel(chain, 16) == 4 * 2 * (32 + 64)  # input and result, twice
+    assert peak_activation_bytes(chain, 16) == 4 * 2 * (32 + 64)  # input and result, twice
 
 
 def test_skips_are_held():
@@ -23,19 +23,19 @@ def test_skips_are_held():
         def forward(self, x):
             return x + self.two(self.one(x))
 
-    assert bytes_per_pixel(Skip(), 16) == 4 * (16 + 2 * (16 + 16))
+    assert peak_activation_bytes(Skip(), 16) == 4 * (16 + 2 * (16 + 16))
 
 
 def test_channels_fill_blocks_and_sides_count():
-    assert bytes_per_pixel(nn.Conv2d(3, 5, 1), 3) == 4 * 2 * (16 + 16)
-    assert bytes_per_pixel(nn.Conv2d(16, 16, 2, stride=2), 16) == 4 * 2 * (16 + 4)
+    assert peak_activation_bytes(nn.Conv2d(3, 5, 1), 3) == 4 * 2 * (16 + 16)
+    assert peak_activation_bytes(nn.Conv2d(16, 16, 2, stride=2), 16) == 4 * 2 * (16 + 4)
 
 
 def test_all_networks_have_one_and_double_types_do_not_count():
     for case in CASES:
         built = network(case)
-        found = bytes_per_pixel(built, built.in_channels, built.size_multiple)
-        assert found > 0 and found == bytes_per_pixel(
+        found = peak_activation_bytes(built, built.in_channels, built.size_multiple)
+        assert found > 0 and found == peak_activation_bytes(
             built.to(torch.float32), built.in_channels, built.size_multiple
         )
 
@@ -45,4 +45,4 @@ def test_what_cannot_be_followed_has_none():
         def forward(self, x):
             return x if x.sum() > 0 else -x
 
-    assert bytes_per_pixel(Branch(), 3) is None
+    assert peak_activation_bytes(Branch(), 3) is None

@@ -8,12 +8,12 @@ from networks import CASES, example, network
 from topologies import with_fixed_weight
 from torch import nn
 
-from dhp_sr.allocation.allocate import fit_measured
+from dhp_sr.allocation.allocate import allocate_measured_widths
 from dhp_sr.allocation.budget import Budget, BudgetError
 from dhp_sr.archs import build
 from dhp_sr.channels.plan import make_plan
-from dhp_sr.cost.latency_benchmark import Stopwatch
-from dhp_sr.cost.latency_lut import grid, prepare_table, record_calls
+from dhp_sr.cost.latency_benchmark import LatencyBenchmark
+from dhp_sr.cost.latency_lut import grid, prepare_lut, record_calls
 from dhp_sr.cost.model import CostModel
 from dhp_sr.hyper import convert
 from dhp_sr.utils.errors import UserError
@@ -56,7 +56,7 @@ def test_times_that_are_products_are_interpolated_exactly(clock, width):
     """Multiply-adds are bilinear in the widths, so what the table predicts is what the cut network takes."""
     plain, x = dncnn(), torch.rand(1, 1, 8, 8)
     plan = make_plan(plain, x)
-    costs = CostModel(plan, prepare_table(plain, x))
+    costs = CostModel(plan, prepare_lut(plain, x))
     mask = torch.cat([torch.arange(group.width) < width for group in plan.prunable])
     found, macs, dense = (
         costs.value(mask),
@@ -76,9 +76,9 @@ def test_times_that_are_products_are_interpolated_exactly(clock, width):
 def test_the_dense_network_takes_what_was_measured(case, clock):
     plain = network(case)
     x = example(plain)
-    table = prepare_table(plain, x)
+    table = prepare_lut(plain, x)
     costs = CostModel(make_plan(plain, x), table)
-    ones = torch.ones(costs.counts._channels.shape[1])
+    ones = torch.ones(costs.axis_sizes._channels.shape[1])
     assert costs.value(ones).latency == pytest.approx(table.dense_ms)
     assert float(costs.by_parameter(ones, "latency").sum()) == pytest.approx(table.dense_ms)
     marginal = costs.marginal(ones, "latency")
@@ -118,7 +118,7 @@ def test_layers_called_by_the_name_of_their_argument():
 ])  # fmt: skip
 def test_layers_with_computed_weights_are_part_of_the_rest(clock, norm):
     plain, x = Named(computed(norm)).eval(), torch.rand(1, 1, 12, 12)
-    table = prepare_table(plain, x)
+    table = prepare_lut(plain, x)
     assert [call.weight for call in table.calls] == [
         "first.weight",
         "middle.2.weight",
@@ -158,7 +158,7 @@ def test_a_network_without_layers_that_can_be_timed_is_told_what_to_ask_for():
 ], ids=str)  # fmt: skip
 def test_layers_of_all_kinds_are_rebuilt_at_every_width(layer):
     x = torch.rand(1, 16, *[8] * (layer.weight.dim() - 2))
-    (times,) = prepare_table(layer, x).layers.values()
+    (times,) = prepare_lut(layer, x).layers.values()
     assert (
         times["first"][-1] == layer.weight.shape[0] and times["second"][-1] == layer.weight.shape[1]
     )
@@ -168,7 +168,7 @@ def test_layers_of_all_kinds_are_rebuilt_at_every_width(layer):
 def test_a_layer_whose_weight_is_a_buffer_is_timed_like_any_other():
     fixed = with_fixed_weight(nn.Conv2d(8, 8, 3, groups=8))
     plain, x = nn.Sequential(nn.Conv2d(1, 8, 3), fixed, nn.Conv2d(8, 1, 3)), torch.rand(1, 1, 8, 8)
-    costs = CostModel(make_plan(plain, x), prepare_table(plain, x))
+    costs = CostModel(make_plan(plain, x), prepare_lut(plain, x))
     shares = dict(
         zip(costs.names, costs.by_parameter(torch.ones(8), "latency").tolist(), strict=True)
     )
@@ -178,22 +178,22 @@ def test_a_layer_whose_weight_is_a_buffer_is_timed_like_any_other():
 
 def test_a_linear_layer_is_timed_at_its_own_axis():
     plain = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(8 * 4, 6))
-    table = prepare_table(plain, torch.rand(1, 1, 4, 4))
+    table = prepare_lut(plain, torch.rand(1, 1, 4, 4))
     assert [len(times["ms"]) for times in table.layers.values()] == [8, 6]
 
 
 def test_the_table_is_kept_and_used_again(clock, tmp_path):
     path, plain, x = tmp_path / "table.json", dncnn(), torch.rand(1, 1, 8, 8)
     random = torch.get_rng_state()
-    first = prepare_table(plain, x, path=path)
+    first = prepare_lut(plain, x, path=path)
     assert torch.equal(torch.get_rng_state(), random)
     passes, text = clock["passes"], path.read_text()
-    again = prepare_table(plain, x, path=path)
+    again = prepare_lut(plain, x, path=path)
     assert clock["passes"] - passes == len(
         first.calls
     )  # one pass to see the shapes, none to measure
     assert again.times() == first.times() and path.read_text() == text
-    prepare_table(build("DnCNN", num_feat=16, num_layers=4), x, path=path)
+    prepare_lut(build("DnCNN", num_feat=16, num_layers=4), x, path=path)
     assert set(first.layers) < set(json.loads(path.read_text())["layers"])  # added to, not replaced
 
 
@@ -203,13 +203,13 @@ def test_the_table_is_kept_and_used_again(clock, tmp_path):
 ])  # fmt: skip
 def test_a_table_of_other_conditions_is_not_used(clock, tmp_path, change, expected):
     path, plain, x = tmp_path / "table.json", dncnn(), torch.rand(1, 1, 8, 8)
-    prepare_table(plain, x, path=path)
+    prepare_lut(plain, x, path=path)
     content = json.loads(path.read_text())
     content["conditions"].update(change)
     content["networks"] = {key: 1e9 for key in content["networks"]}
     path.write_text(json.dumps(content))
     with pytest.warns(UserWarning, match=expected):
-        table = prepare_table(plain, x, path=path)
+        table = prepare_lut(plain, x, path=path)
     assert table.dense_ms < 1e9 and json.loads(path.read_text())["conditions"]["threads"] == 1
 
 
@@ -218,11 +218,11 @@ def test_a_file_that_is_no_table(clock, tmp_path, text):
     path = tmp_path / "table.json"
     path.write_text(text)
     with pytest.warns(UserWarning, match=r"table\.json: expected a table of latencies"):
-        assert prepare_table(dncnn(), torch.rand(1, 1, 8, 8), path=path).dense_ms > 0
+        assert prepare_lut(dncnn(), torch.rand(1, 1, 8, 8), path=path).dense_ms > 0
 
 
 def test_a_stopwatch_measures_a_layer_once(clock):
-    watch, plain = Stopwatch(torch.rand(1, 1, 8, 8)), dncnn()
+    watch, plain = LatencyBenchmark(torch.rand(1, 1, 8, 8)), dncnn()
     first = watch.table(plain)
     passes = clock["passes"]
     assert watch.table(plain).times() == first.times()
@@ -237,7 +237,7 @@ def test_the_ratio_is_that_of_the_clock(clock):
         sum(p.numel() for n, p in one.named_parameters() if n.endswith("weight"))
         for one in (half, plain)
     ]
-    found = Stopwatch(x).ratio(half, plain)
+    found = LatencyBenchmark(x).ratio(half, plain)
     assert found == pytest.approx((cost[0] + 3 * 16) / (cost[1] + 3 * 32))
     assert plain.training
 
@@ -251,7 +251,7 @@ def test_a_latency_is_met_by_the_clock(clock, ratio):
     )
     assert abs(report.measured_latency_ratio - ratio) <= 0.025
     assert report.latency_ratio == pytest.approx(report.measured_latency_ratio, rel=0.02)
-    again = Stopwatch(torch.rand(1, 1, 8, 8)).ratio(hyper.cut(), plain)
+    again = LatencyBenchmark(torch.rand(1, 1, 8, 8)).ratio(hyper.cut(), plain)
     assert again == pytest.approx(report.measured_latency_ratio)
 
 
@@ -259,7 +259,7 @@ def loop(measure, ratio=0.5, **rules):
     """The loop over a network whose true times are `measure(predicted)`."""
     plain, x = dncnn(), torch.rand(1, 1, 8, 8)
     plan = make_plan(plain, x)
-    costs = CostModel(plan, prepare_table(plain, x))
+    costs = CostModel(plan, prepare_lut(plain, x))
     dense, seen = costs.value(torch.ones(plan.size)).latency, []
 
     def timed(mask):
@@ -267,7 +267,7 @@ def loop(measure, ratio=0.5, **rules):
         return seen[-1]
 
     rules = {"tolerance": 0.05, "round_to": 1, "min_width": 2, **rules}
-    mask, measured = fit_measured(
+    mask, measured = allocate_measured_widths(
         plan, torch.rand(plan.size), Budget.from_target("latency", ratio, **rules), costs, timed
     )
     return measured, seen, mask

@@ -9,7 +9,7 @@ from torch import nn
 
 from dhp_sr.allocation.budget import Budget
 from dhp_sr.archs import build
-from dhp_sr.cost.latency_benchmark import Stopwatch
+from dhp_sr.cost.latency_benchmark import LatencyBenchmark
 from dhp_sr.hyper import convert
 from dhp_sr.search import build_search
 from dhp_sr.search.width_prior import FLATTEST, LEVELS, STEEPEST, lines
@@ -140,7 +140,7 @@ def test_a_latency_that_rises_in_steps_is_met_at_their_tops(monkeypatch):
     handle = nn.modules.module.register_module_forward_hook(spend)
     try:
         hyper = convert(chain(), torch.rand(1, 1, 8, 8))
-        hyper.time_with(Stopwatch(torch.rand(1, 1, 8, 8)))
+        hyper.use_latency(LatencyBenchmark(torch.rand(1, 1, 8, 8)))
     finally:
         handle.remove()
     kept = lines(hyper, budget(0.6, "latency"), 0.0)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dhp_sr.allocation.budget import protect, split
+from dhp_sr.allocation.budget import enforce_min_width, split_by_group
 from dhp_sr.hyper import HyperNet
 from dhp_sr.hyper.gated import gate
 from dhp_sr.search.base import Search, SearchSettings, gradients, set_latents
@@ -146,7 +146,7 @@ class HSN(Search):
         """Draw gates, at least `min_width` of each group open."""
         shifted = self._logits.detach() + self._own.offset
         drawn = draw(shifted, self._own.temperature, self._noise, soft=soft)
-        forced = protect(self.hyper.plan, drawn.score, self.settings.budget.min_width) & (
+        forced = enforce_min_width(self.hyper.plan, drawn.score, self.settings.budget.min_width) & (
             drawn.score <= 0
         )
         return drawn._replace(value=drawn.value.masked_fill(forced, 1.0))
@@ -177,7 +177,7 @@ class HSN(Search):
         self.hyper.mask.copy_(self._mask())
 
     def _mask(self) -> Tensor:
-        return protect(self.hyper.plan, self.scores(), self.settings.budget.min_width)
+        return enforce_min_width(self.hyper.plan, self.scores(), self.settings.budget.min_width)
 
     def _figures(self) -> dict[str, float]:
         """Return the share of channels that are undecided, and each layer's width and factor."""
@@ -185,7 +185,7 @@ class HSN(Search):
         undecided = (probability > AMBIGUOUS[0]) & (probability < AMBIGUOUS[1])
         widths = {
             name: int(mask.sum())
-            for name, mask in split(self.hyper.plan, self.hyper.mask.cpu()).items()
+            for name, mask in split_by_group(self.hyper.plan, self.hyper.mask.cpu()).items()
         }
         factors = self._scaling.factors.tolist()
         return {
