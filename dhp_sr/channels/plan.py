@@ -62,6 +62,10 @@ class Layer:
     positions: int
     """How often each entry is multiplied, for one sample of the example's size."""
     shape: tuple[int, ...]
+    out_dim: int
+    """Axis of the weight that holds the output channels."""
+    output_elements: int
+    """Size of the layer's output for one sample of the example's size, summed over its calls."""
 
     @property
     def macs(self) -> int:
@@ -182,7 +186,14 @@ def _plan(
     }
     multiplied = {**shapes, **constants}
     layers = tuple(
-        Layer(name, analysis.kinds[name], count, multiplied[name])
+        Layer(
+            name,
+            analysis.kinds[name],
+            count,
+            multiplied[name],
+            analysis.out_dims[name],
+            analysis.output_elements[name],
+        )
         for name, count in analysis.positions.items()
     )
     found = _numbers(analysis, places, size)

@@ -49,6 +49,8 @@ class AnalysisContext:
         self.positions: dict[str, int] = {}
         """Weight name -> how often each of its entries is multiplied, for one sample."""
         self.kinds: dict[str, str] = {}
+        self.out_dims: dict[str, int] = {}
+        self.output_elements: dict[str, int] = {}
         """Weight name -> kind of its layer."""
         self.computed_with: dict[str, str] = {}
         """Name of a weight that something else than its layers reads -> why its channels must stay."""
@@ -91,10 +93,22 @@ class AnalysisContext:
         """Note that an axis of a weight holds the channels of one of several groups, which are alike."""
         self.weight_groups[self.name(weight), dim] = groups
 
-    def record_macs(self, weight: str, positions: int, kind: str) -> None:
-        """ChannelRange `positions` more uses of every entry of a weight."""
+    def record_macs(
+        self, weight: str, positions: int, kind: str, *, out_dim: int, output_elements: int
+    ) -> None:
+        """Count a call of a layer: `positions` more uses of every entry of its weight.
+
+        Args:
+            weight: name of the weight.
+            positions: how often each entry of it is multiplied.
+            kind: the layer's kind.
+            out_dim: axis of the weight that holds the output channels.
+            output_elements: size of the layer's output, for one sample.
+        """
         name = self.name(weight)
         self.positions[name] = self.positions.get(name, 0) + positions
+        self.output_elements[name] = self.output_elements.get(name, 0) + output_elements
+        self.out_dims[name] = out_dim
         self.kinds[name] = kind
 
     def pin(self, ids: Any, reason: str) -> None:

@@ -60,10 +60,16 @@ class Weights:
         if isinstance(self.weight, str):
             self._op.analysis.record_groups(self.weight, dim, groups)
 
-    def record_macs(self, positions: int, kind: str) -> None:
-        """ChannelRange the uses of the weight."""
+    def record_macs(self, positions: int, kind: str, out_dim: int = 0) -> None:
+        """Count the uses of the weight, and the elements that the layer puts out."""
         if isinstance(self.weight, str):
-            self._op.analysis.record_macs(self.weight, positions, kind)
+            self._op.analysis.record_macs(
+                self.weight,
+                positions,
+                kind,
+                out_dim=out_dim,
+                output_elements=math.prod(self._op.value.shape[1:]),
+            )
         if self._op.module is not None and "weight" in self._op.module._non_persistent_buffers_set:
             raise ValueError("its weight is a buffer outside the state dict")
 
@@ -116,7 +122,9 @@ def transposed_convolution(op: OpContext) -> Tensor:
     """Transposed convolution: its weight is (in, out / groups, ...), and each entry meets every input position."""
     weights, incoming = Weights(op), _incoming(op)
     groups, (into, per_group, *_) = _groups(op, 6), weights.shape
-    weights.record_macs(math.prod(op.shape(op.source)[2:]), "transposed conv")
+    # A depthwise one passes its input's channels through, which lie along its first axis.
+    out_dim = 0 if 1 < groups == into else 1
+    weights.record_macs(math.prod(op.shape(op.source)[2:]), "transposed conv", out_dim)
     if groups > 1 and groups < into:
         union_chunks(op, incoming, groups)
     incoming = weights.bind_axis(0, incoming)
