@@ -193,7 +193,7 @@ def _options(
     else:
         own += [f"compress.method={entry.method}", f"compress.target.macs={case.keep_ratio}"]
         own += [f"compress.dense_iter={phases.dense}", f"compress.search_iter={phases.search}"]
-    if entry.preset == "faithful":
+    if entry.preset == "paper":
         own += [f"{key}={value}" for key, value in published(phases.search).items()]
     rounding = [f"compress.round_to={entry.round_to}"] if entry.round_to else []
     return resolve_paths(

@@ -5,8 +5,8 @@
 Each preset searches the same small network several times: from other initial latents, everything else equal; with
 another seed (latents, order of the images, patches, noise); and with other data and each of these seeds. Where the loss
 decides, the initial |z| says little about the final one, the kept channels are much the same again from other latents
-and with another seed, and less so with other data. `modern` starts from z = 1 and leaves it there; here its latents are
-scattered and the weights take up the inverse, so that the network computes what it did. `faithful` starts from
+and with another seed, and less so with other data. `default` starts from z = 1 and leaves it there; here its latents are
+scattered and the weights take up the inverse, so that the network computes what it did. `paper` starts from
 random latents and weights, as published, with a rate of shrinking that fits its length.
 """
 
@@ -43,7 +43,7 @@ from dhp_sr.utils.devices import select_device  # noqa: E402
 from dhp_sr.utils.errors import exit_code  # noqa: E402
 
 SPREAD = 0.5
-"""Standard deviation of log z where `modern` is scattered."""
+"""Standard deviation of log z where `default` is scattered."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def _chance(plan: ChannelPlan, mask: Tensor, seed: int) -> float:
 def _changes(preset: str, arguments: argparse.Namespace) -> list[str]:
     length = arguments.dense + arguments.search
     own = {"train.total_iter": 2 * length}  # the rates are those of a run that goes on
-    if preset == "modern":
+    if preset == "default":
         own |= {"compress.dense_iter": arguments.dense, "compress.search_iter": arguments.search}
     else:
         own |= published(length)
@@ -185,7 +185,7 @@ def _begin(
     torch.manual_seed(latents)
     training.advance(options.compress.dense_iter)
     hyper = training.network
-    if options.compress.preset == "modern":
+    if options.compress.preset == "default":
         scatter(hyper, latents)
     return training, torch.cat([latent.detach().abs().clone() for latent in hyper.latents.values()])
 
@@ -207,17 +207,17 @@ def _search(
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument(
-        "--presets", nargs="+", choices=("faithful", "modern"), default=["faithful", "modern"]
+        "--presets", nargs="+", choices=("paper", "default"), default=["paper", "default"]
     )
     parser.add_argument("--option-file", type=Path, default=ROOT / "options" / "dncnn_s25_cpu.yml")
     parser.add_argument(
-        "--dense", type=int, default=1200, help="iterations before the search of the modern preset"
+        "--dense", type=int, default=1200, help="iterations before the search of the default preset"
     )
     parser.add_argument(
         "--search",
         type=int,
         default=600,
-        help="iterations of its search; faithful searches all along",
+        help="iterations of its search; paper searches all along",
     )
     parser.add_argument("--draws", type=int, default=3, help="initial latents, and seeds")
     parser.add_argument("--other-sigma", type=float, default=70.0, help="noise of the other data")

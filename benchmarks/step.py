@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.memory import cuda_peak_bytes, held, kept_for_backward
 from benchmarks.rounds import quartiles, ratios, take_turns
 from dhp_sr.config import Options, load_options
-from dhp_sr.search.dhp import INTERVAL
+from dhp_sr.search.gradual_taylor import INTERVAL
 from dhp_sr.training.compression import Compression
 from dhp_sr.training.distributed import DistributedContext
 

@@ -45,25 +45,25 @@ class Entry:
     """Iterations of the search, as a fraction of those that the dense network could take in all the time."""
     round_to: int | None = None
     """Widths are multiples of this; None: of what the option file says."""
-    preset: str = "modern"
+    preset: str = "default"
     """Of the method dhp."""
 
 
 FROM_NOTHING = {
     "dense": Entry("dense", dense=1.0),
     "dhp": Entry("dhp", dense=0.03, search=0.04),
-    "dhp_faithful": Entry("dhp", search=0.3, preset="faithful"),
+    "dhp_paper": Entry("dhp", search=0.3, preset="paper"),
     "hsn": Entry("hsn", dense=0.2, search=0.1),
     "magnitude": Entry("magnitude", dense=0.2, search=0.1),
     "uniform": Entry("uniform", round_to=1),
     "uniform_stepped": Entry("uniform"),
     "random": Entry("random"),
-    "lines": Entry("lines"),
+    "prior_widths": Entry("prior_widths"),
 }
 """The controls of fixed widths train from scratch: even ones to the channel, even ones in the option file's steps,
 widths drawn at random in them, and those that dhp makes for; magnitude prunes a network that it has trained for 0.3 of
 the time, dense phase and search together, for it needs trained weights. dhp's shares were chosen after runs with 0.18
-of the time before the cut, where steps were missing; those of magnitude, hsn and the published search (dhp_faithful)
+of the time before the cut, where steps were missing; those of magnitude, hsn and the published search (dhp_paper)
 were not tried otherwise."""
 
 FROM_TRAINED = {
@@ -74,9 +74,9 @@ FROM_TRAINED = {
     "uniform": Entry("uniform", round_to=1),
     "uniform_stepped": Entry("uniform"),
     "random": Entry("random"),
-    "lines": Entry("lines"),
+    "prior_widths": Entry("prior_widths"),
 }
-"""The controls cut at once: uniform and lines the last channels of each group, magnitude the weakest, random any. dhp
+"""The controls cut at once: uniform and prior_widths the last channels of each group, magnitude the weakest, random any. dhp
 has the 300 iterations of the option file; hsn's share was not tried otherwise."""
 
 

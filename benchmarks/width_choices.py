@@ -6,9 +6,10 @@ import torch
 
 from dhp_sr.allocation.budget import Budget, BudgetError
 from dhp_sr.channels.plan import ChannelPlan
+from dhp_sr.config.compress import DHPOptions
 from dhp_sr.cost.latency_benchmark import LatencyBenchmark
 from dhp_sr.hyper import HyperNet
-from dhp_sr.search import build_search
+from dhp_sr.search import SearchSettings, build_search
 
 KEEP = 0.5
 TOLERANCE = 0.01
@@ -50,12 +51,12 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Lines:
-    """The widths at which groups slow down in a search by dhp: what it finds where the data have no say."""
+class PriorWidths:
+    """The widths of the baseline `prior_widths`, which the default search aims for."""
 
     round_to: int
-    price_power: float = 0.0
-    """As in `compress`."""
+    cost_exponent: float = 0.0
+    """As in `compress.dhp`."""
     kind: str = "macs"
     """What half is kept of; `latency`: PyTorch's time for the example's size on one thread, within 5 %."""
 
@@ -67,13 +68,12 @@ class Lines:
         """
         if self.kind == "latency":
             hyper.use_latency(LatencyBenchmark(hyper.random_input()))
-        build_search(
-            "lines",
-            hyper,
-            Budget.from_target(self.kind, KEEP, TOLERANCES[self.kind], self.round_to),
+        settings = SearchSettings(
+            budget=Budget.from_target(self.kind, KEEP, TOLERANCES[self.kind], self.round_to),
             iterations=1,
-            price_power=self.price_power,
+            method_options=dict(DHPOptions(cost_exponent=self.cost_exponent)),
         )
+        build_search("prior_widths", hyper, settings)
 
 
 UNIFORM = {
@@ -83,9 +83,9 @@ UNIFORM = {
 }
 """For every network; the first is what `method: uniform` gives."""
 
-LINES = {
-    "lines of dhp, steps of 16": Lines(16),
-    "lines of dhp, half the time": Lines(16, kind="latency"),
+PRIOR = {
+    "prior widths, steps of 16": PriorWidths(16),
+    "prior widths, half the time": PriorWidths(16, kind="latency"),
 }
 """For every network as well."""
 
@@ -95,15 +95,15 @@ SHAPED = {
     "narrow up-sampler, wide trunk": Choice(16, trunk=0.5, up=2),
     "narrow up-sampler, steps of 8": Choice(8, up=2),
     "narrow trunk": Choice(16, trunk=1.5, inner=0.5),
-    "lines of dhp, price_power 0.75, steps of 16": Lines(16, 0.75),
+    "prior widths, cost_exponent 0.75, steps of 16": PriorWidths(16, 0.75),
 }
 """For networks with an up-sampler as well."""
 
 
-def choices(plan: ChannelPlan) -> dict[str, Choice | Lines]:
+def choices(plan: ChannelPlan) -> dict[str, Choice | PriorWidths]:
     """Return name -> choice for a network."""
     shaped = any(_kind(plan, group.name) == "up" for group in plan.prunable)
-    return {**UNIFORM, **LINES, **(SHAPED if shaped else {})}
+    return {**UNIFORM, **PRIOR, **(SHAPED if shaped else {})}
 
 
 def _kind(plan: ChannelPlan, name: str) -> str:

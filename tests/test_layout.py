@@ -57,7 +57,7 @@ def test_paper_files_hold_the_papers_settings(name):
     path = ROOT / "options" / f"{name}.yml"
     options = load_options(path)
     compress = options.compress
-    assert (compress.preset, compress.round_to, compress.tolerance) == ("modern", 16, 0.01)
+    assert (compress.preset, compress.round_to, compress.tolerance) == ("default", 16, 0.01)
     assert (options.train.optim_g.type, options.train.optim_g.lr) == ("Adam", 1e-4)
     epoch = {"edsr": 2013, "srresnet": 2013, "dncnn": 10412, "unet": 10000}[path.stem.split("_")[0]]
     converge = 299 if options.scale == 4 else 59

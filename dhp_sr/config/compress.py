@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from dhp_sr.config.methods import rules_of
+from dhp_sr.config.methods import METHODS, MethodName
 from dhp_sr.config.section import Fraction, NotNegative, Positive, Section
 from dhp_sr.utils.hardware import MAX_THREADS
 
@@ -77,43 +77,63 @@ class Distill(Section):
     """Classification only: what both networks' scores are divided by before they are compared; default: 4."""
 
 
-class HSN(Section):
-    """`compress.hsn`: the structure network and its objective, loss + penalty * budget term.
+class DHPOptions(Section):
+    """`compress.dhp`: settings for research on the default search and on the paper's."""
 
-    What the paper says of these is not known; the values are of its authors' later code unless a line says otherwise.
+    cost_exponent: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Preset `default`, and method `prior_widths`: exponent p of the width prior. A layer is aimed
+    at a fraction of its weights that is proportional to (weights / cost)**p. 0: equal fractions;
+    0.5: wide where weights are cheap, as deep in a ResNet."""
+    penalty: Annotated[float, Field(ge=0)] = 0.1
+    """Preset `paper`: the fixed lambda of the l1 penalty."""
+    latent_lr: Annotated[float, Field(gt=0)] = 1e-4
+    """Preset `paper`: learning rate of the latents."""
+
+
+class HSNOptions(Section):
+    """`compress.hsn`: the structure network and its objective, loss + penalty * cost regularizer.
+
+    What the paper says of these is not known; the values are those of its authors' later code
+    unless a field says "ours".
     """
 
     lr: Annotated[float, Field(gt=0)] = 1e-3
-    """Of AdamW, constant."""
+    """Learning rate of AdamW, constant."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    """Weight decay of AdamW."""
     temperature: Annotated[float, Field(gt=0)] = 0.4
-    """Of the gates' sigmoid."""
-    offset: float = 3.0
-    """Added to every logit, so that the search begins with nearly all channels open."""
+    """Temperature of the gates' sigmoid."""
+    logit_bias: float = 3.0
+    """Added to every logit, so that the search begins with nearly all channels kept."""
     penalty: Annotated[float, Field(ge=0)] | None = None
-    """Weight of the budget's term beside the loss; default: as `balance` says. 4 is usual for cross-entropy."""
-    balance: Annotated[float, Field(gt=0)] = 1.0
-    """Norm of the budget's gradient on the gates, where there is one, in terms of the loss's; ours."""
-    approach: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Fraction of the search in which the kept fraction asked for falls from 1 to the budget; 0: at once, as in the
-    authors' code. The line is ours."""
-    budget_term: Literal["two_sided", "one_sided", "distance"] = "two_sided"
-    """The absolute value of log(kept / asked); log(max(kept, asked) / asked); or log(1 + |kept - asked|)."""
-    budget_gates: Literal["mask", "drawn"] = "mask"
-    """What is priced: the mask as it would be cut (ours), or a second draw, as in the authors' code."""
+    """Fixed weight of the cost regularizer beside the loss; 4 is usual for cross-entropy. Default:
+    found by `gradient_balance`."""
+    gradient_balance: Annotated[float, Field(gt=0)] = 1.0
+    """Norm of the regularizer's gradient on the logits, relative to that of the loss; ours."""
+    target_ramp: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Fraction of the search in which the target falls linearly from 1 to the budget; 0: at once,
+    as in the authors' code. The ramp is ours."""
+    cost_regularizer: Literal["two_sided", "one_sided", "distance"] = "two_sided"
+    """|log(kept / target)|; log(max(kept, target) / target); or log(1 + |kept - target|)."""
+    cost_gates: Literal["mask", "sampled"] = "mask"
+    """Channels whose cost is regularized: those that a cut would keep now (ours), or a second
+    sample of the gates, as in the authors' code."""
     task_gates: Literal["hard", "soft"] = "hard"
-    """Whether the loss sees rounded gates, as in the formulas, or the sigmoid's values, as in most of the code."""
-    layer_scaling: Literal["loss", "flops", "none"] = "loss"
-    """Which gradient the learned factors of the layers multiply; none is the ablation without them."""
-    scaling_rate: Annotated[float, Field(ge=0)] = 0.01
-    """Step of these factors; ours."""
+    """Whether the loss sees rounded gates, as in the formulas, or the values of the sigmoid, as in
+    most of the authors' code."""
+    layer_scaling: Literal["loss", "cost", "none"] = "loss"
+    """Gradient that the learned factor of each layer multiplies; none: no such factors."""
+    scaling_lr: Annotated[float, Field(ge=0)] = 0.01
+    """Step size of these factors; ours."""
 
 
 class Compress(Section):
     """`compress`: the method, the budget, the length of the phases. Without it a run trains the dense network."""
 
-    method: str = "dhp"
-    preset: Literal["modern", "faithful"] = "modern"
+    method: MethodName = "dhp"
+    """The search; or one of the baselines uniform, random, magnitude, prior_widths."""
+    preset: Literal["default", "paper"] = "default"
+    """Method dhp: our search, or the published one for reproduction."""
     parametrization: Literal["factored", "full"] = "factored"
     target: Targets
     """A list gives several models from one search: each is cut after it and finetuned on its own, for as many
@@ -131,21 +151,14 @@ class Compress(Section):
     """Iterations of ordinary training before the search."""
     search_iter: NotNegative
     """Iterations of the search; what remains of `train.total_iter` finetunes the cut network."""
-    latent_lr: Annotated[float, Field(gt=0)] | None = None
-    """Step size of the latents; the default is the preset's."""
-    penalty: Annotated[float, Field(ge=0)] | None = None
-    """Fixed lambda of the faithful preset; the modern one finds its own."""
-    price_power: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """How much the modern preset leans on prices: a layer is aimed at a part of its weights that goes with this power
-    of the weights that a unit of cost buys there. 0: equal parts; 0.5: wide where weights are cheap, as deep in a
-    ResNet."""
     scheduler: Scheduler | None = None
     """Own schedule of dense training and search. With it, `train.scheduler` counts from the cut."""
     distill: Distill | None = None
-    keep_streams: bool | None = None
-    """Whether channels of tensors that are summed, as in residual streams, all stay; default: true for hsn, as in its
-    paper, false for the others."""
-    hsn: HSN = HSN()
+    prune_residual: bool | None = None
+    """Whether channels that are coupled by additions, as along a residual connection, may be
+    pruned. Default: false for hsn, as in its paper, true for the others."""
+    dhp: DHPOptions = DHPOptions()
+    hsn: HSNOptions = HSNOptions()
     latency_size: Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = None
     """Height and width of the input that times are measured for; default: 128 and 128, of a classifier its own size."""
     latency_threads: Annotated[int, Field(gt=0, le=MAX_THREADS)] = 1
@@ -167,17 +180,17 @@ class Compress(Section):
         return target
 
     @property
-    def streams_stay(self) -> bool:
-        """Whether channels of summed tensors all stay."""
-        return (
-            rules_of(self.method).streams_stay if self.keep_streams is None else self.keep_streams
-        )
+    def prunes_residual(self) -> bool:
+        """`prune_residual`, or the default of the method."""
+        if self.prune_residual is None:
+            return METHODS[self.method].prune_residual
+        return self.prune_residual
 
     @property
-    def own(self) -> dict[str, Any]:
-        """The section of the method alone."""
-        section = getattr(self, self.method, None)
-        return dict(section) if isinstance(section, Section) else {}
+    def method_options(self) -> dict[str, Any]:
+        """Settings of the method alone, by name; empty if it has none."""
+        section = METHODS[self.method].section
+        return dict(getattr(self, section)) if section else {}
 
     @property
     def targets(self) -> tuple[Target, ...]:

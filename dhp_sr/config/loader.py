@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from dhp_sr.config.checks import idle_settings, problems
 from dhp_sr.config.messages import explain, show
 from dhp_sr.config.overrides import apply_overrides
+from dhp_sr.config.renamed import use_current_names
 from dhp_sr.config.schema import Options
 from dhp_sr.config.yaml import lines_of, parse
 from dhp_sr.utils.errors import UserError
@@ -21,6 +22,7 @@ def load_options(path: str | Path, overrides: Sequence[str] = ()) -> Options:
     Args:
         path: the YAML file.
         overrides: `section.key=value` each, the value read as YAML; they win over the file.
+            Former names of keys and values are accepted in both, with a warning.
 
     Raises:
         UserError: the file cannot be read, is no YAML mapping, or does not fit the schema; all mistakes in one message.
@@ -31,10 +33,13 @@ def load_options(path: str | Path, overrides: Sequence[str] = ()) -> Options:
             f"{path}, line 1: expected a mapping of option keys (name, network_g, ...), found {show(raw)}"
         )
     raw, set_names = apply_overrides(raw, overrides)
+    raw, renamed = use_current_names(raw, set_names)
 
     def place(keys: Sequence[str]) -> str:
         return _place(keys, lines_of(node, keys), set_names)
 
+    for keys, text in renamed:
+        warnings.warn(f"{path}: {place(keys)} {text}", stacklevel=2)
     try:
         options = Options.model_validate(raw)
     except ValidationError as error:

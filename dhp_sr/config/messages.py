@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from dhp_sr.config.datasets import KINDS, dataset_kind
+from dhp_sr.config.renamed import former_name_of
 from dhp_sr.config.schema import Options
 from dhp_sr.config.section import Section
 from dhp_sr.utils.names import nearest
@@ -101,6 +102,9 @@ def _message(
     kind, value = detail["type"], detail["input"]
     if kind in ("extra_forbidden", "invalid_key") and parent:
         known = parent.model_fields
+        current_name = former_name_of(tuple(path))
+        if current_name is not None:
+            return f"former name of {current_name}, which is set as well; delete one of them"
         return f"unknown key{nearest(path[-1], known) or '; known here: ' + ', '.join(known)}"
     expected = describe(field.annotation, field.metadata) if field else "a section"
     if kind == "missing":

@@ -1,43 +1,47 @@
-"""What each search method makes of the settings in `compress`: a method that is not like dhp has its row here."""
+"""The search methods by name, and what each expects of the other settings in `compress`.
+
+The engine is not imported here: option files are checked without torch. A test asserts that the
+names equal those of `dhp_sr.search.METHODS`.
+"""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-CONTROLS = ("uniform", "random", "magnitude", "lines")
-"""Methods that do not listen to the loss; a search has to beat them."""
-
-LATENT_SETTINGS = ("preset", "latent_lr", "penalty", "price_power")
-"""Keys of `compress` for methods that move latents."""
+MethodName = Literal["dhp", "hsn", "uniform", "random", "magnitude", "prior_widths"]
+"""Values of `compress.method`."""
 
 
 @dataclass(frozen=True)
-class MethodRules:
-    """What differs between methods; the default is a method with latents, such as dhp."""
+class MethodSpec:
+    """Requirements and defaults of a method."""
 
-    moves_no_latents: str = ""
-    """Why `LATENT_SETTINGS` have no effect; empty where they have."""
-    follows_prices: bool = False
-    """Whether `price_power` has one all the same."""
-    parametrization: str = ""
-    """The only one that it works with; empty: any."""
-    wants_trained: str = ""
-    """Why the network has to be trained before the search; empty where it need not be."""
-    streams_stay: bool = False
-    """Default of `compress.keep_streams`."""
+    is_baseline: bool = False
+    """Whether the method takes no account of the loss; a search has to beat these."""
+    section: str | None = None
+    """Section of `compress` that holds the settings of the method alone."""
+    has_presets: bool = False
+    """Whether `compress.preset` has an effect."""
+    parametrization: str | None = None
+    """The only value of `compress.parametrization` that the method works with; None: any."""
+    freezes_weights: bool = False
+    """Whether weights stay as they are during the search, so that they must be trained before."""
+    prune_residual: bool = True
+    """Default of `compress.prune_residual`."""
 
 
-RULES: dict[str, MethodRules] = {
-    "hsn": MethodRules(
-        moves_no_latents="takes its settings from compress.hsn",
-        parametrization="factored",
-        wants_trained="leaves the weights as they are while it searches",
-        streams_stay=True,
+METHODS: dict[MethodName, MethodSpec] = {
+    "dhp": MethodSpec(section="dhp", has_presets=True),
+    "hsn": MethodSpec(
+        section="hsn", parametrization="factored", freezes_weights=True, prune_residual=False
     ),
-    **dict.fromkeys(CONTROLS, MethodRules(moves_no_latents="has no latents to move")),
-    "lines": MethodRules(moves_no_latents="has no latents to move", follows_prices=True),
+    "uniform": MethodSpec(is_baseline=True),
+    "random": MethodSpec(is_baseline=True),
+    "magnitude": MethodSpec(is_baseline=True),
+    # the widths that dhp aims for, so they follow the same setting of its section
+    "prior_widths": MethodSpec(is_baseline=True, section="dhp"),
 }
-"""Name of a method -> what it wants; one without a row wants nothing."""
 
+BASELINES = tuple(name for name, spec in METHODS.items() if spec.is_baseline)
+"""Names of the methods that take no account of the loss."""
 
-def rules_of(method: str) -> MethodRules:
-    """Return what a method makes of the settings."""
-    return RULES.get(method, MethodRules())
+assert set(METHODS) == set(get_args(MethodName))

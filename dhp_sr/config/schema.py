@@ -3,13 +3,15 @@
 The classes are decoded once, checked together and never changed afterwards. An unknown key is an error.
 """
 
+import warnings
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from dhp_sr.config.classification import ClassificationTrain, ClassificationVal
 from dhp_sr.config.compress import Compress, Scheduler
 from dhp_sr.config.datasets import TrainDataset, ValDataset, decode_datasets
+from dhp_sr.config.renamed import use_current_names
 from dhp_sr.config.section import Momentum, NotNegative, Positive, Section, Seed
 
 
@@ -119,3 +121,14 @@ class Options(Section):
     train: Train
     val: Val = Val()
     logger: Logger = Logger()
+
+    @model_validator(mode="before")
+    @classmethod
+    def accept_former_names(cls, raw: Any) -> Any:
+        """Translate former names of keys and values, with a warning; the loader did so before."""
+        if not isinstance(raw, dict):
+            return raw
+        current, notices = use_current_names(raw)
+        for keys, text in notices:
+            warnings.warn(f"{'.'.join(keys)} {text}", stacklevel=2)
+        return current

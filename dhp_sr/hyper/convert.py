@@ -18,7 +18,7 @@ def convert(
     parametrisation: str = "factored",
     exclude: Sequence[str] = (),
     *,
-    keep_streams: bool = False,
+    prune_residual: bool = True,
 ) -> HyperNet:
     """Convert a network, fresh or trained; with all latents at 1 the result computes what the network does.
 
@@ -27,7 +27,8 @@ def convert(
         example_input: an input batch; costs are counted for it, and the cut is checked at its shape.
         parametrisation: `factored` (W = z_out (x) z_in * V) or `full` (the paper's hypernetwork).
         exclude: names or patterns of layers whose output channels must all stay.
-        keep_streams: whether channels that are summed, as in a residual stream, must all stay.
+        prune_residual: whether channels that are coupled by additions, as along a residual connection,
+            may be pruned.
 
     Raises:
         TraceError: the network cannot be traced.
@@ -39,7 +40,7 @@ def convert(
             f"{type(network).__name__}: expected a network with parameters to prune, found none; keep layers as "
             "attributes of their module, or in a ModuleList"
         )
-    plan = make_plan(network, example_input, exclude, prune_residual=not keep_streams)
+    plan = make_plan(network, example_input, exclude, prune_residual=prune_residual)
     copied = copy.deepcopy(network)
     frozen = [name for name, parameter in copied.named_parameters() if not parameter.requires_grad]
     weights = build_parametrization(parametrisation, copied, plan)  # may freeze more

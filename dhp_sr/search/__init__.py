@@ -1,68 +1,69 @@
-"""The search methods. A new one is one file and one row of `METHODS`."""
+"""Search methods: they choose the channels to keep while a hyper network trains.
 
-from collections.abc import Callable, Mapping
-from typing import Any
+`base.Search` says what a method is. `gradual_taylor` is the default, `paper` the published search
+of DHP, `hsn` the hyper-structure network, `baselines` what they are compared with. A new method is
+a file here, a row of `METHODS` and a row of `dhp_sr.config.methods.METHODS`.
+"""
 
-from dhp_sr.allocation.budget import Budget
+from collections.abc import Callable
+
 from dhp_sr.hyper import HyperNet
-from dhp_sr.search.base import Search, SearchSettings
-from dhp_sr.search.dhp import ModernDHP
+from dhp_sr.search.base import Search
+from dhp_sr.search.baselines import Magnitude, PriorWidths, Random, Uniform
+from dhp_sr.search.gradual_taylor import GradualTaylorPruning
 from dhp_sr.search.hsn.search import HSN
-from dhp_sr.search.magnitude import Magnitude
-from dhp_sr.search.paper import FaithfulDHP
-from dhp_sr.search.prior_widths import OnLines
-from dhp_sr.search.random import Random
-from dhp_sr.search.uniform import Uniform
+from dhp_sr.search.paper import PaperDHP
+from dhp_sr.search.settings import DHPSettings, HSNSettings, SearchSettings
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.names import nearest
 
 
-def _dhp(hyper: HyperNet, settings: SearchSettings) -> Search:
-    return {"modern": ModernDHP, "faithful": FaithfulDHP}[settings.preset](hyper, settings)
+def _build_dhp(hyper: HyperNet, settings: SearchSettings) -> Search:
+    options = DHPSettings(**settings.method_options)
+    if settings.preset == "default":
+        return GradualTaylorPruning(hyper, settings, options.cost_exponent)
+    if settings.preset == "paper":
+        return PaperDHP(hyper, settings, penalty=options.penalty, lr=options.latent_lr)
+    raise UserError(f"compress.preset must be default or paper, found {settings.preset!r}")
+
+
+def _build_hsn(hyper: HyperNet, settings: SearchSettings) -> Search:
+    return HSN(hyper, settings, HSNSettings(**settings.method_options))
+
+
+def _build_prior_widths(hyper: HyperNet, settings: SearchSettings) -> Search:
+    return PriorWidths(hyper, settings, DHPSettings(**settings.method_options).cost_exponent)
 
 
 METHODS: dict[str, Callable[[HyperNet, SearchSettings], Search]] = {
-    "dhp": _dhp,
-    "hsn": HSN,
+    "dhp": _build_dhp,
+    "hsn": _build_hsn,
     "uniform": Uniform,
     "random": Random,
     "magnitude": Magnitude,
-    "lines": OnLines,
+    "prior_widths": _build_prior_widths,
 }
-"""Name in the option file -> how to make the search."""
+"""Name in the option file -> function that makes the search."""
 
 
-def build_search(
-    method: str,
-    hyper: HyperNet,
-    budget: Budget,
-    *,
-    iterations: int,
-    preset: str = "modern",
-    seed: int = 0,
-    latent_lr: float | None = None,
-    penalty: float | None = None,
-    price_power: float = 0.0,
-    own: Mapping[str, Any] | None = None,
-) -> Search:
-    """Make a search by name, down to a budget.
+def build_search(method: str, hyper: HyperNet, settings: SearchSettings) -> Search:
+    """Make a search by name.
 
-    The further arguments are those of the option file's `compress`, `own` its section for the method.
+    Args:
+        method: Key of `METHODS`.
+        hyper: The network to search in.
+        settings: Budget, length, seed, and the method's own options.
 
     Raises:
-        UserError: an unknown method or preset.
-        BudgetError: a method that chooses its widths at once cannot meet the budget.
+        UserError: Unknown method or preset, or the network does not suit the method.
+        BudgetError: The budget cannot be met (baselines with fixed widths).
     """
     if method not in METHODS:
         raise UserError(
-            f"compress.method must be one of {', '.join(METHODS)}; found {method!r}{nearest(method, METHODS)}"
+            f"compress.method must be one of {', '.join(METHODS)}; "
+            f"found {method!r}{nearest(method, METHODS)}"
         )
-    if preset not in ("modern", "faithful"):
-        raise UserError(f"compress.preset must be modern or faithful, found {preset!r}")
-    settings = SearchSettings(
-        budget, iterations, preset, seed, latent_lr, penalty, price_power, own or {}
-    )
     return METHODS[method](hyper, settings)
 
 
-__all__ = ["METHODS", "Search", "SearchSettings", "build_search"]
+__all__ = ["METHODS", "DHPSettings", "HSNSettings", "Search", "SearchSettings", "build_search"]

@@ -1,117 +1,120 @@
-"""What every search method is: something that watches the training and chooses the masks."""
+"""Base class of the search methods: the calls that a training loop makes."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
 
-from dhp_sr.allocation.budget import Budget, BudgetReport, split_by_group
+from dhp_sr.allocation.budget import BudgetReport, split_by_group
 from dhp_sr.hyper import HyperNet
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """The part of an option file that a search needs."""
-
-    budget: Budget
-    iterations: int
-    """Length of the search."""
-    preset: str = "modern"
-    seed: int = 0
-    latent_lr: float | None = None
-    """Step size of the latents; None: the preset's."""
-    penalty: float | None = None
-    """Fixed lambda; None: the preset's."""
-    price_power: float = 0.0
-    """How much the preset modern leans on prices, see `lines`."""
-    own: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of the method alone, by name; what is missing takes the method's default."""
+from dhp_sr.search.settings import SearchSettings
 
 
 class Search(ABC):
-    """Chooses the masks of a hyper network, while the task's loss trains its weights or while they stand still.
+    """Chooses the masks of a hyper network while it trains.
 
-    Each step of the training is: `prepare`, forward, backward, the optimizer's step on the weights (where the method
-    lets the loss train them), `step`.
+    One training step is `prepare`, forward, backward, the optimizer's step on the weights (only if
+    `trains_weights`), `step`. After the last one `finish` sets the final masks.
+
+    A method implements `scores` and overrides the hooks that it needs; methods are final classes.
+
+    Args:
+        hyper: The network; its masks, and for some methods its latents, are set by the search.
+        settings: Budget, length and seed.
     """
 
-    trains_weights = True
-    """Whether the loss trains the weights meanwhile; if not, they are frozen, and norms work as in evaluation."""
+    trains_weights: ClassVar[bool] = True
+    """Whether the loss trains the weights meanwhile. If not, they are frozen and norms work as in
+    evaluation, so that a gate's gradient is that of the network as it was trained."""
 
     def __init__(self, hyper: HyperNet, settings: SearchSettings) -> None:
         self.hyper = hyper
         self.settings = settings
 
-    def prepare(self, iteration: int) -> None:  # noqa: B027 - most methods leave the network as it is
-        """Set masks and latents for the next forward, where they are not those of the network that is validated.
+    @abstractmethod
+    def scores(self) -> Tensor:
+        """Return scores of shape (plan.size,), comparable between groups; larger = keep."""
+
+    def prepare(self, iteration: int) -> None:  # noqa: B027 - most methods need no preparation
+        """Set masks and latents for the next forward, if they differ from those for validation.
 
         Args:
-            iteration: counted from 0 at the start of the search.
+            iteration: Counted from 0 at the start of the search.
         """
 
     def step(self, iteration: int) -> dict[str, float]:
         """Use the gradients of one training step; call after backward, before they are cleared.
 
         Args:
-            iteration: counted from 0 at the start of the search.
+            iteration: Counted from 0 at the start of the search.
 
         Returns:
-            Numbers for the log, `macs_ratio` and `params_ratio` among them.
+            Figures for the log, `macs_ratio` and `params_ratio` among them.
         """
         return self.ratios()
 
-    @abstractmethod
-    def scores(self) -> Tensor:
-        """Return (plan.size,) scores, comparable between groups; larger = keep."""
-
-    def latents(self) -> Tensor:
-        """Return (plan.size,) what is left of each channel, 0 = cut; a method without latents of its own: the masks."""
+    def remaining(self) -> Tensor:
+        """Return how much of each channel is left, shape (plan.size,), not negative; 0 = pruned."""
         return self.hyper.mask.float()
 
+    def preview_mask(self) -> Tensor:
+        """Return the mask, shape (plan.size,), whose costs are logged during the search."""
+        return self.hyper.mask
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed search needs besides the state of the hyper network."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - baselines are stateless
+        """Restore a state that `state_dict` returned."""
+
+    @final
     def finish(self) -> BudgetReport:
-        """Set the final masks.
+        """Set the final masks: the channels of largest score at the widths that meet the budget.
 
         Raises:
-            BudgetError: the budget cannot be met.
+            BudgetError: The budget cannot be met.
         """
         return self.hyper.prune_to_budget(self.settings.budget, self.scores())
 
+    @final
     def ratios(self) -> dict[str, float]:
-        """Return the kept fractions of the masks as they are; for a budget of latency what the table predicts, too."""
-        kept, dense = self.hyper.cost(), self.hyper.dense_cost()
-        kinds = ["macs", "params", *(["latency"] if self.settings.budget.kind == "latency" else [])]
+        """Return the kept fractions of the cost, predicted ones for a budget of latency."""
+        kept = self.hyper.cost_of(self.preview_mask())
+        dense = self.hyper.dense_cost()
+        kinds = ["macs", "params"]
+        if self.settings.budget.kind not in kinds:
+            kinds.append(self.settings.budget.kind)
         return {f"{kind}_ratio": getattr(kept, kind) / getattr(dense, kind) for kind in kinds}
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed search needs beside the hyper network's own state."""
-        return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - most controls keep nothing
-        """Take what `state_dict` gave."""
-
-
-def gradients(hyper: HyperNet) -> Tensor:
-    """Return the gradients of all latents as one flat vector, zeros where there is none."""
-    parts = [torch.zeros_like(z) if z.grad is None else z.grad for z in hyper.latents.values()]
-    return torch.cat(parts).detach().float()
+def latent_gradients(hyper: HyperNet) -> Tensor:
+    """Return dL/dz of all latents as one vector of shape (plan.size,), zero where there is none."""
+    gradients = []
+    for latent in hyper.latents.values():
+        gradients.append(torch.zeros_like(latent) if latent.grad is None else latent.grad)
+    return torch.cat(gradients).detach().float()
 
 
-def slopes(hyper: HyperNet) -> Tensor:
-    """Return z dL/dz of all latents as one flat vector: what a channel's share of the loss's slope is.
+def taylor_terms(hyper: HyperNet) -> Tensor:
+    """Return the first-order Taylor terms z dL/dz of all latents, shape (plan.size,).
 
-    It does not change when a factor moves between a latent and the weights, so the scale of neither has a say.
+    z dL/dz estimates by how much the loss falls if the channel is removed. It stays the same if a
+    factor moves from a latent to the weights that it multiplies, so the scale of neither matters.
+
+    Reference:
+        Molchanov et al., Importance Estimation for Neural Network Pruning, CVPR 2019: the
+        importance of a gate is the square of this term. Molchanov et al., Pruning Convolutional
+        Neural Networks for Resource Efficient Inference, ICLR 2017, has its absolute value.
     """
     latents = torch.cat([latent.detach() for latent in hyper.latents.values()])
-    return gradients(hyper) * latents.float()
+    return latent_gradients(hyper) * latents.float()
 
 
 @torch.no_grad()
-def set_latents(hyper: HyperNet, flat: Tensor) -> None:
-    """Write a flat vector into the latents."""
-    for latent, part in zip(
-        hyper.latents.values(), split_by_group(hyper.plan, flat).values(), strict=True
-    ):
-        latent.copy_(part)
+def set_latents(hyper: HyperNet, values: Tensor) -> None:
+    """Copy a vector of shape (plan.size,) into the latents of all groups."""
+    by_group = split_by_group(hyper.plan, values)
+    for name, latent in hyper.latents.items():
+        latent.copy_(by_group[name])

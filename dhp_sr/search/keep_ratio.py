@@ -1,6 +1,4 @@
-"""The global strength of the penalty, found so that the cost follows a line to the budget."""
-
-from collections.abc import Callable
+"""Keep-ratio schedule, and the penalty strength that tracks it."""
 
 import torch
 from torch import Tensor
@@ -8,66 +6,68 @@ from torch import Tensor
 from dhp_sr.allocation.budget import Budget, enforce_min_width
 from dhp_sr.hyper import HyperNet
 
-OBSERVE, SETTLE = 0.1, 0.1
-"""Fractions of the search that only gather statistics at its start, and only train at its end."""
+WARMUP = 0.1
+"""Fraction of the search, at its start, that only gathers gradient statistics."""
+
+COOLDOWN = 0.1
+"""Fraction of the search, at its end, that only trains the final widths."""
 
 
-def path(progress: float, keep_ratio: float) -> float:
-    """Return the kept fraction asked for at a point of the search.
+def keep_ratio_schedule(progress: float, keep_ratio: float) -> float:
+    """Return the kept fraction of the cost at a point of the search: linear from 1 to the budget.
 
     Args:
         progress: 0 at the start of the search, 1 at its end.
-        keep_ratio: the budget.
+        keep_ratio: Kept fraction of the budget.
     """
-    done = (progress - OBSERVE) / (1 - OBSERVE - SETTLE)
-    return 1 - (1 - keep_ratio) * min(1.0, max(0.0, done))
+    elapsed = (progress - WARMUP) / (1 - WARMUP - COOLDOWN)
+    return 1 - (1 - keep_ratio) * min(1.0, max(0.0, elapsed))
 
 
-def shrink(
-    hyper: HyperNet, life: Tensor, rate: Tensor, budget: Budget, ratio: float
+def prune_to_ratio(
+    hyper: HyperNet, scores: Tensor, thresholds: Tensor, budget: Budget, keep_ratio: float
 ) -> tuple[Tensor, float]:
-    """Shrink latents by lambda * rate, with the smallest lambda that keeps at most `ratio` of the dense cost.
+    """Take the proximal step scores - lambda * thresholds whose lambda just meets a kept fraction.
 
-    Channels reach zero in the order of life / rate; as many do as the ratio asks for. Of channels that reach it at the
-    same lambda the first ones do.
+    As lambda grows, channels reach 0 in the order of scores / thresholds, and the cost never rises.
+    So the smallest lambda is that of the n-th channel in this order, with n found by bisection. Of
+    channels that reach 0 at the same lambda only as many are pruned as the ratio requires.
 
     Args:
-        hyper: gives plan and costs.
-        life: (plan.size,) latents before the step; at or below 0 a channel is masked.
-        rate: (plan.size,) how fast each shrinks, positive.
-        budget: its kind and floor.
-        ratio: kept fraction to reach.
+        hyper: Gives plan and costs.
+        scores: (plan.size,) before the step; a channel is pruned if its score is not above 0.
+        thresholds: (plan.size,) decrease of each score per unit of lambda, positive.
+        budget: Kind of the cost, and minimum width, which counts as kept.
+        keep_ratio: Fraction of the dense cost to keep at most.
 
     Returns:
-        The latents after the step, and lambda.
+        The scores after the step, and lambda.
     """
-    alive = (life > 0).nonzero().flatten()
-    order = alive[torch.argsort(life[alive] / rate[alive], stable=True)]
-    count = _smallest(
-        len(order), lambda count: _ratio(hyper, _dead(life, order[:count]), budget) <= ratio
-    )
-    if count == 0:
-        return life, 0.0
-    found = float(life[order[count - 1]] / rate[order[count - 1]])
-    after = life - found * rate
-    after[order[:count]] = after[order[:count]].clamp_max(0)
-    after[order[count:]] = after[order[count:]].clamp_min(torch.finfo(after.dtype).tiny)
-    return after, found
+    kept = (scores > 0).nonzero().flatten()
+    order = kept[torch.argsort(scores[kept] / thresholds[kept], stable=True)]
 
-
-def _smallest(most: int, enough: Callable[[int], bool]) -> int:
-    """Return the smallest count up to `most` that is enough, or `most`."""
-    low, high = 0, most
+    low, high = 0, len(order)
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle + 1, high)
-    return low
+        without = scores.index_fill(0, order[:middle], 0.0)
+        if _kept_ratio(hyper, without, budget) <= keep_ratio:
+            high = middle
+        else:
+            low = middle + 1
+    num_pruned = low
+
+    if num_pruned == 0:
+        return scores, 0.0
+    last = order[num_pruned - 1]
+    penalty = float(scores[last] / thresholds[last])
+    new_scores = scores - penalty * thresholds
+    # rounding, or an equal lambda, may leave a channel on the wrong side of 0
+    pruned, remaining = order[:num_pruned], order[num_pruned:]
+    new_scores[pruned] = new_scores[pruned].clamp_max(0)
+    new_scores[remaining] = new_scores[remaining].clamp_min(torch.finfo(new_scores.dtype).tiny)
+    return new_scores, penalty
 
 
-def _dead(life: Tensor, channels: Tensor) -> Tensor:
-    return life.index_fill(0, channels, 0.0)
-
-
-def _ratio(hyper: HyperNet, life: Tensor, budget: Budget) -> float:
-    kept = hyper.cost_of(enforce_min_width(hyper.plan, life, budget.min_width))
-    return getattr(kept, budget.kind) / getattr(hyper.dense_cost(), budget.kind)
+def _kept_ratio(hyper: HyperNet, scores: Tensor, budget: Budget) -> float:
+    mask = enforce_min_width(hyper.plan, scores, budget.min_width)
+    return getattr(hyper.cost_of(mask), budget.kind) / getattr(hyper.dense_cost(), budget.kind)

@@ -1,11 +1,20 @@
-"""DHP, preset `faithful`: the published search, for reproduction.
+"""The published search of DHP, for reproduction: method `dhp`, preset `paper`.
 
-Latents from N(0, 1), the full hypernetwork with its biases, one fixed lambda for all groups, plain soft threshold after
-Adam, a channel counts as cut below |z| = 5e-3, at least 4 channels stay. It differs from the published code in three
-points: network inputs and outputs have a fixed latent of 1, the EDSR forward is right, and the budget is met exactly.
+The latents start from N(0, 1) and are trained with the generated weights by Adam; after each step
+they are soft-thresholded by lambda * lr, the same for all groups. A channel counts as pruned below
+|z| = 5e-3; a group is left alone once no more than 4 channels are above. The penalty pauses while
+the kept fraction is within 0.02 of the budget. The forward stays unmasked until the cut.
+
+Different from the published code: network inputs and outputs have a fixed latent of 1; the forward
+of EDSR feeds each block with the output of the one before (the code feeds all of them with that of
+the head); the cut meets the budget exactly.
+
+Reference:
+    Li et al., DHP: Differentiable Meta Pruning via HyperNetworks, ECCV 2020; thresholds and
+    intervals are those of the code (github.com/ofsoundof/dhp).
 """
 
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -14,88 +23,107 @@ from dhp_sr.allocation.budget import enforce_min_width
 from dhp_sr.hyper import HyperNet
 from dhp_sr.hyper.convert import draw_faithful
 from dhp_sr.hyper.proximal import AdamMetric, soft_threshold
-from dhp_sr.search.base import Search, SearchSettings, gradients, set_latents
+from dhp_sr.search.base import Search, latent_gradients, set_latents
+from dhp_sr.search.settings import SearchSettings
 from dhp_sr.utils.errors import UserError
 
-THRESHOLD = 5e-3
-FLOOR = 4
-PENALTY = 0.1
-LATENT_LR = 1e-4
+PRUNED_BELOW = 5e-3
+"""A channel counts as pruned if |z| is below this."""
+
+MIN_CHANNELS = 4
+"""A group with no more than these above the threshold is not shrunk further."""
+
 INTERVAL = 100
-"""Iterations between two looks at the cost."""
-MARGIN = 0.02
-"""The penalty rests once the kept fraction is this close to the budget."""
+"""Iterations between two evaluations of the cost."""
+
+STOP_MARGIN = 0.02
+"""The penalty is paused once the kept fraction is at most this far above the budget."""
 
 
-class FaithfulDHP(Search):
-    """The search of the paper's code, with fixed lambda."""
+@final
+class PaperDHP(Search):
+    """The search of the paper's code, see the module.
 
-    def __init__(self, hyper: HyperNet, settings: SearchSettings) -> None:
+    Args:
+        hyper: Converted with parametrization `full`; all its weights are initialized anew.
+        settings: Budget; the length has no effect on a step.
+        penalty: Lambda of the l1 penalty.
+        lr: Learning rate of the latents.
+
+    Raises:
+        UserError: The network has another parametrization.
+    """
+
+    def __init__(
+        self, hyper: HyperNet, settings: SearchSettings, *, penalty: float, lr: float
+    ) -> None:
         super().__init__(hyper, settings)
         try:
             draw_faithful(hyper)
         except ValueError as error:
             raise UserError(
-                f"compress.preset faithful: {error}; set compress.parametrization: full"
+                f"compress.preset paper: {error}; set compress.parametrization: full"
             ) from error
-        self._lr = settings.latent_lr or LATENT_LR
-        self._penalty = PENALTY if settings.penalty is None else settings.penalty
+        self._penalty = penalty
+        self._lr = lr
         self._adam = AdamMetric(hyper.plan.size, betas=(0.9, 0.999), eps=1e-8)
-        self._ratios = super().ratios()
-        self._resting = False
+        self._preview = torch.ones(hyper.plan.size, dtype=torch.bool)
+        """Mask of the last evaluation of the cost."""
+        self._paused = False
 
     def step(self, iteration: int) -> dict[str, float]:
-        """Take Adam's step on the latents, then the soft threshold lambda * lr."""
-        self._adam.observe(gradients(self.hyper).cpu())
-        latents = self.scores_signed() - self._lr * self._adam.direction()
-        if not self._resting:
-            latents = torch.where(
-                self._may_shrink(latents),
-                soft_threshold(latents, self._penalty * self._lr),
-                latents,
-            )
+        """Take a step of Adam on the latents, then the soft threshold lambda * lr."""
+        self._adam.observe(latent_gradients(self.hyper).cpu())
+        latents = self._flat_latents() - self._lr * self._adam.direction()
+        if not self._paused:
+            shrunk = soft_threshold(latents, self._penalty * self._lr)
+            latents = torch.where(self._may_shrink(latents), shrunk, latents)
         set_latents(self.hyper, latents)
         if iteration % INTERVAL == INTERVAL - 1:
-            self._look(latents.abs())
-        return {**self.ratios(), "lambda": 0.0 if self._resting else self._penalty}
+            self._evaluate_cost(latents.abs())
+        return {**self.ratios(), "lambda": 0.0 if self._paused else self._penalty}
 
     def _may_shrink(self, latents: Tensor) -> Tensor:
-        may = torch.ones_like(latents, dtype=torch.bool)
+        """Return which entries the penalty acts on, bool, shape (plan.size,)."""
+        may_shrink = torch.ones_like(latents, dtype=torch.bool)
         for group in self.hyper.plan.prunable:
-            may[group.span] = int((latents[group.span].abs() >= THRESHOLD).sum()) > FLOOR
-        return may
+            num_kept = int((latents[group.span].abs() >= PRUNED_BELOW).sum())
+            may_shrink[group.span] = num_kept > MIN_CHANNELS
+        return may_shrink
 
-    def _look(self, magnitude: Tensor) -> None:
-        mask = enforce_min_width(self.hyper.plan, magnitude - THRESHOLD, FLOOR)
-        costs, dense = self.hyper.cost_of(mask), self.hyper.dense_cost()
-        self._ratios = {
-            "macs_ratio": costs.macs / dense.macs,
-            "params_ratio": costs.params / dense.params,
-        }
+    def _evaluate_cost(self, magnitudes: Tensor) -> None:
+        self._preview = enforce_min_width(self.hyper.plan, magnitudes - PRUNED_BELOW, MIN_CHANNELS)
         budget = self.settings.budget
-        self._resting = self._ratios[f"{budget.kind}_ratio"] <= budget.keep_ratio + MARGIN
+        kept_ratio = self.ratios()[f"{budget.kind}_ratio"]
+        # not for good: the loss may let pruned channels grow again
+        self._paused = kept_ratio <= budget.keep_ratio + STOP_MARGIN
 
-    def ratios(self) -> dict[str, float]:
-        """Return what a cut at the threshold would keep; the forward stays unmasked, as published."""
-        return dict(self._ratios)
+    def _flat_latents(self) -> Tensor:
+        latents = self.hyper.latents.values()
+        return torch.cat([latent.detach().float().cpu() for latent in latents])
 
-    def scores_signed(self) -> Tensor:
-        """Return the latents as one flat vector."""
-        return torch.cat([latent.detach().float().cpu() for latent in self.hyper.latents.values()])
+    def preview_mask(self) -> Tensor:
+        """Return the mask that a cut at the threshold had at the last evaluation of the cost."""
+        return self._preview
 
     def scores(self) -> Tensor:
         """Return |z|."""
-        return self.scores_signed().abs()
+        return self._flat_latents().abs()
 
-    def latents(self) -> Tensor:
+    def remaining(self) -> Tensor:
         """Return |z|; nothing is masked before the cut."""
         return self.scores()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return Adam's moments and the last look at the cost."""
-        return {"adam": self._adam.state_dict(), "ratios": self._ratios, "resting": self._resting}
+        """Return Adam's moments and the last evaluation of the cost; latents are the network's."""
+        return {
+            "adam": self._adam.state_dict(),
+            "preview": self._preview,
+            "paused": self._paused,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take what `state_dict` gave."""
+        """Restore a state that `state_dict` returned."""
         self._adam.load_state_dict(state["adam"])
-        self._ratios, self._resting = dict(state["ratios"]), bool(state["resting"])
+        self._preview = state["preview"].clone()
+        self._paused = bool(state["paused"])

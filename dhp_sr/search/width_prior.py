@@ -1,20 +1,30 @@
-"""Where a narrowing group slows down: at the widths that hold most for their cost, before the data has its say.
+"""Cost-aware target widths: a prior that uses no data.
 
-Say a layer of w weights that keeps fractions k of its input and l of its output channels adds w (k l)^-e to the loss:
-the narrower it is, the more each further channel is worth. Of the widths that a budget allows those with a small sum
-are wanted. From the whole network on, the group is narrowed that adds least to the sum for what it saves, until the
-budget holds; then pairs of groups exchange channels for as long as the sum falls.
+The model of the loss: a layer of w weights that keeps fractions k of its input channels and l of
+its output channels adds
 
-Where weights cost the same everywhere, layers keep equal parts. In a chain of equal layers these are equal widths; with
-few widths to choose from, wide and narrow ones take turns, for the products are what counts. Where costs differ, a
-layer keeps a part that goes with (w / cost)^p, e = (1 - p) / p: p = 0 keeps nearly equal parts whatever they cost,
-p = 1 cuts deepest where weights are dear, such as behind an up-sampling or in the early stages of a classifier.
+    w * ((k * l)**-e - 1) / e
 
-Channels that no activation follows, such as EDSR's stream and those between two layers of its up-sampler, only carry
-what others compute: their fractions count to the power CARRIED. So interiors of residual blocks tend to be the wider
-ones, which Yu et al. found to be worth more (Wide Activation for Efficient and Accurate Image Super-Resolution, 2018).
+so each further channel is worth more the narrower the layer is. Wanted are the widths with the
+smallest sum over all layers within the budget, a multiple-choice knapsack with products. It is
+solved heuristically: from the dense network on, greedily narrow the group that adds least to the
+sum per cost saved, until the budget holds; then swap channels between pairs of groups for as long
+as the sum falls.
 
-An assumption about networks, not a finding from the data, and not equally good for all: results/LOG.md.
+Where weights cost the same everywhere, layers keep equal fractions. Where costs differ, a layer
+keeps a fraction proportional to (weights / cost)**p with e = (1 - p) / p: p = 0 keeps nearly equal
+fractions whatever they cost; p = 1 cuts deepest where weights are expensive, such as behind an
+upsampling or in the early stages of a classifier. With few widths to choose from, wide and narrow
+layers alternate in a chain, for the products k * l are what counts.
+
+Channels that are not followed by an activation, such as the residual ones of EDSR and those
+between two layers of its upsampler, only pass on what others compute: their fractions count to the
+power `LINEAR_DISCOUNT`. So the inner channels of residual blocks tend to be the wider ones, which
+Yu et al. found to be worth more (Wide Activation for Efficient and Accurate Image
+Super-Resolution, 2018).
+
+This is our assumption about networks, not a finding from data, and not equally good for all;
+results/LOG.md has what it gave.
 """
 
 import math
@@ -27,150 +37,182 @@ from dhp_sr.allocation.budget import Budget, allowed_widths
 from dhp_sr.allocation.candidates import WidthCandidates
 from dhp_sr.hyper import HyperNet
 
-LEVELS = 32
-"""About as many widths are looked at for each group, evenly spread over those allowed; the search finds exact ones."""
+NUM_CANDIDATES = 32
+"""About as many candidate widths per group, evenly spread over the allowed ones; a prior needs no
+more, and the search finds the exact widths."""
 
-STRIDES = (1, 8)
-"""Levels that a group is narrowed by at once; a measured time may fall only after several."""
+NARROWING_STEPS = (1, 8)
+"""Candidates that a group is narrowed by at once. Measured latency may fall only after several."""
 
-EXCHANGED = (1, 2, 4, 8, 16)
-"""Levels that a group gives or gets in an exchange: one step where channels are dear is worth many elsewhere."""
+SWAP_STEPS = (1, 2, 4, 8, 16)
+"""Candidates that a group gives or gets in a swap: one step where channels are expensive is worth
+many elsewhere."""
 
-RIVALS = 64
-"""Changes on either side of an exchange that are looked at."""
+NUM_SWAP_CANDIDATES = 64
+"""Most promising changes on either side of a swap, of which all pairs are evaluated."""
 
-STEEPEST, FLATTEST = 20.0, 1e-6
-"""Bounds of e; with the first parts differ by the 21st root of the price, the second is nearly a logarithm."""
+MAX_EXPONENT = 20.0
+"""Largest e, for p near 0: fractions then differ by the 21st root of the cost."""
 
-EXACT = 1e-9
-"""Part of the loss that an exchange must at least take, for sums are rounded."""
+MIN_EXPONENT = 1e-6
+"""Smallest e, for p = 1: nearly a logarithm, without a special case."""
 
-CARRIED = 0.8
-"""Power by which the kept fraction of channels without an activation counts in their layers."""
+MIN_IMPROVEMENT = 1e-9
+"""Relative decrease of the loss that a swap must bring; less may be rounding, and never end."""
+
+LINEAR_DISCOUNT = 0.8
+"""Exponent of the kept fraction of channels that no activation follows."""
 
 
-def lines(hyper: HyperNet, budget: Budget, power: float) -> dict[str, float]:
-    """Return the fraction that each prunable group keeps by such a rule, for the whole network to meet the budget.
+def width_prior(hyper: HyperNet, budget: Budget, cost_exponent: float) -> dict[str, float]:
+    """Return the fraction of channels that each prunable group should keep.
 
     Args:
-        hyper: its plan and costs; masks do not matter.
-        budget: kind, fraction, allowed widths; where its floors are too dear, all groups are at theirs.
-        power: p, 0 to 1.
+        hyper: Plan and costs; masks have no effect.
+        budget: Kind, kept fraction and allowed widths. If even the minimum widths exceed it, all
+            groups are at these.
+        cost_exponent: p in [0, 1], see the module.
+
+    Returns:
+        Group name -> fraction in (0, 1]; empty if nothing can be pruned.
     """
     if not hyper.plan.prunable:
         return {}
-    sketch = _Sketch(hyper, budget, power)
-    while sketch.cost > sketch.limit and sketch.narrow():
+    solver = _PriorSolver(hyper, budget, cost_exponent)
+    while solver.cost > solver.max_cost and solver.narrow():
         pass
-    while sketch.widen() or sketch.exchange():
+    while solver.widen() or solver.swap():
         pass
-    return sketch.kept()
+    return solver.kept_fractions()
 
 
 class _Moves(NamedTuple):
-    """Single groups set to other levels; each field has the shape (moves,)."""
+    """Changes of single groups to other candidate widths; each field has the shape (moves,)."""
 
-    places: Tensor
-    to: Tensor
-    gains: Tensor
-    """What each takes from the loss."""
+    groups: Tensor
+    """Index of the group."""
+    candidates: Tensor
+    """Index of its new width among its candidates."""
+    loss_decreases: Tensor
     costs: Tensor
-    """Of the network after it."""
+    """Cost of the network after the change."""
 
 
-class _Sketch:
-    """Widths as levels, for each group its position among the widths it may take; whole groups at first."""
+class _PriorSolver:
+    """Greedy solver with swaps; its state is the candidate index of every group, dense at first."""
 
-    def __init__(self, hyper: HyperNet, budget: Budget, power: float) -> None:
-        self._groups, self._costs, self._kind = hyper.plan.prunable, hyper.costs, budget.kind
-        self._exponent = min(STEEPEST, max(FLATTEST, (1 - power) / max(power, FLATTEST)))
-        learned = [layer for layer in hyper.plan.layers if layer.weight in hyper.plan.parameters]
-        self._layers = torch.tensor(
-            [self._costs.names.index(layer.weight) for layer in learned]
-        ).long()
-        self._weights = torch.tensor([math.prod(layer.shape) for layer in learned]).double()
-        powers = [CARRIED + (1 - CARRIED) * group.nonlinearity_fraction for group in self._groups]
-        widths = torch.tensor([group.width for group in self._groups])
-        self._powers = self._costs.axis_sizes.mean_over_axes(
-            torch.tensor(powers).repeat_interleave(widths)
-        )
-        self._allowed = [_spread(allowed_widths(group, budget)) for group in self._groups]
+    def __init__(self, hyper: HyperNet, budget: Budget, cost_exponent: float) -> None:
+        self._groups = hyper.plan.prunable
+        self._costs = hyper.costs
+        self._kind = budget.kind
+        exponent = (1 - cost_exponent) / max(cost_exponent, MIN_EXPONENT)
+        self._exponent = min(MAX_EXPONENT, max(MIN_EXPONENT, exponent))
+
+        # layers without learned weights, such as a fixed blur, lose nothing when narrowed
+        layers = [layer for layer in hyper.plan.layers if layer.weight in hyper.plan.parameters]
+        names = [self._costs.names.index(layer.weight) for layer in layers]
+        self._layers = torch.tensor(names).long()
+        self._num_weights = torch.tensor([math.prod(layer.shape) for layer in layers]).double()
+
+        discounts = []
+        for group in self._groups:
+            discount = LINEAR_DISCOUNT + (1 - LINEAR_DISCOUNT) * group.nonlinearity_fraction
+            discounts.append(torch.full((group.width,), discount))
+        self._discounts = self._costs.axis_sizes.mean_over_axes(torch.cat(discounts))
+
+        self._widths = [_candidate_widths(allowed_widths(group, budget)) for group in self._groups]
         orders = [torch.arange(group.width) for group in self._groups]
-        self._table = WidthCandidates(self._groups, orders, self._allowed, self._costs.axis_sizes)
-        self._levels = self._table.last_index.clone()
-        self._count()
-        self.limit = budget.keep_ratio * self.cost
+        self._table = WidthCandidates(self._groups, orders, self._widths, self._costs.axis_sizes)
+        self._candidates = self._table.last_index.clone()
+        self._update()
+        self.max_cost = budget.keep_ratio * self.cost
 
-    def kept(self) -> dict[str, float]:
-        """Return the fraction that each group keeps."""
-        levels = zip(self._groups, self._allowed, self._levels.tolist(), strict=True)
-        return {group.name: allowed[level] / group.width for group, allowed, level in levels}
+    def kept_fractions(self) -> dict[str, float]:
+        """Return group name -> kept fraction."""
+        fractions = {}
+        for index, group in enumerate(self._groups):
+            width = self._widths[index][int(self._candidates[index])]
+            fractions[group.name] = width / group.width
+        return fractions
 
     def narrow(self) -> bool:
-        """Narrow the group that adds least to the loss for what it saves; return False where none can."""
-        moves = self._moves([-stride for stride in STRIDES])
-        return self._take(moves, self._per_cost(moves.gains, self.cost - moves.costs))
+        """Narrow the group that adds least to the loss per cost saved; False if none can be."""
+        moves = self._possible_moves([-step for step in NARROWING_STEPS])
+        return self._apply_best(
+            moves, self._per_cost(moves.loss_decreases, self.cost - moves.costs)
+        )
 
     def widen(self) -> bool:
-        """Widen the group that takes most from the loss for what it costs; return False where no step fits."""
-        moves = self._moves([1])
-        worth = self._per_cost(moves.gains, moves.costs - self.cost)
-        return self._take(moves, worth.where(moves.costs <= self.limit, -torch.inf))
+        """Widen the group that lowers the loss most per cost; False if no step fits the budget."""
+        moves = self._possible_moves([1])
+        values = self._per_cost(moves.loss_decreases, moves.costs - self.cost)
+        return self._apply_best(moves, values.where(moves.costs <= self.max_cost, -torch.inf))
 
-    def exchange(self) -> bool:
-        """Narrow one group and widen another where that takes most from the loss; return False where nothing does."""
-        (narrower, less), (wider, more) = (self._promising(sign) for sign in (-1, 1))
-        counts = self._after(narrower, less)[:, None] + self._after(wider, more) - self._counts
-        losses, costs = self._judge(counts)
-        losses[(costs > self.limit) | (narrower[:, None] == wider)] = torch.inf
-        if losses.numel() == 0 or not losses.min() < self._loss - EXACT * self._loss.abs():
+    def swap(self) -> bool:
+        """Narrow one group and widen another as lowers the loss most; False if no pair does."""
+        narrowed, fewer = self._promising_moves(-1)
+        widened, more = self._promising_moves(1)
+        # all pairs at once: sizes of axes are additive over groups
+        sizes = (
+            self._sizes_after(narrowed, fewer)[:, None]
+            + self._sizes_after(widened, more)
+            - self._sizes
+        )
+        losses, costs = self._evaluate(sizes)
+        losses[(costs > self.max_cost) | (narrowed[:, None] == widened)] = torch.inf
+        if losses.numel() == 0:
             return False
-        one, other = divmod(int(losses.argmin()), len(wider))
-        self._levels[narrower[one]], self._levels[wider[other]] = less[one], more[other]
-        self._count()
+        if not losses.min() < self._loss - MIN_IMPROVEMENT * self._loss.abs():
+            return False
+        row, column = divmod(int(losses.argmin()), len(widened))
+        self._candidates[narrowed[row]] = fewer[row]
+        self._candidates[widened[column]] = more[column]
+        self._update()
         return True
 
-    def _promising(self, sign: int) -> tuple[Tensor, Tensor]:
-        """Return the moves up or down that change the loss best for what they change the cost by."""
-        moves = self._moves([sign * step for step in EXCHANGED])
-        best = self._per_cost(moves.gains, (self.cost - moves.costs).abs()).argsort(
-            descending=True
-        )[:RIVALS]
-        return moves.places[best], moves.to[best]
+    def _promising_moves(self, sign: int) -> tuple[Tensor, Tensor]:
+        """Return groups and new candidates of the steps down or up with the best loss per cost."""
+        moves = self._possible_moves([sign * step for step in SWAP_STEPS])
+        values = self._per_cost(moves.loss_decreases, (self.cost - moves.costs).abs())
+        best = values.argsort(descending=True)[:NUM_SWAP_CANDIDATES]
+        return moves.groups[best], moves.candidates[best]
 
-    def _moves(self, steps: list[int]) -> _Moves:
-        """Return every group and level that lies such a step from where it is."""
-        places, to = self._table.neighbors(self._levels, steps)
-        losses, costs = self._judge(self._after(places, to))
-        return _Moves(places, to, self._loss - losses, costs)
+    def _possible_moves(self, steps: list[int]) -> _Moves:
+        groups, candidates = self._table.neighbors(self._candidates, steps)
+        losses, costs = self._evaluate(self._sizes_after(groups, candidates))
+        return _Moves(groups, candidates, self._loss - losses, costs)
 
-    def _after(self, places: Tensor, to: Tensor) -> Tensor:
-        """Return the counts after each such move, shape (moves, size)."""
-        return self._counts + self._table.size_change(self._levels, places, to)
+    def _sizes_after(self, groups: Tensor, candidates: Tensor) -> Tensor:
+        """Return the kept sizes of all axes after each of several moves, shape (moves, axes)."""
+        return self._sizes + self._table.size_change(self._candidates, groups, candidates)
 
-    def _judge(self, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss and the cost at counts, shape (..., size), without that dimension."""
-        parts = self._costs.log_kept_fractions(counts, self._powers, self._layers)
-        loss = torch.expm1(-self._exponent * parts) / self._exponent
-        return loss @ self._weights, self._costs.of_sizes(counts, self._kind)
+    def _evaluate(self, sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return loss and cost at sizes of shape (..., axes), each without that dimension."""
+        log_fractions = self._costs.log_kept_fractions(sizes, self._discounts, self._layers)
+        losses = torch.expm1(-self._exponent * log_fractions) / self._exponent
+        return losses @ self._num_weights, self._costs.of_sizes(sizes, self._kind)
 
-    def _per_cost(self, gains: Tensor, costs: Tensor) -> Tensor:
-        return gains / costs.clamp_min(torch.finfo(costs.dtype).eps * float(self.cost))
+    def _per_cost(self, loss_decreases: Tensor, costs: Tensor) -> Tensor:
+        # some steps change no cost, as those of a latency that rises in steps
+        smallest = torch.finfo(costs.dtype).eps * float(self.cost)
+        return loss_decreases / costs.clamp_min(smallest)
 
-    def _take(self, moves: _Moves, worth: Tensor) -> bool:
-        """Make the move that is worth most; return False where none is possible."""
-        if len(worth) == 0 or worth.max() == -torch.inf:
+    def _apply_best(self, moves: _Moves, values: Tensor) -> bool:
+        """Make the move of largest value; return False if none is possible."""
+        if len(values) == 0 or values.max() == -torch.inf:
             return False
-        best = worth.argmax()
-        self._levels[moves.places[best]] = moves.to[best]
-        self._count()
+        best = values.argmax()
+        self._candidates[moves.groups[best]] = moves.candidates[best]
+        self._update()
         return True
 
-    def _count(self) -> None:
-        self._counts = self._table.sizes(self._levels)
-        self._loss, self.cost = self._judge(self._counts)
+    def _update(self) -> None:
+        """Compute sizes, loss and cost of the current candidates."""
+        self._sizes = self._table.sizes(self._candidates)
+        self._loss, self.cost = self._evaluate(self._sizes)
 
 
-def _spread(allowed: list[int]) -> list[int]:
-    """Return about LEVELS of some widths, the least and the largest among them."""
-    return sorted({allowed[0], *allowed[:: -max(1, len(allowed) // LEVELS)]})
+def _candidate_widths(allowed: list[int]) -> list[int]:
+    """Return about NUM_CANDIDATES of the allowed widths, the smallest and the largest among them."""
+    stride = max(1, len(allowed) // NUM_CANDIDATES)
+    return sorted({allowed[0], *allowed[::-stride]})

@@ -21,7 +21,7 @@ def is_due(schedule: Schedule, done: int) -> bool:
 
 def latent_rows(search: Search, done: int) -> list[dict[str, Any]]:
     """Return one row for each prunable group: its latents, three digits each, separated by blanks."""
-    parts = split_by_group(search.hyper.plan, search.latents().detach().float().cpu())
+    parts = split_by_group(search.hyper.plan, search.remaining().detach().float().cpu())
     return [
         {
             "iteration": done,

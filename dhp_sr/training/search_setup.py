@@ -12,7 +12,7 @@ from dhp_sr.config.schema import Options
 from dhp_sr.cost.latency_benchmark import LatencyBenchmark
 from dhp_sr.deploy import load_model
 from dhp_sr.hyper import HyperNet, convert
-from dhp_sr.search import Search, build_search
+from dhp_sr.search import Search, SearchSettings, build_search
 from dhp_sr.tasks.registry import task_of
 from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.utils.errors import UserError
@@ -27,7 +27,7 @@ def convert_plain(network: nn.Module, options: Options, place: DistributedContex
         example,
         parametrisation=compress.parametrization,
         exclude=tuple(compress.exclude),
-        keep_streams=compress.streams_stay,
+        prune_residual=compress.prunes_residual,
     )
 
 
@@ -69,18 +69,14 @@ def begin_search(
     compress = options.compress
     if latency_benchmark is not None:
         hyper.use_latency(latency_benchmark)
-    return build_search(
-        compress.method,
-        hyper,
-        make_budgets(compress)[-1],
-        preset=compress.preset,
+    settings = SearchSettings(
+        budget=make_budgets(compress)[-1],
         iterations=compress.search_iter,
         seed=options.manual_seed,
-        latent_lr=compress.latent_lr,
-        penalty=compress.penalty,
-        price_power=compress.price_power,
-        own=compress.own,
+        preset=compress.preset,
+        method_options=compress.method_options,
     )
+    return build_search(compress.method, hyper, settings)
 
 
 def rehearse(

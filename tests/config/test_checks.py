@@ -1,14 +1,9 @@
 """Settings that must agree with each other, and settings without effect."""
 
-from dataclasses import asdict
-
 import pytest
 
 from dhp_sr.config.checks import idle_settings, problems
-from dhp_sr.config.methods import RULES
 from dhp_sr.config.schema import Options
-from dhp_sr.search import METHODS
-from dhp_sr.search.hsn.search import HSNSettings
 
 SR = {"type": "SRDataset", "dataroot_gt": "a"}
 NOISE = {"type": "NoiseDataset", "dataroot_gt": "a", "sigma": 25.0}
@@ -45,7 +40,7 @@ def test_nothing_to_say_about_good_options():
         options(),
         noise(),
         noise({"sigma": [0.5, 55.0]}),
-        options(compress={"penalty": None}),
+        options(compress={"prune_residual": None}),
         hsn(),
     ):
         assert problems(good) == [] == idle_settings(good)
@@ -74,12 +69,12 @@ def test_nothing_to_say_about_good_options():
         (
             options(
                 compress={
-                    "preset": "faithful",
+                    "preset": "paper",
                     "parametrization": "full",
                     "target": {"latency": 0.5},
                 }
             ),
-            "compress.preset: faithful knows targets of macs and params, found latency",
+            "compress.preset: paper expects a target of macs or params, found latency",
         ),
         (options(scale=1), "datasets.train.type: SRDataset expects scale: 2, 3 or 4, found 1"),
         (
@@ -135,7 +130,7 @@ def test_nothing_to_say_about_good_options():
         ),
         (
             hsn(dense_iter=0),
-            "compress.dense_iter: method hsn leaves the weights as they are while it searches",
+            "compress.dense_iter: method hsn leaves the weights as they are",
         ),
         (
             options(compress={"scheduler": {"type": "multistep", "milestones": [3, 2]}}),
@@ -147,22 +142,17 @@ def test_contradictions(given, expected):
     assert any(text.startswith(expected) for text in found(problems(given))), found(problems(given))
 
 
-def test_hsn_has_one_set_of_defaults():
-    assert dict(hsn().compress.hsn) == asdict(HSNSettings())
-
-
-def test_streams_stay_where_the_method_says_so():
-    assert (hsn().compress.streams_stay, hsn(keep_streams=False).compress.streams_stay) == (
-        True,
-        False,
-    )
-    assert (
-        options().compress.streams_stay,
-        options(compress={"keep_streams": True}).compress.streams_stay,
-    ) == (
-        False,
-        True,
-    )
+@pytest.mark.parametrize(
+    ("given", "pruned"),
+    [
+        (hsn(), False),
+        (hsn(prune_residual=True), True),
+        (options(), True),
+        (options(compress={"prune_residual": False}), False),
+    ],
+)
+def test_the_method_has_a_default_for_residual_channels(given, pruned):
+    assert given.compress.prunes_residual is pruned
 
 
 def test_contradictions_come_together():
@@ -218,8 +208,8 @@ def test_a_teacher_from_any_of_three_places(given):
             "datasets.train.dataroot_lq: has no effect, NoiseDataset makes its inputs itself",
         ),
         (
-            options(compress={"penalty": 0.1}),
-            "compress.penalty: has no effect, the modern preset finds its own",
+            options(compress={"dhp": {"penalty": 0.5}}),
+            "compress.dhp.penalty: has no effect, which preset paper alone reads",
         ),
         (
             options(compress={"latency_threads": 2}),
@@ -230,32 +220,36 @@ def test_a_teacher_from_any_of_three_places(given):
             "compress.hsn: has no effect with method: dhp",
         ),
         (
-            hsn({"penalty": 4.0, "balance": 2.0}),
-            "compress.hsn.balance: has no effect beside a fixed penalty",
+            options(compress={"method": "uniform", "dhp": {"cost_exponent": 0.5}}),
+            "compress.dhp: has no effect with method: uniform",
+        ),
+        (hsn(preset="paper"), "compress.preset: has no effect with method: hsn"),
+        (
+            hsn({"penalty": 4.0, "gradient_balance": 2.0}),
+            "compress.hsn.gradient_balance: has no effect beside a fixed penalty",
         ),
         (
-            hsn({"layer_scaling": "none", "scaling_rate": 0.1}),
-            "compress.hsn.scaling_rate: has no effect with layer_scaling: none",
+            hsn({"layer_scaling": "none", "scaling_lr": 0.1}),
+            "compress.hsn.scaling_lr: has no effect with layer_scaling: none",
         ),
         (
-            hsn(latent_lr=0.1),
-            "compress.latent_lr: has no effect, method hsn takes its settings from compress.hsn",
+            options(
+                compress={
+                    "preset": "paper",
+                    "parametrization": "full",
+                    "dhp": {"cost_exponent": 0.5},
+                }
+            ),
+            "compress.dhp.cost_exponent: has no effect, for preset paper has no width prior",
         ),
         (
-            options(compress={"method": "random", "latent_lr": 0.1}),
-            "compress.latent_lr: has no effect, method random has no latents to move",
-        ),
-        (
-            options(compress={"preset": "faithful", "parametrization": "full", "price_power": 0.5}),
-            "compress.price_power: has no effect, the faithful preset leaves widths to its penalty",
-        ),
-        (
-            options(compress={"method": "magnitude", "price_power": 0.5}),
-            "compress.price_power: has no effect, method magnitude has no latents to move",
-        ),
-        (
-            options(compress={"method": "lines", "price_power": 0.5, "latent_lr": 0.1}),
-            "compress.latent_lr: has no effect, method lines has no latents to move",
+            options(
+                compress={
+                    "method": "prior_widths",
+                    "dhp": {"cost_exponent": 0.5, "latent_lr": 0.1},
+                }
+            ),
+            "compress.dhp.latent_lr: has no effect, which preset paper alone reads",
         ),
     ],
 )
@@ -272,7 +266,3 @@ def test_the_file_and_the_line_are_named(tmp_path):
         UserWarning, match=r"run.yml: train.scheduler.gamma \(line \d+\): has no effect"
     ):
         load_options(path)
-
-
-def test_rules_are_of_methods_that_there_are():
-    assert set(RULES) <= set(METHODS)

@@ -9,11 +9,12 @@ import torch
 
 from dhp_sr.allocation.budget import Budget
 from dhp_sr.archs import build
+from dhp_sr.config.compress import HSNOptions
 from dhp_sr.hyper import convert
-from dhp_sr.search import build_search
-from dhp_sr.search.hsn.budget_regularizer import TERMS
-from dhp_sr.search.hsn.gates import MEDIAN, draw, keep_probability
-from dhp_sr.search.hsn.layer_scaling import HIGHEST, LOWEST, LayerScaling
+from dhp_sr.search import SearchSettings, build_search
+from dhp_sr.search.hsn.cost_regularizer import COST_REGULARIZERS
+from dhp_sr.search.hsn.gates import GUMBEL_MEDIAN, keep_probability, sample_gates
+from dhp_sr.search.hsn.layer_scaling import MAX_FACTOR, MIN_FACTOR, LayerScaling
 from dhp_sr.search.hsn.structure_network import StructureNetwork
 from dhp_sr.utils.errors import UserError
 
@@ -29,36 +30,36 @@ def test_a_channel_is_kept_as_often_as_the_closed_form_says(shifted, kept):
     logits = torch.full((200_000,), shifted)
     assert float(keep_probability(logits[:1])) == pytest.approx(kept, abs=5e-4)
     for soft in (False, True):
-        drawn = draw(logits, 0.4, noise(), soft=soft)
-        assert float((drawn.value >= 0.5).float().mean()) == pytest.approx(kept, abs=5e-3)
-    assert float(keep_probability(torch.tensor(-MEDIAN))) == pytest.approx(0.5)
+        drawn = sample_gates(logits, 0.4, noise(), soft=soft)
+        assert float((drawn.values >= 0.5).float().mean()) == pytest.approx(kept, abs=5e-3)
+    assert float(keep_probability(torch.tensor(-GUMBEL_MEDIAN))) == pytest.approx(0.5)
 
 
 def test_gates_are_0_or_1_and_their_slope_is_the_sigmoids():
     logits = torch.randn(500, dtype=torch.float64, requires_grad=True)
-    hard, soft = (draw(logits.detach(), 0.4, noise(), soft=soft) for soft in (False, True))
-    assert set(hard.value.tolist()) == {0.0, 1.0}
-    assert torch.equal(hard.value, (soft.value > 0.5).double())
-    added = (soft.score - logits).detach()
+    hard, soft = (sample_gates(logits.detach(), 0.4, noise(), soft=soft) for soft in (False, True))
+    assert set(hard.values.tolist()) == {0.0, 1.0}
+    assert torch.equal(hard.values, (soft.values > 0.5).double())
+    added = (soft.noisy_logits - logits).detach()
     torch.sigmoid((logits + added) / 0.4).sum().backward()
-    torch.testing.assert_close(hard.slope, logits.grad)
-    assert torch.equal(hard.slope, soft.slope)
+    torch.testing.assert_close(hard.gradients, logits.grad)
+    assert torch.equal(hard.gradients, soft.gradients)
 
 
-@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize("name", COST_REGULARIZERS)
 def test_the_slope_of_a_budget_term_is_its_derivative(name):
     for kept in (0.3, 0.7):
-        value, slope = TERMS[name](kept, 0.5)
-        beyond, _ = TERMS[name](kept + 1e-6, 0.5)
+        value, slope = COST_REGULARIZERS[name](kept, 0.5)
+        beyond, _ = COST_REGULARIZERS[name](kept + 1e-6, 0.5)
         assert (beyond - value) / 1e-6 == pytest.approx(slope, abs=1e-4)
-        assert TERMS[name](0.5, 0.5) == (0, 0)
-    assert TERMS["one_sided"](0.3, 0.5) == (0, 0)
+        assert COST_REGULARIZERS[name](0.5, 0.5) == (0, 0)
+    assert COST_REGULARIZERS["one_sided"](0.3, 0.5) == (0, 0)
     assert (
-        TERMS["one_sided"](1.0, 0.5)[0]
-        == TERMS["two_sided"](1.0, 0.5)[0]
+        COST_REGULARIZERS["one_sided"](1.0, 0.5)[0]
+        == COST_REGULARIZERS["two_sided"](1.0, 0.5)[0]
         == pytest.approx(math.log(2))
     )
-    assert TERMS["two_sided"](0.25, 0.5)[0] == pytest.approx(math.log(2))
+    assert COST_REGULARIZERS["two_sided"](0.25, 0.5)[0] == pytest.approx(math.log(2))
 
 
 def test_the_structure_network_has_the_size_it_should():
@@ -101,8 +102,8 @@ def test_factors_follow_the_hyper_gradient():
     torch.testing.assert_close(found, torch.tensor([[1.3], [1.3], [0.5]]) * task + budget)
     for _ in range(50):
         scaling.combine(task, budget)
-    assert scaling.factors.tolist() == pytest.approx([HIGHEST, LOWEST])
-    on_budget = LayerScaling(layer, "flops", 0.5)
+    assert scaling.factors.tolist() == pytest.approx([MAX_FACTOR, MIN_FACTOR])
+    on_budget = LayerScaling(layer, "cost", 0.5)
     for _ in range(2):
         found = on_budget.combine(task, budget)
     torch.testing.assert_close(on_budget.factors, torch.tensor([1.4, 1.5]))
@@ -118,9 +119,13 @@ def network():
     return build("DnCNN", num_feat=16, num_layers=4)
 
 
+def settings(budget=COARSE, **own):
+    return SearchSettings(budget, LENGTH, method_options=dict(HSNOptions(**own)))
+
+
 def hsn(plain=None, *, budget=COARSE, **own):
     hyper = convert(plain or network(), torch.rand(1, 1, 16, 16))
-    return build_search("hsn", hyper, budget, iterations=LENGTH, own=own)
+    return build_search("hsn", hyper, settings(budget, **own))
 
 
 def run(search, steps):
@@ -142,28 +147,28 @@ def run(search, steps):
 def test_the_mask_or_a_draw_is_priced():
     """With logits half way they differ."""
     priced = {}
-    for gates in ("mask", "drawn"):
-        search = hsn(offset=0.5, budget_gates=gates)
+    for gates in ("mask", "sampled"):
+        search = hsn(logit_bias=0.5, cost_gates=gates)
         mask = search.ratios()["macs_ratio"]
-        priced[gates] = run(search, 1)[0]["priced_ratio"]
-    assert priced["mask"] == mask != priced["drawn"]
+        priced[gates] = run(search, 1)[0]["regularized_ratio"]
+    assert priced["mask"] == mask != priced["sampled"]
 
 
-@pytest.mark.parametrize("gates", ["mask", "drawn"])
+@pytest.mark.parametrize("gates", ["mask", "sampled"])
 def test_with_all_gates_open_the_cost_is_the_whole(gates):
-    search = hsn(offset=50.0, approach=0.0, budget_gates=gates)
+    search = hsn(logit_bias=50.0, target_ramp=0.0, cost_gates=gates)
     x = torch.rand(2, 1, 16, 16)
     search.prepare(0)
     assert all(bool((latent == 1).all()) for latent in search.hyper.latents.values())
     torch.testing.assert_close(search.hyper.eval()(x), network().eval()(x))
     search.hyper(x).sum().backward()
     log = search.step(0)
-    assert log["priced_ratio"] == log["macs_ratio"] == 1
-    assert log["budget_term"] == pytest.approx(math.log(2))
+    assert log["regularized_ratio"] == log["macs_ratio"] == 1
+    assert log["cost_regularizer"] == pytest.approx(math.log(2))
 
 
 def test_with_all_gates_closed_the_floor_stays():
-    search = hsn(offset=-50.0, budget=replace(COARSE, min_width=3))
+    search = hsn(logit_bias=-50.0, budget=replace(COARSE, min_width=3))
     search.prepare(0)
     assert {int((latent == 1).sum()) for latent in search.hyper.latents.values()} == {3}
     search.hyper(torch.rand(1, 1, 16, 16)).sum().backward()
@@ -172,15 +177,15 @@ def test_with_all_gates_closed_the_floor_stays():
 
 
 def test_what_is_asked_falls_to_the_budget_on_a_line():
-    search = hsn(approach=0.5)
-    assert [search._asked(step) for step in (0, LENGTH // 4, LENGTH // 2, LENGTH)] == pytest.approx(
-        [1, 0.75, 0.5, 0.5]
-    )
-    assert hsn(approach=0.0)._asked(0) == 0.5
+    search = hsn(target_ramp=0.5)
+    assert [
+        search._target(step) for step in (0, LENGTH // 4, LENGTH // 2, LENGTH)
+    ] == pytest.approx([1, 0.75, 0.5, 0.5])
+    assert hsn(target_ramp=0.0)._target(0) == 0.5
 
 
 def test_the_penalty_balances_the_gradients_or_is_what_was_given():
-    search = hsn(balance=3.0)
+    search = hsn(gradient_balance=3.0)
     task, budget = torch.tensor([3.0, 4.0]), torch.tensor([0.0, 0.5])
     assert search._penalty(task, budget) == pytest.approx(3 * 5 / 0.5)
     assert search._penalty(torch.zeros(2), budget) == pytest.approx(0.9 * 30)
@@ -199,7 +204,7 @@ def test_weights_and_statistics_stand_still():
 
 def test_a_factor_of_1_that_never_moves_is_plain_training():
     """Bit for bit."""
-    plain, still, moving = hsn(layer_scaling="none"), hsn(scaling_rate=0.0), hsn(scaling_rate=0.05)
+    plain, still, moving = hsn(layer_scaling="none"), hsn(scaling_lr=0.0), hsn(scaling_lr=0.05)
     for search in (plain, still, moving):
         run(search, 8)
     assert torch.equal(plain.scores(), still.scores())
@@ -208,7 +213,7 @@ def test_a_factor_of_1_that_never_moves_is_plain_training():
 
 def test_factors_reach_the_heads_and_nothing_else():
     """A step with other factors moves the recurrent part alike."""
-    searches = [hsn(offset=0.0, approach=0.0) for _ in range(2)]
+    searches = [hsn(logit_bias=0.0, target_ramp=0.0) for _ in range(2)]
     searches[1]._scaling.factors = torch.full((3,), 3.0)
     for search in searches:
         run(search, 1)
@@ -230,14 +235,14 @@ def test_the_search_lands_on_its_budget_before_the_cut(searched):
     assert sum(late) / len(late) == pytest.approx(0.5, abs=0.02)
     assert max(late) - min(late) < 0.1
     assert logs[0]["macs_ratio"] == 1
-    assert max(log["undecided"] for log in logs) > 0.1 > logs[-1]["undecided"]
+    assert max(log["ambiguous"] for log in logs) > 0.1 > logs[-1]["ambiguous"]
     for name, mask in search.hyper.masks.items():
         assert logs[-1][f"width/{name}"] == int(mask.sum()) and f"scaling/{name}" in logs[-1]
 
 
 def test_the_mask_is_the_median_draw(searched):
     search, _ = searched
-    assert torch.equal(search.hyper.mask, keep_probability(search.scores() - MEDIAN) > 0.5)
+    assert torch.equal(search.hyper.mask, keep_probability(search.scores() - GUMBEL_MEDIAN) > 0.5)
     assert not search.hyper.mask.all()
 
 
@@ -256,7 +261,7 @@ def test_the_full_hypernetwork_is_refused():
     with pytest.raises(
         UserError, match=r"method hsn: gates need .*set compress\.parametrization: factored"
     ):
-        build_search("hsn", hyper, COARSE, iterations=LENGTH)
+        build_search("hsn", hyper, settings())
 
 
 def test_a_network_without_prunable_channels_is_refused():
@@ -264,12 +269,12 @@ def test_a_network_without_prunable_channels_is_refused():
     with pytest.raises(
         UserError, match=r"no channels to prune; pinned: .*model\.0 \(excluded by name\)"
     ):
-        build_search("hsn", hyper, COARSE, iterations=LENGTH)
+        build_search("hsn", hyper, settings())
 
 
 def test_a_channel_costs_what_the_table_for_resnet_56_says():
     """Four times as much in the first stage as in the last, for the size of the feature maps alone."""
-    hyper = convert(build("ResNet", depth=56), torch.rand(1, 3, 32, 32), keep_streams=True)
+    hyper = convert(build("ResNet", depth=56), torch.rand(1, 3, 32, 32), prune_residual=False)
     slopes = hyper.costs.marginal(torch.ones(hyper.plan.size), "macs")
     found = [slopes[group.span].unique().tolist() for group in hyper.plan.prunable]
     later = [[294_912]] * 9, [[110_592]] + [[147_456]] * 8, [[55_296]] + [[73_728]] * 8

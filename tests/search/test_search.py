@@ -1,5 +1,7 @@
 """The methods on a toy: they meet the budget, can be resumed, and DHP listens to the loss."""
 
+from dataclasses import fields
+
 import pytest
 import torch
 from topologies import conv, with_fixed_weight
@@ -7,11 +9,14 @@ from torch import nn
 
 from dhp_sr.allocation.budget import Budget
 from dhp_sr.archs import build
+from dhp_sr.config.compress import Compress, DHPOptions, HSNOptions
+from dhp_sr.config.methods import METHODS as METHOD_SPECS
 from dhp_sr.hyper import convert
-from dhp_sr.search import METHODS, build_search
-from dhp_sr.search.dhp import INTERVAL, LEAST_ROOM
-from dhp_sr.search.keep_ratio import path
-from dhp_sr.search.width_prior import lines
+from dhp_sr.search import METHODS, SearchSettings, build_search
+from dhp_sr.search.gradual_taylor import INTERVAL, MIN_HEADROOM
+from dhp_sr.search.keep_ratio import keep_ratio_schedule
+from dhp_sr.search.settings import DHPSettings, HSNSettings
+from dhp_sr.search.width_prior import width_prior
 from dhp_sr.utils.errors import UserError
 
 LENGTH = 60
@@ -41,10 +46,24 @@ def run(search, start=0, stop=LENGTH):
     return logs
 
 
-def make(method, hyper, **settings):
-    asked = {name: settings.pop(name) for name in BUDGET if name in settings}
-    budget = Budget.from_target(**{**BUDGET, **asked})
-    return build_search(method, hyper, budget, **{"iterations": LENGTH, **settings})
+def make(method, hyper, *, preset="default", iterations=LENGTH, seed=0, options=None, **budget):
+    """Make a search; options are those of the method's own section of `compress`."""
+    section = METHOD_SPECS[method].section
+    compress = Compress(
+        method=method,
+        preset=preset,
+        target={"macs": 0.5},
+        search_iter=iterations,
+        **({section: options or {}} if section else {}),
+    )
+    settings = SearchSettings(
+        budget=Budget.from_target(**{**BUDGET, **budget}),
+        iterations=iterations,
+        seed=seed,
+        preset=preset,
+        method_options=compress.method_options,
+    )
+    return build_search(method, hyper, settings)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -68,12 +87,12 @@ def test_every_method_takes_fixed_kernels(method):
     search.hyper.cut()
 
 
-@pytest.mark.parametrize("price_power", [0.0, 1.0])
-def test_lines_keeps_about_the_widths_that_dhp_makes_for(price_power):
+@pytest.mark.parametrize("cost_exponent", [0.0, 1.0])
+def test_prior_widths_keeps_about_the_widths_of_the_prior(cost_exponent):
     """The budget may move a group by a step; the first channels of each stay, whatever their gradients."""
     hyper = hyper_network()
-    search = make("lines", hyper, price_power=price_power)
-    wanted = lines(hyper, search.settings.budget, price_power)
+    search = make("prior_widths", hyper, options={"cost_exponent": cost_exponent})
+    wanted = width_prior(hyper, search.settings.budget, cost_exponent)
     assert len(set(wanted.values())) > 1
     before = hyper.mask.clone()
     run(search)
@@ -85,8 +104,9 @@ def test_lines_keeps_about_the_widths_that_dhp_makes_for(price_power):
         )
 
 
-def test_faithful_meets_the_budget_from_random_latents():
-    search = make("dhp", hyper_network("full"), preset="faithful", penalty=50.0, latent_lr=1e-3)
+def test_the_paper_preset_meets_the_budget_from_random_latents():
+    options = {"penalty": 50.0, "latent_lr": 1e-3}
+    search = make("dhp", hyper_network("full"), preset="paper", options=options)
     before = search.scores()
     logs = run(search)
     assert logs[0]["lambda"] == 50
@@ -95,21 +115,21 @@ def test_faithful_meets_the_budget_from_random_latents():
     assert 0.49 <= search.finish().macs_ratio <= 0.5
 
 
-def test_faithful_needs_the_full_hypernetwork():
+def test_the_paper_preset_needs_the_full_hypernetwork():
     with pytest.raises(UserError, match="parametrization: full"):
-        make("dhp", hyper_network(), preset="faithful")
+        make("dhp", hyper_network(), preset="paper")
 
 
-def test_the_ratio_follows_its_line():
+def test_the_kept_ratio_follows_the_schedule():
     search = make("dhp", hyper_network(), keep_ratio=0.4)
     for iteration, log in enumerate(run(search)):
         if iteration % INTERVAL == INTERVAL - 1:
-            assert log["macs_ratio"] <= path(iteration / LENGTH, 0.4) + 1e-9
-    assert path(0, 0.4) == 1
-    assert path(1, 0.4) == pytest.approx(0.4)
+            assert log["macs_ratio"] <= keep_ratio_schedule(iteration / LENGTH, 0.4) + 1e-9
+    assert keep_ratio_schedule(0, 0.4) == 1
+    assert keep_ratio_schedule(1, 0.4) == pytest.approx(0.4)
 
 
-def test_dear_channels_go_before_cheap_ones():
+def test_expensive_channels_are_pruned_before_cheap_ones():
     """With equal gradients everywhere the cost alone decides; equal channels go one by one, of 4 % each."""
     hyper = hyper_network()
     search = make("dhp", hyper)
@@ -119,30 +139,26 @@ def test_dear_channels_go_before_cheap_ones():
             latent.grad = torch.ones_like(latent)
         log = search.step(iteration)
         if iteration % INTERVAL == INTERVAL - 1:
-            assert log["macs_ratio"] > path(iteration / LENGTH, 0.5) - 0.04
+            assert log["macs_ratio"] > keep_ratio_schedule(iteration / LENGTH, 0.5) - 0.04
     kept = hyper.mask[order].float()
     assert kept[: len(kept) // 4].all()
     assert not kept[-len(kept) // 4 :].all()
 
 
-def rates_after_masking_half(search, hyper):
-    """Return the rates of two groups with equal slopes, the first of which has lost half of its channels."""
+@pytest.mark.parametrize(
+    ("prior", "headroom"), [(0.2, 0.375), (0.5, MIN_HEADROOM), (0.7, MIN_HEADROOM)]
+)
+def test_thresholds_are_damped_by_the_square_of_the_headroom(prior, headroom):
+    """Two groups with equal importance and cost, the first of which has lost half of its channels."""
+    hyper = hyper_network()
+    search = make("dhp", hyper)
+    search._width_prior = dict.fromkeys(search._width_prior, prior)
+    hyper.marginal_cost = lambda kind: torch.ones(hyper.plan.size)
     search._adam.observe(torch.ones(hyper.plan.size))
     first, second = hyper.plan.prunable[:2]
     hyper.mask[first.start : first.start + first.width // 2] = False
-    rates = search._rates()
-    return rates[first.span], rates[second.span]
-
-
-@pytest.mark.parametrize(("line", "room"), [(0.2, 0.375), (0.5, LEAST_ROOM), (0.7, LEAST_ROOM)])
-def test_a_group_shrinks_the_more_slowly_the_less_room_it_has(line, room):
-    """Costs are made equal, so that width alone differs."""
-    hyper = hyper_network()
-    search = make("dhp", hyper)
-    search._lines = dict.fromkeys(search._lines, line)
-    hyper.marginal_cost = lambda kind: torch.ones(hyper.plan.size)
-    first, second = rates_after_masking_half(search, hyper)
-    assert torch.allclose(first, second * room**2)
+    thresholds = search._current_thresholds()
+    assert torch.allclose(thresholds[first.span], thresholds[second.span] * headroom**2)
 
 
 def test_no_group_is_emptied_where_gradients_are_tiny():
@@ -185,9 +201,9 @@ def test_dhp_drops_channels_that_do_not_matter():
 
 
 RESUMED = [
-    ("dhp", "modern", "factored"),
-    ("dhp", "faithful", "full"),
-    ("hsn", "modern", "factored"),
+    ("dhp", "default", "factored"),
+    ("dhp", "paper", "full"),
+    ("hsn", "default", "factored"),
 ]
 
 
@@ -206,8 +222,20 @@ def test_a_resumed_search_ends_where_an_uninterrupted_one_does(method, preset, k
 
 
 def test_unknown_methods_are_refused_with_a_suggestion():
-    with pytest.raises(UserError, match=r"found 'dph' \(did you mean 'dhp'\?\)"):
-        make("dph", hyper_network())
+    settings = SearchSettings(Budget.from_target("macs", 0.5), LENGTH)
+    with pytest.raises(UserError, match=r"'dph'.*'dhp'"):
+        build_search("dph", hyper_network(), settings)
+
+
+def test_the_option_file_knows_the_same_methods():
+    assert set(METHOD_SPECS) == set(METHODS)
+
+
+@pytest.mark.parametrize(
+    ("section", "settings"), [(DHPOptions, DHPSettings), (HSNOptions, HSNSettings)]
+)
+def test_sections_of_the_option_file_hold_the_settings_of_the_engine(section, settings):
+    assert list(section.model_fields) == [field.name for field in fields(settings)]
 
 
 def test_random_differs_between_seeds_and_repeats_with_one():

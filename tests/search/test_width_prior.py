@@ -9,10 +9,11 @@ from torch import nn
 
 from dhp_sr.allocation.budget import Budget
 from dhp_sr.archs import build
+from dhp_sr.config.compress import DHPOptions
 from dhp_sr.cost.latency_benchmark import LatencyBenchmark
 from dhp_sr.hyper import convert
-from dhp_sr.search import build_search
-from dhp_sr.search.width_prior import FLATTEST, LEVELS, STEEPEST, lines
+from dhp_sr.search import SearchSettings, build_search
+from dhp_sr.search.width_prior import MAX_EXPONENT, MIN_EXPONENT, NUM_CANDIDATES, width_prior
 
 
 def budget(keep_ratio=0.5, kind="macs", min_width=1, round_to=1):
@@ -35,7 +36,7 @@ class Upsampled(nn.Sequential):
 
 def of(network, example, power=0.5, **asked):
     hyper = convert(network, example)
-    return hyper, lines(hyper, budget(**asked), power)
+    return hyper, width_prior(hyper, budget(**asked), power)
 
 
 def cost_at(hyper, kept, kind="macs"):
@@ -73,8 +74,8 @@ def test_a_weight_that_multiplies_at_more_places_is_kept_by_that_power_of_its_pr
     """Fractions k and r k with r = s^2p, and (r k + s s k) / (1 + s s) of the cost; within a level of them."""
     kept = of(Upsampled(s), torch.rand(1, 64, 8, 8), power, keep_ratio=0.15)[1]
     cost = 0.15 * (1 + s * s)
-    assert kept["3"] == pytest.approx(cost / (s ** (2 * power) + s * s), abs=1 / LEVELS)
-    assert kept["0"] == pytest.approx(min(1.0, cost - s * s * kept["3"]), abs=1 / LEVELS)
+    assert kept["3"] == pytest.approx(cost / (s ** (2 * power) + s * s), abs=1 / NUM_CANDIDATES)
+    assert kept["0"] == pytest.approx(min(1.0, cost - s * s * kept["3"]), abs=1 / NUM_CANDIDATES)
 
 
 def test_a_budget_of_parameters_makes_all_groups_alike():
@@ -85,8 +86,8 @@ def test_a_budget_of_parameters_makes_all_groups_alike():
 def test_floors_and_whole_groups_hold_and_the_rest_meets_the_budget():
     hyper, kept = of(Upsampled(4), torch.rand(1, 64, 8, 8), keep_ratio=0.76, min_width=48)
     assert kept["3"] == 0.75 and 0.75 < kept["0"] <= 1
-    assert set(lines(hyper, budget(1.0), 0.5).values()) == {1.0}
-    assert set(lines(hyper, budget(0.1, min_width=48), 0.5).values()) == {0.75}
+    assert set(width_prior(hyper, budget(1.0), 0.5).values()) == {1.0}
+    assert set(width_prior(hyper, budget(0.1, min_width=48), 0.5).values()) == {0.75}
 
 
 def test_what_an_activation_bends_stays_wider_than_what_is_only_carried_on():
@@ -114,7 +115,7 @@ def test_it_is_the_best_of_all_widths_where_these_can_be_counted(s, power, keep_
     hyper, kept = of(
         Upsampled(s), torch.rand(1, 64, 8, 8), power, keep_ratio=keep_ratio, round_to=step
     )
-    exponent = min(STEEPEST, max(FLATTEST, (1 - power) / max(power, FLATTEST)))
+    exponent = min(MAX_EXPONENT, max(MIN_EXPONENT, (1 - power) / max(power, MIN_EXPONENT)))
     names = [group.name for group in hyper.plan.prunable]
     parts = [width / 64 for width in range(step, 65, step)]
     rivals = [dict(zip(names, pair, strict=True)) for pair in itertools.product(parts, repeat=2)]
@@ -143,20 +144,23 @@ def test_a_latency_that_rises_in_steps_is_met_at_their_tops(monkeypatch):
         hyper.use_latency(LatencyBenchmark(torch.rand(1, 1, 8, 8)))
     finally:
         handle.remove()
-    kept = lines(hyper, budget(0.6, "latency"), 0.0)
+    kept = width_prior(hyper, budget(0.6, "latency"), 0.0)
     assert {width % 8 for width in widths(hyper, kept)} == {0}
     assert 0.55 < cost_at(hyper, kept, "latency") <= 0.6
 
 
 def test_a_network_without_groups_has_no_lines():
     assert (
-        lines(convert(nn.Sequential(nn.Conv2d(1, 1, 3)), torch.rand(1, 1, 8, 8)), budget(), 0.0)
+        width_prior(
+            convert(nn.Sequential(nn.Conv2d(1, 1, 3)), torch.rand(1, 1, 8, 8)), budget(), 0.0
+        )
         == {}
     )
 
 
-def test_the_search_takes_the_power_that_was_asked_for():
+def test_the_search_takes_the_exponent_of_its_settings():
     hyper = convert(Upsampled(4), torch.rand(1, 64, 8, 8))
-    for power in (0.0, 0.5):
-        search = build_search("dhp", hyper, budget(), iterations=10, price_power=power)
-        assert search._lines == lines(hyper, budget(), power)
+    for exponent in (0.0, 0.5):
+        options = dict(DHPOptions(cost_exponent=exponent))
+        search = build_search("dhp", hyper, SearchSettings(budget(), 10, method_options=options))
+        assert search._width_prior == width_prior(hyper, budget(), exponent)

@@ -128,12 +128,12 @@ def batch(options):
     return items.batch([(number, number) for number in range(4)])
 
 
-@pytest.mark.parametrize("preset", ["modern", "faithful"])
+@pytest.mark.parametrize("preset", ["default", "paper"])
 def test_weight_decay_leaves_the_latents_alone(make, tmp_path, preset):
     compress = {"dense_iter": 0, "preset": preset, "search_iter": 8}
     compress |= (
-        {"parametrization": "full", "penalty": 0.0, "latent_lr": 1e-12}
-        if preset == "faithful"
+        {"parametrization": "full", "dhp": {"penalty": 0.0, "latent_lr": 1e-12}}
+        if preset == "paper"
         else {}
     )
     steep = {"type": "SGD", "lr": 1e-12, "momentum": 0.0, "weight_decay": 1e9}

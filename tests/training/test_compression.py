@@ -189,7 +189,7 @@ def test_a_search_that_leaves_the_weights_alone(compression):
         torch.equal(one.optimizer.state[w]["exp_avg"], moments[name])
         for name, w in searched.named_parameters()
     )
-    assert logs[-1]["lr"] == 1e-3 and logs[-1]["priced_ratio"] <= 1
+    assert logs[-1]["lr"] == 1e-3 and logs[-1]["regularized_ratio"] <= 1
     assert one.advance(8) == ["finetune"]
     narrow = {name: weight.clone() for name, weight in one.network.named_parameters()}
     assert any(weight.numel() < before[name].numel() for name, weight in narrow.items())

@@ -104,7 +104,7 @@ def test_a_run_without_search_trains_the_dense_network(make_options, tmp_path, f
     assert not (folder / "widths.json").exists()
 
 
-@pytest.mark.parametrize("method", ["uniform", "random", "magnitude", "lines"])
+@pytest.mark.parametrize("method", ["uniform", "random", "magnitude", "prior_widths"])
 def test_the_controls(make_options, tmp_path, method):
     metrics = run(make_options(compress={"method": method}), tmp_path)
     assert abs(metrics["achieved"]["macs_ratio"] - 0.5) <= 0.15
@@ -138,8 +138,7 @@ def test_a_diverged_run_keeps_its_last_state(make_options, tmp_path, folder):
     ("compress", "expected"),
     [
         ({"target": {"macs": 0.01}, "tolerance": 0.001}, "cannot be met"),
-        ({"method": "dph"}, "did you mean 'dhp'"),
-        ({"preset": "faithful"}, "compress.parametrization: full"),
+        ({"preset": "paper"}, "compress.parametrization: full"),
         (
             {"exclude": ["body*", "bodi.0.conv1"]},
             "'bodi.0.conv1' names no layer .did you mean 'body.0.conv1'",
@@ -181,7 +180,7 @@ def test_the_rehearsal_draws_no_random_numbers(make_options, tmp_path):
     from dhp_sr.training.compression import Compression
     from dhp_sr.training.distributed import DistributedContext
 
-    faithful = make_options(compress={"preset": "faithful", "parametrization": "full"})
+    faithful = make_options(compress={"preset": "paper", "parametrization": "full"})
     one = Compression(
         faithful, DistributedContext(torch.device("cpu")), tmp_path / "dense.safetensors"
     )

@@ -28,9 +28,9 @@ def test_without_a_search_there_are_none():
     assert not any(is_due(schedule(100, 0, searches=False), done) for done in range(200))
 
 
-@pytest.mark.parametrize("preset", ["modern", "faithful"])
+@pytest.mark.parametrize("preset", ["default", "paper"])
 def test_latents_end_where_the_cut_is(make_options, tmp_path, preset):
-    form = {"parametrization": "full", "penalty": 0.1} if preset == "faithful" else {}
+    form = {"parametrization": "full", "dhp": {"penalty": 0.1}} if preset == "paper" else {}
     run(
         make_options(
             compress={"preset": preset, "search_iter": 20, **form}, train={"total_iter": 30}
@@ -47,7 +47,7 @@ def test_latents_end_where_the_cut_is(make_options, tmp_path, preset):
             20,
         )
         assert (latents.values >= 0).all()
-        if preset == "modern":
+        if preset == "default":
             assert (latents.values[:, -1] > 0).sum() == group["after"] and (
                 latents.values[:, 0] == 1
             ).all()

@@ -38,7 +38,7 @@ def root(tmp_path):
 CASES = {
     "EDSR": {"compress": {"distill": {"weight": 0.5, "mix": 0.5}}},
     "DnCNN": {"network": DNCNN},
-    "faithful": {"compress": {"preset": "faithful", "parametrization": "full", "penalty": 0.1}},
+    "paper": {"compress": {"preset": "paper", "parametrization": "full", "dhp": {"penalty": 0.1}}},
     "hsn": {"network": DNCNN, "compress": {"method": "hsn"}},
     "bf16": {
         "train": {"amp": "bf16", "channels_last": True, "optim_g": {"type": "Muon", "lr": 1e-3}}
@@ -76,7 +76,7 @@ def _come_back():
     os.chdir(before)
 
 
-@pytest.mark.parametrize("method", ["dhp", "hsn", "lines", "magnitude", "random", "uniform"])
+@pytest.mark.parametrize("method", ["dhp", "hsn", "prior_widths", "magnitude", "random", "uniform"])
 def test_the_search_goes_on_where_it_was(make_options, root, method):
     """Interrupted or not, the state inside the search is the same to the last bit."""
     options = make_options(

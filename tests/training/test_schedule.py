@@ -99,7 +99,7 @@ def test_phases_longer_than_the_run(make_options):
     ("compress", "again"),
     [
         ({}, False),
-        ({"parametrization": "full", "preset": "faithful"}, True),
+        ({"parametrization": "full", "preset": "paper"}, True),
         ({"scheduler": {"type": "constant"}}, True),
     ],
 )

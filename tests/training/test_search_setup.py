@@ -17,7 +17,13 @@ QUICKSTART = Path(__file__).parents[2] / "options" / "quickstart.yml"
 
 
 def test_a_search_is_made_as_the_options_say():
-    given = {"round_to": 4, "min_width": 6, "tolerance": 0.02, "search_iter": 7, "price_power": 0.5}
+    given = {
+        "round_to": 4,
+        "min_width": 6,
+        "tolerance": 0.02,
+        "search_iter": 7,
+        "dhp.cost_exponent": 0.5,
+    }
     changes = [f"compress.{key}={value}" for key, value in given.items()]
     options = load_options(QUICKSTART, [*changes, "compress.target.macs=0.4", "manual_seed=11"])
     settings = begin_search(
@@ -31,8 +37,12 @@ def test_a_search_is_made_as_the_options_say():
     assert settings.budget == Budget.from_target(
         "macs", 0.4, tolerance=0.02, round_to=4, min_width=6
     )
-    assert (settings.iterations, settings.seed, settings.price_power) == (7, 11, 0.5)
-    assert settings.preset == "modern"
+    assert (settings.iterations, settings.seed, settings.method_options["cost_exponent"]) == (
+        7,
+        11,
+        0.5,
+    )
+    assert settings.preset == "default"
 
 
 class Scaled(nn.Module):

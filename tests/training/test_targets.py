@@ -93,7 +93,7 @@ def test_the_smallest_target_is_what_a_single_run_searches(make_options, tmp_pat
         {},
         {"distill": {"weight": 0.5}},
         {"method": "magnitude"},
-        {"method": "hsn", "keep_streams": False},
+        {"method": "hsn", "prune_residual": True},
         {"method": "random"},
     ],
 )

@@ -5,15 +5,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dhp_sr.config.methods import CONTROLS
+from dhp_sr.config.methods import BASELINES
+from dhp_sr.config.renamed import use_current_names
 from dhp_sr.config.yaml import parse
 from dhp_sr.reports.run import Run
 from dhp_sr.utils.errors import UserError
 
 
 def method_of(options: Mapping[str, Any]) -> str:
-    """Return the method of an option file: `none` for a run that only trains the dense network."""
-    compress = options.get("compress")
+    """Return the method of an option file: `none` for a run that only trains the dense network.
+
+    Former names of methods, in the options of older runs, are translated.
+    """
+    compress = use_current_names(options)[0].get("compress")
     return str(compress.get("method", "dhp")) if isinstance(compress, Mapping) else "none"
 
 
@@ -55,7 +59,7 @@ def _is_control(other: Run, run: Run) -> bool:
     same_task = run.results.get("task") == other.results.get("task") and _sigmas(other) == _sigmas(
         run
     )
-    return same and same_task and method_of(other.options) in (*CONTROLS, "none")
+    return same and same_task and method_of(other.options) in (*BASELINES, "none")
 
 
 def _sigmas(run: Run) -> set[Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from dhp_sr.config.methods import CONTROLS
+from dhp_sr.config.methods import BASELINES
 from dhp_sr.reports.page.baselines import method_of, sigmas
 from dhp_sr.reports.page.formatting import COSTS, score_keys
 from dhp_sr.reports.page.published import published_points
@@ -57,7 +57,7 @@ def _points(run: Run, several: bool) -> list[dict[str, Any]]:
     """Return one point for each network of a run; a control's dense network is another run's, so it is left out."""
     method = method_of(run.options)
     rows = [row for row in run.results["rows"] if row.get("macs") is not None]
-    if method in CONTROLS and several:
+    if method in BASELINES and several:
         rows = [row for row in rows if row["model"] != "dense"]
     return [
         {
@@ -78,7 +78,7 @@ def _points(run: Run, several: bool) -> list[dict[str, Any]]:
 def _kind(model: str, method: str) -> str:
     if model == "dense":
         return "dense"
-    return "control" if method in CONTROLS else "pruned"
+    return "control" if method in BASELINES else "pruned"
 
 
 def _detail(row: dict[str, Any], method: str) -> str:

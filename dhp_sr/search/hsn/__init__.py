@@ -1,1 +1,5 @@
-"""HSN: model compression via a hyper-structure network."""
+"""HSN: pruning by a network that generates the architecture (Gao et al., 2020).
+
+Start reading at `search`, the method. `structure_network` generates one logit per channel, `gates`
+turns logits into kept channels, `cost_regularizer` and `layer_scaling` make up the objective.
+"""

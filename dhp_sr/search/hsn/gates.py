@@ -1,9 +1,16 @@
-"""Gates: a channel's logit, noise, and a hard decision with a soft slope.
+"""Straight-through Gumbel gates: a channel's logit, noise, a hard decision, a soft gradient.
 
-    s = sigmoid((logit + offset + g) / temperature),   g ~ Gumbel(0, 1)
-    v = 1 where s >= 1/2, else 0;   dv/dlogit := ds/dlogit
+    s = sigmoid((logit + bias + g) / temperature),   g ~ Gumbel(0, 1)
+    v = 1 if s >= 1/2 else 0;   dv/dlogit := ds/dlogit
 
-One Gumbel sample, not the difference of two, so a channel is kept with probability 1 - exp(-exp(logit + offset)).
+This takes one Gumbel sample, as the authors' code does, where the usual relaxation of a Bernoulli
+variable takes the difference of two. So a channel is kept with probability
+1 - exp(-exp(logit + bias)).
+
+References:
+    Jang et al., Categorical Reparameterization with Gumbel-Softmax, ICLR 2017.
+    Bengio et al., Estimating or Propagating Gradients Through Stochastic Neurons for Conditional
+    Computation, 2013 (the straight-through estimator).
 """
 
 import math
@@ -12,41 +19,41 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-MEDIAN = -math.log(math.log(2))
-"""Of the Gumbel distribution: a channel whose logit + offset is above -MEDIAN is kept more often than not."""
+GUMBEL_MEDIAN = -math.log(math.log(2))
+"""Median of the noise: a channel is kept more often than not if logit + bias + median > 0."""
 
 
-class Draw(NamedTuple):
-    """Gates of one step, flat like the plan."""
+class GateSample(NamedTuple):
+    """One sample of the gates of all channels; each field has the shape (channels,)."""
 
-    score: Tensor
-    """Logit + offset + noise: above 0 the gate is open."""
-    value: Tensor
-    """1 open, 0 closed; soft gates lie between."""
-    slope: Tensor
+    noisy_logits: Tensor
+    """Logit + bias + noise; the gate is open above 0."""
+    values: Tensor
+    """1 open, 0 closed; soft gates are in between."""
+    gradients: Tensor
     """d value / d logit."""
 
 
-def keep_probability(shifted: Tensor) -> Tensor:
-    """Return the probability that a channel is kept, of logit + offset."""
-    return -torch.expm1(-shifted.exp())
+def keep_probability(biased_logits: Tensor) -> Tensor:
+    """Return the probability that a channel is kept, given logit + bias."""
+    return -torch.expm1(-biased_logits.exp())
 
 
-def draw(
-    shifted: Tensor, temperature: float, noise: torch.Generator, *, soft: bool = False
-) -> Draw:
-    """Draw gates.
+def sample_gates(
+    biased_logits: Tensor, temperature: float, generator: torch.Generator, *, soft: bool = False
+) -> GateSample:
+    """Sample gates.
 
     Args:
-        shifted: (n,) logit + offset.
-        temperature: the lower, the steeper the slope near the threshold and the flatter elsewhere.
-        noise: gives the Gumbel samples.
-        soft: whether the gates are s itself, instead of its rounded value.
-
-    Reference: Jang et al., Categorical Reparameterization with Gumbel-Softmax, ICLR 2017; Bengio et al., Estimating or
-        Propagating Gradients Through Stochastic Neurons, 2013 (the straight-through estimator).
+        biased_logits: (channels,) logit + bias.
+        temperature: Positive. The lower it is, the steeper is the gradient near the threshold, and
+            the flatter elsewhere.
+        generator: Source of the Gumbel noise.
+        soft: Whether the values are s itself instead of its rounded value.
     """
-    score = shifted - torch.empty_like(shifted).exponential_(generator=noise).log()
-    sigmoid = torch.sigmoid(score / temperature)
-    value = sigmoid if soft else (score > 0).to(score.dtype)
-    return Draw(score, value, sigmoid * (1 - sigmoid) / temperature)
+    # -log of an exponential variable is a Gumbel one, without the log of 0 of the usual formula
+    exponential = torch.empty_like(biased_logits).exponential_(generator=generator)
+    noisy_logits = biased_logits - exponential.log()
+    sigmoid = torch.sigmoid(noisy_logits / temperature)
+    values = sigmoid if soft else (noisy_logits > 0).to(noisy_logits.dtype)
+    return GateSample(noisy_logits, values, sigmoid * (1 - sigmoid) / temperature)

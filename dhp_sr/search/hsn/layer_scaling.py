@@ -1,72 +1,82 @@
-"""Layer-wise scaling: how much the loss weighs against the budget in the gradient of each layer's head, learned."""
+"""Layer-wise scaling: learned weight of the loss against the cost in the gradient of each head."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
 
-LOWEST, HIGHEST = 0.1, 10.0
+MIN_FACTOR = 0.1
+MAX_FACTOR = 10.0
 
 
 class LayerScaling:
-    """One factor alpha for each layer, moved by hyper-gradient descent.
+    """One factor alpha per layer, learned by hyper-gradient descent.
 
-    A budget of multiply-adds presses hardest on layers with large feature maps, the early ones. Each head's gradient
-    is therefore
+    A budget of multiply-adds presses hardest on layers with large feature maps, the early ones. So
+    the gradient of the head of layer l is
 
-        G_l = alpha_l gL_l + gR_l        gL: of the task's loss, gR: of the budget's term, its strength included
+        G_l = alpha_l * gL_l + gR_l     gL: of the loss; gR: of the weighted cost regularizer
 
-    and a step along alpha_l changes the objective by -<gL_l + gR_l, previous gL_l> times the step size, so
+    A step along alpha_l changes the objective by -<gL_l + gR_l, previous gL_l> times the step size
+    of the head, which gives the update
 
-        alpha_l <- alpha_l + rate * cosine(gL_l + gR_l, previous gL_l), within [0.1, 10].
+        alpha_l <- clip(alpha_l + lr * cosine(gL_l + gR_l, previous gL_l), 0.1, 10)
 
-    The paper says that there are such factors and that hyper-gradients move them. Where they stand is read from the
-    authors' later code; the rule is ours. Its cosine makes one rate fit all layers: plain products differ by orders.
+    The paper says that there are such factors and that hyper-gradients move them. Which gradient
+    they multiply is read from the authors' later code; the update is ours. The cosine lets one
+    learning rate suit all layers, whose plain inner products differ by orders of magnitude.
 
     Args:
-        layer: (rows,) the layer of each row of the heads.
-        mode: `loss` as above, `flops` with the factor on gR instead, `none` for 1 throughout.
-        rate: step of the factors.
+        layer_of_row: (rows,) index of the layer of each row of the heads.
+        mode: `loss` as above; `cost`: alpha multiplies gR instead; `none`: alpha is always 1.
+        lr: Step size of the factors.
 
-    Reference: Baydin et al., Online Learning Rate Adaptation with Hypergradient Descent, ICLR 2018.
+    Reference:
+        Baydin et al., Online Learning Rate Adaptation with Hypergradient Descent, ICLR 2018.
     """
 
-    def __init__(self, layer: Tensor, mode: str, rate: float) -> None:
-        self._layer, self._mode, self._rate = layer, mode, rate
-        self.factors = torch.ones(int(layer.max()) + 1)
-        self._before: Tensor | None = None
+    def __init__(self, layer_of_row: Tensor, mode: str, lr: float) -> None:
+        self._layer_of_row = layer_of_row
+        self._mode = mode
+        self._lr = lr
+        self.factors = torch.ones(int(layer_of_row.max()) + 1)
+        """Alpha of each layer."""
+        self._previous: Tensor | None = None
+        """Gradient of the last step that the factors multiply, before the multiplication."""
 
-    def combine(self, task: Tensor, budget: Tensor) -> Tensor:
-        """Take one step on the factors and return the gradient for the heads.
+    def combine(self, loss_gradient: Tensor, cost_gradient: Tensor) -> Tensor:
+        """Update the factors and return the gradient for the heads.
 
         Args:
-            task: (rows, n) gradient of the task's loss on each head.
-            budget: (rows, n) gradient of the budget's term.
+            loss_gradient: (rows, n) gradient of the loss on each row of the heads.
+            cost_gradient: (rows, n) gradient of the weighted cost regularizer.
         """
         if self._mode == "none":
-            return task + budget
-        scaled, other = (task, budget) if self._mode == "loss" else (budget, task)
-        if self._before is not None:
-            agreement = self._cosine(task + budget, self._before)
-            self.factors = (self.factors + self._rate * agreement).clamp(LOWEST, HIGHEST)
-        self._before = scaled.clone()
-        return self.factors[self._layer][:, None] * scaled + other
+            return loss_gradient + cost_gradient
+        if self._mode == "loss":
+            scaled, unscaled = loss_gradient, cost_gradient
+        else:
+            scaled, unscaled = cost_gradient, loss_gradient
+        if self._previous is not None:
+            agreement = self._layer_cosine(loss_gradient + cost_gradient, self._previous)
+            self.factors = (self.factors + self._lr * agreement).clamp(MIN_FACTOR, MAX_FACTOR)
+        self._previous = scaled.clone()
+        return self.factors[self._layer_of_row][:, None] * scaled + unscaled
 
-    def _cosine(self, first: Tensor, second: Tensor) -> Tensor:
-        """Return the cosine of the angle between two gradients, for each layer; 0 where one of them is 0."""
-        product, *squares = (
-            self._sums(a * b) for a, b in ((first, second), (first, first), (second, second))
-        )
-        return product / (squares[0] * squares[1]).sqrt().clamp_min(torch.finfo(product.dtype).tiny)
+    def _layer_cosine(self, first: Tensor, second: Tensor) -> Tensor:
+        """Return the cosine between two gradients of each layer; 0 if one of them is 0."""
+        product = self._layer_sum(first * second)
+        norms = (self._layer_sum(first * first) * self._layer_sum(second * second)).sqrt()
+        return product / norms.clamp_min(torch.finfo(product.dtype).tiny)
 
-    def _sums(self, entries: Tensor) -> Tensor:
-        return torch.zeros_like(self.factors).index_add_(0, self._layer, entries.sum(1))
+    def _layer_sum(self, values: Tensor) -> Tensor:
+        return torch.zeros_like(self.factors).index_add_(0, self._layer_of_row, values.sum(1))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the factors and the gradient of the step before."""
-        return {"factors": self.factors, "before": self._before}
+        """Return the factors and the gradient of the last step."""
+        return {"factors": self.factors, "previous": self._previous}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take what `state_dict` gave."""
+        """Restore a state that `state_dict` returned."""
         self.factors = state["factors"].clone()
-        self._before = None if state["before"] is None else state["before"].clone()
+        self._previous = None if state["previous"] is None else state["previous"].clone()

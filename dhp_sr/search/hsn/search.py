@@ -1,19 +1,19 @@
-"""HSN: a network that puts out the structure, trained through gates while the weights stand still.
+"""HSN: a network that generates the structure, trained through gates while the weights are frozen.
 
-    fixed inputs -> structure network -> logits -> gates -> task's loss of the gated network
-                                               '-> gates -> cost -> budget's term
+    fixed inputs -> structure network -> logits -> gates -> loss of the gated network
+                                               '-> gates -> cost -> cost regularizer
 
-    J = L(gated network) + penalty * R(kept fraction, budget)
+    J = L(gated network) + penalty * R(kept fraction, target)
 
-The weights and the statistics of norms are those of the network that the search begins with. What can be known of the
-method is in its abstract and in later code of its authors; the paper's full text was not at hand. Where the sources
-leave a choice, the parts say what they chose.
+Weights and norm statistics stay those of the network that the search starts from. The full text of
+the paper was not at hand: what is known of the method is its abstract and later code of its
+authors. Where these leave a choice, the modules of this package state what was chosen.
 
-Reference: Gao et al., Model Compression via Hyper-Structure Network, 2020 (OpenReview Oc-Aedbjq0).
+Reference:
+    Gao et al., Model Compression via Hyper-Structure Network, 2020 (OpenReview Oc-Aedbjq0).
 """
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -21,56 +21,52 @@ from torch import Tensor
 from dhp_sr.allocation.budget import enforce_min_width, split_by_group
 from dhp_sr.hyper import HyperNet
 from dhp_sr.hyper.gated import gate
-from dhp_sr.search.base import Search, SearchSettings, gradients, set_latents
-from dhp_sr.search.hsn.budget_regularizer import TERMS
-from dhp_sr.search.hsn.gates import MEDIAN, Draw, draw, keep_probability
+from dhp_sr.search.base import Search, latent_gradients, set_latents
+from dhp_sr.search.hsn.cost_regularizer import COST_REGULARIZERS
+from dhp_sr.search.hsn.gates import GUMBEL_MEDIAN, GateSample, keep_probability, sample_gates
 from dhp_sr.search.hsn.layer_scaling import LayerScaling
 from dhp_sr.search.hsn.structure_network import StructureNetwork
+from dhp_sr.search.settings import HSNSettings, SearchSettings
 from dhp_sr.utils.errors import UserError
 
-MEMORY = 0.9
-"""Of the running mean of gradient norms, per step."""
+EMA_DECAY = 0.9
+"""Decay per step of the running mean of the loss gradient's norm."""
+
 AMBIGUOUS = (0.05, 0.95)
-"""Keep probabilities between these are not decided yet."""
+"""A gate is ambiguous while its keep probability is between these."""
 
 
-@dataclass(frozen=True)
-class HSNSettings:
-    """The section `compress.hsn` of an option file; its documentation is there."""
-
-    lr: float = 1e-3
-    weight_decay: float = 1e-2
-    temperature: float = 0.4
-    offset: float = 3.0
-    penalty: float | None = None
-    balance: float = 1.0
-    approach: float = 0.5
-    budget_term: str = "two_sided"
-    budget_gates: str = "mask"
-    task_gates: str = "hard"
-    layer_scaling: str = "loss"
-    scaling_rate: float = 0.01
-
-
+@final
 class HSN(Search):
-    """Trains a structure network; the masks are what it would rather keep than cut.
+    """Trains a structure network; a channel is kept if its gate is open more often than not.
 
     Ours, where the sources are silent or err:
-    - The budget is a fraction of the whole network's cost, as everywhere here (their code leaves out what it cannot
-      prune). A depthwise layer costs what its kept channels cost (theirs: their share squared).
+
+    - The budget is a fraction of the whole network's cost, as everywhere here; their code leaves
+      out what it cannot prune. A depthwise layer costs what its kept channels cost; in theirs the
+      square of their fraction.
     - Gates act where a channel is read, which equals a gate behind the activation (`hyper.gated`).
-    - No group falls below `min_width`, in no draw, so that what is priced is what the cut will keep.
-    - The mask is the median draw, without noise, of the last step (theirs draws again). The budget's term prices this
-      mask, with the slopes of a second draw (theirs prices the draw, whose cost is another one while gates are
-      undecided: on MobileNetV2 0.50 instead of 0.46).
+    - No group falls below `min_width`, in no sample, so the regularized cost is that of the cut.
+    - The mask is the median sample, without noise, of the last step; theirs samples again. The
+      regularizer has the cost of this mask and the gradient of a second sample. Theirs has the
+      cost of the sample, which differs while gates are ambiguous: on MobileNetV2 that search ended
+      at 0.50 instead of 0.46.
     - All training images are used, not a small subset.
+
+    Args:
+        hyper: Converted with parametrization `factored`, all latents at 1.
+        settings: Budget, length and seed.
+        options: Settings of this method alone.
+
+    Raises:
+        UserError: The network has another parametrization, or no channels to prune.
     """
 
     trains_weights = False
 
-    def __init__(self, hyper: HyperNet, settings: SearchSettings) -> None:
+    def __init__(self, hyper: HyperNet, settings: SearchSettings, options: HSNSettings) -> None:
         super().__init__(hyper, settings)
-        own = self._own = HSNSettings(**settings.own)
+        self._options = options
         if not hyper.plan.prunable:
             pinned = ", ".join(f"{group.name} ({group.reason})" for group in hyper.plan.groups)
             raise UserError(
@@ -82,138 +78,160 @@ class HSN(Search):
             raise UserError(
                 f"compress.method hsn: {error}; set compress.parametrization: factored"
             ) from error
-        self.network = StructureNetwork(
-            [group.width for group in hyper.plan.prunable], settings.seed
-        )
+        widths = [group.width for group in hyper.plan.prunable]
+        self.network = StructureNetwork(widths, settings.seed)
         self._optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=own.lr, weight_decay=own.weight_decay
+            self.network.parameters(), lr=options.lr, weight_decay=options.weight_decay
         )
-        self._scaling = LayerScaling(self.network.layer, own.layer_scaling, own.scaling_rate)
-        self._noise = torch.Generator().manual_seed(settings.seed)
-        self._level: float | None = None
-        """Running mean of the norm of the loss's gradient on the logits."""
-        self._renew()
+        self._scaling = LayerScaling(
+            self.network.layer_of_row, options.layer_scaling, options.scaling_lr
+        )
+        self._generator = torch.Generator().manual_seed(settings.seed)
+        self._loss_gradient_norm: float | None = None
+        """Running mean of the norm of the loss's gradient on the logits; None before step 0."""
+        self._refresh()
 
     def prepare(self, iteration: int) -> None:
-        """Draw the gates that the next forward runs with."""
-        self._task = self._draw(soft=self._own.task_gates == "soft")
+        """Sample the gates of the next forward."""
+        self._task_gates = self._sample(soft=self._options.task_gates == "soft")
+        # latents act as gates; a mask would stop the gradient of closed ones
         self.hyper.mask.fill_(True)
-        set_latents(self.hyper, self._task.value)
+        set_latents(self.hyper, self._task_gates.values)
 
     def step(self, iteration: int) -> dict[str, float]:
-        """Take the slopes of the gates, draw others for the cost, and train the structure network."""
-        task = gradients(self.hyper).cpu() * self._task.slope
-        drawn = self._draw()
-        kind, asked = self.settings.budget.kind, self._asked(iteration)
-        dense = getattr(self.hyper.dense_cost(), kind)
-        priced = self._mask() if self._own.budget_gates == "mask" else drawn.value
-        kept = getattr(self.hyper.cost_of(priced), kind) / dense
-        value, slope = TERMS[self._own.budget_term](kept, asked)
-        marginal = (self.hyper.costs.marginal(drawn.value, kind) / dense).float()
-        budget = slope * marginal * drawn.slope
-        penalty = self._penalty(task, budget)
-        self._update(task, penalty * budget)
-        self._renew()
-        figures = {
-            "priced_ratio": kept,
-            "asked_ratio": asked,
-            "budget_term": value,
+        """Train the structure network by the gradients of loss and cost on the logits."""
+        loss_gradient = latent_gradients(self.hyper).cpu() * self._task_gates.gradients
+        cost_gates = self._sample()
+        kind = self.settings.budget.kind
+        dense_cost = getattr(self.hyper.dense_cost(), kind)
+        regularized = self._mask() if self._options.cost_gates == "mask" else cost_gates.values
+        kept_ratio = getattr(self.hyper.cost_of(regularized), kind) / dense_cost
+        target = self._target(iteration)
+        value, slope = COST_REGULARIZERS[self._options.cost_regularizer](kept_ratio, target)
+        marginal_cost = (self.hyper.costs.marginal(cost_gates.values, kind) / dense_cost).float()
+        cost_gradient = slope * marginal_cost * cost_gates.gradients
+        penalty = self._penalty(loss_gradient, cost_gradient)
+        self._update(loss_gradient, penalty * cost_gradient)
+        self._refresh()
+        return {
+            **self.ratios(),
+            "regularized_ratio": kept_ratio,
+            "target_ratio": target,
+            "cost_regularizer": value,
             "penalty": penalty,
+            **self._gate_figures(),
         }
-        return {**self.ratios(), **figures, **self._figures()}
 
-    def _asked(self, iteration: int) -> float:
-        """Return the kept fraction asked for: it falls from 1 to the budget on a line, then stays. The line is ours."""
-        length = self._own.approach * self.settings.iterations
-        done = min(1.0, iteration / length) if length else 1.0
-        return 1 - (1 - self.settings.budget.keep_ratio) * done
+    def _target(self, iteration: int) -> float:
+        """Return the target fraction of the cost; it falls linearly from 1 to the budget."""
+        length = self._options.target_ramp * self.settings.iterations
+        progress = min(1.0, iteration / length) if length else 1.0
+        return 1 - (1 - self.settings.budget.keep_ratio) * progress
 
-    def _penalty(self, task: Tensor, budget: Tensor) -> float:
-        """Return the weight of the budget's term: the one given, or the one that balances the two gradients.
+    def _penalty(self, loss_gradient: Tensor, cost_gradient: Tensor) -> float:
+        """Return the weight of the regularizer: the given one, or one that balances the gradients.
 
-        The second is ours. A loss's scale says little about its slope by the gates: with the weight that suits
-        cross-entropy, a pixel loss 20 times smaller goes unheard until the budget is met, and what the optimizer keeps
-        of the budget's large gradients holds the gates where they fell for long after.
+        Balancing is ours. The scale of a loss says little about its gradient on the gates: with
+        the weight that suits cross-entropy, a pixel loss 20 times smaller has no influence until
+        the budget is met, and the momentum left from the regularizer's large gradients keeps the
+        gates where they fell for long after.
         """
-        norm = float(task.norm())
-        self._level = norm if self._level is None else MEMORY * self._level + (1 - MEMORY) * norm
-        if self._own.penalty is not None:
-            return self._own.penalty
-        size = float(budget.norm())
-        return self._own.balance * self._level / size if size > 0 else 0.0
+        norm = float(loss_gradient.norm())
+        if self._loss_gradient_norm is None:
+            self._loss_gradient_norm = norm
+        else:
+            decayed = EMA_DECAY * self._loss_gradient_norm
+            self._loss_gradient_norm = decayed + (1 - EMA_DECAY) * norm
+        if self._options.penalty is not None:
+            return self._options.penalty
+        cost_gradient_norm = float(cost_gradient.norm())
+        if cost_gradient_norm == 0:
+            return 0.0
+        return self._options.gradient_balance * self._loss_gradient_norm / cost_gradient_norm
 
-    def _draw(self, *, soft: bool = False) -> Draw:
-        """Draw gates, at least `min_width` of each group open."""
-        shifted = self._logits.detach() + self._own.offset
-        drawn = draw(shifted, self._own.temperature, self._noise, soft=soft)
-        forced = enforce_min_width(self.hyper.plan, drawn.score, self.settings.budget.min_width) & (
-            drawn.score <= 0
-        )
-        return drawn._replace(value=drawn.value.masked_fill(forced, 1.0))
+    def _sample(self, *, soft: bool = False) -> GateSample:
+        """Sample gates with at least the minimum width of each group open."""
+        biased_logits = self._logits.detach() + self._options.logit_bias
+        sample = sample_gates(biased_logits, self._options.temperature, self._generator, soft=soft)
+        min_width = self.settings.budget.min_width
+        is_open = enforce_min_width(self.hyper.plan, sample.noisy_logits, min_width)
+        forced_open = is_open & (sample.noisy_logits <= 0)
+        return sample._replace(values=sample.values.masked_fill(forced_open, 1.0))
 
-    def _update(self, task: Tensor, budget: Tensor) -> None:
-        """Take one step of AdamW, given dL/dlogit and the penalty times dR/dlogit.
+    def _update(self, loss_gradient: Tensor, cost_gradient: Tensor) -> None:
+        """Take one step of AdamW.
 
-        The layers' factors act on the heads alone: what flows on into the recurrent part is the plain gradient.
+        The factors of the layers act on the heads alone; the gradient that flows on into the
+        recurrent network is the plain sum. So the heads' gradients are computed separately for
+        both terms, and the recurrent network continues from `_leaf_states`.
+
+        Args:
+            loss_gradient: (channels,) dL/dlogit.
+            cost_gradient: (channels,) penalty * dR/dlogit.
         """
-        heads = self.network.heads
-        own, other = (
-            torch.autograd.grad(self._logits, (*heads, self._leaf), one, retain_graph=True)
-            for one in (task, budget)
-        )
-        rows = [torch.cat((one[0], one[1][:, None]), dim=1) for one in (own, other)]
-        combined = self._scaling.combine(*rows)
+        direction, length = self.network.heads
+        inputs = (direction, length, self._leaf_states)
+        head_gradients = []
+        state_gradients = []
+        for gradient in (loss_gradient, cost_gradient):
+            of_direction, of_length, of_states = torch.autograd.grad(
+                self._logits, inputs, gradient, retain_graph=True
+            )
+            head_gradients.append(torch.cat((of_direction, of_length[:, None]), dim=1))
+            state_gradients.append(of_states)
+        combined = self._scaling.combine(*head_gradients)
         self._optimizer.zero_grad(set_to_none=True)
-        self._states.backward(own[2] + other[2])
-        heads[0].grad, heads[1].grad = combined[:, :-1].contiguous(), combined[:, -1].contiguous()
+        self._states.backward(state_gradients[0] + state_gradients[1])
+        direction.grad = combined[:, :-1].contiguous()
+        length.grad = combined[:, -1].contiguous()
         self._optimizer.step()
 
-    def _renew(self) -> None:
-        """Take the logits of the network as it is now, and show the mask that they stand for."""
+    def _refresh(self) -> None:
+        """Compute the logits of the structure network as it is now, and set the mask they imply.
+
+        Between steps the network is masked, not gated, so that validation, checkpoints and the cut
+        see what would be kept.
+        """
         self._states = self.network.states()
-        self._leaf = self._states.detach().requires_grad_()
-        self._logits = self.network.logits(self._leaf)
+        self._leaf_states = self._states.detach().requires_grad_()
+        self._logits = self.network.logits(self._leaf_states)
         set_latents(self.hyper, torch.ones(self.hyper.plan.size))
         self.hyper.mask.copy_(self._mask())
 
     def _mask(self) -> Tensor:
         return enforce_min_width(self.hyper.plan, self.scores(), self.settings.budget.min_width)
 
-    def _figures(self) -> dict[str, float]:
-        """Return the share of channels that are undecided, and each layer's width and factor."""
-        probability = keep_probability(self._logits.detach() + self._own.offset)
-        undecided = (probability > AMBIGUOUS[0]) & (probability < AMBIGUOUS[1])
-        widths = {
-            name: int(mask.sum())
-            for name, mask in split_by_group(self.hyper.plan, self.hyper.mask.cpu()).items()
-        }
-        factors = self._scaling.factors.tolist()
-        return {
-            "undecided": float(undecided.float().mean()),
-            "lr": self._own.lr,
-            **{f"width/{name}": float(width) for name, width in widths.items()},
-            **{f"scaling/{name}": factor for name, factor in zip(widths, factors, strict=True)},
-        }
+    def _gate_figures(self) -> dict[str, float]:
+        """Return the share of ambiguous gates, and the width and factor of each group."""
+        probability = keep_probability(self._logits.detach() + self._options.logit_bias)
+        ambiguous = (probability > AMBIGUOUS[0]) & (probability < AMBIGUOUS[1])
+        figures = {"ambiguous": float(ambiguous.float().mean()), "lr": self._options.lr}
+        masks = split_by_group(self.hyper.plan, self.hyper.mask.cpu())
+        for name, mask in masks.items():
+            figures[f"width/{name}"] = float(mask.sum())
+        for name, factor in zip(masks, self._scaling.factors.tolist(), strict=True):
+            figures[f"scaling/{name}"] = factor
+        return figures
 
     def scores(self) -> Tensor:
-        """Return logit + offset + the median of the noise: above 0, a channel is kept more often than not."""
-        return self._logits.detach() + self._own.offset + MEDIAN
+        """Return logit + bias + median of the noise; above 0, a channel is kept more often than not."""
+        return self._logits.detach() + self._options.logit_bias + GUMBEL_MEDIAN
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the structure network, its optimizer, the factors, and where the noise is."""
+        """Return the structure network, its optimizer, the factors, and the state of the noise."""
         return {
             "network": dict(self.network.state_dict()),
             "optimizer": self._optimizer.state_dict(),
             "scaling": self._scaling.state_dict(),
-            "noise": self._noise.get_state(),
-            "level": self._level,
+            "generator": self._generator.get_state(),
+            "loss_gradient_norm": self._loss_gradient_norm,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take what `state_dict` gave."""
+        """Restore a state that `state_dict` returned."""
         self.network.load_state_dict(state["network"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._scaling.load_state_dict(state["scaling"])
-        self._noise.set_state(state["noise"])
-        self._level = state["level"]
-        self._renew()
+        self._generator.set_state(state["generator"])
+        self._loss_gradient_norm = state["loss_gradient_norm"]
+        self._refresh()

@@ -1,0 +1,172 @@
+"""Former names of option keys and values.
+
+A key or value that gets a new name has a row in `RENAMED`. Option files with the former name go on
+being read: `use_current_names` translates plain values before they are decoded, and says what to
+write instead. The command line (`--set`), option files and the options of old run folders all pass
+through it.
+"""
+
+import copy
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dhp_sr.config.section import Finding
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """A key that was renamed or moved, or values of a key that were renamed."""
+
+    former: str
+    """Dotted path that is still accepted; `*` stands for any one key."""
+    current: str
+    """Dotted path today, with the same wildcards; equal to `former` if only values changed."""
+    values: Mapping[Any, Any] = field(default_factory=dict)
+    """Former value -> value today; all others stay as they are."""
+
+
+INVERTED = {True: False, False: True}
+
+RENAMED = (
+    Renamed("compress.method", "compress.method", {"lines": "prior_widths"}),
+    Renamed("compress.preset", "compress.preset", {"modern": "default", "faithful": "paper"}),
+    Renamed("compress.parametrisation", "compress.parametrization"),
+    Renamed("compress.keep_streams", "compress.prune_residual", INVERTED),
+    Renamed("compress.price_power", "compress.dhp.cost_exponent"),
+    Renamed("compress.latent_lr", "compress.dhp.latent_lr"),
+    Renamed("compress.penalty", "compress.dhp.penalty"),
+    Renamed("compress.hsn.offset", "compress.hsn.logit_bias"),
+    Renamed("compress.hsn.balance", "compress.hsn.gradient_balance"),
+    Renamed("compress.hsn.approach", "compress.hsn.target_ramp"),
+    Renamed("compress.hsn.budget_term", "compress.hsn.cost_regularizer"),
+    Renamed("compress.hsn.budget_gates", "compress.hsn.cost_gates", {"drawn": "sampled"}),
+    Renamed("compress.hsn.layer_scaling", "compress.hsn.layer_scaling", {"flops": "cost"}),
+    Renamed("compress.hsn.scaling_rate", "compress.hsn.scaling_lr"),
+)
+
+
+def use_current_names(
+    raw: Mapping[str, Any], set_names: Collection[str] = ()
+) -> tuple[dict[str, Any], list[Finding]]:
+    """Translate former names in the plain values of an option file.
+
+    A key that is given under both names keeps the value that `--set` gave. If neither came from
+    there, both stay, and decoding reports the former one as a mistake (see `former_name_of`).
+
+    Args:
+        raw: Section -> key -> value, before decoding; not changed.
+        set_names: Dotted names of the keys that `--set` gave.
+
+    Returns:
+        The values under the names of today, and for each former name where it stands and what to
+        write instead.
+    """
+    current = copy.deepcopy(dict(raw))
+    notices: list[Finding] = []
+    for row in RENAMED:
+        for path in list(_matching_paths(current, tuple(row.former.split(".")))):
+            notice = _translate(current, row, path, set_names)
+            if notice is not None:
+                notices.append((path, notice))
+    return current, notices
+
+
+def former_name_of(path: tuple[str, ...]) -> str | None:
+    """Return the name of today, dotted, if `path` is a former name of a key; None otherwise."""
+    for row in RENAMED:
+        former = tuple(row.former.split("."))
+        if row.current != row.former and _fits(path, former):
+            return ".".join(_fill_wildcards(row.current, former, path))
+    return None
+
+
+def _translate(
+    raw: dict[str, Any], row: Renamed, path: tuple[str, ...], set_names: Collection[str]
+) -> str | None:
+    """Translate one key in place; return what to write instead, None if nothing is changed."""
+    section = _section(raw, path)
+    value = section[path[-1]]
+    new_value = _current_value(value, row.values)
+    if row.former == row.current:
+        if new_value == value:
+            return None
+        section[path[-1]] = new_value
+        return f"{value!r} is now called {new_value!r}; write {path[-1]}: {_yaml(new_value)}"
+
+    new_path = _fill_wildcards(row.current, tuple(row.former.split(".")), path)
+    new_section = _section(raw, new_path)
+    if new_section is None:
+        return None
+    takes_value = value is not None
+    if new_path[-1] in new_section:
+        if not _is_set(path, set_names) and not _is_set(new_path, set_names):
+            return None
+        takes_value = takes_value and _is_set(path, set_names)
+    del section[path[-1]]
+    name = ".".join(new_path)
+    if value is None:
+        # dumped options hold every key, and null always meant "the default"; the new key may not
+        # take null, and leaving it out says the same
+        return f"is now called {name}; delete it, for null meant its default"
+    if takes_value:
+        new_section[new_path[-1]] = new_value
+    return f"is now called {name}; write {name}: {_yaml(new_value)}"
+
+
+def _is_set(path: tuple[str, ...], set_names: Collection[str]) -> bool:
+    """Return whether `--set` gave a key, or a section around it."""
+    return any(".".join(path[:length]) in set_names for length in range(1, len(path) + 1))
+
+
+def _current_value(value: Any, renamed: Mapping[Any, Any]) -> Any:
+    for former, current in renamed.items():
+        # 1 == True in Python, but not in an option file
+        if type(value) is type(former) and value == former:
+            return current
+    return value
+
+
+def _section(raw: dict[str, Any], path: tuple[str, ...]) -> Any:
+    """Return the mapping that holds the last key of `path`, made if absent; None if none can be."""
+    section: Any = raw
+    for key in path[:-1]:
+        if section.get(key) is None:
+            section[key] = {}
+        section = section[key]
+        if not isinstance(section, dict):
+            return None
+    return section
+
+
+def _matching_paths(raw: Any, pattern: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Yield the paths that exist in `raw` and fit a pattern."""
+    if not isinstance(raw, dict):
+        return
+    head, rest = pattern[0], pattern[1:]
+    for key in list(raw):
+        if head not in ("*", key):
+            continue
+        if not rest:
+            yield (key,)
+            continue
+        for tail in _matching_paths(raw[key], rest):
+            yield (key, *tail)
+
+
+def _fits(path: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    if len(path) != len(pattern):
+        return False
+    return all(wanted in ("*", key) for key, wanted in zip(path, pattern, strict=True))
+
+
+def _fill_wildcards(
+    current: str, former: tuple[str, ...], path: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return the path of today, its wildcards taken from the former path in their order."""
+    taken = iter([key for key, wanted in zip(path, former, strict=True) if wanted == "*"])
+    return tuple(next(taken) if key == "*" else key for key in current.split("."))
+
+
+def _yaml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

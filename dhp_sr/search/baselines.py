@@ -1,0 +1,108 @@
+"""Baselines: ways to choose the channels that take no account of the loss. A search must beat them.
+
+All meet the same budget as a search. `uniform`, `random` and `prior_widths` fix the masks before
+training; `magnitude` prunes once, at the end of the search phase.
+"""
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from dhp_sr.hyper import HyperNet
+from dhp_sr.search.base import Search
+from dhp_sr.search.settings import SearchSettings
+from dhp_sr.search.width_prior import width_prior
+
+
+@final
+class Uniform(Search):
+    """The same fraction of every group; its first channels are kept."""
+
+    def __init__(self, hyper: HyperNet, settings: SearchSettings) -> None:
+        super().__init__(hyper, settings)
+        self.finish()
+
+    def scores(self) -> Tensor:
+        """Return 1 - rank / width: any common threshold cuts the same fraction of all groups."""
+        groups = self.hyper.plan.prunable
+        return torch.cat([1 - torch.arange(group.width) / group.width for group in groups])
+
+
+@final
+class Random(Search):
+    """Random widths and random channels."""
+
+    def __init__(self, hyper: HyperNet, settings: SearchSettings) -> None:
+        super().__init__(hyper, settings)
+        self._scores = self._sample_scores()
+        self.finish()
+
+    def scores(self) -> Tensor:
+        """Return the sampled scores."""
+        return self._scores
+
+    def _sample_scores(self) -> Tensor:
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        scores = []
+        for group in self.hyper.plan.prunable:
+            # uniform scores alone would keep about the same fraction of every group; an exponent
+            # for each group, log-uniform in [1/4, 4], makes the widths random as well
+            exponent = 4 ** (2 * torch.rand((), generator=generator) - 1)
+            scores.append(torch.rand(group.width, generator=generator) ** exponent)
+        return torch.cat(scores)
+
+
+@final
+class Magnitude(Search):
+    """One-shot pruning by the L1 norm of the weights, after dense and search phase trained them.
+
+    Reference:
+        Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017.
+    """
+
+    @torch.no_grad()
+    def scores(self) -> Tensor:
+        """Return the mean L1 norm of the weights that produce a channel, relative to its layer."""
+        plan = self.hyper.plan
+        # the last entry collects what belongs to no prunable group
+        sums = torch.zeros(plan.size + 1)
+        counts = torch.zeros(plan.size + 1)
+        # a fixed kernel is a buffer; it produces channels all the same
+        weights = {**dict(self.hyper.network.named_buffers()), **self.hyper.generate()}
+        output_axis = {
+            layer.weight: 1 if layer.kind == "transposed conv" else 0 for layer in plan.layers
+        }
+        for axis in plan.axes:
+            if output_axis.get(axis.tensor) != axis.dim:
+                continue
+            weight = weights[axis.tensor].detach().float().cpu().abs()
+            norms = weight.transpose(0, axis.dim).flatten(1).mean(1)
+            # layers differ in scale, and several may produce the channels of one group
+            sums.index_add_(0, axis.index, norms / norms.mean())
+            counts.index_add_(0, axis.index, torch.ones(len(axis.index)))
+        return (sums / counts.clamp_min(1))[: plan.size]
+
+
+@final
+class PriorWidths(Search):
+    """Every group at the width that the default search aims for; its first channels are kept.
+
+    Args:
+        hyper: The network.
+        settings: Budget; length and seed have no effect.
+        cost_exponent: Exponent of the width prior, see `width_prior`.
+    """
+
+    def __init__(self, hyper: HyperNet, settings: SearchSettings, cost_exponent: float) -> None:
+        super().__init__(hyper, settings)
+        self._width_prior = width_prior(hyper, settings.budget, cost_exponent)
+        self.finish()
+
+    def scores(self) -> Tensor:
+        """Return 1 - rank / prior width: all groups reach their prior widths at threshold 0."""
+        scores = []
+        for group in self.hyper.plan.prunable:
+            prior_width = self._width_prior[group.name] * group.width
+            scores.append(1 - torch.arange(group.width) / prior_width)
+        return torch.cat(scores)
