@@ -1,4 +1,4 @@
-"""What to keep of a network: the budget, how it was met, and masks by group."""
+"""Budgets: the fraction of a network's cost to keep, and the report of how it was met."""
 
 import math
 from collections.abc import Mapping
@@ -8,16 +8,14 @@ import torch
 from torch import Tensor
 
 from dhp_sr.channels.plan import ChannelPlan, Group
-from dhp_sr.cost.model import KINDS, CostModel
+from dhp_sr.cost.model import CostModel
+from dhp_sr.utils.cost_kinds import COST_KINDS
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.pixels import round_up
 
-TOLERANCES = {"macs": 0.01, "params": 0.01, "latency": 0.05}
-"""Tolerance of each kind of budget where none is given; measured times need more."""
-
 
 class BudgetError(UserError):
-    """No choice of widths meets the budget; the message says what stands in the way."""
+    """No choice of widths meets the budget; the message says what prevents it."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +27,11 @@ class Budget:
     """
 
     kind: str
-    """Cost kind: `macs`, `params` or `latency`."""
+    """Cost kind, a key of `COST_KINDS`."""
     keep_ratio: float
     """Kept fraction of the dense network's cost, in (0, 1]."""
     tolerance: float
-    """Largest distance between the kept fraction reached and `keep_ratio`; for latency as a fraction of
+    """Largest distance between the kept fraction reached and `keep_ratio`; of measured kinds (latency) as a fraction of
     `keep_ratio`."""
     round_to: int
     """Widths of layers are multiples of this, or the dense width."""
@@ -52,19 +50,20 @@ class Budget:
         """Make a budget from a target, with the default tolerance of its kind.
 
         Args:
-            kind: cost kind.
+            kind: a key of `COST_KINDS`.
             keep_ratio: kept fraction, in (0, 1].
-            tolerance: see the field; default: that of the kind in `TOLERANCES`.
+            tolerance: see the field; default: that of the kind.
             round_to: see the field.
             min_width: see the field; default: `round_to`.
 
         Raises:
             BudgetError: an unknown kind, a fraction outside (0, 1], or widths below 1.
         """
-        if kind not in KINDS:
-            raise BudgetError(f"a budget is of kind {', '.join(KINDS)}; found {kind!r}")
+        if kind not in COST_KINDS:
+            known = ", ".join(COST_KINDS)
+            raise BudgetError(f"a budget is of kind {known}; found {kind!r}")
         if tolerance is None:
-            tolerance = TOLERANCES[kind]
+            tolerance = COST_KINDS[kind].tolerance
         if min_width is None:
             min_width = round_to
         return cls(kind, keep_ratio, tolerance, round_to, min_width)
@@ -73,7 +72,8 @@ class Budget:
         """Refuse widths below 1 and a fraction outside (0, 1]."""
         if self.round_to < 1 or self.min_width < 1:
             raise BudgetError(
-                f"round_to and min_width must be at least 1, found {self.round_to} and {self.min_width}"
+                "round_to and min_width must be at least 1, found "
+                f"{self.round_to} and {self.min_width}"
             )
         if not 0 < self.keep_ratio <= 1:
             raise BudgetError(
@@ -82,27 +82,67 @@ class Budget:
 
     @property
     def margin(self) -> float:
-        """Largest distance between the kept fraction and `keep_ratio`."""
-        return self.tolerance * (self.keep_ratio if self.kind == "latency" else 1.0)
+        """Largest distance between the kept fraction and `keep_ratio`, as a fraction of the dense cost."""
+        if COST_KINDS[self.kind].is_tolerance_relative:
+            return self.tolerance * self.keep_ratio
+        return self.tolerance
 
 
 @dataclass(frozen=True)
 class BudgetReport:
-    """How a budget was met."""
+    """Report of a met budget.
 
-    kind: str
-    keep_ratio: float
-    """Asked for."""
-    macs_ratio: float
-    """Kept fraction of multiply-adds."""
-    params_ratio: float
-    """Kept fraction of parameters."""
-    widths: dict[str, int]
+    The kept fraction of each kind is an attribute as well: `report.macs_ratio`, `report.params_ratio`; nan where a kind
+    is not known. `report.measured_latency_ratio` is the one measured on the cut network.
+    """
+
+    budget: Budget
+    """The budget asked for."""
+    ratios: Mapping[str, float]
+    """Cost kind -> kept fraction of the dense network's cost, as counted or predicted from the widths."""
+    widths: Mapping[str, int]
     """Kept channels of every prunable group."""
-    latency_ratio: float = math.nan
-    """Kept fraction of time that the table predicts; nan without a table."""
-    measured_latency_ratio: float = math.nan
-    """Kept fraction of time, measured on the cut network; nan unless the budget is one of latency."""
+    measured_ratio: float = math.nan
+    """Kept fraction measured on the cut network; nan for a budget that is counted."""
+
+    @classmethod
+    def from_mask(
+        cls,
+        plan: ChannelPlan,
+        mask: Tensor,
+        budget: Budget,
+        costs: CostModel,
+        measured_ratio: float = math.nan,
+    ) -> "BudgetReport":
+        """Report what a mask (plan.size,) keeps."""
+        ratios = {kind: costs.ratio(mask, kind) for kind in costs.kinds}
+        widths = {group.name: int(mask[group.span].sum()) for group in plan.prunable}
+        return cls(budget, ratios, widths, measured_ratio)
+
+    def achieved(self, kind: str) -> float:
+        """Return the kept fraction of a kind: the measured one where there is one, else the one counted."""
+        is_measured = COST_KINDS[kind].is_measured and kind == self.budget.kind
+        return self.measured_ratio if is_measured else self.ratios[kind]
+
+    def __getattr__(self, name: str) -> float:
+        """Return a kept fraction by the key that logs and files give it."""
+        for kind in COST_KINDS.values():
+            if name == kind.ratio_key:
+                return self.ratios.get(kind.name, math.nan)
+            if name == kind.measured_ratio_key:
+                return self.measured_ratio if kind.name == self.budget.kind else math.nan
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+    def reported_ratios(self) -> dict[str, float]:
+        """Return the kept fractions that logs and files state, by their keys there."""
+        reported = {}
+        for kind in COST_KINDS.values():
+            is_asked = kind.name == self.budget.kind
+            if kind.name in self.ratios and (kind.is_always_reported or is_asked):
+                reported[kind.ratio_key] = self.ratios[kind.name]
+            if is_asked and kind.is_measured:
+                reported[kind.measured_ratio_key] = self.measured_ratio
+        return reported
 
 
 def allowed_widths(group: Group, budget: Budget) -> list[int]:
@@ -121,16 +161,6 @@ def allowed_widths(group: Group, budget: Budget) -> list[int]:
 def min_group_width(group: Group, min_width: int) -> int:
     """Return the width below which a layer of the group has fewer channels than `min_width`, or the dense width."""
     return min(group.width, max(1, math.ceil(min_width / min(group.channels_per_element))))
-
-
-def report_kept(
-    plan: ChannelPlan, mask: Tensor, budget: Budget, costs: CostModel, measured: float = math.nan
-) -> BudgetReport:
-    """Say what a mask keeps."""
-    dense, kept = costs.value(torch.ones(plan.size)), costs.value(mask.cpu())
-    macs, params, latency = (now / before for now, before in zip(kept, dense, strict=True))
-    widths = {group.name: int(mask[group.span].sum()) for group in plan.prunable}
-    return BudgetReport(budget.kind, budget.keep_ratio, macs, params, widths, latency, measured)
 
 
 def split_by_group(plan: ChannelPlan, flat: Tensor) -> dict[str, Tensor]:

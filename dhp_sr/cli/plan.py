@@ -14,6 +14,7 @@ from dhp_sr.tasks.registry import task_of
 from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.training.plan_summary import summarize_plan
 from dhp_sr.training.search_setup import convert_plain, make_budgets, make_latency_benchmark
+from dhp_sr.utils.cost_kinds import reported_kinds
 from dhp_sr.utils.devices import single_device
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.strict_json import finite
@@ -102,14 +103,10 @@ def unmet(found: Mapping[str, Any]) -> list[str]:
 def _try(hyper: HyperNet, budget: Budget) -> dict[str, Any]:
     target = {"kind": budget.kind, "keep_ratio": budget.keep_ratio}
     try:
-        found = hyper.prune_to_budget(budget)
+        report = hyper.prune_to_budget(budget)
     except BudgetError as error:
         return {**target, "met": False, "text": str(error)}
-    kept = {
-        "macs": found.macs_ratio,
-        "params": found.params_ratio,
-        "latency": found.measured_latency_ratio,
-    }
+    kept = {kind.name: report.achieved(kind.name) for kind in reported_kinds(budget.kind)}
     return {**target, "met": True, "kept": kept, "text": ""}
 
 

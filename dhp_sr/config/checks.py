@@ -9,6 +9,7 @@ from dhp_sr.config.method_checks import idle_in_search, is_trained_before, metho
 from dhp_sr.config.schema import Options
 from dhp_sr.config.section import Finding, changed
 from dhp_sr.config.task_checks import task_problems
+from dhp_sr.utils.cost_kinds import COST_KINDS
 
 
 def problems(options: Options) -> list[Finding]:
@@ -223,7 +224,7 @@ def _idle_in_optimizer(options: Options) -> Iterator[Finding]:
 
 def _idle_in_targets(options: Options) -> Iterator[Finding]:
     compress = options.compress
-    if compress is None or compress.targets[0].kind == "latency":
+    if compress is None or COST_KINDS[compress.targets[0].kind].is_measured:
         return
     for name in ("latency_size", "latency_threads", "latency_table"):
         if changed(compress, name):

@@ -1,11 +1,12 @@
 """The section `compress`: what to keep of the dense network, and how it is found."""
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, create_model, field_validator, model_validator
 
 from dhp_sr.config.methods import METHODS, MethodName
 from dhp_sr.config.section import Fraction, NotNegative, Positive, Section
+from dhp_sr.utils.cost_kinds import COST_KINDS
 from dhp_sr.utils.hardware import MAX_THREADS
 
 
@@ -19,27 +20,22 @@ class Scheduler(Section):
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.5
 
 
-class Target(Section):
-    """`compress.target`: what to keep of the dense network. Exactly one key."""
-
-    macs: Fraction | None = None
-    params: Fraction | None = None
-    latency: Fraction | None = None
-    """Of the time measured on the device of the run, see `latency_size`, `latency_threads` and `latency_table`."""
+class _Target(Section):
+    """`compress.target`: a cost kind and the fraction of the dense network's cost to keep. Exactly one key."""
 
     @model_validator(mode="after")
-    def exactly_one(self) -> "Target":
+    def exactly_one(self) -> "_Target":
         """Refuse no budget and two budgets."""
         given = [key for key, value in self if value is not None]
         if len(given) != 1:
             raise ValueError(
-                f"expected exactly one of macs, params, latency, found {' and '.join(given) or 'none'}"
+                f"expected exactly one of {', '.join(COST_KINDS)}, found {' and '.join(given) or 'none'}"
             )
         return self
 
     @property
     def kind(self) -> str:
-        """`macs`, `params` or `latency`."""
+        """Cost kind, a key of `COST_KINDS`."""
         return next(key for key, value in self if value is not None)
 
     @property
@@ -51,6 +47,19 @@ class Target(Section):
     def label(self) -> str:
         """Short form for names of files: `macs0.5`."""
         return f"{self.kind}{self.keep_ratio:g}"
+
+
+if TYPE_CHECKING:
+    Target = _Target
+else:
+    # The keys are the cost kinds of the table, so that a new kind needs nothing here.
+    Target = create_model(
+        "Target",
+        __base__=_Target,
+        __module__=__name__,
+        __doc__=_Target.__doc__,
+        **{kind: (Fraction | None, None) for kind in COST_KINDS},
+    )
 
 
 def _one_or_several(value: Any) -> str:

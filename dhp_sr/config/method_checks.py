@@ -6,6 +6,7 @@ from dhp_sr.config.compress import Compress
 from dhp_sr.config.methods import METHODS
 from dhp_sr.config.schema import Options
 from dhp_sr.config.section import Finding, changed
+from dhp_sr.utils.cost_kinds import COST_KINDS
 
 
 def method_problems(options: Options) -> Iterator[Finding]:
@@ -41,10 +42,12 @@ def _paper_preset_problems(options: Options, compress: Compress) -> Iterator[Fin
             "paper draws its own initial weights and would throw a trained network away: set "
             "dense_iter: 0 and leave path.pretrain_network_g out, or preset: default",
         )
-    if compress.targets[0].kind == "latency":
+    kind = compress.targets[0].kind
+    if COST_KINDS[kind].is_measured:
+        counted = [name for name, facts in COST_KINDS.items() if not facts.is_measured]
         yield (
             ("compress", "preset"),
-            "paper expects a target of macs or params, found latency; set preset: default",
+            f"paper expects a target of {' or '.join(counted)}, found {kind}; set preset: default",
         )
     if compress.parametrization != "full":
         yield (

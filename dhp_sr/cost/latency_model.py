@@ -1,6 +1,11 @@
-"""Latency of a pruned network, interpolated in a table of measured layer times."""
+"""Latency of a pruned network, interpolated in a lookup table of measured layer times.
+
+Latency prediction by summing measured layer times is that of ProxylessNAS (Cai et al., 2019) and NetAdapt (Yang et al.,
+2018); the term for what runs between the layers is ours.
+"""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,97 +16,150 @@ from dhp_sr.cost.latency_lut import LatencyLUT, LayerCall
 
 
 class LatencyModel:
-    """Milliseconds as a function of the kept entries.
+    """Milliseconds as a function of the kept axis sizes; a `CostFunction`.
 
-    Each layer is interpolated bilinearly between the widths measured (and 0 at no width). What the layers do not
-    account for (activations, sums, shuffles, norms, convolutions with computed weights) is the time of the whole
-    network less theirs; it shrinks with the elements that the layers put out.
+    Each layer call is interpolated bilinearly between the widths measured, and 0 at no width. What the layers do not
+    account for (activations, sums, shuffles, norms, convolutions with computed weights) is the measured time of the
+    whole network less theirs; it shrinks in proportion to the elements that the layers put out.
+
+    Args:
+        plan: the network's plan.
+        axis_sizes: of the same plan.
+        lut: prepared for the network.
     """
 
-    def __init__(self, plan: ChannelPlan, counts: AxisSizes, table: LatencyLUT) -> None:
-        calls = table.calls
-        self._weights = [call.weight for call in calls]
-        self._axes = [
-            _Axis(counts, plan, calls, dim, [table.layers[call.signature][name] for call in calls])
-            for dim, name in enumerate(("first", "second"))
-        ]
-        self._width = max(axis.length for axis in self._axes) + 1
-        self._times = torch.zeros(len(calls), self._width, self._width, dtype=torch.double)
-        for times, call in zip(self._times, calls, strict=True):
-            measured = torch.tensor(table.layers[call.signature]["ms"], dtype=torch.double)
-            times[1 : measured.shape[0] + 1, 1 : measured.shape[1] + 1] = measured
-        self._times = self._times.flatten()
-        self._base = torch.arange(len(calls)) * self._width**2
-        self._out = torch.tensor([_out_axis(plan, call) for call in calls])
-        full = torch.tensor(
-            [plan.weights[call.weight][dim] for call, dim in zip(calls, self._out, strict=True)]
-        )
-        self._elements = torch.tensor([call.elements for call in calls]).double() / full
-        self._rest_ms = 0.0
-        dense = counts.of(torch.ones(plan.size, dtype=torch.double))
+    def __init__(self, plan: ChannelPlan, axis_sizes: AxisSizes, lut: LatencyLUT) -> None:
+        calls = lut.calls
+        layers = [lut.layers[call.signature] for call in calls]
+        self._plan = plan
+        self._axis_sizes = axis_sizes
+        self._first = _GridAxis(plan, axis_sizes, calls, 0, [layer["first"] for layer in layers])
+        self._second = _GridAxis(plan, axis_sizes, calls, 1, [layer["second"] for layer in layers])
+
+        # The grids of all layers, padded to one size and flattened: a time is found by
+        # call * side^2 + first * side + second, so that one gather serves all layers and all candidates.
+        self._side = 1 + max(self._first.length, self._second.length)
+        times = torch.zeros(len(calls), self._side, self._side, dtype=torch.double)
+        for call_times, layer in zip(times, layers, strict=True):
+            measured = torch.tensor(layer["ms"], dtype=torch.double)
+            # Node 0 is the width 0, at which a layer takes no time.
+            call_times[1 : measured.shape[0] + 1, 1 : measured.shape[1] + 1] = measured
+        self._times = times.flatten()
+        self._offsets = torch.arange(len(calls)) * self._side**2
+
+        out_dims = {layer.weight: layer.out_dim for layer in plan.layers}
+        self._out_dim = torch.tensor([out_dims.get(call.weight, 0) for call in calls])
+        elements_per_channel = []
+        for call in calls:
+            out_channels = plan.weights[call.weight][out_dims.get(call.weight, 0)]
+            elements_per_channel.append(call.elements / out_channels)
+        self._elements_per_channel = torch.tensor(elements_per_channel, dtype=torch.double)
+
+        position = {name: index for index, name in enumerate(plan.weights)}
+        self._weights = torch.tensor([position[call.weight] for call in calls])
+        dense = axis_sizes.of(torch.ones(plan.size, dtype=torch.double))
         layers_ms, elements = self._layers(dense)
-        self._rest_ms = max(0.0, table.dense_ms - float(layers_ms.sum())) / float(elements.sum())
+        # Noise can make the layers alone slower than the whole network; the rest is never negative.
+        rest_ms = max(0.0, lut.dense_ms - float(layers_ms.sum()))
+        self._rest_ms_per_element = rest_ms / float(elements.sum())
 
-    def __call__(self, counts: Tensor) -> Tensor:
-        """Return milliseconds, shape (...), for `AxisSizes` of shape (..., size)."""
-        layers_ms, elements = self._layers(counts)
-        return (layers_ms + self._rest_ms * elements).sum(-1)
+    def of_sizes(self, sizes: Tensor) -> Tensor:
+        """Return milliseconds, shape (...), for kept axis sizes of shape (..., size)."""
+        return self._calls_ms(sizes).sum(-1)
 
-    def by_parameter(self, counts: Tensor, names: Sequence[str]) -> Tensor:
-        """Return the milliseconds charged to each parameter of `names`."""
-        layers_ms, elements = self._layers(counts)
-        place = {name: index for index, name in enumerate(names)}
-        where = torch.tensor([place[weight] for weight in self._weights])
-        return torch.zeros(len(names), dtype=torch.double).index_add(
-            0, where, layers_ms + self._rest_ms * elements
+    def by_parameter(self, sizes: Tensor) -> Tensor:
+        """Return the milliseconds attributed to each of the plan's weights, shape (weights,), for sizes (size,)."""
+        attributed = torch.zeros(len(self._plan.weights), dtype=torch.double)
+        return attributed.index_add(0, self._weights, self._calls_ms(sizes))
+
+    def marginal(self, kept: Tensor) -> Tensor:
+        """Return the marginal latency of each channel, shape (plan.size,), at `kept` (plan.size,).
+
+        Measured times rise in steps of a kernel's block of channels, so that a derivative is 0 or huge. It is the mean
+        over the upper half of each group's kept channels, never below a thousandth of the mean of all groups.
+        """
+        kept = kept.double().cpu()
+        groups = self._plan.prunable
+        halved_sizes = []
+        for group in groups:
+            halved = kept.clone()
+            halved[group.span] /= 2
+            halved_sizes.append(self._axis_sizes.of(halved))
+        with torch.no_grad():
+            saved = self.of_sizes(self._axis_sizes.of(kept)) - self.of_sizes(
+                torch.stack(halved_sizes)
+            )
+        num_kept = torch.stack([kept[group.span].sum() for group in groups])
+        widths = torch.tensor([group.width for group in groups])
+        per_channel = (2 * saved / num_kept.clamp_min(1)).repeat_interleave(widths)
+        return per_channel.clamp_min(max(1e-3 * float(per_channel.mean()), 1e-12))
+
+    def _calls_ms(self, sizes: Tensor) -> Tensor:
+        layers_ms, elements = self._layers(sizes)
+        return layers_ms + self._rest_ms_per_element * elements
+
+    def _layers(self, sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return milliseconds and output elements of every layer call, each of shape (..., calls)."""
+        first = self._first.locate(sizes)
+        second = self._second.locate(sizes)
+        low_offset = self._offsets + first.node * self._side
+        high_offset = low_offset + self._side
+        low_ms = torch.lerp(
+            self._times[low_offset + second.node],
+            self._times[low_offset + second.node + 1],
+            second.weight,
         )
-
-    def _layers(self, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """Return milliseconds and elements put out of every layer call, shape (..., calls)."""
-        (low1, up1, at1, kept1), (low2, up2, at2, kept2) = (
-            axis.place(counts) for axis in self._axes
+        high_ms = torch.lerp(
+            self._times[high_offset + second.node],
+            self._times[high_offset + second.node + 1],
+            second.weight,
         )
-        low1, up1 = self._base + low1 * self._width, self._base + up1 * self._width
-        lower = torch.lerp(self._times[low1 + low2], self._times[low1 + up2], at2)
-        upper = torch.lerp(self._times[up1 + low2], self._times[up1 + up2], at2)
-        kept = torch.where(self._out == 0, kept1, kept2)
-        return torch.lerp(lower, upper, at1), self._elements * kept
+        out_channels = torch.where(self._out_dim == 0, first.width, second.width)
+        return torch.lerp(low_ms, high_ms, first.weight), self._elements_per_channel * out_channels
 
 
-class _Axis:
-    """Along one axis of all weights: which nodes of the grid a width lies between."""
+class _GridPoint(NamedTuple):
+    """Widths between two nodes of a grid; each field has the shape (..., calls)."""
+
+    node: Tensor
+    """Index of the lower node."""
+    weight: Tensor
+    """Weight of the upper node, in [0, 1]."""
+    width: Tensor
+    """The width itself."""
+
+
+class _GridAxis:
+    """One axis of the weights of all layer calls, with the widths measured along it."""
 
     def __init__(
         self,
-        counts: AxisSizes,
         plan: ChannelPlan,
+        axis_sizes: AxisSizes,
         calls: Sequence[LayerCall],
         dim: int,
         grids: Sequence[list[int]],
     ) -> None:
         self.length = max(len(grid) for grid in grids)
-        ends = [torch.inf] * self.length
-        self._nodes = torch.tensor(
-            [[0, *grid, *ends][: self.length + 1] for grid in grids], dtype=torch.double
-        )
-        self._last = torch.tensor([len(grid) - 1 for grid in grids])
-        self._rows = torch.tensor([counts.row(call.weight, dim) for call in calls])
-        sizes = [
-            1 if dim in counts.prunable_dims(call.weight, 2) else plan.weights[call.weight][dim]
-            for call in calls
-        ]
-        self._sizes = torch.tensor(sizes).double()
-        self._all = torch.arange(len(calls))
+        # Shorter grids end in infinity, a node that no width passes.
+        padding = [torch.inf] * self.length
+        nodes = [[0, *grid, *padding][: self.length + 1] for grid in grids]
+        self._nodes = torch.tensor(nodes, dtype=torch.double)
+        self._last_interval = torch.tensor([len(grid) - 1 for grid in grids])
+        self._rows = torch.tensor([axis_sizes.row(call.weight, dim) for call in calls])
+        # The row of an axis without prunable channels is the constant 1, its size this factor.
+        factors = []
+        for call in calls:
+            is_prunable = bool(axis_sizes.prunable_dims(call.weight, [dim]))
+            factors.append(1 if is_prunable else plan.weights[call.weight][dim])
+        self._factors = torch.tensor(factors, dtype=torch.double)
+        self._calls = torch.arange(len(calls))
 
-    def place(self, counts: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the lower and the upper node, the place between them in [0, 1], and the width itself."""
-        kept = counts[..., self._rows] * self._sizes
-        passed = (self._nodes <= kept.detach().unsqueeze(-1)).sum(-1) - 1
-        low = torch.minimum(passed, self._last)
-        start, end = (self._nodes[self._all, node] for node in (low, low + 1))
-        return low, low + 1, (kept - start) / (end - start), kept
-
-
-def _out_axis(plan: ChannelPlan, call: LayerCall) -> int:
-    kinds = {layer.weight: layer.kind for layer in plan.layers}
-    return 1 if kinds.get(call.weight) == "transposed conv" else 0
+    def locate(self, sizes: Tensor) -> _GridPoint:
+        """Find the nodes that the widths lie between, for kept axis sizes of shape (..., size)."""
+        width = sizes[..., self._rows] * self._factors
+        num_passed = (self._nodes <= width.detach().unsqueeze(-1)).sum(-1)
+        node = torch.minimum(num_passed - 1, self._last_interval)
+        low = self._nodes[self._calls, node]
+        high = self._nodes[self._calls, node + 1]
+        return _GridPoint(node, (width - low) / (high - low), width)

@@ -1,141 +1,140 @@
-"""Multiply-adds, parameters and latency of a pruned network, from the plan and the masks alone."""
+"""Costs of a pruned network as functions of its plan and masks alone."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from dhp_sr.channels.plan import ChannelPlan
 from dhp_sr.cost.axis_sizes import AxisSizes
+from dhp_sr.cost.counted import COUNTED_COSTS, CountedCost, pad_rows
 from dhp_sr.cost.latency_lut import LatencyLUT
 from dhp_sr.cost.latency_model import LatencyModel
-
-KINDS = ("macs", "params", "latency")
-"""What a budget can be a fraction of; the fields of `Cost`."""
+from dhp_sr.utils.cost_kinds import COST_KINDS
 
 
-class Cost(NamedTuple):
-    """What one network costs."""
+@dataclass(frozen=True)
+class Cost:
+    """What a network costs; each kind of `COST_KINDS` is an attribute.
 
-    macs: float
-    """Multiply-adds of convolutions and linear layers for one sample of the example's size."""
-    params: float
-    """Learned numbers."""
-    latency: float = math.nan
-    """Milliseconds that the table predicts for its input size; nan where no table is loaded."""
+    `cost.macs` are multiply-adds of convolutions and linear layers for one sample of the example's size, `cost.params`
+    parameters, `cost.latency` milliseconds that the latency model predicts; nan where a kind is not known.
+    """
+
+    values: Mapping[str, float]
+    """Kind -> cost, for the kinds that are known."""
+
+    def __getitem__(self, kind: str) -> float:
+        """Return the cost of a kind; nan where it is not known."""
+        return self.values.get(kind, math.nan)
+
+    def __getattr__(self, name: str) -> float:
+        """Return the cost of a kind; nan where it is not known."""
+        if name in COST_KINDS:
+            return self[name]
+        raise AttributeError(f"{type(self).__name__} has no cost kind {name!r}")
+
+
+class CostFunction(Protocol):
+    """One cost kind of one network."""
+
+    def of_sizes(self, sizes: Tensor) -> Tensor:
+        """Return the cost, shape (...), for kept axis sizes of shape (..., size)."""
+        ...
+
+    def by_parameter(self, sizes: Tensor) -> Tensor:
+        """Return the cost attributed to each of the plan's weights, shape (weights,), for sizes (size,)."""
+        ...
+
+    def marginal(self, kept: Tensor) -> Tensor:
+        """Return the cost of one channel more, shape (plan.size,), at `kept` (plan.size,)."""
+        ...
 
 
 class CostModel:
-    """Costs as a function of the kept channels; differentiable, and exact (macs, params) for 0/1 masks."""
+    """All costs of a network as functions of the kept channels.
 
-    def __init__(self, plan: ChannelPlan, table: LatencyLUT | None = None) -> None:
+    Args:
+        plan: the network's plan.
+        lut: measured times of its layers; without, latency is not known.
+    """
+
+    def __init__(self, plan: ChannelPlan, lut: LatencyLUT | None = None) -> None:
         self.axis_sizes = AxisSizes(plan)
         self.names = tuple(plan.weights)
-        """The parameters, in the order of `by_parameter`, and the buffers that are weights: they cost no parameters."""
-        self._plan = plan
-        self._latency = LatencyModel(plan, self.axis_sizes, table) if table else None
-        positions = {layer.weight: layer.positions for layer in plan.layers}
-        rank = max(len(shape) for shape in plan.weights.values())
-        rows, rest = [], []
+        """Parameters, and buffers that are weights, in the order of `by_parameter`."""
+        self._functions: dict[str, CostFunction] = {
+            kind: CountedCost(plan, self.axis_sizes, terms(plan))
+            for kind, terms in COUNTED_COSTS.items()
+        }
+        if lut is not None:
+            self._functions["latency"] = LatencyModel(plan, self.axis_sizes, lut)
+        rows = []
         for name, shape in plan.weights.items():
-            owned = self.axis_sizes.prunable_dims(name, len(shape))
-            rows.append(
-                [self.axis_sizes.row(name, dim) for dim in owned]
-                + [self.axis_sizes.size - 1] * (rank - len(owned))
-            )
-            rest.append(math.prod(size for dim, size in enumerate(shape) if dim not in owned))
-        used = max(1, *(sum(row != self.axis_sizes.size - 1 for row in one) for one in rows))
-        self._rows = torch.tensor(rows)[:, :used]
-        self._rest = torch.tensor(rest).double()
-        self._full = self.axis_sizes.of(torch.ones(plan.size).double())
-        self._uses = torch.tensor([positions.get(name, 0) for name in self.names]).double()
-        self._learned = torch.tensor([name in plan.parameters for name in self.names]).double()
+            dims = self.axis_sizes.prunable_dims(name, range(len(shape)))
+            rows.append([self.axis_sizes.row(name, dim) for dim in dims])
+        self._rows = pad_rows(rows, self.axis_sizes.constant_row)
+        all_kept = torch.ones(plan.size, dtype=torch.double)
+        self._dense_sizes = self.axis_sizes.of(all_kept)
+        self.dense = self.value(all_kept)
+        """Cost of the unpruned network."""
 
     @property
-    def has_latency(self) -> bool:
-        """Whether a table of measured times is loaded."""
-        return self._latency is not None
+    def kinds(self) -> tuple[str, ...]:
+        """The cost kinds that are known."""
+        return tuple(self._functions)
 
-    def __call__(self, kept: Tensor) -> Cost:
-        """Cost as tensors.
+    def value(self, kept: Tensor) -> Cost:
+        """Return the cost in all known kinds.
 
         Args:
-            kept: (plan.size,) 1 for a kept channel, 0 for a cut one; values between are allowed.
+            kept: (plan.size,) 1 for a kept channel, 0 for a cut one.
         """
-        counts = self.axis_sizes.of(kept.double().cpu())
-        entries = self._entries(counts)
-        latency = self._latency(counts) if self._latency else torch.tensor(math.nan)
-        return Cost(self._uses @ entries, (entries * self._learned).sum(), latency)
+        return Cost(dict(self._values(kept)))
 
-    def of_sizes(self, counts: Tensor, kind: str) -> Tensor:
-        """Return one kind of cost, shape (...), of `AxisSizes` of shape (..., size)."""
-        if kind == "latency":
-            return self._latency(counts)
-        entries = self._entries(counts)
-        return entries @ self._uses if kind == "macs" else (entries * self._learned).sum(-1)
+    def _values(self, kept: Tensor) -> Iterator[tuple[str, float]]:
+        for kind in self.kinds:
+            cost = self.evaluate(kept, kind)
+            yield kind, cost if COST_KINDS[kind].is_measured else round(cost)
 
-    def log_kept_fractions(self, counts: Tensor, powers: Tensor, parameters: Tensor) -> Tensor:
+    def evaluate(self, kept: Tensor, kind: str) -> float:
+        """Return one cost as a number, for `kept` (plan.size,)."""
+        with torch.no_grad():
+            return float(self.of_sizes(self.axis_sizes.of(kept.double().cpu()), kind))
+
+    def ratio(self, kept: Tensor, kind: str) -> float:
+        """Return the kept fraction of the dense network's cost, for `kept` (plan.size,)."""
+        return self.evaluate(kept, kind) / self.dense[kind]
+
+    def of_sizes(self, sizes: Tensor, kind: str) -> Tensor:
+        """Return one cost, shape (...), for kept axis sizes of shape (..., size); differentiable."""
+        return self._functions[kind].of_sizes(sizes)
+
+    def by_parameter(self, kept: Tensor, kind: str) -> Tensor:
+        """Return the cost attributed to each parameter, shape (len(names),), for `kept` (plan.size,).
+
+        Of latency, what no layer accounts for is attributed to the layers in proportion to their outputs.
+        """
+        sizes = self.axis_sizes.of(kept.double().cpu())
+        return self._functions[kind].by_parameter(sizes)
+
+    def marginal(self, kept: Tensor, kind: str) -> Tensor:
+        """Return the marginal cost of each channel, shape (plan.size,), at `kept` (plan.size,).
+
+        The derivative of the cost where it is counted, a finite difference of measured times.
+        """
+        return self._functions[kind].marginal(kept)
+
+    def log_kept_fractions(self, sizes: Tensor, powers: Tensor, parameters: Tensor) -> Tensor:
         """Return the logarithm of the kept fractions of some parameters, shape (..., number).
 
         Args:
-            counts: `AxisSizes`, shape (..., size).
-            powers: (size,) by which the fraction of each row of the counts goes in; 1: as it is.
-            parameters: (number,) places in `names`.
+            sizes: kept axis sizes, shape (..., size).
+            powers: (size,) exponents of the kept fraction of each axis; 1: as it is.
+            parameters: (number,) indices into `names`.
         """
-        return ((counts / self._full).log() * powers)[..., self._rows[parameters]].sum(dim=-1)
-
-    def by_parameter(self, kept: Tensor, kind: str) -> Tensor:
-        """Return the part of a cost that each parameter is charged with, shape (len(names),).
-
-        Of latency, what no layer accounts for is charged to the layers by the elements they put out.
-        """
-        counts = self.axis_sizes.of(kept.double().cpu())
-        if kind == "latency":
-            return self._latency.by_parameter(counts, self.names)
-        entries = self._entries(counts)
-        return entries * (self._uses if kind == "macs" else self._learned)
-
-    def value(self, kept: Tensor) -> Cost:
-        """Cost as numbers."""
-        with torch.no_grad():
-            cost = self(kept)
-        return Cost(round(float(cost.macs)), round(float(cost.params)), float(cost.latency))
-
-    def marginal(self, kept: Tensor, kind: str) -> Tensor:
-        """What one more channel costs, shape (plan.size,): the gradient of the cost at `kept`.
-
-        Measured times rise in steps, so for latency it is the mean over the lower half of each group's kept channels
-        removed, never below a thousandth of the mean.
-        """
-        if kind == "latency":
-            return self._secant(kept.double().cpu())
-        kept = kept.double().clone().requires_grad_()
-        with torch.enable_grad():
-            (gradient,) = torch.autograd.grad(getattr(self(kept), kind), kept)
-        return gradient
-
-    def _secant(self, kept: Tensor) -> Tensor:
-        """Return, for each group, what halving it saves per channel."""
-        with torch.no_grad():
-            now = self.axis_sizes.of(kept)
-            halves = torch.stack(
-                [self.axis_sizes.of(_halved(kept, group.span)) for group in self._plan.prunable]
-            )
-            saved = self._latency(now) - self._latency(halves)
-        slopes = [
-            2 * one / max(float(kept[group.span].sum()), 1)
-            for one, group in zip(saved, self._plan.prunable, strict=True)
-        ]
-        widths = torch.tensor([group.width for group in self._plan.prunable])
-        slope = torch.stack(slopes).repeat_interleave(widths)
-        return slope.clamp_min(max(1e-3 * float(slope.mean()), 1e-12))
-
-    def _entries(self, counts: Tensor) -> Tensor:
-        return self._rest * counts[..., self._rows].prod(dim=-1)
-
-
-def _halved(kept: Tensor, span: slice) -> Tensor:
-    half = kept.clone()
-    half[span] /= 2
-    return half
+        log_fractions = (sizes / self._dense_sizes).log() * powers
+        return log_fractions[..., self._rows[parameters]].sum(dim=-1)

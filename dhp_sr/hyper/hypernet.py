@@ -7,13 +7,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dhp_sr.allocation.allocate import allocate_measured_widths, allocate_widths
-from dhp_sr.allocation.budget import Budget, BudgetReport, join_groups, report_kept, split_by_group
+from dhp_sr.allocation.budget import Budget, BudgetReport, join_groups, split_by_group
 from dhp_sr.channels.plan import ChannelPlan
 from dhp_sr.cost.latency_benchmark import LatencyBenchmark
 from dhp_sr.cost.model import Cost, CostModel
 from dhp_sr.hyper.channel_index import Places
 from dhp_sr.hyper.parametrization import Parametrization
 from dhp_sr.surgery.cut import check_cut, cut
+from dhp_sr.utils.cost_kinds import COST_KINDS
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.modules import parameter_names_by_path
 
@@ -141,7 +142,6 @@ class HyperNet(nn.Module):
 
     def _set_costs(self, costs: CostModel) -> None:
         self._costs = costs
-        self._dense_cost = costs.value(torch.ones(self.plan.size))
 
     def cost(self) -> Cost:
         """Cost of the masked network for the example input."""
@@ -151,36 +151,38 @@ class HyperNet(nn.Module):
         """Cost that the network would have with another mask, shape (plan.size,)."""
         return self._costs.value(mask)
 
+    def cost_ratio(self, kind: str, mask: Tensor | None = None) -> float:
+        """Return the kept fraction of the dense cost with a mask, shape (plan.size,); default: the one that is set."""
+        return self._costs.ratio(self.mask if mask is None else mask, kind)
+
     def dense_cost(self) -> Cost:
         """Cost of the unpruned network for the example input."""
-        return self._dense_cost
+        return self._costs.dense
 
     def marginal_cost(self, kind: str) -> Tensor:
         """What one channel more costs as the masks are, as a fraction of the dense cost; shape (plan.size,)."""
-        return self._costs.marginal(self.mask, kind) / getattr(self.dense_cost(), kind)
+        return self._costs.marginal(self.mask, kind) / self._costs.dense[kind]
 
     def prune_to(
         self,
         *,
-        macs: float | None = None,
-        params: float | None = None,
-        latency: float | None = None,
         tolerance: float | None = None,
         round_to: int = 8,
         min_width: int | None = None,
         scores: Mapping[str, Tensor] | None = None,
+        **keep_ratio: float | None,
     ) -> BudgetReport:
-        """Set the masks so that a budget is met.
+        """Set the masks so that a budget is met: `hyper.prune_to(macs=0.5)`.
 
         Args:
-            macs: fraction of the multiply-adds to keep, in (0, 1]; or
-            params: fraction of the parameters to keep; or
-            latency: fraction of the measured time to keep. Networks are cut and timed until it is met. Unless
-                `use_latency` said otherwise: at the example's size, on its device, with one CPU thread.
+            keep_ratio: exactly one cost kind of `COST_KINDS` and the fraction of the dense network's cost to keep, in
+                (0, 1]. `macs`: multiply-adds; `params`: parameters; `latency`: measured time: networks are cut and
+                timed until it is met, unless `use_latency` said otherwise at the example's size, on its device, with
+                one CPU thread.
             tolerance: largest distance from that fraction, for latency as a fraction of it; default: 0.01, for latency
                 0.05, so that half the time is met by 0.475 to 0.525.
             round_to: kept widths of layers are multiples of this, or the dense width.
-            min_width: floor of every layer of a group; default: `round_to`.
+            min_width: minimum width of every layer of a group; default: `round_to`.
             scores: group name -> (width,), larger = keep, comparable between groups; default: |latent|.
 
         Returns:
@@ -188,13 +190,17 @@ class HyperNet(nn.Module):
 
         Raises:
             BudgetError: the budget cannot be met, with the reason.
+            TypeError: a keyword that is no cost kind.
             ValueError: not exactly one budget given.
         """
-        asked = {"macs": macs, "params": params, "latency": latency}
-        given = {kind: ratio for kind, ratio in asked.items() if ratio is not None}
+        kinds = ", ".join(COST_KINDS)
+        for name in keep_ratio:
+            if name not in COST_KINDS:
+                raise TypeError(f"prune_to: expected a cost kind of {kinds}, found {name!r}")
+        given = {kind: ratio for kind, ratio in keep_ratio.items() if ratio is not None}
         if len(given) != 1:
-            found = ", ".join(f"{kind}={ratio}" for kind, ratio in asked.items())
-            raise ValueError(f"give exactly one of macs, params, latency; found {found}")
+            named = ", ".join(f"{kind}={ratio}" for kind, ratio in given.items())
+            raise ValueError(f"give exactly one of {kinds}; found {named or 'none'}")
         ((kind, ratio),) = given.items()
         budget = Budget.from_target(kind, ratio, tolerance, round_to, min_width)
         return self.prune_to_budget(
@@ -222,10 +228,10 @@ class HyperNet(nn.Module):
             raise ValueError(
                 f"expected finite scores of shape ({self.plan.size},), found {tuple(scores.shape)}"
             )
-        if budget.kind != "latency":
+        if not COST_KINDS[budget.kind].is_measured:
             self.mask.copy_(allocate_widths(self.plan, scores, budget, self._costs))
-            return report_kept(self.plan, self.mask, budget, self._costs)
-        if not self._costs.has_latency:
+            return BudgetReport.from_mask(self.plan, self.mask, budget, self._costs)
+        if budget.kind not in self._costs.kinds:
             self.use_latency(LatencyBenchmark(self.random_input()))
         before = self.mask.clone()
         try:
@@ -236,7 +242,7 @@ class HyperNet(nn.Module):
             self.mask.copy_(before)
             raise
         self.mask.copy_(mask)
-        return report_kept(self.plan, self.mask, budget, self._costs, measured)
+        return BudgetReport.from_mask(self.plan, self.mask, budget, self._costs, measured)
 
     def _measure(self, mask: Tensor) -> float:
         """Return the time of the network cut to a mask, as a fraction of the dense one's; the mask stays set."""

@@ -4,6 +4,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dhp_sr.utils.cost_kinds import COST_KINDS
+
 WIDTH = 100
 NAME = 34
 TIED = 4
@@ -12,7 +14,6 @@ TRAINING_FORM = (
     "This is the forward of training mode, for in evaluation the weights are first computed from others. What is cut "
     "keeps that form: branches that the class merges in evaluation stay apart, and cost what is stated here."
 )
-UNITS = {"macs": ("MACs", 1e9, "G"), "params": ("parameters", 1e6, "M"), "latency": ("ms", 1, "")}
 
 
 def plan_text(plan: Mapping[str, Any]) -> str:
@@ -59,8 +60,9 @@ def _shape(shape: Sequence[int]) -> str:
 def _dense(dense: Mapping[str, float]) -> str:
     parts = []
     for kind, value in dense.items():
-        name, unit, letter = UNITS[kind]
-        parts.append(f"{value / unit:.3f}{' ' + letter if letter else ''} {name}")
+        facts = COST_KINDS[kind]
+        unit = f"{facts.prefix} {facts.unit}" if facts.prefix else facts.unit
+        parts.append(f"{value / facts.divisor:.3f} {unit}")
     return ", ".join(parts)
 
 

@@ -12,6 +12,7 @@ from dhp_sr.reports.canvas import AFTER, BEFORE, INK, LINES, MUTED, new_figure, 
 from dhp_sr.reports.phases import phase_spans
 from dhp_sr.reports.run import TrainingPoint, ValidationPoint
 from dhp_sr.reports.scores import Score, scores_of
+from dhp_sr.utils.cost_kinds import ALWAYS_REPORTED
 
 _PHASE_SHADES = {"dense": "#f5f7fa", "search": "#fdf1e0", "finetune": "#eaf4ec"}
 
@@ -111,12 +112,13 @@ def _draw_loss(axes: Axes, curves: Sequence[TrainingPoint]) -> None:
 
 
 def _draw_cost(axes: Axes, curves: Sequence[TrainingPoint]) -> None:
-    for name, style, colour in (("macs", "-", LINES[0]), ("params", "--", LINES[1])):
-        points = [(point.iteration, getattr(point, f"{name}_ratio")) for point in curves]
+    styles = (("-", LINES[0]), ("--", LINES[1]))
+    for kind, (style, colour) in zip(ALWAYS_REPORTED, styles, strict=False):
+        points = [(point.iteration, getattr(point, kind.ratio_key)) for point in curves]
         points = [point for point in points if point[1] is not None]
         if points:
-            label = {"macs": "MACs", "params": "parameters"}[name]
-            axes.plot(*zip(*points, strict=True), style, color=colour, linewidth=1.6, label=label)
+            x, y = zip(*points, strict=True)
+            axes.plot(x, y, style, color=colour, linewidth=1.6, label=kind.label)
     axes.set_ylim(0, 1.08)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.set_ylabel("kept", fontsize=9, color=INK)

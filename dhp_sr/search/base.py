@@ -9,6 +9,7 @@ from torch import Tensor
 from dhp_sr.allocation.budget import BudgetReport, split_by_group
 from dhp_sr.hyper import HyperNet
 from dhp_sr.search.settings import SearchSettings
+from dhp_sr.utils.cost_kinds import reported_kinds
 
 
 class Search(ABC):
@@ -81,12 +82,9 @@ class Search(ABC):
     @final
     def ratios(self) -> dict[str, float]:
         """Return the kept fractions of the cost, predicted ones for a budget of latency."""
-        kept = self.hyper.cost_of(self.preview_mask())
-        dense = self.hyper.dense_cost()
-        kinds = ["macs", "params"]
-        if self.settings.budget.kind not in kinds:
-            kinds.append(self.settings.budget.kind)
-        return {f"{kind}_ratio": getattr(kept, kind) / getattr(dense, kind) for kind in kinds}
+        mask = self.preview_mask()
+        kinds = reported_kinds(self.settings.budget.kind)
+        return {kind.ratio_key: self.hyper.cost_ratio(kind.name, mask) for kind in kinds}
 
 
 def latent_gradients(hyper: HyperNet) -> Tensor:

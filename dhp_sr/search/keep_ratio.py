@@ -70,4 +70,4 @@ def prune_to_ratio(
 
 def _kept_ratio(hyper: HyperNet, scores: Tensor, budget: Budget) -> float:
     mask = enforce_min_width(hyper.plan, scores, budget.min_width)
-    return getattr(hyper.cost_of(mask), budget.kind) / getattr(hyper.dense_cost(), budget.kind)
+    return hyper.cost_ratio(budget.kind, mask)

@@ -94,7 +94,7 @@ class PaperDHP(Search):
     def _evaluate_cost(self, magnitudes: Tensor) -> None:
         self._preview = enforce_min_width(self.hyper.plan, magnitudes - PRUNED_BELOW, MIN_CHANNELS)
         budget = self.settings.budget
-        kept_ratio = self.ratios()[f"{budget.kind}_ratio"]
+        kept_ratio = self.hyper.cost_ratio(budget.kind, self._preview)
         # not for good: the loss may let pruned channels grow again
         self._paused = kept_ratio <= budget.keep_ratio + STOP_MARGIN
 

@@ -35,6 +35,7 @@ from dhp_sr.training.search_setup import (
     make_latency_benchmark,
     rehearse,
 )
+from dhp_sr.utils.cost_kinds import ALWAYS_REPORTED
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.modules import load_values
 from dhp_sr.zoo.networks import load_file
@@ -178,11 +179,10 @@ class Compression:
         self.optimizer.step()
 
     def ratios(self) -> dict[str, float]:
-        """Return macs_ratio and params_ratio: the network's cost now, as fractions of the dense one's."""
+        """Return the network's cost now, as fractions of the dense one's, by the keys of the curves."""
         if self.phase == "search":
-            now, dense = self.network.cost(), self.network.dense_cost()
-            return {"macs_ratio": now.macs / dense.macs, "params_ratio": now.params / dense.params}
-        return {key: self.report.get(key, 1.0) for key in ("macs_ratio", "params_ratio")}
+            return {kind.ratio_key: self.network.cost_ratio(kind.name) for kind in ALWAYS_REPORTED}
+        return {kind.ratio_key: self.report.get(kind.ratio_key, 1.0) for kind in ALWAYS_REPORTED}
 
     def for_validation(self) -> nn.Module:
         """Return the network whose scores count: the moving average where there is one."""

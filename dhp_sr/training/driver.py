@@ -24,17 +24,19 @@ from dhp_sr.training.results import finish, write_pages
 from dhp_sr.training.run_folder import RunFolder, logging_to
 from dhp_sr.training.run_logger import Records
 from dhp_sr.training.states import StateFileError, states
+from dhp_sr.utils.cost_kinds import COST_KINDS
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_json, write_text
 from dhp_sr.utils.hardware import resolve_amp
 
 Logger = logging.Logger
 CUT_TO = {
-    "macs_ratio": "macs",
-    "params_ratio": "parameters",
-    "measured_latency_ratio": "measured latency",
+    kind.measured_ratio_key if kind.is_measured else kind.ratio_key: (
+        f"measured {kind.label}" if kind.is_measured else kind.label
+    )
+    for kind in COST_KINDS.values()
 }
-"""Kept fraction in the report of a cut -> what the log calls it."""
+"""Key of a kept fraction in the report of a cut -> its name in the log."""
 
 
 class Interrupted(Exception):

@@ -12,6 +12,7 @@ from dhp_sr.config.schema import Options
 from dhp_sr.hyper import HyperNet
 from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.training.search_setup import convert_plain
+from dhp_sr.utils.cost_kinds import COST_KINDS
 from dhp_sr.utils.strict_json import finite
 
 EXCLUDED = "excluded by name"
@@ -51,13 +52,14 @@ def summarize_plan(
         training mode that is planned, and left after a cut.
     """
     plan, costs = hyper.plan, hyper.costs
-    dense = costs.value(torch.ones(plan.size))
     kinds = [
-        kind for kind in ("macs", "params", "latency") if kind != "latency" or costs.has_latency
+        kind.name
+        for kind in COST_KINDS.values()
+        if kind.is_always_reported or (kind.is_measured and kind.name in costs.kinds)
     ]
     budgets = {kind: Budget.from_target(kind, 1.0, None, round_to, min_width) for kind in kinds}
     shares = {kind: share_per_group(plan, costs, budgets[kind]) for kind in kinds}
-    floors = min_width_mask(plan, budgets["macs"])
+    floors = min_width_mask(plan, next(iter(budgets.values())))
     groups = [
         {
             "name": group.name,
@@ -74,7 +76,7 @@ def summarize_plan(
     return {
         "network": type(network).__name__,
         "input": list(hyper.example_shape),
-        "dense": {kind: getattr(dense, kind) for kind in kinds},
+        "dense": {kind: costs.dense[kind] for kind in kinds},
         "rules": {"round_to": round_to, "min_width": min_width},
         "groups": groups,
         "excluded": [

@@ -6,7 +6,6 @@ Their weights are as they were when they went; finetuning fits them in again. Ch
 would leave nothing to fit in, but only methods that cut little by little pass any.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,7 +83,5 @@ def _leg(hyper: HyperNet, found: BudgetReport, optimizer: Optimizer) -> Leg:
         }
         for group in hyper.plan.groups
     ]
-    names = ("macs_ratio", "params_ratio", "latency_ratio", "measured_latency_ratio")
-    ratios = {name: getattr(found, name) for name in names if not math.isnan(getattr(found, name))}
     moments = cut_moments(optimizer, hyper.network, kept_entries(hyper.plan, hyper.mask))
-    return Leg(masks, {**ratios, "groups": groups}, hyper.cut(), moments)
+    return Leg(masks, {**found.reported_ratios(), "groups": groups}, hyper.cut(), moments)

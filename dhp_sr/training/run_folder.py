@@ -12,10 +12,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from dhp_sr.utils.cost_kinds import ALWAYS_REPORTED
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_text
 
-CURVES = ("iteration", "phase", "loss", "lr", "macs_ratio", "params_ratio")
+CURVES = ("iteration", "phase", "loss", "lr", *(kind.ratio_key for kind in ALWAYS_REPORTED))
 VALIDATION = ("iteration", "phase", "set")
 """Columns of validation.csv before the scores."""
 LATENTS = ("iteration", "group", "latents")

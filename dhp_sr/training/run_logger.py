@@ -9,9 +9,13 @@ from typing import Any
 from tqdm import tqdm
 
 from dhp_sr.training.run_folder import RunFolder
+from dhp_sr.utils.cost_kinds import COST_KINDS
 from dhp_sr.utils.errors import UserError
 
-KEPT = {"macs_ratio": "macs", "params_ratio": "params", "latency_ratio": "latency (predicted)"}
+KEPT = {
+    kind.ratio_key: f"{kind.name} (predicted)" if kind.is_measured else kind.name
+    for kind in COST_KINDS.values()
+}
 """Kept fraction -> what a log line calls it."""
 
 

@@ -15,6 +15,7 @@ from dhp_sr.hyper import HyperNet, convert
 from dhp_sr.search import Search, SearchSettings, build_search
 from dhp_sr.tasks.registry import task_of
 from dhp_sr.training.distributed import DistributedContext
+from dhp_sr.utils.cost_kinds import COST_KINDS
 from dhp_sr.utils.errors import UserError
 from dhp_sr.zoo.networks import example_input
 
@@ -43,7 +44,7 @@ def make_latency_benchmark(
         path: The file of layer times where `compress.latency_table` names none.
     """
     compress = options.compress
-    if compress is None or compress.targets[0].kind != "latency":
+    if compress is None or not COST_KINDS[compress.targets[0].kind].is_measured:
         return None
     example = example_input(network)
     if compress.latency_size:

@@ -78,7 +78,7 @@ def test_the_dense_network_takes_what_was_measured(case, clock):
     x = example(plain)
     table = prepare_lut(plain, x)
     costs = CostModel(make_plan(plain, x), table)
-    ones = torch.ones(costs.axis_sizes._channels.shape[1])
+    ones = torch.ones(costs.axis_sizes._occurrences.shape[1])
     assert costs.value(ones).latency == pytest.approx(table.dense_ms)
     assert float(costs.by_parameter(ones, "latency").sum()) == pytest.approx(table.dense_ms)
     marginal = costs.marginal(ones, "latency")

@@ -201,7 +201,7 @@ def test_a_run_for_a_latency(make_options, tmp_path, folder):
         r" search  loss .* macs \d+\.\d%  params \d+\.\d%  latency \(predicted\) \d+\.\d%  ", log
     )
     assert re.search(
-        r"cut to [\d.]+% of the macs, [\d.]+% of the parameters, [\d.]+% of the measured latency",
+        r"cut to [\d.]+% of the MACs, [\d.]+% of the parameters, [\d.]+% of the measured latency",
         log,
     )
     table = (folder / "latency_table.json").read_text()

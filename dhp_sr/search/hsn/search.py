@@ -103,9 +103,9 @@ class HSN(Search):
         loss_gradient = latent_gradients(self.hyper).cpu() * self._task_gates.gradients
         cost_gates = self._sample()
         kind = self.settings.budget.kind
-        dense_cost = getattr(self.hyper.dense_cost(), kind)
+        dense_cost = self.hyper.dense_cost()[kind]
         regularized = self._mask() if self._options.cost_gates == "mask" else cost_gates.values
-        kept_ratio = getattr(self.hyper.cost_of(regularized), kind) / dense_cost
+        kept_ratio = self.hyper.cost_ratio(kind, regularized)
         target = self._target(iteration)
         value, slope = COST_REGULARIZERS[self._options.cost_regularizer](kept_ratio, target)
         marginal_cost = (self.hyper.costs.marginal(cost_gates.values, kind) / dense_cost).float()

@@ -1,0 +1,98 @@
+"""Costs that are counted from the kept widths alone: multiply-adds, parameters.
+
+Each is a sum over weights of a coefficient times the kept sizes of some axes of the weight. To add a kind: a function
+that yields its terms, a row in `COUNTED_COSTS`, and a row in `utils.cost_kinds`.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dhp_sr.channels.plan import ChannelPlan
+from dhp_sr.cost.axis_sizes import AxisSizes
+
+
+class CostTerm(NamedTuple):
+    """One summand of a counted cost."""
+
+    weight: str
+    """Name of the weight that the cost is attributed to."""
+    coefficient: float
+    """Factor before the product of the kept sizes."""
+    dims: tuple[int, ...]
+    """Axes of the weight whose kept sizes are multiplied."""
+
+
+def macs_terms(plan: ChannelPlan) -> Iterator[CostTerm]:
+    """Yield a term for each layer: every kept entry of its weight is multiplied once per position."""
+    for layer in plan.layers:
+        yield CostTerm(layer.weight, layer.positions, tuple(range(len(layer.shape))))
+
+
+def params_terms(plan: ChannelPlan) -> Iterator[CostTerm]:
+    """Yield a term for each parameter: its kept entries. Weights that are buffers are not learned."""
+    for name, shape in plan.parameters.items():
+        yield CostTerm(name, 1, tuple(range(len(shape))))
+
+
+COUNTED_COSTS: dict[str, Callable[[ChannelPlan], Iterator[CostTerm]]] = {
+    "macs": macs_terms,
+    "params": params_terms,
+}
+"""Cost kind -> its terms for a network."""
+
+
+class CountedCost:
+    """A counted cost as a function of the kept axis sizes; differentiable, and exact for 0/1 masks.
+
+    Args:
+        plan: gives the shapes of the weights.
+        axis_sizes: of the same plan.
+        terms: summands, at most one for each weight.
+    """
+
+    def __init__(self, plan: ChannelPlan, axis_sizes: AxisSizes, terms: Iterator[CostTerm]) -> None:
+        self._axis_sizes = axis_sizes
+        self._num_weights = len(plan.weights)
+        position = {name: index for index, name in enumerate(plan.weights)}
+        weights: list[int] = []
+        rows: list[list[int]] = []
+        coefficients: list[float] = []
+        for term in terms:
+            shape = plan.weights[term.weight]
+            prunable = axis_sizes.prunable_dims(term.weight, term.dims)
+            constant = math.prod(shape[dim] for dim in term.dims if dim not in prunable)
+            weights.append(position[term.weight])
+            rows.append([axis_sizes.row(term.weight, dim) for dim in prunable])
+            coefficients.append(term.coefficient * constant)
+        self._weights = torch.tensor(weights, dtype=torch.long)
+        self._rows = pad_rows(rows, axis_sizes.constant_row)
+        self._coefficients = torch.tensor(coefficients, dtype=torch.double)
+
+    def of_sizes(self, sizes: Tensor) -> Tensor:
+        """Return the cost, shape (...), for kept axis sizes of shape (..., size)."""
+        return sizes[..., self._rows].prod(dim=-1) @ self._coefficients
+
+    def by_parameter(self, sizes: Tensor) -> Tensor:
+        """Return the cost attributed to each of the plan's weights, shape (weights,), for sizes (size,)."""
+        attributed = torch.zeros(self._num_weights, dtype=torch.double)
+        attributed[self._weights] = sizes[self._rows].prod(dim=-1) * self._coefficients
+        return attributed
+
+    def marginal(self, kept: Tensor) -> Tensor:
+        """Return the derivative of the cost by each channel, shape (plan.size,), at `kept` (plan.size,)."""
+        kept = kept.double().clone().requires_grad_()
+        with torch.enable_grad():
+            cost = self.of_sizes(self._axis_sizes.of(kept))
+            (gradient,) = torch.autograd.grad(cost, kept)
+        return gradient
+
+
+def pad_rows(rows: list[list[int]], constant_row: int) -> Tensor:
+    """Return lists of rows as one tensor, shorter ones filled with the row of the constant 1."""
+    longest = max([1, *map(len, rows)])
+    padded = [row + [constant_row] * (longest - len(row)) for row in rows]
+    return torch.tensor(padded, dtype=torch.long).reshape(len(rows), longest)
