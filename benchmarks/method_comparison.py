@@ -40,8 +40,11 @@ from benchmarks.time_plan import (  # noqa: E402
 )
 from benchmarks.training import batches  # noqa: E402
 from dhp_sr.cli.process import keep_memory, seed_everything  # noqa: E402
-from dhp_sr.config import Options, load_options  # noqa: E402
-from dhp_sr.config.paths import resolve_paths  # noqa: E402
+from dhp_sr.config import (  # noqa: E402
+    Options,
+    load_options,
+    resolve_paths,
+)
 from dhp_sr.tasks.test_sets import TestSet, build_test_sets, evaluate  # noqa: E402
 from dhp_sr.training.compression import Compression  # noqa: E402
 from dhp_sr.training.distributed import DistributedContext  # noqa: E402

@@ -34,8 +34,11 @@ from benchmarks.training import batches  # noqa: E402
 from dhp_sr.allocation.budget import split_by_group  # noqa: E402
 from dhp_sr.channels.plan import ChannelPlan  # noqa: E402
 from dhp_sr.cli.process import seed_everything  # noqa: E402
-from dhp_sr.config import Options, load_options  # noqa: E402
-from dhp_sr.config.paths import resolve_paths  # noqa: E402
+from dhp_sr.config import (  # noqa: E402
+    Options,
+    load_options,
+    resolve_paths,
+)
 from dhp_sr.hyper import HyperNet  # noqa: E402
 from dhp_sr.training.compression import Compression  # noqa: E402
 from dhp_sr.training.distributed import DistributedContext  # noqa: E402

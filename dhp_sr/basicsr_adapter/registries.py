@@ -16,8 +16,7 @@ from dhp_sr.archs import ARCHS
 from dhp_sr.basicsr_adapter.classification_model import DHPClassificationModel
 from dhp_sr.basicsr_adapter.model import DHPModel
 from dhp_sr.basicsr_adapter.shim import prepare_basicsr
-from dhp_sr.config.classification import ClassificationTrain, ClassificationVal
-from dhp_sr.config.datasets import TrainDataset, ValDataset
+from dhp_sr.config.datasets import ClassificationTrain, ClassificationVal, TrainDataset, ValDataset
 from dhp_sr.data.build import build_train_set, build_val_set
 from dhp_sr.data.classification import build_train, build_val
 from dhp_sr.hyper import HyperNet, convert

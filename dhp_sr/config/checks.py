@@ -1,179 +1,179 @@
-"""What the types of an option file cannot say: settings that must agree, and settings without effect."""
+"""Checks beyond types: settings that contradict each other, and settings without effect.
+
+Each check yields issues rather than raising, so that a user gets all mistakes at once.
+"""
 
 from collections.abc import Iterator
 
-from dhp_sr.config.classification import ClassificationDataset
 from dhp_sr.config.compress import Scheduler
-from dhp_sr.config.datasets import TrainDataset, ValDataset
+from dhp_sr.config.datasets import (
+    CLASSIFICATION,
+    ClassificationDataset,
+    Dataset,
+    Roots,
+    TrainDataset,
+)
 from dhp_sr.config.method_checks import idle_in_search, is_trained_before, method_problems
-from dhp_sr.config.schema import Options
-from dhp_sr.config.section import Finding, changed
-from dhp_sr.config.task_checks import task_problems
+from dhp_sr.config.schema import MODEL_TYPES, Options, PixelLoss
+from dhp_sr.config.section import Issue, changed
 from dhp_sr.utils.cost_kinds import COST_KINDS
 
+UNUSED_BY_OPTIMIZER = {
+    "SGD": ("betas",),
+    "Muon": ("nesterov",),
+    "Adam": ("momentum", "nesterov"),
+    "AdamW": ("momentum", "nesterov"),
+}
+"""`train.optim_g.type` -> settings that it does not read."""
 
-def problems(options: Options) -> list[Finding]:
-    """Return what contradicts itself in `options`."""
+UNUSED_BY_SCHEDULER = {
+    "cosine": ("milestones", "gamma"),
+    "multistep": ("eta_min",),
+    "constant": ("eta_min", "milestones", "gamma"),
+}
+"""`train.scheduler.type` -> settings that it does not read."""
+
+
+def find_mistakes(options: Options) -> list[Issue]:
+    """Settings that contradict each other or cannot work."""
     return [
-        *_name(options),
-        *_datasets(options),
-        *_network(options),
-        *_phases(options),
-        *_schedulers(options),
+        *_check_names(options),
+        *_check_datasets(options),
+        *_check_network(options),
+        *_check_phases(options),
+        *_check_schedulers(options),
         *method_problems(options),
-        *task_problems(options),
+        *_check_task(options),
     ]
 
 
-def idle_settings(options: Options) -> list[Finding]:
-    """Return the settings that were given, differ from their default, and change nothing."""
+def find_unused(options: Options) -> list[Issue]:
+    """Settings that were given, differ from their default, and have no effect."""
     return [
-        *_idle_in_datasets(options),
-        *_idle_in_schedulers(options),
-        *_idle_in_optimizer(options),
+        *_unused_in_datasets(options),
+        *_unused_in_schedulers(options),
+        *_unused_in_optimizer(options),
         *idle_in_search(options),
-        *_idle_in_targets(options),
+        *_unused_in_targets(options),
     ]
 
 
-def _name(options: Options) -> Iterator[Finding]:
-    if not _names_a_folder(options.name):
-        yield ("name",), f"expected the name of a folder, without / \\ or :, found {options.name!r}"
-
-
-def _names_a_folder(name: str) -> bool:
-    bad = set("/\\:") & set(name) or name != name.strip() or not name.isprintable()
-    return name not in ("", ".", "..") and not bad
-
-
-def _datasets(options: Options) -> Iterator[Finding]:
-    kinds = {one.type for one in options.datasets.values()}
-    if len(kinds) > 1:
-        yield (
-            ("datasets",),
-            f"expected one type in all of them, found {' and '.join(sorted(kinds))}",
-        )
+def _check_names(options: Options) -> Iterator[Issue]:
+    """Names of the run and of test sets become names of folders."""
+    names = {("name",): options.name}
     for key, dataset in options.datasets.items():
-        for name, text in _of_dataset(dataset, options.scale):
+        if dataset.name:
+            names["datasets", key, "name"] = dataset.name
+    for keys, name in names.items():
+        has_separator = bool(set("/\\:") & set(name))
+        is_clean = name == name.strip() and name.isprintable() and name not in ("", ".", "..")
+        if has_separator or not is_clean:
+            yield keys, f"expected the name of a folder, without / \\ or :, found {name!r}"
+
+
+def _check_datasets(options: Options) -> Iterator[Issue]:
+    types = {dataset.type for dataset in options.datasets.values()}
+    if len(types) > 1:
+        found = " and ".join(sorted(types))
+        yield ("datasets",), f"expected the same type in all of them, found {found}"
+    for key, dataset in options.datasets.items():
+        if isinstance(dataset, ClassificationDataset):
+            issues = _check_classification(dataset, options.scale)
+        else:
+            issues = _check_images(dataset, options.scale)
+        for name, text in issues:
             yield ("datasets", key, name), text
-        if dataset.name and not _names_a_folder(dataset.name):
-            found = (
-                f"expected a name that can be a folder's, without / \\ or :, found {dataset.name!r}"
-            )
-            yield ("datasets", key, "name"), found
 
 
-def _of_dataset(
-    dataset: TrainDataset | ValDataset | ClassificationDataset, scale: int
-) -> Iterator[tuple[str, str]]:
-    if isinstance(dataset, ClassificationDataset):
-        yield from _of_classification(dataset, scale)
-    else:
-        yield from _of_images(dataset, scale)
-
-
-def _of_classification(dataset: ClassificationDataset, scale: int) -> Iterator[tuple[str, str]]:
+def _check_classification(dataset: ClassificationDataset, scale: int) -> Iterator[tuple[str, str]]:
     if scale != 1:
         yield "type", f"ClassificationDataset expects scale: 1, found {scale}"
-    for name, values in (("mean", dataset.mean), ("std", dataset.std)):
+    for name in ("mean", "std"):
+        values = getattr(dataset, name)
         if values is not None and len(values) != dataset.channels:
-            yield (
-                name,
-                f"expected {dataset.channels} value(s), one a channel of color: {dataset.color}, found {values}",
-            )
+            expected = f"{dataset.channels} value(s), as many as channels of color: {dataset.color}"
+            yield name, f"expected {expected}, found {values}"
 
 
-def _of_images(dataset: TrainDataset | ValDataset, scale: int) -> Iterator[tuple[str, str]]:
-    denoise = dataset.type == "NoiseDataset"
-    if denoise and dataset.sigma is None:
-        yield "sigma", "NoiseDataset expects a noise level (0-255 scale), found none"
-    if denoise and scale != 1:
-        yield "type", f"NoiseDataset expects scale: 1, found {scale}"
-    if not denoise and scale < 2:
+def _check_images(dataset: Dataset, scale: int) -> Iterator[tuple[str, str]]:
+    if dataset.type == "NoiseDataset":
+        if getattr(dataset, "sigma", None) is None:
+            yield "sigma", "NoiseDataset expects a noise level (0-255 scale), found none"
+        if scale != 1:
+            yield "type", f"NoiseDataset expects scale: 1, found {scale}"
+    elif scale < 2:
         yield "type", f"SRDataset expects scale: 2, 3 or 4, found {scale}"
+
     for name in ("dataroot_gt", "dataroot_lq"):
-        yield from ((name, text) for text in _roots(getattr(dataset, name)))
-    if dataset.dataroot_lq is not None and _count(dataset.dataroot_lq) != _count(
-        dataset.dataroot_gt
-    ):
-        yield (
-            "dataroot_lq",
-            f"expected as many folders as dataroot_gt ({_count(dataset.dataroot_gt)}), "
-            f"found {_count(dataset.dataroot_lq)}",
-        )
+        for root in _as_list(getattr(dataset, name)):
+            if root.startswith("bundled:") and root not in ("bundled:train", "bundled:val"):
+                yield name, f"expected bundled:train or bundled:val, found {root!r}"
+    expected = len(_as_list(dataset.dataroot_gt))
+    found = len(_as_list(dataset.dataroot_lq))
+    if dataset.dataroot_lq is not None and found != expected:
+        yield "dataroot_lq", f"expected as many folders as dataroot_gt ({expected}), found {found}"
     if "{}" not in dataset.filename_tmpl:
         yield "filename_tmpl", f"expected {{}} where the name goes, found {dataset.filename_tmpl!r}"
+
     if isinstance(dataset, TrainDataset):
-        yield from _of_training(dataset, scale)
+        if dataset.gt_size % scale:
+            yield "gt_size", f"expected a multiple of the scale ({scale}), found {dataset.gt_size}"
+        if isinstance(dataset.sigma, list) and dataset.sigma[0] > dataset.sigma[1]:
+            yield "sigma", f"expected [lowest, highest], found {dataset.sigma}"
 
 
-def _of_training(dataset: TrainDataset, scale: int) -> Iterator[tuple[str, str]]:
-    if dataset.gt_size % scale:
-        yield "gt_size", f"expected a multiple of the scale ({scale}), found {dataset.gt_size}"
-    if isinstance(dataset.sigma, list) and dataset.sigma[0] > dataset.sigma[1]:
-        yield "sigma", f"expected [lowest, highest], found {dataset.sigma}"
+def _as_list(roots: Roots | None) -> list[str]:
+    if roots is None:
+        return []
+    return [roots] if isinstance(roots, str) else roots
 
 
-def _roots(roots: str | list[str] | None) -> Iterator[str]:
-    for root in [roots] if isinstance(roots, str) else roots or []:
-        if root.startswith("bundled:") and root not in ("bundled:train", "bundled:val"):
-            yield f"expected bundled:train or bundled:val, found {root!r}"
+def _check_network(options: Options) -> Iterator[Issue]:
+    """Arguments of the network that have a counterpart in the data.
 
-
-def _count(roots: str | list[str]) -> int:
-    return 1 if isinstance(roots, str) else len(roots)
-
-
-def _network(options: Options) -> Iterator[Finding]:
+    Whether the constructor takes them shows when the network is built; these two would build a
+    network that does not fit.
+    """
     arguments = options.network_g.arguments
     upscale = arguments.get("upscale")
     if upscale is not None and upscale != options.scale:
-        yield (
-            ("network_g", "upscale"),
-            f"expected the scale of the run ({options.scale}), found {upscale!r}",
-        )
+        text = f"expected the scale of the run ({options.scale}), found {upscale!r}"
+        yield ("network_g", "upscale"), text
     channels = arguments.get("num_in_ch")
     for key, dataset in options.datasets.items():
         if channels is not None and channels != dataset.channels:
-            yield (
-                ("datasets", key, "color"),
-                f"{dataset.color} images have {dataset.channels} channel(s), the network expects {channels!r}",
-            )
+            text = f"{dataset.color} images have {dataset.channels} channel(s), the network "
+            yield ("datasets", key, "color"), f"{text}expects {channels!r}"
 
 
-def _phases(options: Options) -> Iterator[Finding]:
-    compress, total = options.compress, options.train.total_iter
+def _check_phases(options: Options) -> Iterator[Issue]:
+    compress = options.compress
+    total = options.train.total_iter
     if options.train.warmup_iter > total:
-        yield (
-            ("train", "warmup_iter"),
-            f"expected at most total_iter ({total}), found {options.train.warmup_iter}",
-        )
+        text = f"expected at most total_iter ({total}), found {options.train.warmup_iter}"
+        yield ("train", "warmup_iter"), text
     if compress is None:
         return
-    before = compress.dense_iter + compress.search_iter
-    if total <= before:
-        yield (
-            ("train", "total_iter"),
-            f"expected more than dense_iter + search_iter ({compress.dense_iter} + {compress.search_iter} = {before}), "
-            f"found {total}; the rest finetunes the cut network",
-        )
+    before_cut = compress.dense_iter + compress.search_iter
+    if total <= before_cut:
+        phases = f"{compress.dense_iter} + {compress.search_iter} = {before_cut}"
+        text = f"expected more than dense_iter + search_iter ({phases}), found {total}; "
+        yield ("train", "total_iter"), f"{text}the rest finetunes the cut network"
     distill = compress.distill
+    # The teacher is the dense network as the search finds it, unless a file is named.
     if distill and distill.teacher is None and not is_trained_before(options, compress):
-        yield (
-            ("compress", "distill"),
-            "expected a trained teacher: dense_iter above 0, path.pretrain_network_g or distill.teacher; found none",
-        )
+        sources = "dense_iter above 0, path.pretrain_network_g or distill.teacher"
+        yield ("compress", "distill"), f"expected a trained teacher: {sources}; found none"
 
 
-def _schedulers(options: Options) -> Iterator[Finding]:
+def _check_schedulers(options: Options) -> Iterator[Issue]:
     for keys, scheduler in _all_schedulers(options):
-        if scheduler.milestones != sorted(set(scheduler.milestones)):
-            yield (*keys, "milestones"), f"expected rising iterations, found {scheduler.milestones}"
-        if scheduler.type == "multistep" and not scheduler.milestones:
-            yield (
-                (*keys, "milestones"),
-                "multistep expects iterations at which the rate falls, found none",
-            )
+        milestones = scheduler.milestones
+        if milestones != sorted(set(milestones)):
+            yield (*keys, "milestones"), f"expected rising iterations, found {milestones}"
+        if scheduler.type == "multistep" and not milestones:
+            text = "multistep expects iterations at which the rate falls, found none"
+            yield (*keys, "milestones"), text
 
 
 def _all_schedulers(options: Options) -> Iterator[tuple[tuple[str, str], Scheduler]]:
@@ -182,15 +182,42 @@ def _all_schedulers(options: Options) -> Iterator[tuple[tuple[str, str], Schedul
         yield ("compress", "scheduler"), options.compress.scheduler
 
 
-def _idle_in_datasets(options: Options) -> Iterator[Finding]:
+def _check_task(options: Options) -> Iterator[Issue]:
+    """Settings of another task than that of the datasets."""
+    dataset_type = next((dataset.type for dataset in options.datasets.values()), "")
+    if dataset_type not in MODEL_TYPES[options.model_type]:
+        expected = " or ".join(MODEL_TYPES[options.model_type])
+        fitting = [name for name, types in MODEL_TYPES.items() if dataset_type in types]
+        text = f"{options.model_type} expects datasets of type {expected}, found {dataset_type}"
+        yield ("model_type",), f"{text}: set {' or '.join(fitting)}"
+    train = options.train
+    if dataset_type == CLASSIFICATION:
+        if train.pixel_opt != PixelLoss():
+            text = "compares images; a ClassificationDataset is trained by train.cls_opt"
+            yield ("train", "pixel_opt"), text
+        if options.val.save_img:
+            yield ("val", "save_img"), "expected false: a classifier writes no images"
+    else:
+        if train.cls_opt is not None:
+            text = "expects a ClassificationDataset; images are compared by train.pixel_opt"
+            yield ("train", "cls_opt"), text
+        distill = options.compress.distill if options.compress else None
+        if distill and distill.temperature is not None:
+            text = "expects a ClassificationDataset; images have no temperature"
+            yield ("compress", "distill", "temperature"), text
+    if train.optim_g.nesterov and train.optim_g.momentum == 0:
+        yield ("train", "optim_g", "nesterov"), "expects a momentum above 0, found 0"
+
+
+def _unused_in_datasets(options: Options) -> Iterator[Issue]:
     for key, dataset in options.datasets.items():
         if isinstance(dataset, ClassificationDataset):
             continue
-        names: tuple[str, ...]
+        names: tuple[str, ...] = ("dataroot_lq",)
+        reason = "NoiseDataset makes its inputs itself"
         if dataset.type == "SRDataset":
-            names, reason = ("sigma", "noise_seed"), "SRDataset adds no noise"
-        else:
-            names, reason = ("dataroot_lq",), "NoiseDataset makes its inputs itself"
+            names = ("sigma", "noise_seed")
+            reason = "SRDataset adds no noise"
         for name in names:
             if name in type(dataset).model_fields and changed(dataset, name):
                 yield ("datasets", key, name), f"has no effect, {reason}"
@@ -198,31 +225,21 @@ def _idle_in_datasets(options: Options) -> Iterator[Finding]:
             yield ("datasets", key, "filename_tmpl"), "has no effect without dataroot_lq"
 
 
-def _idle_in_schedulers(options: Options) -> Iterator[Finding]:
-    used = {"cosine": {"eta_min"}, "multistep": {"milestones", "gamma"}, "constant": set()}
+def _unused_in_schedulers(options: Options) -> Iterator[Issue]:
     for keys, scheduler in _all_schedulers(options):
-        for name in ("eta_min", "milestones", "gamma"):
-            if name not in used[scheduler.type] and changed(scheduler, name):
+        for name in UNUSED_BY_SCHEDULER[scheduler.type]:
+            if changed(scheduler, name):
                 yield (*keys, name), f"has no effect with type: {scheduler.type}"
 
 
-IDLE = {
-    "SGD": ("betas",),
-    "Muon": ("nesterov",),
-    "Adam": ("momentum", "nesterov"),
-    "AdamW": ("momentum", "nesterov"),
-}
-"""What each optimizer has no use for."""
-
-
-def _idle_in_optimizer(options: Options) -> Iterator[Finding]:
+def _unused_in_optimizer(options: Options) -> Iterator[Issue]:
     optimizer = options.train.optim_g
-    for name in IDLE[optimizer.type]:
+    for name in UNUSED_BY_OPTIMIZER[optimizer.type]:
         if changed(optimizer, name):
             yield ("train", "optim_g", name), f"has no effect with type: {optimizer.type}"
 
 
-def _idle_in_targets(options: Options) -> Iterator[Finding]:
+def _unused_in_targets(options: Options) -> Iterator[Issue]:
     compress = options.compress
     if compress is None or COST_KINDS[compress.targets[0].kind].is_measured:
         return

@@ -1,24 +1,39 @@
-"""The section `datasets`: one training set, any number of validation sets."""
+"""The section `datasets`: one training set, and any number of validation sets of the same type."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from dhp_sr.config.classification import CLASSIFICATION, ClassificationTrain, ClassificationVal
 from dhp_sr.config.section import CHANNELS, Color, Level, NotNegative, Positive, Section
 from dhp_sr.utils.names import nearest
 
+CLASSIFICATION = "ClassificationDataset"
+TASKS = {"SRDataset": "sr", "NoiseDataset": "denoise", CLASSIFICATION: "classification"}
+"""`type` of a dataset -> task of the run."""
+TYPES = tuple(TASKS)
+
+Statistics = Annotated[list[float], Field(min_length=1, max_length=3)]
+Deviations = Annotated[list[Level], Field(min_length=1, max_length=3)]
+Roots = str | Annotated[list[str], Field(min_length=1)]
+
+DEFAULT_STATISTICS = {
+    "rgb": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+    "grey": ([0.449], [0.226]),
+}
+"""`color` -> mean and standard deviation of ImageNet, which are usual for CIFAR-10 as well."""
+
 
 class Dataset(Section):
-    """What training and validation sets have in common."""
+    """Keys of training and validation sets of super-resolution and denoising."""
 
-    type: Literal["SRDataset", "NoiseDataset"]  # as in TASKS
+    type: Literal["SRDataset", "NoiseDataset"]
     name: str = ""
-    dataroot_gt: str | Annotated[list[str], Field(min_length=1)]
-    """Folder, `.lmdb` folder, or `bundled:train` / `bundled:val` (photographs that come with scikit-image)."""
-    dataroot_lq: str | Annotated[list[str], Field(min_length=1)] | None = None
-    """Ready low-resolution images; without it they are made from `dataroot_gt` by exact bicubic."""
+    dataroot_gt: Roots
+    """Folder, `.lmdb` folder, or `bundled:train` / `bundled:val` (photographs that come with
+    scikit-image); or a list of these."""
+    dataroot_lq: Roots | None = None
+    """Existing low-resolution images. Default: made from `dataroot_gt` by exact bicubic."""
     filename_tmpl: str = "{}"
     """Name of an LR image from its HR's: `{}x4` for BasicSR's validation folders."""
     color: Color = "rgb"
@@ -27,95 +42,158 @@ class Dataset(Section):
 
     @property
     def channels(self) -> int:
-        """Channels of the images."""
+        """Number of image channels."""
         return CHANNELS[self.color]
 
 
 class TrainDataset(Dataset):
-    """`datasets.train`."""
+    """`datasets.train` of super-resolution and denoising."""
 
     gt_size: Positive
-    """Side of the square training patch, in pixels of the ground truth."""
+    """Height and width of the training patch, in pixels of the ground truth."""
     use_hflip: bool = True
     use_rot: bool = True
     sigma: Level | Annotated[list[Level], Field(min_length=2, max_length=2)] | None = None
-    """Noise level on the 0-255 scale: one value, or `[lowest, highest]` drawn per patch. NoiseDataset only."""
+    """Noise level on the 0-255 scale, or `[lowest, highest]`, sampled per patch; NoiseDataset."""
     small_images: Literal["error", "skip"] = "error"
-    """What to do with images that hold no patch: stop, or leave them out and list them in a warning."""
+    """What to do with images smaller than a patch: stop, or skip them with a warning."""
     batch_size_per_gpu: Positive
     num_worker_per_gpu: NotNegative = 0
 
 
 class ValDataset(Dataset):
-    """`datasets.val`, `datasets.val_1`, ...: one test set each."""
+    """`datasets.val`, `datasets.val_1`, ... of super-resolution and denoising."""
 
     sigma: Level | None = None
-    """Noise level on the 0-255 scale. NoiseDataset only."""
+    """Noise level on the 0-255 scale; NoiseDataset."""
     noise_seed: int = 0
-    """With an image's name, fixes the noise added to it, so that scores repeat."""
+    """Fixes, with an image's name, the noise added to it, so that scores repeat."""
     crop_border: NotNegative | None = None
-    """Pixels shaved before scoring; default: the scale for super-resolution, 0 for denoising."""
+    """Border in pixels left out of the scores. Default: the scale; 0 for denoising."""
     max_images: Positive | None = None
-    """Only the first so many images."""
+    """Number of images to score, from the first on. Default: all."""
 
 
-TASKS = {"SRDataset": "sr", "NoiseDataset": "denoise", CLASSIFICATION: "classification"}
-"""Type of dataset -> the task that it makes of a run."""
-TYPES = tuple(TASKS)
+class ClassificationDataset(Section):
+    """Keys of training and validation sets of classification: labeled images, in memory."""
+
+    type: Literal["ClassificationDataset"]
+    name: str = ""
+    dataroot: str
+    """Class folders, CIFAR's own binary files, sheets with their INDEX.tsv, or an `.lmdb` folder
+    with labels."""
+    split: str = "train"
+    """Subset of `dataroot`: `train` or `test`; for class folders, name of the subfolder."""
+    labels: Literal["fine", "coarse"] = "fine"
+    """CIFAR-100 has both kinds of labels."""
+    color: Color = "rgb"
+    size: Positive | None = None
+    """Resize the shorter side to this many pixels and crop the center. Default: all images have
+    the same size already."""
+    mean: Statistics | None = None
+    """Subtracted from images in [0, 1], a value per channel. Default: that of ImageNet."""
+    std: Deviations | None = None
+    """Divisor after the mean is subtracted, a value per channel. Default: that of ImageNet."""
+    max_per_class: Positive | None = None
+    """Number of images of each class, from the first on. Default: all."""
+
+    @property
+    def channels(self) -> int:
+        """Number of image channels."""
+        return CHANNELS[self.color]
+
+    @property
+    def statistics(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation, a value per channel."""
+        mean, std = DEFAULT_STATISTICS[self.color]
+        return self.mean or mean, self.std or std
+
+
+class ClassificationTrain(ClassificationDataset):
+    """`datasets.train` of classification."""
+
+    padding: NotNegative = 4
+    """Black border in pixels, from which a crop of the original size is taken at random."""
+    use_hflip: bool = True
+    batch_size_per_gpu: Positive
+    num_worker_per_gpu: NotNegative = 0
+
+
+class ClassificationVal(ClassificationDataset):
+    """`datasets.val`, `datasets.val_1`, ... of classification."""
+
+    split: str = "test"
+    """Subset of `dataroot`, as in `datasets.train`."""
+    batch_size: Positive = 250
+    """Images per forward pass; changes no score."""
+
+
 KINDS: dict[str, tuple[type[Section], type[Section]]] = {
     "images": (TrainDataset, ValDataset),
     CLASSIFICATION: (ClassificationTrain, ClassificationVal),
 }
-"""Form of a data set's section -> its classes for training and for validation."""
+"""Form of a section -> its classes for training and for validation."""
 
 
 def dataset_kind(key: str, form: str = "images") -> type[Section] | None:
-    """Return what `datasets.<key>` holds, or None for a key that is neither `train` nor `val...`."""
+    """Class of the section `datasets.<key>`; None if the key is neither `train` nor `val...`."""
+    train, val = KINDS[form]
     if key == "train":
-        return KINDS[form][0]
-    return KINDS[form][1] if key == "val" or key.startswith("val_") else None
+        return train
+    return val if key == "val" or key.startswith("val_") else None
 
 
 def decode_datasets(raw: Any) -> Any:
-    """Decode `train` and `val*` each with its own keys, and gather the mistakes of all of them."""
+    """Decode every dataset with the class for its key and type.
+
+    Pydantic would try all four classes for each dataset and report the mistakes of all four.
+
+    Raises:
+        ValidationError: with the mistakes of all datasets.
+    """
     if not isinstance(raw, dict):
         return raw
-    decoded, mistakes = {}, []
+    decoded = {}
+    mistakes: list[InitErrorDetails] = []
     for key, value in raw.items():
-        given = value.get("type") if isinstance(value, dict) else None
-        if isinstance(given, str) and given not in TYPES:
-            text = f"expected one of {', '.join(map(repr, TYPES))}, found {given!r}{nearest(given, TYPES)}"
-            mistakes.append(_mistake(key, value, text, "type"))
-            continue
-        form = CLASSIFICATION if given == CLASSIFICATION else "images"
+        form = "images"
+        if isinstance(value, dict) and isinstance(value.get("type"), str):
+            given = value["type"]
+            if given not in TYPES:
+                known = ", ".join(repr(name) for name in TYPES)
+                text = f"expected {known}, found {given!r}{nearest(given, TYPES)}"
+                mistakes.append(_mistake((key, "type"), value, text))
+                continue
+            form = CLASSIFICATION if given == CLASSIFICATION else "images"
         kind = dataset_kind(str(key), form)
         if kind is None:
-            mistakes.append(
-                _mistake(key, value, "expected the key train, val or val_..., found " + repr(key))
-            )
+            text = f"expected the key train, val or val_..., found {key!r}"
+            mistakes.append(_mistake((key,), value, text))
             continue
         try:
             decoded[key] = kind.model_validate(value)
         except ValidationError as error:
-            mistakes += [_inside((key, form), detail) for detail in error.errors(include_url=False)]
+            for detail in error.errors(include_url=False):
+                mistakes.append(_moved((key, form), detail))
     if "train" not in raw:
-        mistakes.append(_mistake("train", raw, "expected a training set, found no such key"))
+        mistakes.append(_mistake(("train",), raw, "expected a training set, found no such key"))
     if mistakes:
         raise ValidationError.from_exception_data("datasets", mistakes)
     return decoded
 
 
-def _mistake(key: Any, value: Any, text: str, *inside: str) -> InitErrorDetails:
+def _mistake(keys: tuple[Any, ...], value: Any, text: str) -> InitErrorDetails:
     kind = PydanticCustomError("dataset_key", "{text}", {"text": text})
-    return InitErrorDetails(type=kind, loc=(key, *inside), input=value)
+    return InitErrorDetails(type=kind, loc=keys, input=value)
 
 
-def _inside(place: tuple[Any, str], detail: Any) -> InitErrorDetails:
-    kind = (
-        detail["type"]
-        if "error" not in detail.get("ctx", {})
-        else PydanticCustomError("dataset_key", detail["msg"])
-    )
+def _moved(above: tuple[Any, str], detail: Any) -> InitErrorDetails:
+    """Mistake inside a dataset, with the dataset's key before its location."""
+    context = detail.get("ctx", {})
+    kind = detail["type"]
+    # Errors of our own validators are no types of pydantic and need to be wrapped again.
+    if "error" in context:
+        kind = PydanticCustomError("dataset_key", "{text}", {"text": detail["msg"]})
     return InitErrorDetails(
-        type=kind, loc=(*place, *detail["loc"]), input=detail["input"], ctx=detail.get("ctx", {})
+        type=kind, loc=(*above, *detail["loc"]), input=detail["input"], ctx=context
     )

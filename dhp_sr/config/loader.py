@@ -1,88 +1,295 @@
-"""Option files to `Options` and back."""
+"""Option files to `Options` and back; files that are based on another file; paths made absolute."""
 
+import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
-from dhp_sr.config.checks import idle_settings, problems
+from dhp_sr.config.checks import find_mistakes, find_unused
 from dhp_sr.config.messages import explain, show
-from dhp_sr.config.overrides import apply_overrides
 from dhp_sr.config.renamed import use_current_names
 from dhp_sr.config.schema import Options
-from dhp_sr.config.yaml import lines_of, parse
+from dhp_sr.config.section import Issue, Section
+from dhp_sr.config.yaml import OptionDumper, lines_of, parse
 from dhp_sr.utils.errors import UserError
 
+BASE = "base"
+"""Key that names another option file."""
+BUNDLED = "bundled:"
+"""Prefix of data that is no path."""
+DATA_FOLDER = "datasets"
+"""First folder of a path in an option file that `data_root` or DATA_VARIABLE replaces."""
+DATA_VARIABLE = "DHP_SR_DATA"
 
-def load_options(path: str | Path, overrides: Sequence[str] = ()) -> Options:
-    """Return the checked options of a file; a setting without effect gives a warning.
+SomeSection = TypeVar("SomeSection", bound=Section)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Text that values come from: an option file or the file it is based on."""
+
+    path: Path
+    node: yaml.Node | None
+    renamed: tuple[Issue, ...]
+    """Keys of the file under former names, and what to write instead."""
+
+
+def load_options(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    check_network: Callable[[str], str | None] | None = None,
+) -> Options:
+    """Read and check an option file; a setting without effect gives a warning.
+
+    A file can have a key `base` that names another file, relative to itself. Sections are then
+    merged key by key, and everything else (lists too) replaces the value of the other file.
 
     Args:
-        path: the YAML file.
+        path: YAML file.
         overrides: `section.key=value` each, the value read as YAML; they win over the file.
             Former names of keys and values are accepted in both, with a warning.
+        check_network: returns what is wrong with a `network_g.type`, or None. The names are known
+            to packages above this one; given here, an unknown one is reported with all other
+            mistakes.
 
     Raises:
-        UserError: the file cannot be read, is no YAML mapping, or does not fit the schema; all mistakes in one message.
+        UserError: a file cannot be read or is no mapping, `base` leads in a circle, an override
+            has another form, or options do not fit the schema; with all mistakes.
     """
-    raw, node = parse(_read(Path(path)), str(path))
-    if not isinstance(raw, dict):
-        raise UserError(
-            f"{path}, line 1: expected a mapping of option keys (name, network_g, ...), found {show(raw)}"
-        )
-    raw, set_names = apply_overrides(raw, overrides)
-    raw, renamed = use_current_names(raw, set_names)
-
-    def place(keys: Sequence[str]) -> str:
-        return _place(keys, lines_of(node, keys), set_names)
-
+    path = Path(path)
+    raw, sources = _read_with_base(path, ())
+    raw, set_keys = apply_overrides(raw, overrides)
+    raw, renamed = use_current_names(raw, set_keys)
     for keys, text in renamed:
-        warnings.warn(f"{path}: {place(keys)} {text}", stacklevel=2)
+        warnings.warn(f"{path}: {'.'.join(keys)} (--set) {text}", stacklevel=2)
+    for source in sources:
+        for keys, text in source.renamed:
+            where = _locate(keys, [source], set())
+            warnings.warn(f"{source.path}: {where} {text}", stacklevel=2)
+    mistakes = _check_network_type(raw, check_network)
+    options: Options | None = None
     try:
         options = Options.model_validate(raw)
     except ValidationError as error:
-        raise _refusal(path, [f"{place(keys)}: {text}" for keys, text in explain(error)]) from None
-    found = [f"{place(keys)}: {text}" for keys, text in problems(options)]
-    if found:
-        raise _refusal(path, found)
-    for keys, text in idle_settings(options):
-        warnings.warn(f"{path}: {place(keys)}: {text}", stacklevel=2)
+        mistakes += explain(error)
+    if options is not None:
+        mistakes += find_mistakes(options)
+    if options is None or mistakes:
+        count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+        lines = [f"{path}: {count} in the options"]
+        for keys, text in mistakes:
+            lines.append(f"  {_locate(keys, sources, set_keys)}: {text}")
+        raise UserError("\n".join(lines))
+    for keys, text in find_unused(options):
+        warnings.warn(f"{path}: {_locate(keys, sources, set_keys)}: {text}", stacklevel=2)
     return options
 
 
-def dump_options(options: Options) -> str:
-    """Return YAML text with every key, defaults included, that loads again to an equal object."""
-    return yaml.safe_dump(
-        options.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120
-    )
+def _read_with_base(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any], list[_Source]]:
+    """Values of a file merged into those of its base.
+
+    Args:
+        path: file to read.
+        above: resolved paths of the files that are based on it.
+
+    Returns:
+        The merged values, and the files, the given one first.
+    """
+    text = _read_text(path, above)
+    raw, node = parse(text, str(path))
+    if not isinstance(raw, dict):
+        expected = "expected a mapping of option keys (name, network_g, ...)"
+        raise UserError(f"{path}, line 1: {expected}, found {show(raw)}")
+    # Before merging: a file and its base may use the former and the current name of a key.
+    raw, renamed = use_current_names(raw)
+    source = _Source(path, node, tuple(renamed))
+    if BASE not in raw:
+        return raw, [source]
+
+    where = f"{path}: {BASE} (line {lines_of(node, [BASE])[-1]})"
+    base = raw.pop(BASE)
+    if not isinstance(base, str):
+        raise UserError(f"{where}: expected the path of an option file, found {show(base)}")
+    chain = (*above, path.resolve())
+    base_path = path.parent / base
+    if base_path.resolve() in chain:
+        raise UserError(f"{where}: {base!r} is based on this file; expected no circle")
+    base_raw, base_sources = _read_with_base(base_path, chain)
+    return _merged(base_raw, raw), [source, *base_sources]
 
 
-def _read(path: Path) -> str:
+def _read_text(path: Path, above: tuple[Path, ...]) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(
-            f"{path}: expected an option file, found nothing there; see the folder options/"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
+        hint = f"named as base of {above[-1]}" if above else "see the folder options/"
+        raise UserError(f"{path}: expected an option file, found nothing there; {hint}") from None
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: expected a readable text file, found: {error}") from error
 
 
-def _place(keys: Sequence[str], lines: Sequence[int], set_names: Iterable[str]) -> str:
-    """Say where a setting comes from: the command line, or a line of the file."""
+def _merged(base: dict[str, Any], raw: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in raw.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            value = _merged(merged[key], value)
+        merged[key] = value
+    return merged
+
+
+def apply_overrides(
+    raw: dict[str, Any], overrides: Sequence[str]
+) -> tuple[dict[str, Any], set[str]]:
+    """Set keys of an option file from the command line.
+
+    Args:
+        raw: values of an option file; not changed.
+        overrides: `a.b=v` each; `v` is read as YAML, so numbers, lists, `null` and `{macs: 0.5}`
+            work. Missing sections are added. Unknown keys show when the whole is decoded.
+
+    Returns:
+        The changed values, and the keys that were set.
+
+    Raises:
+        UserError: an override has another form, is no YAML, or leads through a value that is not
+            a section.
+    """
+    set_keys = set()
+    for text in overrides:
+        path, equals, value_text = text.partition("=")
+        keys = path.strip().split(".")
+        if not equals or not all(keys):
+            raise UserError(f"--set: expected section.key=value, found {text!r}")
+        value, _ = parse(value_text, f"--set {path.strip()}")
+        raw = _with_value(raw, keys, value, text)
+        set_keys.add(".".join(keys))
+    return raw, set_keys
+
+
+def _with_value(section: Any, keys: list[str], value: Any, text: str) -> dict[str, Any]:
+    """Copy of a section with one value set, any number of sections further in."""
+    if section is None:
+        section = {}
+    if not isinstance(section, dict):
+        found = show(section)
+        raise UserError(f"--set {text}: expected a section above {keys[0]!r}, found {found}")
+    head, *rest = keys
+    if rest:
+        value = _with_value(section.get(head), rest, value, text)
+    return {**section, head: value}
+
+
+def _check_network_type(
+    raw: dict[str, Any], check_network: Callable[[str], str | None] | None
+) -> list[Issue]:
+    # On the raw values: it is to be reported beside mistakes that prevent decoding.
+    section = raw.get("network_g")
+    name = section.get("type") if isinstance(section, dict) else None
+    text = check_network(name) if check_network and isinstance(name, str) else None
+    return [(("network_g", "type"), text)] if text else []
+
+
+def _locate(keys: Sequence[str], sources: Sequence[_Source], set_keys: set[str]) -> str:
+    """Name of a setting and where its value comes from: the command line, or a line of a file."""
     name = ".".join(keys)
-    inside = any(f"{name}.".startswith(f"{one}.") for one in set_names)
-    around = any(one.startswith(f"{name}.") for one in set_names) and len(lines) < len(keys)
-    if inside or around:
+    for set_key in set_keys:
+        if f"{name}.".startswith(f"{set_key}."):
+            return f"{name} (--set)"
+    # The file that holds most of the keys; the first one has the last word where several do.
+    best = sources[0]
+    best_lines: list[int] = []
+    for source in sources:
+        lines = lines_of(source.node, keys)
+        if len(lines) > len(best_lines):
+            best = source
+            best_lines = lines
+    # A section that only --set made.
+    is_partial = len(best_lines) < len(keys)
+    if is_partial and any(set_key.startswith(f"{name}.") for set_key in set_keys):
         return f"{name} (--set)"
-    return f"{name} (line {lines[-1]})" if lines else name
+    if not best_lines:
+        return name
+    file = "" if best is sources[0] else f"{best.path}, "
+    return f"{name} ({file}line {best_lines[-1]})"
 
 
-def _refusal(path: str | Path, found: Iterable[str]) -> UserError:
-    lines = list(found)
-    count = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
-    return UserError(
-        "\n".join([f"{path}: {count} in the options", *(f"  {line}" for line in lines)])
-    )
+def dump_options(options: Options) -> str:
+    """YAML text with every key, defaults included, that loads again to an equal object."""
+    values = options.model_dump(mode="json")
+    return yaml.dump(values, Dumper=OptionDumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def run_path(options: Options, root: str | Path) -> Path:
+    """Folder that a run writes to: `<experiments_root>/<name>`, relative to `root`."""
+    return Path(root) / _expand_user(options.path.experiments_root) / options.name
+
+
+def resolve_path(root: str | Path, text: str, data_root: str | None = None) -> str:
+    """Make a path of an option file absolute.
+
+    It is relative to the working directory if it exists there, else to `root`.
+
+    Args:
+        root: folder of the project.
+        text: path; `~` is the home folder. `bundled:...` stays as it is.
+        data_root: folder that takes the place of a leading `datasets`; default: none.
+    """
+    if text.startswith(BUNDLED):
+        return text
+    path = _expand_user(text)
+    if data_root is not None and path.parts[:1] == (DATA_FOLDER,):
+        path = _expand_user(data_root).joinpath(*path.parts[1:])
+    from_here = Path.cwd() / path
+    # os.path.exists: for Path.exists a name that is too long is an error.
+    if not os.path.exists(from_here):
+        path = Path(root) / path
+    return str(path.resolve())
+
+
+def _expand_user(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{text}: expected a path, found no such user's home folder") from error
+
+
+def resolve_paths(options: Options, root: str | Path) -> Options:
+    """Make every path that is read absolute, see `resolve_path`; those that are written stay.
+
+    Args:
+        options: options of a run.
+        root: folder of the project.
+    """
+    data_root = options.data_root or os.environ.get(DATA_VARIABLE) or None
+    datasets = {}
+    for key, dataset in options.datasets.items():
+        names = ("dataroot_gt", "dataroot_lq", "dataroot")
+        datasets[key] = _with_absolute(dataset, names, root, data_root)
+    path = _with_absolute(options.path, ("pretrain_network_g",), root, data_root)
+    compress = options.compress
+    if compress:
+        compress = _with_absolute(compress, ("latency_table",), root, data_root)
+    if compress and compress.distill:
+        distill = _with_absolute(compress.distill, ("teacher",), root, data_root)
+        compress = compress.model_copy(update={"distill": distill})
+    return options.model_copy(update={"datasets": datasets, "path": path, "compress": compress})
+
+
+def _with_absolute(
+    section: SomeSection, names: Sequence[str], root: str | Path, data_root: str | None
+) -> SomeSection:
+    """Copy of a section with some of its paths made absolute, lists of paths included."""
+    update: dict[str, str | list[str]] = {}
+    for name in names:
+        value = getattr(section, name, None)
+        if isinstance(value, str):
+            update[name] = resolve_path(root, value, data_root)
+        elif isinstance(value, list):
+            update[name] = [resolve_path(root, item, data_root) for item in value]
+    return section.model_copy(update=update)

@@ -1,7 +1,7 @@
-"""Decoding errors in the user's words: `where: expected this, found that`."""
+"""Errors of pydantic as messages for users: what a key accepts, and what the file holds."""
 
 import types
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import ValidationError
@@ -10,138 +10,167 @@ from pydantic.fields import FieldInfo
 from dhp_sr.config.datasets import KINDS, dataset_kind
 from dhp_sr.config.renamed import former_name_of
 from dhp_sr.config.schema import Options
-from dhp_sr.config.section import Section
+from dhp_sr.config.section import Issue, Section
 from dhp_sr.utils.names import nearest
 
-_WORDS = {
+TYPE_NAMES = {
     int: "a whole number",
     float: "a number",
     bool: "true or false",
     str: "text",
     Any: "any value",
 }
+BOUND_NAMES = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 ALTERNATIVES = ("one", "several")
-"""Names of forms that a key can take; they are no keys themselves."""
-_BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+"""Tags of the forms that `compress.target` can take; pydantic puts them among the keys."""
+MAX_SHOWN = 80
+"""Characters of a value that a message shows."""
 
 
-def explain(error: ValidationError) -> list[tuple[tuple[str, ...], str]]:
-    """Return the path and the message of every mistake, each once.
+def explain(error: ValidationError) -> list[Issue]:
+    """Keys and message of every mistake.
 
     Args:
-        error: what decoding an option file raised.
+        error: raised when an option file was decoded.
     """
-    found: dict[tuple[tuple[str, ...], str], None] = {}
+    # A dictionary as an ordered set: alternatives of a type repeat the same mistake.
+    issues: dict[Issue, None] = {}
     for detail in error.errors(include_url=False):
-        path, field, parent = _locate(detail["loc"])
-        found[path, _message(detail, path, field, parent)] = None
-    return list(found)
+        keys, field, parent = _find_field(detail["loc"])
+        issues[keys, _message(detail, keys, field, parent)] = None
+    return list(issues)
 
 
 def describe(annotation: Any, metadata: Sequence[Any] = ()) -> str:
-    """Return what a key accepts: `a number above 0 and at most 1`, `one of 'Adam', 'SGD'`, ..."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
+    """Phrase for the values of a type, such as `a number above 0 and at most 1`.
+
+    Args:
+        annotation: type of a field.
+        metadata: constraints from the field or from `Annotated`.
+    """
+    origin = get_origin(annotation)
+    arguments = get_args(annotation)
     if origin is Annotated:
         return describe(arguments[0], [*metadata, *arguments[1:]])
     if origin in (Union, types.UnionType):
-        return _join([describe(one, metadata) for one in arguments if one is not type(None)])
+        phrases = [describe(item, metadata) for item in arguments if item is not type(None)]
+        return " or ".join(dict.fromkeys(phrases))
     if origin is Literal:
-        return ("one of " if len(arguments) > 1 else "") + ", ".join(repr(one) for one in arguments)
+        choices = ", ".join(repr(choice) for choice in arguments)
+        return f"one of {choices}" if len(arguments) > 1 else choices
     if origin is list:
-        return f"a list (each: {describe(arguments[0])}){_bounds(metadata)}"
+        return f"a list (each: {describe(arguments[0])}){_describe_bounds(metadata)}"
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return f"a section with keys of {', '.join(annotation.model_fields)}"
-    return _WORDS.get(annotation, "a section") + _bounds(metadata)
+    return TYPE_NAMES.get(annotation, "a section") + _describe_bounds(metadata)
+
+
+def _describe_bounds(metadata: Sequence[Any]) -> str:
+    limits = []
+    min_length = max_length = None
+    for constraint in _constraints(metadata):
+        for name, word in BOUND_NAMES.items():
+            if hasattr(constraint, name):
+                limits.append(f"{word} {getattr(constraint, name)}")
+        # pydantic splits Field(min_length=..., max_length=...) into two constraints.
+        min_length = getattr(constraint, "min_length", min_length)
+        max_length = getattr(constraint, "max_length", max_length)
+    if min_length is not None:
+        size = f"of {min_length}"
+        limits.append(size if min_length == max_length else f"{size} or more")
+    return f" {' and '.join(limits)}" if limits else ""
+
+
+def _constraints(metadata: Sequence[Any]) -> Iterator[Any]:
+    for item in metadata:
+        if isinstance(item, FieldInfo):
+            yield from item.metadata
+        else:
+            yield item
 
 
 def show(value: Any) -> str:
-    """Return `value` as the user wrote it, shortened."""
+    """Text of a value as in an option file, shortened."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):
         return str(value).lower()
     text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
 
 
-def _locate(
+def _find_field(
     location: Sequence[str | int],
 ) -> tuple[tuple[str, ...], FieldInfo | None, type[Section] | None]:
-    """Follow an error's location through the schema; list indices and the names of alternatives are left out."""
-    path: list[str] = []
+    """Follow an error's location through the schema.
+
+    Args:
+        location: keys, with list indices and names of alternatives between them.
+
+    Returns:
+        The keys alone, the field that they lead to, and the section that should hold it.
+    """
+    keys: list[str] = []
     section: type[Section] | None = Options
-    field = parent = None
+    field = None
+    parent = None
     for step in location:
         if isinstance(step, int) or step in ALTERNATIVES:
             continue
-        if section is None and path != ["datasets"]:
-            break
-        if path[:1] == ["datasets"] and len(path) == 2 and step in KINDS:
-            section = dataset_kind(path[1], str(step))
+        in_datasets = keys[:1] == ["datasets"]
+        # `decode_datasets` puts the form of a dataset behind its key.
+        if in_datasets and len(keys) == 2 and step in KINDS:
+            section = dataset_kind(keys[1], str(step))
             continue
-        parent, name = section, str(step)
-        path.append(name)
+        # Behind a key that holds no section come names of types that pydantic tried.
+        if section is None and keys != ["datasets"]:
+            break
+        parent = section
+        keys.append(str(step))
         if section is None:
-            section, field = dataset_kind(name), None
-        else:
-            field = section.model_fields.get(name)
-            section = _section_in(field.annotation) if field else None
-    return tuple(path), field, parent
+            section = dataset_kind(str(step))
+            field = None
+            continue
+        field = section.model_fields.get(str(step))
+        section = _section_in(field.annotation) if field else None
+    return tuple(keys), field, parent
 
 
 def _section_in(annotation: Any) -> type[Section] | None:
+    """Section that a field holds, alone or as an alternative; None for mappings of sections."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation
-    inside = () if get_origin(annotation) is dict else get_args(annotation)
-    return next((found for one in inside if (found := _section_in(one))), None)
+    if get_origin(annotation) is dict:
+        return None
+    for argument in get_args(annotation):
+        section = _section_in(argument)
+        if section is not None:
+            return section
+    return None
 
 
 def _message(
-    detail: Any, path: Sequence[str], field: FieldInfo | None, parent: type[Section] | None
+    detail: Any, keys: Sequence[str], field: FieldInfo | None, parent: type[Section] | None
 ) -> str:
-    kind, value = detail["type"], detail["input"]
+    kind = detail["type"]
+    value = detail["input"]
     if kind in ("extra_forbidden", "invalid_key") and parent:
-        known = parent.model_fields
-        current_name = former_name_of(tuple(path))
+        current_name = former_name_of(tuple(keys))
         if current_name is not None:
             return f"former name of {current_name}, which is set as well; delete one of them"
-        return f"unknown key{nearest(path[-1], known) or '; known here: ' + ', '.join(known)}"
-    expected = describe(field.annotation, field.metadata) if field else "a section"
-    if kind == "missing":
-        return f"expected {expected}, found no such key"
-    if kind == "value_error":
+        known = parent.model_fields
+        return f"unknown key{nearest(keys[-1], known) or '; known here: ' + ', '.join(known)}"
+    if kind == "value_error":  # raised by a validator of ours
         return str(detail["ctx"]["error"])
     if kind == "dataset_key":
         return detail["msg"]
-    return f"expected {expected}, found {show(value)}{_hint(expected, value)}"
-
-
-def _hint(expected: str, value: Any) -> str:
+    expected = describe(field.annotation, field.metadata) if field else "a section"
+    if kind == "missing":
+        return f"expected {expected}, found no such key"
+    hint = ""
     if isinstance(value, float) and value.is_integer() and "whole number" in expected:
-        return f" (write {int(value)})"
+        hint = f" (write {int(value)})"
     if isinstance(value, str) and expected.startswith("one of "):
-        return nearest(value, expected.removeprefix("one of ").replace("'", "").split(", "))
-    return ""
-
-
-def _bounds(metadata: Iterable[Any]) -> str:
-    flat = [
-        one
-        for item in metadata
-        for one in (item.metadata if isinstance(item, FieldInfo) else [item])
-    ]
-    parts = [
-        f"{word} {getattr(one, name)}"
-        for one in flat
-        for name, word in _BOUNDS.items()
-        if hasattr(one, name)
-    ]
-    shortest = [one.min_length for one in flat if hasattr(one, "min_length")]
-    longest = [one.max_length for one in flat if hasattr(one, "max_length")]
-    if shortest:
-        parts.append(f"of {shortest[0]}" if shortest == longest else f"of {shortest[0]} or more")
-    return " " + " and ".join(parts) if parts else ""
-
-
-def _join(alternatives: list[str]) -> str:
-    return " or ".join(dict.fromkeys(alternatives))
+        choices = expected.removeprefix("one of ").replace("'", "").split(", ")
+        hint = nearest(value, choices)
+    return f"expected {expected}, found {show(value)}{hint}"

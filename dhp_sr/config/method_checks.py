@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from dhp_sr.config.compress import Compress
 from dhp_sr.config.methods import METHODS
 from dhp_sr.config.schema import Options
-from dhp_sr.config.section import Finding, changed
+from dhp_sr.config.section import Issue, changed
 from dhp_sr.utils.cost_kinds import COST_KINDS
 
 
-def method_problems(options: Options) -> Iterator[Finding]:
+def method_problems(options: Options) -> Iterator[Issue]:
     """Yield the settings that the method cannot work with."""
     compress = options.compress
     if compress is None:
@@ -35,7 +35,7 @@ def is_trained_before(options: Options, compress: Compress) -> bool:
     return bool(compress.dense_iter or options.path.pretrain_network_g)
 
 
-def _paper_preset_problems(options: Options, compress: Compress) -> Iterator[Finding]:
+def _paper_preset_problems(options: Options, compress: Compress) -> Iterator[Issue]:
     if is_trained_before(options, compress):
         yield (
             ("compress", "preset"),
@@ -56,7 +56,7 @@ def _paper_preset_problems(options: Options, compress: Compress) -> Iterator[Fin
         )
 
 
-def idle_in_search(options: Options) -> Iterator[Finding]:
+def idle_in_search(options: Options) -> Iterator[Issue]:
     """Yield the settings that were given and have no effect on the search."""
     compress = options.compress
     if compress is None:
@@ -74,7 +74,7 @@ def idle_in_search(options: Options) -> Iterator[Finding]:
         yield from _idle_in_hsn(compress)
 
 
-def _idle_in_dhp(compress: Compress) -> Iterator[Finding]:
+def _idle_in_dhp(compress: Compress) -> Iterator[Issue]:
     names = ["penalty", "latent_lr"]
     reason = "which preset paper alone reads"
     if compress.method == "dhp" and compress.preset == "paper":
@@ -85,7 +85,7 @@ def _idle_in_dhp(compress: Compress) -> Iterator[Finding]:
             yield ("compress", "dhp", name), f"has no effect, {reason}"
 
 
-def _idle_in_hsn(compress: Compress) -> Iterator[Finding]:
+def _idle_in_hsn(compress: Compress) -> Iterator[Issue]:
     hsn = compress.hsn
     if hsn.penalty is not None and changed(hsn, "gradient_balance"):
         yield ("compress", "hsn", "gradient_balance"), "has no effect beside a fixed penalty"

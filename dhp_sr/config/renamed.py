@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dhp_sr.config.section import Finding
+from dhp_sr.config.section import Issue
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ RENAMED = (
 
 def use_current_names(
     raw: Mapping[str, Any], set_names: Collection[str] = ()
-) -> tuple[dict[str, Any], list[Finding]]:
+) -> tuple[dict[str, Any], list[Issue]]:
     """Translate former names in the plain values of an option file.
 
     A key that is given under both names keeps the value that `--set` gave. If neither came from
@@ -63,7 +63,7 @@ def use_current_names(
         write instead.
     """
     current = copy.deepcopy(dict(raw))
-    notices: list[Finding] = []
+    notices: list[Issue] = []
     for row in RENAMED:
         for path in list(_matching_paths(current, tuple(row.former.split(".")))):
             notice = _translate(current, row, path, set_names)

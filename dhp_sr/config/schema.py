@@ -1,6 +1,7 @@
 """Every key of an option file, with its type, range and default.
 
-The classes are decoded once, checked together and never changed afterwards. An unknown key is an error.
+Option files are decoded once into these classes, checked (`checks.py`) and never changed. An
+unknown key is an error. The text below a key is its documentation, here and in the reference.
 """
 
 import warnings
@@ -8,57 +9,72 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from dhp_sr.config.classification import ClassificationTrain, ClassificationVal
 from dhp_sr.config.compress import Compress, Scheduler
-from dhp_sr.config.datasets import TrainDataset, ValDataset, decode_datasets
+from dhp_sr.config.datasets import (
+    ClassificationTrain,
+    ClassificationVal,
+    TrainDataset,
+    ValDataset,
+    decode_datasets,
+)
 from dhp_sr.config.renamed import use_current_names
 from dhp_sr.config.section import Momentum, NotNegative, Positive, Section, Seed
 
+MODEL_TYPES = {
+    "DHPModel": ("SRDataset", "NoiseDataset"),
+    "DHPClassificationModel": ("ClassificationDataset",),
+}
+"""`model_type` -> types of datasets that it trains on."""
+
 
 class Network(Section):
-    """`network_g`: the network's type, and the arguments of its constructor beside it."""
+    """`network_g`: type of the network, and beside it the arguments of its constructor."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
     type: str
+    """`EDSR` or `HyperEDSR`; `Hyper` takes any network, named in the key `network`."""
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The constructor's arguments."""
+        """Arguments of the constructor."""
         return dict(self.__pydantic_extra__ or {})
 
 
 class Path(Section):
-    """`path`: where networks come from and where a run writes."""
+    """`path`: initial weights, and the folder of runs."""
 
     pretrain_network_g: str | None = None
-    """Start from these dense weights (safetensors, or a `.pth` holding tensors only)."""
+    """Weights to start from: safetensors, or a `.pth` that holds tensors only."""
     experiments_root: str = "experiments"
-    """Relative to the project's root, whatever the working directory."""
+    """Folder of all runs, relative to the project's root whatever the working directory."""
 
 
 class OptimizerSettings(Section):
-    """`train.optim_g`."""
+    """`train.optim_g`: the optimizer of the weights."""
 
     type: Literal["Adam", "AdamW", "Muon", "SGD"] = "Adam"
     lr: Annotated[float, Field(gt=0)]
+    """Learning rate."""
     betas: Annotated[list[Momentum], Field(min_length=2, max_length=2)] = [0.9, 0.999]
-    """Of Adam and AdamW; with Muon, of what is no matrix."""
+    """Decay rates of Adam and AdamW; with Muon those for parameters that are not matrices."""
     momentum: Momentum | None = None
-    """Default: 0.9 for SGD, 0.95 for Muon."""
+    """Momentum of SGD (default 0.9) and Muon (default 0.95)."""
     nesterov: bool = False
+    """Nesterov momentum of SGD."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """On all weights, those of normalizations included, as in the papers of these networks; never on latents."""
+    """Weight decay of all weights, those of normalization included, as in the papers of these
+    networks; latents have none."""
 
 
 class PixelLoss(Section):
-    """`train.pixel_opt`."""
+    """`train.pixel_opt`: the loss of super-resolution and denoising."""
 
     type: Literal["L1Loss", "MSELoss", "CharbonnierLoss"] = "L1Loss"
     loss_weight: Annotated[float, Field(gt=0)] = 1.0
 
 
 class ClassLoss(Section):
-    """`train.cls_opt`, the loss of a ClassificationDataset."""
+    """`train.cls_opt`: the loss of classification."""
 
     type: Literal["CrossEntropyLoss"] = "CrossEntropyLoss"
     loss_weight: Annotated[float, Field(gt=0)] = 1.0
@@ -66,50 +82,64 @@ class ClassLoss(Section):
 
 
 class Train(Section):
-    """`train`."""
+    """`train`: length, optimizer and loss of a run."""
 
     total_iter: Positive
-    """All phases together."""
+    """Iterations of all phases together."""
     warmup_iter: NotNegative = 0
+    """Iterations in which the learning rate rises linearly."""
     optim_g: OptimizerSettings
     scheduler: Scheduler = Scheduler()
     pixel_opt: PixelLoss = PixelLoss()
-    """The loss of super-resolution and denoising."""
+    """Loss of super-resolution and denoising."""
     cls_opt: ClassLoss | None = None
-    """The loss of classification; default: plain cross-entropy."""
+    """Loss of classification. Default: plain cross-entropy."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Exponential moving average of weights and buffers while finetuning; 0 switches it off."""
+    """Exponential moving average of weights and buffers while finetuning; 0: none."""
     grad_clip: Annotated[float, Field(gt=0)] | None = None
-    """Largest norm of the gradient."""
+    """Largest norm of the gradient. Default: no limit."""
     amp: Literal["auto", "none", "bf16"] = "auto"
     """Precision of forward and backward passes: `bf16`, `none` (float32), or `auto`: bf16 where the
     processor (avx512_bf16, amx_bf16) or graphics card (compute capability 8.0) is fast at it."""
     channels_last: bool = False
+    """Memory format NHWC, often faster."""
 
 
 class Val(Section):
-    """`val`."""
+    """`val`: evaluation during training."""
 
     val_freq: Positive = 5000
+    """Iterations between two evaluations."""
     save_img: bool = False
+    """Whether every evaluation writes the restored images."""
 
 
 class Logger(Section):
-    """`logger`."""
+    """`logger`: what a run writes, and how often."""
 
     print_freq: Positive = 100
+    """Iterations between two lines of the log."""
     save_checkpoint_freq: Positive = 1000
+    """Iterations between two training states."""
     use_tb_logger: bool = True
+    """Whether TensorBoard files are written."""
 
 
 class Options(Section):
     """One option file."""
 
     name: str
-    model_type: str = "DHPModel"
+    """Name of the run, and of its folder."""
+    model_type: Literal["DHPModel", "DHPClassificationModel"] = "DHPModel"
     scale: Literal[1, 2, 3, 4] = 1
+    """Upscaling factor; 1 for denoising and classification."""
     num_gpu: Literal["auto"] | NotNegative = "auto"
+    """Number of graphics cards; 0: CPU; `auto`: one if there is one."""
     manual_seed: Seed = 0
+    """Seed of initial weights, batches and search."""
+    data_root: str | None = None
+    """Folder that takes the place of a leading `datasets/` in the paths below. Default: the
+    environment variable DHP_SR_DATA, else the folder `datasets`."""
     network_g: Network
     datasets: Annotated[
         dict[str, TrainDataset | ValDataset | ClassificationTrain | ClassificationVal],
@@ -118,6 +148,7 @@ class Options(Section):
     """`train`, and any number of `val`, `val_1`, `val_2`, ..."""
     path: Path = Path()
     compress: Compress | None = None
+    """Search and pruning. Without it a run trains the dense network."""
     train: Train
     val: Val = Val()
     logger: Logger = Logger()

@@ -1,4 +1,9 @@
-"""Option text to plain values: safe YAML that reads `1e-4` as a number, refuses repeated keys and remembers lines."""
+"""Text of an option file to plain values: a small, safe part of YAML that remembers lines.
+
+Beyond `yaml.SafeLoader`: `1e-4` is a number, as people write it; `010` is ten, as in YAML 1.2; dates
+stay text; a repeated key is an error. What has no place in an option file is refused: tags, keys
+that are not text, anchors that contain themselves or multiply to more than MAX_NODES values.
+"""
 
 import re
 from collections.abc import Sequence
@@ -8,72 +13,188 @@ import yaml
 
 from dhp_sr.utils.errors import UserError
 
-_FLOAT = re.compile(r"^[-+]?(\d[\d_]*(\.[\d_]*)?|\.\d[\d_]*)([eE][-+]?\d+)?$")
+MAX_CHARACTERS = 2**18
+"""Longest text that is read; PyYAML takes seconds for more."""
+MAX_NODES = 20_000
+"""Most values of a text after its anchors are expanded; the largest option file has about 100."""
+MAX_INTEGER = 2**63
+"""Bound on integers; Python does not even print arbitrarily long ones."""
+
+_INT = re.compile(r"^[-+]?(0x[0-9a-fA-F]+|0o[0-7]+|\d[\d_]*)$")
+_FLOAT = re.compile(
+    r"^([-+]?(\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.\d[\d_]*([eE][-+]?\d+)?"
+    r"|\.(inf|Inf|INF))|\.(nan|NaN|NAN))$"
+)
+_TAG = "tag:yaml.org,2002:"
+_PLAIN_TAGS = ("null", "bool", "int", "float", "str", "seq", "map", "merge")
 
 
 class OptionLoader(yaml.SafeLoader):
-    """Safe YAML (no python tags) with `1e-4` a number and a key written twice an error."""
+    """Loader without timestamps, octal `010` and base 60, and without tags of other types."""
 
-    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict:
-        """Build a mapping after checking that no key occurs twice."""
-        if isinstance(node, yaml.MappingNode):
-            _refuse_repeats(node)
-        return super().construct_mapping(node, deep)
+    # Copies: yaml's classes share these tables, and other users of PyYAML must not be affected.
+    yaml_implicit_resolvers = {
+        first: [
+            (tag, pattern)
+            for tag, pattern in resolvers
+            if tag.removeprefix(_TAG) in ("null", "bool", "merge")
+        ]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    yaml_constructors = {
+        tag: constructor
+        for tag, constructor in yaml.SafeLoader.yaml_constructors.items()
+        if tag is None or tag.removeprefix(_TAG) in _PLAIN_TAGS
+    }
 
 
-OptionLoader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+def _construct_int(loader: OptionLoader, node: yaml.ScalarNode) -> int:
+    text = str(loader.construct_scalar(node)).replace("_", "")
+    digits = text.lstrip("+-").lower()
+    base = {"0x": 16, "0o": 8}.get(digits[:2], 10)
+    value = int(text, base)
+    if abs(value) >= MAX_INTEGER:
+        raise ValueError(f"an integer of {len(digits)} digits")
+    return value
 
 
-def parse(text: str, where: str) -> tuple[Any, yaml.Node | None]:
-    """Return the values in `text` and the node tree that knows their lines.
+def _construct_text(loader: OptionLoader, node: yaml.ScalarNode) -> str:
+    text = str(loader.construct_scalar(node))
+    # Neither can be in a file name: the first ends it, the second cannot be encoded.
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError(f"text that no file name can hold: {text!r}")
+    return text
+
+
+OptionLoader.add_implicit_resolver(_TAG + "int", _INT, list("-+0123456789"))
+OptionLoader.add_implicit_resolver(_TAG + "float", _FLOAT, list("-+.0123456789"))
+OptionLoader.add_constructor(_TAG + "int", _construct_int)
+OptionLoader.add_constructor(_TAG + "str", _construct_text)
+
+
+def parse(text: str, source: str) -> tuple[Any, yaml.Node | None]:
+    """Decode YAML text.
 
     Args:
         text: YAML.
-        where: what the text is, for the error: a file name, or an override.
+        source: name of the text for the error: a file name, or an override.
+
+    Returns:
+        The values, and the node tree that knows their lines (see `lines_of`).
 
     Raises:
-        UserError: the text is not YAML, holds a python tag, or a key twice.
+        UserError: the text is not YAML, or holds what an option file may not.
     """
+    if len(text) > MAX_CHARACTERS:
+        raise UserError(
+            f"{source}: expected at most {MAX_CHARACTERS} characters of YAML, found {len(text)}"
+        )
     try:
-        loader = OptionLoader(text)
-        try:
-            node = loader.get_single_node()
-            return (None if node is None else loader.construct_document(node)), node
-        finally:
-            loader.dispose()
+        return _decode(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UserError(
-            f"{where}{place}: expected YAML, found: {error.problem or error.context}"
-        ) from error
+        position = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = error.problem or error.context
+        raise UserError(f"{source}{position}: expected YAML, found: {problem}") from error
     except RecursionError as error:
         raise UserError(
-            f"{where}: expected YAML, found more levels of it than can be read"
+            f"{source}: expected YAML, found more levels of it than can be read"
         ) from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{where}: expected YAML, found: {error}") from error
+    # PyYAML passes on whatever int(), float() and its tables raise for a value with a wrong tag.
+    except (yaml.YAMLError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise UserError(f"{source}: expected YAML, found: {error}") from error
+
+
+def _decode(text: str) -> tuple[Any, yaml.Node | None]:
+    loader = OptionLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None, None
+        _count_nodes(node, {}, set())
+        return loader.construct_document(node), node
+    finally:
+        loader.dispose()
+
+
+def _count_nodes(node: yaml.Node, counts: dict[int, int], above: set[int]) -> int:
+    """Count the values below a node with all anchors expanded, and check its keys.
+
+    Args:
+        node: root of a tree; an anchor's node occurs once for each alias.
+        counts: id of a node -> its count; filled here, so that an alias costs nothing.
+        above: ids of the nodes on the path from the root.
+
+    Raises:
+        yaml.MarkedYAMLError: an anchor contains itself, there are more than MAX_NODES values, or a
+            key is not text or occurs twice.
+    """
+    if id(node) in above:
+        raise _problem(node, "an anchor that contains itself")
+    if id(node) in counts:
+        return counts[id(node)]
+    children: list[yaml.Node] = []
+    if isinstance(node, yaml.MappingNode):
+        _check_keys(node)
+        children = [value for _, value in node.value]
+    elif isinstance(node, yaml.SequenceNode):
+        children = node.value
+    count = 1
+    above.add(id(node))
+    for child in children:
+        count += _count_nodes(child, counts, above)
+        # Checked at every step, before merged mappings are copied into each other.
+        if count > MAX_NODES:
+            raise _problem(node, f"more than {MAX_NODES} values once its anchors are expanded")
+    above.remove(id(node))
+    counts[id(node)] = count
+    return count
+
+
+def _check_keys(node: yaml.MappingNode) -> None:
+    lines: dict[str, int] = {}
+    for key, _ in node.value:
+        # `on`, `null` and `3` are valid keys of YAML, but no option has such a name.
+        if key.tag not in (_TAG + "str", _TAG + "merge"):
+            raise _problem(key, "a key that is not text; put it in quotes")
+        if key.value in lines:
+            first = lines[key.value]
+            raise _problem(key, f"the key {key.value!r} twice (first on line {first})")
+        lines[key.value] = key.start_mark.line + 1
+
+
+def _problem(node: yaml.Node, text: str) -> yaml.MarkedYAMLError:
+    return yaml.constructor.ConstructorError(None, None, text, node.start_mark)
 
 
 def lines_of(node: yaml.Node | None, path: Sequence[str]) -> list[int]:
-    """Return the lines (from 1) of the keys of `path`, outermost first, as far as the text holds them."""
+    """Line numbers (from 1) of the keys of a path, outermost first.
+
+    Args:
+        node: node tree of a text.
+        path: keys from the outermost section inward; the list ends where the text lacks a key.
+    """
     lines = []
     for name in path:
-        entries = node.value if isinstance(node, yaml.MappingNode) else []
-        match = next(((key, value) for key, value in entries if key.value == name), None)
-        if match is None:
+        if not isinstance(node, yaml.MappingNode):
             break
-        lines.append(match[0].start_mark.line + 1)
-        node = match[1]
+        matches = [(key, value) for key, value in node.value if key.value == name]
+        if not matches:
+            break
+        # Construction puts merged keys first, so the last match is the key's own.
+        key, node = matches[-1]
+        lines.append(key.start_mark.line + 1)
     return lines
 
 
-def _refuse_repeats(node: yaml.MappingNode) -> None:
-    lines: dict[Any, int] = {}
-    for key, _ in node.value:
-        if not isinstance(key, yaml.ScalarNode):
-            continue
-        if key.value in lines:
-            problem = f"the key {key.value!r} twice (first on line {lines[key.value]})"
-            raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-        lines[key.value] = key.start_mark.line + 1
+class OptionDumper(yaml.SafeDumper):
+    """Dumper that quotes text which `OptionLoader` or other readers of YAML take for a number."""
+
+    yaml_implicit_resolvers = {
+        first: list(resolvers)
+        for first, resolvers in yaml.SafeDumper.yaml_implicit_resolvers.items()
+    }
+
+
+OptionDumper.add_implicit_resolver(_TAG + "int", _INT, list("-+0123456789"))
+OptionDumper.add_implicit_resolver(_TAG + "float", _FLOAT, list("-+.0123456789"))

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from dhp_sr.config.classification import (
+from dhp_sr.config.datasets import (
     ClassificationDataset,
     ClassificationTrain,
     ClassificationVal,

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dhp_sr.config.classification import CLASSIFICATION, ClassificationVal
 from dhp_sr.config.compress import Distill
+from dhp_sr.config.datasets import CLASSIFICATION, ClassificationVal
 from dhp_sr.config.schema import ClassLoss, Options, Train
 from dhp_sr.config.section import color_of
 from dhp_sr.data.classification import (

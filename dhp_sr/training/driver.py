@@ -9,8 +9,7 @@ from typing import Any, Literal
 
 from dhp_sr.basicsr_adapter import registries as basicsr_glue
 from dhp_sr.basicsr_adapter.model import DHPModel
-from dhp_sr.config import dump_options
-from dhp_sr.config.paths import resolve_paths, run_path
+from dhp_sr.config import dump_options, resolve_paths, run_path
 from dhp_sr.config.schema import Options
 from dhp_sr.config.yaml import parse
 from dhp_sr.data.sampler import train_batches

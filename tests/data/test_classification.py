@@ -7,7 +7,7 @@ import pytest
 import torch
 from labeled_sets import tiny, write_cifar_10
 
-from dhp_sr.config.classification import ClassificationTrain, ClassificationVal
+from dhp_sr.config.datasets import ClassificationTrain, ClassificationVal
 from dhp_sr.data import train_batches
 from dhp_sr.data.augment import draws, shifted
 from dhp_sr.data.classification import (

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dhp_sr.archs import build
-from dhp_sr.config.classification import ClassificationVal
+from dhp_sr.config.datasets import ClassificationVal
 from dhp_sr.data.classification import build_val
 from dhp_sr.deploy import load_into, load_weights
 from dhp_sr.metrics import hits
