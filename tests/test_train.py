@@ -113,7 +113,7 @@ def test_terminated_saves_its_state_and_says_how_to_go_on(option_file, tmp_path)
         ({"network_g": {"type": "HyperEDSX"}}, "did you mean"),
         ({"path": {"pretrain_network_g": "nowhere.pth"}}, "nowhere.pth"),
         ({"manual_seed": 2**70}, "manual_seed"),
-        ({"model_type": "SRModel"}, "model_type: expected DHPModel"),
+        ({"model_type": "SRModel"}, "'DHPModel'"),
         ({"datasets": {"train": {"type": "SRDataset", "dataroot_gt": "/no/such", "gt_size": 16,
                                  "batch_size_per_gpu": 1}}}, "/no/such"),
     ],

@@ -19,7 +19,7 @@ from dhp_sr.utils.devices import single_device
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.strict_json import finite
 from dhp_sr.zoo.names import build_named, named_arguments
-from dhp_sr.zoo.networks import EXAMPLE_SIDE
+from dhp_sr.zoo.networks import EXAMPLE_SIDE, check_network_type
 
 
 def plan_run(opt: str | Path, overrides: Sequence[str] = (), *, root: Path) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def plan_run(opt: str | Path, overrides: Sequence[str] = (), *, root: Path) -> d
     Raises:
         UserError: the options are wrong, or the network cannot be built or traced.
     """
-    options = resolve_paths(load_options(opt, overrides), root)
+    options = resolve_paths(load_options(opt, overrides, check_network=check_network_type), root)
     compress = options.compress
     if compress is None:
         raise UserError(

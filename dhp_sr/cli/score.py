@@ -19,7 +19,7 @@ from dhp_sr.training.run_folder import RunFolder
 from dhp_sr.utils.devices import single_device
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.strict_json import finite
-from dhp_sr.zoo.networks import example_shape
+from dhp_sr.zoo.networks import check_network_type, example_shape
 
 
 def score_run(
@@ -39,7 +39,7 @@ def score_run(
     Raises:
         UserError: the options are wrong, the run has not finished, or images are missing.
     """
-    options = load_options(opt, overrides)
+    options = load_options(opt, overrides, check_network=check_network_type)
     run = RunFolder(run_path(options, root))
     paths = [Path(model) for model in models] or [run.model(name) for name in final_names(options)]
     device = single_device(options.num_gpu)

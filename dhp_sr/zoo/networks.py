@@ -6,9 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dhp_sr.archs import ARCHS
 from dhp_sr.config.schema import Network
 from dhp_sr.deploy import load_into, load_weights
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.names import unknown_name
 from dhp_sr.utils.pixels import round_up
 
 EXAMPLE_SIDE = 128
@@ -33,6 +35,17 @@ def plain_type(network: Network) -> tuple[str, dict[str, Any]]:
             f"network={inner!r} and {sorted(arguments) or 'nothing'} beside it"
         )
     return inner["type"], {key: value for key, value in inner.items() if key != "type"}
+
+
+def check_network_type(type: str) -> str | None:
+    """What is wrong with a `network_g.type`; None if there is such a network.
+
+    Names below `Hyper`, of other packages, are looked up when the network is built.
+    """
+    if type == "Hyper" or type.removeprefix("Hyper") in ARCHS:
+        return None
+    known = [*ARCHS, *(f"Hyper{name}" for name in ARCHS), "Hyper"]
+    return unknown_name("network type", type, known)
 
 
 def example_shape(network: nn.Module) -> tuple[int, int, int, int]:

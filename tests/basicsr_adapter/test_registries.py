@@ -145,4 +145,4 @@ def test_models_that_this_program_does_not_drive(make_options, name, found):
     with pytest.raises(
         UserError, match=f"model_type: expected DHPModel or DHPClassificationModel, found {found}"
     ):
-        basicsr_glue.build_model(make_options(model_type=name).model_dump())
+        basicsr_glue.build_model({**make_options().model_dump(), "model_type": name})

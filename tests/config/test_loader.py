@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from dhp_sr.config import dump_options, load_options, resolve_path, resolve_paths, run_path
+from dhp_sr.train import main
 from dhp_sr.utils.errors import UserError
 
 GOOD = {
@@ -367,3 +368,12 @@ def test_where_a_run_writes(tmp_path, monkeypatch, write, root, expected):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     options = load_options(write(GOOD), [f"path.experiments_root={root}"])
     assert run_path(options, tmp_path / "project") == tmp_path / expected
+
+
+def test_the_command_reports_unknown_names_and_values_together(write, capsys):
+    names = ["network_g.type=HyperEDSQ", "compress.method=dph", "model_type=DHPModl", "scale=7"]
+    assert main(["-opt", str(write(GOOD)), "--set", *names]) == 2
+    message = capsys.readouterr().err
+    assert "4 mistakes" in message
+    for suggestion in ("'HyperEDSR'", "'dhp'", "'DHPModel'", "found 7"):
+        assert suggestion in message
