@@ -17,8 +17,8 @@ MAX_CHARACTERS = 2**18
 """Longest text that is read; PyYAML takes seconds for more."""
 MAX_NODES = 20_000
 """Most values of a text after its anchors are expanded; the largest option file has about 100."""
-MAX_INTEGER = 2**63
-"""Bound on integers; Python does not even print arbitrarily long ones."""
+MAX_DIGITS = 100
+"""Longest integer; Python refuses to print those of more than 4,300 digits."""
 
 _INT = re.compile(r"^[-+]?(0x[0-9a-fA-F]+|0o[0-7]+|\d[\d_]*)$")
 _FLOAT = re.compile(
@@ -51,18 +51,17 @@ class OptionLoader(yaml.SafeLoader):
 def _construct_int(loader: OptionLoader, node: yaml.ScalarNode) -> int:
     text = str(loader.construct_scalar(node)).replace("_", "")
     digits = text.lstrip("+-").lower()
+    if len(digits) > MAX_DIGITS:
+        raise _problem(node, f"an integer of {len(digits)} digits")
     base = {"0x": 16, "0o": 8}.get(digits[:2], 10)
-    value = int(text, base)
-    if abs(value) >= MAX_INTEGER:
-        raise ValueError(f"an integer of {len(digits)} digits")
-    return value
+    return int(text, base)
 
 
 def _construct_text(loader: OptionLoader, node: yaml.ScalarNode) -> str:
     text = str(loader.construct_scalar(node))
     # Neither can be in a file name: the first ends it, the second cannot be encoded.
     if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError(f"text that no file name can hold: {text!r}")
+        raise _problem(node, f"text that no file name can hold: {text!r}")
     return text
 
 
