@@ -1,4 +1,9 @@
-"""Latents and generated weights over a channel plan."""
+"""Networks whose weights are generated from latent vectors over a channel plan.
+
+Start reading at `convert`, which makes a `HyperNet` of a plain network. `parametrization` says how
+weights follow from latents, `gated` is the variant for HSN, `proximal` has the steps that make
+latents sparse.
+"""
 
 from dhp_sr.channels.plan import ChannelPlan
 from dhp_sr.hyper.convert import convert

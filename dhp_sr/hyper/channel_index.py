@@ -1,37 +1,57 @@
-"""From one flat vector over all channels to the axes of the parameters."""
+"""Index from the flat vector over all prunable channels to the axes of the weights."""
 
 import torch
 from torch import Tensor, nn
 
 from dhp_sr.channels.plan import ChannelPlan
 
+AxisVectors = dict[str, dict[int, Tensor]]
+"""Weight name -> axis -> one value per entry along that axis."""
 
-class Places(nn.Module):
-    """Where in the flat vector the channels of every parameter's axes lie; equal indices are gathered once."""
+
+class ChannelIndex(nn.Module):
+    """Gathers the values of a flat channel vector along every axis that has prunable channels.
+
+    Many axes have the same index, such as all those along a residual connection; each distinct
+    index is stored and gathered once. As buffers, the indices follow the module to its device.
+
+    Args:
+        plan: Axes of the weights, and their channels.
+        device: Device of the flat vectors.
+    """
 
     def __init__(self, plan: ChannelPlan, device: torch.device) -> None:
-        """Look up the places.
+        super().__init__()
+        self._index_of_axis: dict[str, dict[int, int]] = {}
+        """Weight name -> axis -> number of its index among the buffers."""
+        numbers: dict[tuple[int, ...], int] = {}
+        for axis in plan.axes:
+            # entries of pinned channels point behind the prunable ones, at plan.size
+            has_prunable = bool((axis.index < plan.size).any())
+            if not has_prunable or axis.tensor not in plan.parameters:
+                continue
+            number = numbers.setdefault(tuple(axis.index.tolist()), len(numbers))
+            self._index_of_axis.setdefault(axis.tensor, {})[axis.dim] = number
+        for index, number in numbers.items():
+            tensor = torch.tensor(index, device=device)
+            self.register_buffer(f"index_{number}", tensor, persistent=False)
+
+    def gather(self, values: Tensor) -> AxisVectors:
+        """Return the values along every axis with prunable channels.
 
         Args:
-            plan: names the parameters' axes and their channels.
-            device: where the flat vectors will lie.
+            values: (plan.size + 1,) one value per prunable channel, and behind them the value of
+                all pinned channels.
         """
-        super().__init__()
-        self._slot: dict[str, dict[int, int]] = {}
-        slots: dict[tuple[int, ...], int] = {}
-        for axis in plan.axes:
-            if axis.tensor in plan.parameters and bool((axis.index < plan.size).any()):
-                slot = slots.setdefault(tuple(axis.index.tolist()), len(slots))
-                self._slot.setdefault(axis.tensor, {})[axis.dim] = slot
-        for index, slot in slots.items():
-            self.register_buffer(
-                f"index_{slot}", torch.tensor(index, device=device), persistent=False
-            )
+        gathered = [values[index] for index in self.buffers()]
+        vectors: AxisVectors = {}
+        for name, numbers in self._index_of_axis.items():
+            vectors[name] = {dim: gathered[number] for dim, number in numbers.items()}
+        return vectors
 
-    def gather(self, flat: Tensor) -> dict[str, dict[int, Tensor]]:
-        """Return parameter name -> axis -> the entries of `flat` along it."""
-        gathered = [flat[index] for index in self.buffers()]
-        return {
-            name: {dim: gathered[slot] for dim, slot in dims.items()}
-            for name, dims in self._slot.items()
-        }
+
+def align_to_axis(vector: Tensor, rank: int, dim: int) -> Tensor:
+    """Return a vector reshaped to `rank` axes, so that it broadcasts along axis `dim` of a weight."""
+    shape = [1] * rank
+    shape[dim] = -1
+    return vector.reshape(shape)

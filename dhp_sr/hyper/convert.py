@@ -1,4 +1,4 @@
-"""From a plain network to one with latents and generated weights."""
+"""Conversion of a plain network to a hyper network."""
 
 import copy
 from collections.abc import Sequence
@@ -20,52 +20,58 @@ def convert(
     *,
     prune_residual: bool = True,
 ) -> HyperNet:
-    """Convert a network, fresh or trained; with all latents at 1 the result computes what the network does.
+    """Convert a network, fresh or trained, to one with latents, masks and generated weights.
+
+    With all latents at 1, as after conversion, the result computes what the network does.
 
     Args:
-        network: any network that torch.fx can trace; it is copied and left as it was.
-        example_input: an input batch; costs are counted for it, and the cut is checked at its shape.
-        parametrisation: `factored` (W = z_out (x) z_in * V) or `full` (the paper's hypernetwork).
-        exclude: names or patterns of layers whose output channels must all stay.
-        prune_residual: whether channels that are coupled by additions, as along a residual connection,
-            may be pruned.
+        network: Any network that can be traced; it is copied and left as it was.
+        example_input: An input batch, (N, C, H, W) for images. Costs are counted for its size, and
+            a cut is checked at it.
+        parametrisation: `factored` (W = z_out (x) z_in * V) or `full` (the hypernetwork of the DHP
+            paper).
+        exclude: Names or patterns of layers whose output channels are all kept.
+        prune_residual: Whether channels that are coupled by additions, as along a residual
+            connection, may be pruned.
 
     Raises:
-        TraceError: the network cannot be traced.
-        UserError: it has no parameters.
-        ValueError: an unknown parametrization.
+        TraceError: The network cannot be traced.
+        UserError: It has no parameters, or a pattern names no layer.
+        ValueError: Unknown parametrization.
+
+    Reference:
+        Li et al., DHP: Differentiable Meta Pruning via HyperNetworks, ECCV 2020.
     """
     if next(network.parameters(), None) is None:
         raise UserError(
-            f"{type(network).__name__}: expected a network with parameters to prune, found none; keep layers as "
-            "attributes of their module, or in a ModuleList"
+            f"{type(network).__name__}: expected a network with parameters to prune, found none; "
+            "keep layers as attributes of their module, or in a ModuleList"
         )
     plan = make_plan(network, example_input, exclude, prune_residual=prune_residual)
     copied = copy.deepcopy(network)
-    frozen = [name for name, parameter in copied.named_parameters() if not parameter.requires_grad]
-    weights = build_parametrization(parametrisation, copied, plan)  # may freeze more
-    return HyperNet(copied, plan, weights, example_input[:1], frozen=frozen)
+    # taken now, for the full parametrization freezes the weights that it generates
+    frozen = [name for name, weight in copied.named_parameters() if not weight.requires_grad]
+    parametrization = build_parametrization(parametrisation, copied, plan)
+    return HyperNet(copied, plan, parametrization, example_input[:1], frozen=frozen)
 
 
 @torch.no_grad()
-def draw_faithful(hyper: HyperNet) -> None:
-    """Draw the paper's initial values: latents from N(0, 1), hypernetworks by "hyperfan-in", biases 0.
+def init_like_paper(hyper: HyperNet) -> None:
+    """Initialize a network as the paper does, whatever it had learned.
+
+    Latents are drawn from N(0, 1), hypernetworks by "hyperfan-in", the biases of convolutions are 0.
 
     Raises:
-        ValueError: the network was not converted with `full`.
+        ValueError: The network was not converted with `full`.
     """
     if not isinstance(hyper.parametrization, Full):
         raise ValueError("the paper's initial values need parametrization 'full'")
     for latent in hyper.latents.values():
         latent.normal_()
-    hyper.parametrization.initialize(dict(hyper.network.named_parameters()))
-    learned = [
-        (name, parameter)
-        for name, parameter in hyper.network.named_parameters()
-        if parameter.requires_grad
-    ]
-    for name, parameter in learned:
-        if name.endswith("bias") and isinstance(
-            hyper.network.get_submodule(name.rpartition(".")[0]), nn.Conv2d
-        ):
-            parameter.zero_()
+    weights = dict(hyper.network.named_parameters())
+    hyper.parametrization.init_like_paper(weights)
+    for name, weight in weights.items():
+        module = hyper.network.get_submodule(name.rpartition(".")[0])
+        is_conv_bias = name.endswith("bias") and isinstance(module, nn.Conv2d)
+        if is_conv_bias and weight.requires_grad:
+            weight.zero_()

@@ -1,111 +1,114 @@
-"""Weights that stay as they are, and gates on the channels that go into them."""
+"""Gates on the channels that a weight reads: the parametrization of HSN."""
 
-from collections.abc import Mapping
-from functools import reduce
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
 
 from dhp_sr.channels.plan import ChannelPlan
+from dhp_sr.hyper.channel_index import AxisVectors
 from dhp_sr.hyper.hypernet import HyperNet
-from dhp_sr.hyper.parametrization import Factored, Parametrization, Scales
+from dhp_sr.hyper.parametrization import Factored, Parametrization, outer_product
 from dhp_sr.surgery.cut import relative_difference
+
+MAX_DIFFERENCE = 1e-3
+"""Relative difference of two outputs that counts as rounding."""
 
 
 class Gated(Parametrization):
-    """W = V * z_in: a channel's latent gates it where it is read, and nowhere else.
+    """W = V * z_in: a channel's latent acts where a weight reads the channel, and nowhere else.
 
-    Reading is the one place where a gate of 0 still hears the loss: behind a norm and a ReLU, a channel that was zeroed
-    where it is made has no slope, and one that is scaled in both places has the slope of z squared, 0 at z = 0. Norms
-    and depthwise layers in between work on the open channel; what they make of it is gated where it is read. Masks act
-    everywhere, as in the other parametrizations. At z = 1 this is the plain network; with 0/1 latents it is the network
-    that is masked by them.
+    Only there does a gate of 0 still get a gradient. Behind a norm and a ReLU, a channel that is
+    zeroed where it is produced has no gradient; one that is scaled at both ends has that of z
+    squared, which is 0 at z = 0. Norms and depthwise layers in between work on the open channel,
+    and their result is gated where it is read.
+
+    Masks act along all axes, as in the other parametrizations. At z = 1 this is the plain network;
+    with 0/1 latents it is the network masked by them.
 
     Args:
-        plan: the groups.
-        everywhere: (plan.size,) channels whose latents gate all places that masks act on; for those that something else
-            than a weight reads.
+        plan: Groups and layers.
+        gate_all_axes: Names of the groups whose latents act along every axis that masks act on;
+            those that something other than a weight reads.
     """
 
-    def __init__(self, plan: ChannelPlan, everywhere: Tensor | None = None) -> None:
+    def __init__(self, plan: ChannelPlan, gate_all_axes: Collection[str] = ()) -> None:
         super().__init__()
-        owned = {(axis.tensor, axis.dim) for axis in plan.axes}
-        reading = {"transposed conv": 0}
-        self._read = {(layer.weight, reading.get(layer.kind, 1)) for layer in plan.layers}
-        # a depthwise transposed convolution hands its channels on: it has no axis of channels that it makes
-        self._read -= {
-            (layer.weight, 0)
-            for layer in plan.layers
-            if layer.kind == "transposed conv" and (layer.weight, 1) not in owned
-        }
-        self._everywhere: dict[tuple[str, int], Tensor] = {}
-        if everywhere is not None and everywhere.any():
-            padded = torch.cat((everywhere, everywhere.new_zeros(1)))
-            self._everywhere = {(axis.tensor, axis.dim): padded[axis.index] for axis in plan.axes}
+        # weights have their input channels along the other of the first two axes; that of a
+        # depthwise layer has no channels, as it passes on those of its input
+        self._reading_axes = {(layer.weight, 1 - layer.out_dim) for layer in plan.layers}
+        self._fully_gated: dict[tuple[str, int], Tensor] = {}
+        """(parameter, axis) -> entries along it whose latents act there as well, bool."""
+        if gate_all_axes:
+            is_fully_gated = torch.zeros(plan.size + 1, dtype=torch.bool)
+            for group in plan.prunable:
+                is_fully_gated[group.span] = group.name in gate_all_axes
+            for axis in plan.axes:
+                self._fully_gated[axis.tensor, axis.dim] = is_fully_gated[axis.index]
 
     def forward(
-        self, own: Mapping[str, Tensor], scales: Scales, gates: Scales
+        self, weights: Mapping[str, Tensor], scales: AxisVectors, masks: AxisVectors
     ) -> dict[str, Tensor]:
-        """Return every parameter with prunable channels, gated along the axes that read, masked along all."""
+        """Return every parameter with prunable channels, gated where it reads, masked everywhere."""
         generated = {}
-        for name, dims in scales.items():
-            vectors = [
-                self._along(name, dim, scale, gates[name][dim], own[name])
-                for dim, scale in dims.items()
-            ]
-            generated[name] = own[name] * reduce(torch.mul, vectors)
+        for name, vectors in scales.items():
+            weight = weights[name]
+            factors = {}
+            for dim, scale in vectors.items():
+                reads = (name, dim) in self._reading_axes
+                factors[dim] = scale if reads else masks[name][dim].to(weight.dtype)
+                if (name, dim) in self._fully_gated:
+                    is_fully_gated = self._fully_gated[name, dim].to(scale.device)
+                    factors[dim] = torch.where(is_fully_gated, scale, factors[dim])
+            generated[name] = weight * outer_product(factors, weight.dim())
         return generated
-
-    def _along(self, name: str, dim: int, scale: Tensor, mask: Tensor, parameter: Tensor) -> Tensor:
-        mask = mask.to(parameter.dtype)
-        vector = scale if (name, dim) in self._read else mask
-        if (name, dim) in self._everywhere:
-            vector = torch.where(self._everywhere[name, dim].to(mask.device), scale, vector)
-        return vector.reshape([-1 if axis == dim else 1 for axis in range(parameter.dim())])
 
 
 @torch.no_grad()
-def gate(hyper: HyperNet) -> tuple[str, ...]:
-    """Let the latents of a factored network be gates; return the groups that are gated everywhere.
+def use_gates(hyper: HyperNet) -> tuple[str, ...]:
+    """Replace the factored parametrization of a network by `Gated`.
 
-    Each group is tried: with every other channel closed by its latents, the network has to compute what it does with
-    these channels masked. Where it does not, because something else than a weight reads the group, its latents gate all
-    places that its mask acts on.
+    The plan does not tell whether something other than a weight reads a channel, such as a bare
+    parameter or a product of two tensors. So each group is tried: gating every other channel must
+    give the output that masking them gives. Groups for which it does not get gates along all axes.
 
     Args:
-        hyper: with all latents at 1.
+        hyper: All its latents are 1.
+
+    Returns:
+        Names of the groups that are gated along all axes.
 
     Raises:
-        ValueError: the network was not converted with `factored`.
+        ValueError: The network was not converted with `factored`.
     """
     if not isinstance(hyper.parametrization, Factored):
         raise ValueError("gates need parametrization 'factored'")
-    plan, was_training = hyper.plan, hyper.training
+    was_training = hyper.training
     hyper.eval()
-    hyper.parametrization = Gated(plan)
-    found: tuple[str, ...] = ()
-    if not _agrees(hyper, [group.name for group in plan.prunable]):
-        found = tuple(group.name for group in plan.prunable if not _agrees(hyper, [group.name]))
-        everywhere = torch.zeros(plan.size, dtype=torch.bool)
-        for group in plan.prunable:
-            everywhere[group.span] = group.name in found
-        hyper.parametrization = Gated(plan, everywhere)
+    hyper.parametrization = Gated(hyper.plan)
+    names = [group.name for group in hyper.plan.prunable]
+    gate_all_axes: tuple[str, ...] = ()
+    # all groups at once first, for one by one takes two forwards for each
+    if not _gating_equals_masking(hyper, names):
+        gate_all_axes = tuple(name for name in names if not _gating_equals_masking(hyper, [name]))
+        hyper.parametrization = Gated(hyper.plan, gate_all_axes)
     hyper.train(was_training)
-    return found
+    return gate_all_axes
 
 
-def _agrees(hyper: HyperNet, groups: list[str]) -> bool:
+def _gating_equals_masking(hyper: HyperNet, groups: list[str]) -> bool:
     """Return whether closing every other channel of some groups by gates equals masking them."""
-    x, before = hyper.random_input(), hyper.mask.clone()
-    closed = {
-        name: torch.arange(hyper.latents[name].numel(), device=x.device) % 2 == 0 for name in groups
-    }
-    for name, keep in closed.items():
-        hyper.latents[name].copy_(keep)
+    x = hyper.random_input()
+    mask_before = hyper.mask.clone()
+    keep = {}
+    for name in groups:
+        indices = torch.arange(hyper.latents[name].numel(), device=x.device)
+        keep[name] = indices % 2 == 0
+        hyper.latents[name].copy_(keep[name])
     gated = hyper(x)
     for name in groups:
         hyper.latents[name].fill_(1)
-    hyper.set_masks(closed)
+    hyper.set_masks(keep)
     masked = hyper(x)
-    hyper.mask.copy_(before)
-    return relative_difference(masked, gated) <= 1e-3
+    hyper.mask.copy_(mask_before)
+    return relative_difference(masked, gated) <= MAX_DIFFERENCE

@@ -1,20 +1,17 @@
-"""How a weight follows from its latents: factored (the default) or through the full hypernetwork of the paper.
+"""Generated weights: factored (the default), or by the full hypernetwork of the DHP paper.
 
-Shape suffixes: O output channels, I input channels, K kernel entries, M embedding.
+Shape suffixes: O output channels, I input channels, K kernel entries, M embedding size.
 """
 
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from functools import reduce
 
 import torch
 from torch import Tensor, nn
 
 from dhp_sr.channels.plan import ChannelPlan
-
-Scales = Mapping[str, Mapping[int, Tensor]]
-"""Parameter name -> axis -> masked latent entries along it."""
+from dhp_sr.hyper.channel_index import AxisVectors, align_to_axis
 
 
 class Parametrization(nn.Module):
@@ -22,147 +19,167 @@ class Parametrization(nn.Module):
 
     @abstractmethod
     def forward(
-        self, own: Mapping[str, Tensor], scales: Scales, gates: Scales
+        self, weights: Mapping[str, Tensor], scales: AxisVectors, masks: AxisVectors
     ) -> dict[str, Tensor]:
-        """Return the generated weights.
+        """Return generated weights by name; weights that are left out are only masked.
 
         Args:
-            own: the plain network's parameters.
-            scales: for each axis with prunable channels, latent times mask of every entry.
-            gates: likewise, the mask alone.
+            weights: All parameters of the plain network.
+            scales: Latent times mask along each axis with prunable channels.
+            masks: The mask alone along the same axes, bool.
         """
 
 
 class Factored(Parametrization):
-    """W = z_out (x) z_in * V, where V is the plain network's own weight."""
+    """W = z_out (x) z_in * V, where V is the weight of the plain network.
+
+    DHP's hypernetwork without its biases is exactly of this form, V a product of its two layers: it
+    keeps the latents, a tenth of the parameters, and an exact cut.
+    """
 
     def forward(
-        self, own: Mapping[str, Tensor], scales: Scales, gates: Scales
+        self, weights: Mapping[str, Tensor], scales: AxisVectors, masks: AxisVectors
     ) -> dict[str, Tensor]:
-        """Return every matrix or kernel with prunable channels, scaled along its axes."""
-        return {
-            name: _scaled(own[name], dims) for name, dims in scales.items() if own[name].dim() >= 2
-        }
+        """Return every matrix or kernel with prunable channels, scaled along its axes.
+
+        Biases and norm vectors are masked only, as in DHP.
+        """
+        generated = {}
+        for name, vectors in scales.items():
+            weight = weights[name]
+            if weight.dim() >= 2:
+                # latents are small beside a kernel: multiplied with each other first, they cost one
+                # pass over the weight and no copy of it
+                generated[name] = weight * outer_product(vectors, weight.dim())
+        return generated
 
 
-def _scaled(weight: Tensor, dims: Mapping[int, Tensor]) -> Tensor:
-    """Return the weight times z_out (x) z_in.
-
-    The latents are small beside the kernel: multiplied with each other first, they cost one pass over the weight and
-    no copy of it; one after the other they cost two of both.
-    """
-    rank = weight.dim()
-    vectors = [
-        scale.reshape([-1 if axis == dim else 1 for axis in range(rank)])
-        for dim, scale in dims.items()
-    ]
-    return weight * reduce(torch.mul, vectors)
+def outer_product(vectors: Mapping[int, Tensor], rank: int) -> Tensor:
+    """Return the product of vectors along their axes; it broadcasts to a weight of that rank."""
+    product: Tensor | None = None
+    for dim, vector in vectors.items():
+        aligned = align_to_axis(vector, rank, dim)
+        product = aligned if product is None else product * aligned
+    assert product is not None, "a weight with prunable channels has at least one such axis"
+    return product
 
 
 class Full(Parametrization):
-    """The hypernetwork of the paper: latent, embedding and explicit layer for every weight.
+    """The hypernetwork of the paper: latent layer, embedding layer and explicit layer of a weight.
 
-    Z = z_out z_in^T + B0;  E = Z * W1 + B1;  W = W2 . E + B2, with an embedding of M numbers for each pair of
-    channels. At conversion the three biases are 0 and W2 is chosen so that W equals the plain weight at z = 1. Weights
-    that are frozen have none: they are masked, and otherwise stay as they are.
+    Z = z_out z_in^T + B0;  E = Z * W1 + B1;  W = W2 . E + B2, with an embedding of M numbers for
+    each pair of channels. At conversion the three biases are 0 and W2 is chosen such that W equals
+    the plain weight at z = 1. Weights that are frozen have no hypernetwork: they are only masked.
 
-    Reference: Li et al., DHP: Differentiable Meta Pruning via HyperNetworks, ECCV 2020, section 3.
+    Args:
+        network: The plain network; the weights that are generated from now on get frozen.
+        plan: Its plan.
+        embedding_size: M.
+
+    Reference:
+        Li et al., DHP: Differentiable Meta Pruning via HyperNetworks, ECCV 2020, section 3.
     """
 
-    def __init__(self, network: nn.Module, plan: ChannelPlan, embedding: int = 8) -> None:
+    def __init__(self, network: nn.Module, plan: ChannelPlan, embedding_size: int = 8) -> None:
         super().__init__()
         prunable = {axis.tensor for axis in plan.axes if bool((axis.index < plan.size).any())}
-        parameters = dict(network.named_parameters())
-        learned = [name for name, parameter in parameters.items() if parameter.requires_grad]
-        self._names = [name for name in learned if name in prunable and parameters[name].dim() >= 2]
-        self.layers = nn.ModuleList(
-            HyperLayer(parameters[name].detach(), embedding) for name in self._names
-        )
-        for name in self._names:
-            parameters[name].requires_grad_(False)
+        self._names: list[str] = []
+        self.layers = nn.ModuleList()
+        for name, weight in network.named_parameters():
+            if name in prunable and weight.requires_grad and weight.dim() >= 2:
+                self._names.append(name)
+                self.layers.append(HyperLayer(weight.detach(), embedding_size))
+                weight.requires_grad_(False)
 
     def forward(
-        self, own: Mapping[str, Tensor], scales: Scales, gates: Scales
+        self, weights: Mapping[str, Tensor], scales: AxisVectors, masks: AxisVectors
     ) -> dict[str, Tensor]:
-        """Return every matrix or kernel with prunable channels, from its hypernetwork, zero where masked."""
+        """Return every matrix or kernel with a hypernetwork, generated by it, 0 where masked.
+
+        The mask is applied once more to the result, for the biases of the hypernetwork would let a
+        channel of latent 0 through; in the paper's code that is why a cut changes the output.
+        """
         generated = {}
         for name, layer in zip(self._names, self.layers, strict=True):
-            weight = (
-                layer(*_pair(scales[name], own[name]))
-                * torch.outer(*_pair(gates[name], own[name]))[..., None]
-            )
-            generated[name] = weight.reshape(own[name].shape)
+            weight = weights[name]
+            weight_OIK = layer(*_first_two_axes(scales[name], weight))
+            mask_OI = torch.outer(*_first_two_axes(masks[name], weight))
+            generated[name] = (weight_OIK * mask_OI[..., None]).reshape(weight.shape)
         return generated
 
-    def initialize(self, parameters: Mapping[str, Tensor]) -> None:
-        """Draw the paper's initial values for every hypernetwork."""
+    def init_like_paper(self, weights: Mapping[str, Tensor]) -> None:
+        """Initialize every hypernetwork as in the paper."""
         for name, layer in zip(self._names, self.layers, strict=True):
             assert isinstance(layer, HyperLayer)
-            layer.initialize(parameters[name][0].numel())
+            layer.init_like_paper(fan_in=weights[name][0].numel())
 
 
-def _pair(dims: Mapping[int, Tensor], weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Entries along the first two axes, 1 where an axis has no prunable channels."""
-    first, second = (
-        dims[dim].to(weight.dtype) if dim in dims else weight.new_ones(weight.shape[dim])
-        for dim in (0, 1)
-    )
-    return first, second
+def _first_two_axes(vectors: Mapping[int, Tensor], weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the values along axes 0 and 1 of a weight, ones where no channel is prunable."""
+    values = []
+    for dim in (0, 1):
+        if dim in vectors:
+            values.append(vectors[dim].to(weight.dtype))
+        else:
+            values.append(weight.new_ones(weight.shape[dim]))
+    return values[0], values[1]
 
 
 class HyperLayer(nn.Module):
     """The hypernetwork of one weight.
 
     Args:
-        weight: (O, I, ...) the weight to reproduce at z = 1.
-        embedding: M.
+        weight: (O, I, ...) the weight to generate at z = 1. Of a transposed convolution it is
+            (I, O, ...), which makes no difference here.
+        embedding_size: M.
     """
 
-    def __init__(self, weight: Tensor, embedding: int) -> None:
+    def __init__(self, weight: Tensor, embedding_size: int) -> None:
         super().__init__()
         target_OIK = weight.flatten(2) if weight.dim() > 2 else weight[..., None]
-        out_size, in_size, kernel = target_OIK.shape
-        first_OIM = torch.empty(
-            out_size, in_size, embedding, dtype=weight.dtype, device=weight.device
-        )
-        first_OIM.uniform_(-math.sqrt(3), math.sqrt(3))
-        second_OIKM = (
-            target_OIK[..., None]
-            * (first_OIM / first_OIM.square().sum(-1, keepdim=True))[:, :, None, :]
-        )
-        self.latent_bias = nn.Parameter(weight.new_zeros(out_size, in_size))
-        self.embedding_weight = nn.Parameter(first_OIM)
-        self.embedding_bias = nn.Parameter(torch.zeros_like(first_OIM))
-        self.explicit_weight = nn.Parameter(second_OIKM)
-        self.explicit_bias = nn.Parameter(weight.new_zeros(out_size, in_size, kernel))
+        num_out, num_in, kernel_size = target_OIK.shape
+        embedding_OIM = weight.new_empty(num_out, num_in, embedding_size)
+        embedding_OIM.uniform_(-math.sqrt(3), math.sqrt(3))
+        # least-norm solution of W2 . E = W with E = W1, for z = 1 and biases 0
+        inverse_OIM = embedding_OIM / embedding_OIM.square().sum(-1, keepdim=True)
+        explicit_OIKM = target_OIK[..., None] * inverse_OIM[:, :, None, :]
+        self.latent_bias = nn.Parameter(weight.new_zeros(num_out, num_in))
+        self.embedding_weight = nn.Parameter(embedding_OIM)
+        self.embedding_bias = nn.Parameter(torch.zeros_like(embedding_OIM))
+        self.explicit_weight = nn.Parameter(explicit_OIKM)
+        self.explicit_bias = nn.Parameter(weight.new_zeros(num_out, num_in, kernel_size))
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """Return the weight, shape (O, I, K), of the latents (O,) and (I,)."""
+        """Return the weight, shape (O, I, K), for latents of shape (O,) and (I,)."""
         latent_OI = torch.outer(first, second) + self.latent_bias
         embedded_OIM = latent_OI[..., None] * self.embedding_weight + self.embedding_bias
-        return (
-            torch.einsum("oikm,oim->oik", self.explicit_weight, embedded_OIM) + self.explicit_bias
-        )
+        weight_OIK = torch.einsum("oikm,oim->oik", self.explicit_weight, embedded_OIM)
+        return weight_OIK + self.explicit_bias
 
     @torch.no_grad()
-    def initialize(self, fan_in: int) -> None:
-        """Draw the paper's initial values ("hyperfan-in": variance 1 / fan-in of the generated weight)."""
+    def init_like_paper(self, fan_in: int) -> None:
+        """Initialize by "hyperfan-in": a variance of 1 / fan-in for the generated weight.
+
+        Reference:
+            Chang et al., Principled Weight Initialization for Hypernetworks, ICLR 2020.
+        """
         self.embedding_weight.uniform_(-math.sqrt(3), math.sqrt(3))
-        bound = math.sqrt(3 / (self.embedding_weight.shape[-1] * fan_in))
+        embedding_size = self.embedding_weight.shape[-1]
+        bound = math.sqrt(3 / (embedding_size * fan_in))
         self.explicit_weight.uniform_(-bound, bound)
         for bias in (self.latent_bias, self.embedding_bias, self.explicit_bias):
             bias.zero_()
 
 
 PARAMETRIZATIONS = ("factored", "full")
-"""Names that `convert` takes."""
+"""Names that `convert` accepts."""
 
 
 def build_parametrization(name: str, network: nn.Module, plan: ChannelPlan) -> Parametrization:
     """Return a parametrization by name.
 
     Raises:
-        ValueError: the name is not one of PARAMETRIZATIONS.
+        ValueError: The name is not one of `PARAMETRIZATIONS`.
     """
     if name == "factored":
         return Factored()

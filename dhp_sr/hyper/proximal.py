@@ -1,4 +1,6 @@
-"""The proximal step that makes latents sparse."""
+"""Proximal steps that make vectors sparse: soft threshold, and Adam as a preconditioner."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,63 +10,78 @@ def soft_threshold(value: Tensor, threshold: Tensor | float) -> Tensor:
     """Return sign(value) * max(|value| - threshold, 0), the proximal operator of the l1 norm.
 
     Args:
-        value: any shape.
-        threshold: not negative, broadcastable to `value`.
+        value: Any shape.
+        threshold: Not negative, broadcastable to `value`.
 
-    Reference: Parikh and Boyd, Proximal Algorithms, section 6.5.2.
+    Reference:
+        Parikh and Boyd, Proximal Algorithms, 2014, section 6.5.2.
     """
     return value.sign() * (value.abs() - threshold).clamp_min(0)
 
 
-class AdamMetric:
-    """The moments of Adam for one flat vector, and the proximal step that belongs to them.
+class AdamPreconditioner:
+    """The moments of Adam for one vector, and the soft threshold in its metric.
 
-    Adam minimizes <g, z> + ||z - z_t||^2_D / (2 lr) with D = sqrt(v) + eps. With a penalty lambda * sum_i c_i |z_i|
-    added, entry i is soft-thresholded by lr * lambda * c_i / D_i: where the gradient is large, z shrinks slowly.
+    A step of Adam minimizes <g, z> + ||z - z_t||_D^2 / (2 lr), g the first moment, with the
+    diagonal preconditioner D = sqrt(second moment) + eps. With an l1 penalty lambda * sum_i c_i
+    |z_i| added, the minimizer is that step, then a soft threshold of lr * lambda * c_i / D_i for
+    entry i: where gradients are large, z shrinks slowly.
 
-    Reference: Yun et al., Adaptive Proximal Gradient Methods for Structured Neural Networks, NeurIPS 2021 (ProxGen).
+    Reference:
+        Yun et al., Adaptive Proximal Gradient Methods for Structured Neural Networks, NeurIPS 2021
+        (ProxGen).
 
     Args:
-        size: length of the vector.
-        betas: decay of the first and the second moment.
-        eps: added to the root of the second moment.
+        size: Length of the vector.
+        betas: Decay of the first and the second moment.
+        eps: Added to the square root of the second moment.
     """
 
     def __init__(
         self, size: int, *, betas: tuple[float, float] = (0.9, 0.99), eps: float = 1e-12
     ) -> None:
-        self.betas, self.eps = betas, eps
-        self.steps = 0
-        self.first = torch.zeros(size)
-        self.second = torch.zeros(size)
+        self._betas = betas
+        self._eps = eps
+        self._num_updates = 0
+        self._first_moment = torch.zeros(size)
+        self._second_moment = torch.zeros(size)
 
-    def observe(self, gradient: Tensor) -> None:
-        """Take one gradient into the moments."""
-        self.steps += 1
-        self.first.lerp_(gradient, 1 - self.betas[0])
-        self.second.lerp_(gradient.square(), 1 - self.betas[1])
+    def update(self, gradient: Tensor) -> None:
+        """Add one gradient, shape (size,), to the moments."""
+        self._num_updates += 1
+        self._first_moment.lerp_(gradient, 1 - self._betas[0])
+        self._second_moment.lerp_(gradient.square(), 1 - self._betas[1])
 
     @property
-    def metric(self) -> Tensor:
-        """D, the square root of the second moment, shape of the vector."""
-        return (self.second / (1 - self.betas[1] ** max(1, self.steps))).sqrt() + self.eps
+    def diagonal(self) -> Tensor:
+        """D, shape (size,)."""
+        # moments start at 0 and are corrected for that; max: none was added yet
+        correction = 1 - self._betas[1] ** max(1, self._num_updates)
+        return (self._second_moment / correction).sqrt() + self._eps
 
     def direction(self) -> Tensor:
-        """Return Adam's step for lr 1."""
-        return self.first / (1 - self.betas[0] ** max(1, self.steps)) / self.metric
+        """Return the step of Adam for lr = 1, to be subtracted, shape (size,)."""
+        correction = 1 - self._betas[0] ** max(1, self._num_updates)
+        return self._first_moment / correction / self.diagonal
 
     def threshold(self, cost: Tensor) -> Tensor:
-        """Return the soft threshold of every entry for lr * lambda = 1 and penalties `cost`."""
-        return cost / self.metric
+        """Return the soft threshold of each entry for lr * lambda = 1.
 
-    def state_dict(self) -> dict[str, Tensor | int]:
-        """Return the moments and the count of steps."""
-        return {"steps": self.steps, "first": self.first, "second": self.second}
+        Args:
+            cost: (size,) weights c_i of the l1 penalty.
+        """
+        return cost / self.diagonal
 
-    def load_state_dict(self, state: dict) -> None:
-        """Take what `state_dict` gave."""
-        self.steps, self.first, self.second = (
-            int(state["steps"]),
-            state["first"].clone(),
-            state["second"].clone(),
-        )
+    def state_dict(self) -> dict[str, Any]:
+        """Return the moments and the number of updates."""
+        return {
+            "num_updates": self._num_updates,
+            "first_moment": self._first_moment,
+            "second_moment": self._second_moment,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a state that `state_dict` returned."""
+        self._num_updates = int(state["num_updates"])
+        self._first_moment = state["first_moment"].clone()
+        self._second_moment = state["second_moment"].clone()

@@ -41,7 +41,7 @@ from torch import Tensor
 
 from dhp_sr.allocation.budget import enforce_min_width
 from dhp_sr.hyper import HyperNet
-from dhp_sr.hyper.proximal import AdamMetric
+from dhp_sr.hyper.proximal import AdamPreconditioner
 from dhp_sr.search.base import Search, taylor_terms
 from dhp_sr.search.keep_ratio import COOLDOWN, keep_ratio_schedule, prune_to_ratio
 from dhp_sr.search.settings import SearchSettings
@@ -75,7 +75,7 @@ class GradualTaylorPruning(Search):
         super().__init__(hyper, settings)
         size = hyper.plan.size
         self._scores = torch.ones(size)
-        self._adam = AdamMetric(size)
+        self._adam = AdamPreconditioner(size)
         self._thresholds = torch.ones(size)
         """Last soft threshold of each channel, for lambda = 1."""
         self._width_prior = width_prior(hyper, settings.budget, cost_exponent)
@@ -86,7 +86,7 @@ class GradualTaylorPruning(Search):
         """Update the importance; at every INTERVAL, take a proximal step to the schedule's ratio."""
         penalty = 0.0
         if not self._widths_are_final:
-            self._adam.observe(taylor_terms(self.hyper).cpu())
+            self._adam.update(taylor_terms(self.hyper).cpu())
             if iteration % INTERVAL == INTERVAL - 1:
                 penalty = self._proximal_step(iteration / self.settings.iterations)
         return {**self.ratios(), "lambda": penalty}

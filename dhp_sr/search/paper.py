@@ -21,8 +21,8 @@ from torch import Tensor
 
 from dhp_sr.allocation.budget import enforce_min_width
 from dhp_sr.hyper import HyperNet
-from dhp_sr.hyper.convert import draw_faithful
-from dhp_sr.hyper.proximal import AdamMetric, soft_threshold
+from dhp_sr.hyper.convert import init_like_paper
+from dhp_sr.hyper.proximal import AdamPreconditioner, soft_threshold
 from dhp_sr.search.base import Search, latent_gradients, set_latents
 from dhp_sr.search.settings import SearchSettings
 from dhp_sr.utils.errors import UserError
@@ -59,21 +59,21 @@ class PaperDHP(Search):
     ) -> None:
         super().__init__(hyper, settings)
         try:
-            draw_faithful(hyper)
+            init_like_paper(hyper)
         except ValueError as error:
             raise UserError(
                 f"compress.preset paper: {error}; set compress.parametrization: full"
             ) from error
         self._penalty = penalty
         self._lr = lr
-        self._adam = AdamMetric(hyper.plan.size, betas=(0.9, 0.999), eps=1e-8)
+        self._adam = AdamPreconditioner(hyper.plan.size, betas=(0.9, 0.999), eps=1e-8)
         self._preview = torch.ones(hyper.plan.size, dtype=torch.bool)
         """Mask of the last evaluation of the cost."""
         self._paused = False
 
     def step(self, iteration: int) -> dict[str, float]:
         """Take a step of Adam on the latents, then the soft threshold lambda * lr."""
-        self._adam.observe(latent_gradients(self.hyper).cpu())
+        self._adam.update(latent_gradients(self.hyper).cpu())
         latents = self._flat_latents() - self._lr * self._adam.direction()
         if not self._paused:
             shrunk = soft_threshold(latents, self._penalty * self._lr)

@@ -10,7 +10,7 @@ from topologies import TOPOLOGIES
 from torch import nn
 
 from dhp_sr.hyper import convert
-from dhp_sr.hyper.gated import gate
+from dhp_sr.hyper.gated import use_gates
 from dhp_sr.hyper.hypernet import HyperNet
 
 
@@ -43,7 +43,7 @@ def test_a_closed_gate_is_a_masked_channel(name):
             torch.rand(1, 2, 8, 8, dtype=torch.float64),
         )
     hyper = convert(plain, x).eval()
-    everywhere = gate(hyper)
+    everywhere = use_gates(hyper)
     assert not everywhere or name in TOPOLOGIES
     torch.testing.assert_close(hyper(x), plain(x), rtol=1e-10, atol=1e-10)
     keep = close_half(hyper)
@@ -60,7 +60,7 @@ def test_the_slope_of_a_gate_is_that_of_one_behind_the_activation():
     plain = network("dncnn_grey")
     x = example(plain, batch=2)
     hyper = convert(plain, x).eval()
-    gate(hyper)
+    use_gates(hyper)
     keep = close_half(hyper)
     hyper(x).square().sum().backward()
     gates = [keep[group.name].double().requires_grad_() for group in hyper.plan.prunable]
@@ -78,7 +78,7 @@ def test_values_between_scale_a_channel_once():
     plain = network("edsr_x4")
     x = example(plain)
     hyper = convert(plain, x).eval()
-    gate(hyper)
+    use_gates(hyper)
     name = "body.0.conv1"
     with torch.no_grad():
         hyper.latents[name].fill_(0.5)
@@ -102,10 +102,10 @@ def test_what_is_gated_everywhere_is_named():
     """With its reading axis hidden from the plan, a group falls back to gates on all places of its mask."""
     x = torch.rand(1, 2, 8, 8, dtype=torch.float64)
     hyper = convert(Untold().double().eval(), x).eval()
-    assert gate(hyper) == ()
+    assert use_gates(hyper) == ()
     blind = convert(Untold().double().eval(), x).eval()
     blind.plan = dataclasses.replace(blind.plan, layers=())
-    assert gate(blind) == ("first",)
+    assert use_gates(blind) == ("first",)
     keep = close_half(blind)
     gated = blind(x)
     open_all(blind)
@@ -116,4 +116,4 @@ def test_what_is_gated_everywhere_is_named():
 def test_the_full_hypernetwork_has_no_gates():
     plain = network("edsr_x2")
     with pytest.raises(ValueError, match="gates need parametrization 'factored'"):
-        gate(convert(plain, example(plain), "full"))
+        use_gates(convert(plain, example(plain), "full"))

@@ -154,7 +154,7 @@ def test_thresholds_are_damped_by_the_square_of_the_headroom(prior, headroom):
     search = make("dhp", hyper)
     search._width_prior = dict.fromkeys(search._width_prior, prior)
     hyper.marginal_cost = lambda kind: torch.ones(hyper.plan.size)
-    search._adam.observe(torch.ones(hyper.plan.size))
+    search._adam.update(torch.ones(hyper.plan.size))
     first, second = hyper.plan.prunable[:2]
     hyper.mask[first.start : first.start + first.width // 2] = False
     thresholds = search._current_thresholds()

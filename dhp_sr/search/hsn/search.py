@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dhp_sr.allocation.budget import enforce_min_width, split_by_group
 from dhp_sr.hyper import HyperNet
-from dhp_sr.hyper.gated import gate
+from dhp_sr.hyper.gated import use_gates
 from dhp_sr.search.base import Search, latent_gradients, set_latents
 from dhp_sr.search.hsn.cost_regularizer import COST_REGULARIZERS
 from dhp_sr.search.hsn.gates import GUMBEL_MEDIAN, GateSample, keep_probability, sample_gates
@@ -73,7 +73,7 @@ class HSN(Search):
                 f"compress.method hsn: the network has no channels to prune; pinned: {pinned}"
             )
         try:
-            gate(hyper)
+            use_gates(hyper)
         except ValueError as error:
             raise UserError(
                 f"compress.method hsn: {error}; set compress.parametrization: factored"
