@@ -116,13 +116,8 @@ def folder(tmp_path_factory):
     return save_pieces(tmp_path_factory.mktemp("images"), "val", side=96)
 
 
-LONG = (
-    "densenet40_cifar10_dhp",
-    "resnet110_cifar10_dhp",
-    "resnet164_cifar10_dhp",
-    "mobilenetv1_wide_tiny_dhp",
-)
-"""Deep or wide: long to trace and cut, and alike to another file."""
+LONG = ("densenet40_cifar10_dhp", "resnet110_cifar10_dhp", "mobilenetv2_wide_c10_cpu")
+"""Deep: long to trace and cut, and alike to another file."""
 
 
 def _runs(path):
