@@ -49,8 +49,9 @@ def plan_run(opt: str | Path, overrides: Sequence[str] = (), *, root: Path) -> d
     latency_benchmark = make_latency_benchmark(network, options, place, None)
     if latency_benchmark is not None:
         hyper.use_latency(latency_benchmark)
-    found = summarize_plan(hyper, network, compress.round_to, compress.min_width)
-    targets = [_try(hyper, budget) for budget in make_budgets(compress)]
+    budgets = make_budgets(compress)
+    found = summarize_plan(hyper, network, compress.round_to, compress.min_width, budgets[0].kind)
+    targets = [_try(hyper, budget) for budget in budgets]
     return finite({"name": options.name, **found, "targets": targets})
 
 

@@ -1,4 +1,4 @@
-"""Costs that are counted from the kept widths alone: multiply-adds, parameters.
+"""Costs that are counted from the kept widths alone: multiply-adds, parameters, activations.
 
 Each is a sum over weights of a coefficient times the kept sizes of some axes of the weight. To add a kind: a function
 that yields its terms, a row in `COUNTED_COSTS`, and a row in `utils.cost_kinds`.
@@ -38,9 +38,22 @@ def params_terms(plan: ChannelPlan) -> Iterator[CostTerm]:
         yield CostTerm(name, 1, tuple(range(len(shape))))
 
 
+def activations_terms(plan: ChannelPlan) -> Iterator[CostTerm]:
+    """Yield a term for each layer: the elements of its output, in proportion to its kept output channels.
+
+    Reference:
+        Radosavovic et al., Designing Network Design Spaces, CVPR 2020: outputs of convolutions predict run time on
+        accelerators better than multiply-adds do. As in fvcore, those of linear layers count too.
+    """
+    for layer in plan.layers:
+        elements_per_channel = layer.output_elements // layer.shape[layer.out_dim]
+        yield CostTerm(layer.weight, elements_per_channel, (layer.out_dim,))
+
+
 COUNTED_COSTS: dict[str, Callable[[ChannelPlan], Iterator[CostTerm]]] = {
     "macs": macs_terms,
     "params": params_terms,
+    "activations": activations_terms,
 }
 """Cost kind -> its terms for a network."""
 

@@ -12,7 +12,7 @@ from dhp_sr.config.schema import Options
 from dhp_sr.hyper import HyperNet
 from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.training.search_setup import convert_plain
-from dhp_sr.utils.cost_kinds import COST_KINDS
+from dhp_sr.utils.cost_kinds import reported_kinds
 from dhp_sr.utils.strict_json import finite
 
 EXCLUDED = "excluded by name"
@@ -34,13 +34,21 @@ def plan_for_training(
     compress = options.compress
     with torch.random.fork_rng([place.device] if place.device.type == "cuda" else []):
         found = summarize_plan(
-            convert_plain(network, options, place), network, compress.round_to, compress.min_width
+            convert_plain(network, options, place),
+            network,
+            compress.round_to,
+            compress.min_width,
+            compress.targets[0].kind,
         )
     return finite({"name": options.name, **found, "targets": []})
 
 
 def summarize_plan(
-    hyper: HyperNet, network: nn.Module, round_to: int, min_width: int
+    hyper: HyperNet,
+    network: nn.Module,
+    round_to: int,
+    min_width: int,
+    budget_kind: str = "macs",
 ) -> dict[str, Any]:
     """Return what is prunable and what is not, JSON-able.
 
@@ -54,8 +62,8 @@ def summarize_plan(
     plan, costs = hyper.plan, hyper.costs
     kinds = [
         kind.name
-        for kind in COST_KINDS.values()
-        if kind.is_always_reported or (kind.is_measured and kind.name in costs.kinds)
+        for kind in reported_kinds(budget_kind)
+        if not kind.is_measured or kind.name in costs.kinds
     ]
     budgets = {kind: Budget.from_target(kind, 1.0, None, round_to, min_width) for kind in kinds}
     shares = {kind: share_per_group(plan, costs, budgets[kind]) for kind in kinds}

@@ -47,6 +47,7 @@ COST_KINDS: dict[str, CostKind] = {
         CostKind(
             "params", "parameters", "parameters", 1e6, "M", tolerance=0.01, is_always_reported=True
         ),
+        CostKind("activations", "activations", "activations", 1e6, "M", tolerance=0.01),
         CostKind(
             "latency",
             "latency",

@@ -143,7 +143,7 @@ def test_nothing_to_say_about_good_options():
                 }
             ),
             "compress.preset",
-            ["macs or params", "latency"],
+            ["macs or params or activations", "latency"],
         ),
         (hsn(dense_iter=0), "compress.dense_iter", ["hsn", "path.pretrain_network_g"]),
         (classes(scale=4), "datasets.train.type", ["scale: 1", "found 4"]),

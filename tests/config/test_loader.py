@@ -162,7 +162,10 @@ def test_an_unknown_network_is_reported_beside_other_mistakes(write):
         ({"compress.target.macs": 0}, ["compress.target.macs", "above 0", "found 0"]),
         ({"compress.target.macs": "50%"}, ["a number", "'50%'"]),
         ({"compress.target.params": 0.5}, ["compress.target", "macs and params"]),
-        ({"compress.target.macs": ...}, ["compress.target", "macs, params, latency", "none"]),
+        (
+            {"compress.target.macs": ...},
+            ["compress.target", "macs, params, activations, latency", "none"],
+        ),
         ({"datasets.train": ...}, ["datasets.train (line 7)"]),
         ({"datasets": [1]}, ["datasets (line", "found [1]"]),
         ({"datasets.val": 3}, ["datasets.val (line 15)", "a section", "found 3"]),
@@ -204,11 +207,11 @@ def test_one_target_or_a_list(write):
     [
         ([{"macs": 0.5}, {"params": 0.3}], ["compress.target (line 19)", "macs and params"]),
         ([{"macs": 0.5}, {"macs": 0.5}], ["compress.target", "macs0.5, macs0.5"]),
-        ([], ["compress.target", "macs, params, latency", "of 1 or more"]),
+        ([], ["compress.target", "macs, params, activations, latency", "of 1 or more"]),
         ([{"macs": 2}], ["compress.target.macs (line 19)", "at most 1", "found 2"]),
         ([{"macz": 0.5}], ["compress.target.macz", "'macs'"]),
-        ([{}], ["compress.target", "macs, params, latency", "none"]),
-        (0.5, ["compress.target (line 19)", "macs, params, latency", "0.5"]),
+        ([{}], ["compress.target", "macs, params, activations, latency", "none"]),
+        (0.5, ["compress.target (line 19)", "macs, params, activations, latency", "0.5"]),
     ],
 )
 def test_wrong_targets(write, target, facts):
