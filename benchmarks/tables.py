@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dhp_sr.reports.canvas import INK, LINES, MUTED, new_figure, save_png, tidy
-from dhp_sr.reports.scores import MISSING
-from dhp_sr.reports.tables import markdown
+from dhp_sr.reports.formatting import MISSING, markdown
+from dhp_sr.reports.plots import INK, LINE_COLORS, MUTED, new_figure, save_png, style_axes
 
 Row = Mapping[str, Any]
 """One measurement, as it is stored in `results/*.json`."""
@@ -119,7 +118,7 @@ def plot_speedups(
     axes = figure.add_subplot()
     for y, row in enumerate(chosen):
         speedup = _speedup(row)
-        color = LINES[networks.index(row["network"]) % len(LINES)]
+        color = LINE_COLORS[networks.index(row["network"]) % len(LINE_COLORS)]
         axes.barh(y, speedup["median"], height=0.7, color=color)
         axes.plot([speedup["low"], speedup["high"]], [y, y], color=INK, linewidth=1.2)
         # Where the bar would end if time were proportional to multiply-adds.
@@ -127,7 +126,7 @@ def plot_speedups(
     axes.set_yticks(range(len(chosen)), [f"{row['network']}, {row['widths']}" for row in chosen])
     axes.set_ylim(len(chosen) - 0.4, -0.6)
     axes.set_xlabel("speed-up; grey: dense MACs / kept MACs", fontsize=9, color=INK)
-    tidy(axes, grid="x")
+    style_axes(axes, grid="x")
     axes.tick_params(axis="y", length=0)
     title = f"Cut networks against dense ones, {_setting(runtime, threads)}"
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
@@ -201,13 +200,13 @@ def plot_method_comparison(path: str | Path, rows: Sequence[Row]) -> None:
     for axes, (case, entries) in zip(panels, cases.items(), strict=True):
         for y, runs in enumerate(entries):
             scores = _scores(runs)
-            color = LINES[methods.index(runs[0]["method"]) % len(LINES)]
+            color = LINE_COLORS[methods.index(runs[0]["method"]) % len(LINE_COLORS)]
             axes.plot(scores, [y] * len(scores), "o", color=color, markersize=6, alpha=0.7)
             axes.plot([statistics.mean(scores)] * 2, [y - 0.3, y + 0.3], color=INK, linewidth=1.5)
         axes.set_yticks(range(len(entries)), [runs[0]["method"] for runs in entries])
         axes.set_ylim(len(entries) - 0.5, -0.5)
         axes.set_title(case, loc="left", fontsize=9, color=INK)
-        tidy(axes, grid="x")
+        style_axes(axes, grid="x")
         axes.tick_params(axis="y", length=0)
     panels[-1].set_xlabel("mean PSNR-Y, dB; a dot for each seed", fontsize=9, color=INK)
     save_png(figure, path)

@@ -65,7 +65,7 @@ def _of_files(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if arguments.set:
         raise UserError("--set: no effect without -opt")
     from dhp_sr.cli.evaluate import Measuring, evaluate_files
-    from dhp_sr.reports.evaluation import evaluation_text
+    from dhp_sr.reports.tables import evaluation_text
 
     choices = {name: getattr(arguments, name) for name in CHOICES}
     asked = {

@@ -21,7 +21,7 @@ from numpy.typing import NDArray  # noqa: E402
 from dhp_sr.config import load_options, resolve_paths  # noqa: E402
 from dhp_sr.deploy import load_model  # noqa: E402
 from dhp_sr.metrics import psnr_db  # noqa: E402
-from dhp_sr.reports.canvas import INK, new_figure, save_png  # noqa: E402
+from dhp_sr.reports.plots import INK, new_figure, save_png  # noqa: E402
 from dhp_sr.tasks.test_sets import TestSet, build_test_sets, enlarge, restore  # noqa: E402
 from dhp_sr.utils.errors import UserError, exit_code  # noqa: E402
 

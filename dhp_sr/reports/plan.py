@@ -1,128 +1,181 @@
-"""The plan of a network as text, for terminals of 100 columns."""
+"""Channel groups as text: the plan of a network, and its widths before and after the cut."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dhp_sr.reports.formatting import CostColumn, pad_columns, shape_text
 from dhp_sr.utils.cost_kinds import COST_KINDS
 
-WIDTH = 100
-NAME = 34
-TIED = 4
-"""Layers of a pinned group that are named beside the first."""
-TRAINING_FORM = (
-    "This is the forward of training mode, for in evaluation the weights are first computed from others. What is cut "
-    "keeps that form: branches that the class merges in evaluation stay apart, and cost what is stated here."
+LINE_LENGTH = 100
+"""Longest line of the plan in characters; terminals that wide are common."""
+NAME_LENGTH = 34
+"""Longest name of a layer in characters; of a longer one the middle is left out."""
+NUM_COUPLED_NAMES = 4
+"""Number of layers named beside the first of a pinned group."""
+BAR_LENGTH = 24
+"""Characters of a bar that shows the kept fraction."""
+
+_TRAINING_FORM = (
+    "This is the forward of training mode, because evaluation mode computes the weights from "
+    "others first. The pruned network keeps that form: branches that the class fuses in "
+    "evaluation mode stay apart, and cost what is stated here."
 )
+
+Group = Mapping[str, Any]
+"""Channel group of plan.json or widths.json."""
 
 
 def plan_text(plan: Mapping[str, Any]) -> str:
-    """Return the plan as text.
+    """Format which channel groups can be pruned, and whether the targets can be met.
 
     Args:
-        plan: what `plan.py --json` writes.
+        plan: Contents of plan.json, which `plan.py --json` writes.
     """
+    # A group is pinned exactly if there is a reason for it.
     prunable = [group for group in plan["groups"] if not group["reason"]]
     pinned = [group for group in plan["groups"] if group["reason"]]
+    title = f"{plan['name']}: {plan['network']} for an input of {shape_text(plan['input'], ' x ')}"
+    for name, value in plan["dense"].items():
+        kind = COST_KINDS[name]
+        title += f", {value / kind.divisor:.3f} {CostColumn(kind).unit} {kind.label}"
     lines = [
+        *_wrapped(title),
+        "",
         *_wrapped(
-            f"{plan['name']}: {plan['network']} for an input of {_shape(plan['input'])}, {_dense(plan['dense'])}"
+            f"Prunable: {_counts(prunable)}; cost saved by cutting a single group to its minimum "
+            "width:"
         ),
+        *prunable_table(prunable, list(plan["dense"])),
         "",
-        f"Prunable: {_count(prunable)}; how much of the cost goes if one alone is cut to its floor:",
-        *_prunable_table(prunable, list(plan["dense"])),
-        "",
-        f"Not prunable: {_count(pinned)}",
-        *(line for group in pinned for line in _pinned_lines(group)),
-        "",
+        f"Not prunable: {_counts(pinned)}",
     ]
+    for group in pinned:
+        lines += pinned_group_lines(group)
+    lines.append("")
     if plan.get("training_form"):
-        lines += [*_wrapped(TRAINING_FORM), ""]
+        lines += [*_wrapped(_TRAINING_FORM), ""]
     if plan["excluded"]:
         lines += [*_wrapped(f"Excluded by name: {', '.join(plan['excluded'])}"), ""]
-    lines += [
-        "With every group at its floor:",
-        *(_least_line(kind, plan["least"][kind]) for kind in plan["least"]),
-    ]
+    lines.append("With every group at its minimum width:")
+    for kind, least in plan["least"].items():
+        # No target below this can be met, whatever the search does.
+        lines.append(
+            f"  {least['kept']:.4f} of {kind} remains, the lowest possible target "
+            f"(pinned {least['pinned']:.4f}, prunable {least['floors']:.4f})"
+        )
     if plan["targets"]:
-        lines += [
-            "",
-            "Targets:",
-            *(line for target in plan["targets"] for line in _target_lines(target)),
-        ]
+        lines += ["", "Targets:"]
+    for target in plan["targets"]:
+        lines += target_lines(target)
     return "\n".join(lines) + "\n"
 
 
-def _shape(shape: Sequence[int]) -> str:
-    return " x ".join(str(side) for side in shape)
+def widths_text(widths: Mapping[str, Any]) -> str:
+    """Format two tables: the channel groups with the reasons of pinned ones, and the layers.
 
-
-def _dense(dense: Mapping[str, float]) -> str:
-    parts = []
-    for kind, value in dense.items():
-        facts = COST_KINDS[kind]
-        unit = f"{facts.prefix} {facts.unit}" if facts.prefix else facts.unit
-        parts.append(f"{value / facts.divisor:.3f} {unit}")
-    return ", ".join(parts)
-
-
-def _count(groups: Sequence[Mapping[str, Any]]) -> str:
-    channels = sum(group["width"] for group in groups)
-    return f"{len(groups)} group{'s' if len(groups) != 1 else ''}, {channels:,} channel{'s' if channels != 1 else ''}"
-
-
-def _prunable_table(groups: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> list[str]:
-    header = ["group", "width", "floor", "layers", *kinds]
-    rows = [
-        [
-            _short(group["name"]),
-            str(group["width"]),
-            str(group["floor"]),
-            str(len(group["members"])),
-            *(f"{group['controls'][kind]:.1%}" for kind in kinds),
-        ]
-        for group in groups
+    Args:
+        widths: Contents of widths.json.
+    """
+    groups, layers = widths["groups"], widths["layers"]
+    num_before = 0
+    num_kept = 0
+    # Bars and notes need no headings.
+    group_table = [["group", "before", "after", "kept", "", ""]]
+    for group in groups:
+        num_before += group["before"]
+        num_kept += group["after"]
+        ratio = group["after"] / group["before"]
+        filled = round(ratio * BAR_LENGTH)
+        bar = "#" * filled + "." * (BAR_LENGTH - filled)
+        note = "" if group["prunable"] else f"not pruned: {group['reason']}"
+        counts = [str(group["before"]), str(group["after"]), f"{ratio:.0%}"]
+        group_table.append([group["name"], *counts, bar, note])
+    layer_table = [["layer", "kind", "before", "after", "weights kept"]]
+    for layer in layers:
+        # Stored as a weight's shape, output channels first; read from input to output.
+        out_before, in_before = layer["before"]
+        out_after, in_after = layer["after"]
+        ratio = out_after * in_after / (out_before * in_before)
+        change = [f"{in_before} -> {out_before}", f"{in_after} -> {out_after}", f"{ratio:.0%}"]
+        layer_table.append([layer["name"], layer["kind"], *change])
+    lines = [
+        f"Channel groups: {len(groups)}, {num_kept} of {num_before} channels kept",
+        "",
+        *_indented(group_table, left=(0, 4, 5)),
+        "",
+        f"Layers: {len(layers)}, channels as in -> out",
+        "",
+        *_indented(layer_table, left=(0, 1)),
     ]
-    sizes = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    return [_row(row, sizes) for row in [header, *rows]]
+    return "\n".join(lines) + "\n"
 
 
-def _row(cells: Sequence[str], sizes: Sequence[int]) -> str:
-    numbers = (cell.rjust(size) for cell, size in zip(cells[1:], sizes[1:], strict=True))
-    return "  ".join(["  " + cells[0].ljust(sizes[0]), *numbers])
+def _counts(groups: Sequence[Group]) -> str:
+    num_channels = sum(group["width"] for group in groups)
+    return f"{_plural(len(groups), 'group')}, {_plural(num_channels, 'channel')}"
 
 
-def _short(name: str) -> str:
-    """Leave out the middle of a name that is too long."""
-    return name if len(name) <= NAME else f"{name[: NAME // 2 - 2]}...{name[-(NAME // 2 - 1) :]}"
+def _plural(count: int, noun: str) -> str:
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count:,} {noun}s"
 
 
-def _pinned_lines(group: Mapping[str, Any]) -> list[str]:
-    others = [_short(layer) for layer in group["members"] if layer != group["name"]]
-    tied = (
-        f"; with it {', '.join(others[:TIED])}{', ...' if len(others) > TIED else ''}"
-        if others
-        else ""
-    )
-    return _wrapped(
-        f"  {_short(group['name'])} ({group['width']}): {group['reason']}{tied}", "      "
-    )
+def prunable_table(groups: Sequence[Group], kinds: Sequence[str]) -> list[str]:
+    """Format widths and minimum widths of groups, and what each saves of the kinds of cost."""
+    table = [["group", "width", "min width", "layers", *kinds]]
+    for group in groups:
+        sizes = [str(group["width"]), str(group["floor"]), str(len(group["members"]))]
+        cells = [_abbreviated(group["name"]), *sizes]
+        for kind in kinds:
+            cells.append(f"{group['controls'][kind]:.1%}")
+        table.append(cells)
+    return _indented(table, left=(0,))
 
 
-def _least_line(kind: str, least: Mapping[str, float]) -> str:
-    held = f"pinned groups hold {least['pinned']:.4f}, floors {least['floors']:.4f}"
-    return f"  {least['kept']:.4f} of {kind} remains, the least to ask for ({held})"
+def pinned_group_lines(group: Group) -> list[str]:
+    """Format the reason of a pinned group, and the first layers coupled to it."""
+    name = group["name"]
+    others = [_abbreviated(layer) for layer in group["members"] if layer != name]
+    text = f"  {_abbreviated(name)} ({group['width']}): {group['reason']}"
+    if others:
+        text += f"; coupled to {', '.join(others[:NUM_COUPLED_NAMES])}"
+    if len(others) > NUM_COUPLED_NAMES:
+        text += ", ..."
+    return _wrapped(text, "      ")
 
 
-def _target_lines(target: Mapping[str, Any]) -> list[str]:
-    what = f"  {target['kind']} {target['keep_ratio']:g}: "
-    if not target["met"]:
-        return _wrapped(what + target["text"], "      ")
-    kept = ", ".join(
-        f"{ratio:.4f} of {kind}" for kind, ratio in target["kept"].items() if ratio is not None
-    )
-    return _wrapped(f"{what}can be met; equal scores keep {kept}", "      ")
+def target_lines(target: Mapping[str, Any]) -> list[str]:
+    """Format whether a target can be met, and what remains then, or why it cannot."""
+    text = f"  {target['kind']} {target['keep_ratio']:g}: "
+    if target["met"]:
+        kept = []
+        for kind, ratio in target["kept"].items():
+            if ratio is not None:
+                kept.append(f"{ratio:.4f} of {kind}")
+        # No search has run yet: with equal scores a budget depends on the widths alone.
+        text += f"can be met; equal scores keep {', '.join(kept)}"
+    else:
+        text += target["text"]
+    return _wrapped(text, "      ")
 
 
-def _wrapped(text: str, later: str = "  ") -> list[str]:
-    return textwrap.wrap(text, WIDTH, subsequent_indent=later, break_long_words=True)
+def _abbreviated(name: str) -> str:
+    if len(name) <= NAME_LENGTH:
+        return name
+    # The beginning names the block and the end the layer in it: the middle tells least.
+    half = NAME_LENGTH // 2
+    return f"{name[: half - 2]}...{name[-(half - 1) :]}"
+
+
+def _indented(table: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
+    lines = []
+    for row in pad_columns(table, left):
+        lines.append(f"  {'  '.join(row)}".rstrip())
+    return lines
+
+
+def _wrapped(text: str, later_indent: str = "  ") -> list[str]:
+    # Names of layers can be longer than a line; they are broken rather than exceed it.
+    return textwrap.wrap(text, LINE_LENGTH, subsequent_indent=later_indent, break_long_words=True)

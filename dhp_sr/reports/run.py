@@ -1,49 +1,56 @@
-"""A run folder, read: whatever it holds so far, typed."""
+"""Contents of a run folder, finished or not, as a typed object."""
 
-import csv
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from dhp_sr.config.datasets import TASKS
 from dhp_sr.config.yaml import parse
-from dhp_sr.reports.latents import Latents, read_latents, readable
-from dhp_sr.reports.samples import Picture, read_pictures
+from dhp_sr.reports.run_files import (
+    LatentHistory,
+    Sample,
+    csv_rows,
+    read_json,
+    read_latents,
+    read_samples,
+)
 from dhp_sr.utils.errors import UserError
+
+Row = Mapping[str, Any]
+"""Entry of `rows` in metrics.json: a model with its scores and costs, or an input with scores."""
 
 
 @dataclass(frozen=True)
 class TrainingPoint:
-    """One line of `curves.csv`; a value that was not written is None."""
+    """Row of curves.csv; a value that was not written is None."""
 
     iteration: int
     """Iterations done, all phases together."""
     phase: str
-    """dense, search or finetune."""
+    """`dense`, `search` or `finetune`."""
     loss: float | None = None
     """Training loss."""
     lr: float | None = None
     """Learning rate."""
     macs_ratio: float | None = None
-    """Kept fraction of the dense network's multiply-adds."""
+    """Kept fraction of the dense network's multiply-adds, masks applied."""
     params_ratio: float | None = None
-    """Kept fraction of the dense network's parameters."""
+    """Kept fraction of the dense network's parameters, masks applied."""
 
 
 @dataclass(frozen=True)
 class ValidationPoint:
-    """One line of `validation.csv`: the mean scores over one test set."""
+    """Row of validation.csv: the mean scores over one test set."""
 
     iteration: int
-    """Iterations done."""
+    """Iterations done, all phases together."""
     phase: str
-    """dense, search or finetune."""
+    """`dense`, `search` or `finetune`."""
     set: str
     """Name of the test set."""
     psnr_y_db: float | None = None
-    """PSNR of the Y channel (grey: of the only one)."""
+    """PSNR of the Y channel, or of the only channel of gray images."""
     ssim_y: float | None = None
     """SSIM of the Y channel."""
     psnr_rgb_db: float | None = None
@@ -51,63 +58,118 @@ class ValidationPoint:
     ssim_rgb: float | None = None
     """SSIM, mean over channels."""
     top1_error_percent: float | None = None
-    """Classification: images whose class is not the first one named."""
+    """Images whose class is not the first prediction."""
     top5_error_percent: float | None = None
-    """Images whose class is not among the first five named."""
+    """Images whose class is not among the first five predictions."""
     cross_entropy: float | None = None
-    """Mean over the images, without smoothing."""
+    """Mean over the images, without label smoothing."""
 
 
-Row = TypeVar("Row", TrainingPoint, ValidationPoint)
+Point = TypeVar("Point", TrainingPoint, ValidationPoint)
 
 
 @dataclass(frozen=True)
 class Run:
-    """The contents of a run folder that reports are made from."""
+    """Contents of a run folder that reports are made from."""
 
     folder: Path
-    """Where it was read."""
-    metrics: Mapping[str, Any] | None
-    """`metrics.json`, or None while the run is unfinished."""
-    widths: Mapping[str, Any] | None
-    """`widths.json`, or None before the cut."""
-    curves: tuple[TrainingPoint, ...]
-    """`curves.csv` in order."""
-    validation: tuple[ValidationPoint, ...]
-    """`validation.csv` in order."""
+    """Folder, or file of saved results, that was read."""
+    metrics: Mapping[str, Any] | None = None
+    """metrics.json, None while the run is unfinished."""
+    widths: Mapping[str, Any] | None = None
+    """widths.json, None before the cut and for a run with several targets."""
+    curves: tuple[TrainingPoint, ...] = ()
+    """curves.csv, in order."""
+    validation: tuple[ValidationPoint, ...] = ()
+    """validation.csv, in order."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """`options.yml` as it stands, unchecked."""
+    """options.yml as written, unchecked."""
     environment: Mapping[str, Any] = field(default_factory=dict)
-    """`environment.json`."""
+    """environment.json."""
     plan: Mapping[str, Any] | None = None
-    """`plan.json`: what could be pruned, or None where the run did not write it."""
-    cuts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Name of a cut model -> its widths; several where the run had several targets."""
-    latents: tuple[Latents, ...] = ()
-    """`latents.csv`, by group."""
-    pictures: tuple[Picture, ...] = ()
-    """`images/`: pieces of test pictures."""
+    """plan.json (the channel groups), None for a run that did not write it."""
+    cut_widths: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Name of a pruned model -> its widths, as there is a model for each target."""
+    latents: tuple[LatentHistory, ...] = ()
+    """latents.csv, by channel group."""
+    samples: tuple[Sample, ...] = ()
+    """images/: crops of test images."""
 
     @property
     def results(self) -> Mapping[str, Any]:
-        """`metrics.json`, empty while the run is unfinished."""
+        """metrics.json, empty while the run is unfinished."""
         return self.metrics or {}
 
     @property
+    def rows(self) -> Sequence[Row]:
+        """Rows of metrics.json: inputs, the dense network, pruned networks."""
+        return self.results.get("rows", ())
+
+    @property
     def name(self) -> str:
-        """What the run is called."""
+        """Name of the run."""
         return str(self.results.get("name") or self.options.get("name") or self.folder.name)
 
     @property
     def task(self) -> str | None:
-        """`sr`, `denoise` or `classification`; of an unfinished run what its data make of it, None without options."""
+        """`sr`, `denoise` or `classification`.
+
+        An unfinished run has the task of its data sets; without options the task is None.
+        """
         if self.metrics:
             return self.metrics.get("task")
-        data = self.options.get("datasets")
-        sections = data.values() if isinstance(data, Mapping) else ()
-        return next(
-            (TASKS.get(str(one.get("type"))) for one in sections if isinstance(one, Mapping)), None
-        )
+        datasets = self.options.get("datasets")
+        if isinstance(datasets, Mapping):
+            # All data sets of a run are of the same task, so the first tells it.
+            for section in datasets.values():
+                if isinstance(section, Mapping):
+                    return TASKS.get(str(section.get("type")))
+        return None
+
+
+def dense_row(rows: Iterable[Row]) -> Row | None:
+    """Find the dense network among the rows of metrics.json."""
+    for row in rows:
+        if row["model"] == "dense":
+            return row
+    return None
+
+
+def set_names(rows: Iterable[Row]) -> list[str]:
+    """Collect the names of the test sets in rows of metrics.json, each once, in order."""
+    names: dict[str, None] = {}
+    for row in rows:
+        names.update(dict.fromkeys(row["sets"]))
+    return list(names)
+
+
+def score_keys(rows: Iterable[Row]) -> set[str]:
+    """Collect the keys of the scores in rows of metrics.json, whichever test set has them."""
+    keys: set[str] = set()
+    for row in rows:
+        for scores in row["sets"].values():
+            for key, value in scores.items():
+                # Counts, such as the number of images, are integers and no scores.
+                if isinstance(value, float):
+                    keys.add(key)
+    return keys
+
+
+def phase_spans(points: Collection[TrainingPoint | ValidationPoint]) -> list[tuple[str, int, int]]:
+    """Find (phase, first, last iteration) of each phase, in order.
+
+    A phase begins with the last iteration recorded of the phase before it.
+    """
+    last_iteration: dict[str, int] = {}
+    for point in sorted(points, key=lambda point: point.iteration):
+        last_iteration[point.phase] = point.iteration
+    spans = []
+    start = 0
+    for phase, end in last_iteration.items():
+        if end > start:
+            spans.append((phase, start, end))
+        start = end
+    return spans
 
 
 def read_run(folder: str | Path) -> Run:
@@ -117,91 +179,104 @@ def read_run(folder: str | Path) -> Run:
         folder: `experiments/<name>`.
 
     Raises:
-        UserError: there is no such folder, nothing to report in it, or a file of it is not well formed.
+        UserError: The folder does not exist or holds nothing to report, or a file in it is damaged.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(
-            f"{folder}: expected a run folder (experiments/<name>), found {_what(folder)}"
-        )
+        kind = "a file" if folder.exists() else "nothing there"
+        raise UserError(f"{folder}: expected a run folder (experiments/<name>), found {kind}")
     run = Run(
         folder=folder,
-        metrics=_read_json(folder / "metrics.json"),
-        widths=_read_json(folder / "widths.json"),
-        curves=_read_csv(folder / "curves.csv", TrainingPoint),
-        validation=_read_csv(folder / "validation.csv", ValidationPoint),
-        options=_read_options(folder / "options.yml"),
-        environment=_read_json(folder / "environment.json") or {},
-        plan=_read_json(folder / "plan.json"),
-        cuts=_read_cuts(folder),
+        metrics=read_json(folder / "metrics.json"),
+        widths=read_json(folder / "widths.json"),
+        curves=_read_points(folder / "curves.csv", TrainingPoint),
+        validation=_read_points(folder / "validation.csv", ValidationPoint),
+        options=read_options(folder / "options.yml"),
+        environment=read_json(folder / "environment.json") or {},
+        plan=read_json(folder / "plan.json"),
+        cut_widths=read_cut_widths(folder),
         latents=read_latents(folder / "latents.csv"),
-        pictures=read_pictures(folder / "images"),
+        samples=read_samples(folder / "images"),
     )
-    if not (run.metrics or run.cuts or run.plan or run.curves or run.validation):
+    if not (run.metrics or run.cut_widths or run.plan or run.curves or run.validation):
         raise UserError(
-            f"{folder}: nothing to report: no metrics.json, widths.json, curves.csv or validation.csv in it; is it a "
-            "run folder (experiments/<name>), and has the run begun?"
+            f"{folder}: nothing to report: no metrics.json, widths.json, plan.json, curves.csv or "
+            "validation.csv; is it a run folder (experiments/<name>), and has the run begun?"
         )
     return run
 
 
-def _what(path: Path) -> str:
-    return "a file" if path.exists() else "nothing there"
+def read_run_or_saved(path: str | Path) -> Run:
+    """Read a run folder, or saved results: a file `results/<name>.json`.
 
+    `scripts/results.py add` writes such files; they hold scores, costs and the environment of a
+    run whose folder is no longer needed.
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
+    Raises:
+        UserError: The path is neither, or cannot be read.
+    """
+    path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: expected a file, found something else of that name")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    return content
+        return read_run(path)
+    content = read_json(path) or {}
+    metrics = content.get("metrics")
+    if not isinstance(metrics, Mapping) or not isinstance(metrics.get("rows"), list):
+        raise UserError(f"{path}: expected a run folder or the saved results of a run")
+    environment = {}
+    for key in ("hardware", "minutes", "note"):
+        if content.get(key):
+            environment[key] = content[key]
+    if isinstance(content.get("environment"), Mapping):
+        environment.update(content["environment"])
+    return Run(path, metrics, environment=environment)
 
 
-def _read_options(path: Path) -> dict[str, Any]:
-    content = parse(path.read_text(encoding="utf-8"), str(path))[0] if path.exists() else None
+def read_options(path: Path) -> dict[str, Any]:
+    """Read an option file without checking it; empty where it is missing or holds no mapping.
+
+    Raises:
+        UserError: The file is not YAML.
+    """
+    if not path.exists():
+        return {}
+    content, _ = parse(path.read_text(encoding="utf-8"), str(path))
     return content if isinstance(content, dict) else {}
 
 
-def _read_cuts(folder: Path) -> dict[str, dict[str, Any]]:
-    paths = [folder / "widths.json", *sorted(folder.glob("widths_*.json"))]
-    return {
-        path.stem.replace("widths", "pruned"): found
-        for path in paths
-        if (found := _read_json(path)) is not None
-    }
+def read_cut_widths(folder: Path) -> dict[str, dict[str, Any]]:
+    """Read the widths of every pruned model in a run folder, by the name of the model.
+
+    Raises:
+        UserError: A file is damaged.
+    """
+    # A run with a single target writes widths.json, with several widths_<target>.json. The models
+    # are named alike: pruned, or pruned_<target>.
+    cut_widths = {}
+    for path in (folder / "widths.json", *sorted(folder.glob("widths_*.json"))):
+        widths = read_json(path)
+        if widths is not None:
+            cut_widths[path.stem.replace("widths", "pruned")] = widths
+    return cut_widths
 
 
-def _read_csv(path: Path, kind: type[Row]) -> tuple[Row, ...]:
-    """Read one `kind` per line; columns that it does not have are ignored, empty cells take its default."""
-    if not path.exists():
-        return ()
-    converters = {field.name: _CONVERTERS[str(field.type)] for field in fields(kind)}
-    rows = []
-    with open(path, newline="", encoding="utf-8") as stream, readable(path):
-        for number, cells in enumerate(csv.DictReader(stream), start=2):
-            try:
-                rows.append(
-                    kind(
-                        **{
-                            name: converters[name](cells[name])
-                            for name in converters
-                            if cells.get(name)
-                        }
-                    )
-                )
-            except (ValueError, TypeError) as error:
-                raise UserError(f"{path}, line {number}: {error}") from error
-    return tuple(rows)
-
-
-_CONVERTERS: dict[str, Callable[[str], Any]] = {
-    str(int): int,
-    str(str): str,
-    str(float | None): float,
-}
+def _read_points(path: Path, point_type: type[Point]) -> tuple[Point, ...]:
+    """Read one point per row; unknown columns are ignored, empty cells take the default."""
+    points = []
+    for line, cells in csv_rows(path):
+        values: dict[str, Any] = {}
+        try:
+            for column in fields(point_type):
+                text = cells.get(column.name)
+                if not text:
+                    continue
+                if column.name in ("phase", "set"):
+                    values[column.name] = text
+                elif column.name == "iteration":
+                    values[column.name] = int(text)
+                else:
+                    values[column.name] = float(text)
+            points.append(point_type(**values))
+        except (ValueError, TypeError) as error:
+            # TypeError: a column without a default, such as the iteration, is missing.
+            raise UserError(f"{path}, line {line}: {error}") from error
+    return tuple(points)

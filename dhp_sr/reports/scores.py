@@ -1,9 +1,9 @@
-"""Every kind of score: its key, name and unit, how it is written, and which way is better. The only list of them."""
+"""Kinds of scores: key, name, unit, precision, and which way is better. The only list of them."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
 
-MISSING = "-"
+from dhp_sr.reports.formatting import number
 
 
 @dataclass(frozen=True)
@@ -11,20 +11,22 @@ class Score:
     """A kind of score."""
 
     key: str
-    """In metrics.json and validation.csv."""
+    """Key in metrics.json and validation.csv."""
     name: str
-    """As papers call it."""
+    """Name in papers."""
     unit: str
-    """Empty where it has none."""
+    """Unit, empty for a score without."""
     digits: int
-    """After the point."""
-    highest: bool
-    """Whether the highest is the best."""
+    """Decimal places shown."""
+    higher_is_better: bool
+    """Whether the best model has the highest score."""
 
     @property
     def label(self) -> str:
         """Name and unit beside an axis: `PSNR-Y, dB`."""
-        return f"{self.name}, {self.unit}" if self.unit else self.name
+        if not self.unit:
+            return self.name
+        return f"{self.name}, {self.unit}"
 
     @property
     def heading(self) -> str:
@@ -32,40 +34,44 @@ class Score:
         return f"{self.name} {self.unit}".rstrip()
 
     def text(self, value: float | None) -> str:
-        """Return a value without its unit; what is not known is a dash."""
-        return MISSING if value is None else f"{value:.{self.digits}f}"
+        """Format a value without its unit; an unknown value is a dash."""
+        return number(value, self.digits)
 
 
-PSNR_Y = Score("psnr_y_db", "PSNR-Y", "dB", 2, highest=True)
-SSIM_Y = Score("ssim_y", "SSIM-Y", "", 4, highest=True)
-PSNR_RGB = Score("psnr_rgb_db", "PSNR-RGB", "dB", 2, highest=True)
-SSIM_RGB = Score("ssim_rgb", "SSIM-RGB", "", 4, highest=True)
-TOP1 = Score("top1_error_percent", "top-1 error", "%", 2, highest=False)
-TOP5 = Score("top5_error_percent", "top-5 error", "%", 2, highest=False)
-CROSS_ENTROPY = Score("cross_entropy", "cross-entropy", "", 4, highest=False)
+PSNR_Y = Score("psnr_y_db", "PSNR-Y", "dB", 2, higher_is_better=True)
+SSIM_Y = Score("ssim_y", "SSIM-Y", "", 4, higher_is_better=True)
+PSNR_RGB = Score("psnr_rgb_db", "PSNR-RGB", "dB", 2, higher_is_better=True)
+SSIM_RGB = Score("ssim_rgb", "SSIM-RGB", "", 4, higher_is_better=True)
+TOP1 = Score("top1_error_percent", "top-1 error", "%", 2, higher_is_better=False)
+TOP5 = Score("top5_error_percent", "top-5 error", "%", 2, higher_is_better=False)
+CROSS_ENTROPY = Score("cross_entropy", "cross-entropy", "", 4, higher_is_better=False)
 
-_PSNR = Score("psnr_rgb_db", "PSNR", "dB", 2, highest=True)
-_SSIM = Score("ssim_rgb", "SSIM", "", 4, highest=True)
-"""Over all channels, one or three; the others' names say which, for they stand beside those of the Y channel."""
+# Denoisers are scored over all channels, be they one or three. Their names say no more than PSNR
+# and SSIM, because no score of the Y channel stands beside them to be told apart.
+_PSNR = Score("psnr_rgb_db", "PSNR", "dB", 2, higher_is_better=True)
+_SSIM = Score("ssim_rgb", "SSIM", "", 4, higher_is_better=True)
 
+# The order within a task is a convention of the field: super-resolution is compared on the Y
+# channel, denoising on all channels, classification by its top-1 error.
 TASKS: dict[str, tuple[Score, ...]] = {
     "sr": (PSNR_Y, SSIM_Y, PSNR_RGB, SSIM_RGB),
     "denoise": (_PSNR, _SSIM),
     "classification": (TOP1, TOP5, CROSS_ENTROPY),
 }
-"""Task -> its scores, the one that counts first. Super-resolution is compared on the Y channel, denoising on all."""
+"""Task -> its scores, the main score first."""
 
-COLUMNS = 2
-"""So many of them, from the first on, have columns in tables."""
+NUM_TABLE_SCORES = 2
+"""Number of scores of a task, from the main score on, that have columns in tables."""
 
 
-def scores_of(task: str | None, found: Collection[str] | None = None) -> tuple[Score, ...]:
-    """Return the scores of a task, the one that counts first.
+def scores_of(task: str | None, available: Collection[str] | None = None) -> tuple[Score, ...]:
+    """Look up the scores of a task, the main score first.
 
     Args:
-        task: `sr`, `denoise` or `classification`; anything else is taken for `sr`.
-        found: keys to choose from; all by default.
+        task: `sr`, `denoise` or `classification`; anything else counts as `sr`.
+        available: Keys of the scores to keep; all by default.
     """
-    return tuple(
-        score for score in TASKS.get(task or "", TASKS["sr"]) if found is None or score.key in found
-    )
+    scores = TASKS.get(task or "", TASKS["sr"])
+    if available is None:
+        return scores
+    return tuple(score for score in scores if score.key in available)

@@ -14,7 +14,7 @@ from dhp_sr.archs import ARCHS, build
 from dhp_sr.config.compress import Distill
 from dhp_sr.config.schema import Options, Train
 from dhp_sr.config.section import Section
-from dhp_sr.reports.scores import COLUMNS, Score, scores_of
+from dhp_sr.reports.scores import NUM_TABLE_SCORES, Score, scores_of
 from dhp_sr.utils.errors import UserError
 from dhp_sr.zoo.names import build_named
 from dhp_sr.zoo.networks import plain_type
@@ -134,7 +134,7 @@ class Task(ABC):
 
     def summary(self, scores: Mapping[str, float]) -> str:
         """Return the scores that tables show, for a line of the log."""
-        shown = scores_of(self.name)[:COLUMNS]
+        shown = scores_of(self.name)[:NUM_TABLE_SCORES]
         return ", ".join(
             f"{score.name} {score.text(scores[score.key])} {score.unit}".rstrip() for score in shown
         )
@@ -144,7 +144,9 @@ class Task(ABC):
     ) -> tuple[float, bool]:
         """Return the mean of the deciding score over the test sets, and whether it is better than `before`."""
         mean = sum(one[self.best.key] for one in scores.values()) / len(scores)
-        return mean, before is None or (mean > before if self.best.highest else mean < before)
+        return mean, before is None or (
+            mean > before if self.best.higher_is_better else mean < before
+        )
 
 
 def check_channels(network: nn.Module, name: str, options: Options) -> None:

@@ -10,8 +10,8 @@ from dhp_sr.config.schema import Options
 from dhp_sr.deploy import load_model
 from dhp_sr.metrics import latencies
 from dhp_sr.reports.page import write_page
-from dhp_sr.reports.widths import widths_text
-from dhp_sr.reports.write import write_reports
+from dhp_sr.reports.plan import widths_text
+from dhp_sr.reports.plots import write_reports
 from dhp_sr.training.final_names import best_names, final_names
 from dhp_sr.training.result_rows import Row, input_rows, model_row
 from dhp_sr.training.run_folder import RunFolder

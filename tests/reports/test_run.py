@@ -1,4 +1,4 @@
-"""reports/run.py and write.py: a folder is read whole, in part, or refused with a reason."""
+"""A run folder is read whole, in part, or refused with the file that is wrong."""
 
 import subprocess
 import sys
@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dhp_sr.reports.run import TrainingPoint, ValidationPoint, read_run
-from dhp_sr.reports.write import write_reports
+from dhp_sr.reports.run import TrainingPoint, ValidationPoint, phase_spans, read_run
 from dhp_sr.utils.errors import UserError
 
 
@@ -28,30 +27,34 @@ def test_an_unfinished_run(folder):
 
 
 def test_folders_that_are_no_run(tmp_path):
-    with pytest.raises(UserError, match=r"expected a run folder .* found nothing there"):
+    with pytest.raises(UserError, match=r"none: .*experiments/<name>"):
         read_run(tmp_path / "none")
-    with pytest.raises(UserError, match="nothing to report"):
+    with pytest.raises(UserError, match=r"metrics\.json, widths\.json"):
         read_run(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "message"),
+    ("name", "text", "facts"),
     [
-        ("metrics.json", "{", r"metrics\.json: not valid JSON"),
-        ("widths.json", "[]", r"widths\.json: expected a JSON object, found list"),
-        (
-            "curves.csv",
-            "iteration,phase,loss\n1,dense,0.5\n2,dense,much\n",
-            r"curves\.csv, line 3: .*'much'",
-        ),
-        ("curves.csv", "phase,loss\ndense,0.5\n", r"curves\.csv, line 2: .*iteration"),
-        ("validation.csv", "iteration,phase\n1.5,dense\n", r"validation\.csv, line 2: .*'1.5'"),
+        ("metrics.json", "{", ["metrics.json", "JSON"]),
+        ("metrics.json", '{"a": NaN}', ["metrics.json", "NaN"]),
+        ("widths.json", "[]", ["widths.json", "list"]),
+        ("curves.csv", "iteration,phase\n1,dense\nx,dense\n", ["curves.csv, line 3", "'x'"]),
+        ("curves.csv", "phase,loss\ndense,0.5\n", ["curves.csv, line 2", "iteration"]),
+        ("validation.csv", "iteration,phase\n1.5,dense\n", ["validation.csv, line 2", "'1.5'"]),
+        ("curves.csv", "iteration,phase\n1,\xff\n", ["CSV"]),
+        ("latents.csv", "iteration,group,latents\n1,a,x\n", ["latents.csv, line 2", "'x'"]),
+        ("latents.csv", "iteration,latents\n1,1\n", ["latents.csv, line 2", "group"]),
+        ("latents.csv", "iteration,group,latents\n1,a,1 1\n2,a,1\n", ["of a", "[1, 2]"]),
+        ("options.yml", "a: [", ["options.yml"]),
     ],
 )
-def test_damaged_files_are_named(folder, name, text, message):
-    (folder / name).write_text(text)
-    with pytest.raises(UserError, match=message):
+def test_damaged_files_are_named(folder, name, text, facts):
+    (folder / name).write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError) as error:
         read_run(folder)
+    for fact in [name, *facts]:
+        assert fact in str(error.value)
 
 
 def test_columns_of_a_later_version_are_ignored(folder):
@@ -59,26 +62,15 @@ def test_columns_of_a_later_version_are_ignored(folder):
     assert read_run(folder).curves == (TrainingPoint(1, "dense", 0.5),)
 
 
-def test_all_reports_are_written(folder):
-    written = write_reports(folder)
-    assert [path.relative_to(folder).as_posix() for path in written] == [
-        "widths.txt",
-        "plots/widths.png",
-        "plots/curves.png",
-    ]
-    assert all(path.stat().st_size > 0 for path in written)
+def test_a_phase_begins_where_the_one_before_was_last_seen(folder):
+    spans = phase_spans(read_run(folder).curves)
+    assert spans == [("dense", 0, 20), ("search", 20, 30), ("finetune", 30, 40)]
 
 
-def test_reports_of_a_run_before_its_cut(folder):
-    (folder / "widths.json").unlink()
-    assert [path.name for path in write_reports(folder)] == ["curves.png"]
-
-
-def test_reports_need_no_torch():
-    code = "import sys, dhp_sr.reports; sys.exit('torch' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False
-        ).returncode
-        == 0
+@pytest.mark.parametrize("module", ["dhp_sr.reports.run", "dhp_sr.reports.page"])
+def test_reports_need_no_torch_and_no_window(module):
+    code = (
+        f"import sys, {module}; sys.exit(bool({{'torch', 'matplotlib.pyplot'}} & {{*sys.modules}}))"
     )
+    root = Path(__file__).parents[2]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0

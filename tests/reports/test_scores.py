@@ -1,4 +1,4 @@
-"""reports/scores.py: one list of scores, which runs, tables, pages and the choice of the best model go by."""
+"""Scores of the tasks: runs, tables, pages and the choice of the best model agree on them."""
 
 from dataclasses import fields
 
@@ -18,17 +18,17 @@ def test_a_task_measures_what_tables_show(task):
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
 def test_an_unfinished_run_is_of_the_task_of_its_data(task, tmp_path):
     options = {"scale": 1, "datasets": {"train": {"type": task.dataset_type}}}
-    assert Run(tmp_path, None, None, (), (), options=options).task == task.name
+    assert Run(tmp_path, options=options).task == task.name
 
 
-def test_what_counts():
+def test_main_scores():
     assert (scores_of("sr")[0], scores_of("denoise")[0].key, scores_of("classification")[0]) == (
         PSNR_Y,
         PSNR_RGB.key,
         TOP1,
     )
     assert scores_of("sr", ["ssim_y", "images"]) == (SSIM_Y,)
-    assert PSNR_Y.highest and not TOP1.highest
+    assert PSNR_Y.higher_is_better and not TOP1.higher_is_better
 
 
 def test_the_best_is_the_lowest_error_and_the_highest_psnr():
@@ -37,7 +37,7 @@ def test_the_best_is_the_lowest_error_and_the_highest_psnr():
     assert classification.improves({"A": {"top1_error_percent": 9.0}}, 8.0) == (9.0, False)
 
 
-def test_words():
+def test_names_and_units():
     assert (PSNR_Y.label, PSNR_Y.heading, PSNR_Y.text(31.256)) == (
         "PSNR-Y, dB",
         "PSNR-Y dB",

@@ -1,28 +1,13 @@
-"""reports/tables.py and widths.py: the texts, letter by letter."""
+"""Results as text, letter by letter, and in markdown."""
 
 from dhp_sr.reports.tables import markdown_table, text_table
-from dhp_sr.reports.widths import widths_text
 
 TEXT = """\
-model    iterations  Set5 PSNR-Y dB  SSIM-Y  Set14 PSNR-Y dB  SSIM-Y          MACs G       params M  latency ms
+model    iterations  Set5 PSNR-Y dB  SSIM-Y  Set14 PSNR-Y dB  SSIM-Y          MACs G   parameters M  latency ms
 -------  ----------  --------------  ------  ---------------  ------  --------------  -------------  ----------
 bicubic           -           28.43  0.8812            25.99  0.8812               -              -           -
 dense        10,000           31.98  0.8812                -       -          90.352          3.697       512.3
 pruned       50,000           31.85  0.8812            28.33  0.8812  36.141 (40.0%)  1.663 (45.0%)       221.7
-"""
-
-WIDTHS = """\
-Channel groups: 2, 51 of 67 channels kept
-
-  group       before  after  kept
-  input            3      3  100%  ########################  not pruned: input of the network
-  conv_first      64     48   75%  ##################......
-
-Layers: 2, channels as in -> out
-
-  layer       kind     before    after  weights kept
-  conv_first  Conv2d  3 -> 64  3 -> 48           75%
-  conv_last   Conv2d  64 -> 3  48 -> 3           75%
 """
 
 
@@ -53,9 +38,11 @@ def test_denoising_is_scored_on_all_channels(metrics):
 def test_a_run_without_test_sets(metrics):
     metrics["rows"] = [{**metrics["rows"][1], "sets": {}}]
     header, _, row = text_table(metrics).splitlines()
-    assert header.split() == ["model", "iterations", "MACs", "G", "params", "M", "latency", "ms"]
+    assert header.split() == ["model", "iterations", "MACs", "G", "parameters", "M", "latency", "ms"]
     assert row.split() == ["dense", "10,000", "90.352", "3.697", "512.3"]
 
 
-def test_widths(widths):
-    assert widths_text(widths) == WIDTHS
+def test_an_unknown_cost_and_an_unpruned_one(metrics):
+    metrics["rows"][2].update(macs=None, params=metrics["rows"][1]["params"])
+    row = text_table(metrics).splitlines()[-1].split()
+    assert row[-3:] == ["-", "3.697", "221.7"]

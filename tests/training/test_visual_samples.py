@@ -94,10 +94,10 @@ def test_a_run_leaves_its_report(make_options, tmp_path, changes):
     folder = tmp_path / "experiments" / "tiny"
     found = read_run(folder)
     assert (folder / "report.html").stat().st_size > 10_000
-    names = [version.name for version in found.pictures[0].versions]
+    names = [version.name for version in found.samples[0].versions]
     first = ["input"] if "network" in changes else ["input", "bicubic"]
     middle = ["dense"] if changes.get("compress") == {} else ["dense", "pruned"]
-    assert len(found.pictures) == 2 and names == [*first, *middle, "truth"]
+    assert len(found.samples) == 2 and names == [*first, *middle, "ground truth"]
     assert (found.plan is None) == (changes.get("compress") == {}) == (not found.latents)
     if found.plan:
         assert {group["name"] for group in found.plan["groups"]} == {

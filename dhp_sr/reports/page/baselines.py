@@ -1,79 +1,136 @@
-"""The controls of a run: finished runs of the same network and task in the same folder, cut without a search."""
+"""Networks that a run is compared with: baselines in the same folder, and published results."""
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
+import functools
+from collections.abc import Collection, Mapping
+from importlib.resources import files
 from typing import Any
 
 from dhp_sr.config.methods import BASELINES
 from dhp_sr.config.renamed import use_current_names
-from dhp_sr.config.yaml import parse
-from dhp_sr.reports.run import Run
+from dhp_sr.reports.run import Run, read_options
+from dhp_sr.reports.run_files import read_json
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.strict_json import parse_json
+
+NO_METHOD = "none"
+"""Method of a run that trains the dense network and prunes nothing."""
 
 
 def method_of(options: Mapping[str, Any]) -> str:
-    """Return the method of an option file: `none` for a run that only trains the dense network.
+    """Look up the search method in the contents of an option file, old ones included."""
+    current_options, _ = use_current_names(options)
+    compress = current_options.get("compress")
+    if not isinstance(compress, Mapping):
+        return NO_METHOD
+    return str(compress.get("method", "dhp"))
 
-    Former names of methods, in the options of older runs, are translated.
+
+def is_baseline(method: str) -> bool:
+    """Whether a method prunes without a search that looks at the loss."""
+    return method in BASELINES
+
+
+def baselines_of(run: Run) -> list[Run]:
+    """Find the finished baseline runs of the same network and task beside a run, by name.
+
+    The result holds their metrics and options alone. A neighbor that cannot be read is left out,
+    because a report must not fail for what lies beside its run; archived runs are left out too.
     """
-    compress = use_current_names(options)[0].get("compress")
-    return str(compress.get("method", "dhp")) if isinstance(compress, Mapping) else "none"
-
-
-def controls_beside(run: Run) -> list[Run]:
-    """Return the controls of a run, sorted by name: scores and costs alone.
-
-    A neighbor that cannot be read is no control; archived runs are none either.
-    """
-    found = []
-    for folder in sorted(run.folder.resolve().parent.iterdir()):
-        if folder == run.folder.resolve() or "_archived_" in folder.name:
+    baselines = []
+    own_folder = run.folder.resolve()
+    for folder in sorted(own_folder.parent.iterdir()):
+        if folder == own_folder or "_archived_" in folder.name:
             continue
-        other = _light(folder)
-        if other is not None and _is_control(other, run):
-            found.append(other)
-    return found
+        try:
+            metrics = read_json(folder / "metrics.json")
+            options = read_options(folder / "options.yml")
+        except (UserError, OSError, UnicodeError):
+            continue
+        if metrics and options and isinstance(metrics.get("rows"), list):
+            other = Run(folder, metrics, options=options)
+            if is_comparable(other, run):
+                baselines.append(other)
+    return baselines
 
 
-def _light(folder: Path) -> Run | None:
-    paths = folder / "metrics.json", folder / "options.yml"
-    try:
-        if not all(path.is_file() for path in paths):
-            return None
-        metrics = json.loads(paths[0].read_text(encoding="utf-8"))
-        options = parse(paths[1].read_text(encoding="utf-8"), str(paths[1]))[0]
-    except (UserError, OSError, ValueError, RecursionError):
-        return None
-    if (
-        not isinstance(metrics, dict)
-        or not isinstance(options, dict)
-        or not isinstance(metrics.get("rows"), list)
-    ):
-        return None
-    return Run(folder, metrics, None, (), (), options=options)
+def noise_levels(options: Mapping[str, Any]) -> dict[str, float | None]:
+    """Look up the noise level (0 to 255) of every test set in the contents of an option file."""
+    datasets = options.get("datasets")
+    if not isinstance(datasets, Mapping):
+        return {}
+    levels = {}
+    for key, section in datasets.items():
+        if key != "train" and isinstance(section, Mapping):
+            levels[str(section.get("name") or key)] = section.get("sigma")
+    return levels
 
 
-def _is_control(other: Run, run: Run) -> bool:
-    same = all(other.options.get(key) == run.options.get(key) for key in ("network_g", "scale"))
-    same_task = run.results.get("task") == other.results.get("task") and _sigmas(other) == _sigmas(
-        run
-    )
-    return same and same_task and method_of(other.options) in (*BASELINES, "none")
+def published_points(
+    task: str | None, scale: int | None, sigma: float | None, sets: Collection[str]
+) -> list[dict[str, Any]]:
+    """Collect published networks that were scored on the same task and on a common test set.
+
+    Args:
+        task: `sr` or `denoise`.
+        scale: Upscaling factor.
+        sigma: Noise level (0 to 255) of a denoiser.
+        sets: Names of the test sets.
+
+    Returns:
+        Points of the scatter chart, see `charts.scatter_chart`.
+    """
+    points = []
+    for table in published_tables():
+        # Scores at another scale or noise level would be in another range altogether.
+        if (table["task"], table["scale"], table["sigma"]) != (task, scale, sigma):
+            continue
+        for row in table["rows"]:
+            if not set(sets).isdisjoint(row["scores"]):
+                points.append(published_point(table, row))
+    return points
 
 
-def _sigmas(run: Run) -> set[Any]:
-    return set(sigmas(run.options).values()) - {None}
+def is_comparable(other: Run, run: Run) -> bool:
+    """Whether a finished run is a baseline of another: same network, task and noise levels."""
+    for key in ("network_g", "scale"):
+        if other.options.get(key) != run.options.get(key):
+            return False
+    if other.task != run.task or _sigmas(other) != _sigmas(run):
+        return False
+    # A run without a method trains the dense network to its end: the upper bound.
+    method = method_of(other.options)
+    return is_baseline(method) or method == NO_METHOD
 
 
-def sigmas(options: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return name -> noise level of every test set of an option file."""
-    data = options.get("datasets")
-    sets = (
-        {key: one for key, one in data.items() if isinstance(one, Mapping)}
-        if isinstance(data, Mapping)
-        else {}
-    )
+def _sigmas(run: Run) -> set[float]:
+    # As a set, because test sets may have other names in the other run.
+    return {level for level in noise_levels(run.options).values() if level is not None}
+
+
+@functools.cache
+def published_tables() -> list[dict[str, Any]]:
+    """Tables of published results, with their sources and conventions."""
+    path = files(__package__) / "assets" / "published.json"
+    tables: list[dict[str, Any]] = parse_json(path.read_text(encoding="utf-8"))["tables"]
+    return tables
+
+
+def published_point(table: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert a row of published.json into a point of the scatter chart."""
+    # The chart has space for few names: those of DHP's rows and of what they are compared with.
+    short = ""
+    if row["method"].startswith(("DHP", "Base")):
+        short = f"{row['network'].split()[0]} {row['method']}"
     return {
-        str(one.get("name") or key): one.get("sigma") for key, one in sets.items() if key != "train"
+        "kind": "published",
+        "run": "published",
+        "label": f"{row['network']}, {row['method']}",
+        "short": short,
+        "detail": f"{table['source']}. {table['conventions']}",
+        "macs": row["macs"],
+        "params": row["params"],
+        # A time that was measured on other hardware cannot be compared.
+        "latency_ms": None,
+        "iterations": None,
+        "sets": {name: {table["score"]: value} for name, value in row["scores"].items()},
     }

@@ -1,82 +1,92 @@
-"""Latents over time as small pictures: a row for each channel, a column for each sample, opacity for what is left."""
+"""Latents over time as images: a row per channel, a column per sample, opacity for what remains."""
 
 import base64
 import io
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from dhp_sr.reports.latents import Latents
 from dhp_sr.reports.run import Run
+from dhp_sr.reports.run_files import LatentHistory
 
-MOST_ROWS = 128
-"""Channels of one picture; of more, evenly spaced ones are shown."""
-MOST_GROUPS = 120
-COLOUR = (47, 128, 194)
-"""Readable on white and on black."""
-FAINTEST = 40
-"""Opacity of the smallest latent that is not 0, of 255: what has died is told from what is small."""
+MAX_ROWS = 128
+"""Rows of an image; of more channels, evenly spaced ones are shown."""
+MAX_GROUPS = 120
+"""Images of a run."""
+COLOR = (47, 128, 194)
+"""Red, green and blue; readable on white and on black."""
+LEAST_OPACITY = 40
+"""Opacity of the smallest latent above 0, of 255: a pruned channel can be told from a small one.
+
+The page's heat_map.js computes latents from opacities with the same number.
+"""
 
 
 @dataclass(frozen=True)
-class Heat:
-    """One group."""
+class HeatMap:
+    """Latents of a channel group over time."""
 
-    name: str
-    """Of the group."""
-    channels: int
-    """All of them."""
-    left: int
-    """Channels not 0 at the end."""
+    group: str
+    """Name of the group."""
+    num_channels: int
+    """Channels of the group."""
+    num_kept: int
+    """Channels with a latent above 0 at the end."""
     start: int
     """Iteration of the first sample."""
     end: int
     """Iteration of the last sample."""
     highest: float
-    """The latent of full opacity."""
+    """Latent of full opacity."""
     data_uri: str
-    """PNG."""
+    """PNG file as an address."""
 
 
-def heat_maps(run: Run) -> list[Heat]:
-    """Return the pictures of a run's groups; none where nothing changed during the search, or nothing was kept."""
-    groups = run.latents[:MOST_GROUPS]
-    if all(np.ptp(group.values, axis=1).max(initial=0) == 0 for group in groups):
+def heat_maps(run: Run) -> list[HeatMap]:
+    """Draw the latents of a run's groups; none if no latent changed during the search."""
+    groups = run.latents[:MAX_GROUPS]
+    largest_change = 0.0
+    highest = 0.0
+    for group in groups:
+        changes = np.ptp(group.values, axis=1)
+        largest_change = max(largest_change, float(changes.max(initial=0)))
+        highest = max(highest, float(group.values.max(initial=0)))
+    if largest_change == 0:
         return []
-    highest = max(float(group.values.max(initial=0)) for group in groups) or 1.0
-    return [_heat(group, highest) for group in groups]
-
-
-def _heat(group: Latents, highest: float) -> Heat:
-    order = np.lexsort((-group.values[:, -1], -(group.values > 0).sum(axis=1)))
-    values = group.values[order]
-    rows = values[np.linspace(0, len(values) - 1, min(len(values), MOST_ROWS)).round().astype(int)]
-    return Heat(
-        name=group.group,
-        channels=len(values),
-        left=int((values[:, -1] > 0).sum()),
-        start=group.iterations[0],
-        end=group.iterations[-1],
-        highest=highest,
-        data_uri=png_uri(_png(rows / highest)),
-    )
-
-
-def _png(shares: NDArray[np.float64]) -> bytes:
-    opacity = (
-        np.where(shares > 0, FAINTEST + (255 - FAINTEST) * shares.clip(0, 1), 0)
-        .round()
-        .astype(np.uint8)
-    )
-    pixels = np.empty((*opacity.shape, 4), np.uint8)
-    pixels[..., :3], pixels[..., 3] = COLOUR, opacity
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG", optimize=True)
-    return stream.getvalue()
+    # All groups share a scale, so that their colors can be compared.
+    return [draw_heat_map(group, highest or 1.0) for group in groups]
 
 
 def png_uri(png: bytes) -> str:
-    """Return a PNG file as a `data:` address."""
+    """Encode a PNG file as a `data:` address."""
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def draw_heat_map(group: LatentHistory, highest: float) -> HeatMap:
+    """Draw the latents of a group; `highest` is the latent of full opacity."""
+    # Sorted by how long a channel is kept, then by its last latent; otherwise rows look random.
+    num_samples_kept = (group.values > 0).sum(axis=1)
+    order = np.lexsort((-group.values[:, -1], -num_samples_kept))
+    values = group.values[order]
+    num_channels = len(values)
+    num_rows = min(num_channels, MAX_ROWS)
+    rows = np.linspace(0, num_channels - 1, num_rows).round().astype(int)
+    fractions = values[rows] / highest
+    opacity = LEAST_OPACITY + (255 - LEAST_OPACITY) * fractions.clip(0, 1)
+    opacity = np.where(fractions > 0, opacity, 0).round().astype(np.uint8)
+    # Opacity rather than brightness, so that the image fits a light and a dark page.
+    pixels = np.empty((*opacity.shape, 4), np.uint8)
+    pixels[..., :3] = COLOR
+    pixels[..., 3] = opacity
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", optimize=True)
+    return HeatMap(
+        group=group.group,
+        num_channels=num_channels,
+        num_kept=int((values[:, -1] > 0).sum()),
+        start=group.iterations[0],
+        end=group.iterations[-1],
+        highest=highest,
+        data_uri=png_uri(file.getvalue()),
+    )

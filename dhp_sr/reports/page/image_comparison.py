@@ -1,99 +1,127 @@
-"""Test pictures for the before/after comparison, from one run or several."""
+"""Test images of one run or several, prepared for the comparison before and after the cut."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from dhp_sr.reports.page.formatting import number
+from dhp_sr.reports.formatting import page_number
 from dhp_sr.reports.page.heat_map import png_uri
 from dhp_sr.reports.run import Run
-from dhp_sr.reports.samples import Picture, Version
+from dhp_sr.reports.run_files import BICUBIC, GROUND_TRUTH, INPUT, Sample, SampleVersion
 
-MOST_BYTES = 6 * 2**20
-"""Of all PNG files on a page; they take a third more as text."""
-COMMON = ("input", "bicubic", "truth")
-"""Versions that no model made: equal ones of several runs are shown once."""
+MAX_BYTES = 6 * 2**20
+"""All PNG files of a page in bytes; as text in the page they take a third more."""
+
+_ORDER = {INPUT: 0, BICUBIC: 1, GROUND_TRUTH: 3}
+_MODEL_ORDER = 2
 
 
 @dataclass(frozen=True)
-class View:
-    """One version of a picture as the page shows it."""
+class ShownVersion:
+    """Version of a test image as the page shows it."""
 
     label: str
     """Model, with its run where there are several."""
     score: str
-    """As text; empty where there is none."""
+    """PSNR as text, empty if unknown."""
     psnr_db: float | None
-    """Of the whole picture."""
+    """PSNR of the whole image."""
     data_uri: str
-    """PNG."""
+    """PNG file as an address."""
 
 
-@dataclass
-class Scene:
-    """One picture with all its versions."""
+@dataclass(frozen=True)
+class ComparedImage:
+    """Crop of a test image with all its versions."""
 
     title: str
-    """Picture and test set."""
+    """Image and test set."""
     height: int
-    """Pixels of the truth."""
+    """Height of the crop in pixels of the GT image."""
     width: int
-    """Likewise."""
-    views: list[View] = field(default_factory=list)
-    """In the order to show them."""
-    left: int = 0
-    """Number of the version that is on the left at first."""
-    right: int = 0
-    """Number of the one on the right."""
+    """Width of the crop in pixels of the GT image."""
+    versions: tuple[ShownVersion, ...]
+    """Versions in the order to show them."""
+    left: int
+    """Index of the version shown on the left at first."""
+    right: int
+    """Index of the version shown on the right at first."""
 
 
-def scenes(runs: Sequence[Run]) -> tuple[list[Scene], int]:
-    """Return the pictures of which two versions are there, and how many were left out for the size of the page.
+def compared_images(runs: Sequence[Run]) -> tuple[list[ComparedImage], int]:
+    """Collect the images that have two versions, those that most runs have first.
 
-    Pieces of one picture are brought together where the truth is the same, byte by byte.
+    Crops of an image in several runs are shown together.
+
+    Returns:
+        The images, and the number of those left out to keep the page small.
     """
-    gathered: dict[tuple, list[tuple[Run, Picture]]] = {}
+    shared: dict[tuple[object, ...], list[tuple[Run, Sample]]] = {}
     for run in runs:
-        for picture in run.pictures:
-            gathered.setdefault(_identity(picture), []).append((run, picture))
-    shown, bytes_left, left_out = [], MOST_BYTES, 0
-    for found in sorted(gathered.values(), key=len, reverse=True):
-        versions = _versions(found, several=len(runs) > 1)
+        for sample in run.samples:
+            shared.setdefault(sample_identity(sample), []).append((run, sample))
+    images = []
+    num_left_out = 0
+    remaining_bytes = MAX_BYTES
+    for same_image in sorted(shared.values(), key=len, reverse=True):
+        versions = label_versions(same_image, several=len(runs) > 1)
         if len(versions) < 2:
-            continue
+            continue  # a divider needs two sides
         size = sum(len(version.png) for _, version in versions)
-        if size > bytes_left:
-            left_out += 1
+        if size > remaining_bytes:
+            num_left_out += 1
             continue
-        bytes_left -= size
-        shown.append(_scene(found[0][1], versions))
-    return shown, left_out
+        remaining_bytes -= size
+        _, sample = same_image[0]
+        images.append(compare_versions(sample, versions))
+    return images, num_left_out
 
 
-def _identity(picture: Picture) -> tuple:
-    truth = next((version.png for version in picture.versions if version.name == "truth"), b"")
-    return picture.set, picture.key, picture.scale, picture.crop, truth
+def sample_identity(sample: Sample) -> tuple[object, ...]:
+    """Key that is equal for samples of the same crop of the same image."""
+    reference = b""
+    for version in sample.versions:
+        if version.name == GROUND_TRUTH:
+            # Two runs may call different images alike, for example after a data set was changed.
+            reference = version.png
+    return sample.test_set, sample.image, sample.scale, sample.crop, reference
 
 
-def _versions(found: Sequence[tuple[Run, Picture]], several: bool) -> list[tuple[str, Version]]:
-    """Return (label, version): inputs first, then the models run by run, the truth last."""
-    labeled: dict[str, Version] = {}
-    for run, picture in found:
-        for version in picture.versions:
-            own = f"{run.name}: {version.name}" if several else version.name
+def label_versions(
+    same_image: Sequence[tuple[Run, Sample]], several: bool
+) -> list[tuple[str, SampleVersion]]:
+    """Label the versions of an image: inputs first, then models by run, the GT image last."""
+    labeled: dict[str, SampleVersion] = {}
+    for run, sample in same_image:
+        for version in sample.versions:
             known = labeled.get(version.name)
-            common = version.name in COMMON and (known is None or known.png == version.png)
-            labeled[version.name if common else own] = version
-    order = {"input": 0, "bicubic": 1, "truth": 3}
-    return sorted(labeled.items(), key=lambda pair: order.get(pair[1].name, 2))
+            is_new = known is None or known.png == version.png
+            # Inputs and GT images that are equal in several runs are shown once.
+            is_shared = version.name in _ORDER and is_new
+            if several and not is_shared:
+                labeled[f"{run.name}: {version.name}"] = version
+            else:
+                labeled[version.name] = version
+    return sorted(labeled.items(), key=lambda item: _ORDER.get(item[1].name, _MODEL_ORDER))
 
 
-def _scene(picture: Picture, versions: Sequence[tuple[str, Version]]) -> Scene:
-    scene = Scene(f"{picture.key}, {picture.set}", *picture.crop[2:])
-    for label, version in versions:
-        score = "" if version.psnr_db is None else f"{number(version.psnr_db, 2)} dB"
-        scene.views.append(View(label, score, version.psnr_db, png_uri(version.png)))
-    names = [version.name for _, version in versions]
-    models = [place for place, name in enumerate(names) if name not in COMMON]
-    scene.left = names.index("bicubic") if "bicubic" in names else 0
-    scene.right = models[-1] if models else len(names) - 1
-    return scene
+def compare_versions(
+    sample: Sample, versions: Sequence[tuple[str, SampleVersion]]
+) -> ComparedImage:
+    """Prepare the labeled versions of an image, and choose the two that are shown at first."""
+    shown = []
+    models = []
+    left = 0
+    for index, (label, version) in enumerate(versions):
+        score = ""
+        if version.psnr_db is not None:
+            score = f"{page_number(version.psnr_db, 2)} dB"
+        shown.append(ShownVersion(label, score, version.psnr_db, png_uri(version.png)))
+        if version.name == BICUBIC:
+            left = index
+        if version.name not in _ORDER:
+            models.append(index)
+    # The last model is the smallest one: what the run is about.
+    right = models[-1] if models else len(versions) - 1
+    _, _, height, width = sample.crop
+    title = f"{sample.image}, {sample.test_set}"
+    return ComparedImage(title, height, width, tuple(shown), left, right)

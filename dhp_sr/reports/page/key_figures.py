@@ -1,145 +1,167 @@
-"""What a reader wants to know of a run first."""
+"""Head of the page: what a run is, how far it came, and its key figures."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dhp_sr.reports.page.baselines import method_of
-from dhp_sr.reports.page.formatting import TIMES, gain, number, percent, score_keys
-from dhp_sr.reports.run import Run, TrainingPoint, ValidationPoint
+from dhp_sr.reports.formatting import (
+    TIMES,
+    CostColumn,
+    cost_columns,
+    kept_percent,
+    page_number,
+    shape_text,
+    signed_difference,
+)
+from dhp_sr.reports.page.baselines import NO_METHOD, method_of
+from dhp_sr.reports.run import Row, Run, TrainingPoint, ValidationPoint, score_keys
 from dhp_sr.reports.scores import scores_of
+
+_TASK_NAMES = {"sr": "super-resolution", "denoise": "denoising"}
 
 
 @dataclass(frozen=True)
-class Fact:
-    """A figure and what it is."""
+class KeyFigure:
+    """Figure with its name."""
 
     label: str
-    """What it is."""
+    """Name of the figure."""
     value: str
-    """The figure."""
+    """The figure with its unit."""
     note: str = ""
-    """What it compares with."""
+    """What it is compared with."""
 
 
 def subtitle(run: Run) -> str:
-    """Return network, task and method in one line."""
-    network = run.options.get("network_g")
-    inner = (
-        network.get("network")
-        if isinstance(network, Mapping) and network.get("type") == "Hyper"
-        else network
-    )
-    kind = str(inner.get("type", "")).removeprefix("Hyper") if isinstance(inner, Mapping) else ""
-    task = {"sr": "super-resolution", "denoise": "denoising"}.get(run.task or "", run.task or "")
+    """Describe network, task and method in one line."""
+    task = _TASK_NAMES.get(run.task or "", run.task or "")
     if run.task == "sr":
         task += f" {TIMES}{run.results.get('scale', run.options.get('scale'))}"
-    method = method_of(run.options) if run.options else ""
-    method = {"none": "not cut", "": ""}.get(method, f"cut by {method}")
-    return ", ".join(part for part in (kind, task, method) if part)
+    method = ""
+    if run.options:
+        method = method_of(run.options)
+        method = "not cut" if method == NO_METHOD else f"cut by {method}"
+    return ", ".join(filter(None, (network_name(run.options), task, method)))
 
 
-def state(run: Run) -> str:
-    """Return how far an unfinished run has come; empty for a finished one."""
+def unfinished_note(run: Run) -> str:
+    """Describe how far an unfinished run has come; empty for a finished one."""
     if run.metrics:
         return ""
     points: list[TrainingPoint | ValidationPoint] = [*run.curves, *run.validation]
-    last = max(points, key=lambda point: point.iteration, default=None)
-    if last is None:
+    if not points:
         return "Not finished: no iteration is recorded yet."
-    total = (
-        run.options.get("train", {}).get("total_iter")
-        if isinstance(run.options.get("train"), Mapping)
-        else None
-    )
-    of = f" of {total:,}" if isinstance(total, int) else ""
-    return f"Not finished: recorded up to iteration {last.iteration:,}{of}, phase {last.phase}."
+    last = max(points, key=lambda point: point.iteration)
+    progress = f"iteration {last.iteration:,}"
+    train_options = run.options.get("train")
+    if isinstance(train_options, Mapping) and isinstance(train_options.get("total_iter"), int):
+        progress += f" of {train_options['total_iter']:,}"
+    return f"Not finished: recorded up to {progress}, phase {last.phase}."
 
 
-def facts(run: Run) -> list[Fact]:
-    """Return the figures of the first cut model against the dense network; of the dense one where nothing was cut."""
-    rows = {row["model"]: row for row in run.results.get("rows", [])}
-    model = next((name for name in rows if name in run.cuts or name.startswith("pruned")), None)
-    if model is None:
-        return _plain(rows["dense"], run) if "dense" in rows else []
-    own, dense = rows[model], rows.get("dense", {})
-    found = [
-        _cost("multiply-adds", "macs", own, dense, 1e9, " G", run),
-        _cost("parameters", "params", own, dense, 1e6, " M", run),
-    ]
-    if own.get("latency_ms"):
-        found.append(_latency(own, dense))
-    return [fact for fact in [*found, _score(own, dense, rows, run)] if fact]
+def input_size(run: Run) -> str:
+    """Channels, height and width of the input that costs are stated for; empty if unknown."""
+    shape = run.results.get("macs_input") or ()
+    return shape_text(shape[1:], f" {TIMES} ")
 
 
-def _plain(row: Mapping[str, Any], run: Run) -> list[Fact]:
-    found = [
-        Fact("multiply-adds", number(row.get("macs"), 3, 1e9) + " G", _size(run)),
-        Fact("parameters", number(row.get("params"), 3, 1e6) + " M"),
-        Fact("latency", number(row.get("latency_ms"), 1) + " ms"),
-    ]
-    score = _score(row, {}, {}, run)
-    return [*found, *([score] if score else [])]
+def key_figures(run: Run) -> list[KeyFigure]:
+    """Compare the first pruned model with the dense network; without one, describe the dense."""
+    rows = {row["model"]: row for row in run.rows}
+    dense = rows.get("dense")
+    pruned = None
+    for row in run.rows:
+        # Saved results have no widths, so their pruned models are known by their names.
+        is_pruned = row["model"] in run.cut_widths or row["model"].startswith("pruned")
+        if is_pruned and pruned is None:
+            pruned = row
+    if pruned is None:
+        return [] if dense is None else dense_figures(dense, run)
+    figures = []
+    for column in cost_columns(run.rows):
+        if not column.kind.is_measured:
+            figures.append(kept_cost(column, pruned, dense or {}, run))
+    if pruned.get("latency_ms"):
+        figures.append(speedup(pruned["latency_ms"], (dense or {}).get("latency_ms")))
+    # The loss of quality is told against the dense network, or else the gain over the input.
+    references = {}
+    if dense is not None:
+        references["the dense network before the search"] = dense
+    for name, row in rows.items():
+        if row.get("macs") is None:
+            references.setdefault(name, row)
+    figures += _main_score(pruned, references, run)
+    return figures
 
 
-def _cost(
-    label: str,
-    key: str,
-    own: Mapping[str, Any],
-    dense: Mapping[str, Any],
-    unit: float,
-    sign: str,
-    run: Run,
-) -> Fact:
-    """Take the kept fraction from the cut's report where the table has no dense network."""
-    value = f"{number(own.get(key), 3, unit)}{sign}"
-    if dense.get(key):
-        return Fact(
-            label,
-            percent(own.get(key), dense[key]),
-            f"{value} of {number(dense[key], 3, unit)}{sign}",
+def network_name(options: Mapping[str, Any]) -> str:
+    """Look up the class of the network in the contents of an option file."""
+    network = options.get("network_g")
+    if isinstance(network, Mapping) and network.get("type") == "Hyper":
+        network = network.get("network")  # the network that is wrapped for the search
+    if not isinstance(network, Mapping):
+        return ""
+    # Our networks are registered for the search under their names with this prefix.
+    return str(network.get("type", "")).removeprefix("Hyper")
+
+
+def dense_figures(dense: Row, run: Run) -> list[KeyFigure]:
+    """Costs and main score of a dense network, for a run that pruned nothing."""
+    figures = []
+    for column in cost_columns(run.rows):
+        note = ""
+        if column.key == "macs" and input_size(run):
+            note = f"for an input of {input_size(run)}"
+        figures.append(
+            KeyFigure(column.kind.label, _with_unit(column, dense.get(column.key)), note)
         )
+    return figures + _main_score(dense, {}, run)
+
+
+def kept_cost(column: CostColumn, pruned: Row, dense: Row, run: Run) -> KeyFigure:
+    """Kept fraction of a cost; the cost itself if the fraction is unknown."""
+    value, dense_value = pruned.get(column.key), dense.get(column.key)
+    text = _with_unit(column, value)
+    if dense_value:
+        note = f"{text} of {_with_unit(column, dense_value)}"
+        return KeyFigure(column.kind.label, kept_percent(value, dense_value), note)
+    # The table of a run from untrained weights has no dense network; its cut reports the ratio.
     achieved = run.results.get("achieved")
-    ratio = achieved.get(f"{key}_ratio") if isinstance(achieved, Mapping) else None
-    return Fact(label, f"{ratio:.1%}" if ratio else value, value if ratio else "")
+    if isinstance(achieved, Mapping) and achieved.get(column.kind.ratio_key):
+        ratio = achieved[column.kind.ratio_key]
+        return KeyFigure(column.kind.label, f"{ratio:.1%}", text)
+    return KeyFigure(column.kind.label, text)
 
 
-def _latency(own: Mapping[str, Any], dense: Mapping[str, Any]) -> Fact:
-    time = f"{number(own['latency_ms'], 1)} ms"
-    if not dense.get("latency_ms"):
-        return Fact("latency", time)
-    return Fact(
-        "latency",
-        f"{dense['latency_ms'] / own['latency_ms']:.2f}{TIMES} faster",
-        f"{time}, dense {number(dense['latency_ms'], 1)} ms",
-    )
+def speedup(latency_ms: float, dense_latency_ms: float | None) -> KeyFigure:
+    """Speedup over the dense network; the latency itself if the dense one is unknown."""
+    text = f"{page_number(latency_ms, 1)} ms"
+    if not dense_latency_ms:
+        return KeyFigure("latency", text)
+    factor = f"{dense_latency_ms / latency_ms:.2f}{TIMES} faster"
+    return KeyFigure("latency", factor, f"{text}, dense {page_number(dense_latency_ms, 1)} ms")
 
 
-def _score(
-    own: Mapping[str, Any], dense: Mapping[str, Any], rows: Mapping[str, Any], run: Run
-) -> Fact | None:
-    """Return the first test set's score, and its distance to the dense network, else to the input."""
-    scores = scores_of(run.task, score_keys(run.results))
-    if not own["sets"] or not scores:
-        return None
-    name, found = next(iter(own["sets"].items()))
+def _main_score(row: Row, references: Mapping[str, Row], run: Run) -> list[KeyFigure]:
+    """Main score on the first test set, and its difference to the first reference that has it."""
+    scores = scores_of(run.task, score_keys(run.rows))
+    if not row["sets"] or not scores:
+        return []
     score = scores[0]
-    label, value = f"{score.name} on {name}", found.get(score.key)
+    set_name, values = next(iter(row["sets"].items()))
+    value = values.get(score.key)
     if value is None:
-        return None
-    shown = f"{number(value, score.digits)} {score.unit}"
-    references = [
-        ("dense", dense),
-        *((other, row) for other, row in rows.items() if row.get("macs") is None),
-    ]
-    for other, row in references:
-        reference = row.get("sets", {}).get(name, {}).get(score.key)
-        if reference is not None:
-            what = "the dense network before the search" if other == "dense" else other
-            return Fact(label, shown, f"{gain(value, reference, score.digits)} against {what}")
-    return Fact(label, shown)
+        return []
+    note = ""
+    for name, reference in references.items():
+        reference_value = reference.get("sets", {}).get(set_name, {}).get(score.key)
+        if reference_value is not None:
+            difference = signed_difference(value, reference_value, score.digits)
+            note = f"{difference} against {name}"
+            break
+    text = f"{page_number(value, score.digits)} {score.unit}"
+    return [KeyFigure(f"{score.name} on {set_name}", text, note)]
 
 
-def _size(run: Run) -> str:
-    size = run.results.get("macs_input")
-    return f"for an input of {f' {TIMES} '.join(str(side) for side in size[1:])}" if size else ""
+def _with_unit(column: CostColumn, value: float | None) -> str:
+    return f"{page_number(value, column.digits, column.kind.divisor)} {column.unit}"

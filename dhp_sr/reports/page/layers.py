@@ -1,120 +1,155 @@
-"""Widths of every layer before and after, and the plan behind them."""
+"""Widths of the layers before and after the cut, and the channel groups behind them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dhp_sr.reports.page.formatting import MISSING
+from dhp_sr.reports.formatting import PAGE_MISSING
 from dhp_sr.reports.run import Run
+from dhp_sr.utils.cost_kinds import ALWAYS_REPORTED
 
 
 @dataclass(frozen=True)
-class Bar:
-    """One layer in one cut model."""
+class LayerWidths:
+    """Widths of a layer in one pruned model."""
 
     model: str
-    """Its name."""
-    into: int
+    """Name of the model."""
+    in_channels: int
     """Input channels."""
-    out: int
+    out_channels: int
     """Output channels."""
-    share: float
-    """Of the widest layer, in percent."""
+    percent: float
+    """Output channels in percent of the widest layer's."""
     weights: str
-    """Kept fraction of its weights."""
+    """Kept fraction of the layer's weights, as text."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer before the cut and in every cut model."""
+    """A layer before the cut and in every pruned model."""
 
     name: str
-    """In the network."""
+    """Name in the network."""
     kind: str
     """Class of the module."""
-    into: int
-    """Input channels."""
-    out: int
-    """Output channels."""
-    share: float
-    """Of the widest layer, in percent."""
-    bars: tuple[Bar, ...]
-    """One for each cut model that has the layer."""
+    in_channels: int
+    """Input channels before the cut."""
+    out_channels: int
+    """Output channels before the cut."""
+    percent: float
+    """Output channels in percent of the widest layer's."""
+    pruned: tuple[LayerWidths, ...]
+    """Widths in each pruned model that has the layer."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Channels that live and die together."""
+    """Coupled channels: a dependency group."""
 
     name: str
-    """Usually the first layer that makes them."""
+    """Name, usually that of the first layer that produces the channels."""
     layers: tuple[str, ...]
-    """All that have these channels; empty where the run kept no plan."""
+    """All layers with these channels; empty for a run without a plan."""
     before: int
-    """Channels of the dense network."""
-    after: tuple[tuple[str, int], ...]
-    """Cut model and its width."""
-    floor: int | None
-    """What no cut goes below; None where the run kept no plan."""
-    shares: tuple[str, ...]
-    """Fractions of multiply-adds and parameters that go when it alone is cut to its floor."""
+    """Width in the dense network."""
+    after: Mapping[str, int]
+    """Pruned model -> width."""
+    min_width: int | None
+    """Smallest width that a cut may leave; None for a run without a plan."""
+    savings: tuple[str, ...]
+    """Fractions of the costs in `ALWAYS_REPORTED` that are saved when the group alone is cut to
+    its minimum width, as text. The plan of a run measures no latency."""
     reason: str
-    """Why it is pinned; empty where it is not."""
+    """Reason why the group is pinned, empty for a prunable one."""
 
 
-def layers(cuts: Mapping[str, Mapping[str, Any]]) -> list[Layer]:
-    """Return the layers of a run, or of several: model -> contents of `widths.json`.
+def layers_of(cut_widths: Mapping[str, Mapping[str, Any]]) -> list[Layer]:
+    """List the layers of a run, or of several.
 
-    Layers have their names and widths from the first model; a model that lacks a layer, or had another one of that name
-    before its cut, has no bar there.
+    Names and widths before the cut are those of the first model. A model that lacks a layer, or
+    had another one of that name before its cut, has no widths there.
+
+    Args:
+        cut_widths: Pruned model -> contents of its widths.json.
     """
-    if not cuts:
+    if not cut_widths:
         return []
-    first = next(iter(cuts.values()))["layers"]
-    widest = max((layer["before"][0] for layer in first), default=1)
-    found = {
-        model: {layer["name"]: layer for layer in widths["layers"]}
-        for model, widths in cuts.items()
-    }
-    return [_layer(layer, found, widest) for layer in first]
-
-
-def _layer(layer: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]], widest: int) -> Layer:
-    out, into = layer["before"]
-    bars = []
-    for model, named in found.items():
-        other = named.get(layer["name"])
-        if other is not None and other["before"] == layer["before"]:
+    layers_by_model = {}
+    for model, widths in cut_widths.items():
+        layers_by_model[model] = by_name(widths["layers"])
+    first_layers = next(iter(cut_widths.values()))["layers"]
+    # All bars have the same scale, that of the widest layer.
+    widest = 1
+    for layer in first_layers:
+        widest = max(widest, layer["before"][0])
+    layers = []
+    for layer in first_layers:
+        out_before, in_before = layer["before"]
+        pruned = []
+        for model, model_layers in layers_by_model.items():
+            other = model_layers.get(layer["name"])
+            # Another width before the cut means another network: its bar would mislead.
+            if other is None or other["before"] != layer["before"]:
+                continue
             out_after, in_after = other["after"]
-            weights = f"{out_after * in_after / (out * into):.0%}"
-            bars.append(Bar(model, in_after, out_after, 100 * out_after / widest, weights))
-    return Layer(layer["name"], layer["kind"], into, out, 100 * out / widest, tuple(bars))
+            # The kernel is the same, so weights are proportional to the product of the channels.
+            weights = f"{out_after * in_after / (out_before * in_before):.0%}"
+            percent = 100 * out_after / widest
+            pruned.append(LayerWidths(model, in_after, out_after, percent, weights))
+        percent = 100 * out_before / widest
+        layers.append(
+            Layer(layer["name"], layer["kind"], in_before, out_before, percent, tuple(pruned))
+        )
+    return layers
 
 
-def groups(run: Run) -> list[Group]:
-    """Return the groups of a run: from its plan, with the widths of its cuts; from the cuts alone in older runs."""
-    planned = {group["name"]: group for group in (run.plan or {}).get("groups", [])}
-    cut = {
-        model: {group["name"]: group for group in widths["groups"]}
-        for model, widths in run.cuts.items()
-    }
-    first: Sequence[Mapping[str, Any]] = next(iter(run.cuts.values()))["groups"] if run.cuts else []
-    names = list(dict.fromkeys([*planned, *(group["name"] for group in first)]))
-    return [_group(name, planned.get(name, {}), cut) for name in names]
+def groups_of(run: Run) -> list[Group]:
+    """List the channel groups of a run, those of its plan first."""
+    planned = by_name((run.plan or {}).get("groups", ()))
+    cut_by_model = {}
+    for model, widths in run.cut_widths.items():
+        cut_by_model[model] = by_name(widths["groups"])
+    # An older run has no plan: its groups are known from its first pruned model alone.
+    first_cut: Mapping[str, Any] = next(iter(cut_by_model.values()), {})
+    groups = []
+    for name in dict.fromkeys([*planned, *first_cut]):
+        cut = {}
+        for model, model_groups in cut_by_model.items():
+            if name in model_groups:
+                cut[model] = model_groups[name]
+        groups.append(merge_group(name, planned.get(name, {}), cut))
+    return groups
 
 
-def _group(name: str, planned: Mapping[str, Any], cut: Mapping[str, Mapping[str, Any]]) -> Group:
-    found = [(model, named[name]) for model, named in cut.items() if name in named]
-    any_cut = found[0][1] if found else {}
-    controls = planned.get("controls") or {}
+def by_name(entries: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Index layers or groups of a JSON file by their names."""
+    return {entry["name"]: entry for entry in entries}
+
+
+def merge_group(
+    name: str, planned: Mapping[str, Any], cut: Mapping[str, Mapping[str, Any]]
+) -> Group:
+    """Merge the description of a group in the plan and in the widths of pruned models.
+
+    Args:
+        name: Name of the group.
+        planned: Group of plan.json, empty for a run without a plan.
+        cut: Pruned model -> group of its widths.json.
+    """
+    # The width and the reason are the same in all of them; a run without a plan has the second.
+    any_cut: Mapping[str, Any] = next(iter(cut.values()), {})
+    shares = planned.get("controls") or {}
+    savings = []
+    for kind in ALWAYS_REPORTED:
+        share = shares.get(kind.name)
+        savings.append(PAGE_MISSING if share is None else f"{share:.1%}")
     return Group(
         name=name,
         layers=tuple(planned.get("members", ())),
         before=planned.get("width", any_cut.get("before")),
-        after=tuple((model, group["after"]) for model, group in found),
-        floor=planned.get("floor"),
-        shares=tuple(
-            f"{controls[kind]:.1%}" if kind in controls else MISSING for kind in ("macs", "params")
-        ),
+        after={model: group["after"] for model, group in cut.items()},
+        min_width=planned.get("floor"),
+        savings=tuple(savings),
         reason=planned.get("reason", any_cut.get("reason", "")),
     )

@@ -1,12 +1,12 @@
-/* Score against cost. */
+/* Draws score against cost, a mark for each network. */
 
-const KINDS = { pruned: "cut networks", dense: "dense networks", control: "controls", published: "published" };
+const KINDS = { pruned: "cut networks", dense: "dense networks", baseline: "baselines", published: "published" };
 
 function mark(parent, kind, x, y) {
   const shapes = {
     dense: ["circle", { cx: x, cy: y, r: 6 }],
     pruned: ["path", { d: `M${x} ${y - 8}L${x + 8} ${y}L${x} ${y + 8}L${x - 8} ${y}Z` }],
-    control: ["rect", { x: x - 5.5, y: y - 5.5, width: 11, height: 11 }],
+    baseline: ["rect", { x: x - 5.5, y: y - 5.5, width: 11, height: 11 }],
     published: ["path", { d: `M${x} ${y - 6}L${x + 6} ${y + 5}L${x - 6} ${y + 5}Z` }],
   };
   return draw(parent, shapes[kind][0], { ...shapes[kind][1], class: kind });
@@ -44,19 +44,19 @@ function startScatter(chart, section) {
       paint(figure.clientWidth);
     });
   }
-  const paint = (width) => paintScatter(chart, choice, figure, section.querySelector("#cost-note"), width);
+  const paint = (width) => drawScatter(chart, choice, figure, section.querySelector("#cost-note"), width);
   repaint(figure, paint);
 }
 
-function paintScatter(chart, choice, figure, note, width) {
-  const cost = chart.costs.find((one) => one.key === choice.cost);
-  const score = chart.scores.find((one) => one.key === choice.score);
+function drawScatter(chart, choice, figure, note, width) {
+  const cost = chart.costs.find((kind) => kind.key === choice.cost);
+  const score = chart.scores.find((kind) => kind.key === choice.score);
   const value = (point) => point.sets[choice.set]?.[choice.score];
   const usable = (point) => point[cost.key] != null && value(point) != null;
   const points = chart.points.filter((point) => usable(point) && !choice.hidden.has(point.kind));
   const inputs = chart.inputs.map((input) => [input.label, input.sets[choice.set]?.[choice.score]]);
   figure.replaceChildren();
-  tellAbout(chart, inputs, score, cost, usable, note);
+  writeNote(chart, inputs, score, cost, usable, note);
   if (!points.length) return void element(figure, "p", "note", "No network has these figures.");
 
   const size = frame(width, Math.max(280, Math.min(420, width * 0.5)), 56);
@@ -77,21 +77,21 @@ function paintScatter(chart, choice, figure, note, width) {
     draw(svg, "line", { class: "reference", x1: size.box.left, x2: size.box.right, y1: y.at(reached), y2: y.at(reached) });
     draw(svg, "text", { x: size.box.right, y: y.at(reached) - 5, "text-anchor": "end" }, label);
   }
-  const place = (point) => [x.at(point[cost.key] / cost.unit), y.at(value(point))];
+  const position = (point) => [x.at(point[cost.key] / cost.unit), y.at(value(point))];
   for (const dense of points.filter((point) => point.kind === "dense")) {
-    for (const cut of points.filter((point) => point.run === dense.run && point.kind === "pruned")) {
-      const [[x1, y1], [x2, y2]] = [place(dense), place(cut)];
+    for (const pruned of points.filter((point) => point.run === dense.run && point.kind === "pruned")) {
+      const [[x1, y1], [x2, y2]] = [position(dense), position(pruned)];
       draw(svg, "line", { class: "link", x1, y1, x2, y2 });
     }
   }
-  const order = { published: 0, control: 1, dense: 2, pruned: 3 };
-  points.sort((one, other) => order[one.kind] - order[other.kind]);
+  const order = { published: 0, baseline: 1, dense: 2, pruned: 3 };
+  points.sort((first, second) => order[first.kind] - order[second.kind]);
   const stops = points.map((point) => {
-    const [left, down] = place(point);
+    const [left, down] = position(point);
     return { x: left, y: down, mark: mark(svg, point.kind, left, down), lines: describe(point, choice, chart, score), point };
   });
   label(svg, size, stops);
-  cursor(figure, svg, size, stops.sort((one, other) => one.x - other.x), false);
+  cursor(figure, svg, size, stops.sort((first, second) => first.x - second.x), false);
 }
 
 function frame(width, height, left) {
@@ -108,10 +108,10 @@ function describe(point, choice, chart, score) {
   return lines;
 }
 
-/* Names beside the points where there is room, those of the runs first; the cursor tells all of them. */
+/* Writes names beside the points where there is space, those of the runs first; the cursor shows all of them. */
 function label(svg, size, stops) {
   const taken = stops.map((stop) => ({ left: stop.x - 7, right: stop.x + 7, top: stop.y - 7, bottom: stop.y + 7 }));
-  const free = (box, own) => taken.every((other, index) => index === own || box.right < other.left || box.left > other.right || box.bottom < other.top || box.top > other.bottom);
+  const isFree = (box, ownIndex) => taken.every((other, index) => index === ownIndex || box.right < other.left || box.left > other.right || box.bottom < other.top || box.top > other.bottom);
   for (const [index, stop] of [...stops.entries()].reverse()) {
     const quiet = stop.point.kind === "published";
     if (quiet && !stop.point.short) continue;
@@ -119,7 +119,7 @@ function label(svg, size, stops) {
     const width = text.getComputedTextLength();
     const sides = [stop.x + 13, stop.x - 13 - width].filter((left) => left >= size.box.left && left + width <= size.box.right);
     const boxes = sides.map((left) => ({ left, right: left + width, top: stop.y - 7, bottom: stop.y + 7 }));
-    const box = boxes.find((one) => free(one, index));
+    const box = boxes.find((candidate) => isFree(candidate, index));
     if (!box) text.remove();
     else {
       text.setAttribute("x", box.left);
@@ -128,11 +128,11 @@ function label(svg, size, stops) {
   }
 }
 
-function tellAbout(chart, inputs, score, cost, usable, note) {
+function writeNote(chart, inputs, score, cost, usable, note) {
   const known = inputs.filter(([, value]) => value != null).map(([name, value]) => `${name} ${value.toFixed(score.digits)}`);
-  const parts = known.length ? [`Without a network: ${known.join(", ")}.`] : [];
+  const sentences = known.length ? [`Without a network: ${known.join(", ")}.`] : [];
   const published = chart.points.filter((point) => point.kind === "published");
-  if (published.length && !published.some(usable)) parts.push(`No published figures for this choice${cost.key === "latency_ms" ? ": they were measured on other hardware" : ""}.`);
-  if (!chart.points.some((point) => point.kind === "control")) parts.push("No controls (uniform, random, magnitude) of the same network lie beside this run.");
-  note.textContent = parts.join(" ");
+  if (published.length && !published.some(usable)) sentences.push(`No published figures for this choice${cost.key === "latency_ms" ? ": they were measured on other hardware" : ""}.`);
+  if (!chart.points.some((point) => point.kind === "baseline")) sentences.push("No baselines (uniform, random, magnitude) of the same network are in the folder of this run.");
+  note.textContent = sentences.join(" ");
 }

@@ -1,5 +1,5 @@
 const data = JSON.parse(document.getElementById("data").textContent);
-if (data.chart) startScatter(data.chart, document.getElementById("cost"));
+if (data.scatter) startScatter(data.scatter, document.getElementById("cost"));
 if (data.curves?.charts.length) startCurves(data.curves, document.getElementById("curves"));
-if (document.getElementById("pictures")) startSlider(document.getElementById("pictures"));
-for (const section of document.getElementsByClassName("latents")) startHeat(section);
+if (document.getElementById("images")) startImageComparison(document.getElementById("images"));
+for (const section of document.getElementsByClassName("latents")) startHeatMaps(section);

@@ -89,7 +89,7 @@ function cursor(figure, svg, size, stops, byColumn) {
     const stop = stops[index];
     stop.mark?.classList.add("active");
     tip.replaceChildren();
-    stop.lines.forEach((text, place) => element(tip, place ? "div" : "b", "", text));
+    stop.lines.forEach((text, index) => element(tip, index ? "div" : "b", "", text));
     tip.hidden = false;
     const factor = svg.getBoundingClientRect().width / size.width;
     const x = stop.x * factor;
@@ -104,7 +104,7 @@ function cursor(figure, svg, size, stops, byColumn) {
     const factor = size.width / frame.width;
     const [x, y] = [(event.clientX - frame.left) * factor, (event.clientY - frame.top) * factor];
     const distance = (stop) => Math.abs(stop.x - x) + (byColumn ? 0 : Math.abs(stop.y - y));
-    const best = stops.reduce((found, stop, index) => (distance(stop) < distance(stops[found]) ? index : found), 0);
+    const best = stops.reduce((nearestIndex, stop, index) => (distance(stop) < distance(stops[nearestIndex]) ? index : nearestIndex), 0);
     if (byColumn || distance(stops[best]) < 60) show(best);
     else leave();
   };

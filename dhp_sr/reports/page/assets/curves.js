@@ -1,9 +1,9 @@
-/* Curves over the iterations. */
+/* Draws the curves of training and validation over the iterations. */
 
 function startCurves(curves, section) {
-  const place = section.querySelector(".charts");
+  const charts = section.querySelector(".charts");
   for (const chart of curves.charts) {
-    const holder = element(place, "div");
+    const holder = element(charts, "div");
     element(holder, "h3", "", chart.title);
     const figure = element(holder, "figure", "chart");
     if (chart.lines.length > 1) {
@@ -15,18 +15,18 @@ function startCurves(curves, section) {
         element(key, "span", "", line.label);
       });
     }
-    repaint(figure, (width) => paintLines(chart, curves.phases, figure, width));
+    repaint(figure, (width) => drawCurves(chart, curves.phases, figure, width));
   }
 }
 
-function paintLines(chart, phases, figure, width) {
+function drawCurves(chart, phases, figure, width) {
   figure.replaceChildren();
   const all = chart.lines.flatMap((line) => line.points);
   const size = frame(width, Math.max(210, Math.min(270, width * 0.52)), 56);
   const end = Math.max(...all.map(([iteration]) => iteration), ...phases.map((phase) => phase.end));
   const x = linear(0, end || 1, size.box.left, size.box.right, width < 500 ? 3 : 5);
-  const y = vertical(chart, all.map(([, value]) => value), size);
-  size.bands = (svg) => shade(svg, phases, x, size);
+  const y = verticalScale(chart, all.map(([, value]) => value), size);
+  size.bands = (svg) => shadePhases(svg, phases, x, size);
   const svg = axes(figure, size, x, y, { x: "iterations", y: "", description: `${chart.title}. Arrow keys step along the iterations.` });
   chart.lines.forEach((line) => {
     const path = line.points.map(([iteration, value]) => `${x.at(iteration).toFixed(1)} ${y.at(value).toFixed(1)}`).join("L");
@@ -35,10 +35,10 @@ function paintLines(chart, phases, figure, width) {
       for (const [iteration, value] of line.points) draw(svg, "circle", { class: `s${line.style % 6}`, cx: x.at(iteration), cy: y.at(value), r: 2, fill: "none" });
     }
   });
-  cursor(figure, svg, size, steps(chart, x, y), true);
+  cursor(figure, svg, size, cursorStops(chart, x, y), true);
 }
 
-function vertical(chart, values, size) {
+function verticalScale(chart, values, size) {
   const [low, high] = [Math.min(...values), Math.max(...values)];
   const { bottom, top } = size.box;
   if (chart.fraction) return { ...linear(0, 1, bottom, top, 4), write: (value) => `${Math.round(value * 100)} %` };
@@ -47,7 +47,7 @@ function vertical(chart, values, size) {
   return linear(low - pad, high + pad, bottom, top, 4);
 }
 
-function shade(svg, phases, x, size) {
+function shadePhases(svg, phases, x, size) {
   phases.forEach((phase, index) => {
     const [from, to] = [x.at(phase.start), x.at(phase.end)];
     draw(svg, "rect", { class: `band ${index % 2 ? "odd" : ""}`, x: from, y: size.box.top, width: to - from, height: size.box.bottom - size.box.top });
@@ -55,15 +55,15 @@ function shade(svg, phases, x, size) {
   });
 }
 
-function steps(chart, x, y) {
-  const found = new Map();
+function cursorStops(chart, x, y) {
+  const stops = new Map();
   for (const line of chart.lines) {
     for (const [iteration, value] of line.points) {
       const text = chart.fraction ? `${(value * 100).toFixed(1)} %` : Number(value.toPrecision(5));
-      const stop = found.get(iteration) || { x: x.at(iteration), y: y.at(value), lines: [`iteration ${withCommas(iteration, 0)}`] };
+      const stop = stops.get(iteration) || { x: x.at(iteration), y: y.at(value), lines: [`iteration ${withCommas(iteration, 0)}`] };
       stop.lines.push(`${line.label}: ${text}`);
-      found.set(iteration, stop);
+      stops.set(iteration, stop);
     }
   }
-  return [...found.keys()].sort((one, other) => one - other).map((key) => found.get(key));
+  return [...stops.keys()].sort((first, second) => first - second).map((key) => stops.get(key));
 }

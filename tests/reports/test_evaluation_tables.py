@@ -1,6 +1,6 @@
-"""The text about finished models, whole, from a result written by hand."""
+"""Tables of finished models, from a result written by hand."""
 
-from dhp_sr.reports.evaluation import evaluation_text
+from dhp_sr.reports.tables import evaluation_text
 
 SCORES = {"psnr_y_db": 30.0, "ssim_y": 0.9, "psnr_rgb_db": 28.5, "ssim_rgb": 0.88}
 COST = {
@@ -12,18 +12,18 @@ COST = {
 }
 
 
-def result(task="sr", **more):
+def evaluation(task="sr", **more):
     inputs = {
         "model": "bicubic",
         "sets": {"A": {**SCORES, "images": 1}},
         "images": {"A": [{"image": "x", **SCORES}]},
     }
-    better = {**SCORES, "psnr_y_db": 31.25}
+    pruned_scores = {**SCORES, "psnr_y_db": 31.25}
     costs = {"128x128": {**COST, "input": [1, 3, 128, 128], "macs": 2_870_000_000}, "256x256": COST}
     model = {
         "model": "pruned",
-        "sets": {"A": {**better, "images": 1}},
-        "images": {"A": [{"image": "x", **better}]},
+        "sets": {"A": {**pruned_scores, "images": 1}},
+        "images": {"A": [{"image": "x", **pruned_scores}]},
         "runtime": "torch",
         "costs": costs,
         "macs": 2_870_000_000,
@@ -56,11 +56,11 @@ MEASURED = {
 
 
 def test_everything(golden):
-    golden("evaluation.txt", evaluation_text(result(**MEASURED)))
+    golden("evaluation.txt", evaluation_text(evaluation(**MEASURED)))
 
 
 def test_what_was_not_measured_is_left_out():
-    text = evaluation_text(result(), images=False)
+    text = evaluation_text(evaluation(), images=False)
     assert "Time" not in text.split("NTIRE")[0] and "memory" not in text
     assert "\nx " not in text and "mean" in text
     ntire = text.splitlines()[-1].split()
@@ -68,10 +68,10 @@ def test_what_was_not_measured_is_left_out():
 
 
 def test_the_challenge_is_about_super_resolution():
-    assert "NTIRE" not in evaluation_text(result(task="denoise"))
+    assert "NTIRE" not in evaluation_text(evaluation(task="denoise"))
 
 
 def test_unknown_costs_are_dashes():
     unknown = {**COST, "macs": None, "params": None, "activations": None, "convs": None}
-    text = evaluation_text(result(costs={"256x256": unknown}))
+    text = evaluation_text(evaluation(costs={"256x256": unknown}))
     assert "- / -" in text
