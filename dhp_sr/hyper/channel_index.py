@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from dhp_sr.channels.plan import ChannelPlan
 
 AxisVectors = dict[str, dict[int, Tensor]]
-"""Weight name -> axis -> one value per entry along that axis."""
+"""Weight name -> axis -> values of the entries along that axis."""
 
 
 class ChannelIndex(nn.Module):
@@ -26,12 +26,13 @@ class ChannelIndex(nn.Module):
         """Weight name -> axis -> number of its index among the buffers."""
         numbers: dict[tuple[int, ...], int] = {}
         for axis in plan.axes:
-            # entries of pinned channels point behind the prunable ones, at plan.size
+            # Entries of pinned channels point behind the prunable channels, at plan.size.
             has_prunable = bool((axis.index < plan.size).any())
             if not has_prunable or axis.tensor not in plan.parameters:
                 continue
             number = numbers.setdefault(tuple(axis.index.tolist()), len(numbers))
             self._index_of_axis.setdefault(axis.tensor, {})[axis.dim] = number
+        # Not in the state dict: the plan determines them.
         for index, number in numbers.items():
             tensor = torch.tensor(index, device=device)
             self.register_buffer(f"index_{number}", tensor, persistent=False)
@@ -40,7 +41,7 @@ class ChannelIndex(nn.Module):
         """Return the values along every axis with prunable channels.
 
         Args:
-            values: (plan.size + 1,) one value per prunable channel, and behind them the value of
+            values: (plan.size + 1,) values of the prunable channels, and behind them the value of
                 all pinned channels.
         """
         gathered = [values[index] for index in self.buffers()]
@@ -51,7 +52,7 @@ class ChannelIndex(nn.Module):
 
 
 def align_to_axis(vector: Tensor, rank: int, dim: int) -> Tensor:
-    """Return a vector reshaped to `rank` axes, so that it broadcasts along axis `dim` of a weight."""
+    """Return a vector as a tensor of `rank` axes that varies along `dim`, to multiply a weight."""
     shape = [1] * rank
     shape[dim] = -1
     return vector.reshape(shape)

@@ -20,7 +20,7 @@ def convert(
     *,
     prune_residual: bool = True,
 ) -> HyperNet:
-    """Convert a network, fresh or trained, to one with latents, masks and generated weights.
+    """Convert a network, untrained or trained, to a hyper network.
 
     With all latents at 1, as after conversion, the result computes what the network does.
 
@@ -49,7 +49,7 @@ def convert(
         )
     plan = make_plan(network, example_input, exclude, prune_residual=prune_residual)
     copied = copy.deepcopy(network)
-    # taken now, for the full parametrization freezes the weights that it generates
+    # Collected before the full parametrization freezes the weights that it generates.
     frozen = [name for name, weight in copied.named_parameters() if not weight.requires_grad]
     parametrization = build_parametrization(parametrisation, copied, plan)
     return HyperNet(copied, plan, parametrization, example_input[:1], frozen=frozen)
@@ -59,7 +59,7 @@ def convert(
 def init_like_paper(hyper: HyperNet) -> None:
     """Initialize a network as the paper does, whatever it had learned.
 
-    Latents are drawn from N(0, 1), hypernetworks by "hyperfan-in", the biases of convolutions are 0.
+    Latents are drawn from N(0, 1), hypernetworks by "hyperfan-in"; biases of convolutions are 0.
 
     Raises:
         ValueError: The network was not converted with `full`.
@@ -70,6 +70,7 @@ def init_like_paper(hyper: HyperNet) -> None:
         latent.normal_()
     weights = dict(hyper.network.named_parameters())
     hyper.parametrization.init_like_paper(weights)
+    # The reference code zeroes the biases of convolutions and leaves norms at their defaults.
     for name, weight in weights.items():
         module = hyper.network.get_submodule(name.rpartition(".")[0])
         is_conv_bias = name.endswith("bias") and isinstance(module, nn.Conv2d)

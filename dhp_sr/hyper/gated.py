@@ -19,7 +19,7 @@ class Gated(Parametrization):
     """W = V * z_in: a channel's latent acts where a weight reads the channel, and nowhere else.
 
     Only there does a gate of 0 still get a gradient. Behind a norm and a ReLU, a channel that is
-    zeroed where it is produced has no gradient; one that is scaled at both ends has that of z
+    zeroed where it is produced has no gradient; scaled at both ends, it has the gradient of z
     squared, which is 0 at z = 0. Norms and depthwise layers in between work on the open channel,
     and their result is gated where it is read.
 
@@ -34,12 +34,13 @@ class Gated(Parametrization):
 
     def __init__(self, plan: ChannelPlan, gate_all_axes: Collection[str] = ()) -> None:
         super().__init__()
-        # weights have their input channels along the other of the first two axes; that of a
-        # depthwise layer has no channels, as it passes on those of its input
+        # Input channels lie along the other of a weight's first two axes. In a depthwise layer that
+        # axis has no channels, so it gates nothing: the layer after it reads the channel.
         self._reading_axes = {(layer.weight, 1 - layer.out_dim) for layer in plan.layers}
         self._fully_gated: dict[tuple[str, int], Tensor] = {}
         """(parameter, axis) -> entries along it whose latents act there as well, bool."""
         if gate_all_axes:
+            # The last entry stands for all pinned channels, which are never gated.
             is_fully_gated = torch.zeros(plan.size + 1, dtype=torch.bool)
             for group in plan.prunable:
                 is_fully_gated[group.span] = group.name in gate_all_axes
@@ -49,7 +50,11 @@ class Gated(Parametrization):
     def forward(
         self, weights: Mapping[str, Tensor], scales: AxisVectors, masks: AxisVectors
     ) -> dict[str, Tensor]:
-        """Return every parameter with prunable channels, gated where it reads, masked everywhere."""
+        """Return every parameter with prunable channels, gated along its input axis and masked.
+
+        Unlike in the factored form these include biases and norm vectors, as a group that is gated
+        along all axes needs them.
+        """
         generated = {}
         for name, vectors in scales.items():
             weight = weights[name]
@@ -57,6 +62,7 @@ class Gated(Parametrization):
             for dim, scale in vectors.items():
                 reads = (name, dim) in self._reading_axes
                 factors[dim] = scale if reads else masks[name][dim].to(weight.dtype)
+                # An axis may hold channels of several groups, after a concatenation.
                 if (name, dim) in self._fully_gated:
                     is_fully_gated = self._fully_gated[name, dim].to(scale.device)
                     factors[dim] = torch.where(is_fully_gated, scale, factors[dim])
@@ -83,12 +89,13 @@ def use_gates(hyper: HyperNet) -> tuple[str, ...]:
     """
     if not isinstance(hyper.parametrization, Factored):
         raise ValueError("gates need parametrization 'factored'")
+    # In training mode, dropout would differ between two forwards, and running statistics change.
     was_training = hyper.training
     hyper.eval()
     hyper.parametrization = Gated(hyper.plan)
     names = [group.name for group in hyper.plan.prunable]
     gate_all_axes: tuple[str, ...] = ()
-    # all groups at once first, for one by one takes two forwards for each
+    # All groups together first: each comparison takes two forwards, and nearly always they agree.
     if not _gating_equals_masking(hyper, names):
         gate_all_axes = tuple(name for name in names if not _gating_equals_masking(hyper, [name]))
         hyper.parametrization = Gated(hyper.plan, gate_all_axes)
@@ -102,6 +109,7 @@ def _gating_equals_masking(hyper: HyperNet, groups: list[str]) -> bool:
     mask_before = hyper.mask.clone()
     keep = {}
     for name in groups:
+        # Every other channel, not all: a network of zeros agrees with itself in any case.
         indices = torch.arange(hyper.latents[name].numel(), device=x.device)
         keep[name] = indices % 2 == 0
         hyper.latents[name].copy_(keep[name])

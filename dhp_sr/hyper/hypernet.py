@@ -1,4 +1,4 @@
-"""A network whose weights are generated from latent vectors, one for each group of channels."""
+"""Hyper network: a network whose weights are generated from a latent vector per channel group."""
 
 from collections.abc import Collection, Iterator, Mapping
 
@@ -29,7 +29,7 @@ class HyperNet(nn.Module):
     training and in evaluation.
 
     Args:
-        network: The plain network; owned by the hyper network from now on.
+        network: The plain network; the hyper network keeps it and changes its parameters.
         plan: Its plan.
         parametrization: Generates its weights from the latents.
         example_input: One input; costs are counted for it.
@@ -37,7 +37,7 @@ class HyperNet(nn.Module):
     """
 
     mask: Tensor
-    """Kept channels of all groups one after the other, bool, shape (plan.size,)."""
+    """Kept channels of all prunable groups, concatenated; bool, shape (plan.size,)."""
 
     def __init__(
         self,
@@ -49,10 +49,13 @@ class HyperNet(nn.Module):
         frozen: Collection[str] = (),
     ) -> None:
         super().__init__()
+        # Not read from requires_grad later: a parametrization may freeze what it generates, and a
+        # search may freeze all weights for a while.
         self._frozen = frozenset(frozen)
         self.network = network
         self.plan = plan
         self.parametrization = parametrization
+        # A list, not a ParameterDict: names of groups have dots, which keys of modules must not.
         self._latents = nn.ParameterList()
         for group in plan.prunable:
             self._latents.append(nn.Parameter(example_input.new_ones(group.width)))
@@ -65,32 +68,39 @@ class HyperNet(nn.Module):
         self._canonical_names = parameter_names_by_path(network)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Call the network with generated weights; the arguments are those of its own call."""
+        """Call the network with generated weights; it takes the same arguments as the network."""
         generated = self.generate()
         weights = {name: generated[first] for name, first in self._canonical_names.items()}
-        # every name is given, so nothing is left to tie; functional_call's own tying would leave
-        # generated tensors behind in a module that has two names
+        # Parameters that two modules share are given under both names. With tie_weights=True,
+        # functional_call would find them itself, but leave generated tensors behind in a module
+        # that has two names.
         return functional_call(self.network, weights, inputs, tie_weights=False)
 
     def generate(self) -> dict[str, Tensor]:
         """Return all parameters of the plain network, generated and masked, by name.
 
-        Weights keep their own precision, under autocast as well.
+        Weights keep their precision, under autocast as well.
         """
+        # Autocast would run the einsum of the full parametrization in half precision.
         with torch.autocast(self.mask.device.type, enabled=False):
-            # one more entry stands for all pinned channels: kept, with a latent of 1
+            # A last entry stands for all pinned channels: kept, with a latent of 1.
             kept = self.mask.new_ones(1)
             mask = torch.cat((self.mask, kept))
             latent = kept
+            # torch.cat does not take an empty list of latents.
             if self.plan.size:
                 latent = torch.cat((*self._latents, kept.to(self._latents[0].dtype)))
             masks = self._channel_index.gather(mask)
+            # Masks multiply the latents as well, so that a pruned channel is 0 for every
+            # parametrization whatever its latent is, and its gradient is 0 with it.
             scales = self._channel_index.gather(latent * mask)
             weights: dict[str, Tensor] = dict(self.network.named_parameters())
             generated = self.parametrization(weights, scales, masks)
             for name, weight in weights.items():
                 if name in generated:
                     continue
+                # Biases and norm vectors: a pruned channel must not be shifted away from 0, or
+                # the masked network would not be the cut one.
                 for dim, axis_mask in masks.get(name, {}).items():
                     aligned = align_to_axis(axis_mask.to(weight.dtype), weight.dim(), dim)
                     weight = weight * aligned
@@ -116,7 +126,7 @@ class HyperNet(nn.Module):
                 named keep their masks. Pinned groups may be named, with all channels kept.
 
         Raises:
-            ValueError: An unknown group, a wrong shape, a mask that keeps nothing, or one that
+            ValueError: An unknown group, a wrong shape, a mask that keeps nothing, or a mask that
                 prunes a pinned group.
         """
         groups = {group.name: group for group in self.plan.groups}
@@ -182,7 +192,7 @@ class HyperNet(nn.Module):
         scores: Mapping[str, Tensor] | None = None,
         **keep_ratio: float | None,
     ) -> BudgetReport:
-        """Set the masks so that a budget is met: `hyper.prune_to(macs=0.5)`.
+        """Set the masks so that a budget is met, as in `hyper.prune_to(macs=0.5)`.
 
         Args:
             tolerance: Largest distance from the fraction to keep, for latency as a fraction of it.
@@ -191,7 +201,7 @@ class HyperNet(nn.Module):
             min_width: Minimum width of every layer of a prunable group; default: `round_to`.
             scores: Group name -> (width,), larger = keep, comparable between groups; default:
                 |latent|.
-            **keep_ratio: Exactly one kind of `COST_KINDS`, and the fraction of the dense network's
+            **keep_ratio: A single kind of `COST_KINDS`, and the fraction of the dense network's
                 cost to keep, in (0, 1]. `macs`: multiply-adds. `params`: parameters. `latency`:
                 measured time; networks are cut and timed until it is met, by the benchmark given
                 to `use_latency`, or at the example's size, on its device, with 1 CPU thread.
@@ -202,17 +212,16 @@ class HyperNet(nn.Module):
         Raises:
             BudgetError: The budget cannot be met, with the reason.
             TypeError: A keyword that is no cost kind.
-            ValueError: Not exactly one budget is given, or scores of a wrong shape.
+            ValueError: No budget or several are given, or scores of a wrong shape.
         """
         kinds = ", ".join(COST_KINDS)
         for name in keep_ratio:
             if name not in COST_KINDS:
                 raise TypeError(f"prune_to: expected a cost kind of {kinds}, found {name!r}")
-        given = [(kind, ratio) for kind, ratio in keep_ratio.items() if ratio is not None]
+        given = {kind: ratio for kind, ratio in keep_ratio.items() if ratio is not None}
         if len(given) != 1:
-            values = ", ".join(f"{kind}={ratio}" for kind, ratio in given)
-            raise ValueError(f"give exactly one of {kinds}; found {values or 'none'}")
-        kind, ratio = given[0]
+            raise ValueError(f"expected a single budget of {kinds}, found {given or 'none'}")
+        kind, ratio = next(iter(given.items()))
         budget = Budget.from_target(kind, ratio, tolerance, round_to, min_width)
         flat_scores = None if scores is None else join_groups(self.plan, scores)
         return self.prune_to_budget(budget, flat_scores)
@@ -242,6 +251,8 @@ class HyperNet(nn.Module):
             return BudgetReport.from_mask(self.plan, self.mask, budget, self._costs)
         if budget.kind not in self._costs.kinds:
             self.use_latency(LatencyBenchmark(self.random_input()))
+        # Each measurement sets the masks and cuts a network; after a failure the previous masks
+        # must be back, for a caller may go on with another budget.
         mask_before = self.mask.clone()
         try:
             mask, measured = allocate_measured_widths(
@@ -254,7 +265,7 @@ class HyperNet(nn.Module):
         return BudgetReport.from_mask(self.plan, self.mask, budget, self._costs, measured)
 
     def _measured_latency_ratio(self, mask: Tensor) -> float:
-        """Return the time of the network cut to a mask relative to the dense one; sets the mask."""
+        """Return the time of the network cut to a mask, as a fraction of the dense network's."""
         assert self._latency_benchmark is not None, "costs with latency come from a benchmark"
         self.mask.copy_(mask)
         return self._latency_benchmark.ratio(self.cut(check=False), self.network)
@@ -270,12 +281,13 @@ class HyperNet(nn.Module):
             check: Compare it with the masked network on a random input of the example's shape.
 
         Raises:
-            CutError: The cut network does not compute what the masked one does.
+            CutError: Cut and masked network compute different outputs.
         """
         with torch.no_grad():
             small = cut(self.network, self.plan, self.mask, self.generate())
         if check:
             check_cut(self, small, self.random_input())
+        # A generated weight is a copy without history; whether it is trained is stated anew.
         for name, parameter in small.named_parameters():
             parameter.requires_grad_(name not in self._frozen)
         return small
@@ -301,6 +313,6 @@ def _check_mask(group: Group, mask: Tensor) -> None:
             f"the mask of {group.name} must have shape ({group.width},), found {shape}"
         )
     if not mask.any():
-        raise ValueError(f"the mask of {group.name} keeps nothing; keep at least one channel")
+        raise ValueError(f"the mask of {group.name} keeps no channel")
     if not group.prunable and not mask.all():
         raise ValueError(f"group {group.name} is pinned ({group.reason}) and cannot be pruned")

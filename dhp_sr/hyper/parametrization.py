@@ -48,8 +48,8 @@ class Factored(Parametrization):
         for name, vectors in scales.items():
             weight = weights[name]
             if weight.dim() >= 2:
-                # latents are small beside a kernel: multiplied with each other first, they cost one
-                # pass over the weight and no copy of it
+                # Latents are small beside a kernel: multiplied with each other first, they cost a
+                # single pass over the weight and no copy of it.
                 generated[name] = weight * outer_product(vectors, weight.dim())
         return generated
 
@@ -60,7 +60,7 @@ def outer_product(vectors: Mapping[int, Tensor], rank: int) -> Tensor:
     for dim, vector in vectors.items():
         aligned = align_to_axis(vector, rank, dim)
         product = aligned if product is None else product * aligned
-    assert product is not None, "a weight with prunable channels has at least one such axis"
+    assert product is not None, "a weight with prunable channels has an axis of them"
     return product
 
 
@@ -126,7 +126,7 @@ def _first_two_axes(vectors: Mapping[int, Tensor], weight: Tensor) -> tuple[Tens
 
 
 class HyperLayer(nn.Module):
-    """The hypernetwork of one weight.
+    """The hypernetwork of a single weight.
 
     Args:
         weight: (O, I, ...) the weight to generate at z = 1. Of a transposed convolution it is
@@ -140,7 +140,8 @@ class HyperLayer(nn.Module):
         num_out, num_in, kernel_size = target_OIK.shape
         embedding_OIM = weight.new_empty(num_out, num_in, embedding_size)
         embedding_OIM.uniform_(-math.sqrt(3), math.sqrt(3))
-        # least-norm solution of W2 . E = W with E = W1, for z = 1 and biases 0
+        # Least-norm solution of W2 . E = W with E = W1, which holds for z = 1 and biases of 0. So
+        # conversion keeps what a trained network has learned; the paper starts from random values.
         inverse_OIM = embedding_OIM / embedding_OIM.square().sum(-1, keepdim=True)
         explicit_OIKM = target_OIK[..., None] * inverse_OIM[:, :, None, :]
         self.latent_bias = nn.Parameter(weight.new_zeros(num_out, num_in))
@@ -163,6 +164,7 @@ class HyperLayer(nn.Module):
         Reference:
             Chang et al., Principled Weight Initialization for Hypernetworks, ICLR 2020.
         """
+        # Uniform in (-sqrt(3), sqrt(3)) has variance 1, so an embedding at z = 1 has it too.
         self.embedding_weight.uniform_(-math.sqrt(3), math.sqrt(3))
         embedding_size = self.embedding_weight.shape[-1]
         bound = math.sqrt(3 / (embedding_size * fan_in))
@@ -179,12 +181,10 @@ def build_parametrization(name: str, network: nn.Module, plan: ChannelPlan) -> P
     """Return a parametrization by name.
 
     Raises:
-        ValueError: The name is not one of `PARAMETRIZATIONS`.
+        ValueError: The name is not in `PARAMETRIZATIONS`.
     """
     if name == "factored":
         return Factored()
     if name == "full":
         return Full(network, plan)
-    raise ValueError(
-        f"parametrization must be one of {', '.join(PARAMETRIZATIONS)}, found {name!r}"
-    )
+    raise ValueError(f"expected a parametrization of {', '.join(PARAMETRIZATIONS)}, found {name!r}")

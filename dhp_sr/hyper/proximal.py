@@ -20,7 +20,7 @@ def soft_threshold(value: Tensor, threshold: Tensor | float) -> Tensor:
 
 
 class AdamPreconditioner:
-    """The moments of Adam for one vector, and the soft threshold in its metric.
+    """The moments of Adam for a vector, and the soft threshold in its metric.
 
     A step of Adam minimizes <g, z> + ||z - z_t||_D^2 / (2 lr), g the first moment, with the
     diagonal preconditioner D = sqrt(second moment) + eps. With an l1 penalty lambda * sum_i c_i
@@ -47,7 +47,7 @@ class AdamPreconditioner:
         self._second_moment = torch.zeros(size)
 
     def update(self, gradient: Tensor) -> None:
-        """Add one gradient, shape (size,), to the moments."""
+        """Add a gradient, shape (size,), to the moments."""
         self._num_updates += 1
         self._first_moment.lerp_(gradient, 1 - self._betas[0])
         self._second_moment.lerp_(gradient.square(), 1 - self._betas[1])
@@ -55,7 +55,7 @@ class AdamPreconditioner:
     @property
     def diagonal(self) -> Tensor:
         """D, shape (size,)."""
-        # moments start at 0 and are corrected for that; max: none was added yet
+        # Moments start at 0, which the correction makes up for. max: before the first update.
         correction = 1 - self._betas[1] ** max(1, self._num_updates)
         return (self._second_moment / correction).sqrt() + self._eps
 

@@ -18,32 +18,28 @@ from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.names import nearest
 
 
-def _build_dhp(hyper: HyperNet, settings: SearchSettings) -> Search:
-    options = DHPSettings(**settings.method_options)
+def dhp_of_preset(hyper: HyperNet, settings: SearchSettings) -> Search:
+    """Make the search of method `dhp` that `settings.preset` names.
+
+    Raises:
+        UserError: Unknown preset.
+    """
     if settings.preset == "default":
-        return GradualTaylorPruning(hyper, settings, options.cost_exponent)
+        return GradualTaylorPruning(hyper, settings)
     if settings.preset == "paper":
-        return PaperDHP(hyper, settings, penalty=options.penalty, lr=options.latent_lr)
-    raise UserError(f"compress.preset must be default or paper, found {settings.preset!r}")
-
-
-def _build_hsn(hyper: HyperNet, settings: SearchSettings) -> Search:
-    return HSN(hyper, settings, HSNSettings(**settings.method_options))
-
-
-def _build_prior_widths(hyper: HyperNet, settings: SearchSettings) -> Search:
-    return PriorWidths(hyper, settings, DHPSettings(**settings.method_options).cost_exponent)
+        return PaperDHP(hyper, settings)
+    raise UserError(f"compress.preset: expected default or paper; found {settings.preset!r}")
 
 
 METHODS: dict[str, Callable[[HyperNet, SearchSettings], Search]] = {
-    "dhp": _build_dhp,
-    "hsn": _build_hsn,
+    "dhp": dhp_of_preset,
+    "hsn": HSN,
     "uniform": Uniform,
     "random": Random,
     "magnitude": Magnitude,
-    "prior_widths": _build_prior_widths,
+    "prior_widths": PriorWidths,
 }
-"""Name in the option file -> function that makes the search."""
+"""Name in the option file -> class, or function, that makes the search."""
 
 
 def build_search(method: str, hyper: HyperNet, settings: SearchSettings) -> Search:
@@ -52,7 +48,7 @@ def build_search(method: str, hyper: HyperNet, settings: SearchSettings) -> Sear
     Args:
         method: Key of `METHODS`.
         hyper: The network to search in.
-        settings: Budget, length, seed, and the method's own options.
+        settings: Budget, length, seed, and the options of the method.
 
     Raises:
         UserError: Unknown method or preset, or the network does not suit the method.
@@ -60,7 +56,7 @@ def build_search(method: str, hyper: HyperNet, settings: SearchSettings) -> Sear
     """
     if method not in METHODS:
         raise UserError(
-            f"compress.method must be one of {', '.join(METHODS)}; "
+            f"compress.method: expected {', '.join(METHODS)}; "
             f"found {method!r}{nearest(method, METHODS)}"
         )
     return METHODS[method](hyper, settings)

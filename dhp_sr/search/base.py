@@ -16,7 +16,7 @@ class Search(ABC):
     """Chooses the masks of a hyper network while it trains.
 
     One training step is `prepare`, forward, backward, the optimizer's step on the weights (only if
-    `trains_weights`), `step`. After the last one `finish` sets the final masks.
+    `trains_weights`), `step`. After the last step, `finish` sets the final masks.
 
     A method implements `scores` and overrides the hooks that it needs; methods are final classes.
 
@@ -45,7 +45,7 @@ class Search(ABC):
         """
 
     def step(self, iteration: int) -> dict[str, float]:
-        """Use the gradients of one training step; call after backward, before they are cleared.
+        """Use the gradients of a training step; call after backward, before they are cleared.
 
         Args:
             iteration: Counted from 0 at the start of the search.
@@ -67,7 +67,7 @@ class Search(ABC):
         """Return what a resumed search needs besides the state of the hyper network."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - baselines are stateless
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - baselines have none
         """Restore a state that `state_dict` returned."""
 
     @final
@@ -77,18 +77,21 @@ class Search(ABC):
         Raises:
             BudgetError: The budget cannot be met.
         """
+        # Common to all methods, so that they differ in what they keep and not in how they round.
         return self.hyper.prune_to_budget(self.settings.budget, self.scores())
 
     @final
     def ratios(self) -> dict[str, float]:
         """Return the kept fractions of the cost, predicted ones for a budget of latency."""
+        # Macs and params always: a run is compared by both, whatever its budget is.
         mask = self.preview_mask()
         kinds = reported_kinds(self.settings.budget.kind)
         return {kind.ratio_key: self.hyper.cost_ratio(kind.name, mask) for kind in kinds}
 
 
 def latent_gradients(hyper: HyperNet) -> Tensor:
-    """Return dL/dz of all latents as one vector of shape (plan.size,), zero where there is none."""
+    """Return dL/dz of all latents, shape (plan.size,); 0 for latents that have no gradient."""
+    # Before the first backward, and if a group has no influence on the loss, there is no gradient.
     gradients = []
     for latent in hyper.latents.values():
         gradients.append(torch.zeros_like(latent) if latent.grad is None else latent.grad)

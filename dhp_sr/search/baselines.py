@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dhp_sr.hyper import HyperNet
 from dhp_sr.search.base import Search
-from dhp_sr.search.settings import SearchSettings
+from dhp_sr.search.settings import DHPSettings, SearchSettings
 from dhp_sr.search.width_prior import width_prior
 
 
@@ -35,22 +35,19 @@ class Random(Search):
 
     def __init__(self, hyper: HyperNet, settings: SearchSettings) -> None:
         super().__init__(hyper, settings)
-        self._scores = self._sample_scores()
+        generator = torch.Generator().manual_seed(settings.seed)
+        scores = []
+        for group in hyper.plan.prunable:
+            # Uniform scores alone would keep about the same fraction of every group. An exponent
+            # for each group, log-uniform in [1/4, 4], makes the widths random as well.
+            exponent = 4 ** (2 * torch.rand((), generator=generator) - 1)
+            scores.append(torch.rand(group.width, generator=generator) ** exponent)
+        self._scores = torch.cat(scores)
         self.finish()
 
     def scores(self) -> Tensor:
         """Return the sampled scores."""
         return self._scores
-
-    def _sample_scores(self) -> Tensor:
-        generator = torch.Generator().manual_seed(self.settings.seed)
-        scores = []
-        for group in self.hyper.plan.prunable:
-            # uniform scores alone would keep about the same fraction of every group; an exponent
-            # for each group, log-uniform in [1/4, 4], makes the widths random as well
-            exponent = 4 ** (2 * torch.rand((), generator=generator) - 1)
-            scores.append(torch.rand(group.width, generator=generator) ** exponent)
-        return torch.cat(scores)
 
 
 @final
@@ -65,20 +62,18 @@ class Magnitude(Search):
     def scores(self) -> Tensor:
         """Return the mean L1 norm of the weights that produce a channel, relative to its layer."""
         plan = self.hyper.plan
-        # the last entry collects what belongs to no prunable group
+        # The last entry collects what belongs to no prunable group.
         sums = torch.zeros(plan.size + 1)
         counts = torch.zeros(plan.size + 1)
-        # a fixed kernel is a buffer; it produces channels all the same
+        # A fixed kernel is a buffer; it produces channels all the same.
         weights = {**dict(self.hyper.network.named_buffers()), **self.hyper.generate()}
-        output_axis = {
-            layer.weight: 1 if layer.kind == "transposed conv" else 0 for layer in plan.layers
-        }
+        output_axis = {layer.weight: layer.out_dim for layer in plan.layers}
         for axis in plan.axes:
             if output_axis.get(axis.tensor) != axis.dim:
                 continue
             weight = weights[axis.tensor].detach().float().cpu().abs()
             norms = weight.transpose(0, axis.dim).flatten(1).mean(1)
-            # layers differ in scale, and several may produce the channels of one group
+            # Layers differ in scale, and several may produce the channels of a group.
             sums.index_add_(0, axis.index, norms / norms.mean())
             counts.index_add_(0, axis.index, torch.ones(len(axis.index)))
         return (sums / counts.clamp_min(1))[: plan.size]
@@ -90,12 +85,12 @@ class PriorWidths(Search):
 
     Args:
         hyper: The network.
-        settings: Budget; length and seed have no effect.
-        cost_exponent: Exponent of the width prior, see `width_prior`.
+        settings: Budget, and `DHPSettings` as its `method_options`; length and seed have no effect.
     """
 
-    def __init__(self, hyper: HyperNet, settings: SearchSettings, cost_exponent: float) -> None:
+    def __init__(self, hyper: HyperNet, settings: SearchSettings) -> None:
         super().__init__(hyper, settings)
+        cost_exponent = DHPSettings(**settings.method_options).cost_exponent
         self._width_prior = width_prior(hyper, settings.budget, cost_exponent)
         self.finish()
 

@@ -3,17 +3,17 @@
 Every channel has a score that starts at 1. Every `INTERVAL` iterations all scores take a proximal
 step, the soft threshold of an l1 penalty in the metric of Adam. For channel i of group g
 
-    score_i <- max(score_i - lambda * cost_i / D_i * headroom_g**2, 0)
+    score_i <- score_i - lambda * cost_i / D_i * headroom_g**2
     D_i = square root of the moving average of (z_i dL/dz_i)**2
 
 where cost_i is the marginal cost of the channel, D_i**2 its first-order Taylor importance, and
-headroom_g how far the group is above its width prior. A channel whose score is 0 is masked. Lambda
-is solved for in every step, so that the kept fraction of the cost follows a schedule from 1 to the
-budget (`keep_ratio`).
+headroom_g how far the group is above its width prior. A channel whose score reaches 0 is masked.
+Lambda is solved for in every step, so that the kept fraction of the cost follows a schedule from 1
+to the budget (`keep_ratio`).
 
-From DHP (Li et al., ECCV 2020): one latent vector for each group of coupled channels, whose entries
+From DHP (Li et al., ECCV 2020): a latent vector for each group of coupled channels, whose entries
 multiply the weights that produce and that read a channel; a proximal step that makes them sparse
-while the network trains; one cut, then finetuning.
+while the network trains; a single cut, then finetuning.
 
 Different from DHP:
 
@@ -22,10 +22,10 @@ Different from DHP:
 - The importance is z dL/dz, not |z|: with random latents, |z| after the search is nearly |z| before
   it. It compares channels whatever the scale of latents and weights.
 - The penalty is proportional to the cost of a channel, and the threshold belongs to the metric of
-  Adam, where the plain one after a step of Adam does not minimize the objective (Yun et al., 2021).
-- Lambda follows from the schedule. In DHP it is given, and the search ends when it meets the budget.
-- Pruned channels are masked at once, so the network that trains is the one that will be cut.
-- Groups are damped by a width prior. Taylor importance compares the channels of one group well and
+  Adam; a plain threshold after a step of Adam does not minimize the objective (Yun et al., 2021).
+- Lambda follows from the schedule. In DHP it is given, and the search ends at the budget.
+- Pruned channels are masked at once, so that the network which trains is the network to be cut.
+- Groups are damped by a width prior. Taylor importance compares the channels of a group well and
   those of different groups badly: early in training it is tiny in residual branches, and along a
   chain of layers it is alike in all of them, whatever a layer could spare.
 
@@ -44,7 +44,7 @@ from dhp_sr.hyper import HyperNet
 from dhp_sr.hyper.proximal import AdamPreconditioner
 from dhp_sr.search.base import Search, taylor_terms
 from dhp_sr.search.keep_ratio import COOLDOWN, keep_ratio_schedule, prune_to_ratio
-from dhp_sr.search.settings import SearchSettings
+from dhp_sr.search.settings import DHPSettings, SearchSettings
 from dhp_sr.search.width_prior import width_prior
 
 INTERVAL = 5
@@ -67,14 +67,15 @@ class GradualTaylorPruning(Search):
 
     Args:
         hyper: The network, all latents at 1.
-        settings: Budget and length.
-        cost_exponent: Exponent of the width prior, see `width_prior`.
+        settings: Budget and length; `DHPSettings` as its `method_options`.
     """
 
-    def __init__(self, hyper: HyperNet, settings: SearchSettings, cost_exponent: float) -> None:
+    def __init__(self, hyper: HyperNet, settings: SearchSettings) -> None:
         super().__init__(hyper, settings)
+        cost_exponent = DHPSettings(**settings.method_options).cost_exponent
         size = hyper.plan.size
         self._scores = torch.ones(size)
+        # Only its second moment is used, a mean of the importance over about 100 steps.
         self._adam = AdamPreconditioner(size)
         self._thresholds = torch.ones(size)
         """Last soft threshold of each channel, for lambda = 1."""
@@ -83,7 +84,7 @@ class GradualTaylorPruning(Search):
         """Whether the rounded widths of the budget are set; the rest of the search trains them."""
 
     def step(self, iteration: int) -> dict[str, float]:
-        """Update the importance; at every INTERVAL, take a proximal step to the schedule's ratio."""
+        """Update the importance; every INTERVAL, take a proximal step to the schedule's ratio."""
         penalty = 0.0
         if not self._widths_are_final:
             self._adam.update(taylor_terms(self.hyper).cpu())
@@ -94,8 +95,9 @@ class GradualTaylorPruning(Search):
     def _proximal_step(self, progress: float) -> float:
         """Shrink the scores, set the masks, and return lambda."""
         budget = self.settings.budget
-        # a masked channel has no gradient, so its D decays; it keeps its last threshold, by which
-        # scores of pruned channels go on below 0 and rank them by when they were pruned
+        # A masked channel has no gradient, so its D decays. It keeps its last threshold instead,
+        # and its score goes on falling below 0. So scores rank pruned channels by when they were
+        # pruned, which is the order in which `finish` takes them back if rounding needs more.
         is_kept = self.hyper.mask.cpu()
         self._thresholds = torch.where(is_kept, self._current_thresholds(), self._thresholds)
         target = keep_ratio_schedule(progress, budget.keep_ratio)
@@ -104,8 +106,8 @@ class GradualTaylorPruning(Search):
         )
         self.hyper.mask.copy_(enforce_min_width(self.hyper.plan, self._scores, budget.min_width))
         if progress >= 1 - COOLDOWN:
-            # widths are rounded here and not at the cut, so that the loss sees the final network
-            # and the weights adapt to it during the cool-down
+            # Widths are rounded here and not at the cut, so that the loss sees the final network
+            # and the weights adapt to it during the cool-down.
             self._widths_are_final = True
             self.finish()
         return penalty
@@ -114,6 +116,7 @@ class GradualTaylorPruning(Search):
         """Return the soft threshold of every channel for lambda = 1, shape (plan.size,)."""
         mask = self.hyper.mask.cpu()
         cost = self.hyper.marginal_cost(self.settings.budget.kind).float().cpu()
+        # Relative to the mean, for lambda to be comparable between networks in the log.
         thresholds = self._adam.threshold(cost / cost.mean())
         for group in self.hyper.plan.prunable:
             kept = float(mask[group.span].float().mean())
@@ -126,11 +129,14 @@ class GradualTaylorPruning(Search):
         return self._scores
 
     def remaining(self) -> Tensor:
-        """Return the scores, 0 for masked channels; those that rounding brought back are above 0."""
+        """Return the scores; 0 for masked channels, positive for all others."""
+        # Rounding and minimum widths keep some channels whose score has reached 0.
         return self._scores.clamp_min(MIN_REMAINING) * self.hyper.mask.cpu()
 
     def state_dict(self) -> dict[str, Any]:
         """Return scores, thresholds, Adam's moments, and whether the widths are final."""
+        # The width prior is not part of it: it follows from plan and settings. Masks are a buffer
+        # of the hyper network.
         return {
             "scores": self._scores,
             "thresholds": self._thresholds,
@@ -147,7 +153,7 @@ class GradualTaylorPruning(Search):
 
 
 def headroom(kept: float, prior: float) -> float:
-    """Return how far a group is above its width prior: 1 when unpruned, `MIN_HEADROOM` at the prior.
+    """Return how far a group is above its prior: 1 when unpruned, `MIN_HEADROOM` at the prior.
 
     Args:
         kept: Kept fraction of the group's channels.

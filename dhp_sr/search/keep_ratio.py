@@ -30,7 +30,7 @@ def prune_to_ratio(
     """Take the proximal step scores - lambda * thresholds whose lambda just meets a kept fraction.
 
     As lambda grows, channels reach 0 in the order of scores / thresholds, and the cost never rises.
-    So the smallest lambda is that of the n-th channel in this order, with n found by bisection. Of
+    So the smallest lambda is that of the n-th channel in this order, with n by bisection. Of
     channels that reach 0 at the same lambda only as many are pruned as the ratio requires.
 
     Args:
@@ -46,11 +46,15 @@ def prune_to_ratio(
     kept = (scores > 0).nonzero().flatten()
     order = kept[torch.argsort(scores[kept] / thresholds[kept], stable=True)]
 
-    low, high = 0, len(order)
+    # Bisection for the smallest number of channels whose removal meets the ratio.
+    low = 0
+    high = len(order)
     while low < high:
         middle = (low + high) // 2
         without = scores.index_fill(0, order[:middle], 0.0)
-        if _kept_ratio(hyper, without, budget) <= keep_ratio:
+        # Minimum widths count as kept here as well, or the ratio would be missed by them.
+        mask = enforce_min_width(hyper.plan, without, budget.min_width)
+        if hyper.cost_ratio(budget.kind, mask) <= keep_ratio:
             high = middle
         else:
             low = middle + 1
@@ -61,13 +65,9 @@ def prune_to_ratio(
     last = order[num_pruned - 1]
     penalty = float(scores[last] / thresholds[last])
     new_scores = scores - penalty * thresholds
-    # rounding, or an equal lambda, may leave a channel on the wrong side of 0
-    pruned, remaining = order[:num_pruned], order[num_pruned:]
+    # Rounding, or an equal lambda, may leave a channel on the wrong side of 0.
+    pruned = order[:num_pruned]
+    remaining = order[num_pruned:]
     new_scores[pruned] = new_scores[pruned].clamp_max(0)
     new_scores[remaining] = new_scores[remaining].clamp_min(torch.finfo(new_scores.dtype).tiny)
     return new_scores, penalty
-
-
-def _kept_ratio(hyper: HyperNet, scores: Tensor, budget: Budget) -> float:
-    mask = enforce_min_width(hyper.plan, scores, budget.min_width)
-    return hyper.cost_ratio(budget.kind, mask)

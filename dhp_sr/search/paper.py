@@ -6,8 +6,9 @@ they are soft-thresholded by lambda * lr, the same for all groups. A channel cou
 the kept fraction is within 0.02 of the budget. The forward stays unmasked until the cut.
 
 Different from the published code: network inputs and outputs have a fixed latent of 1; the forward
-of EDSR feeds each block with the output of the one before (the code feeds all of them with that of
-the head); the cut meets the budget exactly.
+of EDSR feeds each block with the output of the previous block (the code feeds all of them with
+that of the head); the search has a fixed length, where the code ends it near the budget; the cut
+meets the budget exactly.
 
 Reference:
     Li et al., DHP: Differentiable Meta Pruning via HyperNetworks, ECCV 2020; thresholds and
@@ -24,7 +25,7 @@ from dhp_sr.hyper import HyperNet
 from dhp_sr.hyper.convert import init_like_paper
 from dhp_sr.hyper.proximal import AdamPreconditioner, soft_threshold
 from dhp_sr.search.base import Search, latent_gradients, set_latents
-from dhp_sr.search.settings import SearchSettings
+from dhp_sr.search.settings import DHPSettings, SearchSettings
 from dhp_sr.utils.errors import UserError
 
 PRUNED_BELOW = 5e-3
@@ -46,26 +47,23 @@ class PaperDHP(Search):
 
     Args:
         hyper: Converted with parametrization `full`; all its weights are initialized anew.
-        settings: Budget; the length has no effect on a step.
-        penalty: Lambda of the l1 penalty.
-        lr: Learning rate of the latents.
+        settings: Budget, and `DHPSettings` as its `method_options`; the length has no effect.
 
     Raises:
         UserError: The network has another parametrization.
     """
 
-    def __init__(
-        self, hyper: HyperNet, settings: SearchSettings, *, penalty: float, lr: float
-    ) -> None:
+    def __init__(self, hyper: HyperNet, settings: SearchSettings) -> None:
         super().__init__(hyper, settings)
+        options = DHPSettings(**settings.method_options)
         try:
             init_like_paper(hyper)
         except ValueError as error:
             raise UserError(
                 f"compress.preset paper: {error}; set compress.parametrization: full"
             ) from error
-        self._penalty = penalty
-        self._lr = lr
+        self._penalty = options.penalty
+        self._lr = options.latent_lr
         self._adam = AdamPreconditioner(hyper.plan.size, betas=(0.9, 0.999), eps=1e-8)
         self._preview = torch.ones(hyper.plan.size, dtype=torch.bool)
         """Mask of the last evaluation of the cost."""
@@ -74,13 +72,21 @@ class PaperDHP(Search):
     def step(self, iteration: int) -> dict[str, float]:
         """Take a step of Adam on the latents, then the soft threshold lambda * lr."""
         self._adam.update(latent_gradients(self.hyper).cpu())
+        # Latents are no parameters of the training's optimizer, which may be another than Adam.
         latents = self._flat_latents() - self._lr * self._adam.direction()
         if not self._paused:
+            # As published: the threshold ignores Adam's metric, so this is not the proximal step of
+            # the objective. `gradual_taylor` has that.
             shrunk = soft_threshold(latents, self._penalty * self._lr)
             latents = torch.where(self._may_shrink(latents), shrunk, latents)
         set_latents(self.hyper, latents)
         if iteration % INTERVAL == INTERVAL - 1:
-            self._evaluate_cost(latents.abs())
+            excess = latents.abs() - PRUNED_BELOW
+            self._preview = enforce_min_width(self.hyper.plan, excess, MIN_CHANNELS)
+            budget = self.settings.budget
+            kept_ratio = self.hyper.cost_ratio(budget.kind, self._preview)
+            # Not for good: small latents may grow again, and the ratio with them.
+            self._paused = kept_ratio <= budget.keep_ratio + STOP_MARGIN
         return {**self.ratios(), "lambda": 0.0 if self._paused else self._penalty}
 
     def _may_shrink(self, latents: Tensor) -> Tensor:
@@ -90,13 +96,6 @@ class PaperDHP(Search):
             num_kept = int((latents[group.span].abs() >= PRUNED_BELOW).sum())
             may_shrink[group.span] = num_kept > MIN_CHANNELS
         return may_shrink
-
-    def _evaluate_cost(self, magnitudes: Tensor) -> None:
-        self._preview = enforce_min_width(self.hyper.plan, magnitudes - PRUNED_BELOW, MIN_CHANNELS)
-        budget = self.settings.budget
-        kept_ratio = self.hyper.cost_ratio(budget.kind, self._preview)
-        # not for good: the loss may let pruned channels grow again
-        self._paused = kept_ratio <= budget.keep_ratio + STOP_MARGIN
 
     def _flat_latents(self) -> Tensor:
         latents = self.hyper.latents.values()

@@ -1,7 +1,7 @@
 """Settings of a search, as the engine takes them.
 
-The settings of single methods have no defaults here. These are stated once, beside the documentation
-of each key, in the sections `compress.dhp` and `compress.hsn` of an option file
+The settings of single methods have no defaults here. These are stated once, beside the
+documentation of each key, in the sections `compress.dhp` and `compress.hsn` of an option file
 (`dhp_sr.config.compress`).
 """
 
@@ -20,11 +20,11 @@ class SearchSettings:
     iterations: int
     """Length of the search."""
     seed: int = 0
-    """Seed of everything random in the search itself; the training's own randomness is untouched."""
+    """Seed of everything random in the search; that of the training is another."""
     preset: str = "default"
     """Method dhp: `default` or `paper`."""
     method_options: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of the method's own settings class (`DHPSettings`, `HSNSettings`), by name."""
+    """Fields of the settings class of the method (`DHPSettings`, `HSNSettings`), by name."""
 
 
 @dataclass(frozen=True)

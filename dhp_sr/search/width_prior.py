@@ -20,7 +20,7 @@ layers alternate in a chain, for the products k * l are what counts.
 Channels that are not followed by an activation, such as the residual ones of EDSR and those
 between two layers of its upsampler, only pass on what others compute: their fractions count to the
 power `LINEAR_DISCOUNT`. So the inner channels of residual blocks tend to be the wider ones, which
-Yu et al. found to be worth more (Wide Activation for Efficient and Accurate Image
+Yu et al. report to be worth more (Wide Activation for Efficient and Accurate Image
 Super-Resolution, 2018).
 
 This is our assumption about networks, not a finding from data, and not equally good for all;
@@ -45,7 +45,7 @@ NARROWING_STEPS = (1, 8)
 """Candidates that a group is narrowed by at once. Measured latency may fall only after several."""
 
 SWAP_STEPS = (1, 2, 4, 8, 16)
-"""Candidates that a group gives or gets in a swap: one step where channels are expensive is worth
+"""Candidates that a group gives or gets in a swap: a step where channels are expensive is worth
 many elsewhere."""
 
 NUM_SWAP_CANDIDATES = 64
@@ -79,6 +79,7 @@ def width_prior(hyper: HyperNet, budget: Budget, cost_exponent: float) -> dict[s
     if not hyper.plan.prunable:
         return {}
     solver = _PriorSolver(hyper, budget, cost_exponent)
+    # Both phases end: the first narrows in every step, the second lowers the loss in every step.
     while solver.cost > solver.max_cost and solver.narrow():
         pass
     while solver.widen() or solver.swap():
@@ -108,12 +109,13 @@ class _PriorSolver:
         exponent = (1 - cost_exponent) / max(cost_exponent, MIN_EXPONENT)
         self._exponent = min(MAX_EXPONENT, max(MIN_EXPONENT, exponent))
 
-        # layers without learned weights, such as a fixed blur, lose nothing when narrowed
+        # Layers without learned weights, such as a fixed blur, lose nothing when narrowed.
         layers = [layer for layer in hyper.plan.layers if layer.weight in hyper.plan.parameters]
         names = [self._costs.names.index(layer.weight) for layer in layers]
         self._layers = torch.tensor(names).long()
         self._num_weights = torch.tensor([math.prod(layer.shape) for layer in layers]).double()
 
+        # An axis may hold channels of several groups, after a concatenation; it has their mean.
         discounts = []
         for group in self._groups:
             discount = LINEAR_DISCOUNT + (1 - LINEAR_DISCOUNT) * group.nonlinearity_fraction
@@ -121,6 +123,7 @@ class _PriorSolver:
         self._discounts = self._costs.axis_sizes.mean_over_axes(torch.cat(discounts))
 
         self._widths = [_candidate_widths(allowed_widths(group, budget)) for group in self._groups]
+        # Which channels a group keeps makes no difference to cost or loss: take the first ones.
         orders = [torch.arange(group.width) for group in self._groups]
         self._table = WidthCandidates(self._groups, orders, self._widths, self._costs.axis_sizes)
         self._candidates = self._table.last_index.clone()
@@ -152,13 +155,14 @@ class _PriorSolver:
         """Narrow one group and widen another as lowers the loss most; False if no pair does."""
         narrowed, fewer = self._promising_moves(-1)
         widened, more = self._promising_moves(1)
-        # all pairs at once: sizes of axes are additive over groups
+        # All pairs at once: sizes of axes are additive over groups, the loss is not.
         sizes = (
             self._sizes_after(narrowed, fewer)[:, None]
             + self._sizes_after(widened, more)
             - self._sizes
         )
         losses, costs = self._evaluate(sizes)
+        # A group cannot be narrowed and widened in the same swap.
         losses[(costs > self.max_cost) | (narrowed[:, None] == widened)] = torch.inf
         if losses.numel() == 0:
             return False
@@ -189,11 +193,12 @@ class _PriorSolver:
     def _evaluate(self, sizes: Tensor) -> tuple[Tensor, Tensor]:
         """Return loss and cost at sizes of shape (..., axes), each without that dimension."""
         log_fractions = self._costs.log_kept_fractions(sizes, self._discounts, self._layers)
+        # expm1 of the logarithm keeps its precision for the smallest e, where the power is near 1.
         losses = torch.expm1(-self._exponent * log_fractions) / self._exponent
         return losses @ self._num_weights, self._costs.of_sizes(sizes, self._kind)
 
     def _per_cost(self, loss_decreases: Tensor, costs: Tensor) -> Tensor:
-        # some steps change no cost, as those of a latency that rises in steps
+        # Some moves change no cost, as a latency that rises in steps.
         smallest = torch.finfo(costs.dtype).eps * float(self.cost)
         return loss_decreases / costs.clamp_min(smallest)
 
@@ -213,6 +218,6 @@ class _PriorSolver:
 
 
 def _candidate_widths(allowed: list[int]) -> list[int]:
-    """Return about NUM_CANDIDATES of the allowed widths, the smallest and the largest among them."""
+    """Return about NUM_CANDIDATES of the allowed widths, with the smallest and the largest."""
     stride = max(1, len(allowed) // NUM_CANDIDATES)
     return sorted({allowed[0], *allowed[::-stride]})

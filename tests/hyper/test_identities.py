@@ -213,7 +213,7 @@ def test_masks_are_checked():
         hyper.set_masks({"nowhere": torch.ones(3)})
     with pytest.raises(ValueError, match="must have shape"):
         hyper.set_masks({group.name: torch.ones(3)})
-    with pytest.raises(ValueError, match="keeps nothing"):
+    with pytest.raises(ValueError, match="keeps no channel"):
         hyper.set_masks({group.name: torch.zeros(group.width)})
     with pytest.raises(ValueError, match="pinned"):
         hyper.set_masks({pinned.name: torch.arange(pinned.width) > 0})

@@ -3,8 +3,8 @@
     s = sigmoid((logit + bias + g) / temperature),   g ~ Gumbel(0, 1)
     v = 1 if s >= 1/2 else 0;   dv/dlogit := ds/dlogit
 
-This takes one Gumbel sample, as the authors' code does, where the usual relaxation of a Bernoulli
-variable takes the difference of two. So a channel is kept with probability
+This takes a single Gumbel sample, as the authors' code does, where the usual relaxation of a
+Bernoulli variable takes the difference of two. So a channel is kept with probability
 1 - exp(-exp(logit + bias)).
 
 References:
@@ -51,9 +51,12 @@ def sample_gates(
         generator: Source of the Gumbel noise.
         soft: Whether the values are s itself instead of its rounded value.
     """
-    # -log of an exponential variable is a Gumbel one, without the log of 0 of the usual formula
+    # -log of an exponential variable has the Gumbel distribution, without the log(0) of the usual
+    # -log(-log(uniform)).
     exponential = torch.empty_like(biased_logits).exponential_(generator=generator)
     noisy_logits = biased_logits - exponential.log()
+    # Straight-through: values may be rounded, gradients are those of the sigmoid. Both are returned
+    # instead of a graph, as the values pass through the latents of the hyper network.
     sigmoid = torch.sigmoid(noisy_logits / temperature)
     values = sigmoid if soft else (noisy_logits > 0).to(noisy_logits.dtype)
     return GateSample(noisy_logits, values, sigmoid * (1 - sigmoid) / temperature)

@@ -23,7 +23,7 @@ class LayerScaling:
         alpha_l <- clip(alpha_l + lr * cosine(gL_l + gR_l, previous gL_l), 0.1, 10)
 
     The paper says that there are such factors and that hyper-gradients move them. Which gradient
-    they multiply is read from the authors' later code; the update is ours. The cosine lets one
+    they multiply is read from the authors' later code; the update is ours. The cosine lets a single
     learning rate suit all layers, whose plain inner products differ by orders of magnitude.
 
     Args:
@@ -54,17 +54,22 @@ class LayerScaling:
         if self._mode == "none":
             return loss_gradient + cost_gradient
         if self._mode == "loss":
-            scaled, unscaled = loss_gradient, cost_gradient
+            scaled = loss_gradient
+            unscaled = cost_gradient
         else:
-            scaled, unscaled = cost_gradient, loss_gradient
+            scaled = cost_gradient
+            unscaled = loss_gradient
+        # There is nothing to compare with in the first step; the factors start at 1.
         if self._previous is not None:
             agreement = self._layer_cosine(loss_gradient + cost_gradient, self._previous)
             self.factors = (self.factors + self._lr * agreement).clamp(MIN_FACTOR, MAX_FACTOR)
+        # Without the factor: its derivative is what multiplied it.
         self._previous = scaled.clone()
         return self.factors[self._layer_of_row][:, None] * scaled + unscaled
 
     def _layer_cosine(self, first: Tensor, second: Tensor) -> Tensor:
-        """Return the cosine between two gradients of each layer; 0 if one of them is 0."""
+        """Return the cosine between two gradients of each layer; 0 if either of them is 0."""
+        # Over all entries of a head, that is, of the rows of its layer.
         product = self._layer_sum(first * second)
         norms = (self._layer_sum(first * first) * self._layer_sum(second * second)).sqrt()
         return product / norms.clamp_min(torch.finfo(product.dtype).tiny)

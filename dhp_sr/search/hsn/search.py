@@ -55,8 +55,7 @@ class HSN(Search):
 
     Args:
         hyper: Converted with parametrization `factored`, all latents at 1.
-        settings: Budget, length and seed.
-        options: Settings of this method alone.
+        settings: Budget, length and seed; `HSNSettings` as its `method_options`.
 
     Raises:
         UserError: The network has another parametrization, or no channels to prune.
@@ -64,14 +63,16 @@ class HSN(Search):
 
     trains_weights = False
 
-    def __init__(self, hyper: HyperNet, settings: SearchSettings, options: HSNSettings) -> None:
+    def __init__(self, hyper: HyperNet, settings: SearchSettings) -> None:
         super().__init__(hyper, settings)
+        options = HSNSettings(**settings.method_options)
         self._options = options
         if not hyper.plan.prunable:
             pinned = ", ".join(f"{group.name} ({group.reason})" for group in hyper.plan.groups)
             raise UserError(
                 f"compress.method hsn: the network has no channels to prune; pinned: {pinned}"
             )
+        # Weights that are frozen may be gated by latents that multiply them, see `Gated`.
         try:
             use_gates(hyper)
         except ValueError as error:
@@ -94,19 +95,21 @@ class HSN(Search):
     def prepare(self, iteration: int) -> None:
         """Sample the gates of the next forward."""
         self._task_gates = self._sample(soft=self._options.task_gates == "soft")
-        # latents act as gates; a mask would stop the gradient of closed ones
+        # Latents act as gates; a mask would stop the gradient of closed gates.
         self.hyper.mask.fill_(True)
         set_latents(self.hyper, self._task_gates.values)
 
     def step(self, iteration: int) -> dict[str, float]:
         """Train the structure network by the gradients of loss and cost on the logits."""
         loss_gradient = latent_gradients(self.hyper).cpu() * self._task_gates.gradients
+        # Independent of the gates that the loss saw, as in the authors' code.
         cost_gates = self._sample()
         kind = self.settings.budget.kind
         dense_cost = self.hyper.dense_cost()[kind]
         regularized = self._mask() if self._options.cost_gates == "mask" else cost_gates.values
         kept_ratio = self.hyper.cost_ratio(kind, regularized)
         target = self._target(iteration)
+        # Chain rule: dR/dlogit = dR/dratio * dratio/dgate * dgate/dlogit.
         value, slope = COST_REGULARIZERS[self._options.cost_regularizer](kept_ratio, target)
         marginal_cost = (self.hyper.costs.marginal(cost_gates.values, kind) / dense_cost).float()
         cost_gradient = slope * marginal_cost * cost_gates.gradients
@@ -129,7 +132,7 @@ class HSN(Search):
         return 1 - (1 - self.settings.budget.keep_ratio) * progress
 
     def _penalty(self, loss_gradient: Tensor, cost_gradient: Tensor) -> float:
-        """Return the weight of the regularizer: the given one, or one that balances the gradients.
+        """Return the weight of the regularizer: as given, or such that both gradients balance.
 
         Balancing is ours. The scale of a loss says little about its gradient on the gates: with
         the weight that suits cross-entropy, a pixel loss 20 times smaller has no influence until
@@ -151,6 +154,7 @@ class HSN(Search):
 
     def _sample(self, *, soft: bool = False) -> GateSample:
         """Sample gates with at least the minimum width of each group open."""
+        # Detached: gradients by the logits are put together in `step`, from those of the gates.
         biased_logits = self._logits.detach() + self._options.logit_bias
         sample = sample_gates(biased_logits, self._options.temperature, self._generator, soft=soft)
         min_width = self.settings.budget.min_width
@@ -159,7 +163,7 @@ class HSN(Search):
         return sample._replace(values=sample.values.masked_fill(forced_open, 1.0))
 
     def _update(self, loss_gradient: Tensor, cost_gradient: Tensor) -> None:
-        """Take one step of AdamW.
+        """Take a step of AdamW.
 
         The factors of the layers act on the heads alone; the gradient that flows on into the
         recurrent network is the plain sum. So the heads' gradients are computed separately for
@@ -179,6 +183,7 @@ class HSN(Search):
             )
             head_gradients.append(torch.cat((of_direction, of_length[:, None]), dim=1))
             state_gradients.append(of_states)
+        # Gradients are set by hand, so those of the backward below must not be added to old ones.
         combined = self._scaling.combine(*head_gradients)
         self._optimizer.zero_grad(set_to_none=True)
         self._states.backward(state_gradients[0] + state_gradients[1])
@@ -214,7 +219,7 @@ class HSN(Search):
         return figures
 
     def scores(self) -> Tensor:
-        """Return logit + bias + median of the noise; above 0, a channel is kept more often than not."""
+        """Return logit + bias + median noise: above 0 if a gate is open more often than not."""
         return self._logits.detach() + self._options.logit_bias + GUMBEL_MEDIAN
 
     def state_dict(self) -> dict[str, Any]:
@@ -232,6 +237,7 @@ class HSN(Search):
         self.network.load_state_dict(state["network"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._scaling.load_state_dict(state["scaling"])
+        # Only the state of the noise, not the current sample: `prepare` draws anew in every step.
         self._generator.set_state(state["generator"])
         self._loss_gradient_norm = state["loss_gradient_norm"]
         self._refresh()

@@ -1,4 +1,4 @@
-"""Hyper-structure network: generates one logit for every prunable channel."""
+"""Hyper-structure network: generates a logit for every prunable channel."""
 
 from collections.abc import Sequence
 
@@ -10,15 +10,15 @@ HIDDEN_SIZE = 128
 
 
 class StructureNetwork(nn.Module):
-    """A bidirectional GRU with one step, and one linear head, for each group of channels.
+    """A bidirectional GRU with a step, and a linear head, for each group of channels.
 
         fixed inputs (L, 64) -> bidirectional GRU (L, 256) -> layer norm -> ReLU
                              -> head l -> logits (C_l,)
 
     The inputs are rows of an orthogonal matrix and never trained; they only tell the groups apart.
     Heads are bias-free, with Xavier initialization and weight normalization by row. All heads lie
-    in one matrix with a row per channel. Sizes and weight normalization are those of the authors'
-    later code; those of the paper are not known.
+    in a single matrix with a row per channel. Sizes and weight normalization are those of the
+    authors' later code; those of the paper are not known.
 
     Args:
         widths: Channels of each group, in the order of the forward.
@@ -33,7 +33,7 @@ class StructureNetwork(nn.Module):
 
     def __init__(self, widths: Sequence[int], seed: int) -> None:
         super().__init__()
-        # the training's own random numbers must not depend on the method
+        # Random numbers of the training must not depend on the method.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             inputs = nn.init.orthogonal_(torch.empty(len(widths), INPUT_SIZE))
@@ -43,6 +43,7 @@ class StructureNetwork(nn.Module):
             heads = []
             for width in widths:
                 heads.append(nn.init.xavier_uniform_(torch.empty(width, 2 * HIDDEN_SIZE)))
+        # Weight normalization: a row is length * direction / |direction|, equal to the initial row.
         self.direction = nn.Parameter(torch.cat(heads))
         self.length = nn.Parameter(self.direction.detach().norm(dim=1))
         layer_of_row = torch.arange(len(widths)).repeat_interleave(torch.tensor(widths))
