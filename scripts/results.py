@@ -1,19 +1,19 @@
-"""Keep the figures of a run, and write the README's tables from what is kept.
+"""Save the results of a run, and write the README's tables from what is saved.
 
     $ python scripts/results.py add experiments/NAME --hardware "2 cores, ..." --minutes 60
-    $ python scripts/results.py add experiments/X_dhp experiments/X_uniform --name X --hardware ... --minutes 60
+    $ python scripts/results.py add experiments/X_dhp experiments/X_uniform --name X \
+          --hardware ... --minutes 60
     $ python scripts/results.py tables
     $ python scripts/results.py plot
 
-`add` copies a finished run's figures to results/NAME.json; of several runs, which began with the same network, the
-final models become the rows of one table, each called by the last part of its run's name. `tables` rewrites every table
-of README.md that stands between `<!-- results/NAME.json -->` and `<!-- end -->`; with `--check` it changes nothing and
-fails if one differs.
-`plot` draws results/NAME.png for the benchmarks that have a picture.
+`add` copies metrics and environment of a finished run to results/NAME.json. Of several runs that
+began with the same network, the final models become rows of one table, each named by the last
+word of its run's name. `tables` rewrites every table of README.md that stands between
+`<!-- results/NAME.json -->` and `<!-- end -->`; with `--check` it changes nothing and fails if a
+table differs. `plot` draws results/NAME.png for the benchmarks that have a plot.
 """
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Sequence
@@ -31,11 +31,12 @@ from benchmarks.tables import (  # noqa: E402
     stability_table,
     step_table,
 )
+from dhp_sr.reports.run_files import read_json  # noqa: E402
 from dhp_sr.reports.tables import markdown_table  # noqa: E402
 from dhp_sr.utils.errors import UserError, exit_code  # noqa: E402
 from dhp_sr.utils.files import write_json, write_text  # noqa: E402
 
-MARKED = re.compile(r"(<!-- (results/[\w.-]+\.json) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKED_TABLE = re.compile(r"(<!-- (results/[\w.-]+\.json) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 TABLES = {
     "step": step_table,
@@ -43,10 +44,10 @@ TABLES = {
     "method_comparison": method_comparison_table,
     "stability_analysis": stability_table,
 }
-"""Kind of a benchmark's file -> its table; a file without a kind holds the figures of a run."""
+"""`kind` of a benchmark's file -> its table; a file without a kind holds the results of a run."""
 
 PLOTS = {"latency": plot_speedups, "method_comparison": plot_method_comparison}
-"""Name of a benchmark's file -> its picture."""
+"""Name of a benchmark's file -> its plot."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,123 +57,133 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def add(arguments: argparse.Namespace) -> int:
-    """Copy the figures of a run, or of several."""
-    several = [_figures(Path(run)) for run in arguments.run_folders]
-    names = [kept["metrics"]["name"] for kept in several]
-    if len(several) > 1 and not arguments.name:
-        raise UserError("expected --name NAME for the figures of several runs, found none")
-    kept = several[0] if len(several) == 1 else _side_by_side(several, arguments.name)
-    facts = {"hardware": arguments.hardware, "minutes": arguments.minutes, "note": arguments.note}
-    path = f"results/{arguments.name or names[0]}.json"
-    write_json(ROOT / path, {**facts, **kept})
+    """Save the results of a run, or of several as one table."""
+    runs = [read_results(Path(folder)) for folder in arguments.run_folders]
+    if len(runs) > 1 and not arguments.name:
+        raise UserError("expected --name NAME for the results of several runs, found none")
+    results = runs[0] if len(runs) == 1 else merge_results(runs, arguments.name)
+    about = {"hardware": arguments.hardware, "minutes": arguments.minutes, "note": arguments.note}
+    path = f"results/{arguments.name or results['metrics']['name']}.json"
+    write_json(ROOT / path, {**about, **results})
     print(path)
     return 0
-
-
-def _side_by_side(several: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
-    """Return the rows of the first run, and in place of its final model those of all runs."""
-    first = several[0]["metrics"]
-    about = {key: first[key] for key in ("task", "scale", "target", "macs_input")}
-    last = [
-        {**kept["metrics"]["rows"][-1], "model": kept["metrics"]["name"].split("_")[-1]}
-        for kept in several
-    ]
-    return {**several[0], "metrics": {"name": name, **about, "rows": [*first["rows"][:-1], *last]}}
-
-
-def _figures(run: Path) -> dict[str, Any]:
-    """Return metrics and environment of a finished run."""
-    kept = {}
-    for name in ("metrics", "environment"):
-        path = run / f"{name}.json"
-        if not path.is_file():
-            raise UserError(f"{path}: expected the file of a finished run, found none")
-        kept[name] = _read(path)
-    if not isinstance(kept["metrics"].get("name"), str):
-        raise UserError(
-            f"{run / 'metrics.json'}: expected the figures of a run, found none with a name"
-        )
-    return kept
 
 
 def tables(arguments: argparse.Namespace) -> int:
     """Write, or with `--check` compare, the tables of the README."""
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
-    wanted = with_tables(text, ROOT)
+    updated = with_tables(text, ROOT)
     if arguments.check:
-        return 0 if wanted == text else 1
-    write_text(readme, wanted)
+        return 0 if updated == text else 1
+    write_text(readme, updated)
     return 0
 
 
 def plot(arguments: argparse.Namespace) -> int:
-    """Draw the pictures that belong to the tables of the benchmarks."""
-    sources = {name: ROOT / "results" / f"{name}.json" for name in PLOTS}
-    found = {name: source for name, source in sources.items() if source.is_file()}
-    if not found:
-        raise UserError(
-            f"expected one of {', '.join(map(str, sources.values()))}, found none; run benchmarks/*.py"
-        )
-    for name, source in found.items():
-        PLOTS[name](source.with_suffix(".png"), _read(source)["rows"])
-        print(f"results/{name}.png")
+    """Draw the plots of the benchmarks whose results are saved."""
+    drawn = []
+    for name, draw in PLOTS.items():
+        results = read_json(ROOT / "results" / f"{name}.json")
+        if results is not None:
+            draw(ROOT / "results" / f"{name}.png", results["rows"])
+            drawn.append(name)
+            print(f"results/{name}.png")
+    if not drawn:
+        names = ", ".join(f"results/{name}.json" for name in PLOTS)
+        raise UserError(f"expected one of {names}, found none; run benchmarks/*.py")
     return 0
 
 
-def with_tables(text: str, root: Path) -> str:
-    """Return `text` with every marked table made anew from its JSON.
+def read_results(run: Path) -> dict[str, Any]:
+    """Read metrics and environment of a finished run.
 
     Raises:
-        UserError: a table names a file that is not there.
+        UserError: A file is missing or damaged.
+    """
+    results = {}
+    for name in ("metrics", "environment"):
+        path = run / f"{name}.json"
+        content = read_json(path)
+        if content is None:
+            raise UserError(f"{path}: expected the file of a finished run, found none")
+        results[name] = content
+    if not isinstance(results["metrics"].get("name"), str):
+        raise UserError(f"{run / 'metrics.json'}: expected the results of a run with a name")
+    return results
+
+
+def merge_results(runs: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
+    """Put the final models of several runs into the table of the first run.
+
+    Args:
+        runs: Results of `read_results`.
+        name: Name of the merged results.
+    """
+    first = runs[0]["metrics"]
+    *rows, _ = first["rows"]  # inputs and dense network, without the final model
+    for run in runs:
+        metrics = run["metrics"]
+        method = metrics["name"].split("_")[-1]
+        rows.append({**metrics["rows"][-1], "model": method})
+    merged = {"name": name}
+    for key in ("task", "scale", "target", "macs_input"):
+        merged[key] = first[key]
+    return {**runs[0], "metrics": {**merged, "rows": rows}}
+
+
+def with_tables(text: str, root: Path) -> str:
+    """Replace every marked table of a text by that of its JSON file.
+
+    Args:
+        text: Markdown with marks, see the top of this file.
+        root: Folder that the paths in the marks start from.
+
+    Raises:
+        UserError: A mark names a file that does not exist or is no file of results.
     """
 
-    def table(match: re.Match[str]) -> str:
-        path = root / match[2]
-        if not path.is_file():
-            raise UserError(f"README.md names {match[2]}, which does not exist")
-        return match[1] + _table(path) + match[3]
+    def replacement(match: re.Match[str]) -> str:
+        begin, path, end = match.groups()
+        return begin + table_of(root / path) + end
 
-    return MARKED.sub(table, text)
+    return MARKED_TABLE.sub(replacement, text)
 
 
-def _table(path: Path) -> str:
-    found = _read(path)
-    kind, key = found.get("kind"), "metrics" if "kind" not in found else "rows"
-    if key not in found or (kind is not None and kind not in TABLES):
-        raise UserError(
-            f"{path}: expected the figures of a run or of a benchmark, found kind {kind!r}"
-        )
-    return markdown_table(found[key]) if kind is None else TABLES[kind](found[key])
+def table_of(path: Path) -> str:
+    """Format the table of a file of results in markdown.
 
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: expected JSON, found: {error}; make the file again") from error
-    if not isinstance(found, dict):
-        raise UserError(
-            f"{path}: expected a JSON object, found a {type(found).__name__}; make the file again"
-        )
-    return found
+    Raises:
+        UserError: The file does not exist or is no file of results.
+    """
+    results = read_json(path)
+    if results is None:
+        raise UserError(f"{path}: expected a file of results, found none")
+    kind = results.get("kind")
+    if kind is None and "metrics" in results:
+        return markdown_table(results["metrics"])
+    if kind in TABLES and "rows" in results:
+        return TABLES[kind](results["rows"])
+    raise UserError(f"{path}: expected the results of a run or of a benchmark, found kind {kind!r}")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     commands = parser.add_subparsers(required=True)
-    adding = commands.add_parser("add", help="keep a run's figures")
-    adding.add_argument("run_folders", nargs="+", metavar="RUN")
-    adding.add_argument("--name", help="of the file; default: the run's")
-    adding.add_argument("--hardware", required=True)
-    adding.add_argument("--minutes", type=float, required=True, help="wall time of all phases")
-    adding.add_argument("--note", default="")
-    adding.set_defaults(run=add)
-    writing = commands.add_parser("tables", help="write the README's tables")
-    writing.add_argument("--check", action="store_true")
-    writing.set_defaults(run=tables)
-    drawing = commands.add_parser("plot", help="draw the pictures of the benchmarks")
-    drawing.set_defaults(run=plot)
+    add_parser = commands.add_parser("add", help="save the results of a run")
+    add_parser.add_argument("run_folders", nargs="+", metavar="RUN", help="experiments/NAME")
+    add_parser.add_argument("--name", help="name of the file; default: that of the run")
+    add_parser.add_argument("--hardware", required=True, help="processor, cores, memory")
+    add_parser.add_argument(
+        "--minutes", type=float, required=True, help="wall time of all phases together"
+    )
+    add_parser.add_argument("--note", default="", help="remark for readers")
+    add_parser.set_defaults(run=add)
+    tables_parser = commands.add_parser("tables", help="write the README's tables")
+    tables_parser.add_argument("--check", action="store_true", help="only compare")
+    tables_parser.set_defaults(run=tables)
+    plot_parser = commands.add_parser("plot", help="draw the plots of the benchmarks")
+    plot_parser.set_defaults(run=plot)
     return parser
 
 

@@ -25,10 +25,10 @@ def load(name):
     [
         ({}, "metrics.json: expected the file of a finished run"),
         ({"metrics.json": "{"}, "metrics.json: expected JSON"),
-        ({"metrics.json": "[]"}, "metrics.json: expected a JSON object, found a list"),
+        ({"metrics.json": "[]"}, "metrics.json: .*list"),
         (
             {"metrics.json": "{}", "environment.json": "{}"},
-            "metrics.json: expected the figures of a run",
+            "metrics.json: .*name",
         ),
     ],
 )
@@ -64,9 +64,7 @@ def test_each_kind_of_file_has_its_table(tmp_path, text, header):
 @pytest.mark.parametrize("text", ['{"kind": "weather", "rows": []}', '{"kind": "step"}', "{}"])
 def test_a_file_without_figures(tmp_path, text):
     readme = kept(tmp_path, text)
-    with pytest.raises(
-        ValueError, match=r"x\.json: expected the figures of a run or of a benchmark, found"
-    ):
+    with pytest.raises(ValueError, match=r"x\.json: .*kind"):
         load("results").with_tables(readme, tmp_path)
 
 
