@@ -21,15 +21,16 @@ class Scheduler(Section):
 
 
 class _Target(Section):
-    """`compress.target`: a cost kind and the fraction of the dense network's cost to keep. Exactly one key."""
+    """`compress.target`: a single cost kind, and the fraction of its dense cost to keep."""
 
     @model_validator(mode="after")
     def exactly_one(self) -> "_Target":
         """Refuse no budget and two budgets."""
         given = [key for key, value in self if value is not None]
         if len(given) != 1:
+            kinds = ", ".join(COST_KINDS)
             raise ValueError(
-                f"expected exactly one of {', '.join(COST_KINDS)}, found {' and '.join(given) or 'none'}"
+                f"expected exactly one of {kinds}, found {' and '.join(given) or 'none'}"
             )
         return self
 
@@ -40,12 +41,12 @@ class _Target(Section):
 
     @property
     def keep_ratio(self) -> float:
-        """The kept fraction asked for."""
+        """Fraction of the dense network's cost to keep."""
         return getattr(self, self.kind)
 
     @property
     def label(self) -> str:
-        """Short form for names of files: `macs0.5`."""
+        """Short form for file names, such as `macs0.5`."""
         return f"{self.kind}{self.keep_ratio:g}"
 
 
@@ -62,15 +63,16 @@ else:
     )
 
 
-def _one_or_several(value: Any) -> str:
-    return "several" if isinstance(value, list) else "one"
+def _target_form(value: Any) -> str:
+    # Discriminated by hand: of an untagged union, pydantic reports the mistakes of both forms.
+    return "several" if isinstance(value, list) else "single"
 
 
 Targets = Annotated[
-    Annotated[Target, Tag("one")] | Annotated[list[Target], Tag("several"), Field(min_length=1)],
-    Discriminator(_one_or_several),
+    Annotated[Target, Tag("single")] | Annotated[list[Target], Tag("several"), Field(min_length=1)],
+    Discriminator(_target_form),
 ]
-"""One budget, or a list of them."""
+"""A budget, or a list of them."""
 
 
 class Distill(Section):
@@ -78,12 +80,13 @@ class Distill(Section):
 
     weight: Annotated[float, Field(gt=0)] = 1.0
     teacher: str | None = None
-    """A model file; default: the dense network of this very run, as it was when the search began."""
+    """Model file; default: the dense network of this run, as it was when the search began."""
     mix: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """This part of every batch is mixed with other images of it, and only the teacher says what is right there: more
-    to learn from it where images are few."""
+    """Fraction of every batch that is mixed with other images of it (mixup). The target of these is
+    the teacher's output alone; more to learn from it where images are few."""
     temperature: Annotated[float, Field(gt=0)] | None = None
-    """Classification only: what both networks' scores are divided by before they are compared; default: 4."""
+    """Classification only: divides the logits of both networks before they are compared; default:
+    4."""
 
 
 class DHPOptions(Section):
@@ -107,7 +110,7 @@ class HSNOptions(Section):
     """
 
     lr: Annotated[float, Field(gt=0)] = 1e-3
-    """Learning rate of AdamW, constant."""
+    """Learning rate of AdamW for the structure network, constant."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     """Weight decay of AdamW."""
     temperature: Annotated[float, Field(gt=0)] = 0.4
@@ -137,7 +140,7 @@ class HSNOptions(Section):
 
 
 class Compress(Section):
-    """`compress`: the method, the budget, the length of the phases. Without it a run trains the dense network."""
+    """`compress`: method, budget and phases. Without it, only a dense network is trained."""
 
     method: MethodName = "dhp"
     """The search; or one of the baselines uniform, random, magnitude, prior_widths."""
@@ -145,13 +148,13 @@ class Compress(Section):
     """Method dhp: our search, or the published one for reproduction."""
     parametrization: Literal["factored", "full"] = "factored"
     target: Targets
-    """A list gives several models from one search: each is cut after it and finetuned on its own, for as many
-    iterations as a single one would be."""
+    """Budget. A list gives several models from a single search: each is cut after it and finetuned
+    separately, for as many iterations as with a single budget."""
     tolerance: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Largest distance between the kept fraction and the target, for latency as a fraction of the target; default:
-    0.01, for latency 0.05."""
+    """Largest distance between the kept fraction and the target, for latency as a fraction of the
+    target; default: 0.01, for latency 0.05."""
     round_to: Positive = 8
-    """Widths of layers are multiples of this (or the dense width)."""
+    """Widths of layers are multiples of this, or the dense width."""
     min_width: Positive = 8
     """No layer of a prunable group is cut below this many channels."""
     exclude: list[str] = []
@@ -161,7 +164,7 @@ class Compress(Section):
     search_iter: NotNegative
     """Iterations of the search; what remains of `train.total_iter` finetunes the cut network."""
     scheduler: Scheduler | None = None
-    """Own schedule of dense training and search. With it, `train.scheduler` counts from the cut."""
+    """Schedule of dense training and search alone; `train.scheduler` then counts from the cut."""
     distill: Distill | None = None
     prune_residual: bool | None = None
     """Whether channels that are coupled by additions, as along a residual connection, may be
@@ -169,21 +172,22 @@ class Compress(Section):
     dhp: DHPOptions = DHPOptions()
     hsn: HSNOptions = HSNOptions()
     latency_size: Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = None
-    """Height and width of the input that times are measured for; default: 128 and 128, of a classifier its own size."""
+    """Height and width of the input that times are measured for; default: 128 and 128, for
+    classifiers the size that they are made for."""
     latency_threads: Annotated[int, Field(gt=0, le=MAX_THREADS)] = 1
     """CPU threads that times are measured with."""
     latency_table: str | None = None
-    """File of layer times, read and added to; default: `latency_table.json` in the folder of the run."""
+    """File of layer times, read and added to; default: `latency_table.json` in the run's folder."""
 
     @field_validator("target")
     @classmethod
     def comparable(cls, target: Target | list[Target]) -> Target | list[Target]:
         """Refuse a list of several kinds, and the same budget twice."""
-        several = target if isinstance(target, list) else [target]
-        kinds = sorted({one.kind for one in several})
+        targets = target if isinstance(target, list) else [target]
+        kinds = sorted({target.kind for target in targets})
         if len(kinds) > 1:
-            raise ValueError(f"expected targets of one kind, found {' and '.join(kinds)}")
-        labels = [one.label for one in several]
+            raise ValueError(f"expected targets of the same kind, found {' and '.join(kinds)}")
+        labels = [target.label for target in targets]
         if len(set(labels)) < len(labels):
             raise ValueError(f"expected different targets, found {', '.join(labels)}")
         return target
@@ -199,10 +203,12 @@ class Compress(Section):
     def method_options(self) -> dict[str, Any]:
         """Settings of the method alone, by name; empty if it has none."""
         section = METHODS[self.method].section
-        return dict(getattr(self, section)) if section else {}
+        if section is None:
+            return {}
+        return dict(getattr(self, section))
 
     @property
     def targets(self) -> tuple[Target, ...]:
         """All targets, the largest first."""
-        several = self.target if isinstance(self.target, list) else [self.target]
-        return tuple(sorted(several, key=lambda one: -one.keep_ratio))
+        targets = self.target if isinstance(self.target, list) else [self.target]
+        return tuple(sorted(targets, key=lambda target: -target.keep_ratio))

@@ -21,7 +21,7 @@ TYPE_NAMES = {
     Any: "any value",
 }
 BOUND_NAMES = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
-ALTERNATIVES = ("one", "several")
+ALTERNATIVES = ("single", "several")
 """Tags of the forms that `compress.target` can take; pydantic puts them among the keys."""
 MAX_SHOWN = 80
 """Characters of a value that a message shows."""

@@ -14,7 +14,8 @@ def method_problems(options: Options) -> Iterator[Issue]:
     compress = options.compress
     if compress is None:
         return
-    method, spec = compress.method, METHODS[compress.method]
+    method = compress.method
+    spec = METHODS[method]
     if spec.has_presets and compress.preset == "paper":
         yield from _paper_preset_problems(options, compress)
     if spec.parametrization not in (None, compress.parametrization):
@@ -44,7 +45,7 @@ def _paper_preset_problems(options: Options, compress: Compress) -> Iterator[Iss
         )
     kind = compress.targets[0].kind
     if COST_KINDS[kind].is_measured:
-        counted = [name for name, facts in COST_KINDS.items() if not facts.is_measured]
+        counted = [name for name, info in COST_KINDS.items() if not info.is_measured]
         yield (
             ("compress", "preset"),
             f"paper expects a target of {' or '.join(counted)}, found {kind}; set preset: default",
@@ -64,6 +65,7 @@ def idle_in_search(options: Options) -> Iterator[Issue]:
     spec = METHODS[compress.method]
     if not spec.has_presets and changed(compress, "preset"):
         yield ("compress", "preset"), f"has no effect with method: {compress.method}"
+    # Options of another method are often left in a file to switch back to, hence no mistake.
     sections = dict.fromkeys(other.section for other in METHODS.values() if other.section)
     for section in sections:
         if section != spec.section and changed(compress, section):

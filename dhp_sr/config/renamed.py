@@ -7,7 +7,7 @@ through it.
 """
 
 import copy
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ class Renamed:
     """A key that was renamed or moved, or values of a key that were renamed."""
 
     former: str
-    """Dotted path that is still accepted; `*` stands for any one key."""
+    """Dotted path that is still accepted; `*` stands for any single key."""
     current: str
     """Dotted path today, with the same wildcards; equal to `former` if only values changed."""
     values: Mapping[Any, Any] = field(default_factory=dict)
@@ -65,7 +65,8 @@ def use_current_names(
     current = copy.deepcopy(dict(raw))
     notices: list[Issue] = []
     for row in RENAMED:
-        for path in list(_matching_paths(current, tuple(row.former.split(".")))):
+        # A list, as translating a key changes what is iterated over.
+        for path in list(_matching_paths(current, row.former.split("."))):
             notice = _translate(current, row, path, set_names)
             if notice is not None:
                 notices.append((path, notice))
@@ -73,58 +74,71 @@ def use_current_names(
 
 
 def former_name_of(path: tuple[str, ...]) -> str | None:
-    """Return the name of today, dotted, if `path` is a former name of a key; None otherwise."""
+    """Return the dotted name of today if `path` is the former name of a key; None otherwise."""
     for row in RENAMED:
-        former = tuple(row.former.split("."))
-        if row.current != row.former and _fits(path, former):
-            return ".".join(_fill_wildcards(row.current, former, path))
+        current = _current_path(row, path)
+        if current not in (None, path):
+            return ".".join(current)
     return None
 
 
 def _translate(
     raw: dict[str, Any], row: Renamed, path: tuple[str, ...], set_names: Collection[str]
 ) -> str | None:
-    """Translate one key in place; return what to write instead, None if nothing is changed."""
+    """Translate a key in place; return what to write instead, None if nothing is changed."""
     section = _section(raw, path)
     value = section[path[-1]]
-    new_value = _current_value(value, row.values)
+    new_value = value
+    for former, current in row.values.items():
+        # 1 == True in Python, but not in an option file.
+        if type(value) is type(former) and value == former:
+            new_value = current
     if row.former == row.current:
         if new_value == value:
             return None
         section[path[-1]] = new_value
         return f"{value!r} is now called {new_value!r}; write {path[-1]}: {_yaml(new_value)}"
 
-    new_path = _fill_wildcards(row.current, tuple(row.former.split(".")), path)
+    new_path = _current_path(row, path)
+    assert new_path is not None, "the path fits the row"
     new_section = _section(raw, new_path)
     if new_section is None:
         return None
-    takes_value = value is not None
-    if new_path[-1] in new_section:
-        if not _is_set(path, set_names) and not _is_set(new_path, set_names):
-            return None
-        takes_value = takes_value and _is_set(path, set_names)
-    del section[path[-1]]
+    is_override = _is_set(path, set_names)
+    if new_path[-1] in new_section and not is_override and not _is_set(new_path, set_names):
+        return None
     name = ".".join(new_path)
+    del section[path[-1]]
     if value is None:
-        # dumped options hold every key, and null always meant "the default"; the new key may not
-        # take null, and leaving it out says the same
+        # Dumped options hold every key, and null always meant the default. The new key may not
+        # take null; leaving it out says the same.
         return f"is now called {name}; delete it, for null meant its default"
-    if takes_value:
+    if new_path[-1] not in new_section or is_override:
         new_section[new_path[-1]] = new_value
     return f"is now called {name}; write {name}: {_yaml(new_value)}"
+
+
+def _current_path(row: Renamed, path: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Return the path of today for a former path; None if the row is about another key."""
+    former = row.former.split(".")
+    if len(path) != len(former):
+        return None
+    wildcard_keys = []
+    for key, wanted in zip(path, former, strict=True):
+        if wanted == "*":
+            wildcard_keys.append(key)
+        elif key != wanted:
+            return None
+    # Wildcards stand in the same order in both names.
+    current = []
+    for key in row.current.split("."):
+        current.append(wildcard_keys.pop(0) if key == "*" else key)
+    return tuple(current)
 
 
 def _is_set(path: tuple[str, ...], set_names: Collection[str]) -> bool:
     """Return whether `--set` gave a key, or a section around it."""
     return any(".".join(path[:length]) in set_names for length in range(1, len(path) + 1))
-
-
-def _current_value(value: Any, renamed: Mapping[Any, Any]) -> Any:
-    for former, current in renamed.items():
-        # 1 == True in Python, but not in an option file
-        if type(value) is type(former) and value == former:
-            return current
-    return value
 
 
 def _section(raw: dict[str, Any], path: tuple[str, ...]) -> Any:
@@ -134,38 +148,24 @@ def _section(raw: dict[str, Any], path: tuple[str, ...]) -> Any:
         if section.get(key) is None:
             section[key] = {}
         section = section[key]
+        # A mistake of the user, which decoding reports.
         if not isinstance(section, dict):
             return None
     return section
 
 
-def _matching_paths(raw: Any, pattern: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+def _matching_paths(raw: Any, pattern: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """Yield the paths that exist in `raw` and fit a pattern."""
     if not isinstance(raw, dict):
         return
-    head, rest = pattern[0], pattern[1:]
     for key in list(raw):
-        if head not in ("*", key):
+        if pattern[0] not in ("*", key):
             continue
-        if not rest:
+        if len(pattern) == 1:
             yield (key,)
             continue
-        for tail in _matching_paths(raw[key], rest):
-            yield (key, *tail)
-
-
-def _fits(path: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
-    if len(path) != len(pattern):
-        return False
-    return all(wanted in ("*", key) for key, wanted in zip(path, pattern, strict=True))
-
-
-def _fill_wildcards(
-    current: str, former: tuple[str, ...], path: tuple[str, ...]
-) -> tuple[str, ...]:
-    """Return the path of today, its wildcards taken from the former path in their order."""
-    taken = iter([key for key, wanted in zip(path, former, strict=True) if wanted == "*"])
-    return tuple(next(taken) if key == "*" else key for key in current.split("."))
+        for rest in _matching_paths(raw[key], pattern[1:]):
+            yield (key, *rest)
 
 
 def _yaml(value: Any) -> str:
