@@ -31,7 +31,6 @@ from tqdm import tqdm  # noqa: E402
 from benchmarks.published import published  # noqa: E402
 from benchmarks.result_files import circumstances, merge  # noqa: E402
 from benchmarks.training import batches  # noqa: E402
-from dhp_sr.allocation.budget import split_by_group  # noqa: E402
 from dhp_sr.channels.plan import ChannelPlan  # noqa: E402
 from dhp_sr.cli.process import seed_everything  # noqa: E402
 from dhp_sr.config import (  # noqa: E402
@@ -139,9 +138,7 @@ def rank_correlation(first: Tensor, second: Tensor) -> float:
 
 
 def _mean_rank_correlation(plan: ChannelPlan, first: Tensor, second: Tensor) -> float:
-    parts = zip(
-        split_by_group(plan, first).values(), split_by_group(plan, second).values(), strict=True
-    )
+    parts = zip(plan.split(first).values(), plan.split(second).values(), strict=True)
     return statistics.mean(rank_correlation(one, two) for one, two in parts)
 
 
@@ -149,8 +146,7 @@ def _chance(plan: ChannelPlan, mask: Tensor, seed: int) -> float:
     """Return the overlap of a mask with channels drawn at random at its widths."""
     generator = torch.Generator().manual_seed(seed)
     drawn = [
-        part[torch.randperm(len(part), generator=generator)]
-        for part in split_by_group(plan, mask).values()
+        part[torch.randperm(len(part), generator=generator)] for part in plan.split(mask).values()
     ]
     return overlap(mask, torch.cat(drawn))
 

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dhp_sr.allocation.budget import Budget, BudgetError, allowed_widths
-from dhp_sr.allocation.diagnostics import infeasible_budget, min_width_mask
+from dhp_sr.allocation.budget import Budget, BudgetError
+from dhp_sr.allocation.candidates import allowed_widths, min_width_mask
+from dhp_sr.allocation.diagnostics import infeasible_budget
 from dhp_sr.allocation.width_solver import WidthSolver
 from dhp_sr.channels.plan import ChannelPlan
 from dhp_sr.cost.model import CostModel

@@ -4,14 +4,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from dhp_sr.channels.plan import ChannelPlan, Group
+from dhp_sr.channels.plan import ChannelPlan
 from dhp_sr.cost.model import CostModel
 from dhp_sr.utils.cost_kinds import COST_KINDS
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.pixels import round_up
 
 
 class BudgetError(UserError):
@@ -143,63 +141,3 @@ class BudgetReport:
             if is_asked and kind.is_measured:
                 reported[kind.measured_ratio_key] = self.measured_ratio
         return reported
-
-
-def allowed_widths(group: Group, budget: Budget) -> list[int]:
-    """Return the widths a group may take, ascending: the dense width, and those that suit all layers.
-
-    A layer has as many channels as the group times one of its `units`; they are a multiple of `round_to`, not below
-    the floor.
-    """
-    step = math.lcm(
-        *(budget.round_to // math.gcd(budget.round_to, unit) for unit in group.channels_per_element)
-    )
-    first = round_up(min_group_width(group, budget.min_width), step)
-    return [*range(first, group.width, step), group.width]
-
-
-def min_group_width(group: Group, min_width: int) -> int:
-    """Return the width below which a layer of the group has fewer channels than `min_width`, or the dense width."""
-    return min(group.width, max(1, math.ceil(min_width / min(group.channels_per_element))))
-
-
-def split_by_group(plan: ChannelPlan, flat: Tensor) -> dict[str, Tensor]:
-    """Return the part of a flat vector that belongs to each prunable group."""
-    return {group.name: flat[group.span] for group in plan.prunable}
-
-
-def join_groups(plan: ChannelPlan, parts: Mapping[str, Tensor]) -> Tensor:
-    """Concatenate one vector for each prunable group into a flat one.
-
-    Raises:
-        ValueError: a group has no vector, or one of another length, or one that is not finite.
-    """
-    for group in plan.prunable:
-        found = parts.get(group.name)
-        if found is None or tuple(found.shape) != (group.width,) or not torch.isfinite(found).all():
-            shape = "none" if found is None else f"shape {tuple(found.shape)}"
-            raise ValueError(
-                f"{group.name}: expected finite numbers of shape ({group.width},), found {shape}"
-            )
-    return (
-        torch.cat([parts[group.name] for group in plan.prunable])
-        if plan.prunable
-        else torch.zeros(0)
-    )
-
-
-def enforce_min_width(plan: ChannelPlan, life: Tensor, min_width: int) -> Tensor:
-    """Return the mask life > 0, with the best channels of every group up to its floor kept whatever their value.
-
-    Args:
-        plan: the groups.
-        life: (plan.size,) larger = keep.
-        min_width: least channels of every layer.
-    """
-    mask = life > 0
-    for group in plan.prunable:
-        floor = min_group_width(group, min_width)
-        if int(mask[group.span].sum()) < floor:
-            best = torch.topk(life[group.span], floor).indices
-            mask[group.start + best] = True
-    return mask

@@ -1,23 +1,74 @@
-"""Widths as levels: for each group its position in a list of widths, and what it adds to the counts at each of them."""
+"""Candidate widths of channel groups, and what each of them adds to the sizes of weight axes."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from dhp_sr.channels.plan import Group
+from dhp_sr.allocation.budget import Budget
+from dhp_sr.channels.plan import ChannelPlan, Group
 from dhp_sr.cost.axis_sizes import AxisSizes
+from dhp_sr.utils.pixels import round_up
+
+
+def allowed_widths(group: Group, budget: Budget) -> list[int]:
+    """Return the widths that a group may take, ascending; the last is the dense width.
+
+    A layer has as many channels as the group has elements, times the group's channels per element there (4 before a
+    2x PixelShuffle). These products are multiples of `round_to` and not below the minimum width.
+    """
+    steps = []
+    for channels in group.channels_per_element:
+        steps.append(budget.round_to // math.gcd(budget.round_to, channels))
+    step = math.lcm(*steps)
+    first = round_up(min_group_width(group, budget.min_width), step)
+    return [*range(first, group.width, step), group.width]
+
+
+def min_group_width(group: Group, min_width: int) -> int:
+    """Return the smallest width at which every layer of the group has `min_width` channels, or the dense width."""
+    width = math.ceil(min_width / min(group.channels_per_element))
+    return min(group.width, max(1, width))
+
+
+def min_width_mask(plan: ChannelPlan, budget: Budget) -> Tensor:
+    """Return the mask, bool (plan.size,), that keeps the smallest allowed width of each group: its first channels."""
+    mask = torch.zeros(plan.size, dtype=torch.bool)
+    for group in plan.prunable:
+        mask[group.start : group.start + allowed_widths(group, budget)[0]] = True
+    return mask
+
+
+def enforce_min_width(plan: ChannelPlan, scores: Tensor, min_width: int) -> Tensor:
+    """Return the mask scores > 0, with the best channels of every group kept up to its minimum width.
+
+    Args:
+        plan: the groups.
+        scores: (plan.size,) larger = keep; above 0 in any case.
+        min_width: minimum number of channels of every layer.
+    """
+    mask = scores > 0
+    for group in plan.prunable:
+        width = min_group_width(group, min_width)
+        if int(mask[group.span].sum()) < width:
+            best = torch.topk(scores[group.span], width).indices
+            mask[group.start + best] = True
+    return mask
 
 
 class WidthCandidates:
-    """What the groups add to the counts at each of their levels, so that thousands of changes are priced at once.
+    """Axis sizes as a function of candidate indices, one for each group.
+
+    Sizes are additive over groups. So the sizes of a changed choice follow from those of the choice before it, and
+    thousands of changes are evaluated in one batch.
 
     Args:
         groups: the prunable ones of a plan.
         orders: the channels of each group, the best first; a narrower group keeps the first ones.
-        widths: those that each group may take, ascending.
-        counts: of the plan.
+        widths: the candidate widths of each group, ascending.
+        axis_sizes: of the plan.
     """
 
     def __init__(
@@ -25,33 +76,38 @@ class WidthCandidates:
         groups: Sequence[Group],
         orders: Sequence[Tensor],
         widths: Sequence[Sequence[int]],
-        counts: AxisSizes,
+        axis_sizes: AxisSizes,
     ) -> None:
-        parts = zip(groups, orders, widths, strict=True)
-        added = [counts.group_sizes(group.start, order, allowed) for group, order, allowed in parts]
-        self._added, self._fixed = pad_sequence(added, batch_first=True), counts.fixed
-        self._places = torch.arange(len(groups))
-        self.last_index = torch.tensor([len(allowed) - 1 for allowed in widths])
+        added = []
+        for group, order, candidates in zip(groups, orders, widths, strict=True):
+            added.append(axis_sizes.group_sizes(group.start, order, candidates))
+        self._added = pad_sequence(added, batch_first=True)
+        """What each group adds to the sizes at each of its widths, shape (groups, candidates, size)."""
+        self._fixed = axis_sizes.fixed
+        self._groups = torch.arange(len(groups))
+        self.last_index = torch.tensor([len(candidates) - 1 for candidates in widths])
+        """Candidate index of the largest width of each group, shape (groups,)."""
 
-    def sizes(self, levels: Tensor) -> Tensor:
-        """Return the kept entries, shape (size,), of groups at levels (groups,)."""
-        return self._added[self._places, levels].sum(0) + self._fixed
+    def sizes(self, indices: Tensor) -> Tensor:
+        """Return the axis sizes, shape (size,), for candidate indices (groups,)."""
+        return self._added[self._groups, indices].sum(0) + self._fixed
 
-    def size_change(self, levels: Tensor, places: Tensor, to: Tensor) -> Tensor:
-        """Return what the counts change by when single groups go from their levels to others.
+    def size_change(self, indices: Tensor, groups: Tensor, new_indices: Tensor) -> Tensor:
+        """Return the change of the axis sizes if single groups change their candidate.
 
         Args:
-            levels: (groups,) where they are.
-            places: (...) the groups that go.
-            to: (...) their new levels.
+            indices: (groups,) candidate indices before.
+            groups: (...) the group of each change.
+            new_indices: (...) its new candidate index.
 
         Returns:
             (..., size).
         """
-        return self._added[places, to] - self._added[places, levels[places]]
+        return self._added[groups, new_indices] - self._added[groups, indices[groups]]
 
-    def neighbors(self, levels: Tensor, steps: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return the groups, shape (moves,), that can take one of the steps, and the level that it leads to."""
-        to = levels[:, None] + torch.tensor(steps)
-        possible = (to >= 0) & (to <= self.last_index[:, None])
-        return self._places[:, None].expand_as(to)[possible], to[possible]
+    def neighbors(self, indices: Tensor, steps: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return the groups that can take one of the steps, and their candidate index after it; each (changes,)."""
+        new_indices = indices[:, None] + torch.tensor(steps)
+        exists = (new_indices >= 0) & (new_indices <= self.last_index[:, None])
+        groups = self._groups[:, None].expand_as(new_indices)
+        return groups[exists], new_indices[exists]

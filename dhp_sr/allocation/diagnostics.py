@@ -1,21 +1,13 @@
 """What stands in the way of a budget: which pinned groups and which floors hold how much of a cost."""
 
 import torch
-from torch import Tensor
 
-from dhp_sr.allocation.budget import Budget, BudgetError, allowed_widths
+from dhp_sr.allocation.budget import Budget, BudgetError
+from dhp_sr.allocation.candidates import min_width_mask
 from dhp_sr.channels.plan import ChannelPlan
 from dhp_sr.cost.model import CostModel
 
 SHOWN = 3
-
-
-def min_width_mask(plan: ChannelPlan, budget: Budget) -> Tensor:
-    """Return the mask that keeps each group's floor, the first channels."""
-    mask = torch.zeros(plan.size, dtype=torch.bool)
-    for group in plan.prunable:
-        mask[group.start : group.start + allowed_widths(group, budget)[0]] = True
-    return mask
 
 
 def share_per_group(plan: ChannelPlan, costs: CostModel, budget: Budget) -> dict[str, float]:

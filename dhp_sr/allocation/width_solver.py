@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from dhp_sr.allocation.budget import Budget, allowed_widths
-from dhp_sr.allocation.candidates import WidthCandidates
+from dhp_sr.allocation.budget import Budget
+from dhp_sr.allocation.candidates import WidthCandidates, allowed_widths
 from dhp_sr.channels.plan import ChannelPlan
 from dhp_sr.cost.model import CostModel
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -123,6 +123,31 @@ class ChannelPlan:
     def size(self) -> int:
         """Number of prunable channels: length of the flat vector."""
         return sum(group.width for group in self.prunable)
+
+    def split(self, flat: Tensor) -> dict[str, Tensor]:
+        """Return group name -> its entries of a vector (size,), for the prunable groups."""
+        return {group.name: flat[group.span] for group in self.prunable}
+
+    def join(self, vectors: Mapping[str, Tensor]) -> Tensor:
+        """Concatenate a vector for each prunable group into one of shape (size,).
+
+        Args:
+            vectors: group name -> (width,).
+
+        Raises:
+            ValueError: a group has no vector, one of another length, or one that is not finite.
+        """
+        for group in self.prunable:
+            vector = vectors.get(group.name)
+            shape = "none" if vector is None else f"shape {tuple(vector.shape)}"
+            fits = vector is not None and tuple(vector.shape) == (group.width,)
+            if not fits or not torch.isfinite(vector).all():
+                raise ValueError(
+                    f"{group.name}: expected finite numbers of shape ({group.width},), found {shape}"
+                )
+        if not self.prunable:
+            return torch.zeros(0)
+        return torch.cat([vectors[group.name] for group in self.prunable])
 
 
 def make_plan(

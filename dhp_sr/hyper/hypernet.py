@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dhp_sr.allocation.allocate import allocate_measured_widths, allocate_widths
-from dhp_sr.allocation.budget import Budget, BudgetReport, join_groups, split_by_group
+from dhp_sr.allocation.budget import Budget, BudgetReport
 from dhp_sr.channels.plan import ChannelPlan, Group
 from dhp_sr.cost.latency_benchmark import LatencyBenchmark
 from dhp_sr.cost.model import Cost, CostModel
@@ -116,7 +116,7 @@ class HyperNet(nn.Module):
     @property
     def masks(self) -> Mapping[str, Tensor]:
         """Group name -> kept channels, bool, shape (width,)."""
-        return split_by_group(self.plan, self.mask)
+        return self.plan.split(self.mask)
 
     def set_masks(self, masks: Mapping[str, Tensor]) -> None:
         """Choose the channels to keep.
@@ -139,7 +139,7 @@ class HyperNet(nn.Module):
             _check_mask(groups[name], mask)
             if groups[name].prunable:
                 new_masks[name] = mask
-        self.mask.copy_(join_groups(self.plan, new_masks))
+        self.mask.copy_(self.plan.join(new_masks))
 
     @property
     def costs(self) -> CostModel:
@@ -223,7 +223,7 @@ class HyperNet(nn.Module):
             raise ValueError(f"expected a single budget of {kinds}, found {given or 'none'}")
         kind, ratio = next(iter(given.items()))
         budget = Budget.from_target(kind, ratio, tolerance, round_to, min_width)
-        flat_scores = None if scores is None else join_groups(self.plan, scores)
+        flat_scores = None if scores is None else self.plan.join(scores)
         return self.prune_to_budget(budget, flat_scores)
 
     def prune_to_budget(self, budget: Budget, scores: Tensor | None = None) -> BudgetReport:
@@ -242,7 +242,7 @@ class HyperNet(nn.Module):
         """
         if scores is None:
             latents = {name: latent.detach().abs() for name, latent in self.latents.items()}
-            scores = join_groups(self.plan, latents)
+            scores = self.plan.join(latents)
         if tuple(scores.shape) != (self.plan.size,) or not torch.isfinite(scores).all():
             shape = tuple(scores.shape)
             raise ValueError(f"expected finite scores of shape ({self.plan.size},), found {shape}")

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
-from dhp_sr.allocation.budget import BudgetReport, split_by_group
+from dhp_sr.allocation.budget import BudgetReport
 from dhp_sr.hyper import HyperNet
 from dhp_sr.search.settings import SearchSettings
 from dhp_sr.utils.cost_kinds import reported_kinds
@@ -116,6 +116,6 @@ def taylor_terms(hyper: HyperNet) -> Tensor:
 @torch.no_grad()
 def set_latents(hyper: HyperNet, values: Tensor) -> None:
     """Copy a vector of shape (plan.size,) into the latents of all groups."""
-    by_group = split_by_group(hyper.plan, values)
+    by_group = hyper.plan.split(values)
     for name, latent in hyper.latents.items():
         latent.copy_(by_group[name])

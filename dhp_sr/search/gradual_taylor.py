@@ -39,7 +39,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from dhp_sr.allocation.budget import enforce_min_width
+from dhp_sr.allocation.candidates import enforce_min_width
 from dhp_sr.hyper import HyperNet
 from dhp_sr.hyper.proximal import AdamPreconditioner
 from dhp_sr.search.base import Search, taylor_terms

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from dhp_sr.allocation.budget import Budget, enforce_min_width
+from dhp_sr.allocation.budget import Budget
+from dhp_sr.allocation.candidates import enforce_min_width
 from dhp_sr.hyper import HyperNet
 
 WARMUP = 0.1

@@ -20,7 +20,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from dhp_sr.allocation.budget import enforce_min_width
+from dhp_sr.allocation.candidates import enforce_min_width
 from dhp_sr.hyper import HyperNet
 from dhp_sr.hyper.convert import init_like_paper
 from dhp_sr.hyper.proximal import AdamPreconditioner, soft_threshold

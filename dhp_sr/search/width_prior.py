@@ -33,8 +33,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dhp_sr.allocation.budget import Budget, allowed_widths
-from dhp_sr.allocation.candidates import WidthCandidates
+from dhp_sr.allocation.budget import Budget
+from dhp_sr.allocation.candidates import WidthCandidates, allowed_widths
 from dhp_sr.hyper import HyperNet
 
 NUM_CANDIDATES = 32

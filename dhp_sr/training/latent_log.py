@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-from dhp_sr.allocation.budget import split_by_group
 from dhp_sr.search import Search
 from dhp_sr.training.schedule import Schedule
 
@@ -21,7 +20,7 @@ def is_due(schedule: Schedule, done: int) -> bool:
 
 def latent_rows(search: Search, done: int) -> list[dict[str, Any]]:
     """Return one row for each prunable group: its latents, three digits each, separated by blanks."""
-    parts = split_by_group(search.hyper.plan, search.remaining().detach().float().cpu())
+    parts = search.hyper.plan.split(search.remaining().detach().float().cpu())
     return [
         {
             "iteration": done,

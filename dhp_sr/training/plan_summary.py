@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from dhp_sr.allocation.budget import Budget
-from dhp_sr.allocation.diagnostics import lower_bound, min_width_mask, share_per_group
+from dhp_sr.allocation.candidates import min_width_mask
+from dhp_sr.allocation.diagnostics import lower_bound, share_per_group
 from dhp_sr.config.schema import Options
 from dhp_sr.hyper import HyperNet
 from dhp_sr.training.distributed import DistributedContext

@@ -7,14 +7,9 @@ import torch
 from networks import CASES, example, network
 from torch import nn
 
-from dhp_sr.allocation.budget import (
-    Budget,
-    BudgetError,
-    allowed_widths,
-    enforce_min_width,
-    split_by_group,
-)
-from dhp_sr.allocation.diagnostics import lower_bound, min_width_mask, share_per_group
+from dhp_sr.allocation.budget import Budget, BudgetError
+from dhp_sr.allocation.candidates import allowed_widths, enforce_min_width, min_width_mask
+from dhp_sr.allocation.diagnostics import lower_bound, share_per_group
 from dhp_sr.allocation.width_solver import WidthSolver
 from dhp_sr.archs import build
 from dhp_sr.channels.plan import make_plan
@@ -318,7 +313,5 @@ def test_one_very_low_score_leaves_the_order_of_the_others_alone():
         )
         scores[16:32] += 1e-2
         scores[-1] = lowest
-        widths = hyper.prune_to(
-            macs=0.4, round_to=1, scores=split_by_group(hyper.plan, scores)
-        ).widths
+        widths = hyper.prune_to(macs=0.4, round_to=1, scores=hyper.plan.split(scores)).widths
         assert list(widths.values())[1] == 16, lowest

@@ -18,7 +18,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from dhp_sr.allocation.budget import enforce_min_width, split_by_group
+from dhp_sr.allocation.candidates import enforce_min_width
 from dhp_sr.hyper import HyperNet
 from dhp_sr.hyper.gated import use_gates
 from dhp_sr.search.base import Search, latent_gradients, set_latents
@@ -211,7 +211,7 @@ class HSN(Search):
         probability = keep_probability(self._logits.detach() + self._options.logit_bias)
         ambiguous = (probability > AMBIGUOUS[0]) & (probability < AMBIGUOUS[1])
         figures = {"ambiguous": float(ambiguous.float().mean()), "lr": self._options.lr}
-        masks = split_by_group(self.hyper.plan, self.hyper.mask.cpu())
+        masks = self.hyper.plan.split(self.hyper.mask.cpu())
         for name, mask in masks.items():
             figures[f"width/{name}"] = float(mask.sum())
         for name, factor in zip(masks, self._scaling.factors.tolist(), strict=True):
