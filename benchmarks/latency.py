@@ -17,7 +17,8 @@ from dhp_sr.allocation.budget import BudgetError
 from dhp_sr.archs import build
 from dhp_sr.config import load_options
 from dhp_sr.deploy import load_model
-from dhp_sr.deploy.onnx import INPUT, OUTPUT, export_onnx, open_onnx
+from dhp_sr.deploy.onnx_export import INPUT, OUTPUT, export_onnx
+from dhp_sr.deploy.onnx_runner import open_session
 from dhp_sr.hyper import convert
 from dhp_sr.metrics import complexity
 from dhp_sr.tasks.registry import task_of
@@ -183,7 +184,7 @@ def _onnx(
         for number, (name, network) in enumerate(networks.items()):
             path = Path(folder) / f"{number}.onnx"
             export_onnx(network, path, (1, *_small(network)), size_multiple=network.size_multiple)
-            session = open_onnx(path, threads)
+            session = open_session(path, threads)
             runs[name] = lambda _, session=session: session.run([OUTPUT], {INPUT: array})
         yield runs
 

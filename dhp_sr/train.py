@@ -48,7 +48,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from dhp_sr.config import load_options
     from dhp_sr.training.driver import Interrupted, train
     from dhp_sr.zoo.networks import check_network_type
-    from dhp_sr.zoo.specs import register_known
+    from dhp_sr.zoo.names import register_known
 
     with plain_warnings(), stop_on_signals() as stop:
         options = load_options(arguments.opt, arguments.set, check_network=check_network_type)

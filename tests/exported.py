@@ -20,7 +20,7 @@ class Exports:
 
     def __getitem__(self, name):
         if name not in self.made:
-            from dhp_sr.deploy.onnx import export_onnx
+            from dhp_sr.deploy.onnx_export import export_onnx
 
             network, path = build(name, **SMALL[name]).eval(), self.folder / f"{name}.onnx"
             example = (1, network.in_channels, 16, 16)

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 
-from dhp_sr.deploy.onnx_check import seal
+from dhp_sr.deploy.onnx_check import write_with_checksum
 
 
 def other(path, kind="sr", weights=np.float32, props=None):
@@ -35,7 +35,7 @@ def other(path, kind="sr", weights=np.float32, props=None):
         ir_version=8,
     )
     if props:
-        seal(content, props, path)
+        write_with_checksum(content, props, path)
     else:
         onnx.save(content, path)
     return path

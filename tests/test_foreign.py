@@ -9,9 +9,9 @@ import pytest
 import torch
 from basicsr_modules import from_basicsr
 from photographs import save_pieces
+from third_party import third_party_info
 
-from dhp_sr.deploy import load_model, read_manifest
-from dhp_sr.deploy import third_party as origins
+from dhp_sr.deploy import load_model, model_info, read_manifest, register
 from dhp_sr.surgery.rewrite import RewrittenNetwork
 from dhp_sr.test import main as score_main
 from dhp_sr.train import main as run_main
@@ -36,7 +36,7 @@ REWRITTEN = {"ECBSR"}
 def needs_basicsr(monkeypatch):
     """Each test starts with nothing registered."""
     from_basicsr("utils.registry")
-    monkeypatch.setattr(origins, "BUILDERS", {})
+    monkeypatch.setattr(model_info, "CONSTRUCTORS", {})
 
 
 def arguments(network, folder, *more):
@@ -78,7 +78,7 @@ def test_a_run_and_its_file(name, tmp_path, capsys):
     assert run_main(given) == 0
     folder = tmp_path / "foreign"
     row = json.loads((folder / "metrics.json").read_text())["rows"][-1]
-    origins.BUILDERS.clear()
+    model_info.CONSTRUCTORS.clear()
     assert score_main([*given, "--json", str(tmp_path / "again.json")]) == 0
     again = json.loads((tmp_path / "again.json").read_text())["rows"][-1]
     assert (again["sets"], again["macs"], again["params"]) == (
@@ -87,7 +87,7 @@ def test_a_run_and_its_file(name, tmp_path, capsys):
         row["params"],
     )
 
-    origins.BUILDERS.clear()
+    model_info.CONSTRUCTORS.clear()
     model = str(folder / "models" / "pruned.safetensors")
     by_name = ["--model", model, "--data", str(tmp_path / "val"), "--repeats", "0"]
     assert score_main([*by_name, "--json", str(tmp_path / "file.json")]) == 0
@@ -141,7 +141,7 @@ def test_a_network_that_files_cannot_name_is_said_before_the_training(tmp_path, 
         assert run_main(given) == 0
     assert score_main(given) == 2
     assert "without dhp_sr's description of the network" in capsys.readouterr().err
-    origins.register("basicsr:OwnOfTheUser", OwnOfTheUser)
+    register("basicsr:OwnOfTheUser", OwnOfTheUser)
     assert run_main(given) == 0
     assert score_main(given) == 0
 
@@ -161,15 +161,15 @@ def test_mistakes_end_with_2_before_the_training(network, expected, tmp_path, ca
 
 
 def test_a_classifier_is_not_scored_on_images(tmp_path, capsys):
-    from dhp_sr.deploy import Origin, save_model
-    from dhp_sr.zoo.specs import build_classifier, register_known
+    from dhp_sr.deploy import save_model
+    from dhp_sr.zoo.names import build_classifier, register_known
 
     register_known()
-    origin = Origin(
+    info = third_party_info(
         "torchvision:resnet18", {"num_classes": 10}, task="classification", smallest_side=64
     )
     save_model(
-        build_classifier("resnet18", {"num_classes": 10}), tmp_path / "c.safetensors", origin=origin
+        build_classifier("resnet18", {"num_classes": 10}), tmp_path / "c.safetensors", info=info
     )
     assert score_main(["--model", str(tmp_path / "c.safetensors"), "--data", str(tmp_path)]) == 2
     assert "expected class folders" in capsys.readouterr().err
@@ -177,16 +177,16 @@ def test_a_classifier_is_not_scored_on_images(tmp_path, capsys):
 
 def test_a_file_does_not_make_torchvision_download(tmp_path):
     from dhp_sr.utils.errors import UserError
-    from dhp_sr.zoo.specs import build_classifier
+    from dhp_sr.zoo.names import build_classifier
 
     for asked in ({"weights": "DEFAULT"}, {"pretrained": True}):
-        with pytest.raises(UserError, match="would download weights; leave it out"):
+        with pytest.raises(UserError, match="would download weights"):
             build_classifier("resnet18", asked)
 
 
 def test_nothing_is_imported_for_networks_of_our_own():
     code = (
-        "import sys, dhp_sr.cli.score, dhp_sr.cli.plan; from dhp_sr.zoo.specs import register_known;"
+        "import sys, dhp_sr.cli.evaluate, dhp_sr.cli.plan; from dhp_sr.zoo.names import register_known;"
         "register_known(); dhp_sr.cli.plan.plan_arch('DnCNN', ['num_feat=8', 'num_layers=3']);"
         "assert not {'basicsr', 'torchvision'} & set(sys.modules), 'imported'"
     )

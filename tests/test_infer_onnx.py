@@ -49,7 +49,7 @@ REFUSED = {
         [COPY, ("Neg", ["x"], ["z"])],
         {"x": ANY},
         {"y": ANY, "z": ANY},
-        "one out, found 2 out",
+        "2 out",
     ),
     "no batch": ([COPY], {"x": [3, "h", "w"]}, {"y": [3, "h", "w"]}, "expected one image"),
     "video": (

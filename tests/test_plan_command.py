@@ -159,18 +159,18 @@ def test_a_latency_is_measured(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("arguments", "expected"), [
-    ([], "expected either -opt FILE or --arch NAME"),
-    (["-opt", OPTIONS, "--arch", "EDSR"], "expected either"),
-    (["-opt", OPTIONS, "--size", "8", "8"], "--size: no effect with -opt"),
-    (["-opt", OPTIONS, "--set", "compress=null"], "expected a section compress to plan for, found none"),
+    ([], "-opt"),
+    (["-opt", OPTIONS, "--arch", "EDSR"], "--arch"),
+    (["-opt", OPTIONS, "--size", "8", "8"], "--size"),
+    (["-opt", OPTIONS, "--set", "compress=null"], "section compress"),
     (["-opt", "nowhere.yml"], "nowhere.yml"),
     (["--arch", "EDSX"], "did you mean 'EDSR'"),
     (["--arch", "EDSR", "num_fet=3"], "did you mean 'num_feat'"),
-    (["--arch", "EDSR", "num_feat"], "expected an argument of the network as key=value, found 'num_feat'"),
-    (["--arch", "EDSR", "--set", "a=b"], "--set: no effect with --arch"),
+    (["--arch", "EDSR", "num_feat"], "'num_feat'"),
+    (["--arch", "EDSR", "--set", "a=b"], "--set"),
     (["--arch", "EDSR", "--exclude", "bodi.*"], "names no layer"),
     (["--arch", "EDSR", "--round_to", "0"], "at least 1, found 0 and 8"),
-    (["--arch", "EDSR", "--size", "0", "8"], "--size: expected"),
+    (["--arch", "EDSR", "--size", "0", "8"], "--size"),
     (["--arch", "basicsr:RRDBNet", *RRDB, "--size", "9", "9"], "RRDBNet cannot be traced"),
 ])  # fmt: skip
 def test_mistakes_end_with_2_and_one_message(arguments, expected, capsys):

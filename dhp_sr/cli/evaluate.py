@@ -1,40 +1,178 @@
-"""Everything that is told about finished models: quality per image, cost, time, memory. For test.py --model."""
+"""Scores of finished models: quality per image, cost, time, memory. The service of test.py."""
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
-from dhp_sr.cli.candidates import Candidate, open_candidates
 from dhp_sr.cli.memory import peak_memory
-from dhp_sr.cli.titles import set_titles
+from dhp_sr.cli.models import ComparedModel, model_names, open_models, set_names
+from dhp_sr.cli.process import keep_memory, plain_warnings
+from dhp_sr.config import load_options, resolve_paths, run_path
+from dhp_sr.config.schema import Options
+from dhp_sr.deploy import load_model
+from dhp_sr.deploy.model_info import CLASSIFICATION
 from dhp_sr.metrics import latencies
+from dhp_sr.reports.tables import evaluation_text, text_table
 from dhp_sr.tasks.base import Task
-from dhp_sr.tasks.classification import Classification
-from dhp_sr.tasks.registry import task_named
+from dhp_sr.tasks.registry import task_named, task_of
 from dhp_sr.tasks.test_sets import TestSet, enlarge, mean_scores, restore, scores_of
-from dhp_sr.training.result_rows import Row, new_row
-from dhp_sr.utils.devices import device_by_name
+from dhp_sr.training.final_names import final_names
+from dhp_sr.training.result_rows import Row, input_rows, model_row, new_row
+from dhp_sr.training.run_folder import RunFolder
+from dhp_sr.utils.devices import device_by_name, single_device
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.files import write_json
+from dhp_sr.utils.hardware import MAX_THREADS
 from dhp_sr.utils.strict_json import finite
-from dhp_sr.zoo.networks import EXAMPLE_SIDE, example_shape, image_shape
+from dhp_sr.zoo.model_zoo import asks_for_listing, resolve_model, zoo_listing
+from dhp_sr.zoo.names import register_known
+from dhp_sr.zoo.networks import EXAMPLE_SIDE, check_network_type, example_shape, image_shape
 
 HD_OUTPUT = (720, 1280)
-"""Height and width of the output for which papers on super-resolution state costs."""
+"""Height and width of the output that papers on super-resolution state costs for."""
+
+DATA_ARGUMENTS = ("sigma", "max_images", "crop_border", "device")
+MEASURING_ARGUMENTS = ("size", "repeats", "threads")
 
 
 @dataclass(frozen=True)
 class Measuring:
-    """How time and memory are measured."""
+    """Settings of the measurement of time and memory."""
 
     size: tuple[int, int] | None = None
-    """Height and width of the input; None: 128 x 128, for a classifier what it is meant for."""
+    """Height and width of the input; None: 128 x 128, for a classifier its input size."""
     repeats: int = 10
     """Timed passes of each model; 0: neither time nor memory is measured."""
     threads: int | None = None
     """Of the CPU; None: as many as torch takes."""
+
+
+def run_evaluate(arguments: argparse.Namespace, root: Path) -> None:
+    """Run test.py.
+
+    Args:
+        arguments: Of `parsers.evaluate_parser`.
+        root: Folder that relative paths of option files start from.
+
+    Raises:
+        UserError: Arguments contradict each other, or as for the functions below.
+    """
+    if asks_for_listing(arguments.model):
+        print(zoo_listing(), end="")
+        return
+    register_known()
+    keep_memory()
+    models = [resolve_model(model) for model in arguments.model or ()]
+    with plain_warnings():
+        if arguments.opt:
+            _refuse_file_arguments(arguments)
+            scores = evaluate_run(arguments.opt, arguments.set, root=root, models=models)
+            text = f"{scores['name']}\n{text_table(scores)}"
+        else:
+            scores = _evaluate_arguments(arguments, models)
+            text = evaluation_text(scores, images=not arguments.no_images)
+    print(text, end="")
+    if arguments.json:
+        write_json(arguments.json, scores)
+
+
+def _refuse_file_arguments(arguments: argparse.Namespace) -> None:
+    unused = []
+    for name in ("data", *DATA_ARGUMENTS, *MEASURING_ARGUMENTS):
+        if getattr(arguments, name) is not None:
+            unused.append(f"--{name}")
+    if arguments.no_images:
+        unused.append("--no_images")
+    if unused:
+        raise UserError(
+            f"{', '.join(unused)}: no effect with -opt, whose file says so; use --set, or "
+            "--model --data"
+        )
+
+
+def _evaluate_arguments(arguments: argparse.Namespace, models: Sequence[Path]) -> dict[str, Any]:
+    if not models or not arguments.data:
+        raise UserError("expected -opt FILE, or --model FILE and --data FOLDER; see --help")
+    if arguments.set:
+        raise UserError("--set: no effect without -opt")
+    for name, values, minimum in (
+        ("size", arguments.size or (), 1),
+        ("threads", (arguments.threads,), 1),
+        ("repeats", (arguments.repeats,), 0),
+    ):
+        if any(value is not None and value < minimum for value in values):
+            raise UserError(f"--{name}: expected at least {minimum}, got {list(values)}")
+    if arguments.threads is not None and arguments.threads > MAX_THREADS:
+        raise UserError(
+            f"--threads: expected a number from 1 to {MAX_THREADS}, got {arguments.threads}"
+        )
+    measuring = Measuring(
+        arguments.size, 10 if arguments.repeats is None else arguments.repeats, arguments.threads
+    )
+    choices = {name: getattr(arguments, name) for name in DATA_ARGUMENTS}
+    return evaluate_files(models, arguments.data, measuring=measuring, **choices)
+
+
+def evaluate_run(
+    opt: str | Path, overrides: Sequence[str] = (), *, root: Path, models: Sequence[str | Path] = ()
+) -> dict[str, Any]:
+    """Score the final models of a run on the test sets of its option file.
+
+    Args:
+        opt: The option file.
+        overrides: `section.key=value` each.
+        root: The project's folder.
+        models: Other model files to score instead.
+
+    Returns:
+        The form of metrics.json, without times.
+
+    Raises:
+        UserError: The options are wrong, the run has not finished, or images are missing.
+    """
+    options = load_options(opt, overrides, check_network=check_network_type)
+    run = RunFolder(run_path(options, root))
+    paths = [Path(model) for model in models]
+    if not paths:
+        paths = [run.model(name) for name in final_names(options)]
+    device = single_device(options.num_gpu)
+    networks = [_open_for(path, options, opt, device) for path in paths]
+    sets = task_of(options).test_sets(resolve_paths(options, root))
+    if not sets:
+        raise UserError("expected at least one test set (datasets.val), there is none")
+    task = task_named(networks[0].task)
+    shape = list(example_shape(networks[0]))
+    rows = input_rows(task, sets)
+    for path, name, network in zip(paths, model_names(paths), networks, strict=True):
+        row = model_row(path.stem, network, task, sets, example_shape(network), device)
+        rows.append({**row, "model": name})
+    scores = {
+        "name": str(paths[0]),
+        "task": task.name,
+        "scale": networks[0].scale,
+        "rows": rows,
+        "macs_input": shape,
+    }
+    return finite(scores)
+
+
+def _open_for(path: Path, options: Options, opt: str | Path, device: torch.device) -> nn.Module:
+    if not path.exists():
+        raise UserError(
+            f"{path}: expected the model of run {options.name!r}, there is no such file; "
+            "train it first"
+        )
+    network = load_model(path, device).float()
+    try:
+        task_of(options).check_fit(network, path.name, options)
+    except UserError as error:
+        raise UserError(f"{path} does not fit {opt}: {error}") from error
+    return network
 
 
 def evaluate_files(
@@ -49,135 +187,162 @@ def evaluate_files(
 ) -> dict[str, Any]:
     """Score model files on folders of images.
 
-    Of ground-truth images, inputs are made by exact bicubic or by adding noise; a classifier's images are labeled.
+    Of ground-truth images, inputs are made by exact bicubic or by adding noise; a classifier's
+    images are labeled.
 
     Args:
-        models: One file or several, of the same task, scale and channels; `.onnx` files too, classifiers' if ours.
-        folders: One test set each, named after the folder.
+        models: Files of the same task, scale and channels; `.onnx` files too, classifiers' if
+            they are ours.
+        folders: Test sets, each named after its folder.
         sigma: Noise level (0-255 scale), which a denoiser needs.
         max_images: Only the first so many of each set.
-        crop_border: Pixels shaved before scoring; default: the scale, 0 for denoising. This, `sigma`, `max_images` and
-            the size of `measuring` mean nothing for classifiers, and are refused.
+        crop_border: Pixels cropped before scoring; default: the scale, 0 for denoising. This,
+            `sigma`, `max_images` and the size of `measuring` mean nothing for classifiers, and
+            are refused.
         device: Where torch computes; default: auto.
         measuring: Of time and memory; default: not measured.
 
     Returns:
-        The form of metrics.json; every row with the scores of its images, a model's with its costs at several sizes. A
-        classifier's scores are those of a set alone, its costs those of the size it is meant for.
+        The form of metrics.json. Every row has the scores of its images, a model's also its costs
+        at several sizes. A classifier has scores of sets only, and its costs at its input size.
 
     Raises:
-        UserError: a file is no model, a folder is missing, or an argument has no meaning for the model's task.
+        UserError: A file is no model, a folder is missing, or an argument has no meaning for the
+            model's task.
     """
     measuring = measuring or Measuring(repeats=0)
-    place = device_by_name(device)
     paths = [models] if isinstance(models, str | Path) else list(models)
-    candidates = open_candidates(paths, place, measuring.threads or torch.get_num_threads())
-    first, task = candidates[0].network, task_named(candidates[0].network.task)
+    threads = measuring.threads or torch.get_num_threads()
+    compared = open_models(paths, device_by_name(device), threads)
+    network = compared[0].network
+    task = task_named(network.task)
     choices = {"sigma": sigma, "max_images": max_images, "crop_border": crop_border}
-    found = {"name": ", ".join(map(str, paths)), "task": first.task, "scale": first.scale}
-    if first.task == Classification.name:
-        sets = _open_sets(candidates[0], task, folders, **choices, size=measuring.size)
-        inputs, rows, shape = (
-            [],
-            [_class_row(one, task, sets) for one in candidates],
-            list(example_shape(first)),
-        )
+    scores: dict[str, Any] = {
+        "name": ", ".join(map(str, paths)),
+        "task": network.task,
+        "scale": network.scale,
+    }
+    if network.task == CLASSIFICATION:
+        sets = _open_sets(compared[0], task, folders, size=measuring.size, **choices)
+        first_rows = []
+        model_rows = [_classifier_row(model, task, sets) for model in compared]
+        shape = list(example_shape(network))
     else:
-        sets = _open_sets(candidates[0], task, folders, **choices)
-        inputs, rows = [_input_row(sets, task.input_name)], [_row(one, sets) for one in candidates]
-        shape = image_shape(first, *(measuring.size or (EXAMPLE_SIDE, EXAMPLE_SIDE)))
-        found |= {"shaved": {one.name: one.shave for one in sets}}
+        sets = _open_sets(compared[0], task, folders, **choices)
+        first_rows = [_input_row(sets, task.input_name)]
+        model_rows = [_restoration_row(model, sets) for model in compared]
+        shape = image_shape(network, *(measuring.size or (EXAMPLE_SIDE, EXAMPLE_SIDE)))
+        scores["shaved"] = {test_set.name: test_set.shave for test_set in sets}
     if measuring.repeats:
-        _measure(rows, candidates, shape, measuring)
-    return finite(
-        {
-            **found,
-            "rows": [*inputs, *rows],
-            "macs_input": next(iter(rows[0]["costs"].values()))["input"],
-        }
-    )
+        _measure(model_rows, compared, shape, measuring)
+    scores["rows"] = [*first_rows, *model_rows]
+    # Rows state MACs for the first of their inputs.
+    first_cost = next(iter(model_rows[0]["costs"].values()))
+    scores["macs_input"] = first_cost["input"]
+    return finite(scores)
 
 
 def _open_sets(
-    candidate: Candidate, task: Task, folders: Sequence[str], **choices: Any
-) -> list[TestSet]:
-    named = dict(zip(set_titles(folders), map(str, folders), strict=True))
+    model: ComparedModel, task: Task, folders: Sequence[str], **choices: Any
+) -> list[Any]:
+    by_name = dict(zip(set_names(folders), map(str, folders), strict=True))
     try:
-        return task.folder_sets(candidate.network, named, choices)
+        return task.folder_sets(model.network, by_name, choices)
     except UserError as error:
-        raise UserError(f"{candidate.path}: {error}") from error
+        raise UserError(f"{model.path}: {error}") from error
 
 
 def _input_row(sets: Sequence[TestSet], name: str) -> Row:
-    each = {
-        one.name: scores_of(lambda item, one=one: enlarge(item, one.scale), one) for one in sets
+    """Score the input itself: the bicubic enlargement, or the noisy image."""
+    images = {}
+    for test_set in sets:
+        scale = test_set.scale
+        images[test_set.name] = scores_of(lambda item, s=scale: enlarge(item, s), test_set)
+    return new_row(name, _means(images), images=images)
+
+
+def _restoration_row(model: ComparedModel, sets: Sequence[TestSet]) -> Row:
+    images = {}
+    for test_set in sets:
+        scale = test_set.scale
+        images[test_set.name] = scores_of(
+            lambda item, s=scale: restore(model.network, item, s, model.device), test_set
+        )
+    out_height, out_width = HD_OUTPUT
+    scale = model.network.scale
+    shapes = {
+        "128x128": image_shape(model.network, EXAMPLE_SIDE, EXAMPLE_SIDE),
+        "256x256": image_shape(model.network, 256, 256),
+        # The input whose output is at least HD: divisions rounded up.
+        "1280x720 output": image_shape(
+            model.network, -(-out_height // scale), -(-out_width // scale)
+        ),
     }
-    return new_row(name, _means(each), images=each)
+    return _model_row(model, _means(images), shapes, images=images)
 
 
-def _row(candidate: Candidate, sets: Sequence[TestSet]) -> Row:
-    network, device = candidate.network, candidate.device
-    each = {
-        one.name: scores_of(lambda item, one=one: restore(network, item, one.scale, device), one)
-        for one in sets
-    }
-    return _model_row(candidate, _means(each), _cost_shapes(network), images=each)
-
-
-def _class_row(candidate: Candidate, task: Task, sets: Sequence[Any]) -> Row:
-    scores = {one.name: task.evaluate(candidate.network, one, candidate.device) for one in sets}
-    side = candidate.network.input_size
-    return _model_row(candidate, scores, {f"{side}x{side}": list(example_shape(candidate.network))})
+def _classifier_row(model: ComparedModel, task: Task, sets: Sequence[Any]) -> Row:
+    scores = {}
+    for test_set in sets:
+        scores[test_set.name] = task.evaluate(model.network, test_set, model.device)
+    side = model.network.input_size
+    return _model_row(model, scores, {f"{side}x{side}": list(example_shape(model.network))})
 
 
 def _model_row(
-    candidate: Candidate, scores: dict[str, Any], shapes: dict[str, list[int]], **known: Any
+    model: ComparedModel, scores: dict[str, Any], shapes: dict[str, list[int]], **values: Any
 ) -> Row:
-    """Return a row with costs for several inputs; those of the first stand for all."""
-    costs = {name: _cost(candidate, shape) for name, shape in shapes.items()}
+    """Return a row with costs for several inputs; the row itself states those of the first."""
+    costs = {name: _cost(model, shape) for name, shape in shapes.items()}
     first = next(iter(costs.values()))
-    stated = {name: first[name] for name in ("macs", "params", "convs")}
-    told = {"file": str(candidate.path), "runtime": candidate.runtime, "costs": costs, **known}
-    return new_row(candidate.name, scores, **stated, **told)
+    return new_row(
+        model.name,
+        scores,
+        macs=first["macs"],
+        params=first["params"],
+        convs=first["convs"],
+        file=str(model.path),
+        runtime=model.runtime,
+        costs=costs,
+        **values,
+    )
 
 
-def _means(each: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    return {name: mean_scores(images) for name, images in each.items()}
+def _cost(model: ComparedModel, shape: list[int]) -> dict[str, Any]:
+    cost = model.cost(shape)
+    values: dict[str, Any] = {"input": shape}
+    for name in ("macs", "params", "activations", "convs"):
+        values[name] = None if cost is None else getattr(cost, name)
+    return values
 
 
-def _cost_shapes(network: torch.nn.Module) -> dict[str, list[int]]:
-    """Return the inputs for which costs are stated: 128 x 128, 256 x 256, and what gives an output of 1280 x 720."""
-    out_height, out_width = HD_OUTPUT
-    return {
-        "128x128": image_shape(network, EXAMPLE_SIDE, EXAMPLE_SIDE),
-        "256x256": image_shape(network, 256, 256),
-        "1280x720 output": image_shape(
-            network, -(-out_height // network.scale), -(-out_width // network.scale)
-        ),
-    }
-
-
-def _cost(candidate: Candidate, shape: list[int]) -> dict[str, Any]:
-    found = candidate.cost(shape)
-    names = ("macs", "params", "activations", "convs")
-    return {"input": shape, **{name: getattr(found, name) if found else None for name in names}}
+def _means(images: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    return {name: mean_scores(scores) for name, scores in images.items()}
 
 
 def _measure(
     rows: Sequence[dict[str, Any]],
-    candidates: Sequence[Candidate],
+    models: Sequence[ComparedModel],
     shape: list[int],
     measuring: Measuring,
 ) -> None:
-    """Add time and memory to the rows of models; all take turns, on the CPU and on the graphics card."""
-    for kind in dict.fromkeys(["cpu", *(candidate.device.type for candidate in candidates)]):
-        timed = [one for one in candidates if one.runtime == "torch" or kind == "cpu"]
-        networks = {one.name: one.network.to(kind) for one in timed}
-        found = latencies(networks, shape, repeats=measuring.repeats, threads=measuring.threads)
+    """Add time and memory to the rows of models, in place.
+
+    All models are timed in turns, so that a slow phase of the machine affects all of them.
+    """
+    device_types = dict.fromkeys(["cpu", *(model.device.type for model in models)])
+    for device_type in device_types:
+        timed = {}
+        for model in models:
+            # Other runtimes compute on the CPU alone.
+            if model.runtime == "torch" or device_type == "cpu":
+                timed[model.name] = model.network.to(device_type)
+        latency = latencies(timed, shape, repeats=measuring.repeats, threads=measuring.threads)
         for row in rows:
-            if row["model"] in found:
-                row.setdefault("latency", {})[kind] = {**vars(found[row["model"]]), "input": shape}
-                row["latency_ms"] = found[row["model"]].median_ms
+            if row["model"] in latency:
+                measured = latency[row["model"]]
+                row.setdefault("latency", {})[device_type] = {**vars(measured), "input": shape}
+                row["latency_ms"] = measured.median_ms
     threads = measuring.threads or torch.get_num_threads()
-    for row, candidate in zip(rows, candidates, strict=True):
-        row["memory"] = peak_memory(candidate.path, shape, candidate.device.type, threads)
+    for row, model in zip(rows, models, strict=True):
+        row["memory"] = peak_memory(model.path, shape, model.device.type, threads)

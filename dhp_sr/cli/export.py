@@ -1,17 +1,18 @@
-"""A model file, ours or another project's weights, in a form for other programs; for export.py."""
+"""Models in the formats of other programs. The service of export.py."""
 
+import argparse
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dhp_sr.archs import ARCHS
-from dhp_sr.cost.activation_memory import peak_activation_bytes
+from dhp_sr.cli.process import plain_warnings
 from dhp_sr.deploy import (
     ModelFileError,
     load_into,
@@ -21,20 +22,19 @@ from dhp_sr.deploy import (
     save_model,
 )
 from dhp_sr.deploy.manifest import FACTS, describe
-from dhp_sr.deploy.onnx import OPSET, export_onnx
+from dhp_sr.deploy.model_info import DEFAULT_SIDE, info_of, with_tiles
+from dhp_sr.deploy.onnx_export import OPSET, export_onnx
 from dhp_sr.deploy.onnx_metadata import pack_metadata
-from dhp_sr.deploy.probe_shapes import LEAST_SIDE, out_channels, passing_side
-from dhp_sr.deploy.pt2 import export_pt2
+from dhp_sr.deploy.pt2_export import export_pt2
 from dhp_sr.deploy.rebuild import without_memory
-from dhp_sr.deploy.third_party import origin_of
-from dhp_sr.deploy.verify import Agreement, allowed, compare, size_text, unseen_shapes
+from dhp_sr.deploy.verify import Agreement, compare, shape_text, tolerance_of, unseen_shapes
 from dhp_sr.deploy.weights import check_fit
 from dhp_sr.metrics import complexity
-from dhp_sr.tiling.receptive import receptive_field
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_path
 from dhp_sr.utils.pixels import round_up
-from dhp_sr.zoo.names import build_named, full_name, named_arguments
+from dhp_sr.zoo.model_zoo import PREFIX, asks_for_listing, resolve_model, zoo_listing
+from dhp_sr.zoo.names import build_named, full_name, named_arguments, register_known
 from dhp_sr.zoo.networks import example_shape, image_shape
 from dhp_sr.zoo.third_party import can_be_loaded, describe_by_output
 
@@ -44,52 +44,101 @@ SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "safetensors": ".safetensors"}
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export has written."""
+    """Result of an export."""
 
     path: Path
     facts: Mapping[str, Any]
-    """As in the metadata of ONNX files."""
-    form: str
+    """As in the metadata of ONNX files, see `onnx_metadata.KEYS`."""
+    format_label: str
     """`ONNX, opset 20` or the like."""
     agreement: Agreement
 
 
+@dataclass(frozen=True)
+class ExportOptions:
+    """Choices of an export beside its format."""
+
+    opset: int | None = None
+    """Of an ONNX file; None: `onnx_export.OPSET`."""
+    half: bool = False
+    """Weights and computation in fp16."""
+    license: str | None = None
+    """Stated in the file; None: the license of the model file."""
+    tolerance: float | None = None
+    """Largest difference to PyTorch; None: 1e-4, with `half` 1e-2."""
+
+
+def run_export(arguments: argparse.Namespace) -> None:
+    """Run export.py.
+
+    Args:
+        arguments: Of `parsers.export_parser`.
+
+    Raises:
+        UserError: As for `export_model`.
+        OSError: The file cannot be written.
+    """
+    if asks_for_listing(arguments.model):
+        print(zoo_listing(), end="")
+        return
+    if arguments.format is None:
+        raise UserError(f"--format: expected one of {', '.join(SUFFIXES)}; see --help")
+    register_known()
+    options = ExportOptions(arguments.opset, arguments.half, arguments.license, arguments.tolerance)
+    with plain_warnings():
+        exported = export_model(
+            arguments.model,
+            arguments.format,
+            arguments.output,
+            options,
+            arch=arguments.arch,
+            arguments=arguments.arguments,
+        )
+    print(export_text(exported), end="")
+
+
 def export_model(
     model: str | Path,
-    form: str,
+    file_format: str,
     output: str | Path | None = None,
+    options: ExportOptions | None = None,
     *,
     arch: str | None = None,
     arguments: Sequence[str] = (),
-    opset: int | None = None,
-    half: bool = False,
-    licence: str | None = None,
-    tolerance: float | None = None,
 ) -> Exported:
-    """Write a model in another form, verified against PyTorch at two sizes that the export has not seen.
+    """Write a model in another format, verified against PyTorch at sizes the export has not seen.
 
     Args:
-        model: a model file of ours; or, with `arch`, weights of a dense network: `.pth` or safetensors.
-        form: a key of `SUFFIXES`.
-        output: the file; default: beside the model, under its name.
-        arch: name of the network that the weights belong to, as for plan.py.
-        arguments: of the network, `key=value` each.
-        opset: of an ONNX file; default: 20.
-        half: weights and computation in fp16.
-        licence: stated in the file; default: what the model states.
-        tolerance: largest difference allowed; default: 1e-4, with `half` 1e-2.
+        model: Model file of ours, or `zoo:NAME`; or, with `arch`, weights of a dense network:
+            `.pth` or safetensors.
+        file_format: Key of `SUFFIXES`.
+        output: The file; default: beside the model, under its name; of a zoo model, in the
+            current folder.
+        options: Further choices.
+        arch: Name of the network that the weights belong to, as for plan.py.
+        arguments: Of the network, `key=value` each.
 
     Raises:
-        UserError: the model cannot be read, does not fit `arch`, cannot be exported, or the export disagrees.
-        OSError: the file cannot be written.
+        UserError: The model cannot be read, does not fit `arch`, cannot be exported, or the
+            export computes something else.
+        OSError: The file cannot be written.
     """
-    _check_choices(form, opset, licence, tolerance)
-    path = _target(Path(model), form, output, half)
-    network, known = _foreign(model, arch, arguments) if arch else _ours(model, arguments)
-    facts = describe_facts(network, {**known, **({"licence": licence} if licence else {})}, half)
-    options = {"half": half, "tolerance": tolerance}
+    options = options or ExportOptions()
+    _check_options(file_format, options)
+    source = resolve_model(model)
+    if output is None and str(model).startswith(PREFIX):
+        # Not beside the file, which lies in the installed package.
+        output = Path(f"{source.stem}{'_fp16' if options.half else ''}{SUFFIXES[file_format]}")
+    path = _output_path(source, file_format, output, options.half)
+    if arch:
+        network, known = _third_party_network(source, arch, arguments)
+    else:
+        network, known = _own_network(source, arguments)
+    if options.license:
+        known["licence"] = options.license
+    facts = describe_facts(network, known, options.half)
     try:
-        label, agreement = _FORMS[form](network, path, facts, opset, options)
+        label, agreement = _WRITERS[file_format](network, path, facts, options)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     return Exported(path, facts, label, agreement)
@@ -98,111 +147,119 @@ def export_model(
 def describe_facts(
     network: nn.Module, known: Mapping[str, Any], half: bool = False
 ) -> dict[str, Any]:
-    """Return what is said about a network in exported files, see `onnx_metadata.KEYS`.
+    """Return the description of a network for exported files, see `onnx_metadata.KEYS`.
 
     Args:
-        network: of `dhp_sr.archs`, or with an origin.
-        known: facts of its model file; multiply-adds are counted where they are missing.
-        half: whether the export computes in fp16.
+        network: Of `dhp_sr.archs`, or with a `ModelInfo`.
+        known: Facts of its model file; multiply-adds are counted where they are missing.
+        half: Whether the export computes in fp16.
     """
-    facts = {key: known.get(key) for key in FACTS}
+    facts = {key: known.get(key) or None for key in FACTS}
     if facts["macs"] is None:
         facts["macs_input"] = image_shape(network, *example_shape(network)[2:])
         facts["macs"] = complexity(network, facts["macs_input"]).macs
-    own = {
-        key: value for key, value in describe(network).items() if key not in ("arguments", "widths")
-    }
-    field = receptive_field(network, network.in_channels, network.size_multiple)
-    return {
-        **own,
-        **{key: value or None for key, value in facts.items()},
-        "out_channels": out_channels(network),
-        "halo": field.halo,
-        "tile_multiple": None if field.halo is None else field.multiple,
-        "bytes_per_pixel": round(
-            peak_activation_bytes(network, network.in_channels, network.size_multiple) or 0
-        )
-        or None,
-        "precision": "fp16" if half else "fp32",
-    }
+    described = describe(network)
+    # Too long for metadata, and a graph needs neither.
+    del described["arguments"], described["widths"]
+    info = with_tiles(info_of(network), network)
+    facts |= {**described, "out_channels": info.out_channels}
+    if info.tiles is not None:
+        facts["halo"] = info.tiles.halo
+        facts["bytes_per_pixel"] = round(info.tiles.bytes_per_pixel)
+        if info.tiles.halo is not None:
+            facts["tile_multiple"] = info.tiles.multiple
+    facts["precision"] = "fp16" if half else "fp32"
+    return facts
 
 
-def report(done: Exported) -> str:
-    """Return what was written, and how far it is from PyTorch."""
-    facts, size = done.facts, done.path.stat().st_size / 2**20
+def export_text(exported: Exported) -> str:
+    """Return a summary for the terminal: the file, its input, its difference to PyTorch."""
+    facts = exported.facts
+    mebibytes = exported.path.stat().st_size / 2**20
     scale = f" x{facts['scale']}" if facts["scale"] > 1 else ""
-    sides = _sides_text(facts)
-    checks = ", ".join(
-        f"{value:.2g} at {size_text(shape)}" for shape, value in done.agreement.differences.items()
-    )
-    return (
-        f"{done.path}: {facts['architecture']}{scale}, {done.form}, {facts['precision']}, {size:.2f} MiB\n"
-        f"  input: {facts['in_channels']} channel(s), {facts['colour']}, values 0 to 1{sides}\n"
-        f"  largest difference to PyTorch: {done.agreement.largest:.2g} ({checks}); allowed: "
-        f"{done.agreement.tolerance:g}\n"
-    )
-
-
-def _sides_text(facts: Mapping[str, Any]) -> str:
+    sizes = "any height and width"
     if facts.get("input_size"):
-        return f", height and width from {facts['input_size']} on"
-    multiple = facts["size_multiple"]
+        sizes = f"height and width from {facts['input_size']} on"
+    elif facts["size_multiple"] > 1:
+        sizes = f"height and width in multiples of {facts['size_multiple']}"
+    differences = exported.agreement.differences.items()
+    checks = ", ".join(f"{value:.2g} at {shape_text(shape)}" for shape, value in differences)
     return (
-        f", height and width in multiples of {multiple}"
-        if multiple > 1
-        else ", any height and width"
+        f"{exported.path}: {facts['architecture']}{scale}, {exported.format_label}, "
+        f"{facts['precision']}, {mebibytes:.2f} MiB\n"
+        f"  input: {facts['in_channels']} channel(s), {facts['colour']}, values 0 to 1, {sizes}\n"
+        f"  largest difference to PyTorch: {exported.agreement.largest:.2g} ({checks}); allowed: "
+        f"{exported.agreement.tolerance:g}\n"
     )
 
 
-def _check_choices(
-    form: str, opset: int | None, licence: str | None, tolerance: float | None
-) -> None:
-    if opset is not None and form != "onnx":
-        raise UserError(f"--opset: no effect with --format {form}; leave it out")
+def _check_options(file_format: str, options: ExportOptions) -> None:
+    tolerance = options.tolerance
+    if options.opset is not None and file_format != "onnx":
+        raise UserError(f"--opset: no effect with --format {file_format}; omit it")
     if tolerance is not None and not 0 < tolerance < math.inf:
-        raise UserError(f"--tolerance: expected a number above 0, found {tolerance:g}")
-    if licence is not None and _readable(licence) != licence:
-        raise UserError(f"--licence: expected text in UTF-8, found {_readable(licence)!r}")
+        raise UserError(f"--tolerance: expected a number above 0, got {tolerance:g}")
+    if options.license is not None and _valid_utf8(options.license) != options.license:
+        raise UserError(f"--license: expected text in UTF-8, got {_valid_utf8(options.license)!r}")
 
 
-def _readable(text: str) -> str:
-    """Return text that can be stored: bytes of an argument or a file name that are no UTF-8 become question marks."""
+def _valid_utf8(text: str) -> str:
+    """Return text that can be stored: bytes that are no UTF-8 become question marks.
+
+    Arguments and file names arrive with such bytes as lone surrogates.
+    """
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _ours(model: str | Path, arguments: Sequence[str]) -> tuple[nn.Module, dict[str, Any]]:
+def _output_path(model: Path, file_format: str, output: str | Path | None, half: bool) -> Path:
+    suffix = SUFFIXES[file_format]
+    path = model.with_name(f"{model.stem}{'_fp16' if half else ''}{suffix}")
+    if output:
+        path = Path(output)
+    if path.suffix != suffix:
+        raise UserError(f"--output: expected a name that ends with {suffix}, got {path.name}")
+    if path.is_dir():
+        raise UserError(f"--output {path}: expected the name of a file, got a folder")
+    if path.exists() and path.resolve() == model.resolve():
+        raise UserError(f"{path}: would replace the model itself; give another name as --output")
+    return path
+
+
+def _own_network(model: Path, arguments: Sequence[str]) -> tuple[nn.Module, dict[str, Any]]:
     if arguments:
         raise UserError(
-            f"{', '.join(arguments)}: no effect without --arch; a model file says what its network is"
+            f"{', '.join(arguments)}: no effect without --arch; a model file describes its network"
         )
     return load_model(model).float(), read_manifest(model)
 
 
-def _foreign(
-    model: str | Path, arch: str, arguments: Sequence[str]
+def _third_party_network(
+    model: Path, arch: str, arguments: Sequence[str]
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Return a dense network with the weights of a file of another project."""
-    given, weights = named_arguments(arguments), load_weights(model)
-    _check_fit(model, arch, given, weights)
-    network = build_named(arch, given).eval()
+    """Return a dense network with the weights of another project's file."""
+    parsed = named_arguments(arguments)
+    weights = load_weights(model)
+    _check_shapes(model, arch, parsed, weights)
+    network = build_named(arch, parsed).eval()
     if full_name(arch) not in ARCHS:
-        describe_by_output(network, arch, given)
+        describe_by_output(network, arch, parsed)
     try:
         load_into(network, weights)
     except ModelFileError as error:
         raise ModelFileError(f"{model}: {error}") from error
-    return network.float(), {"parent": _readable(Path(model).name)}
+    return network.float(), {"parent": _valid_utf8(model.name)}
 
 
-def _check_fit(
-    model: str | Path, arch: str, given: Mapping[str, Any], weights: Mapping[str, torch.Tensor]
+def _check_shapes(
+    model: Path, arch: str, arguments: Mapping[str, Any], weights: Mapping[str, Tensor]
 ) -> None:
-    """Compare shapes before the network takes memory and time, both of which wrong arguments can make boundless."""
+    """Compare shapes before the network takes memory and time, which wrong arguments multiply."""
     try:
-        network = without_memory(lambda: build_named(arch, given), len(weights))
+        network = without_memory(lambda: build_named(arch, arguments), len(weights))
     except UserError:
         raise
-    except Exception:  # a constructor that reads the values of its weights cannot do without them
+    except Exception:
+        # A constructor that reads the values of its weights cannot do without them.
         return
     try:
         check_fit(network, weights)
@@ -210,62 +267,73 @@ def _check_fit(
         raise ModelFileError(f"{model}: {error}") from error
 
 
-def _target(model: Path, form: str, output: str | Path | None, half: bool) -> Path:
-    path = (
-        Path(output)
-        if output
-        else model.with_name(f"{model.stem}{'_fp16' if half else ''}{SUFFIXES[form]}")
-    )
-    if path.suffix != SUFFIXES[form]:
-        raise UserError(
-            f"--output: expected a name that ends with {SUFFIXES[form]}, found {path.name}"
-        )
-    if path.is_dir():
-        raise UserError(f"--output {path}: expected the name of a file, found a folder")
-    if path.exists() and path.resolve() == model.resolve():
-        raise UserError(f"{path}: would replace the model itself; give another name as --output")
-    return path
-
-
-def _shape(network: nn.Module) -> tuple[int, int, int, int]:
+def _traced_shape(network: nn.Module) -> tuple[int, int, int, int]:
+    """Return the shape that an export is traced with: a batch of 2, height unlike width."""
     multiple = network.size_multiple
-    height = max(passing_side(network), 2 * multiple, round_up(LEAST_SIDE, multiple))
+    side = info_of(network).example_side
+    height = max(side, 2 * multiple, round_up(DEFAULT_SIDE, multiple))
     return 2, network.in_channels, height, height + 2 * multiple
 
 
-def _to_onnx(
-    network: nn.Module, path: Path, facts: Mapping[str, Any], opset: int | None, options: Any
-) -> Any:
-    options = {**options, "opset": opset or OPSET, "size_multiple": network.size_multiple}
-    return f"ONNX, opset {opset or OPSET}", export_onnx(
-        network, path, _shape(network), facts=facts, **options
+def _write_onnx(
+    network: nn.Module, path: Path, facts: Mapping[str, Any], options: ExportOptions
+) -> tuple[str, Agreement]:
+    opset = options.opset or OPSET
+    agreement = export_onnx(
+        network,
+        path,
+        _traced_shape(network),
+        size_multiple=network.size_multiple,
+        opset=opset,
+        half=options.half,
+        facts=facts,
+        tolerance=options.tolerance,
     )
+    return f"ONNX, opset {opset}", agreement
 
 
-def _to_pt2(
-    network: nn.Module, path: Path, facts: Mapping[str, Any], opset: int | None, options: Any
-) -> Any:
-    texts = pack_metadata(facts)
-    options = {**options, "size_multiple": network.size_multiple}
-    return "torch.export", export_pt2(network, path, _shape(network), facts=texts, **options)
+def _write_pt2(
+    network: nn.Module, path: Path, facts: Mapping[str, Any], options: ExportOptions
+) -> tuple[str, Agreement]:
+    agreement = export_pt2(
+        network,
+        path,
+        _traced_shape(network),
+        size_multiple=network.size_multiple,
+        half=options.half,
+        metadata=pack_metadata(facts),
+        tolerance=options.tolerance,
+    )
+    return "torch.export", agreement
 
 
-def _to_safetensors(
-    network: nn.Module, path: Path, facts: Mapping[str, Any], opset: int | None, options: Any
-) -> Any:
-    source = origin_of(network)
+def _write_safetensors(
+    network: nn.Module, path: Path, facts: Mapping[str, Any], options: ExportOptions
+) -> tuple[str, Agreement]:
     if not can_be_loaded(network):
+        name = info_of(network).architecture
         raise UserError(
-            f"{source.name} is not among the networks that model files can name; see dhp_sr.deploy.register"
+            f"{name} is not among the networks that model files can name; "
+            "see dhp_sr.deploy.register"
         )
     stored = {key: facts[key] for key in FACTS if facts[key] is not None}
-    dtype = torch.float16 if options["half"] else torch.float32
-    tolerance = allowed(options["half"], options["tolerance"])
+    dtype = torch.float16 if options.half else torch.float32
     with atomic_path(path) as temporary:
         save_model(copy.deepcopy(network).to(dtype), temporary, **stored)
         loaded = load_model(temporary).float()
-        shapes = unseen_shapes(_shape(network), network.size_multiple)
+        shapes = unseen_shapes(_traced_shape(network), network.size_multiple)
+        tolerance = tolerance_of(options.half, options.tolerance)
         return "safetensors", compare(network, loaded, shapes, tolerance)
 
 
-_FORMS = {"onnx": _to_onnx, "pt2": _to_pt2, "safetensors": _to_safetensors}
+Writer = Callable[
+    [nn.Module, Path, Mapping[str, Any], ExportOptions],
+    tuple[str, Agreement],
+]
+
+_WRITERS: dict[str, Writer] = {
+    "onnx": _write_onnx,
+    "pt2": _write_pt2,
+    "safetensors": _write_safetensors,
+}
+"""Format -> function that writes and verifies it; a new format is a row here and in `SUFFIXES`."""

@@ -1,5 +1,6 @@
-"""What can be pruned in a network, and what a budget has to reckon with; for plan.py, before any training."""
+"""Prunable widths of a network, and the costs that a budget can reach. The service of plan.py."""
 
+import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,10 @@ import torch
 
 from dhp_sr.allocation.budget import Budget, BudgetError
 from dhp_sr.archs import ARCHS
+from dhp_sr.cli.process import keep_memory, plain_warnings
 from dhp_sr.config import load_options, resolve_paths
 from dhp_sr.hyper import HyperNet, convert
+from dhp_sr.reports.plan import plan_text
 from dhp_sr.tasks.registry import task_of
 from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.training.plan_summary import summarize_plan
@@ -17,9 +20,57 @@ from dhp_sr.training.search_setup import convert_plain, make_budgets, make_laten
 from dhp_sr.utils.cost_kinds import reported_kinds
 from dhp_sr.utils.devices import single_device
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.files import write_json
 from dhp_sr.utils.strict_json import finite
 from dhp_sr.zoo.names import build_named, named_arguments
 from dhp_sr.zoo.networks import EXAMPLE_SIDE, check_network_type
+from dhp_sr.zoo.third_party import CHANNEL_ARGUMENTS
+
+ARCH_ARGUMENTS = ("size", "exclude", "round_to", "min_width")
+"""Arguments for --arch; an option file states them itself."""
+
+
+def run_plan(arguments: argparse.Namespace, root: Path) -> None:
+    """Run plan.py.
+
+    Args:
+        arguments: Of `parsers.plan_parser`.
+        root: Folder that relative paths of option files start from.
+
+    Raises:
+        UserError: Arguments contradict each other, the network cannot be planned, or a target
+            cannot be met.
+    """
+    keep_memory()
+    with plain_warnings():
+        plan = _plan(arguments, root)
+    print(plan_text(plan), end="")
+    if arguments.json:
+        write_json(arguments.json, plan)
+    unmet = unmet_targets(plan)
+    if unmet:
+        raise UserError(f"{', '.join(unmet)} cannot be met, for the reason given above")
+
+
+def _plan(arguments: argparse.Namespace, root: Path) -> dict[str, Any]:
+    given = {}
+    for name in ARCH_ARGUMENTS:
+        if getattr(arguments, name) is not None:
+            given[name] = getattr(arguments, name)
+    if bool(arguments.opt) == bool(arguments.arch):
+        raise UserError("expected either -opt FILE or --arch NAME; see --help")
+    if arguments.arch:
+        if arguments.set:
+            raise UserError(
+                "--set: no effect with --arch; give the network's arguments as key=value"
+            )
+        return plan_arch(arguments.arch, arguments.arguments, **given)
+    unused = [*(f"--{name}" for name in given), *arguments.arguments]
+    if unused:
+        raise UserError(
+            f"{', '.join(unused)}: no effect with -opt, whose file says so; use --set, or --arch"
+        )
+    return plan_run(arguments.opt, arguments.set, root=root)
 
 
 def plan_run(opt: str | Path, overrides: Sequence[str] = (), *, root: Path) -> dict[str, Any]:
@@ -31,28 +82,31 @@ def plan_run(opt: str | Path, overrides: Sequence[str] = (), *, root: Path) -> d
         root: The project's folder.
 
     Returns:
-        See `summarize_plan`, and `targets`: for each, kind, keep_ratio, whether it can be met, and what is kept or why not.
+        See `summarize_plan`, and `targets`: for each, kind, keep_ratio, whether it can be met,
+        and what is kept or why not.
 
     Raises:
-        UserError: the options are wrong, or the network cannot be built or traced.
+        UserError: The options are wrong, or the network cannot be built or traced.
     """
     options = resolve_paths(load_options(opt, overrides, check_network=check_network_type), root)
     compress = options.compress
     if compress is None:
         raise UserError(
-            f"{opt}: expected a section compress to plan for, found none; or name a network with --arch"
+            f"{opt}: expected a section compress to plan for; or name a network with --arch"
         )
     network = task_of(options).build_network(options)
-    place = DistributedContext(single_device(options.num_gpu))
-    network.to(place.device)
-    hyper = convert_plain(network, options, place)
-    latency_benchmark = make_latency_benchmark(network, options, place, None)
+    context = DistributedContext(single_device(options.num_gpu))
+    network.to(context.device)
+    hyper = convert_plain(network, options, context)
+    latency_benchmark = make_latency_benchmark(network, options, context, None)
     if latency_benchmark is not None:
         hyper.use_latency(latency_benchmark)
     budgets = make_budgets(compress)
-    found = summarize_plan(hyper, network, compress.round_to, compress.min_width, budgets[0].kind)
-    targets = [_try(hyper, budget) for budget in budgets]
-    return finite({"name": options.name, **found, "targets": targets})
+    summary = summarize_plan(
+        hyper, network, compress.round_to, compress.min_width, budgets[0].kind
+    )
+    targets = [_try_budget(hyper, budget) for budget in budgets]
+    return finite({"name": options.name, **summary, "targets": targets})
 
 
 def plan_arch(
@@ -64,44 +118,52 @@ def plan_arch(
     round_to: int = 8,
     min_width: int = 8,
 ) -> dict[str, Any]:
-    """Plan a network by its name: one of ours, of BasicSR's registry, or of torchvision's classifiers.
+    """Plan a network by its name.
 
     Args:
-        name: As in `network_g.type`, or with the package before it: `basicsr:RCAN`, `torchvision:resnet18`.
-        arguments: `key=value` each, the value read as YAML: the constructor's arguments.
-        size: Height and width of the input; default: those that the network is meant for, or 128 and 128.
+        name: As in `network_g.type`, or with a package before it: `basicsr:RCAN`,
+            `torchvision:resnet18`.
+        arguments: Of its constructor, `key=value` each, the value in YAML.
+        size: Height and width of the input; default: those that the network is meant for, or
+            128 and 128.
         exclude: Names or patterns of layers that keep their widths.
         round_to: Widths of layers are multiples of this.
-        min_width: No layer of a group is cut below this.
+        min_width: No layer of a group is pruned below this.
 
     Returns:
         See `summarize_plan`.
 
     Raises:
-        UserError: the name or an argument is unknown, or the network cannot be traced.
+        UserError: The name or an argument is unknown, or the network cannot be traced.
     """
-    given = named_arguments(arguments)
-    name = name if name in ARCHS else name.removeprefix("Hyper")
-    network = build_named(name, given)
-    channels = getattr(network, "in_channels", given.get("num_in_ch", given.get("in_channels", 3)))
-    usual = getattr(network, "input_size", EXAMPLE_SIDE)
-    side = _checked(size or (usual, usual))
-    hyper = convert(network, torch.zeros(1, channels, *side), exclude=tuple(exclude))
-    return finite(
-        {"name": name, **summarize_plan(hyper, network, round_to, min_width), "targets": []}
-    )
+    parsed = named_arguments(arguments)
+    if name not in ARCHS:
+        name = name.removeprefix("Hyper")
+    network = build_named(name, parsed)
+    channels = getattr(network, "in_channels", 3)
+    for key in CHANNEL_ARGUMENTS:
+        if not hasattr(network, "in_channels") and key in parsed:
+            channels = parsed[key]
+            break
+    default_side = getattr(network, "input_size", EXAMPLE_SIDE)
+    height, width = size or (default_side, default_side)
+    if min(height, width) < 1:
+        raise UserError(f"--size: expected numbers above 0, got {height} {width}")
+    hyper = convert(network, torch.zeros(1, channels, height, width), exclude=tuple(exclude))
+    summary = summarize_plan(hyper, network, round_to, min_width)
+    return finite({"name": name, **summary, "targets": []})
 
 
-def unmet(found: Mapping[str, Any]) -> list[str]:
-    """Return the targets that cannot be met, in short."""
-    return [
-        f"{target['kind']} {target['keep_ratio']:g}"
-        for target in found["targets"]
-        if not target["met"]
-    ]
+def unmet_targets(plan: Mapping[str, Any]) -> list[str]:
+    """Return the targets of a plan that cannot be met, such as `macs 0.01`."""
+    unmet = []
+    for target in plan["targets"]:
+        if not target["met"]:
+            unmet.append(f"{target['kind']} {target['keep_ratio']:g}")
+    return unmet
 
 
-def _try(hyper: HyperNet, budget: Budget) -> dict[str, Any]:
+def _try_budget(hyper: HyperNet, budget: Budget) -> dict[str, Any]:
     target = {"kind": budget.kind, "keep_ratio": budget.keep_ratio}
     try:
         report = hyper.prune_to_budget(budget)
@@ -109,9 +171,3 @@ def _try(hyper: HyperNet, budget: Budget) -> dict[str, Any]:
         return {**target, "met": False, "text": str(error)}
     kept = {kind.name: report.achieved(kind.name) for kind in reported_kinds(budget.kind)}
     return {**target, "met": True, "kept": kept, "text": ""}
-
-
-def _checked(size: Sequence[int]) -> Sequence[int]:
-    if min(size) < 1:
-        raise UserError(f"--size: expected numbers above 0, found {size[0]} {size[1]}")
-    return size

@@ -1,4 +1,4 @@
-"""Global state of the process, for the entry points: seeds, cudnn, signals."""
+"""Global state of the process, which entry points alone may touch: seeds, memory, signals."""
 
 import contextlib
 import ctypes
@@ -14,13 +14,15 @@ from types import FrameType
 import numpy as np
 import torch
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_KEPT, _MAPPED = 2**31 - 1, 2**25
-"""Bytes: free memory kept at most, and the size from which an allocation has pages of its own (glibc's largest)."""
+# Parameters of glibc's mallopt and their largest values.
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+_MAX_TRIM_BYTES = 2**31 - 1
+_MAX_MMAP_BYTES = 2**25
 
 
 def seed_everything(seed: int) -> None:
-    """Seed every global random generator and let cudnn look for its fastest kernels."""
+    """Seed every global random generator, and let cudnn search for its fastest kernels."""
     random.seed(seed)
     np.random.seed(seed % 2**32)  # libraries draw from the global generator
     torch.manual_seed(seed)
@@ -28,53 +30,73 @@ def seed_everything(seed: int) -> None:
 
 
 def keep_memory() -> bool:
-    """Let the process keep the memory that it frees, where the C library is glibc; return whether it does.
+    """Let the process keep the memory that it frees, where the C library is glibc.
 
-    By default glibc may give a feature map back to the system after every layer and fetch it again for the next one.
-    The page faults can double the time of a network, or not, as the state of the heap will have it: measured times
-    then depend on what the process did before.
+    By default, glibc may return a feature map to the system after every layer and request it
+    again for the next one. The page faults can double the time of a network, depending on the
+    state of the heap: measured times would depend on what the process did before.
+
+    Returns:
+        Whether the setting took effect.
     """
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and all(
-        [mallopt(_TRIM_THRESHOLD, _KEPT), mallopt(_MMAP_THRESHOLD, _MAPPED)]
-    )
+    if mallopt is None:
+        return False
+    trim_set = mallopt(_M_TRIM_THRESHOLD, _MAX_TRIM_BYTES)
+    mmap_set = mallopt(_M_MMAP_THRESHOLD, _MAX_MMAP_BYTES)
+    return bool(trim_set and mmap_set)
 
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into an answer `True` of the given function; a second Ctrl-C ends at once."""
-    asked: list[int] = []
+    """Turn the first Ctrl-C or SIGTERM into a request to stop; a second Ctrl-C ends at once.
 
-    def take(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
+    Yields:
+        Function that returns whether a stop was requested.
+    """
+    received: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        # os.write: print() may deadlock inside a signal handler.
         os.write(2, b"stopping after this iteration; Ctrl-C stops at once\n")
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
+    # Python allows signal handlers in the main thread alone.
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    before = {number: signal.signal(number, take) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        previous[number] = signal.signal(number, handle)
     try:
-        yield lambda: bool(asked)
+        yield lambda: bool(received)
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 @contextlib.contextmanager
 def plain_warnings() -> Iterator[None]:
-    """Show our warnings as one line, without the place in the code that raised them."""
-    usual = warnings.formatwarning
+    """Print our warnings as one line, without the line of code that raised them."""
+    default_format = warnings.formatwarning
 
-    def show(message: Warning | str, category: type[Warning], *place: object) -> str:
-        return (
-            f"warning: {message}\n" if category is UserWarning else usual(message, category, *place)
-        )
+    def format_warning(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        line: str | None = None,
+    ) -> str:
+        # Ours are plain UserWarnings; others come from libraries, whose line of code tells more.
+        if category is UserWarning:
+            return f"warning: {message}\n"
+        return default_format(message, category, filename, lineno, line)
 
-    warnings.formatwarning = show
+    warnings.formatwarning = format_warning
     try:
         yield
     finally:
-        warnings.formatwarning = usual
+        warnings.formatwarning = default_format

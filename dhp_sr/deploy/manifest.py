@@ -1,34 +1,50 @@
-"""What a model file says about its network, and the checks of what others' files say.
+"""The manifest: a model file's description of its network, and the checks of other people's files.
 
-The manifest is JSON in the header of the file. Its first part is derived from the network, and compared with the
-rebuilt network when a file is loaded; the second part holds facts: scores, multiply-adds, the parent's name, ...
+It is JSON in the header of the safetensors file. The first half is derived from the network and
+compared with the rebuilt network when a file is loaded. The second half holds facts that cannot
+be derived: scores, multiply-adds, the parent's name, the license.
+
+A reduced copy lies among the tensors, for programs that pass on tensors alone: loaders of model
+collections (spandrel, ComfyUI, converters) drop the header. Widths could be read from shapes, but
+not the class, nor the value range and mean of EDSR.
 """
 
-import json
-import math
-import numbers
-import os
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from dhp_sr import __version__
 from dhp_sr.archs import ARCHS
-from dhp_sr.deploy.safetensors_io import ModelFileError
-from dhp_sr.deploy.strict_json import FORMAT, check_version, read_json
-from dhp_sr.deploy.third_party import CLASSIFICATION, Origin, origin_of
+from dhp_sr.deploy.model_info import (
+    CLASSIFICATION,
+    DEFAULT_SIDE,
+    ModelInfo,
+    SizeRequirements,
+    attached_info,
+    stated_info,
+)
+from dhp_sr.deploy.safetensors_io import DESCRIPTION, ModelFileError
 from dhp_sr.surgery.rewrite import RewrittenNetwork
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.names import nearest
+from dhp_sr.utils.strict_json import dump_json, parse_json, to_json
+
+FORMAT = "dhp_sr"
+"""Value of the key `format` in our files."""
 
 FORMAT_VERSION = 1
-LARGEST_SIDE = 1024
-LARGEST = 65536
-"""Bound of every number among a file's arguments: no useful network is wider, no hostile file gets more."""
+"""Raised only for files that older versions of this program would misread."""
 
+MAX_SIDE = 1024
+MAX_NUMBER = 65536
+"""Bound of every number among a file's arguments: no useful network is wider, and a hostile file
+cannot ask for more."""
+
+# The spelling of these keys is the file format's, and stays.
 DERIVED: dict[str, type] = {
     "architecture": str,
     "arguments": dict,
@@ -41,10 +57,10 @@ DERIVED: dict[str, type] = {
     "params": int,
     "widths": dict,
 }
-"""Keys that every manifest has, and their types. `value_range` is that of images before any normalization."""
+"""Keys of every manifest that are read from the network, and their types."""
 
 CLASSIFIER: dict[str, type] = {"input_size": int}
-"""Keys that a classifier's manifest has beside them: the side in pixels that its images are meant to have."""
+"""Further keys of a classifier: height and width in pixels that it is meant for."""
 
 FACTS: dict[str, Any] = {
     "macs": None,
@@ -53,71 +69,60 @@ FACTS: dict[str, Any] = {
     "parent": None,
     "licence": None,
 }
-"""Facts that every manifest has, and what stands there where they are not known."""
+"""Facts of every manifest, and the value of those that are not known."""
+
+REBUILDING = ("forward", "smallest_side")
+"""Keys that some networks need beyond class and arguments."""
 
 _LAYER_COUNTS = ("num_block", "num_layer", "num_level", "num_group", "num_conv")
-"""Beginnings of the names of arguments that say how often something is repeated."""
+"""Prefixes of arguments that say how often something is repeated."""
+
+_EMBEDDED_KEYS = (*DERIVED, *CLASSIFIER, *REBUILDING)
+_EMBEDDED_CHECKSUM = "crc32"
+_MAX_EMBEDDED_BYTES = 2**22
 
 
 def describe(network: nn.Module) -> dict[str, Any]:
-    """Return the derived part of the manifest of a network of `archs`, or of one with an origin, on any device."""
-    source = origin_of(network) or network
+    """Return the derived half of a network's manifest.
+
+    Args:
+        network: Of `dhp_sr.archs`, or with an attached `ModelInfo`; on any device.
+    """
+    info = stated_info(network)
+    # Tuples are written as lists, as JSON returns them, so that both sides compare equal.
+    arguments = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in info.arguments.items()
+    }
     described = {
-        "architecture": source.name if isinstance(source, Origin) else type(network).__name__,
-        "arguments": _listed(source.arguments),
-        "task": source.task,
-        "scale": source.scale,
-        "in_channels": source.in_channels,
-        "colour": colour_of(source.in_channels),
+        "architecture": info.architecture,
+        "arguments": arguments,
+        "task": info.task,
+        "scale": info.scale,
+        "in_channels": info.in_channels,
+        "colour": info.color,
         "value_range": [0, 1],
-        "size_multiple": source.size_multiple,
+        "size_multiple": info.sizes.multiple,
         "params": sum(parameter.numel() for parameter in network.parameters()),
         "widths": layer_widths(network),
     }
-    if source.task == CLASSIFICATION:
-        described["input_size"] = (
-            source.smallest_side if isinstance(source, Origin) else source.input_size
-        )
+    if info.task == CLASSIFICATION:
+        described["input_size"] = info.input_size
     return described
 
 
-def colour_of(channels: int) -> str:
-    """Return what the channels of an image are: `grey`, `RGB` or `other`."""
-    return {1: "grey", 3: "RGB"}.get(channels, "other")
-
-
-def derived(manifest: Mapping[str, Any]) -> dict[str, type]:
-    """Return the keys that a manifest must have, and their types: a classifier's has some of its own."""
-    return {**DERIVED, **CLASSIFIER} if manifest.get("task") == CLASSIFICATION else DERIVED
-
-
-def _listed(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments as JSON gives them back: lists for tuples."""
-    return {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in arguments.items()
-    }
-
-
-def origin(manifest: Mapping[str, Any]) -> Origin | None:
-    """Return the origin that a checked manifest states; None for a network of `archs`."""
-    if manifest["architecture"] in ARCHS:
-        return None
-    side = manifest.get("smallest_side", Origin.smallest_side)
-    if not isinstance(side, int) or not 1 <= side <= LARGEST_SIDE:
-        raise ModelFileError(
-            f"manifest: expected smallest_side from 1 to {LARGEST_SIDE}, found {_short(side)}"
-        )
-    given = {
-        key: manifest[key] for key in ("arguments", "task", "scale", "in_channels", "size_multiple")
-    }
-    return Origin(manifest["architecture"], smallest_side=side, **given)
+def derived_keys(manifest: Mapping[str, Any]) -> dict[str, type]:
+    """Return the derived keys that a manifest must have, and their types."""
+    if manifest.get("task") == CLASSIFICATION:
+        return {**DERIVED, **CLASSIFIER}
+    return DERIVED
 
 
 def layer_widths(network: nn.Module) -> dict[str, list[int]]:
-    """Return [channels out, channels in] of every convolution and linear layer, by name, from the weights' shapes."""
+    """Return [output channels, input channels] of every convolution and linear layer, by name."""
     widths = {}
     for name, layer in network.named_modules():
+        # Shapes rather than attributes: the weight is what is saved.
         if isinstance(layer, _ConvTransposeNd):
             widths[name] = [layer.weight.shape[1] * layer.groups, layer.weight.shape[0]]
         elif isinstance(layer, _ConvNd):
@@ -127,103 +132,112 @@ def layer_widths(network: nn.Module) -> dict[str, list[int]]:
     return widths
 
 
-def pack(network: nn.Module, facts: Mapping[str, Any]) -> dict[str, str]:
-    """Return the metadata of the file that will hold `network`: format, version, and the manifest as JSON.
+def third_party_info(manifest: Mapping[str, Any]) -> ModelInfo:
+    """Return the description that a checked manifest states of a network of another package.
 
     Raises:
-        UserError: a fact cannot be written as JSON, has the name of a derived key, or is MACs without the input's size.
+        ModelFileError: `smallest_side` is out of range.
     """
-    taken = sorted(
-        set(facts)
-        & {*DERIVED, *CLASSIFIER, "forward", "smallest_side", "tool_version", "torch_version"}
+    minimum = manifest.get("smallest_side", DEFAULT_SIDE)
+    if not isinstance(minimum, int) or not 1 <= minimum <= MAX_SIDE:
+        raise ModelFileError(
+            f"manifest: expected smallest_side from 1 to {MAX_SIDE}, got {shorten(minimum)}"
+        )
+    classifies = manifest["task"] == CLASSIFICATION
+    return ModelInfo(
+        architecture=manifest["architecture"],
+        arguments=manifest["arguments"],
+        task=manifest["task"],
+        scale=manifest["scale"],
+        in_channels=manifest["in_channels"],
+        sizes=SizeRequirements(manifest["size_multiple"], minimum),
+        input_size=minimum if classifies else None,
     )
-    if taken:
+
+
+def pack(network: nn.Module, facts: Mapping[str, Any]) -> dict[str, str]:
+    """Return the header of the file that will hold a network.
+
+    Returns:
+        `format`, `format_version` and `manifest`, the manifest as JSON.
+
+    Raises:
+        UserError: A fact cannot be written as JSON, has the name of a derived key, or is `macs`
+            without the input's shape.
+    """
+    versions = {"tool_version": __version__, "torch_version": str(torch.__version__)}
+    reserved = {*DERIVED, *CLASSIFIER, *REBUILDING, *versions}
+    conflicts = sorted(reserved & set(facts))
+    if conflicts:
         raise UserError(
-            f"{', '.join(taken)}: read from the network itself, cannot be given as a fact"
+            f"{', '.join(conflicts)}: read from the network itself, cannot be given as a fact"
         )
     if (facts.get("macs") is None) != (facts.get("macs_input") is None):
         raise UserError(
-            "expected macs and macs_input (the input's shape) together, found only one of them"
+            "expected macs and macs_input (the input's shape) together, got only one of them"
         )
-    versions = {"tool_version": __version__, "torch_version": str(torch.__version__)}
     manifest = {
         **describe(network),
-        **_forward(network),
+        **_rebuilding_keys(network),
         **FACTS,
-        **{key: _plain(value, key) for key, value in facts.items()},
+        **{key: to_json(value, key) for key, value in facts.items()},
         **versions,
     }
-    text = json.dumps(manifest, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
-    return {"format": FORMAT, "format_version": str(FORMAT_VERSION), "manifest": text}
+    return {
+        "format": FORMAT,
+        "format_version": str(FORMAT_VERSION),
+        "manifest": dump_json(manifest),
+    }
 
 
-def _forward(network: nn.Module) -> dict[str, Any]:
-    """Return what rebuilds a network beyond its class and arguments."""
-    found, source = {}, origin_of(network)
-    if source is not None:
-        found["smallest_side"] = source.smallest_side
+def _rebuilding_keys(network: nn.Module) -> dict[str, Any]:
+    keys: dict[str, Any] = {}
+    info = attached_info(network)
+    if info is not None and info.package != "dhp_sr":
+        keys["smallest_side"] = info.sizes.minimum
     if isinstance(network, RewrittenNetwork):
-        found["forward"] = {
+        keys["forward"] = {
             "stated": list(network.stated),
             "example_shape": list(network.example_shape),
         }
-    return found
+    return keys
 
 
-def unpack(found: Mapping[str, str] | None) -> dict[str, Any]:
-    """Return the manifest held in a file's metadata, checked in type and range.
-
-    Raises:
-        ModelFileError: the file is not ours, is of a newer format, or its manifest is not well formed.
-    """
-    if not found or found.get("format") != FORMAT:
-        raise ModelFileError(
-            "a safetensors file without dhp_sr's description of the network. If it holds weights for a dense network, "
-            "give it as path.pretrain_network_g, or make it a model by export.py --arch NAME; a pruned model "
-            "must be saved by dhp_sr"
-        )
-    _check_version(found.get("format_version", ""))
-    manifest = _parse(found.get("manifest", ""))
-    for key, kind in derived(manifest).items():
-        if not isinstance(manifest.get(key), kind) or isinstance(manifest[key], bool):
-            raise ModelFileError(
-                f"manifest: expected {key} of type {kind.__name__}, found {_short(manifest.get(key))}"
-            )
-    name = manifest["architecture"]
-    if (
-        name not in ARCHS and ":" not in name
-    ):  # of other packages' networks, `rebuild` knows the builders
-        raise ModelFileError(
-            f"manifest: architecture {_short(name)} is unknown{nearest(name[:99], ARCHS)}; known: {', '.join(ARCHS)}"
-        )
-    for name, value in manifest["arguments"].items():
-        _check_argument(name, value)
-    return manifest
-
-
-def check_counts(arguments: Mapping[str, Any], tensors: int) -> None:
-    """Check that no argument asks for more layers than a file with so many `tensors` can hold, before any is made.
+def unpack(header: Mapping[str, str] | None) -> dict[str, Any]:
+    """Return the manifest in a file's header, with types and ranges checked.
 
     Raises:
-        ModelFileError: one does.
+        ModelFileError: The file is not ours, of a newer format, or its manifest is malformed.
     """
-    for name, value in arguments.items():
-        if name.startswith(_LAYER_COUNTS) and isinstance(value, int) and value > tensors:
-            raise ModelFileError(
-                f"manifest: {name}={value} asks for more layers than the file's {tensors} tensors"
-            )
-
-
-def _check_version(text: str) -> None:
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise ModelFileError(f"expected a format version, found {_short(text)}")
-    check_version(int(text), FORMAT_VERSION)
-
-
-def _parse(text: str) -> dict[str, Any]:
-    manifest = read_json(text, "manifest")
+    if not header or header.get("format") != FORMAT:
+        raise ModelFileError(
+            "a safetensors file without dhp_sr's description of the network. If it holds weights "
+            "for a dense network, give it as path.pretrain_network_g, or make it a model by "
+            "export.py --arch NAME; a pruned model must be saved by dhp_sr"
+        )
+    version = header.get("format_version", "")
+    # int() alone would accept "1_0", Unicode digits, and take minutes for a million of them.
+    if not (version.isascii() and version.isdigit() and len(version) < 10):
+        raise ModelFileError(f"expected a format version, got {shorten(version)}")
+    check_version(int(version), FORMAT_VERSION)
+    manifest = read_json(header.get("manifest", ""), "manifest")
     if not isinstance(manifest, dict):
-        raise ModelFileError(f"manifest: expected a JSON object, found {_short(manifest)}")
+        raise ModelFileError(f"manifest: expected a JSON object, got {shorten(manifest)}")
+    for key, kind in derived_keys(manifest).items():
+        value = manifest.get(key)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ModelFileError(
+                f"manifest: expected {key} of type {kind.__name__}, got {shorten(value)}"
+            )
+    # Names of other packages are checked by `rebuild`, which knows the constructors.
+    name = manifest["architecture"]
+    if name not in ARCHS and ":" not in name:
+        raise ModelFileError(
+            f"manifest: architecture {shorten(name)} is unknown{nearest(name[:99], ARCHS)}; "
+            f"known: {', '.join(ARCHS)}"
+        )
+    for argument, value in manifest["arguments"].items():
+        _check_argument(argument, value)
     return manifest
 
 
@@ -231,50 +245,122 @@ def _check_argument(name: str, value: Any, depth: int = 0) -> None:
     if isinstance(value, list) and len(value) <= 64 and depth < 2:
         for element in value:
             _check_argument(name, element, depth + 1)
-    elif not _is_plain_argument(value):
+        return
+    if isinstance(value, int):
+        valid = 0 <= value <= MAX_NUMBER
+    elif isinstance(value, float):
+        valid = abs(value) <= MAX_NUMBER
+    elif isinstance(value, str):
+        valid = len(value) <= 256
+    else:
+        valid = value is None
+    if not valid:
         raise ModelFileError(
-            f"manifest: argument {_short(name)}: expected a number up to {LARGEST} (integers from 0), a short text or "
-            f"a short list, found {_short(value)}"
+            f"manifest: argument {shorten(name)}: expected a number up to {MAX_NUMBER} "
+            f"(integers from 0), a short text or a short list, got {shorten(value)}"
         )
 
 
-def _is_plain_argument(value: Any) -> bool:
-    if isinstance(value, int):  # False and True are 0 and 1
-        return 0 <= value <= LARGEST
-    if isinstance(value, float):
-        return abs(value) <= LARGEST
-    return value is None or (isinstance(value, str) and len(value) <= 256)
+def check_layer_counts(arguments: Mapping[str, Any], num_tensors: int) -> None:
+    """Check that no argument asks for more layers than the file holds, before any is made.
 
-
-def _plain(value: Any, key: str) -> Any:
-    """Turn a fact into what JSON holds; numpy's numbers and paths included.
+    Args:
+        arguments: Of the constructor, from a file.
+        num_tensors: Of the file.
 
     Raises:
-        UserError: it cannot be, or it is not finite.
+        ModelFileError: An argument does.
     """
-    if value is None or isinstance(value, (bool, str)):
-        return value
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    if isinstance(value, numbers.Real) and math.isfinite(value):
-        return float(value)
-    if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
-        return {name: _plain(part, f"{key}.{name}") for name, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(part, f"{key}[{index}]") for index, part in enumerate(value)]
-    raise UserError(
-        f"{key}: expected what JSON can hold (text, finite number, list, dict), found {_short(value)}"
-    )
+    for name, value in arguments.items():
+        if name.startswith(_LAYER_COUNTS) and isinstance(value, int) and value > num_tensors:
+            raise ModelFileError(
+                f"manifest: {name}={value} asks for more layers than the file's {num_tensors} "
+                "tensors"
+            )
 
 
-def _short(value: Any) -> str:
-    text = (
-        repr(value)
-        if not isinstance(value, int)
-        else str(value)
-        if abs(value) < 10**30
-        else "a huge integer"
-    )
+def embed(header: Mapping[str, str]) -> Tensor:
+    """Return the copy of a header that lies among the tensors, without its facts.
+
+    Returns:
+        Bytes, uint8 of one axis. They have a checksum of their own, since the weights beside them
+        may be converted on their way.
+    """
+    manifest = parse_json(header["manifest"])
+    reduced = {key: manifest[key] for key in _EMBEDDED_KEYS if key in manifest}
+    text = dump_json(reduced)
+    copy = {
+        "format": header["format"],
+        "format_version": header["format_version"],
+        _EMBEDDED_CHECKSUM: _crc32(text),
+        "manifest": text,
+    }
+    return torch.frombuffer(bytearray(dump_json(copy).encode()), dtype=torch.uint8)
+
+
+def extract(tensors: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Separate the embedded manifest of a state dict from its weights.
+
+    Returns:
+        The checked manifest, and the weights by key.
+
+    Raises:
+        ModelFileError: There is no manifest, or it is malformed.
+    """
+    copy = tensors.get(DESCRIPTION)
+    if copy is None:
+        raise ModelFileError(
+            f"expected the key {DESCRIPTION!r} among the tensors; save the model again"
+        )
+    if copy.dtype != torch.uint8 or copy.dim() != 1 or copy.numel() > _MAX_EMBEDDED_BYTES:
+        raise ModelFileError(
+            f"{DESCRIPTION}: expected bytes, got {copy.dtype} of shape {tuple(copy.shape)}"
+        )
+    header = read_json(bytes(copy.cpu().numpy()), DESCRIPTION)
+    texts = isinstance(header, dict) and all(isinstance(text, str) for text in header.values())
+    if not texts:
+        raise ModelFileError(f"{DESCRIPTION}: expected a JSON object of texts")
+    manifest = unpack(header)
+    if header.get(_EMBEDDED_CHECKSUM) != _crc32(header["manifest"]):
+        raise ModelFileError(
+            f"{DESCRIPTION}: damaged, it differs from its checksum; copy the file again"
+        )
+    return manifest, {key: tensor for key, tensor in tensors.items() if key != DESCRIPTION}
+
+
+def _crc32(text: str) -> str:
+    return f"{zlib.crc32(text.encode()):08x}"
+
+
+def read_json(text: str | bytes, where: str) -> Any:
+    """Parse strict JSON from a file.
+
+    Raises:
+        ModelFileError: It is not JSON; the message names `where`.
+    """
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise ModelFileError(f"{where}: not valid JSON ({error})") from None
+
+
+def check_version(version: int, newest: int) -> None:
+    """Refuse a file whose format is newer than this program.
+
+    Raises:
+        ModelFileError: `version` is above `newest`.
+    """
+    if version > newest:
+        raise ModelFileError(
+            f"written in format version {version}, this dhp_sr reads up to {newest}; "
+            "install a newer dhp_sr"
+        )
+
+
+def shorten(value: Any) -> str:
+    """Return a value's text for a message, of at most 80 characters."""
+    # The digits of a hostile integer take quadratic time to print.
+    if isinstance(value, int) and abs(value) >= 10**30:
+        return "a huge integer"
+    text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -1,7 +1,8 @@
-"""What an ONNX file may hold before onnxruntime opens it: nothing outside itself, and no more than it says.
+"""Checks of an ONNX file before onnxruntime opens it, and the checksum of our own files.
 
-onnxruntime reads other files that a model names, and computes constants while it opens one; a few bytes can ask for any
-amount of memory. Our own files carry a checksum, which finds damage.
+onnxruntime opens other files that a model names, and computes constants while it loads one; a few
+bytes can ask for any amount of memory. So a model may refer to nothing outside itself, and hold no
+more than it declares.
 """
 
 import hashlib
@@ -10,53 +11,57 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dhp_sr.deploy.safetensors_io import ModelFileError
+from dhp_sr.deploy.safetensors_io import ModelFileError, check_is_file
 
 CHECKSUM = "dhp_sr_sha256"
-"""Key in the metadata of our files: SHA-256 of the file's bytes, with zeros in the place of the sum."""
+"""Metadata key of our files: SHA-256 of the file's bytes, with zeros in place of the checksum."""
 
 _BLANK = "0" * 64
-_LARGEST_FILE = 2**31 - 1
-_MOST_VALUES = 2**28
-"""Of a tensor whose size does not depend on the input."""
+_MAX_FILE_BYTES = 2**31 - 1
+_MAX_VALUES = 2**28
+"""Limit of a tensor whose size does not depend on the input."""
 
-_MOST_NODES = 100_000
+_MAX_NODES = 100_000
+_PACKED_TYPES = (21, 22, 23)
+"""Numbers of four bits: two of them share a byte."""
+
+_COMPLEX_TYPES = (14, 15)
 
 
-def seal(model: Any, texts: Mapping[str, str], path: str | Path) -> None:
-    """Write a model with metadata and its checksum.
+def write_with_checksum(model: Any, metadata: Mapping[str, str], path: str | Path) -> None:
+    """Write a model with its metadata and a checksum.
 
     Args:
-        model: an `onnx.ModelProto`; its metadata is replaced.
-        texts: the metadata.
-        path: the file.
+        model: `onnx.ModelProto`; its metadata is replaced.
+        metadata: Texts by key.
+        path: The file.
+
+    Raises:
+        OSError: The file cannot be written.
     """
     del model.metadata_props[:]
-    for key, value in {**texts, CHECKSUM: _BLANK}.items():
+    for key, value in {**metadata, CHECKSUM: _BLANK}.items():
         model.metadata_props.add(key=key, value=value)
     content = model.SerializeToString()
-    Path(path).write_bytes(_with_sum(content, _BLANK, _sum(content)))
+    Path(path).write_bytes(_with_checksum(content, _BLANK, _sha256(content)))
 
 
 def check_onnx(path: str | Path) -> None:
-    """Look at a file without running it.
+    """Check a file without running it.
 
     Raises:
-        ModelFileError: there is no such file, it is no ONNX file, damaged, or asks for other files or too much memory.
+        ModelFileError: There is no such file, it is no ONNX file, is damaged, refers to other
+            files or needs too much memory.
     """
     path = Path(path)
     try:
-        if not path.is_file():
-            raise ModelFileError(
-                "is a folder, expected a file" if path.is_dir() else "there is no such file"
-            )
-        if path.stat().st_size > _LARGEST_FILE:
-            raise ModelFileError(
-                f"expected at most {_LARGEST_FILE} bytes, found {path.stat().st_size}"
-            )
+        check_is_file(path)
+        size = path.stat().st_size
+        if size > _MAX_FILE_BYTES:
+            raise ModelFileError(f"expected at most {_MAX_FILE_BYTES} bytes, got {size}")
         content = path.read_bytes()
         model = _parse(content)
-        _check_sum(model, content)
+        _verify_checksum(model, content)
         _check_graphs(model)
         _check_sizes(model)
     except ModelFileError as error:
@@ -68,81 +73,82 @@ def _parse(content: bytes) -> Any:
 
     try:
         model = onnx.load_model_from_string(content)
-    except Exception as error:  # protobuf's classes differ between its implementations
+    except Exception as error:
+        # protobuf's exception classes differ between its implementations.
         raise ModelFileError(
-            f"expected an ONNX file that can be read, found a damaged or another one: {error}"
+            f"expected an ONNX file that can be read, got a damaged or another one: {error}"
         ) from None
-    if not model.graph.node or len(model.graph.input) < 1:
+    # protobuf reads almost any bytes as an empty message.
+    if not model.graph.node or not model.graph.input:
         raise ModelFileError(
-            "expected an ONNX file with a graph, found one of another kind or a damaged one"
+            "expected an ONNX file with a graph, got one of another kind or a damaged one"
         )
-    if not all(
-        isinstance(text, str) for entry in model.metadata_props for text in (entry.key, entry.value)
-    ):
-        raise ModelFileError(
-            "the file is damaged: its metadata is no text"
-        )  # protobuf hands out bytes then
+    for entry in model.metadata_props:
+        # Invalid UTF-8 arrives as bytes.
+        if not isinstance(entry.key, str) or not isinstance(entry.value, str):
+            raise ModelFileError("the file is damaged: its metadata is no text")
     return model
 
 
-def _check_sum(model: Any, content: bytes) -> None:
-    """Compare the checksum of our own files; others have none."""
-    entries = {entry.key: entry.value for entry in model.metadata_props}
-    if CHECKSUM not in entries and entries.get("format") != "dhp_sr":
+def _verify_checksum(model: Any, content: bytes) -> None:
+    """Compare the checksum of our own files; those of other programs have none."""
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    if CHECKSUM not in metadata and metadata.get("format") != "dhp_sr":
         return
-    stated = entries.get(CHECKSUM, "")
-    if len(stated) != len(_BLANK) or _sum(_with_sum(content, stated, _BLANK)) != stated:
+    stated = metadata.get(CHECKSUM, "")
+    valid = len(stated) == len(_BLANK)
+    if not valid or _sha256(_with_checksum(content, stated, _BLANK)) != stated:
         raise ModelFileError(
             "the file is damaged: its content is not that of its checksum; export or copy it again"
         )
 
 
-def _with_sum(content: bytes, old: str, new: str) -> bytes:
-    place = content.rfind(old.encode())
-    return content[:place] + new.encode() + content[place + len(old) :]
+def _with_checksum(content: bytes, old: str, new: str) -> bytes:
+    # The last occurrence: metadata comes after the graph, and a graph may hold 64 zeros.
+    start = content.rfind(old.encode())
+    return content[:start] + new.encode() + content[start + len(old) :]
 
 
-def _sum(content: bytes) -> str:
+def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
 def _check_graphs(model: Any) -> None:
     import onnx
 
-    nodes = 0
-    for part in _parts(model):
-        if isinstance(part, onnx.NodeProto):
-            nodes += 1
-        elif isinstance(part, onnx.TensorProto):
-            _check_tensor(part)
-    if nodes > _MOST_NODES:
-        raise ModelFileError(f"expected at most {_MOST_NODES} operations, found {nodes}")
+    num_nodes = 0
+    for item in _nodes_and_constants(model):
+        if isinstance(item, onnx.NodeProto):
+            num_nodes += 1
+        elif isinstance(item, onnx.TensorProto):
+            _check_constant(item)
+    if num_nodes > _MAX_NODES:
+        raise ModelFileError(f"expected at most {_MAX_NODES} operations, got {num_nodes}")
 
 
-def _parts(model: Any) -> Iterator[Any]:
-    """Yield every node and every constant of a model, those of inner graphs and of functions included."""
+def _nodes_and_constants(model: Any) -> Iterator[Any]:
+    """Yield all nodes and constants, those of inner graphs and functions included."""
     waiting = [model.graph, *model.functions]
+    # A loop rather than recursion: a file may nest graphs deeper than Python's stack.
     while waiting:
         graph = waiting.pop()
         yield from getattr(graph, "initializer", ())
         for sparse in getattr(graph, "sparse_initializer", ()):
-            yield from (sparse.values, sparse.indices)
+            yield sparse.values
+            yield sparse.indices
         for node in graph.node:
             yield node
             for attribute in node.attribute:
-                waiting += (
-                    [attribute.g, *attribute.graphs]
-                    if attribute.HasField("g")
-                    else attribute.graphs
-                )
-                yield from (
-                    (attribute.t, *attribute.tensors)
-                    if attribute.HasField("t")
-                    else attribute.tensors
-                )
+                waiting += attribute.graphs
+                yield from attribute.tensors
+                if attribute.HasField("g"):
+                    waiting.append(attribute.g)
+                if attribute.HasField("t"):
+                    yield attribute.t
 
 
-def _check_tensor(tensor: Any) -> None:
+def _check_constant(tensor: Any) -> None:
+    """Check that a constant lies in the file and has as many values as it declares."""
     import onnx
 
     name = f"constant {tensor.name[:80]!r}"
@@ -150,41 +156,46 @@ def _check_tensor(tensor: Any) -> None:
         raise ModelFileError(f"{name} lies in another file; expected all weights in one file")
     if any(side < 0 for side in tensor.dims):
         raise ModelFileError(f"{name} has the shape {list(tensor.dims)}")
+    declared = math.prod(tensor.dims)
     if tensor.HasField("raw_data"):
         try:
-            size = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
         except (KeyError, TypeError, ValueError):
             raise ModelFileError(
                 f"{name} is of an unknown type of numbers ({tensor.data_type})"
             ) from None
-        expected, found = math.prod(tensor.dims) * size, len(tensor.raw_data)
+        declared *= dtype.itemsize
+        held = len(tensor.raw_data)
     else:
-        expected, found = math.prod(tensor.dims), _typed_values(tensor)
-    packed = tensor.data_type in (21, 22, 23)  # numbers of four bits
-    if found != expected and not packed:
-        raise ModelFileError(f"{name} declares {expected} bytes or values, but holds {found}")
+        held = _num_typed_values(tensor)
+    if held != declared and tensor.data_type not in _PACKED_TYPES:
+        raise ModelFileError(f"{name} declares {declared} bytes or values, but holds {held}")
 
 
-def _typed_values(tensor: Any) -> int:
+def _num_typed_values(tensor: Any) -> int:
     fields = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
     held = sum(len(getattr(tensor, field)) for field in fields)
-    return held // 2 if tensor.data_type in (14, 15) else held  # complex numbers are pairs
+    # Complex numbers are stored as pairs.
+    return held // 2 if tensor.data_type in _COMPLEX_TYPES else held
 
 
 def _check_sizes(model: Any) -> None:
-    """Infer shapes: what has a size of its own, whatever the input, must not be huge."""
+    """Check that no value whose size is independent of the input is huge."""
     import onnx
 
     try:
+        # With data propagation: sizes may be computed from constants, one node after another.
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except Exception as error:  # of the library's C++ side
-        raise ModelFileError(f"the graph's shapes do not fit: {str(error).strip()[:300]}") from None
+    except Exception as error:
+        # The library's C++ side raises classes of its own.
+        reason = str(error).strip()[:300]
+        raise ModelFileError(f"the graph's shapes do not fit: {reason}") from None
     for value in [*inferred.graph.value_info, *inferred.graph.output]:
-        sides = [
-            dim.dim_value if dim.HasField("dim_value") else None
-            for dim in value.type.tensor_type.shape.dim
-        ]
-        if None not in sides and math.prod(sides) > _MOST_VALUES:
+        dims = value.type.tensor_type.shape.dim
+        if not all(dim.HasField("dim_value") for dim in dims):
+            continue
+        num_values = math.prod(dim.dim_value for dim in dims)
+        if num_values > _MAX_VALUES:
             raise ModelFileError(
-                f"{value.name[:80]!r} would hold {math.prod(sides)} values; at most {_MOST_VALUES} pass"
+                f"{value.name[:80]!r} would hold {num_values} values; at most {_MAX_VALUES} pass"
             )

@@ -1,21 +1,22 @@
-"""What an ONNX file of ours says about its network: texts under keys in the file's metadata.
+"""A network's description in an ONNX file: texts under keys of the file's metadata.
 
-Names stand there as they are, everything else as JSON. The file has no other place for it, and every program that opens
-ONNX files can show it.
+Names are stored as they are, everything else as JSON. ONNX has no other address for it, and every
+program that opens ONNX files can show it. Files of torch.export carry the same texts.
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from dhp_sr import __version__
+from dhp_sr.deploy.manifest import FORMAT, check_version, read_json
 from dhp_sr.deploy.safetensors_io import ModelFileError
-from dhp_sr.deploy.strict_json import FORMAT, check_version, read_json
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.strict_json import dump_json
 
 FORMAT_VERSION = 1
-LARGEST_TEXT = 2**20
+MAX_TEXT = 2**20
 
+# The spelling of these keys is the file format's, and stays.
 KEYS: dict[str, tuple[type, bool]] = {
     "format": (str, True),
     "format_version": (int, True),
@@ -42,76 +43,77 @@ KEYS: dict[str, tuple[type, bool]] = {
 }
 """Key -> its type, and whether every file of ours has it.
 
-`size_multiple`: sides of the input are multiples of it. `input_size`: side of the images that a classifier names.
-`halo`: input pixels that a tile needs on each side (absent where it is unknown or the whole image); tiles begin and end
-at multiples of `tile_multiple`. `bytes_per_pixel`: memory that a pixel of the input takes. `precision`: "fp32" or
-"fp16", of weights, computation, input and output alike. `macs`: for an input of the shape `macs_input`.
+`size_multiple`: height and width of the input are multiples of it. `input_size`: height and width
+that a classifier is meant for. `halo`: input pixels that a tile needs on each side (absent where
+it is unknown or the whole image); tiles begin and end at multiples of `tile_multiple`.
+`bytes_per_pixel`: peak memory for a pixel of the input. `precision`: "fp32" or "fp16", of weights,
+computation, input and output alike. `macs`: for an input of the shape `macs_input`.
 """
+
+_FROM_ZERO = ("halo", "macs", "params")
 
 
 def pack_metadata(facts: Mapping[str, Any]) -> dict[str, str]:
-    """Return the texts that a file holds; facts that are None are left out.
+    """Return the texts that a file holds; facts that are None are omitted.
 
     Args:
-        facts: by the names of `KEYS`, without `format`, `format_version` and `tool_version`.
+        facts: By the names of `KEYS`, without `format`, `format_version` and `tool_version`.
 
     Raises:
-        UserError: a fact is unknown, of another type, or missing.
+        UserError: A fact is unknown, of another type, or missing.
     """
     versions = {"format": FORMAT, "format_version": FORMAT_VERSION, "tool_version": __version__}
-    found = {key: value for key, value in {**facts, **versions}.items() if value is not None}
-    wrong = _complaints(found)
-    if wrong:
-        raise UserError("the metadata of an ONNX file: " + "; ".join(wrong))
-    return {
-        key: value if isinstance(value, str) else _text(value)
-        for key, value in sorted(found.items())
-    }
+    known = {key: value for key, value in {**facts, **versions}.items() if value is not None}
+    problems = _problems(known)
+    if problems:
+        raise UserError("the metadata of an ONNX file: " + "; ".join(problems))
+    texts = {}
+    for key, value in sorted(known.items()):
+        texts[key] = value if isinstance(value, str) else dump_json(value, sort_keys=True)
+    return texts
 
 
 def unpack_metadata(texts: Mapping[str, str]) -> dict[str, Any] | None:
-    """Return what a file says about its network; None for a file of another program.
+    """Return a file's description of its network; None for a file of another program.
 
     Args:
-        texts: the file's metadata, as from `session.get_modelmeta().custom_metadata_map`.
+        texts: The file's metadata, as from `session.get_modelmeta().custom_metadata_map`.
 
     Raises:
-        ModelFileError: the file is of a newer format, or its metadata is not well formed.
+        ModelFileError: The file is of a newer format, or its metadata is malformed.
     """
     if texts.get("format") != FORMAT:
         return None
-    found = {key: _value(key, texts[key]) for key in KEYS if key in texts}
-    wrong = _complaints(found)
-    if wrong:
-        raise ModelFileError("metadata: " + "; ".join(wrong))
-    check_version(found["format_version"], FORMAT_VERSION)
-    return found
+    stated = {key: _parse(key, texts[key]) for key in KEYS if key in texts}
+    problems = _problems(stated)
+    if problems:
+        raise ModelFileError("metadata: " + "; ".join(problems))
+    check_version(stated["format_version"], FORMAT_VERSION)
+    return stated
 
 
-def _complaints(found: Mapping[str, Any]) -> list[str]:
-    lines = [f"unknown key {key!r}" for key in found if key not in KEYS]
-    lines += [
-        f"{key} is missing" for key, (_, required) in KEYS.items() if required and key not in found
-    ]
-    for key, value in found.items():
-        kind = KEYS.get(key, (object, False))[0]
-        least = 0 if key in ("halo", "macs", "params") else 1
-        if not isinstance(value, kind) or isinstance(value, bool):
-            lines.append(f"expected {key} of type {kind.__name__}, found {str(value)[:80]!r}")
-        elif isinstance(value, int) and not least <= value < 2**63:
-            lines.append(f"expected {key} from {least}, found {str(value)[:80]}")
-    return lines
-
-
-def _text(value: Any) -> str:
-    return json.dumps(value, allow_nan=False, separators=(",", ":"), sort_keys=True)
-
-
-def _value(key: str, text: str) -> Any:
-    if len(text) > LARGEST_TEXT:
+def _parse(key: str, text: str) -> Any:
+    if len(text) > MAX_TEXT:
         raise ModelFileError(
-            f"metadata: expected {key} of at most {LARGEST_TEXT} characters, found {len(text)}"
+            f"metadata: expected {key} of at most {MAX_TEXT} characters, got {len(text)}"
         )
     if KEYS[key][0] is str:
         return text
     return read_json(text, f"metadata: {key}")
+
+
+def _problems(facts: Mapping[str, Any]) -> list[str]:
+    """Return everything that is wrong with the facts, to be reported together."""
+    problems = [f"unknown key {key!r}" for key in facts if key not in KEYS]
+    for key, (_, required) in KEYS.items():
+        if required and key not in facts:
+            problems.append(f"{key} is missing")
+    for key, value in facts.items():
+        kind = KEYS.get(key, (object, False))[0]
+        minimum = 0 if key in _FROM_ZERO else 1
+        # bool is a subclass of int, and no count.
+        if not isinstance(value, kind) or isinstance(value, bool):
+            problems.append(f"expected {key} of type {kind.__name__}, got {str(value)[:80]!r}")
+        elif isinstance(value, int) and not minimum <= value < 2**63:
+            problems.append(f"expected {key} from {minimum}, got {str(value)[:80]}")
+    return problems

@@ -1,170 +1,281 @@
-"""ONNX files as models to run: those of dhp_sr say what they are, of others it is found out by trial."""
+"""ONNX files run by onnxruntime: those of dhp_sr describe themselves, others are probed."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import torch
 
+from dhp_sr.deploy.model_info import (
+    CLASSIFICATION,
+    DEFAULT_BYTES_PER_PIXEL,
+    SIZE_MULTIPLES,
+    ModelInfo,
+    SizeRequirements,
+    TileRequirements,
+    trial_side,
+)
+from dhp_sr.deploy.onnx_check import check_onnx
 from dhp_sr.deploy.onnx_metadata import unpack_metadata
-from dhp_sr.deploy.onnx_session import open_onnx
-from dhp_sr.deploy.probe_shapes import MULTIPLES, trial_side
-from dhp_sr.deploy.runner import UNKNOWN_BYTES, Images, Runner
+from dhp_sr.deploy.runner import Images, Runner
 from dhp_sr.deploy.safetensors_io import ModelFileError
-from dhp_sr.deploy.third_party import CLASSIFICATION, check_restores
 from dhp_sr.utils.errors import UserError
 
-_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-_LARGEST = 4096
-_UNSAID = "the file does not say how far a pixel's influence reaches"
+if TYPE_CHECKING:
+    import onnxruntime
+
+_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_MAX_SIZE = 4096
+"""Bound of scales, multiples and overlaps in other people's files."""
+
+_UNKNOWN_HALO = "the file does not say how far a pixel's influence reaches"
+
+
+def require_onnx() -> ModuleType:
+    """Import onnxruntime.
+
+    Raises:
+        UserError: It, onnx or onnxscript is not installed.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"ONNX files need the package {error.name}, which is not installed: "
+            "pip install 'dhp_sr[onnx]'"
+        ) from error
+    return onnxruntime
+
+
+def open_session(path: str | Path, threads: int = 1) -> "onnxruntime.InferenceSession":
+    """Check an ONNX file and load it into onnxruntime, on the CPU.
+
+    Args:
+        path: The file.
+        threads: SizePatch of threads to compute with.
+
+    Raises:
+        UserError: onnxruntime is missing.
+        ModelFileError: The file is damaged, refers to other files, declares tensors that it does
+            not hold or would need too much memory, or onnxruntime cannot run it.
+    """
+    runtime = require_onnx()
+    # Before onnxruntime, which opens other files that a model names and computes its constants.
+    check_onnx(path)
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # fatal alone: errors arrive as exceptions
+    try:
+        # The fallback prints to stdout and tries the same provider again.
+        return runtime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
+    except Exception as error:
+        # onnxruntime's exceptions have no common base class.
+        reason = first_line(error)
+        raise ModelFileError(
+            f"{path}: expected a file that onnxruntime can run, got: {reason[:300]}"
+        ) from error
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an exception's text, or its class where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 @dataclass(frozen=True)
-class Classifier:
-    """An ONNX file of ours that names classes, and can be called."""
+class _Input:
+    """The input of a session."""
 
-    in_channels: int
-    input_size: int
-    """Side of the images that it is meant for."""
-    classes: int
-    compute: Callable[[Images], Images]
-    """(N, in_channels, input_size, input_size) in [0, 1] -> (N, classes)."""
+    name: str
+    dtype: type
+    channels: int | None
+    """None: the file leaves it free."""
 
 
-def open_onnx_model(
-    path: Path, device: torch.device, precision: str, threads: int | None
-) -> Runner:
-    """Return an ONNX file ready to run; arguments and errors are those of `open_model`."""
-    if device.type != "cpu":
-        raise UserError(
-            f"{path}: ONNX files run on the CPU; use --device cpu, or the safetensors file for {device}"
-        )
-    found = open_onnx_any(path, precision, threads)
-    if isinstance(found, Classifier):
-        check_restores(CLASSIFICATION, path)
-    return found
+@final
+class OnnxRunner(Runner):
+    """An ONNX file with one image in and one image, or scores of classes, out.
 
-
-def open_onnx_any(
-    path: Path, precision: str = "fp32", threads: int | None = None
-) -> Runner | Classifier:
-    """Return an ONNX file ready to run, of a network that restores images or, if it is ours, that names classes.
+    Args:
+        path: The file, of dhp_sr or of any other program.
+        device: Must be the CPU.
+        precision: `fp32`, or that of the file.
+        threads: Of the CPU; None: as many as PyTorch uses.
 
     Raises:
-        UserError: it is neither, or computes in another precision.
+        UserError: The file does not suit the arguments, or is no such network.
     """
-    session = open_onnx(path, threads or torch.get_num_threads())
-    given, kind = _picture_in(session, path)
-    own = "fp16" if kind is np.float16 else "fp32"
-    if precision not in ("fp32", own):
-        raise UserError(
-            f"{path}: computes in {own}, --precision {precision} has no effect; export another file"
-        )
-    said = _said(session, path)
-    channels = given.shape[1] if isinstance(given.shape[1], int) else said.get("in_channels", 3)
-    compute = _compute(session, given.name, kind)
-    if said.get("task") == CLASSIFICATION:
-        return _classifier(compute, said, path)
-    check_restores(said.get("task", "sr"), path)
-    multiple, scale, out_channels = _by_trial(compute, channels, path, said.get("size_multiple", 1))
-    if said.get("scale", scale) != scale:
-        raise ModelFileError(
-            f"{path}: expected scale {said['scale']}, as its metadata says, found {scale}"
-        )
-    return Runner(
-        path=path,
-        task=said.get("task", "sr" if scale > 1 else ""),
-        scale=scale,
-        in_channels=channels,
-        out_channels=out_channels,
-        size_multiple=multiple,
-        halo=said.get("halo"),
-        reason="" if "halo" in said else _UNSAID,
-        tile_multiple=said.get("tile_multiple", multiple),
-        pixel_bytes=said.get("bytes_per_pixel", UNKNOWN_BYTES),
-        compute=compute,
-    )
 
+    runtime = "onnxruntime"
 
-def _classifier(
-    compute: Callable[[Images], Images], said: dict[str, Any], path: Path
-) -> Classifier:
-    side, channels, classes = said.get("input_size", 0), said["in_channels"], said["out_channels"]
-    if not 0 < side <= _LARGEST:
-        raise ModelFileError(
-            f"{path}: metadata: expected input_size from 1 to {_LARGEST}, found {side}"
-        )
-    found = compute(np.full((1, channels, side, side), 0.5, dtype=np.float32))
-    if found.shape != (1, classes):
-        raise ModelFileError(
-            f"{path}: expected {classes} classes, as its metadata says, found {found.shape}"
-        )
-    return Classifier(channels, side, classes, compute)
-
-
-def _said(session: Any, path: Path) -> dict[str, Any]:
-    """Return the file's own description; empty for a file of another program."""
-    try:
-        said = unpack_metadata(session.get_modelmeta().custom_metadata_map) or {}
-    except ModelFileError as error:
-        raise ModelFileError(f"{path}: {error}") from error
-    for key in ("scale", "size_multiple", "tile_multiple", "halo"):
-        if said.get(key, 1) > _LARGEST:
-            raise ModelFileError(
-                f"{path}: metadata: expected {key} up to {_LARGEST}, found {said[key]}"
+    def __init__(
+        self, path: Path, device: torch.device, precision: str, threads: int | None
+    ) -> None:
+        if device.type != "cpu":
+            raise UserError(
+                f"{path}: ONNX files run on the CPU; use --device cpu, or the safetensors file "
+                f"for {device}"
             )
-    return said
+        self._session = open_session(path, threads or torch.get_num_threads())
+        self._input = _read_input(self._session, path)
+        own_precision = "fp16" if self._input.dtype is np.float16 else "fp32"
+        if precision not in ("fp32", own_precision):
+            raise UserError(
+                f"{path}: computes in {own_precision}, --precision {precision} has no effect; "
+                "export another file"
+            )
+        super().__init__(path, self._describe(path))
 
-
-def _picture_in(session: Any, path: Path) -> tuple[Any, type]:
-    """Return the input and its type; one image goes in, one comes out."""
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    if (
-        len(inputs) != 1
-        or len(outputs) != 1
-        or len(inputs[0].shape) != 4
-        or inputs[0].type not in _TYPES
-    ):
-        listing = ", ".join(f"{one.name} {one.type} {one.shape}" for one in inputs)
-        raise UserError(
-            f"{path}: expected one image (N, C, H, W) of floating-point numbers in and one out, "
-            f"found {len(outputs)} out and in: {listing}"
-        )
-    if any(isinstance(side, int) for side in inputs[0].shape[2:]):
-        raise UserError(
-            f"{path}: expected a free height and width, found an input of {inputs[0].shape}; export it again"
-        )
-    return inputs[0], _TYPES[inputs[0].type]
-
-
-def _compute(session: Any, name: str, kind: type) -> Callable[[Images], Images]:
-    def compute(images: Images) -> Images:
+    def compute(self, images: Images) -> Images:
+        """Run the graph."""
+        x = np.ascontiguousarray(images, dtype=self._input.dtype)
         try:
-            (result,) = session.run(None, {name: np.ascontiguousarray(images, dtype=kind)})
-        except Exception as error:  # onnxruntime's own classes have no common base
+            (result,) = self._session.run(None, {self._input.name: x})
+        except Exception as error:
+            # onnxruntime's exceptions have no common base class.
             raise UserError(f"onnxruntime: {error}") from error
         return np.asarray(result, dtype=np.float32)
 
-    return compute
+    def _describe(self, path: Path) -> ModelInfo:
+        """Return the file's own description, completed and checked by running the graph."""
+        stated = _read_metadata(self._session, path)
+        channels = self._input.channels or stated.get("in_channels", 3)
+        if stated.get("task") == CLASSIFICATION:
+            self._check_classifier(stated, path)
+            return _stated_info(stated)
+        probed = self._probe(channels, path, stated.get("size_multiple", 1))
+        if not stated:
+            return probed
+        if stated["scale"] != probed.scale:
+            raise ModelFileError(
+                f"{path}: expected scale {stated['scale']}, as its metadata says, "
+                f"got {probed.scale}"
+            )
+        info = _stated_info(stated)
+        return ModelInfo(
+            architecture=info.architecture,
+            task=info.task,
+            scale=info.scale,
+            in_channels=channels,
+            out_channels=probed.out_channels,
+            sizes=probed.sizes,
+            tiles=info.tiles,
+            license=info.license,
+            parent=info.parent,
+        )
+
+    def _check_classifier(self, stated: dict[str, Any], path: Path) -> None:
+        side = stated.get("input_size", 0)
+        classes = stated["out_channels"]
+        if not 0 < side <= _MAX_SIZE:
+            raise ModelFileError(
+                f"{path}: metadata: expected input_size from 1 to {_MAX_SIZE}, got {side}"
+            )
+        result = self.compute(_gray_image(stated["in_channels"], side))
+        if result.shape != (1, classes):
+            raise ModelFileError(
+                f"{path}: expected {classes} classes, as its metadata says, got {result.shape}"
+            )
+
+    def _probe(self, channels: int, path: Path, stated_multiple: int) -> ModelInfo:
+        """Find scale, output channels and size multiple by running small images."""
+        reason: UserError | None = None
+        candidates = {multiple for multiple in SIZE_MULTIPLES if multiple % stated_multiple == 0}
+        for multiple in sorted({stated_multiple, *candidates}):
+            side = trial_side(multiple)
+            try:
+                result = self.compute(_gray_image(channels, side))
+            except UserError as error:
+                reason = error
+                continue
+            if _enlarges(result.shape, side):
+                scale = result.shape[2] // side
+                return ModelInfo(
+                    architecture="",
+                    task="sr" if scale > 1 else "",
+                    scale=scale,
+                    in_channels=channels,
+                    out_channels=result.shape[1],
+                    sizes=SizeRequirements(multiple),
+                    tiles=TileRequirements(multiple=multiple, reason=_UNKNOWN_HALO),
+                )
+            reason = UserError(
+                f"an input of {side} x {side} gives an output of {tuple(result.shape)}"
+            )
+        raise UserError(
+            f"{path}: expected a network that restores images of any size; {reason}"
+        ) from reason
 
 
-def _by_trial(
-    compute: Callable[[Images], Images], channels: int, path: Path, multiple: int
-) -> tuple[int, int, int]:
-    """Return the multiple that sides must be of, the enlargement and the channels of the result."""
-    reason: UserError | None = None
-    for tried in sorted({multiple, *(one for one in MULTIPLES if one % multiple == 0)}):
-        side = trial_side(tried)
-        try:
-            result = compute(np.full((1, channels, side, side), 0.5, dtype=np.float32))
-        except UserError as error:
-            reason = error
-            continue
-        if result.ndim == 4 and result.shape[2] == result.shape[3] and result.shape[2] % side == 0:
-            return tried, result.shape[2] // side, result.shape[1]
-        reason = UserError(f"an input of {side} x {side} gives an output of {result.shape}")
-    raise UserError(
-        f"{path}: expected a network that restores images of any size; {reason}"
-    ) from reason
+def _read_input(session: Any, path: Path) -> _Input:
+    """Return the input of a session with one image in and one result out."""
+    inputs = session.get_inputs()
+    outputs = session.get_outputs()
+    single = len(inputs) == 1 and len(outputs) == 1
+    if not single or len(inputs[0].shape) != 4 or inputs[0].type not in _DTYPES:
+        listing = ", ".join(f"{entry.name} {entry.type} {entry.shape}" for entry in inputs)
+        raise UserError(
+            f"{path}: expected one image (N, C, H, W) of floating-point numbers in and one out, "
+            f"got {len(outputs)} out and in: {listing}"
+        )
+    shape = inputs[0].shape
+    if any(isinstance(side, int) for side in shape[2:]):
+        raise UserError(
+            f"{path}: expected a free height and width, got an input of {shape}; export it again"
+        )
+    channels = shape[1] if isinstance(shape[1], int) else None
+    return _Input(inputs[0].name, _DTYPES[inputs[0].type], channels)
+
+
+def _read_metadata(session: Any, path: Path) -> dict[str, Any]:
+    """Return the file's description of itself; empty for a file of another program."""
+    try:
+        stated = unpack_metadata(session.get_modelmeta().custom_metadata_map) or {}
+    except ModelFileError as error:
+        raise ModelFileError(f"{path}: {error}") from error
+    # Each of them becomes the size of an image that is allocated.
+    for key in ("scale", "size_multiple", "tile_multiple", "halo"):
+        if stated.get(key, 1) > _MAX_SIZE:
+            raise ModelFileError(
+                f"{path}: metadata: expected {key} up to {_MAX_SIZE}, got {stated[key]}"
+            )
+    return stated
+
+
+def _stated_info(stated: dict[str, Any]) -> ModelInfo:
+    multiple = stated["size_multiple"]
+    halo = stated.get("halo")
+    tiles = TileRequirements(
+        halo=halo,
+        multiple=stated.get("tile_multiple", multiple),
+        bytes_per_pixel=stated.get("bytes_per_pixel", DEFAULT_BYTES_PER_PIXEL),
+        reason=_UNKNOWN_HALO if halo is None else "",
+    )
+    return ModelInfo(
+        architecture=stated["architecture"],
+        task=stated["task"],
+        scale=stated["scale"],
+        in_channels=stated["in_channels"],
+        out_channels=stated["out_channels"],
+        sizes=SizeRequirements(multiple),
+        input_size=stated.get("input_size"),
+        tiles=tiles,
+        license=stated.get("licence"),
+        parent=stated.get("parent"),
+    )
+
+
+def _gray_image(channels: int, side: int) -> Images:
+    return np.full((1, channels, side, side), 0.5, dtype=np.float32)
+
+
+def _enlarges(shape: tuple[int, ...], side: int) -> bool:
+    """Return whether an output is an image enlarged by a whole number."""
+    return len(shape) == 4 and shape[2] == shape[3] and shape[2] > 0 and shape[2] % side == 0

@@ -1,7 +1,8 @@
-"""What a .pth file of other programs may hold before torch reads it: tensors, and no more bytes than the file has.
+"""Checks of a .pth file of other programs before torch reads it.
 
-`torch.load(weights_only=True)` runs no code, but it unpacks compressed entries of any size and calls `bytearray` and
-tensor types with any number. Here the pickle is only looked at, operation by operation.
+`torch.load(weights_only=True)` runs no code, but it unpacks compressed entries of any size, and
+calls `bytearray` and tensor types with any number. Here the pickle is only disassembled, operation
+by operation: it may call what a state dict needs, and ask for no more bytes than the file has.
 """
 
 import pickletools
@@ -22,50 +23,56 @@ ALLOWED = {
     "torch._utils _rebuild_parameter",
     "torch._utils _rebuild_tensor",
     "torch._utils _rebuild_tensor_v2",
-    *(f"{module} {kind}Storage" for module in ("torch", "torch.cuda") for kind in _STORAGES),
+    *(f"torch {kind}Storage" for kind in _STORAGES),
+    *(f"torch.cuda {kind}Storage" for kind in _STORAGES),
 }
-"""What the pickle of a state dict calls, as "module name"."""
+"""Callables in the pickle of a state dict, as "module name"."""
 
-LARGEST_PICKLE = 2**20
-"""Bytes of the pickle itself, which names tensors and their shapes; the numbers lie elsewhere."""
+MAX_PICKLE_BYTES = 2**20
+"""Limit of the pickle itself, which names tensors and their shapes; their numbers are stored
+outside of it."""
 
-_OF_ANOTHER_KIND = "expected a file of weights, found one of another kind or cut short"
-_LEGACY_PICKLES = 5
-"""Magic number, protocol, system, content, keys: one after another in files of torch before 1.6."""
+_WRONG_KIND = "expected a file of weights, got one of another kind or truncated"
+_NUM_LEGACY_PICKLES = 5
+"""Magic number, protocol, system, content, keys: in sequence in files of torch before 1.6."""
 
 
 def check_pickle(path: Path) -> None:
-    """Look at a file of `torch.save` without loading it.
+    """Check a file of `torch.save` without loading it.
 
     Raises:
-        ModelFileError: it is of another kind, damaged, compressed, or its pickle calls other things than tensors.
+        ModelFileError: It is of another kind, damaged, compressed, or its pickle calls other
+            things than tensors.
     """
-    with open(path, "rb") as stream:
-        head = stream.read(4)
-        stream.seek(0)
+    with open(path, "rb") as file:
+        head = file.read(4)
+        file.seek(0)
         if head == b"PK\x03\x04":
             _check_zip(path)
         elif head[:1] == b"\x80":
-            for _ in range(_LEGACY_PICKLES):
-                _check_operations(stream)
+            for _ in range(_NUM_LEGACY_PICKLES):
+                _check_operations(file)
         else:
-            raise ModelFileError(f"{_OF_ANOTHER_KIND} (it begins with {head!r})")
+            raise ModelFileError(f"{_WRONG_KIND} (it begins with {head!r})")
 
 
 def check_extent(name: str, tensor: torch.Tensor) -> None:
-    """Check that a tensor lies whole in the file: a shape may repeat one number without end.
+    """Check that the file holds all values of a tensor.
+
+    A stride of 0 repeats a single number: a tensor of any shape fits into a few bytes.
 
     Raises:
-        ModelFileError: it does not, or it holds no numbers of the ordinary kind.
+        ModelFileError: It does not, or the tensor is no ordinary one.
     """
     if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
         raise ModelFileError(
-            f"{name}: expected an ordinary tensor, found a {tensor.layout} one on {tensor.device}"
+            f"{name}: expected an ordinary tensor, got a {tensor.layout} one on {tensor.device}"
         )
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        held = tensor.untyped_storage().nbytes()
+    held = tensor.untyped_storage().nbytes()
+    if tensor.numel() * tensor.element_size() > held:
         raise ModelFileError(
-            f"{name}: declares the shape {tuple(tensor.shape)}, but the file holds {held} bytes of it"
+            f"{name}: declares the shape {tuple(tensor.shape)}, but the file holds {held} bytes "
+            "of it"
         )
 
 
@@ -80,8 +87,10 @@ def _check_zip(path: Path) -> None:
                 )
             for entry in archive.infolist():
                 if entry.filename.endswith("/data.pkl"):
-                    with archive.open(entry) as stream:
-                        _check_operations(stream)
+                    with archive.open(entry) as file:
+                        _check_operations(file)
+    except ModelFileError:
+        raise
     except (
         zipfile.BadZipFile,
         EOFError,
@@ -90,51 +99,61 @@ def _check_zip(path: Path) -> None:
         ValueError,
         OSError,
     ) as error:
-        if isinstance(error, ModelFileError):
-            raise
-        raise ModelFileError(
-            f"{_OF_ANOTHER_KIND} ({type(error).__name__}: {str(error)[:99]})"
-        ) from None
+        # All of them are raised by zipfile for damaged archives.
+        raise ModelFileError(f"{_WRONG_KIND} ({_describe(error)})") from None
 
 
-def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
+def _check_entries(entries: list[zipfile.ZipInfo], file_bytes: int) -> None:
     names = [entry.filename.lower() for entry in entries]
     if any(name.endswith("/constants.pkl") for name in names):
-        raise ModelFileError(f"{_OF_ANOTHER_KIND} (TorchScript, which is a program)")
-    if len(set(names)) < len(names) or sum(name.endswith("/data.pkl") for name in names) != 1:
-        raise ModelFileError(f"{_OF_ANOTHER_KIND} (an archive without one pickle of its own)")
-    packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
-    if packed or sum(entry.file_size for entry in entries) > size:
+        raise ModelFileError(f"{_WRONG_KIND} (TorchScript, which is a program)")
+    # With two entries of one name, the one checked here might not be the one that torch reads.
+    num_pickles = sum(name.endswith("/data.pkl") for name in names)
+    if len(set(names)) < len(names) or num_pickles != 1:
+        raise ModelFileError(f"{_WRONG_KIND} (an archive without a single pickle)")
+    compressed = []
+    for entry in entries:
+        if entry.compress_type != zipfile.ZIP_STORED:
+            compressed.append(entry.filename)
+    # Entries that overlap in the file can add up to more than it, without compression.
+    total_bytes = sum(entry.file_size for entry in entries)
+    if compressed or total_bytes > file_bytes:
         raise ModelFileError(
-            "expected a file of torch.save, which is not compressed, found an archive that unpacks to "
-            f"{sum(entry.file_size for entry in entries)} bytes ({', '.join(packed[:3])})"
+            "expected a file of torch.save, which is not compressed, got an archive that unpacks "
+            f"to {total_bytes} bytes ({', '.join(compressed[:3])})"
         )
 
 
-def _check_operations(stream: IO[bytes]) -> None:
-    for name in _called(stream):
+def _check_operations(file: IO[bytes]) -> None:
+    for name in _called_names(file):
         if name not in ALLOWED:
             raise ModelFileError(
-                "expected tensors only, found a pickle with other things in it, which could run code when loaded: "
-                f"{name.replace(' ', '.')[:200]}. In the program that wrote it, save `network.state_dict()` alone"
+                "expected tensors only, got a pickle with other things in it, which could run "
+                f"code when loaded: {name.replace(' ', '.')[:200]}. In the program that wrote it, "
+                "save `network.state_dict()` alone"
             )
 
 
-def _called(stream: IO[bytes]) -> Iterator[str]:
-    """Yield the names of what a pickle would call, up to its end."""
+def _called_names(file: IO[bytes]) -> Iterator[str]:
+    """Yield the names that a pickle would look up, until its end."""
     try:
-        for operation, argument, place in pickletools.genops(stream):
-            if (place or 0) > LARGEST_PICKLE:
+        for operation, argument, position in pickletools.genops(file):
+            if (position or 0) > MAX_PICKLE_BYTES:
                 raise ModelFileError(
-                    f"expected a pickle of at most {LARGEST_PICKLE} bytes, found a longer one"
+                    f"expected a pickle of at most {MAX_PICKLE_BYTES} bytes, got a longer one"
                 )
             if operation.name == "GLOBAL":
                 yield argument
             elif operation.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
+                # Other ways to name a callable. torch.save does not use them, and their names are
+                # not arguments of the operation: refused by the operation's own name.
                 yield operation.name
     except ModelFileError:
         raise
-    except Exception as error:  # whatever bytes that are no pickle raise
-        raise ModelFileError(
-            f"{_OF_ANOTHER_KIND} ({type(error).__name__}: {str(error)[:99]})"
-        ) from None
+    except Exception as error:
+        # Bytes that are no pickle raise anything.
+        raise ModelFileError(f"{_WRONG_KIND} ({_describe(error)})") from None
+
+
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error)[:99]}"

@@ -1,220 +1,265 @@
-"""A network made again from its description and the shapes of its tensors, without memory for weights.
+"""A network rebuilt from its manifest and the shapes of its tensors, without memory for weights.
 
-The file is not trusted: the layers are made on the meta device and counted, and everything that does not fit is found
-before a single weight is read.
+The file is not trusted. Layers are made on the meta device and counted, and everything that does
+not fit is found before a single weight is read. Nothing of the file is ever executed: it names a
+registered constructor and gives numbers to it.
 """
 
 import copy
-import functools
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from dhp_sr.archs import ARCHS, build
+from dhp_sr.archs import ARCHS
 from dhp_sr.channels.plan import SizePatch, make_plan
-from dhp_sr.deploy.manifest import LARGEST_SIDE, check_counts, derived, describe, origin
-from dhp_sr.deploy.probe_shapes import passing_side
+from dhp_sr.deploy.manifest import (
+    MAX_SIDE,
+    check_layer_counts,
+    derived_keys,
+    describe,
+    third_party_info,
+)
+from dhp_sr.deploy.model_info import (
+    CLASSIFICATION,
+    ModelInfo,
+    attach_info,
+    construct,
+    stated_info,
+)
 from dhp_sr.deploy.safetensors_io import ModelFileError
-from dhp_sr.deploy.third_party import CLASSIFICATION, builder, mark, origin_of
 from dhp_sr.graph.shape_inference import infer_output
 from dhp_sr.operators.resize import resize
 from dhp_sr.surgery.rewrite import rewrite
 from dhp_sr.utils.errors import UserError
 
-MOST_TENSORS = 4096
-"""Of a network; more layers than that take longer than a second to make, also where they are not those of the file."""
+MAX_TENSORS = 4096
+"""Limit of a network's tensors; more layers take longer than a second to make, even when they are
+not those of the file."""
 
-_MOST_VALUES = 2**26
-
-
-def rebuild(manifest: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
-    """Make the network that `manifest` describes, with tensors of the given shapes.
-
-    Args:
-        manifest: checked by `manifest.unpack`.
-        shapes: of every tensor of the network's state dict.
-
-    Returns:
-        The network in eval mode. Its weights are on the meta device; constants that are not part of a file are real.
-
-    Raises:
-        ModelFileError: description and shapes do not make one working network; the message lists every key.
-    """
-    if len(shapes) > MOST_TENSORS:
-        raise ModelFileError(f"expected at most {MOST_TENSORS} tensors, found {len(shapes)}")
-    check_counts(manifest["arguments"], len(shapes))
-    source = origin(manifest)
-    network = _build(manifest, len(shapes)).eval()
-    whole = copy.deepcopy(network)
-    _fit(network, shapes, manifest["arguments"])
-    if source is not None:
-        network = mark(_with_forward(whole, network, manifest.get("forward")), source)
-    _check_description(network, manifest)
-    _check_forward(network)
-    return network
-
-
-def _with_forward(whole: nn.Module, small: nn.Module, forward: Any) -> nn.Module:
-    """Put the numbers that a file states into the traced forward of `whole`; only places that a plan names are set."""
-    if forward is None:
-        return small
-    try:
-        shape = [int(side) for side in forward["example_shape"]]
-        if not 0 < len(shape) < 6 or not 0 < math.prod(shape) < _MOST_VALUES:
-            raise ValueError(f"example_shape {shape}")
-        plan = make_plan(whole, torch.zeros(shape, device="meta"))
-        stated = [
-            _checked(*pair) for pair in zip(plan.size_patches, forward["stated"], strict=True)
-        ]
-        return rewrite(whole, small, plan, stated)
-    except Exception as error:  # a file's numbers: whatever goes wrong, they are the reason
-        raise ModelFileError(
-            f"manifest: the forward cannot be rewritten as stated: {str(error)[:500]}"
-        ) from error
-
-
-def _checked(number: SizePatch, stated: Any) -> int | list[int]:
-    """Return a number if it counts no more channels than there are."""
-    counts = stated if number.is_list else [stated]
-    for count, index in zip(counts, number.counted, strict=True):
-        if not isinstance(count, int) or not 0 <= count <= len(index):
-            raise ValueError(
-                f"{number.node}: expected at most {len(index)} channels, found {count!r}"
-            )
-    return stated
+_MAX_VALUES = 2**26
+_MAX_LISTED_KEYS = 50
 
 
 class TooLargeError(ModelFileError):
     """More layers or constants than a file can belong to."""
 
 
-def without_memory(make: Callable[[], nn.Module], tensors: int) -> nn.Module:
-    """Return a network whose weights are on the meta device.
+def rebuild(manifest: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
+    """Rebuild the network that a manifest describes, with tensors of the given shapes.
 
     Args:
-        make: constructs it.
-        tensors: of the file that it is made for; about as many weights are allowed.
+        manifest: Checked by `manifest.unpack`.
+        shapes: Of every tensor of the network's state dict, by key.
+
+    Returns:
+        The network in eval mode, with its `ModelInfo`. Its weights are on the meta device;
+        constants that are not in the file are real.
 
     Raises:
-        TooLargeError: it has many more.
-        Whatever `make` raises.
+        ModelFileError: Manifest and shapes do not make one working network; the message lists
+            every key that is missing, unexpected or of another shape.
     """
-    with _MetaWeights(tensors + tensors // 4 + 16):
+    if len(shapes) > MAX_TENSORS:
+        raise ModelFileError(f"expected at most {MAX_TENSORS} tensors, got {len(shapes)}")
+    check_layer_counts(manifest["arguments"], len(shapes))
+    third_party = manifest["architecture"] not in ARCHS
+    info = third_party_info(manifest) if third_party else None
+    unpruned = _construct(manifest, len(shapes)).eval()
+    network = copy.deepcopy(unpruned)
+    _resize_layers(network, shapes, manifest["arguments"])
+    if info is not None:
+        network = _with_forward(unpruned, network, manifest.get("forward"))
+        attach_info(network, info)
+    _check_description(network, manifest)
+    # Our own networks describe themselves by attributes of their class, whatever the file says.
+    info = stated_info(network)
+    info = replace(
+        info,
+        out_channels=_check_forward(network, info),
+        license=_text(manifest.get("licence")),
+        parent=_text(manifest.get("parent")),
+    )
+    return attach_info(network, info)
+
+
+def _text(fact: Any) -> str | None:
+    """Return a stored fact if it is text: facts of other people's files can be anything."""
+    return fact if isinstance(fact, str) else None
+
+
+def without_memory(make: Callable[[], nn.Module], num_tensors: int) -> nn.Module:
+    """Construct a network with its weights on the meta device.
+
+    Args:
+        make: Constructs it.
+        num_tensors: Of the file that it is made for; about as many weights are allowed.
+
+    Raises:
+        TooLargeError: It has many more.
+        Exception: Whatever `make` raises.
+    """
+    # Counters and masks that old files lack are the reason for the surplus.
+    with _MetaWeights(num_tensors + num_tensors // 4 + 16):
         return make()
 
 
 class _MetaWeights(TorchFunctionMode):
-    """Puts the weights of layers made inside (by `torch.empty`) on the meta device; too many are an error."""
+    """Puts the weights of layers made inside on the meta device; too many are an error.
 
-    def __init__(self, most: int) -> None:
+    Layers allocate their weights by `torch.empty`. Constants are made by other functions and stay
+    real, but their values are counted: arguments of a file decide about their sizes, too.
+    """
+
+    def __init__(self, max_tensors: int) -> None:
         super().__init__()
-        self.left, self.values_left = most, _MOST_VALUES
+        self.tensors_left = max_tensors
+        self.values_left = _MAX_VALUES
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if func is torch.empty:
-            self.left -= 1
+            self.tensors_left -= 1
             kwargs["device"] = "meta"
-        if any(
-            isinstance(one, torch.Tensor) and one.is_meta for one in args
-        ):  # weights that are set from constants
-            args = [one.to("meta") if isinstance(one, torch.Tensor) else one for one in args]
+        # An initialization that copies a constant into a weight mixes the two devices.
+        if any(isinstance(value, torch.Tensor) and value.is_meta for value in args):
+            args = [
+                value.to("meta") if isinstance(value, torch.Tensor) else value for value in args
+            ]
         result = func(*args, **kwargs)
         if isinstance(result, torch.Tensor) and not result.is_meta:
             self.values_left -= result.numel()
-        if self.left < 0 or self.values_left < 0:
+        if self.tensors_left < 0 or self.values_left < 0:
             raise TooLargeError("the arguments describe a larger network than the file holds")
         return result
 
 
-def _build(manifest: Mapping[str, Any], tensors: int) -> nn.Module:
+def _construct(manifest: Mapping[str, Any], num_tensors: int) -> nn.Module:
+    architecture = manifest["architecture"]
+    arguments = manifest["arguments"]
     try:
-        name, arguments = manifest["architecture"], manifest["arguments"]
-        make = functools.partial(build, name) if name in ARCHS else builder(name)
-        return without_memory(lambda: make(**arguments), tensors)
+        return without_memory(lambda: construct(architecture, arguments), num_tensors)
     except TooLargeError as error:
         raise ModelFileError(f"manifest: {error}") from error
     except ModelFileError:
         raise
-    except Exception as error:  # whatever a constructor raises, the file's arguments are the reason
+    except Exception as error:
+        # Constructors of other packages raise anything; the file's arguments are the reason.
         raise ModelFileError(f"manifest: {str(error)[:500]}") from error
 
 
-def _fit(
+def _resize_layers(
     network: nn.Module, shapes: Mapping[str, tuple[int, ...]], arguments: Mapping[str, Any]
 ) -> None:
-    own = network.state_dict()
-    missing, unexpected = (
-        [key for key in own if key not in shapes],
-        [key for key in shapes if key not in own],
-    )
+    """Give the layers the widths of the file's tensors, in place."""
+    expected = network.state_dict()
+    missing = [key for key in expected if key not in shapes]
+    unexpected = [key for key in shapes if key not in expected]
     lines = [*_listing("missing", missing), *_listing("unexpected", unexpected)]
     try:
-        resize(network, {key: shape for key, shape in shapes.items() if key in own})
+        resize(network, {key: shape for key, shape in shapes.items() if key in expected})
     except UserError as error:
         lines += ["wrong shape: " + line.strip() for line in str(error).splitlines()[1:]]
     if lines:
-        described = f"{type(network).__name__}({_call(arguments)})"
-        raise ModelFileError(f"the tensors are not those of {described}:\n  " + "\n  ".join(lines))
+        call = ", ".join(f"{name}={value}" for name, value in arguments.items())
+        raise ModelFileError(
+            f"the tensors are not those of {type(network).__name__}({call}):\n  "
+            + "\n  ".join(lines)
+        )
+
+
+def _listing(problem: str, keys: list[str]) -> list[str]:
+    lines = [f"{problem}: {key}" for key in keys[:_MAX_LISTED_KEYS]]
+    if len(keys) > _MAX_LISTED_KEYS:
+        lines.append(f"{problem}: and {len(keys) - _MAX_LISTED_KEYS} more")
+    return lines
+
+
+def _with_forward(unpruned: nn.Module, small: nn.Module, forward: Any) -> nn.Module:
+    """Write the channel numbers that a file states into a traced forward.
+
+    Only arguments that the unpruned network's own plan names are changed, and only to numbers of
+    channels that exist: a file cannot put anything else into the forward.
+    """
+    if forward is None:
+        return small
+    try:
+        shape = [int(side) for side in forward["example_shape"]]
+        if not 0 < len(shape) < 6 or not 0 < math.prod(shape) < _MAX_VALUES:
+            raise ValueError(f"example_shape {shape}")
+        plan = make_plan(unpruned, torch.zeros(shape, device="meta"))
+        stated = []
+        for number, value in zip(plan.size_patches, forward["stated"], strict=True):
+            _check_number(number, value)
+            stated.append(value)
+        return rewrite(unpruned, small, plan, stated)
+    except Exception as error:
+        # Tracing and rewriting fail in many ways; the file's numbers are the reason.
+        raise ModelFileError(
+            f"manifest: the forward cannot be rewritten as stated: {str(error)[:500]}"
+        ) from error
+
+
+def _check_number(number: SizePatch, value: Any) -> None:
+    """Check that a stated size counts no more channels than there are."""
+    values = value if number.is_list else [value]
+    for count, index in zip(values, number.counted, strict=True):
+        if not isinstance(count, int) or not 0 <= count <= len(index):
+            raise ValueError(
+                f"{number.node}: expected at most {len(index)} channels, got {count!r}"
+            )
 
 
 def _check_description(network: nn.Module, manifest: Mapping[str, Any]) -> None:
-    rebuilt = describe(network)
-    if (
-        0 < manifest["size_multiple"] <= LARGEST_SIDE
-        and manifest["size_multiple"] % rebuilt["size_multiple"] == 0
-    ):
-        rebuilt["size_multiple"] = manifest[
-            "size_multiple"
-        ]  # a UNet once took multiples of a power of two alone
-    for key in derived(manifest):
-        if key not in ("arguments", "widths") and manifest[key] != rebuilt[key]:
+    """Compare the manifest with the description of the network that was rebuilt from it."""
+    actual = describe(network)
+    stated_multiple = manifest["size_multiple"]
+    # The first edition's UNet required multiples of a power of two; today's pads inside. Such
+    # files may state a stricter requirement than the network has.
+    stricter = stated_multiple % actual["size_multiple"] == 0 if stated_multiple > 0 else False
+    if stricter and stated_multiple <= MAX_SIDE:
+        actual["size_multiple"] = stated_multiple
+    for key in derived_keys(manifest):
+        if key not in ("arguments", "widths") and manifest[key] != actual[key]:
             raise ModelFileError(
-                f"manifest: {key} is {manifest[key]!r}, but the tensors make it {rebuilt[key]!r}"
+                f"manifest: {key} is {manifest[key]!r}, but the tensors make it {actual[key]!r}"
             )
-    for name in {**rebuilt["widths"], **manifest["widths"]}:
-        stated, actual = manifest["widths"].get(name), rebuilt["widths"].get(name)
-        if stated != actual:
+    for name in {**actual["widths"], **manifest["widths"]}:
+        stated_width = manifest["widths"].get(name)
+        actual_width = actual["widths"].get(name)
+        if stated_width != actual_width:
             raise ModelFileError(
-                f"manifest: width of {name} is {stated!r}, but the tensors make it {actual!r}"
+                f"manifest: width of {name} is {stated_width!r}, "
+                f"but the tensors make it {actual_width!r}"
             )
 
 
-def _check_forward(network: nn.Module) -> None:
-    """Pass shapes through the network: layers that do not fit each other show here, at no cost."""
-    source, side = origin_of(network) or network, passing_side(network)
+def _check_forward(network: nn.Module, info: ModelInfo) -> int:
+    """Pass a shape through the network and return its output channels.
+
+    Layers whose widths do not fit each other fail here, before any memory is spent on weights.
+    """
+    side = info.example_side
     try:
-        result = infer_output(network, (1, source.in_channels, side, side))
-    except Exception as error:  # shapes from a file: any failure means that they do not fit
+        result = infer_output(network, (1, info.in_channels, side, side))
+    except Exception as error:
+        # The shapes come from a file: any failure means that they do not fit.
         raise ModelFileError(
             f"the layers' widths do not fit each other: {str(error)[:500]}"
         ) from error
     shape = tuple(result.shape)
-    fits = (
-        len(shape) == 2
-        if source.task == CLASSIFICATION
-        else shape[-2:] == (side * source.scale,) * 2
-    )
-    if not fits:
-        expected = (
-            "(images, classes)"
-            if source.task == CLASSIFICATION
-            else f"{source.scale} times that size"
-        )
+    if info.task == CLASSIFICATION:
+        valid = len(shape) == 2
+        expected = "(images, classes)"
+    else:
+        valid = shape[-2:] == (side * info.scale, side * info.scale)
+        expected = f"{info.scale} times that size"
+    if not valid:
         raise ModelFileError(
-            f"expected an output of {expected} for a {side}x{side} input, found {shape}"
+            f"expected an output of {expected} for a {side}x{side} input, got {shape}"
         )
-
-
-def _listing(what: str, keys: list[str]) -> list[str]:
-    return [f"{what}: {key}" for key in keys[:50]] + (
-        [f"{what}: and {len(keys) - 50} more"] if len(keys) > 50 else []
-    )
-
-
-def _call(arguments: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in arguments.items())
+    return shape[1]

@@ -1,7 +1,6 @@
-"""A model file ready to restore images: safetensors through PyTorch, ONNX through onnxruntime, called alike."""
+"""The interface of a model that is ready to run, whatever runtime computes it."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import numpy as np
@@ -9,133 +8,117 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dhp_sr.cost.activation_memory import peak_activation_bytes
-from dhp_sr.deploy.deterministic_conv import SteadyConvolutions
-from dhp_sr.deploy.manifest import colour_of
-from dhp_sr.deploy.model_file import load_model
-from dhp_sr.deploy.probe_shapes import out_channels
-from dhp_sr.deploy.third_party import check_restores
-from dhp_sr.tiling.receptive import receptive_field
-from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.hardware import thread_count
+from dhp_sr.deploy.model_info import CLASSIFICATION, ModelInfo, TileRequirements
+from dhp_sr.deploy.safetensors_io import ModelFileError
 
 Images = NDArray[np.float32]
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-UNKNOWN_BYTES = 48 * 1024.0
-"""Memory per input pixel that is assumed where the network cannot be looked at: a wide network for x4."""
+"""Images (N, C, H, W) in [0, 1], float32."""
 
 
-@dataclass(frozen=True)
-class Runner:
-    """A model that can be called, and what has to be known to call it."""
+class Runner(ABC):
+    """A model that can be called, and the facts needed to call it.
 
-    path: Path
-    task: str
-    """`sr` or `denoise`; empty where the file does not say."""
-    scale: int
-    in_channels: int
-    out_channels: int
-    size_multiple: int
-    """Sides of inputs are multiples of it."""
-    halo: int | None
-    """Input pixels around a tile that its result depends on; None: unknown, or the whole image."""
-    tile_multiple: int
-    """Tiles begin at multiples of it."""
-    reason: str
-    """Why `halo` is None."""
-    pixel_bytes: float
-    """Memory that one pixel of an input takes while the network runs."""
-    compute: Callable[[Images], Images]
-
-    @property
-    def colour(self) -> str:
-        """What the channels are: `grey`, `RGB` or `other`."""
-        return colour_of(self.in_channels)
-
-    def __call__(self, images: Images | Tensor) -> Images | Tensor:
-        """Restore images.
-
-        Args:
-            images: (N, in_channels, H, W) in [0, 1], sides multiples of `size_multiple`; array or tensor.
-
-        Returns:
-            (N, out_channels, scale H, scale W), float32, not clipped; an array for an array, a tensor on the CPU for a
-            tensor.
-        """
-        if isinstance(images, Tensor):
-            return torch.from_numpy(self.compute(images.detach().float().cpu().numpy()))
-        return self.compute(np.ascontiguousarray(images, dtype=np.float32))
-
-
-def open_model(
-    path: str | Path,
-    device: str | torch.device = "cpu",
-    precision: str = "fp32",
-    threads: int | None = None,
-) -> Runner:
-    """Return a model file ready to run. Nothing in it is executed but its arithmetic.
+    A runtime adds one final class that implements `compute`, and one row in `runtimes.RUNTIMES`.
 
     Args:
-        path: safetensors of dhp_sr, or any `.onnx` with one image in and one out.
-        device: where to compute; ONNX files run on the CPU.
-        precision: `fp32`, `bf16` or `fp16`; an ONNX file has its own.
-        threads: of the CPU; None: as many as the library takes by itself.
+        path: The model's file.
+        info: Its description, with `tiles`.
+    """
+
+    runtime: str
+    """Name of the runtime, as in `runtimes.RUNTIMES`."""
+
+    def __init__(self, path: Path, info: ModelInfo) -> None:
+        self.path = path
+        self.info = info
+        self.tiles = info.tiles or TileRequirements(multiple=info.sizes.multiple)
+
+    @abstractmethod
+    def compute(self, images: Images) -> NDArray[np.float32]:
+        """Run the network on a contiguous array; arguments and result as in `__call__`."""
+
+    def __call__(self, images: Images | Tensor) -> Images | Tensor:
+        """Run the network.
+
+        Args:
+            images: (N, in_channels, H, W) in [0, 1], array or tensor on any device; height and
+                width as `info.sizes` requires.
+
+        Returns:
+            (N, out_channels, scale H, scale W) float32, not clipped, or (N, classes); an array
+            for an array, a tensor on the CPU for a tensor.
+
+        Raises:
+            UserError: The sizes do not suit the network, or the runtime refuses the input.
+        """
+        self.info.sizes.check(*images.shape[2:])
+        if isinstance(images, Tensor):
+            array = images.detach().float().cpu().numpy()
+            return torch.from_numpy(self.compute(np.ascontiguousarray(array)))
+        return self.compute(np.ascontiguousarray(images, dtype=np.float32))
+
+    @property
+    def scale(self) -> int:
+        """Enlargement of height and width."""
+        return self.info.scale
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the input."""
+        return self.info.in_channels
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the output."""
+        return self.info.out_channels
+
+    @property
+    def size_multiple(self) -> int:
+        """Height and width of inputs are multiples of it."""
+        return self.info.sizes.multiple
+
+
+class RunnerModule(nn.Module):
+    """A runner as a module, for code that scores and times networks.
+
+    Args:
+        runner: Computes on the CPU.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        super().__init__()
+        self.runner = runner
+        self.info = runner.info
+        self.task = runner.info.task or "denoise"
+        self.scale = runner.info.scale
+        self.in_channels = runner.info.in_channels
+        self.size_multiple = runner.info.sizes.multiple
+        if runner.info.input_size is not None:
+            self.input_size = runner.info.input_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the runner's result for (N, C, H, W), float32 on the CPU."""
+        info = self.info
+        # Shape inference asks with tensors that have no values, which a runtime cannot compute.
+        if x.is_meta and info.restores_images:
+            height, width = x.shape[2:]
+            return x.new_empty(len(x), info.out_channels, info.scale * height, info.scale * width)
+        if x.is_meta:
+            return x.new_empty(len(x), info.out_channels)
+        return self.runner(x)
+
+
+def check_restores_images(info: ModelInfo, where: object) -> None:
+    """Check that a network's output is an image.
+
+    Args:
+        info: The network's description.
+        where: Named in the error, such as the file.
 
     Raises:
-        UserError: the file is no such model, is for another task, or cannot run in this way.
+        ModelFileError: It is a classifier.
     """
-    path, device = Path(path), torch.device(device)
-    if precision not in PRECISIONS:
-        raise UserError(f"expected a precision among {', '.join(PRECISIONS)}, found {precision!r}")
-    if path.suffix.lower() == ".onnx":
-        from dhp_sr.deploy.onnx_runner import open_onnx_model
-
-        return open_onnx_model(path, device, precision, threads)
-    return _open_safetensors(path, device, precision, threads)
-
-
-def _open_safetensors(
-    path: Path, device: torch.device, precision: str, threads: int | None
-) -> Runner:
-    if precision == "fp16" and device.type == "cpu":
-        raise UserError("--precision fp16 is for graphics cards; on the CPU use bf16 or fp32")
-    network = load_model(path)
-    check_restores(network.task, path)
-    field = receptive_field(network, network.in_channels, network.size_multiple)
-    memory = (
-        peak_activation_bytes(network, network.in_channels, network.size_multiple) or UNKNOWN_BYTES
-    )
-    dtype = PRECISIONS[precision]
-    return Runner(
-        path=path,
-        task=network.task,
-        scale=network.scale,
-        in_channels=network.in_channels,
-        out_channels=out_channels(network),
-        size_multiple=network.size_multiple,
-        halo=field.halo,
-        tile_multiple=field.multiple,
-        reason=field.reason,
-        pixel_bytes=memory * dtype.itemsize / 4,
-        compute=_compute(
-            network.to(device=device, dtype=dtype).requires_grad_(False), device, dtype, threads
-        ),
-    )
-
-
-def _compute(
-    network: nn.Module, device: torch.device, dtype: torch.dtype, threads: int | None
-) -> Callable[[Images], Images]:
-    def compute(images: Images) -> Images:
-        given = torch.from_numpy(images).to(device=device, dtype=dtype)
-        with (
-            torch.inference_mode(),
-            thread_count(threads),
-            torch.backends.cudnn.flags(
-                enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-            ),
-            SteadyConvolutions(),
-        ):
-            return network(given).float().cpu().numpy()
-
-    return compute
+    if not info.restores_images:
+        raise ModelFileError(
+            f"{where}: expected a network that restores images, got one for {CLASSIFICATION}"
+        )

@@ -1,5 +1,6 @@
-"""Safetensors files: opened with a reason when they cannot be, written whole and the same every time."""
+"""Safetensors files: opened with a diagnosis, written whole, with a checksum and equal bytes."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -10,15 +11,19 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_write
 
-LARGEST_HEADER = 2**23
-"""Bytes; the header names tensors and holds the description."""
+MAX_HEADER_BYTES = 2**23
+"""Limit of the header, which names the tensors and holds the manifest."""
 
 DESCRIPTION = "dhp_sr.description"
-"""Key of the tensor that repeats a file's description, see `embedded.py`; no weight, so it is not read as one."""
+"""Key of the tensor that repeats a file's manifest, see `manifest.embed`; it is no weight."""
+
+CHECKSUM = "sha256"
+"""Key of the checksum in the header; the first files had none."""
 
 
 class ModelFileError(UserError):
@@ -29,22 +34,28 @@ class ModelFileError(UserError):
 def open_tensors(path: str | Path) -> Iterator[Any]:
     """Open a safetensors file for reading; nothing in it is executed.
 
-    Every `ModelFileError` raised inside the block is given the file's name.
+    Every `ModelFileError` raised inside the block is prefixed with the file's name.
+
+    Yields:
+        The file, as `safetensors.safe_open` gives it.
 
     Raises:
-        ModelFileError: there is no such file, or it is of another kind, cut short or damaged.
+        ModelFileError: There is no such file, or it is of another kind, truncated or damaged.
     """
     path = Path(path)
     try:
-        if not path.is_file():
-            raise ModelFileError(
-                "is a folder, expected a file" if path.is_dir() else "there is no such file"
-            )
+        check_is_file(path)
         if path.name.encode("utf-8", "replace").decode("utf-8") != path.name:
             raise ModelFileError(
-                "expected a name in UTF-8, which safetensors asks for; rename the file"
+                "expected a file name in UTF-8, as safetensors requires; rename it"
             )
-        _check_header(path)
+        # The library would allocate whatever length the first eight bytes state.
+        header_bytes = _stated_header_bytes(path)
+        if looks_like_safetensors(path) and header_bytes > MAX_HEADER_BYTES:
+            raise ModelFileError(
+                f"the file is truncated or damaged (a header of {header_bytes} bytes; "
+                f"at most {MAX_HEADER_BYTES})"
+            )
         try:
             file = safe_open(path, framework="pt", device="cpu")
         except SafetensorError as error:
@@ -55,87 +66,139 @@ def open_tensors(path: str | Path) -> Iterator[Any]:
         raise ModelFileError(f"{path}: {error}") from error
 
 
-def _check_header(path: Path) -> None:
-    with open(path, "rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-    if looks_like_safetensors(path) and length > LARGEST_HEADER:
-        raise ModelFileError(
-            f"the file is cut short or damaged (a header of {length} bytes; at most {LARGEST_HEADER})"
-        )
+def check_is_file(path: Path) -> None:
+    """Check that a path names a file.
+
+    Raises:
+        ModelFileError: It is a folder, or does not exist.
+    """
+    if path.is_dir():
+        raise ModelFileError("is a folder, expected a file")
+    if not path.is_file():
+        raise ModelFileError("there is no such file")
 
 
 def read_shapes(file: Any) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every weight of an opened file, by key."""
-    return {key: tuple(file.get_slice(key).get_shape()) for key in _weights(file)}
+    """Return the shape of every weight of an opened file, by key, from its header alone."""
+    return {key: tuple(file.get_slice(key).get_shape()) for key in _weight_keys(file)}
 
 
-def read_tensors(file: Any) -> dict[str, torch.Tensor]:
-    """Return every weight of an opened file, on the CPU and independent of the file."""
-    return {key: file.get_tensor(key).clone() for key in _weights(file)}
+def read_tensors(file: Any) -> dict[str, Tensor]:
+    """Return every weight of an opened file, on the CPU."""
+    # Cloned: the library's tensors are views of the memory-mapped file.
+    return {key: file.get_tensor(key).clone() for key in _weight_keys(file)}
 
 
-def read_description(file: Any) -> dict[str, torch.Tensor]:
-    """Return the description among an opened file's tensors, by its key; nothing where there is none."""
-    return {key: file.get_tensor(key) for key in file.keys() if key == DESCRIPTION}  # noqa: SIM118 - not a mapping
+def read_description(file: Any) -> dict[str, Tensor]:
+    """Return the embedded manifest by its key; empty where there is none."""
+    keys = list(file.keys())
+    return {DESCRIPTION: file.get_tensor(DESCRIPTION)} if DESCRIPTION in keys else {}
 
 
-def _weights(file: Any) -> list[str]:
-    return [key for key in file.keys() if key != DESCRIPTION]  # noqa: SIM118 - not a mapping
+def _weight_keys(file: Any) -> list[str]:
+    return [key for key in list(file.keys()) if key != DESCRIPTION]
 
 
 def write_tensors(
-    path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+    path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]
 ) -> None:
     """Write one safetensors file, whole or not at all; equal contents give equal bytes.
 
     Args:
-        path: the file; folders above it are made.
-        tensors: by key, on any device.
-        metadata: kept in the file's header.
+        path: The file; folders above it are created.
+        tensors: By key, on any device.
+        header: Texts kept in the file's header.
+
+    Raises:
+        OSError: The file cannot be written.
     """
-    plain = {
+    contiguous = {
         key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for key, tensor in tensors.items()
     }
-    content = memoryview(save(plain, dict(metadata)))
+    content = memoryview(save(contiguous, dict(header)))
+    # The format: 8 bytes of header length, the header's JSON, the tensors' bytes.
     length = int.from_bytes(content[:8], "little")
-    header = _canonical(bytes(content[8 : 8 + length]))
-    with atomic_write(path) as stream:
-        stream.write(len(header).to_bytes(8, "little"))
-        stream.write(header)
-        stream.write(content[8 + length :])
+    sorted_header = _sort_header(bytes(content[8 : 8 + length]))
+    with atomic_write(path) as file:
+        file.write(len(sorted_header).to_bytes(8, "little"))
+        file.write(sorted_header)
+        file.write(content[8 + length :])
 
 
-def looks_like_safetensors(path: str | Path) -> bool:
-    """Whether the file begins as a safetensors file does: the length of a header, then the header's JSON."""
-    with open(path, "rb") as stream:
-        head = stream.read(9)
-    return head[8:] == b"{" and int.from_bytes(head[:8], "little") < 2**32
-
-
-def _canonical(header: bytes) -> bytes:
-    """Put the metadata in order (the library writes it in a random one), padded to 8 bytes as the format has it."""
+def _sort_header(header: bytes) -> bytes:
     entries = json.loads(header)
+    # The library writes the metadata in the random order of a hash map.
     entries["__metadata__"] = dict(sorted(entries["__metadata__"].items()))
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    # The format aligns the tensors to 8 bytes by spaces after the header.
     return text + b" " * (-len(text) % 8)
 
 
+def checksum(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of a file's manifest and tensors: keys, types, shapes and numbers.
+
+    A weight with one flipped bit looks like any other weight; only a checksum tells.
+
+    Args:
+        header: With the manifest's text.
+        tensors: All of the file, by key, on any device.
+    """
+    digest = hashlib.sha256(header["manifest"].encode())
+    for key, tensor in sorted(tensors.items()):
+        digest.update(f"{key}\n{tensor.dtype}\n{tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def verify_checksum(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
+    """Compare a file's checksum, where it has one, with its content.
+
+    Raises:
+        ModelFileError: They differ.
+    """
+    if header.get(CHECKSUM) not in (None, checksum(header, tensors)):
+        raise ModelFileError(
+            "the file is damaged: weights or description differ from its checksum; copy it again"
+        )
+
+
+def looks_like_safetensors(path: str | Path) -> bool:
+    """Return whether a file begins like safetensors: a length, then a JSON object."""
+    with open(path, "rb") as file:
+        head = file.read(9)
+    return head[8:] == b"{" and int.from_bytes(head[:8], "little") < 2**32
+
+
+def _stated_header_bytes(path: Path) -> int:
+    with open(path, "rb") as file:
+        return int.from_bytes(file.read(8), "little")
+
+
 def _diagnosis(path: Path, error: SafetensorError) -> str:
-    with open(path, "rb") as stream:
-        head = stream.read(64)
+    """Return the most likely reason why the library could not open a file."""
+    with open(path, "rb") as file:
+        head = file.read(64)
+    pickle_heads = (b"PK\x03\x04", *(bytes([0x80, protocol]) for protocol in range(2, 6)))
     if not head:
         return f"the file is empty ({os.path.getsize(path)} bytes)"
     if looks_like_safetensors(path):
-        return f"the file is cut short or damaged ({error}); copy or download it again"
+        return f"the file is truncated or damaged ({error}); copy or download it again"
     if path.suffix.lower() == ".pt2":
-        return "expected a safetensors file, found a program of torch.export: torch.export.load(FILE).module() runs it"
-    if head.startswith((b"PK\x03\x04", *(bytes([0x80, protocol]) for protocol in range(2, 6)))):
         return (
-            "expected a safetensors file, found a pickle (a .pth file of torch.save, whatever its name). A pickle can "
-            "run code, so it is not opened as a model; as starting weights of a dense network use "
-            "path.pretrain_network_g, or make it a model file by export.py --arch NAME"
+            "expected a safetensors file, got a program of torch.export: "
+            "torch.export.load(FILE).module() runs it"
+        )
+    if head.startswith(pickle_heads):
+        return (
+            "expected a safetensors file, got a pickle (a .pth file of torch.save, whatever its "
+            "name). A pickle can run code, so it is not opened as a model; as starting weights of "
+            "a dense network use path.pretrain_network_g, or make it a model file by "
+            "export.py --arch NAME"
         )
     if head.startswith(b"version https://git-lfs"):
-        return "expected a safetensors file, found a git-lfs pointer; fetch the file itself with `git lfs pull`"
-    return f"expected a safetensors file, found something else (it begins with {head[:8]!r})"
+        return (
+            "expected a safetensors file, got a git-lfs pointer; get the file itself by "
+            "`git lfs pull`"
+        )
+    return f"expected a safetensors file, got something else (it begins with {head[:8]!r})"

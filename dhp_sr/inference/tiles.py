@@ -106,8 +106,8 @@ def choose(
     Raises:
         UserError: the image must be cut, but how far the tiles have to overlap is not known.
     """
-    most = int(budget.network / (runner.pixel_bytes * batch))
-    multiple = runner.tile_multiple
+    most = int(budget.network / (runner.tiles.bytes_per_pixel * batch))
+    multiple = runner.tiles.multiple
     tall = max(_SMALLEST, budget.band // row_bytes)
     whole = Tiling(height, width, 0, multiple)
     if choice.tile == 0:
@@ -116,14 +116,14 @@ def choose(
         return whole
     if choice.tile is not None and max(height, width) <= choice.tile:
         return whole
-    if choice.overlap is None and runner.halo is None:
+    if choice.overlap is None and runner.tiles.halo is None:
         if choice.tile is None and height * width <= most:
             return whole
         raise UserError(
             f"{height} x {width} pixels must be cut into tiles, but how far they have to overlap is not known "
-            f"({runner.reason}); give --overlap, or --tile 0 for no tiles, which takes more memory"
+            f"({runner.tiles.reason}); give --overlap, or --tile 0 for no tiles, which takes more memory"
         )
-    overlap = runner.halo if choice.overlap is None else choice.overlap
+    overlap = runner.tiles.halo if choice.overlap is None else choice.overlap
     side = _side(most, overlap) if choice.tile is None else choice.tile
     side = round_up(side, multiple)
     rows = side if choice.tile is not None else min(side, max(tall // multiple, 1) * multiple)

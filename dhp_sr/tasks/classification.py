@@ -20,8 +20,8 @@ from dhp_sr.data.classification import (
     build_val,
     check_same_classes,
 )
-from dhp_sr.deploy import Origin
-from dhp_sr.deploy.third_party import mark
+from dhp_sr.deploy import ModelInfo, SizeRequirements
+from dhp_sr.deploy.model_info import attach_info
 from dhp_sr.graph.shape_inference import infer_output
 from dhp_sr.losses import build_class_loss, softened_distance
 from dhp_sr.metrics.accuracy import hits
@@ -29,8 +29,7 @@ from dhp_sr.reports.scores import CROSS_ENTROPY, TOP1, TOP5
 from dhp_sr.tasks.base import Scores, Task, check_channels, decode_folder, open_sets
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.modules import evaluating
-from dhp_sr.zoo.names import full_name
-from dhp_sr.zoo.specs import register_known
+from dhp_sr.zoo.names import full_name, register_known
 
 SCORES = tuple(score.key for score in (TOP1, TOP5, CROSS_ENTROPY))
 SIDE = 32
@@ -113,12 +112,21 @@ class Classification(Task):
         data = options.datasets["train"]
         channels, side = data.channels, data.size or SIDE
         try:
-            count_classes(network, channels, side)
+            classes = count_classes(network, channels, side)
         except Exception as error:  # the author's code: whatever it raises, the image did not pass
             raise UserError(
                 f"network_g: {name} does not suit the images ({channels} x {side} x {side}): {str(error)[:300]}"
             ) from error
-        return mark(network, Origin(full_name(name), arguments, self.name, 1, channels, 1, side))
+        info = ModelInfo(
+            architecture=full_name(name),
+            arguments=arguments,
+            task=self.name,
+            in_channels=channels,
+            out_channels=classes,
+            sizes=SizeRequirements(minimum=side),
+            input_size=side,
+        )
+        return attach_info(network, info)
 
     def build_loss(self, train: Train) -> nn.Module:
         """Return the loss of `train.cls_opt`."""

@@ -1,7 +1,12 @@
-"""A plain network by its name: one of ours, of BasicSR's registry, or of torchvision's classifiers."""
+"""Plain networks by name: of our own table, of BasicSR's registry, of torchvision's classifiers.
 
+Neither package is imported before a network of it is constructed. A further source of networks,
+such as a class in the user's own file, is a row in `PACKAGES`.
+"""
+
+import functools
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -9,90 +14,185 @@ from torch import nn
 from dhp_sr.archs import ARCHS, build
 from dhp_sr.basicsr_adapter.shim import build_basicsr_network, prepare_torchvision
 from dhp_sr.config.yaml import parse
+from dhp_sr.deploy import register
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.names import nearest
-from dhp_sr.zoo.specs import build_classifier
 
-PACKAGES = ("basicsr", "torchvision")
+BASICSR_IN_FILES = (
+    "EDSR",
+    "MSRResNet",
+    "RCAN",
+    "RRDBNet",
+    "SRVGGNetCompact",
+    "ECBSR",
+    "RIDNet",
+)
+"""Networks of BasicSR that model files may name."""
 
+TORCHVISION_IN_FILES = (
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "mobilenet_v3_large",
+    "mnasnet0_5",
+    "mnasnet1_0",
+    "densenet121",
+    "shufflenet_v2_x0_5",
+    "shufflenet_v2_x1_0",
+    "squeezenet1_1",
+    "vgg16",
+    "efficientnet_b0",
+    "efficientnet_v2_s",
+    "regnet_y_400mf",
+    "resnext50_32x4d",
+    "convnext_tiny",
+)
+"""Classifiers of torchvision that model files may name."""
 
-def full_name(name: str) -> str:
-    """Return the name in model files: that of our table, or with the package before it, BasicSR's where none is."""
-    if name in ARCHS or ":" in name:
-        return name
-    return f"basicsr:{name.removesuffix('_basicsr')}"
+_DOWNLOADING_ARGUMENTS = ("weights", "pretrained", "weights_backbone")
 
 
 def build_named(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     """Construct a network with fresh weights.
 
     Args:
-        name: `EDSR` (our table first, then BasicSR's registry), or one of a package: `basicsr:EDSR`,
-            `torchvision:resnet18`.
+        name: `EDSR` (our table first, then BasicSR's registry), or with a package of `PACKAGES`
+            before it: `basicsr:EDSR`, `torchvision:resnet18`.
         arguments: The constructor's.
 
     Raises:
-        UserError: the name is unknown, or the constructor refuses the arguments.
+        UserError: The name is unknown, or the constructor refuses the arguments.
     """
     if name in ARCHS:
         return build(name, **arguments)
     package, _, inner = full_name(name).partition(":")
     if package not in PACKAGES:
         raise UserError(
-            f"network {name!r}: expected {' or '.join(PACKAGES)} before the colon{nearest(package, PACKAGES)}"
+            f"network {name!r}: expected {' or '.join(PACKAGES)} before the colon"
+            f"{nearest(package, PACKAGES)}"
         )
-    if package == "torchvision":
-        return _of_torchvision(inner, arguments)
     try:
-        return _of_basicsr(inner, arguments)
+        return PACKAGES[package](inner, arguments)
     except UserError as error:
-        if ":" not in name and inner in _classifiers():
+        # Without a package, BasicSR was asked; the user may have meant the other one.
+        if ":" not in name and inner in _torchvision_names():
             raise UserError(
                 f"network type {name!r} is unknown (did you mean 'torchvision:{inner}'?)"
             ) from error
         raise
 
 
+def full_name(name: str) -> str:
+    """Return a network's name in model files: of our table, or "package:NAME".
+
+    A name of neither form is BasicSR's.
+    """
+    if name in ARCHS or ":" in name:
+        return name
+    return f"basicsr:{name.removesuffix('_basicsr')}"
+
+
 def named_arguments(texts: Sequence[str]) -> dict[str, Any]:
-    """Return a constructor's arguments from a command line's `key=value`, the value read as YAML.
+    """Return a constructor's arguments from a command line.
+
+    Args:
+        texts: `key=value` each, the value in YAML.
 
     Raises:
-        UserError: one is not of this form.
+        UserError: A text is not of this form.
     """
     arguments = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key.isidentifier():
-            raise UserError(f"expected an argument of the network as key=value, found {text!r}")
+            raise UserError(f"expected an argument of the network as key=value, got {text!r}")
         arguments[key], _ = parse(value, key)
     return arguments
 
 
-def _of_basicsr(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+def register_known() -> None:
+    """Let model files name the networks of both packages; harmless when called again.
+
+    Entry points call it. As a library, `load_model` knows our own networks alone: a program
+    decides for itself which constructors a file may call.
+    """
+    register_basicsr()
+    register_torchvision()
+
+
+def register_basicsr() -> None:
+    """Let model files name BasicSR's networks, as "basicsr:RCAN"."""
+    for name in BASICSR_IN_FILES:
+        register(f"basicsr:{name}", functools.partial(_construct_basicsr, name))
+
+
+def register_torchvision() -> None:
+    """Let model files name torchvision's classifiers, as "torchvision:resnet50"."""
+    for name in TORCHVISION_IN_FILES:
+        register(f"torchvision:{name}", functools.partial(_construct_torchvision, name))
+
+
+def _construct_basicsr(network: str, /, **arguments: Any) -> nn.Module:
+    return build_basicsr_network(network, arguments)
+
+
+def _construct_torchvision(network: str, /, **arguments: Any) -> nn.Module:
+    return build_classifier(network, arguments)
+
+
+def build_classifier(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """Construct a network of `torchvision.models` with fresh weights.
+
+    Raises:
+        UserError: An argument asks for weights from the internet.
+    """
+    downloads = [key for key in _DOWNLOADING_ARGUMENTS if key in arguments]
+    if downloads:
+        raise UserError(f"{', '.join(downloads)}: would download weights; omit it")
+    prepare_torchvision()
+    return getattr(importlib.import_module("torchvision.models"), name)(**arguments)
+
+
+def _build_basicsr(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     try:
-        return build_basicsr_network(name, arguments, also_known=ARCHS)
+        return build_basicsr_network(name, arguments, also_known=tuple(ARCHS))
     except ModuleNotFoundError as error:
-        ours = f"ours are {', '.join(ARCHS)}{nearest(name, ARCHS)}"
         raise UserError(
-            f"network {name!r} is none of ours ({ours}), and BasicSR cannot be asked: {error}"
+            f"network {name!r} is none of ours ({', '.join(ARCHS)}{nearest(name, ARCHS)}), "
+            f"and BasicSR cannot be asked: {error}"
         ) from error
 
 
-def _of_torchvision(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    known = _classifiers()
+def _build_torchvision(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    known = _torchvision_names()
     if name not in known:
         raise UserError(
             f"torchvision has no classifier {name!r}{nearest(name, known)}; see torchvision.models"
         )
     try:
         return build_classifier(name, arguments)
+    except UserError:
+        raise
     except (TypeError, ValueError) as error:
         raise UserError(
             f"network torchvision:{name} cannot be built from {dict(arguments)}: {error}"
         ) from error
 
 
-def _classifiers() -> list[str]:
+def _torchvision_names() -> list[str]:
     prepare_torchvision()
     models = importlib.import_module("torchvision.models")
     return models.list_models(module=models)
+
+
+PACKAGES: dict[str, Callable[[str, Mapping[str, Any]], nn.Module]] = {
+    "basicsr": _build_basicsr,
+    "torchvision": _build_torchvision,
+}
+"""Package before the colon of a name -> constructor of (name, arguments).
+
+A class in the user's own file is to be a row here: "path/to/file.py:CLASS".
+"""

@@ -1,4 +1,4 @@
-"""Plain networks from the option file: our own table first, then those of other packages."""
+"""Networks of option files, the inputs that their costs are stated for, and their weights."""
 
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,15 @@ from dhp_sr.utils.names import unknown_name
 from dhp_sr.utils.pixels import round_up
 
 EXAMPLE_SIDE = 128
-"""Side of the square input for which costs are stated, unless the network is meant for one size."""
+"""Height and width of the input that costs are stated for, unless a network is meant for a
+single size."""
 
 
 def plain_type(network: Network) -> tuple[str, dict[str, Any]]:
     """Return name and arguments of the plain network behind `network_g`.
 
-    `HyperEDSR` and `EDSR` both mean EDSR; `Hyper` names any network in its key `network`, see `named.build_named`.
+    `HyperEDSR` and `EDSR` both mean EDSR; `Hyper` names any network in its key `network`, see
+    `names.build_named`.
 
     Raises:
         UserError: `Hyper` comes without `network: {type: ...}`, or with other keys beside it.
@@ -31,7 +33,7 @@ def plain_type(network: Network) -> tuple[str, dict[str, Any]]:
     inner = arguments.pop("network", None)
     if not isinstance(inner, dict) or "type" not in inner or arguments:
         raise UserError(
-            "network_g: type Hyper expects exactly `network: {type: NAME, ...}`, found "
+            "network_g: type Hyper expects exactly `network: {type: NAME, ...}`, got "
             f"network={inner!r} and {sorted(arguments) or 'nothing'} beside it"
         )
     return inner["type"], {key: value for key, value in inner.items() if key != "type"}
@@ -49,29 +51,35 @@ def check_network_type(type: str) -> str | None:
 
 
 def example_shape(network: nn.Module) -> tuple[int, int, int, int]:
-    """Return the shape of the input for which a network's cost is stated: as large as it is meant for, or 128 x 128."""
+    """Return the input shape (1, C, H, W) that a network's costs are stated for.
+
+    It is as large as the network is meant for, or 128 x 128.
+    """
     side = getattr(network, "input_size", EXAMPLE_SIDE)
     return 1, network.in_channels, side, side
 
 
 def image_shape(network: nn.Module, height: int, width: int) -> list[int]:
-    """Return (1, C, H, W) of one image, its sides rounded up to what the network takes."""
+    """Return [1, C, H, W] of an image whose sides are rounded up to the network's multiple."""
     multiple = network.size_multiple
     return [1, network.in_channels, round_up(height, multiple), round_up(width, multiple)]
 
 
 def example_input(network: nn.Module) -> Tensor:
-    """Return the input with which a network is traced, see `example_shape`."""
+    """Return an input of zeros of `example_shape`, to trace a network with."""
     return torch.zeros(example_shape(network))
 
 
 def load_file(network: nn.Module, path: str | Path) -> None:
-    """Load the weights in `path`, all of them and no others.
+    """Load the weights of a file, all of them and no others.
 
     Raises:
-        UserError: the file cannot be read safely, or keys are missing, unexpected or of another shape.
+        UserError: The file cannot be read safely, or keys are missing, unexpected or of another
+            shape; the message names the file.
     """
     try:
         load_into(network, load_weights(path))
     except UserError as error:
-        raise error if str(path) in str(error) else UserError(f"{path}: {error}") from error
+        if str(path) in str(error):
+            raise
+        raise UserError(f"{path}: {error}") from error

@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from dhp_sr.archs import build
-from dhp_sr.deploy.checksum import CHECKSUM
+from dhp_sr.deploy.safetensors_io import CHECKSUM
 from dhp_sr.operators.resize import resize
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from dhp_sr.deploy.onnx_session import open_onnx
+from dhp_sr.deploy.onnx_runner import open_session
 from dhp_sr.utils.errors import UserError
 
 from .fuzzing import mutate
@@ -27,7 +27,7 @@ def bare(content):
 def attempt(path):
     """Open a file and run it; return the reason of its refusal."""
     try:
-        session = open_onnx(path)
+        session = open_session(path)
     except UserError as error:
         return str(error)
     try:

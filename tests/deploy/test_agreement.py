@@ -8,8 +8,9 @@ import torch
 
 from dhp_sr.archs import build
 from dhp_sr.deploy import load_into, load_weights
-from dhp_sr.deploy.onnx import export_onnx, open_onnx
-from dhp_sr.deploy.pt2 import export_pt2
+from dhp_sr.deploy.onnx_export import export_onnx
+from dhp_sr.deploy.onnx_runner import open_session
+from dhp_sr.deploy.pt2_export import export_pt2
 from dhp_sr.hyper import convert
 
 PAPERS = {
@@ -41,7 +42,7 @@ def differences(network, folder, shapes):
     example = (1, network.in_channels, 32, 48)
     export_onnx(network, folder / "x.onnx", example)
     export_pt2(network, folder / "x.pt2", example)
-    session = open_onnx(folder / "x.onnx")
+    session = open_session(folder / "x.onnx")
     module = torch.export.load(io.BytesIO((folder / "x.pt2").read_bytes())).module()
     found = {}
     for batch, height, width in shapes:
@@ -96,7 +97,7 @@ def test_half_precision_denoises_as_well(shared_data, shared_weights, tmp_path):
     runs = {}
     for kind, half in ((np.float32, False), (np.float16, True)):
         export_onnx(network, tmp_path / "x.onnx", (1, 1, 16, 24), half=half)
-        runs[kind] = open_onnx(tmp_path / "x.onnx")
+        runs[kind] = open_session(tmp_path / "x.onnx")
     scores = {kind: [] for kind in runs}
     for path in sorted((shared_data / "Set5" / "HR").glob("*.png")):
         truth = (

@@ -88,9 +88,7 @@ def test_one_flipped_bit_in_a_weight(tmp_path, network):
     place = content.find(bytes(network.conv_last.weight.detach().numpy().tobytes()))
     content[place + 2] ^= 1
     (tmp_path / "model.safetensors").write_bytes(content)
-    with pytest.raises(
-        ModelFileError, match="damaged: weights or description differ from its checksum"
-    ):
+    with pytest.raises(ModelFileError, match="checksum"):
         load_model(tmp_path / "model.safetensors")
 
 
@@ -142,7 +140,7 @@ def test_bombs_stay_small(tmp_path):
 def test_onnx_files(tmp_path):
     """Damaged files of ours are found by their checksum; those of others reach onnxruntime, which must not crash."""
     pytest.importorskip("onnxscript")
-    from dhp_sr.deploy.onnx import export_onnx
+    from dhp_sr.deploy.onnx_export import export_onnx
 
     from .test_onnx_metadata import FACTS
 

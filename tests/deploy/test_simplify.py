@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dhp_sr.archs import EDSR, build
-from dhp_sr.deploy.simplify import _FoldedEDSR, prepare
+from dhp_sr.deploy.onnx_export import _FoldedEDSR, simplify
 
 
 @pytest.mark.parametrize("mean", [[0.4, 0.3, 0.2], [0.25], [0.0]])
@@ -20,7 +20,7 @@ def test_range_and_mean_in_the_biases_change_nothing(mean):
 
 def test_features_stay_in_the_range_of_the_picture():
     network, peaks = EDSR(num_feat=6, num_block=1, upscale=2).eval(), []
-    prepared = prepare(network)
+    prepared = simplify(network)
     for layer in prepared.modules():
         if isinstance(layer, torch.nn.Conv2d):
             layer.register_forward_hook(
@@ -33,7 +33,7 @@ def test_features_stay_in_the_range_of_the_picture():
 def test_a_single_slope_becomes_a_leaky_relu_in_a_copy():
     network = build("SRResNet", num_feat=4, num_block=1, upscale=2).eval()
     network.prelu.weight.data.fill_(0.3)
-    prepared = prepare(network)
+    prepared = simplify(network)
     kinds = {type(layer) for layer in prepared.modules()}
     assert torch.nn.PReLU not in kinds and torch.nn.LeakyReLU in kinds
     x = torch.rand(1, 3, 6, 5)

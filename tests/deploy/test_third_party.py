@@ -7,14 +7,21 @@ from pathlib import Path
 import pytest
 import torch
 from real_networks import BASICSR, build_real
+from third_party import third_party_info
 from topologies import LiteralShuffle, SharedAndSplit, Split, conv
 
-from dhp_sr.deploy import ModelFileError, Origin, load_model, read_manifest, register, save_model
-from dhp_sr.deploy import third_party as origins
+from dhp_sr.deploy import (
+    ModelFileError,
+    load_model,
+    model_info,
+    read_manifest,
+    register,
+    save_model,
+)
 from dhp_sr.hyper import convert
 from dhp_sr.surgery.rewrite import RewrittenNetwork
 from dhp_sr.utils.errors import UserError
-from dhp_sr.zoo.specs import register_basicsr, register_torchvision
+from dhp_sr.zoo.names import register_basicsr, register_torchvision
 
 LITERAL = {
     "tests:split": lambda: Split(outputs=12, inner=conv(8, 16), outer=conv(12, 8)),
@@ -26,7 +33,7 @@ LITERAL = {
 @pytest.fixture(autouse=True)
 def builders(monkeypatch):
     """A table of constructors of its own for every test."""
-    monkeypatch.setattr(origins, "BUILDERS", {})
+    monkeypatch.setattr(model_info, "CONSTRUCTORS", {})
     register_basicsr()
     register_torchvision()
     for name, build in LITERAL.items():
@@ -44,19 +51,19 @@ def basicsr_case(name):
     arguments = BASICSR[name][1]
     scale = arguments.get("upscale", arguments.get("scale", {"RCAN": 4}.get(name, 1)))
     multiple = 2 if name == "RRDBNet" else 1
-    return Origin(f"basicsr:{name}", arguments, scale=scale, size_multiple=multiple)
+    return third_party_info(f"basicsr:{name}", arguments, scale=scale, size_multiple=multiple)
 
 
 def classifier_case(name):
-    return Origin(
+    return third_party_info(
         f"torchvision:{name}", {"num_classes": 10}, task="classification", smallest_side=64
     )
 
 
-def assert_same_again(small, origin, x, path):
+def assert_same_again(small, info, x, path):
     with torch.no_grad():
         expected = small(x)
-        save_model(small, path, origin=origin)
+        save_model(small, path, info=info)
         loaded = load_model(path)
         assert torch.equal(loaded(x), expected)
     assert type(loaded).__name__ == type(small).__name__ and not loaded.training
@@ -89,17 +96,20 @@ def test_rewritten_forwards(tmp_path, name):
     small = pruned(LITERAL[name](), x)
     assert isinstance(small, RewrittenNetwork)
     assert_same_again(
-        small, Origin(name, {}, task="denoise", in_channels=2), x, tmp_path / "model.safetensors"
+        small,
+        third_party_info(name, {}, task="denoise", in_channels=2),
+        x,
+        tmp_path / "model.safetensors",
     )
 
 
 def test_a_fresh_process_loads_the_same_network(tmp_path):
     x = torch.rand(1, 3, 16, 16)
     small = pruned(build_real("RCAN"), x)
-    save_model(small, tmp_path / "model.safetensors", origin=basicsr_case("RCAN"))
+    save_model(small, tmp_path / "model.safetensors", info=basicsr_case("RCAN"))
     torch.save({"x": x, "y": small(x).detach()}, tmp_path / "pair.pth")
     code = (
-        "import torch; from dhp_sr.deploy import load_model; from dhp_sr.zoo.specs import register_basicsr;"
+        "import torch; from dhp_sr.deploy import load_model; from dhp_sr.zoo.names import register_basicsr;"
         "torch.set_num_threads(1); register_basicsr(); pair = torch.load('pair.pth', weights_only=True);"
         "network = load_model('model.safetensors'); assert torch.equal(network(pair['x']), pair['y'])"
     )
@@ -116,8 +126,8 @@ def test_a_fresh_process_loads_the_same_network(tmp_path):
 
 def test_what_is_not_registered_is_not_loaded(tmp_path, monkeypatch):
     small = pruned(build_real("SRVGGNetCompact"), torch.rand(1, 3, 16, 16))
-    save_model(small, tmp_path / "model.safetensors", origin=basicsr_case("SRVGGNetCompact"))
-    monkeypatch.setattr(origins, "BUILDERS", {})
+    save_model(small, tmp_path / "model.safetensors", info=basicsr_case("SRVGGNetCompact"))
+    monkeypatch.setattr(model_info, "CONSTRUCTORS", {})
     with pytest.raises(
         ModelFileError, match=r"'basicsr:SRVGGNetCompact' .*not registered .*register_basicsr\(\)"
     ):
@@ -132,13 +142,13 @@ def test_what_is_not_registered_is_not_loaded(tmp_path, monkeypatch):
 
 def test_a_network_without_its_origin_is_not_saved(tmp_path):
     small = pruned(build_real("SRVGGNetCompact"), torch.rand(1, 3, 16, 16))
-    with pytest.raises(UserError, match=r"found .*SRVGGNetCompact; give save_model its `origin`"):
+    with pytest.raises(UserError, match=r"got .*SRVGGNetCompact; give save_model its `info`"):
         save_model(small, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="not saved, since it could not be loaded again"):
         save_model(
             small,
             tmp_path / "model.safetensors",
-            origin=Origin("basicsr:SRVGGNetCompact", {"num_feat": 24}),
+            info=third_party_info("basicsr:SRVGGNetCompact", {"num_feat": 24}),
         )
     assert not list(tmp_path.iterdir())
 
@@ -149,7 +159,7 @@ def test_numbers_of_a_file_are_checked(tmp_path, spoil):
     save_model(
         small,
         tmp_path / "a.safetensors",
-        origin=Origin("tests:split", {}, task="denoise", in_channels=2),
+        info=third_party_info("tests:split", {}, task="denoise", in_channels=2),
     )
     stated = list(small.stated)
     for wrong in (

@@ -35,9 +35,7 @@ def test_the_largest_difference_is_found():
         found.differences == pytest.approx({SHAPES[0]: 0.125, SHAPES[1]: 0.25})
         and found.largest == 0.25
     )
-    with pytest.raises(
-        UserError, match=r"within 0.2, found a difference of 0.125 at 1x1x4x5, 0.25 at 3x1x6x4"
-    ):
+    with pytest.raises(UserError, match=r"0\.2.*0\.125 at 1x1x4x5, 0\.25 at 3x1x6x4"):
         compare(NETWORK, wrong, SHAPES, 0.2)
 
 
@@ -53,13 +51,13 @@ def test_large_values_are_compared_as_fractions():
     [
         (
             lambda x: x[..., :-1],
-            r"expected an output of shape \(1, 1, 4, 5\) for an input of 1x1x4x5, found \(1, 1, 4",
+            r"\(1, 1, 4, 5\).*1x1x4x5.*\(1, 1, 4, 4\)",
         ),
-        (lambda x: x * float("nan"), "found a difference of nan"),
-        (lambda x: x / 0, "found a difference of inf"),
+        (lambda x: x * float("nan"), "nan at 1x1x4x5"),
+        (lambda x: x / 0, "(inf|nan) at 1x1x4x5"),
         (
             lambda x: torch.cat([x, torch.zeros(9)]),
-            "the file fails on an input of 1x1x4x5: Tensors must have",
+            "1x1x4x5: ",
         ),
     ],
 )

@@ -6,7 +6,7 @@ import torch
 
 from dhp_sr.archs import build
 from dhp_sr.deploy import save_model
-from dhp_sr.deploy.runner import open_model
+from dhp_sr.deploy.runtimes import open_runner
 
 SMALL = {
     "edsr": ("EDSR", {"num_feat": 8, "num_block": 1, "upscale": 2}),
@@ -35,7 +35,7 @@ def model(tmp_path):
 @pytest.fixture
 def runner(model):
     """Open a model file."""
-    return lambda name: open_model(model(name), threads=1)
+    return lambda name: open_runner(model(name), threads=1)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import itertools
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from torch.nn import functional
 
 from dhp_sr.data.noise import add_noise
 from dhp_sr.deploy import load_model
-from dhp_sr.deploy.runner import Runner, open_model
+from dhp_sr.deploy.model_info import ModelInfo, TileRequirements
+from dhp_sr.deploy.runner import Runner
+from dhp_sr.deploy.runtimes import open_runner
 from dhp_sr.inference.images import Picture
 from dhp_sr.inference.restore import restored
 from dhp_sr.inference.source import Source, adapter
@@ -36,15 +39,15 @@ def test_tiled_equals_whole(runner, noise, name, size):
     runner = runner(name)
     picture = Picture(noise(*size, runner.in_channels), noise(*size), None)
     whole = result(runner, picture)
-    multiple = runner.tile_multiple
+    multiple = runner.tiles.multiple
     for rows, columns in ((32, 48), (200, 40)):
         assert np.array_equal(
-            result(runner, picture, Tiling(rows, columns, runner.halo, multiple)), whole
+            result(runner, picture, Tiling(rows, columns, runner.tiles.halo, multiple)), whole
         )
 
 
 def test_tiles_of_onnx_files(tmp_path, noise):
-    runner = open_model(other(tmp_path / "x.onnx"), threads=1)
+    runner = open_runner(other(tmp_path / "x.onnx"), threads=1)
     picture = Picture(noise(150, 190, 3), None, None)
     whole = result(runner, picture)
     assert np.array_equal(result(runner, picture, Tiling(32, 48, 1, 1)), whole)
@@ -54,7 +57,7 @@ def test_tiles_of_onnx_files(tmp_path, noise):
 def test_less_overlap_is_not_the_same(runner, noise, name):
     runner = runner(name)
     picture = Picture(noise(96, 96, 3), None, None)
-    found = result(runner, picture, Tiling(32, 32, 0, runner.tile_multiple))
+    found = result(runner, picture, Tiling(32, 32, 0, runner.tiles.multiple))
     assert not np.array_equal(found, result(runner, picture))
 
 
@@ -83,7 +86,7 @@ def test_sixteen_bits_stay(runner, noise):
 def test_alpha_is_enlarged_by_bicubic(runner, noise):
     runner = runner("edsr")
     ramp = np.tile(np.arange(0, 200, 5, dtype=np.uint8), (40, 1))
-    tall = Tiling(16, 16, runner.halo, 1)
+    tall = Tiling(16, 16, runner.tiles.halo, 1)
     found = result(runner, Picture(noise(40, 40, 3), ramp, None), tall)
     assert found.shape == (80, 80, 4)
     inner = found[4:-4, 4:-4, 3].astype(int)
@@ -137,23 +140,24 @@ def test_sides_are_filled_up(noise, size, mode):
     )
 
 
-def a_runner(**changes):
-    fields = {
-        "path": "x.onnx",
-        "task": "sr",
-        "scale": 4,
-        "in_channels": 3,
-        "out_channels": 3,
-        "size_multiple": 1,
-    }
-    fields |= {
-        "halo": 20,
-        "reason": "",
-        "tile_multiple": 1,
-        "pixel_bytes": 4096.0,
-        "compute": lambda x: x,
-    }
-    return Runner(**{**fields, **changes})
+class FakeRunner(Runner):
+    """A network without weights, for the choice of tiles."""
+
+    runtime = "fake"
+
+    def __init__(self, info, compute):
+        super().__init__(Path("x.onnx"), info)
+        self._compute = compute
+
+    def compute(self, images):
+        return self._compute(images)
+
+
+def a_runner(scale=4, in_channels=3, compute=lambda x: x, **changes):
+    fields = {"halo": 20, "reason": "", "multiple": 1, "bytes_per_pixel": 4096.0}
+    tiles = TileRequirements(**{**fields, **changes})
+    info = ModelInfo("x", scale=scale, in_channels=in_channels, out_channels=3, tiles=tiles)
+    return FakeRunner(info, compute)
 
 
 def chosen(runner, height, width, *, gib=4.0, **choice):
@@ -171,7 +175,7 @@ def test_tiles_fit_the_memory():
         fed = (tiling.rows + 40) * (tiling.columns + 40)
         assert 0.1 < fed * 4096 / (0.3 * gib * GIB) <= 1
         assert tiling.rows == 32 or tiling.rows * 20000 * 16 * 3 <= gib * GIB / 40
-    assert chosen(a_runner(pixel_bytes=2**20), 20000, 20000, gib=1).columns == 32
+    assert chosen(a_runner(bytes_per_pixel=2**20), 20000, 20000, gib=1).columns == 32
 
 
 def test_the_users_tiles():
@@ -179,7 +183,7 @@ def test_the_users_tiles():
     assert chosen(a_runner(), 20000, 20000, tile=0).rows == 20000
     assert chosen(a_runner(), 500, 500, tile=64) == Tiling(64, 64, 20, 1)
     assert chosen(a_runner(), 500, 500, tile=64, overlap=4) == Tiling(64, 64, 4, 1)
-    assert chosen(a_runner(tile_multiple=16), 512, 512, tile=50).rows == 64
+    assert chosen(a_runner(multiple=16), 512, 512, tile=50).rows == 64
 
 
 def test_without_a_halo_large_images_need_an_overlap():

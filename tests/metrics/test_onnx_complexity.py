@@ -4,7 +4,7 @@ import pytest
 from exported import SMALL
 from torch import nn
 
-from dhp_sr.deploy.onnx import export_onnx
+from dhp_sr.deploy.onnx_export import export_onnx
 from dhp_sr.metrics import complexity
 from dhp_sr.metrics.onnx_complexity import onnx_complexity
 

@@ -11,8 +11,7 @@ from torch.utils.data import DataLoader
 
 from dhp_sr.archs import build
 from dhp_sr.basicsr_adapter import registries as basicsr_glue
-from dhp_sr.cli.evaluate import evaluate_files
-from dhp_sr.cli.score import score_run
+from dhp_sr.cli.evaluate import evaluate_files, evaluate_run
 from dhp_sr.config import dump_options
 from dhp_sr.deploy import load_model, read_manifest, save_model
 from dhp_sr.plan import main as plan_main
@@ -58,7 +57,7 @@ def test_a_run_and_its_files(make, tmp_path, folder, pictures, method):
     )
     assert abs(pruned["macs"] / dense["macs"] - 0.5) <= 0.1
     assert metrics["macs_input"] == [1, 3, 8, 8]
-    again = score_run(folder / "options.yml", root=tmp_path)
+    again = evaluate_run(folder / "options.yml", root=tmp_path)
     copied = tmp_path / "copy" / "pruned.safetensors"
     copied.parent.mkdir()
     copied.write_bytes((folder / "models" / "pruned.safetensors").read_bytes())
@@ -327,6 +326,6 @@ def test_a_network_of_torchvision(make, tmp_path, folder, pictures):
     loaded = load_model(folder / "models" / "pruned.safetensors")
     assert loaded(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
     assert (
-        score_run(folder / "options.yml", root=tmp_path)["rows"][-1]["sets"]
+        evaluate_run(folder / "options.yml", root=tmp_path)["rows"][-1]["sets"]
         == metrics["rows"][-1]["sets"]
     )

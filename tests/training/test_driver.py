@@ -6,9 +6,8 @@ import json
 import pytest
 import torch
 
-from dhp_sr.cli.evaluate import evaluate_files
+from dhp_sr.cli.evaluate import evaluate_files, evaluate_run
 from dhp_sr.cli.process import seed_everything
-from dhp_sr.cli.score import score_run
 from dhp_sr.config import load_options
 from dhp_sr.deploy import load_model, read_manifest
 from dhp_sr.training.driver import train
@@ -84,7 +83,7 @@ def test_the_results_of_a_run(make_options, tmp_path, folder):
 def test_the_saved_file_scores_as_the_run_did(make_options, tmp_path, folder, pictures, network):
     options = make_options(**({"network": network} if network else {}))
     metrics = run(options, tmp_path)
-    again = score_run(folder / "options.yml", root=tmp_path)
+    again = evaluate_run(folder / "options.yml", root=tmp_path)
     assert again["rows"][1]["sets"] == metrics["rows"][2]["sets"]
     last = list(csv.DictReader((folder / "validation.csv").read_text().splitlines()))[-1]
     assert float(last["psnr_y_db"]) == pytest.approx(

@@ -10,7 +10,7 @@ from runs import Killed, final_state, kill_before, run
 from safetensors.torch import load_file
 
 from dhp_sr.allocation.budget import BudgetError
-from dhp_sr.cli.score import score_run
+from dhp_sr.cli.evaluate import evaluate_run
 from dhp_sr.deploy import load_model, read_manifest
 from dhp_sr.training.compression import Compression
 from dhp_sr.training.distributed import DistributedContext
@@ -63,7 +63,7 @@ def test_each_target_gets_its_model(make_options, tmp_path, folder):
     assert float(curves[4]["macs_ratio"]) > 0.5 > 0.4 > float(curves[7]["macs_ratio"])
     assert curves[4]["lr"] == curves[6]["lr"] != curves[5]["lr"]
     assert "finetune 4 for each of 2 targets" in (folder / "train.log").read_text()
-    again = score_run(folder / "options.yml", root=tmp_path)
+    again = evaluate_run(folder / "options.yml", root=tmp_path)
     assert [row["sets"] for row in again["rows"][1:]] == [row["sets"] for row in pruned]
 
 

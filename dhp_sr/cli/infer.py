@@ -1,0 +1,97 @@
+"""Image restoration with a saved model. The service of infer.py."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from dhp_sr.cli.process import keep_memory, plain_warnings
+from dhp_sr.deploy.runner import Runner, check_restores_images
+from dhp_sr.deploy.runtimes import open_runner
+from dhp_sr.inference.images import allow_large
+from dhp_sr.inference.names import find_work
+from dhp_sr.inference.pipeline import Settings
+from dhp_sr.inference.progress import restore_all
+from dhp_sr.inference.tiles import GIB, Budget, Choice
+from dhp_sr.utils.devices import device_by_name
+from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.hardware import MAX_THREADS
+from dhp_sr.zoo.model_zoo import asks_for_listing, resolve_model, zoo_listing
+from dhp_sr.zoo.names import register_known
+
+RANGES: dict[str, tuple[float, float]] = {
+    "memory": (1.0, 1e6),
+    "sigma": (0, 1e6),
+    "seed": (0, 1e6),
+    "tile": (0, 1e6),
+    "overlap": (0, 1e6),
+    "threads": (1, MAX_THREADS),
+    "quality": (1, 100),
+}
+"""Argument -> smallest and largest value."""
+
+
+def run_infer(arguments: argparse.Namespace) -> int:
+    """Run infer.py.
+
+    Args:
+        arguments: Of `parsers.infer_parser`.
+
+    Returns:
+        0: every image is restored, now or before; 1: some failed, and were listed; 2: nothing
+        could be restored.
+
+    Raises:
+        UserError: An argument, the model or the input is unsuitable.
+    """
+    if asks_for_listing(arguments.model):
+        print(zoo_listing(), end="")
+        return 0
+    if arguments.input is None or arguments.output is None:
+        raise UserError("expected --input PATH and --output FOLDER; see --help")
+    settings = _settings(arguments)
+    work = find_work(
+        Path(arguments.input), Path(arguments.output), arguments.format, arguments.suffix
+    )
+    register_known()
+    allow_large()
+    keep_memory()
+    with plain_warnings():
+        runner = open_runner(
+            resolve_model(arguments.model),
+            device=device_by_name(arguments.device),
+            precision=arguments.precision,
+            threads=arguments.threads,
+        )
+        _check_runner(runner, arguments)
+        return restore_all(
+            work, runner, settings, overwrite=arguments.overwrite, quiet=arguments.quiet
+        )
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    for name, (minimum, maximum) in RANGES.items():
+        value = getattr(arguments, name)
+        # "not <=" refuses NaN, too.
+        if value is not None and not minimum <= value <= maximum:
+            raise UserError(
+                f"--{name}: expected a number from {minimum:g} to {maximum:g}, got {value:g}"
+            )
+    budget = Budget(int(arguments.memory * GIB))
+    choice = Choice(arguments.tile, arguments.overlap)
+    return Settings(budget, choice, arguments.sigma or 0.0, arguments.seed, arguments.quality)
+
+
+def _check_runner(runner: Runner, arguments: argparse.Namespace) -> None:
+    check_restores_images(runner.info, runner.path)
+    if arguments.sigma and runner.scale > 1:
+        raise UserError(
+            f"--sigma adds noise for a denoiser; {arguments.model} enlarges, omit --sigma"
+        )
+    halo = runner.tiles.halo
+    if arguments.overlap is not None and halo is not None and arguments.overlap < halo:
+        print(
+            f"--overlap {arguments.overlap}: less than the {halo} pixels of the network's "
+            "receptive field; faster, but results differ from those of whole images near the "
+            "tiles' edges",
+            file=sys.stderr,
+        )

@@ -1,0 +1,143 @@
+"""Finished models that are compared: opened, named, and checked to be for the same task."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dhp_sr.deploy import load_model
+from dhp_sr.deploy.model_info import CLASSIFICATION
+from dhp_sr.deploy.runner import RunnerModule
+from dhp_sr.deploy.runtimes import default_runtime, open_runner
+from dhp_sr.metrics import Complexity, complexity
+from dhp_sr.metrics.onnx_complexity import onnx_complexity
+from dhp_sr.utils.errors import UserError
+
+GENERIC_FOLDERS = ("HR", "GT", "hr", "gt", "original", "images")
+"""Prefixes of folder names that do not tell which test set it is."""
+
+
+@dataclass(frozen=True)
+class ComparedModel:
+    """A model that is scored beside others."""
+
+    name: str
+    """Display name in tables, unique among the models."""
+    path: Path
+    network: nn.Module
+    """Takes and gives float32 images; has `task`, `scale`, `in_channels`, `size_multiple`."""
+    device: torch.device
+    """Where it computes."""
+
+    @property
+    def runtime(self) -> str:
+        """Name of the program that computes it."""
+        if isinstance(self.network, RunnerModule):
+            return self.network.runner.runtime
+        return "torch"
+
+    def cost(self, shape: Sequence[int]) -> Complexity | None:
+        """Return its cost for an input (N, C, H, W); None where a graph does not tell."""
+        if self.runtime == "onnxruntime":
+            return onnx_complexity(self.path, shape)
+        return complexity(self.network, shape)
+
+
+def open_models(
+    paths: Sequence[str | Path], device: torch.device, threads: int
+) -> list[ComparedModel]:
+    """Open models for the same task.
+
+    Args:
+        paths: Model files; those of other runtimes than torch compute on the CPU.
+        device: Where torch computes.
+        threads: Of the CPU, for other runtimes.
+
+    Raises:
+        UserError: A file is no model, or is for another task than the first.
+    """
+    models = []
+    for path, name in zip(map(Path, paths), model_names(paths), strict=True):
+        network = open_network(path, device, threads)
+        on_cpu = isinstance(network, RunnerModule)
+        models.append(ComparedModel(name, path, network, torch.device("cpu") if on_cpu else device))
+    expected = _task_text(models[0].network)
+    for model in models:
+        task = _task_text(model.network)
+        if task != expected:
+            raise UserError(
+                f"{model.path}: expected {expected} like {models[0].path}, got {task}; "
+                "score them separately"
+            )
+    return models
+
+
+def open_network(path: Path, device: torch.device, threads: int) -> nn.Module:
+    """Open a model file as a module for float32 images.
+
+    Weights of ours in half precision become float32, which scores are computed in.
+
+    Args:
+        path: The file.
+        device: Where torch computes.
+        threads: Of the CPU, for other runtimes.
+
+    Raises:
+        UserError: The file is no model.
+    """
+    if default_runtime(path) == "torch":
+        return load_model(path, device).float()
+    if not path.is_file():
+        raise UserError(f"{path}: expected a model, there is no such file")
+    return RunnerModule(open_runner(path, threads=threads))
+
+
+def _task_text(network: nn.Module) -> str:
+    if network.task == CLASSIFICATION:
+        side = network.input_size
+        return f"{network.task} of {network.in_channels} x {side} x {side}"
+    return f"{network.task} x{network.scale} of {network.in_channels} channel(s)"
+
+
+def set_names(folders: Sequence[str]) -> list[str]:
+    """Name test sets after their folders (Set5/HR is Set5); a repeated name gets a number."""
+    names: list[str] = []
+    for folder in folders:
+        path = Path(folder)
+        name = path.name
+        if name.startswith(GENERIC_FOLDERS):
+            name = path.parent.name
+        name = name or str(folder)
+        repeated = sum(other.split("#")[0] == name for other in names)
+        names.append(f"{name}#{repeated + 1}" if repeated else name)
+    return names
+
+
+def model_names(paths: Sequence[str | Path]) -> list[str]:
+    """Name models after their files, with as much of the path as distinguishes them."""
+    files = [Path(path) for path in paths]
+    names = [path.stem for path in files]
+    longer_names: tuple[Callable[[Path], str], ...] = (
+        lambda path: path.name,
+        _with_run,
+        lambda path: f"{_with_run(path)}{path.suffix}",
+        str,
+    )
+    for longer in longer_names:
+        counts = Counter(names)
+        names = [
+            longer(path) if counts[name] > 1 else name
+            for name, path in zip(names, files, strict=True)
+        ]
+    return names
+
+
+def _with_run(path: Path) -> str:
+    """Return run and file: `experiments/NAME/models/pruned.safetensors` is `NAME/pruned`."""
+    folder = path.absolute().parent
+    if folder.name == "models":
+        folder = folder.parent
+    return f"{folder.name}/{path.stem}"

@@ -1,0 +1,199 @@
+"""Command lines of the entry points. Nothing heavy is imported, so that `--help` is instant."""
+
+import argparse
+
+FORMATS = ("png", "jpg", "webp", "tiff", "bmp", "same")
+MODEL_HELP = "model file, or zoo:NAME; zoo: lists the models that come with the program"
+SET_HELP = "change options, for example compress.target.macs=0.3 or compress=null"
+
+
+def _parser(description: str, epilog: str | None = None) -> argparse.ArgumentParser:
+    # Abbreviations would break scripts whenever an option is added.
+    return argparse.ArgumentParser(description=description, epilog=epilog, allow_abbrev=False)
+
+
+def _add_option_file(parser: argparse.ArgumentParser, help_text: str) -> None:
+    parser.add_argument("-opt", "--opt", metavar="FILE", help=help_text)
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="a.b=value", help=SET_HELP
+    )
+
+
+def _add_network_arguments(parser: argparse.ArgumentParser, arch_help: str) -> None:
+    parser.add_argument("--arch", metavar="NAME", help=arch_help)
+    parser.add_argument(
+        "arguments", nargs="*", metavar="key=value", help="with --arch: the network's arguments"
+    )
+
+
+def plan_parser() -> argparse.ArgumentParser:
+    """Return the command line of plan.py."""
+    parser = _parser("Show what can be pruned in a network.")
+    _add_option_file(parser, "option file: its network, and whether its targets can be met")
+    _add_network_arguments(parser, "name in dhp_sr/archs or BasicSR, or torchvision:NAME")
+    parser.add_argument(
+        "--size", type=int, nargs=2, metavar=("H", "W"), help="input that MACs are stated for"
+    )
+    parser.add_argument(
+        "--exclude",
+        nargs="+",
+        metavar="PATTERN",
+        help="layers that keep their widths, such as 'body.*'",
+    )
+    parser.add_argument("--round_to", type=int, help="widths are multiples of this; default: 8")
+    parser.add_argument("--min_width", type=int, help="no group is pruned below this; default: 8")
+    parser.add_argument("--json", metavar="FILE", help="write the plan there")
+    return parser
+
+
+def evaluate_parser() -> argparse.ArgumentParser:
+    """Return the command line of test.py."""
+    parser = _parser("Score models on test sets.")
+    _add_option_file(parser, "option file: scores the run's models on its test sets")
+    parser.add_argument(
+        "--model",
+        nargs="+",
+        metavar="FILE",
+        help="model files, .safetensors or .onnx, or zoo:NAME, side by side; with -opt, instead of "
+        "the run's models; zoo: lists the models that come with the program",
+    )
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        metavar="FOLDER",
+        help="ground-truth images, or labeled ones for a classifier; a set for each folder",
+    )
+    parser.add_argument("--sigma", type=float, help="noise level for denoisers, 0-255 scale")
+    parser.add_argument("--max_images", type=int, help="only the first so many of each set")
+    parser.add_argument(
+        "--crop_border", type=int, help="pixels cropped; default: the scale, 0 for denoising"
+    )
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), help="default: cuda where available"
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="input for time and memory; default: 128 128, for a classifier its input size",
+    )
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        metavar="N",
+        help="timed passes of each model; default: 10; 0: time and memory are not measured",
+    )
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="of the CPU; default: as many as torch takes"
+    )
+    parser.add_argument(
+        "--no_images",
+        action="store_true",
+        help="print means, not every image (--json has them all)",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the scores there")
+    return parser
+
+
+def export_parser() -> argparse.ArgumentParser:
+    """Return the command line of export.py."""
+    parser = _parser("Write a model for other programs.")
+    parser.add_argument(
+        "--model",
+        metavar="FILE",
+        required=True,
+        help=f"{MODEL_HELP}; with --arch, a .pth or safetensors of weights",
+    )
+    parser.add_argument("--format", choices=("onnx", "pt2", "safetensors"))
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="default: beside the model, under its name; of zoo:NAME, in the current folder",
+    )
+    parser.add_argument(
+        "--opset", type=int, choices=(17, 18, 19, 20), help="of an ONNX file; default: 20"
+    )
+    parser.add_argument(
+        "--half", action="store_true", help="weights, computation, input and output in fp16"
+    )
+    _add_network_arguments(parser, "network that the weights belong to: EDSR, basicsr:RCAN, ...")
+    parser.add_argument(
+        "--license",
+        "--licence",
+        dest="license",
+        metavar="TEXT",
+        help="stated in the file; default: what the model states",
+    )
+    parser.add_argument(
+        "--tolerance", type=float, help="largest difference to PyTorch; default: 1e-4, half 1e-2"
+    )
+    return parser
+
+
+def infer_parser() -> argparse.ArgumentParser:
+    """Return the command line of infer.py."""
+    parser = _parser(
+        "Restore images with a saved model.",
+        epilog="Exit code: 0 all done, 1 some images failed (they are listed), "
+        "2 a mistake in the arguments.",
+    )
+    parser.add_argument("--model", required=True, metavar="FILE", help=f"{MODEL_HELP}; or .onnx")
+    parser.add_argument("--input", metavar="PATH", help="an image, or a folder with its folders")
+    parser.add_argument(
+        "--output", metavar="FOLDER", help="where the results go, under the same names"
+    )
+    parser.add_argument(
+        "--format", choices=FORMATS, default="png", help="of the results; default: png"
+    )
+    parser.add_argument(
+        "--suffix", default="", metavar="TEXT", help="added to the results' names, such as _x4"
+    )
+    parser.add_argument(
+        "--quality", type=int, default=95, help="of JPEG and WebP, to 100; default: 95"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="restore images again that have a result"
+    )
+    parser.add_argument(
+        "--sigma", type=float, help="add noise first (0-255 scale), to see a denoiser work"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the noise; default: 0")
+    parser.add_argument(
+        "--memory", type=float, default=4.0, metavar="GIB", help="to be used in all; default: 4"
+    )
+    parser.add_argument(
+        "--tile", type=int, metavar="PIXELS", help="side of tiles; 0: none; default: by --memory"
+    )
+    parser.add_argument(
+        "--overlap",
+        type=int,
+        metavar="PIXELS",
+        help="around each tile; default: the network's receptive field, so that results are "
+        "those of whole images",
+    )
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="default: fp32"
+    )
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: cuda if any"
+    )
+    parser.add_argument("--threads", type=int, help="of the processor; default: all")
+    parser.add_argument("--quiet", action="store_true", help="print only what failed")
+    return parser
+
+
+def report_parser() -> argparse.ArgumentParser:
+    """Return the command line of report.py."""
+    parser = _parser("Make one HTML file, which needs nothing else, of a run or of a comparison.")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="folder of a run, finished or not (experiments/NAME), or its saved results "
+        "(results/NAME.json)",
+    )
+    parser.add_argument(
+        "--output", metavar="FILE.html", help="default for one run: RUN/report.html"
+    )
+    return parser

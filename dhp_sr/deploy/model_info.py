@@ -1,0 +1,305 @@
+"""Facts about a network that its users need: what goes in, what comes out, where it comes from.
+
+A `ModelInfo` is made once, when a network is built or a file is opened. It travels with the
+network, into model files and ONNX metadata, to the runners and to spandrel. It lives in `deploy`
+because files and runners need it; the packages above make it and attach it.
+
+It also holds the table of constructors by name. A model file names its network ("basicsr:RCAN"),
+never a path to code, and the program that loads the file decides which names mean something.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from dhp_sr.archs import ARCHS, build
+from dhp_sr.cost.activation_memory import peak_activation_bytes
+from dhp_sr.graph.shape_inference import infer_output
+from dhp_sr.tiling.receptive import receptive_field
+from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.pixels import round_up
+
+CLASSIFICATION = "classification"
+RESTORATION = ("sr", "denoise")
+"""Tasks whose output is an image."""
+
+SIZE_MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
+"""Multiples that heights and widths are tried for where a network does not state its own."""
+
+DEFAULT_SIDE = 16
+"""Height and width in pixels of an example input where nothing is known about sizes."""
+
+DEFAULT_BYTES_PER_PIXEL = 48 * 1024.0
+"""Memory per input pixel assumed where a network cannot be traced: a wide x4 network."""
+
+Constructor = Callable[..., nn.Module]
+
+CONSTRUCTORS: dict[str, Constructor] = {}
+"""Name in model files ("package:NAME") -> constructor of the unpruned network."""
+
+INSTALL_HINTS = {
+    "basicsr": "pip install 'dhp_sr[train]', then call dhp_sr.zoo.names.register_basicsr()",
+    "torchvision": "pip install torchvision, then call dhp_sr.zoo.names.register_torchvision()",
+}
+"""Package -> what makes its networks known."""
+
+ATTRIBUTES = ("arguments", "task", "scale", "in_channels", "size_multiple")
+"""Attributes that every network of `dhp_sr.archs` has, see `dhp_sr.archs.build`."""
+
+
+@dataclass(frozen=True)
+class SizeRequirements:
+    """Heights and widths in pixels that a network accepts."""
+
+    multiple: int = 1
+    """Height and width are multiples of it."""
+    minimum: int = 1
+    """Smallest side that is known to pass."""
+    maximum: int | None = None
+    """Largest side, or None."""
+
+    def round_up(self, side: int) -> int:
+        """Return the smallest multiple of `multiple` that is at least `side` and `minimum`."""
+        return round_up(max(side, self.minimum), self.multiple)
+
+    def check(self, height: int, width: int) -> None:
+        """Check the sides of an input that is about to be computed.
+
+        The minimum is not checked: it is what was tried, and smaller images often pass, too.
+
+        Raises:
+            UserError: A side is no multiple of `multiple`, or above `maximum`.
+        """
+        for side in (height, width):
+            if side % self.multiple:
+                raise UserError(
+                    f"expected height and width in multiples of {self.multiple}, "
+                    f"got {height} x {width}"
+                )
+            if self.maximum is not None and side > self.maximum:
+                raise UserError(
+                    f"expected height and width up to {self.maximum}, got {height} x {width}"
+                )
+
+
+@dataclass(frozen=True)
+class TileRequirements:
+    """Conditions under which a tile's result equals that part of the whole image's result."""
+
+    halo: int | None = None
+    """Input pixels needed around a tile; None: unknown, or every output reads the whole image."""
+    multiple: int = 1
+    """Tiles begin and end at multiples of it, in input pixels."""
+    bytes_per_pixel: float = DEFAULT_BYTES_PER_PIXEL
+    """Peak memory of a forward pass in float32, per input pixel."""
+    reason: str = "nothing is known about the network's receptive field"
+    """Why `halo` is None."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Description of a network, the same for all of its pruned versions."""
+
+    architecture: str
+    """Name in model files: of our own table ("EDSR"), or "package:NAME" ("basicsr:RCAN").
+    Empty for another program's ONNX file."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Constructor arguments of the unpruned network."""
+    task: str = "sr"
+    """`sr`, `denoise` or `classification`; empty where an ONNX file does not say."""
+    scale: int = 1
+    """Enlargement of height and width; 1 for other tasks."""
+    in_channels: int = 3
+    out_channels: int = 0
+    """Channels of the output image, or the number of classes; 0: not inferred yet."""
+    sizes: SizeRequirements = SizeRequirements()
+    input_size: int | None = None
+    """Height and width in pixels that a classifier is meant for; None for image restoration."""
+    value_range: tuple[float, float] = (0.0, 1.0)
+    """Of input and output, before any normalization inside the network."""
+    tiles: TileRequirements | None = None
+    """None: the receptive field has not been computed, see `with_tiles`."""
+    license: str | None = None
+    """License of the weights."""
+    parent: str | None = None
+    """Origin of the weights: the file or model that they were made from."""
+
+    @property
+    def package(self) -> str:
+        """Package that the network's class comes from: `dhp_sr`, `basicsr`, ..."""
+        package, colon, _ = self.architecture.partition(":")
+        return package if colon else "dhp_sr"
+
+    @property
+    def restores_images(self) -> bool:
+        """Whether the output is an image."""
+        return self.task != CLASSIFICATION
+
+    @property
+    def example_side(self) -> int:
+        """Height and width in pixels of an input that passes through the network."""
+        if self.input_size is not None:
+            return round_up(self.input_size, self.sizes.multiple)
+        if self.sizes.minimum > 1:
+            return self.sizes.round_up(1)
+        return self.sizes.round_up(DEFAULT_SIDE)
+
+    @property
+    def color(self) -> str:
+        """Meaning of the input's channels: `grey`, `RGB` or `other`, as files spell it."""
+        return color_name(self.in_channels)
+
+    @property
+    def size_multiple(self) -> int:
+        """Height and width of inputs are multiples of it."""
+        return self.sizes.multiple
+
+
+def color_name(channels: int) -> str:
+    """Return the meaning of an image's channels: `grey`, `RGB` or `other`."""
+    # The British spelling is part of the file format of the first edition.
+    return {1: "grey", 3: "RGB"}.get(channels, "other")
+
+
+def register(name: str, constructor: Constructor) -> None:
+    """Let model files name a network: `constructor(**arguments)` builds it, unpruned.
+
+    Args:
+        name: "package:NAME".
+        constructor: Class or function.
+
+    Raises:
+        UserError: The name has another form.
+    """
+    if name.count(":") != 1 or not all(name.split(":")):
+        raise UserError(f"expected a name such as 'basicsr:RCAN', got {name!r}")
+    CONSTRUCTORS[name] = constructor
+
+
+def is_registered(architecture: str) -> bool:
+    """Return whether model files may name this network in this process."""
+    return architecture in ARCHS or architecture in CONSTRUCTORS
+
+
+def construct(architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """Construct a network, with fresh weights, from what a model file states.
+
+    Raises:
+        UserError: The name is not known here.
+    """
+    if architecture in ARCHS:
+        return build(architecture, **arguments)
+    return constructor_of(architecture)(**arguments)
+
+
+def constructor_of(architecture: str) -> Constructor:
+    """Return the registered constructor of a third-party network.
+
+    Raises:
+        UserError: Nobody registered it.
+    """
+    if architecture in CONSTRUCTORS:
+        return CONSTRUCTORS[architecture]
+    package = architecture.partition(":")[0]
+    known = [name for name in CONSTRUCTORS if name.startswith(f"{package}:")]
+    hint = INSTALL_HINTS.get(package, "register it by dhp_sr.deploy.register")
+    if known:
+        hint = f"known: {', '.join(known)}"
+    raise UserError(
+        f"network {architecture!r} is of another package and not registered here; {hint}"
+    )
+
+
+def attached_info(network: nn.Module) -> ModelInfo | None:
+    """Return the description that a network carries, or None."""
+    info = getattr(network, "info", None)
+    return info if isinstance(info, ModelInfo) else None
+
+
+def attach_info(network: nn.Module, info: ModelInfo) -> nn.Module:
+    """Attach a description to a network; copies and pruned versions of it carry it, too.
+
+    Networks of other packages also get the plain attributes that our own have, so that code for
+    plain networks does not have to distinguish the two.
+    """
+    network.info = info
+    for name in ATTRIBUTES:
+        if not hasattr(network, name):
+            setattr(network, name, getattr(info, name))
+    if info.input_size is not None and not hasattr(network, "input_size"):
+        network.input_size = info.input_size
+    return network
+
+
+def info_of(network: nn.Module) -> ModelInfo:
+    """Return the description of a network: the attached one, or that of a network of `archs`.
+
+    Args:
+        network: Of `dhp_sr.archs`, or with an attached `ModelInfo`; left as it was.
+    """
+    info = stated_info(network)
+    if info.out_channels:
+        return info
+    return replace(info, out_channels=infer_out_channels(network, info))
+
+
+def stated_info(network: nn.Module) -> ModelInfo:
+    """Return what a network states about itself; nothing is inferred, so it may be damaged."""
+    info = attached_info(network)
+    if info is not None:
+        return info
+    return ModelInfo(
+        architecture=type(network).__name__,
+        arguments=network.arguments,
+        task=network.task,
+        scale=network.scale,
+        in_channels=network.in_channels,
+        sizes=SizeRequirements(network.size_multiple),
+        input_size=getattr(network, "input_size", None),
+    )
+
+
+def infer_out_channels(network: nn.Module, info: ModelInfo) -> int:
+    """Return the output's length along axis 1; nothing but shapes is computed."""
+    shape = (1, info.in_channels, info.example_side, info.example_side)
+    return int(infer_output(network, shape, floating_dtype(network)).shape[1])
+
+
+def floating_dtype(network: nn.Module) -> torch.dtype:
+    """Return the type of the first floating-point parameter, or float32."""
+    for parameter in network.parameters():
+        if parameter.is_floating_point():
+            return parameter.dtype
+    return torch.float32
+
+
+def with_tiles(info: ModelInfo, network: nn.Module) -> ModelInfo:
+    """Return the description with the network's receptive field and memory.
+
+    They are properties of the pruned network, and tracing it takes a moment, so this is done
+    where tiles matter: by runners and exports. Classifiers have no tiles.
+    """
+    if not info.restores_images:
+        return info
+    receptive = receptive_field(network, info.in_channels, info.sizes.multiple)
+    memory = peak_activation_bytes(network, info.in_channels, info.sizes.multiple)
+    tiles = TileRequirements(
+        halo=receptive.halo,
+        multiple=receptive.multiple,
+        bytes_per_pixel=memory or DEFAULT_BYTES_PER_PIXEL,
+        reason=receptive.reason,
+    )
+    return replace(info, tiles=tiles)
+
+
+def trial_side(multiple: int) -> int:
+    """Return an odd number of times `multiple` that is at least `DEFAULT_SIDE`.
+
+    The odd factor keeps the side from being a multiple of any larger power of two, so that a
+    network which passes it needs no more than `multiple`.
+    """
+    factor = -(-DEFAULT_SIDE // multiple) | 1
+    return multiple * factor

@@ -1,0 +1,267 @@
+"""Export to one ONNX file with free batch, height and width, compared with PyTorch."""
+
+import copy
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dhp_sr.archs import EDSR, UNet
+from dhp_sr.deploy.onnx_check import write_with_checksum
+from dhp_sr.deploy.onnx_metadata import pack_metadata
+from dhp_sr.deploy.onnx_runner import open_session, require_onnx
+from dhp_sr.deploy.pt2_export import (
+    check_example_shape,
+    dynamic_axes,
+    example_image,
+    quiet_exporters,
+)
+from dhp_sr.deploy.verify import Agreement, compare, tolerance_of, unseen_shapes
+from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.files import atomic_path
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSETS = (17, 18, 19, 20)
+"""Versions of ONNX's operators that can be written."""
+
+OPSET = 20
+INPUT = "input"
+OUTPUT = "output"
+
+_OPSET_BEFORE_PAD_AXES = 17
+_TEMPORARY_DOMAIN = "aside"
+_MIN_HALF = 6e-8
+_MAX_HALF = 65504.0
+"""Smallest and largest positive number of fp16."""
+
+
+def export_onnx(
+    network: nn.Module,
+    path: str | Path,
+    example_shape: Sequence[int],
+    *,
+    size_multiple: int = 1,
+    opset: int = OPSET,
+    half: bool = False,
+    facts: Mapping[str, Any] | None = None,
+    tolerance: float | None = None,
+) -> Agreement:
+    """Export a network to one ONNX file that takes any batch, height and width.
+
+    The file is run with onnxruntime at two sizes that it was not traced with, and takes its name
+    only if the results are PyTorch's. Weights lie inside it; normalization and EDSR's range are
+    merged into the convolutions.
+
+    Args:
+        network: Takes one image tensor (N, C, H, W) in [0, 1] and returns one; left as it was.
+        path: The file; input and output are called `input` and `output`.
+        example_shape: (N, C, H, W) to trace with; H and W multiples of `size_multiple`.
+        size_multiple: Height and width of inputs must be multiples of it.
+        opset: Version of ONNX's operators, an element of `OPSETS`.
+        half: Weights, computation, input and output in fp16; programs such as chaiNNer feed the
+            type that the input asks for.
+        facts: The file's metadata, see `onnx_metadata.KEYS`.
+        tolerance: Largest difference allowed; None: that of the precision in `TOLERANCES`.
+
+    Raises:
+        UserError: onnx, onnxruntime or onnxscript is missing; an argument does not fit; the
+            network cannot be exported; or the file computes something else.
+        OSError: The file cannot be written.
+    """
+    require_onnx()
+    check_example_shape(example_shape, size_multiple)
+    if opset not in OPSETS:
+        raise UserError(f"expected an opset from {OPSETS[0]} to {OPSETS[-1]}, got {opset}")
+    model = _to_onnx(simplify(network), example_shape, size_multiple, opset)
+    if half:
+        model = _to_half(model)
+    metadata = pack_metadata(facts) if facts else {}
+    with atomic_path(path) as temporary:
+        write_with_checksum(model, metadata, temporary)
+        run = _run_function(open_session(temporary), half)
+        original = copy.deepcopy(network).cpu().float().eval()
+        shapes = unseen_shapes(example_shape, size_multiple)
+        try:
+            return compare(original, run, shapes, tolerance_of(half, tolerance))
+        except UserError as error:
+            hint = "try another opset"
+            if half:
+                hint = "where values leave its range, fp16 does not suit the network"
+            raise UserError(f"{error}; {hint}") from error
+
+
+def _to_onnx(
+    network: nn.Module, shape: Sequence[int], size_multiple: int, opset: int
+) -> "onnx.ModelProto":
+    name = type(network).__name__
+    with quiet_exporters(), _muted_loggers("torch.onnx", "onnxscript", "onnx_ir"):
+        try:
+            program = torch.onnx.export(
+                network,
+                (example_image(network, shape),),
+                dynamo=True,
+                external_data=False,
+                opset_version=opset,
+                dynamic_shapes=(dynamic_axes(network, size_multiple),),
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            lines = str(error).strip().splitlines() or [""]
+            raise UserError(f"{name} has no ONNX form: {lines[-1]}") from error
+    model = program.model_proto
+    # The exporter writes opset 18 and later; to 17 there is one step that ONNX refuses.
+    if _opset_of(model) > opset == _OPSET_BEFORE_PAD_AXES:
+        model = _lower_opset(model, opset)
+    if _opset_of(model) != opset:
+        raise UserError(
+            f"{name} has no form in opset {opset}: the exporter kept {_opset_of(model)}; take that"
+        )
+    return _without_source_paths(model)
+
+
+def _opset_of(model: Any) -> int:
+    return next(entry.version for entry in model.opset_import if entry.domain == "")
+
+
+def _lower_opset(model: Any, opset: int) -> Any:
+    """Convert a model to an older opset.
+
+    A Pad without axes means the same in both, but ONNX has no rule to convert it. So those nodes
+    are moved to another domain, which the converter leaves alone, and back.
+    """
+    from onnx import helper, version_converter
+
+    for node in model.graph.node:
+        if node.op_type == "Pad" and len(node.input) < 4:
+            node.domain = _TEMPORARY_DOMAIN
+    model.opset_import.append(helper.make_opsetid(_TEMPORARY_DOMAIN, 1))
+    try:
+        lowered = version_converter.convert_version(model, opset)
+    except RuntimeError:
+        # Its message is a line of its source code. The caller compares the opset and reports.
+        lowered = model
+    for node in lowered.graph.node:
+        if node.domain == _TEMPORARY_DOMAIN:
+            node.domain = ""
+    domains = [entry for entry in lowered.opset_import if entry.domain != _TEMPORARY_DOMAIN]
+    del lowered.opset_import[:]
+    lowered.opset_import.extend(domains)
+    return lowered
+
+
+def _without_source_paths(model: Any) -> Any:
+    """Remove the exporter's notes about the source code of every node, in place.
+
+    They hold paths of this machine, and would make the bytes depend on it.
+    """
+    graph = model.graph
+    for item in [model, graph, *graph.node, *graph.value_info, *graph.initializer]:
+        del item.metadata_props[:]
+    for item in [*graph.node, *graph.input, *graph.output]:
+        item.doc_string = ""
+        if hasattr(item, "metadata_props"):
+            del item.metadata_props[:]
+    return model
+
+
+def _to_half(model: Any) -> Any:
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    with quiet_exporters():
+        return convert_float_to_float16(model, min_positive_val=_MIN_HALF, max_finite_val=_MAX_HALF)
+
+
+def _run_function(session: Any, half: bool) -> Callable[[Tensor], Tensor]:
+    dtype = np.float16 if half else np.float32
+
+    def run(x: Tensor) -> Tensor:
+        (output,) = session.run([OUTPUT], {INPUT: x.numpy().astype(dtype)})
+        return torch.from_numpy(output)
+
+    return run
+
+
+@contextmanager
+def _muted_loggers(*names: str) -> Iterator[None]:
+    # The exporter reports in its own words what _to_onnx checks.
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def simplify(network: nn.Module) -> nn.Module:
+    """Return a float32 copy on the CPU that other runtimes execute faster, with equal results.
+
+    A PReLU with one parameter becomes a leaky ReLU, which onnxruntime merges into the convolution
+    before it (a PReLU stays a separate, slow operator; SRResNet takes twice as long with it).
+    EDSR's range and output mean go into its biases. A UNet, which pads and crops, states its
+    output's size through the input's, so that programs that infer shapes find it.
+
+    Args:
+        network: Takes one image tensor; left as it was.
+    """
+    copied = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
+    for parent in list(copied.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.PReLU) and child.num_parameters == 1:
+                setattr(parent, name, nn.LeakyReLU(float(child.weight)))
+    if type(copied) is EDSR:
+        return _FoldedEDSR(copied).eval()
+    if type(copied) is UNet:
+        return _SizedUNet(copied).eval()
+    return copied
+
+
+class _SizedUNet(nn.Module):
+    """UNet whose result is given the size that it has."""
+
+    def __init__(self, network: UNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute `UNet.forward`."""
+        # -1 rather than the channels: the exporter drops a reshape that changes nothing.
+        return self.network(x).reshape(x.shape[0], -1, *x.shape[2:])
+
+
+class _FoldedEDSR(nn.Module):
+    """EDSR whose range and output mean lie in the biases.
+
+    Convolutions, ReLU, sums and shuffles are homogeneous: biases divided by the range do what an
+    image multiplied by it does, and the features stay small, which fp16 needs. The input's mean
+    stays a subtraction: zeros are padded after it, so in the first bias it would change the
+    border.
+    """
+
+    def __init__(self, network: EDSR) -> None:
+        super().__init__()
+        self.network = network
+        self.has_mean = bool(network.mean.any())
+        with torch.no_grad():
+            for layer in network.modules():
+                if isinstance(layer, nn.Conv2d) and layer.bias is not None:
+                    layer.bias /= network.img_range
+            network.conv_last.bias += network.mean.flatten()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute `EDSR.forward` without its scaling."""
+        edsr = self.network
+        features = edsr.conv_first(x - edsr.mean if self.has_mean else x)
+        features = features + edsr.conv_after_body(edsr.body(features))
+        return edsr.conv_last(edsr.upsample(features))

@@ -1,0 +1,144 @@
+"""Export by torch.export: one file that needs PyTorch alone, with free batch, height and width."""
+
+import copy
+import io
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.fx.experimental import _config as symbolic_config
+
+from dhp_sr.deploy.verify import Agreement, compare, noise_image, tolerance_of, unseen_shapes
+from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.files import atomic_path
+
+METADATA = "dhp_sr.json"
+"""Name of the extra file inside, which says what an ONNX file's metadata says."""
+
+
+def export_pt2(
+    network: nn.Module,
+    path: str | Path,
+    example_shape: Sequence[int],
+    *,
+    size_multiple: int = 1,
+    half: bool = False,
+    metadata: Mapping[str, str] | None = None,
+    tolerance: float | None = None,
+) -> Agreement:
+    """Export a network: `torch.export.load(path).module()(x)` runs it in any process.
+
+    The file is loaded again and compared with PyTorch at two sizes that it was not traced with.
+    It takes its name only if the results agree.
+
+    Args:
+        network: Takes one image tensor (N, C, H, W) in [0, 1] and returns one; left as it was.
+        path: The file.
+        example_shape: (N, C, H, W) to trace with; H and W multiples of `size_multiple`.
+        size_multiple: Height and width of inputs must be multiples of it.
+        half: Weights, computation, input and output in fp16.
+        metadata: Stored in the file under `METADATA`.
+        tolerance: Largest difference allowed; None: that of the precision in `TOLERANCES`.
+
+    Raises:
+        UserError: The network cannot be exported, or the file computes something else.
+        OSError: The file cannot be written.
+    """
+    check_example_shape(example_shape, size_multiple)
+    dtype = torch.float16 if half else torch.float32
+    original = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
+    program = _export(copy.deepcopy(original).to(dtype), example_shape, size_multiple)
+    with atomic_path(path) as temporary, quiet_exporters():
+        # An open file rather than a name: given a name, torch insists on the suffix .pt2.
+        with open(temporary, "wb") as file:
+            extra = {METADATA: json.dumps(dict(metadata or {}))}
+            torch.export.save(program, file, extra_files=extra)
+        module = torch.export.load(io.BytesIO(temporary.read_bytes())).module()
+
+        def run(x: Tensor) -> Tensor:
+            return module(x.to(dtype))
+
+        shapes = unseen_shapes(example_shape, size_multiple)
+        return compare(original, run, shapes, tolerance_of(half, tolerance))
+
+
+def check_example_shape(shape: Sequence[int], size_multiple: int) -> None:
+    """Check the shape of an example input.
+
+    Raises:
+        UserError: It is no (N, C, H, W) with height and width of the required multiple.
+    """
+    if len(shape) != 4 or min(shape) < 1 or any(side % size_multiple for side in shape[2:]):
+        raise UserError(
+            "expected an example shape (N, C, H, W) with height and width in multiples of "
+            f"{size_multiple}, got {tuple(shape)}"
+        )
+
+
+def dynamic_axes(network: nn.Module, size_multiple: int) -> dict[int, Dim]:
+    """Return the free axes of an image tensor, by axis, in the form of torch.export.
+
+    A classifier's images are at least as large as it is meant for: smaller ones may shrink to
+    nothing on their way, and torch would insist on a proof that they do not.
+    """
+    minimum = max(getattr(network, "input_size", 0) // size_multiple, 1)
+    height = Dim("height", min=minimum)
+    width = Dim("width", min=minimum)
+    if size_multiple > 1:
+        return {0: Dim("batch"), 2: size_multiple * height, 3: size_multiple * width}
+    return {0: Dim("batch"), 2: height, 3: width}
+
+
+def example_image(network: nn.Module, shape: Sequence[int]) -> Tensor:
+    """Return an image to trace a network with, in the type of its weights."""
+    first = next(network.parameters(), torch.empty(0))
+    # Tracing turns a batch of 1 into a constant.
+    batch = max(2, shape[0])
+    return noise_image((batch, *shape[1:])).to(first.dtype)
+
+
+@contextmanager
+def quiet_exporters() -> Iterator[None]:
+    """Suppress the warnings of torch's exporters about torch itself."""
+    with warnings.catch_warnings():
+        for category in (FutureWarning, DeprecationWarning, UserWarning):
+            warnings.filterwarnings("ignore", category=category)
+        yield
+
+
+def _export(network: nn.Module, shape: Sequence[int], size_multiple: int) -> ExportedProgram:
+    inputs = (example_image(network, shape),)
+    options: dict[str, Any] = {"dynamic_shapes": (dynamic_axes(network, size_multiple),)}
+    with quiet_exporters():
+        try:
+            return torch.export.export(network, inputs, **options)
+        except Exception:
+            # torch raises all kinds of exceptions for what it cannot follow.
+            return _export_with_runtime_checks(network, inputs, options)
+
+
+def _export_with_runtime_checks(
+    network: nn.Module, inputs: tuple[Tensor], options: dict[str, Any]
+) -> ExportedProgram:
+    """Export a network whose sizes torch cannot prove to fit, such as sides padded inside.
+
+    The exported program checks them when it runs.
+    """
+    try:
+        # Without backed_size_oblivious, torch would also insist that no side on the way is 1,
+        # since none was in the example.
+        with symbolic_config.patch(backed_size_oblivious=True):
+            return torch.export.export(
+                network, inputs, prefer_deferred_runtime_asserts_over_guards=True, **options
+            )
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"{type(network).__name__} has no form as a torch.export program: {lines[0]}"
+        ) from error

@@ -1,0 +1,101 @@
+"""Model files run by PyTorch, with the same arithmetic for small and for large images."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from dhp_sr.deploy.model_file import load_model
+from dhp_sr.deploy.model_info import ModelInfo, TileRequirements, info_of, with_tiles
+from dhp_sr.deploy.runner import Images, Runner
+from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.hardware import thread_count
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Name on the command line -> type of weights and computation."""
+
+_CONVOLUTIONS = (
+    torch.conv2d,
+    torch.conv_transpose2d,
+    functional.conv2d,
+    functional.conv_transpose2d,
+)
+_SMALL_IMAGE_VALUES = 20480
+
+
+@final
+class TorchRunner(Runner):
+    """A safetensors file of dhp_sr, run by PyTorch.
+
+    Args:
+        path: The file.
+        device: Where to compute.
+        precision: Key of `PRECISIONS`.
+        threads: Of the CPU; None: as many as PyTorch uses.
+
+    Raises:
+        UserError: The precision is not for this device, or the file cannot be loaded.
+    """
+
+    runtime = "torch"
+
+    def __init__(
+        self, path: Path, device: torch.device, precision: str, threads: int | None
+    ) -> None:
+        if precision == "fp16" and device.type == "cpu":
+            raise UserError("--precision fp16 is for graphics cards; on the CPU use bf16 or fp32")
+        network = load_model(path)
+        info = with_tiles(info_of(network), network)
+        self.device = device
+        self.dtype = PRECISIONS[precision]
+        self.threads = threads
+        super().__init__(path, _in_precision(info, self.dtype))
+        self.network = network.to(device=device, dtype=self.dtype).requires_grad_(False)
+
+    def compute(self, images: Images) -> Images:
+        """Run the network."""
+        x = torch.from_numpy(images).to(device=self.device, dtype=self.dtype)
+        # Every setting that lets a library choose among kernels is fixed, so that a tile gives
+        # the same numbers as the whole image.
+        deterministic = torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+        )
+        with (
+            torch.inference_mode(),
+            thread_count(self.threads),
+            deterministic,
+            DeterministicConvolutions(),
+        ):
+            return self.network(x).float().cpu().numpy()
+
+
+class DeterministicConvolutions(TorchFunctionMode):
+    """Convolutions of one small image on the CPU, computed by the kernel for large images.
+
+    Up to 20,480 values, PyTorch takes another kernel, which sums in another order. Two copies of
+    the image are above the limit or in another branch of the choice; the second result is
+    discarded.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func not in _CONVOLUTIONS or not args or not _is_small(args[0]):
+            return func(*args, **kwargs)
+        twice = torch.cat((args[0], args[0]))
+        return func(twice, *args[1:], **kwargs)[:1]
+
+
+def _is_small(image: Tensor) -> bool:
+    single = image.device.type == "cpu" and len(image) == 1
+    return single and image.numel() <= _SMALL_IMAGE_VALUES
+
+
+def _in_precision(info: ModelInfo, dtype: torch.dtype) -> ModelInfo:
+    """Scale the memory per pixel, which is stated for float32, to another type."""
+    tiles = info.tiles or TileRequirements()
+    memory = tiles.bytes_per_pixel * dtype.itemsize / torch.float32.itemsize
+    return replace(info, tiles=replace(tiles, bytes_per_pixel=memory))

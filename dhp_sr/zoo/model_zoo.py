@@ -1,0 +1,150 @@
+"""Trained models that come with the program: `zoo:NAME` wherever a command takes a model file.
+
+The files lie in `dhp_sr/model_zoo/`, inside the package, so that they are there after
+installation. A model file describes itself; `index.json` beside them adds one sentence about each
+(how it was trained), and its order is the order of the listing. Adding a model is a file and a
+line in the index.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dhp_sr.deploy import read_manifest
+from dhp_sr.reports.scores import scores_of
+from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.names import unknown_name
+from dhp_sr.utils.strict_json import parse_json
+
+PREFIX = "zoo:"
+FOLDER = Path(__file__).resolve().parents[1] / "model_zoo"
+INDEX = "index.json"
+SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class ZooModel:
+    """A trained model of the zoo."""
+
+    name: str
+    """As in `zoo:NAME`."""
+    path: Path
+    summary: str
+    """One sentence from the index."""
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the file."""
+        return self.path.stat().st_size
+
+    def manifest(self) -> dict[str, Any]:
+        """Return the file's own description.
+
+        Raises:
+            ModelFileError: The file is damaged.
+        """
+        return read_manifest(self.path)
+
+
+def zoo_models(folder: Path | None = None) -> list[ZooModel]:
+    """Return the models of a folder in the order of its index.
+
+    Args:
+        folder: With `index.json`; None: the folder that comes with the program.
+
+    Raises:
+        UserError: The index is malformed, or names a file that is not there.
+    """
+    folder = folder or FOLDER
+    index = folder / INDEX
+    if not index.is_file():
+        return []
+    try:
+        summaries = parse_json(index.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{index}: {error}") from error
+    if not isinstance(summaries, dict):
+        raise UserError(f"{index}: expected an object, got {type(summaries).__name__}")
+    models = []
+    for name, summary in summaries.items():
+        path = folder / f"{name}{SUFFIX}"
+        if not path.is_file():
+            raise UserError(f"{index}: names {name!r}, but {path.name} is not beside it")
+        models.append(ZooModel(name, path, str(summary)))
+    return models
+
+
+def resolve_model(model: str | Path, folder: Path | None = None) -> Path:
+    """Return the path of a model file; `zoo:NAME` stands for a file of the zoo.
+
+    Args:
+        model: Path, or `zoo:NAME`.
+        folder: As for `zoo_models`.
+
+    Raises:
+        UserError: The zoo has no model of this name.
+    """
+    text = str(model)
+    if not text.startswith(PREFIX):
+        return Path(model)
+    name = text.removeprefix(PREFIX)
+    models = {entry.name: entry for entry in zoo_models(folder)}
+    if name not in models:
+        raise UserError(unknown_name("zoo model", name, models))
+    return models[name].path
+
+
+def asks_for_listing(models: str | list[str] | None) -> bool:
+    """Return whether the value of `--model` is `zoo:` alone, which lists the zoo."""
+    return models == PREFIX or models == [PREFIX]
+
+
+def zoo_listing(folder: Path | None = None) -> str:
+    """Return a table of the zoo's models: name, task, size, multiply-adds, score.
+
+    Raises:
+        UserError: The index or a file is damaged.
+    """
+    rows = [("model", "task", "size", "MACs", "score", "")]
+    for entry in zoo_models(folder):
+        manifest = entry.manifest()
+        rows.append(
+            (
+                f"{PREFIX}{entry.name}",
+                _task_text(manifest),
+                f"{entry.file_bytes / 1e6:.2f} MB",
+                _macs_text(manifest),
+                _score_text(manifest),
+                entry.summary,
+            )
+        )
+    if len(rows) == 1:
+        return f"{folder or FOLDER}: no models\n"
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def _task_text(manifest: dict[str, Any]) -> str:
+    if manifest["scale"] > 1:
+        return f"{manifest['task']} x{manifest['scale']}"
+    return str(manifest["task"])
+
+
+def _macs_text(manifest: dict[str, Any]) -> str:
+    macs = manifest.get("macs")
+    if macs is None:
+        return "-"
+    height, width = manifest["macs_input"][-2:]
+    return f"{macs / 1e9:.2f} G at {width}x{height}"
+
+
+def _score_text(manifest: dict[str, Any]) -> str:
+    """Return the first score of the first test set, such as `Set5: PSNR-Y 31.9 dB`."""
+    for test_set, values in manifest.get("scores", {}).items():
+        for score in scores_of(manifest["task"], values):
+            return f"{test_set}: {score.name} {score.text(values[score.key])} {score.unit}".rstrip()
+    return "-"
