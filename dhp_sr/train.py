@@ -47,8 +47,8 @@ def _train(arguments: argparse.Namespace) -> int:
     from dhp_sr.cli.process import keep_memory, plain_warnings, seed_everything, stop_on_signals
     from dhp_sr.config import load_options
     from dhp_sr.training.driver import Interrupted, train
-    from dhp_sr.zoo.networks import check_network_type
     from dhp_sr.zoo.names import register_known
+    from dhp_sr.zoo.networks import check_network_type
 
     with plain_warnings(), stop_on_signals() as stop:
         options = load_options(arguments.opt, arguments.set, check_network=check_network_type)

@@ -1,6 +1,7 @@
 """Scores of finished models: quality per image, cost, time, memory. The service of test.py."""
 
 import argparse
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,7 +142,7 @@ def evaluate_run(
     if not paths:
         paths = [run.model(name) for name in final_names(options)]
     device = single_device(options.num_gpu)
-    networks = [_open_for(path, options, opt, device) for path in paths]
+    networks: list[Any] = [_open_for(path, options, opt, device) for path in paths]
     sets = task_of(options).test_sets(resolve_paths(options, root))
     if not sets:
         raise UserError("expected at least one test set (datasets.val), there is none")
@@ -214,7 +215,7 @@ def evaluate_files(
     paths = [models] if isinstance(models, str | Path) else list(models)
     threads = measuring.threads or torch.get_num_threads()
     compared = open_models(paths, device_by_name(device), threads)
-    network = compared[0].network
+    network: Any = compared[0].network
     task = task_named(network.task)
     choices = {"sigma": sigma, "max_images": max_images, "crop_border": crop_border}
     scores: dict[str, Any] = {
@@ -256,20 +257,19 @@ def _input_row(sets: Sequence[TestSet], name: str) -> Row:
     """Score the input itself: the bicubic enlargement, or the noisy image."""
     images = {}
     for test_set in sets:
-        scale = test_set.scale
-        images[test_set.name] = scores_of(lambda item, s=scale: enlarge(item, s), test_set)
+        upscale = functools.partial(enlarge, scale=test_set.scale)
+        images[test_set.name] = scores_of(upscale, test_set)
     return new_row(name, _means(images), images=images)
 
 
 def _restoration_row(model: ComparedModel, sets: Sequence[TestSet]) -> Row:
     images = {}
     for test_set in sets:
-        scale = test_set.scale
-        images[test_set.name] = scores_of(
-            lambda item, s=scale: restore(model.network, item, s, model.device), test_set
-        )
+        run = functools.partial(restore, model.network, scale=test_set.scale, device=model.device)
+        images[test_set.name] = scores_of(run, test_set)
+    network: Any = model.network
+    scale = network.scale
     out_height, out_width = HD_OUTPUT
-    scale = model.network.scale
     shapes = {
         "128x128": image_shape(model.network, EXAMPLE_SIDE, EXAMPLE_SIDE),
         "256x256": image_shape(model.network, 256, 256),

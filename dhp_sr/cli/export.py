@@ -154,10 +154,11 @@ def describe_facts(
         known: Facts of its model file; multiply-adds are counted where they are missing.
         half: Whether the export computes in fp16.
     """
-    facts = {key: known.get(key) or None for key in FACTS}
+    facts: dict[str, Any] = {key: known.get(key) or None for key in FACTS}
     if facts["macs"] is None:
-        facts["macs_input"] = image_shape(network, *example_shape(network)[2:])
-        facts["macs"] = complexity(network, facts["macs_input"]).macs
+        shape = image_shape(network, *example_shape(network)[2:])
+        facts["macs_input"] = shape
+        facts["macs"] = complexity(network, shape).macs
     described = describe(network)
     # Too long for metadata, and a graph needs neither.
     del described["arguments"], described["widths"]
@@ -269,10 +270,10 @@ def _check_shapes(
 
 def _traced_shape(network: nn.Module) -> tuple[int, int, int, int]:
     """Return the shape that an export is traced with: a batch of 2, height unlike width."""
-    multiple = network.size_multiple
-    side = info_of(network).example_side
-    height = max(side, 2 * multiple, round_up(DEFAULT_SIDE, multiple))
-    return 2, network.in_channels, height, height + 2 * multiple
+    info = info_of(network)
+    multiple = info.sizes.multiple
+    height = max(info.example_side, 2 * multiple, round_up(DEFAULT_SIDE, multiple))
+    return 2, info.in_channels, height, height + 2 * multiple
 
 
 def _write_onnx(
@@ -283,7 +284,7 @@ def _write_onnx(
         network,
         path,
         _traced_shape(network),
-        size_multiple=network.size_multiple,
+        size_multiple=info_of(network).sizes.multiple,
         opset=opset,
         half=options.half,
         facts=facts,
@@ -299,7 +300,7 @@ def _write_pt2(
         network,
         path,
         _traced_shape(network),
-        size_multiple=network.size_multiple,
+        size_multiple=info_of(network).sizes.multiple,
         half=options.half,
         metadata=pack_metadata(facts),
         tolerance=options.tolerance,
@@ -321,7 +322,7 @@ def _write_safetensors(
     with atomic_path(path) as temporary:
         save_model(copy.deepcopy(network).to(dtype), temporary, **stored)
         loaded = load_model(temporary).float()
-        shapes = unseen_shapes(_traced_shape(network), network.size_multiple)
+        shapes = unseen_shapes(_traced_shape(network), info_of(network).sizes.multiple)
         tolerance = tolerance_of(options.half, options.tolerance)
         return "safetensors", compare(network, loaded, shapes, tolerance)
 

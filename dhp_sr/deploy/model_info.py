@@ -225,12 +225,13 @@ def attach_info(network: nn.Module, info: ModelInfo) -> nn.Module:
     Networks of other packages also get the plain attributes that our own have, so that code for
     plain networks does not have to distinguish the two.
     """
-    network.info = info
+    plain: Any = network  # torch types every attribute of a module as Tensor | Module
+    plain.info = info
     for name in ATTRIBUTES:
         if not hasattr(network, name):
             setattr(network, name, getattr(info, name))
     if info.input_size is not None and not hasattr(network, "input_size"):
-        network.input_size = info.input_size
+        plain.input_size = info.input_size
     return network
 
 
@@ -251,14 +252,15 @@ def stated_info(network: nn.Module) -> ModelInfo:
     info = attached_info(network)
     if info is not None:
         return info
+    plain: Any = network
     return ModelInfo(
         architecture=type(network).__name__,
-        arguments=network.arguments,
-        task=network.task,
-        scale=network.scale,
-        in_channels=network.in_channels,
-        sizes=SizeRequirements(network.size_multiple),
-        input_size=getattr(network, "input_size", None),
+        arguments=plain.arguments,
+        task=plain.task,
+        scale=plain.scale,
+        in_channels=plain.in_channels,
+        sizes=SizeRequirements(plain.size_multiple),
+        input_size=getattr(plain, "input_size", None),
     )
 
 

@@ -117,6 +117,7 @@ def _to_onnx(
         except torch.onnx.OnnxExporterError as error:
             lines = str(error).strip().splitlines() or [""]
             raise UserError(f"{name} has no ONNX form: {lines[-1]}") from error
+    assert program is not None, "torch.onnx.export returns a program where dynamo is set"
     model = program.model_proto
     # The exporter writes opset 18 and later; to 17 there is one step that ONNX refuses.
     if _opset_of(model) > opset == _OPSET_BEFORE_PAD_AXES:
@@ -257,7 +258,9 @@ class _FoldedEDSR(nn.Module):
             for layer in network.modules():
                 if isinstance(layer, nn.Conv2d) and layer.bias is not None:
                     layer.bias /= network.img_range
-            network.conv_last.bias += network.mean.flatten()
+            output_bias = network.conv_last.bias
+            assert output_bias is not None
+            output_bias += network.mean.flatten()
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute `EDSR.forward` without its scaling."""

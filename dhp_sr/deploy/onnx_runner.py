@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from dhp_sr.deploy.model_info import (
     CLASSIFICATION,
@@ -135,7 +136,7 @@ class OnnxRunner(Runner):
 
     def compute(self, images: Images) -> Images:
         """Run the graph."""
-        x = np.ascontiguousarray(images, dtype=self._input.dtype)
+        x: NDArray[Any] = np.ascontiguousarray(images, dtype=self._input.dtype)
         try:
             (result,) = self._session.run(None, {self._input.name: x})
         except Exception as error:

@@ -143,7 +143,7 @@ def _called_names(file: IO[bytes]) -> Iterator[str]:
                     f"expected a pickle of at most {MAX_PICKLE_BYTES} bytes, got a longer one"
                 )
             if operation.name == "GLOBAL":
-                yield argument
+                yield str(argument)
             elif operation.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
                 # Other ways to name a callable. torch.save does not use them, and their names are
                 # not arguments of the operation: refused by the operation's own name.

@@ -133,7 +133,7 @@ def _export_with_runtime_checks(
     try:
         # Without backed_size_oblivious, torch would also insist that no side on the way is 1,
         # since none was in the example.
-        with symbolic_config.patch(backed_size_oblivious=True):
+        with symbolic_config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
             return torch.export.export(
                 network, inputs, prefer_deferred_runtime_asserts_over_guards=True, **options
             )

@@ -105,7 +105,7 @@ class RunnerModule(nn.Module):
             return x.new_empty(len(x), info.out_channels, info.scale * height, info.scale * width)
         if x.is_meta:
             return x.new_empty(len(x), info.out_channels)
-        return self.runner(x)
+        return torch.as_tensor(self.runner(x))
 
 
 def check_restores_images(info: ModelInfo, where: object) -> None:

@@ -40,7 +40,7 @@ def plain_type(network: Network) -> tuple[str, dict[str, Any]]:
 
 
 def check_network_type(type: str) -> str | None:
-    """What is wrong with a `network_g.type`; None if there is such a network.
+    """Message about a `network_g.type` that does not exist, or None.
 
     Names below `Hyper`, of other packages, are looked up when the network is built.
     """
@@ -55,14 +55,16 @@ def example_shape(network: nn.Module) -> tuple[int, int, int, int]:
 
     It is as large as the network is meant for, or 128 x 128.
     """
-    side = getattr(network, "input_size", EXAMPLE_SIDE)
-    return 1, network.in_channels, side, side
+    plain: Any = network
+    side = getattr(plain, "input_size", EXAMPLE_SIDE)
+    return 1, plain.in_channels, side, side
 
 
 def image_shape(network: nn.Module, height: int, width: int) -> list[int]:
     """Return [1, C, H, W] of an image whose sides are rounded up to the network's multiple."""
-    multiple = network.size_multiple
-    return [1, network.in_channels, round_up(height, multiple), round_up(width, multiple)]
+    plain: Any = network
+    multiple = plain.size_multiple
+    return [1, plain.in_channels, round_up(height, multiple), round_up(width, multiple)]
 
 
 def example_input(network: nn.Module) -> Tensor:
