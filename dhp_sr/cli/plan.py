@@ -102,9 +102,7 @@ def plan_run(opt: str | Path, overrides: Sequence[str] = (), *, root: Path) -> d
     if latency_benchmark is not None:
         hyper.use_latency(latency_benchmark)
     budgets = make_budgets(compress)
-    summary = summarize_plan(
-        hyper, network, compress.round_to, compress.min_width, budgets[0].kind
-    )
+    summary = summarize_plan(hyper, network, compress.round_to, compress.min_width, budgets[0].kind)
     targets = [_try_budget(hyper, budget) for budget in budgets]
     return finite({"name": options.name, **summary, "targets": targets})
 
