@@ -1,6 +1,7 @@
 """Hyper network: a network whose weights are generated from a latent vector per channel group."""
 
-from collections.abc import Collection, Iterator, Mapping
+import copy
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +14,11 @@ from dhp_sr.cost.latency_benchmark import LatencyBenchmark
 from dhp_sr.cost.model import Cost, CostModel
 from dhp_sr.hyper.channel_index import ChannelIndex, align_to_axis
 from dhp_sr.hyper.parametrization import Parametrization
+from dhp_sr.surgery.correct import CorrectionReport, correct
 from dhp_sr.surgery.cut import check_cut, cut
 from dhp_sr.utils.cost_kinds import COST_KINDS
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.modules import parameter_names_by_path
+from dhp_sr.utils.modules import load_values, parameter_names_by_path
 
 
 class HyperNet(nn.Module):
@@ -62,6 +64,7 @@ class HyperNet(nn.Module):
         mask = torch.ones(plan.size, dtype=torch.bool, device=example_input.device)
         self.register_buffer("mask", mask)
         self.example_shape = tuple(example_input.shape)
+        self.correction_report: CorrectionReport | None = None
         self._latency_benchmark: LatencyBenchmark | None = None
         self._costs = CostModel(plan)
         self._channel_index = ChannelIndex(plan, example_input.device)
@@ -270,7 +273,7 @@ class HyperNet(nn.Module):
         self.mask.copy_(mask)
         return self._latency_benchmark.ratio(self.cut(check=False), self.network)
 
-    def cut(self, *, check: bool = True) -> nn.Module:
+    def cut(self, *, calibration: Sequence[Tensor] | None = None, check: bool = True) -> nn.Module:
         """Return the pruned network as a plain, smaller module, in eval mode.
 
         It is of the network's class. If the class's forward states channel numbers that no longer
@@ -278,19 +281,46 @@ class HyperNet(nn.Module):
         that were frozen before `convert` are frozen, all others are not.
 
         Args:
+            calibration: Batches of inputs, each (N, C, H, W). With them, the layers behind pruned
+                channels are re-solved by least squares, so that the outputs come close to those of
+                this network without masks; no training (`surgery.correct`). What was done is in
+                `correction_report`.
             check: Compare it with the masked network on a random input of the example's shape.
 
         Raises:
-            CutError: Cut and masked network compute different outputs.
+            CutError: The cut network does not compute what the masked one does.
+            ValueError: `calibration` is empty.
         """
         with torch.no_grad():
-            small = cut(self.network, self.plan, self.mask, self.generate())
+            values = self.generate()
+            if calibration is not None:
+                values, self.correction_report = correct(
+                    self.network,
+                    self.plan,
+                    self.mask,
+                    values,
+                    calibration,
+                    reference=self._generate_unmasked(),
+                )
+            small = cut(self.network, self.plan, self.mask, values)
         if check:
-            check_cut(self, small, self.random_input())
-        # A generated weight is a copy without history; whether it is trained is stated anew.
+            masked: nn.Module = self
+            if calibration is not None:  # the masked network is now one with corrected weights
+                masked = copy.deepcopy(self.network)
+                load_values(masked, values, strict=False)
+            check_cut(masked, small, self.random_input())
         for name, parameter in small.named_parameters():
             parameter.requires_grad_(name not in self._frozen)
         return small
+
+    def _generate_unmasked(self) -> dict[str, Tensor]:
+        """Parameters of the dense network with the present weights and latents."""
+        mask = self.mask.clone()
+        self.mask.fill_(True)
+        try:
+            return self.generate()
+        finally:
+            self.mask.copy_(mask)
 
     def random_input(self) -> Tensor:
         """Return a random input of the example's shape, in [0, 1)."""

@@ -1,0 +1,106 @@
+"""Layers with a weight as regressions: which inputs each output position reads.
+
+A convolution, a transposed convolution and a linear layer are all linear in their weight. For some
+positions of the output, the rows of features here times the flattened weight are the layer's output
+without its bias.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED_CONVOLUTIONS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+LAYERS = (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS, nn.Linear)
+
+
+def is_transposed(layer: nn.Module) -> bool:
+    """Whether the weight of a layer holds input channels first: (in, out, ...)."""
+    return type(layer) in TRANSPOSED_CONVOLUTIONS
+
+
+def num_features(layer: nn.Module, in_channels: int) -> int:
+    """Number of inputs that one output value of a layer reads."""
+    return in_channels * math.prod(getattr(layer, "kernel_size", ()))
+
+
+def choose_positions(count: int, wanted: int, generator: torch.Generator) -> Tensor:
+    """Indices of at most `wanted` of `count` positions, at random without repetition."""
+    if count <= wanted:
+        return torch.arange(count)
+    return torch.randperm(count, generator=generator)[:wanted]
+
+
+def sample_features(
+    layer: nn.Module, sample: Tensor, channels: Tensor, spatial: Sequence[int], positions: Tensor
+) -> Tensor:
+    """Features of one sample at some output positions.
+
+    Args:
+        layer: one of `LAYERS`.
+        sample: the layer's input without the batch axis: (C, H, W) for a convolution in two
+            dimensions, (..., C) for a linear layer.
+        channels: indices of the input channels that count.
+        spatial: shape of the output's positions, () for a linear layer.
+        positions: (rows,) flat indices into them.
+
+    Returns:
+        (rows, len(channels) * kernel size), channels first, as a flattened kernel has them.
+    """
+    if isinstance(layer, nn.Linear):
+        return sample.reshape(-1, sample.shape[-1])[positions][:, channels]
+    windows = _windows(layer, sample[channels], spatial)
+    at = torch.unravel_index(positions, tuple(spatial))
+    # Advanced indices behind the leading slice: (channels, rows, *kernel).
+    return windows[(slice(None), *at)].transpose(0, 1).flatten(1)
+
+
+def sample_outputs(layer: nn.Module, sample: Tensor, channels: Tensor, positions: Tensor) -> Tensor:
+    """Values (rows, len(channels)) of a layer's output, or of one like it, at the same positions."""
+    if isinstance(layer, nn.Linear):
+        return sample.reshape(-1, sample.shape[-1])[positions][:, channels]
+    return sample.flatten(1)[:, positions][channels].T
+
+
+def as_kernel(layer: nn.Module, coefficients_OF: Tensor) -> Tensor:
+    """Reshape coefficients (out, features) like the weight: (out, in, ...), or (in, out, ...)."""
+    kernel_size = tuple(getattr(layer, "kernel_size", ()))
+    out_channels = len(coefficients_OF)
+    kernel = coefficients_OF.reshape(out_channels, -1, *kernel_size)
+    if not is_transposed(layer):
+        return kernel
+    spatial_axes = tuple(range(2, kernel.dim()))
+    return kernel.flip(dims=spatial_axes).transpose(0, 1)
+
+
+def _windows(layer: nn.Module, sample: Tensor, spatial: Sequence[int]) -> Tensor:
+    """View (channels, *positions, *kernel) of what a convolution reads; only the padding is copied."""
+    if is_transposed(layer):
+        padded, stride = _zero_stuffed(layer, sample), (1,) * len(spatial)
+    else:
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        padding = layer._reversed_padding_repeated_twice
+        padded, stride = F.pad(sample[None], padding, mode=mode)[0], layer.stride
+    padded = padded.contiguous()
+    channel_step, *steps = padded.stride()
+    between = [step * jump for step, jump in zip(steps, stride, strict=True)]
+    within = [step * gap for step, gap in zip(steps, layer.dilation, strict=True)]
+    shape = (len(padded), *spatial, *layer.kernel_size)
+    return padded.as_strided(shape, (channel_step, *between, *within))
+
+
+def _zero_stuffed(layer: nn.Module, sample: Tensor) -> Tensor:
+    """Input of the plain convolution, with the kernel flipped, that equals a transposed one."""
+    sizes = sample.shape[1:]
+    stuffed = [(size - 1) * step + 1 for size, step in zip(sizes, layer.stride, strict=True)]
+    spread = sample.new_zeros(len(sample), *stuffed)
+    every = tuple(slice(None, None, step) for step in layer.stride)
+    spread[(slice(None), *every)] = sample
+    padding: list[int] = []
+    for axis in reversed(range(len(sizes))):  # F.pad begins with the last axis
+        reach = layer.dilation[axis] * (layer.kernel_size[axis] - 1) - layer.padding[axis]
+        padding += [reach, reach + layer.output_padding[axis]]
+    return F.pad(spread, padding)

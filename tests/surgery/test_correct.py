@@ -1,0 +1,235 @@
+"""Least-squares correction: normal equations, layers as regressions, and what the whole pass promises."""
+
+import copy
+
+import pytest
+import torch
+from networks import CASES, example, network
+from torch import nn
+
+from dhp_sr.hyper import convert
+from dhp_sr.surgery.correct import correct
+from dhp_sr.surgery.layer_samples import as_kernel, is_transposed, num_features, sample_features
+from dhp_sr.surgery.least_squares import NormalEquations, solve_with_held_out_ridge
+
+
+def masks_with_share(hyper, share):
+    masks = {}
+    for group in hyper.plan.prunable:
+        mask = torch.zeros(group.width, dtype=torch.bool)
+        mask[torch.randperm(group.width)[: max(1, round(share * group.width))]] = True
+        masks[group.name] = mask
+    return masks
+
+
+def regression(rows=200, features=6, outputs=3):
+    x = torch.randn(rows, features, dtype=torch.double)
+    y = x @ torch.randn(features, outputs, dtype=torch.double)
+    y += 0.3 + 0.1 * torch.randn(rows, outputs, dtype=torch.double)
+    equations = NormalEquations(features, outputs)
+    for chunk, targets in zip(x.split(37), y.split(37), strict=True):
+        equations.add(chunk, targets, targets)
+    return x, y, equations
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+def test_normal_equations_solve_as_lstsq_does(intercept):
+    x, y, equations = regression()
+    coefficients, intercepts = equations.solve(1e-14, intercept)
+    design = torch.cat((x, torch.ones(len(x), 1)), dim=1) if intercept else x
+    expected = torch.linalg.lstsq(design, y).solution
+    torch.testing.assert_close(coefficients.T, expected[: x.shape[1]], rtol=1e-8, atol=1e-8)
+    if intercept:
+        torch.testing.assert_close(intercepts, expected[-1], rtol=1e-8, atol=1e-8)
+
+
+def test_the_error_in_closed_form_is_that_of_the_rows():
+    x, y, equations = regression()
+    coefficients = torch.randn(3, 6, dtype=torch.double)
+    intercepts = torch.randn(3, dtype=torch.double)
+    direct = (y - x @ coefficients.T - intercepts).square().sum()
+    assert equations.error(coefficients, intercepts) == pytest.approx(float(direct), rel=1e-10)
+
+
+def test_ridge_solution_without_penalty_on_the_intercept():
+    _, y, equations = regression()
+    coefficients, intercepts = equations.solve(1e6, intercept=True)
+    assert coefficients.abs().max() < 1e-4
+    torch.testing.assert_close(intercepts, y.mean(0), rtol=1e-3, atol=1e-3)
+
+
+def test_noise_is_not_fitted():
+    """Residuals that have nothing to do with the features leave the layer as it is, or nearly so."""
+    generator = torch.Generator().manual_seed(1)
+    halves = []
+    for _ in range(2):
+        x = torch.randn(40, 30, dtype=torch.double, generator=generator)
+        noise = torch.randn(40, 1, dtype=torch.double, generator=generator)
+        equations = NormalEquations(30, 1)
+        equations.add(x, noise, noise)
+        halves.append(equations)
+    solution = solve_with_held_out_ridge(*halves, intercept=False)
+    free, _ = halves[0].solve(1e-12, intercept=False)
+    if solution is not None:
+        assert solution.coefficients.norm() < 0.7 * free.norm()
+
+
+LAYERS = {
+    "3x3": lambda: nn.Conv2d(4, 5, 3, padding=1),
+    "strided": lambda: nn.Conv2d(4, 5, 3, stride=2),
+    "dilated": lambda: nn.Conv2d(4, 5, 3, padding=2, dilation=2),
+    "reflected": lambda: nn.Conv2d(4, 5, 3, padding=1, padding_mode="reflect"),
+    "same": lambda: nn.Conv2d(4, 5, (3, 5), padding="same"),
+    "no bias": lambda: nn.Conv2d(4, 5, 1, bias=False),
+    "one dimension": lambda: nn.Conv1d(4, 5, 3, padding=1),
+    "three dimensions": lambda: nn.Conv3d(4, 5, (1, 3, 3), padding=(0, 1, 1)),
+    "transposed": lambda: nn.ConvTranspose2d(4, 5, 3, stride=2, padding=1, output_padding=1),
+    "transposed, dilated": lambda: nn.ConvTranspose2d(4, 5, 3, stride=3, dilation=2),
+    "linear": lambda: nn.Linear(4, 5),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_features_times_kernel_are_the_layers_output(name):
+    layer = LAYERS[name]().double()
+    dims = {nn.Conv1d: 1, nn.Conv3d: 3, nn.Linear: 0}.get(type(layer), 2)
+    shape = (2, 7, 4) if dims == 0 else (2, 4, *[6, 7, 8][:dims])
+    x = torch.randn(shape, dtype=torch.double)
+    output = layer(x)
+    spatial = output.shape[2:] if dims else ()
+    channels, positions = torch.arange(4), torch.arange(output[0].numel() // 5)
+    features = sample_features(layer, x[1], channels, spatial, positions)
+    assert features.shape == (len(positions), num_features(layer, 4))
+    # as_kernel maps coefficients to the weight; solve for them by asking for the weight itself
+    flat = torch.eye(features.shape[1], dtype=torch.double)
+    basis = torch.stack([as_kernel(layer, row[None]) for row in flat])
+    weight = layer.weight if not is_transposed(layer) else layer.weight.transpose(0, 1)
+    basis = basis.transpose(1, 2) if is_transposed(layer) else basis
+    coefficients = torch.stack([(basis[:, 0] * kernel).flatten(1).sum(1) for kernel in weight])
+    expected = output[1].flatten(1).T if dims else output[1].reshape(-1, 5)
+    bias = 0 if layer.bias is None else layer.bias
+    torch.testing.assert_close(features @ coefficients.T + bias, expected)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_network_that_lost_nothing_stays_as_it_is(case):
+    plain = network(case).eval()
+    x = example(plain, batch=2)
+    hyper = convert(plain, x).eval()
+    small = hyper.cut(calibration=[x])
+    for name, value in small.state_dict().items():
+        assert torch.equal(value, plain.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_corrected_networks_are_cut_exactly_and_no_layer_gets_worse(case):
+    plain = network(case).eval()
+    x = torch.cat([example(plain, batch=2) for _ in range(3)])
+    hyper = convert(plain, x[:1]).eval()
+    hyper.set_masks(masks_with_share(hyper, 0.5))
+    small = hyper.cut(calibration=[x[:3], x[3:]])  # compares itself with the masked network
+    before = hyper.cut()
+    assert [p.shape for p in small.parameters()] == [p.shape for p in before.parameters()]
+    report = hyper.correction_report
+    assert any(layer.ridge > 0 for layer in report.layers)
+    assert all(layer.error_after <= layer.error_before for layer in report.layers)
+
+
+class Redundant(nn.Module):
+    """Every channel of the first layer is there twice, in sum with a stream, behind a shuffle, ..."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(2, 8, 3, padding=1)
+        self.second = nn.Conv2d(8, 12, 3, padding=1)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.up = nn.ConvTranspose2d(12, 3, 4, stride=2, padding=1)
+        with torch.no_grad():
+            self.first.weight[4:] = self.first.weight[:4]
+            self.first.bias[4:] = self.first.bias[:4]
+            self.depthwise.weight[4:] = self.depthwise.weight[:4]
+            self.depthwise.bias[4:] = self.depthwise.bias[:4]
+
+    def forward(self, x):
+        x = torch.relu(self.first(x))
+        x = torch.relu(self.depthwise(x))
+        return self.up(torch.tanh(self.second(x)))
+
+
+def test_channels_that_others_repeat_are_made_up_for_exactly():
+    plain = Redundant().double().eval()
+    x = torch.randn(8, 2, 12, 12, dtype=torch.double)
+    hyper = convert(plain, x[:1]).eval()
+    mask = torch.tensor([True] * 4 + [False] * 4)
+    hyper.set_masks({"first": mask})
+    unseen = torch.randn(1, 2, 16, 10, dtype=torch.double)
+    scale = plain(unseen).abs().max()
+    assert (hyper.cut()(unseen) - plain(unseen)).abs().max() > 0.01 * scale
+    small = hyper.cut(calibration=[x])
+    assert (small(unseen) - plain(unseen)).abs().max() < 1e-4 * scale
+
+
+class Stream(nn.Module):
+    """A stream that loses what a later branch could give back; the shortcut is computed last."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Conv2d(2, 6, 1)
+        self.inner = nn.Conv2d(6, 8, 1)
+        self.outer = nn.Conv2d(8, 6, 1)
+        self.norm = nn.BatchNorm2d(6)
+        self.shortcut = nn.Identity()
+        self.tail = nn.Conv2d(6, 2, 1)
+
+    def forward(self, x):
+        x = self.head(x)
+        branch = self.norm(self.outer(torch.relu(self.inner(x))))
+        return self.tail(branch * 0.5 + self.shortcut(x))
+
+
+def test_a_branch_makes_up_for_the_error_of_its_stream():
+    plain = Stream().double().eval()
+    x = torch.randn(8, 2, 10, 10, dtype=torch.double)
+    hyper = convert(plain, x[:1]).eval()
+    hyper.set_masks({"inner": torch.tensor([True] * 3 + [False] * 5)})
+    values = hyper.generate()
+    with torch.no_grad():
+        values["head.bias"] += 0.2  # an error of the stream itself, before the branch
+    fixed, _ = correct(plain, hyper.plan, hyper.mask, values, [x])
+    sums = []
+    for chosen in (dict(plain.named_parameters()), values, fixed):
+        copied = copy.deepcopy(plain)
+        copied.load_state_dict({**copied.state_dict(), **chosen})
+        seen = []
+        copied.tail.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
+        copied(x)
+        sums.append(seen[0])
+    dense, broken, mended = sums
+    assert (mended - dense).square().mean() < 0.3 * (broken - dense).square().mean()
+
+
+def test_layers_that_cannot_be_corrected_are_listed():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head, self.body, self.tail = (
+                nn.Conv2d(1, 8, 3),
+                nn.Conv2d(8, 8, 1),
+                nn.Conv2d(8, 1, 1),
+            )
+
+        def forward(self, x):
+            return self.tail(self.body(torch.relu(self.body(self.head(x)))))
+
+    plain, x = Shared().double().eval(), torch.randn(4, 1, 8, 8, dtype=torch.double)
+    hyper = convert(plain, x[:1]).eval()
+    hyper.set_masks(masks_with_share(hyper, 0.5))
+    hyper.cut(calibration=[x])
+    assert list(hyper.correction_report.skipped) == ["body"]
+
+
+def test_no_calibration_images():
+    plain = network("edsr_x2")
+    hyper = convert(plain, example(plain))
+    with pytest.raises(ValueError, match="calibration"):
+        hyper.cut(calibration=[])
