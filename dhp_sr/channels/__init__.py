@@ -1,1 +1,4 @@
-"""Groups of coupled channels and the plan of what can be pruned."""
+"""Channels: which of them are coupled and must be pruned together, frozen in a `ChannelPlan`.
+
+Start reading with `plan` (the result), then `build_plan.make_plan`, and `analysis` (operator by operator).
+"""

@@ -1,44 +1,41 @@
-"""The frozen plan: groups of channels that live and die together, and which axis of which tensor each owns."""
+"""The frozen channel plan: dependency groups, and the axis of each tensor that they own."""
 
-import contextlib
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dhp_sr.channels.analysis import analyze_channels
-from dhp_sr.channels.multiplicity import channels_per_element
-from dhp_sr.graph.capture import ArgPath, TraceError, trace
-from dhp_sr.operators.analysis_context import AnalysisContext, ChannelRange
+from dhp_sr.graph.capture import ArgPath
 
 
 @dataclass(frozen=True)
 class Group:
-    """Channels with a common fate: the i-th of every member is kept or cut together."""
+    """A dependency group: its i-th element stands for coupled channels, which are kept or pruned together."""
 
     name: str
-    """The layer that first produces the channels."""
+    """The layer that first creates the channels."""
     width: int
-    """How many there are."""
+    """Number of elements."""
     prunable: bool
     reason: str
-    """Why it is pinned; empty for a prunable group."""
+    """Why the group is pinned (non-prunable); empty for a prunable group."""
     members: tuple[str, ...]
-    """All layers that produce channels of the group."""
+    """All layers that create channels of the group."""
     start: int
     """Offset in the flat vector of all prunable channels; -1 for a pinned group."""
     nonlinearity_fraction: float
-    """Activations that act on the channels, for each layer that produces them, at most 1; 0 for channels that are only
-    carried on, such as those of EDSR's stream."""
+    """Activations per layer that creates the channels, at most 1; 0 for channels that no activation follows, such as
+    the residual channels of EDSR."""
     channels_per_element: tuple[int, ...] = (1,)
-    """How many channels each of them stands for in the layers that have them, see `channels_per_element`; all different numbers."""
+    """Numbers of layer channels that one element controls, ascending: (1, r**2) for the channels of a PixelShuffle,
+    which are r**2 before it and one behind it."""
 
     @property
     def span(self) -> slice:
-        """The group's part of the flat vector."""
+        """The group's slice of the flat vector of all prunable channels."""
         return slice(self.start, self.start + self.width)
 
 
@@ -50,18 +47,21 @@ class Axis:
     """Name as in the state dict."""
     dim: int
     index: Tensor
-    """For each entry, its channel in the flat vector, or the vector's length where it is pinned."""
+    """(length,) for each entry its channel in the flat vector, or the vector's length where it is pinned."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A weight that multiplies."""
+    """A layer with a weight whose multiply-adds are counted."""
 
     weight: str
+    """Name of the weight, as in the state dict."""
     kind: str
+    """conv, transposed conv or linear."""
     positions: int
-    """How often each entry is multiplied, for one sample of the example's size."""
+    """Number of multiplications of each entry of the weight, for one sample of the example's size."""
     shape: tuple[int, ...]
+    """Shape of the weight."""
     out_dim: int
     """Axis of the weight that holds the output channels."""
     output_elements: int
@@ -75,25 +75,29 @@ class Layer:
 
 @dataclass(frozen=True)
 class SizePatch:
-    """An argument in the forward that states a number of channels, or a list of such numbers."""
+    """An argument in the forward that is a number of channels, or a list of such numbers."""
 
     node: str
     """Name of the node in the trace."""
     path: ArgPath
-    """Where among the node's arguments."""
+    """Path to the argument among those of the node."""
     counted: tuple[Tensor, ...]
-    """For each number, the channels counted, as places in the flat vector; its length stands for pinned channels."""
+    """For each number, indices of the counted channels in the flat vector; its length stands for pinned channels."""
     is_list: bool
 
     def kept_size(self, padded: Tensor) -> int | list[int]:
-        """Return the number for masks in the flat vector, one entry True behind them."""
-        counted = [int(padded[index].sum()) for index in self.counted]
-        return counted if self.is_list else counted[0]
+        """Return the number, or numbers, to write for a mask.
+
+        Args:
+            padded: (plan.size + 1,) True for kept channels, with True in the last place for pinned ones.
+        """
+        sizes = [int(padded[index].sum()) for index in self.counted]
+        return sizes if self.is_list else sizes[0]
 
 
 @dataclass(frozen=True)
 class ChannelPlan:
-    """Everything that conversion, budget and cut need to know of a network."""
+    """Everything that conversion, allocation and cut need to know of a network."""
 
     groups: tuple[Group, ...]
     axes: tuple[Axis, ...]
@@ -101,13 +105,13 @@ class ChannelPlan:
     parameters: dict[str, tuple[int, ...]]
     """Shape of every parameter."""
     constants: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    """Shape of every buffer that is a layer's weight, such as the kernel of a blur."""
+    """Shape of every buffer that is the weight of a layer, such as the kernel of a blur."""
     size_patches: tuple[SizePatch, ...] = ()
-    """What the forward states in numbers of prunable channels."""
+    """Numbers of prunable channels that are written in the forward."""
     example_shape: tuple[int, ...] = ()
     """Shape of the example input."""
     training_time_form: bool = False
-    """Whether the plan follows what the forward does in training mode."""
+    """Whether the forward in training mode was traced: the multi-branch form of a re-parameterizable network."""
 
     @cached_property
     def weights(self) -> dict[str, tuple[int, ...]]:
@@ -148,173 +152,3 @@ class ChannelPlan:
         if not self.prunable:
             return torch.zeros(0)
         return torch.cat([vectors[group.name] for group in self.prunable])
-
-
-def make_plan(
-    network: nn.Module,
-    example_input: Tensor,
-    exclude: Sequence[str] = (),
-    *,
-    prune_residual: bool = True,
-) -> ChannelPlan:
-    """Plan how a network can be pruned.
-
-    A forward that cannot be followed in evaluation mode, or leaves nothing to prune there because it first computes its
-    weights from others, is followed in training mode.
-
-    Args:
-        network: any traceable network; it is left as it was.
-        example_input: one input batch; MACs are counted at its size.
-        exclude: names or patterns (`body.*`) of layers whose output channels must stay.
-        prune_residual: whether channels coupled by residual additions may be pruned.
-
-    Raises:
-        TraceError: the network cannot be traced or run.
-        UserError: a pattern names no layer.
-    """
-    exclude = [exclude] if isinstance(exclude, str) else exclude
-    try:
-        plan, refused = _plan(network, example_input, exclude, prune_residual, False), None
-    except TraceError as error:
-        plan, refused = None, error
-    if plan is None or not plan.prunable:
-        with contextlib.suppress(TraceError):
-            other = _plan(network, example_input, exclude, prune_residual, True)
-            plan = other if plan is None or other.prunable else plan
-    if plan is None:
-        raise refused
-    return plan
-
-
-def _plan(
-    network: nn.Module,
-    example_input: Tensor,
-    exclude: Sequence[str],
-    prune_residual: bool,
-    training: bool,
-) -> ChannelPlan:
-    analysis = analyze_channels(
-        network, trace(network, example_input, training), exclude, prune_residual=prune_residual
-    )
-    groups, channel_of = _group(analysis)
-    size = sum(group.width for group in groups if group.prunable)
-    places = torch.full((len(analysis.union_find.producer),), size)
-    places[list(channel_of)] = torch.tensor([*channel_of.values()], dtype=torch.long)
-    places = places[analysis.union_find.roots()]
-    axes = tuple(Axis(tensor, dim, places[ids]) for (tensor, dim), ids in analysis.axes.items())
-    groups = _with_units(groups, axes, analysis, size)
-    shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
-    constants = {
-        name: tuple(analysis.buffers[name].shape)
-        for name in analysis.positions
-        if name in analysis.buffers
-    }
-    multiplied = {**shapes, **constants}
-    layers = tuple(
-        Layer(
-            name,
-            analysis.kinds[name],
-            count,
-            multiplied[name],
-            analysis.out_dims[name],
-            analysis.output_elements[name],
-        )
-        for name, count in analysis.positions.items()
-    )
-    found = _numbers(analysis, places, size)
-    return ChannelPlan(
-        groups, axes, layers, shapes, constants, found, tuple(example_input.shape), training
-    )
-
-
-def _with_units(
-    groups: Sequence[Group], axes: Sequence[Axis], analysis: AnalysisContext, size: int
-) -> tuple[Group, ...]:
-    spans = [group.span for group in groups if group.prunable]
-    held = [(axis.index, analysis.weight_groups.get((axis.tensor, axis.dim), 1)) for axis in axes]
-    found = iter(channels_per_element(spans, held, size))
-    return tuple(
-        replace(group, channels_per_element=next(found)) if group.prunable else group
-        for group in groups
-    )
-
-
-def _numbers(analysis: AnalysisContext, places: Tensor, size: int) -> tuple[SizePatch, ...]:
-    """Return the numbers of channels in nodes that have, or read, a prunable one."""
-    found, nodes = [], set()
-    for hardcoded in analysis.hardcoded_sizes:
-        is_list = isinstance(hardcoded.counts, list)
-        counts = [
-            _counted(one, places, size)
-            for one in (hardcoded.counts if is_list else [hardcoded.counts])
-        ]
-        found.append(SizePatch(hardcoded.node, hardcoded.path, tuple(counts), is_list))
-        read = [] if hardcoded.read_from is None else [places[hardcoded.read_from]]
-        if any(bool((index < size).any()) for index in [*counts, *read]):
-            nodes.add(hardcoded.node)
-    return tuple(number for number in found if number.node in nodes)
-
-
-def _counted(count: ChannelRange, places: Tensor, size: int) -> Tensor:
-    """Return the entries counted; those of an axis that does not lose any are given as pinned."""
-    entries = places[count.ids].movedim(count.dim, 0).flatten(1)[:, 0]
-    if len(entries) != count.size or bool((entries == entries[0]).all()):
-        entries = torch.full((count.size,), size)
-    return entries[slice(*count.bounds)]
-
-
-def _group(analysis: AnalysisContext) -> tuple[tuple[Group, ...], dict[int, int]]:
-    """Gather classes with the same producers, in the same parts, into groups; returns them and each class's place."""
-    reasons, boundaries, activations = (
-        analysis.union_find.pin_reasons(),
-        analysis.union_find.split_boundaries(),
-        analysis.union_find.activations(),
-    )
-    members: dict[int, dict[str, None]] = {}
-    for channel_id, root in enumerate(analysis.union_find.roots().tolist()):
-        members.setdefault(root, {})[analysis.union_find.producer[channel_id]] = None
-    bundles: dict[tuple, list[int]] = {}
-    for root, producers in members.items():
-        bundles.setdefault(
-            (tuple(producers), boundaries.get(root, ()), root in reasons), []
-        ).append(root)
-    groups, channel_of, offset, names = [], {}, 0, {}
-    multiplying = {weight.rpartition(".")[0] for weight in analysis.kinds}
-    for (producers, _, is_pinned), roots in bundles.items():
-        reason = (
-            reasons[roots[0]]
-            if is_pinned
-            else ""
-            if len(roots) > 1
-            else _reason_to_stay(analysis, roots[0])
-        )
-        start = -1 if reason else offset
-        layers = max(1, sum(name in multiplying for name in producers))
-        activated = sum(min(1.0, activations[root] / layers) for root in roots) / len(roots)
-        groups.append(
-            Group(
-                _unique(producers[0], names),
-                len(roots),
-                not reason,
-                reason,
-                producers,
-                start,
-                activated,
-            )
-        )
-        if not reason:
-            channel_of.update({root: offset + place for place, root in enumerate(roots)})
-            offset += len(roots)
-    return tuple(groups), channel_of
-
-
-def _reason_to_stay(analysis: AnalysisContext, root: int) -> str:
-    """Return why a group with one latent is kept: it is one channel, or several that the forward never parts."""
-    ids = (analysis.union_find.roots() == root).nonzero().flatten().tolist()
-    several = len({analysis.union_find.producer[channel_id] for channel_id in ids}) < len(ids)
-    return "all its channels are tied to one another" if several else "a single channel"
-
-
-def _unique(name: str, taken: dict[str, int]) -> str:
-    taken[name] = taken.get(name, 0) + 1
-    return name if taken[name] == 1 else f"{name}#{taken[name]}"

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dhp_sr.operators.registry import weighted_layer_types
 from dhp_sr.operators.resize import resize
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_json
@@ -34,15 +35,6 @@ ROUNDS = (3, 25)
 """Least and most passes of a point; between them, as many as fit into GRID_SECONDS."""
 GRID_SECONDS = 2.0
 FORMAT = "dhp_sr.latency.1"
-LAYERS = (
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-    nn.Linear,
-)
 
 
 @dataclass(frozen=True)
@@ -158,7 +150,7 @@ def record_calls(network: nn.Module, example_input: Tensor) -> tuple[LayerCall, 
     """Run a network and note every call of a layer that multiplies and can be built at other widths."""
     names, calls, handles = canonical_names(network), [], []
     for path, module in network.named_modules():
-        if isinstance(module, LAYERS) and _holds_its_weights(module):
+        if isinstance(module, weighted_layer_types()) and _holds_its_weights(module):
             weight = names[f"{path}.weight" if path else "weight"]
 
             def note(

@@ -16,7 +16,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from dhp_sr.archs import ARCHS
-from dhp_sr.channels.plan import SizePatch, make_plan
+from dhp_sr.channels.build_plan import make_plan
+from dhp_sr.channels.plan import SizePatch
 from dhp_sr.deploy.manifest import (
     MAX_SIDE,
     check_layer_counts,

@@ -1,1 +1,4 @@
-"""A network as a graph of operators with known shapes."""
+"""Graph capture: from a network and an example to a torch.fx graph whose every value has a known shape.
+
+Start reading with `capture.trace`; `tracer` follows the forward, `shape_inference` runs it without arithmetic.
+"""

@@ -1,4 +1,4 @@
-"""From a network and one example input to a graph whose every value has a known shape."""
+"""Graph capture: trace a network and record every value's shape for an example."""
 
 import copy
 import inspect
@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
-from dhp_sr.graph.shape_inference import to_meta
+from dhp_sr.graph.shape_inference import ValueRecorder, to_meta
 from dhp_sr.graph.tracer import Tracer
 from dhp_sr.utils.errors import UserError
 
 ArgPath = tuple[Any, ...]
-"""Where in a node's arguments: ("args", 1, 0), ("kwargs", "dim"), ("args", 1, 1, "stop"), ..."""
+"""Path to one of a node's arguments: ("args", 1, 0), ("kwargs", "dim"), ("args", 1, 1, "stop"), ..."""
 
 
 class TraceError(UserError):
-    """The network's forward cannot be followed; the message names the place and what to do."""
+    """The network's forward cannot be traced; the message names the line and what to do."""
 
 
 class TracedNetwork(NamedTuple):
@@ -29,21 +29,9 @@ class TracedNetwork(NamedTuple):
     graph_module: fx.GraphModule
     """The network as a graph; module and parameter names are those of the original."""
     values: dict[fx.Node, Any]
-    """What each node returned for the example, batch size 1; tensors on the meta device where possible."""
+    """Value of each node for the example, batch size 1; tensors on the meta device where possible."""
     guards: tuple[fx.Node, ...]
     """Numbers on which a branch, a loop or an assertion depended."""
-
-
-class _Recorder(fx.Interpreter):
-    """Runs a graph and keeps what every node returned."""
-
-    def __init__(self, graph_module: fx.GraphModule) -> None:
-        super().__init__(graph_module, garbage_collect_values=False)
-        self.values: dict[fx.Node, Any] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        self.values[n] = result = super().run_node(n)
-        return result
 
 
 def trace(network: nn.Module, example_input: Tensor, training: bool = False) -> TracedNetwork:
@@ -54,35 +42,34 @@ def trace(network: nn.Module, example_input: Tensor, training: bool = False) -> 
     Args:
         network: any module that torch.fx can follow; it is left as it was.
         example_input: (N, C, H, W) or whatever the network takes; only its first sample is used.
-        training: follow what the forward does in training mode.
+        training: trace the forward in training mode.
 
     Raises:
         TraceError: the network has weights without shapes, cannot be copied, takes several inputs, depends on values of
             tensors, or does not accept the example.
     """
     _check_shapes(network)
-    example, root, absent = (
-        example_input[:1],
-        _copied(network).train(training),
-        _absent_inputs(network),
-    )
+    absent = _absent_inputs(network)
+    example = example_input[:1]
+    root = _copied(network).train(training)
     try:
-        graph_module, decided = _symbolic(root, network, example, absent)
-    except Exception as error:
-        raise TraceError(_untraceable(network, error)) from error
-    return TracedNetwork(graph_module, record_values(graph_module, example), decided)
+        graph_module, guards = _traced(root, network, example, absent)
+    except Exception as error:  # whatever a forward raises when it is given proxies
+        raise TraceError(
+            f"{type(network).__name__} cannot be traced: {error}; at {_line_of(network, error)}. "
+            f"{_advice(error)}"
+        ) from error
+    return TracedNetwork(graph_module, record_values(graph_module, example), guards)
 
 
 def _check_shapes(network: nn.Module) -> None:
-    lazy = [
-        name
-        for name, tensor in [*network.named_parameters(), *network.named_buffers()]
-        if is_lazy(tensor)
-    ]
+    tensors = [*network.named_parameters(), *network.named_buffers()]
+    lazy = [name for name, tensor in tensors if is_lazy(tensor)]
     if lazy:
         raise TraceError(
-            f"{type(network).__name__}: expected weights that have their shapes, found {', '.join(lazy[:3])} without "
-            "(of a lazy layer, which takes them from its first input); run the network once on an example before"
+            f"{type(network).__name__}: expected weights that have their shapes, found "
+            f"{', '.join(lazy[:3])} without (of a lazy layer, which takes them from its first "
+            "input); run the network once on an example before"
         )
 
 
@@ -91,101 +78,105 @@ def _copied(network: nn.Module) -> nn.Module:
         return copy.deepcopy(network)
     except Exception as error:  # whatever a module's own way of copying raises
         raise TraceError(
-            f"{type(network).__name__} cannot be copied: {str(error).partition('.')[0]}. Layers that hold computed "
-            "weights must be made plain first (torch.nn.utils.remove_weight_norm, torch.nn.utils.prune.remove)"
+            f"{type(network).__name__} cannot be copied: {str(error).partition('.')[0]}. Layers "
+            "that hold computed weights must be made plain first (torch.nn.utils."
+            "remove_weight_norm, torch.nn.utils.prune.remove)"
         ) from error
 
 
 def _absent_inputs(network: nn.Module) -> dict[str, None]:
-    """Return the further inputs that are None where they are not given, as here.
+    """Return the further inputs, which are None where they are not given.
 
     Raises:
-        TraceError: the first input has no name of its own (`*inputs`), or one besides it must be given.
+        TraceError: the first input has no name (`*inputs`), or a further one has no default.
     """
     signature = inspect.signature(network.forward)
-    if (
-        next((one.kind for one in signature.parameters.values()), None)
-        is inspect.Parameter.VAR_POSITIONAL
-    ):
+    parameters = list(signature.parameters.values())
+    mistake = f"{type(network).__name__}: expected a forward with one input, found {signature}"
+    if parameters and parameters[0].kind is inspect.Parameter.VAR_POSITIONAL:
         raise TraceError(
-            f"{type(network).__name__}: expected a forward with one input, found {signature}; "
-            "give the image a name of its own, as in forward(self, x); of a wrapper (DataParallel, torch.compile) give "
-            "the network inside"
+            f"{mistake}; give the image a name, as in forward(self, x); of a wrapper "
+            "(DataParallel, torch.compile) give the network inside"
         )
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    further = [one for one in list(signature.parameters.values())[1:] if one.kind in named]
-    needed = [one.name for one in further if one.default is inspect.Parameter.empty]
+    further = [parameter for parameter in parameters[1:] if parameter.kind in named]
+    needed = [item.name for item in further if item.default is inspect.Parameter.empty]
     if needed:
         raise TraceError(
-            f"{type(network).__name__}: expected a forward with one input, found {signature}; "
-            f"give {', '.join(needed)} a default, or wrap the network in a module with one input"
+            f"{mistake}; give {', '.join(needed)} a default, or wrap the network in a module with "
+            "one input"
         )
-    return {one.name: None for one in further if one.default is None}
+    return {item.name: None for item in further if item.default is None}
 
 
-def _symbolic(
+def _traced(
     root: nn.Module, network: nn.Module, example: Tensor, absent: dict[str, None]
 ) -> tuple[fx.GraphModule, tuple[fx.Node, ...]]:
-    """Follow `root`; a second copy carries the graph, since a forward may leave its traces in the first."""
     tracer = Tracer(root, example)
     graph = tracer.trace(root, absent or None)
+    # A forward may leave values in the module that it is traced on (`self.mean = ...`): the graph is put on a second,
+    # untouched copy, with the constants that the tracer found.
     holder = copy.deepcopy(network).eval()
     for name, constant in root.__dict__.items():
         if name.startswith("_tensor_constant"):
             setattr(holder, name, constant)
     graph_module = fx.GraphModule(holder, graph)
-    names = {node.name: node for node in graph_module.graph.nodes}
-    return graph_module, tuple(names[node.name] for node in tracer.guards)
+    nodes = {node.name: node for node in graph_module.graph.nodes}
+    return graph_module, tuple(nodes[node.name] for node in tracer.guards)
 
 
 def record_values(graph_module: fx.GraphModule, example: Tensor) -> dict[fx.Node, Any]:
-    """Return what every node of a graph returns for an example.
+    """Return the value of every node of a graph for an example, tensors on the meta device where possible.
 
     Raises:
-        TraceError: the network does not accept it.
+        TraceError: the network does not accept the example.
     """
     with torch.no_grad():
         try:
-            recorder = _Recorder(to_meta(copy.deepcopy(graph_module)))
+            recorder = ValueRecorder(to_meta(copy.deepcopy(graph_module)))
             recorder.run(example.to("meta"))
-        except (
-            Exception
-        ):  # an operator without a shape rule, or a constant that stayed on its device
-            recorder = _Recorder(graph_module)
-            _run(recorder, example)
+        except Exception:
+            # An operator without a shape rule, or a constant that stayed on its device: run it with values.
+            recorder = ValueRecorder(graph_module)
+            try:
+                recorder.run(example)
+            except Exception as error:
+                shape = tuple(example.shape)
+                raise TraceError(
+                    f"the network does not run on an example of shape {shape}: {error}"
+                ) from error
     nodes = {node.name: node for node in graph_module.graph.nodes}
     return {nodes[node.name]: value for node, value in recorder.values.items()}
 
 
-def _run(recorder: _Recorder, example: Tensor) -> None:
-    try:
-        recorder.run(example)
-    except Exception as error:
-        shape = tuple(example.shape)
-        raise TraceError(
-            f"the network does not run on an example of shape {shape}: {error}"
-        ) from error
-
-
-def _untraceable(network: nn.Module, error: Exception) -> str:
-    return f"{type(network).__name__} cannot be traced: {error}; at {_place(network, error)}. {_advice(error)}"
-
-
-def _place(network: nn.Module, error: Exception) -> str:
+def _line_of(network: nn.Module, error: Exception) -> str:
     """Return the innermost line of the packages, or the script, that the network's modules are from."""
-    own = {type(module).__module__.partition(".")[0] for module in network.modules()} - {"torch"}
-    tracing, place = __name__.rpartition(".")[0], "its forward"
+    packages = {type(module).__module__.partition(".")[0] for module in network.modules()}
+    packages.discard("torch")
+    tracing = __name__.rpartition(".")[0]
+    line = "its forward"
     for frame, number in traceback.walk_tb(error.__traceback__):
-        name, path = frame.f_globals.get("__name__", ""), frame.f_code.co_filename
-        if name.partition(".")[0] in own and not name.startswith(tracing):
-            place = f"{path}:{number} ({linecache.getline(path, number).strip()})"
-    return place
+        module = frame.f_globals.get("__name__", "")
+        path = frame.f_code.co_filename
+        if module.partition(".")[0] in packages and not module.startswith(tracing):
+            line = f"{path}:{number} ({linecache.getline(path, number).strip()})"
+    return line
 
 
 def _advice(error: Exception) -> str:
+    # torch takes separate sizes only as plain numbers, not as proxies.
     maker = re.match(r"(zeros|ones|empty|rand|randn)\(\) takes 1 positional argument", str(error))
-    if maker:  # torch takes separate sizes only as plain numbers
-        return f"Sizes taken from a tensor must be one tuple: write torch.{maker[1]}((n, c, h, w)), or {maker[1]}_like"
+    if maker:
+        return (
+            "Sizes taken from a tensor must be one tuple: write "
+            f"torch.{maker[1]}((n, c, h, w)), or {maker[1]}_like"
+        )
     if "not installed as a submodule" in str(error):
-        return "Layers are made in __init__ and kept as attributes or in a ModuleList, not made in forward or in a list"
-    return "Shapes and branches must not depend on the values of tensors: write the place with tensor operations"
+        return (
+            "Layers are made in __init__ and kept as attributes or in a ModuleList, not made in "
+            "forward or in a list"
+        )
+    return (
+        "Shapes and branches must not depend on the values of tensors: write this line with "
+        "tensor operations"
+    )

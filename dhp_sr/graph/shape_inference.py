@@ -1,11 +1,11 @@
-"""Networks without numbers, in which shapes alone are computed."""
+"""Shape inference: run networks and graphs on the meta device, where nothing is computed but shapes."""
 
 import copy
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 
 def to_meta(network: nn.Module) -> nn.Module:
@@ -21,10 +21,7 @@ def to_meta(network: nn.Module) -> nn.Module:
 def infer_output(
     network: nn.Module, shape: Sequence[int], dtype: torch.dtype = torch.float32
 ) -> Any:
-    """Return what a network makes of an input of a shape, without computing it; the network is left as it was.
-
-    A forward that makes tensors of its own on no device in particular would mix them with those on the meta device, and
-    fail: it is run again with them there, too. Not at first, since a forward may read the values of what it makes.
+    """Return a network's output for an input of a given shape, on the meta device; the network is left as it was.
 
     Args:
         network: in the mode that counts.
@@ -32,14 +29,27 @@ def infer_output(
         dtype: of the input.
 
     Raises:
-        Whatever the network's forward does.
+        Exception: whatever the network's forward raises.
     """
-    copied, image = (
-        to_meta(copy.deepcopy(network)),
-        torch.empty(tuple(shape), dtype=dtype, device="meta"),
-    )
+    copied = to_meta(copy.deepcopy(network))
+    image = torch.empty(tuple(shape), dtype=dtype, device="meta")
     try:
         return copied(image)
-    except Exception:  # whatever an operator raises
+    except Exception:
+        # A forward that creates tensors on no device in particular mixes them with those on the meta device. It is
+        # run again with them there, too; not at first, since a forward may read the values of what it creates.
         with torch.device("meta"):
             return copied(image)
+
+
+class ValueRecorder(fx.Interpreter):
+    """Runs a graph and keeps the value of every node."""
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        super().__init__(graph_module, garbage_collect_values=False)
+        self.values: dict[fx.Node, Any] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run one node and keep its value."""
+        self.values[n] = result = super().run_node(n)
+        return result

@@ -1,4 +1,8 @@
-"""Following a forward: what torch.fx leaves to be decided is worked out from the example's shape on the way."""
+"""torch.fx tracer that works out what depends on the example's shape alone.
+
+torch.fx follows a forward with proxies and stops at every branch, loop or `int()` on a value it does not know. Sizes
+are known once an example is given: the graph, as far as it is traced, is run on the meta device to find them.
+"""
 
 import copy
 import math
@@ -11,64 +15,80 @@ from torch import Tensor, fx, nn
 
 from dhp_sr.graph.shape_inference import to_meta
 
+LEAF_TYPES: set[type[nn.Module]] = set()
+"""Classes of modules outside torch.nn that are one operator each; `register_op` adds to it."""
+
 
 class Tracer(fx.Tracer):
-    """Follows a forward; what depends on the example's shape alone is worked out on the way."""
+    """Follows a forward; branches, loops and numbers on the example's shape are decided as for the example."""
 
-    proxy_buffer_attributes = (
-        True  # so that sizes from the example can be given to methods of buffers
-    )
+    # Sizes from the example can then be arguments of methods of buffers.
+    proxy_buffer_attributes = True
 
     def __init__(self, root: nn.Module, example: Tensor) -> None:
         super().__init__(autowrap_functions=())
-        self._root, self._example = to_meta(copy.deepcopy(root)), example.to("meta")
-        self._shapes: _Shapes | None = None
+        self._root = to_meta(copy.deepcopy(root))
+        self._example = example.to("meta")
+        self._interpreter: _GrowingGraphInterpreter | None = None
         self.guards: list[fx.Node] = []
+        """Nodes whose values were used as Python numbers, so that the trace holds for these values alone."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Return whether a module is one operator, which is not traced into."""
+        return type(m) in LEAF_TYPES or super().is_leaf_module(m, module_qualified_name)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        """Return what stands for a node's value."""
+        """Return the proxy of a node's value."""
         return _Proxy(node, self)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
-        """Decide a branch as for the example; one that depends on tensors cannot be followed."""
+        """Decide a branch as for the example; one that depends on values of tensors cannot be followed."""
         value = self.meta_value(obj)
         if isinstance(value, (bool, int, float)):
             self.insert_guard(obj, value)
-        return bool(value) if isinstance(value, (bool, int, float, tuple)) else super().to_bool(obj)
+        if isinstance(value, (bool, int, float, tuple)):
+            return bool(value)
+        return super().to_bool(obj)
 
     def insert_guard(self, proxy: fx.Proxy, value: float) -> None:
-        """Let the graph insist on a number that was decided on, rather than compute something else elsewhere."""
+        """Assert in the graph that a number is the one that a branch was decided for."""
         message = f"this forward was followed with {proxy.node.name} = {value}, not so for an input of this shape"
         self.create_proxy("call_function", torch._assert, (proxy == value, message), {})
 
     def iter(self, obj: fx.Proxy) -> Iterator[fx.Proxy]:
-        """Go through a value that has as many parts as for the example."""
-        value = self.meta_value(obj, decides=False)
+        """Iterate over a value that has as many items as for the example."""
+        value = self.meta_value(obj, is_decided_on=False)
         if isinstance(value, (tuple, list)):
-            return iter([obj[place] for place in range(len(value))])
+            return iter([obj[index] for index in range(len(value))])
         return super().iter(obj)
 
-    def meta_value(self, proxy: fx.Proxy, decides: bool = True) -> Any:
-        """Return what a proxy stands for, or a value without numbers in it where that depends on tensors."""
-        if self._shapes is None:
-            self._shapes = _Shapes(self._root, self._example, self.graph)
-        value = self._shapes.of(proxy.node)
-        if decides and not isinstance(value, (Tensor, type(None))):
+    def meta_value(self, proxy: fx.Proxy, is_decided_on: bool = True) -> Any:
+        """Return a proxy's value for the example, tensors on the meta device; None where it cannot be worked out.
+
+        Args:
+            proxy: of a node that was traced.
+            is_decided_on: whether the trace depends on the number returned.
+        """
+        if self._interpreter is None:
+            self._interpreter = _GrowingGraphInterpreter(self._root, self._example, self.graph)
+        value = self._interpreter.value(proxy.node)
+        if is_decided_on and not isinstance(value, (Tensor, type(None))):
             self.guards.append(proxy.node)
         return value
 
 
 class _Proxy(fx.Proxy):
-    """Stands for a value while a forward is followed; assignments to parts and sizes as numbers are allowed."""
+    """A value of the traced forward; assignments to slices, and sizes as Python numbers, are allowed."""
 
-    def __setitem__(self, place: Any, value: Any) -> None:
-        self.tracer.create_proxy("call_function", operator.setitem, (self, place, value), {})
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
 
     def __index__(self) -> int:
         value = self.tracer.meta_value(self)
         if not isinstance(value, int):
             raise TypeError("a number that depends on the values of tensors is used as an integer")
-        return value  # without `hold`: torch asks, too, where it reads arguments that then stay in the trace
+        # No guard here: torch also asks for the index of arguments that then stay in the trace as nodes.
+        return value
 
     def __int__(self) -> int:
         return int(float(self))
@@ -92,32 +112,35 @@ class _Proxy(fx.Proxy):
         return math.floor(float(self))
 
     def __len__(self) -> int:
-        value = self.tracer.meta_value(self, decides=False)
+        value = self.tracer.meta_value(self, is_decided_on=False)
         return len(value) if isinstance(value, (tuple, list)) else super().__len__()
 
 
-class _Shapes(fx.Interpreter):
-    """Runs a graph that is still growing, on the meta device."""
+class _GrowingGraphInterpreter(fx.Interpreter):
+    """Runs a graph that is still being traced, on the meta device, each node once."""
 
     def __init__(self, root: nn.Module, example: Tensor, graph: fx.Graph) -> None:
         super().__init__(root, garbage_collect_values=False, graph=graph)
-        self._example, self._failed = example, set()
+        self._example = example
+        self._failed: set[fx.Node] = set()
 
-    def of(self, wanted: fx.Node) -> Any:
+    def value(self, wanted: fx.Node) -> Any:
         """Return a node's value; None where it cannot be worked out."""
         for node in self.graph.nodes:
-            if node not in self.env and node not in self._failed:
-                try:
-                    with torch.no_grad():
-                        self.env[node] = self.run_node(node)
-                except Exception:  # whatever an operator raises without values: this one is unknown
-                    self._failed.add(node)
+            if node in self.env or node in self._failed:
+                continue
+            try:
+                with torch.no_grad():
+                    self.env[node] = self.run_node(node)
+            except Exception:
+                # Whatever an operator raises without values: its result, and what follows from it, stay unknown.
+                self._failed.add(node)
         return self.env.get(wanted)
 
     def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Return the example for the first input, the default for others."""
         return args[0] if args else self._example
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        return self.submodules[target].forward(
-            *args, **kwargs
-        )  # calls of modules are being followed
+        """Run a module's forward; its `__call__` is patched while the tracer follows the network."""
+        return self.submodules[target].forward(*args, **kwargs)

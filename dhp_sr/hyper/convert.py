@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dhp_sr.channels.plan import make_plan
+from dhp_sr.channels.build_plan import make_plan
 from dhp_sr.hyper.hypernet import HyperNet
 from dhp_sr.hyper.parametrization import Full, build_parametrization
 from dhp_sr.utils.errors import UserError

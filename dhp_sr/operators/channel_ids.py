@@ -1,4 +1,8 @@
-"""Channels as ids: which of them must live and die together, and which may not die at all."""
+"""Ids of channels, and the union-find that couples those which must be pruned together.
+
+Each tensor of channel ids is broadcastable to the value that it describes: an axis along which all entries belong to
+the same channel has length 1. Ids of a feature map are thus (1, C, 1, 1), not (N, C, H, W).
+"""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -8,16 +12,17 @@ from torch import Tensor
 
 
 class ChannelUnionFind:
-    """A union-find over channels.
+    """Union-find over channels.
 
-    Every producer of channels (a convolution, the network's input, a bare parameter) makes ids; operators tie
-    ids together. What comes out as one class is one latent's worth of channels. ChannelUnionFind are only noted; the classes
-    are found all at once.
+    Every source of channels (a convolution, the network's input, a bare parameter) creates ids; operators unite them.
+    A class in the end is one prunable element of a dependency group: one entry of its latent vector.
     """
 
     def __init__(self) -> None:
         self.producer: list[str] = []
-        """Name of the layer that made each channel_id."""
+        """Name of the layer that created each id."""
+        # Unions are only recorded, and the classes computed for all of them at once: a wide network unites channels
+        # hundreds of thousands of times, and one vectorized pass is far cheaper than as many pointer chases.
         self._pairs: list[Tensor] = []
         self._pins: list[tuple[Tensor, str]] = []
         self._boundaries: list[tuple[Tensor, str]] = []
@@ -25,84 +30,90 @@ class ChannelUnionFind:
         self._roots = torch.zeros(0, dtype=torch.long)
 
     def new_ids(self, count: int, producer: str) -> Tensor:
-        """Make `count` ids; returns their numbers, shape (count,)."""
+        """Create (count,) ids."""
         start = len(self.producer)
         self.producer.extend([producer] * count)
         return torch.arange(start, start + count)
 
     def union(self, first: Tensor, second: Tensor) -> None:
-        """Tie two equally shaped tensors of ids, entry by entry."""
+        """Couple two equally shaped tensors of ids, entry by entry."""
         if first is second:
             return
-        both = compact(torch.stack((first, second)), keep=0)
-        if not torch.equal(both[0], both[1]):
-            self._pairs.append(both.flatten(1))
+        pairs = compact(torch.stack((first, second)), keep=0)
+        if not torch.equal(pairs[0], pairs[1]):
+            self._pairs.append(pairs.flatten(1))
 
     def pin(self, ids: Tensor, reason: str) -> None:
-        """Mark ids, and all that is ever tied to them, as not to be pruned."""
+        """Make channels, and all that are ever coupled with them, non-prunable."""
         self._pins.append((compact(ids).flatten(), reason))
 
-    def add_split_boundary(self, ids: Tensor, part: str) -> None:
-        """Note that a part of a value holds these ids alone: they form a group of their own, never empty."""
-        self._boundaries.append((compact(ids).flatten(), part))
+    def add_split_boundary(self, ids: Tensor, section: str) -> None:
+        """Record that a slice of a value holds these channels alone: they form a group that never becomes empty."""
+        self._boundaries.append((compact(ids).flatten(), section))
 
     def count_activation(self, ids: Tensor) -> None:
-        """Note that an activation acts on ids."""
+        """Record that a non-linear activation acts on channels."""
         self._activated.append(compact(ids).flatten())
 
     def roots(self) -> Tensor:
-        """Return the class of every channel_id: the smallest number in it."""
+        """Return (ids,) the root of every id: the smallest id of its class."""
         known = len(self._roots)
         roots = torch.cat((self._roots, torch.arange(known, len(self.producer))))
         if self._pairs:
-            roots = _joined(roots, torch.cat(self._pairs, dim=1))
+            roots = _apply_unions(roots, torch.cat(self._pairs, dim=1))
             self._pairs.clear()
         self._roots = roots
         return roots
 
     def pin_reasons(self) -> dict[int, str]:
-        """Return, for the root of each pinned class, the first reason given to its first pinned channel_id."""
+        """Return, for the root of each pinned class, the first reason given to its lowest pinned id."""
         reason_of: dict[int, str] = {}
         for ids, reason in self._pins:
             for channel_id in torch.unique(ids).tolist():
                 reason_of.setdefault(channel_id, reason)
-        roots, found = self.roots().tolist(), {}
+        roots = self.roots().tolist()
+        reasons: dict[int, str] = {}
         for channel_id in sorted(reason_of):
-            found.setdefault(roots[channel_id], reason_of[channel_id])
-        return found
+            reasons.setdefault(roots[channel_id], reason_of[channel_id])
+        return reasons
 
     def split_boundaries(self) -> dict[int, tuple[str, ...]]:
-        """Return, for the root of each class, the parts that it was marked with."""
-        roots, found = self.roots(), {}
-        for ids, part in self._boundaries:
+        """Return, for the root of each class, the slices that hold it."""
+        roots = self.roots()
+        sections: dict[int, list[str]] = {}
+        for ids, section in self._boundaries:
             for root in torch.unique(roots[ids]).tolist():
-                found.setdefault(root, []).append(part)
-        return {root: tuple(parts) for root, parts in found.items()}
+                sections.setdefault(root, []).append(section)
+        return {root: tuple(names) for root, names in sections.items()}
 
     def activations(self) -> Counter[int]:
-        """Return, for the root of each class, how many activations act on it."""
+        """Return, for the root of each class, the number of activations that act on it."""
         roots = self.roots()
-        return Counter(
-            root for ids in self._activated for root in torch.unique(roots[ids]).tolist()
-        )
+        counts: Counter[int] = Counter()
+        for ids in self._activated:
+            counts.update(torch.unique(roots[ids]).tolist())
+        return counts
 
 
-def _joined(roots: Tensor, pairs: Tensor) -> Tensor:
-    """Return the roots after further union_find, shape (2, union_find): the larger root of a pair hangs below the smaller."""
+def _apply_unions(roots: Tensor, pairs: Tensor) -> Tensor:
+    """Return the roots after further unions, shape (2, unions)."""
     while True:
         first, second = roots[pairs]
-        apart = first != second
-        if not apart.any():
+        differing = first != second
+        if not differing.any():
             return roots
-        pairs, first, second = pairs[:, apart], first[apart], second[apart]
-        low, high = torch.minimum(first, second), torch.maximum(first, second)
+        pairs = pairs[:, differing]
+        low = torch.minimum(first, second)[differing]
+        high = torch.maximum(first, second)[differing]
+        # Hang the larger root below the smaller. Of several unions of one root only the smallest survives the
+        # scatter; the others are seen again in the next round, when their ends still differ.
         roots = roots.scatter_reduce(0, high, low, "amin")
         while not torch.equal(roots, roots[roots]):
             roots = roots[roots]
 
 
 def compact(ids: Tensor, keep: int | None = None) -> Tensor:
-    """Reduce every axis along which all entries are equal to length 1, except axis `keep`."""
+    """Reduce every axis along which all ids are equal to length 1, except axis `keep`."""
     for dim in range(ids.dim()):
         if dim != keep and ids.shape[dim] > 1:
             first = ids.narrow(dim, 0, 1)
@@ -112,13 +123,13 @@ def compact(ids: Tensor, keep: int | None = None) -> Tensor:
 
 
 def ids_along(ids: Tensor, size: int, dim: int, union_find: ChannelUnionFind) -> Tensor:
-    """Return one channel_id for each of the `size` entries along `dim`, tying what differs along the other axes.
+    """Return (size,) one channel id for each entry along `dim`; ids that differ along other axes are united.
 
     Args:
-        ids: an channel_id for each entry of a value, broadcastable to it.
+        ids: channel ids of a value, broadcastable to it.
         size: length of the value's axis `dim`.
         dim: the axis that carries the channels.
-        union_find: where the union_find are recorded.
+        union_find: records the unions.
     """
     rows = ids.movedim(dim, 0).reshape(ids.shape[dim], -1)
     if rows.shape[1] > 1:
@@ -134,8 +145,31 @@ def lay_along(ids: Tensor, rank: int, dim: int) -> Tensor:
 
 
 def union_all(tensors: Iterable[Tensor], union_find: ChannelUnionFind) -> Tensor:
-    """Tie broadcastable channel_id tensors entry by entry; returns their common ids."""
-    spread = torch.broadcast_tensors(*tensors)
-    for other in spread[1:]:
-        union_find.union(spread[0], other)
-    return compact(spread[0])
+    """Unite broadcastable tensors of ids entry by entry; returns their common ids."""
+    first, *others = torch.broadcast_tensors(*tensors)
+    for other in others:
+        union_find.union(first, other)
+    return compact(first)
+
+
+def union_chunks(channels: Tensor, chunks: int, union_find: ChannelUnionFind) -> Tensor:
+    """Unite channels at the same position of equal chunks, so that all chunks stay equally wide.
+
+    Args:
+        channels: (C,) ids.
+        chunks: a divisor of C.
+        union_find: records the unions.
+
+    Returns:
+        (chunks, C / chunks) ids, one row for each chunk.
+    """
+    rows = channels.reshape(chunks, -1)
+    union_find.union(rows, rows[:1].expand_as(rows))
+    return rows
+
+
+def union_blocks(channels: Tensor, blocks: int, union_find: ChannelUnionFind) -> Tensor:
+    """Unite all channels of each of several equal, consecutive blocks; returns (blocks, C / blocks) ids."""
+    rows = channels.reshape(blocks, -1)
+    union_find.union(rows, rows[:, :1].expand_as(rows))
+    return rows

@@ -1,7 +1,8 @@
-"""One node of the graph, as a rule sees it."""
+"""Contexts in which the rules of an operator see one node of the traced graph."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -12,29 +13,31 @@ from dhp_sr.operators.analysis_context import (
     ChannelRange,
     ChannelSize,
     HardcodedSize,
+    Sign,
 )
 from dhp_sr.operators.channel_ids import ids_along, lay_along
 
 
-class OpContext(NamedTuple):
-    """A node with what is known of its inputs and its result."""
+@dataclass(frozen=True)
+class NodeContext:
+    """A node with the values that it and all other nodes have for the example input."""
 
     node: fx.Node
     module: nn.Module | None
+    """The module called; None for functions and methods of tensors."""
     value: Any
-    """What the node returned for the example."""
+    """Result for the example."""
     values: dict[fx.Node, Any]
-    ids: dict[fx.Node, Any]
-    analysis: AnalysisContext
+    """Results of all nodes for the example."""
 
     @property
     def layer(self) -> str:
-        """Qualified name of the module called, or of the node."""
+        """Qualified name of the module called, or name of the node."""
         return str(self.node.target) if self.node.op == "call_module" else self.node.name
 
     @property
     def operator(self) -> str:
-        """The operator's name, for messages."""
+        """Name of the operator, for messages."""
         if self.module is not None:
             return type(self.module).__name__
         target = self.node.target
@@ -42,38 +45,64 @@ class OpContext(NamedTuple):
 
     @property
     def source(self) -> fx.Node:
-        """The node whose value goes in first."""
+        """The node whose value is the first input."""
         return self.argument(0, "input")
 
     def argument(self, index: int, name: str, default: Any = None) -> Any:
-        """Return an argument given by position or by name."""
+        """Return an argument given by position or by keyword, nodes in it left as nodes."""
         if len(self.node.args) > index:
             return self.node.args[index]
         return self.node.kwargs.get(name, default)
 
     def arg_value(self, index: int, name: str, default: Any = None) -> Any:
-        """Return an argument with every node in it replaced by what it returned."""
-        return self.static(self.argument(index, name, default))
+        """Return an argument with every node in it replaced by its value for the example."""
+        return self.evaluate(self.argument(index, name, default))
 
-    def static(self, argument: Any) -> Any:
-        """Replace every node in an argument by what it returned for the example."""
+    def option(self, index: int, name: str, default: Any = None) -> Any:
+        """Return a setting: an attribute of the module, or an argument of the function."""
+        if self.module is not None:
+            return getattr(self.module, name, default)
+        return self.arg_value(index, name, default)
+
+    def evaluate(self, argument: Any) -> Any:
+        """Replace every node in an argument by its value for the example."""
         return fx.node.map_arg(argument, lambda node: self.values[node])
 
     def arg_path(self, index: int, name: str) -> ArgPath:
-        """Return where an argument stands."""
+        """Return the path of an argument that is given by position or by keyword."""
         return ("args", index) if len(self.node.args) > index else ("kwargs", name)
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:
-        """Shape of another node's value."""
+        """Return the shape of another node's value."""
         return tuple(self.values[node].shape)
 
+    def apply(self, tensor: Tensor) -> Any:
+        """Run the operator on `tensor` in place of its first input, other arguments as in the graph."""
+        if self.module is not None:
+            return self.module(tensor)
+        others = self.evaluate(self.node.args[1:])
+        named = {k: self.evaluate(v) for k, v in self.node.kwargs.items() if k != "input"}
+        if isinstance(self.node.target, str):
+            return getattr(tensor, self.node.target)(*others, **named)
+        return self.node.target(tensor, *others, **named)
+
+
+@dataclass(frozen=True)
+class OpContext(NodeContext):
+    """A node as a channel rule sees it."""
+
+    ids: dict[fx.Node, Any]
+    """Results of earlier rules: channel ids broadcastable to the node's value, a `ChannelSize`, a list of these for
+    several results, or None for values that know no channels."""
+    analysis: AnalysisContext
+
     def channels(self, node: fx.Node, dim: int = 1) -> Tensor:
-        """Return one channel_id for each channel (entry along `dim`) of a node's value."""
+        """Return (C,) one channel id for each entry of a node's value along `dim`."""
         shape = self.shape(node)
         return ids_along(self.ids[node], shape[dim], dim % len(shape), self.analysis.union_find)
 
     def broadcast_along(self, channels: Tensor, dim: int = 1) -> Tensor:
-        """Lay (C,) ids along axis `dim` of this node's value."""
+        """Lay (C,) channel ids along axis `dim` of this node's value."""
         rank = len(self.value.shape)
         return lay_along(channels, rank, dim % rank)
 
@@ -81,52 +110,43 @@ class OpContext(NamedTuple):
         """Return whether the entries of a node's value along `dim` are different channels."""
         return self.ids[node].shape[dim] > 1
 
-    def expanded(self, node: fx.Node) -> Tensor:
-        """Return an channel_id for every entry of a node's value."""
+    def ids_of_entries(self, node: fx.Node) -> Tensor:
+        """Return a channel id for every entry of a node's value."""
         return self.ids[node].expand(self.shape(node))
 
-    def tensors(self) -> list[fx.Node]:
-        """Input nodes whose values are tensors with channels."""
-        return [
-            node for node in self.node.all_input_nodes if isinstance(self.ids.get(node), Tensor)
-        ]
+    def tensor_inputs(self) -> list[fx.Node]:
+        """Return the input nodes whose values are tensors with channels."""
+        inputs = self.node.all_input_nodes
+        return [node for node in inputs if isinstance(self.ids.get(node), Tensor)]
 
-    def sizes(self, argument: Any = None) -> Iterator[ChannelSize]:
-        """Numbers that count channels, among all inputs or in one argument."""
-        nodes: list[fx.Node] = [] if argument is not None else self.node.all_input_nodes
-        if argument is not None:
+    def channel_sizes(self, argument: Any = None) -> Iterator[ChannelSize]:
+        """Yield the numbers that count channels, among all inputs or in one argument."""
+        nodes: list[fx.Node] = []
+        if argument is None:
+            nodes = self.node.all_input_nodes
+        else:
             fx.node.map_arg(argument, nodes.append)
         for node in nodes:
-            found = self.ids.get(node)
-            yield from (
-                part
-                for part in (found if isinstance(found, list) else [found])
-                if isinstance(part, ChannelSize)
-            )
+            ids = self.ids.get(node)
+            for item in ids if isinstance(ids, list) else [ids]:
+                if isinstance(item, ChannelSize):
+                    yield item
 
     def record_size(
-        self, path: ArgPath, counts: ChannelRange | list[ChannelRange], argument: Any
+        self, path: ArgPath, counted: ChannelRange | list[ChannelRange], argument: Any
     ) -> None:
-        """Note that an argument at `path` counts channels."""
-        read = [size.ids for size in self.sizes(argument)]
-        self.analysis.hardcoded_sizes.append(
-            HardcodedSize(self.node.name, path, counts, torch.cat(read) if read else None)
-        )
+        """Record that the argument at `path` counts channels, so that a cut network needs another number there."""
+        read = [size.ids for size in self.channel_sizes(argument)]
+        read_from = torch.cat(read) if read else None
+        size = HardcodedSize(self.node.name, path, counted, read_from)
+        self.analysis.hardcoded_sizes.append(size)
 
-
-def new_pinned(op: OpContext, value: Any, reason: str) -> Any:
-    """Return one new pinned channel_id for a result, or for each of several."""
-    if isinstance(value, (tuple, list)):
-        return [new_pinned(op, item, reason) for item in value]
-    if not isinstance(value, Tensor):
-        return None
-    channel_id = op.analysis.union_find.new_ids(1, op.layer)
-    op.analysis.union_find.pin(channel_id, reason)
-    return channel_id.reshape([1] * value.dim())
-
-
-def pinned(op: OpContext, reason: str) -> Any:
-    """Pin every input of a op, and its result; `reason` is shown in the plan."""
-    for node in op.node.all_input_nodes:
-        op.analysis.pin(op.ids.get(node), reason)
-    return new_pinned(op, op.value, reason)
+    def sign(self, value: Any) -> Sign:
+        """Return the sign of an argument: a number, or a node that was analyzed before."""
+        if isinstance(value, (int, float)):
+            if value > 0:
+                return Sign.POSITIVE
+            return Sign.NONNEGATIVE if value == 0 else Sign.ANY
+        if isinstance(value, fx.Node):
+            return self.analysis.signs.get(value, Sign.ANY)
+        return Sign.ANY

@@ -1,39 +1,44 @@
-"""Layers with weights: they hand channels in over to channels out."""
+"""Convolutions and linear layers: their weights turn input channels into new output channels."""
 
 import math
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+from typing import Any
 
-from torch import Tensor, fx
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
 
 from dhp_sr.operators.analysis_context import ChannelRange
-from dhp_sr.operators.context import OpContext
+from dhp_sr.operators.channel_ids import union_chunks
+from dhp_sr.operators.context import NodeContext, OpContext
+from dhp_sr.operators.spatial_layout import (
+    ReceptiveContext,
+    ReceptiveField2D,
+    map_image,
+    mix_axes,
+    plain_axis,
+)
+from dhp_sr.operators.spec import CannotResize, MacRule, OpSpec, Shape, Shapes, Unsupported
 
 
-class Weights:
-    """The tensors of one layer: a module's own, or those that a functional op is given."""
+class LayerWeights:
+    """Weight and bias of one layer: a module's, or those that a functional call is given."""
 
-    def __init__(self, op: OpContext, weight: int = 1, bias: int = 2) -> None:
+    def __init__(self, op: OpContext) -> None:
         self._op = op
-        self.weight = self._tensor("weight", weight)
-        self.bias = self._tensor("bias", bias)
+        self.weight = self._tensor("weight", 1)
+        self.bias = self._tensor("bias", 2)
 
     def _tensor(self, name: str, index: int) -> str | fx.Node | None:
-        """Return a tensor's name, or the node that computes it."""
-        if self._op.module is not None:
-            return None if getattr(self._op.module, name) is None else f"{self._op.layer}.{name}"
-        node = self._op.argument(index, name)
-        named = (
-            isinstance(node, fx.Node)
-            and node.op == "get_attr"
-            and self._op.analysis.is_tensor_of_network(str(node.target))
-        )
-        return str(node.target) if named else node
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the weight."""
-        if self._op.module is not None:
-            return tuple(self._op.module.weight.shape)
-        return self._op.shape(self._op.argument(1, "weight"))
+        """Return a tensor's name, or the node that computes it; None where there is none."""
+        op = self._op
+        if op.module is not None:
+            return None if getattr(op.module, name) is None else f"{op.layer}.{name}"
+        node = op.argument(index, name)
+        is_constant = isinstance(node, fx.Node) and node.op == "get_attr"
+        if is_constant and op.analysis.is_tensor_of_network(str(node.target)):
+            return str(node.target)
+        return node
 
     @property
     def layer(self) -> str:
@@ -43,56 +48,45 @@ class Weights:
         return self._op.layer
 
     def bind_axis(self, dim: int, ids: Tensor) -> Tensor:
-        """Tie axis `dim` of the weight to `ids`."""
+        """Couple the entries along axis `dim` of the weight with channels; returns their ids."""
         if isinstance(self.weight, str):
             return self._op.analysis.bind_axis(self.weight, dim, ids)
         self._op.analysis.union_find.union(self._op.channels(self.weight, dim), ids)
         return ids
 
     def new_out_channels(self, dim: int, count: int) -> Tensor:
-        """Return the channels that axis `dim` of the weight gives."""
+        """Return (count,) ids of the channels that axis `dim` of the weight creates."""
         if isinstance(self.weight, str):
             return self._op.analysis.new_out_channels(self.weight, dim, count, self.layer)
         return self._op.channels(self.weight, dim)
 
     def record_groups(self, dim: int, groups: int) -> None:
-        """Note that axis `dim` holds the channels of one of several groups, which are alike."""
+        """Record that axis `dim` holds the channels of one of several equal groups."""
         if isinstance(self.weight, str):
             self._op.analysis.record_groups(self.weight, dim, groups)
 
-    def record_macs(self, positions: int, kind: str, out_dim: int = 0) -> None:
-        """Count the uses of the weight, and the elements that the layer puts out."""
-        if isinstance(self.weight, str):
-            self._op.analysis.record_macs(
-                self.weight,
-                positions,
-                kind,
-                out_dim=out_dim,
-                output_elements=math.prod(self._op.value.shape[1:]),
-            )
-        if self._op.module is not None and "weight" in self._op.module._non_persistent_buffers_set:
-            raise ValueError("its weight is a buffer outside the state dict")
+    def pin_if_fixed(self, incoming: Tensor) -> None:
+        """Pin the input channels of a weight that is a buffer.
 
-    def mix(self, incoming: Tensor) -> None:
-        """Let the weight mix channels: a fixed one is not masked, so it must not read any that are cut."""
+        Masks act on parameters. A buffer that mixes channels is not masked, so it must not read any that are pruned:
+        a masked channel may still be a constant there, such as the shift of a normalization.
+        """
         name = self._origin()
         if name is not None and self._op.analysis.is_buffer(name):
-            reason = f"mixed by the buffer {name} at {self._op.layer}, which masks leave as it is"
+            reason = f"mixed by the buffer {name} at {self._op.layer}, which masks do not change"
             self._op.analysis.pin(incoming, f"{reason}; as a parameter it could lose channels")
 
     def _origin(self) -> str | None:
         """Return the name of the weight, also where it is cast or moved before its use."""
-        found = self.weight
-        while isinstance(found, fx.Node):
-            found = (
-                str(found.target)
-                if found.op == "get_attr"
-                else next(iter(found.all_input_nodes), None)
-            )
-        return found
+        node = self.weight
+        while isinstance(node, fx.Node):
+            if node.op == "get_attr":
+                return str(node.target)
+            node = next(iter(node.all_input_nodes), None)
+        return node
 
-    def outgoing(self, channels: Tensor, dim: int = 1) -> Tensor:
-        """Return the ids of the result; the bias follows them."""
+    def result(self, channels: Tensor, dim: int = 1) -> Tensor:
+        """Return the ids of the layer's result; the bias is coupled with them."""
         if isinstance(self.bias, str):
             self._op.analysis.bind_axis(self.bias, 0, channels)
         elif self.bias is not None:
@@ -100,70 +94,244 @@ class Weights:
         return self._op.broadcast_along(channels, dim)
 
 
-def convolution(op: OpContext) -> Tensor:
-    """Convolution: new output channels; a depthwise one hands its input's channels on."""
-    weights, incoming = Weights(op), _incoming(op)
-    groups, (out, per_group, *_) = _groups(op, 6), weights.shape
-    weights.record_macs(math.prod(op.value.shape[2:]), "conv")
+def weight_shape(op: NodeContext) -> tuple[int, ...]:
+    """Return the shape of a layer's weight."""
+    if op.module is not None:
+        return tuple(op.module.weight.shape)
+    return op.shape(op.argument(1, "weight"))
+
+
+def weight_name(op: OpContext) -> str | None:
+    """Return the name of a layer's weight; None where the forward computes it."""
+    weight = LayerWeights(op).weight
+    return weight if isinstance(weight, str) else None
+
+
+def _saved_weights(op: OpContext) -> LayerWeights:
+    if op.module is not None and "weight" in op.module._non_persistent_buffers_set:
+        raise Unsupported(f"the weight of {op.layer} is a buffer outside the state dict")
+    return LayerWeights(op)
+
+
+def _convolution_channels(op: OpContext) -> Tensor:
+    """Create output channels; a depthwise convolution passes its input channels through."""
+    incoming, weights, groups = op.channels(op.source), _saved_weights(op), _groups(op)
+    out_channels, per_group = weight_shape(op)[:2]
     if groups == 1:
-        weights.mix(weights.bind_axis(1, incoming))
-        return weights.outgoing(weights.new_out_channels(0, out))
+        weights.pin_if_fixed(weights.bind_axis(1, incoming))
+        return weights.result(weights.new_out_channels(0, out_channels))
     if per_group == 1:
-        _note_groups(op, 6, incoming)
-        return weights.outgoing(
-            weights.bind_axis(0, incoming.repeat_interleave(out // len(incoming)))
-        )
-    weights.mix(weights.bind_axis(1, union_chunks(op, incoming, groups)[0]))
+        _record_functional_groups(op, incoming)
+        passed = incoming.repeat_interleave(out_channels // len(incoming))
+        return weights.result(weights.bind_axis(0, passed))
+    # All groups share the second axis of the weight, so they must lose channels at the same positions.
+    union_find = op.analysis.union_find
+    weights.pin_if_fixed(weights.bind_axis(1, union_chunks(incoming, groups, union_find)[0]))
     weights.record_groups(1, groups)
-    return weights.outgoing(union_chunks(op, weights.new_out_channels(0, out), groups).flatten())
+    created = weights.new_out_channels(0, out_channels)
+    return weights.result(union_chunks(created, groups, union_find).flatten())
 
 
-def transposed_convolution(op: OpContext) -> Tensor:
-    """Transposed convolution: its weight is (in, out / groups, ...), and each entry meets every input position."""
-    weights, incoming = Weights(op), _incoming(op)
-    groups, (into, per_group, *_) = _groups(op, 6), weights.shape
-    # A depthwise one passes its input's channels through, which lie along its first axis.
-    out_dim = 0 if 1 < groups == into else 1
-    weights.record_macs(math.prod(op.shape(op.source)[2:]), "transposed conv", out_dim)
-    if groups > 1 and groups < into:
-        union_chunks(op, incoming, groups)
+def _transposed_channels(op: OpContext) -> Tensor:
+    """Create output channels; the weight is (in, out / groups, *kernel)."""
+    incoming, weights, groups = op.channels(op.source), _saved_weights(op), _groups(op)
+    in_channels, per_group = weight_shape(op)[:2]
+    if 1 < groups < in_channels:
+        union_chunks(incoming, groups, op.analysis.union_find)
     incoming = weights.bind_axis(0, incoming)
-    if 1 < groups == into:
-        _note_groups(op, 6, incoming)
-        return weights.outgoing(incoming.repeat_interleave(per_group))
+    if 1 < groups == in_channels:
+        _record_functional_groups(op, incoming)
+        return weights.result(incoming.repeat_interleave(per_group))
     weights.record_groups(1, groups)
-    weights.mix(incoming)
-    return weights.outgoing(weights.new_out_channels(1, per_group).repeat(groups))
+    weights.pin_if_fixed(incoming)
+    return weights.result(weights.new_out_channels(1, per_group).repeat(groups))
 
 
-def linear(op: OpContext) -> Tensor:
-    """Linear layer on the last axis."""
-    weights = Weights(op)
-    weights.record_macs(math.prod(op.value.shape[1:-1]), "linear")
-    weights.mix(weights.bind_axis(1, op.channels(op.source, dim=-1)))
-    return weights.outgoing(weights.new_out_channels(0, weights.shape[0]), dim=-1)
+def _linear_channels(op: OpContext) -> Tensor:
+    """Create output channels on the last axis."""
+    weights = _saved_weights(op)
+    weights.pin_if_fixed(weights.bind_axis(1, op.channels(op.source, dim=-1)))
+    return weights.result(weights.new_out_channels(0, weight_shape(op)[0]), dim=-1)
 
 
-def union_chunks(op: OpContext, channels: Tensor, parts: int) -> Tensor:
-    """Tie the channels at the same place of equal parts, so that the parts stay equally wide; returns one row each."""
-    rows = channels.reshape(parts, -1)
-    op.analysis.union_find.union(rows, rows[:1].expand_as(rows))
-    return rows
+def _groups(op: NodeContext) -> int:
+    return op.option(6, "groups", 1)
 
 
-def _incoming(op: OpContext) -> Tensor:
-    """Return the channels that go into a convolution."""
-    if op.value.dim() != len(Weights(op).shape):
-        raise ValueError("an input without batch axis")
-    return op.channels(op.source)
-
-
-def _groups(op: OpContext, index: int) -> int:
-    return op.module.groups if op.module is not None else op.arg_value(index, "groups", 1)
-
-
-def _note_groups(op: OpContext, index: int, channels: Tensor) -> None:
-    """A functional depthwise convolution is told its number of channels."""
+def _record_functional_groups(op: OpContext, channels: Tensor) -> None:
+    """Record that the argument `groups` of a functional depthwise convolution counts channels."""
     if op.module is None:
-        counts = ChannelRange(op.broadcast_along(channels), 1, len(channels), (0, len(channels)))
-        op.record_size(op.arg_path(index, "groups"), counts, op.argument(index, "groups"))
+        counted = ChannelRange(op.broadcast_along(channels), 1, len(channels), (0, len(channels)))
+        op.record_size(op.arg_path(6, "groups"), counted, op.argument(6, "groups"))
+
+
+def _convolution_positions(op: NodeContext) -> int:
+    _check_batch_axis(op)
+    return math.prod(op.value.shape[2:])
+
+
+def _transposed_positions(op: NodeContext) -> int:
+    """Count input positions: each of them meets every entry of the weight."""
+    _check_batch_axis(op)
+    return math.prod(op.shape(op.source)[2:])
+
+
+def _transposed_out_dim(op: NodeContext) -> int:
+    # A depthwise layer passes its input channels through, which lie along the first axis.
+    return 0 if 1 < _groups(op) == weight_shape(op)[0] else 1
+
+
+def _check_batch_axis(op: NodeContext) -> None:
+    if op.value.dim() != len(weight_shape(op)):
+        raise Unsupported(f"{op.operator} at {op.layer} has an input without batch axis")
+
+
+def _linear_positions(op: NodeContext) -> int:
+    return math.prod(op.value.shape[1:-1])
+
+
+def pair(value: Any) -> tuple[int, int]:
+    """Return a setting for rows and columns that is given once or twice."""
+    if isinstance(value, int):
+        return (value, value)
+    values = tuple(value)
+    return values * 2 if len(values) == 1 else values
+
+
+def slide_windows(
+    op: ReceptiveContext, kernel: Any, stride: Any, padding: Any, dilation: Any
+) -> ReceptiveField2D:
+    """Return the field of a sliding window, such as that of a convolution or a pooling."""
+    maps = []
+    settings = zip(*map(pair, (kernel, stride, padding, dilation)), strict=True)
+    for size, step, before, gap in settings:
+        taps = range(-before, gap * (size - 1) - before + 1, gap)
+
+        def reads(entry: int, step: int = step, taps: range = taps) -> Iterable[int]:
+            return [step * entry + tap for tap in taps]
+
+        maps.append((reads, Fraction(step)))
+    return map_image(op, maps, op.value.shape)
+
+
+def _convolution_field(op: ReceptiveContext) -> ReceptiveField2D:
+    kernel, stride, padding, dilation = _window(op, dilation_index=5)
+    if padding == "valid":
+        padding = 0
+    elif padding == "same":
+        gaps = zip(pair(dilation), kernel, strict=True)
+        padding = tuple(gap * (size - 1) // 2 for gap, size in gaps)
+    return slide_windows(op, kernel, stride, padding, dilation)
+
+
+def _transposed_field(op: ReceptiveContext) -> ReceptiveField2D:
+    """Return the input entries that a transposed convolution adds up at each output position."""
+    maps = []
+    settings = zip(*map(pair, _window(op, dilation_index=7)), strict=True)
+    for size, step, before, gap in settings:
+        shifts = range(before, before - gap * size, -gap)
+
+        def reads(entry: int, step: int = step, shifts: range = shifts) -> Iterable[int]:
+            # Input entry j contributes to the outputs j * step - before + gap * k, for k in the kernel.
+            return [(entry + s) // step for s in shifts if (entry + s) % step == 0]
+
+        maps.append((reads, Fraction(1, step)))
+    return map_image(op, maps, op.value.shape)
+
+
+def _window(op: ReceptiveContext, dilation_index: int) -> tuple[Any, Any, Any, Any]:
+    """Return kernel, stride, padding and dilation of a convolution."""
+    if getattr(op.module, "padding_mode", "") == "circular":
+        raise op.unbounded("pads with the image's other end")
+    kernel = weight_shape(op)[2:]
+    if len(kernel) != 2:
+        raise op.unbounded("works on a value that is not (N, C, H, W)")
+    dilation = op.option(dilation_index, "dilation", 1)
+    return kernel, op.option(3, "stride", 1), op.option(4, "padding", 0), dilation
+
+
+def _linear_field(op: ReceptiveContext) -> ReceptiveField2D:
+    field = mix_axes(op, op.field, [-1])
+    layout = (*field.layout[:-1], plain_axis(op.value.shape[-1]))
+    return ReceptiveField2D(field.rows, field.columns, field.lengths, layout)
+
+
+def _resize_convolution(
+    layer: nn.Module, old: Mapping[str, Shape], new: Mapping[str, Shape]
+) -> Shapes:
+    """Weight (out, in / groups, *kernel)."""
+    whole, per_group = new["weight"][:2]
+    layer.groups = _resized_groups(layer.groups, old, new, depthwise=old["weight"][1] == 1)
+    layer.in_channels, layer.out_channels = per_group * layer.groups, whole
+    return _bias_shape(new, whole)
+
+
+def _resize_transposed(
+    layer: nn.Module, old: Mapping[str, Shape], new: Mapping[str, Shape]
+) -> Shapes:
+    """Weight (in, out / groups, *kernel)."""
+    whole, per_group = new["weight"][:2]
+    depthwise = old["weight"][0] == layer.groups
+    layer.groups = _resized_groups(layer.groups, old, new, depthwise)
+    layer.in_channels, layer.out_channels = whole, per_group * layer.groups
+    return _bias_shape(new, layer.out_channels)
+
+
+def _resized_groups(
+    groups: int, old: Mapping[str, Shape], new: Mapping[str, Shape], depthwise: bool
+) -> int:
+    """Return the number of groups after the change: a depthwise convolution loses groups, any other narrows them."""
+    before, after = old["weight"], new["weight"]
+    if before[2:] != after[2:]:
+        raise CannotResize(f"weight: expected a kernel of {before[2:]}, found {after[2:]}")
+    per_group = before[0] // groups
+    if groups > 1 and depthwise and before[1] == after[1] and after[0] % per_group == 0:
+        groups = after[0] // per_group
+    if after[0] % groups:
+        raise CannotResize(
+            f"weight: expected a first axis divisible by groups={groups}, found {after}"
+        )
+    return groups
+
+
+def _resize_linear(layer: nn.Module, old: Mapping[str, Shape], new: Mapping[str, Shape]) -> Shapes:
+    layer.out_features, layer.in_features = new["weight"]
+    return _bias_shape(new, layer.out_features)
+
+
+def _bias_shape(new: Mapping[str, Shape], out_channels: int) -> Shapes:
+    return {"bias": (out_channels,)} if "bias" in new else {}
+
+
+OPS = (
+    OpSpec(
+        "convolution",
+        (nn.Conv1d, nn.Conv2d, nn.Conv3d, F.conv1d, F.conv2d, F.conv3d),
+        channels=_convolution_channels,
+        receptive_field=_convolution_field,
+        value_inputs=1,
+        macs=MacRule("conv", _convolution_positions),
+        resize=_resize_convolution,
+    ),
+    OpSpec(
+        "transposed convolution",
+        (
+            *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+            *(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
+        ),
+        channels=_transposed_channels,
+        receptive_field=_transposed_field,
+        value_inputs=1,
+        macs=MacRule("transposed conv", _transposed_positions, _transposed_out_dim),
+        resize=_resize_transposed,
+    ),
+    OpSpec(
+        "linear",
+        (nn.Linear, F.linear),
+        channels=_linear_channels,
+        receptive_field=_linear_field,
+        value_inputs=1,
+        macs=MacRule("linear", _linear_positions),
+        resize=_resize_linear,
+    ),
+)

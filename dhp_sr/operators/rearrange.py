@@ -1,205 +1,417 @@
-"""Operators that only move entries: the ids are moved by the very same operator.
+"""Operators that rearrange entries: reshape, permute, repeat, join, shuffle.
 
-Where the forward states a number of channels (`x.view(n, 8, h, w)`), the rule notes which channels that number counts;
-see `structure/rewrite.py`.
+Where the forward writes a number of channels (`x.view(n, 8, h, w)`), the rule records which channels that number
+counts, so that a cut network can be given another one.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
 
 from dhp_sr.graph.capture import ArgPath
 from dhp_sr.operators.analysis_context import ChannelRange, ChannelSize
-from dhp_sr.operators.channel_ids import compact, ids_along, union_all
-from dhp_sr.operators.context import OpContext, pinned
-from dhp_sr.operators.layers import union_chunks
+from dhp_sr.operators.channel_ids import (
+    compact,
+    ids_along,
+    union_all,
+    union_blocks,
+    union_chunks,
+)
+from dhp_sr.operators.context import NodeContext, OpContext
+from dhp_sr.operators.layers import slide_windows
+from dhp_sr.operators.spatial_layout import (
+    Digit,
+    ReceptiveContext,
+    ReceptiveField2D,
+    combined,
+    map_image,
+    mix_axes,
+    normalized,
+    plain_axis,
+    reshaped,
+)
+from dhp_sr.operators.spec import OpSpec, Unsupported, spellings
 
 
-def moved(op: OpContext) -> Any:
-    """Permutations, repetitions and the like, without a number that counts channels."""
-    ids, static = op.expanded(op.source), op.static
-    if op.module is not None:
-        result = op.module(ids)
-    elif op.node.op == "call_method":
-        result = getattr(ids, str(op.node.target))(
-            *static(op.node.args[1:]), **static(op.node.kwargs)
-        )
-    else:
-        rest = {name: value for name, value in op.node.kwargs.items() if name != "input"}
-        result = op.node.target(ids, *static(op.node.args[1:]), **static(rest))
-    return (
-        [compact(part) for part in result] if isinstance(result, (tuple, list)) else compact(result)
-    )
+def rearranged(op: OpContext) -> Any:
+    """Rearrange the channel ids by the very operator that rearranges the entries."""
+    result = op.apply(op.ids_of_entries(op.source))
+    if isinstance(result, (tuple, list)):
+        return [compact(item) for item in result]
+    return compact(result)
 
 
-def roll(op: OpContext) -> Any:
-    """Entries pushed along axes, those at the end to the beginning; along the channels, the width would have a say."""
+def _roll(op: OpContext) -> Any:
+    """Keep the channels of entries that are pushed along other axes; along channels the width would matter."""
     dims = op.arg_value(2, "dims")
-    if any(
-        op.varies_along(op.source, dim)
-        for dim in ([dims] if isinstance(dims, int) else dims or [0])
-    ):
-        return pinned(op, f"channels pushed along at {op.layer}")
-    return op.ids[op.source] if dims else moved(op)
+    dims = [dims] if isinstance(dims, int) else dims
+    for dim in dims or [0]:
+        if op.varies_along(op.source, dim):
+            raise Unsupported(f"channels pushed along at {op.layer}")
+    return op.ids[op.source] if dims else rearranged(op)
 
 
-def reshape(op: OpContext) -> Tensor:
-    """`view` and `reshape`: entries keep their order."""
-    ids = _reshaped(op.ids[op.source], op.shape(op.source), tuple(op.value.shape))
-    _note_sizes(op, _listed(op, 1, ("shape", "size")), 0, ids)
+def _reshape(op: OpContext) -> Tensor:
+    return _reshape_with_sizes(op, _written_sizes(op, 1, ("shape", "size")), first=0)
+
+
+def _unflatten(op: OpContext) -> Tensor:
+    dim = op.arg_value(1, "dim") % len(op.shape(op.source))
+    return _reshape_with_sizes(op, _written_sizes(op, 2, ("sizes",)), first=dim)
+
+
+def _reshape_with_sizes(op: OpContext, sizes: list[tuple[ArgPath, Any]], first: int) -> Tensor:
+    ids = _reshaped_ids(op)
+    _record_sizes(op, sizes, first, ids)
     return ids
 
 
-def _reshaped(ids: Tensor, old: tuple[int, ...], new: tuple[int, ...]) -> Tensor:
-    """Reshape ids like their value; last axes that stay, and hold no channels, are left out of the work."""
+def _reshaped_ids(op: OpContext) -> Tensor:
+    """Reshape the ids of the first input like its value; entries keep their order."""
+    ids, old, new = op.ids[op.source], op.shape(op.source), tuple(op.value.shape)
+    # Last axes that stay, and hold no channels, are left out: ids of a whole feature map would be as large as the
+    # map itself.
     same = 0
-    while (
-        same < min(len(old), len(new))
-        and old[-1 - same] == new[-1 - same]
-        and ids.shape[-1 - same] == 1
-    ):
+    while same < min(len(old), len(new)):
+        if old[-1 - same] != new[-1 - same] or ids.shape[-1 - same] > 1:
+            break
         same += 1
     kept, size = len(old) - same, len(new) - same
-    result = ids.reshape(ids.shape[:kept]).expand(old[:kept]).reshape(new[:size])
-    return compact(result).reshape([*compact(result).shape, *[1] * same])
+    result = compact(ids.reshape(ids.shape[:kept]).expand(old[:kept]).reshape(new[:size]))
+    return result.reshape([*result.shape, *[1] * same])
 
 
-def unflatten(op: OpContext) -> Tensor:
-    """One axis becomes several."""
-    dim = op.arg_value(1, "dim") % len(op.shape(op.source))
-    ids = _reshaped(op.ids[op.source], op.shape(op.source), tuple(op.value.shape))
-    _note_sizes(op, _listed(op, 2, ("sizes",)), dim, ids)
-    return ids
-
-
-def expand(op: OpContext) -> Any:
-    """Repetition without copies; over as many channels as another value has, the repeated entries go with those."""
-    entries = _listed(op, 1, ("size",))
-    ids = compact(op.expanded(op.source).expand(op.value.shape))
-    for dim, (_, size) in enumerate(entries):
+def _expand(op: OpContext) -> Any:
+    """Repeat without copies; a map expanded to another value's number of channels goes with those channels."""
+    sizes = _written_sizes(op, 1, ("size",))
+    ids = compact(op.ids_of_entries(op.source).expand(op.value.shape))
+    for dim, (_, size) in enumerate(sizes):
         counted = op.ids.get(size) if isinstance(size, fx.Node) else None
-        if (
-            isinstance(counted, ChannelSize)
-            and ids.numel() == 1
-            and len(counted.ids) == op.value.shape[dim]
-        ):
+        if not isinstance(counted, ChannelSize) or ids.numel() > 1:
+            continue
+        if len(counted.ids) == op.value.shape[dim]:
             op.analysis.pin(ids, f"one value for all channels at {op.layer}")
             ids = op.broadcast_along(counted.ids, dim)
-    _note_sizes(op, entries, 0, ids)
+    _record_sizes(op, sizes, 0, ids)
     return ids
 
 
-def like_another(op: OpContext) -> Any:
-    """`view_as`: both values lose the same channels."""
+def _view_as(op: OpContext) -> Any:
     other = op.argument(1, "other")
-    ids = _reshaped(op.ids[op.source], op.shape(op.source), tuple(op.value.shape))
+    ids = _reshaped_ids(op)
     if ids.shape != op.ids[other].shape:
-        return pinned(op, f"shapes of different channels at {op.layer}")
+        raise Unsupported(f"shapes of different channels at {op.layer}")
     return union_all([ids, op.ids[other]], op.analysis.union_find)
 
 
-def _listed(op: OpContext, index: int, names: Sequence[str]) -> list[tuple[ArgPath, Any]]:
-    """Return place and value of every size given, as a tuple or one by one."""
-    path: ArgPath = next(
-        (("kwargs", name) for name in names if name in op.node.kwargs), ("args", index)
-    )
-    given = op.node.kwargs[path[1]] if path[0] == "kwargs" else op.node.args[index:]
-    if path[0] == "kwargs" or (len(given) == 1 and isinstance(op.static(given[0]), (tuple, list))):
-        given = given if path[0] == "kwargs" else given[0]
-        return (
-            [(path, given)]
-            if isinstance(given, fx.Node)
-            else [((*path, at), one) for at, one in enumerate(given)]
-        )
-    return [(("args", index + place), size) for place, size in enumerate(given)]
+def _written_sizes(op: NodeContext, index: int, names: Sequence[str]) -> list[tuple[ArgPath, Any]]:
+    """Return path and argument of every size, given as a tuple, one by one, or as a whole shape."""
+    for name in names:
+        if name in op.node.kwargs:
+            return _listed_sizes(("kwargs", name), op.node.kwargs[name])
+    given = op.node.args[index:]
+    if len(given) == 1 and isinstance(op.evaluate(given[0]), (tuple, list)):
+        return _listed_sizes(("args", index), given[0])
+    return [(("args", index + offset), size) for offset, size in enumerate(given)]
 
 
-def _note_sizes(op: OpContext, entries: list[tuple[ArgPath, Any]], first: int, ids: Tensor) -> None:
-    """Note the sizes that count channels, and the axes whose size the forward works out by itself."""
-    for dim, (path, size) in enumerate(entries, start=first):
-        if isinstance(op.static(size), (tuple, list)):
-            _tie_shapes(op, size, ids)
+def _listed_sizes(path: ArgPath, sizes: Any) -> list[tuple[ArgPath, Any]]:
+    if isinstance(sizes, fx.Node):
+        return [(path, sizes)]
+    return [((*path, item), size) for item, size in enumerate(sizes)]
+
+
+def _record_sizes(op: OpContext, sizes: list[tuple[ArgPath, Any]], first: int, ids: Tensor) -> None:
+    """Record the sizes that count channels, and the axes whose size the forward infers by itself."""
+    for dim, (path, size) in enumerate(sizes, start=first):
+        if isinstance(op.evaluate(size), (tuple, list)):
+            _unite_shapes(op, size, ids)
             continue
-        computed = any(op.sizes(size)) if isinstance(size, fx.Node) else size == -1
+        computed = size == -1
+        if isinstance(size, fx.Node):
+            computed = any(op.channel_sizes(size))
         if computed:
             op.analysis.inferred_axes.setdefault(op.node.name, set()).add(dim)
         if size == -1 or (isinstance(size, fx.Node) and not computed):
+            # -1 follows the cut by itself, and other computed numbers count no channels.
             continue
         length = op.value.shape[dim]
         op.record_size(path, ChannelRange(ids, dim, length, (0, length)), size)
 
 
-def _tie_shapes(op: OpContext, shape: fx.Node, ids: Tensor) -> None:
+def _unite_shapes(op: OpContext, shape: fx.Node, ids: Tensor) -> None:
     """`x.view(y.shape)`: both values lose the same channels."""
     for dim, size in enumerate(op.ids.get(shape) or []):
-        if isinstance(size, ChannelSize) and ids.numel() == ids.shape[dim] == len(size.ids):
+        if not isinstance(size, ChannelSize):
+            continue
+        if ids.numel() == ids.shape[dim] == len(size.ids):
             op.analysis.union_find.union(ids.flatten(), size.ids)
-        elif isinstance(size, ChannelSize):
+        else:
             op.analysis.pin(size, f"shapes of different channels at {op.layer}")
             op.analysis.pin(ids, f"shapes of different channels at {op.layer}")
 
 
-def concatenate(op: OpContext) -> Tensor:
-    """Concatenation: of channels, one after the other; along another axis, tied."""
-    return _joined(op, op.arg_value(1, "dim", op.node.kwargs.get("axis", 0)) % op.value.dim())
+def _concatenate(op: OpContext) -> Tensor:
+    return _joined_ids(op, _joined_axis(op))
 
 
-def concatenate_channels(op: OpContext) -> Any:
-    """`hstack`, of values with more than one axis."""
-    return _joined(op, 1) if op.value.dim() > 1 else pinned(op, f"vectors joined at {op.layer}")
+def _joined_axis(op: NodeContext) -> int:
+    if op.node.target is torch.hstack:
+        if op.value.dim() == 1:
+            raise Unsupported(f"vectors joined at {op.layer}")
+        return 1
+    return op.arg_value(1, "dim", op.node.kwargs.get("axis", 0)) % op.value.dim()
 
 
-def _joined(op: OpContext, dim: int) -> Tensor:
-    parts = _parts(op)
-    if any(size > 1 for ids, _ in parts for axis, size in enumerate(ids.shape) if axis != dim):
-        rows = [_level(op, ids, dim) for ids, _ in parts]
-        return union_all(rows, op.analysis.union_find)
-    rows = [ids_along(ids, shape[dim], dim, op.analysis.union_find) for ids, shape in parts]
-    return op.broadcast_along(torch.cat(rows), dim)
+def _joined_ids(op: OpContext, dim: int) -> Tensor:
+    """Join channels one after the other; along another axis, unite those of all sections."""
+    union_find = op.analysis.union_find
+    sections = _joined_sections(op)
+    if any(_varies_beside(ids, dim) for ids, _ in sections):
+        rows = []
+        for ids, _ in sections:
+            first = ids.narrow(dim, 0, 1)
+            if ids.shape[dim] > 1:
+                union_find.union(ids, first.expand_as(ids))
+            rows.append(first)
+        return union_all(rows, union_find)
+    joined = [ids_along(ids, shape[dim], dim, union_find) for ids, shape in sections]
+    return op.broadcast_along(torch.cat(joined), dim)
 
 
-def _parts(op: OpContext) -> list[tuple[Tensor, tuple[int, ...]]]:
-    """Return ids and shape of each part, from a list of values or from another operator's list of results."""
-    parts = op.argument(0, "tensors")
-    if isinstance(parts, fx.Node):
-        return [
-            (ids, tuple(value.shape))
-            for ids, value in zip(op.ids[parts], op.values[parts], strict=True)
-        ]
-    return [(op.ids[node], op.shape(node)) for node in parts]
+def _varies_beside(ids: Tensor, dim: int) -> bool:
+    return any(size > 1 for axis, size in enumerate(ids.shape) if axis != dim)
 
 
-def _level(op: OpContext, ids: Tensor, dim: int) -> Tensor:
-    """Tie what differs along `dim`."""
-    first = ids.narrow(dim, 0, 1)
-    if ids.shape[dim] > 1:
-        op.analysis.union_find.union(ids, first.expand_as(ids))
-    return first
+def _joined_sections(op: OpContext) -> list[tuple[Tensor, tuple[int, ...]]]:
+    """Return ids and shape of each joined value, given as a list or as the results of another operator."""
+    given = op.argument(0, "tensors")
+    if not isinstance(given, fx.Node):
+        return [(op.ids[node], op.shape(node)) for node in given]
+    shapes = [tuple(value.shape) for value in op.values[given]]
+    return list(zip(op.ids[given], shapes, strict=True))
 
 
-def stack(op: OpContext) -> Tensor:
-    """A new axis: the parts are tied, so that they stay equally wide."""
+def _stack(op: OpContext) -> Tensor:
+    """Unite the stacked values, so that they stay equally wide."""
     dim = op.arg_value(1, "dim", 0) % op.value.dim()
-    return union_all([ids.unsqueeze(dim) for ids, _ in _parts(op)], op.analysis.union_find)
+    stacked = [ids.unsqueeze(dim) for ids, _ in _joined_sections(op)]
+    return union_all(stacked, op.analysis.union_find)
 
 
-def pixel_shuffle(op: OpContext) -> Tensor:
-    """Every r^2 consecutive channels become one."""
+def _pixel_shuffle(op: OpContext) -> Tensor:
+    """Turn every r^2 consecutive channels into one."""
+    channels, out_channels = op.channels(op.source), op.value.shape[1]
+    blocks = union_blocks(channels, out_channels, op.analysis.union_find)
+    return op.broadcast_along(blocks[:, 0])
+
+
+def _pixel_unshuffle(op: OpContext) -> Tensor:
+    """Turn every channel into r^2 consecutive ones."""
     channels = op.channels(op.source)
-    rows = channels.reshape(op.value.shape[1], -1)
-    op.analysis.union_find.union(rows, rows[:, :1].expand_as(rows))
-    return op.broadcast_along(rows[:, 0])
+    copies = op.value.shape[1] // len(channels)
+    return op.broadcast_along(channels.repeat_interleave(copies))
 
 
-def pixel_unshuffle(op: OpContext) -> Tensor:
-    """Every channel becomes r^2 consecutive ones."""
-    channels = op.channels(op.source)
-    return op.broadcast_along(channels.repeat_interleave(op.value.shape[1] // len(channels)))
+def _channel_shuffle(op: OpContext) -> Tensor:
+    """Interleave the channels of equal chunks, which stay equally wide."""
+    chunks = op.option(1, "groups")
+    rows = union_chunks(op.channels(op.source), chunks, op.analysis.union_find)
+    return op.broadcast_along(rows.t().flatten())
 
 
-def channel_shuffle(op: OpContext) -> Tensor:
-    """The channels of equal parts take turns; the parts stay equally wide."""
-    groups = op.module.groups if op.module is not None else op.arg_value(1, "groups")
-    return op.broadcast_along(union_chunks(op, op.channels(op.source), groups).t().flatten())
+def _moved_axes_field(op: ReceptiveContext) -> ReceptiveField2D:
+    """Move the axes of the layout as a permutation, squeeze or expansion moves those of the value."""
+    field = op.field
+    # A view of a contiguous tensor tells by its strides which axis of the source each of its axes is.
+    strides: dict[int, int] = {}
+    stride = 1
+    for dim in reversed(range(len(field.layout))):
+        size = op.shape(op.source)[dim]
+        if size > 1:
+            strides[stride] = dim
+        stride *= size
+    view = op.apply(torch.empty(op.shape(op.source), device="meta"))
+    layout: list[tuple[Digit, ...]] = []
+    for size, step in zip(view.shape, view.stride(), strict=True):
+        is_moved = size > 1 and step > 0
+        layout.append(field.layout[strides[step]] if is_moved else plain_axis(size))
+    return replace(field, layout=tuple(layout))
+
+
+def _flattened_field(op: ReceptiveContext) -> ReceptiveField2D:
+    shape = tuple(op.value.shape)
+    return reshaped(op, op.field, shape, [False] * len(shape))
+
+
+def _reshaped_field(op: ReceptiveContext) -> ReceptiveField2D:
+    return _field_with_sizes(op, _written_sizes(op, 1, ("shape", "size")), first=0)
+
+
+def _unflattened_field(op: ReceptiveContext) -> ReceptiveField2D:
+    dim = op.arg_value(1, "dim") % len(op.shape(op.source))
+    return _field_with_sizes(op, _written_sizes(op, 2, ("sizes",)), first=dim)
+
+
+def _field_with_sizes(
+    op: ReceptiveContext, sizes: list[tuple[ArgPath, Any]], first: int
+) -> ReceptiveField2D:
+    shape = tuple(op.value.shape)
+    written = [False] * len(shape)
+    for dim, (_, size) in enumerate(sizes, start=first):
+        written[dim] = isinstance(size, int) and size != -1
+    return reshaped(op, op.field, shape, written)
+
+
+def _repeated_field(op: ReceptiveContext) -> ReceptiveField2D:
+    """Repeat axes without space; the image itself cannot be repeated."""
+    field, shape = op.field, tuple(op.value.shape)
+    layout = [plain_axis(size) for size in shape]
+    for back in range(-len(field.layout), 0):
+        if field.holds_space(back):
+            if op.shape(op.source)[back] != shape[back]:
+                raise op.unbounded("repeats the image")
+            layout[back] = field.layout[back]
+    return replace(field, layout=tuple(layout))
+
+
+def _repeat_interleaved_field(op: ReceptiveContext) -> ReceptiveField2D:
+    """Repeat every entry along one axis: along rows or columns, an enlargement by the nearest pixel."""
+    repeats, dim = op.arg_value(1, "repeats"), op.arg_value(2, "dim")
+    if not isinstance(repeats, int) or dim is None:
+        raise op.unbounded("repeats entries a varying number of times")
+    layout = list(op.field.layout)
+    layout[dim] = (*layout[dim], *plain_axis(repeats))
+    return normalized(op, replace(op.field, layout=tuple(layout)))
+
+
+def _reversed_field(op: ReceptiveContext) -> ReceptiveField2D:
+    dims = op.arg_value(1, "dims")
+    for dim in [dims] if isinstance(dims, int) else dims:
+        if op.field.holds_space(dim):
+            raise op.unbounded("mirrors the image")
+    return op.field
+
+
+def _rolled_field(op: ReceptiveContext) -> ReceptiveField2D:
+    """Return the field of entries rolled along axes without space.
+
+    Rolled along rows or columns, the last pixels of the image come first: the border of a tile would need
+    pixels from the other end of the image, so no tile knows enough.
+    """
+    dims = op.arg_value(2, "dims")
+    dims = [dims] if isinstance(dims, int) else dims
+    for dim in dims or range(len(op.field.layout)):
+        if op.field.holds_space(dim):
+            raise op.unbounded("wraps around the image")
+    return op.field
+
+
+def _joined_field(op: ReceptiveContext) -> ReceptiveField2D:
+    return combined(op, _joined_operands(op), op.value.shape, joined_dim=_joined_axis(op))
+
+
+def _stacked_field(op: ReceptiveContext) -> ReceptiveField2D:
+    dim = op.arg_value(1, "dim", 0) % op.value.dim()
+    operands = []
+    for field, shape in _joined_operands(op):
+        if field is not None:
+            layout = (*field.layout[:dim], (), *field.layout[dim:])
+            field = replace(field, layout=layout)
+        operands.append((field, (*shape[:dim], 1, *shape[dim:])))
+    return combined(op, operands, op.value.shape)
+
+
+def _joined_operands(op: ReceptiveContext) -> list[tuple[Any, tuple[int, ...]]]:
+    given = op.argument(0, "tensors")
+    if not isinstance(given, fx.Node):
+        return [(op.fields.get(node), op.shape(node)) for node in given]
+    shapes = [tuple(value.shape) for value in op.values[given]]
+    return list(zip(op.fields[given], shapes, strict=True))
+
+
+def _pixel_shuffle_field(op: ReceptiveContext) -> ReceptiveField2D:
+    factor = op.option(1, "upscale_factor")
+    return map_image(op, [(lambda i: [i // factor], Fraction(1, factor))] * 2, op.value.shape)
+
+
+def _pixel_unshuffle_field(op: ReceptiveContext) -> ReceptiveField2D:
+    factor = op.option(1, "downscale_factor")
+    return slide_windows(op, factor, factor, 0, 1)
+
+
+def _channel_shuffle_field(op: ReceptiveContext) -> ReceptiveField2D:
+    return mix_axes(op, op.field, [1])
+
+
+OPS = (
+    OpSpec(
+        "permute",
+        spellings(
+            "permute transpose swapaxes swapdims movedim moveaxis squeeze unsqueeze t", torch
+        ),
+        channels=rearranged,
+        receptive_field=_moved_axes_field,
+    ),
+    OpSpec(
+        "flatten",
+        (nn.Flatten, *spellings("flatten ravel", torch)),
+        channels=rearranged,
+        receptive_field=_flattened_field,
+    ),
+    OpSpec("flip", spellings("flip", torch), rearranged, _reversed_field),
+    OpSpec("repeat", spellings("repeat tile", torch), rearranged, _repeated_field),
+    OpSpec(
+        "repeat_interleave",
+        spellings("repeat_interleave", torch),
+        channels=rearranged,
+        receptive_field=_repeat_interleaved_field,
+    ),
+    OpSpec("roll", spellings("roll", torch), _roll, _rolled_field),
+    OpSpec(
+        "reshape",
+        (torch.reshape, "reshape", "view"),
+        channels=_reshape,
+        receptive_field=_reshaped_field,
+        takes_sizes=True,
+    ),
+    OpSpec(
+        "unflatten",
+        spellings("unflatten", torch),
+        channels=_unflatten,
+        receptive_field=_unflattened_field,
+        takes_sizes=True,
+    ),
+    OpSpec("view_as", ("view_as", "reshape_as"), _view_as, _flattened_field),
+    OpSpec("expand", ("expand",), _expand, _moved_axes_field, takes_sizes=True),
+    OpSpec(
+        "concatenate",
+        (torch.cat, torch.concat, torch.concatenate, torch.hstack),
+        channels=_concatenate,
+        receptive_field=_joined_field,
+    ),
+    OpSpec("stack", (torch.stack,), _stack, _stacked_field),
+    OpSpec(
+        "pixel shuffle",
+        (nn.PixelShuffle, F.pixel_shuffle),
+        channels=_pixel_shuffle,
+        receptive_field=_pixel_shuffle_field,
+    ),
+    OpSpec(
+        "pixel unshuffle",
+        (nn.PixelUnshuffle, F.pixel_unshuffle),
+        channels=_pixel_unshuffle,
+        receptive_field=_pixel_unshuffle_field,
+    ),
+    OpSpec(
+        "channel shuffle",
+        (nn.ChannelShuffle, F.channel_shuffle),
+        channels=_channel_shuffle,
+        receptive_field=_channel_shuffle_field,
+    ),
+)

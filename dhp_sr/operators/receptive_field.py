@@ -1,6 +1,10 @@
-"""How far along one axis every entry of a value reads: an endless, periodic table of first and last input pixels.
+"""Receptive field along one axis, stored as one period of (first, last) input indices.
 
-Strides and shuffles make neighboring entries read differently, but the pattern repeats, so that one period says all.
+Strides and shuffles make neighboring entries read differently, but the pattern repeats: the table of one period says
+what every entry reads, however long the axis is.
+
+Reference: Araujo et al., Computing Receptive Fields of Convolutional Neural Networks, Distill 2019 (there for one
+entry and odd kernels; here periodic, so that sub-pixel shuffles and resizing are exact).
 """
 
 import math
@@ -10,39 +14,43 @@ from typing import NamedTuple
 
 
 class AxisReceptiveField(NamedTuple):
-    """What the entries of a value read along one axis; entry i + period reads `shift` pixels further than entry i."""
+    """Input indices that the entries of a value read along one axis.
 
-    low: tuple[int, ...]
+    Entry i + period reads `stride` input pixels further than entry i.
+    """
+
+    first: tuple[int, ...]
     """First input pixel read by each entry of one period."""
-    high: tuple[int, ...]
-    """Last input pixel read."""
-    shift: int
-    """Input pixels in one period."""
-    extra: int = 0
-    """Entries beyond those that the input's length accounts for: padding, or less than none after cropping."""
+    last: tuple[int, ...]
+    """Last input pixel read by each entry of one period."""
+    stride: int
+    """Input pixels per period."""
+    padding: int = 0
+    """Entries beyond those that the input's length accounts for; negative after cropping."""
 
     @property
     def step(self) -> Fraction:
         """Input pixels per entry."""
-        return Fraction(self.shift, len(self.low))
+        return Fraction(self.stride, len(self.first))
 
     @property
     def before(self) -> int:
-        """Pixels read before the first one of a tile that begins at a multiple of `shift`."""
-        return max(0, -min(self.low))
+        """Input pixels read before the start of a tile that begins at a multiple of `stride`."""
+        return max(0, -min(self.first))
 
     @property
     def after(self) -> int:
-        """Pixels read behind the last one of a tile that ends before a multiple of `shift`."""
-        return max(0, max(self.high) - self.shift + 1)
+        """Input pixels read behind the end of a tile that ends at a multiple of `stride`."""
+        return max(0, max(self.last) - self.stride + 1)
 
     def at(self, index: int) -> tuple[int, int]:
-        """Return the first and the last input pixel of any entry, one outside the value included."""
-        turns, phase = divmod(index, len(self.low))
-        return self.low[phase] + turns * self.shift, self.high[phase] + turns * self.shift
+        """Return the first and the last input pixel of any entry, also of an index outside the value."""
+        periods, phase = divmod(index, len(self.first))
+        offset = periods * self.stride
+        return self.first[phase] + offset, self.last[phase] + offset
 
 
-START = AxisReceptiveField((0,), (0,), 1)
+IDENTITY = AxisReceptiveField((0,), (0,), 1)
 """The input itself: every pixel reads itself."""
 
 
@@ -51,45 +59,56 @@ def propagate(
     reads: Callable[[int], Iterable[int]],
     ratio: Fraction,
     lengths: tuple[int, int],
+    pattern: int | None = None,
 ) -> AxisReceptiveField | None:
-    """Return the reach of a value each of whose entries is computed from some entries of `source`.
-
-    An entry that lies outside `source` is padding. Padding differs between a whole image and a tile of it, so
-    an entry is taken to read its own place as well.
+    """Return the receptive field of a value each of whose entries is computed from some entries of `source`.
 
     Args:
-        source: what is read.
-        reads: entry -> entries of `source`; b entries on, it reads a entries further, where `ratio` is a / b.
+        source: what the operator's input reads.
+        reads: entry of the result -> entries of `source` that it is computed from.
         ratio: entries of `source` per entry of the result.
-        lengths: of the input and of the result, for the example.
+        lengths: of the network's input and of the result, for the example.
+        pattern: entries of the result after which `reads` repeats, `ratio * pattern` entries of `source` further;
+            default: the denominator of `ratio`.
 
     Returns:
-        The reach; None where the result's length is not proportional to the input's.
+        None where the result's length is not proportional to the input's.
     """
-    above, below = ratio.numerator, ratio.denominator
-    whole = below * len(source.low)
-    period = whole // math.gcd(above, whole)
-    shift = source.shift * period * above // whole
-    step = Fraction(shift, period)
-    extra = lengths[1] - lengths[0] / step
-    if extra.denominator != 1:
+    pattern = pattern or ratio.denominator
+    advance = int(ratio * pattern)
+    # The result repeats where both the operator's pattern and the source's own period are complete.
+    repeats = len(source.first) // math.gcd(advance, len(source.first))
+    period = pattern * repeats
+    stride = source.stride * advance * repeats // len(source.first)
+    step = Fraction(stride, period)
+    padding = lengths[1] - lengths[0] / step
+    if padding.denominator != 1:
         return None
-    low, high = [], []
+    first, last = [], []
     for entry in range(period):
         spans = [source.at(index) for index in reads(entry)]
-        low.append(min([math.floor(entry * step), *(first for first, _ in spans)]))
-        high.append(max([math.ceil((entry - extra + 1) * step) - 1, *(last for _, last in spans)]))
-    return AxisReceptiveField(tuple(low), tuple(high), shift, int(extra))
+        # An index outside `source` is padding. It is filled differently for a whole image (zeros, reflection) and
+        # inside it, so an entry always counts as reading the pixels at its own position as well: a tile then
+        # includes them, and its padding never stands where the image has pixels.
+        own_first = math.floor(entry * step)
+        own_last = math.ceil((entry - padding + 1) * step) - 1
+        first.append(min([own_first, *(start for start, _ in spans)]))
+        last.append(max([own_last, *(end for _, end in spans)]))
+    return AxisReceptiveField(tuple(first), tuple(last), stride, int(padding))
 
 
-def union(reaches: Iterable[AxisReceptiveField]) -> AxisReceptiveField | None:
-    """Return the reach of values that are combined entry by entry; None where their entries do not correspond."""
-    reaches = list(reaches)
-    first = reaches[0]
-    if any((one.step, one.extra) != (first.step, first.extra) for one in reaches):
-        return None
-    period = math.lcm(*(len(one.low) for one in reaches))
-    spans = [[one.at(entry) for one in reaches] for entry in range(period)]
-    low = tuple(min(start for start, _ in one) for one in spans)
-    high = tuple(max(end for _, end in one) for one in spans)
-    return AxisReceptiveField(low, high, int(first.step * period), first.extra)
+def union(fields: Iterable[AxisReceptiveField]) -> AxisReceptiveField | None:
+    """Return the field of values combined entry by entry; None where their entries do not correspond."""
+    fields = list(fields)
+    reference = fields[0]
+    for field in fields:
+        if (field.step, field.padding) != (reference.step, reference.padding):
+            return None
+    period = math.lcm(*(len(field.first) for field in fields))
+    first, last = [], []
+    for entry in range(period):
+        spans = [field.at(entry) for field in fields]
+        first.append(min(start for start, _ in spans))
+        last.append(max(end for _, end in spans))
+    stride = int(reference.step * period)
+    return AxisReceptiveField(tuple(first), tuple(last), stride, reference.padding)

@@ -1,42 +1,91 @@
-"""Mean, sum, maximum, ... over some axes."""
+"""Reductions over axes: mean, sum, maximum, norm."""
 
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from dhp_sr.operators.context import OpContext, pinned
-from dhp_sr.operators.elementwise import combine
+from dhp_sr.operators.analysis_context import Sign
+from dhp_sr.operators.context import NodeContext, OpContext
+from dhp_sr.operators.elementwise import binary, pointwise_field, sign_of_input
+from dhp_sr.operators.spatial_layout import (
+    ReceptiveContext,
+    ReceptiveField2D,
+    mix_axes,
+    shapes_of,
+)
+from dhp_sr.operators.spec import OpSpec, Unsupported, spellings
 
 
-def reduction(op: OpContext) -> Any:
-    """Over space: the channels stay. Over channels: they are pinned, since fewer give another result."""
-    dims = op.arg_value(1, "dim", op.node.kwargs.get("axis"))
-    return _over(op, None if isinstance(dims, bool) else dims)
-
-
-def norm(op: OpContext) -> Any:
-    """`norm`, whose axes come after its order."""
-    return _over(op, op.arg_value(2, "dim"))
-
-
-def extremum(op: OpContext) -> Any:
-    """`torch.max` and `torch.min`: of two tensors, or over axes."""
-    return combine(op) if isinstance(op.arg_value(1, "other"), Tensor) else reduction(op)
-
-
-def _over(op: OpContext, dims: Any) -> Any:
-    source, rank = op.source, len(op.shape(op.source))
-    dims = range(rank) if dims is None else [dims] if isinstance(dims, int) else dims
-    dims = sorted({dim % rank for dim in dims})
-    if any(op.varies_along(source, dim) for dim in dims):
-        return pinned(op, f"{op.operator} over channels at {op.layer}")
+def _reduction(op: OpContext) -> Any:
+    """Keep the channels of a reduction over space; one over channels depends on how many there are."""
+    if isinstance(op.arg_value(1, "other"), Tensor):
+        return binary(op)  # torch.max and torch.min of two tensors
+    dims = _reduced_axes(op)
+    for dim in dims:
+        if op.varies_along(op.source, dim):
+            raise Unsupported(f"{op.operator} over channels at {op.layer}")
+    ids = op.ids[op.source]
     if isinstance(op.value, tuple):
-        return [_without(op.ids[source], dims, value.dim()) for value in op.value]
-    return _without(op.ids[source], dims, op.value.dim())
+        return [_without(ids, dims, value.dim()) for value in op.value]
+    return _without(ids, dims, op.value.dim())
 
 
-def _without(ids: Tensor, dims: list[int], rank: int) -> Tensor:
+def _reduced_axes(op: NodeContext) -> list[int]:
+    """Return the reduced axes, ascending; all where none is given."""
+    rank = len(op.shape(op.source))
+    # torch.norm is given its order before its axes
+    index = 2 if "norm" in op.operator else 1
+    dims = op.arg_value(index, "dim", op.node.kwargs.get("axis"))
+    if dims is None or isinstance(dims, bool):
+        dims = range(rank)
+    elif isinstance(dims, int):
+        dims = [dims]
+    return sorted({dim % rank for dim in dims})
+
+
+def _without(ids: Tensor, dims: Iterable[int], rank: int) -> Tensor:
     """Leave out the reduced axes, unless the result keeps them."""
     if ids.dim() == rank:
         return ids
     return ids.reshape([size for dim, size in enumerate(ids.shape) if dim not in dims])
+
+
+def _reduction_field(op: ReceptiveContext) -> ReceptiveField2D | list[ReceptiveField2D] | None:
+    if isinstance(op.arg_value(1, "other"), Tensor):
+        return pointwise_field(op)
+    dims = _reduced_axes(op)
+    field = mix_axes(op, op.field, dims)
+    keeps_axes = len(shapes_of(op.value)[0]) == len(field.layout)
+    layout = []
+    for dim, digits in enumerate(field.layout):
+        if dim not in dims:
+            layout.append(digits)
+        elif keeps_axes:
+            layout.append(())
+    field = replace(field, layout=tuple(layout))
+    return [field for _ in op.value] if isinstance(op.value, tuple) else field
+
+
+def _reduction_spec(name: str, names: str, sign: Any = Sign.ANY) -> OpSpec:
+    return OpSpec(
+        name,
+        spellings(names, torch),
+        channels=_reduction,
+        receptive_field=_reduction_field,
+        sign=sign,
+    )
+
+
+OPS = (
+    _reduction_spec("mean or sum", "mean sum", sign_of_input),
+    _reduction_spec("variance", "var", Sign.NONNEGATIVE),
+    _reduction_spec("standard deviation", "std"),
+    _reduction_spec("extreme over axes", "amax amin max min argmax argmin"),
+    _reduction_spec("product", "prod"),
+    _reduction_spec("logsumexp", "logsumexp"),
+    _reduction_spec("any or all", "any all"),
+    _reduction_spec("norm", "norm"),
+)

@@ -1,233 +1,165 @@
-"""One small rule per operator: what it does to channels.
+"""The registry: everything that the project knows of each operator, found by any of its spellings.
 
-A rule gets a `OpContext` and returns the ids of the op's result, broadcastable to it. An operator that is not in the
-tables pins its inputs, so nothing is pruned wrongly.
+Every file of rules lists its operators as `OPS`; this file puts them into one table. An operator that is not in the
+table pins the channels that go into it, so nothing is pruned wrongly.
 """
 
-import math
-import operator
-from collections.abc import Callable
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import fx, nn
+from torch.nn.utils.parametrize import is_parametrized
 
-from dhp_sr.operators import elementwise as pointwise
-from dhp_sr.operators import layers, norms, reductions
-from dhp_sr.operators import rearrange as shapes
-from dhp_sr.operators import sizes as numbers
-from dhp_sr.operators import slicing as parts
-from dhp_sr.operators.context import OpContext
-from dhp_sr.operators.elementwise import (
-    alike,
-    combine,
-    divide,
+from dhp_sr.graph.tracer import LEAF_TYPES
+from dhp_sr.operators import (
     elementwise,
-    ignore,
-    spatial,
-    unknown,
+    layers,
+    norms,
+    rearrange,
+    reductions,
+    resampling,
+    sizes,
+    slicing,
 )
-from dhp_sr.operators.rearrange import moved
-from dhp_sr.operators.reductions import reduction
+from dhp_sr.operators.context import OpContext
+from dhp_sr.operators.spec import ChannelRule, OpSpec, Target, Unsupported
 
-Rule = Callable[[OpContext], Any]
-
-_ACTIVATION_MODULES = (
-    *(
-        nn.ReLU,
-        nn.ReLU6,
-        nn.LeakyReLU,
-        nn.RReLU,
-        nn.ELU,
-        nn.CELU,
-        nn.SELU,
-        nn.GELU,
-        nn.SiLU,
-        nn.Mish,
-        nn.Tanh,
-    ),
-    *(
-        nn.Hardtanh,
-        nn.Hardswish,
-        nn.Softplus,
-        nn.Softsign,
-        nn.Sigmoid,
-        nn.Hardsigmoid,
-        nn.LogSigmoid,
-    ),
-    *(nn.Threshold, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink),
+_BUILT_IN: tuple[OpSpec, ...] = (
+    *layers.OPS,
+    *norms.OPS,
+    *elementwise.OPS,
+    *reductions.OPS,
+    *resampling.OPS,
+    *rearrange.OPS,
+    *slicing.OPS,
+    *sizes.OPS,
 )
 
-MODULE_RULES: dict[type[nn.Module], Rule] = {
-    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), layers.convolution),
-    **dict.fromkeys(
-        (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), layers.transposed_convolution
-    ),
-    nn.Linear: layers.linear,
-    **dict.fromkeys(
-        (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm), norms.per_channel
-    ),
-    **dict.fromkeys(
-        (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.PReLU), norms.per_channel
-    ),
-    nn.GroupNorm: norms.group_norm,
-    nn.LayerNorm: norms.layer_norm,
-    **dict.fromkeys((nn.Softmax, nn.LogSoftmax, nn.Softmin), norms.over_axis),
-    **dict.fromkeys((*_ACTIVATION_MODULES, nn.Identity), elementwise),
-    **dict.fromkeys(
-        (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout), elementwise
-    ),
-    **dict.fromkeys((nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.LPPool2d), spatial),
-    **dict.fromkeys((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d), spatial),
-    **dict.fromkeys((nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d), spatial),
-    **dict.fromkeys(
-        (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool2d),
-        pointwise.pooling_with_places,
-    ),
-    **dict.fromkeys(
-        (nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReplicationPad1d, nn.ReplicationPad2d), spatial
-    ),
-    **dict.fromkeys((nn.ZeroPad2d, nn.ConstantPad1d, nn.ConstantPad2d, nn.CircularPad2d), spatial),
-    nn.PixelShuffle: shapes.pixel_shuffle,
-    nn.PixelUnshuffle: shapes.pixel_unshuffle,
-    nn.ChannelShuffle: shapes.channel_shuffle,
-    nn.GLU: parts.halves,
-    nn.Flatten: moved,
-}
-"""Leaf modules."""
 
-_POINTWISE = "relu relu_ sigmoid tanh clamp clamp_ clamp_min clamp_max clip abs neg square exp erf sin cos round"
-_ALIKE = (
-    "contiguous clone detach float double half to type_as zeros_like ones_like logical_not isnan"
-)
-_ACTIVATION_FUNCTIONS = (
-    "relu relu_ relu6 leaky_relu leaky_relu_ elu elu_ celu selu gelu silu mish hardtanh hardswish hardsigmoid softplus "
-    "softsign tanhshrink softshrink hardshrink logsigmoid sigmoid tanh"
-)
-_DROPOUTS = "dropout dropout1d dropout2d dropout3d"
-_POOLING_FUNCTIONS = (
-    "interpolate avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d lp_pool2d"
-)
-_REDUCTIONS = "mean sum amax amin std var prod logsumexp argmax argmin any all"
-_MOVES = "permute transpose swapaxes swapdims movedim moveaxis squeeze unsqueeze flip tile flatten ravel t"
-_COMPARISONS = "eq ne lt le gt ge maximum minimum logical_and logical_or where"
+def _no_rule(op: OpContext) -> Any:
+    """Refuse an operator without an entry, or a module whose computation something else may change."""
+    module = op.module
+    if module is not None and (module._forward_hooks or module._forward_pre_hooks):
+        raise Unsupported(f"{op.operator} at {op.layer} has hooks")
+    if module is not None and is_parametrized(module):
+        advice = "torch.nn.utils.parametrize.remove_parametrizations makes them plain"
+        raise Unsupported(f"{op.operator} at {op.layer} computes its weights ({advice})")
+    raise Unsupported(f"operator {op.operator} at {op.layer} has no rule")
 
 
-def _found(names: str, *places: Any) -> list[Any]:
-    """Return the functions of these names in torch's modules, and the names themselves, for methods of tensors."""
-    functions = [
-        getattr(place, name) for name in names.split() for place in places if hasattr(place, name)
-    ]
-    return [*functions, *names.split()]
+UNKNOWN = OpSpec("unknown", (), channels=_no_rule)
+"""Stands for every operator that is not registered."""
 
 
-FUNCTION_RULES: dict[Any, Rule] = {
-    **dict.fromkeys(_found(_POINTWISE, torch), elementwise),
-    **dict.fromkeys(_found(_ALIKE, torch), alike),
-    **dict.fromkeys(_found(f"{_ACTIVATION_FUNCTIONS} {_DROPOUTS}", F), elementwise),
-    **dict.fromkeys((operator.neg, operator.pos, operator.abs, abs), elementwise),
-    "torchvision.ops.stochastic_depth.stochastic_depth": elementwise,
-    **dict.fromkeys(
-        _found("add sub mul add_ sub_ mul_ iadd isub imul lerp addcmul", torch, operator), combine
-    ),
-    **dict.fromkeys(_found(_COMPARISONS, torch, operator), combine),
-    **dict.fromkeys(_found("div div_ true_divide truediv itruediv", torch, operator), divide),
-    **dict.fromkeys(_found("sqrt rsqrt log log2 log10 log1p reciprocal", torch), pointwise.root),
-    **dict.fromkeys((torch.pow, operator.pow, "pow"), pointwise.power),
-    **dict.fromkeys(_found(_REDUCTIONS, torch), reduction),
-    **dict.fromkeys(_found("max min", torch), reductions.extremum),
-    **dict.fromkeys((torch.norm, "norm"), reductions.norm),
-    **dict.fromkeys(_found(_POOLING_FUNCTIONS, F), spatial),
-    **dict.fromkeys(
-        _found("max_pool1d max_pool2d max_pool3d adaptive_max_pool2d", F),
-        pointwise.pooling_with_places,
-    ),
-    F.pad: pointwise.pad,
-    F.grid_sample: pointwise.sample,
-    **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), layers.convolution),
-    **dict.fromkeys(
-        (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), layers.transposed_convolution
-    ),
-    F.linear: layers.linear,
-    **dict.fromkeys(
-        (F.batch_norm, F.instance_norm, F.prelu, torch.prelu), norms.per_channel_function
-    ),
-    F.layer_norm: norms.layer_norm,
-    F.normalize: norms.unit_length,
-    **dict.fromkeys(_found("softmax log_softmax softmin", F, torch), norms.over_axis),
-    **dict.fromkeys(_found(_MOVES, torch), moved),
-    **dict.fromkeys(_found("repeat repeat_interleave", torch), moved),
-    **dict.fromkeys(("view_as", "reshape_as"), shapes.like_another),
-    "expand_as": combine,
-    **dict.fromkeys((torch.reshape, "reshape", "view"), shapes.reshape),
-    **dict.fromkeys((torch.unflatten, "unflatten"), shapes.unflatten),
-    "expand": shapes.expand,
-    **dict.fromkeys((torch.chunk, "chunk"), parts.chunk),
-    **dict.fromkeys((torch.tensor_split, "tensor_split"), parts.tensor_split),
-    **dict.fromkeys((torch.split, "split", "split_with_sizes"), parts.split),
-    **dict.fromkeys((torch.unbind, "unbind"), parts.unbind),
-    **dict.fromkeys((torch.narrow, "narrow"), parts.narrow),
-    operator.getitem: parts.item,
-    operator.setitem: pointwise.set_item,
-    **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), shapes.concatenate),
-    torch.hstack: shapes.concatenate_channels,
-    torch.stack: shapes.stack,
-    **dict.fromkeys((torch.roll, "roll"), shapes.roll),
-    F.pixel_shuffle: shapes.pixel_shuffle,
-    F.pixel_unshuffle: shapes.pixel_unshuffle,
-    F.channel_shuffle: shapes.channel_shuffle,
-    F.glu: parts.halves,
-    getattr: numbers.attribute,
-    "size": numbers.size,
-    "numel": numbers.count,
-    **dict.fromkeys(("dim", "get_device", "is_floating_point", math.prod), ignore),
-    torch._assert: numbers.insist,
-    "torch.fx._symbolic_trace._assert_is_none": ignore,
-}
-"""Functions, and methods of tensors by name."""
-
-_LAYER_RULES = (layers.convolution, layers.transposed_convolution, layers.linear)
-FUNCTIONAL_LAYERS = tuple(target for target, rule in FUNCTION_RULES.items() if rule in _LAYER_RULES)
-"""Functions that are given a layer's weight and bias."""
-
-_GATES = frozenset((nn.Sigmoid, nn.Hardsigmoid, *_found("sigmoid hardsigmoid", F, torch)))
-_FURTHER = (nn.PReLU, nn.GLU, *_found("prelu glu clamp clamp_min", F, torch))
-ACTIVATIONS = (
-    frozenset((*_ACTIVATION_MODULES, *_FURTHER, *_found(_ACTIVATION_FUNCTIONS, F, torch))) - _GATES
-)
-"""Types of modules and functions; not those that gate other channels, nor products of two values, which do the same."""
-
-_TAKES_SIZES = (
-    shapes.reshape,
-    shapes.unflatten,
-    shapes.expand,
-    parts.split,
-    parts.item,
-    parts.narrow,
-    numbers.insist,
-)
-"""Rules of operators whose arguments may be numbers of channels."""
+def _table(specs: tuple[OpSpec, ...]) -> dict[Target, OpSpec]:
+    table: dict[Target, OpSpec] = {}
+    for spec in specs:
+        for target in spec.targets:
+            assert table.setdefault(target, spec) is spec, f"{target} has two entries"
+    return table
 
 
-def rule_for(node: fx.Node, module: nn.Module | None) -> Rule:
-    """Return the rule of a node's operator, or `unknown`."""
+_TABLE = _table(_BUILT_IN)
+
+
+def register_op(*targets: Target, channels: ChannelRule, name: str = "", **facts: Any) -> OpSpec:
+    """Register an operator, in all its spellings, in place of any entry that they had.
+
+    Example:
+        A layer of your own that scales every channel by a learned gain. Its channels are those of its input, and its
+        gain has one entry for each; it reads nothing but the pixel itself, and a cut sets its width::
+
+            from dhp_sr.operators import register_op
+
+            class ChannelGain(nn.Module):
+                def __init__(self, width):
+                    super().__init__()
+                    self.width = width
+                    self.gain = nn.Parameter(torch.ones(width))
+
+                def forward(self, x):
+                    return x * self.gain[:, None, None]
+
+            def gain_channels(op):
+                if op.value.dim() != 4:
+                    raise Unsupported(f"ChannelGain at {op.layer} expects (N, C, H, W)")
+                channels = op.channels(op.source)
+                op.analysis.bind_axis(f"{op.layer}.gain", 0, channels)
+                return op.broadcast_along(channels)
+
+            def resize_gain(layer, old, new):
+                layer.width = new["gain"][0]
+                return {"gain": (layer.width,)}
+
+            register_op(
+                ChannelGain,
+                channels=gain_channels,
+                receptive_field=lambda op: op.field,
+                resize=resize_gain,
+            )
+
+        Add a small network with it to tests/topologies.py: every identity is then tested on it.
+
+    Args:
+        targets: module classes, functions, and names of tensor methods. A class is registered for itself, not for its
+            subclasses, whose forward may differ. A registered class is not traced into.
+        channels: the channel rule, see `dhp_sr.operators.spec.ChannelRule`; raises `Unsupported` for calls that it
+            does not handle.
+        name: for lists of operators; default: the name of the first target.
+        facts: further fields of `OpSpec`.
+
+    Returns:
+        The entry.
+
+    Raises:
+        ValueError: no target is given.
+    """
+    if not targets:
+        raise ValueError("register_op: expected at least one module class, function or method name")
+    spec = OpSpec(
+        name or getattr(targets[0], "__name__", str(targets[0])), targets, channels, **facts
+    )
+    for target in targets:
+        _TABLE[target] = spec
+        if isinstance(target, type):
+            LEAF_TYPES.add(target)
+    return spec
+
+
+def registered_specs() -> tuple[OpSpec, ...]:
+    """Return all entries, each once, in order of registration."""
+    return tuple(dict.fromkeys(_TABLE.values()))
+
+
+def spec_for(node: fx.Node, module: nn.Module | None) -> OpSpec:
+    """Return the entry of a node's operator, or `UNKNOWN`.
+
+    Args:
+        node: a call of a module, function or method.
+        module: the module called, or None.
+    """
     if module is not None:
-        hooked = (
-            module._forward_hooks or module._forward_pre_hooks
-        )  # they may change what the layer computes
-        return unknown if hooked else MODULE_RULES.get(type(module), unknown)
+        # Hooks may change anything that the layer computes.
+        has_hooks = module._forward_hooks or module._forward_pre_hooks
+        return UNKNOWN if has_hooks else _TABLE.get(type(module), UNKNOWN)
     target = node.target
-    if target not in FUNCTION_RULES and not isinstance(target, str):
+    if target not in _TABLE and not isinstance(target, str):
+        # Functions of packages that need not be installed are registered by their qualified names.
         target = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
-    return FUNCTION_RULES.get(target, unknown)
+    return _TABLE.get(target, UNKNOWN)
 
 
-def is_activation(node: fx.Node, module: nn.Module | None) -> bool:
-    """Return whether a node is an activation."""
-    return (type(module) if module is not None else node.target) in ACTIVATIONS
+def spec_of_module(module: nn.Module) -> OpSpec | None:
+    """Return the entry of a module's class, or of its nearest registered base class."""
+    for base in type(module).__mro__:
+        if base in _TABLE:
+            return _TABLE[base]
+    return None
 
 
-def takes_sizes(rule: Rule) -> bool:
-    """Return whether a number of channels may go into an operator without changing what it computes."""
-    return rule in _TAKES_SIZES
+def weighted_layer_types() -> tuple[type[nn.Module], ...]:
+    """Return the classes of modules whose multiply-adds are counted."""
+    types: list[type[nn.Module]] = []
+    for spec in registered_specs():
+        if spec.macs is not None:
+            types.extend(target for target in spec.targets if isinstance(target, type))
+    return tuple(types)

@@ -1,79 +1,122 @@
-"""Numbers read from shapes: which of them count channels."""
+"""Sizes and other numbers of a value: which of them count channels."""
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dhp_sr.operators.analysis_context import ChannelSize
-from dhp_sr.operators.context import OpContext, pinned
+from dhp_sr.operators.context import OpContext
+from dhp_sr.operators.spatial_layout import ReceptiveContext, ReceptiveField2D
+from dhp_sr.operators.spec import OpSpec, Unsupported
 
-_PLAIN = ("dtype", "device", "requires_grad", "is_cuda", "ndim", "training", "layout")
+_TYPE_ATTRIBUTES = ("dtype", "device", "requires_grad", "is_cuda", "ndim", "training", "layout")
 
-ABOUT = (*_PLAIN, "shape")
-"""Attributes that tell nothing of a tensor's values."""
+VALUE_FREE_ATTRIBUTES = (*_TYPE_ATTRIBUTES, "shape")
+"""Attributes that do not depend on a tensor's values."""
 
 _EXTREMA = ("values", "indices")
-"""What `torch.max` over an axis returns."""
+"""Results of `torch.max` over an axis."""
+
+_TRANSPOSED = ("T", "mT", "H", "mH")
 
 
-def attribute(op: OpContext) -> Any:
+def _attribute(op: OpContext) -> Any:
     """`x.shape`, or another attribute of a value."""
     source, name = op.node.args[:2]
+    ids = op.ids.get(source)
     if name == "shape":
         return _sizes(op, source)
-    if name in ("T", "mT", "H", "mH") and isinstance(op.ids.get(source), Tensor):
-        return getattr(op.expanded(source), name)
-    if name in _EXTREMA and isinstance(op.ids.get(source), list):
-        return op.ids[source][_EXTREMA.index(name)]
-    if name in _PLAIN or not isinstance(op.value, Tensor):
+    if name in _TRANSPOSED and isinstance(ids, Tensor):
+        return getattr(op.ids_of_entries(source), name)
+    if name in _EXTREMA and isinstance(ids, list):
+        return ids[_EXTREMA.index(name)]
+    if name in _TYPE_ATTRIBUTES or not isinstance(op.value, Tensor):
         return None
-    return pinned(op, f"attribute {name} at {op.layer} has no rule")
+    raise Unsupported(f"attribute {name} at {op.layer} has no rule")
 
 
-def size(op: OpContext) -> Any:
+def _size(op: OpContext) -> Any:
     """`x.size()` and `x.size(dim)`."""
     dim = op.arg_value(1, "dim")
     sizes = _sizes(op, op.source)
     return sizes if dim is None or sizes is None else sizes[dim]
 
 
-def count(op: OpContext) -> Any:
-    """`x.numel()`: a number that depends on all channels."""
-    found = [one for one in _sizes(op, op.source) or [] if one is not None]
-    return ChannelSize(torch.cat([one.ids for one in found])) if found else None
+def _count(op: OpContext) -> ChannelSize | None:
+    """`x.numel()`, which depends on all channels."""
+    sizes = [size.ids for size in _sizes(op, op.source) or [] if size is not None]
+    return ChannelSize(torch.cat(sizes)) if sizes else None
 
 
 def _sizes(op: OpContext, source: Any) -> list[ChannelSize | None] | None:
+    """Return, for each axis of a value, the channels that its length counts; None where it counts none."""
     ids = op.ids.get(source)
     if not isinstance(ids, Tensor):
         return None
-    if (
-        source.op == "get_attr"
-        and op.analysis.is_tensor_of_network(str(source.target))
-        and ids.numel() == 1
-    ):
+    is_weight = source.op == "get_attr" and op.analysis.is_tensor_of_network(str(source.target))
+    if is_weight and ids.numel() == 1:
         return _sizes_of_weight(op, str(source.target), op.shape(source))
     return [ChannelSize(ids.flatten()) if length > 1 else None for length in ids.shape]
 
 
 def _sizes_of_weight(op: OpContext, name: str, shape: tuple[int, ...]) -> list[ChannelSize | None]:
-    """The first two axes of a weight hold channels, whatever layer it belongs to; those of its kernel do not."""
-    layer, channels = name.rpartition(".")[0] or name, shape[:2] if len(shape) > 1 else ()
-    found = [
-        ChannelSize(op.analysis.new_out_channels(name, dim, size, layer)) if size > 1 else None
-        for dim, size in enumerate(channels)
-    ]
-    return [*found, *[None] * (len(shape) - len(found))]
+    """Return the channels counted by the shape of a weight, whatever layer it belongs to.
+
+    Its first two axes hold channels, those of its kernel do not.
+    """
+    layer = name.rpartition(".")[0] or name
+    sizes: list[ChannelSize | None] = [None] * len(shape)
+    for dim, size in enumerate(shape[:2] if len(shape) > 1 else ()):
+        if size > 1:
+            sizes[dim] = ChannelSize(op.analysis.new_out_channels(name, dim, size, layer))
+    return sizes
 
 
-def arithmetic(op: OpContext) -> Any:
-    """A number made of numbers."""
-    found = [one.ids for one in op.sizes()]
-    return ChannelSize(torch.cat(found)) if found else None
+def arithmetic(op: OpContext) -> ChannelSize | None:
+    """Return the channels that a number computed from other numbers depends on."""
+    counted = [size.ids for size in op.channel_sizes()]
+    return ChannelSize(torch.cat(counted)) if counted else None
 
 
-def insist(op: OpContext) -> None:
-    """An assertion: the number of channels it speaks of stays."""
-    for one in op.sizes():
-        op.analysis.pin(one, f"the forward decides on a number of channels at {op.layer}")
+def _assertion(op: OpContext) -> None:
+    """Pin the channels whose number an assertion is about."""
+    for size in op.channel_sizes():
+        op.analysis.pin(size, f"the forward decides on a number of channels at {op.layer}")
+
+
+def _no_channels(op: OpContext) -> None:
+    """Return nothing for a number that counts no channels, or a question about types."""
+    return None
+
+
+def _attribute_field(op: ReceptiveContext) -> Any:
+    source, name = op.node.args[:2]
+    field = op.fields[source]
+    if name in _EXTREMA and isinstance(field, list):
+        return field[_EXTREMA.index(name)]
+    if name in _TRANSPOSED and isinstance(field, ReceptiveField2D):
+        layout = list(field.layout)
+        if name in ("mT", "mH"):
+            layout[-2:] = reversed(layout[-2:])
+        else:
+            layout.reverse()
+        return replace(field, layout=tuple(layout))
+    raise op.unbounded("may look at the whole image")
+
+
+OPS = (
+    OpSpec("attribute", (getattr,), _attribute, _attribute_field),
+    OpSpec("size", ("size",), _size, value_inputs=0),
+    OpSpec("number of entries", ("numel",), _count, value_inputs=0),
+    OpSpec("number of axes", ("dim",), _no_channels, value_inputs=0),
+    OpSpec("number", ("get_device", "is_floating_point", math.prod), _no_channels),
+    OpSpec(
+        "assertion",
+        (torch._assert, "torch.fx._symbolic_trace._assert_is_none"),
+        channels=_assertion,
+        takes_sizes=True,
+    ),
+)

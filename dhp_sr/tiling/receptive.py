@@ -4,15 +4,18 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from dhp_sr.graph.capture import TracedNetwork, TraceError, trace
-from dhp_sr.operators.analysis_context import AnalysisContext
-from dhp_sr.operators.context import OpContext
-from dhp_sr.operators.receptive_dispatch import spread_of
-from dhp_sr.operators.receptive_field import START
-from dhp_sr.operators.receptive_rules import ReceptiveField2D, Unbounded
-from dhp_sr.operators.registry import rule_for
+from dhp_sr.operators.receptive_field import IDENTITY
+from dhp_sr.operators.registry import spec_for
+from dhp_sr.operators.spatial_layout import (
+    ReceptiveContext,
+    ReceptiveField2D,
+    Unbounded,
+    image_field,
+    shapes_of,
+)
 
 _SIDES = (48, 768)
 """The example's sides are multiples of the first, to be halved and divided by three; if need be, of the second."""
@@ -57,8 +60,9 @@ def receptive_field(network: nn.Module, in_channels: int, size_multiple: int = 1
 
 def _bounded(network: nn.Module, in_channels: int, size_multiple: int, side: int) -> ReceptiveField:
     traced = trace(network, torch.zeros(1, in_channels, side, side, dtype=_type_of(network)))
-    rows, columns = _walk(network, traced, side)
-    multiple = math.lcm(rows.shift, columns.shift, size_multiple)
+    field = _walk(network, traced, side)
+    rows, columns = field.rows, field.columns
+    multiple = math.lcm(rows.stride, columns.stride, size_multiple)
     return ReceptiveField(max(rows.before, rows.after, columns.before, columns.after), multiple)
 
 
@@ -69,38 +73,42 @@ def _type_of(network: nn.Module) -> torch.dtype:
 
 
 def _walk(network: nn.Module, traced: TracedNetwork, side: int) -> ReceptiveField2D:
-    """Return what the output reads."""
+    """Return the receptive field of the network's output."""
     modules = dict(traced.graph_module.named_modules(remove_duplicate=False))
-    analysis, found = AnalysisContext(network), {}
+    fields: dict[fx.Node, Any] = {}
     for node in traced.graph_module.graph.nodes:
         if node.op == "output":
-            return _checked(found.get(node.args[0]), traced.values[node])
+            return _checked(fields.get(node.args[0]), traced.values[node])
         module = modules[node.target] if node.op == "call_module" else None
-        op = OpContext(node, module, traced.values[node], traced.values, found, analysis)
-        found[node] = _visit(op, side)
+        op = ReceptiveContext(node, module, traced.values[node], traced.values, fields, side)
+        fields[node] = _visit(op)
+        if node.op == "call_method" and str(node.target).endswith("_"):
+            # A method that works in place changes its input, too, for all who read it later.
+            fields[op.source] = fields[node]
     raise Unbounded("the network returns nothing")
 
 
-def _checked(spread: Any, value: Any) -> ReceptiveField2D:
-    if not isinstance(value, Tensor) or not isinstance(spread, ReceptiveField2D):
+def _checked(field: Any, value: Any) -> ReceptiveField2D:
+    if not isinstance(value, Tensor) or not isinstance(field, ReceptiveField2D):
         raise Unbounded("the network does not return one image that depends on its input")
-    scales = {1 / reach.step for reach in spread}
-    if len(scales) > 1 or scales.pop().denominator > 1 or any(reach.extra for reach in spread):
+    axes = (field.rows, field.columns)
+    scales = {1 / axis.step for axis in axes}
+    has_padding = any(axis.padding for axis in axes)
+    if len(scales) > 1 or scales.pop().denominator > 1 or has_padding or not field.is_image:
         raise Unbounded("the output's sides are not a whole multiple of the input's")
-    return spread
+    return field
 
 
-def _visit(op: OpContext, side: int) -> ReceptiveField2D | list[ReceptiveField2D] | None:
+def _visit(op: ReceptiveContext) -> Any:
     """Return what a node's value reads; None for numbers and constants."""
     if op.node.op == "placeholder":
-        return ReceptiveField2D(START, START) if isinstance(op.value, Tensor) else None
-    inputs = [op.ids[node] for node in op.node.all_input_nodes if op.ids.get(node) is not None]
-    if op.node.op == "get_attr" or not inputs or not _holds_tensors(op.value):
+        is_image = isinstance(op.value, Tensor) and op.value.dim() == 4
+        return image_field(IDENTITY, IDENTITY, op.value.shape) if is_image else None
+    depends = any(op.fields.get(node) is not None for node in op.node.all_input_nodes)
+    is_number = op.value is not None and not shapes_of(op.value)
+    if op.node.op == "get_attr" or not depends or is_number:
         return None
-    return spread_of(op, rule_for(op.node, op.module), side)
-
-
-def _holds_tensors(value: Any) -> bool:
-    return any(
-        isinstance(one, Tensor) for one in (value if isinstance(value, (tuple, list)) else [value])
-    )
+    spec = spec_for(op.node, op.module)
+    if spec.receptive_field is None:
+        raise op.unbounded("may look at the whole image")
+    return spec.receptive_field(op)

@@ -12,7 +12,7 @@ from dhp_sr.allocation.candidates import allowed_widths, enforce_min_width, min_
 from dhp_sr.allocation.diagnostics import lower_bound, share_per_group
 from dhp_sr.allocation.width_solver import WidthSolver
 from dhp_sr.archs import build
-from dhp_sr.channels.plan import make_plan
+from dhp_sr.channels.build_plan import make_plan
 from dhp_sr.cost.model import CostModel
 from dhp_sr.hyper import convert
 from dhp_sr.metrics.complexity import complexity

@@ -7,7 +7,7 @@ import pytest
 import torch
 from real_networks import BASICSR, TORCHVISION, build_real, real_example
 
-from dhp_sr.channels.plan import make_plan
+from dhp_sr.channels.build_plan import make_plan
 from dhp_sr.cost.model import CostModel
 from dhp_sr.hyper import convert
 from dhp_sr.metrics.complexity import complexity

@@ -5,7 +5,7 @@ import torch
 from networks import CASES, example, network
 from torch import nn
 
-from dhp_sr.channels.plan import make_plan
+from dhp_sr.channels.build_plan import make_plan
 from dhp_sr.cost.counted import COUNTED_COSTS
 from dhp_sr.cost.model import Cost, CostModel
 from dhp_sr.hyper import convert

@@ -11,7 +11,7 @@ from torch import nn
 from dhp_sr.allocation.allocate import allocate_measured_widths
 from dhp_sr.allocation.budget import Budget, BudgetError
 from dhp_sr.archs import build
-from dhp_sr.channels.plan import make_plan
+from dhp_sr.channels.build_plan import make_plan
 from dhp_sr.cost.latency_benchmark import LatencyBenchmark
 from dhp_sr.cost.latency_lut import grid, prepare_lut, record_calls
 from dhp_sr.cost.model import CostModel

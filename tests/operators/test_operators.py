@@ -219,7 +219,7 @@ PINNED = {
     "tied_among_themselves": (
         RepeatedMap(inner=conv(8, 1)),
         {"first"},
-        "all its channels are tied to one another",
+        "coupled with one another",
     ),
     "unequal_parts": (
         Function(lambda y: torch.cat(y.chunk(3, 1)[1:], 1), outputs=5),

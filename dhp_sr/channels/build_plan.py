@@ -1,0 +1,236 @@
+"""Build the channel plan of a network: trace, analyze, gather coupled channels into groups."""
+
+import contextlib
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from dhp_sr.channels.analysis import analyze_channels
+from dhp_sr.channels.plan import Axis, ChannelPlan, Group, Layer, SizePatch
+from dhp_sr.graph.capture import TraceError, trace
+from dhp_sr.operators.analysis_context import AnalysisContext, ChannelRange
+
+
+def make_plan(
+    network: nn.Module,
+    example_input: Tensor,
+    exclude: Sequence[str] = (),
+    *,
+    prune_residual: bool = True,
+) -> ChannelPlan:
+    """Plan how a network can be pruned.
+
+    A forward that cannot be traced in evaluation mode, or leaves nothing to prune there because it first fuses its
+    branches (a re-parameterizable network), is traced in training mode.
+
+    Args:
+        network: any traceable network; it is left as it was.
+        example_input: one input batch, (N, C, H, W); MACs are counted at its size, for one sample.
+        exclude: names or patterns (`body.*`) of layers whose output channels are pinned.
+        prune_residual: whether channels coupled by residual additions may be pruned.
+
+    Raises:
+        TraceError: the network cannot be traced or run.
+        UserError: a pattern names no layer.
+    """
+    patterns = [exclude] if isinstance(exclude, str) else list(exclude)
+
+    def plan_in_mode(training: bool) -> ChannelPlan:
+        traced = trace(network, example_input, training)
+        analysis = analyze_channels(network, traced, patterns, prune_residual=prune_residual)
+        return _frozen(analysis, network, example_input, training)
+
+    plan, refusal = None, None
+    try:
+        plan = plan_in_mode(training=False)
+    except TraceError as error:
+        refusal = error
+    if plan is None or not plan.prunable:
+        with contextlib.suppress(TraceError):
+            training_plan = plan_in_mode(training=True)
+            if plan is None or training_plan.prunable:
+                plan = training_plan
+    if plan is None:
+        assert refusal is not None
+        raise refusal
+    return plan
+
+
+def _frozen(
+    analysis: AnalysisContext, network: nn.Module, example_input: Tensor, training: bool
+) -> ChannelPlan:
+    """Return the plan that an analysis leads to."""
+    groups, position_of_root = _gather_groups(analysis)
+    size = sum(group.width for group in groups if group.prunable)
+    # Index of every channel id in the flat vector of prunable channels; `size` for pinned ones.
+    flat_index = torch.full((len(analysis.union_find.producer),), size)
+    flat_index[list(position_of_root)] = torch.tensor(
+        [*position_of_root.values()], dtype=torch.long
+    )
+    flat_index = flat_index[analysis.union_find.roots()]
+    axes = []
+    for (tensor, dim), ids in analysis.axes.items():
+        axes.append(Axis(tensor, dim, flat_index[ids]))
+    parameters = {name: tuple(tensor.shape) for name, tensor in network.named_parameters()}
+    constants = {}
+    layers = []
+    for name, calls in analysis.layers.items():
+        if name in analysis.buffers:
+            constants[name] = tuple(analysis.buffers[name].shape)
+        layers.append(
+            Layer(
+                weight=name,
+                kind=calls.kind,
+                positions=calls.positions,
+                shape=constants[name] if name in constants else parameters[name],
+                out_dim=calls.out_dim,
+                output_elements=calls.output_elements,
+            )
+        )
+    return ChannelPlan(
+        groups=_with_channels_per_element(groups, axes, analysis, size),
+        axes=tuple(axes),
+        layers=tuple(layers),
+        parameters=parameters,
+        constants=constants,
+        size_patches=_size_patches(analysis, flat_index, size),
+        example_shape=tuple(example_input.shape),
+        training_time_form=training,
+    )
+
+
+def _gather_groups(analysis: AnalysisContext) -> tuple[tuple[Group, ...], dict[int, int]]:
+    """Gather coupled channels into groups.
+
+    Channels belong to one group if the same layers create them, the same slices hold them, and they are pinned
+    alike: a channel-wise criterion then compares like with like, and no slice can become empty.
+
+    Returns:
+        The groups, and the position of the root of every prunable class in the flat vector.
+    """
+    union_find = analysis.union_find
+    reasons, boundaries = union_find.pin_reasons(), union_find.split_boundaries()
+    activations = union_find.activations()
+    layers_with_weight = {weight.rpartition(".")[0] for weight in analysis.layers}
+    producers: dict[int, dict[str, None]] = {}
+    for channel_id, root in enumerate(union_find.roots().tolist()):
+        producers.setdefault(root, {})[union_find.producer[channel_id]] = None
+    bundles: dict[tuple, list[int]] = {}
+    for root, layers in producers.items():
+        key = (tuple(layers), boundaries.get(root, ()), root in reasons)
+        bundles.setdefault(key, []).append(root)
+
+    groups: list[Group] = []
+    position_of_root: dict[int, int] = {}
+    names: dict[str, int] = {}
+    for (members, _, is_pinned), roots in bundles.items():
+        reason = ""
+        if is_pinned:
+            reason = reasons[roots[0]]
+        elif len(roots) == 1:
+            reason = _reason_of_single_class(analysis, roots[0])
+        names[members[0]] = count = names.get(members[0], 0) + 1
+        start = len(position_of_root)
+        creating = max(1, sum(name in layers_with_weight for name in members))
+        fractions = [min(1.0, activations[root] / creating) for root in roots]
+        groups.append(
+            Group(
+                name=members[0] if count == 1 else f"{members[0]}#{count}",
+                width=len(roots),
+                prunable=not reason,
+                reason=reason,
+                members=members,
+                start=-1 if reason else start,
+                nonlinearity_fraction=sum(fractions) / len(roots),
+            )
+        )
+        if not reason:
+            for offset, root in enumerate(roots):
+                position_of_root[root] = start + offset
+    return tuple(groups), position_of_root
+
+
+def _reason_of_single_class(analysis: AnalysisContext, root: int) -> str:
+    """Return why a group of one element is pinned: it is one channel, or several that must stay together."""
+    union_find = analysis.union_find
+    ids = (union_find.roots() == root).nonzero().flatten().tolist()
+    producers = {union_find.producer[channel_id] for channel_id in ids}
+    if len(producers) < len(ids):
+        return "all its channels are coupled with one another"
+    return "a single channel"
+
+
+def _with_channels_per_element(
+    groups: Sequence[Group], axes: Sequence[Axis], analysis: AnalysisContext, size: int
+) -> tuple[Group, ...]:
+    spans = [group.span for group in groups if group.prunable]
+    indices = []
+    for axis in axes:
+        times = analysis.weight_groups.get((axis.tensor, axis.dim), 1)
+        indices.append((axis.index, times))
+    numbers = iter(channels_per_element(spans, indices, size))
+    counted = []
+    for group in groups:
+        if group.prunable:
+            group = replace(group, channels_per_element=next(numbers))
+        counted.append(group)
+    return tuple(counted)
+
+
+def channels_per_element(
+    spans: Sequence[slice], indices: Iterable[tuple[Tensor, int]], size: int
+) -> list[tuple[int, ...]]:
+    """Return, per group, how many channels of each layer one element controls: all different numbers, ascending.
+
+    Where a group feeds a grouped convolution, one element is one channel in each of the convolution's groups; before
+    a PixelShuffle it is r**2 channels. A group whose elements are unequally many channels of a layer counts as one
+    channel there: no common multiple can be kept.
+
+    Args:
+        spans: slices of the groups in the flat vector of prunable channels, without gaps.
+        indices: for each axis of a tensor, index of each entry in the flat vector, `size` for a pinned one; and how
+            many times the layer has these channels, which is the number of groups for the weight of a grouped
+            convolution.
+        size: length of the flat vector.
+    """
+    widths = torch.tensor([span.stop - span.start for span in spans], dtype=torch.long)
+    group_of_channel = torch.repeat_interleave(widths)
+    numbers: list[set[int]] = [set() for _ in spans]
+    for index, times in indices:
+        counts = torch.bincount(index, minlength=size + 1)[:size]
+        for group in group_of_channel[counts > 0].unique().tolist():
+            least, most = counts[spans[group]].aminmax()
+            numbers[group].add(int(least) * times if least == most else 1)
+    return [tuple(sorted(group_numbers or {1})) for group_numbers in numbers]
+
+
+def _size_patches(
+    analysis: AnalysisContext, flat_index: Tensor, size: int
+) -> tuple[SizePatch, ...]:
+    """Return the hard-coded sizes of all nodes that count, or read the number of, a prunable channel.
+
+    All sizes of such a node are kept, since one call must be rewritten as a whole.
+    """
+    patches: list[SizePatch] = []
+    nodes: set[str] = set()
+    for hardcoded in analysis.hardcoded_sizes:
+        is_list = isinstance(hardcoded.counted, list)
+        ranges = hardcoded.counted if is_list else [hardcoded.counted]
+        counted = [_counted_channels(item, flat_index, size) for item in ranges]
+        patches.append(SizePatch(hardcoded.node, hardcoded.path, tuple(counted), is_list))
+        involved = list(counted)
+        if hardcoded.read_from is not None:
+            involved.append(flat_index[hardcoded.read_from])
+        if any(bool((index < size).any()) for index in involved):
+            nodes.add(hardcoded.node)
+    return tuple(patch for patch in patches if patch.node in nodes)
+
+
+def _counted_channels(counted: ChannelRange, flat_index: Tensor, size: int) -> Tensor:
+    """Return the flat indices of the channels in a range; those of an axis that loses none are given as pinned."""
+    entries = flat_index[counted.ids].movedim(counted.dim, 0).flatten(1)[:, 0]
+    if len(entries) != counted.size or bool((entries == entries[0]).all()):
+        entries = torch.full((counted.size,), size)
+    return entries[slice(*counted.bounds)]

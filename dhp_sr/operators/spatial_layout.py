@@ -1,0 +1,367 @@
+"""Receptive field of a value of any rank: where its axes hold the rows and columns of the image.
+
+A forward may split, merge and permute axes, as a pixel shuffle written with `view` does. Each axis of a value is
+therefore described by its digits, as in a number of mixed radix: `x.view(n, c, h // 2, 2, w)` splits the row number
+into a high digit (stride 2) on axis 2 and a low digit (stride 1) on axis 3. A reshape moves digits between
+axes, and where all digits of the row number meet again on one axis, it holds rows again: the receptive field of its
+entries follows from the places of the digits.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import product
+from typing import Any, NamedTuple
+
+from torch import Tensor, fx
+
+from dhp_sr.operators.context import NodeContext
+from dhp_sr.operators.receptive_field import AxisReceptiveField, propagate, union
+
+
+class Unbounded(Exception):
+    """An output pixel may depend on the whole image; the text gives the operator and the reason."""
+
+
+class Digit(NamedTuple):
+    """A factor of the length of one axis of a value."""
+
+    spatial: int | None
+    """0: digit of the row number; 1: of the column number; None: of anything else (batch, channels, heads)."""
+    size: int
+    stride: int = 0
+    """Rows or columns per step of this digit."""
+
+
+Layout = tuple[tuple[Digit, ...], ...]
+"""For each axis of a value, its digits from the most to the least significant; none for an axis of length 1."""
+
+Reads = Callable[[int], Iterable[int]]
+"""Entry of a result -> entries of its source."""
+
+
+@dataclass(frozen=True)
+class ReceptiveField2D:
+    """Input pixels that the entries of a value read."""
+
+    rows: AxisReceptiveField
+    columns: AxisReceptiveField
+    lengths: tuple[int, int]
+    """Number of rows and of columns for the example."""
+    layout: Layout
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the last two of four axes are the rows and the columns."""
+        row, column = Digit(0, self.lengths[0], 1), Digit(1, self.lengths[1], 1)
+        return len(self.layout) == 4 and self.layout[2:] == ((row,), (column,))
+
+    def along(self, spatial: int) -> AxisReceptiveField:
+        """Return the field along rows (0) or columns (1)."""
+        return (self.rows, self.columns)[spatial]
+
+    def replaced(self, spatial: int, field: AxisReceptiveField, length: int) -> "ReceptiveField2D":
+        """Return a copy with another field along rows (0) or columns (1)."""
+        lengths = (length, self.lengths[1]) if spatial == 0 else (self.lengths[0], length)
+        if spatial == 0:
+            return replace(self, rows=field, lengths=lengths)
+        return replace(self, columns=field, lengths=lengths)
+
+    def holds_space(self, dim: int) -> bool:
+        """Return whether axis `dim` holds rows or columns, or a digit of them."""
+        return any(digit.spatial is not None for digit in self.layout[dim])
+
+
+def plain_axis(size: int) -> tuple[Digit, ...]:
+    """Return the digits of an axis that is neither rows nor columns."""
+    return (Digit(None, size),) if size > 1 else ()
+
+
+def image_field(
+    rows: AxisReceptiveField, columns: AxisReceptiveField, shape: Sequence[int]
+) -> ReceptiveField2D:
+    """Return the receptive field of an (N, C, H, W) value."""
+    layout = (
+        plain_axis(shape[0]),
+        plain_axis(shape[1]),
+        (Digit(0, shape[2], 1),),
+        (Digit(1, shape[3], 1),),
+    )
+    return ReceptiveField2D(rows, columns, (shape[2], shape[3]), layout)
+
+
+@dataclass(frozen=True)
+class ReceptiveContext(NodeContext):
+    """A node as a receptive-field rule sees it."""
+
+    fields: dict[fx.Node, Any]
+    """Results of earlier rules: the field of each node's value, a list of fields for several results, or None for
+    constants and numbers."""
+    input_size: int
+    """Height and width of the example."""
+
+    def unbounded(self, reason: str) -> Unbounded:
+        """Return the error for this operator."""
+        location = "" if self.layer == self.operator else f" at {self.layer}"
+        return Unbounded(f"{self.operator}{location} {reason}")
+
+    @property
+    def field(self) -> ReceptiveField2D:
+        """Field of the first input.
+
+        Raises:
+            Unbounded: the first input is a constant, and another one depends on the image.
+        """
+        field = self.fields.get(self.source)
+        if not isinstance(field, ReceptiveField2D):
+            raise self.unbounded("takes an input of the network as a further argument")
+        return field
+
+    def propagated(
+        self,
+        source: AxisReceptiveField,
+        reads: Reads,
+        ratio: Fraction,
+        length: int,
+        pattern: int | None = None,
+    ) -> AxisReceptiveField:
+        """Propagate along one axis; see `propagate`."""
+        field = propagate(source, reads, ratio, (self.input_size, length), pattern)
+        if field is None or length == 1:
+            raise self.unbounded(
+                f"makes sides of {length}, not in proportion to the input's {self.input_size}"
+            )
+        return field
+
+
+def mix_axes(
+    op: ReceptiveContext, field: ReceptiveField2D, dims: Iterable[int]
+) -> ReceptiveField2D:
+    """Return the field of a value whose entries are combined along `dims`; these axes then hold no space."""
+    dims = {dim % len(field.layout) for dim in dims}
+    for spatial in (0, 1):
+        mixed = [d for dim in dims for d in field.layout[dim] if d.spatial == spatial]
+        if mixed:
+            field = _without_digits(op, field, spatial, mixed)
+    layout = []
+    for dim, digits in enumerate(field.layout):
+        size = math.prod(digit.size for digit in digits)
+        layout.append(plain_axis(size) if dim in dims else digits)
+    return replace(field, layout=tuple(layout))
+
+
+def _without_digits(
+    op: ReceptiveContext, field: ReceptiveField2D, spatial: int, mixed: Sequence[Digit]
+) -> ReceptiveField2D:
+    """Combine entries over some digits of the row or column number: those that remain count from one up."""
+    digits = [d for axis in field.layout for d in axis if d.spatial == spatial and d not in mixed]
+    digits.sort(key=lambda digit: -digit.stride)
+    source, length = field.along(spatial), field.lengths[spatial]
+    shorter = _regroup(op, source, length, digits, mixed)
+    # Those that remain get new strides; the mixed ones stay in the layout as digits of no spatial axis.
+    renamed = {digit: Digit(None, digit.size) for digit in mixed}
+    stride = 1
+    for digit in reversed(digits):
+        renamed[digit] = digit._replace(stride=stride)
+        stride *= digit.size
+    layout = []
+    for axis in field.layout:
+        layout.append(tuple(renamed.get(digit, digit) for digit in axis))
+    return replace(field, layout=tuple(layout)).replaced(spatial, shorter, stride)
+
+
+def _regroup(
+    op: ReceptiveContext,
+    source: AxisReceptiveField,
+    length: int,
+    digits: Sequence[Digit],
+    mixed: Sequence[Digit] = (),
+) -> AxisReceptiveField:
+    """Return the field along an axis whose index is made of `digits`, combined over those in `mixed`.
+
+    Args:
+        op: the operator, for its message.
+        source: field along all rows (or columns).
+        length: their number, for the example.
+        digits: from the most significant on; the first must be the most significant of the whole number, which is
+            the only one that grows with the image.
+        mixed: further digits, over all of whose values the entries are combined.
+    """
+    if not digits or digits[0].spatial is None or digits[0].size * digits[0].stride != length:
+        raise op.unbounded("looks at the whole image")
+    inner = math.prod(digit.size for digit in digits[1:])
+    combinations = product(*(range(0, d.size * d.stride, d.stride) for d in mixed))
+    offsets = [sum(steps) for steps in combinations]
+
+    def reads(entry: int) -> list[int]:
+        high, low = divmod(entry, inner)
+        base = high * digits[0].stride
+        for digit in reversed(digits[1:]):
+            low, value = divmod(low, digit.size)
+            base += value * digit.stride
+        return [base + offset for offset in offsets]
+
+    ratio = Fraction(digits[0].stride, inner)
+    return op.propagated(source, reads, ratio, digits[0].size * inner, pattern=inner)
+
+
+def normalized(op: ReceptiveContext, field: ReceptiveField2D) -> ReceptiveField2D:
+    """Replace the digits of an axis by a single one wherever they are all digits of the row or column number."""
+    for spatial in (0, 1):
+        holding = [dim for dim, axis in enumerate(field.layout) if _digits_of(axis, spatial)]
+        if len(holding) != 1:
+            continue
+        dim = holding[0]
+        digits = field.layout[dim]
+        alone = all(digit.spatial in (spatial, None) for digit in digits)
+        if len(digits) > 1 and alone and digits[0].spatial == spatial:
+            along = _regroup(op, field.along(spatial), field.lengths[spatial], digits)
+            length = math.prod(digit.size for digit in digits)
+            layout = list(field.layout)
+            layout[dim] = (Digit(spatial, length, 1),)
+            field = replace(field, layout=tuple(layout)).replaced(spatial, along, length)
+    return field
+
+
+def _digits_of(axis: Iterable[Digit], spatial: int) -> list[Digit]:
+    return [digit for digit in axis if digit.spatial == spatial]
+
+
+def reshaped(
+    op: ReceptiveContext, field: ReceptiveField2D, new: Sequence[int], written: Sequence[bool]
+) -> ReceptiveField2D:
+    """Return the field after a reshape, which keeps the entries in order and moves digits between axes.
+
+    Args:
+        op: the operator.
+        field: of the value before.
+        new: shape of the result.
+        written: for each axis of the result, whether its size is written in the forward, not computed.
+
+    Raises:
+        Unbounded: the new axes cut through a digit, or the image is divided into a fixed number of sections.
+    """
+    waiting = [digit for axis in field.layout for digit in axis]
+    waiting = _merged(waiting)
+    layout: list[tuple[Digit, ...]] = []
+    for dim, size in enumerate(new):
+        taken: list[Digit] = []
+        while size > 1:
+            digit = waiting.pop(0)
+            if size % digit.size == 0:
+                taken.append(digit)
+                size //= digit.size
+                continue
+            if digit.size % size:
+                raise op.unbounded("reshapes across rows and columns")
+            low = digit.size // size
+            taken.append(Digit(digit.spatial, size, digit.stride * low))
+            waiting.insert(0, Digit(digit.spatial, low, digit.stride))
+            # Of a split row number the low digit must stay as it is when the image grows: windows of 8 rows are
+            # fine, 8 windows are not, and the example cannot tell the two apart. Only a number that is
+            # written in the forward is certain not to grow.
+            if digit.spatial is not None and not (dim + 1 < len(new) and written[dim + 1]):
+                raise op.unbounded("divides the image by a size that it computes")
+            size = 1
+        layout.append(tuple(_merged(taken)))
+    return normalized(op, replace(field, layout=tuple(layout)))
+
+
+def _merged(digits: Iterable[Digit]) -> list[Digit]:
+    """Merge neighboring digits that count no space into one, which can then be split anywhere."""
+    merged: list[Digit] = []
+    for digit in digits:
+        if merged and merged[-1].spatial is None and digit.spatial is None:
+            merged[-1] = Digit(None, merged[-1].size * digit.size)
+        else:
+            merged.append(digit)
+    return merged
+
+
+def map_image(
+    op: ReceptiveContext, maps: Sequence[tuple[Reads, Fraction]], shape: Sequence[int]
+) -> ReceptiveField2D:
+    """Return the field of an operator that works on images, such as a convolution.
+
+    Args:
+        op: the operator; its first input must be (N, C, H, W), rows and columns in either order.
+        maps: (reads, ratio) along the last two axes, see `propagate`.
+        shape: of the result.
+    """
+    field = op.field
+    if len(field.layout) != 4 or len(shape) != 4:
+        raise op.unbounded("works on a value that is not (N, C, H, W)")
+    field = normalized(op, mix_axes(op, field, (0, 1)))
+    layout = [plain_axis(shape[0]), plain_axis(shape[1])]
+    for dim, (reads, ratio) in zip((2, 3), maps, strict=True):
+        digits = field.layout[dim]
+        if len(digits) != 1 or digits[0].spatial is None:
+            raise op.unbounded("works on a value whose last axes are not rows and columns")
+        spatial = digits[0].spatial
+        along = op.propagated(field.along(spatial), reads, ratio, shape[dim])
+        field = field.replaced(spatial, along, shape[dim])
+        layout.append((Digit(spatial, shape[dim], 1),))
+    return replace(field, layout=tuple(layout))
+
+
+def combined(
+    op: ReceptiveContext,
+    operands: Sequence[tuple[Any, Sequence[int]]],
+    shape: Sequence[int],
+    joined_dim: int | None = None,
+) -> ReceptiveField2D:
+    """Return the field of values that are combined entry by entry, or joined along an axis without space.
+
+    Args:
+        op: the operator.
+        operands: (field, or None for a constant; shape) of each value, broadcastable to the result.
+        shape: of the result.
+        joined_dim: axis of a concatenation.
+
+    Raises:
+        Unbounded: a constant differs from pixel to pixel, or the entries do not correspond.
+    """
+    fields = [field for field, _ in operands if field is not None]
+    layout: list[tuple[Digit, ...]] = []
+    for dim, size in enumerate(shape):
+        digits = plain_axis(size)
+        for field in fields:
+            back = dim - len(shape)
+            if -back <= len(field.layout) and field.holds_space(back):
+                digits = field.layout[back]
+        layout.append(digits)
+        holds_space = any(digit.spatial is not None for digit in digits)
+        if holds_space:
+            _check_axis(op, operands, digits, dim - len(shape), is_joined=dim == joined_dim)
+    rows = union(field.rows for field in fields)
+    columns = union(field.columns for field in fields)
+    if rows is None or columns is None or len({field.lengths for field in fields}) > 1:
+        raise op.unbounded("combines values whose pixels do not correspond")
+    return ReceptiveField2D(rows, columns, fields[0].lengths, tuple(layout))
+
+
+def _check_axis(
+    op: ReceptiveContext,
+    operands: Sequence[tuple[Any, Sequence[int]]],
+    digits: tuple[Digit, ...],
+    back: int,
+    is_joined: bool,
+) -> None:
+    """Check that all operands lay the same rows or columns along an axis, counted from the back."""
+    if is_joined:
+        raise op.unbounded("joins images along rows or columns")
+    for field, shape in operands:
+        size = shape[back] if -back <= len(shape) else 1
+        if field is None and size > 1:
+            raise op.unbounded(
+                f"takes a constant of {tuple(shape)}, which differs from pixel to pixel"
+            )
+        if field is not None and (-back > len(field.layout) or field.layout[back] != digits):
+            raise op.unbounded("combines values whose rows and columns do not correspond")
+
+
+def shapes_of(value: Any) -> list[tuple[int, ...]]:
+    """Return the shapes of a result, or of each of several."""
+    results = list(value) if isinstance(value, (tuple, list)) else [value]
+    return [tuple(result.shape) for result in results if isinstance(result, Tensor)]
