@@ -1,4 +1,4 @@
-"""Gates: 0 is a masked channel, 1 an open one, and a closed gate still hears the loss."""
+"""Gates: 0 equals a masked channel, 1 an unmasked one, and a closed gate has a gradient."""
 
 import copy
 import dataclasses
@@ -43,8 +43,8 @@ def test_a_closed_gate_is_a_masked_channel(name):
             torch.rand(1, 2, 8, 8, dtype=torch.float64),
         )
     hyper = convert(plain, x).eval()
-    everywhere = use_gates(hyper)
-    assert not everywhere or name in TOPOLOGIES
+    gate_all_axes = use_gates(hyper)
+    assert not gate_all_axes or name in TOPOLOGIES
     torch.testing.assert_close(hyper(x), plain(x), rtol=1e-10, atol=1e-10)
     keep = close_half(hyper)
     with torch.no_grad():
@@ -55,8 +55,8 @@ def test_a_closed_gate_is_a_masked_channel(name):
     assert float((gated - masked).abs().max()) <= 1e-10 * float(masked.abs().max())
 
 
-def test_the_slope_of_a_gate_is_that_of_one_behind_the_activation():
-    """Also where the gate is closed, and where a norm and a ReLU lie between the convolution and the gate."""
+def test_the_gradient_of_a_gate_is_that_of_a_gate_behind_the_activation():
+    """Also for closed gates, with a norm and a ReLU between the convolution and the gate."""
     plain = network("dncnn_grey")
     x = example(plain, batch=2)
     hyper = convert(plain, x).eval()
@@ -66,12 +66,12 @@ def test_the_slope_of_a_gate_is_that_of_one_behind_the_activation():
     gates = [keep[group.name].double().requires_grad_() for group in hyper.plan.prunable]
     activations = [module for module in plain.modules() if isinstance(module, nn.ReLU)]
     assert len(activations) == len(gates) == 4
-    for module, one in zip(activations, gates, strict=True):
-        module.register_forward_hook(lambda _, __, out, one=one: out * one[:, None, None])
+    for module, gate in zip(activations, gates, strict=True):
+        module.register_forward_hook(lambda _, __, out, gate=gate: out * gate[:, None, None])
     plain(x).square().sum().backward()
-    for group, one in zip(hyper.plan.prunable, gates, strict=True):
-        assert one.grad[one == 0].any()
-        torch.testing.assert_close(hyper.latents[group.name].grad, one.grad)
+    for group, gate in zip(hyper.plan.prunable, gates, strict=True):
+        assert gate.grad[gate == 0].any()
+        torch.testing.assert_close(hyper.latents[group.name].grad, gate.grad)
 
 
 def test_values_between_scale_a_channel_once():
@@ -86,8 +86,8 @@ def test_values_between_scale_a_channel_once():
     torch.testing.assert_close(hyper(x), plain(x), rtol=1e-10, atol=1e-10)
 
 
-class Untold(nn.Module):
-    """A bare parameter reads the channels: no layer of the plan does."""
+class ReadByParameter(nn.Module):
+    """A bare parameter reads the channels of the first layer; no layer of the plan does."""
 
     def __init__(self):
         super().__init__()
@@ -98,12 +98,12 @@ class Untold(nn.Module):
         return self.last(torch.relu(self.first(x)) * self.weight)
 
 
-def test_what_is_gated_everywhere_is_named():
-    """With its reading axis hidden from the plan, a group falls back to gates on all places of its mask."""
+def test_groups_that_are_gated_along_all_axes_are_returned():
+    """With its reading axis hidden from the plan, a group is gated along all axes of its mask."""
     x = torch.rand(1, 2, 8, 8, dtype=torch.float64)
-    hyper = convert(Untold().double().eval(), x).eval()
+    hyper = convert(ReadByParameter().double().eval(), x).eval()
     assert use_gates(hyper) == ()
-    blind = convert(Untold().double().eval(), x).eval()
+    blind = convert(ReadByParameter().double().eval(), x).eval()
     blind.plan = dataclasses.replace(blind.plan, layers=())
     assert use_gates(blind) == ("first",)
     keep = close_half(blind)
@@ -115,5 +115,5 @@ def test_what_is_gated_everywhere_is_named():
 
 def test_the_full_hypernetwork_has_no_gates():
     plain = network("edsr_x2")
-    with pytest.raises(ValueError, match="gates need parametrization 'factored'"):
+    with pytest.raises(ValueError, match="factored"):
         use_gates(convert(plain, example(plain), "full"))

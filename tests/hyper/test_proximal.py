@@ -13,11 +13,11 @@ def test_soft_threshold_closed_form():
 
 def test_soft_threshold_minimizes_its_objective():
     value, threshold = torch.randn(20).double(), 0.7
-    found = soft_threshold(value, threshold)
+    actual = soft_threshold(value, threshold)
     grid = torch.linspace(-4, 4, 80001).double()[:, None]
     objective = 0.5 * (grid - value).square() + threshold * grid.abs()
     best = grid[objective.argmin(dim=0), 0]
-    torch.testing.assert_close(found, best, atol=1e-4, rtol=0)
+    torch.testing.assert_close(actual, best, atol=1e-4, rtol=0)
 
 
 def test_the_direction_is_that_of_torch_adam():
@@ -33,20 +33,20 @@ def test_the_direction_is_that_of_torch_adam():
     torch.testing.assert_close(value, parameter.detach())
 
 
-def test_the_threshold_solves_the_step_in_adams_metric():
+def test_the_threshold_solves_the_proximal_step_in_adams_metric():
     """The closed form against a fine grid over z of <g, z> + (z - z0)^2 D / 2 + c |z|."""
     adam = AdamPreconditioner(3)
     for sign in (1.0, -1.0, 1.0):
         adam.update(sign * torch.tensor([4.0, 0.5, 2.0]))
     start, cost = torch.tensor([0.3, -0.8, 0.05]), torch.tensor([1.0, 0.2, 3.0])
-    found = soft_threshold(start - adam.direction(), adam.threshold(cost))
+    actual = soft_threshold(start - adam.direction(), adam.threshold(cost))
     gradient = adam.direction() * adam.diagonal
     grid = torch.linspace(-3, 3, 600001)[:, None]
     objective = gradient * grid + adam.diagonal * (grid - start).square() / 2 + cost * grid.abs()
-    torch.testing.assert_close(found, grid[objective.argmin(dim=0), 0], atol=1e-4, rtol=0)
+    torch.testing.assert_close(actual, grid[objective.argmin(dim=0), 0], atol=1e-4, rtol=0)
 
 
-def test_a_large_gradient_shrinks_slowly():
+def test_entries_with_large_gradients_shrink_slowly():
     adam = AdamPreconditioner(2)
     for sign in (1.0, -1.0) * 50:
         adam.update(torch.tensor([10.0, 0.1]) * sign)

@@ -1,4 +1,4 @@
-"""The structure network's search: closed forms of its parts, and what the whole of it promises."""
+"""HSN: closed forms of gates, regularizer and scaling; budget, mask and cut of a search."""
 
 import copy
 import math
@@ -30,12 +30,12 @@ def test_a_channel_is_kept_as_often_as_the_closed_form_says(shifted, kept):
     logits = torch.full((200_000,), shifted)
     assert float(keep_probability(logits[:1])) == pytest.approx(kept, abs=5e-4)
     for soft in (False, True):
-        drawn = sample_gates(logits, 0.4, noise(), soft=soft)
-        assert float((drawn.values >= 0.5).float().mean()) == pytest.approx(kept, abs=5e-3)
+        sample = sample_gates(logits, 0.4, noise(), soft=soft)
+        assert float((sample.values >= 0.5).float().mean()) == pytest.approx(kept, abs=5e-3)
     assert float(keep_probability(torch.tensor(-GUMBEL_MEDIAN))) == pytest.approx(0.5)
 
 
-def test_gates_are_0_or_1_and_their_slope_is_the_sigmoids():
+def test_gates_are_0_or_1_and_their_gradient_is_the_sigmoids():
     logits = torch.randn(500, dtype=torch.float64, requires_grad=True)
     hard, soft = (sample_gates(logits.detach(), 0.4, noise(), soft=soft) for soft in (False, True))
     assert set(hard.values.tolist()) == {0.0, 1.0}
@@ -47,7 +47,7 @@ def test_gates_are_0_or_1_and_their_slope_is_the_sigmoids():
 
 
 @pytest.mark.parametrize("name", COST_REGULARIZERS)
-def test_the_slope_of_a_budget_term_is_its_derivative(name):
+def test_regularizers_return_their_derivative(name):
     for kept in (0.3, 0.7):
         value, slope = COST_REGULARIZERS[name](kept, 0.5)
         beyond, _ = COST_REGULARIZERS[name](kept + 1e-6, 0.5)
@@ -97,17 +97,17 @@ def test_factors_follow_the_hyper_gradient():
     )
     assert torch.equal(scaling.combine(task, budget), task + budget)
     # layer 0: cosine of (3, 4) and (3, 0) = 0.6; layer 1: of (0, -2) and (0, 2) = -1
-    found = scaling.combine(task, budget)
+    combined = scaling.combine(task, budget)
     torch.testing.assert_close(scaling.factors, torch.tensor([1.3, 0.5]))
-    torch.testing.assert_close(found, torch.tensor([[1.3], [1.3], [0.5]]) * task + budget)
+    torch.testing.assert_close(combined, torch.tensor([[1.3], [1.3], [0.5]]) * task + budget)
     for _ in range(50):
         scaling.combine(task, budget)
     assert scaling.factors.tolist() == pytest.approx([MAX_FACTOR, MIN_FACTOR])
     on_budget = LayerScaling(layer, "cost", 0.5)
     for _ in range(2):
-        found = on_budget.combine(task, budget)
+        combined = on_budget.combine(task, budget)
     torch.testing.assert_close(on_budget.factors, torch.tensor([1.4, 1.5]))
-    torch.testing.assert_close(found, task + torch.tensor([[1.4], [1.4], [1.5]]) * budget)
+    torch.testing.assert_close(combined, task + torch.tensor([[1.4], [1.4], [1.5]]) * budget)
 
 
 LENGTH = 120
@@ -119,39 +119,39 @@ def network():
     return build("DnCNN", num_feat=16, num_layers=4)
 
 
-def settings(budget=COARSE, **own):
-    return SearchSettings(budget, LENGTH, method_options=dict(HSNOptions(**own)))
+def settings(budget=COARSE, **options):
+    return SearchSettings(budget, LENGTH, method_options=dict(HSNOptions(**options)))
 
 
-def hsn(plain=None, *, budget=COARSE, **own):
+def hsn(plain=None, *, budget=COARSE, **options):
     hyper = convert(plain or network(), torch.rand(1, 1, 16, 16))
-    return build_search("hsn", hyper, settings(budget, **own))
+    return build_search("hsn", hyper, settings(budget, **options))
 
 
 def run(search, steps):
-    """Search with the whole network's own output as the truth: no loss, until something is closed."""
+    """Search with the dense network's output as the target: no loss until a gate is closed."""
     hyper, logs = search.hyper.eval(), []
     plain = copy.deepcopy(hyper.network)
     for iteration in range(steps):
         torch.manual_seed(iteration)
         x = torch.rand(2, 1, 12, 12)
         with torch.no_grad():
-            truth = plain(x)
+            target = plain(x)
         hyper.zero_grad()
         search.prepare(iteration)
-        (hyper(x) - truth).square().mean().backward()
+        (hyper(x) - target).square().mean().backward()
         logs.append(search.step(iteration))
     return logs
 
 
-def test_the_mask_or_a_draw_is_priced():
-    """With logits half way they differ."""
-    priced = {}
+def test_the_cost_of_the_mask_or_of_a_sample_is_regularized():
+    """They differ while gates are ambiguous."""
+    ratios = {}
     for gates in ("mask", "sampled"):
         search = hsn(logit_bias=0.5, cost_gates=gates)
         mask = search.ratios()["macs_ratio"]
-        priced[gates] = run(search, 1)[0]["regularized_ratio"]
-    assert priced["mask"] == mask != priced["sampled"]
+        ratios[gates] = run(search, 1)[0]["regularized_ratio"]
+    assert ratios["mask"] == mask != ratios["sampled"]
 
 
 @pytest.mark.parametrize("gates", ["mask", "sampled"])
@@ -167,7 +167,7 @@ def test_with_all_gates_open_the_cost_is_the_whole(gates):
     assert log["cost_regularizer"] == pytest.approx(math.log(2))
 
 
-def test_with_all_gates_closed_the_floor_stays():
+def test_with_all_gates_closed_the_minimum_width_is_kept():
     search = hsn(logit_bias=-50.0, budget=replace(COARSE, min_width=3))
     search.prepare(0)
     assert {int((latent == 1).sum()) for latent in search.hyper.latents.values()} == {3}
@@ -176,7 +176,7 @@ def test_with_all_gates_closed_the_floor_stays():
     assert {int(mask.sum()) for mask in search.hyper.masks.values()} == {3}
 
 
-def test_what_is_asked_falls_to_the_budget_on_a_line():
+def test_the_target_falls_linearly_to_the_budget():
     search = hsn(target_ramp=0.5)
     assert [
         search._target(step) for step in (0, LENGTH // 4, LENGTH // 2, LENGTH)
@@ -193,7 +193,7 @@ def test_the_penalty_balances_the_gradients_or_is_what_was_given():
     assert hsn(penalty=4.0)._penalty(task, budget) == 4
 
 
-def test_weights_and_statistics_stand_still():
+def test_weights_and_statistics_do_not_change():
     search = hsn()
     before = {name: tensor.clone() for name, tensor in search.hyper.network.state_dict().items()}
     run(search, 5)
@@ -202,7 +202,7 @@ def test_weights_and_statistics_stand_still():
     assert all(bool((latent == 1).all()) for latent in search.hyper.latents.values())
 
 
-def test_a_factor_of_1_that_never_moves_is_plain_training():
+def test_constant_factors_of_1_are_plain_training():
     """Bit for bit."""
     plain, still, moving = hsn(layer_scaling="none"), hsn(scaling_lr=0.0), hsn(scaling_lr=0.05)
     for search in (plain, still, moving):
@@ -212,7 +212,7 @@ def test_a_factor_of_1_that_never_moves_is_plain_training():
 
 
 def test_factors_reach_the_heads_and_nothing_else():
-    """A step with other factors moves the recurrent part alike."""
+    """A step with other factors moves the recurrent network alike."""
     searches = [hsn(logit_bias=0.0, target_ramp=0.0) for _ in range(2)]
     searches[1]._scaling.factors = torch.full((3,), 3.0)
     for search in searches:
@@ -240,7 +240,7 @@ def test_the_search_lands_on_its_budget_before_the_cut(searched):
         assert logs[-1][f"width/{name}"] == int(mask.sum()) and f"scaling/{name}" in logs[-1]
 
 
-def test_the_mask_is_the_median_draw(searched):
+def test_the_mask_is_the_median_sample(searched):
     search, _ = searched
     assert torch.equal(search.hyper.mask, keep_probability(search.scores() - GUMBEL_MEDIAN) > 0.5)
     assert not search.hyper.mask.all()
@@ -271,9 +271,9 @@ def test_a_network_without_prunable_channels_is_refused():
 
 
 def test_a_channel_costs_what_the_table_for_resnet_56_says():
-    """Four times as much in the first stage as in the last, for the size of the feature maps alone."""
+    """Four times as much in the first stage as in the last, by the size of the feature maps."""
     hyper = convert(build("ResNet", depth=56), torch.rand(1, 3, 32, 32), prune_residual=False)
     slopes = hyper.costs.marginal(torch.ones(hyper.plan.size), "macs")
-    found = [slopes[group.span].unique().tolist() for group in hyper.plan.prunable]
+    costs = [slopes[group.span].unique().tolist() for group in hyper.plan.prunable]
     later = [[294_912]] * 9, [[110_592]] + [[147_456]] * 8, [[55_296]] + [[73_728]] * 8
-    assert found == [cost for stage in later for cost in stage]
+    assert costs == [cost for stage in later for cost in stage]

@@ -1,4 +1,4 @@
-"""The methods on a toy: they meet the budget, can be resumed, and DHP listens to the loss."""
+"""All methods on a toy: budget, resume; and which channels the default search prunes."""
 
 from dataclasses import fields
 
@@ -12,7 +12,7 @@ from dhp_sr.archs import build
 from dhp_sr.config.compress import Compress, DHPOptions, HSNOptions
 from dhp_sr.config.methods import METHODS as METHOD_SPECS
 from dhp_sr.hyper import convert
-from dhp_sr.search import METHODS, SearchSettings, build_search
+from dhp_sr.search import METHODS, SearchSettings, build_search, paper
 from dhp_sr.search.gradual_taylor import INTERVAL, MIN_HEADROOM
 from dhp_sr.search.keep_ratio import keep_ratio_schedule
 from dhp_sr.search.settings import DHPSettings, HSNSettings
@@ -47,7 +47,7 @@ def run(search, start=0, stop=LENGTH):
 
 
 def make(method, hyper, *, preset="default", iterations=LENGTH, seed=0, options=None, **budget):
-    """Make a search; options are those of the method's own section of `compress`."""
+    """Make a search; options are those of the method's section of `compress`."""
     section = METHOD_SPECS[method].section
     compress = Compress(
         method=method,
@@ -77,7 +77,7 @@ def test_every_method_meets_the_budget(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_takes_fixed_kernels(method):
-    """A blur hands channels on, and a bank of filters makes some that no weight is learned for."""
+    """A fixed blur passes channels on, and a fixed filter bank produces some."""
     blur, bank = with_fixed_weight(conv(16, 16, groups=16)), with_fixed_weight(conv(1, 16))
     plain = nn.Sequential(bank, conv(16, 16), nn.ReLU(), blur, conv(16, 16), nn.ReLU(), conv(16, 1))
     search = make(method, convert(plain, torch.rand(1, 1, 16, 16)), tolerance=0.05)
@@ -89,7 +89,7 @@ def test_every_method_takes_fixed_kernels(method):
 
 @pytest.mark.parametrize("cost_exponent", [0.0, 1.0])
 def test_prior_widths_keeps_about_the_widths_of_the_prior(cost_exponent):
-    """The budget may move a group by a step; the first channels of each stay, whatever their gradients."""
+    """Up to a step that the budget needs; the first channels are kept, whatever their gradients."""
     hyper = hyper_network()
     search = make("prior_widths", hyper, options={"cost_exponent": cost_exponent})
     wanted = width_prior(hyper, search.settings.budget, cost_exponent)
@@ -115,6 +115,15 @@ def test_the_paper_preset_meets_the_budget_from_random_latents():
     assert 0.49 <= search.finish().macs_ratio <= 0.5
 
 
+def test_the_penalty_of_the_paper_preset_pauses_near_the_budget(monkeypatch):
+    monkeypatch.setattr(paper, "INTERVAL", 1)
+    options = {"penalty": 50.0, "latent_lr": 1e-3}
+    logs = run(make("dhp", hyper_network("full"), preset="paper", options=options))
+    for log in logs:
+        assert (log["lambda"] == 0) == (log["macs_ratio"] <= 0.5 + paper.STOP_MARGIN)
+    assert logs[0]["lambda"] == 50 and logs[-1]["lambda"] == 0
+
+
 def test_the_paper_preset_needs_the_full_hypernetwork():
     with pytest.raises(UserError, match="parametrization: full"):
         make("dhp", hyper_network(), preset="paper")
@@ -130,7 +139,7 @@ def test_the_kept_ratio_follows_the_schedule():
 
 
 def test_expensive_channels_are_pruned_before_cheap_ones():
-    """With equal gradients everywhere the cost alone decides; equal channels go one by one, of 4 % each."""
+    """Importance is equal, so cost decides; channels of equal cost, 4 % each, go singly."""
     hyper = hyper_network()
     search = make("dhp", hyper)
     order = torch.argsort(hyper.marginal_cost("macs"))
@@ -149,7 +158,7 @@ def test_expensive_channels_are_pruned_before_cheap_ones():
     ("prior", "headroom"), [(0.2, 0.375), (0.5, MIN_HEADROOM), (0.7, MIN_HEADROOM)]
 )
 def test_thresholds_are_damped_by_the_square_of_the_headroom(prior, headroom):
-    """Two groups with equal importance and cost, the first of which has lost half of its channels."""
+    """Two groups of equal importance and cost; half of the first is pruned."""
     hyper = hyper_network()
     search = make("dhp", hyper)
     search._width_prior = dict.fromkeys(search._width_prior, prior)
@@ -161,8 +170,8 @@ def test_thresholds_are_damped_by_the_square_of_the_headroom(prior, headroom):
     assert torch.allclose(thresholds[first.span], thresholds[second.span] * headroom**2)
 
 
-def test_no_group_is_emptied_where_gradients_are_tiny():
-    """The slopes of one layer are a thousandth of the others': it keeps the budget's fraction."""
+def test_a_group_of_tiny_importance_is_not_emptied():
+    """The gradients of a layer are a thousandth of the others': it keeps the budget's fraction."""
     hyper = hyper_network()
     search = make("dhp", hyper, keep_ratio=0.4, iterations=300, round_to=1)
     small = list(hyper.latents)[1]

@@ -1,4 +1,4 @@
-"""The widths that hold most for their cost: alike where weights cost the same, by a power of the price where not."""
+"""Width prior: equal fractions where weights cost the same, a power of the cost elsewhere."""
 
 import itertools
 from collections import OrderedDict
@@ -23,7 +23,7 @@ def budget(keep_ratio=0.5, kind="macs", min_width=1, round_to=1):
 
 
 class Upsampled(nn.Sequential):
-    """Two groups of 64 channels, with as many weights; those of the second multiply at s * s times as many places."""
+    """Two groups of 64 channels with as many weights; the second has s * s times as many pixels."""
 
     def __init__(self, s):
         first, second = (
@@ -34,16 +34,16 @@ class Upsampled(nn.Sequential):
         super().__init__(OrderedDict({**named, "3": second[0], "b": nn.ReLU(), "4": second[1]}))
 
 
-def of(network, example, power=0.5, **asked):
+def prior_of(network, example, power=0.5, **asked):
     hyper = convert(network, example)
     return hyper, width_prior(hyper, budget(**asked), power)
 
 
 def cost_at(hyper, kept, kind="macs"):
-    part = torch.cat(
+    kept_fractions = torch.cat(
         [torch.full((group.width,), kept[group.name]) for group in hyper.plan.prunable]
     )
-    return getattr(hyper.cost_of(part), kind) / getattr(hyper.dense_cost(), kind)
+    return hyper.cost_ratio(kind, kept_fractions)
 
 
 def widths(hyper, kept):
@@ -57,46 +57,48 @@ def chain():
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("keep_ratio", [0.3, 0.5, 0.8])
 def test_a_chain_of_equal_layers_keeps_equal_widths(keep_ratio, power):
-    hyper, kept = of(chain(), torch.rand(1, 1, 16, 16), power, keep_ratio=keep_ratio)
+    hyper, kept = prior_of(chain(), torch.rand(1, 1, 16, 16), power, keep_ratio=keep_ratio)
     inner = widths(hyper, kept)[1:-1]
     assert max(inner) - min(inner) <= 4
     assert keep_ratio - 0.01 < cost_at(hyper, kept) <= keep_ratio
 
 
-def test_with_few_widths_to_choose_from_wide_and_narrow_layers_take_turns():
-    hyper, kept = of(chain(), torch.rand(1, 1, 16, 16), 0.0, round_to=16)
+def test_with_few_candidates_wide_and_narrow_layers_alternate():
+    hyper, kept = prior_of(chain(), torch.rand(1, 1, 16, 16), 0.0, round_to=16)
     assert widths(hyper, kept) == [16, 32] * 5 + [16]
 
 
 @pytest.mark.parametrize("power", [0.25, 0.5, 0.75])
 @pytest.mark.parametrize("s", [2, 4])
-def test_a_weight_that_multiplies_at_more_places_is_kept_by_that_power_of_its_price(s, power):
-    """Fractions k and r k with r = s^2p, and (r k + s s k) / (1 + s s) of the cost; within a level of them."""
-    kept = of(Upsampled(s), torch.rand(1, 64, 8, 8), power, keep_ratio=0.15)[1]
+def test_expensive_weights_are_kept_by_that_power_of_their_cost(s, power):
+    """Fractions k and r k, r = s**2p, at (r k + s s k) / (1 + s s) of the cost; up to a step."""
+    kept = prior_of(Upsampled(s), torch.rand(1, 64, 8, 8), power, keep_ratio=0.15)[1]
     cost = 0.15 * (1 + s * s)
     assert kept["3"] == pytest.approx(cost / (s ** (2 * power) + s * s), abs=1 / NUM_CANDIDATES)
     assert kept["0"] == pytest.approx(min(1.0, cost - s * s * kept["3"]), abs=1 / NUM_CANDIDATES)
 
 
-def test_a_budget_of_parameters_makes_all_groups_alike():
-    hyper, kept = of(Upsampled(4), torch.rand(1, 64, 8, 8), kind="params")
+def test_a_budget_of_parameters_gives_equal_widths():
+    hyper, kept = prior_of(Upsampled(4), torch.rand(1, 64, 8, 8), kind="params")
     assert max(widths(hyper, kept)) - min(widths(hyper, kept)) <= 1
 
 
-def test_floors_and_whole_groups_hold_and_the_rest_meets_the_budget():
-    hyper, kept = of(Upsampled(4), torch.rand(1, 64, 8, 8), keep_ratio=0.76, min_width=48)
+def test_minimum_and_dense_widths_hold_and_the_rest_meets_the_budget():
+    hyper, kept = prior_of(Upsampled(4), torch.rand(1, 64, 8, 8), keep_ratio=0.76, min_width=48)
     assert kept["3"] == 0.75 and 0.75 < kept["0"] <= 1
     assert set(width_prior(hyper, budget(1.0), 0.5).values()) == {1.0}
     assert set(width_prior(hyper, budget(0.1, min_width=48), 0.5).values()) == {0.75}
 
 
-def test_what_an_activation_bends_stays_wider_than_what_is_only_carried_on():
+def test_channels_before_an_activation_are_wider_than_linear_ones():
     edsr = build("EDSR", num_feat=32, num_block=4, upscale=2)
-    kept = of(edsr, torch.rand(1, 3, 8, 8), 0.5, keep_ratio=0.4)[1]
-    interiors = [one for name, one in kept.items() if name.startswith("body")]
+    kept = prior_of(edsr, torch.rand(1, 3, 8, 8), 0.5, keep_ratio=0.4)[1]
+    interiors = [fraction for name, fraction in kept.items() if name.startswith("body")]
     assert min(interiors) > 1.3 * kept["conv_first"]
-    bent = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.Conv2d(32, 3, 3))
-    kept = of(bent, torch.rand(1, 3, 12, 12), 0.5, round_to=4)[1]
+    nonlinear = nn.Sequential(
+        nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.Conv2d(32, 3, 3)
+    )
+    kept = prior_of(nonlinear, torch.rand(1, 3, 12, 12), 0.5, round_to=4)[1]
     assert kept["0"] > kept["2"]
 
 
@@ -111,30 +113,31 @@ def test_what_an_activation_bends_stays_wider_than_what_is_only_carried_on():
         (4, 1.0, 0.5, 4),
     ],
 )
-def test_it_is_the_best_of_all_widths_where_these_can_be_counted(s, power, keep_ratio, step):
-    hyper, kept = of(
+def test_the_prior_is_optimal_among_all_widths(s, power, keep_ratio, step):
+    hyper, kept = prior_of(
         Upsampled(s), torch.rand(1, 64, 8, 8), power, keep_ratio=keep_ratio, round_to=step
     )
     exponent = min(MAX_EXPONENT, max(MIN_EXPONENT, (1 - power) / max(power, MIN_EXPONENT)))
     names = [group.name for group in hyper.plan.prunable]
-    parts = [width / 64 for width in range(step, 65, step)]
-    rivals = [dict(zip(names, pair, strict=True)) for pair in itertools.product(parts, repeat=2)]
-    within = [rival for rival in rivals if cost_at(hyper, rival) <= keep_ratio]
+    fractions = [width / 64 for width in range(step, 65, step)]
+    pairs = itertools.product(fractions, repeat=2)
+    choices = [dict(zip(names, pair, strict=True)) for pair in pairs]
+    feasible = [choice for choice in choices if cost_at(hyper, choice) <= keep_ratio]
 
-    def loss(fractions):
-        return sum((part**-exponent - 1) / exponent for part in fractions.values())
+    def loss(choice):
+        return sum((fraction**-exponent - 1) / exponent for fraction in choice.values())
 
-    assert loss(kept) == pytest.approx(min(loss(rival) for rival in within), rel=1e-6)
+    assert loss(kept) == pytest.approx(min(loss(choice) for choice in feasible), rel=1e-6)
 
 
-def test_a_latency_that_rises_in_steps_is_met_at_their_tops(monkeypatch):
-    """On this clock a convolution takes the time of its channels rounded up to 8, on either side."""
+def test_a_latency_that_rises_in_steps_is_met_at_their_ends(monkeypatch):
+    """By this clock a convolution takes the time of its channels, in and out, rounded up to 8."""
     now = [0.0]
 
     def spend(layer, inputs, output):
         if isinstance(layer, nn.Conv2d):
-            places = output.numel() / layer.out_channels
-            now[0] += 1e-6 * places * 64 * -(-layer.out_channels // 8) * -(-layer.in_channels // 8)
+            pixels = output.numel() / layer.out_channels
+            now[0] += 1e-6 * pixels * 64 * -(-layer.out_channels // 8) * -(-layer.in_channels // 8)
 
     for name in ("time.perf_counter", "time.thread_time"):
         monkeypatch.setattr(name, lambda: now[0])
@@ -149,7 +152,7 @@ def test_a_latency_that_rises_in_steps_is_met_at_their_tops(monkeypatch):
     assert 0.55 < cost_at(hyper, kept, "latency") <= 0.6
 
 
-def test_a_network_without_groups_has_no_lines():
+def test_a_network_without_groups_has_no_prior():
     assert (
         width_prior(
             convert(nn.Sequential(nn.Conv2d(1, 1, 3)), torch.rand(1, 1, 8, 8)), budget(), 0.0
