@@ -2,7 +2,7 @@
 
 The unit is a training step of the dense network. A step of the search is measured against it when it begins, for a
 teacher may take part in it, and a step of the cut network several times from the cut on: networks of equal
-multiply-adds differ by up to a third, and what else the machine does moves that (results/LOG.md). What a method does
+multiply-adds differ by up to a third, and what else the machine does moves that (docs/research). What a method does
 not spend on dense training and search goes into finetuning.
 """
 

@@ -24,7 +24,7 @@ Yu et al. report to be worth more (Wide Activation for Efficient and Accurate Im
 Super-Resolution, 2018).
 
 This is our assumption about networks, not a finding from data, and not equally good for all;
-results/LOG.md has what it gave.
+docs/research has what it gave.
 """
 
 import math
