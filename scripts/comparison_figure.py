@@ -64,7 +64,7 @@ def draw(run: Path, target: Path, image: str, crop: Crop) -> None:
     columns = {}
     for name, restored in images.items():
         luma = ground_truth.shape[-1] == 3
-        psnr = psnr_db(restored, ground_truth, shave=test_set.shave, luma=luma)
+        psnr = psnr_db(restored, ground_truth, crop_border=test_set.shave, luma=luma)
         columns[f"{name}\n{psnr:.2f} dB"] = restored
     columns["ground truth\n"] = ground_truth
     comparison_figure(target, columns, crop)

@@ -202,7 +202,7 @@ def test_scores_are_those_of_test_py(edsr, dncnn, tmp_path, sigma):
     found = pixels(out / "a.png")
     found = found[:, :, None] if sigma else found[:, :, ::-1]
     expected = json.loads((tmp_path / "s.json").read_text())["rows"][1]["sets"]["Set"]
-    assert psnr_db(found, picture, shave=0 if sigma else 2) == pytest.approx(
+    assert psnr_db(found, picture, crop_border=0 if sigma else 2) == pytest.approx(
         expected["psnr_rgb_db"], abs=1e-3
     )
 

@@ -122,14 +122,14 @@ def calculate_psnr(
     img: np.ndarray, img2: np.ndarray, crop_border: int, test_y_channel: bool = False
 ) -> float:
     """Return our PSNR in BasicSR's calling form: uint8 BGR images, HWC."""
-    return psnr_db(img[..., ::-1], img2[..., ::-1], shave=crop_border, luma=test_y_channel)
+    return psnr_db(img[..., ::-1], img2[..., ::-1], crop_border=crop_border, luma=test_y_channel)
 
 
 def calculate_ssim(
     img: np.ndarray, img2: np.ndarray, crop_border: int, test_y_channel: bool = False
 ) -> float:
     """Return our SSIM in BasicSR's calling form, see `calculate_psnr`."""
-    return ssim(img[..., ::-1], img2[..., ::-1], shave=crop_border, luma=test_y_channel)
+    return ssim(img[..., ::-1], img2[..., ::-1], crop_border=crop_border, luma=test_y_channel)
 
 
 def _hyper(name: str) -> Callable[..., HyperNet]:

@@ -311,7 +311,7 @@ def _model_row(
 def _cost(model: ComparedModel, shape: list[int]) -> dict[str, Any]:
     cost = model.cost(shape)
     values: dict[str, Any] = {"input": shape}
-    for name in ("macs", "params", "activations", "convs"):
+    for name in ("macs", "params", "activations", "convs", "uncounted"):
         values[name] = None if cost is None else getattr(cost, name)
     return values
 

@@ -60,7 +60,7 @@ def find_unused(options: Options) -> list[Issue]:
 
 def _check_names(options: Options) -> Iterator[Issue]:
     """Names of the run and of test sets become names of folders."""
-    names = {("name",): options.name}
+    names: dict[tuple[str, ...], str] = {("name",): options.name}
     for key, dataset in options.datasets.items():
         if dataset.name:
             names["datasets", key, "name"] = dataset.name

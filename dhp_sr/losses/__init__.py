@@ -1,7 +1,14 @@
-"""Training losses."""
+"""Training losses, see `losses.py`."""
 
-from dhp_sr.losses.classes import CLASS_LOSSES, ClassLoss, build_class_loss, softened_distance
-from dhp_sr.losses.pixel import LOSSES, PixelLoss, build_loss
+from dhp_sr.losses.losses import (
+    CLASS_LOSSES,
+    LOSSES,
+    ClassLoss,
+    PixelLoss,
+    build_class_loss,
+    build_loss,
+    kd_loss,
+)
 
 __all__ = [
     "CLASS_LOSSES",
@@ -10,5 +17,5 @@ __all__ = [
     "PixelLoss",
     "build_class_loss",
     "build_loss",
-    "softened_distance",
+    "kd_loss",
 ]

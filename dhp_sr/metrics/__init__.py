@@ -1,6 +1,10 @@
-"""What a network is worth and what it costs: PSNR, SSIM, error of classes, multiply-adds, parameters, time."""
+"""Quality and cost of networks: PSNR, SSIM, classification error; multiply-adds, latency.
 
-from dhp_sr.metrics.accuracy import error_percent, hits
+Start with `psnr_ssim.py` for scores and `complexity.py` for costs. Costs are counted here
+independently of the engine, so that each can be tested against the other.
+"""
+
+from dhp_sr.metrics.accuracy import error_percent, num_correct
 from dhp_sr.metrics.complexity import Complexity, complexity
 from dhp_sr.metrics.latency import Latency, latencies, latency, latency_ratio
 from dhp_sr.metrics.psnr_ssim import psnr_db, ssim, to_uint8
@@ -10,10 +14,10 @@ __all__ = [
     "Latency",
     "complexity",
     "error_percent",
-    "hits",
     "latencies",
     "latency",
     "latency_ratio",
+    "num_correct",
     "psnr_db",
     "ssim",
     "to_uint8",

@@ -1,101 +1,167 @@
-"""Counts multiply-adds and parameters by watching a network at work, its layers and what it calls as functions."""
+"""Multiply-adds and parameters of a network, counted from the operators that a forward pass runs.
+
+This counter shares nothing with the costs of the engine (`dhp_sr.cost`), which are computed from
+channel widths: tests hold the two against each other. Here PyTorch's dispatcher shows every operator
+after functions such as `einsum` or `linear` are decomposed into matrix products and convolutions.
+"""
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 @dataclass(frozen=True)
 class Complexity:
-    """What a network costs for one input."""
+    """Cost of a network for one input."""
 
     macs: int
-    """Multiply-adds of convolutions, transposed convolutions and linear layers, called as modules or as functions."""
+    """Multiply-adds of convolutions, transposed convolutions and matrix products."""
     params: int
-    """Trainable and frozen parameters; a shared one counts once, buffers do not count."""
+    """Parameters, trainable or frozen; a shared one counts once, buffers do not count."""
     activations: int
-    """Elements of all convolutions' outputs, the better hint at memory and at speed on a GPU."""
+    """Elements of the outputs of convolutions, a hint at memory and at speed on a GPU."""
     convs: int
-    """Convolutions run; a shared one counts each time."""
+    """Convolutions that were run; a shared one counts each time."""
+    uncounted: tuple[str, ...] = ()
+    """Names of operators that multiply, or may, and are not part of `macs`; sorted."""
 
 
 def complexity(network: nn.Module, input_shape: Sequence[int] = (1, 3, 128, 128)) -> Complexity:
-    """Count what one forward pass costs, without computing it.
+    """Count the cost of one forward pass, without computing it.
 
-    The pass runs in a copy of the network on the meta device: any size is quick, and the network stays as it was.
-    Products outside these layers (attention, element-wise ones, normalization) are not counted.
+    The pass runs in a copy of the network on the meta device: any size is quick, and the network
+    stays as it was. Elementwise products, normalization and interpolation are not counted.
 
     Args:
-        network: Takes one tensor.
+        network: network that takes one tensor.
         input_shape: (N, C, H, W); the counts are for the whole batch.
-
-    Returns:
-        The counts.
     """
-    watched = copy.deepcopy(network).to("meta").eval()
-    params = sum(parameter.numel() for parameter in watched.parameters())
-    dtype = next((parameter.dtype for parameter in watched.parameters()), torch.float32)
+    traced = copy.deepcopy(network).to("meta").eval()
+    params = sum(parameter.numel() for parameter in traced.parameters())
+    dtype = next((parameter.dtype for parameter in traced.parameters()), torch.float32)
     image = torch.empty(tuple(input_shape), dtype=dtype, device="meta")
     try:
-        seen = _watch(watched, image)
-    except (
-        Exception
-    ):  # whatever an operator raises where it meets tensors that the forward makes on the CPU
+        counter = _run(traced, image)
+    except Exception:
+        # A forward that makes tensors on the CPU meets meta tensors; operators raise any class.
         with torch.device("meta"):
-            seen = _watch(watched, image)
+            counter = _run(traced, image)
     return Complexity(
-        macs=sum(seen.macs), params=params, activations=sum(seen.outputs), convs=len(seen.outputs)
+        macs=counter.macs,
+        params=params,
+        activations=counter.activations,
+        convs=counter.convs,
+        uncounted=tuple(sorted(counter.uncounted)),
     )
 
 
 @torch.no_grad()
-def _watch(network: nn.Module, image: Tensor) -> "_Watch":
-    with _Watch() as watch:
+def _run(network: nn.Module, image: Tensor) -> "_Counter":
+    with _decomposed_attention(), _Counter() as counter:
         network(image)
-    return watch
+    return counter
 
 
-class _Watch(TorchFunctionMode):
-    """Notes the multiply-adds, and the elements that convolutions put out, of what is called inside."""
+@contextmanager
+def _decomposed_attention() -> Iterator[None]:
+    """Keep nn.MultiheadAttention from its fused operator, which would hide its products."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+class _Counter(TorchDispatchMode):
+    """Sums over the operators that run while it is active."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.macs: list[int] = []
-        self.outputs: list[int] = []
+        self.macs = 0
+        self.activations = 0
+        self.convs = 0
+        self.uncounted: set[str] = set()
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func in COUNTERS:
-            given = dict(zip(("input", "weight"), args, strict=False)) | (kwargs or {})
-            self.macs.append(COUNTERS[func](given["input"], given["weight"], result))
-            if func is not functional.linear:
-                self.outputs.append(result.numel())
+        name = func.overloadpacket.__name__
+        is_native = func.namespace == "aten"
+        if is_native and name in COUNTERS:
+            self.macs += COUNTERS[name](args, result)
+            if name in CONVOLUTIONS:
+                self.activations += result.numel()
+                self.convs += 1
+        elif not is_native or MULTIPLIES.search(name):
+            # Operators of other packages may compute anything.
+            self.uncounted.add(f"{func.namespace}.{name}")
         return result
 
 
-def _conv_macs(source: Tensor, weight: Tensor, result: Tensor) -> int:
-    return result.numel() * math.prod(weight.shape[1:])
+def _convolution_macs(args: Sequence[Any], result: Tensor) -> int:
+    image, weight = args[:2]
+    is_transposed = args[6]
+    # Every input element of a transposed convolution is multiplied with a whole kernel; its output
+    # is larger by stride^2. The kernel is weight[1:], since groups divide one of the channel axes.
+    elements = image.numel() if is_transposed else result.numel()
+    return elements * math.prod(weight.shape[1:])
 
 
-def _transposed_macs(source: Tensor, weight: Tensor, result: Tensor) -> int:
-    # Every input element is multiplied with a whole kernel; counting by the output would overstate it by stride^2.
-    return source.numel() * math.prod(weight.shape[1:])
+def _product_macs(args: Sequence[Any], result: Tensor) -> int:
+    return result.numel() * args[0].shape[-1]
 
 
-COUNTERS: dict[Any, Callable[[Tensor, Tensor, Tensor], int]] = {
-    functional.conv1d: _conv_macs,
-    functional.conv2d: _conv_macs,
-    functional.conv3d: _conv_macs,
-    functional.conv_transpose1d: _transposed_macs,
-    functional.conv_transpose2d: _transposed_macs,
-    functional.conv_transpose3d: _transposed_macs,
-    functional.linear: _conv_macs,
+def _added_product_macs(args: Sequence[Any], result: Tensor) -> int:
+    return result.numel() * args[1].shape[-1]
+
+
+def _summed_product_macs(args: Sequence[Any], result: Tensor) -> int:
+    # addbmm: the batch is summed, so the result does not show its length.
+    return args[1].numel() * args[2].shape[-1]
+
+
+def _attention_macs(args: Sequence[Any], result: Any) -> int:
+    query_BLE, key_BSE, value_BSV = args[:3]
+    attention_elements = math.prod(query_BLE.shape[:-1]) * key_BSE.shape[-2]
+    # Twice a product over the attention matrix: query with key, then with value.
+    return attention_elements * (query_BLE.shape[-1] + value_BSV.shape[-1])
+
+
+COUNTERS: dict[str, Callable[[Sequence[Any], Any], int]] = {
+    "convolution": _convolution_macs,
+    "_convolution": _convolution_macs,
+    "mm": _product_macs,
+    "bmm": _product_macs,
+    "mv": _product_macs,
+    "dot": _product_macs,
+    "matmul": _product_macs,
+    "linear": _product_macs,
+    "_int_mm": _product_macs,
+    "addmm": _added_product_macs,
+    "addmv": _added_product_macs,
+    "baddbmm": _added_product_macs,
+    "_addmm_activation": _added_product_macs,
+    "addbmm": _summed_product_macs,
+    "_scaled_dot_product_flash_attention": _attention_macs,
+    "_scaled_dot_product_flash_attention_for_cpu": _attention_macs,
+    "_scaled_dot_product_efficient_attention": _attention_macs,
+    "_scaled_dot_product_cudnn_attention": _attention_macs,
+    "_scaled_dot_product_fused_attention_overrideable": _attention_macs,
 }
-"""Function -> its count from (input, weight, output); the layers of these names call them."""
+"""Name of an ATen operator -> its multiply-adds from its arguments and its result."""
+
+CONVOLUTIONS = ("convolution", "_convolution")
+
+MULTIPLIES = re.compile(
+    r"mm|mv$|dot|conv|fft|lstm|gru|rnn|attention|cdist|addr|ger$|kron|linalg(?!_vector_norm)|grid_sampler"
+    r"|embedding_bag|trilinear(?!3d)|^linear"
+)
+"""Names of ATen operators that multiply, whether they are counted or not."""

@@ -1,4 +1,4 @@
-"""Measures how long networks take, so that two measurements can be compared."""
+"""Latency of networks, measured so that two of them can be compared."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -11,21 +11,23 @@ from torch import nn
 
 from dhp_sr.utils.hardware import thread_count
 from dhp_sr.utils.modules import evaluating
-from dhp_sr.utils.timing import time_interleaved
+from dhp_sr.utils.timing import quartiles, time_interleaved
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Wall-clock time of one forward pass."""
+    """Wall time of a forward pass."""
 
     median_ms: float
+    """Median over the rounds."""
     low_ms: float
     """Lower quartile."""
     high_ms: float
     """Upper quartile."""
     threads: int
-    """Threads that torch used on the CPU."""
+    """CPU threads that torch used."""
     device: str
+    """Name of the torch device."""
 
 
 def latency(
@@ -42,29 +44,35 @@ def latencies(
     repeats: int = 10,
     threads: int | None = None,
 ) -> dict[str, Latency]:
-    """Time several networks in turns, one pass of each per round, so that a busy moment of the machine hits all alike.
+    """Time several networks, interleaved (see `utils.timing`).
 
-    Every network runs in eval mode, without gradients, on the device and in the type of its parameters. Modes and the
-    number of threads are put back afterwards.
+    Every network runs in evaluation mode, without gradients, on the device and in the type of its
+    parameters. Modes and the number of threads are restored afterwards.
 
     Args:
-        networks: Name -> network that takes one tensor.
+        networks: name -> network that takes one tensor.
         input_shape: (N, C, H, W).
-        repeats: Timed passes of each network; two more come before them, untimed.
-        threads: CPU threads to use; default: as many as torch has now.
+        repeats: timed passes of each network, after two untimed ones.
+        threads: CPU threads to use; default: as many as torch uses now.
 
     Returns:
-        Name -> its time.
+        Name -> latency.
 
     Raises:
         ValueError: `repeats` or `threads` is below 1.
     """
-    samples = _measure(networks, input_shape, repeats, threads)
-    used = threads or torch.get_num_threads()
-    return {
-        name: _summary(times, used, _placement(networks[name])[0])
-        for name, times in samples.items()
-    }
+    samples = _measure_ms(networks, input_shape, repeats, threads)
+    results = {}
+    for name, times_ms in samples.items():
+        low, median, high = quartiles(times_ms)
+        results[name] = Latency(
+            median_ms=median,
+            low_ms=low,
+            high_ms=high,
+            threads=threads or torch.get_num_threads(),
+            device=str(_first_parameter(networks[name]).device),
+        )
+    return results
 
 
 def latency_ratio(
@@ -75,58 +83,44 @@ def latency_ratio(
     repeats: int = 10,
     threads: int | None = None,
 ) -> float:
-    """Return the kept fraction of time, candidate / reference: the median of the ratios within each round.
+    """Time of the candidate relative to the reference: median of the ratios within each round.
 
     Args:
-        candidate: The faster network, one hopes.
-        reference: What it is compared with.
+        candidate: network to compare.
+        reference: network to compare with.
         input_shape: (N, C, H, W).
-        repeats: Rounds.
-        threads: CPU threads to use; default: as many as torch has now.
+        repeats: rounds.
+        threads: CPU threads to use; default: as many as torch uses now.
 
     Raises:
         ValueError: `repeats` or `threads` is below 1.
     """
     pair = {"reference": reference, "candidate": candidate}
-    samples = _measure(pair, input_shape, repeats, threads)
-    return statistics.median(
-        ours / theirs
-        for ours, theirs in zip(samples["candidate"], samples["reference"], strict=True)
-    )
+    samples = _measure_ms(pair, input_shape, repeats, threads)
+    rounds = zip(samples["candidate"], samples["reference"], strict=True)
+    return statistics.median(candidate_ms / reference_ms for candidate_ms, reference_ms in rounds)
 
 
-def _measure(
+def _measure_ms(
     networks: Mapping[str, nn.Module], input_shape: Sequence[int], repeats: int, threads: int | None
 ) -> dict[str, list[float]]:
     if repeats < 1 or (threads is not None and threads < 1):
         raise ValueError(f"`repeats` (={repeats}) and `threads` (={threads}) must be at least 1")
+    calls = {}
+    device = torch.device("cpu")
     with ExitStack() as stack:
         stack.enter_context(thread_count(threads))
         stack.enter_context(torch.no_grad())
-        for network in networks.values():
+        for name, network in networks.items():
             stack.enter_context(evaluating(network))
-        calls = {
-            name: partial(network, _example(network, input_shape))
-            for name, network in networks.items()
-        }
-        devices = [_placement(network)[0] for network in networks.values()]
-        busiest = next((device for device in devices if device.type != "cpu"), torch.device("cpu"))
-        return time_interleaved(calls, busiest, repeats)
+            first = _first_parameter(network)
+            # Not torch.rand: measuring must not move the random state of a running training.
+            image = torch.full(tuple(input_shape), 0.5, device=first.device, dtype=first.dtype)
+            calls[name] = partial(network, image)
+            if first.device.type != "cpu":
+                device = first.device  # the queue to wait for
+        return time_interleaved(calls, device, repeats)
 
 
-def _summary(times_ms: list[float], threads: int, device: torch.device) -> Latency:
-    low, median, high = (
-        statistics.quantiles(times_ms, method="inclusive") if len(times_ms) > 1 else times_ms * 3
-    )
-    return Latency(median_ms=median, low_ms=low, high_ms=high, threads=threads, device=str(device))
-
-
-def _placement(network: nn.Module) -> tuple[torch.device, torch.dtype]:
-    first = next(network.parameters(), torch.empty(0))
-    return first.device, first.dtype
-
-
-def _example(network: nn.Module, input_shape: Sequence[int]) -> torch.Tensor:
-    device, dtype = _placement(network)
-    # Not torch.rand: measuring must not move the random state of a running training.
-    return torch.full(tuple(input_shape), 0.5, device=device, dtype=dtype)
+def _first_parameter(network: nn.Module) -> torch.Tensor:
+    return next(network.parameters(), torch.empty(0))

@@ -1,4 +1,4 @@
-"""Counts multiply-adds and parameters in the graph of an ONNX file."""
+"""Multiply-adds and parameters of an ONNX file, counted in its graph."""
 
 import math
 from collections.abc import Sequence
@@ -9,23 +9,48 @@ from dhp_sr.metrics.complexity import Complexity
 from dhp_sr.utils.errors import UserError
 
 Shapes = dict[str, tuple[int, ...]]
+"""Name of a tensor -> its size."""
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 PRODUCTS = ("Gemm", "MatMul")
-_HOLDERS = (*CONVOLUTIONS, *PRODUCTS, "PRelu", "InstanceNormalization", "LayerNormalization")
+WITH_PARAMETERS = (
+    *CONVOLUTIONS,
+    *PRODUCTS,
+    "PRelu",
+    "InstanceNormalization",
+    "LayerNormalization",
+)
+"""Operators whose inputs, from the second on, are parameters if the file stores them."""
+
+UNCOUNTED = (
+    "Attention",
+    "ConvInteger",
+    "DFT",
+    "DeformConv",
+    "Einsum",
+    "GRU",
+    "GridSample",
+    "LSTM",
+    "MatMulInteger",
+    "QLinearConv",
+    "QLinearMatMul",
+    "RNN",
+)
+"""Operators that multiply and are not counted."""
 
 
 def onnx_complexity(path: str | Path, input_shape: Sequence[int]) -> Complexity | None:
-    """Count what one pass through an ONNX file costs, from the sizes that ONNX infers; nothing is computed.
+    """Count the cost of one forward pass from the sizes that ONNX infers; nothing is computed.
 
-    The file is counted as it is: where an exporter merged normalization into convolutions, its parameters are gone.
+    The file is counted as it is: where an exporter merged normalization into convolutions, its
+    parameters are gone.
 
     Args:
-        path: the file.
+        path: ONNX file.
         input_shape: (N, C, H, W); the counts are for the whole batch.
 
     Returns:
-        The counts, or None where ONNX cannot tell a layer's size.
+        The counts, or None where neither onnx nor onnxruntime can tell the size of a layer.
 
     Raises:
         UserError: the package onnx is missing.
@@ -33,81 +58,92 @@ def onnx_complexity(path: str | Path, input_shape: Sequence[int]) -> Complexity 
     try:
         import onnx
     except ImportError as error:
-        raise UserError(
-            "counting an ONNX file needs onnx, which is not installed: pip install 'dhp_sr[onnx]'"
-        ) from error
+        hint = "which is not installed: pip install 'dhp_sr[onnx]'"
+        raise UserError(f"counting an ONNX file needs onnx, {hint}") from error
     model = onnx.load(path)
-    _fix_input(model.graph, input_shape)
-    nodes = [node for node in model.graph.node if node.op_type in (*CONVOLUTIONS, *PRODUCTS)]
-    named = {name for node in nodes for name in (*node.input[:2], node.output[0])}
+    _set_input_shape(model.graph, input_shape)
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    shapes = _shapes(inferred)
-    if not named <= shapes.keys():
-        shapes |= _by_arithmetic(model)
-    if not named <= shapes.keys():
+
+    counted = [node for node in model.graph.node if node.op_type in (*CONVOLUTIONS, *PRODUCTS)]
+    required = {name for node in counted for name in (*node.input[:2], node.output[0])}
+    shapes = _known_shapes(inferred)
+    if not required <= shapes.keys():
+        shapes |= _symbolic_shapes(model)
+    if not required <= shapes.keys():
         return None
-    convolutions = [node for node in nodes if node.op_type in CONVOLUTIONS]
+
+    convolutions = [node for node in counted if node.op_type in CONVOLUTIONS]
+    uncounted = set()
+    for node in model.graph.node:
+        # Operators of other domains, such as com.microsoft, may compute anything.
+        if node.op_type in UNCOUNTED or node.domain not in ("", "ai.onnx"):
+            uncounted.add(f"{node.domain or 'onnx'}.{node.op_type}")
     return Complexity(
-        macs=sum(_macs(node, shapes) for node in nodes),
+        macs=sum(_macs(node, shapes) for node in counted),
         params=_params(inferred),
         activations=sum(math.prod(shapes[node.output[0]]) for node in convolutions),
         convs=len(convolutions),
+        uncounted=tuple(sorted(uncounted)),
     )
 
 
-def _by_arithmetic(model: Any) -> Shapes:
-    """Return what onnxruntime finds, which also follows sizes that the graph computes, such as sides filled up."""
-    try:
-        from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
-
-        return _shapes(SymbolicShapeInference.infer_shapes(model, auto_merge=True).graph)
-    except Exception:  # onnxruntime is not there, or its tool does not know an operator, which it says by any class
-        return {}
-
-
-def _fix_input(graph: Any, input_shape: Sequence[int]) -> None:
-    """State the input's size, and forget sizes that the file states in letters."""
-    sides = graph.input[0].type.tensor_type.shape.dim
-    for side, value in zip(sides, input_shape, strict=True):
-        side.dim_value = value
+def _set_input_shape(graph: Any, input_shape: Sequence[int]) -> None:
+    """Fix the size of the input, and remove sizes that the file states as symbols."""
+    axes = graph.input[0].type.tensor_type.shape.dim
+    for axis, length in zip(axes, input_shape, strict=True):
+        axis.dim_value = length
     del graph.value_info[:]
     for output in graph.output:
         output.type.tensor_type.ClearField("shape")
 
 
-def _shapes(graph: Any) -> Shapes:
-    known = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+def _known_shapes(graph: Any) -> Shapes:
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
-        sides = value.type.tensor_type.shape.dim
-        if sides and all(side.HasField("dim_value") for side in sides):
-            known[value.name] = tuple(side.dim_value for side in sides)
-    return known
+        axes = value.type.tensor_type.shape.dim
+        if axes and all(axis.HasField("dim_value") for axis in axes):
+            shapes[value.name] = tuple(axis.dim_value for axis in axes)
+    return shapes
+
+
+def _symbolic_shapes(model: Any) -> Shapes:
+    """Sizes by onnxruntime, which also follows those that the graph computes, such as padding."""
+    try:
+        from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
+
+        return _known_shapes(SymbolicShapeInference.infer_shapes(model, auto_merge=True).graph)
+    except Exception:
+        # Not installed, or an operator is unknown to the tool, which raises any class then.
+        return {}
 
 
 def _macs(node: Any, shapes: Shapes) -> int:
-    source, weight, result = shapes[node.input[0]], shapes[node.input[1]], shapes[node.output[0]]
+    first, weight, result = (
+        shapes[name] for name in (node.input[0], node.input[1], node.output[0])
+    )
     if node.op_type == "Conv":  # weight (out, in / groups, *kernel)
         return math.prod(result) * math.prod(weight[1:])
-    if (
-        node.op_type == "ConvTranspose"
-    ):  # weight (in, out / groups, *kernel), once for every element that goes in
-        return math.prod(source) * math.prod(weight[1:])
-    transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
-    return math.prod(result) * source[-2 if transposed else -1]
+    if node.op_type == "ConvTranspose":
+        # weight (in, out / groups, *kernel), used once for every element of the input
+        return math.prod(first) * math.prod(weight[1:])
+    is_transposed = any(item.name == "transA" and item.i for item in node.attribute)
+    contracted = first[-2] if is_transposed else first[-1]
+    return math.prod(result) * contracted
 
 
 def _params(graph: Any) -> int:
-    sizes = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer}
-    held = {name for node in graph.node if node.op_type in _HOLDERS for name in node.input[1:]}
-    held |= {
-        name
-        for node in graph.node
-        if node.op_type == "BatchNormalization"
-        for name in node.input[1:3]
-    }
-    products = {node.output[0] for node in graph.node if node.op_type == "MatMul"}
-    biased = [
-        node.input for node in graph.node if node.op_type == "Add" and products & {*node.input}
-    ]
-    held |= {name for names in biased for name in names}
-    return sum(size for name, size in sizes.items() if name in held)
+    """Elements of stored tensors that are parameters: not constants of reshapes and the like."""
+    names: set[str] = set()
+    products = set()
+    for node in graph.node:
+        if node.op_type in WITH_PARAMETERS:
+            names.update(node.input[1:])
+        if node.op_type == "BatchNormalization":
+            names.update(node.input[1:3])  # the other two are buffers
+        if node.op_type == "MatMul":
+            products.add(node.output[0])
+    # The bias of a linear layer is added after its MatMul.
+    for node in graph.node:
+        if node.op_type == "Add" and products.intersection(node.input):
+            names.update(node.input)
+    return sum(math.prod(tensor.dims) for tensor in graph.initializer if tensor.name in names)

@@ -1,4 +1,4 @@
-"""PSNR and SSIM of 8-bit images, as BasicSR and the papers state them."""
+"""PSNR and SSIM of 8-bit images, as BasicSR and the papers define them."""
 
 from typing import Any
 
@@ -11,116 +11,127 @@ from dhp_sr.utils.errors import UserError
 
 Image = NDArray[np.uint8]
 
-PEAK = 255.0
-WINDOW = 11  # side of the Gaussian window of SSIM, in pixels
+MAX_VALUE = 255.0
+WINDOW = 11
+"""Height and width of the Gaussian window of SSIM, in pixels."""
 SIGMA = 1.5
-STABILIZERS = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
+"""Standard deviation of that window, in pixels."""
+LUMINANCE_CONSTANT = (0.01 * MAX_VALUE) ** 2
+CONTRAST_CONSTANT = (0.03 * MAX_VALUE) ** 2
 
 
-def psnr_db(a: Image, b: Image, *, shave: int = 0, luma: bool = False) -> float:
+def psnr_db(a: Image, b: Image, *, crop_border: int = 0, luma: bool = False) -> float:
     """Peak signal-to-noise ratio in dB, over all channels together.
 
     Args:
         a: uint8 image, HxWx3 RGB, HxWx1 or HxW grey.
-        b: The other image, of the same shape.
-        shave: Pixels to leave out on every side.
-        luma: Compare the Y channel (MATLAB's, not rounded); a grey image is its own Y.
+        b: image of the same shape to compare with.
+        crop_border: pixels to leave out on every side.
+        luma: compare the Y channel (MATLAB's, not rounded); a grey image is its own Y.
 
     Returns:
         10 log10(255^2 / mean squared error); infinity for equal images.
 
     Raises:
-        UserError: the shapes differ, are no image's, or nothing is left after shaving.
+        UserError: the shapes differ, are not those of images, or the border leaves nothing.
         ValueError: an image is not uint8.
     """
-    first, second = _prepare(a, shave, luma), _prepare(b, shave, luma)
-    _check_pair(a, b, shave, smallest=1)
+    first = _prepare(a, crop_border, luma)
+    second = _prepare(b, crop_border, luma)
+    _check_pair(a, b, crop_border, smallest=1)
     error = float(np.mean(np.square(first - second)))
-    return 10 * float(np.log10(PEAK**2 / error)) if error else float("inf")
+    if error == 0:
+        return float("inf")
+    return 10 * float(np.log10(MAX_VALUE**2 / error))
 
 
-def ssim(a: Image, b: Image, *, shave: int = 0, luma: bool = False) -> float:
-    """Structural similarity: 11x11 Gaussian window of sigma 1.5, only where it fits, mean over positions and channels.
+def ssim(a: Image, b: Image, *, crop_border: int = 0, luma: bool = False) -> float:
+    """Structural similarity, mean over positions and channels.
+
+    The window is an 11x11 Gaussian of sigma 1.5, only where it fits into the image.
 
     Args:
-        a: uint8 image, HxWx3 RGB, HxWx1 or HxW grey; at least 11 pixels on each side after shaving.
-        b: The other image, of the same shape.
-        shave: Pixels to leave out on every side.
-        luma: Compare the Y channel (MATLAB's, not rounded); a grey image is its own Y.
+        a: uint8 image, HxWx3 RGB, HxWx1 or HxW grey; without the border at least 11x11.
+        b: image of the same shape to compare with.
+        crop_border: pixels to leave out on every side.
+        luma: compare the Y channel (MATLAB's, not rounded); a grey image is its own Y.
 
     Returns:
-        A value up to 1, which equal images reach.
+        A value up to 1, reached by equal images.
 
     Raises:
-        UserError: the shapes differ, are no image's, or the window does not fit.
+        UserError: the shapes differ, are not those of images, or the window does not fit.
         ValueError: an image is not uint8.
 
     Reference:
-        Wang et al., Image Quality Assessment: From Error Visibility to Structural Similarity, TIP 2004, equation 13.
+        Wang et al., Image Quality Assessment: From Error Visibility to Structural Similarity, TIP
+        2004, equation 13.
     """
-    first, second = _prepare(a, shave, luma), _prepare(b, shave, luma)
-    _check_pair(a, b, shave, smallest=WINDOW)
+    first = _prepare(a, crop_border, luma)
+    second = _prepare(b, crop_border, luma)
+    _check_pair(a, b, crop_border, smallest=WINDOW)
     if first.ndim == 2:
         return _plane_ssim(first, second)
-    planes = range(first.shape[2])  # one at a time: 1.6 times faster than interleaved
-    return float(np.mean([_plane_ssim(first[..., plane], second[..., plane]) for plane in planes]))
+    # Planes one after the other are 1.6 times faster than interleaved channels.
+    channels = range(first.shape[2])
+    return float(np.mean([_plane_ssim(first[..., c], second[..., c]) for c in channels]))
 
 
 def to_uint8(image: torch.Tensor) -> Image:
-    """Turn a (C, H, W) tensor in [0, 1] into an (H, W, C) uint8 array: clipped, then rounded.
+    """Convert a (C, H, W) tensor in [0, 1] to an (H, W, C) uint8 array, clipped and rounded.
 
     Raises:
         ValueError: the tensor does not have three axes.
     """
     if image.dim() != 3:
         raise ValueError(f"expected a tensor of shape (C, H, W), found shape {tuple(image.shape)}")
-    levels = (image.detach().float().clamp(0, 1) * PEAK).round().to(torch.uint8)
+    levels = (image.detach().float().clamp(0, 1) * MAX_VALUE).round().to(torch.uint8)
     return np.ascontiguousarray(levels.permute(1, 2, 0).cpu().numpy())
 
 
 def luma_of(image: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return Y, of shape HxW, of an HxWx3 RGB image on the 0-255 scale: 16 for black to 235 for white.
+    """Y channel, HxW, of an HxWx3 RGB image on the 0-255 scale: 16 for black to 235 for white.
 
     Reference:
         ITU-R BT.601, with the coefficients of MATLAB's rgb2ycbcr.
     """
-    return image @ np.array([65.481, 128.553, 24.966]) / PEAK + 16
+    return image @ np.array([65.481, 128.553, 24.966]) / MAX_VALUE + 16
 
 
-def _prepare(image: Image, shave: int, luma: bool) -> NDArray[np.float64]:
+def _prepare(image: Image, crop_border: int, luma: bool) -> NDArray[np.float64]:
     if image.dtype != np.uint8:
-        raise ValueError(
-            f"expected a uint8 image, found {image.dtype}; convert a tensor with to_uint8"
-        )
+        hint = "convert a tensor with to_uint8"
+        raise ValueError(f"expected a uint8 image, found {image.dtype}; {hint}")
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
         raise UserError(f"expected an image of shape HxW, HxWx1 or HxWx3, found {image.shape}")
     height, width = image.shape[:2]
-    inside = image[shave : max(height - shave, 0), shave : max(width - shave, 0)].astype(np.float64)
+    bottom = max(height - crop_border, 0)
+    right = max(width - crop_border, 0)
+    inside = image[crop_border:bottom, crop_border:right].astype(np.float64)
     if luma and image.ndim == 3 and image.shape[2] == 3:
         return luma_of(inside)
     return inside
 
 
-def _check_pair(a: Image, b: Image, shave: int, smallest: int) -> None:
+def _check_pair(a: Image, b: Image, crop_border: int, smallest: int) -> None:
     if a.shape != b.shape:
         raise UserError(f"expected two images of the same shape, found {a.shape} and {b.shape}")
-    if shave < 0 or min(a.shape[:2]) - 2 * shave < smallest:
-        raise UserError(
-            f"expected at least {smallest} pixels on each side after shaving, found an image of shape {a.shape} "
-            f"and shave={shave}"
-        )
+    if crop_border < 0 or min(a.shape[:2]) - 2 * crop_border < smallest:
+        found = f"an image of shape {a.shape} and crop_border={crop_border}"
+        raise UserError(f"expected at least {smallest} pixels inside the border, found {found}")
 
 
-def _plane_ssim(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    mean_first, mean_second = _blur(first), _blur(second)
-    product, squares = mean_first * mean_second, mean_first**2 + mean_second**2
-    covariance = _blur(first * second) - product
-    variances = (
-        _blur(first**2 + second**2) - squares
-    )  # the two variances are only ever needed as their sum
-    luminance, contrast = STABILIZERS
-    numerator = (2 * product + luminance) * (2 * covariance + contrast)
-    return float(np.mean(numerator / ((squares + luminance) * (variances + contrast))))
+def _plane_ssim(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    mean_x = _blur(x)
+    mean_y = _blur(y)
+    mean_product = mean_x * mean_y
+    mean_squares = mean_x**2 + mean_y**2
+    covariance = _blur(x * y) - mean_product
+    # The two variances are only needed as their sum, which takes one blur instead of two.
+    variances = _blur(x**2 + y**2) - mean_squares
+    numerator = (2 * mean_product + LUMINANCE_CONSTANT) * (2 * covariance + CONTRAST_CONSTANT)
+    denominator = (mean_squares + LUMINANCE_CONSTANT) * (variances + CONTRAST_CONSTANT)
+    return float(np.mean(numerator / denominator))
 
 
 def _blur(plane: NDArray[np.float64]) -> NDArray[np.float64]:

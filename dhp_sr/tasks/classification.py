@@ -23,8 +23,8 @@ from dhp_sr.data.classification import (
 from dhp_sr.deploy import ModelInfo, SizeRequirements
 from dhp_sr.deploy.model_info import attach_info
 from dhp_sr.graph.shape_inference import infer_output
-from dhp_sr.losses import build_class_loss, softened_distance
-from dhp_sr.metrics.accuracy import hits
+from dhp_sr.losses import build_class_loss, kd_loss
+from dhp_sr.metrics.accuracy import num_correct
 from dhp_sr.reports.scores import CROSS_ENTROPY, TOP1, TOP5
 from dhp_sr.tasks.base import Scores, Task, check_channels, decode_folder, open_sets
 from dhp_sr.utils.errors import UserError
@@ -135,7 +135,7 @@ class Classification(Task):
 
     def distance(self, output: Tensor, teacher: Tensor, distill: Distill) -> Tensor:
         """Return the divergence of the softened scores."""
-        return softened_distance(output, teacher, distill.temperature or TEMPERATURE)
+        return kd_loss(output, teacher, distill.temperature or TEMPERATURE)
 
     @torch.no_grad()
     def evaluate(
@@ -157,8 +157,8 @@ def score_classes(found: Iterable[tuple[Tensor, Tensor]]) -> Scores:
     """Return the scores of (scores (N, K), true classes (N,)), batch by batch; see `SCORES`, and `images`."""
     wrong1, wrong5, entropy, total = 0, 0, 0.0, 0
     for scores_NK, label_N in found:
-        wrong1 += len(label_N) - hits(scores_NK, label_N)
-        wrong5 += len(label_N) - hits(scores_NK, label_N, 5)
+        wrong1 += len(label_N) - num_correct(scores_NK, label_N)
+        wrong5 += len(label_N) - num_correct(scores_NK, label_N, 5)
         entropy += float(nn.functional.cross_entropy(scores_NK.double(), label_N, reduction="sum"))
         total += len(label_N)
     return {

@@ -148,15 +148,15 @@ def mean_scores(each: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _compare(result: Picture, truth: Picture, shave: int, grey_file: bool) -> list[float]:
     """Return the scores of one image; one stored grey is its own luma, also in an RGB set, as in published tables."""
-    colours = [psnr_db(result, truth, shave=shave), ssim(result, truth, shave=shave)]
+    colours = [psnr_db(result, truth, crop_border=shave), ssim(result, truth, crop_border=shave)]
     if truth.ndim == 2 or truth.shape[-1] == 1:
         return colours * 2
     if grey_file:
         luma = [to_color(picture, "grey") for picture in (result, truth)]
-        return [psnr_db(*luma, shave=shave), ssim(*luma, shave=shave), *colours]
+        return [psnr_db(*luma, crop_border=shave), ssim(*luma, crop_border=shave), *colours]
     return [
-        psnr_db(result, truth, shave=shave, luma=True),
-        ssim(result, truth, shave=shave, luma=True),
+        psnr_db(result, truth, crop_border=shave, luma=True),
+        ssim(result, truth, crop_border=shave, luma=True),
         *colours,
     ]
 

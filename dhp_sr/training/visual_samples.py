@@ -124,7 +124,7 @@ def _cut(picture: Picture, crop: Crop, scale: int) -> Picture:
 def _psnr(picture: Picture, truth: Picture, test_set: TestSet) -> float:
     """Score the whole image as the tables do: Y for super-resolution in colour, else all channels."""
     luma = test_set.scale > 1 and truth.shape[-1] == 3
-    return float(psnr_db(picture, truth, shave=test_set.shave, luma=luma))
+    return float(psnr_db(picture, truth, crop_border=test_set.shave, luma=luma))
 
 
 def busiest(truth: Picture, scale: int) -> Crop:

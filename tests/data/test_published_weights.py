@@ -7,7 +7,7 @@ from dhp_sr.archs import build
 from dhp_sr.config.datasets import ClassificationVal
 from dhp_sr.data.classification import build_val
 from dhp_sr.deploy import load_into, load_weights
-from dhp_sr.metrics import hits
+from dhp_sr.metrics import num_correct
 
 FILES = {20: "resnet20-12fca82f.th", 56: "resnet56-4bfd9763.th"}
 
@@ -24,5 +24,7 @@ def test_published_error(depth, wrong, shared_data, shared_weights):
     network = build("ResNet", depth=depth).eval()
     load_into(network, load_weights(shared_weights / FILES[depth]))
     with torch.inference_mode():
-        right = sum(hits(network(batch["image"]), batch["label"]) for batch in items.batches())
+        right = sum(
+            num_correct(network(batch["image"]), batch["label"]) for batch in items.batches()
+        )
     assert (len(items), len(items) - right) == (10_000, wrong)

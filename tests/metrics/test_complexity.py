@@ -3,8 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from dhp_sr.archs import ARCHS
+from dhp_sr.basicsr_adapter.shim import prepare_torchvision
 from dhp_sr.metrics import Complexity, complexity
 
 LAYERS = [
@@ -70,6 +73,122 @@ def test_functions_cost_what_layers_do():
         macs=4 * 36 * 18 + 4 * 36 * 2 * 4, params=72 + 34, activations=4 * 36 + 2 * 144, convs=2
     )
     assert complexity(Merged(), (1, 2, 8, 8)) == expected
+
+
+def flops_by_torch(network, shape):
+    """Multiply-adds by torch's counter, which does not know fused attention."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
+            network.to("meta").eval()(torch.rand(shape))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+    return counter.get_total_flops() // 2
+
+
+@pytest.mark.parametrize("name", ["vit_b_16", "swin_t", "resnet18"])
+def test_networks_of_torchvision(name):
+    prepare_torchvision()
+    from torchvision import models
+
+    with torch.device("meta"):
+        network = models.get_model(name)
+    shape = (1, 3, 224, 224)
+    counted = complexity(network, shape)
+    assert counted.macs == flops_by_torch(network, shape) > 1e9
+    assert counted.uncounted == ()
+
+
+@pytest.mark.parametrize("name", ARCHS)
+def test_our_networks(name):
+    network = ARCHS[name]()
+    shape = (1, network.in_channels, 32, 32)
+    counted = complexity(network, shape)
+    assert counted.macs == flops_by_torch(network, shape) and counted.uncounted == ()
+
+
+class Called(nn.Module):
+    """A function as a network."""
+
+    def __init__(self, function, **layers):
+        super().__init__()
+        self.function = function
+        self.layers = nn.ModuleDict(layers)
+
+    def forward(self, x):
+        return self.function(x, **self.layers)
+
+
+PRODUCTS = {  # of x with shape (2, 5, 8)
+    "matmul": (lambda x: x @ x.mT, 2 * 5 * 5 * 8),
+    "matmul with a vector": (lambda x: x @ x[0, 0], 2 * 5 * 8),
+    "mm": (lambda x: x[0].mm(x[1].T), 5 * 5 * 8),
+    "bmm": (lambda x: torch.bmm(x.mT, x), 2 * 8 * 8 * 5),
+    "dot": (lambda x: torch.dot(x[0, 0], x[0, 1]), 8),
+    "mv": (lambda x: torch.mv(x[0], x[0, 0]), 5 * 8),
+    "addmm": (lambda x: torch.addmm(x[0], x[0] @ x[0].T, x[0]), 5 * 5 * 8 * 2),
+    "baddbmm": (lambda x: torch.baddbmm(x, x @ x.mT, x), 2 * 5 * 5 * 8 * 2),
+    "addbmm": (lambda x: torch.addbmm(x[0], x @ x.mT, x), 2 * 5 * 5 * 8 * 2),
+    "einsum": (lambda x: torch.einsum("bic,bjc->bij", x, x), 2 * 5 * 5 * 8),
+    "tensordot": (lambda x: torch.tensordot(x, x, ([0, 2], [0, 2])), 5 * 5 * 16),
+    "linear": (lambda x: functional.linear(x, x[0]), 2 * 5 * 5 * 8),
+    "attention": (
+        lambda x: functional.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None]),
+        2 * 2 * 5 * 5 * 8,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_of_activations_cost_their_closed_form(name):
+    function, macs = PRODUCTS[name]
+    counted = complexity(Called(function), (2, 5, 8))
+    assert counted == Complexity(macs, 0, 0, 0)
+
+
+def test_attention_layers_cost_their_projections_and_products():
+    def attend(x, attention):
+        return attention(x, x, x, need_weights=False)[0]
+
+    network = Called(attend, attention=nn.MultiheadAttention(8, 2, batch_first=True))
+    products = 2 * 2 * 5 * 5 * 8  # query with key, attention with value
+    assert complexity(network, (2, 5, 8)).macs == 4 * 2 * 5 * 8 * 8 + products
+    fused = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    assert complexity(fused, (2, 5, 8)).macs == 2 * 5 * 8 * (4 * 8 + 2 * 16) + products
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+@pytest.mark.parametrize(
+    ("function", "names"),
+    [
+        (lambda x: torch.cdist(x, x), ["aten._cdist_forward"]),
+        (lambda x: torch.fft.rfft(x).real + torch.fft.rfft(x).imag, ["aten._fft_r2c"]),
+        (
+            lambda x: functional.grid_sample(x[None], torch.zeros(1, 3, 3, 2), align_corners=False),
+            ["aten.grid_sampler_2d"],
+        ),
+        (lambda x: functional.interpolate(x[None], scale_factor=2, mode="bilinear"), []),
+        (lambda x: functional.gelu(x * x.sigmoid()).softmax(-1).norm(), []),
+    ],
+)
+def test_what_is_not_counted_is_named(function, names):
+    counted = complexity(Called(function), (2, 5, 8))
+    assert counted.macs == 0 and counted.uncounted == tuple(names)
+
+
+@torch.library.custom_op("dhp_sr_tests::twice", mutates_args=())
+def twice(x: torch.Tensor) -> torch.Tensor:
+    return 2 * x
+
+
+@twice.register_fake
+def _(x):
+    return torch.empty_like(x)
+
+
+def test_operators_of_other_packages_are_named():
+    assert complexity(Called(lambda x: twice(x)), (2, 5, 8)).uncounted == ("dhp_sr_tests.twice",)
 
 
 def test_networks_without_parameters_cost_nothing():

@@ -44,8 +44,8 @@ def test_scores_equal_those_of_scikit_image(shape, shave, luma):
         data_range=255,
         channel_axis=2 if x.ndim == 3 else None,
     )
-    assert ssim(a, b, shave=shave, luma=luma) == pytest.approx(expected, abs=1e-9)
-    assert psnr_db(a, b, shave=shave, luma=luma) == pytest.approx(
+    assert ssim(a, b, crop_border=shave, luma=luma) == pytest.approx(expected, abs=1e-9)
+    assert psnr_db(a, b, crop_border=shave, luma=luma) == pytest.approx(
         peak_signal_noise_ratio(x, y, data_range=255)
     )
 
@@ -57,10 +57,10 @@ def test_scores_equal_those_of_basicsr(luma, shave):
     a, b = pictures((40, 33, 3))
     options = {"crop_border": shave, "test_y_channel": luma}
     bgr = a[..., ::-1], b[..., ::-1]
-    assert psnr_db(a, b, shave=shave, luma=luma) == pytest.approx(
+    assert psnr_db(a, b, crop_border=shave, luma=luma) == pytest.approx(
         theirs.calculate_psnr(*bgr, **options), abs=1e-5
     )
-    assert ssim(a, b, shave=shave, luma=luma) == pytest.approx(
+    assert ssim(a, b, crop_border=shave, luma=luma) == pytest.approx(
         theirs.calculate_ssim(*bgr, **options), abs=1e-6
     )
 
@@ -84,12 +84,12 @@ def test_grey_is_its_own_luma_and_needs_no_axis():
         assert score(a, b) == score(a, b, luma=True) == score(a[..., 0], b[..., 0])
 
 
-def test_shaved_pixels_do_not_count():
+def test_pixels_of_the_border_do_not_count():
     a, b = pictures((30, 30, 3))
     c = b.copy()
     c[:4], c[-4:], c[:, :4], c[:, -4:] = 0, 0, 0, 0
-    assert psnr_db(a, b, shave=4) == psnr_db(a, c, shave=4)
-    assert ssim(a, b, shave=4) == ssim(a, c, shave=4)
+    assert psnr_db(a, b, crop_border=4) == psnr_db(a, c, crop_border=4)
+    assert ssim(a, b, crop_border=4) == ssim(a, c, crop_border=4)
 
 
 def test_pictures_stay_as_they_were():
@@ -102,22 +102,20 @@ def test_pictures_stay_as_they_were():
 @pytest.mark.parametrize("score", [psnr_db, ssim])
 def test_mistakes_are_explained(score):
     a = np.zeros((20, 20, 3), np.uint8)
-    with pytest.raises(UserError, match=r"same shape, found \(20, 20, 3\) and \(20, 21, 3\)"):
+    with pytest.raises(UserError, match=r"\(20, 20, 3\) and \(20, 21, 3\)"):
         score(a, np.zeros((20, 21, 3), np.uint8))
-    with pytest.raises(
-        UserError, match=r"after shaving, found an image of shape \(20, 20, 3\) and shave=10"
-    ):
-        score(a, a, shave=10)
-    with pytest.raises(UserError, match="shave=-1"):
-        score(a, a, shave=-1)
-    with pytest.raises(UserError, match=r"HxWx3, found \(3, 20, 20\)"):
+    with pytest.raises(UserError, match=r"\(20, 20, 3\) and crop_border=10"):
+        score(a, a, crop_border=10)
+    with pytest.raises(UserError, match="crop_border=-1"):
+        score(a, a, crop_border=-1)
+    with pytest.raises(UserError, match=r"\(3, 20, 20\)"):
         score(a.transpose(2, 0, 1), a.transpose(2, 0, 1))
-    with pytest.raises(ValueError, match="expected a uint8 image, found float64"):
+    with pytest.raises(ValueError, match="float64"):
         score(a / 255, a / 255)
 
 
 def test_ssim_window_must_fit():
-    with pytest.raises(UserError, match="at least 11 pixels"):
+    with pytest.raises(UserError, match="11 pixels"):
         ssim(np.zeros((10, 30), np.uint8), np.zeros((10, 30), np.uint8))
 
 

@@ -39,9 +39,9 @@ def test_sides_are_padded_and_cropped(size):
     expected = given[0]["lq_uint8"].repeat(2, 0).repeat(2, 1)
     scores = evaluate(Nearest(), TestSet("A", given, 2, 2))
     truth = given[0]["gt_uint8"]
-    assert scores["psnr_y_db"] == psnr_db(expected, truth, shave=2, luma=True)
-    assert scores["psnr_rgb_db"] == psnr_db(expected, truth, shave=2)
-    assert scores["ssim_y"] == ssim(expected, truth, shave=2, luma=True)
+    assert scores["psnr_y_db"] == psnr_db(expected, truth, crop_border=2, luma=True)
+    assert scores["psnr_rgb_db"] == psnr_db(expected, truth, crop_border=2)
+    assert scores["ssim_y"] == ssim(expected, truth, crop_border=2, luma=True)
     assert scores["images"] == 1
 
 

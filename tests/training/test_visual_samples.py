@@ -47,7 +47,9 @@ def test_pieces_are_what_the_network_made(tmp_path):
     small = np.s_[top // 2 : (top + height) // 2, left // 2 : (left + width) // 2]
     assert np.array_equal(found["input"], one["lq_uint8"][small])
     scores = {version["name"]: version["psnr_db"] for version in entry["versions"]}
-    assert scores["pruned"] == pytest.approx(psnr_db(made, one["gt_uint8"], shave=2, luma=True))
+    assert scores["pruned"] == pytest.approx(
+        psnr_db(made, one["gt_uint8"], crop_border=2, luma=True)
+    )
     assert scores["truth"] is None and scores["input"] is None
 
 
