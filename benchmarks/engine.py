@@ -27,9 +27,8 @@ from benchmarks.step import measure_steps  # noqa: E402
 from dhp_sr.cli.process import keep_memory  # noqa: E402
 from dhp_sr.hyper.parametrization import PARAMETRIZATIONS  # noqa: E402
 from dhp_sr.training.distributed import DistributedContext  # noqa: E402
-from dhp_sr.utils.devices import select_device  # noqa: E402
+from dhp_sr.utils.devices import select_device, thread_count  # noqa: E402
 from dhp_sr.utils.errors import exit_code  # noqa: E402
-from dhp_sr.utils.hardware import thread_count  # noqa: E402
 
 OPTION_FILES = {
     "EDSR": "edsr_x4_dhp.yml",

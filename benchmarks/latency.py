@@ -22,7 +22,7 @@ from dhp_sr.deploy.onnx_runner import open_session
 from dhp_sr.hyper import convert
 from dhp_sr.metrics import complexity
 from dhp_sr.tasks.registry import task_of
-from dhp_sr.utils.hardware import thread_count
+from dhp_sr.utils.devices import thread_count
 
 KEY = ("network", "widths", "runtime", "threads", "input")
 DENSE = "dense"

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from dhp_sr import __version__
+from dhp_sr.utils.devices import device_name
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_json
-from dhp_sr.utils.hardware import device_name
 
 
 def circumstances(device: torch.device, command: str, note: str) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def _repeatable(monkeypatch: pytest.MonkeyPatch):
     torch.set_num_threads(1)
     torch.manual_seed(0)
     # `train.amp: auto` must not make results depend on the machine: an unknown processor has float32.
-    monkeypatch.setattr("dhp_sr.utils.hardware.CPUINFO", Path(os.devnull))
+    monkeypatch.setattr("dhp_sr.utils.devices.CPUINFO", Path(os.devnull))
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,7 @@ from dhp_sr.archs.resnet_cifar import ResNet
 from dhp_sr.archs.srresnet import SRResNet
 from dhp_sr.archs.unet import UNet
 from dhp_sr.archs.vgg_cifar import VGG
-from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.names import nearest
+from dhp_sr.utils.errors import UserError, nearest
 
 ARCHS: dict[str, type[nn.Module]] = {
     "EDSR": EDSR,

@@ -22,8 +22,7 @@ from dhp_sr.data.classification import build_train, build_val
 from dhp_sr.hyper import HyperNet, convert
 from dhp_sr.losses import LOSSES, build_loss
 from dhp_sr.metrics import psnr_db, ssim
-from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.names import nearest
+from dhp_sr.utils.errors import UserError, nearest
 from dhp_sr.zoo.names import build_named
 from dhp_sr.zoo.networks import EXAMPLE_SIDE
 

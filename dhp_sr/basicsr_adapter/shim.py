@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.names import nearest
+from dhp_sr.utils.errors import UserError, nearest
 
 _REMOVED = "torchvision.transforms.functional_tensor"
 _SCHEMAS = (

@@ -14,8 +14,7 @@ from dhp_sr.operators.layers import weight_name
 from dhp_sr.operators.registry import spec_for
 from dhp_sr.operators.sizes import VALUE_FREE_ATTRIBUTES, arithmetic
 from dhp_sr.operators.spec import Activation, OpSpec, Unsupported
-from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.names import nearest
+from dhp_sr.utils.errors import UserError, nearest
 
 
 def analyze_channels(

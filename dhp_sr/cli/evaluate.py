@@ -25,10 +25,9 @@ from dhp_sr.tasks.test_sets import TestSet, enlarge, mean_scores, restore, score
 from dhp_sr.training.final_names import final_names
 from dhp_sr.training.result_rows import Row, input_rows, model_row, new_row
 from dhp_sr.training.run_folder import RunFolder
-from dhp_sr.utils.devices import device_by_name, single_device
+from dhp_sr.utils.devices import MAX_THREADS, device_by_name, single_device
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_json
-from dhp_sr.utils.hardware import MAX_THREADS
 from dhp_sr.utils.strict_json import finite
 from dhp_sr.zoo.model_zoo import asks_for_listing, resolve_model, zoo_listing
 from dhp_sr.zoo.names import register_known

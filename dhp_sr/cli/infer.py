@@ -12,9 +12,8 @@ from dhp_sr.inference.names import find_work
 from dhp_sr.inference.pipeline import Settings
 from dhp_sr.inference.progress import restore_all
 from dhp_sr.inference.tiles import GIB, Budget, Choice
-from dhp_sr.utils.devices import device_by_name
+from dhp_sr.utils.devices import MAX_THREADS, device_by_name
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.hardware import MAX_THREADS
 from dhp_sr.zoo.model_zoo import asks_for_listing, resolve_model, zoo_listing
 from dhp_sr.zoo.names import register_known
 

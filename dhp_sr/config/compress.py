@@ -7,7 +7,7 @@ from pydantic import Discriminator, Field, Tag, create_model, field_validator, m
 from dhp_sr.config.methods import METHODS, MethodName
 from dhp_sr.config.section import Fraction, NotNegative, Positive, Section
 from dhp_sr.utils.cost_kinds import COST_KINDS
-from dhp_sr.utils.hardware import MAX_THREADS
+from dhp_sr.utils.devices import MAX_THREADS
 
 
 class Scheduler(Section):

@@ -6,7 +6,7 @@ from pydantic import Field, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from dhp_sr.config.section import CHANNELS, Color, Level, NotNegative, Positive, Section
-from dhp_sr.utils.names import nearest
+from dhp_sr.utils.errors import nearest
 
 CLASSIFICATION = "ClassificationDataset"
 TASKS = {"SRDataset": "sr", "NoiseDataset": "denoise", CLASSIFICATION: "classification"}

@@ -11,7 +11,7 @@ from dhp_sr.config.datasets import KINDS, dataset_kind
 from dhp_sr.config.renamed import former_name_of
 from dhp_sr.config.schema import Options
 from dhp_sr.config.section import Issue, Section
-from dhp_sr.utils.names import nearest
+from dhp_sr.utils.errors import nearest
 
 TYPE_NAMES = {
     int: "a whole number",

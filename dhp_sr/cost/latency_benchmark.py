@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dhp_sr.cost.latency_lut import LatencyLUT, prepare_lut
-from dhp_sr.utils.hardware import thread_count
+from dhp_sr.utils.devices import thread_count
 from dhp_sr.utils.timing import cpu_thread_clock, time_interleaved
 
 ROUNDS = (9, 41)

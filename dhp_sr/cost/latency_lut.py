@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from dhp_sr.operators.registry import weighted_layer_types
 from dhp_sr.operators.resize import resize
+from dhp_sr.utils.devices import device_name, thread_count
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_json
-from dhp_sr.utils.hardware import device_name, thread_count
 from dhp_sr.utils.modules import canonical_names
 from dhp_sr.utils.timing import cpu_thread_clock, time_interleaved
 

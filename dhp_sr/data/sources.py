@@ -10,8 +10,7 @@ import numpy as np
 
 from dhp_sr.data.images import EXTENSIONS, decode, header_size
 from dhp_sr.data.lmdb_read import Database
-from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.names import nearest
+from dhp_sr.utils.errors import UserError, nearest
 
 BUNDLED = {
     "bundled:train": (

@@ -29,8 +29,7 @@ from dhp_sr.deploy.model_info import (
 )
 from dhp_sr.deploy.safetensors_io import DESCRIPTION, ModelFileError
 from dhp_sr.surgery.rewrite import RewrittenNetwork
-from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.names import nearest
+from dhp_sr.utils.errors import UserError, nearest
 from dhp_sr.utils.strict_json import dump_json, parse_json, to_json
 
 FORMAT = "dhp_sr"

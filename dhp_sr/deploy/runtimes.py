@@ -11,8 +11,7 @@ import torch
 
 from dhp_sr.deploy.runner import Runner
 from dhp_sr.deploy.torch_runner import PRECISIONS, TorchRunner
-from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.names import nearest
+from dhp_sr.utils.errors import UserError, nearest
 
 Opener = Callable[[Path, torch.device, str, int | None], Runner]
 """(path, device, precision, threads) -> the model, ready to run."""

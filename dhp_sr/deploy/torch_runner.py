@@ -12,8 +12,8 @@ from torch.overrides import TorchFunctionMode
 from dhp_sr.deploy.model_file import load_model
 from dhp_sr.deploy.model_info import ModelInfo, TileRequirements, info_of, with_tiles
 from dhp_sr.deploy.runner import Images, Runner
+from dhp_sr.utils.devices import thread_count
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.hardware import thread_count
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Name on the command line -> type of weights and computation."""

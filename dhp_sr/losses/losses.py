@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.names import unknown_name
+from dhp_sr.utils.errors import UserError, unknown_name
 
 CHARBONNIER_EPSILON = 1e-12
 """Added under the root; BasicSR's value."""

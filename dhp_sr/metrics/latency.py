@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from dhp_sr.utils.hardware import thread_count
+from dhp_sr.utils.devices import thread_count
 from dhp_sr.utils.modules import evaluating
 from dhp_sr.utils.timing import quartiles, time_interleaved
 

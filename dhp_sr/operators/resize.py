@@ -11,8 +11,7 @@ from torch import nn
 
 from dhp_sr.operators.registry import spec_of_module
 from dhp_sr.operators.spec import CannotResize, Shape, Shapes
-from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.names import nearest
+from dhp_sr.utils.errors import UserError, nearest
 
 _Replacements = dict[int, tuple[torch.Tensor, torch.Tensor]]
 """id of an old tensor -> (that tensor, kept alive so that no other takes its id; the new one)."""

@@ -14,8 +14,7 @@ from dhp_sr.search.gradual_taylor import GradualTaylorPruning
 from dhp_sr.search.hsn.search import HSN
 from dhp_sr.search.paper import PaperDHP
 from dhp_sr.search.settings import DHPSettings, HSNSettings, SearchSettings
-from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.names import nearest
+from dhp_sr.utils.errors import UserError, nearest
 
 
 def dhp_of_preset(hyper: HyperNet, settings: SearchSettings) -> Search:

@@ -24,9 +24,9 @@ from dhp_sr.training.run_folder import RunFolder, logging_to
 from dhp_sr.training.run_logger import Records
 from dhp_sr.training.states import StateFileError, states
 from dhp_sr.utils.cost_kinds import COST_KINDS
+from dhp_sr.utils.devices import resolve_amp
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_json, write_text
-from dhp_sr.utils.hardware import resolve_amp
 
 Logger = logging.Logger
 CUT_TO = {

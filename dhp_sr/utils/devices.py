@@ -1,13 +1,30 @@
-"""Choice of the device that a process computes on."""
+"""Devices: which one a process computes on, its name, its threads, whether it is fast at bfloat16.
 
-from typing import Literal
+torch is imported inside the functions: option files and reports use the constants without it.
+"""
 
-import torch
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from dhp_sr.utils.errors import UserError
 
+if TYPE_CHECKING:
+    import torch
 
-def device_by_name(name: Literal["auto", "cpu", "cuda"] | None) -> torch.device:
+MAX_THREADS = 1024
+"""Upper bound on CPU threads; beyond it torch may end the process without a message."""
+
+CPUINFO = Path("/proc/cpuinfo")
+BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
+"""CPU flags of instructions that multiply bfloat16 faster than float32."""
+BF16_CAPABILITY = (8, 0)
+"""First CUDA compute capability with bfloat16 tensor cores (Ampere)."""
+
+
+def device_by_name(name: Literal["auto", "cpu", "cuda"] | None) -> "torch.device":
     """Return the device that a command line names.
 
     Args:
@@ -16,6 +33,8 @@ def device_by_name(name: Literal["auto", "cpu", "cuda"] | None) -> torch.device:
     Raises:
         UserError: `cuda` is asked for and there is no CUDA device.
     """
+    import torch
+
     if name == "cpu":
         return torch.device("cpu")
     if name == "cuda" and not torch.cuda.is_available():
@@ -26,7 +45,7 @@ def device_by_name(name: Literal["auto", "cpu", "cuda"] | None) -> torch.device:
     return select_device(1 if name == "cuda" else "auto")
 
 
-def single_device(num_gpu: int | Literal["auto"]) -> torch.device:
+def single_device(num_gpu: int | Literal["auto"]) -> "torch.device":
     """Return the device for work that one process does, however many cards a run trains on.
 
     Raises:
@@ -37,7 +56,7 @@ def single_device(num_gpu: int | Literal["auto"]) -> torch.device:
     return select_device(min(num_gpu, 1))
 
 
-def select_device(num_gpu: int | Literal["auto"]) -> torch.device:
+def select_device(num_gpu: int | Literal["auto"]) -> "torch.device":
     """Return the device of a run with one process.
 
     Args:
@@ -46,6 +65,8 @@ def select_device(num_gpu: int | Literal["auto"]) -> torch.device:
     Raises:
         UserError: `num_gpu` is more than there are, or more than one process can use.
     """
+    import torch
+
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if num_gpu == "auto":
         return torch.device("cuda" if available else "cpu")
@@ -60,3 +81,66 @@ def select_device(num_gpu: int | Literal["auto"]) -> torch.device:
             f"--nproc_per_node={num_gpu} dhp_sr/train.py -opt FILE --launcher pytorch"
         )
     return torch.device("cuda" if num_gpu else "cpu")
+
+
+def device_name(device: "torch.device") -> str:
+    """Name of the graphics card, or of the processor with its vector instructions."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    for line in _cpuinfo():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            name = value.strip()
+            break
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def has_fast_bf16(device: "torch.device") -> bool:
+    """Whether the device computes faster in bfloat16 than in float32.
+
+    A CPU without these instructions emulates bfloat16 and is slower than in float32. Systems
+    without /proc/cpuinfo count as not fast.
+
+    Args:
+        device: device of the run.
+    """
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= BF16_CAPABILITY
+    for line in _cpuinfo():
+        key, _, value = line.partition(":")
+        if key.strip() == "flags":
+            return not BF16_FLAGS.isdisjoint(value.split())
+    return False
+
+
+def resolve_amp(
+    amp: Literal["auto", "none", "bf16"], device: "torch.device"
+) -> Literal["none", "bf16"]:
+    """Precision of a run: `auto` becomes `bf16` where the device is fast at it, else `none`."""
+    if amp != "auto":
+        return amp
+    return "bf16" if has_fast_bf16(device) else "none"
+
+
+@contextmanager
+def thread_count(threads: int | None) -> Iterator[None]:
+    """Set the number of CPU threads of torch inside the block; None leaves it unchanged."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _cpuinfo() -> list[str]:
+    if not CPUINFO.exists():  # not Linux
+        return []
+    return CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()

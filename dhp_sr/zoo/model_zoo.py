@@ -12,8 +12,7 @@ from typing import Any
 
 from dhp_sr.deploy import read_manifest
 from dhp_sr.reports.scores import scores_of
-from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.names import unknown_name
+from dhp_sr.utils.errors import UserError, unknown_name
 from dhp_sr.utils.strict_json import parse_json
 
 PREFIX = "zoo:"

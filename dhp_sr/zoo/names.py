@@ -15,8 +15,7 @@ from dhp_sr.archs import ARCHS, build
 from dhp_sr.basicsr_adapter.shim import build_basicsr_network, prepare_torchvision
 from dhp_sr.config.yaml import parse
 from dhp_sr.deploy import register
-from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.names import nearest
+from dhp_sr.utils.errors import UserError, nearest
 
 BASICSR_IN_FILES = (
     "EDSR",

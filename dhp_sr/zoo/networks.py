@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from dhp_sr.archs import ARCHS
 from dhp_sr.config.schema import Network
 from dhp_sr.deploy import load_into, load_weights
-from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.names import unknown_name
+from dhp_sr.utils.errors import UserError, unknown_name
 from dhp_sr.utils.pixels import round_up
 
 EXAMPLE_SIDE = 128

@@ -222,7 +222,7 @@ def test_the_precision_is_decided_once_and_kept(make_options, tmp_path, monkeypa
     assert options.train.amp == "auto"
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("flags : avx512_bf16\n")
-    monkeypatch.setattr("dhp_sr.utils.hardware.CPUINFO", cpuinfo)
+    monkeypatch.setattr("dhp_sr.utils.devices.CPUINFO", cpuinfo)
     stop = iter([False, False, True]).__next__
     with pytest.raises(Interrupted):
         train(options, root=tmp_path, stop=stop)

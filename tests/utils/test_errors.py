@@ -1,6 +1,6 @@
 import pytest
 
-from dhp_sr.utils.errors import UserError, exit_code
+from dhp_sr.utils.errors import UserError, exit_code, nearest
 
 
 def fail(error):
@@ -30,3 +30,11 @@ def test_a_mistake_is_one_message(error, text, capsys):
 def test_a_fault_of_ours_is_not_hidden():
     with pytest.raises(ZeroDivisionError):
         exit_code(fail(ZeroDivisionError()))
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [("EDSX", " (did you mean 'EDSR'?)"), ("edsr", " (did you mean 'EDSR'?)"), ("transformer", "")],
+)
+def test_nearest(word, expected):
+    assert nearest(word, ["EDSR", "UNet"]) == expected

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dhp_sr.utils import hardware
+from dhp_sr.utils import devices
 
 CPU = torch.device("cpu")
 INTEL = "processor\t: 0\nmodel name\t: Xeon\nflags\t\t: fpu avx512f amx_bf16 amx_tile\n"
@@ -16,7 +16,7 @@ def cpuinfo(tmp_path, monkeypatch):
     def write(text):
         path = tmp_path / "cpuinfo"
         path.write_text(text)
-        monkeypatch.setattr(hardware, "CPUINFO", path)
+        monkeypatch.setattr(devices, "CPUINFO", path)
 
     return write
 
@@ -33,23 +33,23 @@ def cpuinfo(tmp_path, monkeypatch):
 )
 def test_auto_takes_bfloat16_where_the_processor_multiplies_it(cpuinfo, text, fast):
     cpuinfo(text)
-    assert hardware.has_fast_bf16(CPU) == fast
-    assert hardware.resolve_amp("auto", CPU) == ("bf16" if fast else "none")
-    assert hardware.resolve_amp("none", CPU) == "none"
-    assert hardware.resolve_amp("bf16", CPU) == "bf16"
+    assert devices.has_fast_bf16(CPU) == fast
+    assert devices.resolve_amp("auto", CPU) == ("bf16" if fast else "none")
+    assert devices.resolve_amp("none", CPU) == "none"
+    assert devices.resolve_amp("bf16", CPU) == "bf16"
 
 
 def test_without_cpuinfo_nothing_is_fast(tmp_path, monkeypatch, cpuinfo):
-    monkeypatch.setattr(hardware, "CPUINFO", tmp_path / "none")
-    assert not hardware.has_fast_bf16(CPU)
+    monkeypatch.setattr(devices, "CPUINFO", tmp_path / "none")
+    assert not devices.has_fast_bf16(CPU)
 
 
 @pytest.mark.parametrize(("capability", "fast"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
 def test_a_graphics_card_is_fast_from_ampere_on(monkeypatch, cpuinfo, capability, fast):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert hardware.has_fast_bf16(torch.device("cuda", 0)) == fast
+    assert devices.has_fast_bf16(torch.device("cuda", 0)) == fast
 
 
 def test_the_processor_is_named(cpuinfo):
     cpuinfo(INTEL)
-    assert hardware.device_name(CPU).startswith("Xeon (")
+    assert devices.device_name(CPU).startswith("Xeon (")
