@@ -34,7 +34,7 @@ MAX_LINE_POINTS = 400
 Line = dict[str, Any]
 """`label`, `style` (index of color and dashes), and `points` (iteration, value)."""
 Chart = dict[str, Any]
-"""`title`, `lines`, `log` and `fraction` (kind of the vertical axis), and `digits`."""
+"""`title`, `lines`, `log` and `fraction` (kind of the vertical axis)."""
 
 
 def scatter_chart(runs: Sequence[Run], baselines: Sequence[Run] = ()) -> dict[str, Any] | None:
@@ -190,7 +190,6 @@ def _chart(
     *,
     log: bool = False,
     fraction: bool = False,
-    digits: int = 4,
 ) -> Chart:
     shown: list[Line] = []
     for line in lines:
@@ -205,7 +204,6 @@ def _chart(
         "lines": shown,
         "log": log,
         "fraction": fraction,
-        "digits": digits,
     }
 
 
@@ -238,7 +236,7 @@ def validation_charts(run: Run) -> list[Chart]:
     lines = []
     for name, points in points_by_set.items():
         lines.append(_line(name, points, main_score.key))
-    return [_chart(f"validation {main_score.label}", lines, digits=main_score.digits)]
+    return [_chart(f"validation {main_score.label}", lines)]
 
 
 def _line(label: str, points: Sequence[TrainingPoint | ValidationPoint], name: str) -> Line:

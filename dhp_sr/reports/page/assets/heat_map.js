@@ -16,7 +16,9 @@ function startHeatMaps(section) {
       const row = pixelIndex((event.clientY - frame.top) / frame.height, pixels.height);
       const opacity = pixels.data[4 * (row * pixels.width + column) + 3];
       const { name, start, end, highest } = figure.dataset;
-      const latent = opacity ? `about ${(((opacity - LEAST_OPACITY) / (255 - LEAST_OPACITY)) * highest).toFixed(2)}` : "pruned";
+      const latent = opacity
+        ? `about ${(((opacity - LEAST_OPACITY) / (255 - LEAST_OPACITY)) * highest).toFixed(2)}`
+        : "pruned";
       const iteration = Number(start) + ((end - start) * column) / Math.max(1, pixels.width - 1);
       readout.textContent = `${name}, row ${row + 1}, iteration ${withCommas(Math.round(iteration), 0)}: ${latent}`;
     });

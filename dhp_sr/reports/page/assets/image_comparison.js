@@ -17,7 +17,8 @@ function startImageComparison(section) {
     const [width, height] = [viewport.clientWidth, viewport.clientHeight];
     view.x = Math.min(0, Math.max(width * (1 - view.zoom), view.x));
     view.y = Math.min(0, Math.max(height * (1 - view.zoom), view.y));
-    for (const image of images) image.style.transform = `translate(${view.x}px, ${view.y}px) scale(${view.zoom})`;
+    for (const image of images)
+      image.style.transform = `translate(${view.x}px, ${view.y}px) scale(${view.zoom})`;
     viewport.querySelector(".layer.left").style.clipPath = `inset(0 ${100 - divider.value}% 0 0)`;
     viewport.querySelector(".divider").style.left = `${divider.value}%`;
     viewport.classList.toggle("zoomed", view.zoom > 1);
@@ -30,13 +31,18 @@ function startImageComparison(section) {
       images[side].alt = version.alt;
       tags[side].textContent = version.dataset.label;
     });
-    divider.setAttribute("aria-valuetext", `${divider.value} percent ${tags[0].textContent}, the rest ${tags[1].textContent}`);
+    divider.setAttribute(
+      "aria-valuetext",
+      `${divider.value} percent ${tags[0].textContent}, the rest ${tags[1].textContent}`,
+    );
     paint();
   };
   const open = (number) => {
     const strip = strips[number];
     strips.forEach((other) => (other.hidden = other !== strip));
-    buttons.forEach((button, index) => button.setAttribute("aria-pressed", String(index === number)));
+    buttons.forEach((button, index) =>
+      button.setAttribute("aria-pressed", String(index === number)),
+    );
     view.versions = [...strip.querySelectorAll("img")];
     viewport.style.aspectRatio = `${strip.dataset.width} / ${strip.dataset.height}`;
     selects.forEach((select, side) => {
@@ -52,7 +58,8 @@ function startImageComparison(section) {
     });
     choose();
   };
-  const caption = (version) => [version.dataset.label, version.dataset.score].filter(Boolean).join(", ");
+  const caption = (version) =>
+    [version.dataset.label, version.dataset.score].filter(Boolean).join(", ");
   const zoomTo = (zoom, x = viewport.clientWidth / 2, y = viewport.clientHeight / 2) => {
     const next = Math.min(MAX_ZOOM, Math.max(1, zoom));
     view.x = x - ((x - view.x) * next) / view.zoom;
@@ -74,7 +81,12 @@ function startImageComparison(section) {
   });
   viewport.addEventListener("keydown", (event) => {
     const zoom = { "+": 2, "=": 2, "-": 0.5 }[event.key];
-    const move = { ArrowLeft: [40, 0], ArrowRight: [-40, 0], ArrowUp: [0, 40], ArrowDown: [0, -40] }[event.key];
+    const move = {
+      ArrowLeft: [40, 0],
+      ArrowRight: [-40, 0],
+      ArrowUp: [0, 40],
+      ArrowDown: [0, -40],
+    }[event.key];
     if (event.ctrlKey || event.metaKey || !(zoom || (move && view.zoom > 1))) return;
     event.preventDefault();
     if (zoom) zoomTo(view.zoom * zoom);
@@ -111,5 +123,6 @@ function dragging(viewport, divider, view, divide, paint) {
     [last.x, last.y] = [event.clientX, event.clientY];
     paint();
   });
-  for (const kind of ["pointerup", "pointercancel"]) viewport.addEventListener(kind, () => (last = null));
+  for (const kind of ["pointerup", "pointercancel"])
+    viewport.addEventListener(kind, () => (last = null));
 }

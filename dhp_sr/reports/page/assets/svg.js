@@ -24,10 +24,17 @@ function linear(low, high, from, to, count) {
   const span = high - low || Math.abs(high) || 1;
   const rough = span / count;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((value) => value >= 0.75 * rough);
+  const step = [1, 2, 2.5, 5, 10]
+    .map((factor) => factor * power)
+    .find((value) => value >= 0.75 * rough);
+  // Counted in steps rather than summed up, so that rounding errors do not add up; `|| 0` turns -0 into 0.
   const ticks = [];
-  for (let index = Math.ceil(low / step - 1e-9); index * step <= high + 1e-9 * span; index++) ticks.push(index * step || 0);
-  const digits = Math.max(0, Math.min(6, -Math.floor(Math.log10(step) + 1e-9) + (step / power === 2.5 ? 1 : 0)));
+  for (let index = Math.ceil(low / step - 1e-9); index * step <= high + 1e-9 * span; index++)
+    ticks.push(index * step || 0);
+  const digits = Math.max(
+    0,
+    Math.min(6, -Math.floor(Math.log10(step) + 1e-9) + (step / power === 2.5 ? 1 : 0)),
+  );
   const at = (value) => from + ((value - low) / span) * (to - from);
   return { at, ticks, write: (value) => withCommas(value || 0, digits) };
 }
@@ -46,26 +53,58 @@ function logarithmic(low, high, from, to, count) {
 }
 
 function withCommas(value, digits) {
-  return value.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+  return value.toLocaleString("en-US", {
+    minimumFractionDigits: digits,
+    maximumFractionDigits: digits,
+  });
 }
 
 /* An empty drawing with axes; `box` has left, right, top and bottom in pixels. */
 function axes(figure, size, x, y, titles) {
   const { width, height, box } = size;
-  const svg = draw(figure, "svg", { viewBox: `0 0 ${width} ${height}`, width, height, tabindex: 0, role: "img" });
+  const svg = draw(figure, "svg", {
+    viewBox: `0 0 ${width} ${height}`,
+    width,
+    height,
+    tabindex: 0,
+    role: "img",
+  });
   svg.setAttribute("aria-label", titles.description);
   size.bands?.(svg);
   for (const value of y.ticks) {
-    draw(svg, "line", { class: "grid", x1: box.left, x2: box.right, y1: y.at(value), y2: y.at(value) });
-    draw(svg, "text", { x: box.left - 8, y: y.at(value) + 4, "text-anchor": "end" }, y.write(value));
+    draw(svg, "line", {
+      class: "grid",
+      x1: box.left,
+      x2: box.right,
+      y1: y.at(value),
+      y2: y.at(value),
+    });
+    draw(
+      svg,
+      "text",
+      { x: box.left - 8, y: y.at(value) + 4, "text-anchor": "end" },
+      y.write(value),
+    );
   }
   for (const value of x.ticks) {
-    draw(svg, "line", { class: "axis", x1: x.at(value), x2: x.at(value), y1: box.bottom, y2: box.bottom + 4 });
-    draw(svg, "text", { x: x.at(value), y: box.bottom + 18, "text-anchor": "middle" }, x.write(value));
+    draw(svg, "line", {
+      class: "axis",
+      x1: x.at(value),
+      x2: x.at(value),
+      y1: box.bottom,
+      y2: box.bottom + 4,
+    });
+    draw(
+      svg,
+      "text",
+      { x: x.at(value), y: box.bottom + 18, "text-anchor": "middle" },
+      x.write(value),
+    );
   }
   draw(svg, "line", { class: "axis", x1: box.left, x2: box.right, y1: box.bottom, y2: box.bottom });
   draw(svg, "text", { x: box.right, y: box.bottom + 36, "text-anchor": "end" }, titles.x);
-  if (titles.y) draw(svg, "text", { x: box.left - 8, y: box.top - 12, "text-anchor": "start" }, titles.y);
+  if (titles.y)
+    draw(svg, "text", { x: box.left - 8, y: box.top - 12, "text-anchor": "start" }, titles.y);
   return svg;
 }
 
@@ -76,7 +115,14 @@ function cursor(figure, svg, size, stops, byColumn) {
   const tip = element(figure, "div", "tip");
   tip.setAttribute("role", "status");
   tip.hidden = true;
-  const line = byColumn ? draw(svg, "line", { class: "cursor", y1: size.box.top, y2: size.box.bottom, visibility: "hidden" }) : null;
+  const line = byColumn
+    ? draw(svg, "line", {
+        class: "cursor",
+        y1: size.box.top,
+        y2: size.box.bottom,
+        visibility: "hidden",
+      })
+    : null;
   const leave = () => {
     if (current >= 0) stops[current].mark?.classList.remove("active");
     current = -1;
@@ -104,7 +150,12 @@ function cursor(figure, svg, size, stops, byColumn) {
     const factor = size.width / frame.width;
     const [x, y] = [(event.clientX - frame.left) * factor, (event.clientY - frame.top) * factor];
     const distance = (stop) => Math.abs(stop.x - x) + (byColumn ? 0 : Math.abs(stop.y - y));
-    const best = stops.reduce((nearestIndex, stop, index) => (distance(stop) < distance(stops[nearestIndex]) ? index : nearestIndex), 0);
+    const best = stops.reduce(
+      (nearestIndex, stop, index) =>
+        distance(stop) < distance(stops[nearestIndex]) ? index : nearestIndex,
+      0,
+    );
+    // A curve has a value at every column; a mark must be near.
     if (byColumn || distance(stops[best]) < 60) show(best);
     else leave();
   };
@@ -117,7 +168,9 @@ function cursor(figure, svg, size, stops, byColumn) {
     if (event.key === "Escape") leave();
     if (!step) return;
     event.preventDefault();
-    show((current + step + stops.length + (current < 0 && step < 0 ? 1 : 0)) % stops.length);
+    // Before the first step `current` is -1: forward begins at the first stop, backward at the last.
+    const start = current < 0 && step < 0 ? 0 : current;
+    show((start + step + stops.length) % stops.length);
   });
 }
 
