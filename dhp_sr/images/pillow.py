@@ -1,0 +1,100 @@
+"""JPEG, BMP, WebP and GIF files, read by Pillow."""
+
+import os
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image as PillowImage
+
+from dhp_sr.images.image import (
+    ColorInfo,
+    EncodedImage,
+    ImageHeader,
+    Pixels,
+    UnsupportedImageError,
+    exif_orientation,
+)
+from dhp_sr.images.samples import cmyk_to_rgb, row_bands
+
+_TARGETS = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB", "RGBA": "RGBA", "CMYK": "CMYK"}
+"""Mode of a file in Pillow's words -> mode that it is converted to."""
+_MODE_BYTES = {"1": 1, "L": 1, "P": 1, "LA": 4, "RGB": 4, "RGBA": 4, "CMYK": 4}
+"""Memory of a pixel inside Pillow, which stores RGB in four bytes."""
+_CODEC_BYTES = {"WEBP": 16, "GIF": 4}
+"""Memory of a pixel in the decoder itself: frames that may be animated are kept several times."""
+
+
+def allow_large() -> None:
+    """Take Pillow's fixed limit of pixels off for this process; our limits are checked instead."""
+    PillowImage.MAX_IMAGE_PIXELS = None
+
+
+def open_with_pillow(file: BinaryIO, format_name: str) -> EncodedImage:
+    """Read the header of a file.
+
+    Args:
+        file: seekable, at its start; it has to stay open until the pixels are decoded.
+        format_name: the only format that is tried.
+
+    Raises:
+        UnsupportedImageError: the file is animated, or of a mode that is not decoded.
+    """
+    opened = PillowImage.open(file, formats=(format_name,))
+    frames = getattr(opened, "n_frames", 1)
+    # MPO: several views of one photograph, of which the first is the photograph
+    if frames > 1 and opened.format != "MPO":
+        raise UnsupportedImageError(
+            f"an animated {format_name}, {frames} frames; expected one image, take it apart first"
+        )
+    if opened.mode not in _TARGETS:
+        raise UnsupportedImageError(f"{format_name} of mode {opened.mode}: not supported")
+    target = _TARGETS[opened.mode]
+    if "transparency" in opened.info and target in ("L", "RGB"):
+        target = "RGBA"
+    icc = opened.info.get("icc_profile")
+    dropped: tuple[str, ...] = ()
+    if target == "CMYK" and icc:
+        icc, dropped = None, ("the profile of CMYK",)
+    header = ImageHeader(
+        format=format_name,
+        height=opened.height,
+        width=opened.width,
+        channels=1 if target == "L" else 3,
+        alpha=target == "RGBA",
+        depth=8,
+        decode_bytes=_decode_bytes(opened, target, file.seek(0, os.SEEK_END)),
+        orientation=exif_orientation(opened.info.get("exif", b"")),
+        color_info=ColorInfo(icc or None),
+        dropped=dropped,
+    )
+
+    def decode() -> Pixels:
+        opened.load()
+        converted = opened if opened.mode == target else opened.convert(target)
+        pixels = _to_array(converted)
+        return cmyk_to_rgb(pixels) if target == "CMYK" else pixels
+
+    return EncodedImage(header, decode)
+
+
+def _decode_bytes(opened: PillowImage.Image, target: str, file_bytes: int) -> int:
+    """Peak memory: the codec's, Pillow's image, the converted one, and the array."""
+    of_a_pixel = _MODE_BYTES[opened.mode] + len(target)
+    if target != opened.mode:
+        of_a_pixel += _MODE_BYTES[target]
+    if target == "CMYK":
+        of_a_pixel += 3  # RGB, made while the inks are still held
+    if "progressive" in opened.info:
+        of_a_pixel += 2 * len(opened.getbands())  # all coefficients of the JPEG, 16 bits each
+    of_a_pixel += _CODEC_BYTES.get(str(opened.format), 0)
+    return file_bytes + opened.height * opened.width * of_a_pixel
+
+
+def _to_array(picture: PillowImage.Image) -> Pixels:
+    """Copy pixels band by band: as a whole, Pillow would copy them twice more on the way."""
+    samples = len(picture.getbands())
+    pixels = np.empty((picture.height, picture.width, samples), np.uint8)
+    for rows in row_bands(picture.height, picture.width):
+        band = np.asarray(picture.crop((0, rows.start, picture.width, rows.stop)))
+        pixels[rows] = band.reshape(pixels[rows].shape)
+    return pixels
