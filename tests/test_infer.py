@@ -280,16 +280,16 @@ def test_a_full_disk_ends_the_run(edsr, tmp_path, capsys, monkeypatch):
 
 
 def test_a_failure_inside_the_network_is_listed(edsr, tmp_path, capsys, monkeypatch):
-    real, calls = pipeline.restored, []
+    real, calls = pipeline.restore_rows, []
 
-    def sometimes(picture, *rest):
-        rows = real(picture, *rest)
-        calls.append(picture)
+    def sometimes(image, *rest):
+        rows = real(image, *rest)
+        calls.append(image)
         if len(calls) == 2:
             raise RuntimeError("out of memory")
         yield from rows
 
-    monkeypatch.setattr(pipeline, "restored", sometimes)
+    monkeypatch.setattr(pipeline, "restore_rows", sometimes)
     assert infer(edsr, images(tmp_path / "in", 5), tmp_path / "out") == 1
     assert "1.png: RuntimeError: out of memory" in capsys.readouterr().err
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [

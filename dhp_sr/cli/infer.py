@@ -7,11 +7,11 @@ from pathlib import Path
 from dhp_sr.cli.process import keep_memory, plain_warnings
 from dhp_sr.deploy.runner import Runner, check_restores_images
 from dhp_sr.deploy.runtimes import open_runner
-from dhp_sr.inference.images import allow_large
-from dhp_sr.inference.names import find_work
+from dhp_sr.images.pillow import allow_large
 from dhp_sr.inference.pipeline import Settings
 from dhp_sr.inference.progress import restore_all
-from dhp_sr.inference.tiles import GIB, Budget, Choice
+from dhp_sr.inference.task_list import list_tasks
+from dhp_sr.inference.tiles import GIB, MemoryBudget, TilingOptions
 from dhp_sr.utils.devices import MAX_THREADS, device_by_name
 from dhp_sr.utils.errors import UserError
 from dhp_sr.zoo.model_zoo import asks_for_listing, resolve_model, zoo_listing
@@ -48,7 +48,7 @@ def run_infer(arguments: argparse.Namespace) -> int:
     if arguments.input is None or arguments.output is None:
         raise UserError("expected --input PATH and --output FOLDER; see --help")
     settings = _settings(arguments)
-    work = find_work(
+    task_list = list_tasks(
         Path(arguments.input), Path(arguments.output), arguments.format, arguments.suffix
     )
     register_known()
@@ -63,7 +63,7 @@ def run_infer(arguments: argparse.Namespace) -> int:
         )
         _check_runner(runner, arguments)
         return restore_all(
-            work, runner, settings, overwrite=arguments.overwrite, quiet=arguments.quiet
+            task_list, runner, settings, overwrite=arguments.overwrite, quiet=arguments.quiet
         )
 
 
@@ -75,9 +75,9 @@ def _settings(arguments: argparse.Namespace) -> Settings:
             raise UserError(
                 f"--{name}: expected a number from {minimum:g} to {maximum:g}, got {value:g}"
             )
-    budget = Budget(int(arguments.memory * GIB))
-    choice = Choice(arguments.tile, arguments.overlap)
-    return Settings(budget, choice, arguments.sigma or 0.0, arguments.seed, arguments.quality)
+    budget = MemoryBudget(int(arguments.memory * GIB))
+    tiling = TilingOptions(arguments.tile, arguments.overlap)
+    return Settings(budget, tiling, arguments.sigma or 0.0, arguments.seed, arguments.quality)
 
 
 def _check_runner(runner: Runner, arguments: argparse.Namespace) -> None:

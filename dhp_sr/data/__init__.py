@@ -1,4 +1,9 @@
-"""Images in, batches out: super-resolution pairs and noisy images from folders, LMDB and bundled photographs."""
+"""Images in, batches out.
+
+Start with `build.py`, which makes data sets (`paired.py`, `noise.py`) of the images of
+`sources.py`; `classification.py` does the same for labeled images, `sampler.py` makes batches, and
+`prepare.py` is behind `scripts/prepare_data.py`.
+"""
 
 from dhp_sr.data.build import build_train_set, build_val_set
 from dhp_sr.data.sampler import train_batches

@@ -1,9 +1,10 @@
 """Bicubic resizing that equals MATLAB's `imresize` on uint8 images, bit for bit.
 
-Cubic kernel with a = -0.5, widened when shrinking, weights normalized, mirrored border; rows first, then columns,
-rounded to uint8 after each of the two passes.
+Cubic kernel with a = -0.5, widened when shrinking, weights normalized, mirrored border; rows first,
+then columns, rounded to uint8 after each of the two passes.
 
-Reference: Keys, Cubic convolution interpolation for digital image processing, 1981, equation 15.
+Reference:
+    Keys, Cubic convolution interpolation for digital image processing, 1981, equation 15.
 """
 
 from functools import lru_cache
@@ -16,24 +17,36 @@ def downscale(image_HWC: np.ndarray, scale: int) -> np.ndarray:
 
     Args:
         image_HWC: uint8 of shape (H, W, C) or (H, W), H and W multiples of `scale`.
-        scale: The factor, at least 1.
+        scale: the factor, at least 1.
 
     Returns:
         uint8 of shape (H / scale, W / scale, C) or (H / scale, W / scale).
 
     Raises:
-        ValueError: The image is not uint8, or its sides are not multiples of `scale`.
+        ValueError: the image is not uint8, or its sides are not multiples of `scale`.
     """
     height, width = image_HWC.shape[:2]
     if height % scale or width % scale:
         raise ValueError(
-            f"expected sides that are multiples of scale (={scale}), found {height}x{width}: crop first"
+            f"expected sides that are multiples of scale (={scale}), found {height}x{width}: "
+            "crop first"
         )
     return _resize(image_HWC, height // scale, width // scale)
 
 
 def upscale(image_HWC: np.ndarray, scale: int) -> np.ndarray:
-    """Enlarge an image by a whole factor; arguments and result as for `downscale`, the other way round."""
+    """Enlarge an image by a whole factor.
+
+    Args:
+        image_HWC: uint8 of shape (H, W, C) or (H, W).
+        scale: the factor, at least 1.
+
+    Returns:
+        uint8 of shape (scale H, scale W, C) or (scale H, scale W).
+
+    Raises:
+        ValueError: the image is not uint8.
+    """
     height, width = image_HWC.shape[:2]
     return _resize(image_HWC, height * scale, width * scale)
 
@@ -41,9 +54,10 @@ def upscale(image_HWC: np.ndarray, scale: int) -> np.ndarray:
 def _resize(image_HWC: np.ndarray, height: int, width: int) -> np.ndarray:
     if image_HWC.dtype != np.uint8:
         raise ValueError(f"expected a uint8 image, found {image_HWC.dtype}")
-    rows_done = _resize_rows(image_HWC, height)
-    columns_done = _resize_rows(np.ascontiguousarray(rows_done.swapaxes(0, 1)), width)
-    return np.ascontiguousarray(columns_done.swapaxes(0, 1))
+    rows_resized = _resize_rows(image_HWC, height)
+    # the second pass works on rows, too: they are contiguous in memory
+    columns_resized = _resize_rows(np.ascontiguousarray(rows_resized.swapaxes(0, 1)), width)
+    return np.ascontiguousarray(columns_resized.swapaxes(0, 1))
 
 
 def _resize_rows(image: np.ndarray, length: int) -> np.ndarray:
@@ -54,27 +68,28 @@ def _resize_rows(image: np.ndarray, length: int) -> np.ndarray:
     indices, weights = _taps(image.shape[0], length)
     total = np.zeros((length, flat.shape[1]))
     product = np.empty_like(total)
+    # tap by tap, in one order for all pixels: a matrix product would round otherwise
     for tap in range(indices.shape[1]):
         np.multiply(flat[indices[:, tap]], weights[:, tap, None], out=product)
         total += product
-    total += 0.5  # half away from zero as in MATLAB; what would be below zero is clipped anyway
+    total += 0.5  # rounds half away from zero as MATLAB; values below zero are clipped anyway
     np.clip(total, 0, 255, out=total)
     return total.astype(np.uint8).reshape(length, *image.shape[1:])
 
 
 @lru_cache(maxsize=64)
 def _taps(length_in: int, length_out: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return source indices and weights, both (length_out, taps), of every output sample."""
+    """Source indices and weights, both (length_out, taps), of every output sample."""
     ratio = length_out / length_in
     stretch = min(ratio, 1.0)
     kernel_width = 4.0 / stretch
-    center = np.arange(1, length_out + 1) / ratio + 0.5 * (
-        1 - 1 / ratio
-    )  # 1-based, as MATLAB counts
+    # 1-based, as MATLAB counts: the order of operations decides about the last bit
+    center = np.arange(1, length_out + 1) / ratio + 0.5 * (1 - 1 / ratio)
     left = np.floor(center - kernel_width / 2)
     indices = left[:, None] + np.arange(int(np.ceil(kernel_width)) + 2)
     weights = stretch * _cubic(stretch * (center[:, None] - indices))
     weights /= weights.sum(axis=1, keepdims=True)
+    # beyond the border the image is mirrored, the edge pixel included, as often as needed
     mirrored = np.concatenate([np.arange(length_in), np.arange(length_in)[::-1]])
     indices = mirrored[(indices.astype(np.int64) - 1) % (2 * length_in)]
     used = (weights != 0).any(axis=0)
@@ -82,6 +97,7 @@ def _taps(length_in: int, length_out: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _cubic(x: np.ndarray) -> np.ndarray:
+    """Keys' kernel with a = -0.5."""
     x = np.abs(x)
     near = 1.5 * x**3 - 2.5 * x**2 + 1
     far = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2

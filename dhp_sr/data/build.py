@@ -1,158 +1,189 @@
-"""Datasets from the sections of an option file; everything that can be checked is checked here, before training."""
+"""Data sets from the sections of an option file; what can be checked is checked before training."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
+import numpy as np
 from torch.utils.data import Dataset
 
 from dhp_sr.config.datasets import Dataset as DatasetOptions
 from dhp_sr.config.datasets import TrainDataset, ValDataset
-from dhp_sr.data.image_cache import Store
-from dhp_sr.data.noise import Clean, TrainNoise, ValNoise
-from dhp_sr.data.paired import Pair, Pairs, TrainPairs, ValPairs, listed, match_pairs
-from dhp_sr.data.patches import Augmentation
-from dhp_sr.data.sources import StoredImage, find_all
-from dhp_sr.utils.errors import UserError
+from dhp_sr.data.augment import Augmentation
+from dhp_sr.data.noise import CleanImage, NoiseTrainSet, NoiseValSet
+from dhp_sr.data.paired import Pair, PairCache, PairTrainSet, PairValSet, match_pairs
+from dhp_sr.data.sources import ImageCache, StoredImage, find_all
+from dhp_sr.utils.errors import UserError, abbreviate
 
 Item = TypeVar("Item")
 
 
 def build_train_set(options: TrainDataset, scale: int, seed: int) -> Dataset:
-    """Return the training set of `datasets.train`.
+    """Build the training set of `datasets.train`.
 
     Args:
-        options: The section.
+        options: the section.
         scale: HR side by LR side; 1 for denoising.
-        seed: With a sample's position, fixes its patch.
+        seed: with a sample's position, fixes its patch.
 
     Returns:
-        A dataset addressed by (number of the image, position in the run); see `train_batches`.
+        A data set addressed by (image index, position in the run); see `train_batches`.
 
     Raises:
-        UserError: Folders or images are missing, damaged, too small or do not match, or settings contradict each other.
+        UserError: folders or images are missing, damaged, too small or do not match, or settings
+            contradict each other.
     """
-    return _explained(options, "datasets.train", lambda: _train_set(options, scale, seed))
+    build = _build_noise_train_set if options.type == "NoiseDataset" else _build_pair_train_set
+    with section_in_errors("datasets.train", options.name):
+        return build(options, scale, seed)
 
 
 def build_val_set(options: ValDataset, scale: int, smallest: int = 1) -> Dataset:
-    """Return one validation set, addressed by number; errors as for `build_train_set`.
+    """Build one validation set, addressed by image index.
 
     Args:
-        options: The section.
+        options: the section.
         scale: HR side by LR side; 1 for denoising.
-        smallest: Side in pixels that every image must have to be scored.
+        smallest: side in pixels that every image must have to be scored.
+
+    Raises:
+        UserError: as for `build_train_set`.
     """
-    return _explained(options, "datasets.val", lambda: _val_set(options, scale, smallest))
+    build = _build_noise_val_set if options.type == "NoiseDataset" else _build_pair_val_set
+    with section_in_errors("datasets.val", options.name):
+        return build(options, scale, smallest)
 
 
-def _train_set(options: TrainDataset, scale: int, seed: int) -> Dataset:
-    augmentation = Augmentation(options.use_hflip, options.use_rot)
-    keep, title = options.cache == "memory", _title(options)
-    if options.type == "NoiseDataset":
-        sigma = _sigma_range(_check_noise(options, scale))
-        images = [image for root in find_all(options.dataroot_gt) for image in root]
-        images = _large_enough(images, images, options, 1)
-        store = Store(
-            [Clean(image, options.color).load for image in images], keep=keep, title=title
-        )
-        keys = [image.key for image in images]
-        return TrainNoise(
-            store, keys, gt_size=options.gt_size, sigma=sigma, augmentation=augmentation, seed=seed
-        )
+def _build_noise_train_set(options: TrainDataset, scale: int, seed: int) -> Dataset:
+    sigma = _sigma_range(_check_noise(options, scale))
+    images = _find_gt(options)
+    images = _large_enough(images, images, options, 1)
+    return NoiseTrainSet(
+        _clean_images(images, options),
+        [image.key for image in images],
+        gt_size=options.gt_size,
+        sigma=sigma,
+        augmentation=Augmentation(options.use_hflip, options.use_rot),
+        seed=seed,
+    )
+
+
+def _build_pair_train_set(options: TrainDataset, scale: int, seed: int) -> Dataset:
     _check_pairs(options, scale)
     if options.gt_size % scale:
         nearby = options.gt_size - options.gt_size % scale or scale
         raise UserError(
-            f"expected gt_size (={options.gt_size}) to be a multiple of scale (={scale}): use {nearby}"
+            f"expected gt_size (={options.gt_size}) to be a multiple of scale (={scale}): "
+            f"use {nearby}"
         )
-    found = _find_pairs(options, scale)
-    found = _large_enough(found, [pair.gt for pair in found], options, scale)
-    pairs = Pairs(found, keep=keep, title=title)
-    return TrainPairs(
-        pairs, scale=scale, gt_size=options.gt_size, augmentation=augmentation, seed=seed
+    pairs = _find_pairs(options, scale)
+    pairs = _large_enough(pairs, [pair.gt for pair in pairs], options, scale)
+    return PairTrainSet(
+        PairCache(pairs, keep=options.cache == "memory", title=_title(options)),
+        scale=scale,
+        gt_size=options.gt_size,
+        augmentation=Augmentation(options.use_hflip, options.use_rot),
+        seed=seed,
     )
 
 
-def _val_set(options: ValDataset, scale: int, smallest: int) -> Dataset:
-    keep, title = options.cache == "memory", _title(options)
-    if options.type == "NoiseDataset":
-        sigma = _sigma_range(_check_noise(options, scale))[0]
-        if options.noise_seed < 0:
-            raise UserError(f"expected noise_seed of at least 0, found {options.noise_seed}")
-        images = [image for root in find_all(options.dataroot_gt) for image in root][
-            : options.max_images
-        ]
-        _check_patches(images, smallest, 1)
-        store = Store(
-            [Clean(image, options.color).load for image in images], keep=keep, title=title
-        )
-        return ValNoise(
-            store, [image.key for image in images], sigma=sigma, noise_seed=options.noise_seed
-        )
+def _build_noise_val_set(options: ValDataset, scale: int, smallest: int) -> Dataset:
+    sigma, _ = _sigma_range(_check_noise(options, scale))
+    if options.noise_seed < 0:
+        raise UserError(f"expected noise_seed of at least 0, found {options.noise_seed}")
+    images = _find_gt(options)[: options.max_images]
+    _check_sizes(images, smallest, 1)
+    keys = [image.key for image in images]
+    return NoiseValSet(
+        _clean_images(images, options), keys, sigma=sigma, noise_seed=options.noise_seed
+    )
+
+
+def _build_pair_val_set(options: ValDataset, scale: int, smallest: int) -> Dataset:
     _check_pairs(options, scale)
     pairs = _find_pairs(options, scale)[: options.max_images]
-    _check_patches([pair.gt for pair in pairs], max(scale, smallest), scale)
-    return ValPairs(Pairs(pairs, keep=keep, title=title))
+    _check_sizes([pair.gt for pair in pairs], max(scale, smallest), scale)
+    return PairValSet(PairCache(pairs, keep=options.cache == "memory", title=_title(options)))
+
+
+def _find_gt(options: DatasetOptions) -> list[StoredImage]:
+    images: list[StoredImage] = []
+    for root in find_all(options.dataroot_gt):
+        images += root
+    return images
+
+
+def _clean_images(images: Sequence[StoredImage], options: DatasetOptions) -> ImageCache[np.ndarray]:
+    loaders = [CleanImage(image, options.color).load for image in images]
+    return ImageCache(loaders, keep=options.cache == "memory", title=_title(options))
 
 
 def _find_pairs(options: DatasetOptions, scale: int) -> list[Pair]:
-    gt_roots = find_all(options.dataroot_gt)
     if options.dataroot_lq is None:
-        return [Pair(image, None, scale, options.color) for root in gt_roots for image in root]
+        return [Pair(image, None, scale, options.color) for image in _find_gt(options)]
+    gt_roots = find_all(options.dataroot_gt)
     lq_roots = find_all(options.dataroot_lq)
     if len(gt_roots) != len(lq_roots):
-        found = f"found {len(gt_roots)} of dataroot_gt and {len(lq_roots)} of dataroot_lq"
-        raise UserError(f"expected one LR root for each HR root in the same order, {found}")
-    matched = [
-        match_pairs(gt, lq, scale=scale, color=options.color, template=options.filename_tmpl)
-        for gt, lq in zip(gt_roots, lq_roots, strict=True)
-    ]
-    return [pair for pairs in matched for pair in pairs]
+        raise UserError(
+            "expected one LR root for each HR root in the same order, "
+            f"found {len(gt_roots)} of dataroot_gt and {len(lq_roots)} of dataroot_lq"
+        )
+    pairs: list[Pair] = []
+    for gt, lq in zip(gt_roots, lq_roots, strict=True):
+        template = options.filename_tmpl
+        pairs += match_pairs(gt, lq, scale=scale, color=options.color, template=template)
+    return pairs
 
 
 def _large_enough(
     items: Sequence[Item], images: Sequence[StoredImage], options: TrainDataset, scale: int
 ) -> list[Item]:
-    """Return the items whose image holds a patch; `small_images` says whether others are an error or left out."""
-    small = [_too_small(image, options.gt_size, scale) for image in images]
-    if any(small) and options.small_images == "error":
-        advice = "lower gt_size, set small_images: skip, or remove these images"
-        found = listed([text for text in small if text])
+    """Select the items whose image holds a patch; `small_images` says whether others are errors."""
+    descriptions = [_describe_if_small(image, options.gt_size, scale) for image in images]
+    small = [description for description in descriptions if description]
+    if small and options.small_images == "error":
         raise UserError(
-            f"expected images of at least {options.gt_size}x{options.gt_size} pixels, found {found}: {advice}"
+            f"expected images of at least {options.gt_size}x{options.gt_size} pixels, "
+            f"found {abbreviate(small)}: "
+            "lower gt_size, set small_images: skip, or remove these images"
         )
-    if all(small):
+    if len(small) == len(items):
         raise UserError(
             f"all {len(small)} images are smaller than gt_size (={options.gt_size}): lower gt_size"
         )
-    if any(small):
-        names = listed([text for text in small if text])
-        warnings.warn(
-            f"left out as smaller than gt_size (={options.gt_size}): {names}", stacklevel=2
-        )
-    return [item for item, text in zip(items, small, strict=True) if not text]
-
-
-def _check_patches(images: Sequence[StoredImage], gt_size: int, scale: int) -> None:
-    """Check that every image holds a patch once its sides are cut to multiples of the scale."""
-    small = [text for image in images if (text := _too_small(image, gt_size, scale))]
     if small:
-        expected = f"expected images of at least {gt_size}x{gt_size} pixels"
-        raise UserError(f"{expected}, found {listed(small)}: remove them or lower crop_border")
+        warnings.warn(
+            f"left out as smaller than gt_size (={options.gt_size}): {abbreviate(small)}",
+            stacklevel=2,
+        )
+    pairs = zip(items, descriptions, strict=True)
+    return [item for item, description in pairs if not description]
 
 
-def _too_small(image: StoredImage, gt_size: int, scale: int) -> str:
-    """Return name and size of an image that holds no patch, else an empty text."""
+def _check_sizes(images: Sequence[StoredImage], side: int, scale: int) -> None:
+    """Check that every image has `side` pixels left once it is cropped to the scale."""
+    descriptions = [_describe_if_small(image, side, scale) for image in images]
+    small = [description for description in descriptions if description]
+    if small:
+        raise UserError(
+            f"expected images of at least {side}x{side} pixels, found {abbreviate(small)}: "
+            "remove them or lower crop_border"
+        )
+
+
+def _describe_if_small(image: StoredImage, side: int, scale: int) -> str:
+    """Return name and size of an image that is too small, else an empty text."""
     height, width, _ = image.size()
-    fits = min(height - height % scale, width - width % scale) >= gt_size
+    fits = min(height - height % scale, width - width % scale) >= side
     return "" if fits else f"{image.where} ({height}x{width})"
 
 
 def _check_pairs(options: TrainDataset | ValDataset, scale: int) -> None:
     if options.sigma is not None:
         raise UserError(
-            f"sigma (={options.sigma}) has no effect with type SRDataset: remove it, or use NoiseDataset"
+            f"sigma (={options.sigma}) has no effect with type SRDataset: remove it, "
+            "or use NoiseDataset"
         )
     if scale == 1 and options.dataroot_lq is None:
         raise UserError(
@@ -160,7 +191,8 @@ def _check_pairs(options: TrainDataset | ValDataset, scale: int) -> None:
         )
     if options.dataroot_lq is None and options.filename_tmpl != "{}":
         raise UserError(
-            f"filename_tmpl (={options.filename_tmpl!r}) has no effect without dataroot_lq: remove it"
+            f"filename_tmpl (={options.filename_tmpl!r}) has no effect without dataroot_lq: "
+            "remove it"
         )
     if options.filename_tmpl.count("{}") != 1:
         raise UserError(
@@ -171,11 +203,12 @@ def _check_pairs(options: TrainDataset | ValDataset, scale: int) -> None:
 def _check_noise(options: TrainDataset | ValDataset, scale: int) -> float | list[float]:
     if scale != 1:
         raise UserError(
-            f"expected scale 1 with type NoiseDataset, found scale {scale}: correct it or use SRDataset"
+            f"expected scale 1 with type NoiseDataset, found scale {scale}: "
+            "correct it or use SRDataset"
         )
     if options.dataroot_lq is not None:
         raise UserError(
-            "dataroot_lq has no effect with type NoiseDataset, which makes its own noise: remove it"
+            "dataroot_lq has no effect with type NoiseDataset, which makes noise itself: remove it"
         )
     if options.sigma is None:
         raise UserError(
@@ -197,11 +230,11 @@ def _title(options: DatasetOptions) -> str:
     return f"Reading {options.name or options.dataroot_gt}"
 
 
-def _explained(options: DatasetOptions, section: str, build: Callable[[], Dataset]) -> Dataset:
-    """Say in an error which data set it is about."""
+@contextmanager
+def section_in_errors(section: str, name: str) -> Iterator[None]:
+    """Put the section of the option file, and the name of the data set, before a message."""
     try:
-        return build()
+        yield
     except UserError as error:
-        raise UserError(
-            f"{section}{f' ({options.name})' if options.name else ''}: {error}"
-        ) from error
+        title = f"{section} ({name})" if name else section
+        raise UserError(f"{title}: {error}") from error

@@ -1,14 +1,25 @@
-"""The forms in which a classification set may lie on disk, and which of them a path is."""
+"""The formats in which a classification set may lie on disk, and which of them a path has."""
 
 from pathlib import Path
 
+import numpy as np
+
 from dhp_sr.data.cifar import is_cifar, read_cifar, splits_of_cifar
-from dhp_sr.data.class_folders import SPLITS, read_class_folders
-from dhp_sr.data.images import EXTENSIONS
-from dhp_sr.data.labeled import LabeledImages, checked, resized
-from dhp_sr.data.labeled_lmdb import read_labeled_database, splits_of_database
-from dhp_sr.data.sprite_sheets import INDEX, read_sheets, splits_of_sheets
+from dhp_sr.data.images import decode
+from dhp_sr.data.labeled import LabeledImages, checked, resized, stacked
+from dhp_sr.data.labeled_tables import (
+    INDEX,
+    read_labeled_database,
+    read_sheets,
+    splits_of_database,
+    splits_of_sheets,
+)
+from dhp_sr.data.sources import image_paths
+from dhp_sr.images.formats import SUFFIXES
 from dhp_sr.utils.errors import UserError
+
+SPLITS = ("train", "val", "test")
+"""Usual names of folders above the class folders."""
 
 
 def read_labeled(
@@ -19,57 +30,84 @@ def read_labeled(
     side: int | None = None,
     color: str = "rgb",
 ) -> LabeledImages:
-    """Read a part of a classification set into memory.
+    """Read one split of a classification set into memory.
 
     Args:
-        root: Class folders, CIFAR's binary files, sheets with an index, or an `.lmdb` folder with labels.
+        root: class folders, CIFAR's binary files, sheets with an index, or an `.lmdb` folder with
+            labels.
         split: `train`, `test`, ...
         labels: `fine` or `coarse`, of CIFAR-100.
-        side: Resize images to squares of this side; None: they have one size already.
-        color: `rgb` or `grey`, what images of different kinds become.
+        side: resize images to squares of this side; None: they have one size already.
+        color: `rgb` or gray, which images of different kinds become.
 
     Raises:
         UserError: there is no such set, it is damaged or incomplete, or labels are out of range.
     """
-    folder = _found(Path(root).expanduser())
-    form = form_of(folder)
-    if labels != "fine" and form != "cifar":
+    folder = _existing(Path(root).expanduser())
+    set_format = format_of(folder)
+    if labels != "fine" and set_format != "cifar":
         raise UserError(
-            f"{folder}: labels: {labels} is for CIFAR-100's own files, found {form}: remove it"
+            f"{folder}: labels: {labels} is for CIFAR-100's own files, found {set_format}: "
+            "remove it"
         )
-    if form == "folders":
+    if set_format == "folders":
         return checked(read_class_folders(folder, split, side=side, color=color))
-    if form == "lmdb":
+    if set_format == "lmdb":
         return checked(read_labeled_database(folder, split, side=side, color=color))
-    return checked(
-        resized(
-            read_sheets(folder, split) if form == "sheets" else read_cifar(folder, split, labels),
-            side,
+    if set_format == "sheets":
+        return checked(resized(read_sheets(folder, split), side))
+    return checked(resized(read_cifar(folder, split, labels), side))
+
+
+def read_class_folders(
+    root: Path, split: str, *, side: int | None = None, color: str = "rgb"
+) -> LabeledImages:
+    """Read the folder `root/split`, or `root` itself where no folder is called after the split.
+
+    A class is a folder, named after it, with its images anywhere inside. Classes are numbered in
+    the order of their names, images come in the order of their paths.
+
+    Raises:
+        UserError: a class is without images, one is damaged, or sizes differ and `side` is not
+            given.
+    """
+    folder = root / split if (root / split).is_dir() else root
+    classes = sorted(path.name for path in folder.iterdir() if _is_class_folder(path))
+    other_splits = set(SPLITS) & set(classes)
+    if folder == root and other_splits:
+        raise UserError(
+            f"{root}: expected a folder {split!r} of class folders, "
+            f"found {', '.join(sorted(other_splits))}"
         )
-    )
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        images = image_paths((folder / name).rglob("*"))
+        if not images:
+            raise UserError(
+                f"{folder / name}: expected images of class {name!r}, found none: "
+                "fill it or remove it"
+            )
+        paths += images
+        labels += [label] * len(images)
+    images_HWC = [decode(path, str(path)) for path in paths]
+    stack = stacked(images_HWC, [str(path) for path in paths], side, color)
+    return LabeledImages(stack, np.array(labels, np.int64), tuple(classes), str(folder))
 
 
 def splits_in(folder: Path) -> list[str]:
-    """Return the splits of a set; class folders without a folder for each split are `train`."""
-    form = form_of(_found(folder))
-    if form == "sheets":
+    """List the splits of a set; class folders without a folder for each split are `train`."""
+    set_format = format_of(_existing(folder))
+    if set_format == "sheets":
         return splits_of_sheets(folder)
-    if form == "lmdb":
+    if set_format == "lmdb":
         return splits_of_database(folder)
-    if form == "cifar":
+    if set_format == "cifar":
         return splits_of_cifar(folder)
     return [name for name in SPLITS if (folder / name).is_dir()] or ["train"]
 
 
-def _found(folder: Path) -> Path:
-    if not folder.is_dir():
-        found = "a file" if folder.exists() else "nothing"
-        expected = "expected a folder with a classification set"
-        raise UserError(f"{folder.absolute()}: {expected}, found {found}: check the path")
-    return folder
-
-
-def form_of(folder: Path) -> str:
+def format_of(folder: Path) -> str:
     """Return `lmdb`, `sheets`, `cifar` or `folders`.
 
     Raises:
@@ -82,15 +120,31 @@ def form_of(folder: Path) -> str:
     if is_cifar(folder):
         return "cifar"
     paths = sorted(folder.iterdir())
-    loose = [path.name for path in paths if path.suffix.lower() in EXTENSIONS]
-    if loose:
-        advice = f"sheets need their {INDEX}, other images a folder for each class"
-        raise UserError(
-            f"{folder}: expected class folders, found image files without labels ({loose[0]}, ...): {advice}"
-        )
-    if any(path.is_dir() and not path.name.startswith(".") for path in paths):
+    for path in paths:
+        if path.suffix.lower() in SUFFIXES:
+            raise UserError(
+                f"{folder}: expected class folders, found image files without labels "
+                f"({path.name}, ...): sheets need their {INDEX}, other images a folder for each "
+                "class"
+            )
+    if any(_is_class_folder(path) for path in paths):
         return "folders"
-    expected = f"expected class folders, CIFAR's *.bin files or sheets with {INDEX}"
+    names = ", ".join(path.name for path in paths[:5])
     raise UserError(
-        f"{folder}: {expected}, found {', '.join(path.name for path in paths[:5]) or 'nothing'}"
+        f"{folder}: expected class folders, CIFAR's *.bin files or sheets with {INDEX}, "
+        f"found {names or 'nothing'}"
     )
+
+
+def _is_class_folder(path: Path) -> bool:
+    return path.is_dir() and not path.name.startswith(".")
+
+
+def _existing(folder: Path) -> Path:
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "nothing"
+        raise UserError(
+            f"{folder.absolute()}: expected a folder with a classification set, found {found}: "
+            "check the path"
+        )
+    return folder

@@ -1,27 +1,27 @@
-"""Images with labels, all of one size, in memory: what every form of a classification set is read into."""
+"""Images with labels, all of one size, in memory: every format of a classification set as read."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image as PillowImage
 
-from dhp_sr.data.images import rgb_to_grey, to_color
+from dhp_sr.data.images import rgb_to_gray, to_color
 from dhp_sr.utils.errors import UserError
 
 
 @dataclass(frozen=True)
 class LabeledImages:
-    """A part (train, test, ...) of a classification set."""
+    """One split (train, test, ...) of a classification set."""
 
     images_NHWC: np.ndarray
-    """uint8, RGB or grey."""
+    """uint8, RGB or gray."""
     labels: np.ndarray
-    """int64 of shape (N,): places in `classes`."""
+    """int64 of shape (N,): indices into `classes`."""
     classes: tuple[str, ...]
     where: str
-    """Where they were read, for messages."""
+    """Path that they were read from, for messages."""
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -29,115 +29,128 @@ class LabeledImages:
 
 
 def checked(labeled: LabeledImages) -> LabeledImages:
-    """Return the images once their labels are known to name classes.
+    """Return the images after a check that labels name classes.
 
     Raises:
-        UserError: there is none, or a label is out of range.
+        UserError: there is no image, a label is out of range, or a class has no valid name.
     """
     if not len(labeled):
         raise UserError(f"{labeled.where}: expected images, found none: check the path and `split`")
-    wrong = np.flatnonzero((labeled.labels < 0) | (labeled.labels >= len(labeled.classes)))
+    for name in labeled.classes:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            # a folder's name in another encoding: no table and no model file could hold it
+            raise UserError(
+                f"{labeled.where}: class {name!r} is no text in UTF-8: rename it"
+            ) from None
+    class_count = len(labeled.classes)
+    wrong = np.flatnonzero((labeled.labels < 0) | (labeled.labels >= class_count))
     if len(wrong):
-        found = f"found {labeled.labels[wrong[0]]} at image {wrong[0]}"
-        more = f" and {len(wrong) - 1} others" if len(wrong) > 1 else ""
-        expected = (
-            f"expected labels from 0 to {len(labeled.classes) - 1} ({len(labeled.classes)} classes)"
-        )
+        others = f" and {len(wrong) - 1} others" if len(wrong) > 1 else ""
         raise UserError(
-            f"{labeled.where}: {expected}, {found}{more}: correct the labels or the list of classes"
+            f"{labeled.where}: expected labels from 0 to {class_count - 1} ({class_count} "
+            f"classes), found {labeled.labels[wrong[0]]} at image {wrong[0]}{others}: "
+            "correct the labels or the list of classes"
         )
     return labeled
 
 
 def class_names(where: Path, rows: Iterable[tuple[str, int, str]]) -> tuple[str, ...]:
-    """Return the names of the classes in the order of their labels.
+    """Collect the names of the classes in the order of their labels.
 
     Args:
-        where: The table, for messages.
-        rows: Class, label, and the image that a line stands for.
+        where: the table, for messages.
+        rows: class, label, and the image that a line is about.
 
     Raises:
         UserError: a class has two labels, or the labels are not 0, 1, ...
     """
-    names: dict[str, int] = {}
-    for name, label, picture in rows:
-        if names.setdefault(name, label) != label:
+    label_by_name: dict[str, int] = {}
+    for name, label, image in rows:
+        known = label_by_name.setdefault(name, label)
+        if known != label:
             raise UserError(
-                f"{where}: class {name!r} has the labels {names[name]} and {label} (at {picture})"
+                f"{where}: class {name!r} has the labels {known} and {label} (at {image})"
             )
-    if sorted(names.values()) != list(range(len(names))):
-        expected = f"expected the labels 0 to {len(names) - 1} for {len(names)} classes"
-        raise UserError(f"{where}: {expected}, found {sorted(names.values())}: correct the labels")
-    return tuple(sorted(names, key=names.__getitem__))
+    labels = sorted(label_by_name.values())
+    if labels != list(range(len(labels))):
+        raise UserError(
+            f"{where}: expected the labels 0 to {len(labels) - 1} for {len(labels)} classes, "
+            f"found {labels}: correct the labels"
+        )
+    return tuple(sorted(label_by_name, key=label_by_name.__getitem__))
 
 
 def first_of_each_class(labeled: LabeledImages, count: int | None) -> LabeledImages:
-    """Return only the first `count` images of every class, in the order they have; None keeps all."""
+    """Keep only the first `count` images of every class, in their order; None keeps all."""
     if count is None:
         return labeled
-    kept = np.sort(
-        np.concatenate(
-            [np.flatnonzero(labeled.labels == one)[:count] for one in np.unique(labeled.labels)]
-        )
-    )
+    kept: list[int] = []
+    for label in np.unique(labeled.labels):
+        kept += np.flatnonzero(labeled.labels == label)[:count].tolist()
+    kept.sort()
     return replace(labeled, images_NHWC=labeled.images_NHWC[kept], labels=labeled.labels[kept])
 
 
 def in_color(labeled: LabeledImages, color: str) -> LabeledImages:
-    """Return the images as `rgb` or `grey`, see `images.to_color`."""
+    """Convert the images to `rgb` or to gray, see `images.to_color`."""
     if labeled.images_NHWC.shape[3] == (3 if color == "rgb" else 1):
         return labeled
     if color == "rgb":
         return replace(labeled, images_NHWC=np.repeat(labeled.images_NHWC, 3, axis=3))
-    return replace(
-        labeled, images_NHWC=np.stack([rgb_to_grey(image) for image in labeled.images_NHWC])
-    )
+    gray = np.stack([rgb_to_gray(image) for image in labeled.images_NHWC])
+    return replace(labeled, images_NHWC=gray)
 
 
 def resized(labeled: LabeledImages, side: int | None) -> LabeledImages:
-    """Return the images as squares of this side, as `stacked` makes them; None leaves them as they are."""
+    """Resize the images to squares as `stacked` does; None leaves them unchanged."""
     if side is None or labeled.images_NHWC.shape[1:3] == (side, side):
         return labeled
-    return replace(
-        labeled, images_NHWC=np.stack([_center(image, side) for image in labeled.images_NHWC])
-    )
+    squares = np.stack([_resize_and_crop(image, side) for image in labeled.images_NHWC])
+    return replace(labeled, images_NHWC=squares)
 
 
 def stacked(
     images: Sequence[np.ndarray], names: Sequence[str], side: int | None, color: str = "rgb"
 ) -> np.ndarray:
-    """Return decoded images (H, W, C) as one array.
+    """Stack decoded images (H, W, C) into one array (N, H, W, C).
 
     Args:
         images: uint8 each.
-        names: What to call each in messages.
-        side: Resize the shorter side to this and cut the middle out; None: all must have one size already.
-        color: `rgb` or `grey`.
+        names: of the images, for messages.
+        side: resize the shorter side to this and crop the middle; None: all have one size already.
+        color: `rgb` or gray.
 
     Raises:
         UserError: sizes differ.
     """
-    images = [to_color(image, color) for image in images]
+    if not images:
+        return np.empty((0, 1, 1, 3), np.uint8)
+    converted = [to_color(image, color) for image in images]
     if side is not None:
-        images = [_center(image, side) for image in images]
-    for image, name in zip(images, names, strict=True):
-        if image.shape != images[0].shape:
-            (height, width), (first, second) = image.shape[:2], images[0].shape[:2]
-            found = f"found {height}x{width} in {name} and {first}x{second} in {names[0]}"
+        converted = [_resize_and_crop(image, side) for image in converted]
+    first = converted[0]
+    for image, name in zip(converted, names, strict=True):
+        if image.shape != first.shape:
             raise UserError(
-                f"expected images of one size, {found}: set `size`, to which they are resized"
+                f"expected images of one size, found {image.shape[0]}x{image.shape[1]} in {name} "
+                f"and {first.shape[0]}x{first.shape[1]} in {names[0]}: "
+                "set `size`, to which they are resized"
             )
-    return np.stack(images) if images else np.empty((0, 1, 1, 3), np.uint8)
+    return np.stack(converted)
 
 
-def _center(image_HWC: np.ndarray, side: int) -> np.ndarray:
+def _resize_and_crop(image_HWC: np.ndarray, side: int) -> np.ndarray:
+    """Resize the shorter side by bicubic interpolation and crop the middle (torchvision's habit)."""
     height, width = image_HWC.shape[:2]
     if (height, width) != (side, side):
         scale = side / min(height, width)
         size = max(round(width * scale), side), max(round(height * scale), side)
         plain = image_HWC[:, :, 0] if image_HWC.shape[2] == 1 else image_HWC
-        resized = np.array(Image.fromarray(plain).resize(size, Image.Resampling.BICUBIC))
-        image_HWC = resized[:, :, None] if resized.ndim == 2 else resized
+        resample = PillowImage.Resampling.BICUBIC
+        resized_image = np.array(PillowImage.fromarray(plain).resize(size, resample))
+        image_HWC = resized_image.reshape(*resized_image.shape[:2], -1)
     height, width = image_HWC.shape[:2]
     top, left = (height - side) // 2, (width - side) // 2
     return image_HWC[top : top + side, left : left + side]

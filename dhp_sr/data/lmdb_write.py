@@ -1,147 +1,166 @@
 """Making and checking image databases in BasicSR's layout; see `lmdb_read`."""
 
+import importlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
 
 import numpy as np
 
-from dhp_sr.data.images import decode, encode_png, header_size
-from dhp_sr.data.lmdb_read import META, Database, import_lmdb
+from dhp_sr.data.images import PREPARATION_LIMITS, decode, encode_png, header_size
+from dhp_sr.data.lmdb_read import DATA, META, Database
 from dhp_sr.data.sources import StoredImage
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_text
 
-if TYPE_CHECKING:
-    import lmdb
-
 COMPRESS_LEVEL = 1
 _PAGE = 4096
 _COMMIT_BYTES = 64 * 2**20
+_MAX_KEY_LENGTH = 500
+
+
+def import_lmdb() -> ModuleType:
+    """Import the package `lmdb`, which only those need who write databases.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        return importlib.import_module("lmdb")
+    except ImportError as error:
+        raise UserError(
+            "writing LMDB needs the package lmdb, which is not installed: `pip install lmdb`, "
+            "or use a folder of images"
+        ) from error
 
 
 def write_database(
-    images: Sequence[StoredImage], folder: Path, progress: Callable[[], None] = lambda: None
+    images: Sequence[StoredImage], folder: Path, on_image: Callable[[], None] = lambda: None
 ) -> None:
-    """Fill a database; images whose keys are already there are left as they are, so that a broken-off run goes on.
+    """Fill a database; images whose keys it holds stay, so that an interrupted run is resumed.
 
     Args:
-        images: What to store, re-encoded as PNG.
-        folder: An unfinished `.lmdb` folder, or a new one. The meta file is written last.
-        progress: Called once an image.
+        images: stored re-encoded as PNG.
+        folder: an unfinished `.lmdb` folder, or a new one. The meta file is written last.
+        on_image: called once an image.
 
     Raises:
-        UserError: A key is unusable or occurs twice, or an image is damaged.
+        UserError: a key is unusable or occurs twice, an image is damaged, or the disk is full.
     """
     _check_keys(images)
     folder.mkdir(parents=True, exist_ok=True)
-    with import_lmdb().open(
-        str(folder), map_size=map_size([image.size() for image in images])
-    ) as environment:
-        for batch in _batches(images):
-            with environment.begin(write=True) as transaction:
-                for image in batch:
-                    if transaction.get(image.key.encode()) is None:
-                        transaction.put(
-                            image.key.encode(), encode_png(image.read(), COMPRESS_LEVEL)
-                        )
-                    progress()
-        lines = _meta_lines(environment, images)
+    lmdb = import_lmdb()
+    needed_bytes = map_size([image.size() for image in images])
+    lines = []
+    try:
+        with lmdb.open(str(folder), map_size=needed_bytes) as environment:
+            for batch in _batches(images):
+                with environment.begin(write=True) as transaction:
+                    for image in batch:
+                        key = image.key.encode()
+                        if transaction.get(key) is None:
+                            transaction.put(key, encode_png(image.read(), COMPRESS_LEVEL))
+                        on_image()
+            with environment.begin() as transaction:
+                for image in images:
+                    stored = transaction.get(image.key.encode(), b"")
+                    height, width, channels = header_size(stored, image.where, PREPARATION_LIMITS)
+                    line = f"{image.key}.png ({height},{width},{channels}) {COMPRESS_LEVEL}"
+                    lines.append(line)
+    except lmdb.Error as error:
+        # lmdb reports a full disk with an exception of its own, which is no OSError
+        raise UserError(
+            f"{folder / DATA}: cannot write the database ({error}): it needs at most "
+            f"{needed_bytes / 2**20:.0f} MiB; make room, and give the same command again to resume"
+        ) from error
     (folder / "lock.mdb").unlink(missing_ok=True)
     write_text(folder / META, "\n".join(lines) + "\n")
 
 
 def map_size(sizes: Sequence[tuple[int, int, int]]) -> int:
-    """Return a map size in bytes, a multiple of the page size, that holds images of these (height, width, channels).
+    """Size of a memory map in bytes, a multiple of the page size, that holds all images.
 
-    Every value starts a page of its own and no PNG is much larger than its pixels; 2 % and 16 MiB are left for the tree
-    and for the pages that a commit copies.
+    Args:
+        sizes: (height, width, channels) of each.
     """
-    raw = sum(
-        -(-(height * (width * channels + 1) + 2048) // _PAGE) + 1
-        for height, width, channels in sizes
-    )
-    return (raw + raw // 50) * _PAGE + 16 * 2**20
+    pages = 0
+    for height, width, channels in sizes:
+        # no PNG is much larger than its pixels and one byte a row; each value starts a page
+        file_bytes = height * (width * channels + 1) + 2048
+        pages += -(-file_bytes // _PAGE) + 1
+    # 2 % and 16 MiB for the tree and for the pages that a commit copies
+    return (pages + pages // 50) * _PAGE + 16 * 2**20
 
 
 def verify_database(
     folder: str | Path,
     originals: Sequence[StoredImage] | None = None,
-    progress: Callable[[], None] = lambda: None,
+    on_image: Callable[[], None] = lambda: None,
 ) -> list[str]:
-    """Decode every image and compare it with the meta file and, if given, with the originals' pixels.
+    """Decode every image; compare it with the meta file and, if given, with the originals' pixels.
 
     Returns:
         One sentence a fault; empty when the database is sound.
     """
     database = Database(folder)
-    sizes, stored = database.sizes(), set(database.keys())
-    faults = [f"{key}: in the database, not in {META}" for key in sorted(stored - set(sizes))]
+    sizes = database.sizes()
+    stored = set(database.keys())
     sources = {image.key: image for image in originals or ()}
+    faults = [f"{key}: in the database, not in {META}" for key in sorted(stored - set(sizes))]
     if originals is not None:
-        faults += [
-            f"{key}: in the database, not among the originals"
-            for key in sorted(stored - set(sources))
-        ]
-        faults += [
-            f"{key}: among the originals, not in the database"
-            for key in sorted(set(sources) - stored)
-        ]
+        for key in sorted(stored - set(sources)):
+            faults.append(f"{key}: in the database, not among the originals")
+        for key in sorted(set(sources) - stored):
+            faults.append(f"{key}: among the originals, not in the database")
     for key, size in sizes.items():
-        faults += _faults(database, key, size, sources.get(key))
-        progress()
+        fault = _find_fault(database, key, size, sources.get(key))
+        if fault:
+            faults.append(fault)
+        on_image()
     return faults
 
 
-def _faults(
+def _find_fault(
     database: Database, key: str, size: tuple[int, int, int], original: StoredImage | None
-) -> list[str]:
+) -> str:
+    """Return what is wrong with an image, or an empty text."""
     try:
-        pixels = decode(database.read_bytes(key), f"{database.folder}, key {key}")
+        where = f"{database.folder}, key {key}"
+        pixels = decode(database.read_bytes(key), where, PREPARATION_LIMITS)
         if pixels.shape != size:
-            return [f"{key}: {META} says {size}, the image is {pixels.shape}"]
-        if original is not None and not _equal(original, pixels):
-            return [f"{key}: differs from {original.where}"]
+            return f"{key}: {META} says {size}, the image is {pixels.shape}"
+        if original is not None and not np.array_equal(original.read(), pixels):
+            return f"{key}: differs from {original.where}"
     except UserError as error:
-        return [str(error)]
-    return []
-
-
-def _equal(original: StoredImage, pixels: np.ndarray) -> bool:
-    expected = original.read()
-    return expected.shape == pixels.shape and bool((expected == pixels).all())
+        return str(error)
+    return ""
 
 
 def _check_keys(images: Sequence[StoredImage]) -> None:
     seen: dict[str, str] = {}
     for image in images:
-        if not image.key.isascii() or len(image.key) > 500:
+        if not image.key.isascii() or len(image.key) > _MAX_KEY_LENGTH:
             raise UserError(
-                f"{image.where}: an LMDB key has to be ASCII and at most 500 letters long: rename the file"
+                f"{image.where}: an LMDB key has to be ASCII and at most {_MAX_KEY_LENGTH} letters "
+                "long: rename the file"
             )
         if image.key in seen:
             raise UserError(
-                f"{image.where} and {seen[image.key]} have the same name without extension: rename one"
+                f"{image.where} and {seen[image.key]} have the same name without extension: "
+                "rename one"
             )
         seen[image.key] = image.where
 
 
 def _batches(images: Sequence[StoredImage]) -> Iterator[list[StoredImage]]:
-    batch, weight = [], 0
+    """Yield images that are committed together: an interruption loses one batch at most."""
+    batch: list[StoredImage] = []
+    batch_bytes = 0
     for image in images:
         height, width, channels = image.size()
         batch.append(image)
-        weight += height * width * channels
-        if weight >= _COMMIT_BYTES:
+        batch_bytes += height * width * channels
+        if batch_bytes >= _COMMIT_BYTES:
             yield batch
-            batch, weight = [], 0
+            batch, batch_bytes = [], 0
     yield batch
-
-
-def _meta_lines(environment: "lmdb.Environment", images: Sequence[StoredImage]) -> list[str]:
-    with environment.begin() as transaction:
-        sizes = {
-            image.key: header_size(transaction.get(image.key.encode(), b""), image.where)
-            for image in images
-        }
-    return [f"{key}.png ({h},{w},{c}) {COMPRESS_LEVEL}" for key, (h, w, c) in sizes.items()]

@@ -1,4 +1,4 @@
-"""Denoising: clean images with white Gaussian noise added on the fly."""
+"""Denoising sets: clean images with white Gaussian noise added on the fly."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,40 +8,39 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from dhp_sr.data.image_cache import Store
+from dhp_sr.data.augment import Augmentation, draw_corner, orient, to_chw, to_hwc, to_tensor
 from dhp_sr.data.images import to_color
-from dhp_sr.data.patches import Augmentation, draw_corner, interleaved, orient, planes, to_tensor
-from dhp_sr.data.sources import StoredImage
+from dhp_sr.data.sources import ImageCache, StoredImage
 from dhp_sr.utils.pixels import gaussian_noise, noise_generator
 
 
 @dataclass(frozen=True)
-class Clean:
-    """One clean image."""
+class CleanImage:
+    """One clean image and the color that it is wanted in."""
 
     gt: StoredImage
     color: str
 
     def load(self) -> np.ndarray:
         """Return the image, uint8 (C, H, W)."""
-        return planes(to_color(self.gt.read(), self.color))
+        return to_chw(to_color(self.gt.read(), self.color))
 
 
-class TrainNoise(Dataset):
+class NoiseTrainSet(Dataset):
     """Patches with noise that is neither clipped nor rounded.
 
     Args:
-        images: The images.
-        keys: Their names.
-        gt_size: Side of the patch.
-        sigma: Lowest and highest noise level on the 0-255 scale, drawn uniformly for each patch.
-        augmentation: The orientations that may occur.
-        seed: With a sample's position in the run, fixes its patch and noise.
+        images: the images, uint8 (C, H, W).
+        keys: their names.
+        gt_size: side of the patch in pixels.
+        sigma: lowest and highest noise level on the 0-255 scale, drawn uniformly for each patch.
+        augmentation: the orientations that may occur.
+        seed: with a sample's position in the run, fixes its patch and noise.
     """
 
     def __init__(
         self,
-        images: Store[np.ndarray],
+        images: ImageCache[np.ndarray],
         keys: Sequence[str],
         *,
         gt_size: int,
@@ -49,44 +48,53 @@ class TrainNoise(Dataset):
         augmentation: Augmentation,
         seed: int,
     ) -> None:
-        """Keep the arguments."""
-        self.images, self.keys, self.gt_size, self.sigma = images, list(keys), gt_size, sigma
-        self.augmentation, self.seed = augmentation, seed
+        self.images = images
+        self.keys = list(keys)
+        self.gt_size = gt_size
+        self.sigma = sigma
+        self.augmentation = augmentation
+        self.seed = seed
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.images)
 
-    def __getitem__(self, address: tuple[int, int]) -> dict[str, Any]:
-        """Return the sample at `address`: (number of the image, position in the run)."""
-        index, position = address
+    def __getitem__(self, sample: tuple[int, int]) -> dict[str, Any]:
+        """Return the sample of an (image index, position in the run)."""
+        index, position = sample
         rng = np.random.default_rng((self.seed, position))
         image, side = self.images[index], self.gt_size
         top, left = draw_corner(rng, image.shape[1], image.shape[2], side)
-        patch = orient(image[:, top : top + side, left : left + side], *self.augmentation.draw(rng))
-        gt = to_tensor(patch)
-        return {
-            "lq": add_noise(gt, float(rng.uniform(*self.sigma)), rng),
-            "gt": gt,
-            "key": self.keys[index],
-        }
+        patch = image[:, top : top + side, left : left + side]
+        gt = to_tensor(orient(patch, *self.augmentation.draw(rng)))
+        lq = add_noise(gt, float(rng.uniform(*self.sigma)), rng)
+        return {"lq": lq, "gt": gt, "key": self.keys[index]}
 
 
-class ValNoise(Dataset):
-    """Whole images with noise that is the same at every visit: it depends on `noise_seed` and the image's name."""
+class NoiseValSet(Dataset):
+    """Whole images with noise that is the same at every visit.
+
+    Args:
+        images: the images, uint8 (C, H, W).
+        keys: their names; with `noise_seed` they fix the noise.
+        sigma: noise level on the 0-255 scale.
+        noise_seed: of the set.
+    """
 
     def __init__(
-        self, images: Store[np.ndarray], keys: Sequence[str], *, sigma: float, noise_seed: int
+        self, images: ImageCache[np.ndarray], keys: Sequence[str], *, sigma: float, noise_seed: int
     ) -> None:
-        """Keep the arguments."""
-        self.images, self.keys, self.sigma, self.noise_seed = images, list(keys), sigma, noise_seed
+        self.images = images
+        self.keys = list(keys)
+        self.sigma = sigma
+        self.noise_seed = noise_seed
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return tensors (C, H, W), noise not clipped, and uint8 (H, W, C), noise rounded and clipped."""
+        """Return tensors (C, H, W), not clipped, and uint8 (H, W, C), rounded and clipped."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         image, key = self.images[index], self.keys[index]
@@ -97,11 +105,11 @@ class ValNoise(Dataset):
             "lq": lq,
             "gt": gt,
             "key": key,
-            "lq_uint8": interleaved(noisy),
-            "gt_uint8": interleaved(image),
+            "lq_uint8": to_hwc(noisy),
+            "gt_uint8": to_hwc(image),
         }
 
 
 def add_noise(clean: torch.Tensor, sigma: float, rng: np.random.Generator) -> torch.Tensor:
-    """Return the image plus Gaussian noise of standard deviation `sigma` / 255, neither clipped nor rounded."""
+    """Add Gaussian noise of standard deviation `sigma` / 255, neither clipped nor rounded."""
     return torch.from_numpy(gaussian_noise(clean.shape, sigma, rng)).add_(clean)

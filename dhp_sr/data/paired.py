@@ -7,17 +7,16 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
+from dhp_sr.data.augment import Augmentation, draw_corner, orient, to_chw, to_hwc, to_tensor
 from dhp_sr.data.bicubic import downscale
-from dhp_sr.data.image_cache import Store, progress_bar
 from dhp_sr.data.images import crop_to_multiple, to_color
-from dhp_sr.data.patches import Augmentation, draw_corner, interleaved, orient, planes, to_tensor
-from dhp_sr.data.sources import StoredImage
-from dhp_sr.utils.errors import UserError
+from dhp_sr.data.sources import ImageCache, StoredImage, progress_bar
+from dhp_sr.utils.errors import UserError, abbreviate
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One HR image and where its LR comes from."""
+    """One HR image and the origin of its LR image."""
 
     gt: StoredImage
     lq: StoredImage | None
@@ -27,40 +26,45 @@ class Pair:
 
     def load_gt(self) -> np.ndarray:
         """Return the HR image, cropped to a multiple of the scale, uint8 (C, H, W)."""
-        return planes(to_color(crop_to_multiple(self.gt.read(), self.scale), self.color))
+        return to_chw(to_color(crop_to_multiple(self.gt.read(), self.scale), self.color))
 
     def load_lq(self) -> np.ndarray:
         """Return the LR image, uint8 (C, H / scale, W / scale)."""
-        if self.lq is not None:
-            return planes(to_color(self.lq.read(), self.color))
-        return planes(downscale(self.load_gt().transpose(1, 2, 0), self.scale))
+        if self.lq is None:
+            return self._make_lq(self.load_gt())
+        return to_chw(to_color(self.lq.read(), self.color))
 
     def load(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return LR and HR."""
+        """Return LR and HR; a HR image that LR is made of is decoded once."""
         gt = self.load_gt()
-        made = self.lq is None
-        return (
-            planes(downscale(gt.transpose(1, 2, 0), self.scale)) if made else self.load_lq()
-        ), gt
+        lq = self._make_lq(gt) if self.lq is None else self.load_lq()
+        return lq, gt
+
+    def _make_lq(self, gt: np.ndarray) -> np.ndarray:
+        return to_chw(downscale(gt.transpose(1, 2, 0), self.scale))
 
 
-class Pairs:
+class PairCache:
     """LR and HR images by number.
 
-    With `keep`, both are held in memory. Without it, images are decoded at every visit, except LR images that are
-    made here: they are made once, now, and held.
+    With `keep`, both are held in memory. Without it, images are decoded at every visit, except LR
+    images that are made here: bicubic takes longer than decoding, so they are made once and held.
+
+    Args:
+        pairs: the images.
+        keep: hold all of them.
+        title: of the progress bar.
     """
 
     def __init__(self, pairs: Sequence[Pair], *, keep: bool, title: str) -> None:
-        """Load what is held."""
         self.pairs = list(pairs)
-        self._both = Store([pair.load for pair in pairs], keep=keep, title=title) if keep else None
-        made = not keep and any(pair.lq is None for pair in pairs)
-        self._made = (
-            [pair.load_lq() for pair in progress_bar(self.pairs, f"{title}: making LR")]
-            if made
-            else None
-        )
+        self._both: ImageCache[tuple[np.ndarray, np.ndarray]] | None = None
+        self._made: list[np.ndarray] | None = None
+        if keep:
+            self._both = ImageCache([pair.load for pair in pairs], keep=True, title=title)
+        elif any(pair.lq is None for pair in pairs):
+            bar = progress_bar(self.pairs, f"{title}: making LR")
+            self._made = [pair.load_lq() for pair in bar]
 
     def __len__(self) -> int:
         """Return the number of pairs."""
@@ -71,76 +75,76 @@ class Pairs:
         if self._both is not None:
             return self._both[index]
         pair = self.pairs[index]
-        return (pair.load_lq() if self._made is None else self._made[index]), pair.load_gt()
+        if self._made is not None:
+            return self._made[index], pair.load_gt()
+        return pair.load()
 
 
-class TrainPairs(Dataset):
-    """Patches of LR and HR at the same place, in the same orientation.
+class PairTrainSet(Dataset):
+    """Patches of LR and HR that show the same area, in the same orientation.
 
     Args:
-        pairs: The images.
+        pairs: the images.
         scale: HR side by LR side.
-        gt_size: Side of the HR patch, a multiple of the scale.
-        augmentation: The orientations that may occur.
-        seed: With a sample's position in the run, fixes its patch.
+        gt_size: side of the HR patch in pixels, a multiple of the scale.
+        augmentation: the orientations that may occur.
+        seed: with a sample's position in the run, fixes its patch.
     """
 
     def __init__(
-        self, pairs: Pairs, *, scale: int, gt_size: int, augmentation: Augmentation, seed: int
+        self, pairs: PairCache, *, scale: int, gt_size: int, augmentation: Augmentation, seed: int
     ) -> None:
-        """Keep the arguments."""
-        self.pairs, self.scale, self.gt_size = pairs, scale, gt_size
-        self.augmentation, self.seed = augmentation, seed
+        self.pairs = pairs
+        self.scale = scale
+        self.gt_size = gt_size
+        self.augmentation = augmentation
+        self.seed = seed
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.pairs)
 
-    def __getitem__(self, address: tuple[int, int]) -> dict[str, Any]:
-        """Return the sample at `address`: (number of the image, position in the run)."""
-        index, position = address
+    def __getitem__(self, sample: tuple[int, int]) -> dict[str, Any]:
+        """Return the sample of an (image index, position in the run)."""
+        index, position = sample
         rng = np.random.default_rng((self.seed, position))
         lq, gt = self.pairs[index]
         side, scale = self.gt_size // self.scale, self.scale
+        # drawn in LR pixels, so that the HR patch begins at a multiple of the scale
         top, left = draw_corner(rng, lq.shape[1], lq.shape[2], side)
         orientation = self.augmentation.draw(rng)
         lq = lq[:, top : top + side, left : left + side]
         gt = gt[:, top * scale : (top + side) * scale, left * scale : (left + side) * scale]
-        key = self.pairs.pairs[index].gt.key
         return {
             "lq": to_tensor(orient(lq, *orientation)),
             "gt": to_tensor(orient(gt, *orientation)),
-            "key": key,
+            "key": self.pairs.pairs[index].gt.key,
         }
 
 
-class ValPairs(Dataset):
+class PairValSet(Dataset):
     """Whole images for validation."""
 
-    def __init__(self, pairs: Pairs) -> None:
-        """Keep the images."""
+    def __init__(self, pairs: PairCache) -> None:
         self.pairs = pairs
-        self._grey = [pair.gt.size()[2] == 1 for pair in pairs.pairs]
+        self._is_gray = [pair.gt.size()[2] == 1 for pair in pairs.pairs]
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return tensors (C, H, W) in [0, 1], the same as uint8 (H, W, C), and whether the HR file is grey."""
+        """Return tensors (C, H, W) in [0, 1], the same as uint8, and whether the HR file is gray."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         lq, gt = self.pairs[index]
-        pictures = {
-            "lq_uint8": interleaved(lq),
-            "gt_uint8": interleaved(gt),
-            "grey": self._grey[index],
-        }
         return {
             "lq": to_tensor(lq),
             "gt": to_tensor(gt),
             "key": self.pairs.pairs[index].gt.key,
-            **pictures,
+            "lq_uint8": to_hwc(lq),
+            "gt_uint8": to_hwc(gt),
+            "gray_file": self._is_gray[index],
         }
 
 
@@ -152,54 +156,55 @@ def match_pairs(
     color: str,
     template: str = "{}",
 ) -> list[Pair]:
-    """Find the LR image of every HR image by its name.
+    """Pair every HR image with its LR image by name.
 
     Args:
         gt: HR images of one root.
         lq: LR images of the matching root.
         scale: HR side by LR side.
-        color: `rgb` or `grey`.
-        template: Name of an LR image, without extension, from its HR's.
+        color: `rgb` or gray.
+        template: name of an LR image, without extension, from its HR's.
 
     Raises:
-        UserError: Names or sizes do not match.
+        UserError: names or sizes do not match.
     """
-    by_key = {image.key: image for image in lq}
-    wanted = {template.replace("{}", image.key): image for image in gt}
-    _check_names(gt, lq, wanted, by_key, template)
-    pairs = [Pair(image, by_key[name], scale, color) for name, image in wanted.items()]
+    lq_by_key = {image.key: image for image in lq}
+    gt_by_lq_key = {template.replace("{}", image.key): image for image in gt}
+    _check_names(gt, lq, gt_by_lq_key, lq_by_key, template)
+    pairs = [Pair(image, lq_by_key[key], scale, color) for key, image in gt_by_lq_key.items()]
     _check_sizes(pairs)
     return pairs
-
-
-def listed(names: Sequence[str], limit: int = 5) -> str:
-    """Return the first few names and how many more there are."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
 
 
 def _check_names(
     gt: Sequence[StoredImage],
     lq: Sequence[StoredImage],
-    wanted: Mapping[str, StoredImage],
-    by_key: Mapping[str, StoredImage],
+    gt_by_lq_key: Mapping[str, StoredImage],
+    lq_by_key: Mapping[str, StoredImage],
     template: str,
 ) -> None:
-    for images, names, kind in ((gt, wanted, "HR"), (lq, by_key, "LR")):
-        if len(names) < len(images):
+    for images, by_key, kind in ((gt, gt_by_lq_key, "HR"), (lq, lq_by_key, "LR")):
+        if len(by_key) < len(images):
             raise UserError(
-                f"{images[0].where}: {kind} names without extension occur twice here: rename the files"
+                f"{images[0].where}: {kind} names without extension occur twice here: "
+                "rename the files"
             )
-    missing = [f"{name} (of {image.where})" for name, image in wanted.items() if name not in by_key]
-    extra = [image.where for name, image in by_key.items() if name not in wanted]
-    faults = [f"no LR image {listed(missing)}"] if missing else []
-    faults += [f"no HR image for {listed(extra)}"] if extra else []
+    without_lq = []
+    for key, image in gt_by_lq_key.items():
+        if key not in lq_by_key:
+            without_lq.append(f"{key} (of {image.where})")
+    without_gt = [image.where for key, image in lq_by_key.items() if key not in gt_by_lq_key]
+    faults = []
+    if without_lq:
+        faults.append(f"no LR image {abbreviate(without_lq)}")
+    if without_gt:
+        faults.append(f"no HR image for {abbreviate(without_gt)}")
     if faults:
-        counts = (
-            f"expected one LR image for each HR image, found {len(gt)} HR and {len(lq)} LR images"
+        raise UserError(
+            f"expected one LR image for each HR image, found {len(gt)} HR and {len(lq)} LR images: "
+            f"{'; '.join(faults)}. LR names are made from HR names by filename_tmpl "
+            f"(={template!r}): correct it or the folders"
         )
-        advice = f"LR names are made from HR names by filename_tmpl (={template!r}): correct it or the folders"
-        raise UserError(f"{counts}: {'; '.join(faults)}. {advice}")
 
 
 def _check_sizes(pairs: Sequence[Pair]) -> None:
@@ -207,11 +212,16 @@ def _check_sizes(pairs: Sequence[Pair]) -> None:
     for pair in pairs:
         if pair.lq is None:
             continue
-        (gt_h, gt_w, _), (lq_h, lq_w, _) = pair.gt.size(), pair.lq.size()
-        if (gt_h // pair.scale, gt_w // pair.scale) != (lq_h, lq_w):
-            faults.append(f"{pair.lq.where} is {lq_h}x{lq_w}, {pair.gt.where} is {gt_h}x{gt_w}")
+        gt_height, gt_width, _ = pair.gt.size()
+        lq_height, lq_width, _ = pair.lq.size()
+        if (gt_height // pair.scale, gt_width // pair.scale) != (lq_height, lq_width):
+            faults.append(
+                f"{pair.lq.where} is {lq_height}x{lq_width}, "
+                f"{pair.gt.where} is {gt_height}x{gt_width}"
+            )
     if faults:
-        advice = "correct `scale` or make the LR images again with `scripts/prepare_data.py lr`"
         raise UserError(
-            f"expected HR sides to be scale (={pairs[0].scale}) times LR sides: {listed(faults)}. {advice}"
+            f"expected HR sides to be scale (={pairs[0].scale}) times LR sides: "
+            f"{abbreviate(faults)}. correct `scale` or make the LR images again with "
+            "`scripts/prepare_data.py lr`"
         )

@@ -1,33 +1,50 @@
-"""Batches whose content depends on the seed and the iteration alone, not on workers, history or interruptions."""
+"""Batches that depend on the seed and the iteration alone, not on workers or interruptions."""
 
-from collections.abc import Iterator, Sized
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence, Sized
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from dhp_sr.data.batching import BatchedDataset
 from dhp_sr.utils.errors import UserError
 
-Address = tuple[int, int]
+SampleIndex = tuple[int, int]
+"""Index of an image, and the position of the sample in the run."""
 _ORDER = 1
-"""Keeps the stream of permutations apart from the streams of the samples, which are (seed, position)."""
+"""Third number of the seeds of permutations; those of samples are (seed, position) alone."""
 
 
-class BatchAddresses:
-    """An endless sequence of batches of addresses (number of the image, position in the run).
+class BatchedDataset(Dataset):
+    """A data set whose samples are made together, much faster for small images than one by one."""
 
-    Positions count the samples of all ranks from the start of the run. Each pass over the images has an order of its
-    own; a rank's batch is a slice of the common batch.
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    @abstractmethod
+    def batch(self, samples: Sequence[Any]) -> dict[str, Any]:
+        """Return several samples, stacked."""
+
+    def __getitem__(self, sample: Any) -> dict[str, Any]:
+        """Return one sample."""
+        return {name: values[0] for name, values in self.batch([sample]).items()}
+
+
+class BatchSampler:
+    """An endless sequence of batches of sample indices.
+
+    Positions count the samples of all ranks from the start of the run. Each pass over the images
+    has its own order; a rank's batch is a slice of the common batch.
 
     Args:
-        images: Number of images.
-        batch_size: Samples a rank gets in an iteration.
-        seed: Fixes the orders.
-        start_iteration: The first iteration to give, counted from 0.
-        world_size: Number of ranks.
-        rank: This rank.
+        images: number of images.
+        batch_size: samples that a rank gets in an iteration.
+        seed: fixes the orders.
+        start_iteration: the first iteration to give, counted from 0.
+        world_size: number of ranks.
+        rank: this rank.
     """
 
     def __init__(
@@ -40,32 +57,36 @@ class BatchAddresses:
         world_size: int = 1,
         rank: int = 0,
     ) -> None:
-        """Keep the arguments."""
-        self.images, self.batch_size, self.seed = images, batch_size, seed
-        self.start_iteration, self.world_size, self.rank = start_iteration, world_size, rank
-        self._epoch, self._order = -1, np.empty(0, np.int64)
+        self.images = images
+        self.batch_size = batch_size
+        self.seed = seed
+        self.start_iteration = start_iteration
+        self.world_size = world_size
+        self.rank = rank
+        self._epoch = -1
+        self._order = np.empty(0, np.int64)
 
-    def __iter__(self) -> Iterator[list[Address]]:
+    def __iter__(self) -> Iterator[list[SampleIndex]]:
         """Yield batches without end."""
         iteration = self.start_iteration
         while True:
             yield self.batch(iteration)
             iteration += 1
 
-    def batch(self, iteration: int) -> list[Address]:
+    def batch(self, iteration: int) -> list[SampleIndex]:
         """Return this rank's batch of an iteration, counted from 0."""
         first = (iteration * self.world_size + self.rank) * self.batch_size
-        return [
-            (self._picture(position), position)
-            for position in range(first, first + self.batch_size)
-        ]
+        positions = range(first, first + self.batch_size)
+        return [(self._image_index(position), position) for position in positions]
 
-    def _picture(self, position: int) -> int:
-        epoch, place = divmod(position, self.images)
+    def _image_index(self, position: int) -> int:
+        epoch, index = divmod(position, self.images)
         if epoch != self._epoch:
+            # computed from the epoch's number, so that a resumed run needs no history
             self._epoch = epoch
-            self._order = np.random.default_rng((self.seed, epoch, _ORDER)).permutation(self.images)
-        return int(self._order[place])
+            rng = np.random.default_rng((self.seed, epoch, _ORDER))
+            self._order = rng.permutation(self.images)
+        return int(self._order[index])
 
 
 def train_batches(
@@ -78,26 +99,27 @@ def train_batches(
     world_size: int = 1,
     rank: int = 0,
 ) -> Iterator[dict[str, Any]]:
-    """Yield batches without end, from `start_iteration` on; see `BatchAddresses` for the arguments.
+    """Yield batches without end, from `start_iteration` on.
 
     Args:
-        dataset: Gives a sample for an address.
-        batch_size: Samples a rank gets in an iteration.
-        workers: Processes that prepare batches; 0 prepares them in this process. The batches are the same.
-        seed: Fixes the order of the images.
-        start_iteration: The first iteration to give, counted from 0.
-        world_size: Number of ranks.
-        rank: This rank.
+        dataset: gives a sample for a sample index.
+        batch_size: samples that a rank gets in an iteration.
+        workers: processes that prepare batches; 0 prepares them in this process. The batches are
+            the same.
+        seed: fixes the order of the images.
+        start_iteration: the first iteration to give, counted from 0.
+        world_size: number of ranks.
+        rank: this rank.
 
     Returns:
-        Dictionaries of `lq` and `gt`, float32 (N, C, H, W), and `key`, a list of names; of a `BatchedDataset`, what its
-        `batch` returns.
+        Dictionaries of `lq` and `gt`, float32 (N, C, H, W), and `key`, a list of names; of a
+        `BatchedDataset`, what its `batch` returns.
 
     Raises:
-        UserError: An image turned out to be damaged while it was read.
+        UserError: an image turned out to be damaged while it was read.
     """
     assert isinstance(dataset, Sized)
-    addresses = BatchAddresses(
+    sampler = BatchSampler(
         len(dataset),
         batch_size=batch_size,
         seed=seed,
@@ -106,49 +128,52 @@ def train_batches(
         rank=rank,
     )
     if workers:
-        yield from _from_workers(dataset, addresses, workers)
-    for batch in addresses:
-        yield _gathered(dataset, batch)
+        yield from _batches_of_workers(dataset, sampler, workers)
+    for samples in sampler:
+        yield _make_batch(dataset, samples)
 
 
-def _gathered(dataset: Dataset, addresses: list[Address]) -> dict[str, Any]:
+def _make_batch(dataset: Dataset, samples: list[SampleIndex]) -> dict[str, Any]:
     if isinstance(dataset, BatchedDataset):
-        return dataset.batch(addresses)
-    return collate([dataset[address] for address in addresses])
+        return dataset.batch(samples)
+    return collate([dataset[sample] for sample in samples])
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """Stack the tensors of samples and list their names."""
-    keys = [sample["key"] for sample in samples]
-    return {
-        **{name: torch.stack([sample[name] for sample in samples]) for name in ("lq", "gt")},
-        "key": keys,
-    }
+    batch: dict[str, Any] = {"key": [sample["key"] for sample in samples]}
+    for name in ("lq", "gt"):
+        batch[name] = torch.stack([sample[name] for sample in samples])
+    return batch
 
 
-class _Batches(Dataset):
-    """Whole batches by their addresses; a user's error is returned, since torch would wrap it in a traceback."""
+class _BatchDataset(Dataset):
+    """Whole batches by their sample indices.
 
-    def __init__(self, samples: Dataset) -> None:
-        self.samples = samples
+    A user's error is returned, not raised: torch would wrap it in a traceback of the worker.
+    """
 
-    def __getitem__(self, addresses: list[Address]) -> dict[str, Any] | UserError:
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, samples: list[SampleIndex]) -> dict[str, Any] | UserError:
         try:
-            return _gathered(self.samples, addresses)
+            return _make_batch(self.dataset, samples)
         except UserError as error:
             return error
 
 
-def _from_workers(
-    dataset: Dataset, addresses: BatchAddresses, workers: int
+def _batches_of_workers(
+    dataset: Dataset, sampler: BatchSampler, workers: int
 ) -> Iterator[dict[str, Any]]:
     loader = DataLoader(
-        _Batches(dataset),
-        sampler=addresses,
+        _BatchDataset(dataset),
+        sampler=sampler,
         batch_size=None,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # its own, so that the number of workers leaves torch's global stream alone
+        # a generator for the loader alone: the number of workers must not move torch's global one
+        generator=torch.Generator(),
     )
     for batch in loader:
         if isinstance(batch, UserError):

@@ -1,16 +1,23 @@
-"""Where images come from: folders, LMDB, and the photographs that scikit-image brings along."""
+"""Sources of images: folders, LMDB, and the photographs that scikit-image brings along."""
 
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
+from tqdm import tqdm
 
-from dhp_sr.data.images import EXTENSIONS, decode, header_size
+from dhp_sr.data.images import TRAINING_LIMITS, decode, header_size
 from dhp_sr.data.lmdb_read import Database
+from dhp_sr.images import ImageLimits
+from dhp_sr.images.decode import check_regular_file
+from dhp_sr.images.formats import SUFFIXES
 from dhp_sr.utils.errors import UserError, nearest
+
+T = TypeVar("T")
 
 BUNDLED = {
     "bundled:train": (
@@ -36,7 +43,7 @@ class StoredImage(ABC):
     @property
     @abstractmethod
     def where(self) -> str:
-        """Return what to call the image in messages."""
+        """Name of the image in messages."""
 
     @abstractmethod
     def size(self) -> tuple[int, int, int]:
@@ -53,25 +60,20 @@ class FileImage(StoredImage):
 
     key: str
     path: Path
+    limits: ImageLimits = TRAINING_LIMITS
 
     @property
     def where(self) -> str:
-        """Return the path."""
+        """Path of the file."""
         return str(self.path)
 
     def size(self) -> tuple[int, int, int]:
         """Return (height, width, channels) from the file's header."""
-        return header_size(self.path, self.where)
+        return header_size(self.path, self.where, self.limits)
 
     def read(self) -> np.ndarray:
         """Return the pixels, uint8 of shape (H, W, 3) or (H, W, 1)."""
-        try:
-            data = self.path.read_bytes()
-        except OSError as error:
-            raise UserError(
-                f"{self.where}: cannot read the image file: {error.strerror}"
-            ) from error
-        return decode(data, self.where)
+        return decode(self.path, self.where, self.limits)
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,11 @@ class DatabaseImage(StoredImage):
     key: str
     database: Database
     shape: tuple[int, int, int]
+    limits: ImageLimits = TRAINING_LIMITS
 
     @property
     def where(self) -> str:
-        """Return the database's folder and the key."""
+        """Folder of the database, and the key."""
         return f"{self.database.folder}, key {self.key}"
 
     def size(self) -> tuple[int, int, int]:
@@ -93,44 +96,105 @@ class DatabaseImage(StoredImage):
 
     def read(self) -> np.ndarray:
         """Return the pixels, uint8 of shape (H, W, 3) or (H, W, 1)."""
-        pixels = decode(self.database.read_bytes(self.key), self.where)
+        pixels = decode(self.database.read_bytes(self.key), self.where, self.limits)
         if pixels.shape[:2] != self.shape[:2]:
-            found = f"expected the meta file's size {self.shape}, found {pixels.shape}"
-            raise UserError(f"{self.where}: {found}: make the LMDB again")
+            raise UserError(
+                f"{self.where}: expected the meta file's size {self.shape}, found {pixels.shape}: "
+                "make the LMDB again"
+            )
         return pixels
 
 
-def find_images(root: str | Path) -> list[StoredImage]:
-    """Return the images of a folder (not of its sub-folders), an `.lmdb` folder or `bundled:...`, sorted by name.
+class ImageCache(Generic[T]):
+    """Images by number, decoded once and kept, or decoded at every visit.
+
+    Args:
+        loaders: one an image; called without arguments.
+        keep: load everything now and keep it, so that a damaged image is found before training.
+        title: of the progress bar.
+    """
+
+    def __init__(self, loaders: Sequence[Callable[[], T]], *, keep: bool, title: str) -> None:
+        self._loaders = list(loaders)
+        self._kept: list[T] | None = None
+        if keep:
+            self._kept = [loader() for loader in progress_bar(self._loaders, title)]
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._loaders)
+
+    def __getitem__(self, index: int) -> T:
+        """Return what the loader of this number gives."""
+        if self._kept is None:
+            return self._loaders[index]()
+        return self._kept[index]
+
+
+def progress_bar(items: Sequence[T], title: str) -> "tqdm[T]":
+    """Wrap items in a progress bar, which is silent where stderr is no terminal."""
+    return tqdm(items, desc=title, unit="image", disable=None, leave=False)
+
+
+def find_images(root: str | Path, limits: ImageLimits = TRAINING_LIMITS) -> list[StoredImage]:
+    """List the images of a source, sorted by name.
+
+    Args:
+        root: a folder (its sub-folders are not searched), an `.lmdb` folder, or `bundled:...`.
+        limits: checked before an image is decoded.
 
     Raises:
-        UserError: The folder is missing or holds no image, or the LMDB is incomplete.
+        UserError: the folder is missing, holds no image or one that is no file (such as a link
+            to nothing), or the LMDB is incomplete.
     """
     if str(root).startswith("bundled:"):
         return _bundled(str(root))
     folder = Path(root).expanduser()
     if folder.suffix == ".lmdb":
-        return _database_images(folder)
+        return _database_images(folder, limits)
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
-        advice = "check the path (datasets/README.md says where images are looked for)"
         raise UserError(
-            f"{folder.absolute()}: expected a folder of images, found {found}: {advice}"
+            f"{folder.absolute()}: expected a folder of images, found {found}: check the path "
+            "(datasets/README.md says where images are looked for)"
         )
-    paths = sorted(path for path in folder.iterdir() if _is_image(path))
+    paths = image_paths(folder.iterdir())
     if not paths:
-        raise UserError(_no_images(folder))
-    return [FileImage(path.stem, path) for path in paths]
+        raise UserError(_describe_no_images(folder))
+    return [FileImage(path.stem, path, limits) for path in paths]
 
 
-def find_all(roots: str | Path | Sequence[str | Path]) -> list[list[StoredImage]]:
-    """Return the images of each of several roots, or of the only one."""
+def find_all(
+    roots: str | Path | Sequence[str | Path], limits: ImageLimits = TRAINING_LIMITS
+) -> list[list[StoredImage]]:
+    """List the images of each of several sources, or of a single one; see `find_images`."""
     several = [roots] if isinstance(roots, str | Path) else list(roots)
     if not several:
         raise UserError(
             "expected at least one folder of images, found an empty list: fill in dataroot_gt"
         )
-    return [find_images(root) for root in several]
+    return [find_images(root, limits) for root in several]
+
+
+def image_paths(paths: Iterable[Path]) -> list[Path]:
+    """Sort out the paths that are named like images; hidden ones and folders are left out.
+
+    Raises:
+        UserError: one of them cannot be read as a file: a link to nothing, a pipe.
+    """
+    images = sorted(path for path in paths if _is_named_like_an_image(path))
+    for path in images:
+        # Links are common in data folders. Leaving one out would change the set in silence.
+        try:
+            check_regular_file(path)
+        except UserError as error:
+            raise UserError(f"{path}: {error}: correct or remove it") from error
+    return images
+
+
+def _is_named_like_an_image(path: Path) -> bool:
+    hidden = path.name.startswith(".")
+    return path.suffix.lower() in SUFFIXES and not hidden and not path.is_dir()
 
 
 def _bundled(name: str) -> list[StoredImage]:
@@ -140,41 +204,37 @@ def _bundled(name: str) -> list[StoredImage]:
         )
     package = importlib.util.find_spec("skimage")
     if package is None or package.origin is None:
-        advice = "`pip install scikit-image`, or name a folder of images"
         raise UserError(
-            f"{name}: the photographs are those of scikit-image, which is not installed: {advice}"
+            f"{name}: the photographs are those of scikit-image, which is not installed: "
+            "`pip install scikit-image`, or name a folder of images"
         )
-    paths = [Path(package.origin).parent / "data" / file for file in BUNDLED[name]]
+    folder = Path(package.origin).parent / "data"
+    paths = [folder / file for file in BUNDLED[name]]
     missing = [str(path) for path in paths if not path.is_file()]
     if missing:
-        advice = "`pip install --force-reinstall scikit-image`, or name a folder of images"
-        raise UserError(f"{name}: this scikit-image comes without {', '.join(missing)}: {advice}")
+        raise UserError(
+            f"{name}: this scikit-image comes without {', '.join(missing)}: "
+            "`pip install --force-reinstall scikit-image`, or name a folder of images"
+        )
     return [FileImage(path.stem, path) for path in paths]
 
 
-def _database_images(folder: Path) -> list[StoredImage]:
+def _database_images(folder: Path, limits: ImageLimits) -> list[StoredImage]:
     database = Database(folder.absolute())
     sizes = database.sizes()
     if not sizes:
         raise UserError(
             f"{database.folder}: expected images, found an empty meta file: make the LMDB again"
         )
-    return [DatabaseImage(key, database, sizes[key]) for key in sorted(sizes)]
+    return [DatabaseImage(key, database, sizes[key], limits) for key in sorted(sizes)]
 
 
-def _no_images(folder: Path) -> str:
-    below = sorted(
-        path.name
-        for path in folder.iterdir()
-        if path.is_dir() and any(map(_is_image, path.iterdir()))
-    )
-    advice = (
-        f"name one of its sub-folders that do: {', '.join(below[:5])}"
-        if below
-        else "check the path"
-    )
-    return f"{folder.absolute()}: expected images ({', '.join(EXTENSIONS)}), found none: {advice}"
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
+def _describe_no_images(folder: Path) -> str:
+    with_images = []
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and any(map(_is_named_like_an_image, path.iterdir())):
+            with_images.append(path.name)
+    advice = "check the path"
+    if with_images:
+        advice = f"name one of its sub-folders that do: {', '.join(with_images[:5])}"
+    return f"{folder.absolute()}: expected images ({', '.join(SUFFIXES)}), found none: {advice}"

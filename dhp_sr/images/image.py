@@ -9,7 +9,7 @@ from PIL import Image as PillowImage
 
 from dhp_sr.utils.errors import UserError
 
-Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+Pixels = NDArray[np.uint8 | np.uint16]
 
 _ORIENTATION_TAG = 274
 
@@ -30,6 +30,8 @@ class ImageLimits:
     """Peak memory of decoding, in bytes."""
     max_pixels: int | None = None
     """Height times width; None: limited by `max_bytes` alone."""
+    max_depth: int = 16
+    """Bits a channel."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +91,16 @@ class ImageHeader:
         return self.height, self.width, self.channels
 
     def check(self, limits: ImageLimits) -> None:
-        """Check the size before anything is decoded.
+        """Check depth and size before anything is decoded.
 
         Raises:
-            ImageTooLargeError: a limit is exceeded.
+            UnsupportedImageError: there are too many bits a channel.
+            ImageTooLargeError: the size exceeds a limit.
         """
+        if self.depth > limits.max_depth:
+            raise UnsupportedImageError(
+                f"{self.format} of {self.depth} bits a channel, expected {limits.max_depth}"
+            )
         size = f"{self.width} x {self.height} pixels"
         if limits.max_pixels is not None and self.height * self.width > limits.max_pixels:
             raise ImageTooLargeError(

@@ -1,1 +1,5 @@
-"""Images through a finished model: read, restored tile by tile, written."""
+"""Images through a finished model, tile by tile.
+
+Start with `pipeline.py`: it takes a list of tasks (`task_list.py`) and decodes, restores
+(`restore.py`, in tiles of `tiles.py`) and encodes (`encode.py`) at the same time.
+"""

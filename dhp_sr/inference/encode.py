@@ -1,100 +1,104 @@
-"""Results as image files: whole or not there, PNG by strips, other formats from the whole picture."""
+"""Results as image files: complete or absent; PNG strip by strip, other formats as a whole.
+
+What each format keeps is the table `OUTPUT_FORMATS` in `dhp_sr.images.formats`.
+"""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+import tifffile
+from PIL import Image as PillowImage
 
+from dhp_sr.images.formats import OUTPUT_FORMATS, Kept
+from dhp_sr.images.image import ColorInfo, Pixels
 from dhp_sr.inference import png
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_write
 
 
 @dataclass(frozen=True)
-class _Kind:
-    name: str
-    side: int
-    """Largest side of a picture, in pixels."""
-    alpha: bool
-    deep: bool
-    """Whether it takes 16 bits a channel."""
-    grey_alpha: bool = True
-
-
-KINDS = {
-    "png": _Kind("PNG", png.LARGEST_SIDE, alpha=True, deep=True),
-    "jpg": _Kind("JPEG", 65500, alpha=False, deep=False),
-    "webp": _Kind("WEBP", 16383, alpha=True, deep=False, grey_alpha=False),
-    "tiff": _Kind("TIFF", 2**31 - 1, alpha=True, deep=True),
-    "bmp": _Kind("BMP", 2**31 - 1, alpha=False, deep=False),
-}
-"""Format of `--format` -> what it can hold."""
-_SUFFIXES = {"jpeg": "jpg", "tif": "tiff"}
-
-
-def kind_of(suffix: str) -> str:
-    """Return the format that a suffix such as `.JPEG` stands for; `png` where it is none of `KINDS`."""
-    name = suffix.lower().lstrip(".")
-    name = _SUFFIXES.get(name, name)
-    return name if name in KINDS else "png"
-
-
-@dataclass(frozen=True)
 class Result:
-    """A picture that is about to be written."""
+    """An image that is about to be written."""
 
-    kind: str
+    format: str
+    """Key of `OUTPUT_FORMATS`."""
     height: int
     width: int
     channels: int
-    """Of the colours: 1 or 3."""
+    """Of the color: 1 or 3."""
     alpha: bool
     depth: int
-    icc: bytes | None = None
+    """Bits a channel: 8 or 16."""
+    color_info: ColorInfo = field(default_factory=ColorInfo)
     quality: int = 95
+    """Of JPEG and WebP, 1 to 100."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Height, width and channels with alpha."""
+        """Height, width, and channels with alpha."""
         return self.height, self.width, self.channels + self.alpha
 
     @property
     def whole_bytes(self) -> int:
-        """Memory of the whole picture."""
-        return self.height * self.width * (self.channels + self.alpha) * self.depth // 8
+        """Memory of the whole image."""
+        height, width, channels = self.shape
+        return height * width * channels * self.depth // 8
+
+    @property
+    def written_depth(self) -> int:
+        """Bits a channel in the file."""
+        return self.depth if self.depth in OUTPUT_FORMATS[self.format].kept else 8
+
+    @property
+    def kept(self) -> Kept:
+        """What the format keeps of this image."""
+        return OUTPUT_FORMATS[self.format].kept[self.written_depth]
+
+    @property
+    def icc(self) -> bytes | None:
+        """ICC profile that goes into the file."""
+        profile_kept = self.kept.gray_profile if self.channels == 1 else self.kept.rgb_profile
+        return self.color_info.icc if profile_kept else None
 
     def losses(self) -> list[str]:
-        """Return what the format cannot hold of the picture."""
-        kind = KINDS[self.kind]
-        lost = ["transparency"] if self.alpha and not kind.alpha else []
-        return lost + (["16 bits a channel"] if self.depth == 16 and not kind.deep else [])
+        """List what the format cannot keep of the image, in words."""
+        losses = []
+        if self.alpha and not self.kept.alpha:
+            losses.append("transparency")
+        if self.written_depth < self.depth:
+            losses.append("16 bits a channel")
+        if self.color_info.icc and not self.icc:
+            losses.append("the color profile")
+        if self.color_info.png_chunks and not self.kept.png_chunks:
+            losses.append("gamma or color space of a PNG")
+        return losses
 
-    def check(self, most_bytes: int) -> None:
-        """Check that the picture can be written.
+    def check(self, max_bytes: int) -> None:
+        """Check that the image can be written.
 
         Raises:
-            UserError: a side is longer than the format allows, or it takes more than `most_bytes` in a format that
-                needs the whole picture.
+            UserError: a side is longer than the format allows, or the image takes more than
+                `max_bytes` in a format that needs it as a whole.
         """
-        kind = KINDS[self.kind]
+        output_format = OUTPUT_FORMATS[self.format]
         size = f"{self.width} x {self.height}"
-        if max(self.height, self.width) > kind.side:
+        if max(self.height, self.width) > output_format.max_side:
             raise UserError(
-                f"the result, {size}, is larger than {kind.name} allows ({kind.side} a side); use --format png"
+                f"the result, {size}, is larger than {output_format.name} allows "
+                f"({output_format.max_side} a side); use --format png"
             )
-        if self.kind != "png" and self.whole_bytes > most_bytes:
+        if self.format != "png" and self.whole_bytes > max_bytes:
             raise UserError(
-                f"the result, {size}, does not fit into --memory as {kind.name}; use --format png, or raise it"
+                f"the result, {size}, does not fit into --memory as {output_format.name}; "
+                "use --format png, or raise it"
             )
 
 
-def write_result(path: Path, result: Result, strips: Iterable[NDArray]) -> None:
-    """Write a picture whose rows arrive from top to bottom.
+def write_result(path: Path, result: Result, strips: Iterable[Pixels]) -> None:
+    """Write an image whose rows arrive from top to bottom.
 
     Args:
         path: the file; it appears when it is complete.
@@ -103,54 +107,61 @@ def write_result(path: Path, result: Result, strips: Iterable[NDArray]) -> None:
 
     Raises:
         OSError: the file cannot be written.
-        Whatever `strips` raises; nothing is left then.
+        Exception: whatever `strips` raises; nothing is left then.
     """
-    with atomic_write(path) as stream:
-        if result.kind == "png":
-            png.write_png(stream, result.shape, result.depth, strips, result.icc)
+    with atomic_write(path) as file:
+        if result.format == "png":
+            png.write_png(file, result.shape, result.depth, strips, result.color_info)
         else:
-            _write_whole(stream, result, strips)
+            _write_whole(file, result, strips)
 
 
-def _write_whole(stream: IO[bytes], result: Result, strips: Iterable[NDArray]) -> None:
-    pixels = np.empty(result.shape, dtype=np.uint8 if result.depth == 8 else np.uint16)
-    done = 0
+def _write_whole(file: IO[bytes], result: Result, strips: Iterable[Pixels]) -> None:
+    pixels = np.empty(result.shape, np.uint8 if result.depth == 8 else np.uint16)
+    top = 0
     for strip in strips:
-        pixels[done : done + len(strip)] = strip
-        done += len(strip)
-    pixels, kind = _suited(pixels, result), KINDS[result.kind]
-    if pixels.dtype == np.uint16:
-        _write_deep_tiff(stream, pixels)
+        pixels[top : top + len(strip)] = strip
+        top += len(strip)
+    pixels = _fit(pixels, result)
+    if result.format == "tiff":
+        _write_tiff(file, pixels, result)
         return
-    picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-    chosen = {"icc_profile": result.icc} if result.icc else {}
-    if result.kind in ("jpg", "webp"):
-        chosen |= {"quality": result.quality}
-    if result.kind == "jpg":
-        chosen |= {"subsampling": 0}
-    if result.kind == "tiff":
-        chosen |= {"compression": "tiff_deflate"}
-    picture.save(stream, kind.name, **chosen)
+    settings: dict[str, Any] = {}
+    if result.icc:
+        settings["icc_profile"] = result.icc
+    if result.format in ("jpg", "webp"):
+        settings["quality"] = result.quality
+    if result.format == "jpg":
+        settings["subsampling"] = 0  # color at full resolution
+    plain_pixels = pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
+    name = OUTPUT_FORMATS[result.format].name
+    PillowImage.fromarray(plain_pixels).save(file, name, **settings)
 
 
-def _suited(pixels: NDArray, result: Result) -> NDArray:
-    """Leave out what the format cannot hold."""
-    kind = KINDS[result.kind]
-    if result.alpha and not kind.alpha:
+def _fit(pixels: Pixels, result: Result) -> Pixels:
+    """Leave out what the format cannot keep."""
+    kept = result.kept
+    if result.alpha and not kept.alpha:
         pixels = pixels[:, :, : result.channels]
-    elif result.alpha and result.channels == 1 and not kind.grey_alpha:
+    elif result.alpha and result.channels == 1 and not kept.gray:
         pixels = pixels[:, :, [0, 0, 0, 1]]
-    if pixels.dtype == np.uint16 and not kind.deep:
+    if result.written_depth < result.depth:
         pixels = np.rint(pixels / 257).astype(np.uint8)
     return np.ascontiguousarray(pixels)
 
 
-def _write_deep_tiff(stream: IO[bytes], pixels: NDArray) -> None:
-    if pixels.shape[2] == 2:
-        pixels = pixels[:, :, [0, 0, 0, 1]]
-    if pixels.shape[2] >= 3:
-        pixels = pixels[:, :, [2, 1, 0, 3][: pixels.shape[2]]]
-    done, content = cv2.imencode(".tiff", np.ascontiguousarray(pixels))
-    if not done:
-        raise UserError("the picture cannot be written as TIFF; use --format png")
-    stream.write(memoryview(content))
+def _write_tiff(file: IO[bytes], pixels: Pixels, result: Result) -> None:
+    one_channel = pixels.shape[2] == 1
+    tifffile.imwrite(
+        file,
+        pixels[:, :, 0] if one_channel else pixels,
+        photometric="rgb" if result.channels == 3 else "minisblack",
+        # stated, or an image of 3 rows could be taken for three planes
+        planarconfig=None if one_channel else "contig",
+        extrasamples=["unassalpha"] if result.alpha else None,
+        compression="adobe_deflate",
+        predictor=True,
+        iccprofile=result.icc,
+        software=False,
+        metadata=None,
+    )

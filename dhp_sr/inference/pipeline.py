@@ -1,4 +1,4 @@
-"""Many images through one model: decoding, network and encoding side by side, failures kept for the end."""
+"""Many images through one model: decoding, network and encoding side by side, failures listed."""
 
 import errno
 import threading
@@ -9,177 +9,198 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dhp_sr.deploy.runner import Runner
+from dhp_sr.images import Image
+from dhp_sr.inference.background import BackgroundReader, BackgroundWriter, WriteError
 from dhp_sr.inference.encode import Result
-from dhp_sr.inference.images import Picture
-from dhp_sr.inference.names import Job
-from dhp_sr.inference.reader import Reader
-from dhp_sr.inference.restore import restored
-from dhp_sr.inference.source import Source, adapter
-from dhp_sr.inference.tiles import Budget, Choice, choose
-from dhp_sr.inference.writer import WriteError, Writer
+from dhp_sr.inference.restore import ChannelAdapter, NetworkInput, restore_rows
+from dhp_sr.inference.task_list import ImageTask
+from dhp_sr.inference.tiles import MemoryBudget, TilingOptions, choose_tiling
 from dhp_sr.utils.errors import UserError
 
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How images are restored."""
+    """Settings of a run."""
 
-    budget: Budget
-    choice: Choice = field(default_factory=Choice)
+    budget: MemoryBudget
+    tiling: TilingOptions = field(default_factory=TilingOptions)
     sigma: float = 0.0
-    """Noise to add, 0-255 scale."""
+    """Standard deviation of noise to add, 0-255 scale."""
     seed: int = 0
+    """Of the noise."""
     quality: int = 95
     """Of JPEG and WebP."""
 
 
 @dataclass
 class Summary:
-    """What became of the images."""
+    """Outcome of a run."""
 
     done: int = 0
+    """Images written."""
     pixels: int = 0
     """Of all results."""
     seconds: float = 0.0
     failures: list[tuple[Path, str]] = field(default_factory=list)
-    lost: Counter[str] = field(default_factory=Counter)
-    """What formats could not hold -> in how many results."""
+    """Image and reason, in the order of the images."""
+    losses: Counter[str] = field(default_factory=Counter)
+    """What results do not have that their images had -> number of results."""
 
 
-Progress = Callable[[float, int], None]
-"""Told how much of an image was done, as a part of it, and how many pixels of results that is."""
+OnProgress = Callable[[float, int], None]
+"""Called with the fraction of an image that was done, and the pixels of results that this is."""
 
 
-def run(jobs: Sequence[Job], runner: Runner, settings: Settings, progress: Progress) -> Summary:
+def restore_images(
+    tasks: Sequence[ImageTask], runner: Runner, settings: Settings, on_progress: OnProgress
+) -> Summary:
     """Restore images and write the results; one that fails does not stop the others.
 
     Args:
-        jobs: the images.
+        tasks: the images.
         runner: the model.
-        settings: how.
-        progress: see there.
+        settings: of the run.
+        on_progress: called from this thread.
 
     Returns:
-        What was done; the failures in the order of the images.
+        What was done.
 
     Raises:
-        UserError: the model does not take images.
+        UserError: the model does not take images, or the disk is full.
     """
-    adapter(runner, 3)
-    return _Run(jobs, runner, settings, progress).run()
+    ChannelAdapter.between(3, runner)  # refuses unsuitable models before any image is read
+    return _Run(tasks, runner, settings, on_progress).run()
 
 
 class _Run:
+    """State of one run. The lock guards the summary, which the writer's thread changes too."""
+
     def __init__(
-        self, jobs: Sequence[Job], runner: Runner, settings: Settings, progress: Progress
+        self,
+        tasks: Sequence[ImageTask],
+        runner: Runner,
+        settings: Settings,
+        on_progress: OnProgress,
     ) -> None:
-        self._jobs, self._runner, self._settings, self._progress = jobs, runner, settings, progress
-        self._summary, self._reasons, self._lock = Summary(), dict[Job, str](), threading.Lock()
+        self._tasks = tasks
+        self._runner = runner
+        self._settings = settings
+        self._on_progress = on_progress
+        self._summary = Summary()
+        self._reasons: dict[ImageTask, str] = {}
         self._full_disk = ""
+        self._lock = threading.Lock()
 
     def run(self) -> Summary:
-        start, budget = time.perf_counter(), self._settings.budget
+        start = time.perf_counter()
+        budget = self._settings.budget
         with (
-            Writer(self._written) as writer,
-            Reader(self._jobs, budget.picture, budget.waiting) as pictures,
+            BackgroundWriter(self._on_written) as writer,
+            BackgroundReader(self._tasks, budget.image, budget.waiting) as reader,
         ):
-            for job, found in pictures:
-                self._one(writer, job, found)
+            for task, decoded in reader:
+                self._process(writer, task, decoded)
                 if self._full_disk:
                     break
-        self._summary.seconds = time.perf_counter() - start
-        self._summary.failures = [
-            (job.source, self._reasons[job]) for job in self._jobs if job in self._reasons
-        ]
+        summary = self._summary
+        summary.seconds = time.perf_counter() - start
+        for task in self._tasks:
+            if task in self._reasons:
+                summary.failures.append((task.source, self._reasons[task]))
         if self._full_disk:
-            left = len(self._jobs) - self._summary.done - len(self._reasons)
+            not_tried = len(self._tasks) - summary.done - len(self._reasons)
             raise UserError(
-                f"stopped: {self._full_disk}; {self._summary.done} images done, {left} not tried"
+                f"stopped: {self._full_disk}; {summary.done} images done, {not_tried} not tried"
             )
-        return self._summary
+        return summary
 
-    def _one(self, writer: Writer, job: Job, found: Picture | Exception) -> None:
-        if isinstance(found, Exception):
-            self._fail(job, found)
-            self._progress(1.0, 0)
+    def _process(
+        self, writer: BackgroundWriter, task: ImageTask, decoded: Image | Exception
+    ) -> None:
+        if isinstance(decoded, Exception):
+            self._fail(task, decoded)
+            self._on_progress(1.0, 0)
             return
-        told = _Told(self._progress, found, self._runner.scale)
+        progress = _ImageProgress(self._on_progress, decoded, self._runner.scale)
         try:
-            self._restore(writer, job, found, told)
+            self._restore(writer, task, decoded, progress)
         except WriteError:
-            pass  # the writer has told why
+            pass  # the writer has reported the reason
         except Exception as error:  # one image must not end the run: it is reported
-            self._fail(job, error)
-        told.finish()
+            self._fail(task, error)
+        progress.finish()
 
-    def _restore(self, writer: Writer, job: Job, picture: Picture, told: "_Told") -> None:
+    def _restore(
+        self, writer: BackgroundWriter, task: ImageTask, image: Image, progress: "_ImageProgress"
+    ) -> None:
         runner, settings = self._runner, self._settings
-        height, width, channels = picture.colours.shape
-        fit = adapter(runner, channels)
+        height, width, channels = image.color.shape
+        adapter = ChannelAdapter.between(channels, runner)
         result = Result(
-            kind=job.kind,
+            format=task.format,
             height=height * runner.scale,
             width=width * runner.scale,
             channels=channels,
-            alpha=picture.alpha is not None,
-            depth=8 * picture.colours.itemsize,
-            icc=picture.icc,
+            alpha=image.alpha is not None,
+            depth=image.depth,
+            color_info=image.color_info,
             quality=settings.quality,
         )
-        result.check(settings.budget.picture)
-        source = Source(
-            picture.colours, runner.size_multiple, settings.sigma, (settings.seed, job.source.stem)
-        )
-        row_bytes = result.width * runner.scale * result.shape[2] * result.depth // 8
-        tiling = choose(
+        result.check(settings.budget.image)
+        seed = (settings.seed, task.source.stem)
+        network_input = NetworkInput(image.color, runner.size_multiple, settings.sigma, seed)
+        tiling = choose_tiling(
             runner,
-            source.height,
-            source.width,
-            batch=fit.batch,
-            row_bytes=row_bytes,
+            network_input.height,
+            network_input.width,
+            batch=adapter.batch,
+            row_bytes=result.width * runner.scale * result.shape[2] * result.depth // 8,
             budget=settings.budget,
-            choice=settings.choice,
+            options=settings.tiling,
         )
-        with writer.open(job, result) as write:
-            for rows in restored(picture, source, runner, fit, tiling, told):
+        with writer.open(task, result) as write:
+            for rows in restore_rows(image, network_input, runner, adapter, tiling, progress):
                 write(rows)
         with self._lock:
-            self._summary.lost.update(result.losses())
+            self._summary.losses.update([*image.dropped, *result.losses()])
             self._summary.pixels += result.height * result.width
 
-    def _written(self, job: Job, error: Exception | None) -> None:
+    def _on_written(self, task: ImageTask, error: Exception | None) -> None:
         """Take the writer's report, in its thread."""
         if error is not None:
-            self._fail(job, error)
+            self._fail(task, error)
             return
         with self._lock:
             self._summary.done += 1
 
-    def _fail(self, job: Job, error: Exception) -> None:
-        if isinstance(error, OSError) and error.errno in _DISK:
-            self._full_disk = f"cannot write {job.target}: {error.strerror}"
+    def _fail(self, task: ImageTask, error: Exception) -> None:
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            self._full_disk = f"cannot write {task.target}: {error.strerror}"
         with self._lock:
-            self._reasons[job] = _reason(error)
+            self._reasons[task] = _describe(error)
 
 
-class _Told:
-    """Passes the progress of one image on, in parts of it."""
+class _ImageProgress:
+    """Progress within one image, as fractions of it."""
 
-    def __init__(self, progress: Progress, picture: Picture, scale: int) -> None:
-        self._progress, self._scale = progress, scale
-        self._all, self._done = picture.colours.shape[0] * picture.colours.shape[1], 0
+    def __init__(self, on_progress: OnProgress, image: Image, scale: int) -> None:
+        self._on_progress = on_progress
+        self._scale = scale
+        self._pixels = image.color.shape[0] * image.color.shape[1]
+        self._pixels_done = 0
 
     def __call__(self, pixels: int) -> None:
-        self._done += pixels
-        self._progress(pixels / self._all, pixels * self._scale**2)
+        self._pixels_done += pixels
+        self._on_progress(pixels / self._pixels, pixels * self._scale**2)
 
     def finish(self) -> None:
-        self._progress(1.0 - self._done / self._all, 0)
+        """Count the image as done, also where it failed half-way."""
+        self._on_progress(1.0 - self._pixels_done / self._pixels, 0)
 
 
-def _reason(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError):

@@ -1,4 +1,8 @@
-"""PNG files written row by row, so that a picture of any size needs no more memory than some of its rows."""
+"""PNG files written row by row, so that an image of any size needs the memory of some rows.
+
+Reference:
+    Portable Network Graphics (PNG) Specification, third edition, W3C.
+"""
 
 import struct
 import zlib
@@ -8,92 +12,97 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from dhp_sr.images.image import ColorInfo, Pixels
 from dhp_sr.utils.pixels import PNG_SIGNATURE
 
-_KINDS = {1: 0, 2: 4, 3: 2, 4: 6}
-"""Channels -> the format's number for grey, grey with alpha, RGB, RGBA."""
-_LEVEL = 3
-_PIECE = 2**18
-LARGEST_SIDE = 2**31 - 1
+_COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
+"""Channels -> color type: gray, gray with alpha, RGB, RGBA."""
+_SUB, _UP = 1, 2  # filter types
+_COMPRESSION_LEVEL = 3
+_CHUNK_BYTES = 2**18
 
 
 def write_png(
-    stream: IO[bytes],
+    file: IO[bytes],
     shape: tuple[int, int, int],
     depth: int,
-    strips: Iterable[NDArray],
-    icc: bytes | None = None,
+    strips: Iterable[Pixels],
+    color_info: ColorInfo | None = None,
 ) -> None:
-    """Write one picture.
+    """Write an image.
 
     Args:
-        stream: binary, written from the front to the back.
-        shape: (height, width, channels) of the whole picture; 1 to 4 channels, the last one of 2 or 4 is alpha.
+        file: binary, written from the front to the back.
+        shape: (height, width, channels) of the whole image; of 2 or 4 channels the last is alpha.
         depth: 8 or 16 bits a channel.
-        strips: its rows from top to bottom, any number at a time, (rows, width, channels) of uint8 or uint16.
-        icc: colour profile.
-
-    Reference:
-        Portable Network Graphics (PNG) Specification, third edition, W3C.
+        strips: rows from top to bottom, any number at a time, (rows, width, channels) of uint8 or
+            uint16.
+        color_info: profile and color chunks.
     """
     height, width, channels = shape
-    stream.write(PNG_SIGNATURE)
-    _chunk(
-        stream, b"IHDR", struct.pack(">IIBBBBB", width, height, depth, _KINDS[channels], 0, 0, 0)
-    )
-    if icc:
-        _chunk(stream, b"iCCP", b"profile\0\0" + zlib.compress(icc))
-    for content in _pieces(_packed(strips, width, channels * depth // 8)):
-        _chunk(stream, b"IDAT", content)
-    _chunk(stream, b"IEND", b"")
+    file.write(PNG_SIGNATURE)
+    color_type = _COLOR_TYPES[channels]
+    _write_chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, 0))
+    if color_info is not None:
+        for name, content in color_info.png_chunks:
+            _write_chunk(file, name, content)
+        if color_info.icc:
+            _write_chunk(file, b"iCCP", b"profile\0\0" + zlib.compress(color_info.icc))
+    bytes_per_pixel = channels * depth // 8
+    for content in _equal_pieces(_compressed(strips, width, bytes_per_pixel)):
+        _write_chunk(file, b"IDAT", content)
+    _write_chunk(file, b"IEND", b"")
 
 
-def _packed(strips: Iterable[NDArray], width: int, step: int) -> Iterator[bytes]:
-    packer, above = zlib.compressobj(_LEVEL), np.zeros((1, width * step), dtype=np.uint8)
+def _compressed(strips: Iterable[Pixels], width: int, bytes_per_pixel: int) -> Iterator[bytes]:
+    compressor = zlib.compressobj(_COMPRESSION_LEVEL)
+    row_above = np.zeros((1, width * bytes_per_pixel), dtype=np.uint8)
     for strip in strips:
         rows = _row_bytes(strip)
-        yield packer.compress(_filtered(rows, above, step))
-        above = rows[-1:]
-    yield packer.flush()
+        yield compressor.compress(_filter_rows(rows, row_above, bytes_per_pixel))
+        row_above = rows[-1:]
+    yield compressor.flush()
 
 
-def _pieces(parts: Iterable[bytes]) -> Iterator[bytes]:
-    """Divide bytes into pieces of one length, so that the file does not depend on how many rows came at a time."""
-    held = bytearray()
-    for part in parts:
-        held += part
-        while len(held) >= _PIECE:
-            yield bytes(held[:_PIECE])
-            del held[:_PIECE]
-    yield bytes(held)
+def _equal_pieces(contents: Iterable[bytes]) -> Iterator[bytes]:
+    """Divide bytes into chunks of one length: the file does not depend on the height of strips."""
+    pending = bytearray()
+    for content in contents:
+        pending += content
+        while len(pending) >= _CHUNK_BYTES:
+            yield bytes(pending[:_CHUNK_BYTES])
+            del pending[:_CHUNK_BYTES]
+    yield bytes(pending)
 
 
-def _chunk(stream: IO[bytes], name: bytes, content: bytes) -> None:
-    stream.write(struct.pack(">I", len(content)) + name)
-    stream.write(content)
-    stream.write(struct.pack(">I", zlib.crc32(content, zlib.crc32(name))))
+def _write_chunk(file: IO[bytes], name: bytes, content: bytes) -> None:
+    file.write(struct.pack(">I", len(content)) + name)
+    file.write(content)
+    file.write(struct.pack(">I", zlib.crc32(content, zlib.crc32(name))))
 
 
-def _row_bytes(strip: NDArray) -> NDArray[np.uint8]:
+def _row_bytes(strip: Pixels) -> NDArray[np.uint8]:
     """Return the bytes of each row, the higher byte of 16 bits first."""
-    ordered = np.ascontiguousarray(strip, dtype=strip.dtype.newbyteorder(">"))
-    return ordered.reshape(len(strip), -1).view(np.uint8)
+    big_endian = np.ascontiguousarray(strip, dtype=strip.dtype.newbyteorder(">"))
+    return big_endian.reshape(len(strip), -1).view(np.uint8)
 
 
-def _filtered(rows: NDArray[np.uint8], above: NDArray[np.uint8], step: int) -> bytes:
-    """Replace every row by its difference to the left or to the row above, whichever is smaller, with its number."""
-    left = rows.copy()
-    left[:, step:] -= rows[:, :-step]
+def _filter_rows(
+    rows: NDArray[np.uint8], row_above: NDArray[np.uint8], bytes_per_pixel: int
+) -> bytes:
+    """Apply the filter Sub or Up to every row, whichever has the smaller sum of differences."""
+    sub = rows.copy()
+    sub[:, bytes_per_pixel:] -= rows[:, :-bytes_per_pixel]
     up = rows.copy()
     up[1:] -= rows[:-1]
-    up[:1] -= above
-    upwards = _size(up) < _size(left)
-    result = np.empty((len(rows), rows.shape[1] + 1), dtype=np.uint8)
-    result[:, 0] = np.where(upwards, 2, 1)
-    result[:, 1:] = np.where(upwards[:, None], up, left)
-    return result.tobytes()
+    up[:1] -= row_above
+    use_up = _sum_of_differences(up) < _sum_of_differences(sub)
+    filtered = np.empty((len(rows), rows.shape[1] + 1), dtype=np.uint8)
+    filtered[:, 0] = np.where(use_up, _UP, _SUB)
+    filtered[:, 1:] = np.where(use_up[:, None], up, sub)
+    return filtered.tobytes()
 
 
-def _size(differences: NDArray[np.uint8]) -> NDArray:
-    """Return a measure of how well each row will pack: the sum of its differences, taken as small signed numbers."""
-    return np.abs(differences.view(np.int8).astype(np.int16)).sum(axis=1, dtype=np.int64)
+def _sum_of_differences(filtered: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Sum of absolute values of each row, read as signed bytes (the heuristic of section 12.7)."""
+    return np.abs(filtered.view(np.int8).astype(np.int16)).sum(axis=1, dtype=np.int64)

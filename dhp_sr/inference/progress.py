@@ -1,4 +1,4 @@
-"""What the user sees: a bar while images are restored, and a summary."""
+"""A progress bar while images are restored, and a summary afterwards."""
 
 import sys
 import time
@@ -6,30 +6,35 @@ import time
 from tqdm import tqdm
 
 from dhp_sr.deploy.runner import Runner
-from dhp_sr.inference.names import Work
-from dhp_sr.inference.pipeline import Settings, Summary, run
+from dhp_sr.inference.pipeline import Settings, Summary, restore_images
+from dhp_sr.inference.task_list import TaskList
 
 _MEGA = 1e6
+_BAR_FORMAT = "{percentage:3.0f}%|{bar:30}| {desc} [{elapsed}<{remaining}]"
 
 
-class Bar:
-    """A bar over the images, with megapixels of results per second; a large image moves it in parts."""
+class ProgressBar:
+    """A bar over the images, with megapixels of results a second; tiles move it by fractions."""
 
     def __init__(self, images: int, quiet: bool) -> None:
-        self._images, self._parts, self._pixels, self._start = images, 0.0, 0, time.perf_counter()
-        form = "{percentage:3.0f}%|{bar:30}| {desc} [{elapsed}<{remaining}]"
-        self._bar = tqdm(
-            total=images, bar_format=form, file=sys.stderr, disable=True if quiet else None
-        )
+        self._images = images
+        self._images_done = 0.0
+        self._pixels = 0
+        self._start = time.perf_counter()
+        # None: shown on terminals only
+        disable = True if quiet else None
+        self._bar = tqdm(total=images, bar_format=_BAR_FORMAT, file=sys.stderr, disable=disable)
 
-    def __call__(self, part: float, pixels: int) -> None:
-        """Count a part of an image, and the pixels of results in it."""
-        self._parts, self._pixels = self._parts + part, self._pixels + pixels
+    def __call__(self, fraction: float, pixels: int) -> None:
+        """Count a fraction of an image, and the pixels of results that it is."""
+        self._images_done += fraction
+        self._pixels += pixels
         rate = self._pixels / _MEGA / max(time.perf_counter() - self._start, 1e-9)
-        self._bar.set_description_str(
-            f"{int(self._parts + 1e-6)}/{self._images} images, {rate:.2f} MP/s", refresh=False
-        )
-        self._bar.update(part)
+        # fractions do not add up to 1 exactly
+        whole = int(self._images_done + 1e-6)
+        text = f"{whole}/{self._images} images, {rate:.2f} MP/s"
+        self._bar.set_description_str(text, refresh=False)
+        self._bar.update(fraction)
 
     def close(self) -> None:
         """Leave the bar as it is."""
@@ -37,9 +42,16 @@ class Bar:
 
 
 def restore_all(
-    work: Work, runner: Runner, settings: Settings, *, overwrite: bool, quiet: bool
+    task_list: TaskList, runner: Runner, settings: Settings, *, overwrite: bool, quiet: bool
 ) -> int:
-    """Restore what has no result yet; say what was done and what failed.
+    """Restore images without a result yet; print what was done and what failed.
+
+    Args:
+        task_list: the images.
+        runner: the model.
+        settings: of the run.
+        overwrite: restore images with a result, too.
+        quiet: print failures alone.
 
     Returns:
         The exit code: 0, or 1 where images failed.
@@ -47,30 +59,33 @@ def restore_all(
     Raises:
         UserError: the model does not take images, or the disk is full.
     """
-    jobs = [job for job in work.jobs if overwrite or not job.target.exists()]
-    bar = Bar(len(jobs), quiet)
+    tasks = [task for task in task_list.tasks if overwrite or not task.target.exists()]
+    bar = ProgressBar(len(tasks), quiet)
     try:
-        summary = run(jobs, runner, settings, bar)
+        summary = restore_images(tasks, runner, settings, bar)
     finally:
         bar.close()
     if not quiet:
-        print(_told(summary, len(work.jobs) - len(jobs), len(work.left_alone)))
+        done_before = len(task_list.tasks) - len(tasks)
+        print(_describe(summary, done_before, len(task_list.ignored)))
     for path, reason in summary.failures:
         print(f"failed: {path}: {reason}", file=sys.stderr)
     return 1 if summary.failures else 0
 
 
-def _told(summary: Summary, before: int, left_alone: int) -> str:
+def _describe(summary: Summary, done_before: int, ignored: int) -> str:
     megapixels = summary.pixels / _MEGA
     rate = megapixels / max(summary.seconds, 1e-9)
-    parts = [
-        f"{summary.done} images, {megapixels:.2f} megapixels in {summary.seconds:.1f} s ({rate:.2f} MP/s)"
+    lines = [
+        f"{summary.done} images, {megapixels:.2f} megapixels in {summary.seconds:.1f} s "
+        f"({rate:.2f} MP/s)"
     ]
-    parts += [f"{before} done before (--overwrite does them again)"] if before else []
-    parts += [f"{left_alone} files not named like images left alone"] if left_alone else []
-    parts += [
-        f"{count} results without {what}, which their format cannot hold"
-        for what, count in summary.lost.items()
-    ]
-    parts += [f"{len(summary.failures)} failed"] if summary.failures else []
-    return "; ".join(parts)
+    if done_before:
+        lines.append(f"{done_before} done before (--overwrite does them again)")
+    if ignored:
+        lines.append(f"{ignored} files not named like images left alone")
+    for loss, count in summary.losses.items():
+        lines.append(f"{count} results without {loss}")
+    if summary.failures:
+        lines.append(f"{len(summary.failures)} failed")
+    return "; ".join(lines)

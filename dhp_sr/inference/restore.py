@@ -1,82 +1,189 @@
-"""One picture through a network: tile by tile, row of tiles by row of tiles."""
+"""One image through a model: channels adapted, sides padded, tile by tile, rows from top to bottom."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from dhp_sr.deploy.runner import Runner
-from dhp_sr.inference.images import Picture, Pixels
-from dhp_sr.inference.source import Adapter, Source
-from dhp_sr.inference.tiles import Span, Tiling, spans
+from dhp_sr.images.image import Image, Pixels
+from dhp_sr.inference.tiles import TileSpan, Tiling, tile_spans
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.pixels import LUMA, gaussian_noise, noise_generator, padding_to_multiple
 
-_MARGIN = 4
-"""Pixels around a strip of alpha that its enlargement reads, and more."""
+_LUMA = np.array(LUMA, dtype=np.float32)
+_ALPHA_MARGIN = 4
+"""Rows around a strip of alpha that suffice for bicubic interpolation, which reads two."""
 
 
-def restored(
-    picture: Picture,
-    source: Source,
+@dataclass(frozen=True)
+class ChannelAdapter:
+    """Conversion between the channels of an image and those of a model.
+
+    A gray model takes the channels of a color image one by one. A color model takes a gray image
+    three times; its result becomes gray by the luma of BT.601.
+    """
+
+    channels: int
+    """Of the image and of the result: 1 or 3."""
+    one_by_one: bool
+    repeat: bool
+
+    @classmethod
+    def between(cls, channels: int, runner: Runner) -> "ChannelAdapter":
+        """Make the adapter for an image and a model.
+
+        Args:
+            channels: of the image.
+            runner: the model.
+
+        Raises:
+            UserError: the model is neither from gray to gray nor from RGB to RGB.
+        """
+        if runner.in_channels not in (1, 3) or runner.out_channels != runner.in_channels:
+            raise UserError(
+                f"{runner.path}: expected a network from gray to gray or RGB to RGB, "
+                f"found {runner.in_channels} channels in and {runner.out_channels} out"
+            )
+        one_by_one = runner.in_channels == 1 and channels == 3
+        return cls(channels, one_by_one, repeat=runner.in_channels == 3 and channels == 1)
+
+    @property
+    def batch(self) -> int:
+        """Images that go through the network at once."""
+        return self.channels if self.one_by_one else 1
+
+    def to_model(self, planes_CHW: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the network's input (N, C, H, W)."""
+        if self.one_by_one:
+            return planes_CHW[:, None]
+        if self.repeat:
+            return np.repeat(planes_CHW, 3, axis=0)[None]
+        return planes_CHW[None]
+
+    def from_model(self, result_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the result (C, H, W) in the channels of the image."""
+        if self.one_by_one:
+            return result_NCHW[:, 0]
+        if self.repeat:
+            return np.tensordot(_LUMA, result_NCHW[0], 1)[None]
+        return result_NCHW[0]
+
+
+class NetworkInput:
+    """The color of an image as floats, of which any tile can be taken.
+
+    Args:
+        color_HWC: uint8 or uint16.
+        multiple: sides are padded to multiples of it.
+        noise: standard deviation of noise to add, 0-255 scale; the same that `test.py` adds.
+        seed: of the noise, and the image's name.
+    """
+
+    def __init__(
+        self, color_HWC: Pixels, multiple: int, noise: float = 0.0, seed: tuple[int, str] = (0, "")
+    ) -> None:
+        height, width = color_HWC.shape[:2]
+        padding = padding_to_multiple(height, width, multiple)
+        self.height, self.width = height + padding.bottom, width + padding.right
+        mode: Literal["reflect", "edge"] = "reflect" if padding.mode == "reflect" else "edge"
+        # A tile is gathered by these indices: the padded image is never in memory as a whole.
+        self._row_indices = np.pad(np.arange(height), (0, padding.bottom), mode)
+        self._column_indices = np.pad(np.arange(width), (0, padding.right), mode)
+        self._color_HWC = color_HWC
+        self._max_value = np.float32(np.iinfo(color_HWC.dtype).max)
+        self._noisy_CHW = self._add_noise(noise, seed) if noise else None
+
+    def tile(self, rows: slice, columns: slice) -> NDArray[np.float32]:
+        """Return (C, h, w) of a tile, 0 to 1 apart from noise."""
+        row_indices = self._row_indices[rows]
+        column_indices = self._column_indices[columns]
+        if self._noisy_CHW is not None:
+            return self._noisy_CHW[:, row_indices][:, :, column_indices]
+        tile_HWC = self._color_HWC[row_indices][:, column_indices]
+        planes = np.ascontiguousarray(tile_HWC.transpose(2, 0, 1)).astype(np.float32)
+        return planes / self._max_value
+
+    def _add_noise(self, sigma: float, seed: tuple[int, str]) -> NDArray[np.float32]:
+        height, width, channels = self._color_HWC.shape
+        # Drawn for the whole image: tiles must not change the noise.
+        noisy = gaussian_noise((channels, height, width), sigma, noise_generator(*seed))
+        for channel in range(channels):
+            noisy[channel] += self._color_HWC[:, :, channel].astype(np.float32) / self._max_value
+        return noisy
+
+
+def restore_rows(
+    image: Image,
+    network_input: NetworkInput,
     runner: Runner,
-    adapter: Adapter,
+    adapter: ChannelAdapter,
     tiling: Tiling,
-    note: Callable[[int], None],
+    on_pixels: Callable[[int], None],
 ) -> Iterator[Pixels]:
     """Yield the rows of the result from top to bottom, a row of tiles at a time.
 
     Args:
-        picture: what is restored.
-        source: its planes.
+        image: what is restored.
+        network_input: its color.
         runner: the model.
-        adapter: how they fit.
-        tiling: of the source's sides.
-        note: told how many pixels of the input are done, after each tile.
+        adapter: between their channels.
+        tiling: of the padded sides.
+        on_pixels: called after each tile with the number of input pixels that it covers.
 
     Yields:
-        (rows, width, channels with alpha), of the picture's type, clipped and rounded.
+        (rows, width, channels with alpha), of the image's type, clipped and rounded.
     """
-    height, width = picture.colours.shape[:2]
-    scale, columns = runner.scale, list(spans(source.width, tiling.columns, tiling))
-    for rows in spans(source.height, tiling.rows, tiling):
-        last = min(rows.last, height)
+    height, width = image.color.shape[:2]
+    scale = runner.scale
+    columns = list(tile_spans(network_input.width, tiling.columns, tiling))
+    for rows in tile_spans(network_input.height, tiling.rows, tiling):
         if rows.first >= height:
-            return  # filled up
+            return  # padding alone
+        last = min(rows.last, height)
         shape = ((last - rows.first) * scale, width * scale, adapter.channels)
-        band = np.empty(shape, dtype=picture.colours.dtype)
+        strip = np.empty(shape, dtype=image.color.dtype)
         for span in columns:
             right = min(span.last, width)
-            if right > span.first:
-                part = _tile(source, runner, adapter, rows, span)
-                part = part[: (last - rows.first) * scale, : (right - span.first) * scale]
-                band[:, span.first * scale : right * scale] = _levels(part, band.dtype)
-                note((last - rows.first) * (right - span.first))
-        if picture.alpha is not None:
-            band = np.dstack((band, _enlarged(picture.alpha, rows.first, last, scale)))
-        yield band
+            if right <= span.first:
+                continue  # padding alone
+            tile = _restore_tile(network_input, runner, adapter, rows, span)
+            tile = tile[: (last - rows.first) * scale, : (right - span.first) * scale]
+            strip[:, span.first * scale : right * scale] = _quantize(tile, strip.dtype)
+            on_pixels((last - rows.first) * (right - span.first))
+        if image.alpha is not None:
+            strip = np.dstack((strip, _upscale_alpha(image.alpha, rows.first, last, scale)))
+        yield strip
 
 
-def _tile(
-    source: Source, runner: Runner, adapter: Adapter, rows: Span, columns: Span
+def _restore_tile(
+    network_input: NetworkInput,
+    runner: Runner,
+    adapter: ChannelAdapter,
+    rows: TileSpan,
+    columns: TileSpan,
 ) -> NDArray[np.float32]:
-    """Return (h, w, C), the result's part of one tile."""
-    planes = source.take(slice(rows.start, rows.end), slice(columns.start, columns.end))
-    result, scale = runner(adapter.before(planes)), runner.scale
+    """Return the result (h, w, C) of one tile, without its overlap."""
+    planes = network_input.tile(slice(rows.start, rows.end), slice(columns.start, columns.end))
+    scale = runner.scale
+    result = np.asarray(runner(adapter.to_model(planes)))
     expected = (planes.shape[1] * scale, planes.shape[2] * scale)
     if result.shape[2:] != expected:
         raise UserError(
             f"the network made {result.shape[2:]} of {planes.shape[1:]}, expected {expected}"
         )
-    top, left = (rows.first - rows.start) * scale, (columns.first - columns.start) * scale
-    bottom, right = (
-        top + (rows.last - rows.first) * scale,
-        left + (columns.last - columns.first) * scale,
-    )
-    return adapter.after(result[:, :, top:bottom, left:right]).transpose(1, 2, 0)
+    top = (rows.first - rows.start) * scale
+    left = (columns.first - columns.start) * scale
+    bottom = top + (rows.last - rows.first) * scale
+    right = left + (columns.last - columns.first) * scale
+    return adapter.from_model(result[:, :, top:bottom, left:right]).transpose(1, 2, 0)
 
 
-def _levels(values: NDArray[np.float32], dtype: np.dtype) -> Pixels:
+def _quantize(values: NDArray[np.float32], dtype: np.dtype) -> Pixels:
+    """Clip to 0 to 1, scale to the range of a type and round."""
     if not np.isfinite(values).all():
         raise UserError(
             "the network's result holds values that are not finite; try --precision fp32"
@@ -84,13 +191,14 @@ def _levels(values: NDArray[np.float32], dtype: np.dtype) -> Pixels:
     return np.rint(np.clip(values, 0, 1) * np.float32(np.iinfo(dtype).max)).astype(dtype)
 
 
-def _enlarged(alpha: Pixels, first: int, last: int, scale: int) -> Pixels:
+def _upscale_alpha(alpha_HW: Pixels, first: int, last: int, scale: int) -> Pixels:
     """Return rows [first, last) of the alpha channel, enlarged by bicubic interpolation."""
     if scale == 1:
-        return alpha[first:last]
-    start, end = max(0, first - _MARGIN), min(len(alpha), last + _MARGIN)
-    part = np.ascontiguousarray(alpha[start:end])
-    whole = cv2.resize(
-        part, (part.shape[1] * scale, part.shape[0] * scale), interpolation=cv2.INTER_CUBIC
-    )
-    return whole[(first - start) * scale : (last - start) * scale]
+        return alpha_HW[first:last]
+    start = max(0, first - _ALPHA_MARGIN)
+    end = min(len(alpha_HW), last + _ALPHA_MARGIN)
+    strip = np.ascontiguousarray(alpha_HW[start:end])
+    size = (strip.shape[1] * scale, strip.shape[0] * scale)
+    enlarged = cv2.resize(strip, size, interpolation=cv2.INTER_CUBIC)
+    rows = enlarged[(first - start) * scale : (last - start) * scale]
+    return rows.astype(alpha_HW.dtype, copy=False)

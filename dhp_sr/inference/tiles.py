@@ -1,4 +1,7 @@
-"""How an image is cut into tiles, so that the memory is bounded and the result is that of the whole image."""
+"""Division of an image into tiles: bounded memory, and the result of the whole image.
+
+Tiles overlap by the receptive field of the network, and begin at multiples of its alignment.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,128 +11,137 @@ from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.pixels import round_up
 
 GIB = 2**30
-_SMALLEST, _LARGEST = 32, 768
-_WHOLE = 1024 * 1024
-"""Input pixels up to which an image goes through in one piece if the memory allows it."""
+_MIN_SIDE, _MAX_SIDE = 32, 768
+_MAX_WHOLE_PIXELS = 1024 * 1024
+"""Input pixels up to which an image goes through as a whole if the memory allows it."""
 
 
 @dataclass(frozen=True)
-class Budget:
+class MemoryBudget:
     """Bytes that may be used, by what they are used for."""
 
     total: int
 
     @property
     def network(self) -> int:
-        """Values of the network; half of what is held, since allocators keep more than is used."""
+        """Activations of the network."""
+        # twice as much is reserved in effect: allocators keep more than is in use
         return self.total * 3 // 10
 
     @property
-    def picture(self) -> int:
-        """One decoded image."""
+    def image(self) -> int:
+        """Decoding one image."""
         return self.total // 4
 
     @property
     def waiting(self) -> int:
-        """Decoded images in all."""
+        """All images that are decoded and not restored yet."""
         return self.total // 4
 
     @property
-    def band(self) -> int:
-        """Rows of the result that are computed before they are handed on; four such bands can be held."""
+    def strip(self) -> int:
+        """Rows of the result that are computed before they are written."""
+        # four strips exist at once: one being computed, two in the queue, one being encoded
         return self.total // 40
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """Sizes in input pixels."""
+    """Sizes of tiles, in input pixels."""
 
     rows: int
     columns: int
     overlap: int
-    multiple: int
+    """On each side."""
+    alignment: int
     """Tiles begin at multiples of it."""
 
 
 @dataclass(frozen=True)
-class Span:
+class TileSpan:
     """One tile along one axis, in input pixels."""
 
     first: int
     last: int
-    """The part of the result that the tile gives, [first, last)."""
+    """The tile gives the result of [first, last)."""
     start: int
     end: int
-    """What the network is fed with, [start, end)."""
+    """The network is fed with [start, end)."""
 
 
-def spans(length: int, tile: int, tiling: Tiling) -> Iterator[Span]:
-    """Cut an axis into tiles."""
+def tile_spans(length: int, tile: int, tiling: Tiling) -> Iterator[TileSpan]:
+    """Yield the tiles along an axis."""
     for first in range(0, length, tile):
         last = min(first + tile, length)
-        start = max(0, first - tiling.overlap) // tiling.multiple * tiling.multiple
-        end = min(length, round_up(last + tiling.overlap, tiling.multiple))
-        yield Span(first, last, start, end)
+        start = max(0, first - tiling.overlap) // tiling.alignment * tiling.alignment
+        end = min(length, round_up(last + tiling.overlap, tiling.alignment))
+        yield TileSpan(first, last, start, end)
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What the user asked for."""
+class TilingOptions:
+    """The user's settings."""
 
     tile: int | None = None
-    """Side in input pixels; 0: never cut; None: as the memory allows."""
+    """Side in input pixels; 0: no tiles; None: as the memory allows."""
     overlap: int | None = None
     """Pixels on each side of a tile; None: the receptive field."""
 
 
-def choose(
+def choose_tiling(
     runner: Runner,
     height: int,
     width: int,
     *,
     batch: int,
     row_bytes: int,
-    budget: Budget,
-    choice: Choice,
+    budget: MemoryBudget,
+    options: TilingOptions,
 ) -> Tiling:
-    """Return how to cut an image.
+    """Decide whether and how an image is divided.
 
     Args:
-        runner: The model.
-        height: Of its input, a multiple of `runner.size_multiple`.
-        width: Likewise.
-        batch: Pictures that go through at once.
-        row_bytes: Memory of the result's rows that one row of the input makes.
-        budget: The memory.
-        choice: Of the user.
+        runner: the model.
+        height: of its input, a multiple of `runner.size_multiple`.
+        width: likewise.
+        batch: images that go through the network at once.
+        row_bytes: memory of the result's rows that one row of the input makes.
+        budget: the memory.
+        options: the user's settings.
 
     Raises:
-        UserError: the image must be cut, but how far the tiles have to overlap is not known.
+        UserError: the image must be divided, but the overlap that tiles need is not known.
     """
-    most = int(budget.network / (runner.tiles.bytes_per_pixel * batch))
-    multiple = runner.tiles.multiple
-    tall = max(_SMALLEST, budget.band // row_bytes)
-    whole = Tiling(height, width, 0, multiple)
-    if choice.tile == 0:
+    max_pixels = int(budget.network / (runner.tiles.bytes_per_pixel * batch))
+    alignment = runner.tiles.multiple
+    max_rows = max(_MIN_SIDE, budget.strip // row_bytes)
+    whole = Tiling(height, width, 0, alignment)
+    if options.tile == 0:
         return whole
-    if choice.tile is None and height * width <= min(most, _WHOLE) and height <= tall:
+    if options.tile is not None:
+        if max(height, width) <= options.tile:
+            return whole
+    elif height * width <= min(max_pixels, _MAX_WHOLE_PIXELS) and height <= max_rows:
         return whole
-    if choice.tile is not None and max(height, width) <= choice.tile:
-        return whole
-    if choice.overlap is None and runner.tiles.halo is None:
-        if choice.tile is None and height * width <= most:
+    overlap = runner.tiles.halo if options.overlap is None else options.overlap
+    if overlap is None:
+        if options.tile is None and height * width <= max_pixels:
             return whole
         raise UserError(
-            f"{height} x {width} pixels must be cut into tiles, but how far they have to overlap is not known "
-            f"({runner.tiles.reason}); give --overlap, or --tile 0 for no tiles, which takes more memory"
+            f"{height} x {width} pixels must be divided into tiles, but the overlap that these "
+            f"need is not known ({runner.tiles.reason}); give --overlap, or --tile 0 for no tiles, "
+            "which takes more memory"
         )
-    overlap = runner.tiles.halo if choice.overlap is None else choice.overlap
-    side = _side(most, overlap) if choice.tile is None else choice.tile
-    side = round_up(side, multiple)
-    rows = side if choice.tile is not None else min(side, max(tall // multiple, 1) * multiple)
-    return Tiling(min(rows, height), min(side, width), overlap, multiple)
+    if options.tile is not None:
+        side = round_up(options.tile, alignment)
+        return Tiling(min(side, height), min(side, width), overlap, alignment)
+    side = round_up(_square_side(max_pixels, overlap), alignment)
+    rows = min(side, max(max_rows // alignment, 1) * alignment)
+    return Tiling(min(rows, height), min(side, width), overlap, alignment)
 
 
-def _side(most: int, overlap: int) -> int:
-    """Return the side of square tiles of at most `most` pixels with their overlap; large overlaps want large tiles."""
-    return max(_SMALLEST, min(int(most**0.5) - 2 * overlap, max(_LARGEST, 10 * overlap)))
+def _square_side(max_pixels: int, overlap: int) -> int:
+    """Side of square tiles that with their overlap have at most `max_pixels`."""
+    # overlap is computed twice or four times: a wide one is worth larger tiles
+    useful = max(_MAX_SIDE, 10 * overlap)
+    return max(_MIN_SIDE, min(int(max_pixels**0.5) - 2 * overlap, useful))

@@ -129,7 +129,7 @@ def scores_of(
     for index in range(len(test_set.items)):
         item = test_set.items[index]
         result = restored(item)
-        scores = _compare(result, item["gt_uint8"], test_set.shave, item.get("grey", False))
+        scores = _compare(result, item["gt_uint8"], test_set.shave, item.get("gray_file", False))
         each.append({"image": item["key"], **dict(zip(SCORES, scores, strict=True))})
         if save_to is not None:
             _save_png(result, save_to / f"{item['key']}.png")

@@ -3,7 +3,7 @@
 import difflib
 import io
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 
 class UserError(ValueError):
@@ -60,3 +60,11 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """
     names = list(known)
     return f"{kind} {name!r} is unknown{nearest(name, names)}; known: {', '.join(names)}"
+
+
+def abbreviate(names: Sequence[str], limit: int = 5) -> str:
+    """Text with the first few names and the number of the others."""
+    text = ", ".join(names[:limit])
+    if len(names) > limit:
+        text += f" and {len(names) - limit} more"
+    return text

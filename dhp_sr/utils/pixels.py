@@ -57,8 +57,9 @@ def noise_generator(seed: int, name: str) -> np.random.Generator:
         seed: seed of the data set.
         name: file name of the image without its suffix.
     """
-    # crc32, not hash(): Python salts the hash of text anew in every process.
-    return np.random.default_rng((seed, zlib.crc32(name.encode())))
+    # A file name that is not UTF-8 holds surrogates, which become its bytes again (as os.fsencode
+    # does, but whatever the locale). crc32, not hash(): Python salts that anew in every process.
+    return np.random.default_rng((seed, zlib.crc32(name.encode("utf-8", "surrogateescape"))))
 
 
 def gaussian_noise(

@@ -9,7 +9,7 @@ from labeled_sets import tiny, write_cifar_10
 
 from dhp_sr.config.datasets import ClassificationTrain, ClassificationVal
 from dhp_sr.data import train_batches
-from dhp_sr.data.augment import draws, shifted
+from dhp_sr.data.augment import random_bits, random_crop_with_padding
 from dhp_sr.data.classification import (
     TrainImages,
     ValImages,
@@ -90,7 +90,7 @@ def test_the_seed_changes_the_samples():
 def test_every_sample_is_a_window_of_the_framed_picture():
     images = tiny(5, side=8).images_NHWC
     numbers, positions = [0, 4, 4, 2], [9, 8, 7, 6]
-    found = shifted(images, numbers, positions, seed=1, padding=3, hflip=True)
+    found = random_crop_with_padding(images, numbers, positions, seed=1, padding=3, hflip=True)
     for sample, number in zip(found, numbers, strict=True):
         framed = np.pad(images[number], ((3, 3), (3, 3), (0, 0)))
         windows = [framed[top : top + 8, left : left + 8] for top in range(7) for left in range(7)]
@@ -102,7 +102,9 @@ def test_every_sample_is_a_window_of_the_framed_picture():
 def test_all_places_and_both_sides_are_equally_likely():
     image = np.arange(1, 26, dtype=np.uint8).reshape(1, 5, 5, 1)
     count = 9 * 2 * 400
-    found = shifted(image, [0] * count, range(count), seed=0, padding=1, hflip=True)
+    found = random_crop_with_padding(
+        image, [0] * count, range(count), seed=0, padding=1, hflip=True
+    )
     kinds, counts = np.unique(found.reshape(count, -1), axis=0, return_counts=True)
     assert len(kinds) == 18 and counts.min() > 300 and counts.max() < 500
 
@@ -115,11 +117,11 @@ def test_without_padding_and_flip_nothing_changes():
 
 def test_draws_are_those_of_the_published_generator():
     """Random bits are spread evenly and differ from position to position and seed to seed."""
-    bits = draws(7, np.arange(4000), 2)
+    bits = random_bits(7, np.arange(4000), 2)
     assert len(np.unique(bits)) == bits.size
     ones = np.unpackbits(bits.view(np.uint8)).mean()
     assert ones == pytest.approx(0.5, abs=0.005)
-    assert not (draws(8, np.arange(4000), 2) == bits).any()
+    assert not (random_bits(8, np.arange(4000), 2) == bits).any()
 
 
 def test_a_set_is_opened_from_its_section(tmp_path):

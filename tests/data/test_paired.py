@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 
 from dhp_sr.data import build_train_set, build_val_set, paired
+from dhp_sr.data.augment import orient
 from dhp_sr.data.bicubic import downscale
 from dhp_sr.data.images import crop_to_multiple, decode, to_color
-from dhp_sr.data.patches import orient
 from dhp_sr.utils.errors import UserError
 
 

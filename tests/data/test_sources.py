@@ -1,12 +1,14 @@
 """Finding images."""
 
 import importlib.util
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dhp_sr.data import sources
+from dhp_sr.data.prepare import Shrink, fill_folder
 from dhp_sr.data.sources import BUNDLED, find_all, find_images
 from dhp_sr.utils.errors import UserError
 
@@ -24,6 +26,37 @@ def test_folder_gives_its_images_sorted(folder_of):
 def test_several_roots(folder_of):
     roots = [folder_of("one", a=(8, 8)), folder_of("two", a=(8, 8), b=(8, 8))]
     assert [[image.key for image in images] for images in find_all(roots)] == [["a"], ["a", "b"]]
+
+
+def test_links_to_nothing_are_not_left_out_in_silence(folder_of):
+    folder = folder_of("set", a=(8, 9, 3))
+    (folder / "b.png").symlink_to(folder / "gone.png")
+    with pytest.raises(UserError, match=r"b\.png: .*gone\.png"):
+        find_images(folder)
+    (folder / "b.png").unlink()
+    (folder / "b.png").symlink_to(folder / "a.png")
+    assert [image.key for image in find_images(folder)] == ["a", "b"]
+    (folder / "c.png").symlink_to(folder / "c.png")
+    with pytest.raises(UserError, match=r"c\.png"):
+        find_images(folder)
+
+
+def test_what_is_no_file_is_not_left_out_in_silence(folder_of):
+    folder = folder_of("set", a=(8, 9, 3))
+    (folder / "notes").symlink_to(folder / "gone")  # not named like an image
+    os.mkfifo(folder / "b.png")
+    with pytest.raises(UserError, match=r"b\.png: not a regular file"):
+        find_images(folder)
+
+
+def test_names_that_are_not_utf_8(folder_of, tmp_path):
+    folder = folder_of("set", a=(12, 12))
+    name = os.fsdecode(b"gr\xfcn")
+    (folder / "a.png").rename(folder / f"{name}.png")
+    (image,) = find_images(folder)
+    assert image.key == name and image.size() == (12, 12, 3)
+    assert fill_folder(folder, tmp_path / "x2", Shrink(2, "{}")) == 1
+    assert [path.stem for path in (tmp_path / "x2").glob("*.png")] == [name]
 
 
 def test_missing_folder(tmp_path):

@@ -43,8 +43,7 @@ def noise():
     """Random pixels."""
 
     def make(*shape, dtype=np.uint8, seed=0):
-        return np.random.default_rng(seed).integers(
-            0, np.iinfo(dtype).max, shape, dtype=dtype, endpoint=True
-        )
+        generator = np.random.default_rng(seed)
+        return generator.integers(0, np.iinfo(dtype).max, shape, dtype=dtype, endpoint=True)
 
     return make

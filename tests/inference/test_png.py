@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dhp_sr.images.image import ColorInfo
 from dhp_sr.inference.png import write_png
 
 
@@ -34,9 +35,9 @@ def test_others_read_what_was_written(noise, channels, dtype, sizes):
         assert np.array_equal(np.array(Image.open(stream)).reshape(pixels.shape), pixels)
 
 
-def test_the_colour_profile_is_kept(noise):
+def test_the_color_profile_is_kept(noise):
     stream = io.BytesIO()
-    write_png(stream, (2, 2, 3), 8, [noise(2, 2, 3)], icc=b"a profile")
+    write_png(stream, (2, 2, 3), 8, [noise(2, 2, 3)], ColorInfo(b"a profile"))
     assert Image.open(stream).info["icc_profile"] == b"a profile"
 
 

@@ -1,4 +1,4 @@
-"""Tiles against whole images, colours against the model's, levels against PyTorch's."""
+"""Tiles against whole images, colors against the model's, levels against PyTorch's."""
 
 import itertools
 import zlib
@@ -15,20 +15,26 @@ from dhp_sr.deploy import load_model
 from dhp_sr.deploy.model_info import ModelInfo, TileRequirements
 from dhp_sr.deploy.runner import Runner
 from dhp_sr.deploy.runtimes import open_runner
-from dhp_sr.inference.images import Picture
-from dhp_sr.inference.restore import restored
-from dhp_sr.inference.source import Source, adapter
-from dhp_sr.inference.tiles import GIB, Budget, Choice, Tiling, choose, spans
+from dhp_sr.images import Image
+from dhp_sr.inference.restore import ChannelAdapter, NetworkInput, restore_rows
+from dhp_sr.inference.tiles import (
+    GIB,
+    MemoryBudget,
+    Tiling,
+    TilingOptions,
+    choose_tiling,
+    tile_spans,
+)
 from dhp_sr.metrics import to_uint8
 from dhp_sr.utils.errors import UserError
 
 
-def result(runner, picture, tiling=None, **source_options):
-    source = Source(picture.colours, runner.size_multiple, **source_options)
+def result(runner, image, tiling=None, **source_options):
+    source = NetworkInput(image.color, runner.size_multiple, **source_options)
     tiling = tiling or Tiling(source.height, source.width, 0, 1)
-    fit, told = adapter(runner, picture.colours.shape[2]), []
-    rows = list(restored(picture, source, runner, fit, tiling, told.append))
-    height, width = picture.colours.shape[:2]
+    fit, told = ChannelAdapter.between(image.color.shape[2], runner), []
+    rows = list(restore_rows(image, source, runner, fit, tiling, told.append))
+    height, width = image.color.shape[:2]
     assert sum(told) == height * width
     return np.concatenate(rows)
 
@@ -37,28 +43,28 @@ def result(runner, picture, tiling=None, **source_options):
 @pytest.mark.parametrize("size", [(61, 130)])
 def test_tiled_equals_whole(runner, noise, name, size):
     runner = runner(name)
-    picture = Picture(noise(*size, runner.in_channels), noise(*size), None)
-    whole = result(runner, picture)
+    image = Image(noise(*size, runner.in_channels), noise(*size))
+    whole = result(runner, image)
     multiple = runner.tiles.multiple
     for rows, columns in ((32, 48), (200, 40)):
         assert np.array_equal(
-            result(runner, picture, Tiling(rows, columns, runner.tiles.halo, multiple)), whole
+            result(runner, image, Tiling(rows, columns, runner.tiles.halo, multiple)), whole
         )
 
 
 def test_tiles_of_onnx_files(tmp_path, noise):
     runner = open_runner(other(tmp_path / "x.onnx"), threads=1)
-    picture = Picture(noise(150, 190, 3), None, None)
-    whole = result(runner, picture)
-    assert np.array_equal(result(runner, picture, Tiling(32, 48, 1, 1)), whole)
+    image = Image(noise(150, 190, 3))
+    whole = result(runner, image)
+    assert np.array_equal(result(runner, image, Tiling(32, 48, 1, 1)), whole)
 
 
 @pytest.mark.parametrize("name", ["edsr", "unet"])
 def test_less_overlap_is_not_the_same(runner, noise, name):
     runner = runner(name)
-    picture = Picture(noise(96, 96, 3), None, None)
-    found = result(runner, picture, Tiling(32, 32, 0, runner.tiles.multiple))
-    assert not np.array_equal(found, result(runner, picture))
+    image = Image(noise(96, 96, 3))
+    found = result(runner, image, Tiling(32, 32, 0, runner.tiles.multiple))
+    assert not np.array_equal(found, result(runner, image))
 
 
 @pytest.mark.parametrize("name", ["edsr", "dncnn", "unet"])
@@ -68,13 +74,13 @@ def test_the_whole_is_what_pytorch_makes(runner, model, noise, name):
     given = torch.from_numpy(pixels.transpose(2, 0, 1)[None].copy()).float().div_(255)
     with torch.no_grad():
         expected = to_uint8(network(given)[0])
-    assert np.array_equal(result(runner(name), Picture(pixels, None, None)), expected)
+    assert np.array_equal(result(runner(name), Image(pixels)), expected)
 
 
 def test_sixteen_bits_stay(runner, noise):
     runner = runner("edsr")
     pixels = noise(20, 20, 3, dtype=np.uint16)
-    deep = result(runner, Picture(pixels, None, None))
+    deep = result(runner, Image(pixels))
     assert deep.dtype == np.uint16
     expected = (
         runner(torch.from_numpy((pixels / 65535).transpose(2, 0, 1)[None]).float()).clamp(0, 1)[0]
@@ -87,7 +93,7 @@ def test_alpha_is_enlarged_by_bicubic(runner, noise):
     runner = runner("edsr")
     ramp = np.tile(np.arange(0, 200, 5, dtype=np.uint8), (40, 1))
     tall = Tiling(16, 16, runner.tiles.halo, 1)
-    found = result(runner, Picture(noise(40, 40, 3), ramp, None), tall)
+    found = result(runner, Image(noise(40, 40, 3), ramp), tall)
     assert found.shape == (80, 80, 4)
     inner = found[4:-4, 4:-4, 3].astype(int)
     assert (
@@ -95,35 +101,35 @@ def test_alpha_is_enlarged_by_bicubic(runner, noise):
         and (np.diff(inner, axis=1) <= 3).all()
         and not np.diff(inner, axis=0).any()
     )
-    plain = result(runner, Picture(noise(40, 40, 3), np.full((40, 40), 77, np.uint8), None))
+    plain = result(runner, Image(noise(40, 40, 3), np.full((40, 40), 77, np.uint8)))
     assert (plain[:, :, 3] == 77).all()
 
 
-def test_a_grey_model_takes_colours_one_by_one(runner, noise):
+def test_a_gray_model_takes_colors_one_by_one(runner, noise):
     runner = runner("dncnn")
     pixels = noise(30, 30, 3)
-    found = result(runner, Picture(pixels, None, None))
+    found = result(runner, Image(pixels))
     for channel in range(3):
-        alone = result(runner, Picture(pixels[:, :, [channel]], None, None))
+        alone = result(runner, Image(pixels[:, :, [channel]]))
         assert np.array_equal(found[:, :, channel], alone[:, :, 0])
 
 
-def test_a_colour_model_gives_grey_for_grey(runner, noise):
+def test_a_color_model_gives_gray_for_gray(runner, noise):
     runner = runner("edsr")
     pixels = noise(30, 30, 1)
-    found = result(runner, Picture(pixels, None, None))
-    colours = result(runner, Picture(np.repeat(pixels, 3, axis=2), None, None))
+    found = result(runner, Image(pixels))
+    colors = result(runner, Image(np.repeat(pixels, 3, axis=2)))
     assert found.shape == (60, 60, 1)
-    luma = colours @ np.array([0.2989, 0.5870, 0.1140])
+    luma = colors @ np.array([0.2989, 0.5870, 0.1140])
     assert np.abs(found[:, :, 0] - luma).max() < 1.1
 
 
 def test_noise_is_that_of_the_test_sets(noise):
     pixels = noise(9, 7, 3)
     clean = torch.from_numpy(pixels.transpose(2, 0, 1).copy()).float() / 255
-    source = Source(pixels, 1, noise=25.0, seed=(0, "head"))
+    source = NetworkInput(pixels, 1, noise=25.0, seed=(0, "head"))
     expected = add_noise(clean, 25.0, np.random.default_rng((0, zlib.crc32(b"head"))))
-    assert np.array_equal(source.take(slice(0, 9), slice(0, 7)), expected.numpy())
+    assert np.array_equal(source.tile(slice(0, 9), slice(0, 7)), expected.numpy())
 
 
 @pytest.mark.parametrize(
@@ -131,12 +137,12 @@ def test_noise_is_that_of_the_test_sets(noise):
 )
 def test_sides_are_filled_up(noise, size, mode):
     pixels = noise(*size, 1)
-    source = Source(pixels, 4)
+    source = NetworkInput(pixels, 4)
     given = torch.from_numpy(pixels[:, :, 0].astype(np.float32))[None, None] / 255
     expected = functional.pad(given, (0, -size[1] % 4, 0, -size[0] % 4), mode=mode)[0]
     assert (source.height, source.width) == expected.shape[1:]
     assert np.array_equal(
-        source.take(slice(0, source.height), slice(0, source.width)), expected.numpy()
+        source.tile(slice(0, source.height), slice(0, source.width)), expected.numpy()
     )
 
 
@@ -162,9 +168,15 @@ def a_runner(scale=4, in_channels=3, compute=lambda x: x, **changes):
 
 def chosen(runner, height, width, *, gib=4.0, **choice):
     row_bytes = width * runner.scale**2 * 3
-    budget = Budget(int(gib * GIB))
-    return choose(
-        runner, height, width, batch=1, row_bytes=row_bytes, budget=budget, choice=Choice(**choice)
+    budget = MemoryBudget(int(gib * GIB))
+    return choose_tiling(
+        runner,
+        height,
+        width,
+        batch=1,
+        row_bytes=row_bytes,
+        budget=budget,
+        options=TilingOptions(**choice),
     )
 
 
@@ -198,7 +210,7 @@ def test_without_a_halo_large_images_need_an_overlap():
 @pytest.mark.parametrize("multiple", [1, 4])
 def test_spans_cover_an_axis_once(multiple):
     tiling = Tiling(16, 16, 10, multiple)
-    found = list(spans(100, 16, tiling))
+    found = list(tile_spans(100, 16, tiling))
     assert [span.first for span in found] == list(range(0, 100, 16)) and found[-1].last == 100
     for span, following in itertools.pairwise(found):
         assert span.last == following.first
@@ -207,12 +219,12 @@ def test_spans_cover_an_axis_once(multiple):
         assert min(100, span.last + 10) <= span.end <= 100
 
 
-def test_models_for_other_pictures_are_refused():
+def test_models_for_other_images_are_refused():
     with pytest.raises(UserError, match="found 4 channels in and 3 out"):
-        adapter(a_runner(in_channels=4), 3)
+        ChannelAdapter.between(3, a_runner(in_channels=4))
 
 
 def test_what_is_not_finite_is_refused(noise):
     broken = a_runner(scale=1, compute=lambda x: np.full_like(x, np.nan))
     with pytest.raises(UserError, match="not finite"):
-        result(broken, Picture(noise(8, 8, 3), None, None))
+        result(broken, Image(noise(8, 8, 3)))

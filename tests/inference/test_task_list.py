@@ -1,10 +1,10 @@
-"""Which files are images, and what results are called."""
+"""The images of a run and the names of their results."""
 
 from pathlib import Path
 
 import pytest
 
-from dhp_sr.inference.names import find_work
+from dhp_sr.inference.task_list import list_tasks
 from dhp_sr.utils.errors import UserError
 
 
@@ -16,15 +16,15 @@ def touched(folder, *names):
     return folder
 
 
-def found(source, output, form="png", suffix=""):
-    work = find_work(source, output, form, suffix)
+def found(source, output, output_format="png", suffix=""):
+    listed = list_tasks(source, output, output_format, suffix)
     return {
-        str(job.source.relative_to(source)): str(job.target.relative_to(output))
-        for job in work.jobs
+        str(task.source.relative_to(source)): str(task.target.relative_to(output))
+        for task in listed.tasks
     }
 
 
-def test_folders_are_kept_and_other_files_left_alone(tmp_path):
+def test_folders_are_kept_and_other_files_ignored(tmp_path):
     source = touched(
         tmp_path / "in",
         "a.PNG",
@@ -34,13 +34,13 @@ def test_folders_are_kept_and_other_files_left_alone(tmp_path):
         ".hidden.png",
         ".git/f.png",
     )
-    work = find_work(source, tmp_path / "out", "png")
+    listed = list_tasks(source, tmp_path / "out", "png")
     assert found(source, tmp_path / "out") == {
         "a.PNG": "a.PNG",
         "b/c.jpg": "b/c.png",
         "b/d/e.webp": "b/d/e.png",
     }
-    assert {path.name for path in work.left_alone} == {"notes.txt", ".hidden.png"}
+    assert {path.name for path in listed.ignored} == {"notes.txt", ".hidden.png"}
 
 
 def test_formats_and_suffixes(tmp_path):
@@ -72,13 +72,13 @@ def test_no_two_images_have_one_result(tmp_path):
 
 def test_one_file(tmp_path):
     source = touched(tmp_path, "a.jpg") / "a.jpg"
-    (job,) = find_work(source, tmp_path / "out", "png").jobs
-    assert job.target == tmp_path / "out" / "a.png"
-    (job,) = find_work(source, tmp_path / "b.webp", "png").jobs
-    assert (job.target, job.kind) == (tmp_path / "b.webp", "webp")
+    (task,) = list_tasks(source, tmp_path / "out", "png").tasks
+    assert task.target == tmp_path / "out" / "a.png"
+    (task,) = list_tasks(source, tmp_path / "b.webp", "png").tasks
+    assert (task.target, task.format) == (tmp_path / "b.webp", "webp")
     (tmp_path / "d.png").mkdir()
-    (job,) = find_work(source, tmp_path / "d.png", "png").jobs
-    assert job.target == tmp_path / "d.png" / "a.png"
+    (task,) = list_tasks(source, tmp_path / "d.png", "png").tasks
+    assert task.target == tmp_path / "d.png" / "a.png"
 
 
 def test_images_are_not_replaced(tmp_path):
@@ -87,7 +87,7 @@ def test_images_are_not_replaced(tmp_path):
         UserError,
         match=r"would replace the image .*a\.png; choose another --output, or give --suffix",
     ):
-        find_work(source, source, "png")
+        list_tasks(source, source, "png")
     assert found(source, source, suffix="_x2") == {"a.png": "a_x2.png"}
 
 
@@ -107,6 +107,6 @@ def test_links_to_folders_are_followed_once(tmp_path):
 
 def test_nothing_to_do_is_an_error(tmp_path):
     with pytest.raises(UserError, match="expected a file or a folder, found none"):
-        find_work(tmp_path / "none", tmp_path, "png")
+        list_tasks(tmp_path / "none", tmp_path, "png")
     with pytest.raises(UserError, match=r"expected images .* found none among 1 files"):
-        find_work(touched(tmp_path / "in", "a.txt"), Path("out"), "png")
+        list_tasks(touched(tmp_path / "in", "a.txt"), Path("out"), "png")

@@ -1,0 +1,139 @@
+"""The list of images to restore, and the names of the results."""
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from dhp_sr.images.formats import OUTPUT_SUFFIXES, SUFFIXES, output_format_of
+from dhp_sr.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class ImageTask:
+    """One image and the file of its result."""
+
+    source: Path
+    target: Path
+    format: str
+    """Of the result, a key of `OUTPUT_FORMATS`."""
+
+
+@dataclass(frozen=True)
+class TaskList:
+    """All images of a run."""
+
+    tasks: tuple[ImageTask, ...]
+    ignored: tuple[Path, ...]
+    """Files of the folder that are not named like images."""
+
+
+def list_tasks(source: Path, output: Path, output_format: str, suffix: str = "") -> TaskList:
+    """List every image of a folder and of the folders in it, or one file.
+
+    Results keep the folders and names of their images. Where two images would have the same result
+    (`a.png`, `a.jpg`), the names of both tell their images' suffixes (`a_png.png`, `a_jpg.png`).
+
+    Args:
+        source: a file or a folder.
+        output: a folder; for a single file also a file, if it has the suffix of an image.
+        output_format: of the results, a key of `OUTPUT_FORMATS`, or `same`.
+        suffix: added to the names, before the format's.
+
+    Raises:
+        UserError: there is no such file or folder, no image in it, or a result would replace an
+            image.
+    """
+    if any(sign in suffix for sign in "/\\\0"):
+        raise UserError(
+            f"--suffix: expected an end of a file's name, such as _x4, found {suffix!r}"
+        )
+    if not source.exists() and not source.is_symlink():
+        raise UserError(f"--input {source}: expected a file or a folder, found none")
+    if source.is_file() and output.suffix.lower() in SUFFIXES and not output.is_dir():
+        task = ImageTask(source, output, output_format_of(output.suffix))
+        _check_targets([task])
+        return TaskList((task,), ())
+    if not source.is_dir():
+        tasks = _name_results([source], source.parent, output, output_format, suffix)
+        _check_targets(tasks)
+        return TaskList(tuple(tasks), ())
+    images, ignored = _walk(source, output)
+    if not images:
+        raise UserError(
+            f"--input {source}: expected images ({', '.join(SUFFIXES)}), "
+            f"found none among {len(ignored)} files"
+        )
+    tasks = _name_results(images, source, output, output_format, suffix)
+    _check_targets(tasks)
+    return TaskList(tuple(tasks), tuple(ignored))
+
+
+def _walk(root: Path, output: Path) -> tuple[list[Path], list[Path]]:
+    """List what is named like an image, folders included, and the other files.
+
+    Links to folders are followed, each folder is visited once, and the results' folder is not.
+    """
+    images, ignored = [], []
+    visited = set()
+    results = os.path.realpath(output)
+    for folder, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in visited or (real == results and real != os.path.realpath(root)):
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in [*folders, *files]:
+            path = Path(folder, name)
+            if path.suffix.lower() in SUFFIXES and not name.startswith("."):
+                images.append(path)
+            elif name not in folders:
+                ignored.append(path)
+    return sorted(images), sorted(ignored)
+
+
+def _name_results(
+    images: list[Path], root: Path, output: Path, output_format: str, suffix: str
+) -> list[ImageTask]:
+    planned = []
+    for image in images:
+        chosen = output_format_of(image.suffix) if output_format == "same" else output_format
+        planned.append((image, chosen, _target(image, root, output, chosen, suffix)))
+    count = Counter(_key(target) for _, _, target in planned)
+    taken = {key for key, number in count.items() if number == 1}
+    tasks = []
+    for image, chosen, target in planned:
+        if count[_key(target)] > 1:
+            # `a_jpg.png` may itself be the name of another image's result: count on until it is free
+            number = 0
+            addition = f"_{image.suffix[1:]}"
+            target = _target(image, root, output, chosen, addition + suffix)
+            while _key(target) in taken:
+                number += 1
+                target = _target(image, root, output, chosen, f"{addition}{number}{suffix}")
+            taken.add(_key(target))
+        tasks.append(ImageTask(image, target, chosen))
+    return tasks
+
+
+def _target(image: Path, root: Path, output: Path, output_format: str, addition: str) -> Path:
+    ending = image.suffix
+    if OUTPUT_SUFFIXES.get(ending.lower()) != output_format:
+        ending = f".{output_format}"
+    return output / image.relative_to(root).with_name(f"{image.stem}{addition}{ending}")
+
+
+def _key(path: Path) -> str:
+    return str(path).lower()  # some file systems do not tell A from a
+
+
+def _check_targets(tasks: list[ImageTask]) -> None:
+    sources = {os.path.realpath(task.source): task.source for task in tasks}
+    for task in tasks:
+        replaced = sources.get(os.path.realpath(task.target))
+        if replaced is not None:
+            raise UserError(
+                f"the result of {task.source} would replace the image {replaced}; "
+                "choose another --output, or give --suffix"
+            )
