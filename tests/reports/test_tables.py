@@ -47,3 +47,10 @@ def test_an_unknown_cost_and_an_unpruned_one(metrics):
     metrics["rows"][2].update(macs=None, params=metrics["rows"][1]["params"])
     row = text_table(metrics).splitlines()[-1].split()
     assert row[-3:] == ["-", "3.697", "221.7"]
+
+
+def test_every_kind_of_cost_in_the_rows_has_a_column(metrics):
+    for row, activations in zip(metrics["rows"], (None, 62e6, 31e6), strict=True):
+        row["activations"] = activations
+    lines = text_table(metrics).splitlines()
+    assert "activations M" in lines[0] and "31.000 (50.0%)" in lines[-1]

@@ -59,6 +59,7 @@ def compared_images(runs: Sequence[Run]) -> tuple[list[ComparedImage], int]:
     for run in runs:
         for sample in run.samples:
             shared.setdefault(sample_identity(sample), []).append((run, sample))
+    # Images that the runs share come first: they are what a comparison is about.
     images = []
     num_left_out = 0
     remaining_bytes = MAX_BYTES

@@ -89,7 +89,7 @@ def key_figures(run: Run) -> list[KeyFigure]:
         references["the dense network before the search"] = dense
     for name, row in rows.items():
         if row.get("macs") is None:
-            references.setdefault(name, row)
+            references.setdefault(name, row)  # an interpolated or noisy image
     figures += _main_score(pruned, references, run)
     return figures
 

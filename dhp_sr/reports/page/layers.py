@@ -6,7 +6,7 @@ from typing import Any
 
 from dhp_sr.reports.formatting import PAGE_MISSING
 from dhp_sr.reports.run import Run
-from dhp_sr.utils.cost_kinds import ALWAYS_REPORTED
+from dhp_sr.utils.cost_kinds import COST_KINDS, CostKind
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class Group:
     min_width: int | None
     """Smallest width that a cut may leave; None for a run without a plan."""
     savings: tuple[str, ...]
-    """Fractions of the costs in `ALWAYS_REPORTED` that are saved when the group alone is cut to
-    its minimum width, as text. The plan of a run measures no latency."""
+    """Fractions of the costs in `saving_kinds` that are saved when the group alone is cut to its
+    minimum width, as text."""
     reason: str
     """Reason why the group is pinned, empty for a prunable one."""
 
@@ -104,6 +104,15 @@ def layers_of(cut_widths: Mapping[str, Mapping[str, Any]]) -> list[Layer]:
     return layers
 
 
+def saving_kinds(run: Run) -> list[CostKind]:
+    """List the kinds of cost that the plan of a run states for each group."""
+    names: set[str] = set()
+    for group in (run.plan or {}).get("groups", ()):
+        # The plan of a run before its training measures no latency.
+        names.update(group.get("controls") or ())
+    return [kind for kind in COST_KINDS.values() if kind.name in names]
+
+
 def groups_of(run: Run) -> list[Group]:
     """List the channel groups of a run, those of its plan first."""
     planned = by_name((run.plan or {}).get("groups", ()))
@@ -112,13 +121,14 @@ def groups_of(run: Run) -> list[Group]:
         cut_by_model[model] = by_name(widths["groups"])
     # An older run has no plan: its groups are known from its first pruned model alone.
     first_cut: Mapping[str, Any] = next(iter(cut_by_model.values()), {})
+    kinds = saving_kinds(run)
     groups = []
     for name in dict.fromkeys([*planned, *first_cut]):
         cut = {}
         for model, model_groups in cut_by_model.items():
             if name in model_groups:
                 cut[model] = model_groups[name]
-        groups.append(merge_group(name, planned.get(name, {}), cut))
+        groups.append(merge_group(name, planned.get(name, {}), cut, kinds))
     return groups
 
 
@@ -128,7 +138,10 @@ def by_name(entries: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]
 
 
 def merge_group(
-    name: str, planned: Mapping[str, Any], cut: Mapping[str, Mapping[str, Any]]
+    name: str,
+    planned: Mapping[str, Any],
+    cut: Mapping[str, Mapping[str, Any]],
+    kinds: Iterable[CostKind],
 ) -> Group:
     """Merge the description of a group in the plan and in the widths of pruned models.
 
@@ -136,12 +149,13 @@ def merge_group(
         name: Name of the group.
         planned: Group of plan.json, empty for a run without a plan.
         cut: Pruned model -> group of its widths.json.
+        kinds: Kinds of cost in `Group.savings`.
     """
     # The width and the reason are the same in all of them; a run without a plan has the second.
     any_cut: Mapping[str, Any] = next(iter(cut.values()), {})
     shares = planned.get("controls") or {}
     savings = []
-    for kind in ALWAYS_REPORTED:
+    for kind in kinds:
         share = shares.get(kind.name)
         savings.append(PAGE_MISSING if share is None else f"{share:.1%}")
     return Group(

@@ -23,10 +23,9 @@ from dhp_sr.reports.page.key_figures import (
     subtitle,
     unfinished_note,
 )
-from dhp_sr.reports.page.layers import Group, Layer, groups_of, layers_of
+from dhp_sr.reports.page.layers import Group, Layer, groups_of, layers_of, saving_kinds
 from dhp_sr.reports.page.results_table import Table, results_table
 from dhp_sr.reports.run import Run, read_run_or_saved
-from dhp_sr.utils.cost_kinds import ALWAYS_REPORTED
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_text
 from dhp_sr.utils.strict_json import finite
@@ -62,6 +61,8 @@ class RunSection:
     """Channel groups that cannot."""
     pruned_models: tuple[str, ...]
     """Names of the pruned models."""
+    saving_names: tuple[str, ...]
+    """Kinds of cost in `Group.savings`."""
     has_plan: bool
     """Whether the run saved its plan: minimum widths, savings, layers of each group."""
     heat_maps: tuple[HeatMap, ...]
@@ -98,8 +99,6 @@ class Page:
     """Where the published points come from."""
     input_size: str
     """Input that costs are stated for, empty if it is unknown or differs between runs."""
-    saving_names: tuple[str, ...]
-    """Kinds of cost in `Group.savings`."""
 
 
 def write_page(path: str | Path, folders: Sequence[str | Path]) -> Path:
@@ -137,7 +136,7 @@ def page_html(runs: Sequence[Run]) -> str:
     environment = Environment(
         loader=FunctionLoader(_asset),
         autoescape=True,
-        undefined=StrictUndefined,
+        undefined=StrictUndefined,  # a misspelt name in a template is an error
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -190,7 +189,6 @@ def page_content(runs: Sequence[Run]) -> Page:
         data=finite({"scatter": scatter, "curves": curves}),
         sources=published_sources(scatter),
         input_size=sizes.pop() if len(sizes) == 1 else "",
-        saving_names=tuple(kind.label for kind in ALWAYS_REPORTED),
     )
 
 
@@ -213,6 +211,7 @@ def run_section(run: Run) -> RunSection:
         prunable_groups=tuple(group for group in groups if not group.reason),
         pinned_groups=tuple(group for group in groups if group.reason),
         pruned_models=tuple(run.cut_widths),
+        saving_names=tuple(kind.label for kind in saving_kinds(run)),
         has_plan=run.plan is not None,
         heat_maps=tuple(heat_maps(run)),
         has_latents=bool(run.latents),
