@@ -21,7 +21,7 @@ from dhp_sr.deploy.onnx_export import INPUT, OUTPUT, export_onnx
 from dhp_sr.deploy.onnx_runner import open_session
 from dhp_sr.hyper import convert
 from dhp_sr.metrics import complexity
-from dhp_sr.tasks.registry import task_of
+from dhp_sr.tasks import task_of
 from dhp_sr.utils.devices import thread_count
 
 KEY = ("network", "widths", "runtime", "threads", "input")

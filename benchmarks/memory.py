@@ -6,22 +6,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dhp_sr.training.compression import Compression
+from dhp_sr.training.trainer import Trainer
 
 Storages = dict[int, int]
 """Address of a storage -> its bytes."""
 
 
-def held(training: Compression) -> Storages:
+def held(training: Trainer) -> Storages:
     """Return what lasts from step to step: parameters, buffers, gradients, moments, and the state of the search."""
     network = training.network
     tensors = [*network.parameters(), *network.buffers()]
     tensors += [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
-    search = training.search.state_dict() if training.search is not None else {}
-    return _storages([*tensors, *_tensors(training.optimizer.state_dict()), *_tensors(search)])
+    search = training.phase.search.state_dict() if training.phase.search is not None else {}
+    return _storages(
+        [*tensors, *_tensors(training.phase.optimizer.state_dict()), *_tensors(search)]
+    )
 
 
-def kept_for_backward(training: Compression, batch: dict[str, Tensor], iteration: int) -> Storages:
+def kept_for_backward(training: Trainer, batch: dict[str, Tensor], iteration: int) -> Storages:
     """Take one training step; return what its forward keeps for the backward, beside what is held anyway.
 
     Activations are among it, and generated weights.
@@ -40,12 +42,12 @@ def kept_for_backward(training: Compression, batch: dict[str, Tensor], iteration
     return {address: size for address, size in storages.items() if address not in lasting}
 
 
-def cuda_peak_bytes(training: Compression, batch: dict[str, Tensor], iteration: int) -> int | None:
+def cuda_peak_bytes(training: Trainer, batch: dict[str, Tensor], iteration: int) -> int | None:
     """Take one training step; return the most memory it held on the graphics card, None without one.
 
     Other networks on the card are not counted: what this one holds, and what the step adds at its peak.
     """
-    if training.place.device.type != "cuda":
+    if training.context.device.type != "cuda":
         return None
     training.network.zero_grad(set_to_none=True)
     own = sum(held(training).values())

@@ -46,8 +46,8 @@ from dhp_sr.config import (  # noqa: E402
     resolve_paths,
 )
 from dhp_sr.tasks.test_sets import TestSet, build_test_sets, evaluate  # noqa: E402
-from dhp_sr.training.compression import Compression  # noqa: E402
 from dhp_sr.training.distributed import DistributedContext  # noqa: E402
+from dhp_sr.training.trainer import Trainer  # noqa: E402
 from dhp_sr.utils.devices import select_device  # noqa: E402
 from dhp_sr.utils.errors import UserError, exit_code  # noqa: E402
 
@@ -141,10 +141,10 @@ def train(
 
 
 def _finetune(
-    training: Compression, steps: Steps, dense: Options, plan: Callable[..., Iterations], title: str
+    training: Trainer, steps: Steps, dense: Options, plan: Callable[..., Iterations], title: str
 ) -> tuple[float, Iterations, list[float]]:
     """Train a cut network for as long as there is time; return processor time, phases, and the ratios measured."""
-    cut_at = done = training.schedule.cut_at
+    cut_at = done = training.schedule.prune_at
     cpu_s, ratios = 0.0, []
     for parts in range(LOOKS, 0, -1):
         ratios.append(_step_ratio(lambda: copy.deepcopy(training), dense))
@@ -161,22 +161,21 @@ def _finetune(
     return cpu_s, replace(plan(), finetune=done - cut_at), [round(ratio, 3) for ratio in ratios]
 
 
-def _begin(options: Options, place: DistributedContext, iteration: int = 0) -> Compression:
+def _begin(options: Options, place: DistributedContext, iteration: int = 0) -> Trainer:
     """Return a training as it is at `iteration`, without the steps before."""
-    dense_file = Path(options.path.pretrain_network_g or ROOT / "unused" / "models" / "dense")
-    training = Compression(options, place, dense_file)
+    training = Trainer(options, place)
     training.advance(iteration)
     return training
 
 
-def _step_ratio(make: Callable[[], Compression], dense: Options) -> float:
+def _step_ratio(make: Callable[[], Trainer], dense: Options) -> float:
     """Return the time of a step of what is made, in steps of the dense network; random numbers go on as before."""
     with torch.random.fork_rng():
         rival = make()
-        return compare_steps(rival, _begin(dense, rival.place), next(batches(dense, 0, 1))[1])
+        return compare_steps(rival, _begin(dense, rival.context), next(batches(dense, 0, 1))[1])
 
 
-def _train_on(training: Compression, steps: Steps, number: int, title: str) -> float:
+def _train_on(training: Trainer, steps: Steps, number: int, title: str) -> float:
     """Take that many steps; return the processor time in seconds."""
     began = time.process_time()
     for iteration, batch in tqdm(
@@ -205,16 +204,21 @@ def _options(
 
 
 def _figures(
-    training: Compression, sets: Sequence[TestSet], place: DistributedContext
+    training: Trainer, sets: Sequence[TestSet], place: DistributedContext
 ) -> dict[str, Any]:
-    network, report = training.for_validation(), training.report
+    network = training.phase.network_for_validation()
+    pruned = training.phase.pruned_models
+    achieved = pruned[0].achieved if pruned else {}
     scores = {one.name: evaluate(network, one, place.device)["psnr_y_db"] for one in sets}
     groups = {
-        group["name"]: group["after"] for group in report.get("groups", []) if group["prunable"]
+        group["name"]: group["after"]
+        for model in pruned
+        for group in model.groups
+        if group["prunable"]
     }
     return {
-        "macs_ratio": report.get("macs_ratio", 1.0),
-        "params_ratio": report.get("params_ratio", 1.0),
+        "macs_ratio": achieved.get("macs_ratio", 1.0),
+        "params_ratio": achieved.get("params_ratio", 1.0),
         "widths": groups,
         "psnr_y_db": scores,
         "mean_psnr_y_db": sum(scores.values()) / len(scores),

@@ -39,8 +39,8 @@ from dhp_sr.config import (  # noqa: E402
     resolve_paths,
 )
 from dhp_sr.hyper import HyperNet  # noqa: E402
-from dhp_sr.training.compression import Compression  # noqa: E402
 from dhp_sr.training.distributed import DistributedContext  # noqa: E402
+from dhp_sr.training.trainer import Trainer  # noqa: E402
 from dhp_sr.utils.devices import select_device  # noqa: E402
 from dhp_sr.utils.errors import exit_code  # noqa: E402
 
@@ -167,7 +167,7 @@ def _options(option_file: Path, changes: Sequence[str]) -> Options:
 
 def _train_dense(options: Options, place: DistributedContext) -> dict[str, Any]:
     seed_everything(options.manual_seed)
-    training = Compression(options, place, ROOT / "unused" / "models" / "dense.safetensors")
+    training = Trainer(options, place)
     end = options.compress.dense_iter
     for iteration, batch in tqdm(batches(options, 0, end), "dense", total=end, mininterval=10):
         training.step(batch, iteration)
@@ -176,10 +176,10 @@ def _train_dense(options: Options, place: DistributedContext) -> dict[str, Any]:
 
 def _begin(
     options: Options, place: DistributedContext, dense: dict[str, Any], latents: int
-) -> tuple[Compression, Tensor]:
+) -> tuple[Trainer, Tensor]:
     """Return a training at the start of the search, from latents of its own, and their |z|."""
     seed_everything(options.manual_seed)
-    training = Compression(options, place, ROOT / "unused" / "models" / "dense.safetensors")
+    training = Trainer(options, place)
     training.load_state_dict(copy.deepcopy(dense))
     torch.manual_seed(latents)
     training.advance(options.compress.dense_iter)
@@ -193,14 +193,14 @@ def _search(
     options: Options, place: DistributedContext, dense: dict[str, Any], latents: int
 ) -> Found:
     training, initial = _begin(options, place, dense, latents)
-    start, end = options.compress.dense_iter, training.schedule.cut_at
+    start, end = options.compress.dense_iter, training.schedule.prune_at
     label = f"{options.compress.preset} from latents {latents}"
     for iteration, batch in tqdm(
         batches(options, start, end), label, total=end - start, mininterval=10
     ):
         training.step(batch, iteration)
-    training.search.finish()
-    return Found(initial, training.search.scores().clone(), training.network.mask.clone())
+    training.phase.search.finish()
+    return Found(initial, training.phase.search.scores().clone(), training.network.mask.clone())
 
 
 def _parser() -> argparse.ArgumentParser:

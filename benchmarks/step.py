@@ -13,8 +13,8 @@ from benchmarks.memory import cuda_peak_bytes, held, kept_for_backward
 from benchmarks.rounds import quartiles, ratios, take_turns
 from dhp_sr.config import Options, load_options
 from dhp_sr.search.gradual_taylor import INTERVAL
-from dhp_sr.training.compression import Compression
 from dhp_sr.training.distributed import DistributedContext
+from dhp_sr.training.trainer import Trainer
 
 PLAIN = "plain"
 LIMIT_S = 15.0
@@ -73,7 +73,7 @@ def measure_steps(
 
 
 def compare_steps(
-    training: Compression, other: Compression, batch: Mapping[str, Any], rounds: int = 7
+    training: Trainer, other: Trainer, batch: Mapping[str, Any], rounds: int = 7
 ) -> float:
     """Return the time of a step of `training`, in steps of `other`: processor time on a CPU. Both are trained on.
 
@@ -85,24 +85,24 @@ def compare_steps(
     """
     rivals = {"one": training, "other": other}
     steps = {name: partial(rival.step, batch, _present(rival)) for name, rival in rivals.items()}
-    turns = take_turns(steps, rounds, training.place.device)
-    on_cpu = training.place.device.type == "cpu"
+    turns = take_turns(steps, rounds, training.context.device)
+    on_cpu = training.context.device.type == "cpu"
     own, others = (turns[name].cpu_ms if on_cpu else turns[name].wall_ms for name in rivals)
     return ratios(own, others)["median"]
 
 
-def _present(training: Compression) -> int:
+def _present(training: Trainer) -> int:
     """Return an iteration of the phase that a training is in."""
     return (
         training.schedule.dense_iter
-        if training.phase == "search"
+        if training.phase.name == "search"
         else training.schedule.total_iter - 1
     )
 
 
 def _training(
     option_file: Path, kind: str, place: DistributedContext, changes: Sequence[str]
-) -> Compression:
+) -> Trainer:
     own = (
         ["compress=null"]
         if kind == PLAIN
@@ -110,7 +110,7 @@ def _training(
     )
     options = load_options(option_file, [*changes, *own])
     torch.manual_seed(options.manual_seed)
-    training = Compression(options, place, Path("dense.safetensors"))
+    training = Trainer(options, place)
     training.advance(0)
     return training
 
@@ -147,7 +147,7 @@ def _batch_size(option_file: Path, place: DistributedContext, changes: Sequence[
 class _Steps:
     """The steps of one training, from the middle of its search on."""
 
-    def __init__(self, training: Compression, batch: dict[str, Tensor]) -> None:
+    def __init__(self, training: Trainer, batch: dict[str, Tensor]) -> None:
         self._training, self._batch = training, batch
         self._iteration = training.schedule.search_iter // 2 // INTERVAL * INTERVAL
 
@@ -159,7 +159,7 @@ class _Steps:
         """Processor time of the search's share of a step, its rare proximal steps spread over all."""
         start = time.process_time()
         for _ in range(INTERVAL):
-            self._training.search.step(self._iteration)
+            self._training.phase.search.step(self._iteration)
             self._iteration += 1
         return (time.process_time() - start) * 1000 / INTERVAL
 

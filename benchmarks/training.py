@@ -6,7 +6,7 @@ from typing import Any
 
 from dhp_sr.config import Options
 from dhp_sr.data.sampler import train_batches
-from dhp_sr.tasks.registry import task_of
+from dhp_sr.tasks import task_of
 
 
 def batches(

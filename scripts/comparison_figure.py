@@ -22,7 +22,7 @@ from dhp_sr.config import load_options, resolve_paths  # noqa: E402
 from dhp_sr.deploy import load_model  # noqa: E402
 from dhp_sr.metrics import psnr_db  # noqa: E402
 from dhp_sr.reports.plots import INK, new_figure, save_png  # noqa: E402
-from dhp_sr.tasks.test_sets import TestSet, build_test_sets, enlarge, restore  # noqa: E402
+from dhp_sr.tasks.test_sets import TestSet, build_test_sets, restore, upscale_input  # noqa: E402
 from dhp_sr.utils.errors import UserError, exit_code  # noqa: E402
 
 Crop = tuple[int, int, int, int]
@@ -57,14 +57,14 @@ def draw(run: Path, target: Path, image: str, crop: Crop) -> None:
     test_set, item = _find_image(build_test_sets(options), image)
     ground_truth = item["gt_uint8"]
     input_name = "bicubic" if test_set.scale > 1 else "noisy"
-    images = {input_name: enlarge(item, test_set.scale)}
+    images = {input_name: upscale_input(item, test_set.scale)}
     for name in ("dense", "pruned"):
         network = load_model(run / "models" / f"{name}.safetensors")
         images[name] = restore(network, item, test_set.scale)
     columns = {}
     for name, restored in images.items():
         luma = ground_truth.shape[-1] == 3
-        psnr = psnr_db(restored, ground_truth, crop_border=test_set.shave, luma=luma)
+        psnr = psnr_db(restored, ground_truth, crop_border=test_set.crop_border, luma=luma)
         columns[f"{name}\n{psnr:.2f} dB"] = restored
     columns["ground truth\n"] = ground_truth
     comparison_figure(target, columns, crop)

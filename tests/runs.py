@@ -1,35 +1,85 @@
-"""Whole runs, killed where a test says so."""
+"""Whole runs, killed where a test says so, and their comparison."""
 
-from dhp_sr.basicsr_adapter.model import DHPModel
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
 from dhp_sr.cli.process import seed_everything
+from dhp_sr.config.schema import Options
+from dhp_sr.training.checkpoint import load_state, pack
 from dhp_sr.training.driver import train
-from dhp_sr.training.states import load_state, pack
+from dhp_sr.training.trainer import Trainer
 
 
 class Killed(Exception):
-    """Raised in the place of a training step."""
+    """Raised in place of a training step."""
 
 
-def run(options, root, **more):
+def run(options: Options, root: Path, **arguments: Any) -> dict[str, Any]:
     """Train as train.py does."""
     seed_everything(options.manual_seed)
-    return train(options, root=root, **more)
+    return train(options, root=root, **arguments)
 
 
-def kill_before(monkeypatch, iteration: int) -> None:
-    """Let a run die before a step."""
-    step = DHPModel.optimize_parameters
+def kill_before(monkeypatch: pytest.MonkeyPatch, step_number: int) -> None:
+    """Let a run die before a step, counted from 1."""
+    original = Trainer.step
 
-    def dying(self, current_iter):
-        if current_iter == iteration:
+    def step(self: Trainer, batch: Any, iteration: int) -> dict[str, float]:
+        if iteration + 1 == step_number:
             raise Killed
-        step(self, current_iter)
+        return original(self, batch, iteration)
 
-    monkeypatch.setattr(DHPModel, "optimize_parameters", dying)
+    monkeypatch.setattr(Trainer, "step", step)
 
 
-def final_state(folder, iteration=12):
+def run_with_kills(
+    options: Options, root: Path, monkeypatch: pytest.MonkeyPatch, step_numbers: tuple[int, ...]
+) -> dict[str, Any]:
+    """Kill a run before each of these steps and resume it; return its results."""
+    for step_number in step_numbers:
+        with monkeypatch.context() as patch:
+            kill_before(patch, step_number)
+            with pytest.raises(Killed):
+                run(options, root, auto_resume=True)
+    return run(options, root, auto_resume=True)
+
+
+def saved_state(folder: Path, iteration: int = 12) -> tuple[dict[str, torch.Tensor], Any]:
     """Return a saved state as named tensors and the plain rest."""
     state = load_state(folder / "training_states" / f"{iteration}.state")
     state["extra"].pop("log_bytes")  # the log also says when a run was resumed
     return pack(state)
+
+
+def assert_same_tensors(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
+    """Compare two sets of named tensors bit for bit."""
+    assert left.keys() == right.keys()
+    for name in left:
+        assert torch.equal(left[name], right[name]), name
+
+
+def assert_same_state(left: Path, right: Path, iteration: int = 12) -> None:
+    """Compare the saved states of two runs bit for bit."""
+    (tensors, plain), (other_tensors, other_plain) = (
+        saved_state(folder, iteration) for folder in (left, right)
+    )
+    assert plain == other_plain
+    assert_same_tensors(tensors, other_tensors)
+
+
+def assert_same_run(left: Path, right: Path, iteration: int = 12) -> None:
+    """Compare two run folders: tables, widths, models and the last state."""
+    tables = {path.name for path in left.iterdir() if path.suffix == ".csv"}
+    tables |= {path.name for path in left.glob("widths*")}
+    assert {"curves.csv", "validation.csv", "latents.csv"} <= tables
+    for name in tables:
+        assert (left / name).read_text() == (right / name).read_text(), name
+    models = {path.name for path in (left / "models").iterdir()}
+    assert models == {path.name for path in (right / "models").iterdir()}
+    for name in models:
+        assert_same_tensors(load_file(left / "models" / name), load_file(right / "models" / name))
+    assert_same_state(left, right, iteration)

@@ -44,7 +44,7 @@ def option_file(tmp_path):
                 "dense_iter": 4,
                 "search_iter": 4,
             },
-            "train": {"total_iter": 12, "optim_g": {"lr": 0.001}},
+            "train": {"total_iter": 12, "optim_g": {"lr": 0.001}, "amp": "none"},
             "val": {"val_freq": 1000},
             "logger": {"print_freq": 1, "save_checkpoint_freq": 3, "use_tb_logger": False},
         }
@@ -169,7 +169,7 @@ def test_a_full_disk(option_file, tmp_path, monkeypatch, capsys):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("dhp_sr.basicsr_adapter.model.save_state", full)
+    monkeypatch.setattr("dhp_sr.training.trainer.save_state", full)
     assert main(["-opt", str(option_file())]) == 2
     message = capsys.readouterr().err
     assert (

@@ -1,4 +1,4 @@
-"""Tiny pictures and tiny option files for whole runs."""
+"""Tiny images and tiny option files for whole runs."""
 
 from pathlib import Path
 
@@ -8,15 +8,18 @@ from PIL import Image
 
 from dhp_sr.config.schema import Options
 
+EDSR = {"type": "HyperEDSR", "num_feat": 8, "num_block": 1, "upscale": 2}
+DNCNN = {"type": "HyperDnCNN", "num_in_ch": 1, "num_feat": 8, "num_layers": 4}
+
 
 def save_pictures(folder: Path, count: int, side: int, channels: int = 3) -> Path:
+    """Write smooth random images."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for index in range(count):
         coarse = rng.integers(0, 256, (side // 4, side // 4, channels), dtype=np.uint8)
-        Image.fromarray(coarse.squeeze()).resize((side, side), Image.Resampling.BICUBIC).save(
-            folder / f"{index}.png"
-        )
+        image = Image.fromarray(coarse.squeeze()).resize((side, side), Image.Resampling.BICUBIC)
+        image.save(folder / f"{index}.png")
     return folder
 
 
@@ -29,59 +32,58 @@ def pictures(tmp_path_factory) -> Path:
     return folder
 
 
-EDSR = {"type": "HyperEDSR", "num_feat": 8, "num_block": 1, "upscale": 2}
-DNCNN = {"type": "HyperDnCNN", "num_in_ch": 1, "num_feat": 8, "num_layers": 4}
-
-
 @pytest.fixture
 def make_options(pictures, tmp_path):
-    """A function that gives the options of a 12-iteration run: 4 dense, 4 search, 4 finetuning."""
+    """A function that makes the options of a tiny run, see `tiny_options`."""
+    return lambda *args, **changes: tiny_options(pictures, tmp_path, *args, **changes)
 
-    def make(
-        network: dict = EDSR, compress: dict | None = None, train: dict | None = None, **top
-    ) -> Options:
-        denoise = network["type"].endswith("DnCNN")
-        data = (
-            {"type": "SRDataset"}
-            if not denoise
-            else {"type": "NoiseDataset", "color": "grey", "sigma": 25.0}
-        )
-        searched = {
-            "target": {"macs": 0.5},
-            "tolerance": 0.15,
-            "round_to": 2,
-            "min_width": 2,
-            "dense_iter": 4,
-            "search_iter": 4,
-        }
-        options = {
-            "name": "tiny",
-            "scale": 1 if denoise else 2,
-            "num_gpu": 0,
-            "manual_seed": 5,
-            "network_g": network,
-            "datasets": {
-                "train": {
-                    **data,
-                    "dataroot_gt": str(pictures / "train"),
-                    "gt_size": 16,
-                    "batch_size_per_gpu": 2,
-                },
-                "val": {**data, "name": "A", "dataroot_gt": str(pictures / "val")},
-            },
-            "path": {"experiments_root": str(tmp_path / "experiments")},
-            "compress": None if compress == {} else {**searched, **(compress or {})},
+
+def tiny_options(
+    pictures: Path,
+    root: Path,
+    network: dict = EDSR,
+    compress: dict | None = None,
+    train: dict | None = None,
+    **top,
+) -> Options:
+    """Options of a 12-iteration run: 4 dense, 4 search, 4 finetuning; `compress={}`: 12 dense."""
+    data = {"type": "SRDataset"}
+    if network["type"].endswith("DnCNN"):
+        data = {"type": "NoiseDataset", "color": "grey", "sigma": 25.0}
+    default_compress = {
+        "target": {"macs": 0.5},
+        "tolerance": 0.15,
+        "round_to": 2,
+        "min_width": 2,
+        "dense_iter": 4,
+        "search_iter": 4,
+    }
+    options = {
+        "name": "tiny",
+        "scale": 2 if data["type"] == "SRDataset" else 1,
+        "num_gpu": 0,
+        "manual_seed": 5,
+        "network_g": network,
+        "datasets": {
             "train": {
-                "total_iter": 12,
-                "optim_g": {"lr": 1e-3},
-                "ema_decay": 0.9,
-                "grad_clip": 1.0,
-                **(train or {}),
+                **data,
+                "dataroot_gt": str(pictures / "train"),
+                "gt_size": 16,
+                "batch_size_per_gpu": 2,
             },
-            "val": {"val_freq": 5},
-            "logger": {"print_freq": 2, "save_checkpoint_freq": 3, "use_tb_logger": False},
-            **top,
-        }
-        return Options.model_validate(options)
-
-    return make
+            "val": {**data, "name": "A", "dataroot_gt": str(pictures / "val")},
+        },
+        "path": {"experiments_root": str(root / "experiments")},
+        "compress": None if compress == {} else {**default_compress, **(compress or {})},
+        "train": {
+            "total_iter": 12,
+            "optim_g": {"lr": 1e-3},
+            "ema_decay": 0.9,
+            "grad_clip": 1.0,
+            **(train or {}),
+        },
+        "val": {"val_freq": 5},
+        "logger": {"print_freq": 2, "save_checkpoint_freq": 3, "use_tb_logger": False},
+        **top,
+    }
+    return Options.model_validate(options)

@@ -1,1 +1,5 @@
-"""BasicSR's registries and the shim that makes it importable; the only package that imports basicsr."""
+"""BasicSR: the only package that imports it.
+
+`shim` is low: it makes `import basicsr` work and builds BasicSR's networks. `registries` and
+`model` are high: they let BasicSR build and drive our networks, datasets and training.
+"""

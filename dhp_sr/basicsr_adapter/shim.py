@@ -1,8 +1,9 @@
-"""Make `import basicsr` (1.4.2) work with today's torchvision, and with a torchvision whose CUDA half cannot load.
+"""Preparation of `import basicsr` (1.4.2), and construction of BasicSR's networks.
 
-Two things stand in the way. `basicsr.data.degradations` imports `torchvision.transforms.functional_tensor`, which
-torchvision 0.17 removed. And PyPI's torchvision beside a CPU-only torch registers shape rules for operators that its
-skipped extension should have declared: "operator torchvision::nms does not exist".
+Two things keep `import basicsr` from working. `basicsr.data.degradations` imports
+`torchvision.transforms.functional_tensor`, which torchvision 0.17 removed. And PyPI's torchvision
+beside a CPU-only torch registers shape rules for operators that its extension, which cannot load
+there, should have declared: "operator torchvision::nms does not exist".
 """
 
 import importlib.util
@@ -17,18 +18,17 @@ from torch import nn
 
 from dhp_sr.utils.errors import UserError, nearest
 
-_REMOVED = "torchvision.transforms.functional_tensor"
+_REMOVED_MODULE = "torchvision.transforms.functional_tensor"
 _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
-_libraries: list[
-    torch.library.Library
-] = []  # a declared operator lives as long as its Library object
+# A declared operator exists as long as its Library object, so the object must not be collected.
+_libraries: list[torch.library.Library] = []
 
 
 def prepare_basicsr() -> None:
-    """Put in place what `import basicsr` needs; harmless when called again or when nothing is missing.
+    """Make `import basicsr` work; harmless when called again or when nothing is missing.
 
     Raises:
         ModuleNotFoundError: basicsr or torchvision is not installed.
@@ -43,9 +43,12 @@ def prepare_basicsr() -> None:
 
 
 def prepare_torchvision() -> None:
-    """Put in place what `import torchvision` needs; harmless when called again or when nothing is missing."""
-    if "torchvision" not in sys.modules and importlib.util.find_spec("torchvision") is not None:
-        _declare_operators(Path(importlib.util.find_spec("torchvision").origin).parent)
+    """Make `import torchvision` work; harmless when called again or when nothing is missing."""
+    if "torchvision" in sys.modules:
+        return
+    spec = importlib.util.find_spec("torchvision")  # finds the package without importing it
+    if spec is not None and spec.origin is not None:
+        _declare_operators(Path(spec.origin).parent)
 
 
 def build_basicsr_network(
@@ -83,7 +86,7 @@ def build_basicsr_network(
 
 
 def _declare_operators(folder: Path) -> None:
-    """Declare the operators that torchvision's extension would, unless the extension itself loads."""
+    """Declare the operators of torchvision's extension, unless the extension itself loads."""
     if _libraries or hasattr(torch.ops.torchvision, "nms"):
         return
     for path in sorted(folder.glob("_C*.so")):
@@ -99,12 +102,13 @@ def _declare_operators(folder: Path) -> None:
 
 
 def _restore_functional_tensor() -> None:
-    if _REMOVED in sys.modules or importlib.util.find_spec(_REMOVED) is not None:
+    """Put a stand-in for the module that torchvision 0.17 removed into `sys.modules`."""
+    # First sys.modules: find_spec raises ValueError for a module without a spec, as ours is.
+    if _REMOVED_MODULE in sys.modules or importlib.util.find_spec(_REMOVED_MODULE) is not None:
         return
-    from torchvision.transforms.functional import (
-        rgb_to_grayscale,
-    )  # only now: the operators must be declared first
+    # Imported here, since the operators must be declared before.
+    from torchvision.transforms.functional import rgb_to_grayscale
 
-    module = types.ModuleType(_REMOVED, "Stands in for the module that torchvision 0.17 removed.")
-    module.rgb_to_grayscale = rgb_to_grayscale
-    sys.modules[_REMOVED] = module
+    module = types.ModuleType(_REMOVED_MODULE)
+    setattr(module, "rgb_to_grayscale", rgb_to_grayscale)  # noqa: B010 - unknown to type checkers
+    sys.modules[_REMOVED_MODULE] = module

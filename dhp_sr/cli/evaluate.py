@@ -1,7 +1,6 @@
 """Scores of finished models: quality per image, cost, time, memory. The service of test.py."""
 
 import argparse
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,17 @@ from dhp_sr.deploy import load_model
 from dhp_sr.deploy.model_info import CLASSIFICATION
 from dhp_sr.metrics import latencies
 from dhp_sr.reports.tables import evaluation_text, text_table
+from dhp_sr.tasks import task_named, task_of
 from dhp_sr.tasks.base import Task
-from dhp_sr.tasks.registry import task_named, task_of
-from dhp_sr.tasks.test_sets import TestSet, enlarge, mean_scores, restore, scores_of
-from dhp_sr.training.final_names import final_names
-from dhp_sr.training.result_rows import Row, input_rows, model_row, new_row
+from dhp_sr.tasks.evaluation import (
+    Row,
+    evaluate_inputs,
+    evaluate_sets,
+    input_rows,
+    model_row,
+    new_row,
+)
+from dhp_sr.training.model_writer import final_names
 from dhp_sr.training.run_folder import RunFolder
 from dhp_sr.utils.devices import MAX_THREADS, device_by_name, single_device
 from dhp_sr.utils.errors import UserError
@@ -225,14 +230,14 @@ def evaluate_files(
     if network.task == CLASSIFICATION:
         sets = _open_sets(compared[0], task, folders, size=measuring.size, **choices)
         first_rows = []
-        model_rows = [_classifier_row(model, task, sets) for model in compared]
+        model_rows = [_row(model, task, sets) for model in compared]
         shape = list(example_shape(network))
     else:
         sets = _open_sets(compared[0], task, folders, **choices)
-        first_rows = [_input_row(sets, task.input_name)]
-        model_rows = [_restoration_row(model, sets) for model in compared]
+        first_rows = [_input_row(task, sets)]
+        model_rows = [_row(model, task, sets) for model in compared]
         shape = image_shape(network, *(measuring.size or (EXAMPLE_SIDE, EXAMPLE_SIDE)))
-        scores["shaved"] = {test_set.name: test_set.shave for test_set in sets}
+        scores["shaved"] = {test_set.name: test_set.crop_border for test_set in sets}
     if measuring.repeats:
         _measure(model_rows, compared, shape, measuring)
     scores["rows"] = [*first_rows, *model_rows]
@@ -247,45 +252,32 @@ def _open_sets(
 ) -> list[Any]:
     by_name = dict(zip(set_names(folders), map(str, folders), strict=True))
     try:
-        return task.folder_sets(model.network, by_name, choices)
+        return task.open_folders(model.network, by_name, choices)
     except UserError as error:
         raise UserError(f"{model.path}: {error}") from error
 
 
-def _input_row(sets: Sequence[TestSet], name: str) -> Row:
-    """Score the input itself: the bicubic enlargement, or the noisy image."""
-    images = {}
-    for test_set in sets:
-        upscale = functools.partial(enlarge, scale=test_set.scale)
-        images[test_set.name] = scores_of(upscale, test_set)
-    return new_row(name, _means(images), images=images)
+def _input_row(task: Task, sets: Sequence[Any]) -> Row:
+    """Score the input itself: bicubic upscaling, or the noisy image."""
+    scores = evaluate_inputs(task, sets)
+    return new_row(task.input_name, scores.sets, images=scores.images)
 
 
-def _restoration_row(model: ComparedModel, sets: Sequence[TestSet]) -> Row:
-    images = {}
-    for test_set in sets:
-        run = functools.partial(restore, model.network, scale=test_set.scale, device=model.device)
-        images[test_set.name] = scores_of(run, test_set)
+def _row(model: ComparedModel, task: Task, sets: Sequence[Any]) -> Row:
     network: Any = model.network
+    scores = evaluate_sets(task, network, sets, model.device)
+    if network.task == CLASSIFICATION:
+        side = network.input_size
+        return _model_row(model, scores.sets, {f"{side}x{side}": list(example_shape(network))})
     scale = network.scale
     out_height, out_width = HD_OUTPUT
     shapes = {
-        "128x128": image_shape(model.network, EXAMPLE_SIDE, EXAMPLE_SIDE),
-        "256x256": image_shape(model.network, 256, 256),
+        "128x128": image_shape(network, EXAMPLE_SIDE, EXAMPLE_SIDE),
+        "256x256": image_shape(network, 256, 256),
         # The input whose output is at least HD: divisions rounded up.
-        "1280x720 output": image_shape(
-            model.network, -(-out_height // scale), -(-out_width // scale)
-        ),
+        "1280x720 output": image_shape(network, -(-out_height // scale), -(-out_width // scale)),
     }
-    return _model_row(model, _means(images), shapes, images=images)
-
-
-def _classifier_row(model: ComparedModel, task: Task, sets: Sequence[Any]) -> Row:
-    scores = {}
-    for test_set in sets:
-        scores[test_set.name] = task.evaluate(model.network, test_set, model.device)
-    side = model.network.input_size
-    return _model_row(model, scores, {f"{side}x{side}": list(example_shape(model.network))})
+    return _model_row(model, scores.sets, shapes, images=scores.images)
 
 
 def _model_row(
@@ -313,10 +305,6 @@ def _cost(model: ComparedModel, shape: list[int]) -> dict[str, Any]:
     for name in ("macs", "params", "activations", "convs", "uncounted"):
         values[name] = None if cost is None else getattr(cost, name)
     return values
-
-
-def _means(images: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    return {name: mean_scores(scores) for name, scores in images.items()}
 
 
 def _measure(

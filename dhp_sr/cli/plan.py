@@ -13,10 +13,10 @@ from dhp_sr.cli.process import keep_memory, plain_warnings
 from dhp_sr.config import load_options, resolve_paths
 from dhp_sr.hyper import HyperNet, convert
 from dhp_sr.reports.plan import plan_text
-from dhp_sr.tasks.registry import task_of
+from dhp_sr.tasks import task_of
 from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.training.plan_summary import summarize_plan
-from dhp_sr.training.search_setup import convert_plain, make_budgets, make_latency_benchmark
+from dhp_sr.training.pruning import convert_network, make_budgets, make_latency_benchmark
 from dhp_sr.utils.cost_kinds import reported_kinds
 from dhp_sr.utils.devices import single_device
 from dhp_sr.utils.errors import UserError
@@ -97,7 +97,7 @@ def plan_run(opt: str | Path, overrides: Sequence[str] = (), *, root: Path) -> d
     network = task_of(options).build_network(options)
     context = DistributedContext(single_device(options.num_gpu))
     network.to(context.device)
-    hyper = convert_plain(network, options, context)
+    hyper = convert_network(network, options, context.device)
     latency_benchmark = make_latency_benchmark(network, options, context, None)
     if latency_benchmark is not None:
         hyper.use_latency(latency_benchmark)

@@ -1,4 +1,4 @@
-"""What a task decides: images, loss and scores. All else in a run is the same for every task."""
+"""Interface of a task: data, loss and scores. All else in a run is the same for every task."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -20,19 +20,24 @@ from dhp_sr.zoo.names import build_named
 from dhp_sr.zoo.networks import plain_type
 
 Scores = dict[str, float]
-Set = TypeVar("Set")
+"""Score -> mean over a test set, and `images`, the number of images."""
+ImageScores = dict[str, Any]
+"""Scores of one image, and `image`, its name."""
+TestSetType = TypeVar("TestSetType")
+SectionType = TypeVar("SectionType", bound=Section)
 
 
 class Task(ABC):
-    """One task; it keeps no state, so a run and everything that reads its files may each have one.
+    """One task. It keeps no state, so any number of objects may stand for the same task.
 
     Attributes:
-        name: As networks and model files say it: `sr`, `denoise` or `classification`.
-        dataset_type: Type of the data in option files that makes a run one of this task.
-        scores: What `evaluate` measures, in the order of the columns of validation.csv.
-        batch_keys: What a training batch holds: the network's input and what it is compared with.
-        loss_name: What TensorBoard calls the loss, by BasicSR's convention.
-        input_name: What tables call the input itself, which a network has to beat; empty where it cannot be scored.
+        name: As networks and model files state it: `sr`, `denoise` or `classification`.
+        dataset_type: Type of dataset in option files that makes a run one of this task.
+        scores: Names of what `evaluate` measures, in the order of the columns of validation.csv.
+        batch_keys: Keys of a training batch: the network's input and its target.
+        loss_name: Name of the loss in TensorBoard, by BasicSR's convention.
+        input_name: Name in tables of the input itself, which a network has to beat; empty where
+            it cannot be scored.
     """
 
     name: str
@@ -42,81 +47,107 @@ class Task(ABC):
     loss_name: str
     input_name: str = ""
 
-    @property
-    def best(self) -> Score:
-        """The score that decides which model is the best."""
-        return scores_of(self.name)[0]
+    # ---- data
 
     @abstractmethod
     def train_set(self, options: Options) -> Dataset:
-        """Open `datasets.train`; errors as in `data.build`."""
+        """Open `datasets.train`.
+
+        Raises:
+            UserError: Images are missing, damaged or too small.
+        """
 
     @abstractmethod
     def test_sets(self, options: Options) -> list[Any]:
-        """Open `datasets.val`, `datasets.val_1`, ...; each has a `name`."""
+        """Open `datasets.val`, `datasets.val_1`, ...; each has a `name`.
+
+        Raises:
+            UserError: A set cannot be opened, or two have one name.
+        """
 
     @abstractmethod
-    def folder_sets(
-        self, network: nn.Module, folders: Mapping[str, str], choices: Mapping[str, Any]
+    def open_folders(
+        self, network: nn.Module, folders: Mapping[str, str], settings: Mapping[str, Any]
     ) -> list[Any]:
         """Open folders as test sets for the network of a model file.
 
         Args:
             network: The network.
             folders: Name of the set -> its folder.
-            choices: What test.py takes on the command line: sigma, max_images and crop_border, None where not given.
+            settings: What test.py takes on the command line: sigma, max_images and crop_border,
+                None where not given.
 
         Raises:
-            UserError: a folder cannot be opened, or a choice has no meaning for this task or lacks.
+            UserError: A folder cannot be opened, or a setting is missing or has no effect.
         """
 
-    def build_network(self, options: Options) -> nn.Module:
-        """Construct the plain network of `network_g` with fresh weights and check that it fits the images.
+    def check_data(self, network: nn.Module, train_set: Any, sets: Sequence[Any]) -> None:  # noqa: B027
+        """Check that a network suits the opened data; the options alone do not tell everything.
 
         Raises:
-            UserError: Type, arguments, scale or channels do not fit.
+            UserError: It does not.
+        """
+
+    # ---- network and loss
+
+    def build_network(self, options: Options) -> nn.Module:
+        """Construct the plain network of `network_g`, with fresh weights.
+
+        Raises:
+            UserError: Type, arguments, scale or channels do not fit together or to the images.
         """
         name, arguments = plain_type(options.network_g)
         if name in ARCHS or options.network_g.type != "Hyper":
             network = build(name, **arguments)
         else:
-            # Of a third-party network only its author knows what it takes and gives: it is probed.
-            network = self.describe_foreign(build_named(name, arguments), name, arguments, options)
+            # A third-party network does not state what it takes and gives, so it is probed.
+            network = self.describe_third_party(
+                build_named(name, arguments), name, arguments, options
+            )
         self.check_fit(network, name, options)
         return network
+
+    @abstractmethod
+    def describe_third_party(
+        self, network: nn.Module, name: str, arguments: Mapping[str, Any], options: Options
+    ) -> nn.Module:
+        """Attach to a third-party network what the option file's images say about it.
+
+        Args:
+            network: With fresh weights.
+            name: As in `network_g.network.type`.
+            arguments: Those it was constructed from.
+            options: Of the run.
+
+        Returns:
+            The same network.
+
+        Raises:
+            UserError: It does not suit the images.
+        """
 
     @abstractmethod
     def check_fit(self, network: nn.Module, name: str, options: Options) -> None:
         """Check that a network suits the images of an option file.
 
-        Raises:
-            UserError: it does not.
-        """
-
-    @abstractmethod
-    def describe_foreign(
-        self, network: nn.Module, name: str, arguments: Mapping[str, Any], options: Options
-    ) -> nn.Module:
-        """Note on a network of another package what the option file's images say about it; see `foreign`.
+        Args:
+            network: The network.
+            name: Its name, for the message.
+            options: Of the run.
 
         Raises:
-            UserError: it does not suit the images.
-        """
-
-    def check_data(self, network: nn.Module, train_set: Any, sets: Sequence[Any]) -> None:  # noqa: B027
-        """Check that a network suits the opened data; options alone cannot tell everything.
-
-        Raises:
-            UserError: it does not.
+            UserError: It does not.
         """
 
     @abstractmethod
     def build_loss(self, train: Train) -> nn.Module:
-        """Return the loss: (network's output, second part of a batch) -> scalar."""
+        """Build the loss, a module (network's output, target) -> scalar."""
 
     @abstractmethod
-    def distance(self, output: Tensor, teacher: Tensor, distill: Distill) -> Tensor:
-        """Return how far an output is from the teacher's, a scalar."""
+    def distillation_loss(self, output: Tensor, teacher: Tensor, distill: Distill) -> Tensor:
+        """Compute the distance of an output from the teacher's, a scalar."""
+
+    # ---- scores
 
     @abstractmethod
     def evaluate(
@@ -126,71 +157,103 @@ class Task(ABC):
         device: torch.device | str = "cpu",
         save_to: Path | None = None,
     ) -> Scores:
-        """Score a network on a test set; `save_to` is a folder for what it makes, where it makes images."""
+        """Score a network on a test set.
 
-    def evaluate_input(self, test_set: Any) -> Scores:
-        """Score the input itself; for tasks with an `input_name`."""
+        Args:
+            network: On `device`.
+            test_set: Of this task.
+            device: Device of the network.
+            save_to: Folder for the images that it makes, where it makes images.
+        """
+
+    def evaluate_images(
+        self, network: nn.Module, test_set: Any, device: torch.device | str = "cpu"
+    ) -> list[ImageScores]:
+        """Score every image; empty for a task that scores a test set as a whole."""
+        return []
+
+    def evaluate_input_images(self, test_set: Any) -> list[ImageScores]:
+        """Score every input itself; for tasks with an `input_name`."""
         raise NotImplementedError(f"{self.name}: the input has no scores")
 
-    def summary(self, scores: Mapping[str, float]) -> str:
-        """Return the scores that tables show, for a line of the log."""
-        shown = scores_of(self.name)[:NUM_TABLE_SCORES]
-        return ", ".join(
-            f"{score.name} {score.text(scores[score.key])} {score.unit}".rstrip() for score in shown
-        )
+    @property
+    def main_score(self) -> Score:
+        """The score that decides which model is the best."""
+        return scores_of(self.name)[0]
 
-    def improves(
-        self, scores: Mapping[str, Mapping[str, float]], before: float | None
-    ) -> tuple[float, bool]:
-        """Return the mean of the deciding score over the test sets, and whether it is better than `before`."""
-        mean = sum(one[self.best.key] for one in scores.values()) / len(scores)
-        return mean, before is None or (
-            mean > before if self.best.higher_is_better else mean < before
-        )
+    def mean_score(self, scores: Mapping[str, Mapping[str, float]]) -> float:
+        """Return the mean of the main score over the test sets.
+
+        Args:
+            scores: Name of each test set -> its scores.
+        """
+        values = [of_set[self.main_score.key] for of_set in scores.values()]
+        return sum(values) / len(values)
+
+    def is_better(self, value: float, other: float) -> bool:
+        """Whether a value of the main score is better than another."""
+        return value > other if self.main_score.higher_is_better else value < other
+
+    def summary(self, scores: Mapping[str, float]) -> str:
+        """Format the scores that tables show, for a line of the log."""
+        texts = []
+        for score in scores_of(self.name)[:NUM_TABLE_SCORES]:
+            texts.append(f"{score.name} {score.text(scores[score.key])} {score.unit}".rstrip())
+        return ", ".join(texts)
 
 
 def check_channels(network: nn.Module, name: str, options: Options) -> None:
     """Check that a network takes as many channels as the images of an option file have.
 
     Raises:
-        UserError: it takes others.
+        UserError: It takes another number.
     """
     for key, data in options.datasets.items():
         if data.channels != network.in_channels:
             raise UserError(
-                f"network_g: {name} takes {network.in_channels} channel(s), datasets.{key} gives {data.channels} "
-                f"(color: {data.color}); set num_in_ch or color"
+                f"network_g: {name} takes {network.in_channels} channel(s), datasets.{key} gives "
+                f"{data.channels} (color: {data.color}); set num_in_ch or color"
             )
 
 
-def open_sets(options: Options, open_one: Callable[[str, Any], Set]) -> list[Set]:
-    """Open `datasets.val`, `datasets.val_1`, ... by (name, section) -> test set.
+def open_test_sets(
+    options: Options, open_set: Callable[[str, Any], TestSetType]
+) -> list[TestSetType]:
+    """Open `datasets.val`, `datasets.val_1`, ...
+
+    Args:
+        options: Of the run.
+        open_set: Opens a test set from its name and section.
 
     Raises:
-        UserError: two sets have one name, or a set cannot be opened.
+        UserError: Two sets have one name, or a set cannot be opened.
     """
-    sets: dict[str, Set] = {}
+    sets: dict[str, TestSetType] = {}
     for key, data in sorted(options.datasets.items()):
         if key == "train":
             continue
         name = data.name or key
         if name in sets:
             raise UserError(
-                f"datasets.{key}: the name {name!r} is taken by another test set; give each its own `name`"
+                f"datasets.{key}: the name {name!r} is taken by another test set; "
+                "give each its own `name`"
             )
-        sets[name] = open_one(name, data)
+        sets[name] = open_set(name, data)
     return list(sets.values())
 
 
-def decode_folder(kind: type[Section], fields: Mapping[str, Any]) -> Any:
-    """Decode the section of a test set that was given on the command line; arguments that were not given are None.
+def decode_section(kind: type[SectionType], fields: Mapping[str, Any]) -> SectionType:
+    """Decode the section of a test set from the arguments of a command line.
+
+    Args:
+        kind: Type of the section.
+        fields: Its keys; a value of None was not given.
 
     Raises:
-        UserError: a value has no meaning; it is named as its argument.
+        UserError: A value is invalid; it is named as its argument.
     """
     try:
         return kind.model_validate(dict(fields))
     except ValidationError as error:
-        raise UserError(
-            "; ".join(f"--{part['loc'][0]}: {part['msg']}" for part in error.errors())
-        ) from None
+        messages = [f"--{item['loc'][0]}: {item['msg']}" for item in error.errors()]
+        raise UserError("; ".join(messages)) from None

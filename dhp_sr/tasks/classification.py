@@ -26,171 +26,200 @@ from dhp_sr.graph.shape_inference import infer_output
 from dhp_sr.losses import build_class_loss, kd_loss
 from dhp_sr.metrics.accuracy import num_correct
 from dhp_sr.reports.scores import CROSS_ENTROPY, TOP1, TOP5
-from dhp_sr.tasks.base import Scores, Task, check_channels, decode_folder, open_sets
+from dhp_sr.tasks.base import Scores, Task, check_channels, decode_section, open_test_sets
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.modules import evaluating
 from dhp_sr.zoo.names import full_name, register_known
 
-SCORES = tuple(score.key for score in (TOP1, TOP5, CROSS_ENTROPY))
-SIDE = 32
-"""Side of the images of a network that does not say it, where `size` does not either: CIFAR's."""
-TEMPERATURE = 4.0
-"""Usual softening of distillation."""
+DEFAULT_INPUT_SIZE = 32
+"""Height and width of the images where neither network nor data state them: CIFAR's."""
+DEFAULT_TEMPERATURE = 4.0
+"""Usual temperature of distillation (Hinton et al., 2015)."""
 
 
 @dataclass(frozen=True)
 class ClassTestSet:
-    """A test set.
-
-    Attributes:
-        name: What tables call it; unique in a run.
-        items: Its images and labels.
-    """
+    """Labeled images to classify."""
 
     name: str
+    """Its name in tables; unique in a run."""
     items: ValImages
+    """Images and labels."""
 
 
 class Classification(Task):
-    """Images in, scores of classes out."""
+    """Images in, one score for each class out."""
 
-    name, dataset_type = "classification", CLASSIFICATION
-    scores = SCORES
+    name = "classification"
+    dataset_type = CLASSIFICATION
+    scores = (TOP1.key, TOP5.key, CROSS_ENTROPY.key)
     batch_keys = ("image", "label")
     loss_name = "l_cls"
 
     def train_set(self, options: Options) -> TrainImages:
-        """Open the images of `datasets.train`."""
+        """Open the labeled images of `datasets.train`."""
         return build_train(options.datasets["train"], options.manual_seed)
 
     def test_sets(self, options: Options) -> list[ClassTestSet]:
         """Open the test sets."""
-        return open_sets(options, lambda name, data: ClassTestSet(name, build_val(data)))
+        return open_test_sets(options, lambda name, data: ClassTestSet(name, build_val(data)))
 
-    def folder_sets(
-        self, network: nn.Module, folders: Mapping[str, str], choices: Mapping[str, Any]
+    def open_folders(
+        self, network: nn.Module, folders: Mapping[str, str], settings: Mapping[str, Any]
     ) -> list[ClassTestSet]:
-        """Open labeled images: class folders, or what else a ClassificationDataset reads."""
-        idle = [f"--{key}" for key, value in choices.items() if value is not None]
-        if idle:
-            raise UserError(f"a classifier, {', '.join(idle)} has no effect; leave it out")
+        """Open labeled images: class folders, or another form that ClassificationDataset reads."""
+        unused = [f"--{key}" for key, value in settings.items() if value is not None]
+        if unused:
+            raise UserError(f"a classifier, {', '.join(unused)} has no effect; leave it out")
         sets = []
         for name, folder in folders.items():
-            color = color_of(network.in_channels)
-            fields = {"type": CLASSIFICATION, "name": name, "dataroot": folder, "color": color}
-            items = build_val(decode_folder(ClassificationVal, fields), "--data")
+            fields = {
+                "type": CLASSIFICATION,
+                "name": name,
+                "dataroot": folder,
+                "color": color_of(network.in_channels),
+            }
+            items = build_val(decode_section(ClassificationVal, fields), "--data")
             _check_images(network, "--data", items)
             sets.append(ClassTestSet(name, items))
         return sets
 
     def check_fit(self, network: nn.Module, name: str, options: Options) -> None:
-        """Refuse networks of another task or number of channels."""
+        """Check task and channels."""
         if network.task != self.name:
             raise UserError(
-                f"network_g: {name} is made for {network.task}, a ClassificationDataset needs a network that names "
-                "classes, such as ResNet"
+                f"network_g: {name} is made for {network.task}, a ClassificationDataset needs a "
+                "classifier, such as ResNet"
             )
         check_channels(network, name, options)
 
     def check_data(
         self, network: nn.Module, train_set: TrainImages, sets: Sequence[ClassTestSet]
     ) -> None:
-        """Refuse another number of classes or size than the network's, and sets with other classes."""
-        for where, items in [
-            ("datasets.train", train_set),
-            *((one.name, one.items) for one in sets),
-        ]:
-            _check_images(network, where, items)
+        """Check image size and number of classes, and that all sets have the same classes."""
+        _check_images(network, "datasets.train", train_set)
+        for test_set in sets:
+            _check_images(network, test_set.name, test_set.items)
         for test_set in sets:
             check_same_classes(train_set.classes, test_set.items.classes, test_set.name)
 
-    def describe_foreign(
+    def describe_third_party(
         self, network: nn.Module, name: str, arguments: Mapping[str, Any], options: Options
     ) -> nn.Module:
-        """Note channels and side of the images; a network that they do not pass is refused."""
+        """Attach channels and size of the images, if they pass through the network."""
         register_known()
         data = options.datasets["train"]
-        channels, side = data.channels, data.size or SIDE
+        size = data.size or DEFAULT_INPUT_SIZE
         try:
-            classes = count_classes(network, channels, side)
-        except Exception as error:  # the author's code: whatever it raises, the image did not pass
+            num_classes = count_classes(network, data.channels, size)
+        except Exception as error:  # third-party code: whatever it raises, the image did not pass
             raise UserError(
-                f"network_g: {name} does not suit the images ({channels} x {side} x {side}): {str(error)[:300]}"
+                f"network_g: {name} does not suit the images "
+                f"({data.channels} x {size} x {size}): {str(error)[:300]}"
             ) from error
         info = ModelInfo(
             architecture=full_name(name),
             arguments=arguments,
             task=self.name,
-            in_channels=channels,
-            out_channels=classes,
-            sizes=SizeRequirements(minimum=side),
-            input_size=side,
+            in_channels=data.channels,
+            out_channels=num_classes,
+            sizes=SizeRequirements(minimum=size),
+            input_size=size,
         )
         return attach_info(network, info)
 
     def build_loss(self, train: Train) -> nn.Module:
-        """Return the loss of `train.cls_opt`."""
-        chosen = train.cls_opt or ClassLoss()
-        return build_class_loss(chosen.type, chosen.loss_weight, chosen.label_smoothing)
+        """Build the loss of `train.cls_opt`."""
+        settings = train.cls_opt or ClassLoss()
+        return build_class_loss(settings.type, settings.loss_weight, settings.label_smoothing)
 
-    def distance(self, output: Tensor, teacher: Tensor, distill: Distill) -> Tensor:
-        """Return the divergence of the softened scores."""
-        return kd_loss(output, teacher, distill.temperature or TEMPERATURE)
+    def distillation_loss(self, output: Tensor, teacher: Tensor, distill: Distill) -> Tensor:
+        """Compute the divergence of the softened class distributions.
+
+        Reference: Hinton et al., Distilling the Knowledge in a Neural Network, 2015.
+        """
+        return kd_loss(output, teacher, distill.temperature or DEFAULT_TEMPERATURE)
 
     @torch.no_grad()
     def evaluate(
         self,
         network: nn.Module,
-        test_set: Any,
+        test_set: ClassTestSet,
         device: torch.device | str = "cpu",
         save_to: Path | None = None,
     ) -> Scores:
         """Return both errors in percent, the cross-entropy, and the number of images."""
+
+        def outputs() -> Iterable[tuple[Tensor, Tensor]]:
+            for batch in test_set.items.batches():
+                scores_NK = network(batch["image"].to(device)).float().cpu()
+                yield scores_NK, batch["label"]
+
         with evaluating(network):
-            batches = test_set.items.batches()
-            return score_classes(
-                (network(one["image"].to(device)).float().cpu(), one["label"]) for one in batches
-            )
+            return score_classes(outputs())
 
 
-def score_classes(found: Iterable[tuple[Tensor, Tensor]]) -> Scores:
-    """Return the scores of (scores (N, K), true classes (N,)), batch by batch; see `SCORES`, and `images`."""
-    wrong1, wrong5, entropy, total = 0, 0, 0.0, 0
-    for scores_NK, label_N in found:
-        wrong1 += len(label_N) - num_correct(scores_NK, label_N)
-        wrong5 += len(label_N) - num_correct(scores_NK, label_N, 5)
+def score_classes(outputs: Iterable[tuple[Tensor, Tensor]]) -> Scores:
+    """Score a classifier.
+
+    Args:
+        outputs: Scores (N, K) before softmax and true classes (N,), batch by batch.
+
+    Returns:
+        Top-1 and top-5 error in percent, mean cross-entropy in nats, and the number of images.
+    """
+    wrong_top1 = 0
+    wrong_top5 = 0
+    entropy = 0.0
+    total = 0
+    for scores_NK, label_N in outputs:
+        wrong_top1 += len(label_N) - num_correct(scores_NK, label_N)
+        wrong_top5 += len(label_N) - num_correct(scores_NK, label_N, 5)
+        # Sums over thousands of images, so in float64.
         entropy += float(nn.functional.cross_entropy(scores_NK.double(), label_N, reduction="sum"))
         total += len(label_N)
     return {
-        **dict(
-            zip(SCORES, (100 * wrong1 / total, 100 * wrong5 / total, entropy / total), strict=True)
-        ),
+        TOP1.key: 100 * wrong_top1 / total,
+        TOP5.key: 100 * wrong_top5 / total,
+        CROSS_ENTROPY.key: entropy / total,
         "images": total,
     }
 
 
-def count_classes(network: nn.Module, channels: int, side: int) -> int:
-    """Return the length of a network's output; shapes alone are computed."""
-    found = infer_output(copy.deepcopy(network).eval(), (1, channels, side, side))
-    if not isinstance(found, Tensor) or found.dim() != 2:
+def count_classes(network: nn.Module, channels: int, size: int) -> int:
+    """Infer the number of classes of a network; only shapes are computed.
+
+    Args:
+        network: Left as it was.
+        channels: Of its input.
+        size: Height and width of its input, in pixels.
+
+    Raises:
+        UserError: Its output is not (images, classes).
+    """
+    output = infer_output(copy.deepcopy(network).eval(), (1, channels, size, size))
+    if not isinstance(output, Tensor) or output.dim() != 2:
         raise UserError(
-            f"expected an output of (images, classes), found {tuple(getattr(found, 'shape', ()))}"
+            f"expected an output of (images, classes), found {tuple(getattr(output, 'shape', ()))}"
         )
-    return found.shape[1]
+    return output.shape[1]
 
 
-def _check_images(network: nn.Module, where: str, items: TrainImages | ValImages) -> None:
+def _check_images(network: nn.Module, source: str, items: TrainImages | ValImages) -> None:
     """Check size and number of classes of opened data."""
-    side, found = network.input_size, items.labeled.images_NHWC.shape[1:3]
-    if found != (side, side):
+    size = network.input_size
+    height, width = items.labeled.images_NHWC.shape[1:3]
+    if (height, width) != (size, size):
         raise UserError(
-            f"{where}: expected images of {side} x {side}, for which the network is meant, found "
-            f"{found[0]} x {found[1]}; set network_g.input_size, or `size` of the data"
+            f"{source}: expected images of {size} x {size}, for which the network is meant, "
+            f"found {height} x {width}; set network_g.input_size, or `size` of the data"
         )
-    mine, classes = count_classes(network, network.in_channels, side), items.classes
-    if mine != len(classes):
+    num_classes = count_classes(network, network.in_channels, size)
+    classes = items.classes
+    if num_classes != len(classes):
+        listed = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
         raise UserError(
-            f"{where}: expected {mine} classes, as many as the network names, found {len(classes)} "
-            f"({', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}); set network_g.num_classes: "
-            f"{len(classes)}, or give other data"
+            f"{source}: expected {num_classes} classes, as many as the network has outputs, found "
+            f"{len(classes)} ({listed}); set network_g.num_classes: {len(classes)}, "
+            "or give other data"
         )

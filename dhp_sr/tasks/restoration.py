@@ -1,4 +1,4 @@
-"""Super-resolution and denoising: pairs of images, a loss pixel by pixel, PSNR and SSIM."""
+"""Image restoration: super-resolution and denoising, with a pixel loss, PSNR and SSIM."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -15,8 +15,15 @@ from dhp_sr.config.schema import Options, Train
 from dhp_sr.config.section import color_of
 from dhp_sr.data.build import build_train_set
 from dhp_sr.losses import build_loss
-from dhp_sr.tasks.base import Scores, Task, check_channels, decode_folder
-from dhp_sr.tasks.test_sets import SCORES, TestSet, build_test_sets, evaluate, evaluate_input
+from dhp_sr.tasks.base import ImageScores, Scores, Task, check_channels, decode_section
+from dhp_sr.tasks.test_sets import (
+    SCORES,
+    TestSet,
+    build_test_sets,
+    evaluate,
+    evaluate_images,
+    evaluate_input_images,
+)
 from dhp_sr.utils.errors import UserError
 from dhp_sr.zoo.third_party import describe_by_images
 
@@ -25,20 +32,20 @@ class Restoration(Task):
     """Images in, images out.
 
     Attributes:
-        fits: Tasks of networks that can be trained for this one.
+        network_tasks: Tasks of networks that can be trained for this one.
     """
 
     scores = SCORES
     batch_keys = ("lq", "gt")
     loss_name = "l_pix"
-    fits: tuple[str, ...]
+    network_tasks: tuple[str, ...]
 
     @abstractmethod
     def check_sigma(self, sigma: float | None) -> None:
         """Check the noise level of the command line.
 
         Raises:
-            UserError: it lacks, or has no meaning.
+            UserError: It is missing, or has no effect.
         """
 
     def train_set(self, options: Options) -> Dataset:
@@ -49,75 +56,92 @@ class Restoration(Task):
         """Open the test sets."""
         return build_test_sets(options)
 
-    def folder_sets(
-        self, network: nn.Module, folders: Mapping[str, str], choices: Mapping[str, Any]
+    def open_folders(
+        self, network: nn.Module, folders: Mapping[str, str], settings: Mapping[str, Any]
     ) -> list[TestSet]:
-        """Open folders of ground-truth images; inputs are made by exact bicubic or by adding noise."""
-        self.check_sigma(choices["sigma"])
-        fields = {
-            "type": self.dataset_type,
-            "color": color_of(network.in_channels),
-            "cache": "none",
-            **choices,
-        }
-        return [
-            TestSet.from_options(
-                name,
-                decode_folder(ValDataset, {**fields, "name": name, "dataroot_gt": folder}),
-                network.scale,
-            )
-            for name, folder in folders.items()
-        ]
+        """Open folders of ground-truth images.
+
+        Inputs are made by bicubic downscaling or by adding noise.
+        """
+        self.check_sigma(settings["sigma"])
+        sets = []
+        for name, folder in folders.items():
+            fields = {
+                "type": self.dataset_type,
+                "color": color_of(network.in_channels),
+                "cache": "none",
+                **settings,
+                "name": name,
+                "dataroot_gt": folder,
+            }
+            section = decode_section(ValDataset, fields)
+            sets.append(TestSet.from_options(name, section, network.scale))
+        return sets
 
     def check_fit(self, network: nn.Module, name: str, options: Options) -> None:
-        """Refuse another scale, number of channels, task or size of patches than the network's."""
+        """Check scale, channels, task and patch size."""
         if network.scale != options.scale:
             raise UserError(
-                f"network_g: {name} enlarges {network.scale} times (upscale), the option file says "
-                f"scale: {options.scale}"
+                f"network_g: {name} enlarges {network.scale} times (upscale), the option file "
+                f"says scale: {options.scale}"
             )
         check_channels(network, name, options)
-        if network.task not in self.fits:
-            kind = self.dataset_type
+        if network.task not in self.network_tasks:
             raise UserError(
-                f"network_g: {name} is made for {network.task}, the datasets are of type {kind}"
+                f"network_g: {name} is made for {network.task}, "
+                f"the datasets are of type {self.dataset_type}"
             )
-        _check_side(network, name, options)
+        multiple = network.size_multiple
+        patch_size = options.datasets["train"].gt_size // options.scale
+        if patch_size % multiple:
+            suitable = max(patch_size // multiple, 1) * multiple * options.scale
+            raise UserError(
+                f"datasets.train.gt_size: {name} takes patches whose height and width are "
+                f"multiples of {multiple}, found {patch_size}; set gt_size: {suitable}"
+            )
 
-    def describe_foreign(
+    def describe_third_party(
         self, network: nn.Module, name: str, arguments: Mapping[str, Any], options: Options
     ) -> nn.Module:
-        """Find out scale and size rules by passing shapes."""
+        """Infer scale and size rules by shape inference."""
         return describe_by_images(network, name, arguments, options, self.name)
 
     def build_loss(self, train: Train) -> nn.Module:
-        """Return the loss of `train.pixel_opt`."""
+        """Build the loss of `train.pixel_opt`."""
         return build_loss(train.pixel_opt.type, train.pixel_opt.loss_weight)
 
-    def distance(self, output: Tensor, teacher: Tensor, distill: Distill) -> Tensor:
-        """Return the mean absolute difference."""
+    def distillation_loss(self, output: Tensor, teacher: Tensor, distill: Distill) -> Tensor:
+        """Compute the mean absolute difference."""
         return nn.functional.l1_loss(output, teacher)
 
     def evaluate(
         self,
         network: nn.Module,
-        test_set: Any,
+        test_set: TestSet,
         device: torch.device | str = "cpu",
         save_to: Path | None = None,
     ) -> Scores:
-        """Return PSNR and SSIM."""
+        """Return mean PSNR and SSIM."""
         return evaluate(network, test_set, device, save_to)
 
-    def evaluate_input(self, test_set: Any) -> Scores:
-        """Score the bicubic enlargement, or the noisy image itself."""
-        return evaluate_input(test_set)
+    def evaluate_images(
+        self, network: nn.Module, test_set: TestSet, device: torch.device | str = "cpu"
+    ) -> list[ImageScores]:
+        """Return PSNR and SSIM of every image."""
+        return evaluate_images(network, test_set, device)
+
+    def evaluate_input_images(self, test_set: TestSet) -> list[ImageScores]:
+        """Score bicubic upscaling, or the noisy images themselves."""
+        return evaluate_input_images(test_set)
 
 
 class SuperResolution(Restoration):
     """Small images in, large ones out; compared on the Y channel."""
 
-    name, dataset_type, input_name = "sr", "SRDataset", "bicubic"
-    fits = ("sr",)
+    name = "sr"
+    dataset_type = "SRDataset"
+    input_name = "bicubic"
+    network_tasks = ("sr",)
 
     def check_sigma(self, sigma: float | None) -> None:
         """Refuse a noise level."""
@@ -128,24 +152,17 @@ class SuperResolution(Restoration):
 class Denoising(Restoration):
     """Noisy images in, clean ones out; compared on all channels.
 
-    A network for super-resolution that does not enlarge is one for denoising, too.
+    A network for super-resolution that does not enlarge can be trained for denoising, too.
     """
 
-    name, dataset_type, input_name = "denoise", "NoiseDataset", "noisy"
-    fits = ("denoise", "sr")
+    name = "denoise"
+    dataset_type = "NoiseDataset"
+    input_name = "noisy"
+    network_tasks = ("denoise", "sr")
 
     def check_sigma(self, sigma: float | None) -> None:
-        """Refuse none."""
+        """Require a noise level."""
         if sigma is None:
             raise UserError(
                 "a denoiser; expected --sigma, the noise level on the 0-255 scale, found none"
             )
-
-
-def _check_side(network: nn.Module, name: str, options: Options) -> None:
-    side, multiple = options.datasets["train"].gt_size // options.scale, network.size_multiple
-    if side % multiple:
-        raise UserError(
-            f"datasets.train.gt_size: {name} takes patches whose sides are multiples of {multiple}, found {side}; "
-            f"set gt_size: {max(side // multiple, 1) * multiple * options.scale}"
-        )

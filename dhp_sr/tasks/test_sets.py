@@ -1,6 +1,10 @@
-"""Scores of a network on test sets. Always float32, whatever the training ran in."""
+"""Test sets of image restoration and the scores on them.
 
-from collections.abc import Callable, Sequence
+Scores are computed in float32, whatever the training ran in, from images rounded to uint8, as in
+published tables.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,49 +23,84 @@ from dhp_sr.data.images import encode_png, to_color
 from dhp_sr.metrics import psnr_db, ssim, to_uint8
 from dhp_sr.metrics.psnr_ssim import WINDOW
 from dhp_sr.reports.scores import PSNR_RGB, PSNR_Y, SSIM_RGB, SSIM_Y
-from dhp_sr.tasks.base import open_sets
+from dhp_sr.tasks.base import ImageScores, Scores, open_test_sets
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_write
 from dhp_sr.utils.modules import evaluating
 from dhp_sr.utils.pixels import padding_to_multiple
 
-Picture = NDArray[np.uint8]
+Image = NDArray[np.uint8]
+"""Image in uint8, (H, W, C)."""
 SCORES = tuple(score.key for score in (PSNR_Y, SSIM_Y, PSNR_RGB, SSIM_RGB))
 
 
 @dataclass(frozen=True)
 class TestSet:
-    """A test set.
+    """Images to restore, with their ground truth."""
 
-    Attributes:
-        name: What tables call it; unique in a run.
-        items: Its images, as dicts with "lq", "key", "lq_uint8" and "gt_uint8".
-        scale: Enlargement from "lq" to "gt".
-        shave: Pixels cut from each edge before scoring.
-    """
-
-    __test__ = False
+    __test__ = False  # pytest: not a class of tests
 
     name: str
+    """Its name in tables; unique in a run."""
     items: Sequence[dict[str, Any]]
+    """Images as dicts: "lq" (C, h, w) in [0, 1], "key", "lq_uint8" and "gt_uint8" (HWC)."""
     scale: int
-    shave: int
+    """Enlargement from "lq" to the ground truth."""
+    crop_border: int
+    """Pixels cropped from each edge before scoring."""
 
     @classmethod
     def from_options(cls, name: str, options: ValDataset, scale: int) -> "TestSet":
-        """Open the set; the border shaved is the scale for super-resolution and 0 for denoising unless given."""
-        usual = scale if options.type == "SRDataset" else 0
-        shave = usual if options.crop_border is None else options.crop_border
-        return cls(name, build_val_set(options, scale, smallest=2 * shave + WINDOW), scale, shave)
+        """Open a test set.
+
+        Args:
+            name: Its name.
+            options: Its section of the option file.
+            scale: Enlargement.
+
+        Raises:
+            UserError: Images are missing, damaged, or too small to be scored.
+        """
+        crop_border = options.crop_border
+        if crop_border is None:
+            # The convention of published tables: the scale for super-resolution, else 0.
+            crop_border = scale if options.type == "SRDataset" else 0
+        smallest = 2 * crop_border + WINDOW  # SSIM needs one full window
+        return cls(name, build_val_set(options, scale, smallest=smallest), scale, crop_border)
 
 
 def build_test_sets(options: Options) -> list[TestSet]:
     """Open `datasets.val`, `datasets.val_1`, ...
 
     Raises:
-        UserError: two sets have one name, or a set cannot be opened.
+        UserError: Two sets have one name, or a set cannot be opened.
     """
-    return open_sets(options, lambda name, data: TestSet.from_options(name, data, options.scale))
+    return open_test_sets(
+        options, lambda name, data: TestSet.from_options(name, data, options.scale)
+    )
+
+
+def evaluate_images(
+    network: nn.Module,
+    test_set: TestSet,
+    device: torch.device | str = "cpu",
+    save_to: Path | None = None,
+) -> list[ImageScores]:
+    """Score a network on every image of a test set.
+
+    Args:
+        network: Maps (1, C, h, w) in [0, 1] to (1, C, h scale, w scale); its mode is restored.
+        test_set: The images.
+        device: Device of the network.
+        save_to: Folder for the results as PNG; None saves none.
+
+    Returns:
+        For each image `image`, its name, psnr_y_db, ssim_y, psnr_rgb_db and ssim_rgb.
+    """
+    with evaluating(network):
+        return score_images(
+            lambda item: restore(network, item, test_set.scale, device), test_set, save_to
+        )
 
 
 def evaluate(
@@ -69,100 +108,83 @@ def evaluate(
     test_set: TestSet,
     device: torch.device | str = "cpu",
     save_to: Path | None = None,
-) -> dict[str, float]:
-    """Score a network.
+) -> Scores:
+    """Return the mean scores of a network on a test set; arguments as for `evaluate_images`."""
+    return mean_scores(evaluate_images(network, test_set, device, save_to))
+
+
+def evaluate_input_images(test_set: TestSet) -> list[ImageScores]:
+    """Score what a network has to beat: bicubic upscaling, or the noisy images themselves."""
+    return score_images(lambda item: upscale_input(item, test_set.scale), test_set)
+
+
+def score_images(
+    make_result: Callable[[dict[str, Any]], Image], test_set: TestSet, save_to: Path | None = None
+) -> list[ImageScores]:
+    """Score a result for every image of a test set.
 
     Args:
-        network: Maps (1, C, h, w) in [0, 1] to (1, C, h scale, w scale). Its mode is put back afterwards.
+        make_result: Makes the result for an item of the set.
         test_set: The images.
-        device: Where the network is.
-        save_to: A folder for the results as PNG.
+        save_to: Folder for the results as PNG; None saves none.
 
     Returns:
-        psnr_y_db, ssim_y, psnr_rgb_db, ssim_rgb (means over the images) and images (their number).
+        See `evaluate_images`.
+
+    Raises:
+        UserError: The set holds no images.
     """
-    with evaluating(network), torch.no_grad():
-        return mean_scores(
-            scores_of(
-                lambda item: restore(network, item, test_set.scale, device), test_set, save_to
-            )
-        )
+    rows = []
+    for index in range(len(test_set.items)):
+        item = test_set.items[index]
+        result = make_result(item)
+        is_gray_file = item.get("gray_file", False)
+        scores = _compare(result, item["gt_uint8"], test_set.crop_border, is_gray_file)
+        rows.append({"image": item["key"], **dict(zip(SCORES, scores, strict=True))})
+        if save_to is not None:
+            with atomic_write(save_to / f"{item['key']}.png") as file:
+                file.write(encode_png(result))
+    if not rows:
+        raise UserError(f"test set {test_set.name}: expected images, found none")
+    return rows
 
 
-def evaluate_input(test_set: TestSet) -> dict[str, float]:
-    """Score what a network has to beat: the bicubic enlargement, or the noisy image itself."""
-    return mean_scores(scores_of(lambda item: enlarge(item, test_set.scale), test_set))
+def mean_scores(images: Sequence[ImageScores]) -> Scores:
+    """Return the means over the images, and `images`, their number."""
+    means: Scores = {}
+    for name in SCORES:
+        means[name] = float(np.mean([image[name] for image in images]))
+    means["images"] = len(images)
+    return means
 
 
 @torch.no_grad()
 def restore(
-    network: nn.Module, item: dict[str, Any], scale: int, device: torch.device | str = "cpu"
-) -> Picture:
-    """Return what a network makes of one image of a test set, uint8 HWC."""
-    lq = (
-        item["lq"]
-        .unsqueeze(0)
-        .to(device, next((one.dtype for one in network.parameters()), torch.float32))
-    )
-    return to_uint8(_padded(network, lq, scale)[0].float().cpu())
+    network: nn.Module, item: Mapping[str, Any], scale: int, device: torch.device | str = "cpu"
+) -> Image:
+    """Run a network on one image of a test set.
+
+    Args:
+        network: In evaluation mode.
+        item: The image.
+        scale: Enlargement.
+        device: Device of the network.
+    """
+    dtype = torch.float32
+    for parameter in network.parameters():
+        dtype = parameter.dtype
+        break
+    lq = item["lq"].unsqueeze(0).to(device, dtype)
+    return to_uint8(_run_padded(network, lq, scale)[0].float().cpu())
 
 
-def enlarge(item: dict[str, Any], scale: int) -> Picture:
-    """Return the bicubic enlargement of one image of a test set, or the noisy image itself at scale 1."""
+def upscale_input(item: Mapping[str, Any], scale: int) -> Image:
+    """Upscale the input of one image by bicubic interpolation; at scale 1 it is returned as is."""
     return item["lq_uint8"] if scale == 1 else upscale(item["lq_uint8"], scale)
 
 
-def scores_of(
-    restored: Callable[[dict[str, Any]], Picture], test_set: TestSet, save_to: Path | None = None
-) -> list[dict[str, Any]]:
-    """Score every image of a test set.
-
-    Args:
-        restored: Gives the result for one of its items.
-        test_set: The images.
-        save_to: A folder for the results as PNG.
-
-    Returns:
-        For each image `image`, its name, psnr_y_db, ssim_y, psnr_rgb_db and ssim_rgb.
-    """
-    each = []
-    for index in range(len(test_set.items)):
-        item = test_set.items[index]
-        result = restored(item)
-        scores = _compare(result, item["gt_uint8"], test_set.shave, item.get("gray_file", False))
-        each.append({"image": item["key"], **dict(zip(SCORES, scores, strict=True))})
-        if save_to is not None:
-            _save_png(result, save_to / f"{item['key']}.png")
-    if not each:
-        raise UserError(f"test set {test_set.name}: expected images, found none")
-    return each
-
-
-def mean_scores(each: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the means over the images, and `images`, their number."""
-    return {
-        **{name: float(np.mean([one[name] for one in each])) for name in SCORES},
-        "images": len(each),
-    }
-
-
-def _compare(result: Picture, truth: Picture, shave: int, grey_file: bool) -> list[float]:
-    """Return the scores of one image; one stored grey is its own luma, also in an RGB set, as in published tables."""
-    colours = [psnr_db(result, truth, crop_border=shave), ssim(result, truth, crop_border=shave)]
-    if truth.ndim == 2 or truth.shape[-1] == 1:
-        return colours * 2
-    if grey_file:
-        luma = [to_color(picture, "grey") for picture in (result, truth)]
-        return [psnr_db(*luma, crop_border=shave), ssim(*luma, crop_border=shave), *colours]
-    return [
-        psnr_db(result, truth, crop_border=shave, luma=True),
-        ssim(result, truth, crop_border=shave, luma=True),
-        *colours,
-    ]
-
-
-def _padded(network: nn.Module, lq: Tensor, scale: int) -> Tensor:
-    """Run the network on sides padded to the multiple that it needs, and crop the result."""
+def _run_padded(network: nn.Module, lq: Tensor, scale: int) -> Tensor:
+    """Run a network on an image padded to the multiple that it needs, and crop the result."""
     height, width = lq.shape[-2:]
     padding = padding_to_multiple(height, width, _size_multiple(network))
     if padding.bottom or padding.right:
@@ -171,10 +193,32 @@ def _padded(network: nn.Module, lq: Tensor, scale: int) -> Tensor:
 
 
 def _size_multiple(network: nn.Module) -> int:
-    inner = getattr(network, "network", network)  # a HyperNet keeps the plain network in there
-    return getattr(network, "size_multiple", getattr(inner, "size_multiple", 1))
+    # A HyperNet keeps the plain network, with its attributes, in `network`.
+    plain = getattr(network, "network", network)
+    return getattr(network, "size_multiple", getattr(plain, "size_multiple", 1))
 
 
-def _save_png(picture: Picture, path: Path) -> None:
-    with atomic_write(path) as stream:
-        stream.write(encode_png(picture))
+def _compare(result: Image, target: Image, crop_border: int, is_gray_file: bool) -> list[float]:
+    """Return PSNR and SSIM on Y, then on all channels.
+
+    A file stored in gray is its own luma, also in a set of color images: published means on Set14
+    and B100 treat such files so.
+    """
+    all_channels = [
+        psnr_db(result, target, crop_border=crop_border),
+        ssim(result, target, crop_border=crop_border),
+    ]
+    if target.ndim == 2 or target.shape[-1] == 1:
+        return all_channels * 2
+    if is_gray_file:
+        result, target = to_color(result, "grey"), to_color(target, "grey")
+        return [
+            psnr_db(result, target, crop_border=crop_border),
+            ssim(result, target, crop_border=crop_border),
+            *all_channels,
+        ]
+    return [
+        psnr_db(result, target, crop_border=crop_border, luma=True),
+        ssim(result, target, crop_border=crop_border, luma=True),
+        *all_channels,
+    ]

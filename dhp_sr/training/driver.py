@@ -1,41 +1,32 @@
-"""One training run from options to results."""
+"""Training driver: one run from options to results."""
 
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from dhp_sr.basicsr_adapter import registries as basicsr_glue
-from dhp_sr.basicsr_adapter.model import DHPModel
 from dhp_sr.config import dump_options, resolve_paths, run_path
 from dhp_sr.config.schema import Options
 from dhp_sr.config.yaml import parse
 from dhp_sr.data.sampler import train_batches
 from dhp_sr.reports.tables import text_table
-from dhp_sr.tasks.registry import task_of
-from dhp_sr.training.distributed import DistributedContext, destroy_process_group, init_distributed
-from dhp_sr.training.environment import environment
-from dhp_sr.training.latent_log import is_due, latent_rows
+from dhp_sr.tasks import task_of
+from dhp_sr.training.checkpoint import CheckpointError, list_states
+from dhp_sr.training.distributed import (
+    DistributedContext,
+    destroy_process_group,
+    init_distributed,
+)
 from dhp_sr.training.plan_summary import plan_for_training
-from dhp_sr.training.results import finish, write_pages
-from dhp_sr.training.run_folder import RunFolder, logging_to
-from dhp_sr.training.run_logger import Records
-from dhp_sr.training.states import StateFileError, states
-from dhp_sr.utils.cost_kinds import COST_KINDS
+from dhp_sr.training.results import write_pages, write_results
+from dhp_sr.training.run_folder import RunFolder, environment, open_log
+from dhp_sr.training.run_logger import RunLogger, is_latent_sample_due
+from dhp_sr.training.trainer import Trainer
 from dhp_sr.utils.devices import resolve_amp
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_json, write_text
-
-Logger = logging.Logger
-CUT_TO = {
-    kind.measured_ratio_key if kind.is_measured else kind.ratio_key: (
-        f"measured {kind.label}" if kind.is_measured else kind.label
-    )
-    for kind in COST_KINDS.values()
-}
-"""Key of a kept fraction in the report of a cut -> its name in the log."""
 
 
 class Interrupted(Exception):
@@ -54,240 +45,261 @@ def train(
 
     Args:
         options: A checked option file.
-        root: The project's folder; relative paths are sought from the working directory, then from here.
-        auto_resume: Go on from the newest state of this run, if there is one. Without, an earlier run of the same name
-            is renamed.
+        root: The project's folder; relative paths are looked up from the working directory, then
+            from here.
+        auto_resume: Continue from the newest state of this run, if there is one. Without it an
+            earlier run of the same name is renamed.
         launcher: `pytorch` when started by torchrun.
-        stop: Asked after every iteration; True saves the state and ends the run.
+        stop: Called after every iteration; True saves the state and ends the run.
 
     Returns:
         The content of metrics.json; empty in processes that do not write.
 
     Raises:
-        UserError: a mistake in options or files, or a diverged training.
-        Interrupted: `stop` said so.
+        UserError: A mistake in options or files, or a diverged training.
+        Interrupted: `stop` returned True.
     """
-    place = init_distributed(options.num_gpu, launcher)
-    run = RunFolder(run_path(options, root), task_of(options).scores)
-    options = _with_amp(options, place, run.path / "options.yml" if auto_resume else None)
+    context = init_distributed(options.num_gpu, launcher)
     try:
-        return _Run(resolve_paths(options, root), place, run, stop).execute(auto_resume)
+        folder = RunFolder(run_path(options, root), task_of(options).scores)
+        stored = folder.path / "options.yml" if auto_resume else None
+        options = with_precision(resolve_paths(options, root), context, stored)
+        return _Run(options, context, folder, stop).execute(auto_resume)
     finally:
         destroy_process_group()
 
 
-def _with_amp(options: Options, context: DistributedContext, earlier: Path | None) -> Options:
+def with_precision(
+    options: Options, context: DistributedContext, stored: Path | None = None
+) -> Options:
     """Decide `train.amp: auto` once for the whole run.
 
     Args:
-        options: options of the run.
-        context: its processes; the first decides for all.
-        earlier: stored options of the run to resume, which goes on in the precision it began with.
+        options: Of the run.
+        context: Rank 0 decides for all processes.
+        stored: Stored options of the run to resume, which goes on in the precision it began with.
     """
     amp = options.train.amp
     if amp != "auto":
         return options
-    if earlier is not None and earlier.is_file():
-        stored, _ = parse(earlier.read_text(encoding="utf-8"), str(earlier))
-        amp = stored["train"]["amp"]
+    if stored is not None and stored.is_file():
+        earlier, _ = parse(stored.read_text(encoding="utf-8"), str(stored))
+        amp = earlier["train"]["amp"]
     amp = context.broadcast(lambda: resolve_amp(amp, context.device))
     return options.model_copy(update={"train": options.train.model_copy(update={"amp": amp})})
 
 
 class _Run:
+    """One run: data, trainer, folder and log."""
+
     def __init__(
-        self, options: Options, place: DistributedContext, run: RunFolder, stop: Callable[[], bool]
+        self,
+        options: Options,
+        context: DistributedContext,
+        folder: RunFolder,
+        stop: Callable[[], bool],
     ) -> None:
-        self.options, self.place, self.run, self.stop = options, place, run, stop
+        # All that can be wrong with data and network shows here, before an earlier run is renamed.
+        self.options = options
+        self.context = context
+        self.folder = folder
+        self.stop = stop
+        task = task_of(options)
+        if "train" not in options.datasets:
+            raise UserError(
+                f"expected a section datasets.train, found only {', '.join(options.datasets)}"
+            )
+        self.train_set = task.train_set(options)
+        self.test_sets = task.test_sets(options) if context.is_main else []
+        self.trainer = Trainer(options, context, folder)
+        task.check_data(self.trainer.network, self.train_set, self.test_sets)
+        self.schedule = self.trainer.schedule
+        self.losses: list[float] = []
 
     def execute(self, auto_resume: bool) -> dict[str, Any]:
-        options, place, run = self.options, self.place, self.run
-        # Everything that can be wrong with data and network shows before an earlier run is renamed.
-        train_set = self._train_set()
-        sets = task_of(options).test_sets(options) if place.is_main else []
-        opt = {**options.model_dump(), "run_folder": str(run.path), "place": place}
-        self.model: DHPModel = basicsr_glue.build_model(opt)
-        self.model.task.check_data(self.model.compression.network, train_set, sets)
-        saved = self._resume() if auto_resume else None
-        resumed = saved is not None
-        if (
-            resumed
-            and saved["iteration"] == self.model.compression.schedule.end
-            and run.results() is not None
-        ):
+        state = self._resume() if auto_resume else None
+        if state is None:
+            self.trainer.dry_run()
+            state = {"iteration": 0, "extra": {}}
+            is_resumed = False
+        else:
+            is_resumed = True
+        start = state["iteration"]
+        if is_resumed and start == self.schedule.end and self.folder.results() is not None:
             return self._keep_finished()
-        if saved is None:
-            saved = {"iteration": 0, "extra": {}}
-            self.model.compression.rehearse()
-        start = saved["iteration"]
-        self.losses: list[float] = saved["extra"].get("losses", [])
-        earlier = None
-        if place.is_main:
-            earlier = run.open(resume=resumed)
-            run.rewind(start, saved["extra"].get("log_bytes", 0))
-        place.barrier()
-        with logging_to(run.log if place.is_main else None, screen=place.is_main) as self.logger:
-            if earlier:
-                self.logger.info("an earlier run of this name was renamed to %s", earlier.name)
-            self._announce(start)
-            batches = train_batches(
-                train_set,
-                batch_size=options.datasets["train"].batch_size_per_gpu,
-                workers=options.datasets["train"].num_worker_per_gpu,
-                seed=options.manual_seed,
-                start_iteration=start,
-                world_size=place.world_size,
-                rank=place.rank,
-            )
+        self.losses = state["extra"].get("losses", [])
+
+        archived = None
+        if self.context.is_main:
+            archived = self.folder.open(resume=is_resumed)
+            self.folder.rewind(start, state["extra"].get("log_bytes", 0))
+        self.context.barrier()  # the folder is there for every process
+        log_file = self.folder.log if self.context.is_main else None
+        with open_log(log_file, screen=self.context.is_main) as self.logger:
+            if archived:
+                self.logger.info("an earlier run of this name was renamed to %s", archived.name)
+            if self.context.is_main:
+                self._write_start(start)
             try:
-                self._loop(batches, sets, start)
-                return self._finish(sets) if place.is_main else {}
+                self._loop(start)
+                return self._finish() if self.context.is_main else {}
             except (UserError, Interrupted) as error:
-                self._to_log_file(error)
+                self._log_error(error)
                 raise
 
-    def _keep_finished(self) -> dict[str, Any]:
-        """Leave a finished run as it is, but for its pages if it was killed before they were written."""
-        if not self.place.is_main:
-            return {}
-        with logging_to(None, screen=True) as logger:
-            advice = "score it on other images by test.py, or remove its metrics.json to have it scored again"
-            logger.info("%s is finished, nothing was changed; %s", self.run.path, advice)
-        write_pages(self.run, only_missing=True)
-        return self.run.results() or {}
-
     def _resume(self) -> dict[str, Any] | None:
-        """Go on from the newest state that can be read; None where there is no state."""
-        found = states(self.run.states)
-        for number, (_, path) in enumerate(reversed(found), start=1):
+        """Resume from the newest state that can be read; None where there is no state."""
+        paths = [path for _, path in reversed(list_states(self.folder.states))]
+        for path in paths:
             try:
-                return self.model.resume_training(path)
-            except StateFileError as error:
-                if number == len(found):
+                return self.trainer.resume(path)
+            except CheckpointError as error:
+                if path == paths[-1]:
                     raise UserError(
                         f"{error}; no older state is left: start again without --auto_resume"
                     ) from error
                 warnings.warn(f"{error}; going back to the state before it", stacklevel=2)
         return None
 
-    def _to_log_file(self, error: Exception) -> None:
-        """Leave the reason of an early end in train.log; on the screen it is the entry point that says it."""
-        for handler in self.logger.handlers:
-            if isinstance(handler, logging.FileHandler):
-                handler.handle(
-                    self.logger.makeRecord("dhp_sr", logging.ERROR, "", 0, str(error), (), None)
-                )
-
-    def _train_set(self) -> Any:
-        data = self.options.datasets.get("train")
-        if data is None:
-            raise UserError(
-                f"expected a section datasets.train, found only {', '.join(self.options.datasets)}"
+    def _keep_finished(self) -> dict[str, Any]:
+        """Leave a finished run unchanged, but for pages that it was killed before writing."""
+        if not self.context.is_main:
+            return {}
+        with open_log(None, screen=True) as logger:
+            logger.info(
+                "%s is finished, nothing was changed; score it on other images by test.py, "
+                "or remove its metrics.json to have it scored again",
+                self.folder.path,
             )
-        return task_of(self.options).train_set(self.options)
+        write_pages(self.folder, only_missing=True)
+        return self.folder.results() or {}
 
-    def _announce(self, start: int) -> None:
-        if not self.place.is_main:
-            return
-        schedule, network = self.model.compression.schedule, self.options.network_g
+    def _write_start(self, start: int) -> None:
+        """Log how the run begins; a new one also writes options, environment and plan."""
         if start:
-            self.logger.info(
-                "resumed at iteration %d (phase %s)", start, self.model.compression.phase
-            )
+            self.logger.info("resumed at iteration %d (phase %s)", start, self.trainer.phase.name)
             return
-        write_text(self.run.path / "options.yml", dump_options(self.options))
-        write_json(
-            self.run.path / "environment.json",
-            environment(self.place.world_size, self.place.device),
-        )
-        if schedule.searches:
-            plan = plan_for_training(self.model.compression.network, self.options, self.place)
-            write_json(self.run.path / "plan.json", plan)
+        write_text(self.folder.path / "options.yml", dump_options(self.options))
+        write_json(self.folder.path / "environment.json", environment(self.context))
+        schedule = self.schedule
         phases = f"dense {schedule.dense_iter}"
-        if schedule.searches:
-            phases += f", search {schedule.search_iter}, finetune {schedule.leg_iter}"
-            phases += f" for each of {schedule.legs} targets" if schedule.legs > 1 else ""
+        if schedule.has_search:
+            plan = plan_for_training(self.trainer.network, self.options, self.context)
+            write_json(self.folder.path / "plan.json", plan)
+            phases += f", search {schedule.search_iter}, finetune {schedule.finetune_iter}"
+        if schedule.num_targets > 1:
+            phases += f" for each of {schedule.num_targets} targets"
+        amp = self.options.train.amp
         self.logger.info(
             "%s: %s on %s in %s; iterations: %s",
             self.options.name,
-            network.type,
-            self.place.device,
-            "float32" if self.options.train.amp == "none" else self.options.train.amp,
+            self.options.network_g.type,
+            self.context.device,
+            "float32" if amp == "none" else amp,
             phases,
         )
 
-    def _loop(self, batches: Iterator[dict[str, Any]], sets: list[Any], start: int) -> None:
-        options, schedule = self.options, self.model.compression.schedule
-        total = schedule.end
-        logger = options.logger
-        board = self.model.task.loss_name if logger.use_tb_logger else None
-        with _records(self, start, total, logger.print_freq, board) as records:
+    def _loop(self, start: int) -> None:
+        data = self.options.datasets["train"]
+        batches = train_batches(
+            self.train_set,
+            batch_size=data.batch_size_per_gpu,
+            workers=data.num_worker_per_gpu,
+            seed=self.options.manual_seed,
+            start_iteration=start,
+            world_size=self.context.world_size,
+            rank=self.context.rank,
+        )
+        end = self.schedule.end
+        with self._run_logger(start) as run_logger:
             if self._advance(start):
                 self._save(start)
-            for done in range(start + 1, total + 1):
-                self.model.feed_data(next(batches))
-                self.model.optimize_parameters(done)
-                phase = self.model.compression.phase
-                if records and records.step(done, phase, self.model.log):
-                    records.row(done, phase, self.model.log, self.model.compression.ratios())
-                if records and is_due(schedule, done):
-                    records.latents(latent_rows(self.model.compression.search, done))
-                if records and (done % options.val.val_freq == 0 or done in schedule.stages):
-                    self._validate(sets, done, records)
-                entered, stopping = self._advance(done), self.place.any_rank(self.stop())
-                if entered or stopping or done % logger.save_checkpoint_freq == 0 or done == total:
-                    self._save(done)
-                if stopping and done < total:
+            for iteration in range(start, end):
+                log = self.trainer.step(next(batches), iteration)
+                finished = iteration + 1
+                if run_logger is not None:
+                    self._record(run_logger, finished, log)
+                # The next phase is entered, and its state saved, before the next step: a run
+                # that is killed there resumes behind the search or the cut, not before it.
+                is_new_phase = self._advance(finished)
+                is_stopping = self.context.any_rank(self.stop())
+                is_due = finished % self.options.logger.save_checkpoint_freq == 0
+                if is_new_phase or is_stopping or is_due or finished == end:
+                    self._save(finished)
+                if is_stopping and finished < end:
                     raise Interrupted(
-                        f"stopped after iteration {done} of {total}; the state is saved"
+                        f"stopped after iteration {finished} of {end}; the state is saved"
                     )
 
-    def _advance(self, done: int) -> list[str]:
-        entered = self.model.advance(done)
-        for phase in entered:
-            self.logger.info("%d: phase %s begins", done, phase)
-        if "finetune" in entered:
-            self.logger.info("%d: cut to %s", done, _kept(self.model.compression.report))
-        return entered
+    @contextlib.contextmanager
+    def _run_logger(self, start: int) -> Iterator[RunLogger | None]:
+        """Open the run logger in the process that writes; None in the others."""
+        if not self.context.is_main:
+            yield None
+            return
+        settings = self.options.logger
+        with RunLogger(
+            self.folder,
+            self.losses,
+            total=self.schedule.end,
+            start=start,
+            print_freq=settings.print_freq,
+            loss_name=self.trainer.task.loss_name if settings.use_tb_logger else None,
+        ) as run_logger:
+            yield run_logger
 
-    def _save(self, done: int) -> None:
-        if self.place.is_main:
-            self.model.save(-1, done, {"log_bytes": self.run.log_bytes(), "losses": self.losses})
+    def _record(self, run_logger: RunLogger, finished: int, log: dict[str, float]) -> None:
+        """Log a step, sample the latents, and validate where it is due."""
+        phase = self.trainer.phase
+        run_logger.log_step(finished, phase.name, log, phase.ratios)
+        if phase.search is not None and is_latent_sample_due(self.schedule, finished):
+            run_logger.log_latents(finished, phase.search)
+        # At a milestone a network is complete; afterwards another one is trained.
+        is_milestone = finished in self.schedule.milestones
+        if is_milestone or finished % self.options.val.val_freq == 0:
+            self._validate(run_logger, finished)
 
-    def _validate(self, sets: list[Any], done: int, records: Records) -> None:
-        phase, scores = self.model.compression.phase, {}
-        for test_set in sets:
-            folder = self.run.images / test_set.name if self.options.val.save_img else None
-            scores[test_set.name] = self.model.validate(test_set, folder)
-            records.scores(
-                done, phase, test_set.name, scores[test_set.name], self.model.task.summary
+    def _validate(self, run_logger: RunLogger, finished: int) -> None:
+        phase_name = self.trainer.phase.name
+        scores = {}
+        for test_set in self.test_sets:
+            folder = None
+            if self.options.val.save_img:
+                folder = self.folder.visualization / test_set.name
+            scores[test_set.name] = self.trainer.validate(test_set, folder)
+            summary = self.trainer.task.summary(scores[test_set.name])
+            run_logger.log_scores(
+                finished, phase_name, test_set.name, scores[test_set.name], summary
             )
-        if scores and phase == self.model.compression.schedule.phase(
-            self.model.compression.schedule.end
-        ):
-            self.model.keep_if_best(done, scores)
+        # Only networks like those that the run hands over can be its best ones.
+        if scores and phase_name == self.schedule.phase(self.schedule.end):
+            self.trainer.keep_if_best(finished, scores)
 
-    def _finish(self, sets: list[Any]) -> dict[str, Any]:
-        metrics = finish(self.model, self.run, sets)
+    def _advance(self, finished: int) -> bool:
+        """Enter the phases that begin now; return whether there were any."""
+        entered = self.trainer.advance(finished)
+        for phase in entered:
+            self.logger.info("%d: phase %s begins", finished, phase.name)
+            description = phase.describe_start()
+            if description:
+                self.logger.info("%d: %s", finished, description)
+        return bool(entered)
+
+    def _save(self, finished: int) -> None:
+        if self.context.is_main:
+            extra = {"log_bytes": self.folder.log_bytes(), "losses": self.losses}
+            self.trainer.save(finished, extra)
+
+    def _finish(self) -> dict[str, Any]:
+        metrics = write_results(self.trainer, self.folder, self.test_sets)
         self.logger.info("results\n%s", text_table(metrics))
-        written = [str(path.relative_to(self.run.path)) for path in sorted(self.run.path.iterdir())]
-        self.logger.info("written to %s: %s", self.run.path, ", ".join(written))
+        names = sorted(path.name for path in self.folder.path.iterdir())
+        self.logger.info("written to %s: %s", self.folder.path, ", ".join(names))
         return metrics
 
-
-def _kept(report: Mapping[str, Any]) -> str:
-    parts = [f"{report[key]:.2%} of the {kind}" for key, kind in CUT_TO.items() if key in report]
-    return ", ".join(parts)
-
-
-@contextlib.contextmanager
-def _records(
-    run: _Run, start: int, total: int, every: int, board: str | None
-) -> Iterator[Records | None]:
-    if not run.place.is_main:
-        yield None
-        return
-    with Records(
-        run.run, run.losses, total=total, start=start, every=every, board=board
-    ) as records:
-        yield records
+    def _log_error(self, error: Exception) -> None:
+        """Write the reason of an early end to train.log; the entry point shows it on the screen."""
+        record = self.logger.makeRecord("dhp_sr", logging.ERROR, "", 0, str(error), (), None)
+        for handler in self.logger.handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.handle(record)

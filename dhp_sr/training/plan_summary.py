@@ -1,6 +1,5 @@
 """Summary of a channel plan: what can be pruned, and how far a budget can go."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,36 +11,39 @@ from dhp_sr.allocation.diagnostics import lower_bound, share_per_group
 from dhp_sr.config.schema import Options
 from dhp_sr.hyper import HyperNet
 from dhp_sr.training.distributed import DistributedContext
-from dhp_sr.training.search_setup import convert_plain
+from dhp_sr.training.pruning import convert_network, cuda_devices
 from dhp_sr.utils.cost_kinds import reported_kinds
 from dhp_sr.utils.strict_json import finite
 
 EXCLUDED = "excluded by name"
+"""Reason of groups that the option `exclude` pins."""
 
 
 def plan_for_training(
-    network: nn.Module, options: Options, place: DistributedContext
+    network: nn.Module, options: Options, context: DistributedContext
 ) -> dict[str, Any]:
-    """Plan the network that a run is about to train, by multiply-adds and parameters; no latency is measured.
+    """Plan the network that a run is about to train, by MACs and parameters without latency.
 
     Args:
         network: The plain network; it is left as it was.
         options: The run's options, with a section `compress`.
-        place: Where the network is.
+        context: Device of the network.
 
     Returns:
-        See `summarize_plan`, without targets; the random generators stand as before.
+        See `summarize_plan`; `targets` is empty. Random generators are left as they were.
     """
     compress = options.compress
-    with torch.random.fork_rng([place.device] if place.device.type == "cuda" else []):
-        found = summarize_plan(
-            convert_plain(network, options, place),
+    assert compress is not None
+    with torch.random.fork_rng(cuda_devices(context.device)):
+        hyper = convert_network(network, options, context.device)
+        summary = summarize_plan(
+            hyper,
             network,
             compress.round_to,
             compress.min_width,
             compress.targets[0].kind,
         )
-    return finite({"name": options.name, **found, "targets": []})
+    return finite({"name": options.name, **summary, "targets": []})
 
 
 def summarize_plan(
@@ -51,51 +53,72 @@ def summarize_plan(
     min_width: int,
     budget_kind: str = "macs",
 ) -> dict[str, Any]:
-    """Return what is prunable and what is not, JSON-able.
+    """Summarize what is prunable and what is not, as values for JSON.
+
+    Args:
+        hyper: The converted network.
+        network: The plain network.
+        round_to: Widths of layers are multiples of this.
+        min_width: Minimum width of a layer.
+        budget_kind: Kind of cost that is reported beside those that always are.
 
     Returns:
-        `network`: class; `input`: shape that costs are stated for; `dense`: costs; `groups`: name, width, floor,
-        members, reason (empty where prunable) and, for prunable ones, `controls`: kind of cost -> the fraction of the
-        dense cost that goes when the group alone is cut to its floor; `excluded`: layers kept by name; `least`: kind ->
-        least kept fraction, and what of it pinned groups and floors hold; `training_form`: whether it is the forward of
-        training mode that is planned, and left after a cut.
+        `network`: name of its class.
+        `input`: shape that costs are stated for.
+        `dense`: kind of cost -> cost of the unpruned network.
+        `rules`: the arguments.
+        `groups`: for each its name, width, minimum width (`floor`), members and reason (empty
+        where prunable); for prunable ones also `controls`: kind of cost -> fraction of the dense
+        cost that goes when this group alone is pruned to its minimum width.
+        `excluded`: layers that keep their widths because `exclude` names them.
+        `least`: kind of cost -> least kept fraction, and what of it pinned groups and minimum
+        widths (`floors`) hold.
+        `training_form`: whether the training-time form is planned, and left after a cut.
     """
     plan, costs = hyper.plan, hyper.costs
-    kinds = [
-        kind.name
-        for kind in reported_kinds(budget_kind)
-        if not kind.is_measured or kind.name in costs.kinds
-    ]
-    budgets = {kind: Budget.from_target(kind, 1.0, None, round_to, min_width) for kind in kinds}
-    shares = {kind: share_per_group(plan, costs, budgets[kind]) for kind in kinds}
-    floors = min_width_mask(plan, next(iter(budgets.values())))
-    groups = [
-        {
+    dense: dict[str, float] = {}
+    shares: dict[str, dict[str, float]] = {}
+    least: dict[str, dict[str, float]] = {}
+    for kind in reported_kinds(budget_kind):
+        if kind.name not in costs.kinds:  # latency, where nothing measures it
+            continue
+        budget = Budget.from_target(kind.name, 1.0, None, round_to, min_width)
+        dense[kind.name] = costs.dense[kind.name]
+        shares[kind.name] = share_per_group(plan, costs, budget)
+        pinned, floors = lower_bound(plan, costs, budget)
+        held_by_pinned = sum(pinned.values())
+        held_by_floors = sum(floors.values())
+        least[kind.name] = {
+            "kept": held_by_pinned + held_by_floors,
+            "pinned": held_by_pinned,
+            "floors": held_by_floors,
+        }
+    # Minimum widths do not depend on the kind of cost.
+    narrowest = min_width_mask(plan, Budget.from_target("macs", 1.0, None, round_to, min_width))
+    groups: list[dict[str, Any]] = []
+    excluded: list[str] = []
+    for group in plan.groups:
+        entry = {
             "name": group.name,
             "width": group.width,
-            "floor": int(floors[group.span].sum()) if group.prunable else group.width,
+            "floor": group.width,
             "members": list(group.members),
             "reason": group.reason,
-            "controls": {kind: shares[kind][group.name] for kind in kinds}
-            if group.prunable
-            else {},
+            "controls": {},
         }
-        for group in plan.groups
-    ]
+        if group.prunable:
+            entry["floor"] = int(narrowest[group.span].sum())
+            entry["controls"] = {kind: shares[kind][group.name] for kind in shares}
+        if group.reason == EXCLUDED:
+            excluded.extend(group.members)
+        groups.append(entry)
     return {
         "network": type(network).__name__,
         "input": list(hyper.example_shape),
-        "dense": {kind: costs.dense[kind] for kind in kinds},
+        "dense": dense,
         "rules": {"round_to": round_to, "min_width": min_width},
         "groups": groups,
-        "excluded": [
-            layer for group in groups if group["reason"] == EXCLUDED for layer in group["members"]
-        ],
-        "least": {kind: _least(*lower_bound(plan, costs, budgets[kind])) for kind in kinds},
+        "excluded": excluded,
+        "least": least,
         "training_form": plan.training_time_form,
     }
-
-
-def _least(pinned: Mapping[str, float], floors: Mapping[str, float]) -> dict[str, float]:
-    held, kept = sum(pinned.values()), sum(floors.values())
-    return {"kept": held + kept, "pinned": held, "floors": kept}

@@ -1,151 +1,203 @@
-"""What a finished run leaves behind: scores, costs, widths, tables and plots."""
+"""Results of a finished run: models, scores, costs, widths, tables and plots."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
-from dhp_sr.basicsr_adapter.model import DHPModel, achieved
 from dhp_sr.config.schema import Options
 from dhp_sr.deploy import load_model
 from dhp_sr.metrics import latencies
 from dhp_sr.reports.page import write_page
 from dhp_sr.reports.plan import widths_text
 from dhp_sr.reports.plots import write_reports
-from dhp_sr.training.final_names import best_names, final_names
-from dhp_sr.training.result_rows import Row, input_rows, model_row
+from dhp_sr.tasks.evaluation import Row, input_rows, model_row
+from dhp_sr.training.model_writer import best_names, final_names
 from dhp_sr.training.run_folder import RunFolder
+from dhp_sr.training.trainer import Trainer
 from dhp_sr.training.visual_samples import write_samples
-from dhp_sr.training.widths import layer_rows
 from dhp_sr.utils.files import write_json, write_text
 from dhp_sr.utils.strict_json import finite
 from dhp_sr.zoo.networks import example_shape, load_file
 from dhp_sr.zoo.third_party import can_be_loaded
 
-REPEATS = 5
-"""Timed passes of each network, taken in turns."""
+LATENCY_REPEATS = 5
+"""Timed passes of each network, interleaved."""
+WEIGHTED_LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
-def finish(model: DHPModel, run: RunFolder, sets: Sequence[Any]) -> dict[str, Any]:
-    """Write models, scores, costs and widths of a finished run; return the content of metrics.json."""
-    options, schedule = model.options, model.compression.schedule
-    finals = final_names(options)
-    for leg in range(len(finals)):
-        model.save_final(leg)
-    networks = _final_networks(model, run, finals)
-    iterations = {"dense": schedule.dense_iter, **dict.fromkeys(finals, schedule.total_iter)}
-    scored = [name for name in networks if name in finals or _is_trained(options)]
-    rows = input_rows(model.task, sets)
-    for name in scored:
-        shape = _shape(networks[name], model)
-        rows.append(
-            model_row(name, networks[name], model.task, sets, shape, model.device, iterations[name])
-        )
+def write_results(trainer: Trainer, folder: RunFolder, test_sets: Sequence[Any]) -> dict[str, Any]:
+    """Write models, scores, costs, widths and the report of a finished run.
+
+    Args:
+        trainer: After its last step.
+        folder: Folder of the run.
+        test_sets: Of the run's task.
+
+    Returns:
+        The content of metrics.json.
+    """
+    options, schedule, device = trainer.options, trainer.schedule, trainer.context.device
+    names = final_names(options)
+    for target in range(len(names)):
+        trainer.write_final(target)
+    networks = _load_networks(trainer, folder, names)
+    shape = _cost_shape(networks[names[0]], trainer)
+
+    rows = input_rows(trainer.task, test_sets)
+    scored: dict[str, nn.Module] = {}
+    for name, network in networks.items():
+        if name in names or _is_dense_trained(options):
+            scored[name] = network
+            iterations = schedule.total_iter if name in names else schedule.dense_iter
+            row = model_row(name, network, trainer.task, test_sets, shape, device)
+            rows.append({**row, "iterations": iterations})
+    # The models know their scores, so they are written once more, now that there are any.
     scores = {row["model"]: finite(row["sets"]) for row in rows}
-    for leg, name in enumerate(finals):
-        model.save_final(leg, scores=scores[name])
-    write_samples(run.samples, {name: networks[name] for name in scored}, sets, model.device)
-    _add_latencies(rows, networks, _shape(networks[finals[0]], model))
-    if schedule.searches:
-        _write_widths(model, run, networks)
-    written = {
-        name: run.model(name)
-        for name in (*networks, *best_names(options))
-        if run.model(name).exists()
-    }
-    targets = (
-        [{target.kind: target.keep_ratio} for target in options.compress.targets]
-        if options.compress
-        else [{}]
+    for target, name in enumerate(names):
+        trainer.write_final(target, scores=scores[name])
+
+    write_samples(folder.samples, scored, test_sets, device)
+    _add_latencies(rows, networks, shape)
+    if schedule.has_search:
+        _write_widths(trainer, folder, networks)
+    metrics = finite(
+        {
+            "name": options.name,
+            "task": trainer.task.name,
+            "scale": options.scale,
+            **_targets(trainer),
+            "rows": rows,
+            "macs_input": list(shape),
+            "best": trainer.best if len(names) > 1 else trainer.best.get("best", {}),
+            "files": _model_files(folder, (*networks, *best_names(options))),
+        }
     )
-    found = [achieved(leg.report) for leg in model.compression.legs] or [{}]
-    metrics = {
-        "name": options.name,
-        "task": model.task.name,
-        "scale": options.scale,
-        "target": _one_or_all(targets),
-        "achieved": _one_or_all(found),
-        "rows": rows,
-        "macs_input": list(_shape(networks[finals[0]], model)),
-        "best": model.best if len(finals) > 1 else model.best.get("best", {}),
-        "files": {name: str(path.relative_to(run.path)) for name, path in written.items()},
-    }
-    metrics = finite(metrics)
-    write_json(run.path / "metrics.json", metrics)
-    write_pages(run)
+    # metrics.json says that a run is finished, so it comes after all that cannot be made again.
+    write_json(folder.path / "metrics.json", metrics)
+    write_pages(folder)
     return metrics
 
 
-def write_pages(run: RunFolder, *, only_missing: bool = False) -> None:
-    """Write tables, plots and report.html from the run's other files.
+def write_pages(folder: RunFolder, *, only_missing: bool = False) -> None:
+    """Write tables, plots and report.html from the other files of a run.
 
     Args:
-        run: The folder.
-        only_missing: Nothing is written if report.html, the last of them, is as new as the results.
+        folder: Folder of the run.
+        only_missing: Write nothing if report.html, the last of them, is as new as the results.
     """
-    page, results = run.path / "report.html", run.path / "metrics.json"
+    page = folder.path / "report.html"
+    results = folder.path / "metrics.json"
     if only_missing and page.exists() and page.stat().st_mtime_ns >= results.stat().st_mtime_ns:
         return
-    write_reports(run.path)
-    write_page(page, [run.path])
+    write_reports(folder.path)
+    write_page(page, [folder.path])
 
 
-def _one_or_all(values: list[dict[str, Any]]) -> Any:
-    """Return what one target gives as itself, and what several give as a list, as in the option file."""
-    return values[0] if len(values) == 1 else values
+def layer_widths(dense: nn.Module, pruned: nn.Module) -> list[dict[str, Any]]:
+    """Return name, kind and [out, in] channels before and after of every weighted layer."""
+    pruned_layers = dict(pruned.named_modules())
+    rows = []
+    for name, layer in dense.named_modules():
+        if isinstance(layer, WEIGHTED_LAYERS) and name in pruned_layers:
+            rows.append(
+                {
+                    "name": name,
+                    "kind": type(layer).__name__,
+                    "before": _out_in_channels(layer),
+                    "after": _out_in_channels(pruned_layers[name]),
+                }
+            )
+    return rows
 
 
-def _is_trained(options: Options) -> bool:
-    """Return whether the dense network has learned anything by the time the search begins."""
-    return (
-        options.compress is None
-        or options.compress.dense_iter > 0
-        or bool(options.path.pretrain_network_g)
-    )
+def _out_in_channels(layer: nn.Module) -> list[int]:
+    # Read from the weight: a pruned layer of a traced network may not have the attributes.
+    first, second = layer.weight.shape[:2]
+    groups = getattr(layer, "groups", 1)
+    if isinstance(layer, nn.ConvTranspose2d):  # its weight is (in, out / groups, H, W)
+        return [second * groups, first]
+    return [first, second * groups]
 
 
-def _final_networks(model: DHPModel, run: RunFolder, finals: Sequence[str]) -> dict[str, nn.Module]:
-    """Load the networks from their files, as everybody else will; one that files cannot name comes from memory."""
-    trained = dict(zip(finals, model.compression.finals(), strict=True))
+def _is_dense_trained(options: Options) -> bool:
+    """Whether the dense network has learned anything by the time the search begins."""
+    if options.compress is None or options.compress.dense_iter > 0:
+        return True
+    return bool(options.path.pretrain_network_g)
+
+
+def _load_networks(
+    trainer: Trainer, folder: RunFolder, names: Sequence[str]
+) -> dict[str, nn.Module]:
+    """Load the networks from their files, as every user will.
+
+    A network that no model file can name comes from memory, its dense version from bare weights.
+    """
+    trained = dict(zip(names, trainer.phase.final_networks(), strict=True))
+    device = trainer.context.device
     networks: dict[str, nn.Module] = {}
-    for name in dict.fromkeys(("dense", *finals)):
-        if can_be_loaded(trained[finals[0]]):
-            networks[name] = load_model(run.model(name), model.device)
+    for name in dict.fromkeys(("dense", *names)):
+        if can_be_loaded(trained[names[0]]):
+            networks[name] = load_model(folder.model(name), device)
         elif name in trained:
             networks[name] = trained[name].eval()
         else:
-            networks[name] = model.task.build_network(model.options).to(model.device).eval()
-            load_file(networks[name], run.model(name))
+            network = trainer.task.build_network(trainer.options).to(device)
+            load_file(network, folder.model(name))
+            networks[name] = network.eval()
     return networks
 
 
-def _shape(network: nn.Module, model: DHPModel) -> tuple[int, ...]:
-    described = (
-        network if hasattr(network, "in_channels") else model.task.build_network(model.options)
-    )
-    return example_shape(described)
+def _cost_shape(network: nn.Module, trainer: Trainer) -> tuple[int, int, int, int]:
+    """Return the input shape that costs are stated for."""
+    if not hasattr(network, "in_channels"):  # a traced network has none of its class's attributes
+        network = trainer.task.build_network(trainer.options)
+    return example_shape(network)
+
+
+def _targets(trainer: Trainer) -> dict[str, Any]:
+    """Return the targets and what was achieved: as one value for one target, else as lists."""
+    compress = trainer.options.compress
+    targets: list[dict[str, float]] = [{}]
+    if compress is not None:
+        targets = [{target.kind: target.keep_ratio} for target in compress.targets]
+    achieved = [model.achieved for model in trainer.phase.pruned_models] or [{}]
+    if len(targets) == 1:
+        return {"target": targets[0], "achieved": achieved[0]}
+    return {"target": targets, "achieved": achieved}
+
+
+def _model_files(folder: RunFolder, names: Sequence[str]) -> dict[str, str]:
+    files = {}
+    for name in names:
+        path = folder.model(name)
+        if path.exists():
+            files[name] = str(path.relative_to(folder.path))
+    return files
 
 
 def _add_latencies(
     rows: list[Row], networks: Mapping[str, nn.Module], shape: tuple[int, ...]
 ) -> None:
+    # On the CPU whatever the run trained on, so that runs of different machines can be compared.
     on_cpu = {name: network.cpu() for name, network in networks.items()}
-    times = latencies(on_cpu, shape, repeats=REPEATS)
+    times = latencies(on_cpu, shape, repeats=LATENCY_REPEATS)
     for row in rows:
         if row["model"] in times:
             row["latency_ms"] = times[row["model"]].median_ms
 
 
-def _write_widths(model: DHPModel, run: RunFolder, networks: Mapping[str, nn.Module]) -> None:
-    finals = final_names(model.options)
-    for leg, name in zip(model.compression.legs, finals, strict=True):
+def _write_widths(trainer: Trainer, folder: RunFolder, networks: Mapping[str, nn.Module]) -> None:
+    names = final_names(trainer.options)
+    for model, name in zip(trainer.phase.pruned_models, names, strict=True):
         widths = {
-            "groups": leg.report["groups"],
-            "layers": layer_rows(networks["dense"], networks[name]),
+            "groups": model.groups,
+            "layers": layer_widths(networks["dense"], networks[name]),
         }
-        if len(finals) == 1:
-            write_json(run.path / "widths.json", widths)
+        if len(names) == 1:
+            write_json(folder.path / "widths.json", widths)
         else:
-            path = run.path / name.replace("pruned", "widths")
-            write_json(f"{path}.json", widths)
-            write_text(f"{path}.txt", widths_text(widths))
+            stem = name.replace("pruned", "widths")
+            write_json(folder.path / f"{stem}.json", widths)
+            write_text(folder.path / f"{stem}.txt", widths_text(widths))

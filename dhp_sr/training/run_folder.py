@@ -1,8 +1,9 @@
-"""The folder of a run: where its files are, and its tables."""
+"""Folder of a run: paths, CSV tables, log file, and the environment that it was made in."""
 
 import json
 import logging
 import os
+import platform
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -10,46 +11,70 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
+from dhp_sr import __version__
+from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.utils.cost_kinds import ALWAYS_REPORTED
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_text
 
-CURVES = ("iteration", "phase", "loss", "lr", *(kind.ratio_key for kind in ALWAYS_REPORTED))
-VALIDATION = ("iteration", "phase", "set")
-"""Columns of validation.csv before the scores."""
-LATENTS = ("iteration", "group", "latents")
+CURVE_COLUMNS = ("iteration", "phase", "loss", "lr", *(kind.ratio_key for kind in ALWAYS_REPORTED))
+VALIDATION_COLUMNS = ("iteration", "phase", "set")
+"""Columns of validation.csv before those of the scores."""
+LATENT_COLUMNS = ("iteration", "group", "latents")
 
 
 class Table:
-    """A CSV file that grows row by row and whose first column is the iteration."""
+    """CSV file that grows row by row and whose first column is the iteration.
+
+    Args:
+        path: The file.
+        columns: Names of its columns.
+    """
 
     def __init__(self, path: Path, columns: tuple[str, ...]) -> None:
-        self.path, self.columns = path, columns
+        self.path = path
+        self.columns = columns
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add a row, after the header where the file is new; numbers with fraction get nine digits."""
-        cells = [
-            f"{row[name]:.9g}" if isinstance(row[name], float) else str(row[name])
-            for name in self.columns
-        ]
-        with open(self.path, "a", encoding="utf-8") as stream:
-            if stream.tell() == 0:
-                stream.write(",".join(self.columns) + "\n")
-            stream.write(",".join(_quoted(cell) for cell in cells) + "\n")
+        """Append a row, with the header before the first one; floats get nine digits."""
+        cells = []
+        for name in self.columns:
+            value = row[name]
+            cells.append(_quote(f"{value:.9g}" if isinstance(value, float) else str(value)))
+        with open(self.path, "a", encoding="utf-8") as file:
+            if file.tell() == 0:
+                file.write(",".join(self.columns) + "\n")
+            file.write(",".join(cells) + "\n")
 
     def rewind(self, iteration: int) -> None:
-        """Keep the header and the rows up to `iteration`, and no half-written one."""
+        """Remove the rows after `iteration`, and a row that was cut off while it was written.
+
+        Raises:
+            UserError: A row does not begin with an iteration: somebody edited the file.
+        """
         text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-        rows = [line for line in text.splitlines(keepends=True)[1:] if line.endswith("\n")]
-        strange = [row for row in rows if not row.split(",", 1)[0].isdecimal()]
-        if strange:
-            raise UserError(
-                f"{self.path}: expected rows that begin with the iteration, found {strange[0]!r}; mend it"
-            )
-        kept = [row for row in rows if int(row.split(",", 1)[0]) <= iteration]
+        kept = []
+        for row in text.splitlines(keepends=True)[1:]:
+            if not row.endswith("\n"):
+                continue
+            first_cell = row.split(",", 1)[0]
+            if not first_cell.isdecimal():
+                raise UserError(
+                    f"{self.path}: expected rows that begin with the iteration, "
+                    f"found {row!r}; repair or remove it"
+                )
+            if int(first_cell) <= iteration:
+                kept.append(row)
         write_text(self.path, ",".join(self.columns) + "\n" + "".join(kept))
+
+
+def _quote(cell: str) -> str:
+    if not set(cell) & set(',"\n'):
+        return cell
+    return '"' + cell.replace('"', '""') + '"'
 
 
 class RunFolder:
@@ -62,23 +87,25 @@ class RunFolder:
 
     def __init__(self, path: Path, scores: tuple[str, ...] = ()) -> None:
         self.path = path
-        self.models, self.states = path / "models", path / "training_states"
-        self.images, self.board = path / "visualization", path / "tb"
+        self.models = path / "models"
+        self.states = path / "training_states"
+        self.visualization = path / "visualization"
+        self.tensorboard = path / "tb"
         self.samples = path / "images"
         self.log = path / "train.log"
-        self.curves = Table(path / "curves.csv", CURVES)
-        self.validation = Table(path / "validation.csv", VALIDATION + scores)
-        self.latents = Table(path / "latents.csv", LATENTS)
+        self.curves = Table(path / "curves.csv", CURVE_COLUMNS)
+        self.validation = Table(path / "validation.csv", VALIDATION_COLUMNS + scores)
+        self.latents = Table(path / "latents.csv", LATENT_COLUMNS)
 
     def model(self, name: str) -> Path:
-        """Return the path of model `name`: dense, pruned or best."""
+        """Return the file of a model."""
         return self.models / f"{name}.safetensors"
 
     def results(self) -> dict[str, Any] | None:
-        """Return metrics.json, which is written when all else of a run is done; None before that.
+        """Return metrics.json, which is written when all else of a run is done; None before.
 
         Raises:
-            UserError: the file is damaged.
+            UserError: The file is damaged.
         """
         path = self.path / "metrics.json"
         if not path.exists():
@@ -86,34 +113,42 @@ class RunFolder:
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
-            advice = "remove it, and --auto_resume makes it again"
             raise UserError(
-                f"{path}: expected the results of the run, found: {error}; {advice}"
+                f"{path}: expected the results of the run, found: {error}; "
+                "remove it, and --auto_resume makes it again"
             ) from error
 
     def open(self, *, resume: bool) -> Path | None:
-        """Make the folder; unless resuming, one that is there already is renamed, never overwritten.
+        """Make the folder; unless resuming, an earlier one is renamed, never overwritten.
 
         Returns:
-            Where an earlier run lies now; None where there was none, or where it goes on.
+            New path of an earlier run; None where there was none, or where it is resumed.
 
         Raises:
-            UserError: the folder cannot be written.
+            UserError: The folder cannot be written.
         """
-        earlier = None
+        archived = None
         try:
             if self.path.exists() and not resume:
-                earlier = _archive(self.path)
+                archived = _archive(self.path)
             for folder in (self.models, self.states):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
                 f"{self.path}: expected a folder to write the run to, found: {error}"
             ) from error
-        return earlier
+        return archived
 
     def rewind(self, iteration: int, log_bytes: int) -> None:
-        """Forget what was written after `iteration`, so that a resumed run ends with the files of a straight one."""
+        """Remove what was written after `iteration`.
+
+        A killed run has written more than its newest state covers. Without this, a resumed run
+        would write these rows and lines again.
+
+        Args:
+            iteration: Finished iterations of the state that is resumed.
+            log_bytes: Length of the log file at that time.
+        """
         self.curves.rewind(iteration)
         self.validation.rewind(iteration)
         if self.latents.path.exists():
@@ -126,18 +161,36 @@ class RunFolder:
         return self.log.stat().st_size if self.log.exists() else 0
 
 
+def _archive(path: Path) -> Path:
+    stamp = time.strftime("%Y%m%d_%H%M%S")
+    target = path.with_name(f"{path.name}_archived_{stamp}")
+    number = 1
+    while target.exists():  # two runs archived within one second
+        number += 1
+        target = path.with_name(f"{path.name}_archived_{stamp}_{number}")
+    return path.rename(target)
+
+
 @contextmanager
-def logging_to(path: Path | None, *, screen: bool) -> Iterator[logging.Logger]:
-    """Give the run's logger: to `path` if there is one, and on the screen to standard error, past a progress bar."""
+def open_log(path: Path | None, *, screen: bool) -> Iterator[logging.Logger]:
+    """Configure the logger of a run inside the block.
+
+    Args:
+        path: Log file; None writes none.
+        screen: Whether to log to standard error as well, above a progress bar.
+    """
     logger = logging.getLogger("dhp_sr")
     logger.setLevel(logging.INFO if screen else logging.ERROR)
     logger.propagate = False
-    handlers: list[logging.Handler] = [_BesideBar()] if screen else []
+    handlers: list[logging.Handler] = []
+    if screen:
+        handlers.append(_ProgressBarHandler())
     if path:
-        handlers.append(logging.FileHandler(path, encoding="utf-8"))
-        handlers[-1].setFormatter(
+        file_handler = logging.FileHandler(path, encoding="utf-8")
+        file_handler.setFormatter(
             logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
         )
+        handlers.append(file_handler)
     for handler in handlers:
         logger.addHandler(handler)
     try:
@@ -148,21 +201,26 @@ def logging_to(path: Path | None, *, screen: bool) -> Iterator[logging.Logger]:
             handler.close()
 
 
-class _BesideBar(logging.Handler):
+class _ProgressBarHandler(logging.Handler):
     """Writes above the progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.write(self.format(record), file=sys.stderr)
 
 
-def _archive(path: Path) -> Path:
-    stamp = time.strftime("%Y%m%d_%H%M%S")
-    target, number = path.with_name(f"{path.name}_archived_{stamp}"), 1
-    while target.exists():
-        number += 1
-        target = path.with_name(f"{path.name}_archived_{stamp}_{number}")
-    return path.rename(target)
-
-
-def _quoted(cell: str) -> str:
-    return '"' + cell.replace('"', '""') + '"' if set(cell) & set(',"\n') else cell
+def environment(context: DistributedContext) -> dict[str, Any]:
+    """Return versions, device and command of a run, for environment.json."""
+    device_name = platform.processor() or platform.machine()
+    if context.device.type == "cuda":
+        device_name = torch.cuda.get_device_name(context.device)
+    return {
+        "dhp_sr": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "device": str(context.device),
+        "device_name": device_name,
+        "processes": context.world_size,
+        "threads": torch.get_num_threads(),
+        "command": " ".join(sys.argv),
+    }

@@ -1,147 +1,178 @@
-"""What a run tells while it trains: progress bar, log lines, tables and TensorBoard."""
+"""Run logger: progress bar, log lines, CSV tables and TensorBoard events of a training."""
 
 import logging
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
 from tqdm import tqdm
 
+from dhp_sr.search import Search
 from dhp_sr.training.run_folder import RunFolder
+from dhp_sr.training.schedule import Schedule
 from dhp_sr.utils.cost_kinds import COST_KINDS
 from dhp_sr.utils.errors import UserError
 
-KEPT = {
+RATIO_LABELS = {
     kind.ratio_key: f"{kind.name} (predicted)" if kind.is_measured else kind.name
     for kind in COST_KINDS.values()
 }
-"""Kept fraction -> what a log line calls it."""
+"""Kept fraction -> its label in a log line."""
+
+LATENT_SAMPLES = 40
+"""Samples of the latents over a search, at most; a chart shows no more."""
 
 
-class Records:
-    """Writes the figures of a run; a context manager that ends with all files closed.
+class RunLogger:
+    """Writes the figures of a run; a context manager that closes its files.
 
     Args:
-        run: The folder.
-        losses: Those since the last row of the curves; changed in place, so that the caller can save them.
+        folder: Folder of the run.
+        losses: Losses since the last row of the curves. Changed in place: they are part of the
+            training state, for the mean of a row must not depend on an interruption.
         total: Iterations of the run.
-        start: Iterations done before; files are rewound to it already.
-        every: Iterations between two rows of the curves.
-        board: What TensorBoard calls the loss; None: nothing is written for it.
+        start: Iterations finished before; the tables are rewound to it already.
+        print_freq: Iterations between two rows of the curves.
+        loss_name: Name of the loss in TensorBoard; None writes no events.
     """
 
     def __init__(
         self,
-        run: RunFolder,
+        folder: RunFolder,
         losses: list[float],
         *,
         total: int,
         start: int,
-        every: int,
-        board: str | None,
+        print_freq: int,
+        loss_name: str | None,
     ) -> None:
-        self.run, self.total, self.every, self.loss_name = run, total, every, board
+        self.folder = folder
+        self.losses = losses
+        self.total = total
+        self.print_freq = print_freq
+        self.loss_name = loss_name
         self.logger = logging.getLogger("dhp_sr")
-        self.bar = tqdm(
+        self._bar = tqdm(
             total=total, initial=start, disable=None, dynamic_ncols=True, smoothing=0.05
         )
-        self.board = _board(run, start) if board else None
-        self.losses = losses
-        self.since, self.last = time.monotonic(), start
+        self._events = _open_events(folder, start) if loss_name else None
+        self._last_time = time.monotonic()
+        self._last_iteration = start
 
-    def __enter__(self) -> "Records":
+    def __enter__(self) -> "RunLogger":
         """Return itself."""
         return self
 
     def __exit__(
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close bar and event file."""
-        self.bar.close()
-        if self.board is not None:
-            self.board.close()
+        """Close progress bar and event file."""
+        self._bar.close()
+        if self._events is not None:
+            self._events.close()
 
-    def step(self, iteration: int, phase: str, log: Mapping[str, float]) -> bool:
-        """Take in the figures of step `iteration` (from 1); return whether a row of the curves is due."""
-        self.losses.append(log["loss"])
-        self.bar.set_description(phase, refresh=False)
-        self.bar.update()
-        return iteration % self.every == 0 or iteration == self.total
-
-    def row(
-        self, iteration: int, phase: str, log: Mapping[str, float], ratios: Mapping[str, float]
-    ) -> None:
-        """Write a row of the curves; its loss is the mean since the row before.
-
-        Args:
-            iteration: From 1.
-            phase: The phase of the step.
-            log: Figures of the step; while a search has a budget of latency, `latency_ratio` as its table predicts.
-            ratios: Kept fractions `macs_ratio` and `params_ratio`.
-        """
-        loss = sum(self.losses) / len(self.losses)
-        self.losses.clear()
-        self.run.curves.append(
-            {"iteration": iteration, "phase": phase, "loss": loss, "lr": log["lr"], **ratios}
-        )
-        self.bar.set_postfix_str(f"loss {loss:.4g}, macs {ratios['macs_ratio']:.1%}", refresh=False)
-        found = {**log, **ratios}
-        kept = [f"{kind} {found[key]:.1%}" for key, kind in KEPT.items() if key in found]
-        self.logger.info(
-            "%d/%d %s  loss %.5g  lr %.3g  %s  %s",
-            *(
-                iteration,
-                self.total,
-                phase,
-                loss,
-                log["lr"],
-                "  ".join(kept),
-                self._remaining(iteration),
-            ),
-        )
-        self._scalars(iteration, {f"losses/{self.loss_name}": loss, "lr": log["lr"], **ratios})
-        self._scalars(
-            iteration,
-            {f"search/{key}": value for key, value in log.items() if key not in ("loss", "lr")},
-        )
-
-    def latents(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write a sample of the search's latents, see `latents.latent_rows`."""
-        for row in rows:
-            self.run.latents.append(row)
-
-    def scores(
+    def log_step(
         self,
         iteration: int,
         phase: str,
-        name: str,
-        scores: Mapping[str, float],
-        summary: Callable[..., str],
+        log: Mapping[str, float],
+        ratios: Callable[[], Mapping[str, float]],
     ) -> None:
-        """Write the scores on test set `name`, and what `summary` makes of them to the log."""
-        self.run.validation.append({"iteration": iteration, "phase": phase, "set": name, **scores})
-        self.logger.info("%d %s  %s: %s", iteration, phase, name, summary(scores))
-        self._scalars(
-            iteration, {f"metrics/{name}/{key}": scores[key] for key in scores if key != "images"}
-        )
+        """Record a step; every `print_freq` steps write a row of the curves.
 
-    def _scalars(self, iteration: int, values: Mapping[str, float]) -> None:
-        if self.board is not None:
+        Args:
+            iteration: Finished iterations, this step included.
+            phase: Phase of the step.
+            log: Figures of the step: `loss`, `lr`, those of the search.
+            ratios: Computes the kept fractions `macs_ratio` and `params_ratio`; called for rows
+                alone, since a cost takes time to count.
+        """
+        self.losses.append(log["loss"])
+        self._bar.set_description(phase, refresh=False)
+        self._bar.update()
+        if iteration % self.print_freq == 0 or iteration == self.total:
+            self._write_row(iteration, phase, log, ratios())
+
+    def _write_row(
+        self, iteration: int, phase: str, log: Mapping[str, float], ratios: Mapping[str, float]
+    ) -> None:
+        loss = sum(self.losses) / len(self.losses)
+        self.losses.clear()
+        self.folder.curves.append(
+            {"iteration": iteration, "phase": phase, "loss": loss, "lr": log["lr"], **ratios}
+        )
+        self._bar.set_postfix_str(
+            f"loss {loss:.4g}, macs {ratios['macs_ratio']:.1%}", refresh=False
+        )
+        figures = {**log, **ratios}
+        kept = []
+        for key, label in RATIO_LABELS.items():
+            if key in figures:
+                kept.append(f"{label} {figures[key]:.1%}")
+        self.logger.info(
+            "%d/%d %s  loss %.5g  lr %.3g  %s  %s",
+            iteration,
+            self.total,
+            phase,
+            loss,
+            log["lr"],
+            "  ".join(kept),
+            self._time_left(iteration),
+        )
+        self._write_events(iteration, {f"losses/{self.loss_name}": loss, "lr": log["lr"], **ratios})
+        of_search = {
+            f"search/{key}": value for key, value in log.items() if key not in ("loss", "lr")
+        }
+        self._write_events(iteration, of_search)
+
+    def log_latents(self, iteration: int, search: Search) -> None:
+        """Write a sample of the search's latents, one row for each prunable group."""
+        latents = search.hyper.plan.split(search.remaining().detach().float().cpu())
+        for group, values in latents.items():
+            text = " ".join(f"{value:.3g}" for value in values.tolist())
+            self.folder.latents.append({"iteration": iteration, "group": group, "latents": text})
+
+    def log_scores(
+        self, iteration: int, phase: str, name: str, scores: Mapping[str, float], summary: str
+    ) -> None:
+        """Write the scores on a test set.
+
+        Args:
+            iteration: Finished iterations.
+            phase: Phase of the last step.
+            name: Of the test set.
+            scores: Score -> value, and `images`, their number.
+            summary: The scores as text, for the log.
+        """
+        self.folder.validation.append(
+            {"iteration": iteration, "phase": phase, "set": name, **scores}
+        )
+        self.logger.info("%d %s  %s: %s", iteration, phase, name, summary)
+        events = {
+            f"metrics/{name}/{key}": value for key, value in scores.items() if key != "images"
+        }
+        self._write_events(iteration, events)
+
+    def _write_events(self, iteration: int, values: Mapping[str, float]) -> None:
+        if self._events is not None:
             for key, value in values.items():
-                self.board.add_scalar(key, value, iteration)
+                self._events.add_scalar(key, value, iteration)
 
-    def _remaining(self, iteration: int) -> str:
+    def _time_left(self, iteration: int) -> str:
         now = time.monotonic()
-        rate = (iteration - self.last) / max(now - self.since, 1e-9)
-        self.since, self.last = now, iteration
+        elapsed = max(now - self._last_time, 1e-9)
+        rate = (iteration - self._last_iteration) / elapsed
+        self._last_time = now
+        self._last_iteration = iteration
         seconds = round((self.total - iteration) / max(rate, 1e-9))
-        return (
-            f"{rate:.2f} it/s, {seconds // 3600}:{seconds % 3600 // 60:02d}:{seconds % 60:02d} left"
-        )
+        minutes, seconds = divmod(seconds, 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{rate:.2f} it/s, {hours}:{minutes:02d}:{seconds:02d} left"
 
 
-def _board(run: RunFolder, start: int) -> Any:
+def _open_events(folder: RunFolder, start: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -149,4 +180,19 @@ def _board(run: RunFolder, start: int) -> Any:
             "logger.use_tb_logger: true expects tensorboard, which is not installed; "
             "pip install tensorboard, or set logger.use_tb_logger: false"
         ) from error
-    return SummaryWriter(str(run.board), purge_step=start + 1 if start else None)
+    # Events of a killed run after the resumed iteration must not show.
+    return SummaryWriter(str(folder.tensorboard), purge_step=start + 1 if start else None)
+
+
+def is_latent_sample_due(schedule: Schedule, iteration: int) -> bool:
+    """Whether the latents are sampled: at even distances, and at the end of the search.
+
+    Args:
+        schedule: Of the run.
+        iteration: Finished iterations.
+    """
+    finished = iteration - schedule.dense_iter
+    if not schedule.has_search or not 0 < finished <= schedule.search_iter:
+        return False
+    interval = math.ceil(schedule.search_iter / LATENT_SAMPLES)
+    return finished % interval == 0 or finished == schedule.search_iter

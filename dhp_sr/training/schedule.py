@@ -1,9 +1,10 @@
-"""Which phase an iteration belongs to, and its learning rate: pure functions of the iteration.
+"""Schedule of a run: its phases and its learning rate, as pure functions of the iteration.
 
-    dense -> search -> finetune the first target's network -> finetune the second one's -> ...
+    dense -> search -> finetune the first pruned model -> finetune the second one -> ...
 
-Each target has a leg of its own after the cut. All legs are equally long, and each has the learning rates that a run
-with one target has after its cut.
+With several targets the network is searched once and pruned once for each of them. All pruned
+models are finetuned for the same number of iterations, with the learning rates that a run with
+one target has after its search.
 """
 
 import math
@@ -17,129 +18,174 @@ from dhp_sr.utils.errors import UserError
 PhaseName = Literal["dense", "search", "finetune"]
 
 
-def learning_rate(scheduler: Scheduler, base: float, step: int, length: int) -> float:
-    """Return the learning rate of step `step` (from 0) of `length` steps, by closed formula.
+@dataclass(frozen=True)
+class PhaseSpan:
+    """Iterations of one phase."""
 
-    cosine: `eta_min + (base - eta_min) (1 + cos(pi step / length)) / 2`; multistep: `base gamma^(milestones reached)`.
-    """
-    if scheduler.type == "cosine":
-        return (
-            scheduler.eta_min
-            + (base - scheduler.eta_min) * (1 + math.cos(math.pi * step / max(length, 1))) / 2
-        )
-    if scheduler.type == "multistep":
-        return base * scheduler.gamma ** sum(
-            milestone <= step for milestone in scheduler.milestones
-        )
-    return base
+    name: PhaseName
+    start: int
+    """Number of finished iterations at which the phase begins."""
+    end: int
+    """Number of finished iterations at which it ends."""
+    target: int = 0
+    """Index of the pruned model that is finetuned, from 0; 0 in the other phases."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """The phases of a run, in iterations counted from 0: dense -> search -> (cut) -> finetune.
-
-    Attributes:
-        total_iter: Iterations of all phases together, with one target.
-        dense_iter: Iterations before the search; `total_iter` in a run without one.
-        search_iter: Iterations of the search.
-        searches: Whether there is a search; without, the whole run is one dense phase.
-        base_lr: Learning rate before scheduling.
-        late: The schedule of the run, or of finetuning alone where `early` is given.
-        early: Own schedule of dense training and search.
-        warmup_iter: Iterations of linear warm-up at the start.
-        warms_again: Whether they are repeated after the cut, where the optimizer is fresh or the rate starts anew.
-        legs: Networks to finetune, one for each target.
-    """
+    """Phases and learning rates of a run; steps are counted from 0."""
 
     total_iter: int
+    """Iterations of all phases together, with one target."""
     dense_iter: int
+    """Iterations before the search; `total_iter` in a run without one."""
     search_iter: int
-    searches: bool
+    """Iterations of the search."""
+    has_search: bool
+    """Whether there is a search; without one the whole run is a dense phase."""
     base_lr: float
-    late: Scheduler
-    early: Scheduler | None = None
+    """Learning rate before scheduling."""
+    scheduler: Scheduler
+    """Scheduler of the run, or of finetuning alone where `search_scheduler` is given."""
+    search_scheduler: Scheduler | None = None
+    """Scheduler of dense training and search together."""
     warmup_iter: int = 0
-    warms_again: bool = False
-    legs: int = 1
+    """Iterations of linear warm-up at the start."""
+    rewarm: bool = False
+    """Whether the warm-up is repeated when finetuning begins."""
+    num_targets: int = 1
+    """Number of pruned models."""
 
     @classmethod
     def from_options(cls, options: Options) -> "Schedule":
-        """Read the phases from `compress` and `train`.
+        """Read the phases from the sections `compress` and `train`.
 
         Raises:
-            UserError: dense training and search together are longer than the run.
+            UserError: Dense training and search together are longer than the run.
         """
         train, compress = options.train, options.compress
-        dense, search = (
-            (compress.dense_iter, compress.search_iter) if compress else (train.total_iter, 0)
-        )
-        if dense + search > train.total_iter:
-            raise UserError(
-                f"expected compress.dense_iter (={dense}) + compress.search_iter (={search}) <= train.total_iter "
-                f"(={train.total_iter}), found {dense + search}; lengthen the run or shorten the phases"
+        if compress is None:
+            return cls(
+                total_iter=train.total_iter,
+                dense_iter=train.total_iter,
+                search_iter=0,
+                has_search=False,
+                base_lr=train.optim_g.lr,
+                scheduler=train.scheduler,
+                warmup_iter=train.warmup_iter,
             )
-        early = compress.scheduler if compress else None
-        base = train.optim_g.lr
-        late, warmup, legs = (
-            train.scheduler,
-            train.warmup_iter,
-            len(compress.targets) if compress else 1,
-        )
-        again = early is not None or (compress is not None and compress.parametrization == "full")
+        before_pruning = compress.dense_iter + compress.search_iter
+        if before_pruning > train.total_iter:
+            raise UserError(
+                f"expected compress.dense_iter (={compress.dense_iter}) + compress.search_iter "
+                f"(={compress.search_iter}) <= train.total_iter (={train.total_iter}), found "
+                f"{before_pruning}; lengthen the run or shorten the phases"
+            )
+        # Weights of the parametrization "full" are outputs of hypernetworks, so the optimizer
+        # state of the search says nothing about the pruned weights and finetuning starts cold.
+        starts_cold = compress.parametrization == "full"
         return cls(
-            train.total_iter,
-            dense,
-            search,
-            compress is not None,
-            base,
-            late,
-            early,
-            warmup,
-            again,
-            legs,
+            total_iter=train.total_iter,
+            dense_iter=compress.dense_iter,
+            search_iter=compress.search_iter,
+            has_search=True,
+            base_lr=train.optim_g.lr,
+            scheduler=train.scheduler,
+            search_scheduler=compress.scheduler,
+            warmup_iter=train.warmup_iter,
+            rewarm=starts_cold or compress.scheduler is not None,
+            num_targets=len(compress.targets),
         )
 
     @property
-    def cut_at(self) -> int:
-        """The number of finished iterations at which the network is cut; beyond the run where there is no search."""
-        return self.dense_iter + self.search_iter if self.searches else self.total_iter + 1
+    def prune_at(self) -> int:
+        """Finished iterations at which the network is pruned; beyond the run without a search."""
+        if not self.has_search:
+            return self.total_iter + 1
+        return self.dense_iter + self.search_iter
 
     @property
-    def leg_iter(self) -> int:
-        """Iterations of each leg."""
-        return max(0, self.total_iter - self.cut_at)
+    def finetune_iter(self) -> int:
+        """Iterations that each pruned model is finetuned for."""
+        return max(0, self.total_iter - self.prune_at)
 
     @property
     def end(self) -> int:
-        """Iterations of the run, all legs included."""
-        return self.total_iter + (self.legs - 1) * self.leg_iter
+        """Iterations of the run, those of all pruned models included."""
+        return self.total_iter + (self.num_targets - 1) * self.finetune_iter
 
     @property
-    def stages(self) -> tuple[int, ...]:
-        """The numbers of finished iterations at which a network is finished, the run's end the last."""
-        return tuple(self.total_iter + leg * self.leg_iter for leg in range(self.legs))
+    def spans(self) -> tuple[PhaseSpan, ...]:
+        """The phases in their order, one finetuning phase for each target."""
+        if not self.has_search:
+            return (PhaseSpan("dense", 0, self.total_iter),)
+        spans = [
+            PhaseSpan("dense", 0, self.dense_iter),
+            PhaseSpan("search", self.dense_iter, self.prune_at),
+        ]
+        for target in range(self.num_targets):
+            start = self.prune_at + target * self.finetune_iter
+            spans.append(PhaseSpan("finetune", start, start + self.finetune_iter, target))
+        return tuple(spans)
 
-    def leg(self, iteration: int) -> int:
-        """Return the leg of step `iteration`, from 0; before the cut the first one."""
-        if iteration < self.cut_at or not self.leg_iter:
+    @property
+    def milestones(self) -> tuple[int, ...]:
+        """Finished iterations at which a final network is complete; the last is `end`."""
+        return tuple(
+            self.total_iter + index * self.finetune_iter for index in range(self.num_targets)
+        )
+
+    def target_index(self, iteration: int) -> int:
+        """Return the index of the pruned model that step `iteration` trains; 0 before pruning."""
+        if iteration < self.prune_at or not self.finetune_iter:
             return 0
-        return min(self.legs - 1, (iteration - self.cut_at) // self.leg_iter)
+        return min(self.num_targets - 1, (iteration - self.prune_at) // self.finetune_iter)
 
     def phase(self, iteration: int) -> PhaseName:
-        """Return the phase in which step `iteration` (from 0) is taken; at `end`, that in which the run ends."""
-        if not self.searches or iteration < self.dense_iter:
+        """Return the phase of step `iteration`; for `end` that in which the run ends."""
+        if not self.has_search or iteration < self.dense_iter:
             return "dense"
-        return "search" if iteration < self.cut_at else "finetune"
+        return "search" if iteration < self.prune_at else "finetune"
 
     def learning_rate(self, iteration: int) -> float:
-        """Return the learning rate of step `iteration` (from 0), warm-up included."""
-        iteration -= self.leg(iteration) * self.leg_iter
-        after_cut = iteration >= self.cut_at
-        fresh_at = self.cut_at if after_cut else 0
-        since = iteration - (fresh_at if self.warms_again else 0)
-        warm = min(1.0, (since + 1) / self.warmup_iter) if self.warmup_iter else 1.0
-        if self.early is None:
-            return warm * learning_rate(self.late, self.base_lr, iteration, self.total_iter)
-        length = self.total_iter - self.cut_at if after_cut else self.cut_at
-        scheduler = self.late if after_cut else self.early
-        return warm * learning_rate(scheduler, self.base_lr, iteration - fresh_at, length)
+        """Return the learning rate of step `iteration`, warm-up included."""
+        # Every target repeats the iterations of the first one.
+        iteration -= self.target_index(iteration) * self.finetune_iter
+        is_pruned = iteration >= self.prune_at
+        phase_start = self.prune_at if is_pruned else 0
+
+        warmup = 1.0
+        if self.warmup_iter:
+            warm_since = phase_start if self.rewarm else 0
+            warmup = min(1.0, (iteration - warm_since + 1) / self.warmup_iter)
+
+        if self.search_scheduler is None:
+            scheduler, step, length = self.scheduler, iteration, self.total_iter
+        elif is_pruned:
+            scheduler, step, length = self.scheduler, iteration - phase_start, self.finetune_iter
+        else:
+            scheduler, step, length = self.search_scheduler, iteration, self.prune_at
+        return warmup * learning_rate(scheduler, self.base_lr, step, length)
+
+
+def learning_rate(scheduler: Scheduler, base: float, step: int, length: int) -> float:
+    """Return the learning rate of one step by a closed formula.
+
+    cosine: `eta_min + (base - eta_min) (1 + cos(pi step / length)) / 2` (Loshchilov and Hutter,
+    SGDR, ICLR 2017, equation 5, without restarts); multistep: `base gamma^(milestones reached)`.
+
+    A formula has no state, so a resumed run needs none and cannot drift from a straight one.
+
+    Args:
+        scheduler: Its type and parameters.
+        base: Learning rate at the start.
+        step: Step, from 0.
+        length: Number of steps that the scheduler spans.
+    """
+    if scheduler.type == "cosine":
+        fraction = (1 + math.cos(math.pi * step / max(length, 1))) / 2
+        return scheduler.eta_min + (base - scheduler.eta_min) * fraction
+    if scheduler.type == "multistep":
+        reached = sum(milestone <= step for milestone in scheduler.milestones)
+        return base * scheduler.gamma**reached
+    return base

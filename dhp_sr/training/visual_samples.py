@@ -1,7 +1,8 @@
-"""Pieces of test images as every model of a run sees them, kept for the report's comparison.
+"""Visual samples: crops of test images as every model of a run restores them, for the report.
 
-`images/index.json` says which pieces there are, of what images, with the score of each version of the whole image;
-`images/<number>/<name>.png` are the pieces: input, bicubic (super-resolution alone), dense, pruned, truth.
+`images/index.json` lists the crops: their images, and the score of each version of the whole image.
+`images/<number>/<name>.png` are the crops themselves: input, bicubic (super-resolution alone),
+dense, pruned, ground truth.
 """
 
 import shutil
@@ -15,18 +16,21 @@ from torch import nn
 
 from dhp_sr.data.images import encode_png
 from dhp_sr.metrics import psnr_db
-from dhp_sr.tasks.test_sets import Picture, TestSet, enlarge, restore
+from dhp_sr.tasks.test_sets import Image, TestSet, restore, upscale_input
 from dhp_sr.utils.files import atomic_write, write_json
 from dhp_sr.utils.modules import evaluating
 from dhp_sr.utils.strict_json import finite
 
-COUNT = 3
-"""Images kept, spread over the test sets."""
-SIDE = 256
-"""Largest side of a piece, in pixels of the truth; bounds the size of the folder and of the report."""
+NUM_IMAGES = 3
+"""Images sampled, spread over the test sets."""
+CROP_SIZE = 256
+"""Largest side of a crop in pixels of the ground truth; it bounds the size of the report."""
+GROUND_TRUTH = "gt"
+"""Name of the ground truth's version, in the files and in index.json."""
+INPUT = "input"
 
 Crop = tuple[int, int, int, int]
-"""Top, left, height and width."""
+"""Top, left, height and width, in pixels of the ground truth."""
 
 
 def write_samples(
@@ -35,116 +39,112 @@ def write_samples(
     sets: Sequence[Any],
     device: torch.device | str = "cpu",
 ) -> None:
-    """Write pieces of the first images of the test sets; an older folder of that name is replaced.
+    """Write crops of the first images of the test sets; an older folder is replaced.
 
     Args:
         folder: `images/` of the run.
-        networks: name -> network, in the order to show them.
-        sets: the test sets; those that hold no images to restore are passed over, without any nothing is written.
-        device: where the networks are.
+        networks: Name -> network, in the order in which to show them.
+        sets: Test sets. Those without images to restore are skipped; if no set has any, nothing
+            is written.
+        device: Device of the networks.
     """
     if folder.exists():
         shutil.rmtree(folder)
-    chosen = _chosen([test_set for test_set in sets if isinstance(test_set, TestSet)])
     entries = []
-    for number, (test_set, index) in enumerate(chosen):
+    for number, (test_set, index) in enumerate(_choose_images(sets)):
         item = test_set.items[index]
-        pictures = {
-            **_inputs(item, test_set),
-            **_restored(networks, item, test_set, device),
-            "truth": item["gt_uint8"],
-        }
-        entries.append(_write(folder, number, pictures, item, test_set))
+        versions = {INPUT: item["lq_uint8"]}
+        if test_set.scale > 1:
+            versions["bicubic"] = upscale_input(item, test_set.scale)
+        for name, network in networks.items():
+            with evaluating(network):
+                versions[name] = restore(network, item, test_set.scale, device)
+        versions[GROUND_TRUTH] = item["gt_uint8"]
+        entries.append(_write_crops(folder, number, versions, item, test_set))
     if entries:
         write_json(folder / "index.json", {"pictures": entries})
 
 
-def _chosen(sets: Sequence[TestSet]) -> list[tuple[TestSet, int]]:
-    """Return the first image of each set, then the second of each, ..., up to COUNT."""
-    longest = max((len(test_set.items) for test_set in sets), default=0)
-    turns = [(test_set, index) for index in range(min(longest, COUNT)) for test_set in sets]
-    return [(test_set, index) for test_set, index in turns if index < len(test_set.items)][:COUNT]
+def _choose_images(sets: Sequence[Any]) -> list[tuple[TestSet, int]]:
+    """Choose the first image of each set, then the second of each, and so on."""
+    restorable = [test_set for test_set in sets if isinstance(test_set, TestSet)]
+    chosen = []
+    for index in range(NUM_IMAGES):
+        for test_set in restorable:
+            if index < len(test_set.items):
+                chosen.append((test_set, index))
+    return chosen[:NUM_IMAGES]
 
 
-def _inputs(item: Mapping[str, Any], test_set: TestSet) -> dict[str, Picture]:
-    if test_set.scale == 1:
-        return {"input": item["lq_uint8"]}
-    return {"input": item["lq_uint8"], "bicubic": enlarge(dict(item), test_set.scale)}
-
-
-def _restored(
-    networks: Mapping[str, nn.Module],
-    item: dict[str, Any],
-    test_set: TestSet,
-    device: torch.device | str,
-) -> dict[str, Picture]:
-    pictures = {}
-    for name, network in networks.items():
-        with evaluating(network):
-            pictures[name] = restore(network, item, test_set.scale, device)
-    return pictures
-
-
-def _write(
+def _write_crops(
     folder: Path,
     number: int,
-    pictures: Mapping[str, Picture],
+    versions: Mapping[str, Image],
     item: Mapping[str, Any],
     test_set: TestSet,
 ) -> dict[str, Any]:
-    truth, versions = pictures["truth"], []
-    crop = busiest(truth, test_set.scale)
-    for name, picture in pictures.items():
-        scale = test_set.scale if name == "input" else 1
+    """Write one crop of every version of an image; return its entry in index.json."""
+    target = versions[GROUND_TRUTH]
+    crop = most_detailed_crop(target, test_set.scale)
+    entries = []
+    for name, image in versions.items():
         path = f"{number}/{name}.png"
-        with atomic_write(folder / path) as stream:
-            stream.write(encode_png(_cut(picture, crop, scale), compress_level=9))
-        whole = picture.shape == truth.shape and name != "truth"
-        versions.append(
+        reduction = test_set.scale if name == INPUT else 1
+        top, left, height, width = (side // reduction for side in crop)
+        with atomic_write(folder / path) as file:
+            cropped = image[top : top + height, left : left + width]
+            file.write(encode_png(cropped, compress_level=9))
+        is_comparable = image.shape == target.shape and name != GROUND_TRUTH
+        entries.append(
             {
                 "name": name,
                 "file": path,
-                "psnr_db": _psnr(picture, truth, test_set) if whole else None,
+                "psnr_db": _psnr(image, target, test_set) if is_comparable else None,
             }
         )
-    facts = {
-        "set": test_set.name,
-        "key": str(item["key"]),
-        "scale": test_set.scale,
-        "crop": list(crop),
-    }
-    return finite({**facts, "size": list(truth.shape[:2]), "versions": versions})
+    return finite(
+        {
+            "set": test_set.name,
+            "key": str(item["key"]),
+            "scale": test_set.scale,
+            "crop": list(crop),
+            "size": list(target.shape[:2]),
+            "versions": entries,
+        }
+    )
 
 
-def _cut(picture: Picture, crop: Crop, scale: int) -> Picture:
-    top, left, height, width = (value // scale for value in crop)
-    return picture[top : top + height, left : left + width]
+def _psnr(image: Image, target: Image, test_set: TestSet) -> float:
+    """PSNR of the whole image as in the tables: Y for color super-resolution, else all channels."""
+    use_luma = test_set.scale > 1 and target.shape[-1] == 3
+    return float(psnr_db(image, target, crop_border=test_set.crop_border, luma=use_luma))
 
 
-def _psnr(picture: Picture, truth: Picture, test_set: TestSet) -> float:
-    """Score the whole image as the tables do: Y for super-resolution in colour, else all channels."""
-    luma = test_set.scale > 1 and truth.shape[-1] == 3
-    return float(psnr_db(picture, truth, crop_border=test_set.shave, luma=luma))
+def most_detailed_crop(target: Image, scale: int) -> Crop:
+    """Return the crop of the ground truth with the largest sum of absolute gradients.
 
-
-def busiest(truth: Picture, scale: int) -> Crop:
-    """Return the square of at most SIDE pixels in which the truth has most detail; no model's result has a say.
+    It depends on the ground truth alone, so no model can look better by the choice of the crop.
 
     Args:
-        truth: uint8 HWC.
-        scale: top, left, height and width are multiples of it.
+        target: uint8, (H, W, C).
+        scale: Top, left, height and width are multiples of it, so that the input has the same
+            crop.
     """
-    height, width = (min(SIDE, side) // scale * scale for side in truth.shape[:2])
-    grey = truth.astype(np.float64).mean(axis=2)
-    detail = np.zeros_like(grey)
-    detail[1:, 1:] = np.abs(np.diff(grey, axis=0))[:, 1:] + np.abs(np.diff(grey, axis=1))[1:]
-    sums = np.pad(detail, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    height = min(CROP_SIZE, target.shape[0]) // scale * scale
+    width = min(CROP_SIZE, target.shape[1]) // scale * scale
+    gray = target.astype(np.float64).mean(axis=2)
+    detail = np.zeros_like(gray)
+    detail[1:, 1:] = np.abs(np.diff(gray, axis=0))[:, 1:] + np.abs(np.diff(gray, axis=1))[1:]
+
+    # Sums over all windows at once, by a summed-area table (Crow, SIGGRAPH 1984).
+    table = np.pad(detail, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
     step = scale * max(1, 8 // scale)
-    tops = np.arange(0, truth.shape[0] - height + 1, step)
-    lefts = np.arange(0, truth.shape[1] - width + 1, step)
-    corners = [
-        sums[np.ix_(tops + down, lefts + right)] for down in (0, height) for right in (0, width)
-    ]
-    total = corners[3] - corners[1] - corners[2] + corners[0]
-    place = np.unravel_index(int(np.argmax(total)), total.shape)
-    return int(tops[place[0]]), int(lefts[place[1]]), height, width
+    tops = np.arange(0, target.shape[0] - height + 1, step)
+    lefts = np.arange(0, target.shape[1] - width + 1, step)
+    upper_left = table[np.ix_(tops, lefts)]
+    upper_right = table[np.ix_(tops, lefts + width)]
+    lower_left = table[np.ix_(tops + height, lefts)]
+    lower_right = table[np.ix_(tops + height, lefts + width)]
+    total = lower_right - upper_right - lower_left + upper_left
+    row, column = np.unravel_index(int(np.argmax(total)), total.shape)
+    return int(tops[row]), int(lefts[column]), height, width

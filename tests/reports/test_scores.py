@@ -6,7 +6,7 @@ import pytest
 
 from dhp_sr.reports.run import Run, ValidationPoint
 from dhp_sr.reports.scores import PSNR_RGB, PSNR_Y, SSIM_Y, TOP1, scores_of
-from dhp_sr.tasks.registry import TASKS
+from dhp_sr.tasks import TASKS
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)

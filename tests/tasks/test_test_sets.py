@@ -1,15 +1,25 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from dhp_sr.config.datasets import ValDataset
 from dhp_sr.metrics import psnr_db, ssim
-from dhp_sr.tasks.test_sets import TestSet, build_test_sets, evaluate, evaluate_input
+from dhp_sr.tasks import task_of
+from dhp_sr.tasks.evaluation import evaluate_inputs, evaluate_sets
+from dhp_sr.tasks.test_sets import (
+    TestSet,
+    build_test_sets,
+    evaluate,
+    evaluate_input_images,
+    mean_scores,
+)
+from dhp_sr.utils.errors import UserError
 
 
 class Nearest(nn.Module):
-    """Enlarges twice; insists on sides that are multiples of 16."""
+    """Enlarges twice; insists on heights and widths that are multiples of 16."""
 
     scale, size_multiple = 2, 16
 
@@ -23,7 +33,7 @@ class Nearest(nn.Module):
         return x.repeat_interleave(2, -1).repeat_interleave(2, -2)
 
 
-def items(height: int, width: int, channels: int = 3) -> list[dict]:
+def make_items(height: int, width: int, channels: int = 3) -> list[dict]:
     rng = np.random.default_rng(0)
     gt = rng.integers(0, 256, (2 * height, 2 * width, channels), dtype=np.uint8)
     lq = rng.integers(0, 256, (height, width, channels), dtype=np.uint8)
@@ -34,78 +44,88 @@ def items(height: int, width: int, channels: int = 3) -> list[dict]:
 @pytest.mark.parametrize(
     "size", [(16, 32), (21, 50), (9, 10)], ids=["fits", "reflected", "replicated"]
 )
-def test_sides_are_padded_and_cropped(size):
-    given = items(*size)
-    expected = given[0]["lq_uint8"].repeat(2, 0).repeat(2, 1)
-    scores = evaluate(Nearest(), TestSet("A", given, 2, 2))
-    truth = given[0]["gt_uint8"]
-    assert scores["psnr_y_db"] == psnr_db(expected, truth, crop_border=2, luma=True)
-    assert scores["psnr_rgb_db"] == psnr_db(expected, truth, crop_border=2)
-    assert scores["ssim_y"] == ssim(expected, truth, crop_border=2, luma=True)
+def test_images_are_padded_and_cropped(size):
+    (item,) = make_items(*size)
+    expected = item["lq_uint8"].repeat(2, 0).repeat(2, 1)
+    scores = evaluate(Nearest(), TestSet("A", [item], 2, 2))
+    target = item["gt_uint8"]
+    assert scores["psnr_y_db"] == psnr_db(expected, target, crop_border=2, luma=True)
+    assert scores["psnr_rgb_db"] == psnr_db(expected, target, crop_border=2)
+    assert scores["ssim_y"] == ssim(expected, target, crop_border=2, luma=True)
     assert scores["images"] == 1
 
 
-def test_the_mode_is_put_back_and_no_statistics_move():
+def test_the_mode_is_restored_and_no_statistics_change():
     network = Nearest()
     network.train()
     network.norm.eval()
-    evaluate(network, TestSet("A", items(16, 16), 2, 0))
+    evaluate(network, TestSet("A", make_items(16, 16), 2, 0))
     assert network.training and not network.norm.training
     assert network.norm.num_batches_tracked == 0
 
 
-def test_pictures_are_saved(tmp_path):
-    from PIL import Image
-
-    given = items(16, 16)
-    evaluate(Nearest(), TestSet("A", given, 2, 0), save_to=tmp_path / "A")
+def test_images_are_saved(tmp_path):
+    items = make_items(16, 16)
+    evaluate(Nearest(), TestSet("A", items, 2, 0), save_to=tmp_path / "A")
     saved = np.asarray(Image.open(tmp_path / "A" / "one.png"))
-    assert np.array_equal(saved, given[0]["lq_uint8"].repeat(2, 0).repeat(2, 1))
+    assert np.array_equal(saved, items[0]["lq_uint8"].repeat(2, 0).repeat(2, 1))
 
 
-def test_the_borders_shaved(make_options):
+def test_a_set_without_images():
+    with pytest.raises(UserError, match="test set A"):
+        evaluate(Nearest(), TestSet("A", [], 2, 0))
+
+
+def with_crop_border(options, crop_border):
+    val = options.datasets["val"].model_copy(update={"crop_border": crop_border})
+    return options.model_copy(update={"datasets": {"val": val}})
+
+
+def test_the_cropped_border(make_options):
     sr = make_options()
-    assert [one.shave for one in build_test_sets(sr)] == [2]
-    border = {"val": sr.datasets["val"].model_copy(update={"crop_border": 5})}
-    assert [one.shave for one in build_test_sets(sr.model_copy(update={"datasets": border}))] == [5]
+    assert [test_set.crop_border for test_set in build_test_sets(sr)] == [2]
+    given = build_test_sets(with_crop_border(sr, 5))
+    assert [test_set.crop_border for test_set in given] == [5]
 
 
 def test_noise_is_scored_as_its_level(make_options):
     options = make_options(network={"type": "DnCNN", "num_feat": 8})
     (test_set,) = build_test_sets(options)
-    scores = evaluate_input(test_set)
-    assert test_set.shave == 0
-    assert (
-        scores["psnr_y_db"]
-        == scores["psnr_rgb_db"]
-        == pytest.approx(20 * np.log10(255 / 25), abs=0.6)
-    )
+    scores = mean_scores(evaluate_input_images(test_set))
+    assert test_set.crop_border == 0
+    assert scores["psnr_y_db"] == scores["psnr_rgb_db"]
+    assert scores["psnr_y_db"] == pytest.approx(20 * np.log10(255 / 25), abs=0.6)
     assert scores["ssim_y"] == scores["ssim_rgb"]
 
 
-def test_pictures_too_small_to_score(make_options):
-    from dhp_sr.utils.errors import UserError
-
-    sr = make_options()
-    border = {"val": sr.datasets["val"].model_copy(update={"crop_border": 11})}
-    with pytest.raises(
-        UserError, match=r"at least 33x33 pixels, found \S+0\.png \(32x32\).* lower crop_border"
-    ):
-        build_test_sets(sr.model_copy(update={"datasets": border}))
+def test_images_too_small_to_score(make_options):
+    with pytest.raises(UserError, match=r"33x33.*0\.png \(32x32\).*crop_border"):
+        build_test_sets(with_crop_border(make_options(), 11))
 
 
 def test_two_sets_of_one_name(make_options):
-    from dhp_sr.utils.errors import UserError
-
     options = make_options()
     both = {**options.datasets, "val_1": options.datasets["val"]}
-    with pytest.raises(UserError, match=r"datasets\.val_1: the name 'A' is taken"):
+    with pytest.raises(UserError, match=r"datasets\.val_1: .*'A'"):
         build_test_sets(options.model_copy(update={"datasets": both}))
 
 
-def test_the_bicubic_baseline_equals_the_published_one(shared_data):
-    """Set14 holds one grey file, which the published mean scores as its own luma."""
-    for name, expected in (("Set5", 28.429), ("Set14", 25.994)):
-        options = ValDataset(type="SRDataset", dataroot_gt=str(shared_data / name / "HR"))
-        scores = evaluate_input(TestSet.from_options(name, options, 4))
-        assert scores["psnr_y_db"] == pytest.approx(expected, abs=5e-4)
+def test_scores_of_sets_are_the_means_of_their_images(make_options):
+    options = make_options()
+    task = task_of(options)
+    network = task.build_network(options)
+    sets = build_test_sets(options)
+    scores = evaluate_sets(task, network, sets, "cpu")
+    assert scores.sets["A"] == task.evaluate(network, sets[0])
+    assert [image["image"] for image in scores.images["A"]] == ["0", "1"]
+    assert scores.sets["A"] == mean_scores(scores.images["A"])
+    assert evaluate_inputs(task, sets).sets["A"]["psnr_y_db"] > scores.sets["A"]["psnr_y_db"]
+
+
+@pytest.mark.parametrize(("name", "expected"), [("Set5", 28.429), ("Set14", 25.994)])
+def test_bicubic_scores_equal_the_published_ones(shared_data, name, expected):
+    """Set14 holds one gray file, which the published mean scores as its own luma."""
+    options = ValDataset(type="SRDataset", dataroot_gt=str(shared_data / name / "HR"))
+    test_set = TestSet.from_options(name, options, 4)
+    scores = mean_scores(evaluate_input_images(test_set))
+    assert scores["psnr_y_db"] == pytest.approx(expected, abs=5e-4)

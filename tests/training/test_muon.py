@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from dhp_sr.training.muon import SIZE, Muon, is_matrix, orthogonal
+from dhp_sr.training.muon import STEP_RMS, Muon, is_matrix, orthogonalize
 
 
-def trained(kind, steps=150, **settings):
-    """What is left of the way to a target, where a loss hears directions of the input very differently."""
+def train_on_uneven_directions(kind, steps=150, **settings):
+    """Mean squared distance to a target, from a loss with very uneven directions of the input."""
     torch.manual_seed(0)
     weight = nn.Parameter(torch.zeros(8, 6, 3, 3))
     target, loudness = torch.randn_like(weight), torch.logspace(-2, 0, 54)
@@ -26,22 +26,22 @@ def trained(kind, steps=150, **settings):
 @pytest.mark.parametrize("shape", [(1, 8, 20), (3, 20, 8), (2, 16, 16)])
 def test_all_directions_become_alike(shape):
     values = torch.linalg.svdvals(
-        orthogonal(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+        orthogonalize(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
     )
     assert values.min() > 0.5 and values.max() < 1.3
 
 
 def test_size_of_the_matrix_does_not_matter():
     matrix = torch.randn(1, 8, 20, dtype=torch.float64)
-    assert torch.allclose(orthogonal(matrix), orthogonal(matrix * 1e-6), atol=1e-12)
+    assert torch.allclose(orthogonalize(matrix), orthogonalize(matrix * 1e-6), atol=1e-12)
 
 
 def test_masked_channels_stay_where_they_are():
     matrix = torch.randn(1, 8, 20)
     matrix[:, 3], matrix[:, :, 5] = 0, 0
-    turned = orthogonal(matrix)
+    turned = orthogonalize(matrix)
     assert not turned[:, 3].any() and not turned[:, :, 5].any() and turned[:, 0].any()
-    assert not orthogonal(torch.zeros(1, 4, 4)).any()
+    assert not orthogonalize(torch.zeros(1, 4, 4)).any()
 
 
 def test_what_is_a_matrix():
@@ -56,12 +56,15 @@ def test_the_size_of_a_step():
     weight = nn.Parameter(torch.zeros(16, 8, 3, 3))
     weight.grad = torch.randn_like(weight)
     Muon([weight], lr=0.5).step()
-    assert weight.detach().square().mean().sqrt() == pytest.approx(0.5 * SIZE, rel=0.15)
+    assert weight.detach().square().mean().sqrt() == pytest.approx(0.5 * STEP_RMS, rel=0.15)
 
 
 def test_rare_directions_are_learned_too():
-    others = [trained(torch.optim.AdamW, lr=rate, weight_decay=0) for rate in (0.01, 0.03, 0.1)]
-    assert trained(Muon, lr=0.3) < 0.5 * min(others)
+    others = [
+        train_on_uneven_directions(torch.optim.AdamW, lr=rate, weight_decay=0)
+        for rate in (0.01, 0.03, 0.1)
+    ]
+    assert train_on_uneven_directions(Muon, lr=0.3) < 0.5 * min(others)
 
 
 def test_what_is_no_matrix_takes_the_steps_of_adamw():

@@ -3,110 +3,83 @@
 import os
 
 import pytest
-import torch
-from runs import Killed, final_state, kill_before, run
-from safetensors.torch import load_file
+from runs import assert_same_run, assert_same_state, run, run_with_kills
+from tiny_runs import DNCNN, EDSR, tiny_options
 
-from dhp_sr.training.driver import Interrupted, train
+from dhp_sr.config import load_options
+from dhp_sr.training.driver import Interrupted
 from dhp_sr.utils.errors import UserError
 
-
-def assert_same_run(left, right) -> None:
-    for name in ("curves.csv", "validation.csv", "latents.csv", "widths.json", "widths.txt"):
-        assert (left / name).read_text() == (right / name).read_text(), name
-    for name in ("dense", "pruned", "best"):
-        mine, other = (
-            load_file(folder / "models" / f"{name}.safetensors") for folder in (left, right)
-        )
-        assert mine.keys() == other.keys() and all(
-            torch.equal(mine[key], other[key]) for key in mine
-        ), name
-    (mine, plain), (other, other_plain) = (final_state(folder) for folder in (left, right))
-    assert plain == other_plain
-    assert mine.keys() == other.keys() and all(torch.equal(mine[key], other[key]) for key in mine)
-
-
-DNCNN = {"type": "HyperDnCNN", "num_in_ch": 1, "num_feat": 8, "num_layers": 4}
-EDSR = {"type": "HyperEDSR", "num_feat": 8, "num_block": 1, "upscale": 2}
-
-
-@pytest.fixture
-def root(tmp_path):
-    return tmp_path
-
-
+PAPER = {"preset": "paper", "parametrization": "full", "dhp": {"penalty": 0.1}}
+MUON_BF16 = {"amp": "bf16", "channels_last": True, "optim_g": {"type": "Muon", "lr": 1e-3}}
 CASES = {
     "EDSR": {"compress": {"distill": {"weight": 0.5, "mix": 0.5}}},
     "DnCNN": {"network": DNCNN},
-    "paper": {"compress": {"preset": "paper", "parametrization": "full", "dhp": {"penalty": 0.1}}},
+    "paper": {"compress": PAPER},
     "hsn": {"network": DNCNN, "compress": {"method": "hsn"}},
-    "bf16": {
-        "train": {"amp": "bf16", "channels_last": True, "optim_g": {"type": "Muon", "lr": 1e-3}}
-    },
+    "bf16": {"train": MUON_BF16},
     "random": {"compress": {"method": "random"}, "train": {"optim_g": {"type": "SGD", "lr": 1e-3}}},
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_killed_in_every_phase(make_options, root, monkeypatch, case):
-    options = make_options(name="whole", **CASES[case])
-    whole = run(options, root)
-    again = options.model_copy(update={"name": "killed"})
-    elsewhere = root / "elsewhere"
-    elsewhere.mkdir()
-    # Resumed from: nothing, dense, the search's first and a later iteration, the cut, finetuning.
-    for iteration in (2, 4, 5, 8, 9, 12):
-        with monkeypatch.context() as patch:
-            kill_before(patch, iteration)
-            with pytest.raises(Killed):
-                run(again, root, auto_resume=True)
-        os.chdir(elsewhere)
-    resumed = run(again, root, auto_resume=True)
-    experiments = root / "experiments"
-    assert_same_run(experiments / "whole", experiments / "killed")
-    assert [row["sets"] for row in whole["rows"]] == [row["sets"] for row in resumed["rows"]]
-    log = (experiments / "killed" / "train.log").read_text()
-    assert [log.count(f" {done}/12 ") for done in (2, 4, 6, 8, 10, 12)] == [1] * 6
-
-
 @pytest.fixture(autouse=True)
-def _come_back():
+def _restore_working_directory():
     before = os.getcwd()
     yield
     os.chdir(before)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_killed_in_every_phase(make_options, tmp_path, monkeypatch, case):
+    options = make_options(name="whole", **CASES[case])
+    whole = run(options, tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    os.chdir(elsewhere)
+    # Resumed from: nothing, dense, the search's first and a later iteration, pruning, finetuning.
+    killed = run_with_kills(
+        options.model_copy(update={"name": "killed"}), tmp_path, monkeypatch, (2, 4, 5, 8, 9, 12)
+    )
+    experiments = tmp_path / "experiments"
+    assert_same_run(experiments / "whole", experiments / "killed")
+    assert [row["sets"] for row in whole["rows"]] == [row["sets"] for row in killed["rows"]]
+    log = (experiments / "killed" / "train.log").read_text()
+    assert [log.count(f" {step}/12 ") for step in (2, 4, 6, 8, 10, 12)] == [1] * 6
+
+
+def stop_after(options, root, step, before=0):
+    """Stop a run after a step, counted from 1, having resumed it at another."""
+    answers = iter([False] * (step - before - 1) + [True])
+    with pytest.raises(Interrupted, match=f"{step} of "):
+        run(options, root, auto_resume=True, stop=lambda: next(answers))
+
+
 @pytest.mark.parametrize("method", ["dhp", "hsn", "prior_widths", "magnitude", "random", "uniform"])
-def test_the_search_goes_on_where_it_was(make_options, root, method):
+def test_the_search_goes_on_where_it_was(make_options, tmp_path, method):
     """Interrupted or not, the state inside the search is the same to the last bit."""
-    options = make_options(
-        compress={"method": method, "dense_iter": 2, "search_iter": 9}, name="whole"
-    )
+    compress = {"method": method, "dense_iter": 2, "search_iter": 9}
+    options = make_options(compress=compress, name="whole")
+    stop_after(options, tmp_path, 9)
     again = options.model_copy(update={"name": "stopped"})
-    for one, stops in ((options, (9,)), (again, (7, 9))):
-        before = 0
-        for stop in stops:
-            asked = iter([False] * (stop - before - 1) + [True])
-            with pytest.raises(Interrupted):
-                run(one, root, auto_resume=True, stop=lambda asked=asked: next(asked))
-            before = stop
-    (mine, plain), (other, other_plain) = (
-        final_state(root / "experiments" / name, 9) for name in ("whole", "stopped")
-    )
-    assert plain == other_plain
-    assert mine.keys() == other.keys() and all(torch.equal(mine[key], other[key]) for key in mine)
+    stop_after(again, tmp_path, 7)
+    stop_after(again, tmp_path, 9, before=7)
+    experiments = tmp_path / "experiments"
+    assert_same_state(experiments / "whole", experiments / "stopped", 9)
 
 
-def test_a_request_to_stop_saves_the_state(make_options, root):
-    options = make_options()
-    asked = iter([False] * 6 + [True])
-    with pytest.raises(Interrupted, match="stopped after iteration 7 of 12"):
-        run(options, root, stop=lambda: next(asked))
-    assert (root / "experiments" / "tiny" / "training_states" / "7.state").exists()
+def test_a_resumed_run_keeps_its_precision(make_options, tmp_path, monkeypatch):
+    """Resumed where `auto` would decide otherwise, a run goes on in the precision it began with."""
+    monkeypatch.setattr("dhp_sr.utils.devices.has_fast_bf16", lambda device: True)
+    options = make_options(train={"total_iter": 4}, compress={})
+    stop_after(options, tmp_path, 2)
+    monkeypatch.setattr("dhp_sr.utils.devices.has_fast_bf16", lambda device: False)
+    run(options, tmp_path, auto_resume=True)
+    stored = load_options(tmp_path / "experiments" / "tiny" / "options.yml")
+    assert stored.train.amp == "bf16"
 
 
 def contents(folder):
-    """Name -> bytes of every file, and when it was written."""
+    """Path -> bytes of every file, and when it was written."""
     return {
         path: (path.read_bytes(), path.stat().st_mtime_ns)
         for path in folder.rglob("*")
@@ -114,18 +87,41 @@ def contents(folder):
     }
 
 
-def test_a_finished_run_stays_as_it_is(make_options, root, capsys):
-    options, folder = make_options(), root / "experiments" / "tiny"
-    first = run(options, root)
+@pytest.fixture(scope="module")
+def finished_files(pictures, tmp_path_factory):
+    """Root of a finished run, its options and results; tests restore what they change."""
+    root = tmp_path_factory.mktemp("finished")
+    options = tiny_options(pictures, root)
+    return root, options, run(options, root)
+
+
+@pytest.fixture
+def finished(finished_files):
+    root, options, metrics = finished_files
+    folder = root / "experiments" / "tiny"
     before = contents(folder)
-    assert run(options, root, auto_resume=True) == first
+    yield root, options, metrics, folder
+    for path in set(contents(folder)) - set(before):
+        path.unlink()
+    for path, (data, written) in before.items():
+        path.write_bytes(data)
+        os.utime(path, ns=(written, written))
+
+
+def sets_of(metrics):
+    return [row["sets"] for row in metrics["rows"]]
+
+
+def test_a_finished_run_is_left_unchanged(finished, capsys):
+    root, options, metrics, folder = finished
+    before = contents(folder)
+    assert run(options, root, auto_resume=True) == metrics
     assert contents(folder) == before
-    assert "tiny is finished, nothing was changed" in capsys.readouterr().err
+    assert "tiny is finished" in capsys.readouterr().err
 
 
-def test_a_run_killed_before_its_page_gets_it(make_options, root):
-    options, folder = make_options(), root / "experiments" / "tiny"
-    run(options, root)
+def test_a_run_killed_before_its_page_gets_it(finished):
+    root, options, _, folder = finished
     before = contents(folder)
     (folder / "report.html").unlink()
     run(options, root, auto_resume=True)
@@ -134,100 +130,69 @@ def test_a_run_killed_before_its_page_gets_it(make_options, root):
     assert after[folder / "report.html"][0] == before[folder / "report.html"][0]
 
 
-def test_a_run_without_results_is_scored_again(make_options, root):
-    options, folder = make_options(), root / "experiments" / "tiny"
-    first = run(options, root)
+def test_a_run_without_results_is_scored_again(finished):
+    root, options, metrics, folder = finished
     (folder / "metrics.json").unlink()
-    second = run(options, root, auto_resume=True)
-    assert [row["sets"] for row in first["rows"]] == [row["sets"] for row in second["rows"]]
+    assert sets_of(run(options, root, auto_resume=True)) == sets_of(metrics)
     (folder / "metrics.json").write_text("{")
-    with pytest.raises(UserError, match=r"metrics\.json: expected the results .* remove it"):
+    with pytest.raises(UserError, match=r"metrics\.json"):
         run(options, root, auto_resume=True)
 
 
-def test_an_earlier_run_is_renamed_not_overwritten(make_options, root):
-    options = make_options(compress={}, train={"total_iter": 1})
-    run(options, root)
-    (root / "experiments" / "tiny" / "mine.txt").write_text("keep")
-    run(options, root)
-    assert not (root / "experiments" / "tiny" / "mine.txt").exists()
-    (earlier,) = (root / "experiments").glob("tiny_archived_*")
-    assert (earlier / "mine.txt").read_text() == "keep"
-    said = f"an earlier run of this name was renamed to {earlier.name}\n"
-    assert said in (root / "experiments" / "tiny" / "train.log").read_text()
-    assert "an earlier run" not in (earlier / "train.log").read_text()
-
-
-def test_a_state_of_other_options(make_options, root):
-    run(make_options(), root)
-    other = make_options(network={**EDSR, "num_feat": 12}, manual_seed=6)
-    with pytest.raises(
-        UserError, match=r"(?s)manual_seed: the state has 5.*num_feat: the state has 8, .* 12"
-    ):
+def test_a_state_of_other_options_names_them(finished, make_options):
+    root, options, _, _ = finished
+    network = options.network_g.model_validate({**EDSR, "num_feat": 12})
+    other = options.model_copy(update={"network_g": network, "manual_seed": 6})
+    with pytest.raises(UserError, match=r"(?s)manual_seed: .*5.*6.*num_feat: .*8.*12"):
         run(other, root, auto_resume=True)
 
 
-def test_a_broken_state_is_named_and_the_one_before_it_taken(make_options, root):
-    options, folder = make_options(), root / "experiments" / "tiny" / "training_states"
-    straight = run(options, root)
-    (folder / "13.state").write_bytes(b"\x80\x04pickle")
-    (folder / "14.state").mkdir()
-    with pytest.warns(UserWarning, match=r"13\.state: expected a training state .* going back"):
-        again = run(options, root, auto_resume=True)
-    assert [row["sets"] for row in again["rows"]] == [row["sets"] for row in straight["rows"]]
-
-
-def test_no_state_that_can_be_read(make_options, root):
-    options = make_options(compress={}, train={"total_iter": 1})
-    run(options, root)
-    (root / "experiments" / "tiny" / "training_states" / "1.state").write_bytes(b"")
-    with pytest.raises(
-        UserError, match=r"1\.state: expected .* no older state is left: start again"
-    ):
-        run(options, root, auto_resume=True)
-
-
-def test_a_run_without_states_is_renamed_not_resumed(make_options, root):
-    options = make_options(compress={}, train={"total_iter": 1})
-    run(options, root)
-    (root / "experiments" / "tiny" / "training_states" / "1.state").unlink()
-    run(options, root, auto_resume=True)
-    (kept,) = (root / "experiments").glob("tiny_archived_*")
-    assert (kept / "models" / "dense.safetensors").exists()
+def test_a_broken_state_is_named_and_the_one_before_it_taken(finished):
+    root, options, metrics, folder = finished
+    (folder / "training_states" / "13.state").write_bytes(b"\x80\x04pickle")
+    (folder / "training_states" / "14.state").mkdir()
+    with pytest.warns(UserWarning, match=r"13\.state"):
+        assert sets_of(run(options, root, auto_resume=True)) == sets_of(metrics)
+    (folder / "training_states" / "14.state").rmdir()
 
 
 @pytest.mark.parametrize("content", [None, b"junk"])
-def test_a_lost_dense_network_shows_at_once(make_options, root, content):
-    options = make_options()
-    run(options, root)
-    dense = root / "experiments" / "tiny" / "models" / "dense.safetensors"
-    dense.unlink() if content is None else dense.write_bytes(content)
-    with pytest.raises(UserError, match=r"(?s)dense\.safetensors: .*put it back, or start again"):
+def test_a_lost_dense_network_shows_at_once(finished, content):
+    root, options, _, folder = finished
+    dense = folder / "models" / "dense.safetensors"
+    dense.unlink()
+    if content is not None:
+        dense.write_bytes(content)
+    with pytest.raises(UserError, match=r"dense\.safetensors"):
         run(options, root, auto_resume=True)
 
 
-def test_a_table_that_somebody_changed(make_options, root):
+def test_an_earlier_run_is_renamed_not_overwritten(make_options, tmp_path):
     options = make_options(compress={}, train={"total_iter": 1})
-    run(options, root)
-    (root / "experiments" / "tiny" / "metrics.json").unlink()
-    (root / "experiments" / "tiny" / "curves.csv").write_text("iteration\nmine,1\n")
-    with pytest.raises(
-        UserError, match=r"curves\.csv: expected rows that begin with the iteration, found 'mine,1"
-    ):
-        run(options, root, auto_resume=True)
+    folder = tmp_path / "experiments" / "tiny"
+    run(options, tmp_path)
+    (folder / "mine.txt").write_text("keep")
+    run(options, tmp_path)
+    assert not (folder / "mine.txt").exists()
+    (archived,) = folder.parent.glob("tiny_archived_*")
+    assert (archived / "mine.txt").read_text() == "keep"
+    assert archived.name in (folder / "train.log").read_text()
+    assert archived.name not in (archived / "train.log").read_text()
+
+    # Without a state there is nothing to resume: --auto_resume renames as well.
+    (folder / "training_states" / "1.state").unlink()
+    run(options, tmp_path, auto_resume=True)
+    assert len(list(folder.parent.glob("tiny_archived_*"))) == 2
 
 
-def test_the_precision_is_decided_once_and_kept(make_options, tmp_path, monkeypatch):
-    options = make_options()
-    assert options.train.amp == "auto"
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text("flags : avx512_bf16\n")
-    monkeypatch.setattr("dhp_sr.utils.devices.CPUINFO", cpuinfo)
-    stop = iter([False, False, True]).__next__
-    with pytest.raises(Interrupted):
-        train(options, root=tmp_path, stop=stop)
-    stored = next(tmp_path.rglob("options.yml")).read_text()
-    assert "amp: bf16" in stored
-    cpuinfo.write_text("flags : none of them\n")  # resumed on a slower machine
-    assert train(options, root=tmp_path, auto_resume=True)
-    assert next(tmp_path.rglob("options.yml")).read_text() == stored
+def test_states_and_tables_that_cannot_be_read(make_options, tmp_path):
+    options = make_options(compress={}, train={"total_iter": 1})
+    folder = tmp_path / "experiments" / "tiny"
+    run(options, tmp_path)
+    (folder / "metrics.json").unlink()
+    (folder / "curves.csv").write_text("iteration\nmine,1\n")
+    with pytest.raises(UserError, match=r"curves\.csv.*mine,1"):
+        run(options, tmp_path, auto_resume=True)
+    (folder / "training_states" / "1.state").write_bytes(b"")
+    with pytest.raises(UserError, match=r"1\.state.*--auto_resume"):
+        run(options, tmp_path, auto_resume=True)

@@ -1,0 +1,115 @@
+"""Evaluation of models on test sets: rows of scores and costs, in the form of metrics.json.
+
+The commands, the results of a run and the reports all use these functions, so a model gets the
+same scores whoever asks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from dhp_sr.metrics import complexity
+from dhp_sr.tasks.base import ImageScores, Scores, Task
+from dhp_sr.tasks.test_sets import mean_scores
+
+Row = dict[str, Any]
+"""One model, or the input itself, in metrics.json; see `new_row`."""
+
+
+@dataclass(frozen=True)
+class SetScores:
+    """Scores on several test sets, by their names."""
+
+    sets: dict[str, Scores] = field(default_factory=dict)
+    """Test set -> mean scores."""
+    images: dict[str, list[ImageScores]] = field(default_factory=dict)
+    """Test set -> scores of every image; without sets that are scored as a whole."""
+
+
+def evaluate_sets(
+    task: Task, network: nn.Module, sets: Sequence[Any], device: torch.device | str
+) -> SetScores:
+    """Score a network on several test sets.
+
+    Args:
+        task: Task of the network.
+        network: In float32, on `device`.
+        sets: Test sets of the task.
+        device: Device of the network.
+    """
+    result = SetScores()
+    for test_set in sets:
+        images = task.evaluate_images(network, test_set, device)
+        if images:
+            result.images[test_set.name] = images
+            result.sets[test_set.name] = mean_scores(images)
+        else:
+            result.sets[test_set.name] = task.evaluate(network, test_set, device)
+    return result
+
+
+def evaluate_inputs(task: Task, sets: Sequence[Any]) -> SetScores:
+    """Score the inputs themselves, which a network has to beat.
+
+    Args:
+        task: With an `input_name`.
+        sets: Test sets of the task.
+    """
+    result = SetScores()
+    for test_set in sets:
+        images = task.evaluate_input_images(test_set)
+        result.images[test_set.name] = images
+        result.sets[test_set.name] = mean_scores(images)
+    return result
+
+
+def new_row(name: str, sets: dict[str, Scores], **known: Any) -> Row:
+    """Make a row with the keys that every row has; unknown values are None.
+
+    Args:
+        name: Of the model, or of the input, in tables.
+        sets: Test set -> mean scores.
+        **known: iterations, macs, params, latency_ms, and further entries.
+    """
+    return {
+        "model": name,
+        "iterations": None,
+        "macs": None,
+        "params": None,
+        "latency_ms": None,
+        "sets": sets,
+        **known,
+    }
+
+
+def input_rows(task: Task, sets: Sequence[Any]) -> list[Row]:
+    """Make the row of the input itself; none for a task whose input cannot be scored."""
+    if not task.input_name:
+        return []
+    return [new_row(task.input_name, evaluate_inputs(task, sets).sets)]
+
+
+def model_row(
+    name: str,
+    network: nn.Module,
+    task: Task,
+    sets: Sequence[Any],
+    shape: Sequence[int],
+    device: torch.device | str,
+) -> Row:
+    """Score a network and count its cost.
+
+    Args:
+        name: Its name in tables.
+        network: In float32, on `device`.
+        task: Its task.
+        sets: Test sets of the task.
+        shape: (N, C, H, W) of the input that the cost is stated for.
+        device: Device of the network.
+    """
+    cost = complexity(network, shape)
+    scores = evaluate_sets(task, network, sets, device)
+    return new_row(name, scores.sets, macs=cost.macs, params=cost.params)

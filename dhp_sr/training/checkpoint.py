@@ -1,0 +1,228 @@
+"""Checkpoints: training states as safetensors files, and what a resumed run must have in common.
+
+A state is a tree of tensors and plain values. It is written as one safetensors file, the tensors
+by number and the rest as JSON in the metadata, never as a pickle: loading one runs no code.
+"""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dhp_sr.config.schema import Options
+from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.files import atomic_path
+
+FORMAT = "dhp_sr.state.2"
+NUM_KEPT = 2
+"""States kept in a folder: the newest, and the one before it in case the newest is damaged."""
+PLAIN_TYPES = (str, int, float, bool, type(None))
+
+FIXED_OPTIONS = ("scale", "manual_seed", "network_g", "compress", "train")
+"""Sections that a resumed run cannot change."""
+FREE_IN_COMPRESS = ("tolerance", "round_to", "min_width", "latency_table")
+"""Keys of `compress` that it may change, so that a search which has missed its budget by a little
+need not start again."""
+FREE_IN_DATA = ("name", "dataroot", "dataroot_gt", "dataroot_lq", "cache", "num_worker_per_gpu")
+"""Keys of `datasets.train` that it may change: they say where the images are, not which."""
+
+
+class CheckpointError(UserError):
+    """A file that is no training state, or a damaged one."""
+
+
+def pack(tree: Any) -> tuple[dict[str, Tensor], Any]:
+    """Split a tree into named tensors and a skeleton for JSON.
+
+    Args:
+        tree: Nested dicts, lists and tuples of tensors, NumPy arrays of integers, and plain
+            values. Keys of dicts may be any of these, too.
+
+    Raises:
+        TypeError: A value of another type.
+    """
+    tensors: dict[str, Tensor] = {}
+
+    def add(tensor: Tensor) -> str:
+        name = f"t{len(tensors)}"
+        # A copy of its own: safetensors refuses tensors that share memory.
+        tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        return name
+
+    def skeleton_of(node: Any) -> Any:
+        if isinstance(node, Tensor):
+            return {"tensor": add(node)}
+        if isinstance(node, np.ndarray):
+            # The state of NumPy's generator is uint32, which older torch versions do not have.
+            return {
+                "array": add(torch.from_numpy(node.astype(np.int64))),
+                "dtype": str(node.dtype),
+            }
+        if isinstance(node, dict):
+            # As a list of pairs: JSON would turn every key into text.
+            pairs = [[skeleton_of(key), skeleton_of(value)] for key, value in node.items()]
+            return {"dict": pairs}
+        if isinstance(node, tuple):
+            return {"tuple": [skeleton_of(value) for value in node]}
+        if isinstance(node, list):
+            return [skeleton_of(value) for value in node]
+        if isinstance(node, PLAIN_TYPES):
+            return node
+        raise TypeError(
+            f"a training state holds tensors and plain values, found {type(node).__name__}"
+        )
+
+    return tensors, skeleton_of(tree)
+
+
+def unpack(tensors: dict[str, Tensor], skeleton: Any) -> Any:
+    """Invert `pack`."""
+    if isinstance(skeleton, list):
+        return [unpack(tensors, value) for value in skeleton]
+    if not isinstance(skeleton, dict):
+        return skeleton
+    if "tensor" in skeleton:
+        return tensors[skeleton["tensor"]]
+    if "array" in skeleton:
+        return tensors[skeleton["array"]].numpy().astype(skeleton["dtype"])
+    if "tuple" in skeleton:
+        return tuple(unpack(tensors, value) for value in skeleton["tuple"])
+    tree = {}
+    for key, value in skeleton["dict"]:
+        tree[unpack(tensors, key)] = unpack(tensors, value)
+    return tree
+
+
+def save_state(folder: Path, iteration: int, tree: Any) -> Path:
+    """Write `<iteration>.state` atomically, then remove all but the newest states.
+
+    Raises:
+        OSError: The file cannot be written; earlier states are still there.
+    """
+    tensors, skeleton = pack(tree)
+    path = folder / f"{iteration}.state"
+    write_tensors(path, tensors, {"format": FORMAT, "tree": json.dumps(skeleton)})
+    for _, old in list_states(folder)[:-NUM_KEPT]:
+        old.unlink()
+    return path
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file atomically.
+
+    Raises:
+        OSError: It cannot be written, for example because the disk is full.
+    """
+    try:
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, metadata)
+    except SafetensorError as error:
+        raise OSError(f"{path}: {error}") from error
+
+
+def list_states(folder: Path) -> list[tuple[int, Path]]:
+    """Return the states in a folder as (iteration, path), the oldest first."""
+    states = []
+    for path in folder.glob("*.state"):
+        if path.stem.isdigit() and path.is_file():
+            states.append((int(path.stem), path))
+    return sorted(states)
+
+
+def load_state(path: Path) -> Any:
+    """Read a state that `save_state` wrote.
+
+    Raises:
+        CheckpointError: The file is no such state (BasicSR's are pickles), or it is damaged.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise CheckpointError(
+                    f"{path}: expected a training state ({FORMAT}), "
+                    f"found {metadata.get('format', 'none')}"
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        return unpack(tensors, json.loads(metadata["tree"]))
+    except (SafetensorError, OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: expected a training state in safetensors form, "
+            f"found something else or a damaged one ({error})"
+        ) from error
+
+
+def random_state() -> dict[str, Any]:
+    """Return the state of every global random generator that training may draw from."""
+    state: dict[str, Any] = {
+        "torch": torch.get_rng_state(),
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Restore what `random_state` returned."""
+    torch.set_rng_state(state["torch"])
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    # A run may go on with other devices than it began with; then there is nothing to restore.
+    if torch.cuda.is_available() and len(state.get("cuda", [])) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def fixed_options(options: Options, processes: int) -> dict[str, Any]:
+    """Return the options that a resumed run must share with the one that wrote the state.
+
+    Args:
+        options: Of the run.
+        processes: Number of processes; it decides which images make up a batch.
+    """
+    whole = options.model_dump(mode="json")
+    train_data = whole["datasets"].get("train", {})
+    fixed = {key: whole[key] for key in FIXED_OPTIONS}
+    fixed["datasets"] = {"train": _without(train_data, FREE_IN_DATA)}
+    fixed["processes"] = processes
+    return without_free_options(fixed)
+
+
+def without_free_options(fixed: dict[str, Any]) -> dict[str, Any]:
+    """Remove the keys of `compress` that a resumed run may change.
+
+    A state of an earlier version may hold keys that have become free since.
+    """
+    if not fixed["compress"]:
+        return fixed
+    return {**fixed, "compress": _without(fixed["compress"], FREE_IN_COMPRESS)}
+
+
+def _without(section: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    return {key: value for key, value in section.items() if key not in keys}
+
+
+def differences(saved: Any, current: Any, name: str = "") -> list[str]:
+    """List the dotted keys in which two trees of options differ, with both values.
+
+    Args:
+        saved: Options in the state.
+        current: Options of the run.
+        name: Dotted key of the trees.
+    """
+    if isinstance(saved, dict) and isinstance(current, dict):
+        lines = []
+        for key in sorted({*saved, *current}):
+            inner = f"{name}.{key}" if name else str(key)
+            lines += differences(saved.get(key), current.get(key), inner)
+        return lines
+    if saved == current:
+        return []
+    return [f"{name}: the state has {saved!r}, the options have {current!r}"]

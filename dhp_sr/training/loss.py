@@ -1,0 +1,128 @@
+"""Training loss: the task's loss, and distillation from a teacher."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dhp_sr.config.schema import Options
+from dhp_sr.deploy import load_model
+from dhp_sr.tasks import task_of
+from dhp_sr.training.distributed import DistributedContext
+from dhp_sr.utils.errors import UserError
+from dhp_sr.zoo.networks import load_file
+
+
+class TrainingLoss:
+    """Loss of a run as a function of a network, in the precision of `train.amp`.
+
+    Attributes:
+        teacher: The network to imitate; None before `load_teacher`, and without distillation.
+    """
+
+    def __init__(self, options: Options, context: DistributedContext) -> None:
+        self.options = options
+        self.context = context
+        self.task = task_of(options)
+        self.task_loss = self.task.build_loss(options.train)
+        self.distill = options.compress.distill if options.compress else None
+        self.teacher: nn.Module | None = None
+
+    def __call__(
+        self, forward: Callable[[Tensor], Tensor], images: Tensor, target: Tensor
+    ) -> Tensor:
+        """Compute the loss.
+
+        With a teacher it is `weight * distillation loss + task loss`. The last images of a batch
+        may be mixed with others; no label says what is right there, so they count for the
+        distillation alone.
+
+        Args:
+            forward: The network.
+            images: (N, C, h, w), its input.
+            target: What its output is compared with.
+
+        Returns:
+            A scalar.
+        """
+        if self.teacher is None or self.distill is None:
+            return self.task_loss(self._run(forward, images), target)
+        images, unmixed = mixup(images, self.distill.mix)
+        output = self._run(forward, images)
+        with torch.no_grad():
+            imitated = self._run(self.teacher, images)
+        loss = self.distill.weight * self.task.distillation_loss(output, imitated, self.distill)
+        if unmixed:
+            loss = loss + self.task_loss(output[:unmixed], target[:unmixed])
+        return loss
+
+    def load_teacher(self, dense_file: Path | None) -> None:
+        """Load the teacher if `compress.distill` asks for one and it is not there yet.
+
+        Args:
+            dense_file: The dense network of this run: the teacher unless another file is named;
+                None where the run writes no files.
+
+        Raises:
+            UserError: The teacher's file is no model, does not fit the images, or there is none.
+        """
+        if self.distill is None or self.teacher is not None:
+            return
+        if self.distill.teacher:
+            teacher = load_teacher_file(self.distill.teacher, self.options)
+        elif dense_file is None:
+            raise UserError(
+                "compress.distill: expected a file with the dense network as the teacher, found "
+                "none; set compress.distill.teacher, or give the run a folder"
+            )
+        else:
+            teacher = self.task.build_network(self.options)
+            load_file(teacher, dense_file)
+        self.teacher = self.context.to_device(
+            teacher.eval().requires_grad_(False), channels_last=self.options.train.channels_last
+        )
+
+    def _run(self, forward: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        use_bf16 = self.options.train.amp == "bf16"
+        with torch.autocast(self.context.device.type, torch.bfloat16, enabled=use_bf16):
+            # Losses are computed in float32 whatever the network was.
+            return forward(images).float()
+
+
+def load_teacher_file(path: str, options: Options) -> nn.Module:
+    """Load `compress.distill.teacher`.
+
+    Raises:
+        UserError: The file is no model, or its network does not fit the images.
+    """
+    teacher = load_model(path)
+    try:
+        task_of(options).check_fit(teacher, "the teacher", options)
+    except UserError as error:
+        raise UserError(f"compress.distill.teacher: {path} does not fit: {error}") from error
+    return teacher
+
+
+def mixup(images: Tensor, fraction: float) -> tuple[Tensor, int]:
+    """Mix the last images of a batch with others of it, each in its own proportion.
+
+    Args:
+        images: (N, C, h, w).
+        fraction: Of the batch, from 0 to 1.
+
+    Returns:
+        The images, and how many of them are unmixed; these come first.
+
+    Reference: Zhang et al., mixup: Beyond Empirical Risk Minimization, ICLR 2018. With a teacher
+        in place of mixed labels: Beyer et al., Knowledge distillation: A good teacher is patient
+        and consistent, CVPR 2022.
+    """
+    unmixed = len(images) - round(fraction * len(images))
+    if unmixed == len(images):
+        return images, unmixed
+    weights = torch.rand(len(images) - unmixed, 1, 1, 1, device=images.device)
+    partners = images[torch.randperm(len(images), device=images.device)[unmixed:]]
+    mixed = images.clone()
+    mixed[unmixed:] = torch.lerp(partners, images[unmixed:], weights)
+    return mixed, unmixed

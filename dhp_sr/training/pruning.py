@@ -1,0 +1,240 @@
+"""Steps between a dense network and its pruned models: convert, search, prune for every target.
+
+All masks are chosen at the end of the search, from the same scores. The search goes down to the
+smallest target, and its scores rank pruned channels by how late they were pruned, so every larger
+target takes back those that were pruned last. Their weights are what they were at that moment;
+finetuning fits them in again. Choosing a mask while the search passes a target would leave nothing
+to fit in, but only methods that prune gradually pass any.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dhp_sr.allocation.budget import Budget, BudgetReport
+from dhp_sr.config.compress import Compress
+from dhp_sr.config.schema import Options
+from dhp_sr.cost.latency_benchmark import LatencyBenchmark
+from dhp_sr.hyper import HyperNet, convert
+from dhp_sr.search import Search, SearchSettings, build_search
+from dhp_sr.surgery.cut import kept_entries
+from dhp_sr.training.distributed import DistributedContext
+from dhp_sr.training.loss import load_teacher_file
+from dhp_sr.training.optimizers import OptimizerState, named_state, slice_state
+from dhp_sr.utils.cost_kinds import COST_KINDS
+from dhp_sr.utils.modules import load_values
+from dhp_sr.zoo.networks import example_input
+
+
+@dataclass
+class PrunedModel:
+    """The pruned network of one target."""
+
+    masks: dict[str, Tensor]
+    """Group name -> kept channels, bool of shape (width,), on the CPU."""
+    achieved: dict[str, float]
+    """Kept fractions of the dense network's costs: `macs_ratio`, `params_ratio`, ..."""
+    groups: list[dict[str, Any]]
+    """Name, width before and after, prunable, and reason of every channel group."""
+    network: nn.Module
+    """Freshly pruned, or as finetuning left it."""
+    optimizer_state: OptimizerState
+    """State of the search's optimizer for the kept weights; empty once finetuning has begun."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the content that `restore_pruned_model` needs."""
+        return {
+            "masks": self.masks,
+            "achieved": self.achieved,
+            "groups": self.groups,
+            "optimizer_state": self.optimizer_state,
+            "network": dict(self.network.state_dict()),
+        }
+
+
+def convert_network(network: nn.Module, options: Options, device: torch.device) -> HyperNet:
+    """Convert a plain network as the section `compress` says; the network is left as it was.
+
+    Raises:
+        UserError: The network cannot be traced, or a pattern of `exclude` names no layer.
+    """
+    compress = _compress(options)
+    return convert(
+        network,
+        example_input(network).to(device),
+        parametrisation=compress.parametrization,
+        exclude=tuple(compress.exclude),
+        prune_residual=compress.prunes_residual,
+    )
+
+
+def make_latency_benchmark(
+    network: nn.Module, options: Options, context: DistributedContext, path: Path | None
+) -> LatencyBenchmark | None:
+    """Make the latency benchmark of a run; None where no target is one of latency.
+
+    Args:
+        network: The plain network.
+        options: The run's options, paths resolved.
+        context: Rank 0 measures for all processes, on its device.
+        path: File of layer times where `compress.latency_table` names none.
+    """
+    compress = options.compress
+    if compress is None or not COST_KINDS[compress.targets[0].kind].is_measured:
+        return None
+    example = example_input(network)
+    if compress.latency_size:
+        example = example.new_zeros(*example.shape[:2], *compress.latency_size)
+    if compress.latency_table:
+        path = Path(compress.latency_table)
+    return LatencyBenchmark(
+        example.to(context.device), compress.latency_threads, path, context.broadcast
+    )
+
+
+def make_budgets(compress: Compress) -> tuple[Budget, ...]:
+    """Make the budgets of a run, one for each target, the largest first."""
+    budgets = []
+    for target in compress.targets:
+        budgets.append(
+            Budget.from_target(
+                target.kind,
+                target.keep_ratio,
+                compress.tolerance,
+                compress.round_to,
+                compress.min_width,
+            )
+        )
+    return tuple(budgets)
+
+
+def start_search(
+    hyper: HyperNet, options: Options, benchmark: LatencyBenchmark | None = None
+) -> Search:
+    """Make the search that `compress.method` names; it goes down to the smallest target.
+
+    Args:
+        hyper: The converted network.
+        options: The run's options.
+        benchmark: Measures latencies, where the targets are latencies.
+
+    Raises:
+        UserError: Method and preset do not fit, or the budget cannot be met.
+    """
+    compress = _compress(options)
+    if benchmark is not None:
+        hyper.use_latency(benchmark)
+    settings = SearchSettings(
+        budget=make_budgets(compress)[-1],
+        iterations=compress.search_iter,
+        seed=options.manual_seed,
+        preset=compress.preset,
+        method_options=compress.method_options,
+    )
+    return build_search(compress.method, hyper, settings)
+
+
+def dry_run(
+    network: nn.Module,
+    options: Options,
+    context: DistributedContext,
+    benchmark: LatencyBenchmark | None = None,
+) -> None:
+    """Convert, prune and cut a copy to surface errors before training.
+
+    What would fail after hours of training fails here instead. Layer times are measured once: the
+    benchmark remembers them, and the search writes them when the run has a folder.
+
+    Raises:
+        UserError: The network cannot be traced, a budget cannot be met, method and preset do not
+            fit, a pattern excludes nothing, a cut network computes something else, or the
+            teacher's file does not fit.
+    """
+    compress = _compress(options)
+    # The run must draw the random numbers that it would draw without a dry run.
+    with torch.random.fork_rng(cuda_devices(context.device)):
+        hyper = convert_network(network, options, context.device)
+        start_search(hyper, options, replace(benchmark, path=None) if benchmark else None)
+        for budget in make_budgets(compress):
+            hyper.prune_to_budget(budget)
+        # The search may prune any channel of any group, so the cut is tried on half of them all.
+        every_other = {}
+        for group in hyper.plan.prunable:
+            every_other[group.name] = torch.arange(group.width) % 2 == 0
+        hyper.set_masks(every_other)
+        hyper.cut()
+    if compress.distill and compress.distill.teacher:
+        load_teacher_file(compress.distill.teacher, options)
+
+
+def prune_for_targets(
+    hyper: HyperNet, search: Search, optimizer: Optimizer, budgets: Sequence[Budget]
+) -> list[PrunedModel]:
+    """Cut one network for each budget; the masks of the last one stay set.
+
+    Args:
+        hyper: The searched network.
+        search: Its search.
+        optimizer: Of the searched network; its state for the kept weights goes along.
+        budgets: The largest first; the search has gone down to the last one.
+
+    Raises:
+        BudgetError: A budget cannot be met.
+        CutError: A cut network does not compute what the masked one does.
+    """
+    models = []
+    for budget in budgets[:-1]:
+        report = hyper.prune_to_budget(budget, search.scores())
+        models.append(_cut(hyper, report, optimizer))
+    # The search may have settled the smallest target itself, so that one comes from `finish`.
+    models.append(_cut(hyper, search.finish(), optimizer))
+    return models
+
+
+def _cut(hyper: HyperNet, report: BudgetReport, optimizer: Optimizer) -> PrunedModel:
+    masks = {name: mask.detach().cpu().clone() for name, mask in hyper.masks.items()}
+    groups = []
+    for group in hyper.plan.groups:
+        is_masked = group.name in masks
+        groups.append(
+            {
+                "name": group.name,
+                "before": group.width,
+                "after": int(masks[group.name].sum()) if is_masked else group.width,
+                "prunable": group.prunable,
+                "reason": group.reason,
+            }
+        )
+    kept = kept_entries(hyper.plan, hyper.mask)
+    state = slice_state(named_state(optimizer, hyper.network), hyper.network, kept)
+    return PrunedModel(masks, report.reported_ratios(), groups, hyper.cut(), state)
+
+
+def restore_pruned_model(hyper: HyperNet, state: dict[str, Any]) -> PrunedModel:
+    """Make a pruned model from what `PrunedModel.state_dict` returned.
+
+    Args:
+        hyper: The converted network, with any weights; its masks are changed.
+        state: The saved state.
+    """
+    hyper.set_masks({name: mask.to(hyper.mask.device) for name, mask in state["masks"].items()})
+    network = hyper.cut(check=False)  # it was checked when it was first cut
+    load_values(network, state["network"])
+    return PrunedModel(
+        state["masks"], state["achieved"], state["groups"], network, state["optimizer_state"]
+    )
+
+
+def cuda_devices(device: torch.device) -> list[torch.device]:
+    """Return the devices whose random state `torch.random.fork_rng` has to keep."""
+    return [device] if device.type == "cuda" else []
+
+
+def _compress(options: Options) -> Compress:
+    assert options.compress is not None, "a run without the section compress has no search"
+    return options.compress

@@ -1,0 +1,248 @@
+"""Trainer: a network on its way through the phases of a run, with its states and model files."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from dhp_sr.config.schema import Options
+from dhp_sr.tasks import task_of
+from dhp_sr.training.checkpoint import (
+    differences,
+    fixed_options,
+    load_state,
+    random_state,
+    save_state,
+    set_random_state,
+    without_free_options,
+)
+from dhp_sr.training.distributed import DistributedContext
+from dhp_sr.training.loss import TrainingLoss
+from dhp_sr.training.model_writer import ModelWriter, best_names
+from dhp_sr.training.phases import PHASES, Dense, Handover, Phase, RunResources
+from dhp_sr.training.pruning import dry_run, make_latency_benchmark
+from dhp_sr.training.run_folder import RunFolder
+from dhp_sr.training.schedule import Schedule
+from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.strict_json import finite
+from dhp_sr.zoo.networks import load_file
+from dhp_sr.zoo.third_party import check_files
+
+
+class Trainer:
+    """Trains, searches, prunes and finetunes one network, step by step.
+
+    Iterations are the number of steps taken before, so the first step is iteration 0.
+
+    Attributes:
+        phase: The phase that the network is in.
+        schedule: Phases and learning rates of the run.
+        best: File name of each best model -> when it was best, and how good.
+    """
+
+    def __init__(
+        self, options: Options, context: DistributedContext, folder: RunFolder | None = None
+    ) -> None:
+        """Build the plain network, or load it from `path.pretrain_network_g`.
+
+        Args:
+            options: The run's options, paths resolved.
+            context: Device and processes.
+            folder: Where models and states are written; None writes none.
+
+        Raises:
+            UserError: The network cannot be built, or the weights do not fit it.
+        """
+        self.options = options
+        self.context = context
+        self.folder = folder
+        self.task = task_of(options)
+        self.schedule = Schedule.from_options(options)
+        self.best: dict[str, dict[str, Any]] = {}
+
+        network = self.task.build_network(options)
+        if options.path.pretrain_network_g:
+            load_file(network, options.path.pretrain_network_g)
+        self.models = ModelWriter(
+            options, folder.models if folder else None, is_main=context.is_main
+        )
+        table = folder.path / "latency_table.json" if folder else None
+        self.resources = RunResources(
+            options=options,
+            context=context,
+            loss=TrainingLoss(options, context),
+            models=self.models,
+            latency_benchmark=make_latency_benchmark(network, options, context, table),
+        )
+        self._phase_index = 0
+        self.phase: Phase = Dense(self.resources, self.schedule.spans[0])
+        self.phase.enter(Handover(network))
+        if folder:
+            check_files(network)
+
+    @property
+    def network(self) -> nn.Module:
+        """The network in training: plain, or converted during the search."""
+        return self.phase.network
+
+    def dry_run(self) -> None:
+        """Surface errors of the later phases before training, see `pruning.dry_run`."""
+        if self.options.compress is not None:
+            dry_run(self.network, self.options, self.context, self.resources.latency_benchmark)
+
+    def advance(self, iteration: int) -> list[Phase]:
+        """Bring the network into the phase of step `iteration`.
+
+        Several phases may begin at once, such as a search without dense training before it.
+
+        Returns:
+            The phases that were entered, in their order.
+        """
+        entered = []
+        spans = self.schedule.spans
+        while self._phase_index + 1 < len(spans):
+            span = spans[self._phase_index + 1]
+            if iteration < span.start:
+                break
+            handover = self.phase.leave()
+            self._phase_index += 1
+            self.phase = PHASES[span.name](self.resources, span)
+            self.phase.enter(handover)
+            entered.append(self.phase)
+        return entered
+
+    def step(self, batch: Mapping[str, Any], iteration: int) -> dict[str, float]:
+        """Take training step `iteration`.
+
+        Args:
+            batch: The two `batch_keys` of the task: images (N, C, h, w), and what the network's
+                output is compared with.
+            iteration: Steps taken before.
+
+        Returns:
+            `loss`, `lr`, and the figures of the search.
+
+        Raises:
+            UserError: The loss is not finite. The weights are those of the step before.
+        """
+        channels_last = self.options.train.channels_last
+        input_key, target_key = self.task.batch_keys
+        images = self.context.to_device(batch[input_key], channels_last=channels_last)
+        target = self.context.to_device(batch[target_key], channels_last=channels_last)
+        rate = self.schedule.learning_rate(iteration)
+        return self.phase.step(images, target, iteration, rate)
+
+    def validate(self, test_set: Any, save_to: Path | None = None) -> dict[str, float]:
+        """Score the network as it is now on one test set.
+
+        Args:
+            test_set: Of the run's task.
+            save_to: Folder for the images that it makes; None keeps none.
+        """
+        network = self.phase.network_for_validation()
+        return self.task.evaluate(network, test_set, self.context.device, save_to)
+
+    def keep_if_best(self, iteration: int, scores: Mapping[str, Mapping[str, float]]) -> None:
+        """Write the network as the best model of its target if its score is the best so far.
+
+        Args:
+            iteration: Finished iterations.
+            scores: Name of each test set -> its scores. The task's main score counts, as a mean
+                over the sets.
+        """
+        name = best_names(self.options)[self.phase.span.target]
+        key = self.task.main_score.key
+        mean = self.task.mean_score(scores)
+        if name in self.best and not self.task.is_better(mean, self.best[name][key]):
+            return
+        self.best[name] = {"iteration": iteration, key: mean}
+        self.models.write(
+            self.phase.network_for_validation(),
+            name,
+            scores=finite(scores),
+            training={"iterations": iteration},
+        )
+
+    def write_final(self, target: int, **facts: Any) -> None:
+        """Write the final model of a target.
+
+        Args:
+            target: Index of the target, from 0.
+            **facts: Further entries of its manifest, such as `scores`.
+        """
+        models = self.phase.pruned_models
+        self.models.write_final(
+            self.phase.final_networks()[target],
+            target,
+            models[target] if models else None,
+            is_average=self.phase.average is not None,
+            **facts,
+        )
+
+    def save(self, iteration: int, extra: dict[str, Any] | None = None) -> None:
+        """Write the training state.
+
+        Args:
+            iteration: Finished iterations.
+            extra: A tree of plain values that `resume` gives back.
+
+        Raises:
+            UserError: The run has no folder.
+            OSError: The file cannot be written.
+        """
+        tree = {
+            "iteration": iteration,
+            "options": fixed_options(self.options, self.context.world_size),
+            "trainer": self.state_dict(),
+            "best": self.best,
+            "extra": extra or {},
+            "random": random_state(),
+        }
+        save_state(self._run_folder.states, iteration, tree)
+
+    def resume(self, path: Path) -> dict[str, Any]:
+        """Continue from a state file; to be called on a fresh trainer.
+
+        Returns:
+            The state, with `iteration` and `extra` as they were given to `save`.
+
+        Raises:
+            CheckpointError: The file is no training state, or damaged.
+            UserError: It belongs to other options, all of which are named, or the dense network's
+                file is lost.
+        """
+        tree = load_state(path)
+        current = fixed_options(self.options, self.context.world_size)
+        found = differences(without_free_options(tree["options"]), current)
+        if found:
+            raise UserError(
+                f"{path}: the state belongs to other options; set them as they were, or start "
+                "again without --auto_resume (this run is kept under another name):\n  "
+                + "\n  ".join(found)
+            )
+        if tree["trainer"]["phase"] > 0:
+            self.models.check_dense_file()
+        self.load_state_dict(tree["trainer"])
+        self.best = tree["best"]
+        # Last, since building phases draws random numbers that the saved run has not drawn.
+        set_random_state(tree["random"])
+        return tree
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the phase and its state as a tree of tensors and plain values."""
+        return {"phase": self._phase_index, "state": self.phase.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Enter the phase of a saved state; to be called on a fresh trainer."""
+        plain = self.phase.network
+        self._phase_index = state["phase"]
+        span = self.schedule.spans[self._phase_index]
+        self.phase = PHASES[span.name](self.resources, span)
+        self.phase.load_state_dict(state["state"], plain)
+
+    @property
+    def _run_folder(self) -> RunFolder:
+        if self.folder is None:
+            raise UserError("expected a folder for the run's files, found none: set run_folder")
+        return self.folder
