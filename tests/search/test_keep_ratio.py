@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from dhp_sr.allocation.budget import Budget, enforce_min_width
+from dhp_sr.allocation.budget import Budget
+from dhp_sr.allocation.candidates import enforce_min_width
 from dhp_sr.archs import build
 from dhp_sr.hyper import convert
 from dhp_sr.hyper.proximal import soft_threshold
