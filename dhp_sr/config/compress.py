@@ -1,11 +1,12 @@
 """The section `compress`: what to keep of the dense network, and how it is found."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, create_model, field_validator, model_validator
 
 from dhp_sr.config.methods import METHODS, MethodName
-from dhp_sr.config.section import Fraction, NotNegative, Positive, Section
+from dhp_sr.config.section import Fraction, NotNegative, Positive, Section, changed
 from dhp_sr.utils.cost_kinds import COST_KINDS
 from dhp_sr.utils.devices import MAX_THREADS
 
@@ -89,7 +90,20 @@ class Distill(Section):
     4."""
 
 
-class DHPOptions(Section):
+class MethodOptions(Section):
+    """Section of `compress` that holds the settings of a single method, for research on it."""
+
+    def unused_settings(self, method: MethodName, preset: str) -> Iterator[tuple[str, str]]:
+        """Yield names of settings that differ from their default without effect, with the reason.
+
+        Args:
+            method: `compress.method`; several methods may read the same section.
+            preset: `compress.preset`.
+        """
+        yield from ()
+
+
+class DHPOptions(MethodOptions):
     """`compress.dhp`: settings for research on the default search and on the paper's."""
 
     cost_exponent: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -101,8 +115,20 @@ class DHPOptions(Section):
     latent_lr: Annotated[float, Field(gt=0)] = 1e-4
     """Preset `paper`: learning rate of the latents."""
 
+    def unused_settings(self, method: MethodName, preset: str) -> Iterator[tuple[str, str]]:
+        """Yield settings of the other preset."""
+        names = ["penalty", "latent_lr"]
+        reason = "has no effect, which preset paper alone reads"
+        # The baseline prior_widths has no presets, it always follows the prior.
+        if method == "dhp" and preset == "paper":
+            names = ["cost_exponent"]
+            reason = "has no effect, for preset paper has no width prior"
+        for name in names:
+            if changed(self, name):
+                yield name, reason
 
-class HSNOptions(Section):
+
+class HSNOptions(MethodOptions):
     """`compress.hsn`: the structure network and its objective, loss + penalty * cost regularizer.
 
     What the paper says of these is not known; the values are those of its authors' later code
@@ -137,6 +163,13 @@ class HSNOptions(Section):
     """Gradient that the learned factor of each layer multiplies; none: no such factors."""
     scaling_lr: Annotated[float, Field(ge=0)] = 0.01
     """Step size of these factors; ours."""
+
+    def unused_settings(self, method: MethodName, preset: str) -> Iterator[tuple[str, str]]:
+        """Yield settings that another setting replaces."""
+        if self.penalty is not None and changed(self, "gradient_balance"):
+            yield "gradient_balance", "has no effect beside a fixed penalty"
+        if self.layer_scaling == "none" and changed(self, "scaling_lr"):
+            yield "scaling_lr", "has no effect with layer_scaling: none"
 
 
 class Compress(Section):
@@ -184,9 +217,11 @@ class Compress(Section):
     def comparable(cls, target: Target | list[Target]) -> Target | list[Target]:
         """Refuse a list of several kinds, and the same budget twice."""
         targets = target if isinstance(target, list) else [target]
+        # All models come from the same search, whose penalty and widths are made for a cost kind.
         kinds = sorted({target.kind for target in targets})
         if len(kinds) > 1:
             raise ValueError(f"expected targets of the same kind, found {' and '.join(kinds)}")
+        # Labels become names of files.
         labels = [target.label for target in targets]
         if len(set(labels)) < len(labels):
             raise ValueError(f"expected different targets, found {', '.join(labels)}")
@@ -200,15 +235,20 @@ class Compress(Section):
         return self.prune_residual
 
     @property
+    def method_section(self) -> MethodOptions | None:
+        """Section that the method reads; None if it has no settings of this kind."""
+        name = METHODS[self.method].section
+        return None if name is None else getattr(self, name)
+
+    @property
     def method_options(self) -> dict[str, Any]:
         """Settings of the method alone, by name; empty if it has none."""
-        section = METHODS[self.method].section
-        if section is None:
-            return {}
-        return dict(getattr(self, section))
+        section = self.method_section
+        return {} if section is None else dict(section)
 
     @property
     def targets(self) -> tuple[Target, ...]:
         """All targets, the largest first."""
         targets = self.target if isinstance(self.target, list) else [self.target]
+        # The search runs down to the last of them.
         return tuple(sorted(targets, key=lambda target: -target.keep_ratio))

@@ -23,6 +23,7 @@ def method_problems(options: Options) -> Iterator[Issue]:
             ("compress", "parametrization"),
             f"method {method} expects {spec.parametrization}, found {compress.parametrization}",
         )
+    # Gates on random weights would choose channels at random.
     if spec.freezes_weights and not is_trained_before(options, compress):
         yield (
             ("compress", "dense_iter"),
@@ -66,30 +67,12 @@ def idle_in_search(options: Options) -> Iterator[Issue]:
     if not spec.has_presets and changed(compress, "preset"):
         yield ("compress", "preset"), f"has no effect with method: {compress.method}"
     # Options of another method are often left in a file to switch back to, hence no mistake.
-    sections = dict.fromkeys(other.section for other in METHODS.values() if other.section)
-    for section in sections:
-        if section != spec.section and changed(compress, section):
-            yield ("compress", section), f"has no effect with method: {compress.method}"
-    if spec.section == "dhp":
-        yield from _idle_in_dhp(compress)
-    if spec.section == "hsn":
-        yield from _idle_in_hsn(compress)
-
-
-def _idle_in_dhp(compress: Compress) -> Iterator[Issue]:
-    names = ["penalty", "latent_lr"]
-    reason = "which preset paper alone reads"
-    if compress.method == "dhp" and compress.preset == "paper":
-        names = ["cost_exponent"]
-        reason = "for preset paper has no width prior"
+    names = dict.fromkeys(other.section for other in METHODS.values())
     for name in names:
-        if changed(compress.dhp, name):
-            yield ("compress", "dhp", name), f"has no effect, {reason}"
-
-
-def _idle_in_hsn(compress: Compress) -> Iterator[Issue]:
-    hsn = compress.hsn
-    if hsn.penalty is not None and changed(hsn, "gradient_balance"):
-        yield ("compress", "hsn", "gradient_balance"), "has no effect beside a fixed penalty"
-    if hsn.layer_scaling == "none" and changed(hsn, "scaling_lr"):
-        yield ("compress", "hsn", "scaling_lr"), "has no effect with layer_scaling: none"
+        if name not in (None, spec.section) and changed(compress, name):
+            yield ("compress", name), f"has no effect with method: {compress.method}"
+    section = compress.method_section
+    if section is None or spec.section is None:
+        return
+    for name, reason in section.unused_settings(compress.method, compress.preset):
+        yield ("compress", spec.section, name), reason
