@@ -7,12 +7,11 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from dhp_sr.graph.capture import TracedNetwork
-from dhp_sr.operators.analysis_context import AnalysisContext
 from dhp_sr.operators.channel_ids import compact, lay_along
-from dhp_sr.operators.context import OpContext
+from dhp_sr.operators.context import AnalysisContext, OpContext
 from dhp_sr.operators.layers import weight_name
 from dhp_sr.operators.registry import spec_for
-from dhp_sr.operators.sizes import VALUE_FREE_ATTRIBUTES, arithmetic
+from dhp_sr.operators.sizes import VALUE_FREE_ATTRIBUTES, arithmetic_channels
 from dhp_sr.operators.spec import Activation, OpSpec, Unsupported
 from dhp_sr.utils.errors import UserError, nearest
 
@@ -86,7 +85,7 @@ def _visit(op: OpContext, spec: OpSpec | None) -> Any:
 def _apply(op: OpContext, spec: OpSpec) -> Any:
     if not spec.takes_sizes:
         if not op.tensor_inputs() and isinstance(op.value, (int, float, bool)):
-            return arithmetic(op)
+            return arithmetic_channels(op)
         # The operator computes with the number itself: with fewer channels it would compute something else.
         for size in op.channel_sizes():
             reason = f"a number of channels goes into {op.operator} at {op.layer}"

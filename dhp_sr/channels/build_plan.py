@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dhp_sr.channels.analysis import analyze_channels
 from dhp_sr.channels.plan import Axis, ChannelPlan, Group, Layer, SizePatch
 from dhp_sr.graph.capture import TraceError, trace
-from dhp_sr.operators.analysis_context import AnalysisContext, ChannelRange
+from dhp_sr.operators.context import AnalysisContext, ChannelRange
 
 
 def make_plan(

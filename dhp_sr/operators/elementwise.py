@@ -7,55 +7,61 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from dhp_sr.operators.analysis_context import Sign
 from dhp_sr.operators.channel_ids import union_all
-from dhp_sr.operators.context import OpContext
+from dhp_sr.operators.context import OpContext, Sign
 from dhp_sr.operators.spatial_layout import ReceptiveContext, ReceptiveField2D, combined
 from dhp_sr.operators.spec import Activation, OpSpec, Target, Unsupported, spellings
 
 
-def pass_through(op: OpContext) -> Any:
+def first_input_channels(op: OpContext) -> Any:
     """Keep the channels of the first input; further inputs only tell a type or a shape."""
     return op.ids[op.tensor_inputs()[0]]
 
 
-def unary(op: OpContext) -> Any:
-    """Keep the channels of the one tensor; bounds that are tensors (clamp) are united with it."""
-    return binary(op) if len(op.tensor_inputs()) > 1 else pass_through(op)
+def unary_channels(op: OpContext) -> Any:
+    """Keep the channels of the only tensor; bounds that are tensors (clamp) are united with it."""
+    if len(op.tensor_inputs()) > 1:
+        return binary_channels(op)
+    return first_input_channels(op)
 
 
-def root(op: OpContext) -> Any:
+def root_channels(op: OpContext) -> Any:
     """Keep the channels of a square root, logarithm or reciprocal of positive values.
 
-    A masked channel is a zero, where these functions or their gradients are infinite: it cannot be masked in training.
+    Raises:
+        Unsupported: the values may be zero.
     """
+    # A masked channel is a zero. There these functions, or their gradients, are infinite, and the
+    # mask behind them multiplies infinity by zero: the search would train on NaN.
     if op.sign(op.source) != Sign.POSITIVE:
         raise Unsupported(f"{op.operator} of channels that would be zero at {op.layer}")
     return op.ids[op.source]
 
 
-def _power(op: OpContext) -> Any:
+def power_channels(op: OpContext) -> Any:
+    """Keep the channels of a power with a fixed exponent; one below 1 is a root."""
     exponent = op.arg_value(1, "exponent")
     if not isinstance(exponent, (int, float)) or isinstance(op.source, (int, float)):
         raise Unsupported(
             f"operator {op.operator} at {op.layer} has no rule for exponents that are tensors"
         )
-    return unary(op) if exponent >= 1 else root(op)
+    return unary_channels(op) if exponent >= 1 else root_channels(op)
 
 
-def binary(op: OpContext) -> Any:
+def binary_channels(op: OpContext) -> Any:
     """Unite the channels of broadcast operands entry by entry."""
     if not isinstance(op.value, Tensor):
         return None
     operands = [_with_rank(op, node, op.value.dim()) for node in op.tensor_inputs()]
     aligned = []
     for operand in operands:
-        others = [other for other in operands if other is not operand]
-        if _is_shared_by_channels(operand, others):
-            # A map with one value for all channels stays whatever channels the others lose.
-            op.analysis.union_find.pin(operand[1], f"one value for all channels at {op.layer}")
+        _, ids = operand
+        if _is_shared_by_channels(operand, operands):
+            # A map with one value for all channels (spatial attention) stays, whatever channels
+            # the others lose. United with them it would couple all of them with one another.
+            op.analysis.union_find.pin(ids, f"one value for all channels at {op.layer}")
         else:
-            aligned.append(operand[1])
+            aligned.append(ids)
     if not aligned:
         raise Unsupported(f"only scalars at {op.layer}")
     return union_all(aligned, op.analysis.union_find)
@@ -69,34 +75,35 @@ def _with_rank(op: OpContext, node: fx.Node, rank: int) -> tuple[list[int], Tens
 
 
 def _is_shared_by_channels(
-    operand: tuple[list[int], Tensor], others: list[tuple[list[int], Tensor]]
+    operand: tuple[list[int], Tensor], operands: list[tuple[list[int], Tensor]]
 ) -> bool:
     """Return whether an operand has length 1 along an axis where another one holds channels."""
-    for _, other_ids in others:
+    for _, ids in operands:
         for dim, size in enumerate(operand[0]):
-            if size == 1 < other_ids.shape[dim]:
+            if size == 1 < ids.shape[dim]:
                 return True
     return False
 
 
-def _divide(op: OpContext) -> Any:
-    """Pin the channels of a divisor that may be zero: those of a pruned channel would divide by zero."""
+def division_channels(op: OpContext) -> Any:
+    """Unite the channels of both operands; a divisor that may be zero is pinned."""
     divisor = op.argument(1, "other")
+    # Pruned channels of the divisor are zeros while they are only masked: 0 / 0 is not a number.
     if isinstance(divisor, fx.Node) and not _is_nonzero(op, divisor):
         op.analysis.pin(op.ids.get(divisor), f"division by channels at {op.layer}")
-    return binary(op)
+    return binary_channels(op)
 
 
 def _is_nonzero(op: OpContext, divisor: fx.Node) -> bool:
-    # Constants are not masked: it is enough that they hold no zero.
+    # Buffers are not masked: it is enough that they hold no zero.
     if divisor.op == "get_attr" and str(divisor.target) in op.analysis.buffers:
         constant = op.analysis.buffers[str(divisor.target)]
         return not constant.is_meta and bool((constant != 0).all())
     return op.sign(divisor) == Sign.POSITIVE
 
 
-def _set_item(op: OpContext) -> None:
-    """`x[index] = value`, for an index that takes all channels: value and x are united."""
+def assignment_channels(op: OpContext) -> None:
+    """Unite x and value in `x[index] = value`, for an index that takes all channels."""
     target, index, value = op.node.args
     items = index if isinstance(index, tuple) else (index,)
     for dim, item in enumerate(items):
@@ -104,42 +111,44 @@ def _set_item(op: OpContext) -> None:
         if not is_slice or (item != slice(None) and op.varies_along(target, dim)):
             raise Unsupported(f"assignment to channels at {op.layer}")
     if isinstance(value, fx.Node):
-        value_ids = _with_rank(op, value, len(op.shape(target)))[1]
+        _, value_ids = _with_rank(op, value, len(op.shape(target)))
         union_all([op.ids[target], value_ids], op.analysis.union_find)
 
 
-def sign_of_input(op: OpContext) -> Sign:
+def sign_of_first_input(op: OpContext) -> Sign:
     """Return the sign of the first input, for operators that keep it."""
     return op.sign(op.argument(0, "input"))
 
 
-def _sign_of_lower_bound(op: OpContext) -> Sign:
+def sign_of_lower_bound(op: OpContext) -> Sign:
+    """Return the sign of the lower bound of a clamp."""
     return op.sign(op.argument(1, "min"))
 
 
-def _sign_of_power(op: OpContext) -> Sign:
-    even = Sign.NONNEGATIVE if op.argument(1, "exponent") == 2 else Sign.ANY
-    return max(op.sign(op.argument(0, "input")), even)
+def sign_of_power(op: OpContext) -> Sign:
+    """Return the sign of a power: that of its base; never negative for a square."""
+    is_square = op.argument(1, "exponent") == 2
+    base = op.sign(op.argument(0, "input"))
+    return max(base, Sign.NONNEGATIVE) if is_square else base
 
 
-def _sign_of_sum(op: OpContext) -> Sign:
-    left, right = _signs(op)
+def sign_of_sum(op: OpContext) -> Sign:
+    """Return the sign of a sum, known if those of both operands are."""
+    left = op.sign(op.argument(0, "input"))
+    right = op.sign(op.argument(1, "other"))
     return Sign.ANY if Sign.ANY in (left, right) else max(left, right)
 
 
-def _sign_of_product(op: OpContext) -> Sign:
-    """Product or quotient: a square is never negative, and the signs of both factors must be known otherwise."""
-    left, right = _signs(op)
+def sign_of_product(op: OpContext) -> Sign:
+    """Return the sign of a product or quotient; `x * x` is never negative."""
+    left = op.sign(op.argument(0, "input"))
+    right = op.sign(op.argument(1, "other"))
     if left == Sign.ANY and op.argument(0, "input") is op.argument(1, "other"):
         return Sign.NONNEGATIVE
     return min(left, right)
 
 
-def _signs(op: OpContext) -> tuple[Sign, Sign]:
-    return op.sign(op.argument(0, "input")), op.sign(op.argument(1, "other"))
-
-
-def pass_field_through(op: ReceptiveContext) -> ReceptiveField2D | None:
+def first_input_field(op: ReceptiveContext) -> ReceptiveField2D | None:
     """Return the field of the first input, which may be a constant."""
     return op.fields.get(op.source)
 
@@ -155,8 +164,14 @@ def pointwise_field(op: ReceptiveContext) -> ReceptiveField2D | None:
     return combined(op, operands, op.value.shape)
 
 
-def _assignment_field(op: ReceptiveContext) -> ReceptiveField2D:
-    # The first rows of a tile are not the first rows of the image.
+def assignment_field(op: ReceptiveContext) -> ReceptiveField2D:
+    """Refuse an assignment to a slice.
+
+    Raises:
+        Unbounded: always.
+    """
+    # The first rows of a tile are not the first rows of the image, so a tile would assign to other
+    # pixels. Also, whoever reads the target later reads the assigned value, which no edge shows.
     raise op.unbounded("assigns to some of the pixels")
 
 
@@ -171,23 +186,28 @@ def _activation(
     return OpSpec(
         name,
         targets,
-        channels=unary,
+        channels=unary_channels,
         receptive_field=pointwise_field,
         activation=activation,
         sign=sign,
     )
 
 
-def _pointwise(name: str, functions: tuple[Target, ...], sign: Any = Sign.ANY) -> OpSpec:
-    return OpSpec(name, functions, channels=unary, receptive_field=pointwise_field, sign=sign)
+def _unary(name: str, targets: tuple[Target, ...], sign: Any = Sign.ANY) -> OpSpec:
+    return OpSpec(name, targets, unary_channels, pointwise_field, sign=sign)
 
 
 def _binary(name: str, names: str, **facts: Any) -> OpSpec:
     targets = spellings(names, torch, operator)
-    return OpSpec(name, targets, channels=binary, receptive_field=pointwise_field, **facts)
+    return OpSpec(name, targets, binary_channels, pointwise_field, **facts)
 
 
-ACTIVATIONS = (
+def _first_input(name: str, names: str, sign: Any = Sign.ANY) -> OpSpec:
+    targets = spellings(names, torch)
+    return OpSpec(name, targets, first_input_channels, first_input_field, sign=sign, value_inputs=1)
+
+
+_ACTIVATIONS = (
     _activation("relu", (nn.ReLU,), "relu relu_", Sign.NONNEGATIVE),
     _activation("relu6", (nn.ReLU6,), sign=Sign.NONNEGATIVE),
     _activation("leaky_relu", (nn.LeakyReLU,), "leaky_relu leaky_relu_"),
@@ -208,99 +228,69 @@ ACTIVATIONS = (
     _activation("tanhshrink", (nn.Tanhshrink,)),
     _activation("softshrink", (nn.Softshrink,)),
     _activation("hardshrink", (nn.Hardshrink,)),
-    _activation("clamp", (), "clamp clamp_min clip", _sign_of_lower_bound),
+    _activation("clamp", (), "clamp clamp_min clip", sign_of_lower_bound),
+    # Gates multiply the channels of others. Those channels are linear as before, and the gate's own
+    # do not count as followed by a non-linearity.
     _activation("sigmoid", (nn.Sigmoid,), sign=Sign.POSITIVE, activation=Activation.GATE),
     _activation("hardsigmoid", (nn.Hardsigmoid,), activation=Activation.GATE),
 )
 
-_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+_DROPOUTS = (
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout),
+    *spellings("dropout dropout1d dropout2d dropout3d", F),
+    # By its qualified name: torchvision need not be installed.
+    "torchvision.ops.stochastic_depth.stochastic_depth",
+)
 
 OPS = (
-    *ACTIVATIONS,
-    _pointwise("identity", (nn.Identity,)),
-    _pointwise(
-        "dropout",
-        (
-            *_DROPOUTS,
-            *spellings("dropout dropout1d dropout2d dropout3d", F),
-            "torchvision.ops.stochastic_depth.stochastic_depth",
-        ),
-    ),
-    _pointwise("abs", (abs, *spellings("abs", torch, operator)), Sign.NONNEGATIVE),
-    _pointwise("square", spellings("square", torch), Sign.NONNEGATIVE),
-    _pointwise("exp", spellings("exp", torch), Sign.POSITIVE),
-    _pointwise("negation", spellings("neg pos", torch, operator)),
-    _pointwise("trigonometric", spellings("sin cos erf", torch)),
-    _pointwise("round", spellings("round", torch)),
-    _pointwise("upper bound", spellings("clamp_max clamp_", torch)),
-    OpSpec(
-        "copy",
-        spellings("contiguous clone detach", torch),
-        channels=pass_through,
-        receptive_field=pass_field_through,
-        sign=sign_of_input,
-        value_inputs=1,
-    ),
-    OpSpec(
-        "cast",
-        spellings("float double half to type_as", torch),
-        channels=pass_through,
-        receptive_field=pass_field_through,
-        value_inputs=1,
-    ),
-    OpSpec(
-        "constant like another value",
-        spellings("zeros_like ones_like", torch),
-        channels=pass_through,
-        receptive_field=pass_field_through,
-        value_inputs=1,
-    ),
-    OpSpec(
-        "predicate",
-        spellings("logical_not isnan", torch),
-        channels=pass_through,
-        receptive_field=pass_field_through,
-        value_inputs=1,
-    ),
-    _binary("add", "add add_ iadd", sign=_sign_of_sum, is_sum=True),
+    *_ACTIVATIONS,
+    _unary("identity", (nn.Identity,)),
+    _unary("dropout", _DROPOUTS),
+    _unary("abs", (abs, *spellings("abs", torch, operator)), Sign.NONNEGATIVE),
+    _unary("square", spellings("square", torch), Sign.NONNEGATIVE),
+    _unary("exp", spellings("exp", torch), Sign.POSITIVE),
+    _unary("negation", spellings("neg pos", torch, operator)),
+    _unary("sine, cosine, error function", spellings("sin cos erf", torch)),
+    _unary("round", spellings("round", torch)),
+    _unary("upper bound", spellings("clamp_max clamp_", torch)),
+    _first_input("copy", "contiguous clone detach", sign_of_first_input),
+    _first_input("cast", "float double half to type_as"),
+    _first_input("constant like a value", "zeros_like ones_like"),
+    _first_input("predicate", "logical_not isnan"),
+    _binary("add", "add add_ iadd", sign=sign_of_sum, is_sum=True),
     _binary("subtract", "sub sub_ isub"),
-    _binary("multiply", "mul mul_ imul", sign=_sign_of_product),
-    _binary("interpolation between values", "lerp addcmul"),
+    _binary("multiply", "mul mul_ imul", sign=sign_of_product),
+    _binary("lerp", "lerp addcmul"),
     _binary("comparison", "eq ne lt le gt ge logical_and logical_or"),
-    _binary("extreme of two", "maximum minimum"),
+    _binary("maximum of two", "maximum minimum"),
     _binary("where", "where"),
     _binary("expand_as", "expand_as"),
     OpSpec(
         "divide",
         spellings("div div_ true_divide truediv itruediv", torch, operator),
-        channels=_divide,
+        channels=division_channels,
         receptive_field=pointwise_field,
-        sign=_sign_of_product,
+        sign=sign_of_product,
     ),
     OpSpec(
         "square root",
         spellings("sqrt", torch),
-        channels=root,
+        channels=root_channels,
         receptive_field=pointwise_field,
-        sign=sign_of_input,
+        sign=sign_of_first_input,
     ),
     OpSpec(
         "logarithm or reciprocal",
         spellings("rsqrt log log2 log10 log1p reciprocal", torch),
-        channels=root,
+        channels=root_channels,
         receptive_field=pointwise_field,
     ),
     OpSpec(
         "power",
         spellings("pow", torch, operator),
-        channels=_power,
+        channels=power_channels,
         receptive_field=pointwise_field,
-        sign=_sign_of_power,
+        sign=sign_of_power,
     ),
-    OpSpec(
-        "assignment to a slice",
-        (operator.setitem,),
-        channels=_set_item,
-        receptive_field=_assignment_field,
-    ),
+    OpSpec("assignment to a slice", (operator.setitem,), assignment_channels, assignment_field),
 )

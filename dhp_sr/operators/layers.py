@@ -8,13 +8,12 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from dhp_sr.operators.analysis_context import ChannelRange
 from dhp_sr.operators.channel_ids import union_chunks
-from dhp_sr.operators.context import NodeContext, OpContext
+from dhp_sr.operators.context import ChannelRange, NodeContext, OpContext
+from dhp_sr.operators.resampling import map_image, pair, slide_windows
 from dhp_sr.operators.spatial_layout import (
     ReceptiveContext,
     ReceptiveField2D,
-    map_image,
     mix_axes,
     plain_axis,
 )
@@ -66,11 +65,10 @@ class LayerWeights:
             self._op.analysis.record_groups(self.weight, dim, groups)
 
     def pin_if_fixed(self, incoming: Tensor) -> None:
-        """Pin the input channels of a weight that is a buffer.
-
-        Masks act on parameters. A buffer that mixes channels is not masked, so it must not read any that are pruned:
-        a masked channel may still be a constant there, such as the shift of a normalization.
-        """
+        """Pin the input channels of a weight that is a buffer."""
+        # Masks act on parameters alone. Through a buffer that mixes channels, whatever constant is
+        # left in a masked one (the shift of a normalization before it) would reach the others,
+        # while the cut network has no such channel.
         name = self._origin()
         if name is not None and self._op.analysis.is_buffer(name):
             reason = f"mixed by the buffer {name} at {self._op.layer}, which masks do not change"
@@ -113,18 +111,25 @@ def _saved_weights(op: OpContext) -> LayerWeights:
     return LayerWeights(op)
 
 
-def _convolution_channels(op: OpContext) -> Tensor:
-    """Create output channels; a depthwise convolution passes its input channels through."""
-    incoming, weights, groups = op.channels(op.source), _saved_weights(op), _groups(op)
+def convolution_channels(op: OpContext) -> Tensor:
+    """Create output channels; a depthwise convolution passes its input channels through.
+
+    The weight is (out, in / groups, *kernel).
+    """
+    incoming = op.channels(op.source)
+    weights = _saved_weights(op)
+    groups = _groups(op)
     out_channels, per_group = weight_shape(op)[:2]
     if groups == 1:
         weights.pin_if_fixed(weights.bind_axis(1, incoming))
         return weights.result(weights.new_out_channels(0, out_channels))
     if per_group == 1:
+        # Depthwise, with a multiplier: output channels k*m ... k*m + m - 1 stem from input channel k.
         _record_functional_groups(op, incoming)
         passed = incoming.repeat_interleave(out_channels // len(incoming))
         return weights.result(weights.bind_axis(0, passed))
-    # All groups share the second axis of the weight, so they must lose channels at the same positions.
+    # All groups share the second axis of the weight, so they must lose channels at the same
+    # positions, and as many output channels each, to be of equal size again.
     union_find = op.analysis.union_find
     weights.pin_if_fixed(weights.bind_axis(1, union_chunks(incoming, groups, union_find)[0]))
     weights.record_groups(1, groups)
@@ -132,11 +137,18 @@ def _convolution_channels(op: OpContext) -> Tensor:
     return weights.result(union_chunks(created, groups, union_find).flatten())
 
 
-def _transposed_channels(op: OpContext) -> Tensor:
-    """Create output channels; the weight is (in, out / groups, *kernel)."""
-    incoming, weights, groups = op.channels(op.source), _saved_weights(op), _groups(op)
+def transposed_channels(op: OpContext) -> Tensor:
+    """Create output channels; a depthwise convolution passes its input channels through.
+
+    The weight is (in, out / groups, *kernel).
+    """
+    incoming = op.channels(op.source)
+    weights = _saved_weights(op)
+    groups = _groups(op)
     in_channels, per_group = weight_shape(op)[:2]
     if 1 < groups < in_channels:
+        # torch divides the input channels evenly, so every group must lose as many. (A depthwise
+        # layer loses whole groups instead.)
         union_chunks(incoming, groups, op.analysis.union_find)
     incoming = weights.bind_axis(0, incoming)
     if 1 < groups == in_channels:
@@ -144,10 +156,11 @@ def _transposed_channels(op: OpContext) -> Tensor:
         return weights.result(incoming.repeat_interleave(per_group))
     weights.record_groups(1, groups)
     weights.pin_if_fixed(incoming)
+    # The second axis holds the output channels of one group; the others have the same ones again.
     return weights.result(weights.new_out_channels(1, per_group).repeat(groups))
 
 
-def _linear_channels(op: OpContext) -> Tensor:
+def linear_channels(op: OpContext) -> Tensor:
     """Create output channels on the last axis."""
     weights = _saved_weights(op)
     weights.pin_if_fixed(weights.bind_axis(1, op.channels(op.source, dim=-1)))
@@ -159,24 +172,29 @@ def _groups(op: NodeContext) -> int:
 
 
 def _record_functional_groups(op: OpContext, channels: Tensor) -> None:
-    """Record that the argument `groups` of a functional depthwise convolution counts channels."""
+    """Record that the argument `groups` of a functional depthwise convolution counts channels.
+
+    A module takes its groups from the resized weight, see `resize`.
+    """
     if op.module is None:
         counted = ChannelRange(op.broadcast_along(channels), 1, len(channels), (0, len(channels)))
         op.record_size(op.arg_path(6, "groups"), counted, op.argument(6, "groups"))
 
 
-def _convolution_positions(op: NodeContext) -> int:
+def convolution_positions(op: NodeContext) -> int:
+    """Return the number of output positions: each of them meets every entry of the weight."""
     _check_batch_axis(op)
     return math.prod(op.value.shape[2:])
 
 
-def _transposed_positions(op: NodeContext) -> int:
-    """Count input positions: each of them meets every entry of the weight."""
+def transposed_positions(op: NodeContext) -> int:
+    """Return the number of input positions: each of them meets every entry of the weight."""
     _check_batch_axis(op)
     return math.prod(op.shape(op.source)[2:])
 
 
-def _transposed_out_dim(op: NodeContext) -> int:
+def transposed_out_dim(op: NodeContext) -> int:
+    """Return the axis of the weight that holds the output channels."""
     # A depthwise layer passes its input channels through, which lie along the first axis.
     return 0 if 1 < _groups(op) == weight_shape(op)[0] else 1
 
@@ -186,45 +204,24 @@ def _check_batch_axis(op: NodeContext) -> None:
         raise Unsupported(f"{op.operator} at {op.layer} has an input without batch axis")
 
 
-def _linear_positions(op: NodeContext) -> int:
+def linear_positions(op: NodeContext) -> int:
+    """Return the number of rows that the matrix is multiplied with, without the batch."""
     return math.prod(op.value.shape[1:-1])
 
 
-def pair(value: Any) -> tuple[int, int]:
-    """Return a setting for rows and columns that is given once or twice."""
-    if isinstance(value, int):
-        return (value, value)
-    values = tuple(value)
-    return values * 2 if len(values) == 1 else values
-
-
-def slide_windows(
-    op: ReceptiveContext, kernel: Any, stride: Any, padding: Any, dilation: Any
-) -> ReceptiveField2D:
-    """Return the field of a sliding window, such as that of a convolution or a pooling."""
-    maps = []
-    settings = zip(*map(pair, (kernel, stride, padding, dilation)), strict=True)
-    for size, step, before, gap in settings:
-        taps = range(-before, gap * (size - 1) - before + 1, gap)
-
-        def reads(entry: int, step: int = step, taps: range = taps) -> Iterable[int]:
-            return [step * entry + tap for tap in taps]
-
-        maps.append((reads, Fraction(step)))
-    return map_image(op, maps, op.value.shape)
-
-
-def _convolution_field(op: ReceptiveContext) -> ReceptiveField2D:
+def convolution_field(op: ReceptiveContext) -> ReceptiveField2D:
+    """Return the field of a convolution: a sliding window."""
     kernel, stride, padding, dilation = _window(op, dilation_index=5)
     if padding == "valid":
         padding = 0
     elif padding == "same":
+        # For an even kernel torch pads the additional pixel behind; before, it is rounded down.
         gaps = zip(pair(dilation), kernel, strict=True)
         padding = tuple(gap * (size - 1) // 2 for gap, size in gaps)
     return slide_windows(op, kernel, stride, padding, dilation)
 
 
-def _transposed_field(op: ReceptiveContext) -> ReceptiveField2D:
+def transposed_field(op: ReceptiveContext) -> ReceptiveField2D:
     """Return the input entries that a transposed convolution adds up at each output position."""
     maps = []
     settings = zip(*map(pair, _window(op, dilation_index=7)), strict=True)
@@ -250,26 +247,27 @@ def _window(op: ReceptiveContext, dilation_index: int) -> tuple[Any, Any, Any, A
     return kernel, op.option(3, "stride", 1), op.option(4, "padding", 0), dilation
 
 
-def _linear_field(op: ReceptiveContext) -> ReceptiveField2D:
+def linear_field(op: ReceptiveContext) -> ReceptiveField2D:
+    """Return the field of a linear layer, which combines all entries of the last axis."""
     field = mix_axes(op, op.field, [-1])
     layout = (*field.layout[:-1], plain_axis(op.value.shape[-1]))
     return ReceptiveField2D(field.rows, field.columns, field.lengths, layout)
 
 
-def _resize_convolution(
+def resize_convolution(
     layer: nn.Module, old: Mapping[str, Shape], new: Mapping[str, Shape]
 ) -> Shapes:
-    """Weight (out, in / groups, *kernel)."""
+    """Set the widths of a convolution; its weight is (out, in / groups, *kernel)."""
     whole, per_group = new["weight"][:2]
     layer.groups = _resized_groups(layer.groups, old, new, depthwise=old["weight"][1] == 1)
     layer.in_channels, layer.out_channels = per_group * layer.groups, whole
     return _bias_shape(new, whole)
 
 
-def _resize_transposed(
+def resize_transposed(
     layer: nn.Module, old: Mapping[str, Shape], new: Mapping[str, Shape]
 ) -> Shapes:
-    """Weight (in, out / groups, *kernel)."""
+    """Set the widths of a transposed convolution; its weight is (in, out / groups, *kernel)."""
     whole, per_group = new["weight"][:2]
     depthwise = old["weight"][0] == layer.groups
     layer.groups = _resized_groups(layer.groups, old, new, depthwise)
@@ -280,10 +278,11 @@ def _resize_transposed(
 def _resized_groups(
     groups: int, old: Mapping[str, Shape], new: Mapping[str, Shape], depthwise: bool
 ) -> int:
-    """Return the number of groups after the change: a depthwise convolution loses groups, any other narrows them."""
+    """Return the number of groups after the change."""
     before, after = old["weight"], new["weight"]
     if before[2:] != after[2:]:
         raise CannotResize(f"weight: expected a kernel of {before[2:]}, found {after[2:]}")
+    # A depthwise convolution loses whole groups; any other keeps its groups and narrows them.
     per_group = before[0] // groups
     if groups > 1 and depthwise and before[1] == after[1] and after[0] % per_group == 0:
         groups = after[0] // per_group
@@ -294,7 +293,8 @@ def _resized_groups(
     return groups
 
 
-def _resize_linear(layer: nn.Module, old: Mapping[str, Shape], new: Mapping[str, Shape]) -> Shapes:
+def resize_linear(layer: nn.Module, old: Mapping[str, Shape], new: Mapping[str, Shape]) -> Shapes:
+    """Set the widths of a linear layer; its weight is (out, in)."""
     layer.out_features, layer.in_features = new["weight"]
     return _bias_shape(new, layer.out_features)
 
@@ -307,11 +307,11 @@ OPS = (
     OpSpec(
         "convolution",
         (nn.Conv1d, nn.Conv2d, nn.Conv3d, F.conv1d, F.conv2d, F.conv3d),
-        channels=_convolution_channels,
-        receptive_field=_convolution_field,
+        channels=convolution_channels,
+        receptive_field=convolution_field,
         value_inputs=1,
-        macs=MacRule("conv", _convolution_positions),
-        resize=_resize_convolution,
+        macs=MacRule("conv", convolution_positions),
+        resize=resize_convolution,
     ),
     OpSpec(
         "transposed convolution",
@@ -319,19 +319,19 @@ OPS = (
             *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
             *(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
         ),
-        channels=_transposed_channels,
-        receptive_field=_transposed_field,
+        channels=transposed_channels,
+        receptive_field=transposed_field,
         value_inputs=1,
-        macs=MacRule("transposed conv", _transposed_positions, _transposed_out_dim),
-        resize=_resize_transposed,
+        macs=MacRule("transposed conv", transposed_positions, transposed_out_dim),
+        resize=resize_transposed,
     ),
     OpSpec(
         "linear",
         (nn.Linear, F.linear),
-        channels=_linear_channels,
-        receptive_field=_linear_field,
+        channels=linear_channels,
+        receptive_field=linear_field,
         value_inputs=1,
-        macs=MacRule("linear", _linear_positions),
-        resize=_resize_linear,
+        macs=MacRule("linear", linear_positions),
+        resize=resize_linear,
     ),
 )

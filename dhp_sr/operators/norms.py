@@ -7,9 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dhp_sr.operators.analysis_context import ChannelRange
 from dhp_sr.operators.channel_ids import union_blocks
-from dhp_sr.operators.context import NodeContext, OpContext
+from dhp_sr.operators.context import ChannelRange, NodeContext, OpContext
 from dhp_sr.operators.spatial_layout import ReceptiveContext, ReceptiveField2D, mix_axes
 from dhp_sr.operators.spec import (
     Activation,
@@ -22,13 +21,15 @@ from dhp_sr.operators.spec import (
 )
 
 
-def _per_channel(op: OpContext) -> Tensor:
+def norm_channels(op: OpContext) -> Tensor:
     """Couple the vectors of a module, such as gain and running mean, with the channels."""
     if op.module is None:
-        return _per_channel_function(op)
-    channels, tensors = op.channels(op.source), _tensors(op.module)
+        return _functional_norm_channels(op)
+    channels = op.channels(op.source)
+    tensors = _tensors(op.module)
     if not tensors:
-        # Without tensors a cut cannot see the width: it is an attribute that has to be set.
+        # Without tensors (affine=False, no running statistics) a cut network would keep the old
+        # width as an attribute, and refuse its input: the attribute is a size like any other.
         size = len(channels)
         counted = ChannelRange(op.broadcast_along(channels), 1, size, (0, size))
         op.record_size(("module", "num_features"), counted, size)
@@ -38,7 +39,7 @@ def _per_channel(op: OpContext) -> Tensor:
     return op.broadcast_along(channels)
 
 
-def _per_channel_function(op: OpContext) -> Tensor:
+def _functional_norm_channels(op: OpContext) -> Tensor:
     """Couple every vector that `F.batch_norm` or the like is given with the channels."""
     channels = op.channels(op.source)
     for node in op.node.all_input_nodes[1:]:
@@ -47,9 +48,16 @@ def _per_channel_function(op: OpContext) -> Tensor:
     return op.broadcast_along(channels)
 
 
-def _group_norm(op: OpContext) -> Tensor:
-    """Couple the channels of each group of the normalization: its statistics are taken over all of them."""
-    channels, groups = op.channels(op.source), op.module.num_groups
+def group_norm_channels(op: OpContext) -> Tensor:
+    """Couple the channels of each group of the normalization.
+
+    Raises:
+        Unsupported: a single group, or no weight that tells the width.
+    """
+    # A group's statistics are taken over all of its channels: with some of them pruned the others
+    # would be normalized differently. So a group is pruned as a whole.
+    channels = op.channels(op.source)
+    groups = op.module.num_groups
     if groups == 1 or not op.module.affine:
         raise Unsupported(
             f"GroupNorm at {op.layer} takes its statistics over all channels, or has no weight"
@@ -60,8 +68,12 @@ def _group_norm(op: OpContext) -> Tensor:
     return op.broadcast_along(channels)
 
 
-def _over_axes(op: OpContext) -> Any:
-    """Keep the channels, unless they lie along an axis of the statistics."""
+def axes_norm_channels(op: OpContext) -> Any:
+    """Keep the channels, unless they lie along an axis of the statistics (or of a softmax).
+
+    Raises:
+        Unsupported: what is computed for a channel depends on all others.
+    """
     for dim in _statistics_axes(op):
         if op.varies_along(op.source, dim):
             raise Unsupported(f"{op.operator} at {op.layer} mixes all channels")
@@ -80,15 +92,17 @@ def _statistics_axes(op: NodeContext) -> Iterable[int]:
 
 
 def _has_normalized_shape(op: NodeContext) -> bool:
-    return hasattr(op.module, "normalized_shape") or op.node.target in (F.layer_norm, F.rms_norm)
+    return hasattr(op.module, "normalized_shape") or op.node.target is F.layer_norm
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
     return dict([*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)])
 
 
-def _per_channel_field(op: ReceptiveContext) -> ReceptiveField2D:
+def norm_field(op: ReceptiveContext) -> ReceptiveField2D:
     """Return the unchanged field of a normalization with stored statistics, or of a PReLU."""
+    # Stored statistics are one number for each entry of axis 1. Were that axis rows or columns, they
+    # would differ from pixel to pixel.
     if _takes_statistics(op) or op.field.holds_space(1):
         raise op.unbounded("takes statistics of the whole image")
     return op.field
@@ -103,40 +117,53 @@ def _takes_statistics(op: ReceptiveContext) -> bool:
     return False
 
 
-def _whole_image(op: ReceptiveContext) -> ReceptiveField2D:
+def whole_image_statistics(op: ReceptiveContext) -> ReceptiveField2D:
+    """Refuse a normalization that takes statistics over all pixels.
+
+    Raises:
+        Unbounded: always.
+    """
     raise op.unbounded("takes statistics of the whole image")
 
 
-def _over_axes_field(op: ReceptiveContext) -> ReceptiveField2D:
+def axes_norm_field(op: ReceptiveContext) -> ReceptiveField2D:
+    """Return the field of a normalization over some axes: it combines all entries along them."""
     return mix_axes(op, op.field, _statistics_axes(op))
 
 
-def _resize_norm(layer: nn.Module, old: Mapping[str, Shape], new: Mapping[str, Shape]) -> Shapes:
-    """Batch and instance normalization: every tensor is (C,), except the counter of batches."""
+def resize_norm(layer: nn.Module, old: Mapping[str, Shape], new: Mapping[str, Shape]) -> Shapes:
+    """Set the width of a batch or instance normalization.
+
+    Every tensor is (C,), except the counter of batches, which is a scalar.
+    """
     vectors = [name for name, shape in old.items() if len(shape) == 1]
     layer.num_features = new[vectors[0]][0]
     return {name: (layer.num_features,) for name in vectors}
 
 
-def _resize_group_norm(
+def resize_group_norm(
     layer: nn.Module, old: Mapping[str, Shape], new: Mapping[str, Shape]
 ) -> Shapes:
-    """Group normalization loses or gains whole groups, each of which takes statistics over all of its channels."""
-    channels, per_group = new["weight"][0], layer.num_channels // layer.num_groups
+    """Set the width of a group normalization, which loses or gains whole groups."""
+    channels = new["weight"][0]
+    per_group = layer.num_channels // layer.num_groups
     if channels % per_group:
         raise CannotResize(f"weight: expected a multiple of {per_group} channels, found {channels}")
-    layer.num_channels, layer.num_groups = channels, channels // per_group
+    layer.num_channels = channels
+    layer.num_groups = channels // per_group
     return dict.fromkeys(new, (channels,))
 
 
-def _resize_normalized_shape(
+def resize_normalized_shape(
     layer: nn.Module, old: Mapping[str, Shape], new: Mapping[str, Shape]
 ) -> Shapes:
+    """Set the width of a layer normalization."""
     layer.normalized_shape = new["weight"]
     return dict.fromkeys(new, new["weight"])
 
 
-def _resize_prelu(layer: nn.Module, old: Mapping[str, Shape], new: Mapping[str, Shape]) -> Shapes:
+def resize_prelu(layer: nn.Module, old: Mapping[str, Shape], new: Mapping[str, Shape]) -> Shapes:
+    """Set the width of a PReLU."""
     layer.num_parameters = new["weight"][0]
     return {}
 
@@ -145,38 +172,38 @@ OPS = (
     OpSpec(
         "batch normalization",
         (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, F.batch_norm),
-        channels=_per_channel,
-        receptive_field=_per_channel_field,
-        resize=_resize_norm,
+        channels=norm_channels,
+        receptive_field=norm_field,
+        resize=resize_norm,
     ),
     OpSpec(
         "instance normalization",
         (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, F.instance_norm),
-        channels=_per_channel,
-        receptive_field=_whole_image,
-        resize=_resize_norm,
+        channels=norm_channels,
+        receptive_field=whole_image_statistics,
+        resize=resize_norm,
     ),
     OpSpec(
         "prelu",
         (nn.PReLU, *spellings("prelu", F, torch)),
-        channels=_per_channel,
-        receptive_field=_per_channel_field,
+        channels=norm_channels,
+        receptive_field=norm_field,
         activation=Activation.NONLINEARITY,
-        resize=_resize_prelu,
+        resize=resize_prelu,
     ),
     OpSpec(
         "group normalization",
         (nn.GroupNorm,),
-        channels=_group_norm,
-        receptive_field=_whole_image,
-        resize=_resize_group_norm,
+        channels=group_norm_channels,
+        receptive_field=whole_image_statistics,
+        resize=resize_group_norm,
     ),
     OpSpec(
         "layer normalization",
         (nn.LayerNorm, F.layer_norm),
-        channels=_over_axes,
-        receptive_field=_over_axes_field,
-        resize=_resize_normalized_shape,
+        channels=axes_norm_channels,
+        receptive_field=axes_norm_field,
+        resize=resize_normalized_shape,
     ),
     OpSpec(
         "softmax",
@@ -184,13 +211,13 @@ OPS = (
             *(nn.Softmax, nn.LogSoftmax, nn.Softmin),
             *spellings("softmax log_softmax softmin", F, torch),
         ),
-        channels=_over_axes,
-        receptive_field=_over_axes_field,
+        channels=axes_norm_channels,
+        receptive_field=axes_norm_field,
     ),
     OpSpec(
         "unit length",
         (F.normalize,),
-        channels=_over_axes,
-        receptive_field=_over_axes_field,
+        channels=axes_norm_channels,
+        receptive_field=axes_norm_field,
     ),
 )

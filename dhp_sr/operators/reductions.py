@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dhp_sr.operators.analysis_context import Sign
-from dhp_sr.operators.context import NodeContext, OpContext
-from dhp_sr.operators.elementwise import binary, pointwise_field, sign_of_input
+from dhp_sr.operators.context import NodeContext, OpContext, Sign
+from dhp_sr.operators.elementwise import binary_channels, pointwise_field, sign_of_first_input
 from dhp_sr.operators.spatial_layout import (
     ReceptiveContext,
     ReceptiveField2D,
@@ -19,10 +18,15 @@ from dhp_sr.operators.spatial_layout import (
 from dhp_sr.operators.spec import OpSpec, Unsupported, spellings
 
 
-def _reduction(op: OpContext) -> Any:
-    """Keep the channels of a reduction over space; one over channels depends on how many there are."""
+def reduction_channels(op: OpContext) -> Any:
+    """Keep the channels of a reduction over space.
+
+    Raises:
+        Unsupported: a reduction over channels, whose result depends on how many there are.
+    """
     if isinstance(op.arg_value(1, "other"), Tensor):
-        return binary(op)  # torch.max and torch.min of two tensors
+        # torch.max and torch.min take a second tensor instead of an axis.
+        return binary_channels(op)
     dims = _reduced_axes(op)
     for dim in dims:
         if op.varies_along(op.source, dim):
@@ -36,7 +40,8 @@ def _reduction(op: OpContext) -> Any:
 def _reduced_axes(op: NodeContext) -> list[int]:
     """Return the reduced axes, ascending; all where none is given."""
     rank = len(op.shape(op.source))
-    # torch.norm is given its order before its axes
+    # The second argument of torch.norm is its order; for all others it is the axes, or, in the
+    # method `std(unbiased)`, a flag.
     index = 2 if "norm" in op.operator else 1
     dims = op.arg_value(index, "dim", op.node.kwargs.get("axis"))
     if dims is None or isinstance(dims, bool):
@@ -50,10 +55,13 @@ def _without(ids: Tensor, dims: Iterable[int], rank: int) -> Tensor:
     """Leave out the reduced axes, unless the result keeps them."""
     if ids.dim() == rank:
         return ids
-    return ids.reshape([size for dim, size in enumerate(ids.shape) if dim not in dims])
+    for dim in reversed(list(dims)):
+        ids = ids.squeeze(dim)
+    return ids
 
 
-def _reduction_field(op: ReceptiveContext) -> ReceptiveField2D | list[ReceptiveField2D] | None:
+def reduction_field(op: ReceptiveContext) -> ReceptiveField2D | list[ReceptiveField2D] | None:
+    """Return the field of a reduction, which combines all entries along its axes."""
     if isinstance(op.arg_value(1, "other"), Tensor):
         return pointwise_field(op)
     dims = _reduced_axes(op)
@@ -66,26 +74,27 @@ def _reduction_field(op: ReceptiveContext) -> ReceptiveField2D | list[ReceptiveF
         elif keeps_axes:
             layout.append(())
     field = replace(field, layout=tuple(layout))
-    return [field for _ in op.value] if isinstance(op.value, tuple) else field
+    # torch.max over an axis returns the values and their indices.
+    return [field] * len(op.value) if isinstance(op.value, tuple) else field
 
 
-def _reduction_spec(name: str, names: str, sign: Any = Sign.ANY) -> OpSpec:
+def _reduction(name: str, names: str, sign: Any = Sign.ANY) -> OpSpec:
     return OpSpec(
         name,
         spellings(names, torch),
-        channels=_reduction,
-        receptive_field=_reduction_field,
+        channels=reduction_channels,
+        receptive_field=reduction_field,
         sign=sign,
     )
 
 
 OPS = (
-    _reduction_spec("mean or sum", "mean sum", sign_of_input),
-    _reduction_spec("variance", "var", Sign.NONNEGATIVE),
-    _reduction_spec("standard deviation", "std"),
-    _reduction_spec("extreme over axes", "amax amin max min argmax argmin"),
-    _reduction_spec("product", "prod"),
-    _reduction_spec("logsumexp", "logsumexp"),
-    _reduction_spec("any or all", "any all"),
-    _reduction_spec("norm", "norm"),
+    _reduction("mean or sum", "mean sum", sign_of_first_input),
+    _reduction("variance", "var", Sign.NONNEGATIVE),
+    _reduction("standard deviation", "std"),
+    _reduction("extreme over axes", "amax amin max min argmax argmin"),
+    _reduction("product", "prod"),
+    _reduction("logsumexp", "logsumexp"),
+    _reduction("any or all", "any all"),
+    _reduction("norm", "norm"),
 )

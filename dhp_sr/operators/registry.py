@@ -19,6 +19,7 @@ from dhp_sr.operators import (
     resampling,
     sizes,
     slicing,
+    splitting,
 )
 from dhp_sr.operators.context import OpContext
 from dhp_sr.operators.spec import ChannelRule, OpSpec, Target, Unsupported
@@ -31,6 +32,7 @@ _BUILT_IN: tuple[OpSpec, ...] = (
     *resampling.OPS,
     *rearrange.OPS,
     *slicing.OPS,
+    *splitting.OPS,
     *sizes.OPS,
 )
 

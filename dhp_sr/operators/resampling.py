@@ -1,6 +1,7 @@
-"""Pooling, padding, resizing and sampling: they act inside each channel."""
+"""Operators on images: pooling, padding, resizing, sampling, pixel shuffles."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -8,15 +9,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from dhp_sr.operators.channel_ids import lay_along
+from dhp_sr.operators.channel_ids import lay_along, union_blocks
 from dhp_sr.operators.context import OpContext
-from dhp_sr.operators.layers import slide_windows
 from dhp_sr.operators.slicing import sliced
-from dhp_sr.operators.spatial_layout import ReceptiveContext, ReceptiveField2D, map_image
+from dhp_sr.operators.spatial_layout import (
+    Digit,
+    Reads,
+    ReceptiveContext,
+    ReceptiveField2D,
+    mix_axes,
+    normalized,
+    plain_axis,
+)
 from dhp_sr.operators.spec import OpSpec, Unsupported, spellings
 
 
-def _inside_channels(op: OpContext) -> Any:
+def unmixed_channels(op: OpContext) -> Any:
     """Keep the channels; maximum pooling may return the indices of the maxima too."""
     channels = op.channels(op.source)
     if isinstance(op.value, tuple):
@@ -24,7 +32,7 @@ def _inside_channels(op: OpContext) -> Any:
     return op.broadcast_along(channels)
 
 
-def _sample(op: OpContext) -> Tensor:
+def grid_sample_channels(op: OpContext) -> Tensor:
     """Keep the channels that are sampled; pin the coordinates, which are two channels by their meaning."""
     grid = op.argument(1, "grid")
     if isinstance(grid, fx.Node):
@@ -32,7 +40,7 @@ def _sample(op: OpContext) -> Tensor:
     return op.broadcast_along(op.channels(op.source))
 
 
-def _pad(op: OpContext) -> Tensor:
+def padding_channels(op: OpContext) -> Tensor:
     """Keep the channels; new ones that padding adds are pinned, like those that it repeats."""
     amounts, mode = list(op.arg_value(1, "pad")), op.arg_value(2, "mode", "constant")
     ids = op.ids[op.source]
@@ -59,7 +67,57 @@ def _added(op: OpContext, ids: Tensor, dim: int, count: int) -> Tensor:
     return new
 
 
-def _pooling_field(op: ReceptiveContext) -> ReceptiveField2D:
+def map_image(
+    op: ReceptiveContext, maps: Sequence[tuple[Reads, Fraction]], shape: Sequence[int]
+) -> ReceptiveField2D:
+    """Return the field of an operator that works on images, such as a convolution.
+
+    Args:
+        op: the operator; its first input must be (N, C, H, W), rows and columns in either order.
+        maps: (reads, ratio) along the last two axes, see `propagate`.
+        shape: of the result.
+    """
+    field = op.field
+    if len(field.layout) != 4 or len(shape) != 4:
+        raise op.unbounded("works on a value that is not (N, C, H, W)")
+    field = normalized(op, mix_axes(op, field, (0, 1)))
+    layout = [plain_axis(shape[0]), plain_axis(shape[1])]
+    for dim, (reads, ratio) in zip((2, 3), maps, strict=True):
+        digits = field.layout[dim]
+        if len(digits) != 1 or digits[0].spatial is None:
+            raise op.unbounded("works on a value whose last axes are not rows and columns")
+        spatial = digits[0].spatial
+        along = op.propagated(field.along(spatial), reads, ratio, shape[dim])
+        field = field.replaced(spatial, along, shape[dim])
+        layout.append((Digit(spatial, shape[dim], 1),))
+    return replace(field, layout=tuple(layout))
+
+
+def pair(value: Any) -> tuple[int, int]:
+    """Return a setting for rows and columns that is given once or twice."""
+    if isinstance(value, int):
+        return (value, value)
+    values = tuple(value)
+    return values * 2 if len(values) == 1 else values
+
+
+def slide_windows(
+    op: ReceptiveContext, kernel: Any, stride: Any, padding: Any, dilation: Any
+) -> ReceptiveField2D:
+    """Return the field of a sliding window, such as that of a convolution or a pooling."""
+    maps = []
+    settings = zip(*map(pair, (kernel, stride, padding, dilation)), strict=True)
+    for size, step, before, gap in settings:
+        taps = range(-before, gap * (size - 1) - before + 1, gap)
+
+        def reads(entry: int, step: int = step, taps: range = taps) -> Iterable[int]:
+            return [step * entry + tap for tap in taps]
+
+        maps.append((reads, Fraction(step)))
+    return map_image(op, maps, op.value.shape)
+
+
+def pooling_field(op: ReceptiveContext) -> ReceptiveField2D:
     """Return the field of a pooling with fixed windows."""
     if not isinstance(op.value, Tensor):
         raise op.unbounded("returns indices of pixels as well")
@@ -72,11 +130,16 @@ def _pooling_field(op: ReceptiveContext) -> ReceptiveField2D:
     return slide_windows(op, kernel, stride, padding, dilation)
 
 
-def _whole_image(op: ReceptiveContext) -> ReceptiveField2D:
+def whole_image_field(op: ReceptiveContext) -> ReceptiveField2D:
+    """Refuse an operator that may look at the whole image.
+
+    Raises:
+        Unbounded: always.
+    """
     raise op.unbounded("may look at the whole image")
 
 
-def _padded_field(op: ReceptiveContext) -> ReceptiveField2D:
+def padded_field(op: ReceptiveContext) -> ReceptiveField2D:
     """Return the field of a padded image; padding counts as pixels outside it."""
     if op.module is not None:
         amounts = op.module.padding
@@ -98,7 +161,7 @@ _NEIGHBORS = {"nearest": (0, 0), "nearest-exact": (0, 0), "bilinear": (0, 1), "b
 """Mode -> first and last source pixel of a resized pixel, relative to the one at its position."""
 
 
-def _interpolated_field(op: ReceptiveContext) -> ReceptiveField2D:
+def interpolated_field(op: ReceptiveContext) -> ReceptiveField2D:
     """Return the field of resizing by a fixed factor, which the sizes for the example tell."""
     mode, corners = op.option(3, "mode", "nearest"), op.option(4, "align_corners")
     antialias = op.module is None and op.arg_value(6, "antialias", False)
@@ -123,15 +186,57 @@ def _interpolated_field(op: ReceptiveContext) -> ReceptiveField2D:
     return map_image(op, maps, op.value.shape)
 
 
+def pixel_shuffle_channels(op: OpContext) -> Tensor:
+    """Turn every r**2 consecutive channels into one, so that they are pruned together."""
+    channels, out_channels = op.channels(op.source), op.value.shape[1]
+    blocks = union_blocks(channels, out_channels, op.analysis.union_find)
+    return op.broadcast_along(blocks[:, 0])
+
+
+def pixel_unshuffle_channels(op: OpContext) -> Tensor:
+    """Turn every channel into r**2 consecutive ones."""
+    channels = op.channels(op.source)
+    copies = op.value.shape[1] // len(channels)
+    return op.broadcast_along(channels.repeat_interleave(copies))
+
+
+def pixel_shuffle_field(op: ReceptiveContext) -> ReceptiveField2D:
+    """Return the field of a pixel shuffle: r**2 output pixels read the same input entries."""
+    factor = op.option(1, "upscale_factor")
+
+    def reads(entry: int) -> Iterable[int]:
+        return [entry // factor]
+
+    return map_image(op, [(reads, Fraction(1, factor))] * 2, op.value.shape)
+
+
+def pixel_unshuffle_field(op: ReceptiveContext) -> ReceptiveField2D:
+    """Return the field of a pixel unshuffle: windows side by side."""
+    factor = op.option(1, "downscale_factor")
+    return slide_windows(op, factor, factor, 0, 1)
+
+
 OPS = (
+    OpSpec(
+        "pixel shuffle",
+        (nn.PixelShuffle, F.pixel_shuffle),
+        channels=pixel_shuffle_channels,
+        receptive_field=pixel_shuffle_field,
+    ),
+    OpSpec(
+        "pixel unshuffle",
+        (nn.PixelUnshuffle, F.pixel_unshuffle),
+        channels=pixel_unshuffle_channels,
+        receptive_field=pixel_unshuffle_field,
+    ),
     OpSpec(
         "maximum pooling",
         (
             *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
             *spellings("max_pool1d max_pool2d max_pool3d", F),
         ),
-        channels=_inside_channels,
-        receptive_field=_pooling_field,
+        channels=unmixed_channels,
+        receptive_field=pooling_field,
     ),
     OpSpec(
         "average pooling",
@@ -139,8 +244,8 @@ OPS = (
             *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
             *spellings("avg_pool1d avg_pool2d avg_pool3d", F),
         ),
-        channels=_inside_channels,
-        receptive_field=_pooling_field,
+        channels=unmixed_channels,
+        receptive_field=pooling_field,
     ),
     OpSpec(
         "adaptive pooling",
@@ -149,14 +254,14 @@ OPS = (
             nn.AdaptiveMaxPool2d,
             *spellings("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d", F),
         ),
-        channels=_inside_channels,
-        receptive_field=_whole_image,
+        channels=unmixed_channels,
+        receptive_field=whole_image_field,
     ),
     OpSpec(
         "power-average pooling",
         (nn.LPPool2d, *spellings("lp_pool2d", F)),
-        channels=_inside_channels,
-        receptive_field=_whole_image,
+        channels=unmixed_channels,
+        receptive_field=whole_image_field,
     ),
     OpSpec(
         "padding module",
@@ -164,18 +269,18 @@ OPS = (
             *(nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReplicationPad1d, nn.ReplicationPad2d),
             *(nn.ZeroPad2d, nn.ConstantPad1d, nn.ConstantPad2d, nn.CircularPad2d),
         ),
-        channels=_inside_channels,
-        receptive_field=_padded_field,
+        channels=unmixed_channels,
+        receptive_field=padded_field,
     ),
-    OpSpec("pad", (F.pad,), _pad, _padded_field),
+    OpSpec("pad", (F.pad,), padding_channels, padded_field),
     OpSpec(
         "resize",
         (
             *(nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d),
             *spellings("interpolate", F),
         ),
-        channels=_inside_channels,
-        receptive_field=_interpolated_field,
+        channels=unmixed_channels,
+        receptive_field=interpolated_field,
     ),
-    OpSpec("grid_sample", (F.grid_sample,), _sample, _whole_image),
+    OpSpec("grid_sample", (F.grid_sample,), grid_sample_channels, whole_image_field),
 )

@@ -1,14 +1,14 @@
 """Sizes and other numbers of a value: which of them count channels."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dhp_sr.operators.analysis_context import ChannelSize
-from dhp_sr.operators.context import OpContext
+from dhp_sr.operators.context import ChannelSize, OpContext
 from dhp_sr.operators.spatial_layout import ReceptiveContext, ReceptiveField2D
 from dhp_sr.operators.spec import OpSpec, Unsupported
 
@@ -23,7 +23,7 @@ _EXTREMA = ("values", "indices")
 _TRANSPOSED = ("T", "mT", "H", "mH")
 
 
-def _attribute(op: OpContext) -> Any:
+def attribute_channels(op: OpContext) -> Any:
     """`x.shape`, or another attribute of a value."""
     source, name = op.node.args[:2]
     ids = op.ids.get(source)
@@ -38,17 +38,18 @@ def _attribute(op: OpContext) -> Any:
     raise Unsupported(f"attribute {name} at {op.layer} has no rule")
 
 
-def _size(op: OpContext) -> Any:
+def size_channels(op: OpContext) -> Any:
     """`x.size()` and `x.size(dim)`."""
     dim = op.arg_value(1, "dim")
     sizes = _sizes(op, op.source)
-    return sizes if dim is None or sizes is None else sizes[dim]
+    if dim is None or sizes is None:
+        return sizes
+    return sizes[dim]
 
 
-def _count(op: OpContext) -> ChannelSize | None:
+def entry_count_channels(op: OpContext) -> ChannelSize | None:
     """`x.numel()`, which depends on all channels."""
-    sizes = [size.ids for size in _sizes(op, op.source) or [] if size is not None]
-    return ChannelSize(torch.cat(sizes)) if sizes else None
+    return _all_counted(_sizes(op, op.source) or [])
 
 
 def _sizes(op: OpContext, source: Any) -> list[ChannelSize | None] | None:
@@ -56,6 +57,8 @@ def _sizes(op: OpContext, source: Any) -> list[ChannelSize | None] | None:
     ids = op.ids.get(source)
     if not isinstance(ids, Tensor):
         return None
+    # A weight whose axes are not bound yet (a layer further on will bind them) is described by a
+    # single pinned id, but its shape counts channels all the same.
     is_weight = source.op == "get_attr" and op.analysis.is_tensor_of_network(str(source.target))
     if is_weight and ids.numel() == 1:
         return _sizes_of_weight(op, str(source.target), op.shape(source))
@@ -75,29 +78,38 @@ def _sizes_of_weight(op: OpContext, name: str, shape: tuple[int, ...]) -> list[C
     return sizes
 
 
-def arithmetic(op: OpContext) -> ChannelSize | None:
+def arithmetic_channels(op: OpContext) -> ChannelSize | None:
     """Return the channels that a number computed from other numbers depends on."""
-    counted = [size.ids for size in op.channel_sizes()]
+    # Of `h * c // 2` it is unknown how it follows c, only that it does. Where such a number becomes a
+    # size, the rule of that operator records which channels the size counts.
+    return _all_counted(op.channel_sizes())
+
+
+def _all_counted(sizes: Iterable[ChannelSize | None]) -> ChannelSize | None:
+    """Return all channels that some numbers count together; None if they count none."""
+    counted = [size.ids for size in sizes if size is not None]
     return ChannelSize(torch.cat(counted)) if counted else None
 
 
-def _assertion(op: OpContext) -> None:
-    """Pin the channels whose number an assertion is about."""
+def assertion_channels(op: OpContext) -> None:
+    """Pin the channels whose number an assertion is about: it would fail after a cut."""
     for size in op.channel_sizes():
         op.analysis.pin(size, f"the forward decides on a number of channels at {op.layer}")
 
 
-def _no_channels(op: OpContext) -> None:
+def no_channels(op: OpContext) -> None:
     """Return nothing for a number that counts no channels, or a question about types."""
     return None
 
 
-def _attribute_field(op: ReceptiveContext) -> Any:
+def attribute_field(op: ReceptiveContext) -> Any:
+    """Return the field of a transposed value, or of a named result of `torch.max`."""
     source, name = op.node.args[:2]
     field = op.fields[source]
     if name in _EXTREMA and isinstance(field, list):
         return field[_EXTREMA.index(name)]
     if name in _TRANSPOSED and isinstance(field, ReceptiveField2D):
+        # T reverses all axes, mT the last two; of a matrix, which is all that T is for, both agree.
         layout = list(field.layout)
         if name in ("mT", "mH"):
             layout[-2:] = reversed(layout[-2:])
@@ -108,15 +120,15 @@ def _attribute_field(op: ReceptiveContext) -> Any:
 
 
 OPS = (
-    OpSpec("attribute", (getattr,), _attribute, _attribute_field),
-    OpSpec("size", ("size",), _size, value_inputs=0),
-    OpSpec("number of entries", ("numel",), _count, value_inputs=0),
-    OpSpec("number of axes", ("dim",), _no_channels, value_inputs=0),
-    OpSpec("number", ("get_device", "is_floating_point", math.prod), _no_channels),
+    OpSpec("attribute", (getattr,), attribute_channels, attribute_field),
+    OpSpec("size", ("size",), size_channels, value_inputs=0),
+    OpSpec("number of entries", ("numel",), entry_count_channels, value_inputs=0),
+    OpSpec("number of axes", ("dim",), no_channels, value_inputs=0),
+    OpSpec("number", ("get_device", "is_floating_point", math.prod), no_channels),
     OpSpec(
         "assertion",
         (torch._assert, "torch.fx._symbolic_trace._assert_is_none"),
-        channels=_assertion,
+        channels=assertion_channels,
         takes_sizes=True,
     ),
 )

@@ -38,7 +38,7 @@ Layout = tuple[tuple[Digit, ...], ...]
 """For each axis of a value, its digits from the most to the least significant; none for an axis of length 1."""
 
 Reads = Callable[[int], Iterable[int]]
-"""Entry of a result -> entries of its source."""
+"""Entry of a result -> entries of its source along one axis."""
 
 
 @dataclass(frozen=True)
@@ -277,32 +277,6 @@ def _merged(digits: Iterable[Digit]) -> list[Digit]:
         else:
             merged.append(digit)
     return merged
-
-
-def map_image(
-    op: ReceptiveContext, maps: Sequence[tuple[Reads, Fraction]], shape: Sequence[int]
-) -> ReceptiveField2D:
-    """Return the field of an operator that works on images, such as a convolution.
-
-    Args:
-        op: the operator; its first input must be (N, C, H, W), rows and columns in either order.
-        maps: (reads, ratio) along the last two axes, see `propagate`.
-        shape: of the result.
-    """
-    field = op.field
-    if len(field.layout) != 4 or len(shape) != 4:
-        raise op.unbounded("works on a value that is not (N, C, H, W)")
-    field = normalized(op, mix_axes(op, field, (0, 1)))
-    layout = [plain_axis(shape[0]), plain_axis(shape[1])]
-    for dim, (reads, ratio) in zip((2, 3), maps, strict=True):
-        digits = field.layout[dim]
-        if len(digits) != 1 or digits[0].spatial is None:
-            raise op.unbounded("works on a value whose last axes are not rows and columns")
-        spatial = digits[0].spatial
-        along = op.propagated(field.along(spatial), reads, ratio, shape[dim])
-        field = field.replaced(spatial, along, shape[dim])
-        layout.append((Digit(spatial, shape[dim], 1),))
-    return replace(field, layout=tuple(layout))
 
 
 def combined(

@@ -192,7 +192,7 @@ PINNED = {
     "one_by_one": (
         Function(lambda y: sum(y.unbind(1)).unsqueeze(1), outputs=1),
         {"inner"},
-        "taken one by one",
+        "taken singly",
     ),
     "size_in_arithmetic": (
         Function(lambda y: y * y.shape[1] ** -0.5),
@@ -224,7 +224,7 @@ PINNED = {
     "unequal_parts": (
         Function(lambda y: torch.cat(y.chunk(3, 1)[1:], 1), outputs=5),
         {"inner"},
-        "unequal parts",
+        "unequal chunks",
     ),
     "fixed_filters": (
         FixedFilters(lambda y, kernel: F.conv2d(y, kernel, padding=1), 8, 8, 3, 3),

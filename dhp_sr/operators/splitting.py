@@ -1,0 +1,222 @@
+"""Operators that split values into sections and join sections again: chunk, split, cat, stack.
+
+Where the forward writes numbers of channels (`split(x, (16, 48))`), the rule records which channels
+they count. Each section becomes a dependency group, so that none of them can become empty.
+"""
+
+from dataclasses import replace
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from dhp_sr.operators.channel_ids import ids_along, lay_along, union_all, union_chunks
+from dhp_sr.operators.context import NodeContext, OpContext
+from dhp_sr.operators.rearrange import rearranged_channels
+from dhp_sr.operators.slicing import resized_axis
+from dhp_sr.operators.spatial_layout import (
+    ReceptiveContext,
+    ReceptiveField2D,
+    combined,
+    mix_axes,
+)
+from dhp_sr.operators.spec import OpSpec, Unsupported, spellings
+
+
+def chunk_channels(op: OpContext) -> list[Tensor]:
+    """Take equal chunks, see `equal_chunks`."""
+    return equal_chunks(op, op.arg_value(1, "chunks"))
+
+
+def equal_chunks(op: OpContext, chunks: int) -> list[Tensor]:
+    """Unite the channels at the same position of all chunks, so that they stay equally wide.
+
+    Raises:
+        Unsupported: the last chunk is smaller.
+    """
+    source, dim = op.source, _split_axis(op)
+    if not op.varies_along(source, dim):
+        return [op.ids[source] for _ in op.value]
+    channels = op.channels(source, dim)
+    if len(channels) % chunks:
+        raise Unsupported(f"{len(channels)} channels in {chunks} unequal chunks at {op.layer}")
+    # After a cut the forward calls `chunk` again, on fewer channels: the chunks begin where they
+    # should only if every one of them has lost as many. Which ones is free, but must be the same
+    # in all, since a union knows no "as many as".
+    rows = union_chunks(channels, chunks, op.analysis.union_find)
+    return [lay_along(row, len(op.shape(source)), dim) for row in rows]
+
+
+def _split_axis(op: NodeContext) -> int:
+    return op.arg_value(2, "dim", 0)
+
+
+def split_channels(op: OpContext) -> list[Tensor]:
+    """Take sections of given sizes; sizes that the forward computes are those of equal chunks."""
+    source, dim = op.source, _split_axis(op)
+    # torch calls the sizes split_size, split_size_or_sections or split_sizes.
+    keyword = _keyword(op, "split_size")
+    given = op.argument(1, keyword)
+    sizes = [section.shape[dim] for section in op.value]
+    varies = op.varies_along(source, dim)
+    computed = any(op.channel_sizes(given))
+    if not varies:
+        sections = [op.ids[source]] * len(sizes)
+    elif computed and len(set(sizes)) == 1:
+        sections = equal_chunks(op, len(sizes))
+    else:
+        sections = list(torch.split(op.ids[source], sizes, dim))
+        for number, section in enumerate(sections):
+            op.analysis.union_find.add_split_boundary(section, f"{op.layer}[{number}]")
+    if varies or computed:
+        counted = []
+        for size, end in zip(sizes, accumulate(sizes), strict=True):
+            counted.append(op.range_along(dim, (end - size, end)))
+        op.record_size(op.arg_path(1, keyword), counted, given)
+    return sections
+
+
+def _keyword(op: NodeContext, prefix: str) -> str:
+    """Return the first keyword that begins with `prefix`, other than input and axis."""
+    for name in op.node.kwargs:
+        if name.startswith(prefix) and name not in ("input", "dim"):
+            return name
+    return ""
+
+
+def tensor_split_channels(op: OpContext) -> list[Tensor]:
+    """Take equal chunks.
+
+    Raises:
+        Unsupported: channels are split at positions, which would be others after a cut.
+    """
+    sections = op.arg_value(1, _keyword(op, ""))
+    if isinstance(sections, int):
+        return equal_chunks(op, sections)
+    if op.varies_along(op.source, _split_axis(op)):
+        raise Unsupported(f"channels split at written positions at {op.layer}")
+    return [op.ids[op.source] for _ in op.value]
+
+
+def unbind_channels(op: OpContext) -> Any:
+    """Take every entry along an axis.
+
+    Raises:
+        Unsupported: the entries are channels.
+    """
+    if op.varies_along(op.source, op.arg_value(1, "dim", 0)):
+        raise Unsupported(f"channels taken singly at {op.layer}")
+    return rearranged_channels(op)
+
+
+def concatenate_channels(op: OpContext) -> Tensor:
+    """Join channels, each section behind the other; along another axis, unite those of all sections."""
+    dim = _joined_axis(op)
+    union_find = op.analysis.union_find
+    sections = _joined_sections(op)
+    if any(_varies_beside(ids, dim) for ids, _ in sections):
+        # The channels lie along another axis, and the result has one set of them for all sections.
+        rows = []
+        for ids, _ in sections:
+            first = ids.narrow(dim, 0, 1)
+            if ids.shape[dim] > 1:
+                union_find.union(ids, first.expand_as(ids))
+            rows.append(first)
+        return union_all(rows, union_find)
+    joined = [ids_along(ids, shape[dim], dim, union_find) for ids, shape in sections]
+    return op.broadcast_along(torch.cat(joined), dim)
+
+
+def _joined_axis(op: NodeContext) -> int:
+    if op.node.target is torch.hstack:
+        if op.value.dim() == 1:
+            raise Unsupported(f"vectors joined at {op.layer}")
+        return 1
+    return op.arg_value(1, "dim", op.node.kwargs.get("axis", 0)) % op.value.dim()
+
+
+def _varies_beside(ids: Tensor, dim: int) -> bool:
+    return any(size > 1 for axis, size in enumerate(ids.shape) if axis != dim)
+
+
+def _joined_sections(op: OpContext) -> list[tuple[Tensor, tuple[int, ...]]]:
+    """Return ids and shape of each joined value, given as a list or as results of one operator."""
+    given = op.argument(0, "tensors")
+    if not isinstance(given, fx.Node):
+        return [(op.ids[node], op.shape(node)) for node in given]
+    shapes = [tuple(value.shape) for value in op.values[given]]
+    return list(zip(op.ids[given], shapes, strict=True))
+
+
+def stack_channels(op: OpContext) -> Tensor:
+    """Unite the stacked values, so that they stay equally wide."""
+    dim = op.arg_value(1, "dim", 0) % op.value.dim()
+    stacked = [ids.unsqueeze(dim) for ids, _ in _joined_sections(op)]
+    return union_all(stacked, op.analysis.union_find)
+
+
+def sections_field(op: ReceptiveContext) -> list[ReceptiveField2D]:
+    """Return the fields of sections along an axis without space."""
+    dim = _split_axis(op)
+    return [resized_axis(op, op.field, dim, section.shape[dim]) for section in op.value]
+
+
+def unbound_field(op: ReceptiveContext) -> list[ReceptiveField2D]:
+    """Return the fields of all entries along an axis without space."""
+    dim = op.arg_value(1, "dim", 0)
+    field = mix_axes(op, op.field, [dim])
+    layout = list(field.layout)
+    del layout[dim]
+    return [replace(field, layout=tuple(layout))] * len(op.value)
+
+
+def joined_field(op: ReceptiveContext) -> ReceptiveField2D:
+    """Return the field of values joined along an axis without space."""
+    return combined(op, _joined_operands(op), op.value.shape, joined_dim=_joined_axis(op))
+
+
+def stacked_field(op: ReceptiveContext) -> ReceptiveField2D:
+    """Return the field of values stacked along a new axis."""
+    dim = op.arg_value(1, "dim", 0) % op.value.dim()
+    operands = []
+    for field, shape in _joined_operands(op):
+        if field is not None:
+            layout = (*field.layout[:dim], (), *field.layout[dim:])
+            field = replace(field, layout=layout)
+        operands.append((field, (*shape[:dim], 1, *shape[dim:])))
+    return combined(op, operands, op.value.shape)
+
+
+def _joined_operands(op: ReceptiveContext) -> list[tuple[Any, tuple[int, ...]]]:
+    given = op.argument(0, "tensors")
+    if not isinstance(given, fx.Node):
+        return [(op.fields.get(node), op.shape(node)) for node in given]
+    shapes = [tuple(value.shape) for value in op.values[given]]
+    return list(zip(op.fields[given], shapes, strict=True))
+
+
+OPS = (
+    OpSpec("chunk", spellings("chunk", torch), chunk_channels, sections_field),
+    OpSpec(
+        "split",
+        spellings("split split_with_sizes", torch),
+        channels=split_channels,
+        receptive_field=sections_field,
+        takes_sizes=True,
+    ),
+    OpSpec(
+        "tensor_split",
+        spellings("tensor_split", torch),
+        channels=tensor_split_channels,
+        receptive_field=sections_field,
+    ),
+    OpSpec("unbind", spellings("unbind", torch), unbind_channels, unbound_field),
+    OpSpec(
+        "concatenate",
+        (torch.cat, torch.concat, torch.concatenate, torch.hstack),
+        channels=concatenate_channels,
+        receptive_field=joined_field,
+    ),
+    OpSpec("stack", (torch.stack,), stack_channels, stacked_field),
+)
