@@ -1,4 +1,7 @@
-"""The plain networks, and the table that finds them by name."""
+"""Plain networks, one per file, on torch alone; they do not know that they will be pruned.
+
+`ARCHS` names them, `build` constructs one. To add a network: a file and a row in the table.
+"""
 
 import inspect
 from typing import Any
@@ -14,7 +17,7 @@ from dhp_sr.archs.resnet_cifar import ResNet
 from dhp_sr.archs.srresnet import SRResNet
 from dhp_sr.archs.unet import UNet
 from dhp_sr.archs.vgg_cifar import VGG
-from dhp_sr.utils.errors import UserError, nearest
+from dhp_sr.utils.errors import UserError, nearest, unknown_name
 
 ARCHS: dict[str, type[nn.Module]] = {
     "EDSR": EDSR,
@@ -27,34 +30,33 @@ ARCHS: dict[str, type[nn.Module]] = {
     "MobileNetV1": MobileNetV1,
     "MobileNetV2": MobileNetV2,
 }
-"""Name in option and model files -> class. A new network is a file and a row here."""
+"""Name in option files and model files -> class."""
 
 
 def build(type: str, **arguments: Any) -> nn.Module:
     """Construct the network called `type`.
 
     Args:
-        type: A key of `ARCHS`.
-        **arguments: The constructor's arguments; those left out take their defaults.
+        type: key of `ARCHS`.
+        **arguments: arguments of the constructor; those left out take their defaults.
 
     Returns:
-        The network with fresh weights. Its attributes `arguments`, `scale`, `in_channels`, `size_multiple` (sides of
-        the input must be multiples of it) and `task` ("sr", "denoise" or "classification") describe it; a classifier
-        has `num_classes` and `input_size` too.
+        The network with initial weights. Its attributes `arguments`, `scale`, `in_channels`,
+        `size_multiple` (height and width of the input must be multiples of it) and `task` ("sr",
+        "denoise" or "classification") describe it; a classifier also has `num_classes` and
+        `input_size`.
 
     Raises:
         UserError: the type or an argument is unknown, or the constructor refuses a value.
     """
     if type not in ARCHS:
-        raise UserError(
-            f"network type {type!r} is unknown{nearest(type, ARCHS)}; known: {', '.join(ARCHS)}"
-        )
+        raise UserError(unknown_name("network type", type, ARCHS))
     known = list(inspect.signature(ARCHS[type]).parameters)
+    # Before the constructor's TypeError, which would not suggest a name.
     for name in arguments:
         if name not in known:
-            raise UserError(
-                f"network {type} has no argument {name!r}{nearest(name, known)}; known: {', '.join(known)}"
-            )
+            suggestion = f"{nearest(name, known)}; known: {', '.join(known)}"
+            raise UserError(f"network {type} has no argument {name!r}{suggestion}")
     try:
         return ARCHS[type](**arguments)
     except (ValueError, TypeError) as error:

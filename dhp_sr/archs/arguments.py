@@ -1,16 +1,17 @@
-"""What a network remembers of its construction, and the checks that its constructor makes."""
+"""Records of a network's constructor arguments, and checks of their values."""
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 
 def records_arguments(init: Callable[..., None]) -> Callable[..., None]:
-    """Make a constructor leave all its arguments, defaults included, in `self.arguments`.
+    """Decorate a constructor so that it stores its arguments, defaults included.
 
-    The dictionary holds JSON-able values (a tuple becomes a list), so that a file can carry it and
-    `type(network)(**network.arguments)` builds the same network again.
+    They are in `self.arguments`, as values that JSON can hold (a tuple becomes a list): a model
+    file carries them, and `type(network)(**network.arguments)` builds the same network again.
     """
     signature = inspect.signature(init)
 
@@ -18,58 +19,63 @@ def records_arguments(init: Callable[..., None]) -> Callable[..., None]:
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> None:
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
+        # The constructor checks the values first, so that only valid ones are recorded.
         init(self, *args, **kwargs)
-        given = list(bound.arguments.items())[1:]
-        self.arguments = {
-            name: list(value) if isinstance(value, tuple) else value for name, value in given
-        }
+        arguments = dict(bound.arguments)
+        del arguments["self"]
+        for name, value in arguments.items():
+            if isinstance(value, tuple):
+                arguments[name] = list(value)
+        self.arguments = arguments
 
     return wrapper
 
 
-def require_integers(least: int = 1, **values: Any) -> None:
-    """Check that every named value is an integer of at least `least`.
+def require_integers(minimum: int = 1, **values: Any) -> None:
+    """Check that every named value is an integer of at least `minimum`.
 
     Raises:
-        ValueError: one is not; the text names it and its value.
+        ValueError: with the name and the value.
     """
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"`{name}` (={value!r}) must be an integer of at least {least}")
+        # bool is a subclass of int, but `num_levels: true` is a mistake.
+        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+            raise ValueError(f"`{name}` (={value!r}) must be an integer of at least {minimum}")
 
 
 def require_numbers(**values: Any) -> None:
-    """Check that every named value is a number above zero.
+    """Check that every named value is a finite number above 0.
 
     Raises:
-        ValueError: one is not; the text names it and its value.
+        ValueError: with the name and the value.
     """
     for name, value in values.items():
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, (int, float))
-            or not 0 < value < float("inf")
-        ):
+        if not _is_number(value) or not 0 < value < math.inf:
             raise ValueError(f"`{name}` (={value!r}) must be a finite number above 0")
-
-
-def require_one_of(choices: Sequence[str], **values: Any) -> None:
-    """Check that every named value is one of `choices`.
-
-    Raises:
-        ValueError: one is not; the text names it and its value.
-    """
-    for name, value in values.items():
-        if value not in choices:
-            raise ValueError(f"`{name}` (={value!r}) must be one of {', '.join(choices)}")
 
 
 def require_fraction(**values: Any) -> None:
     """Check that every named value is a number from 0 to below 1.
 
     Raises:
-        ValueError: one is not; the text names it and its value.
+        ValueError: with the name and the value.
     """
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        if not _is_number(value) or not 0 <= value < 1:
             raise ValueError(f"`{name}` (={value!r}) must be a number from 0 to below 1")
+
+
+def require_choice(choices: Sequence[Any], **values: Any) -> None:
+    """Check that every named value is among `choices`.
+
+    Raises:
+        ValueError: with the name, the value and the choices.
+    """
+    for name, value in values.items():
+        if value not in choices:
+            known = ", ".join(str(choice) for choice in choices)
+            raise ValueError(f"`{name}` (={value!r}) must be one of {known}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -10,7 +10,12 @@ from dhp_sr.archs.blocks import upsampler
 
 
 class ResidualBlock(nn.Module):
-    """x + res_scale * conv(relu(conv(x)))."""
+    """x + res_scale * conv(relu(conv(x))).
+
+    Args:
+        num_feat: channels of input and output.
+        res_scale: factor on the residual.
+    """
 
     def __init__(self, num_feat: int, res_scale: float) -> None:
         super().__init__()
@@ -22,6 +27,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Keep the shape (N, num_feat, H, W)."""
         residual = self.conv2(self.relu(self.conv1(x)))
+        # A product with 1 would still be an operator in every exported graph.
         if self.res_scale != 1:
             residual = residual * self.res_scale
         return x + residual
@@ -30,28 +36,32 @@ class ResidualBlock(nn.Module):
 class EDSR(nn.Module):
     """Enhanced deep residual network for super-resolution.
 
-    Paper: Lim et al., Enhanced Deep Residual Networks for Single Image Super-Resolution, CVPRW 2017. Difference to the
-    original: images are in [0, 1] outside; the mean shift is a buffer instead of two 1x1 convolutions (24 parameters
-    and 2.5 M multiply-adds fewer at the standard setting below, so 90.352 G where others state 90.354 G).
+    Paper: Lim et al., Enhanced Deep Residual Networks for Single Image Super-Resolution, CVPRW
+    2017. Difference to the original: images are in [0, 1] outside; the mean shift is a buffer
+    instead of two 1x1 convolutions (24 parameters and 2.5 M multiply-adds fewer at the standard
+    setting below, so 90.352 G where others state 90.354 G).
 
-        x -> (x - mean) * range -> conv_first -+-> num_block x [conv relu conv +] -> conv_after_body -> + --.
-                                               `-------------------------------------------------------'    |
-                               y <- / range + mean <- conv_last <- upsample (conv, PixelShuffle)... <-------'
+        x -> (x - mean) * range -> conv_first -+-> num_block x [conv relu conv +] -.
+                                               |            conv_after_body <------'
+                                               `-----------------> +
+                                                                   |
+        y <- / range + mean <- conv_last <- upsample (conv, PixelShuffle)... <-'
 
     Layer names are those of BasicSR's EDSR, whose checkpoints fit.
 
-    Standard setting: 8 blocks x 128 channels, x4: 3,696,643 params; 90.352 G macs for a 128x128 input.
-    The original's baseline, 16 x 64, x4: 1,517,571 params; 32.492 G macs.
+    Standard setting: 8 blocks x 128 channels, x4: 3,696,643 params; 90.352 G macs for a 128x128
+    input. The original's baseline, 16 x 64, x4: 1,517,571 params; 32.492 G macs.
 
     Args:
-        num_in_ch: Channels of the input image.
-        num_out_ch: Channels of the output image.
-        num_feat: Width of the trunk.
-        num_block: Residual blocks.
+        num_in_ch: channels of the input image.
+        num_out_ch: channels of the output image.
+        num_feat: width of the trunk.
+        num_block: residual blocks.
         upscale: 2, 3, 4 or a higher power of two.
-        res_scale: Factor on each block's residual (0.1 for the widest networks).
-        img_range: The network works on values `img_range` times those outside.
-        rgb_mean: Subtracted from the input and added to the output: one value for all channels, or one per channel.
+        res_scale: factor on each block's residual (0.1 for the widest networks).
+        img_range: the network works on values `img_range` times those outside.
+        rgb_mean: subtracted from the input and added to the output: a value for all channels, or
+            one per channel.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -76,12 +86,26 @@ class EDSR(nn.Module):
             num_in_ch=num_in_ch, num_out_ch=num_out_ch, num_feat=num_feat, num_block=num_block
         )
         require_numbers(res_scale=res_scale, img_range=img_range)
-        self.scale, self.in_channels, self.size_multiple, self.task = upscale, num_in_ch, 1, "sr"
+        # The same buffer is subtracted from the input and added to the output.
+        fits_channels = num_in_ch == num_out_ch == len(rgb_mean)
+        if len(rgb_mean) != 1 and not fits_channels:
+            raise ValueError(
+                f"`rgb_mean` (={list(rgb_mean)}) must hold one value, or one per channel of input "
+                f"and output (num_in_ch={num_in_ch}, num_out_ch={num_out_ch}); for grey images "
+                "pass rgb_mean: [0.4371]"
+            )
+        self.task = "sr"
+        self.scale = upscale
+        self.in_channels = num_in_ch
+        self.size_multiple = 1
         self.img_range = img_range
-        self.register_buffer("mean", _mean_1C11(rgb_mean, num_in_ch, num_out_ch), persistent=False)
+        mean_1C11 = torch.tensor(rgb_mean, dtype=torch.float32).view(1, -1, 1, 1)
+        # Not persistent: BasicSR's checkpoints have no such entry.
+        self.register_buffer("mean", mean_1C11, persistent=False)
         self.conv_first = nn.Conv2d(num_in_ch, num_feat, 3, padding=1)
         self.body = nn.Sequential(*(ResidualBlock(num_feat, res_scale) for _ in range(num_block)))
         self.conv_after_body = nn.Conv2d(num_feat, num_feat, 3, padding=1)
+        # The layers with most multiply-adds: they run at 4 and 16 times as many positions.
         self.upsample = upsampler(upscale, num_feat)
         self.conv_last = nn.Conv2d(num_feat, num_out_ch, 3, padding=1)
 
@@ -90,12 +114,3 @@ class EDSR(nn.Module):
         features = self.conv_first((x - self.mean) * self.img_range)
         features = features + self.conv_after_body(self.body(features))
         return self.conv_last(self.upsample(features)) / self.img_range + self.mean
-
-
-def _mean_1C11(values: Sequence[float], num_in_ch: int, num_out_ch: int) -> torch.Tensor:
-    if len(values) != 1 and (len(values) != num_in_ch or len(values) != num_out_ch):
-        raise ValueError(
-            f"`rgb_mean` (={list(values)}) must hold one value, or one per channel of input and output "
-            f"(num_in_ch={num_in_ch}, num_out_ch={num_out_ch}); for grey images pass rgb_mean: [0.4371]"
-        )
-    return torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)

@@ -1,18 +1,19 @@
 """ResNet for small images: three stages of basic or bottleneck blocks."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import nn
 
-from dhp_sr.archs.arguments import records_arguments, require_integers, require_one_of
-from dhp_sr.archs.classifiers import Classifier, he_initialized
+from dhp_sr.archs.arguments import records_arguments, require_choice, require_integers
+from dhp_sr.archs.blocks import Classifier, init_he
 
 
 class PaddedShortcut(nn.Module):
-    """Option A: channels that are new begin as zeros, half of them before the old ones and half behind.
+    """Shortcut of option A: new channels are zeros, half of them on either side of the old ones.
 
-    The zeros are buffers, not numbers in the forward, so that a pruned copy pads by what it has kept.
+    Args:
+        num_in_ch: channels of the input.
+        num_out_ch: channels of the output.
+        stride: distance of the pixels that are kept.
     """
 
     before: torch.Tensor
@@ -21,17 +22,19 @@ class PaddedShortcut(nn.Module):
     def __init__(self, num_in_ch: int, num_out_ch: int, stride: int) -> None:
         super().__init__()
         self.stride = stride
-        before = (num_out_ch - num_in_ch) // 2
-        self.register_buffer("before", torch.zeros(1, before, 1, 1))
-        self.register_buffer("after", torch.zeros(1, num_out_ch - num_in_ch - before, 1, 1))
+        num_before = (num_out_ch - num_in_ch) // 2
+        num_after = num_out_ch - num_in_ch - num_before
+        # Buffers, not numbers in the forward: a pruned copy pads by the channels that it kept.
+        self.register_buffer("before", torch.zeros(1, num_before, 1, 1))
+        self.register_buffer("after", torch.zeros(1, num_after, 1, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map (N, num_in_ch, H, W) to (N, num_out_ch, H / stride, W / stride): every stride-th pixel."""
+        """Map (N, num_in_ch, H, W) to (N, num_out_ch, H / stride, W / stride)."""
         x = x[:, :, :: self.stride, :: self.stride]
-        number, height, width = x.shape[0], x.shape[2], x.shape[3]
-        before, after = (
-            zeros.expand(number, -1, height, width) for zeros in (self.before, self.after)
-        )
+        batch, height, width = x.shape[0], x.shape[2], x.shape[3]
+        # -1 keeps the number of channels, which this code must not know.
+        before = self.before.expand(batch, -1, height, width)
+        after = self.after.expand(batch, -1, height, width)
         return torch.cat((before, x, after), dim=1)
 
 
@@ -45,9 +48,17 @@ def _shortcut(kind: str, num_in_ch: int, num_out_ch: int, stride: int) -> nn.Mod
 
 
 class BasicBlock(nn.Module):
-    """relu(shortcut(x) + bn(conv(relu(bn(conv(x))))))."""
+    """relu(shortcut(x) + bn(conv(relu(bn(conv(x)))))).
+
+    Args:
+        num_in_ch: channels of the input.
+        num_feat: channels of the output.
+        stride: stride of the first convolution.
+        shortcut: kind of shortcut, see `ResNet`.
+    """
 
     expansion = 1
+    num_convs = 2
 
     def __init__(self, num_in_ch: int, num_feat: int, stride: int, shortcut: str) -> None:
         super().__init__()
@@ -65,9 +76,17 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """relu(shortcut(x) + bn(1x1(relu(bn(3x3(relu(bn(1x1(x)))))))), four times as wide outside as inside."""
+    """relu(shortcut(x) + bn(1x1(relu(bn(3x3(relu(bn(1x1(x)))))))).
+
+    Args:
+        num_in_ch: channels of the input.
+        num_feat: channels inside; the output has four times as many.
+        stride: stride of the 3x3 convolution.
+        shortcut: kind of shortcut, see `ResNet`.
+    """
 
     expansion = 4
+    num_convs = 3
 
     def __init__(self, num_in_ch: int, num_feat: int, stride: int, shortcut: str) -> None:
         super().__init__()
@@ -92,32 +111,36 @@ BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {
     "basic": BasicBlock,
     "bottleneck": Bottleneck,
 }
-CONVS_IN_BLOCK = {"basic": 2, "bottleneck": 3}
+"""Value of `block` -> class."""
 
 
 class ResNet(Classifier):
-    """Residual network for small images (CIFAR); torchvision's of the same name is the one for ImageNet.
+    """Residual network for small images (CIFAR); torchvision's ResNet is the one for ImageNet.
 
-    Paper: He et al., Deep Residual Learning for Image Recognition, CVPR 2016, section 4.2. Difference to the original:
-    none with basic blocks and `shortcut="padding"` (its option A); bottleneck blocks and `"projection"` (1x1
-    convolution and normalization, option B) are those that pruning papers report on.
+    Paper: He et al., Deep Residual Learning for Image Recognition, CVPR 2016, section 4.2.
+    Difference to the original: none with basic blocks and `shortcut="padding"` (its option A);
+    bottleneck blocks and `"projection"` (1x1 convolution and normalization, option B) are those
+    that pruning papers report on.
 
         x -> conv1 3x3 bn1 relu -> layer1 -> layer2 -> layer3 -> mean -> linear -> y
                                    16, H     32, H/2   64, H/4
 
     Layer names are those of akamaster/pytorch_resnet_cifar10, whose checkpoints fit.
 
-    Standard setting: depth 20: 269,722 params; 0.041 G macs for a 3x32x32 input. Depth 56: 853,018 params; 0.125 G.
+    Standard setting: depth 20: 269,722 params; 0.041 G macs for a 3x32x32 input. Depth 56: 853,018
+    params; 0.125 G.
 
     Args:
-        num_in_ch: Channels of the image.
-        num_classes: Length of the output.
-        num_feat: Width of the first stage (inside its blocks); the others have 2 and 4 times as many.
-        depth: Layers with weights: 6 n + 2 with basic blocks (20, 32, 56, 110), 9 n + 2 with bottlenecks (110, 164).
+        num_in_ch: channels of the image.
+        num_classes: length of the output.
+        num_feat: width of the first stage (inside its blocks); the others have 2 and 4 times as
+            many.
+        depth: layers with weights: 6 n + 2 with basic blocks (20, 32, 56, 110), 9 n + 2 with
+            bottlenecks (110, 164).
         block: `basic` (two 3x3) or `bottleneck` (1x1, 3x3, 1x1, four times as wide outside).
-        shortcut: How a block that changes the width passes its input on: `padding` (zeros, no parameters) or
-            `projection` (1x1 convolution).
-        input_size: Side of the images that the network is meant for; others pass too.
+        shortcut: how a block that changes the width passes its input on: `padding` (zeros, no
+            parameters) or `projection` (1x1 convolution).
+        input_size: height and width of the images that the network is meant for; others pass too.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -134,56 +157,44 @@ class ResNet(Classifier):
         shortcut: str = "padding",
         input_size: int = 32,
     ) -> None:
+        # Two strides of 2 must leave something of the image.
         super().__init__(
-            num_in_ch=num_in_ch, num_classes=num_classes, input_size=input_size, least=8
+            num_in_ch=num_in_ch, num_classes=num_classes, input_size=input_size, min_input_size=8
         )
         require_integers(num_feat=num_feat, depth=depth)
-        require_one_of(tuple(BLOCKS), block=block)
-        require_one_of(("padding", "projection"), shortcut=shortcut)
-        blocks = _blocks_per_stage(depth, block)
+        require_choice(tuple(BLOCKS), block=block)
+        require_choice(("padding", "projection"), shortcut=shortcut)
+        num_blocks = _blocks_per_stage(depth, block)
         self.conv1 = nn.Conv2d(num_in_ch, num_feat, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(num_feat)
         self.relu = nn.ReLU(inplace=True)
-        widths = [num_feat, 2 * num_feat, 4 * num_feat]
-        outside = [num_feat, *(width * BLOCKS[block].expansion for width in widths)]
-        stages = [
-            nn.Sequential(
-                *_stage(
-                    BLOCKS[block], outside[place], width, blocks, 1 if place == 0 else 2, shortcut
-                )
-            )
-            for place, width in enumerate(widths)
-        ]
+        # Named layer1 to layer3, as in the checkpoints.
+        stages = []
+        num_before = num_feat
+        for width, stride in ((num_feat, 1), (2 * num_feat, 2), (4 * num_feat, 2)):
+            # The first block changes size and width, the others keep both.
+            layers = [BLOCKS[block](num_before, width, stride, shortcut)]
+            num_before = width * BLOCKS[block].expansion
+            for _ in range(num_blocks - 1):
+                layers.append(BLOCKS[block](num_before, width, 1, shortcut))
+            stages.append(nn.Sequential(*layers))
         self.layer1, self.layer2, self.layer3 = stages
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.linear = nn.Linear(outside[-1], num_classes)
-        he_initialized(self)
+        self.linear = nn.Linear(num_before, num_classes)
+        init_he(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map normalized images (N, num_in_ch, H, W) to scores (N, num_classes), before softmax."""
+        """Map normalized images (N, num_in_ch, H, W) to scores (N, num_classes) before softmax."""
         features = self.relu(self.bn1(self.conv1(x)))
         features = self.layer3(self.layer2(self.layer1(features)))
         return self.linear(self.pool(features).flatten(1))
 
 
-def _stage(
-    block: type[BasicBlock] | type[Bottleneck],
-    num_in_ch: int,
-    num_feat: int,
-    blocks: int,
-    stride: int,
-    shortcut: str,
-) -> Iterator[nn.Module]:
-    yield block(num_in_ch, num_feat, stride, shortcut)
-    for _ in range(blocks - 1):
-        yield block(num_feat * block.expansion, num_feat, 1, shortcut)
-
-
 def _blocks_per_stage(depth: int, block: str) -> int:
-    layers = 3 * CONVS_IN_BLOCK[block]
-    if depth < layers + 2 or (depth - 2) % layers:
-        nearby = max(round((depth - 2) / layers), 1) * layers + 2
-        raise ValueError(
-            f"`depth` (={depth}) must be {layers} n + 2 with {block} blocks, such as {nearby}"
-        )
-    return (depth - 2) // layers
+    # Three stages; the first convolution and the linear layer make two more layers.
+    num_convs = 3 * BLOCKS[block].num_convs
+    if depth < num_convs + 2 or (depth - 2) % num_convs:
+        nearby = max(round((depth - 2) / num_convs), 1) * num_convs + 2
+        expected = f"{num_convs} n + 2 with {block} blocks, such as {nearby}"
+        raise ValueError(f"`depth` (={depth}) must be {expected}")
+    return (depth - 2) // num_convs

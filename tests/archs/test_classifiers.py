@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dhp_sr.archs import ARCHS, build
-from dhp_sr.archs.classifiers import scaled_width
+from dhp_sr.archs.blocks import scaled_width
 from dhp_sr.basicsr_adapter.shim import prepare_torchvision
 from dhp_sr.deploy import load_into, load_weights
 from dhp_sr.graph.capture import trace
