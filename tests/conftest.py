@@ -11,6 +11,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from fake_clock import clock  # noqa: E402, F401 - fixture of the tests of latency
 from tiny_runs import make_options, pictures  # noqa: E402, F401 - fixtures of many tests
 
 

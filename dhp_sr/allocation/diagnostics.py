@@ -1,85 +1,129 @@
-"""What stands in the way of a budget: which pinned groups and which floors hold how much of a cost."""
+"""Diagnostics of a budget: the share of each group in the cost, and the lowest cost that can be reached."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from dhp_sr.allocation.budget import Budget, BudgetError
 from dhp_sr.allocation.candidates import min_width_mask
 from dhp_sr.channels.plan import ChannelPlan
 from dhp_sr.cost.model import CostModel
 
-SHOWN = 3
+MAX_NAMED = 3
+"""Groups named in a message; the others are summed up."""
+
+MIN_NAMED_SHARE = 5e-5
+"""Smaller shares would be printed as 0.0000."""
+
+
+class LowerBound(NamedTuple):
+    """Lowest kept fraction of a cost: every group at its minimum width, by the groups that account for it."""
+
+    pinned: dict[str, float]
+    """`group: reason` -> fraction of the dense cost that pinned groups account for."""
+    min_widths: dict[str, float]
+    """Prunable group -> fraction of the dense cost that its minimum width accounts for."""
+
+    @property
+    def pinned_ratio(self) -> float:
+        """Fraction of the dense cost that all pinned groups account for."""
+        return sum(self.pinned.values())
+
+    @property
+    def min_width_ratio(self) -> float:
+        """Fraction of the dense cost that all minimum widths account for."""
+        return sum(self.min_widths.values())
+
+    @property
+    def ratio(self) -> float:
+        """The lowest kept fraction."""
+        return self.pinned_ratio + self.min_width_ratio
 
 
 def share_per_group(plan: ChannelPlan, costs: CostModel, budget: Budget) -> dict[str, float]:
-    """Return, for each prunable group, the fraction of the dense cost that goes when it alone is cut to its floor."""
-    dense = getattr(costs.value(torch.ones(plan.size)), budget.kind)
-    shares, floor = {}, min_width_mask(plan, budget)
+    """Return, for each prunable group, the fraction of the dense cost saved by cutting it alone to its minimum width."""
+    narrow = min_width_mask(plan, budget)
+    shares = {}
     for group in plan.prunable:
         mask = torch.ones(plan.size, dtype=torch.bool)
-        mask[group.span] = floor[group.span]
-        shares[group.name] = 1 - getattr(costs.value(mask), budget.kind) / dense
+        mask[group.span] = narrow[group.span]
+        shares[group.name] = 1 - costs.ratio(mask, budget.kind)
     return shares
 
 
-def lower_bound(
-    plan: ChannelPlan, costs: CostModel, budget: Budget
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Return what is left with every group at its floor: held by pinned groups, and by floors.
+def lower_bound(plan: ChannelPlan, costs: CostModel, budget: Budget) -> LowerBound:
+    """Compute the lowest kept fraction that widths can reach.
 
-    A parameter is charged to the group of the channels that its layer puts out.
-
-    Returns:
-        `name: reason` of pinned groups, and names of prunable ones -> fraction of the dense cost. Together they are the
-        least kept fraction that can be reached.
+    The cost of a parameter is attributed to the groups of its output channels, in proportion to their kept channels.
     """
     mask = min_width_mask(plan, budget)
-    dense = getattr(costs.value(torch.ones(plan.size)), budget.kind)
-    axes = {(axis.tensor, axis.dim): axis.index for axis in plan.axes}
-    transposed = {layer.weight for layer in plan.layers if layer.kind == "transposed conv"}
-    reasons = {
-        layer: f"{group.name}: {group.reason}"
-        for group in plan.groups
-        if group.reason
-        for layer in group.members
-    }
-    owner = [group.name for group in plan.prunable for _ in range(group.width)]
+    index_of_axis = {(axis.tensor, axis.dim): axis.index for axis in plan.axes}
+    out_dims = {layer.weight: layer.out_dim for layer in plan.layers}
+    reasons = {}
+    for group in plan.groups:
+        if group.reason:
+            reasons.update(dict.fromkeys(group.members, f"{group.name}: {group.reason}"))
+
+    # Pinned entries have the index plan.size; they belong to one more group, behind the prunable ones.
+    widths = [group.width for group in plan.prunable]
+    pinned_group = len(widths)
+    widths.append(1)
+    group_of_channel = torch.arange(len(widths)).repeat_interleave(torch.tensor(widths))
+    padded_mask = torch.cat((mask, torch.ones(1, dtype=torch.bool)))
+
     pinned: dict[str, float] = {}
-    floors: dict[str, float] = {}
-    for name, cost in zip(costs.names, costs.by_parameter(mask, budget.kind).tolist(), strict=True):
-        layer = name.rpartition(".")[0]
-        index = axes.get((name, 1 if name in transposed else 0), torch.tensor([plan.size]))
-        kept = [place for place in index.tolist() if place == plan.size or mask[place]]
-        for place in kept:
-            held, key = (
-                (pinned, reasons.get(layer, f"{name}: pinned"))
-                if place == plan.size
-                else (floors, owner[place])
-            )
-            held[key] = held.get(key, 0.0) + cost / dense / len(kept)
-    return pinned, floors
+    shares = torch.zeros(len(widths), dtype=torch.double)
+    attributed = costs.by_parameter(mask, budget.kind) / costs.dense[budget.kind]
+    for name, ratio in zip(costs.names, attributed.tolist(), strict=True):
+        index = index_of_axis.get((name, out_dims.get(name, 0)))
+        if index is None:
+            fractions = torch.zeros(len(widths), dtype=torch.double)
+            fractions[pinned_group] = 1.0
+        else:
+            fractions = _fraction_per_group(index, padded_mask, group_of_channel, len(widths))
+        shares += ratio * fractions
+        if fractions[pinned_group] > 0:
+            layer = name.rpartition(".")[0]
+            reason = reasons.get(layer, f"{name}: pinned")
+            pinned[reason] = pinned.get(reason, 0.0) + ratio * float(fractions[pinned_group])
+    min_widths = {}
+    for group, share in zip(plan.prunable, shares.tolist(), strict=False):
+        if share > 0:
+            min_widths[group.name] = share
+    return LowerBound(pinned, min_widths)
+
+
+def _fraction_per_group(
+    index: Tensor, padded_mask: Tensor, group_of_channel: Tensor, num_groups: int
+) -> Tensor:
+    """Return the fraction of an axis's kept entries that each group has, shape (num_groups,)."""
+    kept = index[padded_mask[index]]
+    counts = torch.bincount(group_of_channel[kept], minlength=num_groups)
+    return counts.double() / max(len(kept), 1)
 
 
 def infeasible_budget(plan: ChannelPlan, costs: CostModel, budget: Budget) -> BudgetError:
-    """Return the error of a budget below what floors and pinned groups leave."""
-    pinned, floors = lower_bound(plan, costs, budget)
-    held, kept = sum(pinned.values()), sum(floors.values())
-    floor = f"min_width {budget.min_width}, multiples of {budget.round_to}"
+    """Return the error of a budget below the lower bound, with the groups that account for it."""
+    bound = lower_bound(plan, costs, budget)
     return BudgetError(
-        f"a kept fraction of {budget.keep_ratio:g} of {budget.kind} cannot be met: with every prunable group at its "
-        f"floor ({floor}) {held + kept:.4f} of {budget.kind} remains: pinned groups hold {held:.4f} "
-        f"({_largest(pinned)}), floors hold {kept:.4f} ({_largest(floors)}). "
+        f"a kept fraction of {budget.keep_ratio:g} of {budget.kind} cannot be met: with every "
+        f"prunable group at its minimum width (min_width {budget.min_width}, multiples of "
+        f"{budget.round_to}) {bound.ratio:.4f} of {budget.kind} remains: pinned groups account for "
+        f"{bound.pinned_ratio:.4f} ({_largest(bound.pinned)}), minimum widths for "
+        f"{bound.min_width_ratio:.4f} ({_largest(bound.min_widths)}). "
         "Ask for more, lower min_width or round_to, or exclude fewer layers"
     )
 
 
-def _largest(shares: dict[str, float]) -> str:
+def _largest(shares: Mapping[str, float]) -> str:
     """Name the largest shares, and sum up the others."""
     ranked = sorted(shares.items(), key=lambda item: -item[1])
-    ranked = [(name, share) for name, share in ranked if share >= 5e-5]
-    parts = [f"{name} {share:.4f}" for name, share in ranked[:SHOWN]]
-    others = ranked[SHOWN:]
+    ranked = [(name, share) for name, share in ranked if share >= MIN_NAMED_SHARE]
+    named = [f"{name} {share:.4f}" for name, share in ranked[:MAX_NAMED]]
+    others = ranked[MAX_NAMED:]
     if others:
-        parts.append(
-            f"{len(others)} other{'s' if len(others) > 1 else ''} {sum(share for _, share in others):.4f}"
-        )
-    return ", ".join(parts) or "none"
+        plural = "s" if len(others) > 1 else ""
+        named.append(f"{len(others)} other{plural} {sum(share for _, share in others):.4f}")
+    return ", ".join(named) or "none"

@@ -1,4 +1,23 @@
-"""From channel scores to widths at a cost: a threshold, then steps and exchanges."""
+"""Solver for the widths at which a budget is met: a multiple-choice knapsack problem.
+
+Every group of channels takes exactly one of its candidate widths. The value of a width is the sum of the scores of the
+channels it keeps, the best ones; the cost of all groups together has to meet the budget. Were the cost a sum over
+groups, this would be the multiple-choice knapsack problem, which dynamic programming solves. But a layer costs the
+product of the widths on its two sides, and measured latency rises in steps, so it is solved heuristically:
+
+1. Threshold: one threshold on all scores, bisected onto the budget; widths are rounded to candidates.
+2. Greedy fill: groups are widened, the best score per cost first, while the budget holds.
+3. Swaps: one group is widened and another one narrowed until the cost is within the tolerance.
+4. Restarts: where no swap leads there, one group is fixed at another width, and 1 to 3 solve for the others.
+
+The solution stays near the threshold on purpose, rather than at the largest sum of scores. The searches put the cost of
+a channel into its score already; a sum per cost would count it a second time, and empty the expensive groups.
+
+Reference:
+    Kellerer, Pferschy, Pisinger: Knapsack Problems, 2004, chapter 11 (multiple-choice knapsack).
+    Shen et al., Structural Pruning via Latency-Saliency Knapsack, NeurIPS 2022, and Humble et al., Soft Masking for
+    Cost-Constrained Channel Pruning, ECCV 2022, state channel pruning as a knapsack problem.
+"""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -12,200 +31,235 @@ from dhp_sr.allocation.candidates import WidthCandidates, allowed_widths
 from dhp_sr.channels.plan import ChannelPlan
 from dhp_sr.cost.model import CostModel
 
-EXCHANGES = 200
-REACHES = (1, 3)
+MAX_SWAPS = 200
+"""Swaps tried for each step size."""
+
+SWAP_STEPS = (1, 3)
+"""Candidates that a group moves by at most in a swap: larger steps only where single ones do not suffice."""
 
 
 class WidthSolver:
-    """Looks among widths as levels, see `levels`, for those that keep most of the scores at the cost asked for."""
+    """Finds widths that meet a budget and keep the channels of the highest scores.
+
+    A choice of widths is a vector of candidate indices, int64 of shape (groups,), for the plan's prunable groups.
+
+    Args:
+        plan: the groups; at least one is prunable.
+        scores: (plan.size,), larger = keep, comparable between groups.
+        budget: cost to keep, and the widths allowed.
+        costs: of the plan.
+    """
 
     def __init__(self, plan: ChannelPlan, scores: Tensor, budget: Budget, costs: CostModel) -> None:
-        self._plan, self._budget, self._costs = plan, budget, costs
+        self._groups = plan.prunable
+        self._size = plan.size
+        self._budget = budget
+        self._costs = costs
         self._scores = scores.detach().double().cpu()
-        self._dense = float(
-            costs.of_sizes(
-                costs.axis_sizes.of(torch.ones(plan.size, dtype=torch.double)), budget.kind
-            )
-        )
-        self._allowed = [allowed_widths(group, budget) for group in plan.prunable]
-        self._order = [
+        dense_sizes = costs.axis_sizes.of(torch.ones(plan.size, dtype=torch.double))
+        self._dense_cost = float(costs.of_sizes(dense_sizes, budget.kind))
+        self._widths = [allowed_widths(group, budget) for group in self._groups]
+        # A stable order keeps the first of equally scored channels, on every machine.
+        self._orders = [
             torch.argsort(self._scores[group.span], descending=True, stable=True)
-            for group in plan.prunable
+            for group in self._groups
         ]
-        self._table = WidthCandidates(plan.prunable, self._order, self._allowed, costs.axis_sizes)
-        self._values = pad_sequence(
-            [
-                self._scores[group.span][order].cumsum(0)[torch.tensor(allowed) - 1]
-                for group, order, allowed in zip(
-                    plan.prunable, self._order, self._allowed, strict=True
-                )
-            ],
-            batch_first=True,
-        )
-        self._events = self._steps_by_score()
+        self._table = WidthCandidates(self._groups, self._orders, self._widths, costs.axis_sizes)
+        values = []
+        for group, order, widths in zip(self._groups, self._orders, self._widths, strict=True):
+            cumulative = self._scores[group.span][order].cumsum(0)
+            values.append(cumulative[torch.tensor(widths) - 1])
+        self._values = pad_sequence(values, batch_first=True)
+        """Sum of the kept scores of each group at each of its widths, shape (groups, candidates)."""
+        self._breakpoints = self._order_of_widening()
 
-    def mask(self, levels: Tensor) -> Tensor:
-        """Return (plan.size,) True for kept channels."""
-        mask = torch.zeros(self._plan.size, dtype=torch.bool)
-        for group, order, allowed, level in zip(
-            self._plan.prunable, self._order, self._allowed, levels.tolist(), strict=True
-        ):
-            mask[group.start + order[: allowed[level]]] = True
+    def mask(self, indices: Tensor) -> Tensor:
+        """Return the mask, bool (plan.size,), of a choice."""
+        mask = torch.zeros(self._size, dtype=torch.bool)
+        chosen = zip(self._groups, self._orders, self._widths, indices.tolist(), strict=True)
+        for group, order, widths, index in chosen:
+            mask[group.start + order[: widths[index]]] = True
         return mask
 
-    def ratio(self, levels: Tensor) -> float:
-        """Return the kept fraction."""
-        return float(self._ratios(self._table.sizes(levels)))
+    def ratio(self, indices: Tensor) -> float:
+        """Return the kept fraction of the dense cost."""
+        return float(self._ratios(self._table.sizes(indices)))
 
-    def least(self) -> float:
-        """Return the kept fraction with every group at its floor."""
+    def lowest_ratio(self) -> float:
+        """Return the kept fraction with every group at its smallest width."""
         return self.ratio(torch.zeros_like(self._table.last_index))
 
-    def choose(self) -> Tensor:
-        """Return levels that meet the budget, or those that come closest.
-
-        Where a group is so dear that one step of it oversteps the tolerance, and no exchange makes up for it, that
-        group is set to each of its widths in turn, those next to the first choice first.
-        """
+    def solve(self) -> Tensor:
+        """Return the first solution that meets the budget, or the one that comes closest to it."""
         best: Tensor | None = None
-        for levels in self.proposals():
-            if best is None or self._distance(self.ratio(levels)) < self._distance(
-                self.ratio(best)
-            ):
-                best = levels
-            if self._met(self.ratio(best)):
+        best_distance = torch.tensor(torch.inf, dtype=torch.double)
+        for indices in self.solutions():
+            ratio = self.ratio(indices)
+            if self._distance(ratio) < best_distance:
+                best = indices
+                best_distance = self._distance(ratio)
+            if self._is_met(ratio):
                 break
+        assert best is not None, "there is always a first solution"
         return best
 
-    def proposals(self) -> Iterator[Tensor]:
-        """Yield levels near the budget: the first choice, then those with one group set to another of its widths."""
-        first = self._approach({})
+    def solutions(self) -> Iterator[Tensor]:
+        """Yield choices near the budget: the first solution, then the restarts, nearest widths first."""
+        first = self._solve_around({})
         yield first
-        for place, level in self._detours(first):
-            yield self._approach({place: level})
+        for group, index in self._restarts(first):
+            yield self._solve_around({group: index})
 
-    def _approach(self, fixed: dict[int, int]) -> Tensor:
-        return self._exchange(self._fill(self._bisect(fixed)))
+    def _solve_around(self, fixed: dict[int, int]) -> Tensor:
+        """Return a solution that starts from some groups at fixed candidates."""
+        return self._swap(self._fill(self._threshold(fixed)))
 
-    def _detours(self, levels: Tensor) -> list[tuple[int, int]]:
-        """Return (group, level) for all other levels, by distance, dear groups first."""
-        marginal = self._costs.marginal(self.mask(levels), self._budget.kind)
-        price = [float(marginal[group.span].mean()) for group in self._plan.prunable]
-        others = [
-            (place, level)
-            for place, allowed in enumerate(self._allowed)
-            for level in range(len(allowed))
-        ]
-        others = [(place, level) for place, level in others if level != levels[place]]
-        return sorted(others, key=lambda one: (abs(one[1] - int(levels[one[0]])), -price[one[0]]))
+    def _restarts(self, indices: Tensor) -> list[tuple[int, int]]:
+        """Return (group, candidate index) for all other widths.
 
-    def _steps_by_score(self) -> Tensor:
-        """Return the groups in the order in which a falling threshold lifts them by one level, nearest width first.
-
-        Equal scores lift every group alike.
+        The nearest come first, of equally near ones the expensive groups: a single step of theirs can be larger than
+        the tolerance, which is why no swap met the budget.
         """
-        events = []
-        for place, (group, order, allowed) in enumerate(
-            zip(self._plan.prunable, self._order, self._allowed, strict=True)
-        ):
-            ranked = self._scores[group.span][order]
-            middles = [(low + high) // 2 for low, high in pairwise(allowed)]
-            events += [(-float(ranked[middle]), middle / group.width, place) for middle in middles]
-        return torch.tensor([place for *_, place in sorted(events)], dtype=torch.long)
+        marginal = self._costs.marginal(self.mask(indices), self._budget.kind)
+        cost_per_channel = [float(marginal[group.span].mean()) for group in self._groups]
+        others = []
+        for group, widths in enumerate(self._widths):
+            for index in range(len(widths)):
+                distance = abs(index - int(indices[group]))
+                if distance:
+                    others.append((distance, -cost_per_channel[group], group, index))
+        others.sort(key=lambda other: other[:2])
+        return [(group, index) for _, _, group, index in others]
 
-    def _bisect(self, fixed: dict[int, int]) -> Tensor:
-        """Return the levels of the lowest threshold whose cost does not exceed the budget, some groups being fixed."""
-        low, high = 0, len(self._events)
+    def _order_of_widening(self) -> Tensor:
+        """Return the groups in the order in which a falling threshold widens them by one candidate, (breakpoints,).
+
+        A group goes to its next width once the threshold passes the score half way between the two, that is, the
+        kept number is rounded to the nearest candidate. Equal scores widen all groups alike, by the fraction kept.
+        """
+        breakpoints = []
+        ranked = zip(self._groups, self._orders, self._widths, strict=True)
+        for index, (group, order, widths) in enumerate(ranked):
+            falling_scores = self._scores[group.span][order]
+            for low, high in pairwise(widths):
+                middle = (low + high) // 2
+                breakpoints.append((-float(falling_scores[middle]), middle / group.width, index))
+        breakpoints.sort()
+        return torch.tensor([index for _, _, index in breakpoints], dtype=torch.long)
+
+    def _threshold(self, fixed: dict[int, int]) -> Tensor:
+        """Return the choice at the lowest threshold whose cost is within the budget, by bisection."""
+        # The cost grows with the number of breakpoints passed, so the last one within can be bisected.
+        low = 0
+        high = len(self._breakpoints)
         while low < high:
             middle = (low + high + 1) // 2
-            within = self.ratio(self._after(middle, fixed)) <= self._budget.keep_ratio
-            low, high = (middle, high) if within else (low, middle - 1)
-        return self._after(low, fixed)
+            if self.ratio(self._widened(middle, fixed)) <= self._budget.keep_ratio:
+                low = middle
+            else:
+                high = middle - 1
+        return self._widened(low, fixed)
 
-    def _after(self, events: int, fixed: dict[int, int]) -> Tensor:
-        levels = torch.bincount(self._events[:events], minlength=len(self._allowed))
-        for place, level in fixed.items():
-            levels[place] = level
-        return levels
+    def _widened(self, num_breakpoints: int, fixed: dict[int, int]) -> Tensor:
+        """Return the choice after so many breakpoints, with some groups at fixed candidates."""
+        passed = self._breakpoints[:num_breakpoints]
+        indices = torch.bincount(passed, minlength=len(self._groups))
+        for group, index in fixed.items():
+            indices[group] = index
+        return indices
 
-    def _fill(self, levels: Tensor) -> Tensor:
-        """Widen single groups, best score per cost first, as long as the budget holds."""
+    def _fill(self, indices: Tensor) -> Tensor:
+        """Widen single groups by one candidate, the best score per cost first, while the budget holds."""
         while True:
-            places, to = self._table.neighbors(levels, [1])
-            ratios, values = self._neighbors(levels, places[:, None], to[:, None])
-            gains = values / (ratios - self.ratio(levels)).clamp_min(1e-12)
-            gains[ratios > self._budget.keep_ratio] = -torch.inf
-            if len(gains) == 0 or gains.max() == -torch.inf:
-                return levels
-            levels = levels.clone()
-            levels[places[gains.argmax()]] += 1
+            groups, new_indices = self._table.neighbors(indices, [1])
+            ratios, gains = self._evaluate(indices, groups[:, None], new_indices[:, None])
+            # A wider group can cost nothing more: latency rises in steps.
+            gains_per_cost = gains / (ratios - self.ratio(indices)).clamp_min(1e-12)
+            gains_per_cost[ratios > self._budget.keep_ratio] = -torch.inf
+            if len(gains_per_cost) == 0 or gains_per_cost.max() == -torch.inf:
+                return indices
+            indices = indices.clone()
+            indices[groups[gains_per_cost.argmax()]] += 1
 
-    def _exchange(self, levels: Tensor) -> Tensor:
-        """Widen one group and narrow another until the cost lies within the tolerance, by further steps if need be."""
-        for reach in REACHES:
-            for _ in range(EXCHANGES):
-                if self._met(self.ratio(levels)):
-                    return levels
-                closer = self._closer(levels, reach)
+    def _swap(self, indices: Tensor) -> Tensor:
+        """Swap until the cost is within the tolerance, or no swap brings it closer."""
+        for max_step in SWAP_STEPS:
+            for _ in range(MAX_SWAPS):
+                if self._is_met(self.ratio(indices)):
+                    return indices
+                closer = self._best_swap(indices, max_step)
                 if closer is None:
                     break
-                levels = closer
-        return levels
+                indices = closer
+        return indices
 
-    def _closer(self, levels: Tensor, reach: int) -> Tensor | None:
-        """Return the best neighbor that is closer to the budget; inside the tolerance the best scored one."""
-        places, to = self._moves(levels, reach)
-        if len(places) == 0:
-            return None
-        ratios, values = self._neighbors(levels, places, to)
-        distances = self._distance(ratios)
-        within = distances <= self._budget.margin
-        best = values.where(within, -torch.inf).argmax() if within.any() else distances.argmin()
-        if not within.any() and distances[best] >= self._distance(self.ratio(levels)):
-            return None
-        closer = levels.clone()
-        closer[places[best]] = to[best]
-        return closer
+    def _best_swap(self, indices: Tensor, max_step: int) -> Tensor | None:
+        """Return the choice after the best swap; None where none brings the cost closer to the budget.
 
-    def _moves(self, levels: Tensor, reach: int) -> tuple[Tensor, Tensor]:
-        """Return the pairs of groups, one wider and another narrower by up to `reach` levels, and their new levels.
-
-        A group paired with itself is one that moves alone.
+        Of those within the tolerance the one that keeps most score, else the one closest to the budget.
         """
-        place, to = self._table.neighbors(
-            levels, [step for step in range(-reach, reach + 1) if step]
-        )
-        up = to > levels[place]
-        first, second = (
-            torch.cartesian_prod(up.nonzero().flatten(), (~up).nonzero().flatten()).reshape(-1, 2).T
-        )
-        apart = place[first] != place[second]
-        first, second = first[apart], second[apart]
-        places = torch.cat(
-            (place[:, None].expand(-1, 2), torch.stack((place[first], place[second]), dim=1))
-        )
-        return places, torch.cat(
-            (to[:, None].expand(-1, 2), torch.stack((to[first], to[second]), dim=1))
-        )
+        groups, new_indices = self._swaps(indices, max_step)
+        if len(groups) == 0:
+            return None
+        ratios, gains = self._evaluate(indices, groups, new_indices)
+        distances = self._distance(ratios)
+        is_within = distances <= self._budget.margin
+        if is_within.any():
+            best = gains.where(is_within, -torch.inf).argmax()
+        else:
+            best = distances.argmin()
+            if distances[best] >= self._distance(self.ratio(indices)):
+                return None
+        swapped = indices.clone()
+        swapped[groups[best]] = new_indices[best]
+        return swapped
 
-    def _neighbors(self, levels: Tensor, places: Tensor, to: Tensor) -> tuple[Tensor, Tensor]:
-        """Return kept fractions and gains of score after groups (B, k) are set to levels (B, k)."""
-        alone = places[:, 0] == places[:, -1]
-        weight = torch.ones(places.shape, dtype=torch.double)
-        weight[:, 1:][alone] = 0.0
-        change = self._table.size_change(levels, places, to)
-        counts = self._table.sizes(levels) + (weight[..., None] * change).sum(1)
-        gained = self._values[places, to] - self._values[places, levels[places]]
-        return self._ratios(counts), (weight * gained).sum(1)
+    def _swaps(self, indices: Tensor, max_step: int) -> tuple[Tensor, Tensor]:
+        """Return the groups of each swap and their new candidate indices, each of shape (swaps, 2).
+
+        All changes of one group come first, as the group paired with itself; then all pairs of one that becomes wider
+        and another one that becomes narrower, by up to `max_step` candidates.
+        """
+        steps = [step for step in range(-max_step, max_step + 1) if step]
+        groups, new_indices = self._table.neighbors(indices, steps)
+        is_wider = new_indices > indices[groups]
+        wider = is_wider.nonzero().flatten()
+        narrower = (~is_wider).nonzero().flatten()
+        pairs = torch.cartesian_prod(wider, narrower).reshape(-1, 2)
+        pairs = pairs[groups[pairs[:, 0]] != groups[pairs[:, 1]]]
+        alone = torch.arange(len(groups))[:, None].expand(-1, 2)
+        changes = torch.cat((alone, pairs))
+        return groups[changes], new_indices[changes]
+
+    def _evaluate(
+        self, indices: Tensor, groups: Tensor, new_indices: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return kept fractions and gains of score, each (changes,), of changed choices.
+
+        Args:
+            indices: the choice that is changed.
+            groups: (changes, k) groups changed together; one paired with itself counts once.
+            new_indices: (changes, k) their new candidate indices.
+        """
+        weight = torch.ones(groups.shape, dtype=torch.double)
+        is_alone = groups[:, 0] == groups[:, -1]
+        weight[:, 1:][is_alone] = 0.0
+        change = self._table.size_change(indices, groups, new_indices)
+        sizes = self._table.sizes(indices) + (weight[..., None] * change).sum(1)
+        gains = self._values[groups, new_indices] - self._values[groups, indices[groups]]
+        return self._ratios(sizes), (weight * gains).sum(1)
 
     @torch.no_grad()
-    def _ratios(self, counts: Tensor) -> Tensor:
-        return self._costs.of_sizes(counts, self._budget.kind) / self._dense
+    def _ratios(self, sizes: Tensor) -> Tensor:
+        return self._costs.of_sizes(sizes, self._budget.kind) / self._dense_cost
 
     def _distance(self, ratio: float | Tensor) -> Tensor:
-        """How far off a ratio is; anything above the budget comes after all that lies within it."""
-        off = self._budget.keep_ratio - torch.as_tensor(ratio, dtype=torch.double)
-        return torch.where(off >= 0, off, self._budget.margin - off)
+        """Return how far a kept fraction lies from the budget; those above it are farther than all within the margin.
 
-    def _met(self, ratio: float) -> bool:
+        A user who asks for half wants at most half, where that can be reached.
+        """
+        below = self._budget.keep_ratio - torch.as_tensor(ratio, dtype=torch.double)
+        return torch.where(below >= 0, below, self._budget.margin - below)
+
+    def _is_met(self, ratio: float) -> bool:
         return 0 <= self._budget.keep_ratio - ratio <= self._budget.margin

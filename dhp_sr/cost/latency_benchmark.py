@@ -1,9 +1,15 @@
-"""How latencies of one network and its cuts are measured: at which size, on which device, with how many threads."""
+"""Measurement of latency: of whole networks against each other, and of layers at many widths.
+
+Protocol: eval mode, no gradients, a fixed number of CPU threads; what is compared is timed interleaved, and of several
+passes the fastest counts, because what else the machine does only ever adds time. With one CPU thread the time is that
+of the processor, see `cpu_thread_clock`.
+"""
 
 import copy
+import json
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,71 +17,226 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dhp_sr.cost.latency_lut import LatencyLUT, prepare_lut
-from dhp_sr.utils.devices import thread_count
-from dhp_sr.utils.timing import cpu_thread_clock, time_interleaved
+from dhp_sr.cost.latency_lut import (
+    LatencyLUT,
+    LayerCall,
+    LayerGrid,
+    channel_dim,
+    record_layer_calls,
+)
+from dhp_sr.operators.resize import resize
+from dhp_sr.utils.devices import device_name, thread_count
+from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.timing import Clock, cpu_thread_clock, time_interleaved
 
-ROUNDS = (9, 41)
-"""Least and most rounds of a comparison; between them, as many as fit into SECONDS."""
-SECONDS = 2.0
+NETWORK_SECONDS = 2.0
+"""Time for a comparison of two networks; it gets as many rounds as fit into it."""
+MIN_NETWORK_ROUNDS = 9
+MAX_NETWORK_ROUNDS = 41
+
+GRID_SECONDS = 2.0
+"""Time for the grid of one layer; it gets as many rounds as fit into it."""
+MIN_GRID_ROUNDS = 3
+MAX_GRID_ROUNDS = 25
+
+BLOCK = 8
+"""Channels that kernels compute at once: up to a block every width is measured, then blocks and 1 channel more."""
+MAX_BLOCKS = 8
+"""Multiples of a block measured along an axis; on longer ones they are 2, 4, ... blocks apart."""
 
 
-def _alone(compute: Callable[[], Any]) -> Any:
+def _call(compute: Callable[[], Any]) -> Any:
     return compute()
 
 
 @dataclass(frozen=True)
 class LatencyBenchmark:
-    """Measures networks for one example input.
-
-    A ratio is the median over the rounds of (candidate's time / reference's time), both timed in turns in eval mode
-    without gradients; in each round each gets two passes, of which the faster counts. With one CPU thread the time is
-    that of the processor, see `cpu_thread_clock`.
-    """
+    """Measures the latency of networks and their layers for one example input."""
 
     example_input: Tensor
     """Its shape, device and type are those measured; its values do not matter."""
     threads: int = 1
     """CPU threads."""
     path: Path | None = None
-    """File of layer times, read and added to; None: they are measured and forgotten."""
-    share: Callable[[Callable[[], Any]], Any] = _alone
-    """Calls its argument; among several processes, gives the first one's result to all."""
+    """File of layer times, read and added to; None: they are not kept."""
+    broadcast: Callable[[Callable[[], Any]], Any] = _call
+    """Calls its argument and returns the result; among several processes, the first one's result in all of them."""
+    cache: dict[str, Any] = field(default_factory=dict)
+    """Times measured so far, as `LatencyLUT.times` returns them, so that none is measured twice."""
 
-    known: dict[str, Any] = field(default_factory=dict)
-    """Times measured so far, so that none is measured twice."""
+    def lut(self, network: nn.Module) -> LatencyLUT:
+        """Return the times of a network's layers: those in the file, and measured ones for the rest.
 
-    def table(self, network: nn.Module) -> LatencyLUT:
-        """Return the times of a plain network's layers: those in the file, and measured ones for the rest."""
-        threads, path, share = self.threads, self.path, self.share
-        table = prepare_lut(
-            network, self.example_input, threads=threads, path=path, share=share, known=self.known
-        )
-        self.known.update(table.times())
-        return table
+        Args:
+            network: plain and unpruned; it is left as it was.
+
+        Raises:
+            UserError: the network has no layer that can be timed.
+            OSError: the file cannot be written.
+        """
+        network = copy.deepcopy(network).eval()
+        calls = record_layer_calls(network, self.example_input)
+        if not calls:
+            raise UserError(
+                f"{type(network).__name__}: expected convolutions or linear layers that are modules "
+                "with plain weights, whose times make up the latency, found none in its forward: "
+                "convolutions called as functions, and weights computed from others, cannot be "
+                "timed at other widths. Choose a budget of another kind, such as macs"
+            )
+        times = self.broadcast(lambda: self._complete_times(network, calls))
+        self.cache.update(times)
+        return LatencyLUT(self._conditions(), times["layers"], times["networks"], calls)
 
     def ratio(self, candidate: nn.Module, reference: nn.Module) -> float:
-        """Return the time of `candidate` as a fraction of that of `reference`; both are left as they were."""
-        return float(self.share(lambda: self._ratio(candidate, reference)))
+        """Return the time of `candidate` as a fraction of that of `reference`; both are left as they were.
+
+        The median over the rounds of the ratio within a round, in which each gets two passes.
+        """
+        return float(self.broadcast(lambda: self._ratio(candidate, reference)))
+
+    def _conditions(self) -> dict[str, Any]:
+        """Return what measured times depend on besides the layer."""
+        device = self.example_input.device
+        return {
+            "device": device_name(device),
+            "torch": torch.__version__,
+            "threads": self.threads if device.type == "cpu" else 0,
+            "dtype": str(self.example_input.dtype).removeprefix("torch."),
+        }
+
+    def _complete_times(self, network: nn.Module, calls: tuple[LayerCall, ...]) -> dict[str, dict]:
+        """Read the table, measure what is missing, and write it where it has grown."""
+        conditions = self._conditions()
+        table = LatencyLUT(conditions)
+        if self.path is not None:
+            table = LatencyLUT.read(self.path, conditions)
+        before = json.dumps(table.times())
+        table.add_missing(self.cache)
+        table.calls = calls
+        if not table.is_complete:
+            with torch.no_grad(), thread_count(self.threads):
+                self._measure_missing(table, network)
+        if self.path is not None and json.dumps(table.times()) != before:
+            table.write(self.path)
+        return table.times()
+
+    def _measure_missing(self, table: LatencyLUT, network: nn.Module) -> None:
+        for call in table.calls:
+            if call.signature not in table.layers:
+                table.layers[call.signature] = self._measure_layer(call)
+        # Anew even where it is known: the layers' times are compared with that of the same moment.
+        whole = self._fastest_ms({"network": lambda: network(self.example_input)})
+        table.networks[table.network_signature] = whole["network"]
+
+    def _measure_layer(self, call: LayerCall) -> LayerGrid:
+        """Time copies of a layer at a grid of widths."""
+        shape = call.module.weight.shape
+        groups = getattr(call.module, "groups", 1)
+        # A depthwise convolution loses whole groups; any other grouped one narrows all of them alike.
+        is_depthwise = groups > 1 and shape[1] == 1
+        first = width_grid(shape[0], shape[0] // groups if is_depthwise else groups)
+        second = width_grid(shape[1])
+        probes = {}
+        for first_width in first:
+            for second_width in second:
+                probe = _make_probe(call, first_width, second_width, self.example_input)
+                probes[f"{first_width} {second_width}"] = probe
+        fastest = self._fastest_ms(probes)
+        ms = []
+        for first_width in first:
+            ms.append([fastest[f"{first_width} {second_width}"] for second_width in second])
+        return {"first": first, "second": second, "ms": ms}
+
+    def _fastest_ms(self, calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+        """Return the fastest pass of each call, in milliseconds."""
+        device = self.example_input.device
+        clock = self._clock()
+        first_round = time_interleaved(calls, device, 1, warm_up=1, clock=clock)
+        seconds = sum(min(times) for times in first_round.values()) / 1000
+        rounds = _rounds_within(GRID_SECONDS, seconds, MIN_GRID_ROUNDS, MAX_GRID_ROUNDS)
+        times = time_interleaved(calls, device, rounds, warm_up=0, clock=clock)
+        return {name: min(passes) for name, passes in times.items()}
 
     @torch.no_grad()
     def _ratio(self, candidate: nn.Module, reference: nn.Module) -> float:
-        device, example = self.example_input.device, torch.full_like(self.example_input, 0.5)
-        ours, theirs = (copy.deepcopy(network).eval() for network in (candidate, reference))
+        device = self.example_input.device
+        # Zeros would let a processor skip denormals and clamped values; random values would move
+        # the random state of a running training.
+        example = torch.full_like(self.example_input, 0.5)
+        candidate = copy.deepcopy(candidate).eval()
+        reference = copy.deepcopy(reference).eval()
+        # In turns, each twice a round, so that a drift of the clock rate hits both alike.
         calls = {
-            name: lambda network=network: network(example)
-            for name, network in (("a", ours), ("b", theirs))
+            "candidate": lambda: candidate(example),
+            "reference": lambda: reference(example),
+            "candidate again": lambda: candidate(example),
+            "reference again": lambda: reference(example),
         }
-        calls |= {f"{name}2": call for name, call in calls.items()}
-        clock = cpu_thread_clock(device, self.threads)
+        clock = self._clock()
         with thread_count(self.threads):
-            first = time_interleaved({"b": calls["b"]}, device, 1, clock=clock)["b"][0]
-            rounds = max(
-                ROUNDS[0], min(ROUNDS[1], math.ceil(1000 * SECONDS / max(3 * first, 1e-3)))
+            once = time_interleaved({"": calls["reference"]}, device, 1, clock=clock)
+            # The four passes take about three times as long as the reference, for the candidate is faster.
+            seconds = 3 * once[""][0] / 1000
+            rounds = _rounds_within(
+                NETWORK_SECONDS, seconds, MIN_NETWORK_ROUNDS, MAX_NETWORK_ROUNDS
             )
             times = time_interleaved(calls, device, rounds, warm_up=1, clock=clock)
-        fastest = [
-            (min(pair) for pair in zip(times[name], times[f"{name}2"], strict=True))
-            for name in "ab"
-        ]
-        return statistics.median(mine / other for mine, other in zip(*fastest, strict=True))
+        ratios = []
+        for index in range(rounds):
+            candidate_ms = min(times["candidate"][index], times["candidate again"][index])
+            reference_ms = min(times["reference"][index], times["reference again"][index])
+            ratios.append(candidate_ms / reference_ms)
+        return statistics.median(ratios)
+
+    def _clock(self) -> Clock:
+        return cpu_thread_clock(self.example_input.device, self.threads)
+
+
+def width_grid(width: int, multiple: int = 1) -> list[int]:
+    """Return the widths to measure up to a dense one, itself included.
+
+    Kernels compute whole blocks of channels: a channel more than a full block costs as much as several more do. So both
+    sides of such a step are measured.
+
+    Args:
+        width: the dense width.
+        multiple: only multiples of this can be built.
+    """
+    if width <= BLOCK * multiple:
+        return list(range(multiple, width + 1, multiple))
+    step = BLOCK * multiple
+    while width / step > MAX_BLOCKS:
+        step *= 2
+    full_blocks = range(step, width, step)
+    next_widths = [full + multiple for full in full_blocks]
+    return sorted({*full_blocks, *next_widths, width})
+
+
+def _rounds_within(total_seconds: float, round_seconds: float, least: int, most: int) -> int:
+    """Return how many rounds of such a length fit into a time, within bounds."""
+    rounds = math.ceil(total_seconds / max(round_seconds, 1e-6))
+    return max(least, min(most, rounds))
+
+
+def _make_probe(
+    call: LayerCall, first_width: int, second_width: int, like: Tensor
+) -> Callable[[], object]:
+    """Return a function that calls a copy of the layer at other widths, on an input of the device and type of `like`."""
+    layer = copy.deepcopy(call.module)
+    shapes: dict[str, tuple[int, ...]] = {
+        "weight": (first_width, second_width, *layer.weight.shape[2:])
+    }
+    if layer.bias is not None:
+        # The weight of a transposed convolution is (in, out / groups, *kernel).
+        is_transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
+        out_channels = second_width * layer.groups if is_transposed else first_width
+        shapes["bias"] = (out_channels,)
+    resize(layer, shapes)
+    for tensor in [*layer.parameters(), *layer.buffers()]:
+        # Not random: measuring must not move the random state of a running training.
+        tensor.fill_(0.01)
+    in_channels = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+    input_shape = list(call.input_shape)
+    input_shape[channel_dim(layer)] = in_channels
+    example = like.new_full(input_shape, 0.5)
+    return lambda: layer(example)

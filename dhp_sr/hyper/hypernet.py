@@ -184,7 +184,7 @@ class HyperNet(nn.Module):
     def use_latency(self, latency_benchmark: LatencyBenchmark) -> None:
         """Add latencies to the costs, measured by this benchmark."""
         self._latency_benchmark = latency_benchmark
-        self._costs = CostModel(self.plan, latency_benchmark.table(self.network))
+        self._costs = CostModel(self.plan, latency_benchmark.lut(self.network))
 
     def prune_to(
         self,
