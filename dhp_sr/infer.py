@@ -19,8 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        0 if every image is restored, 1 if some failed (they are listed), 2 after a user's mistake, 130
-        after an interrupt.
+        0 if every image is restored, 1 if some failed (they are listed), 2 after a user's mistake,
+        130 after an interrupt.
     """
     arguments = infer_parser().parse_args(argv)
 

@@ -1,4 +1,4 @@
-"""Show what can be pruned: `python dhp_sr/plan.py -opt FILE` or `... --arch NAME [key=value ...]`."""
+"""Show what can be pruned: `python dhp_sr/plan.py -opt FILE` or `... --arch NAME [key=value]`."""
 
 import sys
 from pathlib import Path

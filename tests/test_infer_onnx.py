@@ -44,19 +44,19 @@ def infer(model, tmp_path, *more):
 
 ADD, COPY = ("Add", ["x", "z"], ["y"]), ("Identity", ["x"], ["y"])
 REFUSED = {
-    "two inputs": ([ADD], {"x": ANY, "z": ANY}, {"y": ANY}, "expected one image"),
+    "two inputs": ([ADD], {"x": ANY, "z": ANY}, {"y": ANY}, "(N, C, H, W)"),
     "two outputs": (
         [COPY, ("Neg", ["x"], ["z"])],
         {"x": ANY},
         {"y": ANY, "z": ANY},
         "2 out",
     ),
-    "no batch": ([COPY], {"x": [3, "h", "w"]}, {"y": [3, "h", "w"]}, "expected one image"),
+    "no batch": ([COPY], {"x": [3, "h", "w"]}, {"y": [3, "h", "w"]}, "(N, C, H, W)"),
     "video": (
         [COPY],
         {"x": ["n", "t", 3, "h", "w"]},
         {"y": ["n", "t", 3, "h", "w"]},
-        "expected one image",
+        "(N, C, H, W)",
     ),
     "bytes": (
         [COPY],

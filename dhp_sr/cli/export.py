@@ -9,34 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from dhp_sr.archs import ARCHS
 from dhp_sr.cli.process import plain_warnings
-from dhp_sr.deploy import (
-    ModelFileError,
-    load_into,
-    load_model,
-    load_weights,
-    read_manifest,
-    save_model,
-)
+from dhp_sr.deploy import load_model, save_model
 from dhp_sr.deploy.manifest import FACTS, describe
-from dhp_sr.deploy.model_info import DEFAULT_SIDE, info_of, with_tiles
+from dhp_sr.deploy.model_info import DEFAULT_SIDE, info_of
 from dhp_sr.deploy.onnx_export import OPSET, export_onnx
 from dhp_sr.deploy.onnx_metadata import pack_metadata
 from dhp_sr.deploy.pt2_export import export_pt2
-from dhp_sr.deploy.rebuild import without_memory
+from dhp_sr.deploy.runner import with_tiles
 from dhp_sr.deploy.verify import Agreement, compare, shape_text, tolerance_of, unseen_shapes
-from dhp_sr.deploy.weights import check_fit
 from dhp_sr.metrics import complexity
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_path
 from dhp_sr.utils.pixels import round_up
+from dhp_sr.zoo.from_file import load_own_network, load_third_party_network, valid_utf8
 from dhp_sr.zoo.model_zoo import PREFIX, asks_for_listing, resolve_model, zoo_listing
-from dhp_sr.zoo.names import build_named, full_name, named_arguments, register_known
+from dhp_sr.zoo.names import register_known
 from dhp_sr.zoo.networks import example_shape, image_shape
-from dhp_sr.zoo.third_party import can_be_loaded, describe_by_output
+from dhp_sr.zoo.third_party import can_be_loaded
 
 SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "safetensors": ".safetensors"}
 """Format -> suffix of its files."""
@@ -69,10 +61,7 @@ class ExportOptions:
 
 
 def run_export(arguments: argparse.Namespace) -> None:
-    """Run export.py.
-
-    Args:
-        arguments: Of `parsers.export_parser`.
+    """Run export.py with arguments of `parsers.export_parser`.
 
     Raises:
         UserError: As for `export_model`.
@@ -124,19 +113,21 @@ def export_model(
         OSError: The file cannot be written.
     """
     options = options or ExportOptions()
-    _check_options(file_format, options)
+    check_options(file_format, options)
     source = resolve_model(model)
     if output is None and str(model).startswith(PREFIX):
         # Not beside the file, which lies in the installed package.
         output = Path(f"{source.stem}{'_fp16' if options.half else ''}{SUFFIXES[file_format]}")
-    path = _output_path(source, file_format, output, options.half)
+    # Everything that needs no model is checked first: loading and tracing take minutes.
+    path = output_path(source, file_format, output, options.half)
     if arch:
-        network, known = _third_party_network(source, arch, arguments)
+        network, known = load_third_party_network(source, arch, arguments)
     else:
-        network, known = _own_network(source, arguments)
+        network, known = load_own_network(source, arguments)
     if options.license:
         known["licence"] = options.license
     facts = describe_facts(network, known, options.half)
+    # Writers report what is wrong with the network; the user also needs to know which file.
     try:
         label, agreement = _WRITERS[file_format](network, path, facts, options)
     except UserError as error:
@@ -154,7 +145,9 @@ def describe_facts(
         known: Facts of its model file; multiply-adds are counted where they are missing.
         half: Whether the export computes in fp16.
     """
+    # Empty scores and texts are omitted, as metadata has no null.
     facts: dict[str, Any] = {key: known.get(key) or None for key in FACTS}
+    # A file of another project does not state its multiply-adds.
     if facts["macs"] is None:
         shape = image_shape(network, *example_shape(network)[2:])
         facts["macs_input"] = shape
@@ -167,6 +160,7 @@ def describe_facts(
     if info.tiles is not None:
         facts["halo"] = info.tiles.halo
         facts["bytes_per_pixel"] = round(info.tiles.bytes_per_pixel)
+        # An alignment without a halo would promise tiles that do not exist.
         if info.tiles.halo is not None:
             facts["tile_multiple"] = info.tiles.multiple
     facts["precision"] = "fp16" if half else "fp32"
@@ -194,91 +188,53 @@ def export_text(exported: Exported) -> str:
     )
 
 
-def _check_options(file_format: str, options: ExportOptions) -> None:
+def check_options(file_format: str, options: ExportOptions) -> None:
+    """Check choices that do not depend on the model.
+
+    Raises:
+        UserError: A choice has no effect or is out of range.
+    """
     tolerance = options.tolerance
     if options.opset is not None and file_format != "onnx":
         raise UserError(f"--opset: no effect with --format {file_format}; omit it")
     if tolerance is not None and not 0 < tolerance < math.inf:
         raise UserError(f"--tolerance: expected a number above 0, got {tolerance:g}")
-    if options.license is not None and _valid_utf8(options.license) != options.license:
-        raise UserError(f"--license: expected text in UTF-8, got {_valid_utf8(options.license)!r}")
+    if options.license is not None and valid_utf8(options.license) != options.license:
+        raise UserError(f"--license: expected text in UTF-8, got {valid_utf8(options.license)!r}")
 
 
-def _valid_utf8(text: str) -> str:
-    """Return text that can be stored: bytes that are no UTF-8 become question marks.
+def output_path(model: Path, file_format: str, output: str | Path | None, half: bool) -> Path:
+    """Return the path of the exported file.
 
-    Arguments and file names arrive with such bytes as lone surrogates.
+    Raises:
+        UserError: It has another suffix, is a folder, or is the model itself.
     """
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _output_path(model: Path, file_format: str, output: str | Path | None, half: bool) -> Path:
     suffix = SUFFIXES[file_format]
-    path = model.with_name(f"{model.stem}{'_fp16' if half else ''}{suffix}")
-    if output:
-        path = Path(output)
+    default = model.with_name(f"{model.stem}{'_fp16' if half else ''}{suffix}")
+    path = Path(output or default)
     if path.suffix != suffix:
         raise UserError(f"--output: expected a name that ends with {suffix}, got {path.name}")
     if path.is_dir():
         raise UserError(f"--output {path}: expected the name of a file, got a folder")
+    # Compared resolved: links and relative paths may name the same file.
     if path.exists() and path.resolve() == model.resolve():
         raise UserError(f"{path}: would replace the model itself; give another name as --output")
     return path
 
 
-def _own_network(model: Path, arguments: Sequence[str]) -> tuple[nn.Module, dict[str, Any]]:
-    if arguments:
-        raise UserError(
-            f"{', '.join(arguments)}: no effect without --arch; a model file describes its network"
-        )
-    return load_model(model).float(), read_manifest(model)
-
-
-def _third_party_network(
-    model: Path, arch: str, arguments: Sequence[str]
-) -> tuple[nn.Module, dict[str, Any]]:
-    """Return a dense network with the weights of another project's file."""
-    parsed = named_arguments(arguments)
-    weights = load_weights(model)
-    _check_shapes(model, arch, parsed, weights)
-    network = build_named(arch, parsed).eval()
-    if full_name(arch) not in ARCHS:
-        describe_by_output(network, arch, parsed)
-    try:
-        load_into(network, weights)
-    except ModelFileError as error:
-        raise ModelFileError(f"{model}: {error}") from error
-    return network.float(), {"parent": _valid_utf8(model.name)}
-
-
-def _check_shapes(
-    model: Path, arch: str, arguments: Mapping[str, Any], weights: Mapping[str, Tensor]
-) -> None:
-    """Compare shapes before the network takes memory and time, which wrong arguments multiply."""
-    try:
-        network = without_memory(lambda: build_named(arch, arguments), len(weights))
-    except UserError:
-        raise
-    except Exception:
-        # A constructor that reads the values of its weights cannot do without them.
-        return
-    try:
-        check_fit(network, weights)
-    except ModelFileError as error:
-        raise ModelFileError(f"{model}: {error}") from error
-
-
 def _traced_shape(network: nn.Module) -> tuple[int, int, int, int]:
     """Return the shape that an export is traced with: a batch of 2, height unlike width."""
+    # Unlike sides: equal ones would let the tracer believe that they are the same number.
     info = info_of(network)
     multiple = info.sizes.multiple
     height = max(info.example_side, 2 * multiple, round_up(DEFAULT_SIDE, multiple))
     return 2, info.in_channels, height, height + 2 * multiple
 
 
-def _write_onnx(
+def write_onnx(
     network: nn.Module, path: Path, facts: Mapping[str, Any], options: ExportOptions
 ) -> tuple[str, Agreement]:
+    """Write ONNX; return a label of the format and the agreement with PyTorch."""
     opset = options.opset or OPSET
     agreement = export_onnx(
         network,
@@ -293,9 +249,10 @@ def _write_onnx(
     return f"ONNX, opset {opset}", agreement
 
 
-def _write_pt2(
+def write_pt2(
     network: nn.Module, path: Path, facts: Mapping[str, Any], options: ExportOptions
 ) -> tuple[str, Agreement]:
+    """Write a torch.export program; return as `write_onnx`."""
     agreement = export_pt2(
         network,
         path,
@@ -308,9 +265,14 @@ def _write_pt2(
     return "torch.export", agreement
 
 
-def _write_safetensors(
+def write_safetensors(
     network: nn.Module, path: Path, facts: Mapping[str, Any], options: ExportOptions
 ) -> tuple[str, Agreement]:
+    """Write a model file; return as `write_onnx`.
+
+    Raises:
+        UserError: Model files cannot name the network, or the file differs by too much.
+    """
     if not can_be_loaded(network):
         name = info_of(network).architecture
         raise UserError(
@@ -319,6 +281,7 @@ def _write_safetensors(
         )
     stored = {key: facts[key] for key in FACTS if facts[key] is not None}
     dtype = torch.float16 if options.half else torch.float32
+    # Verified before it takes its name, like the other formats; the file is read back for it.
     with atomic_path(path) as temporary:
         save_model(copy.deepcopy(network).to(dtype), temporary, **stored)
         loaded = load_model(temporary).float()
@@ -327,14 +290,11 @@ def _write_safetensors(
         return "safetensors", compare(network, loaded, shapes, tolerance)
 
 
-Writer = Callable[
-    [nn.Module, Path, Mapping[str, Any], ExportOptions],
-    tuple[str, Agreement],
-]
+Writer = Callable[[nn.Module, Path, Mapping[str, Any], ExportOptions], tuple[str, Agreement]]
 
 _WRITERS: dict[str, Writer] = {
-    "onnx": _write_onnx,
-    "pt2": _write_pt2,
-    "safetensors": _write_safetensors,
+    "onnx": write_onnx,
+    "pt2": write_pt2,
+    "safetensors": write_safetensors,
 }
 """Format -> function that writes and verifies it; a new format is a row here and in `SUFFIXES`."""

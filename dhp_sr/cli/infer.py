@@ -47,11 +47,13 @@ def run_infer(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.input is None or arguments.output is None:
         raise UserError("expected --input PATH and --output FOLDER; see --help")
-    settings = _settings(arguments)
+    # Arguments and input first: opening a model takes seconds.
+    settings = settings_from(arguments)
     task_list = list_tasks(
         Path(arguments.input), Path(arguments.output), arguments.format, arguments.suffix
     )
     register_known()
+    # Pillow refuses images above its limit; ours are decoded within --memory.
     allow_large()
     keep_memory()
     with plain_warnings():
@@ -61,13 +63,18 @@ def run_infer(arguments: argparse.Namespace) -> int:
             precision=arguments.precision,
             threads=arguments.threads,
         )
-        _check_runner(runner, arguments)
+        check_runner(runner, arguments)
         return restore_all(
             task_list, runner, settings, overwrite=arguments.overwrite, quiet=arguments.quiet
         )
 
 
-def _settings(arguments: argparse.Namespace) -> Settings:
+def settings_from(arguments: argparse.Namespace) -> Settings:
+    """Return the settings of a command line.
+
+    Raises:
+        UserError: A number is out of its range.
+    """
     for name, (minimum, maximum) in RANGES.items():
         value = getattr(arguments, name)
         # "not <=" refuses NaN, too.
@@ -80,12 +87,19 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     return Settings(budget, tiling, arguments.sigma or 0.0, arguments.seed, arguments.quality)
 
 
-def _check_runner(runner: Runner, arguments: argparse.Namespace) -> None:
+def check_runner(runner: Runner, arguments: argparse.Namespace) -> None:
+    """Check that a model suits the arguments; a small overlap is reported on stderr.
+
+    Raises:
+        UserError: The model is a classifier, or enlarges although noise is to be added.
+    """
+    # open_runner opens classifiers, too, which give no image.
     check_restores_images(runner.info, runner.path)
     if arguments.sigma and runner.scale > 1:
         raise UserError(
             f"--sigma adds noise for a denoiser; {arguments.model} enlarges, omit --sigma"
         )
+    # A message, not an error: a small overlap is a choice of speed over exactness.
     halo = runner.tiles.halo
     if arguments.overlap is not None and halo is not None and arguments.overlap < halo:
         print(

@@ -1,9 +1,10 @@
-"""Finished models that are compared: opened, named, and checked to be for the same task."""
+"""Finished models that are compared: opened, named, scored, for the same task."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +15,13 @@ from dhp_sr.deploy.runner import RunnerModule
 from dhp_sr.deploy.runtimes import default_runtime, open_runner
 from dhp_sr.metrics import Complexity, complexity
 from dhp_sr.metrics.onnx_complexity import onnx_complexity
+from dhp_sr.tasks.base import Task
+from dhp_sr.tasks.evaluation import Row, evaluate_inputs, evaluate_sets, new_row
 from dhp_sr.utils.errors import UserError
+from dhp_sr.zoo.networks import EXAMPLE_SIDE, example_shape, image_shape
+
+HD_OUTPUT = (720, 1280)
+"""Height and width of the output that papers on super-resolution state costs for."""
 
 GENERIC_FOLDERS = ("HR", "GT", "hr", "gt", "original", "images")
 """Prefixes of folder names that do not tell which test set it is."""
@@ -62,8 +69,10 @@ def open_models(
     models = []
     for path, name in zip(map(Path, paths), model_names(paths), strict=True):
         network = open_network(path, device, threads)
+        # Runners of other runtimes compute on the CPU, whatever --device says.
         on_cpu = isinstance(network, RunnerModule)
         models.append(ComparedModel(name, path, network, torch.device("cpu") if on_cpu else device))
+    # Scores of different tasks, scales or channels cannot stand in the same table.
     expected = _task_text(models[0].network)
     for model in models:
         task = _task_text(model.network)
@@ -88,6 +97,7 @@ def open_network(path: Path, device: torch.device, threads: int) -> nn.Module:
     Raises:
         UserError: The file is no model.
     """
+    # Our files as plain modules: their costs can be counted, and they run on any device.
     if default_runtime(path) == "torch":
         return load_model(path, device).float()
     if not path.is_file():
@@ -111,6 +121,7 @@ def set_names(folders: Sequence[str]) -> list[str]:
         if name.startswith(GENERIC_FOLDERS):
             name = path.parent.name
         name = name or str(folder)
+        # Names that already have a number count, too.
         repeated = sum(other.split("#")[0] == name for other in names)
         names.append(f"{name}#{repeated + 1}" if repeated else name)
     return names
@@ -126,8 +137,10 @@ def model_names(paths: Sequence[str | Path]) -> list[str]:
         lambda path: f"{_with_run(path)}{path.suffix}",
         str,
     )
+    # Each round lengthens only the names that still occur twice.
     for longer in longer_names:
         counts = Counter(names)
+        # Files of one name in different runs, then of different suffixes, then by the whole path.
         names = [
             longer(path) if counts[name] > 1 else name
             for name, path in zip(names, files, strict=True)
@@ -141,3 +154,54 @@ def _with_run(path: Path) -> str:
     if folder.name == "models":
         folder = folder.parent
     return f"{folder.name}/{path.stem}"
+
+
+def evaluated_input_row(task: Task, sets: Sequence[Any]) -> Row:
+    """Score the input itself: bicubic upscaling, or the noisy image."""
+    scores = evaluate_inputs(task, sets)
+    return new_row(task.input_name, scores.sets, images=scores.images)
+
+
+def evaluated_row(model: ComparedModel, task: Task, sets: Sequence[Any]) -> Row:
+    """Score a model on every test set, and count its costs at several sizes."""
+    network: Any = model.network
+    scores = evaluate_sets(task, network, sets, model.device)
+    if network.task == CLASSIFICATION:
+        side = network.input_size
+        return _model_row(model, scores.sets, {f"{side}x{side}": list(example_shape(network))})
+    scale = network.scale
+    out_height, out_width = HD_OUTPUT
+    shapes = {
+        "128x128": image_shape(network, EXAMPLE_SIDE, EXAMPLE_SIDE),
+        "256x256": image_shape(network, 256, 256),
+        # The input whose output is at least HD: divisions rounded up.
+        "1280x720 output": image_shape(network, -(-out_height // scale), -(-out_width // scale)),
+    }
+    return _model_row(model, scores.sets, shapes, images=scores.images)
+
+
+def _model_row(
+    model: ComparedModel, scores: dict[str, Any], shapes: dict[str, list[int]], **values: Any
+) -> Row:
+    """Return a row with costs for several inputs; the row itself states those of the first."""
+    costs = {name: _cost(model, shape) for name, shape in shapes.items()}
+    first = next(iter(costs.values()))
+    return new_row(
+        model.name,
+        scores,
+        macs=first["macs"],
+        params=first["params"],
+        convs=first["convs"],
+        file=str(model.path),
+        runtime=model.runtime,
+        costs=costs,
+        **values,
+    )
+
+
+def _cost(model: ComparedModel, shape: list[int]) -> dict[str, Any]:
+    cost = model.cost(shape)
+    values: dict[str, Any] = {"input": shape}
+    for name in ("macs", "params", "activations", "convs", "uncounted"):
+        values[name] = None if cost is None else getattr(cost, name)
+    return values

@@ -21,6 +21,7 @@ def _add_option_file(parser: argparse.ArgumentParser, help_text: str) -> None:
 
 def _add_network_arguments(parser: argparse.ArgumentParser, arch_help: str) -> None:
     parser.add_argument("--arch", metavar="NAME", help=arch_help)
+    # After --arch, so the parser must allow positional arguments between options.
     parser.add_argument(
         "arguments", nargs="*", metavar="key=value", help="with --arch: the network's arguments"
     )
@@ -28,6 +29,7 @@ def _add_network_arguments(parser: argparse.ArgumentParser, arch_help: str) -> N
 
 def plan_parser() -> argparse.ArgumentParser:
     """Return the command line of plan.py."""
+    # Defaults are None where an option file may state the value: what was given can be told apart.
     parser = _parser("Show what can be pruned in a network.")
     _add_option_file(parser, "option file: its network, and whether its targets can be met")
     _add_network_arguments(parser, "name in dhp_sr/archs or BasicSR, or torchvision:NAME")
@@ -105,6 +107,7 @@ def export_parser() -> argparse.ArgumentParser:
         required=True,
         help=f"{MODEL_HELP}; with --arch, a .pth or safetensors of weights",
     )
+    # Not required by argparse: `--model zoo:` alone lists the models. The service checks it.
     parser.add_argument("--format", choices=("onnx", "pt2", "safetensors"))
     parser.add_argument(
         "--output",
@@ -119,6 +122,7 @@ def export_parser() -> argparse.ArgumentParser:
     )
     _add_network_arguments(parser, "network that the weights belong to: EDSR, basicsr:RCAN, ...")
     parser.add_argument(
+        # The second spelling is that of the first edition.
         "--license",
         "--licence",
         dest="license",
@@ -139,6 +143,7 @@ def infer_parser() -> argparse.ArgumentParser:
         "2 a mistake in the arguments.",
     )
     parser.add_argument("--model", required=True, metavar="FILE", help=f"{MODEL_HELP}; or .onnx")
+    # Not required by argparse: `--model zoo:` alone lists the models. The service checks them.
     parser.add_argument("--input", metavar="PATH", help="an image, or a folder with its folders")
     parser.add_argument(
         "--output", metavar="FOLDER", help="where the results go, under the same names"

@@ -43,7 +43,8 @@ def run_plan(arguments: argparse.Namespace, root: Path) -> None:
     """
     keep_memory()
     with plain_warnings():
-        plan = _plan(arguments, root)
+        plan = plan_from(arguments, root)
+    # The plan is printed before an unmet target ends the command: it says why.
     print(plan_text(plan), end="")
     if arguments.json:
         write_json(arguments.json, plan)
@@ -52,7 +53,13 @@ def run_plan(arguments: argparse.Namespace, root: Path) -> None:
         raise UserError(f"{', '.join(unmet)} cannot be met, for the reason given above")
 
 
-def _plan(arguments: argparse.Namespace, root: Path) -> dict[str, Any]:
+def plan_from(arguments: argparse.Namespace, root: Path) -> dict[str, Any]:
+    """Plan the network of a command line, from an option file or by name.
+
+    Raises:
+        UserError: Arguments contradict each other, or as for `plan_run` and `plan_arch`.
+    """
+    # Only what was given: the defaults are those of `plan_arch`.
     given = {}
     for name in ARCH_ARGUMENTS:
         if getattr(arguments, name) is not None:
@@ -98,12 +105,13 @@ def plan_run(opt: str | Path, overrides: Sequence[str] = (), *, root: Path) -> d
     context = DistributedContext(single_device(options.num_gpu))
     network.to(context.device)
     hyper = convert_network(network, options, context.device)
+    # None where no target is a latency: measuring takes minutes.
     latency_benchmark = make_latency_benchmark(network, options, context, None)
     if latency_benchmark is not None:
         hyper.use_latency(latency_benchmark)
     budgets = make_budgets(compress)
     summary = summarize_plan(hyper, network, compress.round_to, compress.min_width, budgets[0].kind)
-    targets = [_try_budget(hyper, budget) for budget in budgets]
+    targets = [try_budget(hyper, budget) for budget in budgets]
     return finite({"name": options.name, **summary, "targets": targets})
 
 
@@ -135,9 +143,11 @@ def plan_arch(
         UserError: The name or an argument is unknown, or the network cannot be traced.
     """
     parsed = named_arguments(arguments)
+    # Option files call the converted EDSR HyperEDSR; the plan is that of EDSR.
     if name not in ARCHS:
         name = name.removeprefix("Hyper")
     network = build_named(name, parsed)
+    # Networks of other packages state their channels in an argument, if at all.
     channels = getattr(network, "in_channels", 3)
     for key in CHANNEL_ARGUMENTS:
         if not hasattr(network, "in_channels") and key in parsed:
@@ -161,7 +171,8 @@ def unmet_targets(plan: Mapping[str, Any]) -> list[str]:
     return unmet
 
 
-def _try_budget(hyper: HyperNet, budget: Budget) -> dict[str, Any]:
+def try_budget(hyper: HyperNet, budget: Budget) -> dict[str, Any]:
+    """Allocate widths for a budget with equal scores; return what is kept, or why not."""
     target = {"kind": budget.kind, "keep_ratio": budget.keep_ratio}
     try:
         report = hyper.prune_to_budget(budget)

@@ -41,9 +41,11 @@ def keep_memory() -> bool:
     """
     if not sys.platform.startswith("linux"):
         return False
+    # Other C libraries (musl) have no mallopt, or one without effect.
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
+    # Both, always: `and` would skip the second where the first fails.
     trim_set = mallopt(_M_TRIM_THRESHOLD, _MAX_TRIM_BYTES)
     mmap_set = mallopt(_M_MMAP_THRESHOLD, _MAX_MMAP_BYTES)
     return bool(trim_set and mmap_set)
@@ -74,6 +76,7 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
     try:
         yield lambda: bool(received)
     finally:
+        # A program that calls train() as a library gets its handlers back.
         for number, handler in previous.items():
             signal.signal(number, handler)
 

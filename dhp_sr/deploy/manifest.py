@@ -3,18 +3,13 @@
 It is JSON in the header of the safetensors file. The first half is derived from the network and
 compared with the rebuilt network when a file is loaded. The second half holds facts that cannot
 be derived: scores, multiply-adds, the parent's name, the license.
-
-A reduced copy lies among the tensors, for programs that pass on tensors alone: loaders of model
-collections (spandrel, ComfyUI, converters) drop the header. Widths could be read from shapes, but
-not the class, nor the value range and mean of EDSR.
 """
 
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from dhp_sr import __version__
@@ -27,7 +22,7 @@ from dhp_sr.deploy.model_info import (
     attached_info,
     stated_info,
 )
-from dhp_sr.deploy.safetensors_io import DESCRIPTION, ModelFileError
+from dhp_sr.deploy.safetensors_io import ModelFileError
 from dhp_sr.surgery.rewrite import RewrittenNetwork
 from dhp_sr.utils.errors import UserError, nearest
 from dhp_sr.utils.strict_json import dump_json, parse_json, to_json
@@ -73,13 +68,6 @@ FACTS: dict[str, Any] = {
 REBUILDING = ("forward", "smallest_side")
 """Keys that some networks need beyond class and arguments."""
 
-_LAYER_COUNTS = ("num_block", "num_layer", "num_level", "num_group", "num_conv")
-"""Prefixes of arguments that say how often something is repeated."""
-
-_EMBEDDED_KEYS = (*DERIVED, *CLASSIFIER, *REBUILDING)
-_EMBEDDED_CHECKSUM = "crc32"
-_MAX_EMBEDDED_BYTES = 2**22
-
 
 def describe(network: nn.Module) -> dict[str, Any]:
     """Return the derived half of a network's manifest.
@@ -89,10 +77,9 @@ def describe(network: nn.Module) -> dict[str, Any]:
     """
     info = stated_info(network)
     # Tuples are written as lists, as JSON returns them, so that both sides compare equal.
-    arguments = {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in info.arguments.items()
-    }
+    arguments = {}
+    for name, value in info.arguments.items():
+        arguments[name] = list(value) if isinstance(value, tuple) else value
     described = {
         "architecture": info.architecture,
         "arguments": arguments,
@@ -142,6 +129,7 @@ def third_party_info(manifest: Mapping[str, Any]) -> ModelInfo:
         raise ModelFileError(
             f"manifest: expected smallest_side from 1 to {MAX_SIDE}, got {shorten(minimum)}"
         )
+    # `smallest_side` of a classifier is the size that it is meant for.
     classifies = manifest["task"] == CLASSIFICATION
     return ModelInfo(
         architecture=manifest["architecture"],
@@ -166,14 +154,16 @@ def pack(network: nn.Module, facts: Mapping[str, Any]) -> dict[str, str]:
     """
     versions = {"tool_version": __version__, "torch_version": str(torch.__version__)}
     reserved = {*DERIVED, *CLASSIFIER, *REBUILDING, *versions}
+    # A fact of such a name would silently replace what was read from the network.
     conflicts = sorted(reserved & set(facts))
     if conflicts:
         raise UserError(
             f"{', '.join(conflicts)}: read from the network itself, cannot be given as a fact"
         )
+    # Multiply-adds mean nothing without the size that they were counted for.
     if (facts.get("macs") is None) != (facts.get("macs_input") is None):
         raise UserError(
-            "expected macs and macs_input (the input's shape) together, got only one of them"
+            "expected macs and macs_input (the input's shape) together, got a single fact"
         )
     manifest = {
         **describe(network),
@@ -194,6 +184,8 @@ def _rebuilding_keys(network: nn.Module) -> dict[str, Any]:
     info = attached_info(network)
     if info is not None and info.package != "dhp_sr":
         keys["smallest_side"] = info.sizes.minimum
+    # The class's forward states sizes that no longer hold; the patched numbers go into the file,
+    # never code: whoever loads it traces the class again and patches the same arguments.
     if isinstance(network, RewrittenNetwork):
         keys["forward"] = {
             "stated": list(network.stated),
@@ -241,6 +233,7 @@ def unpack(header: Mapping[str, str] | None) -> dict[str, Any]:
 
 
 def _check_argument(name: str, value: Any, depth: int = 0) -> None:
+    # bool passes as int: False and True are 0 and 1, and constructors take them.
     if isinstance(value, list) and len(value) <= 64 and depth < 2:
         for element in value:
             _check_argument(name, element, depth + 1)
@@ -258,77 +251,6 @@ def _check_argument(name: str, value: Any, depth: int = 0) -> None:
             f"manifest: argument {shorten(name)}: expected a number up to {MAX_NUMBER} "
             f"(integers from 0), a short text or a short list, got {shorten(value)}"
         )
-
-
-def check_layer_counts(arguments: Mapping[str, Any], num_tensors: int) -> None:
-    """Check that no argument asks for more layers than the file holds, before any is made.
-
-    Args:
-        arguments: Of the constructor, from a file.
-        num_tensors: Of the file.
-
-    Raises:
-        ModelFileError: An argument does.
-    """
-    for name, value in arguments.items():
-        if name.startswith(_LAYER_COUNTS) and isinstance(value, int) and value > num_tensors:
-            raise ModelFileError(
-                f"manifest: {name}={value} asks for more layers than the file's {num_tensors} "
-                "tensors"
-            )
-
-
-def embed(header: Mapping[str, str]) -> Tensor:
-    """Return the copy of a header that lies among the tensors, without its facts.
-
-    Returns:
-        Bytes, uint8 of one axis. They have a checksum of their own, since the weights beside them
-        may be converted on their way.
-    """
-    manifest = parse_json(header["manifest"])
-    reduced = {key: manifest[key] for key in _EMBEDDED_KEYS if key in manifest}
-    text = dump_json(reduced)
-    copy = {
-        "format": header["format"],
-        "format_version": header["format_version"],
-        _EMBEDDED_CHECKSUM: _crc32(text),
-        "manifest": text,
-    }
-    return torch.frombuffer(bytearray(dump_json(copy).encode()), dtype=torch.uint8)
-
-
-def extract(tensors: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Separate the embedded manifest of a state dict from its weights.
-
-    Returns:
-        The checked manifest, and the weights by key.
-
-    Raises:
-        ModelFileError: There is no manifest, or it is malformed.
-    """
-    copy = tensors.get(DESCRIPTION)
-    if copy is None:
-        raise ModelFileError(
-            f"expected the key {DESCRIPTION!r} among the tensors; save the model again"
-        )
-    if copy.dtype != torch.uint8 or copy.dim() != 1 or copy.numel() > _MAX_EMBEDDED_BYTES:
-        raise ModelFileError(
-            f"{DESCRIPTION}: expected bytes, got {copy.dtype} of shape {tuple(copy.shape)}"
-        )
-    header = read_json(bytes(copy.cpu().numpy()), DESCRIPTION)
-    texts = isinstance(header, dict) and all(isinstance(text, str) for text in header.values())
-    if not texts:
-        raise ModelFileError(f"{DESCRIPTION}: expected a JSON object of texts")
-    manifest = unpack(header)
-    if header.get(_EMBEDDED_CHECKSUM) != _crc32(header["manifest"]):
-        raise ModelFileError(
-            f"{DESCRIPTION}: damaged, it differs from its checksum; copy the file again"
-        )
-    return manifest, {key: tensor for key, tensor in tensors.items() if key != DESCRIPTION}
-
-
-def _crc32(text: str) -> str:
-    return f"{zlib.crc32(text.encode()):08x}"
 
 
 def read_json(text: str | bytes, where: str) -> Any:

@@ -1,13 +1,27 @@
-"""Model files: a network saved with its description, and loaded without its training code."""
+"""Model files: a network saved with its description, and loaded without its training code.
 
+The manifest is in the header of the file. A reduced copy lies among the tensors, for programs that
+pass on tensors alone: loaders of model collections (spandrel, ComfyUI, converters) drop the
+header. Widths could be read from shapes, but not the class, nor the value range of EDSR.
+"""
+
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dhp_sr.archs import ARCHS
-from dhp_sr.deploy.manifest import embed, pack, unpack
+from dhp_sr.deploy.manifest import (
+    CLASSIFIER,
+    DERIVED,
+    REBUILDING,
+    pack,
+    read_json,
+    unpack,
+)
 from dhp_sr.deploy.model_info import (
     ModelInfo,
     attach_info,
@@ -29,12 +43,17 @@ from dhp_sr.deploy.safetensors_io import (
 )
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.modules import load_values
+from dhp_sr.utils.strict_json import dump_json, parse_json
+
+_EMBEDDED_KEYS = (*DERIVED, *CLASSIFIER, *REBUILDING)
+_EMBEDDED_CHECKSUM = "crc32"
+_MAX_EMBEDDED_BYTES = 2**22
 
 
 def save_model(
     network: nn.Module, path: str | Path, *, info: ModelInfo | None = None, **facts: Any
 ) -> None:
-    """Write a network, dense or pruned, to one self-describing safetensors file.
+    """Write a network, dense or pruned, to a self-describing safetensors file.
 
     The file appears whole or not at all, and the same network and facts give the same bytes.
     Before anything is written, the network is rebuilt from its description, so that every file
@@ -44,7 +63,7 @@ def save_model(
         network: Of `dhp_sr.archs`, of any widths, on any device, with weights of a single
             floating-point type; or of another package, with its `info`.
         path: The file, usually `*.safetensors`; folders above it are created.
-        info: Description of a network of another package; a loaded network carries its own.
+        info: Description of a network of another package; a loaded network carries one.
         **facts: Further JSON-able values: `macs` with `macs_input` (the input's shape, NCHW),
             `scores`, `parent`, `licence`, `groups`, ... `read_manifest` returns them.
 
@@ -56,6 +75,7 @@ def save_model(
     if info is not None:
         attach_info(network, info)
     header = _header(network, facts, f"{path}: not saved, since it could not be loaded again")
+    # The embedded manifest is a tensor for programs that pass on tensors alone.
     tensors = {**network.state_dict(), DESCRIPTION: embed(header)}
     write_tensors(path, tensors, {**header, CHECKSUM: checksum(header, tensors)})
 
@@ -131,6 +151,7 @@ def fill_weights(network: nn.Module, tensors: dict[str, torch.Tensor]) -> nn.Mod
             continue
         if expected.dtype != dtype:
             raise ModelFileError(f"{key}: expected {expected.dtype}, got {dtype}")
+    # assign: the weights on the meta device have no memory to copy into.
     load_values(network, tensors, strict=True, assign=True)
     on_meta = [name for name, buffer in network.named_buffers() if buffer.is_meta]
     assert not on_meta, (
@@ -140,12 +161,67 @@ def fill_weights(network: nn.Module, tensors: dict[str, torch.Tensor]) -> nn.Mod
     return network.to(device=device, dtype=_floating_type(tensors))
 
 
+def embed(header: Mapping[str, str]) -> Tensor:
+    """Return the copy of a header that lies among the tensors, without its facts.
+
+    Returns:
+        Bytes, uint8 of a single axis. A checksum covers them alone, since the weights beside them
+        may be converted on their way.
+    """
+    manifest = parse_json(header["manifest"])
+    reduced = {key: manifest[key] for key in _EMBEDDED_KEYS if key in manifest}
+    text = dump_json(reduced)
+    copy = {
+        "format": header["format"],
+        "format_version": header["format_version"],
+        _EMBEDDED_CHECKSUM: _crc32(text),
+        "manifest": text,
+    }
+    return torch.frombuffer(bytearray(dump_json(copy).encode()), dtype=torch.uint8)
+
+
+def extract(tensors: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Separate the embedded manifest of a state dict from its weights.
+
+    Returns:
+        The checked manifest, and the weights by key.
+
+    Raises:
+        ModelFileError: There is no manifest, or it is malformed.
+    """
+    copy = tensors.get(DESCRIPTION)
+    if copy is None:
+        raise ModelFileError(
+            f"expected the key {DESCRIPTION!r} among the tensors; save the model again"
+        )
+    if copy.dtype != torch.uint8 or copy.dim() != 1 or copy.numel() > _MAX_EMBEDDED_BYTES:
+        raise ModelFileError(
+            f"{DESCRIPTION}: expected bytes, got {copy.dtype} of shape {tuple(copy.shape)}"
+        )
+    header = read_json(bytes(copy.cpu().numpy()), DESCRIPTION)
+    texts = isinstance(header, dict) and all(isinstance(text, str) for text in header.values())
+    if not texts:
+        raise ModelFileError(f"{DESCRIPTION}: expected a JSON object of texts")
+    manifest = unpack(header)
+    # CRC-32: against damage, not against forgery, from which only the checks in `rebuild` protect.
+    if header.get(_EMBEDDED_CHECKSUM) != _crc32(header["manifest"]):
+        raise ModelFileError(
+            f"{DESCRIPTION}: damaged, it differs from its checksum; copy the file again"
+        )
+    return manifest, {key: tensor for key, tensor in tensors.items() if key != DESCRIPTION}
+
+
+def _crc32(text: str) -> str:
+    return f"{zlib.crc32(text.encode()):08x}"
+
+
 def _header(network: nn.Module, facts: dict[str, Any], refusal: str) -> dict[str, str]:
     """Return a file's header, once the network has been rebuilt from it."""
     _check_class(network)
     tensors = network.state_dict()
     header = pack(network, facts)
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    # The code that will load the file, on the same header: what is written can be read.
     try:
         _floating_type(tensors)
         rebuild(unpack(header), shapes)
@@ -159,6 +235,7 @@ def _check_class(network: nn.Module) -> None:
     if info is not None and info.package != "dhp_sr":
         constructor_of(info.architecture)
         return
+    # Compared by identity: another project's class may have the same name.
     if ARCHS.get(type(network).__name__) is type(network):
         return
     hint = (
@@ -179,6 +256,6 @@ def _floating_type(tensors: dict[str, torch.Tensor]) -> torch.dtype:
     if len(examples) != 1:
         listing = ", ".join(f"{dtype} ({key})" for dtype, key in examples.items())
         raise ModelFileError(
-            f"expected weights of one floating-point type, got {listing or 'none'}"
+            f"expected weights of a single floating-point type, got {listing or 'none'}"
         )
     return next(iter(examples))

@@ -16,9 +16,7 @@ import torch
 from torch import nn
 
 from dhp_sr.archs import ARCHS, build
-from dhp_sr.cost.activation_memory import peak_activation_bytes
 from dhp_sr.graph.shape_inference import infer_output
-from dhp_sr.tiling.receptive import receptive_field
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.pixels import round_up
 
@@ -27,7 +25,7 @@ RESTORATION = ("sr", "denoise")
 """Tasks whose output is an image."""
 
 SIZE_MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
-"""Multiples that heights and widths are tried for where a network does not state its own."""
+"""Multiples that heights and widths are tried for where a network does not state its multiple."""
 
 DEFAULT_SIDE = 16
 """Height and width in pixels of an example input where nothing is known about sizes."""
@@ -87,7 +85,7 @@ class SizeRequirements:
 
 @dataclass(frozen=True)
 class TileRequirements:
-    """Conditions under which a tile's result equals that part of the whole image's result."""
+    """Conditions under which tiles give the same pixels as the whole image."""
 
     halo: int | None = None
     """Input pixels needed around a tile; None: unknown, or every output reads the whole image."""
@@ -104,7 +102,7 @@ class ModelInfo:
     """Description of a network, the same for all of its pruned versions."""
 
     architecture: str
-    """Name in model files: of our own table ("EDSR"), or "package:NAME" ("basicsr:RCAN").
+    """Name in model files: a key of `archs.ARCHS` ("EDSR"), or "package:NAME" ("basicsr:RCAN").
     Empty for another program's ONNX file."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """Constructor arguments of the unpruned network."""
@@ -121,7 +119,7 @@ class ModelInfo:
     value_range: tuple[float, float] = (0.0, 1.0)
     """Of input and output, before any normalization inside the network."""
     tiles: TileRequirements | None = None
-    """None: the receptive field has not been computed, see `with_tiles`."""
+    """None: the receptive field has not been computed, see `runner.with_tiles`."""
     license: str | None = None
     """License of the weights."""
     parent: str | None = None
@@ -141,6 +139,7 @@ class ModelInfo:
     @property
     def example_side(self) -> int:
         """Height and width in pixels of an input that passes through the network."""
+        # Smaller images than a classifier is meant for may shrink to nothing on their way.
         if self.input_size is not None:
             return round_up(self.input_size, self.sizes.multiple)
         if self.sizes.minimum > 1:
@@ -190,6 +189,7 @@ def construct(architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
     Raises:
         UserError: The name is not known here.
     """
+    # Ours first: nobody can register a name without a colon, so a file cannot replace them.
     if architecture in ARCHS:
         return build(architecture, **arguments)
     return constructor_of(architecture)(**arguments)
@@ -222,11 +222,12 @@ def attached_info(network: nn.Module) -> ModelInfo | None:
 def attach_info(network: nn.Module, info: ModelInfo) -> nn.Module:
     """Attach a description to a network; copies and pruned versions of it carry it, too.
 
-    Networks of other packages also get the plain attributes that our own have, so that code for
+    Networks of other packages also get the plain attributes of `dhp_sr.archs`, so that code for
     plain networks does not have to distinguish the two.
     """
     plain: Any = network  # torch types every attribute of a module as Tensor | Module
     plain.info = info
+    # Our own classes set these themselves; a class of another package may use a name differently.
     for name in ATTRIBUTES:
         if not hasattr(network, name):
             setattr(network, name, getattr(info, name))
@@ -236,7 +237,7 @@ def attach_info(network: nn.Module, info: ModelInfo) -> nn.Module:
 
 
 def info_of(network: nn.Module) -> ModelInfo:
-    """Return the description of a network: the attached one, or that of a network of `archs`.
+    """Return a network's description: attached to it, or read from a network of `archs`.
 
     Args:
         network: Of `dhp_sr.archs`, or with an attached `ModelInfo`; left as it was.
@@ -244,6 +245,8 @@ def info_of(network: nn.Module) -> ModelInfo:
     info = stated_info(network)
     if info.out_channels:
         return info
+    # A pass on the meta device takes milliseconds, and no class states its output channels in a
+    # way that all of them share.
     return replace(info, out_channels=infer_out_channels(network, info))
 
 
@@ -278,30 +281,12 @@ def floating_dtype(network: nn.Module) -> torch.dtype:
     return torch.float32
 
 
-def with_tiles(info: ModelInfo, network: nn.Module) -> ModelInfo:
-    """Return the description with the network's receptive field and memory.
-
-    They are properties of the pruned network, and tracing it takes a moment, so this is done
-    where tiles matter: by runners and exports. Classifiers have no tiles.
-    """
-    if not info.restores_images:
-        return info
-    receptive = receptive_field(network, info.in_channels, info.sizes.multiple)
-    memory = peak_activation_bytes(network, info.in_channels, info.sizes.multiple)
-    tiles = TileRequirements(
-        halo=receptive.halo,
-        multiple=receptive.multiple,
-        bytes_per_pixel=memory or DEFAULT_BYTES_PER_PIXEL,
-        reason=receptive.reason,
-    )
-    return replace(info, tiles=tiles)
-
-
 def trial_side(multiple: int) -> int:
     """Return an odd number of times `multiple` that is at least `DEFAULT_SIDE`.
 
     The odd factor keeps the side from being a multiple of any larger power of two, so that a
     network which passes it needs no more than `multiple`.
     """
+    # Rounded up, then made odd by its lowest bit.
     factor = -(-DEFAULT_SIDE // multiple) | 1
     return multiple * factor

@@ -1,6 +1,6 @@
-"""Checks of an ONNX file before onnxruntime opens it, and the checksum of our own files.
+"""Checks of an ONNX file before onnxruntime opens it, and the checksum of dhp_sr's files.
 
-onnxruntime opens other files that a model names, and computes constants while it loads one; a few
+onnxruntime opens other files that a model names, and computes constants while loading; a few
 bytes can ask for any amount of memory. So a model may refer to nothing outside itself, and hold no
 more than it declares.
 """
@@ -42,6 +42,7 @@ def write_with_checksum(model: Any, metadata: Mapping[str, str], path: str | Pat
     del model.metadata_props[:]
     for key, value in {**metadata, CHECKSUM: _BLANK}.items():
         model.metadata_props.add(key=key, value=value)
+    # The blank has the length of a checksum, so filling it in moves no other byte.
     content = model.SerializeToString()
     Path(path).write_bytes(_with_checksum(content, _BLANK, _sha256(content)))
 
@@ -60,15 +61,20 @@ def check_onnx(path: str | Path) -> None:
         if size > _MAX_FILE_BYTES:
             raise ModelFileError(f"expected at most {_MAX_FILE_BYTES} bytes, got {size}")
         content = path.read_bytes()
-        model = _parse(content)
-        _verify_checksum(model, content)
-        _check_graphs(model)
-        _check_sizes(model)
+        model = parse_onnx(content)
+        verify_onnx_checksum(model, content)
+        check_graphs(model)
+        check_static_sizes(model)
     except ModelFileError as error:
         raise ModelFileError(f"{path}: {error}") from error
 
 
-def _parse(content: bytes) -> Any:
+def parse_onnx(content: bytes) -> Any:
+    """Parse a model without loading files that it refers to.
+
+    Raises:
+        ModelFileError: The bytes are no ONNX model.
+    """
     import onnx
 
     try:
@@ -76,12 +82,12 @@ def _parse(content: bytes) -> Any:
     except Exception as error:
         # protobuf's exception classes differ between its implementations.
         raise ModelFileError(
-            f"expected an ONNX file that can be read, got a damaged or another one: {error}"
+            f"expected an ONNX file that can be read, got damaged or other content: {error}"
         ) from None
     # protobuf reads almost any bytes as an empty message.
     if not model.graph.node or not model.graph.input:
         raise ModelFileError(
-            "expected an ONNX file with a graph, got one of another kind or a damaged one"
+            "expected an ONNX file with a graph, got another kind of file or a damaged file"
         )
     for entry in model.metadata_props:
         # Invalid UTF-8 arrives as bytes.
@@ -90,9 +96,10 @@ def _parse(content: bytes) -> Any:
     return model
 
 
-def _verify_checksum(model: Any, content: bytes) -> None:
-    """Compare the checksum of our own files; those of other programs have none."""
+def verify_onnx_checksum(model: Any, content: bytes) -> None:
+    """Compare the checksum of dhp_sr's files; those of other programs have none."""
     metadata = {entry.key: entry.value for entry in model.metadata_props}
+    # A file that calls itself ours must have one: damage may have hit the key itself.
     if CHECKSUM not in metadata and metadata.get("format") != "dhp_sr":
         return
     stated = metadata.get(CHECKSUM, "")
@@ -113,7 +120,13 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _check_graphs(model: Any) -> None:
+def check_graphs(model: Any) -> None:
+    """Check every constant and the number of nodes.
+
+    Raises:
+        ModelFileError: A constant lies elsewhere or lies about its size, or there are too many
+            nodes.
+    """
     import onnx
 
     num_nodes = 0
@@ -121,7 +134,7 @@ def _check_graphs(model: Any) -> None:
         if isinstance(item, onnx.NodeProto):
             num_nodes += 1
         elif isinstance(item, onnx.TensorProto):
-            _check_constant(item)
+            check_constant(item)
     if num_nodes > _MAX_NODES:
         raise ModelFileError(f"expected at most {_MAX_NODES} operations, got {num_nodes}")
 
@@ -147,16 +160,17 @@ def _nodes_and_constants(model: Any) -> Iterator[Any]:
                     yield attribute.t
 
 
-def _check_constant(tensor: Any) -> None:
+def check_constant(tensor: Any) -> None:
     """Check that a constant lies in the file and has as many values as it declares."""
     import onnx
 
     name = f"constant {tensor.name[:80]!r}"
     if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
-        raise ModelFileError(f"{name} lies in another file; expected all weights in one file")
+        raise ModelFileError(f"{name} lies in another file; expected all weights in this file")
     if any(side < 0 for side in tensor.dims):
         raise ModelFileError(f"{name} has the shape {list(tensor.dims)}")
     declared = math.prod(tensor.dims)
+    # Values are stored as raw bytes, or as typed numbers in a field for each type.
     if tensor.HasField("raw_data"):
         try:
             dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
@@ -179,15 +193,15 @@ def _num_typed_values(tensor: Any) -> int:
     return held // 2 if tensor.data_type in _COMPLEX_TYPES else held
 
 
-def _check_sizes(model: Any) -> None:
+def check_static_sizes(model: Any) -> None:
     """Check that no value whose size is independent of the input is huge."""
     import onnx
 
     try:
-        # With data propagation: sizes may be computed from constants, one node after another.
+        # With data propagation: sizes may be computed from constants by a chain of nodes.
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     except Exception as error:
-        # The library's C++ side raises classes of its own.
+        # The library's C++ side raises exceptions without a common base class.
         reason = str(error).strip()[:300]
         raise ModelFileError(f"the graph's shapes do not fit: {reason}") from None
     for value in [*inferred.graph.value_info, *inferred.graph.output]:

@@ -1,4 +1,4 @@
-"""Export to one ONNX file with free batch, height and width, compared with PyTorch."""
+"""Export to a single ONNX file with free batch, height and width, compared with PyTorch."""
 
 import copy
 import logging
@@ -53,14 +53,14 @@ def export_onnx(
     facts: Mapping[str, Any] | None = None,
     tolerance: float | None = None,
 ) -> Agreement:
-    """Export a network to one ONNX file that takes any batch, height and width.
+    """Export a network to a single ONNX file that takes any batch, height and width.
 
     The file is run with onnxruntime at two sizes that it was not traced with, and takes its name
     only if the results are PyTorch's. Weights lie inside it; normalization and EDSR's range are
     merged into the convolutions.
 
     Args:
-        network: Takes one image tensor (N, C, H, W) in [0, 1] and returns one; left as it was.
+        network: Maps an image tensor (N, C, H, W) in [0, 1] to an image; left as it was.
         path: The file; input and output are called `input` and `output`.
         example_shape: (N, C, H, W) to trace with; H and W multiples of `size_multiple`.
         size_multiple: Height and width of inputs must be multiples of it.
@@ -79,11 +79,12 @@ def export_onnx(
     check_example_shape(example_shape, size_multiple)
     if opset not in OPSETS:
         raise UserError(f"expected an opset from {OPSETS[0]} to {OPSETS[-1]}, got {opset}")
-    model = _to_onnx(simplify(network), example_shape, size_multiple, opset)
+    model = convert_to_onnx(simplify(network), example_shape, size_multiple, opset)
     if half:
-        model = _to_half(model)
+        model = convert_to_half(model)
     metadata = pack_metadata(facts) if facts else {}
     with atomic_path(path) as temporary:
+        # The file itself is compared, not the model in memory.
         write_with_checksum(model, metadata, temporary)
         run = _run_function(open_session(temporary), half)
         original = copy.deepcopy(network).cpu().float().eval()
@@ -97,16 +98,21 @@ def export_onnx(
             raise UserError(f"{error}; {hint}") from error
 
 
-def _to_onnx(
+def convert_to_onnx(
     network: nn.Module, shape: Sequence[int], size_multiple: int, opset: int
 ) -> "onnx.ModelProto":
+    """Trace a network into an ONNX model of the given opset.
+
+    Raises:
+        UserError: It has no ONNX form, or none in this opset.
+    """
     name = type(network).__name__
     with quiet_exporters(), _muted_loggers("torch.onnx", "onnxscript", "onnx_ir"):
         try:
             program = torch.onnx.export(
                 network,
                 (example_image(network, shape),),
-                dynamo=True,
+                dynamo=True,  # the older exporter loses free sizes on the way
                 external_data=False,
                 opset_version=opset,
                 dynamic_shapes=(dynamic_axes(network, size_multiple),),
@@ -119,21 +125,21 @@ def _to_onnx(
             raise UserError(f"{name} has no ONNX form: {lines[-1]}") from error
     assert program is not None, "torch.onnx.export returns a program where dynamo is set"
     model = program.model_proto
-    # The exporter writes opset 18 and later; to 17 there is one step that ONNX refuses.
+    # The exporter writes opset 18 and later; the step to 17 is refused by ONNX.
     if _opset_of(model) > opset == _OPSET_BEFORE_PAD_AXES:
-        model = _lower_opset(model, opset)
+        model = lower_opset(model, opset)
     if _opset_of(model) != opset:
         raise UserError(
             f"{name} has no form in opset {opset}: the exporter kept {_opset_of(model)}; take that"
         )
-    return _without_source_paths(model)
+    return remove_source_paths(model)
 
 
 def _opset_of(model: Any) -> int:
     return next(entry.version for entry in model.opset_import if entry.domain == "")
 
 
-def _lower_opset(model: Any, opset: int) -> Any:
+def lower_opset(model: Any, opset: int) -> Any:
     """Convert a model to an older opset.
 
     A Pad without axes means the same in both, but ONNX has no rule to convert it. So those nodes
@@ -159,8 +165,8 @@ def _lower_opset(model: Any, opset: int) -> Any:
     return lowered
 
 
-def _without_source_paths(model: Any) -> Any:
-    """Remove the exporter's notes about the source code of every node, in place.
+def remove_source_paths(model: Any) -> Any:
+    """Remove the exporter's notes about the source code of every node.
 
     They hold paths of this machine, and would make the bytes depend on it.
     """
@@ -174,7 +180,8 @@ def _without_source_paths(model: Any) -> Any:
     return model
 
 
-def _to_half(model: Any) -> Any:
+def convert_to_half(model: Any) -> Any:
+    """Convert weights, computation, input and output of a model to fp16."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     with quiet_exporters():
@@ -193,7 +200,7 @@ def _run_function(session: Any, half: bool) -> Callable[[Tensor], Tensor]:
 
 @contextmanager
 def _muted_loggers(*names: str) -> Iterator[None]:
-    # The exporter reports in its own words what _to_onnx checks.
+    # convert_to_onnx checks what the exporter would report here.
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -208,17 +215,18 @@ def _muted_loggers(*names: str) -> Iterator[None]:
 def simplify(network: nn.Module) -> nn.Module:
     """Return a float32 copy on the CPU that other runtimes execute faster, with equal results.
 
-    A PReLU with one parameter becomes a leaky ReLU, which onnxruntime merges into the convolution
-    before it (a PReLU stays a separate, slow operator; SRResNet takes twice as long with it).
-    EDSR's range and output mean go into its biases. A UNet, which pads and crops, states its
+    A PReLU with a single parameter becomes a leaky ReLU, which onnxruntime merges into the
+    convolution before it (a PReLU stays a separate, slow operator; SRResNet takes twice as long
+    with it). EDSR's range and output mean go into its biases. A UNet, which pads and crops, states its
     output's size through the input's, so that programs that infer shapes find it.
 
     Args:
-        network: Takes one image tensor; left as it was.
+        network: Maps an image tensor to an image; left as it was.
     """
     copied = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
     for parent in list(copied.modules()):
         for name, child in list(parent.named_children()):
+            # Shared modules are replaced under each of their names.
             if isinstance(child, nn.PReLU) and child.num_parameters == 1:
                 setattr(parent, name, nn.LeakyReLU(float(child.weight)))
     if type(copied) is EDSR:

@@ -68,6 +68,7 @@ def open_session(path: str | Path, threads: int = 1) -> "onnxruntime.InferenceSe
     # Before onnxruntime, which opens other files that a model names and computes its constants.
     check_onnx(path)
     options = runtime.SessionOptions()
+    # Threads inside an operator; side by side, operators of a chain only wait for each other.
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # fatal alone: errors arrive as exceptions
@@ -102,7 +103,7 @@ class _Input:
 
 @final
 class OnnxRunner(Runner):
-    """An ONNX file with one image in and one image, or scores of classes, out.
+    """An ONNX file from an image to an image or to scores of classes.
 
     Args:
         path: The file, of dhp_sr or of any other program.
@@ -125,7 +126,8 @@ class OnnxRunner(Runner):
                 f"for {device}"
             )
         self._session = open_session(path, threads or torch.get_num_threads())
-        self._input = _read_input(self._session, path)
+        self._input = read_input(self._session, path)
+        # The precision is part of the graph: a file cannot be run in another.
         own_precision = "fp16" if self._input.dtype is np.float16 else "fp32"
         if precision not in ("fp32", own_precision):
             raise UserError(
@@ -145,12 +147,13 @@ class OnnxRunner(Runner):
         return np.asarray(result, dtype=np.float32)
 
     def _describe(self, path: Path) -> ModelInfo:
-        """Return the file's own description, completed and checked by running the graph."""
-        stated = _read_metadata(self._session, path)
+        """Return the description in the file, completed and checked by running the graph."""
+        stated = read_stated_facts(self._session, path)
         channels = self._input.channels or stated.get("in_channels", 3)
         if stated.get("task") == CLASSIFICATION:
             self._check_classifier(stated, path)
             return _stated_info(stated)
+        # What the file says is checked by running it: the metadata may belong to another graph.
         probed = self._probe(channels, path, stated.get("size_multiple", 1))
         if not stated:
             return probed
@@ -188,6 +191,7 @@ class OnnxRunner(Runner):
     def _probe(self, channels: int, path: Path, stated_multiple: int) -> ModelInfo:
         """Find scale, output channels and size multiple by running small images."""
         reason: UserError | None = None
+        # Only multiples of the stated one: the file knows more than a few trials can show.
         candidates = {multiple for multiple in SIZE_MULTIPLES if multiple % stated_multiple == 0}
         for multiple in sorted({stated_multiple, *candidates}):
             side = trial_side(multiple)
@@ -205,6 +209,7 @@ class OnnxRunner(Runner):
                     in_channels=channels,
                     out_channels=result.shape[1],
                     sizes=SizeRequirements(multiple),
+                    # A few trials cannot bound a receptive field.
                     tiles=TileRequirements(multiple=multiple, reason=_UNKNOWN_HALO),
                 )
             reason = UserError(
@@ -215,16 +220,16 @@ class OnnxRunner(Runner):
         ) from reason
 
 
-def _read_input(session: Any, path: Path) -> _Input:
-    """Return the input of a session with one image in and one result out."""
+def read_input(session: Any, path: Path) -> _Input:
+    """Return the input of a session that maps an image to a single result."""
     inputs = session.get_inputs()
     outputs = session.get_outputs()
     single = len(inputs) == 1 and len(outputs) == 1
     if not single or len(inputs[0].shape) != 4 or inputs[0].type not in _DTYPES:
         listing = ", ".join(f"{entry.name} {entry.type} {entry.shape}" for entry in inputs)
         raise UserError(
-            f"{path}: expected one image (N, C, H, W) of floating-point numbers in and one out, "
-            f"got {len(outputs)} out and in: {listing}"
+            f"{path}: expected an image (N, C, H, W) of floating-point numbers in and a single "
+            f"result out, got {len(outputs)} out and in: {listing}"
         )
     shape = inputs[0].shape
     if any(isinstance(side, int) for side in shape[2:]):
@@ -235,7 +240,7 @@ def _read_input(session: Any, path: Path) -> _Input:
     return _Input(inputs[0].name, _DTYPES[inputs[0].type], channels)
 
 
-def _read_metadata(session: Any, path: Path) -> dict[str, Any]:
+def read_stated_facts(session: Any, path: Path) -> dict[str, Any]:
     """Return the file's description of itself; empty for a file of another program."""
     try:
         stated = unpack_metadata(session.get_modelmeta().custom_metadata_map) or {}

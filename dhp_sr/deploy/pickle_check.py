@@ -32,7 +32,7 @@ MAX_PICKLE_BYTES = 2**20
 """Limit of the pickle itself, which names tensors and their shapes; their numbers are stored
 outside of it."""
 
-_WRONG_KIND = "expected a file of weights, got one of another kind or truncated"
+_WRONG_KIND = "expected a file of weights, got another kind of file or a truncated file"
 _NUM_LEGACY_PICKLES = 5
 """Magic number, protocol, system, content, keys: in sequence in files of torch before 1.6."""
 
@@ -48,8 +48,9 @@ def check_pickle(path: Path) -> None:
         head = file.read(4)
         file.seek(0)
         if head == b"PK\x03\x04":
-            _check_zip(path)
+            check_zip(path)
         elif head[:1] == b"\x80":
+            # Tensors' bytes follow the pickles, so the rest of the file is not disassembled.
             for _ in range(_NUM_LEGACY_PICKLES):
                 _check_operations(file)
         else:
@@ -62,11 +63,11 @@ def check_extent(name: str, tensor: torch.Tensor) -> None:
     A stride of 0 repeats a single number: a tensor of any shape fits into a few bytes.
 
     Raises:
-        ModelFileError: It does not, or the tensor is no ordinary one.
+        ModelFileError: It does not, or the tensor is no ordinary tensor.
     """
     if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
         raise ModelFileError(
-            f"{name}: expected an ordinary tensor, got a {tensor.layout} one on {tensor.device}"
+            f"{name}: expected an ordinary tensor, got layout {tensor.layout} on {tensor.device}"
         )
     held = tensor.untyped_storage().nbytes()
     if tensor.numel() * tensor.element_size() > held:
@@ -76,10 +77,16 @@ def check_extent(name: str, tensor: torch.Tensor) -> None:
         )
 
 
-def _check_zip(path: Path) -> None:
+def check_zip(path: Path) -> None:
+    """Check the archive that `torch.save` writes since torch 1.6.
+
+    Raises:
+        ModelFileError: It is damaged or compressed, or its pickle calls other things than tensors.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
-            _check_entries(archive.infolist(), path.stat().st_size)
+            check_entries(archive.infolist(), path.stat().st_size)
+            # Checksums of all entries, which are stored uncompressed and so have known sizes.
             damaged = archive.testzip()
             if damaged:
                 raise ModelFileError(
@@ -103,11 +110,20 @@ def _check_zip(path: Path) -> None:
         raise ModelFileError(f"{_WRONG_KIND} ({_describe(error)})") from None
 
 
-def _check_entries(entries: list[zipfile.ZipInfo], file_bytes: int) -> None:
+def check_entries(entries: list[zipfile.ZipInfo], file_bytes: int) -> None:
+    """Check the names and sizes of an archive's entries, before any is unpacked.
+
+    Args:
+        entries: Of the archive.
+        file_bytes: Size of the file.
+
+    Raises:
+        ModelFileError: They are not those of a file of `torch.save`.
+    """
     names = [entry.filename.lower() for entry in entries]
     if any(name.endswith("/constants.pkl") for name in names):
         raise ModelFileError(f"{_WRONG_KIND} (TorchScript, which is a program)")
-    # With two entries of one name, the one checked here might not be the one that torch reads.
+    # With two entries of one name, the entry checked here might not be the entry that torch reads.
     num_pickles = sum(name.endswith("/data.pkl") for name in names)
     if len(set(names)) < len(names) or num_pickles != 1:
         raise ModelFileError(f"{_WRONG_KIND} (an archive without a single pickle)")
@@ -125,7 +141,7 @@ def _check_entries(entries: list[zipfile.ZipInfo], file_bytes: int) -> None:
 
 
 def _check_operations(file: IO[bytes]) -> None:
-    for name in _called_names(file):
+    for name in called_names(file):
         if name not in ALLOWED:
             raise ModelFileError(
                 "expected tensors only, got a pickle with other things in it, which could run "
@@ -134,19 +150,19 @@ def _check_operations(file: IO[bytes]) -> None:
             )
 
 
-def _called_names(file: IO[bytes]) -> Iterator[str]:
+def called_names(file: IO[bytes]) -> Iterator[str]:
     """Yield the names that a pickle would look up, until its end."""
     try:
         for operation, argument, position in pickletools.genops(file):
             if (position or 0) > MAX_PICKLE_BYTES:
                 raise ModelFileError(
-                    f"expected a pickle of at most {MAX_PICKLE_BYTES} bytes, got a longer one"
+                    f"expected a pickle of at most {MAX_PICKLE_BYTES} bytes, got a longer pickle"
                 )
             if operation.name == "GLOBAL":
                 yield str(argument)
             elif operation.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
                 # Other ways to name a callable. torch.save does not use them, and their names are
-                # not arguments of the operation: refused by the operation's own name.
+                # not arguments of the operation: refused by the operation's name.
                 yield operation.name
     except ModelFileError:
         raise

@@ -1,4 +1,4 @@
-"""Export by torch.export: one file that needs PyTorch alone, with free batch, height and width."""
+"""Export by torch.export: a file that needs PyTorch alone, with free batch, height and width."""
 
 import copy
 import io
@@ -38,7 +38,7 @@ def export_pt2(
     It takes its name only if the results agree.
 
     Args:
-        network: Takes one image tensor (N, C, H, W) in [0, 1] and returns one; left as it was.
+        network: Maps an image tensor (N, C, H, W) in [0, 1] to an image; left as it was.
         path: The file.
         example_shape: (N, C, H, W) to trace with; H and W multiples of `size_multiple`.
         size_multiple: Height and width of inputs must be multiples of it.
@@ -53,12 +53,13 @@ def export_pt2(
     check_example_shape(example_shape, size_multiple)
     dtype = torch.float16 if half else torch.float32
     original = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
-    program = _export(copy.deepcopy(original).to(dtype), example_shape, size_multiple)
+    program = export_program(copy.deepcopy(original).to(dtype), example_shape, size_multiple)
     with atomic_path(path) as temporary, quiet_exporters():
         # An open file rather than a name: given a name, torch insists on the suffix .pt2.
         with open(temporary, "wb") as file:
             extra = {METADATA: json.dumps(dict(metadata or {}))}
             torch.export.save(program, file, extra_files=extra)
+        # What was written is compared, not the program in memory.
         module = torch.export.load(io.BytesIO(temporary.read_bytes())).module()
 
         def run(x: Tensor) -> Tensor:
@@ -112,7 +113,12 @@ def quiet_exporters() -> Iterator[None]:
         yield
 
 
-def _export(network: nn.Module, shape: Sequence[int], size_multiple: int) -> ExportedProgram:
+def export_program(network: nn.Module, shape: Sequence[int], size_multiple: int) -> ExportedProgram:
+    """Trace a network with free batch, height and width.
+
+    Raises:
+        UserError: It has no form as a program.
+    """
     inputs = (example_image(network, shape),)
     options: dict[str, Any] = {"dynamic_shapes": (dynamic_axes(network, size_multiple),)}
     with quiet_exporters():
@@ -120,10 +126,10 @@ def _export(network: nn.Module, shape: Sequence[int], size_multiple: int) -> Exp
             return torch.export.export(network, inputs, **options)
         except Exception:
             # torch raises all kinds of exceptions for what it cannot follow.
-            return _export_with_runtime_checks(network, inputs, options)
+            return export_with_runtime_checks(network, inputs, options)
 
 
-def _export_with_runtime_checks(
+def export_with_runtime_checks(
     network: nn.Module, inputs: tuple[Tensor], options: dict[str, Any]
 ) -> ExportedProgram:
     """Export a network whose sizes torch cannot prove to fit, such as sides padded inside.

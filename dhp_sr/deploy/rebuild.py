@@ -1,7 +1,7 @@
 """A network rebuilt from its manifest and the shapes of its tensors, without memory for weights.
 
 The file is not trusted. Layers are made on the meta device and counted, and everything that does
-not fit is found before a single weight is read. Nothing of the file is ever executed: it names a
+not fit is noticed before a single weight is read. Nothing of the file is ever executed: it names a
 registered constructor and gives numbers to it.
 """
 
@@ -20,7 +20,6 @@ from dhp_sr.channels.build_plan import make_plan
 from dhp_sr.channels.plan import SizePatch
 from dhp_sr.deploy.manifest import (
     MAX_SIDE,
-    check_layer_counts,
     derived_keys,
     describe,
     third_party_info,
@@ -46,6 +45,10 @@ _MAX_VALUES = 2**26
 _MAX_LISTED_KEYS = 50
 
 
+_LAYER_COUNTS = ("num_block", "num_layer", "num_level", "num_group", "num_conv")
+"""Prefixes of arguments that say how often something is repeated."""
+
+
 class TooLargeError(ModelFileError):
     """More layers or constants than a file can belong to."""
 
@@ -62,7 +65,7 @@ def rebuild(manifest: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) 
         constants that are not in the file are real.
 
     Raises:
-        ModelFileError: Manifest and shapes do not make one working network; the message lists
+        ModelFileError: Manifest and shapes do not make a working network; the message lists
             every key that is missing, unexpected or of another shape.
     """
     if len(shapes) > MAX_TENSORS:
@@ -71,17 +74,18 @@ def rebuild(manifest: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) 
     third_party = manifest["architecture"] not in ARCHS
     info = third_party_info(manifest) if third_party else None
     unpruned = _construct(manifest, len(shapes)).eval()
+    # Kept beside the resized copy: channel numbers in the forward refer to the unpruned network.
     network = copy.deepcopy(unpruned)
-    _resize_layers(network, shapes, manifest["arguments"])
+    resize_layers(network, shapes, manifest["arguments"])
     if info is not None:
-        network = _with_forward(unpruned, network, manifest.get("forward"))
+        network = restore_forward(unpruned, network, manifest.get("forward"))
         attach_info(network, info)
-    _check_description(network, manifest)
-    # Our own networks describe themselves by attributes of their class, whatever the file says.
+    check_description(network, manifest)
+    # Networks of `archs` describe themselves by attributes, whatever the file says.
     info = stated_info(network)
     info = replace(
         info,
-        out_channels=_check_forward(network, info),
+        out_channels=check_forward(network, info),
         license=_text(manifest.get("licence")),
         parent=_text(manifest.get("parent")),
     )
@@ -91,6 +95,25 @@ def rebuild(manifest: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) 
 def _text(fact: Any) -> str | None:
     """Return a stored fact if it is text: facts of other people's files can be anything."""
     return fact if isinstance(fact, str) else None
+
+
+def check_layer_counts(arguments: Mapping[str, Any], num_tensors: int) -> None:
+    """Check that no argument asks for more layers than the file holds, before any is made.
+
+    Args:
+        arguments: Of the constructor, from a file.
+        num_tensors: Of the file.
+
+    Raises:
+        ModelFileError: An argument does.
+    """
+    # Each layer has a tensor at least, so more layers than tensors cannot fit.
+    for name, value in arguments.items():
+        if name.startswith(_LAYER_COUNTS) and isinstance(value, int) and value > num_tensors:
+            raise ModelFileError(
+                f"manifest: {name}={value} asks for more layers than the file's {num_tensors} "
+                "tensors"
+            )
 
 
 def without_memory(make: Callable[[], nn.Module], num_tensors: int) -> nn.Module:
@@ -132,6 +155,7 @@ class _MetaWeights(TorchFunctionMode):
                 value.to("meta") if isinstance(value, torch.Tensor) else value for value in args
             ]
         result = func(*args, **kwargs)
+        # Views are counted again and again, which only makes the limit stricter.
         if isinstance(result, torch.Tensor) and not result.is_meta:
             self.values_left -= result.numel()
         if self.tensors_left < 0 or self.values_left < 0:
@@ -153,10 +177,11 @@ def _construct(manifest: Mapping[str, Any], num_tensors: int) -> nn.Module:
         raise ModelFileError(f"manifest: {str(error)[:500]}") from error
 
 
-def _resize_layers(
+def resize_layers(
     network: nn.Module, shapes: Mapping[str, tuple[int, ...]], arguments: Mapping[str, Any]
 ) -> None:
     """Give the layers the widths of the file's tensors, in place."""
+    # Keys and shapes are reported together: users of a damaged file see the whole extent.
     expected = network.state_dict()
     missing = [key for key in expected if key not in shapes]
     unexpected = [key for key in shapes if key not in expected]
@@ -180,10 +205,10 @@ def _listing(problem: str, keys: list[str]) -> list[str]:
     return lines
 
 
-def _with_forward(unpruned: nn.Module, small: nn.Module, forward: Any) -> nn.Module:
+def restore_forward(unpruned: nn.Module, small: nn.Module, forward: Any) -> nn.Module:
     """Write the channel numbers that a file states into a traced forward.
 
-    Only arguments that the unpruned network's own plan names are changed, and only to numbers of
+    Only arguments that the plan of the unpruned network names are changed, and only to numbers of
     channels that exist: a file cannot put anything else into the forward.
     """
     if forward is None:
@@ -192,6 +217,7 @@ def _with_forward(unpruned: nn.Module, small: nn.Module, forward: Any) -> nn.Mod
         shape = [int(side) for side in forward["example_shape"]]
         if not 0 < len(shape) < 6 or not 0 < math.prod(shape) < _MAX_VALUES:
             raise ValueError(f"example_shape {shape}")
+        # On the meta device: the file chooses the shape.
         plan = make_plan(unpruned, torch.zeros(shape, device="meta"))
         stated = []
         for number, value in zip(plan.size_patches, forward["stated"], strict=True):
@@ -215,7 +241,7 @@ def _check_number(number: SizePatch, value: Any) -> None:
             )
 
 
-def _check_description(network: nn.Module, manifest: Mapping[str, Any]) -> None:
+def check_description(network: nn.Module, manifest: Mapping[str, Any]) -> None:
     """Compare the manifest with the description of the network that was rebuilt from it."""
     actual = describe(network)
     stated_multiple = manifest["size_multiple"]
@@ -225,6 +251,7 @@ def _check_description(network: nn.Module, manifest: Mapping[str, Any]) -> None:
     if stricter and stated_multiple <= MAX_SIDE:
         actual["size_multiple"] = stated_multiple
     for key in derived_keys(manifest):
+        # Arguments may lack what the class has learned since; widths get a line each below.
         if key not in ("arguments", "widths") and manifest[key] != actual[key]:
             raise ModelFileError(
                 f"manifest: {key} is {manifest[key]!r}, but the tensors make it {actual[key]!r}"
@@ -239,7 +266,7 @@ def _check_description(network: nn.Module, manifest: Mapping[str, Any]) -> None:
             )
 
 
-def _check_forward(network: nn.Module, info: ModelInfo) -> int:
+def check_forward(network: nn.Module, info: ModelInfo) -> int:
     """Pass a shape through the network and return its output channels.
 
     Layers whose widths do not fit each other fail here, before any memory is spent on weights.

@@ -1,6 +1,7 @@
 """The interface of a model that is ready to run, whatever runtime computes it."""
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dhp_sr.deploy.model_info import CLASSIFICATION, ModelInfo, TileRequirements
+from dhp_sr.cost.activation_memory import peak_activation_bytes
+from dhp_sr.deploy.model_info import (
+    CLASSIFICATION,
+    DEFAULT_BYTES_PER_PIXEL,
+    ModelInfo,
+    TileRequirements,
+)
 from dhp_sr.deploy.safetensors_io import ModelFileError
+from dhp_sr.tiling.receptive import receptive_field
 
 Images = NDArray[np.float32]
 """Images (N, C, H, W) in [0, 1], float32."""
@@ -18,7 +26,7 @@ Images = NDArray[np.float32]
 class Runner(ABC):
     """A model that can be called, and the facts needed to call it.
 
-    A runtime adds one final class that implements `compute`, and one row in `runtimes.RUNTIMES`.
+    A runtime adds a final class that implements `compute`, and a row in `runtimes.RUNTIMES`.
 
     Args:
         path: The model's file.
@@ -51,6 +59,7 @@ class Runner(ABC):
         Raises:
             UserError: The sizes do not suit the network, or the runtime refuses the input.
         """
+        # Runtimes report wrong sizes from deep inside the graph, or pad without a word.
         self.info.sizes.check(*images.shape[2:])
         if isinstance(images, Tensor):
             array = images.detach().float().cpu().numpy()
@@ -89,6 +98,8 @@ class RunnerModule(nn.Module):
         super().__init__()
         self.runner = runner
         self.info = runner.info
+        # Another program's file does not say its task; an image of the same size is scored as
+        # a denoised one.
         self.task = runner.info.task or "denoise"
         self.scale = runner.info.scale
         self.in_channels = runner.info.in_channels
@@ -108,6 +119,25 @@ class RunnerModule(nn.Module):
         return torch.as_tensor(self.runner(x))
 
 
+def with_tiles(info: ModelInfo, network: nn.Module) -> ModelInfo:
+    """Return the description with the network's receptive field and memory.
+
+    They are properties of the pruned network, and tracing it takes a moment, so this is done
+    where tiles matter: by runners and exports. Classifiers have no tiles.
+    """
+    if not info.restores_images:
+        return info
+    receptive = receptive_field(network, info.in_channels, info.sizes.multiple)
+    memory = peak_activation_bytes(network, info.in_channels, info.sizes.multiple)
+    tiles = TileRequirements(
+        halo=receptive.halo,
+        multiple=receptive.multiple,
+        bytes_per_pixel=memory or DEFAULT_BYTES_PER_PIXEL,
+        reason=receptive.reason,
+    )
+    return replace(info, tiles=tiles)
+
+
 def check_restores_images(info: ModelInfo, where: object) -> None:
     """Check that a network's output is an image.
 
@@ -120,5 +150,5 @@ def check_restores_images(info: ModelInfo, where: object) -> None:
     """
     if not info.restores_images:
         raise ModelFileError(
-            f"{where}: expected a network that restores images, got one for {CLASSIFICATION}"
+            f"{where}: expected a network that restores images, got a network for {CLASSIFICATION}"
         )

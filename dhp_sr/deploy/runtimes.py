@@ -1,6 +1,6 @@
-"""Runtimes that compute model files, and the function that opens a file with the right one.
+"""Runtimes that compute model files, and the function that opens a file with the right runtime.
 
-A new runtime is a final subclass of `Runner` in its own module, and a row in `RUNTIMES`.
+A new runtime is a final subclass of `Runner` in a new module, and a row in `RUNTIMES`.
 """
 
 from collections.abc import Callable
@@ -27,6 +27,7 @@ class Runtime:
 
 
 def _open_onnx(path: Path, device: torch.device, precision: str, threads: int | None) -> Runner:
+    # Only now: onnxruntime is an optional dependency, and takes a second to import.
     from dhp_sr.deploy.onnx_runner import OnnxRunner
 
     return OnnxRunner(path, device, precision, threads)
@@ -50,10 +51,10 @@ def open_runner(
     """Open a model file, ready to run. Nothing in it is executed but its arithmetic.
 
     Args:
-        path: Safetensors file of dhp_sr, or any `.onnx` with one image in and one result out.
+        path: Safetensors file of dhp_sr, or any `.onnx` from an image to a single result.
         runtime: Key of `RUNTIMES`; None: by the file's suffix.
         device: Where to compute; ONNX files run on the CPU.
-        precision: `fp32`, `bf16` or `fp16`; an ONNX file has its own.
+        precision: `fp32`, `bf16` or `fp16`; an ONNX file has a fixed precision.
         threads: Of the CPU; None: as many as PyTorch uses.
 
     Returns:

@@ -20,7 +20,7 @@ MAX_HEADER_BYTES = 2**23
 """Limit of the header, which names the tensors and holds the manifest."""
 
 DESCRIPTION = "dhp_sr.description"
-"""Key of the tensor that repeats a file's manifest, see `manifest.embed`; it is no weight."""
+"""Key of the tensor that repeats a file's manifest, see `model_file.embed`; it is no weight."""
 
 CHECKSUM = "sha256"
 """Key of the checksum in the header; the first files had none."""
@@ -50,18 +50,19 @@ def open_tensors(path: str | Path) -> Iterator[Any]:
                 "expected a file name in UTF-8, as safetensors requires; rename it"
             )
         # The library would allocate whatever length the first eight bytes state.
-        header_bytes = _stated_header_bytes(path)
+        with open(path, "rb") as file:
+            header_bytes = int.from_bytes(file.read(8), "little")
         if looks_like_safetensors(path) and header_bytes > MAX_HEADER_BYTES:
             raise ModelFileError(
                 f"the file is truncated or damaged (a header of {header_bytes} bytes; "
                 f"at most {MAX_HEADER_BYTES})"
             )
         try:
-            file = safe_open(path, framework="pt", device="cpu")
+            tensors = safe_open(path, framework="pt", device="cpu")
         except SafetensorError as error:
-            raise ModelFileError(_diagnosis(path, error)) from None
-        with file:
-            yield file
+            raise ModelFileError(diagnose(path, error)) from None
+        with tensors:
+            yield tensors
     except ModelFileError as error:
         raise ModelFileError(f"{path}: {error}") from error
 
@@ -102,7 +103,7 @@ def _weight_keys(file: Any) -> list[str]:
 def write_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]
 ) -> None:
-    """Write one safetensors file, whole or not at all; equal contents give equal bytes.
+    """Write a safetensors file, whole or not at all; equal contents give equal bytes.
 
     Args:
         path: The file; folders above it are created.
@@ -138,13 +139,14 @@ def _sort_header(header: bytes) -> bytes:
 def checksum(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of a file's manifest and tensors: keys, types, shapes and numbers.
 
-    A weight with one flipped bit looks like any other weight; only a checksum tells.
+    A weight with a flipped bit looks like any other weight; only a checksum tells.
 
     Args:
         header: With the manifest's text.
         tensors: All of the file, by key, on any device.
     """
     digest = hashlib.sha256(header["manifest"].encode())
+    # Types and shapes too: the same bytes can be read as other numbers.
     for key, tensor in sorted(tensors.items()):
         digest.update(f"{key}\n{tensor.dtype}\n{tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
@@ -152,7 +154,7 @@ def checksum(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
 
 
 def verify_checksum(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
-    """Compare a file's checksum, where it has one, with its content.
+    """Compare a file's checksum, where there is any, with its content.
 
     Raises:
         ModelFileError: They differ.
@@ -170,15 +172,11 @@ def looks_like_safetensors(path: str | Path) -> bool:
     return head[8:] == b"{" and int.from_bytes(head[:8], "little") < 2**32
 
 
-def _stated_header_bytes(path: Path) -> int:
-    with open(path, "rb") as file:
-        return int.from_bytes(file.read(8), "little")
-
-
-def _diagnosis(path: Path, error: SafetensorError) -> str:
+def diagnose(path: Path, error: SafetensorError) -> str:
     """Return the most likely reason why the library could not open a file."""
     with open(path, "rb") as file:
         head = file.read(64)
+    # Zip archives of torch.save, and bare pickles of protocols 2 to 5.
     pickle_heads = (b"PK\x03\x04", *(bytes([0x80, protocol]) for protocol in range(2, 6)))
     if not head:
         return f"the file is empty ({os.path.getsize(path)} bytes)"

@@ -6,7 +6,7 @@
     descriptor = spandrel.ModelLoader().load_from_file("pruned.safetensors")
 
 Spandrel gives an architecture the tensors of a file alone; ours reads the manifest embedded among
-them, see `manifest.embed`. Importing the module registers: there is no other reason to import it.
+them, see `model_file.embed`. Importing the module registers: there is no other reason to import it.
 """
 
 import copy
@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dhp_sr.basicsr_adapter.shim import prepare_torchvision
-from dhp_sr.deploy.manifest import extract
-from dhp_sr.deploy.model_file import fill_weights
+from dhp_sr.deploy.model_file import extract, fill_weights
 from dhp_sr.deploy.model_info import ModelInfo, info_of
 from dhp_sr.deploy.rebuild import rebuild
 from dhp_sr.deploy.runner import check_restores_images
@@ -55,7 +54,7 @@ class DhpSrArchitecture(spandrel.Architecture[nn.Module]):
             state_dict: All tensors of a file, by key.
 
         Raises:
-            UnusableFileError: Manifest and tensors do not make one working network, or it does
+            UnusableFileError: Manifest and tensors do not make a working network, or it does
                 not restore images.
         """
         try:
@@ -68,6 +67,7 @@ class DhpSrArchitecture(spandrel.Architecture[nn.Module]):
         shapes = {key: tuple(tensor.shape) for key, tensor in weights.items()}
         network = rebuild(manifest, shapes)
         info = info_of(network)
+        # Spandrel knows no classifiers.
         check_restores_images(info, DESCRIPTION)
         network = fill_weights(network, weights)
         return spandrel.ImageModelDescriptor(
@@ -94,7 +94,7 @@ def register(registry: "spandrel.ArchRegistry" = spandrel.MAIN_REGISTRY) -> None
     """Add our files to a registry of spandrel; harmless when called again.
 
     Args:
-        registry: By default the one that every `ModelLoader` uses.
+        registry: By default that of every `ModelLoader`.
     """
     # Ours is asked first: its key is in no other file, while other architectures are detected by
     # names of layers that our files also have.
@@ -120,6 +120,7 @@ def fits_half(network: nn.Module, info: ModelInfo) -> bool:
         peaks.append(output.abs().max())
 
     watched = copy.deepcopy(network).cpu().float().eval()
+    # Layers without children: what happens between them is not seen, hence the margin.
     for layer in watched.modules():
         if not list(layer.children()):
             layer.register_forward_hook(record_peak)

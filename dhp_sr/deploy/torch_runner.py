@@ -10,8 +10,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from dhp_sr.deploy.model_file import load_model
-from dhp_sr.deploy.model_info import ModelInfo, TileRequirements, info_of, with_tiles
-from dhp_sr.deploy.runner import Images, Runner
+from dhp_sr.deploy.model_info import TileRequirements, info_of
+from dhp_sr.deploy.runner import Images, Runner, with_tiles
 from dhp_sr.utils.devices import thread_count
 from dhp_sr.utils.errors import UserError
 
@@ -48,12 +48,17 @@ class TorchRunner(Runner):
     ) -> None:
         if precision == "fp16" and device.type == "cpu":
             raise UserError("--precision fp16 is for graphics cards; on the CPU use bf16 or fp32")
+        # On the CPU and in float32 first: the graph is traced there, whatever computes it later.
         network = load_model(path)
         info = with_tiles(info_of(network), network)
         self.device = device
         self.dtype = PRECISIONS[precision]
         self.threads = threads
-        super().__init__(path, _in_precision(info, self.dtype))
+        tiles = info.tiles or TileRequirements()
+        # The memory is stated for float32; other types take less.
+        memory = tiles.bytes_per_pixel * self.dtype.itemsize / torch.float32.itemsize
+        tiles = replace(tiles, bytes_per_pixel=memory)
+        super().__init__(path, replace(info, tiles=tiles))
         self.network = network.to(device=device, dtype=self.dtype).requires_grad_(False)
 
     def compute(self, images: Images) -> Images:
@@ -74,7 +79,7 @@ class TorchRunner(Runner):
 
 
 class DeterministicConvolutions(TorchFunctionMode):
-    """Convolutions of one small image on the CPU, computed by the kernel for large images.
+    """Convolutions of a single small image on the CPU, computed by the kernel for large images.
 
     Up to 20,480 values, PyTorch takes another kernel, which sums in another order. Two copies of
     the image are above the limit or in another branch of the choice; the second result is
@@ -83,19 +88,11 @@ class DeterministicConvolutions(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func not in _CONVOLUTIONS or not args or not _is_small(args[0]):
+        if func not in _CONVOLUTIONS or not args:
             return func(*args, **kwargs)
-        twice = torch.cat((args[0], args[0]))
+        image: Tensor = args[0]
+        single_on_cpu = image.device.type == "cpu" and len(image) == 1
+        if not single_on_cpu or image.numel() > _SMALL_IMAGE_VALUES:
+            return func(*args, **kwargs)
+        twice = torch.cat((image, image))
         return func(twice, *args[1:], **kwargs)[:1]
-
-
-def _is_small(image: Tensor) -> bool:
-    single = image.device.type == "cpu" and len(image) == 1
-    return single and image.numel() <= _SMALL_IMAGE_VALUES
-
-
-def _in_precision(info: ModelInfo, dtype: torch.dtype) -> ModelInfo:
-    """Scale the memory per pixel, which is stated for float32, to another type."""
-    tiles = info.tiles or TileRequirements()
-    memory = tiles.bytes_per_pixel * dtype.itemsize / torch.float32.itemsize
-    return replace(info, tiles=replace(tiles, bytes_per_pixel=memory))

@@ -12,7 +12,7 @@ from dhp_sr.utils.pixels import round_up
 TOLERANCES: Mapping[str, float] = {"fp32": 1e-4, "fp16": 1e-2}
 """Precision -> largest absolute difference of an export, for values in [0, 1]."""
 
-# Odd sides, one smaller and one larger than a traced example, and another batch size.
+# Odd sides, below and above those of a traced example, and another batch size.
 _UNSEEN = ((1, 33, 57), (3, 100, 17))
 """Batch, height and width of the inputs that are compared."""
 
@@ -30,7 +30,7 @@ class Agreement:
     @property
     def largest(self) -> float:
         """The largest difference; NaN if any difference is."""
-        # max() of Python's own would drop a NaN, depending on the order.
+        # Python's max() would drop a NaN, depending on the order.
         return float(torch.tensor(list(self.differences.values())).max())
 
 
@@ -42,7 +42,7 @@ def tolerance_of(half: bool, tolerance: float | None) -> float:
 
 
 def unseen_shapes(example_shape: Sequence[int], size_multiple: int) -> list[tuple[int, ...]]:
-    """Return two input shapes that differ from the traced one in batch, height and width.
+    """Return two input shapes that differ from the traced shape in batch, height and width.
 
     Args:
         example_shape: (N, C, H, W) that the export was traced with, with a batch of 2.
@@ -100,7 +100,7 @@ def _difference(network: nn.Module, run: Callable[[Tensor], Tensor], shape: Sequ
     try:
         output = run(x).float()
     except Exception as error:
-        # Runtimes have exception classes of their own, without a common base.
+        # Exceptions of runtimes have no common base class.
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
             f"not written: the file fails on an input of {shape_text(shape)}: {lines[0]}"
@@ -120,5 +120,5 @@ def shape_text(shape: Sequence[int]) -> str:
 
 def noise_image(shape: Sequence[int]) -> Tensor:
     """Return uniform noise in [0, 1], the same at every call."""
-    # A generator of its own leaves the global random state as it was.
+    # A separate generator leaves the global random state as it was.
     return torch.rand(tuple(shape), generator=torch.Generator().manual_seed(0))

@@ -20,7 +20,7 @@ from dhp_sr.deploy.safetensors_io import (
 from dhp_sr.utils.modules import load_values
 
 _WRAPPER_KEYS = ("params_ema", "params", "state_dict")
-"""Keys under which training programs store the weights, the preferred one first (BasicSR and
+"""Keys under which training programs store the weights, in order of preference (BasicSR and
 many others)."""
 
 _DATA_PARALLEL_PREFIX = "module."
@@ -58,7 +58,7 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
             return read_tensors(file)
     try:
         check_pickle(path)
-        return _unwrap(_unpickle_tensors(path))
+        return unwrap_checkpoint(unpickle_tensors(path))
     except ModelFileError as error:
         raise ModelFileError(f"{path}: {error}") from error
 
@@ -86,6 +86,7 @@ def load_into(
         if key in expected and expected[key].shape == tensor.shape:
             fitting[key] = tensor
     omitted = _differences(expected, weights)
+    # Not strict still means something fits: a file of another network would change nothing.
     if omitted and (strict or not fitting):
         raise _misfit(network, omitted)
     load_values(network, fitting, strict=False)
@@ -135,7 +136,7 @@ def _misfit(network: nn.Module, differences: Sequence[str]) -> ModelFileError:
     return ModelFileError(f"the weights do not fit {type(network).__name__}:\n  {listing}")
 
 
-def _unpickle_tensors(path: Path) -> Any:
+def unpickle_tensors(path: Path) -> Any:
     """Load a file of `torch.save`, which `check_pickle` has already looked through."""
     try:
         # An open file: given a name, torch lets the suffix decide what the file is.
@@ -154,7 +155,7 @@ def _unpickle_tensors(path: Path) -> Any:
         if "TorchScript" in str(error):
             reason = "TorchScript"
         raise ModelFileError(
-            f"expected a file of weights, got one of another kind or truncated ({reason})"
+            f"expected a file of weights, got another kind of file or a truncated file ({reason})"
         ) from None
 
 
@@ -166,8 +167,9 @@ def _refused_content(message: str) -> str:
     return match.group(1) or match.group(2)
 
 
-def _unwrap(content: Any) -> dict[str, Tensor]:
+def unwrap_checkpoint(content: Any) -> dict[str, Tensor]:
     """Return the state dict inside the content of a checkpoint, with plain keys."""
+    # The averaged weights are what their authors score and publish.
     for wrapper in _WRAPPER_KEYS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
@@ -185,6 +187,7 @@ def _unwrap(content: Any) -> dict[str, Tensor]:
         )
     for key, tensor in content.items():
         check_extent(key, tensor)
+    # Only where every key has it: a network may have a layer called `module`.
     if all(key.startswith(_DATA_PARALLEL_PREFIX) for key in content):
         return {key.removeprefix(_DATA_PARALLEL_PREFIX): tensor for key, tensor in content.items()}
     return dict(content)

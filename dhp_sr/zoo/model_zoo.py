@@ -37,12 +37,29 @@ class ZooModel:
         return self.path.stat().st_size
 
     def manifest(self) -> dict[str, Any]:
-        """Return the file's own description.
+        """Return the description in the file.
 
         Raises:
             ModelFileError: The file is damaged.
         """
         return read_manifest(self.path)
+
+    def table_row(self) -> tuple[str, ...]:
+        """Return name, task, size, multiply-adds, score and summary for the listing.
+
+        Raises:
+            ModelFileError: The file is damaged.
+        """
+        manifest = self.manifest()
+        task = str(manifest["task"])
+        if manifest["scale"] > 1:
+            task += f" x{manifest['scale']}"
+        macs = "-"
+        if manifest.get("macs") is not None:
+            height, width = manifest["macs_input"][-2:]
+            macs = f"{manifest['macs'] / 1e9:.3g} G at {width}x{height}"
+        size = f"{self.file_bytes / 1e6:.2f} MB"
+        return f"{PREFIX}{self.name}", task, size, macs, _score_text(manifest), self.summary
 
 
 def zoo_models(folder: Path | None = None) -> list[ZooModel]:
@@ -66,6 +83,7 @@ def zoo_models(folder: Path | None = None) -> list[ZooModel]:
         raise UserError(f"{index}: expected an object, got {type(summaries).__name__}")
     models = []
     for name, summary in summaries.items():
+        # The index lies in the package, as trusted as its code.
         path = folder / f"{name}{SUFFIX}"
         if not path.is_file():
             raise UserError(f"{index}: names {name!r}, but {path.name} is not beside it")
@@ -86,6 +104,7 @@ def resolve_model(model: str | Path, folder: Path | None = None) -> Path:
     text = str(model)
     if not text.startswith(PREFIX):
         return Path(model)
+    # The name is looked up, never joined to a path: `zoo:../x` is only an unknown name.
     name = text.removeprefix(PREFIX)
     models = {entry.name: entry for entry in zoo_models(folder)}
     if name not in models:
@@ -104,22 +123,14 @@ def zoo_listing(folder: Path | None = None) -> str:
     Raises:
         UserError: The index or a file is damaged.
     """
-    rows = [("model", "task", "size", "MACs", "score", "")]
-    for entry in zoo_models(folder):
-        manifest = entry.manifest()
-        rows.append(
-            (
-                f"{PREFIX}{entry.name}",
-                _task_text(manifest),
-                f"{entry.file_bytes / 1e6:.2f} MB",
-                _macs_text(manifest),
-                _score_text(manifest),
-                entry.summary,
-            )
-        )
-    if len(rows) == 1:
+    models = zoo_models(folder)
+    if not models:
         return f"{folder or FOLDER}: no models\n"
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    rows: list[tuple[str, ...]] = [("model", "task", "size", "MACs", "score", "")]
+    rows += [model.table_row() for model in models]
+    # Transposed: the width of a column is that of its longest cell.
+    columns = zip(*rows, strict=True)
+    widths = [max(map(len, column)) for column in columns]
     lines = []
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
@@ -127,22 +138,9 @@ def zoo_listing(folder: Path | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _task_text(manifest: dict[str, Any]) -> str:
-    if manifest["scale"] > 1:
-        return f"{manifest['task']} x{manifest['scale']}"
-    return str(manifest["task"])
-
-
-def _macs_text(manifest: dict[str, Any]) -> str:
-    macs = manifest.get("macs")
-    if macs is None:
-        return "-"
-    height, width = manifest["macs_input"][-2:]
-    return f"{macs / 1e9:.2f} G at {width}x{height}"
-
-
 def _score_text(manifest: dict[str, Any]) -> str:
     """Return the first score of the first test set, such as `Set5: PSNR-Y 31.9 dB`."""
+    # The first score that the task is compared by, see `reports.scores`.
     for test_set, values in manifest.get("scores", {}).items():
         for score in scores_of(manifest["task"], values):
             return f"{test_set}: {score.name} {score.text(values[score.key])} {score.unit}".rstrip()

@@ -4,7 +4,6 @@ Neither package is imported before a network of it is constructed. A further sou
 such as a class in the user's own file, is a row in `PACKAGES`.
 """
 
-import functools
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -51,6 +50,9 @@ TORCHVISION_IN_FILES = (
 )
 """Classifiers of torchvision that model files may name."""
 
+Builder = Callable[[str, Mapping[str, Any]], nn.Module]
+"""(name inside the package, constructor's arguments) -> network with fresh weights."""
+
 _DOWNLOADING_ARGUMENTS = ("weights", "pretrained", "weights_backbone")
 
 
@@ -65,9 +67,11 @@ def build_named(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     Raises:
         UserError: The name is unknown, or the constructor refuses the arguments.
     """
+    # Our table first: `basicsr:EDSR` means theirs.
     if name in ARCHS:
         return build(name, **arguments)
     package, _, inner = full_name(name).partition(":")
+    # A path before the colon is to be a class in the user's own file, see PACKAGES.
     if package not in PACKAGES:
         raise UserError(
             f"network {name!r}: expected {' or '.join(PACKAGES)} before the colon"
@@ -105,6 +109,7 @@ def named_arguments(texts: Sequence[str]) -> dict[str, Any]:
     """
     arguments = {}
     for text in texts:
+        # Only the first "=": a value may hold more of them.
         key, equals, value = text.partition("=")
         if not equals or not key.isidentifier():
             raise UserError(f"expected an argument of the network as key=value, got {text!r}")
@@ -125,21 +130,23 @@ def register_known() -> None:
 def register_basicsr() -> None:
     """Let model files name BasicSR's networks, as "basicsr:RCAN"."""
     for name in BASICSR_IN_FILES:
-        register(f"basicsr:{name}", functools.partial(_construct_basicsr, name))
+        register(f"basicsr:{name}", _constructor(build_basicsr_network, name))
 
 
 def register_torchvision() -> None:
     """Let model files name torchvision's classifiers, as "torchvision:resnet50"."""
     for name in TORCHVISION_IN_FILES:
-        register(f"torchvision:{name}", functools.partial(_construct_torchvision, name))
+        register(f"torchvision:{name}", _constructor(build_classifier, name))
 
 
-def _construct_basicsr(network: str, /, **arguments: Any) -> nn.Module:
-    return build_basicsr_network(network, arguments)
+def _constructor(build_network: Builder, name: str) -> Callable[..., nn.Module]:
+    """Return a function of keyword arguments, as model files call it."""
 
+    # A function rather than functools.partial: a network may have an argument called `name`.
+    def construct(**arguments: Any) -> nn.Module:
+        return build_network(name, arguments)
 
-def _construct_torchvision(network: str, /, **arguments: Any) -> nn.Module:
-    return build_classifier(network, arguments)
+    return construct
 
 
 def build_classifier(name: str, arguments: Mapping[str, Any]) -> nn.Module:
@@ -148,15 +155,23 @@ def build_classifier(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     Raises:
         UserError: An argument asks for weights from the internet.
     """
+    # A model file chooses these arguments: it must not make this program open a connection.
     downloads = [key for key in _DOWNLOADING_ARGUMENTS if key in arguments]
     if downloads:
         raise UserError(f"{', '.join(downloads)}: would download weights; omit it")
+    # The shim first: torchvision fails to import beside a torch without CUDA.
     prepare_torchvision()
     return getattr(importlib.import_module("torchvision.models"), name)(**arguments)
 
 
-def _build_basicsr(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+def build_basicsr(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """Construct a network of BasicSR's registry.
+
+    Raises:
+        UserError: BasicSR is not installed, the name is unknown, or the arguments are refused.
+    """
     try:
+        # Suggestions include our names: the user may not know whose network it is.
         return build_basicsr_network(name, arguments, also_known=tuple(ARCHS))
     except ModuleNotFoundError as error:
         raise UserError(
@@ -165,7 +180,12 @@ def _build_basicsr(name: str, arguments: Mapping[str, Any]) -> nn.Module:
         ) from error
 
 
-def _build_torchvision(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+def build_torchvision(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """Construct a classifier of torchvision.
+
+    Raises:
+        UserError: The name is unknown, or the arguments are refused.
+    """
     known = _torchvision_names()
     if name not in known:
         raise UserError(
@@ -174,6 +194,7 @@ def _build_torchvision(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     try:
         return build_classifier(name, arguments)
     except UserError:
+        # A ValueError as well, and already a clear message.
         raise
     except (TypeError, ValueError) as error:
         raise UserError(
@@ -187,9 +208,9 @@ def _torchvision_names() -> list[str]:
     return models.list_models(module=models)
 
 
-PACKAGES: dict[str, Callable[[str, Mapping[str, Any]], nn.Module]] = {
-    "basicsr": _build_basicsr,
-    "torchvision": _build_torchvision,
+PACKAGES: dict[str, Builder] = {
+    "basicsr": build_basicsr,
+    "torchvision": build_torchvision,
 }
 """Package before the colon of a name -> constructor of (name, arguments).
 

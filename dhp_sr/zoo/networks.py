@@ -29,6 +29,7 @@ def plain_type(network: Network) -> tuple[str, dict[str, Any]]:
     arguments = network.arguments
     if network.type != "Hyper":
         return network.type.removeprefix("Hyper"), arguments
+    # Whatever is left beside `network` after this would be ignored without a word.
     inner = arguments.pop("network", None)
     if not isinstance(inner, dict) or "type" not in inner or arguments:
         raise UserError(
@@ -54,6 +55,7 @@ def example_shape(network: nn.Module) -> tuple[int, int, int, int]:
 
     It is as large as the network is meant for, or 128 x 128.
     """
+    # torch types every attribute of a module as Tensor | Module.
     plain: Any = network
     side = getattr(plain, "input_size", EXAMPLE_SIDE)
     return 1, plain.in_channels, side, side
@@ -81,6 +83,7 @@ def load_file(network: nn.Module, path: str | Path) -> None:
     try:
         load_into(network, load_weights(path))
     except UserError as error:
+        # Errors of reading name the file already, errors of fitting do not.
         if str(path) in str(error):
             raise
         raise UserError(f"{path}: {error}") from error

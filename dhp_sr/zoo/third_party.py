@@ -36,6 +36,14 @@ class _Trial:
     problem: str
     """Why there is no shape."""
 
+    @property
+    def scale(self) -> int | None:
+        """Enlargement, or None where the output is no enlarged image."""
+        if self.shape is None or len(self.shape) != 4 or self.shape[2] != self.shape[3]:
+            return None
+        scale, rest = divmod(self.shape[3], self.side)
+        return scale if scale > 0 and rest == 0 else None
+
 
 def describe_by_images(
     network: nn.Module, name: str, arguments: Mapping[str, Any], options: Options, task: str
@@ -69,6 +77,7 @@ def describe_by_images(
                 scale=options.scale,
                 in_channels=channels,
                 out_channels=channels,
+                # The side that passed; smaller ones may pass, too, but nobody has tried.
                 sizes=SizeRequirements(trial.multiple, minimum=side),
             )
             return attach_info(network, info)
@@ -103,11 +112,12 @@ def describe_by_output(network: nn.Module, name: str, arguments: Mapping[str, An
             break
     problem = ""
     for trial in _trials(network, channels):
-        scale = _scale(trial)
+        scale = trial.scale
         if scale is not None and trial.shape is not None:
             info = ModelInfo(
                 architecture=full_name(name),
                 arguments=arguments,
+                # Nothing in a network tells denoising from other restoration at scale 1.
                 task="sr" if scale > 1 else "denoise",
                 scale=scale,
                 in_channels=channels,
@@ -123,16 +133,9 @@ def describe_by_output(network: nn.Module, name: str, arguments: Mapping[str, An
     )
 
 
-def _scale(trial: _Trial) -> int | None:
-    """Return the enlargement of a trial, or None where the output is no enlarged image."""
-    if trial.shape is None or len(trial.shape) != 4 or trial.shape[2] != trial.shape[3]:
-        return None
-    scale, rest = divmod(trial.shape[3], trial.side)
-    return scale if scale > 0 and rest == 0 else None
-
-
 def _trials(network: nn.Module, channels: int) -> Iterator[_Trial]:
     """Pass images whose sides are odd multiples of 1, 2, 4, ...; only shapes are computed."""
+    # A copy in eval mode: batch normalization refuses a single value per channel otherwise.
     copied = copy.deepcopy(network).eval()
     for multiple in SIZE_MULTIPLES:
         side = trial_side(multiple)
@@ -171,6 +174,7 @@ def check_files(network: nn.Module) -> None:
     if can_be_loaded(network):
         check_saved(network)
         return
+    # A warning: weights alone can still be loaded into the class by hand.
     name = info.architecture
     warnings.warn(
         f"network_g: {name} is not among the networks that model files can name; the files of "

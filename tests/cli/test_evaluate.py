@@ -7,8 +7,8 @@ from exported import SMALL
 from PIL import Image
 
 from dhp_sr.archs import build
-from dhp_sr.cli.evaluate import Measuring, evaluate_files
-from dhp_sr.cli.memory import peak_memory
+from dhp_sr.cli.evaluate import evaluate_files
+from dhp_sr.cli.measuring import Measuring, peak_memory
 from dhp_sr.deploy import load_model, save_model
 from dhp_sr.metrics import complexity
 from dhp_sr.tasks.test_sets import SCORES

@@ -187,7 +187,7 @@ class EDSR(nn.Module):
         (lambda network: EDSR(), r"dhp_sr\.archs \(EDSR, .*test_model_file\.EDSR"),
         (_widened, r"wrong shape: conv_last\.weight: .*\(3, 3\).*\(5, 5\)"),
         (_with_another_layer, "unexpected: extra.weight\n  unexpected: extra.bias"),
-        (_of_mixed_types, "one floating-point type"),
+        (_of_mixed_types, r"torch\.float32.*torch\.float16"),
         (_of_layers_that_do_not_fit, "widths do not fit each other"),
     ],
 )

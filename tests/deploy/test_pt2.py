@@ -39,13 +39,13 @@ def test_half(tmp_path):
 
 
 def test_a_program_that_computes_something_else_is_not_kept(tmp_path, monkeypatch):
-    real = pt2_export._export
+    real = pt2_export.export_program
 
     def forgets(network, *rest):
         network.model[-1].bias += 1
         return real(network, *rest)
 
-    monkeypatch.setattr(pt2_export, "_export", forgets)
+    monkeypatch.setattr(pt2_export, "export_program", forgets)
     path = tmp_path / "wrong.pt2"
     path.write_bytes(b"an older file")
     with pytest.raises(UserError, match=r"not written: .*0\.0001"):

@@ -1,8 +1,8 @@
-"""Memory of one pass of a model, measured in a process of its own.
+"""Time of models in turns, and memory of a single pass, measured in a separate process.
 
 A process that has run other networks keeps memory that it freed, so its peak says nothing about
 the last network. The measuring process only imports, loads the model and runs it once:
-`python -m dhp_sr.cli.memory FILE ...`.
+`python -m dhp_sr.cli.measuring FILE ...`.
 """
 
 import json
@@ -10,13 +10,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import dhp_sr
-from dhp_sr.cli.models import open_network
+from dhp_sr.cli.models import ComparedModel, open_network
+from dhp_sr.metrics import latencies
 from dhp_sr.utils.errors import UserError
 from dhp_sr.zoo.names import register_known
 
@@ -25,6 +27,47 @@ _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
 """Written to `clear_refs`, it resets the peak resident size (Linux, proc(5))."""
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """Settings of the measurement of time and memory."""
+
+    size: tuple[int, int] | None = None
+    """Height and width of the input; None: 128 x 128, for a classifier its input size."""
+    repeats: int = 10
+    """Timed passes of each model; 0: neither time nor memory is measured."""
+    threads: int | None = None
+    """Of the CPU; None: as many as torch takes."""
+
+
+def measure(
+    rows: Sequence[dict[str, Any]],
+    models: Sequence[ComparedModel],
+    shape: list[int],
+    measuring: Measuring,
+) -> None:
+    """Add time and memory to the rows of models, in place.
+
+    All models are timed in turns, so that a slow phase of the machine affects all of them.
+    """
+    device_types = dict.fromkeys(["cpu", *(model.device.type for model in models)])
+    for device_type in device_types:
+        timed = {}
+        for model in models:
+            # Other runtimes compute on the CPU alone.
+            if model.runtime == "torch" or device_type == "cpu":
+                timed[model.name] = model.network.to(device_type)
+        latency = latencies(timed, shape, repeats=measuring.repeats, threads=measuring.threads)
+        for row in rows:
+            if row["model"] in latency:
+                measured = latency[row["model"]]
+                row.setdefault("latency", {})[device_type] = {**vars(measured), "input": shape}
+                row["latency_ms"] = measured.median_ms
+    threads = measuring.threads or torch.get_num_threads()
+    # Last, in processes of their own: the timings above must not run beside them.
+    for row, model in zip(rows, models, strict=True):
+        row["memory"] = peak_memory(model.path, shape, model.device.type, threads)
 
 
 def peak_memory(
@@ -52,12 +95,13 @@ def peak_memory(
     if os.environ.get("PYTHONPATH"):
         search_path.append(os.environ["PYTHONPATH"])
     done = subprocess.run(
-        [sys.executable, "-m", "dhp_sr.cli.memory", *arguments],
+        [sys.executable, "-m", "dhp_sr.cli.measuring", *arguments],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(search_path)},
         check=False,
     )
+    # The last line of a traceback is the error itself.
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
         raise UserError(f"{path}: its memory could not be measured: {lines[-1]}")
@@ -71,6 +115,7 @@ def measure_this_process(
     torch.set_num_threads(threads)
     network = open_network(Path(path), torch.device(device), threads)
     x = torch.full(tuple(shape), 0.5, device=device)
+    # Before the pass, with the input already there: it belongs to the caller, not to the pass.
     loaded_bytes = _resident_bytes()
     # Loading can take more than the pass, and would hide it.
     if _CLEAR_REFS.exists():
