@@ -118,7 +118,7 @@ def build(folder: Path) -> Path:
 
 
 def check_wheel(wheel: Path, source: Path) -> None:
-    """Find out whether the wheel holds every module and no other, the licence and the commands."""
+    """Find out whether the wheel holds every module and no other, the license and the commands."""
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         info = next(name.split("/")[0] for name in names if ".dist-info/" in name)
@@ -130,8 +130,8 @@ def check_wheel(wheel: Path, source: Path) -> None:
         found == expected,
         f"the wheel lacks {sorted(expected - found)}, has too much: {sorted(found - expected)}",
     )
-    _expect(f"{info}/licenses/LICENSE" in names, "the wheel lacks the licence")
-    _expect("License-File: LICENSE" in metadata, "the wheel's metadata do not name the licence")
+    _expect(f"{info}/licenses/LICENSE" in names, "the wheel lacks the license")
+    _expect("License-File: LICENSE" in metadata, "the wheel's metadata do not name the license")
     parsed = configparser.ConfigParser()
     parsed.read_string(commands)
     for command, target in parsed["console_scripts"].items():

@@ -1,6 +1,5 @@
 """The shape of the project: direction of imports, option files, scripts, nothing done at import time."""
 
-import configparser
 import os
 import shutil
 import subprocess
@@ -101,25 +100,6 @@ def test_paper_files_of_classifiers_hold_the_papers_settings(path):
         64,
         4,
     )
-
-
-def test_pins_are_exact():
-    files = sorted((ROOT / "requirements").glob("*.txt"))
-    assert files
-    pins = [
-        line
-        for line in (ROOT / "requirements/constraints.txt").read_text().splitlines()
-        if line[:1] != "#"
-    ]
-    assert len(pins) > 40 and all("==" in line for line in pins)
-
-
-def test_metadata_agrees_with_the_pins():
-    config = configparser.ConfigParser()
-    config.read(ROOT / "setup.cfg")
-    assert config["options"]["python_requires"] == ">=3.10,<3.13"
-    pinned = (ROOT / "requirements/basicsr.txt").read_text().split()[-1]
-    assert pinned in config["options.extras_require"]["train"]
 
 
 @pytest.mark.parametrize("name", ["scripts/quickstart.sh", "scripts/test.sh", ".ci/run"])
