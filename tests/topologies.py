@@ -494,6 +494,50 @@ class TensorSplit(Net):
         )
 
 
+class Pointwise(Net):
+    """Functions of single entries, where a channel that is zero gives no infinity."""
+
+    def middle(self, x):
+        y = self.inner(x)
+        y = torch.maximum(torch.erf(-y), y.abs().clamp_max(3).square())
+        y = torch.where(torch.isnan(y), torch.zeros_like(y), y)
+        return torch.log1p(torch.exp(-y)) + y.round() + torch.sin(y)
+
+
+class Activations(Net):
+    """The sum of many activations of the same channels."""
+
+    def middle(self, x):
+        y = self.inner(x)
+        return sum(kind(y) for kind in self.kinds)
+
+
+class SpatialStatistics(Net):
+    """Every reduction, over space."""
+
+    def middle(self, x):
+        y = self.inner(x)
+        spread = y.var((2, 3), keepdim=True) + torch.std(y, (2, 3), keepdim=True)
+        size = y.norm(dim=(2, 3), keepdim=True) + torch.logsumexp(y, (2, 3), keepdim=True)
+        return y * (spread + size + y.prod(3, keepdim=True) * (y > 0).any(3, keepdim=True))
+
+
+class Columns(Net):
+    """Rows and columns treated as channels are elsewhere: normalized, mirrored, taken singly."""
+
+    def middle(self, x):
+        y = nn.functional.normalize(self.norm(self.inner(x)), dim=2).flip(3)
+        return torch.stack(y.unbind(3), 3).flatten(2).view_as(x)
+
+
+class CountedPixels(Net):
+    """Numbers that count no channels."""
+
+    def middle(self, x):
+        assert x.is_floating_point()
+        return self.inner(x) * (1 / self.outer(x).numel())
+
+
 def _minus_mean(layer, inputs, output):
     return output - output.mean(1, keepdim=True)
 
@@ -544,6 +588,19 @@ class Classifier(nn.Module):
         return self.head(self.flatten(self.features(x)))
 
 
+ACTIVATIONS = (
+    *(nn.LeakyReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.SiLU, nn.Mish, nn.Hardswish),
+    *(
+        nn.Identity,
+        nn.Softsign,
+        nn.LogSigmoid,
+        nn.Tanhshrink,
+        nn.Softshrink,
+        nn.Hardshrink,
+        nn.Hardsigmoid,
+    ),
+)
+
 TOPOLOGIES = {
     "strided_and_dilated": (
         2,
@@ -575,6 +632,18 @@ TOPOLOGIES = {
         4,
         Sequence(conv(8, 8), nn.Sigmoid(), conv(8, 8), nn.GELU(), conv(8, 8), nn.Softplus()),
     ),
+    "all_activations": (
+        1,
+        Activations(inner=conv(8, 8), kinds=nn.ModuleList(kind() for kind in ACTIVATIONS)),
+    ),
+    "activations_with_settings": (
+        1,
+        Sequence(conv(8, 8), nn.Threshold(0.1, 20), nn.Hardtanh(-2, 2), nn.LPPool2d(2, 2)),
+    ),
+    "functions_of_entries": (1, Pointwise(inner=conv(8, 8))),
+    "statistics_over_space": (2, SpatialStatistics(inner=conv(8, 8))),
+    "columns": (1, Columns(inner=conv(8, 8), norm=nn.LayerNorm(8))),
+    "counted_pixels": (2, CountedPixels(inner=conv(8, 8), outer=conv(8, 1))),
     "shuffle": (2, Sequence(conv(8, 16), nn.PixelShuffle(2), outputs=4)),
     "unshuffle": (1, Sequence(nn.PixelUnshuffle(2), outputs=32)),
     "channel_shuffle_module": (
