@@ -643,6 +643,7 @@ TOPOLOGIES = {
     "functions_of_entries": (1, Pointwise(inner=conv(8, 8))),
     "statistics_over_space": (2, SpatialStatistics(inner=conv(8, 8))),
     "columns": (1, Columns(inner=conv(8, 8), norm=nn.LayerNorm(8))),
+    "root_mean_square_norm": (2, Sequence(conv(8, 8), nn.RMSNorm(8))),
     "counted_pixels": (2, CountedPixels(inner=conv(8, 8), outer=conv(8, 1))),
     "shuffle": (2, Sequence(conv(8, 16), nn.PixelShuffle(2), outputs=4)),
     "unshuffle": (1, Sequence(nn.PixelUnshuffle(2), outputs=32)),

@@ -92,7 +92,8 @@ def _statistics_axes(op: NodeContext) -> Iterable[int]:
 
 
 def _has_normalized_shape(op: NodeContext) -> bool:
-    return hasattr(op.module, "normalized_shape") or op.node.target is F.layer_norm
+    functions = (F.layer_norm, F.rms_norm)
+    return hasattr(op.module, "normalized_shape") or op.node.target in functions
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -201,6 +202,13 @@ OPS = (
     OpSpec(
         "layer normalization",
         (nn.LayerNorm, F.layer_norm),
+        channels=axes_norm_channels,
+        receptive_field=axes_norm_field,
+        resize=resize_normalized_shape,
+    ),
+    OpSpec(
+        "root-mean-square normalization",
+        (nn.RMSNorm, F.rms_norm),
         channels=axes_norm_channels,
         receptive_field=axes_norm_field,
         resize=resize_normalized_shape,
