@@ -15,6 +15,7 @@ from dhp_sr.search import SearchSettings, build_search
 from dhp_sr.search.hsn.cost_regularizer import COST_REGULARIZERS
 from dhp_sr.search.hsn.gates import GUMBEL_MEDIAN, keep_probability, sample_gates
 from dhp_sr.search.hsn.layer_scaling import MAX_FACTOR, MIN_FACTOR, LayerScaling
+from dhp_sr.search.hsn.search import target_schedule
 from dhp_sr.search.hsn.structure_network import StructureNetwork
 from dhp_sr.utils.errors import UserError
 
@@ -177,11 +178,9 @@ def test_with_all_gates_closed_the_minimum_width_is_kept():
 
 
 def test_the_target_falls_linearly_to_the_budget():
-    search = hsn(target_ramp=0.5)
-    assert [
-        search._target(step) for step in (0, LENGTH // 4, LENGTH // 2, LENGTH)
-    ] == pytest.approx([1, 0.75, 0.5, 0.5])
-    assert hsn(target_ramp=0.0)._target(0) == 0.5
+    targets = [target_schedule(progress, 0.5, ramp=0.5) for progress in (0, 0.25, 0.5, 1)]
+    assert targets == pytest.approx([1, 0.75, 0.5, 0.5])
+    assert target_schedule(0, 0.5, ramp=0.0) == 0.5
 
 
 def test_the_penalty_balances_the_gradients_or_is_what_was_given():

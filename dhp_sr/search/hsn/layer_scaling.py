@@ -61,20 +61,18 @@ class LayerScaling:
             unscaled = loss_gradient
         # There is nothing to compare with in the first step; the factors start at 1.
         if self._previous is not None:
-            agreement = self._layer_cosine(loss_gradient + cost_gradient, self._previous)
+            total = loss_gradient + cost_gradient
+            product = self._layer_sum(total * self._previous)
+            squares = self._layer_sum(total * total) * self._layer_sum(self._previous**2)
+            # A cosine of 0 if either gradient is 0.
+            agreement = product / squares.sqrt().clamp_min(torch.finfo(product.dtype).tiny)
             self.factors = (self.factors + self._lr * agreement).clamp(MIN_FACTOR, MAX_FACTOR)
         # Without the factor: its derivative is what multiplied it.
         self._previous = scaled.clone()
         return self.factors[self._layer_of_row][:, None] * scaled + unscaled
 
-    def _layer_cosine(self, first: Tensor, second: Tensor) -> Tensor:
-        """Return the cosine between two gradients of each layer; 0 if either of them is 0."""
-        # Over all entries of a head, that is, of the rows of its layer.
-        product = self._layer_sum(first * second)
-        norms = (self._layer_sum(first * first) * self._layer_sum(second * second)).sqrt()
-        return product / norms.clamp_min(torch.finfo(product.dtype).tiny)
-
     def _layer_sum(self, values: Tensor) -> Tensor:
+        # Over all entries of a head, that is, of the rows of its layer.
         return torch.zeros_like(self.factors).index_add_(0, self._layer_of_row, values.sum(1))
 
     def state_dict(self) -> dict[str, Any]:

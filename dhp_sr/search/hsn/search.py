@@ -108,7 +108,10 @@ class HSN(Search):
         dense_cost = self.hyper.dense_cost()[kind]
         regularized = self._mask() if self._options.cost_gates == "mask" else cost_gates.values
         kept_ratio = self.hyper.cost_ratio(kind, regularized)
-        target = self._target(iteration)
+        progress = iteration / self.settings.iterations
+        target = target_schedule(
+            progress, self.settings.budget.keep_ratio, self._options.target_ramp
+        )
         # Chain rule: dR/dlogit = dR/dratio * dratio/dgate * dgate/dlogit.
         value, slope = COST_REGULARIZERS[self._options.cost_regularizer](kept_ratio, target)
         marginal_cost = (self.hyper.costs.marginal(cost_gates.values, kind) / dense_cost).float()
@@ -124,12 +127,6 @@ class HSN(Search):
             "penalty": penalty,
             **self._gate_figures(),
         }
-
-    def _target(self, iteration: int) -> float:
-        """Return the target fraction of the cost; it falls linearly from 1 to the budget."""
-        length = self._options.target_ramp * self.settings.iterations
-        progress = min(1.0, iteration / length) if length else 1.0
-        return 1 - (1 - self.settings.budget.keep_ratio) * progress
 
     def _penalty(self, loss_gradient: Tensor, cost_gradient: Tensor) -> float:
         """Return the weight of the regularizer: as given, or such that both gradients balance.
@@ -241,3 +238,15 @@ class HSN(Search):
         self._generator.set_state(state["generator"])
         self._loss_gradient_norm = state["loss_gradient_norm"]
         self._refresh()
+
+
+def target_schedule(progress: float, keep_ratio: float, ramp: float) -> float:
+    """Return the target fraction of the cost: linear from 1 to the budget, then constant.
+
+    Args:
+        progress: 0 at the start of the search, 1 at its end.
+        keep_ratio: Kept fraction of the budget.
+        ramp: Fraction of the search in which the target falls; 0: the budget from the start.
+    """
+    elapsed = min(1.0, progress / ramp) if ramp else 1.0
+    return 1 - (1 - keep_ratio) * elapsed
