@@ -1,8 +1,8 @@
 """Networks whose weights are generated from latent vectors over a channel plan.
 
-Start reading at `convert`, which makes a `HyperNet` of a plain network. `parametrization` says how
-weights follow from latents, `gated` is the variant for HSN, `proximal` has the steps that make
-latents sparse.
+Start reading at `convert`, which makes a `HyperNet` of a plain network. `masked_network` is its
+base class, with masks, costs and budgets; `parametrization` says how weights follow from latents,
+`gated` is the variant for HSN, `proximal` has the steps that make latents sparse.
 """
 
 from dhp_sr.channels.plan import ChannelPlan

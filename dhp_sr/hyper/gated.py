@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from dhp_sr.channels.plan import ChannelPlan
-from dhp_sr.hyper.channel_index import AxisVectors
 from dhp_sr.hyper.hypernet import HyperNet
-from dhp_sr.hyper.parametrization import Factored, Parametrization, outer_product
+from dhp_sr.hyper.parametrization import AxisVectors, Factored, Parametrization, outer_product
 from dhp_sr.surgery.cut import relative_difference
 
 MAX_DIFFERENCE = 1e-3
