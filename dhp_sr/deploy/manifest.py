@@ -188,7 +188,7 @@ def _rebuilding_keys(network: nn.Module) -> dict[str, Any]:
     # never code: whoever loads it traces the class again and patches the same arguments.
     if isinstance(network, RewrittenNetwork):
         keys["forward"] = {
-            "stated": list(network.stated),
+            "stated": list(network.sizes),
             "example_shape": list(network.example_shape),
         }
     return keys

@@ -1,7 +1,7 @@
-"""The smaller network: a copy whose tensors hold the kept channels alone."""
+"""Cutting a network: a smaller copy whose tensors hold the kept channels alone."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,14 +11,23 @@ from dhp_sr.channels.plan import ChannelPlan
 from dhp_sr.operators.resize import resize
 from dhp_sr.surgery.rewrite import rewrite
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.modules import canonical_names, load_values
+from dhp_sr.utils.modules import canonical_names, evaluating, load_values
 
 ADVICE = (
-    "Does its forward compute with the width of a layer, such as `conv.out_channels`, or with a number worked out from "
-    "it? A cut changes widths: read them from a tensor in the forward (`x.shape[1]`), so that its channels stay, or "
-    "name the layers that must not lose channels in `exclude` (`compress.exclude` in an option file)"
+    "Does its forward compute with the width of a layer, such as `conv.out_channels`, or with a "
+    "number derived from it? A cut changes widths: read them from a tensor in the forward "
+    "(`x.shape[1]`), so that its channels are kept, or name the layers that must not lose channels "
+    "in `exclude` (`compress.exclude` in an option file)"
 )
-"""What to do where a cut computes something else: the plan does not see numbers that layers hold."""
+"""What to do if a cut computes something else: the plan does not see numbers that layers hold."""
+
+MAX_DIFFERENCE = 1e-3
+"""Largest relative difference between cut and masked network that passes for rounding."""
+
+MAX_DIFFERENCE_FLOAT64 = 1e-9
+
+KeptEntries = Mapping[tuple[str, int], Tensor]
+"""(name of a tensor, axis) -> indices of the entries that are kept."""
 
 
 class CutError(UserError):
@@ -34,59 +43,59 @@ def cut(
         network: the plain network, unpruned; it is left as it was.
         plan: its plan.
         mask: (plan.size,) True for kept channels.
-        values: parameters to use instead of the network's own, full size.
+        values: parameters to use instead of the network's, unpruned.
 
     Returns:
-        A module of the same class, in eval mode; or, where the class's forward states numbers of channels that no
-        longer hold, the traced forward with other numbers.
+        A module of the same class, in eval mode; or, where the class's forward has hard-coded sizes that no longer
+        hold, the traced forward with other sizes.
     """
-    first = canonical_names(network)
     kept = kept_entries(plan, mask)
+    # The plan knows a tensor that several modules share by its first name.
+    canonical = canonical_names(network)
     state = {}
     for name, tensor in network.state_dict().items():
-        tensor = values[first[name]].detach() if first.get(name) in values else tensor
-        for dim in range(tensor.dim()):
-            if (first.get(name, name), dim) in kept:
-                tensor = tensor.index_select(
-                    dim, kept[first.get(name, name), dim].to(tensor.device)
-                )
-        state[name] = tensor
+        first_name = canonical.get(name, name)
+        if first_name in values:
+            tensor = values[first_name].detach()
+        state[name] = _slice(tensor, first_name, kept)
     small = copy.deepcopy(network).eval()
-    _slice_constants(small, kept)
+    # Buffers outside the state dict, such as a constant gain, are sliced in place.
+    for name, tensor in list(small.named_buffers(remove_duplicate=False)):
+        if name in state:
+            continue
+        sliced = _slice(tensor, canonical[name], kept)
+        if sliced.shape != tensor.shape:
+            module_name, _, leaf = name.rpartition(".")
+            module = small.get_submodule(module_name)
+            module.register_buffer(leaf, sliced, persistent=False)
     resize(small, {name: tuple(tensor.shape) for name, tensor in state.items()})
     load_values(small, state)
-    return _with_numbers(network, small, plan, mask)
-
-
-def _with_numbers(
-    network: nn.Module, small: nn.Module, plan: ChannelPlan, mask: Tensor
-) -> nn.Module:
-    """Return `small` with the numbers of channels kept wherever its forward states them."""
     if not plan.size_patches:
         return small
-    padded = _padded(mask)
-    return rewrite(network, small, plan, [number.kept_size(padded) for number in plan.size_patches])
+    padded = _pad(mask)
+    sizes = [patch.kept_size(padded) for patch in plan.size_patches]
+    return rewrite(network, small, plan, sizes)
 
 
 def kept_entries(plan: ChannelPlan, mask: Tensor) -> dict[tuple[str, int], Tensor]:
-    """Return the entries that stay along every axis of every tensor."""
-    padded = _padded(mask)
-    return {(axis.tensor, axis.dim): padded[axis.index].nonzero().flatten() for axis in plan.axes}
+    """Return the indices of the entries that are kept along every axis of every tensor of the plan."""
+    padded = _pad(mask)
+    kept = {}
+    for axis in plan.axes:
+        kept[axis.tensor, axis.dim] = padded[axis.index].nonzero().flatten()
+    return kept
 
 
-def _padded(mask: Tensor) -> Tensor:
+def _pad(mask: Tensor) -> Tensor:
+    """Append the entry that pinned channels have in the index of an axis: always kept."""
     return torch.cat((mask.cpu(), torch.ones(1, dtype=torch.bool)))
 
 
-def _slice_constants(network: nn.Module, kept: Mapping[tuple[str, int], Tensor]) -> None:
-    """Slice the buffers that are not part of the state dict."""
-    state, first = network.state_dict().keys(), canonical_names(network)
-    for name, tensor in list(network.named_buffers(remove_duplicate=False)):
-        for dim in range(tensor.dim()):
-            if name not in state and (first[name], dim) in kept:
-                owner, _, leaf = name.rpartition(".")
-                tensor = tensor.index_select(dim, kept[first[name], dim].to(tensor.device))
-                network.get_submodule(owner).register_buffer(leaf, tensor, persistent=False)
+def _slice(tensor: Tensor, name: str, kept: KeptEntries) -> Tensor:
+    for dim in range(tensor.dim()):
+        if (name, dim) in kept:
+            tensor = tensor.index_select(dim, kept[name, dim].to(tensor.device))
+    return tensor
 
 
 @torch.no_grad()
@@ -99,37 +108,44 @@ def check_cut(masked: nn.Module, small: nn.Module, example_input: Tensor) -> flo
     Raises:
         CutError: the copy does not run, or differs by more than rounding.
     """
-    modes = masked.training, small.training
-    masked.eval(), small.eval()
+    # TF32 rounds to 10 bits of mantissa, differently for differently shaped weights.
+    cudnn = torch.backends.cudnn
+    exact = cudnn.flags(enabled=cudnn.enabled, allow_tf32=False)
     try:
-        with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
-            expected, found = masked(example_input), small(example_input)
+        with evaluating(masked), evaluating(small), exact:
+            expected = masked(example_input)
+            actual = small(example_input)
     except Exception as error:  # whatever its forward raises
         raise CutError(f"the cut network does not run: {error}. {ADVICE}") from error
-    finally:
-        masked.train(modes[0]), small.train(modes[1])
-    difference = relative_difference(expected, found)
-    limit = 1e-9 if example_input.dtype == torch.float64 else 1e-3
+    difference = relative_difference(expected, actual)
+    is_double = example_input.dtype == torch.float64
+    limit = MAX_DIFFERENCE_FLOAT64 if is_double else MAX_DIFFERENCE
+    # Written so that a difference of nan is refused, too.
     if not difference <= limit:
         raise CutError(
-            f"the cut network differs from the masked one by {difference:.2e} of the largest output. {ADVICE}"
+            f"the cut network differs from the masked one by {difference:.2e} of the largest "
+            f"output. {ADVICE}"
         )
     return difference
 
 
-def relative_difference(expected: Any, found: Any) -> float:
-    """Return the largest difference between two outputs of a network, relative to the largest entry of its tensor."""
-    return max(map(_difference, _results(expected), _results(found)), default=0.0)
+def relative_difference(expected: Any, actual: Any) -> float:
+    """Return the largest difference between two outputs, relative to the largest entry of its tensor."""
+    differences = [0.0]
+    for expected_tensor, actual_tensor in zip(_tensors(expected), _tensors(actual), strict=False):
+        largest = expected_tensor.abs().max().clamp_min(1e-12)
+        differences.append(float((actual_tensor - expected_tensor).abs().max() / largest))
+    # max() passes over a nan unless it comes first.
+    return max(differences, key=lambda difference: (difference != difference, difference))
 
 
-def _results(output: Any) -> list[Tensor]:
-    """Return the tensors of an output, which may be a tuple, a list or a mapping of them."""
-    if isinstance(output, Mapping):
-        output = list(output.values())
-    if isinstance(output, (tuple, list)):
-        return [tensor for part in output for tensor in _results(part)]
-    return [output] if isinstance(output, Tensor) else []
-
-
-def _difference(expected: Tensor, found: Tensor) -> float:
-    return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
+def _tensors(output: Any) -> Iterator[Tensor]:
+    """Yield the tensors of an output, which may be a tensor, a tuple, a list, or a mapping of them."""
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, Mapping):
+        for value in output.values():
+            yield from _tensors(value)
+    elif isinstance(output, tuple | list):
+        for value in output:
+            yield from _tensors(value)

@@ -1,7 +1,9 @@
-"""The forward of a cut network, where the class's own states sizes that no longer hold.
+"""Rewriting the forward of a cut network, where the class has hard-coded sizes that no longer hold.
 
-While a plan is made, the rules note which argument of which node counts which channels (`SizePatch`). For a cut those
-arguments get the numbers of channels kept; everything else of the forward stays as it was traced.
+`torch.split(x, [16, 48], 1)` or `x[:, :16]` state numbers of channels. While a plan is made, the rules record which
+argument of which node counts which channels (`SizePatch`). For a cut network these arguments are set to the numbers of
+kept channels, in the traced graph; everything else of the forward stays as it was traced. A network whose class comes
+to the right sizes by itself keeps its class.
 """
 
 import copy
@@ -15,15 +17,18 @@ from dhp_sr.channels.plan import ChannelPlan
 from dhp_sr.graph.capture import ArgPath, record_values, trace
 from dhp_sr.utils.errors import UserError
 
-Numbers = Mapping[tuple[str, ArgPath], int | list[int]]
-"""(node, place among its arguments) -> the number to stand there."""
+Size = int | list[int]
+"""A number of channels, or the list of them that a split is given."""
+
+Patches = dict[tuple[str, ArgPath], Size]
+"""(name of a node, path to one of its arguments) -> size that the argument has to state."""
 
 
 class RewrittenNetwork(fx.GraphModule):
-    """A network that runs a traced forward; its tensors have the names they have in the network it comes from.
+    """Network that runs a traced forward; its tensors have the names of the network it comes from.
 
-    What was decided while the forward was traced stays decided: branches on the mode are those of evaluation; where a
-    branch hung on a shape, or a size went through `int()`, inputs that decide otherwise are refused.
+    Decisions made while the forward was traced are permanent: branches on the mode are those of evaluation; where a
+    branch depended on a shape, or a size went through `int()`, inputs that would decide otherwise are refused.
     Functional dropout and the like follow the mode.
     """
 
@@ -32,156 +37,169 @@ class RewrittenNetwork(fx.GraphModule):
         network: nn.Module,
         graph: fx.Graph,
         class_name: str,
-        stated: Sequence[Any],
+        sizes: Sequence[Size],
         example_shape: Sequence[int],
     ) -> None:
+        """Take over the modules and attributes of a network.
+
+        Args:
+            network: the cut network.
+            graph: its forward, with the sizes patched.
+            class_name: name of its class.
+            sizes: for each of the plan's size patches, the size that the forward states.
+            example_shape: shape of the input that was traced.
+        """
         super().__init__(network, graph, class_name)
-        for held in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
-            vars(self)[held].clear()
-            vars(self)[held].update(vars(network)[held])
+        # GraphModule copies only what the graph uses; a state dict must have everything.
+        for registry in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
+            vars(self)[registry].clear()
+            vars(self)[registry].update(vars(network)[registry])
         for name, value in vars(network).items():
             if not name.startswith("_") and name not in vars(self):
                 setattr(self, name, value)
-        self.stated, self.example_shape = tuple(stated), tuple(example_shape)
+        self.sizes = tuple(sizes)
+        self.example_shape = tuple(example_shape)
         self.train(network.training)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "RewrittenNetwork":
-        """Copy everything, also what the traced forward does not use."""
+        """Copy everything, including what the traced forward does not use."""
         holder = nn.Module()
-        own = {name: value for name, value in vars(self).items() if name not in ("_graph", "_code")}
-        vars(holder).update(copy.deepcopy(own, memo))
-        graph = copy.deepcopy(self.graph)
-        memo[id(self)] = copied = RewrittenNetwork(
-            holder, graph, type(self).__name__, self.stated, self.example_shape
+        state = {name: value for name, value in vars(self).items() if name not in _GRAPH_STATE}
+        vars(holder).update(copy.deepcopy(state, memo))
+        copied = RewrittenNetwork(
+            holder,
+            copy.deepcopy(self.graph),
+            type(self).__name__,
+            self.sizes,
+            self.example_shape,
         )
+        memo[id(self)] = copied
         return copied
 
 
+_GRAPH_STATE = ("_graph", "_code")
+"""Attributes of a GraphModule that are made anew from its graph."""
+
+
 def rewrite(
-    network: nn.Module, small: nn.Module, plan: ChannelPlan, stated: Sequence[int | list[int]]
+    network: nn.Module, small: nn.Module, plan: ChannelPlan, sizes: Sequence[Size]
 ) -> nn.Module:
-    """Return `small`, or, where its forward contradicts the numbers, the same network with the numbers in its forward.
+    """Return `small`, or, where its forward contradicts the sizes, a network with them in its forward.
 
     Args:
         network: the unpruned network.
         small: its copy with the tensors cut.
         plan: the network's plan.
-        stated: for each of `plan.size_patches`, what the forward must state.
+        sizes: for each of `plan.size_patches`, the size that the forward has to state.
     """
-    like = next(tensor for tensor in network.parameters() if tensor.is_floating_point())
-    example = like.new_zeros(plan.example_shape)
+    floating = [tensor for tensor in network.parameters() if tensor.is_floating_point()]
+    example = floating[0].new_zeros(plan.example_shape)
     traced = trace(network, example, plan.training_time_form).graph_module
+    # Plain tensors that the forward uses are constants of the trace; they belong to no module.
     for name, constant in traced.named_buffers(recurse=False):
         if name.startswith("_tensor_constant"):
             small.register_buffer(name, constant, persistent=False)
-    numbers = {
-        (one.node, one.path): value for one, value in zip(plan.size_patches, stated, strict=True)
-    }
-    numbers = _without_widths(small, traced.graph, numbers)
-    if _holds(small, traced.graph, numbers, example):
+    patches: Patches = {}
+    nodes = {node.name: node for node in traced.graph.nodes}
+    for patch, size in zip(plan.size_patches, sizes, strict=True):
+        if patch.path[0] == "module":
+            # A module without tensors, such as nn.Unflatten, holds the size as an attribute.
+            module = small.get_submodule(str(nodes[patch.node].target))
+            setattr(module, patch.path[1], size)
+        else:
+            patches[patch.node, patch.path] = size
+    if _fits_already(small, traced.graph, patches, example):
         return small
-    for node in traced.graph.nodes:
-        for (name, path), number in numbers.items():
-            if name == node.name and not _agrees(_read(node, path), number):
-                both = _written({"args": node.args, "kwargs": node.kwargs}, path, number)
-                node.args, node.kwargs = both["args"], both["kwargs"]
+    for (name, path), size in patches.items():
+        node = nodes[name]
+        if not _states(_read_argument(node, path), size):
+            arguments = {"args": node.args, "kwargs": node.kwargs}
+            patched = _with_argument(arguments, path, size)
+            node.args = patched["args"]
+            node.kwargs = patched["kwargs"]
     _follow_mode(traced.graph)
-    return RewrittenNetwork(small, traced.graph, type(network).__name__, stated, plan.example_shape)
+    return RewrittenNetwork(small, traced.graph, type(network).__name__, sizes, plan.example_shape)
 
 
 def _follow_mode(graph: fx.Graph) -> None:
-    """Let functions that were told "not in training" (dropout) ask the network for its mode instead."""
-    first = next(iter(graph.nodes))
-    with graph.inserting_before(first):
+    """Let functions that were traced with `training=False`, such as dropout, read the network's mode instead."""
+    with graph.inserting_before(next(iter(graph.nodes))):
         mode = graph.create_node("get_attr", "training")
     for node in graph.nodes:
-        place = _training_place(node)
-        if place in node.kwargs and node.kwargs[place] is False:
-            node.update_kwarg(place, mode)
-        elif isinstance(place, int) and place < len(node.args) and node.args[place] is False:
-            node.update_arg(place, mode)
+        if node.op != "call_function" or not inspect.isfunction(node.target):
+            continue
+        names = list(inspect.signature(node.target).parameters)
+        if "training" not in names:
+            continue
+        position = names.index("training")
+        if node.kwargs.get("training") is False:
+            node.update_kwarg("training", mode)
+        elif position < len(node.args) and node.args[position] is False:
+            node.update_arg(position, mode)
     if not mode.users:
         graph.erase_node(mode)
 
 
-def _training_place(node: fx.Node) -> int | str | None:
-    """Return where a call is told whether it trains: an argument's place, or its name if it is given by name."""
-    if node.op != "call_function" or not inspect.isfunction(node.target):
-        return None
-    names = list(inspect.signature(node.target).parameters)
-    return (
-        None
-        if "training" not in names
-        else "training"
-        if "training" in node.kwargs
-        else names.index("training")
-    )
-
-
-def _without_widths(small: nn.Module, graph: fx.Graph, numbers: Numbers) -> Numbers:
-    """Tell modules without tensors their widths; returns the numbers that stand in the forward."""
-    targets = {node.name: str(node.target) for node in graph.nodes}
-    for (node, (kind, name, *_)), number in numbers.items():
-        if kind == "module":
-            setattr(small.get_submodule(targets[node]), name, number)
-    return {key: number for key, number in numbers.items() if key[1][0] != "module"}
-
-
-def _holds(small: nn.Module, graph: fx.Graph, numbers: Numbers, example: Tensor) -> bool:
-    """Return whether the forward, as it is, comes to all these numbers by itself."""
+def _fits_already(small: nn.Module, graph: fx.Graph, patches: Patches, example: Tensor) -> bool:
+    """Return whether the forward, as it is, comes to all sizes by itself."""
     nodes = {node.name: node for node in graph.nodes}
-    given = {key: _read(nodes[key[0]], key[1]) for key in numbers}
-    if not all(
-        _is_computed(given[key]) or _agrees(given[key], number) for key, number in numbers.items()
-    ):
-        return False
-    if not any(map(_is_computed, given.values())):
+    computed = {}
+    for (name, path), size in patches.items():
+        argument = _read_argument(nodes[name], path)
+        if _is_computed(argument):
+            computed[name, path] = argument
+        elif not _states(argument, size):
+            return False
+    if not computed:
         return True
+    # Sizes that the forward computes are known only once it runs with the cut tensors.
     try:
-        values = record_values(
-            fx.GraphModule(copy.deepcopy(small), copy.deepcopy(graph)), example[:1]
-        )
+        runnable = fx.GraphModule(copy.deepcopy(small), copy.deepcopy(graph))
+        values = record_values(runnable, example[:1])
     except UserError:  # it does not even run
         return False
-    by_name = {node.name: value for node, value in values.items()}
-    found = {
-        key: fx.node.map_arg(argument, lambda node: by_name[node.name])
-        for key, argument in given.items()
-    }
-    return all(_agrees(found[key], number) for key, number in numbers.items())
+    value_of = {node.name: value for node, value in values.items()}
+    for key, argument in computed.items():
+        value = fx.node.map_arg(argument, lambda node: value_of[node.name])
+        if not _states(value, patches[key]):
+            return False
+    return True
 
 
 def _is_computed(argument: Any) -> bool:
-    return any(
-        isinstance(one, fx.Node)
-        for one in (argument if isinstance(argument, (tuple, list)) else [argument])
-    )
+    """Return whether an argument, or an entry of it, is the result of a node."""
+    entries = argument if isinstance(argument, tuple | list) else [argument]
+    return any(isinstance(entry, fx.Node) for entry in entries)
 
 
-def _agrees(given: Any, number: int | list[int]) -> bool:
-    """Return whether an argument states a number; one size given for several parts leaves the rest to the last."""
-    if isinstance(number, int) or not isinstance(given, int):
-        return given == number or (isinstance(given, (tuple, list)) and list(given) == number)
-    return all(part == given for part in number[:-1]) and number[-1] <= given
+def _states(argument: Any, size: Size) -> bool:
+    """Return whether an argument states a size."""
+    if isinstance(size, list) and isinstance(argument, int):
+        # torch.split with a single size: all chunks have it, and the last has the rest.
+        return all(chunk == argument for chunk in size[:-1]) and size[-1] <= argument
+    if isinstance(size, list) and isinstance(argument, tuple | list):
+        return list(argument) == size
+    return argument == size
 
 
-def _read(node: fx.Node, path: ArgPath) -> Any:
-    found: Any = {"args": node.args, "kwargs": node.kwargs}
+def _read_argument(node: fx.Node, path: ArgPath) -> Any:
+    argument: Any = {"args": node.args, "kwargs": node.kwargs}
     for step in path:
-        found = getattr(found, step) if isinstance(found, slice) else found[step]
-    return found
+        argument = getattr(argument, step) if isinstance(argument, slice) else argument[step]
+    return argument
 
 
-def _written(whole: Any, path: ArgPath, number: int | list[int]) -> Any:
-    """Return nested arguments with another number at `path`."""
+def _with_argument(container: Any, path: ArgPath, size: Size) -> Any:
+    """Return a copy of nested arguments with another size at `path`; fx does not allow changes in place."""
     if not path:
-        return number
-    step, rest = path[0], path[1:]
-    if isinstance(whole, slice):
-        bounds = {name: getattr(whole, name) for name in ("start", "stop", "step")}
-        return slice(*{**bounds, step: number}.values())
-    if isinstance(whole, Mapping):
-        return {**whole, step: _written(whole[step], rest, number)}
-    return type(whole)(
-        _written(part, rest, number) if place == step else part for place, part in enumerate(whole)
-    )
+        return size
+    step, *rest = path
+    if isinstance(container, slice):
+        bounds = {"start": container.start, "stop": container.stop, "step": container.step}
+        bounds[step] = size
+        return slice(bounds["start"], bounds["stop"], bounds["step"])
+    if isinstance(container, Mapping):
+        return {**container, step: _with_argument(container[step], tuple(rest), size)}
+    entries = list(container)
+    entries[step] = _with_argument(entries[step], tuple(rest), size)
+    return type(container)(entries)

@@ -161,7 +161,7 @@ def test_numbers_of_a_file_are_checked(tmp_path, spoil):
         tmp_path / "a.safetensors",
         info=third_party_info("tests:split", {}, task="denoise", in_channels=2),
     )
-    stated = list(small.stated)
+    stated = list(small.sizes)
     for wrong in (
         [*stated[:-1], [99, 2]],
         stated[:-1],

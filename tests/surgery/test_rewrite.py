@@ -66,7 +66,7 @@ def test_a_cut_network_is_a_network_like_any_other(name):
     network = copy.deepcopy(TOPOLOGIES[name][1])
     small = halved(network, x).cut()
     copied, fresh = copy.deepcopy(copy.deepcopy(small)), copy.deepcopy(small).train()
-    assert getattr(copied, "stated", None) == getattr(small, "stated", None)
+    assert getattr(copied, "sizes", None) == getattr(small, "sizes", None)
     assert list(copied.state_dict()) == list(small.state_dict()) == list(network.state_dict())
     assert torch.equal(copied(x), small(x))
     with torch.no_grad():
