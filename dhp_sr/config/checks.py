@@ -3,7 +3,7 @@
 Each check yields issues rather than raising, so that a user gets all mistakes at once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from dhp_sr.config.compress import Scheduler
 from dhp_sr.config.datasets import (
@@ -17,6 +17,9 @@ from dhp_sr.config.method_checks import idle_in_search, is_trained_before, metho
 from dhp_sr.config.schema import MODEL_TYPES, Options, PixelLoss
 from dhp_sr.config.section import Issue, changed
 from dhp_sr.utils.cost_kinds import COST_KINDS
+
+Check = Callable[[Options], Iterator[Issue]]
+"""Yields an issue for each setting that is wrong; a new check is a function and a row below."""
 
 UNUSED_BY_OPTIMIZER = {
     "SGD": ("betas",),
@@ -34,48 +37,28 @@ UNUSED_BY_SCHEDULER = {
 """`train.scheduler.type` -> settings that it does not read."""
 
 
-def find_mistakes(options: Options) -> list[Issue]:
-    """Settings that contradict each other or cannot work."""
-    return [
-        *_check_names(options),
-        *_check_datasets(options),
-        *_check_network(options),
-        *_check_phases(options),
-        *_check_schedulers(options),
-        *method_problems(options),
-        *_check_task(options),
-    ]
-
-
-def find_unused(options: Options) -> list[Issue]:
-    """Settings that were given, differ from their default, and have no effect."""
-    return [
-        *_unused_in_datasets(options),
-        *_unused_in_schedulers(options),
-        *_unused_in_optimizer(options),
-        *idle_in_search(options),
-        *_unused_in_targets(options),
-    ]
-
-
-def _check_names(options: Options) -> Iterator[Issue]:
+def check_names(options: Options) -> Iterator[Issue]:
     """Names of the run and of test sets become names of folders."""
+    # A run writes to experiments/NAME, its images to a folder for each test set.
     names: dict[tuple[str, ...], str] = {("name",): options.name}
     for key, dataset in options.datasets.items():
         if dataset.name:
             names["datasets", key, "name"] = dataset.name
     for keys, name in names.items():
+        # The colon separates drives on Windows, where the folder may be copied to.
         has_separator = bool(set("/\\:") & set(name))
         is_clean = name == name.strip() and name.isprintable() and name not in ("", ".", "..")
         if has_separator or not is_clean:
-            yield keys, f"expected the name of a folder, without / \\ or :, found {name!r}"
+            yield keys, f"expected the name of a folder, without / \\ or :, got {name!r}"
 
 
-def _check_datasets(options: Options) -> Iterator[Issue]:
+def check_datasets(options: Options) -> Iterator[Issue]:
+    """Types of all datasets, and the settings of each of them."""
+    # The type of the datasets decides on the task of the run, so they cannot be mixed.
     types = {dataset.type for dataset in options.datasets.values()}
     if len(types) > 1:
-        found = " and ".join(sorted(types))
-        yield ("datasets",), f"expected the same type in all of them, found {found}"
+        got = " and ".join(sorted(types))
+        yield ("datasets",), f"expected the same type in all of them, got {got}"
     for key, dataset in options.datasets.items():
         if isinstance(dataset, ClassificationDataset):
             issues = _check_classification(dataset, options.scale)
@@ -87,48 +70,53 @@ def _check_datasets(options: Options) -> Iterator[Issue]:
 
 def _check_classification(dataset: ClassificationDataset, scale: int) -> Iterator[tuple[str, str]]:
     if scale != 1:
-        yield "type", f"ClassificationDataset expects scale: 1, found {scale}"
+        yield "type", f"ClassificationDataset expects scale: 1, got {scale}"
     for name in ("mean", "std"):
         values = getattr(dataset, name)
         if values is not None and len(values) != dataset.channels:
             expected = f"{dataset.channels} value(s), as many as channels of color: {dataset.color}"
-            yield name, f"expected {expected}, found {values}"
+            yield name, f"expected {expected}, got {values}"
 
 
 def _check_images(dataset: Dataset, scale: int) -> Iterator[tuple[str, str]]:
+    # The models of super-resolution upscale, those of denoising keep the size.
     if dataset.type == "NoiseDataset":
         if getattr(dataset, "sigma", None) is None:
-            yield "sigma", "NoiseDataset expects a noise level (0-255 scale), found none"
+            yield "sigma", "NoiseDataset expects a noise level (0-255 scale), got none"
         if scale != 1:
-            yield "type", f"NoiseDataset expects scale: 1, found {scale}"
+            yield "type", f"NoiseDataset expects scale: 1, got {scale}"
     elif scale < 2:
-        yield "type", f"SRDataset expects scale: 2, 3 or 4, found {scale}"
+        yield "type", f"SRDataset expects scale: 2, 3 or 4, got {scale}"
 
+    # Whether other folders exist shows when they are opened; this needs no data.
     for name in ("dataroot_gt", "dataroot_lq"):
         for root in _as_list(getattr(dataset, name)):
             if root.startswith("bundled:") and root not in ("bundled:train", "bundled:val"):
-                yield name, f"expected bundled:train or bundled:val, found {root!r}"
+                yield name, f"expected bundled:train or bundled:val, got {root!r}"
     expected = len(_as_list(dataset.dataroot_gt))
-    found = len(_as_list(dataset.dataroot_lq))
-    if dataset.dataroot_lq is not None and found != expected:
-        yield "dataroot_lq", f"expected as many folders as dataroot_gt ({expected}), found {found}"
+    got = len(_as_list(dataset.dataroot_lq))
+    if dataset.dataroot_lq is not None and got != expected:
+        yield "dataroot_lq", f"expected as many folders as dataroot_gt ({expected}), got {got}"
     if "{}" not in dataset.filename_tmpl:
-        yield "filename_tmpl", f"expected {{}} where the name goes, found {dataset.filename_tmpl!r}"
+        yield "filename_tmpl", f"expected {{}} where the name goes, got {dataset.filename_tmpl!r}"
 
+    # Validation images are cropped to a multiple of the scale, patches are not.
     if isinstance(dataset, TrainDataset):
         if dataset.gt_size % scale:
-            yield "gt_size", f"expected a multiple of the scale ({scale}), found {dataset.gt_size}"
+            yield "gt_size", f"expected a multiple of the scale ({scale}), got {dataset.gt_size}"
         if isinstance(dataset.sigma, list) and dataset.sigma[0] > dataset.sigma[1]:
-            yield "sigma", f"expected [lowest, highest], found {dataset.sigma}"
+            yield "sigma", f"expected [lowest, highest], got {dataset.sigma}"
 
 
 def _as_list(roots: Roots | None) -> list[str]:
     if roots is None:
         return []
-    return [roots] if isinstance(roots, str) else roots
+    if isinstance(roots, str):
+        return [roots]
+    return roots
 
 
-def _check_network(options: Options) -> Iterator[Issue]:
+def check_network(options: Options) -> Iterator[Issue]:
     """Arguments of the network that have a counterpart in the data.
 
     Whether the constructor takes them shows when the network is built; these two would build a
@@ -137,7 +125,7 @@ def _check_network(options: Options) -> Iterator[Issue]:
     arguments = options.network_g.arguments
     upscale = arguments.get("upscale")
     if upscale is not None and upscale != options.scale:
-        text = f"expected the scale of the run ({options.scale}), found {upscale!r}"
+        text = f"expected the scale of the run ({options.scale}), got {upscale!r}"
         yield ("network_g", "upscale"), text
     channels = arguments.get("num_in_ch")
     for key, dataset in options.datasets.items():
@@ -146,33 +134,36 @@ def _check_network(options: Options) -> Iterator[Issue]:
             yield ("datasets", key, "color"), f"{text}expects {channels!r}"
 
 
-def _check_phases(options: Options) -> Iterator[Issue]:
+def check_phases(options: Options) -> Iterator[Issue]:
+    """Lengths of the phases, and the teacher of distillation."""
     compress = options.compress
-    total = options.train.total_iter
+    total = options.train.total_iter  # of all phases, not of finetuning alone
     if options.train.warmup_iter > total:
-        text = f"expected at most total_iter ({total}), found {options.train.warmup_iter}"
+        text = f"expected at most total_iter ({total}), got {options.train.warmup_iter}"
         yield ("train", "warmup_iter"), text
     if compress is None:
         return
     before_cut = compress.dense_iter + compress.search_iter
     if total <= before_cut:
         phases = f"{compress.dense_iter} + {compress.search_iter} = {before_cut}"
-        text = f"expected more than dense_iter + search_iter ({phases}), found {total}; "
+        text = f"expected more than dense_iter + search_iter ({phases}), got {total}; "
         yield ("train", "total_iter"), f"{text}the rest finetunes the cut network"
     distill = compress.distill
     # The teacher is the dense network as the search finds it, unless a file is named.
     if distill and distill.teacher is None and not is_trained_before(options, compress):
         sources = "dense_iter above 0, path.pretrain_network_g or distill.teacher"
-        yield ("compress", "distill"), f"expected a trained teacher: {sources}; found none"
+        yield ("compress", "distill"), f"expected a trained teacher: {sources}; got none"
 
 
-def _check_schedulers(options: Options) -> Iterator[Issue]:
+def check_schedulers(options: Options) -> Iterator[Issue]:
+    """Milestones of the learning rates."""
     for keys, scheduler in _all_schedulers(options):
         milestones = scheduler.milestones
+        # A milestone that is repeated would lower the rate twice.
         if milestones != sorted(set(milestones)):
-            yield (*keys, "milestones"), f"expected rising iterations, found {milestones}"
+            yield (*keys, "milestones"), f"expected rising iterations, got {milestones}"
         if scheduler.type == "multistep" and not milestones:
-            text = "multistep expects iterations at which the rate falls, found none"
+            text = "multistep expects iterations at which the rate falls, got none"
             yield (*keys, "milestones"), text
 
 
@@ -182,15 +173,16 @@ def _all_schedulers(options: Options) -> Iterator[tuple[tuple[str, str], Schedul
         yield ("compress", "scheduler"), options.compress.scheduler
 
 
-def _check_task(options: Options) -> Iterator[Issue]:
+def check_task(options: Options) -> Iterator[Issue]:
     """Settings of another task than that of the datasets."""
     dataset_type = next((dataset.type for dataset in options.datasets.values()), "")
     if dataset_type not in MODEL_TYPES[options.model_type]:
         expected = " or ".join(MODEL_TYPES[options.model_type])
         fitting = [name for name, types in MODEL_TYPES.items() if dataset_type in types]
-        text = f"{options.model_type} expects datasets of type {expected}, found {dataset_type}"
+        text = f"{options.model_type} expects datasets of type {expected}, got {dataset_type}"
         yield ("model_type",), f"{text}: set {' or '.join(fitting)}"
     train = options.train
+    # The loss of the other task would silently be ignored.
     if dataset_type == CLASSIFICATION:
         if train.pixel_opt != PixelLoss():
             text = "compares images; a ClassificationDataset is trained by train.cls_opt"
@@ -201,18 +193,19 @@ def _check_task(options: Options) -> Iterator[Issue]:
         if train.cls_opt is not None:
             text = "expects a ClassificationDataset; images are compared by train.pixel_opt"
             yield ("train", "cls_opt"), text
-        distill = options.compress.distill if options.compress else None
-        if distill and distill.temperature is not None:
+        compress = options.compress
+        if compress and compress.distill and compress.distill.temperature is not None:
             text = "expects a ClassificationDataset; images have no temperature"
             yield ("compress", "distill", "temperature"), text
     if train.optim_g.nesterov and train.optim_g.momentum == 0:
-        yield ("train", "optim_g", "nesterov"), "expects a momentum above 0, found 0"
+        yield ("train", "optim_g", "nesterov"), "expects a momentum above 0, got 0"
 
 
-def _unused_in_datasets(options: Options) -> Iterator[Issue]:
+def unused_in_datasets(options: Options) -> Iterator[Issue]:
+    """Settings of the other task's datasets."""
     for key, dataset in options.datasets.items():
         if isinstance(dataset, ClassificationDataset):
-            continue
+            continue  # has none of these keys
         names: tuple[str, ...] = ("dataroot_lq",)
         reason = "NoiseDataset makes its inputs itself"
         if dataset.type == "SRDataset":
@@ -225,24 +218,59 @@ def _unused_in_datasets(options: Options) -> Iterator[Issue]:
             yield ("datasets", key, "filename_tmpl"), "has no effect without dataroot_lq"
 
 
-def _unused_in_schedulers(options: Options) -> Iterator[Issue]:
+def unused_in_schedulers(options: Options) -> Iterator[Issue]:
+    """Settings of other schedules."""
     for keys, scheduler in _all_schedulers(options):
         for name in UNUSED_BY_SCHEDULER[scheduler.type]:
             if changed(scheduler, name):
                 yield (*keys, name), f"has no effect with type: {scheduler.type}"
 
 
-def _unused_in_optimizer(options: Options) -> Iterator[Issue]:
+def unused_in_optimizer(options: Options) -> Iterator[Issue]:
+    """Settings of other optimizers."""
     optimizer = options.train.optim_g
     for name in UNUSED_BY_OPTIMIZER[optimizer.type]:
         if changed(optimizer, name):
             yield ("train", "optim_g", name), f"has no effect with type: {optimizer.type}"
 
 
-def _unused_in_targets(options: Options) -> Iterator[Issue]:
+def unused_in_targets(options: Options) -> Iterator[Issue]:
+    """Settings of latency where none is measured."""
     compress = options.compress
+    # Kinds that are counted need no device and no input size.
     if compress is None or COST_KINDS[compress.targets[0].kind].is_measured:
         return
     for name in ("latency_size", "latency_threads", "latency_table"):
         if changed(compress, name):
             yield ("compress", name), f"has no effect with a target of {compress.targets[0].kind}"
+
+
+CHECKS: tuple[Check, ...] = (
+    check_names,
+    check_datasets,
+    check_network,
+    check_phases,
+    check_schedulers,
+    method_problems,
+    check_task,
+)
+"""Settings that contradict each other or cannot work."""
+
+UNUSED_CHECKS: tuple[Check, ...] = (
+    unused_in_datasets,
+    unused_in_schedulers,
+    unused_in_optimizer,
+    idle_in_search,
+    unused_in_targets,
+)
+"""Settings that were given, differ from their default, and have no effect."""
+
+
+def find_mistakes(options: Options) -> list[Issue]:
+    """Run all checks for settings that cannot work."""
+    return [issue for check in CHECKS for issue in check(options)]
+
+
+def find_unused(options: Options) -> list[Issue]:
+    """Run all checks for settings without effect."""
+    return [issue for check in UNUSED_CHECKS for issue in check(options)]

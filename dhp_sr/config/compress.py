@@ -31,7 +31,7 @@ class _Target(Section):
         if len(given) != 1:
             kinds = ", ".join(COST_KINDS)
             raise ValueError(
-                f"expected exactly one of {kinds}, found {' and '.join(given) or 'none'}"
+                f"expected exactly one of {kinds}, got {' and '.join(given) or 'none'}"
             )
         return self
 
@@ -220,11 +220,11 @@ class Compress(Section):
         # All models come from the same search, whose penalty and widths are made for a cost kind.
         kinds = sorted({target.kind for target in targets})
         if len(kinds) > 1:
-            raise ValueError(f"expected targets of the same kind, found {' and '.join(kinds)}")
+            raise ValueError(f"expected targets of the same kind, got {' and '.join(kinds)}")
         # Labels become names of files.
         labels = [target.label for target in targets]
         if len(set(labels)) < len(labels):
-            raise ValueError(f"expected different targets, found {', '.join(labels)}")
+            raise ValueError(f"expected different targets, got {', '.join(labels)}")
         return target
 
     @property

@@ -140,7 +140,9 @@ def dataset_kind(key: str, form: str = "images") -> type[Section] | None:
     train, val = KINDS[form]
     if key == "train":
         return train
-    return val if key == "val" or key.startswith("val_") else None
+    if key == "val" or key.startswith("val_"):
+        return val
+    return None
 
 
 def decode_datasets(raw: Any) -> Any:
@@ -154,6 +156,7 @@ def decode_datasets(raw: Any) -> Any:
     if not isinstance(raw, dict):
         return raw
     decoded = {}
+    # Of all datasets: the first mistake must not hide those of the next one.
     mistakes: list[InitErrorDetails] = []
     for key, value in raw.items():
         form = "images"
@@ -161,13 +164,15 @@ def decode_datasets(raw: Any) -> Any:
             given = value["type"]
             if given not in TYPES:
                 known = ", ".join(repr(name) for name in TYPES)
-                text = f"expected {known}, found {given!r}{nearest(given, TYPES)}"
+                text = f"expected {known}, got {given!r}{nearest(given, TYPES)}"
                 mistakes.append(_mistake((key, "type"), value, text))
                 continue
-            form = CLASSIFICATION if given == CLASSIFICATION else "images"
+            if given == CLASSIFICATION:
+                form = CLASSIFICATION
+        # Without a type the mistakes are reported for images, the usual form.
         kind = dataset_kind(str(key), form)
         if kind is None:
-            text = f"expected the key train, val or val_..., found {key!r}"
+            text = f"expected the key train, val or val_..., got {key!r}"
             mistakes.append(_mistake((key,), value, text))
             continue
         try:
@@ -176,7 +181,7 @@ def decode_datasets(raw: Any) -> Any:
             for detail in error.errors(include_url=False):
                 mistakes.append(_moved((key, form), detail))
     if "train" not in raw:
-        mistakes.append(_mistake(("train",), raw, "expected a training set, found no such key"))
+        mistakes.append(_mistake(("train",), raw, "expected a training set, got no such key"))
     if mistakes:
         raise ValidationError.from_exception_data("datasets", mistakes)
     return decoded

@@ -74,15 +74,17 @@ def load_options(
             warnings.warn(f"{source.path}: {where} {text}", stacklevel=2)
     mistakes = _check_network_type(raw, check_network)
     options: Options | None = None
+    # Everything that is wrong is collected first, so that a user corrects a file once.
     try:
         options = Options.model_validate(raw)
     except ValidationError as error:
         mistakes += explain(error)
+    # Settings can only be compared with each other once all of them are decoded.
     if options is not None:
         mistakes += find_mistakes(options)
     if options is None or mistakes:
-        count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-        lines = [f"{path}: {count} in the options"]
+        plural = "s" * (len(mistakes) > 1)
+        lines = [f"{path}: {len(mistakes)} mistake{plural} in the options"]
         for keys, text in mistakes:
             lines.append(f"  {_locate(keys, sources, set_keys)}: {text}")
         raise UserError("\n".join(lines))
@@ -105,7 +107,7 @@ def _read_with_base(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any]
     raw, node = parse(text, str(path))
     if not isinstance(raw, dict):
         expected = "expected a mapping of option keys (name, network_g, ...)"
-        raise UserError(f"{path}, line 1: {expected}, found {show(raw)}")
+        raise UserError(f"{path}, line 1: {expected}, got {show(raw)}")
     # Before merging: a file and its base may use the former and the current name of a key.
     raw, renamed = use_current_names(raw)
     source = _Source(path, node, tuple(renamed))
@@ -115,8 +117,10 @@ def _read_with_base(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any]
     where = f"{path}: {BASE} (line {lines_of(node, [BASE])[-1]})"
     base = raw.pop(BASE)
     if not isinstance(base, str):
-        raise UserError(f"{where}: expected the path of an option file, found {show(base)}")
+        raise UserError(f"{where}: expected the path of an option file, got {show(base)}")
+    # Resolved, since a file can have several names.
     chain = (*above, path.resolve())
+    # Relative to the file, so that a file and its base can be moved together.
     base_path = path.parent / base
     if base_path.resolve() in chain:
         raise UserError(f"{where}: {base!r} is based on this file; expected no circle")
@@ -128,15 +132,19 @@ def _read_text(path: Path, above: tuple[Path, ...]) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        hint = f"named as base of {above[-1]}" if above else "see the folder options/"
-        raise UserError(f"{path}: expected an option file, found nothing there; {hint}") from None
+        hint = "see the folder options/"
+        if above:
+            hint = f"named as base of {above[-1]}"
+        raise UserError(f"{path}: expected an option file, got nothing there; {hint}") from None
+    # ValueError: not UTF-8, or a NUL in the path.
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: expected a readable text file, found: {error}") from error
+        raise UserError(f"{path}: expected a readable text file, got: {error}") from error
 
 
 def _merged(base: dict[str, Any], raw: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in raw.items():
+        # `compress: null` removes a section; so only two sections are merged.
         if isinstance(value, dict) and isinstance(merged.get(key), dict):
             value = _merged(merged[key], value)
         merged[key] = value
@@ -162,10 +170,11 @@ def apply_overrides(
     """
     set_keys = set()
     for text in overrides:
+        # At the first equals sign: values may hold others.
         path, equals, value_text = text.partition("=")
         keys = path.strip().split(".")
         if not equals or not all(keys):
-            raise UserError(f"--set: expected section.key=value, found {text!r}")
+            raise UserError(f"--set: expected section.key=value, got {text!r}")
         value, _ = parse(value_text, f"--set {path.strip()}")
         raw = _with_value(raw, keys, value, text)
         set_keys.add(".".join(keys))
@@ -174,11 +183,11 @@ def apply_overrides(
 
 def _with_value(section: Any, keys: list[str], value: Any, text: str) -> dict[str, Any]:
     """Copy of a section with one value set, any number of sections further in."""
-    if section is None:
+    if section is None:  # absent, or `null` in the file
         section = {}
     if not isinstance(section, dict):
-        found = show(section)
-        raise UserError(f"--set {text}: expected a section above {keys[0]!r}, found {found}")
+        got = show(section)
+        raise UserError(f"--set {text}: expected a section above {keys[0]!r}, got {got}")
     head, *rest = keys
     if rest:
         value = _with_value(section.get(head), rest, value, text)
@@ -190,14 +199,19 @@ def _check_network_type(
 ) -> list[Issue]:
     # On the raw values: it is to be reported beside mistakes that prevent decoding.
     section = raw.get("network_g")
-    name = section.get("type") if isinstance(section, dict) else None
-    text = check_network(name) if check_network and isinstance(name, str) else None
+    if check_network is None or not isinstance(section, dict):
+        return []
+    name = section.get("type")
+    text = None
+    if isinstance(name, str):
+        text = check_network(name)
     return [(("network_g", "type"), text)] if text else []
 
 
 def _locate(keys: Sequence[str], sources: Sequence[_Source], set_keys: set[str]) -> str:
     """Name of a setting and where its value comes from: the command line, or a line of a file."""
     name = ".".join(keys)
+    # With a dot at the end: `compress.target` is not within `compress.targets`.
     for set_key in set_keys:
         if f"{name}.".startswith(f"{set_key}."):
             return f"{name} (--set)"
@@ -215,12 +229,16 @@ def _locate(keys: Sequence[str], sources: Sequence[_Source], set_keys: set[str])
         return f"{name} (--set)"
     if not best_lines:
         return name
-    file = "" if best is sources[0] else f"{best.path}, "
-    return f"{name} ({file}line {best_lines[-1]})"
+    line = f"line {best_lines[-1]}"
+    # The message begins with the name of the file that was given.
+    if best is not sources[0]:
+        line = f"{best.path}, {line}"
+    return f"{name} ({line})"
 
 
 def dump_options(options: Options) -> str:
     """YAML text with every key, defaults included, that loads again to an equal object."""
+    # mode="json": tuples and enumerations become what YAML can hold without tags.
     values = options.model_dump(mode="json")
     return yaml.dump(values, Dumper=OptionDumper, sort_keys=False, allow_unicode=True, width=120)
 
@@ -256,7 +274,7 @@ def _expand_user(text: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
-        raise UserError(f"{text}: expected a path, found no such user's home folder") from error
+        raise UserError(f"{text}: expected a path, got no such user's home folder") from error
 
 
 def resolve_paths(options: Options, root: str | Path) -> Options:
@@ -266,6 +284,7 @@ def resolve_paths(options: Options, root: str | Path) -> Options:
         options: options of a run.
         root: folder of the project.
     """
+    # The option goes first: the variable is set for a machine, the option for a run.
     data_root = options.data_root or os.environ.get(DATA_VARIABLE) or None
     datasets = {}
     for key, dataset in options.datasets.items():
@@ -273,6 +292,7 @@ def resolve_paths(options: Options, root: str | Path) -> Options:
         datasets[key] = _with_absolute(dataset, names, root, data_root)
     path = _with_absolute(options.path, ("pretrain_network_g",), root, data_root)
     compress = options.compress
+    # Written as well as read, but an existing table may lie anywhere.
     if compress:
         compress = _with_absolute(compress, ("latency_table",), root, data_root)
     if compress and compress.distill:
@@ -287,7 +307,7 @@ def _with_absolute(
     """Copy of a section with some of its paths made absolute, lists of paths included."""
     update: dict[str, str | list[str]] = {}
     for name in names:
-        value = getattr(section, name, None)
+        value = getattr(section, name, None)  # classifiers have `dataroot`, others two roots
         if isinstance(value, str):
             update[name] = resolve_path(root, value, data_root)
         elif isinstance(value, list):

@@ -23,6 +23,8 @@ TYPE_NAMES = {
 BOUND_NAMES = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 ALTERNATIVES = ("single", "several")
 """Tags of the forms that `compress.target` can take; pydantic puts them among the keys."""
+ONE_OF = "one of "
+"""Begins the phrase for a key with several possible values."""
 MAX_SHOWN = 80
 """Characters of a value that a message shows."""
 
@@ -50,14 +52,17 @@ def describe(annotation: Any, metadata: Sequence[Any] = ()) -> str:
     """
     origin = get_origin(annotation)
     arguments = get_args(annotation)
+    # Constraints stand beside the type, and apply to all of its alternatives.
     if origin is Annotated:
         return describe(arguments[0], [*metadata, *arguments[1:]])
     if origin in (Union, types.UnionType):
+        # None is the default of an optional key; `null` needs no explanation.
         phrases = [describe(item, metadata) for item in arguments if item is not type(None)]
         return " or ".join(dict.fromkeys(phrases))
     if origin is Literal:
         choices = ", ".join(repr(choice) for choice in arguments)
-        return f"one of {choices}" if len(arguments) > 1 else choices
+        prefix = ONE_OF * (len(arguments) > 1)
+        return f"{prefix}{choices}"
     if origin is list:
         return f"a list (each: {describe(arguments[0])}){_describe_bounds(metadata)}"
     if isinstance(annotation, type) and issubclass(annotation, Section):
@@ -77,8 +82,12 @@ def _describe_bounds(metadata: Sequence[Any]) -> str:
         max_length = getattr(constraint, "max_length", max_length)
     if min_length is not None:
         size = f"of {min_length}"
-        limits.append(size if min_length == max_length else f"{size} or more")
-    return f" {' and '.join(limits)}" if limits else ""
+        if min_length != max_length:
+            size = f"{size} or more"
+        limits.append(size)
+    if not limits:
+        return ""
+    return f" {' and '.join(limits)}"
 
 
 def _constraints(metadata: Sequence[Any]) -> Iterator[Any]:
@@ -96,7 +105,9 @@ def show(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     text = repr(value)
-    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
+    if len(text) > MAX_SHOWN:
+        text = text[: MAX_SHOWN - 3] + "..."
+    return text
 
 
 def _find_field(
@@ -132,7 +143,9 @@ def _find_field(
             field = None
             continue
         field = section.model_fields.get(str(step))
-        section = _section_in(field.annotation) if field else None
+        section = None
+        if field:
+            section = _section_in(field.annotation)
     return tuple(keys), field, parent
 
 
@@ -162,15 +175,16 @@ def _message(
         return f"unknown key{nearest(keys[-1], known) or '; known here: ' + ', '.join(known)}"
     if kind == "value_error":  # raised by a validator of ours
         return str(detail["ctx"]["error"])
-    if kind == "dataset_key":
+    if kind == "dataset_key":  # raised by `decode_datasets`
         return detail["msg"]
     expected = describe(field.annotation, field.metadata) if field else "a section"
     if kind == "missing":
-        return f"expected {expected}, found no such key"
+        return f"expected {expected}, got no such key"
     hint = ""
+    # `1e5` is a float in YAML, and types are not converted.
     if isinstance(value, float) and value.is_integer() and "whole number" in expected:
         hint = f" (write {int(value)})"
-    if isinstance(value, str) and expected.startswith("one of "):
-        choices = expected.removeprefix("one of ").replace("'", "").split(", ")
+    if isinstance(value, str) and expected.startswith(ONE_OF):
+        choices = expected.removeprefix(ONE_OF).replace("'", "").split(", ")
         hint = nearest(value, choices)
-    return f"expected {expected}, found {show(value)}{hint}"
+    return f"expected {expected}, got {show(value)}{hint}"

@@ -21,14 +21,14 @@ def method_problems(options: Options) -> Iterator[Issue]:
     if spec.parametrization not in (None, compress.parametrization):
         yield (
             ("compress", "parametrization"),
-            f"method {method} expects {spec.parametrization}, found {compress.parametrization}",
+            f"method {method} expects {spec.parametrization}, got {compress.parametrization}",
         )
     # Gates on random weights would choose channels at random.
     if spec.freezes_weights and not is_trained_before(options, compress):
         yield (
             ("compress", "dense_iter"),
             f"method {method} leaves the weights as they are during the search, so it expects "
-            "trained ones: dense_iter above 0 or path.pretrain_network_g; found none",
+            "trained ones: dense_iter above 0 or path.pretrain_network_g; got none",
         )
 
 
@@ -49,7 +49,7 @@ def _paper_preset_problems(options: Options, compress: Compress) -> Iterator[Iss
         counted = [name for name, info in COST_KINDS.items() if not info.is_measured]
         yield (
             ("compress", "preset"),
-            f"paper expects a target of {' or '.join(counted)}, found {kind}; set preset: default",
+            f"paper expects a target of {' or '.join(counted)}, got {kind}; set preset: default",
         )
     if compress.parametrization != "full":
         yield (

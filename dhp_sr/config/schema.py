@@ -30,6 +30,7 @@ MODEL_TYPES = {
 class Network(Section):
     """`network_g`: type of the network, and beside it the arguments of its constructor."""
 
+    # Which arguments there are, the network's class knows; they are checked when it is built.
     model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
     type: str
     """`EDSR` or `HyperEDSR`; `Hyper` takes any network, named in the key `network`."""
@@ -141,6 +142,7 @@ class Options(Section):
     """Folder that takes the place of a leading `datasets/` in the paths below. Default: the
     environment variable DHP_SR_DATA, else the folder `datasets`."""
     network_g: Network
+    # Decoded by hand, for the class of a dataset depends on its key and its type.
     datasets: Annotated[
         dict[str, TrainDataset | ValDataset | ClassificationTrain | ClassificationVal],
         BeforeValidator(decode_datasets),

@@ -27,6 +27,7 @@ def color_of(channels: int) -> str:
 class Section(BaseModel):
     """Frozen group of keys: unknown keys are refused and types are not converted."""
 
+    # Strict: a number in quotes is a mistake. No NaN: no comparison would notice it later.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 

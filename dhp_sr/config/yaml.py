@@ -53,6 +53,7 @@ def _construct_int(loader: OptionLoader, node: yaml.ScalarNode) -> int:
     digits = text.lstrip("+-").lower()
     if len(digits) > MAX_DIGITS:
         raise _problem(node, f"an integer of {len(digits)} digits")
+    # YAML 1.2; plain digits are decimal even with leading zeros.
     base = {"0x": 16, "0o": 8}.get(digits[:2], 10)
     return int(text, base)
 
@@ -84,27 +85,31 @@ def parse(text: str, source: str) -> tuple[Any, yaml.Node | None]:
     Raises:
         UserError: the text is not YAML, or holds what an option file may not.
     """
+    # Before anything is parsed: the scanner's time grows with the length.
     if len(text) > MAX_CHARACTERS:
         raise UserError(
-            f"{source}: expected at most {MAX_CHARACTERS} characters of YAML, found {len(text)}"
+            f"{source}: expected at most {MAX_CHARACTERS} characters of YAML, got {len(text)}"
         )
     try:
         return _decode(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        position = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        position = ""
+        if mark:  # YAML counts from 0, editors from 1
+            position = f", line {mark.line + 1}, column {mark.column + 1}"
         problem = error.problem or error.context
-        raise UserError(f"{source}{position}: expected YAML, found: {problem}") from error
+        raise UserError(f"{source}{position}: expected YAML, got: {problem}") from error
     except RecursionError as error:
         raise UserError(
-            f"{source}: expected YAML, found more levels of it than can be read"
+            f"{source}: expected YAML, got more levels of it than can be read"
         ) from error
     # PyYAML passes on whatever int(), float() and its tables raise for a value with a wrong tag.
     except (yaml.YAMLError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-        raise UserError(f"{source}: expected YAML, found: {error}") from error
+        raise UserError(f"{source}: expected YAML, got: {error}") from error
 
 
 def _decode(text: str) -> tuple[Any, yaml.Node | None]:
+    # Composed first and constructed later, so that a tree can be checked before it is expanded.
     loader = OptionLoader(text)
     try:
         node = loader.get_single_node()
@@ -130,7 +135,7 @@ def _count_nodes(node: yaml.Node, counts: dict[int, int], above: set[int]) -> in
     """
     if id(node) in above:
         raise _problem(node, "an anchor that contains itself")
-    if id(node) in counts:
+    if id(node) in counts:  # seen under another alias
         return counts[id(node)]
     children: list[yaml.Node] = []
     if isinstance(node, yaml.MappingNode):

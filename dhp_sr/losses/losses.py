@@ -59,7 +59,7 @@ class PixelLoss(nn.Module):
         if prediction.shape != target.shape:
             raise UserError(
                 f"expected a prediction of the target's shape {tuple(target.shape)}, "
-                f"found {tuple(prediction.shape)}; check the scale of network and data"
+                f"got {tuple(prediction.shape)}; check the scale of network and data"
             )
         return self.loss_weight * self.distance(prediction, target)
 
@@ -90,7 +90,7 @@ class ClassLoss(nn.Module):
         if scores_NK.dim() != 2 or len(scores_NK) != len(label_N):
             raise UserError(
                 f"expected scores of shape ({len(label_N)}, classes), "
-                f"found {tuple(scores_NK.shape)}; is the network a classifier?"
+                f"got {tuple(scores_NK.shape)}; is the network a classifier?"
             )
         loss = functional.cross_entropy(scores_NK, label_N, label_smoothing=self.label_smoothing)
         return self.loss_weight * loss

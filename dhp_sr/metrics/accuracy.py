@@ -23,14 +23,14 @@ def num_correct(scores_NK: Tensor, label_N: Tensor, k: int = 1) -> int:
     """
     if scores_NK.dim() != 2 or label_N.shape != scores_NK.shape[:1] or k < 1:
         shapes = f"{tuple(scores_NK.shape)} and {tuple(label_N.shape)}, k={k}"
-        raise ValueError(f"expected scores (N, K), labels (N,) and k of at least 1, found {shapes}")
+        raise ValueError(f"expected scores (N, K), labels (N,) and k of at least 1, got {shapes}")
     num_classes = scores_NK.shape[1]
     if len(label_N):
         lowest = int(label_N.min())
         highest = int(label_N.max())
         if lowest < 0 or highest >= num_classes:
-            found = f"{lowest} to {highest}"
-            raise ValueError(f"expected labels from 0 to {num_classes - 1}, found {found}")
+            got = f"{lowest} to {highest}"
+            raise ValueError(f"expected labels from 0 to {num_classes - 1}, got {got}")
     # Not torch.topk: its order of equal scores depends on the device.
     score_N1 = scores_NK.gather(1, label_N[:, None])
     class_K = torch.arange(num_classes, device=scores_NK.device)
@@ -47,5 +47,5 @@ def error_percent(scores_NK: Tensor, label_N: Tensor, k: int = 1) -> float:
         ValueError: there are no images, or see `num_correct`.
     """
     if not len(label_N):
-        raise ValueError("expected at least one image, found none")
+        raise ValueError("expected at least one image, got none")
     return 100 * (1 - num_correct(scores_NK, label_N, k) / len(label_N))

@@ -84,7 +84,7 @@ def to_uint8(image: torch.Tensor) -> Image:
         ValueError: the tensor does not have three axes.
     """
     if image.dim() != 3:
-        raise ValueError(f"expected a tensor of shape (C, H, W), found shape {tuple(image.shape)}")
+        raise ValueError(f"expected a tensor of shape (C, H, W), got shape {tuple(image.shape)}")
     levels = (image.detach().float().clamp(0, 1) * MAX_VALUE).round().to(torch.uint8)
     return np.ascontiguousarray(levels.permute(1, 2, 0).cpu().numpy())
 
@@ -101,9 +101,9 @@ def luma_of(image: NDArray[np.floating]) -> NDArray[np.float64]:
 def _prepare(image: Image, crop_border: int, luma: bool) -> NDArray[np.float64]:
     if image.dtype != np.uint8:
         hint = "convert a tensor with to_uint8"
-        raise ValueError(f"expected a uint8 image, found {image.dtype}; {hint}")
+        raise ValueError(f"expected a uint8 image, got {image.dtype}; {hint}")
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
-        raise UserError(f"expected an image of shape HxW, HxWx1 or HxWx3, found {image.shape}")
+        raise UserError(f"expected an image of shape HxW, HxWx1 or HxWx3, got {image.shape}")
     height, width = image.shape[:2]
     bottom = max(height - crop_border, 0)
     right = max(width - crop_border, 0)
@@ -115,10 +115,10 @@ def _prepare(image: Image, crop_border: int, luma: bool) -> NDArray[np.float64]:
 
 def _check_pair(a: Image, b: Image, crop_border: int, smallest: int) -> None:
     if a.shape != b.shape:
-        raise UserError(f"expected two images of the same shape, found {a.shape} and {b.shape}")
+        raise UserError(f"expected two images of the same shape, got {a.shape} and {b.shape}")
     if crop_border < 0 or min(a.shape[:2]) - 2 * crop_border < smallest:
-        found = f"an image of shape {a.shape} and crop_border={crop_border}"
-        raise UserError(f"expected at least {smallest} pixels inside the border, found {found}")
+        got = f"an image of shape {a.shape} and crop_border={crop_border}"
+        raise UserError(f"expected at least {smallest} pixels inside the border, got {got}")
 
 
 def _plane_ssim(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:

@@ -72,7 +72,7 @@ def select_device(num_gpu: int | Literal["auto"]) -> "torch.device":
         return torch.device("cuda" if available else "cpu")
     if num_gpu > available:
         raise UserError(
-            f"expected {num_gpu} CUDA device(s) (num_gpu: {num_gpu}), found {available}; "
+            f"expected {num_gpu} CUDA device(s) (num_gpu: {num_gpu}), got {available}; "
             "set num_gpu: 0 for the CPU or num_gpu: auto, or install a CUDA build of torch"
         )
     if num_gpu > 1:

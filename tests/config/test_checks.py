@@ -73,15 +73,15 @@ def test_nothing_to_say_about_good_options():
         (
             options(train={"total_iter": 30}, compress={"dense_iter": 20}),
             "train.total_iter",
-            ["20 + 10 = 30", "found 30"],
+            ["20 + 10 = 30", "got 30"],
         ),
-        (options(train={"warmup_iter": 101}), "train.warmup_iter", ["100", "found 101"]),
+        (options(train={"warmup_iter": 101}), "train.warmup_iter", ["100", "got 101"]),
         (options(compress={"distill": {}}), "compress.distill", ["path.pretrain_network_g"]),
-        (options(scale=1), "datasets.train.type", ["SRDataset", "2, 3 or 4", "found 1"]),
+        (options(scale=1), "datasets.train.type", ["SRDataset", "2, 3 or 4", "got 1"]),
         (
             options(network_g={"type": "EDSR", "upscale": 4}),
             "network_g.upscale",
-            ["(2)", "found 4"],
+            ["(2)", "got 4"],
         ),
         (
             options(network_g={"type": "EDSR", "num_in_ch": 1}),
@@ -91,7 +91,7 @@ def test_nothing_to_say_about_good_options():
         (
             options(datasets={"train": {**SR, **PATCHES, "gt_size": 65}}),
             "datasets.train.gt_size",
-            ["(2)", "found 65"],
+            ["(2)", "got 65"],
         ),
         (
             options(datasets={"train": {**SR, **PATCHES}, "val_x": {**NOISE}}),
@@ -106,7 +106,7 @@ def test_nothing_to_say_about_good_options():
         (
             options(datasets={"train": {**SR, **PATCHES, "dataroot_lq": ["a", "b"]}}),
             "datasets.train.dataroot_lq",
-            ["dataroot_gt (1)", "found 2"],
+            ["dataroot_gt (1)", "got 2"],
         ),
         (
             options(
@@ -121,7 +121,7 @@ def test_nothing_to_say_about_good_options():
         (
             options(datasets={"train": {**NOISE, **PATCHES}}),
             "datasets.train.type",
-            ["NoiseDataset", "found 2"],
+            ["NoiseDataset", "got 2"],
         ),
         (
             options(train={"scheduler": {"type": "multistep"}}),
@@ -146,7 +146,7 @@ def test_nothing_to_say_about_good_options():
             ["macs or params or activations", "latency"],
         ),
         (hsn(dense_iter=0), "compress.dense_iter", ["hsn", "path.pretrain_network_g"]),
-        (classes(scale=4), "datasets.train.type", ["scale: 1", "found 4"]),
+        (classes(scale=4), "datasets.train.type", ["scale: 1", "got 4"]),
         (
             classes(model_type="DHPModel"),
             "model_type",

@@ -125,14 +125,14 @@ def test_all_mistakes_in_one_message_with_their_lines(write):
     expected = {
         f"scal (line {line_of['scal']})": "'scale'",
         f"datasets.train.gt_siz (line {line_of['gt_siz']})": "'gt_size'",
-        "datasets.val.type": "found 'SRDatase' (did you mean 'SRDataset'?)",
+        "datasets.val.type": "got 'SRDatase' (did you mean 'SRDataset'?)",
         f"datasets.tset (line {line_of['tset']})": "'tset'",
         f"compress.target.macs (line {line_of['macs']})": "a number above 0 and at most 1",
-        f"compress.search_iter (line {line_of['search_iter']})": "found -1",
+        f"compress.search_iter (line {line_of['search_iter']})": "got -1",
         f"train.total_iter (line {line_of['total_iter']})": "(write 100000)",
-        f"train.optim_g.lr (line {line_of['lr']})": "found nan",
-        "train.optim_g.type": "found 'adam' (did you mean 'Adam'?)",
-        f"network_g.type (line {line_of['network_g']})": "found no such key",
+        f"train.optim_g.lr (line {line_of['lr']})": "got nan",
+        "train.optim_g.type": "got 'adam' (did you mean 'Adam'?)",
+        f"network_g.type (line {line_of['network_g']})": "got no such key",
     }
     for place, fact in expected.items():
         (mistake,) = [text for text in mistakes if text.strip().startswith(place)]
@@ -159,7 +159,7 @@ def test_an_unknown_network_is_reported_beside_other_mistakes(write):
 @pytest.mark.parametrize(
     ("changes", "facts"),
     [
-        ({"compress.target.macs": 0}, ["compress.target.macs", "above 0", "found 0"]),
+        ({"compress.target.macs": 0}, ["compress.target.macs", "above 0", "got 0"]),
         ({"compress.target.macs": "50%"}, ["a number", "'50%'"]),
         ({"compress.target.params": 0.5}, ["compress.target", "macs and params"]),
         (
@@ -167,13 +167,13 @@ def test_an_unknown_network_is_reported_beside_other_mistakes(write):
             ["compress.target", "macs, params, activations, latency", "none"],
         ),
         ({"datasets.train": ...}, ["datasets.train (line 7)"]),
-        ({"datasets": [1]}, ["datasets (line", "found [1]"]),
-        ({"datasets.val": 3}, ["datasets.val (line 15)", "a section", "found 3"]),
+        ({"datasets": [1]}, ["datasets (line", "got [1]"]),
+        ({"datasets.val": 3}, ["datasets.val (line 15)", "a section", "got 3"]),
         ({"datasets.train.dataroot_gt": []}, ["datasets.train.dataroot_gt", "of 1 or more"]),
         ({"datasets.train.use_rot": "yes"}, ["true or false", "'yes'"]),
         ({"train.optim_g.betas": [0.9]}, ["each: a number at least 0 and below 1", "of 2"]),
         ({"num_gpu": -1}, ["num_gpu", "'auto'", "at least 0", "-1"]),
-        ({"scale": 5}, ["scale", "1, 2, 3, 4", "found 5"]),
+        ({"scale": 5}, ["scale", "1, 2, 3, 4", "got 5"]),
         (
             {"datasets.val": {"type": "ClassificationDataset", "dataroot": "a", "crop_border": 4}},
             ["datasets.val.crop_border (line", "unknown key"],
@@ -208,7 +208,7 @@ def test_one_target_or_a_list(write):
         ([{"macs": 0.5}, {"params": 0.3}], ["compress.target (line 19)", "macs and params"]),
         ([{"macs": 0.5}, {"macs": 0.5}], ["compress.target", "macs0.5, macs0.5"]),
         ([], ["compress.target", "macs, params, activations, latency", "of 1 or more"]),
-        ([{"macs": 2}], ["compress.target.macs (line 19)", "at most 1", "found 2"]),
+        ([{"macs": 2}], ["compress.target.macs (line 19)", "at most 1", "got 2"]),
         ([{"macz": 0.5}], ["compress.target.macz", "'macs'"]),
         ([{}], ["compress.target", "macs, params, activations, latency", "none"]),
         (0.5, ["compress.target (line 19)", "macs, params, activations, latency", "0.5"]),
@@ -248,7 +248,7 @@ def test_overrides_are_yaml(write):
     [
         ("compress.targte.macs=0.4", ["compress.targte (--set)", "'target'"]),
         ("trian.total_iter=3", ["trian (--set)", "'train'"]),
-        ("compress.target.macs=2", ["compress.target.macs (--set)", "at most 1", "found 2"]),
+        ("compress.target.macs=2", ["compress.target.macs (--set)", "at most 1", "got 2"]),
         ("name.x=1", ["--set name.x=1", "'trial'"]),
         ("name", ["--set", "'name'"]),
         ("=3", ["--set", "'=3'"]),
@@ -378,5 +378,5 @@ def test_the_command_reports_unknown_names_and_values_together(write, capsys):
     assert main(["-opt", str(write(GOOD)), "--set", *names]) == 2
     message = capsys.readouterr().err
     assert "4 mistakes" in message
-    for suggestion in ("'HyperEDSR'", "'dhp'", "'DHPModel'", "found 7"):
+    for suggestion in ("'HyperEDSR'", "'dhp'", "'DHPModel'", "got 7"):
         assert suggestion in message

@@ -37,12 +37,12 @@ def test_no_number_is_no_hit():
 
 @pytest.mark.parametrize("labels", [[2, 0], [0, -1]])
 def test_labels_out_of_range_are_refused(labels):
-    with pytest.raises(ValueError, match="expected labels from 0 to 1, found"):
+    with pytest.raises(ValueError, match="expected labels from 0 to 1, got"):
         num_correct(torch.zeros(2, 2), torch.tensor(labels))
 
 
 def test_shapes_are_checked():
-    with pytest.raises(ValueError, match=r"found \(2, 2\) and \(3,\), k=1"):
+    with pytest.raises(ValueError, match=r"\(2, 2\) and \(3,\), k=1"):
         num_correct(torch.zeros(2, 2), torch.zeros(3, dtype=torch.long))
     with pytest.raises(ValueError, match="at least one image"):
         error_percent(torch.zeros(0, 2), torch.zeros(0, dtype=torch.long))

@@ -134,5 +134,5 @@ def test_to_uint8_undoes_division():
 
 
 def test_to_uint8_refuses_batches():
-    with pytest.raises(ValueError, match=r"shape \(C, H, W\), found shape \(1, 3, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"shape \(C, H, W\), got shape \(1, 3, 4, 4\)"):
         to_uint8(torch.zeros(1, 3, 4, 4))
