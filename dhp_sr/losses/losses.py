@@ -22,6 +22,7 @@ def charbonnier(prediction: Tensor, target: Tensor) -> Tensor:
         Lai et al., Deep Laplacian Pyramid Networks for Fast and Accurate Super-Resolution, CVPR
         2017, equation 2.
     """
+    # The root of zero has an infinite gradient.
     return torch.sqrt((prediction - target).square() + CHARBONNIER_EPSILON).mean()
 
 
@@ -46,7 +47,7 @@ class PixelLoss(nn.Module):
 
     def __init__(self, distance: Callable[[Tensor, Tensor], Tensor], loss_weight: float) -> None:
         super().__init__()
-        self.distance = distance
+        self.distance = distance  # a function: the loss has no state to save
         self.loss_weight = loss_weight
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
@@ -92,6 +93,7 @@ class ClassLoss(nn.Module):
                 f"expected scores of shape ({len(label_N)}, classes), "
                 f"got {tuple(scores_NK.shape)}; is the network a classifier?"
             )
+        # Checked above, since scores of images would be taken for many classes per pixel.
         loss = functional.cross_entropy(scores_NK, label_N, label_smoothing=self.label_smoothing)
         return self.loss_weight * loss
 
@@ -109,6 +111,7 @@ def build_loss(type: str, loss_weight: float = 1.0) -> PixelLoss:
     Raises:
         UserError: the type is unknown.
     """
+    # Option files are checked before, BasicSR's own registry calls this directly.
     if type not in LOSSES:
         raise UserError(unknown_name("loss type", type, LOSSES))
     return PixelLoss(LOSSES[type], loss_weight)
@@ -139,6 +142,7 @@ def kd_loss(scores_NK: Tensor, teacher_NK: Tensor, temperature: float) -> Tensor
         Hinton et al., Distilling the Knowledge in a Neural Network, 2015, section 2. The factor
         T^2 keeps the size of the gradients when T changes.
     """
+    # Log-probabilities of both, which is stable where a probability is nearly 0.
     log_probs_NK = functional.log_softmax(scores_NK / temperature, dim=1)
     teacher_log_probs_NK = functional.log_softmax(teacher_NK / temperature, dim=1)
     divergence = functional.kl_div(

@@ -20,18 +20,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 @dataclass(frozen=True)
 class Complexity:
-    """Cost of a network for one input."""
+    """Cost of a forward pass of a network."""
 
     macs: int
     """Multiply-adds of convolutions, transposed convolutions and matrix products."""
     params: int
-    """Parameters, trainable or frozen; a shared one counts once, buffers do not count."""
+    """Parameters, trainable or frozen; shared ones count once, buffers do not count."""
     activations: int
     """Elements of the outputs of convolutions, a hint at memory and at speed on a GPU."""
     convs: int
-    """Convolutions that were run; a shared one counts each time."""
+    """Convolutions that were run; shared ones count each time."""
     uncounted: tuple[str, ...] = ()
-    """Names of operators that multiply, or may, and are not part of `macs`; sorted."""
+    """Sorted names of operators that multiply, or may, and that `macs` leaves out."""
 
 
 def complexity(network: nn.Module, input_shape: Sequence[int] = (1, 3, 128, 128)) -> Complexity:
@@ -44,6 +44,8 @@ def complexity(network: nn.Module, input_shape: Sequence[int] = (1, 3, 128, 128)
         network: network that takes one tensor.
         input_shape: (N, C, H, W); the counts are for the whole batch.
     """
+    # A copy, since the meta device has no values to move back; eval mode, since batch
+    # normalization would refuse a batch of one pixel in training.
     traced = copy.deepcopy(network).to("meta").eval()
     params = sum(parameter.numel() for parameter in traced.parameters())
     dtype = next((parameter.dtype for parameter in traced.parameters()), torch.float32)
@@ -65,13 +67,13 @@ def complexity(network: nn.Module, input_shape: Sequence[int] = (1, 3, 128, 128)
 
 @torch.no_grad()
 def _run(network: nn.Module, image: Tensor) -> "_Counter":
-    with _decomposed_attention(), _Counter() as counter:
+    with decomposed_attention(), _Counter() as counter:
         network(image)
     return counter
 
 
 @contextmanager
-def _decomposed_attention() -> Iterator[None]:
+def decomposed_attention() -> Iterator[None]:
     """Keep nn.MultiheadAttention from its fused operator, which would hide its products."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -92,6 +94,7 @@ class _Counter(TorchDispatchMode):
         self.uncounted: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # First, since several counts need the size of the result.
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
         is_native = func.namespace == "aten"
@@ -120,6 +123,7 @@ def _product_macs(args: Sequence[Any], result: Tensor) -> int:
 
 
 def _added_product_macs(args: Sequence[Any], result: Tensor) -> int:
+    # args[0] is the summand.
     return result.numel() * args[1].shape[-1]
 
 

@@ -33,7 +33,7 @@ class Latency:
 def latency(
     network: nn.Module, input_shape: Sequence[int], *, repeats: int = 10, threads: int | None = None
 ) -> Latency:
-    """Time one network; see `latencies`, which also compares several on equal terms."""
+    """Time a single network; see `latencies`, which also compares several on equal terms."""
     return latencies({"": network}, input_shape, repeats=repeats, threads=threads)[""]
 
 
@@ -50,7 +50,7 @@ def latencies(
     parameters. Modes and the number of threads are restored afterwards.
 
     Args:
-        networks: name -> network that takes one tensor.
+        networks: name -> network that takes a tensor.
         input_shape: (N, C, H, W).
         repeats: timed passes of each network, after two untimed ones.
         threads: CPU threads to use; default: as many as torch uses now.
@@ -97,6 +97,7 @@ def latency_ratio(
     """
     pair = {"reference": reference, "candidate": candidate}
     samples = _measure_ms(pair, input_shape, repeats, threads)
+    # Not the ratio of the medians: whatever slows a round down slows both networks down.
     rounds = zip(samples["candidate"], samples["reference"], strict=True)
     return statistics.median(candidate_ms / reference_ms for candidate_ms, reference_ms in rounds)
 
@@ -123,4 +124,5 @@ def _measure_ms(
 
 
 def _first_parameter(network: nn.Module) -> torch.Tensor:
+    # A network without parameters runs on the CPU in float32.
     return next(network.parameters(), torch.empty(0))

@@ -61,46 +61,47 @@ def onnx_complexity(path: str | Path, input_shape: Sequence[int]) -> Complexity 
         hint = "which is not installed: pip install 'dhp_sr[onnx]'"
         raise UserError(f"counting an ONNX file needs onnx, {hint}") from error
     model = onnx.load(path)
-    _set_input_shape(model.graph, input_shape)
+    axes = model.graph.input[0].type.tensor_type.shape.dim
+    for axis, length in zip(axes, input_shape, strict=True):
+        axis.dim_value = length
+    # Sizes that were inferred for another input, or stated as symbols, would contradict this one.
+    del model.graph.value_info[:]
+    for output in model.graph.output:
+        output.type.tensor_type.ClearField("shape")
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
 
     counted = [node for node in model.graph.node if node.op_type in (*CONVOLUTIONS, *PRODUCTS)]
-    required = {name for node in counted for name in (*node.input[:2], node.output[0])}
+    required: set[str] = set()
+    for node in counted:
+        required.update(node.input[:2])
+        required.add(node.output[0])
     shapes = _known_shapes(inferred)
+    # The slower way, only where onnx gives up.
     if not required <= shapes.keys():
         shapes |= _symbolic_shapes(model)
     if not required <= shapes.keys():
         return None
 
-    convolutions = [node for node in counted if node.op_type in CONVOLUTIONS]
+    macs = activations = convs = 0
+    for node in counted:
+        macs += _macs(node, shapes)
+        if node.op_type in CONVOLUTIONS:
+            activations += math.prod(shapes[node.output[0]])
+            convs += 1
     uncounted = set()
     for node in model.graph.node:
         # Operators of other domains, such as com.microsoft, may compute anything.
         if node.op_type in UNCOUNTED or node.domain not in ("", "ai.onnx"):
             uncounted.add(f"{node.domain or 'onnx'}.{node.op_type}")
-    return Complexity(
-        macs=sum(_macs(node, shapes) for node in counted),
-        params=_params(inferred),
-        activations=sum(math.prod(shapes[node.output[0]]) for node in convolutions),
-        convs=len(convolutions),
-        uncounted=tuple(sorted(uncounted)),
-    )
-
-
-def _set_input_shape(graph: Any, input_shape: Sequence[int]) -> None:
-    """Fix the size of the input, and remove sizes that the file states as symbols."""
-    axes = graph.input[0].type.tensor_type.shape.dim
-    for axis, length in zip(axes, input_shape, strict=True):
-        axis.dim_value = length
-    del graph.value_info[:]
-    for output in graph.output:
-        output.type.tensor_type.ClearField("shape")
+    params = _params(inferred)
+    return Complexity(macs, params, activations, convs, tuple(sorted(uncounted)))
 
 
 def _known_shapes(graph: Any) -> Shapes:
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
         axes = value.type.tensor_type.shape.dim
+        # An axis without a value is a symbol such as "batch".
         if axes and all(axis.HasField("dim_value") for axis in axes):
             shapes[value.name] = tuple(axis.dim_value for axis in axes)
     return shapes
@@ -118,9 +119,9 @@ def _symbolic_shapes(model: Any) -> Shapes:
 
 
 def _macs(node: Any, shapes: Shapes) -> int:
-    first, weight, result = (
-        shapes[name] for name in (node.input[0], node.input[1], node.output[0])
-    )
+    first = shapes[node.input[0]]
+    weight = shapes[node.input[1]]
+    result = shapes[node.output[0]]
     if node.op_type == "Conv":  # weight (out, in / groups, *kernel)
         return math.prod(result) * math.prod(weight[1:])
     if node.op_type == "ConvTranspose":
@@ -146,4 +147,8 @@ def _params(graph: Any) -> int:
     for node in graph.node:
         if node.op_type == "Add" and products.intersection(node.input):
             names.update(node.input)
-    return sum(math.prod(tensor.dims) for tensor in graph.initializer if tensor.name in names)
+    elements = 0
+    for tensor in graph.initializer:
+        if tensor.name in names:
+            elements += math.prod(tensor.dims)
+    return elements

@@ -1,4 +1,4 @@
-"""Devices: which one a process computes on, its name, its threads, whether it is fast at bfloat16.
+"""Devices: choice, name, threads, and whether bfloat16 is fast there.
 
 torch is imported inside the functions: option files and reports use the constants without it.
 """
@@ -42,11 +42,13 @@ def device_by_name(name: Literal["auto", "cpu", "cuda"] | None) -> "torch.device
             "--device cuda: found no CUDA device; use --device cpu, "
             "or install a CUDA build of torch"
         )
-    return select_device(1 if name == "cuda" else "auto")
+    if name == "cuda":
+        return select_device(1)
+    return select_device("auto")
 
 
 def single_device(num_gpu: int | Literal["auto"]) -> "torch.device":
-    """Return the device for work that one process does, however many cards a run trains on.
+    """Return the device for work of a single process, however many cards a run trains on.
 
     Raises:
         UserError: `num_gpu` asks for a CUDA device and there is none.
@@ -57,19 +59,22 @@ def single_device(num_gpu: int | Literal["auto"]) -> "torch.device":
 
 
 def select_device(num_gpu: int | Literal["auto"]) -> "torch.device":
-    """Return the device of a run with one process.
+    """Return the device of a run with a single process.
 
     Args:
         num_gpu: Number of CUDA devices, 0 for the CPU, or `auto` for CUDA where there is any.
 
     Raises:
-        UserError: `num_gpu` is more than there are, or more than one process can use.
+        UserError: `num_gpu` is more than there are, or more than a process can use.
     """
     import torch
 
-    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    available = 0
+    # device_count alone can be positive where the driver is too old to be used.
+    if torch.cuda.is_available():
+        available = torch.cuda.device_count()
     if num_gpu == "auto":
-        return torch.device("cuda" if available else "cpu")
+        return select_device(min(available, 1))
     if num_gpu > available:
         raise UserError(
             f"expected {num_gpu} CUDA device(s) (num_gpu: {num_gpu}), got {available}; "
@@ -80,6 +85,7 @@ def select_device(num_gpu: int | Literal["auto"]) -> "torch.device":
             f"num_gpu: {num_gpu} needs one process per device: torchrun "
             f"--nproc_per_node={num_gpu} dhp_sr/train.py -opt FILE --launcher pytorch"
         )
+    # Without a number: torchrun sets the current card of every process.
     return torch.device("cuda" if num_gpu else "cpu")
 
 
@@ -130,6 +136,7 @@ def resolve_amp(
 @contextmanager
 def thread_count(threads: int | None) -> Iterator[None]:
     """Set the number of CPU threads of torch inside the block; None leaves it unchanged."""
+    # The number is global to the process, so it is restored even after an error.
     import torch
 
     before = torch.get_num_threads()

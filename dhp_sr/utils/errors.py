@@ -14,7 +14,7 @@ class UserError(ValueError):
 
 
 def exit_code(command: Callable[[], int | None]) -> int:
-    """Run a command and turn the errors that a user can correct into one message.
+    """Run a command and turn an error that the user can correct into a message.
 
     Args:
         command: returns an exit code, or None for success.
@@ -26,6 +26,7 @@ def exit_code(command: Callable[[], int | None]) -> int:
         # File names can hold bytes that the terminal's encoding cannot show.
         if isinstance(output, io.TextIOWrapper):
             output.reconfigure(errors="backslashreplace")
+    # Anything else is a bug and keeps its traceback.
     try:
         return command() or 0
     except UserError as error:
@@ -43,6 +44,7 @@ def exit_code(command: Callable[[], int | None]) -> int:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """Text ` (did you mean 'x'?)` for the known name closest to `word`, or an empty string."""
+    # `edsr` is as near to `EDSR` as can be; difflib would see no common letter.
     by_lower_case = {name.lower(): name for name in known}
     matches = difflib.get_close_matches(word.lower(), list(by_lower_case), n=1, cutoff=0.5)
     if not matches:
@@ -51,7 +53,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
-    """Message about a name that is not in a table: the name, the nearest one, all known names.
+    """Message about a name that is not in a table, with suggestions.
 
     Args:
         kind: what the name stands for, such as `network type`.

@@ -72,4 +72,6 @@ def working_root(source: Path) -> Path:
         `source` in a checkout; the working directory where the package is installed, since
         `source` is then the folder of all installed packages.
     """
-    return source if (source / "pyproject.toml").is_file() else Path.cwd()
+    if (source / "pyproject.toml").is_file():
+        return source
+    return Path.cwd()

@@ -16,7 +16,7 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        # Not network.train(): parts of it may have been in evaluation mode on purpose.
+        # Not network.train(): submodules may have been in evaluation mode on purpose.
         for module, training in modes:
             module.training = training
 
@@ -25,10 +25,10 @@ def load_values(network: nn.Module, values: Mapping[str, Tensor], **options: Any
     """Load a state dict that was stored without the version numbers of its modules.
 
     Some modules, such as torchvision's MNASNet, refuse a state dict without a version or take it
-    for an older one; here the versions are those of the network's current modules.
+    for older than it is; here the versions are those of the network's current modules.
 
     Args:
-        network: changed in place.
+        network: network that is changed.
         values: tensors by key.
         options: arguments of `torch.nn.Module.load_state_dict`.
     """
@@ -39,12 +39,16 @@ def load_values(network: nn.Module, values: Mapping[str, Tensor], **options: Any
 
 def canonical_names(network: nn.Module) -> dict[str, str]:
     """Map every name of a parameter or buffer to the first name of the same tensor."""
+    # By identity: two names of the same tensor are a shared parameter, equal values are not.
     first_name: dict[int, str] = {}
     named = [
         *network.named_parameters(remove_duplicate=False),
         *network.named_buffers(remove_duplicate=False),
     ]
-    return {name: first_name.setdefault(id(tensor), name) for name, tensor in named}
+    names = {}
+    for name, tensor in named:
+        names[name] = first_name.setdefault(id(tensor), name)
+    return names
 
 
 def parameter_names_by_path(network: nn.Module) -> dict[str, str]:
@@ -56,6 +60,6 @@ def parameter_names_by_path(network: nn.Module) -> dict[str, str]:
     names = {}
     for path, module in network.named_modules():
         for leaf, _ in module.named_parameters(recurse=False, remove_duplicate=False):
-            name = f"{path}.{leaf}" if path else leaf
+            name = f"{path}.{leaf}".lstrip(".")  # the root module has an empty path
             names[name] = first_name[name]
     return names

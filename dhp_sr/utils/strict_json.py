@@ -66,7 +66,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def dump_json(value: Any, *, sort_keys: bool = False) -> str:
-    """Write one line of strict JSON without spaces.
+    """Write a line of strict JSON without spaces.
 
     Raises:
         ValueError: A number is infinite or undefined.

@@ -35,11 +35,11 @@ def time_interleaved(
         clock: clock to read; default: wall time.
 
     Returns:
-        Name -> milliseconds, one entry per timed round.
+        Name -> milliseconds, an entry per timed round.
     """
     # Looked up at each call, not bound as a default, so that tests can replace it.
     clock = clock or time.perf_counter
-    samples: dict[str, list[float]] = {name: [] for name in calls}
+    samples: dict[str, list[float]] = {}
     for index in range(warm_up + rounds):
         for name, call in calls.items():
             _synchronize(device)
@@ -48,15 +48,15 @@ def time_interleaved(
             _synchronize(device)
             elapsed_ms = (clock() - start) * 1000
             if index >= warm_up:
-                samples[name].append(elapsed_ms)
+                samples.setdefault(name, []).append(elapsed_ms)
     return samples
 
 
 def cpu_thread_clock(device: torch.device, threads: int) -> Clock:
     """Clock that other programs on the machine disturb least.
 
-    With one CPU thread this is the processor time of the thread: equal to wall time on an idle
-    machine, without the time that other programs had the core on a busy one. Otherwise wall time.
+    With a single CPU thread this is the processor time of the thread: equal to wall time on an
+    idle machine, and on a busy machine without the time of other programs. Otherwise wall time.
 
     Args:
         device: device of the calls to time.
@@ -68,7 +68,7 @@ def cpu_thread_clock(device: torch.device, threads: int) -> Clock:
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """Lower quartile, median and upper quartile; all equal to the value if there is only one."""
+    """Lower quartile, median and upper quartile; of a single value, the value three times."""
     if len(values) == 1:
         return values[0], values[0], values[0]
     low, median, high = statistics.quantiles(values, method="inclusive")
@@ -76,5 +76,6 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def _synchronize(device: torch.device) -> None:
+    # Kernels run asynchronously on other devices; without waiting, only their launch is timed.
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dhp_sr.archs import ARCHS
 from dhp_sr.basicsr_adapter.shim import prepare_torchvision
 from dhp_sr.metrics import Complexity, complexity
+from dhp_sr.metrics.complexity import decomposed_attention
 
 LAYERS = [
     (nn.Conv2d(6, 10, 3, padding=1), (1, 6, 8, 8), 8 * 8 * 6 * 10 * 9),
@@ -77,13 +78,9 @@ def test_functions_cost_what_layers_do():
 
 def flops_by_torch(network, shape):
     """Multiply-adds by torch's counter, which does not know fused attention."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
-            network.to("meta").eval()(torch.rand(shape))
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
+    counter = FlopCounterMode(display=False)
+    with torch.device("meta"), decomposed_attention(), counter, torch.no_grad():
+        network.to("meta").eval()(torch.rand(shape))
     return counter.get_total_flops() // 2
 
 
