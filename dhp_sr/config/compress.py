@@ -172,6 +172,19 @@ class HSNOptions(MethodOptions):
             yield "scaling_lr", "has no effect with layer_scaling: none"
 
 
+class OBSOptions(Section):
+    """`compress.obs`: statistics and width search of method `obs`."""
+
+    statistics_samples: Positive = 128
+    """Training patches whose statistics decide about channels."""
+    evaluation_samples: Positive = 32
+    """Further patches, on which choices of widths are compared."""
+    generations: NotNegative = 200
+    """Choices of widths tried for each budget."""
+    ridge: Annotated[float, Field(gt=0)] = 1e-4
+    """Added to the diagonal of every covariance, relative to its mean."""
+
+
 class Compress(Section):
     """`compress`: method, budget and phases. Without it, only a dense network is trained."""
 
@@ -204,6 +217,7 @@ class Compress(Section):
     pruned. Default: false for hsn, as in its paper, true for the others."""
     dhp: DHPOptions = DHPOptions()
     hsn: HSNOptions = HSNOptions()
+    obs: OBSOptions = OBSOptions()
     latency_size: Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = None
     """Height and width of the input that times are measured for; default: 128 and 128, for
     classifiers the size that they are made for."""

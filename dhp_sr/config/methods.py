@@ -7,7 +7,7 @@ names equal those of `dhp_sr.search.METHODS`.
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-MethodName = Literal["dhp", "hsn", "uniform", "random", "magnitude", "prior_widths"]
+MethodName = Literal["dhp", "hsn", "obs", "uniform", "random", "magnitude", "prior_widths"]
 """Values of `compress.method`."""
 
 
@@ -34,6 +34,7 @@ METHODS: dict[MethodName, MethodSpec] = {
     "hsn": MethodSpec(
         section="hsn", parametrization="factored", freezes_weights=True, prune_residual=False
     ),
+    "obs": MethodSpec(section="obs", freezes_weights=True),
     "uniform": MethodSpec(is_baseline=True),
     "random": MethodSpec(is_baseline=True),
     "magnitude": MethodSpec(is_baseline=True),

@@ -1,7 +1,7 @@
 """Search methods: they choose the channels to keep while a hyper network trains.
 
 `base.Search` says what a method is. `gradual_taylor` is the default, `paper` the published search
-of DHP, `hsn` the hyper-structure network, `baselines` what they are compared with. A new method is
+of DHP, `hsn` the hyper-structure network, `obs` a search for trained weights by forward passes alone, `baselines` what they are compared with. A new method is
 a file here, a row of `METHODS` and a row of `dhp_sr.config.methods.METHODS`.
 """
 
@@ -12,6 +12,7 @@ from dhp_sr.search.base import Search
 from dhp_sr.search.baselines import Magnitude, PriorWidths, Random, Uniform
 from dhp_sr.search.gradual_taylor import GradualTaylorPruning
 from dhp_sr.search.hsn.search import HSN
+from dhp_sr.search.obs.search import OBSSearch
 from dhp_sr.search.paper import PaperDHP
 from dhp_sr.search.settings import DHPSettings, HSNSettings, SearchSettings
 from dhp_sr.utils.errors import UserError, nearest
@@ -33,6 +34,7 @@ def dhp_of_preset(hyper: HyperNet, settings: SearchSettings) -> Search:
 METHODS: dict[str, Callable[[HyperNet, SearchSettings], Search]] = {
     "dhp": dhp_of_preset,
     "hsn": HSN,
+    "obs": OBSSearch,
     "uniform": Uniform,
     "random": Random,
     "magnitude": Magnitude,

@@ -15,7 +15,7 @@ from dhp_sr.utils.cost_kinds import reported_kinds
 class Search(ABC):
     """Chooses the masks of a hyper network while it trains.
 
-    One training step is `prepare`, forward, backward, the optimizer's step on the weights (only if
+    One training step is `prepare`, `observe`, forward, backward, the optimizer's step on the weights (only if
     `trains_weights`), `step`. After the last step, `finish` sets the final masks.
 
     A method implements `scores` and overrides the hooks that it needs; methods are final classes.
@@ -43,6 +43,9 @@ class Search(ABC):
         Args:
             iteration: Counted from 0 at the start of the search.
         """
+
+    def observe(self, inputs: Tensor) -> None:  # noqa: B027 - most methods look at gradients
+        """Take the network's input of a training step, shape (N, C, H, W), before its forward."""
 
     def step(self, iteration: int) -> dict[str, float]:
         """Use the gradients of a training step; call after backward, before they are cleared.

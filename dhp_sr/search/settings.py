@@ -1,7 +1,7 @@
 """Settings of a search, as the engine takes them.
 
 The settings of single methods have no defaults here. These are stated once, beside the
-documentation of each key, in the sections `compress.dhp` and `compress.hsn` of an option file
+documentation of each key, in the sections of the methods in `compress` of an option file
 (`dhp_sr.config.compress`).
 """
 
@@ -67,3 +67,17 @@ class HSNSettings:
     """`loss`, `cost` or `none`: the gradient that the learned factors of the layers multiply."""
     scaling_lr: float
     """Step size of these factors."""
+
+
+@dataclass(frozen=True)
+class OBSSettings:
+    """Settings of method `obs`."""
+
+    statistics_samples: int
+    """Inputs whose layer statistics decide about channels and re-solved weights."""
+    evaluation_samples: int
+    """Further inputs, on which the loss of a choice of widths is measured."""
+    generations: int
+    """Choices of widths tried for each budget."""
+    ridge: float
+    """Added to the diagonal of every covariance, relative to its mean."""

@@ -1,0 +1,147 @@
+"""Database of widths: for every width of a group, the re-solved weights of the layers that read it.
+
+The entries rest on the inputs of the dense network, so they can be put together for any combination
+of widths without another pass over the data: one forward pass per combination gives its true loss.
+
+Reference:
+    SPDY (Frantar and Alistarh, ICML 2022) and ZipLM (Kurtic et al., NeurIPS 2023): a database of
+    reconstructed layers per compression level.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from dhp_sr.hyper import HyperNet
+from dhp_sr.search.obs.statistics import LayerStatistics
+from dhp_sr.surgery.cut import kept_entries
+from dhp_sr.surgery.layer_samples import is_transposed
+
+
+class WidthDatabase:
+    """Weights of a network for any width of its groups, channels kept in a fixed order.
+
+    Args:
+        hyper: the network; its weights are the dense ones.
+        orders: for each prunable group its channels, (width,), the most valuable first.
+        layers: statistics of the layers that are re-solved.
+    """
+
+    def __init__(
+        self, hyper: HyperNet, orders: Sequence[Tensor], layers: Sequence[LayerStatistics]
+    ) -> None:
+        self._hyper = hyper
+        self._orders = orders
+        self._layers = layers
+        self._solved: dict[tuple[str, tuple[int, ...]], tuple[Tensor, Tensor | None]] = {}
+        self._groups_of = [self._groups_read_by(layer) for layer in layers]
+
+    def mask(self, widths: Sequence[int]) -> Tensor:
+        """Mask (plan.size,) that keeps the first `widths` channels of every group's order."""
+        mask = torch.zeros(self._hyper.plan.size, dtype=torch.bool)
+        for group, order, width in zip(
+            self._hyper.plan.prunable, self._orders, widths, strict=True
+        ):
+            mask[group.start + order[:width]] = True
+        return mask
+
+    @torch.no_grad()
+    def values(self, widths: Sequence[int]) -> dict[str, Tensor]:
+        """Full-size parameters of the network with these widths, zero where channels are cut."""
+        hyper, mask = self._hyper, self.mask(widths)
+        previous = hyper.mask.clone()
+        hyper.mask.copy_(mask)
+        try:
+            values = hyper.generate()
+        finally:
+            hyper.mask.copy_(previous)
+        kept = kept_entries(hyper.plan, mask)
+        for layer, groups in zip(self._layers, self._groups_of, strict=True):
+            key = (layer.weight, tuple(widths[group] for group in groups))
+            if key not in self._solved:
+                self._solved[key] = self._solve(layer, mask)
+            weight, bias = self._solved[key]
+            module = hyper.network.get_submodule(layer.weight.rpartition(".")[0])
+            out_dim = 1 if is_transposed(module) else 0
+            outputs = kept.get((layer.weight, out_dim), torch.arange(weight.shape[out_dim]))
+            values[layer.weight] = _only(weight, outputs, out_dim).to(values[layer.weight])
+            name = f"{layer.weight.rpartition('.')[0]}.bias"
+            if bias is not None:
+                values[name] = _only(bias, outputs, 0).to(values[name])
+        return values
+
+    @torch.no_grad()
+    def outputs(self, widths: Sequence[int], batches: Sequence[Tensor]) -> list[Tensor]:
+        """Outputs of the network with these widths."""
+        values = self.values(widths)
+        return [functional_call(self._hyper.network, values, (batch,)) for batch in batches]
+
+    def _groups_read_by(self, layer: LayerStatistics) -> list[int]:
+        """Positions, among the prunable groups, of those that a layer reads."""
+        positions = []
+        for position, group in enumerate(self._hyper.plan.prunable):
+            inside = (layer.channel_index >= group.start) & (
+                layer.channel_index < group.start + group.width
+            )
+            if bool(inside.any()):
+                positions.append(position)
+        return positions
+
+    def _solve(self, layer: LayerStatistics, mask: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias that bring a layer with kept inputs closest to the dense layer."""
+        padded = torch.cat((mask, torch.ones(1, dtype=torch.bool)))
+        channels = padded[layer.channel_index].nonzero().flatten()
+        kept = layer.features_of(channels)
+        covariance = layer.covariance_FF
+        # min over V of E|W x - V x_kept|^2: V = W C[:, kept] C[kept, kept]^-1
+        cross_FO = covariance[kept] @ layer.weight_OF.T
+        solution_OF = torch.linalg.solve(covariance[kept][:, kept], cross_FO).T
+        weight_OF = torch.zeros_like(layer.weight_OF)
+        weight_OF[:, kept] = solution_OF
+        module = self._hyper.network.get_submodule(layer.weight.rpartition(".")[0])
+        bias = layer.bias
+        if bias is not None:
+            shift = layer.weight_OF @ layer.mean_F - weight_OF @ layer.mean_F
+            bias = bias + shift.reshape(len(bias), -1).sum(1)
+        return _unflatten(module, layer, weight_OF), bias
+
+
+def _unflatten(module: nn.Module, layer: LayerStatistics, weight_OF: Tensor) -> Tensor:
+    """Bring a flattened weight back to the shape of the module's."""
+    shape = list(module.weight.shape)
+    if is_transposed(module):
+        shape[:2] = shape[1::-1]
+    taps = shape[2:]
+    if layer.features_per_channel == 1 and len(layer.weight_OF) > shape[0]:
+        # Every tap was an output of its own: (out * taps, in) -> (out, in, *taps).
+        weight = weight_OF.reshape(shape[0], -1, shape[1]).transpose(1, 2).reshape(shape)
+    else:
+        weight = weight_OF.reshape(shape)
+    if is_transposed(module):
+        weight = weight.flip(dims=tuple(range(2, 2 + len(taps)))).transpose(0, 1)
+    return weight
+
+
+def _only(tensor: Tensor, entries: Tensor, dim: int) -> Tensor:
+    """Copy of a tensor that is zero outside some entries of an axis."""
+    result = torch.zeros_like(tensor)
+    return result.index_copy_(dim, entries, tensor.index_select(dim, entries))
+
+
+def output_loss(outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> float:
+    """Distance of outputs from the dense network's.
+
+    Images: mean squared error. Logits (N, classes): Kullback-Leibler divergence, in nats.
+    """
+    total, count = 0.0, 0
+    for output, target in zip(outputs, targets, strict=True):
+        count += len(output)
+        if output.dim() == 2:
+            expected = target.log_softmax(1)
+            divergence = (expected.exp() * (expected - output.log_softmax(1))).sum()
+            total += float(divergence)
+        else:
+            total += float((output - target).square().flatten(1).mean(1).sum())
+    return total / max(count, 1)

@@ -1,0 +1,152 @@
+"""Evolutionary search of widths on the true loss of the network, at a fixed cost.
+
+Errors of single layers do not add up to the error of the network, so an allocation by summed errors
+misleads; the loss of the whole network decides instead. A generation widens some groups and narrows
+others, is repaired until it meets the budget, and replaces its parent if its loss is lower.
+
+Reference:
+    EvoPress (Sieberling et al., ICML 2025): level-switch mutation, selection in several stages.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from dhp_sr.allocation.budget import Budget, BudgetError
+from dhp_sr.allocation.candidates import WidthCandidates, allowed_widths
+from dhp_sr.hyper import HyperNet
+
+Loss = Callable[[Sequence[int], bool], float]
+"""Widths, and whether all evaluation inputs are used (else a part) -> loss."""
+
+MAX_SWITCHES = 3
+"""Pairs of groups that one mutation changes, at most."""
+
+LARGEST_STEP = 8
+"""A switch moves a group by at most this part of its dense width: 1 / 8."""
+
+SCREENING_MARGIN = 1.02
+"""An offspring is evaluated on all inputs if its loss on a part of them is below this times its
+parent's there."""
+
+MAX_REPAIRS = 400
+"""Single steps that bring an offspring back to the budget, at most."""
+
+
+class WidthEvolution:
+    """Widths of all groups that meet a budget, improved generation by generation.
+
+    Args:
+        hyper: plan and costs.
+        orders: channels of each group, the most valuable first.
+        budget: what to keep.
+        loss: of a choice of widths.
+        seed: of the mutations.
+    """
+
+    def __init__(
+        self,
+        hyper: HyperNet,
+        orders: Sequence[Tensor],
+        budget: Budget,
+        loss: Loss,
+        seed: int = 0,
+    ) -> None:
+        self._groups = hyper.plan.prunable
+        self._budget, self._costs, self._loss = budget, hyper.costs, loss
+        self._dense_cost = hyper.dense_cost()[budget.kind]
+        self._random = random.Random(seed)
+        self._widths = [allowed_widths(group, budget) for group in self._groups]
+        self._table = WidthCandidates(self._groups, orders, self._widths, self._costs.axis_sizes)
+
+    def run(self, starts: Sequence[Sequence[float]], generations: int) -> list[int]:
+        """Search from the best of some starting points.
+
+        Args:
+            starts: kept fractions of all groups; rounded to allowed widths and to the budget.
+            generations: offspring to try.
+
+        Returns:
+            Width of every prunable group.
+
+        Raises:
+            BudgetError: no starting point can be brought to the budget.
+        """
+        parents = []
+        for start in starts:
+            repaired = self._repair(self._nearest(start))
+            if repaired is not None:
+                parents.append(repaired)
+        if not parents:
+            raise BudgetError(
+                f"no choice of widths keeps {self._budget.keep_ratio:g} of {self._budget.kind} "
+                f"within {self._budget.margin:g}; lower round_to or min_width"
+            )
+        parent = min(parents, key=lambda indices: self._loss(self._to_widths(indices), True))
+        part = self._loss(self._to_widths(parent), False)
+        best = self._loss(self._to_widths(parent), True)
+        for _ in range(generations):
+            offspring = self._repair(self._mutate(parent))
+            if offspring is None or offspring == parent:
+                continue
+            widths = self._to_widths(offspring)
+            offspring_part = self._loss(widths, False)
+            if not offspring_part < SCREENING_MARGIN * part:
+                continue
+            loss = self._loss(widths, True)
+            if loss < best:
+                parent, part, best = offspring, offspring_part, loss
+        return self._to_widths(parent)
+
+    def _to_widths(self, indices: Sequence[int]) -> list[int]:
+        return [widths[index] for widths, index in zip(self._widths, indices, strict=True)]
+
+    def _nearest(self, fractions: Sequence[float]) -> list[int]:
+        """Candidate indices whose widths are nearest to some kept fractions."""
+        indices = []
+        for group, widths, fraction in zip(self._groups, self._widths, fractions, strict=True):
+            distances = [abs(width - fraction * group.width) for width in widths]
+            indices.append(distances.index(min(distances)))
+        return indices
+
+    def _mutate(self, parent: Sequence[int]) -> list[int]:
+        """Widen some groups and narrow as many others by random steps."""
+        offspring = list(parent)
+        if len(offspring) < 2:
+            return self._step(offspring, 0, self._random.choice((-1, 1)))
+        for _ in range(self._random.randint(1, MAX_SWITCHES)):
+            wider, narrower = self._random.sample(range(len(offspring)), 2)
+            self._step(offspring, wider, 1)
+            self._step(offspring, narrower, -1)
+        return offspring
+
+    def _step(self, indices: list[int], group: int, sign: int) -> list[int]:
+        """Move a group by a random step, in place."""
+        last = len(self._widths[group]) - 1
+        size = self._random.randint(1, max(1, last // LARGEST_STEP))
+        indices[group] = min(last, max(0, indices[group] + sign * size))
+        return indices
+
+    def _ratio(self, indices: Sequence[int]) -> float:
+        sizes = self._table.sizes(torch.tensor(list(indices)))
+        return float(self._costs.of_sizes(sizes, self._budget.kind)) / self._dense_cost
+
+    def _repair(self, indices: list[int]) -> list[int] | None:
+        """Step single groups until the budget is met; None if random steps do not get there."""
+        indices = list(indices)
+        wanted, margin = self._budget.keep_ratio, self._budget.margin
+        for _ in range(MAX_REPAIRS):
+            ratio = self._ratio(indices)
+            if abs(ratio - wanted) <= margin:
+                return indices
+            sign = -1 if ratio > wanted else 1
+            movable = []
+            for group, index in enumerate(indices):
+                if 0 <= index + sign < len(self._widths[group]):
+                    movable.append(group)
+            if not movable:
+                return None
+            indices[self._random.choice(movable)] += sign
+        return None

@@ -1,0 +1,144 @@
+"""OBS with a width search: channels and widths of a trained network, from forward passes alone.
+
+    inputs of the search phase -> statistics of every layer -> order of the channels of each group
+                               -> database of re-solved layers -> evolution of the widths
+
+Meant for trained weights: they stand still during the search, and nothing is learned. The masks are
+set when the search ends; the cut is then corrected as for every other method.
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+
+from dhp_sr.allocation.budget import Budget
+from dhp_sr.hyper import HyperNet
+from dhp_sr.search.base import Search
+from dhp_sr.search.obs.database import WidthDatabase, output_loss
+from dhp_sr.search.obs.elimination import elimination_order
+from dhp_sr.search.obs.evolution import WidthEvolution
+from dhp_sr.search.obs.statistics import layer_statistics
+from dhp_sr.search.settings import OBSSettings, SearchSettings
+from dhp_sr.search.width_prior import width_prior
+from dhp_sr.utils.modules import evaluating
+
+SCREENING_SHARE = 4
+"""Offspring are screened on every fourth evaluation sample."""
+
+
+@final
+class OBSSearch(Search):
+    """Channels by OBS, widths by evolution on the distance from the dense network's output.
+
+    Args:
+        hyper: The network, with trained weights.
+        settings: Budget and seed, and `OBSSettings` as its `method_options`.
+    """
+
+    trains_weights: ClassVar[bool] = False
+
+    def __init__(self, hyper: HyperNet, settings: SearchSettings) -> None:
+        super().__init__(hyper, settings)
+        self._options = OBSSettings(**settings.method_options)
+        self._samples: list[Tensor] = []
+        """Inputs seen so far, one (C, H, W) each, on the CPU."""
+        self._orders: list[Tensor] = []
+        self._database: WidthDatabase | None = None
+
+    def observe(self, inputs: Tensor) -> None:
+        """Keep inputs until there are enough for the statistics and the evaluation."""
+        wanted = self._options.statistics_samples + self._options.evaluation_samples
+        for sample in inputs[: max(0, wanted - len(self._samples))]:
+            self._samples.append(sample.detach().cpu().clone())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the inputs kept; all else follows from them."""
+        return {"samples": list(self._samples)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a state that `state_dict` returned."""
+        self._samples = list(state["samples"])
+
+    def scores(self) -> Tensor:
+        """Return scores whose threshold 0 gives the widths found for the budget of the search."""
+        return self.scores_for(self.settings.budget)
+
+    @torch.no_grad()
+    def scores_for(self, budget: Budget) -> Tensor:
+        """Return 1 - rank / width for the widths found for a budget.
+
+        Raises:
+            ValueError: no inputs were observed.
+            BudgetError: the budget cannot be met.
+        """
+        if not self._samples:
+            raise ValueError("the search has seen no inputs; call observe with those of each step")
+        with evaluating(self.hyper.network):
+            evaluation = self._prepare()
+            widths = self._search_widths(budget, evaluation)
+        scores = torch.zeros(self.hyper.plan.size)
+        groups = self.hyper.plan.prunable
+        for group, order, width in zip(groups, self._orders, widths, strict=True):
+            # Half a rank of distance: the last channel kept lies above 0, the next one below.
+            ranks = torch.arange(group.width) + 0.5
+            scores[group.start + order] = 1 - ranks / width
+        return scores
+
+    def _prepare(self) -> list[Tensor]:
+        """Orders and database from the first samples; return the evaluation batches."""
+        device = self.hyper.mask.device
+        # With few images, statistics and evaluation share them rather than starve either.
+        num_statistics = min(self._options.statistics_samples, len(self._samples))
+        statistics = self._samples[:num_statistics]
+        evaluation = self._samples[num_statistics:] or self._samples
+        if self._database is None:
+            hyper = self.hyper
+            previous = hyper.mask.clone()
+            hyper.mask.fill_(True)
+            dense = hyper.generate()
+            hyper.mask.copy_(previous)
+            batches = _batches(statistics, device)
+            layers = layer_statistics(
+                hyper.network, hyper.plan, dense, batches, self._options.ridge
+            )
+            self._orders = []
+            for group in hyper.plan.prunable:
+                self._orders.append(elimination_order(group, layers, hyper.plan.size))
+            self._database = WidthDatabase(hyper, self._orders, layers)
+        return _batches(evaluation[: self._options.evaluation_samples], device)
+
+    def _search_widths(self, budget: Budget, evaluation: list[Tensor]) -> list[int]:
+        database, groups = self._database, self.hyper.plan.prunable
+        assert database is not None, "made by _prepare"
+        dense_widths = [group.width for group in groups]
+        targets = database.outputs(dense_widths, evaluation)
+        part = slice(None, None, SCREENING_SHARE) if len(evaluation) > 1 else slice(None)
+        known: dict[tuple[tuple[int, ...], bool], float] = {}
+
+        def loss(widths: Sequence[int], complete: bool) -> float:
+            key = (tuple(widths), complete)
+            if key not in known:
+                chosen = slice(None) if complete else part
+                outputs = database.outputs(widths, evaluation[chosen])
+                known[key] = output_loss(outputs, targets[chosen])
+            return known[key]
+
+        evolution = WidthEvolution(self.hyper, self._orders, budget, loss, self.settings.seed)
+        prior = width_prior(self.hyper, budget, cost_exponent=0.0)
+        # Cost is about quadratic in the widths, so the square root of the ratio is a fair start.
+        uniform = [budget.keep_ratio**0.5] * len(groups)
+        starts = [uniform, [prior[group.name] for group in groups]]
+        return evolution.run(starts, self._options.generations)
+
+
+def _batches(samples: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Stack neighboring samples of equal shape, at most 8 at a time."""
+    batches: list[list[Tensor]] = []
+    for sample in samples:
+        if batches and len(batches[-1]) < 8 and batches[-1][0].shape == sample.shape:
+            batches[-1].append(sample)
+        else:
+            batches.append([sample])
+    return [torch.stack(batch).to(device) for batch in batches]

@@ -1,0 +1,185 @@
+"""Second moments of the inputs of all layers that read prunable channels, from a few forward passes."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from dhp_sr.channels.plan import ChannelPlan, Layer
+from dhp_sr.surgery.layer_samples import (
+    LAYERS,
+    choose_positions,
+    is_transposed,
+    num_features,
+    sample_features,
+)
+
+MAX_FEATURES = 2400
+"""Layers that read more values than this are described by channels alone, see `LayerStatistics`."""
+
+ROWS_PER_FEATURE = 30
+"""Output positions sampled for each feature."""
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """A layer as a regression on its input: what is needed to re-solve it for any kept channels.
+
+    With `features_per_channel` = kernel size the features are those of each output position. With 1
+    they are the input's channels alone, and every tap of the kernel is an output of its own, as in
+    GRAIL; that takes far less memory and mixes channels, not taps.
+    """
+
+    weight: str
+    """Name of the weight."""
+    weight_OF: Tensor
+    """Dense weight, flattened to (outputs, features), float64."""
+    bias: Tensor | None
+    """Dense bias, float64, shape (out channels,)."""
+    covariance_FF: Tensor
+    """Covariance of the features, or without a bias their second moment; float64."""
+    mean_F: Tensor
+    """Mean of the features, float64; zeros without a bias."""
+    channel_index: Tensor
+    """For each input channel its channel in the flat vector, or that vector's length if pinned."""
+    features_per_channel: int
+
+    def features_of(self, channels: Tensor) -> Tensor:
+        """Indices of the features of some input channels, shape (channels * features per channel,)."""
+        offsets = torch.arange(self.features_per_channel)
+        return (channels[:, None] * self.features_per_channel + offsets).flatten()
+
+    @property
+    def output_variance(self) -> float:
+        """Variance of the layer's output, summed over outputs: what errors are relative to."""
+        return float(((self.weight_OF @ self.covariance_FF) * self.weight_OF).sum())
+
+
+@torch.no_grad()
+def layer_statistics(
+    network: nn.Module,
+    plan: ChannelPlan,
+    values: Mapping[str, Tensor],
+    batches: Sequence[Tensor],
+    ridge: float,
+) -> list[LayerStatistics]:
+    """Run a dense network and gather the statistics of the layers that read prunable channels.
+
+    Grouped convolutions are left out: they pass channels on rather than mix them. So are layers
+    without a module of their own.
+
+    Args:
+        network: the plain network, in eval mode.
+        plan: its plan.
+        values: its parameters at full width.
+        batches: inputs.
+        ridge: added to the diagonal of every covariance, relative to its mean.
+    """
+    readers = {}
+    for layer in plan.layers:
+        module = _module_of(network, layer)
+        index = _input_channels(plan, layer)
+        if module is not None and index is not None and bool((index < plan.size).any()):
+            readers[layer.weight] = _InputMoments(module, len(index), len(batches))
+    handles = []
+    try:
+        for name, moments in readers.items():
+            module = network.get_submodule(name.rpartition(".")[0])
+            handles.append(module.register_forward_hook(moments.add))
+        for batch in batches:
+            functional_call(network, dict(values), (batch,))
+    finally:
+        for handle in handles:
+            handle.remove()
+    statistics = []
+    for layer in plan.layers:
+        if layer.weight in readers:
+            index = _input_channels(plan, layer)
+            assert index is not None, "readers have an axis of input channels"
+            statistics.append(readers[layer.weight].finish(layer.weight, values, index, ridge))
+    return statistics
+
+
+def _module_of(network: nn.Module, layer: Layer) -> nn.Module | None:
+    """Module that holds a layer's weight, if its inputs can be watched and its channels mix."""
+    path, _, leaf = layer.weight.rpartition(".")
+    module = network.get_submodule(path)
+    if leaf != "weight" or type(module) not in LAYERS or getattr(module, "groups", 1) > 1:
+        return None
+    return module
+
+
+def _input_channels(plan: ChannelPlan, layer: Layer) -> Tensor | None:
+    """Flat channel of every input channel of a layer; None if the plan does not know them."""
+    for axis in plan.axes:
+        if axis.tensor == layer.weight and axis.dim == 1 - layer.out_dim:
+            return axis.index
+    return None
+
+
+class _InputMoments:
+    """Streamed sums of a layer's features; its calls are summed where it has several."""
+
+    def __init__(self, module: nn.Module, channels: int, num_batches: int) -> None:
+        self._by_channel = num_features(module, channels) > MAX_FEATURES
+        self._features = channels if self._by_channel else num_features(module, channels)
+        self._rows_per_batch = -(-ROWS_PER_FEATURE * self._features // num_batches)
+        self._channels = torch.arange(channels)
+        self._module = module
+        self._rows = 0
+        self._sum = torch.zeros(self._features, dtype=torch.float64)
+        self._square = torch.zeros(self._features, self._features, dtype=torch.float64)
+        self._generator = torch.Generator().manual_seed(0)
+
+    def add(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Forward hook: add rows of a batch."""
+        wanted = -(-self._rows_per_batch // len(output))
+        out_channels = module.weight.shape[1 if is_transposed(module) else 0]
+        for sample, result in zip(inputs[0], output, strict=True):
+            rows = self._sample(sample, result, out_channels, wanted)
+            self._rows += len(rows)
+            self._sum += rows.double().sum(0).cpu()
+            self._square += (rows.T @ rows).double().cpu()
+
+    def _sample(self, sample: Tensor, output: Tensor, out_channels: int, wanted: int) -> Tensor:
+        is_linear = isinstance(self._module, nn.Linear)
+        if self._by_channel:
+            values = sample.reshape(-1, sample.shape[-1]) if is_linear else sample.flatten(1).T
+            return values[choose_positions(len(values), wanted, self._generator)]
+        count = output.numel() // out_channels
+        positions = choose_positions(count, wanted, self._generator)
+        spatial = () if is_linear else output.shape[1:]
+        return sample_features(self._module, sample, self._channels, spatial, positions)
+
+    def finish(
+        self, name: str, values: Mapping[str, Tensor], index: Tensor, ridge: float
+    ) -> LayerStatistics:
+        """Turn the sums into the statistics of the layer."""
+        weight = values[name].detach().double().cpu()
+        if is_transposed(self._module):
+            weight = weight.transpose(0, 1).flip(dims=tuple(range(2, weight.dim())))
+        taps = math.prod(weight.shape[2:])
+        weight_OF = weight.flatten(1)
+        if self._by_channel:
+            weight_OF = weight.flatten(2).transpose(1, 2).flatten(0, 1) if taps > 1 else weight_OF
+        bias = values.get(f"{name.rpartition('.')[0]}.bias")
+        rows = max(self._rows, 1)
+        mean, second = self._sum / rows, self._square / rows
+        if bias is None:
+            # Without an intercept the mean cannot be made up for: keep it in the second moment.
+            mean = torch.zeros_like(mean)
+        else:
+            second = second - torch.outer(mean, mean)
+        second.diagonal().add_(ridge * second.diagonal().mean().clamp_min(1e-300))
+        return LayerStatistics(
+            weight=name,
+            weight_OF=weight_OF,
+            bias=None if bias is None else bias.detach().double().cpu(),
+            covariance_FF=second,
+            mean_F=mean,
+            channel_index=index,
+            features_per_channel=1 if self._by_channel else taps,
+        )
