@@ -172,6 +172,17 @@ class HSNOptions(MethodOptions):
             yield "scaling_lr", "has no effect with layer_scaling: none"
 
 
+class Correction(Section):
+    """`compress.correction`: least-squares correction of the cut network, before finetuning.
+
+    The layers behind pruned channels are re-solved so that their outputs come close to the dense
+    network's, on inputs of the search phase.
+    """
+
+    samples: Positive = 64
+    """Training patches that the layers are re-solved on: the first ones of the search phase."""
+
+
 class OBSOptions(Section):
     """`compress.obs`: statistics and width search of method `obs`."""
 
@@ -212,6 +223,8 @@ class Compress(Section):
     scheduler: Scheduler | None = None
     """Schedule of dense training and search alone; `train.scheduler` then counts from the cut."""
     distill: Distill | None = None
+    correction: Correction | None = None
+    """Default: no correction. Meant for trained weights; any method can use it."""
     prune_residual: bool | None = None
     """Whether channels that are coupled by additions, as along a residual connection, may be
     pruned. Default: false for hsn, as in its paper, true for the others."""

@@ -102,7 +102,13 @@ class HyperNet(MaskedNetwork):
         names = [group.name for group in self.plan.prunable]
         return dict(zip(names, self._latents, strict=True))
 
-    def cut(self, *, calibration: Sequence[Tensor] | None = None, check: bool = True) -> nn.Module:
+    def cut(
+        self,
+        *,
+        calibration: Sequence[Tensor] | None = None,
+        reference: Mapping[str, Tensor] | None = None,
+        check: bool = True,
+    ) -> nn.Module:
         """Return the pruned network as a plain, smaller module, in eval mode.
 
         It is of the network's class. If the class's forward states channel numbers that no longer
@@ -114,6 +120,8 @@ class HyperNet(MaskedNetwork):
                 channels are re-solved by least squares, so that the outputs come close to those of
                 this network without masks; no training (`surgery.correct`). What was done is in
                 `correction_report`.
+            reference: Parameters of the dense network that the outputs are compared with, by name;
+                default: those of this network without masks.
             check: Compare it with the masked network on a random input of the example's shape.
 
         Raises:
@@ -129,7 +137,7 @@ class HyperNet(MaskedNetwork):
                     self.mask,
                     values,
                     calibration,
-                    reference=self._generate_unmasked(),
+                    reference=self._generate_unmasked() if reference is None else reference,
                 )
             small = cut(self.network, self.plan, self.mask, values)
         if check:

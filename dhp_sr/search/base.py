@@ -6,7 +6,7 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
-from dhp_sr.allocation.budget import BudgetReport
+from dhp_sr.allocation.budget import Budget, BudgetReport
 from dhp_sr.hyper import HyperNet
 from dhp_sr.search.settings import SearchSettings
 from dhp_sr.utils.cost_kinds import reported_kinds
@@ -29,6 +29,9 @@ class Search(ABC):
     """Whether the loss trains the weights meanwhile. If not, they are frozen and norms work as in
     evaluation, so that a gate's gradient is that of the network as it was trained."""
 
+    needs_inputs: ClassVar[bool] = False
+    """Whether `observe` must be called with the inputs of each step."""
+
     def __init__(self, hyper: HyperNet, settings: SearchSettings) -> None:
         self.hyper = hyper
         self.settings = settings
@@ -36,6 +39,13 @@ class Search(ABC):
     @abstractmethod
     def scores(self) -> Tensor:
         """Return scores of shape (plan.size,), comparable between groups; larger = keep."""
+
+    def scores_for(self, budget: Budget) -> Tensor:
+        """Return the scores for another budget than that of the search, shape (plan.size,).
+
+        Methods that rank channels once for all budgets return the same scores.
+        """
+        return self.scores()
 
     def prepare(self, iteration: int) -> None:  # noqa: B027 - most methods need no preparation
         """Set masks and latents for the next forward, if they differ from those for validation.

@@ -10,7 +10,7 @@ run has to know which of them it is in.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -21,6 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dhp_sr.config.schema import Options
 from dhp_sr.cost.latency_benchmark import LatencyBenchmark
+from dhp_sr.deploy import load_weights
 from dhp_sr.hyper import HyperNet
 from dhp_sr.search import Search as SearchMethod
 from dhp_sr.training.distributed import DistributedContext
@@ -45,7 +46,7 @@ from dhp_sr.training.pruning import (
 from dhp_sr.training.schedule import PhaseName, PhaseSpan
 from dhp_sr.utils.cost_kinds import ALWAYS_REPORTED, COST_KINDS
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.modules import load_values
+from dhp_sr.utils.modules import load_values, stack_samples
 
 
 @dataclass(frozen=True)
@@ -246,6 +247,8 @@ class Search(Phase):
     name = "search"
     network: HyperNet
     search: SearchMethod
+    calibration: list[Tensor]
+    """Inputs that the cut networks are corrected on, (C, H, W) each, on the CPU."""
 
     def enter(self, start: Handover) -> None:
         """Convert the plain network and start the search; the optimizer's state goes along."""
@@ -253,6 +256,8 @@ class Search(Phase):
         resources = self.resources
         hyper = convert_network(start.network, resources.options, resources.context.device)
         self.search = start_search(hyper, resources.options, resources.latency_benchmark)
+        self.calibration = []
+        self._dense_values = dict(start.network.state_dict())
         self._begin(hyper, keep_average=False)
         if not self.search.trains_weights:
             # Frozen only now: the optimizer keeps their state for the finetuning.
@@ -265,7 +270,19 @@ class Search(Phase):
         compress = self.resources.options.compress
         assert compress is not None
         budgets = make_budgets(compress)
-        models = prune_for_targets(self.network, self.search, self.optimizer, budgets)
+        batches, reference = None, None
+        if compress.correction is not None:
+            device = self.resources.context.device
+            batches = [batch.to(device) for batch in stack_samples(self.calibration)]
+            reference = self._read_dense_values()
+        models = prune_for_targets(
+            self.network,
+            self.search,
+            self.optimizer,
+            budgets,
+            calibration=batches,
+            reference=reference,
+        )
         return Handover(pruned_models=models)
 
     def ratios(self) -> dict[str, float]:
@@ -274,12 +291,37 @@ class Search(Phase):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the phase, that of the search method included."""
-        return {**super().state_dict(), "search": self.search.state_dict()}
+        search = self.search.state_dict()
+        return {**super().state_dict(), "search": search, "calibration": list(self.calibration)}
 
     def load_state_dict(self, state: dict[str, Any], plain: nn.Module) -> None:
         """Enter the phase in a saved state, see `Phase.load_state_dict`."""
         super().load_state_dict(state, plain)
         self.search.load_state_dict(state["search"])
+        self.calibration = list(state["calibration"])
+
+    def step(self, images: Tensor, target: Tensor, iteration: int, rate: float) -> dict[str, float]:
+        """Take one training step, see `Phase.step`; keep the inputs that are needed later."""
+        compress = self.resources.options.compress
+        assert compress is not None
+        missing = 0
+        if compress.correction is not None:
+            missing = compress.correction.samples - len(self.calibration)
+        if missing > 0 or self.search.needs_inputs:
+            # Every process sees images of its own, but all must prune and correct alike.
+            shared = self.resources.context.broadcast(lambda: images.detach().cpu())
+            self.search.observe(shared)
+            self.calibration.extend(sample.clone() for sample in shared[: max(0, missing)])
+        return super().step(images, target, iteration, rate)
+
+    def _read_dense_values(self) -> Mapping[str, Tensor]:
+        """Parameters of the dense network as it was when the search began."""
+        file = self.resources.models.dense_file
+        values: Mapping[str, Tensor] = self._dense_values
+        if file is not None and file.is_file():
+            # A resumed run has them in the file alone; one without a folder cannot be resumed.
+            values = load_weights(file)
+        return {name: value.to(self.network.mask.device) for name, value in values.items()}
 
     def _prepare_step(self, iteration: int) -> None:
         # With frozen weights, norms must not change their statistics either.

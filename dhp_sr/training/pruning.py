@@ -7,7 +7,7 @@ finetuning fits them in again. Choosing a mask while the search passes a target 
 to fit in, but only methods that prune gradually pass any.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -173,7 +173,13 @@ def dry_run(
 
 
 def prune_for_targets(
-    hyper: HyperNet, search: Search, optimizer: Optimizer, budgets: Sequence[Budget]
+    hyper: HyperNet,
+    search: Search,
+    optimizer: Optimizer,
+    budgets: Sequence[Budget],
+    *,
+    calibration: Sequence[Tensor] | None = None,
+    reference: Mapping[str, Tensor] | None = None,
 ) -> list[PrunedModel]:
     """Cut one network for each budget; the masks of the last one stay set.
 
@@ -182,6 +188,8 @@ def prune_for_targets(
         search: Its search.
         optimizer: Of the searched network; its state for the kept weights goes along.
         budgets: The largest first; the search has gone down to the last one.
+        calibration: Batches of inputs that every cut network is corrected on; None: no correction.
+        reference: Parameters of the dense network that the correction aims at.
 
     Raises:
         BudgetError: A budget cannot be met.
@@ -189,14 +197,20 @@ def prune_for_targets(
     """
     models = []
     for budget in budgets[:-1]:
-        report = hyper.prune_to_budget(budget, search.scores())
-        models.append(_cut(hyper, report, optimizer))
+        report = hyper.prune_to_budget(budget, search.scores_for(budget))
+        models.append(_cut(hyper, report, optimizer, calibration, reference))
     # The search may have settled the smallest target itself, so that one comes from `finish`.
-    models.append(_cut(hyper, search.finish(), optimizer))
+    models.append(_cut(hyper, search.finish(), optimizer, calibration, reference))
     return models
 
 
-def _cut(hyper: HyperNet, report: BudgetReport, optimizer: Optimizer) -> PrunedModel:
+def _cut(
+    hyper: HyperNet,
+    report: BudgetReport,
+    optimizer: Optimizer,
+    calibration: Sequence[Tensor] | None,
+    reference: Mapping[str, Tensor] | None,
+) -> PrunedModel:
     masks = {name: mask.detach().cpu().clone() for name, mask in hyper.masks.items()}
     groups = []
     for group in hyper.plan.groups:
@@ -210,9 +224,10 @@ def _cut(hyper: HyperNet, report: BudgetReport, optimizer: Optimizer) -> PrunedM
                 "reason": group.reason,
             }
         )
+    network = hyper.cut(calibration=calibration, reference=reference)
     kept = kept_entries(hyper.plan, hyper.mask)
     state = slice_state(named_state(optimizer, hyper.network), hyper.network, kept)
-    return PrunedModel(masks, report.reported_ratios(), groups, hyper.cut(), state)
+    return PrunedModel(masks, report.reported_ratios(), groups, network, state)
 
 
 def restore_pruned_model(hyper: HyperNet, state: dict[str, Any]) -> PrunedModel:

@@ -1,10 +1,11 @@
 """State and mode of torch modules."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -63,3 +64,20 @@ def parameter_names_by_path(network: nn.Module) -> dict[str, str]:
             name = f"{path}.{leaf}".lstrip(".")  # the root module has an empty path
             names[name] = first_name[name]
     return names
+
+
+def stack_samples(samples: Sequence[Tensor], batch_size: int = 8) -> list[Tensor]:
+    """Stack neighboring samples of equal shape into batches.
+
+    Args:
+        samples: without a batch axis, (C, H, W) for images.
+        batch_size: samples in a batch, at most.
+    """
+    batches: list[list[Tensor]] = []
+    for sample in samples:
+        fits = batches and len(batches[-1]) < batch_size
+        if fits and batches[-1][0].shape == sample.shape:
+            batches[-1].append(sample)
+        else:
+            batches.append([sample])
+    return [torch.stack(batch) for batch in batches]

@@ -37,7 +37,9 @@ def run(search, start=0, stop=LENGTH):
         search.prepare(iteration)
         hyper.train(search.trains_weights)
         clean = torch.rand(2, 1, 16, 16)
-        loss = (hyper(clean + 0.1 * torch.randn_like(clean)) - clean).abs().mean()
+        noisy = clean + 0.1 * torch.randn_like(clean)
+        search.observe(noisy)
+        loss = (hyper(noisy) - clean).abs().mean()
         hyper.zero_grad()
         loss.backward()
         if search.trains_weights:

@@ -110,6 +110,7 @@ class WidthDatabase:
 
 def _unflatten(module: nn.Module, layer: LayerStatistics, weight_OF: Tensor) -> Tensor:
     """Bring a flattened weight back to the shape of the module's."""
+    assert isinstance(module.weight, Tensor)
     shape = list(module.weight.shape)
     if is_transposed(module):
         shape[:2] = shape[1::-1]

@@ -72,20 +72,32 @@ class _LayerElimination:
         inverse = torch.linalg.inv(layer.covariance_FF)
         self._inverse = inverse[own][:, own]
         self._weight_OF = layer.weight_OF[:, own].clone()
-        starts = torch.tensor([0, *(len(features) for features in self._features)]).cumsum(0)
-        self._slices = [slice(int(a), int(b)) for a, b in zip(starts, starts[1:], strict=False)]
+        self._slices: list[slice] = []
+        start = 0
+        for features in self._features:
+            self._slices.append(slice(start, start + len(features)))
+            start += len(features)
 
     def errors(self, channels: Sequence[int]) -> Tensor:
         """Relative errors (channels,) that the layer would gain by losing each of some channels."""
-        errors = []
-        for channel in channels:
+        sizes = {self._slices[channel].stop - self._slices[channel].start for channel in channels}
+        if len(sizes) == 1:
+            # The usual case, every channel has as many features: one batch of small systems.
+            positions = torch.tensor([self._slices[channel].start for channel in channels])
+            features_CJ = positions[:, None] + torch.arange(sizes.pop())
+            return self._block_errors(features_CJ) / self._scale
+        errors = torch.zeros(len(channels), dtype=torch.float64)
+        for position, channel in enumerate(channels):
             at = self._slices[channel]
-            block, weight = self._inverse[at, at], self._weight_OF[:, at]
-            if weight.shape[1] == 0:
-                errors.append(torch.zeros((), dtype=torch.float64))
-                continue
-            errors.append((weight * torch.linalg.solve(block, weight.T).T).sum())
-        return torch.stack(errors) / self._scale
+            features_CJ = torch.arange(at.start, at.stop)[None]
+            errors[position] = self._block_errors(features_CJ).sum()
+        return errors / self._scale
+
+    def _block_errors(self, features_CJ: Tensor) -> Tensor:
+        """tr(W_J [H^-1_JJ]^-1 W_J^T) for several sets of features J, shape (C, J) -> (C,)."""
+        blocks_CJJ = self._inverse[features_CJ[:, :, None], features_CJ[:, None, :]]
+        weights_CJO = self._weight_OF[:, features_CJ].permute(1, 2, 0)
+        return (weights_CJO * torch.linalg.solve(blocks_CJJ, weights_CJO)).sum((1, 2))
 
     def remove(self, channel: int) -> None:
         """Remove a channel and re-solve the layer for what stays."""

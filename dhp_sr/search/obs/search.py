@@ -22,7 +22,7 @@ from dhp_sr.search.obs.evolution import WidthEvolution
 from dhp_sr.search.obs.statistics import layer_statistics
 from dhp_sr.search.settings import OBSSettings, SearchSettings
 from dhp_sr.search.width_prior import width_prior
-from dhp_sr.utils.modules import evaluating
+from dhp_sr.utils.modules import evaluating, stack_samples
 
 SCREENING_SHARE = 4
 """Offspring are screened on every fourth evaluation sample."""
@@ -38,6 +38,7 @@ class OBSSearch(Search):
     """
 
     trains_weights: ClassVar[bool] = False
+    needs_inputs: ClassVar[bool] = True
 
     def __init__(self, hyper: HyperNet, settings: SearchSettings) -> None:
         super().__init__(hyper, settings)
@@ -88,7 +89,6 @@ class OBSSearch(Search):
 
     def _prepare(self) -> list[Tensor]:
         """Orders and database from the first samples; return the evaluation batches."""
-        device = self.hyper.mask.device
         # With few images, statistics and evaluation share them rather than starve either.
         num_statistics = min(self._options.statistics_samples, len(self._samples))
         statistics = self._samples[:num_statistics]
@@ -99,7 +99,7 @@ class OBSSearch(Search):
             hyper.mask.fill_(True)
             dense = hyper.generate()
             hyper.mask.copy_(previous)
-            batches = _batches(statistics, device)
+            batches = self._batches(statistics)
             layers = layer_statistics(
                 hyper.network, hyper.plan, dense, batches, self._options.ridge
             )
@@ -107,7 +107,10 @@ class OBSSearch(Search):
             for group in hyper.plan.prunable:
                 self._orders.append(elimination_order(group, layers, hyper.plan.size))
             self._database = WidthDatabase(hyper, self._orders, layers)
-        return _batches(evaluation[: self._options.evaluation_samples], device)
+        return self._batches(evaluation[: self._options.evaluation_samples])
+
+    def _batches(self, samples: Sequence[Tensor]) -> list[Tensor]:
+        return [batch.to(self.hyper.mask.device) for batch in stack_samples(samples)]
 
     def _search_widths(self, budget: Budget, evaluation: list[Tensor]) -> list[int]:
         database, groups = self._database, self.hyper.plan.prunable
@@ -131,14 +134,3 @@ class OBSSearch(Search):
         uniform = [budget.keep_ratio**0.5] * len(groups)
         starts = [uniform, [prior[group.name] for group in groups]]
         return evolution.run(starts, self._options.generations)
-
-
-def _batches(samples: Sequence[Tensor], device: torch.device) -> list[Tensor]:
-    """Stack neighboring samples of equal shape, at most 8 at a time."""
-    batches: list[list[Tensor]] = []
-    for sample in samples:
-        if batches and len(batches[-1]) < 8 and batches[-1][0].shape == sample.shape:
-            batches[-1].append(sample)
-        else:
-            batches.append([sample])
-    return [torch.stack(batch).to(device) for batch in batches]

@@ -137,7 +137,9 @@ class _InputMoments:
     def add(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         """Forward hook: add rows of a batch."""
         wanted = -(-self._rows_per_batch // len(output))
-        out_channels = module.weight.shape[1 if is_transposed(module) else 0]
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        out_channels = weight.shape[1 if is_transposed(module) else 0]
         for sample, result in zip(inputs[0], output, strict=True):
             rows = self._sample(sample, result, out_channels, wanted)
             self._rows += len(rows)

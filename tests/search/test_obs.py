@@ -1,0 +1,210 @@
+"""OBS search: statistics, order of elimination, database of re-solved layers, evolution of widths."""
+
+import pytest
+import torch
+from torch import nn
+
+from dhp_sr.allocation.budget import Budget, BudgetError
+from dhp_sr.config.compress import OBSOptions
+from dhp_sr.hyper import convert
+from dhp_sr.search import SearchSettings, build_search
+from dhp_sr.search.obs.database import WidthDatabase, output_loss
+from dhp_sr.search.obs.elimination import elimination_order
+from dhp_sr.search.obs.evolution import WidthEvolution
+from dhp_sr.search.obs.statistics import layer_statistics
+
+
+class Mixed(nn.Module):
+    """Readers of every kind: plain, transposed, linear, without bias, behind a shuffle and a concat."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(2, 8, 3, padding=1)
+        self.second = nn.Conv2d(8, 16, 3, padding=1, bias=False)
+        self.shuffle = nn.PixelShuffle(2)
+        self.up = nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1)
+        self.join = nn.Conv2d(14, 6, 1)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        first = torch.relu(self.first(x))
+        up = torch.relu(self.up(self.shuffle(torch.tanh(self.second(first)))))
+        wide = nn.functional.interpolate(first, scale_factor=4)
+        joined = torch.relu(self.join(torch.cat((up, wide), dim=1)))
+        return self.head(joined.mean((2, 3)))
+
+
+@pytest.fixture
+def mixed():
+    torch.manual_seed(0)
+    plain = Mixed().double().eval()
+    x = torch.randn(6, 2, 8, 8, dtype=torch.double)
+    hyper = convert(plain, x[:1]).eval()
+    layers = layer_statistics(hyper.network, hyper.plan, hyper.generate(), [x], ridge=1e-9)
+    return hyper, layers, x
+
+
+def test_statistics_of_all_layers_that_read_prunable_channels(mixed):
+    _, layers, _ = mixed
+    names = {layer.weight for layer in layers}
+    assert names == {"second.weight", "up.weight", "join.weight", "head.weight"}
+
+
+def test_covariance_is_that_of_the_layers_input(mixed):
+    hyper, layers, x = mixed
+    head = next(layer for layer in layers if layer.weight == "head.weight")
+    seen = []
+    hook = hyper.network.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    hyper(x)
+    hook.remove()
+    torch.testing.assert_close(head.covariance_FF, torch.cov(seen[0].T, correction=0))
+    torch.testing.assert_close(head.mean_F, seen[0].mean(0))
+
+
+def test_dense_widths_give_the_dense_network(mixed):
+    hyper, layers, x = mixed
+    orders = [torch.arange(group.width) for group in hyper.plan.prunable]
+    database = WidthDatabase(hyper, orders, layers)
+    (output,) = database.outputs([group.width for group in hyper.plan.prunable], [x])
+    torch.testing.assert_close(output, hyper(x), rtol=1e-5, atol=1e-6)
+
+
+def test_solved_weights_are_the_least_squares_solution(mixed):
+    hyper, layers, x = mixed
+    groups = hyper.plan.prunable
+    orders = [torch.randperm(group.width) for group in groups]
+    database = WidthDatabase(hyper, orders, layers)
+    widths = [max(1, group.width // 2) for group in groups]
+    values = database.values(widths)
+    # The last layer, whose output is not pruned: compare with a regression on its dense input.
+    seen = []
+    hook = hyper.network.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    hyper(x)
+    hook.remove()
+    kept = values["head.weight"].abs().sum(0) > 0
+    design = torch.cat((seen[0][:, kept], torch.ones(len(x), 1)), dim=1)
+    expected = torch.linalg.lstsq(design, hyper(x)).solution
+    found = torch.cat((values["head.weight"][:, kept], values["head.bias"][:, None]), dim=1)
+    torch.testing.assert_close(design @ found.T, design @ expected, rtol=1e-4, atol=1e-4)
+
+
+def test_masks_of_the_database_keep_the_first_channels_of_the_orders(mixed):
+    hyper, layers, _ = mixed
+    groups = hyper.plan.prunable
+    orders = [torch.randperm(group.width) for group in groups]
+    mask = WidthDatabase(hyper, orders, layers).mask([1] * len(groups))
+    assert int(mask.sum()) == len(groups)
+    for group, order in zip(groups, orders, strict=True):
+        assert mask[group.start + order[0]]
+
+
+def test_the_first_channel_removed_is_the_one_that_the_others_replace_best():
+    torch.manual_seed(1)
+    plain = nn.Sequential(nn.Conv2d(2, 6, 1), nn.Conv2d(6, 3, 3, padding=1)).double().eval()
+    x = torch.randn(8, 2, 12, 12, dtype=torch.double)
+    hyper = convert(plain, x[:1]).eval()
+    (group,) = hyper.plan.prunable
+    with torch.no_grad():  # an input with six independent channels
+        hyper.network[0].weight.zero_()
+    layers = layer_statistics(hyper.network, hyper.plan, hyper.generate(), [x], 1e-9)
+    (layer,) = layers
+    noise = torch.randn(400, 54, dtype=torch.double) @ torch.randn(54, 54, dtype=torch.double)
+    covariance = noise.T @ noise / 400
+    object.__setattr__(layer, "covariance_FF", covariance)
+    errors = []
+    for channel in range(6):
+        kept = torch.tensor([c for c in range(54) if c // 9 != channel])
+        rest = covariance[kept][:, kept]
+        cross = covariance[kept] @ layer.weight_OF.T
+        total = (layer.weight_OF @ covariance * layer.weight_OF).sum()
+        errors.append(float(total - (torch.linalg.solve(rest, cross) * cross).sum()))
+    order = elimination_order(group, [layer], hyper.plan.size)
+    assert int(order[-1]) == errors.index(min(errors))
+
+
+def test_of_two_equal_channels_the_second_goes_late():
+    torch.manual_seed(2)
+    plain = nn.Sequential(nn.Conv2d(2, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).double().eval()
+    with torch.no_grad():
+        plain[0].weight[5] = plain[0].weight[1]
+        plain[0].bias[5] = plain[0].bias[1]
+        plain[2].weight[:, (1, 5)] *= 10  # together they matter most
+    x = torch.randn(8, 2, 10, 10, dtype=torch.double)
+    hyper = convert(plain, x[:1]).eval()
+    (group,) = hyper.plan.prunable
+    layers = layer_statistics(hyper.network, hyper.plan, hyper.generate(), [x], 1e-7)
+    order = elimination_order(group, layers, hyper.plan.size).tolist()
+    assert order[-1] in (1, 5)
+    assert order[0] in (1, 5)
+
+
+def settings(keep_ratio=0.5, **options):
+    defaults = {**dict(OBSOptions()), "statistics_samples": 6, "evaluation_samples": 4}
+    budget = Budget("macs", keep_ratio, 0.02, 1, 1)
+    return SearchSettings(budget, 4, method_options={**defaults, "generations": 30, **options})
+
+
+def test_evolution_finds_widths_of_lower_loss_at_the_same_cost():
+    hyper = convert(
+        nn.Sequential(nn.Conv2d(1, 16, 1), nn.Conv2d(16, 16, 1), nn.Conv2d(16, 1, 1)),
+        torch.rand(1, 1, 4, 4),
+    )
+    orders = [torch.arange(16), torch.arange(16)]
+    seen = []
+
+    def loss(widths, complete):
+        seen.append(tuple(widths))
+        return (widths[0] - 14) ** 2  # the second group does not matter
+
+    budget = Budget("macs", 0.5, 0.03, 1, 1)
+    evolution = WidthEvolution(hyper, orders, budget, loss)
+    widths = evolution.run([[0.7, 0.7]], generations=60)
+    assert abs(widths[0] - 14) <= 1
+    for choice in seen:
+        mask = torch.cat([torch.arange(16) < width for width in choice])
+        assert abs(hyper.costs.ratio(mask, "macs") - 0.5) <= 0.03 + 1e-9
+
+
+def test_evolution_refuses_a_budget_that_no_widths_meet():
+    hyper = convert(nn.Sequential(nn.Conv2d(1, 16, 1), nn.Conv2d(16, 1, 1)), torch.rand(1, 1, 4, 4))
+    evolution = WidthEvolution(
+        hyper, [torch.arange(16)], Budget("macs", 0.3, 0.001, 8, 8), lambda widths, complete: 0.0
+    )
+    with pytest.raises(BudgetError):
+        evolution.run([[0.5]], generations=1)
+
+
+def test_search_beats_uniform_pruning_of_a_network_with_an_idle_half():
+    """Half of the channels have no influence on the output; the search finds them in one layer."""
+    torch.manual_seed(3)
+    plain = nn.Sequential(
+        *(nn.Conv2d(1, 12, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(12, 12, 3, padding=1), nn.ReLU()),
+        nn.Conv2d(12, 1, 3, padding=1),
+    ).eval()
+    with torch.no_grad():
+        plain[2].weight[:, ::2] = 0
+    x = torch.rand(10, 1, 12, 12)
+    losses = {}
+    for method in ("obs", "uniform"):
+        hyper = convert(plain, x[:1]).eval()
+        options = settings() if method == "obs" else SearchSettings(settings().budget, 4)
+        search = build_search(method, hyper, options)
+        search.observe(x)
+        search.finish()
+        with torch.no_grad():
+            losses[method] = output_loss([hyper.cut(calibration=[x[:6]])(x)], [plain(x)])
+    assert losses["obs"] < 0.5 * losses["uniform"]
+
+
+def test_a_search_without_inputs_says_what_to_call():
+    hyper = convert(nn.Sequential(nn.Conv2d(1, 8, 1), nn.Conv2d(8, 1, 1)), torch.rand(1, 1, 4, 4))
+    with pytest.raises(ValueError, match="observe"):
+        build_search("obs", hyper, settings()).finish()
+
+
+def test_loss_of_logits_is_a_divergence():
+    logits = torch.randn(5, 4)
+    assert output_loss([logits], [logits]) == pytest.approx(0, abs=1e-6)
+    assert output_loss([logits + 3.0], [logits]) == pytest.approx(0, abs=1e-6)
+    assert output_loss([logits * 2], [logits]) > 0
