@@ -327,6 +327,7 @@ def test_it_runs_without_basicsr(edsr, tmp_path):
     assert (tmp_path / "out" / "0.png").exists()
 
 
+@pytest.mark.slow
 def test_two_runs_into_one_folder(edsr, tmp_path):
     """Both begin with nothing done: every result is there, whole, and nothing else."""
     source, output = images(tmp_path / "in", count=12, side=40), tmp_path / "out"

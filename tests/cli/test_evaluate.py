@@ -37,7 +37,14 @@ def make(tmp_path):
     return make
 
 
-@pytest.mark.parametrize("name", SMALL)
+# By default a network of each task; the others take the same way.
+ROWS = [
+    pytest.param(name, marks=pytest.mark.slow if name in ("SRResNet", "UNet") else ())
+    for name in SMALL
+]
+
+
+@pytest.mark.parametrize("name", ROWS)
 def test_onnxruntime_scores_as_pytorch_does(exports, pictures, name, tmp_path):
     network, path = exports[name]
     save_model(network, tmp_path / "same.safetensors")

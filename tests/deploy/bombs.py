@@ -5,7 +5,6 @@ import pickle
 import resource
 import struct
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from dhp_sr.archs import EDSR
 from dhp_sr.deploy import load_model, load_weights, save_model
 from dhp_sr.utils.errors import UserError
 
-ROOM = 2**29
+MORE_BYTES = 2**29
 HUGE = 2**33
 
 
@@ -106,22 +105,22 @@ def _write(path, header, data):
 
 
 def limit_memory():
-    """Let the address space grow by no more than `ROOM`."""
+    """Let the address space grow by no more than `MORE_BYTES`."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + ROOM
+    limit = pages * resource.getpagesize() + MORE_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def attempt(path):
-    """Load a file; return the reason of its refusal, seconds of processor time and MiB that the process grew by."""
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    """Load a file; return the reason of its refusal and MiB that the process grew by."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
         (load_weights if path.suffix == ".pth" else load_model)(path)
         reason = ""
     except UserError as error:
         reason = str(error)[:300]
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    return reason, time.process_time() - start, grown
+    return reason, grown
 
 
 if __name__ == "__main__":

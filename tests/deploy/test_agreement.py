@@ -63,7 +63,13 @@ def differences(network, folder, shapes):
     return found
 
 
-@pytest.mark.parametrize("name", SMALL)
+ROWS = [
+    pytest.param(name, marks=pytest.mark.slow if name in ("SRResNet", "DnCNN") else ())
+    for name in SMALL
+]
+
+
+@pytest.mark.parametrize("name", ROWS)
 def test_half_a_small_network_agrees_at_any_size(name, tmp_path):
     network = halved(name, SMALL[name], round_to=1, min_width=1, tolerance=0.05)
     found = differences(network, tmp_path, (*SHAPES, *TINY))

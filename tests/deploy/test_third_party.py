@@ -103,6 +103,7 @@ def test_rewritten_forwards(tmp_path, name):
     )
 
 
+@pytest.mark.slow
 def test_a_fresh_process_loads_the_same_network(tmp_path):
     x = torch.rand(1, 3, 16, 16)
     small = pruned(build_real("RCAN"), x)
