@@ -16,7 +16,7 @@ import logging
 import stat
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -45,7 +45,7 @@ def read_header(source: Path | bytes) -> ImageHeader:
     """Read the facts of an image file without decoding its pixels.
 
     Args:
-        source: a file, or the contents of one.
+        source: a file, or the contents of a file.
 
     Raises:
         UserError: there is no such file, or it is no image, damaged or not supported. The message
@@ -59,7 +59,7 @@ def read_image(source: Path | bytes, limits: ImageLimits) -> Image:
     """Decode an image file.
 
     Args:
-        source: a file, or the contents of one.
+        source: a file, or the contents of a file.
         limits: checked by the header before anything is decoded.
 
     Returns:
@@ -74,7 +74,9 @@ def read_image(source: Path | bytes, limits: ImageLimits) -> Image:
         header.check(limits)
         pixels = apply_orientation(encoded.decode(), header.orientation)
     color = pixels[:, :, : header.channels]
-    alpha = pixels[:, :, -1] if header.alpha else None
+    alpha = None
+    if header.alpha:
+        alpha = pixels[:, :, -1]
     return Image(color, alpha, header.color_info, header.dropped)
 
 
@@ -84,8 +86,15 @@ def _opened(source: Path | bytes) -> Iterator[EncodedImage]:
     for library in ("imagecodecs", "tifffile"):  # they log oddities that do no harm
         logging.getLogger(library).addHandler(_NO_LOG)
     try:
-        with warnings.catch_warnings(), _binary_file(source) as file:
+        with warnings.catch_warnings(), ExitStack() as stack:
             warnings.simplefilter("ignore")  # of Pillow about metadata that it cannot read
+            file: BinaryIO
+            if isinstance(source, bytes):
+                file = io.BytesIO(source)
+            else:
+                check_regular_file(source)
+                file = stack.enter_context(open(source, "rb"))
+            # the file stays open while the caller decodes
             yield _open_by_signature(file)
     except UserError:
         raise
@@ -94,19 +103,10 @@ def _opened(source: Path | bytes) -> Iterator[EncodedImage]:
     except MemoryError as error:
         raise UserError("not enough memory to decode it") from error
     except OSError as error:
+        # Pillow raises OSError for damage, too
         raise UserError(f"damaged, or it cannot be read: {error.strerror or error}") from error
     except Exception as error:  # four libraries raise anything at all on damaged data
         raise UserError(f"damaged: {str(error)[:200] or type(error).__name__}") from error
-
-
-@contextmanager
-def _binary_file(source: Path | bytes) -> Iterator[BinaryIO]:
-    if isinstance(source, bytes):
-        yield io.BytesIO(source)
-        return
-    check_regular_file(source)
-    with open(source, "rb") as file:
-        yield file
 
 
 def check_regular_file(path: Path) -> None:
@@ -126,6 +126,7 @@ def check_regular_file(path: Path) -> None:
 
 
 def _open_by_signature(file: BinaryIO) -> EncodedImage:
+    # The name plays no role: many files are named after another format than their contents.
     head = file.read(SIGNATURE_BYTES)
     file.seek(0)
     if not head:

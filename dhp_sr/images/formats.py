@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class InputFormat:
-    """A format that is decoded; which one a file has follows from its first bytes."""
+    """A format that is decoded; a file's first bytes tell its format."""
 
     name: str
     """Name that Pillow uses."""
@@ -47,13 +47,13 @@ SUFFIXES: tuple[str, ...] = tuple(
 
 @dataclass(frozen=True)
 class Kept:
-    """What a format of results keeps of an image at one depth."""
+    """Properties that a format of results keeps of an image, at a depth."""
 
     exact: bool
     """Whether pixels come back as they were."""
     alpha: bool
     gray: bool
-    """Whether gray stays one channel."""
+    """Whether gray stays a single channel."""
     gray_profile: bool
     """ICC profile of a gray image."""
     rgb_profile: bool
@@ -74,7 +74,8 @@ class OutputFormat:
     """Bits a channel -> what is kept; results of other depths are written with 8 bits."""
 
 
-_YES, _NO = True, False
+_YES = True
+_NO = False
 OUTPUT_FORMATS: Mapping[str, OutputFormat] = {
     # columns of Kept:          exact alpha gray gray profile RGB profile gamma
     "png": OutputFormat(
@@ -85,6 +86,7 @@ OUTPUT_FORMATS: Mapping[str, OutputFormat] = {
             16: Kept(_YES, _YES, _YES, _YES, _YES, _YES),
         },
     ),
+    # JPEG's sides are limited by libjpeg, not by the format (65535)
     "jpg": OutputFormat("JPEG", 65500, {8: Kept(_NO, _NO, _YES, _YES, _YES, _NO)}),
     # WebP has no gray: a gray profile would be wrong for the RGB that is stored
     "webp": OutputFormat("WEBP", 16383, {8: Kept(_NO, _YES, _NO, _NO, _YES, _NO)}),
@@ -96,6 +98,7 @@ OUTPUT_FORMATS: Mapping[str, OutputFormat] = {
             16: Kept(_YES, _YES, _YES, _YES, _YES, _NO),
         },
     ),
+    # BMP could hold profiles since version 5, but few programs read them
     "bmp": OutputFormat("BMP", 2**31 - 1, {8: Kept(_YES, _NO, _YES, _NO, _NO, _NO)}),
 }
 """Format of `infer.py --format` -> what it keeps."""

@@ -17,6 +17,7 @@ from dhp_sr.images.image import EncodedImage, ImageHeader, Pixels, UnsupportedIm
 from dhp_sr.images.samples import scale_levels
 from dhp_sr.utils.errors import UserError
 
+# comments run from # to the end of the line, anywhere between the numbers
 _GAP = rb"(?:\s|#[^\r\n]*[\r\n])+"
 _HEADER = re.compile(
     rb"P([2356])" + _GAP + rb"(\d+)" + _GAP + rb"(\d+)" + _GAP + rb"(\d+)(?:#[^\r\n]*[\r\n])?\s"
@@ -24,16 +25,13 @@ _HEADER = re.compile(
 _CHANNELS = {b"2": 1, b"3": 3, b"5": 1, b"6": 3}
 _TEXT = (b"2", b"3")
 _HEADER_BYTES = 4096
-_PARSED_BYTES = 8
-"""Memory of a value while text is parsed."""
 
 
 def open_netpbm(file: BinaryIO) -> EncodedImage:
     """Read the header of a PGM or PPM file; arguments and errors as for `open_png`."""
     file_bytes = file.seek(0, os.SEEK_END)
     file.seek(0)
-    head = file.read(_HEADER_BYTES)
-    match = _HEADER.match(head)
+    match = _HEADER.match(file.read(_HEADER_BYTES))
     if match is None:
         raise UserError(
             "damaged: expected width, height and largest value after the first two bytes"
@@ -57,9 +55,13 @@ def open_netpbm(file: BinaryIO) -> EncodedImage:
         )
     if not text:
         file.seek(start + stored_bytes)
+        # the format allows images in a row
         if re.match(rb"\s*P[1-7]\s", file.read(16)):
             raise UnsupportedImageError("several images in one file; take it apart first")
-    parsed_bytes = count * _PARSED_BYTES + file_bytes if text else 0
+    parsed_bytes = 0
+    if text:
+        # NumPy parses text into 8 bytes a value; the text is held twice, as bytes and decoded
+        parsed_bytes = count * 8 + file_bytes
     header = ImageHeader(
         format="PPM",
         height=height,
@@ -72,19 +74,28 @@ def open_netpbm(file: BinaryIO) -> EncodedImage:
 
     def decode() -> Pixels:
         file.seek(start)
+        values: np.ndarray
         if text:
-            values = _parse_text(file.read(), count)
+            values = parse_text(file.read(), count)
         else:
             values = np.frombuffer(file.read(stored_bytes), dtype.newbyteorder(">"), count)
         if int(values.max()) > largest:
+            # a table of levels would have no entry for it
             raise UserError(f"damaged: a value of {values.max()}, the largest is {largest}")
         pixels = values.astype(dtype).reshape(height, width, channels)
-        return pixels if largest in (255, 65535) else scale_levels(pixels, largest, dtype)
+        if largest in (255, 65535):
+            return pixels
+        return scale_levels(pixels, largest, dtype)
 
     return EncodedImage(header, decode)
 
 
-def _parse_text(text: bytes, count: int) -> np.ndarray:
+def parse_text(text: bytes, count: int) -> np.ndarray:
+    """Parse numbers that are separated by white space.
+
+    Raises:
+        UserError: there are fewer than `count`, or negative ones.
+    """
     values = np.fromstring(text.decode("ascii"), dtype=np.int64, count=count, sep=" ")
     if len(values) < count or int(values.min()) < 0:
         raise UserError(f"damaged: {len(values)} of {count} values")

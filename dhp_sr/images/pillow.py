@@ -41,20 +41,23 @@ def open_with_pillow(file: BinaryIO, format_name: str) -> EncodedImage:
     """
     opened = PillowImage.open(file, formats=(format_name,))
     frames = getattr(opened, "n_frames", 1)
-    # MPO: several views of one photograph, of which the first is the photograph
+    # MPO: several views, of which the first is the photograph
     if frames > 1 and opened.format != "MPO":
         raise UnsupportedImageError(
-            f"an animated {format_name}, {frames} frames; expected one image, take it apart first"
+            f"an animated {format_name}, {frames} frames; expected a single image, take it apart first"
         )
     if opened.mode not in _TARGETS:
         raise UnsupportedImageError(f"{format_name} of mode {opened.mode}: not supported")
     target = _TARGETS[opened.mode]
+    # a GIF marks an entry of its palette as transparent
     if "transparency" in opened.info and target in ("L", "RGB"):
         target = "RGBA"
     icc = opened.info.get("icc_profile")
     dropped: tuple[str, ...] = ()
     if target == "CMYK" and icc:
-        icc, dropped = None, ("the profile of CMYK",)
+        # the result is RGB, for which a profile of inks would be wrong
+        icc = None
+        dropped = ("the profile of CMYK",)
     header = ImageHeader(
         format=format_name,
         height=opened.height,
@@ -71,8 +74,15 @@ def open_with_pillow(file: BinaryIO, format_name: str) -> EncodedImage:
     def decode() -> Pixels:
         opened.load()
         converted = opened if opened.mode == target else opened.convert(target)
-        pixels = _to_array(converted)
-        return cmyk_to_rgb(pixels) if target == "CMYK" else pixels
+        height, width = opened.height, opened.width
+        pixels = np.empty((height, width, len(target)), np.uint8)
+        # in bands: of an image as a whole, Pillow would make two more copies on the way
+        for rows in row_bands(height, width):
+            band = np.asarray(converted.crop((0, rows.start, width, rows.stop)))
+            pixels[rows] = band.reshape(pixels[rows].shape)
+        if target == "CMYK":
+            return cmyk_to_rgb(pixels)
+        return pixels
 
     return EncodedImage(header, decode)
 
@@ -88,13 +98,3 @@ def _decode_bytes(opened: PillowImage.Image, target: str, file_bytes: int) -> in
         of_a_pixel += 2 * len(opened.getbands())  # all coefficients of the JPEG, 16 bits each
     of_a_pixel += _CODEC_BYTES.get(str(opened.format), 0)
     return file_bytes + opened.height * opened.width * of_a_pixel
-
-
-def _to_array(picture: PillowImage.Image) -> Pixels:
-    """Copy pixels band by band: as a whole, Pillow would copy them twice more on the way."""
-    samples = len(picture.getbands())
-    pixels = np.empty((picture.height, picture.width, samples), np.uint8)
-    for rows in row_bands(picture.height, picture.width):
-        band = np.asarray(picture.crop((0, rows.start, picture.width, rows.stop)))
-        pixels[rows] = band.reshape(pixels[rows].shape)
-    return pixels

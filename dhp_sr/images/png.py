@@ -31,7 +31,7 @@ _CHANNELS = {0: 1, 2: 3, 3: 3, 4: 1, 6: 3}
 """Color type -> channels after decoding, alpha aside; a palette (3) becomes RGB."""
 _ALPHA_TYPES = (4, 6)
 _MAX_PROFILE_BYTES = 16 * 2**20
-"""A larger profile is no profile: a few kilobytes can unpack to gigabytes."""
+"""A larger profile is no profile."""
 
 
 def open_png(file: BinaryIO) -> EncodedImage:
@@ -49,13 +49,13 @@ def open_png(file: BinaryIO) -> EncodedImage:
         (frames,) = struct.unpack_from(">I", chunks[b"acTL"])
         if frames > 1:
             raise UnsupportedImageError(
-                f"an animated PNG, {frames} frames; expected one image, take it apart first"
+                f"an animated PNG, {frames} frames; expected a single image, take it apart first"
             )
     width, height, bits, color_type = struct.unpack_from(">IIBB", chunks[b"IHDR"])
     if not (width and height and color_type in _CHANNELS):
         raise UserError(f"damaged: {width} x {height} pixels of color type {color_type}")
     depth = 16 if bits == 16 else 8
-    # tRNS marks one gray or RGB value as transparent, or gives entries of the palette an alpha
+    # tRNS marks a gray or RGB value as transparent, or gives entries of the palette an alpha
     alpha = color_type in _ALPHA_TYPES or b"tRNS" in chunks
     samples = _CHANNELS[color_type] + alpha
     color_chunks = [(name, chunks[name]) for name in _COLOR_CHUNKS if name in chunks]
@@ -91,12 +91,14 @@ def _read_chunks(file: BinaryIO) -> dict[bytes, bytes]:
     file_bytes = file.seek(0, os.SEEK_END)
     chunks: dict[bytes, bytes] = {}
     position = len(PNG_SIGNATURE)
+    # only the heads of chunks are read: a folder of large images is looked through in a moment
     while b"IEND" not in chunks:
         file.seek(position)
         head = file.read(8)
-        length, name = struct.unpack(">I4s", head) if len(head) == 8 else (0, b"")
-        position += 12 + length
-        if not name or position > file_bytes:
+        if len(head) == 8:
+            length, name = struct.unpack(">I4s", head)
+            position += 12 + length
+        if len(head) < 8 or position > file_bytes:
             raise UserError("damaged: the file ends before the end mark of PNG, it is cut short")
         if not chunks and name != b"IHDR":
             raise UserError(f"damaged: the first chunk is {name!r}, expected IHDR")
@@ -111,7 +113,7 @@ def _check_sums(data: bytes) -> None:
     """Check the checksum of every chunk up to the end mark.
 
     Raises:
-        UserError: one is wrong.
+        UserError: a chunk is damaged.
     """
     view = memoryview(data)
     position, name = len(PNG_SIGNATURE), b""
@@ -129,6 +131,7 @@ def _profile(content: bytes) -> bytes | None:
     _, _, rest = content.partition(b"\0")
     try:
         inflate = zlib.decompressobj()
+        # bounded: a few kilobytes can unpack to gigabytes
         profile = inflate.decompress(rest[1:], _MAX_PROFILE_BYTES)
     except zlib.error:
         # the pixels are well, and viewers ignore such a profile

@@ -12,7 +12,7 @@ _BAND_PIXELS = 2**16
 
 
 def row_bands(height: int, width: int) -> Iterator[slice]:
-    """Yield the rows of an image in bands, so that intermediate values of a large one stay small."""
+    """Yield the rows of an image in bands: intermediate values of large images stay small."""
     step = max(1, _BAND_PIXELS // width)
     for top in range(0, height, step):
         yield slice(top, min(top + step, height))
@@ -31,7 +31,7 @@ def apply_orientation(pixels: Pixels, orientation: int) -> Pixels:
     Reference:
         TIFF 6.0, tag 274 (Orientation); Exif 3.0 takes it over.
     """
-    # Swap first: after it, "the first row is at the bottom or the right" is one flip for all.
+    # Swap first: then the flips are the same for values with and without a swap.
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -41,26 +41,22 @@ def apply_orientation(pixels: Pixels, orientation: int) -> Pixels:
     return pixels
 
 
-def cmyk_to_rgb(inks_HW4: Pixels, alpha_HW: Pixels | None = None) -> Pixels:
+def cmyk_to_rgb(inks_HW4: Pixels) -> Pixels:
     """Turn amounts of ink into RGB without a profile: R = (1 - C)(1 - K), and so on.
 
     Args:
         inks_HW4: (H, W, 4), 0 for no ink.
-        alpha_HW: appended unchanged.
 
     Returns:
-        (H, W, 3), or (H, W, 4) with alpha; of the same type, rounded.
+        (H, W, 3) of the same type, rounded.
     """
     height, width = inks_HW4.shape[:2]
     peak = int(np.iinfo(inks_HW4.dtype).max)
-    samples = 3 if alpha_HW is None else 4
-    result = np.empty((height, width, samples), inks_HW4.dtype)
+    result = np.empty((height, width, 3), inks_HW4.dtype)
     for rows in row_bands(height, width):
         # uint64: the product of two 16-bit values plus the rounding term exceeds 32 bits
         paper = peak - inks_HW4[rows].astype(np.uint64)
-        result[rows, :, :3] = (paper[:, :, :3] * paper[:, :, 3:] + peak // 2) // peak
-    if alpha_HW is not None:
-        result[:, :, 3] = alpha_HW
+        result[rows] = (paper[:, :, :3] * paper[:, :, 3:] + peak // 2) // peak
     return result
 
 
@@ -81,18 +77,18 @@ def scale_levels(samples: Pixels, largest: int, dtype: np.dtype) -> Pixels:
 def apply_palette(indices_HW: Pixels, colormap_CN: NDArray[np.uint16] | None) -> Pixels:
     """Look indices up in TIFF's ColorMap, whose 16-bit values become 8 bits.
 
-    The high byte is right for both habits of writers, 257 * v and 256 * v.
-
     Raises:
         UserError: an index has no entry.
     """
     if colormap_CN is None or int(indices_HW.max(initial=0)) >= colormap_CN.shape[1]:
         raise UserError("damaged: the palette has no entry for a pixel")
+    # writers store 257 * v or 256 * v: the high byte is v in both cases
     return _look_up(indices_HW, (colormap_CN >> 8).astype(np.uint8).T)
 
 
 def _look_up(indices: Pixels, table: Pixels) -> Pixels:
-    """Return `table[indices]`, band by band: NumPy holds eight bytes for every index it is given."""
+    """Return `table[indices]`, computed band by band."""
+    # NumPy turns indices into eight bytes each before it looks them up
     result = np.empty((*indices.shape, *table.shape[1:]), table.dtype)
     for rows in row_bands(*indices.shape[:2]):
         result[rows] = table[indices[rows]]
@@ -106,6 +102,7 @@ def divide_by_alpha(color_HWC: Pixels, alpha_HW: Pixels) -> Pixels:
     for rows in row_bands(*alpha_HW.shape):
         alpha = alpha_HW[rows, :, None].astype(np.uint64)
         divisor = np.maximum(alpha, 1)
+        # half of the divisor rounds to nearest; a color above its alpha is clipped
         quotient = (color_HWC[rows].astype(np.uint64) * peak + divisor // 2) // divisor
         result[rows] = np.minimum(quotient, peak) * (alpha > 0)
     return result

@@ -1,6 +1,6 @@
 """TIFF files, read by tifffile (imagecodecs for compressions), with the meaning of their samples.
 
-tifffile gives samples as stored. What they mean is applied here: bits other than 8 and 16,
+tifffile gives samples as stored. Their meaning is applied here: bits other than 8 and 16,
 white-is-zero, palettes, inks, premultiplied alpha, samples without a meaning.
 
 Reference:
@@ -9,8 +9,6 @@ Reference:
 
 import io
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -28,7 +26,13 @@ from dhp_sr.images.image import (
 from dhp_sr.images.samples import apply_palette, cmyk_to_rgb, divide_by_alpha, scale_bits
 from dhp_sr.utils.errors import UserError
 
-_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _INKS, _YCBCR = 0, 1, 2, 3, 5, 6
+# PhotometricInterpretation
+_WHITE_IS_ZERO = 0
+_BLACK_IS_ZERO = 1
+_RGB = 2
+_PALETTE = 3
+_INKS = 5
+_YCBCR = 6
 _COLOR_SAMPLES = {
     _WHITE_IS_ZERO: 1,
     _BLACK_IS_ZERO: 1,
@@ -38,48 +42,37 @@ _COLOR_SAMPLES = {
     _YCBCR: 3,
 }
 """PhotometricInterpretation -> samples that make the color; others of a pixel are extra."""
-_JPEG, _WEBP = 7, 50001
-_COMPRESSIONS = {
-    1: "none",
-    2: "CCITT RLE",
-    3: "CCITT T.4",
-    4: "CCITT T.6",
-    5: "LZW",
-    _JPEG: "JPEG",
-    8: "Deflate",
-    32773: "PackBits",
-    32946: "Deflate",
-    34925: "LZMA",
-    50000: "Zstandard",
-    _WEBP: "WebP",
-}
-"""Compression -> its name, for those that are read."""
-_PREMULTIPLIED, _ALPHA = 1, 2
-_ALPHA_KINDS = (_PREMULTIPLIED, _ALPHA)
-_ORIENTATION, _INK_SET, _ICC_PROFILE = 274, 332, 34675
 
+_JPEG = 7
+_WEBP = 50001
+_COMPRESSIONS = (
+    1,  # none
+    2,  # CCITT RLE
+    3,  # CCITT T.4
+    4,  # CCITT T.6
+    5,  # LZW
+    _JPEG,
+    8,  # Deflate
+    32773,  # PackBits
+    32946,  # Deflate, by its former number
+    34925,  # LZMA
+    50000,  # Zstandard
+    _WEBP,
+)
+"""Values of Compression that are read."""
 
-@dataclass(frozen=True)
-class _Layout:
-    """How the samples of a page make an image."""
+# ExtraSamples
+_PREMULTIPLIED = 1
+_ALPHA = 2
 
-    photometric: int
-    bits: int
-    """Of a sample as stored, 1 to 16."""
-    alpha_at: int | None
-    """Index of the alpha sample in a pixel."""
-    premultiplied: bool
-    """Whether colors are stored multiplied by alpha (ExtraSamples 1)."""
+# SampleFormat; 4 is "undefined", which the specification says to read as unsigned
+_UNSUPPORTED_FORMATS = {2: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
 
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of the decoded samples."""
-        return np.dtype(np.uint8 if self.bits <= 8 or self.photometric == _PALETTE else np.uint16)
-
-    @property
-    def channels(self) -> int:
-        """Channels of the decoded color."""
-        return 1 if self.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO) else 3
+# numbers of tags
+_ORIENTATION = 274
+_INK_SET = 332
+_SAMPLE_FORMAT = 339
+_ICC_PROFILE = 34675
 
 
 def open_tiff(file: BinaryIO) -> EncodedImage:
@@ -95,204 +88,221 @@ def open_tiff(file: BinaryIO) -> EncodedImage:
     tiff = tifffile.TiffFile(file)
     if len(tiff.pages) > 1:
         raise UnsupportedImageError(
-            f"a TIFF with {len(tiff.pages)} pages; expected one image, take it apart first"
+            f"a TIFF with {len(tiff.pages)} pages; expected a single image, take it apart first"
         )
-    page = tiff.pages.first
     file_bytes = file.seek(0, os.SEEK_END)
-    layout = _read_layout(page)
-    _check_segments(page, file_bytes)
-    height, width = page.imagelength, page.imagewidth
-    dropped = []
-    alpha = layout.alpha_at is not None
-    if page.samplesperpixel > _COLOR_SAMPLES[layout.photometric] + alpha:
-        dropped.append("extra samples without a meaning")
-    icc = page.tags.valueof(_ICC_PROFILE)
-    if icc is not None and layout.photometric == _INKS:
-        dropped.append("the profile of CMYK")
-        icc = None
-    header = ImageHeader(
-        format="TIFF",
-        height=height,
-        width=width,
-        channels=layout.channels,
-        alpha=alpha,
-        depth=8 * layout.dtype.itemsize,
-        decode_bytes=file_bytes + _pixel_bytes(page, layout),
-        orientation=valid_orientation(page.tags.valueof(_ORIENTATION)),
-        color_info=ColorInfo(bytes(icc) if icc is not None else None),
-        dropped=tuple(dropped),
-    )
-    return EncodedImage(header, lambda: _decode(page, layout))
+    page = TiffPage(tiff.pages.first)
+    page.check_segments(file_bytes)
+    return EncodedImage(page.header(file_bytes), page.decode)
 
 
-def _read_layout(page: Any) -> _Layout:
-    """Read what the samples mean.
+class TiffPage:
+    """The image of a TIFF file and the meaning of its samples.
+
+    Args:
+        page: of tifffile.
 
     Raises:
-        UnsupportedImageError: they are of a kind that is not decoded; the message says which.
+        UserError: tags contradict each other.
+        UnsupportedImageError: the samples are of a kind that is not decoded; the message says
+            which.
     """
-    refusals = _refusals(page)
-    if refusals:
-        raise UnsupportedImageError(f"a TIFF with {' and '.join(refusals)}: not supported")
-    photometric = int(page.photometric)
-    colors = _COLOR_SAMPLES[photometric]
-    if page.samplesperpixel < colors:
-        raise UserError(f"damaged: {page.samplesperpixel} samples a pixel, expected {colors}")
-    alpha_at, premultiplied = None, False
-    # ExtraSamples may be missing, and 0 (unspecified) is no alpha: such samples are skipped over
-    for number, kind in enumerate(page.extrasamples):
-        if kind in _ALPHA_KINDS and colors + number < page.samplesperpixel:
-            alpha_at = colors + number
-            premultiplied = kind == _PREMULTIPLIED
-            break
-    if premultiplied and photometric not in (_BLACK_IS_ZERO, _RGB):
-        raise UnsupportedImageError(
-            "a TIFF with premultiplied alpha on white-is-zero, palette, CMYK or YCbCr: not supported"
-        )
-    return _Layout(photometric, page.bitspersample, alpha_at, premultiplied)
 
-
-def _refusals(page: Any) -> list[str]:
-    """List the properties of a page that are not supported."""
-    refusals = []
-    if page.subfiletype & 1:
-        refusals.append("a thumbnail as its first image (a raw photograph?)")
-    if page.imagedepth > 1:
-        refusals.append(f"{page.imagedepth} slices (a volume)")
-    if int(page.photometric) not in _COLOR_SAMPLES:
-        refusals.append(f"colors of kind {_name(page.photometric)}")
-    formats = set(_as_tuple(page.tags.valueof(339, default=1)))
-    # 4 is "undefined", which the specification says to read as unsigned
-    for number, name in ((2, "signed"), (3, "floating-point"), (5, "complex"), (6, "complex")):
-        if number in formats:
-            refusals.append(f"{name} samples")
-    bits = page.bitspersample
-    if not isinstance(bits, int) or not 1 <= bits <= 16:
-        refusals.append(f"{bits} bits a sample")
-    compression = int(page.compression)
-    if compression not in _COMPRESSIONS:
-        refusals.append(f"compression {_name(page.compression)}")
-    if page.photometric == _INKS and page.tags.valueof(_INK_SET, default=1) != 1:
-        refusals.append("inks other than CMYK")
-    if page.photometric == _YCBCR and compression != _JPEG:
-        refusals.append("YCbCr that is not compressed as JPEG")
-    if page.photometric == _YCBCR and page.planarconfig != 1:
-        refusals.append("YCbCr in separate planes")
-    if compression == _JPEG and page.samplesperpixel != _COLOR_SAMPLES.get(int(page.photometric)):
-        refusals.append("extra samples compressed as JPEG")
-    return refusals
-
-
-def _name(value: Any) -> str:
-    return getattr(value, "name", str(value))
-
-
-def _as_tuple(value: Any) -> Sequence[int]:
-    return value if isinstance(value, tuple) else (value,)
-
-
-def _check_segments(page: Any, file_bytes: int) -> None:
-    """Check that every strip or tile lies in the file and says no other size than the page.
-
-    Raises:
-        UserError: the file is cut short or damaged. tifffile would fill missing segments.
-    """
-    if not page.dataoffsets or len(page.dataoffsets) != len(page.databytecounts):
-        raise UserError("damaged: strips or tiles are missing")
-    for offset, length in zip(page.dataoffsets, page.databytecounts, strict=True):
-        if not length or not offset:
-            raise UserError("damaged: a strip or tile is empty")
-        if offset + length > file_bytes:
+    def __init__(self, page: Any) -> None:
+        self.page = page
+        refusals = self.refusals()
+        if refusals:
+            raise UnsupportedImageError(f"a TIFF with {' and '.join(refusals)}: not supported")
+        self.photometric = int(page.photometric)
+        self.bits: int = page.bitspersample
+        self.height: int = page.imagelength
+        self.width: int = page.imagewidth
+        self.samples: int = page.samplesperpixel
+        self.color_samples = _COLOR_SAMPLES[self.photometric]
+        if self.samples < self.color_samples:
             raise UserError(
-                f"damaged: a strip or tile ends at byte {offset + length} of {file_bytes}, "
-                "the file is cut short"
+                f"damaged: {self.samples} samples a pixel, expected {self.color_samples}"
             )
-    if page.compression in (_JPEG, _WEBP):
-        _check_embedded_images(page)
+        self.channels = 1 if self.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO) else 3
+        # a palette has 8 bits a channel, however many bits its indices have
+        deep = self.bits > 8 and self.photometric != _PALETTE
+        self.dtype = np.dtype(np.uint16 if deep else np.uint8)
+        self.alpha_index: int | None = None
+        self.premultiplied = False
+        # The tag may be missing, and 0 (unspecified) is no alpha: such samples are skipped over,
+        # as the specification asks of readers that do not know them.
+        for index, kind in enumerate(page.extrasamples, start=self.color_samples):
+            if kind in (_PREMULTIPLIED, _ALPHA) and index < self.samples:
+                self.alpha_index = index
+                self.premultiplied = kind == _PREMULTIPLIED
+                break
+        if self.premultiplied and self.photometric not in (_BLACK_IS_ZERO, _RGB):
+            # the specification defines premultiplication for light, where 0 is black
+            raise UnsupportedImageError(
+                "a TIFF with premultiplied alpha on white-is-zero, palette, CMYK or YCbCr: "
+                "not supported"
+            )
 
+    def refusals(self) -> list[str]:
+        """List the properties that are not supported, in words."""
+        page = self.page
+        refusals = []
+        if page.subfiletype & 1:
+            # cameras' raw formats begin with a small preview
+            refusals.append("a thumbnail as its first image (a raw photograph?)")
+        if page.imagedepth > 1:
+            refusals.append(f"{page.imagedepth} slices (a volume)")
+        if int(page.photometric) not in _COLOR_SAMPLES:
+            refusals.append(f"colors of kind {getattr(page.photometric, 'name', page.photometric)}")
+        stated = page.tags.valueof(_SAMPLE_FORMAT, default=1)
+        formats = stated if isinstance(stated, tuple) else (stated,)
+        for number, name in _UNSUPPORTED_FORMATS.items():
+            # their range is not known: floats are in use from 0 to 1, to 255 and to others
+            if number in formats:
+                refusals.append(f"{name} samples")
+        bits = page.bitspersample
+        if not isinstance(bits, int) or not 1 <= bits <= 16:
+            refusals.append(f"{bits} bits a sample")
+        compression = int(page.compression)
+        if compression not in _COMPRESSIONS:
+            name = getattr(page.compression, "name", page.compression)
+            refusals.append(f"compression {name}")
+        if page.photometric == _INKS and page.tags.valueof(_INK_SET, default=1) != 1:
+            refusals.append("inks other than CMYK")
+        if page.photometric == _YCBCR and (compression != _JPEG or page.planarconfig != 1):
+            # JPEG's decoder turns it into RGB; otherwise color is stored at another resolution
+            refusals.append("YCbCr that is not compressed as JPEG")
+        expected = _COLOR_SAMPLES.get(int(page.photometric))
+        if compression == _JPEG and page.samplesperpixel != expected:
+            refusals.append("extra samples compressed as JPEG")
+        return refusals
 
-def _check_embedded_images(page: Any) -> None:
-    """Check the sizes of embedded JPEG or WebP images, for which their decoders allocate memory."""
-    height, width = _segment_size(page)
-    format_name = "JPEG" if page.compression == _JPEG else "WEBP"
-    file = page.parent.filehandle
-    for offset, length in zip(page.dataoffsets, page.databytecounts, strict=True):
-        file.seek(offset)
-        with PillowImage.open(io.BytesIO(file.read(length)), formats=(format_name,)) as embedded:
-            if embedded.width > width or embedded.height > height:
+    @property
+    def segment_size(self) -> tuple[int, int]:
+        """Height and width of a strip or tile."""
+        if self.page.is_tiled:
+            return self.page.tilelength, self.page.tilewidth
+        return min(self.page.rowsperstrip, self.height), self.width
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether samples as tifffile gives them are the image, without another step."""
+        expected = self.channels + (self.alpha_index is not None)
+        return (
+            self.photometric in (_BLACK_IS_ZERO, _RGB)
+            and self.bits in (8, 16)
+            and self.samples == expected
+            and not self.premultiplied
+            and (self.page.planarconfig == 1 or self.samples == 1)
+        )
+
+    def check_segments(self, file_bytes: int) -> None:
+        """Check that every strip or tile lies in the file and says no other size than the page.
+
+        Raises:
+            UserError: the file is cut short or damaged. tifffile would fill missing segments.
+        """
+        page = self.page
+        if not page.dataoffsets or len(page.dataoffsets) != len(page.databytecounts):
+            raise UserError("damaged: strips or tiles are missing")
+        height, width = self.segment_size
+        embedded = {_JPEG: "JPEG", _WEBP: "WEBP"}.get(int(page.compression))
+        for offset, length in zip(page.dataoffsets, page.databytecounts, strict=True):
+            if not length or not offset:
+                raise UserError("damaged: a strip or tile is empty")
+            if offset + length > file_bytes:
                 raise UserError(
-                    f"damaged: {format_name} data of {embedded.width} x {embedded.height} pixels "
-                    f"in a strip or tile of {width} x {height}"
+                    f"damaged: a strip or tile ends at byte {offset + length} of {file_bytes}, "
+                    "the file is cut short"
                 )
+            if embedded is None:
+                continue
+            # decoders of embedded images allocate memory for the size that these state
+            page.parent.filehandle.seek(offset)
+            content = io.BytesIO(page.parent.filehandle.read(length))
+            with PillowImage.open(content, formats=(embedded,)) as image:
+                if image.width > width or image.height > height:
+                    raise UserError(
+                        f"damaged: {embedded} data of {image.width} x {image.height} pixels "
+                        f"in a strip or tile of {width} x {height}"
+                    )
 
+    def header(self, file_bytes: int) -> ImageHeader:
+        """Return the facts that are known without decoding."""
+        tags = self.page.tags
+        dropped = []
+        alpha = self.alpha_index is not None
+        if self.samples > self.color_samples + alpha:
+            dropped.append("extra samples without a meaning")
+        icc = tags.valueof(_ICC_PROFILE)
+        if icc is not None and self.photometric == _INKS:
+            # the result is RGB, for which a profile of inks would be wrong
+            dropped.append("the profile of CMYK")
+            icc = None
+        return ImageHeader(
+            format="TIFF",
+            height=self.height,
+            width=self.width,
+            channels=self.channels,
+            alpha=alpha,
+            depth=8 * self.dtype.itemsize,
+            decode_bytes=file_bytes + self.peak_bytes(),
+            orientation=valid_orientation(tags.valueof(_ORIENTATION)),
+            color_info=ColorInfo(icc),
+            dropped=tuple(dropped),
+        )
 
-def _segment_size(page: Any) -> tuple[int, int]:
-    """Height and width of a strip or tile."""
-    if page.is_tiled:
-        return page.tilelength, page.tilewidth
-    return min(page.rowsperstrip, page.imagelength), page.imagewidth
+    def peak_bytes(self) -> int:
+        """Peak memory: samples as stored, a segment packed and unpacked, the image of them."""
+        stored_bytes = 1 if self.bits <= 8 else 2
+        pixels = self.height * self.width
+        peak = pixels * self.samples * stored_bytes
+        if not self.page.is_contiguous:
+            # strips and tiles are decoded in turn and copied into the whole; a header may state
+            # tiles that are far larger than the image
+            height, width = self.segment_size
+            peak += 2 * height * width * stored_bytes * self.samples
+        if not self.is_plain:
+            channels = self.channels + (self.alpha_index is not None)
+            peak += pixels * channels * self.dtype.itemsize
+        return peak
 
+    def decode(self) -> Pixels:
+        """Decode the pixels into (H, W, channels + alpha), as stored."""
+        # a single thread: loaders and commands have theirs
+        samples_HWS = self.page.asarray(maxworkers=1)
+        if self.page.planarconfig == 2 and self.samples > 1:
+            planes_SHW = samples_HWS.reshape(self.samples, self.height, self.width)
+            samples_HWS = planes_SHW.transpose(1, 2, 0)
+        samples_HWS = samples_HWS.reshape(self.height, self.width, self.samples)
+        if self.is_plain:
+            return samples_HWS
+        if samples_HWS.dtype == bool:
+            samples_HWS = samples_HWS.view(np.uint8)
+        alpha_HW = None
+        if self.alpha_index is not None:
+            alpha_HW = scale_bits(samples_HWS[:, :, self.alpha_index], self.bits)
+        color_HWC = self.decode_color(samples_HWS[:, :, : self.color_samples])
+        if alpha_HW is None:
+            return np.ascontiguousarray(color_HWC)
+        if alpha_HW.dtype != self.dtype:
+            # of a palette, whose colors have 8 bits
+            alpha_HW = (alpha_HW >> 8).astype(np.uint8)
+        if self.premultiplied:
+            color_HWC = divide_by_alpha(color_HWC, alpha_HW)
+        result = np.empty((self.height, self.width, self.channels + 1), self.dtype)
+        result[:, :, :-1] = color_HWC
+        result[:, :, -1] = alpha_HW
+        return result
 
-def _is_plain(page: Any, layout: _Layout) -> bool:
-    """Return whether samples as tifffile gives them are the image, without another step."""
-    expected = layout.channels + (layout.alpha_at is not None)
-    return (
-        layout.photometric in (_BLACK_IS_ZERO, _RGB)
-        and layout.bits in (8, 16)
-        and page.samplesperpixel == expected
-        and not layout.premultiplied
-        and (page.planarconfig == 1 or page.samplesperpixel == 1)
-    )
-
-
-def _pixel_bytes(page: Any, layout: _Layout) -> int:
-    """Peak memory: samples as stored, a segment packed and unpacked, the image made of them."""
-    sample_bytes = 1 if layout.bits <= 8 else 2
-    samples = page.samplesperpixel
-    pixels = page.imagelength * page.imagewidth
-    peak = pixels * samples * sample_bytes
-    if not page.is_contiguous:
-        # strips and tiles are decoded one by one and copied into the whole
-        segment_height, segment_width = _segment_size(page)
-        segment_samples = samples if page.planarconfig == 1 else 1
-        peak += 2 * segment_height * segment_width * segment_samples * sample_bytes
-    if not _is_plain(page, layout):
-        channels = layout.channels + (layout.alpha_at is not None)
-        peak += pixels * channels * layout.dtype.itemsize
-    return peak
-
-
-def _decode(page: Any, layout: _Layout) -> Pixels:
-    """Decode a page into (H, W, channels + alpha)."""
-    samples_HWS = page.asarray(maxworkers=1)
-    height, width, count = page.imagelength, page.imagewidth, page.samplesperpixel
-    if page.planarconfig == 2 and count > 1:
-        samples_HWS = samples_HWS.reshape(count, height, width).transpose(1, 2, 0)
-    samples_HWS = samples_HWS.reshape(height, width, count)
-    if _is_plain(page, layout):
-        return samples_HWS
-    if samples_HWS.dtype == bool:
-        samples_HWS = samples_HWS.view(np.uint8)
-    alpha_HW = None
-    if layout.alpha_at is not None:
-        alpha_HW = scale_bits(samples_HWS[:, :, layout.alpha_at], layout.bits)
-    colors_HWS = samples_HWS[:, :, : _COLOR_SAMPLES[layout.photometric]]
-    if layout.photometric == _PALETTE:
-        color_HWC = apply_palette(colors_HWS[:, :, 0], page.colormap)
-        if alpha_HW is not None:
-            # alpha has as many bits as the index, a palette gives 8
-            alpha_HW = (alpha_HW >> (0 if layout.bits <= 8 else 8)).astype(np.uint8)
-    else:
-        color_HWC = scale_bits(colors_HWS, layout.bits)
-    if layout.photometric == _WHITE_IS_ZERO:
-        color_HWC = np.iinfo(color_HWC.dtype).max - color_HWC  # never in place: it may be a view
-    if layout.photometric == _INKS:
-        return cmyk_to_rgb(color_HWC, alpha_HW)
-    if alpha_HW is None:
-        return np.ascontiguousarray(color_HWC)
-    if layout.premultiplied:
-        color_HWC = divide_by_alpha(color_HWC, alpha_HW)
-    result = np.empty((height, width, color_HWC.shape[2] + 1), color_HWC.dtype)
-    result[:, :, :-1] = color_HWC
-    result[:, :, -1] = alpha_HW
-    return result
+    def decode_color(self, samples_HWS: Pixels) -> Pixels:
+        """Turn the samples of the color into gray or RGB, apart from premultiplication."""
+        if self.photometric == _PALETTE:
+            return apply_palette(samples_HWS[:, :, 0], self.page.colormap)
+        color_HWC = scale_bits(samples_HWS, self.bits)
+        if self.photometric == _WHITE_IS_ZERO:
+            # never in place: the samples may be a view that alpha is read from, too
+            return np.iinfo(color_HWC.dtype).max - color_HWC
+        if self.photometric == _INKS:
+            return cmyk_to_rgb(color_HWC)
+        return color_HWC

@@ -1,4 +1,4 @@
-"""Decoding ahead of the network and encoding behind it, each in a thread of its own."""
+"""Decoding ahead of the network and encoding behind it, each in its thread."""
 
 import queue
 import threading
@@ -28,7 +28,7 @@ class BackgroundReader:
 
     Args:
         tasks: the images, in order.
-        max_bytes: memory that decoding one image may take.
+        max_bytes: memory that decoding an image may take.
         waiting_bytes: memory of all decoded images; a single one is always allowed.
     """
 
@@ -37,6 +37,7 @@ class BackgroundReader:
         self._limits = ImageLimits(max_bytes)
         self._waiting_bytes = waiting_bytes
         self._decoded: queue.Queue[tuple[ImageTask, Image | Exception, int] | None]
+        # bounded by number as well: tiny images would be decoded by the thousand
         self._decoded = queue.Queue(_IMAGES_AHEAD)
         self._held_bytes = 0
         self._stopped = False
@@ -64,7 +65,7 @@ class BackgroundReader:
             task, decoded, held_bytes = item
             del item
             yield task, decoded
-            # no reference may keep the image alive while the next one is decoded
+            # no reference may keep the image alive while another is decoded
             del decoded
             with self._changed:
                 self._held_bytes -= held_bytes
@@ -72,9 +73,16 @@ class BackgroundReader:
 
     def _serve(self) -> None:
         for task in self._tasks:
-            needed = _decode_bytes(task)
+            try:
+                needed = read_header(task.source).decode_bytes
+            except UserError:
+                # decoding fails in the same way, and that is reported
+                needed = 0
             with self._changed:
-                while not self._stopped and self._held_bytes and not self._fits(needed):
+                # a single image is decoded whatever it takes: its limit is checked later
+                while not self._stopped and self._held_bytes:
+                    if self._held_bytes + needed <= self._waiting_bytes:
+                        break
                     self._changed.wait()
                 if self._stopped:
                     break
@@ -84,23 +92,13 @@ class BackgroundReader:
             del decoded
         self._decoded.put(None)
 
-    def _fits(self, needed: int) -> bool:
-        return self._held_bytes + needed <= self._waiting_bytes
-
     def _decode(self, task: ImageTask) -> Image | Exception:
         try:
             return read_image(task.source, self._limits)
         except ImageTooLargeError as error:
             return UserError(f"{error}: the share of --memory; raise it if it is really that large")
-        except Exception as error:  # one image must not end the run: it is reported
+        except Exception as error:  # an image must not end the run: it is reported
             return error
-
-
-def _decode_bytes(task: ImageTask) -> int:
-    try:
-        return read_header(task.source).decode_bytes
-    except UserError:  # decoding says the same again, and that is reported
-        return 0
 
 
 class WriteError(Exception):
@@ -111,7 +109,9 @@ class _AbandonedError(Exception):
     """The network did not finish an image."""
 
 
-_END, _ABANDONED = object(), object()
+# marks in the writer's queue
+_END = object()
+_ABANDONED = object()
 
 
 class BackgroundWriter:
@@ -134,6 +134,7 @@ class BackgroundWriter:
     def __exit__(
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # unlike the reader, it finishes: results that are computed are not thrown away
         self._items.put(None)
         self._thread.join()
 
@@ -154,6 +155,7 @@ class BackgroundWriter:
         try:
             yield write
         except BaseException:
+            # the thread is inside write_result, which removes its temporary file when it is told
             self._items.put(_ABANDONED)
             raise
         self._items.put(_END)
@@ -166,7 +168,7 @@ class BackgroundWriter:
                 write_result(task.target, result, rows)
             except _AbandonedError:
                 continue
-            except Exception as error:  # one result must not end the run: it is reported
+            except Exception as error:  # a result must not end the run: it is reported
                 self._failed.add(task)
                 # rows that are on their way belong to this result, not to the next
                 with suppress(_AbandonedError):

@@ -60,7 +60,8 @@ class Result:
     @property
     def icc(self) -> bytes | None:
         """ICC profile that goes into the file."""
-        profile_kept = self.kept.gray_profile if self.channels == 1 else self.kept.rgb_profile
+        kept = self.kept
+        profile_kept = kept.gray_profile if self.channels == 1 else kept.rgb_profile
         return self.color_info.icc if profile_kept else None
 
     def losses(self) -> list[str]:
@@ -111,57 +112,70 @@ def write_result(path: Path, result: Result, strips: Iterable[Pixels]) -> None:
     """
     with atomic_write(path) as file:
         if result.format == "png":
+            # strip by strip: the only format whose results are larger than memory
             png.write_png(file, result.shape, result.depth, strips, result.color_info)
+            return
+        pixels = np.empty(result.shape, f"u{result.depth // 8}")
+        top = 0
+        for strip in strips:
+            pixels[top : top + len(strip)] = strip
+            top += len(strip)
+        pixels = fit_to_format(pixels, result)
+        if result.format == "tiff":
+            write_tiff(file, pixels, result)
         else:
-            _write_whole(file, result, strips)
+            write_with_pillow(file, pixels, result)
 
 
-def _write_whole(file: IO[bytes], result: Result, strips: Iterable[Pixels]) -> None:
-    pixels = np.empty(result.shape, np.uint8 if result.depth == 8 else np.uint16)
-    top = 0
-    for strip in strips:
-        pixels[top : top + len(strip)] = strip
-        top += len(strip)
-    pixels = _fit(pixels, result)
-    if result.format == "tiff":
-        _write_tiff(file, pixels, result)
-        return
+def fit_to_format(pixels: Pixels, result: Result) -> Pixels:
+    """Leave out channels and bits that the format cannot keep."""
+    kept = result.kept
+    if result.alpha and not kept.alpha:
+        pixels = pixels[:, :, : result.channels]
+    elif result.alpha and result.channels == 1 and not kept.gray:
+        # gray three times, and alpha
+        pixels = pixels[:, :, [0, 0, 0, 1]]
+    if result.written_depth < result.depth:
+        # 65535 / 255 = 257: rounded, where dropping the low byte would darken
+        pixels = np.rint(pixels / 257).astype(np.uint8)
+    return np.ascontiguousarray(pixels)
+
+
+def write_with_pillow(file: IO[bytes], pixels: Pixels, result: Result) -> None:
+    """Write JPEG, WebP or BMP."""
     settings: dict[str, Any] = {}
     if result.icc:
         settings["icc_profile"] = result.icc
     if result.format in ("jpg", "webp"):
         settings["quality"] = result.quality
     if result.format == "jpg":
-        settings["subsampling"] = 0  # color at full resolution
-    plain_pixels = pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
+        settings["subsampling"] = 0  # color at full resolution: restored detail must not blur
+    if pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
     name = OUTPUT_FORMATS[result.format].name
-    PillowImage.fromarray(plain_pixels).save(file, name, **settings)
+    PillowImage.fromarray(pixels).save(file, name, **settings)
 
 
-def _fit(pixels: Pixels, result: Result) -> Pixels:
-    """Leave out what the format cannot keep."""
-    kept = result.kept
-    if result.alpha and not kept.alpha:
-        pixels = pixels[:, :, : result.channels]
-    elif result.alpha and result.channels == 1 and not kept.gray:
-        pixels = pixels[:, :, [0, 0, 0, 1]]
-    if result.written_depth < result.depth:
-        pixels = np.rint(pixels / 257).astype(np.uint8)
-    return np.ascontiguousarray(pixels)
-
-
-def _write_tiff(file: IO[bytes], pixels: Pixels, result: Result) -> None:
-    one_channel = pixels.shape[2] == 1
+def write_tiff(file: IO[bytes], pixels: Pixels, result: Result) -> None:
+    """Write a TIFF, compressed without loss."""
+    settings: dict[str, Any] = {"photometric": "minisblack"}
+    if result.channels == 3:
+        settings["photometric"] = "rgb"
+    if pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    else:
+        # stated, or an image of 3 rows could be taken for three planes
+        settings["planarconfig"] = "contig"
+    if result.alpha:
+        settings["extrasamples"] = ["unassalpha"]
     tifffile.imwrite(
         file,
-        pixels[:, :, 0] if one_channel else pixels,
-        photometric="rgb" if result.channels == 3 else "minisblack",
-        # stated, or an image of 3 rows could be taken for three planes
-        planarconfig=None if one_channel else "contig",
-        extrasamples=["unassalpha"] if result.alpha else None,
+        pixels,
         compression="adobe_deflate",
-        predictor=True,
+        predictor=True,  # differences of neighbors pack better than values
         iccprofile=result.icc,
+        # no text of tifffile's: equal results are equal files
         software=False,
         metadata=None,
+        **settings,
     )

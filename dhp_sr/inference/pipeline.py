@@ -1,4 +1,4 @@
-"""Many images through one model: decoding, network and encoding side by side, failures listed."""
+"""Many images through a model: decoding, network and encoding side by side, failures listed."""
 
 import errno
 import threading
@@ -56,7 +56,7 @@ OnProgress = Callable[[float, int], None]
 def restore_images(
     tasks: Sequence[ImageTask], runner: Runner, settings: Settings, on_progress: OnProgress
 ) -> Summary:
-    """Restore images and write the results; one that fails does not stop the others.
+    """Restore images and write the results; a failure does not stop the others.
 
     Args:
         tasks: the images.
@@ -75,7 +75,7 @@ def restore_images(
 
 
 class _Run:
-    """State of one run. The lock guards the summary, which the writer's thread changes too."""
+    """State of a run. The lock guards the summary, which the writer's thread changes too."""
 
     def __init__(
         self,
@@ -94,14 +94,16 @@ class _Run:
         self._lock = threading.Lock()
 
     def run(self) -> Summary:
+        """Process all tasks."""
         start = time.perf_counter()
         budget = self._settings.budget
+        # the writer is the outer context: it ends after the reader, and finishes what is queued
         with (
-            BackgroundWriter(self._on_written) as writer,
+            BackgroundWriter(self.on_written) as writer,
             BackgroundReader(self._tasks, budget.image, budget.waiting) as reader,
         ):
             for task, decoded in reader:
-                self._process(writer, task, decoded)
+                self.process(writer, task, decoded)
                 if self._full_disk:
                     break
         summary = self._summary
@@ -116,26 +118,29 @@ class _Run:
             )
         return summary
 
-    def _process(
+    def process(
         self, writer: BackgroundWriter, task: ImageTask, decoded: Image | Exception
     ) -> None:
+        """Restore an image, or report why it could not be decoded."""
         if isinstance(decoded, Exception):
-            self._fail(task, decoded)
+            self.fail(task, decoded)
             self._on_progress(1.0, 0)
             return
         progress = _ImageProgress(self._on_progress, decoded, self._runner.scale)
         try:
-            self._restore(writer, task, decoded, progress)
+            self.restore(writer, task, decoded, progress)
         except WriteError:
             pass  # the writer has reported the reason
-        except Exception as error:  # one image must not end the run: it is reported
-            self._fail(task, error)
+        except Exception as error:  # an image must not end the run: it is reported
+            self.fail(task, error)
         progress.finish()
 
-    def _restore(
+    def restore(
         self, writer: BackgroundWriter, task: ImageTask, image: Image, progress: "_ImageProgress"
     ) -> None:
-        runner, settings = self._runner, self._settings
+        """Send an image through the network and its rows to the writer."""
+        runner = self._runner
+        settings = self._settings
         height, width, channels = image.color.shape
         adapter = ChannelAdapter.between(channels, runner)
         result = Result(
@@ -148,7 +153,9 @@ class _Run:
             color_info=image.color_info,
             quality=settings.quality,
         )
+        # before the work: hours of it would be lost at the end
         result.check(settings.budget.image)
+        # the name without suffix, as in data sets: `test.py` adds the same noise
         seed = (settings.seed, task.source.stem)
         network_input = NetworkInput(image.color, runner.size_multiple, settings.sigma, seed)
         tiling = choose_tiling(
@@ -167,15 +174,17 @@ class _Run:
             self._summary.losses.update([*image.dropped, *result.losses()])
             self._summary.pixels += result.height * result.width
 
-    def _on_written(self, task: ImageTask, error: Exception | None) -> None:
+    def on_written(self, task: ImageTask, error: Exception | None) -> None:
         """Take the writer's report, in its thread."""
         if error is not None:
-            self._fail(task, error)
+            self.fail(task, error)
             return
         with self._lock:
             self._summary.done += 1
 
-    def _fail(self, task: ImageTask, error: Exception) -> None:
+    def fail(self, task: ImageTask, error: Exception) -> None:
+        """Note why an image has no result."""
+        # every further image would fail in the same way
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             self._full_disk = f"cannot write {task.target}: {error.strerror}"
         with self._lock:
@@ -183,7 +192,7 @@ class _Run:
 
 
 class _ImageProgress:
-    """Progress within one image, as fractions of it."""
+    """Progress within an image, as fractions of it."""
 
     def __init__(self, on_progress: OnProgress, image: Image, scale: int) -> None:
         self._on_progress = on_progress

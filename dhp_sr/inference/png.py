@@ -17,8 +17,10 @@ from dhp_sr.utils.pixels import PNG_SIGNATURE
 
 _COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 """Channels -> color type: gray, gray with alpha, RGB, RGBA."""
-_SUB, _UP = 1, 2  # filter types
-_COMPRESSION_LEVEL = 3
+# filter types
+_SUB = 1
+_UP = 2
+_COMPRESSION_LEVEL = 3  # higher ones take longer than small networks and save a few percent
 _CHUNK_BYTES = 2**18
 
 
@@ -49,23 +51,28 @@ def write_png(
         if color_info.icc:
             _write_chunk(file, b"iCCP", b"profile\0\0" + zlib.compress(color_info.icc))
     bytes_per_pixel = channels * depth // 8
-    for content in _equal_pieces(_compressed(strips, width, bytes_per_pixel)):
+    for content in _equal_pieces(compress_rows(strips, width, bytes_per_pixel)):
         _write_chunk(file, b"IDAT", content)
     _write_chunk(file, b"IEND", b"")
 
 
-def _compressed(strips: Iterable[Pixels], width: int, bytes_per_pixel: int) -> Iterator[bytes]:
+def compress_rows(strips: Iterable[Pixels], width: int, bytes_per_pixel: int) -> Iterator[bytes]:
+    """Yield the compressed pixels of an image, strip by strip."""
     compressor = zlib.compressobj(_COMPRESSION_LEVEL)
     row_above = np.zeros((1, width * bytes_per_pixel), dtype=np.uint8)
     for strip in strips:
-        rows = _row_bytes(strip)
-        yield compressor.compress(_filter_rows(rows, row_above, bytes_per_pixel))
+        # the higher byte of 16 bits comes first
+        big_endian = np.ascontiguousarray(strip, dtype=strip.dtype.newbyteorder(">"))
+        rows = big_endian.reshape(len(strip), -1).view(np.uint8)
+        yield compressor.compress(filter_rows(rows, row_above, bytes_per_pixel))
+        # the filter Up of the next strip's first row needs it
         row_above = rows[-1:]
     yield compressor.flush()
 
 
 def _equal_pieces(contents: Iterable[bytes]) -> Iterator[bytes]:
-    """Divide bytes into chunks of one length: the file does not depend on the height of strips."""
+    """Divide bytes into chunks of equal length, apart from the last."""
+    # the file must not depend on the height of strips, which the memory decides
     pending = bytearray()
     for content in contents:
         pending += content
@@ -81,16 +88,11 @@ def _write_chunk(file: IO[bytes], name: bytes, content: bytes) -> None:
     file.write(struct.pack(">I", zlib.crc32(content, zlib.crc32(name))))
 
 
-def _row_bytes(strip: Pixels) -> NDArray[np.uint8]:
-    """Return the bytes of each row, the higher byte of 16 bits first."""
-    big_endian = np.ascontiguousarray(strip, dtype=strip.dtype.newbyteorder(">"))
-    return big_endian.reshape(len(strip), -1).view(np.uint8)
-
-
-def _filter_rows(
+def filter_rows(
     rows: NDArray[np.uint8], row_above: NDArray[np.uint8], bytes_per_pixel: int
 ) -> bytes:
     """Apply the filter Sub or Up to every row, whichever has the smaller sum of differences."""
+    # bytes wrap around, as the specification asks
     sub = rows.copy()
     sub[:, bytes_per_pixel:] -= rows[:, :-bytes_per_pixel]
     up = rows.copy()

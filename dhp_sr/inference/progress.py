@@ -22,7 +22,7 @@ class ProgressBar:
         self._pixels = 0
         self._start = time.perf_counter()
         # None: shown on terminals only
-        disable = True if quiet else None
+        disable = quiet or None
         self._bar = tqdm(total=images, bar_format=_BAR_FORMAT, file=sys.stderr, disable=disable)
 
     def __call__(self, fraction: float, pixels: int) -> None:

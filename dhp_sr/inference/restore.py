@@ -1,4 +1,4 @@
-"""One image through a model: channels adapted, sides padded, tile by tile, rows from top to bottom."""
+"""An image through a model: channels adapted, sides padded, tile by tile, from top to bottom."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,14 +23,16 @@ _ALPHA_MARGIN = 4
 class ChannelAdapter:
     """Conversion between the channels of an image and those of a model.
 
-    A gray model takes the channels of a color image one by one. A color model takes a gray image
+    A gray model takes the channels of a color image in turn. A color model takes a gray image
     three times; its result becomes gray by the luma of BT.601.
     """
 
     channels: int
     """Of the image and of the result: 1 or 3."""
-    one_by_one: bool
+    channel_batch: bool
+    """Channels of the image become a batch of gray images."""
     repeat: bool
+    """The channel of the image becomes all channels of the input."""
 
     @classmethod
     def between(cls, channels: int, runner: Runner) -> "ChannelAdapter":
@@ -48,17 +50,17 @@ class ChannelAdapter:
                 f"{runner.path}: expected a network from gray to gray or RGB to RGB, "
                 f"found {runner.in_channels} channels in and {runner.out_channels} out"
             )
-        one_by_one = runner.in_channels == 1 and channels == 3
-        return cls(channels, one_by_one, repeat=runner.in_channels == 3 and channels == 1)
+        channel_batch = runner.in_channels == 1 and channels == 3
+        return cls(channels, channel_batch, repeat=runner.in_channels == 3 and channels == 1)
 
     @property
     def batch(self) -> int:
         """Images that go through the network at once."""
-        return self.channels if self.one_by_one else 1
+        return self.channels if self.channel_batch else 1
 
     def to_model(self, planes_CHW: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the network's input (N, C, H, W)."""
-        if self.one_by_one:
+        if self.channel_batch:
             return planes_CHW[:, None]
         if self.repeat:
             return np.repeat(planes_CHW, 3, axis=0)[None]
@@ -66,7 +68,7 @@ class ChannelAdapter:
 
     def from_model(self, result_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the result (C, H, W) in the channels of the image."""
-        if self.one_by_one:
+        if self.channel_batch:
             return result_NCHW[:, 0]
         if self.repeat:
             return np.tensordot(_LUMA, result_NCHW[0], 1)[None]
@@ -86,16 +88,26 @@ class NetworkInput:
     def __init__(
         self, color_HWC: Pixels, multiple: int, noise: float = 0.0, seed: tuple[int, str] = (0, "")
     ) -> None:
-        height, width = color_HWC.shape[:2]
+        height, width, channels = color_HWC.shape
         padding = padding_to_multiple(height, width, multiple)
-        self.height, self.width = height + padding.bottom, width + padding.right
-        mode: Literal["reflect", "edge"] = "reflect" if padding.mode == "reflect" else "edge"
+        self.height = height + padding.bottom
+        self.width = width + padding.right
+        mode: Literal["reflect", "edge"] = "reflect"
+        if padding.mode == "replicate":
+            mode = "edge"  # NumPy's word
         # A tile is gathered by these indices: the padded image is never in memory as a whole.
         self._row_indices = np.pad(np.arange(height), (0, padding.bottom), mode)
         self._column_indices = np.pad(np.arange(width), (0, padding.right), mode)
         self._color_HWC = color_HWC
         self._max_value = np.float32(np.iinfo(color_HWC.dtype).max)
-        self._noisy_CHW = self._add_noise(noise, seed) if noise else None
+        self._noisy_CHW: NDArray[np.float32] | None = None
+        if noise:
+            # drawn for the whole image: tiles must not change the noise
+            noisy = gaussian_noise((channels, height, width), noise, noise_generator(*seed))
+            for channel in range(channels):
+                plane = color_HWC[:, :, channel].astype(np.float32)
+                noisy[channel] += plane / self._max_value
+            self._noisy_CHW = noisy
 
     def tile(self, rows: slice, columns: slice) -> NDArray[np.float32]:
         """Return (C, h, w) of a tile, 0 to 1 apart from noise."""
@@ -106,14 +118,6 @@ class NetworkInput:
         tile_HWC = self._color_HWC[row_indices][:, column_indices]
         planes = np.ascontiguousarray(tile_HWC.transpose(2, 0, 1)).astype(np.float32)
         return planes / self._max_value
-
-    def _add_noise(self, sigma: float, seed: tuple[int, str]) -> NDArray[np.float32]:
-        height, width, channels = self._color_HWC.shape
-        # Drawn for the whole image: tiles must not change the noise.
-        noisy = gaussian_noise((channels, height, width), sigma, noise_generator(*seed))
-        for channel in range(channels):
-            noisy[channel] += self._color_HWC[:, :, channel].astype(np.float32) / self._max_value
-        return noisy
 
 
 def restore_rows(
@@ -142,7 +146,7 @@ def restore_rows(
     columns = list(tile_spans(network_input.width, tiling.columns, tiling))
     for rows in tile_spans(network_input.height, tiling.rows, tiling):
         if rows.first >= height:
-            return  # padding alone
+            return  # padding alone is below
         last = min(rows.last, height)
         shape = ((last - rows.first) * scale, width * scale, adapter.channels)
         strip = np.empty(shape, dtype=image.color.dtype)
@@ -150,23 +154,23 @@ def restore_rows(
             right = min(span.last, width)
             if right <= span.first:
                 continue  # padding alone
-            tile = _restore_tile(network_input, runner, adapter, rows, span)
+            tile = restore_tile(network_input, runner, adapter, rows, span)
             tile = tile[: (last - rows.first) * scale, : (right - span.first) * scale]
-            strip[:, span.first * scale : right * scale] = _quantize(tile, strip.dtype)
+            strip[:, span.first * scale : right * scale] = quantize(tile, strip.dtype)
             on_pixels((last - rows.first) * (right - span.first))
         if image.alpha is not None:
-            strip = np.dstack((strip, _upscale_alpha(image.alpha, rows.first, last, scale)))
+            strip = np.dstack((strip, upscale_alpha(image.alpha, rows.first, last, scale)))
         yield strip
 
 
-def _restore_tile(
+def restore_tile(
     network_input: NetworkInput,
     runner: Runner,
     adapter: ChannelAdapter,
     rows: TileSpan,
     columns: TileSpan,
 ) -> NDArray[np.float32]:
-    """Return the result (h, w, C) of one tile, without its overlap."""
+    """Return the result (h, w, C) of a tile, without its overlap."""
     planes = network_input.tile(slice(rows.start, rows.end), slice(columns.start, columns.end))
     scale = runner.scale
     result = np.asarray(runner(adapter.to_model(planes)))
@@ -182,7 +186,7 @@ def _restore_tile(
     return adapter.from_model(result[:, :, top:bottom, left:right]).transpose(1, 2, 0)
 
 
-def _quantize(values: NDArray[np.float32], dtype: np.dtype) -> Pixels:
+def quantize(values: NDArray[np.float32], dtype: np.dtype) -> Pixels:
     """Clip to 0 to 1, scale to the range of a type and round."""
     if not np.isfinite(values).all():
         raise UserError(
@@ -191,12 +195,13 @@ def _quantize(values: NDArray[np.float32], dtype: np.dtype) -> Pixels:
     return np.rint(np.clip(values, 0, 1) * np.float32(np.iinfo(dtype).max)).astype(dtype)
 
 
-def _upscale_alpha(alpha_HW: Pixels, first: int, last: int, scale: int) -> Pixels:
+def upscale_alpha(alpha_HW: Pixels, first: int, last: int, scale: int) -> Pixels:
     """Return rows [first, last) of the alpha channel, enlarged by bicubic interpolation."""
     if scale == 1:
         return alpha_HW[first:last]
     start = max(0, first - _ALPHA_MARGIN)
     end = min(len(alpha_HW), last + _ALPHA_MARGIN)
+    # rows around the strip are read, so that strips fit together without a seam
     strip = np.ascontiguousarray(alpha_HW[start:end])
     size = (strip.shape[1] * scale, strip.shape[0] * scale)
     enlarged = cv2.resize(strip, size, interpolation=cv2.INTER_CUBIC)

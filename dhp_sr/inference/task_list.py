@@ -29,7 +29,7 @@ class TaskList:
 
 
 def list_tasks(source: Path, output: Path, output_format: str, suffix: str = "") -> TaskList:
-    """List every image of a folder and of the folders in it, or one file.
+    """List every image of a folder and of the folders in it, or a single file.
 
     Results keep the folders and names of their images. Where two images would have the same result
     (`a.png`, `a.jpg`), the names of both tell their images' suffixes (`a_png.png`, `a_jpg.png`).
@@ -74,16 +74,19 @@ def _walk(root: Path, output: Path) -> tuple[list[Path], list[Path]]:
 
     Links to folders are followed, each folder is visited once, and the results' folder is not.
     """
-    images, ignored = [], []
+    images = []
+    ignored = []
     visited = set()
     results = os.path.realpath(output)
     for folder, folders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
+        # a link can lead back up; results of an earlier run are no images to restore
         if real in visited or (real == results and real != os.path.realpath(root)):
             folders.clear()
             continue
         visited.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        # folders too: `a.png` that is a folder is reported as such, not skipped
         for name in [*folders, *files]:
             path = Path(folder, name)
             if path.suffix.lower() in SUFFIXES and not name.startswith("."):
@@ -98,14 +101,16 @@ def _name_results(
 ) -> list[ImageTask]:
     planned = []
     for image in images:
-        chosen = output_format_of(image.suffix) if output_format == "same" else output_format
+        chosen = output_format
+        if output_format == "same":
+            chosen = output_format_of(image.suffix)
         planned.append((image, chosen, _target(image, root, output, chosen, suffix)))
     count = Counter(_key(target) for _, _, target in planned)
     taken = {key for key, number in count.items() if number == 1}
     tasks = []
     for image, chosen, target in planned:
         if count[_key(target)] > 1:
-            # `a_jpg.png` may itself be the name of another image's result: count on until it is free
+            # `a_jpg.png` may be another image's result already: count until a name is free
             number = 0
             addition = f"_{image.suffix[1:]}"
             target = _target(image, root, output, chosen, addition + suffix)
@@ -118,6 +123,7 @@ def _name_results(
 
 
 def _target(image: Path, root: Path, output: Path, output_format: str, addition: str) -> Path:
+    # the image's suffix stays where it names the result's format: `.JPEG`, `.tif`
     ending = image.suffix
     if OUTPUT_SUFFIXES.get(ending.lower()) != output_format:
         ending = f".{output_format}"

@@ -11,7 +11,8 @@ from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.pixels import round_up
 
 GIB = 2**30
-_MIN_SIDE, _MAX_SIDE = 32, 768
+_MIN_SIDE = 32
+_MAX_SIDE = 768
 _MAX_WHOLE_PIXELS = 1024 * 1024
 """Input pixels up to which an image goes through as a whole if the memory allows it."""
 
@@ -30,7 +31,7 @@ class MemoryBudget:
 
     @property
     def image(self) -> int:
-        """Decoding one image."""
+        """Decoding an image."""
         return self.total // 4
 
     @property
@@ -41,7 +42,7 @@ class MemoryBudget:
     @property
     def strip(self) -> int:
         """Rows of the result that are computed before they are written."""
-        # four strips exist at once: one being computed, two in the queue, one being encoded
+        # four strips exist at once: two in the queue, the others being computed and encoded
         return self.total // 40
 
 
@@ -59,7 +60,7 @@ class Tiling:
 
 @dataclass(frozen=True)
 class TileSpan:
-    """One tile along one axis, in input pixels."""
+    """Extent of a tile along an axis, in input pixels."""
 
     first: int
     last: int
@@ -105,7 +106,7 @@ def choose_tiling(
         height: of its input, a multiple of `runner.size_multiple`.
         width: likewise.
         batch: images that go through the network at once.
-        row_bytes: memory of the result's rows that one row of the input makes.
+        row_bytes: memory of the result's rows that a row of the input makes.
         budget: the memory.
         options: the user's settings.
 
@@ -117,13 +118,15 @@ def choose_tiling(
     max_rows = max(_MIN_SIDE, budget.strip // row_bytes)
     whole = Tiling(height, width, 0, alignment)
     if options.tile == 0:
-        return whole
+        return whole  # the user knows better, whatever the memory
     if options.tile is not None:
         if max(height, width) <= options.tile:
             return whole
     elif height * width <= min(max_pixels, _MAX_WHOLE_PIXELS) and height <= max_rows:
         return whole
-    overlap = runner.tiles.halo if options.overlap is None else options.overlap
+    overlap = options.overlap
+    if overlap is None:
+        overlap = runner.tiles.halo
     if overlap is None:
         if options.tile is None and height * width <= max_pixels:
             return whole
@@ -135,13 +138,11 @@ def choose_tiling(
     if options.tile is not None:
         side = round_up(options.tile, alignment)
         return Tiling(min(side, height), min(side, width), overlap, alignment)
-    side = round_up(_square_side(max_pixels, overlap), alignment)
+    # The overlap is computed again by each neighbor: a wide one is worth larger tiles. A tile with
+    # its overlap must fit into the memory.
+    useful_side = max(_MAX_SIDE, 10 * overlap)
+    side = max(_MIN_SIDE, min(int(max_pixels**0.5) - 2 * overlap, useful_side))
+    side = round_up(side, alignment)
+    # rows are limited by the strip of results as well, which grows with the width
     rows = min(side, max(max_rows // alignment, 1) * alignment)
     return Tiling(min(rows, height), min(side, width), overlap, alignment)
-
-
-def _square_side(max_pixels: int, overlap: int) -> int:
-    """Side of square tiles that with their overlap have at most `max_pixels`."""
-    # overlap is computed twice or four times: a wide one is worth larger tiles
-    useful = max(_MAX_SIDE, 10 * overlap)
-    return max(_MIN_SIDE, min(int(max_pixels**0.5) - 2 * overlap, useful))
