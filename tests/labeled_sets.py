@@ -1,4 +1,4 @@
-"""A tiny classification set in all the forms that are read."""
+"""A tiny classification set in all formats that are read."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ CLASSES = ("ant", "bee", "cow")
 
 
 def tiny(count=7, side=32, seed=0, where="tiny") -> LabeledImages:
-    """Random labeled of three classes, in a mixed order."""
+    """Random images of three classes, in a mixed order."""
     draw = np.random.default_rng(seed)
     labels = np.concatenate([np.arange(3), draw.integers(0, 3, count - 3)])
     images = draw.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
@@ -18,21 +18,26 @@ def tiny(count=7, side=32, seed=0, where="tiny") -> LabeledImages:
 
 
 def write_cifar_10(folder: Path, labeled: LabeledImages, split="train") -> Path:
-    """Write the original's binary layout byte by byte, independently of the package's own writer."""
+    """Write the original's binary layout byte by byte, independently of the package's writer."""
     folder.mkdir(parents=True, exist_ok=True)
     name = "data_batch_1.bin" if split == "train" else "test_batch.bin"
-    records = [bytes([label]) + image.transpose(2, 0, 1).tobytes()
-               for label, image in zip(labeled.labels.tolist(), labeled.images_NHWC, strict=True)]  # fmt: skip
+    records = []
+    for label, image in zip(labeled.labels.tolist(), labeled.images_NHWC, strict=True):
+        records.append(bytes([label]) + image.transpose(2, 0, 1).tobytes())
     (folder / name).write_bytes(b"".join(records))
     (folder / "batches.meta.txt").write_text("\n".join(labeled.classes) + "\n\n")
     return folder
 
 
 def write_cifar_100(folder: Path, labeled: LabeledImages, split="train") -> Path:
-    """Coarse label first, then the fine one; here the coarse one is 0 for the first class and 1 for the others."""
+    """Write CIFAR-100's layout: the coarse label first, then the fine label.
+
+    The coarse label is 0 for the first class and 1 for the others.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    records = [bytes([min(label, 1), label]) + image.transpose(2, 0, 1).tobytes()
-               for label, image in zip(labeled.labels.tolist(), labeled.images_NHWC, strict=True)]  # fmt: skip
+    records = []
+    for label, image in zip(labeled.labels.tolist(), labeled.images_NHWC, strict=True):
+        records.append(bytes([min(label, 1), label]) + image.transpose(2, 0, 1).tobytes())
     (folder / f"{split}.bin").write_bytes(b"".join(records))
     (folder / "fine_label_names.txt").write_text("\n".join(labeled.classes) + "\n")
     (folder / "coarse_label_names.txt").write_text("first\nother\n")
@@ -40,7 +45,7 @@ def write_cifar_100(folder: Path, labeled: LabeledImages, split="train") -> Path
 
 
 def contents(labeled: LabeledImages) -> dict[str, list[bytes]]:
-    """Return the labeled of every class, whatever their order."""
+    """Return the images of every class, whatever their order."""
     found = {name: [] for name in labeled.classes}
     for label, image in zip(labeled.labels.tolist(), labeled.images_NHWC, strict=True):
         found[labeled.classes[label]].append(image.tobytes())

@@ -28,6 +28,7 @@ class Augmentation:
 
 def orient(image_CHW: np.ndarray, hflip: bool, vflip: bool, swap: bool) -> np.ndarray:
     """Return a view of the image in another orientation."""
+    # views: the copy is made once, by `to_tensor`
     if hflip:
         image_CHW = image_CHW[:, :, ::-1]
     if vflip:
@@ -43,6 +44,7 @@ def draw_corner(rng: np.random.Generator, height: int, width: int, side: int) ->
 
 def to_tensor(image_CHW: np.ndarray) -> torch.Tensor:
     """Return a uint8 image as a contiguous float32 tensor in [0, 1]."""
+    # torch takes no arrays with negative strides, which `orient` gives
     return torch.from_numpy(np.ascontiguousarray(image_CHW)).to(torch.float32).div_(255)
 
 
@@ -57,7 +59,7 @@ def to_hwc(image_CHW: np.ndarray) -> np.ndarray:
 
 
 def random_bits(seed: int, positions: np.ndarray, count: int) -> np.ndarray:
-    """Random bits that depend on the seed and a sample's position alone (a counter-based generator).
+    """Random bits of a counter-based generator: they depend on seed and position alone.
 
     Args:
         seed: of the run.
@@ -110,12 +112,13 @@ def random_crop_with_padding(
     offsets = (bits[:, :2] % np.uint64(2 * padding + 1)).astype(np.int64)
     columns = np.arange(width)[None].repeat(len(bits), axis=0)
     if hflip:
+        # the highest bit of a number of its own: low bits decide the offsets
         mirrored = (bits[:, 2] >> np.uint64(63)).astype(bool)
         columns[mirrored] = columns[mirrored, ::-1]
     chosen = images_NHWC[np.asarray(indices)]
     padded = np.pad(chosen, [(0, 0), (padding, padding), (padding, padding), (0, 0)])
     rows = offsets[:, :1] + np.arange(height)
     columns = offsets[:, 1:] + columns
-    # one gather for the whole batch, instead of a slice for each of thousands of tiny images
+    # a single gather for the whole batch, instead of slices of thousands of tiny images
     samples = np.arange(len(bits))[:, None, None]
     return padded[samples, rows[:, :, None], columns[:, None, :]]

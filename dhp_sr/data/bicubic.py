@@ -28,7 +28,7 @@ def downscale(image_HWC: np.ndarray, scale: int) -> np.ndarray:
     height, width = image_HWC.shape[:2]
     if height % scale or width % scale:
         raise ValueError(
-            f"expected sides that are multiples of scale (={scale}), found {height}x{width}: "
+            f"expected sides that are multiples of scale (={scale}), got {height}x{width}: "
             "crop first"
         )
     return _resize(image_HWC, height // scale, width // scale)
@@ -53,7 +53,7 @@ def upscale(image_HWC: np.ndarray, scale: int) -> np.ndarray:
 
 def _resize(image_HWC: np.ndarray, height: int, width: int) -> np.ndarray:
     if image_HWC.dtype != np.uint8:
-        raise ValueError(f"expected a uint8 image, found {image_HWC.dtype}")
+        raise ValueError(f"expected a uint8 image, got {image_HWC.dtype}")
     rows_resized = _resize_rows(image_HWC, height)
     # the second pass works on rows, too: they are contiguous in memory
     columns_resized = _resize_rows(np.ascontiguousarray(rows_resized.swapaxes(0, 1)), width)
@@ -68,7 +68,7 @@ def _resize_rows(image: np.ndarray, length: int) -> np.ndarray:
     indices, weights = _taps(image.shape[0], length)
     total = np.zeros((length, flat.shape[1]))
     product = np.empty_like(total)
-    # tap by tap, in one order for all pixels: a matrix product would round otherwise
+    # tap by tap, in the same order for all pixels: a matrix product would round otherwise
     for tap in range(indices.shape[1]):
         np.multiply(flat[indices[:, tap]], weights[:, tap, None], out=product)
         total += product
@@ -81,6 +81,7 @@ def _resize_rows(image: np.ndarray, length: int) -> np.ndarray:
 def _taps(length_in: int, length_out: int) -> tuple[np.ndarray, np.ndarray]:
     """Source indices and weights, both (length_out, taps), of every output sample."""
     ratio = length_out / length_in
+    # when shrinking, the kernel is widened by the scale: that is the antialiasing
     stretch = min(ratio, 1.0)
     kernel_width = 4.0 / stretch
     # 1-based, as MATLAB counts: the order of operations decides about the last bit
@@ -92,6 +93,7 @@ def _taps(length_in: int, length_out: int) -> tuple[np.ndarray, np.ndarray]:
     # beyond the border the image is mirrored, the edge pixel included, as often as needed
     mirrored = np.concatenate([np.arange(length_in), np.arange(length_in)[::-1]])
     indices = mirrored[(indices.astype(np.int64) - 1) % (2 * length_in)]
+    # MATLAB drops taps that are zero for all samples, too
     used = (weights != 0).any(axis=0)
     return indices[:, used], weights[:, used]
 

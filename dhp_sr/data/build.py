@@ -34,13 +34,14 @@ def build_train_set(options: TrainDataset, scale: int, seed: int) -> Dataset:
         UserError: folders or images are missing, damaged, too small or do not match, or settings
             contradict each other.
     """
-    build = _build_noise_train_set if options.type == "NoiseDataset" else _build_pair_train_set
     with section_in_errors("datasets.train", options.name):
-        return build(options, scale, seed)
+        if options.type == "NoiseDataset":
+            return build_noise_train_set(options, scale, seed)
+        return build_pair_train_set(options, scale, seed)
 
 
 def build_val_set(options: ValDataset, scale: int, smallest: int = 1) -> Dataset:
-    """Build one validation set, addressed by image index.
+    """Build a validation set, addressed by image index.
 
     Args:
         options: the section.
@@ -50,18 +51,21 @@ def build_val_set(options: ValDataset, scale: int, smallest: int = 1) -> Dataset
     Raises:
         UserError: as for `build_train_set`.
     """
-    build = _build_noise_val_set if options.type == "NoiseDataset" else _build_pair_val_set
     with section_in_errors("datasets.val", options.name):
-        return build(options, scale, smallest)
+        if options.type == "NoiseDataset":
+            return build_noise_val_set(options, scale, smallest)
+        return build_pair_val_set(options, scale, smallest)
 
 
-def _build_noise_train_set(options: TrainDataset, scale: int, seed: int) -> Dataset:
+def build_noise_train_set(options: TrainDataset, scale: int, seed: int) -> Dataset:
+    """Build a denoising set for training; arguments as for `build_train_set`."""
     sigma = _sigma_range(_check_noise(options, scale))
     images = _find_gt(options)
+    # no crop to a scale: patches of clean images may have any side
     images = _large_enough(images, images, options, 1)
     return NoiseTrainSet(
         _clean_images(images, options),
-        [image.key for image in images],
+        _keys(images),
         gt_size=options.gt_size,
         sigma=sigma,
         augmentation=Augmentation(options.use_hflip, options.use_rot),
@@ -69,9 +73,11 @@ def _build_noise_train_set(options: TrainDataset, scale: int, seed: int) -> Data
     )
 
 
-def _build_pair_train_set(options: TrainDataset, scale: int, seed: int) -> Dataset:
+def build_pair_train_set(options: TrainDataset, scale: int, seed: int) -> Dataset:
+    """Build a super-resolution set for training; arguments as for `build_train_set`."""
     _check_pairs(options, scale)
     if options.gt_size % scale:
+        # LR patches are cut first; their side times the scale has to be gt_size
         nearby = options.gt_size - options.gt_size % scale or scale
         raise UserError(
             f"expected gt_size (={options.gt_size}) to be a multiple of scale (={scale}): "
@@ -88,19 +94,24 @@ def _build_pair_train_set(options: TrainDataset, scale: int, seed: int) -> Datas
     )
 
 
-def _build_noise_val_set(options: ValDataset, scale: int, smallest: int) -> Dataset:
+def build_noise_val_set(options: ValDataset, scale: int, smallest: int) -> Dataset:
+    """Build a denoising set for validation; arguments as for `build_val_set`."""
     sigma, _ = _sigma_range(_check_noise(options, scale))
     if options.noise_seed < 0:
-        raise UserError(f"expected noise_seed of at least 0, found {options.noise_seed}")
+        raise UserError(f"expected noise_seed of at least 0, got {options.noise_seed}")
     images = _find_gt(options)[: options.max_images]
+    # SSIM, for example, has a window that must fit
     _check_sizes(images, smallest, 1)
-    keys = [image.key for image in images]
     return NoiseValSet(
-        _clean_images(images, options), keys, sigma=sigma, noise_seed=options.noise_seed
+        _clean_images(images, options),
+        _keys(images),
+        sigma=sigma,
+        noise_seed=options.noise_seed,
     )
 
 
-def _build_pair_val_set(options: ValDataset, scale: int, smallest: int) -> Dataset:
+def build_pair_val_set(options: ValDataset, scale: int, smallest: int) -> Dataset:
+    """Build a super-resolution set for validation; arguments as for `build_val_set`."""
     _check_pairs(options, scale)
     pairs = _find_pairs(options, scale)[: options.max_images]
     _check_sizes([pair.gt for pair in pairs], max(scale, smallest), scale)
@@ -112,6 +123,10 @@ def _find_gt(options: DatasetOptions) -> list[StoredImage]:
     for root in find_all(options.dataroot_gt):
         images += root
     return images
+
+
+def _keys(images: Sequence[StoredImage]) -> list[str]:
+    return [image.key for image in images]
 
 
 def _clean_images(images: Sequence[StoredImage], options: DatasetOptions) -> ImageCache[np.ndarray]:
@@ -126,8 +141,8 @@ def _find_pairs(options: DatasetOptions, scale: int) -> list[Pair]:
     lq_roots = find_all(options.dataroot_lq)
     if len(gt_roots) != len(lq_roots):
         raise UserError(
-            "expected one LR root for each HR root in the same order, "
-            f"found {len(gt_roots)} of dataroot_gt and {len(lq_roots)} of dataroot_lq"
+            "expected an LR root for each HR root in the same order, "
+            f"got {len(gt_roots)} of dataroot_gt and {len(lq_roots)} of dataroot_lq"
         )
     pairs: list[Pair] = []
     for gt, lq in zip(gt_roots, lq_roots, strict=True):
@@ -140,12 +155,17 @@ def _large_enough(
     items: Sequence[Item], images: Sequence[StoredImage], options: TrainDataset, scale: int
 ) -> list[Item]:
     """Select the items whose image holds a patch; `small_images` says whether others are errors."""
-    descriptions = [_describe_if_small(image, options.gt_size, scale) for image in images]
-    small = [description for description in descriptions if description]
+    kept: list[Item] = []
+    small: list[str] = []
+    for item, image in zip(items, images, strict=True):
+        if _is_large_enough(image, options.gt_size, scale):
+            kept.append(item)
+        else:
+            small.append(_name_and_size(image))
     if small and options.small_images == "error":
         raise UserError(
             f"expected images of at least {options.gt_size}x{options.gt_size} pixels, "
-            f"found {abbreviate(small)}: "
+            f"got {abbreviate(small)}: "
             "lower gt_size, set small_images: skip, or remove these images"
         )
     if len(small) == len(items):
@@ -153,30 +173,36 @@ def _large_enough(
             f"all {len(small)} images are smaller than gt_size (={options.gt_size}): lower gt_size"
         )
     if small:
+        # nothing is left out in silence
         warnings.warn(
             f"left out as smaller than gt_size (={options.gt_size}): {abbreviate(small)}",
             stacklevel=2,
         )
-    pairs = zip(items, descriptions, strict=True)
-    return [item for item, description in pairs if not description]
+    return kept
 
 
 def _check_sizes(images: Sequence[StoredImage], side: int, scale: int) -> None:
     """Check that every image has `side` pixels left once it is cropped to the scale."""
-    descriptions = [_describe_if_small(image, side, scale) for image in images]
-    small = [description for description in descriptions if description]
+    small = []
+    for image in images:
+        if not _is_large_enough(image, side, scale):
+            small.append(_name_and_size(image))
     if small:
         raise UserError(
-            f"expected images of at least {side}x{side} pixels, found {abbreviate(small)}: "
+            f"expected images of at least {side}x{side} pixels, got {abbreviate(small)}: "
             "remove them or lower crop_border"
         )
 
 
-def _describe_if_small(image: StoredImage, side: int, scale: int) -> str:
-    """Return name and size of an image that is too small, else an empty text."""
+def _is_large_enough(image: StoredImage, side: int, scale: int) -> bool:
+    """Return whether `side` pixels are left of an image once it is cropped to the scale."""
     height, width, _ = image.size()
-    fits = min(height - height % scale, width - width % scale) >= side
-    return "" if fits else f"{image.where} ({height}x{width})"
+    return min(height - height % scale, width - width % scale) >= side
+
+
+def _name_and_size(image: StoredImage) -> str:
+    height, width, _ = image.size()
+    return f"{image.where} ({height}x{width})"
 
 
 def _check_pairs(options: TrainDataset | ValDataset, scale: int) -> None:
@@ -196,14 +222,15 @@ def _check_pairs(options: TrainDataset | ValDataset, scale: int) -> None:
         )
     if options.filename_tmpl.count("{}") != 1:
         raise UserError(
-            f"expected filename_tmpl with one {{}} for the HR name, found {options.filename_tmpl!r}"
+            "expected filename_tmpl with a single {} for the HR name, "
+            f"got {options.filename_tmpl!r}"
         )
 
 
 def _check_noise(options: TrainDataset | ValDataset, scale: int) -> float | list[float]:
     if scale != 1:
         raise UserError(
-            f"expected scale 1 with type NoiseDataset, found scale {scale}: "
+            f"expected scale 1 with type NoiseDataset, got scale {scale}: "
             "correct it or use SRDataset"
         )
     if options.dataroot_lq is not None:
@@ -218,12 +245,12 @@ def _check_noise(options: TrainDataset | ValDataset, scale: int) -> float | list
 
 
 def _sigma_range(sigma: float | list[float]) -> tuple[float, float]:
-    levels = list(sigma) if isinstance(sigma, list) else [sigma, sigma]
-    if len(levels) != 2 or not 0 <= levels[0] <= levels[1] <= 255:
-        raise UserError(
-            f"expected sigma as one level or [lowest, highest] within 0-255, found {sigma}"
-        )
-    return levels[0], levels[1]
+    """Return the lowest and the highest level."""
+    if not isinstance(sigma, list):
+        sigma = [sigma, sigma]
+    if len(sigma) != 2 or not 0 <= sigma[0] <= sigma[1] <= 255:
+        raise UserError(f"expected sigma as a level or [lowest, highest] within 0-255, got {sigma}")
+    return sigma[0], sigma[1]
 
 
 def _title(options: DatasetOptions) -> str:

@@ -1,6 +1,6 @@
 """CIFAR-10 and CIFAR-100 in their binary files: records of labels and 3072 bytes of pixels.
 
-CIFAR-10 has `data_batch_1.bin`, ... and `test_batch.bin` with one label byte; CIFAR-100 has
+CIFAR-10 has `data_batch_1.bin`, ... and `test_batch.bin` with a label byte; CIFAR-100 has
 `train.bin` and `test.bin` with the coarse and the fine label. The other format that both are
 published in is a pickle, which is not read.
 """
@@ -21,7 +21,8 @@ _CLASSES_100 = {"coarse": 20, "fine": 100}
 
 
 def is_cifar(folder: Path) -> bool:
-    """Return whether a folder holds CIFAR's own files, readable or not."""
+    """Return whether a folder holds CIFAR's files, readable or not."""
+    # pickles count: a message about them is better than that nothing is there
     return any(path.is_file() and _is_cifar_name(path.name) for path in folder.iterdir())
 
 
@@ -42,8 +43,9 @@ def splits_of_cifar(folder: Path) -> list[str]:
     }
     splits = []
     for split, names in patterns.items():
-        if any(list(folder.glob(name)) for name in names):
-            splits.append(split)
+        for name in names:
+            if split not in splits and list(folder.glob(name)):
+                splits.append(split)
     if not splits:
         raise UserError(f"{folder}: {_describe_missing(folder, 'train')}")
     return splits
@@ -62,7 +64,7 @@ def read_cifar(folder: Path, split: str, labels: str = "fine") -> LabeledImages:
     """
     if split not in ("train", "test"):
         raise UserError(
-            f"{folder}: CIFAR's files are a train and a test set, found split {split!r}: "
+            f"{folder}: CIFAR's files are a train and a test set, got split {split!r}: "
             "correct `split`"
         )
     if (folder / f"{split}.bin").is_file():
@@ -72,7 +74,7 @@ def read_cifar(folder: Path, split: str, labels: str = "fine") -> LabeledImages:
         raise UserError(f"{folder}: {_describe_missing(folder, split)}")
     if labels != "fine":
         raise UserError(
-            f"{folder}: labels: {labels} is for CIFAR-100, found files of CIFAR-10: remove it"
+            f"{folder}: labels: {labels} is for CIFAR-100, got files of CIFAR-10: remove it"
         )
     if split == "train":
         _check_numbers(folder, paths)
@@ -91,6 +93,7 @@ def _read_cifar_100(folder: Path, split: str, labels: str) -> LabeledImages:
 def _to_labeled(
     records: np.ndarray, label_byte: int, names: tuple[str, ...], where: str
 ) -> LabeledImages:
+    # labels first, then a plane of red, of green and of blue, row by row
     labels = records[:, label_byte].astype(np.int64)
     planes = records[:, -PIXEL_BYTES:].reshape(-1, 3, SIDE, SIDE)
     images_NHWC = np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
@@ -99,11 +102,12 @@ def _to_labeled(
 
 def _read_records(path: Path, label_bytes: int) -> np.ndarray:
     data = np.fromfile(path, np.uint8)
+    # the format has no header: the length is all that can be checked
     size = label_bytes + PIXEL_BYTES
     if not len(data) or len(data) % size:
         raise UserError(
             f"{path}: expected a multiple of {size} bytes ({label_bytes} of labels and "
-            f"{PIXEL_BYTES} of pixels an image), found {len(data)}: it is cut short; "
+            f"{PIXEL_BYTES} of pixels an image), got {len(data)}: it is cut short; "
             "copy or download it again"
         )
     return data.reshape(-1, size)
@@ -115,7 +119,7 @@ def _check_numbers(folder: Path, paths: list[Path]) -> None:
     missing = sorted(set(expected) - {path.name for path in paths})
     if missing:
         raise UserError(
-            f"{folder}: expected {', '.join(missing)} beside {paths[-1].name}, found none: "
+            f"{folder}: expected {', '.join(missing)} beside {paths[-1].name}, got none: "
             "copy it there"
         )
 
@@ -123,20 +127,21 @@ def _check_numbers(folder: Path, paths: list[Path]) -> None:
 def _read_class_names(path: Path, count: int) -> tuple[str, ...]:
     """Return the names of the classes, or numbers where their file is missing."""
     if not path.is_file():
-        return tuple(str(number) for number in range(count))
+        return tuple(map(str, range(count)))
     lines = path.read_text("utf-8-sig", errors="replace").splitlines()
-    names = tuple(line.strip() for line in lines if line.strip())
+    names = [line.strip() for line in lines if line.strip()]  # published files end with empty lines
     if not names:
-        raise UserError(f"{path}: expected the names of the classes, one a line, found none")
-    return names
+        raise UserError(f"{path}: expected the names of the classes, each on a line, got none")
+    return tuple(names)
 
 
 def _describe_missing(folder: Path, split: str) -> str:
     expected = "data_batch_1.bin, ..." if split == "train" else "test_batch.bin"
     for path in folder.iterdir():
+        # data_batch_1 without a suffix is the pickle of the version for Python
         if _is_cifar_name(path.name) and path.suffix != ".bin":
             return (
-                f"expected {expected}, found {path.name}: a pickle can run code and is not read; "
+                f"expected {expected}, got {path.name}: a pickle can run code and is not read; "
                 "take the set's binary version (cifar-10-binary.tar.gz)"
             )
-    return f"expected {expected}, found none: copy it there"
+    return f"expected {expected}, got none: copy it there"

@@ -16,7 +16,7 @@ from dhp_sr.data.labeled_tables import (
 )
 from dhp_sr.data.sources import image_paths
 from dhp_sr.images.formats import SUFFIXES
-from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.errors import UserError, abbreviate
 
 SPLITS = ("train", "val", "test")
 """Usual names of folders above the class folders."""
@@ -30,14 +30,14 @@ def read_labeled(
     side: int | None = None,
     color: str = "rgb",
 ) -> LabeledImages:
-    """Read one split of a classification set into memory.
+    """Read a split of a classification set into memory.
 
     Args:
         root: class folders, CIFAR's binary files, sheets with an index, or an `.lmdb` folder with
             labels.
         split: `train`, `test`, ...
         labels: `fine` or `coarse`, of CIFAR-100.
-        side: resize images to squares of this side; None: they have one size already.
+        side: resize images to squares of this side; None: they have the same size already.
         color: `rgb` or gray, which images of different kinds become.
 
     Raises:
@@ -45,10 +45,10 @@ def read_labeled(
     """
     folder = _existing(Path(root).expanduser())
     set_format = format_of(folder)
+    # a setting that has no effect is a mistake, not a detail
     if labels != "fine" and set_format != "cifar":
         raise UserError(
-            f"{folder}: labels: {labels} is for CIFAR-100's own files, found {set_format}: "
-            "remove it"
+            f"{folder}: labels: {labels} is for CIFAR-100's files, got {set_format}: remove it"
         )
     if set_format == "folders":
         return checked(read_class_folders(folder, split, side=side, color=color))
@@ -68,16 +68,17 @@ def read_class_folders(
     the order of their names, images come in the order of their paths.
 
     Raises:
-        UserError: a class is without images, one is damaged, or sizes differ and `side` is not
+        UserError: a class is without images, an image is damaged, or sizes differ and `side` is not
             given.
     """
     folder = root / split if (root / split).is_dir() else root
     classes = sorted(path.name for path in folder.iterdir() if _is_class_folder(path))
+    # with `train` missing, `test` and `val` would pass for two classes
     other_splits = set(SPLITS) & set(classes)
     if folder == root and other_splits:
         raise UserError(
             f"{root}: expected a folder {split!r} of class folders, "
-            f"found {', '.join(sorted(other_splits))}"
+            f"got {', '.join(sorted(other_splits))}"
         )
     paths: list[Path] = []
     labels: list[int] = []
@@ -85,13 +86,14 @@ def read_class_folders(
         images = image_paths((folder / name).rglob("*"))
         if not images:
             raise UserError(
-                f"{folder / name}: expected images of class {name!r}, found none: "
+                f"{folder / name}: expected images of class {name!r}, got none: "
                 "fill it or remove it"
             )
         paths += images
         labels += [label] * len(images)
-    images_HWC = [decode(path, str(path)) for path in paths]
-    stack = stacked(images_HWC, [str(path) for path in paths], side, color)
+    names = list(map(str, paths))
+    images_HWC = [decode(path, name) for path, name in zip(paths, names, strict=True)]
+    stack = stacked(images_HWC, names, side, color)
     return LabeledImages(stack, np.array(labels, np.int64), tuple(classes), str(folder))
 
 
@@ -115,24 +117,25 @@ def format_of(folder: Path) -> str:
     """
     if folder.suffix == ".lmdb":
         return "lmdb"
+    # the index decides: sheets alone are loose image files
     if (folder / INDEX).is_file():
         return "sheets"
     if is_cifar(folder):
         return "cifar"
     paths = sorted(folder.iterdir())
+    # loose images beside class folders are a mistake: they would be left out
     for path in paths:
         if path.suffix.lower() in SUFFIXES:
             raise UserError(
-                f"{folder}: expected class folders, found image files without labels "
+                f"{folder}: expected class folders, got image files without labels "
                 f"({path.name}, ...): sheets need their {INDEX}, other images a folder for each "
                 "class"
             )
-    if any(_is_class_folder(path) for path in paths):
+    if any(map(_is_class_folder, paths)):
         return "folders"
-    names = ", ".join(path.name for path in paths[:5])
+    names = abbreviate([path.name for path in paths]) or "nothing"
     raise UserError(
-        f"{folder}: expected class folders, CIFAR's *.bin files or sheets with {INDEX}, "
-        f"found {names or 'nothing'}"
+        f"{folder}: expected class folders, CIFAR's *.bin files or sheets with {INDEX}, got {names}"
     )
 
 
@@ -142,9 +145,9 @@ def _is_class_folder(path: Path) -> bool:
 
 def _existing(folder: Path) -> Path:
     if not folder.is_dir():
-        found = "a file" if folder.exists() else "nothing"
+        got = "a file" if folder.exists() else "nothing"
         raise UserError(
-            f"{folder.absolute()}: expected a folder with a classification set, found {found}: "
+            f"{folder.absolute()}: expected a folder with a classification set, got {got}: "
             "check the path"
         )
     return folder

@@ -1,4 +1,4 @@
-"""A classification set from one format on disk to another: folders, sheets, CIFAR's files, LMDB."""
+"""Conversion of classification sets on disk: folders, sheets, CIFAR's files, LMDB."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
@@ -56,8 +56,9 @@ def make_classes(
     if (set_format == "lmdb") != (target.suffix == ".lmdb"):
         raise UserError(
             f"{target}: expected a name that ends in .lmdb for format lmdb and for no other, "
-            f"found {set_format}"
+            f"got {set_format}"
         )
+    # everything is read, and so checked, before anything is written
     splits: dict[str, LabeledImages] = {}
     for split in splits_in(Path(source).expanduser()):
         splits[split] = read_labeled(source, split, side=side, labels=labels)
@@ -68,13 +69,14 @@ def make_classes(
         return 0
     WRITERS[set_format](splits, unfinished)
     finish(unfinished, target)
-    return sum(len(labeled) for labeled in splits.values())
+    return sum(map(len, splits.values()))
 
 
 def write_folders(splits: LabeledSplits, folder: Path) -> None:
     """Write `folder/SPLIT/CLASS/00000.png`, ..."""
     for split, labeled in splits.items():
         for name in labeled.classes:
+            # a name from a table could lead out of the folder
             if name in ("", ".", "..") or "/" in name or name.startswith("."):
                 raise UserError(
                     f"{labeled.where}: class {name!r} cannot be the name of a folder: rename it"
@@ -86,7 +88,7 @@ def write_folders(splits: LabeledSplits, folder: Path) -> None:
 
 
 def write_sheets(splits: LabeledSplits, folder: Path) -> None:
-    """Write one lossless WebP sheet for every split and class, and the index."""
+    """Write a lossless WebP sheet for every split and class, and the index."""
     lines: list[tuple[object, ...]] = []
     for split, labeled in splits.items():
         for label, name in enumerate(labeled.classes):
@@ -102,11 +104,12 @@ def write_sheets(splits: LabeledSplits, folder: Path) -> None:
 
 
 def write_cifar(splits: LabeledSplits, folder: Path) -> None:
-    """Write CIFAR-10's binary files: one label byte, whatever the number of classes."""
+    """Write CIFAR-10's binary files: a label byte, whatever the number of classes."""
     classes: tuple[str, ...] = ()
     for split, labeled in splits.items():
         _check_cifar(labeled, split)
         classes = labeled.classes
+        # planes of red, green and blue, as the original
         planes = labeled.images_NHWC.transpose(0, 3, 1, 2).reshape(len(labeled), -1)
         records = np.concatenate([labeled.labels[:, None].astype(np.uint8), planes], axis=1)
         if split == "test":
@@ -130,6 +133,7 @@ def write_labeled_database(splits: LabeledSplits, folder: Path) -> None:
     for split, labeled in splits.items():
         for label, number, pixels in _numbered_images(labeled, f"lmdb {folder}"):
             key = f"{split}_{label:03d}_{number:06d}"
+            # numbered, not named: names of files need not be unique across classes
             images.append(ImageInMemory(key, pixels))
             lines.append((key, split, labeled.classes[label], label))
     write_database(images, folder)
@@ -183,14 +187,16 @@ def _write_sheet(path: Path, images_NHWC: np.ndarray) -> None:
     rows = -(-count // columns)
     if height != width or max(rows, columns) * height > _MAX_WEBP_SIDE:
         raise UserError(
-            f"{path}: expected square images that fit on one sheet, "
-            f"found {count} of {width}x{height}: choose another format"
+            f"{path}: expected square images that fit on a sheet, "
+            f"got {count} of {width}x{height}: choose another format"
         )
+    # the last row is filled up with black
     blank = np.zeros((rows * columns - count, height, width, channels), np.uint8)
     grid = np.concatenate([images_NHWC, blank]).reshape(rows, columns, height, width, channels)
     sheet = grid.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, channels)
     rgb = np.repeat(sheet, 3, axis=2) if channels == 1 else sheet
     with atomic_write(path) as file:
+        # "exact": pixels as they are, also where an encoder could choose
         PillowImage.fromarray(rgb).save(file, "WEBP", lossless=True, exact=True, method=2)
 
 
@@ -201,7 +207,7 @@ def _check_cifar(labeled: LabeledImages, split: str) -> None:
     if not fits or split not in ("train", "test"):
         raise UserError(
             f"{labeled.where}: expected RGB images of {SIDE}x{SIDE}, at most 256 classes, splits "
-            f"train and test, found {width}x{height}x{channels}, {class_count} classes, split "
+            f"train and test, got {width}x{height}x{channels}, {class_count} classes, split "
             f"{split!r}: give --size {SIDE}, or choose another format"
         )
 
@@ -211,7 +217,7 @@ def _check_same_classes(splits: LabeledSplits) -> None:
     for split, labeled in others:
         if labeled.classes != first.classes:
             raise UserError(
-                f"{first.where}: expected the same classes in all splits, found "
+                f"{first.where}: expected the same classes in all splits, got "
                 f"{len(first.classes)} in {first_split} and {len(labeled.classes)} in {split}: "
                 "correct the folders"
             )
@@ -220,9 +226,10 @@ def _check_same_classes(splits: LabeledSplits) -> None:
 def _fingerprint(splits: LabeledSplits) -> dict[str, Any]:
     """Return the numbers of images and a digest of everything, to tell sources apart."""
     digest = hashlib.sha256()
+    counts = {}
     for split, labeled in splits.items():
+        counts[split] = len(labeled)
         digest.update(f"{split} {labeled.classes} {labeled.images_NHWC.shape}".encode())
         digest.update(labeled.labels.tobytes())
         digest.update(np.ascontiguousarray(labeled.images_NHWC).data)
-    counts = {split: len(labeled) for split, labeled in splits.items()}
     return {"images": counts, "digest": digest.hexdigest()}

@@ -44,6 +44,7 @@ class TrainImages(BatchedDataset):
 
     def batch(self, samples: Sequence[SampleIndex]) -> Batch:
         """Return several samples, stacked."""
+        # the whole batch at once: for tiny images, Python's time per sample would dominate
         indices, positions = zip(*samples, strict=True)
         images = random_crop_with_padding(
             self.labeled.images_NHWC,
@@ -101,6 +102,7 @@ class Normalize:
     def __call__(self, images_NHWC: np.ndarray) -> torch.Tensor:
         """Return the normalized images."""
         planes = torch.from_numpy(images_NHWC).permute(0, 3, 1, 2)
+        # copied once, in the layout of the network; then in place
         scaled = planes.to(torch.float32, memory_format=torch.contiguous_format)
         return scaled.div_(255).sub_(self._mean).div_(self._std)
 
@@ -123,7 +125,7 @@ def build_train(options: ClassificationTrain, seed: int) -> TrainImages:
 
 
 def build_val(options: ClassificationVal, section: str = "datasets.val") -> ValImages:
-    """Build one validation set; arguments and errors as for `build_train`."""
+    """Build a validation set; arguments and errors as for `build_train`."""
     return ValImages(_read(options, section), options)
 
 
@@ -138,12 +140,13 @@ def check_same_classes(train: Sequence[str], val: Sequence[str], name: str) -> N
     Raises:
         UserError: it has others.
     """
+    # the order counts as much as the names: labels are indices
     if list(train) == list(val):
         return
-    difference = f"found {len(val)}"
+    difference = f"got {len(val)}"
     for label, (expected, actual) in enumerate(zip(train, val, strict=False)):
         if expected != actual:
-            difference = f"found {actual!r} for {expected!r} at label {label}"
+            difference = f"got {actual!r} for {expected!r} at label {label}"
             break
     raise UserError(
         f"{name}: expected the {len(train)} classes of the training set, {difference}: "

@@ -35,7 +35,7 @@ def decode(source: Path | bytes, where: str, limits: ImageLimits = TRAINING_LIMI
     """Decode an image file.
 
     Args:
-        source: a file, or the contents of one.
+        source: a file, or the contents of a file.
         where: its path, or database and key, for messages.
         limits: checked by the header before anything is decoded.
 
@@ -47,6 +47,7 @@ def decode(source: Path | bytes, where: str, limits: ImageLimits = TRAINING_LIMI
             is not supported.
     """
     with _named(where):
+        # a copy, where the color is a view: it would keep alpha in memory
         return np.ascontiguousarray(read_image(source, limits).color)
 
 
@@ -67,6 +68,7 @@ def header_size(
 def encode_png(image_HWC: np.ndarray, compress_level: int = 1) -> bytes:
     """Return the PNG file of a uint8 image of shape (H, W, 3) or (H, W, 1)."""
     stream = io.BytesIO()
+    # Pillow takes gray as (H, W)
     pixels = image_HWC[:, :, 0] if image_HWC.shape[2] == 1 else image_HWC
     PillowImage.fromarray(pixels).save(stream, "PNG", compress_level=compress_level)
     return stream.getvalue()
@@ -91,6 +93,7 @@ def to_color(image_HWC: np.ndarray, color: str) -> np.ndarray:
 
 def rgb_to_gray(image_HWC: np.ndarray) -> np.ndarray:
     """Return the luma of a uint8 RGB image as uint8 (H, W, 1); BSD68 is made of BSDS this way."""
+    # float64, and half is rounded up: the published gray images are reproduced bit for bit
     luma = image_HWC @ np.array(LUMA)
     return np.floor(luma + 0.5).astype(np.uint8)[:, :, None]
 
@@ -103,7 +106,8 @@ def crop_to_multiple(image_HWC: np.ndarray, multiple: int) -> np.ndarray:
 
 @contextmanager
 def _named(where: str) -> Iterator[None]:
-    """Put the name of the image before the message of an error."""
+    """Put the name of the image before the message of an error, and advice behind it."""
+    # the kind of error stays, and so does what callers can tell apart
     try:
         yield
     except ImageTooLargeError as error:
@@ -114,4 +118,4 @@ def _named(where: str) -> Iterator[None]:
         raise UnsupportedImageError(f"{where}: {error}: {advice}") from error
     except UserError as error:
         advice = "copy or download it again, or remove it"
-        raise UserError(f"{where}: expected a whole image, found: {error}: {advice}") from error
+        raise UserError(f"{where}: expected a whole image, got: {error}: {advice}") from error

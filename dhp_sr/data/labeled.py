@@ -1,4 +1,4 @@
-"""Images with labels, all of one size, in memory: every format of a classification set as read."""
+"""Images with labels, all of the same size, in memory: a classification set as read."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +35,7 @@ def checked(labeled: LabeledImages) -> LabeledImages:
         UserError: there is no image, a label is out of range, or a class has no valid name.
     """
     if not len(labeled):
-        raise UserError(f"{labeled.where}: expected images, found none: check the path and `split`")
+        raise UserError(f"{labeled.where}: expected images, got none: check the path and `split`")
     for name in labeled.classes:
         try:
             name.encode()
@@ -47,10 +47,12 @@ def checked(labeled: LabeledImages) -> LabeledImages:
     class_count = len(labeled.classes)
     wrong = np.flatnonzero((labeled.labels < 0) | (labeled.labels >= class_count))
     if len(wrong):
-        others = f" and {len(wrong) - 1} others" if len(wrong) > 1 else ""
+        others = ""
+        if len(wrong) > 1:
+            others = f" and {len(wrong) - 1} others"
         raise UserError(
             f"{labeled.where}: expected labels from 0 to {class_count - 1} ({class_count} "
-            f"classes), found {labeled.labels[wrong[0]]} at image {wrong[0]}{others}: "
+            f"classes), got {labeled.labels[wrong[0]]} at image {wrong[0]}{others}: "
             "correct the labels or the list of classes"
         )
     return labeled
@@ -73,11 +75,12 @@ def class_names(where: Path, rows: Iterable[tuple[str, int, str]]) -> tuple[str,
             raise UserError(
                 f"{where}: class {name!r} has the labels {known} and {label} (at {image})"
             )
+    # a gap would be an output of the network that no image trains
     labels = sorted(label_by_name.values())
     if labels != list(range(len(labels))):
         raise UserError(
             f"{where}: expected the labels 0 to {len(labels) - 1} for {len(labels)} classes, "
-            f"found {labels}: correct the labels"
+            f"got {labels}: correct the labels"
         )
     return tuple(sorted(label_by_name, key=label_by_name.__getitem__))
 
@@ -89,7 +92,7 @@ def first_of_each_class(labeled: LabeledImages, count: int | None) -> LabeledIma
     kept: list[int] = []
     for label in np.unique(labeled.labels):
         kept += np.flatnonzero(labeled.labels == label)[:count].tolist()
-    kept.sort()
+    kept.sort()  # the order of the set, not class by class
     return replace(labeled, images_NHWC=labeled.images_NHWC[kept], labels=labeled.labels[kept])
 
 
@@ -107,19 +110,21 @@ def resized(labeled: LabeledImages, side: int | None) -> LabeledImages:
     """Resize the images to squares as `stacked` does; None leaves them unchanged."""
     if side is None or labeled.images_NHWC.shape[1:3] == (side, side):
         return labeled
-    squares = np.stack([_resize_and_crop(image, side) for image in labeled.images_NHWC])
+    squares = np.empty((len(labeled), side, side, labeled.images_NHWC.shape[3]), np.uint8)
+    for index, image in enumerate(labeled.images_NHWC):
+        squares[index] = _resize_and_crop(image, side)
     return replace(labeled, images_NHWC=squares)
 
 
 def stacked(
     images: Sequence[np.ndarray], names: Sequence[str], side: int | None, color: str = "rgb"
 ) -> np.ndarray:
-    """Stack decoded images (H, W, C) into one array (N, H, W, C).
+    """Stack decoded images (H, W, C) into an array (N, H, W, C).
 
     Args:
         images: uint8 each.
         names: of the images, for messages.
-        side: resize the shorter side to this and crop the middle; None: all have one size already.
+        side: resize the shorter side to this and crop the middle; None: all have the same size.
         color: `rgb` or gray.
 
     Raises:
@@ -127,14 +132,17 @@ def stacked(
     """
     if not images:
         return np.empty((0, 1, 1, 3), np.uint8)
-    converted = [to_color(image, color) for image in images]
-    if side is not None:
-        converted = [_resize_and_crop(image, side) for image in converted]
+    converted = []
+    for image in images:
+        # color first: interpolation rounds, and luma of rounded colors would be another value
+        image = to_color(image, color)
+        converted.append(image if side is None else _resize_and_crop(image, side))
     first = converted[0]
     for image, name in zip(converted, names, strict=True):
         if image.shape != first.shape:
             raise UserError(
-                f"expected images of one size, found {image.shape[0]}x{image.shape[1]} in {name} "
+                "expected images of the same size, "
+                f"got {image.shape[0]}x{image.shape[1]} in {name} "
                 f"and {first.shape[0]}x{first.shape[1]} in {names[0]}: "
                 "set `size`, to which they are resized"
             )
@@ -142,15 +150,17 @@ def stacked(
 
 
 def _resize_and_crop(image_HWC: np.ndarray, side: int) -> np.ndarray:
-    """Resize the shorter side by bicubic interpolation and crop the middle (torchvision's habit)."""
+    """Resize the shorter side by bicubic interpolation and crop the middle, as torchvision does."""
     height, width = image_HWC.shape[:2]
     if (height, width) != (side, side):
         scale = side / min(height, width)
+        # rounding must not make a side shorter than the crop
         size = max(round(width * scale), side), max(round(height * scale), side)
         plain = image_HWC[:, :, 0] if image_HWC.shape[2] == 1 else image_HWC
         resample = PillowImage.Resampling.BICUBIC
         resized_image = np.array(PillowImage.fromarray(plain).resize(size, resample))
         image_HWC = resized_image.reshape(*resized_image.shape[:2], -1)
     height, width = image_HWC.shape[:2]
-    top, left = (height - side) // 2, (width - side) // 2
+    top = (height - side) // 2
+    left = (width - side) // 2
     return image_HWC[top : top + side, left : left + side]

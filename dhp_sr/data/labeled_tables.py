@@ -36,7 +36,7 @@ def read_table(path: Path, columns: Sequence[str], description: str) -> list[lis
         description: of the file, for messages.
 
     Returns:
-        The cells of the lines after the first one; empty lines are left out.
+        The cells of the lines after the first; empty lines are left out.
 
     Raises:
         UserError: it cannot be read as UTF-8 text, or has other columns.
@@ -46,20 +46,23 @@ def read_table(path: Path, columns: Sequence[str], description: str) -> list[lis
         with open(path, encoding="utf-8-sig", newline="") as file:
             rows = [row for row in csv.reader(file, delimiter="\t") if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: expected {description}, found: {error}") from error
+        raise UserError(f"{path}: expected {description}, got: {error}") from error
     if not rows or rows[0] != list(columns):
-        found = rows[0] if rows else "none"
-        raise UserError(f"{path}, line 1: expected the columns {', '.join(columns)}, found {found}")
+        got = rows[0] if rows else "none"
+        raise UserError(f"{path}, line 1: expected the columns {', '.join(columns)}, got {got}")
     return rows[1:]
 
 
 def table_text(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Return a table as text, as `read_table` reads it."""
-    return "".join("\t".join(map(str, row)) + "\n" for row in (columns, *rows))
+    text = ""
+    for row in (columns, *rows):
+        text += "\t".join(map(str, row)) + "\n"
+    return text
 
 
 class Sprite(NamedTuple):
-    """A line of the index: one image on a sheet."""
+    """A line of the index: an image on a sheet."""
 
     sheet: str
     row: int
@@ -67,6 +70,11 @@ class Sprite(NamedTuple):
     name: str
     """Of the class."""
     label: int
+
+    @property
+    def split(self) -> str:
+        """Split that the sheet's name begins with."""
+        return self.sheet.split("_")[0]
 
 
 def read_sheets(folder: Path, split: str) -> LabeledImages:
@@ -77,11 +85,11 @@ def read_sheets(folder: Path, split: str) -> LabeledImages:
     """
     sprites = _read_index(folder / INDEX)
     _check_sheets(folder, sprites)
-    selected = [sprite for sprite in sprites if _split_of(sprite) == split]
+    selected = [sprite for sprite in sprites if sprite.split == split]
     if not selected:
         splits = ", ".join(splits_of_sheets(folder))
         raise UserError(
-            f"{folder / INDEX}: expected sheets of split {split!r}, found {splits}: correct `split`"
+            f"{folder / INDEX}: expected sheets of split {split!r}, got {splits}: correct `split`"
         )
     indices_by_sheet: dict[str, list[int]] = {}
     for index, sprite in enumerate(selected):
@@ -90,12 +98,15 @@ def read_sheets(folder: Path, split: str) -> LabeledImages:
     for sheet, indices in indices_by_sheet.items():
         cut = _cut_sheet(folder / sheet, [selected[index] for index in indices])
         images.update(zip(indices, cut, strict=True))
+    # sides follow from each sheet: sheets of another resolution would be noticed only here
     shapes = {image.shape for image in images.values()}
     if len(shapes) > 1:
         raise UserError(
-            f"{folder}: expected images of one size, found {sorted(shapes)}: make the sheets again"
+            f"{folder}: expected images of the same size, got {sorted(shapes)}: "
+            "make the sheets again"
         )
     labels = np.array([sprite.label for sprite in selected], np.int64)
+    # read sheet by sheet, but in the order of the index
     stack = np.stack([images[index] for index in range(len(selected))])
     rows = []
     for sprite in sprites:
@@ -106,11 +117,8 @@ def read_sheets(folder: Path, split: str) -> LabeledImages:
 
 def splits_of_sheets(folder: Path) -> list[str]:
     """List the splits that the index names."""
-    return sorted({_split_of(sprite) for sprite in _read_index(folder / INDEX)}, reverse=True)
-
-
-def _split_of(sprite: Sprite) -> str:
-    return sprite.sheet.split("_")[0]
+    # reversed: "train" comes before "test"
+    return sorted({sprite.split for sprite in _read_index(folder / INDEX)}, reverse=True)
 
 
 def _read_index(path: Path) -> list[Sprite]:
@@ -123,12 +131,12 @@ def _read_index(path: Path) -> list[Sprite]:
         except ValueError:
             raise UserError(
                 f"{path}, line {number}: expected sheet, row, column, class and label, "
-                f"found {row}: correct the line"
+                f"got {row}: correct the line"
             ) from None
         # a sheet lies beside its index: no path may lead out of the folder
         if min(sprite.row, sprite.col) < 0 or Path(sheet).name != sheet:
             raise UserError(
-                f"{path}, line {number}: expected a file's name and a position in it, found {row}"
+                f"{path}, line {number}: expected a file's name and a position in it, got {row}"
             )
         sprites.append(sprite)
     return sprites
@@ -136,6 +144,7 @@ def _read_index(path: Path) -> list[Sprite]:
 
 def _check_sheets(folder: Path, sprites: Sequence[Sprite]) -> None:
     listed = {sprite.sheet for sprite in sprites}
+    # both ways: a sheet that nothing lists would be left out in silence
     present = {path.name for path in image_paths(folder.iterdir())}
     differences = {
         "in the index, not in the folder": sorted(listed - present),
@@ -145,24 +154,29 @@ def _check_sheets(folder: Path, sprites: Sequence[Sprite]) -> None:
         if names:
             raise UserError(
                 f"{folder}: expected {INDEX} to list the sheets, "
-                f"found {', '.join(names[:5])} {difference}"
+                f"got {', '.join(names[:5])} {difference}"
             )
 
 
 def _cut_sheet(path: Path, sprites: Sequence[Sprite]) -> list[np.ndarray]:
     sheet = to_color(decode(path, str(path)), "rgb")
     height, width = sheet.shape[:2]
-    columns = max(sprite.col for sprite in sprites) + 1
-    rows = max(sprite.row for sprite in sprites) + 1
+    columns = 1
+    rows = 1
+    for sprite in sprites:
+        columns = max(columns, sprite.col + 1)
+        rows = max(rows, sprite.row + 1)
+    # the index does not state the side: a sheet that is cut short gives a fraction
     side = width // columns
     if side < 1 or width != side * columns or height != side * rows:
         raise UserError(
             f"{path}: expected square images, {columns} across and {rows} down as its index says, "
-            f"found {width}x{height} pixels: the sheet or {INDEX} is cut short"
+            f"got {width}x{height} pixels: the sheet or {INDEX} is cut short"
         )
     images = []
     for sprite in sprites:
-        top, left = sprite.row * side, sprite.col * side
+        top = sprite.row * side
+        left = sprite.col * side
         images.append(sheet[top : top + side, left : left + side])
     return images
 
@@ -178,21 +192,26 @@ def read_labeled_database(
     """
     database = Database(folder)
     rows = _read_labels(folder / LABELS)
-    named = [(name, int(label), key) for key, _, name, label in rows]
+    named: list[tuple[str, int, str]] = []
+    keys: list[str] = []
+    labels: list[int] = []
+    for key, row_split, name, label in rows:
+        # the classes are those of all splits: labels are the same in each
+        named.append((name, int(label), key))
+        if row_split == split:
+            keys.append(key)
+            labels.append(int(label))
     classes = class_names(folder / LABELS, named)
-    selected = [(key, int(label)) for key, row_split, _, label in rows if row_split == split]
-    if not selected:
+    if not keys:
         splits = ", ".join(splits_of_database(folder))
         raise UserError(
-            f"{folder / LABELS}: expected images of split {split!r}, found {splits}: "
-            "correct `split`"
+            f"{folder / LABELS}: expected images of split {split!r}, got {splits}: correct `split`"
         )
-    keys = [key for key, _ in selected]
     images = []
     for key, data in zip(keys, database.read_many(keys), strict=True):
         images.append(decode(data, f"{folder}, key {key}"))
-    labels = np.array([label for _, label in selected], np.int64)
-    return LabeledImages(stacked(images, keys, side, color), labels, classes, str(folder))
+    stack = stacked(images, keys, side, color)
+    return LabeledImages(stack, np.array(labels, np.int64), classes, str(folder))
 
 
 def splits_of_database(folder: Path) -> list[str]:
@@ -203,14 +222,15 @@ def splits_of_database(folder: Path) -> list[str]:
 def _read_labels(path: Path) -> list[list[str]]:
     if not path.is_file():
         raise UserError(
-            f"{path.parent}: expected the file {path.name} with the labels, found none: "
+            f"{path.parent}: expected the file {path.name} with the labels, got none: "
             "make the LMDB with `scripts/prepare_data.py classes`"
         )
     rows = read_table(path, LABEL_COLUMNS, "the table of labels")
     for number, row in enumerate(rows, start=2):
+        # isdecimal: int() would take signs, spaces and underscores
         if len(row) != len(LABEL_COLUMNS) or not row[3].isdecimal():
             raise UserError(
-                f"{path}, line {number}: expected key, split, class and label, found {row}: "
+                f"{path}, line {number}: expected key, split, class and label, got {row}: "
                 "correct the line"
             )
     return rows

@@ -60,9 +60,10 @@ class LmdbFile:
         self._file = file
         self._size = file.seek(0, os.SEEK_END)
         self._page_size, self._root, last_page = self._read_meta()
+        # the library would map the file and meet its end by a signal
         needed = (last_page + 1) * self._page_size
         if self._size < needed:
-            raise LmdbDamageError(f"expected {needed} bytes, found {self._size}: it is cut short")
+            raise LmdbDamageError(f"expected {needed} bytes, got {self._size}: it is cut short")
 
     def get(self, key: bytes) -> bytes | None:
         """Return the value of a key, or None.
@@ -94,6 +95,7 @@ class LmdbFile:
         """
         if self._root == _NO_PAGE:
             return
+        # a damaged child could lead back up, without an end
         visited: set[int] = set()
         pending = [self._root]
         while pending:
@@ -124,10 +126,12 @@ class LmdbFile:
                 continue
             if (magic, version) != (_MAGIC, _VERSION) or not flags & _META_PAGE:
                 continue
+            # that of the operating system of the writer, a power of two
             if stated_page_size not in (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536):
                 continue
             page_size = stated_page_size
             sound.append((transaction, page_size, root, last_page))
+        # a commit writes the older page, so that a crash leaves the newer of the two intact
         if not sound:
             raise LmdbDamageError("there is no sound meta page of LMDB")
         _, page_size, root, last_page = max(sound)
@@ -151,6 +155,7 @@ class LmdbFile:
         _, _, _, lower, upper = _PAGE_HEADER.unpack_from(page)
         if not _PAGE_HEADER.size <= lower <= upper <= len(page):
             raise LmdbDamageError(f"page {page_number} has wrong bounds")
+        # offsets of the entries follow the header, entries grow from the end of the page
         count = (lower - _PAGE_HEADER.size) // 2
         if not count:
             raise LmdbDamageError(f"page {page_number} is empty")
@@ -172,13 +177,15 @@ class LmdbFile:
 
     def _read_value(self, page: bytes, node: _Node) -> bytes:
         if node.flags & ~_LARGE_VALUE:
-            raise LmdbDamageError("a value is a database of its own or one of several of its key")
+            raise LmdbDamageError("a value is a nested database, or a key has several")
         if not node.flags:
+            # a small value, behind its key
             if node.value_at + node.number > len(page):
                 raise LmdbDamageError("a value is longer than its page")
             return page[node.value_at : node.value_at + node.number]
         if node.value_at + _PAGE_NUMBER.size > len(page):
             raise LmdbDamageError("the page number of a value is beyond the end of its page")
+        # a large value, on pages that follow each other
         (page_number,) = _PAGE_NUMBER.unpack_from(page, node.value_at)
         position = page_number * self._page_size
         header = self._read(position, _OVERFLOW_HEADER.size)

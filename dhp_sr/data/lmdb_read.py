@@ -1,7 +1,7 @@
 """Image databases in BasicSR's layout.
 
 `x.lmdb/` holds `data.mdb` (key: file name without extension; value: the bytes of a PNG) and
-`meta_info.txt`, with one line an image: `0001_s001.png (480,480,3) 1`, that is name,
+`meta_info.txt`, with a line for each image: `0001_s001.png (480,480,3) 1`, that is name,
 (height,width,channels) and the PNG compression level.
 """
 
@@ -27,17 +27,17 @@ class Database:
         folder: the folder.
 
     Raises:
-        UserError: the folder or one of its files is missing.
+        UserError: the folder or a file in it is missing.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         if not self.folder.is_dir():
-            raise UserError(f"{self.folder}: expected an LMDB folder, found none: check the path")
+            raise UserError(f"{self.folder}: expected an LMDB folder, got none: check the path")
         for name in (DATA, META):
             if not (self.folder / name).is_file():
                 raise UserError(
-                    f"{self.folder}: expected the file {name} in this LMDB folder, found none: "
+                    f"{self.folder}: expected the file {name} in this LMDB folder, got none: "
                     "it is unfinished or of another layout: make it with "
                     "`scripts/prepare_data.py lmdb`"
                 )
@@ -58,7 +58,7 @@ class Database:
             if match is None:
                 raise UserError(
                     f"{self.folder / META}, line {number}: expected a line such as "
-                    f"`0001.png (480,480,3) 1`, found {line!r}: make the LMDB again"
+                    f"`0001.png (480,480,3) 1`, got {line!r}: make the LMDB again"
                 )
             size = (int(match["height"]), int(match["width"]), int(match["channels"]))
             sizes[match["key"]] = size
@@ -79,6 +79,7 @@ class Database:
             UserError: as for `read_bytes`.
         """
         values = []
+        # opened once for all keys, and closed before the images are decoded
         with self._opened() as data:
             for key in keys:
                 value = data.get(key.encode("utf-8", "surrogateescape"))

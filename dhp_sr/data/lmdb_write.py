@@ -9,7 +9,7 @@ import numpy as np
 
 from dhp_sr.data.images import PREPARATION_LIMITS, decode, encode_png, header_size
 from dhp_sr.data.lmdb_read import DATA, META, Database
-from dhp_sr.data.sources import StoredImage
+from dhp_sr.data.sources import StoredImage, check_unique_keys
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_text
 
@@ -48,8 +48,10 @@ def write_database(
         UserError: a key is unusable or occurs twice, an image is damaged, or the disk is full.
     """
     _check_keys(images)
+    check_unique_keys(images)
     folder.mkdir(parents=True, exist_ok=True)
     lmdb = import_lmdb()
+    # by the headers: images are read a batch at a time
     needed_bytes = map_size([image.size() for image in images])
     lines = []
     try:
@@ -61,6 +63,7 @@ def write_database(
                         if transaction.get(key) is None:
                             transaction.put(key, encode_png(image.read(), COMPRESS_LEVEL))
                         on_image()
+            # sizes as stored, not as read: the file must describe the database
             with environment.begin() as transaction:
                 for image in images:
                     stored = transaction.get(image.key.encode(), b"")
@@ -68,11 +71,12 @@ def write_database(
                     line = f"{image.key}.png ({height},{width},{channels}) {COMPRESS_LEVEL}"
                     lines.append(line)
     except lmdb.Error as error:
-        # lmdb reports a full disk with an exception of its own, which is no OSError
+        # lmdb reports a full disk with an exception that is no OSError
         raise UserError(
             f"{folder / DATA}: cannot write the database ({error}): it needs at most "
             f"{needed_bytes / 2**20:.0f} MiB; make room, and give the same command again to resume"
         ) from error
+    # BasicSR's databases have no such file
     (folder / "lock.mdb").unlink(missing_ok=True)
     write_text(folder / META, "\n".join(lines) + "\n")
 
@@ -85,7 +89,7 @@ def map_size(sizes: Sequence[tuple[int, int, int]]) -> int:
     """
     pages = 0
     for height, width, channels in sizes:
-        # no PNG is much larger than its pixels and one byte a row; each value starts a page
+        # no PNG is much larger than its pixels and a byte for each row; each value starts a page
         file_bytes = height * (width * channels + 1) + 2048
         pages += -(-file_bytes // _PAGE) + 1
     # 2 % and 16 MiB for the tree and for the pages that a commit copies
@@ -106,7 +110,9 @@ def verify_database(
     sizes = database.sizes()
     stored = set(database.keys())
     sources = {image.key: image for image in originals or ()}
-    faults = [f"{key}: in the database, not in {META}" for key in sorted(stored - set(sizes))]
+    faults = []
+    for key in sorted(stored - set(sizes)):
+        faults.append(f"{key}: in the database, not in {META}")
     if originals is not None:
         for key in sorted(stored - set(sources)):
             faults.append(f"{key}: in the database, not among the originals")
@@ -137,23 +143,17 @@ def _find_fault(
 
 
 def _check_keys(images: Sequence[StoredImage]) -> None:
-    seen: dict[str, str] = {}
+    # before anything is written; ASCII as BasicSR's reader expects
     for image in images:
         if not image.key.isascii() or len(image.key) > _MAX_KEY_LENGTH:
             raise UserError(
                 f"{image.where}: an LMDB key has to be ASCII and at most {_MAX_KEY_LENGTH} letters "
                 "long: rename the file"
             )
-        if image.key in seen:
-            raise UserError(
-                f"{image.where} and {seen[image.key]} have the same name without extension: "
-                "rename one"
-            )
-        seen[image.key] = image.where
 
 
 def _batches(images: Sequence[StoredImage]) -> Iterator[list[StoredImage]]:
-    """Yield images that are committed together: an interruption loses one batch at most."""
+    """Yield images that are committed together: an interruption loses a batch at most."""
     batch: list[StoredImage] = []
     batch_bytes = 0
     for image in images:
@@ -162,5 +162,6 @@ def _batches(images: Sequence[StoredImage]) -> Iterator[list[StoredImage]]:
         batch_bytes += height * width * channels
         if batch_bytes >= _COMMIT_BYTES:
             yield batch
-            batch, batch_bytes = [], 0
+            batch = []
+            batch_bytes = 0
     yield batch

@@ -62,8 +62,10 @@ class NoiseTrainSet(Dataset):
     def __getitem__(self, sample: tuple[int, int]) -> dict[str, Any]:
         """Return the sample of an (image index, position in the run)."""
         index, position = sample
+        # a generator for each sample: workers and interruptions change nothing
         rng = np.random.default_rng((self.seed, position))
-        image, side = self.images[index], self.gt_size
+        image = self.images[index]
+        side = self.gt_size
         top, left = draw_corner(rng, image.shape[1], image.shape[2], side)
         patch = image[:, top : top + side, left : left + side]
         gt = to_tensor(orient(patch, *self.augmentation.draw(rng)))
@@ -95,11 +97,14 @@ class NoiseValSet(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return tensors (C, H, W), not clipped, and uint8 (H, W, C), rounded and clipped."""
+        # IndexError ends a loop over the set; negative indices would be no images
         if not 0 <= index < len(self):
             raise IndexError(index)
-        image, key = self.images[index], self.keys[index]
+        image = self.images[index]
+        key = self.keys[index]
         gt = to_tensor(image)
         lq = add_noise(gt, self.sigma, noise_generator(self.noise_seed, key))
+        # for scores of the input, which are those of an image that could be saved
         noisy = lq.mul(255).round_().clamp_(0, 255).to(torch.uint8).numpy()
         return {
             "lq": lq,
@@ -112,4 +117,5 @@ class NoiseValSet(Dataset):
 
 def add_noise(clean: torch.Tensor, sigma: float, rng: np.random.Generator) -> torch.Tensor:
     """Add Gaussian noise of standard deviation `sigma` / 255, neither clipped nor rounded."""
+    # drawn by NumPy: `infer.py` adds the same noise without torch's generator
     return torch.from_numpy(gaussian_noise(clean.shape, sigma, rng)).add_(clean)

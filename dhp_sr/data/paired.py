@@ -107,9 +107,11 @@ class PairTrainSet(Dataset):
     def __getitem__(self, sample: tuple[int, int]) -> dict[str, Any]:
         """Return the sample of an (image index, position in the run)."""
         index, position = sample
+        # a generator for each sample: workers and interruptions change nothing
         rng = np.random.default_rng((self.seed, position))
         lq, gt = self.pairs[index]
-        side, scale = self.gt_size // self.scale, self.scale
+        scale = self.scale
+        side = self.gt_size // scale
         # drawn in LR pixels, so that the HR patch begins at a multiple of the scale
         top, left = draw_corner(rng, lq.shape[1], lq.shape[2], side)
         orientation = self.augmentation.draw(rng)
@@ -127,6 +129,7 @@ class PairValSet(Dataset):
 
     def __init__(self, pairs: PairCache) -> None:
         self.pairs = pairs
+        # by the headers: scores of a gray file are those of its only channel
         self._is_gray = [pair.gt.size()[2] == 1 for pair in pairs.pairs]
 
     def __len__(self) -> int:
@@ -134,7 +137,8 @@ class PairValSet(Dataset):
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return tensors (C, H, W) in [0, 1], the same as uint8, and whether the HR file is gray."""
+        """Return tensors (C, H, W), the same as uint8 (H, W, C), and whether HR's file is gray."""
+        # IndexError ends a loop over the set; negative indices would be no images
         if not 0 <= index < len(self):
             raise IndexError(index)
         lq, gt = self.pairs[index]
@@ -159,7 +163,7 @@ def match_pairs(
     """Pair every HR image with its LR image by name.
 
     Args:
-        gt: HR images of one root.
+        gt: HR images of a root.
         lq: LR images of the matching root.
         scale: HR side by LR side.
         color: `rgb` or gray.
@@ -183,6 +187,7 @@ def _check_names(
     lq_by_key: Mapping[str, StoredImage],
     template: str,
 ) -> None:
+    # fewer keys than images: a.png and a.jpg have the same key
     for images, by_key, kind in ((gt, gt_by_lq_key, "HR"), (lq, lq_by_key, "LR")):
         if len(by_key) < len(images):
             raise UserError(
@@ -193,6 +198,7 @@ def _check_names(
     for key, image in gt_by_lq_key.items():
         if key not in lq_by_key:
             without_lq.append(f"{key} (of {image.where})")
+    # LR images too many are a mistake as well: `filename_tmpl` may be wrong
     without_gt = [image.where for key, image in lq_by_key.items() if key not in gt_by_lq_key]
     faults = []
     if without_lq:
@@ -201,7 +207,7 @@ def _check_names(
         faults.append(f"no HR image for {abbreviate(without_gt)}")
     if faults:
         raise UserError(
-            f"expected one LR image for each HR image, found {len(gt)} HR and {len(lq)} LR images: "
+            f"expected an LR image for each HR image, got {len(gt)} HR and {len(lq)} LR images: "
             f"{'; '.join(faults)}. LR names are made from HR names by filename_tmpl "
             f"(={template!r}): correct it or the folders"
         )
@@ -214,6 +220,7 @@ def _check_sizes(pairs: Sequence[Pair]) -> None:
             continue
         gt_height, gt_width, _ = pair.gt.size()
         lq_height, lq_width, _ = pair.lq.size()
+        # rounded down: HR images are cropped to a multiple of the scale
         if (gt_height // pair.scale, gt_width // pair.scale) != (lq_height, lq_width):
             faults.append(
                 f"{pair.lq.where} is {lq_height}x{lq_width}, "

@@ -1,7 +1,7 @@
 """Folders of sub-images and of LR images, and LMDBs: resumable, and named only when complete.
 
 An unfinished target is called `<target>.part` and holds a record of the settings and images it is
-made from; a finished one keeps the record (`prepare.json`), so that the same command run again
+made from; a finished target keeps the record (`prepare.json`), so that the same command run again
 finds nothing left to do.
 """
 
@@ -21,7 +21,7 @@ from dhp_sr.data.bicubic import downscale
 from dhp_sr.data.images import PREPARATION_LIMITS, crop_to_multiple, encode_png
 from dhp_sr.data.lmdb_read import Database
 from dhp_sr.data.lmdb_write import verify_database, write_database
-from dhp_sr.data.sources import FileImage, StoredImage, find_images
+from dhp_sr.data.sources import FileImage, StoredImage, check_unique_keys, find_images
 from dhp_sr.utils.errors import UserError, abbreviate
 from dhp_sr.utils.files import atomic_write, write_json
 
@@ -52,9 +52,15 @@ class Crop:
         for top in self.starts(height):
             for left in self.starts(width):
                 corners.append((top, left))
-        paths = [folder / f"{image.key}_s{number:03d}.png" for number in range(1, len(corners) + 1)]
-        if all(path.exists() for path in paths):
+        paths = []
+        missing = False
+        for number in range(1, len(corners) + 1):
+            path = folder / f"{image.key}_s{number:03d}.png"
+            paths.append(path)
+            missing = missing or not path.exists()
+        if not missing:
             return
+        # decoded once for all of its squares
         pixels = image.read()
         for path, (top, left) in zip(paths, corners, strict=True):
             _write_png(path, pixels[top : top + self.size, left : left + self.size])
@@ -80,7 +86,7 @@ class Crop:
         if small:
             raise UserError(
                 f"expected images of at least {self.size}x{self.size} pixels, "
-                f"found {abbreviate(small)}: lower --size or remove these images"
+                f"got {abbreviate(small)}: lower --size or remove these images"
             )
 
     def _cropped_size(self, image: StoredImage) -> tuple[int, int]:
@@ -103,24 +109,27 @@ class Shrink:
             _write_png(path, downscale(crop_to_multiple(image.read(), self.scale), self.scale))
 
     def check(self, images: Sequence[StoredImage]) -> None:
-        """Check the template and that every image has at least one LR pixel.
+        """Check the template and that every image has at least an LR pixel.
 
         Raises:
             UserError: the template does not hold the name exactly once, or an image is too small.
         """
         if self.template.count("{}") != 1:
             raise UserError(
-                f"expected a template with one {{}} for the HR name, found {self.template!r}"
+                f"expected a template with a single {{}} for the HR name, got {self.template!r}"
             )
         if "/" in self.template:
             raise UserError(
-                f"expected a template for a file's name, without /, found {self.template!r}"
+                f"expected a template for a file's name, without /, got {self.template!r}"
             )
-        small = [image.where for image in images if min(image.size()[:2]) < self.scale]
+        small = []
+        for image in images:
+            if min(image.size()[:2]) < self.scale:
+                small.append(image.where)
         if small:
             raise UserError(
                 f"expected images of at least {self.scale} pixels a side, "
-                f"found {abbreviate(small)}: remove them"
+                f"got {abbreviate(small)}: remove them"
             )
 
 
@@ -141,8 +150,10 @@ def fill_folder(
     Raises:
         UserError: source or target cannot be used, or an image is damaged.
     """
-    images, target = find_images(source, PREPARATION_LIMITS), Path(target).expanduser()
-    _check_unique(images)
+    images = find_images(source, PREPARATION_LIMITS)
+    target = Path(target).expanduser()
+    check_unique_keys(images)
+    # before anything is written
     task.check(images)
     task_name = type(task).__name__.lower()
     unfinished = begin(target, {"task": task_name, **vars(task), **_fingerprint(images)})
@@ -161,7 +172,8 @@ def make_database(source: str | Path, target: str | Path) -> int:
         raise UserError(
             f"{target}: expected a name that ends in .lmdb: BasicSR and dhp_sr tell databases by it"
         )
-    images, target = find_images(source, PREPARATION_LIMITS), Path(target).expanduser()
+    images = find_images(source, PREPARATION_LIMITS)
+    target = Path(target).expanduser()
     unfinished = begin(target, {"task": "lmdb", **_fingerprint(images)})
     if unfinished is None:
         return 0
@@ -177,13 +189,15 @@ def check_database(target: str | Path, source: str | Path | None = None) -> None
     Raises:
         UserError: it is incomplete or differs; the faults are listed.
     """
-    originals = None if source is None else find_images(source, PREPARATION_LIMITS)
+    originals = None
+    if source is not None:
+        originals = find_images(source, PREPARATION_LIMITS)
     count = len(Database(target).sizes())
     with tqdm(total=count, desc=f"verify {target}", unit="image", disable=None) as bar:
         faults = verify_database(target, originals, bar.update)
     if faults:
         raise UserError(
-            f"{target}: expected no faults, {len(faults)} found: {abbreviate(faults, 20)}: "
+            f"{target}: expected no faults, {len(faults)} got: {abbreviate(faults, 20)}: "
             "make the LMDB again"
         )
 
@@ -196,9 +210,10 @@ def begin(target: Path, settings: dict[str, Any]) -> Path | None:
     """
     if not target.name:
         raise UserError(
-            f"expected the name of a folder to make, found {str(target)!r}: choose a new name"
+            f"expected the name of a folder to make, got {str(target)!r}: choose a new name"
         )
     unfinished = target.with_name(f"{target.name}{UNFINISHED_SUFFIX}")
+    # an empty folder may be there already, made by hand
     if target.is_dir() and any(target.iterdir()):
         if _read_record(target) == settings:
             return None
@@ -207,11 +222,11 @@ def begin(target: Path, settings: dict[str, Any]) -> Path | None:
             "delete it or choose another"
         )
     if target.is_file():
-        raise UserError(f"{target}: expected a folder to make, found a file: choose another name")
+        raise UserError(f"{target}: expected a folder to make, got a file: choose another name")
     if unfinished.exists() and _read_record(unfinished) != settings:
         raise UserError(
             f"{unfinished}: is left from an interrupted run with other images or settings: "
-            "delete it, or finish that run first with its own arguments"
+            "delete it, or finish that run first with the same arguments"
         )
     unfinished.mkdir(parents=True, exist_ok=True)
     write_json(unfinished / RECORD, settings)
@@ -239,24 +254,17 @@ def _fingerprint(images: Sequence[StoredImage]) -> dict[str, Any]:
     """
     digest = hashlib.sha256()
     for image in images:
-        length = image.path.stat().st_size if isinstance(image, FileImage) else 0
+        # an image that was edited has, most likely, another length
+        length = 0
+        if isinstance(image, FileImage):
+            length = image.path.stat().st_size
         line = f"{image.key} {image.size()} {length}\n"
         digest.update(line.encode("utf-8", "surrogateescape"))  # names may not be UTF-8
     return {"images": len(images), "digest": digest.hexdigest()}
 
 
-def _check_unique(images: Sequence[StoredImage]) -> None:
-    seen: dict[str, str] = {}
-    for image in images:
-        if image.key in seen:
-            raise UserError(
-                f"{image.where} and {seen[image.key]} have the same name without extension: "
-                "rename one"
-            )
-        seen[image.key] = image.where
-
-
 def _write_png(path: Path, pixels: np.ndarray) -> None:
+    # a file that exists is complete: it was written by an interrupted run
     if not path.exists():
         with atomic_write(path) as file:
             file.write(encode_png(pixels, compress_level=6))
@@ -274,6 +282,7 @@ def _run(
             task(image, folder)
             on_image()
         return
+    # processes: decoding and PNG's compression hold Python's lock most of the time
     with ProcessPoolExecutor(workers) as pool:
         futures = [pool.submit(task, image, folder) for image in images]
         try:
@@ -281,5 +290,6 @@ def _run(
                 future.result()
                 on_image()
         except BaseException:
+            # otherwise all images would be processed before the error is seen
             pool.shutdown(cancel_futures=True)
             raise

@@ -17,7 +17,7 @@ _ORDER = 1
 
 
 class BatchedDataset(Dataset):
-    """A data set whose samples are made together, much faster for small images than one by one."""
+    """A data set whose samples are made together, which is much faster for small images."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -28,15 +28,16 @@ class BatchedDataset(Dataset):
         """Return several samples, stacked."""
 
     def __getitem__(self, sample: Any) -> dict[str, Any]:
-        """Return one sample."""
-        return {name: values[0] for name, values in self.batch([sample]).items()}
+        """Return a single sample."""
+        batch = self.batch([sample])
+        return {name: values[0] for name, values in batch.items()}
 
 
 class BatchSampler:
     """An endless sequence of batches of sample indices.
 
     Positions count the samples of all ranks from the start of the run. Each pass over the images
-    has its own order; a rank's batch is a slice of the common batch.
+    has an order that no other pass has; a rank's batch is a slice of the common batch.
 
     Args:
         images: number of images.
@@ -75,6 +76,7 @@ class BatchSampler:
 
     def batch(self, iteration: int) -> list[SampleIndex]:
         """Return this rank's batch of an iteration, counted from 0."""
+        # ranks take turns: together they see the batch of a run with a single rank
         first = (iteration * self.world_size + self.rank) * self.batch_size
         positions = range(first, first + self.batch_size)
         return [(self._image_index(position), position) for position in positions]
@@ -118,7 +120,7 @@ def train_batches(
     Raises:
         UserError: an image turned out to be damaged while it was read.
     """
-    assert isinstance(dataset, Sized)
+    assert isinstance(dataset, Sized)  # torch's Dataset does not promise a length
     sampler = BatchSampler(
         len(dataset),
         batch_size=batch_size,
@@ -169,10 +171,10 @@ def _batches_of_workers(
     loader = DataLoader(
         _BatchDataset(dataset),
         sampler=sampler,
-        batch_size=None,
+        batch_size=None,  # batches are made by the data set
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
-        # a generator for the loader alone: the number of workers must not move torch's global one
+        # a generator for the loader alone: torch's global generator must not depend on workers
         generator=torch.Generator(),
     )
     for batch in loader:

@@ -97,9 +97,10 @@ class DatabaseImage(StoredImage):
     def read(self) -> np.ndarray:
         """Return the pixels, uint8 of shape (H, W, 3) or (H, W, 1)."""
         pixels = decode(self.database.read_bytes(self.key), self.where, self.limits)
+        # channels may differ: BasicSR's meta files count those of the decoded array
         if pixels.shape[:2] != self.shape[:2]:
             raise UserError(
-                f"{self.where}: expected the meta file's size {self.shape}, found {pixels.shape}: "
+                f"{self.where}: expected the meta file's size {self.shape}, got {pixels.shape}: "
                 "make the LMDB again"
             )
         return pixels
@@ -109,8 +110,8 @@ class ImageCache(Generic[T]):
     """Images by number, decoded once and kept, or decoded at every visit.
 
     Args:
-        loaders: one an image; called without arguments.
-        keep: load everything now and keep it, so that a damaged image is found before training.
+        loaders: for each image a function without arguments.
+        keep: load everything now and keep it, so that a damaged image is noticed before training.
         title: of the progress bar.
     """
 
@@ -144,7 +145,7 @@ def find_images(root: str | Path, limits: ImageLimits = TRAINING_LIMITS) -> list
         limits: checked before an image is decoded.
 
     Raises:
-        UserError: the folder is missing, holds no image or one that is no file (such as a link
+        UserError: the folder is missing, holds no image or an entry that is no file (such as a link
             to nothing), or the LMDB is incomplete.
     """
     if str(root).startswith("bundled:"):
@@ -153,9 +154,9 @@ def find_images(root: str | Path, limits: ImageLimits = TRAINING_LIMITS) -> list
     if folder.suffix == ".lmdb":
         return _database_images(folder, limits)
     if not folder.is_dir():
-        found = "a file" if folder.exists() else "nothing"
+        got = "a file" if folder.exists() else "nothing"
         raise UserError(
-            f"{folder.absolute()}: expected a folder of images, found {found}: check the path "
+            f"{folder.absolute()}: expected a folder of images, got {got}: check the path "
             "(datasets/README.md says where images are looked for)"
         )
     paths = image_paths(folder.iterdir())
@@ -168,23 +169,40 @@ def find_all(
     roots: str | Path | Sequence[str | Path], limits: ImageLimits = TRAINING_LIMITS
 ) -> list[list[StoredImage]]:
     """List the images of each of several sources, or of a single one; see `find_images`."""
-    several = [roots] if isinstance(roots, str | Path) else list(roots)
-    if not several:
+    if isinstance(roots, str | Path):
+        roots = [roots]
+    if not roots:
         raise UserError(
-            "expected at least one folder of images, found an empty list: fill in dataroot_gt"
+            "expected at least a folder of images, got an empty list: fill in dataroot_gt"
         )
-    return [find_images(root, limits) for root in several]
+    return [find_images(root, limits) for root in roots]
+
+
+def check_unique_keys(images: Sequence[StoredImage]) -> None:
+    """Check that no two images have the same name without extension.
+
+    Raises:
+        UserError: two have.
+    """
+    seen: dict[str, str] = {}
+    for image in images:
+        if image.key in seen:
+            raise UserError(
+                f"{image.where} and {seen[image.key]} have the same name without extension: "
+                "rename either"
+            )
+        seen[image.key] = image.where
 
 
 def image_paths(paths: Iterable[Path]) -> list[Path]:
     """Sort out the paths that are named like images; hidden ones and folders are left out.
 
     Raises:
-        UserError: one of them cannot be read as a file: a link to nothing, a pipe.
+        UserError: a path cannot be read as a file: a link to nothing, a pipe.
     """
     images = sorted(path for path in paths if _is_named_like_an_image(path))
     for path in images:
-        # Links are common in data folders. Leaving one out would change the set in silence.
+        # Links are common in data folders. Leaving out an image would change the set in silence.
         try:
             check_regular_file(path)
         except UserError as error:
@@ -199,9 +217,8 @@ def _is_named_like_an_image(path: Path) -> bool:
 
 def _bundled(name: str) -> list[StoredImage]:
     if name not in BUNDLED:
-        raise UserError(
-            f"expected one of {', '.join(BUNDLED)}; found {name!r}{nearest(name, BUNDLED)}"
-        )
+        raise UserError(f"expected {' or '.join(BUNDLED)}; got {name!r}{nearest(name, BUNDLED)}")
+    # located, not imported: importing scikit-image takes a second
     package = importlib.util.find_spec("skimage")
     if package is None or package.origin is None:
         raise UserError(
@@ -210,6 +227,7 @@ def _bundled(name: str) -> list[StoredImage]:
         )
     folder = Path(package.origin).parent / "data"
     paths = [folder / file for file in BUNDLED[name]]
+    # distributions split their data off, or download it later
     missing = [str(path) for path in paths if not path.is_file()]
     if missing:
         raise UserError(
@@ -224,7 +242,7 @@ def _database_images(folder: Path, limits: ImageLimits) -> list[StoredImage]:
     sizes = database.sizes()
     if not sizes:
         raise UserError(
-            f"{database.folder}: expected images, found an empty meta file: make the LMDB again"
+            f"{database.folder}: expected images, got an empty meta file: make the LMDB again"
         )
     return [DatabaseImage(key, database, sizes[key], limits) for key in sorted(sizes)]
 
@@ -236,5 +254,5 @@ def _describe_no_images(folder: Path) -> str:
             with_images.append(path.name)
     advice = "check the path"
     if with_images:
-        advice = f"name one of its sub-folders that do: {', '.join(with_images[:5])}"
-    return f"{folder.absolute()}: expected images ({', '.join(SUFFIXES)}), found none: {advice}"
+        advice = f"name a sub-folder that holds some: {', '.join(with_images[:5])}"
+    return f"{folder.absolute()}: expected images ({', '.join(SUFFIXES)}), got none: {advice}"

@@ -44,7 +44,8 @@ def open_with_pillow(file: BinaryIO, format_name: str) -> EncodedImage:
     # MPO: several views, of which the first is the photograph
     if frames > 1 and opened.format != "MPO":
         raise UnsupportedImageError(
-            f"an animated {format_name}, {frames} frames; expected a single image, take it apart first"
+            f"an animated {format_name}, {frames} frames; expected a single image, "
+            "take it apart first"
         )
     if opened.mode not in _TARGETS:
         raise UnsupportedImageError(f"{format_name} of mode {opened.mode}: not supported")
@@ -73,7 +74,9 @@ def open_with_pillow(file: BinaryIO, format_name: str) -> EncodedImage:
 
     def decode() -> Pixels:
         opened.load()
-        converted = opened if opened.mode == target else opened.convert(target)
+        converted: PillowImage.Image = opened
+        if opened.mode != target:
+            converted = opened.convert(target)
         height, width = opened.height, opened.width
         pixels = np.empty((height, width, len(target)), np.uint8)
         # in bands: of an image as a whole, Pillow would make two more copies on the way

@@ -11,7 +11,7 @@ from dhp_sr.config.datasets import TrainDataset, ValDataset
 
 
 @pytest.fixture
-def picture() -> Callable[..., np.ndarray]:
+def make_image() -> Callable[..., np.ndarray]:
     """Make a random image, (height, width, channels); smooth enough to be no special case."""
 
     def make(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
@@ -23,14 +23,14 @@ def picture() -> Callable[..., np.ndarray]:
 
 
 @pytest.fixture
-def folder_of(tmp_path, picture) -> Callable[..., Path]:
+def folder_of(tmp_path, make_image) -> Callable[..., Path]:
     """Write PNG files of given sizes, (height, width[, channels]) by name, into a new folder."""
 
     def make(name: str, **sizes: tuple[int, ...]) -> Path:
         folder = tmp_path / name
         folder.mkdir()
         for seed, (key, size) in enumerate(sizes.items()):
-            Image.fromarray(picture(*size, seed=seed).squeeze()).save(folder / f"{key}.png")
+            Image.fromarray(make_image(*size, seed=seed).squeeze()).save(folder / f"{key}.png")
         return folder
 
     return make

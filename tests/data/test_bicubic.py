@@ -32,17 +32,17 @@ def test_bicubic_baseline_has_the_reference_psnr(shared_data, name, expected_db)
     scores = []
     for path in sorted((shared_data / name / "HR").glob("*.png")):
         gt = crop_to_multiple(read(path), 4)
-        scores.append(psnr_y_db(upscale(downscale(gt, 4), 4), gt, shave=4))
+        scores.append(psnr_y_db(upscale(downscale(gt, 4), 4), gt, crop_border=4))
     assert np.mean(scores) == pytest.approx(expected_db, abs=1e-3)
 
 
-def psnr_y_db(a: np.ndarray, b: np.ndarray, shave: int) -> float:
-    a, b = (luma(one)[shave:-shave, shave:-shave] for one in (a, b))
+def psnr_y_db(a: np.ndarray, b: np.ndarray, crop_border: int) -> float:
+    a, b = (luma(image)[crop_border:-crop_border, crop_border:-crop_border] for image in (a, b))
     return 10 * math.log10(255**2 / np.mean((a - b) ** 2))
 
 
 def luma(image: np.ndarray) -> np.ndarray:
-    """BT.601; a grey image is its own luma."""
+    """BT.601; a gray image is luma itself."""
     if image.shape[2] == 1:
         return image[:, :, 0].astype(float)
     return 16 + image @ np.array([65.481, 128.553, 24.966]) / 255
@@ -50,9 +50,9 @@ def luma(image: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("resize", [downscale, upscale])
-def test_equals_direct_summation(picture, resize, scale):
+def test_equals_direct_summation(make_image, resize, scale):
     """Images narrower than the kernel too, where the mirrored border is used several times."""
-    image = picture(scale, 5 * scale, 3)
+    image = make_image(scale, 5 * scale, 3)
     ratio = 1 / scale if resize is downscale else scale
     np.testing.assert_array_equal(resize(image, scale), slow_resize(image, ratio))
 
@@ -96,16 +96,16 @@ def test_constant_stays_constant_and_shapes_hold():
         assert (upscale(small, 4) == 77).all()
 
 
-def test_grey_equals_each_channel(picture):
-    image = picture(16, 12)
+def test_gray_equals_each_channel(make_image):
+    image = make_image(16, 12)
     for channel in range(3):
         np.testing.assert_array_equal(
             downscale(image[:, :, channel], 2), downscale(image, 2)[:, :, channel]
         )
 
 
-def test_refuses_wrong_sizes_and_types(picture):
-    with pytest.raises(ValueError, match=r"multiples of scale \(=4\), found 10x8"):
-        downscale(picture(10, 8), 4)
-    with pytest.raises(ValueError, match="expected a uint8 image, found float64"):
-        upscale(picture(8, 8) / 255, 2)
+def test_refuses_wrong_sizes_and_types(make_image):
+    with pytest.raises(ValueError, match=r"scale \(=4\).*10x8"):
+        downscale(make_image(10, 8), 4)
+    with pytest.raises(ValueError, match=r"uint8.*float64"):
+        upscale(make_image(8, 8) / 255, 2)

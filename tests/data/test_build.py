@@ -20,24 +20,24 @@ def folder(folder_of):
 
 def test_message_names_the_section_and_the_set(tmp_path, train_options, val_options):
     fails(
-        r"^datasets\.train \(Mine\): .*absent: expected a folder",
+        r"^datasets\.train \(Mine\): .*absent",
         train_options(tmp_path / "absent", name="Mine"),
     )
-    fails(r"^datasets\.val: .*absent: expected a folder", val_options(tmp_path / "absent"))
+    fails(r"^datasets\.val: .*absent", val_options(tmp_path / "absent"))
 
 
 def test_image_smaller_than_the_patch(folder, train_options):
     fails(
-        r"at least 24x24 pixels, found \S+b\.png \(20x30\): lower gt_size",
+        r"24x24.* \S+b\.png \(20x30\).*gt_size",
         train_options(folder, gt_size=24),
     )
     noise = train_options(folder, gt_size=24, type="NoiseDataset", sigma=5.0)
-    fails(r"found \S+b\.png \(20x30\): lower gt_size", noise, scale=1)
+    fails(r"24x24.* \S+b\.png \(20x30\).*gt_size", noise, scale=1)
 
 
 def test_cropping_to_the_scale_counts(folder_of, train_options):
     folder = folder_of("odd", a=(17, 17))
-    fails(r"at least 18x18 pixels, found \S+a\.png", train_options(folder, gt_size=18), scale=3)
+    fails(r"18x18.* \S+a\.png", train_options(folder, gt_size=18), scale=3)
     assert build_train_set(train_options(folder, gt_size=15), 3, 0)[(0, 0)]["gt"].shape == (
         3,
         15,
@@ -46,9 +46,7 @@ def test_cropping_to_the_scale_counts(folder_of, train_options):
 
 
 def test_patch_no_multiple_of_the_scale(folder, train_options):
-    fails(
-        r"gt_size \(=16\) to be a multiple of scale \(=3\): use 15", train_options(folder), scale=3
-    )
+    fails(r"gt_size \(=16\).*scale \(=3\).*15", train_options(folder), scale=3)
 
 
 @pytest.mark.parametrize("cache", ["memory", "none"])
@@ -62,22 +60,20 @@ def test_lr_names(folder, folder_of, train_options):
     lr = folder_of("lr", ax2=(20, 25), c=(10, 15))
     options = train_options(folder, dataroot_lq=str(lr), filename_tmpl="{}x2")
     fails(
-        r"found 2 HR and 2 LR images: no LR image bx2 \(of \S+b\.png\); no HR image for \S+c\.png\. .*'\{\}x2'",
+        r"bx2 \(of \S+b\.png\).*lr/c\.png.*'\{\}x2'",
         options,
     )
 
 
 def test_lr_count(folder, folder_of, val_options):
     lr = folder_of("lr", a=(20, 25))
-    fails(
-        r"found 2 HR and 1 LR images: no LR image b \(of", val_options(folder, dataroot_lq=str(lr))
-    )
+    fails(r"2 HR and 1 LR.* b \(of \S+b\.png", val_options(folder, dataroot_lq=str(lr)))
 
 
 def test_lr_sizes(folder, folder_of, val_options):
     lr = folder_of("lr", a=(20, 25), b=(10, 14))
     fails(
-        r"scale \(=2\) times LR sides: \S+b\.png is 10x14, \S+b\.png is 20x30",
+        r"scale \(=2\).* \S+b\.png is 10x14, \S+b\.png is 20x30",
         val_options(folder, dataroot_lq=str(lr)),
     )
 
@@ -85,14 +81,14 @@ def test_lr_sizes(folder, folder_of, val_options):
 def test_lr_names_twice(folder, folder_of, val_options):
     lr = folder_of("lr", a=(20, 25), b=(10, 15))
     (lr / "a.bmp").write_bytes((lr / "a.png").read_bytes())
-    fails("LR names without extension occur twice", val_options(folder, dataroot_lq=str(lr)))
+    fails(r"lr/a\.\S+: LR .*twice", val_options(folder, dataroot_lq=str(lr)))
 
 
 def test_database_without_meta_file(tmp_path, val_options):
     (tmp_path / "x.lmdb").mkdir()
     (tmp_path / "x.lmdb" / "data.mdb").touch()
     fails(
-        r"x\.lmdb: expected the file meta_info\.txt in this LMDB folder, found none",
+        r"x\.lmdb: .*meta_info\.txt",
         val_options(tmp_path / "x.lmdb"),
     )
 
@@ -100,30 +96,30 @@ def test_database_without_meta_file(tmp_path, val_options):
 @pytest.mark.parametrize(
     ("values", "scale", "match"),
     [
-        ({"type": "NoiseDataset"}, 1, "NoiseDataset needs sigma"),
+        ({"type": "NoiseDataset"}, 1, "NoiseDataset.*sigma"),
         (
             {"type": "NoiseDataset", "sigma": 5.0},
             2,
-            "expected scale 1 with type NoiseDataset, found scale 2",
+            "NoiseDataset.*scale 2",
         ),
         (
             {"type": "NoiseDataset", "sigma": 5.0, "dataroot_lq": "x"},
             1,
-            "dataroot_lq has no effect",
+            "dataroot_lq.*NoiseDataset",
         ),
         (
             {"type": "NoiseDataset", "sigma": [9.0, 5.0]},
             1,
-            r"one level or \[lowest, highest\] within 0-255",
+            r"sigma.*0-255.*9\.0, 5\.0",
         ),
-        ({"type": "NoiseDataset", "sigma": 256.0}, 1, r"within 0-255, found 256\.0"),
-        ({"sigma": 5.0}, 2, r"sigma \(=5\.0\) has no effect with type SRDataset"),
-        ({}, 1, "SRDataset at scale 1 needs ready pairs"),
-        ({"filename_tmpl": "{}x2"}, 2, "has no effect without dataroot_lq"),
+        ({"type": "NoiseDataset", "sigma": 256.0}, 1, r"sigma.*0-255.*256\.0"),
+        ({"sigma": 5.0}, 2, r"sigma \(=5\.0\).*SRDataset"),
+        ({}, 1, "SRDataset at scale 1.*dataroot_lq"),
+        ({"filename_tmpl": "{}x2"}, 2, "filename_tmpl.*dataroot_lq"),
         (
             {"filename_tmpl": "x2", "dataroot_lq": "x"},
             2,
-            r"filename_tmpl with one \{\} for the HR name, found 'x2'",
+            r"filename_tmpl.*'x2'",
         ),
     ],
 )
@@ -131,5 +127,5 @@ def test_settings_that_contradict(folder, train_options, values, scale, match):
     try:
         options = train_options(folder, **values)
     except ValueError:
-        pytest.skip("the option schema refuses it already")
+        return  # the option schema refuses it already
     fails(match, options, scale)

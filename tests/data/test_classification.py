@@ -50,7 +50,7 @@ def test_a_batch_is_normalized_float32():
     assert float(batch["image"][1, 2, 5, 7]) == pytest.approx((value - 0.3) / 0.3, abs=1e-6)
 
 
-def test_validation_gives_every_picture_once_in_order():
+def test_validation_gives_every_image_once_in_order():
     items = ValImages(tiny(10, side=12), ClassificationVal(type=TYPE, dataroot="-", batch_size=4))
     batches = list(items.batches())
     assert [len(batch["label"]) for batch in batches] == [4, 4, 2]
@@ -87,19 +87,19 @@ def test_the_seed_changes_the_samples():
     assert not equal([train_set(seed=3).batch([(0, 0)])], [train_set(seed=4).batch([(0, 0)])])
 
 
-def test_every_sample_is_a_window_of_the_framed_picture():
+def test_every_sample_is_a_crop_of_the_padded_image():
     images = tiny(5, side=8).images_NHWC
     numbers, positions = [0, 4, 4, 2], [9, 8, 7, 6]
     found = random_crop_with_padding(images, numbers, positions, seed=1, padding=3, hflip=True)
     for sample, number in zip(found, numbers, strict=True):
-        framed = np.pad(images[number], ((3, 3), (3, 3), (0, 0)))
-        windows = [framed[top : top + 8, left : left + 8] for top in range(7) for left in range(7)]
+        padded = np.pad(images[number], ((3, 3), (3, 3), (0, 0)))
+        windows = [padded[top : top + 8, left : left + 8] for top in range(7) for left in range(7)]
         assert any(
             np.array_equal(sample, one) or np.array_equal(sample, one[:, ::-1]) for one in windows
         )
 
 
-def test_all_places_and_both_sides_are_equally_likely():
+def test_all_offsets_and_both_orientations_are_equally_likely():
     image = np.arange(1, 26, dtype=np.uint8).reshape(1, 5, 5, 1)
     count = 9 * 2 * 400
     found = random_crop_with_padding(
@@ -115,7 +115,7 @@ def test_without_padding_and_flip_nothing_changes():
     assert equal([dataset.batch([(2, 50), (9, 51)])], [plain.batch([2, 9])])
 
 
-def test_draws_are_those_of_the_published_generator():
+def test_random_bits_are_spread_evenly():
     """Random bits are spread evenly and differ from position to position and seed to seed."""
     bits = random_bits(7, np.arange(4000), 2)
     assert len(np.unique(bits)) == bits.size
@@ -136,9 +136,7 @@ def test_a_set_is_opened_from_its_section(tmp_path):
     val = build_val(ClassificationVal(type=TYPE, dataroot=str(tmp_path / "set"), color="grey"))
     assert (len(train), len(val)) == (3, 5) and train.classes == val.classes
     assert val.batch([0])["image"].shape == (1, 1, 32, 32)
-    with pytest.raises(
-        UserError, match=r"datasets.val \(mine\): .*expected a folder with a classification set"
-    ):
+    with pytest.raises(UserError, match=r"datasets.val \(mine\): .*other"):
         build_val(ClassificationVal(type=TYPE, name="mine", dataroot=str(tmp_path / "other")))
 
 
@@ -146,8 +144,8 @@ def test_other_classes_in_validation_are_refused():
     check_same_classes(("a", "b"), ("a", "b"), "val")
     with pytest.raises(
         UserError,
-        match="val: expected the 2 classes of the training set, found 'c' for 'b' at label 1",
+        match=r"val: .*'c'.*'b'.*label 1",
     ):
         check_same_classes(("a", "b"), ("a", "c"), "val")
-    with pytest.raises(UserError, match="expected the 2 classes of the training set, found 3"):
+    with pytest.raises(UserError, match=r"val: .*2 classes.*3"):
         check_same_classes(("a", "b"), ("a", "b", "c"), "val")

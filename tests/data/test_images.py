@@ -24,27 +24,27 @@ from dhp_sr.images import ImageLimits, ImageTooLargeError, UnsupportedImageError
 from dhp_sr.utils.errors import UserError
 
 
-def stored(picture: PillowImage.Image, kind: str, **options) -> bytes:
+def stored(image: PillowImage.Image, kind: str, **options) -> bytes:
     stream = io.BytesIO()
-    picture.save(stream, kind, **options)
+    image.save(stream, kind, **options)
     return stream.getvalue()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_png_round_trip(picture, channels):
-    image = picture(9, 7, channels)
+def test_png_round_trip(make_image, channels):
+    image = make_image(9, 7, channels)
     data = encode_png(image)
     np.testing.assert_array_equal(decode(data, "x.png"), image)
     assert header_size(data, "x.png") == (9, 7, channels)
 
 
-def files_of_every_format(picture) -> dict[str, bytes]:
-    image = picture(12, 10)
+def files_of_every_format(make_image) -> dict[str, bytes]:
+    image = make_image(12, 10)
     pillow = PillowImage.fromarray(image)
     turned = exif(6)
     return {
         "gray png": png(image[:, :, :1], 8, 0),
-        "alpha png": png(picture(12, 10, 4), 8, 6),
+        "alpha png": png(make_image(12, 10, 4), 8, 6),
         "4 bit png": png(image[:, :, :1] % 16, 4, 0),
         "palette png": stored(pillow.quantize(50), "PNG"),
         "turned png": png(image, 8, 2, [(b"eXIf", turned)]),
@@ -62,8 +62,8 @@ def files_of_every_format(picture) -> dict[str, bytes]:
     }
 
 
-def test_training_sees_the_pixels_that_inference_sees(picture):
-    for name, data in files_of_every_format(picture).items():
+def test_training_sees_the_pixels_that_inference_sees(make_image):
+    for name, data in files_of_every_format(make_image).items():
         expected = read_image(data, ImageLimits(2**28)).color
         found = decode(data, name)
         np.testing.assert_array_equal(found, expected, err_msg=name)
@@ -72,8 +72,8 @@ def test_training_sees_the_pixels_that_inference_sees(picture):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientation_is_applied(picture, orientation):
-    image = picture(12, 10)
+def test_orientation_is_applied(make_image, orientation):
+    image = make_image(12, 10)
     for data in (
         png(image, 8, 2, [(b"eXIf", exif(orientation))]),
         tiff(image, 8, RGB, tags={ORIENTATION: (SHORT, [orientation])}),
@@ -81,8 +81,8 @@ def test_orientation_is_applied(picture, orientation):
         np.testing.assert_array_equal(decode(data, "x"), shown(image, orientation))
 
 
-def test_alpha_is_dropped_and_colors_stay(picture):
-    rgba = picture(6, 5, 4)
+def test_alpha_is_dropped_and_colors_stay(make_image):
+    rgba = make_image(6, 5, 4)
     np.testing.assert_array_equal(decode(png(rgba, 8, 6), "x.png"), rgba[:, :, :3])
     assert header_size(png(rgba, 8, 6), "x.png") == (6, 5, 3)
 
@@ -109,14 +109,14 @@ def test_16_bits_are_refused_whatever_the_format(tmp_path, channels):
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 @pytest.mark.parametrize("kept", [0.05, 0.3, 0.6, 0.9, 0.99])
-def test_truncated_files_are_refused(picture, kind, kept):
-    data = stored(PillowImage.fromarray(picture(64, 64)), kind)
+def test_truncated_files_are_refused(make_image, kind, kept):
+    data = stored(PillowImage.fromarray(make_image(64, 64)), kind)
     with pytest.raises(UserError, match=r"^cut\.img: "):
         decode(data[: int(len(data) * kept)], "cut.img")
 
 
-def test_damage_inside_a_png_is_refused(picture):
-    data = bytearray(encode_png(picture(64, 64)))
+def test_damage_inside_a_png_is_refused(make_image):
+    data = bytearray(encode_png(make_image(64, 64)))
     data[len(data) // 2] ^= 1
     with pytest.raises(UserError, match=r"^x\.png: .*damaged"):
         decode(bytes(data), "x.png")
@@ -160,8 +160,8 @@ def test_large_images_are_refused_before_they_are_decoded():
     assert TRAINING_LIMITS.max_bytes == PREPARATION_LIMITS.max_bytes == 2**30
 
 
-def test_colors(picture):
-    gray, rgb = picture(4, 5, 1), picture(4, 5, 3)
+def test_colors(make_image):
+    gray, rgb = make_image(4, 5, 1), make_image(4, 5, 3)
     np.testing.assert_array_equal(to_color(gray, "rgb"), np.concatenate([gray] * 3, axis=2))
     assert to_color(rgb, "rgb") is rgb
     assert to_color(gray, "gray") is gray
@@ -180,7 +180,7 @@ def test_luma_equals_published_gray_images(shared_data, gray, color):
     np.testing.assert_array_equal(rgb_to_gray(rgb), published)
 
 
-def test_crop_to_multiple(picture):
-    image = picture(11, 9)
+def test_crop_to_multiple(make_image):
+    image = make_image(11, 9)
     np.testing.assert_array_equal(crop_to_multiple(image, 4), image[:8, :8])
     np.testing.assert_array_equal(crop_to_multiple(image, 1), image)

@@ -53,9 +53,9 @@ def test_round_trip(folder, database):
         np.testing.assert_array_equal(ours.read(), original.read())
 
 
-def test_database_of_basicsr_is_read(tmp_path, picture):
+def test_database_of_basicsr_is_read(tmp_path, make_image):
     """As its `make_lmdb_from_imgs` writes it, names with spaces included."""
-    image = picture(20, 30)
+    image = make_image(20, 30)
     target = tmp_path / "x.lmdb"
     png = cv2.imencode(".png", image[:, :, ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
     with (

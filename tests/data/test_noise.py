@@ -60,7 +60,7 @@ def test_validation_noise_repeats_by_name(folder, folder_of, val_options):
     )  # independent of the other images
 
 
-def test_validation_pictures_are_clipped_tensors_are_not(folder, val_options):
+def test_validation_images_are_clipped_tensors_are_not(folder, val_options):
     item = build_val_set(val_options(folder, type="NoiseDataset", sigma=70.0), 1)[0]
     assert item["lq"].min() < 0 and item["lq"].max() > 1
     expected = (item["lq"] * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()

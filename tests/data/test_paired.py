@@ -12,12 +12,12 @@ from dhp_sr.data.images import crop_to_multiple, decode, to_color
 from dhp_sr.utils.errors import UserError
 
 
-def test_patch_and_its_lr_show_the_same_place(tmp_path, train_options):
+def test_patch_and_its_lr_show_the_same_area(tmp_path, train_options):
     """An image of the coordinates: every LR pixel of a patch has to lie in the middle of its HR pixels."""
     rows, columns = np.mgrid[0:64, 0:96]
-    picture = np.stack([rows * 2, columns * 2, np.zeros_like(rows)], axis=2).astype(np.uint8)
+    ramp = np.stack([rows * 2, columns * 2, np.zeros_like(rows)], axis=2).astype(np.uint8)
     (tmp_path / "hr").mkdir()
-    Image.fromarray(picture).save(tmp_path / "hr" / "ramp.png")
+    Image.fromarray(ramp).save(tmp_path / "hr" / "ramp.png")
     dataset = build_train_set(train_options(tmp_path / "hr"), 4, seed=3)
     seen = set()
     for position in range(64):
@@ -53,8 +53,8 @@ def test_augmentation_can_be_switched_off(folder_of, train_options, hflip, rot, 
     )
 
 
-def test_orientations_are_the_eight_of_a_square(picture):
-    image = picture(4, 4).transpose(2, 0, 1)
+def test_orientations_are_the_eight_of_a_square(make_image):
+    image = make_image(4, 4).transpose(2, 0, 1)
     flags = [(h, v, s) for h in (False, True) for v in (False, True) for s in (False, True)]
     found = {orient(image, *flag).tobytes() for flag in flags}
     turned = {np.rot90(image, k, axes=(1, 2)).tobytes() for k in range(4)}
@@ -128,5 +128,5 @@ def test_several_roots_of_pairs_may_share_names(folder_of, train_options):
     lr = [folder_of("lr1", a=(16, 16)), folder_of("lr2", a=(24, 16))]
     options = train_options(hr, dataroot_lq=[str(one) for one in lr])
     assert len(build_train_set(options, 2, seed=0)) == 2
-    with pytest.raises(UserError, match="found 2 of dataroot_gt and 1 of dataroot_lq"):
+    with pytest.raises(UserError, match="2 of dataroot_gt and 1 of dataroot_lq"):
         build_train_set(train_options(hr, dataroot_lq=str(lr[0])), 2, seed=0)

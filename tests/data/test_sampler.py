@@ -72,10 +72,10 @@ def test_ranks_share_the_batch_of_one(dataset):
     assert torch.equal(whole["gt"], torch.cat([part["gt"] for part in parts]))
 
 
-def test_every_picture_once_an_epoch_in_changing_order():
+def test_every_image_once_an_epoch_in_changing_order():
     addresses = BatchSampler(10, batch_size=5, seed=0)
     epochs = [
-        [picture for i in (2 * e, 2 * e + 1) for picture, _ in addresses.batch(i)] for e in range(6)
+        [index for i in (2 * e, 2 * e + 1) for index, _ in addresses.batch(i)] for e in range(6)
     ]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert len(set(map(tuple, epochs))) == 6

@@ -60,25 +60,21 @@ def test_names_that_are_not_utf_8(folder_of, tmp_path):
 
 
 def test_missing_folder(tmp_path):
-    with pytest.raises(
-        UserError, match="absent: expected a folder of images, found nothing: check the path"
-    ):
+    with pytest.raises(UserError, match=r"absent: .*nothing"):
         find_images(tmp_path / "absent")
 
 
 def test_file_instead_of_folder(folder_of):
-    with pytest.raises(UserError, match="expected a folder of images, found a file"):
+    with pytest.raises(UserError, match=r"a\.png: .*a file"):
         find_images(folder_of("set", a=(8, 8)) / "a.png")
 
 
 def test_empty_folder_names_sub_folders_with_images(tmp_path, folder_of):
     folder_of("HR", a=(8, 8))
-    with pytest.raises(UserError, match=r"found none: name one of its sub-folders that do: HR"):
+    with pytest.raises(UserError, match=r"sub-folder.*: HR"):
         find_images(tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(
-        UserError, match=r"empty: expected images \(\.png.*found none: check the path"
-    ):
+    with pytest.raises(UserError, match=r"empty: .*\.png"):
         find_images(tmp_path / "empty")
 
 
@@ -94,24 +90,22 @@ def test_bundled_split_is_disjoint():
 
 
 def test_bundled_name_is_checked():
-    with pytest.raises(UserError, match=r"found 'bundled:vall' \(did you mean 'bundled:val'\?\)"):
+    with pytest.raises(UserError, match=r"'bundled:vall'.*'bundled:val'"):
         find_images("bundled:vall")
 
 
 def test_bundled_without_scikit_image(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        UserError, match=r"scikit-image, which is not installed: `pip install scikit-image`"
-    ):
+    with pytest.raises(UserError, match=r"bundled:val: .*pip install scikit-image"):
         find_images("bundled:val")
 
 
 def test_bundled_photograph_missing(monkeypatch):
     monkeypatch.setitem(sources.BUNDLED, "bundled:val", ("absent.png",))
-    with pytest.raises(UserError, match=r"comes without .*absent\.png"):
+    with pytest.raises(UserError, match=r"absent\.png"):
         find_images("bundled:val")
 
 
 def test_no_roots():
-    with pytest.raises(UserError, match="found an empty list"):
+    with pytest.raises(UserError, match="dataroot_gt"):
         find_all([])

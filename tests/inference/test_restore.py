@@ -220,7 +220,7 @@ def test_spans_cover_an_axis_once(multiple):
 
 
 def test_models_for_other_images_are_refused():
-    with pytest.raises(UserError, match="found 4 channels in and 3 out"):
+    with pytest.raises(UserError, match="4 channels in and 3 out"):
         ChannelAdapter.between(3, a_runner(in_channels=4))
 
 

@@ -85,7 +85,7 @@ def test_images_are_not_replaced(tmp_path):
     source = touched(tmp_path / "in", "a.png")
     with pytest.raises(
         UserError,
-        match=r"would replace the image .*a\.png; choose another --output, or give --suffix",
+        match=r"a\.png.*--output.*--suffix",
     ):
         list_tasks(source, source, "png")
     assert found(source, source, suffix="_x2") == {"a.png": "a_x2.png"}
@@ -106,7 +106,7 @@ def test_links_to_folders_are_followed_once(tmp_path):
 
 
 def test_nothing_to_do_is_an_error(tmp_path):
-    with pytest.raises(UserError, match="expected a file or a folder, found none"):
+    with pytest.raises(UserError, match=r"--input .*none"):
         list_tasks(tmp_path / "none", tmp_path, "png")
-    with pytest.raises(UserError, match=r"expected images .* found none among 1 files"):
+    with pytest.raises(UserError, match=r"--input .*1 files"):
         list_tasks(touched(tmp_path / "in", "a.txt"), Path("out"), "png")
