@@ -41,8 +41,16 @@ def png_chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", crc)
 
 
-ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))  # fmt: skip
-"""First row, first column, row step, column step of the passes of an interlaced image (8.1)."""
+ADAM7 = (
+    (0, 0, 8, 8),
+    (0, 4, 8, 8),
+    (4, 0, 8, 4),
+    (0, 2, 4, 4),
+    (2, 0, 4, 2),
+    (0, 1, 2, 2),
+    (1, 0, 2, 1),
+)
+"""First row, first column, row step and column step of an interlaced image's passes (8.1)."""
 
 
 def png(
@@ -53,7 +61,7 @@ def png(
     after: Sequence[Chunk] = (),
     interlaced: bool = False,
 ) -> bytes:
-    """A PNG file; `before` are chunks between IHDR and IDAT, `after` those between IDAT and IEND."""
+    """A PNG file; chunks `before` stand between IHDR and IDAT, `after` behind IDAT."""
     height, width = samples_HWS.shape[:2]
     header = struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, interlaced)
     passes = [samples_HWS]
@@ -66,7 +74,7 @@ def png(
 
 
 def read_png(data: bytes) -> tuple[np.ndarray, int, int, dict[bytes, bytes]]:
-    """Samples (H, W, S), depth, color type and chunks of a PNG file of 8 or 16 bits, not interlaced."""
+    """Samples (H, W, S), depth, color type and chunks of a PNG of 8 or 16 bits."""
     assert data.startswith(PNG_SIGNATURE)
     chunks: dict[bytes, bytes] = {}
     position = 8
@@ -211,7 +219,7 @@ def tiff(
 def tiff_file(
     body: bytes, fields: dict[int, tuple[int, Sequence[int] | bytes]], byteorder: str = "<"
 ) -> bytes:
-    """Header, `body` from byte 8 on, one directory with `fields`, and the values that it points to."""
+    """Header, `body` from byte 8 on, a directory with `fields`, and the values of these."""
     directory = 8 + len(body) + len(body) % 2
     beyond = directory + 2 + 12 * len(fields) + 4
     entries, values = b"", b""

@@ -1,4 +1,4 @@
-"""Batches of labeled images: normalized, shifted and mirrored by the seed alone, whoever makes them."""
+"""Batches of labeled images: normalized, cropped and mirrored by the seed alone."""
 
 from itertools import islice
 

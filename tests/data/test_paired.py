@@ -13,7 +13,7 @@ from dhp_sr.utils.errors import UserError
 
 
 def test_patch_and_its_lr_show_the_same_area(tmp_path, train_options):
-    """An image of the coordinates: every LR pixel of a patch has to lie in the middle of its HR pixels."""
+    """An image of coordinates: each LR pixel of a patch has to lie amid its HR pixels."""
     rows, columns = np.mgrid[0:64, 0:96]
     ramp = np.stack([rows * 2, columns * 2, np.zeros_like(rows)], axis=2).astype(np.uint8)
     (tmp_path / "hr").mkdir()

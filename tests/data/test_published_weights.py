@@ -1,4 +1,4 @@
-"""Published CIFAR-10 checkpoints on the complete test set: all steps from the sheets to the error."""
+"""Published CIFAR-10 checkpoints on the complete test set, from the sheets to the error."""
 
 import pytest
 import torch

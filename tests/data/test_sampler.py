@@ -1,4 +1,4 @@
-"""Batches: the same whatever the workers, ranks and interruptions; different from epoch to epoch."""
+"""Batches: the same whatever workers, ranks and interruptions; other ones in each epoch."""
 
 from itertools import islice
 

@@ -1,4 +1,4 @@
-"""Which files are opened, by which decoder, within which limits; JPEG, BMP, WebP, GIF and Netpbm."""
+"""Which files are opened and within which limits; JPEG, BMP, WebP, GIF and Netpbm."""
 
 import io
 import os

@@ -130,7 +130,8 @@ def test_premultiplied_alpha_is_divided_out(kind, bits, planar):
 
 
 def test_premultiplied_colors_above_alpha_are_clipped():
-    assert_decodes(tiff(np.array([[[200, 100]]]), 8, BLACK_IS_ZERO, tags=extra(PREMULTIPLIED)), [[[255]]], [[100]])  # fmt: skip
+    data = tiff(np.array([[[200, 100]]]), 8, BLACK_IS_ZERO, tags=extra(PREMULTIPLIED))
+    assert_decodes(data, [[[255]]], [[100]])
 
 
 @pytest.mark.parametrize("bits", [8, 16])

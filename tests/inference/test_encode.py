@@ -122,7 +122,14 @@ def test_sizes_that_a_format_cannot_hold_are_refused_before_the_work(name, side,
 
 @pytest.mark.parametrize(
     ("suffix", "name"),
-    [(".JPEG", "jpg"), (".tif", "tiff"), (".WebP", "webp"), (".gif", "png"), (".ppm", "png"), ("", "png")],
-)  # fmt: skip
+    [
+        (".JPEG", "jpg"),
+        (".tif", "tiff"),
+        (".WebP", "webp"),
+        (".gif", "png"),
+        (".ppm", "png"),
+        ("", "png"),
+    ],
+)
 def test_formats_of_suffixes(suffix, name):
     assert output_format_of(suffix) == name
