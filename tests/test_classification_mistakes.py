@@ -83,9 +83,7 @@ def test_a_class_folder_without_pictures(cifar, refusal, tmp_path):
     make_classes(cifar, tmp_path / "folders", "folders")
     for picture in (tmp_path / "folders" / "train" / "bee").iterdir():
         picture.unlink()
-    assert "bee: " in refusal(
-        tmp_path / "folders"
-    )
+    assert "bee: " in refusal(tmp_path / "folders")
 
 
 def test_a_sheet_without_its_index(cifar, refusal, tmp_path):
@@ -97,6 +95,4 @@ def test_a_sheet_without_its_index(cifar, refusal, tmp_path):
 
 
 def test_a_folder_that_is_not_there(refusal, tmp_path):
-    assert "nothing" in refusal(
-        tmp_path / "nosuch"
-    )
+    assert "nothing" in refusal(tmp_path / "nosuch")
