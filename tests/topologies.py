@@ -1,10 +1,13 @@
 """Small networks, one for every operator that has a rule; written as users write them, literals included."""
 
+import copy
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from dhp_sr.hyper import convert
 
 
 def conv(inputs, outputs, kernel=3, **more):
@@ -760,3 +763,21 @@ TOPOLOGIES = {
     "classifier_by_flatten": (2, Classifier(lambda x: torch.flatten(x, 1))),
 }
 """Name -> (how many groups are prunable at least, the network)."""
+
+
+def masked(network, share):
+    """Return a converted network in float64, random values and masks, and an input; every prunable group is narrowed."""
+    network = copy.deepcopy(network).double().eval()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for tensor in [*network.parameters(), *network.buffers()]:
+            if tensor.is_floating_point():
+                tensor.copy_(
+                    torch.rand_like(tensor) + 0.1 if tensor.dim() == 1 else torch.randn_like(tensor)
+                )
+    x = torch.rand(2, 2, 8, 8, dtype=torch.float64)
+    hyper = convert(network, x).eval()
+    for group in hyper.plan.prunable:
+        kept = min(max(round(share * group.width), 1), group.width - 1)
+        hyper.set_masks({group.name: torch.randperm(group.width) < kept})
+    return hyper, x

@@ -99,8 +99,17 @@ def _apply(op: OpContext, spec: OpSpec) -> Any:
 
 def _pin_call(op: OpContext, reason: str) -> Any:
     """Pin every input of a call, and its result; `reason` is shown in the plan."""
+    tensors = []
     for node in op.node.all_input_nodes:
         op.analysis.pin(op.ids.get(node), reason)
+        if node.op == "get_attr":
+            tensors.append(str(node.target))
+    if op.module is not None:
+        tensors += [f"{op.layer}.{name}" for name, _ in op.module.named_parameters()]
+    for tensor in tensors:
+        # Another call may have bound, or may yet bind, the axes of this call's weights: whatever it
+        # couples with them must keep the width that this call needs.
+        op.analysis.read_as_values.setdefault(op.analysis.name(tensor), reason)
     return _new_pinned(op, op.value, reason)
 
 

@@ -79,12 +79,14 @@ class AnalysisContext:
         self.layers: dict[str, LayerCalls] = {}
         """Weight name -> all calls of layers with this weight."""
         self.read_as_values: dict[str, str] = {}
-        """Name of a weight that something else than its layer computes with -> why its channels are pinned."""
+        """Name of a weight that something else than the rule of its layer reads -> why its channels are pinned."""
         self.hardcoded_sizes: list[HardcodedSize] = []
         self.inferred_axes: dict[str, set[int]] = {}
         """Node name -> axes whose length the forward infers (-1, or read from a shape), best left to lose channels."""
         self.signs: dict[fx.Node, Sign] = {}
         self.buffers = dict(network.named_buffers())
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in network.named_parameters()}
+        """Shape of every parameter."""
         self._canonical = canonical_names(network)
 
     def name(self, tensor: str) -> str:

@@ -165,14 +165,25 @@ def pointwise_field(op: ReceptiveContext) -> ReceptiveField2D | None:
 
 
 def assignment_field(op: ReceptiveContext) -> ReceptiveField2D:
-    """Refuse an assignment to a slice.
+    """Return the field of x after `x[index] = value`, for an index that takes all pixels.
 
     Raises:
-        Unbounded: always.
+        Unbounded: some pixels are assigned to.
     """
-    # The first rows of a tile are not the first rows of the image, so a tile would assign to other
-    # pixels. Also, whoever reads the target later reads the assigned value, which no edge shows.
-    raise op.unbounded("assigns to some of the pixels")
+    target, index, value = op.node.args
+    items = index if isinstance(index, tuple) else (index,)
+    rank = len(op.shape(target))
+    for dim in range(rank):
+        item = items[dim] if dim < len(items) else slice(None)
+        holds_space = op.fields.get(target) is None or op.fields[target].holds_space(dim)
+        # The first rows of a tile are not the first rows of the image, so a tile would assign to
+        # other pixels. (With an ellipsis or a tensor in the index it is not worked out which.)
+        if not isinstance(item, slice) or (holds_space and item != slice(None)):
+            raise op.unbounded("assigns to some of the pixels")
+    operands = [(op.fields.get(target), op.shape(target))]
+    if isinstance(value, fx.Node):
+        operands.append((op.fields.get(value), op.shape(value)))
+    return combined(op, operands, op.shape(target))
 
 
 def _activation(

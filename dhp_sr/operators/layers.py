@@ -87,9 +87,22 @@ class LayerWeights:
         """Return the ids of the layer's result; the bias is coupled with them."""
         if isinstance(self.bias, str):
             self._op.analysis.bind_axis(self.bias, 0, channels)
-        elif self.bias is not None:
+        elif self.bias is None:
+            self._bind_unused_bias(channels)
+        else:
             self._op.analysis.union_find.union(self._op.channels(self.bias, 0), channels)
         return self._op.broadcast_along(channels, dim)
+
+    def _bind_unused_bias(self, channels: Tensor) -> None:
+        """Bind the bias of a module whose weight alone is given to a function.
+
+        No call reads it, but the module that holds both must still have matching shapes.
+        """
+        if self._op.module is None and isinstance(self.weight, str):
+            bias = f"{self.weight.rpartition('.')[0]}.bias"
+            analysis = self._op.analysis
+            if analysis.shapes.get(bias) == tuple(channels.shape):
+                analysis.bind_axis(bias, 0, channels)
 
 
 def weight_shape(op: NodeContext) -> tuple[int, ...]:

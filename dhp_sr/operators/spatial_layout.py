@@ -8,6 +8,7 @@ entries follows from the places of the digits.
 """
 
 import math
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -333,6 +334,19 @@ def _check_axis(
             )
         if field is not None and (-back > len(field.layout) or field.layout[back] != digits):
             raise op.unbounded("combines values whose rows and columns do not correspond")
+
+
+_IN_PLACE = (
+    operator.setitem,
+    *(operator.iadd, operator.isub, operator.imul, operator.itruediv),
+)
+
+
+def writes_to_input(node: fx.Node) -> bool:
+    """Return whether an operator changes its first input, for all who read it later."""
+    if node.op == "call_method":
+        return str(node.target).endswith("_")
+    return node.target in _IN_PLACE
 
 
 def shapes_of(value: Any) -> list[tuple[int, ...]]:

@@ -15,6 +15,7 @@ from dhp_sr.operators.spatial_layout import (
     Unbounded,
     image_field,
     shapes_of,
+    writes_to_input,
 )
 
 _SIDES = (48, 768)
@@ -82,7 +83,7 @@ def _walk(network: nn.Module, traced: TracedNetwork, side: int) -> ReceptiveFiel
         module = modules[node.target] if node.op == "call_module" else None
         op = ReceptiveContext(node, module, traced.values[node], traced.values, fields, side)
         fields[node] = _visit(op)
-        if node.op == "call_method" and str(node.target).endswith("_"):
+        if writes_to_input(node):
             # A method that works in place changes its input, too, for all who read it later.
             fields[op.source] = fields[node]
     raise Unbounded("the network returns nothing")

@@ -1,7 +1,5 @@
 """One small network for every rule: cut equals masked, and what has no rule is pinned."""
 
-import copy
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,30 +13,12 @@ from topologies import (
     SpatialAttention,
     SpectralNorm,
     conv,
+    masked,
     with_fixed_weight,
 )
 from torch import nn
 
-from dhp_sr.hyper import convert
 from dhp_sr.metrics.complexity import complexity
-
-
-def masked(network, share):
-    """Return a network with random values in float64, with random masks that every prunable group loses channels by."""
-    network = copy.deepcopy(network).double().eval()
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for tensor in [*network.parameters(), *network.buffers()]:
-            if tensor.is_floating_point():
-                tensor.copy_(
-                    torch.rand_like(tensor) + 0.1 if tensor.dim() == 1 else torch.randn_like(tensor)
-                )
-    x = torch.rand(2, 2, 8, 8, dtype=torch.float64)
-    hyper = convert(network, x).eval()
-    for group in hyper.plan.prunable:
-        kept = min(max(round(share * group.width), 1), group.width - 1)
-        hyper.set_masks({group.name: torch.randperm(group.width) < kept})
-    return hyper, x
 
 
 @pytest.mark.parametrize("share", [0.75, 0.5])

@@ -131,7 +131,15 @@ def rms(net, x):
     return F.rms_norm(x.permute(0, 2, 3, 1), (WIDTH,)).permute(0, 3, 1, 2)
 
 
+def assigned_channels(net, x):
+    """PLKSR's: some channels are replaced by what a large kernel makes of them."""
+    y = x.clone()
+    y[:, :2] = net.first(net.first(x))[:, :2]
+    return y
+
+
 EXACT = {
+    "assignment to channels": (assigned_channels, 4, 1),
     "channel shuffle": (channel_shuffle, 2, 1),
     "pixel shuffle by views": (pixel_shuffle, 3, 1),
     "pixel unshuffle by views": (unshuffled_and_shuffled, 7, 2),

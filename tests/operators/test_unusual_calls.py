@@ -1,0 +1,100 @@
+"""Operators called in unusual ways: their rules never fail; what they do not handle is pinned, and a cut stays exact."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from topologies import Net, conv, masked
+from torch import nn
+
+CALLS = {
+    "convolution without batch axis": lambda net, y: net.inner(y[0])[None],
+    "convolution by keywords": lambda net, y: F.conv2d(
+        input=y, weight=net.inner.weight, bias=net.inner.bias, padding=1
+    ),
+    "linear on a vector": lambda net, y: (
+        y + F.linear(y.mean((0, 2, 3)), net.linear.weight)[None, :, None, None]
+    ),
+    "weight transposed": lambda net, y: F.linear(
+        y.permute(0, 2, 3, 1), net.linear.weight.T
+    ).permute(0, 3, 1, 2),
+    "addmm": lambda net, y: (
+        y + torch.addmm(net.linear.bias, y.mean((2, 3)), net.linear.weight.t())[..., None, None]
+    ),
+    "relu by keyword": lambda net, y: F.relu(input=y),
+    "mean over a list": lambda net, y: y * y.mean(dim=[2, 3], keepdim=True),
+    "sum over all axes": lambda net, y: y * y.sum(),
+    "sum over axis": lambda net, y: y * y.sum(axis=3, keepdim=True),
+    "std of all": lambda net, y: y * y.std(),
+    "variance by keywords": lambda net, y: y * y.var(dim=(2, 3), unbiased=False, keepdim=True),
+    "norm by order": lambda net, y: y * y.norm(2, dim=3, keepdim=True),
+    "linalg norm": lambda net, y: y * torch.linalg.norm(y, dim=3, keepdim=True),
+    "maximum of all": lambda net, y: y * y.max(),
+    "maximum with indices": lambda net, y: y * y.max(3, keepdim=True)[0],
+    "maximum by name": lambda net, y: y * torch.max(y, dim=2, keepdim=True).values,
+    "pooling with indices": lambda net, y: F.interpolate(
+        F.max_pool2d(y, 2, return_indices=True)[0], scale_factor=2
+    ),
+    "split by the long keyword": lambda net, y: torch.cat(
+        torch.split(y, split_size_or_sections=[3, 5], dim=1), 1
+    ),
+    "split over a negative axis": lambda net, y: torch.cat(y.split(4, -3), -3),
+    "chunk by keywords": lambda net, y: torch.cat(torch.chunk(input=y, chunks=2, dim=1), dim=1),
+    "tensor_split at positions": lambda net, y: torch.cat(torch.tensor_split(y, (3,), dim=1), 1),
+    "index by a tensor": lambda net, y: y[:, torch.tensor([7, 6, 5, 4, 3, 2, 1, 0])],
+    "index by a list": lambda net, y: y[:, [1, 0, 2, 3, 4, 5, 6, 7]],
+    "index by a mask": lambda net, y: y[:, torch.ones(8, dtype=torch.bool)],
+    "axis added and taken": lambda net, y: y[None][0],
+    "axis behind": lambda net, y: y[..., None].squeeze(-1),
+    "narrow from a tensor": lambda net, y: y.narrow(1, torch.tensor(0), 8),
+    "power with a tensor": lambda net, y: torch.pow(y, torch.tensor(2.0)),
+    "power of a number": lambda net, y: 2**y,
+    "power by keyword": lambda net, y: torch.pow(y, exponent=2),
+    "number minus value": lambda net, y: 1 - y,
+    "number over value": lambda net, y: 1 / y.exp(),
+    "rounded division": lambda net, y: torch.div(y, 2, rounding_mode="floor"),
+    "clamp by tensors": lambda net, y: y.clamp(torch.tensor(0.0), torch.tensor(1.0)),
+    "clamp by keyword": lambda net, y: torch.clamp(input=y, min=0),
+    "layer norm of all": lambda net, y: F.layer_norm(y, y.shape[1:]),
+    "functional group norm": lambda net, y: F.group_norm(y, 4),
+    "batch norm without statistics": lambda net, y: F.batch_norm(y, None, None, training=True),
+    "cropping by padding": lambda net, y: F.pad(y, (-1, -1, -1, -1)),
+    "channels cropped by padding": lambda net, y: F.pad(y, (0, 0, 0, 0, -1, 1)),
+    "shape as a tuple": lambda net, y: y.view((y.size(0), -1)).view(y.size()),
+    "size by keyword": lambda net, y: y.view(y.size(dim=0), -1, 8, 8),
+    "permute with separate axes": lambda net, y: y.permute(0, 1, 3, 2),
+    "cast like another": lambda net, y: y.to(torch.float64).to(y.device).to(y),
+    "joined with zeros": lambda net, y: torch.cat([y, torch.zeros(1, 1, 8, 8)], 1)[:, :8],
+    "joined alone": lambda net, y: torch.cat([y], dim=0),
+    "joined along axis": lambda net, y: torch.cat((y, y), axis=1)[:, :8],
+    "stacked in front": lambda net, y: torch.stack([y, y])[0],
+    "chosen with a number": lambda net, y: torch.where(y > 0, y, 0.0),
+    "indices of true entries": lambda net, y: y * torch.where(y > 0)[0].numel(),
+    "range of channels": lambda net, y: y * torch.arange(y.shape[1])[None, :, None, None],
+    "expanded by -1": lambda net, y: y * y.mean((2, 3), keepdim=True).expand(-1, -1, 8, 8),
+    "repeated by a tensor": lambda net, y: y * y[:, :4].repeat_interleave(torch.full((4,), 2), 1),
+    "rolled flattened": lambda net, y: y.roll(1),
+    "rolled channels": lambda net, y: y.roll(1, 1),
+    "flipped channels": lambda net, y: y.flip(1),
+    "one channel assigned": lambda net, y: (y.__setitem__((slice(None), 0), 0), y)[1],
+    "unfolded": lambda net, y: F.fold(F.unfold(y, 3, padding=1), (8, 8), 3, padding=1),
+    "width as a number": lambda net, y: y * float(y.shape[1]),
+    "values of a weight": lambda net, y: y * net.inner.weight.mean((1, 2, 3)).view(1, -1, 1, 1),
+}
+
+
+class Called(Net):
+    def __init__(self, function):
+        super().__init__(inner=conv(8, 8), linear=nn.Linear(8, 8))
+        self.function = function
+
+    def middle(self, x):
+        return self.function(self, self.inner(x))
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_cut_equals_masked(name):
+    hyper, x = masked(Called(CALLS[name]), 0.5)
+    small = hyper.cut()
+    with torch.no_grad():
+        expected, actual = hyper(x[:1]), small(x[:1])
+    assert float((actual - expected).abs().max()) <= 1e-10 * float(expected.abs().max())
