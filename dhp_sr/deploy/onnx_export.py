@@ -217,8 +217,8 @@ def simplify(network: nn.Module) -> nn.Module:
 
     A PReLU with a single parameter becomes a leaky ReLU, which onnxruntime merges into the
     convolution before it (a PReLU stays a separate, slow operator; SRResNet takes twice as long
-    with it). EDSR's range and output mean go into its biases. A UNet, which pads and crops, states its
-    output's size through the input's, so that programs that infer shapes find it.
+    with it). EDSR's range and output mean go into its biases. A UNet, which pads and crops, states
+    its output's size through the input's, so that programs that infer shapes find it.
 
     Args:
         network: Maps an image tensor to an image; left as it was.

@@ -1,4 +1,4 @@
-"""models/process.py: what entry points set for the whole process."""
+"""cli/process.py: settings of the whole process."""
 
 import platform
 import subprocess

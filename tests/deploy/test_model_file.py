@@ -1,4 +1,4 @@
-"""deploy/checkpoint.py: what is saved comes back, and says what it is."""
+"""deploy/model_file.py: a saved network comes back, with its description."""
 
 import json
 

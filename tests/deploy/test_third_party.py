@@ -1,4 +1,4 @@
-"""deploy/origins.py: pruned networks of other packages come back from their files."""
+"""Pruned networks of other packages come back from their files."""
 
 import subprocess
 import sys

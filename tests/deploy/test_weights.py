@@ -1,4 +1,4 @@
-"""deploy/foreign.py: weights of other projects arrive, anything that could run code does not."""
+"""deploy/weights.py: weights of other projects are read, and no code is run."""
 
 import os
 
@@ -9,7 +9,7 @@ from torch import nn
 
 from dhp_sr.archs import build
 from dhp_sr.deploy import ModelFileError, load_into, load_weights, save_model
-from dhp_sr.deploy import weights as foreign
+from dhp_sr.deploy import weights as weights_module
 
 
 def state():
@@ -127,7 +127,7 @@ def test_load_into_can_take_what_fits_and_says_what_it_left():
 
 
 def test_keys_of_other_projects_are_renamed(monkeypatch):
-    monkeypatch.setitem(foreign.KEY_MAPS, "EDSR", ((r"^head\.", "conv_first."),))
+    monkeypatch.setitem(weights_module.KEY_MAPS, "EDSR", ((r"^head\.", "conv_first."),))
     network, weights = build("EDSR", num_feat=4, num_block=1, upscale=2), state()
     theirs = {key.replace("conv_first.", "head."): value for key, value in weights.items()}
     assert load_into(network, theirs) == ()
