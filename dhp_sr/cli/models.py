@@ -140,7 +140,7 @@ def model_names(paths: Sequence[str | Path]) -> list[str]:
     # Each round lengthens only the names that still occur twice.
     for longer in longer_names:
         counts = Counter(names)
-        # Files of one name in different runs, then of different suffixes, then by the whole path.
+        # Told apart by the suffix, or by the run, or by both, or by the whole path.
         names = [
             longer(path) if counts[name] > 1 else name
             for name, path in zip(names, files, strict=True)

@@ -112,7 +112,7 @@ def convert_to_onnx(
             program = torch.onnx.export(
                 network,
                 (example_image(network, shape),),
-                dynamo=True,  # the older exporter loses free sizes on the way
+                dynamo=True,  # the exporter on top of torch.export; the other is deprecated
                 external_data=False,
                 opset_version=opset,
                 dynamic_shapes=(dynamic_axes(network, size_multiple),),
