@@ -199,7 +199,10 @@ def _check_names(
         if key not in lq_by_key:
             without_lq.append(f"{key} (of {image.where})")
     # LR images too many are a mistake as well: `filename_tmpl` may be wrong
-    without_gt = [image.where for key, image in lq_by_key.items() if key not in gt_by_lq_key]
+    without_gt = []
+    for key, image in lq_by_key.items():
+        if key not in gt_by_lq_key:
+            without_gt.append(image.where)
     faults = []
     if without_lq:
         faults.append(f"no LR image {abbreviate(without_lq)}")

@@ -1,5 +1,6 @@
 """An image in memory, and what a file states about it before its pixels are decoded."""
 
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -12,6 +13,12 @@ from dhp_sr.utils.errors import UserError
 Pixels = NDArray[np.uint8 | np.uint16]
 
 _ORIENTATION_TAG = 274
+_SRGB_CHUNKS = {
+    b"gAMA": struct.pack(">I", 45455),
+    b"cHRM": struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000),
+    b"cICP": bytes([1, 13, 0, 1]),
+}
+"""Contents that mean sRGB (PNG specification, 11.3.2)."""
 
 
 class UnsupportedImageError(UserError):
@@ -42,6 +49,15 @@ class ColorInfo:
     """ICC profile."""
     png_chunks: tuple[tuple[bytes, bytes], ...] = ()
     """Name and content of PNG's chunks gAMA, cHRM, sRGB and cICP."""
+
+    @property
+    def png_chunks_say_srgb(self) -> bool:
+        """Whether the chunks say what programs assume of files without any: sRGB."""
+        for name, content in self.png_chunks:
+            # of the chunk sRGB the content is the rendering intent, which plays no role on screens
+            if name != b"sRGB" and content != _SRGB_CHUNKS.get(name):
+                return False
+        return True
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ class Result:
             losses.append("16 bits a channel")
         if self.color_info.icc and not self.icc:
             losses.append("the color profile")
-        if self.color_info.png_chunks and not self.kept.png_chunks:
+        if not self.kept.png_chunks and not self.color_info.png_chunks_say_srgb:
             losses.append("gamma or color space of a PNG")
         return losses
 

@@ -46,8 +46,15 @@ def _sync(path: Path) -> None:
 @contextmanager
 def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a file for writing that appears under its name once it is complete and on disk."""
-    encoding = None if "b" in mode else "utf-8"
-    with atomic_path(path) as temporary, open(temporary, mode, encoding=encoding) as file:
+    encoding = errors = None
+    if "b" not in mode:
+        encoding = "utf-8"
+        # Names of files that are not UTF-8 end up in tables. They are written with escapes.
+        errors = "backslashreplace"
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, mode, encoding=encoding, errors=errors) as file,
+    ):
         yield file
 
 

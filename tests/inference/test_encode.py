@@ -78,6 +78,21 @@ def test_every_row_of_the_table(tmp_path, noise, name, depth, channels, alpha):
     assert image.color_info.png_chunks == (CHUNKS if kept.png_chunks else ())
 
 
+def test_chunks_that_say_srgb_are_no_loss():
+    """Files without any are taken as sRGB."""
+    srgb = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+    chunks = [
+        (b"gAMA", struct.pack(">I", 45455)),
+        (b"cHRM", struct.pack(">8I", *srgb)),
+        (b"sRGB", b"\0"),
+        (b"cICP", bytes([1, 13, 0, 1])),
+    ]
+    result = Result("jpg", 8, 8, 3, False, 8, ColorInfo(None, tuple(chunks)))
+    assert result.losses() == []
+    linear = ColorInfo(None, (chunks[1], (b"gAMA", struct.pack(">I", 100000))))
+    assert Result("jpg", 8, 8, 3, False, 8, linear).losses() != []
+
+
 @pytest.mark.parametrize("depth", [8, 16])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_png_by_its_specification(tmp_path, noise, channels, depth):

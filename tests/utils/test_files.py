@@ -1,6 +1,7 @@
 """Files that are whole or not there."""
 
 import errno
+import os
 
 import pytest
 
@@ -18,3 +19,8 @@ def test_a_failed_write_leaves_what_was_there_and_names_the_file(tmp_path, monke
         write_text(tmp_path / "a.txt", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_names_that_are_not_utf_8_can_be_written(tmp_path):
+    write_text(tmp_path / "a.txt", os.fsdecode(b"gr\xfcn, gr\xc3\xbcn\n"))
+    assert (tmp_path / "a.txt").read_text("utf-8") == "gr\\udcfcn, grün\n"
