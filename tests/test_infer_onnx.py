@@ -86,7 +86,7 @@ REFUSED = {
         [COPY],
         {"x": ["n", 7, "h", "w"]},
         {"y": ["n", 7, "h", "w"]},
-        "from grey to grey or RGB to RGB",
+        "7 channels in and 7 out",
     ),
     "a text out": (
         [("Shape", ["x"], ["y"])],
