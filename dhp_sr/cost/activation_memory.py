@@ -1,4 +1,4 @@
-"""How much memory a network's values take while it runs, for each pixel of its input."""
+"""Peak memory of a network's activations, per pixel of its input."""
 
 import math
 
@@ -8,58 +8,63 @@ from torch import Tensor, fx, nn
 from dhp_sr.graph.capture import TraceError, trace
 from dhp_sr.utils.pixels import round_up
 
-_BLOCK = 16
+CHANNEL_BLOCK = 16
 """Convolutions of the CPU lay their channels out in blocks of this many."""
-_SIDE = 48
+
+EXAMPLE_SIDE = 48
+"""Sides of the example are multiples of this, so that they can be halved and divided by 3."""
+
+FLOAT32_BYTES = 4
 
 
 def peak_activation_bytes(
     network: nn.Module, in_channels: int, size_multiple: int = 1
 ) -> float | None:
-    """Return the most bytes that are held at any time of a forward pass in float32, per pixel of the input.
+    """Return the peak memory of a forward pass in float32, in bytes per pixel of the input.
 
-    None where the forward cannot be followed.
-
-    A value is held until it was last used; a convolution works on copies of its input and result laid out in blocks.
-    What an allocator adds is not counted.
+    A value is held until its last use; a convolution works on copies of its inputs and its output in a blocked layout.
+    The overhead of an allocator is not counted.
 
     Args:
         network: maps (N, in_channels, H, W) to an image; left as it was.
         in_channels: channels of its input.
         size_multiple: sides of its input must be multiples of it.
+
+    Returns:
+        Bytes per pixel; None where the forward cannot be traced.
     """
-    side = math.lcm(size_multiple, _SIDE)
-    dtype = next(
-        (one.dtype for one in network.parameters() if one.is_floating_point()), torch.float32
-    )
+    side = math.lcm(size_multiple, EXAMPLE_SIDE)
+    floating = [tensor for tensor in network.parameters() if tensor.is_floating_point()]
+    dtype = floating[0].dtype if floating else torch.float32
     try:
         traced = trace(network, torch.zeros(1, in_channels, side, side, dtype=dtype))
     except TraceError:
         return None
     nodes = list(traced.graph_module.graph.nodes)
-    last = {given: place for place, node in enumerate(nodes) for given in node.all_input_nodes}
-    held, most = {}, 0.0
-    for place, node in enumerate(nodes):
+    last_use: dict[fx.Node, int] = {}
+    for step, node in enumerate(nodes):
+        for source in node.all_input_nodes:
+            last_use[source] = step
+    held: dict[fx.Node, int] = {}
+    peak = 0
+    for step, node in enumerate(nodes):
         if node.op in ("get_attr", "output"):
             continue
-        held[node] = _values(traced.values[node])
-        copies = (
-            sum(held.get(one, 0) for one in node.all_input_nodes) + held[node]
-            if _is_layer(node)
-            else 0
-        )
-        most = max(most, sum(held.values()) + copies)
-        held = {one: size for one, size in held.items() if last.get(one, 0) > place}
-    return 4 * most / side**2
+        held[node] = _num_elements(traced.values[node])
+        current = sum(held.values())
+        if node.op == "call_module" or "conv" in str(node.target):
+            # Copies in the blocked layout, while the values themselves are still held.
+            current += held[node] + sum(held.get(source, 0) for source in node.all_input_nodes)
+        peak = max(peak, current)
+        for source in list(held):
+            if last_use.get(source, 0) <= step:
+                del held[source]
+    return FLOAT32_BYTES * peak / side**2
 
 
-def _is_layer(node: fx.Node) -> bool:
-    return node.op == "call_module" or "conv" in str(node.target)
-
-
-def _values(value: object) -> int:
-    """Return how many numbers a value holds, its channels filled up to whole blocks."""
+def _num_elements(value: object) -> int:
+    """Return the elements of an image, with its channels filled up to whole blocks; 0 for anything else."""
     if not isinstance(value, Tensor) or value.dim() != 4:
         return 0
     batch, channels, height, width = value.shape
-    return batch * round_up(channels, _BLOCK) * height * width
+    return batch * round_up(channels, CHANNEL_BLOCK) * height * width

@@ -1,4 +1,8 @@
-"""The receptive field of a network: how many input pixels around a tile its part of the result depends on."""
+"""Receptive field of a network, for exact tiled inference: the halo of a tile, and where tiles may begin.
+
+The rules of single operators (`OpSpec.receptive_field`) propagate a `ReceptiveField2D` from node to node of the traced
+graph; here is the loop over the graph, and what the field of the output means for tiles.
+"""
 
 import math
 from typing import Any, NamedTuple
@@ -6,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from dhp_sr.graph.capture import TracedNetwork, TraceError, trace
+from dhp_sr.graph.capture import TraceError, trace
 from dhp_sr.operators.receptive_field import IDENTITY
 from dhp_sr.operators.registry import spec_for
 from dhp_sr.operators.spatial_layout import (
@@ -18,90 +22,87 @@ from dhp_sr.operators.spatial_layout import (
     writes_to_input,
 )
 
-_SIDES = (48, 768)
-"""The example's sides are multiples of the first, to be halved and divided by three; if need be, of the second."""
+EXAMPLE_SIDES = (48, 768)
+"""Sides tried for the example, as multiples of these.
+
+48 can be halved four times and divided by 3. In deeper networks a size that is rounded up or down would look like one
+that is proportional to the input's; 768 can be halved eight times.
+"""
 
 
 class ReceptiveField(NamedTuple):
-    """What a tile of an image needs, so that its part of the result is that of the whole image."""
+    """Surroundings that a tile of an image needs, so that its result equals that of the whole image."""
 
     halo: int | None
-    """Input pixels needed on each side of a tile; None where every output pixel may depend on the whole image."""
+    """Input pixels needed on each side of a tile; None if any output pixel may depend on the whole image."""
     multiple: int
-    """Tiles begin and end at multiples of it (in input pixels), except at the image's end."""
+    """Tiles begin and end at multiples of this many input pixels, except at the image's end."""
     reason: str = ""
     """Why `halo` is None."""
 
 
 def receptive_field(network: nn.Module, in_channels: int, size_multiple: int = 1) -> ReceptiveField:
-    """Follow the network's graph and add up what its operators read.
+    """Compute the receptive field of a network from its traced graph.
 
-    Nothing is computed but shapes. The claim is an upper bound: no pixel outside it has an influence. Operators that
-    look at the whole image (global pooling, instance normalization), or that are not known, make it unbounded.
+    Nothing is computed but shapes. The result is an upper bound: no pixel outside it has an influence. Operators with a
+    global receptive field (global pooling, instance normalization), or without a rule, make it unbounded.
 
     Args:
-        network: maps (N, in_channels, H, W) to (N, C, scale H, scale W); left as it was, followed in eval mode.
+        network: maps (N, in_channels, H, W) to (N, C, scale H, scale W); left as it was, traced in eval mode.
         in_channels: channels of its input.
         size_multiple: sides of its input must be multiples of it.
 
     Returns:
-        Halo and alignment of tiles; an unbounded one with the reason.
+        Halo and alignment of tiles; no halo, with the reason, where it is unbounded.
     """
     reasons = []
-    for side in _SIDES:
+    for example_side in EXAMPLE_SIDES:
+        side = math.lcm(size_multiple, example_side)
         try:
-            return _bounded(network, in_channels, size_multiple, math.lcm(size_multiple, side))
+            field = _output_field(network, in_channels, side)
         except Unbounded as error:
             reasons.append(str(error))
         except TraceError as error:
+            # A larger example would not be traced either.
             reasons.append(str(error))
             break
+        else:
+            rows = field.rows
+            columns = field.columns
+            # A tile must begin where the pattern of both axes does.
+            multiple = math.lcm(rows.stride, columns.stride, size_multiple)
+            halo = max(rows.before, rows.after, columns.before, columns.after)
+            return ReceptiveField(halo, multiple)
     return ReceptiveField(None, size_multiple, reasons[0])
 
 
-def _bounded(network: nn.Module, in_channels: int, size_multiple: int, side: int) -> ReceptiveField:
-    traced = trace(network, torch.zeros(1, in_channels, side, side, dtype=_type_of(network)))
-    field = _walk(network, traced, side)
-    rows, columns = field.rows, field.columns
-    multiple = math.lcm(rows.stride, columns.stride, size_multiple)
-    return ReceptiveField(max(rows.before, rows.after, columns.before, columns.after), multiple)
+def _output_field(network: nn.Module, in_channels: int, side: int) -> ReceptiveField2D:
+    """Return the receptive field of the network's output, for a square example.
 
-
-def _type_of(network: nn.Module) -> torch.dtype:
-    return next(
-        (one.dtype for one in network.parameters() if one.is_floating_point()), torch.float32
-    )
-
-
-def _walk(network: nn.Module, traced: TracedNetwork, side: int) -> ReceptiveField2D:
-    """Return the receptive field of the network's output."""
+    Raises:
+        TraceError: the network cannot be traced.
+        Unbounded: an operator has a global receptive field or no rule, or the output is no image of the input's
+            proportions.
+    """
+    floating = [tensor for tensor in network.parameters() if tensor.is_floating_point()]
+    dtype = floating[0].dtype if floating else torch.float32
+    traced = trace(network, torch.zeros(1, in_channels, side, side, dtype=dtype))
     modules = dict(traced.graph_module.named_modules(remove_duplicate=False))
     fields: dict[fx.Node, Any] = {}
     for node in traced.graph_module.graph.nodes:
         if node.op == "output":
-            return _checked(fields.get(node.args[0]), traced.values[node])
+            return _check_output(fields.get(node.args[0]), traced.values[node])
         module = modules[node.target] if node.op == "call_module" else None
         op = ReceptiveContext(node, module, traced.values[node], traced.values, fields, side)
-        fields[node] = _visit(op)
+        fields[node] = _node_field(op)
         if writes_to_input(node):
             # A method that works in place changes its input, too, for all who read it later.
             fields[op.source] = fields[node]
     raise Unbounded("the network returns nothing")
 
 
-def _checked(field: Any, value: Any) -> ReceptiveField2D:
-    if not isinstance(value, Tensor) or not isinstance(field, ReceptiveField2D):
-        raise Unbounded("the network does not return one image that depends on its input")
-    axes = (field.rows, field.columns)
-    scales = {1 / axis.step for axis in axes}
-    has_padding = any(axis.padding for axis in axes)
-    if len(scales) > 1 or scales.pop().denominator > 1 or has_padding or not field.is_image:
-        raise Unbounded("the output's sides are not a whole multiple of the input's")
-    return field
-
-
-def _visit(op: ReceptiveContext) -> Any:
-    """Return what a node's value reads; None for numbers and constants."""
+def _node_field(op: ReceptiveContext) -> Any:
+    """Return the field of a node's value; None for numbers, constants and whatever else no input pixel reaches."""
     if op.node.op == "placeholder":
         is_image = isinstance(op.value, Tensor) and op.value.dim() == 4
         return image_field(IDENTITY, IDENTITY, op.value.shape) if is_image else None
@@ -113,3 +114,14 @@ def _visit(op: ReceptiveContext) -> Any:
     if spec.receptive_field is None:
         raise op.unbounded("may look at the whole image")
     return spec.receptive_field(op)
+
+
+def _check_output(field: Any, value: Any) -> ReceptiveField2D:
+    if not isinstance(value, Tensor) or not isinstance(field, ReceptiveField2D):
+        raise Unbounded("the network does not return one image that depends on its input")
+    axes = (field.rows, field.columns)
+    scales = {1 / axis.step for axis in axes}
+    has_padding = any(axis.padding for axis in axes)
+    if len(scales) > 1 or scales.pop().denominator > 1 or has_padding or not field.is_image:
+        raise Unbounded("the output's sides are not a whole multiple of the input's")
+    return field
