@@ -1,26 +1,26 @@
 """From channel scores to the mask that meets a budget, or to the reason why none does."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from dhp_sr.allocation.budget import Budget, BudgetError
-from dhp_sr.allocation.candidates import allowed_widths, min_width_mask
-from dhp_sr.allocation.diagnostics import infeasible_budget
+from dhp_sr.allocation.candidates import could_be_chosen
+from dhp_sr.allocation.diagnostics import Measurement, infeasible_budget, missed_budget
 from dhp_sr.allocation.width_solver import WidthSolver
 from dhp_sr.channels.plan import ChannelPlan
 from dhp_sr.cost.model import CostModel
 
 MAX_MEASUREMENTS = 12
-"""Cut networks measured for one budget, at most."""
+"""Cut networks measured for a budget, at most."""
 
 STRICT_MEASUREMENTS = 6
 """The first of them have to meet the budget by half the tolerance."""
 
 SOLVER_TOLERANCE = 1 / 8
-"""Tolerance of the predicted cost, as a fraction of that of the measured one."""
+"""Tolerance of the predicted cost, as a fraction of the budget's."""
 
 MIN_SETPOINT = 0.01
 """Smallest predicted ratio that is asked of the width solver."""
@@ -39,8 +39,8 @@ def allocate_widths(plan: ChannelPlan, scores: Tensor, budget: Budget, costs: Co
         (plan.size,) mask, True for a kept channel.
 
     Raises:
-        BudgetError: minimum widths or pinned groups make the budget infeasible, or the widths are too coarse for the
-            tolerance.
+        BudgetError: minimum widths or pinned groups make the budget infeasible, or the widths are
+            too coarse for the tolerance.
     """
     if budget.keep_ratio == 1:
         return torch.ones(plan.size, dtype=torch.bool)
@@ -49,7 +49,7 @@ def allocate_widths(plan: ChannelPlan, scores: Tensor, budget: Budget, costs: Co
         raise infeasible_budget(plan, costs, budget)
     indices = solver.solve()
     ratio = solver.ratio(indices)
-    # The solver prefers costs below the budget; where widths are coarse, one just above it will do.
+    # The solver prefers costs below the budget; with coarse widths it may end just above.
     if abs(ratio - budget.keep_ratio) > budget.margin + 1e-12:
         raise BudgetError(
             f"the closest choice of widths keeps {ratio:.4f} of {budget.kind}, asked for "
@@ -57,15 +57,6 @@ def allocate_widths(plan: ChannelPlan, scores: Tensor, budget: Budget, costs: Co
             "too coarse for this network. Lower round_to or raise the tolerance"
         )
     return solver.mask(indices)
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """A mask, and the latency of the network cut to it as fractions of the dense network's."""
-
-    predicted: float
-    measured: float
-    mask: Tensor
 
 
 def allocate_measured_widths(
@@ -78,29 +69,30 @@ def allocate_measured_widths(
 ) -> tuple[Tensor, float]:
     """Choose the channels to keep so that the measured latency of the cut network meets the budget.
 
-    The latency model only predicts, so its setpoint is corrected by measurements: solve the widths for the setpoint,
-    cut, measure, and move the setpoint by false position (regula falsi) between the measurements on either side of the
-    budget. Where that leads to a mask measured before, because times rise in steps and widths are coarse, the solver's
-    further solutions are measured in turn. A mask that meets the budget is measured twice, and the mean counts.
+    The latency model only predicts, so its setpoint is corrected by measurements: solve the widths
+    for the setpoint, cut, measure, and move the setpoint by false position (regula falsi). Where
+    that leads to a mask measured before, because times rise in steps and widths are coarse, the
+    solver's further solutions are measured in turn.
 
-    The tolerance is relative: 0.5 of the latency within 0.05 is 0.475 to 0.525 of the dense network's.
+    The tolerance is relative: 0.5 of the latency within 0.05 is 0.475 to 0.525 of the dense
+    network's.
 
     Args:
         plan: the groups.
         scores: (plan.size,) larger = keep.
         budget: of a measured kind.
         costs: with a latency model.
-        measure: mask -> measured latency of the network cut to it, as a fraction of the dense one's.
-        current: a mask that is kept if these scores could have chosen it and it meets the budget, so that noise of a
-            second measurement does not overrule a search that has settled on its masks.
+        measure: mask -> measured latency of the network cut to it, as a fraction of the dense.
+        current: mask that is kept if these scores could have chosen it and it meets the budget, so
+            that noise does not overrule a search that has settled on its masks.
 
     Returns:
         The mask, and the fraction measured.
 
     Raises:
-        BudgetError: no mask measured is within the tolerance; the message has the fractions reached.
+        BudgetError: no mask is within the tolerance; the message has the fractions measured.
     """
-    if current is not None and _could_be_chosen(plan, scores, budget, current):
+    if current is not None and could_be_chosen(plan, scores, budget, current):
         measured = _measure_twice(measure, current, budget)
         if abs(measured - budget.keep_ratio) <= budget.margin:
             return current, measured
@@ -109,9 +101,8 @@ def allocate_measured_widths(
     best = dense
     setpoint = budget.keep_ratio
     while setpoint < 1 and len(measurements) <= MAX_MEASUREMENTS:
-        prediction = replace(
-            budget, keep_ratio=setpoint, tolerance=budget.tolerance * SOLVER_TOLERANCE
-        )
+        tolerance = budget.tolerance * SOLVER_TOLERANCE
+        prediction = replace(budget, keep_ratio=setpoint, tolerance=tolerance)
         candidate = _first_unmeasured(_make_solver(plan, scores, prediction, costs), measurements)
         if candidate is None:
             break
@@ -119,13 +110,14 @@ def allocate_measured_widths(
         measurements.append(Measurement(predicted, _measure_twice(measure, mask, budget), mask))
         best = min(measurements, key=lambda tried: abs(tried.measured - budget.keep_ratio))
         # At first half the tolerance is asked for, so that a third measurement by the user agrees.
-        is_strict = len(measurements) <= STRICT_MEASUREMENTS
-        limit = budget.margin / 2 if is_strict else budget.margin
+        limit = budget.margin
+        if len(measurements) <= STRICT_MEASUREMENTS:
+            limit = budget.margin / 2
         if abs(best.measured - budget.keep_ratio) <= limit:
             break
         setpoint = _next_setpoint(measurements, budget.keep_ratio)
     if abs(best.measured - budget.keep_ratio) > budget.margin:
-        raise _missed_budget(plan, costs, budget, measurements)
+        raise missed_budget(plan, costs, budget, measurements)
     return best.mask, best.measured
 
 
@@ -138,20 +130,8 @@ def _make_solver(
     return WidthSolver(plan, scores, budget, costs)
 
 
-def _could_be_chosen(plan: ChannelPlan, scores: Tensor, budget: Budget, mask: Tensor) -> bool:
-    """Return whether a mask prunes, has allowed widths, and keeps the best channels of every group."""
-    for group in plan.prunable:
-        kept = mask[group.span].cpu()
-        group_scores = scores[group.span].cpu()
-        if int(kept.sum()) not in allowed_widths(group, budget):
-            return False
-        if not kept.all() and group_scores[kept].min() < group_scores[~kept].max():
-            return False
-    return not bool(mask.all())
-
-
 def _measure_twice(measure: Callable[[Tensor], float], mask: Tensor, budget: Budget) -> float:
-    """Return the measured latency of a mask; the mean of two measurements where the first meets the budget."""
+    """Return the measured latency of a mask, the mean of two if the first meets the budget."""
     first = measure(mask)
     if abs(first - budget.keep_ratio) > budget.margin:
         return first
@@ -164,45 +144,31 @@ def _first_unmeasured(
     """Return predicted ratio and mask of the solver's first solution that was not measured yet."""
     for indices in solver.solutions():
         mask = solver.mask(indices)
-        if not any(torch.equal(mask, measurement.mask) for measurement in measurements):
+        # Compared by mask: different setpoints often lead to the same rounded widths.
+        if not any(torch.equal(mask, tried.mask) for tried in measurements):
             return solver.ratio(indices), mask
     return None
 
 
 def _next_setpoint(measurements: Sequence[Measurement], wanted: float) -> float:
-    """Return the predicted ratio at which the measured one should be `wanted`, by false position.
+    """Return the predicted ratio to ask for, so that the measured ratio becomes `wanted`.
 
-    It lies on the line between the nearest measurements on either side; a network without channels takes no time.
+    By false position: on the line between the nearest measurements below and above.
     """
-    below = [tried for tried in measurements if tried.measured <= wanted]
-    above = [tried for tried in measurements if tried.measured > wanted]
-    low = max(below, key=lambda tried: tried.measured, default=None)
-    high = min(above, key=lambda tried: tried.measured)
-    low_predicted = 0.0 if low is None else low.predicted
-    low_measured = 0.0 if low is None else low.measured
-    fraction = (wanted - low_measured) / (high.measured - low_measured)
-    # False position converges slowly while the measurements fall on one side: bisect then.
-    is_above = [tried.measured > wanted for tried in measurements]
-    if low is not None and len(measurements) > 2 and is_above[-1] == is_above[-2]:
-        fraction = 0.5
-    setpoint = low_predicted + fraction * (high.predicted - low_predicted)
-    return min(1.0, max(MIN_SETPOINT, setpoint))
-
-
-def _missed_budget(
-    plan: ChannelPlan, costs: CostModel, budget: Budget, measurements: Sequence[Measurement]
-) -> BudgetError:
-    narrowest = min(measurements, key=lambda tried: int(tried.mask.sum()))
-    if torch.equal(narrowest.mask.sum(), min_width_mask(plan, budget).sum()):
-        return BudgetError(
-            f"{infeasible_budget(plan, costs, budget)}. Measured at the minimum widths: "
-            f"{narrowest.measured:.3f}"
-        )
-    reached = []
+    # A network without channels takes no time: the lower end before anything was measured there.
+    low = Measurement(0.0, 0.0, torch.zeros(0))
+    # The dense network is always above: a budget of 1 needs no measurement.
+    high = measurements[0]
     for tried in measurements[1:]:
-        reached.append(f"{tried.measured:.3f} (predicted {tried.predicted:.3f})")
-    return BudgetError(
-        f"a latency of {budget.keep_ratio:g} of the dense network's within {budget.margin:g} was "
-        f"not met; measured on {len(reached)} cut networks: {', '.join(reached)}. Lower round_to, "
-        "raise the tolerance, or measure on a quieter machine"
-    )
+        if low.measured < tried.measured <= wanted:
+            low = tried
+        elif wanted < tried.measured < high.measured:
+            high = tried
+    fraction = (wanted - low.measured) / (high.measured - low.measured)
+    # False position converges slowly while the measurements stay on the same side: bisect then.
+    if len(measurements) > 2 and low.measured > 0:
+        last_two = measurements[-2:]
+        if (last_two[0].measured > wanted) == (last_two[1].measured > wanted):
+            fraction = 0.5
+    setpoint = low.predicted + fraction * (high.predicted - low.predicted)
+    return min(1.0, max(MIN_SETPOINT, setpoint))

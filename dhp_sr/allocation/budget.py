@@ -20,8 +20,8 @@ class BudgetError(UserError):
 class Budget:
     """Fraction of the dense network's cost to keep, and the widths that layers may take.
 
-    Made once, by `from_target`, from the option file or the command line; the same object goes on to the search, the
-    width solver and the report.
+    Made once, by `from_target`, from the option file or the command line; the same object goes on
+    to the search, the width solver and the report.
     """
 
     kind: str
@@ -29,8 +29,8 @@ class Budget:
     keep_ratio: float
     """Kept fraction of the dense network's cost, in (0, 1]."""
     tolerance: float
-    """Largest distance between the kept fraction reached and `keep_ratio`; of measured kinds (latency) as a fraction of
-    `keep_ratio`."""
+    """Largest distance between the kept fraction reached and `keep_ratio`; of measured kinds
+    (latency) as a fraction of `keep_ratio`."""
     round_to: int
     """Widths of layers are multiples of this, or the dense width."""
     min_width: int
@@ -59,28 +59,30 @@ class Budget:
         """
         if kind not in COST_KINDS:
             known = ", ".join(COST_KINDS)
-            raise BudgetError(f"a budget is of kind {known}; found {kind!r}")
+            raise BudgetError(f"expected a budget of kind {known}, got {kind!r}")
         if tolerance is None:
             tolerance = COST_KINDS[kind].tolerance
+        # Layers narrower than `round_to` could not be multiples of it.
         if min_width is None:
             min_width = round_to
         return cls(kind, keep_ratio, tolerance, round_to, min_width)
 
     def __post_init__(self) -> None:
         """Refuse widths below 1 and a fraction outside (0, 1]."""
+        # Here rather than in `from_target`, so that no budget without meaning can exist.
         if self.round_to < 1 or self.min_width < 1:
             raise BudgetError(
-                "round_to and min_width must be at least 1, found "
+                "round_to and min_width must be at least 1, got "
                 f"{self.round_to} and {self.min_width}"
             )
         if not 0 < self.keep_ratio <= 1:
             raise BudgetError(
-                f"the kept fraction of {self.kind} must lie in (0, 1], found {self.keep_ratio}"
+                f"the kept fraction of {self.kind} must lie in (0, 1], got {self.keep_ratio}"
             )
 
     @property
     def margin(self) -> float:
-        """Largest distance between the kept fraction and `keep_ratio`, as a fraction of the dense cost."""
+        """Largest distance from `keep_ratio`, as a fraction of the dense cost."""
         if COST_KINDS[self.kind].is_tolerance_relative:
             return self.tolerance * self.keep_ratio
         return self.tolerance
@@ -90,14 +92,16 @@ class Budget:
 class BudgetReport:
     """Report of a met budget.
 
-    The kept fraction of each kind is an attribute as well: `report.macs_ratio`, `report.params_ratio`; nan where a kind
-    is not known. `report.measured_latency_ratio` is the one measured on the cut network.
+    The kept fraction of each kind is an attribute as well: `report.macs_ratio`,
+    `report.params_ratio`; nan where a kind is not known. `report.measured_latency_ratio` was
+    measured on the cut network.
     """
 
     budget: Budget
     """The budget asked for."""
     ratios: Mapping[str, float]
-    """Cost kind -> kept fraction of the dense network's cost, as counted or predicted from the widths."""
+    """Cost kind -> kept fraction of the dense network's cost, as counted or predicted from the
+    widths."""
     widths: Mapping[str, int]
     """Kept channels of every prunable group."""
     measured_ratio: float = math.nan
@@ -114,21 +118,26 @@ class BudgetReport:
     ) -> "BudgetReport":
         """Report what a mask (plan.size,) keeps."""
         ratios = {kind: costs.ratio(mask, kind) for kind in costs.kinds}
-        widths = {group.name: int(mask[group.span].sum()) for group in plan.prunable}
+        widths = {}
+        for group in plan.prunable:
+            widths[group.name] = int(mask[group.span].sum())
         return cls(budget, ratios, widths, measured_ratio)
 
     def achieved(self, kind: str) -> float:
-        """Return the kept fraction of a kind: the measured one where there is one, else the one counted."""
-        is_measured = COST_KINDS[kind].is_measured and kind == self.budget.kind
-        return self.measured_ratio if is_measured else self.ratios[kind]
+        """Return the kept fraction of a kind, as measured for the budget's, else as counted."""
+        if COST_KINDS[kind].is_measured and kind == self.budget.kind:
+            return self.measured_ratio
+        return self.ratios[kind]
 
     def __getattr__(self, name: str) -> float:
         """Return a kept fraction by the key that logs and files give it."""
+        # Called only for names that are no field: a new cost kind needs no property here.
         for kind in COST_KINDS.values():
             if name == kind.ratio_key:
                 return self.ratios.get(kind.name, math.nan)
             if name == kind.measured_ratio_key:
-                return self.measured_ratio if kind.name == self.budget.kind else math.nan
+                # nan unless the budget is of this kind.
+                return self.reported_ratios().get(name, math.nan)
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def reported_ratios(self) -> dict[str, float]:

@@ -16,9 +16,11 @@ from dhp_sr.utils.pixels import round_up
 def allowed_widths(group: Group, budget: Budget) -> list[int]:
     """Return the widths that a group may take, ascending; the last is the dense width.
 
-    A layer has as many channels as the group has elements, times the group's channels per element there (4 before a
-    2x PixelShuffle). These products are multiples of `round_to` and not below the minimum width.
+    A layer has as many channels as the group has elements, times the group's channels per element
+    there (4 before a 2x PixelShuffle). These products are multiples of `round_to` and not below the
+    minimum width.
     """
+    # The width has to suit every layer at once: the least common multiple of what each needs.
     steps = []
     for channels in group.channels_per_element:
         steps.append(budget.round_to // math.gcd(budget.round_to, channels))
@@ -28,13 +30,13 @@ def allowed_widths(group: Group, budget: Budget) -> list[int]:
 
 
 def min_group_width(group: Group, min_width: int) -> int:
-    """Return the smallest width at which every layer of the group has `min_width` channels, or the dense width."""
+    """Return the smallest width at which every layer has `min_width` channels, if any."""
     width = math.ceil(min_width / min(group.channels_per_element))
     return min(group.width, max(1, width))
 
 
 def min_width_mask(plan: ChannelPlan, budget: Budget) -> Tensor:
-    """Return the mask, bool (plan.size,), that keeps the smallest allowed width of each group: its first channels."""
+    """Return the mask, bool (plan.size,), that keeps the smallest width of each group."""
     mask = torch.zeros(plan.size, dtype=torch.bool)
     for group in plan.prunable:
         mask[group.start : group.start + allowed_widths(group, budget)[0]] = True
@@ -42,13 +44,14 @@ def min_width_mask(plan: ChannelPlan, budget: Budget) -> Tensor:
 
 
 def enforce_min_width(plan: ChannelPlan, scores: Tensor, min_width: int) -> Tensor:
-    """Return the mask scores > 0, with the best channels of every group kept up to its minimum width.
+    """Return the mask scores > 0, filled up to the minimum width of every group.
 
     Args:
         plan: the groups.
         scores: (plan.size,) larger = keep; above 0 in any case.
         min_width: minimum number of channels of every layer.
     """
+    # A layer without channels would cut the network in two.
     mask = scores > 0
     for group in plan.prunable:
         width = min_group_width(group, min_width)
@@ -58,11 +61,27 @@ def enforce_min_width(plan: ChannelPlan, scores: Tensor, min_width: int) -> Tens
     return mask
 
 
-class WidthCandidates:
-    """Axis sizes as a function of candidate indices, one for each group.
+def could_be_chosen(plan: ChannelPlan, scores: Tensor, budget: Budget, mask: Tensor) -> bool:
+    """Return whether a mask is allowed and keeps the best channels of every group.
 
-    Sizes are additive over groups. So the sizes of a changed choice follow from those of the choice before it, and
-    thousands of changes are evaluated in one batch.
+    A mask that keeps everything is not: it is no result of an allocation.
+    """
+    for group in plan.prunable:
+        # Of equally scored channels any may be kept.
+        kept = mask[group.span].cpu()
+        group_scores = scores[group.span].cpu()
+        if int(kept.sum()) not in allowed_widths(group, budget):
+            return False
+        if not kept.all() and group_scores[kept].min() < group_scores[~kept].max():
+            return False
+    return not bool(mask.all())
+
+
+class WidthCandidates:
+    """Axis sizes as a function of candidate indices, an index for each group.
+
+    Sizes are additive over groups. So the sizes of a changed choice follow from those of the
+    choice before it, and thousands of changes are evaluated in a batch.
 
     Args:
         groups: the prunable ones of a plan.
@@ -78,14 +97,16 @@ class WidthCandidates:
         widths: Sequence[Sequence[int]],
         axis_sizes: AxisSizes,
     ) -> None:
+        # Groups have different numbers of candidates; the padding is never indexed.
         added = []
         for group, order, candidates in zip(groups, orders, widths, strict=True):
             added.append(axis_sizes.group_sizes(group.start, order, candidates))
         self._added = pad_sequence(added, batch_first=True)
-        """What each group adds to the sizes at each of its widths, shape (groups, candidates, size)."""
+        """What each group adds to the sizes at each of its widths, shape (groups, candidates,
+        size)."""
         self._fixed = axis_sizes.fixed
         self._groups = torch.arange(len(groups))
-        self.last_index = torch.tensor([len(candidates) - 1 for candidates in widths])
+        self.last_index = torch.tensor(list(map(len, widths))) - 1
         """Candidate index of the largest width of each group, shape (groups,)."""
 
     def sizes(self, indices: Tensor) -> Tensor:
@@ -106,7 +127,11 @@ class WidthCandidates:
         return self._added[groups, new_indices] - self._added[groups, indices[groups]]
 
     def neighbors(self, indices: Tensor, steps: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return the groups that can take one of the steps, and their candidate index after it; each (changes,)."""
+        """Return all possible changes of single groups by these steps of the candidate index.
+
+        Returns:
+            The group of each change, and its new candidate index, both (changes,).
+        """
         new_indices = indices[:, None] + torch.tensor(steps)
         exists = (new_indices >= 0) & (new_indices <= self.last_index[:, None])
         groups = self._groups[:, None].expand_as(new_indices)

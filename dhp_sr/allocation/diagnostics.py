@@ -1,6 +1,7 @@
-"""Diagnostics of a budget: the share of each group in the cost, and the lowest cost that can be reached."""
+"""Diagnostics of a budget: shares of groups in the cost, lower bound, and errors."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -18,8 +19,17 @@ MIN_NAMED_SHARE = 5e-5
 """Smaller shares would be printed as 0.0000."""
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """A mask, and the latency of the network cut to it as fractions of the dense network's."""
+
+    predicted: float
+    measured: float
+    mask: Tensor
+
+
 class LowerBound(NamedTuple):
-    """Lowest kept fraction of a cost: every group at its minimum width, by the groups that account for it."""
+    """Lowest kept fraction of a cost, and the groups that account for it."""
 
     pinned: dict[str, float]
     """`group: reason` -> fraction of the dense cost that pinned groups account for."""
@@ -43,10 +53,15 @@ class LowerBound(NamedTuple):
 
 
 def share_per_group(plan: ChannelPlan, costs: CostModel, budget: Budget) -> dict[str, float]:
-    """Return, for each prunable group, the fraction of the dense cost saved by cutting it alone to its minimum width."""
+    """Return by how much each prunable group, alone at its minimum width, lowers the cost.
+
+    Returns:
+        Group name -> fraction of the dense cost.
+    """
     narrow = min_width_mask(plan, budget)
     shares = {}
     for group in plan.prunable:
+        # Each group alone: the shares of neighbors overlap and do not add up.
         mask = torch.ones(plan.size, dtype=torch.bool)
         mask[group.span] = narrow[group.span]
         shares[group.name] = 1 - costs.ratio(mask, budget.kind)
@@ -56,7 +71,8 @@ def share_per_group(plan: ChannelPlan, costs: CostModel, budget: Budget) -> dict
 def lower_bound(plan: ChannelPlan, costs: CostModel, budget: Budget) -> LowerBound:
     """Compute the lowest kept fraction that widths can reach.
 
-    The cost of a parameter is attributed to the groups of its output channels, in proportion to their kept channels.
+    The cost of a parameter is attributed to the groups of its output channels, in proportion to
+    their kept channels.
     """
     mask = min_width_mask(plan, budget)
     index_of_axis = {(axis.tensor, axis.dim): axis.index for axis in plan.axes}
@@ -66,10 +82,12 @@ def lower_bound(plan: ChannelPlan, costs: CostModel, budget: Budget) -> LowerBou
         if group.reason:
             reasons.update(dict.fromkeys(group.members, f"{group.name}: {group.reason}"))
 
-    # Pinned entries have the index plan.size; they belong to one more group, behind the prunable ones.
+    # Pinned entries have the index plan.size; they form a further group, behind the prunable
+    # groups.
     widths = [group.width for group in plan.prunable]
     pinned_group = len(widths)
     widths.append(1)
+    pinned_entry = torch.tensor([plan.size])
     group_of_channel = torch.arange(len(widths)).repeat_interleave(torch.tensor(widths))
     padded_mask = torch.cat((mask, torch.ones(1, dtype=torch.bool)))
 
@@ -77,14 +95,16 @@ def lower_bound(plan: ChannelPlan, costs: CostModel, budget: Budget) -> LowerBou
     shares = torch.zeros(len(widths), dtype=torch.double)
     attributed = costs.by_parameter(mask, budget.kind) / costs.dense[budget.kind]
     for name, ratio in zip(costs.names, attributed.tolist(), strict=True):
-        index = index_of_axis.get((name, out_dims.get(name, 0)))
-        if index is None:
-            fractions = torch.zeros(len(widths), dtype=torch.double)
-            fractions[pinned_group] = 1.0
-        else:
-            fractions = _fraction_per_group(index, padded_mask, group_of_channel, len(widths))
+        # An axis without a record has no channels of a group, so it is pinned.
+        index = index_of_axis.get((name, out_dims.get(name, 0)), pinned_entry)
+        # Its kept entries may belong to several groups, after a concatenation.
+        kept = index[padded_mask[index]]
+        counts = torch.bincount(group_of_channel[kept], minlength=len(widths))
+        fractions = counts.double() / max(len(kept), 1)
         shares += ratio * fractions
         if fractions[pinned_group] > 0:
+            # Parameters of a pinned layer are named by its group; others, such as the bias of a
+            # fixed kernel, by themselves.
             layer = name.rpartition(".")[0]
             reason = reasons.get(layer, f"{name}: pinned")
             pinned[reason] = pinned.get(reason, 0.0) + ratio * float(fractions[pinned_group])
@@ -93,15 +113,6 @@ def lower_bound(plan: ChannelPlan, costs: CostModel, budget: Budget) -> LowerBou
         if share > 0:
             min_widths[group.name] = share
     return LowerBound(pinned, min_widths)
-
-
-def _fraction_per_group(
-    index: Tensor, padded_mask: Tensor, group_of_channel: Tensor, num_groups: int
-) -> Tensor:
-    """Return the fraction of an axis's kept entries that each group has, shape (num_groups,)."""
-    kept = index[padded_mask[index]]
-    counts = torch.bincount(group_of_channel[kept], minlength=num_groups)
-    return counts.double() / max(len(kept), 1)
 
 
 def infeasible_budget(plan: ChannelPlan, costs: CostModel, budget: Budget) -> BudgetError:
@@ -117,13 +128,47 @@ def infeasible_budget(plan: ChannelPlan, costs: CostModel, budget: Budget) -> Bu
     )
 
 
+def missed_budget(
+    plan: ChannelPlan, costs: CostModel, budget: Budget, measurements: Sequence[Measurement]
+) -> BudgetError:
+    """Return the error of a latency that no measured network met, with what was reached.
+
+    Args:
+        plan: the groups.
+        costs: of the plan.
+        budget: of a measured kind.
+        measurements: the dense network first.
+    """
+    # Even the narrowest network was too slow: then the reason is the lower bound, not the noise.
+    narrowest = min(measurements, key=lambda tried: int(tried.mask.sum()))
+    if torch.equal(narrowest.mask.sum(), min_width_mask(plan, budget).sum()):
+        return BudgetError(
+            f"{infeasible_budget(plan, costs, budget)}. Measured at the minimum widths: "
+            f"{narrowest.measured:.3f}"
+        )
+    reached = []
+    for tried in measurements[1:]:
+        reached.append(f"{tried.measured:.3f} (predicted {tried.predicted:.3f})")
+    return BudgetError(
+        f"a latency of {budget.keep_ratio:g} of the dense network's within {budget.margin:g} was "
+        f"not met; measured on {len(reached)} cut networks: {', '.join(reached)}. Lower round_to, "
+        "raise the tolerance, or measure on a quieter machine"
+    )
+
+
 def _largest(shares: Mapping[str, float]) -> str:
     """Name the largest shares, and sum up the others."""
-    ranked = sorted(shares.items(), key=lambda item: -item[1])
-    ranked = [(name, share) for name, share in ranked if share >= MIN_NAMED_SHARE]
-    named = [f"{name} {share:.4f}" for name, share in ranked[:MAX_NAMED]]
-    others = ranked[MAX_NAMED:]
-    if others:
-        plural = "s" if len(others) > 1 else ""
-        named.append(f"{len(others)} other{plural} {sum(share for _, share in others):.4f}")
+    named = []
+    num_others = 0
+    sum_of_others = 0.0
+    for name, share in sorted(shares.items(), key=lambda item: -item[1]):
+        if share < MIN_NAMED_SHARE:
+            break
+        if len(named) < MAX_NAMED:
+            named.append(f"{name} {share:.4f}")
+        else:
+            num_others += 1
+            sum_of_others += share
+    if num_others:
+        named.append(f"{num_others} more {sum_of_others:.4f}")
     return ", ".join(named) or "none"

@@ -1,22 +1,27 @@
 """Solver for the widths at which a budget is met: a multiple-choice knapsack problem.
 
-Every group of channels takes exactly one of its candidate widths. The value of a width is the sum of the scores of the
-channels it keeps, the best ones; the cost of all groups together has to meet the budget. Were the cost a sum over
-groups, this would be the multiple-choice knapsack problem, which dynamic programming solves. But a layer costs the
-product of the widths on its two sides, and measured latency rises in steps, so it is solved heuristically:
+Every group of channels takes exactly 1 of its candidate widths. The value of a width is the sum of
+the scores of the channels it keeps, those of the highest scores; the cost of all groups together
+has to meet the budget. Were the cost a sum over groups, this would be the multiple-choice knapsack
+problem, which dynamic programming solves. But a layer costs the product of the widths on its two
+sides, and measured latency rises in steps, so it is solved heuristically:
 
-1. Threshold: one threshold on all scores, bisected onto the budget; widths are rounded to candidates.
+1. Threshold: the same threshold on all scores, bisected onto the budget; widths are rounded to
+   candidates.
 2. Greedy fill: groups are widened, the best score per cost first, while the budget holds.
-3. Swaps: one group is widened and another one narrowed until the cost is within the tolerance.
-4. Restarts: where no swap leads there, one group is fixed at another width, and 1 to 3 solve for the others.
+3. Swaps: a group is widened and another narrowed until the cost is within the tolerance.
+4. Restarts: where no swap leads there, a group is fixed at another width, and 1 to 3 solve for the
+   others.
 
-The solution stays near the threshold on purpose, rather than at the largest sum of scores. The searches put the cost of
-a channel into its score already; a sum per cost would count it a second time, and empty the expensive groups.
+The solution stays near the threshold on purpose, rather than at the largest sum of scores. The
+searches put the cost of a channel into its score already; a sum per cost would count it a second
+time, and empty the expensive groups.
 
 Reference:
     Kellerer, Pferschy, Pisinger: Knapsack Problems, 2004, chapter 11 (multiple-choice knapsack).
-    Shen et al., Structural Pruning via Latency-Saliency Knapsack, NeurIPS 2022, and Humble et al., Soft Masking for
-    Cost-Constrained Channel Pruning, ECCV 2022, state channel pruning as a knapsack problem.
+    Shen et al., Structural Pruning via Latency-Saliency Knapsack, NeurIPS 2022, and Humble et al.,
+    Soft Masking for Cost-Constrained Channel Pruning, ECCV 2022, state channel pruning as a
+    knapsack problem.
 """
 
 from collections.abc import Iterator
@@ -35,16 +40,18 @@ MAX_SWAPS = 200
 """Swaps tried for each step size."""
 
 SWAP_STEPS = (1, 3)
-"""Candidates that a group moves by at most in a swap: larger steps only where single ones do not suffice."""
+"""Candidates that a group moves by at most in a swap: larger steps only where single ones do not
+suffice."""
 
 
 class WidthSolver:
     """Finds widths that meet a budget and keep the channels of the highest scores.
 
-    A choice of widths is a vector of candidate indices, int64 of shape (groups,), for the plan's prunable groups.
+    A choice of widths is a vector of candidate indices, int64 of shape (groups,), for the plan's
+    prunable groups.
 
     Args:
-        plan: the groups; at least one is prunable.
+        plan: the groups, with 1 or more prunable.
         scores: (plan.size,), larger = keep, comparable between groups.
         budget: cost to keep, and the widths allowed.
         costs: of the plan.
@@ -58,19 +65,21 @@ class WidthSolver:
         self._scores = scores.detach().double().cpu()
         dense_sizes = costs.axis_sizes.of(torch.ones(plan.size, dtype=torch.double))
         self._dense_cost = float(costs.of_sizes(dense_sizes, budget.kind))
-        self._widths = [allowed_widths(group, budget) for group in self._groups]
-        # A stable order keeps the first of equally scored channels, on every machine.
-        self._orders = [
-            torch.argsort(self._scores[group.span], descending=True, stable=True)
-            for group in self._groups
-        ]
-        self._table = WidthCandidates(self._groups, self._orders, self._widths, costs.axis_sizes)
+        self._widths: list[list[int]] = []
+        self._orders: list[Tensor] = []
         values = []
-        for group, order, widths in zip(self._groups, self._orders, self._widths, strict=True):
+        for group in self._groups:
+            widths = allowed_widths(group, budget)
+            # A stable order keeps the first of equally scored channels, on every machine.
+            order = torch.argsort(self._scores[group.span], descending=True, stable=True)
             cumulative = self._scores[group.span][order].cumsum(0)
             values.append(cumulative[torch.tensor(widths) - 1])
+            self._widths.append(widths)
+            self._orders.append(order)
+        self._table = WidthCandidates(self._groups, self._orders, self._widths, costs.axis_sizes)
         self._values = pad_sequence(values, batch_first=True)
-        """Sum of the kept scores of each group at each of its widths, shape (groups, candidates)."""
+        """Sum of the kept scores of each group at each of its widths, shape (groups,
+        candidates)."""
         self._breakpoints = self._order_of_widening()
 
     def mask(self, indices: Tensor) -> Tensor:
@@ -90,7 +99,7 @@ class WidthSolver:
         return self.ratio(torch.zeros_like(self._table.last_index))
 
     def solve(self) -> Tensor:
-        """Return the first solution that meets the budget, or the one that comes closest to it."""
+        """Return the first solution that meets the budget, or else the closest to it."""
         best: Tensor | None = None
         best_distance = torch.tensor(torch.inf, dtype=torch.double)
         for indices in self.solutions():
@@ -104,38 +113,39 @@ class WidthSolver:
         return best
 
     def solutions(self) -> Iterator[Tensor]:
-        """Yield choices near the budget: the first solution, then the restarts, nearest widths first."""
+        """Yield choices near the budget: the first solution, then those of the restarts."""
         first = self._solve_around({})
         yield first
-        for group, index in self._restarts(first):
+        # Lazily: a restart costs as much as the first solution, and few are needed.
+        for group, index in self.restarts(first):
             yield self._solve_around({group: index})
 
     def _solve_around(self, fixed: dict[int, int]) -> Tensor:
         """Return a solution that starts from some groups at fixed candidates."""
-        return self._swap(self._fill(self._threshold(fixed)))
+        return self.swap(self.fill(self.threshold(fixed)))
 
-    def _restarts(self, indices: Tensor) -> list[tuple[int, int]]:
+    def restarts(self, indices: Tensor) -> list[tuple[int, int]]:
         """Return (group, candidate index) for all other widths.
 
-        The nearest come first, of equally near ones the expensive groups: a single step of theirs can be larger than
-        the tolerance, which is why no swap met the budget.
+        The nearest come first, of equally near widths those of expensive groups: a single step of
+        theirs can be larger than the tolerance, which is why no swap met the budget.
         """
         marginal = self._costs.marginal(self.mask(indices), self._budget.kind)
-        cost_per_channel = [float(marginal[group.span].mean()) for group in self._groups]
-        others = []
+        distances = {}
         for group, widths in enumerate(self._widths):
+            cost_per_channel = float(marginal[self._groups[group].span].mean())
             for index in range(len(widths)):
                 distance = abs(index - int(indices[group]))
-                if distance:
-                    others.append((distance, -cost_per_channel[group], group, index))
-        others.sort(key=lambda other: other[:2])
-        return [(group, index) for _, _, group, index in others]
+                if distance > 0:
+                    distances[group, index] = (distance, -cost_per_channel)
+        return sorted(distances, key=lambda change: distances[change])
 
     def _order_of_widening(self) -> Tensor:
-        """Return the groups in the order in which a falling threshold widens them by one candidate, (breakpoints,).
+        """Return the group of each breakpoint of a falling threshold, shape (breakpoints,).
 
-        A group goes to its next width once the threshold passes the score half way between the two, that is, the
-        kept number is rounded to the nearest candidate. Equal scores widen all groups alike, by the fraction kept.
+        At a breakpoint a group is widened to its next candidate: once the threshold passes the
+        score half way between the two widths, so that the number of channels above the threshold is
+        rounded to the nearest candidate.
         """
         breakpoints = []
         ranked = zip(self._groups, self._orders, self._widths, strict=True)
@@ -143,13 +153,16 @@ class WidthSolver:
             falling_scores = self._scores[group.span][order]
             for low, high in pairwise(widths):
                 middle = (low + high) // 2
+                # The fraction decides between equal scores: they widen all groups alike.
                 breakpoints.append((-float(falling_scores[middle]), middle / group.width, index))
-        breakpoints.sort()
-        return torch.tensor([index for _, _, index in breakpoints], dtype=torch.long)
+        group_indices = []
+        for _, _, index in sorted(breakpoints):
+            group_indices.append(index)
+        return torch.tensor(group_indices, dtype=torch.long)
 
-    def _threshold(self, fixed: dict[int, int]) -> Tensor:
-        """Return the choice at the lowest threshold whose cost is within the budget, by bisection."""
-        # The cost grows with the number of breakpoints passed, so the last one within can be bisected.
+    def threshold(self, fixed: dict[int, int]) -> Tensor:
+        """Return the choice at the lowest threshold within the budget, by bisection."""
+        # The cost grows with the number of breakpoints passed, so it can be bisected.
         low = 0
         high = len(self._breakpoints)
         while low < high:
@@ -168,12 +181,12 @@ class WidthSolver:
             indices[group] = index
         return indices
 
-    def _fill(self, indices: Tensor) -> Tensor:
-        """Widen single groups by one candidate, the best score per cost first, while the budget holds."""
+    def fill(self, indices: Tensor) -> Tensor:
+        """Widen groups by single candidates, best score per cost first, while the budget holds."""
         while True:
             groups, new_indices = self._table.neighbors(indices, [1])
             ratios, gains = self._evaluate(indices, groups[:, None], new_indices[:, None])
-            # A wider group can cost nothing more: latency rises in steps.
+            # The clamp: latency rises in steps, so a wider group can cost nothing more.
             gains_per_cost = gains / (ratios - self.ratio(indices)).clamp_min(1e-12)
             gains_per_cost[ratios > self._budget.keep_ratio] = -torch.inf
             if len(gains_per_cost) == 0 or gains_per_cost.max() == -torch.inf:
@@ -181,7 +194,7 @@ class WidthSolver:
             indices = indices.clone()
             indices[groups[gains_per_cost.argmax()]] += 1
 
-    def _swap(self, indices: Tensor) -> Tensor:
+    def swap(self, indices: Tensor) -> Tensor:
         """Swap until the cost is within the tolerance, or no swap brings it closer."""
         for max_step in SWAP_STEPS:
             for _ in range(MAX_SWAPS):
@@ -194,15 +207,16 @@ class WidthSolver:
         return indices
 
     def _best_swap(self, indices: Tensor, max_step: int) -> Tensor | None:
-        """Return the choice after the best swap; None where none brings the cost closer to the budget.
+        """Return the choice after the best swap; None where none brings the cost closer.
 
-        Of those within the tolerance the one that keeps most score, else the one closest to the budget.
+        Of the choices within the tolerance that of most score, else the closest to the budget.
         """
         groups, new_indices = self._swaps(indices, max_step)
         if len(groups) == 0:
             return None
         ratios, gains = self._evaluate(indices, groups, new_indices)
         distances = self._distance(ratios)
+        # First into the tolerance by the shortest way, then for the score.
         is_within = distances <= self._budget.margin
         if is_within.any():
             best = gains.where(is_within, -torch.inf).argmax()
@@ -217,14 +231,16 @@ class WidthSolver:
     def _swaps(self, indices: Tensor, max_step: int) -> tuple[Tensor, Tensor]:
         """Return the groups of each swap and their new candidate indices, each of shape (swaps, 2).
 
-        All changes of one group come first, as the group paired with itself; then all pairs of one that becomes wider
-        and another one that becomes narrower, by up to `max_step` candidates.
+        All changes of a single group come first, as the group paired with itself; then all pairs of
+        a group that becomes wider and another that becomes narrower, by up to `max_step`
+        candidates.
         """
-        steps = [step for step in range(-max_step, max_step + 1) if step]
+        steps = [*range(-max_step, 0), *range(1, max_step + 1)]
         groups, new_indices = self._table.neighbors(indices, steps)
         is_wider = new_indices > indices[groups]
         wider = is_wider.nonzero().flatten()
         narrower = (~is_wider).nonzero().flatten()
+        # All pairs at once: some thousands at most, evaluated in a single batch.
         pairs = torch.cartesian_prod(wider, narrower).reshape(-1, 2)
         pairs = pairs[groups[pairs[:, 0]] != groups[pairs[:, 1]]]
         alone = torch.arange(len(groups))[:, None].expand(-1, 2)
@@ -238,7 +254,7 @@ class WidthSolver:
 
         Args:
             indices: the choice that is changed.
-            groups: (changes, k) groups changed together; one paired with itself counts once.
+            groups: (changes, k) groups changed together; a group paired with itself counts once.
             new_indices: (changes, k) their new candidate indices.
         """
         weight = torch.ones(groups.shape, dtype=torch.double)
@@ -254,9 +270,10 @@ class WidthSolver:
         return self._costs.of_sizes(sizes, self._budget.kind) / self._dense_cost
 
     def _distance(self, ratio: float | Tensor) -> Tensor:
-        """Return how far a kept fraction lies from the budget; those above it are farther than all within the margin.
+        """Return the distance of a kept fraction from the budget.
 
-        A user who asks for half wants at most half, where that can be reached.
+        Ratios above the budget are farther away than all that lie below it within the margin. A
+        user who asks for half wants at most half, where that can be reached.
         """
         below = self._budget.keep_ratio - torch.as_tensor(ratio, dtype=torch.double)
         return torch.where(below >= 0, below, self._budget.margin - below)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from dhp_sr.graph.capture import TraceError, trace
+from dhp_sr.utils.modules import floating_dtype
 from dhp_sr.utils.pixels import round_up
 
 CHANNEL_BLOCK = 16
@@ -22,8 +23,8 @@ def peak_activation_bytes(
 ) -> float | None:
     """Return the peak memory of a forward pass in float32, in bytes per pixel of the input.
 
-    A value is held until its last use; a convolution works on copies of its inputs and its output in a blocked layout.
-    The overhead of an allocator is not counted.
+    A value is held until its last use; a convolution works on copies of its inputs and its output
+    in a blocked layout. The overhead of an allocator is not counted.
 
     Args:
         network: maps (N, in_channels, H, W) to an image; left as it was.
@@ -34,12 +35,12 @@ def peak_activation_bytes(
         Bytes per pixel; None where the forward cannot be traced.
     """
     side = math.lcm(size_multiple, EXAMPLE_SIDE)
-    floating = [tensor for tensor in network.parameters() if tensor.is_floating_point()]
-    dtype = floating[0].dtype if floating else torch.float32
+    example = torch.zeros(1, in_channels, side, side, dtype=floating_dtype(network))
     try:
-        traced = trace(network, torch.zeros(1, in_channels, side, side, dtype=dtype))
+        traced = trace(network, example)
     except TraceError:
         return None
+    # Liveness: step after which each value is no longer needed.
     nodes = list(traced.graph_module.graph.nodes)
     last_use: dict[fx.Node, int] = {}
     for step, node in enumerate(nodes):
@@ -54,8 +55,11 @@ def peak_activation_bytes(
         current = sum(held.values())
         if node.op == "call_module" or "conv" in str(node.target):
             # Copies in the blocked layout, while the values themselves are still held.
-            current += held[node] + sum(held.get(source, 0) for source in node.all_input_nodes)
+            current += held[node]
+            for source in node.all_input_nodes:
+                current += held.get(source, 0)
         peak = max(peak, current)
+        # list(): entries are deleted on the way.
         for source in list(held):
             if last_use.get(source, 0) <= step:
                 del held[source]
@@ -63,7 +67,7 @@ def peak_activation_bytes(
 
 
 def _num_elements(value: object) -> int:
-    """Return the elements of an image, with its channels filled up to whole blocks; 0 for anything else."""
+    """Return the elements of an image in the blocked layout; 0 for anything else."""
     if not isinstance(value, Tensor) or value.dim() != 4:
         return 0
     batch, channels, height, width = value.shape

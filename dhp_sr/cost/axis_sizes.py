@@ -11,22 +11,23 @@ from dhp_sr.channels.plan import ChannelPlan
 class AxisSizes:
     """Linear map from kept channels to the kept sizes of weight axes.
 
-    Axes that hold the same channels the same number of times always have the same size and share a row: the map has one
-    row for each distinct axis, not one for each axis. The last row is the constant 1; it stands for axes
-    without prunable channels, whose size is a constant factor of the cost.
+    Axes that hold the same channels the same number of times always have the same size and share
+    a row, so that the map has a row per distinct axis. The last row is the constant 1; it stands
+    for axes without prunable channels, whose size is a constant factor of the cost.
 
     Args:
         plan: the groups, and the channels of every axis.
     """
 
     def __init__(self, plan: ChannelPlan) -> None:
+        # Dictionaries keep their order: the rows are the same in every run.
         distinct: dict[tuple[int, ...], int] = {}
         self._row: dict[tuple[str, int], int] = {}
         for axis in plan.axes:
             if not bool((axis.index < plan.size).any()):
                 continue
-            # An entry of an axis is a channel of the flat vector; before a PixelShuffle, or in a flattened
-            # feature map, the same channel occurs several times along the axis.
+            # An entry of an axis is a channel of the flat vector; before a PixelShuffle, or in a
+            # flattened feature map, the same channel occurs several times along the axis.
             occurrences = torch.bincount(axis.index, minlength=plan.size + 1)
             row = distinct.setdefault(tuple(occurrences.tolist()), len(distinct))
             self._row[axis.tensor, axis.dim] = row
@@ -47,16 +48,23 @@ class AxisSizes:
 
     @property
     def fixed(self) -> Tensor:
-        """Sizes with no prunable channel kept, shape (size,): pinned channels that share an axis with prunable ones."""
+        """Sizes with no prunable channel kept, shape (size,).
+
+        Not 0 where pinned channels share an axis with prunable channels.
+        """
         return self._fixed
 
     def row(self, tensor: str, dim: int) -> int:
-        """Return the row of an axis; that of the constant 1 where none of its channels can be pruned."""
+        """Return the row of an axis; the constant row if nothing of it can be pruned."""
         return self._row.get((tensor, dim), self.constant_row)
 
     def prunable_dims(self, tensor: str, dims: Iterable[int]) -> list[int]:
         """Return those of a tensor's axes that have prunable channels."""
-        return [dim for dim in dims if (tensor, dim) in self._row]
+        prunable = []
+        for dim in dims:
+            if (tensor, dim) in self._row:
+                prunable.append(dim)
+        return prunable
 
     def of(self, kept: Tensor) -> Tensor:
         """Return the kept sizes, shape (size,), for channels (plan.size,) kept by 0 to 1."""
@@ -75,11 +83,15 @@ class AxisSizes:
         Returns:
             (len(widths), size).
         """
+        # Sums over the best 1, 2, ... channels; those of the wanted widths are picked from them.
         cumulative = self._occurrences[:, start + torch.as_tensor(order)].cumsum(1).T
         chosen = cumulative[torch.as_tensor(widths) - 1]
         return torch.cat((chosen, chosen.new_zeros(len(widths), 1)), dim=1)
 
     def mean_over_axes(self, values: Tensor) -> Tensor:
-        """Return the mean of values (plan.size,) over the prunable channels of each row; 1 for the last row."""
+        """Return the mean of values (plan.size,) over the prunable channels of each row.
+
+        The last row has the value 1.
+        """
         means = (self._occurrences @ values.double()) / self._occurrences.sum(1)
         return torch.cat((means, self._fixed.new_ones(1)))

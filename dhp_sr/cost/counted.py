@@ -1,10 +1,9 @@
 """Costs that are counted from the kept widths alone: multiply-adds, parameters, activations.
 
-Each is a sum over weights of a coefficient times the kept sizes of some axes of the weight. To add a kind: a function
-that yields its terms, a row in `COUNTED_COSTS`, and a row in `utils.cost_kinds`.
+Each is a sum over weights of a coefficient times the kept sizes of some axes of the weight. To add
+a kind: a function that yields its terms, a row in `COUNTED_COSTS`, and a row in `utils.cost_kinds`.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -27,23 +26,24 @@ class CostTerm(NamedTuple):
 
 
 def macs_terms(plan: ChannelPlan) -> Iterator[CostTerm]:
-    """Yield a term for each layer: every kept entry of its weight is multiplied once per position."""
+    """Yield a term for each layer: each kept weight entry is multiplied at every position."""
     for layer in plan.layers:
         yield CostTerm(layer.weight, layer.positions, tuple(range(len(layer.shape))))
 
 
 def params_terms(plan: ChannelPlan) -> Iterator[CostTerm]:
-    """Yield a term for each parameter: its kept entries. Weights that are buffers are not learned."""
+    """Yield a term for each parameter: its kept entries. Weights that are buffers do not count."""
     for name, shape in plan.parameters.items():
         yield CostTerm(name, 1, tuple(range(len(shape))))
 
 
 def activations_terms(plan: ChannelPlan) -> Iterator[CostTerm]:
-    """Yield a term for each layer: the elements of its output, in proportion to its kept output channels.
+    """Yield a term for each layer: elements of its output, proportional to its kept channels.
 
     Reference:
-        Radosavovic et al., Designing Network Design Spaces, CVPR 2020: outputs of convolutions predict run time on
-        accelerators better than multiply-adds do. As in fvcore, those of linear layers count too.
+        Radosavovic et al., Designing Network Design Spaces, CVPR 2020: outputs of convolutions
+        predict run time on accelerators better than multiply-adds do. As in fvcore, those of linear
+        layers count too.
     """
     for layer in plan.layers:
         elements_per_channel = layer.output_elements // layer.shape[layer.out_dim]
@@ -64,39 +64,48 @@ class CountedCost:
     Args:
         plan: gives the shapes of the weights.
         axis_sizes: of the same plan.
-        terms: summands, at most one for each weight.
+        terms: summands, at most a single term for each weight.
     """
 
     def __init__(self, plan: ChannelPlan, axis_sizes: AxisSizes, terms: Iterator[CostTerm]) -> None:
         self._axis_sizes = axis_sizes
         self._num_weights = len(plan.weights)
-        position = {name: index for index, name in enumerate(plan.weights)}
+        names = list(plan.weights)
         weights: list[int] = []
         rows: list[list[int]] = []
         coefficients: list[float] = []
         for term in terms:
             shape = plan.weights[term.weight]
-            prunable = axis_sizes.prunable_dims(term.weight, term.dims)
-            constant = math.prod(shape[dim] for dim in term.dims if dim not in prunable)
-            weights.append(position[term.weight])
-            rows.append([axis_sizes.row(term.weight, dim) for dim in prunable])
-            coefficients.append(term.coefficient * constant)
+            coefficient = term.coefficient
+            term_rows = []
+            for dim in term.dims:
+                row = axis_sizes.row(term.weight, dim)
+                if row == axis_sizes.constant_row:
+                    # Nothing of this axis can be pruned: its size is part of the coefficient.
+                    coefficient *= shape[dim]
+                else:
+                    term_rows.append(row)
+            weights.append(names.index(term.weight))
+            rows.append(term_rows)
+            coefficients.append(coefficient)
         self._weights = torch.tensor(weights, dtype=torch.long)
         self._rows = pad_rows(rows, axis_sizes.constant_row)
         self._coefficients = torch.tensor(coefficients, dtype=torch.double)
 
     def of_sizes(self, sizes: Tensor) -> Tensor:
         """Return the cost, shape (...), for kept axis sizes of shape (..., size)."""
+        # (..., terms, axes) -> (..., terms) -> (...)
         return sizes[..., self._rows].prod(dim=-1) @ self._coefficients
 
     def by_parameter(self, sizes: Tensor) -> Tensor:
-        """Return the cost attributed to each of the plan's weights, shape (weights,), for sizes (size,)."""
+        """Return the cost attributed to each weight, shape (weights,), for sizes (size,)."""
         attributed = torch.zeros(self._num_weights, dtype=torch.double)
         attributed[self._weights] = sizes[self._rows].prod(dim=-1) * self._coefficients
         return attributed
 
     def marginal(self, kept: Tensor) -> Tensor:
-        """Return the derivative of the cost by each channel, shape (plan.size,), at `kept` (plan.size,)."""
+        """Return the derivative of the cost by each channel at `kept`, both (plan.size,)."""
+        # Autograd also where the caller has switched it off, as in a search's step.
         kept = kept.double().clone().requires_grad_()
         with torch.enable_grad():
             cost = self.of_sizes(self._axis_sizes.of(kept))
@@ -105,7 +114,9 @@ class CountedCost:
 
 
 def pad_rows(rows: list[list[int]], constant_row: int) -> Tensor:
-    """Return lists of rows as one tensor, shorter ones filled with the row of the constant 1."""
+    """Return lists of rows as a tensor (lists, longest), padded with the constant row."""
     longest = max([1, *map(len, rows)])
-    padded = [row + [constant_row] * (longest - len(row)) for row in rows]
-    return torch.tensor(padded, dtype=torch.long).reshape(len(rows), longest)
+    padded = torch.full((len(rows), longest), constant_row)
+    for index, row in enumerate(rows):
+        padded[index, : len(row)] = torch.tensor(row, dtype=torch.long)
+    return padded

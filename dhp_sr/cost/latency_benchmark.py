@@ -1,8 +1,8 @@
 """Measurement of latency: of whole networks against each other, and of layers at many widths.
 
-Protocol: eval mode, no gradients, a fixed number of CPU threads; what is compared is timed interleaved, and of several
-passes the fastest counts, because what else the machine does only ever adds time. With one CPU thread the time is that
-of the processor, see `cpu_thread_clock`.
+Protocol: eval mode, no gradients, a fixed number of CPU threads; what is compared is timed
+interleaved, and of several passes the fastest counts, because what else the machine does only ever
+adds time. With one CPU thread the time is that of the processor, see `cpu_thread_clock`.
 """
 
 import copy
@@ -35,12 +35,13 @@ MIN_NETWORK_ROUNDS = 9
 MAX_NETWORK_ROUNDS = 41
 
 GRID_SECONDS = 2.0
-"""Time for the grid of one layer; it gets as many rounds as fit into it."""
+"""Time for the grid of a layer; it gets as many rounds as fit into it."""
 MIN_GRID_ROUNDS = 3
 MAX_GRID_ROUNDS = 25
 
 BLOCK = 8
-"""Channels that kernels compute at once: up to a block every width is measured, then blocks and 1 channel more."""
+"""Channels that kernels compute at once: up to a block every width is measured, then blocks and 1
+channel more."""
 MAX_BLOCKS = 8
 """Multiples of a block measured along an axis; on longer ones they are 2, 4, ... blocks apart."""
 
@@ -51,7 +52,7 @@ def _call(compute: Callable[[], Any]) -> Any:
 
 @dataclass(frozen=True)
 class LatencyBenchmark:
-    """Measures the latency of networks and their layers for one example input."""
+    """Measures the latency of networks and their layers, for a given input size and device."""
 
     example_input: Tensor
     """Its shape, device and type are those measured; its values do not matter."""
@@ -60,12 +61,12 @@ class LatencyBenchmark:
     path: Path | None = None
     """File of layer times, read and added to; None: they are not kept."""
     broadcast: Callable[[Callable[[], Any]], Any] = _call
-    """Calls its argument and returns the result; among several processes, the first one's result in all of them."""
+    """Calls its argument and returns the result; of several processes, rank 0's result in all."""
     cache: dict[str, Any] = field(default_factory=dict)
-    """Times measured so far, as `LatencyLUT.times` returns them, so that none is measured twice."""
+    """Times measured so far, as `LatencyLUT.times` returns them; none is measured twice."""
 
     def lut(self, network: nn.Module) -> LatencyLUT:
-        """Return the times of a network's layers: those in the file, and measured ones for the rest.
+        """Return the times of a network's layers; those that are not in the file are measured.
 
         Args:
             network: plain and unpruned; it is left as it was.
@@ -78,9 +79,9 @@ class LatencyBenchmark:
         calls = record_layer_calls(network, self.example_input)
         if not calls:
             raise UserError(
-                f"{type(network).__name__}: expected convolutions or linear layers that are modules "
-                "with plain weights, whose times make up the latency, found none in its forward: "
-                "convolutions called as functions, and weights computed from others, cannot be "
+                f"{type(network).__name__}: expected convolutions or linear layers that are "
+                "modules with plain weights, whose times make up the latency, got none in its "
+                "forward: convolutions called as functions, and weights computed from others, cannot be "
                 "timed at other widths. Choose a budget of another kind, such as macs"
             )
         times = self.broadcast(lambda: self._complete_times(network, calls))
@@ -88,9 +89,10 @@ class LatencyBenchmark:
         return LatencyLUT(self._conditions(), times["layers"], times["networks"], calls)
 
     def ratio(self, candidate: nn.Module, reference: nn.Module) -> float:
-        """Return the time of `candidate` as a fraction of that of `reference`; both are left as they were.
+        """Return the time of `candidate` as a fraction of that of `reference`.
 
-        The median over the rounds of the ratio within a round, in which each gets two passes.
+        Both are left as they were. The median over the rounds of the ratio within a round, in which
+        each gets two passes.
         """
         return float(self.broadcast(lambda: self._ratio(candidate, reference)))
 
@@ -100,6 +102,7 @@ class LatencyBenchmark:
         return {
             "device": device_name(device),
             "torch": torch.__version__,
+            # Times of other devices do not depend on CPU threads.
             "threads": self.threads if device.type == "cpu" else 0,
             "dtype": str(self.example_input.dtype).removeprefix("torch."),
         }
@@ -110,6 +113,7 @@ class LatencyBenchmark:
         table = LatencyLUT(conditions)
         if self.path is not None:
             table = LatencyLUT.read(self.path, conditions)
+        # Compared as text: `add_missing` and the measurements change the tables in place.
         before = json.dumps(table.times())
         table.add_missing(self.cache)
         table.calls = calls
@@ -132,9 +136,11 @@ class LatencyBenchmark:
         """Time copies of a layer at a grid of widths."""
         shape = call.module.weight.shape
         groups = getattr(call.module, "groups", 1)
-        # A depthwise convolution loses whole groups; any other grouped one narrows all of them alike.
-        is_depthwise = groups > 1 and shape[1] == 1
-        first = width_grid(shape[0], shape[0] // groups if is_depthwise else groups)
+        # A depthwise convolution loses whole groups; any other narrows all its groups alike.
+        multiple = groups
+        if groups > 1 and shape[1] == 1:
+            multiple = shape[0] // groups
+        first = width_grid(shape[0], multiple)
         second = width_grid(shape[1])
         probes = {}
         for first_width in first:
@@ -142,9 +148,9 @@ class LatencyBenchmark:
                 probe = _make_probe(call, first_width, second_width, self.example_input)
                 probes[f"{first_width} {second_width}"] = probe
         fastest = self._fastest_ms(probes)
-        ms = []
-        for first_width in first:
-            ms.append([fastest[f"{first_width} {second_width}"] for second_width in second])
+        # The probes are in row-major order, and so are their times.
+        flat = torch.tensor(list(fastest.values()), dtype=torch.double)
+        ms = flat.reshape(len(first), len(second)).tolist()
         return {"first": first, "second": second, "ms": ms}
 
     def _fastest_ms(self, calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
@@ -152,7 +158,7 @@ class LatencyBenchmark:
         device = self.example_input.device
         clock = self._clock()
         first_round = time_interleaved(calls, device, 1, warm_up=1, clock=clock)
-        seconds = sum(min(times) for times in first_round.values()) / 1000
+        seconds = sum(map(min, first_round.values())) / 1000
         rounds = _rounds_within(GRID_SECONDS, seconds, MIN_GRID_ROUNDS, MAX_GRID_ROUNDS)
         times = time_interleaved(calls, device, rounds, warm_up=0, clock=clock)
         return {name: min(passes) for name, passes in times.items()}
@@ -160,8 +166,7 @@ class LatencyBenchmark:
     @torch.no_grad()
     def _ratio(self, candidate: nn.Module, reference: nn.Module) -> float:
         device = self.example_input.device
-        # Zeros would let a processor skip denormals and clamped values; random values would move
-        # the random state of a running training.
+        # Not random: measuring must not move the random state of a running training.
         example = torch.full_like(self.example_input, 0.5)
         candidate = copy.deepcopy(candidate).eval()
         reference = copy.deepcopy(reference).eval()
@@ -174,8 +179,10 @@ class LatencyBenchmark:
         }
         clock = self._clock()
         with thread_count(self.threads):
+            # A single pass of the reference tells how many rounds fit into the time.
             once = time_interleaved({"": calls["reference"]}, device, 1, clock=clock)
-            # The four passes take about three times as long as the reference, for the candidate is faster.
+            # The four passes take about three times as long as the reference, for the candidate is
+            # faster.
             seconds = 3 * once[""][0] / 1000
             rounds = _rounds_within(
                 NETWORK_SECONDS, seconds, MIN_NETWORK_ROUNDS, MAX_NETWORK_ROUNDS
@@ -193,10 +200,10 @@ class LatencyBenchmark:
 
 
 def width_grid(width: int, multiple: int = 1) -> list[int]:
-    """Return the widths to measure up to a dense one, itself included.
+    """Return the widths to measure, ascending, up to the dense width.
 
-    Kernels compute whole blocks of channels: a channel more than a full block costs as much as several more do. So both
-    sides of such a step are measured.
+    Kernels compute whole blocks of channels: a channel more than a full block costs as much as
+    several more do. So both sides of such a step are measured.
 
     Args:
         width: the dense width.
@@ -207,9 +214,10 @@ def width_grid(width: int, multiple: int = 1) -> list[int]:
     step = BLOCK * multiple
     while width / step > MAX_BLOCKS:
         step *= 2
-    full_blocks = range(step, width, step)
-    next_widths = [full + multiple for full in full_blocks]
-    return sorted({*full_blocks, *next_widths, width})
+    widths = {width}
+    for full_blocks in range(step, width, step):
+        widths |= {full_blocks, full_blocks + multiple}
+    return sorted(widths)
 
 
 def _rounds_within(total_seconds: float, round_seconds: float, least: int, most: int) -> int:
@@ -221,15 +229,16 @@ def _rounds_within(total_seconds: float, round_seconds: float, least: int, most:
 def _make_probe(
     call: LayerCall, first_width: int, second_width: int, like: Tensor
 ) -> Callable[[], object]:
-    """Return a function that calls a copy of the layer at other widths, on an input of the device and type of `like`."""
+    """Return a call of a copy of the layer at other widths, on device and type of `like`."""
     layer = copy.deepcopy(call.module)
     shapes: dict[str, tuple[int, ...]] = {
         "weight": (first_width, second_width, *layer.weight.shape[2:])
     }
+    out_channels = first_width
+    if isinstance(layer, nn.modules.conv._ConvTransposeNd):
+        # Its weight is (in, out / groups, *kernel).
+        out_channels = second_width * layer.groups
     if layer.bias is not None:
-        # The weight of a transposed convolution is (in, out / groups, *kernel).
-        is_transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
-        out_channels = second_width * layer.groups if is_transposed else first_width
         shapes["bias"] = (out_channels,)
     resize(layer, shapes)
     for tensor in [*layer.parameters(), *layer.buffers()]:

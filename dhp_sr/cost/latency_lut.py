@@ -28,7 +28,7 @@ TIMED_LAYERS = (
 
 
 class LayerGrid(TypedDict):
-    """Times of one layer on a grid of widths."""
+    """Times of a layer on a grid of widths."""
 
     first: list[int]
     """Sizes measured of the weight's first axis, ascending."""
@@ -51,8 +51,9 @@ class LayerCall:
 
     @property
     def signature(self) -> str:
-        """Everything that the layer's time depends on, except for the widths kept; a key of the table."""
+        """Everything that the layer's time depends on, except for the kept widths."""
         layer = self.module
+        # Probes have other numbers of input channels; everything else of the shape counts.
         shape = list(self.input_shape)
         shape[channel_dim(layer)] = 0
         details = []
@@ -73,7 +74,7 @@ def channel_dim(layer: nn.Module) -> int:
 class LatencyLUT:
     """Times of layers on grids of widths, and of whole networks, in milliseconds.
 
-    They hold for one device, torch version, number of threads and data type alone: the `conditions`.
+    They hold for a single device, torch version, number of threads and data type: `conditions`.
     """
 
     conditions: Mapping[str, Any]
@@ -121,7 +122,10 @@ class LatencyLUT:
 
     @classmethod
     def read(cls, path: Path, conditions: Mapping[str, Any]) -> "LatencyLUT":
-        """Read a table; an empty one, with a warning, where the file is none or has other conditions."""
+        """Read a table; return an empty table where there is no file.
+
+        Also where the file is no table or has other conditions, with a warning.
+        """
         empty = cls(conditions)
         if not path.exists():
             return empty
@@ -129,11 +133,12 @@ class LatencyLUT:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
                 raise ValueError(f"format {content['format']!r}")
+            # A file from elsewhere may be anything: wrong types are found by using them.
             stored = content["conditions"]
             table = cls(conditions, dict(content["layers"]), dict(content["networks"]))
         except (ValueError, KeyError, TypeError) as error:
             warnings.warn(
-                f"{path}: expected a table of latencies ({FORMAT}), found {error!r}; it is "
+                f"{path}: expected a table of latencies ({FORMAT}), got {error!r}; it is "
                 "measured anew",
                 stacklevel=2,
             )
@@ -160,7 +165,8 @@ def record_layer_calls(network: nn.Module, example_input: Tensor) -> tuple[Layer
     for path, module in network.named_modules():
         if not isinstance(module, TIMED_LAYERS) or not _has_plain_weights(module):
             continue
-        weight = names[f"{path}.weight" if path else "weight"]
+        # The network itself may be a layer; its path is empty.
+        weight = names[f"{path}.weight".removeprefix(".")]
 
         # `weight` is bound as a default: the hook runs after the loop has moved on.
         def record(
@@ -170,6 +176,7 @@ def record_layer_calls(network: nn.Module, example_input: Tensor) -> tuple[Layer
             output: Tensor,
             weight: str = weight,
         ) -> None:
+            # A layer may be called as conv(input=x).
             layer_input = args[0] if args else kwargs["input"]
             calls.append(LayerCall(weight, layer, tuple(layer_input.shape), output.numel()))
 
@@ -184,7 +191,6 @@ def record_layer_calls(network: nn.Module, example_input: Tensor) -> tuple[Layer
 
 
 def _has_plain_weights(layer: nn.Module) -> bool:
-    """Return whether weight and bias are parameters or buffers, not computed as those of a weight norm."""
-    names = {name for name, _ in layer.named_parameters(recurse=False)}
-    names |= {name for name, _ in layer.named_buffers(recurse=False)}
-    return "weight" in names and (layer.bias is None or "bias" in names)
+    """Return whether weight and bias are stored, not computed as under a weight norm."""
+    tensors = dict(layer.named_parameters(recurse=False)) | dict(layer.named_buffers(recurse=False))
+    return "weight" in tensors and (layer.bias is None or "bias" in tensors)

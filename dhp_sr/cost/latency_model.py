@@ -1,7 +1,7 @@
 """Latency of a pruned network, interpolated in a lookup table of measured layer times.
 
-Latency prediction by summing measured layer times is that of ProxylessNAS (Cai et al., 2019) and NetAdapt (Yang et al.,
-2018); the term for what runs between the layers is ours.
+Latency prediction by summing measured layer times is that of ProxylessNAS (Cai et al., 2019) and
+NetAdapt (Yang et al., 2018); the term for what runs between the layers is ours.
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,10 @@ from dhp_sr.cost.latency_lut import LatencyLUT, LayerCall
 class LatencyModel:
     """Milliseconds as a function of the kept axis sizes; a `CostFunction`.
 
-    Each layer call is interpolated bilinearly between the widths measured, and 0 at no width. What the layers do not
-    account for (activations, sums, shuffles, norms, convolutions with computed weights) is the measured time of the
-    whole network less theirs; it shrinks in proportion to the elements that the layers put out.
+    Each layer call is interpolated bilinearly between the widths measured, and 0 at no width. What
+    the layers do not account for (activations, sums, shuffles, norms, convolutions with computed
+    weights) is the measured time of the whole network less theirs; it shrinks in proportion to the
+    elements that the layers put out.
 
     Args:
         plan: the network's plan.
@@ -30,33 +31,40 @@ class LatencyModel:
 
     def __init__(self, plan: ChannelPlan, axis_sizes: AxisSizes, lut: LatencyLUT) -> None:
         calls = lut.calls
-        layers = [lut.layers[call.signature] for call in calls]
+        grids = [lut.layers[call.signature] for call in calls]
         self._plan = plan
         self._axis_sizes = axis_sizes
-        self._first = _GridAxis(plan, axis_sizes, calls, 0, [layer["first"] for layer in layers])
-        self._second = _GridAxis(plan, axis_sizes, calls, 1, [layer["second"] for layer in layers])
+        first_widths = [grid["first"] for grid in grids]
+        second_widths = [grid["second"] for grid in grids]
+        self._first = _GridAxis(plan, axis_sizes, calls, 0, first_widths)
+        self._second = _GridAxis(plan, axis_sizes, calls, 1, second_widths)
 
-        # The grids of all layers, padded to one size and flattened: a time is found by
-        # call * side^2 + first * side + second, so that one gather serves all layers and all candidates.
+        # The grids of all layers, padded to the same size and flattened: a time has the index
+        # call * side^2 + first * side + second, so that a single gather serves all layers and all
+        # candidates.
         self._side = 1 + max(self._first.length, self._second.length)
         times = torch.zeros(len(calls), self._side, self._side, dtype=torch.double)
-        for call_times, layer in zip(times, layers, strict=True):
-            measured = torch.tensor(layer["ms"], dtype=torch.double)
+        for call_times, grid in zip(times, grids, strict=True):
+            measured = torch.tensor(grid["ms"], dtype=torch.double)
             # Node 0 is the width 0, at which a layer takes no time.
             call_times[1 : measured.shape[0] + 1, 1 : measured.shape[1] + 1] = measured
         self._times = times.flatten()
         self._offsets = torch.arange(len(calls)) * self._side**2
 
-        out_dims = {layer.weight: layer.out_dim for layer in plan.layers}
-        self._out_dim = torch.tensor([out_dims.get(call.weight, 0) for call in calls])
+        out_dim_of = {layer.weight: layer.out_dim for layer in plan.layers}
+        names = list(plan.weights)
+        out_dims = []
         elements_per_channel = []
+        weights = []
         for call in calls:
-            out_channels = plan.weights[call.weight][out_dims.get(call.weight, 0)]
-            elements_per_channel.append(call.elements / out_channels)
+            out_dim = out_dim_of.get(call.weight, 0)
+            out_dims.append(out_dim)
+            elements_per_channel.append(call.elements / plan.weights[call.weight][out_dim])
+            weights.append(names.index(call.weight))
+        self._out_dim = torch.tensor(out_dims)
         self._elements_per_channel = torch.tensor(elements_per_channel, dtype=torch.double)
+        self._weights = torch.tensor(weights)
 
-        position = {name: index for index, name in enumerate(plan.weights)}
-        self._weights = torch.tensor([position[call.weight] for call in calls])
         dense = axis_sizes.of(torch.ones(plan.size, dtype=torch.double))
         layers_ms, elements = self._layers(dense)
         # Noise can make the layers alone slower than the whole network; the rest is never negative.
@@ -68,30 +76,34 @@ class LatencyModel:
         return self._calls_ms(sizes).sum(-1)
 
     def by_parameter(self, sizes: Tensor) -> Tensor:
-        """Return the milliseconds attributed to each of the plan's weights, shape (weights,), for sizes (size,)."""
+        """Return milliseconds attributed to each weight, shape (weights,), for sizes (size,)."""
         attributed = torch.zeros(len(self._plan.weights), dtype=torch.double)
         return attributed.index_add(0, self._weights, self._calls_ms(sizes))
 
     def marginal(self, kept: Tensor) -> Tensor:
         """Return the marginal latency of each channel, shape (plan.size,), at `kept` (plan.size,).
 
-        Measured times rise in steps of a kernel's block of channels, so that a derivative is 0 or huge. It is the mean
-        over the upper half of each group's kept channels, never below a thousandth of the mean of all groups.
+        Measured times rise in steps of a kernel's block of channels, so that a derivative is 0 or
+        huge. It is the mean over the upper half of each group's kept channels, never below a
+        thousandth of the mean of all groups.
         """
         kept = kept.double().cpu()
         groups = self._plan.prunable
         halved_sizes = []
+        num_kept = []
+        widths = []
         for group in groups:
             halved = kept.clone()
             halved[group.span] /= 2
             halved_sizes.append(self._axis_sizes.of(halved))
+            num_kept.append(kept[group.span].sum())
+            widths.append(group.width)
         with torch.no_grad():
-            saved = self.of_sizes(self._axis_sizes.of(kept)) - self.of_sizes(
-                torch.stack(halved_sizes)
-            )
-        num_kept = torch.stack([kept[group.span].sum() for group in groups])
-        widths = torch.tensor([group.width for group in groups])
-        per_channel = (2 * saved / num_kept.clamp_min(1)).repeat_interleave(widths)
+            now_ms = self.of_sizes(self._axis_sizes.of(kept))
+            saved_ms = now_ms - self.of_sizes(torch.stack(halved_sizes))
+        per_group = 2 * saved_ms / torch.stack(num_kept).clamp_min(1)
+        per_channel = per_group.repeat_interleave(torch.tensor(widths))
+        # Without a step in the upper half the difference is 0, but every channel has some cost.
         return per_channel.clamp_min(max(1e-3 * float(per_channel.mean()), 1e-12))
 
     def _calls_ms(self, sizes: Tensor) -> Tensor:
@@ -99,7 +111,7 @@ class LatencyModel:
         return layers_ms + self._rest_ms_per_element * elements
 
     def _layers(self, sizes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return milliseconds and output elements of every layer call, each of shape (..., calls)."""
+        """Return milliseconds and output elements of all layer calls, each (..., calls)."""
         first = self._first.locate(sizes)
         second = self._second.locate(sizes)
         low_offset = self._offsets + first.node * self._side
@@ -140,24 +152,30 @@ class _GridAxis:
         dim: int,
         grids: Sequence[list[int]],
     ) -> None:
-        self.length = max(len(grid) for grid in grids)
-        # Shorter grids end in infinity, a node that no width passes.
-        padding = [torch.inf] * self.length
-        nodes = [[0, *grid, *padding][: self.length + 1] for grid in grids]
-        self._nodes = torch.tensor(nodes, dtype=torch.double)
-        self._last_interval = torch.tensor([len(grid) - 1 for grid in grids])
-        self._rows = torch.tensor([axis_sizes.row(call.weight, dim) for call in calls])
-        # The row of an axis without prunable channels is the constant 1, its size this factor.
+        self.length = max(map(len, grids))
+        # Node 0 is the width 0. Shorter grids end in infinity, a node that no width passes.
+        self._nodes = torch.full((len(calls), self.length + 1), torch.inf, dtype=torch.double)
+        self._nodes[:, 0] = 0
+        last_intervals = []
+        rows = []
         factors = []
-        for call in calls:
-            is_prunable = bool(axis_sizes.prunable_dims(call.weight, [dim]))
+        for index, (call, grid) in enumerate(zip(calls, grids, strict=True)):
+            self._nodes[index, 1 : len(grid) + 1] = torch.tensor(grid, dtype=torch.double)
+            last_intervals.append(len(grid) - 1)
+            row = axis_sizes.row(call.weight, dim)
+            rows.append(row)
+            # The row of an axis without prunable channels is the constant 1, its size this factor.
+            is_prunable = row != axis_sizes.constant_row
             factors.append(1 if is_prunable else plan.weights[call.weight][dim])
+        self._last_interval = torch.tensor(last_intervals)
+        self._rows = torch.tensor(rows)
         self._factors = torch.tensor(factors, dtype=torch.double)
         self._calls = torch.arange(len(calls))
 
     def locate(self, sizes: Tensor) -> _GridPoint:
         """Find the nodes that the widths lie between, for kept axis sizes of shape (..., size)."""
         width = sizes[..., self._rows] * self._factors
+        # The last interval ends at the dense width itself, so that it includes its upper node.
         num_passed = (self._nodes <= width.detach().unsqueeze(-1)).sum(-1)
         node = torch.minimum(num_passed - 1, self._last_interval)
         low = self._nodes[self._calls, node]

@@ -1,7 +1,7 @@
 """Costs of a pruned network as functions of its plan and masks alone."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,8 +20,9 @@ from dhp_sr.utils.cost_kinds import COST_KINDS
 class Cost:
     """What a network costs; each kind of `COST_KINDS` is an attribute.
 
-    `cost.macs` are multiply-adds of convolutions and linear layers for one sample of the example's size, `cost.params`
-    parameters, `cost.latency` milliseconds that the latency model predicts; nan where a kind is not known.
+    `cost.macs` are multiply-adds of convolutions and linear layers for a sample of the example's
+    size, `cost.params` parameters, `cost.activations` elements that these layers put out,
+    `cost.latency` milliseconds that the latency model predicts; nan where a kind is not known.
     """
 
     values: Mapping[str, float]
@@ -33,24 +34,26 @@ class Cost:
 
     def __getattr__(self, name: str) -> float:
         """Return the cost of a kind; nan where it is not known."""
+        # Called only for names that are no field; anything else must stay an AttributeError, on
+        # which copy and pickle rely.
         if name in COST_KINDS:
             return self[name]
         raise AttributeError(f"{type(self).__name__} has no cost kind {name!r}")
 
 
 class CostFunction(Protocol):
-    """One cost kind of one network."""
+    """A cost kind of a network, as a function of the kept axis sizes."""
 
     def of_sizes(self, sizes: Tensor) -> Tensor:
         """Return the cost, shape (...), for kept axis sizes of shape (..., size)."""
         ...
 
     def by_parameter(self, sizes: Tensor) -> Tensor:
-        """Return the cost attributed to each of the plan's weights, shape (weights,), for sizes (size,)."""
+        """Return the cost attributed to each weight, shape (weights,), for sizes (size,)."""
         ...
 
     def marginal(self, kept: Tensor) -> Tensor:
-        """Return the cost of one channel more, shape (plan.size,), at `kept` (plan.size,)."""
+        """Return the cost of a further channel, shape (plan.size,), at `kept` (plan.size,)."""
         ...
 
 
@@ -66,10 +69,9 @@ class CostModel:
         self.axis_sizes = AxisSizes(plan)
         self.names = tuple(plan.weights)
         """Parameters, and buffers that are weights, in the order of `by_parameter`."""
-        self._functions: dict[str, CostFunction] = {
-            kind: CountedCost(plan, self.axis_sizes, terms(plan))
-            for kind, terms in COUNTED_COSTS.items()
-        }
+        self._functions: dict[str, CostFunction] = {}
+        for kind, terms in COUNTED_COSTS.items():
+            self._functions[kind] = CountedCost(plan, self.axis_sizes, terms(plan))
         if lut is not None:
             self._functions["latency"] = LatencyModel(plan, self.axis_sizes, lut)
         rows = []
@@ -93,15 +95,16 @@ class CostModel:
         Args:
             kept: (plan.size,) 1 for a kept channel, 0 for a cut one.
         """
-        return Cost(dict(self._values(kept)))
-
-    def _values(self, kept: Tensor) -> Iterator[tuple[str, float]]:
+        values = {}
         for kind in self.kinds:
-            cost = self.evaluate(kept, kind)
-            yield kind, cost if COST_KINDS[kind].is_measured else round(cost)
+            value = self.evaluate(kept, kind)
+            # Counts are whole numbers.
+            values[kind] = value if COST_KINDS[kind].is_measured else round(value)
+        return Cost(values)
 
     def evaluate(self, kept: Tensor, kind: str) -> float:
-        """Return one cost as a number, for `kept` (plan.size,)."""
+        """Return the cost of a kind as a number, for `kept` (plan.size,)."""
+        # Costs are computed on the CPU: the tensors are small, and every step asks for a number.
         with torch.no_grad():
             return float(self.of_sizes(self.axis_sizes.of(kept.double().cpu()), kind))
 
@@ -110,13 +113,14 @@ class CostModel:
         return self.evaluate(kept, kind) / self.dense[kind]
 
     def of_sizes(self, sizes: Tensor, kind: str) -> Tensor:
-        """Return one cost, shape (...), for kept axis sizes of shape (..., size); differentiable."""
+        """Return the cost of a kind, shape (...), for axis sizes (..., size); differentiable."""
         return self._functions[kind].of_sizes(sizes)
 
     def by_parameter(self, kept: Tensor, kind: str) -> Tensor:
-        """Return the cost attributed to each parameter, shape (len(names),), for `kept` (plan.size,).
+        """Return the cost attributed to each of `names` at `kept` (plan.size,).
 
-        Of latency, what no layer accounts for is attributed to the layers in proportion to their outputs.
+        Of latency, what no layer accounts for is attributed to the layers in proportion to their
+        outputs.
         """
         sizes = self.axis_sizes.of(kept.double().cpu())
         return self._functions[kind].by_parameter(sizes)
@@ -136,5 +140,6 @@ class CostModel:
             powers: (size,) exponents of the kept fraction of each axis; 1: as it is.
             parameters: (number,) indices into `names`.
         """
+        # Sums of logarithms rather than products: the powers go in per axis.
         log_fractions = (sizes / self._dense_sizes).log() * powers
         return log_fractions[..., self._rows[parameters]].sum(dim=-1)

@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from dhp_sr.archs import ARCHS, build
 from dhp_sr.graph.shape_inference import infer_output
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.modules import floating_dtype
 from dhp_sr.utils.pixels import round_up
 
 CLASSIFICATION = "classification"
@@ -271,14 +271,6 @@ def infer_out_channels(network: nn.Module, info: ModelInfo) -> int:
     """Return the output's length along axis 1; nothing but shapes is computed."""
     shape = (1, info.in_channels, info.example_side, info.example_side)
     return int(infer_output(network, shape, floating_dtype(network)).shape[1])
-
-
-def floating_dtype(network: nn.Module) -> torch.dtype:
-    """Return the type of the first floating-point parameter, or float32."""
-    for parameter in network.parameters():
-        if parameter.is_floating_point():
-            return parameter.dtype
-    return torch.float32
 
 
 def trial_side(multiple: int) -> int:

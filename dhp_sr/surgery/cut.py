@@ -46,8 +46,8 @@ def cut(
         values: parameters to use instead of the network's, unpruned.
 
     Returns:
-        A module of the same class, in eval mode; or, where the class's forward has hard-coded sizes that no longer
-        hold, the traced forward with other sizes.
+        A module of the same class, in eval mode; or, where the class's forward has hard-coded sizes
+        that no longer hold, the traced forward with other sizes.
     """
     kept = kept_entries(plan, mask)
     # The plan knows a tensor that several modules share by its first name.
@@ -78,7 +78,7 @@ def cut(
 
 
 def kept_entries(plan: ChannelPlan, mask: Tensor) -> dict[tuple[str, int], Tensor]:
-    """Return the indices of the entries that are kept along every axis of every tensor of the plan."""
+    """Return the indices of the kept entries along every axis of the plan's tensors."""
     padded = _pad(mask)
     kept = {}
     for axis in plan.axes:
@@ -130,7 +130,7 @@ def check_cut(masked: nn.Module, small: nn.Module, example_input: Tensor) -> flo
 
 
 def relative_difference(expected: Any, actual: Any) -> float:
-    """Return the largest difference between two outputs, relative to the largest entry of its tensor."""
+    """Return the largest difference of two outputs, relative to the tensor's largest entry."""
     differences = [0.0]
     for expected_tensor, actual_tensor in zip(_tensors(expected), _tensors(actual), strict=False):
         largest = expected_tensor.abs().max().clamp_min(1e-12)
@@ -140,7 +140,7 @@ def relative_difference(expected: Any, actual: Any) -> float:
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:
-    """Yield the tensors of an output, which may be a tensor, a tuple, a list, or a mapping of them."""
+    """Yield the tensors of an output: a tensor, or nested tuples, lists or mappings of them."""
     if isinstance(output, Tensor):
         yield output
     elif isinstance(output, Mapping):

@@ -1,9 +1,10 @@
 """Rewriting the forward of a cut network, where the class has hard-coded sizes that no longer hold.
 
-`torch.split(x, [16, 48], 1)` or `x[:, :16]` state numbers of channels. While a plan is made, the rules record which
-argument of which node counts which channels (`SizePatch`). For a cut network these arguments are set to the numbers of
-kept channels, in the traced graph; everything else of the forward stays as it was traced. A network whose class comes
-to the right sizes by itself keeps its class.
+`torch.split(x, [16, 48], 1)` or `x[:, :16]` state numbers of channels. While a plan is made, the
+rules record which argument of which node counts which channels (`SizePatch`). For a cut network
+these arguments are set to the numbers of kept channels, in the traced graph; everything else of the
+forward stays as it was traced. A network whose class comes to the right sizes by itself keeps its
+class.
 """
 
 import copy
@@ -11,11 +12,13 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from dhp_sr.channels.plan import ChannelPlan
 from dhp_sr.graph.capture import ArgPath, record_values, trace
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.modules import floating_dtype
 
 Size = int | list[int]
 """A number of channels, or the list of them that a split is given."""
@@ -27,9 +30,9 @@ Patches = dict[tuple[str, ArgPath], Size]
 class RewrittenNetwork(fx.GraphModule):
     """Network that runs a traced forward; its tensors have the names of the network it comes from.
 
-    Decisions made while the forward was traced are permanent: branches on the mode are those of evaluation; where a
-    branch depended on a shape, or a size went through `int()`, inputs that would decide otherwise are refused.
-    Functional dropout and the like follow the mode.
+    Decisions made while the forward was traced are permanent: branches on the mode are those of
+    evaluation; where a branch depended on a shape, or a size went through `int()`, inputs that
+    would decide otherwise are refused. Functional dropout and the like follow the mode.
     """
 
     def __init__(
@@ -84,7 +87,7 @@ _GRAPH_STATE = ("_graph", "_code")
 def rewrite(
     network: nn.Module, small: nn.Module, plan: ChannelPlan, sizes: Sequence[Size]
 ) -> nn.Module:
-    """Return `small`, or, where its forward contradicts the sizes, a network with them in its forward.
+    """Return `small`, with a rewritten forward if it contradicts the sizes.
 
     Args:
         network: the unpruned network.
@@ -92,8 +95,10 @@ def rewrite(
         plan: the network's plan.
         sizes: for each of `plan.size_patches`, the size that the forward has to state.
     """
-    floating = [tensor for tensor in network.parameters() if tensor.is_floating_point()]
-    example = floating[0].new_zeros(plan.example_shape)
+    parameter = next(network.parameters())
+    example = torch.zeros(
+        plan.example_shape, dtype=floating_dtype(network), device=parameter.device
+    )
     traced = trace(network, example, plan.training_time_form).graph_module
     # Plain tensors that the forward uses are constants of the trace; they belong to no module.
     for name, constant in traced.named_buffers(recurse=False):
@@ -122,7 +127,7 @@ def rewrite(
 
 
 def _follow_mode(graph: fx.Graph) -> None:
-    """Let functions that were traced with `training=False`, such as dropout, read the network's mode instead."""
+    """Let functions traced with `training=False`, such as dropout, read the network's mode."""
     with graph.inserting_before(next(iter(graph.nodes))):
         mode = graph.create_node("get_attr", "training")
     for node in graph.nodes:
@@ -168,8 +173,9 @@ def _fits_already(small: nn.Module, graph: fx.Graph, patches: Patches, example: 
 
 def _is_computed(argument: Any) -> bool:
     """Return whether an argument, or an entry of it, is the result of a node."""
-    entries = argument if isinstance(argument, tuple | list) else [argument]
-    return any(isinstance(entry, fx.Node) for entry in entries)
+    if isinstance(argument, tuple | list):
+        return any(map(_is_computed, argument))
+    return isinstance(argument, fx.Node)
 
 
 def _states(argument: Any, size: Size) -> bool:
@@ -190,7 +196,7 @@ def _read_argument(node: fx.Node, path: ArgPath) -> Any:
 
 
 def _with_argument(container: Any, path: ArgPath, size: Size) -> Any:
-    """Return a copy of nested arguments with another size at `path`; fx does not allow changes in place."""
+    """Return a copy of nested arguments with another size at `path`."""
     if not path:
         return size
     step, *rest = path

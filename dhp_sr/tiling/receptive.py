@@ -1,7 +1,8 @@
-"""Receptive field of a network, for exact tiled inference: the halo of a tile, and where tiles may begin.
+"""Receptive field of a network, for exact tiled inference: halo and alignment of tiles.
 
-The rules of single operators (`OpSpec.receptive_field`) propagate a `ReceptiveField2D` from node to node of the traced
-graph; here is the loop over the graph, and what the field of the output means for tiles.
+The rules of single operators (`OpSpec.receptive_field`) propagate a `ReceptiveField2D` from node to
+node of the traced graph; here is the loop over the graph, and what the field of the output means
+for tiles.
 """
 
 import math
@@ -21,20 +22,22 @@ from dhp_sr.operators.spatial_layout import (
     shapes_of,
     writes_to_input,
 )
+from dhp_sr.utils.modules import floating_dtype
 
 EXAMPLE_SIDES = (48, 768)
 """Sides tried for the example, as multiples of these.
 
-48 can be halved four times and divided by 3. In deeper networks a size that is rounded up or down would look like one
-that is proportional to the input's; 768 can be halved eight times.
+48 can be halved four times and divided by 3. In deeper networks its rounded sizes would not be
+proportional to the input's; 768 can be halved eight times.
 """
 
 
 class ReceptiveField(NamedTuple):
-    """Surroundings that a tile of an image needs, so that its result equals that of the whole image."""
+    """Surroundings that a tile needs for the same result as in the whole image."""
 
     halo: int | None
-    """Input pixels needed on each side of a tile; None if any output pixel may depend on the whole image."""
+    """Input pixels needed on each side of a tile; None if any output pixel may depend on the whole
+    image."""
     multiple: int
     """Tiles begin and end at multiples of this many input pixels, except at the image's end."""
     reason: str = ""
@@ -44,11 +47,13 @@ class ReceptiveField(NamedTuple):
 def receptive_field(network: nn.Module, in_channels: int, size_multiple: int = 1) -> ReceptiveField:
     """Compute the receptive field of a network from its traced graph.
 
-    Nothing is computed but shapes. The result is an upper bound: no pixel outside it has an influence. Operators with a
-    global receptive field (global pooling, instance normalization), or without a rule, make it unbounded.
+    Nothing is computed but shapes. The result is an upper bound: no pixel outside it has an
+    influence. Operators with a global receptive field (global pooling, instance normalization), or
+    without a rule, make it unbounded.
 
     Args:
-        network: maps (N, in_channels, H, W) to (N, C, scale H, scale W); left as it was, traced in eval mode.
+        network: maps (N, in_channels, H, W) to (N, C, scale H, scale W); left as it was, traced in
+            eval mode.
         in_channels: channels of its input.
         size_multiple: sides of its input must be multiples of it.
 
@@ -81,12 +86,11 @@ def _output_field(network: nn.Module, in_channels: int, side: int) -> ReceptiveF
 
     Raises:
         TraceError: the network cannot be traced.
-        Unbounded: an operator has a global receptive field or no rule, or the output is no image of the input's
-            proportions.
+        Unbounded: an operator has a global receptive field or no rule, or the output is no image of
+            the input's proportions.
     """
-    floating = [tensor for tensor in network.parameters() if tensor.is_floating_point()]
-    dtype = floating[0].dtype if floating else torch.float32
-    traced = trace(network, torch.zeros(1, in_channels, side, side, dtype=dtype))
+    example = torch.zeros(1, in_channels, side, side, dtype=floating_dtype(network))
+    traced = trace(network, example)
     modules = dict(traced.graph_module.named_modules(remove_duplicate=False))
     fields: dict[fx.Node, Any] = {}
     for node in traced.graph_module.graph.nodes:
@@ -96,16 +100,19 @@ def _output_field(network: nn.Module, in_channels: int, side: int) -> ReceptiveF
         op = ReceptiveContext(node, module, traced.values[node], traced.values, fields, side)
         fields[node] = _node_field(op)
         if writes_to_input(node):
-            # A method that works in place changes its input, too, for all who read it later.
+            # An in-place method changes its input, too, for all nodes that read it later.
             fields[op.source] = fields[node]
     raise Unbounded("the network returns nothing")
 
 
 def _node_field(op: ReceptiveContext) -> Any:
-    """Return the field of a node's value; None for numbers, constants and whatever else no input pixel reaches."""
+    """Return the field of a node's value; None if no input pixel reaches it."""
     if op.node.op == "placeholder":
-        is_image = isinstance(op.value, Tensor) and op.value.dim() == 4
-        return image_field(IDENTITY, IDENTITY, op.value.shape) if is_image else None
+        # Further inputs, which are None here, have no field.
+        if not isinstance(op.value, Tensor) or op.value.dim() != 4:
+            return None
+        return image_field(IDENTITY, IDENTITY, op.value.shape)
+    # What no input pixel reaches, such as a constant or a size, does not widen any field.
     depends = any(op.fields.get(node) is not None for node in op.node.all_input_nodes)
     is_number = op.value is not None and not shapes_of(op.value)
     if op.node.op == "get_attr" or not depends or is_number:
@@ -118,10 +125,12 @@ def _node_field(op: ReceptiveContext) -> Any:
 
 def _check_output(field: Any, value: Any) -> ReceptiveField2D:
     if not isinstance(value, Tensor) or not isinstance(field, ReceptiveField2D):
-        raise Unbounded("the network does not return one image that depends on its input")
+        raise Unbounded("the network does not return a single image that depends on its input")
     axes = (field.rows, field.columns)
-    scales = {1 / axis.step for axis in axes}
-    has_padding = any(axis.padding for axis in axes)
-    if len(scales) > 1 or scales.pop().denominator > 1 or has_padding or not field.is_image:
-        raise Unbounded("the output's sides are not a whole multiple of the input's")
+    scale = 1 / field.rows.step
+    for axis in axes:
+        # Tiles are put together by a whole scale, the same for both axes, with no rest at the end.
+        is_whole = axis.step * scale == 1 and scale.denominator == 1
+        if not is_whole or axis.padding or not field.is_image:
+            raise Unbounded("the output's sides are not a whole multiple of the input's")
     return field

@@ -23,7 +23,8 @@ class CostKind:
     tolerance: float
     """Default of `Budget.tolerance`."""
     is_tolerance_relative: bool = False
-    """Whether a tolerance is a fraction of the kept fraction asked for, rather than of the dense cost."""
+    """Whether a tolerance is a fraction of the kept fraction asked for, rather than of the dense
+    cost."""
     is_measured: bool = False
     """Whether the cost is measured on a device; other kinds are counted from the widths alone."""
     is_always_reported: bool = False

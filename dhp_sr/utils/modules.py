@@ -38,6 +38,14 @@ def load_values(network: nn.Module, values: Mapping[str, Tensor], **options: Any
     network.load_state_dict(state, **options)
 
 
+def floating_dtype(network: nn.Module) -> torch.dtype:
+    """Return the type of the first floating-point parameter, or float32."""
+    for parameter in network.parameters():
+        if parameter.is_floating_point():
+            return parameter.dtype
+    return torch.float32
+
+
 def canonical_names(network: nn.Module) -> dict[str, str]:
     """Map every name of a parameter or buffer to the first name of the same tensor."""
     # By identity: two names of the same tensor are a shared parameter, equal values are not.

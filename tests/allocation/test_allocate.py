@@ -34,7 +34,7 @@ def make_scores(hyper, name):
 
 @functools.cache
 def converted(name):
-    """The network in the paper's setting, on a small image: kept fractions hardly depend on its size."""
+    """The network in the paper's setting, on a small image, as kept fractions hardly change."""
     plain = build(name, **WIDE[name])
     x = torch.rand(1, plain.in_channels, 32, 32)
     return complexity(plain, tuple(x.shape)), tuple(x.shape), convert(plain, x)
@@ -87,7 +87,8 @@ def test_a_budget_of_1_keeps_everything():
     ({"macs": 0.05}, BudgetError, ["0.05 of macs", "min_width 8", "x: input of the network"]),
     ({"macs": 0.5, "tolerance": 1e-9}, BudgetError, ["0.5 within 1e-09", "multiples of 8"]),
     ({"macs": 1.5}, BudgetError, ["(0, 1]", "1.5"]),
-    ({}, ValueError, ["macs, params"]), ({"macs": 0.5, "params": 0.5}, ValueError, ["macs", "params"]),
+    ({}, ValueError, ["macs, params"]),
+    ({"macs": 0.5, "params": 0.5}, ValueError, ["macs", "params"]),
     ({"flops": 0.5}, TypeError, ["'flops'", "macs, params"]),
     ({"macs": 0.5, "round_to": 0, "min_width": 8}, BudgetError, ["round_to", "0 and 8"]),
     ({"macs": 0.5, "scores": {}}, ValueError, ["conv_first", "(16,)", "none"]),

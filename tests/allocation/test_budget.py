@@ -1,4 +1,4 @@
-"""The type `Budget`: defaults of each cost kind, refusals; and what a report says of a met budget."""
+"""The type `Budget`: defaults of each cost kind, refusals; the report of a met budget."""
 
 import math
 
@@ -25,7 +25,8 @@ def test_the_tolerance_of_a_measured_kind_is_relative():
 
 @pytest.mark.parametrize(("changes", "facts"), [
     ({"kind": "flops"}, [*COST_KINDS, "'flops'"]), ({"keep_ratio": 1.5}, ["(0, 1]", "1.5"]),
-    ({"keep_ratio": 0.0}, ["(0, 1]", "0.0"]), ({"round_to": 0, "min_width": 8}, ["round_to", "0 and 8"]),
+    ({"keep_ratio": 0.0}, ["(0, 1]", "0.0"]),
+    ({"round_to": 0, "min_width": 8}, ["round_to", "0 and 8"]),
     ({"min_width": 0}, ["min_width", "8 and 0"]),
 ])  # fmt: skip
 def test_a_budget_without_meaning_is_refused(changes, facts):

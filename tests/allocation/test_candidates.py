@@ -30,7 +30,8 @@ GROUPED = {
     ),
     "GroupNorm, 8 groups of 4": (around(32, nn.GroupNorm(8, 32)), [2, 4, 6, 8]),
 }
-"""Case -> network of which one group element is several channels of a layer, and its allowed widths in elements."""
+"""Case -> network of which one group element is several channels of a layer, and its allowed widths
+in elements."""
 
 
 @pytest.mark.parametrize("case", GROUPED)
@@ -68,7 +69,7 @@ WIDTHS = [2, 5, 8]
 
 
 def make_table():
-    """Return candidates of a small network, and a function: candidate indices -> axis sizes by way of the mask."""
+    """Return candidates of a small network, and a function: indices -> axis sizes of the mask."""
     dense = SRResNet(num_feat=8, num_block=2)
     hyper = convert(dense, example_input(dense))
     groups = hyper.plan.prunable

@@ -16,7 +16,7 @@ from dhp_sr.metrics.complexity import complexity
 
 
 def test_an_infeasible_budget_names_the_groups_and_their_shares():
-    """An excluded up-sampler, minimum widths elsewhere; the shares are those of the cut network, layer by layer."""
+    """An excluded up-sampler, minimum widths elsewhere; shares are counted in the cut network."""
     plain = build("EDSR", num_feat=32, num_block=2, upscale=4)
     x = torch.rand(1, 3, 32, 32)
     hyper = convert(plain, x, exclude=["upsample.0", "upsample.2"])

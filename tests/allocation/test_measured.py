@@ -1,4 +1,4 @@
-"""Budgets of measured latency: the setpoint of the latency model is corrected by measurements, on a fake clock."""
+"""Budgets of measured latency: measurements correct the setpoint; on a fake clock."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def test_a_latency_is_met_by_the_clock(clock, ratio):
 
 
 def allocate(true_ratio, ratio=0.5, **rules):
-    """Allocate for a network whose measured ratio is `true_ratio(predicted ratio)`; return all measurements too."""
+    """Allocate where the measured ratio is `true_ratio(predicted ratio)`."""
     plain, x = dncnn(), torch.rand(1, 1, 8, 8)
     plan = make_plan(plain, x)
     costs = CostModel(plan, LatencyBenchmark(x).lut(plain))
@@ -43,7 +43,8 @@ def allocate(true_ratio, ratio=0.5, **rules):
 
 
 @pytest.mark.parametrize("true_ratio", [
-    lambda p: p, lambda p: 0.3 + 0.7 * p, lambda p: p**2, lambda p: p**0.4, lambda p: round(p * 12) / 12,
+    lambda p: p, lambda p: 0.3 + 0.7 * p, lambda p: p**2, lambda p: p**0.4,
+    lambda p: round(p * 12) / 12,
 ], ids=["right", "overhead", "square", "root", "steps"])  # fmt: skip
 def test_a_wrong_latency_model_is_corrected(clock, true_ratio):
     reached, measured = allocate(true_ratio)
@@ -71,7 +72,7 @@ def test_a_measurement_that_a_second_does_not_confirm_counts_half(clock):
 
 
 def test_masks_that_meet_the_budget_are_kept(clock):
-    """A second call with the same scores measures once and keeps the masks; other scores choose anew."""
+    """A second call with these scores keeps the masks; other scores choose anew."""
     hyper = convert(dncnn(), torch.rand(1, 1, 8, 8))
     scores = {name: torch.rand(len(mask)) for name, mask in hyper.masks.items()}
     hyper.prune_to(latency=0.5, scores=scores)

@@ -1,4 +1,4 @@
-"""Counted costs against counts that do not use the plan: forward hooks and the parameters of the cut network."""
+"""Counted costs against forward hooks and the parameters of the cut network."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 
 
 class ManyLayers(nn.Module):
-    """Grouped, depthwise, transposed and strided convolutions, one called twice, and a linear layer."""
+    """Grouped, depthwise, transposed convolutions, a shared layer, linear layers."""
 
     in_channels = 3
 

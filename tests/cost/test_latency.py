@@ -1,4 +1,4 @@
-"""Latency: width grid, lookup table on disk, interpolation, comparison of networks; on a fake clock."""
+"""Latency: width grid, lookup table on disk, interpolation, comparison; on a fake clock."""
 
 import json
 
@@ -28,7 +28,7 @@ def test_grid_holds_both_sides_of_every_block():
 
 @pytest.mark.parametrize("width", [1, 5, 8, 13, 16, 20, 28, 32])
 def test_times_that_are_products_are_interpolated_exactly(clock, width):
-    """Multiply-adds are bilinear in the widths, so what the table predicts is what the cut network takes."""
+    """Multiply-adds are bilinear in the widths, so the prediction is exact."""
     plain, x = dncnn(), torch.rand(1, 1, 8, 8)
     plan = make_plan(plain, x)
     costs = CostModel(plan, LatencyBenchmark(x).lut(plain))
@@ -89,7 +89,8 @@ def test_layers_called_by_the_name_of_their_argument():
 
 
 @pytest.mark.parametrize("norm", [
-    nn.utils.parametrizations.weight_norm, nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm,
+    nn.utils.parametrizations.weight_norm, nn.utils.spectral_norm,
+    nn.utils.parametrizations.spectral_norm,
 ])  # fmt: skip
 def test_layers_with_computed_weights_are_part_of_the_rest(clock, norm):
     plain, x = Named(computed(norm)).eval(), torch.rand(1, 1, 12, 12)
@@ -126,7 +127,8 @@ def test_a_network_without_layers_that_can_be_timed_is_told_what_to_ask_for():
 
 
 @pytest.mark.parametrize("layer", [
-    nn.Conv2d(16, 16, 3, groups=16), nn.Conv2d(16, 32, 3, groups=16), nn.Conv2d(16, 16, 3, groups=4),
+    nn.Conv2d(16, 16, 3, groups=16), nn.Conv2d(16, 32, 3, groups=16),
+    nn.Conv2d(16, 16, 3, groups=4),
     nn.ConvTranspose2d(16, 24, 2, stride=2, bias=False), nn.Conv1d(16, 9, 3),
 ], ids=str)  # fmt: skip
 def test_layers_of_all_kinds_are_rebuilt_at_every_width(layer):

@@ -1,4 +1,4 @@
-"""structure/rewrite.py: forwards that state numbers of channels get others; all else of them stays."""
+"""Rewritten forwards: hard-coded sizes are patched, all else stays."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""The claimed receptive field against the measured one: which input pixels an output has a derivative by."""
+"""The computed receptive field against the pixels that an output has a derivative by."""
 
 import random
 
@@ -24,7 +24,7 @@ def positive(built):
 
 
 def measured(built, channels, field, tiles=1):
-    """Pixels before and behind a tile that it depends on, by the derivative; the larger of the two."""
+    """Return how many pixels around a tile its result depends on, by the derivative."""
     margin = field.multiple * -(-(field.halo + 8) // field.multiple)
     side = 2 * margin + tiles * field.multiple
     picture = torch.rand(1, channels, side, side, dtype=torch.float64, requires_grad=True)
@@ -132,7 +132,7 @@ def test_the_claim_is_exact_for_our_networks(case):
 
 @pytest.mark.parametrize("case", ["edsr_x4", "unet_grey"])
 def test_nothing_outside_the_claim_arrives(case):
-    """What is not a number stays so through every operator: an image of it around a tile leaves the tile clean."""
+    """NaN passes through every operator: around a tile, it leaves the tile clean."""
     built = network(case)
     field = receptive_field(built, built.in_channels, built.size_multiple)
     margin = field.multiple * (field.halo // field.multiple + 2)
