@@ -1,4 +1,7 @@
-"""How many bytes training takes, counted tensor by tensor; storage that several tensors share counts once."""
+"""Bytes of memory that training takes, counted tensor by tensor.
+
+Storage that several tensors share counts once.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -12,57 +15,63 @@ Storages = dict[int, int]
 """Address of a storage -> its bytes."""
 
 
-def held(training: Trainer) -> Storages:
-    """Return what lasts from step to step: parameters, buffers, gradients, moments, and the state of the search."""
-    network = training.network
+def state_storages(trainer: Trainer) -> Storages:
+    """Storages that last from step to step.
+
+    These are parameters, buffers and gradients, and the states of optimizer and search.
+    """
+    network = trainer.network
     tensors = [*network.parameters(), *network.buffers()]
     tensors += [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
-    search = training.phase.search.state_dict() if training.phase.search is not None else {}
-    return _storages(
-        [*tensors, *_tensors(training.phase.optimizer.state_dict()), *_tensors(search)]
-    )
+    tensors += _tensors(trainer.phase.optimizer.state_dict())
+    if trainer.phase.search is not None:
+        tensors += _tensors(trainer.phase.search.state_dict())
+    return _storages(tensors)
 
 
-def kept_for_backward(training: Trainer, batch: dict[str, Tensor], iteration: int) -> Storages:
-    """Take one training step; return what its forward keeps for the backward, beside what is held anyway.
+def saved_storages(trainer: Trainer, batch: dict[str, Tensor], iteration: int) -> Storages:
+    """Storages that the forward pass saves for the backward pass, beside the state.
 
-    Activations are among it, and generated weights.
+    Activations are among them, and generated weights. Takes one training step.
     """
     storages: Storages = {}
-    alive: list[Tensor] = []  # an address is taken again once its tensor is gone
+    # Keeps the storages alive: an address is used again once its tensor is freed.
+    tensors: list[Tensor] = []
 
     def pack(tensor: Tensor) -> Tensor:
         storages.update(_storages([tensor]))
-        alive.append(tensor.detach())
+        tensors.append(tensor.detach())
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        training.step(batch, iteration)
-    lasting = held(training)
-    return {address: size for address, size in storages.items() if address not in lasting}
+        trainer.step(batch, iteration)
+    state = state_storages(trainer)
+    return {address: size for address, size in storages.items() if address not in state}
 
 
-def cuda_peak_bytes(training: Trainer, batch: dict[str, Tensor], iteration: int) -> int | None:
-    """Take one training step; return the most memory it held on the graphics card, None without one.
+def cuda_peak_bytes(trainer: Trainer, batch: dict[str, Tensor], iteration: int) -> int | None:
+    """Peak memory of a training step on the graphics card; None without one.
 
-    Other networks on the card are not counted: what this one holds, and what the step adds at its peak.
+    Other networks on the card are not counted, only the state of this one and what the step adds.
     """
-    if training.context.device.type != "cuda":
+    if trainer.context.device.type != "cuda":
         return None
-    training.network.zero_grad(set_to_none=True)
-    own = sum(held(training).values())
+    trainer.network.zero_grad(set_to_none=True)
+    state_bytes = sum(state_storages(trainer).values())
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    training.step(batch, iteration)
+    trainer.step(batch, iteration)
     torch.cuda.synchronize()
-    return own + torch.cuda.max_memory_allocated() - before
+    return state_bytes + torch.cuda.max_memory_allocated() - before
 
 
 def _storages(tensors: Iterable[Tensor]) -> Storages:
-    return {
-        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors
-    }
+    storages = {}
+    for tensor in tensors:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+    return storages
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:

@@ -1,62 +1,60 @@
-"""Quality of the methods side by side: same data, same time, several seeds.
+"""Compare the quality of the search methods: same data, same time, several seeds.
 
-    $ python benchmarks/method_comparison.py --cases edsr_50 --seeds 0 1 2     # results/method_comparison.json
+    $ python benchmarks/method_comparison.py --cases edsr_50 --seeds 0 1 2
 
-Every finished training is a row of the file; what is there already is not trained again, so a stopped contest goes on
-where it was (`--again` repeats it). Lengths follow measured times, so a repeated row differs a little.
+Every finished training is a row of results/method_comparison.json. Rows that exist are not trained
+again, so an interrupted comparison continues (`--again` repeats them). Lengths follow measured
+times, so a repeated row differs a little.
 """
 
 import argparse
 import copy
 import itertools
-import json
 import shlex
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:1] = [str(ROOT)]  # in place of this folder
+sys.path[:1] = [str(ROOT)]  # in place of this folder, whose modules must not hide others
 
 import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from benchmarks.published import published  # noqa: E402
-from benchmarks.result_files import circumstances, merge  # noqa: E402
-from benchmarks.step import compare_steps  # noqa: E402
+from benchmarks.result_files import describe_measurement, merge_rows, read_rows  # noqa: E402
+from benchmarks.step import step_time_ratio  # noqa: E402
 from benchmarks.time_plan import (  # noqa: E402
     CASES,
-    FROM_NOTHING,
+    FROM_SCRATCH,
     Case,
     Entry,
     Iterations,
-    entry_of,
+    find_entry,
+    paper_settings,
     plan_iterations,
 )
 from benchmarks.training import batches  # noqa: E402
 from dhp_sr.cli.process import keep_memory, seed_everything  # noqa: E402
-from dhp_sr.config import (  # noqa: E402
-    Options,
-    load_options,
-    resolve_paths,
-)
-from dhp_sr.tasks.test_sets import TestSet, build_test_sets, evaluate  # noqa: E402
+from dhp_sr.config import Options, load_options, resolve_paths  # noqa: E402
+from dhp_sr.tasks.test_sets import build_test_sets, evaluate  # noqa: E402
 from dhp_sr.training.distributed import DistributedContext  # noqa: E402
 from dhp_sr.training.trainer import Trainer  # noqa: E402
 from dhp_sr.utils.devices import select_device  # noqa: E402
 from dhp_sr.utils.errors import UserError, exit_code  # noqa: E402
 
-Steps = Iterator[tuple[int, dict[str, Any]]]
+Batches = Iterator[tuple[int, dict[str, Any]]]
 """Iterations and their batches."""
 
+KIND = "method_comparison"
 KEY = ("case", "method", "seed", "length")
-LOOKS = 6
-"""How often a step of the cut network is measured on the way; within minutes the ratio drifts by a tenth."""
+"""Entries of a row that identify it."""
+NUM_MEASUREMENTS = 6
+"""Measurements of the pruned network's step; within minutes its ratio drifts by a tenth."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,31 +63,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(given)
     command = shlex.join(["benchmarks/method_comparison.py", *given])
     keep_memory()
-    return exit_code(lambda: contest(arguments, command))
+    return exit_code(lambda: compare(arguments, command))
 
 
-def contest(arguments: argparse.Namespace, command: str) -> None:
-    """Train what is asked for and not there yet."""
-    done = {} if arguments.again else _done(arguments.out)
-    place = DistributedContext(select_device("auto"))
-    for case, seed in ((case, seed) for case in arguments.cases for seed in arguments.seeds):
-        for method in arguments.methods:
-            identity = (case, method, seed, arguments.length)
-            if identity in done:
-                if done[identity] != arguments.set:
-                    raise UserError(
-                        f"{arguments.out}: expected rows with --set {arguments.set}, found {done[identity]} at "
-                        f"{identity}; give another file (--out), or --again"
-                    )
-                print(f"{identity}: kept")
-                continue
-            row = dict(zip(KEY, identity, strict=True))
-            row |= train(CASES[case], method, seed, arguments.length, arguments.set, place)
-            row["measured"] = circumstances(place.device, command, arguments.note)
-            merge(arguments.out, "method_comparison", [row], KEY)
-            print(
-                f"{case} {method} seed {seed}: {row['macs_ratio']:.1%} of the MACs, {row['mean_psnr_y_db']:.3f} dB"
-            )
+def compare(arguments: argparse.Namespace, command: str) -> None:
+    """Train every combination of case, seed and method that has no row yet.
+
+    Raises:
+        UserError: a row was made with other changes of the options.
+    """
+    done = {}
+    if not arguments.again:
+        for row in read_rows(arguments.out, KIND):
+            done[tuple(row[name] for name in KEY)] = row.get("set", [])
+    context = DistributedContext(select_device("auto"))
+    for case, seed, method in itertools.product(
+        arguments.cases, arguments.seeds, arguments.methods
+    ):
+        key = (case, method, seed, arguments.length)
+        if key in done:
+            if done[key] != arguments.set:
+                found = f"--set {done[key]} at {key}"
+                hint = "give another file (--out), or --again"
+                raise UserError(
+                    f"{arguments.out}: expected rows with --set {arguments.set}, got {found}; {hint}"
+                )
+            print(f"{key}: kept")
+            continue
+        row = dict(zip(KEY, key, strict=True))
+        row |= train(CASES[case], method, seed, arguments.length, arguments.set, context)
+        row["measured"] = describe_measurement(context.device, command, arguments.note)
+        merge_rows(arguments.out, KIND, [row], KEY)
+        result = f"{row['macs_ratio']:.1%} of the MACs, {row['mean_psnr_y_db']:.3f} dB"
+        print(f"{case} {method} seed {seed}: {result}")
 
 
 def train(
@@ -98,150 +104,167 @@ def train(
     seed: int,
     length: float,
     changes: Sequence[str],
-    place: DistributedContext,
+    context: DistributedContext,
 ) -> dict[str, Any]:
-    """Train one network from start to end; return its figures.
+    """Train a network from start to end; return its results.
 
     Args:
         case: network, data and budget.
-        method: of `FROM_NOTHING`.
-        seed: of weights, batches and search.
+        method: key of `FROM_SCRATCH`.
+        seed: seed of weights, batches and search.
         length: factor on the time.
-        changes: `section.key=value` each, for all methods alike.
-        place: where to compute.
+        changes: `section.key=value` each, the same for all methods.
+        context: device.
     """
-    entry = entry_of(case, method)
+    entry = find_entry(case, method)
     phases = plan_iterations(case, entry, length)
-    options, dense = (
-        _options(case, one, seed, phases, changes) for one in (entry, entry_of(case, "dense"))
-    )
+    options = _options(case, entry, seed, phases, changes)
+    dense_options = _options(case, find_entry(case, "dense"), seed, phases, changes)
+    title = f"{method} {seed}"
     seed_everything(seed)
-    training, steps = _begin(options, place), batches(options, 0)
-    cpu_s = _train_on(training, steps, phases.dense, f"{method} {seed}")
-    search_ratio, step_ratios = 1.0, []
+    trainer = _trainer_at(options, context, 0)
+    data = batches(options, 0)
+    cpu_s = _take_steps(trainer, data, phases.dense, title)
+    search_ratio = 1.0
+    step_ratios: list[float] = []
     if phases.search:
-        search_ratio = _step_ratio(lambda: _begin(options, place, phases.dense), dense)
-        cpu_s += _train_on(training, steps, phases.search, f"{method} {seed} search")
+        # Of a second trainer at the start of the search, since measuring trains.
+        make_trainer = partial(_trainer_at, options, context, phases.dense)
+        search_ratio = _measure_ratio(make_trainer, dense_options)
+        cpu_s += _take_steps(trainer, data, phases.search, f"{title} search")
     if method != "dense":
-        training.advance(phases.dense + phases.search)
+        trainer.advance(phases.dense + phases.search)
         plan = partial(plan_iterations, case, entry, length, search_ratio=search_ratio)
         finetune_s, phases, step_ratios = _finetune(
-            training, steps, dense, plan, f"{method} {seed} cut"
+            trainer, data, dense_options, plan, f"{title} cut"
         )
         cpu_s += finetune_s
-    training.advance(phases.total)
-    sets = [one for one in build_test_sets(options) if one.name in case.test_sets]
-    facts = {"set": list(changes), "search_ratio": round(search_ratio, 3)}
-    facts |= {
+    trainer.advance(phases.total)
+    return {
+        **_results(trainer, case, options, context),
+        "set": list(changes),
+        "search_ratio": round(search_ratio, 3),
         "step_ratio": round(statistics.fmean(step_ratios or [1.0]), 3),
         "step_ratios": step_ratios,
+        "iterations": asdict(phases),
+        "cpu_s": round(cpu_s),
     }
-    facts |= {"iterations": phases.__dict__, "cpu_s": round(cpu_s)}
-    return {**_figures(training, sets, place), **facts}
 
 
 def _finetune(
-    training: Trainer, steps: Steps, dense: Options, plan: Callable[..., Iterations], title: str
+    trainer: Trainer,
+    data: Batches,
+    dense_options: Options,
+    plan: Callable[..., Iterations],
+    title: str,
 ) -> tuple[float, Iterations, list[float]]:
-    """Train a cut network for as long as there is time; return processor time, phases, and the ratios measured."""
-    cut_at = done = training.schedule.prune_at
-    cpu_s, ratios = 0.0, []
-    for parts in range(LOOKS, 0, -1):
-        ratios.append(_step_ratio(lambda: copy.deepcopy(training), dense))
-        total = plan(step_ratio=statistics.fmean(ratios)).total
+    """Train a pruned network for the remaining time, measuring its steps on the way.
+
+    Args:
+        trainer: training at the cut.
+        data: batches from there on.
+        dense_options: options of the dense network, the unit of time.
+        plan: `plan_iterations` but for the ratio of the steps.
+        title: title of the progress bar.
+
+    Returns:
+        Processor time in seconds, the lengths of the phases, and the measured ratios.
+    """
+    prune_at = trainer.schedule.prune_at
+    done = prune_at
+    cpu_s = 0.0
+    step_ratios: list[float] = []
+    for remaining in range(NUM_MEASUREMENTS, 0, -1):
+        ratio = _measure_ratio(lambda: copy.deepcopy(trainer), dense_options)
+        step_ratios.append(ratio)
+        total = plan(step_ratio=statistics.fmean(step_ratios)).total
         if total < done:
-            print(
-                f"{title}: measured times jump ({ratios}); it has had more time than the others",
-                file=sys.stderr,
-            )
-        number = max(0, round((total - done) / parts))
-        training.schedule = replace(training.schedule, total_iter=max(total, done + number))
-        cpu_s += _train_on(training, steps, number, f"{title}, {parts} to go")
-        done += number
-    return cpu_s, replace(plan(), finetune=done - cut_at), [round(ratio, 3) for ratio in ratios]
+            warning = f"measured times jump ({step_ratios}); it had more time than the others"
+            print(f"{title}: {warning}", file=sys.stderr)
+        num_steps = max(0, round((total - done) / remaining))
+        # The learning rate falls to its end at the length that is known by now.
+        trainer.schedule = replace(trainer.schedule, total_iter=max(total, done + num_steps))
+        cpu_s += _take_steps(trainer, data, num_steps, f"{title}, {remaining} to go")
+        done += num_steps
+    phases = replace(plan(), finetune=done - prune_at)
+    return cpu_s, phases, [round(ratio, 3) for ratio in step_ratios]
 
 
-def _begin(options: Options, place: DistributedContext, iteration: int = 0) -> Trainer:
-    """Return a training as it is at `iteration`, without the steps before."""
-    training = Trainer(options, place)
-    training.advance(iteration)
-    return training
+def _trainer_at(options: Options, context: DistributedContext, iteration: int) -> Trainer:
+    """Training in the phase of an iteration, without the steps before."""
+    trainer = Trainer(options, context)
+    trainer.advance(iteration)
+    return trainer
 
 
-def _step_ratio(make: Callable[[], Trainer], dense: Options) -> float:
-    """Return the time of a step of what is made, in steps of the dense network; random numbers go on as before."""
+def _measure_ratio(make_trainer: Callable[[], Trainer], dense_options: Options) -> float:
+    """Time of a step relative to the dense network; the random state stays as it was."""
     with torch.random.fork_rng():
-        rival = make()
-        return compare_steps(rival, _begin(dense, rival.context), next(batches(dense, 0, 1))[1])
+        trainer = make_trainer()
+        reference = _trainer_at(dense_options, trainer.context, 0)
+        _, batch = next(batches(dense_options, 0, 1))
+        return step_time_ratio(trainer, reference, batch)
 
 
-def _train_on(training: Trainer, steps: Steps, number: int, title: str) -> float:
-    """Take that many steps; return the processor time in seconds."""
-    began = time.process_time()
-    for iteration, batch in tqdm(
-        itertools.islice(steps, number), title, total=number, mininterval=10
-    ):
-        training.advance(iteration)
-        training.step(batch, iteration)
-    return time.process_time() - began
+def _take_steps(trainer: Trainer, data: Batches, num_steps: int, title: str) -> float:
+    """Take training steps; return their processor time in seconds."""
+    start = time.process_time()
+    steps = itertools.islice(data, num_steps)
+    for iteration, batch in tqdm(steps, title, total=num_steps, mininterval=10):
+        trainer.advance(iteration)
+        trainer.step(batch, iteration)
+    return time.process_time() - start
 
 
 def _options(
     case: Case, entry: Entry, seed: int, phases: Iterations, changes: Sequence[str]
 ) -> Options:
-    own = [f"manual_seed={seed}", f"train.total_iter={phases.total}"]
+    settings: dict[str, Any] = {"manual_seed": seed, "train.total_iter": phases.total}
     if entry.method == "dense":
-        own.append("compress=null")
+        settings["compress"] = "null"
     else:
-        own += [f"compress.method={entry.method}", f"compress.target.macs={case.keep_ratio}"]
-        own += [f"compress.dense_iter={phases.dense}", f"compress.search_iter={phases.search}"]
+        settings["compress.method"] = entry.method
+        settings["compress.target.macs"] = case.keep_ratio
+        settings["compress.dense_iter"] = phases.dense
+        settings["compress.search_iter"] = phases.search
     if entry.preset == "paper":
-        own += [f"{key}={value}" for key, value in published(phases.search).items()]
+        settings |= paper_settings(phases.search)
+    overrides = [f"{key}={value}" for key, value in settings.items()]
     rounding = [f"compress.round_to={entry.round_to}"] if entry.round_to else []
-    return resolve_paths(
-        load_options(ROOT / "options" / case.option_file, [*rounding, *changes, *own]), ROOT
-    )
+    # The changes of the user win over the entry's rounding, but not over the plan.
+    path = ROOT / "options" / case.option_file
+    return resolve_paths(load_options(path, [*rounding, *changes, *overrides]), ROOT)
 
 
-def _figures(
-    training: Trainer, sets: Sequence[TestSet], place: DistributedContext
+def _results(
+    trainer: Trainer, case: Case, options: Options, context: DistributedContext
 ) -> dict[str, Any]:
-    network = training.phase.network_for_validation()
-    pruned = training.phase.pruned_models
-    achieved = pruned[0].achieved if pruned else {}
-    scores = {one.name: evaluate(network, one, place.device)["psnr_y_db"] for one in sets}
-    groups = {
-        group["name"]: group["after"]
-        for model in pruned
-        for group in model.groups
-        if group["prunable"]
-    }
+    network = trainer.phase.network_for_validation()
+    scores = {}
+    for test_set in build_test_sets(options):
+        if test_set.name in case.test_sets:
+            scores[test_set.name] = evaluate(network, test_set, context.device)["psnr_y_db"]
+    achieved: dict[str, float] = {}
+    widths = {}
+    for model in trainer.phase.pruned_models:  # none for the dense network
+        achieved = model.achieved
+        for group in model.groups:
+            if group["prunable"]:
+                widths[group["name"]] = group["after"]
     return {
         "macs_ratio": achieved.get("macs_ratio", 1.0),
         "params_ratio": achieved.get("params_ratio", 1.0),
-        "widths": groups,
+        "widths": widths,
         "psnr_y_db": scores,
-        "mean_psnr_y_db": sum(scores.values()) / len(scores),
+        "mean_psnr_y_db": statistics.fmean(scores.values()),
     }
-
-
-def _done(path: Path) -> dict[tuple, list[str]]:
-    """Return the changes of what is in the file."""
-    if not path.exists():
-        return {}
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    return {tuple(row[name] for name in KEY): row.get("set", []) for row in rows}
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    default_methods = ["dhp", "magnitude", "uniform", "random"]
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        choices=FROM_NOTHING,
-        default=["dhp", "magnitude", "uniform", "random"],
-    )
+    parser.add_argument("--methods", nargs="+", choices=FROM_SCRATCH, default=default_methods)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--length", type=float, default=1.0, help="factor on the time of every run")
     parser.add_argument(
@@ -249,13 +272,11 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="a.b=value",
-        help="changes to the option files, for all",
+        help="changes of the option files, the same for all methods",
     )
-    parser.add_argument(
-        "--note", default="", help="kept in the rows, e.g. what else the machine did"
-    )
-    parser.add_argument("--again", action="store_true", help="train again what is in the file")
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "method_comparison.json")
+    parser.add_argument("--note", default="", help="stored in the rows, such as what else ran")
+    parser.add_argument("--again", action="store_true", help="train again what has a row")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / f"{KIND}.json")
     return parser
 
 

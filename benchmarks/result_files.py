@@ -1,4 +1,4 @@
-"""The file of the figures: new rows take the place of older ones of the same key, the others stay."""
+"""Files of benchmark results: new rows replace older ones of the same key, the others stay."""
 
 import json
 import os
@@ -14,16 +14,19 @@ from dhp_sr.utils.devices import device_name
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_json
 
+Row = dict[str, Any]
+"""A measurement."""
 
-def circumstances(device: torch.device, command: str, note: str) -> dict[str, Any]:
-    """Return what every row says about its measurement."""
-    processors = (
-        f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores, "
-        if device.type == "cpu"
-        else ""
-    )
+
+def describe_measurement(device: torch.device, command: str, note: str) -> dict[str, Any]:
+    """Entry `measured` of every row: hardware, versions, date, command and a note."""
+    hardware = device_name(device)
+    if device.type == "cpu":
+        # Fewer than the machine has where the process is pinned.
+        cores = f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores"
+        hardware = f"{cores}, {hardware}"
     return {
-        "hardware": processors + device_name(device),
+        "hardware": hardware,
         "torch": torch.__version__,
         "dhp_sr": __version__,
         "date": date.today().isoformat(),
@@ -32,35 +35,36 @@ def circumstances(device: torch.device, command: str, note: str) -> dict[str, An
     }
 
 
-def merge(path: Path, kind: str, rows: Sequence[Mapping[str, Any]], key: Sequence[str]) -> None:
-    """Write `rows` into the file, each in the place of the one with equal values under `key`, or at the end.
+def merge_rows(path: Path, kind: str, rows: Sequence[Row], key: Sequence[str]) -> None:
+    """Write rows into a file; each replaces the row with equal values under `key`.
 
     Args:
-        path: the file; made if it is not there.
-        kind: `step` or `latency`; the kind of table that the rows make.
-        rows: the new rows.
-        key: names of the entries that tell rows apart.
+        path: JSON file; made if it does not exist.
+        kind: kind of table that the rows make, see `scripts/results.py`.
+        rows: new rows.
+        key: names of the entries that identify a row.
 
     Raises:
         UserError: the file holds something else.
     """
-    kept = {_identity(row, key): row for row in (*_rows(path, kind), *rows)}
-    write_json(path, {"kind": kind, "rows": list(kept.values())})
+    merged = {}
+    for row in (*read_rows(path, kind), *rows):
+        merged[tuple(str(row[name]) for name in key)] = row
+    write_json(path, {"kind": kind, "rows": list(merged.values())})
 
 
-def _identity(row: Mapping[str, Any], key: Sequence[str]) -> tuple[str, ...]:
-    return tuple(str(row[name]) for name in key)
+def read_rows(path: Path, kind: str) -> list[Row]:
+    """Rows of a file; none if it does not exist.
 
-
-def _rows(path: Path, kind: str) -> list[dict[str, Any]]:
+    Raises:
+        UserError: the file holds something else.
+    """
     if not path.exists():
         return []
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path}: expected JSON, found: {error}; give another --out") from error
-    if not isinstance(found, dict) or found.get("kind") != kind:
-        raise UserError(
-            f"{path}: expected rows of kind {kind!r}, found something else; give another --out"
-        )
-    return found["rows"]
+        raise UserError(f"{path}: expected JSON, got: {error}; give another --out") from error
+    if not isinstance(content, Mapping) or content.get("kind") != kind:
+        raise UserError(f"{path}: expected rows of kind {kind!r}; give another --out")
+    return content["rows"]

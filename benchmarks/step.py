@@ -1,4 +1,7 @@
-"""One training step against another, as `train.py` takes them: hyper and plain network, or cut and dense one."""
+"""Time and memory of a training step, as `train.py` takes it.
+
+Compared are the network with latents and the plain one, or a pruned network and the dense one.
+"""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -9,169 +12,164 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.memory import cuda_peak_bytes, held, kept_for_backward
-from benchmarks.rounds import quartiles, ratios, take_turns
+from benchmarks.memory import cuda_peak_bytes, saved_storages, state_storages
+from benchmarks.timing import measure, quartiles, ratios
 from dhp_sr.config import Options, load_options
 from dhp_sr.search.gradual_taylor import INTERVAL
 from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.training.trainer import Trainer
 
 PLAIN = "plain"
-LIMIT_S = 15.0
-"""A step that takes longer on a CPU is measured with a smaller batch."""
+MAX_STEP_S = 15.0
+"""On a CPU, a step that takes longer is measured with a smaller batch."""
 
 
 def measure_steps(
     option_file: Path,
-    place: DistributedContext,
+    context: DistributedContext,
     rounds: int,
     *,
     parametrizations: Sequence[str],
     changes: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """Return one row for each parametrization: time and memory of a step against the plain network's.
+    """Measure time and memory of a step relative to the plain network, a row per parametrization.
 
-    The steps are those of the middle of the search: forward, loss, backward, Adam, and the search's own step.
+    The steps are those in the middle of the search: forward, loss, backward, Adam, and the step of
+    the search.
 
     Args:
         option_file: network, patch, batch, loss and search.
-        place: the device.
+        context: the device.
         rounds: timed rounds.
         parametrizations: of `dhp_sr.hyper.parametrization.PARAMETRIZATIONS`.
         changes: `section.key=value` each.
     """
-    count = _batch_size(option_file, place, changes)
-    changes = [*changes, f"datasets.train.batch_size_per_gpu={count}"]
-    trainings = {
-        kind: _training(option_file, kind, place, changes) for kind in (PLAIN, *parametrizations)
-    }
-    batch = _batch(trainings[PLAIN].options, place)
-    steps = {kind: _Steps(training, batch) for kind, training in trainings.items()}
-    turns = take_turns({kind: one.take for kind, one in steps.items()}, rounds, place.device)
-    facts = {kind: one.memory() for kind, one in steps.items()}
+    batch_size = _batch_size(option_file, context, changes)
+    changes = [*changes, f"datasets.train.batch_size_per_gpu={batch_size}"]
+    steps = {}
+    for kind in (PLAIN, *parametrizations):
+        trainer = _trainer(option_file, kind, context, changes)
+        steps[kind] = _Steps(trainer, _batch(trainer.options, context))
+    times = measure({kind: step.take for kind, step in steps.items()}, rounds, context.device)
+    plain_memory = steps[PLAIN].memory()
     rows = []
     for kind in parametrizations:
-        own, plain = turns[kind], turns[PLAIN]
+        options = steps[kind].trainer.options
         rows.append(
             {
-                "network": trainings[kind].options.network_g.type.removeprefix("Hyper"),
+                "network": options.network_g.type.removeprefix("Hyper"),
                 "option_file": option_file.name,
                 "parametrization": kind,
-                "input": list(batch["lq"].shape),
+                "input": list(steps[kind].batch["lq"].shape),
                 "paper_batch": load_options(option_file).datasets["train"].batch_size_per_gpu,
                 "rounds": rounds,
-                "plain_ms": quartiles(plain.wall_ms),
-                "hyper_ms": quartiles(own.wall_ms),
-                "wall_ratio": ratios(own.wall_ms, plain.wall_ms),
-                "cpu_ratio": ratios(own.cpu_ms, plain.cpu_ms),
+                "plain_ms": quartiles(times[PLAIN].wall_ms),
+                "hyper_ms": quartiles(times[kind].wall_ms),
+                "wall_ratio": ratios(times[kind].wall_ms, times[PLAIN].wall_ms),
+                "cpu_ratio": ratios(times[kind].cpu_ms, times[PLAIN].cpu_ms),
                 "search_ms": steps[kind].search_ms(),
-                "plain": facts[PLAIN],
-                "hyper": facts[kind],
+                "plain": plain_memory,
+                "hyper": steps[kind].memory(),
             }
         )
     return rows
 
 
-def compare_steps(
-    training: Trainer, other: Trainer, batch: Mapping[str, Any], rounds: int = 7
+def step_time_ratio(
+    trainer: Trainer, reference: Trainer, batch: Mapping[str, Any], rounds: int = 7
 ) -> float:
-    """Return the time of a step of `training`, in steps of `other`: processor time on a CPU. Both are trained on.
+    """Time of a training step relative to a reference; processor time on a CPU.
 
     Args:
-        training: a network in training, and
-        other: what it is measured against, on the same device.
-        batch: for both.
-        rounds: turns that they take; the median of the ratios counts.
+        trainer: network in training; the steps are real, so it is trained by them.
+        reference: network to compare with, on the same device; trained as well.
+        batch: batch for both.
+        rounds: timed rounds; the median of the ratios counts.
     """
-    rivals = {"one": training, "other": other}
-    steps = {name: partial(rival.step, batch, _present(rival)) for name, rival in rivals.items()}
-    turns = take_turns(steps, rounds, training.context.device)
-    on_cpu = training.context.device.type == "cpu"
-    own, others = (turns[name].cpu_ms if on_cpu else turns[name].wall_ms for name in rivals)
-    return ratios(own, others)["median"]
+    steps = {}
+    for name, measured in (("trainer", trainer), ("reference", reference)):
+        # An iteration of the phase that it is in; a step depends on the phase alone.
+        iteration = measured.schedule.total_iter - 1
+        if measured.phase.name == "search":
+            iteration = measured.schedule.dense_iter
+        steps[name] = partial(measured.step, batch, iteration)
+    device = trainer.context.device
+    times = measure(steps, rounds, device)
+    if device.type == "cpu":
+        return ratios(times["trainer"].cpu_ms, times["reference"].cpu_ms)["median"]
+    return ratios(times["trainer"].wall_ms, times["reference"].wall_ms)["median"]
 
 
-def _present(training: Trainer) -> int:
-    """Return an iteration of the phase that a training is in."""
-    return (
-        training.schedule.dense_iter
-        if training.phase.name == "search"
-        else training.schedule.total_iter - 1
-    )
-
-
-def _training(
-    option_file: Path, kind: str, place: DistributedContext, changes: Sequence[str]
+def _trainer(
+    option_file: Path, kind: str, context: DistributedContext, changes: Sequence[str]
 ) -> Trainer:
-    own = (
-        ["compress=null"]
-        if kind == PLAIN
-        else [f"compress.parametrization={kind}", "compress.dense_iter=0"]
-    )
-    options = load_options(option_file, [*changes, *own])
+    """Training at its start: of the plain network, or of the search in a parametrization."""
+    phase_changes = [f"compress.parametrization={kind}", "compress.dense_iter=0"]
+    if kind == PLAIN:
+        phase_changes = ["compress=null"]
+    options = load_options(option_file, [*changes, *phase_changes])
     torch.manual_seed(options.manual_seed)
-    training = Trainer(options, place)
-    training.advance(0)
-    return training
+    trainer = Trainer(options, context)
+    trainer.advance(0)
+    return trainer
 
 
-def _batch(options: Options, place: DistributedContext) -> dict[str, Tensor]:
+def _batch(options: Options, context: DistributedContext) -> dict[str, Tensor]:
     data = options.datasets["train"]
-    channels = 3 if data.color == "rgb" else 1
-    sides = {"lq": data.gt_size // options.scale, "gt": data.gt_size}
-    make = torch.Generator().manual_seed(0)
-    size = data.batch_size_per_gpu
-    return {
-        key: torch.rand(size, channels, side, side, generator=make).to(place.device)
-        for key, side in sides.items()
-    }
+    generator = torch.Generator().manual_seed(0)
+    batch = {}
+    for key, size in (("lq", data.gt_size // options.scale), ("gt", data.gt_size)):
+        shape = (data.batch_size_per_gpu, data.channels, size, size)
+        batch[key] = torch.rand(shape, generator=generator).to(context.device)
+    return batch
 
 
-def _batch_size(option_file: Path, place: DistributedContext, changes: Sequence[str]) -> int:
-    """Return the batch of the option file; on a CPU halved until a plain step stays below LIMIT_S."""
-    count = load_options(option_file, changes).datasets["train"].batch_size_per_gpu
-    if place.device.type != "cpu":
-        return count
+def _batch_size(option_file: Path, context: DistributedContext, changes: Sequence[str]) -> int:
+    """Batch size of the option file; on a CPU halved until a plain step is below MAX_STEP_S."""
+    batch_size = load_options(option_file, changes).datasets["train"].batch_size_per_gpu
+    if context.device.type != "cpu":
+        return batch_size
     single = [*changes, "datasets.train.batch_size_per_gpu=1"]
-    training = _training(option_file, PLAIN, place, single)
-    steps = _Steps(training, _batch(training.options, place))
-    steps.take()
+    trainer = _trainer(option_file, PLAIN, context, single)
+    steps = _Steps(trainer, _batch(trainer.options, context))
+    steps.take()  # the first step also allocates
     start = time.process_time()
     steps.take()
-    per_image = (time.process_time() - start) / torch.get_num_threads()
-    while count > 1 and count * per_image > LIMIT_S:
-        count //= 2
-    return count
+    image_s = (time.process_time() - start) / torch.get_num_threads()
+    while batch_size > 1 and batch_size * image_s > MAX_STEP_S:
+        batch_size //= 2
+    return batch_size
 
 
 class _Steps:
-    """The steps of one training, from the middle of its search on."""
+    """Consecutive steps of a training, from the middle of its search on."""
 
-    def __init__(self, training: Trainer, batch: dict[str, Tensor]) -> None:
-        self._training, self._batch = training, batch
-        self._iteration = training.schedule.search_iter // 2 // INTERVAL * INTERVAL
+    def __init__(self, trainer: Trainer, batch: dict[str, Tensor]) -> None:
+        self.trainer = trainer
+        self.batch = batch
+        # At a proximal step, so that every series of steps begins alike.
+        self._iteration = trainer.schedule.search_iter // 2 // INTERVAL * INTERVAL
 
     def take(self) -> None:
-        self._training.step(self._batch, self._iteration)
+        """Take the next step."""
+        self.trainer.step(self.batch, self._iteration)
         self._iteration += 1
 
     def search_ms(self) -> float:
-        """Processor time of the search's share of a step, its rare proximal steps spread over all."""
+        """Processor time of the search per step, mean over an interval between proximal steps."""
         start = time.process_time()
         for _ in range(INTERVAL):
-            self._training.phase.search.step(self._iteration)
+            self.trainer.phase.search.step(self._iteration)
             self._iteration += 1
         return (time.process_time() - start) * 1000 / INTERVAL
 
     def memory(self) -> dict[str, int | None]:
-        training, batch = self._training, self._batch
+        """Trainable parameters and bytes, see `benchmarks.memory`."""
+        parameters = self.trainer.network.parameters()
+        saved = saved_storages(self.trainer, self.batch, self._iteration)
         return {
-            "params": sum(
-                parameter.numel()
-                for parameter in training.network.parameters()
-                if parameter.requires_grad
-            ),
-            "saved_bytes": sum(kept_for_backward(training, batch, self._iteration).values()),
-            "state_bytes": sum(held(training).values()),
-            "cuda_peak_bytes": cuda_peak_bytes(training, batch, self._iteration),
+            "params": sum(tensor.numel() for tensor in parameters if tensor.requires_grad),
+            "saved_bytes": sum(saved.values()),
+            "state_bytes": sum(state_storages(self.trainer).values()),
+            "cuda_peak_bytes": cuda_peak_bytes(self.trainer, self.batch, self._iteration),
         }

@@ -1,14 +1,20 @@
-"""Who trains how long: the methods on equal terms, in processor time (on a graphics card, in time).
+"""Cases of the method comparison, and how long each method may train for equal time.
 
-The unit is a training step of the dense network. A step of the search is measured against it when it begins, for a
-teacher may take part in it, and a step of the cut network several times from the cut on: networks of equal
-multiply-adds differ by up to a third, and what else the machine does moves that (docs/research). What a method does
-not spend on dense training and search goes into finetuning.
+Time is processor time on a CPU, wall time on a graphics card; its unit is a training step of the
+dense network. A step of the search is measured against it when the search begins, since a teacher
+may take part in it. A step of the pruned network is measured several times from the cut on:
+networks of equal multiply-adds differ by up to a third. Time that a method does not spend on dense
+training and search goes into finetuning.
 """
 
 from dataclasses import dataclass
 
 from dhp_sr.utils.errors import UserError
+
+PAPER_SHRINKAGE = 0.8
+"""Decrease of |z| over a search with preset `paper`: enough for half of N(0, 1) to reach zero."""
+PAPER_LATENT_LR = 1e-3
+"""Learning rate of the latents: ten times the paper's, for ten times shorter searches."""
 
 
 @dataclass(frozen=True)
@@ -16,21 +22,22 @@ class Case:
     """A network, its data and a budget."""
 
     option_file: str
+    """Name of a file in options/."""
     keep_ratio: float
-    """Of the multiply-adds."""
+    """Kept fraction of the multiply-adds."""
     length: int
-    """Time of a whole run, in iterations of the dense network."""
+    """Time of a run, in steps of the dense network."""
     test_sets: tuple[str, ...]
-    """The mean over them is what counts."""
-    trained: bool = False
-    """Whether all methods start from trained weights, which the option file names, and cut these."""
+    """Test sets whose mean PSNR ranks the methods."""
+    is_pretrained: bool = False
+    """Whether all methods start from the weights that the option file names."""
 
 
 CASES = {
     "edsr_50": Case("edsr_x4_cpu.yml", 0.5, 4500, ("Set14", "B100", "Urban100")),
     "edsr_30": Case("edsr_x4_cpu.yml", 0.3, 4500, ("Set14", "B100", "Urban100")),
     "dncnn_50": Case("dncnn_s25_cpu.yml", 0.5, 6000, ("BSD68",)),
-    "dncnn_published_50": Case("dncnn_s25_published.yml", 0.5, 1000, ("BSD68",), trained=True),
+    "dncnn_published_50": Case("dncnn_s25_published.yml", 0.5, 1000, ("BSD68",), True),
 }
 
 
@@ -39,17 +46,21 @@ class Entry:
     """A method and how it spends its time."""
 
     method: str
+    """Value of `compress.method`, or `dense` for the unpruned network."""
     dense: float = 0.0
     """Fraction of the time for dense training before the search."""
     search: float = 0.0
-    """Iterations of the search, as a fraction of those that the dense network could take in all the time."""
+    """Iterations of the search, as a fraction of those of the dense network in the whole time."""
     round_to: int | None = None
-    """Widths are multiples of this; None: of what the option file says."""
+    """Widths are multiples of this; None: as in the option file."""
     preset: str = "default"
-    """Of the method dhp."""
+    """Value of `compress.preset`."""
 
 
-FROM_NOTHING = {
+# Baselines of fixed widths train from scratch. Magnitude prunes a network that was trained for 0.3
+# of the time. The fractions of dhp were chosen after runs with 0.18 of the time before the cut,
+# which left too few steps; those of magnitude, hsn and dhp_paper were tried in this way only.
+FROM_SCRATCH = {
     "dense": Entry("dense", dense=1.0),
     "dhp": Entry("dhp", dense=0.03, search=0.04),
     "dhp_paper": Entry("dhp", search=0.3, preset="paper"),
@@ -60,13 +71,10 @@ FROM_NOTHING = {
     "random": Entry("random"),
     "prior_widths": Entry("prior_widths"),
 }
-"""The controls of fixed widths train from scratch: even ones to the channel, even ones in the option file's steps,
-widths drawn at random in them, and those that dhp makes for; magnitude prunes a network that it has trained for 0.3 of
-the time, dense phase and search together, for it needs trained weights. dhp's shares were chosen after runs with 0.18
-of the time before the cut, where steps were missing; those of magnitude, hsn and the published search (dhp_paper)
-were not tried otherwise."""
+"""Name of a method in the results -> its entry, for networks without trained weights."""
 
-FROM_TRAINED = {
+# Baselines cut at once. The fraction of dhp is that of the option file.
+FROM_PRETRAINED = {
     "dense": Entry("dense", dense=1.0),
     "dhp": Entry("dhp", search=0.3),
     "hsn": Entry("hsn", search=0.3),
@@ -76,24 +84,24 @@ FROM_TRAINED = {
     "random": Entry("random"),
     "prior_widths": Entry("prior_widths"),
 }
-"""The controls cut at once: uniform and prior_widths the last channels of each group, magnitude the weakest, random any. dhp
-has the 300 iterations of the option file; hsn's share was not tried otherwise."""
+"""Name of a method in the results -> its entry, for networks with trained weights."""
 
 
-def entry_of(case: Case, method: str) -> Entry:
-    """Return how a method spends its time in a case.
+def find_entry(case: Case, method: str) -> Entry:
+    """Entry of a method in a case.
 
     Raises:
-        UserError: the method cannot begin with trained weights.
+        UserError: the method cannot start from trained weights.
     """
-    if case.trained and method not in FROM_TRAINED:
-        raise UserError(f"{method} draws its own weights; expected a case that begins from nothing")
-    return (FROM_TRAINED if case.trained else FROM_NOTHING)[method]
+    entries = FROM_PRETRAINED if case.is_pretrained else FROM_SCRATCH
+    if method not in entries:
+        raise UserError(f"{method} draws its own weights; expected a case without trained ones")
+    return entries[method]
 
 
 @dataclass(frozen=True)
 class Iterations:
-    """The lengths of the phases."""
+    """Lengths of the phases, in iterations."""
 
     dense: int
     search: int
@@ -101,7 +109,7 @@ class Iterations:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Iterations of all phases."""
         return self.dense + self.search + self.finetune
 
 
@@ -113,19 +121,38 @@ def plan_iterations(
     search_ratio: float = 1.0,
     step_ratio: float | None = None,
 ) -> Iterations:
-    """Return how long each phase is, so that every method takes the same time.
+    """Lengths of the phases for which every method takes the same time.
 
     Args:
-        case: gives the time and the budget.
+        case: time and budget.
         entry: the method.
         length: factor on the time.
-        search_ratio: time of a step of the search, in steps of the dense network.
-        step_ratio: that of a step of the cut network; before it is known, the mean of the kept fraction and 1 is taken,
-            by which the learning rate falls until the cut.
+        search_ratio: time of a step of the search, relative to the dense network.
+        step_ratio: time of a step of the pruned network, relative to the dense network. Default,
+            for the learning rate until the cut: the mean of the kept fraction and 1.
     """
     time = case.length * length
     if entry.method == "dense":
         return Iterations(round(time), 0, 0)
-    dense, search = round(entry.dense * time), round(entry.search * time)
-    left = time - dense - search * search_ratio
-    return Iterations(dense, search, round(left / (step_ratio or (1 + case.keep_ratio) / 2)))
+    if step_ratio is None:
+        step_ratio = (1 + case.keep_ratio) / 2
+    dense = round(entry.dense * time)
+    search = round(entry.search * time)
+    remaining = time - dense - search * search_ratio
+    return Iterations(dense, search, round(remaining / step_ratio))
+
+
+def paper_settings(iterations: int) -> dict[str, float | str]:
+    """Settings of the published search (preset `paper`) in less time than its own.
+
+    Args:
+        iterations: length of the search; the network is trained in it, not before.
+    """
+    return {
+        "compress.preset": "paper",
+        "compress.parametrization": "full",
+        "compress.dense_iter": 0,
+        "compress.search_iter": iterations,
+        "compress.dhp.latent_lr": PAPER_LATENT_LR,
+        "compress.dhp.penalty": PAPER_SHRINKAGE / iterations / PAPER_LATENT_LR,
+    }

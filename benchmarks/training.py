@@ -1,4 +1,4 @@
-"""The batches of a run, for benchmarks that drive its training themselves."""
+"""Batches of a run, for benchmarks that call its training steps themselves."""
 
 import itertools
 from collections.abc import Iterator
@@ -12,14 +12,21 @@ from dhp_sr.tasks import task_of
 def batches(
     options: Options, start: int, end: int | None = None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (iteration, batch) from `start` up to `end`, or for ever; batches of any task, as `train.py` has them."""
+    """Yield (iteration, batch), with the same batches as in `train.py`.
+
+    Args:
+        options: options of the run, with absolute paths.
+        start: first iteration.
+        end: iteration to stop before; default: none.
+    """
     data = options.datasets["train"]
-    found = train_batches(
+    loader = train_batches(
         task_of(options).train_set(options),
         batch_size=data.batch_size_per_gpu,
-        workers=0,
+        workers=0,  # measured in this process
         seed=options.manual_seed,
         start_iteration=start,
     )
-    for iteration in itertools.count(start) if end is None else range(start, end):
-        yield iteration, next(found)
+    iterations = itertools.count(start) if end is None else range(start, end)
+    for iteration in iterations:
+        yield iteration, next(loader)

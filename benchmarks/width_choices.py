@@ -1,4 +1,4 @@
-"""Choices of widths at half the multiply-adds, by which kind of channels gives way first, and at half the time."""
+"""Choices of widths at half the multiply-adds or half the time, for the latency benchmark."""
 
 from dataclasses import dataclass
 
@@ -11,56 +11,60 @@ from dhp_sr.cost.latency_benchmark import LatencyBenchmark
 from dhp_sr.hyper import HyperNet
 from dhp_sr.search import SearchSettings, build_search
 
-KEEP = 0.5
-TOLERANCE = 0.01
-TOLERANCES = {"macs": TOLERANCE, "latency": 0.05}
+KEEP_RATIO = 0.5
+TOLERANCES = {"macs": 0.01, "latency": 0.05}
 
 
 @dataclass(frozen=True)
-class Choice:
-    """How the channels give way. A pace of 2 loses twice the fraction that a pace of 1 loses, 0 loses none."""
+class WidthChoice:
+    """Relative pruning of kinds of channels: 2 prunes twice the fraction that 1 prunes, 0 none."""
 
     round_to: int
+    """Widths are multiples of this."""
     trunk: float = 1.0
-    """Pace of the channels that a residual connection joins."""
+    """Channels that a residual connection couples."""
     inner: float = 1.0
-    """Pace of the channels inside the blocks."""
-    up: float = 1.0
-    """Pace of the up-sampler's channels."""
+    """Channels inside the blocks."""
+    upsampler: float = 1.0
+    """Channels of the upsampler."""
 
-    def narrow(self, hyper: HyperNet) -> None:
+    def apply(self, hyper: HyperNet) -> None:
         """Set the masks to half the multiply-adds.
 
         Raises:
-            BudgetError: the widths are too coarse, or the groups that may give way do not suffice.
+            BudgetError: the widths are too coarse, or the groups that may be pruned do not suffice.
         """
-        paces = {
-            group.name: getattr(self, _kind(hyper.plan, group.name))
-            for group in hyper.plan.prunable
-        }
-        scores = {
-            group.name: 1 - paces[group.name] * torch.arange(group.width) / group.width
-            for group in hyper.plan.prunable
-        }
-        hyper.prune_to(macs=KEEP, tolerance=TOLERANCE, round_to=self.round_to, scores=scores)
-        cut = [name for name, mask in hyper.masks.items() if paces[name] == 0 and not mask.all()]
-        if cut:
-            raise BudgetError(
-                f"half the multiply-adds cannot be met without cutting {', '.join(cut)}"
-            )
+        rates = {}
+        scores = {}
+        for group in hyper.plan.prunable:
+            rates[group.name] = getattr(self, _kind(hyper.plan, group.name))
+            # Equal budgets prune the lowest scores, so a steeper ramp loses more channels.
+            ramp = torch.arange(group.width) / group.width
+            scores[group.name] = 1 - rates[group.name] * ramp
+        hyper.prune_to(
+            macs=KEEP_RATIO, tolerance=TOLERANCES["macs"], round_to=self.round_to, scores=scores
+        )
+        pruned = []
+        for name, mask in hyper.masks.items():
+            if rates[name] == 0 and not mask.all():
+                pruned.append(name)
+        if pruned:
+            names = ", ".join(pruned)
+            raise BudgetError(f"half the multiply-adds cannot be met without pruning {names}")
 
 
 @dataclass(frozen=True)
 class PriorWidths:
-    """The widths of the baseline `prior_widths`, which the default search aims for."""
+    """Widths of the baseline `prior_widths`, which the default search aims for."""
 
     round_to: int
+    """Widths are multiples of this."""
     cost_exponent: float = 0.0
-    """As in `compress.dhp`."""
+    """Value of `compress.dhp.cost_exponent`."""
     kind: str = "macs"
-    """What half is kept of; `latency`: PyTorch's time for the example's size on one thread, within 5 %."""
+    """Cost to halve; `latency`: that of PyTorch on one thread for the example's size."""
 
-    def narrow(self, hyper: HyperNet) -> None:
+    def apply(self, hyper: HyperNet) -> None:
         """Set the masks.
 
         Raises:
@@ -69,45 +73,44 @@ class PriorWidths:
         if self.kind == "latency":
             hyper.use_latency(LatencyBenchmark(hyper.random_input()))
         settings = SearchSettings(
-            budget=Budget.from_target(self.kind, KEEP, TOLERANCES[self.kind], self.round_to),
+            budget=Budget.from_target(self.kind, KEEP_RATIO, TOLERANCES[self.kind], self.round_to),
             iterations=1,
             method_options=dict(DHPOptions(cost_exponent=self.cost_exponent)),
         )
+        # The baseline sets its masks at construction; there is nothing to search.
         build_search("prior_widths", hyper, settings)
 
 
-UNIFORM = {
-    "uniform": Choice(8),
-    "uniform, steps of 16": Choice(16),
-    "uniform, any width": Choice(1),
-}
-"""For every network; the first is what `method: uniform` gives."""
-
-PRIOR = {
+GENERAL = {
+    "uniform": WidthChoice(8),
+    "uniform, steps of 16": WidthChoice(16),
+    "uniform, any width": WidthChoice(1),
     "prior widths, steps of 16": PriorWidths(16),
     "prior widths, half the time": PriorWidths(16, kind="latency"),
 }
-"""For every network as well."""
+"""For every network; the first is what `method: uniform` gives."""
 
-SHAPED = {
-    "up-sampler kept": Choice(8, up=0),
-    "narrow up-sampler": Choice(16, up=2),
-    "narrow up-sampler, wide trunk": Choice(16, trunk=0.5, up=2),
-    "narrow up-sampler, steps of 8": Choice(8, up=2),
-    "narrow trunk": Choice(16, trunk=1.5, inner=0.5),
+WITH_UPSAMPLER = {
+    "up-sampler kept": WidthChoice(8, upsampler=0),
+    "narrow up-sampler": WidthChoice(16, upsampler=2),
+    "narrow up-sampler, wide trunk": WidthChoice(16, trunk=0.5, upsampler=2),
+    "narrow up-sampler, steps of 8": WidthChoice(8, upsampler=2),
+    "narrow trunk": WidthChoice(16, trunk=1.5, inner=0.5),
     "prior widths, cost_exponent 0.75, steps of 16": PriorWidths(16, 0.75),
 }
-"""For networks with an up-sampler as well."""
+"""For networks with an upsampler as well."""
 
 
-def choices(plan: ChannelPlan) -> dict[str, Choice | PriorWidths]:
-    """Return name -> choice for a network."""
-    shaped = any(_kind(plan, group.name) == "up" for group in plan.prunable)
-    return {**UNIFORM, **PRIOR, **(SHAPED if shaped else {})}
+def width_choices(plan: ChannelPlan) -> dict[str, WidthChoice | PriorWidths]:
+    """Name -> choice for a network."""
+    choices: dict[str, WidthChoice | PriorWidths] = dict(GENERAL)
+    if any(_kind(plan, group.name) == "upsampler" for group in plan.prunable):
+        choices.update(WITH_UPSAMPLER)
+    return choices
 
 
 def _kind(plan: ChannelPlan, name: str) -> str:
-    """Return trunk, inner or up, by the layer that names a group."""
+    """Kind of the channels of a group, by the layer that names it."""
     if name.startswith("upsample"):
-        return "up"
+        return "upsampler"
     return "trunk" if name == plan.prunable[0].name else "inner"

@@ -127,11 +127,6 @@ def _added_product_macs(args: Sequence[Any], result: Tensor) -> int:
     return result.numel() * args[1].shape[-1]
 
 
-def _summed_product_macs(args: Sequence[Any], result: Tensor) -> int:
-    # addbmm: the batch is summed, so the result does not show its length.
-    return args[1].numel() * args[2].shape[-1]
-
-
 def _attention_macs(args: Sequence[Any], result: Any) -> int:
     query_BLE, key_BSE, value_BSV = args[:3]
     attention_elements = math.prod(query_BLE.shape[:-1]) * key_BSE.shape[-2]
@@ -153,7 +148,8 @@ COUNTERS: dict[str, Callable[[Sequence[Any], Any], int]] = {
     "addmv": _added_product_macs,
     "baddbmm": _added_product_macs,
     "_addmm_activation": _added_product_macs,
-    "addbmm": _summed_product_macs,
+    # The batch is summed, so the result does not show its length.
+    "addbmm": lambda args, result: args[1].numel() * args[2].shape[-1],
     "_scaled_dot_product_flash_attention": _attention_macs,
     "_scaled_dot_product_flash_attention_for_cpu": _attention_macs,
     "_scaled_dot_product_efficient_attention": _attention_macs,
