@@ -22,8 +22,8 @@ def make_plan(
 ) -> ChannelPlan:
     """Plan how a network can be pruned.
 
-    A forward that cannot be traced in evaluation mode, or leaves nothing to prune there because it first fuses its
-    branches (a re-parameterizable network), is traced in training mode.
+    A forward that cannot be traced in evaluation mode, or leaves nothing to prune there because it
+    first fuses its branches (a re-parameterizable network), is traced in training mode.
 
     Args:
         network: any traceable network; it is left as it was.
@@ -40,7 +40,7 @@ def make_plan(
     def plan_in_mode(training: bool) -> ChannelPlan:
         traced = trace(network, example_input, training)
         analysis = analyze_channels(network, traced, patterns, prune_residual=prune_residual)
-        return _frozen(analysis, network, example_input, training)
+        return freeze(analysis, network, example_input, training)
 
     plan, refusal = None, None
     try:
@@ -49,6 +49,8 @@ def make_plan(
         refusal = error
     if plan is None or not plan.prunable:
         with contextlib.suppress(TraceError):
+            # Networks such as ECBSR compute fused weights in evaluation mode. In training mode their
+            # branches are plain layers, which can be pruned.
             training_plan = plan_in_mode(training=True)
             if plan is None or training_plan.prunable:
                 plan = training_plan
@@ -58,13 +60,14 @@ def make_plan(
     return plan
 
 
-def _frozen(
+def freeze(
     analysis: AnalysisContext, network: nn.Module, example_input: Tensor, training: bool
 ) -> ChannelPlan:
     """Return the plan that an analysis leads to."""
-    groups, position_of_root = _gather_groups(analysis)
+    groups, position_of_root = gather_groups(analysis)
     size = sum(group.width for group in groups if group.prunable)
     # Index of every channel id in the flat vector of prunable channels; `size` for pinned ones.
+    # A root has its class's position; then every id has that of its root.
     flat_index = torch.full((len(analysis.union_find.producer),), size)
     flat_index[list(position_of_root)] = torch.tensor(
         [*position_of_root.values()], dtype=torch.long
@@ -89,22 +92,33 @@ def _frozen(
                 output_elements=calls.output_elements,
             )
         )
+    indices = []
+    for axis in axes:
+        times = analysis.weight_groups.get((axis.tensor, axis.dim), 1)
+        indices.append((axis.index, times))
+    numbers = iter(channels_per_element(groups, indices, size))
+    complete_groups = []
+    for group in groups:
+        if group.prunable:
+            group = replace(group, channels_per_element=next(numbers))
+        complete_groups.append(group)
     return ChannelPlan(
-        groups=_with_channels_per_element(groups, axes, analysis, size),
+        groups=tuple(complete_groups),
         axes=tuple(axes),
         layers=tuple(layers),
         parameters=parameters,
         constants=constants,
-        size_patches=_size_patches(analysis, flat_index, size),
+        size_patches=size_patches_of(analysis, flat_index, size),
         example_shape=tuple(example_input.shape),
         training_time_form=training,
     )
 
 
-def _gather_groups(analysis: AnalysisContext) -> tuple[tuple[Group, ...], dict[int, int]]:
+def gather_groups(analysis: AnalysisContext) -> tuple[tuple[Group, ...], dict[int, int]]:
     """Gather coupled channels into groups.
 
-    Channels belong to one group if the same layers create them, the same slices hold them, and they are pinned
+    Channels belong to one group if the same layers create them, the same slices hold them, and they
+    are pinned
     alike: a channel-wise criterion then compares like with like, and no slice can become empty.
 
     Returns:
@@ -117,6 +131,8 @@ def _gather_groups(analysis: AnalysisContext) -> tuple[tuple[Group, ...], dict[i
     producers: dict[int, dict[str, None]] = {}
     for channel_id, root in enumerate(union_find.roots().tolist()):
         producers.setdefault(root, {})[union_find.producer[channel_id]] = None
+    # In order of first appearance, which is the order of the layers: names and offsets of groups are
+    # part of saved runs.
     bundles: dict[tuple, list[int]] = {}
     for root, layers in producers.items():
         key = (tuple(layers), boundaries.get(root, ()), root in reasons)
@@ -133,6 +149,7 @@ def _gather_groups(analysis: AnalysisContext) -> tuple[tuple[Group, ...], dict[i
             reason = _reason_of_single_class(analysis, roots[0])
         names[members[0]] = count = names.get(members[0], 0) + 1
         start = len(position_of_root)
+        # Members without a weight (an input, a bare parameter) create no linear map to bend.
         creating = max(1, sum(name in layers_with_weight for name in members))
         fractions = [min(1.0, activations[root] / creating) for root in roots]
         groups.append(
@@ -153,7 +170,9 @@ def _gather_groups(analysis: AnalysisContext) -> tuple[tuple[Group, ...], dict[i
 
 
 def _reason_of_single_class(analysis: AnalysisContext, root: int) -> str:
-    """Return why a group of one element is pinned: it is one channel, or several that must stay together."""
+    """Return why a group with a single element is pinned."""
+    # It is a single channel, or all channels of a layer that must stay together. Either way, without
+    # it the layer would be empty.
     union_find = analysis.union_find
     ids = (union_find.roots() == root).nonzero().flatten().tolist()
     producers = {union_find.producer[channel_id] for channel_id in ids}
@@ -162,74 +181,64 @@ def _reason_of_single_class(analysis: AnalysisContext, root: int) -> str:
     return "a single channel"
 
 
-def _with_channels_per_element(
-    groups: Sequence[Group], axes: Sequence[Axis], analysis: AnalysisContext, size: int
-) -> tuple[Group, ...]:
-    spans = [group.span for group in groups if group.prunable]
-    indices = []
-    for axis in axes:
-        times = analysis.weight_groups.get((axis.tensor, axis.dim), 1)
-        indices.append((axis.index, times))
-    numbers = iter(channels_per_element(spans, indices, size))
-    counted = []
-    for group in groups:
-        if group.prunable:
-            group = replace(group, channels_per_element=next(numbers))
-        counted.append(group)
-    return tuple(counted)
-
-
 def channels_per_element(
-    spans: Sequence[slice], indices: Iterable[tuple[Tensor, int]], size: int
+    groups: Sequence[Group], indices: Iterable[tuple[Tensor, int]], size: int
 ) -> list[tuple[int, ...]]:
-    """Return, per group, how many channels of each layer one element controls: all different numbers, ascending.
+    """Return, per group, the numbers of layer channels that one element controls, ascending.
 
-    Where a group feeds a grouped convolution, one element is one channel in each of the convolution's groups; before
-    a PixelShuffle it is r**2 channels. A group whose elements are unequally many channels of a layer counts as one
-    channel there: no common multiple can be kept.
+    Where a group feeds a grouped convolution, one element is one channel in each of the
+    convolution's groups; before a PixelShuffle it is r**2 channels. A group whose elements are
+    unequally many channels of a layer counts as one channel there: no common multiple can be kept.
 
     Args:
-        spans: slices of the groups in the flat vector of prunable channels, without gaps.
-        indices: for each axis of a tensor, index of each entry in the flat vector, `size` for a pinned one; and how
-            many times the layer has these channels, which is the number of groups for the weight of a grouped
-            convolution.
+        groups: all groups; only prunable ones are counted.
+        indices: for each axis of a tensor, index of each entry in the flat vector, `size` for a
+            pinned one; and how many times the layer has these channels, which is the number of
+            groups for the weight of a grouped convolution.
         size: length of the flat vector.
     """
+    spans = [group.span for group in groups if group.prunable]
     widths = torch.tensor([span.stop - span.start for span in spans], dtype=torch.long)
     group_of_channel = torch.repeat_interleave(widths)
     numbers: list[set[int]] = [set() for _ in spans]
     for index, times in indices:
+        # Pinned entries have the index `size`, which is cut off.
         counts = torch.bincount(index, minlength=size + 1)[:size]
         for group in group_of_channel[counts > 0].unique().tolist():
             least, most = counts[spans[group]].aminmax()
-            numbers[group].add(int(least) * times if least == most else 1)
+            is_even = least == most
+            numbers[group].add(int(least) * times if is_even else 1)
     return [tuple(sorted(group_numbers or {1})) for group_numbers in numbers]
 
 
-def _size_patches(
+def size_patches_of(
     analysis: AnalysisContext, flat_index: Tensor, size: int
 ) -> tuple[SizePatch, ...]:
-    """Return the hard-coded sizes of all nodes that count, or read the number of, a prunable channel.
+    """Return the hard-coded sizes of all nodes that depend on a prunable channel.
 
     All sizes of such a node are kept, since one call must be rewritten as a whole.
     """
     patches: list[SizePatch] = []
     nodes: set[str] = set()
     for hardcoded in analysis.hardcoded_sizes:
-        is_list = isinstance(hardcoded.counted, list)
-        ranges = hardcoded.counted if is_list else [hardcoded.counted]
-        counted = [_counted_channels(item, flat_index, size) for item in ranges]
-        patches.append(SizePatch(hardcoded.node, hardcoded.path, tuple(counted), is_list))
-        involved = list(counted)
+        ranges = hardcoded.counted
+        is_list = isinstance(ranges, list)
+        if not is_list:
+            ranges = [ranges]
+        counted = tuple(_counted_channels(item, flat_index, size) for item in ranges)
+        patches.append(SizePatch(hardcoded.node, hardcoded.path, counted, is_list))
+        involved = torch.cat(counted)
         if hardcoded.read_from is not None:
-            involved.append(flat_index[hardcoded.read_from])
-        if any(bool((index < size).any()) for index in involved):
+            involved = torch.cat((involved, flat_index[hardcoded.read_from]))
+        if bool((involved < size).any()):
             nodes.add(hardcoded.node)
     return tuple(patch for patch in patches if patch.node in nodes)
 
 
 def _counted_channels(counted: ChannelRange, flat_index: Tensor, size: int) -> Tensor:
-    """Return the flat indices of the channels in a range; those of an axis that loses none are given as pinned."""
+    """Return the flat indices of the channels in a range."""
+    # Along an axis where nothing differs (each entry is the same channel) nothing is removed by a
+    # cut: its entries count like pinned ones.
     entries = flat_index[counted.ids].movedim(counted.dim, 0).flatten(1)[:, 0]
     if len(entries) != counted.size or bool((entries == entries[0]).all()):
         entries = torch.full((counted.size,), size)

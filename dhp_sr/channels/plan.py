@@ -13,7 +13,7 @@ from dhp_sr.graph.capture import ArgPath
 
 @dataclass(frozen=True)
 class Group:
-    """A dependency group: its i-th element stands for coupled channels, which are kept or pruned together."""
+    """A dependency group: each element stands for channels that are pruned together."""
 
     name: str
     """The layer that first creates the channels."""
@@ -27,11 +27,11 @@ class Group:
     start: int
     """Offset in the flat vector of all prunable channels; -1 for a pinned group."""
     nonlinearity_fraction: float
-    """Activations per layer that creates the channels, at most 1; 0 for channels that no activation follows, such as
-    the residual channels of EDSR."""
+    """Activations per layer that creates the channels, at most 1; 0 for channels that no activation
+    follows, such as the residual channels of EDSR."""
     channels_per_element: tuple[int, ...] = (1,)
-    """Numbers of layer channels that one element controls, ascending: (1, r**2) for the channels of a PixelShuffle,
-    which are r**2 before it and one behind it."""
+    """Numbers of layer channels that one element controls, ascending: (1, r**2) for the channels of
+    a PixelShuffle, which are r**2 before it and one behind it."""
 
     @property
     def span(self) -> slice:
@@ -47,7 +47,8 @@ class Axis:
     """Name as in the state dict."""
     dim: int
     index: Tensor
-    """(length,) for each entry its channel in the flat vector, or the vector's length where it is pinned."""
+    """(length,) for each entry its channel in the flat vector, or the vector's length where it is
+    pinned."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class Layer:
     kind: str
     """conv, transposed conv or linear."""
     positions: int
-    """Number of multiplications of each entry of the weight, for one sample of the example's size."""
+    """Number of multiplications of each entry of the weight, for one sample of the example's
+    size."""
     shape: tuple[int, ...]
     """Shape of the weight."""
     out_dim: int
@@ -82,14 +84,16 @@ class SizePatch:
     path: ArgPath
     """Path to the argument among those of the node."""
     counted: tuple[Tensor, ...]
-    """For each number, indices of the counted channels in the flat vector; its length stands for pinned channels."""
+    """For each number, indices of the counted channels in the flat vector; its length stands for
+    pinned channels."""
     is_list: bool
 
     def kept_size(self, padded: Tensor) -> int | list[int]:
         """Return the number, or numbers, to write for a mask.
 
         Args:
-            padded: (plan.size + 1,) True for kept channels, with True in the last place for pinned ones.
+            padded: (plan.size + 1,) True for kept channels, with True in the last place for pinned
+                ones.
         """
         sizes = [int(padded[index].sum()) for index in self.counted]
         return sizes if self.is_list else sizes[0]
@@ -111,7 +115,8 @@ class ChannelPlan:
     example_shape: tuple[int, ...] = ()
     """Shape of the example input."""
     training_time_form: bool = False
-    """Whether the forward in training mode was traced: the multi-branch form of a re-parameterizable network."""
+    """Whether the forward in training mode was traced: the multi-branch form of a
+    re-parameterizable network."""
 
     @cached_property
     def weights(self) -> dict[str, tuple[int, ...]]:
@@ -147,7 +152,8 @@ class ChannelPlan:
             fits = vector is not None and tuple(vector.shape) == (group.width,)
             if not fits or not torch.isfinite(vector).all():
                 raise ValueError(
-                    f"{group.name}: expected finite numbers of shape ({group.width},), found {shape}"
+                    f"{group.name}: expected finite numbers of shape ({group.width},), "
+                    f"found {shape}"
                 )
         if not self.prunable:
             return torch.zeros(0)

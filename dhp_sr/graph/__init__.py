@@ -1,4 +1,5 @@
-"""Graph capture: from a network and an example to a torch.fx graph whose every value has a known shape.
+"""Graph capture: a network becomes a torch.fx graph whose every value has a known shape.
 
-Start reading with `capture.trace`; `tracer` follows the forward, `shape_inference` runs it without arithmetic.
+Start reading with `capture.trace`; `tracer` follows the forward, `shape_inference` runs it without
+arithmetic.
 """

@@ -16,7 +16,8 @@ from dhp_sr.graph.tracer import Tracer
 from dhp_sr.utils.errors import UserError
 
 ArgPath = tuple[Any, ...]
-"""Path to one of a node's arguments: ("args", 1, 0), ("kwargs", "dim"), ("args", 1, 1, "stop"), ..."""
+"""Path to one of a node's arguments: ("args", 1, 0), ("kwargs", "dim"), ("args", 1, 1, "stop"),
+..."""
 
 
 class TraceError(UserError):
@@ -29,7 +30,8 @@ class TracedNetwork(NamedTuple):
     graph_module: fx.GraphModule
     """The network as a graph; module and parameter names are those of the original."""
     values: dict[fx.Node, Any]
-    """Value of each node for the example, batch size 1; tensors on the meta device where possible."""
+    """Value of each node for the example, batch size 1; tensors on the meta device where
+    possible."""
     guards: tuple[fx.Node, ...]
     """Numbers on which a branch, a loop or an assertion depended."""
 
@@ -45,8 +47,8 @@ def trace(network: nn.Module, example_input: Tensor, training: bool = False) -> 
         training: trace the forward in training mode.
 
     Raises:
-        TraceError: the network has weights without shapes, cannot be copied, takes several inputs, depends on values of
-            tensors, or does not accept the example.
+        TraceError: the network has weights without shapes, cannot be copied, takes several inputs,
+            depends on values of tensors, or does not accept the example.
     """
     _check_shapes(network)
     absent = _absent_inputs(network)
@@ -64,6 +66,7 @@ def trace(network: nn.Module, example_input: Tensor, training: bool = False) -> 
 
 def _check_shapes(network: nn.Module) -> None:
     tensors = [*network.named_parameters(), *network.named_buffers()]
+    # A lazy layer takes its shapes from its first input; until then there is nothing to plan with.
     lazy = [name for name, tensor in tensors if is_lazy(tensor)]
     if lazy:
         raise TraceError(
@@ -85,7 +88,7 @@ def _copied(network: nn.Module) -> nn.Module:
 
 
 def _absent_inputs(network: nn.Module) -> dict[str, None]:
-    """Return the further inputs, which are None where they are not given.
+    """Return the further inputs, which are None where they are omitted.
 
     Raises:
         TraceError: the first input has no name (`*inputs`), or a further one has no default.
@@ -106,6 +109,8 @@ def _absent_inputs(network: nn.Module) -> dict[str, None]:
             f"{mistake}; give {', '.join(needed)} a default, or wrap the network in a module with "
             "one input"
         )
+    # torch.fx makes a proxy of every argument. Given as None, an optional input is None while tracing,
+    # and `if mask is not None` is decided as for a call without it.
     return {item.name: None for item in further if item.default is None}
 
 
@@ -114,19 +119,20 @@ def _traced(
 ) -> tuple[fx.GraphModule, tuple[fx.Node, ...]]:
     tracer = Tracer(root, example)
     graph = tracer.trace(root, absent or None)
-    # A forward may leave values in the module that it is traced on (`self.mean = ...`): the graph is put on a second,
-    # untouched copy, with the constants that the tracer found.
+    # A forward may leave values in the module that it is traced on (`self.mean = ...`): the graph
+    # is put on a second, untouched copy, with the constants that the tracer found.
     holder = copy.deepcopy(network).eval()
     for name, constant in root.__dict__.items():
         if name.startswith("_tensor_constant"):
             setattr(holder, name, constant)
     graph_module = fx.GraphModule(holder, graph)
+    # GraphModule copies the graph: the guards are found again by their names.
     nodes = {node.name: node for node in graph_module.graph.nodes}
     return graph_module, tuple(nodes[node.name] for node in tracer.guards)
 
 
 def record_values(graph_module: fx.GraphModule, example: Tensor) -> dict[fx.Node, Any]:
-    """Return the value of every node of a graph for an example, tensors on the meta device where possible.
+    """Return the value of every node of a graph for an example, on the meta device if possible.
 
     Raises:
         TraceError: the network does not accept the example.
@@ -136,7 +142,8 @@ def record_values(graph_module: fx.GraphModule, example: Tensor) -> dict[fx.Node
             recorder = ValueRecorder(to_meta(copy.deepcopy(graph_module)))
             recorder.run(example.to("meta"))
         except Exception:
-            # An operator without a shape rule, or a constant that stayed on its device: run it with values.
+            # An operator without a shape rule, or a constant that stayed on its device: run it with
+            # values.
             recorder = ValueRecorder(graph_module)
             try:
                 recorder.run(example)
@@ -150,7 +157,8 @@ def record_values(graph_module: fx.GraphModule, example: Tensor) -> dict[fx.Node
 
 
 def _line_of(network: nn.Module, error: Exception) -> str:
-    """Return the innermost line of the packages, or the script, that the network's modules are from."""
+    """Return the innermost line of the network's own code in a traceback."""
+    # The packages, or the script, that the modules are from; not torch, whose lines tell nothing.
     packages = {type(module).__module__.partition(".")[0] for module in network.modules()}
     packages.discard("torch")
     tracing = __name__.rpartition(".")[0]

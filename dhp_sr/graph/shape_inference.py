@@ -1,4 +1,4 @@
-"""Shape inference: run networks and graphs on the meta device, where nothing is computed but shapes."""
+"""Shape inference: run networks on the meta device, where only shapes are computed."""
 
 import copy
 from collections.abc import Sequence
@@ -9,7 +9,8 @@ from torch import Tensor, fx, nn
 
 
 def to_meta(network: nn.Module) -> nn.Module:
-    """Move a network to the meta device in place, tensors that are neither parameters nor buffers included."""
+    """Move a network to the meta device in place."""
+    # Plain tensors that are attributes (`self.mean = torch.tensor(...)`) are not moved by `to`.
     for module in network.modules():
         for name, value in list(vars(module).items()):
             if isinstance(value, Tensor):
@@ -21,10 +22,10 @@ def to_meta(network: nn.Module) -> nn.Module:
 def infer_output(
     network: nn.Module, shape: Sequence[int], dtype: torch.dtype = torch.float32
 ) -> Any:
-    """Return a network's output for an input of a given shape, on the meta device; the network is left as it was.
+    """Return a network's output for an input of a given shape, on the meta device.
 
     Args:
-        network: in the mode that counts.
+        network: in the mode that counts; it is left as it was.
         shape: (N, C, H, W) or whatever the network takes.
         dtype: of the input.
 
@@ -36,8 +37,9 @@ def infer_output(
     try:
         return copied(image)
     except Exception:
-        # A forward that creates tensors on no device in particular mixes them with those on the meta device. It is
-        # run again with them there, too; not at first, since a forward may read the values of what it creates.
+        # A forward that creates tensors on no device in particular mixes them with those on the
+        # meta device. It is run again with them there, too; not at first, since a forward may read
+        # the values of what it creates.
         with torch.device("meta"):
             return copied(image)
 

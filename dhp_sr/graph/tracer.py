@@ -1,7 +1,8 @@
 """torch.fx tracer that works out what depends on the example's shape alone.
 
-torch.fx follows a forward with proxies and stops at every branch, loop or `int()` on a value it does not know. Sizes
-are known once an example is given: the graph, as far as it is traced, is run on the meta device to find them.
+torch.fx follows a forward with proxies and stops at every branch, loop or `int()` on a value it
+does not know. Sizes are known once an example is given: the graph, as far as it is traced, is run
+on the meta device to find them.
 """
 
 import copy
@@ -20,7 +21,7 @@ LEAF_TYPES: set[type[nn.Module]] = set()
 
 
 class Tracer(fx.Tracer):
-    """Follows a forward; branches, loops and numbers on the example's shape are decided as for the example."""
+    """Follows a forward; what depends on shapes alone is decided as for the example."""
 
     # Sizes from the example can then be arguments of methods of buffers.
     proxy_buffer_attributes = True
@@ -31,7 +32,8 @@ class Tracer(fx.Tracer):
         self._example = example.to("meta")
         self._interpreter: _GrowingGraphInterpreter | None = None
         self.guards: list[fx.Node] = []
-        """Nodes whose values were used as Python numbers, so that the trace holds for these values alone."""
+        """Nodes whose values were used as Python numbers, so that the trace holds for these values
+        alone."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Return whether a module is one operator, which is not traced into."""
@@ -42,7 +44,7 @@ class Tracer(fx.Tracer):
         return _Proxy(node, self)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
-        """Decide a branch as for the example; one that depends on values of tensors cannot be followed."""
+        """Decide a branch as for the example, unless it depends on values of tensors."""
         value = self.meta_value(obj)
         if isinstance(value, (bool, int, float)):
             self.insert_guard(obj, value)
@@ -52,7 +54,10 @@ class Tracer(fx.Tracer):
 
     def insert_guard(self, proxy: fx.Proxy, value: float) -> None:
         """Assert in the graph that a number is the one that a branch was decided for."""
-        message = f"this forward was followed with {proxy.node.name} = {value}, not so for an input of this shape"
+        message = (
+            f"this forward was followed with {proxy.node.name} = {value}, "
+            "not so for an input of this shape"
+        )
         self.create_proxy("call_function", torch._assert, (proxy == value, message), {})
 
     def iter(self, obj: fx.Proxy) -> Iterator[fx.Proxy]:
@@ -63,11 +68,14 @@ class Tracer(fx.Tracer):
         return super().iter(obj)
 
     def meta_value(self, proxy: fx.Proxy, is_decided_on: bool = True) -> Any:
-        """Return a proxy's value for the example, tensors on the meta device; None where it cannot be worked out.
+        """Return a proxy's value for the example; tensors are on the meta device.
 
         Args:
             proxy: of a node that was traced.
             is_decided_on: whether the trace depends on the number returned.
+
+        Returns:
+            None where it cannot be worked out.
         """
         if self._interpreter is None:
             self._interpreter = _GrowingGraphInterpreter(self._root, self._example, self.graph)
@@ -78,7 +86,7 @@ class Tracer(fx.Tracer):
 
 
 class _Proxy(fx.Proxy):
-    """A value of the traced forward; assignments to slices, and sizes as Python numbers, are allowed."""
+    """A value of the traced forward, which may be assigned to and used as a Python number."""
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
@@ -87,7 +95,8 @@ class _Proxy(fx.Proxy):
         value = self.tracer.meta_value(self)
         if not isinstance(value, int):
             raise TypeError("a number that depends on the values of tensors is used as an integer")
-        # No guard here: torch also asks for the index of arguments that then stay in the trace as nodes.
+        # No guard here: torch also asks for the index of arguments that then stay in the trace as
+        # nodes.
         return value
 
     def __int__(self) -> int:
@@ -133,7 +142,8 @@ class _GrowingGraphInterpreter(fx.Interpreter):
                 with torch.no_grad():
                     self.env[node] = self.run_node(node)
             except Exception:
-                # Whatever an operator raises without values: its result, and what follows from it, stay unknown.
+                # Whatever an operator raises without values: its result, and what follows from it,
+                # stay unknown.
                 self._failed.add(node)
         return self.env.get(wanted)
 
@@ -142,5 +152,6 @@ class _GrowingGraphInterpreter(fx.Interpreter):
         return args[0] if args else self._example
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Run a module's forward; its `__call__` is patched while the tracer follows the network."""
+        """Run the forward of a module."""
+        # Not the module itself: its `__call__` is patched while the tracer follows the network.
         return self.submodules[target].forward(*args, **kwargs)

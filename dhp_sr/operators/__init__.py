@@ -1,8 +1,8 @@
 """Operators: one registry entry (`OpSpec`) for each, with everything that the project knows of it.
 
-Start reading with `spec` (the fields of an entry) and `registry` (`register_op`, with a worked example). The rules are
-in `layers`, `norms`, `elementwise`, `reductions`, `resampling`, `rearrange`, `slicing` and `sizes`; `resize` gives
-the modules of a network other widths.
+Start reading with `spec` (the fields of an entry) and `registry` (`register_op`, with a worked
+example). The rules are in `layers`, `norms`, `elementwise`, `reductions`, `resampling`,
+`rearrange`, `slicing` and `sizes`; `resize` gives the modules of a network other widths.
 """
 
 from dhp_sr.operators.registry import register_op

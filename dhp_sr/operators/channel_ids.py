@@ -1,7 +1,8 @@
 """Ids of channels, and the union-find that couples those which must be pruned together.
 
-Each tensor of channel ids is broadcastable to the value that it describes: an axis along which all entries belong to
-the same channel has length 1. Ids of a feature map are thus (1, C, 1, 1), not (N, C, H, W).
+Each tensor of channel ids is broadcastable to the value that it describes: an axis along which all
+entries belong to the same channel has length 1. Ids of a feature map are thus (1, C, 1, 1), not (N,
+C, H, W).
 """
 
 from collections import Counter
@@ -14,15 +15,17 @@ from torch import Tensor
 class ChannelUnionFind:
     """Union-find over channels.
 
-    Every source of channels (a convolution, the network's input, a bare parameter) creates ids; operators unite them.
-    A class in the end is one prunable element of a dependency group: one entry of its latent vector.
+    Every source of channels (a convolution, the network's input, a bare parameter) creates ids;
+    operators unite them. A class in the end is one prunable element of a dependency group: one
+    entry of its latent vector.
     """
 
     def __init__(self) -> None:
         self.producer: list[str] = []
         """Name of the layer that created each id."""
-        # Unions are only recorded, and the classes computed for all of them at once: a wide network unites channels
-        # hundreds of thousands of times, and one vectorized pass is far cheaper than as many pointer chases.
+        # Unions are only recorded, and the classes computed for all of them at once: a wide network
+        # unites channels hundreds of thousands of times, and one vectorized pass is far cheaper
+        # than as many pointer chases.
         self._pairs: list[Tensor] = []
         self._pins: list[tuple[Tensor, str]] = []
         self._boundaries: list[tuple[Tensor, str]] = []
@@ -39,6 +42,8 @@ class ChannelUnionFind:
         """Couple two equally shaped tensors of ids, entry by entry."""
         if first is second:
             return
+        # Reduced together: along an axis on which both are constant, one pair says it all. The axis of
+        # the pair itself is kept, even where both are equal.
         pairs = compact(torch.stack((first, second)), keep=0)
         if not torch.equal(pairs[0], pairs[1]):
             self._pairs.append(pairs.flatten(1))
@@ -48,7 +53,7 @@ class ChannelUnionFind:
         self._pins.append((compact(ids).flatten(), reason))
 
     def add_split_boundary(self, ids: Tensor, section: str) -> None:
-        """Record that a slice of a value holds these channels alone: they form a group that never becomes empty."""
+        """Make the channels of a slice a group of their own, which never becomes empty."""
         self._boundaries.append((compact(ids).flatten(), section))
 
     def count_activation(self, ids: Tensor) -> None:
@@ -66,7 +71,8 @@ class ChannelUnionFind:
         return roots
 
     def pin_reasons(self) -> dict[int, str]:
-        """Return, for the root of each pinned class, the first reason given to its lowest pinned id."""
+        """Return, for the root of each pinned class, why it is pinned."""
+        # The reason given first to the lowest id: the one nearest to the network's input.
         reason_of: dict[int, str] = {}
         for ids, reason in self._pins:
             for channel_id in torch.unique(ids).tolist():
@@ -105,8 +111,9 @@ def _apply_unions(roots: Tensor, pairs: Tensor) -> Tensor:
         pairs = pairs[:, differing]
         low = torch.minimum(first, second)[differing]
         high = torch.maximum(first, second)[differing]
-        # Hang the larger root below the smaller. Of several unions of one root only the smallest survives the
-        # scatter; the others are seen again in the next round, when their ends still differ.
+        # Hang the larger root below the smaller. Of several unions of one root only the smallest
+        # survives the scatter; the others are seen again in the next round, when their ends still
+        # differ.
         roots = roots.scatter_reduce(0, high, low, "amin")
         while not torch.equal(roots, roots[roots]):
             roots = roots[roots]
@@ -117,13 +124,16 @@ def compact(ids: Tensor, keep: int | None = None) -> Tensor:
     for dim in range(ids.dim()):
         if dim != keep and ids.shape[dim] > 1:
             first = ids.narrow(dim, 0, 1)
+            # Expanded axes have stride 0: no need to compare the copies.
             if ids.stride(dim) == 0 or bool((ids == first).all()):
                 ids = first
     return ids
 
 
 def ids_along(ids: Tensor, size: int, dim: int, union_find: ChannelUnionFind) -> Tensor:
-    """Return (size,) one channel id for each entry along `dim`; ids that differ along other axes are united.
+    """Return (size,) channel ids of the entries along `dim`.
+
+    Ids that differ along other axes are united.
 
     Args:
         ids: channel ids of a value, broadcastable to it.
@@ -131,6 +141,8 @@ def ids_along(ids: Tensor, size: int, dim: int, union_find: ChannelUnionFind) ->
         dim: the axis that carries the channels.
         union_find: records the unions.
     """
+    # Of a value whose channels vary along two axes (`c` channels viewed as (2, c / 2)), only one axis
+    # can be an axis of channels for the operator that asks: entries along the other are coupled.
     rows = ids.movedim(dim, 0).reshape(ids.shape[dim], -1)
     if rows.shape[1] > 1:
         union_find.union(rows, rows[:, :1].expand_as(rows))
@@ -139,6 +151,7 @@ def ids_along(ids: Tensor, size: int, dim: int, union_find: ChannelUnionFind) ->
 
 def lay_along(ids: Tensor, rank: int, dim: int) -> Tensor:
     """Shape (C,) ids so that they lie along axis `dim` of a value with `rank` axes."""
+    # Length 1 along all other axes: the result broadcasts to the value.
     shape = [1] * rank
     shape[dim] = -1
     return ids.reshape(shape)
@@ -169,7 +182,11 @@ def union_chunks(channels: Tensor, chunks: int, union_find: ChannelUnionFind) ->
 
 
 def union_blocks(channels: Tensor, blocks: int, union_find: ChannelUnionFind) -> Tensor:
-    """Unite all channels of each of several equal, consecutive blocks; returns (blocks, C / blocks) ids."""
+    """Unite all channels of each of several equal, consecutive blocks.
+
+    Returns:
+        (blocks, C / blocks) ids, one row for each block.
+    """
     rows = channels.reshape(blocks, -1)
     union_find.union(rows, rows[:, :1].expand_as(rows))
     return rows

@@ -16,7 +16,8 @@ from dhp_sr.utils.modules import canonical_names
 class Sign(IntEnum):
     """Guaranteed sign of all entries of a value, whatever the input is.
 
-    A pruned channel is a zero before an operator: a division or a root needs to know that it never meets that zero.
+    A pruned channel is a zero before an operator: a division or a root needs to know that it never
+    meets that zero.
     """
 
     ANY = 0
@@ -44,7 +45,7 @@ class ChannelRange(NamedTuple):
 
 
 class HardcodedSize(NamedTuple):
-    """An argument of a node that counts kept channels, so that a cut network needs another number there."""
+    """An argument of a node that counts channels, which is another number after a cut."""
 
     node: str
     path: ArgPath
@@ -75,15 +76,19 @@ class AnalysisContext:
         self.axes: dict[tuple[str, int], Tensor] = {}
         """(tensor name, axis) -> (length,) channel id of each entry."""
         self.weight_groups: dict[tuple[str, int], int] = {}
-        """(weight name, axis) -> groups of a convolution, where the axis holds the channels of one group."""
+        """(weight name, axis) -> groups of a convolution, where the axis holds the channels of one
+        group."""
         self.layers: dict[str, LayerCalls] = {}
         """Weight name -> all calls of layers with this weight."""
         self.read_as_values: dict[str, str] = {}
-        """Name of a weight that something else than the rule of its layer reads -> why its channels are pinned."""
+        """Name of a weight that something else than the rule of its layer reads -> why its channels
+        are pinned."""
         self.hardcoded_sizes: list[HardcodedSize] = []
         self.inferred_axes: dict[str, set[int]] = {}
-        """Node name -> axes whose length the forward infers (-1, or read from a shape), best left to lose channels."""
+        """Node name -> axes whose length the forward infers (-1, or read from a shape), best left
+        to lose channels."""
         self.signs: dict[fx.Node, Sign] = {}
+        # Buffers are constants of the computation: their values may be looked at (signs, zeros).
         self.buffers = dict(network.named_buffers())
         self.shapes = {name: tuple(tensor.shape) for name, tensor in network.named_parameters()}
         """Shape of every parameter."""
@@ -94,7 +99,7 @@ class AnalysisContext:
         return self._canonical.get(tensor, tensor)
 
     def is_tensor_of_network(self, tensor: str) -> bool:
-        """Return whether `tensor` names a parameter or buffer of the network, not a bare constant of the trace."""
+        """Return whether `tensor` names a parameter or buffer, not a constant of the trace."""
         return tensor in self._canonical
 
     def is_buffer(self, tensor: str) -> bool:
@@ -102,7 +107,7 @@ class AnalysisContext:
         return self.name(tensor) in self.buffers
 
     def bind_axis(self, tensor: str, dim: int, ids: Tensor) -> Tensor:
-        """Bind axis `dim` of a parameter or buffer to (length,) channel ids; returns those of its first use."""
+        """Bind axis `dim` of a tensor to (length,) channel ids; returns those of its first use."""
         key = (self.name(tensor), dim)
         if key in self.axes:
             # A shared tensor has one set of entries: both uses must lose the same channels.
@@ -112,7 +117,8 @@ class AnalysisContext:
         return self.axes[key]
 
     def new_out_channels(self, tensor: str, dim: int, count: int, layer: str) -> Tensor:
-        """Return (count,) ids of the channels that axis `dim` of a weight creates, new ones at its first use."""
+        """Return (count,) ids of the channels that axis `dim` of a weight creates."""
+        # A weight that is used twice creates the same channels twice: they are pruned alike.
         key = (self.name(tensor), dim)
         if key not in self.axes:
             self.axes[key] = self.union_find.new_ids(count, layer)
@@ -134,7 +140,7 @@ class AnalysisContext:
         self.layers[name] = call
 
     def pin(self, ids: Any, reason: str) -> None:
-        """Pin the channels of a value, of each value of a list, or of a size; None has no channels."""
+        """Pin the channels of a value, of a list of values, or of a size; None has no channels."""
         for item in ids if isinstance(ids, list) else [ids]:
             channel_ids = item.ids if isinstance(item, ChannelSize) else item
             if isinstance(channel_ids, Tensor):
@@ -207,7 +213,7 @@ class NodeContext:
         return tuple(self.values[node].shape)
 
     def apply(self, tensor: Tensor) -> Any:
-        """Run the operator on `tensor` in place of its first input, other arguments as in the graph."""
+        """Run the operator on `tensor` instead of its first input."""
         if self.module is not None:
             return self.module(tensor)
         others = self.evaluate(self.node.args[1:])
@@ -222,8 +228,8 @@ class OpContext(NodeContext):
     """A node as a channel rule sees it."""
 
     ids: dict[fx.Node, Any]
-    """Results of earlier rules: channel ids broadcastable to the node's value, a `ChannelSize`, a list of these for
-    several results, or None for values that know no channels."""
+    """Results of earlier rules: channel ids broadcastable to the node's value, a `ChannelSize`, a
+    list of these for several results, or None for values that know no channels."""
     analysis: AnalysisContext
 
     def channels(self, node: fx.Node, dim: int = 1) -> Tensor:
@@ -255,6 +261,7 @@ class OpContext(NodeContext):
         if argument is None:
             nodes = self.node.all_input_nodes
         else:
+            # Visits the nodes in nested lists, tuples and slices, too.
             fx.node.map_arg(argument, nodes.append)
         for node in nodes:
             ids = self.ids.get(node)
@@ -270,12 +277,16 @@ class OpContext(NodeContext):
     def record_size(
         self, path: ArgPath, counted: ChannelRange | list[ChannelRange], argument: Any
     ) -> None:
-        """Record that the argument at `path` counts channels, so that a cut network needs another number there."""
+        """Record that the argument at `path` counts channels."""
+        # What the argument was computed from is kept, too: a cut of those channels changes it, even if
+        # it counts others.
         read = [size.ids for size in self.channel_sizes(argument)]
         read_from = torch.cat(read) if read else None
         size = HardcodedSize(self.node.name, path, counted, read_from)
         self.analysis.hardcoded_sizes.append(size)
 
+    # Signs are worked out node by node, along with the channels: the sign of a value needs no search
+    # back through the graph.
     def sign(self, value: Any) -> Sign:
         """Return the sign of an argument: a number, or a node that was analyzed before."""
         if isinstance(value, (int, float)):

@@ -137,7 +137,8 @@ def convolution_channels(op: OpContext) -> Tensor:
         weights.pin_if_fixed(weights.bind_axis(1, incoming))
         return weights.result(weights.new_out_channels(0, out_channels))
     if per_group == 1:
-        # Depthwise, with a multiplier: output channels k*m ... k*m + m - 1 stem from input channel k.
+        # Depthwise, with a multiplier: output channels k*m ... k*m + m - 1 stem from input channel
+        # k.
         _record_functional_groups(op, incoming)
         passed = incoming.repeat_interleave(out_channels // len(incoming))
         return weights.result(weights.bind_axis(0, passed))
@@ -242,7 +243,8 @@ def transposed_field(op: ReceptiveContext) -> ReceptiveField2D:
         shifts = range(before, before - gap * size, -gap)
 
         def reads(entry: int, step: int = step, shifts: range = shifts) -> Iterable[int]:
-            # Input entry j contributes to the outputs j * step - before + gap * k, for k in the kernel.
+            # Input entry j contributes to the outputs j * step - before + gap * k, for k in the
+            # kernel.
             return [(entry + s) // step for s in shifts if (entry + s) % step == 0]
 
         maps.append((reads, Fraction(1, step)))

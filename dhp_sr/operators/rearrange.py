@@ -1,7 +1,7 @@
 """Operators that rearrange entries: permute, reshape, expand, repeat, roll, channel shuffle.
 
-Where the forward writes a number of channels (`x.view(n, 8, h, w)`), the rule records which channels
-that number counts, so that a cut network can be given another one.
+Where the forward writes a number of channels (`x.view(n, 8, h, w)`), the rule records which
+channels that number counts, so that a cut network can be given another one.
 """
 
 from collections.abc import Sequence
@@ -67,8 +67,8 @@ def _shape_arguments(op: NodeContext) -> dict[int, tuple[ArgPath, Any]]:
 def _reshaped_ids(op: OpContext) -> Tensor:
     """Reshape the ids of the first input like its value; entries keep their order."""
     ids, old, new = op.ids[op.source], op.shape(op.source), tuple(op.value.shape)
-    # Last axes that stay, and hold no channels, are left out: expanded over a whole feature map, the
-    # ids would take as much memory as the map itself.
+    # Last axes that stay, and hold no channels, are left out: expanded over a whole feature map,
+    # the ids would take as much memory as the map itself.
     same = 0
     while same < min(len(old), len(new)):
         if old[-1 - same] != new[-1 - same] or ids.shape[-1 - same] > 1:
@@ -87,8 +87,8 @@ def expand_channels(op: OpContext) -> Any:
         counted = op.ids.get(size) if isinstance(size, fx.Node) else None
         if not isinstance(counted, ChannelSize) or ids.numel() > 1:
             continue
-        # `mask.expand(n, c, h, w)` with c read from x: as many copies as x has channels. Bound to the
-        # channels of x, the copies are pruned with them; the map itself has nothing to prune.
+        # `mask.expand(n, c, h, w)` with c read from x: as many copies as x has channels. Bound to
+        # the channels of x, the copies are pruned with them; the map itself has nothing to prune.
         if len(counted.ids) == op.value.shape[dim]:
             op.analysis.pin(ids, f"one value for all channels at {op.layer}")
             ids = op.broadcast_along(counted.ids, dim)
@@ -123,7 +123,7 @@ def _listed_sizes(path: ArgPath, sizes: Any) -> list[tuple[ArgPath, Any]]:
 
 
 def _record_sizes(op: OpContext, sizes: dict[int, tuple[ArgPath, Any]], ids: Tensor) -> None:
-    """Record the sizes that count channels, and the axes whose size the forward infers by itself."""
+    """Record the sizes that count channels, and the axes whose size the forward infers."""
     for dim, (path, size) in sizes.items():
         is_node = isinstance(size, fx.Node)
         if isinstance(op.evaluate(size), (tuple, list)):
@@ -168,7 +168,7 @@ def channel_shuffle_field(op: ReceptiveContext) -> ReceptiveField2D:
 
 
 def moved_axes_field(op: ReceptiveContext) -> ReceptiveField2D:
-    """Move the axes of the layout as a permutation, squeeze or expansion moves those of the value."""
+    """Move the axes of the layout as a permutation or expansion moves those of the value."""
     field, shape = op.field, op.shape(op.source)
     # Axes of a contiguous tensor have different strides, and a view keeps them. So the strides of a
     # view tell which axis of the source each of its axes is, for any of these operators.
@@ -220,7 +220,8 @@ def repeated_field(op: ReceptiveContext) -> ReceptiveField2D:
 
 
 def repeat_interleaved_field(op: ReceptiveContext) -> ReceptiveField2D:
-    """Return the field where every entry along an axis is repeated: along rows, nearest resizing."""
+    """Return the field where every entry along an axis is repeated."""
+    # Along rows or columns that is an enlargement by the nearest pixel.
     repeats, dim = op.arg_value(1, "repeats"), op.arg_value(2, "dim")
     if not isinstance(repeats, int) or dim is None:
         raise op.unbounded("repeats entries a varying number of times")
@@ -248,8 +249,8 @@ def rolled_field(op: ReceptiveContext) -> ReceptiveField2D:
     Raises:
         Unbounded: rows or columns are rolled.
     """
-    # Rolled along rows, the last rows of the image come first. Inside the image that is a plain shift,
-    # but the tile at the image's top would need rows from its bottom: no halo is enough.
+    # Rolled along rows, the last rows of the image come first. Inside the image that is a plain
+    # shift, but the tile at the image's top would need rows from its bottom: no halo is enough.
     dims = op.arg_value(2, "dims")
     dims = [dims] if isinstance(dims, int) else dims
     for dim in dims or range(len(op.field.layout)):

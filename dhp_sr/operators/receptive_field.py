@@ -1,10 +1,11 @@
 """Receptive field along one axis, stored as one period of (first, last) input indices.
 
-Strides and shuffles make neighboring entries read differently, but the pattern repeats: the table of one period says
-what every entry reads, however long the axis is.
+Strides and shuffles make neighboring entries read differently, but the pattern repeats: the table
+of one period says what every entry reads, however long the axis is.
 
-Reference: Araujo et al., Computing Receptive Fields of Convolutional Neural Networks, Distill 2019 (there for one
-entry and odd kernels; here periodic, so that sub-pixel shuffles and resizing are exact).
+Reference: Araujo et al., Computing Receptive Fields of Convolutional Neural Networks, Distill 2019
+(there for one entry and odd kernels; here periodic, so that sub-pixel shuffles and resizing are
+exact).
 """
 
 import math
@@ -44,7 +45,7 @@ class AxisReceptiveField(NamedTuple):
         return max(0, max(self.last) - self.stride + 1)
 
     def at(self, index: int) -> tuple[int, int]:
-        """Return the first and the last input pixel of any entry, also of an index outside the value."""
+        """Return the first and the last input pixel of any entry, also outside the value."""
         periods, phase = divmod(index, len(self.first))
         offset = periods * self.stride
         return self.first[phase] + offset, self.last[phase] + offset
@@ -61,14 +62,15 @@ def propagate(
     lengths: tuple[int, int],
     pattern: int | None = None,
 ) -> AxisReceptiveField | None:
-    """Return the receptive field of a value each of whose entries is computed from some entries of `source`.
+    """Return the receptive field of a value that is computed from some entries of `source`.
 
     Args:
         source: what the operator's input reads.
         reads: entry of the result -> entries of `source` that it is computed from.
         ratio: entries of `source` per entry of the result.
         lengths: of the network's input and of the result, for the example.
-        pattern: entries of the result after which `reads` repeats, `ratio * pattern` entries of `source` further;
+        pattern: entries of the result after which `reads` repeats, `ratio * pattern` entries of
+            `source` further;
             default: the denominator of `ratio`.
 
     Returns:
@@ -81,24 +83,29 @@ def propagate(
     period = pattern * repeats
     stride = source.stride * advance * repeats // len(source.first)
     step = Fraction(stride, period)
+    # Padding adds a fixed number of entries whatever the image's size. It is what the length of the
+    # example leaves over; a fraction would change with the size.
     padding = lengths[1] - lengths[0] / step
     if padding.denominator != 1:
         return None
     first, last = [], []
     for entry in range(period):
         spans = [source.at(index) for index in reads(entry)]
-        # An index outside `source` is padding. It is filled differently for a whole image (zeros, reflection) and
-        # inside it, so an entry always counts as reading the pixels at its own position as well: a tile then
-        # includes them, and its padding never stands where the image has pixels.
-        own_first = math.floor(entry * step)
-        own_last = math.ceil((entry - padding + 1) * step) - 1
-        first.append(min([own_first, *(start for start, _ in spans)]))
-        last.append(max([own_last, *(end for _, end in spans)]))
+        # An index outside `source` is padding. It is filled differently for a whole image (zeros,
+        # reflection) and inside it, so an entry always counts as reading the pixels at its own
+        # position as well: a tile then includes them, and its padding never stands where the image
+        # has pixels.
+        first_here = math.floor(entry * step)
+        last_here = math.ceil((entry - padding + 1) * step) - 1
+        first.append(min([first_here, *(start for start, _ in spans)]))
+        last.append(max([last_here, *(end for _, end in spans)]))
     return AxisReceptiveField(tuple(first), tuple(last), stride, int(padding))
 
 
 def union(fields: Iterable[AxisReceptiveField]) -> AxisReceptiveField | None:
-    """Return the field of values combined entry by entry; None where their entries do not correspond."""
+    """Return the field of values combined entry by entry; None if they do not correspond."""
+    # Fields of different periods (a sum behind two shuffles) repeat together after the least common
+    # multiple. Different steps or padding mean that entry i is at different pixels in them.
     fields = list(fields)
     reference = fields[0]
     for field in fields:

@@ -1,7 +1,7 @@
 """The registry: everything that the project knows of each operator, found by any of its spellings.
 
-Every file of rules lists its operators as `OPS`; this file puts them into one table. An operator that is not in the
-table pins the channels that go into it, so nothing is pruned wrongly.
+Every file of rules lists its operators as `OPS`; this file puts them into one table. An operator
+that is not in the table pins the channels that go into it, so nothing is pruned wrongly.
 """
 
 from typing import Any
@@ -38,7 +38,7 @@ _BUILT_IN: tuple[OpSpec, ...] = (
 
 
 def _no_rule(op: OpContext) -> Any:
-    """Refuse an operator without an entry, or a module whose computation something else may change."""
+    """Refuse an operator without an entry, or a module that is more than its class."""
     module = op.module
     if module is not None and (module._forward_hooks or module._forward_pre_hooks):
         raise Unsupported(f"{op.operator} at {op.layer} has hooks")
@@ -67,8 +67,10 @@ def register_op(*targets: Target, channels: ChannelRule, name: str = "", **facts
     """Register an operator, in all its spellings, in place of any entry that they had.
 
     Example:
-        A layer of your own that scales every channel by a learned gain. Its channels are those of its input, and its
-        gain has one entry for each; it reads nothing but the pixel itself, and a cut sets its width::
+        A layer of your own that scales every channel by a learned gain. Its channels are those of
+        its input, and its
+        gain has one entry for each; it reads nothing but the pixel itself, and a cut sets its
+        width::
 
             from dhp_sr.operators import register_op
 
@@ -102,10 +104,11 @@ def register_op(*targets: Target, channels: ChannelRule, name: str = "", **facts
         Add a small network with it to tests/topologies.py: every identity is then tested on it.
 
     Args:
-        targets: module classes, functions, and names of tensor methods. A class is registered for itself, not for its
-            subclasses, whose forward may differ. A registered class is not traced into.
-        channels: the channel rule, see `dhp_sr.operators.spec.ChannelRule`; raises `Unsupported` for calls that it
-            does not handle.
+        targets: module classes, functions, and names of tensor methods. A class is registered for
+            itself, not for its subclasses, whose forward may differ. A registered class is not
+            traced into.
+        channels: the channel rule, see `dhp_sr.operators.spec.ChannelRule`; raises `Unsupported`
+            for calls that it does not handle.
         name: for lists of operators; default: the name of the first target.
         facts: further fields of `OpSpec`.
 
@@ -152,6 +155,8 @@ def spec_for(node: fx.Node, module: nn.Module | None) -> OpSpec:
 
 def spec_of_module(module: nn.Module) -> OpSpec | None:
     """Return the entry of a module's class, or of its nearest registered base class."""
+    # For resizing a subclass is like its base: it holds the same tensors, whatever its forward does
+    # with them. (For the analysis it is not: `spec_for` takes the class itself.)
     for base in type(module).__mro__:
         if base in _TABLE:
             return _TABLE[base]

@@ -33,7 +33,8 @@ def unmixed_channels(op: OpContext) -> Any:
 
 
 def grid_sample_channels(op: OpContext) -> Tensor:
-    """Keep the channels that are sampled; pin the coordinates, which are two channels by their meaning."""
+    """Keep the channels that are sampled; pin the coordinates."""
+    # A coordinate pair is two channels by its meaning: neither can be pruned.
     grid = op.argument(1, "grid")
     if isinstance(grid, fx.Node):
         op.analysis.pin(op.ids.get(grid), f"coordinates of {op.operator} at {op.layer}")
@@ -171,7 +172,8 @@ def interpolated_field(op: ReceptiveContext) -> ReceptiveField2D:
     if op.value.dim() != 4:
         raise op.unbounded("works on a value that is not (N, C, H, W)")
     first, last = _NEIGHBORS[mode]
-    # Pixels are areas: their centers, half a pixel in, correspond. `nearest` takes their corners instead.
+    # Pixels are areas: their centers, half a pixel in, correspond. `nearest` takes their corners
+    # instead.
     center = Fraction(0) if mode == "nearest" else Fraction(1, 2)
     back = Fraction(0) if mode.startswith("nearest") else Fraction(1, 2)
     maps = []

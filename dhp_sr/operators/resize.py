@@ -1,7 +1,8 @@
 """Give the layers of a plain network other numbers of channels.
 
-Only channel axes may change. Sizes of kernels, the number of axes and the layers themselves stay: those are given by
-the network's class and its arguments, while the widths are read from a list of shapes (a model file, a plan of cuts).
+Only channel axes may change. Sizes of kernels, the number of axes and the layers themselves stay:
+those are given by the network's class and its arguments, while the widths are read from a list of
+shapes (a model file, a plan of cuts).
 """
 
 from collections.abc import Mapping
@@ -21,19 +22,21 @@ _BARE = (nn.ParameterList, nn.ParameterDict)
 
 
 def resize(network: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Make every tensor of `network` have the shape given for it, and set the widths of its layer, in place.
+    """Give tensors of `network` other shapes, and set the widths of their layers, in place.
 
-    A tensor whose shape changes is replaced by an empty one (same dtype, device and `requires_grad`): its values are
-    undefined until weights are loaded. Tensors that keep their shape, or are not named in `shapes`, are left alone.
-    A depthwise convolution stays depthwise; a grouped one loses or gains whole groups where its channels per group stay
-    the same, else it keeps the number of groups.
+    A tensor whose shape changes is replaced by an empty one (same dtype, device and
+    `requires_grad`): its values are undefined until weights are loaded. Tensors that keep their
+    shape, or are not named in `shapes`, are left alone. A depthwise convolution stays depthwise; a
+    grouped one loses or gains whole groups where its channels per group stay the same, else it
+    keeps the number of groups.
 
     Args:
         network: a plain network, on any device, `meta` included.
         shapes: shape of every tensor to change, by its key in `network.state_dict()`.
 
     Raises:
-        UserError: a key that the network does not have, or a shape that its layer cannot take; all of them are listed.
+        UserError: a key that the network does not have, or a shape that its layer cannot take; all
+            of them are listed.
     """
     keys = network.state_dict(keep_vars=True).keys()
     wanted: Shapes = {}
@@ -43,6 +46,7 @@ def resize(network: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
         if key not in keys:
             problems.append(f"{key}: the network has no such tensor{nearest(key, keys)}")
     replaced: _Replacements = {}
+    # Under all of its names, since shapes may be given by any of them.
     for path, module in network.named_modules(remove_duplicate=False):
         prefix = f"{path}." if path else ""
         try:
@@ -78,6 +82,7 @@ def _resize_module(
 
 def _saved_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     named = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    # Buffers outside the state dict have no shape in a file or plan; a cut slices them itself.
     unsaved = module._non_persistent_buffers_set
     return {name: tensor for name, tensor in named if name not in unsaved}
 
@@ -90,7 +95,7 @@ def _check_axes(name: str, old: Shape, new: Shape) -> None:
 
 
 def _set_widths(module: nn.Module, old: Shapes, new: Shapes) -> Shapes:
-    """Set the width attributes of `module`; returns the shapes that its tensors must have together."""
+    """Set the widths of `module`; returns the shapes that its tensors must have together."""
     spec = spec_of_module(module)
     if spec is not None and spec.resize is not None:
         return spec.resize(module, old, new)
@@ -104,7 +109,8 @@ def _set_widths(module: nn.Module, old: Shapes, new: Shapes) -> Shapes:
 def _replacement(
     tensor: torch.Tensor, shape: Shape, name: str, replaced: _Replacements
 ) -> torch.Tensor:
-    """Return the tensor that replaces `tensor`; one that several layers share is replaced once and stays shared."""
+    """Return the tensor that replaces `tensor`."""
+    # A tensor that several layers share is replaced once, so that it stays shared.
     if id(tensor) in replaced:
         _, new = replaced[id(tensor)]
         if tuple(new.shape) != shape:

@@ -53,7 +53,7 @@ def entry_count_channels(op: OpContext) -> ChannelSize | None:
 
 
 def _sizes(op: OpContext, source: Any) -> list[ChannelSize | None] | None:
-    """Return, for each axis of a value, the channels that its length counts; None where it counts none."""
+    """Return, for each axis of a value, the channels that its length counts, or None."""
     ids = op.ids.get(source)
     if not isinstance(ids, Tensor):
         return None
@@ -80,8 +80,8 @@ def _sizes_of_weight(op: OpContext, name: str, shape: tuple[int, ...]) -> list[C
 
 def arithmetic_channels(op: OpContext) -> ChannelSize | None:
     """Return the channels that a number computed from other numbers depends on."""
-    # Of `h * c // 2` it is unknown how it follows c, only that it does. Where such a number becomes a
-    # size, the rule of that operator records which channels the size counts.
+    # Of `h * c // 2` it is unknown how it follows c, only that it does. Where such a number becomes
+    # a size, the rule of that operator records which channels the size counts.
     return _all_counted(op.channel_sizes())
 
 

@@ -99,8 +99,8 @@ def _take_channels(op: OpContext, ids: Tensor, indexed: _IndexItem) -> None:
     for name, bound in (("start", start), ("stop", stop)):
         argument = getattr(item, name)
         if argument is not None:
-            # A bound is the number of all channels before it, kept ones after a cut. Negative bounds
-            # are recorded as counted from the front; the rewritten forward states them so.
+            # A bound is the number of all channels before it, kept ones after a cut. Negative
+            # bounds are recorded as counted from the front; the rewritten forward states them so.
             counted = ChannelRange(ids, dim, size, (0, bound))
             op.record_size((*path, name), counted, [argument])
 
@@ -185,8 +185,8 @@ def resized_axis(
 ) -> ReceptiveField2D:
     """Return the field where only some entries along an axis without space are taken."""
     if field.holds_space(dim):
-        # A low digit of the row number (one of the phases of a pixel shuffle): the union over all of
-        # its values is an upper bound of what the taken ones read.
+        # A low digit of the row number (one of the phases of a pixel shuffle): the union over all
+        # of its values is an upper bound of what the taken ones read.
         field = mix_axes(op, field, [dim])
     layout = list(field.layout)
     layout[dim] = plain_axis(size)

@@ -1,10 +1,11 @@
 """Receptive field of a value of any rank: where its axes hold the rows and columns of the image.
 
-A forward may split, merge and permute axes, as a pixel shuffle written with `view` does. Each axis of a value is
-therefore described by its digits, as in a number of mixed radix: `x.view(n, c, h // 2, 2, w)` splits the row number
-into a high digit (stride 2) on axis 2 and a low digit (stride 1) on axis 3. A reshape moves digits between
-axes, and where all digits of the row number meet again on one axis, it holds rows again: the receptive field of its
-entries follows from the places of the digits.
+A forward may split, merge and permute axes, as a pixel shuffle written with `view` does. Each axis
+of a value is therefore described by its digits, as in a number of mixed radix: `x.view(n, c, h //
+2, 2, w)` splits the row number into a high digit (stride 2) on axis 2 and a low digit (stride 1) on
+axis 3. A reshape moves digits between axes, and where all digits of the row number meet again on
+one axis, it holds rows again: the receptive field of its entries follows from the places of the
+digits.
 """
 
 import math
@@ -29,14 +30,16 @@ class Digit(NamedTuple):
     """A factor of the length of one axis of a value."""
 
     spatial: int | None
-    """0: digit of the row number; 1: of the column number; None: of anything else (batch, channels, heads)."""
+    """0: digit of the row number; 1: of the column number; None: of anything else (batch, channels,
+    heads)."""
     size: int
     stride: int = 0
     """Rows or columns per step of this digit."""
 
 
 Layout = tuple[tuple[Digit, ...], ...]
-"""For each axis of a value, its digits from the most to the least significant; none for an axis of length 1."""
+"""For each axis of a value, its digits from the most to the least significant; none for an axis of
+length 1."""
 
 Reads = Callable[[int], Iterable[int]]
 """Entry of a result -> entries of its source along one axis."""
@@ -97,8 +100,8 @@ class ReceptiveContext(NodeContext):
     """A node as a receptive-field rule sees it."""
 
     fields: dict[fx.Node, Any]
-    """Results of earlier rules: the field of each node's value, a list of fields for several results, or None for
-    constants and numbers."""
+    """Results of earlier rules: the field of each node's value, a list of fields for several
+    results, or None for constants and numbers."""
     input_size: int
     """Height and width of the example."""
 
@@ -139,7 +142,9 @@ class ReceptiveContext(NodeContext):
 def mix_axes(
     op: ReceptiveContext, field: ReceptiveField2D, dims: Iterable[int]
 ) -> ReceptiveField2D:
-    """Return the field of a value whose entries are combined along `dims`; these axes then hold no space."""
+    """Return the field of a value whose entries are combined along `dims`."""
+    # Every entry then reads what any entry along these axes reads. For an axis of channels that is the
+    # same; for a low digit of the row number it is a window of rows; the high digit is the image.
     dims = {dim % len(field.layout) for dim in dims}
     for spatial in (0, 1):
         mixed = [d for dim in dims for d in field.layout[dim] if d.spatial == spatial]
@@ -155,12 +160,13 @@ def mix_axes(
 def _without_digits(
     op: ReceptiveContext, field: ReceptiveField2D, spatial: int, mixed: Sequence[Digit]
 ) -> ReceptiveField2D:
-    """Combine entries over some digits of the row or column number: those that remain count from one up."""
+    """Combine entries over some digits of the row or column number."""
     digits = [d for axis in field.layout for d in axis if d.spatial == spatial and d not in mixed]
     digits.sort(key=lambda digit: -digit.stride)
     source, length = field.along(spatial), field.lengths[spatial]
     shorter = _regroup(op, source, length, digits, mixed)
-    # Those that remain get new strides; the mixed ones stay in the layout as digits of no spatial axis.
+    # Those that remain get new strides; the mixed ones stay in the layout as digits of no spatial
+    # axis.
     renamed = {digit: Digit(None, digit.size) for digit in mixed}
     stride = 1
     for digit in reversed(digits):
@@ -179,19 +185,21 @@ def _regroup(
     digits: Sequence[Digit],
     mixed: Sequence[Digit] = (),
 ) -> AxisReceptiveField:
-    """Return the field along an axis whose index is made of `digits`, combined over those in `mixed`.
+    """Return the field along an axis whose index is made of digits of a row or column number.
 
     Args:
         op: the operator, for its message.
         source: field along all rows (or columns).
         length: their number, for the example.
-        digits: from the most significant on; the first must be the most significant of the whole number, which is
-            the only one that grows with the image.
+        digits: from the most significant on; the first must be the most significant of the whole
+            number, which is the only one that grows with the image.
         mixed: further digits, over all of whose values the entries are combined.
     """
     if not digits or digits[0].spatial is None or digits[0].size * digits[0].stride != length:
         raise op.unbounded("looks at the whole image")
+    # The pattern repeats after all values of the low digits, one step of the highest further.
     inner = math.prod(digit.size for digit in digits[1:])
+    # All values of the mixed digits together: how far their entries lie from that of digits 0.
     combinations = product(*(range(0, d.size * d.stride, d.stride) for d in mixed))
     offsets = [sum(steps) for steps in combinations]
 
@@ -208,9 +216,11 @@ def _regroup(
 
 
 def normalized(op: ReceptiveContext, field: ReceptiveField2D) -> ReceptiveField2D:
-    """Replace the digits of an axis by a single one wherever they are all digits of the row or column number."""
+    """Merge the digits of an axis that holds all digits of the row or column number."""
     for spatial in (0, 1):
         holding = [dim for dim, axis in enumerate(field.layout) if _digits_of(axis, spatial)]
+        # Digits that are spread over several axes stay as they are: a later permutation may bring them
+        # together in another order.
         if len(holding) != 1:
             continue
         dim = holding[0]
@@ -232,22 +242,25 @@ def _digits_of(axis: Iterable[Digit], spatial: int) -> list[Digit]:
 def reshaped(
     op: ReceptiveContext, field: ReceptiveField2D, new: Sequence[int], written: Sequence[bool]
 ) -> ReceptiveField2D:
-    """Return the field after a reshape, which keeps the entries in order and moves digits between axes.
+    """Return the field after a reshape, which moves digits between axes.
 
     Args:
         op: the operator.
         field: of the value before.
         new: shape of the result.
-        written: for each axis of the result, whether its size is written in the forward, not computed.
+        written: for each axis of the result, whether its size is written in the forward, not
+            computed.
 
     Raises:
-        Unbounded: the new axes cut through a digit, or the image is divided into a fixed number of sections.
+        Unbounded: the new axes cut through a digit, or the image is divided into a fixed number of
+            sections.
     """
     waiting = [digit for axis in field.layout for digit in axis]
     waiting = _merged(waiting)
     layout: list[tuple[Digit, ...]] = []
     for dim, size in enumerate(new):
         taken: list[Digit] = []
+        # An axis takes digits from the most significant on; the last of them may have to be split.
         while size > 1:
             digit = waiting.pop(0)
             if size % digit.size == 0:
@@ -259,9 +272,9 @@ def reshaped(
             low = digit.size // size
             taken.append(Digit(digit.spatial, size, digit.stride * low))
             waiting.insert(0, Digit(digit.spatial, low, digit.stride))
-            # Of a split row number the low digit must stay as it is when the image grows: windows of 8 rows are
-            # fine, 8 windows are not, and the example cannot tell the two apart. Only a number that is
-            # written in the forward is certain not to grow.
+            # Of a split row number the low digit must stay as it is when the image grows: windows
+            # of 8 rows are fine, 8 windows are not, and the example cannot tell the two apart. Only
+            # a number that is written in the forward is certain not to grow.
             if digit.spatial is not None and not (dim + 1 < len(new) and written[dim + 1]):
                 raise op.unbounded("divides the image by a size that it computes")
             size = 1
@@ -286,7 +299,7 @@ def combined(
     shape: Sequence[int],
     joined_dim: int | None = None,
 ) -> ReceptiveField2D:
-    """Return the field of values that are combined entry by entry, or joined along an axis without space.
+    """Return the field of values that are combined entry by entry, or joined along an axis.
 
     Args:
         op: the operator.
@@ -309,6 +322,7 @@ def combined(
         holds_space = any(digit.spatial is not None for digit in digits)
         if holds_space:
             _check_axis(op, operands, digits, dim - len(shape), is_joined=dim == joined_dim)
+    # All operands have the same digits on the same axes, so entry i is at the same pixel in all.
     rows = union(field.rows for field in fields)
     columns = union(field.columns for field in fields)
     if rows is None or columns is None or len({field.lengths for field in fields}) > 1:

@@ -18,17 +18,19 @@ Shape = tuple[int, ...]
 Shapes = dict[str, Shape]
 
 ChannelRule = Callable[[OpContext], Any]
-"""Returns the channel ids of the result, broadcastable to it; a list of them for several results, None for none."""
+"""Returns the channel ids of the result, broadcastable to it; a list of them for several results,
+None for none."""
 
 ReceptiveRule = Callable[[ReceptiveContext], ReceptiveField2D | list[ReceptiveField2D] | None]
 """Returns the receptive field of the result; None for one that does not depend on the image."""
 
 ResizeRule = Callable[[nn.Module, Mapping[str, Shape], Mapping[str, Shape]], Shapes]
-"""(module, old shapes, new shapes) -> the shapes that its tensors must have together; sets the module's attributes."""
+"""(module, old shapes, new shapes) -> the shapes that its tensors must have together; sets the
+module's attributes."""
 
 
 class Unsupported(Exception):
-    """A rule does not handle this call: its channels are pinned, with the text as the reason shown in the plan."""
+    """A rule does not handle this call: its channels are pinned, with the text as reason."""
 
 
 class CannotResize(Exception):
@@ -42,7 +44,8 @@ class Activation(Enum):
     NONLINEARITY = "nonlinearity"
     """Acts on features (ReLU, GELU, ...)."""
     GATE = "gate"
-    """Squashes to [0, 1] and multiplies other features (sigmoid): does not make its own channels non-linear."""
+    """Squashes to [0, 1] and multiplies other features (sigmoid): does not make its own channels
+    non-linear."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class MacRule:
     kind: str
     """Name of the kind of layer: conv, transposed conv, linear."""
     positions: Callable[[NodeContext], int]
-    """Number of multiplications of each entry of the weight, for one sample. MACs are this times its entries."""
+    """Number of multiplications of each entry of the weight, for one sample. MACs are this times
+    its entries."""
     out_dim: Callable[[NodeContext], int] = lambda op: 0
     """Axis of the weight that holds the output channels."""
 
@@ -82,7 +86,8 @@ class OpSpec:
     takes_sizes: bool = False
     """Whether a number of channels may be an argument without being a factor of the result."""
     value_inputs: int | None = None
-    """How many of the first inputs it computes with; the others tell a shape or a type, or are weights. None: all."""
+    """How many of the first inputs it computes with; the others tell a shape or a type, or are
+    weights. None: all."""
     is_sum: bool = False
     """Whether it adds features, as at the end of a residual block."""
     macs: MacRule | None = None
@@ -96,10 +101,11 @@ class OpSpec:
 
 
 def spellings(names: str, *namespaces: Any) -> tuple[Target, ...]:
-    """Return the functions with these space-separated names, and the names themselves as methods of tensors."""
+    """Return the functions with these space-separated names, and the names as tensor methods."""
     targets: list[Target] = []
     for name in names.split():
         for namespace in namespaces:
+            # torch.float and the like are types of numbers, not functions.
             function = getattr(namespace, name, None)
             if callable(function):
                 targets.append(function)

@@ -111,7 +111,7 @@ def unbind_channels(op: OpContext) -> Any:
 
 
 def concatenate_channels(op: OpContext) -> Tensor:
-    """Join channels, each section behind the other; along another axis, unite those of all sections."""
+    """Join channels; along another axis, unite those of all sections."""
     dim = _joined_axis(op)
     union_find = op.analysis.union_find
     sections = _joined_sections(op)
