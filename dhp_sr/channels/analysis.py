@@ -13,8 +13,7 @@ from dhp_sr.operators.layers import weight_name
 from dhp_sr.operators.registry import spec_for
 from dhp_sr.operators.sizes import VALUE_FREE_ATTRIBUTES, arithmetic_channels
 from dhp_sr.operators.spec import Activation, OpSpec, Unsupported
-from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.names import nearest
+from dhp_sr.utils.errors import UserError, nearest
 
 _CALLS = ("call_module", "call_function", "call_method")
 
@@ -47,9 +46,10 @@ def analyze_channels(
         ids[node] = channels_of_node(op, spec)
         if _matches(names_of_call(op, spec), exclude):
             analysis.pin(ids[node], "excluded by name")
-        # Scales and shifts are parameters (get_attr); a residual addition has two computed operands.
-        operands = [item for item in op.tensor_inputs() if item.op != "get_attr"]
-        is_residual = spec is not None and spec.is_sum and len(operands) > 1
+        # Scales and shifts are parameters (get_attr); both operands of a residual addition are
+        # computed.
+        computed = sum(operand.op != "get_attr" for operand in op.tensor_inputs())
+        is_residual = spec is not None and spec.is_sum and computed > 1
         if is_residual and not prune_residual:
             analysis.pin(ids[node], f"summed at {op.layer}, and residual channels are kept")
     # The trace holds for these numbers alone: branches, loops and int() were decided with them.
@@ -95,22 +95,28 @@ def channels_of_input(op: OpContext) -> Tensor | None:
     if not isinstance(op.value, Tensor):
         return None
     # The user's images have all of their channels: nothing of the input can be pruned.
-    has_channels = op.value.dim() > 1
-    channels = op.analysis.union_find.new_ids(op.value.shape[1] if has_channels else 1, op.layer)
+    rank = op.value.dim()
+    count = 1
+    if rank > 1:
+        count = op.value.shape[1]
+    channels = op.analysis.union_find.new_ids(count, op.layer)
     op.analysis.union_find.pin(channels, "input of the network")
-    return lay_along(channels, op.value.dim(), 1) if has_channels else channels
+    return lay_along(channels, rank, 1 if rank > 1 else 0)
 
 
 def channels_of_constant(op: OpContext) -> Tensor | None:
-    """Return the channel ids of a parameter, buffer or plain tensor that the forward reads itself."""
+    """Return the channel ids of a tensor that the forward reads itself."""
     if not isinstance(op.value, Tensor):
         return None
-    analysis, name, shape = op.analysis, str(op.node.target), tuple(op.value.shape)
+    analysis = op.analysis
+    name, shape = str(op.node.target), tuple(op.value.shape)
     # Parameters change in training, so only buffers have a sign.
     analysis.signs[op.node] = analysis.sign_of_constant(name)
     if not analysis.is_tensor_of_network(name):
-        advice = " is a plain tensor: register it as a buffer" if op.value.numel() > 1 else ""
-        return _new_pinned(op, op.value, name, f"constant {name} of shape {shape}{advice}")
+        reason = f"constant {name} of shape {shape}"
+        if op.value.numel() > 1:
+            reason += " is a plain tensor: register it as a buffer"
+        return _new_pinned(op, op.value, name, reason)
     if all(_is_weight_of(user, op.node) for user in op.node.users):
         # The rule of the functional layer binds its axes.
         return None
@@ -158,7 +164,8 @@ def pin_call(op: OpContext, reason: str) -> Any:
         if node.op == "get_attr":
             tensors.append(str(node.target))
     if op.module is not None:
-        tensors += [f"{op.layer}.{name}" for name, _ in op.module.named_parameters()]
+        for name, _ in op.module.named_parameters():
+            tensors.append(f"{op.layer}.{name}")
     for tensor in tensors:
         # Another call may have bound, or may yet bind, the axes of this call's weights: whatever it
         # couples with them must keep the width that this call needs.
@@ -249,7 +256,8 @@ def resolve_reshaped_axes(analysis: AnalysisContext, ids: Mapping[fx.Node, Any])
     """
     waiting: list[tuple[fx.Node, Tensor]] = []
     for node, result in ids.items():
-        for value in result if isinstance(result, list) else [result]:
+        results = result if isinstance(result, list) else [result]
+        for value in results:
             if isinstance(value, Tensor) and len(_long_axes(value)) > 1:
                 waiting.append((node, value))
     while waiting:

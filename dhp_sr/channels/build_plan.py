@@ -35,22 +35,23 @@ def make_plan(
         TraceError: the network cannot be traced or run.
         UserError: a pattern names no layer.
     """
-    patterns = [exclude] if isinstance(exclude, str) else list(exclude)
+    patterns = [exclude] if isinstance(exclude, str) else exclude
 
     def plan_in_mode(training: bool) -> ChannelPlan:
         traced = trace(network, example_input, training)
         analysis = analyze_channels(network, traced, patterns, prune_residual=prune_residual)
         return freeze(analysis, network, example_input, training)
 
-    plan, refusal = None, None
+    plan: ChannelPlan | None = None
+    refusal: TraceError | None = None
     try:
         plan = plan_in_mode(training=False)
     except TraceError as error:
         refusal = error
     if plan is None or not plan.prunable:
         with contextlib.suppress(TraceError):
-            # Networks such as ECBSR compute fused weights in evaluation mode. In training mode their
-            # branches are plain layers, which can be pruned.
+            # Networks such as ECBSR compute fused weights in evaluation mode. In training mode
+            # their branches are plain layers, which can be pruned.
             training_plan = plan_in_mode(training=True)
             if plan is None or training_plan.prunable:
                 plan = training_plan
@@ -125,14 +126,15 @@ def gather_groups(analysis: AnalysisContext) -> tuple[tuple[Group, ...], dict[in
         The groups, and the position of the root of every prunable class in the flat vector.
     """
     union_find = analysis.union_find
-    reasons, boundaries = union_find.pin_reasons(), union_find.split_boundaries()
+    reasons = union_find.pin_reasons()
+    boundaries = union_find.split_boundaries()
     activations = union_find.activations()
     layers_with_weight = {weight.rpartition(".")[0] for weight in analysis.layers}
     producers: dict[int, dict[str, None]] = {}
     for channel_id, root in enumerate(union_find.roots().tolist()):
         producers.setdefault(root, {})[union_find.producer[channel_id]] = None
-    # In order of first appearance, which is the order of the layers: names and offsets of groups are
-    # part of saved runs.
+    # In order of first appearance, which is the order of the layers: names and offsets of groups
+    # are part of saved runs.
     bundles: dict[tuple, list[int]] = {}
     for root, layers in producers.items():
         key = (tuple(layers), boundaries.get(root, ()), root in reasons)
@@ -151,7 +153,9 @@ def gather_groups(analysis: AnalysisContext) -> tuple[tuple[Group, ...], dict[in
         start = len(position_of_root)
         # Members without a weight (an input, a bare parameter) create no linear map to bend.
         creating = max(1, sum(name in layers_with_weight for name in members))
-        fractions = [min(1.0, activations[root] / creating) for root in roots]
+        nonlinearity = 0.0
+        for root in roots:
+            nonlinearity += min(1.0, activations[root] / creating)
         groups.append(
             Group(
                 name=members[0] if count == 1 else f"{members[0]}#{count}",
@@ -160,7 +164,7 @@ def gather_groups(analysis: AnalysisContext) -> tuple[tuple[Group, ...], dict[in
                 reason=reason,
                 members=members,
                 start=-1 if reason else start,
-                nonlinearity_fraction=sum(fractions) / len(roots),
+                nonlinearity_fraction=nonlinearity / len(roots),
             )
         )
         if not reason:
@@ -171,11 +175,13 @@ def gather_groups(analysis: AnalysisContext) -> tuple[tuple[Group, ...], dict[in
 
 def _reason_of_single_class(analysis: AnalysisContext, root: int) -> str:
     """Return why a group with a single element is pinned."""
-    # It is a single channel, or all channels of a layer that must stay together. Either way, without
-    # it the layer would be empty.
+    # It is a single channel, or all channels of a layer that must stay together. Either way,
+    # without it the layer would be empty.
     union_find = analysis.union_find
     ids = (union_find.roots() == root).nonzero().flatten().tolist()
-    producers = {union_find.producer[channel_id] for channel_id in ids}
+    producers = set()
+    for channel_id in ids:
+        producers.add(union_find.producer[channel_id])
     if len(producers) < len(ids):
         return "all its channels are coupled with one another"
     return "a single channel"
@@ -198,7 +204,7 @@ def channels_per_element(
         size: length of the flat vector.
     """
     spans = [group.span for group in groups if group.prunable]
-    widths = torch.tensor([span.stop - span.start for span in spans], dtype=torch.long)
+    widths = torch.tensor([group.width for group in groups if group.prunable], dtype=torch.long)
     group_of_channel = torch.repeat_interleave(widths)
     numbers: list[set[int]] = [set() for _ in spans]
     for index, times in indices:

@@ -1,4 +1,4 @@
-"""The frozen channel plan: dependency groups, and the axis of each tensor that they own."""
+"""The frozen channel plan: dependency groups, and which axes of which tensors they prune."""
 
 import math
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ class Group:
     follows, such as the residual channels of EDSR."""
     channels_per_element: tuple[int, ...] = (1,)
     """Numbers of layer channels that one element controls, ascending: (1, r**2) for the channels of
-    a PixelShuffle, which are r**2 before it and one behind it."""
+    a PixelShuffle, which are r**2 before it and 1 behind it."""
 
     @property
     def span(self) -> slice:
@@ -92,7 +92,7 @@ class SizePatch:
         """Return the number, or numbers, to write for a mask.
 
         Args:
-            padded: (plan.size + 1,) True for kept channels, with True in the last place for pinned
+            padded: (plan.size + 1,) True for kept channels, with True at the end for pinned
                 ones.
         """
         sizes = [int(padded[index].sum()) for index in self.counted]

@@ -67,7 +67,10 @@ def trace(network: nn.Module, example_input: Tensor, training: bool = False) -> 
 def _check_shapes(network: nn.Module) -> None:
     tensors = [*network.named_parameters(), *network.named_buffers()]
     # A lazy layer takes its shapes from its first input; until then there is nothing to plan with.
-    lazy = [name for name, tensor in tensors if is_lazy(tensor)]
+    lazy = []
+    for name, tensor in tensors:
+        if is_lazy(tensor):
+            lazy.append(name)
     if lazy:
         raise TraceError(
             f"{type(network).__name__}: expected weights that have their shapes, found "
@@ -79,7 +82,7 @@ def _check_shapes(network: nn.Module) -> None:
 def _copied(network: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(network)
-    except Exception as error:  # whatever a module's own way of copying raises
+    except Exception as error:  # whatever a module's __deepcopy__ raises
         raise TraceError(
             f"{type(network).__name__} cannot be copied: {str(error).partition('.')[0]}. Layers "
             "that hold computed weights must be made plain first (torch.nn.utils."
@@ -102,16 +105,23 @@ def _absent_inputs(network: nn.Module) -> dict[str, None]:
             "(DataParallel, torch.compile) give the network inside"
         )
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    further = [parameter for parameter in parameters[1:] if parameter.kind in named]
-    needed = [item.name for item in further if item.default is inspect.Parameter.empty]
+    absent: dict[str, None] = {}
+    needed = []
+    for parameter in parameters[1:]:
+        if parameter.kind not in named:
+            continue
+        if parameter.default is inspect.Parameter.empty:
+            needed.append(parameter.name)
+        elif parameter.default is None:
+            absent[parameter.name] = None
     if needed:
         raise TraceError(
             f"{mistake}; give {', '.join(needed)} a default, or wrap the network in a module with "
             "one input"
         )
-    # torch.fx makes a proxy of every argument. Given as None, an optional input is None while tracing,
-    # and `if mask is not None` is decided as for a call without it.
-    return {item.name: None for item in further if item.default is None}
+    # torch.fx makes a proxy of every argument. Given as None, an optional input is None while
+    # traced, and `if mask is not None` is decided as for a call without it.
+    return absent
 
 
 def _traced(
@@ -120,13 +130,13 @@ def _traced(
     tracer = Tracer(root, example)
     graph = tracer.trace(root, absent or None)
     # A forward may leave values in the module that it is traced on (`self.mean = ...`): the graph
-    # is put on a second, untouched copy, with the constants that the tracer found.
+    # is put on a second, untouched copy, with the constants that the tracer has collected.
     holder = copy.deepcopy(network).eval()
     for name, constant in root.__dict__.items():
         if name.startswith("_tensor_constant"):
             setattr(holder, name, constant)
     graph_module = fx.GraphModule(holder, graph)
-    # GraphModule copies the graph: the guards are found again by their names.
+    # GraphModule copies the graph: the guards in it have the same names.
     nodes = {node.name: node for node in graph_module.graph.nodes}
     return graph_module, tuple(nodes[node.name] for node in tracer.guards)
 
@@ -157,7 +167,7 @@ def record_values(graph_module: fx.GraphModule, example: Tensor) -> dict[fx.Node
 
 
 def _line_of(network: nn.Module, error: Exception) -> str:
-    """Return the innermost line of the network's own code in a traceback."""
+    """Return the innermost line of the network's code in a traceback."""
     # The packages, or the script, that the modules are from; not torch, whose lines tell nothing.
     packages = {type(module).__module__.partition(".")[0] for module in network.modules()}
     packages.discard("torch")

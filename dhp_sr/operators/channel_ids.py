@@ -42,8 +42,8 @@ class ChannelUnionFind:
         """Couple two equally shaped tensors of ids, entry by entry."""
         if first is second:
             return
-        # Reduced together: along an axis on which both are constant, one pair says it all. The axis of
-        # the pair itself is kept, even where both are equal.
+        # Reduced together: along an axis on which both are constant, one pair says it all. The axis
+        # of the pair itself is kept, even where both are equal.
         pairs = compact(torch.stack((first, second)), keep=0)
         if not torch.equal(pairs[0], pairs[1]):
             self._pairs.append(pairs.flatten(1))
@@ -141,8 +141,9 @@ def ids_along(ids: Tensor, size: int, dim: int, union_find: ChannelUnionFind) ->
         dim: the axis that carries the channels.
         union_find: records the unions.
     """
-    # Of a value whose channels vary along two axes (`c` channels viewed as (2, c / 2)), only one axis
-    # can be an axis of channels for the operator that asks: entries along the other are coupled.
+    # Of a value whose channels vary along two axes (`c` channels viewed as (2, c / 2)), only one
+    # axis can be an axis of channels for the operator that asks: entries along the other are
+    # coupled.
     rows = ids.movedim(dim, 0).reshape(ids.shape[dim], -1)
     if rows.shape[1] > 1:
         union_find.union(rows, rows[:, :1].expand_as(rows))

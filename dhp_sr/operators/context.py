@@ -278,15 +278,15 @@ class OpContext(NodeContext):
         self, path: ArgPath, counted: ChannelRange | list[ChannelRange], argument: Any
     ) -> None:
         """Record that the argument at `path` counts channels."""
-        # What the argument was computed from is kept, too: a cut of those channels changes it, even if
-        # it counts others.
+        # What the argument was computed from is kept, too: a cut of those channels changes it, even
+        # if it counts others.
         read = [size.ids for size in self.channel_sizes(argument)]
         read_from = torch.cat(read) if read else None
         size = HardcodedSize(self.node.name, path, counted, read_from)
         self.analysis.hardcoded_sizes.append(size)
 
-    # Signs are worked out node by node, along with the channels: the sign of a value needs no search
-    # back through the graph.
+    # Signs are worked out node by node, along with the channels: the sign of a value needs no
+    # search back through the graph.
     def sign(self, value: Any) -> Sign:
         """Return the sign of an argument: a number, or a node that was analyzed before."""
         if isinstance(value, (int, float)):

@@ -143,8 +143,9 @@ def mix_axes(
     op: ReceptiveContext, field: ReceptiveField2D, dims: Iterable[int]
 ) -> ReceptiveField2D:
     """Return the field of a value whose entries are combined along `dims`."""
-    # Every entry then reads what any entry along these axes reads. For an axis of channels that is the
-    # same; for a low digit of the row number it is a window of rows; the high digit is the image.
+    # Every entry then reads what any entry along these axes reads. For an axis of channels that is
+    # the same; for a low digit of the row number it is a window of rows; the high digit is the
+    # image.
     dims = {dim % len(field.layout) for dim in dims}
     for spatial in (0, 1):
         mixed = [d for dim in dims for d in field.layout[dim] if d.spatial == spatial]
@@ -219,8 +220,8 @@ def normalized(op: ReceptiveContext, field: ReceptiveField2D) -> ReceptiveField2
     """Merge the digits of an axis that holds all digits of the row or column number."""
     for spatial in (0, 1):
         holding = [dim for dim, axis in enumerate(field.layout) if _digits_of(axis, spatial)]
-        # Digits that are spread over several axes stay as they are: a later permutation may bring them
-        # together in another order.
+        # Digits that are spread over several axes stay as they are: a later permutation may bring
+        # them together in another order.
         if len(holding) != 1:
             continue
         dim = holding[0]
