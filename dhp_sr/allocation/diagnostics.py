@@ -158,7 +158,7 @@ def missed_budget(
 
 def _largest(shares: Mapping[str, float]) -> str:
     """Name the largest shares, and sum up the others."""
-    named = []
+    named: list[str] = []
     num_others = 0
     sum_of_others = 0.0
     for name, share in sorted(shares.items(), key=lambda item: -item[1]):

@@ -81,8 +81,8 @@ class LatencyBenchmark:
             raise UserError(
                 f"{type(network).__name__}: expected convolutions or linear layers that are "
                 "modules with plain weights, whose times make up the latency, got none in its "
-                "forward: convolutions called as functions, and weights computed from others, cannot be "
-                "timed at other widths. Choose a budget of another kind, such as macs"
+                "forward: convolutions called as functions, and weights computed from others, "
+                "cannot be timed at other widths. Choose a budget of another kind, such as macs"
             )
         times = self.broadcast(lambda: self._complete_times(network, calls))
         self.cache.update(times)
@@ -134,7 +134,7 @@ class LatencyBenchmark:
 
     def _measure_layer(self, call: LayerCall) -> LayerGrid:
         """Time copies of a layer at a grid of widths."""
-        shape = call.module.weight.shape
+        shape = call.weight_shape
         groups = getattr(call.module, "groups", 1)
         # A depthwise convolution loses whole groups; any other narrows all its groups alike.
         multiple = groups
@@ -232,7 +232,7 @@ def _make_probe(
     """Return a call of a copy of the layer at other widths, on device and type of `like`."""
     layer = copy.deepcopy(call.module)
     shapes: dict[str, tuple[int, ...]] = {
-        "weight": (first_width, second_width, *layer.weight.shape[2:])
+        "weight": (first_width, second_width, *call.weight_shape[2:])
     }
     out_channels = first_width
     if isinstance(layer, nn.modules.conv._ConvTransposeNd):

@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from dhp_sr.utils.files import write_json
 from dhp_sr.utils.modules import canonical_names
@@ -25,6 +26,10 @@ TIMED_LAYERS = (
     nn.ConvTranspose3d,
     nn.Linear,
 )
+
+
+Layer = _ConvNd | nn.Linear
+"""Layer that can be timed; the elements of `TIMED_LAYERS`."""
 
 
 class LayerGrid(TypedDict):
@@ -44,10 +49,15 @@ class LayerCall:
 
     weight: str
     """Name of the layer's weight."""
-    module: nn.Module
+    module: Layer
     input_shape: tuple[int, ...]
     elements: int
     """Size of its output."""
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """Shape of the unpruned weight."""
+        return tuple(self.module.weight.shape)
 
     @property
     def signature(self) -> str:
@@ -61,11 +71,11 @@ class LayerCall:
             if hasattr(layer, name):
                 details.append(f"{name}={getattr(layer, name)}")
         bias = "no bias" if layer.bias is None else "bias"
-        widths = f"weight {tuple(layer.weight.shape)}"
+        widths = f"weight {self.weight_shape}"
         return f"{type(layer).__name__} {widths} {bias} {' '.join(details)} input {tuple(shape)}"
 
 
-def channel_dim(layer: nn.Module) -> int:
+def channel_dim(layer: Layer) -> int:
     """Return the axis of a layer's input that holds its channels."""
     return -1 if isinstance(layer, nn.Linear) else 1
 
@@ -170,7 +180,7 @@ def record_layer_calls(network: nn.Module, example_input: Tensor) -> tuple[Layer
 
         # `weight` is bound as a default: the hook runs after the loop has moved on.
         def record(
-            layer: nn.Module,
+            layer: Any,
             args: Sequence[Tensor],
             kwargs: Mapping[str, Tensor],
             output: Tensor,
@@ -190,7 +200,7 @@ def record_layer_calls(network: nn.Module, example_input: Tensor) -> tuple[Layer
     return tuple(calls)
 
 
-def _has_plain_weights(layer: nn.Module) -> bool:
+def _has_plain_weights(layer: Layer) -> bool:
     """Return whether weight and bias are stored, not computed as under a weight norm."""
     tensors = dict(layer.named_parameters(recurse=False)) | dict(layer.named_buffers(recurse=False))
     return "weight" in tensors and (layer.bias is None or "bias" in tensors)
