@@ -17,7 +17,7 @@ from dhp_sr.tasks import task_of
 from dhp_sr.tasks.classification import ClassTestSet
 from dhp_sr.tasks.test_sets import TestSet
 from dhp_sr.training.distributed import DistributedContext
-from dhp_sr.training.driver import with_precision
+from dhp_sr.training.loss import with_precision
 from dhp_sr.training.run_folder import RunFolder
 from dhp_sr.training.trainer import Trainer
 from dhp_sr.utils.devices import select_device
@@ -41,6 +41,7 @@ class DHPModel:
     is_train = True
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
+        # BasicSR adds keys of its own (`dist`, `rank`, ...), which strict options would refuse.
         fields = {key: value for key, value in opt.items() if key in Options.model_fields}
         options = Options.model_validate(fields)
         context = opt.get("context") or DistributedContext(select_device(options.num_gpu))
@@ -61,6 +62,7 @@ class DHPModel:
 
     def optimize_parameters(self, current_iter: int) -> None:
         """Take step `current_iter` with the last batch; a phase that begins there is entered."""
+        # BasicSR's loop knows no phases, so they are entered here, before the step.
         self.trainer.advance(current_iter - 1)
         self._log = self.trainer.step(self._batch, current_iter - 1)
 
@@ -78,7 +80,7 @@ class DHPModel:
     def validation(
         self, dataloader: Any, current_iter: int, tb_logger: Any, save_img: bool = False
     ) -> dict[str, float]:
-        """Score on a test set, or on a loader of BasicSR with batches of one image.
+        """Score on a test set, or on a loader of BasicSR with batches of a single image.
 
         Args:
             dataloader: A test set of the task, or a DataLoader over one of our datasets.
@@ -88,7 +90,7 @@ class DHPModel:
         """
         test_set = dataloader
         if isinstance(dataloader, DataLoader):
-            test_set = self._to_test_set(dataloader)
+            test_set = self.to_test_set(dataloader)
         save_to = None
         if save_img and self.trainer.folder is not None:
             save_to = self.trainer.folder.visualization / test_set.name
@@ -101,6 +103,7 @@ class DHPModel:
 
     def save(self, epoch: int, current_iter: int) -> None:
         """Write the training state after `current_iter` iterations."""
+        # The epoch is not needed: batches follow from the iteration alone.
         self.trainer.save(current_iter)
 
     def resume_training(self, resume_state: str | Path) -> dict[str, Any]:
@@ -112,12 +115,14 @@ class DHPModel:
         """
         return self.trainer.resume(Path(resume_state))
 
-    def _to_test_set(self, loader: DataLoader) -> Any:
+    def to_test_set(self, loader: DataLoader) -> Any:
+        """Make a test set of the images that a loader goes through."""
         dataset: Any = loader.dataset
         section = getattr(dataset, "opt", {})
         scale = self.trainer.options.scale
         crop_border = section.get("crop_border")
         if crop_border is None:
+            # BasicSR's convention for super-resolution; denoised images are scored whole.
             crop_border = scale if scale > 1 else 0
         return TestSet(section.get("name", "val"), dataset, scale, crop_border)
 
@@ -128,10 +133,11 @@ class DHPClassificationModel(DHPModel):
     Batches hold `image`, normalized float32 (N, C, H, W), and `label`, int64 (N,).
     """
 
-    def _to_test_set(self, loader: DataLoader) -> ClassTestSet:
+    def to_test_set(self, loader: DataLoader) -> ClassTestSet:
+        """Make a test set of the labeled images that a loader goes through."""
         dataset = loader.dataset
         if not isinstance(dataset, ValImages):
             raise UserError(
-                f"expected a loader over a ClassificationDataset, found {type(dataset).__name__}"
+                f"expected a loader over a ClassificationDataset, got {type(dataset).__name__}"
             )
         return ClassTestSet(getattr(dataset, "name", "val"), dataset)

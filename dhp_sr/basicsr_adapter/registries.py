@@ -57,13 +57,14 @@ def register() -> None:
         return
     for model in (DHPModel, DHPClassificationModel):
         MODEL_REGISTRY.register(model)
+    # Converted networks, whose names BasicSR does not have; plain ones such as EDSR it has taken.
     for name in ARCHS:
-        ARCH_REGISTRY.register(_hyper_constructor(name))
+        ARCH_REGISTRY.register(hyper_constructor(name))
     ARCH_REGISTRY.register(Hyper)
     for dataset in (SRDataset, NoiseDataset, ClassificationDataset):
         DATASET_REGISTRY.register(dataset)
     for name in LOSSES:
-        LOSS_REGISTRY.register(_loss_constructor(name), suffix="dhp")
+        LOSS_REGISTRY.register(loss_constructor(name), suffix="dhp")
     for metric in (calculate_psnr, calculate_ssim):
         METRIC_REGISTRY.register(metric, suffix="dhp")
 
@@ -121,6 +122,7 @@ def calculate_psnr(
     img: np.ndarray, img2: np.ndarray, crop_border: int, test_y_channel: bool = False
 ) -> float:
     """Return our PSNR for BasicSR's arguments: uint8 BGR images, (H, W, C)."""
+    # Our metrics take RGB. The order of channels matters for the Y channel alone.
     return psnr_db(img[..., ::-1], img2[..., ::-1], crop_border=crop_border, luma=test_y_channel)
 
 
@@ -132,10 +134,13 @@ def calculate_ssim(
 
 
 def _our_keys(opt: Mapping[str, Any]) -> dict[str, Any]:
+    # Removed rather than allowed in our sections, where an unknown key must stay an error.
     return {key: value for key, value in opt.items() if key not in BASICSR_KEYS}
 
 
-def _hyper_constructor(name: str) -> Callable[..., HyperNet]:
+def hyper_constructor(name: str) -> Callable[..., HyperNet]:
+    """Make the constructor of the converted form of a network of ours."""
+
     def construct(**arguments: Any) -> HyperNet:
         return Hyper({"type": name, **arguments})
 
@@ -143,7 +148,9 @@ def _hyper_constructor(name: str) -> Callable[..., HyperNet]:
     return construct
 
 
-def _loss_constructor(name: str) -> Callable[..., nn.Module]:
+def loss_constructor(name: str) -> Callable[..., nn.Module]:
+    """Make the constructor of a loss of ours."""
+
     def construct(loss_weight: float = 1.0) -> nn.Module:
         return build_loss(name, loss_weight)
 

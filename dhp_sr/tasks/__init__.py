@@ -18,6 +18,7 @@ TASKS: dict[str, Task] = {
 
 def task_of(options: Options) -> Task:
     """Return the task of an option file; its datasets are all of one type."""
+    # The loader has checked that there are datasets, and that their types agree.
     first = next(iter(options.datasets.values()))
     return TASKS[first.type]
 
@@ -30,5 +31,5 @@ def task_named(name: str) -> Task:
     """
     known = {task.name: task for task in TASKS.values()}
     if name not in known:
-        raise UserError(f"expected a network for {', '.join(known)}, found one for {name!r}")
+        raise UserError(f"expected a network for {', '.join(known)}, got a network for {name!r}")
     return known[name]

@@ -62,7 +62,7 @@ class Task(ABC):
         """Open `datasets.val`, `datasets.val_1`, ...; each has a `name`.
 
         Raises:
-            UserError: A set cannot be opened, or two have one name.
+            UserError: A set cannot be opened, or two have the same name.
         """
 
     @abstractmethod
@@ -81,7 +81,10 @@ class Task(ABC):
             UserError: A folder cannot be opened, or a setting is missing or has no effect.
         """
 
-    def check_data(self, network: nn.Module, train_set: Any, sets: Sequence[Any]) -> None:  # noqa: B027
+    # Not abstract: for image restoration the options tell everything.
+    def check_data(  # noqa: B027
+        self, network: nn.Module, train_set: Any, sets: Sequence[Any]
+    ) -> None:
         """Check that a network suits the opened data; the options alone do not tell everything.
 
         Raises:
@@ -96,6 +99,7 @@ class Task(ABC):
         Raises:
             UserError: Type, arguments, scale or channels do not fit together or to the images.
         """
+        # `HyperEDSR` and `EDSR` name the same plain network; the conversion comes later.
         name, arguments = plain_type(options.network_g)
         if name in ARCHS or options.network_g.type != "Hyper":
             network = build(name, **arguments)
@@ -208,11 +212,13 @@ def check_channels(network: nn.Module, name: str, options: Options) -> None:
     Raises:
         UserError: It takes another number.
     """
+    described: Any = network  # torch knows no types for what a module states of itself
+    # All sets, not the training set alone: a gray test set would fail after hours of training.
     for key, data in options.datasets.items():
-        if data.channels != network.in_channels:
+        if data.channels != described.in_channels:
             raise UserError(
-                f"network_g: {name} takes {network.in_channels} channel(s), datasets.{key} gives "
-                f"{data.channels} (color: {data.color}); set num_in_ch or color"
+                f"network_g: {name} takes {described.in_channels} channel(s), datasets.{key} "
+                f"gives {data.channels} (color: {data.color}); set num_in_ch or color"
             )
 
 
@@ -226,9 +232,10 @@ def open_test_sets(
         open_set: Opens a test set from its name and section.
 
     Raises:
-        UserError: Two sets have one name, or a set cannot be opened.
+        UserError: Two sets have the same name, or a set cannot be opened.
     """
     sets: dict[str, TestSetType] = {}
+    # Sorted, so that tables do not depend on the order in the file.
     for key, data in sorted(options.datasets.items()):
         if key == "train":
             continue
@@ -252,6 +259,7 @@ def decode_section(kind: type[SectionType], fields: Mapping[str, Any]) -> Sectio
     Raises:
         UserError: A value is invalid; it is named as its argument.
     """
+    # pydantic's own message names a section that the user of a command line never wrote.
     try:
         return kind.model_validate(dict(fields))
     except ValidationError as error:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dhp_sr.config.compress import Distill
-from dhp_sr.config.datasets import CLASSIFICATION, ClassificationVal
+from dhp_sr.config.datasets import CLASSIFICATION, ClassificationTrain, ClassificationVal
 from dhp_sr.config.schema import ClassLoss, Options, Train
 from dhp_sr.config.section import color_of
 from dhp_sr.data.classification import (
@@ -48,7 +48,7 @@ class ClassTestSet:
 
 
 class Classification(Task):
-    """Images in, one score for each class out."""
+    """Images in, a score for each class out."""
 
     name = "classification"
     dataset_type = CLASSIFICATION
@@ -58,7 +58,9 @@ class Classification(Task):
 
     def train_set(self, options: Options) -> TrainImages:
         """Open the labeled images of `datasets.train`."""
-        return build_train(options.datasets["train"], options.manual_seed)
+        section = options.datasets["train"]
+        assert isinstance(section, ClassificationTrain)
+        return build_train(section, options.manual_seed)
 
     def test_sets(self, options: Options) -> list[ClassTestSet]:
         """Open the test sets."""
@@ -71,13 +73,14 @@ class Classification(Task):
         unused = [f"--{key}" for key, value in settings.items() if value is not None]
         if unused:
             raise UserError(f"a classifier, {', '.join(unused)} has no effect; leave it out")
+        described: Any = network  # torch knows no types for what a module states of itself
         sets = []
         for name, folder in folders.items():
             fields = {
                 "type": CLASSIFICATION,
                 "name": name,
                 "dataroot": folder,
-                "color": color_of(network.in_channels),
+                "color": color_of(described.in_channels),
             }
             items = build_val(decode_section(ClassificationVal, fields), "--data")
             _check_images(network, "--data", items)
@@ -100,6 +103,7 @@ class Classification(Task):
         _check_images(network, "datasets.train", train_set)
         for test_set in sets:
             _check_images(network, test_set.name, test_set.items)
+        # After the sizes: with another number of classes a list of names says less.
         for test_set in sets:
             check_same_classes(train_set.classes, test_set.items.classes, test_set.name)
 
@@ -109,6 +113,7 @@ class Classification(Task):
         """Attach channels and size of the images, if they pass through the network."""
         register_known()
         data = options.datasets["train"]
+        assert isinstance(data, ClassificationTrain)
         size = data.size or DEFAULT_INPUT_SIZE
         try:
             num_classes = count_classes(network, data.channels, size)
@@ -152,6 +157,7 @@ class Classification(Task):
 
         def outputs() -> Iterable[tuple[Tensor, Tensor]]:
             for batch in test_set.items.batches():
+                # Scored on the CPU in float32, so that equal scores stay equal.
                 scores_NK = network(batch["image"].to(device)).float().cpu()
                 yield scores_NK, batch["label"]
 
@@ -168,6 +174,7 @@ def score_classes(outputs: Iterable[tuple[Tensor, Tensor]]) -> Scores:
     Returns:
         Top-1 and top-5 error in percent, mean cross-entropy in nats, and the number of images.
     """
+    # Counts rather than means of batches: the last batch may be smaller.
     wrong_top1 = 0
     wrong_top5 = 0
     entropy = 0.0
@@ -197,29 +204,32 @@ def count_classes(network: nn.Module, channels: int, size: int) -> int:
     Raises:
         UserError: Its output is not (images, classes).
     """
+    # On a copy: shape inference moves the network to the meta device, where it has no weights.
     output = infer_output(copy.deepcopy(network).eval(), (1, channels, size, size))
     if not isinstance(output, Tensor) or output.dim() != 2:
         raise UserError(
-            f"expected an output of (images, classes), found {tuple(getattr(output, 'shape', ()))}"
+            f"expected an output of (images, classes), got {tuple(getattr(output, 'shape', ()))}"
         )
     return output.shape[1]
 
 
 def _check_images(network: nn.Module, source: str, items: TrainImages | ValImages) -> None:
     """Check size and number of classes of opened data."""
-    size = network.input_size
+    described: Any = network
+    size = described.input_size
     height, width = items.labeled.images_NHWC.shape[1:3]
     if (height, width) != (size, size):
         raise UserError(
             f"{source}: expected images of {size} x {size}, for which the network is meant, "
-            f"found {height} x {width}; set network_g.input_size, or `size` of the data"
+            f"got {height} x {width}; set network_g.input_size, or `size` of the data"
         )
-    num_classes = count_classes(network, network.in_channels, size)
+    # Inferred from the output: an argument of the constructor may be called anything.
+    num_classes = count_classes(network, described.in_channels, size)
     classes = items.classes
     if num_classes != len(classes):
         listed = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
         raise UserError(
-            f"{source}: expected {num_classes} classes, as many as the network has outputs, found "
+            f"{source}: expected {num_classes} classes, as many as the network has outputs, got "
             f"{len(classes)} ({listed}); set network_g.num_classes: {len(classes)}, "
             "or give other data"
         )

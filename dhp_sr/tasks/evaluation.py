@@ -43,6 +43,8 @@ def evaluate_sets(
     result = SetScores()
     for test_set in sets:
         images = task.evaluate_images(network, test_set, device)
+        # The means are made from the scores of images where there are any, rather than by running
+        # the network again: both tables then agree to the last digit.
         if images:
             result.images[test_set.name] = images
             result.sets[test_set.name] = mean_scores(images)
@@ -74,6 +76,7 @@ def new_row(name: str, sets: dict[str, Scores], **known: Any) -> Row:
         sets: Test set -> mean scores.
         **known: iterations, macs, params, latency_ms, and further entries.
     """
+    # All keys in all rows, so that readers of metrics.json need not ask which there are.
     return {
         "model": name,
         "iterations": None,
@@ -110,6 +113,8 @@ def model_row(
         shape: (N, C, H, W) of the input that the cost is stated for.
         device: Device of the network.
     """
+    # Counted by running the network, independently of the plan that the search counts with; the
+    # two must agree.
     cost = complexity(network, shape)
     scores = evaluate_sets(task, network, sets, device)
     return new_row(name, scores.sets, macs=cost.macs, params=cost.params)

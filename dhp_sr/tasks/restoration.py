@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from dhp_sr.config.compress import Distill
-from dhp_sr.config.datasets import ValDataset
+from dhp_sr.config.datasets import TrainDataset, ValDataset
 from dhp_sr.config.schema import Options, Train
 from dhp_sr.config.section import color_of
 from dhp_sr.data.build import build_train_set
@@ -50,7 +50,9 @@ class Restoration(Task):
 
     def train_set(self, options: Options) -> Dataset:
         """Open the patches of `datasets.train`."""
-        return build_train_set(options.datasets["train"], options.scale, options.manual_seed)
+        section = options.datasets["train"]
+        assert isinstance(section, TrainDataset)
+        return build_train_set(section, options.scale, options.manual_seed)
 
     def test_sets(self, options: Options) -> list[TestSet]:
         """Open the test sets."""
@@ -63,41 +65,47 @@ class Restoration(Task):
 
         Inputs are made by bicubic downscaling or by adding noise.
         """
+        # First, since the other settings are checked by the section's types.
         self.check_sigma(settings["sigma"])
+        described: Any = network  # torch knows no types for what a module states of itself
         sets = []
         for name, folder in folders.items():
             fields = {
                 "type": self.dataset_type,
-                "color": color_of(network.in_channels),
-                "cache": "none",
+                "color": color_of(described.in_channels),
+                "cache": "none",  # every image is read once
                 **settings,
                 "name": name,
                 "dataroot_gt": folder,
             }
             section = decode_section(ValDataset, fields)
-            sets.append(TestSet.from_options(name, section, network.scale))
+            sets.append(TestSet.from_options(name, section, described.scale))
         return sets
 
     def check_fit(self, network: nn.Module, name: str, options: Options) -> None:
         """Check scale, channels, task and patch size."""
-        if network.scale != options.scale:
+        described: Any = network
+        if described.scale != options.scale:
             raise UserError(
-                f"network_g: {name} enlarges {network.scale} times (upscale), the option file "
+                f"network_g: {name} enlarges {described.scale} times (upscale), the option file "
                 f"says scale: {options.scale}"
             )
         check_channels(network, name, options)
-        if network.task not in self.network_tasks:
+        if described.task not in self.network_tasks:
             raise UserError(
-                f"network_g: {name} is made for {network.task}, "
+                f"network_g: {name} is made for {described.task}, "
                 f"the datasets are of type {self.dataset_type}"
             )
-        multiple = network.size_multiple
-        patch_size = options.datasets["train"].gt_size // options.scale
+        section = options.datasets["train"]
+        assert isinstance(section, TrainDataset)
+        multiple = described.size_multiple
+        patch_size = section.gt_size // options.scale
         if patch_size % multiple:
+            # Test images are padded; patches are not, since padding would be trained on.
             suitable = max(patch_size // multiple, 1) * multiple * options.scale
             raise UserError(
                 f"datasets.train.gt_size: {name} takes patches whose height and width are "
-                f"multiples of {multiple}, found {patch_size}; set gt_size: {suitable}"
+                f"multiples of {multiple}, got {patch_size}; set gt_size: {suitable}"
             )
 
     def describe_third_party(
@@ -112,6 +120,7 @@ class Restoration(Task):
 
     def distillation_loss(self, output: Tensor, teacher: Tensor, distill: Distill) -> Tensor:
         """Compute the mean absolute difference."""
+        # L1 whatever pixel_opt says: the weight of distillation should not depend on it.
         return nn.functional.l1_loss(output, teacher)
 
     def evaluate(
@@ -164,5 +173,5 @@ class Denoising(Restoration):
         """Require a noise level."""
         if sigma is None:
             raise UserError(
-                "a denoiser; expected --sigma, the noise level on the 0-255 scale, found none"
+                "a denoiser; expected --sigma, the noise level on the 0-255 scale, got none"
             )

@@ -36,7 +36,7 @@ SCORES = tuple(score.key for score in (PSNR_Y, SSIM_Y, PSNR_RGB, SSIM_RGB))
 
 @dataclass(frozen=True)
 class TestSet:
-    """Images to restore, with their ground truth."""
+    """Pairs of images: what a network restores, and what it should make of it."""
 
     __test__ = False  # pytest: not a class of tests
 
@@ -45,7 +45,7 @@ class TestSet:
     items: Sequence[dict[str, Any]]
     """Images as dicts: "lq" (C, h, w) in [0, 1], "key", "lq_uint8" and "gt_uint8" (HWC)."""
     scale: int
-    """Enlargement from "lq" to the ground truth."""
+    """Enlargement from "lq" to "gt_uint8"."""
     crop_border: int
     """Pixels cropped from each edge before scoring."""
 
@@ -66,14 +66,15 @@ class TestSet:
             # The convention of published tables: the scale for super-resolution, else 0.
             crop_border = scale if options.type == "SRDataset" else 0
         smallest = 2 * crop_border + WINDOW  # SSIM needs one full window
-        return cls(name, build_val_set(options, scale, smallest=smallest), scale, crop_border)
+        items: Any = build_val_set(options, scale, smallest=smallest)  # a sequence of dicts
+        return cls(name, items, scale, crop_border)
 
 
 def build_test_sets(options: Options) -> list[TestSet]:
     """Open `datasets.val`, `datasets.val_1`, ...
 
     Raises:
-        UserError: Two sets have one name, or a set cannot be opened.
+        UserError: Two sets have the same name, or a set cannot be opened.
     """
     return open_test_sets(
         options, lambda name, data: TestSet.from_options(name, data, options.scale)
@@ -135,6 +136,8 @@ def score_images(
         UserError: The set holds no images.
     """
     rows = []
+    # By index: iterating over a dataset of torch goes on until an IndexError, which ours may not
+    # raise.
     for index in range(len(test_set.items)):
         item = test_set.items[index]
         result = make_result(item)
@@ -145,13 +148,14 @@ def score_images(
             with atomic_write(save_to / f"{item['key']}.png") as file:
                 file.write(encode_png(result))
     if not rows:
-        raise UserError(f"test set {test_set.name}: expected images, found none")
+        raise UserError(f"test set {test_set.name}: expected images, got none")
     return rows
 
 
 def mean_scores(images: Sequence[ImageScores]) -> Scores:
     """Return the means over the images, and `images`, their number."""
     means: Scores = {}
+    # Means of decibels, as in published tables, not decibels of a mean error.
     for name in SCORES:
         means[name] = float(np.mean([image[name] for image in images]))
     means["images"] = len(images)
@@ -162,7 +166,7 @@ def mean_scores(images: Sequence[ImageScores]) -> Scores:
 def restore(
     network: nn.Module, item: Mapping[str, Any], scale: int, device: torch.device | str = "cpu"
 ) -> Image:
-    """Run a network on one image of a test set.
+    """Run a network on an image of a test set.
 
     Args:
         network: In evaluation mode.
@@ -170,16 +174,18 @@ def restore(
         scale: Enlargement.
         device: Device of the network.
     """
+    # A network in half precision takes its own type; a network without parameters takes float32.
     dtype = torch.float32
     for parameter in network.parameters():
         dtype = parameter.dtype
         break
     lq = item["lq"].unsqueeze(0).to(device, dtype)
+    # Rounded to 8 bits as in a PNG: papers score files, not floats.
     return to_uint8(_run_padded(network, lq, scale)[0].float().cpu())
 
 
 def upscale_input(item: Mapping[str, Any], scale: int) -> Image:
-    """Upscale the input of one image by bicubic interpolation; at scale 1 it is returned as is."""
+    """Upscale an image's input by bicubic interpolation; at scale 1 it is returned as is."""
     return item["lq_uint8"] if scale == 1 else upscale(item["lq_uint8"], scale)
 
 
@@ -187,6 +193,7 @@ def _run_padded(network: nn.Module, lq: Tensor, scale: int) -> Tensor:
     """Run a network on an image padded to the multiple that it needs, and crop the result."""
     height, width = lq.shape[-2:]
     padding = padding_to_multiple(height, width, _size_multiple(network))
+    # Below and to the right only, so that the crop is the upper left corner.
     if padding.bottom or padding.right:
         lq = functional.pad(lq, (0, padding.right, 0, padding.bottom), mode=padding.mode)
     return network(lq)[..., : height * scale, : width * scale]

@@ -1,6 +1,6 @@
 """Checkpoints: training states as safetensors files, and what a resumed run must have in common.
 
-A state is a tree of tensors and plain values. It is written as one safetensors file, the tensors
+A state is a tree of tensors and plain values. It is written as a safetensors file, the tensors
 by number and the rest as JSON in the metadata, never as a pickle: loading one runs no code.
 """
 
@@ -51,7 +51,7 @@ def pack(tree: Any) -> tuple[dict[str, Tensor], Any]:
 
     def add(tensor: Tensor) -> str:
         name = f"t{len(tensors)}"
-        # A copy of its own: safetensors refuses tensors that share memory.
+        # A copy: safetensors refuses tensors that share memory, as tied weights do.
         tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         return name
 
@@ -75,7 +75,7 @@ def pack(tree: Any) -> tuple[dict[str, Tensor], Any]:
         if isinstance(node, PLAIN_TYPES):
             return node
         raise TypeError(
-            f"a training state holds tensors and plain values, found {type(node).__name__}"
+            f"a training state holds tensors and plain values, got {type(node).__name__}"
         )
 
     return tensors, skeleton_of(tree)
@@ -108,6 +108,7 @@ def save_state(folder: Path, iteration: int, tree: Any) -> Path:
     tensors, skeleton = pack(tree)
     path = folder / f"{iteration}.state"
     write_tensors(path, tensors, {"format": FORMAT, "tree": json.dumps(skeleton)})
+    # After the new state is on disk, never before: at any moment a state can be resumed.
     for _, old in list_states(folder)[:-NUM_KEPT]:
         old.unlink()
     return path
@@ -141,25 +142,29 @@ def load_state(path: Path) -> Any:
     Raises:
         CheckpointError: The file is no such state (BasicSR's are pickles), or it is damaged.
     """
+    # JSON and safetensors raise what they like for damaged input; all of it means the same.
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
                 raise CheckpointError(
                     f"{path}: expected a training state ({FORMAT}), "
-                    f"found {metadata.get('format', 'none')}"
+                    f"got {metadata.get('format', 'none')}"
                 )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            names = file.keys()  # the file is no mapping: iterating over it fails
+            tensors = {name: file.get_tensor(name) for name in names}
         return unpack(tensors, json.loads(metadata["tree"]))
     except (SafetensorError, OSError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{path}: expected a training state in safetensors form, "
-            f"found something else or a damaged one ({error})"
+            f"got something else, or it is damaged ({error})"
         ) from error
 
 
 def random_state() -> dict[str, Any]:
     """Return the state of every global random generator that training may draw from."""
+    # Data and noise have generators of their own, made from the seed and the iteration; these are
+    # for everything else, such as mixup, gates that are sampled, and third-party networks.
     state: dict[str, Any] = {
         "torch": torch.get_rng_state(),
         "python": random.getstate(),
@@ -191,7 +196,7 @@ def fixed_options(options: Options, processes: int) -> dict[str, Any]:
     train_data = whole["datasets"].get("train", {})
     fixed = {key: whole[key] for key in FIXED_OPTIONS}
     fixed["datasets"] = {"train": _without(train_data, FREE_IN_DATA)}
-    fixed["processes"] = processes
+    fixed["processes"] = processes  # gradients are averaged over them
     return without_free_options(fixed)
 
 
@@ -219,6 +224,7 @@ def differences(saved: Any, current: Any, name: str = "") -> list[str]:
     """
     if isinstance(saved, dict) and isinstance(current, dict):
         lines = []
+        # A key that only one side has counts as null there, as a default would.
         for key in sorted({*saved, *current}):
             inner = f"{name}.{key}" if name else str(key)
             lines += differences(saved.get(key), current.get(key), inner)

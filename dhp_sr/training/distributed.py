@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from dhp_sr.utils.devices import select_device
 from dhp_sr.utils.errors import UserError
@@ -19,7 +20,7 @@ ModuleOrTensor = TypeVar("ModuleOrTensor", nn.Module, Tensor)
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """Device, rank and number of processes; with one process every collective is the identity."""
+    """Device, rank and number of processes; for a single process all collectives do nothing."""
 
     device: torch.device
     rank: int = 0
@@ -41,16 +42,36 @@ class DistributedContext:
         layout = torch.contiguous_format
         if channels_last and has_channels:
             layout = torch.channels_last
-        return value.to(self.device, non_blocking=True, memory_format=layout)
+        moved: Any = value  # torch's stubs do not know memory_format for modules
+        return moved.to(self.device, non_blocking=True, memory_format=layout)
+
+    def average_gradients(self, network: nn.Module, *, find_unused_parameters: bool) -> nn.Module:
+        """Wrap a network so that backward averages its gradients over all processes.
+
+        Args:
+            network: On the device of this process.
+            find_unused_parameters: Whether a step may leave parameters without a gradient.
+
+        Returns:
+            The module to call in training; with a single process the network itself.
+        """
+        if self.world_size == 1:
+            return network
+        # Without device_ids DDP takes the CPU; with them it insists on a single CUDA device.
+        devices = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(
+            network, device_ids=devices, find_unused_parameters=find_unused_parameters
+        )
 
     def any_rank(self, flag: bool) -> bool:
         """Return whether `flag` is true in any process; every process gets the same answer.
 
         A signal reaches the processes of a run at different iterations. Without an agreed answer
-        one of them would leave the loop while the others wait for its gradients for ever.
+        a process would leave the loop while the others wait for its gradients for ever.
         """
         if self.world_size == 1:
             return flag
+        # On the device of the process: nccl cannot send memory of the CPU.
         shared = torch.tensor(float(flag), device=self.device)
         distributed.all_reduce(shared, distributed.ReduceOp.MAX)
         return bool(shared.item())
@@ -89,7 +110,7 @@ def init_distributed(
         return DistributedContext(select_device(num_gpu))
     if "LOCAL_RANK" not in os.environ:
         raise UserError(
-            "--launcher pytorch expects to be started by torchrun, found no LOCAL_RANK in the "
+            "--launcher pytorch expects to be started by torchrun, got no LOCAL_RANK in the "
             "environment; run torchrun --nproc_per_node=2 dhp_sr/train.py -opt FILE "
             "--launcher pytorch"
         )
@@ -100,12 +121,12 @@ def init_distributed(
     if use_cuda and local_rank >= torch.cuda.device_count():
         raise UserError(
             f"process {local_rank} of torchrun has no CUDA device: "
-            f"found {torch.cuda.device_count()}"
+            f"it sees {torch.cuda.device_count()}"
         )
     device = torch.device("cpu")
     if use_cuda:
         device = torch.device("cuda", local_rank)
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(device)  # nccl takes the current device
     distributed.init_process_group("nccl" if use_cuda else "gloo", timeout=TIMEOUT)
     return DistributedContext(device, distributed.get_rank(), distributed.get_world_size())
 

@@ -1,15 +1,14 @@
-"""Training driver: one run from options to results."""
+"""Training driver: a run from options to results."""
 
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from dhp_sr.config import dump_options, resolve_paths, run_path
 from dhp_sr.config.schema import Options
-from dhp_sr.config.yaml import parse
 from dhp_sr.data.sampler import train_batches
 from dhp_sr.reports.tables import text_table
 from dhp_sr.tasks import task_of
@@ -19,12 +18,12 @@ from dhp_sr.training.distributed import (
     destroy_process_group,
     init_distributed,
 )
+from dhp_sr.training.loss import with_precision
 from dhp_sr.training.plan_summary import plan_for_training
 from dhp_sr.training.results import write_pages, write_results
 from dhp_sr.training.run_folder import RunFolder, environment, open_log
 from dhp_sr.training.run_logger import RunLogger, is_latent_sample_due
 from dhp_sr.training.trainer import Trainer
-from dhp_sr.utils.devices import resolve_amp
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_json, write_text
 
@@ -47,7 +46,7 @@ def train(
         options: A checked option file.
         root: The project's folder; relative paths are looked up from the working directory, then
             from here.
-        auto_resume: Continue from the newest state of this run, if there is one. Without it an
+        auto_resume: Continue from the newest state of this run, if there is any. Without it an
             earlier run of the same name is renamed.
         launcher: `pytorch` when started by torchrun.
         stop: Called after every iteration; True saves the state and ends the run.
@@ -69,28 +68,8 @@ def train(
         destroy_process_group()
 
 
-def with_precision(
-    options: Options, context: DistributedContext, stored: Path | None = None
-) -> Options:
-    """Decide `train.amp: auto` once for the whole run.
-
-    Args:
-        options: Of the run.
-        context: Rank 0 decides for all processes.
-        stored: Stored options of the run to resume, which goes on in the precision it began with.
-    """
-    amp = options.train.amp
-    if amp != "auto":
-        return options
-    if stored is not None and stored.is_file():
-        earlier, _ = parse(stored.read_text(encoding="utf-8"), str(stored))
-        amp = earlier["train"]["amp"]
-    amp = context.broadcast(lambda: resolve_amp(amp, context.device))
-    return options.model_copy(update={"train": options.train.model_copy(update={"amp": amp})})
-
-
 class _Run:
-    """One run: data, trainer, folder and log."""
+    """Data, trainer, folder and log of a run."""
 
     def __init__(
         self,
@@ -99,17 +78,19 @@ class _Run:
         folder: RunFolder,
         stop: Callable[[], bool],
     ) -> None:
-        # All that can be wrong with data and network shows here, before an earlier run is renamed.
         self.options = options
         self.context = context
         self.folder = folder
         self.stop = stop
+        # All that can be wrong with data and network shows here. Nothing has been written by then,
+        # so a mistake in the options costs no time and leaves an earlier run where it is.
         task = task_of(options)
         if "train" not in options.datasets:
             raise UserError(
-                f"expected a section datasets.train, found only {', '.join(options.datasets)}"
+                f"expected a section datasets.train, got only {', '.join(options.datasets)}"
             )
         self.train_set = task.train_set(options)
+        # Only rank 0 validates: the other processes would read the same images in vain.
         self.test_sets = task.test_sets(options) if context.is_main else []
         self.trainer = Trainer(options, context, folder)
         task.check_data(self.trainer.network, self.train_set, self.test_sets)
@@ -118,12 +99,11 @@ class _Run:
 
     def execute(self, auto_resume: bool) -> dict[str, Any]:
         state = self._resume() if auto_resume else None
+        is_resumed = state is not None
         if state is None:
+            # A resumed run has passed this, and its phase may have replaced the plain network.
             self.trainer.dry_run()
             state = {"iteration": 0, "extra": {}}
-            is_resumed = False
-        else:
-            is_resumed = True
         start = state["iteration"]
         if is_resumed and start == self.schedule.end and self.folder.results() is not None:
             return self._keep_finished()
@@ -132,8 +112,10 @@ class _Run:
         archived = None
         if self.context.is_main:
             archived = self.folder.open(resume=is_resumed)
+            # The tables go back to the iteration of the state, so that they end like those of an
+            # uninterrupted run.
             self.folder.rewind(start, state["extra"].get("log_bytes", 0))
-        self.context.barrier()  # the folder is there for every process
+        self.context.barrier()  # from here on every process may expect the folder
         log_file = self.folder.log if self.context.is_main else None
         with open_log(log_file, screen=self.context.is_main) as self.logger:
             if archived:
@@ -142,9 +124,15 @@ class _Run:
                 self._write_start(start)
             try:
                 self._loop(start)
-                return self._finish() if self.context.is_main else {}
+                return self._finish()
             except (UserError, Interrupted) as error:
-                self._log_error(error)
+                # Only to the file: on the screen it is the entry point that shows the error.
+                record = self.logger.makeRecord(
+                    "dhp_sr", logging.ERROR, "", 0, str(error), (), None
+                )
+                for handler in self.logger.handlers:
+                    if isinstance(handler, logging.FileHandler):
+                        handler.handle(record)
                 raise
 
     def _resume(self) -> dict[str, Any] | None:
@@ -154,6 +142,7 @@ class _Run:
             try:
                 return self.trainer.resume(path)
             except CheckpointError as error:
+                # Starting from nothing instead would archive a run that somebody wants to resume.
                 if path == paths[-1]:
                     raise UserError(
                         f"{error}; no older state is left: start again without --auto_resume"
@@ -175,7 +164,7 @@ class _Run:
         return self.folder.results() or {}
 
     def _write_start(self, start: int) -> None:
-        """Log how the run begins; a new one also writes options, environment and plan."""
+        """Log how the run begins; a new run also writes options, environment and plan."""
         if start:
             self.logger.info("resumed at iteration %d (phase %s)", start, self.trainer.phase.name)
             return
@@ -189,18 +178,21 @@ class _Run:
             phases += f", search {schedule.search_iter}, finetune {schedule.finetune_iter}"
         if schedule.num_targets > 1:
             phases += f" for each of {schedule.num_targets} targets"
-        amp = self.options.train.amp
+        precision = {"none": "float32", "bf16": "bf16"}
         self.logger.info(
             "%s: %s on %s in %s; iterations: %s",
             self.options.name,
             self.options.network_g.type,
             self.context.device,
-            "float32" if amp == "none" else amp,
+            precision[self.options.train.amp],
             phases,
         )
 
     def _loop(self, start: int) -> None:
-        data = self.options.datasets["train"]
+        """Take all steps from `start` on, and enter the phases that begin on the way."""
+        # Batches depend on the seed and the iteration alone, so a resumed run sees the images
+        # that it would have seen without the interruption.
+        data: Any = self.options.datasets["train"]
         batches = train_batches(
             self.train_set,
             batch_size=data.batch_size_per_gpu,
@@ -211,7 +203,19 @@ class _Run:
             rank=self.context.rank,
         )
         end = self.schedule.end
-        with self._run_logger(start) as run_logger:
+        settings = self.options.logger
+        with contextlib.ExitStack() as stack:
+            run_logger = None
+            if self.context.is_main:
+                run_logger = RunLogger(
+                    self.folder,
+                    self.losses,
+                    total=end,
+                    start=start,
+                    print_freq=settings.print_freq,
+                    loss_name=self.trainer.task.loss_name if settings.use_tb_logger else None,
+                )
+                stack.enter_context(run_logger)
             if self._advance(start):
                 self._save(start)
             for iteration in range(start, end):
@@ -223,7 +227,7 @@ class _Run:
                 # that is killed there resumes behind the search or the cut, not before it.
                 is_new_phase = self._advance(finished)
                 is_stopping = self.context.any_rank(self.stop())
-                is_due = finished % self.options.logger.save_checkpoint_freq == 0
+                is_due = finished % settings.save_checkpoint_freq == 0
                 if is_new_phase or is_stopping or is_due or finished == end:
                     self._save(finished)
                 if is_stopping and finished < end:
@@ -231,35 +235,19 @@ class _Run:
                         f"stopped after iteration {finished} of {end}; the state is saved"
                     )
 
-    @contextlib.contextmanager
-    def _run_logger(self, start: int) -> Iterator[RunLogger | None]:
-        """Open the run logger in the process that writes; None in the others."""
-        if not self.context.is_main:
-            yield None
-            return
-        settings = self.options.logger
-        with RunLogger(
-            self.folder,
-            self.losses,
-            total=self.schedule.end,
-            start=start,
-            print_freq=settings.print_freq,
-            loss_name=self.trainer.task.loss_name if settings.use_tb_logger else None,
-        ) as run_logger:
-            yield run_logger
-
     def _record(self, run_logger: RunLogger, finished: int, log: dict[str, float]) -> None:
         """Log a step, sample the latents, and validate where it is due."""
         phase = self.trainer.phase
         run_logger.log_step(finished, phase.name, log, phase.ratios)
         if phase.search is not None and is_latent_sample_due(self.schedule, finished):
             run_logger.log_latents(finished, phase.search)
-        # At a milestone a network is complete; afterwards another one is trained.
+        # At a milestone a final network is complete, and the next phase replaces it.
         is_milestone = finished in self.schedule.milestones
         if is_milestone or finished % self.options.val.val_freq == 0:
             self._validate(run_logger, finished)
 
     def _validate(self, run_logger: RunLogger, finished: int) -> None:
+        """Score the network on all test sets, and keep it if it is the best so far."""
         phase_name = self.trainer.phase.name
         scores = {}
         for test_set in self.test_sets:
@@ -271,7 +259,8 @@ class _Run:
             run_logger.log_scores(
                 finished, phase_name, test_set.name, scores[test_set.name], summary
             )
-        # Only networks like those that the run hands over can be its best ones.
+        # A dense network may score better than any pruned network, but it is not what a run with
+        # a search is for: the best model is chosen in the last phase alone.
         if scores and phase_name == self.schedule.phase(self.schedule.end):
             self.trainer.keep_if_best(finished, scores)
 
@@ -286,20 +275,17 @@ class _Run:
         return bool(entered)
 
     def _save(self, finished: int) -> None:
+        """Write the training state; the length of the log goes along, for rewinding it."""
         if self.context.is_main:
             extra = {"log_bytes": self.folder.log_bytes(), "losses": self.losses}
             self.trainer.save(finished, extra)
 
     def _finish(self) -> dict[str, Any]:
+        """Write and log the results; empty in processes that do not write."""
+        if not self.context.is_main:
+            return {}
         metrics = write_results(self.trainer, self.folder, self.test_sets)
         self.logger.info("results\n%s", text_table(metrics))
         names = sorted(path.name for path in self.folder.path.iterdir())
         self.logger.info("written to %s: %s", self.folder.path, ", ".join(names))
         return metrics
-
-    def _log_error(self, error: Exception) -> None:
-        """Write the reason of an early end to train.log; the entry point shows it on the screen."""
-        record = self.logger.makeRecord("dhp_sr", logging.ERROR, "", 0, str(error), (), None)
-        for handler in self.logger.handlers:
-            if isinstance(handler, logging.FileHandler):
-                handler.handle(record)

@@ -1,4 +1,4 @@
-"""Training loss: the task's loss, and distillation from a teacher."""
+"""Training loss: the task's loss and distillation from a teacher, in the precision of the run."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from dhp_sr.config.schema import Options
+from dhp_sr.config.yaml import parse
 from dhp_sr.deploy import load_model
 from dhp_sr.tasks import task_of
 from dhp_sr.training.distributed import DistributedContext
+from dhp_sr.utils.devices import resolve_amp
 from dhp_sr.utils.errors import UserError
 from dhp_sr.zoo.networks import load_file
 
@@ -50,10 +52,11 @@ class TrainingLoss:
             return self.task_loss(self._run(forward, images), target)
         images, unmixed = mixup(images, self.distill.mix)
         output = self._run(forward, images)
+        # The teacher sees the mixed images, too: there is nothing else to say what is right.
         with torch.no_grad():
             imitated = self._run(self.teacher, images)
         loss = self.distill.weight * self.task.distillation_loss(output, imitated, self.distill)
-        if unmixed:
+        if unmixed:  # the mean of no images would be nan
             loss = loss + self.task_loss(output[:unmixed], target[:unmixed])
         return loss
 
@@ -73,12 +76,14 @@ class TrainingLoss:
             teacher = load_teacher_file(self.distill.teacher, self.options)
         elif dense_file is None:
             raise UserError(
-                "compress.distill: expected a file with the dense network as the teacher, found "
+                "compress.distill: expected a file with the dense network as the teacher, got "
                 "none; set compress.distill.teacher, or give the run a folder"
             )
         else:
+            # From the file, not from memory: a resumed run has nothing else to load it from.
             teacher = self.task.build_network(self.options)
             load_file(teacher, dense_file)
+        # In evaluation mode for good: its norms must not follow the batches of the student.
         self.teacher = self.context.to_device(
             teacher.eval().requires_grad_(False), channels_last=self.options.train.channels_last
         )
@@ -105,7 +110,7 @@ def load_teacher_file(path: str, options: Options) -> nn.Module:
 
 
 def mixup(images: Tensor, fraction: float) -> tuple[Tensor, int]:
-    """Mix the last images of a batch with others of it, each in its own proportion.
+    """Mix the last images of a batch with others of it, each in a proportion of its own.
 
     Args:
         images: (N, C, h, w).
@@ -123,6 +128,28 @@ def mixup(images: Tensor, fraction: float) -> tuple[Tensor, int]:
         return images, unmixed
     weights = torch.rand(len(images) - unmixed, 1, 1, 1, device=images.device)
     partners = images[torch.randperm(len(images), device=images.device)[unmixed:]]
-    mixed = images.clone()
+    mixed = images.clone()  # keeps the memory layout, which torch.cat would not
     mixed[unmixed:] = torch.lerp(partners, images[unmixed:], weights)
     return mixed, unmixed
+
+
+def with_precision(
+    options: Options, context: DistributedContext, stored: Path | None = None
+) -> Options:
+    """Decide `train.amp: auto` once for the whole run.
+
+    Args:
+        options: Of the run.
+        context: Rank 0 decides for all processes.
+        stored: Stored options of the run to resume, which goes on in the precision it began with.
+    """
+    amp = options.train.amp
+    if amp != "auto":
+        return options
+    # Another machine may be resumed on, whose processor would decide otherwise; the losses would
+    # then differ from those of an uninterrupted run.
+    if stored is not None and stored.is_file():
+        earlier, _ = parse(stored.read_text(encoding="utf-8"), str(stored))
+        amp = earlier["train"]["amp"]
+    amp = context.broadcast(lambda: resolve_amp(amp, context.device))
+    return options.model_copy(update={"train": options.train.model_copy(update={"amp": amp})})

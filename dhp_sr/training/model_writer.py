@@ -60,7 +60,7 @@ class ModelWriter:
             UserError: The run has no folder.
         """
         if self.folder is None:
-            raise UserError("expected a folder for the run's files, found none: set run_folder")
+            raise UserError("expected a folder for the run's files, got none: set run_folder")
         return self.folder / f"{name}.safetensors"
 
     @property
@@ -84,9 +84,12 @@ class ModelWriter:
             **facts: Further entries of the manifest, see `deploy.save_model`.
         """
         path = self.path(name)
+        # A class that nobody registered cannot be rebuilt from a name; its weights are kept all
+        # the same, since the user has the code.
         if not can_be_loaded(network):
             _write_weights(network, path, facts)
             return
+        # Files state the cost for the shape that results and reports use.
         shape = example_shape(network)
         save_model(
             network,
@@ -122,12 +125,13 @@ class ModelWriter:
         """
         if not self.writes:
             return
+        # Iterations with a single target: further targets repeat the last phase alone.
         facts["training"] = {
             "iterations": self.schedule.total_iter,
             "moving_average": is_average,
         }
         if pruned is not None:
-            facts["parent"] = "dense.safetensors"
+            facts["parent"] = "dense.safetensors"  # beside it, whatever the folder is called
             facts["achieved"] = pruned.achieved
             facts["groups"] = {group["name"]: group["after"] for group in pruned.groups}
         self.write(network, final_names(self.options)[target], **facts)
@@ -138,6 +142,7 @@ class ModelWriter:
         Raises:
             UserError: It is missing or damaged.
         """
+        # Read whole: a file that is there may still be damaged.
         try:
             load_weights(self.path("dense"))
         except UserError as error:

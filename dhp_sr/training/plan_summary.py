@@ -34,6 +34,7 @@ def plan_for_training(
     """
     compress = options.compress
     assert compress is not None
+    # The plan is for reading; making it must not change what the training draws.
     with torch.random.fork_rng(cuda_devices(context.device)):
         hyper = convert_network(network, options, context.device)
         summary = summarize_plan(
@@ -75,24 +76,8 @@ def summarize_plan(
         widths (`floors`) hold.
         `training_form`: whether the training-time form is planned, and left after a cut.
     """
-    plan, costs = hyper.plan, hyper.costs
-    dense: dict[str, float] = {}
-    shares: dict[str, dict[str, float]] = {}
-    least: dict[str, dict[str, float]] = {}
-    for kind in reported_kinds(budget_kind):
-        if kind.name not in costs.kinds:  # latency, where nothing measures it
-            continue
-        budget = Budget.from_target(kind.name, 1.0, None, round_to, min_width)
-        dense[kind.name] = costs.dense[kind.name]
-        shares[kind.name] = share_per_group(plan, costs, budget)
-        pinned, floors = lower_bound(plan, costs, budget)
-        held_by_pinned = sum(pinned.values())
-        held_by_floors = sum(floors.values())
-        least[kind.name] = {
-            "kept": held_by_pinned + held_by_floors,
-            "pinned": held_by_pinned,
-            "floors": held_by_floors,
-        }
+    plan = hyper.plan
+    dense, shares, least = _summarize_costs(hyper, round_to, min_width, budget_kind)
     # Minimum widths do not depend on the kind of cost.
     narrowest = min_width_mask(plan, Budget.from_target("macs", 1.0, None, round_to, min_width))
     groups: list[dict[str, Any]] = []
@@ -122,3 +107,28 @@ def summarize_plan(
         "least": least,
         "training_form": plan.training_time_form,
     }
+
+
+def _summarize_costs(
+    hyper: HyperNet, round_to: int, min_width: int, budget_kind: str
+) -> tuple[dict[str, float], dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """Return the dense cost, the share of every group, and the lower bound, by kind of cost."""
+    plan, costs = hyper.plan, hyper.costs
+    dense: dict[str, float] = {}
+    shares: dict[str, dict[str, float]] = {}
+    least: dict[str, dict[str, float]] = {}
+    for kind in reported_kinds(budget_kind):
+        if kind.name not in costs.kinds:  # latency, where nothing measures it
+            continue
+        budget = Budget.from_target(kind.name, 1.0, None, round_to, min_width)
+        dense[kind.name] = costs.dense[kind.name]
+        shares[kind.name] = share_per_group(plan, costs, budget)
+        pinned, floors = lower_bound(plan, costs, budget)
+        held_by_pinned = sum(pinned.values())
+        held_by_floors = sum(floors.values())
+        least[kind.name] = {
+            "kept": held_by_pinned + held_by_floors,
+            "pinned": held_by_pinned,
+            "floors": held_by_floors,
+        }
+    return dense, shares, least

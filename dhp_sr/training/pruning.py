@@ -8,7 +8,7 @@ to fit in, but only methods that prune gradually pass any.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from dhp_sr.zoo.networks import example_input
 
 @dataclass
 class PrunedModel:
-    """The pruned network of one target."""
+    """The pruned network of a target."""
 
     masks: dict[str, Tensor]
     """Group name -> kept channels, bool of shape (width,), on the CPU."""
@@ -46,6 +46,20 @@ class PrunedModel:
     optimizer_state: OptimizerState
     """State of the search's optimizer for the kept weights; empty once finetuning has begun."""
 
+    def describe(self) -> str:
+        """Return the kept fractions for the log."""
+        kept = []
+        for kind in COST_KINDS.values():
+            key = kind.ratio_key
+            label = kind.label
+            if kind.is_measured:
+                # The log states the measurement rather than the prediction.
+                key = kind.measured_ratio_key
+                label = f"measured {label}"
+            if key in self.achieved:
+                kept.append(f"{self.achieved[key]:.2%} of the {label}")
+        return ", ".join(kept)
+
     def state_dict(self) -> dict[str, Any]:
         """Return the content that `restore_pruned_model` needs."""
         return {
@@ -55,6 +69,18 @@ class PrunedModel:
             "optimizer_state": self.optimizer_state,
             "network": dict(self.network.state_dict()),
         }
+
+
+@dataclass
+class Handover:
+    """What a phase starts from: the plain network, or the pruned models."""
+
+    network: nn.Module | None = None
+    """The plain network that the search converts."""
+    optimizer_state: OptimizerState = field(default_factory=dict)
+    """State of the optimizer that trained `network`."""
+    pruned_models: list[PrunedModel] = field(default_factory=list)
+    """The models of all targets, once the network is pruned."""
 
 
 def convert_network(network: nn.Module, options: Options, device: torch.device) -> HyperNet:
@@ -76,7 +102,7 @@ def convert_network(network: nn.Module, options: Options, device: torch.device) 
 def make_latency_benchmark(
     network: nn.Module, options: Options, context: DistributedContext, path: Path | None
 ) -> LatencyBenchmark | None:
-    """Make the latency benchmark of a run; None where no target is one of latency.
+    """Make the latency benchmark of a run; None where no target is a latency.
 
     Args:
         network: The plain network.
@@ -88,6 +114,7 @@ def make_latency_benchmark(
     if compress is None or not COST_KINDS[compress.targets[0].kind].is_measured:
         return None
     example = example_input(network)
+    # The benchmark's input may be larger than the example's: small inputs hide memory traffic.
     if compress.latency_size:
         example = example.new_zeros(*example.shape[:2], *compress.latency_size)
     if compress.latency_table:
@@ -98,7 +125,7 @@ def make_latency_benchmark(
 
 
 def make_budgets(compress: Compress) -> tuple[Budget, ...]:
-    """Make the budgets of a run, one for each target, the largest first."""
+    """Make the budgets of a run, in the order of its targets: the largest first."""
     budgets = []
     for target in compress.targets:
         budgets.append(
@@ -159,7 +186,9 @@ def dry_run(
     # The run must draw the random numbers that it would draw without a dry run.
     with torch.random.fork_rng(cuda_devices(context.device)):
         hyper = convert_network(network, options, context.device)
-        start_search(hyper, options, replace(benchmark, path=None) if benchmark else None)
+        if benchmark is not None:
+            benchmark = replace(benchmark, path=None)  # the run has no folder yet
+        start_search(hyper, options, benchmark)
         for budget in make_budgets(compress):
             hyper.prune_to_budget(budget)
         # The search may prune any channel of any group, so the cut is tried on half of them all.
@@ -181,25 +210,25 @@ def prune_for_targets(
     calibration: Sequence[Tensor] | None = None,
     reference: Mapping[str, Tensor] | None = None,
 ) -> list[PrunedModel]:
-    """Cut one network for each budget; the masks of the last one stay set.
+    """Cut a network for each budget; the masks of the last stay set.
 
     Args:
         hyper: The searched network.
         search: Its search.
         optimizer: Of the searched network; its state for the kept weights goes along.
-        budgets: The largest first; the search has gone down to the last one.
+        budgets: The largest first; the search has gone down to the last.
         calibration: Batches of inputs that every cut network is corrected on; None: no correction.
         reference: Parameters of the dense network that the correction aims at.
 
     Raises:
         BudgetError: A budget cannot be met.
-        CutError: A cut network does not compute what the masked one does.
+        CutError: A cut network does not compute what the masked network does.
     """
     models = []
     for budget in budgets[:-1]:
         report = hyper.prune_to_budget(budget, search.scores_for(budget))
         models.append(_cut(hyper, report, optimizer, calibration, reference))
-    # The search may have settled the smallest target itself, so that one comes from `finish`.
+    # The search may have settled the smallest target itself, so `finish` sets its masks.
     models.append(_cut(hyper, search.finish(), optimizer, calibration, reference))
     return models
 
@@ -211,15 +240,18 @@ def _cut(
     calibration: Sequence[Tensor] | None,
     reference: Mapping[str, Tensor] | None,
 ) -> PrunedModel:
+    # Copies on the CPU: the next target changes the masks, and states hold them for long.
     masks = {name: mask.detach().cpu().clone() for name, mask in hyper.masks.items()}
     groups = []
     for group in hyper.plan.groups:
-        is_masked = group.name in masks
+        kept_width = group.width
+        if group.name in masks:
+            kept_width = int(masks[group.name].sum())
         groups.append(
             {
                 "name": group.name,
                 "before": group.width,
-                "after": int(masks[group.name].sum()) if is_masked else group.width,
+                "after": kept_width,
                 "prunable": group.prunable,
                 "reason": group.reason,
             }
@@ -237,6 +269,7 @@ def restore_pruned_model(hyper: HyperNet, state: dict[str, Any]) -> PrunedModel:
         hyper: The converted network, with any weights; its masks are changed.
         state: The saved state.
     """
+    # Masks and weights are enough: the structure of the cut follows from the masks.
     hyper.set_masks({name: mask.to(hyper.mask.device) for name, mask in state["masks"].items()})
     network = hyper.cut(check=False)  # it was checked when it was first cut
     load_values(network, state["network"])

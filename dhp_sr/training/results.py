@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from dhp_sr.config.schema import Options
+from dhp_sr.config.method_checks import is_trained_before
 from dhp_sr.deploy import load_model
 from dhp_sr.metrics import latencies
 from dhp_sr.reports.page import write_page
@@ -37,42 +37,46 @@ def write_results(trainer: Trainer, folder: RunFolder, test_sets: Sequence[Any])
     Returns:
         The content of metrics.json.
     """
-    options, schedule, device = trainer.options, trainer.schedule, trainer.context.device
+    options = trainer.options
+    schedule = trainer.schedule
+    device = trainer.context.device
     names = final_names(options)
     for target in range(len(names)):
         trainer.write_final(target)
     networks = _load_networks(trainer, folder, names)
-    shape = _cost_shape(networks[names[0]], trainer)
+    described = networks[names[0]]
+    if not hasattr(described, "in_channels"):
+        # A traced network has lost the attributes of its class.
+        described = trainer.task.build_network(options)
+    shape = example_shape(described)
 
+    # Without any training the dense network is noise, and its scores would only confuse.
+    is_dense_trained = options.compress is None or is_trained_before(options, options.compress)
     rows = input_rows(trainer.task, test_sets)
     scored: dict[str, nn.Module] = {}
     for name, network in networks.items():
-        if name in names or _is_dense_trained(options):
+        if name in names or is_dense_trained:
             scored[name] = network
-            iterations = schedule.total_iter if name in names else schedule.dense_iter
             row = model_row(name, network, trainer.task, test_sets, shape, device)
-            rows.append({**row, "iterations": iterations})
+            row["iterations"] = schedule.dense_iter
+            if name in names:
+                row["iterations"] = schedule.total_iter
+            rows.append(row)
     # The models know their scores, so they are written once more, now that there are any.
     scores = {row["model"]: finite(row["sets"]) for row in rows}
     for target, name in enumerate(names):
         trainer.write_final(target, scores=scores[name])
 
     write_samples(folder.samples, scored, test_sets, device)
-    _add_latencies(rows, networks, shape)
+    # On the CPU whatever the run trained on, so that runs of different machines can be compared.
+    on_cpu = {name: network.cpu() for name, network in networks.items()}
+    times = latencies(on_cpu, shape, repeats=LATENCY_REPEATS)
+    for row in rows:
+        if row["model"] in times:
+            row["latency_ms"] = times[row["model"]].median_ms
     if schedule.has_search:
         _write_widths(trainer, folder, networks)
-    metrics = finite(
-        {
-            "name": options.name,
-            "task": trainer.task.name,
-            "scale": options.scale,
-            **_targets(trainer),
-            "rows": rows,
-            "macs_input": list(shape),
-            "best": trainer.best if len(names) > 1 else trainer.best.get("best", {}),
-            "files": _model_files(folder, (*networks, *best_names(options))),
-        }
-    )
+    metrics = _collect(trainer, folder, networks, rows, shape)
     # metrics.json says that a run is finished, so it comes after all that cannot be made again.
     write_json(folder.path / "metrics.json", metrics)
     write_pages(folder)
@@ -112,19 +116,13 @@ def layer_widths(dense: nn.Module, pruned: nn.Module) -> list[dict[str, Any]]:
 
 
 def _out_in_channels(layer: nn.Module) -> list[int]:
-    # Read from the weight: a pruned layer of a traced network may not have the attributes.
-    first, second = layer.weight.shape[:2]
+    # Read from the weight: the attributes of a pruned layer may still be those of the class.
+    weight: Any = layer.weight
+    first, second = weight.shape[:2]
     groups = getattr(layer, "groups", 1)
     if isinstance(layer, nn.ConvTranspose2d):  # its weight is (in, out / groups, H, W)
         return [second * groups, first]
     return [first, second * groups]
-
-
-def _is_dense_trained(options: Options) -> bool:
-    """Whether the dense network has learned anything by the time the search begins."""
-    if options.compress is None or options.compress.dense_iter > 0:
-        return True
-    return bool(options.path.pretrain_network_g)
 
 
 def _load_networks(
@@ -134,6 +132,8 @@ def _load_networks(
 
     A network that no model file can name comes from memory, its dense version from bare weights.
     """
+    # Scores of the files rather than of the networks in memory: a fault in writing or loading
+    # shows in the results of the run, not months later.
     trained = dict(zip(names, trainer.phase.final_networks(), strict=True))
     device = trainer.context.device
     networks: dict[str, nn.Module] = {}
@@ -149,43 +149,39 @@ def _load_networks(
     return networks
 
 
-def _cost_shape(network: nn.Module, trainer: Trainer) -> tuple[int, int, int, int]:
-    """Return the input shape that costs are stated for."""
-    if not hasattr(network, "in_channels"):  # a traced network has none of its class's attributes
-        network = trainer.task.build_network(trainer.options)
-    return example_shape(network)
-
-
-def _targets(trainer: Trainer) -> dict[str, Any]:
-    """Return the targets and what was achieved: as one value for one target, else as lists."""
-    compress = trainer.options.compress
+def _collect(
+    trainer: Trainer,
+    folder: RunFolder,
+    networks: Mapping[str, nn.Module],
+    rows: Sequence[Row],
+    shape: Sequence[int],
+) -> dict[str, Any]:
+    """Collect the content of metrics.json."""
+    options = trainer.options
     targets: list[dict[str, float]] = [{}]
-    if compress is not None:
-        targets = [{target.kind: target.keep_ratio} for target in compress.targets]
-    achieved = [model.achieved for model in trainer.phase.pruned_models] or [{}]
+    if options.compress is not None:
+        targets = [{target.kind: target.keep_ratio} for target in options.compress.targets]
+    metrics: dict[str, Any] = {
+        "name": options.name,
+        "task": trainer.task.name,
+        "scale": options.scale,
+        "target": targets,
+        "achieved": [model.achieved for model in trainer.phase.pruned_models] or [{}],
+        "rows": rows,
+        "macs_input": list(shape),
+        "best": trainer.best,
+    }
+    # As in the option file: a list only where that holds a list.
     if len(targets) == 1:
-        return {"target": targets[0], "achieved": achieved[0]}
-    return {"target": targets, "achieved": achieved}
-
-
-def _model_files(folder: RunFolder, names: Sequence[str]) -> dict[str, str]:
-    files = {}
-    for name in names:
+        metrics["target"] = targets[0]
+        metrics["achieved"] = metrics["achieved"][0]
+        metrics["best"] = trainer.best.get("best", {})
+    metrics["files"] = {}
+    for name in (*networks, *best_names(options)):
         path = folder.model(name)
-        if path.exists():
-            files[name] = str(path.relative_to(folder.path))
-    return files
-
-
-def _add_latencies(
-    rows: list[Row], networks: Mapping[str, nn.Module], shape: tuple[int, ...]
-) -> None:
-    # On the CPU whatever the run trained on, so that runs of different machines can be compared.
-    on_cpu = {name: network.cpu() for name, network in networks.items()}
-    times = latencies(on_cpu, shape, repeats=LATENCY_REPEATS)
-    for row in rows:
-        if row["model"] in times:
-            row["latency_ms"] = times[row["model"]].median_ms
+        if path.exists():  # no model is the best of a run that was never validated
+            metrics["files"][name] = str(path.relative_to(folder.path))
+    return finite(metrics)
 
 
 def _write_widths(trainer: Trainer, folder: RunFolder, networks: Mapping[str, nn.Module]) -> None:
@@ -198,6 +194,7 @@ def _write_widths(trainer: Trainer, folder: RunFolder, networks: Mapping[str, nn
         if len(names) == 1:
             write_json(folder.path / "widths.json", widths)
         else:
+            # reports write the text of widths.json themselves; these are for reading alone
             stem = name.replace("pruned", "widths")
             write_json(folder.path / f"{stem}.json", widths)
             write_text(folder.path / f"{stem}.txt", widths_text(widths))

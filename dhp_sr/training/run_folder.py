@@ -1,5 +1,6 @@
 """Folder of a run: paths, CSV tables, log file, and the environment that it was made in."""
 
+import csv
 import json
 import logging
 import os
@@ -43,11 +44,14 @@ class Table:
         cells = []
         for name in self.columns:
             value = row[name]
-            cells.append(_quote(f"{value:.9g}" if isinstance(value, float) else str(value)))
-        with open(self.path, "a", encoding="utf-8") as file:
+            # Nine digits tell any two float32 numbers apart.
+            cells.append(f"{value:.9g}" if isinstance(value, float) else str(value))
+        # Opened anew for every row: what a killed run has written is in the file, not in a buffer.
+        with open(self.path, "a", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
             if file.tell() == 0:
-                file.write(",".join(self.columns) + "\n")
-            file.write(",".join(cells) + "\n")
+                writer.writerow(self.columns)
+            writer.writerow(cells)
 
     def rewind(self, iteration: int) -> None:
         """Remove the rows after `iteration`, and a row that was cut off while it was written.
@@ -55,26 +59,22 @@ class Table:
         Raises:
             UserError: A row does not begin with an iteration: somebody edited the file.
         """
-        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        text = ""
+        if self.path.exists():
+            text = self.path.read_text(encoding="utf-8")
         kept = []
         for row in text.splitlines(keepends=True)[1:]:
             if not row.endswith("\n"):
-                continue
+                continue  # the run was killed while it wrote this row
             first_cell = row.split(",", 1)[0]
             if not first_cell.isdecimal():
                 raise UserError(
                     f"{self.path}: expected rows that begin with the iteration, "
-                    f"found {row!r}; repair or remove it"
+                    f"got {row!r}; repair or remove it"
                 )
             if int(first_cell) <= iteration:
                 kept.append(row)
         write_text(self.path, ",".join(self.columns) + "\n" + "".join(kept))
-
-
-def _quote(cell: str) -> str:
-    if not set(cell) & set(',"\n'):
-        return cell
-    return '"' + cell.replace('"', '""') + '"'
 
 
 class RunFolder:
@@ -91,7 +91,7 @@ class RunFolder:
         self.states = path / "training_states"
         self.visualization = path / "visualization"
         self.tensorboard = path / "tb"
-        self.samples = path / "images"
+        self.samples = path / "images"  # crops for the report
         self.log = path / "train.log"
         self.curves = Table(path / "curves.csv", CURVE_COLUMNS)
         self.validation = Table(path / "validation.csv", VALIDATION_COLUMNS + scores)
@@ -114,12 +114,12 @@ class RunFolder:
             return json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
             raise UserError(
-                f"{path}: expected the results of the run, found: {error}; "
+                f"{path}: expected the results of the run, got: {error}; "
                 "remove it, and --auto_resume makes it again"
             ) from error
 
     def open(self, *, resume: bool) -> Path | None:
-        """Make the folder; unless resuming, an earlier one is renamed, never overwritten.
+        """Make the folder; unless resuming, an earlier run is renamed, never overwritten.
 
         Returns:
             New path of an earlier run; None where there was none, or where it is resumed.
@@ -135,7 +135,7 @@ class RunFolder:
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"{self.path}: expected a folder to write the run to, found: {error}"
+                f"{self.path}: expected a folder to write the run to, got: {error}"
             ) from error
         return archived
 
@@ -153,6 +153,7 @@ class RunFolder:
         self.validation.rewind(iteration)
         if self.latents.path.exists():
             self.latents.rewind(iteration)
+        # The log has no iterations to go by, so its length at the time of the state is stored.
         if self.log.exists() and self.log.stat().st_size > log_bytes:
             os.truncate(self.log, log_bytes)
 
@@ -180,8 +181,9 @@ def open_log(path: Path | None, *, screen: bool) -> Iterator[logging.Logger]:
         screen: Whether to log to standard error as well, above a progress bar.
     """
     logger = logging.getLogger("dhp_sr")
+    # Processes that do not write stay silent, errors apart.
     logger.setLevel(logging.INFO if screen else logging.ERROR)
-    logger.propagate = False
+    logger.propagate = False  # a root logger that somebody configured would print every line twice
     handlers: list[logging.Handler] = []
     if screen:
         handlers.append(_ProgressBarHandler())
@@ -193,6 +195,7 @@ def open_log(path: Path | None, *, screen: bool) -> Iterator[logging.Logger]:
         handlers.append(file_handler)
     for handler in handlers:
         logger.addHandler(handler)
+    # The logger outlives the run: several runs in a process must not write into each other's files.
     try:
         yield logger
     finally:
@@ -205,6 +208,7 @@ class _ProgressBarHandler(logging.Handler):
     """Writes above the progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        # tqdm clears the bar, writes the line, and draws the bar again below it.
         tqdm.write(self.format(record), file=sys.stderr)
 
 

@@ -54,6 +54,7 @@ class RunLogger:
         self.print_freq = print_freq
         self.loss_name = loss_name
         self.logger = logging.getLogger("dhp_sr")
+        # disable=None: no bar where the output is no terminal, such as in a log file.
         self._bar = tqdm(
             total=total, initial=start, disable=None, dynamic_ncols=True, smoothing=0.05
         )
@@ -99,7 +100,7 @@ class RunLogger:
         self, iteration: int, phase: str, log: Mapping[str, float], ratios: Mapping[str, float]
     ) -> None:
         loss = sum(self.losses) / len(self.losses)
-        self.losses.clear()
+        self.losses.clear()  # not a new list: the driver saves this object
         self.folder.curves.append(
             {"iteration": iteration, "phase": phase, "loss": loss, "lr": log["lr"], **ratios}
         )
@@ -122,15 +123,17 @@ class RunLogger:
             self._time_left(iteration),
         )
         self._write_events(iteration, {f"losses/{self.loss_name}": loss, "lr": log["lr"], **ratios})
+        # What the search reports beside the loss is grouped under its own heading.
         of_search = {
             f"search/{key}": value for key, value in log.items() if key not in ("loss", "lr")
         }
         self._write_events(iteration, of_search)
 
     def log_latents(self, iteration: int, search: Search) -> None:
-        """Write a sample of the search's latents, one row for each prunable group."""
+        """Write a sample of the search's latents, a row for each prunable group."""
         latents = search.hyper.plan.split(search.remaining().detach().float().cpu())
         for group, values in latents.items():
+            # Three digits are enough for a chart, and bound the file for wide networks.
             text = " ".join(f"{value:.3g}" for value in values.tolist())
             self.folder.latents.append({"iteration": iteration, "group": group, "latents": text})
 
@@ -162,7 +165,7 @@ class RunLogger:
 
     def _time_left(self, iteration: int) -> str:
         now = time.monotonic()
-        elapsed = max(now - self._last_time, 1e-9)
+        elapsed = max(now - self._last_time, 1e-9)  # two rows within the clock's resolution
         rate = (iteration - self._last_iteration) / elapsed
         self._last_time = now
         self._last_iteration = iteration
@@ -173,6 +176,7 @@ class RunLogger:
 
 
 def _open_events(folder: RunFolder, start: int) -> Any:
+    # Imported here: it takes a second, and few runs want it.
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -194,5 +198,6 @@ def is_latent_sample_due(schedule: Schedule, iteration: int) -> bool:
     finished = iteration - schedule.dense_iter
     if not schedule.has_search or not 0 < finished <= schedule.search_iter:
         return False
+    # Rounded up, so that there are never more samples than a chart shows.
     interval = math.ceil(schedule.search_iter / LATENT_SAMPLES)
     return finished % interval == 0 or finished == schedule.search_iter

@@ -1,10 +1,10 @@
 """Schedule of a run: its phases and its learning rate, as pure functions of the iteration.
 
-    dense -> search -> finetune the first pruned model -> finetune the second one -> ...
+    dense -> search -> finetune the first pruned model -> finetune the second -> ...
 
 With several targets the network is searched once and pruned once for each of them. All pruned
 models are finetuned for the same number of iterations, with the learning rates that a run with
-one target has after its search.
+a single target has after its search.
 """
 
 import math
@@ -20,7 +20,7 @@ PhaseName = Literal["dense", "search", "finetune"]
 
 @dataclass(frozen=True)
 class PhaseSpan:
-    """Iterations of one phase."""
+    """Iterations of a phase."""
 
     name: PhaseName
     start: int
@@ -36,13 +36,13 @@ class Schedule:
     """Phases and learning rates of a run; steps are counted from 0."""
 
     total_iter: int
-    """Iterations of all phases together, with one target."""
+    """Iterations of all phases together, with a single target."""
     dense_iter: int
-    """Iterations before the search; `total_iter` in a run without one."""
+    """Iterations before the search; `total_iter` in a run without a search."""
     search_iter: int
     """Iterations of the search."""
     has_search: bool
-    """Whether there is a search; without one the whole run is a dense phase."""
+    """Whether there is a search; otherwise the whole run is a dense phase."""
     base_lr: float
     """Learning rate before scheduling."""
     scheduler: Scheduler
@@ -65,6 +65,7 @@ class Schedule:
         """
         train, compress = options.train, options.compress
         if compress is None:
+            # The whole run is dense training, so that nothing below has to ask for a search.
             return cls(
                 total_iter=train.total_iter,
                 dense_iter=train.total_iter,
@@ -78,7 +79,7 @@ class Schedule:
         if before_pruning > train.total_iter:
             raise UserError(
                 f"expected compress.dense_iter (={compress.dense_iter}) + compress.search_iter "
-                f"(={compress.search_iter}) <= train.total_iter (={train.total_iter}), found "
+                f"(={compress.search_iter}) <= train.total_iter (={train.total_iter}), got "
                 f"{before_pruning}; lengthen the run or shorten the phases"
             )
         # Weights of the parametrization "full" are outputs of hypernetworks, so the optimizer
@@ -116,7 +117,7 @@ class Schedule:
 
     @property
     def spans(self) -> tuple[PhaseSpan, ...]:
-        """The phases in their order, one finetuning phase for each target."""
+        """The phases in their order, with a finetuning phase for each target."""
         if not self.has_search:
             return (PhaseSpan("dense", 0, self.total_iter),)
         spans = [
@@ -149,32 +150,38 @@ class Schedule:
 
     def learning_rate(self, iteration: int) -> float:
         """Return the learning rate of step `iteration`, warm-up included."""
-        # Every target repeats the iterations of the first one.
+        # Every target repeats the iterations of the first.
         iteration -= self.target_index(iteration) * self.finetune_iter
         is_pruned = iteration >= self.prune_at
-        phase_start = self.prune_at if is_pruned else 0
+        phase_start = 0
+        if is_pruned:
+            phase_start = self.prune_at
 
         warmup = 1.0
         if self.warmup_iter:
             warm_since = phase_start if self.rewarm else 0
             warmup = min(1.0, (iteration - warm_since + 1) / self.warmup_iter)
 
-        if self.search_scheduler is None:
-            scheduler, step, length = self.scheduler, iteration, self.total_iter
-        elif is_pruned:
-            scheduler, step, length = self.scheduler, iteration - phase_start, self.finetune_iter
-        else:
-            scheduler, step, length = self.search_scheduler, iteration, self.prune_at
+        # A single scheduler spans the run; two of them split it where the network is pruned.
+        scheduler = self.scheduler
+        step = iteration
+        length = self.total_iter
+        if self.search_scheduler is not None and is_pruned:
+            step = iteration - phase_start
+            length = self.finetune_iter
+        elif self.search_scheduler is not None:
+            scheduler = self.search_scheduler
+            length = self.prune_at
         return warmup * learning_rate(scheduler, self.base_lr, step, length)
 
 
 def learning_rate(scheduler: Scheduler, base: float, step: int, length: int) -> float:
-    """Return the learning rate of one step by a closed formula.
+    """Return the learning rate of a step by a closed formula.
 
     cosine: `eta_min + (base - eta_min) (1 + cos(pi step / length)) / 2` (Loshchilov and Hutter,
     SGDR, ICLR 2017, equation 5, without restarts); multistep: `base gamma^(milestones reached)`.
 
-    A formula has no state, so a resumed run needs none and cannot drift from a straight one.
+    A formula has no state, so a resumed run needs none and cannot drift from a straight run.
 
     Args:
         scheduler: Its type and parameters.

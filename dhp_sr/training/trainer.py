@@ -20,8 +20,9 @@ from dhp_sr.training.checkpoint import (
 from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.training.loss import TrainingLoss
 from dhp_sr.training.model_writer import ModelWriter, best_names
-from dhp_sr.training.phases import PHASES, Dense, Handover, Phase, RunResources
-from dhp_sr.training.pruning import dry_run, make_latency_benchmark
+from dhp_sr.training.phase import Phase, RunResources
+from dhp_sr.training.phases import PHASES, Dense
+from dhp_sr.training.pruning import Handover, dry_run, make_latency_benchmark
 from dhp_sr.training.run_folder import RunFolder
 from dhp_sr.training.schedule import Schedule
 from dhp_sr.utils.errors import UserError
@@ -31,7 +32,7 @@ from dhp_sr.zoo.third_party import check_files
 
 
 class Trainer:
-    """Trains, searches, prunes and finetunes one network, step by step.
+    """Trains, searches, prunes and finetunes a network, step by step.
 
     Iterations are the number of steps taken before, so the first step is iteration 0.
 
@@ -64,21 +65,25 @@ class Trainer:
         network = self.task.build_network(options)
         if options.path.pretrain_network_g:
             load_file(network, options.path.pretrain_network_g)
-        self.models = ModelWriter(
-            options, folder.models if folder else None, is_main=context.is_main
-        )
-        table = folder.path / "latency_table.json" if folder else None
+        model_folder = None
+        latency_table = None
+        if folder is not None:
+            model_folder = folder.models
+            # Beside the results, not in a cache: times are part of what the run depended on.
+            latency_table = folder.path / "latency_table.json"
+        self.models = ModelWriter(options, model_folder, is_main=context.is_main)
         self.resources = RunResources(
             options=options,
             context=context,
             loss=TrainingLoss(options, context),
             models=self.models,
-            latency_benchmark=make_latency_benchmark(network, options, context, table),
+            latency_benchmark=make_latency_benchmark(network, options, context, latency_table),
         )
         self._phase_index = 0
         self.phase: Phase = Dense(self.resources, self.schedule.spans[0])
         self.phase.enter(Handover(network))
         if folder:
+            # A third-party network may be one that files cannot describe; better known now.
             check_files(network)
 
     @property
@@ -101,10 +106,13 @@ class Trainer:
         """
         entered = []
         spans = self.schedule.spans
+        # A loop, not a test: phases of no iterations are entered and left at once.
         while self._phase_index + 1 < len(spans):
             span = spans[self._phase_index + 1]
             if iteration < span.start:
                 break
+            # The old phase is left before the new one is made: it may write files that the new
+            # one reads, such as the teacher.
             handover = self.phase.leave()
             self._phase_index += 1
             self.phase = PHASES[span.name](self.resources, span)
@@ -130,11 +138,12 @@ class Trainer:
         input_key, target_key = self.task.batch_keys
         images = self.context.to_device(batch[input_key], channels_last=channels_last)
         target = self.context.to_device(batch[target_key], channels_last=channels_last)
+        # Set from the iteration at every step, never carried along: there is nothing to resume.
         rate = self.schedule.learning_rate(iteration)
         return self.phase.step(images, target, iteration, rate)
 
     def validate(self, test_set: Any, save_to: Path | None = None) -> dict[str, float]:
-        """Score the network as it is now on one test set.
+        """Score the network as it is now on a test set.
 
         Args:
             test_set: Of the run's task.
@@ -154,6 +163,7 @@ class Trainer:
         name = best_names(self.options)[self.phase.span.target]
         key = self.task.main_score.key
         mean = self.task.mean_score(scores)
+        # `best` is part of the training state: a resumed run must not replace a better model.
         if name in self.best and not self.task.is_better(mean, self.best[name][key]):
             return
         self.best[name] = {"iteration": iteration, key: mean}
@@ -199,7 +209,9 @@ class Trainer:
             "extra": extra or {},
             "random": random_state(),
         }
-        save_state(self._run_folder.states, iteration, tree)
+        if self.folder is None:
+            raise UserError("expected a folder for the run's files, got none: set run_folder")
+        save_state(self.folder.states, iteration, tree)
 
     def resume(self, path: Path) -> dict[str, Any]:
         """Continue from a state file; to be called on a fresh trainer.
@@ -214,18 +226,20 @@ class Trainer:
         """
         tree = load_state(path)
         current = fixed_options(self.options, self.context.world_size)
-        found = differences(without_free_options(tree["options"]), current)
-        if found:
+        changes = differences(without_free_options(tree["options"]), current)
+        if changes:
             raise UserError(
                 f"{path}: the state belongs to other options; set them as they were, or start "
                 "again without --auto_resume (this run is kept under another name):\n  "
-                + "\n  ".join(found)
+                + "\n  ".join(changes)
             )
         if tree["trainer"]["phase"] > 0:
+            # The results at the end need the file; its loss should not show only then.
             self.models.check_dense_file()
         self.load_state_dict(tree["trainer"])
         self.best = tree["best"]
-        # Last, since building phases draws random numbers that the saved run has not drawn.
+        # Last, since building networks and phases draws random numbers that the saved run has not
+        # drawn. From here on all generators continue as if it had never stopped.
         set_random_state(tree["random"])
         return tree
 
@@ -235,14 +249,8 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Enter the phase of a saved state; to be called on a fresh trainer."""
-        plain = self.phase.network
+        plain = self.phase.network  # of the dense phase, which a fresh trainer is in
         self._phase_index = state["phase"]
         span = self.schedule.spans[self._phase_index]
         self.phase = PHASES[span.name](self.resources, span)
         self.phase.load_state_dict(state["state"], plain)
-
-    @property
-    def _run_folder(self) -> RunFolder:
-        if self.folder is None:
-            raise UserError("expected a folder for the run's files, found none: set run_folder")
-        return self.folder

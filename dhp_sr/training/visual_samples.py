@@ -48,6 +48,7 @@ def write_samples(
             is written.
         device: Device of the networks.
     """
+    # Leftovers of another set of images would show up in the report.
     if folder.exists():
         shutil.rmtree(folder)
     entries = []
@@ -83,25 +84,24 @@ def _write_crops(
     item: Mapping[str, Any],
     test_set: TestSet,
 ) -> dict[str, Any]:
-    """Write one crop of every version of an image; return its entry in index.json."""
+    """Write a crop of every version of an image; return its entry in index.json."""
     target = versions[GROUND_TRUTH]
     crop = most_detailed_crop(target, test_set.scale)
     entries = []
     for name, image in versions.items():
         path = f"{number}/{name}.png"
+        # The input shows the same region with fewer pixels.
         reduction = test_set.scale if name == INPUT else 1
         top, left, height, width = (side // reduction for side in crop)
         with atomic_write(folder / path) as file:
             cropped = image[top : top + height, left : left + width]
             file.write(encode_png(cropped, compress_level=9))
-        is_comparable = image.shape == target.shape and name != GROUND_TRUTH
-        entries.append(
-            {
-                "name": name,
-                "file": path,
-                "psnr_db": _psnr(image, target, test_set) if is_comparable else None,
-            }
-        )
+        score = None
+        if image.shape == target.shape and name != GROUND_TRUTH:
+            # Of the whole image as in the tables: Y for color super-resolution, else all channels.
+            luma = test_set.scale > 1 and target.shape[-1] == 3
+            score = float(psnr_db(image, target, crop_border=test_set.crop_border, luma=luma))
+        entries.append({"name": name, "file": path, "psnr_db": score})
     return finite(
         {
             "set": test_set.name,
@@ -112,12 +112,6 @@ def _write_crops(
             "versions": entries,
         }
     )
-
-
-def _psnr(image: Image, target: Image, test_set: TestSet) -> float:
-    """PSNR of the whole image as in the tables: Y for color super-resolution, else all channels."""
-    use_luma = test_set.scale > 1 and target.shape[-1] == 3
-    return float(psnr_db(image, target, crop_border=test_set.crop_border, luma=use_luma))
 
 
 def most_detailed_crop(target: Image, scale: int) -> Crop:
@@ -133,11 +127,13 @@ def most_detailed_crop(target: Image, scale: int) -> Crop:
     height = min(CROP_SIZE, target.shape[0]) // scale * scale
     width = min(CROP_SIZE, target.shape[1]) // scale * scale
     gray = target.astype(np.float64).mean(axis=2)
+    # Detail of a pixel: absolute differences to its neighbors above and to the left.
     detail = np.zeros_like(gray)
     detail[1:, 1:] = np.abs(np.diff(gray, axis=0))[:, 1:] + np.abs(np.diff(gray, axis=1))[1:]
 
     # Sums over all windows at once, by a summed-area table (Crow, SIGGRAPH 1984).
     table = np.pad(detail, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    # Every eighth position is enough: neighboring windows hardly differ.
     step = scale * max(1, 8 // scale)
     tops = np.arange(0, target.shape[0] - height + 1, step)
     lefts = np.arange(0, target.shape[1] - width + 1, step)

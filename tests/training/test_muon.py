@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dhp_sr.training.muon import STEP_RMS, Muon, is_matrix, orthogonalize
+from dhp_sr.training.optimizers import STEP_RMS, Muon, is_matrix, orthogonalize
 
 
 def train_on_uneven_directions(kind, steps=150, **settings):

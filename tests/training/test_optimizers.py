@@ -4,8 +4,8 @@ from torch import nn
 
 from dhp_sr.config.schema import OptimizerSettings
 from dhp_sr.training.checkpoint import pack, unpack
-from dhp_sr.training.muon import Muon
 from dhp_sr.training.optimizers import (
+    Muon,
     build_optimizer,
     load_optimizer,
     named_state,
