@@ -1,49 +1,56 @@
-"""Train, search, cut and finetune: `python dhp_sr/train.py -opt FILE [--auto_resume] [--set a.b=value ...]`."""
+"""Train, search, prune, finetune: `python dhp_sr/train.py -opt FILE [--auto_resume] [--set a.b=v]`."""
 
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+# Run as a script, Python puts this folder first on the search path, where our modules would hide
+# libraries of the same name.
 if sys.path and sys.path[0] and Path(sys.path[0]).resolve() == ROOT / "dhp_sr":
-    sys.path[0] = str(ROOT)  # run as a script: our modules must not hide libraries of the same name
+    sys.path[0] = str(ROOT)
 
 import argparse  # noqa: E402
 import shlex  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 
+from dhp_sr.cli.parsers import train_parser  # noqa: E402
 from dhp_sr.utils.errors import UserError  # noqa: E402
 from dhp_sr.utils.files import working_root  # noqa: E402
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0 success, 2 a user's mistake, 130 stopped with the state saved."""
-    arguments = _parser().parse_args(argv)
+    """Run the command line.
+
+    Returns:
+        0 for success, 2 after a user's mistake, 130 if stopped with the state saved.
+    """
+    arguments = train_parser().parse_args(argv)
+    # Not `exit_code`, as the other commands have: hours of training may be lost, so every message
+    # says how to resume them.
     try:
         return _train(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
     except ModuleNotFoundError as error:
-        extra = "training needs pip install 'dhp_sr[train]'"
         print(
-            f"error: {error}; {extra}; is the environment active? see README.md: . .venv/bin/activate",
+            f"error: {error}; training needs pip install 'dhp_sr[train]'; "
+            "is the environment active? see README.md: . .venv/bin/activate",
             file=sys.stderr,
         )
-        return 2
     except OSError as error:
-        print(
-            f"error: cannot read or write: {error}\nonce that is mended: {_again(arguments)}",
-            file=sys.stderr,
-        )
-        return 2
+        print(f"error: cannot read or write: {error}", file=sys.stderr)
+        print(f"when that is fixed, resume with: {_resume_command(arguments)}", file=sys.stderr)
     except KeyboardInterrupt:
         print(
-            f"stopped at once; go on from the last state with: {_again(arguments)}", file=sys.stderr
+            f"stopped at once; resume from the last state with: {_resume_command(arguments)}",
+            file=sys.stderr,
         )
         return 130
+    return 2
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    # Only now: libraries take seconds to import, and --help needs none of them.
     from dhp_sr.cli.process import keep_memory, plain_warnings, seed_everything, stop_on_signals
     from dhp_sr.config import load_options
     from dhp_sr.training.driver import Interrupted, train
@@ -52,48 +59,35 @@ def _train(arguments: argparse.Namespace) -> int:
 
     with plain_warnings(), stop_on_signals() as stop:
         options = load_options(arguments.opt, arguments.set, check_network=check_network_type)
+        # Global state is touched here alone, never in the library.
         seed_everything(options.manual_seed)
         register_known()
         keep_memory()
         try:
-            root, launcher = working_root(ROOT), arguments.launcher
             train(
-                options, root=root, auto_resume=arguments.auto_resume, launcher=launcher, stop=stop
+                options,
+                root=working_root(ROOT),
+                auto_resume=arguments.auto_resume,
+                launcher=arguments.launcher,
+                stop=stop,
             )
         except Interrupted as error:
-            print(f"{error}\ngo on with: {_again(arguments)}", file=sys.stderr)
+            print(f"{error}\nresume with: {_resume_command(arguments)}", file=sys.stderr)
             return 130
     return 0
 
 
-def _again(arguments: argparse.Namespace) -> str:
-    """Return the command that goes on where this one stopped."""
-    script = shlex.quote(str(Path(__file__)))
-    start = f"torchrun ... {script}" if arguments.launcher == "pytorch" else f"python {script}"
-    changes = f" --set {shlex.join(arguments.set)}" if arguments.set else ""
-    launcher = " --launcher pytorch" if arguments.launcher == "pytorch" else ""
-    return f"{start} -opt {shlex.quote(arguments.opt)}{changes} --auto_resume{launcher}"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.split(":")[0] + ".", allow_abbrev=False)
-    parser.add_argument(
-        "-opt", "--opt", required=True, metavar="FILE", help="option file, see options/"
-    )
-    parser.add_argument(
-        "--auto_resume", action="store_true", help="go on from the newest state of the same run"
-    )
-    parser.add_argument(
-        "--launcher",
-        choices=("none", "pytorch"),
-        default="none",
-        help="pytorch: started by torchrun",
-    )
-    changes = "change options, for example compress.target.macs=0.3 or compress=null"
-    parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="a.b=value", help=changes
-    )
-    return parser
+def _resume_command(arguments: argparse.Namespace) -> str:
+    """Return the command that resumes the run, quoted for a shell."""
+    words = ["python", str(Path(__file__)), "-opt", arguments.opt]
+    if arguments.set:
+        words += ["--set", *arguments.set]
+    words.append("--auto_resume")
+    if arguments.launcher == "pytorch":
+        words += ["--launcher", "pytorch"]
+        # torchrun's own arguments, such as the number of processes, are not known here.
+        return f"torchrun ... {shlex.join(words[1:])}"
+    return shlex.join(words)
 
 
 if __name__ == "__main__":

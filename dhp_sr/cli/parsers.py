@@ -27,6 +27,27 @@ def _add_network_arguments(parser: argparse.ArgumentParser, arch_help: str) -> N
     )
 
 
+def train_parser() -> argparse.ArgumentParser:
+    """Return the command line of train.py."""
+    parser = _parser("Train, search, prune and finetune.")
+    parser.add_argument(
+        "-opt", "--opt", required=True, metavar="FILE", help="option file, see options/"
+    )
+    parser.add_argument(
+        "--auto_resume", action="store_true", help="resume from the newest state of the same run"
+    )
+    parser.add_argument(
+        "--launcher",
+        choices=("none", "pytorch"),
+        default="none",
+        help="pytorch: started by torchrun",
+    )
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="a.b=value", help=SET_HELP
+    )
+    return parser
+
+
 def plan_parser() -> argparse.ArgumentParser:
     """Return the command line of plan.py."""
     # Defaults are None where an option file may state the value: what was given can be told apart.
