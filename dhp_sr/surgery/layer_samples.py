@@ -22,6 +22,23 @@ def is_transposed(layer: nn.Module) -> bool:
     return type(layer) in TRANSPOSED_CONVOLUTIONS
 
 
+def out_dim(layer: nn.Module) -> int:
+    """Axis of the weight that holds the output channels."""
+    return 1 if is_transposed(layer) else 0
+
+
+def in_dim(layer: nn.Module) -> int:
+    """Axis of the weight that holds the input channels (of a group)."""
+    return 1 - out_dim(layer)
+
+
+def num_positions(layer: nn.Module, output: Tensor) -> int:
+    """Number of positions in one sample of a layer's output."""
+    if isinstance(layer, nn.Linear):
+        return output.numel() // output.shape[-1]
+    return output.numel() // len(output)
+
+
 def num_features(layer: nn.Module, in_channels: int) -> int:
     """Number of inputs that one output value of a layer reads."""
     return in_channels * math.prod(getattr(layer, "kernel_size", ()))
@@ -35,7 +52,7 @@ def choose_positions(count: int, wanted: int, generator: torch.Generator) -> Ten
 
 
 def sample_features(
-    layer: nn.Module, sample: Tensor, channels: Tensor, spatial: Sequence[int], positions: Tensor
+    layer: nn.Module, sample: Tensor, output: Tensor, channels: Tensor, positions: Tensor
 ) -> Tensor:
     """Features of one sample at some output positions.
 
@@ -43,17 +60,18 @@ def sample_features(
         layer: one of `LAYERS`.
         sample: the layer's input without the batch axis: (C, H, W) for a convolution in two
             dimensions, (..., C) for a linear layer.
+        output: the layer's output for it; its shape gives the positions.
         channels: indices of the input channels that count.
-        spatial: shape of the output's positions, () for a linear layer.
-        positions: (rows,) flat indices into them.
+        positions: (rows,) flat indices of output positions.
 
     Returns:
         (rows, len(channels) * kernel size), channels first, as a flattened kernel has them.
     """
     if isinstance(layer, nn.Linear):
         return sample.reshape(-1, sample.shape[-1])[positions][:, channels]
+    spatial = tuple(output.shape[1:])
     windows = _windows(layer, sample[channels], spatial)
-    at = torch.unravel_index(positions, tuple(spatial))
+    at = torch.unravel_index(positions, spatial)
     # Advanced indices behind the leading slice: (channels, rows, *kernel).
     return windows[(slice(None), *at)].transpose(0, 1).flatten(1)
 
@@ -79,13 +97,16 @@ def as_kernel(layer: nn.Module, coefficients_OF: Tensor) -> Tensor:
 def _windows(layer: nn.Module, sample: Tensor, spatial: Sequence[int]) -> Tensor:
     """View (channels, *positions, *kernel) of what a convolution reads; only the padding is copied."""
     if is_transposed(layer):
-        padded, stride = _zero_stuffed(layer, sample), (1,) * len(spatial)
+        padded = _zero_stuffed(layer, sample)
+        stride = (1,) * len(spatial)
     else:
-        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-        padding = layer._reversed_padding_repeated_twice
-        padded, stride = F.pad(sample[None], padding, mode=mode)[0], layer.stride
+        # torch's own order of padding, the last axis first; F.pad calls zero padding "constant".
+        mode = {"zeros": "constant"}.get(layer.padding_mode, layer.padding_mode)
+        padded = F.pad(sample[None], layer._reversed_padding_repeated_twice, mode=mode)[0]
+        stride = layer.stride
     padded = padded.contiguous()
     channel_step, *steps = padded.stride()
+    # Neighboring windows lie a stride apart, neighboring taps within a window a dilation.
     between = [step * jump for step, jump in zip(steps, stride, strict=True)]
     within = [step * gap for step, gap in zip(steps, layer.dilation, strict=True)]
     shape = (len(padded), *spatial, *layer.kernel_size)

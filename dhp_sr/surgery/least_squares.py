@@ -66,7 +66,8 @@ class NormalEquations:
         Returns:
             Coefficients (outputs, features) and intercepts (outputs,), float64.
         """
-        gram, cross = self.gram_FF.clone(), self.cross_FO.clone()
+        gram = self.gram_FF.clone()
+        cross = self.cross_FO.clone()
         rows = max(self.rows, 1)
         if intercept:
             # Centered sums: the constant is then the mean of what the features leave over.
@@ -125,11 +126,13 @@ def solve_with_held_out_ridge(
     unchanged = held_out.residual_square
     if unchanged <= NEGLIGIBLE * held_out.target_square:
         return None
-    best_ridge, best_error = 0.0, unchanged
+    best_ridge = 0.0
+    best_error = unchanged
     for ridge in RIDGES:
         error = held_out.error(*train.solve(ridge, intercept))
         if error < best_error:
-            best_ridge, best_error = ridge, error
+            best_ridge = ridge
+            best_error = error
     if best_ridge == 0.0:
         return None
     coefficients, intercepts = train.plus(held_out).solve(best_ridge, intercept)

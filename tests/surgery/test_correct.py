@@ -96,9 +96,8 @@ def test_features_times_kernel_are_the_layers_output(name):
     shape = (2, 7, 4) if dims == 0 else (2, 4, *[6, 7, 8][:dims])
     x = torch.randn(shape, dtype=torch.double)
     output = layer(x)
-    spatial = output.shape[2:] if dims else ()
     channels, positions = torch.arange(4), torch.arange(output[0].numel() // 5)
-    features = sample_features(layer, x[1], channels, spatial, positions)
+    features = sample_features(layer, x[1], output[1], channels, positions)
     assert features.shape == (len(positions), num_features(layer, 4))
     # as_kernel maps coefficients to the weight; solve for them by asking for the weight itself
     flat = torch.eye(features.shape[1], dtype=torch.double)

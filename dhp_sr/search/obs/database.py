@@ -17,7 +17,7 @@ from torch.func import functional_call
 from dhp_sr.hyper import HyperNet
 from dhp_sr.search.obs.statistics import LayerStatistics
 from dhp_sr.surgery.cut import kept_entries
-from dhp_sr.surgery.layer_samples import is_transposed
+from dhp_sr.surgery.layer_samples import is_transposed, out_dim
 
 
 class WidthDatabase:
@@ -50,7 +50,8 @@ class WidthDatabase:
     @torch.no_grad()
     def values(self, widths: Sequence[int]) -> dict[str, Tensor]:
         """Full-size parameters of the network with these widths, zero where channels are cut."""
-        hyper, mask = self._hyper, self.mask(widths)
+        hyper = self._hyper
+        mask = self.mask(widths)
         previous = hyper.mask.clone()
         hyper.mask.copy_(mask)
         try:
@@ -64,9 +65,9 @@ class WidthDatabase:
                 self._solved[key] = self._solve(layer, mask)
             weight, bias = self._solved[key]
             module = hyper.network.get_submodule(layer.weight.rpartition(".")[0])
-            out_dim = 1 if is_transposed(module) else 0
-            outputs = kept.get((layer.weight, out_dim), torch.arange(weight.shape[out_dim]))
-            values[layer.weight] = _only(weight, outputs, out_dim).to(values[layer.weight])
+            dim = out_dim(module)
+            outputs = kept.get((layer.weight, dim), torch.arange(weight.shape[dim]))
+            values[layer.weight] = _only(weight, outputs, dim).to(values[layer.weight])
             name = f"{layer.weight.rpartition('.')[0]}.bias"
             if bias is not None:
                 values[name] = _only(bias, outputs, 0).to(values[name])
@@ -116,7 +117,7 @@ def _unflatten(module: nn.Module, layer: LayerStatistics, weight_OF: Tensor) -> 
         shape[:2] = shape[1::-1]
     taps = shape[2:]
     if layer.features_per_channel == 1 and len(layer.weight_OF) > shape[0]:
-        # Every tap was an output of its own: (out * taps, in) -> (out, in, *taps).
+        # Every tap was a separate output: (out * taps, in) -> (out, in, *taps).
         weight = weight_OF.reshape(shape[0], -1, shape[1]).transpose(1, 2).reshape(shape)
     else:
         weight = weight_OF.reshape(shape)
@@ -136,7 +137,8 @@ def output_loss(outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> float:
 
     Images: mean squared error. Logits (N, classes): Kullback-Leibler divergence, in nats.
     """
-    total, count = 0.0, 0
+    total = 0.0
+    count = 0
     for output, target in zip(outputs, targets, strict=True):
         count += len(output)
         if output.dim() == 2:

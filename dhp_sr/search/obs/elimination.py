@@ -5,7 +5,7 @@ Removing the features J of a channel from a layer y = W x, and re-solving W for 
     tr( W_J [H^-1_JJ]^-1 W_J^T )        with H the covariance of x
 
 to the layer's squared error. After each removal W and H^-1 are updated, so that a channel which two
-others could replace is cheap only as long as one of these stays.
+others could replace is cheap only while another of these stays.
 
 References:
     Optimal Brain Surgeon (Hassibi and Stork, 1992); OBC (Frantar and Alistarh, NeurIPS 2022) and
@@ -66,12 +66,12 @@ class _LayerElimination:
         if not self.reads_group:
             return
         self._scale = max(layer.output_variance, torch.finfo(torch.float64).tiny)
-        # Only the group's own features are ever removed, so only their block has to be updated: a
-        # Schur complement of the inverse covariance is the inverse's own block.
-        own = torch.cat(self._features)
+        # Other groups that the layer reads keep all their features here. Their rows of the inverse
+        # never enter an error of this group, so the group's block is all that has to be updated.
+        features = torch.cat(self._features)
         inverse = torch.linalg.inv(layer.covariance_FF)
-        self._inverse = inverse[own][:, own]
-        self._weight_OF = layer.weight_OF[:, own].clone()
+        self._inverse = inverse[features][:, features]
+        self._weight_OF = layer.weight_OF[:, features].clone()
         self._slices: list[slice] = []
         start = 0
         for features in self._features:
@@ -82,7 +82,7 @@ class _LayerElimination:
         """Relative errors (channels,) that the layer would gain by losing each of some channels."""
         sizes = {self._slices[channel].stop - self._slices[channel].start for channel in channels}
         if len(sizes) == 1:
-            # The usual case, every channel has as many features: one batch of small systems.
+            # The usual case, every channel has as many features: a batch of small systems.
             positions = torch.tensor([self._slices[channel].start for channel in channels])
             features_CJ = positions[:, None] + torch.arange(sizes.pop())
             return self._block_errors(features_CJ) / self._scale

@@ -19,17 +19,17 @@ from dhp_sr.allocation.candidates import WidthCandidates, allowed_widths
 from dhp_sr.hyper import HyperNet
 
 Loss = Callable[[Sequence[int], bool], float]
-"""Widths, and whether all evaluation inputs are used (else a part) -> loss."""
+"""Widths, and whether all evaluation inputs are used (else a few) -> loss."""
 
 MAX_SWITCHES = 3
 """Pairs of groups that one mutation changes, at most."""
 
 LARGEST_STEP = 8
-"""A switch moves a group by at most this part of its dense width: 1 / 8."""
+"""A switch moves a group by at most an eighth of its candidate widths."""
 
 SCREENING_MARGIN = 1.02
-"""An offspring is evaluated on all inputs if its loss on a part of them is below this times its
-parent's there."""
+"""An offspring is evaluated on all inputs only if its loss on a few of them is below this times its
+parent's there: most offspring are worse, and a few inputs tell."""
 
 MAX_REPAIRS = 400
 """Single steps that bring an offspring back to the budget, at most."""
@@ -55,7 +55,9 @@ class WidthEvolution:
         seed: int = 0,
     ) -> None:
         self._groups = hyper.plan.prunable
-        self._budget, self._costs, self._loss = budget, hyper.costs, loss
+        self._budget = budget
+        self._costs = hyper.costs
+        self._loss = loss
         self._dense_cost = hyper.dense_cost()[budget.kind]
         self._random = random.Random(seed)
         self._widths = [allowed_widths(group, budget) for group in self._groups]
@@ -85,19 +87,21 @@ class WidthEvolution:
                 f"within {self._budget.margin:g}; lower round_to or min_width"
             )
         parent = min(parents, key=lambda indices: self._loss(self._to_widths(indices), True))
-        part = self._loss(self._to_widths(parent), False)
+        screening_loss = self._loss(self._to_widths(parent), False)
         best = self._loss(self._to_widths(parent), True)
         for _ in range(generations):
             offspring = self._repair(self._mutate(parent))
             if offspring is None or offspring == parent:
                 continue
             widths = self._to_widths(offspring)
-            offspring_part = self._loss(widths, False)
-            if not offspring_part < SCREENING_MARGIN * part:
+            offspring_screening_loss = self._loss(widths, False)
+            if not offspring_screening_loss < SCREENING_MARGIN * screening_loss:
                 continue
             loss = self._loss(widths, True)
             if loss < best:
-                parent, part, best = offspring, offspring_part, loss
+                parent = offspring
+                screening_loss = offspring_screening_loss
+                best = loss
         return self._to_widths(parent)
 
     def _to_widths(self, indices: Sequence[int]) -> list[int]:
@@ -136,12 +140,14 @@ class WidthEvolution:
     def _repair(self, indices: list[int]) -> list[int] | None:
         """Step single groups until the budget is met; None if random steps do not get there."""
         indices = list(indices)
-        wanted, margin = self._budget.keep_ratio, self._budget.margin
+        wanted = self._budget.keep_ratio
         for _ in range(MAX_REPAIRS):
             ratio = self._ratio(indices)
-            if abs(ratio - wanted) <= margin:
+            if abs(ratio - wanted) <= self._budget.margin:
                 return indices
-            sign = -1 if ratio > wanted else 1
+            sign = 1
+            if ratio > wanted:
+                sign = -1
             movable = []
             for group, index in enumerate(indices):
                 if 0 <= index + sign < len(self._widths[group]):

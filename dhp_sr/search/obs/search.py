@@ -25,7 +25,7 @@ from dhp_sr.search.width_prior import width_prior
 from dhp_sr.utils.modules import evaluating, stack_samples
 
 SCREENING_SHARE = 4
-"""Offspring are screened on every fourth evaluation sample."""
+"""Offspring are screened on every fourth batch of the evaluation inputs."""
 
 
 @final
@@ -113,19 +113,21 @@ class OBSSearch(Search):
         return [batch.to(self.hyper.mask.device) for batch in stack_samples(samples)]
 
     def _search_widths(self, budget: Budget, evaluation: list[Tensor]) -> list[int]:
-        database, groups = self._database, self.hyper.plan.prunable
+        database = self._database
+        groups = self.hyper.plan.prunable
         assert database is not None, "made by _prepare"
         dense_widths = [group.width for group in groups]
         targets = database.outputs(dense_widths, evaluation)
-        part = slice(None, None, SCREENING_SHARE) if len(evaluation) > 1 else slice(None)
+        # The database remembers solved layers; here whole choices of widths are remembered, for
+        # mutations often come back to one that was tried before.
         known: dict[tuple[tuple[int, ...], bool], float] = {}
 
         def loss(widths: Sequence[int], complete: bool) -> float:
             key = (tuple(widths), complete)
             if key not in known:
-                chosen = slice(None) if complete else part
-                outputs = database.outputs(widths, evaluation[chosen])
-                known[key] = output_loss(outputs, targets[chosen])
+                step = 1 if complete else SCREENING_SHARE
+                outputs = database.outputs(widths, evaluation[::step])
+                known[key] = output_loss(outputs, targets[::step])
             return known[key]
 
         evolution = WidthEvolution(self.hyper, self._orders, budget, loss, self.settings.seed)

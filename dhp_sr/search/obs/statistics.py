@@ -14,6 +14,7 @@ from dhp_sr.surgery.layer_samples import (
     choose_positions,
     is_transposed,
     num_features,
+    num_positions,
     sample_features,
 )
 
@@ -125,7 +126,9 @@ class _InputMoments:
 
     def __init__(self, module: nn.Module, channels: int, num_batches: int) -> None:
         self._by_channel = num_features(module, channels) > MAX_FEATURES
-        self._features = channels if self._by_channel else num_features(module, channels)
+        self._features = num_features(module, channels)
+        if self._by_channel:
+            self._features = channels
         self._rows_per_batch = -(-ROWS_PER_FEATURE * self._features // num_batches)
         self._channels = torch.arange(channels)
         self._module = module
@@ -137,24 +140,22 @@ class _InputMoments:
     def add(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         """Forward hook: add rows of a batch."""
         wanted = -(-self._rows_per_batch // len(output))
-        weight = module.weight
-        assert isinstance(weight, Tensor)
-        out_channels = weight.shape[1 if is_transposed(module) else 0]
         for sample, result in zip(inputs[0], output, strict=True):
-            rows = self._sample(sample, result, out_channels, wanted)
+            rows = self._sample(sample, result, wanted)
             self._rows += len(rows)
             self._sum += rows.double().sum(0).cpu()
             self._square += (rows.T @ rows).double().cpu()
 
-    def _sample(self, sample: Tensor, output: Tensor, out_channels: int, wanted: int) -> Tensor:
-        is_linear = isinstance(self._module, nn.Linear)
+    def _sample(self, sample: Tensor, output: Tensor, wanted: int) -> Tensor:
+        """Features at randomly chosen positions, shape (rows, features)."""
         if self._by_channel:
-            values = sample.reshape(-1, sample.shape[-1]) if is_linear else sample.flatten(1).T
+            values = sample.flatten(1).T
+            if isinstance(self._module, nn.Linear):
+                values = sample.reshape(-1, sample.shape[-1])
             return values[choose_positions(len(values), wanted, self._generator)]
-        count = output.numel() // out_channels
+        count = num_positions(self._module, output)
         positions = choose_positions(count, wanted, self._generator)
-        spatial = () if is_linear else output.shape[1:]
-        return sample_features(self._module, sample, self._channels, spatial, positions)
+        return sample_features(self._module, sample, output, self._channels, positions)
 
     def finish(
         self, name: str, values: Mapping[str, Tensor], index: Tensor, ridge: float
@@ -162,26 +163,33 @@ class _InputMoments:
         """Turn the sums into the statistics of the layer."""
         weight = values[name].detach().double().cpu()
         if is_transposed(self._module):
+            # As the kernel of the plain convolution that equals it, see `layer_samples`.
             weight = weight.transpose(0, 1).flip(dims=tuple(range(2, weight.dim())))
-        taps = math.prod(weight.shape[2:])
         weight_OF = weight.flatten(1)
+        features_per_channel = math.prod(weight.shape[2:])
         if self._by_channel:
-            weight_OF = weight.flatten(2).transpose(1, 2).flatten(0, 1) if taps > 1 else weight_OF
-        bias = values.get(f"{name.rpartition('.')[0]}.bias")
+            # Every tap becomes an output: (out, in, *taps) -> (out * taps, in).
+            weight_OF = (
+                weight.flatten(2).transpose(1, 2).flatten(0, 1) if weight.dim() > 2 else weight
+            )
+            features_per_channel = 1
         rows = max(self._rows, 1)
-        mean, second = self._sum / rows, self._square / rows
+        mean = self._sum / rows
+        second = self._square / rows
+        bias = values.get(f"{name.rpartition('.')[0]}.bias")
         if bias is None:
             # Without an intercept the mean cannot be made up for: keep it in the second moment.
             mean = torch.zeros_like(mean)
         else:
+            bias = bias.detach().double().cpu()
             second = second - torch.outer(mean, mean)
         second.diagonal().add_(ridge * second.diagonal().mean().clamp_min(1e-300))
         return LayerStatistics(
             weight=name,
             weight_OF=weight_OF,
-            bias=None if bias is None else bias.detach().double().cpu(),
+            bias=bias,
             covariance_FF=second,
             mean_F=mean,
             channel_index=index,
-            features_per_channel=1 if self._by_channel else taps,
+            features_per_channel=features_per_channel,
         )

@@ -1,0 +1,137 @@
+"""A captured network run operator by operator, for all batches at once.
+
+Two versions of a network share the nodes of one graph, so their values can be compared node by node.
+The caller may change the weights of an operator and compute it again before anything reads it.
+"""
+
+import copy
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from dhp_sr.surgery.layer_samples import LAYERS
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
+PRODUCTS = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
+_WRITES = (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem)
+"""Functions that write into their first argument."""
+
+
+class Execution:
+    """One version of a network on its way through the graph, with the values still needed.
+
+    Args:
+        traced: the captured network; it is left as it was.
+        parameters: parameters that take the place of its own, by name.
+        batches: inputs, each (N, C, H, W).
+    """
+
+    def __init__(
+        self, traced: fx.GraphModule, parameters: Mapping[str, Tensor], batches: Sequence[Tensor]
+    ) -> None:
+        self.values: list[dict[fx.Node, Any]] = [{} for _ in batches]
+        """For each batch: node -> its value."""
+        self.num_samples = sum(len(batch) for batch in batches)
+        self._network = copy.deepcopy(traced).eval()
+        for name, parameter in self._network.named_parameters():
+            if name in parameters:
+                parameter.copy_(parameters[name])
+        # A copy has nodes of its own; with the original graph both versions share their keys.
+        self._network.graph = traced.graph
+        self._batches = batches
+        self._interpreter = fx.Interpreter(self._network, garbage_collect_values=False)
+        self._num_calls: dict[nn.Module, int] = {}
+        for node in traced.graph.nodes:
+            if node.op == "call_module":
+                module = self.module(node)
+                self._num_calls[module] = self._num_calls.get(module, 0) + 1
+
+    def module(self, node: fx.Node) -> nn.Module:
+        """Module that a node calls."""
+        return self._network.get_submodule(str(node.target))
+
+    def num_calls(self, module: nn.Module) -> int:
+        """Number of nodes that call a module."""
+        return self._num_calls[module]
+
+    def is_layer(self, node: fx.Node) -> bool:
+        """Whether a node calls a convolution or a linear layer."""
+        return node.op == "call_module" and type(self.module(node)) in LAYERS
+
+    def compute(self, node: fx.Node) -> None:
+        """Compute a node's value for every batch."""
+        for batch, values in zip(self._batches, self.values, strict=True):
+            if node.op == "placeholder":
+                has_image = any(other.op == "placeholder" for other in values)
+                # The image is copied for operators that write into it. Further inputs are absent,
+                # as they were when the graph was captured: they have their defaults.
+                values[node] = next(iter(node.args), None) if has_image else batch.clone()
+            elif node.op != "output":
+                self._interpreter.env = values
+                values[node] = self._interpreter.run_node(node)
+
+    def release(self, nodes: Sequence[fx.Node]) -> None:
+        """Forget values that nothing reads any more."""
+        for values in self.values:
+            for node in nodes:
+                values.pop(node, None)
+
+
+def execution_order(graph: fx.Graph, execution: Execution) -> list[fx.Node]:
+    """Order the nodes so that a layer comes as late as what is ready beside it allows.
+
+    What a layer's output is added to is then known when the layer is corrected, also where the
+    forward computes a shortcut after the branch. Where some operator writes into a value that
+    something else may read, the order of the forward stays.
+    """
+    if any(_may_disturb_others(node, execution) for node in graph.nodes):
+        return list(graph.nodes)
+    missing = {node: len(node.all_input_nodes) for node in graph.nodes}
+    position = {node: index for index, node in enumerate(graph.nodes)}
+    ready = [node for node in graph.nodes if missing[node] == 0]
+    order: list[fx.Node] = []
+    while ready:
+        node = min(ready, key=lambda node: (execution.is_layer(node), position[node]))
+        ready.remove(node)
+        order.append(node)
+        for user in node.users:
+            missing[user] -= 1
+            if missing[user] == 0:
+                ready.append(user)
+    return order
+
+
+def _may_disturb_others(node: fx.Node, execution: Execution) -> bool:
+    """Whether a node writes into a value that another node may read.
+
+    Activations in place are safe behind layers, norms and sums, whose result is a new tensor that
+    nothing else reads.
+    """
+    if node.op == "call_module":
+        writes = bool(getattr(execution.module(node), "inplace", False))
+    else:
+        # torch ends the names of functions and methods that write with an underscore.
+        name = str(getattr(node.target, "__name__", node.target))
+        writes = name.endswith("_") and not name.endswith("__")
+        writes = writes or node.target in _WRITES or bool(node.kwargs.get("inplace", False))
+    if not writes or not node.all_input_nodes:
+        return False
+    source = node.all_input_nodes[0]
+    is_new = source.target in (operator.add, torch.add)
+    if source.op == "call_module":
+        is_new = type(execution.module(source)) in (*LAYERS, *BATCH_NORMS)
+    return not is_new or len(source.users) > 1
+
+
+def last_uses(order: Sequence[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
+    """Node -> the nodes whose values nothing reads after it."""
+    position = {node: index for index, node in enumerate(order)}
+    released: dict[fx.Node, list[fx.Node]] = {}
+    for node in order:
+        last_user = max(node.users, key=position.__getitem__, default=node)
+        released.setdefault(last_user, []).append(node)
+    return released
