@@ -142,6 +142,7 @@ class BudgetReport:
 
     def reported_ratios(self) -> dict[str, float]:
         """Return the kept fractions that logs and files state, by their keys there."""
+        # In the order of the table, so that files of different runs have the same columns.
         reported = {}
         for kind in COST_KINDS.values():
             is_asked = kind.name == self.budget.kind

@@ -124,6 +124,7 @@ class WidthCandidates:
         Returns:
             (..., size).
         """
+        # Only the changed groups are looked at; all others keep what they add.
         return self._added[groups, new_indices] - self._added[groups, indices[groups]]
 
     def neighbors(self, indices: Tensor, steps: Sequence[int]) -> tuple[Tensor, Tensor]:

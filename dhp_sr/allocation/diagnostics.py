@@ -146,6 +146,7 @@ def missed_budget(
             f"{infeasible_budget(plan, costs, budget)}. Measured at the minimum widths: "
             f"{narrowest.measured:.3f}"
         )
+    # The dense network comes first and is no attempt.
     reached = []
     for tried in measurements[1:]:
         reached.append(f"{tried.measured:.3f} (predicted {tried.predicted:.3f})")

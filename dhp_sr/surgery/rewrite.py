@@ -67,7 +67,9 @@ class RewrittenNetwork(fx.GraphModule):
     def __deepcopy__(self, memo: dict[int, Any]) -> "RewrittenNetwork":
         """Copy everything, including what the traced forward does not use."""
         holder = nn.Module()
-        state = {name: value for name, value in vars(self).items() if name not in _GRAPH_STATE}
+        state = dict(vars(self))
+        for name in _GRAPH_STATE:
+            state.pop(name, None)
         vars(holder).update(copy.deepcopy(state, memo))
         copied = RewrittenNetwork(
             holder,
@@ -164,6 +166,7 @@ def _fits_already(small: nn.Module, graph: fx.Graph, patches: Patches, example: 
     except UserError:  # it does not even run
         return False
     value_of = {node.name: value for node, value in values.items()}
+    # By name: the values are those of a copy of the graph.
     for key, argument in computed.items():
         value = fx.node.map_arg(argument, lambda node: value_of[node.name])
         if not _states(value, patches[key]):
@@ -182,7 +185,7 @@ def _states(argument: Any, size: Size) -> bool:
     """Return whether an argument states a size."""
     if isinstance(size, list) and isinstance(argument, int):
         # torch.split with a single size: all chunks have it, and the last has the rest.
-        return all(chunk == argument for chunk in size[:-1]) and size[-1] <= argument
+        return size[:-1] == [argument] * (len(size) - 1) and size[-1] <= argument
     if isinstance(size, list) and isinstance(argument, tuple | list):
         return list(argument) == size
     return argument == size
@@ -191,6 +194,7 @@ def _states(argument: Any, size: Size) -> bool:
 def _read_argument(node: fx.Node, path: ArgPath) -> Any:
     argument: Any = {"args": node.args, "kwargs": node.kwargs}
     for step in path:
+        # Bounds of a slice are attributes; everything else is a tuple, a list or a dictionary.
         argument = getattr(argument, step) if isinstance(argument, slice) else argument[step]
     return argument
 
