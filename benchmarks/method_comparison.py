@@ -86,7 +86,8 @@ def compare(arguments: argparse.Namespace, command: str) -> None:
                 found = f"--set {done[key]} at {key}"
                 hint = "give another file (--out), or --again"
                 raise UserError(
-                    f"{arguments.out}: expected rows with --set {arguments.set}, got {found}; {hint}"
+                    f"{arguments.out}: expected rows with --set {arguments.set}, "
+                    f"got {found}; {hint}"
                 )
             print(f"{key}: kept")
             continue

@@ -1,9 +1,10 @@
-"""Build sdist and wheel, install the wheel into an environment with the required packages alone, and use it there.
+"""Build sdist and wheel, install the wheel beside its required packages alone, and use it.
 
-    python scripts/check_wheel.py              # nothing is downloaded: required packages are linked from here
-    python scripts/check_wheel.py --download   # pip installs them, as a user's would be
+    python scripts/check_wheel.py              # required packages are linked, nothing is downloaded
+    python scripts/check_wheel.py --download   # pip installs them, as for a user
 
-The sdist is built from the files that git knows, the wheel from the sdist: what is missing there is missing here too.
+The sdist is built from the files that git knows, the wheel from the sdist, so that what is missing
+in the sdist is missing in the wheel too.
 """
 
 import argparse
@@ -59,7 +60,8 @@ assert torch.equal(dhp_sr.deploy.load_model("pruned.safetensors")(x), small(x))
 import numpy as np
 from PIL import Image
 pathlib.Path("pictures").mkdir()
-Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 44, 3), dtype=np.uint8)).save("pictures/a.png")
+pixels = np.random.default_rng(0).integers(0, 256, (40, 44, 3), dtype=np.uint8)
+Image.fromarray(pixels).save("pictures/a.png")
 """
 """The engine and the model files, and a picture for the commands after it."""
 
@@ -142,7 +144,7 @@ def check_wheel(wheel: Path, source: Path) -> None:
 
 
 def fresh_environment(folder: Path, wheel: Path, torch: str | None) -> Path:
-    """Return the Python of an environment that has the wheel and the required packages, and nothing else."""
+    """Make an environment with the wheel and its required packages alone; return its Python."""
     venv.create(folder / "venv", with_pip=False, symlinks=True)
     python = folder / "venv" / "bin" / "python"
     install = [
@@ -168,7 +170,7 @@ def fresh_environment(folder: Path, wheel: Path, torch: str | None) -> Path:
 
 
 def link_required(place: Path) -> None:
-    """Put links to this environment's copies of the required packages, and of what they require, into a folder."""
+    """Link this environment's copies of the required packages and their dependencies."""
     for name in closure(required()):
         files = importlib.metadata.distribution(name).files or []
         for top in {path.parts[0] for path in files} - {"..", "__pycache__", "bin"}:

@@ -41,13 +41,13 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
 def _repeatable(monkeypatch: pytest.MonkeyPatch):
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    # `train.amp: auto` must not make results depend on the machine: an unknown processor has float32.
+    # `train.amp: auto` must not make results depend on the machine; unknown ones have float32.
     monkeypatch.setattr("dhp_sr.utils.devices.CPUINFO", Path(os.devnull))
 
 
 @pytest.fixture(scope="session")
 def exports(tmp_path_factory: pytest.TempPathFactory):
-    """Small networks and their ONNX files, see exported.py; skips where the extra `onnx` is not installed."""
+    """Small networks and their ONNX files, see exported.py; needs the extra `onnx`."""
     from exported import Exports
 
     for package in ("onnx", "onnxruntime", "onnxscript"):
@@ -57,10 +57,10 @@ def exports(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of benchmark images beside the project; tests that need it are skipped where it is absent."""
-    folder = ROOT.parent / "shared" / "data"
+    """The folder of benchmark images: DHP_SR_DATA, or one beside the project."""
+    folder = Path(os.environ.get("DHP_SR_DATA") or ROOT.parent / "shared" / "data")
     if not folder.is_dir():
-        pytest.skip("benchmark images are not beside the project")
+        pytest.skip("no benchmark images: set DHP_SR_DATA, see datasets/README.md")
     return folder
 
 

@@ -1,4 +1,4 @@
-"""The shape of the project: direction of imports, option files, scripts, nothing done at import time."""
+"""The layout of the project: direction of imports, option files, scripts, effects of imports."""
 
 import os
 import shutil
@@ -146,7 +146,8 @@ def test_without_a_python_it_says_what_is_missing(scripts):
 
 def test_import_has_no_effects():
     code = (
-        "import logging, random, sys; state = random.getstate(); import dhp_sr, dhp_sr.config, dhp_sr.basicsr_adapter.shim, torch;"
+        "import logging, random, sys; state = random.getstate();"
+        "import dhp_sr, dhp_sr.config, dhp_sr.basicsr_adapter.shim, torch;"
         "assert 'basicsr' not in sys.modules and 'torchvision' not in sys.modules;"
         "assert state == random.getstate() and not logging.getLogger().handlers"
     )

@@ -25,8 +25,8 @@ class UNet(nn.Module):
     that no skip is cropped, and no dropout. Height and width may have any length: inputs are padded
     to the next multiple of 2^(num_levels - 1) by replication, and the result is cropped.
 
-        x -> encoder[0] ------------------------------------ cat -> decoder[-1] -> conv_last 1x1 -> y
-                 | pool                                       | up (2x2 transposed conv)
+        x -> encoder[0] ----------------------------------- cat -> decoder[-1] -> conv_last 1x1 -> y
+                 | pool                                      | up (2x2 transposed conv)
               encoder[1] ---------------------------- cat -> decoder[-2]
                  | pool                                | up
                 ...                                   ...

@@ -1,7 +1,7 @@
 """Text of an option file to plain values: a small, safe part of YAML that remembers lines.
 
-Beyond `yaml.SafeLoader`: `1e-4` is a number, as people write it; `010` is ten, as in YAML 1.2; dates
-stay text; a repeated key is an error. What has no place in an option file is refused: tags, keys
+Beyond `yaml.SafeLoader`: `1e-4` is a number, as people write it; `010` is ten, as in YAML 1.2;
+dates stay text; a repeated key is an error. What option files do not need is refused: tags, keys
 that are not text, anchors that contain themselves or multiply to more than MAX_NODES values.
 """
 

@@ -1,8 +1,9 @@
 """Multiply-adds and parameters of a network, counted from the operators that a forward pass runs.
 
 This counter shares nothing with the costs of the engine (`dhp_sr.cost`), which are computed from
-channel widths: tests hold the two against each other. Here PyTorch's dispatcher shows every operator
-after functions such as `einsum` or `linear` are decomposed into matrix products and convolutions.
+channel widths: tests hold the two against each other. Here PyTorch's dispatcher shows every
+operator after functions such as `einsum` or `linear` are decomposed into matrix products and
+convolutions.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""Every network, the same ways: published size, shapes, records, tracing, and files made elsewhere."""
+"""All networks: published size, shapes, recorded arguments, tracing, and published files."""
 
 import copy
 import json
@@ -13,8 +13,9 @@ from dhp_sr.archs import ARCHS, build
 from dhp_sr.metrics import complexity
 from dhp_sr.utils.errors import UserError
 
-# network, arguments, params, macs at 128x128. The published figures are EDSR 3.697 M / 90.354 G (with two 1x1
-# convolutions as mean shift), SRResNet 1,535,638 / 32.7187 G, DnCNN 557,057 / 9.0786 G, UNet 7,759,521 / 3.0084 G.
+# network, arguments, params, macs at 128x128. The published figures are EDSR 3.697 M / 90.354 G
+# (with two 1x1 convolutions as mean shift), SRResNet 1,535,638 / 32.7187 G, DnCNN 557,057 /
+# 9.0786 G, UNet 7,759,521 / 3.0084 G.
 SIZES = [
     ("EDSR", {"num_feat": 128, "num_block": 8}, 3_696_643, 90_351_599_616),
     ("EDSR", {}, 1_517_571, 32_492_224_512),
@@ -187,12 +188,12 @@ def test_edsr_equals_that_of_basicsr(upscale):
         (
             "ESDR",
             {},
-            r"network type 'ESDR' is unknown \(did you mean 'EDSR'\?\); known: EDSR, SRResNet, DnCNN, UNet, ResNet",
+            r"'ESDR' .*'EDSR'.*SRResNet, DnCNN, UNet, ResNet",
         ),
         (
             "EDSR",
             {"num_feats": 8},
-            r"has no argument 'num_feats' \(did you mean 'num_feat'\?\); known: num_in_ch",
+            r"'num_feats' .*'num_feat'.*num_in_ch",
         ),
         ("EDSR", {"upscale": 5}, r"`upscale` \(=5\) must be 3 or a power of two"),
         ("SRResNet", {"upscale": 1}, r"`upscale` \(=1\) must be 3 or a power of two"),

@@ -1,4 +1,4 @@
-"""Networks that name pictures: published sizes by both counters, shapes at both sizes, and published weights."""
+"""Classifiers: published sizes by both counters, shapes at both sizes, published weights."""
 
 import pytest
 import torch
@@ -17,8 +17,9 @@ TINY = {"num_classes": 200, "input_size": 64}
 PROJECTED = {"shortcut": "projection"}
 BOTTLENECK = {"block": "bottleneck", "shortcut": "projection"}
 
-# network, arguments, params, macs of convolutions and linear layers at its input size, and, where the DHP paper or its
-# code states one, its count in millions: those macs and 2 for every element that a normalization gives out.
+# network, arguments, params, macs of convolutions and linear layers at its input size, and, where
+# the DHP paper or its code states one, its count in millions: those macs, and 2 for every element
+# of the output of a normalization.
 SIZES = [
     ("ResNet", {}, 269_722, 40_551_040, None),
     ("ResNet", {"depth": 32}, 464_154, 68_862_592, None),
@@ -91,7 +92,7 @@ def torchvision_models():
 
 @pytest.mark.parametrize("name", ["ResNet18", "MobileNet_V2"])
 def test_our_counter_agrees_with_torchvisions_published_sizes(name):
-    """The networks for ImageNet are torchvision's own; it states parameters and multiply-adds in G."""
+    """The networks for ImageNet are torchvision's; it states params and macs in G."""
     models = torchvision_models()
     stated = models.get_model_weights(name.lower()).IMAGENET1K_V1.meta
     found = complexity(models.get_model(name.lower()), (1, 3, 224, 224))

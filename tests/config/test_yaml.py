@@ -99,7 +99,8 @@ SNIPPETS = (
     "? ", ": ", "- ", "[", "]", "{", "}", ",", "|", ">", "#", "'", '"', "\\", "%", "@", "`", "~",
     "null", "true", "on", "1e400", "-.inf", ".nan", "0x", "010", "1_", "9" * 400, "2001-99-99",
     "1:99:99", "=", "---", "...", "\n", "\t", "  ", "\n\n  ", "\0", "\ud800", "\u2028", "é",
-    '"\\ud800"', '"\\0"', "base: x.yml", "base: fuzzed.yml", "train: 3", "val_1: {}", "~nosuchuser/x",
+    '"\\ud800"', '"\\0"', "base: x.yml", "base: fuzzed.yml", "train: 3", "val_1: {}",
+    "~nosuchuser/x",
     "{macs: 0.5}", "[{macs: 0.5}]", "type: Hyper", "compress: null",
 )  # fmt: skip
 

@@ -89,7 +89,7 @@ def test_the_distance_is_the_divergence_from_the_teacher():
 
 
 def test_at_high_temperature_it_compares_scores_themselves():
-    """Hinton et al., section 2.1: with centered scores the gradient tends to (mine - teacher) / classes."""
+    """Hinton et al., section 2.1: the gradient tends to the centered difference / classes."""
     mine, teacher = (
         torch.randn(1, 4, dtype=torch.float64, requires_grad=True),
         torch.randn(1, 4, dtype=torch.float64),

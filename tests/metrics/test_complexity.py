@@ -58,7 +58,7 @@ def test_shared_layers_cost_each_run_but_hold_their_parameters_once():
 
 
 class Merged(nn.Module):
-    """A convolution whose kernel is computed in the forward, with a tensor made there on no device in particular."""
+    """A convolution whose kernel is computed in the forward, with a tensor made there."""
 
     def __init__(self):
         super().__init__()
