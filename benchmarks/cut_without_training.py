@@ -2,8 +2,8 @@
 
     $ python benchmarks/cut_without_training.py -opt options/dncnn_s25_published.yml
 
-For each method and budget the trained network is cut, once as it is and once corrected on patches of
-the training images, and scored on the test sets. Nothing is trained. Rows go to
+For each method and budget the trained network is cut, once as it is and once corrected on patches
+of the training images, and scored on the test sets. Nothing is trained. Rows go to
 results/cut_without_training.json.
 """
 

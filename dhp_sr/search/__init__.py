@@ -1,8 +1,9 @@
 """Search methods: they choose the channels to keep while a hyper network trains.
 
 `base.Search` says what a method is. `gradual_taylor` is the default, `paper` the published search
-of DHP, `hsn` the hyper-structure network, `obs` a search for trained weights by forward passes alone, `baselines` what they are compared with. A new method is
-a file here, a row of `METHODS` and a row of `dhp_sr.config.methods.METHODS`.
+of DHP, `hsn` the hyper-structure network, `obs` a search for trained weights by forward passes
+alone, `baselines` what they are compared with. A new method is a file here, a row of `METHODS` and
+a row of `dhp_sr.config.methods.METHODS`.
 """
 
 from collections.abc import Callable

@@ -15,8 +15,8 @@ from dhp_sr.utils.cost_kinds import reported_kinds
 class Search(ABC):
     """Chooses the masks of a hyper network while it trains.
 
-    One training step is `prepare`, `observe`, forward, backward, the optimizer's step on the weights (only if
-    `trains_weights`), `step`. After the last step, `finish` sets the final masks.
+    One training step is `prepare`, `observe`, forward, backward, the optimizer's step on the
+    weights (only if `trains_weights`), `step`. After the last step, `finish` sets the final masks.
 
     A method implements `scores` and overrides the hooks that it needs; methods are final classes.
 

@@ -1,16 +1,16 @@
-"""Least-squares correction after a cut: layers behind pruned channels are re-solved, without training.
+"""Least-squares correction after a cut: layers behind pruned channels are re-solved, not trained.
 
-    dense network    x -> ... -> layer -> y         targets: y at the kept outputs
-    masked network   x -> ... -> layer -> y'        inputs: from the masked, already corrected prefix
+    dense network    x -> ... -> layer -> y       targets: y at the kept outputs
+    masked network   x -> ... -> layer -> y'      inputs: from the masked, already corrected prefix
 
-Both networks run side by side through one captured graph, operator by operator. At every layer with a
-weight, the masked network's weight and bias are replaced by those that bring its output closest to the
-dense network's:
+Both networks run side by side through one captured graph, operator by operator. At every layer
+with a weight, the masked network's weight and bias are replaced by those that bring its output
+closest to the dense network's:
 
     min over D, d of   sum |y - y' - D x - d|^2 + ridge |D|^2,      W' = W + D,  b' = b + d
 
-The ridge pulls towards the weights as they are, not towards zero. So a network that lost nothing stays
-exactly as it is, and the squared error of a layer on the calibration images never rises.
+The ridge pulls towards the weights as they are, not towards zero. So a network that lost nothing
+stays exactly as it is, and a layer's squared error on the calibration images never rises.
 
 References:
     ThiNet (Luo et al., ICCV 2017) and Channel Pruning (He et al., ICCV 2017): least squares on the

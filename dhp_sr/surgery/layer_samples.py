@@ -77,7 +77,7 @@ def sample_features(
 
 
 def sample_outputs(layer: nn.Module, sample: Tensor, channels: Tensor, positions: Tensor) -> Tensor:
-    """Values (rows, len(channels)) of a layer's output, or of one like it, at the same positions."""
+    """Values (rows, len(channels)) of a layer's output, or of its targets, at the positions."""
     if isinstance(layer, nn.Linear):
         return sample.reshape(-1, sample.shape[-1])[positions][:, channels]
     return sample.flatten(1)[:, positions][channels].T
@@ -95,7 +95,7 @@ def as_kernel(layer: nn.Module, coefficients_OF: Tensor) -> Tensor:
 
 
 def _windows(layer: nn.Module, sample: Tensor, spatial: Sequence[int]) -> Tensor:
-    """View (channels, *positions, *kernel) of what a convolution reads; only the padding is copied."""
+    """View (channels, *positions, *kernel) of a convolution's inputs; only padding copies."""
     if is_transposed(layer):
         padded = _zero_stuffed(layer, sample)
         stride = (1,) * len(spatial)

@@ -1,6 +1,6 @@
 """A captured network run operator by operator, for all batches at once.
 
-Two versions of a network share the nodes of one graph, so their values can be compared node by node.
+Two versions of a network share the nodes of a graph, so their values can be compared node by node.
 The caller may change the weights of an operator and compute it again before anything reads it.
 """
 

@@ -1,4 +1,4 @@
-"""OBS search: statistics, order of elimination, database of re-solved layers, evolution of widths."""
+"""OBS search: statistics, elimination, database of re-solved layers, evolution of widths."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from dhp_sr.search.obs.statistics import layer_statistics
 
 
 class Mixed(nn.Module):
-    """Readers of every kind: plain, transposed, linear, without bias, behind a shuffle and a concat."""
+    """Readers of every kind: transposed, linear, without bias, behind a shuffle and a concat."""
 
     def __init__(self):
         super().__init__()

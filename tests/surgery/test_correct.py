@@ -1,4 +1,4 @@
-"""Least-squares correction: normal equations, layers as regressions, and what the whole pass promises."""
+"""Least-squares correction: normal equations, layers as regressions, promises of the whole pass."""
 
 import copy
 
@@ -59,7 +59,7 @@ def test_ridge_solution_without_penalty_on_the_intercept():
 
 
 def test_noise_is_not_fitted():
-    """Residuals that have nothing to do with the features leave the layer as it is, or nearly so."""
+    """Residuals that have nothing to do with the features leave the layer nearly as it is."""
     generator = torch.Generator().manual_seed(1)
     halves = []
     for _ in range(2):
@@ -135,7 +135,7 @@ def test_corrected_networks_are_cut_exactly_and_no_layer_gets_worse(case):
 
 
 class Redundant(nn.Module):
-    """Every channel of the first layer is there twice, in sum with a stream, behind a shuffle, ..."""
+    """Every channel of the first layer is there twice."""
 
     def __init__(self):
         super().__init__()

@@ -1,6 +1,7 @@
-"""Order of the channels of a group by OBS: the channel goes first whose loss the others make up for best.
+"""Order of the channels of a group by Optimal Brain Surgeon (OBS).
 
-Removing the features J of a channel from a layer y = W x, and re-solving W for those that stay, adds
+The channel is removed first whose loss the others make up for best. Removing its features J from a
+layer y = W x, and re-solving W for those that stay, adds
 
     tr( W_J [H^-1_JJ]^-1 W_J^T )        with H the covariance of x
 

@@ -1,4 +1,4 @@
-"""Second moments of the inputs of all layers that read prunable channels, from a few forward passes."""
+"""Second moments of the inputs of all layers that read prunable channels, from forward passes."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -49,7 +49,7 @@ class LayerStatistics:
     features_per_channel: int
 
     def features_of(self, channels: Tensor) -> Tensor:
-        """Indices of the features of some input channels, shape (channels * features per channel,)."""
+        """Indices of the features of some input channels, (channels * features per channel,)."""
         offsets = torch.arange(self.features_per_channel)
         return (channels[:, None] * self.features_per_channel + offsets).flatten()
 
