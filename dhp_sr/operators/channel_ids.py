@@ -53,7 +53,7 @@ class ChannelUnionFind:
         self._pins.append((compact(ids).flatten(), reason))
 
     def add_split_boundary(self, ids: Tensor, section: str) -> None:
-        """Make the channels of a slice a group of their own, which never becomes empty."""
+        """Make the channels of a slice a separate group, which never becomes empty."""
         self._boundaries.append((compact(ids).flatten(), section))
 
     def count_activation(self, ids: Tensor) -> None:
@@ -72,7 +72,7 @@ class ChannelUnionFind:
 
     def pin_reasons(self) -> dict[int, str]:
         """Return, for the root of each pinned class, why it is pinned."""
-        # The reason given first to the lowest id: the one nearest to the network's input.
+        # The reason given first to the lowest id: nearest to the network's input.
         reason_of: dict[int, str] = {}
         for ids, reason in self._pins:
             for channel_id in torch.unique(ids).tolist():

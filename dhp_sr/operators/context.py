@@ -1,4 +1,4 @@
-"""State of the dependency analysis, and the contexts in which rules see one node of the graph."""
+"""State of the dependency analysis, and the contexts in which rules see a node of the graph."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class ChannelSize(NamedTuple):
 
 
 class ChannelRange(NamedTuple):
-    """Channels between two bounds along one axis of a value."""
+    """Channels between two bounds along an axis of a value."""
 
     ids: Tensor
     """Channel ids of the whole value, broadcastable to it."""
@@ -41,7 +41,7 @@ class ChannelRange(NamedTuple):
     size: int
     """Length of the axis."""
     bounds: tuple[int, int]
-    """First channel, and the one after the last."""
+    """First channel, and the end: one past the last."""
 
 
 class HardcodedSize(NamedTuple):
@@ -125,11 +125,11 @@ class AnalysisContext:
         return self.axes[key]
 
     def record_groups(self, weight: str, dim: int, groups: int) -> None:
-        """Record that axis `dim` of a weight holds the channels of one of several equal groups."""
+        """Record that axis `dim` of a weight holds the channels of a single one of equal groups."""
         self.weight_groups[self.name(weight), dim] = groups
 
     def record_macs(self, weight: str, call: LayerCalls) -> None:
-        """Count one more call of a layer with a weight."""
+        """Count a call of a layer with a weight."""
         name = self.name(weight)
         if name in self.layers:
             before = self.layers[name]
@@ -141,7 +141,8 @@ class AnalysisContext:
 
     def pin(self, ids: Any, reason: str) -> None:
         """Pin the channels of a value, of a list of values, or of a size; None has no channels."""
-        for item in ids if isinstance(ids, list) else [ids]:
+        items = ids if isinstance(ids, list) else [ids]
+        for item in items:
             channel_ids = item.ids if isinstance(item, ChannelSize) else item
             if isinstance(channel_ids, Tensor):
                 self.union_find.pin(channel_ids, reason)
@@ -151,7 +152,9 @@ class AnalysisContext:
         buffer = self.buffers.get(tensor)
         if buffer is None or buffer.is_meta:
             return Sign.ANY
-        return Sign.POSITIVE if bool((buffer > 0).all()) else Sign.ANY
+        if bool((buffer > 0).all()):
+            return Sign.POSITIVE
+        return Sign.ANY
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,9 @@ class NodeContext:
     @property
     def layer(self) -> str:
         """Qualified name of the module called, or name of the node."""
-        return str(self.node.target) if self.node.op == "call_module" else self.node.name
+        if self.node.op == "call_module":
+            return str(self.node.target)
+        return self.node.name
 
     @property
     def operator(self) -> str:
@@ -177,7 +182,9 @@ class NodeContext:
         if self.module is not None:
             return type(self.module).__name__
         target = self.node.target
-        return target if isinstance(target, str) else getattr(target, "__name__", str(target))
+        if isinstance(target, str):
+            return target
+        return getattr(target, "__name__", str(target))
 
     @property
     def source(self) -> fx.Node:
@@ -206,7 +213,16 @@ class NodeContext:
 
     def arg_path(self, index: int, name: str) -> ArgPath:
         """Return the path of an argument that is given by position or by keyword."""
-        return ("args", index) if len(self.node.args) > index else ("kwargs", name)
+        if len(self.node.args) > index:
+            return ("args", index)
+        return ("kwargs", name)
+
+    def axes(self, index: int, name: str) -> list[int]:
+        """Return an argument that is an axis, or several; an empty list where it is not given."""
+        dims = self.arg_value(index, name)
+        if isinstance(dims, int):
+            return [dims]
+        return list(dims or ())
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:
         """Return the shape of another node's value."""
@@ -233,7 +249,7 @@ class OpContext(NodeContext):
     analysis: AnalysisContext
 
     def channels(self, node: fx.Node, dim: int = 1) -> Tensor:
-        """Return (C,) one channel id for each entry of a node's value along `dim`."""
+        """Return (C,) channel ids of the entries of a node's value along `dim`."""
         shape = self.shape(node)
         return ids_along(self.ids[node], shape[dim], dim % len(shape), self.analysis.union_find)
 
@@ -256,7 +272,7 @@ class OpContext(NodeContext):
         return [node for node in inputs if isinstance(self.ids.get(node), Tensor)]
 
     def channel_sizes(self, argument: Any = None) -> Iterator[ChannelSize]:
-        """Yield the numbers that count channels, among all inputs or in one argument."""
+        """Yield the numbers that count channels, among all inputs or in an argument."""
         nodes: list[fx.Node] = []
         if argument is None:
             nodes = self.node.all_input_nodes
@@ -265,7 +281,8 @@ class OpContext(NodeContext):
             fx.node.map_arg(argument, nodes.append)
         for node in nodes:
             ids = self.ids.get(node)
-            for item in ids if isinstance(ids, list) else [ids]:
+            items = ids if isinstance(ids, list) else [ids]
+            for item in items:
                 if isinstance(item, ChannelSize):
                     yield item
 
@@ -281,8 +298,9 @@ class OpContext(NodeContext):
         # What the argument was computed from is kept, too: a cut of those channels changes it, even
         # if it counts others.
         read = [size.ids for size in self.channel_sizes(argument)]
-        read_from = torch.cat(read) if read else None
-        size = HardcodedSize(self.node.name, path, counted, read_from)
+        size = HardcodedSize(self.node.name, path, counted)
+        if read:
+            size = size._replace(read_from=torch.cat(read))
         self.analysis.hardcoded_sizes.append(size)
 
     # Signs are worked out node by node, along with the channels: the sign of a value needs no
@@ -292,7 +310,8 @@ class OpContext(NodeContext):
         if isinstance(value, (int, float)):
             if value > 0:
                 return Sign.POSITIVE
-            return Sign.NONNEGATIVE if value == 0 else Sign.ANY
+            if value == 0:
+                return Sign.NONNEGATIVE
         if isinstance(value, fx.Node):
             return self.analysis.signs.get(value, Sign.ANY)
         return Sign.ANY

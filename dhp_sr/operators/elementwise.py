@@ -39,7 +39,7 @@ def root_channels(op: OpContext) -> Any:
 
 
 def power_channels(op: OpContext) -> Any:
-    """Keep the channels of a power with a fixed exponent; one below 1 is a root."""
+    """Keep the channels of a power with a fixed exponent; below 1 it is a root."""
     exponent = op.arg_value(1, "exponent")
     if not isinstance(exponent, (int, float)) or isinstance(op.source, (int, float)):
         raise Unsupported(
@@ -58,7 +58,7 @@ def binary_channels(op: OpContext) -> Any:
         _, ids = operand
         if _is_shared_by_channels(operand, operands):
             # A map with one value for all channels (spatial attention) stays, whatever channels
-            # the others lose. United with them it would couple all of them with one another.
+            # the others lose. United with them it would couple them all.
             op.analysis.union_find.pin(ids, f"one value for all channels at {op.layer}")
         else:
             aligned.append(ids)
@@ -77,7 +77,7 @@ def _with_rank(op: OpContext, node: fx.Node, rank: int) -> tuple[list[int], Tens
 def _is_shared_by_channels(
     operand: tuple[list[int], Tensor], operands: list[tuple[list[int], Tensor]]
 ) -> bool:
-    """Return whether an operand has length 1 along an axis where another one holds channels."""
+    """Return whether an operand has length 1 along an axis where another holds channels."""
     for _, ids in operands:
         for dim, size in enumerate(operand[0]):
             if size == 1 < ids.shape[dim]:

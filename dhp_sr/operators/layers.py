@@ -21,7 +21,7 @@ from dhp_sr.operators.spec import CannotResize, MacRule, OpSpec, Shape, Shapes, 
 
 
 class LayerWeights:
-    """Weight and bias of one layer: a module's, or those that a functional call is given."""
+    """Weight and bias of a layer: a module's, or those that a functional call is given."""
 
     def __init__(self, op: OpContext) -> None:
         self._op = op
@@ -32,7 +32,9 @@ class LayerWeights:
         """Return a tensor's name, or the node that computes it; None where there is none."""
         op = self._op
         if op.module is not None:
-            return None if getattr(op.module, name) is None else f"{op.layer}.{name}"
+            if getattr(op.module, name) is None:
+                return None
+            return f"{op.layer}.{name}"
         node = op.argument(index, name)
         is_constant = isinstance(node, fx.Node) and node.op == "get_attr"
         if is_constant and op.analysis.is_tensor_of_network(str(node.target)):
@@ -60,7 +62,7 @@ class LayerWeights:
         return self._op.channels(self.weight, dim)
 
     def record_groups(self, dim: int, groups: int) -> None:
-        """Record that axis `dim` holds the channels of one of several equal groups."""
+        """Record that axis `dim` holds the channels of a single one of equal groups."""
         if isinstance(self.weight, str):
             self._op.analysis.record_groups(self.weight, dim, groups)
 
@@ -115,7 +117,9 @@ def weight_shape(op: NodeContext) -> tuple[int, ...]:
 def weight_name(op: OpContext) -> str | None:
     """Return the name of a layer's weight; None where the forward computes it."""
     weight = LayerWeights(op).weight
-    return weight if isinstance(weight, str) else None
+    if not isinstance(weight, str):
+        return None
+    return weight
 
 
 def _saved_weights(op: OpContext) -> LayerWeights:
@@ -275,7 +279,8 @@ def resize_convolution(
     """Set the widths of a convolution; its weight is (out, in / groups, *kernel)."""
     whole, per_group = new["weight"][:2]
     layer.groups = _resized_groups(layer.groups, old, new, depthwise=old["weight"][1] == 1)
-    layer.in_channels, layer.out_channels = per_group * layer.groups, whole
+    layer.in_channels = per_group * layer.groups
+    layer.out_channels = whole
     return _bias_shape(new, whole)
 
 
@@ -286,7 +291,8 @@ def resize_transposed(
     whole, per_group = new["weight"][:2]
     depthwise = old["weight"][0] == layer.groups
     layer.groups = _resized_groups(layer.groups, old, new, depthwise)
-    layer.in_channels, layer.out_channels = whole, per_group * layer.groups
+    layer.in_channels = whole
+    layer.out_channels = per_group * layer.groups
     return _bias_shape(new, layer.out_channels)
 
 

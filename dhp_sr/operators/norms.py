@@ -43,7 +43,7 @@ def _functional_norm_channels(op: OpContext) -> Tensor:
     """Couple every vector that `F.batch_norm` or the like is given with the channels."""
     channels = op.channels(op.source)
     for node in op.node.all_input_nodes[1:]:
-        # A single number, as of a PReLU for all channels, is not one for each channel.
+        # A single number, as of a PReLU for all channels, does not go with the channels.
         if op.shape(node) == (len(channels),) != (1,):
             op.analysis.union_find.union(op.channels(node, 0), channels)
     return op.broadcast_along(channels)
@@ -90,7 +90,9 @@ def _statistics_axes(op: NodeContext) -> Iterable[int]:
         return dim if isinstance(dim, (tuple, list)) else [dim]
     # torch guesses the axis of a softmax that is not given; for images it is that of the channels.
     dim = op.option(1, "dim")
-    return [1 if dim is None else dim]
+    if dim is None:
+        dim = 1
+    return [dim]
 
 
 def _has_normalized_shape(op: NodeContext) -> bool:
@@ -104,7 +106,7 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
 
 def norm_field(op: ReceptiveContext) -> ReceptiveField2D:
     """Return the unchanged field of a normalization with stored statistics, or of a PReLU."""
-    # Stored statistics are one number for each entry of axis 1. Were that axis rows or columns,
+    # Stored statistics are a number for each entry of axis 1. Were that axis rows or columns,
     # they would differ from pixel to pixel.
     if _takes_statistics(op) or op.field.holds_space(1):
         raise op.unbounded("takes statistics of the whole image")

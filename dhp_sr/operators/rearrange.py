@@ -1,7 +1,7 @@
 """Operators that rearrange entries: permute, reshape, expand, repeat, roll, channel shuffle.
 
 Where the forward writes a number of channels (`x.view(n, 8, h, w)`), the rule records which
-channels that number counts, so that a cut network can be given another one.
+channels that number counts, so that a cut network can be given another.
 """
 
 from collections.abc import Sequence
@@ -41,12 +41,14 @@ def roll_channels(op: OpContext) -> Any:
     Raises:
         Unsupported: channels are rolled, and which channel comes where depends on the width.
     """
-    dims = op.arg_value(2, "dims")
-    dims = [dims] if isinstance(dims, int) else dims
+    dims = op.axes(2, "dims")
     for dim in dims or [0]:
         if op.varies_along(op.source, dim):
             raise Unsupported(f"channels rolled at {op.layer}")
-    return op.ids[op.source] if dims else rearranged_channels(op)
+    if not dims:
+        # Rolled as if it were flattened.
+        return rearranged_channels(op)
+    return op.ids[op.source]
 
 
 def reshape_channels(op: OpContext) -> Tensor:
@@ -113,7 +115,10 @@ def _size_arguments(op: NodeContext, index: int, names: Sequence[str]) -> list[t
     given = op.node.args[index:]
     if len(given) == 1 and isinstance(op.evaluate(given[0]), (tuple, list)):
         return _listed_sizes(("args", index), given[0])
-    return [(("args", index + offset), size) for offset, size in enumerate(given)]
+    sizes: list[tuple[ArgPath, Any]] = []
+    for offset, size in enumerate(given):
+        sizes.append((("args", index + offset), size))
+    return sizes
 
 
 def _listed_sizes(path: ArgPath, sizes: Any) -> list[tuple[ArgPath, Any]]:
@@ -169,7 +174,8 @@ def channel_shuffle_field(op: ReceptiveContext) -> ReceptiveField2D:
 
 def moved_axes_field(op: ReceptiveContext) -> ReceptiveField2D:
     """Move the axes of the layout as a permutation or expansion moves those of the value."""
-    field, shape = op.field, op.shape(op.source)
+    field = op.field
+    shape = op.shape(op.source)
     # Axes of a contiguous tensor have different strides, and a view keeps them. So the strides of a
     # view tell which axis of the source each of its axes is, for any of these operators.
     axis_of_stride: dict[int, int] = {}
@@ -208,7 +214,8 @@ def repeated_field(op: ReceptiveContext) -> ReceptiveField2D:
     Raises:
         Unbounded: the image itself is repeated.
     """
-    field, shape = op.field, tuple(op.value.shape)
+    field = op.field
+    shape = tuple(op.value.shape)
     layout = [plain_axis(size) for size in shape]
     # `repeat` may add axes in front, so they are counted from the back.
     for back in range(-len(field.layout), 0):
@@ -222,7 +229,8 @@ def repeated_field(op: ReceptiveContext) -> ReceptiveField2D:
 def repeat_interleaved_field(op: ReceptiveContext) -> ReceptiveField2D:
     """Return the field where every entry along an axis is repeated."""
     # Along rows or columns that is an enlargement by the nearest pixel.
-    repeats, dim = op.arg_value(1, "repeats"), op.arg_value(2, "dim")
+    repeats = op.arg_value(1, "repeats")
+    dim = op.arg_value(2, "dim")
     if not isinstance(repeats, int) or dim is None:
         raise op.unbounded("repeats entries a varying number of times")
     layout = list(op.field.layout)
@@ -236,8 +244,7 @@ def flipped_field(op: ReceptiveContext) -> ReceptiveField2D:
     Raises:
         Unbounded: the image is mirrored: its first row is read where the last one was.
     """
-    dims = op.arg_value(1, "dims")
-    for dim in [dims] if isinstance(dims, int) else dims:
+    for dim in op.axes(1, "dims"):
         if op.field.holds_space(dim):
             raise op.unbounded("mirrors the image")
     return op.field
@@ -251,9 +258,7 @@ def rolled_field(op: ReceptiveContext) -> ReceptiveField2D:
     """
     # Rolled along rows, the last rows of the image come first. Inside the image that is a plain
     # shift, but the tile at the image's top would need rows from its bottom: no halo is enough.
-    dims = op.arg_value(2, "dims")
-    dims = [dims] if isinstance(dims, int) else dims
-    for dim in dims or range(len(op.field.layout)):
+    for dim in op.axes(2, "dims") or range(len(op.field.layout)):
         if op.field.holds_space(dim):
             raise op.unbounded("wraps around the image")
     return op.field

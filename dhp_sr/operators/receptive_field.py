@@ -1,4 +1,4 @@
-"""Receptive field along one axis, stored as one period of (first, last) input indices.
+"""Receptive field along an axis, stored as one period of (first, last) input indices.
 
 Strides and shuffles make neighboring entries read differently, but the pattern repeats: the table
 of one period says what every entry reads, however long the axis is.
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 
 class AxisReceptiveField(NamedTuple):
-    """Input indices that the entries of a value read along one axis.
+    """Input indices that the entries of a value read along an axis.
 
     Entry i + period reads `stride` input pixels further than entry i.
     """
@@ -78,7 +78,7 @@ def propagate(
     """
     pattern = pattern or ratio.denominator
     advance = int(ratio * pattern)
-    # The result repeats where both the operator's pattern and the source's own period are complete.
+    # The result repeats where both the operator's pattern and the source's period are complete.
     repeats = len(source.first) // math.gcd(advance, len(source.first))
     period = pattern * repeats
     stride = source.stride * advance * repeats // len(source.first)
@@ -90,15 +90,19 @@ def propagate(
         return None
     first, last = [], []
     for entry in range(period):
-        spans = [source.at(index) for index in reads(entry)]
+        starts, ends = [], []
+        for index in reads(entry):
+            start, end = source.at(index)
+            starts.append(start)
+            ends.append(end)
         # An index outside `source` is padding. It is filled differently for a whole image (zeros,
         # reflection) and inside it, so an entry always counts as reading the pixels at its own
         # position as well: a tile then includes them, and its padding never stands where the image
         # has pixels.
         first_here = math.floor(entry * step)
         last_here = math.ceil((entry - padding + 1) * step) - 1
-        first.append(min([first_here, *(start for start, _ in spans)]))
-        last.append(max([last_here, *(end for _, end in spans)]))
+        first.append(min([first_here, *starts]))
+        last.append(max([last_here, *ends]))
     return AxisReceptiveField(tuple(first), tuple(last), stride, int(padding))
 
 
@@ -111,11 +115,11 @@ def union(fields: Iterable[AxisReceptiveField]) -> AxisReceptiveField | None:
     for field in fields:
         if (field.step, field.padding) != (reference.step, reference.padding):
             return None
-    period = math.lcm(*(len(field.first) for field in fields))
+    period = math.lcm(*[len(field.first) for field in fields])
     first, last = [], []
     for entry in range(period):
-        spans = [field.at(entry) for field in fields]
-        first.append(min(start for start, _ in spans))
-        last.append(max(end for _, end in spans))
+        starts, ends = zip(*[field.at(entry) for field in fields], strict=True)
+        first.append(min(starts))
+        last.append(max(ends))
     stride = int(reference.step * period)
     return AxisReceptiveField(tuple(first), tuple(last), stride, reference.padding)

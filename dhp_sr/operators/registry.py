@@ -1,6 +1,6 @@
 """The registry: everything that the project knows of each operator, found by any of its spellings.
 
-Every file of rules lists its operators as `OPS`; this file puts them into one table. An operator
+Every file of rules lists its operators as `OPS`; this file puts them into a table. An operator
 that is not in the table pins the channels that go into it, so nothing is pruned wrongly.
 """
 
@@ -67,7 +67,7 @@ def register_op(*targets: Target, channels: ChannelRule, name: str = "", **facts
     """Register an operator, in all its spellings, in place of any entry that they had.
 
     Example:
-        A layer of your own that scales every channel by a learned gain. Its channels are those of
+        A layer that scales every channel by a learned gain. Its channels are those of
         its input, and its
         gain has one entry for each; it reads nothing but the pixel itself, and a cut sets its
         width::

@@ -99,7 +99,9 @@ def pair(value: Any) -> tuple[int, int]:
     if isinstance(value, int):
         return (value, value)
     values = tuple(value)
-    return values * 2 if len(values) == 1 else values
+    if len(values) == 1:
+        values *= 2
+    return values
 
 
 def slide_windows(
@@ -125,9 +127,10 @@ def pooling_field(op: ReceptiveContext) -> ReceptiveField2D:
     kernel = op.option(1, "kernel_size")
     stride = op.option(2, "stride") or kernel
     padding = op.option(3, "padding", 0)
-    # Average pooling has no dilation; its fourth argument is another one.
-    is_maximum = "max" in op.operator.lower()
-    dilation = op.option(4, "dilation", 1) if is_maximum else 1
+    # Average pooling has no dilation; its fourth argument means something else.
+    dilation = 1
+    if "max" in op.operator.lower():
+        dilation = op.option(4, "dilation", 1)
     return slide_windows(op, kernel, stride, padding, dilation)
 
 
@@ -164,7 +167,8 @@ _NEIGHBORS = {"nearest": (0, 0), "nearest-exact": (0, 0), "bilinear": (0, 1), "b
 
 def interpolated_field(op: ReceptiveContext) -> ReceptiveField2D:
     """Return the field of resizing by a fixed factor, which the sizes for the example tell."""
-    mode, corners = op.option(3, "mode", "nearest"), op.option(4, "align_corners")
+    mode = op.option(3, "mode", "nearest")
+    corners = op.option(4, "align_corners")
     antialias = op.module is None and op.arg_value(6, "antialias", False)
     if mode not in _NEIGHBORS or corners or antialias:
         setting = f"{mode} with align_corners" if corners else mode
@@ -174,8 +178,8 @@ def interpolated_field(op: ReceptiveContext) -> ReceptiveField2D:
     first, last = _NEIGHBORS[mode]
     # Pixels are areas: their centers, half a pixel in, correspond. `nearest` takes their corners
     # instead.
-    center = Fraction(0) if mode == "nearest" else Fraction(1, 2)
-    back = Fraction(0) if mode.startswith("nearest") else Fraction(1, 2)
+    center = Fraction(mode != "nearest", 2)
+    back = Fraction(not mode.startswith("nearest"), 2)
     maps = []
     for before, after in zip(op.shape(op.source)[2:], op.value.shape[2:], strict=True):
         ratio = Fraction(before, after)
@@ -190,8 +194,8 @@ def interpolated_field(op: ReceptiveContext) -> ReceptiveField2D:
 
 def pixel_shuffle_channels(op: OpContext) -> Tensor:
     """Turn every r**2 consecutive channels into one, so that they are pruned together."""
-    channels, out_channels = op.channels(op.source), op.value.shape[1]
-    blocks = union_blocks(channels, out_channels, op.analysis.union_find)
+    out_channels = op.value.shape[1]
+    blocks = union_blocks(op.channels(op.source), out_channels, op.analysis.union_find)
     return op.broadcast_along(blocks[:, 0])
 
 

@@ -24,7 +24,7 @@ _BARE = (nn.ParameterList, nn.ParameterDict)
 def resize(network: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Give tensors of `network` other shapes, and set the widths of their layers, in place.
 
-    A tensor whose shape changes is replaced by an empty one (same dtype, device and
+    A tensor whose shape changes is replaced by an empty tensor (same dtype, device and
     `requires_grad`): its values are undefined until weights are loaded. Tensors that keep their
     shape, or are not named in `shapes`, are left alone. A depthwise convolution stays depthwise; a
     grouped one loses or gains whole groups where its channels per group stay the same, else it
@@ -102,7 +102,7 @@ def _set_widths(module: nn.Module, old: Shapes, new: Shapes) -> Shapes:
     if type(module).__module__.startswith("torch.nn.") and not isinstance(module, _BARE):
         changed = next(name for name in old if new[name] != old[name])
         raise CannotResize(f"{changed}: layers of type {type(module).__name__} cannot be resized")
-    # A module of the user's own holds bare parameters, whose widths it reads from their shapes.
+    # A module outside torch.nn holds bare parameters, whose widths it reads from their shapes.
     return {}
 
 

@@ -62,7 +62,8 @@ def _sizes(op: OpContext, source: Any) -> list[ChannelSize | None] | None:
     is_weight = source.op == "get_attr" and op.analysis.is_tensor_of_network(str(source.target))
     if is_weight and ids.numel() == 1:
         return _sizes_of_weight(op, str(source.target), op.shape(source))
-    return [ChannelSize(ids.flatten()) if length > 1 else None for length in ids.shape]
+    counted = ChannelSize(ids.flatten())
+    return [counted if length > 1 else None for length in ids.shape]
 
 
 def _sizes_of_weight(op: OpContext, name: str, shape: tuple[int, ...]) -> list[ChannelSize | None]:
@@ -88,7 +89,9 @@ def arithmetic_channels(op: OpContext) -> ChannelSize | None:
 def _all_counted(sizes: Iterable[ChannelSize | None]) -> ChannelSize | None:
     """Return all channels that some numbers count together; None if they count none."""
     counted = [size.ids for size in sizes if size is not None]
-    return ChannelSize(torch.cat(counted)) if counted else None
+    if not counted:
+        return None
+    return ChannelSize(torch.cat(counted))
 
 
 def assertion_channels(op: OpContext) -> None:

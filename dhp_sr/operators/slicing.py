@@ -28,7 +28,7 @@ from dhp_sr.operators.spec import Activation, OpSpec, Unsupported, spellings
 
 
 class _IndexItem(NamedTuple):
-    """The item of an index that is for one axis of the value."""
+    """The item of an index that is for a certain axis of the value."""
 
     dim: int
     path: ArgPath
@@ -106,13 +106,15 @@ def _take_channels(op: OpContext, ids: Tensor, indexed: _IndexItem) -> None:
 
 
 def narrow_channels(op: OpContext) -> Tensor:
-    """Take a slice of one axis, given by start and length."""
-    source, dim = op.source, op.arg_value(1, "dim")
+    """Take a slice of an axis, given by start and length."""
+    source = op.source
+    dim = op.arg_value(1, "dim")
     start_argument, length_argument = op.argument(2, "start"), op.argument(3, "length")
     varies = op.varies_along(source, dim)
     if not varies and not any(op.channel_sizes([start_argument, length_argument])):
         return op.ids[source]
-    start, length = op.evaluate(start_argument), op.evaluate(length_argument)
+    start = op.evaluate(start_argument)
+    length = op.evaluate(length_argument)
     if not isinstance(start, int):
         raise Unsupported(f"indexing by a tensor or a computed number at {op.layer}")
     start %= op.shape(source)[dim]
@@ -137,7 +139,7 @@ def glu_channels(op: OpContext) -> Tensor:
 
 
 def getitem_field(op: ReceptiveContext) -> Any:
-    """Return the field of one of several results, or of a slice of a tensor."""
+    """Return the field of a single result out of several, or of a slice of a tensor."""
     source, index = op.node.args
     if isinstance(op.fields.get(source), list):
         return op.fields[source][op.evaluate(index)]
@@ -196,7 +198,7 @@ def resized_axis(
 def sliced(
     op: ReceptiveContext, field: ReceptiveField2D, dim: int, taken: range
 ) -> ReceptiveField2D:
-    """Return the field of some entries along one axis, which may be rows or columns.
+    """Return the field of some entries along an axis, which may be rows or columns.
 
     Args:
         op: the operator.

@@ -4,7 +4,7 @@ A forward may split, merge and permute axes, as a pixel shuffle written with `vi
 of a value is therefore described by its digits, as in a number of mixed radix: `x.view(n, c, h //
 2, 2, w)` splits the row number into a high digit (stride 2) on axis 2 and a low digit (stride 1) on
 axis 3. A reshape moves digits between axes, and where all digits of the row number meet again on
-one axis, it holds rows again: the receptive field of its entries follows from the places of the
+an axis, it holds rows again: the receptive field of its entries follows from the order of the
 digits.
 """
 
@@ -13,7 +13,7 @@ import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import product
+from itertools import chain, product
 from typing import Any, NamedTuple
 
 from torch import Tensor, fx
@@ -27,7 +27,7 @@ class Unbounded(Exception):
 
 
 class Digit(NamedTuple):
-    """A factor of the length of one axis of a value."""
+    """A factor of the length of an axis."""
 
     spatial: int | None
     """0: digit of the row number; 1: of the column number; None: of anything else (batch, channels,
@@ -42,7 +42,7 @@ Layout = tuple[tuple[Digit, ...], ...]
 length 1."""
 
 Reads = Callable[[int], Iterable[int]]
-"""Entry of a result -> entries of its source along one axis."""
+"""Entry of a result -> entries of its source, along an axis."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ class ReceptiveField2D:
     @property
     def is_image(self) -> bool:
         """Whether the last two of four axes are the rows and the columns."""
-        row, column = Digit(0, self.lengths[0], 1), Digit(1, self.lengths[1], 1)
+        row = Digit(0, self.lengths[0], 1)
+        column = Digit(1, self.lengths[1], 1)
         return len(self.layout) == 4 and self.layout[2:] == ((row,), (column,))
 
     def along(self, spatial: int) -> AxisReceptiveField:
@@ -67,14 +68,17 @@ class ReceptiveField2D:
 
     def replaced(self, spatial: int, field: AxisReceptiveField, length: int) -> "ReceptiveField2D":
         """Return a copy with another field along rows (0) or columns (1)."""
-        lengths = (length, self.lengths[1]) if spatial == 0 else (self.lengths[0], length)
         if spatial == 0:
-            return replace(self, rows=field, lengths=lengths)
-        return replace(self, columns=field, lengths=lengths)
+            return replace(self, rows=field, lengths=(length, self.lengths[1]))
+        return replace(self, columns=field, lengths=(self.lengths[0], length))
 
     def holds_space(self, dim: int) -> bool:
         """Return whether axis `dim` holds rows or columns, or a digit of them."""
-        return any(digit.spatial is not None for digit in self.layout[dim])
+        return _holds_space(self.layout[dim])
+
+
+def _holds_space(digits: Iterable[Digit]) -> bool:
+    return any(digit.spatial is not None for digit in digits)
 
 
 def plain_axis(size: int) -> tuple[Digit, ...]:
@@ -107,15 +111,17 @@ class ReceptiveContext(NodeContext):
 
     def unbounded(self, reason: str) -> Unbounded:
         """Return the error for this operator."""
-        location = "" if self.layer == self.operator else f" at {self.layer}"
-        return Unbounded(f"{self.operator}{location} {reason}")
+        name = self.operator
+        if self.layer != self.operator:
+            name = f"{self.operator} at {self.layer}"
+        return Unbounded(f"{name} {reason}")
 
     @property
     def field(self) -> ReceptiveField2D:
         """Field of the first input.
 
         Raises:
-            Unbounded: the first input is a constant, and another one depends on the image.
+            Unbounded: the first input is a constant, a further one is not.
         """
         field = self.fields.get(self.source)
         if not isinstance(field, ReceptiveField2D):
@@ -130,7 +136,7 @@ class ReceptiveContext(NodeContext):
         length: int,
         pattern: int | None = None,
     ) -> AxisReceptiveField:
-        """Propagate along one axis; see `propagate`."""
+        """Propagate along an axis, see `propagate`."""
         field = propagate(source, reads, ratio, (self.input_size, length), pattern)
         if field is None or length == 1:
             raise self.unbounded(
@@ -148,7 +154,9 @@ def mix_axes(
     # image.
     dims = {dim % len(field.layout) for dim in dims}
     for spatial in (0, 1):
-        mixed = [d for dim in dims for d in field.layout[dim] if d.spatial == spatial]
+        mixed: list[Digit] = []
+        for dim in dims:
+            mixed += _digits_of(field.layout[dim], spatial)
         if mixed:
             field = _without_digits(op, field, spatial, mixed)
     layout = []
@@ -162,7 +170,9 @@ def _without_digits(
     op: ReceptiveContext, field: ReceptiveField2D, spatial: int, mixed: Sequence[Digit]
 ) -> ReceptiveField2D:
     """Combine entries over some digits of the row or column number."""
-    digits = [d for axis in field.layout for d in axis if d.spatial == spatial and d not in mixed]
+    digits: list[Digit] = []
+    for axis in field.layout:
+        digits += [digit for digit in _digits_of(axis, spatial) if digit not in mixed]
     digits.sort(key=lambda digit: -digit.stride)
     source, length = field.along(spatial), field.lengths[spatial]
     shorter = _regroup(op, source, length, digits, mixed)
@@ -198,7 +208,7 @@ def _regroup(
     """
     if not digits or digits[0].spatial is None or digits[0].size * digits[0].stride != length:
         raise op.unbounded("looks at the whole image")
-    # The pattern repeats after all values of the low digits, one step of the highest further.
+    # The pattern repeats after all values of the low digits, a step of the highest further.
     inner = math.prod(digit.size for digit in digits[1:])
     # All values of the mixed digits together: how far their entries lie from that of digits 0.
     combinations = product(*(range(0, d.size * d.stride, d.stride) for d in mixed))
@@ -256,8 +266,7 @@ def reshaped(
         Unbounded: the new axes cut through a digit, or the image is divided into a fixed number of
             sections.
     """
-    waiting = [digit for axis in field.layout for digit in axis]
-    waiting = _merged(waiting)
+    waiting = _merged(chain(*field.layout))
     layout: list[tuple[Digit, ...]] = []
     for dim, size in enumerate(new):
         taken: list[Digit] = []
@@ -284,7 +293,7 @@ def reshaped(
 
 
 def _merged(digits: Iterable[Digit]) -> list[Digit]:
-    """Merge neighboring digits that count no space into one, which can then be split anywhere."""
+    """Merge neighboring digits that count no space: the result can be split anywhere."""
     merged: list[Digit] = []
     for digit in digits:
         if merged and merged[-1].spatial is None and digit.spatial is None:
@@ -320,13 +329,13 @@ def combined(
             if -back <= len(field.layout) and field.holds_space(back):
                 digits = field.layout[back]
         layout.append(digits)
-        holds_space = any(digit.spatial is not None for digit in digits)
-        if holds_space:
+        if _holds_space(digits):
             _check_axis(op, operands, digits, dim - len(shape), is_joined=dim == joined_dim)
     # All operands have the same digits on the same axes, so entry i is at the same pixel in all.
-    rows = union(field.rows for field in fields)
-    columns = union(field.columns for field in fields)
-    if rows is None or columns is None or len({field.lengths for field in fields}) > 1:
+    rows = union([field.rows for field in fields])
+    columns = union([field.columns for field in fields])
+    has_same_size = all(field.lengths == fields[0].lengths for field in fields)
+    if rows is None or columns is None or not has_same_size:
         raise op.unbounded("combines values whose pixels do not correspond")
     return ReceptiveField2D(rows, columns, fields[0].lengths, tuple(layout))
 

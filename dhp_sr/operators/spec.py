@@ -1,4 +1,4 @@
-"""Everything that the project knows of one operator."""
+"""Registry entry of an operator: everything that the project knows of it."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ ChannelRule = Callable[[OpContext], Any]
 None for none."""
 
 ReceptiveRule = Callable[[ReceptiveContext], ReceptiveField2D | list[ReceptiveField2D] | None]
-"""Returns the receptive field of the result; None for one that does not depend on the image."""
+"""Returns the receptive field of the result; None if it does not depend on the image."""
 
 ResizeRule = Callable[[nn.Module, Mapping[str, Shape], Mapping[str, Shape]], Shapes]
 """(module, old shapes, new shapes) -> the shapes that its tensors must have together; sets the
@@ -44,7 +44,7 @@ class Activation(Enum):
     NONLINEARITY = "nonlinearity"
     """Acts on features (ReLU, GELU, ...)."""
     GATE = "gate"
-    """Squashes to [0, 1] and multiplies other features (sigmoid): does not make its own channels
+    """Squashes to [0, 1] and multiplies other features (sigmoid): does not make its channels
     non-linear."""
 
 
@@ -61,7 +61,7 @@ class MacRule:
     """Axis of the weight that holds the output channels."""
 
     def count(self, op: NodeContext) -> LayerCalls:
-        """Return the multiply-adds of one call."""
+        """Return the multiply-adds of a call."""
         output_elements = math.prod(op.value.shape[1:])
         return LayerCalls(self.kind, self.positions(op), self.out_dim(op), output_elements)
 

@@ -35,7 +35,8 @@ def equal_chunks(op: OpContext, chunks: int) -> list[Tensor]:
     Raises:
         Unsupported: the last chunk is smaller.
     """
-    source, dim = op.source, _split_axis(op)
+    source = op.source
+    dim = _split_axis(op)
     if not op.varies_along(source, dim):
         return [op.ids[source] for _ in op.value]
     channels = op.channels(source, dim)
@@ -54,7 +55,8 @@ def _split_axis(op: NodeContext) -> int:
 
 def split_channels(op: OpContext) -> list[Tensor]:
     """Take sections of given sizes; sizes that the forward computes are those of equal chunks."""
-    source, dim = op.source, _split_axis(op)
+    source = op.source
+    dim = _split_axis(op)
     # torch calls the sizes split_size, split_size_or_sections or split_sizes.
     keyword = _keyword(op, "split_size")
     given = op.argument(1, keyword)
@@ -141,7 +143,7 @@ def _varies_beside(ids: Tensor, dim: int) -> bool:
 
 
 def _joined_sections(op: OpContext) -> list[tuple[Tensor, tuple[int, ...]]]:
-    """Return ids and shape of each joined value, given as a list or as results of one operator."""
+    """Return ids and shape of each joined value, given as a list or as the results of an operator."""
     given = op.argument(0, "tensors")
     if not isinstance(given, fx.Node):
         return [(op.ids[node], op.shape(node)) for node in given]
@@ -152,7 +154,9 @@ def _joined_sections(op: OpContext) -> list[tuple[Tensor, tuple[int, ...]]]:
 def stack_channels(op: OpContext) -> Tensor:
     """Unite the stacked values, so that they stay equally wide."""
     dim = op.arg_value(1, "dim", 0) % op.value.dim()
-    stacked = [ids.unsqueeze(dim) for ids, _ in _joined_sections(op)]
+    stacked = []
+    for ids, _ in _joined_sections(op):
+        stacked.append(ids.unsqueeze(dim))
     return union_all(stacked, op.analysis.union_find)
 
 
