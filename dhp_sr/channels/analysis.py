@@ -1,6 +1,7 @@
 """Dependency analysis: visit every node of a traced network by its channel rule."""
 
 import fnmatch
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -40,9 +41,12 @@ def analyze_channels(
     ids: dict[fx.Node, Any] = {}
     modules = dict(traced.graph_module.named_modules(remove_duplicate=False))
     for node in traced.graph_module.graph.nodes:
-        module = modules[node.target] if node.op == "call_module" else None
+        module, spec = None, None
+        if node.op == "call_module":
+            module = modules[node.target]
+        if node.op in _CALLS:
+            spec = spec_for(node, module)
         op = OpContext(node, module, traced.values[node], traced.values, ids, analysis)
-        spec = spec_for(node, module) if node.op in _CALLS else None
         ids[node] = channels_of_node(op, spec)
         if _matches(names_of_call(op, spec), exclude):
             analysis.pin(ids[node], "excluded by name")
@@ -101,7 +105,7 @@ def channels_of_input(op: OpContext) -> Tensor | None:
         count = op.value.shape[1]
     channels = op.analysis.union_find.new_ids(count, op.layer)
     op.analysis.union_find.pin(channels, "input of the network")
-    return lay_along(channels, rank, 1 if rank > 1 else 0)
+    return lay_along(channels, rank, dim=min(1, rank - 1))
 
 
 def channels_of_constant(op: OpContext) -> Tensor | None:
@@ -118,7 +122,7 @@ def channels_of_constant(op: OpContext) -> Tensor | None:
             reason += " is a plain tensor: register it as a buffer"
         return _new_pinned(op, op.value, name, reason)
     if all(_is_weight_of(user, op.node) for user in op.node.users):
-        # The rule of the functional layer binds its axes.
+        # Functional layers alone read it, and their rules bind its axes.
         return None
     axis = _channel_axis(shape)
     if axis is not None:
@@ -174,7 +178,7 @@ def pin_call(op: OpContext, reason: str) -> Any:
 
 
 def _new_pinned(op: OpContext, value: Any, producer: str, reason: str) -> Any:
-    """Return a new pinned id for a result, or for each of several."""
+    """Return a new pinned id for a result, or for each of a list of results."""
     if isinstance(value, (tuple, list)):
         return [_new_pinned(op, item, producer, reason) for item in value]
     if not isinstance(value, Tensor):
@@ -205,10 +209,10 @@ def _computes_with(user: fx.Node, constant: fx.Node) -> bool:
 def _channel_axis(shape: Sequence[int]) -> int | None:
     """Return the axis of a constant that holds channels; None where that is not certain."""
     # The only long axis, as in a scale (1, C, 1, 1). Of a map or a depthwise kernel,
-    # (1, C, H, W) or (C, 1, H, W), the long one of the first two.
-    long = [dim for dim, size in enumerate(shape) if size > 1]
-    if len(long) == 1:
-        return long[0]
+    # (1, C, H, W) or (C, 1, H, W), the long axis of the first two.
+    size = max(shape, default=1)
+    if size == math.prod(shape) > 1:
+        return shape.index(size)
     if len(shape) > 2 and min(shape[:2]) == 1 < max(shape[:2]):
         return shape.index(max(shape[:2]))
     return None
@@ -223,7 +227,8 @@ def names_of_call(op: OpContext, spec: OpSpec | None) -> list[str]:
     if op.node.op == "call_function" and spec is not None and spec.macs is not None:
         for node in op.node.all_input_nodes:
             if node.op == "get_attr":
-                names.append(str(node.target).rpartition(".")[0] or str(node.target))
+                tensor = str(node.target)
+                names.append(tensor.rpartition(".")[0] or tensor)
     return names
 
 
@@ -248,7 +253,7 @@ def _check_patterns(
 
 
 def resolve_reshaped_axes(analysis: AnalysisContext, ids: Mapping[fx.Node, Any]) -> None:
-    """Unite channels until the channels of every value vary along one axis alone.
+    """Unite channels until the channels of every value vary along a single axis.
 
     `x.view(n, 2, c // 2, h, w)` lays c channels along two axes. A cut value must again be a full
     block, so either the second or the third axis may lose entries, the same ones at each index of
@@ -256,8 +261,8 @@ def resolve_reshaped_axes(analysis: AnalysisContext, ids: Mapping[fx.Node, Any])
     """
     waiting: list[tuple[fx.Node, Tensor]] = []
     for node, result in ids.items():
-        results = result if isinstance(result, list) else [result]
-        for value in results:
+        values = result if isinstance(result, list) else [result]
+        for value in values:
             if isinstance(value, Tensor) and len(_long_axes(value)) > 1:
                 waiting.append((node, value))
     while waiting:

@@ -27,7 +27,7 @@ def make_plan(
 
     Args:
         network: any traceable network; it is left as it was.
-        example_input: one input batch, (N, C, H, W); MACs are counted at its size, for one sample.
+        example_input: an input batch, (N, C, H, W); MACs are counted at its size, per sample.
         exclude: names or patterns (`body.*`) of layers whose output channels are pinned.
         prune_residual: whether channels coupled by residual additions may be pruned.
 
@@ -35,7 +35,7 @@ def make_plan(
         TraceError: the network cannot be traced or run.
         UserError: a pattern names no layer.
     """
-    patterns = [exclude] if isinstance(exclude, str) else exclude
+    patterns = (exclude,) if isinstance(exclude, str) else exclude
 
     def plan_in_mode(training: bool) -> ChannelPlan:
         traced = trace(network, example_input, training)
@@ -66,7 +66,7 @@ def freeze(
 ) -> ChannelPlan:
     """Return the plan that an analysis leads to."""
     groups, position_of_root = gather_groups(analysis)
-    size = sum(group.width for group in groups if group.prunable)
+    size = len(position_of_root)
     # Index of every channel id in the flat vector of prunable channels; `size` for pinned ones.
     # A root has its class's position; then every id has that of its root.
     flat_index = torch.full((len(analysis.union_find.producer),), size)
@@ -75,9 +75,11 @@ def freeze(
     )
     flat_index = flat_index[analysis.union_find.roots()]
     axes = []
+    indices = []
     for (tensor, dim), ids in analysis.axes.items():
         axes.append(Axis(tensor, dim, flat_index[ids]))
-    parameters = {name: tuple(tensor.shape) for name, tensor in network.named_parameters()}
+        indices.append((flat_index[ids], analysis.weight_groups.get((tensor, dim), 1)))
+    parameters = dict(analysis.shapes)
     constants = {}
     layers = []
     for name, calls in analysis.layers.items():
@@ -93,18 +95,9 @@ def freeze(
                 output_elements=calls.output_elements,
             )
         )
-    indices = []
-    for axis in axes:
-        times = analysis.weight_groups.get((axis.tensor, axis.dim), 1)
-        indices.append((axis.index, times))
-    numbers = iter(channels_per_element(groups, indices, size))
-    complete_groups = []
-    for group in groups:
-        if group.prunable:
-            group = replace(group, channels_per_element=next(numbers))
-        complete_groups.append(group)
+    groups = with_channels_per_element(groups, indices, size)
     return ChannelPlan(
-        groups=tuple(complete_groups),
+        groups=groups,
         axes=tuple(axes),
         layers=tuple(layers),
         parameters=parameters,
@@ -118,7 +111,7 @@ def freeze(
 def gather_groups(analysis: AnalysisContext) -> tuple[tuple[Group, ...], dict[int, int]]:
     """Gather coupled channels into groups.
 
-    Channels belong to one group if the same layers create them, the same slices hold them, and they
+    Channels form a group if the same layers create them, the same slices hold them, and they
     are pinned
     alike: a channel-wise criterion then compares like with like, and no slice can become empty.
 
@@ -187,34 +180,42 @@ def _reason_of_single_class(analysis: AnalysisContext, root: int) -> str:
     return "a single channel"
 
 
-def channels_per_element(
+def with_channels_per_element(
     groups: Sequence[Group], indices: Iterable[tuple[Tensor, int]], size: int
-) -> list[tuple[int, ...]]:
-    """Return, per group, the numbers of layer channels that one element controls, ascending.
+) -> tuple[Group, ...]:
+    """Return the groups with the numbers of layer channels that an element of each controls.
 
-    Where a group feeds a grouped convolution, one element is one channel in each of the
-    convolution's groups; before a PixelShuffle it is r**2 channels. A group whose elements are
-    unequally many channels of a layer counts as one channel there: no common multiple can be kept.
+    Where a group feeds a grouped convolution, an element is a channel in each of the convolution's
+    groups; before a PixelShuffle it is r**2 channels. A group whose elements are unequally many
+    channels of a layer counts as a single channel there: no common multiple can be kept.
 
     Args:
-        groups: all groups; only prunable ones are counted.
+        groups: all groups of the plan.
         indices: for each axis of a tensor, index of each entry in the flat vector, `size` for a
-            pinned one; and how many times the layer has these channels, which is the number of
+            pinned entry; and how many times the layer has these channels, which is the number of
             groups for the weight of a grouped convolution.
         size: length of the flat vector.
     """
-    spans = [group.span for group in groups if group.prunable]
-    widths = torch.tensor([group.width for group in groups if group.prunable], dtype=torch.long)
-    group_of_channel = torch.repeat_interleave(widths)
-    numbers: list[set[int]] = [set() for _ in spans]
+    prunable = [group for group in groups if group.prunable]
+    widths = torch.tensor([group.width for group in prunable], dtype=torch.long)
+    number_of_group = torch.repeat_interleave(widths)
+    numbers: dict[str, set[int]] = {}
     for index, times in indices:
         # Pinned entries have the index `size`, which is cut off.
         counts = torch.bincount(index, minlength=size + 1)[:size]
-        for group in group_of_channel[counts > 0].unique().tolist():
-            least, most = counts[spans[group]].aminmax()
-            is_even = least == most
-            numbers[group].add(int(least) * times if is_even else 1)
-    return [tuple(sorted(group_numbers or {1})) for group_numbers in numbers]
+        for number in number_of_group[counts > 0].unique().tolist():
+            group = prunable[number]
+            least, most = counts[group.span].aminmax()
+            channels = int(least) * times
+            if least != most:
+                channels = 1
+            numbers.setdefault(group.name, set()).add(channels)
+    counted = []
+    for group in groups:
+        if group.name in numbers:
+            group = replace(group, channels_per_element=tuple(sorted(numbers[group.name])))
+        counted.append(group)
+    return tuple(counted)
 
 
 def size_patches_of(
@@ -231,14 +232,16 @@ def size_patches_of(
         is_list = isinstance(ranges, list)
         if not is_list:
             ranges = [ranges]
-        counted = tuple(_counted_channels(item, flat_index, size) for item in ranges)
-        patches.append(SizePatch(hardcoded.node, hardcoded.path, counted, is_list))
+        counted: list[Tensor] = []
+        for item in ranges:
+            counted.append(_counted_channels(item, flat_index, size))
+        patches.append(SizePatch(hardcoded.node, hardcoded.path, tuple(counted), is_list))
         involved = torch.cat(counted)
         if hardcoded.read_from is not None:
             involved = torch.cat((involved, flat_index[hardcoded.read_from]))
         if bool((involved < size).any()):
             nodes.add(hardcoded.node)
-    return tuple(patch for patch in patches if patch.node in nodes)
+    return tuple([patch for patch in patches if patch.node in nodes])
 
 
 def _counted_channels(counted: ChannelRange, flat_index: Tensor, size: int) -> Tensor:

@@ -30,7 +30,7 @@ class Group:
     """Activations per layer that creates the channels, at most 1; 0 for channels that no activation
     follows, such as the residual channels of EDSR."""
     channels_per_element: tuple[int, ...] = (1,)
-    """Numbers of layer channels that one element controls, ascending: (1, r**2) for the channels of
+    """Numbers of layer channels that an element controls, ascending: (1, r**2) for the channels of
     a PixelShuffle, which are r**2 before it and 1 behind it."""
 
     @property
@@ -60,14 +60,14 @@ class Layer:
     kind: str
     """conv, transposed conv or linear."""
     positions: int
-    """Number of multiplications of each entry of the weight, for one sample of the example's
+    """Number of multiplications of each entry of the weight, for a sample of the example's
     size."""
     shape: tuple[int, ...]
     """Shape of the weight."""
     out_dim: int
     """Axis of the weight that holds the output channels."""
     output_elements: int
-    """Size of the layer's output for one sample of the example's size, summed over its calls."""
+    """Size of the layer's output for a sample of the example's size, summed over its calls."""
 
     @property
     def macs(self) -> int:
@@ -95,8 +95,9 @@ class SizePatch:
             padded: (plan.size + 1,) True for kept channels, with True at the end for pinned
                 ones.
         """
-        sizes = [int(padded[index].sum()) for index in self.counted]
-        return sizes if self.is_list else sizes[0]
+        if not self.is_list:
+            return int(padded[self.counted[0]].sum())
+        return [int(padded[index].sum()) for index in self.counted]
 
 
 @dataclass(frozen=True)
@@ -131,30 +132,30 @@ class ChannelPlan:
     @cached_property
     def size(self) -> int:
         """Number of prunable channels: length of the flat vector."""
-        return sum(group.width for group in self.prunable)
+        return self.prunable[-1].span.stop if self.prunable else 0
 
     def split(self, flat: Tensor) -> dict[str, Tensor]:
         """Return group name -> its entries of a vector (size,), for the prunable groups."""
         return {group.name: flat[group.span] for group in self.prunable}
 
     def join(self, vectors: Mapping[str, Tensor]) -> Tensor:
-        """Concatenate a vector for each prunable group into one of shape (size,).
+        """Concatenate a vector for each prunable group into a vector of shape (size,).
 
         Args:
             vectors: group name -> (width,).
 
         Raises:
-            ValueError: a group has no vector, one of another length, or one that is not finite.
+            ValueError: a group has no vector, or a vector of another length or that is not finite.
         """
+        joined = []
         for group in self.prunable:
             vector = vectors.get(group.name)
-            shape = "none" if vector is None else f"shape {tuple(vector.shape)}"
-            fits = vector is not None and tuple(vector.shape) == (group.width,)
+            shape = None if vector is None else tuple(vector.shape)
+            fits = shape == (group.width,)
             if not fits or not torch.isfinite(vector).all():
                 raise ValueError(
                     f"{group.name}: expected finite numbers of shape ({group.width},), "
                     f"found {shape}"
                 )
-        if not self.prunable:
-            return torch.zeros(0)
-        return torch.cat([vectors[group.name] for group in self.prunable])
+            joined.append(vector)
+        return torch.cat(joined) if joined else torch.zeros(0)

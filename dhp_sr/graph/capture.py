@@ -16,7 +16,7 @@ from dhp_sr.graph.tracer import Tracer
 from dhp_sr.utils.errors import UserError
 
 ArgPath = tuple[Any, ...]
-"""Path to one of a node's arguments: ("args", 1, 0), ("kwargs", "dim"), ("args", 1, 1, "stop"),
+"""Path to an argument of a node: ("args", 1, 0), ("kwargs", "dim"), ("args", 1, 1, "stop"),
 ..."""
 
 
@@ -117,7 +117,7 @@ def _absent_inputs(network: nn.Module) -> dict[str, None]:
     if needed:
         raise TraceError(
             f"{mistake}; give {', '.join(needed)} a default, or wrap the network in a module with "
-            "one input"
+            "a single input"
         )
     # torch.fx makes a proxy of every argument. Given as None, an optional input is None while
     # traced, and `if mask is not None` is decided as for a call without it.
@@ -186,7 +186,7 @@ def _advice(error: Exception) -> str:
     maker = re.match(r"(zeros|ones|empty|rand|randn)\(\) takes 1 positional argument", str(error))
     if maker:
         return (
-            "Sizes taken from a tensor must be one tuple: write "
+            "Sizes taken from a tensor must be a tuple: write "
             f"torch.{maker[1]}((n, c, h, w)), or {maker[1]}_like"
         )
     if "not installed as a submodule" in str(error):

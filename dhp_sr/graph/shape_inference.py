@@ -52,6 +52,6 @@ class ValueRecorder(fx.Interpreter):
         self.values: dict[fx.Node, Any] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        """Run one node and keep its value."""
+        """Run a node and keep its value."""
         self.values[n] = result = super().run_node(n)
         return result

@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from dhp_sr.graph.shape_inference import to_meta
 
 LEAF_TYPES: set[type[nn.Module]] = set()
-"""Classes of modules outside torch.nn that are one operator each; `register_op` adds to it."""
+"""Classes of modules outside torch.nn that count as single operators; `register_op` adds to it."""
 
 
 class Tracer(fx.Tracer):
@@ -36,7 +36,7 @@ class Tracer(fx.Tracer):
         alone."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Return whether a module is one operator, which is not traced into."""
+        """Return whether a module is a single operator, which is not traced into."""
         return type(m) in LEAF_TYPES or super().is_leaf_module(m, module_qualified_name)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
@@ -53,7 +53,7 @@ class Tracer(fx.Tracer):
         return super().to_bool(obj)
 
     def insert_guard(self, proxy: fx.Proxy, value: float) -> None:
-        """Assert in the graph that a number is the one that a branch was decided for."""
+        """Assert in the graph that a number is as it was when a branch was decided."""
         message = (
             f"this forward was followed with {proxy.node.name} = {value}, "
             "not so for an input of this shape"

@@ -234,8 +234,8 @@ def convolution_field(op: ReceptiveContext) -> ReceptiveField2D:
         padding = 0
     elif padding == "same":
         # For an even kernel torch pads the additional pixel behind; before, it is rounded down.
-        gaps = zip(pair(dilation), kernel, strict=True)
-        padding = tuple(gap * (size - 1) // 2 for gap, size in gaps)
+        rows, columns = pair(dilation)
+        padding = (rows * (kernel[0] - 1) // 2, columns * (kernel[1] - 1) // 2)
     return slide_windows(op, kernel, stride, padding, dilation)
 
 

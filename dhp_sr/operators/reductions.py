@@ -48,7 +48,7 @@ def _reduced_axes(op: NodeContext) -> list[int]:
         dims = range(rank)
     elif isinstance(dims, int):
         dims = [dims]
-    return sorted({dim % rank for dim in dims})
+    return sorted(dim % rank for dim in dims)
 
 
 def _without(ids: Tensor, dims: Iterable[int], rank: int) -> Tensor:

@@ -64,8 +64,11 @@ def _resize_module(
 ) -> None:
     """Resize the tensors that a module holds itself."""
     tensors = _saved_tensors(module)
-    old = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    new = {name: wanted.get(prefix + name, shape) for name, shape in old.items()}
+    old: Shapes = {}
+    new: Shapes = {}
+    for name, tensor in tensors.items():
+        old[name] = tuple(tensor.shape)
+        new[name] = wanted.get(prefix + name, old[name])
     if new == old:
         return
     for name in old:

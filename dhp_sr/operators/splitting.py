@@ -126,7 +126,9 @@ def concatenate_channels(op: OpContext) -> Tensor:
                 union_find.union(ids, first.expand_as(ids))
             rows.append(first)
         return union_all(rows, union_find)
-    joined = [ids_along(ids, shape[dim], dim, union_find) for ids, shape in sections]
+    joined = []
+    for ids, shape in sections:
+        joined.append(ids_along(ids, shape[dim], dim, union_find))
     return op.broadcast_along(torch.cat(joined), dim)
 
 
@@ -139,11 +141,11 @@ def _joined_axis(op: NodeContext) -> int:
 
 
 def _varies_beside(ids: Tensor, dim: int) -> bool:
-    return any(size > 1 for axis, size in enumerate(ids.shape) if axis != dim)
+    return ids.numel() > ids.shape[dim]
 
 
 def _joined_sections(op: OpContext) -> list[tuple[Tensor, tuple[int, ...]]]:
-    """Return ids and shape of each joined value, given as a list or as the results of an operator."""
+    """Return ids and shape of each value, given as a list or as the results of an operator."""
     given = op.argument(0, "tensors")
     if not isinstance(given, fx.Node):
         return [(op.ids[node], op.shape(node)) for node in given]

@@ -206,7 +206,7 @@ class SeparateSizes(nn.Module):
 
 def test_sizes_that_torch_takes_as_plain_numbers_only():
     with pytest.raises(
-        TraceError, match=r"must be one tuple: write torch\.zeros\(\(n, c, h, w\)\), or zeros_like"
+        TraceError, match=r"must be a tuple: write torch\.zeros\(\(n, c, h, w\)\), or zeros_like"
     ):
         make_plan(SeparateSizes(), torch.rand(1, 1, 4, 4))
 
