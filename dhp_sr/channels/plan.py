@@ -150,7 +150,7 @@ class ChannelPlan:
         joined = []
         for group in self.prunable:
             vector = vectors.get(group.name)
-            shape = None if vector is None else tuple(vector.shape)
+            shape = "none" if vector is None else tuple(vector.shape)
             fits = shape == (group.width,)
             if not fits or not torch.isfinite(vector).all():
                 raise ValueError(
