@@ -158,6 +158,14 @@ def test_a_latency_is_measured(tmp_path, capsys):
     assert "of latency" in capsys.readouterr().out
 
 
+def test_a_target_of_activations_is_planned(tmp_path):
+    changes = ["compress.target={activations: 0.5}", "network_g.num_block=1", "num_gpu=0"]
+    code, found = plan(tmp_path, "-opt", OPTIONS, "--set", *changes)
+    (target,) = found["targets"]
+    assert code == 0 and target["met"] and abs(target["kept"]["activations"] - 0.5) <= 0.01
+    assert set(found["dense"]) == set(found["least"]) == {"macs", "params", "activations"}
+
+
 @pytest.mark.parametrize(("arguments", "expected"), [
     ([], "-opt"),
     (["-opt", OPTIONS, "--arch", "EDSR"], "--arch"),
