@@ -103,7 +103,16 @@ def _read_with_base(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any]
     Returns:
         The merged values, and the files, the given one first.
     """
-    text = _read_text(path, above)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        hint = "see the folder options/"
+        if above:
+            hint = f"named as base of {above[-1]}"
+        raise UserError(f"{path}: expected an option file, got nothing there; {hint}") from None
+    # ValueError: not UTF-8, or a NUL in the path.
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: expected a readable text file, got: {error}") from error
     raw, node = parse(text, str(path))
     if not isinstance(raw, dict):
         expected = "expected a mapping of option keys (name, network_g, ...)"
@@ -126,19 +135,6 @@ def _read_with_base(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any]
         raise UserError(f"{where}: {base!r} is based on this file; expected no circle")
     base_raw, base_sources = _read_with_base(base_path, chain)
     return _merged(base_raw, raw), [source, *base_sources]
-
-
-def _read_text(path: Path, above: tuple[Path, ...]) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        hint = "see the folder options/"
-        if above:
-            hint = f"named as base of {above[-1]}"
-        raise UserError(f"{path}: expected an option file, got nothing there; {hint}") from None
-    # ValueError: not UTF-8, or a NUL in the path.
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: expected a readable text file, got: {error}") from error
 
 
 def _merged(base: dict[str, Any], raw: dict[str, Any]) -> dict[str, Any]:

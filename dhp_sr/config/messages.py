@@ -1,7 +1,7 @@
 """Errors of pydantic as messages for users: what a key accepts, and what the file holds."""
 
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import ValidationError
@@ -73,7 +73,10 @@ def describe(annotation: Any, metadata: Sequence[Any] = ()) -> str:
 def _describe_bounds(metadata: Sequence[Any]) -> str:
     limits = []
     min_length = max_length = None
-    for constraint in _constraints(metadata):
+    constraints: list[Any] = []
+    for item in metadata:
+        constraints += item.metadata if isinstance(item, FieldInfo) else [item]
+    for constraint in constraints:
         for name, word in BOUND_NAMES.items():
             if hasattr(constraint, name):
                 limits.append(f"{word} {getattr(constraint, name)}")
@@ -88,14 +91,6 @@ def _describe_bounds(metadata: Sequence[Any]) -> str:
     if not limits:
         return ""
     return f" {' and '.join(limits)}"
-
-
-def _constraints(metadata: Sequence[Any]) -> Iterator[Any]:
-    for item in metadata:
-        if isinstance(item, FieldInfo):
-            yield from item.metadata
-        else:
-            yield item
 
 
 def show(value: Any) -> str:

@@ -47,29 +47,29 @@ class OptionLoader(yaml.SafeLoader):
         if tag is None or tag.removeprefix(_TAG) in _PLAIN_TAGS
     }
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """Value of an integer as YAML 1.2 has it: decimal, 0x or 0o."""
+        text = str(self.construct_scalar(node)).replace("_", "")
+        digits = text.lstrip("+-").lower()
+        if len(digits) > MAX_DIGITS:
+            raise _problem(node, f"an integer of {len(digits)} digits")
+        # Plain digits are decimal even with leading zeros.
+        base = {"0x": 16, "0o": 8}.get(digits[:2], 10)
+        return int(text, base)
 
-def _construct_int(loader: OptionLoader, node: yaml.ScalarNode) -> int:
-    text = str(loader.construct_scalar(node)).replace("_", "")
-    digits = text.lstrip("+-").lower()
-    if len(digits) > MAX_DIGITS:
-        raise _problem(node, f"an integer of {len(digits)} digits")
-    # YAML 1.2; plain digits are decimal even with leading zeros.
-    base = {"0x": 16, "0o": 8}.get(digits[:2], 10)
-    return int(text, base)
-
-
-def _construct_text(loader: OptionLoader, node: yaml.ScalarNode) -> str:
-    text = str(loader.construct_scalar(node))
-    # Neither can be in a file name: the first ends it, the second cannot be encoded.
-    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
-        raise _problem(node, f"text that no file name can hold: {text!r}")
-    return text
+    def construct_yaml_str(self, node: yaml.ScalarNode) -> str:
+        """Text of a value that could be the name of a file."""
+        text = str(self.construct_scalar(node))
+        # A NUL would end a file name, a surrogate cannot be encoded.
+        if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+            raise _problem(node, f"text that no file name can hold: {text!r}")
+        return text
 
 
 OptionLoader.add_implicit_resolver(_TAG + "int", _INT, list("-+0123456789"))
 OptionLoader.add_implicit_resolver(_TAG + "float", _FLOAT, list("-+.0123456789"))
-OptionLoader.add_constructor(_TAG + "int", _construct_int)
-OptionLoader.add_constructor(_TAG + "str", _construct_text)
+OptionLoader.add_constructor(_TAG + "int", OptionLoader.construct_yaml_int)
+OptionLoader.add_constructor(_TAG + "str", OptionLoader.construct_yaml_str)
 
 
 def parse(text: str, source: str) -> tuple[Any, yaml.Node | None]:
@@ -91,7 +91,16 @@ def parse(text: str, source: str) -> tuple[Any, yaml.Node | None]:
             f"{source}: expected at most {MAX_CHARACTERS} characters of YAML, got {len(text)}"
         )
     try:
-        return _decode(text)
+        # Composed first and constructed later, so that a tree is checked before it is expanded.
+        loader = OptionLoader(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None, None
+            _count_nodes(node, {}, set())
+            return loader.construct_document(node), node
+        finally:
+            loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         position = ""
@@ -106,19 +115,6 @@ def parse(text: str, source: str) -> tuple[Any, yaml.Node | None]:
     # PyYAML passes on whatever int(), float() and its tables raise for a value with a wrong tag.
     except (yaml.YAMLError, ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise UserError(f"{source}: expected YAML, got: {error}") from error
-
-
-def _decode(text: str) -> tuple[Any, yaml.Node | None]:
-    # Composed first and constructed later, so that a tree can be checked before it is expanded.
-    loader = OptionLoader(text)
-    try:
-        node = loader.get_single_node()
-        if node is None:
-            return None, None
-        _count_nodes(node, {}, set())
-        return loader.construct_document(node), node
-    finally:
-        loader.dispose()
 
 
 def _count_nodes(node: yaml.Node, counts: dict[int, int], above: set[int]) -> int:

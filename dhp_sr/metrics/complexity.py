@@ -162,7 +162,7 @@ COUNTERS: dict[str, Callable[[Sequence[Any], Any], int]] = {
 CONVOLUTIONS = ("convolution", "_convolution")
 
 MULTIPLIES = re.compile(
-    r"mm|mv$|dot|conv|fft|lstm|gru|rnn|attention|cdist|addr|ger$|kron|linalg(?!_vector_norm)|grid_sampler"
-    r"|embedding_bag|trilinear(?!3d)|^linear"
+    r"mm|mv$|dot|conv|fft|lstm|gru|rnn|attention|cdist|addr|ger$|kron|linalg(?!_vector_norm)"
+    r"|grid_sampler|embedding_bag|trilinear(?!3d)|^linear"
 )
 """Names of ATen operators that multiply, whether they are counted or not."""
