@@ -85,7 +85,12 @@ class Search(Phase):
         if compress.correction is not None:
             device = self.resources.context.device
             batches = [batch.to(device) for batch in stack_samples(self.calibration)]
-            reference = self._read_dense_values()
+            values: Mapping[str, Tensor] = self._dense_values
+            file = self.resources.models.dense_file
+            if file is not None and file.is_file():
+                # A resumed run has them in the file alone; without a folder none can be resumed.
+                values = load_weights(file)
+            reference = {name: value.to(device) for name, value in values.items()}
         models = prune_for_targets(
             self.network,
             self.search,
@@ -137,15 +142,6 @@ class Search(Phase):
         if self.search.trains_weights:
             self._step_optimizer()
         return self.search.step(iteration - self.span.start)
-
-    def _read_dense_values(self) -> Mapping[str, Tensor]:
-        """Return the parameters of the dense network as it was when the search began."""
-        file = self.resources.models.dense_file
-        values: Mapping[str, Tensor] = self._dense_values
-        if file is not None and file.is_file():
-            # A resumed run has them in the file alone; one without a folder cannot be resumed.
-            values = load_weights(file)
-        return {name: value.to(self.network.mask.device) for name, value in values.items()}
 
     def trained_parameters(self) -> Iterable[nn.Parameter]:
         """Return all parameters but the latents, which the search moves itself."""
