@@ -227,6 +227,29 @@ def stability_table(rows: Sequence[Row]) -> str:
     return markdown(table)
 
 
+MODEL_NAMES = {"dense": "dense, as published", "uniform": "cut uniformly", "dhp": "cut by dhp_sr"}
+
+
+def headline_table(rows: Sequence[Row]) -> str:
+    """Markdown table of a dense network, a uniform cut and a searched one: score, MACs, time.
+
+    Args:
+        rows: those of `results/headline.json`; times are processor time of one thread.
+    """
+    runtimes = list(rows[0]["cpu_ms"]) if rows else []
+    test_set = rows[0]["test_set"] if rows else ""
+    header = ["network", f"{test_set} PSNR, dB", "MACs G", *(f"{name}, ms" for name in runtimes)]
+    table = [header]
+    for row in rows:
+        times = []
+        for name in runtimes:
+            speedup = f" ({row['speedup'][name]:.2f}x)" if row["model"] != DENSE else ""
+            times.append(f"{row['cpu_ms'][name]:.0f}{speedup}")
+        macs = f"{row['macs'] / 1e9:.2f}"
+        table.append([MODEL_NAMES[row["model"]], f"{row['psnr_db']:.2f}", macs, *times])
+    return markdown(table)
+
+
 def _span(values: Sequence[float]) -> str:
     mean = f"{statistics.mean(values):.2f}"
     if len(values) == 1:

@@ -1,6 +1,6 @@
 """Draw one validation image of a finished run side by side: input, dense, pruned, ground truth.
 
-$ python scripts/comparison_figure.py experiments/quickstart results/quickstart.png \
+$ python scripts/comparison_figure.py experiments/quickstart docs/images/quickstart.png \
       --image chelsea --crop 90 130 64 96
 """
 

@@ -1,4 +1,4 @@
-"""Save the results of a run, and write the README's tables from what is saved.
+"""Save the results of a run, and write the tables of the README and of docs/ from what is saved.
 
     $ python scripts/results.py add experiments/NAME --hardware "2 cores, ..." --minutes 60
     $ python scripts/results.py add experiments/X_dhp experiments/X_uniform --name X \
@@ -8,9 +8,9 @@
 
 `add` copies metrics and environment of a finished run to results/NAME.json. Of several runs that
 began with the same network, the final models become rows of one table, each named by the last
-word of its run's name. `tables` rewrites every table of README.md that stands between
+word of its run's name. `tables` rewrites every table of README.md and docs/ that stands between
 `<!-- results/NAME.json -->` and `<!-- end -->`; with `--check` it changes nothing and fails if a
-table differs. `plot` draws results/NAME.png for the benchmarks that have a plot.
+table differs. `plot` draws docs/images/NAME.png for the benchmarks that have a plot.
 """
 
 import argparse
@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.tables import (  # noqa: E402
+    headline_table,
     latency_table,
     method_comparison_table,
     plot_method_comparison,
@@ -39,6 +40,7 @@ from dhp_sr.utils.files import write_json, write_text  # noqa: E402
 MARKED_TABLE = re.compile(r"(<!-- (results/[\w.-]+\.json) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 TABLES = {
+    "headline": headline_table,
     "step": step_table,
     "latency": latency_table,
     "method_comparison": method_comparison_table,
@@ -70,14 +72,20 @@ def add(arguments: argparse.Namespace) -> int:
 
 
 def tables(arguments: argparse.Namespace) -> int:
-    """Write, or with `--check` compare, the tables of the README."""
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    updated = with_tables(text, ROOT)
-    if arguments.check:
-        return 0 if updated == text else 1
-    write_text(readme, updated)
-    return 0
+    """Write, or with `--check` compare, the tables of the README and the documentation."""
+    outdated = []
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
+        text = page.read_text(encoding="utf-8")
+        updated = with_tables(text, ROOT)
+        if updated == text:
+            continue
+        if arguments.check:
+            outdated.append(page.relative_to(ROOT))
+        else:
+            write_text(page, updated)
+    for path in outdated:
+        print(f"{path}: out of date; run python scripts/results.py tables", file=sys.stderr)
+    return 1 if outdated else 0
 
 
 def plot(arguments: argparse.Namespace) -> int:
@@ -86,9 +94,9 @@ def plot(arguments: argparse.Namespace) -> int:
     for name, draw in PLOTS.items():
         results = read_json(ROOT / "results" / f"{name}.json")
         if results is not None:
-            draw(ROOT / "results" / f"{name}.png", results["rows"])
+            draw(ROOT / "docs" / "images" / f"{name}.png", results["rows"])
             drawn.append(name)
-            print(f"results/{name}.png")
+            print(f"docs/images/{name}.png")
     if not drawn:
         names = ", ".join(f"results/{name}.json" for name in PLOTS)
         raise UserError(f"expected one of {names}, found none; run benchmarks/*.py")
@@ -179,7 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_parser.add_argument("--note", default="", help="remark for readers")
     add_parser.set_defaults(run=add)
-    tables_parser = commands.add_parser("tables", help="write the README's tables")
+    tables_parser = commands.add_parser("tables", help="write the tables of README and docs")
     tables_parser.add_argument("--check", action="store_true", help="only compare")
     tables_parser.set_defaults(run=tables)
     plot_parser = commands.add_parser("plot", help="draw the plots of the benchmarks")

@@ -1,6 +1,6 @@
 """Take the screenshot of a report page for the README: desktop in light, phone in dark colors.
 
-$ python scripts/screenshot.py experiments/quickstart/report.html results/report.png --image 1
+$ python scripts/screenshot.py experiments/quickstart/report.html docs/images/report.png --image 1
 
 Needs selenium, and chromium with its driver (Debian: apt-get install chromium chromium-driver).
 """

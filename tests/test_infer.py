@@ -178,7 +178,7 @@ def test_two_hundred_mixed_files(edsr, tmp_path, capsys):
 @pytest.mark.parametrize("sigma", [None, 25])
 def test_scores_are_those_of_test_py(edsr, dncnn, tmp_path, sigma):
     truth, small, out = tmp_path / "Set" / "HR", tmp_path / "LR", tmp_path / "out"
-    photograph = decode((ROOT / "results" / "quickstart.png").read_bytes(), "")[:120, :160]
+    photograph = decode((ROOT / "docs" / "images" / "quickstart.png").read_bytes(), "")[:120, :160]
     truth.mkdir(parents=True)
     small.mkdir()
     picture = photograph if sigma is None else photograph[:, :, :1]
