@@ -22,8 +22,8 @@ sys.path[:1] = [str(ROOT)]  # in place of this folder
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
-from benchmarks.latency import DENSE, Candidate, measure  # noqa: E402
-from benchmarks.result_files import circumstances  # noqa: E402
+from benchmarks.latency import DENSE, Candidate, measure_candidates  # noqa: E402
+from benchmarks.result_files import describe_measurement  # noqa: E402
 from dhp_sr.cli.process import keep_memory  # noqa: E402
 from dhp_sr.config import load_options  # noqa: E402
 from dhp_sr.hyper import convert  # noqa: E402
@@ -54,11 +54,11 @@ def write_headline(arguments: argparse.Namespace, command: str) -> None:
     for method, rows in runs.items():
         networks[method] = cut_to_widths(dense, rows[0]["widths"])
     candidates = {name: Candidate(network, {}) for name, network in networks.items()}
-    timed = measure(
+    timed = measure_candidates(
         "DnCNN, published", candidates, runtimes=RUNTIMES, threads=(1,), rounds=arguments.rounds
     )
     rows = [_row(name, runs.get(name, []), timed) for name in networks]
-    about = circumstances(torch.device("cpu"), command, arguments.note)
+    about = describe_measurement(torch.device("cpu"), command, arguments.note)
     write_json(arguments.out, {"kind": "headline", "measured": about, "rows": rows})
 
 

@@ -11,6 +11,7 @@ import argparse
 import ast
 import importlib.util
 import inspect
+import itertools
 import json
 import sys
 import textwrap
@@ -23,7 +24,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from dhp_sr import train  # noqa: E402
 from dhp_sr.cli import parsers  # noqa: E402
 from dhp_sr.config.datasets import CLASSIFICATION, KINDS  # noqa: E402
 from dhp_sr.config.renamed import RENAMED  # noqa: E402
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         path = REFERENCE / name
         text = NOTICE + make_page()
         if arguments.check and path.read_text(encoding="utf-8") != text:
-            outdated.append(path.relative_to(ROOT))
+            outdated.append(path)
         if not arguments.check:
             write_text(path, text)
     for path in outdated:
@@ -74,7 +74,7 @@ def command_parsers() -> dict[str, argparse.ArgumentParser]:
     """Return the argument parser of every command, by the file that is run."""
     prepare_data = _module_from_file(ROOT / "scripts" / "prepare_data.py")
     return {
-        "dhp_sr/train.py": train._parser(),
+        "dhp_sr/train.py": parsers.train_parser(),
         "dhp_sr/test.py": parsers.evaluate_parser(),
         "dhp_sr/plan.py": parsers.plan_parser(),
         "dhp_sr/export.py": parsers.export_parser(),
@@ -135,7 +135,9 @@ def _argument_text(action: argparse.Action) -> str:
         value = " ".join(names) + (" ..." if action.nargs in ("+", "*") else "")
     if not action.option_strings:
         return f"`{value}`"
-    typed = ", ".join(f"`{name} {value}`" if value else f"`{name}`" for name in action.option_strings)
+    typed = ", ".join(
+        f"`{name} {value}`" if value else f"`{name}`" for name in action.option_strings
+    )
     return f"{typed} (required)" if action.required else typed
 
 
@@ -173,7 +175,9 @@ def options_page() -> str:
     for path, section, title in option_sections():
         heading = f"`{path}`{title}" if path else "Top level"
         page += f"\n## {heading}\n\n{_first_paragraph(section)}\n\n"
-        page += table(["key", "type and range", "default", "meaning"], list(_key_rows(section, path)))
+        page += table(
+            ["key", "type and range", "default", "meaning"], list(_key_rows(section, path))
+        )
     return page + "\n## Former names\n\n" + _former_names()
 
 
@@ -273,7 +277,7 @@ def _field_docstrings(section: type[Section]) -> dict[str, str]:
         except (OSError, TypeError):
             continue  # made by create_model from a table, see compress.target
         body = ast.parse(source).body[0].body  # type: ignore[attr-defined]
-        for statement, following in zip(body, body[1:], strict=False):
+        for statement, following in itertools.pairwise(body):
             if not isinstance(statement, ast.AnnAssign):
                 continue
             if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):

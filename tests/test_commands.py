@@ -1,6 +1,8 @@
-"""Every option file, and every command and piece of Python in the README, runs in a small size."""
+"""Every option file runs in small, and so does every command and Python block of README and docs."""
 
+import configparser
 import importlib
+import importlib.util
 import json
 import re
 import shlex
@@ -8,11 +10,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from class_pictures import save_classes
 from photographs import save_pieces
 
+from dhp_sr.archs import build
+from dhp_sr.cli import parsers
 from dhp_sr.config import load_options
 from dhp_sr.infer import main as infer_main
 from dhp_sr.plan import main as plan_main
@@ -21,7 +27,10 @@ from dhp_sr.test import main as score_main
 from dhp_sr.train import main as run_main
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "datasets/README.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 OPTION_FILES = sorted((ROOT / "options").glob("*.yml"))
 SMALL = {
     "HyperEDSR": ("num_feat=16", "num_block=1"),
@@ -33,30 +42,49 @@ SMALL = {
     "HyperMobileNetV1": ("width_mult=0.25",),
     "HyperMobileNetV2": ("width_mult=0.25",),
 }
+PROGRAMS = ("python", "torchrun", "pip", "pytest", "mkdocs", ".", "./scripts/")
+"""What a line of an unmarked code block may begin with; other text is marked as `text`."""
 
 
-def blocks(language):
+def blocks(page, language):
+    """Return the code blocks of a page in a language; unmarked ones for ""."""
+    # Fences are matched in pairs, for a fence also ends a block.
     fenced = re.findall(
-        r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE
-    )  # in pairs: a fence also ends one
+        r"^```(\w*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
     return [text for kind, text in fenced if kind == language]
 
 
-COMMANDS = [
-    line.split(" #")[0].strip()
-    for block in blocks("")
-    for line in block.splitlines()
-    if line.startswith(("python ", "./scripts/", "torchrun "))
-]
+def command_lines(page):
+    lines = [line for block in blocks(page, "") for line in block.splitlines()]
+    return [line.split(" #")[0].strip() for line in lines if line.strip()]
 
 
-INLINE = re.findall(r"`(?:\w+=\S+ |taskset -c 0 )*python ([^`\n]+)`", README)
+COMMANDS = list(dict.fromkeys(line for page in PAGES for line in command_lines(page)))
+"""Those in code blocks, each once."""
+
+INLINE = list(
+    dict.fromkeys(
+        command
+        for page in PAGES
+        for command in re.findall(
+            r"`(?:\w+=\S+ |taskset -c 0 )*python ([^`\n]+)`", page.read_text(encoding="utf-8")
+        )
+    )
+)
 """Those between backticks: long runs, whose settings alone are looked at."""
+
+PYTHON = [
+    pytest.param(page, number, id=f"{page.relative_to(ROOT)}-{number}")
+    for page in PAGES
+    for number in range(len(blocks(page, "python")))
+]
 
 MEASURED = {
     row["measured"]["command"]
     for path in sorted((ROOT / "results").glob("*.json"))
     for row in json.loads(path.read_text(encoding="utf-8")).get("rows", [])
+    if "measured" in row
 }
 """Those that gave the figures of the benchmarks, as they were typed."""
 
@@ -134,56 +162,40 @@ def test_option_file_runs(path, experiments):
     }
 
 
-def test_the_readme_holds_commands():
-    assert len(COMMANDS) >= 8 and len(INLINE) >= 8 and len(MEASURED) >= 8
-    assert len(blocks("python")) >= 2
+def test_pages_hold_commands():
+    assert len(PAGES) >= 30
+    assert len(COMMANDS) >= 40 and len(INLINE) >= 8 and len(MEASURED) >= 8
+    assert len(PYTHON) >= 10
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_unmarked_code_blocks_hold_commands_alone(page):
+    """So that no command is overlooked; other text is marked as `text`."""
+    for line in command_lines(page):
+        assert line.startswith(PROGRAMS), line
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.filterwarnings("ignore:.*has no effect:UserWarning")
-def test_readme_command_runs(command, experiments, folder):
+def test_command_runs(command, experiments, folder):
     words = [
-        str(folder) if word == "FOLDER" else word.replace("FOLDER2", str(folder))
+        word.replace("FOLDER2", str(folder)).replace("FOLDER", str(folder))
         for word in shlex.split(command)
     ]
-    words = [word.replace("FOLDER", str(folder)) for word in words]
-    if words[0].startswith("./scripts/"):
-        assert (ROOT / words[0]).is_file()
-        subprocess.run(["bash", "-n", ROOT / words[0]], check=True)
-        return
     if words[0] == "torchrun":
-        words = [
-            word
-            for word in words
-            if not word.startswith(("--nproc", "--launcher")) and word != "pytorch"
-        ]
-    assert (ROOT / words[1]).is_file()
-    if words[1].endswith("train.py"):
-        option_file = ROOT / words[words.index("-opt") + 1]
-        if "--set" not in words:  # runs in test_option_file_runs
-            assert option_file in OPTION_FILES
-            return
-        given = words[2:]
-        given[given.index("-opt") + 1] = str(option_file)
-        assert run_main([*small_before(given, option_file, experiments)]) == 0
-    elif words[1].endswith("plan.py"):
-        assert (
-            plan_main(
-                [str(ROOT / word) if word.startswith("options/") else word for word in words[2:]]
-            )
-            == 0
-        )
-    elif words[1].endswith("report.py"):
-        assert report_main(report_arguments(words[2:], experiments)) == 0
-    elif words[1].endswith("test.py"):
-        assert score_main(scoring_arguments(words[2:], experiments, folder)) == 0
-    elif words[1].endswith("infer.py"):
-        assert infer_main(restoring_arguments(words[2:], experiments, folder)) == 0
+        # One process here; two are started by the tests of training.
+        launched = ("--nproc", "--launcher")
+        words = [word for word in words if not word.startswith(launched) and word != "pytorch"]
+    if words[0] in ("python", "torchrun"):
+        assert (ROOT / words[1]).is_file()
+        RUNNERS[words[1]](words[2:], experiments, folder)
+    elif words[0] == "pip":
+        check_extras(words)
+    elif words[0].startswith("./scripts/"):
+        subprocess.run(["bash", "-n", ROOT / words[0]], check=True)
+        assert all((ROOT / word).exists() for word in words[1:] if word.startswith("tests/"))
     else:
-        done = subprocess.run(
-            [sys.executable, *words[1:], "--help"], cwd=ROOT, capture_output=True, check=False
-        )
-        assert done.returncode == 0
+        assert words in ([".", ".venv/bin/activate"],)
 
 
 @pytest.mark.filterwarnings("ignore:.*has no effect:UserWarning")
@@ -191,24 +203,117 @@ def test_readme_command_runs(command, experiments, folder):
 def test_commands_of_long_runs_are_understood(command):
     script, *given = shlex.split(command)
     folder, name = Path(script).parts
-    if folder == "benchmarks":
-        importlib.import_module(f"benchmarks.{Path(name).stem}")._parser().parse_args(given)
-    elif name == "train.py":
-        changes = given[given.index("--set") + 1 :] if "--set" in given else []
-        assert load_options(ROOT / given[given.index("-opt") + 1], changes).compress
-    else:
+    assert (ROOT / script).is_file()
+    if not given:  # a script by its name alone
+        return
+    if folder == "dhp_sr" and name == "train.py":
+        decode_options(given)
+    elif folder == "dhp_sr" and name == "plan.py":
         assert plan_main(given) == 0
+    else:
+        parse_by_script(script, given)
+
+
+def decode_options(given):
+    changes = given[given.index("--set") + 1 :] if "--set" in given else []
+    assert load_options(ROOT / given[given.index("-opt") + 1], changes).compress
+
+
+def parse_by_script(script, given):
+    """Let the parser of a script outside the package read its arguments."""
+    path = ROOT / script
+    if path.parent.name == "benchmarks":
+        importlib.import_module(f"benchmarks.{path.stem}")._parser().parse_args(given)
+        return
+    search_path = list(sys.path)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.path[:] = search_path
+    make_parser = getattr(module, "_make_parser", None) or getattr(module, "_parser", None)
+    if given or make_parser is not None:
+        make_parser().parse_args(given)
+
+
+def check_extras(words):
+    assert words[:2] == ["pip", "install"]
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    for name in re.findall(r"\w+", words[2]):
+        assert name in setup["options.extras_require"]
+
+
+def run_train(words, experiments, folder):
+    parsers.train_parser().parse_args(words)
+    option_file = ROOT / words[words.index("-opt") + 1]
+    if "--set" not in words:  # runs in test_option_file_runs
+        assert option_file in OPTION_FILES
+        return
+    if any("latency" in word for word in words):
+        # Times of a tiny network on a busy machine may miss any budget.
+        decode_options(words)
+        return
+    words[words.index("-opt") + 1] = str(option_file)
+    assert run_main(small_before(words, option_file, experiments)) == 0
+
+
+def run_plan(words, experiments, folder):
+    if any("latency" in word for word in words):
+        parsers.plan_parser().parse_intermixed_args(words)
+        decode_options(words)  # the times of all layers take a minute
+        return
+    arguments = [str(ROOT / word) if word.startswith("options/") else word for word in words]
+    assert plan_main(arguments) == 0
+
+
+def run_score(words, experiments, folder):
+    parsers.evaluate_parser().parse_args(words)
+    assert score_main(scoring_arguments(words, experiments, folder)) == 0
+
+
+def run_report(words, experiments, folder):
+    assert report_main(report_arguments(words, experiments)) == 0
+
+
+def run_infer(words, experiments, folder):
+    assert infer_main(restoring_arguments(words, experiments)) == 0
+
+
+def parse_export(words, experiments, folder):
+    """Exports are run by tests/test_export.py; here the arguments must be understood."""
+    arguments = parsers.export_parser().parse_intermixed_args(words)
+    assert arguments.model and arguments.format
+    for word in arguments.arguments:
+        assert "=" in word
+
+
+RUNNERS = {
+    "dhp_sr/train.py": run_train,
+    "dhp_sr/plan.py": run_plan,
+    "dhp_sr/test.py": run_score,
+    "dhp_sr/report.py": run_report,
+    "dhp_sr/infer.py": run_infer,
+    "dhp_sr/export.py": parse_export,
+}
+"""Command -> how it is run in small."""
+
+for other in {shlex.split(command)[1] for command in COMMANDS if command.startswith("python ")}:
+    if other.startswith(("scripts/", "benchmarks/")):
+        RUNNERS[other] = lambda words, experiments, folder, script=other: parse_by_script(
+            script, words
+        )
 
 
 def small_before(given, option_file, experiments):
-    """What the README sets comes last and wins, but for lengths."""
+    """What the pages set comes last and wins, but for lengths."""
     if "--set" not in given:
         return [*given, *small(option_file, experiments)]
-    place = given.index("--set")
-    own = [
-        change for change in given[place + 1 :] if not change.partition("=")[0].endswith("_iter")
-    ]
-    return [*given[:place], *small(option_file, experiments), *own]
+    position = given.index("--set")
+    changes = []
+    for change in given[position + 1 :]:
+        if not change.partition("=")[0].endswith("_iter"):
+            changes.append(change)
+    return [*given[:position], *small(option_file, experiments), *changes]
 
 
 def scoring_arguments(words, experiments, folder):
@@ -230,20 +335,29 @@ def scoring_arguments(words, experiments, folder):
     ]
 
 
-def restoring_arguments(words, experiments, folder):
+def restoring_arguments(words, experiments):
     given = dict(zip(words[::2], words[1::2], strict=True))
-    trained(ROOT / "options" / f"{Path(given['--model']).parts[1]}.yml", experiments)
-    given["--model"] = given["--model"].replace("experiments", str(experiments))
-    given["--output"] = str(experiments / given["--output"])
+    if not given["--model"].startswith("zoo:"):
+        trained(ROOT / "options" / f"{Path(given['--model']).parts[1]}.yml", experiments)
+        given["--model"] = given["--model"].replace("experiments", str(experiments))
+    if "--output" in given:
+        given["--output"] = str(experiments / given["--output"])
     return [word for pair in given.items() for word in pair]
 
 
 def report_arguments(words, experiments):
     """Any run stands for a run, and pages go beside the runs."""
     run = str(trained(ROOT / "options" / "quickstart.yml", experiments))
-    found = [f"{ROOT}/{word}" if word.startswith("results/") else word for word in words]
-    found = [run if word.startswith("experiments/") else word for word in found]
-    return [str(experiments / word) if word.endswith(".html") else word for word in found]
+    arguments = []
+    for word in words:
+        if word.startswith("results/"):
+            word = f"{ROOT}/{word}"
+        elif word.startswith("experiments/"):
+            word = run
+        elif word.endswith(".html"):
+            word = str(experiments / word)
+        arguments.append(word)
+    return arguments
 
 
 def trained(option_file, experiments):
@@ -253,16 +367,27 @@ def trained(option_file, experiments):
     return run
 
 
-@pytest.mark.parametrize("number", range(len(blocks("python"))))
-def test_readme_python_runs(number, experiments, tmp_path, monkeypatch):
-    run = trained(ROOT / "options" / "quickstart.yml", experiments)
-    shutil.copytree(run, tmp_path / "experiments" / "quickstart")
+@pytest.mark.parametrize(("page", "number"), PYTHON)
+def test_python_runs(page, number, experiments, tmp_path, monkeypatch):
+    source = blocks(page, "python")[number]
+    if "experiments/quickstart" in source:
+        run = trained(ROOT / "options" / "quickstart.yml", experiments)
+        shutil.copytree(run, tmp_path / "experiments" / "quickstart")
     monkeypatch.chdir(tmp_path)
-    exec(compile(blocks("python")[number], "README.md", "exec"), {})
+    # Classes of a page find themselves by the name of their module, as dataclasses do.
+    module = SimpleNamespace(__name__="page")
+    if page.name == "README.md":
+        module.network = build("DnCNN", num_feat=16, num_layers=5)
+        module.batches = [torch.rand(2, 1, 48, 48)]
+    exec(compile(source, f"{page.name}-{number}", "exec"), vars(module))
 
 
-def test_readme_tables_equal_the_kept_results():
+def test_tables_equal_the_saved_results():
     done = subprocess.run(
-        [sys.executable, "scripts/results.py", "tables", "--check"], cwd=ROOT, check=False
+        [sys.executable, "scripts/results.py", "tables", "--check"],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
     )
-    assert done.returncode == 0
+    assert done.returncode == 0, done.stderr

@@ -76,9 +76,11 @@ def test_there_is_a_file_for_every_network_of_the_papers_table():
 
 
 def test_no_option_file_reads_from_beside_the_project():
-    texts = [path.read_text() for path in (ROOT / "options").rglob("*.yml")]
-    texts += [(ROOT / name).read_text() for name in ("README.md", "datasets/README.md")]
-    assert len(texts) > 10 and not any("../" in text for text in texts)
+    options = [path.read_text() for path in (ROOT / "options").rglob("*.yml")]
+    pages = [path.read_text() for path in (ROOT / "docs").rglob("*.md")]
+    pages += [(ROOT / name).read_text() for name in ("README.md", "datasets/README.md")]
+    assert len(options) > 10 and not any("../" in text for text in options)
+    assert len(pages) > 10 and not any("../shared" in text for text in pages)
 
 
 @pytest.mark.parametrize("path", CLASS_FILES, ids=lambda path: path.stem)

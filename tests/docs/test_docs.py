@@ -1,15 +1,29 @@
-"""The documentation builds without a warning, and the research log keeps its form."""
+"""The documentation builds without a warning, generated pages are current, README stays short."""
 
+import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 RESEARCH = ROOT / "docs" / "research"
 TOPICS = sorted(path for path in RESEARCH.glob("*.md") if path.name != "index.md")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def generator():
+    search_path = list(sys.path)
+    path = ROOT / "scripts" / "generate_docs.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.path[:] = search_path
+    return module
 
 
 def test_the_documentation_builds_without_a_warning(tmp_path):
@@ -18,6 +32,69 @@ def test_the_documentation_builds_without_a_warning(tmp_path):
     result = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "research" / "index.html").is_file()
+    # A table directly below its marker must not be taken for text.
+    assert "<table>" in (tmp_path / "results" / "comparison" / "index.html").read_text()
+
+
+def test_generated_pages_are_current(generator, capsys):
+    assert generator.main(["--check"]) == 0, capsys.readouterr().err
+
+
+def test_a_page_that_is_out_of_date_is_found(generator, monkeypatch, tmp_path, capsys):
+    for name in generator.PAGES:
+        (tmp_path / name).write_text((generator.REFERENCE / name).read_text())
+    (tmp_path / "options.md").write_text("old")
+    monkeypatch.setattr(generator, "REFERENCE", tmp_path)
+    assert generator.main(["--check"]) == 1
+    assert "options.md" in capsys.readouterr().err
+    assert generator.main([]) == 0
+    assert generator.main(["--check"]) == 0
+
+
+def test_the_option_page_has_every_key_of_every_section(generator):
+    page = generator.options_page()
+    sections = list(generator.option_sections())
+    assert len(sections) >= 15
+    for path, section, _ in sections:
+        assert not path or f"`{path}`" in page
+        for name in section.model_fields:
+            assert f"| `{name}` |" in page, f"{path}.{name}"
+
+
+def test_the_operator_page_has_every_entry(generator):
+    page = generator.operators_page()
+    for spec in generator.registry.registered_specs():
+        assert f"**{spec.name}**" in page
+
+
+def test_the_command_page_has_every_argument(generator):
+    page = generator.commands_page()
+    for file, parser in generator.command_parsers().items():
+        assert f"## {Path(file).name}" in page
+        for action in parser._actions:
+            for name in action.option_strings:
+                assert name in ("-h", "--help") or name in page
+
+
+def test_the_readme_is_one_page():
+    assert len(README.splitlines()) <= 150
+    assert len(README.encode()) <= 12 * 1024
+
+
+def test_files_that_the_readme_links_to_exist():
+    targets = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", README)
+    local = [target for target in targets if "://" not in target]
+    assert len(local) >= 20
+    for target in local:
+        assert (ROOT / target).is_file(), target
+
+
+def test_the_citation_names_the_software_and_the_papers():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["type"] == "software" and citation["title"] == "dhp_sr"
+    titles = [reference["title"] for reference in citation["references"]]
+    assert any(title.startswith("DHP:") for title in titles)
+    assert "Model Compression via Hyper-Structure Network" in titles
 
 
 @pytest.mark.parametrize("topic", TOPICS, ids=lambda path: path.stem)
