@@ -192,7 +192,7 @@ def _new_pinned(op: OpContext, value: Any, producer: str, reason: str) -> Any:
 def _is_weight_of(user: fx.Node, constant: fx.Node) -> bool:
     """Return whether a functional layer takes a constant as its weight or bias."""
     is_layer = user.op == "call_function" and spec_for(user, None).macs is not None
-    return is_layer and user.args[:1] != (constant,)
+    return is_layer and constant not in _first_arguments(user, 1)
 
 
 def _computes_with(user: fx.Node, constant: fx.Node) -> bool:
@@ -203,7 +203,14 @@ def _computes_with(user: fx.Node, constant: fx.Node) -> bool:
     if user.op in ("call_module", "output"):
         return True
     value_inputs = spec_for(user, None).value_inputs
-    return value_inputs is None or constant in user.args[:value_inputs]
+    return value_inputs is None or constant in _first_arguments(user, value_inputs)
+
+
+def _first_arguments(node: fx.Node, count: int) -> list[Any]:
+    """Return the first arguments of a call; the very first may be given as `input=`."""
+    if "input" in node.kwargs:
+        return [node.kwargs["input"], *node.args][:count]
+    return list(node.args[:count])
 
 
 def _channel_axis(shape: Sequence[int]) -> int | None:

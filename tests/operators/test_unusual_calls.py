@@ -11,6 +11,9 @@ CALLS = {
     "convolution by keywords": lambda net, y: F.conv2d(
         input=y, weight=net.inner.weight, bias=net.inner.bias, padding=1
     ),
+    "weights fused by a convolution": lambda net, y: F.conv2d(
+        y, F.conv2d(input=net.inner.weight, weight=net.inner.weight.sum((2, 3), True)), padding=1
+    ),
     "linear on a vector": lambda net, y: (
         y + F.linear(y.mean((0, 2, 3)), net.linear.weight)[None, :, None, None]
     ),
