@@ -64,7 +64,7 @@ def analyze_channels(
         if tensor in analysis.read_as_values:
             analysis.pin(channels, analysis.read_as_values[tensor])
     resolve_reshaped_axes(analysis, ids)
-    _check_patterns(exclude, traced, analysis)
+    check_patterns(exclude, traced, analysis)
     return analysis
 
 
@@ -124,7 +124,7 @@ def channels_of_constant(op: OpContext) -> Tensor | None:
     if all(_is_weight_of(user, op.node) for user in op.node.users):
         # Functional layers alone read it, and their rules bind its axes.
         return None
-    axis = _channel_axis(shape)
+    axis = channel_axis_of_constant(shape)
     if axis is not None:
         channels = analysis.new_out_channels(name, axis, shape[axis], name)
         return lay_along(channels, len(shape), axis)
@@ -213,7 +213,7 @@ def _first_arguments(node: fx.Node, count: int) -> list[Any]:
     return list(node.args[:count])
 
 
-def _channel_axis(shape: Sequence[int]) -> int | None:
+def channel_axis_of_constant(shape: Sequence[int]) -> int | None:
     """Return the axis of a constant that holds channels; None where that is not certain."""
     # The only long axis, as in a scale (1, C, 1, 1). Of a map or a depthwise kernel,
     # (1, C, H, W) or (C, 1, H, W), the long axis of the first two.
@@ -243,9 +243,14 @@ def _matches(names: Iterable[str], patterns: Sequence[str]) -> bool:
     return any(fnmatch.filter(names, pattern) for pattern in patterns)
 
 
-def _check_patterns(
+def check_patterns(
     patterns: Sequence[str], traced: TracedNetwork, analysis: AnalysisContext
 ) -> None:
+    """Check that every pattern names a layer.
+
+    Raises:
+        UserError: a pattern names none.
+    """
     names: dict[str, None] = {}
     for node in traced.graph_module.graph.nodes:
         if node.op == "call_module":
@@ -274,7 +279,7 @@ def resolve_reshaped_axes(analysis: AnalysisContext, ids: Mapping[fx.Node, Any])
                 waiting.append((node, value))
     while waiting:
         roots = analysis.union_find.roots()
-        unresolved = []
+        unresolved: list[tuple[fx.Node, Tensor]] = []
         for node, value in waiting:
             classes = compact(roots[value])
             axes = _long_axes(classes)

@@ -112,8 +112,8 @@ def gather_groups(analysis: AnalysisContext) -> tuple[tuple[Group, ...], dict[in
     """Gather coupled channels into groups.
 
     Channels form a group if the same layers create them, the same slices hold them, and they
-    are pinned
-    alike: a channel-wise criterion then compares like with like, and no slice can become empty.
+    are pinned alike: a channel-wise criterion then compares like with like, and no slice can
+    become empty.
 
     Returns:
         The groups, and the position of the root of every prunable class in the flat vector.
@@ -145,7 +145,7 @@ def gather_groups(analysis: AnalysisContext) -> tuple[tuple[Group, ...], dict[in
         names[members[0]] = count = names.get(members[0], 0) + 1
         start = len(position_of_root)
         # Members without a weight (an input, a bare parameter) create no linear map to bend.
-        creating = max(1, sum(name in layers_with_weight for name in members))
+        creating = max(1, len(layers_with_weight.intersection(members)))
         nonlinearity = 0.0
         for root in roots:
             nonlinearity += min(1.0, activations[root] / creating)
@@ -197,8 +197,10 @@ def with_channels_per_element(
         size: length of the flat vector.
     """
     prunable = [group for group in groups if group.prunable]
-    widths = torch.tensor([group.width for group in prunable], dtype=torch.long)
-    number_of_group = torch.repeat_interleave(widths)
+    numbers_of_channels: list[int] = []
+    for number, group in enumerate(prunable):
+        numbers_of_channels += [number] * group.width
+    number_of_group = torch.tensor(numbers_of_channels, dtype=torch.long)
     numbers: dict[str, set[int]] = {}
     for index, times in indices:
         # Pinned entries have the index `size`, which is cut off.
@@ -230,21 +232,25 @@ def size_patches_of(
     for hardcoded in analysis.hardcoded_sizes:
         ranges = hardcoded.counted
         is_list = isinstance(ranges, list)
-        if not is_list:
+        if isinstance(ranges, ChannelRange):
             ranges = [ranges]
         counted: list[Tensor] = []
         for item in ranges:
-            counted.append(_counted_channels(item, flat_index, size))
+            counted.append(counted_channels(item, flat_index, size))
         patches.append(SizePatch(hardcoded.node, hardcoded.path, tuple(counted), is_list))
         involved = torch.cat(counted)
         if hardcoded.read_from is not None:
             involved = torch.cat((involved, flat_index[hardcoded.read_from]))
         if bool((involved < size).any()):
             nodes.add(hardcoded.node)
-    return tuple([patch for patch in patches if patch.node in nodes])
+    needed: list[SizePatch] = []
+    for patch in patches:
+        if patch.node in nodes:
+            needed.append(patch)
+    return tuple(needed)
 
 
-def _counted_channels(counted: ChannelRange, flat_index: Tensor, size: int) -> Tensor:
+def counted_channels(counted: ChannelRange, flat_index: Tensor, size: int) -> Tensor:
     """Return the flat indices of the channels in a range."""
     # Along an axis where nothing differs (each entry is the same channel) nothing is removed by a
     # cut: its entries count like pinned ones.

@@ -147,10 +147,10 @@ class ChannelPlan:
         Raises:
             ValueError: a group has no vector, or a vector of another length or that is not finite.
         """
-        joined = []
+        joined: list[Tensor] = []
         for group in self.prunable:
-            vector = vectors.get(group.name)
-            shape = "none" if vector is None else tuple(vector.shape)
+            vector = vectors.get(group.name, torch.empty(0))
+            shape = tuple(vector.shape) if group.name in vectors else "none"
             fits = shape == (group.width,)
             if not fits or not torch.isfinite(vector).all():
                 raise ValueError(
@@ -158,4 +158,6 @@ class ChannelPlan:
                     f"found {shape}"
                 )
             joined.append(vector)
-        return torch.cat(joined) if joined else torch.zeros(0)
+        if not joined:
+            return torch.zeros(0)
+        return torch.cat(joined)

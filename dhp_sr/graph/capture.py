@@ -51,15 +51,16 @@ def trace(network: nn.Module, example_input: Tensor, training: bool = False) -> 
             depends on values of tensors, or does not accept the example.
     """
     _check_shapes(network)
-    absent = _absent_inputs(network)
+    absent = optional_inputs(network)
     example = example_input[:1]
     root = _copied(network).train(training)
     try:
         graph_module, guards = _traced(root, network, example, absent)
     except Exception as error:  # whatever a forward raises when it is given proxies
         raise TraceError(
-            f"{type(network).__name__} cannot be traced: {error}; at {_line_of(network, error)}. "
-            f"{_advice(error)}"
+            f"{type(network).__name__} cannot be traced: {error}; at "
+            f"{line_of_error(network, error)}. "
+            f"{advice_for(error)}"
         ) from error
     return TracedNetwork(graph_module, record_values(graph_module, example), guards)
 
@@ -90,7 +91,7 @@ def _copied(network: nn.Module) -> nn.Module:
         ) from error
 
 
-def _absent_inputs(network: nn.Module) -> dict[str, None]:
+def optional_inputs(network: nn.Module) -> dict[str, None]:
     """Return the further inputs, which are None where they are omitted.
 
     Raises:
@@ -149,7 +150,9 @@ def record_values(graph_module: fx.GraphModule, example: Tensor) -> dict[fx.Node
     """
     with torch.no_grad():
         try:
-            recorder = ValueRecorder(to_meta(copy.deepcopy(graph_module)))
+            meta_module = copy.deepcopy(graph_module)
+            to_meta(meta_module)
+            recorder = ValueRecorder(meta_module)
             recorder.run(example.to("meta"))
         except Exception:
             # An operator without a shape rule, or a constant that stayed on its device: run it with
@@ -166,7 +169,7 @@ def record_values(graph_module: fx.GraphModule, example: Tensor) -> dict[fx.Node
     return {nodes[node.name]: value for node, value in recorder.values.items()}
 
 
-def _line_of(network: nn.Module, error: Exception) -> str:
+def line_of_error(network: nn.Module, error: Exception) -> str:
     """Return the innermost line of the network's code in a traceback."""
     # The packages, or the script, that the modules are from; not torch, whose lines tell nothing.
     packages = {type(module).__module__.partition(".")[0] for module in network.modules()}
@@ -181,7 +184,8 @@ def _line_of(network: nn.Module, error: Exception) -> str:
     return line
 
 
-def _advice(error: Exception) -> str:
+def advice_for(error: Exception) -> str:
+    """Return what to change in a forward that cannot be traced."""
     # torch takes separate sizes only as plain numbers, not as proxies.
     maker = re.match(r"(zeros|ones|empty|rand|randn)\(\) takes 1 positional argument", str(error))
     if maker:

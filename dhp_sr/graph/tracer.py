@@ -60,7 +60,7 @@ class Tracer(fx.Tracer):
         )
         self.create_proxy("call_function", torch._assert, (proxy == value, message), {})
 
-    def iter(self, obj: fx.Proxy) -> Iterator[fx.Proxy]:
+    def iter(self, obj: Any) -> Iterator[fx.Proxy]:
         """Iterate over a value that has as many items as for the example."""
         value = self.meta_value(obj, is_decided_on=False)
         if isinstance(value, (tuple, list)):
@@ -87,6 +87,8 @@ class Tracer(fx.Tracer):
 
 class _Proxy(fx.Proxy):
     """A value of the traced forward, which may be assigned to and used as a Python number."""
+
+    tracer: Tracer
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})

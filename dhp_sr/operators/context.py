@@ -162,12 +162,18 @@ class NodeContext:
     """A node with the values that it and all other nodes have for the example input."""
 
     node: fx.Node
-    module: nn.Module | None
-    """The module called; None for functions and methods of tensors."""
+    module: Any
+    """The module called; None for functions and methods of tensors. (Typed loosely, as torch types
+    every attribute of a module `Tensor | Module`.)"""
     value: Any
     """Result for the example."""
     values: dict[fx.Node, Any]
     """Results of all nodes for the example."""
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """Positional arguments, with nodes for the values of other nodes."""
+        return self.node.args
 
     @property
     def layer(self) -> str:

@@ -104,7 +104,7 @@ def _is_nonzero(op: OpContext, divisor: fx.Node) -> bool:
 
 def assignment_channels(op: OpContext) -> None:
     """Unite x and value in `x[index] = value`, for an index that takes all channels."""
-    target, index, value = op.node.args
+    target, index, value = op.args
     items = index if isinstance(index, tuple) else (index,)
     for dim, item in enumerate(items):
         is_slice = isinstance(item, slice)
@@ -170,7 +170,7 @@ def assignment_field(op: ReceptiveContext) -> ReceptiveField2D:
     Raises:
         Unbounded: some pixels are assigned to.
     """
-    target, index, value = op.node.args
+    target, index, value = op.args
     items = index if isinstance(index, tuple) else (index,)
     rank = len(op.shape(target))
     for dim in range(rank):

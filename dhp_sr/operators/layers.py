@@ -25,10 +25,11 @@ class LayerWeights:
 
     def __init__(self, op: OpContext) -> None:
         self._op = op
-        self.weight = self._tensor("weight", 1)
+        self.weight: Any = self._tensor("weight", 1)
+        """Name of the weight, or the node that computes it."""
         self.bias = self._tensor("bias", 2)
 
-    def _tensor(self, name: str, index: int) -> str | fx.Node | None:
+    def _tensor(self, name: str, index: int) -> Any:
         """Return a tensor's name, or the node that computes it; None where there is none."""
         op = self._op
         if op.module is not None:
@@ -273,9 +274,7 @@ def linear_field(op: ReceptiveContext) -> ReceptiveField2D:
     return ReceptiveField2D(field.rows, field.columns, field.lengths, layout)
 
 
-def resize_convolution(
-    layer: nn.Module, old: Mapping[str, Shape], new: Mapping[str, Shape]
-) -> Shapes:
+def resize_convolution(layer: Any, old: Mapping[str, Shape], new: Mapping[str, Shape]) -> Shapes:
     """Set the widths of a convolution; its weight is (out, in / groups, *kernel)."""
     whole, per_group = new["weight"][:2]
     layer.groups = _resized_groups(layer.groups, old, new, depthwise=old["weight"][1] == 1)
@@ -284,9 +283,7 @@ def resize_convolution(
     return _bias_shape(new, whole)
 
 
-def resize_transposed(
-    layer: nn.Module, old: Mapping[str, Shape], new: Mapping[str, Shape]
-) -> Shapes:
+def resize_transposed(layer: Any, old: Mapping[str, Shape], new: Mapping[str, Shape]) -> Shapes:
     """Set the widths of a transposed convolution; its weight is (in, out / groups, *kernel)."""
     whole, per_group = new["weight"][:2]
     depthwise = old["weight"][0] == layer.groups
@@ -314,7 +311,7 @@ def _resized_groups(
     return groups
 
 
-def resize_linear(layer: nn.Module, old: Mapping[str, Shape], new: Mapping[str, Shape]) -> Shapes:
+def resize_linear(layer: Any, old: Mapping[str, Shape], new: Mapping[str, Shape]) -> Shapes:
     """Set the widths of a linear layer; its weight is (out, in)."""
     layer.out_features, layer.in_features = new["weight"]
     return _bias_shape(new, layer.out_features)

@@ -136,7 +136,7 @@ def axes_norm_field(op: ReceptiveContext) -> ReceptiveField2D:
     return mix_axes(op, op.field, _statistics_axes(op))
 
 
-def resize_norm(layer: nn.Module, old: Mapping[str, Shape], new: Mapping[str, Shape]) -> Shapes:
+def resize_norm(layer: Any, old: Mapping[str, Shape], new: Mapping[str, Shape]) -> Shapes:
     """Set the width of a batch or instance normalization.
 
     Every tensor is (C,), except the counter of batches, which is a scalar.
@@ -146,9 +146,7 @@ def resize_norm(layer: nn.Module, old: Mapping[str, Shape], new: Mapping[str, Sh
     return {name: (layer.num_features,) for name in vectors}
 
 
-def resize_group_norm(
-    layer: nn.Module, old: Mapping[str, Shape], new: Mapping[str, Shape]
-) -> Shapes:
+def resize_group_norm(layer: Any, old: Mapping[str, Shape], new: Mapping[str, Shape]) -> Shapes:
     """Set the width of a group normalization, which loses or gains whole groups."""
     channels = new["weight"][0]
     per_group = layer.num_channels // layer.num_groups
@@ -160,14 +158,14 @@ def resize_group_norm(
 
 
 def resize_normalized_shape(
-    layer: nn.Module, old: Mapping[str, Shape], new: Mapping[str, Shape]
+    layer: Any, old: Mapping[str, Shape], new: Mapping[str, Shape]
 ) -> Shapes:
     """Set the width of a layer normalization."""
     layer.normalized_shape = new["weight"]
     return dict.fromkeys(new, new["weight"])
 
 
-def resize_prelu(layer: nn.Module, old: Mapping[str, Shape], new: Mapping[str, Shape]) -> Shapes:
+def resize_prelu(layer: Any, old: Mapping[str, Shape], new: Mapping[str, Shape]) -> Shapes:
     """Set the width of a PReLU."""
     layer.num_parameters = new["weight"][0]
     return {}

@@ -67,12 +67,11 @@ def register_op(*targets: Target, channels: ChannelRule, name: str = "", **facts
     """Register an operator, in all its spellings, in place of any entry that they had.
 
     Example:
-        A layer that scales every channel by a learned gain. Its channels are those of
-        its input, and its
-        gain has one entry for each; it reads nothing but the pixel itself, and a cut sets its
+        A layer that scales every channel by a learned gain. Its channels are those of its input,
+        its gain has an entry for each, it reads nothing but the pixel itself, and a cut sets its
         width::
 
-            from dhp_sr.operators import register_op
+            from dhp_sr.operators import Unsupported, register_op
 
             class ChannelGain(nn.Module):
                 def __init__(self, width):
@@ -94,19 +93,14 @@ def register_op(*targets: Target, channels: ChannelRule, name: str = "", **facts
                 layer.width = new["gain"][0]
                 return {"gain": (layer.width,)}
 
-            register_op(
-                ChannelGain,
-                channels=gain_channels,
-                receptive_field=lambda op: op.field,
-                resize=resize_gain,
-            )
+            register_op(ChannelGain, channels=gain_channels, resize=resize_gain,
+                        receptive_field=lambda op: op.field)
 
-        Add a small network with it to tests/topologies.py: every identity is then tested on it.
+        A row in tests/topologies.py, a small network with it, tests every identity on it.
 
     Args:
-        targets: module classes, functions, and names of tensor methods. A class is registered for
-            itself, not for its subclasses, whose forward may differ. A registered class is not
-            traced into.
+        targets: module classes, functions, and names of tensor methods. A class stands for itself
+            alone, since the forward of a subclass may differ, and is not traced into.
         channels: the channel rule, see `dhp_sr.operators.spec.ChannelRule`; raises `Unsupported`
             for calls that it does not handle.
         name: for lists of operators; default: the name of the first target.

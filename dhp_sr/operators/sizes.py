@@ -25,7 +25,7 @@ _TRANSPOSED = ("T", "mT", "H", "mH")
 
 def attribute_channels(op: OpContext) -> Any:
     """`x.shape`, or another attribute of a value."""
-    source, name = op.node.args[:2]
+    source, name = op.args[:2]
     ids = op.ids.get(source)
     if name == "shape":
         return _sizes(op, source)
@@ -107,7 +107,7 @@ def no_channels(op: OpContext) -> None:
 
 def attribute_field(op: ReceptiveContext) -> Any:
     """Return the field of a transposed value, or of a named result of `torch.max`."""
-    source, name = op.node.args[:2]
+    source, name = op.args[:2]
     field = op.fields[source]
     if name in _EXTREMA and isinstance(field, list):
         return field[_EXTREMA.index(name)]

@@ -39,7 +39,7 @@ class _IndexItem(NamedTuple):
 
 def getitem_channels(op: OpContext) -> Any:
     """Take one of several results, a size, or a slice of a tensor."""
-    source, index = op.node.args
+    source, index = op.args
     ids = op.ids.get(source)
     if isinstance(ids, list):
         return ids[op.evaluate(index)]
@@ -79,7 +79,7 @@ def _index_items(op: NodeContext, index: Any, rank: int) -> Iterator[_IndexItem]
 def _take_channels(op: OpContext, ids: Tensor, indexed: _IndexItem) -> None:
     """Record the bounds of a slice of the channels; pin a single channel that is taken."""
     dim, path, item = indexed
-    size = op.shape(op.node.args[0])[dim]
+    size = op.shape(op.args[0])[dim]
     value = op.evaluate(item)
     varies = ids.shape[dim] > 1
     if isinstance(value, int):
@@ -140,7 +140,7 @@ def glu_channels(op: OpContext) -> Tensor:
 
 def getitem_field(op: ReceptiveContext) -> Any:
     """Return the field of a single result out of several, or of a slice of a tensor."""
-    source, index = op.node.args
+    source, index = op.args
     if isinstance(op.fields.get(source), list):
         return op.fields[source][op.evaluate(index)]
     field = op.field

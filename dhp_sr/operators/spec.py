@@ -24,7 +24,7 @@ None for none."""
 ReceptiveRule = Callable[[ReceptiveContext], ReceptiveField2D | list[ReceptiveField2D] | None]
 """Returns the receptive field of the result; None if it does not depend on the image."""
 
-ResizeRule = Callable[[nn.Module, Mapping[str, Shape], Mapping[str, Shape]], Shapes]
+ResizeRule = Callable[[Any, Mapping[str, Shape], Mapping[str, Shape]], Shapes]
 """(module, old shapes, new shapes) -> the shapes that its tensors must have together; sets the
 module's attributes."""
 
