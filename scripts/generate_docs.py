@@ -31,6 +31,7 @@ from dhp_sr.config.schema import Options  # noqa: E402
 from dhp_sr.config.section import Section  # noqa: E402
 from dhp_sr.operators import registry  # noqa: E402
 from dhp_sr.operators.spec import Activation, OpSpec, Target  # noqa: E402
+from dhp_sr.utils.cost_kinds import COST_KINDS  # noqa: E402
 from dhp_sr.utils.files import write_text  # noqa: E402
 
 REFERENCE = ROOT / "docs" / "reference"
@@ -220,7 +221,10 @@ def _key_rows(section: type[Section], path: str) -> Iterator[list[str]]:
         default = ""
         if not field.is_required():
             default = _default_text(field.get_default(call_default_factory=True))
-        yield [f"`{name}`", type_text, default, meanings.get(name, "")]
+        meaning = meanings.get(name, "")
+        if path == "compress.target":  # its keys come from the table of cost kinds
+            meaning = f"Fraction of the dense network's {COST_KINDS[name].label} to keep."
+        yield [f"`{name}`", type_text, default, meaning]
 
 
 def _type_text(schema: dict[str, Any], path: str) -> str:

@@ -15,10 +15,13 @@ class Scheduler(Section):
     """`train.scheduler`: the learning rate as a closed formula of the iteration."""
 
     type: Literal["cosine", "multistep", "constant"] = "cosine"
+    """Half a cosine down to `eta_min`; a factor at each milestone; or no change."""
     eta_min: Annotated[float, Field(ge=0)] = 0.0
+    """Final learning rate of `cosine`."""
     milestones: list[Positive] = []
     """Iterations at which the rate is multiplied by `gamma`."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Factor at each milestone."""
 
 
 class _Target(Section):
@@ -80,6 +83,7 @@ class Distill(Section):
     """`compress.distill`: match the dense network's output, during the search and after it."""
 
     weight: Annotated[float, Field(gt=0)] = 1.0
+    """Factor of the distance from the teacher's output, beside the loss."""
     teacher: str | None = None
     """Model file; default: the dense network of this run, as it was when the search began."""
     mix: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -204,6 +208,7 @@ class Compress(Section):
     preset: Literal["default", "paper"] = "default"
     """Method dhp: our search, or the published one for reproduction."""
     parametrization: Literal["factored", "full"] = "factored"
+    """Weights times the outer product of two latents, or the hypernetwork of the DHP paper."""
     target: Targets
     """Budget. A list gives several models from a single search: each is cut after it and finetuned
     separately, for as many iterations as with a single budget."""
@@ -223,14 +228,18 @@ class Compress(Section):
     scheduler: Scheduler | None = None
     """Schedule of dense training and search alone; `train.scheduler` then counts from the cut."""
     distill: Distill | None = None
+    """The dense network, or another one, as teacher. Default: none."""
     correction: Correction | None = None
     """Default: no correction. Meant for trained weights; any method can use it."""
     prune_residual: bool | None = None
     """Whether channels that are coupled by additions, as along a residual connection, may be
     pruned. Default: false for hsn, as in its paper, true for the others."""
     dhp: DHPOptions = DHPOptions()
+    """Settings of method dhp, and of prior_widths."""
     hsn: HSNOptions = HSNOptions()
+    """Settings of method hsn."""
     obs: OBSOptions = OBSOptions()
+    """Settings of method obs."""
     latency_size: Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = None
     """Height and width of the input that times are measured for; default: 128 and 128, for
     classifiers the size that they are made for."""

@@ -28,7 +28,9 @@ class Dataset(Section):
     """Keys of training and validation sets of super-resolution and denoising."""
 
     type: Literal["SRDataset", "NoiseDataset"]
+    """Super-resolution, or denoising."""
     name: str = ""
+    """Display name in tables and logs."""
     dataroot_gt: Roots
     """Folder, `.lmdb` folder, or `bundled:train` / `bundled:val` (photographs that come with
     scikit-image); or a list of these."""
@@ -37,6 +39,7 @@ class Dataset(Section):
     filename_tmpl: str = "{}"
     """Name of an LR image from its HR's: `{}x4` for BasicSR's validation folders."""
     color: Color = "rgb"
+    """`rgb` repeats gray images three times; `grey` makes luma of RGB, as MATLAB does."""
     cache: Literal["memory", "none"] = "memory"
     """`memory` keeps decoded uint8 images, `none` decodes at every visit."""
 
@@ -52,13 +55,17 @@ class TrainDataset(Dataset):
     gt_size: Positive
     """Height and width of the training patch, in pixels of the ground truth."""
     use_hflip: bool = True
+    """Whether images are flipped horizontally, in half of the cases."""
     use_rot: bool = True
+    """Whether patches are flipped vertically and transposed, each in half of the cases."""
     sigma: Level | Annotated[list[Level], Field(min_length=2, max_length=2)] | None = None
     """Noise level on the 0-255 scale, or `[lowest, highest]`, sampled per patch; NoiseDataset."""
     small_images: Literal["error", "skip"] = "error"
     """What to do with images smaller than a patch: stop, or skip them with a warning."""
     batch_size_per_gpu: Positive
+    """Images in a batch of one process."""
     num_worker_per_gpu: NotNegative = 0
+    """Processes that load images, for each process of the run; 0: none."""
 
 
 class ValDataset(Dataset):
@@ -78,7 +85,9 @@ class ClassificationDataset(Section):
     """Keys of training and validation sets of classification: labeled images, in memory."""
 
     type: Literal["ClassificationDataset"]
+    """Classification."""
     name: str = ""
+    """Display name in tables and logs."""
     dataroot: str
     """Class folders, CIFAR's own binary files, sheets with their INDEX.tsv, or an `.lmdb` folder
     with labels."""
@@ -87,6 +96,7 @@ class ClassificationDataset(Section):
     labels: Literal["fine", "coarse"] = "fine"
     """CIFAR-100 has both kinds of labels."""
     color: Color = "rgb"
+    """`rgb` repeats gray images three times; `grey` makes luma of RGB, as MATLAB does."""
     size: Positive | None = None
     """Resize the shorter side to this many pixels and crop the center. Default: all images have
     the same size already."""
@@ -115,8 +125,11 @@ class ClassificationTrain(ClassificationDataset):
     padding: NotNegative = 4
     """Black border in pixels, from which a crop of the original size is taken at random."""
     use_hflip: bool = True
+    """Whether images are flipped horizontally, in half of the cases."""
     batch_size_per_gpu: Positive
+    """Images in a batch of one process."""
     num_worker_per_gpu: NotNegative = 0
+    """Processes that load images, for each process of the run; 0: none."""
 
 
 class ClassificationVal(ClassificationDataset):

@@ -54,6 +54,7 @@ class OptimizerSettings(Section):
     """`train.optim_g`: the optimizer of the weights."""
 
     type: Literal["Adam", "AdamW", "Muon", "SGD"] = "Adam"
+    """Muon orthogonalizes the momentum of every weight matrix; good for short trainings."""
     lr: Annotated[float, Field(gt=0)]
     """Learning rate."""
     betas: Annotated[list[Momentum], Field(min_length=2, max_length=2)] = [0.9, 0.999]
@@ -71,15 +72,20 @@ class PixelLoss(Section):
     """`train.pixel_opt`: the loss of super-resolution and denoising."""
 
     type: Literal["L1Loss", "MSELoss", "CharbonnierLoss"] = "L1Loss"
+    """Distance from the ground truth."""
     loss_weight: Annotated[float, Field(gt=0)] = 1.0
+    """Factor of the loss."""
 
 
 class ClassLoss(Section):
     """`train.cls_opt`: the loss of classification."""
 
     type: Literal["CrossEntropyLoss"] = "CrossEntropyLoss"
+    """The only one."""
     loss_weight: Annotated[float, Field(gt=0)] = 1.0
+    """Factor of the loss."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Fraction of the target that is spread evenly over all classes."""
 
 
 class Train(Section):
@@ -90,7 +96,9 @@ class Train(Section):
     warmup_iter: NotNegative = 0
     """Iterations in which the learning rate rises linearly."""
     optim_g: OptimizerSettings
+    """Optimizer of the weights."""
     scheduler: Scheduler = Scheduler()
+    """Learning rate over the iterations."""
     pixel_opt: PixelLoss = PixelLoss()
     """Loss of super-resolution and denoising."""
     cls_opt: ClassLoss | None = None
@@ -132,6 +140,7 @@ class Options(Section):
     name: str
     """Name of the run, and of its folder."""
     model_type: Literal["DHPModel", "DHPClassificationModel"] = "DHPModel"
+    """Restoration, or classification."""
     scale: Literal[1, 2, 3, 4] = 1
     """Upscaling factor; 1 for denoising and classification."""
     num_gpu: Literal["auto"] | NotNegative = "auto"
@@ -142,6 +151,7 @@ class Options(Section):
     """Folder that takes the place of a leading `datasets/` in the paths below. Default: the
     environment variable DHP_SR_DATA, else the folder `datasets`."""
     network_g: Network
+    """The network, and the arguments of its constructor."""
     # Decoded by hand, for the class of a dataset depends on its key and its type.
     datasets: Annotated[
         dict[str, TrainDataset | ValDataset | ClassificationTrain | ClassificationVal],
@@ -149,11 +159,15 @@ class Options(Section):
     ]
     """`train`, and any number of `val`, `val_1`, `val_2`, ..."""
     path: Path = Path()
+    """Initial weights, and the folder of runs."""
     compress: Compress | None = None
     """Search and pruning. Without it a run trains the dense network."""
     train: Train
+    """Length, optimizer and loss."""
     val: Val = Val()
+    """Evaluation during training."""
     logger: Logger = Logger()
+    """What a run writes, and how often."""
 
     @model_validator(mode="before")
     @classmethod

@@ -61,6 +61,12 @@ def test_the_option_page_has_every_key_of_every_section(generator):
             assert f"| `{name}` |" in page, f"{path}.{name}"
 
 
+def test_every_key_is_documented(generator):
+    for path, section, _ in generator.option_sections():
+        for name, *_, meaning in generator._key_rows(section, path):
+            assert meaning, f"{path}.{name}"
+
+
 def test_the_operator_page_has_every_entry(generator):
     page = generator.operators_page()
     for spec in generator.registry.registered_specs():
