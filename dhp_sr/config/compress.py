@@ -187,7 +187,7 @@ class Correction(Section):
     """Training patches that the layers are re-solved on: the first ones of the search phase."""
 
 
-class OBSOptions(Section):
+class OBSOptions(MethodOptions):
     """`compress.obs`: statistics and width search of method `obs`."""
 
     statistics_samples: Positive = 128

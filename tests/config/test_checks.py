@@ -3,6 +3,8 @@
 import pytest
 
 from dhp_sr.config.checks import find_mistakes, find_unused
+from dhp_sr.config.compress import Compress
+from dhp_sr.config.methods import METHODS
 from dhp_sr.config.schema import Options
 
 SR = {"type": "SRDataset", "dataroot_gt": "a"}
@@ -323,3 +325,10 @@ def test_the_file_and_the_line_are_named(tmp_path):
     path.write_text(dump_options(options(train={"scheduler": {"gamma": 0.1}})))
     with pytest.warns(UserWarning, match=r"run.yml: train.scheduler.gamma \(line \d+\)"):
         load_options(path)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_section_of_every_method_knows_its_settings_without_effect(method):
+    compress = Compress(method=method, target={"macs": 0.5}, search_iter=1)
+    section = compress.method_section
+    assert section is None or list(section.unused_settings(method, compress.preset)) == []
