@@ -1,7 +1,6 @@
 """Networks that others wrote: converted, pruned to half, cut, exported, trained a step."""
 
 import copy
-import time
 
 import pytest
 import torch
@@ -87,9 +86,7 @@ def _check_training(small, x):
 
 @pytest.mark.parametrize("name", REACH)
 def test_plan_of_a_real_network(name, network):
-    started = time.process_time()
     plan = make_plan(network, real_example(name))
-    assert time.process_time() - started < 5
     prunable, least = REACH[name]
     mask = torch.cat([torch.arange(group.width) < 8 for group in plan.prunable])
     cost = CostModel(plan)
