@@ -367,13 +367,13 @@ def _rule_text(rule: Callable[..., Any]) -> str:
 def _macs_text(spec: OpSpec) -> str:
     if spec.macs is None:
         return "none"
-    return f"weights times positions ({spec.macs.kind})"
+    return f"weights x positions ({spec.macs.kind})"
 
 
 def _kind_text(spec: OpSpec) -> str:
     kinds = [] if spec.activation is Activation.NONE else [spec.activation.value]
     if spec.resize is not None:
-        kinds.append("has weights that a cut resizes")
+        kinds.append("has weights")
     return ", ".join(kinds)
 
 

@@ -12,6 +12,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 RESEARCH = ROOT / "docs" / "research"
 TOPICS = sorted(path for path in RESEARCH.glob("*.md") if path.name != "index.md")
+API_MEMBERS = ("latents", "masks", "set_masks", "cost", "dense_cost", "prune_to", "cut")
+"""Members of a hyper network that others build on."""
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -34,6 +36,11 @@ def test_the_documentation_builds_without_a_warning(tmp_path):
     assert (tmp_path / "research" / "index.html").is_file()
     # A table directly below its marker must not be taken for text.
     assert "<table>" in (tmp_path / "results" / "comparison" / "index.html").read_text()
+    api = (tmp_path / "reference" / "api" / "index.html").read_text()
+    for name in ("convert", *(f"HyperNet.{member}" for member in API_MEMBERS)):
+        assert f'id="dhp_sr.hyper.{name}"' in api or f'id="dhp_sr.hyper.convert.{name}"' in api, (
+            name
+        )
 
 
 def test_generated_pages_are_current(generator, capsys):
