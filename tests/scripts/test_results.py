@@ -51,6 +51,7 @@ def kept(folder, text):
         ('{"metrics": {"rows": []}}', "| model | iterations |"),
         ('{"kind": "step", "rows": []}', "| network | weights |"),
         ('{"kind": "latency", "rows": []}', "| network | widths |"),
+        ('{"kind": "headline", "rows": []}', "| network |"),
     ],
 )
 def test_each_kind_of_file_has_its_table(tmp_path, text, header):
