@@ -40,8 +40,12 @@ class Dataset(Section):
     """Name of an LR image from its HR's: `{}x4` for BasicSR's validation folders."""
     color: Color = "rgb"
     """`rgb` repeats gray images three times; `grey` makes luma of RGB, as MATLAB does."""
-    cache: Literal["memory", "none"] = "memory"
-    """`memory` keeps decoded uint8 images, `none` decodes at every visit."""
+    cache: Literal["auto", "memory", "disk", "none"] = "auto"
+    """`memory` keeps decoded uint8 images. `disk` decodes them once into a memory-mapped file that
+    later runs use again. `none` decodes at every visit. `auto` is memory for a set that takes at
+    most half of what is available, else disk for training and none for validation."""
+    cache_dir: str | None = None
+    """Folder of `disk`'s files. Default: `image_cache` in `path.experiments_root`."""
 
     @property
     def channels(self) -> int:

@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from dhp_sr.config.checks import find_mistakes, find_unused
+from dhp_sr.config.datasets import Dataset
 from dhp_sr.config.messages import explain, show
 from dhp_sr.config.renamed import use_current_names
 from dhp_sr.config.schema import Options
@@ -285,7 +286,13 @@ def resolve_paths(options: Options, root: str | Path) -> Options:
     datasets = {}
     for key, dataset in options.datasets.items():
         names = ("dataroot_gt", "dataroot_lq", "dataroot")
-        datasets[key] = _with_absolute(dataset, names, root, data_root)
+        dataset = _with_absolute(dataset, names, root, data_root)
+        if isinstance(dataset, Dataset):
+            # Written as well as read, beside the runs, which then share it.
+            default = os.path.join(_expand_user(options.path.experiments_root), "image_cache")
+            folder = os.path.join(root, _expand_user(dataset.cache_dir or default))
+            dataset = dataset.model_copy(update={"cache_dir": folder})
+        datasets[key] = dataset
     path = _with_absolute(options.path, ("pretrain_network_g",), root, data_root)
     compress = options.compress
     # Written as well as read, but an existing table may lie anywhere.

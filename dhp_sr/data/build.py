@@ -3,17 +3,19 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 from torch.utils.data import Dataset
 
 from dhp_sr.config.datasets import Dataset as DatasetOptions
 from dhp_sr.config.datasets import TrainDataset, ValDataset
 from dhp_sr.data.augment import Augmentation
+from dhp_sr.data.disk_cache import CacheItem
+from dhp_sr.data.image_cache import ImageCache, open_images
 from dhp_sr.data.noise import CleanImage, NoiseTrainSet, NoiseValSet
-from dhp_sr.data.paired import Pair, PairCache, PairTrainSet, PairValSet, match_pairs
-from dhp_sr.data.sources import ImageCache, StoredImage, find_all
+from dhp_sr.data.paired import Pair, PairTrainSet, PairValSet, match_pairs
+from dhp_sr.data.sources import StoredImage, find_all
 from dhp_sr.utils.errors import UserError, abbreviate
 
 Item = TypeVar("Item")
@@ -86,7 +88,8 @@ def build_pair_train_set(options: TrainDataset, scale: int, seed: int) -> Datase
     pairs = _find_pairs(options, scale)
     pairs = _large_enough(pairs, [pair.gt for pair in pairs], options, scale)
     return PairTrainSet(
-        PairCache(pairs, keep=options.cache == "memory", title=_title(options)),
+        _open(pairs, options),
+        _keys([pair.gt for pair in pairs]),
         scale=scale,
         gt_size=options.gt_size,
         augmentation=Augmentation(options.use_hflip, options.use_rot),
@@ -115,7 +118,7 @@ def build_pair_val_set(options: ValDataset, scale: int, smallest: int) -> Datase
     _check_pairs(options, scale)
     pairs = _find_pairs(options, scale)[: options.max_images]
     _check_sizes([pair.gt for pair in pairs], max(scale, smallest), scale)
-    return PairValSet(PairCache(pairs, keep=options.cache == "memory", title=_title(options)))
+    return PairValSet(_open(pairs, options), pairs)
 
 
 def _find_gt(options: DatasetOptions) -> list[StoredImage]:
@@ -129,9 +132,19 @@ def _keys(images: Sequence[StoredImage]) -> list[str]:
     return [image.key for image in images]
 
 
-def _clean_images(images: Sequence[StoredImage], options: DatasetOptions) -> ImageCache[np.ndarray]:
-    loaders = [CleanImage(image, options.color).load for image in images]
-    return ImageCache(loaders, keep=options.cache == "memory", title=_title(options))
+def _clean_images(images: Sequence[StoredImage], options: DatasetOptions) -> ImageCache:
+    return _open([CleanImage(image, options.color) for image in images], options)
+
+
+def _open(items: Sequence[CacheItem], options: DatasetOptions) -> ImageCache:
+    folder = None if options.cache_dir is None else Path(options.cache_dir)
+    return open_images(
+        items,
+        options.cache,
+        folder=folder,
+        title=f"Reading {options.name or options.dataroot_gt}",
+        is_training=isinstance(options, TrainDataset),
+    )
 
 
 def _find_pairs(options: DatasetOptions, scale: int) -> list[Pair]:
@@ -251,10 +264,6 @@ def _sigma_range(sigma: float | list[float]) -> tuple[float, float]:
     if len(sigma) != 2 or not 0 <= sigma[0] <= sigma[1] <= 255:
         raise UserError(f"expected sigma as a level or [lowest, highest] within 0-255, got {sigma}")
     return sigma[0], sigma[1]
-
-
-def _title(options: DatasetOptions) -> str:
-    return f"Reading {options.name or options.dataroot_gt}"
 
 
 @contextmanager

@@ -8,9 +8,12 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from dhp_sr.config.section import CHANNELS
 from dhp_sr.data.augment import Augmentation, draw_corner, orient, to_chw, to_hwc, to_tensor
+from dhp_sr.data.disk_cache import SourceState
+from dhp_sr.data.image_cache import ImageCache
 from dhp_sr.data.images import to_color
-from dhp_sr.data.sources import ImageCache, StoredImage
+from dhp_sr.data.sources import StoredImage
 from dhp_sr.utils.pixels import gaussian_noise, noise_generator
 
 
@@ -21,16 +24,34 @@ class CleanImage:
     gt: StoredImage
     color: str
 
-    def load(self) -> np.ndarray:
-        """Return the image, uint8 (C, H, W)."""
-        return to_chw(to_color(self.gt.read(), self.color))
+    @property
+    def recipe(self) -> str:
+        """Color of the decoded image."""
+        return f"image {self.color}"
+
+    def load(self) -> tuple[np.ndarray]:
+        """Return the image alone, uint8 (C, H, W)."""
+        return (to_chw(to_color(self.gt.read(), self.color)),)
+
+    def decoded_bytes(self) -> int:
+        """Return the memory of the decoded image."""
+        height, width, _ = self.gt.size()
+        return height * width * CHANNELS[self.color]
+
+    def sources(self) -> list[SourceState]:
+        """Return the file of the image as it is now."""
+        return [self.gt.state()]
+
+    def for_visits(self) -> "CleanImage":
+        """Return the image itself: there is nothing to prepare."""
+        return self
 
 
 class NoiseTrainSet(Dataset):
     """Patches with noise that is neither clipped nor rounded.
 
     Args:
-        images: the images, uint8 (C, H, W).
+        images: the images, uint8 (C, H, W), each alone in a tuple.
         keys: their names.
         gt_size: side of the patch in pixels.
         sigma: lowest and highest noise level on the 0-255 scale, drawn uniformly for each patch.
@@ -40,7 +61,7 @@ class NoiseTrainSet(Dataset):
 
     def __init__(
         self,
-        images: ImageCache[np.ndarray],
+        images: ImageCache,
         keys: Sequence[str],
         *,
         gt_size: int,
@@ -64,7 +85,7 @@ class NoiseTrainSet(Dataset):
         index, position = sample
         # a generator for each sample: workers and interruptions change nothing
         rng = np.random.default_rng((self.seed, position))
-        image = self.images[index]
+        (image,) = self.images[index]
         side = self.gt_size
         top, left = draw_corner(rng, image.shape[1], image.shape[2], side)
         patch = image[:, top : top + side, left : left + side]
@@ -77,14 +98,14 @@ class NoiseValSet(Dataset):
     """Whole images with noise that is the same at every visit.
 
     Args:
-        images: the images, uint8 (C, H, W).
+        images: the images, uint8 (C, H, W), each alone in a tuple.
         keys: their names; with `noise_seed` they fix the noise.
         sigma: noise level on the 0-255 scale.
         noise_seed: of the set.
     """
 
     def __init__(
-        self, images: ImageCache[np.ndarray], keys: Sequence[str], *, sigma: float, noise_seed: int
+        self, images: ImageCache, keys: Sequence[str], *, sigma: float, noise_seed: int
     ) -> None:
         self.images = images
         self.keys = list(keys)
@@ -100,7 +121,7 @@ class NoiseValSet(Dataset):
         # IndexError ends a loop over the set; negative indices would be no images
         if not 0 <= index < len(self):
             raise IndexError(index)
-        image = self.images[index]
+        (image,) = self.images[index]
         key = self.keys[index]
         gt = to_tensor(image)
         lq = add_noise(gt, self.sigma, noise_generator(self.noise_seed, key))

@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
+from dhp_sr.config.section import CHANNELS
 from dhp_sr.data.augment import Augmentation, draw_corner, orient, to_chw, to_hwc, to_tensor
 from dhp_sr.data.bicubic import downscale
+from dhp_sr.data.disk_cache import SourceState
+from dhp_sr.data.image_cache import ImageCache
 from dhp_sr.data.images import crop_to_multiple, to_color
-from dhp_sr.data.sources import ImageCache, StoredImage, progress_bar
+from dhp_sr.data.sources import StoredImage
 from dhp_sr.utils.errors import UserError, abbreviate
 
 
@@ -24,67 +27,76 @@ class Pair:
     scale: int
     color: str
 
+    @property
+    def recipe(self) -> str:
+        """Scale and color of the decoded images."""
+        return f"pair x{self.scale} {self.color}"
+
     def load_gt(self) -> np.ndarray:
         """Return the HR image, cropped to a multiple of the scale, uint8 (C, H, W)."""
         return to_chw(to_color(crop_to_multiple(self.gt.read(), self.scale), self.color))
 
-    def load_lq(self) -> np.ndarray:
-        """Return the LR image, uint8 (C, H / scale, W / scale)."""
+    def load(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return LR, uint8 (C, H / scale, W / scale), and HR; HR is decoded once for both."""
+        gt = self.load_gt()
         if self.lq is None:
-            return self._make_lq(self.load_gt())
-        return to_chw(to_color(self.lq.read(), self.color))
+            return to_chw(downscale(gt.transpose(1, 2, 0), self.scale)), gt
+        return to_chw(to_color(self.lq.read(), self.color)), gt
+
+    def decoded_bytes(self) -> int:
+        """Return the memory of both decoded images."""
+        height, width, _ = self.gt.size()
+        lq_pixels = (height // self.scale) * (width // self.scale)
+        return lq_pixels * (1 + self.scale**2) * CHANNELS[self.color]
+
+    def sources(self) -> list[SourceState]:
+        """Return the files of the images as they are now."""
+        images = [self.gt]
+        if self.lq is not None:
+            images.append(self.lq)
+        return [image.state() for image in images]
+
+    def for_visits(self) -> "Pair | MadePair":
+        """Return the pair, with the LR image held if it is made here."""
+        # bicubic takes longer than decoding
+        return MadePair(self, self.load()[0]) if self.lq is None else self
+
+
+@dataclass(frozen=True)
+class MadePair:
+    """A pair whose LR image was made before and is held; HR is decoded at every visit."""
+
+    pair: Pair
+    lq_CHW: np.ndarray
+
+    @property
+    def recipe(self) -> str:
+        """That of the pair."""
+        return self.pair.recipe
 
     def load(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return LR and HR; a HR image that LR is made of is decoded once."""
-        gt = self.load_gt()
-        lq = self._make_lq(gt) if self.lq is None else self.load_lq()
-        return lq, gt
+        """Return LR and HR."""
+        return self.lq_CHW, self.pair.load_gt()
 
-    def _make_lq(self, gt: np.ndarray) -> np.ndarray:
-        return to_chw(downscale(gt.transpose(1, 2, 0), self.scale))
+    def decoded_bytes(self) -> int:
+        """Return the memory of both images."""
+        return self.pair.decoded_bytes()
 
+    def sources(self) -> list[SourceState]:
+        """Return the file of the HR image."""
+        return self.pair.sources()
 
-class PairCache:
-    """LR and HR images by number.
-
-    With `keep`, both are held in memory. Without it, images are decoded at every visit, except LR
-    images that are made here: bicubic takes longer than decoding, so they are made once and held.
-
-    Args:
-        pairs: the images.
-        keep: hold all of them.
-        title: of the progress bar.
-    """
-
-    def __init__(self, pairs: Sequence[Pair], *, keep: bool, title: str) -> None:
-        self.pairs = list(pairs)
-        self._both: ImageCache[tuple[np.ndarray, np.ndarray]] | None = None
-        self._made: list[np.ndarray] | None = None
-        if keep:
-            self._both = ImageCache([pair.load for pair in pairs], keep=True, title=title)
-        elif any(pair.lq is None for pair in pairs):
-            bar = progress_bar(self.pairs, f"{title}: making LR")
-            self._made = [pair.load_lq() for pair in bar]
-
-    def __len__(self) -> int:
-        """Return the number of pairs."""
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return LR and HR, uint8 (C, H, W)."""
-        if self._both is not None:
-            return self._both[index]
-        pair = self.pairs[index]
-        if self._made is not None:
-            return self._made[index], pair.load_gt()
-        return pair.load()
+    def for_visits(self) -> "MadePair":
+        """Return the pair itself."""
+        return self
 
 
 class PairTrainSet(Dataset):
     """Patches of LR and HR that show the same area, in the same orientation.
 
     Args:
-        pairs: the images.
+        images: LR and HR, uint8 (C, H, W).
+        keys: names of the HR images.
         scale: HR side by LR side.
         gt_size: side of the HR patch in pixels, a multiple of the scale.
         augmentation: the orientations that may occur.
@@ -92,9 +104,17 @@ class PairTrainSet(Dataset):
     """
 
     def __init__(
-        self, pairs: PairCache, *, scale: int, gt_size: int, augmentation: Augmentation, seed: int
+        self,
+        images: ImageCache,
+        keys: Sequence[str],
+        *,
+        scale: int,
+        gt_size: int,
+        augmentation: Augmentation,
+        seed: int,
     ) -> None:
-        self.pairs = pairs
+        self.images = images
+        self.keys = list(keys)
         self.scale = scale
         self.gt_size = gt_size
         self.augmentation = augmentation
@@ -102,14 +122,14 @@ class PairTrainSet(Dataset):
 
     def __len__(self) -> int:
         """Return the number of images."""
-        return len(self.pairs)
+        return len(self.images)
 
     def __getitem__(self, sample: tuple[int, int]) -> dict[str, Any]:
         """Return the sample of an (image index, position in the run)."""
         index, position = sample
         # a generator for each sample: workers and interruptions change nothing
         rng = np.random.default_rng((self.seed, position))
-        lq, gt = self.pairs[index]
+        lq, gt = self.images[index]
         scale = self.scale
         side = self.gt_size // scale
         # drawn in LR pixels, so that the HR patch begins at a multiple of the scale
@@ -120,32 +140,38 @@ class PairTrainSet(Dataset):
         return {
             "lq": to_tensor(orient(lq, *orientation)),
             "gt": to_tensor(orient(gt, *orientation)),
-            "key": self.pairs.pairs[index].gt.key,
+            "key": self.keys[index],
         }
 
 
 class PairValSet(Dataset):
-    """Whole images for validation."""
+    """Whole images for validation.
 
-    def __init__(self, pairs: PairCache) -> None:
-        self.pairs = pairs
+    Args:
+        images: LR and HR, uint8 (C, H, W).
+        pairs: where they are from.
+    """
+
+    def __init__(self, images: ImageCache, pairs: Sequence[Pair]) -> None:
+        self.images = images
+        self.keys = [pair.gt.key for pair in pairs]
         # by the headers: scores of a gray file are those of its only channel
-        self._is_gray = [pair.gt.size()[2] == 1 for pair in pairs.pairs]
+        self._is_gray = [pair.gt.size()[2] == 1 for pair in pairs]
 
     def __len__(self) -> int:
         """Return the number of images."""
-        return len(self.pairs)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return tensors (C, H, W), the same as uint8 (H, W, C), and whether HR's file is gray."""
         # IndexError ends a loop over the set; negative indices would be no images
         if not 0 <= index < len(self):
             raise IndexError(index)
-        lq, gt = self.pairs[index]
+        lq, gt = self.images[index]
         return {
             "lq": to_tensor(lq),
             "gt": to_tensor(gt),
-            "key": self.pairs.pairs[index].gt.key,
+            "key": self.keys[index],
             "lq_uint8": to_hwc(lq),
             "gt_uint8": to_hwc(gt),
             "gray_file": self._is_gray[index],

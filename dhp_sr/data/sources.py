@@ -2,22 +2,18 @@
 
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
 from dhp_sr.data.images import TRAINING_LIMITS, decode, header_size
-from dhp_sr.data.lmdb_read import Database
+from dhp_sr.data.lmdb_read import DATA, Database
 from dhp_sr.images import ImageLimits
 from dhp_sr.images.decode import check_regular_file
 from dhp_sr.images.formats import SUFFIXES
 from dhp_sr.utils.errors import UserError, nearest
-
-T = TypeVar("T")
 
 BUNDLED = {
     "bundled:train": (
@@ -45,6 +41,17 @@ class StoredImage(ABC):
     def where(self) -> str:
         """Name of the image in messages."""
 
+    @property
+    def file(self) -> Path | None:
+        """File that holds the image; None: it is in memory alone."""
+        return None
+
+    def state(self) -> tuple[str, int, int]:
+        """Return `where`, and bytes and time of change (in nanoseconds) of the file."""
+        assert self.file is not None  # images in memory are not cached
+        status = self.file.stat()
+        return self.where, status.st_size, status.st_mtime_ns
+
     @abstractmethod
     def size(self) -> tuple[int, int, int]:
         """Return (height, width, channels) without decoding the pixels."""
@@ -66,6 +73,11 @@ class FileImage(StoredImage):
     def where(self) -> str:
         """Path of the file."""
         return str(self.path)
+
+    @property
+    def file(self) -> Path:
+        """The path."""
+        return self.path
 
     def size(self) -> tuple[int, int, int]:
         """Return (height, width, channels) from the file's header."""
@@ -90,6 +102,11 @@ class DatabaseImage(StoredImage):
         """Folder of the database, and the key."""
         return f"{self.database.folder}, key {self.key}"
 
+    @property
+    def file(self) -> Path:
+        """File of the database, with all of its images."""
+        return self.database.folder / DATA
+
     def size(self) -> tuple[int, int, int]:
         """Return (height, width, channels) from the meta file."""
         return self.shape
@@ -104,37 +121,6 @@ class DatabaseImage(StoredImage):
                 "make the LMDB again"
             )
         return pixels
-
-
-class ImageCache(Generic[T]):
-    """Images by number, decoded once and kept, or decoded at every visit.
-
-    Args:
-        loaders: for each image a function without arguments.
-        keep: load everything now and keep it, so that a damaged image is noticed before training.
-        title: of the progress bar.
-    """
-
-    def __init__(self, loaders: Sequence[Callable[[], T]], *, keep: bool, title: str) -> None:
-        self._loaders = list(loaders)
-        self._kept: list[T] | None = None
-        if keep:
-            self._kept = [loader() for loader in progress_bar(self._loaders, title)]
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self._loaders)
-
-    def __getitem__(self, index: int) -> T:
-        """Return what the loader of this number gives."""
-        if self._kept is None:
-            return self._loaders[index]()
-        return self._kept[index]
-
-
-def progress_bar(items: Sequence[T], title: str) -> "tqdm[T]":
-    """Wrap items in a progress bar, which is silent where stderr is no terminal."""
-    return tqdm(items, desc=title, unit="image", disable=None, leave=False)
 
 
 def find_images(root: str | Path, limits: ImageLimits = TRAINING_LIMITS) -> list[StoredImage]:
