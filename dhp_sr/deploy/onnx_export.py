@@ -35,8 +35,11 @@ OPSET = 20
 INPUT = "input"
 OUTPUT = "output"
 
-_OPSET_BEFORE_PAD_AXES = 17
+_LOWERED_OPSET = 17
+"""The exporter writes opset 18 and later; this is the only older one that is offered."""
+
 _TEMPORARY_DOMAIN = "aside"
+_REDUCTIONS = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2")
 _MIN_HALF = 6e-8
 _MAX_HALF = 65504.0
 """Smallest and largest positive number of fp16."""
@@ -125,8 +128,8 @@ def convert_to_onnx(
             raise UserError(f"{name} has no ONNX form: {lines[-1]}") from error
     assert program is not None, "torch.onnx.export returns a program where dynamo is set"
     model = program.model_proto
-    # The exporter writes opset 18 and later; the step to 17 is refused by ONNX.
-    if _opset_of(model) > opset == _OPSET_BEFORE_PAD_AXES:
+    # The exporter keeps 18 where ONNX refuses the step down to 17.
+    if _opset_of(model) > opset == _LOWERED_OPSET:
         model = lower_opset(model, opset)
     if _opset_of(model) != opset:
         raise UserError(
@@ -142,13 +145,15 @@ def _opset_of(model: Any) -> int:
 def lower_opset(model: Any, opset: int) -> Any:
     """Convert a model to an older opset.
 
-    A Pad without axes means the same in both, but ONNX has no rule to convert it. So those nodes
-    are moved to another domain, which the converter leaves alone, and back.
+    ONNX has no rules for a Pad without axes, which means the same in both, nor for reductions,
+    whose axes opset 18 made an input. So those nodes are moved to another domain, which the
+    converter leaves alone, and back.
     """
     from onnx import helper, version_converter
 
     for node in model.graph.node:
-        if node.op_type == "Pad" and len(node.input) < 4:
+        plain_pad = node.op_type == "Pad" and len(node.input) < 4
+        if plain_pad or _axes_to_attribute(node, model.graph):
             node.domain = _TEMPORARY_DOMAIN
     model.opset_import.append(helper.make_opsetid(_TEMPORARY_DOMAIN, 1))
     try:
@@ -163,6 +168,28 @@ def lower_opset(model: Any, opset: int) -> Any:
     del lowered.opset_import[:]
     lowered.opset_import.extend(domains)
     return lowered
+
+
+def _axes_to_attribute(node: Any, graph: Any) -> bool:
+    """Write a reduction as opset 17 has it; return whether that was possible.
+
+    ReduceSum already had its axes as an input before.
+    """
+    from onnx import helper, numpy_helper
+
+    if node.op_type not in _REDUCTIONS or len(node.input) < 2:
+        return False
+    for constant in graph.initializer:
+        if constant.name == node.input[1]:
+            axes = numpy_helper.to_array(constant).tolist()
+            del node.input[1:]
+            node.attribute.append(helper.make_attribute("axes", axes))
+            kept = [entry for entry in node.attribute if entry.name != "noop_with_empty_axes"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+            return True
+    # Axes that are computed have no form as an attribute.
+    return False
 
 
 def remove_source_paths(model: Any) -> Any:
@@ -183,9 +210,20 @@ def remove_source_paths(model: Any) -> Any:
 def convert_to_half(model: Any) -> Any:
     """Convert weights, computation, input and output of a model to fp16."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
 
     with quiet_exporters():
-        return convert_float_to_float16(model, min_positive_val=_MIN_HALF, max_finite_val=_MAX_HALF)
+        half = convert_float_to_float16(model, min_positive_val=_MIN_HALF, max_finite_val=_MAX_HALF)
+    # The converter leaves operators such as Resize in float32, between casts, but notes fp16 as
+    # the type of their results. Without the notes, programs infer the types themselves.
+    del half.graph.value_info[:]
+    # It also repeats the cast of a constant that several such operators share, under one name,
+    # and leaves the nodes out of order.
+    unique = {node.output[0]: node for node in half.graph.node}
+    del half.graph.node[:]
+    half.graph.node.extend(unique.values())
+    OnnxModel(half).topological_sort()
+    return half
 
 
 def _run_function(session: Any, half: bool) -> Callable[[Tensor], Tensor]:

@@ -6,12 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from dhp_sr.archs import build
+from dhp_sr.deploy.model_info import construct
 from dhp_sr.deploy.onnx_export import OPSETS, export_onnx, simplify
 from dhp_sr.deploy.onnx_metadata import unpack_metadata
 from dhp_sr.deploy.onnx_runner import open_session, require_onnx
 from dhp_sr.utils.errors import UserError
+from dhp_sr.zoo.names import register_known
 
 from .conftest import ROWS, cut_network
 from .test_onnx_metadata import FACTS as SOME_FACTS
@@ -171,3 +174,58 @@ def test_a_missing_package_is_named(monkeypatch):
     pattern = r"need the package (onnx|onnxruntime), .*pip install 'dhp_sr\[onnx\]'"
     with pytest.raises(UserError, match=pattern):
         require_onnx()
+
+
+class Upscaler(nn.Module):
+    """Channel attention and two interpolations, as networks of BasicSR have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3, padding=1)
+        self.last = nn.Conv2d(4, 3, 3, padding=1)
+
+    def forward(self, x):
+        features = self.first(x)
+        features = features * torch.sigmoid(features.mean((2, 3), keepdim=True))
+        for _ in range(2):
+            features = torch.nn.functional.interpolate(features, scale_factor=2, mode="nearest")
+        return self.last(features)
+
+
+@pytest.mark.parametrize(("opset", "half"), [(17, False), (17, True), (20, True)])
+def test_interpolation_and_means_in_every_opset_and_precision(onnx, tmp_path, opset, half):
+    found = export_onnx(
+        Upscaler().eval(), tmp_path / "x.onnx", (1, 3, 8, 8), opset=opset, half=half
+    )
+    assert found.largest < (2e-3 if half else 1e-5)
+    model = onnx.load(tmp_path / "x.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    names = [node.name for node in model.graph.node]
+    assert len(set(names)) == len(names)
+    assert [entry.version for entry in model.opset_import] == [opset]
+
+
+BASICSR = {
+    "MSRResNet": {"num_feat": 8, "num_block": 1, "upscale": 4},
+    "RRDBNet": {"num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_block": 1, "num_grow_ch": 4},
+    "SRVGGNetCompact": {"num_feat": 8, "num_conv": 2},
+    "RCAN": {
+        "num_in_ch": 3,
+        "num_out_ch": 3,
+        "num_feat": 16,
+        "num_group": 1,
+        "num_block": 1,
+        "upscale": 2,
+    },
+    "RIDNet": {"in_channels": 3, "mid_channels": 16, "out_channels": 3, "num_block": 1},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("opset", [17, 20])
+@pytest.mark.parametrize("name", BASICSR)
+def test_networks_of_basicsr(onnx, tmp_path, name, opset, half):
+    register_known()
+    network = construct(f"basicsr:{name}", BASICSR[name]).eval()
+    export_onnx(network, tmp_path / "x.onnx", (2, 3, 16, 18), opset=opset, half=half)
