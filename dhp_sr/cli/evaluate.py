@@ -37,7 +37,7 @@ from dhp_sr.zoo.names import register_known
 from dhp_sr.zoo.networks import EXAMPLE_SIDE, check_network_type, example_shape, image_shape
 
 DATA_ARGUMENTS = ("sigma", "max_images", "crop_border", "device")
-MEASURING_ARGUMENTS = ("size", "repeats", "threads")
+MEASURING_ARGUMENTS = ("size", "repeats", "threads", "runtime")
 
 
 def run_evaluate(arguments: argparse.Namespace, root: Path) -> None:
@@ -113,9 +113,8 @@ def evaluate_from(arguments: argparse.Namespace, models: Sequence[Path]) -> dict
         raise UserError(
             f"--threads: expected a number from 1 to {MAX_THREADS}, got {arguments.threads}"
         )
-    measuring = Measuring(
-        arguments.size, 10 if arguments.repeats is None else arguments.repeats, arguments.threads
-    )
+    repeats = 10 if arguments.repeats is None else arguments.repeats
+    measuring = Measuring(arguments.size, repeats, arguments.threads, arguments.runtime)
     choices = {name: getattr(arguments, name) for name in DATA_ARGUMENTS}
     return evaluate_files(models, arguments.data, measuring=measuring, **choices)
 
@@ -224,7 +223,7 @@ def evaluate_files(
     paths = [models] if isinstance(models, str | Path) else list(models)
     measuring = measuring or Measuring(repeats=0)
     threads = measuring.threads or torch.get_num_threads()
-    compared = open_models(paths, device_by_name(device), threads)
+    compared = open_models(paths, device_by_name(device), threads, measuring.runtime)
     choices = {"sigma": sigma, "max_images": max_images, "crop_border": crop_border}
     scores = evaluate_models(compared, folders, choices, measuring)
     return finite({"name": ", ".join(map(str, paths)), **scores})

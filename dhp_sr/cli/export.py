@@ -14,7 +14,7 @@ from torch import nn
 from dhp_sr.cli.process import plain_warnings
 from dhp_sr.deploy import load_model, save_model
 from dhp_sr.deploy.manifest import FACTS, describe
-from dhp_sr.deploy.model_info import DEFAULT_SIDE, info_of
+from dhp_sr.deploy.model_info import info_of, traced_shape
 from dhp_sr.deploy.onnx_export import OPSET, export_onnx
 from dhp_sr.deploy.onnx_metadata import pack_metadata
 from dhp_sr.deploy.pt2_export import export_pt2
@@ -23,7 +23,6 @@ from dhp_sr.deploy.verify import Agreement, compare, shape_text, tolerance_of, u
 from dhp_sr.metrics import complexity
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_path
-from dhp_sr.utils.pixels import round_up
 from dhp_sr.zoo.from_file import load_own_network, load_third_party_network, valid_utf8
 from dhp_sr.zoo.model_zoo import PREFIX, asks_for_listing, resolve_model, zoo_listing
 from dhp_sr.zoo.names import register_known
@@ -222,15 +221,6 @@ def output_path(model: Path, file_format: str, output: str | Path | None, half: 
     return path
 
 
-def _traced_shape(network: nn.Module) -> tuple[int, int, int, int]:
-    """Return the shape that an export is traced with: a batch of 2, height unlike width."""
-    # Unlike sides: equal ones would let the tracer believe that they are the same number.
-    info = info_of(network)
-    multiple = info.sizes.multiple
-    height = max(info.example_side, 2 * multiple, round_up(DEFAULT_SIDE, multiple))
-    return 2, info.in_channels, height, height + 2 * multiple
-
-
 def write_onnx(
     network: nn.Module, path: Path, facts: Mapping[str, Any], options: ExportOptions
 ) -> tuple[str, Agreement]:
@@ -239,7 +229,7 @@ def write_onnx(
     agreement = export_onnx(
         network,
         path,
-        _traced_shape(network),
+        traced_shape(info_of(network)),
         size_multiple=info_of(network).sizes.multiple,
         opset=opset,
         half=options.half,
@@ -256,7 +246,7 @@ def write_pt2(
     agreement = export_pt2(
         network,
         path,
-        _traced_shape(network),
+        traced_shape(info_of(network)),
         size_multiple=info_of(network).sizes.multiple,
         half=options.half,
         metadata=pack_metadata(facts),
@@ -285,7 +275,7 @@ def write_safetensors(
     with atomic_path(path) as temporary:
         save_model(copy.deepcopy(network).to(dtype), temporary, **stored)
         loaded = load_model(temporary).float()
-        shapes = unseen_shapes(_traced_shape(network), info_of(network).sizes.multiple)
+        shapes = unseen_shapes(traced_shape(info_of(network)), info_of(network).sizes.multiple)
         tolerance = tolerance_of(options.half, options.tolerance)
         return "safetensors", compare(network, loaded, shapes, tolerance)
 

@@ -2,20 +2,27 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dhp_sr.cli.process import keep_memory, plain_warnings
 from dhp_sr.deploy.runner import Runner, check_restores_images
-from dhp_sr.deploy.runtimes import open_runner
+from dhp_sr.deploy.runtime_trial import open_fastest
+from dhp_sr.deploy.runtimes import AUTO, open_runner
+from dhp_sr.images.decode import read_header
 from dhp_sr.images.pillow import allow_large
 from dhp_sr.inference.pipeline import Settings
 from dhp_sr.inference.progress import restore_all
-from dhp_sr.inference.task_list import list_tasks
+from dhp_sr.inference.task_list import TaskList, list_tasks
 from dhp_sr.inference.tiles import GIB, MemoryBudget, TilingOptions
 from dhp_sr.utils.devices import MAX_THREADS, device_by_name
 from dhp_sr.utils.errors import UserError
 from dhp_sr.zoo.model_zoo import asks_for_listing, resolve_model, zoo_listing
 from dhp_sr.zoo.names import register_known
+
+MAX_HEADERS = 100
+"""Headers read to estimate the work: those of thousands of images would take seconds."""
 
 RANGES: dict[str, tuple[float, float]] = {
     "memory": (1.0, 1e6),
@@ -57,16 +64,45 @@ def run_infer(arguments: argparse.Namespace) -> int:
     allow_large()
     keep_memory()
     with plain_warnings():
-        runner = open_runner(
-            resolve_model(arguments.model),
-            device=device_by_name(arguments.device),
-            precision=arguments.precision,
-            threads=arguments.threads,
-        )
+        runner = open_for(arguments, task_list)
         check_runner(runner, arguments)
         return restore_all(
             task_list, runner, settings, overwrite=arguments.overwrite, quiet=arguments.quiet
         )
+
+
+def open_for(arguments: argparse.Namespace, task_list: TaskList) -> Runner:
+    """Open the model with the runtime of the command line; a choice is reported on stderr."""
+    path = resolve_model(arguments.model)
+    settings: dict[str, Any] = {
+        "device": device_by_name(arguments.device),
+        "precision": arguments.precision,
+        "threads": arguments.threads,
+    }
+    if arguments.runtime != AUTO:
+        return open_runner(path, arguments.runtime, **settings)
+    remaining = []
+    for task in task_list.tasks:
+        if arguments.overwrite or not task.target.exists():
+            remaining.append(task.source)
+    choice = open_fastest(path, pixels=count_pixels(remaining), **settings)
+    if choice.reason and not arguments.quiet:
+        print(choice.reason, file=sys.stderr)
+    return choice.runner
+
+
+def count_pixels(paths: Sequence[Path]) -> float:
+    """Estimate the pixels of images from the headers of at most `MAX_HEADERS` of them."""
+    pixels = 0
+    sampled = paths[:: max(1, len(paths) // MAX_HEADERS)]
+    for path in sampled:
+        try:
+            height, width, _ = read_header(path).shape
+        except (UserError, OSError):
+            # Reported where the image is restored.
+            continue
+        pixels += height * width
+    return pixels * len(paths) / max(1, len(sampled))
 
 
 def settings_from(arguments: argparse.Namespace) -> Settings:

@@ -39,6 +39,8 @@ class Measuring:
     """Timed passes of each model; 0: neither time nor memory is measured."""
     threads: int | None = None
     """Of the CPU; None: as many as torch takes."""
+    runtime: str | None = None
+    """Key of `deploy.runtimes.RUNTIMES`; None: each file's own."""
 
 
 def measure(
@@ -67,11 +69,17 @@ def measure(
     threads = measuring.threads or torch.get_num_threads()
     # Last, in processes of their own: the timings above must not run beside them.
     for row, model in zip(rows, models, strict=True):
-        row["memory"] = peak_memory(model.path, shape, model.device.type, threads)
+        row["memory"] = peak_memory(
+            model.path, shape, model.device.type, threads, measuring.runtime
+        )
 
 
 def peak_memory(
-    path: str | Path, shape: Sequence[int], device: str = "cpu", threads: int = 1
+    path: str | Path,
+    shape: Sequence[int],
+    device: str = "cpu",
+    threads: int = 1,
+    runtime: str | None = None,
 ) -> dict[str, Any]:
     """Measure the memory of one pass of a model in a fresh process.
 
@@ -80,6 +88,7 @@ def peak_memory(
         shape: (N, C, H, W) of the input.
         device: `cpu` or `cuda`.
         threads: Of the CPU.
+        runtime: Key of `deploy.runtimes.RUNTIMES`; None: the file's own.
 
     Returns:
         `process_mib`, the peak size of the process, with Python and libraries; `pass_mib`, what
@@ -90,6 +99,7 @@ def peak_memory(
         UserError: The process failed.
     """
     arguments = [str(Path(path).absolute()), json.dumps([*shape]), device, str(threads)]
+    arguments.append(runtime or "")
     # The process must find this package, also where it is not installed.
     search_path = [str(Path(dhp_sr.__file__).parents[1])]
     if os.environ.get("PYTHONPATH"):
@@ -109,11 +119,11 @@ def peak_memory(
 
 
 def measure_this_process(
-    path: str, shape: Sequence[int], device: str, threads: int
+    path: str, shape: Sequence[int], device: str, threads: int, runtime: str | None = None
 ) -> dict[str, float | None]:
     """Run a model once and return the memory of this process, see `peak_memory`."""
     torch.set_num_threads(threads)
-    network = open_network(Path(path), torch.device(device), threads)
+    network = open_network(Path(path), torch.device(device), threads, runtime)
     x = torch.full(tuple(shape), 0.5, device=device)
     # Before the pass, with the input already there: it belongs to the caller, not to the pass.
     loaded_bytes = _resident_bytes()
@@ -156,6 +166,6 @@ def _status_bytes(name: str) -> int:
 if __name__ == "__main__":
     register_known()
     measured = measure_this_process(
-        sys.argv[1], json.loads(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+        sys.argv[1], json.loads(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5] or None
     )
     print(json.dumps(measured))

@@ -12,7 +12,7 @@ from torch import nn
 from dhp_sr.deploy import load_model
 from dhp_sr.deploy.model_info import CLASSIFICATION
 from dhp_sr.deploy.runner import RunnerModule
-from dhp_sr.deploy.runtimes import default_runtime, open_runner
+from dhp_sr.deploy.runtimes import GRAPH_SUFFIXES, check_runtime, default_runtime, open_runner
 from dhp_sr.metrics import Complexity, complexity
 from dhp_sr.metrics.onnx_complexity import onnx_complexity
 from dhp_sr.tasks.base import Task
@@ -48,13 +48,22 @@ class ComparedModel:
 
     def cost(self, shape: Sequence[int]) -> Complexity | None:
         """Return its cost for an input (N, C, H, W); None where a graph does not tell."""
-        if self.runtime == "onnxruntime":
+        suffix = self.path.suffix.lower()
+        if suffix == ".onnx":
             return onnx_complexity(self.path, shape)
+        if suffix in GRAPH_SUFFIXES:
+            return None
+        if isinstance(self.network, RunnerModule):
+            # The runtime's graph is not ours to count; the file it was made from is.
+            return complexity(load_model(self.path), shape)
         return complexity(self.network, shape)
 
 
 def open_models(
-    paths: Sequence[str | Path], device: torch.device, threads: int
+    paths: Sequence[str | Path],
+    device: torch.device,
+    threads: int,
+    runtime: str | None = None,
 ) -> list[ComparedModel]:
     """Open models for the same task.
 
@@ -62,13 +71,14 @@ def open_models(
         paths: Model files; those of other runtimes than torch compute on the CPU.
         device: Where torch computes.
         threads: Of the CPU, for other runtimes.
+        runtime: Key of `deploy.runtimes.RUNTIMES`; None: each file's own.
 
     Raises:
         UserError: A file is no model, or is for another task than the first.
     """
     models = []
     for path, name in zip(map(Path, paths), model_names(paths), strict=True):
-        network = open_network(path, device, threads)
+        network = open_network(path, device, threads, runtime)
         # Runners of other runtimes compute on the CPU, whatever --device says.
         on_cpu = isinstance(network, RunnerModule)
         models.append(ComparedModel(name, path, network, torch.device("cpu") if on_cpu else device))
@@ -84,7 +94,9 @@ def open_models(
     return models
 
 
-def open_network(path: Path, device: torch.device, threads: int) -> nn.Module:
+def open_network(
+    path: Path, device: torch.device, threads: int, runtime: str | None = None
+) -> nn.Module:
     """Open a model file as a module for float32 images.
 
     Weights of ours in half precision become float32, which scores are computed in.
@@ -93,16 +105,19 @@ def open_network(path: Path, device: torch.device, threads: int) -> nn.Module:
         path: The file.
         device: Where torch computes.
         threads: Of the CPU, for other runtimes.
+        runtime: Key of `deploy.runtimes.RUNTIMES`; None: the file's own.
 
     Raises:
-        UserError: The file is no model.
+        UserError: The file is no model, or the runtime does not read it.
     """
     # Our files as plain modules: their costs can be counted, and they run on any device.
-    if default_runtime(path) == "torch":
+    name = runtime or default_runtime(path)
+    check_runtime(name, path)
+    if name == "torch":
         return load_model(path, device).float()
     if not path.is_file():
         raise UserError(f"{path}: expected a model, there is no such file")
-    return RunnerModule(open_runner(path, threads=threads))
+    return RunnerModule(open_runner(path, name, threads=threads))
 
 
 def _task_text(network: nn.Module) -> str:

@@ -3,6 +3,7 @@
 import argparse
 
 FORMATS = ("png", "jpg", "webp", "tiff", "bmp", "same")
+RUNTIMES = ("torch", "torch.compile", "onnxruntime", "openvino", "tensorrt")
 MODEL_HELP = "model file, or zoo:NAME; zoo: lists the models that come with the program"
 SET_HELP = "change options, for example compress.target.macs=0.3 or compress=null"
 
@@ -77,7 +78,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
         "--model",
         nargs="+",
         metavar="FILE",
-        help="model files, .safetensors or .onnx, or zoo:NAME, side by side; with -opt, instead of "
+        help="model files, .safetensors, .onnx or OpenVINO .xml, or zoo:NAME, side by side; with -opt, instead of "
         "the run's models; zoo: lists the models that come with the program",
     )
     parser.add_argument(
@@ -109,6 +110,11 @@ def evaluate_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--threads", type=int, metavar="N", help="of the CPU; default: as many as torch takes"
+    )
+    parser.add_argument(
+        "--runtime",
+        choices=RUNTIMES,
+        help="program that computes and is timed; default: by the file, torch for .safetensors",
     )
     parser.add_argument(
         "--no_images",
@@ -163,7 +169,9 @@ def infer_parser() -> argparse.ArgumentParser:
         epilog="Exit code: 0 all done, 1 some images failed (they are listed), "
         "2 a mistake in the arguments.",
     )
-    parser.add_argument("--model", required=True, metavar="FILE", help=f"{MODEL_HELP}; or .onnx")
+    parser.add_argument(
+        "--model", required=True, metavar="FILE", help=f"{MODEL_HELP}; or .onnx, .xml"
+    )
     # Not required by argparse: `--model zoo:` alone lists the models. The service checks them.
     parser.add_argument("--input", metavar="PATH", help="an image, or a folder with its folders")
     parser.add_argument(
@@ -203,6 +211,13 @@ def infer_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: cuda if any"
+    )
+    parser.add_argument(
+        "--runtime",
+        choices=(*RUNTIMES, "auto"),
+        default="auto",
+        help="program that computes; default: the fastest installed one that agrees with the "
+        "file's usual one, tried where the work takes longer than half a minute",
     )
     parser.add_argument("--threads", type=int, help="of the processor; default: all")
     parser.add_argument("--quiet", action="store_true", help="print only what failed")

@@ -273,6 +273,14 @@ def infer_out_channels(network: nn.Module, info: ModelInfo) -> int:
     return int(infer_output(network, shape, floating_dtype(network)).shape[1])
 
 
+def traced_shape(info: ModelInfo) -> tuple[int, int, int, int]:
+    """Return the shape that an export is traced with: a batch of 2, height unlike width."""
+    # Unlike sides: equal ones would let the tracer believe that they are the same number.
+    multiple = info.sizes.multiple
+    height = max(info.example_side, 2 * multiple, round_up(DEFAULT_SIDE, multiple))
+    return 2, info.in_channels, height, height + 2 * multiple
+
+
 def trial_side(multiple: int) -> int:
     """Return an odd number of times `multiple` that is at least `DEFAULT_SIDE`.
 

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from dhp_sr.archs import EDSR, UNet
+from dhp_sr.deploy.graph_info import Graph
+from dhp_sr.deploy.model_file import load_model
+from dhp_sr.deploy.model_info import info_of, traced_shape
 from dhp_sr.deploy.onnx_check import write_with_checksum
 from dhp_sr.deploy.onnx_metadata import pack_metadata
 from dhp_sr.deploy.onnx_runner import open_session, require_onnx
@@ -21,6 +24,7 @@ from dhp_sr.deploy.pt2_export import (
     example_image,
     quiet_exporters,
 )
+from dhp_sr.deploy.runner import with_tiles
 from dhp_sr.deploy.verify import Agreement, compare, tolerance_of, unseen_shapes
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_path
@@ -99,6 +103,21 @@ def export_onnx(
             if half:
                 hint = "where values leave its range, fp16 does not suit the network"
             raise UserError(f"{error}; {hint}") from error
+
+
+def network_to_graph(path: Path, *, half: bool = False) -> Graph:
+    """Export a file of dhp_sr to an ONNX model in memory, for runtimes other than PyTorch.
+
+    Raises:
+        UserError: A package for ONNX is missing, or the file cannot be loaded or exported.
+    """
+    require_onnx()
+    network = load_model(path).float()
+    info = with_tiles(info_of(network), network)
+    model = convert_to_onnx(simplify(network), traced_shape(info), info.sizes.multiple, OPSET)
+    if half:
+        model = convert_to_half(model)
+    return Graph(path, model.SerializeToString(), info)
 
 
 def convert_to_onnx(

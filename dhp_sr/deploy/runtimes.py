@@ -1,20 +1,28 @@
-"""Runtimes that compute model files, and the function that opens a file with the right runtime.
+"""Runtimes that compute models, and the functions that open a file with a runtime.
 
-A new runtime is a final subclass of `Runner` in a new module, and a row in `RUNTIMES`.
+A new runtime is a final subclass of `Runner` in a new module, and a row in `RUNTIMES`. Files of
+dhp_sr are run by PyTorch as they are; other runtimes get them as an ONNX model, exported in memory
+each time, so that nothing beside the file can become stale.
 """
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from dhp_sr.deploy.graph_info import Graph
 from dhp_sr.deploy.runner import Runner
 from dhp_sr.deploy.torch_runner import PRECISIONS, TorchRunner
 from dhp_sr.utils.errors import UserError, nearest
 
-Opener = Callable[[Path, torch.device, str, int | None], Runner]
-"""(path, device, precision, threads) -> the model, ready to run."""
+AUTO = "auto"
+
+Opener = Callable[[Graph, torch.device, str, int | None], Runner]
+"""(model, device, precision, threads) -> the model, ready to run."""
+
+GRAPH_SUFFIXES = (".onnx", ".xml")
 
 
 @dataclass(frozen=True)
@@ -22,20 +30,63 @@ class Runtime:
     """A program that computes networks."""
 
     suffixes: tuple[str, ...]
-    """Suffixes of the files that it runs, in lower case; empty: every other file."""
+    """Suffixes of the files that it reads, in lower case; empty: files of dhp_sr."""
     open: Opener
+    packages: tuple[str, ...] = ()
+    """What it needs beside PyTorch."""
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    """Types of torch devices that it computes on."""
+    is_candidate: bool = True
+    """Whether `runtime_trial` tries it."""
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether all packages are there; none is imported."""
+        return all(importlib.util.find_spec(name) is not None for name in self.packages)
 
 
-def _open_onnx(path: Path, device: torch.device, precision: str, threads: int | None) -> Runner:
-    # Only now: onnxruntime is an optional dependency, and takes a second to import.
+def _open_torch(graph: Graph, device: torch.device, precision: str, threads: int | None) -> Runner:
+    return TorchRunner(graph.path, device, precision, threads)
+
+
+def _open_compiled(
+    graph: Graph, device: torch.device, precision: str, threads: int | None
+) -> Runner:
+    return TorchRunner(graph.path, device, precision, threads, mode="compile")
+
+
+# Imported only when asked for: optional dependencies, which take a second to import.
+def _open_onnx(graph: Graph, device: torch.device, precision: str, threads: int | None) -> Runner:
     from dhp_sr.deploy.onnx_runner import OnnxRunner
 
-    return OnnxRunner(path, device, precision, threads)
+    return OnnxRunner(graph, device, precision, threads)
 
+
+def _open_tensorrt(
+    graph: Graph, device: torch.device, precision: str, threads: int | None
+) -> Runner:
+    from dhp_sr.deploy.onnx_runner import OnnxRunner
+
+    return OnnxRunner(graph, device, precision, threads, runtime="tensorrt")
+
+
+def _open_openvino(
+    graph: Graph, device: torch.device, precision: str, threads: int | None
+) -> Runner:
+    from dhp_sr.deploy.openvino_runner import OpenVinoRunner
+
+    return OpenVinoRunner(graph, device, precision, threads)
+
+
+_ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
 RUNTIMES = {
-    "onnxruntime": Runtime((".onnx",), _open_onnx),
-    "torch": Runtime((), TorchRunner),
+    "onnxruntime": Runtime((".onnx",), _open_onnx, _ONNX_PACKAGES),
+    "openvino": Runtime((".xml", ".onnx"), _open_openvino, ("openvino",), ("cpu",)),
+    "tensorrt": Runtime((".onnx",), _open_tensorrt, _ONNX_PACKAGES, ("cuda",)),
+    # Compiling takes up to a minute for every new shape, so it is never tried unasked.
+    "torch.compile": Runtime((), _open_compiled, is_candidate=False),
+    "torch": Runtime((), _open_torch),
 }
 """Name -> runtime; the first whose suffixes fit a file is its default."""
 
@@ -51,9 +102,11 @@ def open_runner(
     """Open a model file, ready to run. Nothing in it is executed but its arithmetic.
 
     Args:
-        path: Safetensors file of dhp_sr, or any `.onnx` from an image to a single result.
-        runtime: Key of `RUNTIMES`; None: by the file's suffix.
-        device: Where to compute; ONNX files run on the CPU.
+        path: Safetensors file of dhp_sr, or any `.onnx` or OpenVINO `.xml` from an image to a
+            single result.
+        runtime: Key of `RUNTIMES`; None: by the file's suffix. See `runtime_trial.open_fastest`
+            for the fastest.
+        device: Where to compute.
         precision: `fp32`, `bf16` or `fp16`; an ONNX file has a fixed precision.
         threads: Of the CPU; None: as many as PyTorch uses.
 
@@ -68,11 +121,29 @@ def open_runner(
     if precision not in PRECISIONS:
         raise UserError(f"expected a precision among {', '.join(PRECISIONS)}, got {precision!r}")
     name = default_runtime(path) if runtime is None else runtime
+    check_runtime(name, path)
+    graph = Graph(path)
+    if RUNTIMES[name].suffixes and path.suffix.lower() not in GRAPH_SUFFIXES:
+        graph = export_in_memory(path, precision)
+    return RUNTIMES[name].open(graph, torch.device(device), precision, threads)
+
+
+def check_runtime(name: str, path: Path) -> None:
+    """Check that a runtime exists and can read a file.
+
+    Raises:
+        UserError: It does not, or reads files of other kinds.
+    """
     if name not in RUNTIMES:
         raise UserError(
             f"expected a runtime among {', '.join(RUNTIMES)}, got {name!r}{nearest(name, RUNTIMES)}"
         )
-    return RUNTIMES[name].open(path, torch.device(device), precision, threads)
+    suffix = path.suffix.lower()
+    if suffix in GRAPH_SUFFIXES and suffix not in RUNTIMES[name].suffixes:
+        readers = [other for other, runtime in RUNTIMES.items() if suffix in runtime.suffixes]
+        raise UserError(
+            f"{path}: {name} does not read {suffix} files; expected --runtime {', '.join(readers)}"
+        )
 
 
 def default_runtime(path: str | Path) -> str:
@@ -82,3 +153,14 @@ def default_runtime(path: str | Path) -> str:
         if suffix in runtime.suffixes:
             return name
     return "torch"
+
+
+def export_in_memory(path: Path, precision: str = "fp32") -> Graph:
+    """Export a file of dhp_sr for other runtimes; takes seconds, for large networks longer.
+
+    Raises:
+        UserError: A package for ONNX is missing, or the file cannot be loaded or exported.
+    """
+    from dhp_sr.deploy.onnx_export import network_to_graph
+
+    return network_to_graph(path, half=precision == "fp16")

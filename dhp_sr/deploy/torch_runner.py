@@ -1,8 +1,9 @@
 """Model files run by PyTorch, with the same arithmetic for small and for large images."""
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
@@ -36,15 +37,19 @@ class TorchRunner(Runner):
         device: Where to compute.
         precision: Key of `PRECISIONS`.
         threads: Of the CPU; None: as many as PyTorch uses.
+        mode: `compile`: by torch.compile, which is faster and rounds differently from tile to tile.
 
     Raises:
         UserError: The precision is not for this device, or the file cannot be loaded.
     """
 
-    runtime = "torch"
-
     def __init__(
-        self, path: Path, device: torch.device, precision: str, threads: int | None
+        self,
+        path: Path,
+        device: torch.device,
+        precision: str,
+        threads: int | None,
+        mode: Literal["eager", "compile"] = "eager",
     ) -> None:
         if precision == "fp16" and device.type == "cpu":
             raise UserError("--precision fp16 is for graphics cards; on the CPU use bf16 or fp32")
@@ -60,6 +65,15 @@ class TorchRunner(Runner):
         tiles = replace(tiles, bytes_per_pixel=memory)
         super().__init__(path, replace(info, tiles=tiles))
         self.network = network.to(device=device, dtype=self.dtype).requires_grad_(False)
+        self.runtime = "torch"
+        # The mode below takes convolutions apart, which would hide them from the compiler.
+        self._convolutions: type[contextlib.AbstractContextManager] = DeterministicConvolutions
+        self._compute: Any = self.network
+        if mode == "compile":
+            self.runtime = "torch.compile"
+            self._convolutions = contextlib.nullcontext
+            # One program for all sizes: images of a folder rarely have the same.
+            self._compute = torch.compile(self.network, dynamic=True)
 
     def compute(self, images: Images) -> Images:
         """Run the network."""
@@ -73,9 +87,16 @@ class TorchRunner(Runner):
             torch.inference_mode(),
             thread_count(self.threads),
             deterministic,
-            DeterministicConvolutions(),
+            self._convolutions(),
         ):
-            return self.network(x).float().cpu().numpy()
+            try:
+                return self._compute(x).float().cpu().numpy()
+            except torch._dynamo.exc.BackendCompilerFailed as error:
+                # Most often a missing C++ compiler, which PyTorch does not bring along.
+                lines = str(error).strip().splitlines()
+                raise UserError(
+                    f"torch.compile: {lines[0]}; install a C++ compiler, or use --runtime torch"
+                ) from error
 
 
 class DeterministicConvolutions(TorchFunctionMode):

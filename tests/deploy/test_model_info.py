@@ -6,6 +6,7 @@ from third_party import third_party_info
 from torch import nn
 
 from dhp_sr.archs import build
+from dhp_sr.cli.parsers import RUNTIMES as PARSED
 from dhp_sr.deploy import SizeRequirements, load_model, save_model
 from dhp_sr.deploy.model_info import SIZE_MULTIPLES, attach_info, info_of, trial_side
 from dhp_sr.deploy.runner import Runner, with_tiles
@@ -42,9 +43,13 @@ def test_the_runner_carries_it_with_its_tiles(tmp_path):
 def test_runtimes_are_chosen_by_suffix_and_name(tmp_path):
     assert default_runtime("a/B.ONNX") == "onnxruntime"
     assert default_runtime("m.safetensors") == default_runtime("m") == "torch"
-    with pytest.raises(UserError, match=r"torch.*'tensorrt'"):
-        open_runner(tmp_path / "m.onnx", "tensorrt")
-    assert set(RUNTIMES) == {"torch", "onnxruntime"}
+    assert default_runtime("m.xml") == "openvino"
+    with pytest.raises(UserError, match=r"torch.*'tensorflow'"):
+        open_runner(tmp_path / "m.onnx", "tensorflow")
+    for name in ("torch", "torch.compile"):
+        with pytest.raises(UserError, match=r"m\.onnx: .*onnxruntime"):
+            open_runner(tmp_path / "m.onnx", name)
+    assert set(PARSED) == set(RUNTIMES)
 
 
 def test_third_party_networks_get_the_attributes_of_our_own():

@@ -1,0 +1,171 @@
+"""Description of a graph file (ONNX, OpenVINO): stated in the file, completed by running it.
+
+Files of dhp_sr carry their description as metadata; those of other programs are probed with small
+images. What a file states is checked by running it: metadata may belong to another graph.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dhp_sr.deploy.model_info import (
+    CLASSIFICATION,
+    DEFAULT_BYTES_PER_PIXEL,
+    SIZE_MULTIPLES,
+    ModelInfo,
+    SizeRequirements,
+    TileRequirements,
+    trial_side,
+)
+from dhp_sr.deploy.onnx_metadata import unpack_metadata
+from dhp_sr.deploy.runner import Images
+from dhp_sr.deploy.safetensors_io import ModelFileError
+from dhp_sr.utils.errors import UserError
+
+Compute = Callable[[Images], Images]
+
+_MAX_SIZE = 4096
+"""Bound of scales, multiples and overlaps in other people's files."""
+
+_UNKNOWN_HALO = "the file does not say how far a pixel's influence reaches"
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A network for a runtime other than PyTorch: a file, or an export in memory."""
+
+    path: Path
+    """The model file that the user named."""
+    content: bytes | None = None
+    """An ONNX model made from the file; None: the runtime reads the file itself."""
+    info: ModelInfo | None = None
+    """Description of the exported network; None: the file describes itself, or is probed."""
+
+
+def describe_graph(
+    compute: Compute, metadata: Mapping[str, str], channels: int | None, path: Path
+) -> ModelInfo:
+    """Return the description in a file, completed and checked by running the graph.
+
+    Args:
+        compute: Runs the graph.
+        metadata: Texts that the file carries; those of other programs are ignored.
+        channels: Of the input; None where the file leaves them free.
+        path: Named in errors.
+
+    Raises:
+        ModelFileError: The metadata is malformed, or belongs to another graph.
+        UserError: The graph is no network that restores images of any size.
+    """
+    stated = read_stated_facts(metadata, path)
+    channels = channels or stated.get("in_channels", 3)
+    if stated.get("task") == CLASSIFICATION:
+        _check_classifier(compute, stated, path)
+        return _stated_info(stated)
+    probed = _probe(compute, channels, path, stated.get("size_multiple", 1))
+    if not stated:
+        return probed
+    if stated["scale"] != probed.scale:
+        raise ModelFileError(
+            f"{path}: expected scale {stated['scale']}, as its metadata says, got {probed.scale}"
+        )
+    return replace(
+        _stated_info(stated),
+        in_channels=channels,
+        out_channels=probed.out_channels,
+        sizes=probed.sizes,
+    )
+
+
+def read_stated_facts(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
+    """Return a file's description of itself; empty for a file of another program."""
+    try:
+        stated = unpack_metadata(metadata) or {}
+    except ModelFileError as error:
+        raise ModelFileError(f"{path}: {error}") from error
+    # Each of them becomes the size of an image that is allocated.
+    for key in ("scale", "size_multiple", "tile_multiple", "halo"):
+        if stated.get(key, 1) > _MAX_SIZE:
+            raise ModelFileError(
+                f"{path}: metadata: expected {key} up to {_MAX_SIZE}, got {stated[key]}"
+            )
+    return stated
+
+
+def _check_classifier(compute: Compute, stated: dict[str, Any], path: Path) -> None:
+    side = stated.get("input_size", 0)
+    classes = stated["out_channels"]
+    if not 0 < side <= _MAX_SIZE:
+        raise ModelFileError(
+            f"{path}: metadata: expected input_size from 1 to {_MAX_SIZE}, got {side}"
+        )
+    result = compute(_gray_image(stated["in_channels"], side))
+    if result.shape != (1, classes):
+        raise ModelFileError(
+            f"{path}: expected {classes} classes, as its metadata says, got {result.shape}"
+        )
+
+
+def _probe(compute: Compute, channels: int, path: Path, stated_multiple: int) -> ModelInfo:
+    """Find scale, output channels and size multiple by running small images."""
+    reason: UserError | None = None
+    # Only multiples of the stated one: the file knows more than a few trials can show.
+    candidates = {multiple for multiple in SIZE_MULTIPLES if multiple % stated_multiple == 0}
+    for multiple in sorted({stated_multiple, *candidates}):
+        side = trial_side(multiple)
+        try:
+            result = compute(_gray_image(channels, side))
+        except UserError as error:
+            reason = error
+            continue
+        if _enlarges(result.shape, side):
+            scale = result.shape[2] // side
+            return ModelInfo(
+                architecture="",
+                task="sr" if scale > 1 else "",
+                scale=scale,
+                in_channels=channels,
+                out_channels=result.shape[1],
+                sizes=SizeRequirements(multiple),
+                # A few trials cannot bound a receptive field.
+                tiles=TileRequirements(multiple=multiple, reason=_UNKNOWN_HALO),
+            )
+        reason = UserError(f"an input of {side} x {side} gives an output of {tuple(result.shape)}")
+    raise UserError(
+        f"{path}: expected a network that restores images of any size; {reason}"
+    ) from reason
+
+
+def _stated_info(stated: dict[str, Any]) -> ModelInfo:
+    multiple = stated["size_multiple"]
+    halo = stated.get("halo")
+    tiles = TileRequirements(
+        halo=halo,
+        multiple=stated.get("tile_multiple", multiple),
+        bytes_per_pixel=stated.get("bytes_per_pixel", DEFAULT_BYTES_PER_PIXEL),
+        reason=_UNKNOWN_HALO if halo is None else "",
+    )
+    return ModelInfo(
+        architecture=stated["architecture"],
+        task=stated["task"],
+        scale=stated["scale"],
+        in_channels=stated["in_channels"],
+        out_channels=stated["out_channels"],
+        sizes=SizeRequirements(multiple),
+        input_size=stated.get("input_size"),
+        tiles=tiles,
+        license=stated.get("licence"),
+        parent=stated.get("parent"),
+    )
+
+
+def _gray_image(channels: int, side: int) -> Images:
+    return np.full((1, channels, side, side), 0.5, dtype=np.float32)
+
+
+def _enlarges(shape: tuple[int, ...], side: int) -> bool:
+    """Return whether an output is an image enlarged by a whole number."""
+    return len(shape) == 4 and shape[2] == shape[3] and shape[2] > 0 and shape[2] % side == 0

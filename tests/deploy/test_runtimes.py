@@ -1,0 +1,197 @@
+"""Every runtime gives PyTorch's results, and the fastest that does is chosen."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+from onnx_files import other
+
+from dhp_sr.archs import build
+from dhp_sr.deploy import runtime_trial, save_model
+from dhp_sr.deploy.graph_info import Graph
+from dhp_sr.deploy.onnx_runner import choose_providers
+from dhp_sr.deploy.runtime_trial import candidate_runtimes, check_agreement, open_fastest
+from dhp_sr.deploy.runtimes import RUNTIMES, export_in_memory, open_runner
+from dhp_sr.utils.errors import UserError
+
+CPU = torch.device("cpu")
+CUDA = torch.device("cuda")
+OTHERS = ("onnxruntime", "openvino")
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("runtimes") / "edsr.safetensors"
+    save_model(build("EDSR", num_feat=8, num_block=1, upscale=2).eval(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def graph(file):
+    for name in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(name)
+    return export_in_memory(file)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_an_export_in_memory_agrees_with_pytorch(file, graph, name):
+    pytest.importorskip(name)
+    torch_runner = open_runner(file, threads=1)
+    runner = RUNTIMES[name].open(graph, CPU, "fp32", 1)
+    assert runner.runtime == name and runner.info == torch_runner.info
+    for shape in ((1, 3, 24, 40), (2, 3, 33, 17)):
+        images = torch.rand(shape)
+        assert float((runner(images) - torch_runner(images)).abs().max()) < 1e-5
+    assert [entry.name for entry in file.parent.iterdir()] == [file.name]
+
+
+def test_openvino_reads_onnx_files(tmp_path):
+    pytest.importorskip("openvino")
+    path = other(tmp_path / "x.onnx", "unet")
+    images = np.random.default_rng(0).random((1, 3, 8, 10), dtype=np.float32)
+    runners = [open_runner(path, name, threads=1) for name in OTHERS]
+    assert runners[0].info == runners[1].info and runners[1].size_multiple == 2
+    np.testing.assert_allclose(runners[0](images), runners[1](images), atol=1e-5)
+    half = open_runner(other(tmp_path / "h.onnx", weights=np.float16), "openvino", threads=1)
+    assert half(images).dtype == np.float32 and half(images).shape == (1, 3, 16, 20)
+    with pytest.raises(UserError, match="64"):
+        open_runner(other(tmp_path / "x.onnx", "fixed"), "openvino")
+
+
+def test_openvino_refuses_what_it_cannot_do(file, graph, tmp_path):
+    openvino = pytest.importorskip("openvino")
+    capable = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if "BF16" in capable:
+        rough = RUNTIMES["openvino"].open(graph, CPU, "bf16", 1)
+        image = np.random.default_rng(0).random((1, 3, 24, 24), dtype=np.float32)
+        assert 0 < np.abs(rough(image) - open_runner(file)(image)).max() < 0.05
+    else:
+        with pytest.raises(UserError, match="bf16"):
+            RUNTIMES["openvino"].open(graph, CPU, "bf16", 1)
+    with pytest.raises(UserError, match="cuda"):
+        RUNTIMES["openvino"].open(graph, CUDA, "fp32", 1)
+    (tmp_path / "x.xml").write_text("<net/>")
+    with pytest.raises(UserError, match=r"x\.bin"):
+        open_runner(tmp_path / "x.xml")
+    (tmp_path / "x.bin").write_bytes(b"")
+    with pytest.raises(UserError, match=r"x\.xml"):
+        open_runner(tmp_path / "x.xml")
+
+
+def test_providers_of_graphics_cards():
+    cpu, cuda, tensorrt = (f"{name}ExecutionProvider" for name in ("CPU", "CUDA", "Tensorrt"))
+    everything = [tensorrt, cuda, cpu]
+    assert choose_providers("onnxruntime", CPU, everything) == [cpu]
+    assert choose_providers("onnxruntime", CUDA, everything) == [cuda, cpu]
+    assert choose_providers("tensorrt", CUDA, everything) == everything
+    for runtime, device, available, named in (
+        ("onnxruntime", CUDA, [cpu], "onnxruntime-gpu"),
+        ("tensorrt", CUDA, [cuda, cpu], tensorrt),
+        ("tensorrt", CPU, everything, "--device cuda"),
+    ):
+        with pytest.raises(UserError, match=named):
+            choose_providers(runtime, device, available)
+
+
+def test_missing_packages_are_named(file, graph, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(UserError, match=r"dhp_sr\[openvino\]"):
+        RUNTIMES["openvino"].open(graph, CPU, "fp32", 1)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UserError, match=r"dhp_sr\[onnx\]"):
+        RUNTIMES["onnxruntime"].open(graph, CPU, "fp32", 1)
+
+
+def test_compiled_models_take_any_size(file, monkeypatch):
+    # The compiler itself takes half a minute and is PyTorch's; what is ours is around it.
+    monkeypatch.setattr(torch, "compile", lambda network, dynamic: network)
+    runner = open_runner(file, "torch.compile", threads=1)
+    image = torch.rand(1, 3, 20, 30)
+    assert runner.runtime == "torch.compile"
+    assert float((runner(image) - open_runner(file)(image)).abs().max()) < 1e-5
+
+
+@pytest.mark.slow
+def test_torch_compile_agrees_with_pytorch(file):
+    runner = open_runner(file, "torch.compile", threads=1)
+    for shape in ((1, 3, 24, 40), (1, 3, 33, 17)):
+        images = torch.rand(shape)
+        assert float((runner(images) - open_runner(file)(images)).abs().max()) < 1e-5
+
+
+def test_little_work_is_not_worth_a_trial(file, monkeypatch):
+    monkeypatch.setattr(runtime_trial, "export_in_memory", None)
+    choice = open_fastest(file, pixels=100, threads=1)
+    assert choice.runner.runtime == "torch" and not choice.reason
+
+
+def timed_as(monkeypatch, **milliseconds):
+    def time_interleaved(calls, *_, **__):
+        return {name: [milliseconds.get(name, 1000.0)] for name in calls}
+
+    monkeypatch.setattr(runtime_trial, "time_interleaved", time_interleaved)
+
+
+@pytest.fixture
+def trial(graph, monkeypatch):
+    for name in OTHERS:
+        pytest.importorskip(name)
+    monkeypatch.setattr(runtime_trial, "export_in_memory", lambda *_: graph)
+
+
+@pytest.mark.parametrize("fastest", OTHERS)
+def test_the_fastest_runtime_is_chosen(file, trial, monkeypatch, fastest):
+    timed_as(monkeypatch, **{fastest: 400.0})
+    choice = open_fastest(file, pixels=1e9, threads=1)
+    assert choice.runner.runtime == fastest and f"{fastest} 2.50x" in choice.reason
+
+
+def test_the_default_stays_where_others_are_hardly_faster(file, trial, monkeypatch):
+    timed_as(monkeypatch, openvino=950.0)
+    assert open_fastest(file, pixels=1e9, threads=1).runner.runtime == "torch"
+
+
+def test_a_runtime_that_disagrees_is_not_chosen(file, trial, monkeypatch):
+    timed_as(monkeypatch, openvino=1.0, onnxruntime=500.0)
+    real = check_agreement
+
+    def check(runner, *arguments):
+        if runner.runtime == "openvino":
+            raise UserError("a difference of 3")
+        real(runner, *arguments)
+
+    monkeypatch.setattr(runtime_trial, "check_agreement", check)
+    choice = open_fastest(file, pixels=1e9, threads=1)
+    assert choice.runner.runtime == "onnxruntime" and "a difference of 3" in choice.reason
+
+
+def test_agreement_is_refused_with_the_difference(file, graph):
+    default = open_runner(file, threads=1)
+    image = runtime_trial.trial_image(default)
+    check_agreement(default, default, image, "fp32")
+
+    class Shifted:
+        def __call__(self, images):
+            return np.asarray(default(images)) + 0.01
+
+    with pytest.raises(UserError, match=r"0\.01"):
+        check_agreement(Shifted(), default, image, "fp32")
+
+
+def test_candidates(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    ours, onnx, openvino = (tmp_path / f"x.{suffix}" for suffix in ("safetensors", "onnx", "xml"))
+    assert candidate_runtimes(ours, CPU) == ["onnxruntime", "openvino"]
+    assert candidate_runtimes(ours, CUDA) == ["onnxruntime", "tensorrt"]
+    assert candidate_runtimes(onnx, CPU) == ["openvino"]
+    assert candidate_runtimes(openvino, CPU) == []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert candidate_runtimes(ours, CPU) == []
+
+
+def test_a_graph_names_its_file(file, graph):
+    assert graph.path == file and Graph(file).content is None
