@@ -6,12 +6,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.errors import LostProcessError, UserError
 
 SampleIndex = tuple[int, int]
 """Index of an image, and the position of the sample in the run."""
+MAX_WAIT = 1800
+"""Seconds to wait for a batch of a worker: far more than any batch takes, but not for ever."""
 _ORDER = 1
 """Third number of the seeds of permutations; those of samples are (seed, position) alone."""
 
@@ -91,6 +94,21 @@ class BatchSampler:
         return int(self._order[index])
 
 
+def make_first_batch(dataset: Dataset, *, batch_size: int, seed: int) -> dict[str, Any]:
+    """Return the first samples of a training, to be looked at before it begins.
+
+    Args:
+        dataset: gives a sample for a sample index.
+        batch_size: number of samples.
+        seed: of the training.
+
+    Raises:
+        UserError: an image turned out to be damaged while it was read.
+    """
+    assert isinstance(dataset, Sized)
+    return _make_batch(dataset, BatchSampler(len(dataset), batch_size=batch_size, seed=seed).batch(0))
+
+
 def train_batches(
     dataset: Dataset,
     *,
@@ -160,9 +178,22 @@ class _BatchDataset(Dataset):
 
     def __getitem__(self, samples: list[SampleIndex]) -> dict[str, Any] | UserError:
         try:
-            return _make_batch(self.dataset, samples)
+            batch = _make_batch(self.dataset, samples)
+            for value in batch.values():
+                # Moved to shared memory here rather than in the thread that sends the batch: an
+                # error there would be lost, and the training would wait for the batch for ever.
+                if isinstance(value, Tensor):
+                    value.share_memory_()
         except UserError as error:
             return error
+        except (RuntimeError, OSError) as error:
+            # A full /dev/shm, or too many open files.
+            return LostProcessError(
+                f"a worker that prepares images cannot pass them on ({error}); lower "
+                "num_worker_per_gpu (0 needs no shared memory) or batch_size_per_gpu, or start "
+                "the container with a larger --shm-size"
+            )
+        return batch
 
 
 def _batches_of_workers(
@@ -176,8 +207,19 @@ def _batches_of_workers(
         pin_memory=torch.cuda.is_available(),
         # a generator for the loader alone: torch's global generator must not depend on workers
         generator=torch.Generator(),
+        timeout=MAX_WAIT,
     )
-    for batch in loader:
+    batches = iter(loader)
+    while True:
+        try:
+            batch = next(batches)
+        except (RuntimeError, OSError, EOFError) as error:
+            # A worker that was killed shows in one of these ways, by the step that it was at.
+            raise LostProcessError(
+                "a worker that prepares images has ended. Most often it was killed because the "
+                "memory ran out: lower num_worker_per_gpu (0 needs none), or set "
+                f"datasets.train.cache: none. (torch says: {error})"
+            ) from error
         if isinstance(batch, UserError):
             raise batch
         yield batch

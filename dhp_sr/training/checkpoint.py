@@ -4,8 +4,10 @@ A state is a tree of tensors and plain values. It is written as a safetensors fi
 by number and the rest as JSON in the metadata, never as a pickle: loading one runs no code.
 """
 
+import hashlib
 import json
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,11 @@ from dhp_sr.config.schema import Options
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_path
 
-FORMAT = "dhp_sr.state.2"
+FORMAT = "dhp_sr.state.3"
+OLD_FORMAT = "dhp_sr.state.2"
+"""States of the first edition. They are read, too, though they have no checksum."""
+CHECKSUM = "sha256"
+"""Key of the checksum in the metadata."""
 NUM_KEPT = 2
 """States kept in a folder: the newest, and the one before it in case the newest is damaged."""
 PLAIN_TYPES = (str, int, float, bool, type(None))
@@ -107,11 +113,33 @@ def save_state(folder: Path, iteration: int, tree: Any) -> Path:
     """
     tensors, skeleton = pack(tree)
     path = folder / f"{iteration}.state"
-    write_tensors(path, tensors, {"format": FORMAT, "tree": json.dumps(skeleton)})
+    metadata = {"format": FORMAT, "tree": json.dumps(skeleton)}
+    metadata[CHECKSUM] = checksum(metadata, tensors)
+    write_tensors(path, tensors, metadata)
     # After the new state is on disk, never before: at any moment a state can be resumed.
     for _, old in list_states(folder)[:-NUM_KEPT]:
         old.unlink()
     return path
+
+
+def checksum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of a state: its format, its tree, and every tensor.
+
+    A flipped bit in a weight, a moment or the number of the iteration looks like any other value.
+    Without a checksum the run would go on and end in other weights, or end at once.
+
+    Args:
+        metadata: With the keys `format` and `tree`.
+        tensors: All of the file, contiguous and on the CPU.
+    """
+    digest = hashlib.sha256()
+    for key in ("format", "tree"):
+        digest.update(f"{metadata[key]}\n".encode())
+    for name, tensor in sorted(tensors.items()):
+        # Types and shapes too: the same bytes can be read as other numbers.
+        digest.update(f"{name}\n{tensor.dtype}\n{tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -146,13 +174,17 @@ def load_state(path: Path) -> Any:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
+            if metadata.get("format") not in (FORMAT, OLD_FORMAT):
                 raise CheckpointError(
                     f"{path}: expected a training state ({FORMAT}), "
                     f"got {metadata.get('format', 'none')}"
                 )
-            names = file.keys()  # the file is no mapping: iterating over it fails
-            tensors = {name: file.get_tensor(name) for name in names}
+            # `file` is no mapping, it only has keys().
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        # An old state has no checksum. A new one whose format was damaged into the old one has.
+        if metadata["format"] == FORMAT or CHECKSUM in metadata:
+            if metadata[CHECKSUM] != checksum(metadata, tensors):
+                raise CheckpointError(f"{path}: the state is damaged: it differs from its checksum")
         return unpack(tensors, json.loads(metadata["tree"]))
     except (SafetensorError, OSError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise CheckpointError(

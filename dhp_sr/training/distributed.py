@@ -1,9 +1,12 @@
 """Distributed context: the device of this process and its rank among the processes of a run."""
 
 import os
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -11,10 +14,12 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dhp_sr.utils.devices import select_device
-from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.errors import LostProcessError, UserError
 
 TIMEOUT = timedelta(hours=2)
 """Longest wait for another process. Rank 0 validates alone while the others wait for it."""
+LOST_CONNECTION = ("connection closed", "connection reset", "broken pipe", "remote error", "gloo")
+"""Words in the errors of torch's backends when another process has ended, in lower case."""
 ModuleOrTensor = TypeVar("ModuleOrTensor", nn.Module, Tensor)
 
 
@@ -57,6 +62,10 @@ class DistributedContext:
         """
         if self.world_size == 1:
             return network
+        # DDP copies buffers from rank 0 through one flat tensor. In channels_last, a buffer with a
+        # single pixel has strides that a flat view cannot have, and torch refuses to copy.
+        for buffer in network.buffers():
+            buffer.data = buffer.data.clone(memory_format=torch.contiguous_format)
         # Without device_ids DDP takes the CPU; with them it insists on a single CUDA device.
         devices = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(
@@ -81,12 +90,47 @@ class DistributedContext:
 
         Measured times differ from process to process. A search that decides by them must see the
         same ones everywhere, or the processes would prune different channels.
+
+        Raises:
+            UserError: `compute` raised it; every process raises it, or the others would wait.
+            OSError: Likewise.
         """
         if self.world_size == 1:
             return compute()
-        shared = [compute() if self.rank == 0 else None]
+        result, failure = None, None
+        if self.rank == 0:
+            try:
+                result = compute()
+            except (UserError, OSError) as error:
+                failure = error
+        shared = [result, failure]
         distributed.broadcast_object_list(shared, src=0, device=self.device)
-        return shared[0]
+        result, failure = shared
+        if failure is not None:
+            raise failure
+        return result
+
+    def gather(self, samples: Tensor) -> Tensor:
+        """Concatenate the samples of all processes, in the order of their ranks, on the CPU.
+
+        Args:
+            samples: (N, ...), of the same shape in every process.
+        """
+        samples = samples.detach().cpu()
+        if self.world_size == 1:
+            return samples
+        gathered: list[Any] = [None] * self.world_size
+        distributed.all_gather_object(gathered, samples)
+        return torch.cat(gathered)
+
+    def mean(self, value: float) -> float:
+        """Return the mean of a number over all processes; every process gets the same."""
+        if self.world_size == 1:
+            return value
+        # float64: the mean must not be less exact than the losses.
+        shared = torch.tensor(value, dtype=torch.float64, device=self.device)
+        distributed.all_reduce(shared)
+        return shared.item() / self.world_size
 
     def barrier(self) -> None:
         """Wait until every process has reached this call."""
@@ -129,6 +173,59 @@ def init_distributed(
         torch.cuda.set_device(device)  # nccl takes the current device
     distributed.init_process_group("nccl" if use_cuda else "gloo", timeout=TIMEOUT)
     return DistributedContext(device, distributed.get_rank(), distributed.get_world_size())
+
+
+@contextmanager
+def explain_lost_processes(context: DistributedContext) -> Iterator[None]:
+    """Turn an error of the connection to another process into a message that says what it means.
+
+    Raises:
+        LostProcessError: Another process of the run has ended inside the block.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        is_lost = isinstance(error, distributed.DistError) or any(
+            words in text.lower() for words in LOST_CONNECTION
+        )
+        if context.world_size == 1 or not is_lost:
+            raise
+        raise LostProcessError(
+            f"process {context.rank} of this run lost the connection to another one, which has "
+            "ended. Unless that one says why, it was killed, most often because the memory ran "
+            "out: lower batch_size_per_gpu or num_worker_per_gpu. (torch says: "
+            f"{text.splitlines()[0][:200]})"
+        ) from error
+
+
+def launch_id() -> str | None:
+    """Return what identifies the torchrun command that started this process; None without it.
+
+    The processes that it starts again after a failure (`--max-restarts`) have the same.
+    """
+    run_id = os.environ.get("TORCHELASTIC_RUN_ID")
+    if run_id in (None, "none"):
+        # torchrun was given no id, but it is the parent of all its processes.
+        if "TORCHELASTIC_RESTART_COUNT" not in os.environ:
+            return None
+        parent = os.getppid()
+        return f"{socket.gethostname()}/{parent}/{_start_time(parent)}"
+    return run_id
+
+
+def is_restarted() -> bool:
+    """Return whether torchrun started this process in place of one that failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def _start_time(pid: int) -> str:
+    """Return when a process was started; numbers of processes are used again."""
+    stat = Path(f"/proc/{pid}/stat")
+    if not stat.exists():  # not Linux
+        return ""
+    # The name, in parentheses, may hold spaces; the time is the 20th field after it.
+    return stat.read_text(errors="replace").rpartition(")")[2].split()[19]
 
 
 def destroy_process_group() -> None:

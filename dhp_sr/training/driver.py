@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -9,19 +10,24 @@ from typing import Any, Literal
 
 from dhp_sr.config import dump_options, resolve_paths, run_path
 from dhp_sr.config.schema import Options
-from dhp_sr.data.sampler import train_batches
+from dhp_sr.data.sampler import make_first_batch, train_batches
+from dhp_sr.data.shared_memory import check_shared_memory
 from dhp_sr.reports.tables import text_table
 from dhp_sr.tasks import task_of
 from dhp_sr.training.checkpoint import CheckpointError, list_states
 from dhp_sr.training.distributed import (
     DistributedContext,
     destroy_process_group,
+    explain_lost_processes,
     init_distributed,
+    is_restarted,
+    launch_id,
 )
 from dhp_sr.training.loss import with_precision
 from dhp_sr.training.plan_summary import plan_for_training
 from dhp_sr.training.results import write_pages, write_results
 from dhp_sr.training.run_folder import RunFolder, environment, open_log
+from dhp_sr.training.run_lock import LOCK_NAME
 from dhp_sr.training.run_logger import RunLogger, is_latent_sample_due
 from dhp_sr.training.trainer import Trainer
 from dhp_sr.utils.errors import UserError
@@ -47,7 +53,8 @@ def train(
         root: The project's folder; relative paths are looked up from the working directory, then
             from here.
         auto_resume: Continue from the newest state of this run, if there is any. Without it an
-            earlier run of the same name is renamed.
+            earlier run of the same name is renamed. Processes that torchrun starts again after a
+            failure resume what it has begun in any case.
         launcher: `pytorch` when started by torchrun.
         stop: Called after every iteration; True saves the state and ends the run.
 
@@ -56,14 +63,23 @@ def train(
 
     Raises:
         UserError: A mistake in options or files, or a diverged training.
+        FolderInUseError: Another run writes to the folder.
+        LostProcessError: A worker or another process of the run has ended.
         Interrupted: `stop` returned True.
     """
     context = init_distributed(options.num_gpu, launcher)
     try:
         folder = RunFolder(run_path(options, root), task_of(options).scores)
+        if is_restarted() and not auto_resume:
+            auto_resume = context.broadcast(lambda: folder.launch() == launch_id())
         stored = folder.path / "options.yml" if auto_resume else None
         options = with_precision(resolve_paths(options, root), context, stored)
-        return _Run(options, context, folder, stop).execute(auto_resume)
+        with explain_lost_processes(context):
+            run = _Run(options, context, folder, stop)
+            try:
+                return run.execute(auto_resume)
+            finally:
+                folder.close()
     finally:
         destroy_process_group()
 
@@ -90,6 +106,15 @@ class _Run:
                 f"expected a section datasets.train, got only {', '.join(options.datasets)}"
             )
         self.train_set = task.train_set(options)
+        data: Any = options.datasets["train"]
+        self.first_batch = make_first_batch(
+            self.train_set, batch_size=data.batch_size_per_gpu, seed=options.manual_seed
+        )
+        check_shared_memory(
+            self.first_batch,
+            workers=data.num_worker_per_gpu,
+            processes=int(os.environ.get("LOCAL_WORLD_SIZE", context.world_size)),
+        )
         # Only rank 0 validates: the other processes would read the same images in vain.
         self.test_sets = task.test_sets(options) if context.is_main else []
         self.trainer = Trainer(options, context, folder)
@@ -109,13 +134,11 @@ class _Run:
             return self._keep_finished()
         self.losses = state["extra"].get("losses", [])
 
-        archived = None
-        if self.context.is_main:
-            archived = self.folder.open(resume=is_resumed)
-            # The tables go back to the iteration of the state, so that they end like those of an
-            # uninterrupted run.
-            self.folder.rewind(start, state["extra"].get("log_bytes", 0))
-        self.context.barrier()  # from here on every process may expect the folder
+        # Rank 0 does it; from here on every process may expect the folder.
+        log_bytes = state["extra"].get("log_bytes", 0)
+        archived = self.context.broadcast(
+            lambda: self._open_folder(start, log_bytes, is_resumed=is_resumed)
+        )
         log_file = self.folder.log if self.context.is_main else None
         with open_log(log_file, screen=self.context.is_main) as self.logger:
             if archived:
@@ -134,6 +157,14 @@ class _Run:
                     if isinstance(handler, logging.FileHandler):
                         handler.handle(record)
                 raise
+
+    def _open_folder(self, start: int, log_bytes: int, *, is_resumed: bool) -> Path | None:
+        """Lock the folder; return the new path of an earlier run that had to make room."""
+        archived = self.folder.open(resume=is_resumed)
+        # The tables go back to the iteration of the state, so that they end like those of an
+        # uninterrupted run.
+        self.folder.rewind(start, log_bytes)
+        return archived
 
     def _resume(self) -> dict[str, Any] | None:
         """Resume from the newest state that can be read; None where there is no state."""
@@ -222,6 +253,7 @@ class _Run:
                 log = self.trainer.step(next(batches), iteration)
                 finished = iteration + 1
                 if run_logger is not None:
+                    self.folder.check_lock()
                     self._record(run_logger, finished, log)
                 # The next phase is entered, and its state saved, before the next step: a run
                 # that is killed there resumes behind the search or the cut, not before it.
@@ -277,6 +309,7 @@ class _Run:
     def _save(self, finished: int) -> None:
         """Write the training state; the length of the log goes along, for rewinding it."""
         if self.context.is_main:
+            self.folder.check_lock()
             extra = {"log_bytes": self.folder.log_bytes(), "losses": self.losses}
             self.trainer.save(finished, extra)
 
@@ -284,8 +317,9 @@ class _Run:
         """Write and log the results; empty in processes that do not write."""
         if not self.context.is_main:
             return {}
+        self.folder.check_lock()
         metrics = write_results(self.trainer, self.folder, self.test_sets)
         self.logger.info("results\n%s", text_table(metrics))
-        names = sorted(path.name for path in self.folder.path.iterdir())
+        names = sorted(path.name for path in self.folder.path.iterdir() if path.name != LOCK_NAME)
         self.logger.info("written to %s: %s", self.folder.path, ", ".join(names))
         return metrics

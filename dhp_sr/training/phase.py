@@ -90,7 +90,9 @@ class Phase(ABC):
         loss = self.resources.loss(self._forward, images, target)
         # The check costs a synchronization with the device, but after the update of the weights
         # it would come too late: the newest state must be a usable one.
-        value = loss.item()
+        # The mean over the processes, so that all of them see the loss of the whole batch, and all
+        # of them stop where it is not finite in any of them.
+        value = self.resources.context.mean(loss.item())
         if not math.isfinite(value):
             raise UserError(
                 f"the loss is {value} at iteration {iteration + 1} (phase {self.name}, learning "

@@ -125,8 +125,9 @@ class Search(Phase):
         if compress.correction is not None:
             missing = compress.correction.samples - len(self.calibration)
         if missing > 0 or self.search.needs_inputs:
-            # Every process sees images of its own, but all must prune and correct alike.
-            shared = self.resources.context.broadcast(lambda: images.detach().cpu())
+            # Every process sees images of its own, but all must prune and correct alike: on the
+            # whole batch, as a single process would.
+            shared = self.resources.context.gather(images)
             self.search.observe(shared)
             self.calibration.extend(sample.clone() for sample in shared[: max(0, missing)])
         return super().step(images, target, iteration, rate)

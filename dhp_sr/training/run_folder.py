@@ -16,10 +16,11 @@ import torch
 from tqdm import tqdm
 
 from dhp_sr import __version__
-from dhp_sr.training.distributed import DistributedContext
+from dhp_sr.training.distributed import DistributedContext, launch_id
+from dhp_sr.training.run_lock import LOCK_NAME, RunLock
 from dhp_sr.utils.cost_kinds import ALWAYS_REPORTED
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.files import write_text
+from dhp_sr.utils.files import remove_partial_files, write_text
 
 CURVE_COLUMNS = ("iteration", "phase", "loss", "lr", *(kind.ratio_key for kind in ALWAYS_REPORTED))
 VALIDATION_COLUMNS = ("iteration", "phase", "set")
@@ -96,6 +97,7 @@ class RunFolder:
         self.curves = Table(path / "curves.csv", CURVE_COLUMNS)
         self.validation = Table(path / "validation.csv", VALIDATION_COLUMNS + scores)
         self.latents = Table(path / "latents.csv", LATENT_COLUMNS)
+        self._lock: RunLock | None = None
 
     def model(self, name: str) -> Path:
         """Return the file of a model."""
@@ -119,18 +121,27 @@ class RunFolder:
             ) from error
 
     def open(self, *, resume: bool) -> Path | None:
-        """Make the folder; unless resuming, an earlier run is renamed, never overwritten.
+        """Make and lock the folder; unless resuming, an earlier run is renamed, never overwritten.
 
         Returns:
             New path of an earlier run; None where there was none, or where it is resumed.
 
         Raises:
+            FolderInUseError: Another run writes to the folder.
             UserError: The folder cannot be written.
         """
         archived = None
         try:
-            if self.path.exists() and not resume:
+            is_earlier_run = self.path.exists() and not resume
+            self._lock = RunLock.acquire(self.path)
+            remove_partial_files(self.path)
+            if is_earlier_run:
+                # Locked while it is renamed: a run that still writes to it must be left alone.
+                old_lock = self._lock
                 archived = _archive(self.path)
+                self._lock = RunLock.acquire(self.path)
+                old_lock.release()
+                (archived / LOCK_NAME).unlink(missing_ok=True)
             for folder in (self.models, self.states):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -138,6 +149,30 @@ class RunFolder:
                 f"{self.path}: expected a folder to write the run to, got: {error}"
             ) from error
         return archived
+
+    def launch(self) -> str | None:
+        """Return the `launch_id` of the torchrun command that made the run; None without one."""
+        path = self.path / "environment.json"
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return None  # killed before it was written
+        return stored.get("launch") if isinstance(stored, dict) else None
+
+    def check_lock(self) -> None:
+        """Check that the folder is still this run's; to be called before it is written to.
+
+        Raises:
+            FolderInUseError: Another run has taken it over.
+        """
+        if self._lock is not None:
+            self._lock.check()
+
+    def close(self) -> None:
+        """Release the folder if this process has locked it."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def rewind(self, iteration: int, log_bytes: int) -> None:
         """Remove what was written after `iteration`.
@@ -226,5 +261,6 @@ def environment(context: DistributedContext) -> dict[str, Any]:
         "device_name": device_name,
         "processes": context.world_size,
         "threads": torch.get_num_threads(),
+        "launch": launch_id(),
         "command": " ".join(sys.argv),
     }

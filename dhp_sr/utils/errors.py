@@ -13,6 +13,10 @@ class UserError(ValueError):
     """
 
 
+class LostProcessError(UserError):
+    """A process that a run depends on was ended from outside; the run can be resumed."""
+
+
 def exit_code(command: Callable[[], int | None]) -> int:
     """Run a command and turn an error that the user can correct into a message.
 

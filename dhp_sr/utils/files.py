@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+PART_SUFFIX = ".part"
+"""End of the names of temporary files, which also begin with a dot."""
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
@@ -21,7 +24,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder: a rename across file systems would not be atomic.
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:50]}.", suffix=".part")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:50]}.", suffix=PART_SUFFIX)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -36,6 +39,25 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         if isinstance(error, OSError) and error.errno and error.filename is None:
             error.filename = str(path)
         raise
+
+
+def remove_partial_files(folder: Path) -> list[Path]:
+    """Remove the temporary files that killed processes left in a folder and those inside it.
+
+    Nothing may be writing to the folder.
+
+    Returns:
+        The files.
+    """
+    removed = []
+    # os.walk does not follow links: what they lead to is not part of the folder.
+    for inner, _, names in os.walk(folder):
+        for name in names:
+            if name.startswith(".") and name.endswith(PART_SUFFIX):
+                path = Path(inner, name)
+                path.unlink(missing_ok=True)
+                removed.append(path)
+    return removed
 
 
 def _sync(path: Path) -> None:

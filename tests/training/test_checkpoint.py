@@ -1,3 +1,4 @@
+import json
 import pickle
 import random
 
@@ -89,6 +90,35 @@ def damaged_header(folder):
     path = save_state(folder, 5, {"a": torch.zeros(1)})
     path.write_bytes(path.read_bytes().replace(b"t0", b"t1", 1))
     return path
+
+
+def test_every_flipped_bit_is_detected(tmp_path):
+    path = save_state(tmp_path, 7, {"iteration": 7, **TREE})
+    content = path.read_bytes()
+    rng = random.Random(0)
+    undetected = []
+    # Every byte of the file, one bit of each: length, names, numbers, padding and tensors.
+    for position in range(len(content)):
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            load_state(path)
+        except CheckpointError:
+            continue
+        undetected.append(position)
+    assert undetected == []
+    path.write_bytes(content)
+    load_state(path)
+
+
+def test_states_of_the_first_edition_have_no_checksum(tmp_path):
+    from safetensors.torch import save_file
+
+    tensors, skeleton = pack(TREE)
+    metadata = {"format": "dhp_sr.state.2", "tree": json.dumps(skeleton)}
+    save_file(tensors, tmp_path / "5.state", metadata)
+    assert is_same(load_state(tmp_path / "5.state"), TREE)
 
 
 def other_safetensors(folder):

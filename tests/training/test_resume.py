@@ -156,6 +156,20 @@ def test_a_broken_state_is_named_and_the_one_before_it_taken(finished):
     (folder / "training_states" / "14.state").rmdir()
 
 
+@pytest.mark.parametrize("position", [0.3, 0.6, 0.9])
+def test_a_flipped_bit_in_the_newest_state_costs_the_steps_since_the_one_before(
+    finished, position
+):
+    root, options, metrics, folder = finished
+    newest = folder / "training_states" / "12.state"
+    content = bytearray(newest.read_bytes())
+    content[int(position * len(content))] ^= 4
+    newest.write_bytes(content)
+    (folder / "metrics.json").unlink()
+    with pytest.warns(UserWarning, match=r"12\.state.*state before it"):
+        assert sets_of(run(options, root, auto_resume=True)) == sets_of(metrics)
+
+
 @pytest.mark.parametrize("content", [None, b"junk"])
 def test_a_lost_dense_network_shows_at_once(finished, content):
     root, options, _, folder = finished

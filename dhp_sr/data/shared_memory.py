@@ -1,0 +1,64 @@
+"""Shared memory that workers need for their batches, checked before training."""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from dhp_sr.utils.errors import UserError
+
+SHARED_MEMORY = Path("/dev/shm")
+"""File system that torch allocates the batches of workers in; Docker gives it 64 MB."""
+PREFETCH = 2
+"""Batches that each worker prepares in advance."""
+IN_USE = 2
+"""Further batches: that of the current step, and the one that is taken from the queue."""
+_PAGE = 4096
+_MB = 2**20
+
+
+def check_shared_memory(batch: Mapping[str, Any], *, workers: int, processes: int) -> None:
+    """Check that the batches of all workers fit into the shared memory.
+
+    Without the check a worker is killed in the middle of a write (SIGBUS), and the training fails
+    or waits for its batch.
+
+    Args:
+        batch: A whole batch, as workers make it.
+        workers: Of each process.
+        processes: Of this run, on this machine.
+
+    Raises:
+        UserError: They do not fit.
+    """
+    if workers == 0 or not SHARED_MEMORY.is_dir():
+        return
+    needed = required_bytes(batch.values(), workers) * processes
+    status = os.statvfs(SHARED_MEMORY)
+    free = status.f_bavail * status.f_frsize
+    if needed <= free:
+        return
+    of_processes = f" in each of {processes} processes" if processes > 1 else ""
+    raise UserError(
+        f"datasets.train: {workers} workers{of_processes} need {needed / _MB:.0f} MB of shared "
+        f"memory ({SHARED_MEMORY}) for their batches, {free / _MB:.0f} MB are free; lower "
+        "num_worker_per_gpu (0 needs none) or batch_size_per_gpu, or start the container with "
+        f"--shm-size={-(-2 * needed // _MB)}m"
+    )
+
+
+def required_bytes(values: Iterable[Any], workers: int) -> int:
+    """Return the bytes that batches like this one take up at most at once.
+
+    Args:
+        values: Of a batch; only tensors are shared.
+        workers: That prepare batches.
+    """
+    total = 0
+    for value in values:
+        if isinstance(value, Tensor):
+            # Each tensor is a file of its own, in whole pages.
+            total += -(-value.nbytes // _PAGE) * _PAGE
+    return total * (workers * PREFETCH + IN_USE)
