@@ -110,6 +110,7 @@ def build_noise_val_set(options: ValDataset, scale: int, smallest: int) -> Datas
         _keys(images),
         sigma=sigma,
         noise_seed=options.noise_seed,
+        input_shapes=[CleanImage(image, options.color).input_shape() for image in images],
     )
 
 

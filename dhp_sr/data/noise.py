@@ -33,6 +33,11 @@ class CleanImage:
         """Return the image alone, uint8 (C, H, W)."""
         return (to_chw(to_color(self.gt.read(), self.color)),)
 
+    def input_shape(self) -> tuple[int, int, int]:
+        """Return the shape (C, H, W) of the image without decoding it."""
+        height, width, _ = self.gt.size()
+        return (CHANNELS[self.color], height, width)
+
     def decoded_bytes(self) -> int:
         """Return the memory of the decoded image."""
         height, width, _ = self.gt.size()
@@ -102,15 +107,23 @@ class NoiseValSet(Dataset):
         keys: their names; with `noise_seed` they fix the noise.
         sigma: noise level on the 0-255 scale.
         noise_seed: of the set.
+        input_shapes: of the images, (C, H, W).
     """
 
     def __init__(
-        self, images: ImageCache, keys: Sequence[str], *, sigma: float, noise_seed: int
+        self,
+        images: ImageCache,
+        keys: Sequence[str],
+        *,
+        sigma: float,
+        noise_seed: int,
+        input_shapes: Sequence[tuple[int, int, int]],
     ) -> None:
         self.images = images
         self.keys = list(keys)
         self.sigma = sigma
         self.noise_seed = noise_seed
+        self.input_shapes = list(input_shapes)
 
     def __len__(self) -> int:
         """Return the number of images."""

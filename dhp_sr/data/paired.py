@@ -43,6 +43,11 @@ class Pair:
             return to_chw(downscale(gt.transpose(1, 2, 0), self.scale)), gt
         return to_chw(to_color(self.lq.read(), self.color)), gt
 
+    def input_shape(self) -> tuple[int, int, int]:
+        """Return the shape (C, h, w) of the LR image without decoding it."""
+        height, width, _ = self.gt.size()
+        return (CHANNELS[self.color], height // self.scale, width // self.scale)
+
     def decoded_bytes(self) -> int:
         """Return the memory of both decoded images."""
         height, width, _ = self.gt.size()
@@ -157,6 +162,7 @@ class PairValSet(Dataset):
         self.keys = [pair.gt.key for pair in pairs]
         # by the headers: scores of a gray file are those of its only channel
         self._is_gray = [pair.gt.size()[2] == 1 for pair in pairs]
+        self.input_shapes = [pair.input_shape() for pair in pairs]
 
     def __len__(self) -> int:
         """Return the number of images."""

@@ -106,7 +106,9 @@ def make_first_batch(dataset: Dataset, *, batch_size: int, seed: int) -> dict[st
         UserError: an image turned out to be damaged while it was read.
     """
     assert isinstance(dataset, Sized)
-    return _make_batch(dataset, BatchSampler(len(dataset), batch_size=batch_size, seed=seed).batch(0))
+    return _make_batch(
+        dataset, BatchSampler(len(dataset), batch_size=batch_size, seed=seed).batch(0)
+    )
 
 
 def train_batches(

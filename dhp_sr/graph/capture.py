@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from dhp_sr.graph.shape_inference import ValueRecorder, to_meta
 from dhp_sr.graph.tracer import Tracer
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.modules import copy_network
 
 ArgPath = tuple[Any, ...]
 """Path to an argument of a node: ("args", 1, 0), ("kwargs", "dim"), ("args", 1, 1, "stop"),
@@ -53,7 +54,7 @@ def trace(network: nn.Module, example_input: Tensor, training: bool = False) -> 
     _check_shapes(network)
     absent = optional_inputs(network)
     example = example_input[:1]
-    root = _copied(network).train(training)
+    root = copy_network(network).train(training)
     try:
         graph_module, guards = _traced(root, network, example, absent)
     except Exception as error:  # whatever a forward raises when it is given proxies
@@ -78,17 +79,6 @@ def _check_shapes(network: nn.Module) -> None:
             f"{', '.join(lazy[:3])} without (of a lazy layer, which takes them from its first "
             "input); run the network once on an example before"
         )
-
-
-def _copied(network: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(network)
-    except Exception as error:  # whatever a module's __deepcopy__ raises
-        raise TraceError(
-            f"{type(network).__name__} cannot be copied: {str(error).partition('.')[0]}. Layers "
-            "that hold computed weights must be made plain first (torch.nn.utils."
-            "remove_weight_norm, torch.nn.utils.prune.remove)"
-        ) from error
 
 
 def optional_inputs(network: nn.Module) -> dict[str, None]:

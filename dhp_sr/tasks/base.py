@@ -91,6 +91,13 @@ class Task(ABC):
             UserError: It does not.
         """
 
+    def input_shapes(self, network: nn.Module, test_set: Any) -> list[tuple[int, int, int]]:
+        """List the different shapes (C, H, W) that a network gets when it is scored on a test set.
+
+        Nothing is decoded. Empty for a task whose images all have the size of the training's.
+        """
+        return []
+
     # ---- network and loss
 
     def build_network(self, options: Options) -> nn.Module:

@@ -1,6 +1,5 @@
 """Classification: labeled images, cross-entropy, top-1 and top-5 error."""
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from dhp_sr.metrics.accuracy import num_correct
 from dhp_sr.reports.scores import CROSS_ENTROPY, TOP1, TOP5
 from dhp_sr.tasks.base import Scores, Task, check_channels, decode_section, open_test_sets
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.modules import evaluating
+from dhp_sr.utils.modules import copy_network, evaluating
 from dhp_sr.zoo.names import full_name, register_known
 
 DEFAULT_INPUT_SIZE = 32
@@ -205,7 +204,7 @@ def count_classes(network: nn.Module, channels: int, size: int) -> int:
         UserError: Its output is not (images, classes).
     """
     # On a copy: shape inference moves the network to the meta device, where it has no weights.
-    output = infer_output(copy.deepcopy(network).eval(), (1, channels, size, size))
+    output = infer_output(copy_network(network).eval(), (1, channels, size, size))
     if not isinstance(output, Tensor) or output.dim() != 2:
         raise UserError(
             f"expected an output of (images, classes), got {tuple(getattr(output, 'shape', ()))}"

@@ -23,6 +23,7 @@ from dhp_sr.tasks.test_sets import (
     evaluate,
     evaluate_images,
     evaluate_input_images,
+    padded_shapes,
 )
 from dhp_sr.utils.errors import UserError
 from dhp_sr.zoo.third_party import describe_by_images
@@ -81,6 +82,10 @@ class Restoration(Task):
             section = decode_section(ValDataset, fields)
             sets.append(TestSet.from_options(name, section, described.scale))
         return sets
+
+    def input_shapes(self, network: nn.Module, test_set: TestSet) -> list[tuple[int, int, int]]:
+        """List the different shapes of the inputs, padded as the network needs it."""
+        return padded_shapes(network, test_set)
 
     def check_fit(self, network: nn.Module, name: str, options: Options) -> None:
         """Check scale, channels, task and patch size."""

@@ -189,6 +189,19 @@ def upscale_input(item: Mapping[str, Any], scale: int) -> Image:
     return item["lq_uint8"] if scale == 1 else upscale(item["lq_uint8"], scale)
 
 
+def padded_shapes(network: nn.Module, test_set: TestSet) -> list[tuple[int, int, int]]:
+    """List the different shapes (C, H, W) that a network gets for the images of a test set."""
+    multiple = _size_multiple(network)
+    sizes: Any = getattr(test_set.items, "input_shapes", None)
+    if sizes is None:  # a list of images
+        sizes = [tuple(item["lq"].shape) for item in test_set.items]
+    shapes = set()
+    for channels, height, width in sizes:
+        padding = padding_to_multiple(height, width, multiple)
+        shapes.add((channels, height + padding.bottom, width + padding.right))
+    return sorted(shapes)
+
+
 def _run_padded(network: nn.Module, lq: Tensor, scale: int) -> Tensor:
     """Run a network on an image padded to the multiple that it needs, and crop the result."""
     height, width = lq.shape[-2:]

@@ -127,7 +127,7 @@ class _Run:
         is_resumed = state is not None
         if state is None:
             # A resumed run has passed this, and its phase may have replaced the plain network.
-            self.trainer.dry_run()
+            self.trainer.dry_run(self.first_batch, self.test_sets)
             state = {"iteration": 0, "extra": {}}
         start = state["iteration"]
         if is_resumed and start == self.schedule.end and self.folder.results() is not None:

@@ -8,7 +8,7 @@ to fit in, but only methods that prune gradually pass any.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from dhp_sr.hyper import HyperNet, convert
 from dhp_sr.search import Search, SearchSettings, build_search
 from dhp_sr.surgery.cut import kept_entries
 from dhp_sr.training.distributed import DistributedContext
-from dhp_sr.training.loss import load_teacher_file
 from dhp_sr.training.optimizers import OptimizerState, named_state, slice_state
 from dhp_sr.utils.cost_kinds import COST_KINDS
 from dhp_sr.utils.modules import load_values
@@ -164,41 +163,6 @@ def start_search(
         method_options=compress.method_options,
     )
     return build_search(compress.method, hyper, settings)
-
-
-def dry_run(
-    network: nn.Module,
-    options: Options,
-    context: DistributedContext,
-    benchmark: LatencyBenchmark | None = None,
-) -> None:
-    """Convert, prune and cut a copy to surface errors before training.
-
-    What would fail after hours of training fails here instead. Layer times are measured once: the
-    benchmark remembers them, and the search writes them when the run has a folder.
-
-    Raises:
-        UserError: The network cannot be traced, a budget cannot be met, method and preset do not
-            fit, a pattern excludes nothing, a cut network computes something else, or the
-            teacher's file does not fit.
-    """
-    compress = _compress(options)
-    # The run must draw the random numbers that it would draw without a dry run.
-    with torch.random.fork_rng(cuda_devices(context.device)):
-        hyper = convert_network(network, options, context.device)
-        if benchmark is not None:
-            benchmark = replace(benchmark, path=None)  # the run has no folder yet
-        start_search(hyper, options, benchmark)
-        for budget in make_budgets(compress):
-            hyper.prune_to_budget(budget)
-        # The search may prune any channel of any group, so the cut is tried on half of them all.
-        every_other = {}
-        for group in hyper.plan.prunable:
-            every_other[group.name] = torch.arange(group.width) % 2 == 0
-        hyper.set_masks(every_other)
-        hyper.cut()
-    if compress.distill and compress.distill.teacher:
-        load_teacher_file(compress.distill.teacher, options)
 
 
 def prune_for_targets(

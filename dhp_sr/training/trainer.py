@@ -1,10 +1,10 @@
 """Trainer: a network on its way through the phases of a run, with its states and model files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from dhp_sr.config.schema import Options
 from dhp_sr.tasks import task_of
@@ -18,11 +18,18 @@ from dhp_sr.training.checkpoint import (
     without_free_options,
 )
 from dhp_sr.training.distributed import DistributedContext
+from dhp_sr.training.dry_run import (
+    TRIED_SAMPLES,
+    dry_run,
+    random_state_kept,
+    try_image_sizes,
+    try_training_step,
+)
 from dhp_sr.training.loss import TrainingLoss
 from dhp_sr.training.model_writer import ModelWriter, best_names
 from dhp_sr.training.phase import Phase, RunResources
 from dhp_sr.training.phases import PHASES, Dense
-from dhp_sr.training.pruning import Handover, dry_run, make_latency_benchmark
+from dhp_sr.training.pruning import Handover, make_latency_benchmark
 from dhp_sr.training.run_folder import RunFolder
 from dhp_sr.training.schedule import Schedule
 from dhp_sr.utils.errors import UserError
@@ -91,10 +98,30 @@ class Trainer:
         """The network in training: plain, or converted during the search."""
         return self.phase.network
 
-    def dry_run(self) -> None:
-        """Surface errors of the later phases before training, see `pruning.dry_run`."""
+    def dry_run(self, batch: Mapping[str, Any], test_sets: Sequence[Any]) -> None:
+        """Surface errors of the later phases before training, see the module `dry_run`.
+
+        Args:
+            batch: The first training batch.
+            test_sets: Of the run's task, in the process that validates.
+
+        Raises:
+            UserError: The run would fail later.
+        """
+        networks = {"the network": self.network}
         if self.options.compress is not None:
-            dry_run(self.network, self.options, self.context, self.resources.latency_benchmark)
+            networks["the network with half of its channels cut"] = dry_run(
+                self.network, self.options, self.context, self.resources.latency_benchmark
+            )
+        input_key, target_key = self.task.batch_keys
+        images = self._to_device(batch[input_key][:TRIED_SAMPLES])
+        target = self._to_device(batch[target_key][:TRIED_SAMPLES])
+        for name, network in networks.items():
+            with random_state_kept(self.context):
+                try_training_step(network, name, images, target, self.resources.loss)
+            for test_set in test_sets:
+                shapes = self.task.input_shapes(network, test_set)
+                try_image_sizes(network, name, shapes, test_set.name)
 
     def advance(self, iteration: int) -> list[Phase]:
         """Bring the network into the phase of step `iteration`.
@@ -134,10 +161,9 @@ class Trainer:
         Raises:
             UserError: The loss is not finite. The weights are those of the step before.
         """
-        channels_last = self.options.train.channels_last
         input_key, target_key = self.task.batch_keys
-        images = self.context.to_device(batch[input_key], channels_last=channels_last)
-        target = self.context.to_device(batch[target_key], channels_last=channels_last)
+        images = self._to_device(batch[input_key])
+        target = self._to_device(batch[target_key])
         # Set from the iteration at every step, never carried along: there is nothing to resume.
         rate = self.schedule.learning_rate(iteration)
         return self.phase.step(images, target, iteration, rate)
@@ -254,3 +280,6 @@ class Trainer:
         span = self.schedule.spans[self._phase_index]
         self.phase = PHASES[span.name](self.resources, span)
         self.phase.load_state_dict(state["state"], plain)
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        return self.context.to_device(tensor, channels_last=self.options.train.channels_last)

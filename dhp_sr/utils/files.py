@@ -24,7 +24,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder: a rename across file systems would not be atomic.
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:50]}.", suffix=PART_SUFFIX)
+    handle, name = tempfile.mkstemp(
+        dir=path.parent, prefix=f".{path.name[:50]}.", suffix=PART_SUFFIX
+    )
     os.close(handle)
     temporary = Path(name)
     try:

@@ -1,5 +1,6 @@
 """State and mode of torch modules."""
 
+import copy
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -7,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from dhp_sr.utils.errors import UserError
 
 
 @contextmanager
@@ -20,6 +23,22 @@ def evaluating(network: nn.Module) -> Iterator[None]:
         # Not network.train(): submodules may have been in evaluation mode on purpose.
         for module, training in modes:
             module.training = training
+
+
+def copy_network(network: nn.Module) -> nn.Module:
+    """Return a deep copy of a network.
+
+    Raises:
+        UserError: It holds computed weights, as torch's old weight_norm and pruning make them.
+    """
+    try:
+        return copy.deepcopy(network)
+    except Exception as error:  # whatever a module's own way of copying raises
+        raise UserError(
+            f"{type(network).__name__} cannot be copied: {str(error).partition('.')[0]}. Layers "
+            "that hold computed weights must be made plain first (torch.nn.utils."
+            "remove_weight_norm, torch.nn.utils.prune.remove)"
+        ) from error
 
 
 def load_values(network: nn.Module, values: Mapping[str, Tensor], **options: Any) -> None:

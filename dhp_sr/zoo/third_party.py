@@ -1,6 +1,5 @@
 """Networks of other packages: their scale and sizes, probed, and whether files can name them."""
 
-import copy
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from dhp_sr.deploy.model_info import (
 )
 from dhp_sr.graph.shape_inference import infer_output
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.modules import copy_network
 from dhp_sr.zoo.names import full_name, register_known
 
 CHANNEL_ARGUMENTS = ("num_in_ch", "in_channels", "in_nc")
@@ -136,7 +136,7 @@ def describe_by_output(network: nn.Module, name: str, arguments: Mapping[str, An
 def _trials(network: nn.Module, channels: int) -> Iterator[_Trial]:
     """Pass images whose sides are odd multiples of 1, 2, 4, ...; only shapes are computed."""
     # A copy in eval mode: batch normalization refuses a single value per channel otherwise.
-    copied = copy.deepcopy(network).eval()
+    copied = copy_network(network).eval()
     for multiple in SIZE_MULTIPLES:
         side = trial_side(multiple)
         try:

@@ -11,7 +11,8 @@ from dhp_sr.config import load_options
 from dhp_sr.surgery.cut import CutError
 from dhp_sr.tasks import task_of
 from dhp_sr.training.distributed import DistributedContext
-from dhp_sr.training.pruning import convert_network, dry_run, start_search
+from dhp_sr.training.dry_run import dry_run
+from dhp_sr.training.pruning import convert_network, start_search
 
 QUICKSTART = Path(__file__).parents[2] / "options" / "quickstart.yml"
 CPU = torch.device("cpu")

@@ -157,9 +157,7 @@ def test_a_broken_state_is_named_and_the_one_before_it_taken(finished):
 
 
 @pytest.mark.parametrize("position", [0.3, 0.6, 0.9])
-def test_a_flipped_bit_in_the_newest_state_costs_the_steps_since_the_one_before(
-    finished, position
-):
+def test_a_flipped_bit_in_the_newest_state_costs_the_steps_since_the_one_before(finished, position):
     root, options, metrics, folder = finished
     newest = folder / "training_states" / "12.state"
     content = bytearray(newest.read_bytes())
