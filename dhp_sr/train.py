@@ -14,7 +14,7 @@ import shlex  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 
 from dhp_sr.cli.parsers import train_parser  # noqa: E402
-from dhp_sr.utils.errors import UserError  # noqa: E402
+from dhp_sr.utils.errors import LostProcessError, UserError  # noqa: E402
 from dhp_sr.utils.files import working_root  # noqa: E402
 
 
@@ -29,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # says how to resume them.
     try:
         return _train(arguments)
+    except LostProcessError as error:
+        print(f"error: {error}", file=sys.stderr)
+        print(f"resume with: {_resume_command(arguments)}", file=sys.stderr)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
     except ModuleNotFoundError as error:

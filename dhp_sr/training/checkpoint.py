@@ -182,9 +182,9 @@ def load_state(path: Path) -> Any:
             # `file` is no mapping, it only has keys().
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         # An old state has no checksum. A new one whose format was damaged into the old one has.
-        if metadata["format"] == FORMAT or CHECKSUM in metadata:
-            if metadata[CHECKSUM] != checksum(metadata, tensors):
-                raise CheckpointError(f"{path}: the state is damaged: it differs from its checksum")
+        has_checksum = metadata["format"] == FORMAT or CHECKSUM in metadata
+        if has_checksum and metadata[CHECKSUM] != checksum(metadata, tensors):
+            raise CheckpointError(f"{path}: the state is damaged: it differs from its checksum")
         return unpack(tensors, json.loads(metadata["tree"]))
     except (SafetensorError, OSError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise CheckpointError(

@@ -148,7 +148,7 @@ def try_image_sizes(
                 continue
             if computed and not isinstance(error, AssertionError):
                 continue
-            channels, height, width = shape
+            height, width = shape[1:]
             raise UserError(
                 f"{name} does not run on images of {height} x {width}, a size of test set "
                 f"{where}: {_first_line(error)}. {BRANCH_ADVICE}"

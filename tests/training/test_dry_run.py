@@ -3,7 +3,7 @@
 import pytest
 import torch
 from runs import run
-from tiny_runs import EDSR, save_pictures
+from tiny_runs import save_pictures
 from torch import Tensor, nn
 
 from dhp_sr.config import load_options
@@ -105,7 +105,7 @@ def branching(monkeypatch):
 @pytest.mark.filterwarnings("ignore:network_g")
 def test_a_branch_on_the_size_is_found_before_the_training(make_options, tmp_path, branching):
     options = make_options(network=branching)
-    with pytest.raises(UserError, match=r"half of its channels cut does not run .*32.*set A"):
+    with pytest.raises(UserError, match=r"half of its channels cut does not run .*16 x 16.*set A"):
         run(options, tmp_path)
     assert not (tmp_path / "experiments").exists()
 
@@ -140,5 +140,5 @@ def test_auxiliary_heads_of_torchvision(tmp_path, name):
         "logger": {"use_tb_logger": False},
     }
     path.write_text(yaml.safe_dump(options))
-    with pytest.raises(UserError, match="Outputs in training mode.*aux_logits"):
+    with pytest.raises(UserError, match=r"Outputs in training mode.*aux_logits"):
         train(load_options(path), root=tmp_path)
