@@ -4,6 +4,7 @@ import configparser
 import importlib
 import importlib.util
 import json
+import os
 import re
 import shlex
 import shutil
@@ -160,6 +161,31 @@ def test_option_file_runs(path, experiments):
     assert {"metrics.json", "widths.json", "plots", "options.yml"} <= {
         entry.name for entry in run.iterdir()
     }
+
+
+def _runs_with_two(path):
+    return pytest.param(path, marks=() if path.stem == "quickstart" else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    "path", [_runs_with_two(path) for path in OPTION_FILES], ids=lambda path: path.stem
+)
+def test_option_file_runs_with_two_processes(path, experiments):
+    """Started by torchrun, on the CPU; layouts of tensors that one process never sends are sent."""
+    name = f"{load_options(path).name}_two"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    arguments = ["-opt", path, "--launcher", "pytorch", *small(path, experiments), f"name={name}"]
+    done = subprocess.run(
+        [*launch, ROOT / "dhp_sr" / "train.py", *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    environment = json.loads((experiments / name / "environment.json").read_text())
+    assert environment["processes"] == 2
+    assert (experiments / name / "metrics.json").exists()
 
 
 def test_pages_hold_commands():

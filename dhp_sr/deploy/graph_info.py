@@ -27,6 +27,10 @@ from dhp_sr.utils.errors import UserError
 
 Compute = Callable[[Images], Images]
 
+_MAX_OUTPUT = 16
+"""Bound of a gray image's output: far above values from 0 to 1, far below those up to 255."""
+_GRAY_TOLERANCE = 0.1
+"""Difference, relative to the range, up to which a gray image counts as restored."""
 _MAX_SIZE = 4096
 """Bound of scales, multiples and overlaps in other people's files."""
 
@@ -67,6 +71,7 @@ def describe_graph(
         return _stated_info(stated)
     probed = _probe(compute, channels, path, stated.get("size_multiple", 1))
     if not stated:
+        check_range(compute, channels, probed.sizes.multiple, path)
         return probed
     if stated["scale"] != probed.scale:
         raise ModelFileError(
@@ -160,6 +165,41 @@ def _stated_info(stated: dict[str, Any]) -> ModelInfo:
         license=stated.get("licence"),
         parent=stated.get("parent"),
     )
+
+
+def check_range(compute: Compute, channels: int, multiple: int, path: Path) -> None:
+    """Check by trial that a file of another program works on values from 0 to 1.
+
+    A network that restores images gives back about the gray that it gets.
+
+    Raises:
+        UserError: It gives, or takes and gives, values from 0 to 255.
+    """
+    side = trial_side(multiple)
+    output = _gray_level(compute, channels, side, 0.5)
+    bright = _gray_level(compute, channels, side, 127.5)
+    advice = (
+        "The file works on values from 0 to 255: add a division by 255 to the end of its graph "
+        "and a multiplication by 255 where it takes such values, or export it again"
+    )
+    if abs(output) > _MAX_OUTPUT:
+        raise UserError(
+            f"{path}: expected values from 0 to 1, got {output:.4g} for a gray image of 0.5. "
+            f"{advice}"
+        )
+    # Near its own range it restores; near ours, which is almost black to it, it does not.
+    if abs(bright / 255 - 0.5) < _GRAY_TOLERANCE < abs(output - 0.5) / 2:
+        raise UserError(
+            f"{path}: expected a network for values from 0 to 1, got {output:.4g} for a gray "
+            f"image of 0.5, but {bright:.4g} for 127.5. {advice}"
+        )
+
+
+def _gray_level(compute: Compute, channels: int, side: int, level: float) -> float:
+    """Return the median of the output for a gray image."""
+    # In fp16 a value may overflow, which says nothing about the range.
+    with np.errstate(all="ignore"):
+        return float(np.median(compute(level / 0.5 * _gray_image(channels, side))))
 
 
 def _gray_image(channels: int, side: int) -> Images:

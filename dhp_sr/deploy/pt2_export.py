@@ -55,10 +55,12 @@ def export_pt2(
     original = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
     program = export_program(copy.deepcopy(original).to(dtype), example_shape, size_multiple)
     with atomic_path(path) as temporary, quiet_exporters():
-        # An open file rather than a name: given a name, torch insists on the suffix .pt2.
-        with open(temporary, "wb") as file:
-            extra = {METADATA: json.dumps(dict(metadata or {}))}
-            torch.export.save(program, file, extra_files=extra)
+        # To memory first: where the disk is full, torch's writer would end the whole process from
+        # its destructor, while Python raises an error.
+        content = io.BytesIO()
+        extra = {METADATA: json.dumps(dict(metadata or {}))}
+        torch.export.save(program, content, extra_files=extra)
+        temporary.write_bytes(content.getbuffer())
         # What was written is compared, not the program in memory.
         module = torch.export.load(io.BytesIO(temporary.read_bytes())).module()
 

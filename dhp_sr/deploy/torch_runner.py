@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from dhp_sr.deploy.interpolation import ExactInterpolation
 from dhp_sr.deploy.model_file import load_model
 from dhp_sr.deploy.model_info import TileRequirements, info_of
 from dhp_sr.deploy.runner import Images, Runner, with_tiles
@@ -66,12 +67,14 @@ class TorchRunner(Runner):
         super().__init__(path, replace(info, tiles=tiles))
         self.network = network.to(device=device, dtype=self.dtype).requires_grad_(False)
         self.runtime = "torch"
-        # The mode below takes convolutions apart, which would hide them from the compiler.
+        # The modes take operations apart, which would hide them from the compiler.
         self._convolutions: type[contextlib.AbstractContextManager] = DeterministicConvolutions
+        self._interpolation: type[contextlib.AbstractContextManager] = ExactInterpolation
         self._compute: Any = self.network
         if mode == "compile":
             self.runtime = "torch.compile"
             self._convolutions = contextlib.nullcontext
+            self._interpolation = contextlib.nullcontext
             # One program for all sizes: images of a folder rarely have the same.
             self._compute = torch.compile(self.network, dynamic=True)
 
@@ -88,6 +91,7 @@ class TorchRunner(Runner):
             thread_count(self.threads),
             deterministic,
             self._convolutions(),
+            self._interpolation(),
         ):
             try:
                 return self._compute(x).float().cpu().numpy()

@@ -27,7 +27,7 @@ from dhp_sr.training.loss import with_precision
 from dhp_sr.training.plan_summary import plan_for_training
 from dhp_sr.training.results import write_pages, write_results
 from dhp_sr.training.run_folder import RunFolder, environment, open_log
-from dhp_sr.training.run_lock import LOCK_NAME
+from dhp_sr.training.run_lock import LOCK_NAME, FolderInUseError
 from dhp_sr.training.run_logger import RunLogger, is_latent_sample_due
 from dhp_sr.training.trainer import Trainer
 from dhp_sr.utils.errors import UserError
@@ -185,6 +185,13 @@ class _Run:
         """Leave a finished run unchanged, but for pages that it was killed before writing."""
         if not self.context.is_main:
             return {}
+        try:
+            # A run that was killed while it wrote its pages left a lock and half a file.
+            self.folder.open(resume=True)
+        except FolderInUseError:
+            raise
+        except UserError:
+            pass  # the folder is read-only, and nothing is left to write
         with open_log(None, screen=True) as logger:
             logger.info(
                 "%s is finished, nothing was changed; score it on other images by test.py, "

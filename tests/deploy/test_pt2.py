@@ -1,6 +1,9 @@
 """Programs of torch.export: the same numbers at any size, and nothing left behind when they are not."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -65,3 +68,30 @@ def test_what_cannot_be_followed_is_named(tmp_path):
     with pytest.raises(UserError, match="multiples of 4"):
         export_pt2(cut_network("DnCNN"), tmp_path / "x.pt2", (1, 1, 10, 8), size_multiple=4)
     assert not list(tmp_path.iterdir())
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from dhp_sr.archs import build
+from dhp_sr.deploy.pt2_export import export_pt2
+from dhp_sr.utils.errors import exit_code
+network = build("DnCNN", num_in_ch=1, num_feat=32, num_layers=4)
+def export():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    export_pt2(network, Path(sys.argv[1]), (1, 1, 16, 16))
+sys.exit(exit_code(export))
+"""
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_with_a_message(tmp_path):
+    """A limit on the size of files stands for the disk; torch's own writer would abort (134)."""
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path / "x.pt2")],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and "x.pt2" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and not list(tmp_path.iterdir())

@@ -1,6 +1,7 @@
 """Model files ready to run."""
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from onnx_files import other
@@ -148,3 +149,49 @@ def test_small_pictures_are_computed_like_large_ones(layer):
     inner = slice(stride * 1, stride * 19)
     place = slice(stride * 51, stride * 69)
     assert torch.equal(whole[:, :, place, place], part[:, :, inner, inner])
+
+
+def scaled(path, before, after):
+    """Write a file whose network, an identity within 0 to 1, takes and gives other ranges."""
+    node, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    factors = {"before": before, "after": after}
+    held = [onnx.numpy_helper.from_array(np.float32(v), k) for k, v in factors.items()]
+    nodes = [
+        node("Mul", ["x", "before"], ["u"]),
+        node("Clip", ["u"], ["c"]),
+        node("Sigmoid", ["c"], ["s"]),
+        node("Mul", ["s", "after"], ["y"]),
+    ]
+    ends = [[value(name, 1, ["n", 3, "h", "w"])] for name in "xy"]
+    graph = onnx.helper.make_graph(nodes, "g", *ends, held)
+    opset = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "found"),
+    # Sigmoid(0) is 0.5: a network for 0 to 1 gives 0.5, one that gives 0 to 255 half of that.
+    [(1e-6, 1.0, None), (1.0, 255.0, "158"), (1e-6, 255.0, "127.5")],
+)
+def test_a_file_that_works_on_0_to_255_is_refused(tmp_path, before, after, found):
+    path = scaled(tmp_path / "x.onnx", before, after)
+    if found is None:
+        open_runner(path, threads=1)
+        return
+    with pytest.raises(UserError, match=rf"values from 0 to 1, got {found}.*0 to 255"):
+        open_runner(path, threads=1)
+
+
+def test_a_file_that_takes_and_gives_0_to_255_is_refused(tmp_path):
+    """Fed with values up to 1 it sees black, which it darkens further; its own range it keeps."""
+    node, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    held = [onnx.numpy_helper.from_array(np.float32(2.0), "offset")]
+    nodes = [node("Sub", ["x", "offset"], ["y"])]
+    ends = [[value(name, 1, ["n", 3, "h", "w"])] for name in "xy"]
+    graph = onnx.helper.make_graph(nodes, "g", *ends, held)
+    opset = [onnx.helper.make_opsetid("", 17)]
+    path = tmp_path / "x.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), path)
+    with pytest.raises(UserError, match=r"got -1\.5 for a gray image of 0\.5, but 125\.5 for"):
+        open_runner(path, threads=1)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tiny_runs import DNCNN, EDSR, tiny_options
+from tiny_runs import tiny_options
 
 from dhp_sr.data import sampler, shared_memory
 from dhp_sr.data.sampler import train_batches
@@ -65,7 +64,8 @@ CASES = {
 
 
 @pytest.mark.parametrize(
-    "case", [case if case == "dhp" else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
+    "case",
+    [case if case == "dhp" else pytest.param(case, marks=pytest.mark.slow) for case in CASES],
 )
 def test_two_processes_equal_one(pictures, tmp_path, case):
     """The same images make up each batch, so curves, widths and weights agree up to rounding."""
@@ -178,7 +178,7 @@ def batches(act):
 
 
 def test_a_killed_worker_is_explained():
-    with pytest.raises(LostProcessError, match="worker .*memory.*num_worker_per_gpu"):
+    with pytest.raises(LostProcessError, match=r"worker .*memory.*num_worker_per_gpu"):
         next(batches(lambda: os.kill(os.getpid(), signal.SIGKILL)))
 
 
@@ -213,12 +213,3 @@ def test_shared_memory_is_counted_before_the_start(monkeypatch, tmp_path):
     shared_memory.check_shared_memory(batch, workers=3, processes=1)
     with pytest.raises(UserError, match="each of 2 processes"):
         shared_memory.check_shared_memory(batch, workers=3, processes=2)
-
-
-def small_options(path: Path, tmp_path: Path) -> list[str]:
-    """Overrides that make an option file a run of seconds on bundled images."""
-    from dhp_sr.config.yaml import parse
-
-    text, _ = parse(path.read_text(), str(path))
-    changes = ["num_gpu=0", "train.total_iter=6", "logger.use_tb_logger=false", "val.val_freq=100"]
-    return changes
