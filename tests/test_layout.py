@@ -1,11 +1,13 @@
 """The layout of the project: direction of imports, option files, scripts, effects of imports."""
 
+import graphlib
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import grimp
 import pytest
 
 from dhp_sr.config import dump_options, load_options
@@ -30,6 +32,14 @@ def test_imports_go_down_only():
     code = "from importlinter.cli import lint_imports_command as run; run()"
     done = run(sys.executable, "-c", code, "--no-cache")
     assert done.returncode == 0 and "0 broken" in done.stdout, done.stdout + done.stderr
+
+
+def test_no_modules_import_each_other():
+    """Cycles inside a package count, which the contracts between packages do not see."""
+    graph = grimp.build_graph("dhp_sr", cache_dir=None)
+    imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    assert len(imports) > 100
+    graphlib.TopologicalSorter(imports).prepare()  # raises CycleError, which names the cycle
 
 
 def test_option_files_are_there():

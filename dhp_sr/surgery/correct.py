@@ -26,6 +26,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dhp_sr.channels.plan import ChannelPlan
 from dhp_sr.graph.capture import trace
@@ -36,6 +37,7 @@ from dhp_sr.surgery.layer_samples import (
     in_dim,
     is_transposed,
     num_features,
+    num_groups,
     num_positions,
     out_dim,
     sample_features,
@@ -161,14 +163,14 @@ class _Correction:
 
     def _can_change(self, node: fx.Node) -> bool:
         """Whether a layer's weights can be re-solved; the reason is noted where they cannot."""
-        layer = self._masked.module(node)
+        layer = self._masked.layer(node)
         reason = ""
         if f"{node.target}.weight" not in self.values:
             reason = "its weight is not a plain parameter"
         elif self._masked.num_calls(layer) > 1:
             # Its later inputs depend on its weights: that is no linear problem.
             reason = "it is called several times"
-        elif is_transposed(layer) and layer.groups > 1:
+        elif is_transposed(layer) and num_groups(layer) > 1:
             reason = "it is a grouped transposed convolution"
         if reason:
             self.skipped[str(node.target)] = reason
@@ -176,13 +178,13 @@ class _Correction:
 
     def _kept_channels(self, node: fx.Node, dim: int) -> Tensor:
         """Kept entries along an axis of a layer's weight."""
-        size = self._masked.module(node).weight.shape[dim]
+        size = self._masked.layer(node).weight.shape[dim]
         return self._kept.get((f"{node.target}.weight", dim), torch.arange(size))
 
     def _correct(self, node: fx.Node) -> bool:
         """Re-solve a layer; return whether it changed."""
-        layer = self._masked.module(node)
-        groups = getattr(layer, "groups", 1)
+        layer = self._masked.layer(node)
+        groups = num_groups(layer)
         kept_out = self._kept_channels(node, out_dim(layer))
         kept_in = self._kept_channels(node, in_dim(layer))
         outs_per_group = layer.weight.shape[out_dim(layer)] // groups
@@ -227,7 +229,7 @@ class _Correction:
         self, node: fx.Node, ins: Tensor, outs: Tensor
     ) -> tuple[NormalEquations, NormalEquations]:
         """Sums over the training samples and over the held-out ones."""
-        layer = self._masked.module(node)
+        layer = self._masked.layer(node)
         source = node.all_input_nodes[0]
         features = num_features(layer, len(ins))
         train = NormalEquations(features, len(outs))
@@ -286,8 +288,9 @@ class _Correction:
                 scale = scale * other
                 node = user
                 continue
-            is_sum = user.target in ADDITIONS and isinstance(other, fx.Node)
-            if not is_sum or other not in example or example[other].shape != shape:
+            if user.target not in ADDITIONS or not isinstance(other, fx.Node):
+                return None
+            if other not in example or example[other].shape != shape:
                 return None
             usable = scale.abs() > SMALLEST_GAIN * scale.abs().max()
             # Where nothing is usable the inverse is zero, not infinite.
@@ -302,6 +305,7 @@ class _Correction:
 
 def _norm_gain(norm: nn.Module) -> Tensor | None:
     """Factor by which a normalization scales each channel in eval mode; None without statistics."""
+    assert isinstance(norm, _BatchNorm)
     if norm.running_var is None:
         return None
     gain = (norm.running_var + norm.eps).rsqrt()

@@ -11,37 +11,66 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+Layer = _ConvNd | nn.Linear
+"""Any of the classes in `LAYERS`; torch's base class of convolutions types their attributes."""
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED_CONVOLUTIONS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 LAYERS = (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS, nn.Linear)
 
 
-def is_transposed(layer: nn.Module) -> bool:
+def layer_of_weight(network: nn.Module, weight: str) -> Layer | None:
+    """Layer that holds a weight of this name; None if it is no layer of `LAYERS`.
+
+    Args:
+        network: the network.
+        weight: such as `body.0.weight`.
+    """
+    path, _, leaf = weight.rpartition(".")
+    module = network.get_submodule(path)
+    if leaf != "weight" or type(module) not in LAYERS:
+        return None
+    assert isinstance(module, Layer)
+    return module
+
+
+def is_transposed(layer: Layer) -> bool:
     """Whether the weight of a layer holds input channels first: (in, out, ...)."""
-    return type(layer) in TRANSPOSED_CONVOLUTIONS
+    return isinstance(layer, _ConvTransposeNd)
 
 
-def out_dim(layer: nn.Module) -> int:
+def out_dim(layer: Layer) -> int:
     """Axis of the weight that holds the output channels."""
     return 1 if is_transposed(layer) else 0
 
 
-def in_dim(layer: nn.Module) -> int:
+def in_dim(layer: Layer) -> int:
     """Axis of the weight that holds the input channels (of a group)."""
     return 1 - out_dim(layer)
 
 
-def num_positions(layer: nn.Module, output: Tensor) -> int:
+def kernel_size(layer: Layer) -> tuple[int, ...]:
+    """Size of a layer's kernel along each axis; () for a linear layer."""
+    return () if isinstance(layer, nn.Linear) else tuple(layer.kernel_size)
+
+
+def num_groups(layer: Layer) -> int:
+    """Groups of a convolution; 1 for a linear layer."""
+    return 1 if isinstance(layer, nn.Linear) else layer.groups
+
+
+def num_positions(layer: Layer, output: Tensor) -> int:
     """Number of positions in one sample of a layer's output."""
     if isinstance(layer, nn.Linear):
         return output.numel() // output.shape[-1]
     return output.numel() // len(output)
 
 
-def num_features(layer: nn.Module, in_channels: int) -> int:
+def num_features(layer: Layer, in_channels: int) -> int:
     """Number of inputs that one output value of a layer reads."""
-    return in_channels * math.prod(getattr(layer, "kernel_size", ()))
+    return in_channels * math.prod(kernel_size(layer))
 
 
 def choose_positions(count: int, wanted: int, generator: torch.Generator) -> Tensor:
@@ -52,7 +81,7 @@ def choose_positions(count: int, wanted: int, generator: torch.Generator) -> Ten
 
 
 def sample_features(
-    layer: nn.Module, sample: Tensor, output: Tensor, channels: Tensor, positions: Tensor
+    layer: Layer, sample: Tensor, output: Tensor, channels: Tensor, positions: Tensor
 ) -> Tensor:
     """Features of one sample at some output positions.
 
@@ -71,34 +100,34 @@ def sample_features(
         return sample.reshape(-1, sample.shape[-1])[positions][:, channels]
     spatial = tuple(output.shape[1:])
     windows = _windows(layer, sample[channels], spatial)
-    at = torch.unravel_index(positions, spatial)
+    at: tuple[Tensor, ...] = torch.unravel_index(positions, spatial)
     # Advanced indices behind the leading slice: (channels, rows, *kernel).
-    return windows[(slice(None), *at)].transpose(0, 1).flatten(1)
+    index: tuple[slice | Tensor, ...] = (slice(None), *at)
+    return windows[index].transpose(0, 1).flatten(1)
 
 
-def sample_outputs(layer: nn.Module, sample: Tensor, channels: Tensor, positions: Tensor) -> Tensor:
+def sample_outputs(layer: Layer, sample: Tensor, channels: Tensor, positions: Tensor) -> Tensor:
     """Values (rows, len(channels)) of a layer's output, or of its targets, at the positions."""
     if isinstance(layer, nn.Linear):
         return sample.reshape(-1, sample.shape[-1])[positions][:, channels]
     return sample.flatten(1)[:, positions][channels].T
 
 
-def as_kernel(layer: nn.Module, coefficients_OF: Tensor) -> Tensor:
+def as_kernel(layer: Layer, coefficients_OF: Tensor) -> Tensor:
     """Reshape coefficients (out, features) like the weight: (out, in, ...), or (in, out, ...)."""
-    kernel_size = tuple(getattr(layer, "kernel_size", ()))
     out_channels = len(coefficients_OF)
-    kernel = coefficients_OF.reshape(out_channels, -1, *kernel_size)
+    kernel = coefficients_OF.reshape(out_channels, -1, *kernel_size(layer))
     if not is_transposed(layer):
         return kernel
     spatial_axes = tuple(range(2, kernel.dim()))
     return kernel.flip(dims=spatial_axes).transpose(0, 1)
 
 
-def _windows(layer: nn.Module, sample: Tensor, spatial: Sequence[int]) -> Tensor:
+def _windows(layer: _ConvNd, sample: Tensor, spatial: Sequence[int]) -> Tensor:
     """View (channels, *positions, *kernel) of a convolution's inputs; only padding copies."""
-    if is_transposed(layer):
+    if isinstance(layer, _ConvTransposeNd):
         padded = _zero_stuffed(layer, sample)
-        stride = (1,) * len(spatial)
+        stride: tuple[int, ...] = (1,) * len(spatial)
     else:
         # torch's own order of padding, the last axis first; F.pad calls zero padding "constant".
         mode = {"zeros": "constant"}.get(layer.padding_mode, layer.padding_mode)
@@ -113,7 +142,7 @@ def _windows(layer: nn.Module, sample: Tensor, spatial: Sequence[int]) -> Tensor
     return padded.as_strided(shape, (channel_step, *between, *within))
 
 
-def _zero_stuffed(layer: nn.Module, sample: Tensor) -> Tensor:
+def _zero_stuffed(layer: _ConvTransposeNd, sample: Tensor) -> Tensor:
     """Input of the plain convolution, with the kernel flipped, that equals a transposed one."""
     sizes = sample.shape[1:]
     stuffed = [(size - 1) * step + 1 for size, step in zip(sizes, layer.stride, strict=True)]
@@ -122,6 +151,7 @@ def _zero_stuffed(layer: nn.Module, sample: Tensor) -> Tensor:
     spread[(slice(None), *every)] = sample
     padding: list[int] = []
     for axis in reversed(range(len(sizes))):  # F.pad begins with the last axis
-        reach = layer.dilation[axis] * (layer.kernel_size[axis] - 1) - layer.padding[axis]
+        # A transposed convolution has no padding by name: its sizes are numbers.
+        reach = layer.dilation[axis] * (layer.kernel_size[axis] - 1) - int(layer.padding[axis])
         padding += [reach, reach + layer.output_padding[axis]]
     return F.pad(spread, padding)

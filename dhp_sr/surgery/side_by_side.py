@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from dhp_sr.surgery.layer_samples import LAYERS
+from dhp_sr.surgery.layer_samples import LAYERS, Layer
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
@@ -53,6 +53,12 @@ class Execution:
     def module(self, node: fx.Node) -> nn.Module:
         """Module that a node calls."""
         return self._network.get_submodule(str(node.target))
+
+    def layer(self, node: fx.Node) -> Layer:
+        """Convolution or linear layer that a node calls, see `is_layer`."""
+        module = self.module(node)
+        assert isinstance(module, Layer), f"{node.target} is no layer"
+        return module
 
     def num_calls(self, module: nn.Module) -> int:
         """Number of nodes that call a module."""

@@ -11,13 +11,13 @@ Reference:
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
 from dhp_sr.hyper import HyperNet
 from dhp_sr.search.obs.statistics import LayerStatistics
 from dhp_sr.surgery.cut import kept_entries
-from dhp_sr.surgery.layer_samples import is_transposed, out_dim
+from dhp_sr.surgery.layer_samples import Layer, is_transposed, layer_of_weight, out_dim
 
 
 class WidthDatabase:
@@ -64,8 +64,7 @@ class WidthDatabase:
             if key not in self._solved:
                 self._solved[key] = self._solve(layer, mask)
             weight, bias = self._solved[key]
-            module = hyper.network.get_submodule(layer.weight.rpartition(".")[0])
-            dim = out_dim(module)
+            dim = out_dim(self._module(layer))
             outputs = kept.get((layer.weight, dim), torch.arange(weight.shape[dim]))
             values[layer.weight] = _only(weight, outputs, dim).to(values[layer.weight])
             name = f"{layer.weight.rpartition('.')[0]}.bias"
@@ -78,6 +77,11 @@ class WidthDatabase:
         """Outputs of the network with these widths."""
         values = self.values(widths)
         return [functional_call(self._hyper.network, values, (batch,)) for batch in batches]
+
+    def _module(self, layer: LayerStatistics) -> Layer:
+        module = layer_of_weight(self._hyper.network, layer.weight)
+        assert module is not None, "statistics are of layers alone"
+        return module
 
     def _groups_read_by(self, layer: LayerStatistics) -> list[int]:
         """Positions, among the prunable groups, of those that a layer reads."""
@@ -101,17 +105,15 @@ class WidthDatabase:
         solution_OF = torch.linalg.solve(covariance[kept][:, kept], cross_FO).T
         weight_OF = torch.zeros_like(layer.weight_OF)
         weight_OF[:, kept] = solution_OF
-        module = self._hyper.network.get_submodule(layer.weight.rpartition(".")[0])
         bias = layer.bias
         if bias is not None:
             shift = layer.weight_OF @ layer.mean_F - weight_OF @ layer.mean_F
             bias = bias + shift.reshape(len(bias), -1).sum(1)
-        return _unflatten(module, layer, weight_OF), bias
+        return _unflatten(self._module(layer), layer, weight_OF), bias
 
 
-def _unflatten(module: nn.Module, layer: LayerStatistics, weight_OF: Tensor) -> Tensor:
+def _unflatten(module: Layer, layer: LayerStatistics, weight_OF: Tensor) -> Tensor:
     """Bring a flattened weight back to the shape of the module's."""
-    assert isinstance(module.weight, Tensor)
     shape = list(module.weight.shape)
     if is_transposed(module):
         shape[:2] = shape[1::-1]

@@ -9,11 +9,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dhp_sr.channels.plan import ChannelPlan, Layer
+from dhp_sr.surgery.layer_samples import Layer as WeightedLayer
 from dhp_sr.surgery.layer_samples import (
-    LAYERS,
     choose_positions,
     is_transposed,
+    layer_of_weight,
     num_features,
+    num_groups,
     num_positions,
     sample_features,
 )
@@ -81,15 +83,18 @@ def layer_statistics(
     """
     readers = {}
     for layer in plan.layers:
-        module = _module_of(network, layer)
+        module = layer_of_weight(network, layer.weight)
         index = _input_channels(plan, layer)
-        if module is not None and index is not None and bool((index < plan.size).any()):
+        # A grouped convolution does not mix the channels of its groups: it passes them on.
+        if module is None or index is None or num_groups(module) > 1:
+            continue
+        if bool((index < plan.size).any()):
             readers[layer.weight] = _InputMoments(module, len(index), len(batches))
     handles = []
     try:
         for name, moments in readers.items():
-            module = network.get_submodule(name.rpartition(".")[0])
-            handles.append(module.register_forward_hook(moments.add))
+            reader = network.get_submodule(name.rpartition(".")[0])
+            handles.append(reader.register_forward_hook(moments.add))
         for batch in batches:
             functional_call(network, dict(values), (batch,))
     finally:
@@ -104,15 +109,6 @@ def layer_statistics(
     return statistics
 
 
-def _module_of(network: nn.Module, layer: Layer) -> nn.Module | None:
-    """Module that holds a layer's weight, if its inputs can be watched and its channels mix."""
-    path, _, leaf = layer.weight.rpartition(".")
-    module = network.get_submodule(path)
-    if leaf != "weight" or type(module) not in LAYERS or getattr(module, "groups", 1) > 1:
-        return None
-    return module
-
-
 def _input_channels(plan: ChannelPlan, layer: Layer) -> Tensor | None:
     """Flat channel of every input channel of a layer; None if the plan does not know them."""
     for axis in plan.axes:
@@ -124,7 +120,7 @@ def _input_channels(plan: ChannelPlan, layer: Layer) -> Tensor | None:
 class _InputMoments:
     """Streamed sums of a layer's features; its calls are summed where it has several."""
 
-    def __init__(self, module: nn.Module, channels: int, num_batches: int) -> None:
+    def __init__(self, module: WeightedLayer, channels: int, num_batches: int) -> None:
         self._by_channel = num_features(module, channels) > MAX_FEATURES
         self._features = num_features(module, channels)
         if self._by_channel:
