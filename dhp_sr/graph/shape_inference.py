@@ -1,11 +1,15 @@
 """Shape inference: run networks on the meta device, where only shapes are computed."""
 
 import copy
+import operator
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
+
+_ARITHMETIC = (operator.add, operator.sub, operator.mul, operator.truediv)
 
 
 def to_meta(network: nn.Module) -> nn.Module:
@@ -53,5 +57,43 @@ class ValueRecorder(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         """Run a node and keep its value."""
-        self.values[n] = result = super().run_node(n)
+        result = None
+        if n.op == "call_function" and n.target in _ARITHMETIC:
+            result = infer_arithmetic(*self.fetch_args_kwargs_from_env(n)[0])
+        if result is None:
+            result = super().run_node(n)
+        self.values[n] = result
         return result
+
+
+def infer_arithmetic(left: Any, right: Any) -> Tensor | None:
+    """Return the result of an arithmetic operator by the rules of broadcasting and promotion.
+
+    The first such operator on the meta device imports torch's compiler, which takes longer than
+    planning a network.
+
+    Args:
+        left: first operand.
+        right: second operand.
+
+    Returns:
+        A tensor on the meta device; None where the rules are not that simple.
+    """
+    sizes = []
+    for operand in (left, right):
+        if isinstance(operand, Tensor):
+            if not (operand.is_meta and operand.is_contiguous()):
+                return None
+            sizes.append(operand.shape)
+        elif not isinstance(operand, int | float):
+            return None
+    # division of integers gives floats, and Python's numbers alone no tensor
+    dtype = torch.result_type(left, right) if sizes else torch.int64
+    if not dtype.is_floating_point:
+        return None
+    try:
+        # not torch.broadcast_shapes, which imports a computer algebra system
+        shape = np.broadcast_shapes(*sizes)
+    except ValueError:
+        return None  # torch's own message is better
+    return torch.empty(shape, dtype=dtype, device="meta")
