@@ -1,6 +1,8 @@
 """Image restoration with a saved model. The service of infer.py."""
 
 import argparse
+import contextlib
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ from dhp_sr.inference.pipeline import Settings
 from dhp_sr.inference.progress import restore_all
 from dhp_sr.inference.task_list import TaskList, list_tasks
 from dhp_sr.inference.tiles import GIB, MemoryBudget, TilingOptions
+from dhp_sr.inference.video import FrameSize, restore_video
 from dhp_sr.utils.devices import MAX_THREADS, device_by_name
 from dhp_sr.utils.errors import UserError
 from dhp_sr.zoo.model_zoo import asks_for_listing, resolve_model, zoo_listing
@@ -23,6 +26,9 @@ from dhp_sr.zoo.names import register_known
 
 MAX_HEADERS = 100
 """Headers read to estimate the work: those of thousands of images would take seconds."""
+
+FRAMES_EXPECTED = 1000
+"""Length of a video, which is not known before its end, for the choice of a runtime."""
 
 RANGES: dict[str, tuple[float, float]] = {
     "memory": (1.0, 1e6),
@@ -56,6 +62,8 @@ def run_infer(arguments: argparse.Namespace) -> int:
         raise UserError("expected --input PATH and --output FOLDER; see --help")
     # Arguments and input first: opening a model takes seconds.
     settings = settings_from(arguments)
+    if arguments.input == "-" or arguments.output == "-" or arguments.size:
+        return run_video(arguments, settings)
     task_list = list_tasks(
         Path(arguments.input), Path(arguments.output), arguments.format, arguments.suffix
     )
@@ -64,15 +72,58 @@ def run_infer(arguments: argparse.Namespace) -> int:
     allow_large()
     keep_memory()
     with plain_warnings():
-        runner = open_for(arguments, task_list)
+        runner = open_for(arguments, count_pixels(remaining_paths(arguments, task_list)))
         check_runner(runner, arguments)
         return restore_all(
             task_list, runner, settings, overwrite=arguments.overwrite, quiet=arguments.quiet
         )
 
 
-def open_for(arguments: argparse.Namespace, task_list: TaskList) -> Runner:
-    """Open the model with the runtime of the command line; a choice is reported on stderr."""
+def run_video(arguments: argparse.Namespace, settings: Settings) -> int:
+    """Restore the frames of stdin; arguments and result as for `run_infer`."""
+    size = frame_size(arguments)
+    results = sys.stdout.buffer
+    register_known()
+    keep_memory()
+    # among the frames, a message would be taken for pixels
+    with contextlib.redirect_stdout(sys.stderr), plain_warnings():
+        runner = open_for(arguments, FRAMES_EXPECTED * size.width * size.height)
+        check_runner(runner, arguments)
+        restore_video(sys.stdin.buffer, results, size, runner, settings, quiet=arguments.quiet)
+    return 0
+
+
+def frame_size(arguments: argparse.Namespace) -> FrameSize:
+    """Return the size of a video's frames.
+
+    Raises:
+        UserError: It is missing, or an argument is meant for images.
+    """
+    if (arguments.input, arguments.output) != ("-", "-") or not arguments.size:
+        raise UserError("a video needs all of --input -, --size WxH and --output -")
+    unused = []
+    if arguments.format != "png":
+        unused.append("--format")
+    for name in ("suffix", "overwrite"):
+        if getattr(arguments, name):
+            unused.append(f"--{name}")
+    if unused:
+        raise UserError(f"{', '.join(unused)}: no effect on a video, whose frames are raw; omit it")
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", arguments.size)
+    if match is None:
+        raise UserError(
+            f"--size: expected width and height such as 640x360, got {arguments.size!r}"
+        )
+    return FrameSize(width=int(match[1]), height=int(match[2]))
+
+
+def open_for(arguments: argparse.Namespace, pixels: float) -> Runner:
+    """Open the model with the runtime of the command line; a choice is reported on stderr.
+
+    Args:
+        arguments: Of the command line.
+        pixels: Estimate of all that will be restored; little work is not worth a trial.
+    """
     path = resolve_model(arguments.model)
     settings: dict[str, Any] = {
         "device": device_by_name(arguments.device),
@@ -81,14 +132,19 @@ def open_for(arguments: argparse.Namespace, task_list: TaskList) -> Runner:
     }
     if arguments.runtime != AUTO:
         return open_runner(path, arguments.runtime, **settings)
+    choice = open_fastest(path, pixels=pixels, **settings)
+    if choice.reason and not arguments.quiet:
+        print(choice.reason, file=sys.stderr)
+    return choice.runner
+
+
+def remaining_paths(arguments: argparse.Namespace, task_list: TaskList) -> list[Path]:
+    """List the images that will be restored."""
     remaining = []
     for task in task_list.tasks:
         if arguments.overwrite or not task.target.exists():
             remaining.append(task.source)
-    choice = open_fastest(path, pixels=count_pixels(remaining), **settings)
-    if choice.reason and not arguments.quiet:
-        print(choice.reason, file=sys.stderr)
-    return choice.runner
+    return remaining
 
 
 def count_pixels(paths: Sequence[Path]) -> float:

@@ -173,10 +173,17 @@ def infer_parser() -> argparse.ArgumentParser:
         "--model", required=True, metavar="FILE", help=f"{MODEL_HELP}; or .onnx, .xml"
     )
     # Not required by argparse: `--model zoo:` alone lists the models. The service checks them.
-    parser.add_argument("--input", metavar="PATH", help="an image, or a folder with its folders")
     parser.add_argument(
-        "--output", metavar="FOLDER", help="where the results go, under the same names"
+        "--input",
+        metavar="PATH",
+        help="an image, or a folder with its folders; -: frames of a video (raw rgb24) from stdin",
     )
+    parser.add_argument(
+        "--output",
+        metavar="FOLDER",
+        help="where the results go, under the same names; -: frames to stdout",
+    )
+    parser.add_argument("--size", metavar="WxH", help="of the frames, with --input -")
     parser.add_argument(
         "--format", choices=FORMATS, default="png", help="of the results; default: png"
     )

@@ -1,0 +1,150 @@
+"""Time of infer.py on a folder of photographs against the time of its network alone.
+
+    $ DHP_SR_DATA=FOLDER python benchmarks/inference.py    # results/inference.json
+
+Photographs of BSDS500 are enlarged to 2 megapixels and written as PNG. A round restores all of them
+from file to file, and sends the same tiles through the network and does nothing else; wall times of
+a round are compared. `--threads` should leave a core to decoding and encoding, as `infer.py` does
+well to be run; where all cores compute, the processor time of both is part of the ratio.
+"""
+
+import argparse
+import os
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:1] = [str(ROOT)]  # in place of this folder, whose modules must not hide others
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from benchmarks.result_files import describe_measurement, merge_rows  # noqa: E402
+from benchmarks.timing import quartiles, ratios  # noqa: E402
+from dhp_sr.cli.process import keep_memory  # noqa: E402
+from dhp_sr.deploy.runner import Images, Runner  # noqa: E402
+from dhp_sr.deploy.runtimes import open_runner  # noqa: E402
+from dhp_sr.inference.pipeline import Settings, restore_images  # noqa: E402
+from dhp_sr.inference.task_list import list_tasks  # noqa: E402
+from dhp_sr.inference.tiles import GIB, MemoryBudget, TilingOptions  # noqa: E402
+from dhp_sr.utils.errors import UserError, exit_code  # noqa: E402
+from dhp_sr.zoo.model_zoo import resolve_model  # noqa: E402
+
+KEY = ("model", "threads", "tile")
+MEGAPIXELS = 2.0
+
+
+class RecordingRunner:
+    """A runner that notes the sizes of what it computes.
+
+    Args:
+        runner: computes.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __getattr__(self, name: str) -> object:
+        """Give the facts of the runner."""
+        return getattr(self.runner, name)
+
+    def __call__(self, images: Images) -> Images:
+        """Compute, and note the size."""
+        self.shapes.append(images.shape)
+        return self.runner(images)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    given = sys.argv[1:] if argv is None else list(argv)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="zoo:edsr_x2_half")
+    parser.add_argument("--images", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1, help="of the network")
+    parser.add_argument("--tile", type=int, help="as for infer.py")
+    parser.add_argument("--out", default=ROOT / "results" / "inference.json", type=Path)
+    parser.add_argument("--note", default="", help="about the machine, such as other work on it")
+    arguments = parser.parse_args(given)
+    command = shlex.join(["benchmarks/inference.py", *given])
+    return exit_code(lambda: run(arguments, command))
+
+
+def run(arguments: argparse.Namespace, command: str) -> int:
+    """Measure and write the row."""
+    keep_memory()
+    runner = open_runner(resolve_model(arguments.model), threads=arguments.threads)
+    settings = Settings(MemoryBudget(4 * GIB), TilingOptions(arguments.tile))
+    whole = []
+    network = []
+    with tempfile.TemporaryDirectory() as name:
+        make_photographs(Path(name, "in"), arguments.images)
+        tasks = list_tasks(Path(name, "in"), Path(name, "out"), "png").tasks
+        recorder = RecordingRunner(runner)
+        # the first is a warm-up, and tells the sizes of the tiles
+        restore_images(tasks[:1], recorder, settings, _ignore)
+        shapes = recorder.shapes * len(tasks)
+        for _ in range(arguments.rounds):
+            start = time.perf_counter()
+            summary = restore_images(tasks, runner, settings, _ignore)
+            whole.append(time.perf_counter() - start)
+            assert not summary.failures
+            network.append(time_network(runner, shapes))
+    row = {
+        "model": arguments.model,
+        "threads": arguments.threads,
+        "tile": arguments.tile,
+        "images": arguments.images,
+        "megapixels": MEGAPIXELS,
+        "tiles_per_image": len(recorder.shapes),
+        "rounds": arguments.rounds,
+        "whole_s": quartiles(whole),
+        "network_s": quartiles(network),
+        "ratio": ratios(whole, network),
+        "measured": describe_measurement(torch.device("cpu"), command, arguments.note),
+    }
+    print(f"{arguments.model}: {row['ratio']['median']:.3f} x the network's time")
+    merge_rows(arguments.out, "inference", [row], KEY)
+    return 0
+
+
+def make_photographs(folder: Path, images: int) -> None:
+    """Write photographs of 2 megapixels as PNG."""
+    root = os.environ.get("DHP_SR_DATA")
+    if not root:
+        raise UserError("expected the variable DHP_SR_DATA, the folder that holds BSDS500")
+    photographs = sorted(Path(root, "BSDS500", "test").glob("*.jpg"))[:images]
+    if len(photographs) < images:
+        raise UserError(f"expected {images} photographs in {root}/BSDS500/test")
+    folder.mkdir()
+    for path in photographs:
+        photograph = Image.open(path)
+        factor = (MEGAPIXELS * 1e6 / (photograph.width * photograph.height)) ** 0.5
+        # upright ones are turned: all images have the same tiles
+        if photograph.height > photograph.width:
+            photograph = photograph.transpose(Image.Transpose.ROTATE_90)
+        size = (round(photograph.width * factor), round(photograph.height * factor))
+        photograph.resize(size, Image.Resampling.BICUBIC).save(folder / f"{path.stem}.png")
+
+
+def time_network(runner: Runner, shapes: Sequence[tuple[int, ...]]) -> float:
+    """Return the wall time of the network on inputs of given sizes, in seconds."""
+    inputs = {shape: np.random.default_rng(0).random(shape, np.float32) for shape in set(shapes)}
+    start = time.perf_counter()
+    for shape in shapes:
+        runner(inputs[shape])
+    return time.perf_counter() - start
+
+
+def _ignore(fraction: float, pixels: int) -> None:
+    """Take the progress, which is not shown."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
