@@ -121,7 +121,7 @@ install_environment() {
   if [ -e "$VENV" ] && { [ -e "$BUILDING" ] || [ -e "$STAMP" ] || ! suits "$VENV/bin/python"; }; then
     rm -rf "$VENV" # half made, out of date, or without a Python that works
   fi
-  echo "setting up $VENV (about 1.5 GB; the first time only)"
+  echo "setting up $VENV (about 2.2 GB; the first time only)"
   if [ ! -e "$VENV" ]; then
     mkdir "$VENV"
     touch "$BUILDING"
