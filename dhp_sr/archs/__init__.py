@@ -14,6 +14,7 @@ from dhp_sr.archs.edsr import EDSR
 from dhp_sr.archs.mobilenet_v1 import MobileNetV1
 from dhp_sr.archs.mobilenet_v2 import MobileNetV2
 from dhp_sr.archs.resnet_cifar import ResNet
+from dhp_sr.archs.rlfn import RLFN
 from dhp_sr.archs.srresnet import SRResNet
 from dhp_sr.archs.unet import UNet
 from dhp_sr.archs.vgg_cifar import VGG
@@ -24,6 +25,7 @@ ARCHS: dict[str, type[nn.Module]] = {
     "SRResNet": SRResNet,
     "DnCNN": DnCNN,
     "UNet": UNet,
+    "RLFN": RLFN,
     "ResNet": ResNet,
     "DenseNet": DenseNet,
     "VGG": VGG,
