@@ -245,3 +245,68 @@ def report_parser() -> argparse.ArgumentParser:
         "--output", metavar="FILE.html", help="default for one run: RUN/report.html"
     )
     return parser
+
+
+def compress_parser() -> argparse.ArgumentParser:
+    """Return the command line of compress.py."""
+    parser = _parser(
+        "Make a trained image-restoration network smaller and faster.",
+        epilog="Exit code: 0 done, 2 a mistake or a target that cannot be met, 130 stopped by "
+        "Ctrl-C, with the best so far written.",
+    )
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="FILE",
+        help="checkpoint: .pth, .ckpt, .safetensors of any project that is recognized by its "
+        "weights, or a model file, or zoo:NAME",
+    )
+    parser.add_argument(
+        "--images", required=True, metavar="FOLDER", help="any images; 20 and more are useful"
+    )
+    parser.add_argument(
+        "--target",
+        default="macs=0.5",
+        metavar="KIND=VALUE",
+        help="fraction to keep: macs=0.5, params=..., activations=..., latency=...; or dB that may "
+        "be lost: quality=0.1; default: macs=0.5",
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=30.0, help="for all of it; default: 30"
+    )
+    parser.add_argument(
+        "--iterations", type=int, metavar="N", help="of finetuning, instead of --minutes"
+    )
+    parser.add_argument(
+        "--output", metavar="FILE", help="default: MODEL_TARGET.safetensors in this folder"
+    )
+    parser.add_argument(
+        "--truth",
+        metavar="FOLDER",
+        help="ground truths of --images, by name; default: the original's outputs are the target",
+    )
+    parser.add_argument(
+        "--degradation",
+        metavar="KIND",
+        help="--images are truths, inputs are made from them: bicubic, or noise=25; "
+        "none: they are inputs; default: none",
+    )
+    _add_network_arguments(
+        parser,
+        "network of the checkpoint: EDSR, basicsr:RCAN, spandrel:Compact, or a class of your own, "
+        "path/to/net.py:CLASS; default: found out from the weights",
+    )
+    parser.add_argument(
+        "--drop_in",
+        action="store_true",
+        help="keep the constructor's shape, for programs that know only the original class",
+    )
+    parser.add_argument("--onnx", action="store_true", help="write an ONNX file as well")
+    parser.add_argument(
+        "--auto_resume", action="store_true", help="go on from the newest state of the same run"
+    )
+    parser.add_argument(
+        "--save_options", metavar="FILE", help="write the option file that train.py would take"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    return parser

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dhp_sr.config.compress import Scheduler
 from dhp_sr.config.datasets import (
     CLASSIFICATION,
+    IMAGES,
     ClassificationDataset,
     Dataset,
     Roots,
@@ -85,6 +86,9 @@ def _check_images(dataset: Dataset, scale: int) -> Iterator[tuple[str, str]]:
             yield "sigma", "NoiseDataset expects a noise level (0-255 scale), got none"
         if scale != 1:
             yield "type", f"NoiseDataset expects scale: 1, got {scale}"
+    elif dataset.type == IMAGES:
+        if dataset.dataroot_lq is None and not isinstance(dataset, TrainDataset):
+            yield "dataroot_lq", "ImageDataset expects the inputs to score on, got none"
     elif scale < 2:
         yield "type", f"SRDataset expects scale: 2, 3 or 4, got {scale}"
 
@@ -155,6 +159,17 @@ def check_phases(options: Options) -> Iterator[Issue]:
         yield ("compress", "distill"), f"expected a trained teacher: {sources}; got none"
 
 
+def check_targets_of_images(options: Options) -> Iterator[Issue]:
+    """Images without truths need a teacher that gives the target."""
+    train = options.datasets.get("train")
+    if not isinstance(train, TrainDataset) or train.type != IMAGES or train.dataroot_lq:
+        return
+    distill = options.compress.distill if options.compress else None
+    if distill is None or distill.task_loss:
+        text = "ImageDataset without dataroot_lq has no truths: expected compress.distill with "
+        yield ("datasets", "train", "type"), f"{text}task_loss: false"
+
+
 def check_schedulers(options: Options) -> Iterator[Issue]:
     """Milestones of the learning rates."""
     for keys, scheduler in _all_schedulers(options):
@@ -208,9 +223,9 @@ def unused_in_datasets(options: Options) -> Iterator[Issue]:
             continue  # has none of these keys
         names: tuple[str, ...] = ("dataroot_lq",)
         reason = "NoiseDataset makes its inputs itself"
-        if dataset.type == "SRDataset":
+        if dataset.type != "NoiseDataset":
             names = ("sigma", "noise_seed")
-            reason = "SRDataset adds no noise"
+            reason = f"{dataset.type} adds no noise"
         for name in names:
             if name in type(dataset).model_fields and changed(dataset, name):
                 yield ("datasets", key, name), f"has no effect, {reason}"
@@ -250,6 +265,7 @@ CHECKS: tuple[Check, ...] = (
     check_datasets,
     check_network,
     check_phases,
+    check_targets_of_images,
     check_schedulers,
     method_problems,
     check_task,

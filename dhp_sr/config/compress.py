@@ -86,6 +86,9 @@ class Distill(Section):
     """Factor of the distance from the teacher's output, beside the loss."""
     teacher: str | None = None
     """Model file; default: the dense network of this run, as it was when the search began."""
+    task_loss: bool = True
+    """Whether the loss against the ground truth is added. False: the teacher's output is the only
+    target, as where there are no truths, or where they would blur what the teacher makes."""
     mix: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Fraction of every batch that is mixed with other images of it (mixup). The target of these is
     the teacher's output alone; more to learn from it where images are few."""

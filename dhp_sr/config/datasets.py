@@ -9,8 +9,14 @@ from dhp_sr.config.section import CHANNELS, Color, Level, NotNegative, Positive,
 from dhp_sr.utils.errors import nearest
 
 CLASSIFICATION = "ClassificationDataset"
-TASKS = {"SRDataset": "sr", "NoiseDataset": "denoise", CLASSIFICATION: "classification"}
-"""`type` of a dataset -> task of the run."""
+IMAGES = "ImageDataset"
+TASKS = {
+    "SRDataset": "sr",
+    "NoiseDataset": "denoise",
+    IMAGES: "restoration",
+    CLASSIFICATION: "classification",
+}
+"""`type` of a dataset -> task of the run; of an ImageDataset the scale tells which restoration."""
 TYPES = tuple(TASKS)
 
 Statistics = Annotated[list[float], Field(min_length=1, max_length=3)]
@@ -27,8 +33,10 @@ DEFAULT_STATISTICS = {
 class Dataset(Section):
     """Keys of training and validation sets of super-resolution and denoising."""
 
-    type: Literal["SRDataset", "NoiseDataset"]
-    """Super-resolution, or denoising."""
+    type: Literal["SRDataset", "NoiseDataset", "ImageDataset"]
+    """SRDataset makes inputs by bicubic downscaling or reads them, NoiseDataset adds noise. With
+    ImageDataset, images for training are inputs themselves, as they are and reduced, and a teacher
+    gives the target; or `dataroot_lq` has inputs of any kind and `dataroot_gt` their truths."""
     name: str = ""
     """Display name in tables and logs."""
     dataroot_gt: Roots

@@ -21,7 +21,7 @@ from dhp_sr.config.renamed import use_current_names
 from dhp_sr.config.section import Momentum, NotNegative, Positive, Section, Seed
 
 MODEL_TYPES = {
-    "DHPModel": ("SRDataset", "NoiseDataset"),
+    "DHPModel": ("SRDataset", "NoiseDataset", "ImageDataset"),
     "DHPClassificationModel": ("ClassificationDataset",),
 }
 """`model_type` -> types of datasets that it trains on."""

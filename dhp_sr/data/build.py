@@ -9,10 +9,11 @@ from typing import TypeVar
 from torch.utils.data import Dataset
 
 from dhp_sr.config.datasets import Dataset as DatasetOptions
-from dhp_sr.config.datasets import TrainDataset, ValDataset
+from dhp_sr.config.datasets import IMAGES, TrainDataset, ValDataset
 from dhp_sr.data.augment import Augmentation
 from dhp_sr.data.disk_cache import CacheItem
 from dhp_sr.data.image_cache import ImageCache, open_images
+from dhp_sr.data.inputs import InputTrainSet
 from dhp_sr.data.noise import CleanImage, NoiseTrainSet, NoiseValSet
 from dhp_sr.data.paired import Pair, PairTrainSet, PairValSet, match_pairs
 from dhp_sr.data.sources import StoredImage, find_all
@@ -39,6 +40,8 @@ def build_train_set(options: TrainDataset, scale: int, seed: int) -> Dataset:
     with section_in_errors("datasets.train", options.name):
         if options.type == "NoiseDataset":
             return build_noise_train_set(options, scale, seed)
+        if options.type == IMAGES and options.dataroot_lq is None:
+            return build_input_train_set(options, scale, seed)
         return build_pair_train_set(options, scale, seed)
 
 
@@ -70,6 +73,21 @@ def build_noise_train_set(options: TrainDataset, scale: int, seed: int) -> Datas
         _keys(images),
         gt_size=options.gt_size,
         sigma=sigma,
+        augmentation=Augmentation(options.use_hflip, options.use_rot),
+        seed=seed,
+    )
+
+
+def build_input_train_set(options: TrainDataset, scale: int, seed: int) -> Dataset:
+    """Build a set of inputs without truths; arguments as for `build_train_set`."""
+    side = options.gt_size // scale
+    images = _find_gt(options)
+    images = _large_enough(images, images, options.model_copy(update={"gt_size": side}), 1)
+    return InputTrainSet(
+        _clean_images(images, options),
+        [image.key for image in images],
+        side=side,
+        reduction=max(2, scale),
         augmentation=Augmentation(options.use_hflip, options.use_rot),
         seed=seed,
     )

@@ -4,6 +4,7 @@
 scores models of any task.
 """
 
+from dhp_sr.config.datasets import IMAGES
 from dhp_sr.config.schema import Options
 from dhp_sr.tasks.base import Task
 from dhp_sr.tasks.classification import Classification
@@ -20,6 +21,8 @@ def task_of(options: Options) -> Task:
     """Return the task of an option file; its datasets are all of one type."""
     # The loader has checked that there are datasets, and that their types agree.
     first = next(iter(options.datasets.values()))
+    if first.type == IMAGES:
+        return TASKS["SRDataset" if options.scale > 1 else "NoiseDataset"]
     return TASKS[first.type]
 
 

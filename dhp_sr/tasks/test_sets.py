@@ -64,7 +64,7 @@ class TestSet:
         crop_border = options.crop_border
         if crop_border is None:
             # The convention of published tables: the scale for super-resolution, else 0.
-            crop_border = scale if options.type == "SRDataset" else 0
+            crop_border = scale if options.type != "NoiseDataset" and scale > 1 else 0
         smallest = 2 * crop_border + WINDOW  # SSIM needs one full window
         items: Any = build_val_set(options, scale, smallest=smallest)  # a sequence of dicts
         return cls(name, items, scale, crop_border)

@@ -36,7 +36,7 @@ class TrainingLoss:
     ) -> Tensor:
         """Compute the loss.
 
-        With a teacher it is `weight * distillation loss + task loss`. The last images of a batch
+        With a teacher it is `weight * distillation loss + task loss`, the latter if wanted. The last images of a batch
         may be mixed with others; no label says what is right there, so they count for the
         distillation alone.
 
@@ -56,7 +56,8 @@ class TrainingLoss:
         with torch.no_grad():
             imitated = self._run(self.teacher, images)
         loss = self.distill.weight * self.task.distillation_loss(output, imitated, self.distill)
-        if unmixed:  # the mean of no images would be nan
+        # The mean of no images would be nan.
+        if unmixed and self.distill.task_loss:
             loss = loss + self.task_loss(output[:unmixed], target[:unmixed])
         return loss
 

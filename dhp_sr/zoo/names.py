@@ -14,7 +14,11 @@ from dhp_sr.archs import ARCHS, build
 from dhp_sr.basicsr_adapter.shim import build_basicsr_network, prepare_torchvision
 from dhp_sr.config.yaml import parse
 from dhp_sr.deploy import register
+from dhp_sr.deploy.model_info import CONSTRUCTORS
 from dhp_sr.utils.errors import UserError, nearest
+from dhp_sr.zoo.spandrel_networks import SPANDREL_IN_FILES, build_spandrel
+from dhp_sr.zoo.user_class import build_user_class, is_user_class, user_class_name
+from dhp_sr.zoo.value_range import adapt_range
 
 BASICSR_IN_FILES = (
     "EDSR",
@@ -70,8 +74,12 @@ def build_named(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     # Our table first: `basicsr:EDSR` means theirs.
     if name in ARCHS:
         return build(name, **arguments)
+    if is_user_class(name):
+        return adapt_range(lambda inner: build_user_class(name, inner), arguments)
+    # What a program registered for model files, option files may name as well.
+    if name in CONSTRUCTORS:
+        return CONSTRUCTORS[name](**arguments)
     package, _, inner = full_name(name).partition(":")
-    # A path before the colon is to be a class in the user's own file, see PACKAGES.
     if package not in PACKAGES:
         raise UserError(
             f"network {name!r}: expected {' or '.join(PACKAGES)} before the colon"
@@ -93,6 +101,8 @@ def full_name(name: str) -> str:
 
     A name of neither form is BasicSR's.
     """
+    if is_user_class(name):
+        return user_class_name(name)
     if name in ARCHS or ":" in name:
         return name
     return f"basicsr:{name.removesuffix('_basicsr')}"
@@ -125,6 +135,7 @@ def register_known() -> None:
     """
     register_basicsr()
     register_torchvision()
+    register_spandrel()
 
 
 def register_basicsr() -> None:
@@ -137,6 +148,12 @@ def register_torchvision() -> None:
     """Let model files name torchvision's classifiers, as "torchvision:resnet50"."""
     for name in TORCHVISION_IN_FILES:
         register(f"torchvision:{name}", _constructor(build_classifier, name))
+
+
+def register_spandrel() -> None:
+    """Let model files name spandrel's networks, as "spandrel:Compact.SRVGGNetCompact"."""
+    for name in SPANDREL_IN_FILES:
+        register(f"spandrel:{name}", _constructor(build_spandrel, name))
 
 
 def _constructor(build_network: Builder, name: str) -> Callable[..., nn.Module]:
@@ -211,8 +228,6 @@ def _torchvision_names() -> list[str]:
 PACKAGES: dict[str, Builder] = {
     "basicsr": build_basicsr,
     "torchvision": build_torchvision,
+    "spandrel": build_spandrel,
 }
-"""Package before the colon of a name -> constructor of (name, arguments).
-
-A class in the user's own file is to be a row here: "path/to/file.py:CLASS".
-"""
+"""Package before the colon of a name -> constructor of (name, arguments)."""

@@ -1,0 +1,418 @@
+"""Any trained restoration network in, a smaller one out. The service of compress.py.
+
+    checkpoint -> which network -> plan -> option file -> run of the training driver -> comparison
+"""
+
+import argparse
+import contextlib
+import copy
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from dhp_sr.allocation.budget import Budget
+from dhp_sr.cli.compress_images import (
+    HELD_OUT_SIDE,
+    Degradation,
+    PreparedImages,
+    list_images,
+    prepare_images,
+    read_samples,
+)
+from dhp_sr.cli.compress_options import (
+    QUALITY,
+    SEARCH_SAMPLES,
+    Length,
+    Target,
+    make_options,
+    network_section,
+    option_file_text,
+    width_rules,
+)
+from dhp_sr.cli.compress_plan import (
+    MAX_GENERATIONS,
+    check_reachable,
+    lines_before_start,
+    measure_length,
+)
+from dhp_sr.cli.process import keep_memory, plain_warnings, seed_everything, stop_on_signals
+from dhp_sr.config import load_options, run_path
+from dhp_sr.config.schema import Options
+from dhp_sr.deploy import load_model
+from dhp_sr.deploy.model_info import ModelInfo, info_of
+from dhp_sr.deploy.safetensors_io import write_tensors
+from dhp_sr.hyper import HyperNet, convert
+from dhp_sr.training.driver import Interrupted, train
+from dhp_sr.training.plan_summary import summarize_plan
+from dhp_sr.training.run_folder import RunFolder
+from dhp_sr.utils.cost_kinds import COST_KINDS
+from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.files import write_text
+from dhp_sr.zoo.checkpoints import Checkpoint, open_checkpoint
+from dhp_sr.zoo.model_zoo import resolve_model
+from dhp_sr.zoo.names import build_named, register_known
+from dhp_sr.zoo.networks import example_input
+from dhp_sr.zoo.value_range import find_value_range
+
+NUM_RANGE_SAMPLES = 3
+RANGE_SIDE = 64
+"""Images, and their side, that value ranges are tried on."""
+
+
+@dataclass(frozen=True)
+class CompressRequest:
+    """What the user asks for."""
+
+    images: Path
+    target: Target
+    minutes: float = 30.0
+    iterations: int | None = None
+    """Finetuning iterations instead of minutes."""
+    truths: Path | None = None
+    degradation: str | None = None
+    name: str = "network"
+    """Beginning of the run's name."""
+    output: Path | None = None
+    onnx: bool = False
+    drop_in: bool = False
+    auto_resume: bool = False
+    save_options: Path | None = None
+    seed: int = 0
+
+    @property
+    def run_name(self) -> str:
+        """Name of the run, and of its folder."""
+        return f"{self.name}_{self.target.label}{'_drop_in' if self.drop_in else ''}"
+
+
+@dataclass
+class CompressReport:
+    """Result of a compression."""
+
+    network: nn.Module
+    """The small network, in evaluation mode."""
+    output: Path
+    """Its file."""
+    report: Path | None
+    """The run's report.html; None after an interrupted run."""
+    kept: dict[str, float] = field(default_factory=dict)
+    """`macs_ratio`, `params_ratio`, ...: kept fractions of the original's cost."""
+    scores: dict[str, Any] = field(default_factory=dict)
+    """metrics.json of the run."""
+    lines: list[str] = field(default_factory=list)
+    """What was said on the way, in sentences."""
+
+
+def run_compress(arguments: argparse.Namespace, root: Path) -> int:
+    """Run compress.py.
+
+    Args:
+        arguments: Of `parsers.compress_parser`.
+        root: Folder that `experiments/` lies in.
+
+    Returns:
+        The exit code: 0, or 130 where the user stopped the run.
+
+    Raises:
+        UserError: A mistake in arguments or files, or a target that cannot be met.
+    """
+    target = Target.from_text(arguments.target)
+    if arguments.minutes <= 0:
+        raise UserError(f"--minutes: expected a time above 0, got {arguments.minutes:g}")
+    model = resolve_model(arguments.model)
+    register_known()
+    keep_memory()
+    with plain_warnings(), stop_on_signals() as stop:
+        seed_everything(arguments.seed)
+        checkpoint = open_checkpoint(model, arguments.arch, arguments.arguments)
+        output = arguments.output or f"{model.stem}_{target.label}.safetensors"
+        request = CompressRequest(
+            images=Path(arguments.images),
+            target=target,
+            minutes=arguments.minutes,
+            iterations=arguments.iterations,
+            truths=Path(arguments.truth) if arguments.truth else None,
+            degradation=arguments.degradation,
+            name=model.stem,
+            output=Path(output),
+            onnx=arguments.onnx,
+            drop_in=arguments.drop_in,
+            auto_resume=arguments.auto_resume,
+            save_options=Path(arguments.save_options) if arguments.save_options else None,
+            seed=arguments.seed,
+        )
+        try:
+            compress_checkpoint(checkpoint, request, root=root, stop=stop, say=print)
+        except Interrupted as error:
+            print(f"{error}\ngo on with the same command and --auto_resume")
+            return 130
+    return 0
+
+
+def compress_checkpoint(
+    checkpoint: Checkpoint,
+    request: CompressRequest,
+    *,
+    root: Path,
+    stop: Callable[[], bool] = lambda: False,
+    say: Callable[[str], None] = lambda line: None,
+) -> CompressReport:
+    """Search, cut, correct, finetune and compare, as one run of the training driver.
+
+    Args:
+        checkpoint: The original network.
+        request: What is asked for.
+        root: Folder that `experiments/` lies in.
+        stop: Asked after every iteration; True ends the run with the best so far.
+        say: Takes lines for the user.
+
+    Raises:
+        UserError: Images, target or time do not allow it.
+        Interrupted: `stop` returned True. What there is by then has been written.
+    """
+    lines: list[str] = []
+
+    def note(line: str) -> None:
+        lines.append(line)
+        say(line)
+
+    run_folder = root / "experiments" / request.run_name
+    stored = run_folder / "options.yml"
+    if request.auto_resume and stored.is_file():
+        note(f"continuing {run_folder}, with the iterations that it was begun with")
+        options = load_options(stored)
+    else:
+        options = prepare_run(checkpoint, request, root, note)
+    if request.save_options is not None:
+        text = option_file_text(options, f"compress.py --images {request.images}")
+        write_text(request.save_options, text)
+        note(f"option file for train.py: {request.save_options}")
+    try:
+        with _progress(options, stop) as watched:
+            metrics = train(options, root=root, auto_resume=request.auto_resume, stop=watched)
+    except Interrupted:
+        _write_best_so_far(options, request, root, note)
+        raise
+    report = _write_outputs(options, request, root, metrics, note)
+    report.lines = lines
+    return report
+
+
+def prepare_run(
+    checkpoint: Checkpoint, request: CompressRequest, root: Path, note: Callable[[str], None]
+) -> Options:
+    """Plan a run and make its options; everything is said that the user should know before.
+
+    Raises:
+        UserError: As for `compress_checkpoint`.
+    """
+    paths = list_images(request.images)
+    checkpoint = _adapt_value_range(checkpoint, paths, note)
+    network, info = checkpoint.network, info_of(checkpoint.network)
+    if not info.restores_images:
+        raise UserError(
+            f"{checkpoint.title}: a classifier; compress it by train.py with labeled images"
+        )
+    experiments = root / "experiments"
+    hyper = convert(network, example_input(network))
+    rules = width_rules(hyper)
+    target = request.target
+    keep_ratio = None if target.kind == QUALITY else target.value
+    summary = summarize_plan(
+        hyper, network, rules["round_to"], rules["min_width"], _counted(target.kind)
+    )
+    for line in lines_before_start(summary, target.kind, keep_ratio):
+        note(line)
+    if keep_ratio is not None:
+        check_reachable(summary, target.kind, keep_ratio)
+    prepared = prepare_images(
+        experiments / f"{request.run_name}_images",
+        paths,
+        network,
+        info,
+        Degradation.from_text(request.degradation, info.scale),
+        request.truths,
+    )
+    note(prepared.trust)
+    budget = Budget.from_target(_counted(target.kind), keep_ratio or 0.5, None, **rules)
+    length = _length(hyper, network, info, budget, prepared, request, note)
+    weights = _write_weights(network, experiments / f"{request.run_name}_images")
+    return make_options(
+        name=request.run_name,
+        network=network_section(checkpoint.name, checkpoint.arguments),
+        weights=weights,
+        scale=info.scale,
+        datasets=prepared.datasets,
+        has_truths=prepared.has_truths,
+        target=target,
+        length=length,
+        rules=rules,
+        seed=request.seed,
+        experiments=experiments,
+    )
+
+
+def _counted(kind: str) -> str:
+    """Return a cost kind that needs no measurement: multiply-adds stand in for others."""
+    return kind if kind in COST_KINDS and not COST_KINDS[kind].is_measured else "macs"
+
+
+def _adapt_value_range(
+    checkpoint: Checkpoint, paths: list[Path], note: Callable[[str], None]
+) -> Checkpoint:
+    """Find the value range of a network that does not state it, and adapt it to [0, 1]."""
+    info = info_of(checkpoint.network)
+    note(f"{checkpoint.title}: {info.task}, scale {info.scale}, {info.color} images")
+    for line in checkpoint.notes:
+        note(line)
+    if info.package == "dhp_sr" or not info.restores_images:
+        return checkpoint
+    side = max(RANGE_SIDE, info.sizes.round_up(RANGE_SIDE))
+    samples = read_samples(paths, info, NUM_RANGE_SAMPLES, side)
+    samples = [image for image in samples if min(image.shape[1:]) >= info.sizes.minimum]
+    if not samples:
+        raise UserError(f"--images: smaller than {info.sizes.minimum} pixels, which passed a trial")
+    found, likeness = find_value_range(
+        checkpoint.network, samples, info.scale, info.in_channels
+    )
+    note(f"values {found.describe()}, by trial: outputs look like inputs to {likeness:.1f} dB")
+    if found.is_plain:
+        return checkpoint
+    arguments = {**checkpoint.arguments, **found.arguments}
+    adapted: Any = build_named(checkpoint.name, arguments).eval()
+    adapted.network.load_state_dict(checkpoint.network.state_dict())
+    from dhp_sr.deploy.model_info import attach_info
+
+    attach_info(adapted, replace(info, arguments=arguments))
+    return replace(checkpoint, network=adapted, arguments=arguments)
+
+
+def _length(
+    hyper: HyperNet,
+    network: nn.Module,
+    info: ModelInfo,
+    budget: Budget,
+    prepared: PreparedImages,
+    request: CompressRequest,
+    note: Callable[[str], None],
+) -> Length:
+    training = prepared.datasets["train"]
+    batch_size = training["batch_size_per_gpu"]
+    if request.iterations is not None:
+        generations = min(MAX_GENERATIONS, request.iterations)
+        return Length(-(-SEARCH_SAMPLES // batch_size), request.iterations, generations)
+    length, text = measure_length(
+        hyper,
+        network,
+        info,
+        budget,
+        patch=training["gt_size"] // info.scale,
+        batch_size=batch_size,
+        minutes=request.minutes,
+    )
+    note(text)
+    return length
+
+
+def _write_weights(network: nn.Module, folder: Path) -> Path:
+    """Write the original's weights for the run, as bare safetensors."""
+    path = folder / "original.safetensors"
+    tensors = {key: value.clone().contiguous() for key, value in network.state_dict().items()}
+    write_tensors(path, tensors, {})
+    return path
+
+
+@contextlib.contextmanager
+def _progress(options: Options, stop: Callable[[], bool]) -> Iterator[Callable[[], bool]]:
+    """Show a progress bar; yields `stop` with a step of the bar in front of it."""
+    with tqdm(total=options.train.total_iter, desc=options.name, unit="it", leave=False) as bar:
+
+        def watched() -> bool:
+            bar.update()
+            return stop()
+
+        yield watched
+
+
+def _write_outputs(
+    options: Options,
+    request: CompressRequest,
+    root: Path,
+    metrics: dict[str, Any],
+    note: Callable[[str], None],
+) -> CompressReport:
+    folder = RunFolder(run_path(options, root))
+    output = request.output or folder.path / f"{request.run_name}.safetensors"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(folder.model("pruned"), output)
+    page = output.with_name(f"{output.stem}_report.html")
+    shutil.copyfile(folder.path / "report.html", page)
+    network = load_model(output)
+    kept = dict(metrics["achieved"])
+    for line in _comparison_lines(options, metrics):
+        note(line)
+    note(f"written: {output}, {page}")
+    if request.onnx:
+        from dhp_sr.cli.export import export_model
+
+        note(f"written: {export_model(output, 'onnx').path}")
+    return CompressReport(network, output, page, kept, metrics)
+
+
+def _comparison_lines(options: Options, metrics: dict[str, Any]) -> list[str]:
+    rows = {row["model"]: row for row in metrics["rows"]}
+    dense, pruned = rows["dense"], rows["pruned"]
+    assert options.compress is not None and options.compress.distill is not None
+    kept = ", ".join(
+        f"{pruned[key] / dense[key]:.1%} of the {key}"
+        for key in ("macs", "params")
+        if dense.get(key)
+    )
+    lines = [f"kept: {kept}"]
+    if dense.get("latency_ms") and pruned.get("latency_ms"):
+        ratio = pruned["latency_ms"] / dense["latency_ms"]
+        lines.append(f"time on this machine's CPU: {ratio:.1%} of the original's")
+    key = "psnr_y_db" if options.scale > 1 else "psnr_rgb_db"
+    for name, scores in pruned["sets"].items():
+        if options.compress.distill.task_loss:
+            before = dense["sets"][name][key]
+            lines.append(
+                f"{name}: {before:.2f} dB -> {scores[key]:.2f} dB to the truths "
+                f"({scores[key] - before:+.2f} dB)"
+            )
+        else:
+            lines.append(f"{name}: {scores[key]:.2f} dB PSNR to the original's output")
+    return lines
+
+
+def _write_best_so_far(
+    options: Options, request: CompressRequest, root: Path, note: Callable[[str], None]
+) -> None:
+    """Write the network of an interrupted run, if it has been cut."""
+    from dhp_sr.training.checkpoint import list_states
+    from dhp_sr.training.distributed import DistributedContext
+    from dhp_sr.training.trainer import Trainer
+
+    folder = RunFolder(run_path(options, root))
+    stored = load_options(folder.path / "options.yml")
+    trainer = Trainer(stored, DistributedContext(torch.device("cpu")), folder)
+    trainer.resume(list_states(folder.states)[-1][1])
+    if trainer.phase.name != "finetune":
+        note("stopped before the cut: there is no smaller network yet")
+        return
+    trainer.write_final(0)
+    output = request.output or folder.path / f"{request.run_name}.safetensors"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(folder.model("pruned"), output)
+    note(f"the network as it is now is written: {output}")
+
+
+def copy_of(network: nn.Module) -> nn.Module:
+    """Return a copy in evaluation mode and float32, on the CPU."""
+    return copy.deepcopy(network).cpu().float().eval()

@@ -1,0 +1,280 @@
+"""Images of a compression: training and held-out ones, with truths or with a teacher's outputs.
+
+A folder of links beside the run keeps the two apart, so that an option file can name them.
+"""
+
+import os
+import shutil
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dhp_sr.config.section import color_of
+from dhp_sr.data.augment import to_chw, to_tensor
+from dhp_sr.data.images import crop_to_multiple, decode, encode_png, to_color
+from dhp_sr.data.sources import image_paths
+from dhp_sr.deploy.model_info import ModelInfo
+from dhp_sr.metrics import to_uint8
+from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.files import atomic_write
+
+HELD_OUT_SHARE = 0.1
+MAX_HELD_OUT = 10
+"""Images that score the result are a tenth of all, at least one and at most so many."""
+
+HELD_OUT_SIDE = 256
+"""Inputs to score on without truths are cropped to this side: a teacher runs on each of them."""
+
+PATCH_SIDE = 48
+"""Height and width of training patches in input pixels, where the images are large enough."""
+
+SMALLEST_PATCH = 16
+
+FEW_IMAGES = 30
+"""Below so many images, the report warns of a result that fits these images alone."""
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """How inputs come from the user's images."""
+
+    kind: str = "none"
+    """`none`: the images are inputs; `bicubic`, `noise`: they are truths, and inputs are made."""
+    sigma: float | None = None
+    """Noise level on the 0-255 scale."""
+
+    @classmethod
+    def from_text(cls, text: str | None, scale: int) -> "Degradation":
+        """Parse `bicubic`, `noise=25` or `none`.
+
+        Raises:
+            UserError: Another text, or one that does not suit the network's scale.
+        """
+        if text is None or text == "none":
+            return cls()
+        if text == "bicubic":
+            if scale == 1:
+                raise UserError(
+                    "--degradation bicubic: the network does not enlarge; use noise=SIGMA or none"
+                )
+            return cls("bicubic")
+        kind, equals, value = text.partition("=")
+        if kind != "noise" or not equals:
+            raise UserError(f"--degradation: expected bicubic, noise=SIGMA or none, got {text!r}")
+        if scale != 1:
+            raise UserError(f"--degradation {text}: the network enlarges {scale} times; use bicubic")
+        try:
+            sigma = float(value)
+        except ValueError:
+            sigma = -1.0
+        if not 0 < sigma <= 255:
+            raise UserError(f"--degradation noise: expected a level up to 255, got {value!r}")
+        return cls("noise", sigma)
+
+
+@dataclass(frozen=True)
+class PreparedImages:
+    """Sections `datasets` of an option file, and what to say about the images."""
+
+    datasets: dict[str, dict[str, Any]]
+    num_train: int
+    num_held_out: int
+    has_truths: bool
+
+    @property
+    def trust(self) -> str:
+        """How far scores on these images can be trusted."""
+        text = f"trained on {self.num_train} images, scored on {self.num_held_out} others"
+        if self.num_train < FEW_IMAGES:
+            text += (
+                "; so few images show only roughly how the result does on others: compare the "
+                "two networks on images of your own, or give more"
+            )
+        return text
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Return the images of a folder and the folders in it.
+
+    Raises:
+        UserError: There is no such folder, or it holds fewer than two images.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--images {folder}: expected a folder of images, there is none")
+    paths = image_paths(path for path in folder.rglob("*") if path.is_file())
+    if len(paths) < 2:
+        raise UserError(
+            f"--images {folder}: expected two images at least, one of them to score on; "
+            f"found {len(paths)}"
+        )
+    return paths
+
+
+def read_samples(paths: Sequence[Path], info: ModelInfo, count: int, side: int) -> list[Tensor]:
+    """Read the centers of a few images, spread over the list, as tensors (C, h, w) in [0, 1]."""
+    step = max(1, len(paths) // count)
+    samples = []
+    for path in list(paths)[::step][:count]:
+        samples.append(to_tensor(to_chw(_read_crop(path, info, side))))
+    return samples
+
+
+def _read_crop(path: Path, info: ModelInfo, side: int) -> np.ndarray:
+    """Read the center of an image, (h, w, C) in uint8, sides multiples of the network's."""
+    image = to_color(decode(path, str(path)), color_of(info.in_channels))
+    image = image.reshape(*image.shape[:2], -1)
+    height, width = image.shape[:2]
+    top, left = max(0, height - side) // 2, max(0, width - side) // 2
+    return crop_to_multiple(image[top : top + side, left : left + side], info.size_multiple)
+
+
+def prepare_images(
+    folder: Path,
+    paths: Sequence[Path],
+    network: nn.Module,
+    info: ModelInfo,
+    degradation: Degradation,
+    truths: Path | None,
+) -> PreparedImages:
+    """Divide images into training and held-out ones, and write what the run needs of them.
+
+    Args:
+        folder: Where links and the teacher's outputs go; an earlier one is replaced.
+        paths: The user's images.
+        network: The teacher, on the CPU.
+        info: Its description.
+        degradation: How inputs come from the images.
+        truths: Folder of truths of the same names; None: there are none.
+
+    Raises:
+        UserError: Images are too small, or truths are missing.
+    """
+    if truths is not None and degradation.kind != "none":
+        raise UserError("--truth: no effect with --degradation, which makes inputs from the images")
+    scale = info.scale
+    is_input = degradation.kind == "none"
+    patch = _patch_side(paths, info, 1 if is_input else scale)
+    count = min(MAX_HELD_OUT, max(1, round(HELD_OUT_SHARE * len(paths))))
+    # Evenly over the list: neighbors in a folder are often alike.
+    step = len(paths) / count
+    held_out = [paths[int(step * (index + 0.5))] for index in range(count)]
+    train = [path for path in paths if path not in set(held_out)]
+    if folder.exists():
+        shutil.rmtree(folder)
+    common = {"color": color_of(info.in_channels)}
+    training = {
+        "name": "training images",
+        "gt_size": patch * scale,
+        "small_images": "skip",
+        "batch_size_per_gpu": 16,
+    }
+    if not is_input:
+        kind = {"bicubic": "SRDataset", "noise": "NoiseDataset"}[degradation.kind]
+        common["type"] = kind
+        if degradation.sigma is not None:
+            common["sigma"] = degradation.sigma
+        roots = {"dataroot_gt": _link(train, folder / "train")}
+        val_roots = {"dataroot_gt": _link(held_out, folder / "held_out")}
+    elif truths is not None:
+        common["type"] = "ImageDataset"
+        roots = _link_pairs(train, truths, folder / "train")
+        val_roots = _link_pairs(held_out, truths, folder / "held_out")
+    else:
+        common["type"] = "ImageDataset"
+        roots = {"dataroot_gt": _link(train, folder / "train")}
+        val_roots = _write_teacher_outputs(held_out, network, info, folder / "held_out")
+    datasets = {
+        "train": {**common, **training, **roots},
+        "val": {**common, "name": "held-out images", **val_roots},
+    }
+    has_truths = not is_input or truths is not None
+    return PreparedImages(datasets, len(train), len(held_out), has_truths)
+
+
+def _patch_side(paths: Sequence[Path], info: ModelInfo, scale: int) -> int:
+    """Choose the side of training patches in input pixels, by a few of the images."""
+    step = max(1, len(paths) // 20)
+    sides = []
+    for path in paths[::step]:
+        sides.append(min(decode(path, str(path)).shape[:2]) // scale)
+    multiple = info.size_multiple
+    largest = max(sides)
+    typical = sorted(sides)[len(sides) // 4]
+    smallest = max(SMALLEST_PATCH, info.sizes.minimum, multiple)
+    smallest = -(-smallest // multiple) * multiple
+    if largest < smallest:
+        raise UserError(
+            f"--images: the network takes images of at least {smallest} x {smallest} pixels "
+            f"(multiples of {multiple}); of those looked at, the largest has a side of {largest}"
+        )
+    side = max(PATCH_SIDE, smallest)
+    if typical < side:
+        side = max(smallest, typical)
+    side -= side % multiple
+    num_small = sum(value < side for value in sides)
+    if num_small:
+        share = num_small / len(sides)
+        warnings.warn(f"about {share:.0%} of the images are too small and left out", stacklevel=2)
+    return side
+
+
+def _link(paths: Sequence[Path], folder: Path) -> str:
+    """Link images into a folder, under names that cannot clash; copy where links fail."""
+    folder.mkdir(parents=True)
+    for index, path in enumerate(paths):
+        _link_or_copy(path, folder / f"{index:05d}_{path.name}")
+    return str(folder)
+
+
+def _link_or_copy(path: Path, link: Path) -> None:
+    try:
+        os.symlink(path.resolve(), link)
+    except OSError:
+        shutil.copyfile(path, link)
+
+
+def _link_pairs(paths: Sequence[Path], truths: Path, folder: Path) -> dict[str, str]:
+    by_stem = {path.stem: path for path in list_images(truths)}
+    missing = [path.name for path in paths if path.stem not in by_stem]
+    if missing:
+        raise UserError(
+            f"--truth {truths}: expected an image of the same name for each of --images; missing: "
+            f"{', '.join(missing[:5])}"
+        )
+    inputs, targets = folder / "inputs", folder / "truths"
+    inputs.mkdir(parents=True)
+    targets.mkdir(parents=True)
+    for index, path in enumerate(paths):
+        truth = by_stem[path.stem]
+        # The same stem on both sides, whatever the suffixes.
+        _link_or_copy(path, inputs / f"{index:05d}_{path.stem}{path.suffix}")
+        _link_or_copy(truth, targets / f"{index:05d}_{path.stem}{truth.suffix}")
+    return {"dataroot_lq": str(inputs), "dataroot_gt": str(targets)}
+
+
+@torch.no_grad()
+def _write_teacher_outputs(
+    paths: Sequence[Path], network: nn.Module, info: ModelInfo, folder: Path
+) -> dict[str, str]:
+    """Write held-out inputs, cropped, and what the original network makes of them."""
+    inputs, outputs = folder / "inputs", folder / "original"
+    inputs.mkdir(parents=True)
+    outputs.mkdir(parents=True)
+    for index, path in enumerate(paths):
+        crop = _read_crop(path, info, HELD_OUT_SIDE)
+        if min(crop.shape[:2]) < max(SMALLEST_PATCH, info.sizes.minimum):
+            continue
+        output = network(to_tensor(to_chw(crop))[None])[0]
+        name = f"{index:05d}_{path.stem}.png"
+        for target, image in ((inputs, crop), (outputs, to_uint8(output))):
+            with atomic_write(target / name) as file:
+                file.write(encode_png(image))
+    if not any(inputs.iterdir()):
+        raise UserError("--images: all images chosen to score on are too small for the network")
+    return {"dataroot_lq": str(inputs), "dataroot_gt": str(outputs)}

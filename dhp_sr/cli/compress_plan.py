@@ -1,0 +1,148 @@
+"""What a compression can reach, and how long it takes: said before it begins."""
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from dhp_sr.allocation.budget import Budget
+from dhp_sr.cli.compress_options import SEARCH_SAMPLES, Length
+from dhp_sr.deploy.model_info import ModelInfo
+from dhp_sr.hyper import HyperNet
+from dhp_sr.utils.cost_kinds import COST_KINDS
+from dhp_sr.utils.errors import UserError
+
+FINETUNE_SHARE = 0.75
+"""Of the time, at most: the rest is search, correction, scores and the report."""
+
+SEARCH_SHARE = 0.3
+"""Of the time, at most, for trying choices of widths."""
+
+MAX_GENERATIONS = 200
+MIN_GENERATIONS = 20
+
+PASSES_PER_GENERATION = 1.2
+"""Forward passes of a batch of 16 that a choice of widths costs, measured: 8 screening inputs and,
+for some, all 32, with weights put together beside them."""
+
+STATISTICS_PASSES = 80.0
+"""Forward passes of a batch of 16 that statistics and the database of widths cost, measured."""
+
+MIN_FINETUNE = 20
+TIMED_STEPS = 3
+
+
+def lines_before_start(
+    summary: Mapping[str, Any], kind: str, keep_ratio: float | None
+) -> list[str]:
+    """Say which share of a cost can go, what is pinned and why, and the least possible cost.
+
+    Args:
+        summary: Of `plan_summary.summarize_plan`.
+        kind: The cost kind; of a latency the multiply-adds stand in.
+        keep_ratio: Fraction to keep; None where quality decides.
+    """
+    kind = kind if kind in summary["least"] else "macs"
+    label = COST_KINDS[kind].label
+    least = summary["least"][kind]
+    lines = [
+        f"of the {label}, {1 - least['kept']:.1%} can go and {least['kept']:.1%} is the least "
+        f"possible ({least['pinned']:.1%} pinned, {least['floors']:.1%} by minimum widths)"
+    ]
+    reasons: dict[str, list[str]] = {}
+    for group in summary["groups"]:
+        if group["reason"]:
+            reasons.setdefault(group["reason"], []).append(group["name"])
+    for reason, names in reasons.items():
+        shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        lines.append(f"pinned: {shown}: {reason}")
+    if keep_ratio is not None:
+        lines.append(f"asked for: keep {keep_ratio:.1%}")
+    return lines
+
+
+def check_reachable(summary: Mapping[str, Any], kind: str, keep_ratio: float) -> None:
+    """Check a target against the least possible cost.
+
+    Raises:
+        UserError: It is below.
+    """
+    if kind not in summary["least"]:
+        return
+    least = summary["least"][kind]["kept"]
+    if keep_ratio < least:
+        raise UserError(
+            f"--target {kind}={keep_ratio:g}: the least possible is {least:.4f}; "
+            f"ask for {math.ceil(least * 100) / 100:g} or more"
+        )
+
+
+def measure_length(
+    hyper: HyperNet,
+    network: nn.Module,
+    info: ModelInfo,
+    budget: Budget,
+    *,
+    patch: int,
+    batch_size: int,
+    minutes: float,
+) -> tuple[Length, str]:
+    """Turn minutes into iterations, by timing a few steps of a network cut to the budget.
+
+    Args:
+        hyper: The converted network; its masks are changed and restored.
+        network: The plain network, the teacher.
+        info: Its description.
+        budget: Of the run; of a latency, the same fraction of multiply-adds stands in.
+        patch: Height and width of training inputs.
+        batch_size: Of the training.
+        minutes: For everything.
+
+    Returns:
+        The lengths, and a line about them.
+
+    Raises:
+        UserError: There is no time for a useful run.
+    """
+    images = torch.rand(batch_size, info.in_channels, patch, patch)
+    mask = hyper.mask.clone()
+    hyper.prune_to_budget(budget)
+    small = hyper.cut(check=False).train()
+    hyper.mask.copy_(mask)
+    forward_seconds = math.inf
+    step_seconds = math.inf
+    for _ in range(TIMED_STEPS):
+        start = time.perf_counter()
+        with torch.no_grad():
+            target = network(images)
+        forward_end = time.perf_counter()
+        nn.functional.l1_loss(small(images), target).backward()
+        end = time.perf_counter()
+        # The fastest: others wait for the machine.
+        forward_seconds = min(forward_seconds, forward_end - start)
+        step_seconds = min(step_seconds, end - start)
+    seconds = 60 * minutes
+    batch_factor = batch_size / 16
+    statistics = STATISTICS_PASSES * forward_seconds / batch_factor
+    generation = PASSES_PER_GENERATION * forward_seconds / batch_factor
+    generations = int((SEARCH_SHARE * seconds - statistics) / generation)
+    generations = max(MIN_GENERATIONS, min(MAX_GENERATIONS, generations))
+    search_iter = -(-SEARCH_SAMPLES // batch_size)
+    # A search step runs the dense network forward and backward, about three passes, and the teacher.
+    search = statistics + generations * generation + search_iter * 4 * forward_seconds
+    finetune = int(min(FINETUNE_SHARE * seconds, 0.93 * seconds - search) / step_seconds)
+    if finetune < MIN_FINETUNE:
+        needed = (search + MIN_FINETUNE * step_seconds) / 0.93 / 60
+        raise UserError(
+            f"--minutes {minutes:g}: no time; on this machine a step takes {step_seconds:.2f} s and "
+            f"the search about {search / 60:.1f} minutes: give {needed + 0.1:.1f} minutes or more"
+        )
+    expected = (search + finetune * step_seconds) / 60
+    text = (
+        f"expected: {expected:.1f} minutes and the scores; {search_iter} + {finetune} iterations "
+        f"of {step_seconds:.2f} s, {generations} choices of widths"
+    )
+    return Length(search_iter, finetune, generations), text

@@ -1,0 +1,71 @@
+"""Images that are inputs themselves, without truths: a teacher says what the output is to be."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from dhp_sr.data.augment import Augmentation, draw_corner, orient, to_chw, to_tensor
+from dhp_sr.data.bicubic import downscale
+from dhp_sr.data.images import crop_to_multiple
+from dhp_sr.data.sources import ImageCache
+
+
+class InputTrainSet(Dataset):
+    """Patches of images as they are and, every other time, of the same images reduced by bicubic.
+
+    Reduced images have more detail per pixel, as sharper photographs would have. An image that is
+    too small to be reduced is always taken as it is.
+
+    Args:
+        images: Arrays (C, H, W) in uint8, by number.
+        keys: Their names.
+        side: Height and width of the patches in pixels.
+        reduction: Whole factor that images are reduced by.
+        augmentation: The orientations that may occur.
+        seed: With a sample's position in the run, fixes its patch.
+    """
+
+    def __init__(
+        self,
+        images: ImageCache[np.ndarray],
+        keys: Sequence[str],
+        *,
+        side: int,
+        reduction: int,
+        augmentation: Augmentation,
+        seed: int,
+    ) -> None:
+        self.images = images
+        self.keys = keys
+        self.side = side
+        self.reduction = reduction
+        self.augmentation = augmentation
+        self.seed = seed
+        self._reduced: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.keys)
+
+    def __getitem__(self, sample: tuple[int, int]) -> dict[str, Any]:
+        """Return the patch of an (image index, position in the run), twice: there is no truth."""
+        index, position = sample
+        rng = np.random.default_rng((self.seed, position))
+        image = self._reduce(index) if rng.integers(2) else self.images[index]
+        top, left = draw_corner(rng, image.shape[1], image.shape[2], self.side)
+        patch = image[:, top : top + self.side, left : left + self.side]
+        tensor = to_tensor(orient(patch, *self.augmentation.draw(rng)))
+        # The loss of this kind of run never looks at the target, but every batch has one.
+        return {"lq": tensor, "gt": tensor, "key": self.keys[index]}
+
+    def _reduce(self, index: int) -> np.ndarray:
+        """Return an image reduced, or as it is where a patch would no longer fit."""
+        if index not in self._reduced:
+            image = self.images[index]
+            if min(image.shape[1:]) // self.reduction < self.side:
+                return image
+            cropped = crop_to_multiple(image.transpose(1, 2, 0), self.reduction)
+            self._reduced[index] = to_chw(downscale(cropped, self.reduction))
+        return self._reduced[index]

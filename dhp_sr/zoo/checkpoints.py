@@ -1,0 +1,301 @@
+"""Which network a checkpoint belongs to: ours, our own classes by shapes, spandrel's, by name.
+
+Training programs wrap weights (`module.`, `generator.`, ...). Some of these prefixes are also names
+of layers, so every reading is tried, the plainest first.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from dhp_sr.archs import ARCHS
+from dhp_sr.deploy import ModelFileError, load_into, load_weights
+from dhp_sr.deploy.model_info import attach_info, attached_info, info_of
+from dhp_sr.deploy.safetensors_io import DESCRIPTION, looks_like_safetensors, open_tensors
+from dhp_sr.deploy.weights import check_fit
+from dhp_sr.utils.errors import UserError
+from dhp_sr.zoo.from_file import check_weight_shapes, load_own_network
+from dhp_sr.zoo.names import build_named, full_name, named_arguments
+from dhp_sr.zoo.spandrel_networks import Detected, detect_networks
+from dhp_sr.zoo.third_party import describe_by_output
+
+PREFIXES = (
+    "module.",
+    "_orig_mod.",
+    "model.",
+    "generator.",
+    "netG.",
+    "net_g.",
+    "net.",
+    "network.",
+    "ema.",
+    "ema_model.",
+    "model_ema.",
+)
+"""Names that training programs put before those of the layers."""
+
+MAX_WRAPPERS = 3
+"""Prefixes in front of each other, at most, as in `model._orig_mod.module.`."""
+
+SPANDREL = "spandrel"
+
+
+@dataclass
+class Checkpoint:
+    """A dense network with the weights of a file, and how to build it again."""
+
+    network: nn.Module
+    """In float32 and evaluation mode, with its `ModelInfo`."""
+    name: str
+    """As for `names.build_named`."""
+    arguments: dict[str, Any]
+    """Of the constructor."""
+    title: str
+    """For people."""
+    notes: list[str] = field(default_factory=list)
+    """Lines on what was found out on the way: prefixes, keys that were left out."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Weights as one interpretation of a file has them."""
+
+    weights: Mapping[str, Tensor]
+    note: str = ""
+    """What was taken away; empty for the file as it is."""
+
+
+def open_checkpoint(
+    path: Path, arch: str | None = None, arguments: Sequence[str] = ()
+) -> Checkpoint:
+    """Find out what a checkpoint is, and load it.
+
+    Args:
+        path: A model file of ours; or weights as safetensors, .pth or .ckpt.
+        arch: Name of the network; `spandrel:ID` for an architecture of spandrel, whose settings
+            are read from the weights; `path/to/net.py:CLASS` for a class of the user. None: found
+            out from the weights.
+        arguments: Of the constructor, `key=value` each, the value in YAML.
+
+    Raises:
+        UserError: Nothing knows the file, several architectures fit, or `arch` does not.
+    """
+    if arch is None and arguments:
+        raise UserError(f"{', '.join(arguments)}: no effect without --arch")
+    if arch is None and is_model_file(path):
+        return _open_own(path)
+    readings = list(possible_readings(load_weights(path)))
+    if arch is None:
+        return _detect(path, readings)
+    if arch.partition(":")[0] == SPANDREL and "." not in arch:
+        return _detect_spandrel(path, readings, arch.partition(":")[2])
+    return _open_named(path, readings, arch, named_arguments(arguments))
+
+
+def is_model_file(path: Path) -> bool:
+    """Return whether a file describes its network, as ours do."""
+    if not path.is_file() or not looks_like_safetensors(path):
+        return False
+    with open_tensors(path) as file:
+        metadata = file.metadata() or {}
+        return metadata.get("format") == "dhp_sr" or DESCRIPTION in set(file.keys())
+
+
+def possible_readings(weights: Mapping[str, Tensor]) -> Iterator[Reading]:
+    """Yield weights as they are, and then without the prefixes of training programs.
+
+    A prefix that only some keys have marks the network among others, such as a discriminator or
+    the modules of a loss: the keys without it are left out in that reading.
+    """
+    # torch's AveragedModel counts its updates beside the weights.
+    plain = {key: tensor for key, tensor in weights.items() if key != "n_averaged"}
+    yield Reading(plain)
+    current: Mapping[str, Tensor] = plain
+    removed = ""
+    for _ in range(MAX_WRAPPERS):
+        prefix = _most_common_prefix(current)
+        if prefix is None:
+            return
+        inner = {}
+        for key, tensor in current.items():
+            if key.startswith(prefix):
+                inner[key.removeprefix(prefix)] = tensor
+        removed += prefix
+        note = f"weights below {removed!r}"
+        num_others = len(plain) - len(inner)
+        if num_others:
+            note += f"; {num_others} keys beside them left out"
+        yield Reading(inner, note)
+        current = inner
+
+
+def _most_common_prefix(weights: Mapping[str, Tensor]) -> str | None:
+    counts = {}
+    for prefix in PREFIXES:
+        counts[prefix] = sum(key.startswith(prefix) for key in weights)
+    best = max(PREFIXES, key=lambda prefix: counts[prefix])
+    return best if counts[best] else None
+
+
+def _open_own(path: Path) -> Checkpoint:
+    network, manifest = load_own_network(path, ())
+    info = info_of(network)
+    title = f"{info.architecture}, a model file of dhp_sr"
+    checkpoint = Checkpoint(network, info.architecture, dict(info.arguments), title)
+    fresh = build_named(checkpoint.name, checkpoint.arguments)
+    try:
+        check_fit(fresh, network.state_dict())
+    except ModelFileError as error:
+        raise UserError(
+            f"{path}: a pruned {info.architecture}, which no constructor makes; compress the dense "
+            f"network that it comes from ({manifest.get('parent') or 'not stated in the file'}) "
+            "to a smaller target instead"
+        ) from error
+    return checkpoint
+
+
+def _open_named(
+    path: Path, readings: Sequence[Reading], arch: str, arguments: dict[str, Any]
+) -> Checkpoint:
+    """Load a network by name; of all misfits the first is reported, that of the plain keys."""
+    first_error: UserError | None = None
+    for reading in readings:
+        try:
+            check_weight_shapes(path, arch, arguments, reading.weights)
+            network = build_named(arch, arguments).eval()
+            load_into(network, reading.weights)
+        except ModelFileError as error:
+            first_error = first_error or error
+            continue
+        if full_name(arch) not in ARCHS:
+            describe_by_output(network, arch, arguments)
+        notes = [reading.note] if reading.note else []
+        return Checkpoint(network.float(), arch, arguments, arch, notes)
+    assert first_error is not None, "there is a reading at least"
+    text = str(first_error)
+    if str(path) not in text:
+        text = f"{path}: {text}"
+    raise UserError(f"{text}\ncorrect --arch (={arch}) or its arguments (={arguments})")
+
+
+def _detect(path: Path, readings: Sequence[Reading]) -> Checkpoint:
+    for reading in readings:
+        for name, arguments in own_candidates(reading.weights):
+            network = build_named(name, arguments).eval()
+            try:
+                load_into(network, reading.weights)
+            except ModelFileError:
+                continue
+            notes = [reading.note] if reading.note else []
+            return Checkpoint(network.float(), name, dict(network.arguments), name, notes)
+    return _detect_spandrel(path, readings, None)
+
+
+def _detect_spandrel(
+    path: Path, readings: Sequence[Reading], architecture: str | None
+) -> Checkpoint:
+    all_misfits: list[str] = []
+    for reading in readings:
+        detected, misfits = detect_networks(reading.weights, architecture)
+        all_misfits += misfits
+        if len(detected) > 1:
+            names = ", ".join(found.title for found in detected)
+            ids = " or ".join(f"--arch {SPANDREL}:{found.name.split(':')[1].split('.')[0]}" for found in detected)
+            raise UserError(f"{path}: several architectures fit: {names}; say which: {ids}")
+        if detected:
+            notes = [reading.note] if reading.note else []
+            return _from_detected(detected[0], notes)
+    raise UserError(_unknown_text(path, readings[0].weights, all_misfits))
+
+
+def _unknown_text(path: Path, weights: Mapping[str, Tensor], misfits: Sequence[str]) -> str:
+    keys = list(weights)
+    shown = ", ".join(f"{key} {tuple(weights[key].shape)}" for key in keys[:4])
+    text = (
+        f"{path}: none of the known architectures has these {len(keys)} weights ({shown}, ...); "
+        "name its class: --arch NAME, or --arch path/to/net.py:CLASS key=value ..."
+    )
+    for misfit in misfits:
+        text += f"\n  recognized by its keys, but does not fit: {misfit}"
+    return text
+
+
+def _from_detected(found: Detected, notes: list[str]) -> Checkpoint:
+    network = found.network.float()
+    # Spandrel states the enlargement; the sizes that pass are tried in any case.
+    describe_by_output(network, found.name, {**found.arguments, "num_in_ch": found.in_channels})
+    info = attached_info(network)
+    assert info is not None, "just attached"
+    if info.scale != found.scale:
+        raise UserError(
+            f"{found.title}: enlarges {info.scale} times where spandrel says {found.scale}"
+        )
+    attach_info(network, replace(info, arguments=found.arguments))
+    return Checkpoint(network, found.name, found.arguments, found.title, notes)
+
+
+def own_candidates(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield our own classes whose keys these weights have, with arguments read from the shapes."""
+    if "model.0.weight" in weights and weights["model.0.weight"].dim() == 4:
+        yield "DnCNN", _dncnn_arguments(weights)
+    if "block_1.c1_r.weight" in weights and "conv_1.weight" in weights:
+        yield "RLFN", _rlfn_arguments(weights)
+    if "conv_after_body.weight" in weights and "conv_last.weight" in weights:
+        yield "EDSR", _edsr_arguments(weights)
+
+
+def _dncnn_arguments(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    num_layers = sum(tensor.dim() == 4 for tensor in weights.values())
+    first = weights["model.0.weight"]
+    return {
+        "num_in_ch": first.shape[1],
+        "num_feat": first.shape[0],
+        "num_layers": num_layers,
+        "batch_norm": any(key.endswith("running_mean") for key in weights),
+    }
+
+
+def _rlfn_arguments(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    first = weights["conv_1.weight"]
+    arguments = {
+        "num_in_ch": first.shape[1],
+        "num_feat": first.shape[0],
+        "num_block": _count(weights, r"block_(\d+)\."),
+    }
+    if "block_1.esa.conv1.weight" in weights:
+        arguments["esa_feat"] = weights["block_1.esa.conv1.weight"].shape[0]
+    if "upsampler.0.weight" in weights:
+        out_channels = weights["upsampler.0.weight"].shape[0]
+        # As many output channels as input channels, which every published file has.
+        arguments["num_out_ch"] = first.shape[1]
+        arguments["upscale"] = round((out_channels / first.shape[1]) ** 0.5)
+    return arguments
+
+
+def _edsr_arguments(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    first = weights["conv_first.weight"]
+    num_feat = first.shape[0]
+    upscale = 1
+    for key, tensor in weights.items():
+        if re.fullmatch(r"upsample\.\d+\.weight", key):
+            upscale *= round((tensor.shape[0] / num_feat) ** 0.5)
+    arguments = {
+        "num_in_ch": first.shape[1],
+        "num_out_ch": weights["conv_last.weight"].shape[0],
+        "num_feat": num_feat,
+        "num_block": _count(weights, r"body\.(\d+)\."),
+        "upscale": max(upscale, 2),
+    }
+    if first.shape[1] != 3:
+        arguments["rgb_mean"] = [0.4371]
+    return arguments
+
+
+def _count(weights: Mapping[str, Tensor], pattern: str) -> int:
+    """Count the different numbers that a pattern finds at the start of the keys."""
+    matches = (re.match(pattern, key) for key in weights)
+    return len({match.group(1) for match in matches if match})

@@ -1,0 +1,90 @@
+"""A network class in the user's own file: `path/to/net.py:CLASS`.
+
+The file is code, and importing it runs it. So only a name on the command line or in an option file
+leads here, never a checkpoint or a model file. A model file names such a network `user:CLASS`; the
+program that loads it registers the class first.
+"""
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from dhp_sr.deploy import register
+from dhp_sr.utils.errors import UserError, nearest
+from dhp_sr.zoo.value_range import adapt_range
+
+PACKAGE = "user"
+"""Package in the names of such networks in model files."""
+
+
+def is_user_class(name: str) -> bool:
+    """Return whether a name has the form `path/to/net.py:CLASS`."""
+    path, colon, class_name = name.rpartition(":")
+    return bool(colon) and path.endswith(".py") and class_name.isidentifier()
+
+
+def user_class_name(name: str) -> str:
+    """Return the name in model files: `user:CLASS`."""
+    return f"{PACKAGE}:{name.rpartition(':')[2]}"
+
+
+def build_user_class(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """Construct a network of the user's class; model files of this process may name it, too.
+
+    Raises:
+        UserError: The file cannot be imported, has no such class, or the class refuses the
+            arguments.
+    """
+    class_object = load_user_class(name)
+
+    def construct(**values: Any) -> nn.Module:
+        return adapt_range(lambda inner: class_object(**inner), values)
+
+    register(user_class_name(name), construct)
+    try:
+        return class_object(**arguments)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name} cannot be built from {dict(arguments)}: {error}") from error
+
+
+def load_user_class(name: str) -> type[nn.Module]:
+    """Import the user's file and return the class.
+
+    Raises:
+        UserError: See `build_user_class`.
+    """
+    path_text, _, class_name = name.rpartition(":")
+    path = Path(path_text)
+    if not path.is_file():
+        raise UserError(f"{path}: expected a Python file with the class {class_name}, found none")
+    # A name of its own: another file of the user may have the same stem.
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
+    module_name = f"dhp_sr_user_{digest}"
+    module = sys.modules.get(module_name)
+    if module is None:
+        spec = importlib.util.spec_from_file_location(module_name, path)
+        assert spec is not None and spec.loader is not None, "the suffix is .py"
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            del sys.modules[module_name]
+            raise UserError(f"{path}: cannot be imported: {type(error).__name__}: {error}") from error
+    class_object = getattr(module, class_name, None)
+    if not isinstance(class_object, type) or not issubclass(class_object, nn.Module):
+        known = []
+        for key, value in vars(module).items():
+            is_network = isinstance(value, type) and issubclass(value, nn.Module)
+            if is_network and value.__module__ == module_name:
+                known.append(key)
+        raise UserError(
+            f"{path}: expected a class {class_name} of torch.nn.Module"
+            f"{nearest(class_name, known)}; found {', '.join(known) or 'none'}"
+        )
+    return class_object
