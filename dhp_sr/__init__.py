@@ -1,3 +1,40 @@
 """Make image-restoration networks smaller and faster: search, cut, finetune, export."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dhp_sr.cli.compress import CompressReport
+
 __version__ = "0.1.0"
+
+
+def compress(
+    network: "nn.Module", images: Any, **settings: Any
+) -> "tuple[nn.Module, CompressReport]":
+    """Compress a trained image-restoration network, with itself as the teacher.
+
+        small, report = dhp_sr.compress(network, "photos/", macs=0.5, minutes=30)
+
+    Args:
+        network: Maps images (N, C, H, W) to images; left as it was. Any class: one that no model
+            file can name is stored as `user:CLASS`.
+        images: Folder of images; 20 and more are useful.
+        **settings: A single target: `macs`, `params`, `activations` or `latency`, the fraction to
+            keep between 0 and 1, or `quality`, the dB that may be lost. And, with their defaults:
+            `minutes` (30) for all of it, or `iterations` of finetuning; `truth`, a folder of
+            ground truths; `degradation`, `bicubic` or `noise=25` where the images are truths;
+            `output`, the model file; `root`, the folder that `experiments/` is made in (the
+            working directory); `seed` (0); `say` (print), which takes lines for the user.
+
+    Returns:
+        The small network in evaluation mode, and a report: its file, kept fractions, scores.
+
+    Raises:
+        UserError: Network, images, target or time do not allow it.
+    """
+    # Only now: torch takes seconds to import, and `import dhp_sr` must stay cheap.
+    from dhp_sr.cli.compress_api import compress as run
+
+    return run(network, images, **settings)

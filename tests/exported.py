@@ -9,6 +9,7 @@ SMALL = {
     "SRResNet": {"num_feat": 4, "num_block": 1, "upscale": 2},
     "DnCNN": {"num_feat": 4, "num_layers": 4},
     "UNet": {"num_feat": 4, "num_levels": 3},
+    "RLFN": {"num_feat": 4, "num_block": 1, "esa_feat": 2, "upscale": 2},
 }
 
 

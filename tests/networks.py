@@ -18,6 +18,7 @@ CASES = {
         "DnCNN",
         {"num_in_ch": 3, "num_feat": 16, "num_layers": 4, "batch_norm": False},
     ),
+    "rlfn_x2": ("RLFN", {"num_feat": 12, "num_block": 2, "esa_feat": 4, "upscale": 2}),
     "unet_grey": ("UNet", {"num_feat": 8, "num_levels": 3}),
     "unet_colour": ("UNet", {"num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_levels": 4}),
     "resnet_padding": ("ResNet", {"num_feat": 8, "depth": 8, "input_size": 8}),

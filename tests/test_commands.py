@@ -38,6 +38,7 @@ SMALL = {
     "HyperSRResNet": ("num_feat=16", "num_block=1"),
     "HyperDnCNN": ("num_feat=16", "num_layers=4"),
     "HyperUNet": ("num_feat=16", "num_levels=2"),
+    "HyperRLFN": ("num_feat=16", "num_block=1"),
     "HyperResNet": ("num_feat=8", "depth=8", "block=basic"),
     "HyperDenseNet": ("num_feat=8", "depth=7"),
     "HyperMobileNetV1": ("width_mult=0.25",),

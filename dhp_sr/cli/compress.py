@@ -1,6 +1,6 @@
 """Any trained restoration network in, a smaller one out. The service of compress.py.
 
-    checkpoint -> which network -> plan -> option file -> run of the training driver -> comparison
+checkpoint -> which network -> plan -> option file -> run of the training driver -> comparison
 """
 
 import argparse
@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from dhp_sr.allocation.budget import Budget
 from dhp_sr.cli.compress_images import (
-    HELD_OUT_SIDE,
     Degradation,
     PreparedImages,
     list_images,
@@ -278,9 +277,7 @@ def _adapt_value_range(
     samples = [image for image in samples if min(image.shape[1:]) >= info.sizes.minimum]
     if not samples:
         raise UserError(f"--images: smaller than {info.sizes.minimum} pixels, which passed a trial")
-    found, likeness = find_value_range(
-        checkpoint.network, samples, info.scale, info.in_channels
-    )
+    found, likeness = find_value_range(checkpoint.network, samples, info.scale, info.in_channels)
     note(f"values {found.describe()}, by trial: outputs look like inputs to {likeness:.1f} dB")
     if found.is_plain:
         return checkpoint

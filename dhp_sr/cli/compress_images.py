@@ -68,7 +68,9 @@ class Degradation:
         if kind != "noise" or not equals:
             raise UserError(f"--degradation: expected bicubic, noise=SIGMA or none, got {text!r}")
         if scale != 1:
-            raise UserError(f"--degradation {text}: the network enlarges {scale} times; use bicubic")
+            raise UserError(
+                f"--degradation {text}: the network enlarges {scale} times; use bicubic"
+            )
         try:
             sigma = float(value)
         except ValueError:

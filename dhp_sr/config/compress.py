@@ -201,6 +201,9 @@ class OBSOptions(MethodOptions):
     """Choices of widths tried for each budget."""
     ridge: Annotated[float, Field(gt=0)] = 1e-4
     """Added to the diagonal of every covariance, relative to its mean."""
+    widths: dict[str, Positive] | None = None
+    """Width of every prunable group, where they are given, as for a class with a single width; the
+    search then chooses the channels alone, and `target` is what these widths keep."""
 
 
 class Compress(Section):

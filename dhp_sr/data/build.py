@@ -8,8 +8,8 @@ from typing import TypeVar
 
 from torch.utils.data import Dataset
 
-from dhp_sr.config.datasets import Dataset as DatasetOptions
 from dhp_sr.config.datasets import IMAGES, TrainDataset, ValDataset
+from dhp_sr.config.datasets import Dataset as DatasetOptions
 from dhp_sr.data.augment import Augmentation
 from dhp_sr.data.disk_cache import CacheItem
 from dhp_sr.data.image_cache import ImageCache, open_images

@@ -81,3 +81,5 @@ class OBSSettings:
     """Choices of widths tried for each budget."""
     ridge: float
     """Added to the diagonal of every covariance, relative to its mean."""
+    widths: Mapping[str, int] | None = None
+    """Group name -> width, where the widths are given; None: they are searched."""

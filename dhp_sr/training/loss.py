@@ -36,9 +36,9 @@ class TrainingLoss:
     ) -> Tensor:
         """Compute the loss.
 
-        With a teacher it is `weight * distillation loss + task loss`, the latter if wanted. The last images of a batch
-        may be mixed with others; no label says what is right there, so they count for the
-        distillation alone.
+        With a teacher it is `weight * distillation loss + task loss`, the latter if wanted.
+        The last images of a batch may be mixed with others; no label says what is right there, so
+        they count for the distillation alone.
 
         Args:
             forward: The network.

@@ -204,7 +204,9 @@ def _detect_spandrel(
         all_misfits += misfits
         if len(detected) > 1:
             names = ", ".join(found.title for found in detected)
-            ids = " or ".join(f"--arch {SPANDREL}:{found.name.split(':')[1].split('.')[0]}" for found in detected)
+            ids = " or ".join(
+                f"--arch {SPANDREL}:{found.name.split(':')[1].split('.')[0]}" for found in detected
+            )
             raise UserError(f"{path}: several architectures fit: {names}; say which: {ids}")
         if detected:
             notes = [reading.note] if reading.note else []

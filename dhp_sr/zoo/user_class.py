@@ -75,7 +75,9 @@ def load_user_class(name: str) -> type[nn.Module]:
             spec.loader.exec_module(module)
         except Exception as error:
             del sys.modules[module_name]
-            raise UserError(f"{path}: cannot be imported: {type(error).__name__}: {error}") from error
+            raise UserError(
+                f"{path}: cannot be imported: {type(error).__name__}: {error}"
+            ) from error
     class_object = getattr(module, class_name, None)
     if not isinstance(class_object, type) or not issubclass(class_object, nn.Module):
         known = []

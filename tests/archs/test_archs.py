@@ -23,6 +23,7 @@ SIZES = [
     ("DnCNN", {}, 557_057, 9_078_571_008),
     ("DnCNN", {"batch_norm": False}, 555_137, 9_078_571_008),
     ("UNet", {}, 7_759_521, 3_008_364_544),
+    ("RLFN", {}, 543_740, 8_481_168_384),
 ]
 SMALL = [
     ("EDSR", {"num_feat": 4, "num_block": 2, "upscale": 2}),
@@ -38,6 +39,8 @@ SMALL = [
     ("DnCNN", {"num_feat": 4, "num_layers": 2}),
     ("UNet", {"num_feat": 3}),
     ("UNet", {"num_feat": 2, "num_levels": 3, "num_in_ch": 3, "num_out_ch": 3}),
+    ("RLFN", {"num_feat": 4, "num_block": 2, "esa_feat": 2, "upscale": 2}),
+    ("RLFN", {"num_feat": 3, "num_block": 1, "esa_feat": 3, "upscale": 3, "img_range": 1.0}),
     ("ResNet", {"num_feat": 3, "depth": 14, "shortcut": "projection"}),
     (
         "ResNet",
@@ -62,7 +65,7 @@ SMALL = [
 def small(request):
     """A tiny network of each kind in eval mode, and a picture for it with unequal sides."""
     network = build(request.param[0], **request.param[1]).eval()
-    side, least = network.size_multiple, getattr(network, "input_size", 6)
+    side, least = network.size_multiple, getattr(network, "input_size", 16)
     return network, torch.rand(
         2, network.in_channels, side * (least // side + 1), side * (least // side + 3)
     )

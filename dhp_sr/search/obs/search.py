@@ -7,7 +7,7 @@ Meant for trained weights: they stand still during the search, and nothing is le
 set when the search ends; the cut is then corrected as for every other method.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, final
 
 import torch
@@ -78,7 +78,10 @@ class OBSSearch(Search):
             raise ValueError("the search has seen no inputs; call observe with those of each step")
         with evaluating(self.hyper.network):
             evaluation = self._prepare()
-            widths = self._search_widths(budget, evaluation)
+            if self._options.widths is None:
+                widths = self._search_widths(budget, evaluation)
+            else:
+                widths = self._given_widths(self._options.widths)
         scores = torch.zeros(self.hyper.plan.size)
         groups = self.hyper.plan.prunable
         for group, order, width in zip(groups, self._orders, widths, strict=True):
@@ -108,6 +111,17 @@ class OBSSearch(Search):
                 self._orders.append(elimination_order(group, layers, hyper.plan.size))
             self._database = WidthDatabase(hyper, self._orders, layers)
         return self._batches(evaluation[: self._options.evaluation_samples])
+
+    def _given_widths(self, given: Mapping[str, int]) -> list[int]:
+        widths = []
+        for group in self.hyper.plan.prunable:
+            width = given.get(group.name)
+            if width is None or width > group.width:
+                raise ValueError(
+                    f"`widths` of {group.name} (={width}) must be a number up to {group.width}"
+                )
+            widths.append(width)
+        return widths
 
     def _batches(self, samples: Sequence[Tensor]) -> list[Tensor]:
         return [batch.to(self.hyper.mask.device) for batch in stack_samples(samples)]
