@@ -5,7 +5,7 @@ checkpoint -> which network -> plan -> option file -> run of the training driver
 
 import argparse
 import contextlib
-import copy
+import functools
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -17,7 +17,9 @@ from torch import nn
 from tqdm import tqdm
 
 from dhp_sr.allocation.budget import Budget
+from dhp_sr.cli.compress_drop_in import WIDTH_ARGUMENTS, find_shape, write_drop_in
 from dhp_sr.cli.compress_images import (
+    BATCH_SIZE,
     Degradation,
     PreparedImages,
     list_images,
@@ -40,11 +42,12 @@ from dhp_sr.cli.compress_plan import (
     lines_before_start,
     measure_length,
 )
+from dhp_sr.cli.compress_quality import find_keep_ratio
 from dhp_sr.cli.process import keep_memory, plain_warnings, seed_everything, stop_on_signals
 from dhp_sr.config import load_options, run_path
 from dhp_sr.config.schema import Options
 from dhp_sr.deploy import load_model
-from dhp_sr.deploy.model_info import ModelInfo, info_of
+from dhp_sr.deploy.model_info import ModelInfo, attach_info, info_of
 from dhp_sr.deploy.safetensors_io import write_tensors
 from dhp_sr.hyper import HyperNet, convert
 from dhp_sr.training.driver import Interrupted, train
@@ -56,11 +59,13 @@ from dhp_sr.utils.files import write_text
 from dhp_sr.zoo.checkpoints import Checkpoint, open_checkpoint
 from dhp_sr.zoo.model_zoo import resolve_model
 from dhp_sr.zoo.names import build_named, register_known
-from dhp_sr.zoo.networks import example_input
+from dhp_sr.zoo.networks import example_input, plain_type
+from dhp_sr.zoo.user_class import is_user_class
 from dhp_sr.zoo.value_range import find_value_range
 
 NUM_RANGE_SAMPLES = 3
 RANGE_SIDE = 64
+DROP_IN_TOLERANCE = 1e-6
 """Images, and their side, that value ranges are tried on."""
 
 
@@ -185,9 +190,11 @@ def compress_checkpoint(
     stored = run_folder / "options.yml"
     if request.auto_resume and stored.is_file():
         note(f"continuing {run_folder}, with the iterations that it was begun with")
+        # Timed again, a busier machine would get other iterations, and so another run.
         options = load_options(stored)
     else:
         options = prepare_run(checkpoint, request, root, note)
+    adapted = _adapted_as_in(checkpoint, options)
     if request.save_options is not None:
         text = option_file_text(options, f"compress.py --images {request.images}")
         write_text(request.save_options, text)
@@ -198,7 +205,7 @@ def compress_checkpoint(
     except Interrupted:
         _write_best_so_far(options, request, root, note)
         raise
-    report = _write_outputs(options, request, root, metrics, note)
+    report = _write_outputs(options, request, adapted, root, metrics, note)
     report.lines = lines
     return report
 
@@ -239,22 +246,51 @@ def prepare_run(
         request.truths,
     )
     note(prepared.trust)
-    budget = Budget.from_target(_counted(target.kind), keep_ratio or 0.5, None, **rules)
-    length = _length(hyper, network, info, budget, prepared, request, note)
     weights = _write_weights(network, experiments / f"{request.run_name}_images")
-    return make_options(
+    make = functools.partial(
+        make_options,
         name=request.run_name,
         network=network_section(checkpoint.name, checkpoint.arguments),
         weights=weights,
         scale=info.scale,
         datasets=prepared.datasets,
         has_truths=prepared.has_truths,
-        target=target,
-        length=length,
-        rules=rules,
         seed=request.seed,
         experiments=experiments,
     )
+    counted = _counted(target.kind)
+    if target.kind == QUALITY:
+        least = summary["least"]["macs"]["kept"]
+        trial = Length(-(-SEARCH_SAMPLES // BATCH_SIZE), 1, 0)
+        options = make(target=Target("macs", 0.5), length=trial, rules=rules)
+        keep_ratio = find_keep_ratio(hyper, network, options, target.value, least, note)
+        target = Target("macs", keep_ratio)
+    assert keep_ratio is not None, "stated, or found by quality"
+    if request.drop_in:
+        if COST_KINDS[target.kind].is_measured:
+            raise UserError("--drop_in: a latency cannot be the target of equal widths; use macs")
+        shape = find_shape(checkpoint, hyper, counted, keep_ratio)
+        argument = WIDTH_ARGUMENTS[checkpoint.name]
+        note(f"drop-in: {argument}={shape.arguments[argument]} keeps {shape.kept:.1%}")
+        keep_ratio = round(shape.kept, 8)
+        target = Target(target.kind, keep_ratio)
+        rules = {
+            "round_to": 1,
+            "min_width": 1,
+            "tolerance": DROP_IN_TOLERANCE,
+            "obs": {"widths": shape.widths},
+        }
+    budget_rules = {key: value for key, value in rules.items() if key != "obs"}
+    tolerance = budget_rules.pop("tolerance", None)
+    budget = Budget.from_target(counted, keep_ratio, tolerance, **budget_rules)
+    length = _length(hyper, network, info, budget, prepared, request, note)
+    return make(target=target, length=length, rules=rules)
+
+
+def _adapted_as_in(checkpoint: Checkpoint, options: Options) -> Checkpoint:
+    """Return the checkpoint with the arguments of a run, those of its value range included."""
+    _, arguments = plain_type(options.network_g)
+    return replace(checkpoint, arguments=arguments)
 
 
 def _counted(kind: str) -> str:
@@ -284,8 +320,6 @@ def _adapt_value_range(
     arguments = {**checkpoint.arguments, **found.arguments}
     adapted: Any = build_named(checkpoint.name, arguments).eval()
     adapted.network.load_state_dict(checkpoint.network.state_dict())
-    from dhp_sr.deploy.model_info import attach_info
-
     attach_info(adapted, replace(info, arguments=arguments))
     return replace(checkpoint, network=adapted, arguments=arguments)
 
@@ -340,17 +374,22 @@ def _progress(options: Options, stop: Callable[[], bool]) -> Iterator[Callable[[
 def _write_outputs(
     options: Options,
     request: CompressRequest,
+    checkpoint: Checkpoint,
     root: Path,
     metrics: dict[str, Any],
     note: Callable[[str], None],
 ) -> CompressReport:
+    """Write the result, its report and its ONNX form beside each other; compare it in a few lines."""
     folder = RunFolder(run_path(options, root))
     output = request.output or folder.path / f"{request.run_name}.safetensors"
     output.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(folder.model("pruned"), output)
+    network = load_model(folder.model("pruned"))
+    if request.drop_in:
+        write_drop_in(network, checkpoint, output)
+    else:
+        shutil.copyfile(folder.model("pruned"), output)
     page = output.with_name(f"{output.stem}_report.html")
     shutil.copyfile(folder.path / "report.html", page)
-    network = load_model(output)
     kept = dict(metrics["achieved"])
     for line in _comparison_lines(options, metrics):
         note(line)
@@ -358,7 +397,11 @@ def _write_outputs(
     if request.onnx:
         from dhp_sr.cli.export import export_model
 
-        note(f"written: {export_model(output, 'onnx').path}")
+        exported = export_model(folder.model("pruned"), "onnx", output.with_suffix(".onnx"))
+        note(f"written: {exported.path}")
+        if is_user_class(checkpoint.name):
+            program = export_model(folder.model("pruned"), "pt2", output.with_suffix(".pt2"))
+            note(f"written: {program.path}")
     return CompressReport(network, output, page, kept, metrics)
 
 
@@ -408,8 +451,3 @@ def _write_best_so_far(
     output.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folder.model("pruned"), output)
     note(f"the network as it is now is written: {output}")
-
-
-def copy_of(network: nn.Module) -> nn.Module:
-    """Return a copy in evaluation mode and float32, on the CPU."""
-    return copy.deepcopy(network).cpu().float().eval()

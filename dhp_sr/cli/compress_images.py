@@ -36,6 +36,8 @@ PATCH_SIDE = 48
 
 SMALLEST_PATCH = 16
 
+BATCH_SIZE = 16
+
 FEW_IMAGES = 30
 """Below so many images, the report warns of a result that fits these images alone."""
 
@@ -174,7 +176,7 @@ def prepare_images(
         "name": "training images",
         "gt_size": patch * scale,
         "small_images": "skip",
-        "batch_size_per_gpu": 16,
+        "batch_size_per_gpu": BATCH_SIZE,
     }
     if not is_input:
         kind = {"bicubic": "SRDataset", "noise": "NoiseDataset"}[degradation.kind]

@@ -17,9 +17,10 @@ DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 """Mean color of DIV2K, which networks of the EDSR family subtract outside of the network."""
 
 IMPLAUSIBLE_DB = 24.0
+PLAUSIBLE_DB = 18.0
 CLEARLY_BETTER_DB = 3.0
 """Another range than [0, 1] is assumed only where outputs for that one are less like the inputs
-than `IMPLAUSIBLE_DB`, and if it is better by `CLEARLY_BETTER_DB`. A denoiser's outputs differ from
+than `IMPLAUSIBLE_DB`, and if it is better by `CLEARLY_BETTER_DB` and above `PLAUSIBLE_DB`. A denoiser's outputs differ from
 its inputs by the noise, which is a little above 20 dB."""
 
 MAX_PSNR_DB = 99.0
@@ -122,7 +123,8 @@ def find_value_range(
         ranges += [ValueRange(1.0, DIV2K_MEAN), ValueRange(255.0, DIV2K_MEAN)]
     scores = [_likeness_db(network, images, scale, candidate) for candidate in ranges]
     best = max(range(len(ranges)), key=lambda index: scores[index])
-    if scores[0] > IMPLAUSIBLE_DB or scores[best] < scores[0] + CLEARLY_BETTER_DB:
+    is_better = scores[best] >= scores[0] + CLEARLY_BETTER_DB and scores[best] > PLAUSIBLE_DB
+    if scores[0] > IMPLAUSIBLE_DB or not is_better:
         best = 0
     return ranges[best], scores[best]
 

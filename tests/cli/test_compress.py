@@ -1,0 +1,289 @@
+"""compress.py and dhp_sr.compress: whole runs in small, checkpoints, targets, mistakes."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tiny_runs import save_pictures
+
+import dhp_sr
+from dhp_sr.archs import build
+from dhp_sr.basicsr_adapter.shim import prepare_torchvision
+from dhp_sr.cli.compress import run_compress
+from dhp_sr.cli.compress_quality import QualityBound
+from dhp_sr.cli.parsers import compress_parser
+from dhp_sr.config import load_options
+from dhp_sr.deploy import load_model, read_manifest
+from dhp_sr.metrics import complexity
+from dhp_sr.training.driver import train
+from dhp_sr.utils.errors import UserError
+from dhp_sr.zoo.names import build_named
+
+COMPACT = {
+    "num_in_ch": 3,
+    "num_out_ch": 3,
+    "num_feat": 16,
+    "num_conv": 2,
+    "upscale": 2,
+    "act_type": "prelu",
+}
+OWN_CLASS = """
+import torch
+from torch import nn
+
+class Own(nn.Module):
+    def __init__(self, width=16):
+        super().__init__()
+        self.first = nn.Conv2d(3, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        self.last = nn.Conv2d(width, 3, 3, padding=1)
+
+    def forward(self, x):
+        return x + self.last(torch.relu(self.second(torch.relu(self.first(x)))))
+"""
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory) -> Path:
+    """A folder with images, and checkpoints as several projects write them."""
+    prepare_torchvision()
+    pytest.importorskip("spandrel")
+    folder = tmp_path_factory.mktemp("compress")
+    save_pictures(folder / "images", 6, 64)
+    torch.manual_seed(0)
+    compact = build_named("spandrel:Compact.SRVGGNetCompact", COMPACT)
+    torch.save({"params_ema": compact.state_dict()}, folder / "compact.pth")
+    dncnn = build("DnCNN", num_feat=16, num_layers=8, batch_norm=False)
+    torch.save(dncnn.state_dict(), folder / "dncnn.pth")
+    (folder / "own.py").write_text(OWN_CLASS)
+    return folder
+
+
+def compress(material, root, model, *rest, iterations="2"):
+    """Run the command with a root of its own; return the lines that it prints."""
+    text = [
+        "--model",
+        str(material / model),
+        "--images",
+        str(material / "images"),
+        "--output",
+        str(root / "small.safetensors"),
+        "--iterations",
+        iterations,
+        *map(str, rest),
+    ]
+    return run_compress(compress_parser().parse_intermixed_args(text), root)
+
+
+def test_a_checkpoint_becomes_a_model_file_of_half_the_cost(material, tmp_path, capsys):
+    assert compress(material, tmp_path, "compact.pth", "--save_options", tmp_path / "o.yml") == 0
+    output = tmp_path / "small.safetensors"
+    small = load_model(output)
+    dense = build_named("spandrel:Compact.SRVGGNetCompact", COMPACT)
+    shape = (1, 3, 32, 32)
+    ratio = complexity(small, shape).macs / complexity(dense, shape).macs
+    assert abs(ratio - 0.5) < 0.02
+    assert read_manifest(output)["scale"] == 2
+    assert small(torch.rand(1, 3, 20, 24)).shape == (1, 3, 40, 48)
+    assert (tmp_path / "small_report.html").read_text(encoding="utf-8").startswith("<!doctype html")
+    said = capsys.readouterr().out
+    assert "RealESRGAN Compact" in said and "input of the network" in said
+    assert "to the original's output" in said
+
+
+def test_the_saved_options_are_those_of_train(material, tmp_path):
+    saved = tmp_path / "o.yml"
+    compress(material, tmp_path / "a", "compact.pth", "--degradation", "bicubic",
+             "--save_options", saved)  # fmt: skip
+    options = load_options(saved)
+    assert options.compress.distill.task_loss and options.datasets["val"].type == "SRDataset"
+    first = (
+        tmp_path / "a" / "experiments" / options.name / "models" / "pruned.safetensors"
+    ).read_bytes()
+    metrics = train(options.model_copy(update={"name": "again"}), root=tmp_path / "a")
+    rows = {row["model"]: row for row in metrics["rows"]}
+    again = load_model(tmp_path / "a/experiments/again/models/pruned.safetensors")
+    Path(tmp_path / "x.safetensors").write_bytes(first)
+    for key, value in load_model(tmp_path / "x.safetensors").state_dict().items():
+        assert torch.equal(value, again.state_dict()[key]), key
+    assert rows["pruned"]["macs"] < rows["dense"]["macs"]
+
+
+def test_a_class_in_the_users_file(material, tmp_path):
+    pytest.importorskip("onnxscript")
+    code = material / "own.py"
+    sys.path.insert(0, str(material))
+    try:
+        import own
+    finally:
+        sys.path.remove(str(material))
+    torch.manual_seed(1)
+    network = own.Own(12)
+    # Small differences, as a trained network makes: values of another range would be found else.
+    network.last.weight.data.mul_(0.01)
+    weights = {f"module.{key}": value for key, value in network.state_dict().items()}
+    torch.save(weights, tmp_path / "w.pth")
+    code_arguments = ("--arch", f"{code}:Own", "width=12", "--onnx")
+    assert compress(material, tmp_path, tmp_path / "w.pth", *code_arguments) == 0
+    assert (tmp_path / "small.onnx").is_file() and (tmp_path / "small.pt2").is_file()
+    manifest = read_manifest(tmp_path / "small.safetensors")
+    assert manifest["architecture"] == "user:Own" and manifest["arguments"] == {"width": 12}
+    program = torch.export.load(tmp_path / "small.pt2").module()
+    x = torch.rand(1, 3, 32, 32)
+    assert torch.allclose(program(x), load_model(tmp_path / "small.safetensors")(x), atol=1e-5)
+
+
+def test_a_network_of_a_program(material, tmp_path):
+    network = build("DnCNN", num_in_ch=3, num_feat=16, num_layers=4, batch_norm=False)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    small, report = dhp_sr.compress(
+        network, material / "images", params=0.5, iterations=2, root=tmp_path, say=lambda line: None
+    )
+    assert abs(report.kept["params_ratio"] - 0.5) < 0.02
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in network.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    with pytest.raises(UserError, match="single target"):
+        dhp_sr.compress(network, material / "images", macs=0.5, params=0.5)
+
+
+def test_importing_the_package_is_cheap():
+    code = "import sys, dhp_sr; assert 'torch' not in sys.modules; import dhp_sr.compress; dhp_sr.compress.main"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(dhp_sr.__file__).parents[1])
+    assert callable(dhp_sr.compress)
+
+
+PLAIN_SPANDREL = """
+import sys
+import torch
+# torchvision beside a torch without CUDA lacks these operators, which spandrel never calls
+library = torch.library.Library("torchvision", "DEF")
+for name in ("nms(Tensor a, Tensor b, float c) -> Tensor", "qnms(Tensor a, Tensor b, float c) -> Tensor"):
+    try:
+        library.define(name)
+    except RuntimeError:
+        pass
+from spandrel import ModelLoader
+model = ModelLoader().load_from_file(sys.argv[1])
+x = torch.load(sys.argv[2], weights_only=True)
+with torch.no_grad():
+    torch.save(model.model.eval()(x), sys.argv[3])
+assert not any(name.startswith("dhp_sr") for name in sys.modules)
+print(model.architecture.id)
+"""
+
+
+@pytest.mark.parametrize("model, architecture, channels", [
+    ("compact.pth", "Compact", 3),
+    ("dncnn.pth", "DnCNN", 1),
+])  # fmt: skip
+def test_a_drop_in_result_is_an_ordinary_file_of_its_class(
+    material, tmp_path, model, architecture, channels
+):
+    output = tmp_path / "drop.pth"
+    compress(material, tmp_path, model, "--drop_in", "--output", output)
+    x = torch.rand(1, channels, 24, 20)
+    torch.save(x, tmp_path / "x.pt")
+    arguments = [str(output), str(tmp_path / "x.pt"), str(tmp_path / "y.pt")]
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(PLAIN_SPANDREL), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == architecture
+    runs = list((tmp_path / "experiments").glob("*/models/pruned.safetensors"))
+    expected = load_model(runs[0])(x)
+    assert torch.allclose(torch.load(tmp_path / "y.pt", weights_only=True), expected, atol=1e-5)
+
+
+def test_quality_bisects_budgets(material, tmp_path, capsys):
+    compress(material, tmp_path, "compact.pth", "--degradation", "bicubic", "--target", "quality=3")
+    said = capsys.readouterr().out
+    assert "where the original has" in said
+    options = yaml.safe_load(next((tmp_path / "experiments").glob("*/options.yml")).read_text())
+    assert 0 < options["compress"]["target"]["macs"] < 0.95
+
+
+def test_a_loss_at_a_level_as_psnr_to_the_output():
+    # Independent errors add: the loss of the sum of both against the first alone.
+    bound = QualityBound(0.1, None)
+    own_error, added = 10 ** (-30 / 10), 10 ** (-bound.least_db / 10)
+    loss = torch.log10(torch.tensor((own_error + added) / own_error)) * 10
+    assert float(loss) == pytest.approx(0.1, abs=1e-4)
+    assert QualityBound(0.1, 29.0).least_db == pytest.approx(28.9)
+
+
+MISTAKES = [
+    (("compact.pth", "--target", "macs=2"), "macs"),
+    (("compact.pth", "--target", "speed=0.5"), "speed"),
+    (("compact.pth", "--target", "macs=0.001"), "least possible"),
+    (("compact.pth", "--target", "macs"), "macs=0.5"),
+    (("compact.pth", "--minutes", "0"), "--minutes"),
+    (("compact.pth", "--degradation", "noise=25"), "noise"),
+    (("compact.pth", "--degradation", "fog"), "fog"),
+    (("compact.pth", "--arch", "spandrel:Nothing"), "Nothing"),
+    (("compact.pth", "--arch", "DnCNN", "num_feat=8"), "num_feat"),
+    (("dncnn.pth", "--arch", "DnCNN", "num_feat=12", "batch_norm=false"), "(12,"),
+    (("dncnn.pth", "--degradation", "bicubic"), "bicubic"),
+    (("missing.pth",), "missing.pth"),
+]
+
+
+@pytest.mark.parametrize("arguments, fact", MISTAKES)
+def test_mistakes_are_named(material, tmp_path, arguments, fact):
+    with pytest.raises(UserError) as caught:
+        compress(material, tmp_path, *arguments)
+    assert fact in str(caught.value)
+    assert not (tmp_path / "small.safetensors").exists()
+
+
+def test_no_time_for_anything(material, tmp_path):
+    text = ["--model", str(material / "compact.pth"), "--images", str(material / "images"),
+            "--minutes", "0.0001"]  # fmt: skip
+    with pytest.raises(UserError, match="no time"):
+        run_compress(compress_parser().parse_intermixed_args(text), tmp_path)
+
+
+def test_folders_without_enough_images(material, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    text = ["--model", str(material / "compact.pth"), "--images", str(empty), "--iterations", "1"]
+    with pytest.raises(UserError, match="two images"):
+        run_compress(compress_parser().parse_intermixed_args(text), tmp_path)
+    save_pictures(tmp_path / "tiny", 3, 8)
+    text[3] = str(tmp_path / "tiny")
+    with pytest.raises(UserError, match="pixels"):
+        run_compress(compress_parser().parse_intermixed_args(text), tmp_path)
+
+
+def test_an_interrupted_run_leaves_its_best_and_goes_on(material, tmp_path, monkeypatch, capsys):
+    from dhp_sr.cli import compress as service
+
+    class Stop:
+        calls = 0
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            return False
+
+        def __call__(self):
+            Stop.calls += 1
+            return Stop.calls == 12
+
+    monkeypatch.setattr(service, "stop_on_signals", Stop)
+    assert compress(material, tmp_path, "compact.pth", iterations="4") == 130
+    first = load_model(tmp_path / "small.safetensors").state_dict()
+    assert "--auto_resume" in capsys.readouterr().out
+    assert compress(material, tmp_path, "compact.pth", "--auto_resume", iterations="9") == 0
+    second = load_model(tmp_path / "small.safetensors").state_dict()
+    assert {key: value.shape for key, value in first.items()} == {
+        key: value.shape for key, value in second.items()
+    }
+    assert any(not torch.equal(first[key], second[key]) for key in first)
