@@ -272,7 +272,8 @@ def prepare_run(
         shape = find_shape(checkpoint, hyper, counted, keep_ratio)
         argument = WIDTH_ARGUMENTS[checkpoint.name]
         note(f"drop-in: {argument}={shape.arguments[argument]} keeps {shape.kept:.1%}")
-        keep_ratio = round(shape.kept, 8)
+        # A little above: rounded down, these very widths would be over the budget.
+        keep_ratio = round(shape.kept + DROP_IN_TOLERANCE / 10, 9)
         target = Target(target.kind, keep_ratio)
         rules = {
             "round_to": 1,
