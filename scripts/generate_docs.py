@@ -81,6 +81,7 @@ def command_parsers() -> dict[str, argparse.ArgumentParser]:
         "dhp_sr/export.py": parsers.export_parser(),
         "dhp_sr/infer.py": parsers.infer_parser(),
         "dhp_sr/report.py": parsers.report_parser(),
+        "dhp_sr/compress.py": parsers.compress_parser(),
         "scripts/prepare_data.py": prepare_data._make_parser(),
     }
 

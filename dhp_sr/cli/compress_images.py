@@ -171,8 +171,8 @@ def prepare_images(
     train = [path for path in paths if path not in set(held_out)]
     if folder.exists():
         shutil.rmtree(folder)
-    common = {"color": color_of(info.in_channels)}
-    training = {
+    common: dict[str, Any] = {"color": color_of(info.in_channels)}
+    training: dict[str, Any] = {
         "name": "training images",
         "gt_size": patch * scale,
         "small_images": "skip",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from dhp_sr.allocation.budget import Budget, BudgetError
 from dhp_sr.config.schema import Options
@@ -108,14 +108,15 @@ def find_keep_ratio(
             method_options={**compress.method_options, "generations": GENERATIONS},
         ),
     )
+    training: Any = options.datasets["train"]
     batches = train_batches(
         task.train_set(options),
-        batch_size=options.datasets["train"].batch_size_per_gpu,
+        batch_size=training.batch_size_per_gpu,
         workers=0,
         seed=options.manual_seed,
         start_iteration=0,
     )
-    calibration = []
+    calibration: list[Tensor] = []
     for _ in range(compress.search_iter):
         inputs = next(batches)[task.batch_keys[0]]
         search.observe(inputs)

@@ -185,7 +185,7 @@ def _open_named(
 def _detect(path: Path, readings: Sequence[Reading]) -> Checkpoint:
     for reading in readings:
         for name, arguments in own_candidates(reading.weights):
-            network = build_named(name, arguments).eval()
+            network: Any = build_named(name, arguments).eval()
             try:
                 load_into(network, reading.weights)
             except ModelFileError:
@@ -285,7 +285,7 @@ def _edsr_arguments(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     for key, tensor in weights.items():
         if re.fullmatch(r"upsample\.\d+\.weight", key):
             upscale *= round((tensor.shape[0] / num_feat) ** 0.5)
-    arguments = {
+    arguments: dict[str, Any] = {
         "num_in_ch": first.shape[1],
         "num_out_ch": weights["conv_last.weight"].shape[0],
         "num_feat": num_feat,

@@ -106,7 +106,7 @@ def build_spandrel(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     module = importlib.import_module(f"spandrel.architectures.{folder}")
     # The folder may export its class under another name: Compact for SRVGGNetCompact.
     candidates = [value for value in vars(module).values() if inspect.isclass(value)]
-    class_object = next(value for value in candidates if value.__name__ == class_name)
+    class_object: Any = next(value for value in candidates if value.__name__ == class_name)
     try:
         return adapt_range(lambda inner: class_object(**inner), arguments)
     except (TypeError, ValueError) as error:

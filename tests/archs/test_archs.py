@@ -191,7 +191,7 @@ def test_edsr_equals_that_of_basicsr(upscale):
         (
             "ESDR",
             {},
-            r"'ESDR' .*'EDSR'.*SRResNet, DnCNN, UNet, ResNet",
+            r"'ESDR' .*'EDSR'.*SRResNet, DnCNN, UNet, RLFN, ResNet",
         ),
         (
             "EDSR",
