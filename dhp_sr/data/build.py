@@ -85,7 +85,7 @@ def build_input_train_set(options: TrainDataset, scale: int, seed: int) -> Datas
     images = _large_enough(images, images, options.model_copy(update={"gt_size": side}), 1)
     return InputTrainSet(
         _clean_images(images, options),
-        [image.key for image in images],
+        _keys(images),
         side=side,
         reduction=max(2, scale),
         augmentation=Augmentation(options.use_hflip, options.use_rot),

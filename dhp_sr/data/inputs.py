@@ -8,8 +8,8 @@ from torch.utils.data import Dataset
 
 from dhp_sr.data.augment import Augmentation, draw_corner, orient, to_chw, to_tensor
 from dhp_sr.data.bicubic import downscale
+from dhp_sr.data.image_cache import ImageCache
 from dhp_sr.data.images import crop_to_multiple
-from dhp_sr.data.sources import ImageCache
 
 
 class InputTrainSet(Dataset):
@@ -19,7 +19,7 @@ class InputTrainSet(Dataset):
     too small to be reduced is always taken as it is.
 
     Args:
-        images: Arrays (C, H, W) in uint8, by number.
+        images: One array (C, H, W) in uint8 each, by number.
         keys: Their names.
         side: Height and width of the patches in pixels.
         reduction: Whole factor that images are reduced by.
@@ -29,7 +29,7 @@ class InputTrainSet(Dataset):
 
     def __init__(
         self,
-        images: ImageCache[np.ndarray],
+        images: ImageCache,
         keys: Sequence[str],
         *,
         side: int,
@@ -53,7 +53,7 @@ class InputTrainSet(Dataset):
         """Return the patch of an (image index, position in the run), twice: there is no truth."""
         index, position = sample
         rng = np.random.default_rng((self.seed, position))
-        image = self._reduce(index) if rng.integers(2) else self.images[index]
+        image = self._reduce(index) if rng.integers(2) else self.images[index][0]
         top, left = draw_corner(rng, image.shape[1], image.shape[2], self.side)
         patch = image[:, top : top + self.side, left : left + self.side]
         tensor = to_tensor(orient(patch, *self.augmentation.draw(rng)))
@@ -63,7 +63,7 @@ class InputTrainSet(Dataset):
     def _reduce(self, index: int) -> np.ndarray:
         """Return an image reduced, or as it is where a patch would no longer fit."""
         if index not in self._reduced:
-            image = self.images[index]
+            image = self.images[index][0]
             if min(image.shape[1:]) // self.reduction < self.side:
                 return image
             cropped = crop_to_multiple(image.transpose(1, 2, 0), self.reduction)
