@@ -112,7 +112,7 @@ def images(options, experiments):
     if not folder.exists():
         for part in ("train", "val"):
             save_pieces(folder / part, part)
-    changes = ["datasets.train.gt_size=48", "datasets.train.batch_size_per_gpu=1"]
+    changes = ["datasets.train.gt_size=64", "datasets.train.batch_size_per_gpu=1"]
     for key in options.datasets:
         part = folder / ("train" if key == "train" else "val")
         changes += [f"datasets.{key}.dataroot_gt={part}", f"datasets.{key}.cache=memory"]
