@@ -87,6 +87,7 @@ def build_input_train_set(options: TrainDataset, scale: int, seed: int) -> Datas
         _clean_images(images, options),
         _keys(images),
         side=side,
+        scale=scale,
         reduction=max(2, scale),
         augmentation=Augmentation(options.use_hflip, options.use_rot),
         seed=seed,

@@ -22,6 +22,7 @@ class InputTrainSet(Dataset):
         images: One array (C, H, W) in uint8 each, by number.
         keys: Their names.
         side: Height and width of the patches in pixels.
+        scale: Enlargement of the network.
         reduction: Whole factor that images are reduced by.
         augmentation: The orientations that may occur.
         seed: With a sample's position in the run, fixes its patch.
@@ -33,6 +34,7 @@ class InputTrainSet(Dataset):
         keys: Sequence[str],
         *,
         side: int,
+        scale: int,
         reduction: int,
         augmentation: Augmentation,
         seed: int,
@@ -40,6 +42,7 @@ class InputTrainSet(Dataset):
         self.images = images
         self.keys = keys
         self.side = side
+        self.scale = scale
         self.reduction = reduction
         self.augmentation = augmentation
         self.seed = seed
@@ -50,15 +53,17 @@ class InputTrainSet(Dataset):
         return len(self.keys)
 
     def __getitem__(self, sample: tuple[int, int]) -> dict[str, Any]:
-        """Return the patch of an (image index, position in the run), twice: there is no truth."""
+        """Return the patch of an (image index, position in the run), and in place of a truth itself."""
         index, position = sample
         rng = np.random.default_rng((self.seed, position))
         image = self._reduce(index) if rng.integers(2) else self.images[index][0]
         top, left = draw_corner(rng, image.shape[1], image.shape[2], self.side)
         patch = image[:, top : top + self.side, left : left + self.side]
         tensor = to_tensor(orient(patch, *self.augmentation.draw(rng)))
-        # The loss of this kind of run never looks at the target, but every batch has one.
-        return {"lq": tensor, "gt": tensor, "key": self.keys[index]}
+        # The loss of this kind of run never looks at the target, but every batch has one, of the
+        # output's shape.
+        target = tensor.repeat_interleave(self.scale, 1).repeat_interleave(self.scale, 2)
+        return {"lq": tensor, "gt": target, "key": self.keys[index]}
 
     def _reduce(self, index: int) -> np.ndarray:
         """Return an image reduced, or as it is where a patch would no longer fit."""
