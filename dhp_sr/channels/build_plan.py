@@ -1,7 +1,17 @@
-"""Build the channel plan of a network: trace, analyze, gather coupled channels into groups."""
+"""Build the channel plan of a network: trace, analyze, gather coupled channels into groups.
+
+    channel ids           0 1 2   3 4 5   6 7     created layer by layer by the analysis
+    their classes (roots) 0 1 2   0 1 2   6 7     conv 2 is added to conv 1: ids 3 to 5 are coupled
+    groups                conv1 (3 elements), conv3 (2 elements)
+    flat vector           0 1 2 | 3 4             an entry for each element of a prunable group
+
+In the plan all that was channel ids is indices into the flat vector; its length stands for pinned
+channels.
+"""
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -67,45 +77,56 @@ def freeze(
     """Return the plan that an analysis leads to."""
     groups, position_of_root = gather_groups(analysis)
     size = len(position_of_root)
-    # Index of every channel id in the flat vector of prunable channels; `size` for pinned ones.
-    # A root has its class's position; then every id has that of its root.
-    flat_index = torch.full((len(analysis.union_find.producer),), size)
-    flat_index[list(position_of_root)] = torch.tensor(
-        [*position_of_root.values()], dtype=torch.long
-    )
-    flat_index = flat_index[analysis.union_find.roots()]
+    flat_index = flat_index_of_ids(analysis, position_of_root)
     axes = []
     indices = []
     for (tensor, dim), ids in analysis.axes.items():
         axes.append(Axis(tensor, dim, flat_index[ids]))
         indices.append((flat_index[ids], analysis.weight_groups.get((tensor, dim), 1)))
-    parameters = dict(analysis.shapes)
     constants = {}
-    layers = []
-    for name, calls in analysis.layers.items():
+    for name in analysis.layers:
         if name in analysis.buffers:
             constants[name] = tuple(analysis.buffers[name].shape)
-        layers.append(
-            Layer(
-                weight=name,
-                kind=calls.kind,
-                positions=calls.positions,
-                shape=constants[name] if name in constants else parameters[name],
-                out_dim=calls.out_dim,
-                output_elements=calls.output_elements,
-            )
-        )
-    groups = with_channels_per_element(groups, indices, size)
     return ChannelPlan(
-        groups=groups,
+        groups=with_channels_per_element(groups, indices, size),
         axes=tuple(axes),
-        layers=tuple(layers),
-        parameters=parameters,
+        layers=layers_of(analysis),
+        parameters=dict(analysis.shapes),
         constants=constants,
         size_patches=size_patches_of(analysis, flat_index, size),
         example_shape=tuple(example_input.shape),
         training_time_form=training,
     )
+
+
+def flat_index_of_ids(analysis: AnalysisContext, position_of_root: Mapping[int, int]) -> Tensor:
+    """Return the index of every channel id in the flat vector, its length for pinned channels."""
+    size = len(position_of_root)
+    index_of_root = torch.full((len(analysis.union_find.producer),), size)
+    positions = torch.tensor(list(position_of_root.values()), dtype=torch.long)
+    index_of_root[list(position_of_root)] = positions
+    # Every id has the position of its root.
+    return index_of_root[analysis.union_find.roots()]
+
+
+def layers_of(analysis: AnalysisContext) -> tuple[Layer, ...]:
+    """Return the layers whose multiply-adds are counted, in the order of the forward."""
+    layers = []
+    for name, calls in analysis.layers.items():
+        shape = analysis.shapes.get(name)
+        if shape is None:  # the weight is a buffer
+            shape = tuple(analysis.buffers[name].shape)
+        layers.append(
+            Layer(
+                weight=name,
+                kind=calls.kind,
+                positions=calls.positions,
+                shape=shape,
+                out_dim=calls.out_dim,
+                output_elements=calls.output_elements,
+            )
+        )
+    return tuple(layers)
 
 
 def gather_groups(analysis: AnalysisContext) -> tuple[tuple[Group, ...], dict[int, int]]:
@@ -128,42 +149,59 @@ def gather_groups(analysis: AnalysisContext) -> tuple[tuple[Group, ...], dict[in
         producers.setdefault(root, {})[union_find.producer[channel_id]] = None
     # In order of first appearance, which is the order of the layers: names and offsets of groups
     # are part of saved runs.
-    bundles: dict[tuple, list[int]] = {}
+    roots_by_key: dict[tuple, list[int]] = {}
     for root, layers in producers.items():
         key = (tuple(layers), boundaries.get(root, ()), root in reasons)
-        bundles.setdefault(key, []).append(root)
+        roots_by_key.setdefault(key, []).append(root)
 
     groups: list[Group] = []
     position_of_root: dict[int, int] = {}
-    names: dict[str, int] = {}
-    for (members, _, is_pinned), roots in bundles.items():
+    num_groups_of_layer: Counter[str] = Counter()
+    for (members, _, is_pinned), roots in roots_by_key.items():
         reason = ""
         if is_pinned:
             reason = reasons[roots[0]]
         elif len(roots) == 1:
             reason = _reason_of_single_class(analysis, roots[0])
-        names[members[0]] = count = names.get(members[0], 0) + 1
-        start = len(position_of_root)
-        # Members without a weight (an input, a bare parameter) create no linear map to bend.
-        creating = max(1, len(layers_with_weight.intersection(members)))
-        nonlinearity = 0.0
-        for root in roots:
-            nonlinearity += min(1.0, activations[root] / creating)
+        # A layer whose output is sliced creates several groups: conv, conv#2, ...
+        name = members[0]
+        num_groups_of_layer[name] += 1
+        if num_groups_of_layer[name] > 1:
+            name = f"{name}#{num_groups_of_layer[name]}"
+        start = -1
+        if not reason:
+            start = len(position_of_root)
+            for offset, root in enumerate(roots):
+                position_of_root[root] = start + offset
         groups.append(
             Group(
-                name=members[0] if count == 1 else f"{members[0]}#{count}",
+                name=name,
                 width=len(roots),
                 prunable=not reason,
                 reason=reason,
                 members=members,
-                start=-1 if reason else start,
-                nonlinearity_fraction=nonlinearity / len(roots),
+                start=start,
+                nonlinearity_fraction=_nonlinearity_fraction(
+                    [activations[root] for root in roots],
+                    num_layers=len(layers_with_weight.intersection(members)),
+                ),
             )
         )
-        if not reason:
-            for offset, root in enumerate(roots):
-                position_of_root[root] = start + offset
     return tuple(groups), position_of_root
+
+
+def _nonlinearity_fraction(activations: Sequence[int], num_layers: int) -> float:
+    """Return the mean of activations per layer, at most 1 each.
+
+    Args:
+        activations: for each element of a group, number of activations that act on it.
+        num_layers: layers with a weight among the group's members. Others (an input, a bare
+            parameter) create no channels by a linear map.
+    """
+    total = 0.0
+    for count in activations:
+        total += min(1.0, count / max(1, num_layers))
+    return total / len(activations)
 
 
 def _reason_of_single_class(analysis: AnalysisContext, root: int) -> str:
@@ -197,27 +235,27 @@ def with_channels_per_element(
         size: length of the flat vector.
     """
     prunable = [group for group in groups if group.prunable]
-    numbers_of_channels: list[int] = []
-    for number, group in enumerate(prunable):
-        numbers_of_channels += [number] * group.width
-    number_of_group = torch.tensor(numbers_of_channels, dtype=torch.long)
-    numbers: dict[str, set[int]] = {}
+    widths = torch.tensor([group.width for group in prunable], dtype=torch.long)
+    group_of_channel = torch.arange(len(prunable)).repeat_interleave(widths)
+    # Group -> numbers of channels per element, of all axes that hold the group's channels.
+    per_element: dict[str, set[int]] = {}
     for index, times in indices:
-        # Pinned entries have the index `size`, which is cut off.
+        # How often each channel occurs along the axis. Pinned entries have the index `size`, which
+        # is cut off.
         counts = torch.bincount(index, minlength=size + 1)[:size]
-        for number in number_of_group[counts > 0].unique().tolist():
+        for number in group_of_channel[counts > 0].unique().tolist():
             group = prunable[number]
             least, most = counts[group.span].aminmax()
             channels = int(least) * times
             if least != most:
                 channels = 1
-            numbers.setdefault(group.name, set()).add(channels)
-    counted = []
+            per_element.setdefault(group.name, set()).add(channels)
+    result = []
     for group in groups:
-        if group.name in numbers:
-            group = replace(group, channels_per_element=tuple(sorted(numbers[group.name])))
-        counted.append(group)
-    return tuple(counted)
+        if group.name in per_element:
+            group = replace(group, channels_per_element=tuple(sorted(per_element[group.name])))
+        result.append(group)
+    return tuple(result)
 
 
 def size_patches_of(

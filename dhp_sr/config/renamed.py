@@ -29,6 +29,7 @@ class Renamed:
 INVERTED = {True: False, False: True}
 
 RENAMED = (
+    Renamed("datasets.*.color", "datasets.*.color", {"grey": "gray"}),
     Renamed("compress.method", "compress.method", {"lines": "prior_widths"}),
     Renamed("compress.preset", "compress.preset", {"modern": "default", "faithful": "paper"}),
     Renamed("compress.parametrisation", "compress.parametrization"),
@@ -85,20 +86,36 @@ def former_name_of(path: tuple[str, ...]) -> str | None:
 def _translate(
     raw: dict[str, Any], row: Renamed, path: tuple[str, ...], set_names: Collection[str]
 ) -> str | None:
-    """Translate a key in place; return what to write instead, None if nothing is changed."""
-    section = _section(raw, path)
-    value = section[path[-1]]
-    new_value = value
+    """Translate a key in place; return a notice for the user, None if nothing is changed."""
+    if row.former == row.current:
+        return _translate_value(raw, row, path)
+    return _move_key(raw, row, path, set_names)
+
+
+def _current_value(row: Renamed, value: Any) -> Any:
+    """Return the value of today for a former one; any other value as it is."""
     for former, current in row.values.items():
         # 1 == True in Python, but not in an option file.
         if type(value) is type(former) and value == former:
-            new_value = current
-    if row.former == row.current:
-        if new_value == value:
-            return None
-        section[path[-1]] = new_value
-        return f"{value!r} is now called {new_value!r}; write {path[-1]}: {_yaml(new_value)}"
+            return current
+    return value
 
+
+def _translate_value(raw: dict[str, Any], row: Renamed, path: tuple[str, ...]) -> str | None:
+    """Translate the value of a key that has kept its name."""
+    section = _section(raw, path)
+    value = section[path[-1]]
+    new_value = _current_value(row, value)
+    if new_value == value:
+        return None
+    section[path[-1]] = new_value
+    return f"{value!r} is now called {new_value!r}; write {path[-1]}: {_yaml(new_value)}"
+
+
+def _move_key(
+    raw: dict[str, Any], row: Renamed, path: tuple[str, ...], set_names: Collection[str]
+) -> str | None:
+    """Move a value to the name of today; `use_current_names` says which one wins if both exist."""
     new_path = _current_path(row, path)
     assert new_path is not None, "the path fits the row"
     new_section = _section(raw, new_path)
@@ -108,11 +125,12 @@ def _translate(
     if new_path[-1] in new_section and not is_override and not _is_set(new_path, set_names):
         return None
     name = ".".join(new_path)
-    del section[path[-1]]
+    value = _section(raw, path).pop(path[-1])
     if value is None:
         # Dumped options hold every key, and null always meant the default. The new key may not
         # take null; leaving it out says the same.
         return f"is now called {name}; delete it, for null meant its default"
+    new_value = _current_value(row, value)
     if new_path[-1] not in new_section or is_override:
         new_section[new_path[-1]] = new_value
     return f"is now called {name}; write {name}: {_yaml(new_value)}"

@@ -111,9 +111,17 @@ class LatencyModel:
         return layers_ms + self._rest_ms_per_element * elements
 
     def _layers(self, sizes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return milliseconds and output elements of all layer calls, each (..., calls)."""
+        """Return milliseconds and output elements of all layer calls, each (..., calls).
+
+        Bilinear interpolation between the four times around (first width, second width):
+
+            node of the first axis       low_ms  = from [low, low] to [low, high] by second.weight
+            the next node                high_ms = from [high, low] to [high, high], the same
+            result                       from low_ms to high_ms by first.weight
+        """
         first = self._first.locate(sizes)
         second = self._second.locate(sizes)
+        # Start of the row of times at the lower and at the upper node of the first axis.
         low_offset = self._offsets + first.node * self._side
         high_offset = low_offset + self._side
         low_ms = torch.lerp(

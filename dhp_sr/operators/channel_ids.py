@@ -3,6 +3,11 @@
 Each tensor of channel ids is broadcastable to the value that it describes: an axis along which all
 entries belong to the same channel has length 1. Ids of a feature map are thus (1, C, 1, 1), not (N,
 C, H, W).
+
+    x = conv1(image)     ids [3 4 5 6] along axis 1     new
+    y = conv2(x)         ids [7 8 9 10]                 new; conv2.weight axis 1 is bound to 3 ... 6
+    x + y                ids [3 4 5 6]                  unions 3-7, 4-8, 5-9, 6-10
+    pixel_shuffle(.., 2) ids [3]                        unions 3-4-5-6
 """
 
 from collections import Counter
@@ -104,6 +109,7 @@ class ChannelUnionFind:
 def _apply_unions(roots: Tensor, pairs: Tensor) -> Tensor:
     """Return the roots after further unions, shape (2, unions)."""
     while True:
+        # Shape (2, unions): the roots, at present, of both ends of every union.
         first, second = roots[pairs]
         differing = first != second
         if not differing.any():
@@ -115,6 +121,7 @@ def _apply_unions(roots: Tensor, pairs: Tensor) -> Tensor:
         # survives the scatter; the others are seen again in the next round, when their ends still
         # differ.
         roots = roots.scatter_reduce(0, high, low, "amin")
+        # Follow the chains to their ends, twice as far in every pass.
         while not torch.equal(roots, roots[roots]):
             roots = roots[roots]
 

@@ -17,7 +17,15 @@ from typing import NamedTuple
 class AxisReceptiveField(NamedTuple):
     """Input indices that the entries of a value read along an axis.
 
-    Entry i + period reads `stride` input pixels further than entry i.
+    Entry i + period reads `stride` input pixels further than entry i; the period is the length of
+    the table. Along the rows of an image:
+
+        value                             first      last     stride
+        the input                         (0,)       (0,)     1
+        a convolution 3x3 of it           (-1,)      (1,)     1
+        a pixel shuffle by 2 of that      (-1, -1)   (1, 1)   1       2 entries per input pixel
+        a convolution 3x3 of that         (-2, -1)   (1, 2)   1
+        every second entry of that        (-2,)      (1,)     1
     """
 
     first: tuple[int, ...]
@@ -77,11 +85,14 @@ def propagate(
         None where the result's length is not proportional to the input's.
     """
     pattern = pattern or ratio.denominator
+    # Entries of the source that a repetition of the operator's pattern advances by.
     advance = int(ratio * pattern)
-    # The result repeats where both the operator's pattern and the source's period are complete.
-    repeats = len(source.first) // math.gcd(advance, len(source.first))
+    # The result repeats where both the operator's pattern and the source's period are complete:
+    # after the least number of patterns that advance by whole periods of the source.
+    source_period = len(source.first)
+    repeats = source_period // math.gcd(advance, source_period)
     period = pattern * repeats
-    stride = source.stride * advance * repeats // len(source.first)
+    stride = source.stride * advance * repeats // source_period
     step = Fraction(stride, period)
     # Padding adds a fixed number of entries whatever the image's size. It is what the length of the
     # example leaves over; a fraction would change with the size.

@@ -1,11 +1,18 @@
 """Receptive field of a value of any rank: where its axes hold the rows and columns of the image.
 
 A forward may split, merge and permute axes, as a pixel shuffle written with `view` does. Each axis
-of a value is therefore described by its digits, as in a number of mixed radix: `x.view(n, c, h //
-2, 2, w)` splits the row number into a high digit (stride 2) on axis 2 and a low digit (stride 1) on
-axis 3. A reshape moves digits between axes, and where all digits of the row number meet again on
-an axis, it holds rows again: the receptive field of its entries follows from the order of the
-digits.
+of a value is therefore described by its digits, as in a number of mixed radix. For h = 6:
+
+    shape              digits of the row number, size x stride
+    (n, c, 6, w)       axis 2: 6 x 1                    row = axis 2
+    (n, c, 3, 2, w)    axis 2: 3 x 2   axis 3: 2 x 1    row = 2 * axis 2 + axis 3
+    (n, c, 2, 3, w)    axis 2: 2 x 1   axis 3: 3 x 2    after permute(0, 1, 3, 2, 4)
+    (n, c, 6, w)       axis 2: 2 x 1, 3 x 2             rows 0 2 4 1 3 5
+
+A reshape moves digits between axes, and where all digits of the row number meet again on an axis,
+it holds rows again: the receptive field of its entries follows from the order of the digits. Only
+the most significant digit grows with the image, so it has to come first there; in the last line it
+does not, and the field is unbounded.
 """
 
 import math
@@ -170,22 +177,21 @@ def _without_digits(
     op: ReceptiveContext, field: ReceptiveField2D, spatial: int, mixed: Sequence[Digit]
 ) -> ReceptiveField2D:
     """Combine entries over some digits of the row or column number."""
-    digits: list[Digit] = []
+    remaining: list[Digit] = []
     for axis in field.layout:
-        digits += [digit for digit in _digits_of(axis, spatial) if digit not in mixed]
-    digits.sort(key=lambda digit: -digit.stride)
-    source, length = field.along(spatial), field.lengths[spatial]
-    shorter = _regroup(op, source, length, digits, mixed)
-    # Those that remain get new strides; the mixed ones stay in the layout as digits of no spatial
-    # axis.
-    renamed = {digit: Digit(None, digit.size) for digit in mixed}
+        remaining += [digit for digit in _digits_of(axis, spatial) if digit not in mixed]
+    remaining.sort(key=lambda digit: -digit.stride)
+    shorter = _regroup(op, field.along(spatial), field.lengths[spatial], remaining, mixed)
+    # The number is now made of the remaining digits alone, so their strides shrink. The mixed ones
+    # stay in the layout, where the value still has their axes, as digits of no spatial axis.
+    new_digits = {digit: Digit(None, digit.size) for digit in mixed}
     stride = 1
-    for digit in reversed(digits):
-        renamed[digit] = digit._replace(stride=stride)
+    for digit in reversed(remaining):
+        new_digits[digit] = digit._replace(stride=stride)
         stride *= digit.size
     layout = []
     for axis in field.layout:
-        layout.append(tuple(renamed.get(digit, digit) for digit in axis))
+        layout.append(tuple(new_digits.get(digit, digit) for digit in axis))
     return replace(field, layout=tuple(layout)).replaced(spatial, shorter, stride)
 
 
@@ -266,13 +272,13 @@ def reshaped(
         Unbounded: the new axes cut through a digit, or the image is divided into a fixed number of
             sections.
     """
-    waiting = _merged(chain(*field.layout))
+    remaining = _merged(chain(*field.layout))
     layout: list[tuple[Digit, ...]] = []
     for dim, size in enumerate(new):
         taken: list[Digit] = []
         # An axis takes digits from the most significant on; the last of them may have to be split.
         while size > 1:
-            digit = waiting.pop(0)
+            digit = remaining.pop(0)
             if size % digit.size == 0:
                 taken.append(digit)
                 size //= digit.size
@@ -281,7 +287,7 @@ def reshaped(
                 raise op.unbounded("reshapes across rows and columns")
             low = digit.size // size
             taken.append(Digit(digit.spatial, size, digit.stride * low))
-            waiting.insert(0, Digit(digit.spatial, low, digit.stride))
+            remaining.insert(0, Digit(digit.spatial, low, digit.stride))
             # Of a split row number the low digit must stay as it is when the image grows: windows
             # of 8 rows are fine, 8 windows are not, and the example cannot tell the two apart. Only
             # a number that is written in the forward is certain not to grow.

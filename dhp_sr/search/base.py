@@ -77,7 +77,7 @@ class Search(ABC):
         return self.hyper.mask
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed search needs besides the state of the hyper network."""
+        """Return the state that a resumed search needs besides that of the hyper network."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - baselines have none

@@ -20,7 +20,8 @@ References:
     GRAIL (CPAL 2026): a ridge relative to the mean diagonal, statistics of the pruned prefix.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -32,6 +33,7 @@ from dhp_sr.channels.plan import ChannelPlan
 from dhp_sr.graph.capture import trace
 from dhp_sr.surgery.cut import kept_entries
 from dhp_sr.surgery.layer_samples import (
+    Layer,
     as_kernel,
     choose_positions,
     in_dim,
@@ -43,7 +45,7 @@ from dhp_sr.surgery.layer_samples import (
     sample_features,
     sample_outputs,
 )
-from dhp_sr.surgery.least_squares import NormalEquations, solve_with_held_out_ridge
+from dhp_sr.surgery.least_squares import NormalEquations, Solution, solve_with_held_out_ridge
 from dhp_sr.surgery.side_by_side import (
     ADDITIONS,
     BATCH_NORMS,
@@ -61,7 +63,7 @@ HELD_OUT = 5
 
 SMALLEST_GAIN = 1e-3
 """A channel that is scaled by less than this, relative to the largest scale, is not asked to make
-up for the error of its stream: it would have to grow a thousandfold."""
+up for the error of the sum that it is added to: it would have to grow a thousandfold."""
 
 
 @dataclass(frozen=True)
@@ -184,20 +186,12 @@ class _Correction:
     def _correct(self, node: fx.Node) -> bool:
         """Re-solve a layer; return whether it changed."""
         layer = self._masked.layer(node)
-        groups = num_groups(layer)
-        kept_out = self._kept_channels(node, out_dim(layer))
         kept_in = self._kept_channels(node, in_dim(layer))
-        outs_per_group = layer.weight.shape[out_dim(layer)] // groups
-        ins_per_group = layer.weight.shape[in_dim(layer)]
-        error_before = error_after = target_square = chosen_ridge = 0.0
-        # The groups of a grouped convolution are separate regressions, each on inputs of its own.
-        for group in range(groups):
-            outs = kept_out[kept_out // outs_per_group == group]
-            if len(outs) == 0:
-                continue
-            ins = kept_in
-            if groups > 1:
-                ins = kept_in + group * ins_per_group
+        error_before = 0.0
+        error_after = 0.0
+        target_square = 0.0
+        chosen_ridge = 0.0
+        for ins, outs in self._regressions(node):
             train, held_out = self._normal_equations(node, ins, outs)
             solution = solve_with_held_out_ridge(train, held_out, layer.bias is not None)
             error_before += held_out.residual_square
@@ -207,13 +201,7 @@ class _Correction:
                 continue
             error_after += solution.held_out_error
             chosen_ridge = solution.ridge
-            change = as_kernel(layer, solution.coefficients).to(layer.weight)
-            rows, columns = outs, kept_in
-            if is_transposed(layer):
-                rows, columns = kept_in, outs
-            layer.weight[rows[:, None], columns] += change
-            if layer.bias is not None:
-                layer.bias[outs] += solution.intercepts.to(layer.bias)
+            _add_to_layer(layer, solution, kept_in, outs)
         scale = max(target_square, torch.finfo(torch.float64).tiny)
         self.layers.append(
             LayerCorrection(
@@ -225,44 +213,75 @@ class _Correction:
             self.values[f"{node.target}.bias"] = layer.bias.detach().clone()
         return chosen_ridge > 0
 
+    def _regressions(self, node: fx.Node) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (kept input channels, kept output channels) of each regression of a layer.
+
+        The groups of a grouped convolution are separate regressions, each on inputs of its own;
+        along the weight's axis of input channels, which they share, all groups keep the same.
+        """
+        layer = self._masked.layer(node)
+        groups = num_groups(layer)
+        kept_out = self._kept_channels(node, out_dim(layer))
+        kept_in = self._kept_channels(node, in_dim(layer))
+        if groups == 1:
+            yield kept_in, kept_out
+            return
+        outs_per_group = layer.weight.shape[out_dim(layer)] // groups
+        ins_per_group = layer.weight.shape[in_dim(layer)]
+        for group in range(groups):
+            outs = kept_out[kept_out // outs_per_group == group]
+            if len(outs) > 0:
+                yield kept_in + group * ins_per_group, outs
+
     def _normal_equations(
         self, node: fx.Node, ins: Tensor, outs: Tensor
     ) -> tuple[NormalEquations, NormalEquations]:
-        """Sums over the training samples and over the held-out ones."""
+        """Sums over the training samples and over the held-out ones.
+
+        Args:
+            node: call of the layer.
+            ins: input channels that the regression reads.
+            outs: output channels that it is for.
+        """
         layer = self._masked.layer(node)
         source = node.all_input_nodes[0]
         features = num_features(layer, len(ins))
         train = NormalEquations(features, len(outs))
         held_out = NormalEquations(features, len(outs))
         num_samples = self._masked.num_samples
-        wanted = -(-self._rows_per_feature * features // num_samples)
-        stream_error = self._stream_error(node)
-        index = 0
+        rows_per_sample = math.ceil(self._rows_per_feature * features / num_samples)
+        shortcut_error = self._shortcut_error(node)
+        sample_index = 0
         for batch, values in enumerate(self._masked.values):
             targets = self._dense.values[batch][node]
-            if stream_error is not None:
-                targets = targets + stream_error(batch)
+            if shortcut_error is not None:
+                targets = targets + shortcut_error(batch)
             for sample, output, target in zip(values[source], values[node], targets, strict=True):
                 count = num_positions(layer, output)
-                positions = choose_positions(count, wanted, self._generator).to(output.device)
+                positions = choose_positions(count, rows_per_sample, self._generator)
+                positions = positions.to(output.device)
                 x = sample_features(layer, sample, output, ins, positions)
                 y = sample_outputs(layer, target, outs, positions)
                 residuals = y - sample_outputs(layer, output, outs, positions)
-                held = torch.arange(len(x), device=x.device) % HELD_OUT == HELD_OUT - 1
                 if num_samples >= HELD_OUT:
                     # Whole images are held out: neighboring positions of one tell too little.
-                    held = torch.full_like(held, index % HELD_OUT == HELD_OUT - 1)
+                    held = torch.full((len(x),), sample_index % HELD_OUT == HELD_OUT - 1)
+                else:
+                    held = torch.arange(len(x)) % HELD_OUT == HELD_OUT - 1
+                held = held.to(x.device)
                 train.add(x[~held], residuals[~held], y[~held])
                 held_out.add(x[held], residuals[held], y[held])
-                index += 1
+                sample_index += 1
         return train, held_out
 
-    def _stream_error(self, node: fx.Node) -> Callable[[int], Tensor] | None:
-        """Error that a layer's output meets when it is added to a residual stream.
+    def _shortcut_error(self, node: fx.Node) -> Callable[[int], Tensor] | None:
+        """Error of the value that a layer's output is added to, as at the end of a residual block.
+
+            shortcut --------------------(error e)---------------> + --> read by all that follows
+               '-----> ... --> layer --> norm --> * constant ------^
 
         The sum is what the rest of the network reads, so the layer also makes up for what the
-        stream lost before it. Between layer and addition there may be normalizations and constant
-        factors, which scale each channel.
+        shortcut has lost: its target is y + e / (gain of the norm * constant), channel by channel.
 
         Returns:
             For a batch's index the error in units of the layer's output, (N, C, H, W); None where
@@ -295,12 +314,25 @@ class _Correction:
             usable = scale.abs() > SMALLEST_GAIN * scale.abs().max()
             # Where nothing is usable the inverse is zero, not infinite.
             inverse = torch.where(usable, scale, torch.ones_like(scale)).reciprocal() * usable
-            return partial(self._scaled_loss, other, inverse)
+            return partial(self._scaled_error, other, inverse)
         return None
 
-    def _scaled_loss(self, node: fx.Node, scale: Tensor, batch: int) -> Tensor:
+    def _scaled_error(self, node: fx.Node, scale: Tensor, batch: int) -> Tensor:
         """Difference between the dense and the masked value of a node, times a scale."""
         return scale * (self._dense.values[batch][node] - self._masked.values[batch][node])
+
+
+def _add_to_layer(layer: Layer, solution: Solution, kept_in: Tensor, outs: Tensor) -> None:
+    """Add coefficients and intercepts to some channels of a layer's weight and bias."""
+    rows = outs
+    columns = kept_in
+    if is_transposed(layer):
+        rows = kept_in
+        columns = outs
+    change = as_kernel(layer, solution.coefficients).to(layer.weight)
+    layer.weight[rows[:, None], columns] += change
+    if layer.bias is not None:
+        layer.bias[outs] += solution.intercepts.to(layer.bias)
 
 
 def _norm_gain(norm: nn.Module) -> Tensor | None:

@@ -19,7 +19,7 @@ ADVICE = (
     "(`x.shape[1]`), so that its channels are kept, or name the layers that must not lose channels "
     "in `exclude` (`compress.exclude` in an option file)"
 )
-"""What to do if a cut computes something else: the plan does not see numbers that layers hold."""
+"""Advice if a cut computes something else: the plan does not see numbers that layers hold."""
 
 MAX_DIFFERENCE = 1e-3
 """Largest relative difference between cut and masked network that passes for rounding."""

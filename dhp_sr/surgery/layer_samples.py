@@ -113,6 +113,14 @@ def sample_outputs(layer: Layer, sample: Tensor, channels: Tensor, positions: Te
     return sample.flatten(1)[:, positions][channels].T
 
 
+def as_matrix(layer: Layer, weight: Tensor) -> Tensor:
+    """Reshape a weight to (out, features), as `sample_features` has them; inverts `as_kernel`."""
+    if is_transposed(layer):
+        # As the kernel of the plain convolution that equals it, see `_zero_stuffed`.
+        weight = weight.transpose(0, 1).flip(dims=tuple(range(2, weight.dim())))
+    return weight.flatten(1)
+
+
 def as_kernel(layer: Layer, coefficients_OF: Tensor) -> Tensor:
     """Reshape coefficients (out, features) like the weight: (out, in, ...), or (in, out, ...)."""
     out_channels = len(coefficients_OF)
@@ -124,7 +132,15 @@ def as_kernel(layer: Layer, coefficients_OF: Tensor) -> Tensor:
 
 
 def _windows(layer: _ConvNd, sample: Tensor, spatial: Sequence[int]) -> Tensor:
-    """View (channels, *positions, *kernel) of a convolution's inputs; only padding copies."""
+    """View (channels, *positions, *kernel) of a convolution's inputs; only padding copies.
+
+    Along one axis, with stride 2 and dilation 1, windows of 3 lie on the same memory:
+
+        padded       0 a b c d e 0
+        window 0     0 a b            the next window starts 2 entries further,
+        window 1         b c d        the next tap of a window 1 entry
+        window 2             d e 0
+    """
     if isinstance(layer, _ConvTransposeNd):
         padded = _zero_stuffed(layer, sample)
         stride: tuple[int, ...] = (1,) * len(spatial)
@@ -143,7 +159,12 @@ def _windows(layer: _ConvNd, sample: Tensor, spatial: Sequence[int]) -> Tensor:
 
 
 def _zero_stuffed(layer: _ConvTransposeNd, sample: Tensor) -> Tensor:
-    """Input of the plain convolution, with the kernel flipped, that equals a transposed one."""
+    """Input of the plain convolution, with the kernel flipped, that equals a transposed one.
+
+    Zeros go between the entries and around them. Stride 2, kernel 3, padding 1, output padding 1:
+
+        a b c   ->   0 a 0 b 0 c 0 0        windows of 3: 6 outputs
+    """
     sizes = sample.shape[1:]
     stuffed = [(size - 1) * step + 1 for size, step in zip(sizes, layer.stride, strict=True)]
     spread = sample.new_zeros(len(sample), *stuffed)

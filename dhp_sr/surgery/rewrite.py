@@ -5,6 +5,11 @@ rules record which argument of which node counts which channels (`SizePatch`). F
 these arguments are set to the numbers of kept channels, in the traced graph; everything else of the
 forward stays as it was traced. A network whose class comes to the right sizes by itself keeps its
 class.
+
+    traced                       patch (node, path to the argument, size)         cut to 40 channels
+    split(x, [16, 48], dim=1)    ("split", ("args", 1), [12, 28])                 split(x, [12, 28])
+    x[:, :16]                    ("getitem", ("args", 1, 1, "stop"), 12)          x[:, :12]
+    x.view(n, -1, h, w)          none: the size is inferred                       the class's own
 """
 
 import copy

@@ -168,8 +168,8 @@ def test_channels_that_others_repeat_are_made_up_for_exactly():
     assert (small(unseen) - plain(unseen)).abs().max() < 1e-4 * scale
 
 
-class Stream(nn.Module):
-    """A stream that loses what a later branch could give back; the shortcut is computed last."""
+class ResidualBlock(nn.Module):
+    """A block whose branch could give back what its input lost; the shortcut is computed last."""
 
     def __init__(self):
         super().__init__()
@@ -186,14 +186,14 @@ class Stream(nn.Module):
         return self.tail(branch * 0.5 + self.shortcut(x))
 
 
-def test_a_branch_makes_up_for_the_error_of_its_stream():
-    plain = Stream().double().eval()
+def test_a_branch_makes_up_for_the_error_of_its_shortcut():
+    plain = ResidualBlock().double().eval()
     x = torch.randn(8, 2, 10, 10, dtype=torch.double)
     hyper = convert(plain, x[:1]).eval()
     hyper.set_masks({"inner": torch.tensor([True] * 3 + [False] * 5)})
     values = hyper.generate()
     with torch.no_grad():
-        values["head.bias"] += 0.2  # an error of the stream itself, before the branch
+        values["head.bias"] += 0.2  # an error of the shortcut, before the branch
     fixed, _ = correct(plain, hyper.plan, hyper.mask, values, [x])
     sums = []
     for chosen in (dict(plain.named_parameters()), values, fixed):
@@ -203,8 +203,8 @@ def test_a_branch_makes_up_for_the_error_of_its_stream():
         copied.tail.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
         copied(x)
         sums.append(seen[0])
-    dense, broken, mended = sums
-    assert (mended - dense).square().mean() < 0.3 * (broken - dense).square().mean()
+    dense, broken, corrected = sums
+    assert (corrected - dense).square().mean() < 0.3 * (broken - dense).square().mean()
 
 
 def test_layers_that_cannot_be_corrected_are_listed():

@@ -113,9 +113,10 @@ class HSN(Search):
             progress, self.settings.budget.keep_ratio, self._options.target_ramp
         )
         # Chain rule: dR/dlogit = dR/dratio * dratio/dgate * dgate/dlogit.
-        value, slope = COST_REGULARIZERS[self._options.cost_regularizer](kept_ratio, target)
+        regularizer = COST_REGULARIZERS[self._options.cost_regularizer]
+        value, derivative = regularizer(kept_ratio, target)
         marginal_cost = (self.hyper.costs.marginal(cost_gates.values, kind) / dense_cost).float()
-        cost_gradient = slope * marginal_cost * cost_gates.gradients
+        cost_gradient = derivative * marginal_cost * cost_gates.gradients
         penalty = self._penalty(loss_gradient, cost_gradient)
         self._update(loss_gradient, penalty * cost_gradient)
         self._refresh()
@@ -163,8 +164,11 @@ class HSN(Search):
         """Take a step of AdamW.
 
         The factors of the layers act on the heads alone; the gradient that flows on into the
-        recurrent network is the plain sum. So the heads' gradients are computed separately for
-        both terms, and the recurrent network continues from `_leaf_states`.
+        recurrent network is the plain sum. So the graph is cut between the two at `_leaf_states`,
+        and backward runs in two stages:
+
+            recurrent network --> states | leaf states --> heads --> logits
+              <--- 2. backward of the sum |  <--- 1. grad, for loss and cost separately
 
         Args:
             loss_gradient: (channels,) dL/dlogit.
@@ -180,10 +184,11 @@ class HSN(Search):
             )
             head_gradients.append(torch.cat((of_direction, of_length[:, None]), dim=1))
             state_gradients.append(of_states)
-        # Gradients are set by hand, so those of the backward below must not be added to old ones.
         combined = self._scaling.combine(*head_gradients)
+        # Before the backward, whose gradients would be added to those of the last step.
         self._optimizer.zero_grad(set_to_none=True)
         self._states.backward(state_gradients[0] + state_gradients[1])
+        # Those of the heads are set by hand: no backward reaches them.
         direction.grad = combined[:, :-1].contiguous()
         length.grad = combined[:, -1].contiguous()
         self._optimizer.step()

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.func import functional_call
 
 from dhp_sr.hyper import HyperNet
-from dhp_sr.search.obs.statistics import LayerStatistics
+from dhp_sr.search.obs.statistics import LayerStatistics, taps_to_features
 from dhp_sr.surgery.cut import kept_entries
-from dhp_sr.surgery.layer_samples import Layer, is_transposed, layer_of_weight, out_dim
+from dhp_sr.surgery.layer_samples import Layer, as_kernel, layer_of_weight, out_dim
 
 
 class WidthDatabase:
@@ -66,10 +66,10 @@ class WidthDatabase:
             weight, bias = self._solved[key]
             dim = out_dim(self._module(layer))
             outputs = kept.get((layer.weight, dim), torch.arange(weight.shape[dim]))
-            values[layer.weight] = _only(weight, outputs, dim).to(values[layer.weight])
+            values[layer.weight] = _zero_outside(weight, outputs, dim).to(values[layer.weight])
             name = f"{layer.weight.rpartition('.')[0]}.bias"
             if bias is not None:
-                values[name] = _only(bias, outputs, 0).to(values[name])
+                values[name] = _zero_outside(bias, outputs, 0).to(values[name])
         return values
 
     @torch.no_grad()
@@ -109,26 +109,17 @@ class WidthDatabase:
         if bias is not None:
             shift = layer.weight_OF @ layer.mean_F - weight_OF @ layer.mean_F
             bias = bias + shift.reshape(len(bias), -1).sum(1)
-        return _unflatten(self._module(layer), layer, weight_OF), bias
+        return _unflatten(self._module(layer), weight_OF), bias
 
 
-def _unflatten(module: Layer, layer: LayerStatistics, weight_OF: Tensor) -> Tensor:
+def _unflatten(module: Layer, weight_OF: Tensor) -> Tensor:
     """Bring a flattened weight back to the shape of the module's."""
-    shape = list(module.weight.shape)
-    if is_transposed(module):
-        shape[:2] = shape[1::-1]
-    taps = shape[2:]
-    if layer.features_per_channel == 1 and len(layer.weight_OF) > shape[0]:
-        # Every tap was a separate output: (out * taps, in) -> (out, in, *taps).
-        weight = weight_OF.reshape(shape[0], -1, shape[1]).transpose(1, 2).reshape(shape)
-    else:
-        weight = weight_OF.reshape(shape)
-    if is_transposed(module):
-        weight = weight.flip(dims=tuple(range(2, 2 + len(taps)))).transpose(0, 1)
-    return weight
+    # More rows than output channels: every tap of the kernel is an output of its own.
+    taps = len(weight_OF) // module.weight.shape[out_dim(module)]
+    return as_kernel(module, taps_to_features(weight_OF, taps))
 
 
-def _only(tensor: Tensor, entries: Tensor, dim: int) -> Tensor:
+def _zero_outside(tensor: Tensor, entries: Tensor, dim: int) -> Tensor:
     """Copy of a tensor that is zero outside some entries of an axis."""
     result = torch.zeros_like(tensor)
     return result.index_copy_(dim, entries, tensor.index_select(dim, entries))

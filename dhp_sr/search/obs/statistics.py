@@ -11,8 +11,8 @@ from torch.func import functional_call
 from dhp_sr.channels.plan import ChannelPlan, Layer
 from dhp_sr.surgery.layer_samples import Layer as WeightedLayer
 from dhp_sr.surgery.layer_samples import (
+    as_matrix,
     choose_positions,
-    is_transposed,
     layer_of_weight,
     num_features,
     num_groups,
@@ -117,6 +117,16 @@ def _input_channels(plan: ChannelPlan, layer: Layer) -> Tensor | None:
     return None
 
 
+def taps_to_outputs(weight_OF: Tensor, taps: int) -> Tensor:
+    """Make every tap of a kernel an output of its own: (out, in * taps) -> (out * taps, in)."""
+    return weight_OF.unflatten(1, (-1, taps)).transpose(1, 2).flatten(0, 1)
+
+
+def taps_to_features(weight_OF: Tensor, taps: int) -> Tensor:
+    """Invert `taps_to_outputs`: (out * taps, in) -> (out, in * taps)."""
+    return weight_OF.unflatten(0, (-1, taps)).transpose(1, 2).flatten(1)
+
+
 class _InputMoments:
     """Streamed sums of a layer's features; its calls are summed where it has several."""
 
@@ -125,7 +135,7 @@ class _InputMoments:
         self._features = num_features(module, channels)
         if self._by_channel:
             self._features = channels
-        self._rows_per_batch = -(-ROWS_PER_FEATURE * self._features // num_batches)
+        self._rows_per_batch = math.ceil(ROWS_PER_FEATURE * self._features / num_batches)
         self._channels = torch.arange(channels)
         self._module = module
         self._rows = 0
@@ -135,9 +145,9 @@ class _InputMoments:
 
     def add(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         """Forward hook: add rows of a batch."""
-        wanted = -(-self._rows_per_batch // len(output))
+        rows_per_sample = math.ceil(self._rows_per_batch / len(output))
         for sample, result in zip(inputs[0], output, strict=True):
-            rows = self._sample(sample, result, wanted)
+            rows = self._sample(sample, result, rows_per_sample)
             self._rows += len(rows)
             self._sum += rows.double().sum(0).cpu()
             self._square += (rows.T @ rows).double().cpu()
@@ -157,17 +167,10 @@ class _InputMoments:
         self, name: str, values: Mapping[str, Tensor], index: Tensor, ridge: float
     ) -> LayerStatistics:
         """Turn the sums into the statistics of the layer."""
-        weight = values[name].detach().double().cpu()
-        if is_transposed(self._module):
-            # As the kernel of the plain convolution that equals it, see `layer_samples`.
-            weight = weight.transpose(0, 1).flip(dims=tuple(range(2, weight.dim())))
-        weight_OF = weight.flatten(1)
-        features_per_channel = math.prod(weight.shape[2:])
+        weight_OF = as_matrix(self._module, values[name].detach().double().cpu())
+        features_per_channel = weight_OF.shape[1] // len(self._channels)
         if self._by_channel:
-            # Every tap becomes an output: (out, in, *taps) -> (out * taps, in).
-            weight_OF = (
-                weight.flatten(2).transpose(1, 2).flatten(0, 1) if weight.dim() > 2 else weight
-            )
+            weight_OF = taps_to_outputs(weight_OF, features_per_channel)
             features_per_channel = 1
         rows = max(self._rows, 1)
         mean = self._sum / rows
