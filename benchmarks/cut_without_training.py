@@ -33,7 +33,7 @@ from dhp_sr.utils.errors import exit_code  # noqa: E402
 from dhp_sr.zoo.networks import load_file  # noqa: E402
 
 KEY = ("name", "method", "keep_ratio", "seed")
-"""What tells rows apart."""
+"""Keys of a row that tell rows apart."""
 
 
 def collect_patches(options: Options, count: int) -> Tensor:

@@ -125,7 +125,7 @@ def plot_speedups(
         axes.plot(1 / row["macs_ratio"], y, "|", color=MUTED, markersize=11, markeredgewidth=2)
     axes.set_yticks(range(len(chosen)), [f"{row['network']}, {row['widths']}" for row in chosen])
     axes.set_ylim(len(chosen) - 0.4, -0.6)
-    axes.set_xlabel("speed-up; grey: dense MACs / kept MACs", fontsize=9, color=INK)
+    axes.set_xlabel("speed-up; gray: dense MACs / kept MACs", fontsize=9, color=INK)
     style_axes(axes, grid="x")
     axes.tick_params(axis="y", length=0)
     title = f"Cut networks against dense ones, {_setting(runtime, threads)}"

@@ -59,17 +59,17 @@ x = torch.rand(1, 3, 9, 8)
 assert torch.equal(dhp_sr.deploy.load_model("pruned.safetensors")(x), small(x))
 import numpy as np
 from PIL import Image
-pathlib.Path("pictures").mkdir()
+pathlib.Path("images").mkdir()
 pixels = np.random.default_rng(0).integers(0, 256, (40, 44, 3), dtype=np.uint8)
-Image.fromarray(pixels).save("pictures/a.png")
+Image.fromarray(pixels).save("images/a.png")
 """
-"""The engine and the model files, and a picture for the commands after it."""
+"""The engine and the model files, and an image for the commands after it."""
 
 _MODEL = "--model pruned.safetensors"
 COMMANDS: tuple[tuple[str, int, str], ...] = (
-    (f"dhp-sr-test {_MODEL} --data pictures --repeats 1 --size 16 16", 0, ""),
+    (f"dhp-sr-test {_MODEL} --data images --repeats 1 --size 16 16", 0, ""),
     ("dhp-sr-plan --arch DnCNN num_feat=8 num_layers=3", 0, ""),
-    (f"dhp-sr-infer {_MODEL} --input pictures --output out", 0, ""),
+    (f"dhp-sr-infer {_MODEL} --input images --output out", 0, ""),
     (f"dhp-sr-export {_MODEL} --format pt2 --output again.pt2", 0, ""),
     (f"dhp-sr-export {_MODEL} --format onnx --output x.onnx", 2, "pip install 'dhp_sr[onnx]'"),
     ("dhp-sr-train -opt quickstart.yml", 2, "pip install 'dhp_sr[train]'"),
@@ -217,11 +217,11 @@ def use(python: Path, folder: Path) -> None:
             f"{line}: expected {code} and {message!r}, {found}",
         )
         print(f"as expected: {line}", flush=True)
-    _expect((place / "out").is_dir() and any((place / "out").iterdir()), "infer left no picture")
+    _expect((place / "out").is_dir() and any((place / "out").iterdir()), "infer left no image")
 
 
 def run(command: Sequence[str], place: Path) -> str:
-    """Return what a command prints; its failure is ours."""
+    """Run a command and return its output; fail with it."""
     done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
     _expect(done.returncode == 0, f"{' '.join(command)[:300]} failed:\n{done.stdout}{done.stderr}")
     return done.stdout

@@ -30,12 +30,12 @@ def save_classes(folder: Path, count: int, classes=CLASSES, side: int = 8) -> Pa
     return folder
 
 
-def class_options(pictures: Path, tmp_path: Path, **changes: Any) -> Options:
+def class_options(image_folder: Path, tmp_path: Path, **changes: Any) -> Options:
     """Options of a 12-iteration run: 4 dense, 4 search, 4 finetuning.
 
     `changes` replace whole sections, or some keys of a section where they are dicts.
     """
-    data = {"type": "ClassificationDataset", "dataroot": str(pictures)}
+    data = {"type": "ClassificationDataset", "dataroot": str(image_folder)}
     options: dict[str, Any] = {
         "name": "tiny",
         "model_type": "DHPClassificationModel",

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from fake_clock import clock  # noqa: E402, F401 - fixture of the tests of latency
-from tiny_runs import make_options, pictures  # noqa: E402, F401 - fixtures of many tests
+from tiny_runs import image_folder, make_options  # noqa: E402, F401 - fixtures of many tests
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -13,14 +13,14 @@ CASES = {
     "srresnet_x2": ("SRResNet", {"num_feat": 16, "num_block": 2, "upscale": 2}),
     "srresnet_x3": ("SRResNet", {"num_feat": 16, "num_block": 1, "upscale": 3}),
     "srresnet_x4": ("SRResNet", {"num_feat": 16, "num_block": 2, "upscale": 4}),
-    "dncnn_grey": ("DnCNN", {"num_feat": 16, "num_layers": 5}),
-    "dncnn_colour_no_norm": (
+    "dncnn_gray": ("DnCNN", {"num_feat": 16, "num_layers": 5}),
+    "dncnn_color_no_norm": (
         "DnCNN",
         {"num_in_ch": 3, "num_feat": 16, "num_layers": 4, "batch_norm": False},
     ),
     "rlfn_x2": ("RLFN", {"num_feat": 12, "num_block": 2, "esa_feat": 4, "upscale": 2}),
-    "unet_grey": ("UNet", {"num_feat": 8, "num_levels": 3}),
-    "unet_colour": ("UNet", {"num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_levels": 4}),
+    "unet_gray": ("UNet", {"num_feat": 8, "num_levels": 3}),
+    "unet_color": ("UNet", {"num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_levels": 4}),
     "resnet_padding": ("ResNet", {"num_feat": 8, "depth": 8, "input_size": 8}),
     "resnet_projection": (
         "ResNet",

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from class_pictures import CLASSES, save_classes
+from class_images import CLASSES, save_classes
 from PIL import Image
 
 from dhp_sr.archs import build
@@ -27,8 +27,8 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
+def image_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
     save_classes(folder / "test", 4)
     return folder
 
@@ -55,13 +55,13 @@ def test_an_export_says_which_sizes_it_takes(model, tmp_path, form, capsys):
             program(torch.rand(1, 3, SIDE - 1, SIDE))
 
 
-def test_both_runtimes_score_side_by_side(model, onnx, pictures, tmp_path, capsys):
+def test_both_runtimes_score_side_by_side(model, onnx, image_folder, tmp_path, capsys):
     given = [
         "--model",
         str(model),
         str(onnx),
         "--data",
-        str(pictures),
+        str(image_folder),
         "--repeats",
         "2",
         "--threads",
@@ -93,15 +93,15 @@ def test_both_runtimes_score_side_by_side(model, onnx, pictures, tmp_path, capsy
         (["--crop_border", "4"], "--crop_border"),
     ),
 )
-def test_arguments_of_restoration(model, pictures, more, message, capsys):
-    assert score(["--model", str(model), "--data", str(pictures), "--repeats", "0", *more]) == 2
+def test_arguments_of_restoration(model, image_folder, more, message, capsys):
+    assert score(["--model", str(model), "--data", str(image_folder), "--repeats", "0", *more]) == 2
     assert message in capsys.readouterr().err
 
 
-def test_models_of_two_jobs(model, pictures, tmp_path, capsys):
+def test_models_of_two_jobs(model, image_folder, tmp_path, capsys):
     save_model(build("DnCNN", num_feat=4), tmp_path / "d.safetensors")
     assert (
-        score(["--model", str(model), str(tmp_path / "d.safetensors"), "--data", str(pictures)])
+        score(["--model", str(model), str(tmp_path / "d.safetensors"), "--data", str(image_folder)])
         == 2
     )
     message = capsys.readouterr().err

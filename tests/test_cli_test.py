@@ -18,12 +18,12 @@ QUICK = ("--repeats", "0")
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def image_folder(tmp_path):
     folder = tmp_path / "Set2" / "HR"
     folder.mkdir(parents=True)
     for index in range(2):
-        picture = np.random.default_rng(index).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-        Image.fromarray(picture).save(folder / f"{index}.png")
+        pixels = np.random.default_rng(index).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
     return folder
 
 
@@ -39,9 +39,9 @@ def dncnn(tmp_path):
     return str(tmp_path / "dncnn.safetensors")
 
 
-def test_a_table_and_its_json(edsr, pictures, tmp_path, capsys):
+def test_a_table_and_its_json(edsr, image_folder, tmp_path, capsys):
     out = tmp_path / "scores.json"
-    arguments = ["--data", str(pictures), "--max_images", "1", *QUICK]
+    arguments = ["--data", str(image_folder), "--max_images", "1", *QUICK]
     assert main(["--model", edsr, *arguments, "--json", str(out)]) == 0
     table = capsys.readouterr().out
     assert "Set2 PSNR-Y dB" in table and "bicubic" in table and "edsr" in table
@@ -50,12 +50,12 @@ def test_a_table_and_its_json(edsr, pictures, tmp_path, capsys):
     assert [row["sets"]["Set2"]["images"] for row in rows] == [1, 1]
 
 
-def test_denoising_needs_a_level(dncnn, edsr, pictures, capsys):
-    assert main(["--model", dncnn, "--data", str(pictures), "--sigma", "25", *QUICK]) == 0
+def test_denoising_needs_a_level(dncnn, edsr, image_folder, capsys):
+    assert main(["--model", dncnn, "--data", str(image_folder), "--sigma", "25", *QUICK]) == 0
     assert "noisy" in capsys.readouterr().out
-    assert main(["--model", dncnn, "--data", str(pictures)]) == 2
+    assert main(["--model", dncnn, "--data", str(image_folder)]) == 2
     assert "--sigma" in capsys.readouterr().err
-    assert main(["--model", edsr, "--data", str(pictures), "--sigma", "25"]) == 2
+    assert main(["--model", edsr, "--data", str(image_folder), "--sigma", "25"]) == 2
     assert "--sigma" in capsys.readouterr().err
 
 
@@ -73,18 +73,25 @@ def test_what_the_option_file_says_is_not_said_again(capsys):
 @pytest.mark.parametrize(
     ("option", "values"), [("--size", ["0", "8"]), ("--threads", ["0"]), ("--repeats", ["-1"])]
 )
-def test_measures_that_make_no_sense(edsr, pictures, option, values, capsys):
-    assert main(["--model", edsr, "--data", str(pictures), option, *values]) == 2
+def test_measures_that_make_no_sense(edsr, image_folder, option, values, capsys):
+    assert main(["--model", edsr, "--data", str(image_folder), option, *values]) == 2
     assert f"{option}: " in capsys.readouterr().err
     assert main(["-opt", "options/quickstart.yml", option, *values]) == 2
     assert option in capsys.readouterr().err
 
 
-def test_several_models_side_by_side(edsr, pictures, tmp_path, capsys):
+def test_several_models_side_by_side(edsr, image_folder, tmp_path, capsys):
     save_model(build("EDSR", num_feat=6, num_block=1, upscale=2), tmp_path / "wider.safetensors")
     assert (
         main(
-            ["--model", edsr, str(tmp_path / "wider.safetensors"), "--data", str(pictures), *QUICK]
+            [
+                "--model",
+                edsr,
+                str(tmp_path / "wider.safetensors"),
+                "--data",
+                str(image_folder),
+                *QUICK,
+            ]
         )
         == 0
     )
@@ -94,13 +101,13 @@ def test_several_models_side_by_side(edsr, pictures, tmp_path, capsys):
     assert line.split()[2:] == ["bicubic", "edsr", "wider"]
 
 
-def test_nothing_of_training_is_imported(edsr, pictures):
+def test_nothing_of_training_is_imported(edsr, image_folder):
     code = (
         "import sys; from dhp_sr.test import main; code = main(sys.argv[1:]);"
         "found = {'basicsr', 'torchvision', 'lmdb', 'skimage', 'matplotlib', 'tensorboard', 'onnx'} & set(sys.modules);"
         "assert not found, found; sys.exit(code)"
     )
-    command = [sys.executable, "-c", code, "--model", edsr, "--data", str(pictures), *QUICK]
+    command = [sys.executable, "-c", code, "--model", edsr, "--data", str(image_folder), *QUICK]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -112,11 +119,11 @@ def test_missing_files(edsr, tmp_path, capsys):
     assert "nowhere" in capsys.readouterr().err
 
 
-def test_a_pickle_is_no_model(pictures, tmp_path, capsys):
+def test_a_pickle_is_no_model(image_folder, tmp_path, capsys):
     import pickle
 
     (tmp_path / "evil.pth").write_bytes(pickle.dumps(tmp_path))
-    assert main(["--model", str(tmp_path / "evil.pth"), "--data", str(pictures)]) == 2
+    assert main(["--model", str(tmp_path / "evil.pth"), "--data", str(image_folder)]) == 2
     assert "evil.pth" in capsys.readouterr().err
 
 
@@ -139,7 +146,7 @@ def test_a_model_that_does_not_fit_the_option_file(edsr, dncnn, capsys):
         assert "does not fit options/quickstart.yml" in message and expected in message
 
 
-def test_scores_that_cannot_be_written(edsr, pictures, tmp_path, capsys):
+def test_scores_that_cannot_be_written(edsr, image_folder, tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
     assert (
         main(
@@ -147,7 +154,7 @@ def test_scores_that_cannot_be_written(edsr, pictures, tmp_path, capsys):
                 "--model",
                 edsr,
                 "--data",
-                str(pictures),
+                str(image_folder),
                 *QUICK,
                 "--json",
                 str(tmp_path / "file" / "x.json"),

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from class_pictures import save_classes
+from class_images import save_classes
 from photographs import save_pieces
 
 from dhp_sr.archs import build
@@ -45,7 +45,7 @@ SMALL = {
     "HyperMobileNetV2": ("width_mult=0.25",),
 }
 PROGRAMS = ("python", "torchrun", "pip", "pytest", "mkdocs", ".", "./scripts/")
-"""What a line of an unmarked code block may begin with; other text is marked as `text`."""
+"""Beginnings of a line of an unmarked code block; other text is marked as `text`."""
 
 
 def blocks(page, language):
@@ -121,7 +121,7 @@ def images(options, experiments):
 
 
 def classes(options, experiments):
-    """The changes that make an option file train on a few pictures in class folders."""
+    """The changes that make an option file train on a few images in class folders."""
     folder = Path(f"{experiments}_classes")
     if not folder.exists():
         for part in ("train", "test"):
@@ -332,7 +332,7 @@ for other in {shlex.split(command)[1] for command in COMMANDS if command.startsw
 
 
 def small_before(given, option_file, experiments):
-    """What the pages set comes last and wins, but for lengths."""
+    """The settings of the pages come last and win, but for lengths."""
     if "--set" not in given:
         return [*given, *small(option_file, experiments)]
     position = given.index("--set")

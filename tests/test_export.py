@@ -95,8 +95,8 @@ def test_half_of_the_bytes(model, capsys):
     assert {tensor.dtype for tensor in small.state_dict().values()} == {torch.float16}
     assert torch.equal(small.conv_first.weight, whole.conv_first.weight.half())
     assert read_manifest(model.with_name("m_fp16.safetensors"))["macs"] == 7
-    picture = {"lq": torch.rand(3, 8, 9)}
-    full, half = (restore(network, picture, 2).astype(int) for network in (whole, small))
+    image = {"lq": torch.rand(3, 8, 9)}
+    full, half = (restore(network, image, 2).astype(int) for network in (whole, small))
     assert full.shape == (16, 18, 3) and abs(full - half).max() <= 1
 
 

@@ -81,8 +81,8 @@ def test_a_folder(edsr, tmp_path, capsys):
         (24, 26, 3),
         (24, 28, 3),
     ]
-    told = capsys.readouterr().out
-    assert told.startswith("3 images, 0.00 megapixels in") and "MP/s" in told
+    output = capsys.readouterr().out
+    assert output.startswith("3 images, 0.00 megapixels in") and "MP/s" in output
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     assert infer(edsr, images(source, 4), out) == 0
     assert capsys.readouterr().out.startswith("1 images") and (out / "3.png").exists()
@@ -137,8 +137,8 @@ def good(folder):
             if index % 2
             else folder / f"good{index:03}.{kind}"
         )
-        picture = noise(9 + index % 7, 8 + index % 11, 3, seed=index)
-        Image.fromarray(picture if index % 4 else picture[:, :, 0]).save(where)
+        source = noise(9 + index % 7, 8 + index % 11, 3, seed=index)
+        Image.fromarray(source if index % 4 else source[:, :, 0]).save(where)
     Image.fromarray(noise(1, 1, 3)).save(folder / "one.png")
     cv2.imwrite(str(folder / "deep.png"), noise(9, 9, 3, dtype=np.uint16))
     cv2.imwrite(str(folder / "deep.tiff"), noise(9, 9, dtype=np.uint16))
@@ -157,8 +157,8 @@ def test_two_hundred_mixed_files(edsr, tmp_path, capsys):
     fine, bad = good(source), broken(source)
     assert (len(fine), len(bad)) == (180, 20)
     assert infer(edsr, source, out) == 1
-    told, complaints = capsys.readouterr()
-    assert told.startswith("180 images") and "20 failed" in told
+    output, complaints = capsys.readouterr()
+    assert output.startswith("180 images") and "20 failed" in output
     lines = complaints.splitlines()
     assert len(lines) == 20 and all(line.startswith("failed: ") for line in lines)
     for name, reason in bad.items():
@@ -181,9 +181,9 @@ def test_scores_are_those_of_test_py(edsr, dncnn, tmp_path, sigma):
     photograph = decode((ROOT / "docs" / "images" / "quickstart.png").read_bytes(), "")[:120, :160]
     truth.mkdir(parents=True)
     small.mkdir()
-    picture = photograph if sigma is None else photograph[:, :, :1]
-    Image.fromarray(picture.squeeze()).save(truth / "a.png")
-    Image.fromarray((downscale(picture, 2) if sigma is None else picture).squeeze()).save(
+    source = photograph if sigma is None else photograph[:, :, :1]
+    Image.fromarray(source.squeeze()).save(truth / "a.png")
+    Image.fromarray((downscale(source, 2) if sigma is None else source).squeeze()).save(
         small / "a.png"
     )
     model, more = (edsr, []) if sigma is None else (dncnn, ["--sigma", str(sigma)])
@@ -202,7 +202,7 @@ def test_scores_are_those_of_test_py(edsr, dncnn, tmp_path, sigma):
     found = pixels(out / "a.png")
     found = found[:, :, None] if sigma else found[:, :, ::-1]
     expected = json.loads((tmp_path / "s.json").read_text())["rows"][1]["sets"]["Set"]
-    assert psnr_db(found, picture, crop_border=0 if sigma else 2) == pytest.approx(
+    assert psnr_db(found, source, crop_border=0 if sigma else 2) == pytest.approx(
         expected["psnr_rgb_db"], abs=1e-3
     )
 

@@ -98,7 +98,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_no_network_from_picture_to_picture_is_refused(case, tmp_path, capsys):
+def test_what_is_no_network_from_image_to_image_is_refused(case, tmp_path, capsys):
     nodes, inputs, outputs, message = REFUSED[case]
     assert infer(graph(tmp_path / "x.onnx", nodes, inputs, outputs), tmp_path) == 2
     error = capsys.readouterr().err
@@ -111,8 +111,8 @@ def test_what_is_no_network_from_picture_to_picture_is_refused(case, tmp_path, c
 
 
 @pytest.mark.parametrize("kind", ["sr", "unet"])
-def test_others_that_suit_pictures_are_run(kind, tmp_path):
-    """Twice as large; or a network that insists on even sides, fed with a picture of 20 x 31."""
+def test_others_that_suit_images_are_run(kind, tmp_path):
+    """Twice as large; or a network that insists on even sides, fed with a image of 20 x 31."""
     assert infer(other(tmp_path / "x.onnx", kind), tmp_path) == 0
     with Image.open(tmp_path / "out" / "a.png") as result:
         assert result.size == ((62, 40) if kind == "sr" else (31, 20))

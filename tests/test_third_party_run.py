@@ -43,7 +43,7 @@ def arguments(network, folder, *more):
     changes = [
         f"network_g={{type: Hyper, network: {network}}}",
         f"path.experiments_root={folder}",
-        "name=foreign",
+        "name=third_party",
     ]
     changes += [
         f"datasets.{key}.dataroot_gt={save_pieces(folder / key, key)}" for key in ("train", "val")
@@ -76,7 +76,7 @@ def arguments(network, folder, *more):
 def test_a_run_and_its_file(name, tmp_path, capsys):
     given = arguments(NETWORKS[name], tmp_path)
     assert run_main(given) == 0
-    folder = tmp_path / "foreign"
+    folder = tmp_path / "third_party"
     row = json.loads((folder / "metrics.json").read_text())["rows"][-1]
     model_info.CONSTRUCTORS.clear()
     assert score_main([*given, "--json", str(tmp_path / "again.json")]) == 0
@@ -109,10 +109,10 @@ def test_a_run_and_its_file(name, tmp_path, capsys):
 def test_a_resumed_run_ends_with_the_same_file(tmp_path, monkeypatch):
     given = arguments(NETWORKS["MSRResNet"], tmp_path, "logger.save_checkpoint_freq=1")
     assert run_main(given) == 0
-    model = tmp_path / "foreign" / "models" / "pruned.safetensors"
+    model = tmp_path / "third_party" / "models" / "pruned.safetensors"
     straight = model.read_bytes()
     for state in (5, 6):
-        (tmp_path / "foreign" / "training_states" / f"{state}.state").unlink()
+        (tmp_path / "third_party" / "training_states" / f"{state}.state").unlink()
     model.unlink()
     assert run_main([*given, "--auto_resume"]) == 0
     assert model.read_bytes() == straight
@@ -157,7 +157,7 @@ def test_mistakes_end_with_2_before_the_training(network, expected, tmp_path, ca
     assert run_main(arguments(network, tmp_path)) == 2
     message = capsys.readouterr().err
     assert expected in message and "Traceback" not in message
-    assert not (tmp_path / "foreign").exists()
+    assert not (tmp_path / "third_party").exists()
 
 
 def test_a_classifier_is_not_scored_on_images(tmp_path, capsys):

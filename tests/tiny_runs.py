@@ -12,7 +12,7 @@ EDSR = {"type": "HyperEDSR", "num_feat": 8, "num_block": 1, "upscale": 2}
 DNCNN = {"type": "HyperDnCNN", "num_in_ch": 1, "num_feat": 8, "num_layers": 4}
 
 
-def save_pictures(folder: Path, count: int, side: int, channels: int = 3) -> Path:
+def save_images(folder: Path, count: int, side: int, channels: int = 3) -> Path:
     """Write smooth random images."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -24,22 +24,22 @@ def save_pictures(folder: Path, count: int, side: int, channels: int = 3) -> Pat
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory) -> Path:
+def image_folder(tmp_path_factory) -> Path:
     """A folder with the sub-folders train and val."""
-    folder = tmp_path_factory.mktemp("pictures")
-    save_pictures(folder / "train", 3, 40)
-    save_pictures(folder / "val", 2, 32)
+    folder = tmp_path_factory.mktemp("images")
+    save_images(folder / "train", 3, 40)
+    save_images(folder / "val", 2, 32)
     return folder
 
 
 @pytest.fixture
-def make_options(pictures, tmp_path):
+def make_options(image_folder, tmp_path):
     """A function that makes the options of a tiny run, see `tiny_options`."""
-    return lambda *args, **changes: tiny_options(pictures, tmp_path, *args, **changes)
+    return lambda *args, **changes: tiny_options(image_folder, tmp_path, *args, **changes)
 
 
 def tiny_options(
-    pictures: Path,
+    image_folder: Path,
     root: Path,
     network: dict = EDSR,
     compress: dict | None = None,
@@ -49,7 +49,7 @@ def tiny_options(
     """Options of a 12-iteration run: 4 dense, 4 search, 4 finetuning; `compress={}`: 12 dense."""
     data = {"type": "SRDataset"}
     if network["type"].endswith("DnCNN"):
-        data = {"type": "NoiseDataset", "color": "grey", "sigma": 25.0}
+        data = {"type": "NoiseDataset", "color": "gray", "sigma": 25.0}
     default_compress = {
         "target": {"macs": 0.5},
         "tolerance": 0.15,
@@ -67,11 +67,11 @@ def tiny_options(
         "datasets": {
             "train": {
                 **data,
-                "dataroot_gt": str(pictures / "train"),
+                "dataroot_gt": str(image_folder / "train"),
                 "gt_size": 16,
                 "batch_size_per_gpu": 2,
             },
-            "val": {**data, "name": "A", "dataroot_gt": str(pictures / "val")},
+            "val": {**data, "name": "A", "dataroot_gt": str(image_folder / "val")},
         },
         "path": {"experiments_root": str(root / "experiments")},
         "compress": None if compress == {} else {**default_compress, **(compress or {})},

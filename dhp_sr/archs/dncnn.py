@@ -19,11 +19,11 @@ class DnCNN(nn.Module):
 
     Layer names are those of KAIR's DnCNN, whose checkpoints fit.
 
-    Standard setting: 17 layers x 64 channels, grey: 557,057 params; 9.079 G macs for a 128x128
+    Standard setting: 17 layers x 64 channels, gray: 557,057 params; 9.079 G macs for a 128x128
     input. Without normalization: 555,137 params; 9.079 G macs.
 
     Args:
-        num_in_ch: channels of the image, 1 for grey and 3 for color.
+        num_in_ch: channels of the image, 1 for gray and 3 for color.
         num_feat: width of all layers but the last.
         num_layers: convolutions, the first and the last included (20 in the paper for color and
             for blind noise).

@@ -91,7 +91,7 @@ class EDSR(nn.Module):
         if len(rgb_mean) != 1 and not fits_channels:
             raise ValueError(
                 f"`rgb_mean` (={list(rgb_mean)}) must hold one value, or one per channel of input "
-                f"and output (num_in_ch={num_in_ch}, num_out_ch={num_out_ch}); for grey images "
+                f"and output (num_in_ch={num_in_ch}, num_out_ch={num_out_ch}); for gray images "
                 "pass rgb_mean: [0.4371]"
             )
         self.task = "sr"

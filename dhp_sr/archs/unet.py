@@ -34,7 +34,7 @@ class UNet(nn.Module):
 
     Widths are num_feat, 2 num_feat, 4 num_feat, ... from the top down.
 
-    Standard setting: 5 levels from 32 channels, grey: 7,759,521 params; 3.008 G macs for a 128x128
+    Standard setting: 5 levels from 32 channels, gray: 7,759,521 params; 3.008 G macs for a 128x128
     input (a transposed convolution costs its input's positions; published tables count its
     output's and state 3.41 G).
 

@@ -25,7 +25,7 @@ Roots = str | Annotated[list[str], Field(min_length=1)]
 
 DEFAULT_STATISTICS = {
     "rgb": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
-    "grey": ([0.449], [0.226]),
+    "gray": ([0.449], [0.226]),
 }
 """`color` -> mean and standard deviation of ImageNet, which are usual for CIFAR-10 as well."""
 
@@ -47,7 +47,7 @@ class Dataset(Section):
     filename_tmpl: str = "{}"
     """Name of an LR image from its HR's: `{}x4` for BasicSR's validation folders."""
     color: Color = "rgb"
-    """`rgb` repeats gray images three times; `grey` makes luma of RGB, as MATLAB does."""
+    """`rgb` repeats gray images three times; `gray` makes luma of RGB, as MATLAB does."""
     cache: Literal["auto", "memory", "disk", "none"] = "auto"
     """`memory` keeps decoded uint8 images. `disk` decodes them once into a memory-mapped file that
     later runs use again. `none` decodes at every visit. `auto` is memory for a set that takes at
@@ -108,7 +108,7 @@ class ClassificationDataset(Section):
     labels: Literal["fine", "coarse"] = "fine"
     """CIFAR-100 has both kinds of labels."""
     color: Color = "rgb"
-    """`rgb` repeats gray images three times; `grey` makes luma of RGB, as MATLAB does."""
+    """`rgb` repeats gray images three times; `gray` makes luma of RGB, as MATLAB does."""
     size: Positive | None = None
     """Resize the shorter side to this many pixels and crop the center. Default: all images have
     the same size already."""

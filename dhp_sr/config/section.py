@@ -14,14 +14,14 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Issue = tuple[tuple[str, ...], str]
 """Keys that lead to a setting, and what is wrong with it."""
 
-Color = Literal["rgb", "grey"]
-CHANNELS: dict[str, int] = {"rgb": 3, "grey": 1}
+Color = Literal["rgb", "gray"]
+CHANNELS: dict[str, int] = {"rgb": 3, "gray": 1}
 """Value of `color` -> number of image channels."""
 
 
 def color_of(channels: int) -> str:
     """Value of `color` for images that fit a network with so many input channels."""
-    return "grey" if channels == CHANNELS["grey"] else "rgb"
+    return "gray" if channels == CHANNELS["gray"] else "rgb"
 
 
 class Section(BaseModel):

@@ -97,7 +97,7 @@ class LatencyBenchmark:
         return float(self.broadcast(lambda: self._ratio(candidate, reference)))
 
     def _conditions(self) -> dict[str, Any]:
-        """Return what measured times depend on besides the layer."""
+        """Return the conditions that measured times depend on besides the layer."""
         device = self.example_input.device
         return {
             "device": device_name(device),

@@ -18,7 +18,7 @@ from dhp_sr.utils.cost_kinds import COST_KINDS
 
 @dataclass(frozen=True)
 class Cost:
-    """What a network costs; each kind of `COST_KINDS` is an attribute.
+    """Cost of a network; each kind of `COST_KINDS` is an attribute.
 
     `cost.macs` are multiply-adds of convolutions and linear layers for a sample of the example's
     size, `cost.params` parameters, `cost.activations` elements that these layers put out,

@@ -11,7 +11,7 @@ _STEP = np.uint64(0x9E3779B97F4A7C15)
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Which of the eight orientations of a patch may occur."""
+    """Orientations of a patch, of the eight, that may occur."""
 
     hflip: bool
     """Mirror left to right, in half of the patches."""

@@ -79,7 +79,7 @@ def to_color(image_HWC: np.ndarray, color: str) -> np.ndarray:
 
     Args:
         image_HWC: uint8 of shape (H, W, 3) or (H, W, 1).
-        color: `rgb`: gray is repeated three times. `gray` (or `grey`): RGB becomes its luma as in
+        color: `rgb`: gray is repeated three times. `gray`: RGB becomes its luma as in
             MATLAB's `rgb2gray` (0-255, full range, rounded), gray passes unchanged.
 
     Returns:

@@ -251,7 +251,7 @@ def info_of(network: nn.Module) -> ModelInfo:
 
 
 def stated_info(network: nn.Module) -> ModelInfo:
-    """Return what a network states about itself; nothing is inferred, so it may be damaged."""
+    """Return the facts that a network states about itself; not inferred, so maybe damaged."""
     info = attached_info(network)
     if info is not None:
         return info

@@ -175,7 +175,7 @@ def line_of_error(network: nn.Module, error: Exception) -> str:
 
 
 def advice_for(error: Exception) -> str:
-    """Return what to change in a forward that cannot be traced."""
+    """Advise how to change a forward that cannot be traced."""
     # torch takes separate sizes only as plain numbers, not as proxies.
     maker = re.match(r"(zeros|ones|empty|rand|randn)\(\) takes 1 positional argument", str(error))
     if maker:

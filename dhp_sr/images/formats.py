@@ -1,4 +1,4 @@
-"""Which image formats are read, and what each format of results keeps: the table for both."""
+"""Image formats: those that are read, and the properties that each format of results keeps."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -43,7 +43,7 @@ class ImageLimits:
 
 @dataclass(frozen=True)
 class ColorInfo:
-    """How the numbers of an image are meant to look. It is carried along and never applied."""
+    """Color profile of an image: kept with the pixels and never applied."""
 
     icc: bytes | None = None
     """ICC profile."""

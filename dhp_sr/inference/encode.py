@@ -54,7 +54,7 @@ class Result:
 
     @property
     def kept(self) -> Kept:
-        """What the format keeps of this image."""
+        """Properties of this image that the format keeps."""
         return OUTPUT_FORMATS[self.format].kept[self.written_depth]
 
     @property

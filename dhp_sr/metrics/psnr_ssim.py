@@ -24,10 +24,10 @@ def psnr_db(a: Image, b: Image, *, crop_border: int = 0, luma: bool = False) -> 
     """Peak signal-to-noise ratio in dB, over all channels together.
 
     Args:
-        a: uint8 image, HxWx3 RGB, HxWx1 or HxW grey.
+        a: uint8 image, HxWx3 RGB, HxWx1 or HxW gray.
         b: image of the same shape to compare with.
         crop_border: pixels to leave out on every side.
-        luma: compare the Y channel (MATLAB's, not rounded), for a grey image the image itself.
+        luma: compare the Y channel (MATLAB's, not rounded), for a gray image the image itself.
 
     Returns:
         10 log10(255^2 / mean squared error); infinity for equal images.
@@ -52,10 +52,10 @@ def ssim(a: Image, b: Image, *, crop_border: int = 0, luma: bool = False) -> flo
     The window is an 11x11 Gaussian of sigma 1.5, only where it fits into the image.
 
     Args:
-        a: uint8 image, HxWx3 RGB, HxWx1 or HxW grey; without the border at least 11x11.
+        a: uint8 image, HxWx3 RGB, HxWx1 or HxW gray; without the border at least 11x11.
         b: image of the same shape to compare with.
         crop_border: pixels to leave out on every side.
-        luma: compare the Y channel (MATLAB's, not rounded), for a grey image the image itself.
+        luma: compare the Y channel (MATLAB's, not rounded), for a gray image the image itself.
 
     Returns:
         A value up to 1, reached by equal images.

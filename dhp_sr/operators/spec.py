@@ -50,7 +50,7 @@ class Activation(Enum):
 
 @dataclass(frozen=True)
 class MacRule:
-    """How the multiply-adds of a layer with a weight are counted."""
+    """Rule that counts the multiply-adds of a layer with a weight."""
 
     kind: str
     """Name of the kind of layer: conv, transposed conv, linear."""

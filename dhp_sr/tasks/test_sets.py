@@ -231,7 +231,7 @@ def _compare(result: Image, target: Image, crop_border: int, is_gray_file: bool)
     if target.ndim == 2 or target.shape[-1] == 1:
         return all_channels * 2
     if is_gray_file:
-        result, target = to_color(result, "grey"), to_color(target, "grey")
+        result, target = to_color(result, "gray"), to_color(target, "gray")
         return [
             psnr_db(result, target, crop_border=crop_border),
             ssim(result, target, crop_border=crop_border),

@@ -147,7 +147,7 @@ class Phase(ABC):
     # ---- steps that a phase may do differently
 
     def restore_handover(self, state: dict[str, Any], plain: nn.Module) -> Handover:
-        """Return what the phase was entered with, from a saved state."""
+        """Rebuild the handover that the phase was entered with, from a saved state."""
         return Handover(plain)
 
     def prepare_step(self, iteration: int) -> None:

@@ -72,7 +72,7 @@ class PrunedModel:
 
 @dataclass
 class Handover:
-    """What a phase starts from: the plain network, or the pruned models."""
+    """Start of a phase: the plain network, or the pruned models."""
 
     network: nn.Module | None = None
     """The plain network that the search converts."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dhp_sr.config.renamed import use_current_names
 from dhp_sr.config.schema import Options
 from dhp_sr.tasks import task_of
 from dhp_sr.training.checkpoint import (
@@ -252,7 +253,9 @@ class Trainer:
         """
         tree = load_state(path)
         current = fixed_options(self.options, self.context.world_size)
-        changes = differences(without_free_options(tree["options"]), current)
+        # The state may be from a version in which keys or values had other names.
+        saved, _ = use_current_names(tree["options"])
+        changes = differences(without_free_options(saved), current)
         if changes:
             raise UserError(
                 f"{path}: the state belongs to other options; set them as they were, or start "

@@ -77,7 +77,7 @@ def test_excluded_layers_and_minimum_widths_are_kept(scores):
 
 
 def test_a_budget_of_1_keeps_everything():
-    plain = network("unet_grey")
+    plain = network("unet_gray")
     hyper = convert(plain, example(plain))
     assert hyper.prune_to(macs=1.0).macs_ratio == 1
     assert hyper.mask.all()

@@ -30,7 +30,7 @@ def test_changes_are_evaluated_as_their_masks(case):
 
 
 def test_the_best_scored_channels_are_kept():
-    plain = network("dncnn_grey")
+    plain = network("dncnn_gray")
     hyper = convert(plain, example(plain))
     scores = {name: torch.arange(len(mask)).double() for name, mask in hyper.masks.items()}
     hyper.prune_to(macs=0.5, round_to=1, tolerance=0.03, scores=scores)

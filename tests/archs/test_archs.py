@@ -63,7 +63,7 @@ SMALL = [
     params=SMALL, ids=lambda row: f"{row[0]}-{'-'.join(f'{k}={v}' for k, v in row[1].items())}"
 )
 def small(request):
-    """A tiny network of each kind in eval mode, and a picture for it with unequal sides."""
+    """A tiny network of each kind in eval mode, and an image for it with unequal sides."""
     network = build(request.param[0], **request.param[1]).eval()
     side, least = network.size_multiple, getattr(network, "input_size", 16)
     return network, torch.rand(

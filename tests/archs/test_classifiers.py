@@ -102,7 +102,7 @@ def test_our_counter_agrees_with_torchvisions_published_sizes(name):
 
 @pytest.mark.parametrize("side, last", [(32, 4), (64, 4)])
 @pytest.mark.parametrize("name", ["MobileNetV1", "MobileNetV2"])
-def test_small_pictures_are_not_made_smaller_still(name, side, last):
+def test_small_images_are_not_made_smaller_still(name, side, last):
     """Features before the mean are as large for 32 pixels as for 64."""
     network = build(name, width_mult=0.25, input_size=side).to("meta").eval()
     features = network.features(torch.empty(1, 3, side, side, device="meta"))

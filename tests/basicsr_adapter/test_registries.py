@@ -53,10 +53,10 @@ def test_mistakes_in_a_network_of_basicsr():
         build_basicsr_network("RCAN", {"num_feats": 4})
 
 
-def test_basicsr_builds_our_datasets(pictures):
+def test_basicsr_builds_our_datasets(image_folder):
     from basicsr.data import build_dataset
 
-    section = {"name": "A", "dataroot_gt": str(pictures / "val"), "phase": "val"}
+    section = {"name": "A", "dataroot_gt": str(image_folder / "val"), "phase": "val"}
     sr = build_dataset({**section, "type": "SRDataset", "scale": 2})
     assert sr[0]["lq"].shape == (3, 16, 16)
     noise = build_dataset({**section, "type": "NoiseDataset", "sigma": 25.0, "scale": 1})

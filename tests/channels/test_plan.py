@@ -36,7 +36,7 @@ def test_groups_equal_the_golden_text(case, golden):
 
 
 def test_a_group_tells_how_many_of_its_layers_an_activation_follows():
-    """EDSR carries its stream on as it is; SRResNet's passes one PReLU on its way through four layers."""
+    """No activation follows EDSR's residual channels, a single PReLU SRResNet's of four layers."""
 
     def activated(case):
         plain = network(case)
@@ -48,39 +48,48 @@ def test_a_group_tells_how_many_of_its_layers_an_activation_follows():
     assert activated("edsr_x4") == {
         name: float(name.startswith("body")) for name in activated("edsr_x4")
     }
-    assert set(activated("dncnn_grey").values()) == {1.0}
+    assert set(activated("dncnn_gray").values()) == {1.0}
     found = activated("srresnet_x4")
     assert 0 < found["conv_first"] < 0.5 and found["body.0.conv1"] == found["upsample.0"] == 1.0
 
 
 @pytest.mark.parametrize(
-    "bend", [F.relu, nn.GELU(), lambda x: x.tanh(), lambda x: F.leaky_relu(input=x), nn.PReLU(4)]
+    "activation",
+    [F.relu, nn.GELU(), lambda x: x.tanh(), lambda x: F.leaky_relu(input=x), nn.PReLU(4)],
 )
-def test_activations_of_any_form_are_seen(bend):
+def test_activations_of_any_form_are_seen(activation):
     class Bent(nn.Module):
         def __init__(self):
             super().__init__()
-            self.first, self.second, self.bend = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 1, 1), bend
+            self.first, self.second, self.activation = (
+                nn.Conv2d(1, 4, 1),
+                nn.Conv2d(4, 1, 1),
+                activation,
+            )
 
         def forward(self, x):
-            return self.second(self.bend(self.first(x)))
+            return self.second(self.activation(self.first(x)))
 
     assert make_plan(Bent(), torch.rand(1, 1, 4, 4)).prunable[0].nonlinearity_fraction == 1.0
 
 
 def test_neither_gates_nor_bare_parameters_count():
     class Scaled(nn.Module):
-        def __init__(self, bend):
+        def __init__(self, activation):
             super().__init__()
-            self.first, self.second, self.bend = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 1, 1), bend
+            self.first, self.second, self.activation = (
+                nn.Conv2d(1, 4, 1),
+                nn.Conv2d(4, 1, 1),
+                activation,
+            )
             self.scale = nn.Parameter(torch.ones(1, 4, 1, 1))
 
         def forward(self, x):
-            return self.second(self.bend(self.first(x) * self.scale))
+            return self.second(self.activation(self.first(x) * self.scale))
 
-    for bend, activated in ((nn.ReLU(), 1.0), (nn.Sigmoid(), 0.0)):
+    for activation, activated in ((nn.ReLU(), 1.0), (nn.Sigmoid(), 0.0)):
         assert (
-            make_plan(Scaled(bend), torch.rand(1, 1, 4, 4)).prunable[0].nonlinearity_fraction
+            make_plan(Scaled(activation), torch.rand(1, 1, 4, 4)).prunable[0].nonlinearity_fraction
             == activated
         )
 
@@ -280,8 +289,8 @@ def test_outputs_of_several_tensors_are_cut_and_checked():
 @pytest.mark.parametrize(
     ("kind", "arguments", "gates"), [("ResNet", {"depth": 20}, 9), ("DnCNN", {"num_layers": 5}, 4)]
 )
-def test_kept_streams_leave_the_inside_of_blocks(kind, arguments, gates):
-    """As many groups as the method that never cuts a residual stream has gates; a plain chain loses none."""
+def test_without_residual_channels_the_inside_of_blocks_is_left(kind, arguments, gates):
+    """As many groups as HSN has gates, which prunes none of them; a plain chain loses none."""
     plain = build(kind, **arguments)
     x = torch.rand(1, plain.in_channels, 32, 32)
     plan = make_plan(plain, x, prune_residual=False)

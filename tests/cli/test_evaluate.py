@@ -16,12 +16,12 @@ from dhp_sr.zoo.networks import image_shape
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def image_folder(tmp_path):
     folder = tmp_path / "Set2" / "HR"
     folder.mkdir(parents=True)
     for index, side in enumerate((50, 60)):
-        picture = np.random.default_rng(index).integers(0, 256, (side, 61, 3), dtype=np.uint8)
-        Image.fromarray(picture).save(folder / f"{index}.png")
+        pixels = np.random.default_rng(index).integers(0, 256, (side, 61, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
     return str(folder)
 
 
@@ -45,11 +45,11 @@ ROWS = [
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_onnxruntime_scores_as_pytorch_does(exports, pictures, name, tmp_path):
+def test_onnxruntime_scores_as_pytorch_does(exports, image_folder, name, tmp_path):
     network, path = exports[name]
     save_model(network, tmp_path / "same.safetensors")
     sigma = 25.0 if network.scale == 1 else None
-    found = evaluate_files([tmp_path / "same.safetensors", path], [pictures], sigma=sigma)
+    found = evaluate_files([tmp_path / "same.safetensors", path], [image_folder], sigma=sigma)
     eager, onnx = found["rows"][1:]
     assert (eager["runtime"], onnx["runtime"]) == ("torch", "onnxruntime")
     for key in SCORES:
@@ -59,8 +59,8 @@ def test_onnxruntime_scores_as_pytorch_does(exports, pictures, name, tmp_path):
         assert {**onnx["costs"][size], "params": None} == {**cost, "params": None}
 
 
-def test_means_are_those_of_the_images(make, pictures):
-    found = evaluate_files(make("EDSR"), [pictures])
+def test_means_are_those_of_the_images(make, image_folder):
+    found = evaluate_files(make("EDSR"), [image_folder])
     for row in found["rows"]:
         each = row["images"]["Set2"]
         assert [one["image"] for one in each] == ["0", "1"] and row["sets"]["Set2"]["images"] == 2
@@ -70,9 +70,9 @@ def test_means_are_those_of_the_images(make, pictures):
             )
 
 
-def test_costs_are_stated_for_three_inputs(make, pictures):
+def test_costs_are_stated_for_three_inputs(make, image_folder):
     path = make("EDSR")
-    costs = evaluate_files(path, [pictures])["rows"][1]["costs"]
+    costs = evaluate_files(path, [image_folder])["rows"][1]["costs"]
     shapes = [
         [1, 3, 128, 128],
         [1, 3, 256, 256],
@@ -91,10 +91,10 @@ def test_sides_are_multiples_that_the_network_takes():
     assert image_shape(network, 720, 1280) == [1, 1, 736, 1280]
 
 
-def test_time_and_memory(make, pictures):
+def test_time_and_memory(make, image_folder):
     measuring = Measuring(size=(42, 22), repeats=3, threads=1)
     _, row = evaluate_files(
-        make("UNet"), [pictures], sigma=25.0, device="cpu", measuring=measuring
+        make("UNet"), [image_folder], sigma=25.0, device="cpu", measuring=measuring
     )["rows"]
     time = row["latency"]["cpu"]
     assert (
@@ -110,9 +110,9 @@ def test_time_and_memory(make, pictures):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_both_devices_are_timed_and_the_card_counted(make, pictures):
+def test_both_devices_are_timed_and_the_card_counted(make, image_folder):
     _, row = evaluate_files(
-        make("EDSR"), [pictures], device="cuda", measuring=Measuring(repeats=2)
+        make("EDSR"), [image_folder], device="cuda", measuring=Measuring(repeats=2)
     )["rows"]
     assert (
         set(row["latency"]) == {"cpu", "cuda"}

@@ -1,4 +1,4 @@
-"""What exported files say about networks."""
+"""Metadata of exported files."""
 
 import pytest
 

@@ -109,7 +109,7 @@ def test_half_of_the_activations():
 def test_every_kind_is_known_to_the_engine():
     counted = {name for name, kind in COST_KINDS.items() if not kind.is_measured}
     assert counted == set(COUNTED_COSTS)
-    plain = network("dncnn_grey")
+    plain = network("dncnn_gray")
     costs = CostModel(make_plan(plain, example(plain)))
     assert set(costs.kinds) == counted
 

@@ -133,7 +133,7 @@ def test_a_set_is_opened_from_its_section(tmp_path):
         ),
         0,
     )
-    val = build_val(ClassificationVal(type=TYPE, dataroot=str(tmp_path / "set"), color="grey"))
+    val = build_val(ClassificationVal(type=TYPE, dataroot=str(tmp_path / "set"), color="gray"))
     assert (len(train), len(val)) == (3, 5) and train.classes == val.classes
     assert val.batch([0])["image"].shape == (1, 1, 32, 32)
     with pytest.raises(UserError, match=r"datasets.val \(mine\): .*other"):

@@ -12,7 +12,7 @@ def folder(folder_of):
     return folder_of("clean", a=(64, 64), b=(64, 48, 1))
 
 
-@pytest.mark.parametrize(("color", "channels"), [("rgb", 3), ("grey", 1)])
+@pytest.mark.parametrize(("color", "channels"), [("rgb", 3), ("gray", 1)])
 def test_fixed_level_has_the_right_statistics(folder, train_options, color, channels):
     options = train_options(folder, type="NoiseDataset", color=color, sigma=25.0, gt_size=48)
     dataset = build_train_set(options, 1, seed=0)
@@ -46,7 +46,7 @@ def test_training_noise_repeats_with_the_seed_alone(folder, train_options):
 
 
 def test_validation_noise_repeats_by_name(folder, folder_of, val_options):
-    options = val_options(folder, type="NoiseDataset", sigma=50.0, color="grey", noise_seed=3)
+    options = val_options(folder, type="NoiseDataset", sigma=50.0, color="gray", noise_seed=3)
     first = [item["lq"] for item in build_val_set(options, 1)]
     again = [item["lq"] for item in build_val_set(options.model_copy(update={"cache": "none"}), 1)]
     assert all(map(torch.equal, first, again))
@@ -70,7 +70,7 @@ def test_validation_images_are_clipped_tensors_are_not(folder, val_options):
     )
 
 
-def test_truly_grey_files_stay_as_they_are(folder, val_options):
-    grey = build_val_set(val_options(folder, type="NoiseDataset", sigma=25.0, color="grey"), 1)[1]
+def test_truly_gray_files_stay_as_they_are(folder, val_options):
+    gray = build_val_set(val_options(folder, type="NoiseDataset", sigma=25.0, color="gray"), 1)[1]
     rgb = build_val_set(val_options(folder, type="NoiseDataset", sigma=25.0), 1)[1]
-    assert grey["gt"].shape[0] == 1 and torch.equal(rgb["gt"], grey["gt"].expand(3, -1, -1))
+    assert gray["gt"].shape[0] == 1 and torch.equal(rgb["gt"], gray["gt"].expand(3, -1, -1))

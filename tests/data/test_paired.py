@@ -87,7 +87,7 @@ def test_caches_agree(folder_of, train_options):
 
 
 @pytest.mark.parametrize("cache", ["memory", "none"])
-@pytest.mark.parametrize("color", ["rgb", "grey"])
+@pytest.mark.parametrize("color", ["rgb", "gray"])
 def test_ready_pairs_equal_made_ones(tmp_path, folder_of, val_options, cache, color):
     """Grey files in an RGB set, and sides that are no multiples of the scale, included."""
     folder = folder_of("hr", a=(33, 35), b=(32, 40, 1))
@@ -103,7 +103,7 @@ def test_ready_pairs_equal_made_ones(tmp_path, folder_of, val_options, cache, co
     for ours, theirs in zip(made, build_val_set(options, 4), strict=True):
         assert ours["key"] == theirs["key"]
         assert all(torch.equal(ours[name], theirs[name]) for name in ("lq", "gt"))
-        assert ours["lq"].shape[0] == {"rgb": 3, "grey": 1}[color]
+        assert ours["lq"].shape[0] == {"rgb": 3, "gray": 1}[color]
         assert ours["gt"].shape[1] == 4 * ours["lq"].shape[1]
 
 

@@ -89,13 +89,13 @@ def test_half_the_network_agrees_within_1e_5(name, tmp_path, capsys):
         print(f"\n{name}: onnxruntime and pt2 from PyTorch: {found}; fp16 {half:g}")
 
 
-def psnr(found, truth):
-    return -10 * np.log10(np.mean((np.clip(found, 0, 1) - truth) ** 2))
+def psnr(found, gt):
+    return -10 * np.log10(np.mean((np.clip(found, 0, 1) - gt) ** 2))
 
 
 @pytest.mark.data
 def test_half_precision_denoises_as_well(shared_data, shared_weights, tmp_path):
-    """The published DnCNN on Set5's grey pictures, sigma 25."""
+    """The published DnCNN on Set5's gray images, sigma 25."""
     from dhp_sr.data.images import decode, to_color
 
     network = build("DnCNN", batch_norm=False).eval()
@@ -106,16 +106,16 @@ def test_half_precision_denoises_as_well(shared_data, shared_weights, tmp_path):
         runs[kind] = open_session(tmp_path / "x.onnx")
     scores = {kind: [] for kind in runs}
     for path in sorted((shared_data / "Set5" / "HR").glob("*.png")):
-        truth = (
-            to_color(decode(path.read_bytes(), path.name), "grey")[:96, :96]
+        gt = (
+            to_color(decode(path.read_bytes(), path.name), "gray")[:96, :96]
             .astype(np.float32)
             .reshape(1, 1, 96, 96)
             / 255
         )
-        noisy = truth + np.random.default_rng(0).normal(0, 25 / 255, truth.shape).astype(np.float32)
+        noisy = gt + np.random.default_rng(0).normal(0, 25 / 255, gt.shape).astype(np.float32)
         for kind, session in runs.items():
             scores[kind].append(
-                psnr(session.run(None, {"input": noisy.astype(kind)})[0].astype(np.float32), truth)
+                psnr(session.run(None, {"input": noisy.astype(kind)})[0].astype(np.float32), gt)
             )
     full, half = (np.mean(scores[kind]) for kind in (np.float32, np.float16))
     assert len(scores[np.float16]) == 5 and full > 28 and abs(full - half) < 0.01

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def contents(path):
-    """What a model file gives: its description and its numbers."""
+    """Content of a model file: its description and its numbers."""
     network = load_model(path)
     return [json.dumps(read_manifest(path), sort_keys=True), *network.state_dict().items()]
 

@@ -15,7 +15,7 @@ from dhp_sr.utils.errors import UserError
 from .conftest import CUTS, cut_network
 
 
-def picture(network):
+def image_for(network):
     side = getattr(network, "input_size", 16)
     return torch.rand(1, network.in_channels, side, side)
 
@@ -32,7 +32,7 @@ def test_saved_and_loaded_gives_the_same_network(tmp_path, name, make):
     network = make(name)
     save_model(network, tmp_path / "model.safetensors")
     loaded = load_model(tmp_path / "model.safetensors")
-    x = picture(network)
+    x = image_for(network)
     assert type(loaded) is type(network) and not loaded.training
     assert repr(loaded) == repr(network)
     assert torch.equal(loaded(x), network(x))
@@ -44,7 +44,7 @@ def test_saved_and_loaded_gives_the_same_network(tmp_path, name, make):
 def test_loaded_network_can_be_trained_and_saved_again(tmp_path, network):
     save_model(network, tmp_path / "a.safetensors")
     loaded = load_model(tmp_path / "a.safetensors").train()
-    loaded(picture(loaded)).mean().backward()
+    loaded(image_for(loaded)).mean().backward()
     torch.optim.SGD(loaded.parameters(), 0.1).step()
     save_model(loaded, tmp_path / "b.safetensors")
     assert torch.equal(
@@ -57,7 +57,7 @@ def test_floating_point_type_is_kept(tmp_path, dtype):
     network = cut_network("EDSR").to(dtype)
     save_model(network, tmp_path / "model.safetensors")
     loaded = load_model(tmp_path / "model.safetensors")
-    x = picture(network).to(dtype)
+    x = image_for(network).to(dtype)
     assert loaded.mean.dtype == dtype
     assert torch.equal(loaded(x), network(x))
 

@@ -22,9 +22,9 @@ def test_cut_networks_give_the_same_numbers_at_any_size(name, tmp_path):
     path, shape = tmp_path / "small.pt2", (1, network.in_channels, more + 16, more + 24)
     found = export_pt2(network, path, shape, metadata={"scale": "2"})
     assert found.largest <= 1e-6 and [entry.name for entry in tmp_path.iterdir()] == ["small.pt2"]
-    told = {METADATA: ""}
-    module = torch.export.load(path, extra_files=told).module()
-    assert json.loads(told[METADATA]) == {"scale": "2"}
+    stored = {METADATA: ""}
+    module = torch.export.load(path, extra_files=stored).module()
+    assert json.loads(stored[METADATA]) == {"scale": "2"}
     for batch, height, width in ((1, 9, 27), (4, 20, 12)):
         x = torch.rand(batch, network.in_channels, more + height, more + width)
         expected = network(x).detach()

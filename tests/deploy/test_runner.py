@@ -53,11 +53,11 @@ def test_safetensors(file, name):
     path = file(name)
     runner = open_runner(path, threads=1)
     assert facts(runner) == FACTS[name] and runner.tiles.reason == ""
-    pictures = torch.rand(2, runner.in_channels, 24, 40)
+    images = torch.rand(2, runner.in_channels, 24, 40)
     with torch.no_grad():
-        expected = load_model(path)(pictures)
-    assert torch.equal(runner(pictures), expected)
-    found = runner(pictures.numpy())
+        expected = load_model(path)(images)
+    assert torch.equal(runner(images), expected)
+    found = runner(images.numpy())
     assert isinstance(found, np.ndarray) and np.array_equal(found, expected.numpy())
 
 
@@ -71,8 +71,8 @@ def test_onnx_of_others(tmp_path):
     runner = open_runner(other(tmp_path / "x.onnx", "unet"), threads=1)
     assert facts(runner) == ("", 1, 3, 3, "RGB", 2, None, 2)
     runner = open_runner(other(tmp_path / "x.onnx", weights=np.float16), threads=1)
-    pictures = torch.rand(1, 3, 8, 10)
-    assert runner(pictures).dtype == torch.float32 and runner(pictures).shape == (1, 3, 16, 20)
+    images = torch.rand(1, 3, 8, 10)
+    assert runner(images).dtype == torch.float32 and runner(images).shape == (1, 3, 16, 20)
     with pytest.raises(UserError, match=r"x\.onnx: .*fp16.*bf16"):
         open_runner(runner.path, precision="bf16")
     with pytest.raises(UserError, match=r"x\.onnx: .*64, 64"):
@@ -131,8 +131,8 @@ def test_what_cannot_run(file, tmp_path):
 
 def test_bf16_is_near(file):
     path = file("edsr")
-    pictures = torch.rand(1, 3, 24, 40)
-    exact, rough = open_runner(path)(pictures), open_runner(path, precision="bf16")(pictures)
+    images = torch.rand(1, 3, 24, 40)
+    exact, rough = open_runner(path)(images), open_runner(path, precision="bf16")(images)
     assert rough.dtype == torch.float32 and 0 < float((exact - rough).abs().max()) < 0.05
     memory = [open_runner(path, precision=name).tiles.bytes_per_pixel for name in ("fp32", "bf16")]
     assert memory[1] == memory[0] / 2
@@ -141,10 +141,10 @@ def test_bf16_is_near(file):
 @pytest.mark.parametrize(
     "layer", [nn.Conv2d(3, 16, 3, padding=1), nn.ConvTranspose2d(8, 16, 2, stride=2)]
 )
-def test_small_pictures_are_computed_like_large_ones(layer):
-    pictures = torch.rand(1, layer.in_channels, 200, 200)
+def test_small_images_are_computed_like_large_ones(layer):
+    images = torch.rand(1, layer.in_channels, 200, 200)
     with torch.inference_mode(), DeterministicConvolutions():
-        whole, part = layer(pictures), layer(pictures[:, :, 50:70, 50:70])
+        whole, part = layer(images), layer(images[:, :, 50:70, 50:70])
     stride = layer.stride[0]
     inner = slice(stride * 1, stride * 19)
     place = slice(stride * 51, stride * 69)

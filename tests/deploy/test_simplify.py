@@ -1,4 +1,4 @@
-"""What is exported computes what the network computes."""
+"""An exported network computes what the network computes."""
 
 import copy
 
@@ -18,7 +18,7 @@ def test_range_and_mean_in_the_biases_change_nothing(mean):
     assert folded.has_mean == any(mean)
 
 
-def test_features_stay_in_the_range_of_the_picture():
+def test_features_stay_in_the_range_of_the_image():
     network, peaks = EDSR(num_feat=6, num_block=1, upscale=2).eval(), []
     prepared = simplify(network)
     for layer in prepared.modules():

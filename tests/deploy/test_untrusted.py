@@ -105,9 +105,9 @@ def test_trailing_bytes_and_lying_shapes(tmp_path, file):
 
 def test_safetensors_of_other_programs(tmp_path, network):
     for metadata in (None, {"format": "pt"}):
-        save_file(dict(network.state_dict()), tmp_path / "foreign.safetensors", metadata=metadata)
+        save_file(dict(network.state_dict()), tmp_path / "other.safetensors", metadata=metadata)
         with pytest.raises(ModelFileError, match=r"path\.pretrain_network_g"):
-            load_model(tmp_path / "foreign.safetensors")
+            load_model(tmp_path / "other.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""How exports are compared with PyTorch."""
+"""Comparison of exports with PyTorch."""
 
 import pytest
 import torch

@@ -57,7 +57,7 @@ def test_a_closed_gate_is_a_masked_channel(name):
 
 def test_the_gradient_of_a_gate_is_that_of_a_gate_behind_the_activation():
     """Also for closed gates, with a norm and a ReLU between the convolution and the gate."""
-    plain = network("dncnn_grey")
+    plain = network("dncnn_gray")
     x = example(plain, batch=2)
     hyper = convert(plain, x).eval()
     use_gates(hyper)

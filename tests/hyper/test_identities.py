@@ -81,7 +81,7 @@ def test_cut_equals_masked_at_sizes_that_the_trace_has_not_seen(case, size):
     assert float((actual - expected).abs().max()) <= 1e-10 * float(expected.abs().max())
 
 
-@pytest.mark.parametrize("case", ["unet_grey", "unet_colour"])
+@pytest.mark.parametrize("case", ["unet_gray", "unet_color"])
 def test_a_plan_made_at_an_odd_size_is_the_same(case):
     plain = network(case)
     even, odd = (convert(plain, example(plain, side=side)).plan for side in (16, 21))
@@ -90,7 +90,7 @@ def test_a_plan_made_at_an_odd_size_is_the_same(case):
     ]
 
 
-@pytest.mark.parametrize("case", ["srresnet_x4", "dncnn_grey", "edsr_x4", "unet_grey"])
+@pytest.mark.parametrize("case", ["srresnet_x4", "dncnn_gray", "edsr_x4", "unet_gray"])
 def test_cut_equals_masked_while_training(case):
     plain = network(case)
     x = example(plain, batch=2)
@@ -168,7 +168,7 @@ def test_a_latent_gradient_equals_its_finite_difference():
     assert float(latent.grad[0]) == pytest.approx(float(above - below) / (2 * step), rel=1e-4)
 
 
-@pytest.mark.parametrize("case", ["edsr_x4", "srresnet_x2", "unet_grey"])
+@pytest.mark.parametrize("case", ["edsr_x4", "srresnet_x2", "unet_gray"])
 def test_permuting_the_kept_channels_changes_nothing(case):
     """Two masks that differ in which of two identical channels they keep give the same function."""
     plain = network(case)

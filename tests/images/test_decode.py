@@ -1,4 +1,4 @@
-"""Which files are opened and within which limits; JPEG, BMP, WebP, GIF and Netpbm."""
+"""Files that are opened, and their limits; JPEG, BMP, WebP, GIF and Netpbm."""
 
 import io
 import os
@@ -33,8 +33,8 @@ def draw(*shape, seed=0):
 
 
 def stored(pixels, format_name, mode=None, **options):
-    picture, stream = PillowImage.fromarray(pixels.squeeze()), io.BytesIO()
-    (picture.convert(mode) if mode else picture).save(stream, format_name, **options)
+    pil_image, stream = PillowImage.fromarray(pixels.squeeze()), io.BytesIO()
+    (pil_image.convert(mode) if mode else pil_image).save(stream, format_name, **options)
     return stream.getvalue()
 
 
@@ -72,11 +72,11 @@ def test_cmyk_jpeg():
 def test_gif_of_one_frame():
     indices = draw(9, 8) % 5
     palette = draw(5, 3, seed=1)
-    picture = PillowImage.frombytes("P", (8, 9), indices.tobytes())
-    picture.putpalette(palette.tobytes())
+    pil_image = PillowImage.frombytes("P", (8, 9), indices.tobytes())
+    pil_image.putpalette(palette.tobytes())
     for options in ({}, {"transparency": 3}):
         stream = io.BytesIO()
-        picture.save(stream, "GIF", optimize=False, **options)
+        pil_image.save(stream, "GIF", optimize=False, **options)
         image = read_image(stream.getvalue(), LIMITS)
         opaque = indices != 3 if options else np.ones_like(indices, bool)
         np.testing.assert_array_equal(image.color[opaque], palette[indices][opaque])

@@ -240,8 +240,8 @@ def test_several_pages_are_refused():
 
 
 def stored_by_pillow(pixels, mode=None, **options):
-    picture, stream = PillowImage.fromarray(pixels.squeeze()), io.BytesIO()
-    (picture.convert(mode) if mode else picture).save(stream, "TIFF", **options)
+    pil_image, stream = PillowImage.fromarray(pixels.squeeze()), io.BytesIO()
+    (pil_image.convert(mode) if mode else pil_image).save(stream, "TIFF", **options)
     return stream.getvalue()
 
 

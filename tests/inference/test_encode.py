@@ -42,7 +42,7 @@ def result_of(name, pixels, alpha, color_info=None):
 
 @pytest.mark.parametrize(("name", "depth", "channels", "alpha"), ROWS)
 def test_every_row_of_the_table(tmp_path, noise, name, depth, channels, alpha):
-    """What the table says is kept is in the file, and what is lost is reported."""
+    """The file has what the table says is kept, and the loss of the rest is reported."""
     dtype = np.uint16 if depth == 16 else np.uint8
     pixels = noise(8, 6, channels + alpha, dtype=dtype)
     if name in ("jpg", "webp"):

@@ -206,7 +206,7 @@ def test_other_kinds_are_refused_with_the_reason(tmp_path, capsys):
 
 @pytest.mark.parametrize("name", OUTPUT_FORMATS)
 def test_every_format_of_results(tmp_path, name):
-    """What the table says is kept of an image comes back through each format."""
+    """Each format returns what the table says it keeps of an image."""
     profile = b"a profile" * 20
     tags = extra(2) | {ICC: (UNDEFINED, profile)}
     source = tmp_path / "in"

@@ -32,10 +32,10 @@ from dhp_sr.utils.errors import UserError
 def result(runner, image, tiling=None, **source_options):
     source = NetworkInput(image.color, runner.size_multiple, **source_options)
     tiling = tiling or Tiling(source.height, source.width, 0, 1)
-    fit, told = ChannelAdapter.between(image.color.shape[2], runner), []
-    rows = list(restore_rows(image, source, runner, fit, tiling, told.append))
+    fit, progress = ChannelAdapter.between(image.color.shape[2], runner), []
+    rows = list(restore_rows(image, source, runner, fit, tiling, progress.append))
     height, width = image.color.shape[:2]
-    assert sum(told) == height * width
+    assert sum(progress) == height * width
     return np.concatenate(rows)
 
 

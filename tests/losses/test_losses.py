@@ -20,7 +20,7 @@ def test_constant_difference(name, expected):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_equal_pictures_cost_nothing_and_give_a_finite_gradient(name):
+def test_equal_images_cost_nothing_and_give_a_finite_gradient(name):
     prediction = torch.rand(1, 1, 4, 4, requires_grad=True)
     loss = build_loss(name)(prediction, prediction.detach().clone())
     loss.backward()

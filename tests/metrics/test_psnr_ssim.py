@@ -15,7 +15,7 @@ from dhp_sr.utils.errors import UserError
 SHAPES = [((24, 31, 3), 0), ((24, 31, 3), 4), ((24, 31, 1), 4), ((24, 31), 4), ((11, 11, 3), 0)]
 
 
-def pictures(shape):
+def image_pair(shape):
     """A smooth image and a noisy version of it, uint8."""
     random = np.random.default_rng(0)
     rows, columns = np.mgrid[: shape[0], : shape[1]]
@@ -28,11 +28,14 @@ def pictures(shape):
     )
 
 
-@pytest.mark.parametrize("shape, shave", SHAPES)
+@pytest.mark.parametrize("shape, crop_border", SHAPES)
 @pytest.mark.parametrize("luma", [False, True])
-def test_scores_equal_those_of_scikit_image(shape, shave, luma):
-    a, b = pictures(shape)
-    x, y = (p[shave : shape[0] - shave, shave : shape[1] - shave].astype(float) for p in (a, b))
+def test_scores_equal_those_of_scikit_image(shape, crop_border, luma):
+    a, b = image_pair(shape)
+    x, y = (
+        p[crop_border : shape[0] - crop_border, crop_border : shape[1] - crop_border].astype(float)
+        for p in (a, b)
+    )
     if luma and shape[2:] == (3,):
         x, y = (rgb2ycbcr(p / 255)[..., 0] for p in (x, y))
     expected = structural_similarity(
@@ -44,56 +47,56 @@ def test_scores_equal_those_of_scikit_image(shape, shave, luma):
         data_range=255,
         channel_axis=2 if x.ndim == 3 else None,
     )
-    assert ssim(a, b, crop_border=shave, luma=luma) == pytest.approx(expected, abs=1e-9)
-    assert psnr_db(a, b, crop_border=shave, luma=luma) == pytest.approx(
+    assert ssim(a, b, crop_border=crop_border, luma=luma) == pytest.approx(expected, abs=1e-9)
+    assert psnr_db(a, b, crop_border=crop_border, luma=luma) == pytest.approx(
         peak_signal_noise_ratio(x, y, data_range=255)
     )
 
 
 @pytest.mark.parametrize("luma", [False, True])
-@pytest.mark.parametrize("shave", [0, 4])
-def test_scores_equal_those_of_basicsr(luma, shave):
+@pytest.mark.parametrize("crop_border", [0, 4])
+def test_scores_equal_those_of_basicsr(luma, crop_border):
     theirs = from_basicsr("metrics.psnr_ssim")
-    a, b = pictures((40, 33, 3))
-    options = {"crop_border": shave, "test_y_channel": luma}
+    a, b = image_pair((40, 33, 3))
+    options = {"crop_border": crop_border, "test_y_channel": luma}
     bgr = a[..., ::-1], b[..., ::-1]
-    assert psnr_db(a, b, crop_border=shave, luma=luma) == pytest.approx(
+    assert psnr_db(a, b, crop_border=crop_border, luma=luma) == pytest.approx(
         theirs.calculate_psnr(*bgr, **options), abs=1e-5
     )
-    assert ssim(a, b, crop_border=shave, luma=luma) == pytest.approx(
+    assert ssim(a, b, crop_border=crop_border, luma=luma) == pytest.approx(
         theirs.calculate_ssim(*bgr, **options), abs=1e-6
     )
 
 
 def test_closed_forms():
-    black, grey = np.zeros((16, 16, 3), np.uint8), np.full((16, 16, 3), 10, np.uint8)
-    assert psnr_db(black, grey) == pytest.approx(20 * math.log10(255 / 10))
-    assert psnr_db(black, grey, luma=True) == pytest.approx(20 * math.log10(255 / (10 * 219 / 255)))
-    assert ssim(black, grey) == pytest.approx(6.5025 / (100 + 6.5025))
+    black, gray = np.zeros((16, 16, 3), np.uint8), np.full((16, 16, 3), 10, np.uint8)
+    assert psnr_db(black, gray) == pytest.approx(20 * math.log10(255 / 10))
+    assert psnr_db(black, gray, luma=True) == pytest.approx(20 * math.log10(255 / (10 * 219 / 255)))
+    assert ssim(black, gray) == pytest.approx(6.5025 / (100 + 6.5025))
 
 
-def test_equal_pictures():
-    a, _ = pictures((20, 20, 3))
+def test_equal_images():
+    a, _ = image_pair((20, 20, 3))
     assert psnr_db(a, a.copy()) == math.inf
     assert ssim(a, a.copy()) == pytest.approx(1.0, abs=1e-12)
 
 
-def test_grey_is_its_own_luma_and_needs_no_axis():
-    a, b = pictures((20, 20, 1))
+def test_gray_is_its_own_luma_and_needs_no_axis():
+    a, b = image_pair((20, 20, 1))
     for score in (psnr_db, ssim):
         assert score(a, b) == score(a, b, luma=True) == score(a[..., 0], b[..., 0])
 
 
 def test_pixels_of_the_border_do_not_count():
-    a, b = pictures((30, 30, 3))
+    a, b = image_pair((30, 30, 3))
     c = b.copy()
     c[:4], c[-4:], c[:, :4], c[:, -4:] = 0, 0, 0, 0
     assert psnr_db(a, b, crop_border=4) == psnr_db(a, c, crop_border=4)
     assert ssim(a, b, crop_border=4) == ssim(a, c, crop_border=4)
 
 
-def test_pictures_stay_as_they_were():
-    a, b = pictures((20, 20, 3))
+def test_images_stay_as_they_were():
+    a, b = image_pair((20, 20, 3))
     before = a.copy()
     ssim(a, b, luma=True)
     assert np.array_equal(a, before)
@@ -120,10 +123,10 @@ def test_ssim_window_must_fit():
 
 
 def test_to_uint8_clips_rounds_and_turns():
-    picture = (
+    image = (
         torch.tensor([-1.0, 0.0, 0.5, 254.4 / 255, 254.6 / 255, 2.0]).view(1, 2, 3).repeat(3, 1, 1)
     )
-    turned = to_uint8(picture)
+    turned = to_uint8(image)
     assert turned.shape == (2, 3, 3) and turned.dtype == np.uint8 and turned.flags.c_contiguous
     assert turned[..., 0].tolist() == [[0, 0, 128], [254, 255, 255]]
 

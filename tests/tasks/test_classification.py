@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from class_pictures import CLASSES, RESNET, class_options, save_classes
+from class_images import CLASSES, RESNET, class_options, save_classes
 from runs import assert_same_run, run, run_with_kills, saved_state
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
@@ -25,7 +25,7 @@ from dhp_sr.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def image_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("classes")
     save_classes(folder / "train", 6)
     save_classes(folder / "test", 4)
@@ -33,18 +33,18 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture
-def make(pictures, tmp_path):
-    return lambda **changes: class_options(pictures, tmp_path, **changes)
+def make(image_folder, tmp_path):
+    return lambda **changes: class_options(image_folder, tmp_path, **changes)
 
 
 METHODS = {"dhp": {"method": "dhp", "distill": {"temperature": 2.0}}, "hsn": {"method": "hsn"}}
 
 
 @pytest.fixture(scope="module", params=METHODS)
-def finished(request, pictures, tmp_path_factory):
+def finished(request, image_folder, tmp_path_factory):
     """Root, folder and results of a run."""
     root = tmp_path_factory.mktemp("finished")
-    options = class_options(pictures, root, compress=METHODS[request.param])
+    options = class_options(image_folder, root, compress=METHODS[request.param])
     return root, root / "experiments" / "tiny", run(options, root)
 
 
@@ -72,13 +72,13 @@ def test_the_best_model_has_the_lowest_error(finished):
     assert "top-1 error %" in (folder / "train.log").read_text()
 
 
-def test_a_file_scores_as_the_run_did(finished, pictures, tmp_path):
+def test_a_file_scores_as_the_run_did(finished, image_folder, tmp_path):
     _, folder, metrics = finished
     model = folder / "models" / "pruned.safetensors"
     copied = tmp_path / "copy" / "pruned.safetensors"
     copied.parent.mkdir()
     shutil.copy(model, copied)
-    scores = evaluate_files([model, copied], [str(pictures)])
+    scores = evaluate_files([model, copied], [str(image_folder)])
     assert [row["model"] for row in scores["rows"]] == [f"{folder.name}/pruned", "copy/pruned"]
     for row in scores["rows"]:
         assert list(row["sets"].values()) == [metrics["rows"][1]["sets"]["A"]]
@@ -225,14 +225,14 @@ def test_folders_that_do_not_fit_a_file(saved_classifier, tmp_path):
         evaluate_files(model, [str(tmp_path / "four")], sigma=25.0)
 
 
-def test_the_commands_end_with_exit_code_2(make, pictures, saved_classifier, tmp_path, capsys):
+def test_the_commands_end_with_exit_code_2(make, image_folder, saved_classifier, tmp_path, capsys):
     path = tmp_path / "one.yml"
     path.write_text(dump_options(make()))
     model = saved_classifier(num_classes=7)
     for command, arguments, expected in (
         (train_main, ["-opt", str(path), "--set", "network_g.num_classes=7"], "7 classes"),
         (train_main, ["-opt", str(path), "--set", "datasets.train.dataroot=/no/such"], "/no/such"),
-        (score_main, ["--model", str(model), "--data", str(pictures)], "7 classes"),
+        (score_main, ["--model", str(model), "--data", str(image_folder)], "7 classes"),
     ):
         assert command(arguments) == 2
         assert expected in capsys.readouterr().err
@@ -246,14 +246,14 @@ def test_plan_says_what_an_option_file_can_cut(make, tmp_path, capsys):
     assert "1 x 3 x 8 x 8" in text and "macs 0.5" in text
 
 
-def test_basicsr_builds_and_drives_the_model(make, pictures, tmp_path):
+def test_basicsr_builds_and_drives_the_model(make, image_folder, tmp_path):
     registries.register()
     from basicsr.models import build_model
     from basicsr.utils.registry import DATASET_REGISTRY
 
     open_dataset = DATASET_REGISTRY.get("ClassificationDataset")
     model = build_model({**make(compress=None).model_dump(), "run_folder": str(tmp_path / "run")})
-    section = {"type": "ClassificationDataset", "dataroot": str(pictures)}
+    section = {"type": "ClassificationDataset", "dataroot": str(image_folder)}
     items = open_dataset({**section, "phase": "train", "padding": 1, "batch_size_per_gpu": 4})
     model.feed_data(items.batch([(number, number) for number in range(4)]))
     model.optimize_parameters(1)
@@ -264,9 +264,9 @@ def test_basicsr_builds_and_drives_the_model(make, pictures, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_network_of_torchvision(make, tmp_path, pictures):
+def test_a_network_of_torchvision(make, tmp_path, image_folder):
     inner = {"type": "torchvision:mobilenet_v3_small", "num_classes": 3}
-    data = {"type": "ClassificationDataset", "dataroot": str(pictures), "size": 32}
+    data = {"type": "ClassificationDataset", "dataroot": str(image_folder), "size": 32}
     options = make(
         datasets={"train": {**data, "batch_size_per_gpu": 2}, "val": {**data, "name": "A"}},
         compress={

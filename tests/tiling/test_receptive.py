@@ -27,21 +27,21 @@ def measured(built, channels, field, tiles=1):
     """Return how many pixels around a tile its result depends on, by the derivative."""
     margin = field.multiple * -(-(field.halo + 8) // field.multiple)
     side = 2 * margin + tiles * field.multiple
-    picture = torch.rand(1, channels, side, side, dtype=torch.float64, requires_grad=True)
-    result = built(picture)
+    image = torch.rand(1, channels, side, side, dtype=torch.float64, requires_grad=True)
+    result = built(image)
     scale = result.shape[-1] // side
     inside = slice(scale * margin, scale * (side - margin))
     result[:, :, inside, inside].sum().backward()
     reaches = []
     for axis in (2, 3):
         others = [dim for dim in range(4) if dim != axis]
-        touched = picture.grad.abs().sum(others).nonzero().flatten()
+        touched = image.grad.abs().sum(others).nonzero().flatten()
         reaches += [margin - int(touched[0]), int(touched[-1]) - (side - margin - 1)]
     return max(reaches)
 
 
 class Chain(nn.Module):
-    """Random layers that keep the size of a picture in the end."""
+    """Random layers that keep the size of an image in the end."""
 
     def __init__(self, seed):
         super().__init__()
@@ -124,13 +124,13 @@ def test_classifiers_look_at_everything(case):
 def test_the_claim_is_exact_for_our_networks(case):
     built = network(case)
     field = receptive_field(built, built.in_channels, built.size_multiple)
-    assert field.multiple == {"unet_grey": 4, "unet_colour": 8}.get(case, 1)
+    assert field.multiple == {"unet_gray": 4, "unet_color": 8}.get(case, 1)
     if "unet" in case:
         built.pool = nn.AvgPool2d(2)  # the maximum passes one derivative of four
     assert measured(positive(built), built.in_channels, field) == field.halo
 
 
-@pytest.mark.parametrize("case", ["edsr_x4", "unet_grey"])
+@pytest.mark.parametrize("case", ["edsr_x4", "unet_gray"])
 def test_nothing_outside_the_claim_arrives(case):
     """NaN passes through every operator: around a tile, it leaves the tile clean."""
     built = network(case)
@@ -138,12 +138,12 @@ def test_nothing_outside_the_claim_arrives(case):
     margin = field.multiple * (field.halo // field.multiple + 2)
     side, scale = 2 * margin + field.multiple, built.scale
     for spared, clean in ((field.halo, True), (field.halo - 1, False)):
-        picture = torch.full_like(example(built, side=side), torch.nan)
+        image = torch.full_like(example(built, side=side), torch.nan)
         start, end = margin - spared, side - margin + spared
-        picture[:, :, start:end, start:end] = 0.5
+        image[:, :, start:end, start:end] = 0.5
         inside = slice(scale * margin, scale * (side - margin))
         with torch.no_grad():
-            result = built(picture)[:, :, inside, inside]
+            result = built(image)[:, :, inside, inside]
         assert bool(result.isfinite().all()) == clean
 
 

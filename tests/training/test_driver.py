@@ -17,10 +17,10 @@ from dhp_sr.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")
-def finished(pictures, tmp_path_factory):
+def finished(image_folder, tmp_path_factory):
     """Root, folder and results of a run that also saves its images."""
     root = tmp_path_factory.mktemp("finished")
-    options = tiny_options(pictures, root, val={"val_freq": 5, "save_img": True})
+    options = tiny_options(image_folder, root, val={"val_freq": 5, "save_img": True})
     return root, root / "experiments" / "tiny", options, run(options, root)
 
 
@@ -79,25 +79,25 @@ def test_the_results_of_a_run(finished):
         assert group["after"] == group["before"] or group["prunable"]
 
 
-def assert_scores_as_the_run(root, folder, metrics, pictures, sigma):
+def assert_scores_as_the_run(root, folder, metrics, image_folder, sigma):
     pruned = metrics["rows"][2]["sets"]
     again = evaluate_run(folder / "options.yml", root=root)
     assert again["rows"][1]["sets"] == pruned
     last = rows(folder / "validation.csv")[-1]
     assert float(last["psnr_y_db"]) == pytest.approx(pruned["A"]["psnr_y_db"], abs=1e-6)
     model = folder / "models" / "pruned.safetensors"
-    free = evaluate_files(model, [str(pictures / "val")], sigma=sigma)
+    free = evaluate_files(model, [str(image_folder / "val")], sigma=sigma)
     assert free["rows"][1]["sets"]["val"] == pruned["A"]
 
 
-def test_the_saved_file_scores_as_the_run_did(finished, pictures):
+def test_the_saved_file_scores_as_the_run_did(finished, image_folder):
     root, folder, _, metrics = finished
-    assert_scores_as_the_run(root, folder, metrics, pictures, None)
+    assert_scores_as_the_run(root, folder, metrics, image_folder, None)
 
 
-def test_the_saved_denoiser_scores_as_the_run_did(make_options, tmp_path, folder, pictures):
+def test_the_saved_denoiser_scores_as_the_run_did(make_options, tmp_path, folder, image_folder):
     metrics = run(make_options(network=DNCNN), tmp_path)
-    assert_scores_as_the_run(tmp_path, folder, metrics, pictures, 25.0)
+    assert_scores_as_the_run(tmp_path, folder, metrics, image_folder, 25.0)
 
 
 def test_a_run_without_search_and_one_that_starts_from_it(make_options, tmp_path, folder):

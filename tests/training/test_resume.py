@@ -88,10 +88,10 @@ def contents(folder):
 
 
 @pytest.fixture(scope="module")
-def finished_files(pictures, tmp_path_factory):
+def finished_files(image_folder, tmp_path_factory):
     """Root of a finished run, its options and results; tests restore what they change."""
     root = tmp_path_factory.mktemp("finished")
-    options = tiny_options(pictures, root)
+    options = tiny_options(image_folder, root)
     return root, options, run(options, root)
 
 

@@ -30,9 +30,9 @@ def two_targets(**compress):
 
 
 @pytest.fixture(scope="module")
-def finished(pictures, tmp_path_factory):
+def finished(image_folder, tmp_path_factory):
     root = tmp_path_factory.mktemp("finished")
-    options = tiny_options(pictures, root, **two_targets())
+    options = tiny_options(image_folder, root, **two_targets())
     return root, root / "experiments" / "tiny", run(options, root)
 
 
@@ -68,9 +68,9 @@ def test_the_curves_show_one_target_after_the_other(finished):
     assert curves[4]["lr"] == curves[6]["lr"] != curves[5]["lr"]
 
 
-def test_other_targets_are_other_options(finished, pictures):
+def test_other_targets_are_other_options(finished, image_folder):
     root, _, _ = finished
-    options = tiny_options(pictures, root, **two_targets(target={"macs": 0.3}))
+    options = tiny_options(image_folder, root, **two_targets(target={"macs": 0.3}))
     with pytest.raises(UserError, match=r"compress\.target"):
         run(options, root, auto_resume=True)
 

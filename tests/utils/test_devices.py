@@ -1,4 +1,4 @@
-"""Where bfloat16 is fast, from what the system says about its processor."""
+"""Support of bfloat16, from what the system says about its processor."""
 
 import pytest
 import torch

@@ -45,7 +45,7 @@ MAX_UNFOLDED_LAYERS = 48
 
 @dataclass(frozen=True)
 class RunSection:
-    """What the page shows of a single run."""
+    """Content of the page for a single run."""
 
     name: str
     """Name of the run."""
@@ -77,7 +77,7 @@ class RunSection:
 
 @dataclass(frozen=True)
 class Page:
-    """What the page shows."""
+    """Content of the page."""
 
     title: str
     """Name of the run, or names of all."""
@@ -221,7 +221,7 @@ def run_section(run: Run) -> RunSection:
 
 
 def published_sources(scatter: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """Where the published points come from and how they were scored, each source once."""
+    """Sources of the published points and how they were scored, each once."""
     if scatter is None:
         return ()
     details = []
