@@ -55,9 +55,9 @@ def only_file(folder):
     "more",
     [
         {},
-        {"color": "grey"},
+        {"color": "gray"},
         {"type": "NoiseDataset", "sigma": 25.0},
-        {"type": "NoiseDataset", "sigma": 25.0, "color": "grey"},
+        {"type": "NoiseDataset", "sigma": 25.0, "color": "gray"},
     ],
 )
 def test_caches_agree(open_set, more):
@@ -89,7 +89,7 @@ def test_changed_image_is_noticed(open_set, make_image, change):
 
 def test_other_options_have_other_files(open_set, tmp_path):
     open_set("disk")
-    open_set("disk", color="grey")
+    open_set("disk", color="gray")
     assert len(list(tmp_path.glob("cache/*.images"))) == 2
 
 
@@ -217,7 +217,7 @@ def test_processes_of_torchrun_share_the_memory(open_set, monkeypatch, tmp_path)
     assert image_cache.choose_cache(items, tmp_path, True) == "disk"
 
 
-@pytest.mark.parametrize("more", [{}, {"color": "grey"}])
+@pytest.mark.parametrize("more", [{}, {"color": "gray"}])
 def test_size_is_known_before_decoding(open_set, more):
     for item in open_set("none", **more).images._items:
         assert item.decoded_bytes() == sum(array.nbytes for array in item.load())
