@@ -25,7 +25,7 @@ import torch  # noqa: E402
 import torch.utils.tensorboard  # noqa: E402
 import yaml  # noqa: E402
 from runs import assert_same_run  # noqa: E402
-from tiny_runs import DNCNN, EDSR, save_pictures, tiny_options  # noqa: E402
+from tiny_runs import DNCNN, EDSR, save_images, tiny_options  # noqa: E402
 
 from dhp_sr.config.schema import Options  # noqa: E402
 from dhp_sr.train import main as train  # noqa: E402
@@ -127,8 +127,8 @@ def kill_and_compare(
         show: Gets a line after each run.
     """
     torch.set_num_threads(1)
-    save_pictures(folder / "pictures" / "train", 3, 40)
-    save_pictures(folder / "pictures" / "val", 2, 32)
+    save_images(folder / "pictures" / "train", 3, 40)
+    save_images(folder / "pictures" / "val", 2, 32)
     rng = random.Random(seed)
     counts = Counts()
     whole: dict[str, tuple[Path, float]] = {}

@@ -11,7 +11,7 @@ from tiny_runs import DNCNN, tiny_options
 
 from dhp_sr.archs import build
 from dhp_sr.cli.evaluate import evaluate_files, evaluate_run
-from dhp_sr.config import load_options
+from dhp_sr.config import load_options, resolve_paths
 from dhp_sr.deploy import load_model, read_manifest, save_model
 from dhp_sr.utils.errors import UserError
 
@@ -34,7 +34,7 @@ def rows(path):
 
 
 def test_the_files_of_a_run(finished):
-    _, folder, options, metrics = finished
+    root, folder, options, metrics = finished
     names = "options.yml environment.json train.log curves.csv validation.csv latents.csv plan.json"
     names += " metrics.json widths.json widths.txt report.html"
     assert set(names.split()) <= {path.name for path in folder.iterdir()}
@@ -46,7 +46,7 @@ def test_the_files_of_a_run(finished):
     stored = load_options(folder / "options.yml")
     assert stored.train.amp in ("none", "bf16"), "decided at the start"
     train = options.train.model_copy(update={"amp": stored.train.amp})
-    assert stored == options.model_copy(update={"train": train})
+    assert stored == resolve_paths(options, root).model_copy(update={"train": train})
 
 
 def test_the_tables_of_a_run(finished):

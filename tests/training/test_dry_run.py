@@ -3,7 +3,7 @@
 import pytest
 import torch
 from runs import run
-from tiny_runs import save_pictures
+from tiny_runs import save_images
 from torch import Tensor, nn
 
 from dhp_sr.config import load_options
@@ -116,7 +116,7 @@ def test_auxiliary_heads_of_torchvision(tmp_path, name):
     side = {"googlenet": 64, "inception_v3": 96}[name]
     for part in ("train", "val"):
         for label in ("a", "b"):
-            save_pictures(tmp_path / part / label, 2, side)
+            save_images(tmp_path / part / label, 2, side)
     data = {"type": "ClassificationDataset", "size": side}
     path = tmp_path / "options.yml"
     import yaml

@@ -67,12 +67,12 @@ CASES = {
     "case",
     [case if case == "dhp" else pytest.param(case, marks=pytest.mark.slow) for case in CASES],
 )
-def test_two_processes_equal_one(pictures, tmp_path, case):
+def test_two_processes_equal_one(image_folder, tmp_path, case):
     """The same images make up each batch, so curves, widths and weights agree up to rounding."""
     changes = CASES[case]
     for name, batch_size in (("one", 4), ("two", 2)):
         options = tiny_options(
-            pictures, tmp_path, train={**PLAIN, "channels_last": True}, name=name, **changes
+            image_folder, tmp_path, train={**PLAIN, "channels_last": True}, name=name, **changes
         )
         options.datasets["train"] = options.datasets["train"].model_copy(
             update={"batch_size_per_gpu": batch_size}
@@ -107,13 +107,13 @@ sys.exit(main())
 
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [(), ("--auto_resume",)])
-def test_processes_that_torchrun_starts_again_resume(pictures, tmp_path, more):
+def test_processes_that_torchrun_starts_again_resume(image_folder, tmp_path, more):
     script = tmp_path / "fail_once.py"
     script.write_text(FAIL_ONCE)
     folders = []
     for name in ("whole", "failing"):
         path = write_options(
-            tmp_path / f"{name}.yml", tiny_options(pictures, tmp_path, train=PLAIN, name=name)
+            tmp_path / f"{name}.yml", tiny_options(image_folder, tmp_path, train=PLAIN, name=name)
         )
         folders.append(tmp_path / "experiments" / name)
         if name == "whole":
@@ -132,10 +132,10 @@ def test_processes_that_torchrun_starts_again_resume(pictures, tmp_path, more):
 
 
 @pytest.mark.slow
-def test_a_killed_process_is_explained(pictures, tmp_path):
+def test_a_killed_process_is_explained(image_folder, tmp_path):
     train = {**PLAIN, "total_iter": 100_000}
     path = write_options(
-        tmp_path / "o.yml", tiny_options(pictures, tmp_path, train=train, compress={})
+        tmp_path / "o.yml", tiny_options(image_folder, tmp_path, train=train, compress={})
     )
     process = subprocess.Popen(
         [*TORCHRUN, "--nproc_per_node=2", TRAIN, "-opt", str(path), "--launcher", "pytorch"],
