@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tiny_runs import save_pictures
+from tiny_runs import save_images
 
 import dhp_sr
 from dhp_sr.archs import build
@@ -53,7 +53,7 @@ def material(tmp_path_factory) -> Path:
     prepare_torchvision()
     pytest.importorskip("spandrel")
     folder = tmp_path_factory.mktemp("compress")
-    save_pictures(folder / "images", 6, 64)
+    save_images(folder / "images", 6, 64)
     torch.manual_seed(0)
     compact = build_named("spandrel:Compact.SRVGGNetCompact", COMPACT)
     torch.save({"params_ema": compact.state_dict()}, folder / "compact.pth")
@@ -255,7 +255,7 @@ def test_folders_without_enough_images(material, tmp_path):
     text = ["--model", str(material / "compact.pth"), "--images", str(empty), "--iterations", "1"]
     with pytest.raises(UserError, match="two images"):
         run_compress(compress_parser().parse_intermixed_args(text), tmp_path)
-    save_pictures(tmp_path / "tiny", 3, 8)
+    save_images(tmp_path / "tiny", 3, 8)
     text[3] = str(tmp_path / "tiny")
     with pytest.raises(UserError, match="pixels"):
         run_compress(compress_parser().parse_intermixed_args(text), tmp_path)
