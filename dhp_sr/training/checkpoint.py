@@ -35,7 +35,15 @@ FIXED_OPTIONS = ("scale", "manual_seed", "network_g", "compress", "train")
 FREE_IN_COMPRESS = ("tolerance", "round_to", "min_width", "latency_table")
 """Keys of `compress` that it may change, so that a search which has missed its budget by a little
 need not start again."""
-FREE_IN_DATA = ("name", "dataroot", "dataroot_gt", "dataroot_lq", "cache", "num_worker_per_gpu")
+FREE_IN_DATA = (
+    "name",
+    "dataroot",
+    "dataroot_gt",
+    "dataroot_lq",
+    "cache",
+    "cache_dir",
+    "num_worker_per_gpu",
+)
 """Keys of `datasets.train` that it may change: they say where the images are, not which."""
 
 

@@ -163,7 +163,9 @@ def test_differences_name_the_keys_and_both_values():
 
 def test_a_resumed_run_may_look_elsewhere_for_its_images(make_options):
     options = make_options()
-    train = options.datasets["train"].model_copy(update={"dataroot_gt": "/moved"})
+    train = options.datasets["train"].model_copy(
+        update={"dataroot_gt": "/moved", "cache_dir": "/moved"}
+    )
     moved = options.model_copy(update={"datasets": {**options.datasets, "train": train}})
     assert fixed_options(moved, 1) == fixed_options(options, 1)
     train = options.datasets["train"].model_copy(update={"gt_size": 32})

@@ -110,6 +110,20 @@ def test_a_branch_on_the_size_is_found_before_the_training(make_options, tmp_pat
     assert not (tmp_path / "experiments").exists()
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_computed_weights_are_explained(make_options, tmp_path, branching, monkeypatch):
+    """As torch's old weight_norm makes them; they cannot be copied."""
+
+    def build(name, arguments):
+        network = Branching()
+        nn.utils.weight_norm(network.first)
+        return network
+
+    monkeypatch.setattr("dhp_sr.tasks.base.build_named", build)
+    with pytest.raises(UserError, match=r"Branching cannot be copied.*remove_weight_norm"):
+        run(make_options(network=branching), tmp_path)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_auxiliary_heads_of_torchvision(tmp_path, name):
