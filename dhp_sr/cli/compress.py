@@ -6,18 +6,16 @@ checkpoint -> which network -> plan -> option file -> run of the training driver
 import argparse
 import contextlib
 import functools
-import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from tqdm import tqdm
 
 from dhp_sr.allocation.budget import Budget
-from dhp_sr.cli.compress_drop_in import WIDTH_ARGUMENTS, find_shape, write_drop_in
+from dhp_sr.cli.compress_drop_in import WIDTH_ARGUMENTS, find_shape
 from dhp_sr.cli.compress_images import (
     BATCH_SIZE,
     Degradation,
@@ -36,6 +34,12 @@ from dhp_sr.cli.compress_options import (
     option_file_text,
     width_rules,
 )
+from dhp_sr.cli.compress_outputs import (
+    CompressReport,
+    CompressRequest,
+    write_best_so_far,
+    write_outputs,
+)
 from dhp_sr.cli.compress_plan import (
     MAX_GENERATIONS,
     check_reachable,
@@ -44,15 +48,13 @@ from dhp_sr.cli.compress_plan import (
 )
 from dhp_sr.cli.compress_quality import find_keep_ratio
 from dhp_sr.cli.process import keep_memory, plain_warnings, seed_everything, stop_on_signals
-from dhp_sr.config import load_options, run_path
+from dhp_sr.config import load_options
 from dhp_sr.config.schema import Options
-from dhp_sr.deploy import load_model
 from dhp_sr.deploy.model_info import ModelInfo, attach_info, info_of
 from dhp_sr.deploy.safetensors_io import write_tensors
 from dhp_sr.hyper import HyperNet, convert
 from dhp_sr.training.driver import Interrupted, train
 from dhp_sr.training.plan_summary import summarize_plan
-from dhp_sr.training.run_folder import RunFolder
 from dhp_sr.utils.cost_kinds import COST_KINDS
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_text
@@ -60,57 +62,12 @@ from dhp_sr.zoo.checkpoints import Checkpoint, open_checkpoint
 from dhp_sr.zoo.model_zoo import resolve_model
 from dhp_sr.zoo.names import build_named, register_known
 from dhp_sr.zoo.networks import example_input, plain_type
-from dhp_sr.zoo.user_class import is_user_class
 from dhp_sr.zoo.value_range import find_value_range
 
 NUM_RANGE_SAMPLES = 3
 RANGE_SIDE = 64
 DROP_IN_TOLERANCE = 1e-6
 """Images, and their side, that value ranges are tried on."""
-
-
-@dataclass(frozen=True)
-class CompressRequest:
-    """What the user asks for."""
-
-    images: Path
-    target: Target
-    minutes: float = 30.0
-    iterations: int | None = None
-    """Finetuning iterations instead of minutes."""
-    truths: Path | None = None
-    degradation: str | None = None
-    name: str = "network"
-    """Beginning of the run's name."""
-    output: Path | None = None
-    onnx: bool = False
-    drop_in: bool = False
-    auto_resume: bool = False
-    save_options: Path | None = None
-    seed: int = 0
-
-    @property
-    def run_name(self) -> str:
-        """Name of the run, and of its folder."""
-        return f"{self.name}_{self.target.label}{'_drop_in' if self.drop_in else ''}"
-
-
-@dataclass
-class CompressReport:
-    """Result of a compression."""
-
-    network: nn.Module
-    """The small network, in evaluation mode."""
-    output: Path
-    """Its file."""
-    report: Path | None
-    """The run's report.html; None after an interrupted run."""
-    kept: dict[str, float] = field(default_factory=dict)
-    """`macs_ratio`, `params_ratio`, ...: kept fractions of the original's cost."""
-    scores: dict[str, Any] = field(default_factory=dict)
-    """metrics.json of the run."""
-    lines: list[str] = field(default_factory=list)
-    """What was said on the way, in sentences."""
 
 
 def run_compress(arguments: argparse.Namespace, root: Path) -> int:
@@ -203,9 +160,9 @@ def compress_checkpoint(
         with _progress(options, stop) as watched:
             metrics = train(options, root=root, auto_resume=request.auto_resume, stop=watched)
     except Interrupted:
-        _write_best_so_far(options, request, root, note)
+        write_best_so_far(options, request, root, note)
         raise
-    report = _write_outputs(options, request, adapted, root, metrics, note)
+    report = write_outputs(options, request, adapted, root, metrics, note)
     report.lines = lines
     return report
 
@@ -370,85 +327,3 @@ def _progress(options: Options, stop: Callable[[], bool]) -> Iterator[Callable[[
             return stop()
 
         yield watched
-
-
-def _write_outputs(
-    options: Options,
-    request: CompressRequest,
-    checkpoint: Checkpoint,
-    root: Path,
-    metrics: dict[str, Any],
-    note: Callable[[str], None],
-) -> CompressReport:
-    """Write the result, its report and its ONNX form beside each other; compare it in a few lines."""
-    folder = RunFolder(run_path(options, root))
-    output = request.output or folder.path / f"{request.run_name}.safetensors"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    network = load_model(folder.model("pruned"))
-    if request.drop_in:
-        write_drop_in(network, checkpoint, output)
-    else:
-        shutil.copyfile(folder.model("pruned"), output)
-    page = output.with_name(f"{output.stem}_report.html")
-    shutil.copyfile(folder.path / "report.html", page)
-    kept = dict(metrics["achieved"])
-    for line in _comparison_lines(options, metrics):
-        note(line)
-    note(f"written: {output}, {page}")
-    if request.onnx:
-        from dhp_sr.cli.export import export_model
-
-        exported = export_model(folder.model("pruned"), "onnx", output.with_suffix(".onnx"))
-        note(f"written: {exported.path}")
-        if is_user_class(checkpoint.name):
-            program = export_model(folder.model("pruned"), "pt2", output.with_suffix(".pt2"))
-            note(f"written: {program.path}")
-    return CompressReport(network, output, page, kept, metrics)
-
-
-def _comparison_lines(options: Options, metrics: dict[str, Any]) -> list[str]:
-    rows = {row["model"]: row for row in metrics["rows"]}
-    dense, pruned = rows["dense"], rows["pruned"]
-    assert options.compress is not None and options.compress.distill is not None
-    kept = ", ".join(
-        f"{pruned[key] / dense[key]:.1%} of the {key}"
-        for key in ("macs", "params")
-        if dense.get(key)
-    )
-    lines = [f"kept: {kept}"]
-    if dense.get("latency_ms") and pruned.get("latency_ms"):
-        ratio = pruned["latency_ms"] / dense["latency_ms"]
-        lines.append(f"time on this machine's CPU: {ratio:.1%} of the original's")
-    key = "psnr_y_db" if options.scale > 1 else "psnr_rgb_db"
-    for name, scores in pruned["sets"].items():
-        if options.compress.distill.task_loss:
-            before = dense["sets"][name][key]
-            lines.append(
-                f"{name}: {before:.2f} dB -> {scores[key]:.2f} dB to the truths "
-                f"({scores[key] - before:+.2f} dB)"
-            )
-        else:
-            lines.append(f"{name}: {scores[key]:.2f} dB PSNR to the original's output")
-    return lines
-
-
-def _write_best_so_far(
-    options: Options, request: CompressRequest, root: Path, note: Callable[[str], None]
-) -> None:
-    """Write the network of an interrupted run, if it has been cut."""
-    from dhp_sr.training.checkpoint import list_states
-    from dhp_sr.training.distributed import DistributedContext
-    from dhp_sr.training.trainer import Trainer
-
-    folder = RunFolder(run_path(options, root))
-    stored = load_options(folder.path / "options.yml")
-    trainer = Trainer(stored, DistributedContext(torch.device("cpu")), folder)
-    trainer.resume(list_states(folder.states)[-1][1])
-    if trainer.phase.name != "finetune":
-        note("stopped before the cut: there is no smaller network yet")
-        return
-    trainer.write_final(0)
-    output = request.output or folder.path / f"{request.run_name}.safetensors"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(folder.model("pruned"), output)
-    note(f"the network as it is now is written: {output}")

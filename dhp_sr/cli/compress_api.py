@@ -9,8 +9,9 @@ from typing import Any
 from torch import nn
 
 from dhp_sr.archs import ARCHS
-from dhp_sr.cli.compress import CompressReport, CompressRequest, compress_checkpoint
+from dhp_sr.cli.compress import compress_checkpoint
 from dhp_sr.cli.compress_options import QUALITY, Target
+from dhp_sr.cli.compress_outputs import CompressReport, CompressRequest
 from dhp_sr.deploy import register
 from dhp_sr.deploy.model_info import attach_info, attached_info, is_registered, stated_info
 from dhp_sr.utils.cost_kinds import COST_KINDS

@@ -1,0 +1,143 @@
+"""What is asked of a compression, and what it writes: model file, report, comparison."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dhp_sr.cli.compress_drop_in import write_drop_in
+from dhp_sr.cli.compress_options import Target
+from dhp_sr.cli.export import export_model
+from dhp_sr.config import load_options, run_path
+from dhp_sr.config.schema import Options
+from dhp_sr.deploy import load_model
+from dhp_sr.training.checkpoint import list_states
+from dhp_sr.training.distributed import DistributedContext
+from dhp_sr.training.run_folder import RunFolder
+from dhp_sr.training.trainer import Trainer
+from dhp_sr.zoo.checkpoints import Checkpoint
+from dhp_sr.zoo.user_class import is_user_class
+
+
+@dataclass(frozen=True)
+class CompressRequest:
+    """What the user asks for."""
+
+    images: Path
+    target: Target
+    minutes: float = 30.0
+    iterations: int | None = None
+    """Finetuning iterations instead of minutes."""
+    truths: Path | None = None
+    degradation: str | None = None
+    name: str = "network"
+    """Beginning of the run's name."""
+    output: Path | None = None
+    onnx: bool = False
+    drop_in: bool = False
+    auto_resume: bool = False
+    save_options: Path | None = None
+    seed: int = 0
+
+    @property
+    def run_name(self) -> str:
+        """Name of the run, and of its folder."""
+        return f"{self.name}_{self.target.label}{'_drop_in' if self.drop_in else ''}"
+
+
+@dataclass
+class CompressReport:
+    """Result of a compression."""
+
+    network: nn.Module
+    """The small network, in evaluation mode."""
+    output: Path
+    """Its file."""
+    report: Path | None
+    """The run's report.html; None after an interrupted run."""
+    kept: dict[str, float] = field(default_factory=dict)
+    """`macs_ratio`, `params_ratio`, ...: kept fractions of the original's cost."""
+    scores: dict[str, Any] = field(default_factory=dict)
+    """metrics.json of the run."""
+    lines: list[str] = field(default_factory=list)
+    """What was said on the way, in sentences."""
+
+
+def write_outputs(
+    options: Options,
+    request: CompressRequest,
+    checkpoint: Checkpoint,
+    root: Path,
+    metrics: dict[str, Any],
+    note: Callable[[str], None],
+) -> CompressReport:
+    """Write the result, its report and its ONNX form beside each other; compare it in a few lines."""
+    folder = RunFolder(run_path(options, root))
+    output = request.output or folder.path / f"{request.run_name}.safetensors"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    network = load_model(folder.model("pruned"))
+    if request.drop_in:
+        write_drop_in(network, checkpoint, output)
+    else:
+        shutil.copyfile(folder.model("pruned"), output)
+    page = output.with_name(f"{output.stem}_report.html")
+    shutil.copyfile(folder.path / "report.html", page)
+    kept = dict(metrics["achieved"])
+    for line in _comparison_lines(options, metrics):
+        note(line)
+    note(f"written: {output}, {page}")
+    if request.onnx:
+        exported = export_model(folder.model("pruned"), "onnx", output.with_suffix(".onnx"))
+        note(f"written: {exported.path}")
+        if is_user_class(checkpoint.name):
+            program = export_model(folder.model("pruned"), "pt2", output.with_suffix(".pt2"))
+            note(f"written: {program.path}")
+    return CompressReport(network, output, page, kept, metrics)
+
+
+def _comparison_lines(options: Options, metrics: dict[str, Any]) -> list[str]:
+    rows = {row["model"]: row for row in metrics["rows"]}
+    dense, pruned = rows["dense"], rows["pruned"]
+    assert options.compress is not None and options.compress.distill is not None
+    kept = ", ".join(
+        f"{pruned[key] / dense[key]:.1%} of the {key}"
+        for key in ("macs", "params")
+        if dense.get(key)
+    )
+    lines = [f"kept: {kept}"]
+    if dense.get("latency_ms") and pruned.get("latency_ms"):
+        ratio = pruned["latency_ms"] / dense["latency_ms"]
+        lines.append(f"time on this machine's CPU: {ratio:.1%} of the original's")
+    key = "psnr_y_db" if options.scale > 1 else "psnr_rgb_db"
+    for name, scores in pruned["sets"].items():
+        if options.compress.distill.task_loss:
+            before = dense["sets"][name][key]
+            lines.append(
+                f"{name}: {before:.2f} dB -> {scores[key]:.2f} dB to the truths "
+                f"({scores[key] - before:+.2f} dB)"
+            )
+        else:
+            lines.append(f"{name}: {scores[key]:.2f} dB PSNR to the original's output")
+    return lines
+
+
+def write_best_so_far(
+    options: Options, request: CompressRequest, root: Path, note: Callable[[str], None]
+) -> None:
+    """Write the network of an interrupted run, if it has been cut."""
+    folder = RunFolder(run_path(options, root))
+    stored = load_options(folder.path / "options.yml")
+    trainer = Trainer(stored, DistributedContext(torch.device("cpu")), folder)
+    trainer.resume(list_states(folder.states)[-1][1])
+    if trainer.phase.name != "finetune":
+        note("stopped before the cut: there is no smaller network yet")
+        return
+    trainer.write_final(0)
+    output = request.output or folder.path / f"{request.run_name}.safetensors"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(folder.model("pruned"), output)
+    note(f"the network as it is now is written: {output}")

@@ -1,0 +1,33 @@
+"""Images that are inputs themselves: as they are and reduced, with a target of the output's shape."""
+
+import numpy as np
+import torch
+
+from dhp_sr.data.augment import Augmentation
+from dhp_sr.data.inputs import InputTrainSet
+
+
+def test_patches_come_from_images_and_from_reduced_ones():
+    # Only the reduced image is gray: its fine stripes are averaged away.
+    stripes = np.zeros((3, 64, 64), dtype=np.uint8)
+    stripes[:, :, ::2] = 255
+    data = InputTrainSet(
+        [(stripes,)], ["a"], side=8, scale=2, reduction=2,
+        augmentation=Augmentation(False, False), seed=1,
+    )  # fmt: skip
+    kinds = set()
+    for position in range(12):
+        item = data[0, position]
+        assert item["lq"].shape == (3, 8, 8) and item["gt"].shape == (3, 16, 16)
+        assert torch.equal(item["lq"], data[0, position]["lq"])
+        kinds.add(bool(item["lq"].std() > 0.3))
+    assert kinds == {True, False}
+
+
+def test_images_too_small_to_be_reduced_are_taken_as_they_are():
+    image = np.full((1, 12, 12), 7, dtype=np.uint8)
+    data = InputTrainSet(
+        [(image,)], ["a"], side=8, scale=1, reduction=2,
+        augmentation=Augmentation(True, True), seed=1,
+    )  # fmt: skip
+    assert all(data[0, position]["lq"].shape == (1, 8, 8) for position in range(6))
