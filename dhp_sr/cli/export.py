@@ -4,20 +4,23 @@ import argparse
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from dhp_sr.cli.calibration import calibration_images
 from dhp_sr.cli.process import plain_warnings
 from dhp_sr.deploy import load_model, save_model
 from dhp_sr.deploy.manifest import FACTS, describe
 from dhp_sr.deploy.model_info import info_of, traced_shape
 from dhp_sr.deploy.onnx_export import OPSET, export_onnx
 from dhp_sr.deploy.onnx_metadata import pack_metadata
+from dhp_sr.deploy.openvino_export import export_openvino
 from dhp_sr.deploy.pt2_export import export_pt2
+from dhp_sr.deploy.quantize import DEFAULT_MAX_LOSS, CalibrationImage
 from dhp_sr.deploy.runner import with_tiles
 from dhp_sr.deploy.verify import Agreement, compare, shape_text, tolerance_of, unseen_shapes
 from dhp_sr.metrics import complexity
@@ -29,8 +32,10 @@ from dhp_sr.zoo.names import register_known
 from dhp_sr.zoo.networks import example_shape, image_shape
 from dhp_sr.zoo.third_party import can_be_loaded
 
-SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "safetensors": ".safetensors"}
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2", "safetensors": ".safetensors"}
 """Format -> suffix of its files."""
+
+INT8_FORMATS = ("onnx", "openvino")
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,34 @@ class ExportOptions:
     license: str | None = None
     """Stated in the file; None: the license of the model file."""
     tolerance: float | None = None
-    """Largest difference to PyTorch; None: 1e-4, with `half` 1e-2."""
+    """Largest difference to PyTorch; None: that of the precision in `verify.TOLERANCES`."""
+    int8: bool = False
+    """Weights and computation in int8."""
+    calibration: str | Path | None = None
+    """Folder of ground-truth images to quantize with."""
+    sigma: float | None = None
+    """Noise level (0-255 scale) of a denoiser's calibration images."""
+    max_loss: float | None = None
+    """Largest loss of int8 in dB; None: `quantize.DEFAULT_MAX_LOSS`."""
+    images: Sequence[CalibrationImage] = ()
+    """Those of `calibration`, read by `export_model`."""
+
+    @property
+    def precision(self) -> str:
+        """Precision of weights and computation."""
+        if self.int8:
+            return "int8"
+        return "fp16" if self.half else "fp32"
+
+    @property
+    def file_ending(self) -> str:
+        """End of the default file name, before the suffix."""
+        return "" if self.precision == "fp32" else f"_{self.precision}"
+
+    @property
+    def loss_limit(self) -> float:
+        """`max_loss` or its default."""
+        return DEFAULT_MAX_LOSS if self.max_loss is None else self.max_loss
 
 
 def run_export(arguments: argparse.Namespace) -> None:
@@ -72,7 +104,16 @@ def run_export(arguments: argparse.Namespace) -> None:
     if arguments.format is None:
         raise UserError(f"--format: expected one of {', '.join(SUFFIXES)}; see --help")
     register_known()
-    options = ExportOptions(arguments.opset, arguments.half, arguments.license, arguments.tolerance)
+    options = ExportOptions(
+        arguments.opset,
+        arguments.half,
+        arguments.license,
+        arguments.tolerance,
+        int8=arguments.int8,
+        calibration=arguments.calibration,
+        sigma=arguments.sigma,
+        max_loss=arguments.max_loss,
+    )
     with plain_warnings():
         exported = export_model(
             arguments.model,
@@ -116,16 +157,19 @@ def export_model(
     source = resolve_model(model)
     if output is None and str(model).startswith(PREFIX):
         # Not beside the file, which lies in the installed package.
-        output = Path(f"{source.stem}{'_fp16' if options.half else ''}{SUFFIXES[file_format]}")
+        output = Path(f"{source.stem}{options.file_ending}{SUFFIXES[file_format]}")
     # Everything that needs no model is checked first: loading and tracing take minutes.
-    path = output_path(source, file_format, output, options.half)
+    path = output_path(source, file_format, output, options.file_ending)
     if arch:
         network, known = load_third_party_network(source, arch, arguments)
     else:
         network, known = load_own_network(source, arguments)
     if options.license:
         known["licence"] = options.license
-    facts = describe_facts(network, known, options.half)
+    facts = describe_facts(network, known, options.precision)
+    if options.calibration is not None:
+        images = calibration_images(network, options.calibration, options.sigma)
+        options = replace(options, images=images)
     # Writers report what is wrong with the network; the user also needs to know which file.
     try:
         label, agreement = _WRITERS[file_format](network, path, facts, options)
@@ -135,14 +179,14 @@ def export_model(
 
 
 def describe_facts(
-    network: nn.Module, known: Mapping[str, Any], half: bool = False
+    network: nn.Module, known: Mapping[str, Any], precision: str = "fp32"
 ) -> dict[str, Any]:
     """Return the description of a network for exported files, see `onnx_metadata.KEYS`.
 
     Args:
         network: Of `dhp_sr.archs`, or with a `ModelInfo`.
         known: Facts of its model file; multiply-adds are counted where they are missing.
-        half: Whether the export computes in fp16.
+        precision: `fp32`, `fp16` or `int8`, of weights and computation.
     """
     # Empty scores and texts are omitted, as metadata has no null.
     facts: dict[str, Any] = {key: known.get(key) or None for key in FACTS}
@@ -162,7 +206,7 @@ def describe_facts(
         # An alignment without a halo would promise tiles that do not exist.
         if info.tiles.halo is not None:
             facts["tile_multiple"] = info.tiles.multiple
-    facts["precision"] = "fp16" if half else "fp32"
+    facts["precision"] = precision
     return facts
 
 
@@ -178,12 +222,14 @@ def export_text(exported: Exported) -> str:
         sizes = f"height and width in multiples of {facts['size_multiple']}"
     differences = exported.agreement.differences.items()
     checks = ", ".join(f"{value:.2g} at {shape_text(shape)}" for shape, value in differences)
+    note = f"  {facts['precision']}: {exported.agreement.note}\n" if exported.agreement.note else ""
     return (
         f"{exported.path}: {facts['architecture']}{scale}, {exported.format_label}, "
         f"{facts['precision']}, {mebibytes:.2f} MiB\n"
         f"  input: {facts['in_channels']} channel(s), {facts['colour']}, values 0 to 1, {sizes}\n"
         f"  largest difference to PyTorch: {exported.agreement.largest:.2g} ({checks}); allowed: "
         f"{exported.agreement.tolerance:g}\n"
+        f"{note}"
     )
 
 
@@ -198,18 +244,40 @@ def check_options(file_format: str, options: ExportOptions) -> None:
         raise UserError(f"--opset: no effect with --format {file_format}; omit it")
     if tolerance is not None and not 0 < tolerance < math.inf:
         raise UserError(f"--tolerance: expected a number above 0, got {tolerance:g}")
+    check_int8(file_format, options)
     if options.license is not None and valid_utf8(options.license) != options.license:
         raise UserError(f"--license: expected text in UTF-8, got {valid_utf8(options.license)!r}")
 
 
-def output_path(model: Path, file_format: str, output: str | Path | None, half: bool) -> Path:
+def check_int8(file_format: str, options: ExportOptions) -> None:
+    """Check the choices of quantization.
+
+    Raises:
+        UserError: A choice is missing, has no effect or is out of range.
+    """
+    if not options.int8:
+        for name in ("calibration", "sigma", "max_loss"):
+            if getattr(options, name) is not None:
+                raise UserError(f"--{name}: no effect without --int8; omit it")
+        return
+    if file_format not in INT8_FORMATS:
+        raise UserError(f"--int8: expected --format {' or '.join(INT8_FORMATS)}, got {file_format}")
+    if options.half:
+        raise UserError("--int8 and --half: expected only one of them")
+    if options.calibration is None:
+        raise UserError("--int8: expected --calibration FOLDER of ground-truth images")
+    if options.max_loss is not None and not 0 <= options.max_loss < math.inf:
+        raise UserError(f"--max_loss: expected a number from 0, got {options.max_loss:g}")
+
+
+def output_path(model: Path, file_format: str, output: str | Path | None, ending: str) -> Path:
     """Return the path of the exported file.
 
     Raises:
         UserError: It has another suffix, is a folder, or is the model itself.
     """
     suffix = SUFFIXES[file_format]
-    default = model.with_name(f"{model.stem}{'_fp16' if half else ''}{suffix}")
+    default = model.with_name(f"{model.stem}{ending}{suffix}")
     path = Path(output or default)
     if path.suffix != suffix:
         raise UserError(f"--output: expected a name that ends with {suffix}, got {path.name}")
@@ -233,10 +301,30 @@ def write_onnx(
         size_multiple=info_of(network).sizes.multiple,
         opset=opset,
         half=options.half,
+        calibration=options.images,
+        max_loss=options.loss_limit,
         facts=facts,
         tolerance=options.tolerance,
     )
     return f"ONNX, opset {opset}", agreement
+
+
+def write_openvino(
+    network: nn.Module, path: Path, facts: Mapping[str, Any], options: ExportOptions
+) -> tuple[str, Agreement]:
+    """Write OpenVINO's two files; return as `write_onnx`."""
+    agreement = export_openvino(
+        network,
+        path,
+        traced_shape(info_of(network)),
+        size_multiple=info_of(network).sizes.multiple,
+        half=options.half,
+        calibration=options.images,
+        max_loss=options.loss_limit,
+        facts=facts,
+        tolerance=options.tolerance,
+    )
+    return "OpenVINO", agreement
 
 
 def write_pt2(
@@ -284,6 +372,7 @@ Writer = Callable[[nn.Module, Path, Mapping[str, Any], ExportOptions], tuple[str
 
 _WRITERS: dict[str, Writer] = {
     "onnx": write_onnx,
+    "openvino": write_openvino,
     "pt2": write_pt2,
     "safetensors": write_safetensors,
 }

@@ -135,7 +135,7 @@ def export_parser() -> argparse.ArgumentParser:
         help=f"{MODEL_HELP}; with --arch, a .pth or safetensors of weights",
     )
     # Not required by argparse: `--model zoo:` alone lists the models. The service checks it.
-    parser.add_argument("--format", choices=("onnx", "pt2", "safetensors"))
+    parser.add_argument("--format", choices=("onnx", "openvino", "pt2", "safetensors"))
     parser.add_argument(
         "--output",
         metavar="FILE",
@@ -145,7 +145,26 @@ def export_parser() -> argparse.ArgumentParser:
         "--opset", type=int, choices=(17, 18, 19, 20), help="of an ONNX file; default: 20"
     )
     parser.add_argument(
-        "--half", action="store_true", help="weights, computation, input and output in fp16"
+        "--half",
+        action="store_true",
+        help="weights, computation, input and output in fp16; OpenVINO: weights alone",
+    )
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="onnx, openvino: weights and computation in int8, see --calibration",
+    )
+    parser.add_argument(
+        "--calibration",
+        metavar="FOLDER",
+        help="with --int8: ground-truth images; inputs are made of them as by test.py",
+    )
+    parser.add_argument("--sigma", type=float, help="noise of a denoiser's --calibration images")
+    parser.add_argument(
+        "--max_loss",
+        type=float,
+        metavar="DB",
+        help="with --int8: largest loss against fp32; more is an error; default: 0.1",
     )
     _add_network_arguments(parser, "network that the weights belong to: EDSR, basicsr:RCAN, ...")
     parser.add_argument(

@@ -4,6 +4,7 @@ import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +25,16 @@ from dhp_sr.deploy.pt2_export import (
     example_image,
     quiet_exporters,
 )
-from dhp_sr.deploy.runner import with_tiles
-from dhp_sr.deploy.verify import Agreement, compare, tolerance_of, unseen_shapes
+from dhp_sr.deploy.quantize import ONNX_RECIPES, CalibrationImage, quantize, quantize_onnx
+from dhp_sr.deploy.runner import Images, with_tiles
+from dhp_sr.deploy.verify import (
+    Agreement,
+    compare,
+    image_like,
+    noise_image,
+    tolerance_of,
+    unseen_shapes,
+)
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_path
 
@@ -57,6 +66,8 @@ def export_onnx(
     size_multiple: int = 1,
     opset: int = OPSET,
     half: bool = False,
+    calibration: Sequence[CalibrationImage] = (),
+    max_loss: float = 0.0,
     facts: Mapping[str, Any] | None = None,
     tolerance: float | None = None,
 ) -> Agreement:
@@ -74,32 +85,49 @@ def export_onnx(
         opset: Version of ONNX's operators, an element of `OPSETS`.
         half: Weights, computation, input and output in fp16; programs such as chaiNNer feed the
             type that the input asks for.
+        calibration: Images to quantize with; empty: no int8.
+        max_loss: Largest loss in dB of int8.
         facts: The file's metadata, see `onnx_metadata.KEYS`.
         tolerance: Largest difference allowed; None: that of the precision in `TOLERANCES`.
 
     Raises:
         UserError: onnx, onnxruntime or onnxscript is missing; an argument does not fit; the
-            network cannot be exported; or the file computes something else.
+            network cannot be exported; the file computes something else; or int8 loses too much.
         OSError: The file cannot be written.
     """
     require_onnx()
     check_example_shape(example_shape, size_multiple)
     if opset not in OPSETS:
         raise UserError(f"expected an opset from {OPSETS[0]} to {OPSETS[-1]}, got {opset}")
+    original = copy.deepcopy(network).cpu().float().eval()
     model = convert_to_onnx(simplify(network), example_shape, size_multiple, opset)
+    note = ""
     if half:
         model = convert_to_half(model)
+    if calibration:
+        content = model.SerializeToString()
+        quantized = quantize(
+            original,
+            calibration,
+            lambda recipe: quantize_onnx(content, calibration, recipe),
+            _array_function,
+            max_loss,
+            ONNX_RECIPES,
+        )
+        model = quantized.model
+        note = quantized.label
     metadata = pack_metadata(facts) if facts else {}
     with atomic_path(path) as temporary:
         # The file itself is compared, not the model in memory.
         write_with_checksum(model, metadata, temporary)
         run = _run_function(open_session(temporary), half)
-        original = copy.deepcopy(network).cpu().float().eval()
         shapes = unseen_shapes(example_shape, size_multiple)
+        limit = tolerance_of(half, tolerance, int8=bool(calibration))
+        make_input = image_like(calibration[0].lq) if calibration else noise_image
         try:
-            return compare(original, run, shapes, tolerance_of(half, tolerance))
+            return replace(compare(original, run, shapes, limit, make_input), note=note)
         except UserError as error:
-            hint = "try another opset"
+            hint = "try other images" if calibration else "try another opset"
             if half:
                 hint = "where values leave its range, fp16 does not suit the network"
             raise UserError(f"{error}; {hint}") from error
@@ -253,6 +281,11 @@ def _run_function(session: Any, half: bool) -> Callable[[Tensor], Tensor]:
         return torch.from_numpy(output)
 
     return run
+
+
+def _array_function(model: Any) -> Callable[[Images], Images]:
+    session = open_session(model.SerializeToString())
+    return lambda images: session.run([OUTPUT], {INPUT: images})[0]
 
 
 @contextmanager

@@ -47,7 +47,8 @@ KEYS: dict[str, tuple[type, bool]] = {
 that a classifier is meant for. `halo`: input pixels that a tile needs on each side (absent where
 it is unknown or the whole image); tiles begin and end at multiples of `tile_multiple`.
 `bytes_per_pixel`: peak memory for a pixel of the input. `precision`: "fp32" or "fp16", of weights,
-computation, input and output alike. `macs`: for an input of the shape `macs_input`.
+computation, input and output alike (OpenVINO: of weights alone), or "int8", of weights and
+computation. `macs`: for an input of the shape `macs_input`.
 """
 
 _FROM_ZERO = ("halo", "macs", "params")

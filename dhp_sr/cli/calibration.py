@@ -1,0 +1,66 @@
+"""Images that int8 models are calibrated and measured with."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dhp_sr.deploy.model_info import info_of
+from dhp_sr.deploy.quantize import CalibrationImage
+from dhp_sr.tasks import task_named
+from dhp_sr.utils.errors import UserError
+
+MAX_IMAGES = 32
+MAX_SIDE = 192
+"""Sides of the inputs at most; larger images are cropped to their center."""
+
+
+def calibration_images(
+    network: nn.Module, folder: str | Path, sigma: float | None = None
+) -> list[CalibrationImage]:
+    """Make calibration images of a folder of ground truth, as test.py makes its inputs.
+
+    Args:
+        network: Restores images.
+        folder: The images.
+        sigma: Noise level (0-255 scale), which a denoiser needs.
+
+    Raises:
+        UserError: The network is a classifier, the folder has no images, or sigma does not fit.
+    """
+    info = info_of(network)
+    if not info.restores_images:
+        raise UserError("--int8: expected a network that restores images, got a classifier")
+    choices: Mapping[str, Any] = {"sigma": sigma, "max_images": MAX_IMAGES, "crop_border": None}
+    (test_set,) = task_named(info.task).open_folders(network, {"calibration": str(folder)}, choices)
+    images = []
+    for index in range(len(test_set.items)):
+        item = test_set.items[index]
+        gt = torch.from_numpy(item["gt_uint8"]).float().div(255)
+        # Gray images have no axis of channels.
+        gt = gt.permute(2, 0, 1) if gt.dim() == 3 else gt.unsqueeze(0)
+        images.append(_center_crop(item["lq"].unsqueeze(0), gt.unsqueeze(0), network))
+    return images
+
+
+def _center_crop(lq: torch.Tensor, gt: torch.Tensor, network: nn.Module) -> CalibrationImage:
+    info = info_of(network)
+    top_left = []
+    sides = []
+    for side in lq.shape[2:]:
+        cropped = min(side, MAX_SIDE) // info.sizes.multiple * info.sizes.multiple
+        sides.append(cropped)
+        top_left.append((side - cropped) // 2)
+    top, left = top_left
+    height, width = sides
+    scale = info.scale
+    return CalibrationImage(
+        lq[..., top : top + height, left : left + width].contiguous(),
+        gt[
+            ...,
+            top * scale : (top + height) * scale,
+            left * scale : (left + width) * scale,
+        ].contiguous(),
+    )

@@ -1,0 +1,119 @@
+"""Export to OpenVINO's files: `.xml` for the graph and `.bin` for the weights beside it."""
+
+import copy
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dhp_sr.deploy.graph_info import Graph
+from dhp_sr.deploy.onnx_export import OPSET, convert_to_onnx, simplify
+from dhp_sr.deploy.onnx_metadata import pack_metadata
+from dhp_sr.deploy.onnx_runner import require_onnx
+from dhp_sr.deploy.openvino_runner import (
+    METADATA_SECTION,
+    compile_model,
+    read_openvino,
+    require_openvino,
+)
+from dhp_sr.deploy.pt2_export import check_example_shape
+from dhp_sr.deploy.quantize import CalibrationImage, quantize, quantize_openvino
+from dhp_sr.deploy.verify import (
+    Agreement,
+    compare,
+    image_like,
+    noise_image,
+    tolerance_of,
+    unseen_shapes,
+)
+
+
+def export_openvino(
+    network: nn.Module,
+    path: str | Path,
+    example_shape: Sequence[int],
+    *,
+    size_multiple: int = 1,
+    half: bool = False,
+    calibration: Sequence[CalibrationImage] = (),
+    max_loss: float = 0.0,
+    facts: Mapping[str, Any] | None = None,
+    tolerance: float | None = None,
+) -> Agreement:
+    """Export a network for OpenVINO, with free batch, height and width.
+
+    The written files are read again and compared with PyTorch at two sizes that they were not
+    traced with. They take their names only if the results agree.
+
+    Args:
+        network: Maps an image tensor (N, C, H, W) in [0, 1] to an image; left as it was.
+        path: The `.xml` file.
+        example_shape: (N, C, H, W) to trace with; H and W multiples of `size_multiple`.
+        size_multiple: Height and width of inputs must be multiples of it.
+        half: Store the weights in fp16; the device chooses the precision of the computation, and
+            input and output are fp32.
+        calibration: Images to quantize with; empty: no int8.
+        max_loss: Largest loss in dB of int8.
+        facts: The file's metadata, see `onnx_metadata.KEYS`.
+        tolerance: Largest difference allowed; None: that of the precision in `TOLERANCES`.
+
+    Raises:
+        UserError: A package is missing, the network cannot be exported, the files compute
+            something else, or int8 loses too much.
+        OSError: The files cannot be written.
+    """
+    openvino = require_openvino()
+    require_onnx()
+    check_example_shape(example_shape, size_multiple)
+    original = copy.deepcopy(network).cpu().float().eval()
+    content = convert_to_onnx(
+        simplify(network), example_shape, size_multiple, OPSET
+    ).SerializeToString()
+    path = Path(path)
+    model = read_openvino(Graph(path, content))
+    note = ""
+    if calibration:
+        quantized = quantize(
+            original,
+            calibration,
+            lambda recipe: quantize_openvino(model, calibration, recipe),
+            _array_function,
+            max_loss,
+        )
+        model = quantized.model
+        note = quantized.label
+    for key, text in (pack_metadata(facts) if facts else {}).items():
+        model.set_rt_info(text, [METADATA_SECTION, key])
+    # A folder rather than a temporary file: the graph names its weights by their common stem.
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".dhp_sr.") as folder:
+        written = Path(folder) / path.name
+        openvino.save_model(model, written, compress_to_fp16=half)
+        run = _tensor_function(read_openvino(Graph(written)))
+        agreement = compare(
+            original,
+            run,
+            unseen_shapes(example_shape, size_multiple),
+            tolerance_of(half, tolerance, int8=bool(calibration)),
+            image_like(calibration[0].lq) if calibration else noise_image,
+        )
+        # The weights first: a graph without its weights would be a broken file.
+        os.replace(written.with_suffix(".bin"), path.with_suffix(".bin"))
+        os.replace(written, path)
+    return replace(agreement, note=note)
+
+
+def _tensor_function(model: Any) -> Callable[[Tensor], Tensor]:
+    run = _array_function(model)
+    return lambda x: torch.from_numpy(run(x.numpy()))
+
+
+def _array_function(model: Any) -> Callable[[Any], Any]:
+    request = compile_model(model, "CPU", "fp32", torch.get_num_threads())
+    # A copy: the request's next call writes into the same memory.
+    return lambda x: request.infer({0: x})[0].copy()

@@ -1,0 +1,209 @@
+"""OpenVINO's files, and int8 for both runtimes: the loss is measured, too much is an error."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from dhp_sr.archs import build
+from dhp_sr.cli.calibration import MAX_SIDE, calibration_images
+from dhp_sr.cli.export import ExportOptions, check_options, export_model, export_text
+from dhp_sr.data.images import encode_png
+from dhp_sr.deploy import save_model
+from dhp_sr.deploy.quantize import (
+    CalibrationImage,
+    Recipe,
+    layer_losses,
+    mean_psnr,
+    quantize,
+    round_weight,
+)
+from dhp_sr.deploy.runtimes import open_runner
+from dhp_sr.utils.errors import UserError
+
+SUFFIX = {"onnx": ".onnx", "openvino": ".xml"}
+
+
+@pytest.fixture(autouse=True)
+def packages():
+    for name in ("onnx", "onnxruntime", "onnxscript", "openvino", "nncf"):
+        pytest.importorskip(name)
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return build("EDSR", num_feat=8, num_block=1, upscale=2).eval()
+
+
+@pytest.fixture(scope="module")
+def model(network, tmp_path_factory):
+    path = tmp_path_factory.mktemp("int8") / "edsr.safetensors"
+    save_model(network, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def images(network):
+    torch.manual_seed(1)
+    made = []
+    for _ in range(2):
+        lq = torch.rand(1, 3, 24, 32)
+        with torch.no_grad():
+            # Off by noise, as a network is from the ground truth: 40 dB.
+            made.append(CalibrationImage(lq, network(lq) + 0.01 * torch.randn(1, 3, 48, 64)))
+    return made
+
+
+def exported(model, images, monkeypatch, tmp_path, file_format, **options):
+    monkeypatch.setattr("dhp_sr.cli.export.calibration_images", lambda *_: images)
+    path = tmp_path / f"x{SUFFIX[file_format]}"
+    choices = ExportOptions(int8=True, calibration="folder", **options)
+    return export_model(model, file_format, path, choices)
+
+
+ONNX_ALONE = """
+import sys, numpy, onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+run = lambda x: session.run(None, {"input": x})[0]
+"""
+OPENVINO_ALONE = """
+import sys, numpy, openvino
+request = openvino.Core().compile_model(sys.argv[1], "CPU").create_infer_request()
+run = lambda x: request.infer({0: x})[0]
+"""
+FRESH = """
+for height, width in ((21, 30), (40, 17)):
+    x = numpy.full((1, 3, height, width), 0.5, numpy.float32)
+    assert run(x).shape == (1, 3, 2 * height, 2 * width)
+assert not {"torch", "nncf", "dhp_sr"} & set(sys.modules)
+"""
+
+
+@pytest.mark.parametrize("file_format", SUFFIX)
+def test_int8_files_run_in_the_runtime_alone(model, images, monkeypatch, tmp_path, file_format):
+    found = exported(model, images, monkeypatch, tmp_path, file_format, max_loss=20.0)
+    assert found.facts["precision"] == "int8" and len(found.agreement.differences) == 2
+    assert "dB below fp32 on 2 image(s)" in export_text(found)
+    script = {"onnx": ONNX_ALONE, "openvino": OPENVINO_ALONE}[file_format] + FRESH
+    subprocess.run([sys.executable, "-c", script, str(found.path)], check=True, cwd=tmp_path)
+    runner = open_runner(found.path, threads=1)
+    assert runner.info.architecture == "EDSR" and runner.tiles.halo == 6
+    loss = mean_psnr(open_runner(model, threads=1), images) - mean_psnr(runner, images)
+    assert 0 < loss < 20
+
+
+@pytest.mark.parametrize("file_format", SUFFIX)
+def test_too_much_loss_names_the_layers(model, images, monkeypatch, tmp_path, file_format):
+    with pytest.raises(UserError, match=r"0 dB.*(conv_first|conv_last|upsample)"):
+        exported(model, images, monkeypatch, tmp_path, file_format, max_loss=0.0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_openvino_files_in_both_precisions(model, tmp_path):
+    sizes = {}
+    for half in (False, True):
+        path = tmp_path / f"{half}.xml"
+        found = export_model(model, "openvino", path, ExportOptions(half=half))
+        assert found.agreement.largest < (1e-2 if half else 1e-5)
+        sizes[half] = path.with_suffix(".bin").stat().st_size
+        runner = open_runner(path, threads=1)
+        assert runner.runtime == "openvino" and runner.info.architecture == "EDSR"
+        assert (runner.scale, runner.tiles.halo, runner.size_multiple) == (2, 6, 1)
+    assert sizes[True] < 0.6 * sizes[False]
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_options_that_do_not_fit():
+    for file_format, options, named in (
+        ("onnx", {"calibration": "x"}, "--calibration"),
+        ("onnx", {"max_loss": 1.0}, "--max_loss"),
+        ("onnx", {"int8": True}, "--calibration FOLDER"),
+        ("pt2", {"int8": True, "calibration": "x"}, "openvino"),
+        ("onnx", {"int8": True, "half": True, "calibration": "x"}, "--half"),
+        ("onnx", {"int8": True, "calibration": "x", "max_loss": -1.0}, "-1"),
+    ):
+        with pytest.raises(UserError, match=named):
+            check_options(file_format, ExportOptions(**options))
+
+
+class Two(nn.Module):
+    """A layer that int8 suits, and one whose input has an outlier."""
+
+    def __init__(self):
+        super().__init__()
+        self.easy = nn.Conv2d(1, 1, 1)
+        self.hard = nn.Conv2d(1, 1, 1)
+        for layer in (self.easy, self.hard):
+            nn.init.ones_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x):
+        features = self.easy(x)
+        outlier = torch.zeros_like(features)
+        outlier[..., 0, 0] = 40.0
+        return self.hard(features + outlier) - outlier
+
+
+def ramp():
+    x = torch.linspace(0, 1, 400).reshape(1, 1, 20, 20)
+    return [CalibrationImage(x, x + 0.02)]
+
+
+def test_the_layer_that_costs_most_is_found():
+    network = Two().eval()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    losses = layer_losses(network, ramp())
+    assert losses["hard"] > 10 * abs(losses["easy"])
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_weights_are_rounded_per_channel():
+    weight = torch.tensor([[[[1.0, 0.3]]], [[[100.0, 30.0]]]])
+    rounded = round_weight(weight, 0)
+    step = weight.abs().amax((1, 2, 3), keepdim=True) / 127
+    assert torch.all((rounded - weight).abs() <= step / 2 + 1e-6)
+    assert torch.allclose(rounded[1], 100 * rounded[0])
+
+
+@pytest.mark.parametrize(
+    ("noise", "faster", "expected"),
+    [
+        ({"ends": 0.0, "all": 0.001, "vnni": 0.0}, True, "all"),
+        ({"ends": 0.0, "all": 0.001, "vnni": 0.0}, False, "ends"),
+        ({"ends": 0.0, "all": 0.5, "vnni": 0.0}, True, "ends"),
+        ({"ends": 0.5, "all": 0.5, "vnni": 0.0}, True, "vnni"),
+        ({"ends": 0.5, "all": 0.5, "vnni": float("nan")}, True, None),
+    ],
+)
+def test_the_recipe(monkeypatch, noise, faster, expected):
+    monkeypatch.setattr("dhp_sr.deploy.quantize._is_faster", lambda *_: faster)
+    recipes = {"ends": Recipe(True), "all": Recipe(False), "vnni": Recipe(True, needs_vnni=True)}
+    names = {recipe: name for name, recipe in recipes.items()}
+
+    def choose():
+        return quantize(
+            nn.Identity(), ramp(), names.get, lambda name: lambda x: x - noise[name], 0.5, [*names]
+        )
+
+    if expected is None:
+        with pytest.raises(UserError):
+            choose()
+    else:
+        assert choose().model == expected
+
+
+@pytest.mark.parametrize("task", ["sr", "denoise"])
+def test_calibration_images_are_those_of_test(tmp_path, task):
+    pixels = torch.randint(0, 256, (420, 30, 3), dtype=torch.uint8).numpy()
+    (tmp_path / "a.png").write_bytes(encode_png(pixels))
+    name, arguments = ("EDSR", {"upscale": 2}) if task == "sr" else ("DnCNN", {"num_in_ch": 3})
+    network = build(name, num_feat=4, **arguments).eval()
+    (image,) = calibration_images(network, tmp_path, None if task == "sr" else 25.0)
+    scale = network.scale
+    height = min(420 // scale, MAX_SIDE)
+    assert image.lq.shape == (1, 3, height, 30 // scale)
+    assert image.gt.shape == (1, 3, height * scale, 30 // scale * scale)
