@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dhp_sr.allocation.budget import Budget, BudgetError
 from dhp_sr.allocation.candidates import min_width_mask
-from dhp_sr.channels.plan import ChannelPlan
+from dhp_sr.channels.plan import ChannelPlan, append_pinned
 from dhp_sr.cost.model import CostModel
 
 MAX_NAMED = 3
@@ -89,7 +89,7 @@ def lower_bound(plan: ChannelPlan, costs: CostModel, budget: Budget) -> LowerBou
     widths.append(1)
     pinned_entry = torch.tensor([plan.size])
     group_of_channel = torch.arange(len(widths)).repeat_interleave(torch.tensor(widths))
-    padded_mask = torch.cat((mask, torch.ones(1, dtype=torch.bool)))
+    padded_mask = append_pinned(mask)
 
     pinned: dict[str, float] = {}
     shares = torch.zeros(len(widths), dtype=torch.double)

@@ -100,6 +100,11 @@ class SizePatch:
         return [int(padded[index].sum()) for index in self.counted]
 
 
+def append_pinned(mask: Tensor) -> Tensor:
+    """Append to a mask (plan.size,) the entry that all pinned channels have: kept."""
+    return torch.cat((mask.cpu(), torch.ones(1, dtype=torch.bool)))
+
+
 @dataclass(frozen=True)
 class ChannelPlan:
     """Everything that conversion, allocation and cut need to know of a network."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from dhp_sr.graph.capture import TraceError, trace
+from dhp_sr.operators.registry import spec_for
 from dhp_sr.utils.modules import floating_dtype
 from dhp_sr.utils.pixels import round_up
 
@@ -53,7 +54,10 @@ def peak_activation_bytes(
             continue
         held[node] = _num_elements(traced.values[node])
         current = sum(held.values())
-        if node.op == "call_module" or "conv" in str(node.target):
+        # Any module counts, to be on the safe side: those between convolutions (activations, norms,
+        # shuffles) may be computed in the blocked layout, too.
+        is_layer = node.op.startswith("call") and spec_for(node, None).macs is not None
+        if node.op == "call_module" or is_layer:
             # Copies in the blocked layout, while the values themselves are still held.
             current += held[node]
             for source in node.all_input_nodes:

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from dhp_sr import __version__
 from dhp_sr.archs import ARCHS
@@ -23,6 +22,7 @@ from dhp_sr.deploy.model_info import (
     stated_info,
 )
 from dhp_sr.deploy.safetensors_io import ModelFileError
+from dhp_sr.surgery.layer_samples import Layer, num_groups, out_dim
 from dhp_sr.surgery.rewrite import RewrittenNetwork
 from dhp_sr.utils.errors import UserError, nearest
 from dhp_sr.utils.strict_json import dump_json, parse_json, to_json
@@ -108,13 +108,15 @@ def layer_widths(network: nn.Module) -> dict[str, list[int]]:
     """Return [output channels, input channels] of every convolution and linear layer, by name."""
     widths = {}
     for name, layer in network.named_modules():
-        # Shapes rather than attributes: the weight is what is saved.
-        if isinstance(layer, _ConvTransposeNd):
-            widths[name] = [layer.weight.shape[1] * layer.groups, layer.weight.shape[0]]
-        elif isinstance(layer, _ConvNd):
-            widths[name] = [layer.weight.shape[0], layer.weight.shape[1] * layer.groups]
-        elif isinstance(layer, nn.Linear):
-            widths[name] = [layer.weight.shape[0], layer.weight.shape[1]]
+        if not isinstance(layer, Layer):
+            continue
+        # Shapes rather than attributes, which in a pruned layer may still be those of its class.
+        # The second axis holds the channels of a single group.
+        first, second = layer.weight.shape[:2]
+        channels = [first, second * num_groups(layer)]
+        if out_dim(layer) == 1:
+            channels.reverse()
+        widths[name] = channels
     return widths
 
 

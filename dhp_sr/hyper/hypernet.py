@@ -131,13 +131,15 @@ class HyperNet(MaskedNetwork):
         with torch.no_grad():
             values = self.generate()
             if calibration is not None:
+                if reference is None:
+                    reference = self.generate_with(torch.ones_like(self.mask))
                 values, self.correction_report = correct(
                     self.network,
                     self.plan,
                     self.mask,
                     values,
                     calibration,
-                    reference=self._generate_unmasked() if reference is None else reference,
+                    reference=reference,
                 )
             small = cut(self.network, self.plan, self.mask, values)
         if check:
@@ -150,14 +152,14 @@ class HyperNet(MaskedNetwork):
             parameter.requires_grad_(name not in self._frozen)
         return small
 
-    def _generate_unmasked(self) -> dict[str, Tensor]:
-        """Parameters of the dense network with the present weights and latents."""
-        mask = self.mask.clone()
-        self.mask.fill_(True)
+    def generate_with(self, mask: Tensor) -> dict[str, Tensor]:
+        """Return the parameters for another mask, shape (plan.size,); the masks stay as set."""
+        mask_before = self.mask.clone()
+        self.mask.copy_(mask)
         try:
             return self.generate()
         finally:
-            self.mask.copy_(mask)
+            self.mask.copy_(mask_before)
 
     def default_scores(self) -> Tensor:
         """Return |latent| of all channels, shape (plan.size,)."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dhp_sr.channels.plan import ChannelPlan
+from dhp_sr.channels.plan import ChannelPlan, append_pinned
 from dhp_sr.operators.resize import resize
 from dhp_sr.surgery.rewrite import rewrite
 from dhp_sr.utils.errors import UserError
@@ -72,23 +72,18 @@ def cut(
     load_values(small, state)
     if not plan.size_patches:
         return small
-    padded = _pad(mask)
+    padded = append_pinned(mask)
     sizes = [patch.kept_size(padded) for patch in plan.size_patches]
     return rewrite(network, small, plan, sizes)
 
 
 def kept_entries(plan: ChannelPlan, mask: Tensor) -> dict[tuple[str, int], Tensor]:
     """Return the indices of the kept entries along every axis of the plan's tensors."""
-    padded = _pad(mask)
+    padded = append_pinned(mask)
     kept = {}
     for axis in plan.axes:
         kept[axis.tensor, axis.dim] = padded[axis.index].nonzero().flatten()
     return kept
-
-
-def _pad(mask: Tensor) -> Tensor:
-    """Append the entry that pinned channels have in the index of an axis: always kept."""
-    return torch.cat((mask.cpu(), torch.ones(1, dtype=torch.bool)))
 
 
 def _slice(tensor: Tensor, name: str, kept: KeptEntries) -> Tensor:

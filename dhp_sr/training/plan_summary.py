@@ -123,12 +123,10 @@ def _summarize_costs(
         budget = Budget.from_target(kind.name, 1.0, None, round_to, min_width)
         dense[kind.name] = costs.dense[kind.name]
         shares[kind.name] = share_per_group(plan, costs, budget)
-        pinned, floors = lower_bound(plan, costs, budget)
-        held_by_pinned = sum(pinned.values())
-        held_by_floors = sum(floors.values())
+        bound = lower_bound(plan, costs, budget)
         least[kind.name] = {
-            "kept": held_by_pinned + held_by_floors,
-            "pinned": held_by_pinned,
-            "floors": held_by_floors,
+            "kept": bound.ratio,
+            "pinned": bound.pinned_ratio,
+            "floors": bound.min_width_ratio,
         }
     return dense, shares, least

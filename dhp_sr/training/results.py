@@ -7,6 +7,7 @@ from torch import nn
 
 from dhp_sr.config.method_checks import is_trained_before
 from dhp_sr.deploy import load_model
+from dhp_sr.deploy.manifest import layer_widths
 from dhp_sr.metrics import latencies
 from dhp_sr.reports.page import write_page
 from dhp_sr.reports.plan import widths_text
@@ -23,7 +24,6 @@ from dhp_sr.zoo.third_party import can_be_loaded
 
 LATENCY_REPEATS = 5
 """Timed passes of each network, interleaved."""
-WEIGHTED_LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
 def write_results(trainer: Trainer, folder: RunFolder, test_sets: Sequence[Any]) -> dict[str, Any]:
@@ -98,31 +98,15 @@ def write_pages(folder: RunFolder, *, only_missing: bool = False) -> None:
     write_page(page, [folder.path])
 
 
-def layer_widths(dense: nn.Module, pruned: nn.Module) -> list[dict[str, Any]]:
+def compare_layer_widths(dense: nn.Module, pruned: nn.Module) -> list[dict[str, Any]]:
     """Return name, kind and [out, in] channels before and after of every weighted layer."""
-    pruned_layers = dict(pruned.named_modules())
+    after = layer_widths(pruned)
     rows = []
-    for name, layer in dense.named_modules():
-        if isinstance(layer, WEIGHTED_LAYERS) and name in pruned_layers:
-            rows.append(
-                {
-                    "name": name,
-                    "kind": type(layer).__name__,
-                    "before": _out_in_channels(layer),
-                    "after": _out_in_channels(pruned_layers[name]),
-                }
-            )
+    for name, before in layer_widths(dense).items():
+        if name in after:
+            kind = type(dense.get_submodule(name)).__name__
+            rows.append({"name": name, "kind": kind, "before": before, "after": after[name]})
     return rows
-
-
-def _out_in_channels(layer: nn.Module) -> list[int]:
-    # Read from the weight: the attributes of a pruned layer may still be those of the class.
-    weight: Any = layer.weight
-    first, second = weight.shape[:2]
-    groups = getattr(layer, "groups", 1)
-    if isinstance(layer, nn.ConvTranspose2d):  # its weight is (in, out / groups, H, W)
-        return [second * groups, first]
-    return [first, second * groups]
 
 
 def _load_networks(
@@ -189,7 +173,7 @@ def _write_widths(trainer: Trainer, folder: RunFolder, networks: Mapping[str, nn
     for model, name in zip(trainer.phase.pruned_models, names, strict=True):
         widths = {
             "groups": model.groups,
-            "layers": layer_widths(networks["dense"], networks[name]),
+            "layers": compare_layer_widths(networks["dense"], networks[name]),
         }
         if len(names) == 1:
             write_json(folder.path / "widths.json", widths)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from dhp_sr.channels.plan import append_pinned
 from dhp_sr.hyper import HyperNet
 from dhp_sr.search.obs.statistics import LayerStatistics, taps_to_features
 from dhp_sr.surgery.cut import kept_entries
@@ -52,12 +53,7 @@ class WidthDatabase:
         """Full-size parameters of the network with these widths, zero where channels are cut."""
         hyper = self._hyper
         mask = self.mask(widths)
-        previous = hyper.mask.clone()
-        hyper.mask.copy_(mask)
-        try:
-            values = hyper.generate()
-        finally:
-            hyper.mask.copy_(previous)
+        values = hyper.generate_with(mask)
         kept = kept_entries(hyper.plan, mask)
         for layer, groups in zip(self._layers, self._groups_of, strict=True):
             key = (layer.weight, tuple(widths[group] for group in groups))
@@ -96,8 +92,7 @@ class WidthDatabase:
 
     def _solve(self, layer: LayerStatistics, mask: Tensor) -> tuple[Tensor, Tensor | None]:
         """Weight and bias that bring a layer with kept inputs closest to the dense layer."""
-        padded = torch.cat((mask, torch.ones(1, dtype=torch.bool)))
-        channels = padded[layer.channel_index].nonzero().flatten()
+        channels = append_pinned(mask)[layer.channel_index].nonzero().flatten()
         kept = layer.features_of(channels)
         covariance = layer.covariance_FF
         # min over V of E|W x - V x_kept|^2: V = W C[:, kept] C[kept, kept]^-1

@@ -98,10 +98,7 @@ class OBSSearch(Search):
         evaluation = self._samples[num_statistics:] or self._samples
         if self._database is None:
             hyper = self.hyper
-            previous = hyper.mask.clone()
-            hyper.mask.fill_(True)
-            dense = hyper.generate()
-            hyper.mask.copy_(previous)
+            dense = hyper.generate_with(torch.ones_like(hyper.mask))
             batches = self._batches(statistics)
             layers = layer_statistics(
                 hyper.network, hyper.plan, dense, batches, self._options.ridge
