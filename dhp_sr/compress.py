@@ -1,4 +1,4 @@
-"""Compress a trained network: `python dhp_sr/compress.py --model FILE --images FOLDER --target macs=0.5`."""
+"""Compress a trained network: `python dhp_sr/compress.py --model FILE --images FOLDER ...`."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Train, search, prune, finetune: `python dhp_sr/train.py -opt FILE [--auto_resume] [--set a.b=v]`."""
+"""Train, search, prune, finetune: `python dhp_sr/train.py -opt FILE [--set a.b=v]`."""
 
 import sys
 from pathlib import Path

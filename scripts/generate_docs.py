@@ -170,8 +170,8 @@ def options_page() -> str:
         " once into typed classes;\n"
         "every mistake is reported at once, with the nearest valid name. `--set section.key=value`"
         " changes any key from the\n"
-        "command line. `base: FILE` at the top takes all keys of another file, which the file itself"
-        " then overrides.\n\n"
+        "command line. `base: FILE` at the top takes all keys of another file, which the file"
+        " itself then overrides.\n\n"
         "A key without a default is required.\n"
     )
     for path, section, title in option_sections():

@@ -7,7 +7,9 @@ from dhp_sr.deploy.onnx_check import write_with_checksum
 
 
 def other(path, kind="sr", weights=np.float32, props=None):
-    """Write an ONNX file as another program would: x2 by shuffling, or down and up again beside a skip."""
+    """Write an ONNX file as another program would: x2 by shuffling, or down and up again beside a
+    skip.
+    """
     rng, type_of = np.random.default_rng(0), onnx.helper.np_dtype_to_tensor_dtype(np.dtype(weights))
 
     def tensor(name, *shape):

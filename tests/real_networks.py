@@ -73,7 +73,9 @@ TORCHVISION = (
 
 
 def build_real(name: str) -> nn.Module:
-    """Return a network in float64 and evaluation mode, with random statistics, biases and scales."""
+    """Return a network in float64 and evaluation mode, with random statistics, biases and
+    scales.
+    """
     torch.manual_seed(0)
     network = _constructor(name)().double().eval()
     with torch.no_grad():

@@ -1,4 +1,6 @@
-"""A classifier's file through the commands: exported, scored, timed; not run on images to restore."""
+"""A classifier's file through the commands: exported, scored, timed; not run on images to
+restore.
+"""
 
 import json
 

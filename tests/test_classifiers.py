@@ -1,4 +1,6 @@
-"""Classifiers of published sizes: converted, cut to half their multiply-adds, saved and loaded again."""
+"""Classifiers of published sizes: converted, cut to half their multiply-adds, saved and loaded
+again.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,6 @@
-"""Every option file runs in small, and so does every command and Python block of README and docs."""
+"""Every option file runs in small, and so does every command and Python block of README
+and docs.
+"""
 
 import configparser
 import importlib

@@ -1,4 +1,6 @@
-"""export.py: our files and other projects' weights in every format, with what they say about themselves."""
+"""export.py: our files and other projects' weights in every format, with what they say about
+themselves.
+"""
 
 import subprocess
 import sys

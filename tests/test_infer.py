@@ -304,7 +304,8 @@ def test_it_runs_without_basicsr(edsr, tmp_path):
     source = images(tmp_path / "in", 1)
     code = (
         "import sys\n"
-        "for name in ('basicsr', 'lmdb', 'skimage', 'matplotlib', 'torchvision', 'onnx', 'onnxruntime'):\n"
+        "for name in ('basicsr', 'lmdb', 'skimage', 'matplotlib', 'torchvision', 'onnx',"
+        " 'onnxruntime'):\n"
         "    sys.modules[name] = None\n"
         "from dhp_sr.infer import main\n"
         "sys.exit(main(sys.argv[1:]))"

@@ -1,4 +1,6 @@
-"""ONNX files of other programs on the command line: run, or refused with what was expected and what was found."""
+"""ONNX files of other programs on the command line: run, or refused with what was expected and what
+was found.
+"""
 
 import numpy as np
 import onnx

@@ -1,4 +1,6 @@
-"""The commands on bad and odd input: one clear message, exit code 2, nothing half written, bounded time and memory."""
+"""The commands on bad and odd input: one clear message, exit code 2, nothing half written, bounded
+time and memory.
+"""
 
 import os
 

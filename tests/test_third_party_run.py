@@ -1,4 +1,6 @@
-"""Networks of other packages from the command line: train, search, cut, save, and score the file again."""
+"""Networks of other packages from the command line: train, search, cut, save, and score the file
+again.
+"""
 
 import json
 import subprocess
@@ -19,13 +21,15 @@ from dhp_sr.train import main as run_main
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = str(ROOT / "options" / "quickstart.yml")
 NETWORKS = {
-    "RCAN": "{type: RCAN, num_in_ch: 3, num_out_ch: 3, num_feat: 16, num_group: 1, num_block: 2, squeeze_factor: 4, "
-    "upscale: 2}",
+    "RCAN": "{type: RCAN, num_in_ch: 3, num_out_ch: 3, num_feat: 16, num_group: 1, num_block: 2, "
+    "squeeze_factor: 4, upscale: 2}",
     "MSRResNet": "{type: MSRResNet, num_feat: 16, num_block: 1, upscale: 2}",
-    "basicsr:EDSR": "{type: 'basicsr:EDSR', num_in_ch: 3, num_out_ch: 3, num_feat: 16, num_block: 1, upscale: 2}",
-    "RRDBNet": "{type: RRDBNet, num_in_ch: 3, num_out_ch: 3, scale: 2, num_feat: 16, num_block: 1, num_grow_ch: 8}",
-    "ECBSR": "{type: ECBSR, num_in_ch: 3, num_out_ch: 3, num_block: 1, num_channel: 16, with_idt: true, "
-    "act_type: prelu, scale: 2}",
+    "basicsr:EDSR": "{type: 'basicsr:EDSR', num_in_ch: 3, num_out_ch: 3, num_feat: 16, "
+    "num_block: 1, upscale: 2}",
+    "RRDBNet": "{type: RRDBNet, num_in_ch: 3, num_out_ch: 3, scale: 2, num_feat: 16, "
+    "num_block: 1, num_grow_ch: 8}",
+    "ECBSR": "{type: ECBSR, num_in_ch: 3, num_out_ch: 3, num_block: 1, num_channel: 16, "
+    "with_idt: true, act_type: prelu, scale: 2}",
 }  # fmt: skip
 
 REWRITTEN = {"ECBSR"}
@@ -147,7 +151,10 @@ def test_a_network_that_files_cannot_name_is_said_before_the_training(tmp_path, 
 
 
 @pytest.mark.parametrize(("network", "expected"), [
-    ("{type: MSRResNet, num_feat: 16, num_block: 1, upscale: 4}", "expected an output of (1, 3, 128, 128) for an"),
+    (
+        "{type: MSRResNet, num_feat: 16, num_block: 1, upscale: 4}",
+        "expected an output of (1, 3, 128, 128) for an",
+    ),
     ("{type: 'torchvision:resnet18'}", "torchvision:resnet18 does not suit"),
     ("{type: RCAM}", "did you mean 'RCAN'"),
     ("{type: RCAN, num_fet: 3}", "RCAN cannot be built from"),
@@ -186,7 +193,8 @@ def test_a_file_does_not_make_torchvision_download(tmp_path):
 
 def test_nothing_is_imported_for_networks_of_our_own():
     code = (
-        "import sys, dhp_sr.cli.evaluate, dhp_sr.cli.plan; from dhp_sr.zoo.names import register_known;"
+        "import sys, dhp_sr.cli.evaluate, dhp_sr.cli.plan;"
+        "from dhp_sr.zoo.names import register_known;"
         "register_known(); dhp_sr.cli.plan.plan_arch('DnCNN', ['num_feat=8', 'num_layers=3']);"
         "assert not {'basicsr', 'torchvision'} & set(sys.modules), 'imported'"
     )

@@ -1,4 +1,6 @@
-"""Small networks, one for every operator that has a rule; written as users write them, literals included."""
+"""Small networks, one for every operator that has a rule; written as users write them, literals
+included.
+"""
 
 import copy
 import math
@@ -409,7 +411,9 @@ class Blur(nn.Module):
 
 
 class Blurred(Net):
-    """Two layers with one fixed kernel, and one with four fixed filters for each channel, in the state dict."""
+    """Two layers with one fixed kernel, and one with four fixed filters for each channel, in the
+    state dict.
+    """
 
     def __init__(self):
         kernel = torch.rand(8, 1, 3, 3)
@@ -456,7 +460,9 @@ class IntegerParts(Net):
 
 
 class OptionalInput(Net):
-    """An input that is None unless it is given, and a literal, so that the forward is written anew."""
+    """An input that is None unless it is given, and a literal, so that the forward is
+    written anew.
+    """
 
     def forward(self, x, mask=None, *, gain=None):
         y = self.inner(self.first(x))
@@ -766,7 +772,9 @@ TOPOLOGIES = {
 
 
 def masked(network, share):
-    """Return a converted network in float64, random values and masks, and an input; every prunable group is narrowed."""
+    """Return a converted network in float64, random values and masks, and an input; every prunable
+    group is narrowed.
+    """
     network = copy.deepcopy(network).double().eval()
     torch.manual_seed(1)
     with torch.no_grad():

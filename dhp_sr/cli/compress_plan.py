@@ -131,14 +131,16 @@ def measure_length(
     generations = int((SEARCH_SHARE * seconds - statistics) / generation)
     generations = max(MIN_GENERATIONS, min(MAX_GENERATIONS, generations))
     search_iter = -(-SEARCH_SAMPLES // batch_size)
-    # A search step runs the dense network forward and backward, about three passes, and the teacher.
+    # A search step runs the dense network forward and backward, about three passes, and the
+    # teacher.
     search = statistics + generations * generation + search_iter * 4 * forward_seconds
     finetune = int(min(FINETUNE_SHARE * seconds, 0.93 * seconds - search) / step_seconds)
     if finetune < MIN_FINETUNE:
         needed = (search + MIN_FINETUNE * step_seconds) / 0.93 / 60
         raise UserError(
-            f"--minutes {minutes:g}: no time; on this machine a step takes {step_seconds:.2f} s and "
-            f"the search about {search / 60:.1f} minutes: give {needed + 0.1:.1f} minutes or more"
+            f"--minutes {minutes:g}: no time; on this machine a step takes {step_seconds:.2f} s "
+            f"and the search about {search / 60:.1f} minutes: give {needed + 0.1:.1f} minutes "
+            "or more"
         )
     expected = (search + finetune * step_seconds) / 60
     text = (

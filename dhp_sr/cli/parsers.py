@@ -78,8 +78,8 @@ def evaluate_parser() -> argparse.ArgumentParser:
         "--model",
         nargs="+",
         metavar="FILE",
-        help="model files, .safetensors, .onnx or OpenVINO .xml, or zoo:NAME, side by side; with -opt, instead of "
-        "the run's models; zoo: lists the models that come with the program",
+        help="model files, .safetensors, .onnx or OpenVINO .xml, or zoo:NAME, side by side; with "
+        "-opt, instead of the run's models; zoo: lists the models that come with the program",
     )
     parser.add_argument(
         "--data",

@@ -53,7 +53,7 @@ class InputTrainSet(Dataset):
         return len(self.keys)
 
     def __getitem__(self, sample: tuple[int, int]) -> dict[str, Any]:
-        """Return the patch of an (image index, position in the run), and in place of a truth itself."""
+        """Return the patch of an (image index, position in the run), also as its own target."""
         index, position = sample
         rng = np.random.default_rng((self.seed, position))
         image = self._reduce(index) if rng.integers(2) else self.images[index][0]

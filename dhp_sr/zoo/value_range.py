@@ -20,8 +20,8 @@ IMPLAUSIBLE_DB = 24.0
 PLAUSIBLE_DB = 18.0
 CLEARLY_BETTER_DB = 3.0
 """Another range than [0, 1] is assumed only where outputs for that one are less like the inputs
-than `IMPLAUSIBLE_DB`, and if it is better by `CLEARLY_BETTER_DB` and above `PLAUSIBLE_DB`. A denoiser's outputs differ from
-its inputs by the noise, which is a little above 20 dB."""
+than `IMPLAUSIBLE_DB`, and if it is better by `CLEARLY_BETTER_DB` and above `PLAUSIBLE_DB`. A
+denoiser's outputs differ from its inputs by the noise, which is a little above 20 dB."""
 
 MAX_PSNR_DB = 99.0
 

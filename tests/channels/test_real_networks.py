@@ -12,7 +12,8 @@ from dhp_sr.hyper import convert
 from dhp_sr.metrics.complexity import complexity
 from dhp_sr.surgery.rewrite import RewrittenNetwork
 
-# Name -> groups that are prunable at least, and the largest fraction of multiply-adds left at a floor of 8 channels.
+# Name -> groups that are prunable at least, and the largest fraction of multiply-adds left at a
+# floor of 8 channels.
 REACH = {
     "MSRResNet": (6, 0.28),
     "EDSR": (5, 0.29),

@@ -151,7 +151,8 @@ def test_a_network_of_a_program(material, tmp_path):
 
 
 def test_importing_the_package_is_cheap():
-    code = "import sys, dhp_sr; assert 'torch' not in sys.modules; import dhp_sr.compress; dhp_sr.compress.main"
+    code = "import sys, dhp_sr; assert 'torch' not in sys.modules; "
+    code += "import dhp_sr.compress; dhp_sr.compress.main"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(dhp_sr.__file__).parents[1])
     assert callable(dhp_sr.compress)
 
@@ -161,9 +162,9 @@ import sys
 import torch
 # torchvision beside a torch without CUDA lacks these operators, which spandrel never calls
 library = torch.library.Library("torchvision", "DEF")
-for name in ("nms(Tensor a, Tensor b, float c) -> Tensor", "qnms(Tensor a, Tensor b, float c) -> Tensor"):
+for name in ("nms", "qnms"):
     try:
-        library.define(name)
+        library.define(f"{name}(Tensor a, Tensor b, float c) -> Tensor")
     except RuntimeError:
         pass
 from spandrel import ModelLoader

@@ -1,4 +1,6 @@
-"""Everything about finished models: scores of images, costs at several sizes, time, memory, and ONNX beside PyTorch."""
+"""Everything about finished models: scores of images, costs at several sizes, time, memory, and
+ONNX beside PyTorch.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,6 @@
-"""Small files that would become large, or run. As a program: loads them with limited memory, prints what happened."""
+"""Small files that would become large, or run. As a program: loads them with limited memory, prints
+what happened.
+"""
 
 import json
 import pickle

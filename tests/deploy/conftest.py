@@ -131,7 +131,9 @@ def network():
 
 @pytest.fixture
 def spoil(tmp_path):
-    """Rewrite a model file with other metadata, manifest entries or tensors; returns the new file."""
+    """Rewrite a model file with other metadata, manifest entries or tensors; returns the
+    new file.
+    """
 
     def rewrite(path, *, manifest=None, metadata=None, tensors=None, drop=(), text=None):
         with safe_open(path, framework="pt") as file:

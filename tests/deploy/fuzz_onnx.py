@@ -1,4 +1,6 @@
-"""Opens and runs damaged ONNX files, sealed and without a seal; prints what happened. A crash would end the process."""
+"""Opens and runs damaged ONNX files, sealed and without a seal; prints what happened. A crash would
+end the process.
+"""
 
 import json
 import resource

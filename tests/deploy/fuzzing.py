@@ -4,7 +4,9 @@ import random
 
 
 def mutate(content: bytes, seed: int) -> bytes:
-    """Return a file cut short, with flipped bits, with other bytes near its beginning, with a piece lost or put in."""
+    """Return a file cut short, with flipped bits, with other bytes near its beginning, with a piece
+    lost or put in.
+    """
     chance, changed = random.Random(seed), bytearray(content)
     place = chance.randrange(len(content))
     kind = seed % 5

@@ -1,4 +1,6 @@
-"""The four networks in the papers' sizes, cut to half their multiply-adds: every export says what PyTorch says."""
+"""The four networks in the papers' sizes, cut to half their multiply-adds: every export says what
+PyTorch says.
+"""
 
 import io
 
@@ -38,7 +40,9 @@ def halved(name, arguments, **budget):
 
 
 def differences(network, folder, shapes):
-    """Export a network; return (batch, height, width) -> how far onnxruntime and the program are from PyTorch."""
+    """Export a network; return (batch, height, width) -> how far onnxruntime and the program are
+    from PyTorch.
+    """
     example = (1, network.in_channels, 32, 48)
     export_onnx(network, folder / "x.onnx", example)
     export_pt2(network, folder / "x.pt2", example)

@@ -1,7 +1,8 @@
 """An exported graph obeys chaiNNer's rules for ONNX models.
 
-They are: one input and one output, both images of four axes; channels fixed, and at most four; sides free, so that it
-cuts large images into tiles; the scale readable by shape inference; everything inside the one file.
+They are: one input and one output, both images of four axes; channels fixed, and at most four;
+sides free, so that it cuts large images into tiles; the scale readable by shape inference;
+everything inside the one file.
 """
 
 import pytest
@@ -28,7 +29,9 @@ def test_rules(name, exports):
 
 
 def inferred_scale(onnx, model):
-    """State the input's size, forget what the file says of its output, and let ONNX find the output's size."""
+    """State the input's size, forget what the file says of its output, and let ONNX find the
+    output's size.
+    """
     for side, value in zip(
         model.graph.input[0].type.tensor_type.shape.dim, (1, None, SIDE, SIDE), strict=True
     ):

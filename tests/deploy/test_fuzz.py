@@ -128,7 +128,9 @@ def test_bombs_stay_small(tmp_path):
 
 
 def test_onnx_files(tmp_path):
-    """Damaged files of ours are found by their checksum; those of others reach onnxruntime, which must not crash."""
+    """Damaged files of ours are found by their checksum; those of others reach onnxruntime, which
+    must not crash.
+    """
     pytest.importorskip("onnxscript")
     from dhp_sr.deploy.onnx_export import export_onnx
 

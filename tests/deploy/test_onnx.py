@@ -1,4 +1,6 @@
-"""ONNX files: the same numbers as PyTorch at any size, one file, and clear words when something is missing."""
+"""ONNX files: the same numbers as PyTorch at any size, one file, and clear words when something is
+missing.
+"""
 
 import builtins
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""Programs of torch.export: the same numbers at any size, and nothing left behind when they are not."""
+"""Programs of torch.export: the same numbers at any size, and nothing left behind when they are
+not.
+"""
 
 import json
 import subprocess

@@ -1,4 +1,6 @@
-"""Our files in spandrel: found among all its architectures, and the same numbers as our own loader."""
+"""Our files in spandrel: found among all its architectures, and the same numbers as our
+own loader.
+"""
 
 import importlib
 import pickle
@@ -194,7 +196,9 @@ def test_tensors_of_another_network(tmp_path, network):
 
 
 def test_damaged_files_end_in_spandrels_own_words(tmp_path):
-    """Cut short, flipped bits, lost and added bytes: refused by what users of the loader catch, or what it was."""
+    """Cut short, flipped bits, lost and added bytes: refused by what users of the loader catch, or
+    what it was.
+    """
     network = cut_network("EDSR")
     save_model(network, tmp_path / "model.safetensors")
     content, x, refused = (tmp_path / "model.safetensors").read_bytes(), torch.rand(1, 3, 8, 8), 0
@@ -204,7 +208,9 @@ def test_damaged_files_end_in_spandrels_own_words(tmp_path):
             descriptor = spandrel.ModelLoader().load_from_file(tmp_path / "damaged.safetensors")
         except (spandrel.UnsupportedModelError, SafetensorError):
             refused += 1
-        else:  # spandrel hands on no checksum of weights: a changed weight may pass, a changed network may not
+        else:
+            # spandrel hands on no checksum of weights: a changed weight may pass, a changed
+            # network may not
             assert descriptor(x).shape == (1, 3, 16, 16)
             assert descriptor.model.arguments == network.arguments
     assert refused > 60

@@ -110,9 +110,12 @@ def test_a_fresh_process_loads_the_same_network(tmp_path):
     save_model(small, tmp_path / "model.safetensors", info=basicsr_case("RCAN"))
     torch.save({"x": x, "y": small(x).detach()}, tmp_path / "pair.pth")
     code = (
-        "import torch; from dhp_sr.deploy import load_model; from dhp_sr.zoo.names import register_basicsr;"
-        "torch.set_num_threads(1); register_basicsr(); pair = torch.load('pair.pth', weights_only=True);"
-        "network = load_model('model.safetensors'); assert torch.equal(network(pair['x']), pair['y'])"
+        "import torch; from dhp_sr.deploy import load_model;"
+        "from dhp_sr.zoo.names import register_basicsr;"
+        "torch.set_num_threads(1); register_basicsr();"
+        "pair = torch.load('pair.pth', weights_only=True);"
+        "network = load_model('model.safetensors');"
+        "assert torch.equal(network(pair['x']), pair['y'])"
     )
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(

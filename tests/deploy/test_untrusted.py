@@ -1,4 +1,6 @@
-"""deploy: a file from anywhere is refused with its reason, quickly, and nothing in it is executed."""
+"""deploy: a file from anywhere is refused with its reason, quickly, and nothing in it is
+executed.
+"""
 
 import json
 import os

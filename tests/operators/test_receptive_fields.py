@@ -1,4 +1,6 @@
-"""Claimed receptive fields against brute force: one input pixel is changed, and the outputs that change are listed."""
+"""Claimed receptive fields against brute force: one input pixel is changed, and the outputs that
+change are listed.
+"""
 
 import pytest
 import torch
@@ -183,7 +185,9 @@ def test_what_reads_the_other_end_of_the_image_is_unbounded(name):
 
 
 def grid(net, x):
-    """4 x 4 windows however large the image is: what the low digit of a row is changes with the size."""
+    """4 x 4 windows however large the image is: what the low digit of a row is changes with the
+    size.
+    """
     n, c, h, w = x.shape
     y = x.view(n, c, 4, h // 4, 4, w // 4).mean((3, 5), keepdim=True)
     return (x.view(n, c, 4, h // 4, 4, w // 4) + y).reshape(n, c, h, w)

@@ -1,4 +1,6 @@
-"""The registry: every operator has a topology that all identities are tested on, and a receptive field."""
+"""The registry: every operator has a topology that all identities are tested on, and a receptive
+field.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,6 @@
-"""structure/resize.py: shapes arrive, layers and attributes follow, everything else is refused by name."""
+"""structure/resize.py: shapes arrive, layers and attributes follow, everything else is refused by
+name.
+"""
 
 import pytest
 import torch
@@ -7,7 +9,8 @@ from torch import nn
 from dhp_sr.operators.resize import resize
 from dhp_sr.utils.errors import UserError
 
-# The layer as it is, the same layer as it shall become, and the shape of an input the new one accepts.
+# The layer as it is, the same layer as it shall become, and the shape of an input the new one
+# accepts.
 LAYERS = {
     "conv": (lambda: nn.Conv2d(8, 6, 3), lambda: nn.Conv2d(5, 4, 3), (1, 5, 7, 7)),
     "conv without bias": (

@@ -1,4 +1,6 @@
-"""Operators called in unusual ways: their rules never fail; what they do not handle is pinned, and a cut stays exact."""
+"""Operators called in unusual ways: their rules never fail; what they do not handle is pinned, and
+a cut stays exact.
+"""
 
 import pytest
 import torch

@@ -8,7 +8,7 @@ model    iterations  Set5 PSNR-Y dB  SSIM-Y  Set14 PSNR-Y dB  SSIM-Y          MA
 bicubic           -           28.43  0.8812            25.99  0.8812               -              -           -
 dense        10,000           31.98  0.8812                -       -          90.352          3.697       512.3
 pruned       50,000           31.85  0.8812            28.33  0.8812  36.141 (40.0%)  1.663 (45.0%)       221.7
-"""
+"""  # noqa: E501 - as wide as it is printed
 
 
 def test_text(metrics):

@@ -80,7 +80,9 @@ def test_every_size_of_the_test_images_is_tried(kind):
 
 
 class Branching(nn.Module):
-    """States a width as a number, so that a cut rewrites its forward, and branches on a size of test images."""
+    """States a width as a number, so that a cut rewrites its forward, and branches on a size of
+    test images.
+    """
 
     def __init__(self) -> None:
         super().__init__()
