@@ -41,6 +41,17 @@ CUTS = {
             "body.1.conv2.weight": (8, 3, 3, 3),
         },
     ),
+    "RLFN": (
+        {"num_feat": 8, "num_block": 2, "esa_feat": 4, "upscale": 2},
+        {
+            "block_1.c1_r.weight": (5, 8, 3, 3),
+            "block_1.c1_r.bias": (5,),
+            "block_1.c2_r.weight": (8, 5, 3, 3),
+            "block_2.esa.conv2.weight": (3, 4, 3, 3),
+            "block_2.esa.conv2.bias": (3,),
+            "block_2.esa.conv3.weight": (4, 3, 3, 3),
+        },
+    ),
     "DnCNN": (
         {"num_feat": 8, "num_layers": 4, "batch_norm": False},
         {"model.2.weight": (5, 8, 3, 3), "model.2.bias": (5,), "model.4.weight": (8, 5, 3, 3)},
