@@ -75,7 +75,7 @@ def write_outputs(
     metrics: dict[str, Any],
     note: Callable[[str], None],
 ) -> CompressReport:
-    """Write the result, its report and its ONNX form beside each other; compare it in a few lines."""
+    """Write the result, its report and its ONNX form beside each other; compare it briefly."""
     folder = RunFolder(run_path(options, root))
     output = request.output or folder.path / f"{request.run_name}.safetensors"
     output.parent.mkdir(parents=True, exist_ok=True)

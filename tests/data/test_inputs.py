@@ -1,4 +1,6 @@
-"""Images that are inputs themselves: as they are and reduced, with a target of the output's shape."""
+"""Images that are inputs themselves: as they are and reduced, with a target of the
+output's shape.
+"""
 
 import numpy as np
 import torch
