@@ -58,10 +58,10 @@ def test_killed_runs_end_like_whole_ones(count):
 
 
 @pytest.fixture(scope="module")
-def finished(pictures, tmp_path_factory):
+def finished(image_folder, tmp_path_factory):
     """Folder of a finished run, and its root and options."""
     root = tmp_path_factory.mktemp("finished")
-    options = tiny_options(pictures, root)
+    options = tiny_options(image_folder, root)
     run(options, root)
     return root / "experiments" / "tiny", root, options
 
@@ -85,7 +85,7 @@ def test_damaged_states_are_detected(finished, tmp_path, count):
     count(f"states: {flips} of {flips} flipped bits and 200 of 200 other damages detected")
 
 
-def test_runs_with_a_damaged_state_end_like_whole_ones(finished, count, tmp_path, pictures):
+def test_runs_with_a_damaged_state_end_like_whole_ones(finished, count, tmp_path, image_folder):
     folder, _, options = finished
     rng = random.Random(1)
     runs = 6
@@ -123,14 +123,14 @@ def has_own_mounts() -> bool:
 
 @pytest.mark.skipif(not shutil.which("unshare"), reason="needs unshare")
 @pytest.mark.parametrize("kib", [16, 64, 128, 256, 400, 800])
-def test_a_full_disk_ends_with_a_message(pictures, tmp_path, kib, count):
+def test_a_full_disk_ends_with_a_message(image_folder, tmp_path, kib, count):
     """The disk is a file system in memory; where its size suffices, the run ends."""
     if not has_own_mounts():
         pytest.skip("needs the right to mount a file system")
     disk = tmp_path / "disk"
     disk.mkdir()
     path = tmp_path / "options.yml"
-    fields = tiny_options(pictures, disk).model_dump(mode="json", exclude_unset=True)
+    fields = tiny_options(image_folder, disk).model_dump(mode="json", exclude_unset=True)
     path.write_text(yaml.safe_dump(fields))
     shell = ["unshare", "-m", "bash", "-c", ON_A_SMALL_DISK, "bash", f"{kib}k", str(disk)]
     done = subprocess.run(
