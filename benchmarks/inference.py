@@ -4,8 +4,9 @@
 
 Photographs of BSDS500 are enlarged to 2 megapixels and written as PNG. A round restores all of them
 from file to file, and sends the same tiles through the network and does nothing else; wall times of
-a round are compared. `--threads` should leave a core to decoding and encoding, as `infer.py` does
-well to be run; where all cores compute, the processor time of both is part of the ratio.
+a round are compared. With one thread, the processor time of the thread that the network computes in
+is compared as well: what is beside the network on the way of every image, apart from the threads
+that decode and encode, and whatever other work the machine has.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,6 +84,8 @@ def run(arguments: argparse.Namespace, command: str) -> int:
     settings = Settings(MemoryBudget(4 * GIB), TilingOptions(arguments.tile))
     whole = []
     network = []
+    whole_cpu = []
+    network_cpu = []
     with tempfile.TemporaryDirectory() as name:
         make_photographs(Path(name, "in"), arguments.images)
         tasks = list_tasks(Path(name, "in"), Path(name, "out"), "png").tasks
@@ -91,11 +94,12 @@ def run(arguments: argparse.Namespace, command: str) -> int:
         restore_images(tasks[:1], recorder, settings, _ignore)
         shapes = recorder.shapes * len(tasks)
         for _ in range(arguments.rounds):
-            start = time.perf_counter()
-            summary = restore_images(tasks, runner, settings, _ignore)
-            whole.append(time.perf_counter() - start)
-            assert not summary.failures
-            network.append(time_network(runner, shapes))
+            wall, cpu = elapsed(lambda: restore_images(tasks, runner, settings, _ignore))
+            whole.append(wall)
+            whole_cpu.append(cpu)
+            wall, cpu = elapsed(lambda: run_network(runner, shapes))
+            network.append(wall)
+            network_cpu.append(cpu)
     row = {
         "model": arguments.model,
         "threads": arguments.threads,
@@ -107,9 +111,13 @@ def run(arguments: argparse.Namespace, command: str) -> int:
         "whole_s": quartiles(whole),
         "network_s": quartiles(network),
         "ratio": ratios(whole, network),
+        "thread_ratio": ratios(whole_cpu, network_cpu),
         "measured": describe_measurement(torch.device("cpu"), command, arguments.note),
     }
-    print(f"{arguments.model}: {row['ratio']['median']:.3f} x the network's time")
+    print(
+        f"{arguments.model}: {row['ratio']['median']:.3f} x the network's wall time, "
+        f"{row['thread_ratio']['median']:.3f} x its thread's processor time"
+    )
     merge_rows(arguments.out, "inference", [row], KEY)
     return 0
 
@@ -133,13 +141,19 @@ def make_photographs(folder: Path, images: int) -> None:
         photograph.resize(size, Image.Resampling.BICUBIC).save(folder / f"{path.stem}.png")
 
 
-def time_network(runner: Runner, shapes: Sequence[tuple[int, ...]]) -> float:
-    """Return the wall time of the network on inputs of given sizes, in seconds."""
+def run_network(runner: Runner, shapes: Sequence[tuple[int, ...]]) -> None:
+    """Run the network on inputs of given sizes."""
     inputs = {shape: np.random.default_rng(0).random(shape, np.float32) for shape in set(shapes)}
-    start = time.perf_counter()
     for shape in shapes:
         runner(inputs[shape])
-    return time.perf_counter() - start
+
+
+def elapsed(call: Callable[[], object]) -> tuple[float, float]:
+    """Return the wall time of a call, and the processor time of this thread, in seconds."""
+    start = time.perf_counter()
+    start_cpu = time.thread_time()
+    call()
+    return time.perf_counter() - start, time.thread_time() - start_cpu
 
 
 def _ignore(fraction: float, pixels: int) -> None:

@@ -128,7 +128,8 @@ def open_disk_cache(path: Path, items: Sequence[CacheItem], decoded: Iterator[Ar
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with _lock(path.with_name(f"{path.name}.lock")) as is_locked:
-        described = _describe(items)
+        # lists, no tuples, as JSON gives them back
+        described = [[item.recipe, list(map(list, item.sources()))] for item in items]
         index = _read_index(path)
         if index is None or index["described"] != described:
             if is_locked:
@@ -148,11 +149,6 @@ def cache_file(folder: Path, items: Sequence[CacheItem]) -> Path:
         names = [name for name, _, _ in item.sources()]
         digest.update(json.dumps([item.recipe, names]).encode())
     return folder / f"{digest.hexdigest()[:24]}.images"
-
-
-def _describe(items: Sequence[CacheItem]) -> list[Any]:
-    # as JSON gives it back: lists, no tuples
-    return [[item.recipe, [list(source) for source in item.sources()]] for item in items]
 
 
 def _write(path: Path, described: list[Any], decoded: Iterator[Arrays]) -> None:
