@@ -58,7 +58,7 @@ class HSNSettings:
     target_ramp: float
     """Fraction of the search in which the target falls linearly from 1 to the budget."""
     cost_regularizer: str
-    """Key of `hsn.cost_regularizer.COST_REGULARIZERS`."""
+    """Key of `hsn.objective.COST_REGULARIZERS`."""
     cost_gates: str
     """`mask` or `sampled`: the channels whose cost is regularized."""
     task_gates: str

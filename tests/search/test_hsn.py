@@ -12,11 +12,14 @@ from dhp_sr.archs import build
 from dhp_sr.config.compress import HSNOptions
 from dhp_sr.hyper import convert
 from dhp_sr.search import SearchSettings, build_search
-from dhp_sr.search.hsn.cost_regularizer import COST_REGULARIZERS
-from dhp_sr.search.hsn.gates import GUMBEL_MEDIAN, keep_probability, sample_gates
-from dhp_sr.search.hsn.layer_scaling import MAX_FACTOR, MIN_FACTOR, LayerScaling
+from dhp_sr.search.hsn.objective import COST_REGULARIZERS, MAX_FACTOR, MIN_FACTOR, LayerScaling
 from dhp_sr.search.hsn.search import target_schedule
-from dhp_sr.search.hsn.structure_network import StructureNetwork
+from dhp_sr.search.hsn.structure import (
+    GUMBEL_MEDIAN,
+    StructureNetwork,
+    keep_probability,
+    sample_gates,
+)
 from dhp_sr.utils.errors import UserError
 
 

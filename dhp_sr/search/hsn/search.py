@@ -22,10 +22,14 @@ from dhp_sr.allocation.candidates import enforce_min_width
 from dhp_sr.hyper import HyperNet
 from dhp_sr.hyper.gated import use_gates
 from dhp_sr.search.base import Search, latent_gradients, set_latents
-from dhp_sr.search.hsn.cost_regularizer import COST_REGULARIZERS
-from dhp_sr.search.hsn.gates import GUMBEL_MEDIAN, GateSample, keep_probability, sample_gates
-from dhp_sr.search.hsn.layer_scaling import LayerScaling
-from dhp_sr.search.hsn.structure_network import StructureNetwork
+from dhp_sr.search.hsn.objective import COST_REGULARIZERS, LayerScaling
+from dhp_sr.search.hsn.structure import (
+    GUMBEL_MEDIAN,
+    GateSample,
+    StructureNetwork,
+    keep_probability,
+    sample_gates,
+)
 from dhp_sr.search.settings import HSNSettings, SearchSettings
 from dhp_sr.utils.errors import UserError
 

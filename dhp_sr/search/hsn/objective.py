@@ -1,9 +1,54 @@
-"""Layer-wise scaling: learned weight of the loss against the cost in the gradient of each head."""
+"""Objective of the structure network: the cost regularizer, and its balance with the loss by layer.
 
+The regularizer penalizes the distance of the kept fraction of the cost from its target.
+All three of its forms occur in the authors' code; which of them the paper prints is not known. The
+default is two-sided: a closed gate gets almost no gradient from the loss, so a search that fell
+below its budget would stay there otherwise.
+"""
+
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+CostRegularizer = Callable[[float, float], tuple[float, float]]
+"""(kept fraction, target fraction) -> (value, derivative by the kept fraction)."""
+
+
+def one_sided(kept: float, target: float) -> tuple[float, float]:
+    """Return log(max(kept, target) / target) and its derivative: 0 once the budget is met."""
+    if kept > target:
+        return math.log(kept / target), 1 / kept
+    return 0.0, 0.0
+
+
+def two_sided(kept: float, target: float) -> tuple[float, float]:
+    """Return |log(kept / target)| and its derivative; below the budget it opens gates again."""
+    if kept == target:
+        return 0.0, 0.0
+    return abs(math.log(kept / target)), math.copysign(1 / kept, kept - target)
+
+
+def distance(kept: float, target: float) -> tuple[float, float]:
+    """Return log(1 + |kept - target|) and its derivative, which is 1 near the budget.
+
+    Form of the authors' code that is commented out in favor of the others.
+    """
+    if kept == target:
+        return 0.0, 0.0
+    difference = abs(kept - target)
+    return math.log1p(difference), math.copysign(1 / (1 + difference), kept - target)
+
+
+COST_REGULARIZERS: dict[str, CostRegularizer] = {
+    "one_sided": one_sided,
+    "two_sided": two_sided,
+    "distance": distance,
+}
+"""Value of `compress.hsn.cost_regularizer` -> the function."""
+
 
 MIN_FACTOR = 0.1
 MAX_FACTOR = 10.0
