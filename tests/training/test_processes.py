@@ -51,7 +51,7 @@ def read_curves(folder: Path) -> np.ndarray:
 
 CASES = {
     "dhp": {},
-    "paper": {"compress": {"preset": "paper", "parametrization": "full"}},
+    "paper": {"compress": {"preset": "paper", "parametrization": "full", "dense_iter": 0}},
     "hsn": {"compress": {"method": "hsn"}},
     "obs": {"compress": {"method": "obs"}},
     "magnitude": {"compress": {"method": "magnitude"}},
