@@ -15,7 +15,7 @@ from torch import nn
 from tqdm import tqdm
 
 from dhp_sr.allocation.budget import Budget
-from dhp_sr.cli.compress_drop_in import WIDTH_ARGUMENTS, find_shape
+from dhp_sr.cli.compress_drop_in import WIDTH_ARGUMENTS, DropInShape, find_shape
 from dhp_sr.cli.compress_images import (
     BATCH_SIZE,
     Degradation,
@@ -232,17 +232,22 @@ def prepare_run(
         # A little above: rounded down, these very widths would be over the budget.
         keep_ratio = round(shape.kept + DROP_IN_TOLERANCE / 10, 9)
         target = Target(target.kind, keep_ratio)
-        rules = {
-            "round_to": 1,
-            "min_width": 1,
-            "tolerance": DROP_IN_TOLERANCE,
-            "obs": {"widths": shape.widths},
-        }
+        rules = _drop_in_rules(shape)
     budget_rules = {key: value for key, value in rules.items() if key != "obs"}
     tolerance = budget_rules.pop("tolerance", None)
     budget = Budget.from_target(counted, keep_ratio, tolerance, **budget_rules)
     length = _length(hyper, network, info, budget, prepared, request, note)
     return make(target=target, length=length, rules=rules)
+
+
+def _drop_in_rules(shape: DropInShape) -> dict[str, Any]:
+    """Rules of `compress` under which a run takes the very widths of a shape."""
+    return {
+        "round_to": 1,
+        "min_width": 1,
+        "tolerance": DROP_IN_TOLERANCE,
+        "obs": {"widths": shape.widths},
+    }
 
 
 def _adapted_as_in(checkpoint: Checkpoint, options: Options) -> Checkpoint:

@@ -147,6 +147,15 @@ def make_options(
             "use_tb_logger": False,
         },
     }
+    return _checked(raw)
+
+
+def _checked(raw: Mapping[str, Any]) -> Options:
+    """Decode options that were put together here, with the checks of an option file.
+
+    Raises:
+        UserError: A value is out of range.
+    """
     try:
         options = Options.model_validate(raw)
     except ValidationError as error:

@@ -114,18 +114,7 @@ def measure_length(
     hyper.prune_to_budget(budget)
     small = hyper.cut(check=False).train()
     hyper.mask.copy_(mask)
-    forward_seconds = math.inf
-    step_seconds = math.inf
-    for _ in range(TIMED_STEPS):
-        start = time.perf_counter()
-        with torch.no_grad():
-            target = network(images)
-        forward_end = time.perf_counter()
-        nn.functional.l1_loss(small(images), target).backward()
-        end = time.perf_counter()
-        # The fastest: others wait for the machine.
-        forward_seconds = min(forward_seconds, forward_end - start)
-        step_seconds = min(step_seconds, end - start)
+    forward_seconds, step_seconds = _time_steps(network, small, images)
     seconds = 60 * minutes
     batch_factor = batch_size / 16
     statistics = STATISTICS_PASSES * forward_seconds / batch_factor
@@ -150,3 +139,22 @@ def measure_length(
         f"of {step_seconds:.2f} s, {generations} choices of widths"
     )
     return Length(search_iter, finetune, generations), text
+
+
+def _time_steps(network: nn.Module, small: nn.Module, images: torch.Tensor) -> tuple[float, float]:
+    """Seconds of the teacher's forward, and of a whole finetuning step with it.
+
+    The fastest of a few is taken: the others had to wait for the machine.
+    """
+    forward_seconds = math.inf
+    step_seconds = math.inf
+    for _ in range(TIMED_STEPS):
+        start = time.perf_counter()
+        with torch.no_grad():
+            target = network(images)
+        forward_end = time.perf_counter()
+        nn.functional.l1_loss(small(images), target).backward()
+        end = time.perf_counter()
+        forward_seconds = min(forward_seconds, forward_end - start)
+        step_seconds = min(step_seconds, end - start)
+    return forward_seconds, step_seconds

@@ -97,31 +97,18 @@ def find_keep_ratio(
     def budget(ratio: float) -> Budget:
         return Budget.from_target("macs", ratio, None, compress.round_to, compress.min_width)
 
-    search: Any = build_search(
-        "obs",
-        hyper,
-        SearchSettings(
-            budget=budget(LARGEST_RATIO),
-            iterations=compress.search_iter,
-            seed=options.manual_seed,
-            preset=compress.preset,
-            method_options={**compress.method_options, "generations": GENERATIONS},
-        ),
-    )
-    training: Any = options.datasets["train"]
-    batches = train_batches(
-        task.train_set(options),
-        batch_size=training.batch_size_per_gpu,
-        workers=0,
+    settings = SearchSettings(
+        budget=budget(LARGEST_RATIO),
+        iterations=compress.search_iter,
         seed=options.manual_seed,
-        start_iteration=0,
+        preset=compress.preset,
+        method_options={**compress.method_options, "generations": GENERATIONS},
     )
-    calibration: list[Tensor] = []
-    for _ in range(compress.search_iter):
-        inputs = next(batches)[task.batch_keys[0]]
-        search.observe(inputs)
-        if len(calibration) < CORRECTION_BATCHES:
-            calibration.append(inputs)
+    search = build_search("obs", hyper, settings)
+    inputs = _training_inputs(options, compress.search_iter)
+    for batch in inputs:
+        search.observe(batch)
+    calibration = inputs[:CORRECTION_BATCHES]
     mask = hyper.mask.clone()
 
     def quality(ratio: float) -> float:
@@ -148,3 +135,17 @@ def find_keep_ratio(
             low = middle
     note(f"smallest that stays within it: {high:.1%} of the MACs")
     return round(high, 4)
+
+
+def _training_inputs(options: Options, count: int) -> list[Tensor]:
+    """Inputs of the first training batches of a run."""
+    task = task_of(options)
+    training: Any = options.datasets["train"]
+    batches = train_batches(
+        task.train_set(options),
+        batch_size=training.batch_size_per_gpu,
+        workers=0,
+        seed=options.manual_seed,
+        start_iteration=0,
+    )
+    return [next(batches)[task.batch_keys[0]] for _ in range(count)]
