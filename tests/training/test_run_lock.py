@@ -87,7 +87,11 @@ def test_a_lock_of_another_machine_is_respected(tmp_path):
         RunLock.acquire(tmp_path)
 
 
-@pytest.mark.parametrize(("pid", "is_stale"), [(2**30, True), (os.getpid(), False), ("x", True)])
+@pytest.mark.parametrize(
+    ("pid", "is_stale"),
+    [(2**30, True), (os.getpid(), False), ("x", True)],
+    ids=["no such process", "this process", "no number"],  # the same in every test process
+)
 def test_without_locks_of_the_file_system_the_process_decides(tmp_path, monkeypatch, pid, is_stale):
     monkeypatch.setattr(run_lock, "fcntl", None)
     write_lock(tmp_path, pid=pid, boot=run_lock._boot_id())
