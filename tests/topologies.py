@@ -5,6 +5,8 @@ included.
 import copy
 import math
 
+import einops.layers.torch
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -610,7 +612,90 @@ ACTIVATIONS = (
     ),
 )
 
+
+class ChannelNorm(nn.Module):
+    """LayerNorm over the channels of an image, written out."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(width) + 0.5)
+        self.bias = nn.Parameter(torch.rand(width))
+
+    def forward(self, x):
+        mean = x.mean(1, keepdim=True)
+        variance = (x - mean).pow(2).mean(1, keepdim=True)
+        x = (x - mean) / torch.sqrt(variance + 1e-6)
+        return self.weight[:, None, None] * x + self.bias[:, None, None]
+
+
+class ChannelsFirst(nn.LayerNorm):
+    """LayerNorm over the channels of an image, by permutations."""
+
+    def forward(self, x):
+        x = x.permute(0, 2, 3, 1)
+        x = F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+        return x.permute(0, 3, 1, 2)
+
+
+class ChannelMlp(Net):
+    """A transformer's MLP: pixels as a sequence, LayerNorm over its channels."""
+
+    def middle(self, x):
+        n, _, h, w = x.shape
+        y = x.flatten(2).transpose(1, 2)
+        y = y + self.outer(F.gelu(self.inner(self.norm(y))))
+        return y.transpose(1, 2).reshape(n, -1, h, w)
+
+
+class EinopsTokens(Net):
+    def middle(self, x):
+        h = x.shape[2]
+        y = einops.rearrange(x, "n c h w -> n (h w) c")
+        y = einops.layers.torch.Rearrange("n s c -> n c s")(self.inner(y))
+        return einops.rearrange(y, "n c (h w) -> n c h w", h=h)
+
+
+class PaddedToMultiple(Net):
+    """Sizes worked out with int(), ceil() and numpy; zeros of sizes given singly."""
+
+    def middle(self, x):
+        n, _, h, w = x.shape
+        rows = int(np.ceil(h / 4) * 4 - h)
+        columns = math.ceil(w / 4) * 4 - w
+        x = F.pad(x, (0, max(columns, 0), 0, rows))
+        x = self.inner(x) + torch.zeros(n, 1, h + rows, 1)
+        return nn.Upsample(scale_factor=2)(x)[:, :, :h, :w]
+
+
+class HalfAsInteger(Net):
+    def middle(self, x):
+        y = self.inner(x)
+        return y[:, : int(y.shape[1] / 2)]
+
+
+class WindowLinear(Net):
+    """A linear layer on windows that lie in the batch axis."""
+
+    def middle(self, x):
+        n, c, h, w = x.shape
+        y = x.view(n, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 3, 5, 1).reshape(-1, 4, c)
+        y = self.outer(F.relu(self.inner(y)))
+        y = y.view(n, h // 2, w // 2, 2, 2, -1).permute(0, 5, 1, 3, 2, 4)
+        return y.reshape(n, -1, h, w)
+
+
 TOPOLOGIES = {
+    "layer_norm_written_out": (2, Sequence(conv(8, 8), ChannelNorm(8), conv(8, 8))),
+    "layer_norm_channels_first": (2, Sequence(conv(8, 8), ChannelsFirst(8), conv(8, 8))),
+    "group_norm_of_one_group": (2, Sequence(conv(8, 8), nn.GroupNorm(1, 8), conv(8, 8))),
+    "layer_norm_of_tokens": (
+        2,
+        ChannelMlp(norm=nn.LayerNorm(8), inner=nn.Linear(8, 16), outer=nn.Linear(16, 8)),
+    ),
+    "einops": (2, EinopsTokens(inner=nn.Linear(8, 8))),
+    "padded_to_multiple": (2, PaddedToMultiple(inner=conv(8, 8))),
+    "size_as_an_integer": (2, HalfAsInteger(inner=conv(8, 8), outputs=4)),
+    "windows_in_the_batch": (2, WindowLinear(inner=nn.Linear(8, 16), outer=nn.Linear(16, 8))),
     "strided_and_dilated": (
         2,
         Sequence(nn.Conv2d(8, 8, 3, stride=2), nn.Conv2d(8, 8, 3, dilation=2, padding=2)),

@@ -25,6 +25,7 @@ def analyze_channels(
     exclude: Sequence[str],
     *,
     prune_residual: bool = True,
+    kept_statistics: bool = True,
 ) -> AnalysisContext:
     """Return the coupled channels, bound axes and sizes of a network.
 
@@ -33,11 +34,13 @@ def analyze_channels(
         traced: its trace.
         exclude: names or patterns of layers whose output channels are pinned.
         prune_residual: whether channels coupled by residual additions may be pruned.
+        kept_statistics: whether normalizations over channels may normalize over the kept ones;
+            else such channels are pinned.
 
     Raises:
         UserError: a pattern names no layer.
     """
-    analysis = AnalysisContext(network)
+    analysis = AnalysisContext(network, kept_statistics=kept_statistics)
     ids: dict[fx.Node, Any] = {}
     modules = dict(traced.graph_module.named_modules(remove_duplicate=False))
     for node in traced.graph_module.graph.nodes:
@@ -148,11 +151,21 @@ def channels_of_call(op: OpContext, spec: OpSpec) -> Any:
         for size in op.channel_sizes():
             reason = f"a number of channels goes into {op.operator} at {op.layer}"
             op.analysis.pin(size, reason)
+    weight = None
     if spec.macs is not None:
         calls, weight = spec.macs.count(op), weight_name(op)
         if weight is not None:
             op.analysis.record_macs(weight, calls)
-    return spec.channels(op)
+    channels = spec.channels(op)
+    if spec.macs is not None and weight is None:
+        # The forward computes the weight, which has the channels of what it is computed from.
+        weight_node = op.argument(1, "weight")
+        axes = {}
+        for dim in (0, 1):
+            if isinstance(op.ids.get(weight_node), Tensor) and op.varies_along(weight_node, dim):
+                axes[dim] = op.channels(weight_node, dim)
+        op.analysis.record_product(f"{op.node.name}()", op.macs, axes)
+    return channels
 
 
 def pin_call(op: OpContext, reason: str) -> Any:
@@ -162,6 +175,10 @@ def pin_call(op: OpContext, reason: str) -> Any:
         op: the call.
         reason: shown in the plan.
     """
+    if isinstance(op.value, (Tensor, tuple, list)) and not _is_counted(op):
+        macs = op.macs
+        if macs:
+            op.analysis.record_product(f"{op.node.name}()", macs, {})
     tensors = []
     for node in op.node.all_input_nodes:
         op.analysis.pin(op.ids.get(node), reason)
@@ -175,6 +192,15 @@ def pin_call(op: OpContext, reason: str) -> Any:
         # couples with them must keep the width that this call needs.
         op.analysis.read_as_values.setdefault(op.analysis.name(tensor), reason)
     return _new_pinned(op, op.value, op.layer, reason)
+
+
+def _is_counted(op: OpContext) -> bool:
+    """Return whether the multiply-adds of a call were recorded with a weight."""
+    try:
+        weight = weight_name(op)
+    except (AttributeError, TypeError):  # no layer with a weight
+        return False
+    return weight is not None and op.analysis.name(weight) in op.analysis.layers
 
 
 def _new_pinned(op: OpContext, value: Any, producer: str, reason: str) -> Any:

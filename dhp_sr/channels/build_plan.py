@@ -10,6 +10,7 @@ channels.
 """
 
 import contextlib
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -18,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from dhp_sr.channels.analysis import analyze_channels
-from dhp_sr.channels.plan import Axis, ChannelPlan, Group, Layer, SizePatch
-from dhp_sr.graph.capture import TraceError, trace
+from dhp_sr.channels.plan import Axis, ChannelPlan, Group, KeptChannels, Layer, SizePatch
+from dhp_sr.graph.capture import TraceError, check_capture, trace
 from dhp_sr.operators.context import AnalysisContext, ChannelRange
 
 
@@ -29,6 +30,7 @@ def make_plan(
     exclude: Sequence[str] = (),
     *,
     prune_residual: bool = True,
+    kept_statistics: bool = True,
 ) -> ChannelPlan:
     """Plan how a network can be pruned.
 
@@ -40,6 +42,8 @@ def make_plan(
         example_input: an input batch, (N, C, H, W); MACs are counted at its size, per sample.
         exclude: names or patterns (`body.*`) of layers whose output channels are pinned.
         prune_residual: whether channels coupled by residual additions may be pruned.
+        kept_statistics: whether normalizations over channels take their statistics over the kept
+            channels, before the cut as after it; else such channels are pinned.
 
     Raises:
         TraceError: the network cannot be traced or run.
@@ -47,9 +51,21 @@ def make_plan(
     """
     patterns = (exclude,) if isinstance(exclude, str) else exclude
 
+    reads_weights = False
+
     def plan_in_mode(training: bool) -> ChannelPlan:
+        nonlocal reads_weights
         traced = trace(network, example_input, training)
-        analysis = analyze_channels(network, traced, patterns, prune_residual=prune_residual)
+        if not training:
+            check_capture(network, traced, example_input)
+        analysis = analyze_channels(
+            network,
+            traced,
+            patterns,
+            prune_residual=prune_residual,
+            kept_statistics=kept_statistics,
+        )
+        reads_weights = reads_weights or bool(analysis.read_as_values)
         return freeze(analysis, network, example_input, training)
 
     plan: ChannelPlan | None = None
@@ -58,17 +74,28 @@ def make_plan(
         plan = plan_in_mode(training=False)
     except TraceError as error:
         refusal = error
-    if plan is None or not plan.prunable:
+    if plan is None or not plan.prunable or reads_weights:
         with contextlib.suppress(TraceError):
             # Networks such as ECBSR compute fused weights in evaluation mode. In training mode
             # their branches are plain layers, which can be pruned.
             training_plan = plan_in_mode(training=True)
-            if plan is None or training_plan.prunable:
+            if plan is None or _prunable_share(training_plan) > _prunable_share(plan):
                 plan = training_plan
     if plan is None:
         assert refusal is not None
         raise refusal
     return plan
+
+
+def _prunable_share(plan: ChannelPlan) -> float:
+    """Return the fraction of the parameters that have an axis of prunable channels."""
+    prunable = set()
+    for axis in plan.axes:
+        if bool((axis.index < plan.size).any()):
+            prunable.add(axis.tensor)
+    entries = {name: math.prod(shape) for name, shape in plan.parameters.items()}
+    kept = sum(entries.get(name, 0) for name in prunable)
+    return kept / max(1, sum(entries.values()))
 
 
 def freeze(
@@ -87,6 +114,8 @@ def freeze(
     for name in analysis.layers:
         if name in analysis.buffers:
             constants[name] = tuple(analysis.buffers[name].shape)
+        if name in analysis.products:
+            constants[name] = analysis.products[name]
     return ChannelPlan(
         groups=with_channels_per_element(groups, indices, size),
         axes=tuple(axes),
@@ -96,6 +125,7 @@ def freeze(
         size_patches=size_patches_of(analysis, flat_index, size),
         example_shape=tuple(example_input.shape),
         training_time_form=training,
+        kept_statistics=_kept_statistics(analysis, flat_index, size),
     )
 
 
@@ -114,7 +144,9 @@ def layers_of(analysis: AnalysisContext) -> tuple[Layer, ...]:
     layers = []
     for name, calls in analysis.layers.items():
         shape = analysis.shapes.get(name)
-        if shape is None:  # the weight is a buffer
+        if name in analysis.products:
+            shape = analysis.products[name]
+        elif shape is None:  # the weight is a buffer
             shape = tuple(analysis.buffers[name].shape)
         layers.append(
             Layer(
@@ -126,6 +158,18 @@ def layers_of(analysis: AnalysisContext) -> tuple[Layer, ...]:
                 output_elements=calls.output_elements,
             )
         )
+    return tuple(layers)
+
+
+def _kept_statistics(
+    analysis: AnalysisContext, flat_index: Tensor, size: int
+) -> tuple[KeptChannels, ...]:
+    """Return the normalizations over channels of which some can be pruned."""
+    layers = []
+    for name, (dim, ids) in analysis.kept_statistics.items():
+        index = flat_index[ids]
+        if bool((index < size).any()):
+            layers.append(KeptChannels(name, dim, index))
     return tuple(layers)
 
 

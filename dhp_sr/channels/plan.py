@@ -58,7 +58,8 @@ class Layer:
     weight: str
     """Name of the weight, as in the state dict."""
     kind: str
-    """conv, transposed conv or linear."""
+    """conv, transposed conv or linear; product for what has no weight, such as the product of two
+    features."""
     positions: int
     """Number of multiplications of each entry of the weight, for a sample of the example's
     size."""
@@ -73,6 +74,18 @@ class Layer:
     def macs(self) -> int:
         """Multiply-adds at full width."""
         return self.positions * math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class KeptChannels:
+    """A normalization whose statistics are taken over the kept channels."""
+
+    layer: str
+    """Name of the module."""
+    dim: int
+    """Axis of the channels, counted from the back."""
+    index: Tensor
+    """(C,) channel of each entry in the flat vector; the vector's length where it is pinned."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +128,8 @@ class ChannelPlan:
     parameters: dict[str, tuple[int, ...]]
     """Shape of every parameter."""
     constants: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    """Shape of every buffer that is the weight of a layer, such as the kernel of a blur."""
+    """Shape of every buffer that is the weight of a layer, such as the kernel of a blur; and of
+    every product of features, which costs as a weight of this shape would."""
     size_patches: tuple[SizePatch, ...] = ()
     """Numbers of prunable channels that are written in the forward."""
     example_shape: tuple[int, ...] = ()
@@ -123,6 +137,10 @@ class ChannelPlan:
     training_time_form: bool = False
     """Whether the forward in training mode was traced: the multi-branch form of a
     re-parameterizable network."""
+
+    kept_statistics: tuple[KeptChannels, ...] = ()
+    """Normalizations over channels that can be pruned. With some of them masked, they normalize
+    over the others: the pruned network is another than with zeros in these channels."""
 
     @cached_property
     def weights(self) -> dict[str, tuple[int, ...]]:

@@ -132,6 +132,39 @@ def _traced(
     return graph_module, tuple(nodes[node.name] for node in tracer.guards)
 
 
+@torch.no_grad()
+def check_capture(network: nn.Module, traced: TracedNetwork, example_input: Tensor) -> None:
+    """Compare the graph with the network on random values, in evaluation mode.
+
+    Raises:
+        TraceError: the graph computes something else.
+    """
+    tensors = [*network.parameters(), *network.buffers()]
+    if any(tensor.is_meta for tensor in tensors):
+        return
+    outputs = []
+    for module in (network, traced.graph_module):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            image = torch.rand_like(example_input[:1])
+            try:
+                outputs.append(copy.deepcopy(module).eval()(image))
+            except Exception:  # values of another kind may be needed than these
+                return
+    expected, actual = outputs
+    if isinstance(expected, Tensor) and isinstance(actual, Tensor):
+        largest = float(expected.abs().max().clamp_min(1e-12))
+        difference = float((expected - actual).abs().max()) / largest
+        if difference > _MAX_DIFFERENCE:
+            raise TraceError(
+                f"{type(network).__name__}: expected the captured graph to compute what the "
+                f"network does, found a difference of {difference:.1e} of the largest output"
+            )
+
+
+_MAX_DIFFERENCE = 1e-3
+
+
 def record_values(graph_module: fx.GraphModule, example: Tensor) -> dict[fx.Node, Any]:
     """Return the value of every node of a graph for an example, on the meta device if possible.
 

@@ -97,3 +97,45 @@ def infer_arithmetic(left: Any, right: Any) -> Tensor | None:
     except ValueError:
         return None  # torch's own message is better
     return torch.empty(shape, dtype=dtype, device="meta")
+
+
+@torch.no_grad()
+def count_macs(node: fx.Node, module: nn.Module | None, args: Any, kwargs: Any) -> int:
+    """Return the multiply-adds of a call, whatever its operator is, as torch counts them.
+
+    Args:
+        node: the call.
+        module: the module called, or None.
+        args: arguments, with values for nodes.
+        kwargs: likewise.
+
+    Returns:
+        0 where the call does not run on its own.
+    """
+    # Imported here, as it imports torch's compiler: most networks have no such call.
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False)
+    # The fused operator of nn.MultiheadAttention would hide its products.
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        if module is not None:
+            module = copy.deepcopy(module)
+            if any(isinstance(arg, Tensor) and arg.is_meta for arg in args):
+                to_meta(module)
+            with counter:
+                module(*args, **kwargs)
+        elif isinstance(node.target, str):
+            with counter:
+                getattr(args[0], node.target)(*args[1:], **kwargs)
+        else:
+            assert callable(node.target)
+            with counter:
+                node.target(*args, **kwargs)
+    except Exception:  # whatever an operator raises; it ran before, in its place
+        return 0
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+    # torch counts a multiplication and an addition as two operations.
+    return int(counter.get_total_flops() // 2)

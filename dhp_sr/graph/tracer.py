@@ -8,16 +8,22 @@ on the meta device to find them.
 import copy
 import math
 import operator
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from dhp_sr.graph.patches import tracing_patches
 from dhp_sr.graph.shape_inference import to_meta
 
 LEAF_TYPES: set[type[nn.Module]] = set()
 """Classes of modules outside torch.nn that count as single operators; `register_op` adds to it."""
+
+
+LEAF_TESTS: list[Callable[[nn.Module, tuple[int, ...]], bool]] = []
+"""Further tests of modules that count as single operators, given the shape of their input."""
 
 
 class Tracer(fx.Tracer):
@@ -38,6 +44,66 @@ class Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Return whether a module is a single operator, which is not traced into."""
         return type(m) in LEAF_TYPES or super().is_leaf_module(m, module_qualified_name)
+
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        """Follow a forward; functions that torch.fx cannot see are patched meanwhile."""
+        _teach_einops()
+        self._plain_call = nn.Module.__call__
+        with tracing_patches(root, self):
+            return super().trace(root, concrete_args)
+
+    def call_module(
+        self,
+        m: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Call a module; the forward of a module made during the forward is followed."""
+        is_known = any(m is module for module in self.root.modules())
+        # With weights it would be another layer in every call; torch.fx refuses it.
+        if not is_known and next(m.parameters(), None) is None:
+            return forward(*args, **kwargs)
+        if len(args) == 1 and isinstance(args[0], fx.Proxy) and not kwargs:
+            value = self.meta_value(args[0], is_decided_on=False)
+            if isinstance(value, Tensor) and self._is_single(m, tuple(value.shape)):
+                return self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def _is_single(self, module: nn.Module, shape: tuple[int, ...]) -> bool:
+        """Return whether a module is a single operator for an input of a certain shape."""
+        if not LEAF_TESTS or any(True for _ in module.children()):
+            return False
+        # The tests run modules, whose calls must not be recorded: torch.fx patches the class.
+        call = nn.Module.__call__
+        nn.Module.__call__ = self._plain_call  # type: ignore[method-assign]
+        try:
+            return any(test(module, shape) for test in LEAF_TESTS)
+        finally:
+            nn.Module.__call__ = call  # type: ignore[method-assign]
+
+    def create_proxy(
+        self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **named: Any
+    ) -> Any:
+        """Record a call; the number of axes is a plain number, as no input changes it."""
+        asks_rank = kind == "call_method" and target in ("dim", "ndimension")
+        if asks_rank and isinstance(args[0], fx.Proxy):
+            value = self.meta_value(args[0], is_decided_on=False)
+            if isinstance(value, Tensor):
+                return value.dim()
+        if kind == "call_method" and target == "type" and len(args) == 1 and not kwargs:
+            # `"Half" in x.type()`: the name of a class.
+            value = self.meta_value(args[0], is_decided_on=False)
+            if isinstance(value, Tensor):
+                return torch.empty(0, dtype=value.dtype).type()
+        return super().create_proxy(kind, target, args, kwargs, *more, **named)
+
+    def create_arg(self, a: Any) -> Any:
+        """Return an argument as a node holds it; numbers of numpy become plain numbers."""
+        # The code made from a graph does not import numpy.
+        if type(a).__module__ == "numpy" and getattr(a, "shape", None) == ():
+            a = a.item()
+        return super().create_arg(a)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """Return the proxy of a node's value."""
@@ -65,6 +131,8 @@ class Tracer(fx.Tracer):
         value = self.meta_value(obj, is_decided_on=False)
         if isinstance(value, (tuple, list)):
             return iter([obj[index] for index in range(len(value))])
+        if isinstance(value, Tensor) and value.dim():
+            return iter(obj.unbind(0))
         return super().iter(obj)
 
     def meta_value(self, proxy: fx.Proxy, is_decided_on: bool = True) -> Any:
@@ -78,17 +146,48 @@ class Tracer(fx.Tracer):
             None where it cannot be worked out.
         """
         if self._interpreter is None:
-            self._interpreter = _GrowingGraphInterpreter(self._root, self._example, self.graph)
+            self._interpreter = _GrowingGraphInterpreter(
+                self._root, self.root, self._example, self.graph
+            )
         value = self._interpreter.value(proxy.node)
         if is_decided_on and not isinstance(value, (Tensor, type(None))):
             self.guards.append(proxy.node)
         return value
 
 
+def _teach_einops() -> None:
+    """Let einops work on proxies as on tensors: its calls become permutations and reshapes."""
+    # Only if a network has imported it. It finds the backend of a value by its class.
+    backends = sys.modules.get("einops._backends")
+    if backends is not None:
+        backends._type2backend[_Proxy] = backends.TorchBackend()
+
+
 class _Proxy(fx.Proxy):
     """A value of the traced forward, which may be assigned to and used as a Python number."""
 
     tracer: Tracer
+
+    def __getattr__(self, name: str) -> Any:
+        # numpy asks for these, and takes any answer for an array.
+        if name.startswith("__array"):
+            raise AttributeError(name)
+        if name == "ndim":
+            value = self.tracer.meta_value(self, is_decided_on=False)
+            if isinstance(value, Tensor):
+                return value.ndim
+        return _Attribute(self, name)
+
+    def __array_ufunc__(self, function: Any, method: str, *inputs: Any, **named: Any) -> Any:
+        # `np.ceil(h / 8)`: a number of Python, not of numpy, so that it stays in the trace.
+        same = {"ceil": math.ceil, "floor": math.floor, "sqrt": math.sqrt}
+        plain = same.get(function.__name__) or getattr(operator, function.__name__, None)
+        names = {"add": operator.add, "multiply": operator.mul, "subtract": operator.sub}
+        names |= {"divide": operator.truediv, "floor_divide": operator.floordiv}
+        plain = names.get(function.__name__, plain)
+        if plain is None or method != "__call__" or named:
+            return NotImplemented
+        return self.tracer.create_proxy("call_function", plain, inputs, {})
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
@@ -113,25 +212,56 @@ class _Proxy(fx.Proxy):
         self.tracer.insert_guard(self, value)
         return float(value)
 
-    def __round__(self, digits: int | None = None) -> float:
-        return round(float(self), digits)
+    # Unlike int() and float(), these may return anything: the number stays in the trace.
+    def __round__(self, digits: int | None = None) -> Any:
+        arguments = (self,) if digits is None else (self, digits)
+        return self.tracer.create_proxy("call_function", round, arguments, {})
 
-    def __ceil__(self) -> int:
-        return math.ceil(float(self))
+    def __ceil__(self) -> Any:
+        return self.tracer.create_proxy("call_function", math.ceil, (self,), {})
 
-    def __floor__(self) -> int:
-        return math.floor(float(self))
+    def __floor__(self) -> Any:
+        return self.tracer.create_proxy("call_function", math.floor, (self,), {})
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.tracer.iter(self)
 
     def __len__(self) -> int:
         value = self.tracer.meta_value(self, is_decided_on=False)
+        if isinstance(value, Tensor):
+            return self.size(0).__index__()
         return len(value) if isinstance(value, (tuple, list)) else super().__len__()
+
+
+class _Attribute(_Proxy):
+    """An attribute or method of a value; recorded as an attribute only if it is not called."""
+
+    def __init__(self, root: fx.Proxy, name: str) -> None:
+        self.root = root
+        self.attr = name
+        self.tracer: Tracer = root.tracer  # type: ignore[assignment]
+        self._node: fx.Node | None = None
+
+    @property
+    def node(self) -> fx.Node:  # type: ignore[override]
+        """The node of the attribute."""
+        if self._node is None:
+            arguments = (self.root, self.attr)
+            self._node = self.tracer.create_proxy("call_function", getattr, arguments, {}).node
+        return self._node
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.tracer.create_proxy("call_method", self.attr, (self.root, *args), kwargs)
 
 
 class _GrowingGraphInterpreter(fx.Interpreter):
     """Runs a graph that is still being traced, on the meta device, each node once."""
 
-    def __init__(self, root: nn.Module, example: Tensor, graph: fx.Graph) -> None:
+    def __init__(
+        self, root: nn.Module, traced_root: nn.Module, example: Tensor, graph: fx.Graph
+    ) -> None:
         super().__init__(root, garbage_collect_values=False, graph=graph)
+        self._traced_root = traced_root
         self._example = example
         self._failed: set[fx.Node] = set()
 
@@ -141,7 +271,8 @@ class _GrowingGraphInterpreter(fx.Interpreter):
             if node in self.env or node in self._failed:
                 continue
             try:
-                with torch.no_grad():
+                # Tensors that a forward makes belong on the meta device as well.
+                with torch.no_grad(), torch.device("meta"):
                     self.env[node] = self.run_node(node)
             except Exception:
                 # Whatever an operator raises without values: its result, and what follows from it,
@@ -152,6 +283,12 @@ class _GrowingGraphInterpreter(fx.Interpreter):
     def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
         """Return the example for the first input, the default for others."""
         return args[0] if args else self._example
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Return a parameter or buffer, or a constant that the tracer has collected."""
+        if str(target).startswith("_tensor_constant"):
+            return getattr(self._traced_root, target).to("meta")
+        return super().get_attr(target, args, kwargs)
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         """Run the forward of a module."""

@@ -19,6 +19,7 @@ def convert(
     exclude: Sequence[str] = (),
     *,
     prune_residual: bool = True,
+    kept_statistics: bool = True,
 ) -> HyperNet:
     """Convert a network, untrained or trained, to a hyper network.
 
@@ -33,6 +34,8 @@ def convert(
         exclude: Names or patterns of layers whose output channels are all kept.
         prune_residual: Whether channels that are coupled by additions, as along a residual
             connection, may be pruned.
+        kept_statistics: Whether normalizations over channels take their statistics over the kept
+            channels, masked or cut; else their channels are pinned. The plan names them.
 
     Raises:
         TraceError: The network cannot be traced.
@@ -47,7 +50,13 @@ def convert(
             f"{type(network).__name__}: expected a network with parameters to prune, found none; "
             "keep layers as attributes of their module, or in a ModuleList"
         )
-    plan = make_plan(network, example_input, exclude, prune_residual=prune_residual)
+    plan = make_plan(
+        network,
+        example_input,
+        exclude,
+        prune_residual=prune_residual,
+        kept_statistics=kept_statistics,
+    )
     copied = copy.deepcopy(network)
     # Collected before the full parametrization freezes the weights that it generates.
     frozen = [name for name, weight in copied.named_parameters() if not weight.requires_grad]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dhp_sr.channels.plan import ChannelPlan
+from dhp_sr.hyper.kept_statistics import keep_statistics, plain_forwards, set_kept
 from dhp_sr.hyper.masked_network import MaskedNetwork
 from dhp_sr.hyper.parametrization import ChannelIndex, Parametrization, align_to_axis
 from dhp_sr.surgery.correct import CorrectionReport, correct
@@ -52,6 +53,9 @@ class HyperNet(MaskedNetwork):
         self._latents = nn.ParameterList()
         for group in plan.prunable:
             self._latents.append(nn.Parameter(example_input.new_ones(group.width)))
+        for norm in plan.kept_statistics:
+            keep_statistics(network, norm.layer, norm.dim)
+        self._kept_version: tuple[int, int] | None = None
         self.correction_report: CorrectionReport | None = None
         self._channel_index = ChannelIndex(plan, example_input.device)
         self._canonical_names = parameter_names_by_path(network)
@@ -70,6 +74,7 @@ class HyperNet(MaskedNetwork):
 
         Weights keep their precision, under autocast as well.
         """
+        self._set_kept_statistics()
         # Autocast would run the einsum of the full parametrization in half precision.
         with torch.autocast(self.mask.device.type, enabled=False):
             # A last entry stands for all pinned channels: kept, with a latent of 1.
@@ -95,6 +100,16 @@ class HyperNet(MaskedNetwork):
                     weight = weight * aligned
                 generated[name] = weight
             return generated
+
+    def _set_kept_statistics(self) -> None:
+        """Let normalizations over channels know which channels the mask keeps."""
+        version = (id(self.mask), self.mask._version)
+        if not self.plan.kept_statistics or version == self._kept_version:
+            return
+        padded = torch.cat((self.mask, self.mask.new_ones(1)))
+        index_of = {norm.layer: norm.index for norm in self.plan.kept_statistics}
+        set_kept(self.network, index_of, padded)
+        self._kept_version = version
 
     @property
     def latents(self) -> Mapping[str, nn.Parameter]:
@@ -141,7 +156,11 @@ class HyperNet(MaskedNetwork):
                     calibration,
                     reference=reference,
                 )
-            small = cut(self.network, self.plan, self.mask, values)
+            self._set_kept_statistics()
+            network = self.network
+            if self.plan.kept_statistics:
+                network = plain_forwards(copy.deepcopy(network))
+            small = cut(network, self.plan, self.mask, values)
         if check:
             masked: nn.Module = self
             if calibration is not None:  # the masked network is now one with corrected weights

@@ -55,8 +55,14 @@ def complexity(network: nn.Module, input_shape: Sequence[int] = (1, 3, 128, 128)
         counter = _run(traced, image)
     except Exception:
         # A forward that makes tensors on the CPU meets meta tensors; operators raise any class.
-        with torch.device("meta"):
-            counter = _run(traced, image)
+        try:
+            with torch.device("meta"):
+                counter = _run(traced, image)
+        except Exception:
+            # Nor can a forward that looks at values run without them.
+            device = next(network.parameters()).device
+            image = torch.rand(tuple(input_shape), dtype=dtype, device=device)
+            counter = _run(copy.deepcopy(network).eval(), image)
     return Complexity(
         macs=counter.macs,
         params=params,

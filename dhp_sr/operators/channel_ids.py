@@ -151,6 +151,8 @@ def ids_along(ids: Tensor, size: int, dim: int, union_find: ChannelUnionFind) ->
     # Of a value whose channels vary along two axes (`c` channels viewed as (2, c / 2)), only one
     # axis can be an axis of channels for the operator that asks: entries along the other are
     # coupled.
+    if ids.numel() == 0:  # an empty tensor, to which others are joined
+        return ids.new_zeros(size)[:0]
     rows = ids.movedim(dim, 0).reshape(ids.shape[dim], -1)
     if rows.shape[1] > 1:
         union_find.union(rows, rows[:, :1].expand_as(rows))

@@ -1,6 +1,7 @@
 """State of the dependency analysis, and the contexts in which rules see a node of the graph."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from dhp_sr.graph.capture import ArgPath
+from dhp_sr.graph.shape_inference import count_macs
 from dhp_sr.operators.channel_ids import ChannelUnionFind, ids_along, lay_along
 from dhp_sr.utils.modules import canonical_names
 
@@ -71,7 +73,11 @@ class LayerCalls(NamedTuple):
 class AnalysisContext:
     """Everything that channel rules write while the graph is analyzed."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, *, kept_statistics: bool = True) -> None:
+        self.kept_statistics_allowed = kept_statistics
+        """Whether normalizations over channels may take their statistics over the kept ones."""
+        self.kept_statistics: dict[str, tuple[int, Tensor]] = {}
+        """Layers that do -> axis of the channels, counted from the back, and their (C,) ids."""
         self.union_find = ChannelUnionFind()
         self.axes: dict[tuple[str, int], Tensor] = {}
         """(tensor name, axis) -> (length,) channel id of each entry."""
@@ -80,6 +86,9 @@ class AnalysisContext:
         group."""
         self.layers: dict[str, LayerCalls] = {}
         """Weight name -> all calls of layers with this weight."""
+        self.products: dict[str, tuple[int, ...]] = {}
+        """Name of a node whose multiply-adds belong to no weight (a product of two features, an
+        operator without a rule) -> lengths of the axes that they are proportional to."""
         self.read_as_values: dict[str, str] = {}
         """Name of a weight that something else than the rule of its layer reads -> why its channels
         are pinned."""
@@ -138,6 +147,21 @@ class AnalysisContext:
                 output_elements=before.output_elements + call.output_elements,
             )
         self.layers[name] = call
+
+    def record_product(self, name: str, macs: int, axes: Mapping[int, Tensor]) -> None:
+        """Count multiply-adds that belong to no weight.
+
+        Args:
+            name: of the node.
+            macs: for the example.
+            axes: number of an axis -> (length,) ids of channels that the count is proportional to.
+        """
+        shape = [1] * max(2, *(dim + 1 for dim in axes), 0)
+        for dim, ids in axes.items():
+            shape[dim] = len(ids)
+            self.axes[name, dim] = ids
+        self.products[name] = tuple(shape)
+        self.layers[name] = LayerCalls("product", macs // math.prod(shape), 0, 0)
 
     def pin(self, ids: Any, reason: str) -> None:
         """Pin the channels of a value, of a list of values, or of a size; None has no channels."""
@@ -253,6 +277,12 @@ class OpContext(NodeContext):
     """Results of earlier rules: channel ids broadcastable to the node's value, a `ChannelSize`, a
     list of these for several results, or None for values that know no channels."""
     analysis: AnalysisContext
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of the node, for one sample of the example's size, as torch counts them."""
+        node = self.node
+        return count_macs(node, self.module, self.evaluate(node.args), self.evaluate(node.kwargs))
 
     def channels(self, node: fx.Node, dim: int = 1) -> Tensor:
         """Return (C,) channel ids of the entries of a node's value along `dim`."""

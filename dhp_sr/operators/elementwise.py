@@ -265,7 +265,7 @@ OPS = (
     _unary("round", spellings("round", torch)),
     _unary("upper bound", spellings("clamp_max clamp_", torch)),
     _first_input("copy", "contiguous clone detach", sign_of_first_input),
-    _first_input("cast", "float double half to type_as"),
+    _first_input("cast", "float double half bfloat16 to type type_as"),
     _first_input("constant like a value", "zeros_like ones_like"),
     _first_input("predicate", "logical_not isnan"),
     _binary("add", "add add_ iadd", sign=sign_of_sum, is_sum=True),

@@ -203,13 +203,15 @@ def _record_functional_groups(op: OpContext, channels: Tensor) -> None:
 def convolution_positions(op: NodeContext) -> int:
     """Return the number of output positions: each of them meets every entry of the weight."""
     _check_batch_axis(op)
-    return math.prod(op.value.shape[2:])
+    # Windows of an image may lie in the batch axis, which has length 1 otherwise.
+    return op.value.shape[0] * math.prod(op.value.shape[2:])
 
 
 def transposed_positions(op: NodeContext) -> int:
     """Return the number of input positions: each of them meets every entry of the weight."""
     _check_batch_axis(op)
-    return math.prod(op.shape(op.source)[2:])
+    shape = op.shape(op.source)
+    return shape[0] * math.prod(shape[2:])
 
 
 def transposed_out_dim(op: NodeContext) -> int:
@@ -224,8 +226,8 @@ def _check_batch_axis(op: NodeContext) -> None:
 
 
 def linear_positions(op: NodeContext) -> int:
-    """Return the number of rows that the matrix is multiplied with, without the batch."""
-    return math.prod(op.value.shape[1:-1])
+    """Return the number of rows that the matrix is multiplied with, for a batch of one."""
+    return math.prod(op.value.shape[:-1])
 
 
 def convolution_field(op: ReceptiveContext) -> ReceptiveField2D:

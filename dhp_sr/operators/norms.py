@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dhp_sr.operators.channel_ids import union_blocks
+from dhp_sr.operators.channel_norms import keep_statistics
 from dhp_sr.operators.context import ChannelRange, NodeContext, OpContext
 from dhp_sr.operators.spatial_layout import ReceptiveContext, ReceptiveField2D, mix_axes
 from dhp_sr.operators.spec import (
@@ -53,16 +54,16 @@ def group_norm_channels(op: OpContext) -> Tensor:
     """Couple the channels of each group of the normalization.
 
     Raises:
-        Unsupported: a single group, or no weight that tells the width.
+        Unsupported: no weight that tells the width.
     """
     # A group's statistics are taken over all of its channels: with some of them pruned the others
     # would be normalized differently. So a group is pruned as a whole.
     channels = op.channels(op.source)
     groups = op.module.num_groups
-    if groups == 1 or not op.module.affine:
-        raise Unsupported(
-            f"GroupNorm at {op.layer} takes its statistics over all channels, or has no weight"
-        )
+    if not op.module.affine:
+        raise Unsupported(f"GroupNorm at {op.layer} has no weight that tells the width")
+    if groups == 1:
+        return keep_statistics(op, 1)
     union_blocks(channels, groups, op.analysis.union_find)
     for name in _tensors(op.module):
         op.analysis.bind_axis(f"{op.layer}.{name}", 0, channels)
@@ -77,6 +78,10 @@ def axes_norm_channels(op: OpContext) -> Any:
     """
     for dim in _statistics_axes(op):
         if op.varies_along(op.source, dim):
+            layer = op.module
+            is_layer_norm = isinstance(layer, (nn.LayerNorm, nn.RMSNorm))
+            if is_layer_norm and len(layer.normalized_shape) == 1 and layer.weight is not None:
+                return keep_statistics(op, op.value.dim() - 1)
             raise Unsupported(f"{op.operator} at {op.layer} mixes all channels")
     return op.ids[op.source]
 
@@ -149,6 +154,9 @@ def resize_norm(layer: Any, old: Mapping[str, Shape], new: Mapping[str, Shape]) 
 def resize_group_norm(layer: Any, old: Mapping[str, Shape], new: Mapping[str, Shape]) -> Shapes:
     """Set the width of a group normalization, which loses or gains whole groups."""
     channels = new["weight"][0]
+    if layer.num_groups == 1:
+        layer.num_channels = channels
+        return dict.fromkeys(new, (channels,))
     per_group = layer.num_channels // layer.num_groups
     if channels % per_group:
         raise CannotResize(f"weight: expected a multiple of {per_group} channels, found {channels}")

@@ -21,6 +21,7 @@ from dhp_sr.operators import (
     slicing,
     splitting,
 )
+from dhp_sr.operators.channel_norms import CHANNEL_NORM
 from dhp_sr.operators.context import OpContext
 from dhp_sr.operators.spec import ChannelRule, OpSpec, Target, Unsupported
 
@@ -139,7 +140,11 @@ def spec_for(node: fx.Node, module: nn.Module | None) -> OpSpec:
     if module is not None:
         # Hooks may change anything that the layer computes.
         has_hooks = module._forward_hooks or module._forward_pre_hooks
-        return UNKNOWN if has_hooks else _TABLE.get(type(module), UNKNOWN)
+        if has_hooks:
+            return UNKNOWN
+        is_torch = type(module).__module__.startswith("torch.nn.")
+        # Of other classes only registered ones and normalizations are not traced into.
+        return _TABLE.get(type(module), UNKNOWN if is_torch else CHANNEL_NORM)
     target = node.target
     if target not in _TABLE and not isinstance(target, str):
         # Functions of packages that need not be installed are registered by their qualified names.

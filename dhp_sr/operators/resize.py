@@ -105,7 +105,11 @@ def _set_widths(module: nn.Module, old: Shapes, new: Shapes) -> Shapes:
     if type(module).__module__.startswith("torch.nn.") and not isinstance(module, _BARE):
         changed = next(name for name in old if new[name] != old[name])
         raise CannotResize(f"{changed}: layers of type {type(module).__name__} cannot be resized")
-    # A module outside torch.nn holds bare parameters, whose widths it reads from their shapes.
+    # A module outside torch.nn holds bare parameters, whose widths it reads from their shapes;
+    # hand-written normalizations have the attribute that torch's have.
+    normalized = vars(module).get("normalized_shape")
+    if normalized is not None and old.get("weight") == tuple(normalized):
+        vars(module)["normalized_shape"] = new["weight"]
     return {}
 
 

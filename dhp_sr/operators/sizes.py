@@ -126,7 +126,6 @@ OPS = (
     OpSpec("attribute", (getattr,), attribute_channels, attribute_field),
     OpSpec("size", ("size",), size_channels, value_inputs=0),
     OpSpec("number of entries", ("numel",), entry_count_channels, value_inputs=0),
-    OpSpec("number of axes", ("dim",), no_channels, value_inputs=0),
     OpSpec("number", ("get_device", "is_floating_point", math.prod), no_channels),
     OpSpec(
         "assertion",

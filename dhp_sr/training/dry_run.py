@@ -13,7 +13,13 @@ from dhp_sr.cost.latency_benchmark import LatencyBenchmark
 from dhp_sr.graph.shape_inference import infer_output, to_meta
 from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.training.loss import load_teacher_file
-from dhp_sr.training.pruning import convert_network, cuda_devices, make_budgets, start_search
+from dhp_sr.training.pruning import (
+    check_counters,
+    convert_network,
+    cuda_devices,
+    make_budgets,
+    start_search,
+)
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.modules import copy_network, evaluating, floating_dtype
 
@@ -54,6 +60,7 @@ def dry_run(
     assert compress is not None
     with random_state_kept(context):
         hyper = convert_network(network, options, context.device)
+        check_counters(network, hyper)
         if benchmark is not None:
             benchmark = replace(benchmark, path=None)  # the run has no folder yet
         start_search(hyper, options, benchmark)

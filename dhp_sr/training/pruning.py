@@ -21,11 +21,13 @@ from dhp_sr.config.compress import Compress
 from dhp_sr.config.schema import Options
 from dhp_sr.cost.latency_benchmark import LatencyBenchmark
 from dhp_sr.hyper import HyperNet, convert
+from dhp_sr.metrics import complexity
 from dhp_sr.search import Search, SearchSettings, build_search
 from dhp_sr.surgery.cut import kept_entries
 from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.training.optimizers import OptimizerState, named_state, slice_state
 from dhp_sr.utils.cost_kinds import COST_KINDS
+from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.modules import load_values
 from dhp_sr.zoo.networks import example_input
 
@@ -163,6 +165,28 @@ def start_search(
         method_options=compress.method_options,
     )
     return build_search(compress.method, hyper, settings)
+
+
+MAX_MISCOUNT = 0.01
+"""Largest relative difference of two counts of multiply-adds."""
+
+
+def check_counters(network: nn.Module, hyper: HyperNet) -> None:
+    """Compare the plan's multiply-adds with those that are counted as the network runs.
+
+    Raises:
+        UserError: They differ by more than `MAX_MISCOUNT`: a budget would be met on paper only.
+    """
+    if hyper.plan.training_time_form:
+        return  # the network that is trained has other layers than the one that is counted
+    counted = complexity(network, hyper.example_shape).macs
+    planned = hyper.dense_cost().macs
+    if abs(counted - planned) > MAX_MISCOUNT * max(counted, planned):
+        raise UserError(
+            f"{type(network).__name__}: expected the plan's multiply-adds to be those of the "
+            f"network, found {planned:,} in the plan and {counted:,} counted at "
+            f"{hyper.example_shape}; an operator is counted wrongly, please report it"
+        )
 
 
 def prune_for_targets(

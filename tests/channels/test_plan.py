@@ -162,7 +162,7 @@ def test_the_place_is_the_innermost_line_of_the_network():
 
 class MadeInForward(Branching):
     def forward(self, x):
-        return nn.PixelShuffle(2)(self.conv(x))
+        return nn.Conv2d(4, 1, 1)(self.conv(x))
 
 
 class Listed(Branching):
@@ -214,10 +214,8 @@ class SeparateSizes(nn.Module):
 
 
 def test_sizes_that_torch_takes_as_plain_numbers_only():
-    with pytest.raises(
-        TraceError, match=r"must be a tuple: write torch\.zeros\(\(n, c, h, w\)\), or zeros_like"
-    ):
-        make_plan(SeparateSizes(), torch.rand(1, 1, 4, 4))
+    plan = make_plan(SeparateSizes(), torch.rand(1, 1, 4, 4))
+    assert any(layer.weight == "conv.weight" for layer in plan.layers)
 
 
 def test_an_example_that_does_not_fit_is_refused():

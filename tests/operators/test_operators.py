@@ -126,12 +126,12 @@ PINNED = {
     ),
     "power": (Function(lambda y: y.relu() ** 0.5), {"inner"}, "pow of channels that would be zero"),
     "group_norm": (
-        Sequence(conv(8, 8), nn.GroupNorm(1, 8)),
+        Sequence(conv(8, 8), nn.GroupNorm(1, 8, affine=False)),
         {"parts.0"},
-        "statistics over all channels",
+        "has no weight",
     ),
     "layer_norm": (
-        LayerNorm2d(inner=conv(8, 8), norm=nn.LayerNorm(8)),
+        LayerNorm2d(inner=conv(8, 8), norm=nn.LayerNorm(8, elementwise_affine=False)),
         {"inner"},
         "LayerNorm at norm mixes all",
     ),
@@ -182,11 +182,6 @@ PINNED = {
     "size_in_a_branch": (
         Function(lambda y: y if y.shape[1] > 4 else y * 2),
         {"inner"},
-        "decides on a number of channels",
-    ),
-    "size_as_an_integer": (
-        Function(lambda y: y[:, : int(y.shape[1] / 2)], outputs=4),
-        {"inner", "inner#2"},
         "decides on a number of channels",
     ),
     "hook": (Hooked(), {"first", "inner"}, "Conv2d at inner has hooks"),

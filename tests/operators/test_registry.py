@@ -16,7 +16,7 @@ from dhp_sr.operators.registry import registered_specs, spec_for
 from dhp_sr.operators.resize import resize
 from dhp_sr.tiling.receptive import receptive_field
 
-WITHOUT_IMAGE = {"size", "number of entries", "number of axes", "number", "assertion"}
+WITHOUT_IMAGE = {"size", "number of entries", "number", "assertion"}
 """Entries whose results are numbers, or nothing: they read no pixels."""
 
 

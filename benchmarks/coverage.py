@@ -1,0 +1,236 @@
+"""Which networks of other people can be planned, cut exactly, and are counted rightly.
+
+    python -m benchmarks.coverage [--library spandrel timm torchvision] [--only NAME ...]
+
+Every network is built in a small setting with random weights, converted, pruned to half its
+multiply-adds, masked at random and cut. Masked and cut network are compared in float64 at two
+sizes, and the plan's total is compared with two other counters. Each network runs in a process of
+its own with a time limit. The architectures `spandrel_extra_arches` adds are included where that
+package is installed.
+"""
+
+import argparse
+import copy
+import importlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.coverage_networks import NETWORKS, Setting
+from dhp_sr.basicsr_adapter.shim import prepare_torchvision
+from dhp_sr.hyper import HyperNet, convert
+from dhp_sr.metrics.complexity import complexity, decomposed_attention
+from dhp_sr.surgery.cut import relative_difference
+from dhp_sr.utils.errors import UserError
+
+LIMIT = 1e-8
+"""Largest relative difference of masked and cut network, in float64."""
+
+MISCOUNT = 0.01
+"""Largest relative difference of two counters."""
+
+RESULTS = Path(__file__).parent.parent / "results" / "coverage.json"
+
+Row = dict[str, Any]
+
+
+def build(library: str, setting: Setting) -> nn.Module:
+    """Build a network in float64 and evaluation mode, with random norms, biases and scales."""
+    torch.manual_seed(0)
+    module = importlib.import_module(setting.module)
+    constructor = getattr(module, setting.constructor)
+    network = constructor(*setting.positional, **setting.arguments).double().eval()
+    with torch.no_grad():
+        for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
+            if name.endswith("running_var"):
+                tensor.uniform_(0.8, 1.2)
+            elif tensor.dim() == 1 and tensor.is_floating_point():
+                tensor.add_(torch.randn_like(tensor) * 0.1)
+    return network
+
+
+def judge(library: str, name: str) -> Row:
+    """Return the result of one network."""
+    setting = NETWORKS[library][name]
+    network = build(library, setting)
+    example = torch.rand(setting.shape, dtype=torch.float64)
+    row: Row = {"library": library, "network": name}
+    try:
+        hyper = convert(network, example)
+    except UserError as error:
+        return {**row, "result": "refused", "reason": str(error)}
+    row["training_time_form"] = hyper.plan.training_time_form
+    counts = _counts(network, example, hyper.plan.training_time_form)
+    counts["plan"] = hyper.dense_cost().macs
+    row["macs"] = counts
+    difference = _difference(network, hyper, example)
+    if difference > LIMIT:
+        return {**row, "result": "WRONG", "reason": f"converted differs by {difference:.1e}"}
+    try:
+        report = hyper.prune_to(macs=0.5, round_to=1, min_width=1)
+        row["result"] = "exact"
+        row["keep_ratio"] = report.macs_ratio
+    except UserError as error:
+        row["result"] = "to less"
+        row["reason"] = str(error)
+        row["keep_ratio"] = _lower_bound(hyper)
+    problems = []
+    for seed in (1, 2):
+        _mask_randomly(hyper, seed)
+        problems += _compare(hyper, setting)
+    macs = list(counts.values())
+    if max(macs) > (1 + MISCOUNT) * min(macs):
+        problems.append(("miscounted", f"plan {counts}"))
+    if problems:
+        row["result"], row["reason"] = problems[0]
+    return row
+
+
+def _counts(network: nn.Module, example: Tensor, training: bool) -> dict[str, float]:
+    """Count a network; one that was planned in its training-time form is counted in that form."""
+    counts: dict[str, float] = {}
+    if not training:
+        counts["complexity"] = complexity(network, example.shape).macs
+    twin = copy.deepcopy(network).train(training)
+    with torch.no_grad(), decomposed_attention(), FlopCounterMode(display=False) as counter:
+        twin(example.clone())
+    counts["torch"] = counter.get_total_flops() / 2
+    return counts
+
+
+def _difference(first: nn.Module, second: nn.Module, example: Tensor) -> float:
+    outputs = []
+    with torch.no_grad():
+        for network in (first, second):
+            torch.manual_seed(0)
+            outputs.append(network.eval()(example.clone()))
+    return relative_difference(*outputs)
+
+
+def _lower_bound(hyper: HyperNet) -> float:
+    mask = torch.zeros_like(hyper.mask)
+    for group in hyper.plan.prunable:
+        mask[group.start] = True
+    return hyper.cost_ratio("macs", mask)
+
+
+def _mask_randomly(hyper: HyperNet, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    masks = {}
+    for group in hyper.plan.prunable:
+        mask = torch.rand(group.width, generator=generator) < 0.6
+        mask[int(torch.randint(group.width, (1,), generator=generator))] = True
+        masks[group.name] = mask
+    hyper.set_masks(masks)
+
+
+def _compare(hyper: HyperNet, setting: Setting) -> list[tuple[str, str]]:
+    """Return what is wrong with the cut network."""
+    try:
+        small = hyper.cut(check=False)
+    except Exception as error:
+        return [("WRONG", f"cut fails: {type(error).__name__}: {error}")]
+    problems = []
+    for shape in (setting.shape, setting.second_shape):
+        example = torch.rand(shape, dtype=torch.float64)
+        try:
+            with torch.no_grad():
+                hyper(example.clone())
+        except Exception:  # the network itself does not take this size
+            if shape == setting.shape:
+                raise
+            continue
+        try:
+            difference = _difference(hyper, small, example)
+        except Exception as error:
+            text = str(error)
+            kind = "WRONG"
+            if "this forward was followed with" in text:
+                kind = "one size"
+            problems.append((kind, f"cut at {shape}: {type(error).__name__}: {text[:300]}"))
+            continue
+        if not difference <= LIMIT:
+            problems.append(("WRONG", f"cut differs by {difference:.1e} at {shape}"))
+    shape = setting.shape
+    example = torch.rand(shape, dtype=torch.float64)
+    counted = _counts(small, example, hyper.plan.training_time_form)["torch"]
+    planned = hyper.cost().macs
+    if abs(counted - planned) > MISCOUNT * counted:
+        problems.append(("miscounted", f"cut: plan {planned:.4g}, counted {counted:.4g}"))
+    return problems
+
+
+def run(library: str, name: str, path: str, seconds: int) -> None:
+    """Judge a network in a process of its own."""
+    os.nice(5)
+    torch.set_num_threads(1)
+    # Of processor time: other work on the machine does not count. SIGPROF ends the process.
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        row = judge(library, name)
+    except Exception as error:
+        row = {"library": library, "network": name, "result": "error"}
+        row["reason"] = f"{type(error).__name__}: {error}"
+        row["traceback"] = traceback.format_exc()[-1500:]
+    Path(path).write_text(json.dumps(row))
+
+
+def main() -> None:
+    """Judge the networks, write and print the table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--library", nargs="+", default=list(NETWORKS))
+    parser.add_argument("--only", nargs="+", default=[])
+    parser.add_argument("--seconds", type=int, default=240)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    prepare_torchvision()
+    for package in ("spandrel", "spandrel_extra_arches", "timm", "torchvision.models"):
+        try:  # imported once, shared by all processes
+            importlib.import_module(package)
+        except ImportError:
+            print(f"{package} is not installed")
+    context = multiprocessing.get_context("fork")
+    rows = json.loads(options.output.read_text())["rows"] if options.output.exists() else []
+    table = {(row["library"], row["network"]): row for row in rows}
+    for library in options.library:
+        for name in NETWORKS[library]:
+            if options.only and name not in options.only:
+                continue
+            path = Path(f"{options.output}.{os.getpid()}")
+            process = context.Process(target=run, args=(library, name, str(path), options.seconds))
+            process.start()
+            process.join()
+            row = {"library": library, "network": name, "result": "no time"}
+            if path.exists():
+                row = json.loads(path.read_text())
+                path.unlink()
+            table[library, name] = row
+            print(_line(row), flush=True)
+            rows = [table[key] for key in sorted(table)]
+            options.output.write_text(
+                json.dumps({"kind": "coverage", "rows": rows}, indent=1) + "\n"
+            )
+    for library in options.library:
+        results = [table[key]["result"] for key in table if key[0] == library]
+        counts = {result: results.count(result) for result in sorted(set(results))}
+        print(f"{library}: {len(results)} networks, {counts}")
+
+
+def _line(row: Row) -> str:
+    ratio = f"{row['keep_ratio']:.3f}" if "keep_ratio" in row else ""
+    return f"{row['library']:12}{row['network']:28}{row['result']:11}{ratio:7}" + str(
+        row.get("reason", "")
+    )[:300].replace("\n", " ")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

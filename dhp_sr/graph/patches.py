@@ -1,0 +1,148 @@
+"""Patches that are in place while a forward is traced: what torch.fx cannot see by itself.
+
+`torch.zeros(n, c)` and `int(h * s)` ask for plain numbers before torch.fx can record the call.
+While a network is traced, such functions record themselves if they are given a traced number.
+"""
+
+import builtins
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+_FACTORIES = (
+    *("zeros", "ones", "empty", "rand", "randn", "full", "arange", "linspace", "eye"),
+    *("randint", "randperm", "tensor", "meshgrid", "Tensor"),
+)
+"""Functions of torch whose sizes must be plain numbers."""
+
+
+@contextlib.contextmanager
+def tracing_patches(root: nn.Module, tracer: fx.Tracer) -> Iterator[None]:
+    """Patch torch's factories, and built-in functions in the files of a network's classes."""
+    with torch.device("meta"):
+        # torch collects the functions that a device applies to on first use, and keeps them: that
+        # must not be while they are patched.
+        torch.empty(0)
+    undo: list[tuple[Any, str, Any]] = []
+    for name in _FACTORIES:
+        function = getattr(torch, name)
+        if not isinstance(function, type):
+            undo.append((torch, name, function))
+            setattr(torch, name, _recorded(function, tracer))
+    missing = object()
+    for module_name in sorted({type(module).__module__ for module in root.modules()}):
+        file = sys.modules.get(module_name)
+        if file is None or module_name.partition(".")[0] == "torch":
+            continue
+        replacements: dict[str, Any] = {
+            "int": _number_class(int, tracer),
+            "float": _number_class(float, tracer),
+            "max": _recorded_number(max, tracer),
+            "min": _recorded_number(min, tracer),
+            "range": _guarded(range, tracer),
+        }
+        for name, replacement in replacements.items():
+            if name not in vars(file):
+                undo.append((file, name, missing))
+                setattr(file, name, replacement)
+    try:
+        yield
+    finally:
+        for holder, name, value in reversed(undo):
+            if value is missing:
+                delattr(holder, name)
+            else:
+                setattr(holder, name, value)
+
+
+def _proxies(arguments: Any) -> list[fx.Proxy]:
+    """Return the proxies in nested arguments."""
+    if isinstance(arguments, fx.Proxy):
+        return [arguments]
+    if isinstance(arguments, dict):
+        arguments = list(arguments.values())
+    proxies: list[fx.Proxy] = []
+    if isinstance(arguments, (tuple, list)):
+        for argument in arguments:
+            proxies.extend(_proxies(argument))
+    return proxies
+
+
+def _recorded(function: Callable[..., Any], tracer: fx.Tracer) -> Callable[..., Any]:
+    """Return a function that is recorded where it is given a proxy."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if _proxies((args, kwargs)):
+            return tracer.create_proxy("call_function", function, args, kwargs)
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _recorded_number(function: Callable[..., Any], tracer: Any) -> Callable[..., Any]:
+    """Return `max` or `min`, recorded where it compares traced numbers."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if _proxies(args) and not kwargs:
+            arguments = args
+            if len(args) == 1:
+                arguments = tuple(args[0])
+            return tracer.create_proxy("call_function", function, arguments, {})
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _guarded(function: Callable[..., Any], tracer: Any) -> Callable[..., Any]:
+    """Return `range`, which holds only for the numbers that it was given."""
+
+    def call(*args: Any) -> Any:
+        numbers = []
+        for argument in args:
+            if isinstance(argument, fx.Proxy):
+                value = argument.__index__()
+                tracer.insert_guard(argument, value)
+                argument = value
+            numbers.append(argument)
+        return function(*numbers)
+
+    return call
+
+
+class _NumberType(type):
+    """Class of a stand-in for `int` or `float` that keeps traced numbers in the trace."""
+
+    _plain: type
+    _tracer: Any
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        if args and isinstance(args[0], fx.Proxy):
+            value = cls._tracer.meta_value(args[0], is_decided_on=False)
+            if isinstance(value, (int, float)):
+                plain = getattr(builtins, cls._plain.__name__)
+                return cls._tracer.create_proxy("call_function", plain, args, kwargs)
+        return cls._plain(*args, **kwargs)
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        if isinstance(instance, fx.Proxy):
+            value = cls._tracer.meta_value(instance, is_decided_on=False)
+            return isinstance(value, cls._plain)
+        return isinstance(instance, cls._plain)
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        return issubclass(subclass, cls._plain)
+
+    def __eq__(cls, other: object) -> bool:
+        return other is cls._plain or other is cls
+
+    def __hash__(cls) -> int:
+        return hash(cls._plain)
+
+
+def _number_class(plain: type, tracer: fx.Tracer) -> _NumberType:
+    """Return a stand-in for `int` or `float`, which is also used in isinstance()."""
+    return _NumberType(plain.__name__, (), {"_plain": plain, "_tracer": tracer})
