@@ -171,7 +171,17 @@ def init_distributed(
     if use_cuda:
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)  # nccl takes the current device
-    distributed.init_process_group("nccl" if use_cuda else "gloo", timeout=TIMEOUT)
+    store, rank, world_size = next(iter(distributed.rendezvous("env://", timeout=TIMEOUT)))
+    # Processes that torchrun starts again share its store with those that failed. Without keys of
+    # their own they would wait for ever for connections to the old addresses.
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    distributed.init_process_group(
+        "nccl" if use_cuda else "gloo",
+        store=distributed.PrefixStore(f"restart_{restarts}", store),
+        rank=rank,
+        world_size=world_size,
+        timeout=TIMEOUT,
+    )
     return DistributedContext(device, distributed.get_rank(), distributed.get_world_size())
 
 
