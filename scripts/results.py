@@ -29,6 +29,7 @@ from benchmarks.tables import (  # noqa: E402
     method_comparison_table,
     plot_method_comparison,
     plot_speedups,
+    runtimes_table,
     stability_table,
     step_table,
 )
@@ -44,6 +45,7 @@ TABLES = {
     "step": step_table,
     "latency": latency_table,
     "method_comparison": method_comparison_table,
+    "runtimes": runtimes_table,
     "stability_analysis": stability_table,
 }
 """`kind` of a benchmark's file -> its table; a file without a kind holds the results of a run."""

@@ -255,7 +255,7 @@ def unused_in_targets(options: Options) -> Iterator[Issue]:
     # Kinds that are counted need no device and no input size.
     if compress is None or COST_KINDS[compress.targets[0].kind].is_measured:
         return
-    for name in ("latency_size", "latency_threads", "latency_table"):
+    for name in ("latency_size", "latency_threads", "latency_runtime", "latency_table"):
         if changed(compress, name):
             yield ("compress", name), f"has no effect with a target of {compress.targets[0].kind}"
 

@@ -251,6 +251,9 @@ class Compress(Section):
     classifiers the size that they are made for."""
     latency_threads: Annotated[int, Field(gt=0, le=MAX_THREADS)] = 1
     """CPU threads that times are measured with."""
+    latency_runtime: Literal["torch", "onnxruntime", "openvino"] = "torch"
+    """Program that the finished model is to run in: times are measured there. Others than torch
+    compute on the CPU."""
     latency_table: str | None = None
     """File of layer times, read and added to; default: `latency_table.json` in the run's folder."""
 

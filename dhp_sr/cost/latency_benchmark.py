@@ -46,6 +46,26 @@ MAX_BLOCKS = 8
 """Multiples of a block measured along an axis; on longer ones they are 2, 4, ... blocks apart."""
 
 
+Prepare = Callable[[nn.Module, Tensor, int], Callable[[], object]]
+"""(module, input, threads) -> a function that computes the module once."""
+
+
+@dataclass(frozen=True)
+class TimedRuntime:
+    """Program whose times are measured; the engine itself knows PyTorch alone."""
+
+    name: str
+    version: str
+    prepare: Prepare
+
+
+def _prepare_torch(module: nn.Module, example: Tensor, threads: int) -> Callable[[], object]:
+    return lambda: module(example)
+
+
+TORCH = TimedRuntime("torch", torch.__version__, _prepare_torch)
+
+
 def _call(compute: Callable[[], Any]) -> Any:
     return compute()
 
@@ -64,6 +84,8 @@ class LatencyBenchmark:
     """Calls its argument and returns the result; of several processes, rank 0's result in all."""
     cache: dict[str, Any] = field(default_factory=dict)
     """Times measured so far, as `LatencyLUT.times` returns them; none is measured twice."""
+    runtime: TimedRuntime = TORCH
+    """Program that computes what is timed; others than PyTorch compute on the CPU."""
 
     def lut(self, network: nn.Module) -> LatencyLUT:
         """Return the times of a network's layers; those that are not in the file are measured.
@@ -75,7 +97,7 @@ class LatencyBenchmark:
             UserError: the network has no layer that can be timed.
             OSError: the file cannot be written.
         """
-        network = copy.deepcopy(network).eval()
+        network = copy.deepcopy(network).eval().to(self.example_input.device)
         calls = record_layer_calls(network, self.example_input)
         if not calls:
             raise UserError(
@@ -101,7 +123,8 @@ class LatencyBenchmark:
         device = self.example_input.device
         return {
             "device": device_name(device),
-            "torch": torch.__version__,
+            # Its name is the key, so that a table of another runtime is never taken for this one.
+            self.runtime.name: self.runtime.version,
             # Times of other devices do not depend on CPU threads.
             "threads": self.threads if device.type == "cpu" else 0,
             "dtype": str(self.example_input.dtype).removeprefix("torch."),
@@ -129,7 +152,8 @@ class LatencyBenchmark:
             if call.signature not in table.layers:
                 table.layers[call.signature] = self._measure_layer(call)
         # Anew even where it is known: the layers' times are compared with that of the same moment.
-        whole = self._fastest_ms({"network": lambda: network(self.example_input)})
+        compute = self.runtime.prepare(network, self.example_input, self.threads)
+        whole = self._fastest_ms({"network": compute})
         table.networks[table.network_signature] = whole["network"]
 
     def _measure_layer(self, call: LayerCall) -> LayerGrid:
@@ -145,7 +169,8 @@ class LatencyBenchmark:
         probes = {}
         for first_width in first:
             for second_width in second:
-                probe = _make_probe(call, first_width, second_width, self.example_input)
+                layer, example = _make_probe(call, first_width, second_width, self.example_input)
+                probe = self.runtime.prepare(layer, example, self.threads)
                 probes[f"{first_width} {second_width}"] = probe
         fastest = self._fastest_ms(probes)
         # The probes are in row-major order, and so are their times.
@@ -168,14 +193,17 @@ class LatencyBenchmark:
         device = self.example_input.device
         # Not random: measuring must not move the random state of a running training.
         example = torch.full_like(self.example_input, 0.5)
-        candidate = copy.deepcopy(candidate).eval()
-        reference = copy.deepcopy(reference).eval()
+        networks = []
+        for network in (reference, candidate):
+            network = copy.deepcopy(network).eval().to(device)
+            networks.append(self.runtime.prepare(network, example, self.threads))
+        run_reference, run_candidate = networks
         # In turns, each twice a round, so that a drift of the clock rate hits both alike.
         calls = {
-            "candidate": lambda: candidate(example),
-            "reference": lambda: reference(example),
-            "candidate again": lambda: candidate(example),
-            "reference again": lambda: reference(example),
+            "candidate": run_candidate,
+            "reference": run_reference,
+            "candidate again": run_candidate,
+            "reference again": run_reference,
         }
         clock = self._clock()
         with thread_count(self.threads):
@@ -228,8 +256,8 @@ def _rounds_within(total_seconds: float, round_seconds: float, least: int, most:
 
 def _make_probe(
     call: LayerCall, first_width: int, second_width: int, like: Tensor
-) -> Callable[[], object]:
-    """Return a call of a copy of the layer at other widths, on device and type of `like`."""
+) -> tuple[nn.Module, Tensor]:
+    """Return a copy of the layer at other widths and an input, on device and type of `like`."""
     layer = copy.deepcopy(call.module)
     shapes: dict[str, tuple[int, ...]] = {
         "weight": (first_width, second_width, *call.weight_shape[2:])
@@ -247,5 +275,4 @@ def _make_probe(
     in_channels = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
     input_shape = list(call.input_shape)
     input_shape[channel_dim(layer)] = in_channels
-    example = like.new_full(input_shape, 0.5)
-    return lambda: layer(example)
+    return layer, like.new_full(input_shape, 0.5)

@@ -19,7 +19,8 @@ from torch.optim import Optimizer
 from dhp_sr.allocation.budget import Budget, BudgetReport
 from dhp_sr.config.compress import Compress
 from dhp_sr.config.schema import Options
-from dhp_sr.cost.latency_benchmark import LatencyBenchmark
+from dhp_sr.cost.latency_benchmark import TORCH, LatencyBenchmark
+from dhp_sr.deploy.timed_runtimes import timed_runtime
 from dhp_sr.hyper import HyperNet, convert
 from dhp_sr.metrics import complexity
 from dhp_sr.search import Search, SearchSettings, build_search
@@ -120,8 +121,15 @@ def make_latency_benchmark(
         example = example.new_zeros(*example.shape[:2], *compress.latency_size)
     if compress.latency_table:
         path = Path(compress.latency_table)
+    runtime = timed_runtime(compress.latency_runtime)
+    # A network may well be trained on a graphics card for the processors of its users.
+    device = context.device if runtime is TORCH else torch.device("cpu")
     return LatencyBenchmark(
-        example.to(context.device), compress.latency_threads, path, context.broadcast
+        example.to(device),
+        compress.latency_threads,
+        path,
+        context.broadcast,
+        runtime=runtime,
     )
 
 
