@@ -25,7 +25,13 @@ from dhp_sr.deploy.pt2_export import (
     example_image,
     quiet_exporters,
 )
-from dhp_sr.deploy.quantize import ONNX_RECIPES, CalibrationImage, quantize, quantize_onnx
+from dhp_sr.deploy.quantize import (
+    ONNX_RECIPES,
+    CalibrationImage,
+    Quantized,
+    quantize,
+    quantize_onnx,
+)
 from dhp_sr.deploy.runner import Images, with_tiles
 from dhp_sr.deploy.verify import (
     Agreement,
@@ -105,21 +111,12 @@ def export_onnx(
     if half:
         model = convert_to_half(model)
     if calibration:
-        content = model.SerializeToString()
-        quantized = quantize(
-            original,
-            calibration,
-            lambda recipe: quantize_onnx(content, calibration, recipe),
-            _array_function,
-            max_loss,
-            ONNX_RECIPES,
-        )
+        quantized = _quantize(model, original, calibration, max_loss)
         model = quantized.model
         note = quantized.label
-    metadata = pack_metadata(facts) if facts else {}
     with atomic_path(path) as temporary:
         # The file itself is compared, not the model in memory.
-        write_with_checksum(model, metadata, temporary)
+        write_with_checksum(model, pack_metadata(facts) if facts else {}, temporary)
         run = _run_function(open_session(temporary), half)
         shapes = unseen_shapes(example_shape, size_multiple)
         limit = tolerance_of(half, tolerance, int8=bool(calibration))
@@ -127,10 +124,13 @@ def export_onnx(
         try:
             return replace(compare(original, run, shapes, limit, make_input), note=note)
         except UserError as error:
-            hint = "try other images" if calibration else "try another opset"
-            if half:
-                hint = "where values leave its range, fp16 does not suit the network"
-            raise UserError(f"{error}; {hint}") from error
+            raise UserError(f"{error}; {_hint(half, bool(calibration))}") from error
+
+
+def _hint(half: bool, int8: bool) -> str:
+    if half:
+        return "where values leave its range, fp16 does not suit the network"
+    return "try other images" if int8 else "try another opset"
 
 
 def network_to_graph(path: Path, *, half: bool = False) -> Graph:
@@ -271,6 +271,20 @@ def convert_to_half(model: Any) -> Any:
     half.graph.node.extend(unique.values())
     OnnxModel(half).topological_sort()
     return half
+
+
+def _quantize(
+    model: Any, original: nn.Module, calibration: Sequence[CalibrationImage], max_loss: float
+) -> Quantized:
+    content = model.SerializeToString()
+    return quantize(
+        original,
+        calibration,
+        lambda recipe: quantize_onnx(content, calibration, recipe),
+        _array_function,
+        max_loss,
+        ONNX_RECIPES,
+    )
 
 
 def _run_function(session: Any, half: bool) -> Callable[[Tensor], Tensor]:

@@ -22,7 +22,12 @@ from dhp_sr.deploy.openvino_runner import (
     require_openvino,
 )
 from dhp_sr.deploy.pt2_export import check_example_shape
-from dhp_sr.deploy.quantize import CalibrationImage, quantize, quantize_openvino
+from dhp_sr.deploy.quantize import (
+    CalibrationImage,
+    Quantized,
+    quantize,
+    quantize_openvino,
+)
 from dhp_sr.deploy.verify import (
     Agreement,
     compare,
@@ -67,7 +72,7 @@ def export_openvino(
             something else, or int8 loses too much.
         OSError: The files cannot be written.
     """
-    openvino = require_openvino()
+    require_openvino()
     require_onnx()
     check_example_shape(example_shape, size_multiple)
     original = copy.deepcopy(network).cpu().float().eval()
@@ -78,34 +83,48 @@ def export_openvino(
     model = read_openvino(Graph(path, content))
     note = ""
     if calibration:
-        quantized = quantize(
-            original,
-            calibration,
-            lambda recipe: quantize_openvino(model, calibration, recipe),
-            _array_function,
-            max_loss,
-        )
+        quantized = _quantize(model, original, calibration, max_loss)
         model = quantized.model
         note = quantized.label
     for key, text in (pack_metadata(facts) if facts else {}).items():
         model.set_rt_info(text, [METADATA_SECTION, key])
+    make_input = image_like(calibration[0].lq) if calibration else noise_image
+    limit = tolerance_of(half, tolerance, int8=bool(calibration))
+    shapes = unseen_shapes(example_shape, size_multiple)
+
+    def verify(written: Path) -> Agreement:
+        run = _tensor_function(read_openvino(Graph(written)))
+        return compare(original, run, shapes, limit, make_input)
+
+    return replace(write_verified(model, path, half, verify), note=note)
+
+
+def write_verified(
+    model: Any, path: Path, half: bool, verify: Callable[[Path], Agreement]
+) -> Agreement:
+    """Write a model's two files, which take their names only once they are verified."""
     # A folder rather than a temporary file: the graph names its weights by their common stem.
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".dhp_sr.") as folder:
         written = Path(folder) / path.name
-        openvino.save_model(model, written, compress_to_fp16=half)
-        run = _tensor_function(read_openvino(Graph(written)))
-        agreement = compare(
-            original,
-            run,
-            unseen_shapes(example_shape, size_multiple),
-            tolerance_of(half, tolerance, int8=bool(calibration)),
-            image_like(calibration[0].lq) if calibration else noise_image,
-        )
+        require_openvino().save_model(model, written, compress_to_fp16=half)
+        agreement = verify(written)
         # The weights first: a graph without its weights would be a broken file.
         os.replace(written.with_suffix(".bin"), path.with_suffix(".bin"))
         os.replace(written, path)
-    return replace(agreement, note=note)
+    return agreement
+
+
+def _quantize(
+    model: Any, original: nn.Module, calibration: Sequence[CalibrationImage], max_loss: float
+) -> Quantized:
+    return quantize(
+        original,
+        calibration,
+        lambda recipe: quantize_openvino(model, calibration, recipe),
+        _array_function,
+        max_loss,
+    )
 
 
 def _tensor_function(model: Any) -> Callable[[Tensor], Tensor]:

@@ -188,8 +188,8 @@ def layer_losses(network: nn.Module, images: Sequence[CalibrationImage]) -> dict
             continue
         weight = layer.weight.data
         # Output channels are the second axis of a transposed convolution.
-        channels = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
-        layer.weight.data = round_weight(weight, channels)
+        channel_axis = int(isinstance(layer, nn.ConvTranspose2d))
+        layer.weight.data = round_weight(weight, channel_axis)
         handle = layer.register_forward_pre_hook(_round_input)
         losses[name] = reference - mean_psnr(run, images)
         handle.remove()
@@ -237,7 +237,10 @@ def quantize_onnx(
 
         def get_next(self) -> dict[str, Images] | None:
             image = next(self.remaining, None)
-            return None if image is None else {input_name: image.lq.numpy()}
+            # The quantizer's sign for the end.
+            if image is None:
+                return None
+            return {input_name: image.lq.numpy()}
 
     layers = [node.name for node in model.graph.node if node.op_type in _ONNX_LAYERS]
     with _quiet("root", "nncf"), tempfile.TemporaryDirectory() as folder:

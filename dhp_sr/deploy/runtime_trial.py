@@ -106,8 +106,9 @@ def candidate_runtimes(path: Path, device: torch.device) -> list[str]:
         if name != default and reads and usable:
             names.append(name)
     # Exporting needs ONNX's packages, whatever runs the result.
-    exported = suffix not in GRAPH_SUFFIXES
-    return [] if exported and not RUNTIMES["onnxruntime"].is_installed else names
+    if suffix not in GRAPH_SUFFIXES and not RUNTIMES["onnxruntime"].is_installed:
+        return []
+    return names
 
 
 def check_agreement(runner: Runner, default: Runner, image: Images, precision: str) -> None:
