@@ -48,8 +48,9 @@ def trace(network: nn.Module, example_input: Tensor, training: bool = False) -> 
         training: trace the forward in training mode.
 
     Raises:
-        TraceError: the network has weights without shapes, cannot be copied, takes several inputs,
-            depends on values of tensors, or does not accept the example.
+        TraceError: the network has weights without shapes, takes several inputs, depends on values
+            of tensors, or does not accept the example.
+        UserError: it cannot be copied.
     """
     _check_shapes(network)
     absent = optional_inputs(network)

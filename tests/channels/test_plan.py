@@ -256,7 +256,7 @@ def test_an_input_without_a_name_is_refused():
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_computed_weights_that_cannot_be_copied_are_refused():
-    with pytest.raises(TraceError, match=r"Sequential cannot be copied.*remove_weight_norm"):
+    with pytest.raises(UserError, match=r"Sequential cannot be copied.*remove_weight_norm"):
         make_plan(nn.Sequential(nn.utils.weight_norm(nn.Conv2d(1, 1, 1))), torch.rand(1, 1, 4, 4))
 
 
