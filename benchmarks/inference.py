@@ -61,9 +61,7 @@ class RecordingRunner:
         return self.runner(images)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
-    given = sys.argv[1:] if argv is None else list(argv)
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="zoo:edsr_x2_half")
     parser.add_argument("--images", type=int, default=10)
@@ -72,7 +70,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tile", type=int, help="as for infer.py")
     parser.add_argument("--out", default=ROOT / "results" / "inference.json", type=Path)
     parser.add_argument("--note", default="", help="about the machine, such as other work on it")
-    arguments = parser.parse_args(given)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    given = sys.argv[1:] if argv is None else list(argv)
+    arguments = _parser().parse_args(given)
     command = shlex.join(["benchmarks/inference.py", *given])
     return exit_code(lambda: run(arguments, command))
 

@@ -44,15 +44,19 @@ ENLARGEMENT = 2
 KEY = ("source", "cache", "epoch")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
-    given = sys.argv[1:] if argv is None else list(argv)
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=32, help="pairs; default: 32")
     parser.add_argument("--epochs", type=int, default=7, help="timed rounds; default: 7")
     parser.add_argument("--out", default=ROOT / "results" / "loader.json", type=Path)
     parser.add_argument("--note", default="", help="about the machine, such as other work on it")
-    arguments = parser.parse_args(given)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    given = sys.argv[1:] if argv is None else list(argv)
+    arguments = _parser().parse_args(given)
     command = shlex.join(["benchmarks/loader.py", *given])
     return exit_code(lambda: run(arguments, command))
 

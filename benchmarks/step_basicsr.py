@@ -47,9 +47,7 @@ COMPILED = "fp32, compile"
 KEY = ("network", "setting", "threads")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
-    given = sys.argv[1:] if argv is None else list(argv)
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", choices=OPTION_FILES, default=list(OPTION_FILES))
     parser.add_argument("--batch", type=int, default=16)
@@ -58,7 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--compile", action="store_true", help="needs a compiler for C++")
     parser.add_argument("--out", default=ROOT / "results" / "step_basicsr.json", type=Path)
     parser.add_argument("--note", default="", help="about the machine, such as other work on it")
-    arguments = parser.parse_args(given)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    given = sys.argv[1:] if argv is None else list(argv)
+    arguments = _parser().parse_args(given)
     command = shlex.join(["benchmarks/step_basicsr.py", *given])
     return exit_code(lambda: run(arguments, command))
 

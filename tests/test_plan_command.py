@@ -122,7 +122,7 @@ def test_a_classifier_of_torchvision(tmp_path):
     ("torchvision:resnet81", "torchvision has no classifier 'resnet81' (did you mean 'resnet18'?)"),
     (
         "torchvison:resnet18",
-        "expected basicsr or torchvision before the colon (did you mean 'torchvision'?)",
+        "before the colon (did you mean 'torchvision'?)",
     ),
     ("basicsr:RCAM", "did you mean 'RCAN'"),
     ("resnet18", "did you mean 'torchvision:resnet18'"),

@@ -23,6 +23,9 @@ from dhp_sr.deploy.quantize import (
 from dhp_sr.deploy.runtimes import open_runner
 from dhp_sr.utils.errors import UserError
 
+# NNCF and OpenVINO have ended a test process that had done much else before: in a process apart.
+pytestmark = pytest.mark.slow
+
 SUFFIX = {"onnx": ".onnx", "openvino": ".xml"}
 
 

@@ -32,7 +32,22 @@ def open_all(hyper: HyperNet) -> None:
             latent.fill_(1)
 
 
-@pytest.mark.parametrize("name", [*CASES, *TOPOLOGIES])
+# A norm over channels takes its statistics over the channels that the masks keep; a gate is
+# no mask, so a gated network still counts closed channels there. The cut goes by masks alone.
+KEPT_STATISTICS = (
+    "layer_norm_written_out",
+    "layer_norm_channels_first",
+    "group_norm_of_one_group",
+    "layer_norm_of_tokens",
+)
+NOT_GATED = pytest.mark.xfail(reason="statistics of gated norms are over all channels")
+GATED = [
+    pytest.param(name, marks=NOT_GATED) if name in KEPT_STATISTICS else name
+    for name in (*CASES, *TOPOLOGIES)
+]
+
+
+@pytest.mark.parametrize("name", GATED)
 def test_a_closed_gate_is_a_masked_channel(name):
     if name in CASES:
         plain = network(name)
