@@ -15,6 +15,10 @@ from dhp_sr.deploy.runtime_trial import candidate_runtimes, check_agreement, ope
 from dhp_sr.deploy.runtimes import RUNTIMES, export_in_memory, open_runner
 from dhp_sr.utils.errors import UserError
 
+# OpenVINO has ended a test process that had done much else before: in a process apart.
+pytestmark = pytest.mark.slow
+
+
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda")
 OTHERS = ("onnxruntime", "openvino")

@@ -13,6 +13,10 @@ from dhp_sr.deploy.timed_runtimes import layer_to_onnx, timed_runtime
 from dhp_sr.hyper import convert
 from dhp_sr.utils.errors import UserError
 
+# OpenVINO has ended a test process that had done much else before: in a process apart.
+pytestmark = pytest.mark.slow
+
+
 LAYERS = {
     "conv": (nn.Conv2d(4, 6, 3, stride=2, padding=1), (1, 4, 9, 12)),
     "grouped, no bias": (nn.Conv2d(4, 6, 3, groups=2, dilation=2, bias=False), (2, 4, 9, 12)),
