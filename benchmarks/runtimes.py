@@ -28,7 +28,8 @@ from torch import nn  # noqa: E402
 from benchmarks.result_files import describe_measurement, merge_rows  # noqa: E402
 from benchmarks.timing import Times, measure, quartiles, ratios  # noqa: E402
 from dhp_sr.archs import build  # noqa: E402
-from dhp_sr.cli.export import ExportOptions, export_model  # noqa: E402
+from dhp_sr.cli.export import export_model  # noqa: E402
+from dhp_sr.cli.export_formats import ExportOptions  # noqa: E402
 from dhp_sr.deploy import load_model, save_model  # noqa: E402
 from dhp_sr.deploy.runner import RunnerModule  # noqa: E402
 from dhp_sr.deploy.runtimes import open_runner  # noqa: E402

@@ -11,7 +11,7 @@ if sys.path and sys.path[0] and Path(sys.path[0]).resolve() == ROOT / "dhp_sr":
 
 from collections.abc import Sequence  # noqa: E402
 
-from dhp_sr.cli.parsers import evaluate_parser  # noqa: E402
+from dhp_sr.cli.model_parsers import evaluate_parser  # noqa: E402
 from dhp_sr.utils.errors import exit_code  # noqa: E402
 from dhp_sr.utils.files import working_root  # noqa: E402
 

@@ -24,7 +24,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from dhp_sr.cli import parsers  # noqa: E402
+from dhp_sr.cli import model_parsers, parsers  # noqa: E402
 from dhp_sr.config.datasets import CLASSIFICATION, KINDS  # noqa: E402
 from dhp_sr.config.renamed import RENAMED  # noqa: E402
 from dhp_sr.config.schema import Options  # noqa: E402
@@ -76,10 +76,10 @@ def command_parsers() -> dict[str, argparse.ArgumentParser]:
     prepare_data = _module_from_file(ROOT / "scripts" / "prepare_data.py")
     return {
         "dhp_sr/train.py": parsers.train_parser(),
-        "dhp_sr/test.py": parsers.evaluate_parser(),
+        "dhp_sr/test.py": model_parsers.evaluate_parser(),
         "dhp_sr/plan.py": parsers.plan_parser(),
-        "dhp_sr/export.py": parsers.export_parser(),
-        "dhp_sr/infer.py": parsers.infer_parser(),
+        "dhp_sr/export.py": model_parsers.export_parser(),
+        "dhp_sr/infer.py": model_parsers.infer_parser(),
         "dhp_sr/report.py": parsers.report_parser(),
         "dhp_sr/compress.py": parsers.compress_parser(),
         "scripts/prepare_data.py": prepare_data._make_parser(),

@@ -21,7 +21,7 @@ from class_images import save_classes
 from photographs import save_pieces
 
 from dhp_sr.archs import build
-from dhp_sr.cli import parsers
+from dhp_sr.cli import model_parsers, parsers
 from dhp_sr.config import load_options
 from dhp_sr.infer import main as infer_main
 from dhp_sr.plan import main as plan_main
@@ -296,7 +296,7 @@ def run_plan(words, experiments, folder):
 
 
 def run_score(words, experiments, folder):
-    parsers.evaluate_parser().parse_args(words)
+    model_parsers.evaluate_parser().parse_args(words)
     assert score_main(scoring_arguments(words, experiments, folder)) == 0
 
 
@@ -310,7 +310,7 @@ def run_infer(words, experiments, folder):
 
 def parse_export(words, experiments, folder):
     """Exports are run by tests/test_export.py; here the arguments must be understood."""
-    arguments = parsers.export_parser().parse_intermixed_args(words)
+    arguments = model_parsers.export_parser().parse_intermixed_args(words)
     assert arguments.model and arguments.format
     for word in arguments.arguments:
         assert "=" in word

@@ -10,8 +10,8 @@ from torch import nn
 
 from dhp_sr.archs import ARCHS
 from dhp_sr.cli.compress import compress_checkpoint
-from dhp_sr.cli.compress_options import QUALITY, Target
-from dhp_sr.cli.compress_outputs import CompressReport, CompressRequest
+from dhp_sr.cli.compress_outputs import CompressReport
+from dhp_sr.cli.compress_request import QUALITY, CompressRequest, Target
 from dhp_sr.deploy import register
 from dhp_sr.deploy.model_info import attach_info, attached_info, is_registered, stated_info
 from dhp_sr.utils.cost_kinds import COST_KINDS
@@ -44,6 +44,7 @@ def compress(
     register_known()
     checkpoint = checkpoint_of(network)
     request = CompressRequest(
+        # Through text, so that the same checks and messages hold as on the command line.
         images=Path(images),
         target=Target.from_text(f"{kind}={value}"),
         minutes=minutes,
@@ -68,6 +69,7 @@ def checkpoint_of(network: nn.Module) -> Checkpoint:
     Raises:
         UserError: It is no network that restores images.
     """
+    # The caller's network stays as it was, on its device and in its mode.
     copied = copy.deepcopy(network).cpu().float().eval()
     name = type(network).__name__
     info = attached_info(copied)
@@ -77,6 +79,7 @@ def checkpoint_of(network: nn.Module) -> Checkpoint:
         return Checkpoint(copied, info.architecture, dict(info.arguments), name)
     architecture = f"user:{name}"
 
+    # A run builds the network before it loads the weights: copies of this object do for that.
     def construct(**arguments: Any) -> nn.Module:
         return adapt_range(lambda inner: copy.deepcopy(copied), arguments)
 
@@ -84,6 +87,7 @@ def checkpoint_of(network: nn.Module) -> Checkpoint:
     describe_by_output(copied, architecture, {"num_in_ch": _input_channels(copied)})
     described = attached_info(copied)
     assert described is not None, "just attached"
+    # The number of channels was a hint for the probe; `construct` takes no such argument.
     attach_info(copied, replace(described, arguments={}))
     return Checkpoint(copied, architecture, {}, name)
 

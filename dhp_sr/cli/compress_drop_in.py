@@ -71,13 +71,16 @@ def find_shape(
             f"{', '.join(WIDTH_ARGUMENTS)}"
         )
     width = checkpoint.arguments[name]
+    # In steps of 1 where the network is narrow: 4 channels would be a large share of it.
     step = MULTIPLE if width % MULTIPLE == 0 and width > 2 * MULTIPLE else 1
     mask = hyper.mask.clone()
     smallest = 1.0
     reason = ""
     try:
+        # From the widest down: the first within the budget is the largest.
         for candidate in range(width - step, 0, -step):
             arguments = {**checkpoint.arguments, name: candidate}
+            # Some widths do not exist, such as those that a number of heads does not divide.
             try:
                 shape = _shape_of(checkpoint, hyper, arguments, kind)
             except UserError as error:
@@ -106,8 +109,10 @@ def _shape_of(
     for group in hyper.plan.prunable:
         width = _group_width(group.members, group.width, dense, shapes)
         widths[group.name] = width
+        # Any channels: the cost depends on their number alone, and the search chooses later.
         masks[group.name] = torch.arange(group.width) < width
     hyper.set_masks(masks)
+    # A layer that no group decides about may still differ, so all shapes are compared.
     cut = {key: tuple(tensor.shape) for key, tensor in hyper.cut(check=False).state_dict().items()}
     if cut != shapes:
         differing = [key for key in shapes if cut.get(key) != shapes[key]]
@@ -125,6 +130,7 @@ def _group_width(
     for member in members:
         key = f"{member}.weight"
         if key in dense and key in shapes:
+            # A layer may have several channels per element of the group, as before a PixelShuffle.
             kept, rest = divmod(width * shapes[key][0], dense[key].shape[0])
             if rest == 0 and 0 < kept <= width:
                 return kept

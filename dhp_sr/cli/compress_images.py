@@ -1,4 +1,4 @@
-"""Images of a compression: training and held-out ones, with truths or with a teacher's outputs.
+"""Images of a compression: training and held-out ones, with ground truths or teacher outputs.
 
 A folder of links beside the run keeps the two apart, so that an option file can name them.
 """
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dhp_sr.cli.compress_request import Degradation
 from dhp_sr.config.section import color_of
 from dhp_sr.data.augment import to_chw, to_tensor
 from dhp_sr.data.images import crop_to_multiple, decode, encode_png, to_color
@@ -40,46 +41,6 @@ BATCH_SIZE = 16
 
 FEW_IMAGES = 30
 """Below so many images, the report warns of a result that fits these images alone."""
-
-
-@dataclass(frozen=True)
-class Degradation:
-    """How inputs come from the user's images."""
-
-    kind: str = "none"
-    """`none`: the images are inputs; `bicubic`, `noise`: they are truths, and inputs are made."""
-    sigma: float | None = None
-    """Noise level on the 0-255 scale."""
-
-    @classmethod
-    def from_text(cls, text: str | None, scale: int) -> "Degradation":
-        """Parse `bicubic`, `noise=25` or `none`.
-
-        Raises:
-            UserError: Another text, or one that does not suit the network's scale.
-        """
-        if text is None or text == "none":
-            return cls()
-        if text == "bicubic":
-            if scale == 1:
-                raise UserError(
-                    "--degradation bicubic: the network does not enlarge; use noise=SIGMA or none"
-                )
-            return cls("bicubic")
-        kind, equals, value = text.partition("=")
-        if kind != "noise" or not equals:
-            raise UserError(f"--degradation: expected bicubic, noise=SIGMA or none, got {text!r}")
-        if scale != 1:
-            raise UserError(
-                f"--degradation {text}: the network enlarges {scale} times; use bicubic"
-            )
-        try:
-            sigma = float(value)
-        except ValueError:
-            sigma = -1.0
-        if not 0 < sigma <= 255:
-            raise UserError(f"--degradation noise: expected a level up to 255, got {value!r}")
-        return cls("noise", sigma)
 
 
 @dataclass(frozen=True)
@@ -122,6 +83,7 @@ def list_images(folder: Path) -> list[Path]:
 
 def read_samples(paths: Sequence[Path], info: ModelInfo, count: int, side: int) -> list[Tensor]:
     """Read the centers of a few images, spread over the list, as tensors (C, h, w) in [0, 1]."""
+    # Spread out: neighbors in a folder are often frames of the same scene.
     step = max(1, len(paths) // count)
     samples = []
     for path in list(paths)[::step][:count]:
@@ -132,9 +94,11 @@ def read_samples(paths: Sequence[Path], info: ModelInfo, count: int, side: int) 
 def _read_crop(path: Path, info: ModelInfo, side: int) -> np.ndarray:
     """Read the center of an image, (h, w, C) in uint8, sides multiples of the network's."""
     image = to_color(decode(path, str(path)), color_of(info.in_channels))
+    # Gray images have no axis of channels.
     image = image.reshape(*image.shape[:2], -1)
     height, width = image.shape[:2]
-    top, left = max(0, height - side) // 2, max(0, width - side) // 2
+    top = max(0, height - side) // 2
+    left = max(0, width - side) // 2
     return crop_to_multiple(image[top : top + side, left : left + side], info.size_multiple)
 
 
@@ -154,43 +118,37 @@ def prepare_images(
         network: The teacher, on the CPU.
         info: Its description.
         degradation: How inputs come from the images.
-        truths: Folder of truths of the same names; None: there are none.
+        truths: Folder of ground truths of the same names; None: there are none.
 
     Raises:
-        UserError: Images are too small, or truths are missing.
+        UserError: Images are too small, or ground truths are missing.
     """
     if truths is not None and degradation.kind != "none":
         raise UserError("--truth: no effect with --degradation, which makes inputs from the images")
-    scale = info.scale
     is_input = degradation.kind == "none"
-    patch = _patch_side(paths, info, 1 if is_input else scale)
-    count = min(MAX_HELD_OUT, max(1, round(HELD_OUT_SHARE * len(paths))))
-    # Evenly over the list: neighbors in a folder are often alike.
-    step = len(paths) / count
-    held_out = [paths[int(step * (index + 0.5))] for index in range(count)]
-    train = [path for path in paths if path not in set(held_out)]
+    # Ground truths are larger than the patches of inputs that are cut out of them.
+    patch = _patch_side(paths, info, 1 if is_input else info.scale)
+    train, held_out = _divide(paths)
+    # Left by an earlier run: its images may be others, and links would pile up.
     if folder.exists():
         shutil.rmtree(folder)
-    common: dict[str, Any] = {"color": color_of(info.in_channels)}
+    common: dict[str, Any] = {"color": color_of(info.in_channels), "type": "ImageDataset"}
     training: dict[str, Any] = {
         "name": "training images",
-        "gt_size": patch * scale,
+        "gt_size": patch * info.scale,
+        # The smallest image of a user's folder must not decide about the patch of all others.
         "small_images": "skip",
         "batch_size_per_gpu": BATCH_SIZE,
     }
     if not is_input:
-        kind = {"bicubic": "SRDataset", "noise": "NoiseDataset"}[degradation.kind]
-        common["type"] = kind
-        if degradation.sigma is not None:
-            common["sigma"] = degradation.sigma
+        common |= degradation.dataset_keys
         roots = {"dataroot_gt": _link(train, folder / "train")}
         val_roots = {"dataroot_gt": _link(held_out, folder / "held_out")}
     elif truths is not None:
-        common["type"] = "ImageDataset"
         roots = _link_pairs(train, truths, folder / "train")
         val_roots = _link_pairs(held_out, truths, folder / "held_out")
     else:
-        common["type"] = "ImageDataset"
+        # Training computes the teacher's outputs for every patch; scores need them once, as files.
         roots = {"dataroot_gt": _link(train, folder / "train")}
         val_roots = _write_teacher_outputs(held_out, network, info, folder / "held_out")
     datasets = {
@@ -201,14 +159,26 @@ def prepare_images(
     return PreparedImages(datasets, len(train), len(held_out), has_truths)
 
 
+def _divide(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Divide images into those to train on and those to score on."""
+    count = min(MAX_HELD_OUT, max(1, round(HELD_OUT_SHARE * len(paths))))
+    # Evenly over the list: neighbors in a folder are often alike.
+    step = len(paths) / count
+    held_out = [paths[int(step * (index + 0.5))] for index in range(count)]
+    train = [path for path in paths if path not in set(held_out)]
+    return train, held_out
+
+
 def _patch_side(paths: Sequence[Path], info: ModelInfo, scale: int) -> int:
     """Choose the side of training patches in input pixels, by a few of the images."""
+    # Decoding all of thousands of images would take longer than the search.
     step = max(1, len(paths) // 20)
     sides = []
     for path in paths[::step]:
         sides.append(min(decode(path, str(path)).shape[:2]) // scale)
     multiple = info.size_multiple
     largest = max(sides)
+    # A quartile rather than the median: three images in four should be large enough.
     typical = sorted(sides)[len(sides) // 4]
     smallest = max(SMALLEST_PATCH, info.sizes.minimum, multiple)
     smallest = -(-smallest // multiple) * multiple
@@ -237,6 +207,7 @@ def _link(paths: Sequence[Path], folder: Path) -> str:
 
 
 def _link_or_copy(path: Path, link: Path) -> None:
+    # Windows refuses links to ordinary users, and some file systems know none.
     try:
         os.symlink(path.resolve(), link)
     except OSError:
@@ -272,6 +243,7 @@ def _write_teacher_outputs(
     outputs.mkdir(parents=True)
     for index, path in enumerate(paths):
         crop = _read_crop(path, info, HELD_OUT_SIDE)
+        # Left out of the scores alone; that all are too small is an error below.
         if min(crop.shape[:2]) < max(SMALLEST_PATCH, info.sizes.minimum):
             continue
         output = network(to_tensor(to_chw(crop))[None])[0]

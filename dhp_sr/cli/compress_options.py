@@ -7,61 +7,21 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from dhp_sr.allocation.budget import Budget
 from dhp_sr.archs import ARCHS
+from dhp_sr.cli.compress_request import Target
 from dhp_sr.config import dump_options
 from dhp_sr.config.checks import find_mistakes
 from dhp_sr.config.schema import Options
 from dhp_sr.hyper import HyperNet
-from dhp_sr.utils.cost_kinds import COST_KINDS
-from dhp_sr.utils.errors import UserError, unknown_name
-
-QUALITY = "quality"
-"""Target that is no cost: dB that may be lost."""
+from dhp_sr.utils.errors import UserError
 
 SEARCH_SAMPLES = 160
 """Inputs that the search needs: 128 for statistics and 32 for evaluation."""
 
 LEARNING_RATE = 1e-3
 DISTILL_WEIGHT = 3.0
-"""Weight of the distance to the original's output beside that to the truth, where there is one."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """What is asked for: a cost kind and the fraction to keep, or a loss of quality in dB."""
-
-    kind: str
-    value: float
-
-    @classmethod
-    def from_text(cls, text: str) -> "Target":
-        """Parse `macs=0.5` or `quality=0.1`.
-
-        Raises:
-            UserError: Another form, an unknown kind, or a value out of range.
-        """
-        kind, equals, value_text = text.partition("=")
-        known = [*COST_KINDS, QUALITY]
-        if not equals:
-            raise UserError(f"--target: expected KIND=VALUE such as macs=0.5, got {text!r}")
-        if kind not in known:
-            raise UserError(f"--target: {unknown_name('kind', kind, known)}")
-        try:
-            value = float(value_text)
-        except ValueError:
-            value = -1.0
-        if kind == QUALITY and not 0 < value < 100:
-            raise UserError(f"--target quality: expected dB that may be lost, got {value_text!r}")
-        if kind != QUALITY and not 0 < value < 1:
-            raise UserError(
-                f"--target {kind}: expected a fraction to keep, between 0 and 1, got {value_text!r}"
-            )
-        return cls(kind, value)
-
-    @property
-    def label(self) -> str:
-        """Short form for names of runs, such as `macs0.5`."""
-        return f"{self.kind}{self.value:g}"
+"""Weight of the distance to the original's output beside that to a ground truth."""
 
 
 @dataclass(frozen=True)
@@ -76,78 +36,104 @@ class Length:
 
 def network_section(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the section `network_g` of a network by name."""
+    # Our own networks are named directly in option files, all others below `Hyper`.
     if name in ARCHS:
         return {"type": f"Hyper{name}", **arguments}
     return {"type": "Hyper", "network": {"type": name, **arguments}}
 
 
-def make_options(
-    *,
-    name: str,
-    network: Mapping[str, Any],
-    weights: Path,
-    scale: int,
-    datasets: Mapping[str, Mapping[str, Any]],
-    has_truths: bool,
-    target: Target,
-    length: Length,
-    rules: Mapping[str, Any],
-    seed: int,
-    experiments: Path,
-) -> Options:
-    """Make the options of a run that compresses a trained network.
+@dataclass(frozen=True)
+class WidthRules:
+    """Widths that a run may choose."""
 
-    Args:
-        name: Of the run.
-        network: Section `network_g`.
-        weights: File of the dense network.
-        scale: Enlargement.
-        datasets: Sections.
-        has_truths: Whether the loss against the truth is added to that against the original.
-        target: A cost kind.
-        length: Iterations.
-        rules: Further keys of `compress`: round_to, min_width, tolerance, obs.
-        seed: Of everything random.
-        experiments: Folder of runs.
+    round_to: int
+    """Widths are multiples of this."""
+    min_width: int
+    """No layer of a prunable group is cut below this many channels."""
+    tolerance: float | None = None
+    """Largest distance from the target; None: that of the cost kind."""
+    widths: Mapping[str, int] | None = None
+    """Width of every prunable group, where the search chooses the channels alone."""
 
-    Raises:
-        UserError: A value is out of range, such as a scale that option files do not know.
+    def budget(self, kind: str, keep_ratio: float) -> Budget:
+        """Return the budget of a target under these rules."""
+        return Budget.from_target(kind, keep_ratio, self.tolerance, self.round_to, self.min_width)
+
+
+@dataclass(frozen=True)
+class RunTemplate:
+    """Everything about a run but its target, its length and its widths.
+
+    Quality is bisected with the options of a trial run, so the same things are stated twice.
     """
-    total = length.search_iter + length.finetune_iter
-    rules = dict(rules)
-    obs = {"generations": length.generations, **rules.pop("obs", {})}
-    raw = {
-        "name": name,
-        "scale": scale,
-        "manual_seed": seed,
-        "network_g": dict(network),
-        "datasets": {key: dict(section) for key, section in datasets.items()},
-        "path": {"pretrain_network_g": str(weights), "experiments_root": str(experiments)},
-        "compress": {
+
+    name: str
+    network: Mapping[str, Any]
+    """Section `network_g`."""
+    weights: Path
+    """File of the dense network."""
+    scale: int
+    """Enlargement."""
+    datasets: Mapping[str, Mapping[str, Any]]
+    has_truths: bool
+    """Whether the loss against the ground truth is added to that against the original."""
+    seed: int
+    """Of everything random."""
+    experiments: Path
+    """Folder of runs."""
+
+    def options(self, target: Target, length: Length, rules: WidthRules) -> Options:
+        """Return the options of a run for a target, which is a cost kind.
+
+        Raises:
+            UserError: A value is out of range, such as a scale that option files do not know.
+        """
+        total = length.search_iter + length.finetune_iter
+        raw = {
+            "name": self.name,
+            "scale": self.scale,
+            "manual_seed": self.seed,
+            "network_g": dict(self.network),
+            "datasets": {key: dict(section) for key, section in self.datasets.items()},
+            "path": {
+                "pretrain_network_g": str(self.weights),
+                "experiments_root": str(self.experiments),
+            },
+            "compress": self._compress_section(target, length, rules),
+            "train": {
+                "total_iter": total,
+                # At most a quarter of a short finetuning.
+                "warmup_iter": min(50, length.finetune_iter // 4),
+                "optim_g": {"type": "Muon", "lr": LEARNING_RATE},
+                "scheduler": {"type": "cosine"},
+                "channels_last": True,
+            },
+            # The held-out images are scored at the end; on the way they would only cost time.
+            "val": {"val_freq": 10_000_000},
+            "logger": {
+                "print_freq": max(1, total // 20),
+                "save_checkpoint_freq": max(1, total // 10),
+                "use_tb_logger": False,
+            },
+        }
+        return _checked(raw)
+
+    def _compress_section(
+        self, target: Target, length: Length, rules: WidthRules
+    ) -> dict[str, Any]:
+        # Without truths the original's output is the only target, so its weight has no meaning.
+        distill_weight = DISTILL_WEIGHT if self.has_truths else 1.0
+        return {
             "method": "obs",
             "target": {target.kind: target.value},
+            "tolerance": rules.tolerance,
+            "round_to": rules.round_to,
+            "min_width": rules.min_width,
             "search_iter": length.search_iter,
             "correction": {},
-            "distill": {"weight": DISTILL_WEIGHT if has_truths else 1.0, "task_loss": has_truths},
-            "obs": obs,
-            **rules,
-        },
-        "train": {
-            "total_iter": total,
-            "warmup_iter": min(50, length.finetune_iter // 4),
-            "optim_g": {"type": "Muon", "lr": LEARNING_RATE},
-            "scheduler": {"type": "cosine"},
-            "channels_last": True,
-        },
-        # The held-out images are scored at the end; on the way they would only cost time.
-        "val": {"val_freq": 10_000_000},
-        "logger": {
-            "print_freq": max(1, total // 20),
-            "save_checkpoint_freq": max(1, total // 10),
-            "use_tb_logger": False,
-        },
-    }
-    return _checked(raw)
+            "distill": {"weight": distill_weight, "task_loss": self.has_truths},
+            "obs": {"generations": length.generations, "widths": rules.widths},
+        }
 
 
 def _checked(raw: Mapping[str, Any]) -> Options:
@@ -170,7 +156,7 @@ def _checked(raw: Mapping[str, Any]) -> Options:
     return options
 
 
-def width_rules(hyper: HyperNet) -> dict[str, Any]:
+def width_rules(hyper: HyperNet) -> WidthRules:
     """Choose multiples of widths that suit a network: 8, and less for narrow ones.
 
     Raises:
@@ -178,7 +164,9 @@ def width_rules(hyper: HyperNet) -> dict[str, Any]:
     """
     widths = [group.width for group in hyper.plan.prunable]
     if not widths:
-        raise UserError("nothing of this network can be pruned: " + _reasons(hyper))
+        reasons = {group.reason for group in hyper.plan.groups if group.reason}
+        raise UserError(f"nothing of this network can be pruned: {'; '.join(sorted(reasons))}")
+    # By the median: a few narrow layers, such as those of an attention, must not decide.
     typical = sorted(widths)[len(widths) // 2]
     multiple = 1
     for candidate in (8, 4, 2):
@@ -186,12 +174,7 @@ def width_rules(hyper: HyperNet) -> dict[str, Any]:
         if typical >= 8 * candidate and typical % candidate == 0:
             multiple = candidate
             break
-    return {"round_to": multiple, "min_width": multiple}
-
-
-def _reasons(hyper: HyperNet) -> str:
-    reasons = {group.reason for group in hyper.plan.groups if group.reason}
-    return "; ".join(sorted(reasons))
+    return WidthRules(multiple, multiple)
 
 
 def option_file_text(options: Options, command: str) -> str:

@@ -1,4 +1,4 @@
-"""What is asked of a compression, and what it writes: model file, report, comparison."""
+"""What a compression writes: model file, report, comparison."""
 
 import shutil
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dhp_sr.cli.compress_drop_in import write_drop_in
-from dhp_sr.cli.compress_options import Target
+from dhp_sr.cli.compress_request import CompressRequest
 from dhp_sr.cli.export import export_model
 from dhp_sr.config import load_options, run_path
 from dhp_sr.config.schema import Options
@@ -21,32 +21,6 @@ from dhp_sr.training.run_folder import RunFolder
 from dhp_sr.training.trainer import Trainer
 from dhp_sr.zoo.checkpoints import Checkpoint
 from dhp_sr.zoo.user_class import is_user_class
-
-
-@dataclass(frozen=True)
-class CompressRequest:
-    """What the user asks for."""
-
-    images: Path
-    target: Target
-    minutes: float = 30.0
-    iterations: int | None = None
-    """Finetuning iterations instead of minutes."""
-    truths: Path | None = None
-    degradation: str | None = None
-    name: str = "network"
-    """Beginning of the run's name."""
-    output: Path | None = None
-    onnx: bool = False
-    drop_in: bool = False
-    auto_resume: bool = False
-    save_options: Path | None = None
-    seed: int = 0
-
-    @property
-    def run_name(self) -> str:
-        """Name of the run, and of its folder."""
-        return f"{self.name}_{self.target.label}{'_drop_in' if self.drop_in else ''}"
 
 
 @dataclass
@@ -79,6 +53,7 @@ def write_outputs(
     folder = RunFolder(run_path(options, root))
     output = request.output or folder.path / f"{request.run_name}.safetensors"
     output.parent.mkdir(parents=True, exist_ok=True)
+    # Read back from the file: what the user gets is what was written.
     network = load_model(folder.model("pruned"))
     if request.drop_in:
         write_drop_in(network, checkpoint, output)
@@ -93,6 +68,7 @@ def write_outputs(
     if request.onnx:
         exported = export_model(folder.model("pruned"), "onnx", output.with_suffix(".onnx"))
         note(f"written: {exported.path}")
+        # A model file cannot hold the user's code; a program of torch.export needs none.
         if is_user_class(checkpoint.name):
             program = export_model(folder.model("pruned"), "pt2", output.with_suffix(".pt2"))
             note(f"written: {program.path}")
@@ -101,7 +77,8 @@ def write_outputs(
 
 def _comparison_lines(options: Options, metrics: dict[str, Any]) -> list[str]:
     rows = {row["model"]: row for row in metrics["rows"]}
-    dense, pruned = rows["dense"], rows["pruned"]
+    dense = rows["dense"]
+    pruned = rows["pruned"]
     assert options.compress is not None and options.compress.distill is not None
     kept = ", ".join(
         f"{pruned[key] / dense[key]:.1%} of the {key}"
@@ -114,10 +91,11 @@ def _comparison_lines(options: Options, metrics: dict[str, Any]) -> list[str]:
         lines.append(f"time on this machine's CPU: {ratio:.1%} of the original's")
     key = "psnr_y_db" if options.scale > 1 else "psnr_rgb_db"
     for name, scores in pruned["sets"].items():
+        # Without ground truths, the original itself has no score to compare with.
         if options.compress.distill.task_loss:
             before = dense["sets"][name][key]
             lines.append(
-                f"{name}: {before:.2f} dB -> {scores[key]:.2f} dB to the truths "
+                f"{name}: {before:.2f} dB -> {scores[key]:.2f} dB to the ground truths "
                 f"({scores[key] - before:+.2f} dB)"
             )
         else:
@@ -130,6 +108,7 @@ def write_best_so_far(
 ) -> None:
     """Write the network of an interrupted run, if it has been cut."""
     folder = RunFolder(run_path(options, root))
+    # Those of the folder: a resumed run keeps the lengths that it was begun with.
     stored = load_options(folder.path / "options.yml")
     trainer = Trainer(stored, DistributedContext(torch.device("cpu")), folder)
     trainer.resume(list_states(folder.states)[-1][1])

@@ -54,6 +54,7 @@ def lines_before_start(
         f"of the {label}, {1 - least['kept']:.1%} can go and {least['kept']:.1%} is the least "
         f"possible ({least['pinned']:.1%} pinned, {least['floors']:.1%} by minimum widths)"
     ]
+    # By reason rather than by group: a deep network has dozens of groups and few reasons.
     reasons: dict[str, list[str]] = {}
     for group in summary["groups"]:
         if group["reason"]:
@@ -72,12 +73,14 @@ def check_reachable(summary: Mapping[str, Any], kind: str, keep_ratio: float) ->
     Raises:
         UserError: It is below.
     """
+    # A latency is measured during the search; nothing is known about it yet.
     if kind not in summary["least"]:
         return
     least = summary["least"][kind]["kept"]
     if keep_ratio < least:
         raise UserError(
             f"--target {kind}={keep_ratio:g}: the least possible is {least:.4f}; "
+            # Rounded up: the nearest hundredth may be below what is possible.
             f"ask for {math.ceil(least * 100) / 100:g} or more"
         )
 
@@ -111,6 +114,7 @@ def measure_length(
     """
     images = torch.rand(batch_size, info.in_channels, patch, patch)
     mask = hyper.mask.clone()
+    # With equal scores: which channels go does not change the time, only how many.
     hyper.prune_to_budget(budget)
     small = hyper.cut(check=False).train()
     hyper.mask.copy_(mask)
@@ -119,6 +123,7 @@ def measure_length(
     batch_factor = batch_size / 16
     statistics = STATISTICS_PASSES * forward_seconds / batch_factor
     generation = PASSES_PER_GENERATION * forward_seconds / batch_factor
+    # The search takes its share first, within bounds; finetuning gets what is left.
     generations = int((SEARCH_SHARE * seconds - statistics) / generation)
     generations = max(MIN_GENERATIONS, min(MAX_GENERATIONS, generations))
     search_iter = -(-SEARCH_SAMPLES // batch_size)
@@ -153,6 +158,7 @@ def _time_steps(network: nn.Module, small: nn.Module, images: torch.Tensor) -> t
         with torch.no_grad():
             target = network(images)
         forward_end = time.perf_counter()
+        # The optimizer's step is not timed: it is small beside a pass of 16 patches.
         nn.functional.l1_loss(small(images), target).backward()
         end = time.perf_counter()
         forward_seconds = min(forward_seconds, forward_end - start)

@@ -20,7 +20,7 @@ from dhp_sr.tasks import task_of
 from dhp_sr.utils.errors import UserError
 
 LEVEL_DB = 30.0
-"""PSNR of the original to the truth that is assumed where there are no truths."""
+"""PSNR of the original that is assumed where there are no ground truths to measure it with."""
 
 LARGEST_RATIO = 0.95
 NUM_BISECTIONS = 5
@@ -37,11 +37,11 @@ class QualityBound:
     loss_db: float
     """That may be lost."""
     dense_db: float | None
-    """PSNR of the original to the truths; None where there are none."""
+    """PSNR of the original to the ground truths; None where there are none."""
 
     @property
     def least_db(self) -> float:
-        """Least PSNR that is allowed: to the truths, or to the original's output.
+        """Least PSNR that is allowed: to the ground truths, or to the original's output.
 
         A difference from the original that is independent of the original's own error adds to the
         squared error: a loss of q dB at level L is a PSNR of L - 10 log10(10^(q/10) - 1).
@@ -54,12 +54,12 @@ class QualityBound:
         """Say the level."""
         if self.dense_db is not None:
             return (
-                f"quality {self.loss_db:g}: at least {self.least_db:.2f} dB to the truths, where "
-                f"the original has {self.dense_db:.2f} dB"
+                f"quality {self.loss_db:g}: at least {self.least_db:.2f} dB to the ground truths, "
+                f"where the original has {self.dense_db:.2f} dB"
             )
         return (
             f"quality {self.loss_db:g}: at least {self.least_db:.2f} dB to the original's output, "
-            f"which is {self.loss_db:g} dB lost at a level of {LEVEL_DB:g} dB to the truth"
+            f"which is {self.loss_db:g} dB lost at a level of {LEVEL_DB:g} dB to the ground truth"
         )
 
 
@@ -84,57 +84,96 @@ def find_keep_ratio(
     Raises:
         UserError: Even the largest fraction loses more.
     """
-    compress = options.compress
-    assert compress is not None and compress.distill is not None
-    task = task_of(options)
-    test_set = task.test_sets(options)[0]
-    key = task.main_score.key
-    has_truths = compress.distill.task_loss
-    dense_db = task.evaluate(network, test_set)[key] if has_truths else None
+    held_out = HeldOutScore(options)
+    dense_db = held_out.measure(network) if held_out.has_truths else None
     bound = QualityBound(loss_db, dense_db)
     note(bound.describe())
+    cuts = CorrectedCuts(hyper, options)
 
-    def budget(ratio: float) -> Budget:
-        return Budget.from_target("macs", ratio, None, compress.round_to, compress.min_width)
-
-    settings = SearchSettings(
-        budget=budget(LARGEST_RATIO),
-        iterations=compress.search_iter,
-        seed=options.manual_seed,
-        preset=compress.preset,
-        method_options={**compress.method_options, "generations": GENERATIONS},
-    )
-    search = build_search("obs", hyper, settings)
-    inputs = _training_inputs(options, compress.search_iter)
-    for batch in inputs:
-        search.observe(batch)
-    calibration = inputs[:CORRECTION_BATCHES]
-    mask = hyper.mask.clone()
-
-    def quality(ratio: float) -> float:
-        try:
-            hyper.prune_to_budget(budget(ratio), search.scores_for(budget(ratio)))
-        except BudgetError:
-            return -math.inf
-        score = task.evaluate(hyper.cut(calibration=calibration), test_set)[key]
-        hyper.mask.copy_(mask)
+    def is_enough(ratio: float) -> bool:
+        small = cuts.cut(ratio)
+        if small is None:
+            return False
+        score = held_out.measure(small)
         note(f"  keeping {ratio:.1%} of the MACs: {score:.2f} dB after the corrected cut")
-        return score
+        return score >= bound.least_db
 
     low, high = least, LARGEST_RATIO
-    if quality(high) < bound.least_db:
+    if not is_enough(high):
         raise UserError(
             f"--target quality={loss_db:g}: even {LARGEST_RATIO:.0%} of the multiply-adds lose "
             "more before finetuning; allow more dB, or ask for macs"
         )
+    # `high` is always enough: what is returned has been measured, never extrapolated.
     for _ in range(NUM_BISECTIONS):
         middle = (low + high) / 2
-        if quality(middle) >= bound.least_db:
+        if is_enough(middle):
             high = middle
         else:
             low = middle
     note(f"smallest that stays within it: {high:.1%} of the MACs")
     return round(high, 4)
+
+
+class HeldOutScore:
+    """PSNR on the held-out images of a run: to the truths, or to the original's output.
+
+    Args:
+        options: Of the run.
+    """
+
+    def __init__(self, options: Options) -> None:
+        assert options.compress is not None and options.compress.distill is not None
+        self.has_truths = options.compress.distill.task_loss
+        self._task = task_of(options)
+        self._test_set = self._task.test_sets(options)[0]
+
+    def measure(self, network: nn.Module) -> float:
+        """Return the mean PSNR of a network in dB."""
+        return self._task.evaluate(network, self._test_set)[self._task.main_score.key]
+
+
+class CorrectedCuts:
+    """Networks cut to any budget from a single set of statistics, and corrected.
+
+    Args:
+        hyper: The converted network; its masks are changed by every cut, and restored.
+        options: Of the run.
+    """
+
+    def __init__(self, hyper: HyperNet, options: Options) -> None:
+        assert options.compress is not None
+        self._hyper = hyper
+        self._compress = options.compress
+        settings = SearchSettings(
+            budget=self._budget(LARGEST_RATIO),
+            iterations=self._compress.search_iter,
+            seed=options.manual_seed,
+            preset=self._compress.preset,
+            method_options={**self._compress.method_options, "generations": GENERATIONS},
+        )
+        self._search = build_search("obs", hyper, settings)
+        # The same batches that the run itself will see, so that its search decides alike.
+        inputs = _training_inputs(options, self._compress.search_iter)
+        for batch in inputs:
+            self._search.observe(batch)
+        self._calibration = inputs[:CORRECTION_BATCHES]
+
+    def cut(self, ratio: float) -> nn.Module | None:
+        """Return the network that keeps this fraction of the multiply-adds; None: there is none."""
+        budget = self._budget(ratio)
+        mask = self._hyper.mask.clone()
+        try:
+            self._hyper.prune_to_budget(budget, self._search.scores_for(budget))
+            return self._hyper.cut(calibration=self._calibration)
+        except BudgetError:
+            return None
+        finally:
+            self._hyper.mask.copy_(mask)
+
+    def _budget(self, ratio: float) -> Budget:
+        compress = self._compress
+        return Budget.from_target("macs", ratio, None, compress.round_to, compress.min_width)
 
 
 def _training_inputs(options: Options, count: int) -> list[Tensor]:

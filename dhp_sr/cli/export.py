@@ -1,41 +1,27 @@
 """Models in the formats of other programs. The service of export.py."""
 
 import argparse
-import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from dhp_sr.cli.calibration import calibration_images
+from dhp_sr.cli.export_formats import EXPORT_FORMATS, ExportOptions
 from dhp_sr.cli.process import plain_warnings
-from dhp_sr.deploy import load_model, save_model
 from dhp_sr.deploy.manifest import FACTS, describe
-from dhp_sr.deploy.model_info import info_of, traced_shape
-from dhp_sr.deploy.onnx_export import OPSET, export_onnx
-from dhp_sr.deploy.onnx_metadata import pack_metadata
-from dhp_sr.deploy.openvino_export import export_openvino
-from dhp_sr.deploy.pt2_export import export_pt2
-from dhp_sr.deploy.quantize import DEFAULT_MAX_LOSS, CalibrationImage
+from dhp_sr.deploy.model_info import info_of
 from dhp_sr.deploy.runner import with_tiles
-from dhp_sr.deploy.verify import Agreement, compare, shape_text, tolerance_of, unseen_shapes
+from dhp_sr.deploy.verify import Agreement, shape_text
 from dhp_sr.metrics import complexity
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.files import atomic_path
 from dhp_sr.zoo.from_file import load_own_network, load_third_party_network, valid_utf8
 from dhp_sr.zoo.model_zoo import PREFIX, asks_for_listing, resolve_model, zoo_listing
 from dhp_sr.zoo.names import register_known
 from dhp_sr.zoo.networks import example_shape, image_shape
-from dhp_sr.zoo.third_party import can_be_loaded
-
-SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2", "safetensors": ".safetensors"}
-"""Format -> suffix of its files."""
-
-INT8_FORMATS = ("onnx", "openvino")
 
 
 @dataclass(frozen=True)
@@ -50,47 +36,6 @@ class Exported:
     agreement: Agreement
 
 
-@dataclass(frozen=True)
-class ExportOptions:
-    """Choices of an export beside its format."""
-
-    opset: int | None = None
-    """Of an ONNX file; None: `onnx_export.OPSET`."""
-    half: bool = False
-    """Weights and computation in fp16."""
-    license: str | None = None
-    """Stated in the file; None: the license of the model file."""
-    tolerance: float | None = None
-    """Largest difference to PyTorch; None: that of the precision in `verify.TOLERANCES`."""
-    int8: bool = False
-    """Weights and computation in int8."""
-    calibration: str | Path | None = None
-    """Folder of ground-truth images to quantize with."""
-    sigma: float | None = None
-    """Noise level (0-255 scale) of a denoiser's calibration images."""
-    max_loss: float | None = None
-    """Largest loss of int8 in dB; None: `quantize.DEFAULT_MAX_LOSS`."""
-    images: Sequence[CalibrationImage] = ()
-    """Those of `calibration`, read by `export_model`."""
-
-    @property
-    def precision(self) -> str:
-        """Precision of weights and computation."""
-        if self.int8:
-            return "int8"
-        return "fp16" if self.half else "fp32"
-
-    @property
-    def file_ending(self) -> str:
-        """End of the default file name, before the suffix."""
-        return "" if self.precision == "fp32" else f"_{self.precision}"
-
-    @property
-    def loss_limit(self) -> float:
-        """`max_loss` or its default."""
-        return DEFAULT_MAX_LOSS if self.max_loss is None else self.max_loss
-
-
 def run_export(arguments: argparse.Namespace) -> None:
     """Run export.py with arguments of `parsers.export_parser`.
 
@@ -102,7 +47,7 @@ def run_export(arguments: argparse.Namespace) -> None:
         print(zoo_listing(), end="")
         return
     if arguments.format is None:
-        raise UserError(f"--format: expected one of {', '.join(SUFFIXES)}; see --help")
+        raise UserError(f"--format: expected one of {', '.join(EXPORT_FORMATS)}; see --help")
     register_known()
     options = ExportOptions(
         arguments.opset,
@@ -140,7 +85,7 @@ def export_model(
     Args:
         model: Model file of ours, or `zoo:NAME`; or, with `arch`, weights of a dense network:
             `.pth` or safetensors.
-        file_format: Key of `SUFFIXES`.
+        file_format: Key of `EXPORT_FORMATS`.
         output: The file; default: beside the model, under its name; of a zoo model, in the
             current folder.
         options: Further choices.
@@ -157,7 +102,7 @@ def export_model(
     source = resolve_model(model)
     if output is None and str(model).startswith(PREFIX):
         # Not beside the file, which lies in the installed package.
-        output = Path(f"{source.stem}{options.file_ending}{SUFFIXES[file_format]}")
+        output = Path(f"{source.stem}{options.file_ending}{EXPORT_FORMATS[file_format].suffix}")
     # Everything that needs no model is checked first: loading and tracing take minutes.
     path = output_path(source, file_format, output, options.file_ending)
     if arch:
@@ -172,7 +117,7 @@ def export_model(
         options = replace(options, images=images)
     # Writers report what is wrong with the network; the user also needs to know which file.
     try:
-        label, agreement = _WRITERS[file_format](network, path, facts, options)
+        label, agreement = EXPORT_FORMATS[file_format].write(network, path, facts, options)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     return Exported(path, facts, label, agreement)
@@ -260,8 +205,9 @@ def check_int8(file_format: str, options: ExportOptions) -> None:
             if getattr(options, name) is not None:
                 raise UserError(f"--{name}: no effect without --int8; omit it")
         return
-    if file_format not in INT8_FORMATS:
-        raise UserError(f"--int8: expected --format {' or '.join(INT8_FORMATS)}, got {file_format}")
+    if not EXPORT_FORMATS[file_format].has_int8:
+        suitable = [name for name, row in EXPORT_FORMATS.items() if row.has_int8]
+        raise UserError(f"--int8: expected --format {' or '.join(suitable)}, got {file_format}")
     if options.half:
         raise UserError("--int8 and --half: expected only one of them")
     if options.calibration is None:
@@ -276,7 +222,7 @@ def output_path(model: Path, file_format: str, output: str | Path | None, ending
     Raises:
         UserError: It has another suffix, is a folder, or is the model itself.
     """
-    suffix = SUFFIXES[file_format]
+    suffix = EXPORT_FORMATS[file_format].suffix
     default = model.with_name(f"{model.stem}{ending}{suffix}")
     path = Path(output or default)
     if path.suffix != suffix:
@@ -287,93 +233,3 @@ def output_path(model: Path, file_format: str, output: str | Path | None, ending
     if path.exists() and path.resolve() == model.resolve():
         raise UserError(f"{path}: would replace the model itself; give another name as --output")
     return path
-
-
-def write_onnx(
-    network: nn.Module, path: Path, facts: Mapping[str, Any], options: ExportOptions
-) -> tuple[str, Agreement]:
-    """Write ONNX; return a label of the format and the agreement with PyTorch."""
-    opset = options.opset or OPSET
-    agreement = export_onnx(
-        network,
-        path,
-        traced_shape(info_of(network)),
-        size_multiple=info_of(network).sizes.multiple,
-        opset=opset,
-        half=options.half,
-        calibration=options.images,
-        max_loss=options.loss_limit,
-        facts=facts,
-        tolerance=options.tolerance,
-    )
-    return f"ONNX, opset {opset}", agreement
-
-
-def write_openvino(
-    network: nn.Module, path: Path, facts: Mapping[str, Any], options: ExportOptions
-) -> tuple[str, Agreement]:
-    """Write OpenVINO's two files; return as `write_onnx`."""
-    agreement = export_openvino(
-        network,
-        path,
-        traced_shape(info_of(network)),
-        size_multiple=info_of(network).sizes.multiple,
-        half=options.half,
-        calibration=options.images,
-        max_loss=options.loss_limit,
-        facts=facts,
-        tolerance=options.tolerance,
-    )
-    return "OpenVINO", agreement
-
-
-def write_pt2(
-    network: nn.Module, path: Path, facts: Mapping[str, Any], options: ExportOptions
-) -> tuple[str, Agreement]:
-    """Write a torch.export program; return as `write_onnx`."""
-    agreement = export_pt2(
-        network,
-        path,
-        traced_shape(info_of(network)),
-        size_multiple=info_of(network).sizes.multiple,
-        half=options.half,
-        metadata=pack_metadata(facts),
-        tolerance=options.tolerance,
-    )
-    return "torch.export", agreement
-
-
-def write_safetensors(
-    network: nn.Module, path: Path, facts: Mapping[str, Any], options: ExportOptions
-) -> tuple[str, Agreement]:
-    """Write a model file; return as `write_onnx`.
-
-    Raises:
-        UserError: Model files cannot name the network, or the file differs by too much.
-    """
-    if not can_be_loaded(network):
-        name = info_of(network).architecture
-        raise UserError(
-            f"{name} is not among the networks that model files can name; "
-            "see dhp_sr.deploy.register"
-        )
-    stored = {key: facts[key] for key in FACTS if facts[key] is not None}
-    dtype = torch.float16 if options.half else torch.float32
-    # Verified before it takes its name, like the other formats; the file is read back for it.
-    with atomic_path(path) as temporary:
-        save_model(copy.deepcopy(network).to(dtype), temporary, **stored)
-        loaded = load_model(temporary).float()
-        shapes = unseen_shapes(traced_shape(info_of(network)), info_of(network).sizes.multiple)
-        tolerance = tolerance_of(options.half, options.tolerance)
-        return "safetensors", compare(network, loaded, shapes, tolerance)
-
-
-Writer = Callable[[nn.Module, Path, Mapping[str, Any], ExportOptions], tuple[str, Agreement]]
-
-_WRITERS: dict[str, Writer] = {
-    "onnx": write_onnx,
-    "openvino": write_openvino,
-    "pt2": write_pt2,
-    "safetensors": write_safetensors,
-}
-"""Format -> function that writes and verifies it; a new format is a row here and in `SUFFIXES`."""

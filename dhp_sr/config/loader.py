@@ -1,33 +1,24 @@
-"""Option files to `Options` and back; files that are based on another file; paths made absolute."""
+"""Option files to `Options` and back, also files that are based on another file."""
 
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
 from dhp_sr.config.checks import find_mistakes, find_unused
-from dhp_sr.config.datasets import Dataset
 from dhp_sr.config.messages import explain, show
 from dhp_sr.config.renamed import use_current_names
 from dhp_sr.config.schema import Options
-from dhp_sr.config.section import Issue, Section
+from dhp_sr.config.section import Issue
 from dhp_sr.config.yaml import OptionDumper, lines_of, parse
 from dhp_sr.utils.errors import UserError
 
 BASE = "base"
 """Key that names another option file."""
-BUNDLED = "bundled:"
-"""Prefix of data that is no path."""
-DATA_FOLDER = "datasets"
-"""First folder of a path in an option file that `data_root` or DATA_VARIABLE replaces."""
-DATA_VARIABLE = "DHP_SR_DATA"
-
-SomeSection = TypeVar("SomeSection", bound=Section)
 
 
 @dataclass(frozen=True)
@@ -238,81 +229,3 @@ def dump_options(options: Options) -> str:
     # mode="json": tuples and enumerations become what YAML can hold without tags.
     values = options.model_dump(mode="json")
     return yaml.dump(values, Dumper=OptionDumper, sort_keys=False, allow_unicode=True, width=120)
-
-
-def run_path(options: Options, root: str | Path) -> Path:
-    """Folder that a run writes to: `<experiments_root>/<name>`, relative to `root`."""
-    return Path(root) / _expand_user(options.path.experiments_root) / options.name
-
-
-def resolve_path(root: str | Path, text: str, data_root: str | None = None) -> str:
-    """Make a path of an option file absolute.
-
-    It is relative to the working directory if it exists there, else to `root`.
-
-    Args:
-        root: folder of the project.
-        text: path; `~` is the home folder. `bundled:...` stays as it is.
-        data_root: folder that takes the place of a leading `datasets`; default: none.
-    """
-    if text.startswith(BUNDLED):
-        return text
-    path = _expand_user(text)
-    if data_root is not None and path.parts[:1] == (DATA_FOLDER,):
-        path = _expand_user(data_root).joinpath(*path.parts[1:])
-    from_here = Path.cwd() / path
-    # os.path.exists: for Path.exists a name that is too long is an error.
-    if not os.path.exists(from_here):
-        path = Path(root) / path
-    return str(path.resolve())
-
-
-def _expand_user(text: str) -> Path:
-    try:
-        return Path(text).expanduser()
-    except RuntimeError as error:
-        raise UserError(f"{text}: expected a path, got no such user's home folder") from error
-
-
-def resolve_paths(options: Options, root: str | Path) -> Options:
-    """Make every path that is read absolute, see `resolve_path`; those that are written stay.
-
-    Args:
-        options: options of a run.
-        root: folder of the project.
-    """
-    # The option goes first: the variable is set for a machine, the option for a run.
-    data_root = options.data_root or os.environ.get(DATA_VARIABLE) or None
-    datasets = {}
-    for key, dataset in options.datasets.items():
-        names = ("dataroot_gt", "dataroot_lq", "dataroot")
-        dataset = _with_absolute(dataset, names, root, data_root)
-        if isinstance(dataset, Dataset):
-            # Written as well as read, beside the runs, which then share it.
-            default = os.path.join(_expand_user(options.path.experiments_root), "image_cache")
-            folder = os.path.join(root, _expand_user(dataset.cache_dir or default))
-            dataset = dataset.model_copy(update={"cache_dir": folder})
-        datasets[key] = dataset
-    path = _with_absolute(options.path, ("pretrain_network_g",), root, data_root)
-    compress = options.compress
-    # Written as well as read, but an existing table may lie anywhere.
-    if compress:
-        compress = _with_absolute(compress, ("latency_table",), root, data_root)
-    if compress and compress.distill:
-        distill = _with_absolute(compress.distill, ("teacher",), root, data_root)
-        compress = compress.model_copy(update={"distill": distill})
-    return options.model_copy(update={"datasets": datasets, "path": path, "compress": compress})
-
-
-def _with_absolute(
-    section: SomeSection, names: Sequence[str], root: str | Path, data_root: str | None
-) -> SomeSection:
-    """Copy of a section with some of its paths made absolute, lists of paths included."""
-    update: dict[str, str | list[str]] = {}
-    for name in names:
-        value = getattr(section, name, None)  # classifiers have `dataroot`, others two roots
-        if isinstance(value, str):
-            update[name] = resolve_path(root, value, data_root)
-        elif isinstance(value, list):
-            update[name] = [resolve_path(root, item, data_root) for item in value]
-    return section.model_copy(update=update)

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 from dhp_sr.config.compress import Compress
-from dhp_sr.config.methods import METHODS
 from dhp_sr.config.schema import Options
 from dhp_sr.config.section import Issue, changed
 from dhp_sr.utils.cost_kinds import COST_KINDS
+from dhp_sr.utils.methods import METHODS
 
 
 def method_problems(options: Options) -> Iterator[Issue]:

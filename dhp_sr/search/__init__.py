@@ -2,20 +2,19 @@
 
 `base.Search` says what a method is. `gradual_taylor` is the default, `paper` the published search
 of DHP, `hsn` the hyper-structure network, `obs` a search for trained weights by forward passes
-alone, `baselines` what they are compared with. A new method is a file here, a row of `METHODS` and
-a row of `dhp_sr.config.methods.METHODS`.
+alone, `baselines` what they are compared with. A new method is a file here and a row of
+`dhp_sr.utils.methods.METHODS` that names it.
 """
 
 from collections.abc import Callable
+from pkgutil import resolve_name
 
 from dhp_sr.hyper import HyperNet
 from dhp_sr.search.base import Search
-from dhp_sr.search.baselines import Magnitude, PriorWidths, Random, Uniform
 from dhp_sr.search.gradual_taylor import GradualTaylorPruning
-from dhp_sr.search.hsn.search import HSN
-from dhp_sr.search.obs.search import OBSSearch
 from dhp_sr.search.paper import PaperDHP
 from dhp_sr.search.settings import DHPSettings, HSNSettings, SearchSettings
+from dhp_sr.utils import methods
 from dhp_sr.utils.errors import UserError, nearest
 
 
@@ -33,13 +32,7 @@ def dhp_of_preset(hyper: HyperNet, settings: SearchSettings) -> Search:
 
 
 METHODS: dict[str, Callable[[HyperNet, SearchSettings], Search]] = {
-    "dhp": dhp_of_preset,
-    "hsn": HSN,
-    "obs": OBSSearch,
-    "uniform": Uniform,
-    "random": Random,
-    "magnitude": Magnitude,
-    "prior_widths": PriorWidths,
+    name: resolve_name(spec.search) for name, spec in methods.METHODS.items()
 }
 """Name in the option file -> class, or function, that makes the search."""
 

@@ -4,8 +4,8 @@ import pytest
 
 from dhp_sr.config.checks import find_mistakes, find_unused
 from dhp_sr.config.compress import Compress
-from dhp_sr.config.methods import METHODS
 from dhp_sr.config.schema import Options
+from dhp_sr.utils.methods import METHODS
 
 SR = {"type": "SRDataset", "dataroot_gt": "a"}
 NOISE = {"type": "NoiseDataset", "dataroot_gt": "a", "sigma": 25.0}

@@ -6,7 +6,7 @@ from third_party import third_party_info
 from torch import nn
 
 from dhp_sr.archs import build
-from dhp_sr.cli.parsers import RUNTIMES as PARSED
+from dhp_sr.cli.model_parsers import RUNTIMES as PARSED
 from dhp_sr.deploy import SizeRequirements, load_model, save_model
 from dhp_sr.deploy.model_info import SIZE_MULTIPLES, attach_info, info_of, trial_side
 from dhp_sr.deploy.runner import Runner, with_tiles

@@ -9,7 +9,8 @@ from torch import nn
 
 from dhp_sr.archs import build
 from dhp_sr.cli.calibration import MAX_SIDE, calibration_images
-from dhp_sr.cli.export import ExportOptions, check_options, export_model, export_text
+from dhp_sr.cli.export import check_options, export_model, export_text
+from dhp_sr.cli.export_formats import ExportOptions
 from dhp_sr.data.images import encode_png
 from dhp_sr.deploy import save_model
 from dhp_sr.deploy.quantize import (

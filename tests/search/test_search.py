@@ -10,7 +10,6 @@ from torch import nn
 from dhp_sr.allocation.budget import Budget
 from dhp_sr.archs import build
 from dhp_sr.config.compress import Compress, DHPOptions, HSNOptions
-from dhp_sr.config.methods import METHODS as METHOD_SPECS
 from dhp_sr.hyper import convert
 from dhp_sr.search import METHODS, SearchSettings, build_search, paper
 from dhp_sr.search.gradual_taylor import INTERVAL, MIN_HEADROOM
@@ -18,6 +17,7 @@ from dhp_sr.search.keep_ratio import keep_ratio_schedule
 from dhp_sr.search.settings import DHPSettings, HSNSettings
 from dhp_sr.search.width_prior import width_prior
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.methods import METHODS as METHOD_SPECS
 
 LENGTH = 60
 BUDGET = {"kind": "macs", "keep_ratio": 0.5, "tolerance": None, "round_to": 2, "min_width": 2}
@@ -236,10 +236,6 @@ def test_unknown_methods_are_refused_with_a_suggestion():
     settings = SearchSettings(Budget.from_target("macs", 0.5), LENGTH)
     with pytest.raises(UserError, match=r"'dph'.*'dhp'"):
         build_search("dph", hyper_network(), settings)
-
-
-def test_the_option_file_knows_the_same_methods():
-    assert set(METHOD_SPECS) == set(METHODS)
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,11 @@ from collections.abc import Collection, Mapping
 from importlib.resources import files
 from typing import Any
 
-from dhp_sr.config.methods import BASELINES
 from dhp_sr.config.renamed import use_current_names
 from dhp_sr.reports.run import Run, read_options
 from dhp_sr.reports.run_files import read_json
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.methods import BASELINES
 from dhp_sr.utils.strict_json import parse_json
 
 NO_METHOD = "none"

@@ -1,0 +1,225 @@
+"""What happens before a compression is trained: plan, images, options, in this order.
+
+Everything that the user should know is said here, and every mistake is found here, since training
+takes minutes.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from dhp_sr.cli.compress_drop_in import WIDTH_ARGUMENTS, find_shape
+from dhp_sr.cli.compress_images import (
+    BATCH_SIZE,
+    PreparedImages,
+    list_images,
+    prepare_images,
+    read_samples,
+)
+from dhp_sr.cli.compress_options import (
+    SEARCH_SAMPLES,
+    Length,
+    RunTemplate,
+    WidthRules,
+    network_section,
+    width_rules,
+)
+from dhp_sr.cli.compress_plan import (
+    MAX_GENERATIONS,
+    check_reachable,
+    lines_before_start,
+    measure_length,
+)
+from dhp_sr.cli.compress_quality import find_keep_ratio
+from dhp_sr.cli.compress_request import QUALITY, CompressRequest, Degradation, Target
+from dhp_sr.config.schema import Options
+from dhp_sr.deploy.model_info import attach_info, info_of
+from dhp_sr.deploy.safetensors_io import write_tensors
+from dhp_sr.hyper import HyperNet, convert
+from dhp_sr.training.plan_summary import summarize_plan
+from dhp_sr.utils.cost_kinds import COST_KINDS
+from dhp_sr.utils.errors import UserError
+from dhp_sr.zoo.checkpoints import Checkpoint
+from dhp_sr.zoo.names import build_named
+from dhp_sr.zoo.networks import example_input
+from dhp_sr.zoo.value_range import find_value_range
+
+NUM_RANGE_SAMPLES = 3
+RANGE_SIDE = 64
+"""Images, and their side, that value ranges are tried on."""
+
+DROP_IN_TOLERANCE = 1e-6
+"""Under it, no other widths than those of the constructor's shape meet the budget."""
+
+
+def prepare_run(
+    checkpoint: Checkpoint, request: CompressRequest, root: Path, note: Callable[[str], None]
+) -> Options:
+    """Plan a run and make its options.
+
+    Args:
+        checkpoint: The original.
+        request: What is asked for.
+        root: Folder that `experiments/` lies in.
+        note: Takes lines for the user.
+
+    Raises:
+        UserError: Images, target or time do not allow it.
+    """
+    paths = list_images(request.images)
+    checkpoint = _adapt_value_range(checkpoint, paths, note)
+    network, info = checkpoint.network, info_of(checkpoint.network)
+    if not info.restores_images:
+        raise UserError(
+            f"{checkpoint.title}: a classifier; compress it by train.py with labeled images"
+        )
+    hyper = convert(network, example_input(network))
+    rules = width_rules(hyper)
+    # Before images are written: a target that cannot be met needs none.
+    least = _least_macs(hyper, network, rules, request.target, note)
+    folder = root / "experiments" / f"{request.run_name}_images"
+    degradation = Degradation.from_text(request.degradation, info.scale)
+    prepared = prepare_images(folder, paths, network, info, degradation, request.truths)
+    note(prepared.trust)
+    template = RunTemplate(
+        name=request.run_name,
+        network=network_section(checkpoint.name, checkpoint.arguments),
+        weights=_write_weights(network, folder),
+        scale=info.scale,
+        datasets=prepared.datasets,
+        has_truths=prepared.has_truths,
+        seed=request.seed,
+        experiments=root / "experiments",
+    )
+    target = request.target
+    # Each step below turns the target into a narrower one: quality into a fraction of
+    # multiply-adds, and any fraction into what a shape of the constructor keeps.
+    if target.kind == QUALITY:
+        trial = Length(-(-SEARCH_SAMPLES // BATCH_SIZE), 1, 0)
+        options = template.options(Target("macs", 0.5), trial, rules)
+        ratio = find_keep_ratio(hyper, network, options, target.value, least, note)
+        target = Target("macs", ratio)
+    if request.drop_in:
+        target, rules = _constructor_widths(checkpoint, hyper, target, note)
+    length = _length(hyper, network, target, rules, prepared, request, note)
+    return template.options(target, length, rules)
+
+
+def _least_macs(
+    hyper: HyperNet,
+    network: nn.Module,
+    rules: WidthRules,
+    target: Target,
+    note: Callable[[str], None],
+) -> float:
+    """Say what can be pruned, and return the least possible fraction of the multiply-adds.
+
+    Raises:
+        UserError: The target is below the least possible cost.
+    """
+    keep_ratio = None if target.kind == QUALITY else target.value
+    counted = _counted(target.kind)
+    summary = summarize_plan(hyper, network, rules.round_to, rules.min_width, counted)
+    for line in lines_before_start(summary, target.kind, keep_ratio):
+        note(line)
+    if keep_ratio is not None:
+        check_reachable(summary, target.kind, keep_ratio)
+    return summary["least"]["macs"]["kept"]
+
+
+def _constructor_widths(
+    checkpoint: Checkpoint, hyper: HyperNet, target: Target, note: Callable[[str], None]
+) -> tuple[Target, WidthRules]:
+    """Find the constructor's shape for a target; return what it keeps, and rules for its widths.
+
+    Raises:
+        UserError: The target is measured, or the class has no such shape.
+    """
+    if COST_KINDS[target.kind].is_measured:
+        raise UserError("--drop_in: a latency cannot be the target of equal widths; use macs")
+    shape = find_shape(checkpoint, hyper, target.kind, target.value)
+    argument = WIDTH_ARGUMENTS[checkpoint.name]
+    note(f"drop-in: {argument}={shape.arguments[argument]} keeps {shape.kept:.1%}")
+    # A little above: rounded down, these very widths would be over the budget.
+    kept = round(shape.kept + DROP_IN_TOLERANCE / 10, 9)
+    rules = WidthRules(1, 1, tolerance=DROP_IN_TOLERANCE, widths=shape.widths)
+    return Target(target.kind, kept), rules
+
+
+def _counted(kind: str) -> str:
+    """Return a cost kind that needs no measurement: multiply-adds stand in for others."""
+    return kind if kind in COST_KINDS and not COST_KINDS[kind].is_measured else "macs"
+
+
+def _adapt_value_range(
+    checkpoint: Checkpoint, paths: list[Path], note: Callable[[str], None]
+) -> Checkpoint:
+    """Find the value range of a network that does not state it, and adapt it to [0, 1]."""
+    info = info_of(checkpoint.network)
+    note(f"{checkpoint.title}: {info.task}, scale {info.scale}, {info.color} images")
+    for line in checkpoint.notes:
+        note(line)
+    if info.package == "dhp_sr" or not info.restores_images:
+        return checkpoint
+    # Small crops suffice: a wrong range shows in every pixel.
+    side = max(RANGE_SIDE, info.sizes.round_up(RANGE_SIDE))
+    samples = read_samples(paths, info, NUM_RANGE_SAMPLES, side)
+    samples = [image for image in samples if min(image.shape[1:]) >= info.sizes.minimum]
+    if not samples:
+        raise UserError(f"--images: smaller than {info.sizes.minimum} pixels, which passed a trial")
+    value_range, likeness_db = find_value_range(
+        checkpoint.network, samples, info.scale, info.in_channels
+    )
+    note(
+        f"values {value_range.describe()}, by trial: outputs look like inputs to "
+        f"{likeness_db:.1f} dB"
+    )
+    if value_range.is_plain:
+        return checkpoint
+    # The range travels among the constructor's arguments, so that model files hold it.
+    arguments = {**checkpoint.arguments, **value_range.arguments}
+    adapted: Any = build_named(checkpoint.name, arguments).eval()
+    adapted.network.load_state_dict(checkpoint.network.state_dict())
+    attach_info(adapted, replace(info, arguments=arguments))
+    return replace(checkpoint, network=adapted, arguments=arguments)
+
+
+def _length(
+    hyper: HyperNet,
+    network: nn.Module,
+    target: Target,
+    rules: WidthRules,
+    prepared: PreparedImages,
+    request: CompressRequest,
+    note: Callable[[str], None],
+) -> Length:
+    """Iterations of the run: as asked for, or as many as the minutes allow."""
+    training = prepared.datasets["train"]
+    batch_size = training["batch_size_per_gpu"]
+    if request.iterations is not None:
+        generations = min(MAX_GENERATIONS, request.iterations)
+        return Length(-(-SEARCH_SAMPLES // batch_size), request.iterations, generations)
+    info = info_of(network)
+    length, text = measure_length(
+        hyper,
+        network,
+        info,
+        rules.budget(_counted(target.kind), target.value),
+        patch=training["gt_size"] // info.scale,
+        batch_size=batch_size,
+        minutes=request.minutes,
+    )
+    note(text)
+    return length
+
+
+def _write_weights(network: nn.Module, folder: Path) -> Path:
+    """Write the original's weights for the run, as bare safetensors."""
+    path = folder / "original.safetensors"
+    # Copies: safetensors refuses tensors that share memory.
+    tensors = {key: value.clone().contiguous() for key, value in network.state_dict().items()}
+    write_tensors(path, tensors, {})
+    return path

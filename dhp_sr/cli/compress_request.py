@@ -1,0 +1,125 @@
+"""What is asked of a compression: target, degradation, files. Mistakes in the texts are found here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dhp_sr.utils.cost_kinds import COST_KINDS
+from dhp_sr.utils.errors import UserError, unknown_name
+
+QUALITY = "quality"
+"""Target that is no cost: dB that may be lost."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is asked for: a cost kind and the fraction to keep, or a loss of quality in dB."""
+
+    kind: str
+    value: float
+
+    @classmethod
+    def from_text(cls, text: str) -> "Target":
+        """Parse `macs=0.5` or `quality=0.1`.
+
+        Raises:
+            UserError: Another form, an unknown kind, or a value out of range.
+        """
+        kind, equals, value_text = text.partition("=")
+        known = [*COST_KINDS, QUALITY]
+        if not equals:
+            raise UserError(f"--target: expected KIND=VALUE such as macs=0.5, got {text!r}")
+        if kind not in known:
+            raise UserError(f"--target: {unknown_name('kind', kind, known)}")
+        # No number at all gets the message of a number out of range.
+        try:
+            value = float(value_text)
+        except ValueError:
+            value = -1.0
+        if kind == QUALITY and not 0 < value < 100:
+            raise UserError(f"--target quality: expected dB that may be lost, got {value_text!r}")
+        if kind != QUALITY and not 0 < value < 1:
+            raise UserError(
+                f"--target {kind}: expected a fraction to keep, between 0 and 1, got {value_text!r}"
+            )
+        return cls(kind, value)
+
+    @property
+    def label(self) -> str:
+        """Short form for names of runs, such as `macs0.5`."""
+        return f"{self.kind}{self.value:g}"
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """How inputs come from the user's images."""
+
+    kind: str = "none"
+    """`none`: the images are inputs; `bicubic`, `noise`: they are ground truths, and inputs are
+    made of them."""
+    sigma: float | None = None
+    """Noise level on the 0-255 scale."""
+
+    @classmethod
+    def from_text(cls, text: str | None, scale: int) -> "Degradation":
+        """Parse `bicubic`, `noise=25` or `none`.
+
+        Raises:
+            UserError: Another text, or one that does not suit the network's scale.
+        """
+        if text is None or text == "none":
+            return cls()
+        if text == "bicubic":
+            if scale == 1:
+                raise UserError(
+                    "--degradation bicubic: the network does not enlarge; use noise=SIGMA or none"
+                )
+            return cls("bicubic")
+        kind, equals, value = text.partition("=")
+        if kind != "noise" or not equals:
+            raise UserError(f"--degradation: expected bicubic, noise=SIGMA or none, got {text!r}")
+        if scale != 1:
+            raise UserError(
+                f"--degradation {text}: the network enlarges {scale} times; use bicubic"
+            )
+        # No number at all gets the message of a number out of range.
+        try:
+            sigma = float(value)
+        except ValueError:
+            sigma = -1.0
+        if not 0 < sigma <= 255:
+            raise UserError(f"--degradation noise: expected a level up to 255, got {value!r}")
+        return cls("noise", sigma)
+
+    @property
+    def dataset_keys(self) -> dict[str, Any]:
+        """Keys of a dataset that makes inputs in this way."""
+        if self.kind == "noise":
+            return {"type": "NoiseDataset", "sigma": self.sigma}
+        return {"type": "SRDataset"}
+
+
+@dataclass(frozen=True)
+class CompressRequest:
+    """What the user asks for."""
+
+    images: Path
+    target: Target
+    minutes: float = 30.0
+    iterations: int | None = None
+    """Finetuning iterations instead of minutes."""
+    truths: Path | None = None
+    degradation: str | None = None
+    name: str = "network"
+    """Beginning of the run's name."""
+    output: Path | None = None
+    onnx: bool = False
+    drop_in: bool = False
+    auto_resume: bool = False
+    save_options: Path | None = None
+    seed: int = 0
+
+    @property
+    def run_name(self) -> str:
+        """Name of the run, and of its folder."""
+        return f"{self.name}_{self.target.label}{'_drop_in' if self.drop_in else ''}"
