@@ -14,6 +14,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from fake_clock import clock  # noqa: E402, F401 - fixture of the tests of latency
 from tiny_runs import image_folder, make_options  # noqa: E402, F401 - fixtures of many tests
 
+from dhp_sr.graph import tracer  # noqa: E402
+from dhp_sr.operators import registry  # noqa: E402
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add `--regen`, which rewrites the golden files."""
@@ -43,6 +46,15 @@ def _repeatable(monkeypatch: pytest.MonkeyPatch):
     torch.manual_seed(0)
     # `train.amp: auto` must not make results depend on the machine; unknown ones have float32.
     monkeypatch.setattr("dhp_sr.utils.devices.CPUINFO", Path(os.devnull))
+
+
+@pytest.fixture
+def registry_restored(monkeypatch: pytest.MonkeyPatch):
+    """Undo registrations of operators after the test."""
+    monkeypatch.setattr(registry, "_TABLE", dict(registry._TABLE))
+    before = set(tracer.LEAF_TYPES)
+    yield
+    tracer.LEAF_TYPES.intersection_update(before)
 
 
 @pytest.fixture(scope="session")

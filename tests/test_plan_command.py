@@ -46,15 +46,19 @@ def test_a_network_by_name(tmp_path, capsys):
     assert found["input"] == [1, 3, 32, 48] and found["targets"] == []
     assert found["excluded"] == ["upsample.0"]
     groups = {group["name"]: group for group in found["groups"]}
-    assert groups["conv_first"]["controls"]["macs"] > groups["body.0.conv1"]["controls"]["macs"] > 0
+    assert (
+        groups["conv_first"]["cost_shares"]["macs"]
+        > groups["body.0.conv1"]["cost_shares"]["macs"]
+        > 0
+    )
     assert (
         groups["conv_first"]["width"],
-        groups["conv_first"]["floor"],
+        groups["conv_first"]["min_width"],
         groups["conv_first"]["reason"],
     ) == (16, 4, "")
-    assert groups["x"]["reason"] == "input of the network" and groups["x"]["controls"] == {}
-    least = found["least"]["macs"]
-    assert least["kept"] == pytest.approx(least["pinned"] + least["floors"])
+    assert groups["x"]["reason"] == "input of the network" and groups["x"]["cost_shares"] == {}
+    least = found["lower_bound"]["macs"]
+    assert least["kept"] == pytest.approx(least["pinned"] + least["min_width"])
     text = capsys.readouterr().out
     assert "Excluded by name: upsample.0" in text and "x (3): input of the network" in text
     assert f"{least['kept']:.4f} of macs" in text
@@ -166,7 +170,7 @@ def test_a_target_of_activations_is_planned(tmp_path):
     code, found = plan(tmp_path, "-opt", OPTIONS, "--set", *changes)
     (target,) = found["targets"]
     assert code == 0 and target["met"] and abs(target["kept"]["activations"] - 0.5) <= 0.01
-    assert set(found["dense"]) == set(found["least"]) == {"macs", "params", "activations"}
+    assert set(found["dense"]) == set(found["lower_bound"]) == {"macs", "params", "activations"}
 
 
 @pytest.mark.parametrize(("arguments", "expected"), [

@@ -47,12 +47,12 @@ def lines_before_start(
         kind: The cost kind; of a latency the multiply-adds stand in.
         keep_ratio: Fraction to keep; None where quality decides.
     """
-    kind = kind if kind in summary["least"] else "macs"
+    kind = kind if kind in summary["lower_bound"] else "macs"
     label = COST_KINDS[kind].label
-    least = summary["least"][kind]
+    bound = summary["lower_bound"][kind]
     lines = [
-        f"of the {label}, {1 - least['kept']:.1%} can go and {least['kept']:.1%} is the least "
-        f"possible ({least['pinned']:.1%} pinned, {least['floors']:.1%} by minimum widths)"
+        f"of the {label}, {1 - bound['kept']:.1%} can go and {bound['kept']:.1%} is the least "
+        f"possible ({bound['pinned']:.1%} pinned, {bound['min_width']:.1%} by minimum widths)"
     ]
     # By reason rather than by group: a deep network has dozens of groups and few reasons.
     reasons: dict[str, list[str]] = {}
@@ -74,9 +74,9 @@ def check_reachable(summary: Mapping[str, Any], kind: str, keep_ratio: float) ->
         UserError: It is below.
     """
     # A latency is measured during the search; nothing is known about it yet.
-    if kind not in summary["least"]:
+    if kind not in summary["lower_bound"]:
         return
-    least = summary["least"][kind]["kept"]
+    least = summary["lower_bound"][kind]["kept"]
     if keep_ratio < least:
         raise UserError(
             f"--target {kind}={keep_ratio:g}: the least possible is {least:.4f}; "

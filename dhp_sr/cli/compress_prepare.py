@@ -127,7 +127,7 @@ def _least_macs(
         note(line)
     if keep_ratio is not None:
         check_reachable(summary, target.kind, keep_ratio)
-    return summary["least"]["macs"]["kept"]
+    return summary["lower_bound"]["macs"]["kept"]
 
 
 def _constructor_widths(

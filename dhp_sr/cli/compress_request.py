@@ -1,4 +1,4 @@
-"""What is asked of a compression: target, degradation, files. Mistakes in the texts are found here."""
+"""What is asked of a compression: target, degradation, files; and mistakes in their texts."""
 
 from dataclasses import dataclass
 from pathlib import Path

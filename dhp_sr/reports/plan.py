@@ -22,6 +22,14 @@ _TRAINING_FORM = (
     "evaluation mode stay apart, and cost what is stated here."
 )
 
+FORMER_KEYS = {
+    "least": "lower_bound",
+    "floor": "min_width",
+    "floors": "min_width",
+    "controls": "cost_shares",
+}
+"""Key in a plan.json of an earlier version -> key today."""
+
 Group = Mapping[str, Any]
 """Channel group of plan.json or widths.json."""
 
@@ -58,17 +66,29 @@ def plan_text(plan: Mapping[str, Any]) -> str:
     if plan["excluded"]:
         lines += [*_wrapped(f"Excluded by name: {', '.join(plan['excluded'])}"), ""]
     lines.append("With every group at its minimum width:")
-    for kind, least in plan["least"].items():
+    for kind, bound in plan["lower_bound"].items():
         # No target below this can be met, whatever the search does.
         lines.append(
-            f"  {least['kept']:.4f} of {kind} remains, the lowest possible target "
-            f"(pinned {least['pinned']:.4f}, prunable {least['floors']:.4f})"
+            f"  {bound['kept']:.4f} of {kind} remains, the lowest possible target "
+            f"(pinned {bound['pinned']:.4f}, prunable {bound['min_width']:.4f})"
         )
     if plan["targets"]:
         lines += ["", "Targets:"]
     for target in plan["targets"]:
         lines += target_lines(target)
     return "\n".join(lines) + "\n"
+
+
+def with_current_keys(plan: Any) -> Any:
+    """Return the contents of a plan.json under the keys of today, at any depth."""
+    if isinstance(plan, list):
+        return [with_current_keys(item) for item in plan]
+    if not isinstance(plan, dict):
+        return plan
+    current = {}
+    for key, value in plan.items():
+        current[FORMER_KEYS.get(key, key)] = with_current_keys(value)
+    return current
 
 
 def widths_text(widths: Mapping[str, Any]) -> str:
@@ -126,10 +146,10 @@ def prunable_table(groups: Sequence[Group], kinds: Sequence[str]) -> list[str]:
     """Format widths and minimum widths of groups, and what each saves of the kinds of cost."""
     table = [["group", "width", "min width", "layers", *kinds]]
     for group in groups:
-        sizes = [str(group["width"]), str(group["floor"]), str(len(group["members"]))]
+        sizes = [str(group["width"]), str(group["min_width"]), str(len(group["members"]))]
         cells = [_abbreviated(group["name"]), *sizes]
         for kind in kinds:
-            cells.append(f"{group['controls'][kind]:.1%}")
+            cells.append(f"{group['cost_shares'][kind]:.1%}")
         table.append(cells)
     return _indented(table, left=(0,))
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from dhp_sr.config.datasets import TASKS
 from dhp_sr.config.yaml import parse
+from dhp_sr.reports.plan import with_current_keys
 from dhp_sr.reports.run_files import (
     LatentHistory,
     Sample,
@@ -193,7 +194,7 @@ def read_run(folder: str | Path) -> Run:
         validation=_read_points(folder / "validation.csv", ValidationPoint),
         options=read_options(folder / "options.yml"),
         environment=read_json(folder / "environment.json") or {},
-        plan=read_json(folder / "plan.json"),
+        plan=with_current_keys(read_json(folder / "plan.json")),
         cut_widths=read_cut_widths(folder),
         latents=read_latents(folder / "latents.csv"),
         samples=read_samples(folder / "images"),

@@ -68,16 +68,16 @@ def summarize_plan(
         `input`: shape that costs are stated for.
         `dense`: kind of cost -> cost of the unpruned network.
         `rules`: the arguments.
-        `groups`: for each its name, width, minimum width (`floor`), members and reason (empty
-        where prunable); for prunable ones also `controls`: kind of cost -> fraction of the dense
-        cost that goes when this group alone is pruned to its minimum width.
+        `groups`: for each its name, width, min_width, members and reason (empty where prunable);
+        for prunable ones also `cost_shares`: kind of cost -> fraction of the dense cost that goes
+        when this group alone is pruned to its minimum width.
         `excluded`: layers that keep their widths because `exclude` names them.
-        `least`: kind of cost -> least kept fraction, and what of it pinned groups and minimum
-        widths (`floors`) hold.
+        `lower_bound`: kind of cost -> least kept fraction, and what of it pinned groups and
+        minimum widths (`min_width`) hold.
         `training_form`: whether the training-time form is planned, and left after a cut.
     """
     plan = hyper.plan
-    dense, shares, least = _summarize_costs(hyper, round_to, min_width, budget_kind)
+    dense, shares, bounds = _summarize_costs(hyper, round_to, min_width, budget_kind)
     # Minimum widths do not depend on the kind of cost.
     narrowest = min_width_mask(plan, Budget.from_target("macs", 1.0, None, round_to, min_width))
     groups: list[dict[str, Any]] = []
@@ -86,14 +86,14 @@ def summarize_plan(
         entry = {
             "name": group.name,
             "width": group.width,
-            "floor": group.width,
+            "min_width": group.width,
             "members": list(group.members),
             "reason": group.reason,
-            "controls": {},
+            "cost_shares": {},
         }
         if group.prunable:
-            entry["floor"] = int(narrowest[group.span].sum())
-            entry["controls"] = {kind: shares[kind][group.name] for kind in shares}
+            entry["min_width"] = int(narrowest[group.span].sum())
+            entry["cost_shares"] = {kind: shares[kind][group.name] for kind in shares}
         if group.reason == EXCLUDED:
             excluded.extend(group.members)
         groups.append(entry)
@@ -104,7 +104,7 @@ def summarize_plan(
         "rules": {"round_to": round_to, "min_width": min_width},
         "groups": groups,
         "excluded": excluded,
-        "least": least,
+        "lower_bound": bounds,
         "training_form": plan.training_time_form,
     }
 
@@ -113,10 +113,11 @@ def _summarize_costs(
     hyper: HyperNet, round_to: int, min_width: int, budget_kind: str
 ) -> tuple[dict[str, float], dict[str, dict[str, float]], dict[str, dict[str, float]]]:
     """Return the dense cost, the share of every group, and the lower bound, by kind of cost."""
-    plan, costs = hyper.plan, hyper.costs
+    plan = hyper.plan
+    costs = hyper.costs
     dense: dict[str, float] = {}
     shares: dict[str, dict[str, float]] = {}
-    least: dict[str, dict[str, float]] = {}
+    bounds: dict[str, dict[str, float]] = {}
     for kind in reported_kinds(budget_kind):
         if kind.name not in costs.kinds:  # latency, where nothing measures it
             continue
@@ -124,9 +125,9 @@ def _summarize_costs(
         dense[kind.name] = costs.dense[kind.name]
         shares[kind.name] = share_per_group(plan, costs, budget)
         bound = lower_bound(plan, costs, budget)
-        least[kind.name] = {
+        bounds[kind.name] = {
             "kept": bound.ratio,
             "pinned": bound.pinned_ratio,
-            "floors": bound.min_width_ratio,
+            "min_width": bound.min_width_ratio,
         }
-    return dense, shares, least
+    return dense, shares, bounds

@@ -38,6 +38,7 @@ def load_third_party_network(
     model: Path, arch: str, arguments: Sequence[str]
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Return a dense network with the weights of another project's file."""
+    # Arguments first: reading a large file takes seconds.
     parsed = named_arguments(arguments)
     weights = load_weights(model)
     check_weight_shapes(model, arch, parsed, weights)

@@ -72,6 +72,7 @@ def zoo_models(folder: Path | None = None) -> list[ZooModel]:
         UserError: The index is malformed, or names a file that is not there.
     """
     folder = folder or FOLDER
+    # A wheel may be built without the models, which is no error before a model is asked for.
     index = folder / INDEX
     if not index.is_file():
         return []
@@ -134,6 +135,7 @@ def zoo_listing(folder: Path | None = None) -> str:
     lines = []
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        # No blanks at the ends of lines, which the last column would be filled up with.
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines) + "\n"
 

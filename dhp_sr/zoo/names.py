@@ -1,7 +1,7 @@
-"""Plain networks by name: of our own table, of BasicSR's registry, of torchvision's classifiers.
+"""Plain networks by name: of our table, of BasicSR's registry, of torchvision, of spandrel.
 
-Neither package is imported before a network of it is constructed. A further source of networks,
-such as a class in the user's own file, is a row in `PACKAGES`.
+No package is imported before a network of it is constructed. A further package is a row in
+`PACKAGES`.
 """
 
 import importlib
@@ -74,6 +74,7 @@ def build_named(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     # Our table first: `basicsr:EDSR` means theirs.
     if name in ARCHS:
         return build(name, **arguments)
+    # Before the colon of other names is a package, here it is a path.
     if is_user_class(name):
         return adapt_range(lambda inner: build_user_class(name, inner), arguments)
     # What a program registered for model files, option files may name as well.
@@ -88,7 +89,7 @@ def build_named(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     try:
         return PACKAGES[package](inner, arguments)
     except UserError as error:
-        # Without a package, BasicSR was asked; the user may have meant the other one.
+        # Without a package, BasicSR was asked; the user may have meant torchvision.
         if ":" not in name and inner in _torchvision_names():
             raise UserError(
                 f"network type {name!r} is unknown (did you mean 'torchvision:{inner}'?)"
@@ -105,6 +106,7 @@ def full_name(name: str) -> str:
         return user_class_name(name)
     if name in ARCHS or ":" in name:
         return name
+    # The suffix is that of BasicSR's registry for names that are taken.
     return f"basicsr:{name.removesuffix('_basicsr')}"
 
 
@@ -130,7 +132,7 @@ def named_arguments(texts: Sequence[str]) -> dict[str, Any]:
 def register_known() -> None:
     """Let model files name the networks of both packages; harmless when called again.
 
-    Entry points call it. As a library, `load_model` knows our own networks alone: a program
+    Entry points call it. As a library, `load_model` knows our networks alone: a program
     decides for itself which constructors a file may call.
     """
     register_basicsr()
@@ -222,6 +224,7 @@ def build_torchvision(name: str, arguments: Mapping[str, Any]) -> nn.Module:
 def _torchvision_names() -> list[str]:
     prepare_torchvision()
     models = importlib.import_module("torchvision.models")
+    # Of this module alone: its registry also lists detection, segmentation and video.
     return models.list_models(module=models)
 
 

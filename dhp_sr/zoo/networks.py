@@ -27,6 +27,7 @@ def plain_type(network: Network) -> tuple[str, dict[str, Any]]:
         UserError: `Hyper` comes without `network: {type: ...}`, or with other keys beside it.
     """
     arguments = network.arguments
+    # `arguments` is a copy, so taking keys out of it leaves the options as they were.
     if network.type != "Hyper":
         return network.type.removeprefix("Hyper"), arguments
     # Whatever is left beside `network` after this would be ignored without a word.
@@ -44,6 +45,7 @@ def check_network_type(type: str) -> str | None:
 
     Names below `Hyper`, of other packages, are looked up when the network is built.
     """
+    # To look up a name of another package, that package would have to be imported.
     if type == "Hyper" or type.removeprefix("Hyper") in ARCHS:
         return None
     known = [*ARCHS, *(f"Hyper{name}" for name in ARCHS), "Hyper"]

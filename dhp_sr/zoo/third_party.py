@@ -41,6 +41,7 @@ class _Trial:
         """Enlargement, or None where the output is no enlarged image."""
         if self.shape is None or len(self.shape) != 4 or self.shape[2] != self.shape[3]:
             return None
+        # Square, so a single side says it all.
         scale, rest = divmod(self.shape[3], self.side)
         return scale if scale > 0 and rest == 0 else None
 
@@ -64,6 +65,7 @@ def describe_by_images(
         UserError: It does not give images of the right size for the option file's images.
     """
     register_known()
+    # Of the first dataset: a network has one number of input channels, whatever the others say.
     channels = next(iter(options.datasets.values())).channels
     problem = ""
     for trial in _trials(network, channels):
@@ -112,6 +114,7 @@ def describe_by_output(network: nn.Module, name: str, arguments: Mapping[str, An
             break
     problem = ""
     for trial in _trials(network, channels):
+        # The first multiple that passes is the smallest, and larger ones pass as well.
         scale = trial.scale
         if scale is not None and trial.shape is not None:
             info = ModelInfo(

@@ -1,4 +1,4 @@
-"""A network class in the user's own file: `path/to/net.py:CLASS`.
+"""A network class in a file of the user: `path/to/net.py:CLASS`.
 
 The file is code, and importing it runs it. So only a name on the command line or in an option file
 leads here, never a checkpoint or a model file. A model file names such a network `user:CLASS`; the
@@ -24,6 +24,7 @@ PACKAGE = "user"
 
 def is_user_class(name: str) -> bool:
     """Return whether a name has the form `path/to/net.py:CLASS`."""
+    # From the right: a path on Windows has a colon after its drive.
     path, colon, class_name = name.rpartition(":")
     return bool(colon) and path.endswith(".py") and class_name.isidentifier()
 
@@ -45,6 +46,7 @@ def build_user_class(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     def construct(**values: Any) -> nn.Module:
         return adapt_range(lambda inner: class_object(**inner), values)
 
+    # Not under the path: a file that is passed on must not tell where it was made.
     register(user_class_name(name), construct)
     try:
         return class_object(**arguments)
@@ -62,7 +64,7 @@ def load_user_class(name: str) -> type[nn.Module]:
     path = Path(path_text)
     if not path.is_file():
         raise UserError(f"{path}: expected a Python file with the class {class_name}, found none")
-    # A name of its own: another file of the user may have the same stem.
+    # By the whole path: another file of the user may have the same stem.
     digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
     module_name = f"dhp_sr_user_{digest}"
     module = sys.modules.get(module_name)
@@ -70,16 +72,19 @@ def load_user_class(name: str) -> type[nn.Module]:
         spec = importlib.util.spec_from_file_location(module_name, path)
         assert spec is not None and spec.loader is not None, "the suffix is .py"
         module = importlib.util.module_from_spec(spec)
+        # Before it is executed, as import does: pickling and dataclasses look their module up.
         sys.modules[module_name] = module
         try:
             spec.loader.exec_module(module)
         except Exception as error:
+            # The user's code raises anything. A half-made module must not be taken for the whole.
             del sys.modules[module_name]
             raise UserError(
                 f"{path}: cannot be imported: {type(error).__name__}: {error}"
             ) from error
     class_object = getattr(module, class_name, None)
     if not isinstance(class_object, type) or not issubclass(class_object, nn.Module):
+        # Classes that the file defines; those that it imports are not meant.
         known = []
         for key, value in vars(module).items():
             is_network = isinstance(value, type) and issubclass(value, nn.Module)

@@ -1,4 +1,4 @@
-"""Value range of other people's networks: found by trial on images, and adapted to [0, 1]."""
+"""Value range of third-party networks: determined by trial on images, and adapted to [0, 1]."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -89,12 +89,13 @@ def adapt_range(
     """Construct a network, and adapt its range if the arguments ask for it.
 
     Args:
-        build: Constructs it from its own arguments.
+        build: Constructs it from the other arguments.
         arguments: These, and those of `ValueRange.arguments`.
     """
     rest = dict(arguments)
     scale = rest.pop(SCALE_ARGUMENT, 1.0)
     shift = rest.pop(SHIFT_ARGUMENT, (0.0,))
+    # The constructor would refuse arguments that it does not know.
     network = build(rest)
     if ValueRange(scale, tuple(shift)).is_plain:
         return network
@@ -119,11 +120,13 @@ def find_value_range(
         The range, and the mean PSNR in dB between the reduced outputs and the inputs.
     """
     ranges = [ValueRange(), ValueRange(255.0)]
+    # The mean is that of colors; gray networks that subtract one are not known.
     if channels == 3:
         ranges += [ValueRange(1.0, DIV2K_MEAN), ValueRange(255.0, DIV2K_MEAN)]
     scores = [_likeness_db(network, images, scale, candidate) for candidate in ranges]
     best = max(range(len(ranges)), key=lambda index: scores[index])
     is_better = scores[best] >= scores[0] + CLEARLY_BETTER_DB and scores[best] > PLAUSIBLE_DB
+    # [0, 1] is by far the most common, so doubt decides for it.
     if scores[0] > IMPLAUSIBLE_DB or not is_better:
         best = 0
     return ranges[best], scores[best]
@@ -135,9 +138,11 @@ def _likeness_db(
     scores = []
     for image in images:
         output = value_range.apply(network, image[None])
+        # Any enlargement that is not shifted becomes the input again under a mean over blocks.
         if scale > 1:
             output = functional.avg_pool2d(output, scale)
         error = float((output[0] - image).square().mean())
+        # Values 255 times too large can overflow inside, for example in an attention.
         if not math.isfinite(error):
             return -math.inf
         scores.append(min(MAX_PSNR_DB, -10 * math.log10(max(error, 1e-12))))

@@ -8,26 +8,15 @@ from topologies import TOPOLOGIES
 from torch import nn
 
 from dhp_sr.channels.build_plan import make_plan
-from dhp_sr.graph import tracer
 from dhp_sr.graph.capture import trace
 from dhp_sr.hyper import convert
-from dhp_sr.operators import Unsupported, register_op, registry
+from dhp_sr.operators import Unsupported, register_op
 from dhp_sr.operators.registry import registered_specs, spec_for
 from dhp_sr.operators.resize import resize
 from dhp_sr.tiling.receptive import receptive_field
 
 WITHOUT_IMAGE = {"size", "number of entries", "number", "assertion"}
 """Entries whose results are numbers, or nothing: they read no pixels."""
-
-
-@pytest.fixture
-def restored(monkeypatch):
-    """Undo registrations after the test."""
-    monkeypatch.setattr(registry, "_TABLE", dict(registry._TABLE))
-    monkeypatch.setattr(tracer, "LEAF_TYPES", tracer.LEAF_TYPES)
-    before = set(tracer.LEAF_TYPES)
-    yield
-    tracer.LEAF_TYPES.intersection_update(before)
 
 
 def specs_in(network):
@@ -83,7 +72,7 @@ def gained(*between):
     return nn.Sequential(nn.Conv2d(2, 8, 3, padding=1), *between, nn.Conv2d(8, 2, 3, padding=1))
 
 
-def test_a_registered_operator_is_planned_cut_and_tiled(restored):
+def test_a_registered_operator_is_planned_cut_and_tiled(registry_restored):
     register_op(
         ChannelGain,
         channels=gain_channels,
@@ -104,7 +93,7 @@ def test_a_registered_operator_is_planned_cut_and_tiled(restored):
     assert small[1].width == 3
 
 
-def test_unsupported_pins_with_its_reason(restored):
+def test_unsupported_pins_with_its_reason(registry_restored):
     register_op(ChannelGain, channels=gain_channels)
     network = gained(nn.Flatten(2), ChannelGain(8), nn.Unflatten(2, (8, 8)))
     network[2].forward = lambda x: x  # as if it took any rank
@@ -113,7 +102,7 @@ def test_unsupported_pins_with_its_reason(restored):
 
 
 @pytest.mark.parametrize("error", [AttributeError, IndexError, KeyError, RuntimeError, ValueError])
-def test_a_bug_in_a_rule_propagates(restored, error):
+def test_a_bug_in_a_rule_propagates(registry_restored, error):
     def faulty(op):
         raise error("a bug")
 
@@ -122,7 +111,7 @@ def test_a_bug_in_a_rule_propagates(restored, error):
         make_plan(gained(nn.ReLU()), torch.rand(1, 2, 8, 8))
 
 
-def test_an_operator_without_receptive_field_is_unbounded(restored):
+def test_an_operator_without_receptive_field_is_unbounded(registry_restored):
     register_op(ChannelGain, channels=gain_channels)
     field = receptive_field(gained(ChannelGain(8)), 2)
     assert field.halo is None and "ChannelGain" in field.reason

@@ -1,6 +1,6 @@
 """Channel groups as text: the plan of a network, and the widths after the cut."""
 
-from dhp_sr.reports.plan import LINE_LENGTH, plan_text, widths_text
+from dhp_sr.reports.plan import LINE_LENGTH, plan_text, widths_text, with_current_keys
 
 WIDTHS = """\
 Channel groups: 2, 51 of 67 channels kept
@@ -26,10 +26,10 @@ def group(name, width, reason="", members=()):
     return {
         "name": name,
         "width": width,
-        "floor": 8,
+        "min_width": 8,
         "reason": reason,
         "members": [name, *members],
-        "controls": shares,
+        "cost_shares": shares,
     }
 
 
@@ -44,7 +44,7 @@ PLAN = {
         group("x", 3, "input of the network", [f"layer_{number}" for number in range(5)]),
     ],
     "excluded": ["upsample.0"],
-    "least": {"macs": {"kept": 0.07, "pinned": 0.01, "floors": 0.06}},
+    "lower_bound": {"macs": {"kept": 0.07, "pinned": 0.01, "min_width": 0.06}},
     "training_form": True,
     "targets": [
         {"kind": "macs", "keep_ratio": 0.5, "met": True, "kept": {"macs": 0.5, "latency": None}},
@@ -57,6 +57,18 @@ def test_a_plan_with_everything(golden):
     text = plan_text(PLAN)
     golden("plan_text.txt", text)
     assert max(map(len, text.splitlines())) <= LINE_LENGTH
+
+
+def test_a_plan_of_an_earlier_version_is_read_like_one_of_today():
+    """The keys that plan.json had, written out: old run folders go on being reported."""
+    former = {**PLAN, "groups": []}
+    former["least"] = {"macs": {"kept": 0.07, "pinned": 0.01, "floors": 0.06}}
+    del former["lower_bound"]
+    for entry in PLAN["groups"]:
+        old = {**entry, "floor": entry["min_width"], "controls": entry["cost_shares"]}
+        del old["min_width"], old["cost_shares"]
+        former["groups"].append(old)
+    assert with_current_keys(former) == PLAN == with_current_keys(PLAN)
 
 
 def test_a_plan_of_a_single_group():

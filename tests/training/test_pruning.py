@@ -1,5 +1,6 @@
 """From the option file to the search, and the dry run."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,16 @@ from torch import nn
 
 from dhp_sr.allocation.budget import Budget
 from dhp_sr.config import load_options
+from dhp_sr.hyper import convert
+from dhp_sr.metrics import complexity
+from dhp_sr.operators import register_op
+from dhp_sr.operators.registry import spec_of_module
 from dhp_sr.surgery.cut import CutError
 from dhp_sr.tasks import task_of
 from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.training.dry_run import dry_run
-from dhp_sr.training.pruning import convert_network, start_search
+from dhp_sr.training.pruning import check_counters, convert_network, start_search
+from dhp_sr.utils.errors import UserError
 
 QUICKSTART = Path(__file__).parents[2] / "options" / "quickstart.yml"
 CPU = torch.device("cpu")
@@ -75,3 +81,27 @@ def test_the_dry_run_draws_no_random_numbers(make_options):
     before = torch.get_rng_state()
     dry_run(network, options, DistributedContext(CPU))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+class RunTwice(nn.Conv2d):
+    """A layer whose entry counts a single pass, while it computes two."""
+
+    def forward(self, x):
+        return super().forward(x) + super().forward(x)
+
+
+def test_a_wrong_count_of_multiply_adds_is_refused_before_training(registry_restored):
+    """Where the plan and the running network disagree, a budget would be met on paper only."""
+    entry = spec_of_module(nn.Conv2d(1, 1, 1))
+    register_op(RunTwice, channels=entry.channels, macs=entry.macs, resize=entry.resize)
+    network = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), RunTwice(16, 3, 3))
+    hyper = convert(network, torch.rand(1, 3, 16, 16))
+    with pytest.raises(UserError) as caught:
+        check_counters(network, hyper)
+    planned = hyper.dense_cost().macs
+    counted = complexity(network, (1, 3, 16, 16)).macs
+    assert counted > planned
+    assert f"{planned:,}" in str(caught.value) and f"{counted:,}" in str(caught.value)
+    twice = replace(entry.macs, positions=lambda op: 2 * entry.macs.positions(op))
+    register_op(RunTwice, channels=entry.channels, macs=twice, resize=entry.resize)
+    check_counters(network, convert(network, torch.rand(1, 3, 16, 16)))

@@ -109,7 +109,7 @@ def saving_kinds(run: Run) -> list[CostKind]:
     names: set[str] = set()
     for group in (run.plan or {}).get("groups", ()):
         # The plan of a run before its training measures no latency.
-        names.update(group.get("controls") or ())
+        names.update(group.get("cost_shares") or ())
     return [kind for kind in COST_KINDS.values() if kind.name in names]
 
 
@@ -153,7 +153,7 @@ def merge_group(
     """
     # The width and the reason are the same in all of them; a run without a plan has the second.
     any_cut: Mapping[str, Any] = next(iter(cut.values()), {})
-    shares = planned.get("controls") or {}
+    shares = planned.get("cost_shares") or {}
     savings = []
     for kind in kinds:
         share = shares.get(kind.name)
@@ -163,7 +163,7 @@ def merge_group(
         layers=tuple(planned.get("members", ())),
         before=planned.get("width", any_cut.get("before")),
         after={model: group["after"] for model, group in cut.items()},
-        min_width=planned.get("floor"),
+        min_width=planned.get("min_width"),
         savings=tuple(savings),
         reason=planned.get("reason", any_cut.get("reason", "")),
     )

@@ -33,17 +33,17 @@ PLAN = {
         {
             "name": "input",
             "width": 3,
-            "floor": 3,
+            "min_width": 3,
             "members": ["input", "conv_last"],
             "reason": "input of the network",
         },
         {
             "name": "conv_first",
             "width": 64,
-            "floor": 8,
+            "min_width": 8,
             "members": ["conv_first", "b.1", "b.2", "b.3", "b.<4>"],
             "reason": "",
-            "controls": {"macs": 0.743, "params": 0.757},
+            "cost_shares": {"macs": 0.743, "params": 0.757},
         },
     ],
 }

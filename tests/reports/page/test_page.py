@@ -162,7 +162,7 @@ def test_widths_and_groups(whole):
 
 def test_savings_are_shown_for_the_costs_of_the_plan(whole):
     plan = json.loads((whole / "plan.json").read_text())
-    plan["groups"][1]["controls"] = {"macs": 0.5, "activations": 0.123}
+    plan["groups"][1]["cost_shares"] = {"macs": 0.5, "activations": 0.123}
     (whole / "plan.json").write_text(json.dumps(plan))
     text = page_of(whole).text()
     assert "of the activations" in text and "12.3%" in text and "of the parameters" not in text
