@@ -64,7 +64,12 @@ def exports(tmp_path_factory: pytest.TempPathFactory):
 
     for package in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(package)
-    return Exports(tmp_path_factory.mktemp("onnx"))
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    folder = folder / "onnx"
+    folder.mkdir(exist_ok=True)
+    return Exports(folder)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,9 @@
 """Small networks and the ONNX files made from them, once in a session: an export takes seconds."""
 
+import fcntl
 from pathlib import Path
+
+import torch
 
 from dhp_sr.archs import build
 
@@ -14,7 +17,11 @@ SMALL = {
 
 
 class Exports:
-    """Networks by name, each with its file."""
+    """Networks by name, each with its file.
+
+    Args:
+        folder: Shared by all test processes: whoever needs a file first makes it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.made = folder, {}
@@ -23,8 +30,14 @@ class Exports:
         if name not in self.made:
             from dhp_sr.deploy.onnx_export import export_onnx
 
-            network, path = build(name, **SMALL[name]).eval(), self.folder / f"{name}.onnx"
-            example = (1, network.in_channels, 16, 16)
-            export_onnx(network, path, example)
+            # The same weights in every process.
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                network = build(name, **SMALL[name]).eval()
+            path = self.folder / f"{name}.onnx"
+            with open(self.folder / f"{name}.lock", "w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not path.exists():
+                    export_onnx(network, path, (1, network.in_channels, 16, 16))
             self.made[name] = network, path
         return self.made[name]

@@ -1,5 +1,6 @@
 """The networks that every identity is tested on, in small."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -41,6 +42,14 @@ CASES = {
     "mobilenet_v1": ("MobileNetV1", {"width_mult": 0.25, "input_size": 16, "dropout": 0.2}),
     "mobilenet_v2": ("MobileNetV2", {"width_mult": 0.25, "input_size": 16}),
 }
+
+
+DEEP = ("mobilenet_v1", "mobilenet_v2")
+"""Cases with many layers, which take as long as all others together."""
+SHALLOW_CASES = [
+    pytest.param(case, marks=pytest.mark.slow if case in DEEP else ()) for case in CASES
+]
+"""Every case, the deep ones only where slow tests run."""
 
 
 def network(case: str) -> nn.Module:

@@ -1,5 +1,8 @@
 """Whole runs, killed where a test says so, and their comparison."""
 
+import contextlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from dhp_sr.cli.process import seed_everything
 from dhp_sr.config.schema import Options
 from dhp_sr.training.checkpoint import load_state, pack
 from dhp_sr.training.driver import train
+from dhp_sr.training.run_folder import RunFolder
 from dhp_sr.training.trainer import Trainer
 
 
@@ -18,10 +22,24 @@ class Killed(Exception):
     """Raised in place of a training step."""
 
 
-def run(options: Options, root: Path, **arguments: Any) -> dict[str, Any]:
-    """Train as train.py does."""
+@contextmanager
+def empty_pages() -> Iterator[None]:
+    """Write empty report pages: drawing them takes longer than the run of a tiny network."""
+
+    def write(folder: RunFolder, *, only_missing: bool = False) -> None:
+        (folder.path / "report.html").touch()
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("driver", "results"):
+            patch.setattr(f"dhp_sr.training.{module}.write_pages", write)
+        yield
+
+
+def run(options: Options, root: Path, *, pages: bool = False, **arguments: Any) -> dict[str, Any]:
+    """Train as train.py does; plots and report.html are drawn only where `pages` asks for them."""
     seed_everything(options.manual_seed)
-    return train(options, root=root, **arguments)
+    with contextlib.nullcontext() if pages else empty_pages():
+        return train(options, root=root, **arguments)
 
 
 def kill_before(monkeypatch: pytest.MonkeyPatch, step_number: int) -> None:

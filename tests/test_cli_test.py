@@ -102,8 +102,11 @@ def test_several_models_side_by_side(edsr, image_folder, tmp_path, capsys):
 
 
 def test_nothing_of_training_is_imported(edsr, image_folder):
+    """Nor is a package of others, for a network of our own: not for scores, not for a plan."""
     code = (
         "import sys; from dhp_sr.test import main; code = main(sys.argv[1:]);"
+        "from dhp_sr.plan import main as plan;"
+        "code += plan(['--arch', 'DnCNN', 'num_feat=8', 'num_layers=3']);"
         "found = {'basicsr', 'torchvision', 'lmdb', 'skimage', 'matplotlib', 'tensorboard'};"
         "found.add('onnx');"
         "found &= set(sys.modules);"

@@ -26,8 +26,26 @@ def plan(tmp_path, *arguments):
     return code, json.loads(path.read_text())
 
 
+DEEP = (
+    "densenet40_cifar10_dhp",
+    "mobilenetv1_tiny_dhp",
+    "mobilenetv2_wide_c10_cpu",
+    "resnet110_cifar10_dhp",
+    "resnet56_cifar10_dhp",
+    "resnet56_cifar10_hsn",
+)
+"""Long to trace, and alike to others."""
+DOCUMENTED = ("edsr_x4_dhp", "mobilenetv2_tiny_dhp")
+"""Planned as commands of the documentation."""
+
+
+def _plans(path):
+    is_slow = path.stem in (*DEEP, *DOCUMENTED)
+    return pytest.param(path, marks=pytest.mark.slow if is_slow else (), id=path.stem)
+
+
 @pytest.mark.parametrize(
-    "path", sorted((ROOT / "options").glob("*.yml")), ids=lambda path: path.stem
+    "path", [_plans(path) for path in sorted((ROOT / "options").glob("*.yml"))]
 )
 def test_every_option_file_can_be_planned_and_met(path, capsys):
     assert main(["-opt", str(path)]) == 0

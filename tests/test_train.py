@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from runs import assert_same_run
+from runs import assert_same_run, empty_pages
 
 from dhp_sr.train import main
 
@@ -61,10 +61,11 @@ def command(path: Path, *more: str) -> list[str]:
     return [sys.executable, str(ROOT / "dhp_sr" / "train.py"), "-opt", str(path), *more]
 
 
-def test_killed_and_resumed_from_another_folder(option_file, tmp_path):
+def test_killed_and_resumed_from_another_folder(option_file, tmp_path, monkeypatch, capsys):
     """SIGKILL somewhere in the middle; the end is that of an uninterrupted run."""
     path = option_file()
-    assert main(["-opt", str(path), "--set", "name=whole"]) == 0
+    with empty_pages():
+        assert main(["-opt", str(path), "--set", "name=whole"]) == 0
     killed, whole = (tmp_path / "experiments" / name for name in ("tiny", "whole"))
     process = subprocess.Popen(
         command(path), cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
@@ -75,10 +76,10 @@ def test_killed_and_resumed_from_another_folder(option_file, tmp_path):
                 process.kill()
                 break
     assert process.returncode == -signal.SIGKILL and not (killed / "metrics.json").exists()
-    resumed = subprocess.run(
-        command(path, "--auto_resume"), cwd="/", env=ENVIRONMENT, capture_output=True, text=True
-    )
-    assert resumed.returncode == 0 and "resumed at iteration" in resumed.stderr, resumed.stderr
+    monkeypatch.chdir("/")
+    with empty_pages():
+        assert main(["-opt", str(path), "--auto_resume"]) == 0
+    assert "resumed at iteration" in capsys.readouterr().err
     assert_same_run(killed, whole)
 
 

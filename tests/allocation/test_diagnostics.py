@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks import CASES, example, network
+from networks import SHALLOW_CASES, example, network
 
 from dhp_sr.allocation.budget import Budget, BudgetError
 from dhp_sr.allocation.candidates import min_width_mask
@@ -40,7 +40,7 @@ def test_an_infeasible_budget_names_the_groups_and_their_shares():
     assert [fact for fact in facts if fact not in str(caught.value)] == []
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", SHALLOW_CASES)
 @pytest.mark.parametrize("kind", COUNTED_COSTS)
 def test_shares_of_the_lower_bound_add_up(case, kind):
     plan = make_plan(network(case), example(network(case)))
@@ -50,7 +50,7 @@ def test_shares_of_the_lower_bound_add_up(case, kind):
     assert set(bound.min_widths) <= {group.name for group in plan.prunable}
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", SHALLOW_CASES)
 def test_the_share_of_a_group_is_what_its_minimum_width_saves(case):
     plain = network(case)
     hyper = convert(plain, example(plain))

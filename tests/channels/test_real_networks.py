@@ -32,6 +32,16 @@ REACH = {
     "efficientnet_b0": (40, 0.03),
     "regnet_y_400mf": (53, 0.2),
 }
+DEEP = (
+    "resnet50",
+    "mobilenet_v2",
+    "mnasnet0_5",
+    "densenet121",
+    "efficientnet_b0",
+    "regnet_y_400mf",
+)
+"""Networks with many layers of kinds that the others have, too."""
+NAMES = [pytest.param(name, marks=pytest.mark.slow if name in DEEP else ()) for name in REACH]
 REWRITTEN = {"ECBSR"}
 """Networks whose forward states numbers of channels."""
 MERGED = {"ECBSR"}
@@ -47,7 +57,7 @@ def network(name):
     torch.set_default_dtype(default)
 
 
-@pytest.mark.parametrize("name", REACH)
+@pytest.mark.parametrize("name", NAMES)
 def test_half_of_a_real_network(name, network):
     x = real_example(name)
     hyper = convert(network, x).eval()
@@ -85,7 +95,7 @@ def _check_training(small, x):
     assert torch.isfinite(before) and len(moved) > 0.5 * len(list(small.parameters()))
 
 
-@pytest.mark.parametrize("name", REACH)
+@pytest.mark.parametrize("name", NAMES)
 def test_plan_of_a_real_network(name, network):
     plan = make_plan(network, real_example(name))
     prunable, least = REACH[name]

@@ -1,5 +1,6 @@
 """compress.py and dhp_sr.compress: whole runs in small, checkpoints, targets, mistakes."""
 
+import contextlib
 import subprocess
 import sys
 import textwrap
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from runs import empty_pages
 from tiny_runs import save_images
 
 import dhp_sr
@@ -63,8 +65,8 @@ def material(tmp_path_factory) -> Path:
     return folder
 
 
-def compress(material, root, model, *rest, iterations="2"):
-    """Run the command with a root of its own; return the lines that it prints."""
+def compress(material, root, model, *rest, iterations="2", pages=False):
+    """Run the command with a root of its own; return its exit code."""
     text = [
         "--model",
         str(material / model),
@@ -76,11 +78,12 @@ def compress(material, root, model, *rest, iterations="2"):
         iterations,
         *map(str, rest),
     ]
-    return run_compress(compress_parser().parse_intermixed_args(text), root)
+    with contextlib.nullcontext() if pages else empty_pages():
+        return run_compress(compress_parser().parse_intermixed_args(text), root)
 
 
 def test_a_checkpoint_becomes_a_model_file_of_half_the_cost(material, tmp_path, capsys):
-    assert compress(material, tmp_path, "compact.pth", "--save_options", tmp_path / "o.yml") == 0
+    assert compress(material, tmp_path, "compact.pth", pages=True) == 0
     output = tmp_path / "small.safetensors"
     small = load_model(output)
     dense = build_named("spandrel:Compact.SRVGGNetCompact", COMPACT)
@@ -104,7 +107,8 @@ def test_the_saved_options_are_those_of_train(material, tmp_path):
     first = (
         tmp_path / "a" / "experiments" / options.name / "models" / "pruned.safetensors"
     ).read_bytes()
-    metrics = train(options.model_copy(update={"name": "again"}), root=tmp_path / "a")
+    with empty_pages():
+        metrics = train(options.model_copy(update={"name": "again"}), root=tmp_path / "a")
     rows = {row["model"]: row for row in metrics["rows"]}
     again = load_model(tmp_path / "a/experiments/again/models/pruned.safetensors")
     Path(tmp_path / "x.safetensors").write_bytes(first)
@@ -140,9 +144,15 @@ def test_a_class_in_the_users_file(material, tmp_path):
 def test_a_network_of_a_program(material, tmp_path):
     network = build("DnCNN", num_in_ch=3, num_feat=16, num_layers=4, batch_norm=False)
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    small, report = dhp_sr.compress(
-        network, material / "images", params=0.5, iterations=2, root=tmp_path, say=lambda line: None
-    )
+    with empty_pages():
+        small, report = dhp_sr.compress(
+            network,
+            material / "images",
+            params=0.5,
+            iterations=2,
+            root=tmp_path,
+            say=lambda line: None,
+        )
     assert abs(report.kept["params_ratio"] - 0.5) < 0.02
     assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in network.parameters())
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
@@ -179,7 +189,7 @@ print(model.architecture.id)
 
 @pytest.mark.parametrize("model, architecture, channels", [
     ("compact.pth", "Compact", 3),
-    ("dncnn.pth", "DnCNN", 1),
+    pytest.param("dncnn.pth", "DnCNN", 1, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_a_drop_in_result_is_an_ordinary_file_of_its_class(
     material, tmp_path, model, architecture, channels

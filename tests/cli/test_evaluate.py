@@ -41,7 +41,7 @@ def make(tmp_path):
 
 # By default a network of each task; the others take the same way.
 ROWS = [
-    pytest.param(name, marks=pytest.mark.slow if name in ("SRResNet", "UNet") else ())
+    pytest.param(name, marks=() if name in ("EDSR", "DnCNN") else pytest.mark.slow)
     for name in SMALL
 ]
 

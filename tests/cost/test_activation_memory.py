@@ -1,7 +1,7 @@
 """Memory per pixel, against sums by hand."""
 
 import torch
-from networks import CASES, network
+from networks import CASES, DEEP, network
 from torch import nn
 
 from dhp_sr.cost.activation_memory import peak_activation_bytes
@@ -32,7 +32,7 @@ def test_channels_fill_blocks_and_sides_count():
 
 
 def test_all_networks_have_one_and_double_types_do_not_count():
-    for case in CASES:
+    for case in set(CASES) - set(DEEP):
         built = network(case)
         found = peak_activation_bytes(built, built.in_channels, built.size_multiple)
         assert found > 0 and found == peak_activation_bytes(

@@ -115,8 +115,8 @@ CUTS = {
     ),
 }
 
-# By default one network of each kind: merged range, single PReLU, padding inside, classifier.
-_LONG = ("DnCNN", "DenseNet", "VGG", "MobileNetV1", "MobileNetV2")
+# By default one network of each kind: merged range, padding inside, attention, classifier.
+_LONG = ("SRResNet", "DnCNN", "DenseNet", "VGG", "MobileNetV1", "MobileNetV2")
 ROWS = [pytest.param(name, marks=pytest.mark.slow if name in _LONG else ()) for name in CUTS]
 """Every network, for tests with an exporter, which takes long for those with many layers."""
 

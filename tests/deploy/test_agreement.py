@@ -67,13 +67,9 @@ def differences(network, folder, shapes):
     return found
 
 
-ROWS = [
-    pytest.param(name, marks=pytest.mark.slow if name in ("SRResNet", "DnCNN") else ())
-    for name in SMALL
-]
-
-
-@pytest.mark.parametrize("name", ROWS)
+# The two exports apart are in test_onnx and test_pt2.
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
 def test_half_a_small_network_agrees_at_any_size(name, tmp_path):
     network = halved(name, SMALL[name], round_to=1, min_width=1, tolerance=0.05)
     found = differences(network, tmp_path, (*SHAPES, *TINY))
@@ -97,6 +93,7 @@ def psnr(found, gt):
     return -10 * np.log10(np.mean((np.clip(found, 0, 1) - gt) ** 2))
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_half_precision_denoises_as_well(shared_data, shared_weights, tmp_path):
     """The published DnCNN on Set5's gray images, sigma 25."""

@@ -91,7 +91,8 @@ def test_a_file_that_computes_something_else_is_not_kept(onnx, tmp_path, forgets
     ] and path.read_bytes() == b"an older file"
 
 
-SLOW = [pytest.param(opset, marks=pytest.mark.slow) for opset in OPSETS[1:-1]]
+SLOWLY = pytest.mark.slow
+SLOW = [pytest.param(opset, marks=SLOWLY) for opset in OPSETS[1:-1]]
 
 
 @pytest.mark.parametrize("opset", [OPSETS[0], *SLOW, OPSETS[-1]])
@@ -194,7 +195,10 @@ class Upscaler(nn.Module):
         return self.last(features)
 
 
-@pytest.mark.parametrize(("opset", "half"), [(17, False), (17, True), (20, True)])
+@pytest.mark.parametrize(
+    ("opset", "half"),
+    [(17, True), pytest.param(17, False, marks=SLOWLY), pytest.param(20, True, marks=SLOWLY)],
+)
 def test_interpolation_and_means_in_every_opset_and_precision(onnx, tmp_path, opset, half):
     found = export_onnx(
         Upscaler().eval(), tmp_path / "x.onnx", (1, 3, 8, 8), opset=opset, half=half

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from networks import CASES, example, network
+from networks import CASES, DEEP, SHALLOW_CASES, example, network
 from topologies import TOPOLOGIES
 
 from dhp_sr.hyper import convert
@@ -29,7 +29,7 @@ def random_latents(hyper):
 
 
 @pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", SHALLOW_CASES)
 def test_converted_equals_plain(case, parametrization):
     plain = network(case)
     x = example(plain, batch=2)
@@ -45,9 +45,16 @@ def test_factored_conversion_is_exact_in_single_precision():
     assert torch.equal(convert(plain, x).eval()(x), plain(x))
 
 
-@pytest.mark.parametrize("share", [0.25, 0.5])
-@pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
-@pytest.mark.parametrize("case", CASES)
+CUTS = [(case, "factored", 0.5) for case in CASES]
+CUTS += [
+    pytest.param(case, *choice, marks=pytest.mark.slow if case in DEEP else ())
+    for case in CASES
+    for choice in (("full", 0.25), ("full", 0.5), ("factored", 0.25))
+]
+"""Deep networks with a single choice by default: what differs between these is not the network."""
+
+
+@pytest.mark.parametrize("case, parametrization, share", CUTS)
 def test_cut_equals_masked(case, parametrization, share):
     plain = network(case)
     x = example(plain, batch=2)
@@ -67,7 +74,7 @@ def test_cut_equals_masked(case, parametrization, share):
 RESTORERS = [case for case in CASES if case.startswith(("edsr", "srresnet", "dncnn", "unet"))]
 
 
-@pytest.mark.parametrize("size", [(33, 57), (17, 1), (1, 1), (2, 2)])
+@pytest.mark.parametrize("size", [(33, 57), (17, 1), (1, 1)])
 @pytest.mark.parametrize("case", RESTORERS)
 def test_cut_equals_masked_at_sizes_that_the_trace_has_not_seen(case, size):
     plain = network(case)
@@ -124,7 +131,7 @@ def test_cut_equals_masked_for_every_operator(name, parametrization):
 
 
 @pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", SHALLOW_CASES)
 def test_every_latent_and_weight_gets_a_gradient(case, parametrization):
     plain = network(case)
     x = example(plain, batch=2)

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from networks import CASES, example, network
+from networks import SHALLOW_CASES, example, network
 from torch import nn
 
 from dhp_sr.hyper import convert
@@ -110,7 +110,7 @@ def test_features_times_kernel_are_the_layers_output(name):
     torch.testing.assert_close(features @ coefficients.T + bias, expected)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", SHALLOW_CASES)
 def test_a_network_that_lost_nothing_stays_as_it_is(case):
     plain = network(case).eval()
     x = example(plain, batch=2)
@@ -120,7 +120,7 @@ def test_a_network_that_lost_nothing_stays_as_it_is(case):
         assert torch.equal(value, plain.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", SHALLOW_CASES)
 def test_corrected_networks_are_cut_exactly_and_no_layer_gets_worse(case):
     plain = network(case).eval()
     x = torch.cat([example(plain, batch=2) for _ in range(3)])

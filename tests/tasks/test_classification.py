@@ -45,7 +45,7 @@ def finished(request, image_folder, tmp_path_factory):
     """Root, folder and results of a run."""
     root = tmp_path_factory.mktemp("finished")
     options = class_options(image_folder, root, compress=METHODS[request.param])
-    return root, root / "experiments" / "tiny", run(options, root)
+    return root, root / "experiments" / "tiny", run(options, root, pages=True)
 
 
 def test_a_run_and_its_files(finished):

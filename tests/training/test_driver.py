@@ -21,7 +21,7 @@ def finished(image_folder, tmp_path_factory):
     """Root, folder and results of a run that also saves its images."""
     root = tmp_path_factory.mktemp("finished")
     options = tiny_options(image_folder, root, val={"val_freq": 5, "save_img": True})
-    return root, root / "experiments" / "tiny", options, run(options, root)
+    return root, root / "experiments" / "tiny", options, run(options, root, pages=True)
 
 
 @pytest.fixture
@@ -113,7 +113,15 @@ def test_a_run_without_search_and_one_that_starts_from_it(make_options, tmp_path
     assert_same_tensors(load_file(trained), load_file(second))
 
 
-@pytest.mark.parametrize("method", ["uniform", "random", "magnitude", "prior_widths"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "uniform",
+        "magnitude",
+        pytest.param("random", marks=pytest.mark.slow),  # runs in test_resume
+        pytest.param("prior_widths", marks=pytest.mark.slow),
+    ],
+)
 def test_the_baselines(make_options, tmp_path, method):
     metrics = run(make_options(compress={"method": method}), tmp_path)
     assert abs(metrics["achieved"]["macs_ratio"] - 0.5) <= 0.15

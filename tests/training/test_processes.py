@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from runs import run
 from safetensors.torch import load_file
 from tiny_runs import tiny_options
 
@@ -70,21 +71,23 @@ CASES = {
 def test_two_processes_equal_one(image_folder, tmp_path, case):
     """The same images make up each batch, so curves, widths and weights agree up to rounding."""
     changes = CASES[case]
+    options = {}
     for name, batch_size in (("one", 4), ("two", 2)):
-        options = tiny_options(
+        options[name] = tiny_options(
             image_folder, tmp_path, train={**PLAIN, "channels_last": True}, name=name, **changes
         )
-        options.datasets["train"] = options.datasets["train"].model_copy(
-            update={"batch_size_per_gpu": batch_size}
+        options[name].datasets["train"] = (
+            options[name].datasets["train"].model_copy(update={"batch_size_per_gpu": batch_size})
         )
-        path = write_options(tmp_path / f"{name}.yml", options)
-        done = torchrun(path, processes=2 if name == "two" else 1)
-        assert done.returncode == 0, done.stderr
+    run(options["one"], tmp_path)
+    done = torchrun(write_options(tmp_path / "two.yml", options["two"]))
+    assert done.returncode == 0, done.stderr
     one, two = (tmp_path / "experiments" / name for name in ("one", "two"))
     np.testing.assert_allclose(read_curves(two), read_curves(one), rtol=1e-5)
-    groups = [json.loads((run / "widths.json").read_text())["groups"] for run in (one, two)]
+    folders = (one, two)
+    groups = [json.loads((path / "widths.json").read_text())["groups"] for path in folders]
     assert groups[0] == groups[1]
-    left, right = (load_file(run / "models" / "pruned.safetensors") for run in (one, two))
+    left, right = (load_file(path / "models" / "pruned.safetensors") for path in folders)
     assert left.keys() == right.keys()
     for key, value in left.items():
         torch.testing.assert_close(right[key], value, rtol=1e-4, atol=1e-5)

@@ -34,7 +34,7 @@ def test_without_a_search_there_are_none():
 def test_latents_end_where_the_cut_is(make_options, tmp_path, preset):
     form = {"parametrization": "full", "dhp": {"penalty": 0.1}} if preset == "paper" else {}
     compress = {"preset": preset, "search_iter": 20, **form}
-    run(make_options(compress=compress, train={"total_iter": 30}), tmp_path)
+    run(make_options(compress=compress, train={"total_iter": 25}), tmp_path)
     report = read_run(tmp_path / "experiments" / "tiny")
     groups = {group["name"]: group for group in report.widths["groups"] if group["prunable"]}
     assert {latents.group for latents in report.latents} == set(groups)

@@ -106,7 +106,7 @@ def test_the_crop_lies_inside_and_fits_the_input(height, width, scale):
     ],
 )
 def test_a_run_leaves_its_report(make_options, tmp_path, changes, versions):
-    run(make_options(**changes), tmp_path)
+    run(make_options(**changes), tmp_path, pages=True)
     folder = tmp_path / "experiments" / "tiny"
     report = read_run(folder)
     assert (folder / "report.html").stat().st_size > 10_000
