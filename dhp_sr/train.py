@@ -56,7 +56,8 @@ def _train(arguments: argparse.Namespace) -> int:
     # Only now: libraries take seconds to import, and --help needs none of them.
     from dhp_sr.cli.process import keep_memory, plain_warnings, seed_everything, stop_on_signals
     from dhp_sr.config import load_options
-    from dhp_sr.training.driver import Interrupted, train
+    from dhp_sr.training.driver import train
+    from dhp_sr.training.loop import Interrupted
     from dhp_sr.zoo.names import register_known
     from dhp_sr.zoo.networks import check_network_type
 

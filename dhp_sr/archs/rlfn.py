@@ -37,6 +37,7 @@ class ESA(nn.Module):
         """Keep the shape (N, num_feat, H, W)."""
         features = self.conv1(x)
         pooled = functional.max_pool2d(self.conv2(features), kernel_size=7, stride=3)
+        # By the input's own size: strides and windows round sides down.
         context = functional.interpolate(
             self.conv3(pooled), size=x.shape[-2:], mode="bilinear", align_corners=False
         )
@@ -137,6 +138,7 @@ class RLFN(nn.Module):
 
         Height and width are at least 15, since the attention pools with a window of 7.
         """
+        # A product rather than other weights: published checkpoints work on 0 to 255.
         shallow = self.conv_1(x * self.img_range)
         features = shallow
         for number in range(1, self.num_block + 1):

@@ -18,7 +18,8 @@ from dhp_sr.cli.compress_request import CompressRequest, Target
 from dhp_sr.cli.process import keep_memory, plain_warnings, seed_everything, stop_on_signals
 from dhp_sr.config import load_options
 from dhp_sr.config.schema import Options
-from dhp_sr.training.driver import Interrupted, train
+from dhp_sr.training.driver import train
+from dhp_sr.training.loop import Interrupted
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_text
 from dhp_sr.zoo.checkpoints import Checkpoint, open_checkpoint

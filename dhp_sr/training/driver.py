@@ -1,6 +1,5 @@
 """Training driver: a run from options to results."""
 
-import contextlib
 import logging
 import os
 import warnings
@@ -10,7 +9,7 @@ from typing import Any, Literal
 
 from dhp_sr.config import dump_options, resolve_paths, run_path
 from dhp_sr.config.schema import Options
-from dhp_sr.data.sampler import make_first_batch, train_batches
+from dhp_sr.data.sampler import make_first_batch
 from dhp_sr.data.shared_memory import check_shared_memory
 from dhp_sr.reports.tables import text_table
 from dhp_sr.tasks import task_of
@@ -23,19 +22,15 @@ from dhp_sr.training.distributed import (
     is_restarted,
     launch_id,
 )
+from dhp_sr.training.loop import Interrupted, TrainingLoop
 from dhp_sr.training.loss import with_precision
 from dhp_sr.training.plan_summary import plan_for_training
 from dhp_sr.training.results import write_pages, write_results
 from dhp_sr.training.run_folder import RunFolder, environment, open_log
 from dhp_sr.training.run_lock import LOCK_NAME, FolderInUseError
-from dhp_sr.training.run_logger import RunLogger, is_latent_sample_due
 from dhp_sr.training.trainer import Trainer
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_json, write_text
-
-
-class Interrupted(Exception):
-    """The run was asked to stop; its state is saved."""
 
 
 def train(
@@ -120,7 +115,6 @@ class _Run:
         self.trainer = Trainer(options, context, folder)
         task.check_data(self.trainer.network, self.train_set, self.test_sets)
         self.schedule = self.trainer.schedule
-        self.losses: list[float] = []
 
     def execute(self, auto_resume: bool) -> dict[str, Any]:
         state = self._resume() if auto_resume else None
@@ -132,7 +126,6 @@ class _Run:
         start = state["iteration"]
         if is_resumed and start == self.schedule.end and self.folder.results() is not None:
             return self._keep_finished()
-        self.losses = state["extra"].get("losses", [])
 
         # Rank 0 does it; from here on every process may expect the folder.
         log_bytes = state["extra"].get("log_bytes", 0)
@@ -146,7 +139,18 @@ class _Run:
             if self.context.is_main:
                 self._write_start(start)
             try:
-                self._loop(start)
+                loop = TrainingLoop(
+                    self.options,
+                    self.context,
+                    self.folder,
+                    self.trainer,
+                    train_set=self.train_set,
+                    test_sets=self.test_sets,
+                    losses=state["extra"].get("losses", []),
+                    stop=self.stop,
+                    logger=self.logger,
+                )
+                loop.run(start)
                 return self._finish()
             except (UserError, Interrupted) as error:
                 # Only to the file: on the screen it is the entry point that shows the error.
@@ -225,100 +229,6 @@ class _Run:
             precision[self.options.train.amp],
             phases,
         )
-
-    def _loop(self, start: int) -> None:
-        """Take all steps from `start` on, and enter the phases that begin on the way."""
-        # Batches depend on the seed and the iteration alone, so a resumed run sees the images
-        # that it would have seen without the interruption.
-        data: Any = self.options.datasets["train"]
-        batches = train_batches(
-            self.train_set,
-            batch_size=data.batch_size_per_gpu,
-            workers=data.num_worker_per_gpu,
-            seed=self.options.manual_seed,
-            start_iteration=start,
-            world_size=self.context.world_size,
-            rank=self.context.rank,
-        )
-        end = self.schedule.end
-        settings = self.options.logger
-        with contextlib.ExitStack() as stack:
-            run_logger = None
-            if self.context.is_main:
-                run_logger = RunLogger(
-                    self.folder,
-                    self.losses,
-                    total=end,
-                    start=start,
-                    print_freq=settings.print_freq,
-                    loss_name=self.trainer.task.loss_name if settings.use_tb_logger else None,
-                )
-                stack.enter_context(run_logger)
-            if self._advance(start):
-                self._save(start)
-            for iteration in range(start, end):
-                log = self.trainer.step(next(batches), iteration)
-                finished = iteration + 1
-                if run_logger is not None:
-                    self.folder.check_lock()
-                    self._record(run_logger, finished, log)
-                # The next phase is entered, and its state saved, before the next step: a run
-                # that is killed there resumes behind the search or the cut, not before it.
-                is_new_phase = self._advance(finished)
-                is_stopping = self.context.any_rank(self.stop())
-                is_due = finished % settings.save_checkpoint_freq == 0
-                if is_new_phase or is_stopping or is_due or finished == end:
-                    self._save(finished)
-                if is_stopping and finished < end:
-                    raise Interrupted(
-                        f"stopped after iteration {finished} of {end}; the state is saved"
-                    )
-
-    def _record(self, run_logger: RunLogger, finished: int, log: dict[str, float]) -> None:
-        """Log a step, sample the latents, and validate where it is due."""
-        phase = self.trainer.phase
-        run_logger.log_step(finished, phase.name, log, phase.ratios)
-        if phase.search is not None and is_latent_sample_due(self.schedule, finished):
-            run_logger.log_latents(finished, phase.search)
-        # At a milestone a final network is complete, and the next phase replaces it.
-        is_milestone = finished in self.schedule.milestones
-        if is_milestone or finished % self.options.val.val_freq == 0:
-            self._validate(run_logger, finished)
-
-    def _validate(self, run_logger: RunLogger, finished: int) -> None:
-        """Score the network on all test sets, and keep it if it is the best so far."""
-        phase_name = self.trainer.phase.name
-        scores = {}
-        for test_set in self.test_sets:
-            folder = None
-            if self.options.val.save_img:
-                folder = self.folder.visualization / test_set.name
-            scores[test_set.name] = self.trainer.validate(test_set, folder)
-            summary = self.trainer.task.summary(scores[test_set.name])
-            run_logger.log_scores(
-                finished, phase_name, test_set.name, scores[test_set.name], summary
-            )
-        # A dense network may score better than any pruned network, but it is not what a run with
-        # a search is for: the best model is chosen in the last phase alone.
-        if scores and phase_name == self.schedule.phase(self.schedule.end):
-            self.trainer.keep_if_best(finished, scores)
-
-    def _advance(self, finished: int) -> bool:
-        """Enter the phases that begin now; return whether there were any."""
-        entered = self.trainer.advance(finished)
-        for phase in entered:
-            self.logger.info("%d: phase %s begins", finished, phase.name)
-            description = phase.describe_start()
-            if description:
-                self.logger.info("%d: %s", finished, description)
-        return bool(entered)
-
-    def _save(self, finished: int) -> None:
-        """Write the training state; the length of the log goes along, for rewinding it."""
-        if self.context.is_main:
-            self.folder.check_lock()
-            extra = {"log_bytes": self.folder.log_bytes(), "losses": self.losses}
-            self.trainer.save(finished, extra)
 
     def _finish(self) -> dict[str, Any]:
         """Write and log the results; empty in processes that do not write."""

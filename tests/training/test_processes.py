@@ -96,14 +96,14 @@ def test_two_processes_equal_one(image_folder, tmp_path, case):
 FAIL_ONCE = f"""
 import os, sys
 sys.argv[0] = {TRAIN!r}
-import dhp_sr.training.driver as driver
+import dhp_sr.training.loop as loop
 from dhp_sr.train import main
-save = driver._Run._save
+save = loop.TrainingLoop._save
 def failing(self, finished):
     save(self, finished)
     if finished == 6 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         os._exit(13)
-driver._Run._save = failing
+loop.TrainingLoop._save = failing
 sys.exit(main())
 """
 

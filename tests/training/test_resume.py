@@ -7,7 +7,7 @@ from runs import assert_same_run, assert_same_state, run, run_with_kills
 from tiny_runs import DNCNN, EDSR, tiny_options
 
 from dhp_sr.config import load_options
-from dhp_sr.training.driver import Interrupted
+from dhp_sr.training.loop import Interrupted
 from dhp_sr.utils.errors import UserError
 
 PAPER = {"preset": "paper", "parametrization": "full", "dhp": {"penalty": 0.1}}

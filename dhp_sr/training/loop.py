@@ -1,0 +1,156 @@
+"""The steps of a run: training, logging, validation and states, from one iteration to the end."""
+
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from dhp_sr.config.schema import Options
+from dhp_sr.data.sampler import train_batches
+from dhp_sr.training.distributed import DistributedContext
+from dhp_sr.training.run_folder import RunFolder
+from dhp_sr.training.run_logger import RunLogger, is_latent_sample_due
+from dhp_sr.training.trainer import Trainer
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; its state is saved."""
+
+
+class TrainingLoop:
+    """Steps of a run whose folder is open.
+
+    Args:
+        options: Of the run.
+        context: Of this process.
+        folder: Open in the process that writes.
+        trainer: At the iteration that the loop starts from.
+        train_set: As `Task.train_set` returns it.
+        test_sets: Validated on; empty in processes that do not write.
+        losses: Of the iterations before, for the log; added to.
+        stop: Called after every iteration; True saves the state and ends the run.
+        logger: Of the run.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        context: DistributedContext,
+        folder: RunFolder,
+        trainer: Trainer,
+        *,
+        train_set: Any,
+        test_sets: Any,
+        losses: list[float],
+        stop: Callable[[], bool],
+        logger: logging.Logger,
+    ) -> None:
+        self.options = options
+        self.context = context
+        self.folder = folder
+        self.trainer = trainer
+        self.schedule = trainer.schedule
+        self.train_set = train_set
+        self.test_sets = test_sets
+        self.losses = losses
+        self.stop = stop
+        self.logger = logger
+
+    def run(self, start: int) -> None:
+        """Take all steps from `start` on, and enter the phases that begin on the way.
+
+        Raises:
+            UserError: The training diverged.
+            Interrupted: `stop` returned True; the state is saved.
+        """
+        # Batches depend on the seed and the iteration alone, so a resumed run sees the images
+        # that it would have seen without the interruption.
+        data: Any = self.options.datasets["train"]
+        batches = train_batches(
+            self.train_set,
+            batch_size=data.batch_size_per_gpu,
+            workers=data.num_worker_per_gpu,
+            seed=self.options.manual_seed,
+            start_iteration=start,
+            world_size=self.context.world_size,
+            rank=self.context.rank,
+        )
+        end = self.schedule.end
+        settings = self.options.logger
+        with contextlib.ExitStack() as stack:
+            run_logger = None
+            if self.context.is_main:
+                run_logger = RunLogger(
+                    self.folder,
+                    self.losses,
+                    total=end,
+                    start=start,
+                    print_freq=settings.print_freq,
+                    loss_name=self.trainer.task.loss_name if settings.use_tb_logger else None,
+                )
+                stack.enter_context(run_logger)
+            if self._advance(start):
+                self._save(start)
+            for iteration in range(start, end):
+                log = self.trainer.step(next(batches), iteration)
+                finished = iteration + 1
+                if run_logger is not None:
+                    self.folder.check_lock()
+                    self._record(run_logger, finished, log)
+                # The next phase is entered, and its state saved, before the next step: a run
+                # that is killed there resumes behind the search or the cut, not before it.
+                is_new_phase = self._advance(finished)
+                is_stopping = self.context.any_rank(self.stop())
+                is_due = finished % settings.save_checkpoint_freq == 0
+                if is_new_phase or is_stopping or is_due or finished == end:
+                    self._save(finished)
+                if is_stopping and finished < end:
+                    raise Interrupted(
+                        f"stopped after iteration {finished} of {end}; the state is saved"
+                    )
+
+    def _record(self, run_logger: RunLogger, finished: int, log: dict[str, float]) -> None:
+        """Log a step, sample the latents, and validate where it is due."""
+        phase = self.trainer.phase
+        run_logger.log_step(finished, phase.name, log, phase.ratios)
+        if phase.search is not None and is_latent_sample_due(self.schedule, finished):
+            run_logger.log_latents(finished, phase.search)
+        # At a milestone a final network is complete, and the next phase replaces it.
+        is_milestone = finished in self.schedule.milestones
+        if is_milestone or finished % self.options.val.val_freq == 0:
+            self._validate(run_logger, finished)
+
+    def _validate(self, run_logger: RunLogger, finished: int) -> None:
+        """Score the network on all test sets, and keep it if it is the best so far."""
+        phase_name = self.trainer.phase.name
+        scores = {}
+        for test_set in self.test_sets:
+            folder = None
+            if self.options.val.save_img:
+                folder = self.folder.visualization / test_set.name
+            scores[test_set.name] = self.trainer.validate(test_set, folder)
+            summary = self.trainer.task.summary(scores[test_set.name])
+            run_logger.log_scores(
+                finished, phase_name, test_set.name, scores[test_set.name], summary
+            )
+        # A dense network may score better than any pruned network, but it is not what a run with
+        # a search is for: the best model is chosen in the last phase alone.
+        if scores and phase_name == self.schedule.phase(self.schedule.end):
+            self.trainer.keep_if_best(finished, scores)
+
+    def _advance(self, finished: int) -> bool:
+        """Enter the phases that begin now; return whether there were any."""
+        entered = self.trainer.advance(finished)
+        for phase in entered:
+            self.logger.info("%d: phase %s begins", finished, phase.name)
+            description = phase.describe_start()
+            if description:
+                self.logger.info("%d: %s", finished, description)
+        return bool(entered)
+
+    def _save(self, finished: int) -> None:
+        """Write the training state; the length of the log goes along, for rewinding it."""
+        if self.context.is_main:
+            self.folder.check_lock()
+            extra = {"log_bytes": self.folder.log_bytes(), "losses": self.losses}
+            self.trainer.save(finished, extra)
