@@ -29,16 +29,21 @@ _TAG = "tag:yaml.org,2002:"
 _PLAIN_TAGS = ("null", "bool", "int", "float", "str", "seq", "map", "merge")
 
 
+def _plain_resolvers(resolvers: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Return those of the tags that PyYAML and YAML 1.2 read alike; numbers get ours."""
+    plain = []
+    for tag, pattern in resolvers:
+        if tag.removeprefix(_TAG) in ("null", "bool", "merge"):
+            plain.append((tag, pattern))
+    return plain
+
+
 class OptionLoader(yaml.SafeLoader):
     """Loader without timestamps, octal `010` and base 60, and without tags of other types."""
 
     # Copies: yaml's classes share these tables, and other users of PyYAML must not be affected.
     yaml_implicit_resolvers = {
-        first: [
-            (tag, pattern)
-            for tag, pattern in resolvers
-            if tag.removeprefix(_TAG) in ("null", "bool", "merge")
-        ]
+        first: _plain_resolvers(resolvers)
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
     yaml_constructors = {

@@ -122,7 +122,9 @@ def markdown(cells: Sequence[Sequence[str]]) -> str:
             others to the right.
     """
     # A bar inside a cell, for example in the name of a run, would end the cell.
-    escaped = [[cell.replace("|", r"\|") for cell in row] for row in cells]
+    escaped = []
+    for row in cells:
+        escaped.append([cell.replace("|", r"\|") for cell in row])
     # Markdown wants at least three characters in a rule; a colon aligns a column to the right.
     first_width, *other_widths = _column_widths(escaped, least=3)
     rule = ["-" * first_width]
