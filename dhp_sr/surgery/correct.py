@@ -148,6 +148,7 @@ class _Correction:
         self._masked = masked
         self._kept = kept_entries(plan, mask)
         self._rows_per_feature = rows_per_feature
+        # Seeded here: the same cut must give the same weights, whatever was drawn before.
         self._generator = torch.Generator().manual_seed(0)
 
     def run(self, graph: fx.Graph) -> None:
@@ -196,12 +197,14 @@ class _Correction:
             solution = solve_with_held_out_ridge(train, held_out, layer.bias is not None)
             error_before += held_out.residual_square
             target_square += held_out.target_square
+            # No ridge lowered the error on samples that were not used to solve.
             if solution is None:
                 error_after += held_out.residual_square
                 continue
             error_after += solution.held_out_error
             chosen_ridge = solution.ridge
             _add_to_layer(layer, solution, kept_in, outs)
+        # Targets that are all zero, as behind a dead ReLU, must not divide by zero.
         scale = max(target_square, torch.finfo(torch.float64).tiny)
         self.layers.append(
             LayerCorrection(
@@ -287,9 +290,12 @@ class _Correction:
             For a batch's index the error in units of the layer's output, (N, C, H, W); None where
             the output goes anywhere else than into one addition with a value that is known by now.
         """
+        # Only values that are still needed are there: others were computed and released, or come
+        # later, and their error is not known now.
         example = self._masked.values[0]
         shape = example[node].shape
         scale = torch.ones(())
+        # With two users, the other one would read what was meant for the sum.
         while len(node.users) == 1:
             user = next(iter(node.users))
             if user.op == "call_module" and type(self._masked.module(user)) in BATCH_NORMS:

@@ -56,11 +56,14 @@ class WidthDatabase:
         values = hyper.generate_with(mask)
         kept = kept_entries(hyper.plan, mask)
         for layer, groups in zip(self._layers, self._groups_of, strict=True):
+            # A layer is solved by its inputs alone; the channels that it writes are cut below. So
+            # the key holds the widths of the groups it reads, and few layers are solved anew.
             key = (layer.weight, tuple(widths[group] for group in groups))
             if key not in self._solved:
                 self._solved[key] = self._solve(layer, mask)
             weight, bias = self._solved[key]
             dim = out_dim(self._module(layer))
+            # No entry: nothing of this axis is prunable, so all of it is kept.
             outputs = kept.get((layer.weight, dim), torch.arange(weight.shape[dim]))
             values[layer.weight] = _zero_outside(weight, outputs, dim).to(values[layer.weight])
             name = f"{layer.weight.rpartition('.')[0]}.bias"
@@ -92,6 +95,7 @@ class WidthDatabase:
 
     def _solve(self, layer: LayerStatistics, mask: Tensor) -> tuple[Tensor, Tensor | None]:
         """Weight and bias that bring a layer with kept inputs closest to the dense layer."""
+        # Pinned channels have the index past the end of the mask, where `append_pinned` puts True.
         channels = append_pinned(mask)[layer.channel_index].nonzero().flatten()
         kept = layer.features_of(channels)
         covariance = layer.covariance_FF
@@ -102,6 +106,7 @@ class WidthDatabase:
         weight_OF[:, kept] = solution_OF
         bias = layer.bias
         if bias is not None:
+            # The bias takes over what the removed inputs gave on average.
             shift = layer.weight_OF @ layer.mean_F - weight_OF @ layer.mean_F
             bias = bias + shift.reshape(len(bias), -1).sum(1)
         return _unflatten(self._module(layer), weight_OF), bias
@@ -129,6 +134,7 @@ def output_loss(outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> float:
     count = 0
     for output, target in zip(outputs, targets, strict=True):
         count += len(output)
+        # Two axes are those of logits; an image has four.
         if output.dim() == 2:
             expected = target.log_softmax(1)
             divergence = (expected.exp() * (expected - output.log_softmax(1))).sum()

@@ -43,6 +43,7 @@ def elimination_order(group: Group, layers: Sequence[LayerStatistics], plan_size
             eliminations.append(elimination)
     if not eliminations:
         return torch.arange(group.width)
+    # The last channel is never removed: a group of width 0 does not exist.
     left = list(range(group.width))
     removed = []
     while len(left) > 1:
@@ -70,6 +71,7 @@ class _LayerElimination:
         # Other groups that the layer reads keep all their features here. Their rows of the inverse
         # never enter an error of this group, so the group's block is all that has to be updated.
         features = torch.cat(self._features)
+        # Inverted once: every removal then updates the inverse instead.
         inverse = torch.linalg.inv(layer.covariance_FF)
         self._inverse = inverse[features][:, features]
         self._weight_OF = layer.weight_OF[:, features].clone()

@@ -76,6 +76,7 @@ class WidthEvolution:
         Raises:
             BudgetError: no starting point can be brought to the budget.
         """
+        # A single parent, as in EvoPress: the best of the starting points.
         parents = []
         for start in starts:
             repaired = self._repair(self._nearest(start))
@@ -91,10 +92,12 @@ class WidthEvolution:
         best = self._loss(self._to_widths(parent), True)
         for _ in range(generations):
             offspring = self._repair(self._mutate(parent))
+            # Repairs often undo a mutation of a small network.
             if offspring is None or offspring == parent:
                 continue
             widths = self._to_widths(offspring)
             offspring_screening_loss = self._loss(widths, False)
+            # "not <" drops a NaN, too.
             if not offspring_screening_loss < SCREENING_MARGIN * screening_loss:
                 continue
             loss = self._loss(widths, True)
@@ -118,9 +121,11 @@ class WidthEvolution:
     def _mutate(self, parent: Sequence[int]) -> list[int]:
         """Widen some groups and narrow as many others by random steps."""
         offspring = list(parent)
+        # A single group has nobody to exchange cost with.
         if len(offspring) < 2:
             return self._step(offspring, 0, self._random.choice((-1, 1)))
         for _ in range(self._random.randint(1, MAX_SWITCHES)):
+            # In pairs, so that the cost stays near the budget and little has to be repaired.
             wider, narrower = self._random.sample(range(len(offspring)), 2)
             self._step(offspring, wider, 1)
             self._step(offspring, narrower, -1)
@@ -148,6 +153,7 @@ class WidthEvolution:
             sign = 1
             if ratio > wanted:
                 sign = -1
+            # At random: the most expensive group would otherwise always pay.
             movable = []
             for group, index in enumerate(indices):
                 if 0 <= index + sign < len(self._widths[group]):

@@ -90,6 +90,7 @@ def layer_statistics(
             continue
         if bool((index < plan.size).any()):
             readers[layer.weight] = _InputMoments(module, len(index), len(batches))
+    # Hooks see each layer's input as it is in the dense network: one pass serves all layers.
     handles = []
     try:
         for name, moments in readers.items():
@@ -141,6 +142,7 @@ class _InputMoments:
         self._rows = 0
         self._sum = torch.zeros(self._features, dtype=torch.float64)
         self._square = torch.zeros(self._features, self._features, dtype=torch.float64)
+        # Seeded here: a resumed search must sample the same positions.
         self._generator = torch.Generator().manual_seed(0)
 
     def add(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -149,6 +151,7 @@ class _InputMoments:
         for sample, result in zip(inputs[0], output, strict=True):
             rows = self._sample(sample, result, rows_per_sample)
             self._rows += len(rows)
+            # Added up in double precision, since thousands of rows follow each other.
             self._sum += rows.double().sum(0).cpu()
             self._square += (rows.T @ rows).double().cpu()
 
@@ -172,6 +175,7 @@ class _InputMoments:
         if self._by_channel:
             weight_OF = taps_to_outputs(weight_OF, features_per_channel)
             features_per_channel = 1
+        # A layer that the forward never calls has no rows.
         rows = max(self._rows, 1)
         mean = self._sum / rows
         second = self._square / rows
