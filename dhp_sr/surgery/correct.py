@@ -21,13 +21,11 @@ References:
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from dhp_sr.channels.plan import ChannelPlan
 from dhp_sr.graph.capture import trace
@@ -46,24 +44,14 @@ from dhp_sr.surgery.layer_samples import (
     sample_outputs,
 )
 from dhp_sr.surgery.least_squares import NormalEquations, Solution, solve_with_held_out_ridge
-from dhp_sr.surgery.side_by_side import (
-    ADDITIONS,
-    BATCH_NORMS,
-    PRODUCTS,
-    Execution,
-    execution_order,
-    last_uses,
-)
+from dhp_sr.surgery.shortcut_error import find_shortcut_error
+from dhp_sr.surgery.side_by_side import Execution, execution_order, last_uses
 
 ROWS_PER_FEATURE = 100
 """Output positions sampled for each unknown of a layer, over all calibration images together."""
 
 HELD_OUT = 5
 """Every fifth sample is held out while the ridge is chosen."""
-
-SMALLEST_GAIN = 1e-3
-"""A channel that is scaled by less than this, relative to the largest scale, is not asked to make
-up for the error of the sum that it is added to: it would have to grow a thousandfold."""
 
 
 @dataclass(frozen=True)
@@ -253,7 +241,7 @@ class _Correction:
         held_out = NormalEquations(features, len(outs))
         num_samples = self._masked.num_samples
         rows_per_sample = math.ceil(self._rows_per_feature * features / num_samples)
-        shortcut_error = self._shortcut_error(node)
+        shortcut_error = find_shortcut_error(node, self._dense, self._masked)
         sample_index = 0
         for batch, values in enumerate(self._masked.values):
             targets = self._dense.values[batch][node]
@@ -277,56 +265,6 @@ class _Correction:
                 sample_index += 1
         return train, held_out
 
-    def _shortcut_error(self, node: fx.Node) -> Callable[[int], Tensor] | None:
-        """Error of the value that a layer's output is added to, as at the end of a residual block.
-
-            shortcut --------------------(error e)---------------> + --> read by all that follows
-               '-----> ... --> layer --> norm --> * constant ------^
-
-        The sum is what the rest of the network reads, so the layer also makes up for what the
-        shortcut has lost: its target is y + e / (gain of the norm * constant), channel by channel.
-
-        Returns:
-            For a batch's index the error in units of the layer's output, (N, C, H, W); None where
-            the output goes anywhere else than into one addition with a value that is known by now.
-        """
-        # Only values that are still needed are there: others were computed and released, or come
-        # later, and their error is not known now.
-        example = self._masked.values[0]
-        shape = example[node].shape
-        scale = torch.ones(())
-        # With two users, the other one would read what was meant for the sum.
-        while len(node.users) == 1:
-            user = next(iter(node.users))
-            if user.op == "call_module" and type(self._masked.module(user)) in BATCH_NORMS:
-                gain = _norm_gain(self._masked.module(user))
-                if gain is None:
-                    return None
-                scale = scale * gain.reshape(-1, *[1] * (len(shape) - 2))
-                node = user
-                continue
-            others = [value for value in user.args if value is not node]
-            if len(user.args) != 2 or len(others) != 1:
-                return None
-            other = others[0]
-            if user.target in PRODUCTS and isinstance(other, (int, float)):
-                scale = scale * other
-                node = user
-                continue
-            if user.target not in ADDITIONS or not isinstance(other, fx.Node):
-                return None
-            if other not in example or example[other].shape != shape:
-                return None
-            usable = scale.abs() > SMALLEST_GAIN * scale.abs().max()
-            # Where nothing is usable the inverse is zero, not infinite.
-            inverse = torch.where(usable, scale, torch.ones_like(scale)).reciprocal() * usable
-            return partial(self._scaled_error, other, inverse)
-        return None
-
-    def _scaled_error(self, node: fx.Node, scale: Tensor, batch: int) -> Tensor:
-        """Difference between the dense and the masked value of a node, times a scale."""
-        return scale * (self._dense.values[batch][node] - self._masked.values[batch][node])
-
 
 def _add_to_layer(layer: Layer, solution: Solution, kept_in: Tensor, outs: Tensor) -> None:
     """Add coefficients and intercepts to some channels of a layer's weight and bias."""
@@ -339,14 +277,3 @@ def _add_to_layer(layer: Layer, solution: Solution, kept_in: Tensor, outs: Tenso
     layer.weight[rows[:, None], columns] += change
     if layer.bias is not None:
         layer.bias[outs] += solution.intercepts.to(layer.bias)
-
-
-def _norm_gain(norm: nn.Module) -> Tensor | None:
-    """Factor by which a normalization scales each channel in eval mode; None without statistics."""
-    assert isinstance(norm, _BatchNorm)
-    if norm.running_var is None:
-        return None
-    gain = (norm.running_var + norm.eps).rsqrt()
-    if norm.weight is not None:
-        gain = gain * norm.weight
-    return gain
