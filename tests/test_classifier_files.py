@@ -42,7 +42,7 @@ def onnx(model):
     return model.with_suffix(".onnx")
 
 
-@pytest.mark.parametrize("form", ["onnx", "pt2", "safetensors"])
+@pytest.mark.parametrize("form", ["pt2", "safetensors"])
 def test_an_export_says_which_sizes_it_takes(model, tmp_path, form, capsys):
     assert (
         export(["--model", str(model), "--format", form, "--output", str(tmp_path / f"x.{form}")])

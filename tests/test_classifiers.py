@@ -13,7 +13,7 @@ TINY = {"num_classes": 200, "input_size": 64}
 SIZES = [
     ("ResNet", {"depth": 20}),
     ("ResNet", {"depth": 20, "shortcut": "projection"}),
-    ("ResNet", {"depth": 56}),
+    pytest.param("ResNet", {"depth": 56}, marks=pytest.mark.slow),
     pytest.param("ResNet", {"depth": 110}, marks=pytest.mark.slow),
     pytest.param(
         "ResNet",
@@ -30,7 +30,7 @@ SIZES = [
     pytest.param("VGG", TINY, marks=pytest.mark.slow),
     ("MobileNetV1", {}),
     pytest.param("MobileNetV1", {**TINY, "width_mult": 2.0}, marks=pytest.mark.slow),
-    ("MobileNetV2", {}),
+    pytest.param("MobileNetV2", {}, marks=pytest.mark.slow),
     pytest.param("MobileNetV2", {**TINY, "width_mult": 2.0}, marks=pytest.mark.slow),
 ]
 

@@ -12,8 +12,9 @@ from dhp_sr.metrics import num_correct
 FILES = {20: "resnet20-12fca82f.th", 56: "resnet56-4bfd9763.th"}
 
 
+@pytest.mark.slow
 @pytest.mark.data
-@pytest.mark.parametrize("depth, wrong", [(20, 827), pytest.param(56, 661, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("depth, wrong", [(20, 827), (56, 661)])
 def test_published_error(depth, wrong, shared_data, shared_weights):
     section = {
         "type": "ClassificationDataset",
