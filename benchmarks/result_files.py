@@ -35,6 +35,21 @@ def describe_measurement(device: torch.device, command: str, note: str) -> dict[
     }
 
 
+def processor_name() -> str:
+    """Name of the processor with the instructions that int8 is fast with, where it has them."""
+    name = device_name(torch.device("cpu"))
+    flags: set[str] = set()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("flags"):
+                flags = set(line.partition(":")[2].split())
+                break
+    if flags & {"avx512_vnni", "avx_vnni"}:
+        return name.replace(")", ", VNNI)")
+    return name
+
+
 def merge_rows(path: Path, kind: str, rows: Sequence[Row], key: Sequence[str]) -> None:
     """Write rows into a file; each replaces the row with equal values under `key`.
 

@@ -1,11 +1,13 @@
-"""Time of a network, dense and compressed, in every runtime and precision.
+"""Time of networks, dense and compressed, in every runtime and precision.
 
     $ DHP_SR_DATA=FOLDER python benchmarks/runtimes.py    # results/runtimes.json
 
-All take turns in one process on the same input, and are compared by the medians of the ratios
-within a round: processor time with one thread, else wall time. int8 files are calibrated on
-photographs of BSDS500, and their loss is the difference to fp32 on Set5 (PSNR on Y). The dense
-network has random weights, which do not change the time; it has no loss.
+All forms of a network take turns in one process on the same input, and are compared by the medians
+of the ratios within a round: processor time with one thread, else wall time. `--model` names
+compressed model files; their dense networks have random weights, which do not change the time, and
+no loss. `--arch` names networks that are cut to half their multiply-adds by equal parts, in steps
+of 16, with random weights too. int8 files are calibrated on photographs of BSDS500; their loss is
+the difference to fp32 on Set5 (PSNR on Y), of denoisers on Set12.
 """
 
 import argparse
@@ -13,8 +15,8 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,22 +27,25 @@ sys.path[:1] = [str(ROOT)]  # in place of this folder, whose modules must not hi
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
-from benchmarks.result_files import describe_measurement, merge_rows  # noqa: E402
+from benchmarks.result_files import describe_measurement, merge_rows, processor_name  # noqa: E402
 from benchmarks.timing import Times, measure, quartiles, ratios  # noqa: E402
 from dhp_sr.archs import build  # noqa: E402
 from dhp_sr.cli.export import export_model  # noqa: E402
 from dhp_sr.cli.export_formats import ExportOptions  # noqa: E402
+from dhp_sr.cli.process import keep_memory  # noqa: E402
 from dhp_sr.deploy import load_model, save_model  # noqa: E402
+from dhp_sr.deploy.openvino_runner import require_openvino  # noqa: E402
 from dhp_sr.deploy.runner import RunnerModule  # noqa: E402
 from dhp_sr.deploy.runtimes import open_runner  # noqa: E402
+from dhp_sr.hyper import convert  # noqa: E402
 from dhp_sr.metrics import complexity  # noqa: E402
 from dhp_sr.tasks import task_named  # noqa: E402
-from dhp_sr.tasks.base import Task  # noqa: E402
 from dhp_sr.utils.devices import thread_count  # noqa: E402
 from dhp_sr.utils.errors import UserError, exit_code  # noqa: E402
 from dhp_sr.zoo.model_zoo import resolve_model  # noqa: E402
+from dhp_sr.zoo.names import register_known  # noqa: E402
 
-KEY = ("network", "widths", "runtime", "precision", "threads", "input")
+KEY = ("network", "widths", "runtime", "precision", "threads", "input", "processor")
 BASELINE = ("dense", "onnxruntime", "fp32")
 """Widths, runtime and precision that speed-ups are relative to."""
 
@@ -49,9 +54,22 @@ SETTINGS = (
     ("onnxruntime", "fp32"),
     ("onnxruntime", "int8"),
     ("openvino", "fp32"),
+    ("openvino", "bf16"),
     ("openvino", "int8"),
 )
+COMPILED = ("torch.compile", "fp32")
 FORMATS = {"onnxruntime": ("onnx", ".onnx"), "openvino": ("openvino", ".xml")}
+TEST_SETS = {"sr": ("Set5", "HR"), "denoise": ("Set12", "")}
+"""Task -> test set of the losses, and the folder in it."""
+
+SIGMA = 25.0
+"""Noise of a denoiser's images."""
+
+SIZE_ARGUMENTS = ("num_feat", "num_block", "num_layers", "num_levels")
+"""Arguments that tell networks of one class apart."""
+
+CUT = "half, steps of 16"
+DEFAULT_MODELS = ("zoo:edsr_x4_half", "zoo:dncnn_s25_half")
 Key = tuple[str, str, str]
 
 
@@ -75,76 +93,132 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="zoo:edsr_x4_half", help="compressed model file")
+    parser.add_argument(
+        "--model", nargs="+", default=[], help="compressed model files; default: zoo:"
+    )
+    parser.add_argument("--arch", nargs="+", default=[], help="EDSR, SRResNet, DnCNN, UNet, RLFN")
     parser.add_argument("--size", type=int, default=64, help="height and width of the input")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=15, help="timed rounds; default: 15")
+    parser.add_argument("--compile", action="store_true", help="torch.compile too: minutes more")
     parser.add_argument("--out", default=ROOT / "results" / "runtimes.json", type=Path)
     parser.add_argument("--note", default="", help="about the machine, such as other work on it")
     return parser
 
 
 def run(arguments: argparse.Namespace, command: str) -> int:
-    """Measure a model and its dense network; write the rows."""
+    """Measure networks and write the rows."""
     root = os.environ.get("DHP_SR_DATA")
     if not root:
-        raise UserError("expected the variable DHP_SR_DATA, the folder of Set5 and BSDS500")
-    compressed = load_model(resolve_model(arguments.model))
+        raise UserError("expected the variable DHP_SR_DATA, the folder of Set5, Set12 and BSDS500")
+    register_known()
+    keep_memory()
+    measured = describe_measurement(torch.device("cpu"), command, arguments.note)
+    pairs = [partial(trained_pair, name) for name in arguments.model]
+    pairs += [partial(untrained_pair, name) for name in arguments.arch]
+    for make_pair in pairs or [partial(trained_pair, name) for name in DEFAULT_MODELS]:
+        pair = make_pair()
+        rows = measure_pair(pair, Path(root), arguments)
+        for row in rows:
+            row.update(rounds=arguments.rounds, processor=processor_name(), measured=measured)
+        merge_rows(arguments.out, "runtimes", rows, KEY)
+    return 0
+
+
+def trained_pair(model: str) -> dict[str, nn.Module]:
+    """Return the network of a compressed model file, and its dense one."""
+    compressed = load_model(resolve_model(model))
     dense: Any = build(type(compressed).__name__, **compressed.arguments).eval()
+    return {"dense": dense, "compressed": compressed}
+
+
+def untrained_pair(arch: str) -> dict[str, nn.Module]:
+    """Return a network of its default size, and a copy that is cut to half its MACs."""
+    torch.manual_seed(0)
+    dense: Any = build(arch).eval()
+    side = 32 * dense.size_multiple
+    hyper = convert(dense, torch.rand(1, dense.in_channels, side, side))
+    hyper.prune_to(macs=0.5, tolerance=0.02, round_to=16)
+    return {"dense": dense, CUT: hyper.cut()}
+
+
+def measure_pair(
+    pair: Mapping[str, nn.Module], root: Path, arguments: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Time all forms of a network in turns; return the rows."""
+    dense: Any = pair["dense"]
     size = arguments.size
     image = torch.rand(1, dense.in_channels, size, size, generator=torch.Generator().manual_seed(0))
-    measured = describe_measurement(torch.device("cpu"), command, arguments.note)
+    settings = available_settings(arguments.compile)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         candidates = {}
-        for widths, network in (("dense", dense), ("compressed", compressed)):
-            made = make_candidates(network, Path(folder) / widths, Path(root), widths != "dense")
+        for widths, network in pair.items():
+            is_trained = widths == "compressed"
+            # names of widths are not names of files
+            made_in = Path(folder) / str(len(candidates))
+            made = make_candidates(network, made_in, root, settings, is_trained=is_trained)
             for (runtime, precision), candidate in made.items():
                 candidates[widths, runtime, precision] = candidate
         for threads in arguments.threads:
             times = time_candidates(candidates, image, threads, arguments.rounds)
             for key, candidate in candidates.items():
-                row = make_row(key, candidate, times, threads, image)
-                rows.append({**row, "rounds": arguments.rounds, "measured": measured})
-    merge_rows(arguments.out, "runtimes", rows, KEY)
-    return 0
+                rows.append(make_row(key, candidate, times, threads, image))
+    return rows
+
+
+def available_settings(with_compile: bool) -> list[tuple[str, str]]:
+    """List the runtimes and precisions that this machine has instructions for."""
+    settings = list(SETTINGS)
+    capable = require_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if "BF16" not in capable:
+        settings.remove(("openvino", "bf16"))
+    if with_compile:
+        settings.append(COMPILED)
+    return settings
 
 
 def make_candidates(
-    network: nn.Module, folder: Path, root: Path, is_trained: bool
+    network: nn.Module,
+    folder: Path,
+    root: Path,
+    settings: Sequence[tuple[str, str]],
+    *,
+    is_trained: bool,
 ) -> dict[tuple[str, str], Candidate]:
-    """Export a network in every precision, and measure the loss of int8."""
+    """Export a network in every precision, and measure the loss of those below fp32."""
     folder.mkdir()
     model = folder / "fp32.safetensors"
     save_model(network, model)
     described: Any = network
     task = task_named(described.task)
-    choices = {"sigma": None, "max_images": None, "crop_border": None}
-    (set5,) = task.open_folders(network, {"Set5": str(root / "Set5" / "HR")}, choices)
+    sigma = SIGMA if described.task == "denoise" else None
+    name, subfolder = TEST_SETS[described.task]
+    choices = {"sigma": sigma, "max_images": None, "crop_border": None}
+    (test_set,) = task.open_folders(network, {name: str(root / name / subfolder)}, choices)
     made = {}
-    reference = 0.0
-    for runtime, precision in SETTINGS:
+    reference = None
+    for runtime, precision in settings:
         path = model
         loss = None
         if precision == "int8":
             file_format, suffix = FORMATS[runtime]
             path = folder / f"{runtime}{suffix}"
-            # Any loss is accepted: it stands in the table.
-            options = ExportOptions(int8=True, calibration=root / "BSDS500" / "val", max_loss=100.0)
+            options = ExportOptions(int8=True, calibration=root / "BSDS500" / "val", sigma=sigma)
+            if not is_trained:
+                # Random weights lose anything; only their time is of use.
+                options = replace(options, max_loss=1e3, qat_steps=0)
             export_model(model, file_format, path, options)
         if is_trained:
-            score = psnr(task, path, runtime, set5)
+            own_precision = precision if precision == "bf16" else "fp32"
+            runner = open_runner(path, runtime, precision=own_precision)
+            score = task.evaluate(RunnerModule(runner), test_set, torch.device("cpu"))
+            value = score[task.main_score.key]
             # The first setting is fp32 in PyTorch.
-            reference = reference or score
-            loss = reference - score
+            reference = value if reference is None else reference
+            loss = reference - value
         made[runtime, precision] = Candidate(path, network, loss)
     return made
-
-
-def psnr(task: Task, path: Path, runtime: str, test_set: Any) -> float:
-    """PSNR on Y of a model in a runtime."""
-    network = RunnerModule(open_runner(path, runtime))
-    return task.evaluate(network, test_set, torch.device("cpu"))["psnr_y_db"]
 
 
 def time_candidates(
@@ -154,7 +228,10 @@ def time_candidates(
     array = image.numpy()
     calls = {}
     for key, candidate in candidates.items():
-        runner = open_runner(candidate.path, key[1], threads=threads)
+        _, runtime, precision = key
+        # The precision of an int8 file is its own.
+        own_precision = precision if precision == "bf16" else "fp32"
+        runner = open_runner(candidate.path, runtime, precision=own_precision, threads=threads)
         calls[str(key)] = partial(runner, array)
     with thread_count(threads):
         return measure(calls, rounds, torch.device("cpu"))
@@ -170,7 +247,8 @@ def make_row(
     """Return the row of a candidate."""
     widths, runtime, precision = key
     network: Any = candidate.network
-    sizes = ", ".join(f"{name} {network.arguments[name]}" for name in ("num_feat", "num_block"))
+    named = [name for name in SIZE_ARGUMENTS if name in network.arguments]
+    sizes = ", ".join(f"{name} {network.arguments[name]}" for name in named)
     baseline = times[str(BASELINE)]
     own = times[str(key)]
     speedup = ratios(baseline.wall_ms, own.wall_ms)

@@ -89,9 +89,9 @@ def runtimes_table(rows: Sequence[Row]) -> str:
     threads = sorted({row["threads"] for row in rows})
     grouped: dict[tuple[str, ...], dict[int, Row]] = {}
     for row in rows:
-        key = (row["network"], row["widths"], row["runtime"], row["precision"])
+        key = (row["processor"], row["network"], row["widths"], row["runtime"], row["precision"])
         grouped.setdefault(key, {})[row["threads"]] = row
-    header = ["network", "widths", "runtime", "precision", "loss, dB"]
+    header = ["processor", "network", "widths", "runtime", "precision", "loss, dB"]
     for count in threads:
         header += [f"{count} thread{'s' * (count > 1)}", "speed-up"]
     table = [header]

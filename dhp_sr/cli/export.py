@@ -58,6 +58,7 @@ def run_export(arguments: argparse.Namespace) -> None:
         calibration=arguments.calibration,
         sigma=arguments.sigma,
         max_loss=arguments.max_loss,
+        qat_steps=arguments.qat_steps,
     )
     with plain_warnings():
         exported = export_model(
@@ -201,7 +202,7 @@ def check_int8(file_format: str, options: ExportOptions) -> None:
         UserError: A choice is missing, has no effect or is out of range.
     """
     if not options.int8:
-        for name in ("calibration", "sigma", "max_loss"):
+        for name in ("calibration", "sigma", "max_loss", "qat_steps"):
             if getattr(options, name) is not None:
                 raise UserError(f"--{name}: no effect without --int8; omit it")
         return
@@ -214,6 +215,8 @@ def check_int8(file_format: str, options: ExportOptions) -> None:
         raise UserError("--int8: expected --calibration FOLDER of ground-truth images")
     if options.max_loss is not None and not 0 <= options.max_loss < math.inf:
         raise UserError(f"--max_loss: expected a number from 0, got {options.max_loss:g}")
+    if options.qat_steps is not None and options.qat_steps < 0:
+        raise UserError(f"--qat_steps: expected a number from 0, got {options.qat_steps}")
 
 
 def output_path(model: Path, file_format: str, output: str | Path | None, ending: str) -> Path:

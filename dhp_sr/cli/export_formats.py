@@ -4,6 +4,7 @@ A new format is a writer and a row of `EXPORT_FORMATS`. The command line reads t
 `--help` must not take seconds: so writers import what they need when they are called.
 """
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-    from dhp_sr.deploy.quantize import CalibrationImage
+    from dhp_sr.deploy.calibration import CalibrationImage
+    from dhp_sr.deploy.quantize import Int8Options
     from dhp_sr.deploy.verify import Agreement
 
 
@@ -36,6 +38,8 @@ class ExportOptions:
     """Noise level (0-255 scale) of a denoiser's calibration images."""
     max_loss: float | None = None
     """Largest loss of int8 in dB; None: `quantize.DEFAULT_MAX_LOSS`."""
+    qat_steps: int | None = None
+    """Of quantization-aware finetuning; None: `quantize.DEFAULT_FINETUNE_STEPS`."""
     images: Sequence["CalibrationImage"] = ()
     """Those of `calibration`, read by `export_model`."""
 
@@ -51,12 +55,23 @@ class ExportOptions:
         """End of the default file name, before the suffix."""
         return "" if self.precision == "fp32" else f"_{self.precision}"
 
-    @property
-    def loss_limit(self) -> float:
-        """`max_loss` or its default."""
-        from dhp_sr.deploy.quantize import DEFAULT_MAX_LOSS
+    def int8_options(self, size_multiple: int) -> "Int8Options | None":
+        """Choices of the quantization, with defaults for what is not given; None: no int8."""
+        from dhp_sr.deploy.quantize import DEFAULT_FINETUNE_STEPS, DEFAULT_MAX_LOSS, Int8Options
 
-        return DEFAULT_MAX_LOSS if self.max_loss is None else self.max_loss
+        if not self.int8:
+            return None
+        return Int8Options(
+            self.images,
+            DEFAULT_MAX_LOSS if self.max_loss is None else self.max_loss,
+            DEFAULT_FINETUNE_STEPS if self.qat_steps is None else self.qat_steps,
+            size_multiple,
+            report=_print_to_stderr,
+        )
+
+
+def _print_to_stderr(message: str) -> None:
+    print(message, file=sys.stderr)
 
 
 Writer = Callable[["nn.Module", Path, Mapping[str, Any], ExportOptions], tuple[str, "Agreement"]]
@@ -90,8 +105,7 @@ def write_onnx(
         size_multiple=info_of(network).sizes.multiple,
         opset=opset,
         half=options.half,
-        calibration=options.images,
-        max_loss=options.loss_limit,
+        int8=options.int8_options(info_of(network).sizes.multiple),
         facts=facts,
         tolerance=options.tolerance,
     )
@@ -111,8 +125,7 @@ def write_openvino(
         traced_shape(info_of(network)),
         size_multiple=info_of(network).sizes.multiple,
         half=options.half,
-        calibration=options.images,
-        max_loss=options.loss_limit,
+        int8=options.int8_options(info_of(network).sizes.multiple),
         facts=facts,
         tolerance=options.tolerance,
     )

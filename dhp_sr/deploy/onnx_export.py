@@ -25,13 +25,8 @@ from dhp_sr.deploy.pt2_export import (
     example_image,
     quiet_exporters,
 )
-from dhp_sr.deploy.quantize import (
-    ONNX_RECIPES,
-    CalibrationImage,
-    Quantized,
-    quantize,
-    quantize_onnx,
-)
+from dhp_sr.deploy.quantize import Int8Options, Quantized, Recipe, quantize
+from dhp_sr.deploy.quantizers import quantize_onnx
 from dhp_sr.deploy.runner import Images, with_tiles
 from dhp_sr.deploy.verify import (
     Agreement,
@@ -72,8 +67,7 @@ def export_onnx(
     size_multiple: int = 1,
     opset: int = OPSET,
     half: bool = False,
-    calibration: Sequence[CalibrationImage] = (),
-    max_loss: float = 0.0,
+    int8: Int8Options | None = None,
     facts: Mapping[str, Any] | None = None,
     tolerance: float | None = None,
 ) -> Agreement:
@@ -91,8 +85,7 @@ def export_onnx(
         opset: Version of ONNX's operators, an element of `OPSETS`.
         half: Weights, computation, input and output in fp16; programs such as chaiNNer feed the
             type that the input asks for.
-        calibration: Images to quantize with; empty: no int8.
-        max_loss: Largest loss in dB of int8.
+        int8: Choices of a quantization; None: no int8.
         facts: The file's metadata, see `onnx_metadata.KEYS`.
         tolerance: Largest difference allowed; None: that of the precision in `TOLERANCES`.
 
@@ -106,25 +99,30 @@ def export_onnx(
     if opset not in OPSETS:
         raise UserError(f"expected an opset from {OPSETS[0]} to {OPSETS[-1]}, got {opset}")
     original = copy.deepcopy(network).cpu().float().eval()
-    model = convert_to_onnx(simplify(network), example_shape, size_multiple, opset)
+
+    def convert(candidate: nn.Module) -> Any:
+        return convert_to_onnx(simplify(candidate), example_shape, size_multiple, opset)
+
     note = ""
-    if half:
-        model = convert_to_half(model)
-    if calibration:
-        quantized = _quantize(model, original, calibration, max_loss)
+    if int8 is not None:
+        quantized = _quantize(original, int8, convert)
         model = quantized.model
         note = quantized.label
+    else:
+        model = convert(network)
+    if half:
+        model = convert_to_half(model)
     with atomic_path(path) as temporary:
         # The file itself is compared, not the model in memory.
         write_with_checksum(model, pack_metadata(facts) if facts else {}, temporary)
         run = _run_function(open_session(temporary), half)
         shapes = unseen_shapes(example_shape, size_multiple)
-        limit = tolerance_of(half, tolerance, int8=bool(calibration))
-        make_input = image_like(calibration[0].lq) if calibration else noise_image
+        limit = tolerance_of(half, tolerance, int8=int8 is not None)
+        make_input = noise_image if int8 is None else image_like(int8.images[0].lq)
         try:
             return replace(compare(original, run, shapes, limit, make_input), note=note)
         except UserError as error:
-            raise UserError(f"{error}; {_hint(half, bool(calibration))}") from error
+            raise UserError(f"{error}; {_hint(half, int8 is not None)}") from error
 
 
 def _hint(half: bool, int8: bool) -> str:
@@ -274,17 +272,13 @@ def convert_to_half(model: Any) -> Any:
 
 
 def _quantize(
-    model: Any, original: nn.Module, calibration: Sequence[CalibrationImage], max_loss: float
+    original: nn.Module, int8: Int8Options, convert: Callable[[nn.Module], Any]
 ) -> Quantized:
-    content = model.SerializeToString()
-    return quantize(
-        original,
-        calibration,
-        lambda recipe: quantize_onnx(content, calibration, recipe),
-        _array_function,
-        max_loss,
-        ONNX_RECIPES,
-    )
+    def prepare(candidate: nn.Module) -> Callable[[Recipe], Any]:
+        content = convert(candidate).SerializeToString()
+        return lambda recipe: quantize_onnx(content, int8.images, recipe)
+
+    return quantize(original, int8, prepare, _array_function)
 
 
 def _run_function(session: Any, half: bool) -> Callable[[Tensor], Tensor]:

@@ -22,12 +22,8 @@ from dhp_sr.deploy.openvino_runner import (
     require_openvino,
 )
 from dhp_sr.deploy.pt2_export import check_example_shape
-from dhp_sr.deploy.quantize import (
-    CalibrationImage,
-    Quantized,
-    quantize,
-    quantize_openvino,
-)
+from dhp_sr.deploy.quantize import Int8Options, Quantized, Recipe, quantize
+from dhp_sr.deploy.quantizers import quantize_openvino
 from dhp_sr.deploy.verify import (
     Agreement,
     compare,
@@ -45,8 +41,7 @@ def export_openvino(
     *,
     size_multiple: int = 1,
     half: bool = False,
-    calibration: Sequence[CalibrationImage] = (),
-    max_loss: float = 0.0,
+    int8: Int8Options | None = None,
     facts: Mapping[str, Any] | None = None,
     tolerance: float | None = None,
 ) -> Agreement:
@@ -62,8 +57,7 @@ def export_openvino(
         size_multiple: Height and width of inputs must be multiples of it.
         half: Store the weights in fp16; the device chooses the precision of the computation, and
             input and output are fp32.
-        calibration: Images to quantize with; empty: no int8.
-        max_loss: Largest loss in dB of int8.
+        int8: Choices of a quantization; None: no int8.
         facts: The file's metadata, see `onnx_metadata.KEYS`.
         tolerance: Largest difference allowed; None: that of the precision in `TOLERANCES`.
 
@@ -76,20 +70,23 @@ def export_openvino(
     require_onnx()
     check_example_shape(example_shape, size_multiple)
     original = copy.deepcopy(network).cpu().float().eval()
-    content = convert_to_onnx(
-        simplify(network), example_shape, size_multiple, OPSET
-    ).SerializeToString()
     path = Path(path)
-    model = read_openvino(Graph(path, content))
+
+    def convert(candidate: nn.Module) -> Any:
+        graph = convert_to_onnx(simplify(candidate), example_shape, size_multiple, OPSET)
+        return read_openvino(Graph(path, graph.SerializeToString()))
+
     note = ""
-    if calibration:
-        quantized = _quantize(model, original, calibration, max_loss)
+    if int8 is not None:
+        quantized = _quantize(original, int8, convert)
         model = quantized.model
         note = quantized.label
+    else:
+        model = convert(network)
     for key, text in (pack_metadata(facts) if facts else {}).items():
         model.set_rt_info(text, [METADATA_SECTION, key])
-    make_input = image_like(calibration[0].lq) if calibration else noise_image
-    limit = tolerance_of(half, tolerance, int8=bool(calibration))
+    make_input = noise_image if int8 is None else image_like(int8.images[0].lq)
+    limit = tolerance_of(half, tolerance, int8=int8 is not None)
     shapes = unseen_shapes(example_shape, size_multiple)
 
     def verify(written: Path) -> Agreement:
@@ -116,15 +113,13 @@ def write_verified(
 
 
 def _quantize(
-    model: Any, original: nn.Module, calibration: Sequence[CalibrationImage], max_loss: float
+    original: nn.Module, int8: Int8Options, convert: Callable[[nn.Module], Any]
 ) -> Quantized:
-    return quantize(
-        original,
-        calibration,
-        lambda recipe: quantize_openvino(model, calibration, recipe),
-        _array_function,
-        max_loss,
-    )
+    def prepare(candidate: nn.Module) -> Callable[[Recipe], Any]:
+        model = convert(candidate)
+        return lambda recipe: quantize_openvino(model, int8.images, recipe)
+
+    return quantize(original, int8, prepare, _array_function)
 
 
 def _tensor_function(model: Any) -> Callable[[Tensor], Tensor]:

@@ -13,14 +13,15 @@ from dhp_sr.cli.export import check_options, export_model, export_text
 from dhp_sr.cli.export_formats import ExportOptions
 from dhp_sr.data.images import encode_png
 from dhp_sr.deploy import save_model
-from dhp_sr.deploy.quantize import (
-    CalibrationImage,
-    Recipe,
+from dhp_sr.deploy.calibration import CalibrationImage, mean_psnr
+from dhp_sr.deploy.int8_simulation import (
+    finetune_for_int8,
+    input_ranges,
     layer_losses,
-    mean_psnr,
-    quantize,
     round_weight,
+    simulated_int8,
 )
+from dhp_sr.deploy.quantize import Int8Options, Recipe, quantize
 from dhp_sr.deploy.runtimes import open_runner
 from dhp_sr.utils.errors import UserError
 
@@ -102,7 +103,7 @@ def test_int8_files_run_in_the_runtime_alone(model, images, monkeypatch, tmp_pat
 @pytest.mark.parametrize("file_format", SUFFIX)
 def test_too_much_loss_names_the_layers(model, images, monkeypatch, tmp_path, file_format):
     with pytest.raises(UserError, match=r"0 dB.*(conv_first|conv_last|upsample)"):
-        exported(model, images, monkeypatch, tmp_path, file_format, max_loss=0.0)
+        exported(model, images, monkeypatch, tmp_path, file_format, max_loss=0.0, qat_steps=0)
     assert not list(tmp_path.iterdir())
 
 
@@ -128,6 +129,8 @@ def test_options_that_do_not_fit():
         ("pt2", {"int8": True, "calibration": "x"}, "openvino"),
         ("onnx", {"int8": True, "half": True, "calibration": "x"}, "--half"),
         ("onnx", {"int8": True, "calibration": "x", "max_loss": -1.0}, "-1"),
+        ("onnx", {"qat_steps": 10}, "--qat_steps"),
+        ("onnx", {"int8": True, "calibration": "x", "qat_steps": -1}, "-1"),
     ):
         with pytest.raises(UserError, match=named):
             check_options(file_format, ExportOptions(**options))
@@ -173,6 +176,9 @@ def test_weights_are_rounded_per_channel():
     assert torch.allclose(rounded[1], 100 * rounded[0])
 
 
+NAMES = {Recipe(True): "ends", Recipe(False): "all", Recipe(True, needs_vnni=True): "vnni"}
+
+
 @pytest.mark.parametrize(
     ("noise", "faster", "expected"),
     [
@@ -185,12 +191,11 @@ def test_weights_are_rounded_per_channel():
 )
 def test_the_recipe(monkeypatch, noise, faster, expected):
     monkeypatch.setattr("dhp_sr.deploy.quantize._is_faster", lambda *_: faster)
-    recipes = {"ends": Recipe(True), "all": Recipe(False), "vnni": Recipe(True, needs_vnni=True)}
-    names = {recipe: name for name, recipe in recipes.items()}
+    options = Int8Options(ramp(), max_loss=0.5, finetune_steps=0)
 
     def choose():
         return quantize(
-            nn.Identity(), ramp(), names.get, lambda name: lambda x: x - noise[name], 0.5, [*names]
+            nn.Identity(), options, lambda _: NAMES.get, lambda name: lambda x: x - noise[name]
         )
 
     if expected is None:
@@ -198,6 +203,108 @@ def test_the_recipe(monkeypatch, noise, faster, expected):
             choose()
     else:
         assert choose().model == expected
+
+
+def test_finetuning_where_every_recipe_loses_more(monkeypatch):
+    monkeypatch.setattr("dhp_sr.deploy.quantize._is_faster", lambda *_: False)
+    tuned = nn.Identity()
+    asked = []
+
+    def finetune(network, images, steps, size_multiple):
+        asked.append((steps, size_multiple))
+        return tuned
+
+    monkeypatch.setattr("dhp_sr.deploy.quantize.finetune_for_int8", finetune)
+    said = []
+
+    def choose(noise, tuned_noise):
+        options = Int8Options(ramp(), 0.5, 20, size_multiple=4, report=said.append)
+        return quantize(
+            nn.Identity(),
+            options,
+            lambda network: lambda recipe: tuned_noise if network is tuned else noise,
+            lambda amount: lambda x: x - amount,
+        )
+
+    assert choose(0.001, 0.0).finetune_steps == 0 and not asked
+    chosen = choose(0.5, 0.001)
+    assert chosen.finetune_steps == 20 and asked == [(20, 4)] and "20 steps" in chosen.label
+    (message,) = said
+    assert "dB" in message and "20 steps" in message
+    with pytest.raises(UserError, match="dB"):
+        choose(0.5, 0.4)
+
+
+def test_finetuning_brings_rounded_results_closer_to_the_original(images):
+    torch.manual_seed(3)
+    network = build("EDSR", num_feat=8, num_block=2, upscale=2).eval()
+    # Weights of very different sizes in a channel, which 7 bits cannot hold.
+    with torch.no_grad():
+        for block in network.body:
+            block.conv1.weight[:, :, 1, 1] *= 30
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    state = torch.get_rng_state()
+    tuned = finetune_for_int8(network, images, 60)
+    assert torch.equal(torch.get_rng_state(), state)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert [*tuned.state_dict()] == [*before] and type(tuned) is type(network)
+    assert not any(value.requires_grad for value in tuned.parameters())
+    ranges = input_ranges(network, images)
+    inner = {name: ranges[name] for name in [*ranges][1:-1]}
+    errors = []
+    for candidate in (network, tuned):
+        error = 0.0
+        with torch.no_grad(), simulated_int8(candidate, inner):
+            for image in images:
+                rounded = candidate(image.lq)
+                error += float((rounded - plain(before, image.lq)).square().mean())
+        errors.append(error)
+    assert errors[1] < 0.7 * errors[0]
+
+
+def plain(state, lq):
+    network = build("EDSR", num_feat=8, num_block=2, upscale=2).eval()
+    network.load_state_dict(state)
+    return network(lq)
+
+
+def test_rounding_inputs_and_weights_is_simulated_exactly():
+    layer = nn.Conv2d(1, 2, 1, bias=False).eval()
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([63.0, 10.4]).reshape(2, 1, 1, 1))
+    network = nn.Sequential(layer)
+    with simulated_int8(network, {"0": (0.0, 255.0)}):
+        result = network(torch.tensor([0.4, 3.6, 300.0]).reshape(1, 1, 1, 3))
+    # Inputs 0, 4 and 255, clipped; a step per output channel keeps its largest weight exactly.
+    expected = torch.tensor([0.0, 4.0, 255.0]).outer(torch.tensor([63.0, 10.4])).T
+    torch.testing.assert_close(result[0, :, 0], expected)
+    assert type(layer) is nn.Conv2d and layer.weight[1, 0, 0, 0] == 10.4
+
+
+@pytest.mark.parametrize("file_format", SUFFIX)
+def test_weights_do_not_overflow_anywhere(model, images, monkeypatch, tmp_path, file_format):
+    """Steps of 7 bits: the largest weight of a channel is 63 or 64 steps from zero."""
+    found = exported(model, images, monkeypatch, tmp_path, file_format, max_loss=20.0)
+    assert "VNNI" not in found.agreement.note
+    assert largest_int8_weight(found.path) in (63, 64)
+
+
+def largest_int8_weight(path):
+    if path.suffix == ".onnx":
+        import onnx
+        from onnx import numpy_helper
+
+        tensors = onnx.load(path).graph.initializer
+        arrays = [numpy_helper.to_array(entry) for entry in tensors if len(entry.dims) == 4]
+    else:
+        import openvino
+
+        arrays = []
+        for operation in openvino.Core().read_model(path).get_ordered_ops():
+            if operation.get_type_name() == "Constant" and len(operation.shape) == 4:
+                arrays.append(operation.data)
+    return max(int(abs(array.astype(int)).max()) for array in arrays if array.dtype.name == "int8")
 
 
 @pytest.mark.parametrize("task", ["sr", "denoise"])
