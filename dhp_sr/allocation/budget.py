@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dhp_sr.channels.plan import ChannelPlan
 from dhp_sr.cost.model import CostModel
-from dhp_sr.utils.cost_kinds import COST_KINDS
+from dhp_sr.utils.cost_kinds import COST_KINDS, DEFAULT_ROUND_TO
 from dhp_sr.utils.errors import UserError
 
 
@@ -42,7 +42,7 @@ class Budget:
         kind: str,
         keep_ratio: float,
         tolerance: float | None = None,
-        round_to: int = 8,
+        round_to: int = DEFAULT_ROUND_TO,
         min_width: int | None = None,
     ) -> "Budget":
         """Make a budget from a target, with the default tolerance of its kind.

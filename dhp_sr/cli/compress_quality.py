@@ -17,6 +17,7 @@ from dhp_sr.data.sampler import train_batches
 from dhp_sr.hyper import HyperNet
 from dhp_sr.search import SearchSettings, build_search
 from dhp_sr.tasks import task_of
+from dhp_sr.utils.cost_kinds import DEFAULT_ROUND_TO
 from dhp_sr.utils.errors import UserError
 
 LEVEL_DB = 30.0
@@ -173,7 +174,8 @@ class CorrectedCuts:
 
     def _budget(self, ratio: float) -> Budget:
         compress = self._compress
-        return Budget.from_target("macs", ratio, None, compress.round_to, compress.min_width)
+        round_to = compress.round_to or DEFAULT_ROUND_TO
+        return Budget.from_target("macs", ratio, None, round_to, compress.min_width)
 
 
 def _training_inputs(options: Options, count: int) -> list[Tensor]:

@@ -108,6 +108,13 @@ def export_parser() -> argparse.ArgumentParser:
         metavar="DB",
         help="with --int8: largest loss against fp32; more is an error; default: 0.1",
     )
+    parser.add_argument(
+        "--qat_steps",
+        type=int,
+        metavar="N",
+        help="with --int8: steps of quantization-aware finetuning where int8 loses more than "
+        "--max_loss without; 0: none; default: 300",
+    )
     add_network_arguments(parser, "network that the weights belong to: EDSR, basicsr:RCAN, ...")
     parser.add_argument(
         # The second spelling is that of the first edition.

@@ -109,8 +109,9 @@ def plan_run(opt: str | Path, overrides: Sequence[str] = (), *, root: Path) -> d
     latency_benchmark = make_latency_benchmark(network, options, context, None)
     if latency_benchmark is not None:
         hyper.use_latency(latency_benchmark)
-    budgets = make_budgets(compress)
-    summary = summarize_plan(hyper, network, compress.round_to, compress.min_width, budgets[0].kind)
+    budgets = make_budgets(compress, hyper)
+    rules = budgets[0]
+    summary = summarize_plan(hyper, network, rules.round_to, rules.min_width, rules.kind)
     targets = [try_budget(hyper, budget) for budget in budgets]
     return finite({"name": options.name, **summary, "targets": targets})
 

@@ -221,8 +221,9 @@ class Compress(Section):
     tolerance: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Largest distance between the kept fraction and the target, for latency as a fraction of the
     target; default: 0.01, for latency 0.05."""
-    round_to: Positive = 8
-    """Widths of layers are multiples of this, or the dense width."""
+    round_to: Positive | None = None
+    """Widths of layers are multiples of this, or the dense width. Default: 8; for a target of
+    latency, the multiple that the measured times of the layers show."""
     min_width: Positive = 8
     """No layer of a prunable group is cut below this many channels."""
     exclude: list[str] = []

@@ -13,7 +13,8 @@ from dhp_sr.cost.axis_sizes import AxisSizes
 from dhp_sr.cost.counted import COUNTED_COSTS, CountedCost, pad_rows
 from dhp_sr.cost.latency_lut import LatencyLUT
 from dhp_sr.cost.latency_model import LatencyModel
-from dhp_sr.utils.cost_kinds import COST_KINDS
+from dhp_sr.cost.width_multiple import learn_multiple
+from dhp_sr.utils.cost_kinds import COST_KINDS, DEFAULT_ROUND_TO
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,11 @@ class CostModel:
         self._functions: dict[str, CostFunction] = {}
         for kind, terms in COUNTED_COSTS.items():
             self._functions[kind] = CountedCost(plan, self.axis_sizes, terms(plan))
+        self.width_multiple = DEFAULT_ROUND_TO
+        """Multiple of channels that suits the runtime, where the table of its times shows one."""
         if lut is not None:
             self._functions["latency"] = LatencyModel(plan, self.axis_sizes, lut)
+            self.width_multiple = learn_multiple(lut)
         rows = []
         for name, shape in plan.weights.items():
             dims = self.axis_sizes.prunable_dims(name, range(len(shape)))

@@ -11,7 +11,7 @@ from dhp_sr.allocation.budget import Budget, BudgetReport
 from dhp_sr.channels.plan import ChannelPlan, Group
 from dhp_sr.cost.latency_benchmark import LatencyBenchmark
 from dhp_sr.cost.model import Cost, CostModel
-from dhp_sr.utils.cost_kinds import COST_KINDS
+from dhp_sr.utils.cost_kinds import COST_KINDS, DEFAULT_ROUND_TO
 from dhp_sr.utils.errors import UserError
 
 
@@ -126,7 +126,7 @@ class MaskedNetwork(nn.Module):
         self,
         *,
         tolerance: float | None = None,
-        round_to: int = 8,
+        round_to: int | None = None,
         min_width: int | None = None,
         scores: Mapping[str, Tensor] | None = None,
         **keep_ratio: float | None,
@@ -136,7 +136,8 @@ class MaskedNetwork(nn.Module):
         Args:
             tolerance: Largest distance from the fraction to keep, for latency as a fraction of it.
                 Default: 0.01; for latency 0.05, so that 0.5 is met by 0.475 to 0.525.
-            round_to: Kept widths of layers are multiples of this, or the dense width.
+            round_to: Kept widths of layers are multiples of this, or the dense width. Default: 8;
+                for latency, what the measured times of the layers show.
             min_width: Minimum width of every layer of a prunable group; default: `round_to`.
             scores: Group name -> (width,), larger = keep, comparable between groups; default:
                 |latent|.
@@ -161,6 +162,10 @@ class MaskedNetwork(nn.Module):
         if len(given) != 1:
             raise ValueError(f"expected a single budget of {kinds}, found {given or 'none'}")
         kind, ratio = next(iter(given.items()))
+        self._ensure_known(kind)
+        if round_to is None:
+            is_measured = COST_KINDS[kind].is_measured
+            round_to = self._costs.width_multiple if is_measured else DEFAULT_ROUND_TO
         budget = Budget.from_target(kind, ratio, tolerance, round_to, min_width)
         flat_scores = None if scores is None else self.plan.join(scores)
         return self.prune_to_budget(budget, flat_scores)
@@ -187,8 +192,7 @@ class MaskedNetwork(nn.Module):
         if not COST_KINDS[budget.kind].is_measured:
             self.mask.copy_(allocate_widths(self.plan, scores, budget, self._costs))
             return BudgetReport.from_mask(self.plan, self.mask, budget, self._costs)
-        if budget.kind not in self._costs.kinds:
-            self.use_latency(LatencyBenchmark(self.random_input()))
+        self._ensure_known(budget.kind)
         # Each measurement sets the masks and cuts a network; after a failure the previous masks
         # must be back, for a caller may go on with another budget.
         mask_before = self.mask.clone()
@@ -201,6 +205,11 @@ class MaskedNetwork(nn.Module):
             raise
         self.mask.copy_(mask)
         return BudgetReport.from_mask(self.plan, self.mask, budget, self._costs, measured)
+
+    def _ensure_known(self, kind: str) -> None:
+        """Measure the layers at the example's size if a kind of cost needs it and nothing has."""
+        if COST_KINDS[kind].is_measured and kind not in self._costs.kinds:
+            self.use_latency(LatencyBenchmark(self.random_input()))
 
     def _measured_latency_ratio(self, mask: Tensor) -> float:
         """Return the time of the network cut to a mask, as a fraction of the dense network's."""

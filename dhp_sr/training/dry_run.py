@@ -64,7 +64,7 @@ def dry_run(
         if benchmark is not None:
             benchmark = replace(benchmark, path=None)  # the run has no folder yet
         start_search(hyper, options, benchmark)
-        for budget in make_budgets(compress):
+        for budget in make_budgets(compress, hyper):
             hyper.prune_to_budget(budget)
         # The search may prune any channel of any group, so the cut is tried on half of them all.
         every_other = {}

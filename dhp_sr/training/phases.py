@@ -79,7 +79,7 @@ class Search(Phase):
         """Prune the network once for every target."""
         compress = self.resources.options.compress
         assert compress is not None
-        budgets = make_budgets(compress)
+        budgets = make_budgets(compress, self.network)
         batches = None
         reference = None
         if compress.correction is not None:

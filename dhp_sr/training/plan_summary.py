@@ -12,7 +12,7 @@ from dhp_sr.config.schema import Options
 from dhp_sr.hyper import HyperNet
 from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.training.pruning import convert_network, cuda_devices
-from dhp_sr.utils.cost_kinds import reported_kinds
+from dhp_sr.utils.cost_kinds import DEFAULT_ROUND_TO, reported_kinds
 from dhp_sr.utils.strict_json import finite
 
 EXCLUDED = "excluded by name"
@@ -40,7 +40,7 @@ def plan_for_training(
         summary = summarize_plan(
             hyper,
             network,
-            compress.round_to,
+            compress.round_to or DEFAULT_ROUND_TO,
             compress.min_width,
             compress.targets[0].kind,
         )

@@ -27,7 +27,7 @@ from dhp_sr.search import Search, SearchSettings, build_search
 from dhp_sr.surgery.cut import kept_entries
 from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.training.optimizers import OptimizerState, named_state, slice_state
-from dhp_sr.utils.cost_kinds import COST_KINDS
+from dhp_sr.utils.cost_kinds import COST_KINDS, DEFAULT_ROUND_TO
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.modules import load_values
 from dhp_sr.zoo.networks import example_input
@@ -133,8 +133,18 @@ def make_latency_benchmark(
     )
 
 
-def make_budgets(compress: Compress) -> tuple[Budget, ...]:
-    """Make the budgets of a run, in the order of its targets: the largest first."""
+def make_budgets(compress: Compress, hyper: HyperNet) -> tuple[Budget, ...]:
+    """Make the budgets of a run, in the order of its targets: the largest first.
+
+    Args:
+        compress: The run's options.
+        hyper: The converted network; where `round_to` is not stated, times that it knows tell
+            which widths its runtime computes best.
+    """
+    is_measured = COST_KINDS[compress.targets[0].kind].is_measured
+    round_to = compress.round_to
+    if round_to is None:
+        round_to = hyper.costs.width_multiple if is_measured else DEFAULT_ROUND_TO
     budgets = []
     for target in compress.targets:
         budgets.append(
@@ -142,7 +152,7 @@ def make_budgets(compress: Compress) -> tuple[Budget, ...]:
                 target.kind,
                 target.keep_ratio,
                 compress.tolerance,
-                compress.round_to,
+                round_to,
                 compress.min_width,
             )
         )
@@ -166,7 +176,7 @@ def start_search(
     if benchmark is not None:
         hyper.use_latency(benchmark)
     settings = SearchSettings(
-        budget=make_budgets(compress)[-1],
+        budget=make_budgets(compress, hyper)[-1],
         iterations=compress.search_iter,
         seed=options.manual_seed,
         preset=compress.preset,

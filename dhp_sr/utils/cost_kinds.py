@@ -41,6 +41,9 @@ class CostKind:
         return f"measured_{self.name}_ratio"
 
 
+DEFAULT_ROUND_TO = 8
+"""Widths are multiples of it where nothing else is stated, and no time is measured."""
+
 COST_KINDS: dict[str, CostKind] = {
     kind.name: kind
     for kind in (

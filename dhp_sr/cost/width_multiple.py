@@ -1,0 +1,132 @@
+"""Multiple of channels that a runtime computes best, learned from the table of layer times.
+
+Kernels compute channels in blocks: a width just above a full block takes the time of the next one.
+Where a budget is a time, widths between blocks are a waste, and how long a block is depends on
+runtime, processor and precision.
+
+    time |            ___*         * multiples of the block: on the lower hull of the times
+         |        ___*..o          o widths between: above it, by the excess
+         |    ___*..o
+         +----------------- width
+"""
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+
+from dhp_sr.cost.latency_lut import LatencyLUT, LayerGrid
+from dhp_sr.utils.cost_kinds import DEFAULT_ROUND_TO
+from dhp_sr.utils.pixels import round_up
+
+MULTIPLES = (1, 2, 4, 8, 16, 32)
+"""Multiples that are considered; finer ones leave more choices of widths."""
+
+TOLERANCE = 0.005
+"""Excess, as a fraction of the layers' time, for which a finer multiple is still preferred."""
+
+SMALLEST_SHARE = 0.25
+"""Widths below this share of the dense one are not looked at: their time is mostly overhead."""
+
+
+def learn_multiple(lut: LatencyLUT) -> int:
+    """Return the finest multiple whose widths waste hardly more time than the best multiple's.
+
+    Args:
+        lut: complete for its network.
+    """
+    curves = []
+    for call in lut.calls:
+        curves += _curves(lut.layers[call.signature])
+    if not curves:
+        return DEFAULT_ROUND_TO
+    total = sum(times[-1] for _, times in curves)
+    shares = []
+    for multiple in MULTIPLES:
+        excess = sum(_mean_excess(widths, times, multiple) for widths, times in curves)
+        shares.append(excess / total)
+    for multiple, share in zip(MULTIPLES, shares, strict=True):
+        if share <= min(shares) + TOLERANCE:
+            return multiple
+    raise AssertionError("the smallest share is within its own tolerance")
+
+
+Curve = tuple[list[int], list[float]]
+"""Widths, ascending, and the time at each."""
+
+
+def _curves(grid: LayerGrid) -> list[Curve]:
+    """Return the times along each axis of a layer, at the dense width of the other."""
+    rows = grid["ms"]
+    along_first = [row[-1] for row in rows]
+    curves = [(grid["first"], along_first), (grid["second"], rows[-1])]
+    # A layer of a fixed width, such as the image's channels, has nothing to choose.
+    return [(widths, times) for widths, times in curves if widths[-1] > DEFAULT_ROUND_TO]
+
+
+def _mean_excess(widths: list[int], times: list[float], multiple: int) -> float:
+    """Return how far the times at multiples lie above the lower convex hull, in milliseconds."""
+    hull = lower_hull(widths, times)
+    dense = widths[-1]
+    chosen = []
+    for width in range(multiple, dense, multiple):
+        if width >= SMALLEST_SHARE * dense:
+            chosen.append(width)
+    if not chosen:
+        return 0.0
+    points = list(zip(widths, times, strict=True))
+    excess = 0.0
+    for width in chosen:
+        excess += estimate(points, width) - interpolate(hull, width)
+    return excess / len(chosen)
+
+
+def lower_hull(widths: list[int], times: list[float]) -> list[tuple[int, float]]:
+    """Return the points of the lower convex hull of a curve (Andrew's monotone chain)."""
+    hull: list[tuple[int, float]] = []
+    for point in zip(widths, times, strict=True):
+        while len(hull) > 1 and _turns_right(hull[-2], hull[-1], point):
+            hull.pop()
+        hull.append(point)
+    return hull
+
+
+def _turns_right(
+    first: tuple[int, float], middle: tuple[int, float], last: tuple[int, float]
+) -> bool:
+    """Return whether the middle point lies on or above the line between the others."""
+    run = last[0] - first[0]
+    on_line = first[1] + (last[1] - first[1]) * (middle[0] - first[0]) / run
+    return middle[1] >= on_line
+
+
+def estimate(points: list[tuple[int, float]], width: int) -> float:
+    """Return the time at a width that was not measured, as a staircase between measured ones.
+
+    Large layers are measured at every 16th width or fewer, and at 1 channel more. How much of the
+    way to the next the 1 channel takes tells how many steps lie between:
+
+        16: 1.0 ms   17: 1.5 ms   32: 2.0 ms   ->   steps of 8 channels, 24: 1.5 ms
+    """
+    for (before, before_ms), (left, left_ms), (right, right_ms) in triplewise(points):
+        rise = right_ms - before_ms
+        if not left < width < right or left != before + 1 or rise <= 0:
+            continue
+        length = (right - before) * (left_ms - before_ms) / rise
+        # Of noise, a step of 7.6 channels is one of 8.
+        step = 2 ** round(math.log2(max(length, 1.0)))
+        stepped = min(round_up(width - before, step), right - before)
+        return before_ms + rise * stepped / (right - before)
+    return interpolate(points, width)
+
+
+def triplewise(points: list[tuple[int, float]]) -> Iterator[tuple[tuple[int, float], ...]]:
+    """Yield all three neighbors in a row."""
+    return zip(points, points[1:], points[2:], strict=False)
+
+
+def interpolate(points: list[tuple[int, float]], width: int) -> float:
+    """Return the time at a width between measured ones, linearly; below the first, its time."""
+    for (left, left_ms), (right, right_ms) in pairwise(points):
+        if left <= width <= right:
+            return left_ms + (right_ms - left_ms) * (width - left) / (right - left)
+    return points[0][1] if width < points[0][0] else points[-1][1]
