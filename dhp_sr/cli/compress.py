@@ -66,6 +66,7 @@ def run_compress(arguments: argparse.Namespace, root: Path) -> int:
             auto_resume=arguments.auto_resume,
             save_options=Path(arguments.save_options) if arguments.save_options else None,
             seed=arguments.seed,
+            runtime=arguments.runtime,
         )
         try:
             compress_checkpoint(checkpoint, request, root=root, stop=stop, say=print)

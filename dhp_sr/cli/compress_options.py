@@ -14,6 +14,7 @@ from dhp_sr.config import dump_options
 from dhp_sr.config.checks import find_mistakes
 from dhp_sr.config.schema import Options
 from dhp_sr.hyper import HyperNet
+from dhp_sr.utils.cost_kinds import COST_KINDS
 from dhp_sr.utils.errors import UserError
 
 SEARCH_SAMPLES = 160
@@ -81,6 +82,8 @@ class RunTemplate:
     """Of everything random."""
     experiments: Path
     """Folder of runs."""
+    runtime: str = "torch"
+    """Program that a latency is measured in."""
 
     def options(self, target: Target, length: Length, rules: WidthRules) -> Options:
         """Return the options of a run for a target, which is a cost kind.
@@ -123,6 +126,10 @@ class RunTemplate:
     ) -> dict[str, Any]:
         # Without truths the original's output is the only target, so its weight has no meaning.
         distill_weight = DISTILL_WEIGHT if self.has_truths else 1.0
+        measured = {}
+        if COST_KINDS[target.kind].is_measured:
+            # Multiples that suit the runtime are learned from the times of its layers.
+            measured = {"latency_runtime": self.runtime, "round_to": None}
         return {
             "method": "obs",
             "target": {target.kind: target.value},
@@ -133,6 +140,7 @@ class RunTemplate:
             "correction": {},
             "distill": {"weight": distill_weight, "task_loss": self.has_truths},
             "obs": {"generations": length.generations, "widths": rules.widths},
+            **measured,
         }
 
 

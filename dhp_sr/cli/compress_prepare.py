@@ -69,6 +69,9 @@ def prepare_run(
     Raises:
         UserError: Images, target or time do not allow it.
     """
+    if request.runtime is not None and not request.measures_time:
+        kind = request.target.kind
+        raise UserError(f"--runtime: no effect with a target of {kind}, only of latency; omit it")
     paths = list_images(request.images)
     checkpoint = _adapt_value_range(checkpoint, paths, note)
     network, info = checkpoint.network, info_of(checkpoint.network)
@@ -93,6 +96,7 @@ def prepare_run(
         has_truths=prepared.has_truths,
         seed=request.seed,
         experiments=root / "experiments",
+        runtime=request.runtime or "torch",
     )
     target = request.target
     # Each step below turns the target into a narrower one: quality into a fraction of

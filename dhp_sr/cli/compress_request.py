@@ -118,6 +118,13 @@ class CompressRequest:
     auto_resume: bool = False
     save_options: Path | None = None
     seed: int = 0
+    runtime: str | None = None
+    """Program that a target of latency is measured in, `compress.latency_runtime`; None: torch."""
+
+    @property
+    def measures_time(self) -> bool:
+        """Whether the target is measured on a device."""
+        return self.target.kind != QUALITY and COST_KINDS[self.target.kind].is_measured
 
     @property
     def run_name(self) -> str:

@@ -114,6 +114,11 @@ def compress_parser() -> argparse.ArgumentParser:
         help="fraction to keep: macs=0.5, params=..., activations=..., latency=...; or dB that may "
         "be lost: quality=0.1; default: macs=0.5",
     )
+    parser.add_argument(
+        "--runtime",
+        choices=("torch", "onnxruntime", "openvino"),
+        help="program that a target of latency is measured in; default: torch",
+    )
     parser.add_argument("--minutes", type=float, default=30.0, help="for all of it; default: 30")
     parser.add_argument(
         "--iterations", type=int, metavar="N", help="of finetuning, instead of --minutes"

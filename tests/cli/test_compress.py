@@ -16,13 +16,16 @@ import dhp_sr
 from dhp_sr.archs import build
 from dhp_sr.basicsr_adapter.shim import prepare_torchvision
 from dhp_sr.cli.compress import run_compress
+from dhp_sr.cli.compress_prepare import prepare_run
 from dhp_sr.cli.compress_quality import QualityBound
+from dhp_sr.cli.compress_request import CompressRequest, Target
 from dhp_sr.cli.parsers import compress_parser
 from dhp_sr.config import load_options
 from dhp_sr.deploy import load_model, read_manifest
 from dhp_sr.metrics import complexity
 from dhp_sr.training.driver import train
 from dhp_sr.utils.errors import UserError
+from dhp_sr.zoo.checkpoints import open_checkpoint
 from dhp_sr.zoo.names import build_named
 
 COMPACT = {
@@ -242,7 +245,19 @@ MISTAKES = [
     (("dncnn.pth", "--arch", "DnCNN", "num_feat=12", "batch_norm=false"), "(12,"),
     (("dncnn.pth", "--degradation", "bicubic"), "bicubic"),
     (("missing.pth",), "missing.pth"),
+    (("compact.pth", "--runtime", "openvino"), "--runtime"),
 ]
+
+
+def test_a_latency_is_that_of_the_runtime_named(material, tmp_path):
+    checkpoint = open_checkpoint(material / "compact.pth", None, [])
+    request = CompressRequest(
+        material / "images", Target("latency", 0.5), iterations=20, runtime="onnxruntime"
+    )
+    compress = prepare_run(checkpoint, request, tmp_path, lambda line: None).compress
+    assert compress.target.keep_ratio == 0.5 and compress.latency_runtime == "onnxruntime"
+    # Which widths suit the runtime, its times tell.
+    assert compress.round_to is None
 
 
 @pytest.mark.parametrize("arguments, fact", MISTAKES)
