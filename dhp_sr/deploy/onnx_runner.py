@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dhp_sr.deploy.graph_info import Graph, describe_graph
 from dhp_sr.deploy.onnx_check import check_onnx
-from dhp_sr.deploy.runner import Images, Runner
+from dhp_sr.deploy.runner import MAX_BATCH, Images, Runner
 from dhp_sr.deploy.safetensors_io import ModelFileError
 from dhp_sr.utils.errors import UserError
 
@@ -156,6 +156,8 @@ class OnnxRunner(Runner):
             providers = choose_providers(runtime, device, require_onnx().get_available_providers())
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
+        if device.type != "cpu":
+            self.max_batch = MAX_BATCH
         source = path if graph.content is None else graph.content
         self._session = open_session(source, threads or torch.get_num_threads(), providers)
         self._input = read_input(self._session, path)

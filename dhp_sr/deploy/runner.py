@@ -23,6 +23,10 @@ Images = NDArray[np.float32]
 """Images (N, C, H, W) in [0, 1], float32."""
 
 
+MAX_BATCH = 8
+"""Tiles at once on a graphics card, which a single small tile leaves idle for the most part."""
+
+
 class Runner(ABC):
     """A model that can be called, and the facts needed to call it.
 
@@ -40,6 +44,10 @@ class Runner(ABC):
         self.path = path
         self.info = info
         self.tiles = info.tiles or TileRequirements(multiple=info.sizes.multiple)
+
+    max_batch = 1
+    """Tiles that are computed at once if the memory allows it: more is no faster on a processor,
+    whose cores a single tile keeps busy."""
 
     @abstractmethod
     def compute(self, images: Images) -> NDArray[np.float32]:

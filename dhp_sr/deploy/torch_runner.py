@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from dhp_sr.deploy.interpolation import ExactInterpolation
 from dhp_sr.deploy.model_file import load_model
 from dhp_sr.deploy.model_info import TileRequirements, info_of
-from dhp_sr.deploy.runner import Images, Runner, with_tiles
+from dhp_sr.deploy.runner import MAX_BATCH, Images, Runner, with_tiles
 from dhp_sr.utils.devices import thread_count
 from dhp_sr.utils.errors import UserError
 
@@ -67,6 +67,8 @@ class TorchRunner(Runner):
         super().__init__(path, replace(info, tiles=tiles))
         self.network = network.to(device=device, dtype=self.dtype).requires_grad_(False)
         self.runtime = "torch"
+        if device.type != "cpu":
+            self.max_batch = MAX_BATCH
         # The modes take operations apart, which would hide them from the compiler.
         self._convolutions: type[contextlib.AbstractContextManager] = DeterministicConvolutions
         self._interpolation: type[contextlib.AbstractContextManager] = ExactInterpolation

@@ -1,6 +1,6 @@
 """An image through a model: channels adapted, sides padded, tile by tile, from top to bottom."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -143,47 +143,71 @@ def restore_rows(
     """
     height, width = image.color.shape[:2]
     scale = runner.scale
-    columns = list(tile_spans(network_input.width, tiling.columns, tiling))
+    columns = []
+    for span in tile_spans(network_input.width, tiling.columns, tiling):
+        # what begins behind the image is padding alone
+        if span.first < width:
+            columns.append(span)
     for rows in tile_spans(network_input.height, tiling.rows, tiling):
         if rows.first >= height:
             return  # padding alone is below
         last = min(rows.last, height)
         shape = ((last - rows.first) * scale, width * scale, adapter.channels)
         strip = np.empty(shape, dtype=image.color.dtype)
-        for span in columns:
-            right = min(span.last, width)
-            if right <= span.first:
-                continue  # padding alone
-            tile = restore_tile(network_input, runner, adapter, rows, span)
-            tile = tile[: (last - rows.first) * scale, : (right - span.first) * scale]
-            strip[:, span.first * scale : right * scale] = quantize(tile, strip.dtype)
-            on_pixels((last - rows.first) * (right - span.first))
+        for spans in batches(columns, tiling.batch):
+            tiles = restore_tiles(network_input, runner, adapter, rows, spans)
+            for span, tile in zip(spans, tiles, strict=True):
+                right = min(span.last, width)
+                tile = tile[: (last - rows.first) * scale, : (right - span.first) * scale]
+                strip[:, span.first * scale : right * scale] = quantize(tile, strip.dtype)
+                on_pixels((last - rows.first) * (right - span.first))
         if image.alpha is not None:
             strip = np.dstack((strip, upscale_alpha(image.alpha, rows.first, last, scale)))
         yield strip
 
 
-def restore_tile(
+def batches(spans: Sequence[TileSpan], size: int) -> Iterator[list[TileSpan]]:
+    """Yield neighbors that feed the network with the same width, at most `size` at once."""
+    batch: list[TileSpan] = []
+    for span in spans:
+        is_like_last = not batch or span.end - span.start == batch[-1].end - batch[-1].start
+        if batch and (len(batch) == size or not is_like_last):
+            yield batch
+            batch = []
+        batch.append(span)
+    if batch:
+        yield batch
+
+
+def restore_tiles(
     network_input: NetworkInput,
     runner: Runner,
     adapter: ChannelAdapter,
     rows: TileSpan,
-    columns: TileSpan,
-) -> NDArray[np.float32]:
-    """Return the result (h, w, C) of a tile, without its overlap."""
-    planes = network_input.tile(slice(rows.start, rows.end), slice(columns.start, columns.end))
+    spans: Sequence[TileSpan],
+) -> list[NDArray[np.float32]]:
+    """Return the results (h, w, C) of tiles of the same size, without their overlap."""
+    inputs = []
+    for columns in spans:
+        planes = network_input.tile(slice(rows.start, rows.end), slice(columns.start, columns.end))
+        inputs.append(adapter.to_model(planes))
+    images = inputs[0] if len(inputs) == 1 else np.concatenate(inputs)
     scale = runner.scale
-    result = np.asarray(runner(adapter.to_model(planes)))
-    expected = (planes.shape[1] * scale, planes.shape[2] * scale)
-    if result.shape[2:] != expected:
+    results = np.asarray(runner(images))
+    expected = (images.shape[2] * scale, images.shape[3] * scale)
+    if results.shape[2:] != expected:
         raise UserError(
-            f"the network made {result.shape[2:]} of {planes.shape[1:]}, expected {expected}"
+            f"the network made {results.shape[2:]} of {images.shape[2:]}, expected {expected}"
         )
     top = (rows.first - rows.start) * scale
-    left = (columns.first - columns.start) * scale
     bottom = top + (rows.last - rows.first) * scale
-    right = left + (columns.last - columns.first) * scale
-    return adapter.from_model(result[:, :, top:bottom, left:right]).transpose(1, 2, 0)
+    tiles = []
+    for index, columns in enumerate(spans):
+        result = results[index * adapter.batch : (index + 1) * adapter.batch]
+        left = (columns.first - columns.start) * scale
+        right = left + (columns.last - columns.first) * scale
+        tiles.append(adapter.from_model(result[:, :, top:bottom, left:right]).transpose(1, 2, 0))
+    return tiles
 
 
 def quantize(values: NDArray[np.float32], dtype: np.dtype) -> Pixels:

@@ -56,6 +56,8 @@ class Tiling:
     """On each side."""
     alignment: int
     """Tiles begin at multiples of it."""
+    batch: int = 1
+    """Tiles of a row that go through the network at once, where they are of the same size."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,9 @@ def choose_tiling(
         )
     if options.tile is not None:
         side = round_up(options.tile, alignment)
-        return Tiling(min(side, height), min(side, width), overlap, alignment)
+        fed_pixels = (min(side, height) + 2 * overlap) * (min(side, width) + 2 * overlap)
+        tiles_at_once = max(1, min(runner.max_batch, max_pixels // fed_pixels))
+        return Tiling(min(side, height), min(side, width), overlap, alignment, tiles_at_once)
     # The overlap is computed again by each neighbor: a wide one is worth larger tiles. A tile with
     # its overlap must fit into the memory.
     useful_side = max(_MAX_SIDE, 10 * overlap)

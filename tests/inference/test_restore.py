@@ -52,6 +52,32 @@ def test_tiled_equals_whole(runner, noise, name, size):
         )
 
 
+@pytest.mark.parametrize("name", ["edsr", "dncnn", "unet"])
+def test_tiles_in_batches(runner, noise, name):
+    runner = runner(name)
+    # A gray model computes the channels of a color image as a batch of their own.
+    image = Image(noise(61, 260, 3))
+    computed = []
+    real = runner.compute
+    runner.compute = lambda images: computed.append(len(images)) or real(images)
+    expected = result(runner, image, Tiling(32, 48, runner.tiles.halo, runner.tiles.multiple))
+    one_by_one = len(computed)
+    computed.clear()
+    found = result(runner, image, Tiling(32, 48, runner.tiles.halo, runner.tiles.multiple, 3))
+    # Sums of other orders: PyTorch takes other kernels for batches.
+    assert int(np.abs(found.astype(int) - expected).max()) <= 1
+    assert len(computed) < one_by_one and max(computed) == (9 if name == "dncnn" else 3)
+
+
+def test_batches_are_for_graphics_cards_and_fit_the_memory():
+    assert chosen(a_runner(), 500, 500, tile=64).batch == 1
+    card = a_runner()
+    card.max_batch = 8
+    assert chosen(card, 500, 500, tile=64).batch == 8
+    assert chosen(card, 5000, 5000, tile=300).batch == 2
+    assert chosen(card, 500, 500, tile=500).batch == 1
+
+
 def test_tiles_of_onnx_files(tmp_path, noise):
     runner = open_runner(other(tmp_path / "x.onnx"), threads=1)
     image = Image(noise(150, 190, 3))
