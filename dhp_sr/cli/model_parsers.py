@@ -6,7 +6,15 @@ from dhp_sr.cli.export_formats import EXPORT_FORMATS
 from dhp_sr.cli.parsers import add_network_arguments, add_option_file, new_parser
 
 IMAGE_FORMATS = ("png", "jpg", "webp", "tiff", "bmp", "same")
-RUNTIMES = ("torch", "torch.compile", "onnxruntime", "openvino", "tensorrt")
+RUNTIMES = (
+    "torch",
+    "torch.compile",
+    "onnxruntime",
+    "openvino",
+    "openvino-gpu",
+    "openvino-npu",
+    "tensorrt",
+)
 """Keys of `deploy.runtimes.RUNTIMES`, which is not imported here: it needs torch."""
 
 MODEL_HELP = "model file, or zoo:NAME; zoo: lists the models that come with the program"

@@ -113,8 +113,6 @@ class OpenVinoRunner(Runner):
         UserError: The file does not suit the arguments, or is no such network.
     """
 
-    runtime = "openvino"
-
     def __init__(
         self,
         graph: Graph,
@@ -124,6 +122,9 @@ class OpenVinoRunner(Runner):
         openvino_device: str = "CPU",
     ) -> None:
         path = graph.path
+        self.runtime = "openvino"
+        if openvino_device != "CPU":
+            self.runtime = f"openvino-{openvino_device.lower()}"
         if device.type != "cpu":
             raise UserError(f"{path}: OpenVINO does not compute on {device}; use --device cpu")
         model = read_openvino(graph)

@@ -78,11 +78,35 @@ def _open_openvino(
     return OpenVinoRunner(graph, device, precision, threads)
 
 
+def _open_openvino_gpu(
+    graph: Graph, device: torch.device, precision: str, threads: int | None
+) -> Runner:
+    from dhp_sr.deploy.openvino_runner import OpenVinoRunner
+
+    return OpenVinoRunner(graph, device, precision, threads, openvino_device="GPU")
+
+
+def _open_openvino_npu(
+    graph: Graph, device: torch.device, precision: str, threads: int | None
+) -> Runner:
+    from dhp_sr.deploy.openvino_runner import OpenVinoRunner
+
+    return OpenVinoRunner(graph, device, precision, threads, openvino_device="NPU")
+
+
 _ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
 RUNTIMES = {
     "onnxruntime": Runtime((".onnx",), _open_onnx, _ONNX_PACKAGES),
     "openvino": Runtime((".xml", ".onnx"), _open_openvino, ("openvino",), ("cpu",)),
+    # Intel's graphics and neural processors, which PyTorch does not count as devices. They round
+    # otherwise than a CPU, so they are taken only where they are named.
+    "openvino-gpu": Runtime(
+        (".xml", ".onnx"), _open_openvino_gpu, ("openvino",), ("cpu",), is_candidate=False
+    ),
+    "openvino-npu": Runtime(
+        (".xml", ".onnx"), _open_openvino_npu, ("openvino",), ("cpu",), is_candidate=False
+    ),
     "tensorrt": Runtime((".onnx",), _open_tensorrt, _ONNX_PACKAGES, ("cuda",)),
     # Compiling takes up to a minute for every new shape, so it is never tried unasked.
     "torch.compile": Runtime((), _open_compiled, is_candidate=False),

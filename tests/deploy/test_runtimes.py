@@ -76,6 +76,10 @@ def test_openvino_refuses_what_it_cannot_do(file, graph, tmp_path):
             RUNTIMES["openvino"].open(graph, CPU, "bf16", 1)
     with pytest.raises(UserError, match="cuda"):
         RUNTIMES["openvino"].open(graph, CUDA, "fp32", 1)
+    present = {name.partition(".")[0] for name in openvino.Core().available_devices}
+    for device in {"GPU", "NPU"} - present:
+        with pytest.raises(UserError, match=f"CPU.*{device}"):
+            RUNTIMES[f"openvino-{device.lower()}"].open(graph, CPU, "fp32", 1)
     (tmp_path / "x.xml").write_text("<net/>")
     with pytest.raises(UserError, match=r"x\.bin"):
         open_runner(tmp_path / "x.xml")
@@ -97,6 +101,30 @@ def test_providers_of_graphics_cards():
     ):
         with pytest.raises(UserError, match=named):
             choose_providers(runtime, device, available)
+
+
+def test_other_devices_of_openvino(file, graph, monkeypatch):
+    """Where one is present it is asked for by its name, without settings of the CPU."""
+    openvino = pytest.importorskip("openvino")
+    asked = []
+
+    class Core(openvino.Core):
+        available_devices = ("CPU", "GPU.0")
+
+        def get_property(self, device, name):
+            return ["FP32", "FP16"]
+
+        def compile_model(self, model, device, settings):
+            asked.append((device, settings))
+            return super().compile_model(model, "CPU")
+
+    monkeypatch.setattr(openvino, "Core", Core)
+    runner = RUNTIMES["openvino-gpu"].open(graph, CPU, "fp32", 1)
+    ((device, settings),) = asked
+    assert device == "GPU" and runner.runtime == "openvino-gpu"
+    assert settings["INFERENCE_PRECISION_HINT"] == "f32" and "NUM_STREAMS" not in settings
+    image = torch.rand(1, 3, 24, 30)
+    assert float((runner(image) - open_runner(file)(image)).abs().max()) < 1e-4
 
 
 def test_missing_packages_are_named(file, graph, monkeypatch):
