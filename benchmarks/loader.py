@@ -1,11 +1,14 @@
-"""Time of training patches against BasicSR's PairedImageDataset.
+"""Time of training batches against BasicSR's PairedImageDataset.
 
     $ DHP_SR_DATA=FOLDER python benchmarks/loader.py    # results/loader.json
 
-Both read the same pairs of PNG files, made from photographs of BSDS500 that are enlarged to about
-the size of DIV2K's halves; the HR patch has 128 pixels a side. Epochs of all loaders take turns in
-one process, and their processor time is compared. The first epoch of a cache on disk includes
-decoding all images and writing the file.
+Both read the same pairs of PNG files, photographs of BSDS500 (481 x 321) enlarged by the factors of
+`--enlarge`, and make batches of 16 HR patches of 128 pixels a side, ready for a training step:
+ours by the iterator that trains, BasicSR's by PyTorch's DataLoader, both in the process itself. An
+epoch takes a patch of every image. Epochs of all loaders take turns in one process, and their
+processor time is compared. The first epoch includes opening the set, decoding all images and, of a
+cache on disk, writing the file. BasicSR decodes whole images for every patch, so the ratio grows
+with their size.
 """
 
 import argparse
@@ -26,8 +29,9 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
+from torch.utils.data import DataLoader  # noqa: E402
 
-from benchmarks.result_files import describe_measurement, merge_rows  # noqa: E402
+from benchmarks.result_files import describe_measurement, merge_rows, processor_name  # noqa: E402
 from benchmarks.timing import quartiles, ratios  # noqa: E402
 from dhp_sr.basicsr_adapter.shim import prepare_basicsr  # noqa: E402
 from dhp_sr.config.datasets import TrainDataset  # noqa: E402
@@ -35,18 +39,19 @@ from dhp_sr.data import build_train_set  # noqa: E402
 from dhp_sr.data.bicubic import downscale  # noqa: E402
 from dhp_sr.data.images import crop_to_multiple  # noqa: E402
 from dhp_sr.data.prepare import make_database  # noqa: E402
+from dhp_sr.data.sampler import train_batches  # noqa: E402
 from dhp_sr.utils.errors import UserError, exit_code  # noqa: E402
 
 SCALE = 4
 PATCH = 128
-ENLARGEMENT = 2
-"""Of the photographs, which have 481 x 321 pixels."""
-KEY = ("source", "cache", "epoch")
+BATCH = 16
+KEY = ("source", "cache", "epoch", "gt", "processor")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=32, help="pairs; default: 32")
+    parser.add_argument("--enlarge", type=int, nargs="+", default=[1, 2, 4], metavar="FACTOR")
     parser.add_argument("--epochs", type=int, default=7, help="timed rounds; default: 7")
     parser.add_argument("--out", default=ROOT / "results" / "loader.json", type=Path)
     parser.add_argument("--note", default="", help="about the machine, such as other work on it")
@@ -65,20 +70,30 @@ def run(arguments: argparse.Namespace, command: str) -> int:
     """Measure all loaders and write the rows."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        make_pairs(folder, arguments.images)
-        rows = [*measure_later(folder, arguments.epochs), *measure_first(folder, arguments.epochs)]
-    measured = describe_measurement(torch.device("cpu"), command, arguments.note)
-    for row in rows:
-        row.update(images=arguments.images, patch=PATCH, epochs=arguments.epochs, measured=measured)
-        print(f"{row['source']:6} {row['cache']:6} {row['epoch']:5} {row['speed']['median']:.2f}x")
-    merge_rows(arguments.out, "loader", rows, KEY)
+    facts = {
+        "images": arguments.images,
+        "patch": PATCH,
+        "batch": BATCH,
+        "epochs": arguments.epochs,
+        "processor": processor_name(),
+        "measured": describe_measurement(torch.device("cpu"), command, arguments.note),
+    }
+    for factor in arguments.enlarge:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            size = make_pairs(folder, arguments.images, factor)
+            rows = measure_later(folder, arguments.epochs)
+            rows += measure_first(folder, arguments.epochs)
+        for row in rows:
+            row.update(gt=size, **facts)
+            described = f"{size} {row['source']:6} {row['cache']:6} {row['epoch']:5}"
+            print(f"{described} {row['speed']['median']:.2f}x")
+        merge_rows(arguments.out, "loader", rows, KEY)
     return 0
 
 
-def make_pairs(folder: Path, images: int) -> None:
-    """Write PNG pairs to HR and LR, and databases of both."""
+def make_pairs(folder: Path, images: int, factor: int) -> str:
+    """Write PNG pairs to HR and LR, and databases of both; return the size of most."""
     root = os.environ.get("DHP_SR_DATA")
     if not root:
         raise UserError("expected the variable DHP_SR_DATA, the folder that holds BSDS500")
@@ -89,13 +104,14 @@ def make_pairs(folder: Path, images: int) -> None:
         (folder / name).mkdir()
     for path in photographs:
         photograph = Image.open(path)
-        size = (photograph.width * ENLARGEMENT, photograph.height * ENLARGEMENT)
+        size = (photograph.width * factor, photograph.height * factor)
         enlarged = np.asarray(photograph.resize(size, Image.Resampling.BICUBIC))
         pixels = crop_to_multiple(enlarged, SCALE)
         Image.fromarray(pixels).save(folder / "HR" / f"{path.stem}.png")
         Image.fromarray(downscale(pixels, SCALE)).save(folder / "LR" / f"{path.stem}.png")
     for name in ("HR", "LR"):
         make_database(folder / name, folder / f"{name}.lmdb")
+    return f"{481 * factor} x {321 * factor}"
 
 
 def open_set(folder: Path, suffix: str, cache: str) -> Any:
@@ -105,7 +121,7 @@ def open_set(folder: Path, suffix: str, cache: str) -> Any:
         dataroot_gt=str(folder / f"HR{suffix}"),
         dataroot_lq=str(folder / f"LR{suffix}"),
         gt_size=PATCH,
-        batch_size_per_gpu=16,
+        batch_size_per_gpu=BATCH,
         cache=cache,
         cache_dir=str(folder / "cache"),
     )
@@ -168,24 +184,28 @@ def measure_first(folder: Path, epochs: int) -> list[dict[str, Any]]:
 
 
 def visit(dataset: Any, epoch: int) -> None:
-    """Take a patch of every image of our set."""
-    for index in range(len(dataset)):
-        dataset[(index, epoch * len(dataset) + index)]
+    """Take an epoch's batches of our set."""
+    count = len(dataset) // BATCH
+    batches = train_batches(
+        dataset, batch_size=BATCH, workers=0, seed=0, start_iteration=epoch * count
+    )
+    for _ in range(count):
+        next(batches)
 
 
 def visit_basicsr(dataset: Any) -> None:
-    """Take a patch of every image of BasicSR's set."""
-    for index in range(len(dataset)):
-        dataset[index]
+    """Take an epoch's batches of BasicSR's set."""
+    for _ in DataLoader(dataset, BATCH, shuffle=True, drop_last=True):
+        pass
 
 
 def first_of_ours(folder: Path, suffix: str, cache: str) -> None:
-    """Open our set and take a patch of every image."""
+    """Open our set and take an epoch's batches."""
     visit(open_set(folder, suffix, cache), 0)
 
 
 def first_of_basicsr(folder: Path, suffix: str) -> None:
-    """Open BasicSR's set and take a patch of every image."""
+    """Open BasicSR's set and take an epoch's batches."""
     visit_basicsr(open_basicsr(folder, suffix))
 
 

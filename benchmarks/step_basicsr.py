@@ -21,7 +21,7 @@ sys.path[:1] = [str(ROOT)]  # in place of this folder, whose modules must not hi
 
 import torch  # noqa: E402
 
-from benchmarks.result_files import describe_measurement, merge_rows  # noqa: E402
+from benchmarks.result_files import describe_measurement, merge_rows, processor_name  # noqa: E402
 from benchmarks.timing import measure, quartiles, ratios  # noqa: E402
 from dhp_sr.archs import build  # noqa: E402
 from dhp_sr.basicsr_adapter.shim import prepare_basicsr  # noqa: E402
@@ -29,6 +29,7 @@ from dhp_sr.cli.process import keep_memory  # noqa: E402
 from dhp_sr.config import load_options  # noqa: E402
 from dhp_sr.training.distributed import DistributedContext  # noqa: E402
 from dhp_sr.training.trainer import Trainer  # noqa: E402
+from dhp_sr.utils.devices import has_fast_bf16  # noqa: E402
 from dhp_sr.utils.errors import exit_code  # noqa: E402
 
 OPTION_FILES = {"EDSR": "edsr_x4_cpu.yml", "DnCNN": "dncnn_s25_cpu.yml"}
@@ -43,8 +44,11 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "fp32, channels_last": ("train.amp=none", "train.channels_last=true"),
     "bf16, channels_last": ("train.amp=bf16", "train.channels_last=true"),
 }
-COMPILED = "fp32, compile"
-KEY = ("network", "setting", "threads")
+COMPILED = {
+    "fp32, compile": SETTINGS["fp32"],
+    "fp32, compile, channels_last": SETTINGS["fp32, channels_last"],
+}
+KEY = ("network", "setting", "threads", "processor")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -90,6 +94,7 @@ def run(arguments: argparse.Namespace, command: str) -> int:
                     "basicsr_ms": quartiles(times["basicsr"].cpu_ms),
                     "dhp_sr_ms": quartiles(times[setting].cpu_ms),
                     "speed": ratios(times["basicsr"].cpu_ms, times[setting].cpu_ms),
+                    "processor": processor_name(),
                     "measured": describe_measurement(device, command, arguments.note),
                 }
             )
@@ -104,7 +109,10 @@ def make_steps(
     """Make a function for a step in each setting; return them and the shape of the input."""
     settings = dict(SETTINGS)
     if with_compile:
-        settings[COMPILED] = SETTINGS["fp32"]
+        settings |= COMPILED
+    if not has_fast_bf16(torch.device("cpu")):
+        # Emulated, it is slower than fp32.
+        settings = {name: changes for name, changes in settings.items() if "bf16" not in name}
     steps: dict[str, Callable[[], object]] = {}
     batch: dict[str, torch.Tensor] = {}
     for setting, changes in settings.items():
@@ -115,7 +123,7 @@ def make_steps(
             batch = make_batch(options, batch_size)
         trainer = Trainer(options, DistributedContext(torch.device("cpu")))
         trainer.advance(0)
-        if setting == COMPILED:
+        if setting in COMPILED:
             trainer.network.compile()
         steps[setting] = partial(trainer.step, batch, 1000)
     model = make_basicsr_model(network, options)

@@ -63,16 +63,24 @@ class DiskCache:
         path: the file, which `open_disk_cache` has written or checked.
         items: what it was made of.
         entries: of the index, for each item its arrays.
+        is_fresh: whether this process has just written the file; its pixels are not checked again.
     """
 
     def __init__(
-        self, path: Path, items: Sequence[CacheItem], entries: list[list[list[Any]]]
+        self,
+        path: Path,
+        items: Sequence[CacheItem],
+        entries: list[list[list[Any]]],
+        *,
+        is_fresh: bool = False,
     ) -> None:
         self.path = path
         self._items = list(items)
         self._entries = entries
         self._map: mmap.mmap | None = None
-        self._is_good: dict[int, bool] = {}
+        self._is_good: dict[int, bool] = (
+            dict.fromkeys(range(len(entries)), True) if is_fresh else {}
+        )
 
     def __len__(self) -> int:
         """Return the number of items."""
@@ -131,15 +139,16 @@ def open_disk_cache(path: Path, items: Sequence[CacheItem], decoded: Iterator[Ar
         # lists, no tuples, as JSON gives them back
         described = [[item.recipe, list(map(list, item.sources()))] for item in items]
         index = _read_index(path)
-        if index is None or index["described"] != described:
+        is_stale = index is None or index["described"] != described
+        if is_stale:
             if is_locked:
                 # of a process that was killed while it wrote: nobody else can be writing now
                 for rest in path.parent.glob(f".{path.name[:50]}*.part"):
                     rest.unlink(missing_ok=True)
             _write(path, described, decoded)
             index = _read_index(path)
-            assert index is not None
-    return DiskCache(path, items, index["arrays"])
+    assert index is not None
+    return DiskCache(path, items, index["arrays"], is_fresh=is_stale)
 
 
 def cache_file(folder: Path, items: Sequence[CacheItem]) -> Path:
