@@ -25,7 +25,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from benchmarks.result_files import describe_measurement, merge_rows  # noqa: E402
+from benchmarks.result_files import describe_measurement, merge_rows, processor_name  # noqa: E402
 from benchmarks.timing import quartiles, ratios  # noqa: E402
 from dhp_sr.cli.process import keep_memory  # noqa: E402
 from dhp_sr.deploy.runner import Images, Runner  # noqa: E402
@@ -36,7 +36,7 @@ from dhp_sr.inference.tiles import GIB, MemoryBudget, TilingOptions  # noqa: E40
 from dhp_sr.utils.errors import UserError, exit_code  # noqa: E402
 from dhp_sr.zoo.model_zoo import resolve_model  # noqa: E402
 
-KEY = ("model", "threads", "tile")
+KEY = ("model", "runtime", "threads", "tile", "processor")
 MEGAPIXELS = 2.0
 
 
@@ -64,7 +64,8 @@ class RecordingRunner:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="zoo:edsr_x2_half")
-    parser.add_argument("--images", type=int, default=10)
+    parser.add_argument("--runtime", help="as for infer.py; default: by the file")
+    parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="of the network")
     parser.add_argument("--tile", type=int, help="as for infer.py")
@@ -84,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(arguments: argparse.Namespace, command: str) -> int:
     """Measure and write the row."""
     keep_memory()
-    runner = open_runner(resolve_model(arguments.model), threads=arguments.threads)
+    model = resolve_model(arguments.model)
+    runner = open_runner(model, arguments.runtime, threads=arguments.threads)
     settings = Settings(MemoryBudget(4 * GIB), TilingOptions(arguments.tile))
     whole = []
     network = []
@@ -106,7 +108,9 @@ def run(arguments: argparse.Namespace, command: str) -> int:
             network_cpu.append(cpu)
     row = {
         "model": arguments.model,
+        "runtime": runner.runtime,
         "threads": arguments.threads,
+        "processor": processor_name(),
         "tile": arguments.tile,
         "images": arguments.images,
         "megapixels": MEGAPIXELS,

@@ -77,39 +77,6 @@ def latency_table(rows: Sequence[Row]) -> str:
     return markdown(table)
 
 
-def runtimes_table(rows: Sequence[Row]) -> str:
-    """Markdown table of runtimes and precisions, a pair of columns per thread count.
-
-    Milliseconds are processor time with one thread, else wall time; a speed-up is the median of
-    the ratios within a round to the dense network in onnxruntime, fp32, with as many threads.
-
-    Args:
-        rows: those of `results/runtimes.json`.
-    """
-    threads = sorted({row["threads"] for row in rows})
-    grouped: dict[tuple[str, ...], dict[int, Row]] = {}
-    for row in rows:
-        key = (row["processor"], row["network"], row["widths"], row["runtime"], row["precision"])
-        grouped.setdefault(key, {})[row["threads"]] = row
-    header = ["processor", "network", "widths", "runtime", "precision", "loss, dB"]
-    for count in threads:
-        header += [f"{count} thread{'s' * (count > 1)}", "speed-up"]
-    table = [header]
-    for key, measured in grouped.items():
-        first = next(iter(measured.values()))
-        loss = MISSING if first["loss_db"] is None else f"{first['loss_db']:.3f}"
-        cells = [*key, loss]
-        for count in threads:
-            row = measured.get(count)
-            if row is None:
-                cells += [MISSING, MISSING]
-                continue
-            milliseconds = row["cpu_ms" if count == 1 else "wall_ms"]["median"]
-            cells += [f"{milliseconds:.1f} ms", f"{row['speedup']['median']:.2f}x"]
-        table.append(cells)
-    return markdown(table)
-
-
 def _setting(runtime: str, threads: int) -> str:
     plural = "s" * (threads > 1)
     return f"{runtime}, {threads} thread{plural}"

@@ -23,13 +23,19 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.speed_tables import (  # noqa: E402
+    inference_table,
+    loader_table,
+    peers_table,
+    runtimes_table,
+    step_basicsr_table,
+)
 from benchmarks.tables import (  # noqa: E402
     headline_table,
     latency_table,
     method_comparison_table,
     plot_method_comparison,
     plot_speedups,
-    runtimes_table,
     stability_table,
     step_table,
 )
@@ -42,6 +48,10 @@ MARKED_TABLE = re.compile(r"(<!-- (results/[\w.-]+\.json) -->\n).*?(<!-- end -->
 
 TABLES = {
     "headline": headline_table,
+    "inference": inference_table,
+    "loader": loader_table,
+    "peers": peers_table,
+    "step_basicsr": step_basicsr_table,
     "step": step_table,
     "latency": latency_table,
     "method_comparison": method_comparison_table,
