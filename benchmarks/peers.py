@@ -35,7 +35,8 @@ from benchmarks.result_files import (  # noqa: E402
     processor_name,
 )
 from benchmarks.timing import measure, quartiles, ratios  # noqa: E402
-from dhp_sr.cli.export import ExportOptions, export_model  # noqa: E402
+from dhp_sr.cli.export import export_model  # noqa: E402
+from dhp_sr.cli.export_formats import ExportOptions  # noqa: E402
 from dhp_sr.cli.process import keep_memory  # noqa: E402
 from dhp_sr.deploy import save_model  # noqa: E402
 from dhp_sr.deploy.runner import Runner  # noqa: E402
