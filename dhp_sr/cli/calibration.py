@@ -33,6 +33,7 @@ def calibration_images(
     info = info_of(network)
     if not info.restores_images:
         raise UserError("--int8: expected a network that restores images, got a classifier")
+    # The test sets of scoring make the inputs, so that int8 is calibrated on what it will see.
     choices: Mapping[str, Any] = {"sigma": sigma, "max_images": MAX_IMAGES, "crop_border": None}
     (test_set,) = task_named(info.task).open_folders(network, {"calibration": str(folder)}, choices)
     images = []

@@ -91,6 +91,7 @@ class RunTemplate:
         Raises:
             UserError: A value is out of range, such as a scale that option files do not know.
         """
+        # Trained weights: there is no dense phase.
         total = length.search_iter + length.finetune_iter
         raw = {
             "name": self.name,

@@ -112,6 +112,7 @@ def measure_length(
     Raises:
         UserError: There is no time for a useful run.
     """
+    # Noise: the time of a layer does not depend on the values.
     images = torch.rand(batch_size, info.in_channels, patch, patch)
     mask = hyper.mask.clone()
     # With equal scores: which channels go does not change the time, only how many.

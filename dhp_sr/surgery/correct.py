@@ -207,7 +207,7 @@ class _Correction:
     def _regressions(self, node: fx.Node) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (kept input channels, kept output channels) of each regression of a layer.
 
-        The groups of a grouped convolution are separate regressions, each on inputs of its own;
+        The groups of a grouped convolution are separate regressions, each on separate inputs;
         along the weight's axis of input channels, which they share, all groups keep the same.
         """
         layer = self._masked.layer(node)

@@ -31,7 +31,7 @@ KeptEntries = Mapping[tuple[str, int], Tensor]
 
 
 class CutError(UserError):
-    """The cut network does not compute what the masked one does."""
+    """The cut network does not compute what the masked network does."""
 
 
 def cut(

@@ -62,14 +62,14 @@ def num_groups(layer: Layer) -> int:
 
 
 def num_positions(layer: Layer, output: Tensor) -> int:
-    """Number of positions in one sample of a layer's output."""
+    """Number of positions in a sample of a layer's output."""
     if isinstance(layer, nn.Linear):
         return output.numel() // output.shape[-1]
     return output.numel() // len(output)
 
 
 def num_features(layer: Layer, in_channels: int) -> int:
-    """Number of inputs that one output value of a layer reads."""
+    """Number of inputs that an output value of a layer reads."""
     return in_channels * math.prod(kernel_size(layer))
 
 
@@ -83,7 +83,7 @@ def choose_positions(count: int, wanted: int, generator: torch.Generator) -> Ten
 def sample_features(
     layer: Layer, sample: Tensor, output: Tensor, channels: Tensor, positions: Tensor
 ) -> Tensor:
-    """Features of one sample at some output positions.
+    """Features of a sample at some output positions.
 
     Args:
         layer: one of `LAYERS`.

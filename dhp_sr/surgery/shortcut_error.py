@@ -32,7 +32,7 @@ def find_shortcut_error(
 
     Returns:
         For a batch's index the error in units of the layer's output, (N, C, H, W); None where
-        the output goes anywhere else than into one addition with a value that is known by now.
+        the output goes anywhere else than into an addition with a value that is known by now.
     """
     # Only values that are still needed are there: others were computed and released, or come
     # later, and their error is not known now.

@@ -44,7 +44,7 @@ def load_third_party_network(
     check_weight_shapes(model, arch, parsed, weights)
     # The real network, with memory, only now that the shapes are known to fit.
     network = build_named(arch, parsed).eval()
-    # Our own classes state their scale and sizes; of others they are probed.
+    # Our classes state their scale and sizes; of others they are probed.
     if full_name(arch) not in ARCHS:
         describe_by_output(network, arch, parsed)
     try:

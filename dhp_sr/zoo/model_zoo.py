@@ -1,7 +1,7 @@
 """Trained models that come with the program: `zoo:NAME` wherever a command takes a model file.
 
 The files lie in `dhp_sr/model_zoo/`, inside the package, so that they are there after
-installation. A model file describes itself; `index.json` beside them adds one sentence about each
+installation. A model file describes itself; `index.json` beside them adds a sentence about each
 (how it was trained), and its order is the order of the listing. Adding a model is a file and a
 line in the index.
 """

@@ -1,7 +1,7 @@
 """Networks of spandrel, the loader of community upscalers: by name, and detected from weights.
 
 spandrel reads a network's settings from the shapes of its weights. It is imported only when a
-network of it is asked for, and it is never given a file: its own loading of files is not ours.
+network of it is asked for, and it is never given a file: we read files ourselves.
 """
 
 import importlib
@@ -136,7 +136,7 @@ def detect_networks(
 
     Args:
         weights: Tensors by key; left as they were.
-        architecture: Id of the only one to try, such as `Compact`; None tries all.
+        architecture: Id of the only architecture to try, such as `Compact`; None tries all.
 
     Returns:
         Those that fit, and a line for each architecture that recognizes its keys but does not fit.
