@@ -21,7 +21,8 @@ from dhp_sr.allocation.budget import BudgetError
 from dhp_sr.archs import build
 from dhp_sr.config import load_options
 from dhp_sr.deploy import load_model
-from dhp_sr.deploy.onnx_export import INPUT, OUTPUT, export_onnx
+from dhp_sr.deploy.onnx_export import export_onnx
+from dhp_sr.deploy.onnx_graph import INPUT, OUTPUT
 from dhp_sr.deploy.onnx_runner import open_session
 from dhp_sr.hyper import convert
 from dhp_sr.metrics import complexity

@@ -95,7 +95,8 @@ def write_onnx(
 ) -> tuple[str, "Agreement"]:
     """Write ONNX."""
     from dhp_sr.deploy.model_info import info_of, traced_shape
-    from dhp_sr.deploy.onnx_export import OPSET, export_onnx
+    from dhp_sr.deploy.onnx_export import export_onnx
+    from dhp_sr.deploy.onnx_graph import OPSET
 
     opset = options.opset or OPSET
     agreement = export_onnx(

@@ -124,9 +124,6 @@ def compress_parser() -> argparse.ArgumentParser:
         "--iterations", type=int, metavar="N", help="of finetuning, instead of --minutes"
     )
     parser.add_argument(
-        "--output", metavar="FILE", help="default: MODEL_TARGET.safetensors in this folder"
-    )
-    parser.add_argument(
         "--truth",
         metavar="FOLDER",
         help="ground truths of --images, by name; default: the original's outputs are the target",
@@ -142,6 +139,15 @@ def compress_parser() -> argparse.ArgumentParser:
         "network of the checkpoint: EDSR, basicsr:RCAN, spandrel:Compact, or a class of your own, "
         "path/to/net.py:CLASS; default: found out from the weights",
     )
+    _add_compress_outputs(parser)
+    return parser
+
+
+def _add_compress_outputs(parser: argparse.ArgumentParser) -> None:
+    """Add what compress.py writes, and how a run is repeated or resumed."""
+    parser.add_argument(
+        "--output", metavar="FILE", help="default: MODEL_TARGET.safetensors in this folder"
+    )
     parser.add_argument(
         "--drop_in",
         action="store_true",
@@ -155,4 +161,3 @@ def compress_parser() -> argparse.ArgumentParser:
         "--save_options", metavar="FILE", help="write the option file that train.py would take"
     )
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
-    return parser

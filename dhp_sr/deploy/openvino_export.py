@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dhp_sr.deploy.graph_info import Graph
-from dhp_sr.deploy.onnx_export import OPSET, convert_to_onnx, simplify
+from dhp_sr.deploy.onnx_graph import OPSET, convert_to_onnx
 from dhp_sr.deploy.onnx_metadata import pack_metadata
 from dhp_sr.deploy.onnx_runner import require_onnx
 from dhp_sr.deploy.openvino_runner import (
@@ -24,6 +24,7 @@ from dhp_sr.deploy.openvino_runner import (
 from dhp_sr.deploy.pt2_export import check_example_shape
 from dhp_sr.deploy.quantize import Int8Options, Quantized, Recipe, quantize
 from dhp_sr.deploy.quantizers import quantize_openvino
+from dhp_sr.deploy.simplify import simplify
 from dhp_sr.deploy.verify import (
     Agreement,
     compare,

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from dhp_sr.cost.latency_benchmark import TORCH, TimedRuntime
-from dhp_sr.deploy.onnx_export import INPUT, OPSET, OUTPUT, convert_to_onnx, simplify
+from dhp_sr.deploy.onnx_graph import INPUT, OPSET, OUTPUT, convert_to_onnx
 from dhp_sr.deploy.onnx_runner import open_session, require_onnx
 from dhp_sr.deploy.openvino_runner import compile_model, require_openvino
+from dhp_sr.deploy.simplify import simplify
 from dhp_sr.utils.errors import UserError, unknown_name
 
 Pass = Callable[[], object]

@@ -12,9 +12,11 @@ from torch import nn
 
 from dhp_sr.archs import build
 from dhp_sr.deploy.model_info import construct
-from dhp_sr.deploy.onnx_export import OPSETS, export_onnx, simplify
+from dhp_sr.deploy.onnx_export import export_onnx
+from dhp_sr.deploy.onnx_graph import OPSETS
 from dhp_sr.deploy.onnx_metadata import unpack_metadata
 from dhp_sr.deploy.onnx_runner import open_session, require_onnx
+from dhp_sr.deploy.simplify import simplify
 from dhp_sr.utils.errors import UserError
 from dhp_sr.zoo.names import register_known
 

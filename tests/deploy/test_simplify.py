@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dhp_sr.archs import EDSR, build
-from dhp_sr.deploy.onnx_export import _FoldedEDSR, simplify
+from dhp_sr.deploy.simplify import _FoldedEDSR, simplify
 
 
 @pytest.mark.parametrize("mean", [[0.4, 0.3, 0.2], [0.25], [0.0]])
