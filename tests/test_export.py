@@ -184,16 +184,16 @@ def test_mistakes_end_with_2_and_leave_nothing(model, more, message, capsys):
     ] and model.read_bytes() == before
 
 
-def test_as_a_script():
+def test_as_a_script_from_elsewhere(tmp_path):
     command = [
         sys.executable,
-        "dhp_sr/export.py",
+        str(ROOT / "dhp_sr" / "export.py"),
         "--model",
         "none.safetensors",
         "--format",
         "onnx",
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (
         done.returncode == 2 and done.stderr == "error: none.safetensors: there is no such file\n"
     )

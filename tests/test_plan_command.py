@@ -17,6 +17,7 @@ from dhp_sr.plan import main
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = str(ROOT / "options" / "quickstart.yml")
+SMALL_EDSR = ("num_feat=8", "num_block=1")
 RRDB = ("num_in_ch=3", "num_out_ch=3", "scale=2", "num_feat=8", "num_block=1")
 
 
@@ -201,8 +202,8 @@ def test_a_target_of_activations_is_planned(tmp_path):
     (["--arch", "EDSR", "num_fet=3"], "did you mean 'num_feat'"),
     (["--arch", "EDSR", "num_feat"], "'num_feat'"),
     (["--arch", "EDSR", "--set", "a=b"], "--set"),
-    (["--arch", "EDSR", "--exclude", "bodi.*"], "names no layer"),
-    (["--arch", "EDSR", "--round_to", "0"], "0 and 8"),
+    (["--arch", "EDSR", *SMALL_EDSR, "--exclude", "bodi.*"], "names no layer"),
+    (["--arch", "EDSR", *SMALL_EDSR, "--round_to", "0"], "0 and 8"),
     (["--arch", "EDSR", "--size", "0", "8"], "--size"),
     (["--arch", "basicsr:RRDBNet", *RRDB, "--size", "9", "9"], "RRDBNet cannot be traced"),
 ])  # fmt: skip
@@ -212,6 +213,7 @@ def test_mistakes_end_with_2_and_one_message(arguments, expected, capsys):
     assert expected in message and "Traceback" not in message
 
 
+@pytest.mark.slow  # all entry points begin alike; test_export runs one as a script
 def test_as_a_script_from_elsewhere(tmp_path):
     command = [
         sys.executable,
