@@ -20,7 +20,7 @@ sys.path[:1] = [str(ROOT)]  # in place of this folder
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from benchmarks.result_files import circumstances, merge  # noqa: E402
+from benchmarks.result_files import describe_measurement, merge_rows  # noqa: E402
 from benchmarks.training import batches  # noqa: E402
 from dhp_sr.allocation.budget import Budget  # noqa: E402
 from dhp_sr.cli.process import seed_everything  # noqa: E402
@@ -126,7 +126,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 rows.append(row)
                 print(row, flush=True)
     command = "python " + shlex.join([str(Path(sys.argv[0])), *sys.argv[1:]])
-    said = circumstances(torch.device("cpu"), command, arguments.note)
+    said = describe_measurement(torch.device("cpu"), command, arguments.note)
     return [{**row, **said} for row in rows]
 
 
@@ -147,7 +147,7 @@ def main() -> int:
     parser.add_argument("--note", default="")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "cut_without_training.json")
     arguments = parser.parse_args()
-    merge(arguments.out, "cut_without_training", measure(arguments), KEY)
+    merge_rows(arguments.out, "cut_without_training", measure(arguments), KEY)
     return 0
 
 
