@@ -73,6 +73,15 @@ def select_masks(
     return search.finish().achieved(budget.kind)
 
 
+def label(method: str, options: Options) -> str:
+    """Name of a method in the rows, with the order of the channels where it is not its own."""
+    assert options.compress is not None, "the option file has a section compress"
+    order = options.compress.obs.order
+    if method != "obs" or order == "obs":
+        return method
+    return f"obs, channels by {order}"
+
+
 def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """One row for each method, budget and seed, and one for the dense network."""
     seed_everything(0)
@@ -112,7 +121,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 finished = time.process_time()
                 row = {
                     **base,
-                    "method": method,
+                    "method": label(method, options),
                     "keep_ratio": ratio,
                     "seed": seed,
                     "kept": round(kept, 4),

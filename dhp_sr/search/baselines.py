@@ -58,25 +58,9 @@ class Magnitude(Search):
         Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017.
     """
 
-    @torch.no_grad()
     def scores(self) -> Tensor:
-        """Return the mean L1 norm of the weights that produce a channel, relative to its layer."""
-        plan = self.hyper.plan
-        # The last entry collects what belongs to no prunable group.
-        sums = torch.zeros(plan.size + 1)
-        counts = torch.zeros(plan.size + 1)
-        # A fixed kernel is a buffer; it produces channels all the same.
-        weights = {**dict(self.hyper.network.named_buffers()), **self.hyper.generate()}
-        output_axis = {layer.weight: layer.out_dim for layer in plan.layers}
-        for axis in plan.axes:
-            if output_axis.get(axis.tensor) != axis.dim:
-                continue
-            weight = weights[axis.tensor].detach().float().cpu().abs()
-            norms = weight.transpose(0, axis.dim).flatten(1).mean(1)
-            # Layers differ in scale, and several may produce the channels of a group.
-            sums.index_add_(0, axis.index, norms / norms.mean())
-            counts.index_add_(0, axis.index, torch.ones(len(axis.index)))
-        return (sums / counts.clamp_min(1))[: plan.size]
+        """Return `weight_norms` of the network."""
+        return weight_norms(self.hyper)
 
 
 @final
@@ -101,3 +85,31 @@ class PriorWidths(Search):
             prior_width = self._width_prior[group.name] * group.width
             scores.append(1 - torch.arange(group.width) / prior_width)
         return torch.cat(scores)
+
+
+@torch.no_grad()
+def weight_norms(hyper: HyperNet) -> Tensor:
+    """Return the mean L1 norm of the weights that produce a channel, relative to its layer.
+
+    Args:
+        hyper: The network, with its present weights.
+
+    Returns:
+        (plan.size,), comparable between groups.
+    """
+    plan = hyper.plan
+    # The last entry collects what belongs to no prunable group.
+    sums = torch.zeros(plan.size + 1)
+    counts = torch.zeros(plan.size + 1)
+    # A fixed kernel is a buffer; it produces channels all the same.
+    weights = {**dict(hyper.network.named_buffers()), **hyper.generate()}
+    output_axis = {layer.weight: layer.out_dim for layer in plan.layers}
+    for axis in plan.axes:
+        if output_axis.get(axis.tensor) != axis.dim:
+            continue
+        weight = weights[axis.tensor].detach().float().cpu().abs()
+        norms = weight.transpose(0, axis.dim).flatten(1).mean(1)
+        # Layers differ in scale, and several may produce the channels of a group.
+        sums.index_add_(0, axis.index, norms / norms.mean())
+        counts.index_add_(0, axis.index, torch.ones(len(axis.index)))
+    return (sums / counts.clamp_min(1))[: plan.size]

@@ -81,5 +81,7 @@ class OBSSettings:
     """Choices of widths tried for each budget."""
     ridge: float
     """Added to the diagonal of every covariance, relative to its mean."""
+    order: str = "obs"
+    """Key of `obs.channel_orders.CHANNEL_ORDERS`: which channels of a group are kept."""
     widths: Mapping[str, int] | None = None
     """Group name -> width, where the widths are given; None: they are searched."""

@@ -1,5 +1,7 @@
 """OBS search: statistics, elimination, database of re-solved layers, evolution of widths."""
 
+import typing
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +10,7 @@ from dhp_sr.allocation.budget import Budget, BudgetError
 from dhp_sr.config.compress import OBSOptions
 from dhp_sr.hyper import convert
 from dhp_sr.search import SearchSettings, build_search
+from dhp_sr.search.obs.channel_orders import CHANNEL_ORDERS, OrderInputs
 from dhp_sr.search.obs.database import WidthDatabase, output_loss
 from dhp_sr.search.obs.elimination import elimination_order
 from dhp_sr.search.obs.evolution import WidthEvolution
@@ -136,6 +139,48 @@ def test_of_two_equal_channels_the_second_goes_late():
     order = elimination_order(group, layers, hyper.plan.size).tolist()
     assert order[-1] in (1, 5)
     assert order[0] in (1, 5)
+
+
+def test_option_files_know_every_order():
+    values = typing.get_args(OBSOptions.model_fields["order"].annotation)
+    assert set(values) == set(CHANNEL_ORDERS)
+
+
+@pytest.mark.parametrize("order", ["fisher", "taylor"])
+def test_sensitivity_is_that_of_the_output_to_each_channel(order):
+    """Against the change of the output when a channel of a linear network is scaled."""
+    torch.manual_seed(4)
+    plain = nn.Sequential(nn.Conv2d(2, 6, 1), nn.Conv2d(6, 3, 1)).double().eval()
+    x = torch.randn(400, 2, 1, 1, dtype=torch.double)
+    hyper = convert(plain, x[:1]).eval()
+    (group,) = hyper.plan.prunable
+    hyper.set_masks({group.name: torch.arange(6) < 3})
+    inputs = OrderInputs(hyper, [], list(x.split(1)), seed=0)
+    (channels,) = CHANNEL_ORDERS[order](inputs)
+    # A channel's latent multiplies its producer and its reader, but for the producer's bias.
+    produced = plain[0].weight[:, :, 0, 0] @ x[:, :, 0, 0].T
+    read = plain[1].weight[:, :, 0, 0]
+    change = 2 * produced + plain[0].bias[:, None]
+    if order == "fisher":
+        expected = change.square().mean(1) * read.square().sum(0)
+        assert channels.tolist() == expected.argsort(descending=True).tolist()
+    expected = (change.abs().mean(1) * read.abs().sum(0)).argsort(descending=True)
+    assert channels[0] == expected[0]
+    assert channels[-1] == expected[-1]
+    assert hyper.masks[group.name].sum() == 3  # as it was
+
+
+@pytest.mark.parametrize("order", sorted(CHANNEL_ORDERS))
+def test_every_order_holds_every_channel_once(order):
+    torch.manual_seed(5)
+    plain = nn.Sequential(nn.Conv2d(1, 9, 3), nn.ReLU(), nn.Conv2d(9, 7, 3), nn.Conv2d(7, 1, 1))
+    x = torch.rand(10, 1, 12, 12)
+    hyper = convert(plain.eval(), x[:1]).eval()
+    search = build_search("obs", hyper, settings(order=order))
+    search.observe(x)
+    report = search.finish()
+    assert abs(report.macs_ratio - 0.5) <= 0.02
+    assert [len(set(order.tolist())) for order in search._orders] == [9, 7]
 
 
 def settings(keep_ratio=0.5, **options):

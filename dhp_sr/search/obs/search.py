@@ -16,8 +16,8 @@ from torch import Tensor
 from dhp_sr.allocation.budget import Budget
 from dhp_sr.hyper import HyperNet
 from dhp_sr.search.base import Search
+from dhp_sr.search.obs.channel_orders import CHANNEL_ORDERS, OrderInputs
 from dhp_sr.search.obs.database import WidthDatabase, output_loss
-from dhp_sr.search.obs.elimination import elimination_order
 from dhp_sr.search.obs.evolution import WidthEvolution
 from dhp_sr.search.obs.statistics import layer_statistics
 from dhp_sr.search.settings import OBSSettings, SearchSettings
@@ -103,9 +103,8 @@ class OBSSearch(Search):
             layers = layer_statistics(
                 hyper.network, hyper.plan, dense, batches, self._options.ridge
             )
-            self._orders = []
-            for group in hyper.plan.prunable:
-                self._orders.append(elimination_order(group, layers, hyper.plan.size))
+            order = CHANNEL_ORDERS[self._options.order]
+            self._orders = order(OrderInputs(hyper, layers, batches, self.settings.seed))
             self._database = WidthDatabase(hyper, self._orders, layers)
         return self._batches(evaluation[: self._options.evaluation_samples])
 
