@@ -170,6 +170,21 @@ def check_targets_of_images(options: Options) -> Iterator[Issue]:
         yield ("datasets", "train", "type"), f"{text}task_loss: false"
 
 
+def check_whole_images(options: Options) -> Iterator[Issue]:
+    """The teacher's outputs can be computed once only where inputs and teacher never change."""
+    distill = options.compress.distill if options.compress else None
+    if options.compress is None or distill is None or not distill.whole_images:
+        return
+    keys = ("compress", "distill", "whole_images")
+    train = options.datasets.get("train")
+    if not isinstance(train, TrainDataset) or train.type == "NoiseDataset":
+        yield keys, "expects images whose inputs are the same at every visit; set it to false"
+    if options.compress.dense_iter and distill.teacher is None:
+        yield keys, "expects a teacher that is there from the start: distill.teacher, no dense_iter"
+    if distill.mix:
+        yield keys, "has no outputs for mixed images; set distill.mix: 0"
+
+
 def check_schedulers(options: Options) -> Iterator[Issue]:
     """Milestones of the learning rates."""
     for keys, scheduler in _all_schedulers(options):
@@ -266,6 +281,7 @@ CHECKS: tuple[Check, ...] = (
     check_network,
     check_phases,
     check_targets_of_images,
+    check_whole_images,
     check_schedulers,
     method_problems,
     check_task,

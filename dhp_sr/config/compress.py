@@ -92,6 +92,10 @@ class Distill(Section):
     mix: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Fraction of every batch that is mixed with other images of it (mixup). The target of these is
     the teacher's output alone; more to learn from it where images are few."""
+    whole_images: bool = False
+    """Super-resolution and ImageDataset: the teacher runs once, over whole training images, and
+    patches are cut from its outputs. Shorter steps, for images that are seen many times; its
+    outputs take 2 bytes for each value, in the run's folder while it runs."""
     temperature: Annotated[float, Field(gt=0)] | None = None
     """Classification only: divides the logits of both networks before they are compared; default:
     4."""
@@ -201,6 +205,9 @@ class OBSOptions(MethodOptions):
     """Choices of widths tried for each budget."""
     ridge: Annotated[float, Field(gt=0)] = 1e-4
     """Added to the diagonal of every covariance, relative to its mean."""
+    order: Literal["obs", "fisher", "taylor", "magnitude", "random"] = "obs"
+    """Which channels of a group are kept; the widths are searched alike. Others than obs are for
+    comparison: by the Fisher information, the first-order Taylor term, the L1 norm, by chance."""
     widths: dict[str, Positive] | None = None
     """Width of every prunable group, where they are given, as for a class with a single width; the
     search then chooses the channels alone, and `target` is what these widths keep."""

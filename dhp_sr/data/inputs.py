@@ -1,6 +1,6 @@
 """Images that are inputs themselves, without truths: a teacher says what the output is to be."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from dhp_sr.data.augment import Augmentation, draw_corner, orient, to_chw, to_te
 from dhp_sr.data.bicubic import downscale
 from dhp_sr.data.image_cache import ImageCache
 from dhp_sr.data.images import crop_to_multiple
+from dhp_sr.data.teacher_outputs import TeacherOutputs, taught_patch
 
 
 class InputTrainSet(Dataset):
@@ -46,24 +47,39 @@ class InputTrainSet(Dataset):
         self.reduction = reduction
         self.augmentation = augmentation
         self.seed = seed
+        self.teacher_outputs: TeacherOutputs | None = None
         self._reduced: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.keys)
 
+    def whole_inputs(self) -> Iterator[np.ndarray]:
+        """Yield every image as it is, then reduced."""
+        for index in range(len(self)):
+            yield self.images[index][0]
+            yield self._reduce(index)
+
     def __getitem__(self, sample: tuple[int, int]) -> dict[str, Any]:
         """Return the patch of an (image index, position in the run), also as its own target."""
         index, position = sample
         rng = np.random.default_rng((self.seed, position))
-        image = self._reduce(index) if rng.integers(2) else self.images[index][0]
+        is_reduced = int(rng.integers(2))
+        image = self._reduce(index) if is_reduced else self.images[index][0]
         top, left = draw_corner(rng, image.shape[1], image.shape[2], self.side)
         patch = image[:, top : top + self.side, left : left + self.side]
-        tensor = to_tensor(orient(patch, *self.augmentation.draw(rng)))
+        orientation = self.augmentation.draw(rng)
+        tensor = to_tensor(orient(patch, *orientation))
         # The loss of this kind of run never looks at the target, but every batch has one, of the
         # output's shape.
         target = tensor.repeat_interleave(self.scale, 1).repeat_interleave(self.scale, 2)
-        return {"lq": tensor, "gt": target, "key": self.keys[index]}
+        patches = {"lq": tensor, "gt": target, "key": self.keys[index]}
+        if self.teacher_outputs is not None:
+            rows = slice(top * self.scale, (top + self.side) * self.scale)
+            columns = slice(left * self.scale, (left + self.side) * self.scale)
+            taught = self.teacher_outputs[2 * index + is_reduced][:, rows, columns]
+            patches["taught"] = taught_patch(orient(taught, *orientation))
+        return patches
 
     def _reduce(self, index: int) -> np.ndarray:
         """Return an image reduced, or as it is where a patch would no longer fit."""

@@ -1,6 +1,6 @@
 """Super-resolution pairs: from HR alone by exact bicubic, or from ready LR and HR images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from dhp_sr.data.disk_cache import SourceState
 from dhp_sr.data.image_cache import ImageCache
 from dhp_sr.data.images import crop_to_multiple, to_color
 from dhp_sr.data.sources import StoredImage
+from dhp_sr.data.teacher_outputs import TeacherOutputs, taught_patch
 from dhp_sr.utils.errors import UserError, abbreviate
 
 
@@ -124,10 +125,16 @@ class PairTrainSet(Dataset):
         self.gt_size = gt_size
         self.augmentation = augmentation
         self.seed = seed
+        self.teacher_outputs: TeacherOutputs | None = None
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.images)
+
+    def whole_inputs(self) -> Iterator[np.ndarray]:
+        """Yield the LR images."""
+        for index in range(len(self)):
+            yield self.images[index][0]
 
     def __getitem__(self, sample: tuple[int, int]) -> dict[str, Any]:
         """Return the sample of an (image index, position in the run)."""
@@ -140,13 +147,18 @@ class PairTrainSet(Dataset):
         # drawn in LR pixels, so that the HR patch begins at a multiple of the scale
         top, left = draw_corner(rng, lq.shape[1], lq.shape[2], side)
         orientation = self.augmentation.draw(rng)
+        rows = slice(top * scale, (top + side) * scale)
+        columns = slice(left * scale, (left + side) * scale)
         lq = lq[:, top : top + side, left : left + side]
-        gt = gt[:, top * scale : (top + side) * scale, left * scale : (left + side) * scale]
-        return {
+        patches = {
             "lq": to_tensor(orient(lq, *orientation)),
-            "gt": to_tensor(orient(gt, *orientation)),
+            "gt": to_tensor(orient(gt[:, rows, columns], *orientation)),
             "key": self.keys[index],
         }
+        if self.teacher_outputs is not None:
+            taught = self.teacher_outputs[index][:, rows, columns]
+            patches["taught"] = taught_patch(orient(taught, *orientation))
+        return patches
 
 
 class PairValSet(Dataset):

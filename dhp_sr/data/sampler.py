@@ -164,7 +164,10 @@ def _make_batch(dataset: Dataset, samples: list[SampleIndex]) -> dict[str, Any]:
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """Stack the tensors of samples and list their names."""
     batch: dict[str, Any] = {"key": [sample["key"] for sample in samples]}
-    for name in ("lq", "gt"):
+    for name in ("lq", "gt", "taught"):
+        # Samples hold a teacher's output only where it was computed before.
+        if name not in samples[0]:
+            continue
         batch[name] = torch.stack([sample[name] for sample in samples])
     return batch
 

@@ -181,7 +181,7 @@ def restore(
         break
     lq = item["lq"].unsqueeze(0).to(device, dtype)
     # Rounded to 8 bits as in a PNG: papers score files, not floats.
-    return to_uint8(_run_padded(network, lq, scale)[0].float().cpu())
+    return to_uint8(run_padded(network, lq, scale)[0].float().cpu())
 
 
 def upscale_input(item: Mapping[str, Any], scale: int) -> Image:
@@ -202,8 +202,14 @@ def padded_shapes(network: nn.Module, test_set: TestSet) -> list[tuple[int, int,
     return sorted(shapes)
 
 
-def _run_padded(network: nn.Module, lq: Tensor, scale: int) -> Tensor:
-    """Run a network on an image padded to the multiple that it needs, and crop the result."""
+def run_padded(network: nn.Module, lq: Tensor, scale: int) -> Tensor:
+    """Run a network on an image padded to the multiple that it needs, and crop the result.
+
+    Args:
+        network: In evaluation mode.
+        lq: (N, C, h, w).
+        scale: Enlargement.
+    """
     height, width = lq.shape[-2:]
     padding = padding_to_multiple(height, width, _size_multiple(network))
     # Below and to the right only, so that the crop is the upper left corner.

@@ -137,7 +137,7 @@ class _Run:
             if archived:
                 self.logger.info("an earlier run of this name was renamed to %s", archived.name)
             if self.context.is_main:
-                self._write_start(start)
+                self._write_start(start, is_resumed=is_resumed)
             try:
                 loop = TrainingLoop(
                     self.options,
@@ -205,9 +205,10 @@ class _Run:
         write_pages(self.folder, only_missing=True)
         return self.folder.results() or {}
 
-    def _write_start(self, start: int) -> None:
+    def _write_start(self, start: int, *, is_resumed: bool) -> None:
         """Log how the run begins; a new run also writes options, environment and plan."""
-        if start:
+        # A run without a dense phase has a state of iteration 0, with the network converted.
+        if is_resumed:
             self.logger.info("resumed at iteration %d (phase %s)", start, self.trainer.phase.name)
             return
         write_text(self.folder.path / "options.yml", dump_options(self.options))

@@ -32,7 +32,11 @@ class TrainingLoss:
         self.teacher: nn.Module | None = None
 
     def __call__(
-        self, forward: Callable[[Tensor], Tensor], images: Tensor, target: Tensor
+        self,
+        forward: Callable[[Tensor], Tensor],
+        images: Tensor,
+        target: Tensor,
+        taught: Tensor | None = None,
     ) -> Tensor:
         """Compute the loss.
 
@@ -44,6 +48,7 @@ class TrainingLoss:
             forward: The network.
             images: (N, C, h, w), its input.
             target: What its output is compared with.
+            taught: The teacher's output, where it was computed before, see `whole_images`.
 
         Returns:
             A scalar.
@@ -53,9 +58,10 @@ class TrainingLoss:
         images, unmixed = mixup(images, self.distill.mix)
         output = self._run(forward, images)
         # The teacher sees the mixed images, too: there is nothing else to say what is right.
-        with torch.no_grad():
-            imitated = self._run(self.teacher, images)
-        loss = self.distill.weight * self.task.distillation_loss(output, imitated, self.distill)
+        if taught is None:
+            with torch.no_grad():
+                taught = self._run(self.teacher, images)
+        loss = self.distill.weight * self.task.distillation_loss(output, taught, self.distill)
         # The mean of no images would be nan.
         if unmixed and self.distill.task_loss:
             loss = loss + self.task_loss(output[:unmixed], target[:unmixed])

@@ -69,7 +69,14 @@ class Phase(ABC):
     def leave(self) -> Handover:
         """Complete the phase; return what the next phase starts from."""
 
-    def step(self, images: Tensor, target: Tensor, iteration: int, rate: float) -> dict[str, float]:
+    def step(
+        self,
+        images: Tensor,
+        target: Tensor,
+        iteration: int,
+        rate: float,
+        taught: Tensor | None = None,
+    ) -> dict[str, float]:
         """Take a training step.
 
         Args:
@@ -77,6 +84,7 @@ class Phase(ABC):
             target: What the output is compared with, on the device.
             iteration: Steps of the run before this step.
             rate: Learning rate.
+            taught: The teacher's output, where it was computed before.
 
         Returns:
             `loss`, `lr`, and the figures of the search.
@@ -87,7 +95,7 @@ class Phase(ABC):
         set_learning_rate(self.optimizer, rate)
         self.network.zero_grad(set_to_none=True)
         self.prepare_step(iteration)
-        loss = self.resources.loss(self._forward, images, target)
+        loss = self.resources.loss(self._forward, images, target, taught)
         # The check costs a synchronization with the device, but after the update of the weights
         # it would come too late: the newest state must be a usable one.
         # The mean over the processes, so that all of them see the loss of the whole batch, and all

@@ -165,9 +165,12 @@ class Trainer:
         input_key, target_key = self.task.batch_keys
         images = self._to_device(batch[input_key])
         target = self._to_device(batch[target_key])
+        taught = batch.get("taught")
+        if taught is not None:
+            taught = self._to_device(taught)
         # Set from the iteration at every step, never carried along: there is nothing to resume.
         rate = self.schedule.learning_rate(iteration)
-        return self.phase.step(images, target, iteration, rate)
+        return self.phase.step(images, target, iteration, rate, taught)
 
     def validate(self, test_set: Any, save_to: Path | None = None) -> dict[str, float]:
         """Score the network as it is now on a test set.
