@@ -252,6 +252,52 @@ def bmp(rgb_HWC: np.ndarray) -> bytes:
     return b"BM" + struct.pack("<IHHI", 54 + len(rows), 0, 0, 54) + info + rows
 
 
+def bmp_file(
+    stored_HWC: np.ndarray,
+    bits: int,
+    *,
+    palette: np.ndarray | None = None,
+    compression: int = 0,
+    masks: bytes = b"",
+    top_down: bool = False,
+) -> bytes:
+    """A BMP of the bytes of its pixels, or of indices for up to 8 bits.
+
+    Args:
+        stored_HWC: as in the file, blue before green.
+        bits: a pixel.
+        palette: (entries, 3), RGB.
+        compression: 0, or 3 where there are masks.
+        masks: of red, green, blue and alpha; they need the header of version 4.
+        top_down: the first row is the upper one.
+    """
+    height, width = stored_HWC.shape[:2]
+    lines = packed_rows(stored_HWC, min(bits, 8))
+    lines = [line + bytes(-len(line) % 4) for line in (lines if top_down else lines[::-1])]
+    entries = (
+        b"" if palette is None else b"".join(bytes([*row[::-1], 0]) for row in palette.tolist())
+    )
+    header_bytes = 108 if masks else 40
+    size = sum(map(len, lines))
+    info = struct.pack(
+        "<IiiHHIIiiII",
+        header_bytes,
+        width,
+        -height if top_down else height,
+        1,
+        bits,
+        compression,
+        size,
+        2835,
+        2835,
+        len(entries) // 4,
+        0,
+    )
+    info = (info + masks).ljust(header_bytes, b"\0") + entries
+    start = 14 + len(info)
+    return b"BM" + struct.pack("<IHHI", start + size, 0, 0, start) + info + b"".join(lines)
+
+
 def netpbm(samples_HWS: np.ndarray, maxval: int, binary: bool = True) -> bytes:
     """A PGM or PPM file, binary (P5, P6) or as text (P2, P3)."""
     height, width, count = samples_HWS.shape

@@ -48,7 +48,7 @@ class ColorInfo:
     icc: bytes | None = None
     """ICC profile."""
     png_chunks: tuple[tuple[bytes, bytes], ...] = ()
-    """Name and content of PNG's chunks gAMA, cHRM, sRGB and cICP."""
+    """Name and content of PNG's chunks gAMA, cHRM, sRGB, cICP, mDCV and cLLI."""
 
     @property
     def png_chunks_say_srgb(self) -> bool:

@@ -5,7 +5,9 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import Image as PillowImage
+from PIL import UnidentifiedImageError
 
+from dhp_sr.images.header_facts import describe_jpeg, has_bmp_profile, round_few_bits
 from dhp_sr.images.image import (
     ColorInfo,
     EncodedImage,
@@ -15,6 +17,7 @@ from dhp_sr.images.image import (
     exif_orientation,
 )
 from dhp_sr.images.samples import cmyk_to_rgb, row_bands
+from dhp_sr.utils.errors import UserError
 
 _TARGETS = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB", "RGBA": "RGBA", "CMYK": "CMYK"}
 """Mode of a file in Pillow's words -> mode that it is converted to."""
@@ -39,7 +42,7 @@ def open_with_pillow(file: BinaryIO, format_name: str) -> EncodedImage:
     Raises:
         UnsupportedImageError: the file is animated, or of a mode that is not decoded.
     """
-    opened = PillowImage.open(file, formats=(format_name,))
+    opened = _open(file, format_name)
     frames = getattr(opened, "n_frames", 1)
     # MPO: several views, of which the first is the photograph
     if frames > 1 and opened.format != "MPO":
@@ -55,6 +58,9 @@ def open_with_pillow(file: BinaryIO, format_name: str) -> EncodedImage:
         target = "RGBA"
     icc = opened.info.get("icc_profile")
     dropped: tuple[str, ...] = ()
+    if format_name == "BMP" and has_bmp_profile(file):
+        dropped = ("the profile of a BMP",)
+    layout = _layout(opened)
     if target == "CMYK" and icc:
         # the result is RGB, for which a profile of inks would be wrong
         icc = None
@@ -74,6 +80,8 @@ def open_with_pillow(file: BinaryIO, format_name: str) -> EncodedImage:
 
     def decode() -> Pixels:
         opened.load()
+        if format_name == "BMP" and opened.mode == "P":
+            _check_indices(opened)
         converted: PillowImage.Image = opened
         if opened.mode != target:
             converted = opened.convert(target)
@@ -85,9 +93,46 @@ def open_with_pillow(file: BinaryIO, format_name: str) -> EncodedImage:
             pixels[rows] = band.reshape(pixels[rows].shape)
         if target == "CMYK":
             return cmyk_to_rgb(pixels)
-        return pixels
+        return round_few_bits(pixels, layout)
 
     return EncodedImage(header, decode)
+
+
+def _open(file: BinaryIO, format_name: str) -> PillowImage.Image:
+    """Open a file with Pillow.
+
+    Raises:
+        UnsupportedImageError: a JPEG of a kind that Pillow does not decode.
+        UserError: the file is damaged.
+    """
+    try:
+        return PillowImage.open(file, formats=(format_name,))
+    except UnidentifiedImageError as error:
+        # of these Pillow says only that it does not know them
+        kind = describe_jpeg(file) if format_name == "JPEG" else ""
+        if kind:
+            raise UnsupportedImageError(f"{kind}: not supported") from error
+        raise UserError(f"damaged: it begins like {format_name}, but does not go on so") from error
+
+
+def _layout(opened: PillowImage.Image) -> str:
+    """Return how a BMP stores its pixels, in Pillow's words; empty for other formats."""
+    if opened.format != "BMP" or not opened.tile:
+        return ""
+    arguments = opened.tile[0].args
+    return str(arguments[0]) if isinstance(arguments, tuple) else ""
+
+
+def _check_indices(opened: PillowImage.Image) -> None:
+    """Check that a palette has an entry for every pixel; Pillow takes black for the others.
+
+    Raises:
+        UserError: it has not.
+    """
+    entries = len(opened.getpalette() or ()) // 3
+    largest = opened.getextrema()[1]
+    if int(largest) >= entries:  # type: ignore[arg-type] # a single band has no pairs
+        raise UserError(f"damaged: a pixel has entry {largest} of a palette of {entries}")
 
 
 def _decode_bytes(opened: PillowImage.Image, target: str, file_bytes: int) -> int:

@@ -25,8 +25,10 @@ from dhp_sr.images.image import (
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.pixels import PNG_SIGNATURE
 
-_COLOR_CHUNKS = (b"gAMA", b"cHRM", b"sRGB", b"cICP")
-_USED_CHUNKS = (*_COLOR_CHUNKS, b"IHDR", b"iCCP", b"eXIf", b"acTL")
+_COLOR_CHUNKS = (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI")
+_CRITICAL_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+_USED_CHUNKS = (*_COLOR_CHUNKS, b"IHDR", b"PLTE", b"tRNS", b"iCCP", b"eXIf", b"acTL")
+_PALETTE = 3
 _CHANNELS = {0: 1, 2: 3, 3: 3, 4: 1, 6: 3}
 """Color type -> channels after decoding, alpha aside; a palette (3) becomes RGB."""
 _ALPHA_TYPES = (4, 6)
@@ -54,9 +56,9 @@ def open_png(file: BinaryIO) -> EncodedImage:
     width, height, bits, color_type = struct.unpack_from(">IIBB", chunks[b"IHDR"])
     if not (width and height and color_type in _CHANNELS):
         raise UserError(f"damaged: {width} x {height} pixels of color type {color_type}")
+    entries = _count_palette(chunks) if color_type == _PALETTE else 0
     depth = 16 if bits == 16 else 8
-    # tRNS marks a gray or RGB value as transparent, or gives entries of the palette an alpha
-    alpha = color_type in _ALPHA_TYPES or b"tRNS" in chunks
+    alpha = color_type in _ALPHA_TYPES or _has_transparency(chunks, color_type, entries)
     samples = _CHANNELS[color_type] + alpha
     color_chunks = [(name, chunks[name]) for name in _COLOR_CHUNKS if name in chunks]
     header = ImageHeader(
@@ -75,6 +77,8 @@ def open_png(file: BinaryIO) -> EncodedImage:
         file.seek(0)
         data = file.read()
         _check_sums(data)
+        if color_type == _PALETTE and entries < 2**bits:
+            _check_indices(data, entries, bits)
         # libpng scales 1, 2 and 4 bits to 8, and turns palettes into RGB and tRNS into alpha
         pixels = imagecodecs.png_decode(data)
         return pixels.reshape(height, width, samples)
@@ -100,13 +104,77 @@ def _read_chunks(file: BinaryIO) -> dict[bytes, bytes]:
             position += 12 + length
         if len(head) < 8 or position > file_bytes:
             raise UserError("damaged: the file ends before the end mark of PNG, it is cut short")
-        if not chunks and name != b"IHDR":
-            raise UserError(f"damaged: the first chunk is {name!r}, expected IHDR")
+        if name == b"CgBI":
+            raise UnsupportedImageError("a PNG of Apple's own kind (chunk CgBI): not supported")
+        if (name == b"IHDR") == bool(chunks):
+            raise UserError(
+                f"damaged: chunk number {len(chunks) + 1} is {name!r}, expected IHDR "
+                "in front and nowhere else"
+            )
+        # a capital letter: who does not know the chunk must not show the image
+        if name[:1].isupper() and name not in _CRITICAL_CHUNKS:
+            raise UnsupportedImageError(f"a PNG with chunk {name!r}, which is not known")
         content = file.read(length) if name in _USED_CHUNKS else b""
         chunks.setdefault(name, content)
     if b"IDAT" not in chunks:
         raise UserError("damaged: there are no pixels (chunk IDAT)")
     return chunks
+
+
+def _count_palette(chunks: dict[bytes, bytes]) -> int:
+    """Return the number of a palette's entries."""
+    entries, rest = divmod(len(chunks.get(b"PLTE", b"")), 3)
+    if not entries or rest:
+        raise UserError(f"damaged: a palette of {entries} entries and {rest} bytes")
+    return entries
+
+
+def _has_transparency(chunks: dict[bytes, bytes], color_type: int, entries: int) -> bool:
+    """Return whether tRNS marks a gray or RGB value, or gives entries of the palette an alpha.
+
+    Raises:
+        UserError: the chunk stands elsewhere, or has another length, than the specification says.
+            libpng would leave it out.
+    """
+    if b"tRNS" not in chunks or color_type in _ALPHA_TYPES:
+        return False
+    order = list(chunks)
+    at = order.index(b"tRNS")
+    if at > order.index(b"IDAT") or (entries and at < order.index(b"PLTE")):
+        raise UserError("damaged: chunk tRNS stands before the palette or behind the pixels")
+    length = len(chunks[b"tRNS"])
+    allowed = range(1, entries + 1)
+    if color_type != _PALETTE:
+        allowed = range(2 * _CHANNELS[color_type], 2 * _CHANNELS[color_type] + 1)
+    if length not in allowed:
+        raise UserError(f"damaged: chunk tRNS of {length} bytes")
+    return True
+
+
+def _check_indices(data: bytes, entries: int, bits: int) -> None:
+    """Check that a palette has an entry for every pixel; libpng takes black for the others.
+
+    Raises:
+        UserError: it has not.
+    """
+    # as gray of the same depth, without the chunks of the palette, pixels are their indices
+    position = len(PNG_SIGNATURE)
+    gray = [PNG_SIGNATURE]
+    name = b""
+    while name != b"IEND":
+        length, name = struct.unpack_from(">I4s", data, position)
+        end = position + 12 + length
+        if name == b"IHDR":
+            content = data[position + 4 : position + 17] + b"\0" + data[position + 18 : end - 4]
+            gray.append(data[position : position + 4] + content)
+            gray.append(struct.pack(">I", zlib.crc32(content)))
+        elif name in (b"IDAT", b"IEND"):
+            gray.append(data[position:end])
+        position = end
+    # libpng scales them to 8 bits
+    largest = int(imagecodecs.png_decode(b"".join(gray)).max()) // (255 // (2**bits - 1))
+    if largest >= entries:
+        raise UserError(f"damaged: a pixel has entry {largest} of a palette of {entries}")
 
 
 def _check_sums(data: bytes) -> None:

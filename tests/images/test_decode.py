@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image as PillowImage
-from spec_files import bmp, exif, netpbm, png, png_chunk, save, shown, tiff
+from spec_files import bmp, bmp_file, exif, netpbm, png, png_chunk, save, shown, tiff
 
 from dhp_sr.images import (
     ImageLimits,
@@ -49,6 +49,51 @@ def test_bmp():
     np.testing.assert_array_equal(color_of(stored(gray, "BMP"))[:, :, 0], gray)
     few = stored(pixels, "BMP", mode="P")
     assert color_of(few).shape == (7, 5, 3)
+
+
+@pytest.mark.parametrize("layout", ["555", "565"])
+def test_few_bits_of_a_bmp_are_rounded(layout):
+    bits = np.array([int(digit) for digit in layout])
+    values = np.stack([draw(7, 5, seed=seed) % 2**n for seed, n in enumerate(bits)], axis=2)
+    red, green, blue = (values[:, :, [channel]].astype(int) for channel in range(3))
+    words = red << (bits[1] + bits[2]) | green << bits[2] | blue
+    stored_bytes = np.concatenate([words & 255, words >> 8], axis=2)
+    data = bmp_file(stored_bytes, 16)
+    if layout == "565":
+        masks = struct.pack("<4I", 0xF800, 0x7E0, 0x1F, 0)
+        data = bmp_file(stored_bytes, 16, compression=3, masks=masks)
+    np.testing.assert_array_equal(color_of(data), np.rint(values / (2**bits - 1) * 255))
+
+
+def test_entries_that_the_palette_of_a_bmp_does_not_have_are_refused():
+    data = bmp_file(np.full((4, 4, 1), 9), 8, palette=np.zeros((4, 3), int))
+    with pytest.raises(UserError, match="entry 9 of a palette of"):
+        read_image(data, LIMITS)
+
+
+def test_the_profile_of_a_bmp_is_said_to_be_left_out():
+    data = bytearray(bmp_file(draw(4, 4, 3), 24, masks=bytes(84)))
+    data[14:18] = struct.pack("<I", 124)
+    assert read_header(bytes(data)).dropped == ()
+    data[70:74] = b"DEBM"
+    assert "profile" in " ".join(read_header(bytes(data)).dropped)
+
+
+@pytest.mark.parametrize(
+    ("marker", "bits", "reason"),
+    [(0xC1, 12, "12 bits"), (0xC3, 16, "lossless"), (0xF7, 8, "JPEG-LS")],
+)
+def test_other_kinds_of_jpeg_are_refused_with_the_reason(marker, bits, reason):
+    data = bytearray(stored(draw(16, 16, 3), "JPEG"))
+    start = data.index(b"\xff\xc0")
+    data[start + 1], data[start + 4] = marker, bits
+    with pytest.raises(UnsupportedImageError, match=reason):
+        read_header(bytes(data))
+
+
+def test_damage_behind_the_signature_names_the_format():
+    with pytest.raises(UserError, match="begins like BMP"):
+        read_header(b"BM" + bytes(3))
 
 
 def test_webp_keeps_alpha_and_profile():

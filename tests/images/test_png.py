@@ -103,6 +103,8 @@ def test_profile_and_color_chunks_are_carried_along():
         (b"gAMA", struct.pack(">I", 100000)),
         (b"cHRM", struct.pack(">8I", *range(1, 9))),
         (b"cICP", bytes([9, 16, 0, 1])),
+        (b"mDCV", bytes(range(24))),
+        (b"cLLI", bytes(range(8))),
     ]
     named = (b"iCCP", b"a name\0\0" + zlib.compress(profile))
     image = read_image(png(samples, 8, 0, [*chunks, named]), LIMITS)
@@ -156,6 +158,48 @@ def test_pixels_that_do_not_fill_the_image_are_refused():
         data = png(samples_of(2, 8), 8, 2)[:8] + b"".join(png_chunk(*chunk) for chunk in chunks)
         with pytest.raises(UserError, match="damaged"):
             read_image(data, LIMITS)
+
+
+PALETTE_OF_FOUR = (b"PLTE", bytes(range(12)))
+
+
+@pytest.mark.parametrize(
+    ("color_type", "depth", "chunks", "reason"),
+    [
+        (3, 2, [], "palette of 0 entries"),
+        (3, 2, [(b"PLTE", bytes(11))], "palette of 3 entries and 2 bytes"),
+        (3, 4, [PALETTE_OF_FOUR], "a pixel has entry 15 of a palette of 4"),
+        (3, 8, [PALETTE_OF_FOUR], "a pixel has entry 255 of a palette of 4"),
+        (3, 2, [PALETTE_OF_FOUR, (b"tRNS", bytes(5))], "tRNS of 5 bytes"),
+        (3, 2, [(b"tRNS", bytes(4)), PALETTE_OF_FOUR], "tRNS stands before"),
+        (0, 8, [(b"tRNS", bytes(4))], "tRNS of 4 bytes"),
+        (2, 8, [(b"tRNS", bytes(2))], "tRNS of 2 bytes"),
+        (2, 8, [(b"IHDR", bytes(13))], "IHDR"),
+        (2, 8, [(b"ABCD", b"")], "ABCD.*not known"),
+        (2, 8, [(b"CgBI", bytes(4))], "Apple"),
+    ],
+)
+def test_chunks_that_contradict_the_image_are_refused(color_type, depth, chunks, reason):
+    """libpng shows black for a missing entry, and leaves a tRNS of the wrong length out."""
+    samples = samples_of(color_type, depth)
+    samples[0, 0] = 2**depth - 1
+    with pytest.raises(UserError, match=reason):
+        read_image(png(samples, depth, color_type, chunks), LIMITS)
+
+
+def test_transparency_behind_the_pixels_is_refused():
+    with pytest.raises(UserError, match="tRNS stands"):
+        read_header(png(samples_of(0, 8), 8, 0, after=[(b"tRNS", bytes(2))]))
+
+
+@pytest.mark.parametrize(
+    "name", [b"sBIT", b"bKGD", b"pHYs", b"tIME", b"hIST", b"sPLT", b"gAMA", b"cHRM"]
+)
+@pytest.mark.parametrize("content", [b"", b"x", bytes(24)])
+def test_chunks_that_do_not_change_the_pixels_may_be_damaged(name, content):
+    samples = samples_of(2, 8)
+    image = read_image(png(samples, 8, 2, [(name, content)]), LIMITS)
+    np.testing.assert_array_equal(image.color, samples)
 
 
 def test_the_reader_of_these_tests_reads_what_they_write():

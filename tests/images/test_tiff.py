@@ -211,6 +211,68 @@ def test_other_kinds_are_refused_with_the_reason(bits, count, kind, tags, reason
             read(data)
 
 
+@pytest.mark.parametrize(
+    ("tags", "reason"),
+    [
+        ({SAMPLE_FORMAT: (SHORT, [1, 1, 2])}, "several formats"),
+        ({256: (LONG, [9, 9])}, "2 values of tag 256|several values"),
+        ({262: (SHORT, [2, 2])}, "2 values of tag 262|several values"),
+        ({256: (LONG, [0])}, "0 x 11"),
+        ({284: (SHORT, [3])}, "PlanarConfiguration 3"),
+        ({317: (SHORT, [3])}, "predictor 3"),
+        ({317: (SHORT, [2])}, "predictor 2"),
+        ({259: (SHORT, [32773]), 317: (SHORT, [2])}, "predictor 2"),
+    ],
+)
+def test_tags_that_do_not_fit_are_refused(tags, reason):
+    with pytest.raises(UserError, match=reason):
+        read_header(tiff(draw(8, 3), 8, RGB, tags=tags))
+
+
+def test_differences_of_few_bits_are_refused():
+    with pytest.raises(UnsupportedImageError, match="predictor 2"):
+        read_header(tiff(draw(12, 3), 12, RGB, compression=5, predictor=2))
+
+
+def test_an_unknown_kind_of_color_is_not_guessed():
+    fields = {
+        256: (LONG, [9]),
+        257: (LONG, [11]),
+        258: (SHORT, [8, 8, 8]),
+        273: (LONG, [8]),
+        277: (SHORT, [3]),
+        279: (LONG, [297]),
+    }
+    with pytest.raises(UnsupportedImageError, match="tag 262"):
+        read_header(tiff_file(bytes(297), fields))
+
+
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize("bits", [1, 2, 4, 5, 7, 10, 12, 14])
+@pytest.mark.parametrize("planar", [1, 2])
+def test_few_bits_of_color(bits, planar, byteorder):
+    samples = draw(bits, 3)
+    data = tiff(samples, bits, RGB, planar=planar, byteorder=byteorder)
+    assert_decodes(data, scaled(samples, bits))
+
+
+@pytest.mark.parametrize("options", [{"imagej": True}, {}], ids=["ImageJ", "tifffile"])
+def test_stacks_behind_a_single_directory_are_refused(options):
+    stream = io.BytesIO()
+    stack = np.zeros((5, 20, 30), np.uint8)
+    tifffile.imwrite(stream, stack, photometric="minisblack", truncate=True, **options)
+    with pytest.raises(UnsupportedImageError, match="5 images"):
+        read_header(stream.getvalue())
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, stack[:1], photometric="minisblack", truncate=True, **options)
+    assert_decodes(stream.getvalue(), stack[0, :, :, None])
+
+
+def test_gamma_of_a_tiff_is_said_to_be_left_out():
+    image = read_image(tiff(draw(8, 3), 8, RGB, tags={301: (SHORT, [0] * 768)}), LIMITS)
+    assert "gamma" in " ".join(image.dropped)
+
+
 def test_floating_point_is_refused():
     """Its range is not known: 0 to 1, 0 to 255 and others are in use."""
     with pytest.raises(UnsupportedImageError, match="floating-point"):
