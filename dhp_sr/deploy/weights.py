@@ -17,11 +17,15 @@ from dhp_sr.deploy.safetensors_io import (
     open_tensors,
     read_tensors,
 )
+from dhp_sr.deploy.wrappings import (
+    WRAPPER_KEYS,
+    Reading,
+    check_finite,
+    first_names,
+    match_keys,
+    unwrap_dictionaries,
+)
 from dhp_sr.utils.modules import load_values
-
-_WRAPPER_KEYS = ("params_ema", "params", "state_dict")
-"""Keys under which training programs store the weights, in order of preference (BasicSR and
-many others)."""
 
 _DATA_PARALLEL_PREFIX = "module."
 
@@ -42,8 +46,8 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
 
     Args:
         path: Safetensors, or a .pth / .pt / .th of `torch.save` that holds tensors only. Weights
-            under `params_ema`, `params` or `state_dict` are unwrapped, and the prefix `module.`
-            is removed.
+            inside dictionaries (`params_ema`, `state_dict`, ...) are unwrapped, and the prefix
+            `module.` is removed; `load_into` takes others away.
 
     Returns:
         Tensors by key, on the CPU.
@@ -55,18 +59,28 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     # A missing file goes this way, too, for the message.
     if not path.is_file() or looks_like_safetensors(path):
         with open_tensors(path) as file:
-            return read_tensors(file)
+            return _without_data_parallel(read_tensors(file))
     try:
         check_pickle(path)
-        return unwrap_checkpoint(unpickle_tensors(path))
+        return _without_data_parallel(unwrap_checkpoint(unpickle_tensors(path)))
     except ModelFileError as error:
         raise ModelFileError(f"{path}: {error}") from error
+
+
+def _without_data_parallel(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    # Only where every key has it: a network may have a layer called `module`.
+    if all(key.startswith(_DATA_PARALLEL_PREFIX) for key in weights):
+        return {key.removeprefix(_DATA_PARALLEL_PREFIX): value for key, value in weights.items()}
+    return weights
 
 
 def load_into(
     network: nn.Module, weights: Mapping[str, Tensor], strict: bool = True
 ) -> tuple[str, ...]:
-    """Copy weights into a network; keys of known other projects are renamed.
+    """Copy weights into a network, below whatever prefix they are in the file.
+
+    Keys of known other projects are renamed. Where a prefix is shared by a part of the keys alone,
+    a warning says which were taken.
 
     Args:
         network: Changed in place, unless an error is raised.
@@ -77,10 +91,14 @@ def load_into(
         A line for each omitted key; empty when all were loaded.
 
     Raises:
-        ModelFileError: The keys do not fit and `strict` is set, or none of them fits.
+        ModelFileError: The keys do not fit and `strict` is set, or none of them fits; weights below
+            several prefixes fit; or weights are no numbers.
     """
     expected = network.state_dict()
-    weights = _rename_keys(type(network).__name__, weights)
+    reading = reading_for(network, weights)
+    if reading.num_others:
+        warnings.warn(f"{type(network).__name__}: {reading.note}", stacklevel=2)
+    weights = reading.weights
     fitting = {}
     for key, tensor in weights.items():
         if key in expected and expected[key].shape == tensor.shape:
@@ -88,7 +106,8 @@ def load_into(
     omitted = _differences(expected, weights)
     # Not strict still means something fits: a file of another network would change nothing.
     if omitted and (strict or not fitting):
-        raise _misfit(network, omitted)
+        raise _misfit(network, omitted, weights)
+    check_finite(fitting)
     load_values(network, fitting, strict=False)
     return omitted
 
@@ -99,10 +118,20 @@ def check_fit(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     Raises:
         ModelFileError: `load_into` would refuse the weights.
     """
-    renamed = _rename_keys(type(network).__name__, weights)
-    differences = _differences(network.state_dict(), renamed)
+    reading = reading_for(network, weights)
+    differences = _differences(network.state_dict(), reading.weights)
     if differences:
-        raise _misfit(network, differences)
+        raise _misfit(network, differences, reading.weights)
+
+
+def reading_for(network: nn.Module, weights: Mapping[str, Tensor]) -> Reading:
+    """Return the weights of a network in a file, below whatever prefix they are.
+
+    Raises:
+        ModelFileError: Weights below several prefixes fit.
+    """
+    renamed = _rename_keys(type(network).__name__, weights)
+    return match_keys(network.state_dict().keys(), renamed, _OPTIONAL_KEYS)
 
 
 def _rename_keys(architecture: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -131,9 +160,17 @@ def _differences(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) 
     return (*missing, *unexpected, *wrong_shape)
 
 
-def _misfit(network: nn.Module, differences: Sequence[str]) -> ModelFileError:
+def _misfit(
+    network: nn.Module, differences: Sequence[str], weights: Mapping[str, Tensor]
+) -> ModelFileError:
     listing = "\n  ".join(differences)
-    return ModelFileError(f"the weights do not fit {type(network).__name__}:\n  {listing}")
+    text = f"the weights do not fit {type(network).__name__}:\n  {listing}"
+    expected = first_names(network.state_dict())
+    found = first_names(weights)
+    if not set(expected) & set(found):
+        text += f"\n  the keys begin with {', '.join(found[:4])}"
+        text += f", expected {', '.join(expected[:4])}"
+    return ModelFileError(text)
 
 
 def unpickle_tensors(path: Path) -> Any:
@@ -168,12 +205,8 @@ def _refused_content(message: str) -> str:
 
 
 def unwrap_checkpoint(content: Any) -> dict[str, Tensor]:
-    """Return the state dict inside the content of a checkpoint, with plain keys."""
-    # The averaged weights are what their authors score and publish.
-    for wrapper in _WRAPPER_KEYS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-            break
+    """Return the state dict inside the content of a checkpoint."""
+    content = unwrap_dictionaries(content)
     if not isinstance(content, Mapping) or not content:
         raise ModelFileError(f"expected a dictionary of tensors, got {type(content).__name__}")
     others = []
@@ -183,11 +216,8 @@ def unwrap_checkpoint(content: Any) -> dict[str, Tensor]:
     if others:
         raise ModelFileError(
             "expected a tensor under every key (or under those of "
-            f"{', '.join(_WRAPPER_KEYS)}), got something else at {', '.join(others[:9])}"
+            f"{', '.join(WRAPPER_KEYS)}), got something else at {', '.join(others[:9])}"
         )
     for key, tensor in content.items():
         check_extent(key, tensor)
-    # Only where every key has it: a network may have a layer called `module`.
-    if all(key.startswith(_DATA_PARALLEL_PREFIX) for key in content):
-        return {key.removeprefix(_DATA_PARALLEL_PREFIX): tensor for key, tensor in content.items()}
     return dict(content)

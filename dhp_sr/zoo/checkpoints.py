@@ -16,30 +16,13 @@ from dhp_sr.archs import ARCHS
 from dhp_sr.deploy import ModelFileError, load_into, load_weights
 from dhp_sr.deploy.model_info import attach_info, attached_info, info_of
 from dhp_sr.deploy.safetensors_io import DESCRIPTION, looks_like_safetensors, open_tensors
-from dhp_sr.deploy.weights import check_fit
+from dhp_sr.deploy.weights import check_fit, reading_for
+from dhp_sr.deploy.wrappings import Reading, check_finite, first_names, possible_readings
 from dhp_sr.utils.errors import UserError
 from dhp_sr.zoo.from_file import check_weight_shapes, load_own_network
 from dhp_sr.zoo.names import build_named, full_name, named_arguments
 from dhp_sr.zoo.spandrel_networks import Detected, detect_networks
 from dhp_sr.zoo.third_party import describe_by_output
-
-PREFIXES = (
-    "module.",
-    "_orig_mod.",
-    "model.",
-    "generator.",
-    "netG.",
-    "net_g.",
-    "net.",
-    "network.",
-    "ema.",
-    "ema_model.",
-    "model_ema.",
-)
-"""Names that training programs put before those of the layers."""
-
-MAX_WRAPPERS = 3
-"""Prefixes in front of each other, at most, as in `model._orig_mod.module.`."""
 
 SPANDREL = "spandrel"
 
@@ -58,15 +41,6 @@ class Checkpoint:
     """For people."""
     notes: list[str] = field(default_factory=list)
     """Lines on what was found out on the way: prefixes, keys that were left out."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """Weights as one interpretation of a file has them."""
-
-    weights: Mapping[str, Tensor]
-    note: str = ""
-    """What was taken away; empty for the file as it is."""
 
 
 def open_checkpoint(
@@ -88,12 +62,14 @@ def open_checkpoint(
         raise UserError(f"{', '.join(arguments)}: no effect without --arch")
     if arch is None and is_model_file(path):
         return _open_own(path)
-    readings = list(possible_readings(load_weights(path)))
+    weights = load_weights(path)
+    is_spandrel = arch is not None and arch.partition(":")[0] == SPANDREL and "." not in arch
+    if arch is not None and not is_spandrel:
+        return _open_named(path, weights, arch, named_arguments(arguments))
+    readings = list(possible_readings(weights))
     if arch is None:
         return _detect(path, readings)
-    if arch.partition(":")[0] == SPANDREL and "." not in arch:
-        return _detect_spandrel(path, readings, arch.partition(":")[2])
-    return _open_named(path, readings, arch, named_arguments(arguments))
+    return _detect_spandrel(path, readings, arch.partition(":")[2])
 
 
 def is_model_file(path: Path) -> bool:
@@ -103,42 +79,6 @@ def is_model_file(path: Path) -> bool:
     with open_tensors(path) as file:
         metadata = file.metadata() or {}
         return metadata.get("format") == "dhp_sr" or DESCRIPTION in set(file.keys())
-
-
-def possible_readings(weights: Mapping[str, Tensor]) -> Iterator[Reading]:
-    """Yield weights as they are, and then without the prefixes of training programs.
-
-    A prefix that only some keys have marks the network among others, such as a discriminator or
-    the modules of a loss: the keys without it are left out in that reading.
-    """
-    # torch's AveragedModel counts its updates beside the weights.
-    plain = {key: tensor for key, tensor in weights.items() if key != "n_averaged"}
-    yield Reading(plain)
-    current: Mapping[str, Tensor] = plain
-    removed = ""
-    for _ in range(MAX_WRAPPERS):
-        prefix = _most_common_prefix(current)
-        if prefix is None:
-            return
-        inner = {}
-        for key, tensor in current.items():
-            if key.startswith(prefix):
-                inner[key.removeprefix(prefix)] = tensor
-        removed += prefix
-        note = f"weights below {removed!r}"
-        num_others = len(plain) - len(inner)
-        if num_others:
-            note += f"; {num_others} keys beside them left out"
-        yield Reading(inner, note)
-        current = inner
-
-
-def _most_common_prefix(weights: Mapping[str, Tensor]) -> str | None:
-    counts = {}
-    for prefix in PREFIXES:
-        counts[prefix] = sum(key.startswith(prefix) for key in weights)
-    best = max(PREFIXES, key=lambda prefix: counts[prefix])
-    return best if counts[best] else None
 
 
 def _open_own(path: Path) -> Checkpoint:
@@ -159,27 +99,25 @@ def _open_own(path: Path) -> Checkpoint:
 
 
 def _open_named(
-    path: Path, readings: Sequence[Reading], arch: str, arguments: dict[str, Any]
+    path: Path, weights: Mapping[str, Tensor], arch: str, arguments: dict[str, Any]
 ) -> Checkpoint:
-    """Load a network by name; of all misfits the first is reported, that of the plain keys."""
-    first_error: UserError | None = None
-    for reading in readings:
-        try:
-            check_weight_shapes(path, arch, arguments, reading.weights)
-            network = build_named(arch, arguments).eval()
-            load_into(network, reading.weights)
-        except ModelFileError as error:
-            first_error = first_error or error
-            continue
-        if full_name(arch) not in ARCHS:
-            describe_by_output(network, arch, arguments)
-        notes = [reading.note] if reading.note else []
-        return Checkpoint(network.float(), arch, arguments, arch, notes)
-    assert first_error is not None, "there is a reading at least"
-    text = str(first_error)
-    if str(path) not in text:
-        text = f"{path}: {text}"
-    raise UserError(f"{text}\ncorrect --arch (={arch}) or its arguments (={arguments})")
+    """Load a network by name."""
+    try:
+        check_weight_shapes(path, arch, arguments, weights)
+        network = build_named(arch, arguments).eval()
+        reading = reading_for(network, weights)
+        load_into(network, reading.weights)
+    except ModelFileError as error:
+        text = str(error)
+        if str(path) not in text:
+            text = f"{path}: {text}"
+        raise UserError(
+            f"{text}\ncorrect --arch (={arch}) or its arguments (={arguments})"
+        ) from error
+    if full_name(arch) not in ARCHS:
+        describe_by_output(network, arch, arguments)
+    notes = [reading.note] if reading.note else []
+    return Checkpoint(network.float(), arch, arguments, arch, notes)
 
 
 def _detect(path: Path, readings: Sequence[Reading]) -> Checkpoint:
@@ -187,12 +125,21 @@ def _detect(path: Path, readings: Sequence[Reading]) -> Checkpoint:
         for name, arguments in own_candidates(reading.weights):
             network: Any = build_named(name, arguments).eval()
             try:
-                load_into(network, reading.weights)
+                check_fit(network, reading.weights)
             except ModelFileError:
                 continue
+            _load_from(path, network, reading.weights)
             notes = [reading.note] if reading.note else []
             return Checkpoint(network.float(), name, dict(network.arguments), name, notes)
     return _detect_spandrel(path, readings, None)
+
+
+def _load_from(path: Path, network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Load the weights of a file; an error names the file."""
+    try:
+        load_into(network, weights)
+    except ModelFileError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def _detect_spandrel(
@@ -210,6 +157,10 @@ def _detect_spandrel(
             raise UserError(f"{path}: several architectures fit: {names}; say which: {ids}")
         if detected:
             notes = [reading.note] if reading.note else []
+            try:
+                check_finite(reading.weights)
+            except ModelFileError as error:
+                raise UserError(f"{path}: {error}") from error
             return _from_detected(detected[0], notes)
     raise UserError(_unknown_text(path, readings[0].weights, all_misfits))
 
@@ -221,6 +172,9 @@ def _unknown_text(path: Path, weights: Mapping[str, Tensor], misfits: Sequence[s
         f"{path}: none of the known architectures has these {len(keys)} weights ({shown}, ...); "
         "name its class: --arch NAME, or --arch path/to/net.py:CLASS key=value ..."
     )
+    names = first_names(keys)
+    if 1 < len(names) <= 4:
+        text += f"\n  keys begin with {', '.join(f'{name}.' for name in names)}: several networks?"
     for misfit in misfits:
         text += f"\n  recognized by its keys, but does not fit: {misfit}"
     return text

@@ -37,7 +37,113 @@ def same(a, b):
 def test_pth_files(tmp_path, wrap, zipped):
     weights = state()
     torch.save(wrap(weights), tmp_path / "net.pth", _use_new_zipfile_serialization=zipped)
+    network = build("EDSR", num_feat=4, num_block=1, upscale=2)
+    load_into(network, load_weights(tmp_path / "net.pth"))
+    assert same(network.state_dict(), weights)
+
+
+def below(prefix):
+    return lambda weights: {f"{prefix}{key}": value for key, value in weights.items()}
+
+
+def beside(prefix, **others):
+    return lambda weights: {**below(prefix)(weights), **others}
+
+
+def with_average(prefix, average):
+    """The network with other weights, and its average with the right ones."""
+
+    def wrap(weights):
+        other = {f"{prefix}{key}": value + 1 for key, value in weights.items()}
+        return {**other, **below(average)(weights)}
+
+    return wrap
+
+
+COUNTER = {"n_averaged": torch.tensor(3)}
+PREFIXED = {
+    "torch.compile": below("_orig_mod."),
+    "DataParallel of it": below("module._orig_mod."),
+    "Lightning": below("model."),
+    "Lightning with a loss": beside("model.", **{"loss.weight": torch.zeros(3)}),
+    "mmagic": beside("generator.", **{"discriminator.0.weight": torch.zeros(3)}),
+    "mmagic's average": with_average("generator.", "generator_ema."),
+    "Lightning's average": with_average("model.", "ema_model.module."),
+    "AveragedModel": beside("module.", **COUNTER),
+    "AveragedModel in another": beside("ema.module.", **{"ema.n_averaged": torch.tensor(3)}),
+    "a name of its own": beside("my.sr_net.", **{"my.other.weight": torch.zeros(2)}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:EDSR. weights below:UserWarning")
+@pytest.mark.parametrize("kind", PREFIXED)
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_prefixes_are_taken_away(tmp_path, kind, suffix):
+    weights = state()
+    path = tmp_path / f"net.{suffix}"
+    wrapped = PREFIXED[kind](weights)
+    if suffix == "pth":
+        torch.save({"state_dict": wrapped, "epoch": 3}, path)
+    else:
+        save_file({key: value.clone() for key, value in wrapped.items()}, path)
+    network = build("EDSR", num_feat=4, num_block=1, upscale=2)
+    assert load_into(network, load_weights(path)) == ()
+    assert same(network.state_dict(), weights)
+
+
+def test_what_is_left_out_beside_a_prefix_is_said():
+    network = build("EDSR", num_feat=4, num_block=1, upscale=2)
+    wrapped = PREFIXED["mmagic"](state())
+    with pytest.warns(UserWarning, match=r"below 'generator\.'; 1 keys beside them left out"):
+        load_into(network, wrapped)
+
+
+def test_several_prefixes_that_fit_are_named():
+    network = build("EDSR", num_feat=4, num_block=1, upscale=2)
+    wrapped = {**below("first.")(state()), **below("second.")(state())}
+    with pytest.raises(ModelFileError, match=r"'first\.', 'second\.'"):
+        load_into(network, wrapped)
+
+
+def test_a_prefix_that_does_not_fit_is_named():
+    network = build("EDSR", num_feat=8, num_block=2, upscale=2)
+    with pytest.raises(ModelFileError, match="the keys begin with sr, expected conv_first"):
+        load_into(network, below("sr.")(state()))
+
+
+WRAPPERS = {
+    "timm": lambda weights: {"state_dict": {"a": torch.zeros(1)}, "state_dict_ema": weights},
+    "model": lambda weights: {"model": weights, "optimizer": {"state": {}, "param_groups": []}},
+    "optimizer": lambda weights: {
+        "model_state_dict": weights,
+        "optimizer": {"state": {0: {"exp_avg": torch.zeros(1)}}, "param_groups": [{"lr": 1}]},
+    },
+    "nested": lambda weights: {"ema": {"module": weights}, "model": {"a": torch.zeros(1)}},
+    "a key of its own": lambda weights: {"my_network": weights, "epoch": 3},
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPERS)
+def test_dictionaries_around_the_weights(tmp_path, kind):
+    weights = state()
+    torch.save(WRAPPERS[kind](weights), tmp_path / "net.pth")
     assert same(load_weights(tmp_path / "net.pth"), weights)
+
+
+def test_several_dictionaries_that_say_nothing_are_named(tmp_path):
+    torch.save({"one": state(), "two": state()}, tmp_path / "net.pth")
+    with pytest.raises(ModelFileError, match="one, two"):
+        load_weights(tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize("value", [float("nan")])
+def test_weights_that_are_no_numbers_are_refused(value):
+    network, weights = build("EDSR", num_feat=4, num_block=1, upscale=2), state()
+    before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    weights["conv_last.weight"][0, 0, 0, 0] = value
+    with pytest.raises(ModelFileError, match=r"NaN .*conv_last\.weight \(1 of 108\)"):
+        load_into(network, weights)
+    assert same(network.state_dict(), before)
 
 
 def test_safetensors_of_others_and_of_ours(tmp_path):

@@ -36,6 +36,12 @@ WRAPPERS = [
         "n_averaged": torch.tensor(3),
         **{f"module.{key}": value for key, value in state.items()},
     },
+    lambda state: {"state_dict": state, "state_dict_ema": state, "epoch": 1},
+    lambda state: {
+        **{f"generator.{key}": value + 1 for key, value in state.items()},
+        **{f"generator_ema.{key}": value for key, value in state.items()},
+    },
+    lambda state: {f"my_network.{key}": value for key, value in state.items()},
 ]
 
 
@@ -56,6 +62,28 @@ def test_wrappers_of_training_programs_are_taken_away(tmp_path, wrap):
     found = open_checkpoint(tmp_path / "w.ckpt")
     x = torch.rand(1, 1, 8, 8)
     assert torch.equal(found.network(x), network(x))
+
+
+@pytest.mark.parametrize("arch", [None, "DnCNN"])
+def test_weights_that_are_no_numbers_are_refused(tmp_path, arch):
+    network = build("DnCNN", num_feat=6, num_layers=4, batch_norm=False)
+    network.state_dict()["model.0.weight"].fill_(float("nan"))
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    arguments = ["num_feat=6", "num_layers=4", "batch_norm=false"] if arch else []
+    with pytest.raises(UserError, match=r"w\.pth.*NaN"):
+        open_checkpoint(tmp_path / "w.pth", arch, arguments)
+
+
+def test_several_networks_in_a_file_are_named(tmp_path):
+    prepare_torchvision()
+    pytest.importorskip("spandrel")
+    network = build("DnCNN", num_feat=6, num_layers=4, batch_norm=False)
+    wrapped = {}
+    for prefix in ("left", "right"):
+        wrapped |= {f"{prefix}.{key}": value for key, value in network.state_dict().items()}
+    torch.save(wrapped, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"left\., right\."):
+        open_checkpoint(tmp_path / "w.pth")
 
 
 def test_a_dense_model_file_is_taken_and_a_pruned_one_refused(tmp_path):
