@@ -49,7 +49,7 @@ def dry_run(
     the run has a folder.
 
     Returns:
-        The copy, with every other channel of each group cut, in evaluation mode.
+        The copy, with half of its channels or more cut, in evaluation mode.
 
     Raises:
         UserError: The network cannot be traced, a budget cannot be met, method and preset do not
@@ -67,14 +67,32 @@ def dry_run(
         for budget in make_budgets(compress, hyper):
             hyper.prune_to_budget(budget)
         # The search may prune any channel of any group, so the cut is tried on half of them all.
-        every_other = {}
-        for group in hyper.plan.prunable:
-            every_other[group.name] = torch.arange(group.width) % 2 == 0
-        hyper.set_masks(every_other)
+        masks = {}
+        for number, group in enumerate(hyper.plan.prunable):
+            masks[group.name] = uneven_mask(group.width, number)
+        hyper.set_masks(masks)
         cut = hyper.cut()
     if compress.distill and compress.distill.teacher:
         load_teacher_file(compress.distill.teacher, options)
     return cut
+
+
+def uneven_mask(width: int, number: int) -> Tensor:
+    """Return a mask that keeps up to half of the channels, as groups of a search do: unevenly.
+
+    Groups that meet at another size of the input alone are not known to be coupled. Were all cut
+    alike, they would fit each other in the dry run, and not after the search.
+
+    Args:
+        width: Of the group.
+        number: Of the group; neighbors keep different numbers of channels.
+    """
+    mask = torch.arange(width) % 2 == 0
+    half = int(mask.sum())
+    # At least two where there are as many: a single channel would be broadcast.
+    kept = max(half - number % (half // 2 + 1), min(half, 2))
+    mask[2 * kept :] = False
+    return mask
 
 
 @contextmanager
@@ -108,6 +126,7 @@ def try_training_step(
     try:
         output: Any = copied(images)
         if isinstance(output, Tensor):
+            _check_shape(copied, name, images, output)
             loss(copied, images, target).backward()
     except UserError:
         raise
@@ -123,6 +142,18 @@ def try_training_step(
             "mode. It has outputs for training alone, such as auxiliary heads; switch them off by "
             "an argument of the network (aux_logits: false for torchvision's googlenet and "
             "inception_v3), or return only the first output"
+        )
+
+
+def _check_shape(network: nn.Module, name: str, images: Tensor, output: Tensor) -> None:
+    with torch.no_grad(), evaluating(network):
+        expected = network(images).shape
+    if output.shape != expected:
+        # A loss might broadcast the target, and train something else without a word.
+        raise UserError(
+            f"{name}: expected an output of {tuple(expected)} as in evaluation mode, got "
+            f"{tuple(output.shape)} in training mode. It has outputs for training alone; switch "
+            "them off by an argument of the network, or return only the first output"
         )
 
 

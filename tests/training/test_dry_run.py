@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dhp_sr.config import load_options
 from dhp_sr.training.driver import train
-from dhp_sr.training.dry_run import try_image_sizes, try_training_step
+from dhp_sr.training.dry_run import try_image_sizes, try_training_step, uneven_mask
 from dhp_sr.utils.errors import UserError
 
 
@@ -110,6 +110,55 @@ def test_a_branch_on_the_size_is_found_before_the_training(make_options, tmp_pat
     with pytest.raises(UserError, match=r"half of its channels cut does not run .*16 x 16.*set A"):
         run(options, tmp_path)
     assert not (tmp_path / "experiments").exists()
+
+
+class MeetsAtOneSize(nn.Module):
+    """Adds features of equal width at the size of the patches alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 16, 3, padding=1)
+        self.other = nn.Conv2d(3, 16, 3, padding=1)
+        self.last = nn.Conv2d(16, 12, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features, other = self.first(x), self.other(x)
+        if x.shape[2] == 8:
+            features = features + other
+        return nn.functional.pixel_shuffle(self.last(features) + other.mean(), 2)
+
+
+@pytest.mark.filterwarnings("ignore:network_g")
+def test_groups_that_meet_at_the_patch_size_alone_are_found(
+    make_options, tmp_path, branching, monkeypatch
+):
+    """Cut evenly they would fit each other here, and not after the search."""
+    monkeypatch.setattr("dhp_sr.tasks.base.build_named", lambda name, arguments: MeetsAtOneSize())
+    with pytest.raises(UserError, match="half of its channels cut fails in a training step"):
+        run(make_options(network=branching), tmp_path)
+    assert not (tmp_path / "experiments").exists()
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 5, 16, 64])
+def test_masks_of_neighbors_differ(width):
+    counts = [int(uneven_mask(width, number).sum()) for number in range(4)]
+    assert all(1 <= count <= (width + 1) // 2 for count in counts)
+    assert width < 6 or counts[0] != counts[1]
+    assert width < 3 or min(counts) >= 2
+
+
+class StackedInTraining(BranchOnSize):
+    """Gives two outputs in a single tensor in training; a loss would broadcast the target."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        output = super().forward(x)
+        return torch.stack([output, output]) if self.training else output
+
+
+def test_another_shape_in_training_is_named():
+    images = torch.rand(2, 3, 8, 8)
+    with pytest.raises(UserError, match=r"the network: .*\(2, 2, 3, 8, 8\) in training mode"):
+        try_training_step(StackedInTraining(), "the network", images, images, loss)
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
