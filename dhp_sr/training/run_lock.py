@@ -23,6 +23,8 @@ except ImportError:  # not on Windows, where the lock's text alone has to do
 LOCK_NAME = "run.lock"
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 """Changes at every start of a Linux system."""
+UPTIME = Path("/proc/uptime")
+"""Seconds since the start of a Linux system, first of its numbers."""
 _MAX_BYTES = 4096
 _ATTEMPTS = 10
 """Tries to lock a folder that other processes rename or leave at the same moment."""
@@ -130,7 +132,7 @@ class RunLock:
             f"{owner.get('since', 'unknown')}; wait until it ends, stop it, or give this run "
             "another name (--set name=NAME)"
         )
-        if host != socket.gethostname():
+        if host != socket.gethostname() or owner.get("boot") != _boot_id():
             text += f". If it no longer runs there, remove {self.path}"
         return text
 
@@ -141,6 +143,7 @@ def _describe_this_process() -> dict[str, Any]:
         "pid": os.getpid(),
         "boot": _boot_id(),
         "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "time": time.time(),
     }
 
 
@@ -164,8 +167,17 @@ def _has_ended(owner: dict[str, Any], *, has_lock: bool) -> bool:
     if owner.get("host") != socket.gethostname():
         return False  # locks may not reach from one machine to the other
     if owner.get("boot") != _boot_id():
-        return True  # the machine was restarted since
+        # The machine was restarted since; or it is another one of the same name, as containers
+        # often are, and has written the lock while this one was running.
+        return not _is_since_start(owner.get("time"))
     return not _is_running(owner.get("pid"))
+
+
+def _is_since_start(moment: Any) -> bool:
+    """Return whether a moment, in seconds of the epoch, is after the start of this machine."""
+    if not isinstance(moment, int | float) or not UPTIME.exists():
+        return False
+    return moment > time.time() - float(UPTIME.read_text().split()[0])
 
 
 def _is_running(pid: Any) -> bool:

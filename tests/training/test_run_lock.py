@@ -75,6 +75,17 @@ def test_a_lock_of_an_earlier_boot_is_stale(tmp_path):
     RunLock.acquire(tmp_path).release()
 
 
+@pytest.mark.parametrize(("age", "is_stale"), [(0, False), (10**9, True)])
+def test_a_lock_of_another_machine_of_the_same_name_is_respected(tmp_path, age, is_stale):
+    """Containers often share their names; this one cannot have been restarted since."""
+    write_lock(tmp_path, boot="of another machine", time=time.time() - age)
+    if is_stale:
+        RunLock.acquire(tmp_path).release()
+    else:
+        with pytest.raises(FolderInUseError, match=f"remove.*{LOCK_NAME}"):
+            RunLock.acquire(tmp_path)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"pid": 10'])
 def test_a_lock_that_was_not_written_to_its_end_is_stale(tmp_path, text):
     (tmp_path / LOCK_NAME).write_text(text)
