@@ -1,18 +1,23 @@
 """Runs that are killed at random moments and resumed, compared with one that was left alone.
 
-    python tests/faults/kills.py --runs 100 --seed 0
+    python tests/faults/kills.py --runs 100 --output results/killed_runs.json
 
-Every run is a process of its own, killed by SIGKILL after a random share of the time that a whole
-run takes, several times over, and then resumed to its end.
+Every run is a process of its own, killed by SIGKILL several times over, and then resumed to its
+end. Half of the moments are a random share of the time that a whole run takes, half of them follow
+a random line of its log: most of the time of a tiny run passes before and after its steps.
 """
 
 import argparse
+import dataclasses
 import os
 import random
+import re
 import shutil
 import signal
 import sys
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,17 +32,31 @@ import yaml  # noqa: E402
 from runs import assert_same_run  # noqa: E402
 from tiny_runs import DNCNN, EDSR, save_images, tiny_options  # noqa: E402
 
+from benchmarks.result_files import describe_measurement  # noqa: E402
 from dhp_sr.config.schema import Options  # noqa: E402
 from dhp_sr.train import main as train  # noqa: E402
+from dhp_sr.utils.files import write_json  # noqa: E402
 
 MAX_KILLS = 4
 """Of a run, before it is left alone."""
+MAX_SECONDS = 600
+END = 12
+"""Steps of a run."""
 CASES = {
-    "EDSR": {"compress": {"distill": {"weight": 0.5}}},
-    "DnCNN": {"network": DNCNN},
+    "distillation": {"compress": {"distill": {"weight": 0.5}}},
+    "batch normalization": {"network": DNCNN},
     "hsn": {"network": DNCNN, "compress": {"method": "hsn"}},
     "workers": {"network": EDSR},
+    "obs": {"network": DNCNN, "compress": {"method": "obs"}},
+    "paper": {"compress": {"preset": "paper", "parametrization": "full", "dense_iter": 0}},
+    "correction": {
+        "network": DNCNN,
+        "compress": {"method": "uniform", "correction": {"samples": 4}},
+    },
+    "two targets": {"network": DNCNN, "compress": {"target": [{"macs": 0.7}, {"macs": 0.5}]}},
+    "dense": {"network": DNCNN, "compress": {}},
 }
+"""What differs between the runs: methods and phases."""
 
 
 @dataclass
@@ -49,12 +68,15 @@ class Counts:
     kills: int = 0
     partial_files: int = 0
     """Temporary files that were there after a kill."""
+    phases: Counter[str] = field(default_factory=Counter)
+    """Where the kills happened, as the log and the files tell."""
     failures: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
+        places = ", ".join(f"{count} {place}" for place, count in sorted(self.phases.items()))
         text = (
-            f"{self.identical} of {self.runs} runs identical after {self.kills} kills, which left "
-            f"{self.partial_files} partial files"
+            f"{self.identical} of {self.runs} runs identical after {self.kills} kills ({places}), "
+            f"which left {self.partial_files} partial files"
         )
         return "\n".join([text, *self.failures])
 
@@ -85,10 +107,10 @@ def start(path: Path, log: Path) -> int:
         os._exit(code)
 
 
-def wait(pid: int, seconds: float) -> int | None:
+def wait(pid: int, seconds: float, is_time: Callable[[], bool] = lambda: False) -> int | None:
     """Wait for a process; return its exit code, None where it has not ended by then."""
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    while time.monotonic() < end and not is_time():
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
             return os.waitstatus_to_exitcode(status)
@@ -106,10 +128,50 @@ def kill(pid: int) -> None:
     os.waitpid(pid, 0)
 
 
+def place_of(folder: Path) -> str:
+    """Return where a run was when it was killed, from what it had written."""
+    if not (folder / "train.log").exists():
+        return "before the first step"
+    if (folder / "metrics.json").exists():
+        return "while its pages were written"
+    phases = re.findall(r"phase (\w+) begins", (folder / "train.log").read_text())
+    states = {int(path.stem) for path in (folder / "training_states").glob("*.state")}
+    if END in states:
+        return "while it was scored"
+    return f"in phase {phases[-1]}" if phases else "before the first step"
+
+
+def has_logged(folder: Path, size: int) -> bool:
+    """Return whether the log of a run has reached a number of bytes."""
+    log = folder / "train.log"
+    return log.exists() and log.stat().st_size >= size
+
+
+def wait_for_a_moment(
+    pid: int, rng: random.Random, seconds: float, expected: Path, killed: Path
+) -> int | None:
+    """Wait until a run is to be killed; return its exit code where it ends before.
+
+    Args:
+        pid: Of the run.
+        rng: Draws the moment.
+        seconds: That a whole run takes.
+        expected: Folder of the whole run.
+        killed: Folder of this run.
+    """
+    if rng.random() < 0.5:
+        return wait(pid, rng.uniform(0.02, 1.0) * seconds)
+    size = rng.randrange((expected / "train.log").stat().st_size)
+    code = wait(pid, MAX_SECONDS, lambda: has_logged(killed, size))
+    if code is None:
+        code = wait(pid, rng.uniform(0, 0.05))
+    return code
+
+
 def run_to_the_end(path: Path, log: Path) -> float:
     """Run without a kill; return the seconds."""
     started = time.monotonic()
-    code = wait(start(path, log), 600)
+    code = wait(start(path, log), MAX_SECONDS)
     if code != 0:
         raise RuntimeError(f"exit code {code}: {log.read_text()[-2000:]}")
     return time.monotonic() - started
@@ -146,11 +208,12 @@ def kill_and_compare(
         counts.runs += 1
         for _ in range(rng.randint(1, MAX_KILLS)):
             pid = start(path, log)
-            code = wait(pid, rng.uniform(0.02, 1.0) * seconds)
+            code = wait_for_a_moment(pid, rng, seconds, expected, killed)
             if code is not None:
                 break  # it was resumed near its end
             kill(pid)
             counts.kills += 1
+            counts.phases[place_of(killed)] += 1
             counts.partial_files += len(list(killed.rglob(".*.part")))
         try:
             run_to_the_end(path, log)
@@ -168,18 +231,32 @@ def kill_and_compare(
     return counts
 
 
-def main() -> int:
-    """Run the command line."""
-    import tempfile
-
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Kill runs at random moments and compare them.")
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+    parser.add_argument("--output", type=Path, help="write the counts into this JSON file")
+    return parser
+
+
+def main() -> int:
+    """Run the command line."""
+    arguments = _parser().parse_args()
+    started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         counts = kill_and_compare(
             Path(folder), arguments.runs, arguments.seed, lambda text: print(text, flush=True)
         )
+    if arguments.output:
+        command = f"tests/faults/kills.py --runs {arguments.runs} --seed {arguments.seed}"
+        note = f"{END} steps a run, killed up to {MAX_KILLS} times; cases: {', '.join(CASES)}"
+        row = {
+            "what": "killed runs",
+            **dataclasses.asdict(counts),
+            "minutes": round((time.monotonic() - started) / 60, 1),
+            "measured": describe_measurement(torch.device("cpu"), command, note),
+        }
+        write_json(arguments.output, {"kind": "killed_runs", "rows": [row]})
     return 0 if counts.identical == counts.runs else 1
 
 
