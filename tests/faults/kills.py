@@ -8,7 +8,6 @@ a random line of its log: most of the time of a tiny run passes before and after
 """
 
 import argparse
-import dataclasses
 import os
 import random
 import re
@@ -178,7 +177,7 @@ def run_to_the_end(path: Path, log: Path) -> float:
 
 
 def kill_and_compare(
-    folder: Path, runs: int, seed: int, show: Callable[[str], None] = lambda text: None
+    folder: Path, runs: int, seed: int, show: Callable[[Counts], None] = lambda counts: None
 ) -> Counts:
     """Kill runs at random moments.
 
@@ -186,7 +185,7 @@ def kill_and_compare(
         folder: An empty folder.
         runs: How many.
         seed: Of the moments.
-        show: Gets a line after each run.
+        show: Gets the counts after each run.
     """
     torch.set_num_threads(1)
     save_images(folder / "pictures" / "train", 3, 40)
@@ -227,7 +226,7 @@ def kill_and_compare(
             counts.failures.append(f"{name} ({case}): {str(error)[:500]}")
         else:
             shutil.rmtree(killed)
-        show(f"{number + 1}: {counts}")
+        show(counts)
     return counts
 
 
@@ -242,21 +241,21 @@ def _parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Run the command line."""
     arguments = _parser().parse_args()
+    command = f"tests/faults/kills.py --runs {arguments.runs} --seed {arguments.seed}"
+    note = f"{END} steps a run, killed up to {MAX_KILLS} times; cases: {', '.join(CASES)}"
+    measured = describe_measurement(torch.device("cpu"), command, note)
     started = time.monotonic()
+
+    def show(counts: Counts) -> None:
+        print(f"{counts.runs}: {counts}", flush=True)
+        if arguments.output:
+            # after every run: what is interrupted keeps its counts
+            minutes = round((time.monotonic() - started) / 60, 1)
+            row = {"what": "killed runs", **vars(counts), "minutes": minutes, "measured": measured}
+            write_json(arguments.output, {"kind": "killed_runs", "rows": [row]})
+
     with tempfile.TemporaryDirectory() as folder:
-        counts = kill_and_compare(
-            Path(folder), arguments.runs, arguments.seed, lambda text: print(text, flush=True)
-        )
-    if arguments.output:
-        command = f"tests/faults/kills.py --runs {arguments.runs} --seed {arguments.seed}"
-        note = f"{END} steps a run, killed up to {MAX_KILLS} times; cases: {', '.join(CASES)}"
-        row = {
-            "what": "killed runs",
-            **dataclasses.asdict(counts),
-            "minutes": round((time.monotonic() - started) / 60, 1),
-            "measured": describe_measurement(torch.device("cpu"), command, note),
-        }
-        write_json(arguments.output, {"kind": "killed_runs", "rows": [row]})
+        counts = kill_and_compare(Path(folder), arguments.runs, arguments.seed, show)
     return 0 if counts.identical == counts.runs else 1
 
 
