@@ -15,11 +15,13 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from class_images import save_classes
 from photographs import save_pieces
 from runs import empty_pages
+from safetensors.torch import load_file
 
 from dhp_sr.archs import build
 from dhp_sr.cli import model_parsers, parsers
@@ -175,24 +177,79 @@ def test_option_file_runs(path, experiments):
     assert {"metrics.json", "widths.json", "options.yml", "report.html"} <= names
 
 
+def torchrun(processes, script, *arguments):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*launch, f"--nproc_per_node={processes}", script, *arguments, "--launcher", "pytorch"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", OPTION_FILES, ids=lambda path: path.stem)
 def test_option_file_runs_with_two_processes(path, experiments):
     """Started by torchrun, on the CPU; layouts of tensors that one process never sends are sent."""
     name = f"{load_options(path).name}_two"
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    arguments = ["-opt", path, "--launcher", "pytorch", *small(path, experiments), f"name={name}"]
-    done = subprocess.run(
-        [*launch, ROOT / "dhp_sr" / "train.py", *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
+    changes = [*small(path, experiments), f"name={name}"]
+    torchrun(2, ROOT / "dhp_sr" / "train.py", "-opt", path, *changes)
     environment = json.loads((experiments / name / "environment.json").read_text())
     assert environment["processes"] == 2
     assert (experiments / name / "metrics.json").exists()
+
+
+FIXED_STATISTICS = f"""
+import sys
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+sys.argv[0] = {str(ROOT / "dhp_sr" / "train.py")!r}
+
+def forward(self, x):
+    return torch.nn.functional.batch_norm(
+        x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+    )
+
+_BatchNorm.forward = forward
+from dhp_sr.train import main
+sys.exit(main())
+"""
+"""train.py with norms that take no statistics of a batch: those are each process's own."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", OPTION_FILES, ids=lambda path: path.stem)
+def test_two_processes_equal_one_with_every_option_file(path, experiments, tmp_path):
+    """At the same global batch: curves, widths and weights."""
+    script = tmp_path / "train.py"
+    script.write_text(FIXED_STATISTICS)
+    options = load_options(path)
+    batch_size = 2 if options.datasets["train"].type == "ClassificationDataset" else 1
+    runs = []
+    for processes in (1, 2):
+        name = f"{options.name}_equal_{processes}"
+        runs.append(experiments / name)
+        changes = [f"name={name}", "train.amp=none", "logger.print_freq=1"]
+        changes += [f"datasets.train.batch_size_per_gpu={2 * batch_size // processes}"]
+        if options.compress.distill:
+            changes += ["compress.distill.mix=0"]  # within a process, see docs
+        torchrun(processes, script, "-opt", path, *small(path, experiments), *changes)
+    curves = [read_curves(run) for run in runs]
+    assert len(curves[0]) == 6
+    np.testing.assert_allclose(curves[1], curves[0], rtol=1e-4)
+    groups = [json.loads((run / "widths.json").read_text())["groups"] for run in runs]
+    assert groups[0] == groups[1]
+    left, right = (load_file(run / "models" / "pruned.safetensors") for run in runs)
+    for key, value in left.items():
+        torch.testing.assert_close(right[key], value, rtol=1e-3, atol=1e-5)
+
+
+def read_curves(run):
+    """Losses, rates and costs of curves.csv."""
+    rows = (run / "curves.csv").read_text().splitlines()[1:]
+    return np.array([row.split(",")[2:] for row in rows], dtype=float)
 
 
 def test_pages_hold_commands():
