@@ -18,6 +18,7 @@ from dhp_sr.deploy.runner import with_tiles
 from dhp_sr.deploy.verify import Agreement, shape_text
 from dhp_sr.metrics import complexity
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.files import remove_stale_parts
 from dhp_sr.zoo.from_file import load_own_network, load_third_party_network, valid_utf8
 from dhp_sr.zoo.model_zoo import PREFIX, asks_for_listing, resolve_model, zoo_listing
 from dhp_sr.zoo.names import register_known
@@ -106,6 +107,7 @@ def export_model(
         output = Path(f"{source.stem}{options.file_ending}{EXPORT_FORMATS[file_format].suffix}")
     # Everything that needs no model is checked first: loading and tracing take minutes.
     path = output_path(source, file_format, output, options.file_ending)
+    remove_stale_parts([path])
     if arch:
         network, known = load_third_party_network(source, arch, arguments)
     else:

@@ -2,7 +2,6 @@
 
 import copy
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +32,7 @@ from dhp_sr.deploy.verify import (
     tolerance_of,
     unseen_shapes,
 )
+from dhp_sr.utils.files import temporary_folder
 
 
 def export_openvino(
@@ -102,10 +102,13 @@ def write_verified(
 ) -> Agreement:
     """Write a model's two files, which take their names only once they are verified."""
     # A folder rather than a temporary file: the graph names its weights by their common stem.
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".dhp_sr.") as folder:
-        written = Path(folder) / path.name
-        require_openvino().save_model(model, written, compress_to_fp16=half)
+    with temporary_folder(path) as folder:
+        written = folder / path.name
+        try:
+            require_openvino().save_model(model, written, compress_to_fp16=half)
+        except RuntimeError as error:
+            # what C++'s streams say of a full disk
+            raise OSError(f"{path}: cannot be written ({error}); is the disk full?") from error
         agreement = verify(written)
         # The weights first: a graph without its weights would be a broken file.
         os.replace(written.with_suffix(".bin"), path.with_suffix(".bin"))

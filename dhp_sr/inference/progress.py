@@ -8,6 +8,7 @@ from tqdm import tqdm
 from dhp_sr.deploy.runner import Runner
 from dhp_sr.inference.pipeline import Settings, Summary, restore_images
 from dhp_sr.inference.task_list import TaskList
+from dhp_sr.utils.files import remove_stale_parts
 
 _MEGA = 1e6
 _BAR_FORMAT = "{percentage:3.0f}%|{bar:30}| {desc} [{elapsed}<{remaining}]"
@@ -60,6 +61,7 @@ def restore_all(
         UserError: the model does not take images, or the disk is full.
     """
     tasks = [task for task in task_list.tasks if overwrite or not task.target.exists()]
+    remove_stale_parts(task.target for task in task_list.tasks)
     bar = ProgressBar(len(tasks), quiet)
     try:
         summary = restore_images(tasks, runner, settings, bar)

@@ -2,14 +2,23 @@
 
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+try:
+    import fcntl
+except ImportError:  # not on Windows, where leftovers stay
+    fcntl = None  # type: ignore[assignment]
+
 PART_SUFFIX = ".part"
-"""End of the names of temporary files, which also begin with a dot."""
+"""End of the names of temporary files and folders, which also begin with a dot."""
+_NEW_SECONDS = 10
+"""Age below which an empty temporary file may not be locked yet."""
 
 
 @contextmanager
@@ -24,12 +33,14 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder: a rename across file systems would not be atomic.
-    handle, name = tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.name[:50]}.", suffix=PART_SUFFIX
-    )
-    os.close(handle)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path), suffix=PART_SUFFIX)
     temporary = Path(name)
+    if fcntl is None:
+        # Windows renames no open files.
+        handle = _close(handle)
     try:
+        # Held while the file is written, and given back by the kernel however the process ends.
+        _try_lock(handle)
         yield temporary
         # The data must reach the disk before the name does, or a crash leaves an empty file.
         _sync(temporary)
@@ -41,6 +52,94 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         if isinstance(error, OSError) and error.errno and error.filename is None:
             error.filename = str(path)
         raise
+    finally:
+        _close(handle)
+
+
+@contextmanager
+def temporary_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`, for files that get their names when all are written.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        dir=path.parent, prefix=_prefix(path), suffix=PART_SUFFIX
+    ) as name:
+        handle = os.open(name, os.O_RDONLY)
+        try:
+            _try_lock(handle)
+            yield Path(name)
+        finally:
+            os.close(handle)
+
+
+def _close(handle: int) -> int:
+    """Close an open file unless that was done; return the mark of a closed one."""
+    if handle >= 0:
+        os.close(handle)
+    return -1
+
+
+def _prefix(path: Path) -> str:
+    return f".{path.name[:50]}."
+
+
+def _try_lock(handle: int) -> bool:
+    """Lock an open file; False where another process has locked it, or there are no locks."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def remove_stale_parts(paths: Iterable[str | Path]) -> list[Path]:
+    """Remove the temporary files of some files that processes which were killed left there.
+
+    Those that other processes are writing are locked, and stay; so do those of file systems
+    without locks.
+
+    Args:
+        paths: files that are about to be written; their folders may be missing.
+
+    Returns:
+        The temporary files and folders that were removed.
+    """
+    prefixes: dict[Path, set[str]] = {}
+    for path in map(Path, paths):
+        prefixes.setdefault(path.parent, set()).add(_prefix(path))
+    removed = []
+    for folder, expected in prefixes.items():
+        for part in sorted(folder.glob(f".*{PART_SUFFIX}")):
+            # the prefix, some random letters, the suffix
+            prefix = part.name.removesuffix(PART_SUFFIX).rpartition(".")[0] + "."
+            if prefix not in expected or not _is_abandoned(part):
+                continue
+            if part.is_dir():
+                shutil.rmtree(part, ignore_errors=True)
+            else:
+                part.unlink(missing_ok=True)
+            removed.append(part)
+    return removed
+
+
+def _is_abandoned(path: Path) -> bool:
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        status = os.fstat(handle)
+        if status.st_size == 0 and time.time() - status.st_mtime < _NEW_SECONDS:
+            return False
+        return _try_lock(handle)
+    finally:
+        os.close(handle)
 
 
 def remove_partial_files(folder: Path) -> list[Path]:

@@ -2,10 +2,17 @@
 
 import errno
 import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
-from dhp_sr.utils.files import write_text
+from dhp_sr.utils.files import atomic_path, remove_stale_parts, temporary_folder, write_text
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_failed_write_leaves_what_was_there_and_names_the_file(tmp_path, monkeypatch):
@@ -24,3 +31,49 @@ def test_a_failed_write_leaves_what_was_there_and_names_the_file(tmp_path, monke
 def test_names_that_are_not_utf_8_can_be_written(tmp_path):
     write_text(tmp_path / "a.txt", os.fsdecode(b"gr\xfcn, gr\xc3\xbcn\n"))
     assert (tmp_path / "a.txt").read_text("utf-8") == "gr\\udcfcn, grün\n"
+
+
+WRITE = """
+import sys, time
+from dhp_sr.utils.files import atomic_path, temporary_folder
+with atomic_path(sys.argv[1]) as path, temporary_folder(sys.argv[2]) as folder:
+    path.write_text("half")
+    (folder / "a.bin").write_text("half")
+    print("written", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_files_of_killed_processes_are_removed_and_those_in_use_stay(tmp_path):
+    paths = [tmp_path / "a.png", tmp_path / "b.xml"]
+    others = [tmp_path / ".c.png.abcdefgh.part", tmp_path / ".a.part", tmp_path / "a.png.part"]
+    for other in others:
+        other.write_text("of somebody else")
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITE, *paths], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stdout.readline() == "written\n"
+        assert remove_stale_parts(paths) == []
+        process.send_signal(signal.SIGKILL)
+    removed = remove_stale_parts(paths)
+    assert sorted(path.name[:3] for path in removed) == [".a.", ".b."]
+    assert sorted(tmp_path.iterdir()) == sorted(others)
+    assert remove_stale_parts([tmp_path / "missing" / "a.png"]) == []
+
+
+def test_a_file_that_was_made_just_now_may_not_be_locked_yet(tmp_path):
+    part = tmp_path / ".a.png.abcdefgh.part"
+    part.touch()
+    assert remove_stale_parts([tmp_path / "a.png"]) == []
+    os.utime(part, (0, time.time() - 60))
+    assert remove_stale_parts([tmp_path / "a.png"]) == [part]
+
+
+def test_whole_files_and_folders_leave_nothing(tmp_path):
+    with atomic_path(tmp_path / "a") as path, temporary_folder(tmp_path / "b") as folder:
+        path.write_text("a")
+        os.replace(path.parent / path.name, path)
+        (folder / "c").write_text("c")
+        os.replace(folder / "c", tmp_path / "c")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c"]
