@@ -14,7 +14,7 @@ from dhp_sr.config.messages import explain, show
 from dhp_sr.config.renamed import use_current_names
 from dhp_sr.config.schema import Options
 from dhp_sr.config.section import Issue
-from dhp_sr.config.yaml import OptionDumper, lines_of, parse
+from dhp_sr.config.yaml import MAX_CHARACTERS, OptionDumper, lines_of, parse
 from dhp_sr.utils.errors import UserError
 
 BASE = "base"
@@ -95,16 +95,7 @@ def _read_with_base(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any]
     Returns:
         The merged values, and the files, the given one first.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        hint = "see the folder options/"
-        if above:
-            hint = f"named as base of {above[-1]}"
-        raise UserError(f"{path}: expected an option file, got nothing there; {hint}") from None
-    # ValueError: not UTF-8, or a NUL in the path.
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: expected a readable text file, got: {error}") from error
+    text = _read_text(path, above)
     raw, node = parse(text, str(path))
     if not isinstance(raw, dict):
         expected = "expected a mapping of option keys (name, network_g, ...)"
@@ -127,6 +118,24 @@ def _read_with_base(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any]
         raise UserError(f"{where}: {base!r} is based on this file; expected no circle")
     base_raw, base_sources = _read_with_base(base_path, chain)
     return _merged(base_raw, raw), [source, *base_sources]
+
+
+def _read_text(path: Path, above: tuple[Path, ...]) -> str:
+    """Text of an option file; arguments and errors as for `_read_with_base`."""
+    hint = f"named as base of {above[-1]}" if above else "see the folder options/"
+    try:
+        # The command line may name a pipe, as shells make of <(...); a file may not.
+        is_other = bool(above) and path.exists() and not path.is_file()
+        if not is_other:
+            with open(path, encoding="utf-8") as file:
+                # One more than is parsed: a longer text is refused, and not held in memory.
+                return file.read(MAX_CHARACTERS + 1)
+    except FileNotFoundError:
+        raise UserError(f"{path}: expected an option file, got nothing there; {hint}") from None
+    # ValueError: not UTF-8, or a NUL in the path.
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: expected a readable text file, got: {error}") from error
+    raise UserError(f"{path}: expected an option file, got a folder, a pipe or a device; {hint}")
 
 
 def _merged(base: dict[str, Any], raw: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -156,7 +157,25 @@ def with_precision(
     # Another machine may be resumed on, whose processor would decide otherwise; the losses would
     # then differ from those of an uninterrupted run.
     if stored is not None and stored.is_file():
-        earlier, _ = parse(stored.read_text(encoding="utf-8"), str(stored))
-        amp = earlier["train"]["amp"]
+        amp = _stored_precision(stored)
     amp = context.broadcast(lambda: resolve_amp(amp, context.device))
     return options.model_copy(update={"train": options.train.model_copy(update={"amp": amp})})
+
+
+def _stored_precision(path: Path) -> Any:
+    """Read `train.amp` of the stored options of a run.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    try:
+        earlier, _ = parse(path.read_text(encoding="utf-8"), str(path))
+        amp = earlier["train"]["amp"]
+    except (UnicodeError, LookupError, TypeError) as error:
+        raise UserError(
+            f"{path}: expected the options that the run began with, got: {error!r}; copy the file "
+            "again, or set train.amp to none or bf16, as the first lines of train.log say"
+        ) from error
+    if amp not in ("none", "bf16"):
+        raise UserError(f"{path}: expected none or bf16 as train.amp, got {amp!r}")
+    return amp

@@ -62,7 +62,12 @@ class Table:
         """
         text = ""
         if self.path.exists():
-            text = self.path.read_text(encoding="utf-8")
+            try:
+                text = self.path.read_text(encoding="utf-8")
+            except UnicodeError as error:
+                raise UserError(
+                    f"{self.path}: expected a table, got: {error}; repair or remove it"
+                ) from error
         kept = []
         for row in text.splitlines(keepends=True)[1:]:
             if not row.endswith("\n"):

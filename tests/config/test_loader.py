@@ -2,6 +2,7 @@
 
 import copy
 import math
+import os
 
 import pytest
 import yaml
@@ -380,3 +381,28 @@ def test_the_command_reports_unknown_names_and_values_together(write, capsys):
     assert "4 mistakes" in message
     for suggestion in ("'HyperEDSR'", "'dhp'", "'DHPModel'", "got 7"):
         assert suggestion in message
+
+
+def test_a_base_that_is_no_file_is_neither_waited_for_nor_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for base in ("pipe", "/dev/zero", "."):
+        (tmp_path / "run.yml").write_text(f"base: {base}\n")
+        with pytest.raises(UserError, match="got a folder, a pipe or a device; named as base of"):
+            load_options(tmp_path / "run.yml")
+
+
+def test_an_option_file_is_read_up_to_its_limit():
+    """Endless ones, too: nothing is read beyond."""
+    with pytest.raises(UserError, match=r"characters of YAML|special characters"):
+        load_options("/dev/zero")
+
+
+def test_an_option_file_may_come_from_a_pipe(tmp_path):
+    raw = yaml.safe_dump(GOOD, sort_keys=False).encode()
+    read, write = os.pipe()
+    os.write(write, raw)
+    os.close(write)
+    try:
+        assert load_options(f"/dev/fd/{read}").name == GOOD["name"]
+    finally:
+        os.close(read)

@@ -212,6 +212,16 @@ def test_states_and_tables_that_cannot_be_read(make_options, tmp_path):
     (folder / "curves.csv").write_text("iteration\nmine,1\n")
     with pytest.raises(UserError, match=r"curves\.csv.*mine,1"):
         run(options, tmp_path, auto_resume=True)
+    (folder / "curves.csv").write_bytes(b"iteration\n\xff1,1\n")
+    with pytest.raises(UserError, match=r"curves\.csv: expected a table"):
+        run(options, tmp_path, auto_resume=True)
+    (folder / "curves.csv").unlink()
+    automatic = make_options(compress={}, train={"total_iter": 1, "amp": "auto"})
+    for damaged in (b"", b"[1]", b"train: {amp: 3}\n", b"\xff\xfe"):
+        (folder / "options.yml").write_bytes(damaged)
+        with pytest.raises(UserError, match=r"options\.yml"):
+            run(automatic, tmp_path, auto_resume=True)
+    (folder / "options.yml").unlink()
     (folder / "training_states" / "1.state").write_bytes(b"")
     with pytest.raises(UserError, match=r"1\.state.*--auto_resume"):
         run(options, tmp_path, auto_resume=True)
