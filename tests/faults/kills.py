@@ -8,6 +8,7 @@ a random line of its log: most of the time of a tiny run passes before and after
 """
 
 import argparse
+import contextlib
 import os
 import random
 import re
@@ -28,7 +29,7 @@ import matplotlib.pyplot  # noqa: E402, F401 - imported once, before the process
 import torch  # noqa: E402
 import torch.utils.tensorboard  # noqa: E402
 import yaml  # noqa: E402
-from runs import assert_same_run  # noqa: E402
+from runs import assert_same_run, empty_pages  # noqa: E402
 from tiny_runs import DNCNN, EDSR, save_images, tiny_options  # noqa: E402
 
 from benchmarks.result_files import describe_measurement  # noqa: E402
@@ -39,6 +40,8 @@ from dhp_sr.utils.files import write_json  # noqa: E402
 MAX_KILLS = 4
 """Of a run, before it is left alone."""
 MAX_SECONDS = 600
+PAGES_EVERY = 4
+"""Runs of which one draws its pages, which take longer than all of its steps."""
 END = 12
 """Steps of a run."""
 CASES = {
@@ -90,7 +93,7 @@ def write_options(case: str, name: str, folder: Path) -> Path:
     return path
 
 
-def start(path: Path, log: Path) -> int:
+def start(path: Path, log: Path, *, pages: bool = True) -> int:
     """Start or resume a run in a process of its own; return the number of the process."""
     pid = os.fork()
     if pid:
@@ -101,7 +104,8 @@ def start(path: Path, log: Path) -> int:
         with open(log, "ab") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-        code = train(["-opt", str(path), "--auto_resume"])
+        with contextlib.nullcontext() if pages else empty_pages():
+            code = train(["-opt", str(path), "--auto_resume"])
     finally:
         os._exit(code)
 
@@ -167,10 +171,10 @@ def wait_for_a_moment(
     return code
 
 
-def run_to_the_end(path: Path, log: Path) -> float:
+def run_to_the_end(path: Path, log: Path, *, pages: bool = True) -> float:
     """Run without a kill; return the seconds."""
     started = time.monotonic()
-    code = wait(start(path, log), MAX_SECONDS)
+    code = wait(start(path, log, pages=pages), MAX_SECONDS)
     if code != 0:
         raise RuntimeError(f"exit code {code}: {log.read_text()[-2000:]}")
     return time.monotonic() - started
@@ -198,15 +202,17 @@ def kill_and_compare(
         case = list(CASES)[number % len(CASES)]
         if case not in whole:
             name = f"whole_{case}"
-            seconds = run_to_the_end(write_options(case, name, folder), folder / f"{name}.log")
+            whole_log = folder / f"{name}.log"
+            seconds = run_to_the_end(write_options(case, name, folder), whole_log, pages=False)
             whole[case] = (experiments / name, seconds)
         expected, seconds = whole[case]
         name = f"killed_{number}"
         path, log = write_options(case, name, folder), folder / f"{name}.log"
         killed = experiments / name
+        pages = number % PAGES_EVERY == 0
         counts.runs += 1
         for _ in range(rng.randint(1, MAX_KILLS)):
-            pid = start(path, log)
+            pid = start(path, log, pages=pages)
             code = wait_for_a_moment(pid, rng, seconds, expected, killed)
             if code is not None:
                 break  # it was resumed near its end
@@ -215,7 +221,7 @@ def kill_and_compare(
             counts.phases[place_of(killed)] += 1
             counts.partial_files += len(list(killed.rglob(".*.part")))
         try:
-            run_to_the_end(path, log)
+            run_to_the_end(path, log, pages=pages)
             assert_same_run(expected, killed)
             left = [*killed.rglob(".*.part"), *killed.rglob("run.lock")]
             assert not left, left
