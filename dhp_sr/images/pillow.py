@@ -5,7 +5,7 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import Image as PillowImage
-from PIL import UnidentifiedImageError
+from PIL import ImageFile, UnidentifiedImageError
 
 from dhp_sr.images.header_facts import describe_jpeg, has_bmp_profile, round_few_bits
 from dhp_sr.images.image import (
@@ -98,7 +98,7 @@ def open_with_pillow(file: BinaryIO, format_name: str) -> EncodedImage:
     return EncodedImage(header, decode)
 
 
-def _open(file: BinaryIO, format_name: str) -> PillowImage.Image:
+def _open(file: BinaryIO, format_name: str) -> ImageFile.ImageFile:
     """Open a file with Pillow.
 
     Raises:
@@ -115,7 +115,7 @@ def _open(file: BinaryIO, format_name: str) -> PillowImage.Image:
         raise UserError(f"damaged: it begins like {format_name}, but does not go on so") from error
 
 
-def _layout(opened: PillowImage.Image) -> str:
+def _layout(opened: ImageFile.ImageFile) -> str:
     """Return how a BMP stores its pixels, in Pillow's words; empty for other formats."""
     if opened.format != "BMP" or not opened.tile:
         return ""

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,12 +51,14 @@ class DistributedContext:
         moved: Any = value  # torch's stubs do not know memory_format for modules
         return moved.to(self.device, non_blocking=True, memory_format=layout)
 
-    def average_gradients(self, network: nn.Module, *, find_unused_parameters: bool) -> nn.Module:
+    def average_gradients(self, network: nn.Module) -> nn.Module:
         """Wrap a network so that backward averages its gradients over all processes.
+
+        Parameters that a step leaves without a gradient stay without one, as in a single process:
+        those of fully masked channels, and layers of a user's network that its forward skips.
 
         Args:
             network: On the device of this process.
-            find_unused_parameters: Whether a step may leave parameters without a gradient.
 
         Returns:
             The module to call in training; with a single process the network itself.
@@ -68,9 +71,10 @@ class DistributedContext:
             buffer.data = buffer.data.clone(memory_format=torch.contiguous_format)
         # Without device_ids DDP takes the CPU; with them it insists on a single CUDA device.
         devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(
-            network, device_ids=devices, find_unused_parameters=find_unused_parameters
-        )
+        # torch advises against the search for parameters without a gradient where there are none.
+        # Without it, the second step of a network that has some would fail.
+        warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+        return DistributedDataParallel(network, device_ids=devices, find_unused_parameters=True)
 
     def any_rank(self, flag: bool) -> bool:
         """Return whether `flag` is true in any process; every process gets the same answer.

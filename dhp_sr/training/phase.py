@@ -187,11 +187,7 @@ class Phase(ABC):
         self.network = context.to_device(network, channels_last=train.channels_last)
         # After the move, which may replace parameters: an optimizer refers to the objects.
         self.optimizer = build_optimizer(train.optim_g, self.trained_parameters())
-        self._forward: Callable[[Tensor], Tensor] = context.average_gradients(
-            self.network,
-            # In the search some weights get no gradient, such as those of fully masked channels.
-            find_unused_parameters=self.name == "search",
-        )
+        self._forward: Callable[[Tensor], Tensor] = context.average_gradients(self.network)
         if keep_average and train.ema_decay:
             self.average = AveragedModel(
                 self.network,

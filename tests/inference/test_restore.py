@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from onnx_files import other
+from third_party import third_party_info
 from torch.nn import functional
 
 from dhp_sr.data.noise import add_noise
-from dhp_sr.deploy import load_model
+from dhp_sr.deploy import load_model, save_model
 from dhp_sr.deploy.model_info import ModelInfo, TileRequirements
 from dhp_sr.deploy.runner import Runner
 from dhp_sr.deploy.runtimes import open_runner
@@ -27,6 +28,7 @@ from dhp_sr.inference.tiles import (
 )
 from dhp_sr.metrics import to_uint8
 from dhp_sr.utils.errors import UserError
+from dhp_sr.zoo.names import build_named, register_basicsr
 
 
 def result(runner, image, tiling=None, **source_options):
@@ -76,6 +78,23 @@ def test_batches_are_for_graphics_cards_and_fit_the_memory():
     assert chosen(card, 500, 500, tile=64).batch == 8
     assert chosen(card, 5000, 5000, tile=300).batch == 2
     assert chosen(card, 500, 500, tile=500).batch == 1
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_tiles_of_a_network_that_interpolates_its_input(tmp_path, noise, scale):
+    """BasicSR's MSRResNet adds a bilinear enlargement, whose positions are no binary fractions."""
+    register_basicsr()
+    arguments = {"num_feat": 8, "num_block": 1, "upscale": scale}
+    torch.manual_seed(0)
+    info = third_party_info("basicsr:MSRResNet", arguments, scale=scale)
+    path = tmp_path / "msrresnet.safetensors"
+    save_model(build_named("basicsr:MSRResNet", arguments), path, info=info)
+    runner = open_runner(path, threads=1)
+    image = Image(noise(191, 191, 3))
+    whole = result(runner, image)
+    for rows, columns in ((32, 48), (64, 40)):
+        tiling = Tiling(rows, columns, runner.tiles.halo, runner.tiles.multiple)
+        assert np.array_equal(result(runner, image, tiling), whole)
 
 
 def test_tiles_of_onnx_files(tmp_path, noise):

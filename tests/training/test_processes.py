@@ -93,6 +93,33 @@ def test_two_processes_equal_one(image_folder, tmp_path, case):
         torch.testing.assert_close(right[key], value, rtol=1e-4, atol=1e-5)
 
 
+SKIPS_A_LAYER = """
+from torch import nn
+class SkipsALayer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.skipped = nn.Conv2d(8, 8, 3, padding=1)
+        self.last = nn.Conv2d(8, 12, 3, padding=1)
+    def forward(self, x):
+        return nn.functional.pixel_shuffle(self.last(self.first(x).relu()), 2)
+"""
+
+
+@pytest.mark.slow
+def test_layers_that_the_forward_skips_do_no_harm(image_folder, tmp_path):
+    """Their parameters have no gradient that other processes could wait for."""
+    file = tmp_path / "net.py"
+    file.write_text(SKIPS_A_LAYER)
+    network = {"type": "Hyper", "network": {"type": f"{file}:SkipsALayer"}}
+    path = write_options(
+        tmp_path / "o.yml", tiny_options(image_folder, tmp_path, network, train=PLAIN)
+    )
+    done = torchrun(path)
+    assert done.returncode == 0, done.stderr
+    assert "find_unused_parameters" not in done.stderr
+
+
 FAIL_ONCE = f"""
 import os, sys
 sys.argv[0] = {TRAIN!r}
