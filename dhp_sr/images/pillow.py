@@ -1,11 +1,11 @@
 """JPEG, BMP, WebP and GIF files, read by Pillow."""
 
 import os
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image as PillowImage
-from PIL import ImageFile, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
 from dhp_sr.images.header_facts import describe_jpeg, has_bmp_profile, round_few_bits
 from dhp_sr.images.image import (
@@ -98,7 +98,7 @@ def open_with_pillow(file: BinaryIO, format_name: str) -> EncodedImage:
     return EncodedImage(header, decode)
 
 
-def _open(file: BinaryIO, format_name: str) -> ImageFile.ImageFile:
+def _open(file: BinaryIO, format_name: str) -> PillowImage.Image:
     """Open a file with Pillow.
 
     Raises:
@@ -115,8 +115,9 @@ def _open(file: BinaryIO, format_name: str) -> ImageFile.ImageFile:
         raise UserError(f"damaged: it begins like {format_name}, but does not go on so") from error
 
 
-def _layout(opened: ImageFile.ImageFile) -> str:
+def _layout(opened: Any) -> str:
     """Return how a BMP stores its pixels, in Pillow's words; empty for other formats."""
+    # Any: `tile` is an attribute of opened files alone
     if opened.format != "BMP" or not opened.tile:
         return ""
     arguments = opened.tile[0].args

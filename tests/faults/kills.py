@@ -35,6 +35,8 @@ from tiny_runs import DNCNN, EDSR, save_images, tiny_options  # noqa: E402
 from benchmarks.result_files import describe_measurement  # noqa: E402
 from dhp_sr.config.schema import Options  # noqa: E402
 from dhp_sr.train import main as train  # noqa: E402
+from dhp_sr.training.checkpoint import list_states  # noqa: E402
+from dhp_sr.utils.errors import UserError  # noqa: E402
 from dhp_sr.utils.files import write_json  # noqa: E402
 
 MAX_KILLS = 4
@@ -42,8 +44,6 @@ MAX_KILLS = 4
 MAX_SECONDS = 600
 PAGES_EVERY = 4
 """Runs of which one draws its pages, which take longer than all of its steps."""
-END = 12
-"""Steps of a run."""
 CASES = {
     "distillation": {"compress": {"distill": {"weight": 0.5}}},
     "batch normalization": {"network": DNCNN},
@@ -131,15 +131,24 @@ def kill(pid: int) -> None:
     os.waitpid(pid, 0)
 
 
-def place_of(folder: Path) -> str:
-    """Return where a run was when it was killed, from what it had written."""
+def newest_state(folder: Path) -> int:
+    """Return the steps of the newest state of a run; 0 without one."""
+    return max((iteration for iteration, _ in list_states(folder / "training_states")), default=0)
+
+
+def place_of(folder: Path, end: int) -> str:
+    """Return where a run was when it was killed, from what it had written.
+
+    Args:
+        folder: Of the run.
+        end: Steps of the whole run.
+    """
     if not (folder / "train.log").exists():
         return "before the first step"
     if (folder / "metrics.json").exists():
         return "while its pages were written"
     phases = re.findall(r"phase (\w+) begins", (folder / "train.log").read_text())
-    states = {int(path.stem) for path in (folder / "training_states").glob("*.state")}
-    if END in states:
+    if newest_state(folder) == end:
         return "while it was scored"
     return f"in phase {phases[-1]}" if phases else "before the first step"
 
@@ -218,17 +227,18 @@ def kill_and_compare(
                 break  # it was resumed near its end
             kill(pid)
             counts.kills += 1
-            counts.phases[place_of(killed)] += 1
+            counts.phases[place_of(killed, newest_state(expected))] += 1
             counts.partial_files += len(list(killed.rglob(".*.part")))
         try:
             run_to_the_end(path, log, pages=pages)
-            assert_same_run(expected, killed)
+            # more steps where there are two targets
+            assert_same_run(expected, killed, newest_state(expected))
             left = [*killed.rglob(".*.part"), *killed.rglob("run.lock")]
             assert not left, left
             assert (killed / "metrics.json").exists()
             assert (killed / "report.html").exists()
             counts.identical += 1
-        except (AssertionError, RuntimeError, OSError) as error:
+        except (AssertionError, RuntimeError, OSError, UserError) as error:
             counts.failures.append(f"{name} ({case}): {str(error)[:500]}")
         else:
             shutil.rmtree(killed)
@@ -248,7 +258,7 @@ def main() -> int:
     """Run the command line."""
     arguments = _parser().parse_args()
     command = f"tests/faults/kills.py --runs {arguments.runs} --seed {arguments.seed}"
-    note = f"{END} steps a run, killed up to {MAX_KILLS} times; cases: {', '.join(CASES)}"
+    note = f"12 steps a run and more for two targets, killed up to {MAX_KILLS} times; cases: {', '.join(CASES)}"
     measured = describe_measurement(torch.device("cpu"), command, note)
     started = time.monotonic()
 
