@@ -258,7 +258,7 @@ def main() -> int:
     """Run the command line."""
     arguments = _parser().parse_args()
     command = f"tests/faults/kills.py --runs {arguments.runs} --seed {arguments.seed}"
-    note = f"12 steps a run and more for two targets, killed up to {MAX_KILLS} times; cases: {', '.join(CASES)}"
+    note = f"at least 12 steps a run, up to {MAX_KILLS} kills of each; cases: {', '.join(CASES)}"
     measured = describe_measurement(torch.device("cpu"), command, note)
     started = time.monotonic()
 
