@@ -237,7 +237,7 @@ def test_two_processes_equal_one_with_every_option_file(path, experiments, tmp_p
             changes += ["compress.distill.mix=0"]  # within a process, see docs
         torchrun(processes, script, "-opt", path, *small(path, experiments), *changes)
     curves = [read_curves(run) for run in runs]
-    assert len(curves[0]) == 6
+    assert len(curves[0]) == len(curves[1]) > 3
     np.testing.assert_allclose(curves[1], curves[0], rtol=1e-4)
     groups = [json.loads((run / "widths.json").read_text())["groups"] for run in runs]
     assert groups[0] == groups[1]
