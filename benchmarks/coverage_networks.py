@@ -100,7 +100,7 @@ SPANDREL = {
     "SwinIR": _spandrel("SwinIR", **_SWIN, **_UP, window_size=8),
     "Uformer": _spandrel("Uformer", size=128, second=(128, 128), img_size=128, embed_dim=8,
                          depths=[1] * 9),
-    "AdaCode": _extra("AdaCode", size=32, gt_resolution=256, codebook_params=[[32, 16, 16]]),
+    "AdaCode": _extra("AdaCode", size=64, gt_resolution=256, codebook_params=[[32, 16, 16]]),
     "CodeFormer": _extra("CodeFormer", size=512, second=(512, 512), dim_embd=32, n_head=2,
                          n_layers=1, codebook_size=32),
     "DDColor": _extra("DDColor", size=64, second=(64, 64), encoder_name="convnext-t",

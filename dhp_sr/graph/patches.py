@@ -8,6 +8,7 @@ import builtins
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,13 +16,13 @@ from torch import fx, nn
 
 _FACTORIES = (
     *("zeros", "ones", "empty", "rand", "randn", "full", "arange", "linspace", "eye"),
-    *("randint", "randperm", "tensor", "meshgrid", "Tensor"),
+    *("randint", "randperm", "tensor", "meshgrid"),
 )
 """Functions of torch whose sizes must be plain numbers."""
 
 
 @contextlib.contextmanager
-def tracing_patches(root: nn.Module, tracer: fx.Tracer) -> Iterator[None]:
+def tracing_patches(root: nn.Module, tracer: Any) -> Iterator[None]:
     """Patch torch's factories, and built-in functions in the files of a network's classes."""
     with torch.device("meta"):
         # torch collects the functions that a device applies to on first use, and keeps them: that
@@ -30,33 +31,109 @@ def tracing_patches(root: nn.Module, tracer: fx.Tracer) -> Iterator[None]:
     undo: list[tuple[Any, str, Any]] = []
     for name in _FACTORIES:
         function = getattr(torch, name)
-        if not isinstance(function, type):
-            undo.append((torch, name, function))
-            setattr(torch, name, _recorded(function, tracer))
-    missing = object()
-    for module_name in sorted({type(module).__module__ for module in root.modules()}):
-        file = sys.modules.get(module_name)
-        if file is None or module_name.partition(".")[0] == "torch":
-            continue
-        replacements: dict[str, Any] = {
-            "int": _number_class(int, tracer),
-            "float": _number_class(float, tracer),
-            "max": _recorded_number(max, tracer),
-            "min": _recorded_number(min, tracer),
-            "range": _guarded(range, tracer),
-        }
-        for name, replacement in replacements.items():
+        undo.append((torch, name, function))
+        setattr(torch, name, _recorded(function, tracer))
+    builtin_functions: dict[str, Any] = {
+        "int": _number_class(int, tracer),
+        "float": _number_class(float, tracer),
+        "str": _TextType("str", (), {"_plain": str, "_tracer": tracer}),
+        "max": _recorded_number(max, tracer),
+        "min": _recorded_number(min, tracer),
+        "range": _guarded(range, tracer),
+        "callable": _is_callable,
+    }
+    torch_as_seen = _TorchModule(tracer)
+    for file in _files_of(root):
+        replacements = {}
+        for name, function in builtin_functions.items():
             if name not in vars(file):
-                undo.append((file, name, missing))
-                setattr(file, name, replacement)
+                replacements[name] = function
+        for name, value in vars(file).items():
+            if value is torch:
+                replacements[name] = torch_as_seen
+            elif value is torch.Tensor:
+                replacements[name] = torch_as_seen.Tensor
+            elif isinstance(value, torch.jit.ScriptFunction):
+                # torch keeps the function that was compiled, for torch.compile to follow.
+                replacements[name] = getattr(value, "_torchdynamo_inline", value)
+        for name, replacement in replacements.items():
+            undo.append((file, name, vars(file).get(name, _MISSING)))
+            setattr(file, name, replacement)
     try:
         yield
     finally:
         for holder, name, value in reversed(undo):
-            if value is missing:
+            if value is _MISSING:
                 delattr(holder, name)
             else:
                 setattr(holder, name, value)
+
+
+_MISSING = object()
+
+
+class _TorchModule(ModuleType):
+    """The package torch as a network's files see it: its `Tensor` knows traced values."""
+
+    def __init__(self, tracer: Any) -> None:
+        super().__init__("torch")
+        self.Tensor = _TensorType("Tensor", (), {"_tracer": tracer})
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+
+class _TensorType(type):
+    """Class of a stand-in for `torch.Tensor`: `isinstance(x, Tensor)`, `Tensor(n, c, h, w)`."""
+
+    _tracer: Any
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        if _proxies(args):
+            # Sizes given one by one make a tensor without values.
+            return cls._tracer.create_proxy("call_function", torch.empty, (args,), kwargs)
+        return torch.Tensor(*args, **kwargs)
+
+    def __getattr__(cls, name: str) -> Any:
+        return getattr(torch.Tensor, name)
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        if isinstance(instance, fx.Proxy):
+            value = cls._tracer.meta_value(instance, is_decided_on=False)
+            return isinstance(value, torch.Tensor)
+        return isinstance(instance, torch.Tensor)
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        return issubclass(subclass, torch.Tensor)
+
+    def __eq__(cls, other: object) -> bool:
+        return other is torch.Tensor or other is cls
+
+    def __hash__(cls) -> int:
+        return hash(torch.Tensor)
+
+
+def _is_callable(value: object) -> bool:
+    """Return whether a value can be called; a traced one cannot, though its stand-in can."""
+    return not isinstance(value, fx.Proxy) and callable(value)
+
+
+def _files_of(root: nn.Module) -> list[ModuleType]:
+    """Return the files of a network's classes, and all others of their packages.
+
+    A package keeps helpers beside its classes: functions that divide an image into windows, pad
+    it, or make a table of positions.
+    """
+    names = {type(module).__module__ for module in root.modules()}
+    packages = {name.partition(".")[0] for name in names}
+    packages -= {"torch", __name__.partition(".")[0]}
+    files = []
+    for name, file in sorted(sys.modules.items()):
+        is_beside = name.partition(".")[0] in packages
+        is_own = name in names and not name.startswith("torch.")
+        if isinstance(file, ModuleType) and (is_beside or is_own):
+            files.append(file)
+    return files
 
 
 def _proxies(arguments: Any) -> list[fx.Proxy]:
@@ -141,6 +218,18 @@ class _NumberType(type):
 
     def __hash__(cls) -> int:
         return hash(cls._plain)
+
+
+class _TextType(_NumberType):
+    """Class of a stand-in for `str`: the text of a traced number holds for that number alone."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        if len(args) == 1 and isinstance(args[0], fx.Proxy):
+            value = cls._tracer.meta_value(args[0])
+            if isinstance(value, (int, float)):
+                cls._tracer.insert_guard(args[0], value)
+                return str(value)
+        return str(*args, **kwargs)
 
 
 def _number_class(plain: type, tracer: fx.Tracer) -> _NumberType:

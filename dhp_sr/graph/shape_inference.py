@@ -57,13 +57,18 @@ class ValueRecorder(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         """Run a node and keep its value."""
-        result = None
-        if n.op == "call_function" and n.target in _ARITHMETIC:
-            result = infer_arithmetic(*self.fetch_args_kwargs_from_env(n)[0])
+        result = arithmetic_result(self, n)
         if result is None:
             result = super().run_node(n)
         self.values[n] = result
         return result
+
+
+def arithmetic_result(interpreter: fx.Interpreter, node: fx.Node) -> Tensor | None:
+    """Return the result of a node that is an arithmetic operator, see `infer_arithmetic`."""
+    if node.op != "call_function" or node.target not in _ARITHMETIC:
+        return None
+    return infer_arithmetic(*interpreter.fetch_args_kwargs_from_env(node)[0])
 
 
 def infer_arithmetic(left: Any, right: Any) -> Tensor | None:

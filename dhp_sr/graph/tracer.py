@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from dhp_sr.graph.patches import tracing_patches
-from dhp_sr.graph.shape_inference import to_meta
+from dhp_sr.graph.shape_inference import arithmetic_result, to_meta
 
 LEAF_TYPES: set[type[nn.Module]] = set()
 """Classes of modules outside torch.nn that count as single operators; `register_op` adds to it."""
@@ -52,6 +52,36 @@ class Tracer(fx.Tracer):
         with tracing_patches(root, self):
             return super().trace(root, concrete_args)
 
+    def create_args_for_root(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the forward and its arguments; further inputs have their default values."""
+        forward, given = super().create_args_for_root(*args, **kwargs)
+        # As for None, see `capture.optional_inputs`: what a call with an image alone computes. The
+        # placeholder stays, so that the traced forward has the same signature.
+        for position, argument in enumerate(given):
+            if isinstance(argument, fx.Proxy) and argument.node.args:
+                given[position] = argument.node.args[0]
+
+        def followed(*args: Any) -> Any:
+            # In place of torch.fx's, which takes no keyword of the name `mod`; torch.fx itself
+            # puts the plain one back.
+            nn.Module.__call__ = self._recorded_call  # type: ignore[method-assign, assignment]
+            return forward(*args)
+
+        return followed, given
+
+    @property
+    def _recorded_call(self) -> Callable[..., Any]:
+        """The `nn.Module.__call__` that is in place while the forward is followed."""
+        plain_call = self._plain_call
+
+        def call(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
+            def forward(*args: Any, **kwargs: Any) -> Any:
+                return plain_call(module, *args, **kwargs)
+
+            return self.call_module(module, forward, args, kwargs)
+
+        return call
+
     def call_module(
         self,
         m: nn.Module,
@@ -64,7 +94,8 @@ class Tracer(fx.Tracer):
         # With weights it would be another layer in every call; torch.fx refuses it.
         if not is_known and next(m.parameters(), None) is None:
             return forward(*args, **kwargs)
-        if len(args) == 1 and isinstance(args[0], fx.Proxy) and not kwargs:
+        may_be_single = _may_be_single(m)
+        if may_be_single and len(args) == 1 and isinstance(args[0], fx.Proxy) and not kwargs:
             value = self.meta_value(args[0], is_decided_on=False)
             if isinstance(value, Tensor) and self._is_single(m, tuple(value.shape)):
                 return self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
@@ -72,8 +103,6 @@ class Tracer(fx.Tracer):
 
     def _is_single(self, module: nn.Module, shape: tuple[int, ...]) -> bool:
         """Return whether a module is a single operator for an input of a certain shape."""
-        if not LEAF_TESTS or any(True for _ in module.children()):
-            return False
         # The tests run modules, whose calls must not be recorded: torch.fx patches the class.
         call = nn.Module.__call__
         nn.Module.__call__ = self._plain_call  # type: ignore[method-assign]
@@ -133,7 +162,14 @@ class Tracer(fx.Tracer):
             return iter([obj[index] for index in range(len(value))])
         if isinstance(value, Tensor) and value.dim():
             return iter(obj.unbind(0))
-        return super().iter(obj)
+        raise TypeError(f"it is unknown how many items {obj.node.name} has{self._first_failure()}")
+
+    def _first_failure(self) -> str:
+        """Return which value was the first that could not be worked out, and why."""
+        failures = self._interpreter.failures if self._interpreter else {}
+        for node, error in failures.items():
+            return f", as {node.format_node()} raised {type(error).__name__}: {error}"
+        return ""
 
     def meta_value(self, proxy: fx.Proxy, is_decided_on: bool = True) -> Any:
         """Return a proxy's value for the example; tensors are on the meta device.
@@ -153,6 +189,12 @@ class Tracer(fx.Tracer):
         if is_decided_on and not isinstance(value, (Tensor, type(None))):
             self.guards.append(proxy.node)
         return value
+
+
+def _may_be_single(module: nn.Module) -> bool:
+    """Return whether the tests of single operators are worth the shape of a module's input."""
+    is_torch = type(module).__module__.startswith("torch.nn.")
+    return bool(LEAF_TESTS) and not is_torch and next(module.children(), None) is None
 
 
 def _teach_einops() -> None:
@@ -263,21 +305,23 @@ class _GrowingGraphInterpreter(fx.Interpreter):
         super().__init__(root, garbage_collect_values=False, graph=graph)
         self._traced_root = traced_root
         self._example = example
-        self._failed: set[fx.Node] = set()
+        self.failures: dict[fx.Node, Exception] = {}
+        """Nodes whose values cannot be worked out -> what they raised, in order."""
 
     def value(self, wanted: fx.Node) -> Any:
         """Return a node's value; None where it cannot be worked out."""
         for node in self.graph.nodes:
-            if node in self.env or node in self._failed:
+            if node in self.env or node in self.failures:
                 continue
             try:
                 # Tensors that a forward makes belong on the meta device as well.
                 with torch.no_grad(), torch.device("meta"):
-                    self.env[node] = self.run_node(node)
-            except Exception:
+                    value = arithmetic_result(self, node)
+                    self.env[node] = self.run_node(node) if value is None else value
+            except Exception as error:
                 # Whatever an operator raises without values: its result, and what follows from it,
                 # stay unknown.
-                self._failed.add(node)
+                self.failures[node] = error
         return self.env.get(wanted)
 
     def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:

@@ -200,3 +200,22 @@ def union_blocks(channels: Tensor, blocks: int, union_find: ChannelUnionFind) ->
     rows = channels.reshape(blocks, -1)
     union_find.union(rows, rows[:, :1].expand_as(rows))
     return rows
+
+
+def couple_along(ids: Tensor, dim: int, union_find: ChannelUnionFind, layer: str) -> Tensor:
+    """Unite the channels along an axis that must keep its length.
+
+    Args:
+        ids: channel ids of a value.
+        dim: the axis.
+        union_find: records the unions.
+        layer: name of the node that needs it, for the reason.
+
+    Returns:
+        Ids that do not vary along the axis.
+    """
+    first = ids.narrow(dim, 0, 1)
+    union_find.union(ids, first.expand_as(ids))
+    if first.numel() == 1:
+        union_find.pin(first, f"an axis that keeps its length at {layer}")
+    return first

@@ -52,7 +52,7 @@ def binary_channels(op: OpContext) -> Any:
     """Unite the channels of broadcast operands entry by entry."""
     if not isinstance(op.value, Tensor):
         return None
-    operands = [_with_rank(op, node, op.value.dim()) for node in op.tensor_inputs()]
+    operands = [with_rank(op, node, op.value.dim()) for node in op.tensor_inputs()]
     aligned = []
     for operand in operands:
         _, ids = operand
@@ -67,7 +67,7 @@ def binary_channels(op: OpContext) -> Any:
     return union_all(aligned, op.analysis.union_find)
 
 
-def _with_rank(op: OpContext, node: fx.Node, rank: int) -> tuple[list[int], Tensor]:
+def with_rank(op: OpContext, node: fx.Node, rank: int) -> tuple[list[int], Tensor]:
     """Return shape and channel ids of an operand, with leading axes as in broadcasting."""
     shape, ids = op.shape(node), op.ids[node]
     missing = [1] * (rank - len(shape))
@@ -100,19 +100,6 @@ def _is_nonzero(op: OpContext, divisor: fx.Node) -> bool:
         constant = op.analysis.buffers[str(divisor.target)]
         return not constant.is_meta and bool((constant != 0).all())
     return op.sign(divisor) == Sign.POSITIVE
-
-
-def assignment_channels(op: OpContext) -> None:
-    """Unite x and value in `x[index] = value`, for an index that takes all channels."""
-    target, index, value = op.args
-    items = index if isinstance(index, tuple) else (index,)
-    for dim, item in enumerate(items):
-        is_slice = isinstance(item, slice)
-        if not is_slice or (item != slice(None) and op.varies_along(target, dim)):
-            raise Unsupported(f"assignment to channels at {op.layer}")
-    if isinstance(value, fx.Node):
-        _, value_ids = _with_rank(op, value, len(op.shape(target)))
-        union_all([op.ids[target], value_ids], op.analysis.union_find)
 
 
 def sign_of_first_input(op: OpContext) -> Sign:
@@ -162,28 +149,6 @@ def pointwise_field(op: ReceptiveContext) -> ReceptiveField2D | None:
         if isinstance(op.values[node], Tensor):
             operands.append((op.fields.get(node), op.shape(node)))
     return combined(op, operands, op.value.shape)
-
-
-def assignment_field(op: ReceptiveContext) -> ReceptiveField2D:
-    """Return the field of x after `x[index] = value`, for an index that takes all pixels.
-
-    Raises:
-        Unbounded: some pixels are assigned to.
-    """
-    target, index, value = op.args
-    items = index if isinstance(index, tuple) else (index,)
-    rank = len(op.shape(target))
-    for dim in range(rank):
-        item = items[dim] if dim < len(items) else slice(None)
-        holds_space = op.fields.get(target) is None or op.fields[target].holds_space(dim)
-        # The first rows of a tile are not the first rows of the image, so a tile would assign to
-        # other pixels. (With an ellipsis or a tensor in the index it is not worked out which.)
-        if not isinstance(item, slice) or (holds_space and item != slice(None)):
-            raise op.unbounded("assigns to some of the pixels")
-    operands = [(op.fields.get(target), op.shape(target))]
-    if isinstance(value, fx.Node):
-        operands.append((op.fields.get(value), op.shape(value)))
-    return combined(op, operands, op.shape(target))
 
 
 def _activation(
@@ -303,5 +268,4 @@ OPS = (
         receptive_field=pointwise_field,
         sign=sign_of_power,
     ),
-    OpSpec("assignment to a slice", (operator.setitem,), assignment_channels, assignment_field),
 )

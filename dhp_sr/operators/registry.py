@@ -11,9 +11,11 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from dhp_sr.graph.tracer import LEAF_TYPES
 from dhp_sr.operators import (
+    assignment,
     elementwise,
     layers,
     norms,
+    products,
     rearrange,
     reductions,
     resampling,
@@ -34,6 +36,8 @@ _BUILT_IN: tuple[OpSpec, ...] = (
     *rearrange.OPS,
     *slicing.OPS,
     *splitting.OPS,
+    *products.OPS,
+    *assignment.OPS,
     *sizes.OPS,
 )
 

@@ -29,6 +29,8 @@ def attribute_channels(op: OpContext) -> Any:
     ids = op.ids.get(source)
     if name == "shape":
         return _sizes(op, source)
+    if name == "data":
+        return ids
     if name in _TRANSPOSED and isinstance(ids, Tensor):
         return getattr(op.ids_of_entries(source), name)
     if name in _EXTREMA and isinstance(ids, list):

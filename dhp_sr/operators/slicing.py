@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dhp_sr.graph.capture import ArgPath
-from dhp_sr.operators.channel_ids import compact, union_chunks
+from dhp_sr.operators.channel_ids import compact, couple_along, union_chunks
 from dhp_sr.operators.context import ChannelRange, NodeContext, OpContext
 from dhp_sr.operators.spatial_layout import (
     Digit,
@@ -45,14 +45,36 @@ def getitem_channels(op: OpContext) -> Any:
         return ids[op.evaluate(index)]
     if ids is None:
         return None
-    for item in _index_items(op, index, ids.dim()):
+    ids = record_bounds(op, ids)
+    return compact(ids.expand(op.shape(source))[op.evaluate(index)])
+
+
+def record_bounds(op: OpContext, ids: Tensor) -> Tensor:
+    """Record the numbers of channels in an index, the second argument of a call.
+
+    Args:
+        op: the call.
+        ids: of the value that is indexed.
+
+    Returns:
+        These ids, united along axes of which a single entry is taken.
+
+    Raises:
+        Unsupported: the index is none of slices and written integers.
+    """
+    for item in _index_items(op, op.args[1], ids.dim()):
         bounds = item.item
         if isinstance(bounds, slice):
             bounds = [bounds.start, bounds.stop, bounds.step]
-        counts_channels = ids.shape[item.dim] > 1 or any(op.channel_sizes(bounds))
+        varies = ids.shape[item.dim] > 1
+        if varies and isinstance(item.item, int) and ids.numel() > ids.shape[item.dim]:
+            # `qkv[0]` of channels viewed as (3, heads, d): the channels lie along another axis.
+            ids = couple_along(ids, item.dim, op.analysis.union_find, op.layer)
+            varies = False
+        counts_channels = varies or any(op.channel_sizes(bounds))
         if counts_channels and item.item != slice(None):
             _take_channels(op, ids, item)
-    return compact(op.ids_of_entries(source)[op.evaluate(index)])
+    return ids
 
 
 def _index_items(op: NodeContext, index: Any, rank: int) -> Iterator[_IndexItem]:

@@ -11,9 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from dhp_sr.operators.channel_ids import ids_along, lay_along, union_all, union_chunks
+from dhp_sr.operators.channel_ids import (
+    compact,
+    couple_along,
+    ids_along,
+    lay_along,
+    union_all,
+    union_chunks,
+)
 from dhp_sr.operators.context import NodeContext, OpContext
-from dhp_sr.operators.rearrange import rearranged_channels
 from dhp_sr.operators.slicing import resized_axis
 from dhp_sr.operators.spatial_layout import (
     ReceptiveContext,
@@ -107,9 +113,15 @@ def unbind_channels(op: OpContext) -> Any:
     Raises:
         Unsupported: the entries are channels.
     """
-    if op.varies_along(op.source, op.arg_value(1, "dim", 0)):
-        raise Unsupported(f"channels taken singly at {op.layer}")
-    return rearranged_channels(op)
+    dim = op.arg_value(1, "dim", 0)
+    ids = op.ids[op.source]
+    if op.varies_along(op.source, dim):
+        if ids.numel() == ids.shape[dim]:
+            raise Unsupported(f"channels taken singly at {op.layer}")
+        # `q, k, v = qkv.unbind(0)` of channels viewed as (3, heads, d).
+        dim %= ids.dim()
+        ids = couple_along(ids, dim, op.analysis.union_find, op.layer)
+    return [compact(item) for item in ids.expand(op.shape(op.source)).unbind(dim)]
 
 
 def concatenate_channels(op: OpContext) -> Tensor:

@@ -44,7 +44,6 @@ def test_arithmetic_has_the_shape_and_type_of_torch(first, second):
     )
 
 
-@pytest.mark.xfail(reason="torch's own counter, which counts what has no rule, brings it")
 def test_planning_does_not_import_the_compiler():
     script = (
         "import sys\n"

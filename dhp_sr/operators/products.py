@@ -1,0 +1,240 @@
+"""Products of two features: matmul, bmm, einsum, scaled dot-product attention.
+
+    attention        q (h, n, d) @ k (h, d, n)     over channels: d of q and of k are coupled
+                     a (h, n, n) @ v (h, n, d)     over positions: the channels of v go on
+    transposed       q (h, d, n) @ k (h, n, d)     channels of both operands meet in each entry of
+                                                   the result: heads are the units that are pruned
+
+Each axis of an operand has a letter, as in `einsum`.
+"""
+
+import math
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+from dhp_sr.operators.channel_ids import couple_along, union_all
+from dhp_sr.operators.context import OpContext
+from dhp_sr.operators.resampling import whole_image_field
+from dhp_sr.operators.spec import OpSpec, Unsupported, spellings
+
+
+@dataclass
+class _Operand:
+    """A factor of a product."""
+
+    letters: str
+    """One for each axis."""
+    ids: Tensor
+    """Channel ids, broadcastable to the value."""
+    shape: tuple[int, ...]
+
+    def varies(self, letter: str) -> bool:
+        """Return whether entries along an axis are different channels."""
+        return letter in self.letters and self.ids.shape[self.letters.index(letter)] > 1
+
+    def couple(self, op: OpContext, letters: Sequence[str]) -> None:
+        """Couple the channels along some axes."""
+        for letter in letters:
+            if self.varies(letter):
+                dim = self.letters.index(letter)
+                self.ids = couple_along(self.ids, dim, op.analysis.union_find, op.layer)
+
+    def size(self, letter: str) -> int:
+        """Return the length of an axis; 1 where the operand does not have it."""
+        return self.shape[self.letters.index(letter)] if letter in self.letters else 1
+
+    def laid_out(self, letters: str) -> Tensor:
+        """Return the ids with the axes of another value; its other axes must not vary."""
+        ids = self.ids
+        for dim in reversed(range(ids.dim())):
+            if self.letters[dim] not in letters:
+                ids = ids.narrow(dim, 0, 1).squeeze(dim)
+        own = [letter for letter in self.letters if letter in letters]
+        # From here on by position in the result: one permutation, then new axes of length 1.
+        order = sorted(range(len(own)), key=lambda number: letters.index(own[number]))
+        ids = ids.permute(order)
+        for dim, letter in enumerate(letters):
+            if letter not in own:
+                ids = ids.unsqueeze(dim)
+        return ids
+
+
+def product_of(op: OpContext, left: _Operand, right: _Operand, out: str, name: str = "") -> Tensor:
+    """Return the channel ids of a sum of products, and count its multiply-adds.
+
+    Args:
+        op: the node.
+        left: first factor.
+        right: second factor.
+        out: letters of the result; all others are summed over.
+        name: of the product, where the node has several.
+    """
+    letters = dict.fromkeys(left.letters + right.letters)
+    summed = [letter for letter in letters if letter not in out]
+    over_channels = [c for c in summed if left.varies(c) and right.varies(c)]
+    if over_channels:
+        counted = _sum_over_channels(op, left, right, over_channels)
+        ids = op.analysis.union_find.new_ids(1, op.layer).reshape([1] * len(out))
+        op.analysis.union_find.pin(ids, f"sums over channels at {op.layer}")
+    else:
+        left.couple(op, summed)
+        right.couple(op, summed)
+        _couple_shared(op, left, right, out)
+        ids = _joined(op, left, right, out)
+        counted = ids.flatten()
+    macs = math.prod(max(left.size(letter), right.size(letter)) for letter in letters)
+    op.analysis.record_product(f"{op.node.name}(){name}", macs, {0: counted})
+    return ids
+
+
+def _sum_over_channels(
+    op: OpContext, left: _Operand, right: _Operand, letters: Sequence[str]
+) -> Tensor:
+    """Couple the channels of both factors along the longest axis that is summed over."""
+    # A pruned channel is a zero in both, and adds nothing to the sum.
+    letter = max(letters, key=left.size)
+    channels = []
+    for factor in (left, right):
+        factor.couple(op, [other for other in factor.letters if other != letter])
+        channels.append(factor.ids.flatten())
+    op.analysis.union_find.union(*channels)
+    return channels[0]
+
+
+def _couple_shared(op: OpContext, left: _Operand, right: _Operand, out: str) -> None:
+    """Couple channels along axes that both factors have, where one of them holds no channels."""
+    for factor, other in ((left, right), (right, left)):
+        for letter in factor.letters:
+            is_fixed = letter in other.letters and not other.varies(letter)
+            if letter in out and is_fixed and other.size(letter) > 1:
+                factor.couple(op, [letter])
+
+
+def _joined(op: OpContext, left: _Operand, right: _Operand, out: str) -> Tensor:
+    """Return the ids of the result."""
+    own_left = [c for c in left.letters if left.varies(c) and not right.varies(c)]
+    own_right = [c for c in right.letters if right.varies(c) and not left.varies(c)]
+    if own_left and own_right:
+        # An entry of the result belongs to a channel of either factor. With heads, these are the
+        # units; without, one of the factors keeps its channels.
+        left.couple(op, own_left)
+        if left.ids.numel() > 1:
+            right.couple(op, own_right)
+    factors = [factor for factor in (left, right) if factor.ids.numel() > 1]
+    laid_out = [factor.laid_out(out) for factor in factors or [left]]
+    return union_all(laid_out, op.analysis.union_find)
+
+
+def _operand(op: OpContext, node: Any, letters: str) -> _Operand:
+    if not isinstance(node, fx.Node) or not isinstance(op.ids.get(node), Tensor):
+        raise Unsupported(f"a factor of {op.operator} at {op.layer} is no feature")
+    return _Operand(letters, op.ids[node], op.shape(node))
+
+
+_BATCH = "abcdefghij"
+
+
+def matmul_channels(op: OpContext) -> Tensor:
+    """Multiply the last two axes; those before them are a batch."""
+    nodes = (op.source, op.argument(1, "other", op.node.kwargs.get("mat2")))
+    letters = []
+    for node, last in zip(nodes, ("mk", "kn"), strict=True):
+        if not isinstance(node, fx.Node):
+            raise Unsupported(f"a factor of {op.operator} at {op.layer} is no feature")
+        rank = len(op.shape(node))
+        if rank == 1:
+            letters.append("k")
+        else:
+            letters.append(_BATCH[len(_BATCH) + 2 - rank :] + last)
+    rank = op.value.dim()
+    out = "".join(c for c in ("m", "n") if c in letters[0] + letters[1])
+    out = _BATCH[len(_BATCH) + len(out) - rank :] + out
+    left, right = (_operand(op, node, names) for node, names in zip(nodes, letters, strict=True))
+    return product_of(op, left, right, out)
+
+
+def einsum_channels(op: OpContext) -> Tensor:
+    """Multiply two features by an equation.
+
+    Raises:
+        Unsupported: not two operands, or a diagonal.
+    """
+    equation = op.args[0]
+    nodes = op.args[1:]
+    if len(nodes) == 1 and isinstance(nodes[0], (tuple, list)):
+        nodes = tuple(nodes[0])
+    if not isinstance(equation, str) or len(nodes) != 2:
+        raise Unsupported(f"einsum of other than two operands at {op.layer}")
+    inputs, _, out = equation.replace(" ", "").partition("->")
+    terms = []
+    for term, node in zip(inputs.split(","), nodes, strict=True):
+        # Letters of the ellipsis: capital, aligned at the end as in broadcasting.
+        missing = len(op.shape(node)) - len(term.replace("...", ""))
+        terms.append(term.replace("...", "ZYXWVUTS"[8 - missing :] if missing else ""))
+    rank = op.value.dim()
+    if "->" not in equation:
+        letters = "".join(terms)
+        out = "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
+    missing = rank - len(out.replace("...", ""))
+    out = out.replace("...", "ZYXWVUTS"[8 - missing :] if missing else "")
+    if any(len(set(term)) < len(term) for term in terms):
+        raise Unsupported(f"einsum over a diagonal at {op.layer}")
+    left, right = (_operand(op, node, term) for node, term in zip(nodes, terms, strict=True))
+    return product_of(op, left, right, out)
+
+
+def attention_channels(op: OpContext) -> Tensor:
+    """Attend: softmax(q k^T) v.
+
+    Raises:
+        Unsupported: heads that share keys.
+    """
+    query, key, value = (op.argument(n, name) for n, name in enumerate(("query", "key", "value")))
+    if op.arg_value(7, "enable_gqa", False):
+        raise Unsupported(f"grouped queries at {op.layer}")
+    batch = _BATCH[len(_BATCH) + 2 - len(op.shape(query)) :]
+    q, k = _operand(op, query, f"{batch}mk"), _operand(op, key, f"{batch}sk")
+    if op.arg_value(6, "scale") is None:
+        # The scale follows from the width, which must stay then: heads are the units.
+        q.couple(op, ["k"])
+        k.couple(op, ["k"])
+    scores = f"{batch}ms"
+    ids = product_of(op, q, k, scores, ".scores")
+    shape = (*op.value.shape[:-1], k.size("s"))
+    attention = _Operand(scores, ids, shape)
+    mask = op.argument(3, "attn_mask")
+    if isinstance(mask, fx.Node) and isinstance(op.ids.get(mask), Tensor):
+        op.analysis.pin(op.ids[mask], f"mask of the attention at {op.layer}")
+        rank = len(op.shape(mask))
+        own = _Operand(scores[-rank:], op.ids[mask], op.shape(mask))
+        attention.couple(op, [letter for letter in own.letters if own.size(letter) > 1])
+    values = _operand(op, value, f"{batch}sn")
+    return product_of(op, attention, values, f"{batch}mn", ".values")
+
+
+OPS = (
+    OpSpec(
+        "matrix product",
+        spellings("matmul bmm mm mv", torch, operator),
+        channels=matmul_channels,
+        receptive_field=whole_image_field,
+    ),
+    OpSpec(
+        "einsum",
+        (torch.einsum,),
+        channels=einsum_channels,
+        receptive_field=whole_image_field,
+    ),
+    OpSpec(
+        "attention",
+        (F.scaled_dot_product_attention,),
+        channels=attention_channels,
+        receptive_field=whole_image_field,
+    ),
+)
