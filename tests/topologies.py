@@ -9,26 +9,11 @@ import einops.layers.torch
 import numpy as np
 import torch
 import torch.nn.functional as F
+from attention import ATTENTION
+from topology_base import Net, conv
 from torch import nn
 
 from dhp_sr.hyper import convert
-
-
-def conv(inputs, outputs, kernel=3, **more):
-    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, **more)
-
-
-class Net(nn.Module):
-    """first -> middle -> last, where `middle` is the piece under test."""
-
-    def __init__(self, outputs=8, **parts):
-        super().__init__()
-        self.first, self.last = conv(2, 8), conv(outputs, 2)
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, x):
-        return self.last(self.middle(self.first(x)))
 
 
 class Sequence(Net):
@@ -685,6 +670,7 @@ class WindowLinear(Net):
 
 
 TOPOLOGIES = {
+    **ATTENTION,
     "layer_norm_written_out": (2, Sequence(conv(8, 8), ChannelNorm(8), conv(8, 8))),
     "layer_norm_channels_first": (2, Sequence(conv(8, 8), ChannelsFirst(8), conv(8, 8))),
     "group_norm_of_one_group": (2, Sequence(conv(8, 8), nn.GroupNorm(1, 8), conv(8, 8))),

@@ -336,7 +336,8 @@ def counted_channels(counted: ChannelRange, flat_index: Tensor, size: int) -> Te
     """Return the flat indices of the channels in a range."""
     # Along an axis where nothing differs (each entry is the same channel) nothing is removed by a
     # cut: its entries count like pinned ones.
-    entries = flat_index[counted.ids].movedim(counted.dim, 0).flatten(1)[:, 0]
+    entries = flat_index[counted.ids].movedim(counted.dim, 0)
+    entries = entries.reshape(len(entries), -1)[:, 0]
     if len(entries) != counted.size or bool((entries == entries[0]).all()):
         entries = torch.full((counted.size,), size)
     return entries[slice(*counted.bounds)]

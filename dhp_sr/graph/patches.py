@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx._symbolic_trace import _wrapped_fns_to_patch
 
 _FACTORIES = (
     *("zeros", "ones", "empty", "rand", "randn", "full", "arange", "linspace", "eye"),
@@ -43,6 +44,10 @@ def tracing_patches(root: nn.Module, tracer: Any) -> Iterator[None]:
         "callable": _is_callable,
     }
     torch_as_seen = _TorchModule(tracer)
+    # Functions that a package told torch.fx not to follow, as plain torch.fx cannot; they are
+    # followed here.
+    not_followed = dict(_wrapped_fns_to_patch)
+    _wrapped_fns_to_patch.clear()
     for file in _files_of(root):
         replacements = {}
         for name, function in builtin_functions.items():
@@ -62,6 +67,7 @@ def tracing_patches(root: nn.Module, tracer: Any) -> Iterator[None]:
     try:
         yield
     finally:
+        _wrapped_fns_to_patch.update(not_followed)
         for holder, name, value in reversed(undo):
             if value is _MISSING:
                 delattr(holder, name)
