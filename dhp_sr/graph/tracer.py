@@ -49,6 +49,11 @@ class Tracer(fx.Tracer):
         """Follow a forward; functions that torch.fx cannot see are patched meanwhile."""
         _teach_einops()
         self._plain_call = nn.Module.__call__
+        # torch.fx looks through all tensors for every attribute that is read. Buffers first: a
+        # parameter that is also one has the name of the parameter.
+        tensors = [*root.named_buffers(), *root.named_parameters()]
+        self._tensors = {id(tensor): (name, tensor) for name, tensor in tensors}
+        self._modules = {id(module): module for module in root.modules()}
         with tracing_patches(root, self):
             return super().trace(root, concrete_args)
 
@@ -82,6 +87,15 @@ class Tracer(fx.Tracer):
 
         return call
 
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Return an attribute of a module, the proxy of a tensor of the network."""
+        name, tensor = self._tensors.get(id(attr_val), ("", None))
+        if tensor is None:
+            return attr_val
+        if name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache[name]
+
     def call_module(
         self,
         m: nn.Module,
@@ -90,7 +104,7 @@ class Tracer(fx.Tracer):
         kwargs: dict[str, Any],
     ) -> Any:
         """Call a module; the forward of a module made during the forward is followed."""
-        is_known = any(m is module for module in self.root.modules())
+        is_known = id(m) in self._modules
         # With weights it would be another layer in every call; torch.fx refuses it.
         if not is_known and next(m.parameters(), None) is None:
             return forward(*args, **kwargs)
