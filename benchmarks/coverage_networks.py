@@ -167,6 +167,9 @@ _WITHOUT_PRETRAINED = {
 TORCHVISION = {
     **{name: _named("torchvision.models", name, _SIZES.get(name, 64), num_classes=10,
                     **_WITHOUT_PRETRAINED.get(name, {})) for name in _CLASSIFIERS},
+    # Windows are shifted where an image has more than one: the second size must have as many.
+    "swin_v2_t": Setting("torchvision.models", "swin_v2_t", {"num_classes": 10},
+                         (1, 3, 256, 256), (2, 3, 256, 224)),
     **{name: _named("torchvision.models.segmentation", name, 64, num_classes=5,
                     weights_backbone=None) for name in _SEGMENTATION},
 }  # fmt: skip

@@ -22,6 +22,9 @@ class Gated(Parametrization):
     squared, which is 0 at z = 0. Norms and depthwise layers in between work on the open channel,
     and their result is gated where it is read.
 
+    A normalization over channels takes its statistics over the open ones and returns zeros for the
+    others: of their gates, it lets no gradient through.
+
     Masks act along all axes, as in the other parametrizations. At z = 1 this is the plain network;
     with 0/1 latents it is the network masked by them.
 
@@ -30,6 +33,8 @@ class Gated(Parametrization):
         gate_all_axes: Names of the groups whose latents act along every axis that masks act on;
             those that something other than a weight reads.
     """
+
+    closes_channels = True
 
     def __init__(self, plan: ChannelPlan, gate_all_axes: Collection[str] = ()) -> None:
         super().__init__()

@@ -55,7 +55,7 @@ class HyperNet(MaskedNetwork):
             self._latents.append(nn.Parameter(example_input.new_ones(group.width)))
         for norm in plan.kept_statistics:
             keep_statistics(network, norm.layer, norm.dim)
-        self._kept_version: tuple[int, int] | None = None
+        self._kept_version: tuple[int, ...] | None = None
         self.correction_report: CorrectionReport | None = None
         self._channel_index = ChannelIndex(plan, example_input.device)
         self._canonical_names = parameter_names_by_path(network)
@@ -103,10 +103,17 @@ class HyperNet(MaskedNetwork):
 
     def _set_kept_statistics(self) -> None:
         """Let normalizations over channels know which channels the mask keeps."""
-        version = (id(self.mask), self.mask._version)
-        if not self.plan.kept_statistics or version == self._kept_version:
+        if not self.plan.kept_statistics:
             return
-        padded = torch.cat((self.mask, self.mask.new_ones(1)))
+        kept = self.mask
+        version = (id(kept), kept._version)
+        if self.parametrization.closes_channels and self.plan.size:
+            latents = list(self._latents)
+            kept = kept & (torch.cat([latent.detach() for latent in latents]) != 0)
+            version += tuple(latent._version for latent in latents)
+        if version == self._kept_version:
+            return
+        padded = torch.cat((kept, kept.new_ones(1)))
         index_of = {norm.layer: norm.index for norm in self.plan.kept_statistics}
         set_kept(self.network, index_of, padded)
         self._kept_version = version

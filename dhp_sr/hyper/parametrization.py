@@ -68,6 +68,9 @@ def align_to_axis(vector: Tensor, rank: int, dim: int) -> Tensor:
 class Parametrization(nn.Module):
     """Generates the weights that have prunable channels."""
 
+    closes_channels = False
+    """Whether a latent of 0 stands for a mask: normalizations over channels leave it out."""
+
     @abstractmethod
     def forward(
         self, weights: Mapping[str, Tensor], scales: AxisVectors, masks: AxisVectors

@@ -32,20 +32,7 @@ def open_all(hyper: HyperNet) -> None:
             latent.fill_(1)
 
 
-# A norm over channels takes its statistics over the channels that the masks keep; a gate is
-# no mask, so a gated network still counts closed channels there. The cut goes by masks alone.
-KEPT_STATISTICS = (
-    "layer_norm_written_out",
-    "layer_norm_channels_first",
-    "group_norm_of_one_group",
-    "layer_norm_of_tokens",
-)
-NOT_GATED = pytest.mark.xfail(reason="statistics of gated norms are over all channels")
-GATED = [
-    pytest.param(name, marks=NOT_GATED) if name in KEPT_STATISTICS else name
-    for name in (*CASES, *TOPOLOGIES)
-    if name not in DEEP
-]
+GATED = [name for name in (*CASES, *TOPOLOGIES) if name not in DEEP]
 
 
 @pytest.mark.parametrize("name", GATED)
