@@ -10,6 +10,7 @@ package is installed.
 """
 
 import argparse
+import contextlib
 import copy
 import importlib
 import json
@@ -23,6 +24,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.coverage_networks import NETWORKS, Setting
@@ -44,6 +46,19 @@ _SLOW = ("torch._dynamo", "torch.utils.flop_counter", "sympy")
 """Packages that torch imports when it is first asked for a shape or a count."""
 
 Row = dict[str, Any]
+
+
+class DoublePrecision(TorchFunctionMode):
+    """Lets a network that casts to single precision compute in double precision throughout."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function of torch with other types."""
+        if func is Tensor.float:
+            func = Tensor.double
+        args, kwargs = torch.utils._pytree.tree_map(
+            lambda value: torch.float64 if value is torch.float32 else value, (args, kwargs or {})
+        )
+        return func(*args, **kwargs)
 
 
 def build(library: str, setting: Setting) -> nn.Module:
@@ -179,10 +194,16 @@ def _compare(hyper: HyperNet, setting: Setting, counted: bool) -> list[tuple[str
 def run(library: str, name: str, path: str, seconds: int) -> None:
     """Judge a network in a process of its own."""
     torch.set_num_threads(1)
+    # Of the tables that a forward makes, too.
+    torch.set_default_dtype(torch.float64)
     # Of processor time: other work on the machine does not count. SIGPROF ends the process.
     signal.setitimer(signal.ITIMER_PROF, seconds)
+    precision: Any = contextlib.nullcontext()
+    if NETWORKS[library][name].casts_to_single:
+        precision = DoublePrecision()
     try:
-        row = judge(library, name)
+        with precision:
+            row = judge(library, name)
     except Exception as error:
         row = {"library": library, "network": name, "result": "error"}
         row["reason"] = f"{type(error).__name__}: {error}"

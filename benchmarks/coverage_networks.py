@@ -17,10 +17,14 @@ class Setting:
     second_shape: tuple[int, ...] = (2, 3, 32, 24)
     """A second input, of another size and batch."""
     positional: tuple[Any, ...] = ()
+    casts_to_single: bool = False
+    """Whether its forward casts to single precision: `float()` then casts to double instead, so
+    that rounding does not hide a difference."""
 
 
 def _spandrel(folder: str, name: str = "", size: int = 16, second: Any = None, planes: int = 3,
-              package: str = "spandrel", **arguments: Any) -> Setting:  # fmt: skip
+              package: str = "spandrel", casts_to_single: bool = False,
+              **arguments: Any) -> Setting:  # fmt: skip
     rows, columns = second or (2 * size, size + size // 2)
     return Setting(
         f"{package}.architectures.{folder}",
@@ -28,6 +32,7 @@ def _spandrel(folder: str, name: str = "", size: int = 16, second: Any = None, p
         arguments,
         (1, planes, size, size),
         (2, planes, rows, columns),
+        casts_to_single=casts_to_single,
     )
 
 
@@ -59,13 +64,13 @@ SPANDREL = {
     "FBCNN": _spandrel("FBCNN", size=20, nc=[8, 16, 24, 512], nb=1),
     "FDAT": _spandrel("FDAT", embed_dim=16, num_groups=1, depth_per_group=2, num_heads=2, scale=2,
                       mid_dim=16),
-    "FFTformer": _spandrel("FFTformer", size=32, dim=8, num_blocks=[1, 1, 1],
+    "FFTformer": _spandrel("FFTformer", size=32, casts_to_single=True, dim=8, num_blocks=[1, 1, 1],
                            num_refinement_blocks=1),
     "GFPGAN": _spandrel("GFPGAN", size=32, second=(32, 32), out_size=32, num_style_feat=16,
                         num_mlp=1, narrow=0.0625),
-    "GRL": _spandrel("GRL", img_size=40, embed_dim=16, depths=[1, 1], num_heads_window=[1, 1],
-                     num_heads_stripe=[1, 1], window_size=8, stripe_size=[8, 8],
-                     anchor_window_down_factor=2, mlp_ratio=2.0, **_UP),
+    "GRL": _spandrel("GRL", casts_to_single=True, img_size=40, embed_dim=16, depths=[1, 1],
+                     num_heads_window=[1, 1], num_heads_stripe=[1, 1], window_size=8,
+                     stripe_size=[8, 8], anchor_window_down_factor=2, mlp_ratio=2.0, **_UP),
     "HAT": _spandrel("HAT", **_SWIN, **_UP, window_size=8, num_feat=16, squeeze_factor=4),
     "HVICIDNet": _spandrel("HVICIDNet", size=32, channels=[8, 8, 16, 32]),
     "IPT": _spandrel("IPT", size=24, patch_size=24, patch_dim=3, n_feats=8, scale=[2],

@@ -210,6 +210,9 @@ class _NumberType(type):
                 return cls._tracer.create_proxy("call_function", plain, args, kwargs)
         return cls._plain(*args, **kwargs)
 
+    def __getattr__(cls, name: str) -> Any:
+        return getattr(cls._plain, name)
+
     def __instancecheck__(cls, instance: Any) -> bool:
         if isinstance(instance, fx.Proxy):
             value = cls._tracer.meta_value(instance, is_decided_on=False)

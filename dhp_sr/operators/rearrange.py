@@ -142,7 +142,9 @@ def _record_sizes(op: OpContext, sizes: dict[int, tuple[ArgPath, Any]], ids: Ten
         # -1 needs no other number after a cut, and a number that was computed from the batch or the
         # image does not change. A number computed from channels (c // 2) is recorded nevertheless:
         # after a cut it may not be the number of channels that are left on this axis.
-        if size == -1 or (is_node and not follows_cut):
+        # So is one that is computed without any, where channels lie along the axis all the same:
+        # `heads * c` of heads that can be pruned.
+        if size == -1 or (is_node and not follows_cut and ids.shape[dim] == 1):
             continue
         length = op.value.shape[dim]
         op.record_size(path, ChannelRange(ids, dim, length, (0, length)), size)
