@@ -77,6 +77,40 @@ def latency_table(rows: Sequence[Row]) -> str:
     return markdown(table)
 
 
+_COVERAGE = {
+    "exact": "to half, exactly",
+    "to less": "exactly, not to half",
+    "one size": "at some sizes only",
+    "refused": "no",
+}
+"""Result of a network in `results/coverage.json` -> what the table says."""
+
+
+def coverage_table(rows: Sequence[Row]) -> str:
+    """Markdown tables of the networks of other packages: how many are cut exactly, and each.
+
+    Args:
+        rows: those of `results/coverage.json`.
+    """
+    results: dict[str, list[str]] = {}
+    table = [["library", "network", "cut", "multiply-adds kept", "why"]]
+    for row in rows:
+        results.setdefault(row["library"], []).append(row["result"])
+        kept = MISSING
+        if "keep_ratio" in row:
+            kept = f"{row['keep_ratio']:.3f}"
+        # A pipe would end the cell, and the reason may be long.
+        reason = " ".join(str(row.get("reason", "")).split()).replace("|", "/")[:200]
+        result = _COVERAGE.get(row["result"], row["result"])
+        table.append([row["library"], row["network"], result, kept, reason])
+    summary = [["library", "networks", *_COVERAGE.values(), "wrong or miscounted"]]
+    for library, found in results.items():
+        counts = [str(found.count(result)) for result in _COVERAGE]
+        others = len(found) - sum(map(int, counts))
+        summary.append([library, str(len(found)), *counts, str(others)])
+    return f"{markdown(summary)}\n\n{markdown(table)}"
+
+
 def _setting(runtime: str, threads: int) -> str:
     plural = "s" * (threads > 1)
     return f"{runtime}, {threads} thread{plural}"

@@ -31,6 +31,7 @@ from benchmarks.speed_tables import (  # noqa: E402
     step_basicsr_table,
 )
 from benchmarks.tables import (  # noqa: E402
+    coverage_table,
     headline_table,
     latency_table,
     method_comparison_table,
@@ -47,6 +48,7 @@ from dhp_sr.utils.files import write_json, write_text  # noqa: E402
 MARKED_TABLE = re.compile(r"(<!-- (results/[\w.-]+\.json) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 TABLES = {
+    "coverage": coverage_table,
     "headline": headline_table,
     "inference": inference_table,
     "loader": loader_table,

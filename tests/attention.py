@@ -40,8 +40,8 @@ class FusedAttention(Tokens):
     def __init__(self, **settings):
         super().__init__(qkv=nn.Linear(8, 24), outer=nn.Linear(8, 8))
         self.settings = settings
-        mask = torch.zeros(64, 64)
-        self.register_buffer("mask", mask.masked_fill(torch.rand(64, 64) < 0.3, -1.0))
+        mask = torch.zeros(144, 144)
+        self.register_buffer("mask", mask.masked_fill(torch.rand(144, 144) < 0.3, -1.0))
 
     def tokens(self, x):
         n, length, _ = x.shape
@@ -90,7 +90,7 @@ class AssignedSlice(Net):
 
     def middle(self, x):
         y = self.inner(x)
-        y[:, : self.count] = self.part(y[:, : self.count])
+        y[:, : self.count] = self.part(y[:, : self.count].clone())
         return self.outer(y)
 
 
@@ -115,7 +115,7 @@ class Unusual(Net):
             raise TypeError("expected an image")
         rows = {"8": 1, "12": 2}.get(str(x.shape[2]), 3)
         y = swish(self.first(x)) * degree[0] + default(noise, torch.zeros(rows, 1, 1, 1))[:1]
-        y = self.inner(y, mod=y.mean((2, 3), keepdim=True)).data
+        y = self.inner(y, scale=y.mean((2, 3), keepdim=True)) + x.data.mean((1, 2, 3), keepdim=True)
         return self.last(y + torch.Tensor(x.shape[0], 1, 1, 1).fill_(rows))
 
 
@@ -124,8 +124,8 @@ class Modulated(nn.Module):
         super().__init__()
         self.conv = conv(8, 8)
 
-    def forward(self, x, mod):
-        return self.conv(x) * torch.sigmoid(mod)
+    def forward(self, x, scale):
+        return self.conv(x) * torch.sigmoid(scale)
 
 
 ATTENTION = {

@@ -25,6 +25,10 @@ REWRITTEN = {
     "fixed_kernels",
     "sizes_of_another",
     "classifier_by_literal_view",
+    "attention",
+    "attention_fused",
+    "attention_between_channels",
+    "assigned_slice",
 }
 """The topologies whose own forward would contradict a cut."""
 

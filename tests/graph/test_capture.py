@@ -1,0 +1,29 @@
+"""Forwards that plain torch.fx cannot follow."""
+
+import torch
+from torch import nn
+
+from dhp_sr.graph.capture import trace
+
+
+class Modulated(nn.Module):
+    """A keyword has the name of an argument of torch.fx's own."""
+
+    def forward(self, x, mod):
+        return x * mod
+
+
+class Outer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = Modulated()
+
+    def forward(self, x, degrees=(None, 2.0)):
+        assert degrees[0] is None
+        return self.inner(x, mod=degrees[1])
+
+
+def test_keywords_of_any_name_and_default_values_are_followed():
+    traced = trace(Outer(), torch.rand(1, 3, 4, 4)).graph_module
+    x = torch.rand(2, 3, 5, 5)
+    torch.testing.assert_close(traced(x), 2 * x)
