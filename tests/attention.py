@@ -108,7 +108,7 @@ def default(value, make):
 
 
 class Unusual(Net):
-    """Compiled functions, classes asked for, sizes as texts, tensors of sizes given singly."""
+    """Compiled functions, classes asked for, sizes as texts."""
 
     def forward(self, x, degree=(0.5, None), noise=None):
         if not isinstance(x, torch.Tensor):
@@ -116,7 +116,7 @@ class Unusual(Net):
         rows = {"8": 1, "12": 2}.get(str(x.shape[2]), 3)
         y = swish(self.first(x)) * degree[0] + default(noise, torch.zeros(rows, 1, 1, 1))[:1]
         y = self.inner(y, scale=y.mean((2, 3), keepdim=True)) + x.data.mean((1, 2, 3), keepdim=True)
-        return self.last(y + torch.Tensor(x.shape[0], 1, 1, 1).fill_(rows))
+        return self.last(y + torch.zeros(x.shape[0], 1, 1, 1).fill_(rows))
 
 
 class Modulated(nn.Module):

@@ -27,3 +27,15 @@ def test_keywords_of_any_name_and_default_values_are_followed():
     traced = trace(Outer(), torch.rand(1, 3, 4, 4)).graph_module
     x = torch.rand(2, 3, 5, 5)
     torch.testing.assert_close(traced(x), 2 * x)
+
+
+class Singly(nn.Module):
+    def forward(self, x):
+        assert isinstance(x, torch.Tensor)
+        return x + torch.Tensor(x.shape[0], 1, 1, x.shape[3]).fill_(2.0)
+
+
+def test_a_tensor_of_sizes_given_one_by_one_follows_the_input():
+    traced = trace(Singly(), torch.rand(1, 3, 4, 4)).graph_module
+    x = torch.rand(2, 3, 5, 5)
+    torch.testing.assert_close(traced(x), x + 2)
