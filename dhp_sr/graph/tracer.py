@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from dhp_sr.graph.growing_graph import GrowingGraphInterpreter
 from dhp_sr.graph.patches import tracing_patches
-from dhp_sr.graph.shape_inference import arithmetic_result, to_meta
+from dhp_sr.graph.shape_inference import to_meta
 
 LEAF_TYPES: set[type[nn.Module]] = set()
 """Classes of modules outside torch.nn that count as single operators; `register_op` adds to it."""
@@ -36,7 +37,7 @@ class Tracer(fx.Tracer):
         super().__init__(autowrap_functions=())
         self._root = to_meta(copy.deepcopy(root))
         self._example = example.to("meta")
-        self._interpreter: _GrowingGraphInterpreter | None = None
+        self._interpreter: GrowingGraphInterpreter | None = None
         self.guards: list[fx.Node] = []
         """Nodes whose values were used as Python numbers, so that the trace holds for these values
         alone."""
@@ -196,7 +197,7 @@ class Tracer(fx.Tracer):
             None where it cannot be worked out.
         """
         if self._interpreter is None:
-            self._interpreter = _GrowingGraphInterpreter(
+            self._interpreter = GrowingGraphInterpreter(
                 self._root, self.root, self._example, self.graph
             )
         value = self._interpreter.value(proxy.node)
@@ -308,47 +309,3 @@ class _Attribute(_Proxy):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.tracer.create_proxy("call_method", self.attr, (self.root, *args), kwargs)
-
-
-class _GrowingGraphInterpreter(fx.Interpreter):
-    """Runs a graph that is still being traced, on the meta device, each node once."""
-
-    def __init__(
-        self, root: nn.Module, traced_root: nn.Module, example: Tensor, graph: fx.Graph
-    ) -> None:
-        super().__init__(root, garbage_collect_values=False, graph=graph)
-        self._traced_root = traced_root
-        self._example = example
-        self.failures: dict[fx.Node, Exception] = {}
-        """Nodes whose values cannot be worked out -> what they raised, in order."""
-
-    def value(self, wanted: fx.Node) -> Any:
-        """Return a node's value; None where it cannot be worked out."""
-        for node in self.graph.nodes:
-            if node in self.env or node in self.failures:
-                continue
-            try:
-                # Tensors that a forward makes belong on the meta device as well.
-                with torch.no_grad(), torch.device("meta"):
-                    value = arithmetic_result(self, node)
-                    self.env[node] = self.run_node(node) if value is None else value
-            except Exception as error:
-                # Whatever an operator raises without values: its result, and what follows from it,
-                # stay unknown.
-                self.failures[node] = error
-        return self.env.get(wanted)
-
-    def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Return the example for the first input, the default for others."""
-        return args[0] if args else self._example
-
-    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Return a parameter or buffer, or a constant that the tracer has collected."""
-        if str(target).startswith("_tensor_constant"):
-            return getattr(self._traced_root, target).to("meta")
-        return super().get_attr(target, args, kwargs)
-
-    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Run the forward of a module."""
-        # Not the module itself: its `__call__` is patched while the tracer follows the network.
-        return self.submodules[target].forward(*args, **kwargs)

@@ -1,0 +1,52 @@
+"""Values of a graph that is still being traced."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from dhp_sr.graph.shape_inference import arithmetic_result
+
+
+class GrowingGraphInterpreter(fx.Interpreter):
+    """Runs a graph that is still being traced, on the meta device, each node once."""
+
+    def __init__(
+        self, root: nn.Module, traced_root: nn.Module, example: Tensor, graph: fx.Graph
+    ) -> None:
+        super().__init__(root, garbage_collect_values=False, graph=graph)
+        self._traced_root = traced_root
+        self._example = example
+        self.failures: dict[fx.Node, Exception] = {}
+        """Nodes whose values cannot be worked out -> what they raised, in order."""
+
+    def value(self, wanted: fx.Node) -> Any:
+        """Return a node's value; None where it cannot be worked out."""
+        for node in self.graph.nodes:
+            if node in self.env or node in self.failures:
+                continue
+            try:
+                # Tensors that a forward makes belong on the meta device as well.
+                with torch.no_grad(), torch.device("meta"):
+                    value = arithmetic_result(self, node)
+                    self.env[node] = self.run_node(node) if value is None else value
+            except Exception as error:
+                # Whatever an operator raises without values: its result, and what follows from it,
+                # stay unknown.
+                self.failures[node] = error
+        return self.env.get(wanted)
+
+    def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Return the example for the first input, the default for others."""
+        return args[0] if args else self._example
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Return a parameter or buffer, or a constant that the tracer has collected."""
+        if str(target).startswith("_tensor_constant"):
+            return getattr(self._traced_root, target).to("meta")
+        return super().get_attr(target, args, kwargs)
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Run the forward of a module."""
+        # Not the module itself: its `__call__` is patched while the tracer follows the network.
+        return self.submodules[target].forward(*args, **kwargs)
