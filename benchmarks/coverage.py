@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -124,7 +125,10 @@ def _counts(network: nn.Module, example: Tensor, training: bool) -> dict[str, fl
 
 def _torch_macs(network: nn.Module, example: Tensor, training: bool) -> float:
     twin = copy.deepcopy(network).train(training)
-    with torch.no_grad(), decomposed_attention(), FlopCounterMode(display=False) as counter:
+    # Of the fused kernels of attention torch counts only those of GPUs.
+    kernels = sdpa_kernel(SDPBackend.MATH)
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), decomposed_attention(), kernels, counter:
         twin(example.clone())
     return counter.get_total_flops() / 2
 

@@ -115,7 +115,7 @@ class Unusual(Net):
             raise TypeError("expected an image")
         rows = {"8": 1, "12": 2}.get(str(x.shape[2]), 3)
         y = swish(self.first(x)) * degree[0] + default(noise, torch.zeros(rows, 1, 1, 1))[:1]
-        y = self.inner(y, scale=y.mean((2, 3), keepdim=True)) + x.data.mean((1, 2, 3), keepdim=True)
+        y = self.inner(y, scale=y.mean((2, 3), keepdim=True))
         return self.last(y + torch.zeros(x.shape[0], 1, 1, 1).fill_(rows))
 
 

@@ -319,8 +319,10 @@ def size_patches_of(
         counted: list[Tensor] = []
         for item in ranges:
             counted.append(counted_channels(item, flat_index, size))
-        patches.append(SizePatch(hardcoded.node, hardcoded.path, tuple(counted), is_list))
         involved = torch.cat(counted)
+        if hardcoded.follows_input and not bool((involved < size).any()):
+            continue  # the batch, say: whatever it is, the forward comes to it
+        patches.append(SizePatch(hardcoded.node, hardcoded.path, tuple(counted), is_list))
         if hardcoded.read_from is not None:
             involved = torch.cat((involved, flat_index[hardcoded.read_from]))
         if bool((involved < size).any()):

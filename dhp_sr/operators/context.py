@@ -55,6 +55,8 @@ class HardcodedSize(NamedTuple):
     """The channels counted; a list where the argument is a list of sizes."""
     read_from: Tensor | None = None
     """Ids of the channels whose number the forward reads to work the argument out."""
+    follows_input: bool = False
+    """Whether the forward works it out from the size of the input or the batch alone."""
 
 
 class LayerCalls(NamedTuple):
@@ -335,6 +337,8 @@ class OpContext(NodeContext):
         # if it counts others.
         read = [size.ids for size in self.channel_sizes(argument)]
         size = HardcodedSize(self.node.name, path, counted)
+        if isinstance(argument, fx.Node) and not read:
+            size = size._replace(follows_input=True)
         if read:
             size = size._replace(read_from=torch.cat(read))
         self.analysis.hardcoded_sizes.append(size)

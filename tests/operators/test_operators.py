@@ -282,6 +282,12 @@ def test_what_cannot_be_cut_is_pinned_with_its_reason(name):
     torch.testing.assert_close(small(x), hyper(x), rtol=1e-10, atol=1e-10)
 
 
+def test_the_data_of_a_value_has_its_channels():
+    hyper, x = masked(Function(lambda y: y.data + 1), 0.5)
+    assert "inner" in {group.name for group in hyper.plan.prunable}
+    torch.testing.assert_close(hyper.cut()(x), hyper(x), rtol=1e-10, atol=1e-10)
+
+
 def test_fixed_kernels_multiply_but_are_no_parameters():
     hyper, _ = masked(TOPOLOGIES["layers_with_fixed_kernels"][1], 0.5)
     small = hyper.cut()
