@@ -11,6 +11,7 @@ runtime, processor and precision.
 """
 
 import math
+import statistics
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -23,6 +24,9 @@ MULTIPLES = (1, 2, 4, 8, 16, 32)
 
 TOLERANCE = 0.005
 """Excess, as a fraction of the layers' time, for which a finer multiple is still preferred."""
+
+MIN_CHOICES = 4
+"""Widths that a layer of the median width has to choose from, at least: a budget must be met."""
 
 SMALLEST_SHARE = 0.25
 """Widths below this share of the dense one are not looked at: their time is mostly overhead."""
@@ -40,11 +44,13 @@ def learn_multiple(lut: LatencyLUT) -> int:
     if not curves:
         return DEFAULT_ROUND_TO
     total = sum(times[-1] for _, times in curves)
+    median_width = statistics.median(widths[-1] for widths, _ in curves)
+    multiples = [multiple for multiple in MULTIPLES if multiple * MIN_CHOICES <= median_width]
     shares = []
-    for multiple in MULTIPLES:
+    for multiple in multiples:
         excess = sum(_mean_excess(widths, times, multiple) for widths, times in curves)
         shares.append(excess / total)
-    for multiple, share in zip(MULTIPLES, shares, strict=True):
+    for multiple, share in zip(multiples, shares, strict=True):
         if share <= min(shares) + TOLERANCE:
             return multiple
     raise AssertionError("the smallest share is within its own tolerance")

@@ -46,8 +46,7 @@ def table(width, out_block, in_block, noise=0.0):
     return lut
 
 
-@pytest.mark.parametrize("width", [32, 64, 128])
-@pytest.mark.parametrize("block", [8, 16])
+@pytest.mark.parametrize("width, block", [(32, 8), (64, 8), (64, 16), (128, 8), (128, 16)])
 @pytest.mark.parametrize("noise", [0.0, 0.01])
 def test_the_block_of_the_kernels_is_found(width, block, noise):
     assert learn_multiple(table(width, block, 1, noise)) == block
@@ -59,6 +58,12 @@ def test_where_nothing_is_wasted_any_width_will_do():
     assert learn_multiple(table(64, 4, 1)) == 4
     # No layer has a width to choose.
     assert learn_multiple(table(8, 8, 8)) == 8
+
+
+@pytest.mark.parametrize("width, coarsest", [(16, 4), (32, 8), (52, 8), (64, 16)])
+def test_a_layer_has_widths_to_choose_from(width, coarsest):
+    """Where a block is as long as the layer is wide, nothing but its dense width is on the hull."""
+    assert learn_multiple(table(width, 64, 64)) <= coarsest
 
 
 def test_lower_hull():
