@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from dhp_sr.cli.compress_request import Degradation
 from dhp_sr.config.section import color_of
 from dhp_sr.data.augment import to_chw, to_tensor
-from dhp_sr.data.images import crop_to_multiple, decode, encode_png, to_color
+from dhp_sr.data.build import input_reduction
+from dhp_sr.data.images import crop_to_multiple, decode, encode_png, header_size, to_color
 from dhp_sr.data.sources import image_paths
 from dhp_sr.deploy.model_info import ModelInfo
 from dhp_sr.metrics import to_uint8
@@ -37,7 +38,8 @@ PATCH_SIDE = 48
 
 SMALLEST_PATCH = 16
 
-BATCH_SIZE = 16
+BATCH_SIZE = 8
+"""On a processor small batches, and so more steps, pay in runs of minutes."""
 
 FEW_IMAGES = 30
 """Below so many images, the report warns of a result that fits these images alone."""
@@ -51,6 +53,9 @@ class PreparedImages:
     num_train: int
     num_held_out: int
     has_truths: bool
+    input_pixels: int | None
+    """Pixels of all network inputs that training patches are cut from; None: they are new at every
+    visit, as noise is."""
 
     @property
     def trust(self) -> str:
@@ -156,7 +161,26 @@ def prepare_images(
         "val": {**common, "name": "held-out images", **val_roots},
     }
     has_truths = not is_input or truths is not None
-    return PreparedImages(datasets, len(train), len(held_out), has_truths)
+    input_pixels = _input_pixels(train, info.scale, degradation, has_truths)
+    return PreparedImages(datasets, len(train), len(held_out), has_truths, input_pixels)
+
+
+def _input_pixels(
+    paths: Sequence[Path], scale: int, degradation: Degradation, has_truths: bool
+) -> int | None:
+    """Count the pixels of all inputs, by the headers of the files."""
+    if degradation.kind == "noise":
+        return None
+    pixels = 0
+    for path in paths:
+        height, width, _ = header_size(path, str(path))
+        pixels += height * width
+    if degradation.kind == "bicubic":
+        return pixels // scale**2
+    if has_truths:
+        return pixels
+    # Without truths, images are also seen reduced, see `InputTrainSet`.
+    return pixels + pixels // input_reduction(scale) ** 2
 
 
 def _divide(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:

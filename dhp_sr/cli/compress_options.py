@@ -33,6 +33,8 @@ class Length:
     finetune_iter: int
     generations: int
     """Choices of widths that the search tries."""
+    whole_images: bool = False
+    """Whether the teacher runs over whole images before."""
 
 
 def network_section(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,7 +141,11 @@ class RunTemplate:
             "min_width": rules.min_width,
             "search_iter": length.search_iter,
             "correction": {},
-            "distill": {"weight": distill_weight, "task_loss": self.has_truths},
+            "distill": {
+                "weight": distill_weight,
+                "task_loss": self.has_truths,
+                "whole_images": length.whole_images,
+            },
             "obs": {"generations": length.generations, "widths": rules.widths},
             **measured,
         }

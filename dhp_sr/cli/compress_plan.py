@@ -33,6 +33,13 @@ all 32, with weights put together beside them."""
 STATISTICS_PASSES = 30.0
 """Forward passes of a batch of 16 that the statistics and the orders of channels cost."""
 
+WHOLE_IMAGES_SHARE = 0.5
+"""The original runs over whole images, once, where that takes at most this share of the time that
+it would take on all patches."""
+
+MAX_OUTPUT_BYTES = 4 * 2**30
+"""Space that its outputs may take."""
+
 MIN_FINETUNE = 20
 TIMED_STEPS = 3
 
@@ -94,6 +101,7 @@ def measure_length(
     patch: int,
     batch_size: int,
     minutes: float,
+    input_pixels: int | None = None,
 ) -> tuple[Length, str]:
     """Turn minutes into iterations, by timing a few steps of a network cut to the budget.
 
@@ -105,6 +113,7 @@ def measure_length(
         patch: Height and width of training inputs.
         batch_size: Of the training.
         minutes: For everything.
+        input_pixels: Of all inputs that patches are cut from; None: new at every visit.
 
     Returns:
         The lengths, and a line about them.
@@ -132,6 +141,12 @@ def measure_length(
     # teacher.
     search = statistics + generations * generation + search_iter * 4 * forward_seconds
     finetune = int(min(FINETUNE_SHARE * seconds, 0.93 * seconds - search) / step_seconds)
+    teaching = _teaching_seconds(info, input_pixels, forward_seconds / (batch_size * patch**2))
+    whole_images = teaching < WHOLE_IMAGES_SHARE * finetune * forward_seconds
+    if whole_images:
+        search += teaching
+        step_seconds -= forward_seconds
+        finetune = int(min(FINETUNE_SHARE * seconds, 0.93 * seconds - search) / step_seconds)
     if finetune < MIN_FINETUNE:
         needed = (search + MIN_FINETUNE * step_seconds) / 0.93 / 60
         raise UserError(
@@ -144,7 +159,20 @@ def measure_length(
         f"expected: {expected:.1f} minutes and the scores; {search_iter} + {finetune} iterations "
         f"of {step_seconds:.2f} s, {generations} choices of widths"
     )
-    return Length(search_iter, finetune, generations), text
+    if whole_images:
+        text += "; the original runs over whole images, once"
+    return Length(search_iter, finetune, generations, whole_images), text
+
+
+def _teaching_seconds(info: ModelInfo, input_pixels: int | None, seconds_per_pixel: float) -> float:
+    """Seconds that the original takes over whole images; infinite where they cannot be used."""
+    if input_pixels is None:
+        return math.inf
+    channels = info.out_channels or info.in_channels
+    # In half precision.
+    if 2 * channels * info.scale**2 * input_pixels > MAX_OUTPUT_BYTES:
+        return math.inf
+    return seconds_per_pixel * input_pixels
 
 
 def _time_steps(network: nn.Module, small: nn.Module, images: torch.Tensor) -> tuple[float, float]:
@@ -159,7 +187,7 @@ def _time_steps(network: nn.Module, small: nn.Module, images: torch.Tensor) -> t
         with torch.no_grad():
             target = network(images)
         forward_end = time.perf_counter()
-        # The optimizer's step is not timed: it is small beside a pass of 16 patches.
+        # The optimizer's step is not timed: it is small beside a pass of a batch.
         nn.functional.l1_loss(small(images), target).backward()
         end = time.perf_counter()
         forward_seconds = min(forward_seconds, forward_end - start)

@@ -215,6 +215,7 @@ def _length(
         patch=training["gt_size"] // info.scale,
         batch_size=batch_size,
         minutes=request.minutes,
+        input_pixels=prepared.input_pixels,
     )
     note(text)
     return length

@@ -88,10 +88,15 @@ def build_input_train_set(options: TrainDataset, scale: int, seed: int) -> Datas
         _keys(images),
         side=side,
         scale=scale,
-        reduction=max(2, scale),
+        reduction=input_reduction(scale),
         augmentation=Augmentation(options.use_hflip, options.use_rot),
         seed=seed,
     )
+
+
+def input_reduction(scale: int) -> int:
+    """Whole factor that images without truths are also seen reduced by."""
+    return max(2, scale)
 
 
 def build_pair_train_set(options: TrainDataset, scale: int, seed: int) -> Dataset:

@@ -260,6 +260,26 @@ def test_a_latency_is_that_of_the_runtime_named(material, tmp_path):
     assert compress.round_to is None
 
 
+@pytest.mark.parametrize(
+    "model, degradation, whole",
+    [
+        ("compact.pth", None, True),
+        ("compact.pth", "bicubic", True),
+        ("dncnn.pth", "noise=25", False),
+    ],
+)
+def test_the_original_runs_over_whole_images_where_inputs_stay(
+    material, tmp_path, model, degradation, whole
+):
+    """The images of the test hold fewer pixels than the patches of twenty steps."""
+    checkpoint = open_checkpoint(material / model, None, [])
+    request = CompressRequest(
+        material / "images", Target("macs", 0.5), minutes=1.0, degradation=degradation
+    )
+    options = prepare_run(checkpoint, request, tmp_path, lambda line: None)
+    assert options.compress.distill.whole_images is whole
+
+
 @pytest.mark.parametrize("arguments, fact", MISTAKES)
 def test_mistakes_are_named(material, tmp_path, arguments, fact):
     with pytest.raises(UserError) as caught:
