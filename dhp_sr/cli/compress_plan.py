@@ -121,14 +121,9 @@ def measure_length(
     Raises:
         UserError: There is no time for a useful run.
     """
-    # Noise: the time of a layer does not depend on the values.
-    images = torch.rand(batch_size, info.in_channels, patch, patch)
-    mask = hyper.mask.clone()
-    # With equal scores: which channels go does not change the time, only how many.
-    hyper.prune_to_budget(budget)
-    small = hyper.cut(check=False).train()
-    hyper.mask.copy_(mask)
-    forward_seconds, step_seconds = _time_steps(network, small, images)
+    forward_seconds, step_seconds = _time_steps(
+        network, _cut_to(hyper, budget), torch.rand(batch_size, info.in_channels, patch, patch)
+    )
     seconds = 60 * minutes
     batch_factor = batch_size / 16
     statistics = STATISTICS_PASSES * forward_seconds / batch_factor
@@ -164,6 +159,16 @@ def measure_length(
     return Length(search_iter, finetune, generations, whole_images), text
 
 
+def _cut_to(hyper: HyperNet, budget: Budget) -> nn.Module:
+    """Return a network of the size of a budget; the masks stay as they are."""
+    mask = hyper.mask.clone()
+    # With equal scores: which channels go does not change the time, only how many.
+    hyper.prune_to_budget(budget)
+    small = hyper.cut(check=False).train()
+    hyper.mask.copy_(mask)
+    return small
+
+
 def _teaching_seconds(info: ModelInfo, input_pixels: int | None, seconds_per_pixel: float) -> float:
     """Seconds that the original takes over whole images; infinite where they cannot be used."""
     if input_pixels is None:
@@ -178,7 +183,8 @@ def _teaching_seconds(info: ModelInfo, input_pixels: int | None, seconds_per_pix
 def _time_steps(network: nn.Module, small: nn.Module, images: torch.Tensor) -> tuple[float, float]:
     """Seconds of the teacher's forward, and of a whole finetuning step with it.
 
-    The fastest of a few is taken: the others had to wait for the machine.
+    The fastest of a few is taken: the others had to wait for the machine. The images may be noise:
+    the time of a layer does not depend on the values.
     """
     forward_seconds = math.inf
     step_seconds = math.inf
