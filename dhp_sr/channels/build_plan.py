@@ -65,7 +65,7 @@ def make_plan(
             prune_residual=prune_residual,
             kept_statistics=kept_statistics,
         )
-        reads_weights = reads_weights or bool(analysis.read_as_values)
+        reads_weights = reads_weights or _share_read(analysis) > _LARGE_SHARE
         return freeze(analysis, network, example_input, training)
 
     plan: ChannelPlan | None = None
@@ -85,6 +85,17 @@ def make_plan(
         assert refusal is not None
         raise refusal
     return plan
+
+
+_LARGE_SHARE = 0.05
+
+
+def _share_read(analysis: AnalysisContext) -> float:
+    """Return the fraction of the parameters whose values the forward computes with."""
+    # A table of positions is such a parameter, too, and is the same in both modes.
+    entries = {name: math.prod(shape) for name, shape in analysis.shapes.items()}
+    read = sum(entries.get(name, 0) for name in analysis.read_as_values)
+    return read / max(1, sum(entries.values()))
 
 
 def _prunable_share(plan: ChannelPlan) -> float:
