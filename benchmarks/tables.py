@@ -289,3 +289,22 @@ def _span(values: Sequence[float]) -> str:
     if len(values) == 1:
         return mean
     return f"{mean} ({min(values):.2f} to {max(values):.2f})"
+
+
+def cut_without_training_table(rows: Sequence[Row]) -> str:
+    """Markdown table of scores right after a corrected cut, by method and kept fraction.
+
+    Args:
+        rows: those of `results/cut_without_training.json`, all of one network.
+    """
+    names = list(rows[0]["scores"])
+    lines = [["method", "MACs kept", "seed", *(f"{name} dB" for name in names), "CPU seconds"]]
+    for row in sorted(rows, key=lambda row: (-row["keep_ratio"], -row["scores"][names[0]])):
+        scores = [f"{row['scores'][name]:.2f}" for name in names]
+        seconds = MISSING
+        kept = "100%"
+        if row["method"] != DENSE:
+            seconds = f"{row['cpu_seconds_search'] + row['cpu_seconds_correction']:.0f}"
+            kept = f"{row['kept']:.1%}"
+        lines.append([row["method"], kept, str(row["seed"]), *scores, seconds])
+    return markdown(lines)

@@ -32,6 +32,7 @@ from benchmarks.speed_tables import (  # noqa: E402
 )
 from benchmarks.tables import (  # noqa: E402
     coverage_table,
+    cut_without_training_table,
     headline_table,
     latency_table,
     method_comparison_table,
@@ -49,6 +50,7 @@ MARKED_TABLE = re.compile(r"(<!-- (results/[\w.-]+\.json) -->\n).*?(<!-- end -->
 
 TABLES = {
     "coverage": coverage_table,
+    "cut_without_training": cut_without_training_table,
     "headline": headline_table,
     "inference": inference_table,
     "loader": loader_table,
