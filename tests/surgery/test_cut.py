@@ -7,7 +7,7 @@ from torch import nn
 from dhp_sr.surgery.cut import MAX_DIFFERENCE, CutError, check_cut
 
 
-class Cancelling(nn.Module):
+class Canceling(nn.Module):
     """Computes x + shift, with large values that cancel each other on the way."""
 
     def __init__(self, shift=0.0):
@@ -22,17 +22,17 @@ class Cancelling(nn.Module):
 def test_rounding_of_large_weights_is_no_wrong_cut():
     torch.manual_seed(0)
     x = torch.rand(1, 3, 8, 8)
-    assert check_cut(Cancelling(), nn.Identity(), x) > MAX_DIFFERENCE
+    assert check_cut(Canceling(), nn.Identity(), x) > MAX_DIFFERENCE
 
 
 def test_a_wrong_cut_is_found_behind_rounding():
     torch.manual_seed(0)
     with pytest.raises(CutError, match="differs"):
-        check_cut(Cancelling(0.01), nn.Identity(), torch.rand(1, 3, 8, 8))
+        check_cut(Canceling(0.01), nn.Identity(), torch.rand(1, 3, 8, 8))
 
 
 def test_a_forward_that_takes_single_precision_alone_is_refused_as_before():
-    class Single(Cancelling):
+    class Single(Canceling):
         def forward(self, x):
             if x.dtype != torch.float32:
                 raise RuntimeError("expected float32")
