@@ -141,6 +141,12 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 def main() -> int:
     """Parse the command line, measure and write the rows."""
+    arguments = _parser().parse_args()
+    merge_rows(arguments.out, "cut_without_training", measure(arguments), KEY)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-opt", dest="option_file", type=Path, required=True)
     parser.add_argument("--set", dest="overrides", nargs="+", default=[], metavar="a.b=v")
@@ -155,9 +161,7 @@ def main() -> int:
     parser.add_argument("--uncorrected", action="store_true", help="score cuts without correction")
     parser.add_argument("--note", default="")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "cut_without_training.json")
-    arguments = parser.parse_args()
-    merge_rows(arguments.out, "cut_without_training", measure(arguments), KEY)
-    return 0
+    return parser
 
 
 if __name__ == "__main__":

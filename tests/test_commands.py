@@ -107,6 +107,8 @@ def small(path, experiments):
     changes += ["compress.dense_iter=2", "compress.search_iter=2", "compress.tolerance=0.2"]
     changes += [f"compress.round_to={step}"]
     changes += ["path.pretrain_network_g=null"]  # the checkpoint does not fit the tiny network
+    if options.compress.distill and options.compress.distill.whole_images:
+        changes += ["compress.distill.whole_images=false"]  # the teacher is trained on the way
     changes += ["logger.use_tb_logger=false", f"path.experiments_root={experiments}", "num_gpu=0"]
     return ["--set", *changes]
 

@@ -8,10 +8,7 @@ from torch import Tensor
 from dhp_sr.channels.plan import ChannelPlan
 from dhp_sr.hyper.hypernet import HyperNet
 from dhp_sr.hyper.parametrization import AxisVectors, Factored, Parametrization, outer_product
-from dhp_sr.surgery.cut import relative_difference
-
-MAX_DIFFERENCE = 1e-3
-"""Relative difference of two outputs that counts as rounding."""
+from dhp_sr.surgery.cut import MAX_DIFFERENCE, MAX_DIFFERENCE_FLOAT64, relative_difference
 
 
 class Gated(Parametrization):
@@ -97,14 +94,27 @@ def use_gates(hyper: HyperNet) -> tuple[str, ...]:
     was_training = hyper.training
     hyper.eval()
     hyper.parametrization = Gated(hyper.plan)
-    names = [group.name for group in hyper.plan.prunable]
-    gate_all_axes: tuple[str, ...] = ()
-    # All groups together first: each comparison takes two forwards, and nearly always they agree.
-    if not _gating_equals_masking(hyper, names):
-        gate_all_axes = tuple(name for name in names if not _gating_equals_masking(hyper, [name]))
+    dtype = hyper.random_input().dtype
+    try:
+        # Queries and keys may change an output by less than the rounding of single precision.
+        gate_all_axes = _groups_that_gates_miss(hyper.double())
+    except RuntimeError:  # a forward that takes its own precision alone
+        gate_all_axes = _groups_that_gates_miss(hyper.to(dtype))
+    finally:
+        hyper.to(dtype)
+    if gate_all_axes:
         hyper.parametrization = Gated(hyper.plan, gate_all_axes)
     hyper.train(was_training)
     return gate_all_axes
+
+
+def _groups_that_gates_miss(hyper: HyperNet) -> tuple[str, ...]:
+    """Return the groups for which gates where weights read do something else than masks."""
+    names = [group.name for group in hyper.plan.prunable]
+    # All groups together first: each comparison takes two forwards, and nearly always they agree.
+    if _gating_equals_masking(hyper, names):
+        return ()
+    return tuple(name for name in names if not _gating_equals_masking(hyper, [name]))
 
 
 def _gating_equals_masking(hyper: HyperNet, groups: list[str]) -> bool:
@@ -123,4 +133,5 @@ def _gating_equals_masking(hyper: HyperNet, groups: list[str]) -> bool:
     hyper.set_masks(keep)
     masked = hyper(x)
     hyper.mask.copy_(mask_before)
-    return relative_difference(masked, gated) <= MAX_DIFFERENCE
+    limit = MAX_DIFFERENCE_FLOAT64 if x.dtype == torch.float64 else MAX_DIFFERENCE
+    return relative_difference(masked, gated) <= limit

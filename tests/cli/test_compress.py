@@ -16,6 +16,8 @@ import dhp_sr
 from dhp_sr.archs import build
 from dhp_sr.basicsr_adapter.shim import prepare_torchvision
 from dhp_sr.cli.compress import run_compress
+from dhp_sr.cli.compress_images import BATCH_SIZE
+from dhp_sr.cli.compress_options import SEARCH_SAMPLES
 from dhp_sr.cli.compress_prepare import prepare_run
 from dhp_sr.cli.compress_quality import QualityBound
 from dhp_sr.cli.compress_request import CompressRequest, Target
@@ -310,6 +312,8 @@ def test_folders_without_enough_images(material, tmp_path):
 def test_an_interrupted_run_leaves_its_best_and_goes_on(material, tmp_path, monkeypatch, capsys):
     from dhp_sr.cli import compress as service
 
+    search_iterations = SEARCH_SAMPLES // BATCH_SIZE
+
     class Stop:
         calls = 0
 
@@ -321,7 +325,7 @@ def test_an_interrupted_run_leaves_its_best_and_goes_on(material, tmp_path, monk
 
         def __call__(self):
             Stop.calls += 1
-            return Stop.calls == 12
+            return Stop.calls == search_iterations + 2
 
     monkeypatch.setattr(service, "stop_on_signals", Stop)
     assert compress(material, tmp_path, "compact.pth", iterations="4") == 130
