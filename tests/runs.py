@@ -91,11 +91,17 @@ def assert_same_state(left: Path, right: Path, iteration: int = 12) -> None:
     assert_same_tensors(tensors, other_tensors)
 
 
+def _tables(folder: Path) -> set[str]:
+    tables = {path.name for path in folder.iterdir() if path.suffix == ".csv"}
+    return tables | {path.name for path in folder.glob("widths*")}
+
+
 def assert_same_run(left: Path, right: Path, iteration: int = 12) -> None:
     """Compare two run folders: tables, widths, models and the last state."""
-    tables = {path.name for path in left.iterdir() if path.suffix == ".csv"}
-    tables |= {path.name for path in left.glob("widths*")}
-    assert {"curves.csv", "validation.csv", "latents.csv"} <= tables
+    tables = _tables(left)
+    # A run without a search has no table of latents.
+    assert {"curves.csv", "validation.csv"} <= tables
+    assert tables == _tables(right)
     for name in tables:
         assert (left / name).read_text() == (right / name).read_text(), name
     models = {path.name for path in (left / "models").iterdir()}
