@@ -101,7 +101,6 @@ def assert_same_run(left: Path, right: Path, iteration: int = 12) -> None:
     tables = _tables(left)
     # A run without a search has no table of latents.
     assert {"curves.csv", "validation.csv"} <= tables
-    assert tables == _tables(right)
     for name in tables:
         assert (left / name).read_text() == (right / name).read_text(), name
     models = {path.name for path in (left / "models").iterdir()}
