@@ -153,7 +153,7 @@ def prepare_images(
         roots = _link_pairs(train, truths, folder / "train")
         val_roots = _link_pairs(held_out, truths, folder / "held_out")
     else:
-        # Training computes the teacher's outputs for every patch; scores need them once, as files.
+        # Training computes the teacher's outputs itself; scores need them as files.
         roots = {"dataroot_gt": _link(train, folder / "train")}
         val_roots = _write_teacher_outputs(held_out, network, info, folder / "held_out")
     datasets = {

@@ -18,6 +18,9 @@ from dhp_sr.utils.errors import UserError
 FINETUNE_SHARE = 0.75
 """Of the time, at most: the rest is search, correction, scores and the report."""
 
+RUN_SHARE = 0.93
+"""Of the time: search and finetuning together, before the scores and the report."""
+
 SEARCH_SHARE = 0.3
 """Of the time, at most, for trying choices of widths."""
 
@@ -135,15 +138,15 @@ def measure_length(
     # A search step runs the dense network forward and backward, about three passes, and the
     # teacher.
     search = statistics + generations * generation + search_iter * 4 * forward_seconds
-    finetune = int(min(FINETUNE_SHARE * seconds, 0.93 * seconds - search) / step_seconds)
+    finetune = _finetune_steps(seconds, search, step_seconds)
     teaching = _teaching_seconds(info, input_pixels, forward_seconds / (batch_size * patch**2))
     whole_images = teaching < WHOLE_IMAGES_SHARE * finetune * forward_seconds
     if whole_images:
         search += teaching
         step_seconds -= forward_seconds
-        finetune = int(min(FINETUNE_SHARE * seconds, 0.93 * seconds - search) / step_seconds)
+        finetune = _finetune_steps(seconds, search, step_seconds)
     if finetune < MIN_FINETUNE:
-        needed = (search + MIN_FINETUNE * step_seconds) / 0.93 / 60
+        needed = (search + MIN_FINETUNE * step_seconds) / RUN_SHARE / 60
         raise UserError(
             f"--minutes {minutes:g}: no time; on this machine a step takes {step_seconds:.2f} s "
             f"and the search about {search / 60:.1f} minutes: give {needed + 0.1:.1f} minutes "
@@ -157,6 +160,11 @@ def measure_length(
     if whole_images:
         text += "; the original runs over whole images, once"
     return Length(search_iter, finetune, generations, whole_images), text
+
+
+def _finetune_steps(seconds: float, search: float, step_seconds: float) -> int:
+    """Return how many steps of finetuning fit, where the search takes its seconds before."""
+    return int(min(FINETUNE_SHARE * seconds, RUN_SHARE * seconds - search) / step_seconds)
 
 
 def _cut_to(hyper: HyperNet, budget: Budget) -> nn.Module:

@@ -10,7 +10,7 @@ from dhp_sr.data.augment import Augmentation, draw_corner, orient, to_chw, to_te
 from dhp_sr.data.bicubic import downscale
 from dhp_sr.data.image_cache import ImageCache
 from dhp_sr.data.images import crop_to_multiple
-from dhp_sr.data.teacher_outputs import TeacherOutputs, taught_patch
+from dhp_sr.data.teacher_outputs import TeacherOutputs
 
 
 class InputTrainSet(Dataset):
@@ -77,8 +77,9 @@ class InputTrainSet(Dataset):
         if self.teacher_outputs is not None:
             rows = slice(top * self.scale, (top + self.side) * self.scale)
             columns = slice(left * self.scale, (left + self.side) * self.scale)
-            taught = self.teacher_outputs[2 * index + is_reduced][:, rows, columns]
-            patches["taught"] = taught_patch(orient(taught, *orientation))
+            # In the order of `whole_inputs`.
+            number = 2 * index + is_reduced
+            patches["taught"] = self.teacher_outputs.patch(number, rows, columns, orientation)
         return patches
 
     def _reduce(self, index: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from dhp_sr.data.disk_cache import SourceState
 from dhp_sr.data.image_cache import ImageCache
 from dhp_sr.data.images import crop_to_multiple, to_color
 from dhp_sr.data.sources import StoredImage
-from dhp_sr.data.teacher_outputs import TeacherOutputs, taught_patch
+from dhp_sr.data.teacher_outputs import TeacherOutputs
 from dhp_sr.utils.errors import UserError, abbreviate
 
 
@@ -156,8 +156,7 @@ class PairTrainSet(Dataset):
             "key": self.keys[index],
         }
         if self.teacher_outputs is not None:
-            taught = self.teacher_outputs[index][:, rows, columns]
-            patches["taught"] = taught_patch(orient(taught, *orientation))
+            patches["taught"] = self.teacher_outputs.patch(index, rows, columns, orientation)
         return patches
 
 

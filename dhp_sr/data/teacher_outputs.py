@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dhp_sr.data.augment import orient
 from dhp_sr.utils.errors import UserError
 
 HalfImage = NDArray[np.float16]
@@ -53,6 +54,13 @@ class TeacherOutputs:
         values = self._values[self._starts[index] : self._starts[index + 1]]
         return values.reshape(self._shapes[index])
 
+    def patch(
+        self, index: int, rows: slice, columns: slice, orientation: tuple[bool, bool, bool]
+    ) -> torch.Tensor:
+        """Return a patch of an image, float32, in an orientation that `Augmentation` drew."""
+        patch_CHW = orient(self[index][:, rows, columns], *orientation)
+        return torch.from_numpy(np.ascontiguousarray(patch_CHW)).to(torch.float32)
+
 
 @runtime_checkable
 class TaughtTrainSet(Protocol):
@@ -63,8 +71,3 @@ class TaughtTrainSet(Protocol):
 
     def whole_inputs(self) -> Iterator[np.ndarray]:
         """Yield all images that patches are cut from, uint8 (C, H, W), in a fixed order."""
-
-
-def taught_patch(image_CHW: np.ndarray) -> torch.Tensor:
-    """Return a patch of a teacher's output as a contiguous float32 tensor."""
-    return torch.from_numpy(np.ascontiguousarray(image_CHW)).to(torch.float32)

@@ -1,8 +1,6 @@
 """Networks to ONNX graphs: traced, and brought to the opset and precision that are asked for."""
 
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,7 +38,8 @@ def convert_to_onnx(
         UserError: It has no ONNX form, or none in this opset.
     """
     name = type(network).__name__
-    with quiet_exporters(), _muted_loggers("torch.onnx", "onnxscript", "onnx_ir"):
+    # What the exporter would report is checked below.
+    with quiet_exporters("torch.onnx", "onnxscript", "onnx_ir"):
         try:
             program = torch.onnx.export(
                 network,
@@ -154,17 +153,3 @@ def convert_to_half(model: Any) -> Any:
     half.graph.node.extend(unique.values())
     OnnxModel(half).topological_sort()
     return half
-
-
-@contextmanager
-def _muted_loggers(*names: str) -> Iterator[None]:
-    # convert_to_onnx checks what the exporter would report here.
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

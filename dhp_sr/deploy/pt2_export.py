@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -107,12 +108,20 @@ def example_image(network: nn.Module, shape: Sequence[int]) -> Tensor:
 
 
 @contextmanager
-def quiet_exporters() -> Iterator[None]:
-    """Suppress the warnings of torch's exporters about torch itself."""
-    with warnings.catch_warnings():
-        for category in (FutureWarning, DeprecationWarning, UserWarning):
-            warnings.filterwarnings("ignore", category=category)
-        yield
+def quiet_exporters(*loggers: str) -> Iterator[None]:
+    """Suppress the warnings of torch's exporters about torch itself, and what some loggers say."""
+    muted = [logging.getLogger(name) for name in loggers]
+    levels = [logger.level for logger in muted]
+    for logger in muted:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            for category in (FutureWarning, DeprecationWarning, UserWarning):
+                warnings.filterwarnings("ignore", category=category)
+            yield
+    finally:
+        for logger, level in zip(muted, levels, strict=True):
+            logger.setLevel(level)
 
 
 def export_program(network: nn.Module, shape: Sequence[int], size_multiple: int) -> ExportedProgram:

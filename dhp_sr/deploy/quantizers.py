@@ -7,7 +7,6 @@ zoo with every layer in 8 bits loses 4 dB on a processor with AVX2 alone.
 
 import contextlib
 import io
-import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -73,16 +72,8 @@ def quantize_onnx(
 @contextmanager
 def _quiet(*names: str) -> Iterator[None]:
     """Suppress what the libraries log, warn about themselves and print as progress."""
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with quiet_exporters(), contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with quiet_exporters(*names), contextlib.redirect_stdout(io.StringIO()):
+        yield
 
 
 _ONNX_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")

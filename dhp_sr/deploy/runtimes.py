@@ -8,6 +8,7 @@ each time, so that nothing beside the file can become stale.
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -71,27 +72,15 @@ def _open_tensorrt(
 
 
 def _open_openvino(
-    graph: Graph, device: torch.device, precision: str, threads: int | None
+    graph: Graph,
+    device: torch.device,
+    precision: str,
+    threads: int | None,
+    openvino_device: str = "CPU",
 ) -> Runner:
     from dhp_sr.deploy.openvino_runner import OpenVinoRunner
 
-    return OpenVinoRunner(graph, device, precision, threads)
-
-
-def _open_openvino_gpu(
-    graph: Graph, device: torch.device, precision: str, threads: int | None
-) -> Runner:
-    from dhp_sr.deploy.openvino_runner import OpenVinoRunner
-
-    return OpenVinoRunner(graph, device, precision, threads, openvino_device="GPU")
-
-
-def _open_openvino_npu(
-    graph: Graph, device: torch.device, precision: str, threads: int | None
-) -> Runner:
-    from dhp_sr.deploy.openvino_runner import OpenVinoRunner
-
-    return OpenVinoRunner(graph, device, precision, threads, openvino_device="NPU")
+    return OpenVinoRunner(graph, device, precision, threads, openvino_device=openvino_device)
 
 
 _ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
@@ -102,10 +91,18 @@ RUNTIMES = {
     # Intel's graphics and neural processors, which PyTorch does not count as devices. They round
     # otherwise than a CPU, so they are taken only where they are named.
     "openvino-gpu": Runtime(
-        (".xml", ".onnx"), _open_openvino_gpu, ("openvino",), ("cpu",), is_candidate=False
+        (".xml", ".onnx"),
+        partial(_open_openvino, openvino_device="GPU"),
+        ("openvino",),
+        ("cpu",),
+        is_candidate=False,
     ),
     "openvino-npu": Runtime(
-        (".xml", ".onnx"), _open_openvino_npu, ("openvino",), ("cpu",), is_candidate=False
+        (".xml", ".onnx"),
+        partial(_open_openvino, openvino_device="NPU"),
+        ("openvino",),
+        ("cpu",),
+        is_candidate=False,
     ),
     "tensorrt": Runtime((".onnx",), _open_tensorrt, _ONNX_PACKAGES, ("cuda",)),
     # Compiling takes up to a minute for every new shape, so it is never tried unasked.

@@ -83,40 +83,45 @@ class _TorchModule(ModuleType):
 
     def __init__(self, tracer: Any) -> None:
         super().__init__("torch")
-        self.Tensor = _TensorType("Tensor", (), {"_tracer": tracer})
+        self.Tensor = _TensorType("Tensor", (), {"_plain": torch.Tensor, "_tracer": tracer})
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch, name)
 
 
-class _TensorType(type):
-    """Class of a stand-in for `torch.Tensor`: `isinstance(x, Tensor)`, `Tensor(n, c, h, w)`."""
+class _StandIn(type):
+    """Class of a stand-in for a class: `isinstance` and comparisons see what a proxy stands for."""
 
+    _plain: type
     _tracer: Any
+
+    def __getattr__(cls, name: str) -> Any:
+        return getattr(cls._plain, name)
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        if isinstance(instance, fx.Proxy):
+            value = cls._tracer.meta_value(instance, is_decided_on=False)
+            return isinstance(value, cls._plain)
+        return isinstance(instance, cls._plain)
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        return issubclass(subclass, cls._plain)
+
+    def __eq__(cls, other: object) -> bool:
+        return other is cls._plain or other is cls
+
+    def __hash__(cls) -> int:
+        return hash(cls._plain)
+
+
+class _TensorType(_StandIn):
+    """Class of a stand-in for `torch.Tensor`: `Tensor(n, c, h, w)`."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         if _proxies(args):
             # Sizes given one by one make a tensor without values.
             return cls._tracer.create_proxy("call_function", torch.empty, (args,), kwargs)
         return torch.Tensor(*args, **kwargs)
-
-    def __getattr__(cls, name: str) -> Any:
-        return getattr(torch.Tensor, name)
-
-    def __instancecheck__(cls, instance: Any) -> bool:
-        if isinstance(instance, fx.Proxy):
-            value = cls._tracer.meta_value(instance, is_decided_on=False)
-            return isinstance(value, torch.Tensor)
-        return isinstance(instance, torch.Tensor)
-
-    def __subclasscheck__(cls, subclass: type) -> bool:
-        return issubclass(subclass, torch.Tensor)
-
-    def __eq__(cls, other: object) -> bool:
-        return other is torch.Tensor or other is cls
-
-    def __hash__(cls) -> int:
-        return hash(torch.Tensor)
 
 
 def _is_callable(value: object) -> bool:
@@ -196,11 +201,8 @@ def _guarded(function: Callable[..., Any], tracer: Any) -> Callable[..., Any]:
     return call
 
 
-class _NumberType(type):
+class _NumberType(_StandIn):
     """Class of a stand-in for `int` or `float` that keeps traced numbers in the trace."""
-
-    _plain: type
-    _tracer: Any
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         if args and isinstance(args[0], fx.Proxy):
@@ -210,26 +212,8 @@ class _NumberType(type):
                 return cls._tracer.create_proxy("call_function", plain, args, kwargs)
         return cls._plain(*args, **kwargs)
 
-    def __getattr__(cls, name: str) -> Any:
-        return getattr(cls._plain, name)
 
-    def __instancecheck__(cls, instance: Any) -> bool:
-        if isinstance(instance, fx.Proxy):
-            value = cls._tracer.meta_value(instance, is_decided_on=False)
-            return isinstance(value, cls._plain)
-        return isinstance(instance, cls._plain)
-
-    def __subclasscheck__(cls, subclass: type) -> bool:
-        return issubclass(subclass, cls._plain)
-
-    def __eq__(cls, other: object) -> bool:
-        return other is cls._plain or other is cls
-
-    def __hash__(cls) -> int:
-        return hash(cls._plain)
-
-
-class _TextType(_NumberType):
+class _TextType(_StandIn):
     """Class of a stand-in for `str`: the text of a traced number holds for that number alone."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:

@@ -92,6 +92,7 @@ class Phase(ABC):
         Raises:
             UserError: The loss is not finite. The weights are those of the step before.
         """
+        self.observe(images)
         set_learning_rate(self.optimizer, rate)
         self.network.zero_grad(set_to_none=True)
         self.prepare_step(iteration)
@@ -157,6 +158,9 @@ class Phase(ABC):
     def restore_handover(self, state: dict[str, Any], plain: nn.Module) -> Handover:
         """Rebuild the handover that the phase was entered with, from a saved state."""
         return Handover(plain)
+
+    def observe(self, images: Tensor) -> None:  # noqa: B027 - most phases need no inputs
+        """Look at the inputs of a step, (N, C, h, w), before anything else."""
 
     def prepare_step(self, iteration: int) -> None:
         """Make the network ready for the forward pass of a step."""

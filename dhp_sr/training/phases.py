@@ -117,15 +117,8 @@ class Search(Phase):
         self.search.load_state_dict(state["search"])
         self.calibration = list(state["calibration"])
 
-    def step(
-        self,
-        images: Tensor,
-        target: Tensor,
-        iteration: int,
-        rate: float,
-        taught: Tensor | None = None,
-    ) -> dict[str, float]:
-        """Take a training step, see `Phase.step`; keep the inputs that are needed later."""
+    def observe(self, images: Tensor) -> None:
+        """Keep the inputs that the search and the correction need later."""
         compress = self.resources.options.compress
         assert compress is not None
         missing = 0
@@ -137,7 +130,6 @@ class Search(Phase):
             shared = self.resources.context.gather(images)
             self.search.observe(shared)
             self.calibration.extend(sample.clone() for sample in shared[: max(0, missing)])
-        return super().step(images, target, iteration, rate, taught)
 
     def prepare_step(self, iteration: int) -> None:
         """Let the search set masks and latents for the step."""

@@ -148,6 +148,8 @@ def test_compiled_models_take_any_size(file, monkeypatch):
 
 
 @pytest.mark.slow
+# torch.compile imports parts of torch that use what torch deprecates
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 def test_torch_compile_agrees_with_pytorch(file):
     runner = open_runner(file, "torch.compile", threads=1)
     for shape in ((1, 3, 24, 40), (1, 3, 33, 17)):

@@ -44,3 +44,15 @@ def test_everything_may_be_mixed(make_options):
     loss.teacher = torch.nn.Identity()
     images = torch.rand(4, 3, 8, 8)
     assert loss(lambda x: x, images, images + 9) == 0
+
+
+def test_what_was_taught_before_stands_for_the_teacher(make_options):
+    loss = TrainingLoss(make_options(compress={"distill": {"weight": 2.0}}), CPU)
+
+    def teacher(images):
+        raise AssertionError("the teacher runs")
+
+    loss.teacher = teacher
+    images = torch.rand(2, 3, 8, 8)
+    found = loss(lambda x: x, images, images, images + 0.25)
+    assert torch.allclose(found, torch.tensor(2.0 * 0.25))
