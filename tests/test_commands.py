@@ -463,7 +463,7 @@ def trained(option_file, experiments):
 
 
 @pytest.mark.parametrize(("page", "number"), PYTHON)
-def test_python_runs(page, number, experiments, tmp_path, monkeypatch):
+def test_python_runs(page, number, experiments, tmp_path, monkeypatch, registry_restored):
     source = blocks(page, "python")[number]
     if "experiments/quickstart" in source:
         run = trained(ROOT / "options" / "quickstart.yml", experiments)
