@@ -13,6 +13,7 @@ import itertools
 import shlex
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -30,6 +31,7 @@ from benchmarks.result_files import describe_measurement, merge_rows, read_rows 
 from benchmarks.step import step_time_ratio  # noqa: E402
 from benchmarks.time_plan import (  # noqa: E402
     CASES,
+    FROM_PRETRAINED,
     FROM_SCRATCH,
     Case,
     Entry,
@@ -41,9 +43,11 @@ from benchmarks.time_plan import (  # noqa: E402
 from benchmarks.training import batches  # noqa: E402
 from dhp_sr.cli.process import keep_memory, seed_everything  # noqa: E402
 from dhp_sr.config import Options, load_options, resolve_paths  # noqa: E402
+from dhp_sr.tasks import task_of  # noqa: E402
 from dhp_sr.tasks.test_sets import build_test_sets, evaluate  # noqa: E402
 from dhp_sr.training.distributed import DistributedContext  # noqa: E402
 from dhp_sr.training.trainer import Trainer  # noqa: E402
+from dhp_sr.training.whole_images import teach_whole_images  # noqa: E402
 from dhp_sr.utils.devices import select_device  # noqa: E402
 from dhp_sr.utils.errors import UserError, exit_code  # noqa: E402
 
@@ -53,6 +57,7 @@ Batches = Iterator[tuple[int, dict[str, Any]]]
 KIND = "method_comparison"
 KEY = ("case", "method", "seed", "length")
 """Entries of a row that identify it."""
+METHODS = sorted({*FROM_SCRATCH, *FROM_PRETRAINED})
 NUM_MEASUREMENTS = 6
 """Measurements of the pruned network's step; within minutes its ratio drifts by a tenth."""
 
@@ -111,33 +116,40 @@ def train(
 
     Args:
         case: network, data and budget.
-        method: key of `FROM_SCRATCH`.
+        method: of `METHODS`.
         seed: seed of weights, batches and search.
         length: factor on the time.
         changes: `section.key=value` each, the same for all methods.
         context: device.
     """
     entry = find_entry(case, method)
-    phases = plan_iterations(case, entry, length)
+    collect = _iterations_of_calibration(case, entry, changes)
+    phases = plan_iterations(case, entry, length, collect=collect)
     options = _options(case, entry, seed, phases, changes)
     dense_options = _options(case, find_entry(case, "dense"), seed, phases, changes)
     title = f"{method} {seed}"
     seed_everything(seed)
     trainer = _trainer_at(options, context, 0)
-    data = batches(options, 0)
+    train_set = task_of(options).train_set(options)
+    once_s = _teach(trainer, train_set)
+    data = batches(options, 0, train_set=train_set)
     cpu_s = _take_steps(trainer, data, phases.dense, title)
     search_ratio = 1.0
     step_ratios: list[float] = []
     if phases.search:
         # Of a second trainer at the start of the search, since measuring trains.
         make_trainer = partial(_trainer_at, options, context, phases.dense)
-        search_ratio = _measure_ratio(make_trainer, dense_options)
+        search_ratio, _ = _measure(make_trainer, dense_options, train_set)
         cpu_s += _take_steps(trainer, data, phases.search, f"{title} search")
     if method != "dense":
+        start_s = _clock(context)
         trainer.advance(phases.dense + phases.search)
-        plan = partial(plan_iterations, case, entry, length, search_ratio=search_ratio)
+        once_s += _clock(context) - start_s
+        plan = partial(
+            plan_iterations, case, entry, length, search_ratio=search_ratio, collect=collect
+        )
         finetune_s, phases, step_ratios = _finetune(
-            trainer, data, dense_options, plan, f"{title} cut"
+            trainer, data, dense_options, train_set, plan, once_s, f"{title} cut"
         )
         cpu_s += finetune_s
     trainer.advance(phases.total)
@@ -148,15 +160,45 @@ def train(
         "step_ratio": round(statistics.fmean(step_ratios or [1.0]), 3),
         "step_ratios": step_ratios,
         "iterations": asdict(phases),
-        "cpu_s": round(cpu_s),
+        "once_s": round(once_s),
+        "cpu_s": round(cpu_s + once_s),
     }
+
+
+def _iterations_of_calibration(case: Case, entry: Entry, changes: Sequence[str]) -> int:
+    """Iterations whose inputs a network that is cut at once is corrected on; 0: it is not."""
+    options = load_options(ROOT / "options" / case.option_file, changes)
+    compress = options.compress
+    if entry.method == "dense" or compress is None or compress.correction is None:
+        return 0
+    return compress.search_iter or 0
+
+
+def _teach(trainer: Trainer, train_set: Any) -> float:
+    """Run the teacher on whole training images, where options say so; return its time, s."""
+    compress = trainer.options.compress
+    if compress is None or compress.distill is None or not compress.distill.whole_images:
+        return 0.0
+    teacher = trainer.resources.loss.teacher
+    assert teacher is not None, "the search begins at once"
+    start_s = _clock(trainer.context)
+    folder = Path(tempfile.gettempdir())
+    teach_whole_images(train_set, teacher, trainer.options.scale, trainer.context, folder)
+    return _clock(trainer.context) - start_s
+
+
+def _clock(context: DistributedContext) -> float:
+    """Seconds: processor time on a CPU, wall time on a graphics card."""
+    return time.process_time() if context.device.type == "cpu" else time.perf_counter()
 
 
 def _finetune(
     trainer: Trainer,
     data: Batches,
     dense_options: Options,
+    train_set: Any,
     plan: Callable[..., Iterations],
+    once_s: float,
     title: str,
 ) -> tuple[float, Iterations, list[float]]:
     """Train a pruned network for the remaining time, measuring its steps on the way.
@@ -165,7 +207,9 @@ def _finetune(
         trainer: training at the cut.
         data: batches from there on.
         dense_options: options of the dense network, the unit of time.
-        plan: `plan_iterations` but for the ratio of the steps.
+        train_set: images that `data` draws from.
+        plan: `plan_iterations` but for the ratio of the steps and the time of the cut.
+        once_s: time of the cut, and of all else that happened once, in seconds.
         title: title of the progress bar.
 
     Returns:
@@ -175,10 +219,14 @@ def _finetune(
     done = prune_at
     cpu_s = 0.0
     step_ratios: list[float] = []
+    dense_steps_s: list[float] = []
     for remaining in range(NUM_MEASUREMENTS, 0, -1):
-        ratio = _measure_ratio(lambda: copy.deepcopy(trainer), dense_options)
+        ratio, dense_s = _measure(lambda: copy.deepcopy(trainer), dense_options, train_set)
         step_ratios.append(ratio)
-        total = plan(step_ratio=statistics.fmean(step_ratios)).total
+        dense_steps_s.append(dense_s)
+        cut = once_s / statistics.fmean(dense_steps_s)
+        planned = plan(step_ratio=statistics.fmean(step_ratios), cut=cut)
+        total = planned.total
         if total < done:
             warning = f"measured times jump ({step_ratios}); it had more time than the others"
             print(f"{title}: {warning}", file=sys.stderr)
@@ -187,7 +235,7 @@ def _finetune(
         trainer.schedule = replace(trainer.schedule, total_iter=max(total, done + num_steps))
         cpu_s += _take_steps(trainer, data, num_steps, f"{title}, {remaining} to go")
         done += num_steps
-    phases = replace(plan(), finetune=done - prune_at)
+    phases = replace(planned, finetune=done - prune_at)
     return cpu_s, phases, [round(ratio, 3) for ratio in step_ratios]
 
 
@@ -198,12 +246,17 @@ def _trainer_at(options: Options, context: DistributedContext, iteration: int) -
     return trainer
 
 
-def _measure_ratio(make_trainer: Callable[[], Trainer], dense_options: Options) -> float:
-    """Time of a step relative to the dense network; the random state stays as it was."""
+def _measure(
+    make_trainer: Callable[[], Trainer], dense_options: Options, train_set: Any
+) -> tuple[float, float]:
+    """Time of a step relative to the dense network, and that of the latter in seconds.
+
+    The random state stays as it was.
+    """
     with torch.random.fork_rng():
         trainer = make_trainer()
         reference = _trainer_at(dense_options, trainer.context, 0)
-        _, batch = next(batches(dense_options, 0, 1))
+        _, batch = next(batches(dense_options, 0, 1, train_set=train_set))
         return step_time_ratio(trainer, reference, batch)
 
 
@@ -265,7 +318,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     default_methods = ["dhp", "magnitude", "uniform", "random"]
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--methods", nargs="+", choices=FROM_SCRATCH, default=default_methods)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=default_methods)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--length", type=float, default=1.0, help="factor on the time of every run")
     parser.add_argument(

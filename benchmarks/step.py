@@ -77,8 +77,10 @@ def measure_steps(
 
 def step_time_ratio(
     trainer: Trainer, reference: Trainer, batch: Mapping[str, Any], rounds: int = 7
-) -> float:
-    """Time of a training step relative to a reference; processor time on a CPU.
+) -> tuple[float, float]:
+    """Time of a training step relative to a reference, and the reference's in seconds.
+
+    Processor time on a CPU, wall time on a graphics card.
 
     Args:
         trainer: network in training; the steps are real, so it is trained by them.
@@ -95,9 +97,12 @@ def step_time_ratio(
         steps[name] = partial(measured.step, batch, iteration)
     device = trainer.context.device
     times = measure(steps, rounds, device)
-    if device.type == "cpu":
-        return ratios(times["trainer"].cpu_ms, times["reference"].cpu_ms)["median"]
-    return ratios(times["trainer"].wall_ms, times["reference"].wall_ms)["median"]
+    measured_ms, reference_ms = (
+        times[name].cpu_ms if device.type == "cpu" else times[name].wall_ms
+        for name in ("trainer", "reference")
+    )
+    ratio = ratios(measured_ms, reference_ms)["median"]
+    return ratio, quartiles(reference_ms)["median"] / 1000
 
 
 def _trainer(

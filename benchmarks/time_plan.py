@@ -3,8 +3,8 @@
 Time is processor time on a CPU, wall time on a graphics card; its unit is a training step of the
 dense network. A step of the search is measured against it when the search begins, since a teacher
 may take part in it. A step of the pruned network is measured several times from the cut on:
-networks of equal multiply-adds differ by up to a third. Time that a method does not spend on dense
-training and search goes into finetuning.
+networks of equal multiply-adds differ by up to a third. The cut itself is timed too: with `obs` or
+a correction it takes as long as hundreds of steps. What is left goes into finetuning.
 """
 
 from dataclasses import dataclass
@@ -15,6 +15,8 @@ PAPER_SHRINKAGE = 0.8
 """Decrease of |z| over a search with preset `paper`: enough for half of N(0, 1) to reach zero."""
 PAPER_LATENT_LR = 1e-3
 """Learning rate of the latents: ten times the paper's, for ten times shorter searches."""
+RLFN_LENGTH = 4500
+"""About an hour of one core with bf16 instructions: 30 minutes of two."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,12 @@ CASES = {
     "edsr_30": Case("edsr_x4_cpu.yml", 0.3, 4500, ("Set14", "B100", "Urban100")),
     "dncnn_50": Case("dncnn_s25_cpu.yml", 0.5, 6000, ("BSD68",)),
     "dncnn_published_50": Case("dncnn_s25_published.yml", 0.5, 1000, ("BSD68",), True),
+    "rlfn_published_50": Case(
+        "rlfn_x4_published.yml", 0.5, RLFN_LENGTH, ("Set14", "B100", "Urban100"), True
+    ),
+    "rlfn_published_70": Case(
+        "rlfn_x4_published.yml", 0.7, RLFN_LENGTH, ("Set14", "B100", "Urban100"), True
+    ),
 }
 
 
@@ -73,8 +81,9 @@ FROM_SCRATCH = {
 }
 """Name of a method in the results -> its entry, for networks without trained weights."""
 
-# Baselines cut at once. The fraction of dhp is that of the option file.
+# Baselines and obs are cut at once. The fraction of dhp is that of the option file.
 FROM_PRETRAINED = {
+    "obs": Entry("obs"),
     "dense": Entry("dense", dense=1.0),
     "dhp": Entry("dhp", search=0.3),
     "hsn": Entry("hsn", search=0.3),
@@ -120,6 +129,8 @@ def plan_iterations(
     *,
     search_ratio: float = 1.0,
     step_ratio: float | None = None,
+    collect: int = 0,
+    cut: float = 0.0,
 ) -> Iterations:
     """Lengths of the phases for which every method takes the same time.
 
@@ -130,6 +141,8 @@ def plan_iterations(
         search_ratio: time of a step of the search, relative to the dense network.
         step_ratio: time of a step of the pruned network, relative to the dense network. Default,
             for the learning rate until the cut: the mean of the kept fraction and 1.
+        collect: least length of the search: iterations whose inputs the cut is calculated from.
+        cut: time of the cut, and of all else that happens once.
     """
     time = case.length * length
     if entry.method == "dense":
@@ -137,8 +150,8 @@ def plan_iterations(
     if step_ratio is None:
         step_ratio = (1 + case.keep_ratio) / 2
     dense = round(entry.dense * time)
-    search = round(entry.search * time)
-    remaining = time - dense - search * search_ratio
+    search = max(round(entry.search * time), collect)
+    remaining = time - dense - search * search_ratio - cut
     return Iterations(dense, search, round(remaining / step_ratio))
 
 

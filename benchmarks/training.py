@@ -10,7 +10,7 @@ from dhp_sr.tasks import task_of
 
 
 def batches(
-    options: Options, start: int, end: int | None = None
+    options: Options, start: int, end: int | None = None, train_set: Any = None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (iteration, batch), with the same batches as in `train.py`.
 
@@ -18,10 +18,11 @@ def batches(
         options: options of the run, with absolute paths.
         start: first iteration.
         end: iteration to stop before; default: none.
+        train_set: images to draw from; default: those of the options.
     """
     data = options.datasets["train"]
     loader = train_batches(
-        task_of(options).train_set(options),
+        train_set or task_of(options).train_set(options),
         batch_size=data.batch_size_per_gpu,
         workers=0,  # measured in this process
         seed=options.manual_seed,

@@ -216,9 +216,26 @@ def forward(self, x):
 
 _BatchNorm.forward = forward
 from dhp_sr.train import main
+from dhp_sr.training.trainer import Trainer
+
+def doubled(tensor):
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+def double_inputs(module, inputs):
+    return tuple(doubled(x) if isinstance(x, torch.Tensor) else x for x in inputs)
+
+to_device = Trainer._to_device
+Trainer._to_device = lambda self, tensor: to_device(self, doubled(tensor))
+torch.nn.modules.module.register_module_forward_pre_hook(double_inputs)
+torch.Tensor.float = torch.Tensor.double
+torch.set_default_dtype(torch.float64)
 sys.exit(main())
 """
-"""train.py with norms that take no statistics of a batch: those are each process's own."""
+"""train.py in double precision, with norms that take no statistics of a batch.
+
+Those are each process's own. In single precision the order of a sum decides the first step of Adam
+wherever a gradient is nearly zero.
+"""
 
 
 @pytest.mark.slow
@@ -237,15 +254,17 @@ def test_two_processes_equal_one_with_every_option_file(path, experiments, tmp_p
         changes += [f"datasets.train.batch_size_per_gpu={2 * batch_size // processes}"]
         if options.compress.distill:
             changes += ["compress.distill.mix=0"]  # within a process, see docs
+        if "dropout" in options.network_g.model_dump():
+            changes += ["network_g.dropout=0"]  # drawn by each process for its own images
         torchrun(processes, script, "-opt", path, *small(path, experiments), *changes)
     curves = [read_curves(run) for run in runs]
     assert len(curves[0]) == len(curves[1]) > 3
-    np.testing.assert_allclose(curves[1], curves[0], rtol=1e-4)
+    np.testing.assert_allclose(curves[1], curves[0], rtol=1e-7)
     groups = [json.loads((run / "widths.json").read_text())["groups"] for run in runs]
     assert groups[0] == groups[1]
     left, right = (load_file(run / "models" / "pruned.safetensors") for run in runs)
     for key, value in left.items():
-        torch.testing.assert_close(right[key], value, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(right[key], value, rtol=1e-6, atol=1e-9)
 
 
 def read_curves(run):

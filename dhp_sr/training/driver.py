@@ -3,9 +3,11 @@
 import logging
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
+
+import torch
 
 from dhp_sr.config import dump_options, resolve_paths, run_path
 from dhp_sr.config.schema import Options
@@ -79,6 +81,16 @@ def train(
         destroy_process_group()
 
 
+def batch_of_workers(first_batch: Mapping[str, Any], options: Options) -> Mapping[str, Any]:
+    """Return a batch of the size that workers make: later ones may hold the teacher's outputs."""
+    compress = options.compress
+    if compress is None or compress.distill is None or not compress.distill.whole_images:
+        return first_batch
+    num, channels, height, width = first_batch["lq"].shape
+    shape = (num, channels, height * options.scale, width * options.scale)
+    return {**first_batch, "taught": torch.empty(shape)}
+
+
 class _Run:
     """Data, trainer, folder and log of a run."""
 
@@ -106,7 +118,7 @@ class _Run:
             self.train_set, batch_size=data.batch_size_per_gpu, seed=options.manual_seed
         )
         check_shared_memory(
-            self.first_batch,
+            batch_of_workers(self.first_batch, options),
             workers=data.num_worker_per_gpu,
             processes=int(os.environ.get("LOCAL_WORLD_SIZE", context.world_size)),
         )

@@ -18,6 +18,7 @@ from tiny_runs import tiny_options
 
 from dhp_sr.data import sampler, shared_memory
 from dhp_sr.data.sampler import train_batches
+from dhp_sr.training.driver import batch_of_workers
 from dhp_sr.utils.errors import LostProcessError, UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -244,3 +245,13 @@ def test_shared_memory_is_counted_before_the_start(monkeypatch, tmp_path):
     shared_memory.check_shared_memory(batch, workers=3, processes=1)
     with pytest.raises(UserError, match="each of 2 processes"):
         shared_memory.check_shared_memory(batch, workers=3, processes=2)
+
+
+def test_the_outputs_of_a_teacher_are_counted_as_well(make_options):
+    """They are computed after the first batch, and go through the workers with every later one."""
+    batch = {"lq": torch.zeros(2, 3, 8, 8), "gt": torch.zeros(2, 3, 16, 16)}
+    distill = {"weight": 1.0}
+    assert batch_of_workers(batch, make_options(compress={"distill": distill})) is batch
+    options = make_options(compress={"distill": {**distill, "whole_images": True}})
+    taught = batch_of_workers(batch, options)["taught"]
+    assert taught.shape == (2, 3, 8 * options.scale, 8 * options.scale)
