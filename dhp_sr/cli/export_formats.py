@@ -7,6 +7,7 @@ A new format is a writer and a row of `EXPORT_FORMATS`. The command line reads t
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,12 +67,8 @@ class ExportOptions:
             DEFAULT_MAX_LOSS if self.max_loss is None else self.max_loss,
             DEFAULT_FINETUNE_STEPS if self.qat_steps is None else self.qat_steps,
             size_multiple,
-            report=_print_to_stderr,
+            report=partial(print, file=sys.stderr),
         )
-
-
-def _print_to_stderr(message: str) -> None:
-    print(message, file=sys.stderr)
 
 
 Writer = Callable[["nn.Module", Path, Mapping[str, Any], ExportOptions], tuple[str, "Agreement"]]

@@ -126,7 +126,7 @@ def measure_this_process(
     network = open_network(Path(path), torch.device(device), threads, runtime)
     x = torch.full(tuple(shape), 0.5, device=device)
     # Before the pass, with the input already there: it belongs to the caller, not to the pass.
-    loaded_bytes = _resident_bytes()
+    loaded_bytes = _status_bytes("VmRSS") if _STATUS.exists() else _peak_bytes()
     # Loading can take more than the pass, and would hide it.
     if _CLEAR_REFS.exists():
         _CLEAR_REFS.write_text(_RESET_PEAK)
@@ -139,11 +139,6 @@ def measure_this_process(
         "pass_mib": max(peak_bytes - loaded_bytes, 0) / MIB,
         "cuda_peak_mib": cuda_peak,
     }
-
-
-def _resident_bytes() -> int:
-    """Return the size of the process now; outside Linux, its peak."""
-    return _status_bytes("VmRSS") if _STATUS.exists() else _peak_bytes()
 
 
 def _peak_bytes() -> int:

@@ -11,6 +11,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,9 @@ class TimedRuntime:
     prepare: Prepare
 
 
-def _prepare_torch(module: nn.Module, example: Tensor, threads: int) -> Callable[[], object]:
-    return lambda: module(example)
-
-
-TORCH = TimedRuntime("torch", torch.__version__, _prepare_torch)
+TORCH = TimedRuntime(
+    "torch", torch.__version__, lambda module, example, threads: partial(module, example)
+)
 
 
 def _call(compute: Callable[[], Any]) -> Any:

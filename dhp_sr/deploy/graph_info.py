@@ -126,7 +126,8 @@ def _probe(compute: Compute, channels: int, path: Path, stated_multiple: int) ->
         except UserError as error:
             reason = error
             continue
-        if _enlarges(result.shape, side):
+        is_square = result.ndim == 4 and result.shape[2] == result.shape[3]
+        if is_square and result.shape[2] > 0 and result.shape[2] % side == 0:
             scale = result.shape[2] // side
             return ModelInfo(
                 architecture="",
@@ -204,8 +205,3 @@ def _gray_level(compute: Compute, channels: int, side: int, level: float) -> flo
 
 def _gray_image(channels: int, side: int) -> Images:
     return np.full((1, channels, side, side), 0.5, dtype=np.float32)
-
-
-def _enlarges(shape: tuple[int, ...], side: int) -> bool:
-    """Return whether an output is an image enlarged by a whole number."""
-    return len(shape) == 4 and shape[2] == shape[3] and shape[2] > 0 and shape[2] % side == 0

@@ -59,10 +59,6 @@ RECIPES = (
 )
 
 
-def _ignore(message: str) -> None:
-    """Take a message that nobody reads."""
-
-
 @dataclass(frozen=True)
 class Int8Options:
     """Choices of a quantization."""
@@ -75,7 +71,7 @@ class Int8Options:
     """Of quantization-aware finetuning, where every recipe loses more; 0: none."""
     size_multiple: int = 1
     """Sides of inputs are multiples of it."""
-    report: Callable[[str], None] = _ignore
+    report: Callable[[str], None] = lambda message: None
     """Takes a line for the user before something that takes minutes."""
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -46,29 +47,27 @@ class Runtime:
         return all(importlib.util.find_spec(name) is not None for name in self.packages)
 
 
-def _open_torch(graph: Graph, device: torch.device, precision: str, threads: int | None) -> Runner:
-    return TorchRunner(graph.path, device, precision, threads)
-
-
-def _open_compiled(
-    graph: Graph, device: torch.device, precision: str, threads: int | None
+def _open_torch(
+    graph: Graph,
+    device: torch.device,
+    precision: str,
+    threads: int | None,
+    mode: Literal["eager", "compile"] = "eager",
 ) -> Runner:
-    return TorchRunner(graph.path, device, precision, threads, mode="compile")
+    return TorchRunner(graph.path, device, precision, threads, mode=mode)
 
 
 # Imported only when asked for: optional dependencies, which take a second to import.
-def _open_onnx(graph: Graph, device: torch.device, precision: str, threads: int | None) -> Runner:
-    from dhp_sr.deploy.onnx_runner import OnnxRunner
-
-    return OnnxRunner(graph, device, precision, threads)
-
-
-def _open_tensorrt(
-    graph: Graph, device: torch.device, precision: str, threads: int | None
+def _open_onnx(
+    graph: Graph,
+    device: torch.device,
+    precision: str,
+    threads: int | None,
+    runtime: str = "onnxruntime",
 ) -> Runner:
     from dhp_sr.deploy.onnx_runner import OnnxRunner
 
-    return OnnxRunner(graph, device, precision, threads, runtime="tensorrt")
+    return OnnxRunner(graph, device, precision, threads, runtime=runtime)
 
 
 def _open_openvino(
@@ -104,9 +103,11 @@ RUNTIMES = {
         ("cpu",),
         is_candidate=False,
     ),
-    "tensorrt": Runtime((".onnx",), _open_tensorrt, _ONNX_PACKAGES, ("cuda",)),
+    "tensorrt": Runtime(
+        (".onnx",), partial(_open_onnx, runtime="tensorrt"), _ONNX_PACKAGES, ("cuda",)
+    ),
     # Compiling takes up to a minute for every new shape, so it is never tried unasked.
-    "torch.compile": Runtime((), _open_compiled, is_candidate=False),
+    "torch.compile": Runtime((), partial(_open_torch, mode="compile"), is_candidate=False),
     "torch": Runtime((), _open_torch),
 }
 """Name -> runtime; the first whose suffixes fit a file is its default."""

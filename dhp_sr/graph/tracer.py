@@ -48,7 +48,11 @@ class Tracer(fx.Tracer):
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         """Follow a forward; functions that torch.fx cannot see are patched meanwhile."""
-        _teach_einops()
+        # Let einops work on proxies as on tensors: its calls become permutations and reshapes. Only
+        # if a network has imported it; it finds the backend of a value by its class.
+        backends = sys.modules.get("einops._backends")
+        if backends is not None:
+            backends._type2backend[_Proxy] = backends.TorchBackend()
         self._plain_call = nn.Module.__call__
         # torch.fx looks through all tensors for every attribute that is read. Buffers first: a
         # parameter that is also one has the name of the parameter.
@@ -109,7 +113,9 @@ class Tracer(fx.Tracer):
         # With weights it would be another layer in every call; torch.fx refuses it.
         if not is_known and next(m.parameters(), None) is None:
             return forward(*args, **kwargs)
-        may_be_single = _may_be_single(m)
+        # Only then are the tests of single operators worth the shape of the input.
+        is_torch = type(m).__module__.startswith("torch.nn.")
+        may_be_single = bool(LEAF_TESTS) and not is_torch and next(m.children(), None) is None
         if may_be_single and len(args) == 1 and isinstance(args[0], fx.Proxy) and not kwargs:
             value = self.meta_value(args[0], is_decided_on=False)
             if isinstance(value, Tensor) and self._is_single(m, tuple(value.shape)):
@@ -204,20 +210,6 @@ class Tracer(fx.Tracer):
         if is_decided_on and not isinstance(value, (Tensor, type(None))):
             self.guards.append(proxy.node)
         return value
-
-
-def _may_be_single(module: nn.Module) -> bool:
-    """Return whether the tests of single operators are worth the shape of a module's input."""
-    is_torch = type(module).__module__.startswith("torch.nn.")
-    return bool(LEAF_TESTS) and not is_torch and next(module.children(), None) is None
-
-
-def _teach_einops() -> None:
-    """Let einops work on proxies as on tensors: its calls become permutations and reshapes."""
-    # Only if a network has imported it. It finds the backend of a value by its class.
-    backends = sys.modules.get("einops._backends")
-    if backends is not None:
-        backends._type2backend[_Proxy] = backends.TorchBackend()
 
 
 class _Proxy(fx.Proxy):

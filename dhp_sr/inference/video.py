@@ -82,7 +82,11 @@ def restore_video(
                 budget=settings.budget,
                 options=settings.tiling,
             )
-            rows = list(restore_rows(Image(frame), network_input, runner, adapter, tiling, _ignore))
+            # Progress within a frame is not shown.
+            restored = restore_rows(
+                Image(frame), network_input, runner, adapter, tiling, lambda pixels: None
+            )
+            rows = list(restored)
             if written is not None:
                 written.result()
             written = writer.submit(write_frame, target, rows)
@@ -129,10 +133,6 @@ def write_frame(target: BinaryIO, rows: Sequence[Pixels]) -> None:
         target.flush()
     except BrokenPipeError as error:
         raise UserError("--output -: the program that reads the frames has ended") from error
-
-
-def _ignore(pixels: int) -> None:
-    """Take progress within a frame, which is not shown."""
 
 
 class _Report:

@@ -88,7 +88,8 @@ def axes_norm_channels(op: OpContext) -> Any:
 
 def _statistics_axes(op: NodeContext) -> Iterable[int]:
     """Return the axes over which a normalization takes its statistics."""
-    if _has_normalized_shape(op):
+    functions = (F.layer_norm, F.rms_norm)
+    if hasattr(op.module, "normalized_shape") or op.node.target in functions:
         return range(-len(op.option(1, "normalized_shape")), 0)
     if op.node.target is F.normalize:
         dim = op.arg_value(2, "dim", 1)
@@ -98,11 +99,6 @@ def _statistics_axes(op: NodeContext) -> Iterable[int]:
     if dim is None:
         dim = 1
     return [dim]
-
-
-def _has_normalized_shape(op: NodeContext) -> bool:
-    functions = (F.layer_norm, F.rms_norm)
-    return hasattr(op.module, "normalized_shape") or op.node.target in functions
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

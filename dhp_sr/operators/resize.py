@@ -71,8 +71,13 @@ def _resize_module(
         new[name] = wanted.get(prefix + name, old[name])
     if new == old:
         return
-    for name in old:
-        _check_axes(name, old[name], new[name])
+    for name, shape in new.items():
+        if len(old[name]) != len(shape):
+            raise CannotResize(
+                f"{name}: expected {len(old[name])} axes like {old[name]}, found {shape}"
+            )
+        if shape != old[name] and min(shape) < 1:
+            raise CannotResize(f"{name}: expected at least one channel, found {shape}")
     for name, shape in _set_widths(module, old, new).items():
         if new[name] != shape:
             raise CannotResize(
@@ -88,13 +93,6 @@ def _saved_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     # Buffers outside the state dict have no shape in a file or plan; a cut slices them itself.
     unsaved = module._non_persistent_buffers_set
     return {name: tensor for name, tensor in named if name not in unsaved}
-
-
-def _check_axes(name: str, old: Shape, new: Shape) -> None:
-    if len(old) != len(new):
-        raise CannotResize(f"{name}: expected {len(old)} axes like {old}, found {new}")
-    if new != old and min(new) < 1:
-        raise CannotResize(f"{name}: expected at least one channel, found {new}")
 
 
 def _set_widths(module: nn.Module, old: Shapes, new: Shapes) -> Shapes:

@@ -129,7 +129,7 @@ def concatenate_channels(op: OpContext) -> Tensor:
     dim = _joined_axis(op)
     union_find = op.analysis.union_find
     sections = _joined_sections(op)
-    if any(_varies_beside(ids, dim) for ids, _ in sections):
+    if any(ids.numel() > ids.shape[dim] for ids, _ in sections):
         # The channels lie along another axis, and the result has one set of them for all sections.
         rows = []
         for ids, _ in sections:
@@ -150,10 +150,6 @@ def _joined_axis(op: NodeContext) -> int:
             raise Unsupported(f"vectors joined at {op.layer}")
         return 1
     return op.arg_value(1, "dim", op.node.kwargs.get("axis", 0)) % op.value.dim()
-
-
-def _varies_beside(ids: Tensor, dim: int) -> bool:
-    return ids.numel() > ids.shape[dim]
 
 
 def _joined_sections(op: OpContext) -> list[tuple[Tensor, tuple[int, ...]]]:

@@ -122,7 +122,12 @@ class _PriorSolver:
             discounts.append(torch.full((group.width,), discount))
         self._discounts = self._costs.axis_sizes.mean_over_axes(torch.cat(discounts))
 
-        self._widths = [_candidate_widths(allowed_widths(group, budget)) for group in self._groups]
+        self._widths = []
+        for group in self._groups:
+            allowed = allowed_widths(group, budget)
+            # About NUM_CANDIDATES of them, with the smallest and the largest.
+            stride = max(1, len(allowed) // NUM_CANDIDATES)
+            self._widths.append(sorted({allowed[0], *allowed[::-stride]}))
         # Which channels a group keeps makes no difference to cost or loss: take the first ones.
         orders = [torch.arange(group.width) for group in self._groups]
         self._table = WidthCandidates(self._groups, orders, self._widths, self._costs.axis_sizes)
@@ -215,9 +220,3 @@ class _PriorSolver:
         """Compute sizes, loss and cost of the current candidates."""
         self._sizes = self._table.sizes(self._candidates)
         self._loss, self.cost = self._evaluate(self._sizes)
-
-
-def _candidate_widths(allowed: list[int]) -> list[int]:
-    """Return about NUM_CANDIDATES of the allowed widths, with the smallest and the largest."""
-    stride = max(1, len(allowed) // NUM_CANDIDATES)
-    return sorted({allowed[0], *allowed[::-stride]})

@@ -43,7 +43,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         _try_lock(handle)
         yield temporary
         # The data must reach the disk before the name does, or a crash leaves an empty file.
-        _sync(temporary)
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
         os.chmod(temporary, 0o644)  # mkstemp gives 0o600
         os.replace(temporary, path)
     except BaseException as error:
@@ -159,11 +160,6 @@ def remove_partial_files(folder: Path) -> list[Path]:
                 path.unlink(missing_ok=True)
                 removed.append(path)
     return removed
-
-
-def _sync(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
 
 
 @contextmanager

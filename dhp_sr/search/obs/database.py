@@ -109,14 +109,10 @@ class WidthDatabase:
             # The bias takes over what the removed inputs gave on average.
             shift = layer.weight_OF @ layer.mean_F - weight_OF @ layer.mean_F
             bias = bias + shift.reshape(len(bias), -1).sum(1)
-        return _unflatten(self._module(layer), weight_OF), bias
-
-
-def _unflatten(module: Layer, weight_OF: Tensor) -> Tensor:
-    """Bring a flattened weight back to the shape of the module's."""
-    # More rows than output channels: every tap of the kernel is an output of its own.
-    taps = len(weight_OF) // module.weight.shape[out_dim(module)]
-    return as_kernel(module, taps_to_features(weight_OF, taps))
+        module = self._module(layer)
+        # More rows than output channels: every tap of the kernel is an output of its own.
+        taps = len(weight_OF) // module.weight.shape[out_dim(module)]
+        return as_kernel(module, taps_to_features(weight_OF, taps)), bias
 
 
 def _zero_outside(tensor: Tensor, entries: Tensor, dim: int) -> Tensor:

@@ -138,16 +138,13 @@ class WidthEvolution:
         indices[group] = min(last, max(0, indices[group] + sign * size))
         return indices
 
-    def _ratio(self, indices: Sequence[int]) -> float:
-        sizes = self._table.sizes(torch.tensor(list(indices)))
-        return float(self._costs.of_sizes(sizes, self._budget.kind)) / self._dense_cost
-
     def _repair(self, indices: list[int]) -> list[int] | None:
         """Step single groups until the budget is met; None if random steps do not get there."""
         indices = list(indices)
         wanted = self._budget.keep_ratio
         for _ in range(MAX_REPAIRS):
-            ratio = self._ratio(indices)
+            sizes = self._table.sizes(torch.tensor(indices))
+            ratio = float(self._costs.of_sizes(sizes, self._budget.kind)) / self._dense_cost
             if abs(ratio - wanted) <= self._budget.margin:
                 return indices
             sign = 1
