@@ -4,7 +4,7 @@
 
 For each method and budget the trained network is cut, once as it is and once corrected on patches
 of the training images, and scored on the test sets. Nothing is trained. Rows go to
-results/cut_without_training.json.
+results/cut_without_training.json. The methods torch-pruning and torch-kirigami need these packages.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from benchmarks.result_files import describe_measurement, merge_rows  # noqa: E402
+from benchmarks.rival_libraries import LIBRARIES, set_masks_of_library  # noqa: E402
 from benchmarks.training import batches  # noqa: E402
 from dhp_sr.allocation.budget import Budget  # noqa: E402
 from dhp_sr.cli.process import seed_everything  # noqa: E402
@@ -56,9 +57,17 @@ def score(options: Options, network: torch.nn.Module, sets: list[Any]) -> dict[s
 
 
 def select_masks(
-    hyper: HyperNet, options: Options, method: str, budget: Budget, seed: int, inputs: Tensor
+    hyper: HyperNet,
+    network: torch.nn.Module,
+    options: Options,
+    method: str,
+    budget: Budget,
+    seed: int,
+    inputs: Tensor,
 ) -> float:
     """Set the masks of a method for a budget; return the kept fraction of its cost."""
+    if method in LIBRARIES:
+        return set_masks_of_library(method, network, hyper, budget, inputs[:1])
     compress = options.compress
     assert compress is not None, "the option file has a section compress"
     everything = {group.name: torch.ones(group.width) > 0 for group in hyper.plan.prunable}
@@ -115,7 +124,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                     "macs", ratio, arguments.tolerance, arguments.round_to, arguments.round_to
                 )
                 started = time.process_time()
-                kept = select_masks(hyper, options, method, budget, seed, inputs)
+                kept = select_masks(hyper, network, options, method, budget, seed, inputs)
                 searched = time.process_time()
                 corrected = hyper.cut(calibration=calibration)
                 finished = time.process_time()
