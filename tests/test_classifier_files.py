@@ -57,6 +57,7 @@ def test_an_export_says_which_sizes_it_takes(model, tmp_path, form, capsys):
             program(torch.rand(1, 3, SIDE - 1, SIDE))
 
 
+@pytest.mark.slow
 def test_both_runtimes_score_side_by_side(model, onnx, image_folder, tmp_path, capsys):
     given = [
         "--model",

@@ -34,6 +34,7 @@ DEEP = (
     "resnet110_cifar10_dhp",
     "resnet56_cifar10_dhp",
     "resnet56_cifar10_hsn",
+    "srresnet_x4_dhp",
 )
 """Long to trace, and alike to others."""
 DOCUMENTED = ("edsr_x4_dhp", "mobilenetv2_tiny_dhp")

@@ -10,6 +10,7 @@ import torch
 from basicsr_modules import from_basicsr
 from photographs import save_pieces
 from runs import empty_pages
+from slow_rows import rows
 from third_party import third_party_info
 
 from dhp_sr.deploy import load_model, model_info, read_manifest, register
@@ -77,13 +78,9 @@ def arguments(network, folder, *more):
     ]
 
 
-PLAIN = ("RCAN", "MSRResNet", "basicsr:EDSR")
-"""Networks without a peculiarity: no computed weights, sides of any size."""
-
-
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow if name in PLAIN else ()) for name in NETWORKS],
+    rows(NETWORKS, ["RRDBNet"]),
 )
 def test_a_run_and_its_file(name, tmp_path, capsys):
     given = arguments(NETWORKS[name], tmp_path)

@@ -61,6 +61,7 @@ def command(path: Path, *more: str) -> list[str]:
     return [sys.executable, str(ROOT / "dhp_sr" / "train.py"), "-opt", str(path), *more]
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_from_another_folder(option_file, tmp_path, monkeypatch, capsys):
     """SIGKILL somewhere in the middle; the end is that of an uninterrupted run."""
     path = option_file()

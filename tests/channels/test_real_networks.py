@@ -39,6 +39,8 @@ DEEP = (
     "densenet121",
     "efficientnet_b0",
     "regnet_y_400mf",
+    "shufflenet_v2_x0_5",
+    "mobilenet_v3_small",
 )
 """Networks with many layers of kinds that the others have, too."""
 NAMES = [pytest.param(name, marks=pytest.mark.slow if name in DEEP else ()) for name in REACH]

@@ -115,8 +115,8 @@ CUTS = {
     ),
 }
 
-# By default one network of each kind: merged range, padding inside, attention, classifier.
-_LONG = ("SRResNet", "DnCNN", "DenseNet", "VGG", "MobileNetV1", "MobileNetV2")
+# By default a network with a merged range, one with padding inside.
+_LONG = ("ResNet", "RLFN", "SRResNet", "DnCNN", "DenseNet", "VGG", "MobileNetV1", "MobileNetV2")
 ROWS = [pytest.param(name, marks=pytest.mark.slow if name in _LONG else ()) for name in CUTS]
 """Every network, for tests with an exporter, which takes long for those with many layers."""
 

@@ -7,11 +7,12 @@ everything inside the one file.
 
 import pytest
 from exported import SMALL
+from slow_rows import rows
 
 SIDE = 32
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", rows(SMALL, ["EDSR", "DnCNN"]))
 def test_rules(name, exports):
     onnx = pytest.importorskip("onnx")
     network, path = exports[name]

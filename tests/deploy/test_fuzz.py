@@ -117,6 +117,7 @@ def in_a_process(module, *arguments):
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_bombs_stay_small(tmp_path):
     """In a process that may take half a GiB more than after its imports."""
     names = write_all(tmp_path)

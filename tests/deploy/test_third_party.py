@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from real_networks import BASICSR, build_real
+from slow_rows import rows
 from third_party import third_party_info
 from topologies import LiteralShuffle, SharedAndSplit, Split, conv
 
@@ -72,7 +73,7 @@ def assert_same_again(small, info, x, path):
     assert path.with_name("again.safetensors").read_bytes() == path.read_bytes()
 
 
-@pytest.mark.parametrize("name", BASICSR)
+@pytest.mark.parametrize("name", rows(BASICSR, ["RRDBNet", "RCAN"]))
 def test_networks_of_basicsr(tmp_path, name):
     x = torch.rand(1, 3, 16, 16)
     small = pruned(build_real(name), x)
@@ -81,7 +82,8 @@ def test_networks_of_basicsr(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet18", "mobilenet_v3_small", "mnasnet0_5", "shufflenet_v2_x0_5"]
+    "name",
+    rows(["resnet18", "mobilenet_v3_small", "mnasnet0_5", "shufflenet_v2_x0_5"], ["resnet18"]),
 )
 def test_classifiers_of_torchvision(tmp_path, name):
     x = torch.rand(1, 3, 64, 64)

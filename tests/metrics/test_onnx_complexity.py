@@ -2,6 +2,7 @@
 
 import pytest
 from exported import SMALL
+from slow_rows import rows
 from torch import nn
 
 from dhp_sr.deploy.onnx_export import export_onnx
@@ -9,7 +10,7 @@ from dhp_sr.metrics import complexity
 from dhp_sr.metrics.onnx_complexity import onnx_complexity
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", rows(SMALL, ["EDSR", "DnCNN"]))
 def test_the_graph_costs_what_the_network_costs(name, exports):
     network, path = exports[name]
     shape = (2, network.in_channels, 24, 32)

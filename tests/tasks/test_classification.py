@@ -8,6 +8,7 @@ import torch
 from class_images import CLASSES, RESNET, class_options, save_classes
 from runs import assert_same_run, run, run_with_kills, saved_state
 from safetensors.torch import load_file
+from slow_rows import rows
 from torch.utils.data import DataLoader
 
 from dhp_sr.archs import build
@@ -113,7 +114,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", [*[*CASES][:2], pytest.param("bf16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("case", rows(CASES, ["dhp"]))
 def test_killed_in_every_phase(make, tmp_path, monkeypatch, case):
     run(make(name="whole", **CASES[case]), tmp_path)
     again = make(name="killed", **CASES[case])

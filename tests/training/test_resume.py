@@ -4,6 +4,7 @@ import os
 
 import pytest
 from runs import assert_same_run, assert_same_state, run, run_with_kills
+from slow_rows import rows
 from tiny_runs import DNCNN, EDSR, tiny_options
 
 from dhp_sr.config import load_options
@@ -34,7 +35,7 @@ def _restore_working_directory():
     os.chdir(before)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", rows(CASES, ["EDSR", "hsn", "bf16"]))
 def test_killed_in_every_phase(make_options, tmp_path, monkeypatch, case):
     options = make_options(name="whole", **CASES[case])
     whole = run(options, tmp_path)

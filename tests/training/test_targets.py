@@ -99,7 +99,7 @@ def test_the_smallest_target_is_what_a_single_run_searches(make_options):
     "compress",
     [
         {"distill": {"weight": 0.5}},
-        {"method": "hsn", "prune_residual": True},
+        pytest.param({"method": "hsn", "prune_residual": True}, marks=pytest.mark.slow),
         pytest.param({}, marks=pytest.mark.slow),
         pytest.param({"method": "magnitude"}, marks=pytest.mark.slow),
         pytest.param({"method": "random"}, marks=pytest.mark.slow),
