@@ -35,6 +35,10 @@ class Length:
     """Choices of widths that the search tries."""
     whole_images: bool = False
     """Whether the teacher runs over whole images before."""
+    search_seconds: float = 0.0
+    """Time of all that comes before finetuning, where it was measured."""
+    step_seconds: float = 0.0
+    """Time of a step of finetuning, where it was measured."""
 
 
 def network_section(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:

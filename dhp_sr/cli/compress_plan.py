@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from dhp_sr.cli.compress_options import SEARCH_SAMPLES, Length
 from dhp_sr.deploy.model_info import ModelInfo
 from dhp_sr.hyper import HyperNet
 from dhp_sr.utils.cost_kinds import COST_KINDS
+from dhp_sr.utils.devices import has_fast_bf16
 from dhp_sr.utils.errors import UserError
 
 FINETUNE_SHARE = 0.75
@@ -95,71 +97,81 @@ def check_reachable(summary: Mapping[str, Any], kind: str, keep_ratio: float) ->
         )
 
 
-def measure_length(
-    hyper: HyperNet,
-    network: nn.Module,
+@dataclass(frozen=True)
+class StepTimes:
+    """Seconds that the passes of a training batch take on this machine."""
+
+    dense: float
+    """Forward pass of the original in float32, as the search runs it."""
+    teacher: float
+    """The same in the precision of the training."""
+    step: float
+    """A step of finetuning, the teacher's pass included."""
+
+
+def plan_length(
+    times: StepTimes,
     info: ModelInfo,
-    budget: Budget,
     *,
     patch: int,
     batch_size: int,
     minutes: float,
     input_pixels: int | None = None,
-) -> tuple[Length, str]:
-    """Turn minutes into iterations, by timing a few steps of a network cut to the budget.
+) -> Length:
+    """Turn minutes into iterations.
 
     Args:
-        hyper: The converted network; its masks are changed and restored.
-        network: The plain network, the teacher.
-        info: Its description.
-        budget: Of the run; of a latency, the same fraction of multiply-adds stands in.
+        times: Of the passes.
+        info: Description of the network.
         patch: Height and width of training inputs.
         batch_size: Of the training.
         minutes: For everything.
         input_pixels: Of all inputs that patches are cut from; None: new at every visit.
 
-    Returns:
-        The lengths, and a line about them.
-
     Raises:
         UserError: There is no time for a useful run.
     """
-    forward_seconds, step_seconds = _time_steps(
-        network, _cut_to(hyper, budget), torch.rand(batch_size, info.in_channels, patch, patch)
-    )
     seconds = 60 * minutes
     batch_factor = batch_size / 16
-    statistics = STATISTICS_PASSES * forward_seconds / batch_factor
-    generation = PASSES_PER_GENERATION * forward_seconds / batch_factor
+    statistics = STATISTICS_PASSES * times.dense / batch_factor
+    generation = PASSES_PER_GENERATION * times.dense / batch_factor
     # The search takes its share first, within bounds; finetuning gets what is left.
     generations = int((SEARCH_SHARE * seconds - statistics) / generation)
     generations = max(MIN_GENERATIONS, min(MAX_GENERATIONS, generations))
     search_iter = -(-SEARCH_SAMPLES // batch_size)
     # A search step runs the dense network forward and backward, about three passes, and the
     # teacher.
-    search = statistics + generations * generation + search_iter * 4 * forward_seconds
-    finetune = _finetune_steps(seconds, search, step_seconds)
-    teaching = _teaching_seconds(info, input_pixels, forward_seconds / (batch_size * patch**2))
-    whole_images = teaching < WHOLE_IMAGES_SHARE * finetune * forward_seconds
+    search = statistics + generations * generation + search_iter * 4 * times.dense
+    step = times.step
+    finetune = _finetune_steps(seconds, search, step)
+    # Over whole images the teacher computes in float32.
+    teaching = _teaching_seconds(info, input_pixels, times.dense / (batch_size * patch**2))
+    whole_images = teaching < WHOLE_IMAGES_SHARE * finetune * times.teacher
     if whole_images:
         search += teaching
-        step_seconds -= forward_seconds
-        finetune = _finetune_steps(seconds, search, step_seconds)
+        step -= times.teacher
+        finetune = _finetune_steps(seconds, search, step)
     if finetune < MIN_FINETUNE:
-        needed = (search + MIN_FINETUNE * step_seconds) / RUN_SHARE / 60
+        needed = (search + MIN_FINETUNE * step) / RUN_SHARE / 60
         raise UserError(
-            f"--minutes {minutes:g}: no time; on this machine a step takes {step_seconds:.2f} s "
+            f"--minutes {minutes:g}: no time; on this machine a step takes {step:.2f} s "
             f"and the search about {search / 60:.1f} minutes: give {needed + 0.1:.1f} minutes "
             "or more"
         )
-    expected = (search + finetune * step_seconds) / 60
+    return Length(search_iter, finetune, generations, whole_images, search, step)
+
+
+def describe_length(length: Length) -> str:
+    """Return a line about how long a run takes."""
+    minutes = (length.search_seconds + length.finetune_iter * length.step_seconds) / 60
     text = (
-        f"expected: {expected:.1f} minutes and the scores; {search_iter} + {finetune} iterations "
-        f"of {step_seconds:.2f} s, {generations} choices of widths"
+        f"expected: {minutes:.1f} minutes and the scores; {length.search_iter} + "
+        f"{length.finetune_iter} iterations of {length.step_seconds:.2f} s, "
+        f"{length.generations} choices of widths"
     )
-    if whole_images:
+    if length.whole_images:
         text += "; the original runs over whole images, once"
-    return Length(search_iter, finetune, generations, whole_images), text
+    return text
 
 
 def _finetune_steps(seconds: float, search: float, step_seconds: float) -> int:
@@ -188,22 +200,41 @@ def _teaching_seconds(info: ModelInfo, input_pixels: int | None, seconds_per_pix
     return seconds_per_pixel * input_pixels
 
 
-def _time_steps(network: nn.Module, small: nn.Module, images: torch.Tensor) -> tuple[float, float]:
-    """Seconds of the teacher's forward, and of a whole finetuning step with it.
+def measure_steps(
+    hyper: HyperNet, network: nn.Module, budget: Budget, patch: int, batch_size: int
+) -> StepTimes:
+    """Time a few steps with a network that is cut to a budget, as the training takes them.
 
-    The fastest of a few is taken: the others had to wait for the machine. The images may be noise:
+    The fastest of a few is taken: the others had to wait for the machine. The images are noise:
     the time of a layer does not depend on the values.
+
+    Args:
+        hyper: The converted network; its masks are changed and restored.
+        network: The plain network, the teacher.
+        budget: Of the run; of a latency, the same fraction of multiply-adds stands in.
+        patch: Height and width of the inputs.
+        batch_size: Of the training.
     """
-    forward_seconds = math.inf
+    small = _cut_to(hyper, budget)
+    images = torch.rand(batch_size, hyper.plan.example_shape[1], patch, patch)
+    use_bf16 = has_fast_bf16(images.device)
+    dense_seconds = math.inf
+    teacher_seconds = math.inf
     step_seconds = math.inf
     for _ in range(TIMED_STEPS):
         start = time.perf_counter()
         with torch.no_grad():
             target = network(images)
-        forward_end = time.perf_counter()
+        dense_end = time.perf_counter()
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=use_bf16):
+            with torch.no_grad():
+                network(images)
+            teacher_end = time.perf_counter()
+            output = small(images)
         # The optimizer's step is not timed: it is small beside a pass of a batch.
-        nn.functional.l1_loss(small(images), target).backward()
+        nn.functional.l1_loss(output.float(), target).backward()
         end = time.perf_counter()
-        forward_seconds = min(forward_seconds, forward_end - start)
-        step_seconds = min(step_seconds, end - start)
-    return forward_seconds, step_seconds
+        dense_seconds = min(dense_seconds, dense_end - start)
+        teacher_seconds = min(teacher_seconds, teacher_end - dense_end)
+        step_seconds = min(step_seconds, end - dense_end)
+    return StepTimes(dense_seconds, teacher_seconds, step_seconds)

@@ -30,8 +30,10 @@ from dhp_sr.cli.compress_options import (
 from dhp_sr.cli.compress_plan import (
     MAX_GENERATIONS,
     check_reachable,
+    describe_length,
     lines_before_start,
-    measure_length,
+    measure_steps,
+    plan_length,
 )
 from dhp_sr.cli.compress_quality import find_keep_ratio
 from dhp_sr.cli.compress_request import QUALITY, CompressRequest, Degradation, Target
@@ -207,17 +209,17 @@ def _length(
         generations = min(MAX_GENERATIONS, request.iterations)
         return Length(-(-SEARCH_SAMPLES // batch_size), request.iterations, generations)
     info = info_of(network)
-    length, text = measure_length(
-        hyper,
-        network,
+    patch = training["gt_size"] // info.scale
+    budget = rules.budget(_counted(target.kind), target.value)
+    length = plan_length(
+        measure_steps(hyper, network, budget, patch, batch_size),
         info,
-        rules.budget(_counted(target.kind), target.value),
-        patch=training["gt_size"] // info.scale,
+        patch=patch,
         batch_size=batch_size,
         minutes=request.minutes,
         input_pixels=prepared.input_pixels,
     )
-    note(text)
+    note(describe_length(length))
     return length
 
 

@@ -43,15 +43,6 @@ def open_with_pillow(file: BinaryIO, format_name: str) -> EncodedImage:
         UnsupportedImageError: the file is animated, or of a mode that is not decoded.
     """
     opened = _open(file, format_name)
-    frames = getattr(opened, "n_frames", 1)
-    # MPO: several views, of which the first is the photograph
-    if frames > 1 and opened.format != "MPO":
-        raise UnsupportedImageError(
-            f"an animated {format_name}, {frames} frames; expected a single image, "
-            "take it apart first"
-        )
-    if opened.mode not in _TARGETS:
-        raise UnsupportedImageError(f"{format_name} of mode {opened.mode}: not supported")
     target = _TARGETS[opened.mode]
     # a GIF marks an entry of its palette as transparent
     if "transparency" in opened.info and target in ("L", "RGB"):
@@ -102,17 +93,28 @@ def _open(file: BinaryIO, format_name: str) -> PillowImage.Image:
     """Open a file with Pillow.
 
     Raises:
-        UnsupportedImageError: a JPEG of a kind that Pillow does not decode.
+        UnsupportedImageError: the file is animated, or of a mode or a kind of JPEG that is not
+            decoded.
         UserError: the file is damaged.
     """
     try:
-        return PillowImage.open(file, formats=(format_name,))
+        opened = PillowImage.open(file, formats=(format_name,))
     except UnidentifiedImageError as error:
         # of these Pillow says only that it does not know them
         kind = describe_jpeg(file) if format_name == "JPEG" else ""
         if kind:
             raise UnsupportedImageError(f"{kind}: not supported") from error
         raise UserError(f"damaged: it begins like {format_name}, but does not go on so") from error
+    frames = getattr(opened, "n_frames", 1)
+    # MPO: several views, of which the first is the photograph
+    if frames > 1 and opened.format != "MPO":
+        raise UnsupportedImageError(
+            f"an animated {format_name}, {frames} frames; expected a single image, "
+            "take it apart first"
+        )
+    if opened.mode not in _TARGETS:
+        raise UnsupportedImageError(f"{format_name} of mode {opened.mode}: not supported")
+    return opened
 
 
 def _layout(opened: Any) -> str:

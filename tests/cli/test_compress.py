@@ -18,12 +18,14 @@ from dhp_sr.basicsr_adapter.shim import prepare_torchvision
 from dhp_sr.cli.compress import run_compress
 from dhp_sr.cli.compress_images import BATCH_SIZE
 from dhp_sr.cli.compress_options import SEARCH_SAMPLES
+from dhp_sr.cli.compress_plan import StepTimes, describe_length, plan_length
 from dhp_sr.cli.compress_prepare import prepare_run
 from dhp_sr.cli.compress_quality import QualityBound
 from dhp_sr.cli.compress_request import CompressRequest, Target
 from dhp_sr.cli.parsers import compress_parser
 from dhp_sr.config import load_options
 from dhp_sr.deploy import load_model, read_manifest
+from dhp_sr.deploy.model_info import info_of
 from dhp_sr.metrics import complexity
 from dhp_sr.training.driver import train
 from dhp_sr.utils.errors import UserError
@@ -337,3 +339,30 @@ def test_an_interrupted_run_leaves_its_best_and_goes_on(material, tmp_path, monk
         key: value.shape for key, value in second.items()
     }
     assert any(not torch.equal(first[key], second[key]) for key in first)
+
+
+TIMES = StepTimes(dense=0.2, teacher=0.1, step=0.3)
+
+
+def test_more_minutes_give_more_iterations_and_all_fit():
+    info = info_of(build("DnCNN", num_feat=16, num_layers=5))
+    before = 0
+    for minutes in (3, 10, 30):
+        length = plan_length(TIMES, info, patch=48, batch_size=8, minutes=minutes)
+        used = length.search_seconds + length.finetune_iter * length.step_seconds
+        assert used <= minutes * 60
+        assert length.finetune_iter > before
+        before = length.finetune_iter
+
+
+def test_a_teacher_on_whole_images_is_paid_once_and_shortens_the_steps():
+    info = info_of(build("DnCNN", num_feat=16, num_layers=5))
+    arguments = {"patch": 48, "batch_size": 8, "minutes": 10}
+    on_patches = plan_length(TIMES, info, **arguments)
+    few = plan_length(TIMES, info, **arguments, input_pixels=10 * 48**2)
+    many = plan_length(TIMES, info, **arguments, input_pixels=10**7)
+    assert few.whole_images and not many.whole_images and not on_patches.whole_images
+    assert few.step_seconds == pytest.approx(TIMES.step - TIMES.teacher)
+    assert few.search_seconds > on_patches.search_seconds
+    assert few.finetune_iter > on_patches.finetune_iter == many.finetune_iter
+    assert "once" in describe_length(few) and "once" not in describe_length(many)
