@@ -135,7 +135,7 @@ def restore_rows(
     runner: Runner,
     adapter: ChannelAdapter,
     tiling: Tiling,
-    on_pixels: Callable[[int], None],
+    on_pixels: Callable[[int], None] = lambda pixels: None,
 ) -> Iterator[Pixels]:
     """Yield the rows of the result from top to bottom, a row of tiles at a time.
 

@@ -82,11 +82,7 @@ def restore_video(
                 budget=settings.budget,
                 options=settings.tiling,
             )
-            # Progress within a frame is not shown.
-            restored = restore_rows(
-                Image(frame), network_input, runner, adapter, tiling, lambda pixels: None
-            )
-            rows = list(restored)
+            rows = list(restore_rows(Image(frame), network_input, runner, adapter, tiling))
             if written is not None:
                 written.result()
             written = writer.submit(write_frame, target, rows)
