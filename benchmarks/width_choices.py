@@ -71,7 +71,7 @@ class PriorWidths:
             BudgetError: the widths are too coarse.
         """
         if self.kind == "latency":
-            hyper.use_latency(LatencyBenchmark(hyper.random_input()))
+            hyper.use_latency(LatencyBenchmark(hyper.random_inputs()))
         settings = SearchSettings(
             budget=Budget.from_target(self.kind, KEEP_RATIO, TOLERANCES[self.kind], self.round_to),
             iterations=1,

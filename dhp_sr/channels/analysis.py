@@ -98,11 +98,13 @@ def channels_of_node(op: OpContext, spec: OpSpec | None) -> Any:
 
 
 def channels_of_input(op: OpContext) -> Tensor | None:
-    """Return new pinned ids for the network's input; None for an input that is not given."""
+    """Return new pinned ids for an input of the network; None for one that is not given."""
     if not isinstance(op.value, Tensor):
         return None
-    # The user's images have all of their channels: nothing of the input can be pruned.
+    # The user's images have all of their channels: nothing of an input can be pruned.
     rank = op.value.dim()
+    if rank == 0:  # a noise level for all images
+        return _new_pinned(op, op.value, op.layer, "input of the network")
     count = 1
     if rank > 1:
         count = op.value.shape[1]

@@ -22,11 +22,12 @@ from dhp_sr.channels.analysis import analyze_channels
 from dhp_sr.channels.plan import Axis, ChannelPlan, Group, KeptChannels, Layer, SizePatch
 from dhp_sr.graph.capture import TraceError, check_capture, trace
 from dhp_sr.operators.context import AnalysisContext, ChannelRange
+from dhp_sr.utils.example import Example, first_samples, inputs_of
 
 
 def make_plan(
     network: nn.Module,
-    example_input: Tensor,
+    example_input: Example,
     exclude: Sequence[str] = (),
     *,
     prune_residual: bool = True,
@@ -39,7 +40,8 @@ def make_plan(
 
     Args:
         network: any traceable network; it is left as it was.
-        example_input: an input batch, (N, C, H, W); MACs are counted at its size, per sample.
+        example_input: an input batch, (N, C, H, W), or a tuple of the network's inputs; MACs are
+            counted at its size, per sample.
         exclude: names or patterns (`body.*`) of layers whose output channels are pinned.
         prune_residual: whether channels coupled by residual additions may be pruned.
         kept_statistics: whether normalizations over channels take their statistics over the kept
@@ -47,7 +49,8 @@ def make_plan(
 
     Raises:
         TraceError: the network cannot be traced or run.
-        UserError: a pattern names no layer.
+        UserError: a pattern names no layer, or the example is neither a tensor nor a tuple of
+            tensors.
     """
     patterns = (exclude,) if isinstance(exclude, str) else exclude
 
@@ -110,9 +113,10 @@ def _prunable_share(plan: ChannelPlan) -> float:
 
 
 def freeze(
-    analysis: AnalysisContext, network: nn.Module, example_input: Tensor, training: bool
+    analysis: AnalysisContext, network: nn.Module, example_input: Example, training: bool
 ) -> ChannelPlan:
     """Return the plan that an analysis leads to."""
+    image = inputs_of(example_input)[0]
     groups, position_of_root = gather_groups(analysis)
     size = len(position_of_root)
     flat_index = flat_index_of_ids(analysis, position_of_root)
@@ -134,7 +138,8 @@ def freeze(
         parameters=dict(analysis.shapes),
         constants=constants,
         size_patches=size_patches_of(analysis, flat_index, size),
-        example_shape=tuple(example_input.shape),
+        example_shape=tuple(image.shape),
+        further_inputs=first_samples(example_input)[1:],
         training_time_form=training,
         kept_statistics=_kept_statistics(analysis, flat_index, size),
     )

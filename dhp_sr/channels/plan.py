@@ -133,7 +133,9 @@ class ChannelPlan:
     size_patches: tuple[SizePatch, ...] = ()
     """Numbers of prunable channels that are written in the forward."""
     example_shape: tuple[int, ...] = ()
-    """Shape of the example input."""
+    """Shape of the example input, the image where the network takes several."""
+    further_inputs: tuple[Tensor, ...] = ()
+    """The other inputs of a network that takes several, as in the first sample of the example."""
     training_time_form: bool = False
     """Whether the forward in training mode was traced: the multi-branch form of a
     re-parameterizable network."""

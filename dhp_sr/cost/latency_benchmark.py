@@ -28,6 +28,7 @@ from dhp_sr.cost.latency_lut import (
 from dhp_sr.operators.resize import resize
 from dhp_sr.utils.devices import device_name, thread_count
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.example import Example, inputs_of, with_further_inputs
 from dhp_sr.utils.timing import Clock, cpu_thread_clock, time_interleaved
 
 NETWORK_SECONDS = 2.0
@@ -47,8 +48,8 @@ MAX_BLOCKS = 8
 """Multiples of a block measured along an axis; on longer ones they are 2, 4, ... blocks apart."""
 
 
-Prepare = Callable[[nn.Module, Tensor, int], Callable[[], object]]
-"""(module, input, threads) -> a function that computes the module once."""
+Prepare = Callable[[nn.Module, Example, int], Callable[[], object]]
+"""(module, example input, threads) -> a function that computes the module once."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,9 @@ class TimedRuntime:
 
 
 TORCH = TimedRuntime(
-    "torch", torch.__version__, lambda module, example, threads: partial(module, example)
+    "torch",
+    torch.__version__,
+    lambda module, example, threads: partial(module, *inputs_of(example)),
 )
 
 
@@ -73,8 +76,8 @@ def _call(compute: Callable[[], Any]) -> Any:
 class LatencyBenchmark:
     """Measures the latency of networks and their layers, for a given input size and device."""
 
-    example_input: Tensor
-    """Its shape, device and type are those measured; its values do not matter."""
+    example_input: Example
+    """Its shape, device and type are those measured; an image's values do not matter."""
     threads: int = 1
     """CPU threads."""
     path: Path | None = None
@@ -86,6 +89,10 @@ class LatencyBenchmark:
     runtime: TimedRuntime = TORCH
     """Program that computes what is timed; others than PyTorch compute on the CPU."""
 
+    @property
+    def _image(self) -> Tensor:
+        return inputs_of(self.example_input)[0]
+
     def lut(self, network: nn.Module) -> LatencyLUT:
         """Return the times of a network's layers; those that are not in the file are measured.
 
@@ -96,7 +103,7 @@ class LatencyBenchmark:
             UserError: the network has no layer that can be timed.
             OSError: the file cannot be written.
         """
-        network = copy.deepcopy(network).eval().to(self.example_input.device)
+        network = copy.deepcopy(network).eval().to(self._image.device)
         calls = record_layer_calls(network, self.example_input)
         if not calls:
             raise UserError(
@@ -119,14 +126,14 @@ class LatencyBenchmark:
 
     def _conditions(self) -> dict[str, Any]:
         """Return the conditions that measured times depend on besides the layer."""
-        device = self.example_input.device
+        device = self._image.device
         return {
             "device": device_name(device),
             # Its name is the key, so that a table of another runtime is never taken for this one.
             self.runtime.name: self.runtime.version,
             # Times of other devices do not depend on CPU threads.
             "threads": self.threads if device.type == "cpu" else 0,
-            "dtype": str(self.example_input.dtype).removeprefix("torch."),
+            "dtype": str(self._image.dtype).removeprefix("torch."),
         }
 
     def _complete_times(self, network: nn.Module, calls: tuple[LayerCall, ...]) -> dict[str, dict]:
@@ -168,7 +175,7 @@ class LatencyBenchmark:
         probes = {}
         for first_width in first:
             for second_width in second:
-                layer, example = _make_probe(call, first_width, second_width, self.example_input)
+                layer, example = _make_probe(call, first_width, second_width, self._image)
                 probe = self.runtime.prepare(layer, example, self.threads)
                 probes[f"{first_width} {second_width}"] = probe
         fastest = self._fastest_ms(probes)
@@ -179,7 +186,7 @@ class LatencyBenchmark:
 
     def _fastest_ms(self, calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
         """Return the fastest pass of each call, in milliseconds."""
-        device = self.example_input.device
+        device = self._image.device
         clock = self._clock()
         first_round = time_interleaved(calls, device, 1, warm_up=1, clock=clock)
         seconds = sum(map(min, first_round.values())) / 1000
@@ -189,9 +196,10 @@ class LatencyBenchmark:
 
     @torch.no_grad()
     def _ratio(self, candidate: nn.Module, reference: nn.Module) -> float:
-        device = self.example_input.device
+        device = self._image.device
         # Not random: measuring must not move the random state of a running training.
-        example = torch.full_like(self.example_input, 0.5)
+        image = torch.full_like(self._image, 0.5)
+        example = with_further_inputs(image, inputs_of(self.example_input)[1:])
         networks = []
         for network in (reference, candidate):
             network = copy.deepcopy(network).eval().to(device)
@@ -223,7 +231,7 @@ class LatencyBenchmark:
         return statistics.median(ratios)
 
     def _clock(self) -> Clock:
-        return cpu_thread_clock(self.example_input.device, self.threads)
+        return cpu_thread_clock(self._image.device, self.threads)
 
 
 def width_grid(width: int, multiple: int = 1) -> list[int]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from dhp_sr.utils.example import Example, inputs_of
 from dhp_sr.utils.files import write_json
 from dhp_sr.utils.modules import canonical_names
 
@@ -167,7 +168,7 @@ class LatencyLUT:
         return table
 
 
-def record_layer_calls(network: nn.Module, example_input: Tensor) -> tuple[LayerCall, ...]:
+def record_layer_calls(network: nn.Module, example_input: Example) -> tuple[LayerCall, ...]:
     """Run a network and return every call of a layer that can be timed at other widths."""
     names = canonical_names(network)
     calls: list[LayerCall] = []
@@ -193,7 +194,7 @@ def record_layer_calls(network: nn.Module, example_input: Tensor) -> tuple[Layer
         handles.append(module.register_forward_hook(record, with_kwargs=True))
     try:
         with torch.no_grad():
-            network(example_input)
+            network(*inputs_of(example_input))
     finally:
         for handle in handles:
             handle.remove()

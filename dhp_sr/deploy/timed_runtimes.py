@@ -17,6 +17,7 @@ from dhp_sr.deploy.onnx_runner import open_session, require_onnx
 from dhp_sr.deploy.openvino_runner import compile_model, require_openvino
 from dhp_sr.deploy.simplify import simplify
 from dhp_sr.utils.errors import UserError, unknown_name
+from dhp_sr.utils.example import Example, inputs_of
 
 Pass = Callable[[], object]
 Compile = Callable[[bytes, np.ndarray, int], Pass]
@@ -56,7 +57,14 @@ class _Preparation:
         self._compile = compile_onnx
         self._networks: dict[str, Pass] = {}
 
-    def __call__(self, module: nn.Module, example: Tensor, threads: int) -> Pass:
+    def __call__(self, module: nn.Module, example: Example, threads: int) -> Pass:
+        inputs = inputs_of(example)
+        if len(inputs) > 1:
+            raise UserError(
+                f"latency: expected a network with one input, found {type(module).__name__} with "
+                f"{len(inputs)}, which is exported to no other runtime; measure it in torch"
+            )
+        example = inputs[0]
         image = example.cpu().float().numpy()
         if isinstance(module, _ConvNd | nn.Linear):
             return self._compile(layer_to_onnx(module, example), image, threads)

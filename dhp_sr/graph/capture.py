@@ -5,6 +5,7 @@ import inspect
 import linecache
 import re
 import traceback
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from torch.nn.parameter import is_lazy
 from dhp_sr.graph.shape_inference import ValueRecorder, to_meta
 from dhp_sr.graph.tracer import Tracer
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.example import Example, first_samples
 from dhp_sr.utils.modules import copy_network
 
 ArgPath = tuple[Any, ...]
@@ -37,34 +39,35 @@ class TracedNetwork(NamedTuple):
     """Numbers on which a branch, a loop or an assertion depended."""
 
 
-def trace(network: nn.Module, example_input: Tensor, training: bool = False) -> TracedNetwork:
+def trace(network: nn.Module, example_input: Example, training: bool = False) -> TracedNetwork:
     """Trace a copy of `network` and run it once, without arithmetic where the operators allow it.
 
     Branches, loops and assertions on shapes are decided as for the example.
 
     Args:
         network: any module that torch.fx can follow; it is left as it was.
-        example_input: (N, C, H, W) or whatever the network takes; only its first sample is used.
+        example_input: (N, C, H, W) or whatever the network takes, or a tuple of its inputs; only
+            the first sample is used.
         training: trace the forward in training mode.
 
     Raises:
-        TraceError: the network has weights without shapes, takes several inputs, depends on values
-            of tensors, or does not accept the example.
-        UserError: it cannot be copied.
+        TraceError: the network has weights without shapes, takes other inputs than the example
+            has, depends on values of tensors, or does not accept the example.
+        UserError: it cannot be copied, or the example is neither a tensor nor a tuple of tensors.
     """
     _check_shapes(network)
-    absent = optional_inputs(network)
-    example = example_input[:1]
+    inputs = first_samples(example_input)
+    absent = optional_inputs(network, len(inputs))
     root = copy_network(network).train(training)
     try:
-        graph_module, guards = _traced(root, network, example, absent)
+        graph_module, guards = _traced(root, network, inputs, absent)
     except Exception as error:  # whatever a forward raises when it is given proxies
         raise TraceError(
             f"{type(network).__name__} cannot be traced: {error}; at "
             f"{line_of_error(network, error)}. "
             f"{advice_for(error)}"
         ) from error
-    return TracedNetwork(graph_module, record_values(graph_module, example), guards)
+    return TracedNetwork(graph_module, record_values(graph_module, inputs), guards)
 
 
 def _check_shapes(network: nn.Module) -> None:
@@ -82,24 +85,34 @@ def _check_shapes(network: nn.Module) -> None:
         )
 
 
-def optional_inputs(network: nn.Module) -> dict[str, None]:
-    """Return the further inputs, which are None where they are omitted.
+def optional_inputs(network: nn.Module, num_given: int = 1) -> dict[str, None]:
+    """Return the inputs that are not given, which are None where they are omitted.
+
+    Args:
+        network: its forward is looked at, not called.
+        num_given: number of inputs that the example has, in the order of the forward.
 
     Raises:
-        TraceError: the first input has no name (`*inputs`), or a further one has no default.
+        TraceError: the first input has no name (`*inputs`), the forward takes fewer inputs than
+            are given, or one that is not given has no default.
     """
     signature = inspect.signature(network.forward)
     parameters = list(signature.parameters.values())
-    mistake = f"{type(network).__name__}: expected a forward with one input, found {signature}"
+    count = "one input" if num_given == 1 else f"{num_given} inputs"
+    mistake = f"{type(network).__name__}: expected a forward with {count}, found {signature}"
     if parameters and parameters[0].kind is inspect.Parameter.VAR_POSITIONAL:
         raise TraceError(
             f"{mistake}; give the image a name, as in forward(self, x); of a wrapper "
             "(DataParallel, torch.compile) give the network inside"
         )
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    num_positional = sum(parameter.kind in positional for parameter in parameters)
+    if num_given > max(1, num_positional):
+        raise TraceError(f"{mistake}; give examples of the inputs that it takes by position")
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     absent: dict[str, None] = {}
     needed = []
-    for parameter in parameters[1:]:
+    for parameter in parameters[num_given:]:
         if parameter.kind not in named:
             continue
         if parameter.default is inspect.Parameter.empty:
@@ -108,8 +121,8 @@ def optional_inputs(network: nn.Module) -> dict[str, None]:
             absent[parameter.name] = None
     if needed:
         raise TraceError(
-            f"{mistake}; give {', '.join(needed)} a default, or wrap the network in a module with "
-            "a single input"
+            f"{mistake}; give {', '.join(needed)} a default, or an example: a tuple of examples "
+            "stands for all inputs, in the order of the forward"
         )
     # torch.fx makes a proxy of every argument. Given as None, an optional input is None while
     # traced, and `if mask is not None` is decided as for a call without it.
@@ -117,9 +130,9 @@ def optional_inputs(network: nn.Module) -> dict[str, None]:
 
 
 def _traced(
-    root: nn.Module, network: nn.Module, example: Tensor, absent: dict[str, None]
+    root: nn.Module, network: nn.Module, inputs: Sequence[Tensor], absent: dict[str, None]
 ) -> tuple[fx.GraphModule, tuple[fx.Node, ...]]:
-    tracer = Tracer(root, example)
+    tracer = Tracer(root, inputs)
     graph = tracer.trace(root, absent or None)
     # A forward may leave values in the module that it is traced on (`self.mean = ...`): the graph
     # is put on a second, untouched copy, with the constants that the tracer has collected.
@@ -134,8 +147,8 @@ def _traced(
 
 
 @torch.no_grad()
-def check_capture(network: nn.Module, traced: TracedNetwork, example_input: Tensor) -> None:
-    """Compare the graph with the network on random values, in evaluation mode.
+def check_capture(network: nn.Module, traced: TracedNetwork, example_input: Example) -> None:
+    """Compare the graph with the network on a random image, in evaluation mode.
 
     Raises:
         TraceError: the graph computes something else.
@@ -143,13 +156,16 @@ def check_capture(network: nn.Module, traced: TracedNetwork, example_input: Tens
     tensors = [*network.parameters(), *network.buffers()]
     if any(tensor.is_meta for tensor in tensors):
         return
+    example_image, *further = first_samples(example_input)
     outputs = []
     for module in (network, traced.graph_module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            image = torch.rand_like(example_input[:1])
+            image = torch.rand_like(example_image)
+            # Copied for operators that write into them.
+            copies = [tensor.clone() for tensor in further]
             try:
-                outputs.append(copy.deepcopy(module).eval()(image))
+                outputs.append(copy.deepcopy(module).eval()(image, *copies))
             except Exception:  # values of another kind may be needed than these
                 return
     expected, actual = outputs
@@ -166,28 +182,28 @@ def check_capture(network: nn.Module, traced: TracedNetwork, example_input: Tens
 _MAX_DIFFERENCE = 1e-3
 
 
-def record_values(graph_module: fx.GraphModule, example: Tensor) -> dict[fx.Node, Any]:
-    """Return the value of every node of a graph for an example, on the meta device if possible.
+def record_values(graph_module: fx.GraphModule, inputs: Sequence[Tensor]) -> dict[fx.Node, Any]:
+    """Return the value of every node of a graph for its inputs, on the meta device if possible.
 
     Raises:
-        TraceError: the network does not accept the example.
+        TraceError: the network does not accept the inputs.
     """
     with torch.no_grad():
         try:
             meta_module = copy.deepcopy(graph_module)
             to_meta(meta_module)
             recorder = ValueRecorder(meta_module)
-            recorder.run(example.to("meta"))
+            recorder.run(*[tensor.to("meta") for tensor in inputs])
         except Exception:
             # An operator without a shape rule, or a constant that stayed on its device: run it with
             # values.
             recorder = ValueRecorder(graph_module)
             try:
-                recorder.run(example)
+                recorder.run(*inputs)
             except Exception as error:
-                shape = tuple(example.shape)
+                shapes = " and ".join(str(tuple(tensor.shape)) for tensor in inputs)
                 raise TraceError(
-                    f"the network does not run on an example of shape {shape}: {error}"
+                    f"the network does not run on an example of shape {shapes}: {error}"
                 ) from error
     nodes = {node.name: node for node in graph_module.graph.nodes}
     return {nodes[node.name]: value for node, value in recorder.values.items()}

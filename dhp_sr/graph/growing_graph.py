@@ -1,5 +1,6 @@
 """Values of a graph that is still being traced."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,11 +13,15 @@ class GrowingGraphInterpreter(fx.Interpreter):
     """Runs a graph that is still being traced, on the meta device, each node once."""
 
     def __init__(
-        self, root: nn.Module, traced_root: nn.Module, example: Tensor, graph: fx.Graph
+        self,
+        root: nn.Module,
+        traced_root: nn.Module,
+        inputs: Sequence[Tensor],
+        graph: fx.Graph,
     ) -> None:
         super().__init__(root, garbage_collect_values=False, graph=graph)
         self._traced_root = traced_root
-        self._example = example
+        self._inputs = iter(inputs)
         self.failures: dict[fx.Node, Exception] = {}
         """Nodes whose values cannot be worked out -> what they raised, in order."""
 
@@ -37,8 +42,10 @@ class GrowingGraphInterpreter(fx.Interpreter):
         return self.env.get(wanted)
 
     def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Return the example for the first input, the default for others."""
-        return args[0] if args else self._example
+        """Return the example for the inputs that have one, the default for others."""
+        # Inputs come first in a graph, in the order of the forward, and each is asked for once.
+        default = args[0] if args else ()
+        return next(self._inputs, default)
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         """Return a parameter or buffer, or a constant that the tracer has collected."""

@@ -9,7 +9,7 @@ import copy
 import math
 import operator
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -33,10 +33,10 @@ class Tracer(fx.Tracer):
     # Sizes from the example can then be arguments of methods of buffers.
     proxy_buffer_attributes = True
 
-    def __init__(self, root: nn.Module, example: Tensor) -> None:
+    def __init__(self, root: nn.Module, inputs: Sequence[Tensor]) -> None:
         super().__init__(autowrap_functions=())
         self._root = to_meta(copy.deepcopy(root))
-        self._example = example.to("meta")
+        self._inputs = [tensor.to("meta") for tensor in inputs]
         self._interpreter: GrowingGraphInterpreter | None = None
         self.guards: list[fx.Node] = []
         """Nodes whose values were used as Python numbers, so that the trace holds for these values
@@ -63,12 +63,14 @@ class Tracer(fx.Tracer):
             return super().trace(root, concrete_args)
 
     def create_args_for_root(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the forward and its arguments; further inputs have their default values."""
+        """Return the forward and its arguments; inputs without example have their defaults."""
         forward, given = super().create_args_for_root(*args, **kwargs)
-        # As for None, see `capture.optional_inputs`: what a call with an image alone computes. The
+        # As for None, see `capture.optional_inputs`: what a call without them computes. The
         # placeholder stays, so that the traced forward has the same signature.
         for position, argument in enumerate(given):
-            if isinstance(argument, fx.Proxy) and argument.node.args:
+            # The first argument is the module.
+            has_example = position <= len(self._inputs)
+            if not has_example and isinstance(argument, fx.Proxy) and argument.node.args:
                 given[position] = argument.node.args[0]
 
         def followed(*args: Any) -> Any:
@@ -204,7 +206,7 @@ class Tracer(fx.Tracer):
         """
         if self._interpreter is None:
             self._interpreter = GrowingGraphInterpreter(
-                self._root, self.root, self._example, self.graph
+                self._root, self.root, self._inputs, self.graph
             )
         value = self._interpreter.value(proxy.node)
         if is_decided_on and not isinstance(value, (Tensor, type(None))):

@@ -4,17 +4,18 @@ import copy
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dhp_sr.channels.build_plan import make_plan
 from dhp_sr.hyper.hypernet import HyperNet
 from dhp_sr.hyper.parametrization import Full, build_parametrization
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.example import Example, first_samples
 
 
 def convert(
     network: nn.Module,
-    example_input: Tensor,
+    example_input: Example,
     parametrisation: str = "factored",
     exclude: Sequence[str] = (),
     *,
@@ -27,8 +28,9 @@ def convert(
 
     Args:
         network: Any network that can be traced; it is copied and left as it was.
-        example_input: An input batch, (N, C, H, W) for images. Costs are counted for its size, and
-            a cut is checked at it.
+        example_input: An input batch, (N, C, H, W) for images; or, of a network that takes several
+            inputs, the tuple of them, the image first. Costs are counted for its size, and a cut is
+            checked at it, with random images and the further inputs as they are given here.
         parametrisation: `factored` (W = z_out (x) z_in * V) or `full` (the hypernetwork of the DHP
             paper).
         exclude: Names or patterns of layers whose output channels are all kept.
@@ -39,7 +41,8 @@ def convert(
 
     Raises:
         TraceError: The network cannot be traced.
-        UserError: It has no parameters, or a pattern names no layer.
+        UserError: It has no parameters, a pattern names no layer, or the example is neither a
+            tensor nor a tuple of tensors.
         ValueError: Unknown parametrization.
 
     Reference:
@@ -61,7 +64,7 @@ def convert(
     # Collected before the full parametrization freezes the weights that it generates.
     frozen = [name for name, weight in copied.named_parameters() if not weight.requires_grad]
     parametrization = build_parametrization(parametrisation, copied, plan)
-    return HyperNet(copied, plan, parametrization, example_input[:1], frozen=frozen)
+    return HyperNet(copied, plan, parametrization, first_samples(example_input), frozen=frozen)
 
 
 @torch.no_grad()

@@ -94,7 +94,7 @@ def use_gates(hyper: HyperNet) -> tuple[str, ...]:
     was_training = hyper.training
     hyper.eval()
     hyper.parametrization = Gated(hyper.plan)
-    dtype = hyper.random_input().dtype
+    dtype = hyper.random_inputs()[0].dtype
     try:
         # Queries and keys may change an output by less than the rounding of single precision.
         gate_all_axes = _groups_that_gates_miss(hyper.double())
@@ -119,19 +119,20 @@ def _groups_that_gates_miss(hyper: HyperNet) -> tuple[str, ...]:
 
 def _gating_equals_masking(hyper: HyperNet, groups: list[str]) -> bool:
     """Return whether closing every other channel of some groups by gates equals masking them."""
-    x = hyper.random_input()
+    inputs = hyper.random_inputs()
+    image = inputs[0]
     mask_before = hyper.mask.clone()
     keep = {}
     for name in groups:
         # Every other channel, not all: a network of zeros agrees with itself in any case.
-        indices = torch.arange(hyper.latents[name].numel(), device=x.device)
+        indices = torch.arange(hyper.latents[name].numel(), device=image.device)
         keep[name] = indices % 2 == 0
         hyper.latents[name].copy_(keep[name])
-    gated = hyper(x)
+    gated = hyper(*inputs)
     for name in groups:
         hyper.latents[name].fill_(1)
     hyper.set_masks(keep)
-    masked = hyper(x)
+    masked = hyper(*inputs)
     hyper.mask.copy_(mask_before)
-    limit = MAX_DIFFERENCE_FLOAT64 if x.dtype == torch.float64 else MAX_DIFFERENCE
+    limit = MAX_DIFFERENCE_FLOAT64 if image.dtype == torch.float64 else MAX_DIFFERENCE
     return relative_difference(masked, gated) <= limit

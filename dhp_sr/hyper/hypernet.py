@@ -14,6 +14,7 @@ from dhp_sr.hyper.masked_network import MaskedNetwork
 from dhp_sr.hyper.parametrization import ChannelIndex, Parametrization, align_to_axis
 from dhp_sr.surgery.correct import CorrectionReport, correct
 from dhp_sr.surgery.cut import check_cut, cut
+from dhp_sr.utils.example import Example, inputs_of, with_further_inputs
 from dhp_sr.utils.modules import load_values, parameter_names_by_path
 
 
@@ -31,7 +32,7 @@ class HyperNet(MaskedNetwork):
         network: The plain network; the hyper network keeps it and changes its parameters.
         plan: Its plan.
         parametrization: Generates its weights from the latents.
-        example_input: One input; costs are counted for it.
+        example_input: One input, or the tuple of a network's inputs; costs are counted for it.
         frozen: Names of the parameters that stay frozen, in a cut network as well.
     """
 
@@ -40,7 +41,7 @@ class HyperNet(MaskedNetwork):
         network: nn.Module,
         plan: ChannelPlan,
         parametrization: Parametrization,
-        example_input: Tensor,
+        example_input: Example,
         *,
         frozen: Collection[str] = (),
     ) -> None:
@@ -51,13 +52,14 @@ class HyperNet(MaskedNetwork):
         self.parametrization = parametrization
         # A list, not a ParameterDict: names of groups have dots, which keys of modules must not.
         self._latents = nn.ParameterList()
+        image = inputs_of(example_input)[0]
         for group in plan.prunable:
-            self._latents.append(nn.Parameter(example_input.new_ones(group.width)))
+            self._latents.append(nn.Parameter(image.new_ones(group.width)))
         for norm in plan.kept_statistics:
             keep_statistics(network, norm.layer, norm.dim)
         self._kept_version: tuple[int, ...] | None = None
         self.correction_report: CorrectionReport | None = None
-        self._channel_index = ChannelIndex(plan, example_input.device)
+        self._channel_index = ChannelIndex(plan, image.device)
         self._canonical_names = parameter_names_by_path(network)
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -127,7 +129,7 @@ class HyperNet(MaskedNetwork):
     def cut(
         self,
         *,
-        calibration: Sequence[Tensor] | None = None,
+        calibration: Sequence[Example] | None = None,
         reference: Mapping[str, Tensor] | None = None,
         check: bool = True,
     ) -> nn.Module:
@@ -138,10 +140,10 @@ class HyperNet(MaskedNetwork):
         that were frozen before `convert` are frozen, all others are not.
 
         Args:
-            calibration: Batches of inputs, each (N, C, H, W). With them, the layers behind pruned
-                channels are re-solved by least squares, so that the outputs come close to those of
-                this network without masks; no training (`surgery.correct`). What was done is in
-                `correction_report`.
+            calibration: Batches of inputs, each (N, C, H, W), or a tuple of the network's inputs.
+                With them, the layers behind pruned channels are re-solved by least squares, so that
+                the outputs come close to those of this network without masks; no training
+                (`surgery.correct`). What was done is in `correction_report`.
             reference: Parameters of the dense network that the outputs are compared with, by name;
                 default: those of this network without masks.
             check: Compare it with the masked network on a random input of the example's shape.
@@ -173,7 +175,7 @@ class HyperNet(MaskedNetwork):
             if calibration is not None:  # the masked network is now one with corrected weights
                 masked = copy.deepcopy(self.network)
                 load_values(masked, values, strict=False)
-            check_cut(masked, small, self.random_input())
+            check_cut(masked, small, self.random_inputs())
         for name, parameter in small.named_parameters():
             parameter.requires_grad_(name not in self._frozen)
         return small
@@ -191,10 +193,11 @@ class HyperNet(MaskedNetwork):
         """Return |latent| of all channels, shape (plan.size,)."""
         return self.plan.join({name: z.detach().abs() for name, z in self.latents.items()})
 
-    def random_input(self) -> Tensor:
-        """Return a random input of the example's shape, in [0, 1)."""
+    def random_inputs(self) -> tuple[Tensor, ...]:
+        """Return a random image of the example's shape, in [0, 1), and the fixed further inputs."""
         like = self._latents[0] if len(self._latents) else next(self.parameters())
-        return torch.rand(self.example_shape, dtype=like.dtype, device=like.device)
+        image = torch.rand(self.example_shape, dtype=like.dtype, device=like.device)
+        return with_further_inputs(image, self.plan.further_inputs)
 
     def network_parameters(self) -> Iterator[nn.Parameter]:
         """Return all parameters that are trained, except the latents."""

@@ -13,6 +13,7 @@ from dhp_sr.cost.latency_benchmark import LatencyBenchmark
 from dhp_sr.cost.model import Cost, CostModel
 from dhp_sr.utils.cost_kinds import COST_KINDS, DEFAULT_ROUND_TO
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.example import Example, inputs_of
 
 
 class MaskedNetwork(nn.Module):
@@ -24,19 +25,21 @@ class MaskedNetwork(nn.Module):
     Args:
         network: The plain network.
         plan: Its plan.
-        example_input: An input, whose size the costs are counted for.
+        example_input: An input, or the tuple of the network's inputs, whose size the costs are
+            counted for.
     """
 
     mask: Tensor
     """Kept channels of all prunable groups, concatenated; bool, shape (plan.size,)."""
 
-    def __init__(self, network: nn.Module, plan: ChannelPlan, example_input: Tensor) -> None:
+    def __init__(self, network: nn.Module, plan: ChannelPlan, example_input: Example) -> None:
         super().__init__()
         self.network = network
         self.plan = plan
-        mask = torch.ones(plan.size, dtype=torch.bool, device=example_input.device)
+        image = inputs_of(example_input)[0]
+        mask = torch.ones(plan.size, dtype=torch.bool, device=image.device)
         self.register_buffer("mask", mask)
-        self.example_shape = tuple(example_input.shape)
+        self.example_shape = tuple(image.shape)
         self._latency_benchmark: LatencyBenchmark | None = None
         self._costs = CostModel(plan)
 
@@ -45,8 +48,8 @@ class MaskedNetwork(nn.Module):
         """Return the pruned network as a plain, smaller module, in eval mode."""
 
     @abstractmethod
-    def random_input(self) -> Tensor:
-        """Return a random input of the example's shape."""
+    def random_inputs(self) -> tuple[Tensor, ...]:
+        """Return a random image of the example's shape, and the network's fixed further inputs."""
 
     @abstractmethod
     def default_scores(self) -> Tensor:
@@ -209,7 +212,7 @@ class MaskedNetwork(nn.Module):
     def _ensure_known(self, kind: str) -> None:
         """Measure the layers at the example's size if a kind of cost needs it and nothing has."""
         if COST_KINDS[kind].is_measured and kind not in self._costs.kinds:
-            self.use_latency(LatencyBenchmark(self.random_input()))
+            self.use_latency(LatencyBenchmark(self.random_inputs()))
 
     def _measured_latency_ratio(self, mask: Tensor) -> float:
         """Return the time of the network cut to a mask, as a fraction of the dense network's."""

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dhp_sr.utils.example import with_further_inputs
+
 
 @dataclass(frozen=True)
 class Complexity:
@@ -35,15 +37,20 @@ class Complexity:
     """Sorted names of operators that multiply, or may, and that `macs` leaves out."""
 
 
-def complexity(network: nn.Module, input_shape: Sequence[int] = (1, 3, 128, 128)) -> Complexity:
+def complexity(
+    network: nn.Module,
+    input_shape: Sequence[int] = (1, 3, 128, 128),
+    further_inputs: Sequence[Tensor] = (),
+) -> Complexity:
     """Count the cost of one forward pass, without computing it.
 
     The pass runs in a copy of the network on the meta device: any size is quick, and the network
     stays as it was. Elementwise products, normalization and interpolation are not counted.
 
     Args:
-        network: network that takes one tensor.
+        network: any network.
         input_shape: (N, C, H, W); the counts are for the whole batch.
+        further_inputs: the other inputs of a network that takes several, such as a mask.
     """
     # A copy, since the meta device has no values to move back; eval mode, since batch
     # normalization would refuse a batch of one pixel in training.
@@ -51,18 +58,20 @@ def complexity(network: nn.Module, input_shape: Sequence[int] = (1, 3, 128, 128)
     params = sum(parameter.numel() for parameter in traced.parameters())
     dtype = next((parameter.dtype for parameter in traced.parameters()), torch.float32)
     image = torch.empty(tuple(input_shape), dtype=dtype, device="meta")
+    inputs = with_further_inputs(image, further_inputs)
     try:
-        counter = _run(traced, image)
+        counter = _run(traced, inputs)
     except Exception:
         # A forward that makes tensors on the CPU meets meta tensors; operators raise any class.
         try:
             with torch.device("meta"):
-                counter = _run(traced, image)
+                counter = _run(traced, inputs)
         except Exception:
             # Nor can a forward that looks at values run without them.
             device = next(network.parameters()).device
             image = torch.rand(tuple(input_shape), dtype=dtype, device=device)
-            counter = _run(copy.deepcopy(network).eval(), image)
+            inputs = with_further_inputs(image, further_inputs)
+            counter = _run(copy.deepcopy(network).eval(), inputs)
     return Complexity(
         macs=counter.macs,
         params=params,
@@ -73,9 +82,9 @@ def complexity(network: nn.Module, input_shape: Sequence[int] = (1, 3, 128, 128)
 
 
 @torch.no_grad()
-def _run(network: nn.Module, image: Tensor) -> "_Counter":
+def _run(network: nn.Module, inputs: Sequence[Tensor]) -> "_Counter":
     with decomposed_attention(), _Counter() as counter:
-        network(image)
+        network(*inputs)
     return counter
 
 

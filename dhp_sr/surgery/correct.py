@@ -46,6 +46,7 @@ from dhp_sr.surgery.layer_samples import (
 from dhp_sr.surgery.least_squares import NormalEquations, Solution, solve_with_held_out_ridge
 from dhp_sr.surgery.shortcut_error import find_shortcut_error
 from dhp_sr.surgery.side_by_side import Execution, execution_order, last_uses
+from dhp_sr.utils.example import Example, first_samples
 
 ROWS_PER_FEATURE = 100
 """Output positions sampled for each unknown of a layer, over all calibration images together."""
@@ -81,7 +82,7 @@ def correct(
     plan: ChannelPlan,
     mask: Tensor,
     values: Mapping[str, Tensor],
-    batches: Sequence[Tensor],
+    batches: Sequence[Example],
     *,
     reference: Mapping[str, Tensor] | None = None,
     rows_per_feature: int = ROWS_PER_FEATURE,
@@ -96,7 +97,8 @@ def correct(
         plan: its plan.
         mask: (plan.size,) True for kept channels.
         values: full-size parameters of the masked network, zero where channels are cut.
-        batches: calibration inputs, each (N, C, H, W), or whatever the network takes.
+        batches: calibration inputs, each (N, C, H, W) or whatever the network takes, or a tuple of
+            its inputs.
         reference: parameters of the dense network that gives the targets; default: the network's.
         rows_per_feature: output positions sampled for each unknown of a layer.
 
@@ -108,7 +110,7 @@ def correct(
     """
     if not batches:
         raise ValueError("correction needs calibration inputs, found none")
-    traced = trace(network, batches[0][:1], plan.training_time_form).graph_module
+    traced = trace(network, first_samples(batches[0]), plan.training_time_form).graph_module
     dense = Execution(traced, reference or {}, batches)
     masked = Execution(traced, values, batches)
     correction = _Correction(plan, mask, values, dense, masked, rows_per_feature)

@@ -1,7 +1,7 @@
 """Cutting a network: a smaller copy whose tensors hold the kept channels alone."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from dhp_sr.channels.plan import ChannelPlan, append_pinned
 from dhp_sr.operators.resize import resize
 from dhp_sr.surgery.rewrite import rewrite
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.example import Example, inputs_of, with_further_inputs
 from dhp_sr.utils.modules import canonical_names, evaluating, load_values
 
 ADVICE = (
@@ -94,8 +95,13 @@ def _slice(tensor: Tensor, name: str, kept: KeptEntries) -> Tensor:
 
 
 @torch.no_grad()
-def check_cut(masked: nn.Module, small: nn.Module, example_input: Tensor) -> float:
+def check_cut(masked: nn.Module, small: nn.Module, example_input: Example) -> float:
     """Compare a masked network and its cut copy, both in eval mode.
+
+    Args:
+        masked: what the copy must compute.
+        small: the cut copy.
+        example_input: an input, or the tuple of the networks' inputs.
 
     Returns:
         The largest difference, relative to the largest output.
@@ -103,14 +109,15 @@ def check_cut(masked: nn.Module, small: nn.Module, example_input: Tensor) -> flo
     Raises:
         CutError: the copy does not run, or differs by more than rounding.
     """
-    difference = _difference(masked, small, example_input)
-    is_double = example_input.dtype == torch.float64
+    inputs = inputs_of(example_input)
+    difference = _difference(masked, small, inputs)
+    is_double = inputs[0].dtype == torch.float64
     # Written so that a difference of nan is refused, too.
     if difference <= (MAX_DIFFERENCE_FLOAT64 if is_double else MAX_DIFFERENCE):
         return difference
     # Weights from least squares may be large and cancel each other, so that rounding alone gives
     # more than that; it goes away with more digits, and a wrong cut does not.
-    if not is_double and _agree_in_double(masked, small, example_input):
+    if not is_double and _agree_in_double(masked, small, inputs):
         return difference
     raise CutError(
         f"the cut network differs from the masked one by {difference:.2e} of the largest output. "
@@ -118,24 +125,25 @@ def check_cut(masked: nn.Module, small: nn.Module, example_input: Tensor) -> flo
     )
 
 
-def _difference(masked: nn.Module, small: nn.Module, example_input: Tensor) -> float:
+def _difference(masked: nn.Module, small: nn.Module, inputs: Sequence[Tensor]) -> float:
     # TF32 rounds to 10 bits of mantissa, differently for differently shaped weights.
     cudnn = torch.backends.cudnn
     exact = cudnn.flags(enabled=cudnn.enabled, allow_tf32=False)
     try:
         with evaluating(masked), evaluating(small), exact:
-            expected = masked(example_input)
-            actual = small(example_input)
+            expected = masked(*inputs)
+            actual = small(*inputs)
     except Exception as error:  # whatever its forward raises
         raise CutError(f"the cut network does not run: {error}. {ADVICE}") from error
     return relative_difference(expected, actual)
 
 
-def _agree_in_double(masked: nn.Module, small: nn.Module, example_input: Tensor) -> bool:
+def _agree_in_double(masked: nn.Module, small: nn.Module, inputs: Sequence[Tensor]) -> bool:
     """Whether copies in float64 agree; False where a forward does not take it."""
     try:
         wide = [copy.deepcopy(network).double() for network in (masked, small)]
-        return _difference(wide[0], wide[1], example_input.double()) <= MAX_DIFFERENCE_FLOAT64
+        doubled = with_further_inputs(inputs[0].double(), inputs[1:])
+        return _difference(wide[0], wide[1], doubled) <= MAX_DIFFERENCE_FLOAT64
     except (CutError, RuntimeError, TypeError):
         return False
 

@@ -18,11 +18,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from dhp_sr.channels.plan import ChannelPlan
 from dhp_sr.graph.capture import ArgPath, record_values, trace
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.example import Example, first_samples, with_further_inputs
 from dhp_sr.utils.modules import floating_dtype
 
 Size = int | list[int]
@@ -103,9 +104,8 @@ def rewrite(
         sizes: for each of `plan.size_patches`, the size that the forward has to state.
     """
     parameter = next(network.parameters())
-    example = torch.zeros(
-        plan.example_shape, dtype=floating_dtype(network), device=parameter.device
-    )
+    image = torch.zeros(plan.example_shape, dtype=floating_dtype(network), device=parameter.device)
+    example = with_further_inputs(image, plan.further_inputs)
     traced = trace(network, example, plan.training_time_form).graph_module
     # Plain tensors that the forward uses are constants of the trace; they belong to no module.
     for name, constant in traced.named_buffers(recurse=False):
@@ -152,7 +152,7 @@ def _follow_mode(graph: fx.Graph) -> None:
         graph.erase_node(mode)
 
 
-def _fits_already(small: nn.Module, graph: fx.Graph, patches: Patches, example: Tensor) -> bool:
+def _fits_already(small: nn.Module, graph: fx.Graph, patches: Patches, example: Example) -> bool:
     """Return whether the forward, as it is, comes to all sizes by itself."""
     nodes = {node.name: node for node in graph.nodes}
     computed = {}
@@ -167,7 +167,7 @@ def _fits_already(small: nn.Module, graph: fx.Graph, patches: Patches, example: 
     # Sizes that the forward computes are known only once it runs with the cut tensors.
     try:
         runnable = fx.GraphModule(copy.deepcopy(small), copy.deepcopy(graph))
-        values = record_values(runnable, example[:1])
+        values = record_values(runnable, first_samples(example))
     except UserError:  # it does not even run
         return False
     value_of = {node.name: value for node, value in values.items()}

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from dhp_sr.surgery.layer_samples import LAYERS, Layer
+from dhp_sr.utils.example import Example, inputs_of
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
@@ -27,23 +28,25 @@ class Execution:
     Args:
         traced: the captured network; it is left as it was.
         parameters: parameters that take the place of its own, by name.
-        batches: inputs, each (N, C, H, W).
+        batches: inputs, each (N, C, H, W) or a tuple of the network's inputs.
     """
 
     def __init__(
-        self, traced: fx.GraphModule, parameters: Mapping[str, Tensor], batches: Sequence[Tensor]
+        self, traced: fx.GraphModule, parameters: Mapping[str, Tensor], batches: Sequence[Example]
     ) -> None:
         self.values: list[dict[fx.Node, Any]] = [{} for _ in batches]
         """For each batch: node -> its value."""
-        self.num_samples = sum(len(batch) for batch in batches)
+        self._batches = [inputs_of(batch) for batch in batches]
+        self.num_samples = sum(len(inputs[0]) for inputs in self._batches)
         self._network = copy.deepcopy(traced).eval()
         for name, parameter in self._network.named_parameters():
             if name in parameters:
                 parameter.copy_(parameters[name])
         # A copy has nodes of its own; with the original graph both versions share their keys.
         self._network.graph = traced.graph
-        self._batches = batches
         self._interpreter = fx.Interpreter(self._network, garbage_collect_values=False)
+        inputs = [node for node in traced.graph.nodes if node.op == "placeholder"]
+        self._input_position = {node: position for position, node in enumerate(inputs)}
         self._num_calls: dict[nn.Module, int] = {}
         for node in traced.graph.nodes:
             if node.op == "call_module":
@@ -70,12 +73,15 @@ class Execution:
 
     def compute(self, node: fx.Node) -> None:
         """Compute a node's value for every batch."""
-        for batch, values in zip(self._batches, self.values, strict=True):
+        for inputs, values in zip(self._batches, self.values, strict=True):
             if node.op == "placeholder":
-                has_image = any(other.op == "placeholder" for other in values)
-                # The image is copied for operators that write into it. Further inputs are absent,
-                # as they were when the graph was captured: they have their defaults.
-                values[node] = next(iter(node.args), None) if has_image else batch.clone()
+                position = self._input_position[node]
+                if position < len(inputs):
+                    # Copied for operators that write into it.
+                    values[node] = inputs[position].clone()
+                else:
+                    # Absent, as it was when the graph was captured: it has its default.
+                    values[node] = next(iter(node.args), None)
             elif node.op != "output":
                 self._interpreter.env = values
                 values[node] = self._interpreter.run_node(node)

@@ -197,7 +197,7 @@ def check_counters(network: nn.Module, hyper: HyperNet) -> None:
     """
     if hyper.plan.training_time_form:
         return  # the network that is trained has other layers than the one that is counted
-    counted = complexity(network, hyper.example_shape).macs
+    counted = complexity(network, hyper.example_shape, hyper.plan.further_inputs).macs
     planned = hyper.dense_cost().macs
     if abs(counted - planned) > MAX_MISCOUNT * max(counted, planned):
         raise UserError(
