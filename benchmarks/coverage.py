@@ -48,6 +48,9 @@ _SLOW = ("torch._dynamo", "torch.utils.flop_counter", "sympy")
 
 Row = dict[str, Any]
 
+Inputs = tuple[Tensor, ...]
+"""All inputs of a network, the image first."""
+
 
 class DoublePrecision(TorchFunctionMode):
     """Lets a network that casts to single precision compute in double precision throughout."""
@@ -81,7 +84,7 @@ def judge(library: str, name: str) -> Row:
     """Return the result of one network."""
     setting = NETWORKS[library][name]
     network = build(library, setting)
-    example = torch.rand(setting.shape, dtype=torch.float64)
+    example = random_inputs(setting)
     row: Row = {"library": library, "network": name}
     try:
         hyper = convert(network, example)
@@ -114,31 +117,51 @@ def judge(library: str, name: str) -> Row:
     return row
 
 
-def _counts(network: nn.Module, example: Tensor, training: bool) -> dict[str, float]:
+def random_inputs(setting: Setting, second: bool = False) -> Inputs:
+    """Return inputs of the network with random values, a random mask included.
+
+    Args:
+        setting: row of the network.
+        second: whether they have the second size and batch.
+    """
+    shape = setting.second_shape if second else setting.shape
+    image = torch.rand(shape, dtype=torch.float64)
+    if not setting.takes_mask:
+        return (image,)
+    mask = (torch.rand(shape[0], 1, *shape[2:]) < 0.5).double()
+    return image, mask
+
+
+def _copies(inputs: Inputs) -> Inputs:
+    """Return copies of inputs, for operators that write into them."""
+    return tuple(tensor.clone() for tensor in inputs)
+
+
+def _counts(network: nn.Module, example: Inputs, training: bool) -> dict[str, float]:
     """Count a network; one that was planned in its training-time form is counted in that form."""
     counts: dict[str, float] = {}
     if not training:
-        counts["complexity"] = complexity(network, example.shape).macs
+        counts["complexity"] = complexity(network, example[0].shape, example[1:]).macs
     counts["torch"] = _torch_macs(network, example, training)
     return counts
 
 
-def _torch_macs(network: nn.Module, example: Tensor, training: bool) -> float:
+def _torch_macs(network: nn.Module, example: Inputs, training: bool) -> float:
     twin = copy.deepcopy(network).train(training)
     # Of the fused kernels of attention torch counts only those of GPUs.
     kernels = sdpa_kernel(SDPBackend.MATH)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), decomposed_attention(), kernels, counter:
-        twin(example.clone())
+        twin(*_copies(example))
     return counter.get_total_flops() / 2
 
 
-def _difference(first: nn.Module, second: nn.Module, example: Tensor) -> float:
+def _difference(first: nn.Module, second: nn.Module, example: Inputs) -> float:
     outputs = []
     with torch.no_grad():
         for network in (first, second):
             torch.manual_seed(0)
-            outputs.append(network.eval()(example.clone()))
+            outputs.append(network.eval()(*_copies(example)))
     return relative_difference(*outputs)
 
 
@@ -166,13 +189,14 @@ def _compare(hyper: HyperNet, setting: Setting, counted: bool) -> list[tuple[str
     except Exception as error:
         return [("WRONG", f"cut fails: {type(error).__name__}: {error}")]
     problems = []
-    for shape in (setting.shape, setting.second_shape):
-        example = torch.rand(shape, dtype=torch.float64)
+    for is_second in (False, True):
+        example = random_inputs(setting, is_second)
+        shape = tuple(example[0].shape)
         try:
             with torch.no_grad():
-                hyper(example.clone())
+                hyper(*_copies(example))
         except Exception:  # the network itself does not take this size
-            if shape == setting.shape:
+            if not is_second:
                 raise
             continue
         try:
@@ -187,7 +211,7 @@ def _compare(hyper: HyperNet, setting: Setting, counted: bool) -> list[tuple[str
         if not difference <= LIMIT:
             problems.append(("WRONG", f"cut differs by {difference:.1e} at {shape}"))
     if counted:
-        example = torch.rand(setting.shape, dtype=torch.float64)
+        example = random_inputs(setting)
         macs = _torch_macs(small, example, hyper.plan.training_time_form)
         planned = hyper.cost().macs
         if abs(macs - planned) > MISCOUNT * macs:

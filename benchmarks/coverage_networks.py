@@ -20,10 +20,12 @@ class Setting:
     casts_to_single: bool = False
     """Whether its forward casts to single precision: `float()` then casts to double instead, so
     that rounding does not hide a difference."""
+    takes_mask: bool = False
+    """Whether its second input is a mask (N, 1, H, W) of zeros and ones."""
 
 
 def _spandrel(folder: str, name: str = "", size: int = 16, second: Any = None, planes: int = 3,
-              package: str = "spandrel", casts_to_single: bool = False,
+              package: str = "spandrel", casts_to_single: bool = False, takes_mask: bool = False,
               **arguments: Any) -> Setting:  # fmt: skip
     rows, columns = second or (2 * size, size + size // 2)
     return Setting(
@@ -33,6 +35,7 @@ def _spandrel(folder: str, name: str = "", size: int = 16, second: Any = None, p
         (1, planes, size, size),
         (2, planes, rows, columns),
         casts_to_single=casts_to_single,
+        takes_mask=takes_mask,
     )
 
 
@@ -77,7 +80,7 @@ SPANDREL = {
                      num_heads=2, num_layers=1),
     "KBNet_l": _spandrel("KBNet", "KBNet_l", dim=48, num_blocks=[1, 1, 1, 1],
                          num_refinement_blocks=1),
-    "LaMa": _spandrel("LaMa", size=32),
+    "LaMa": _spandrel("LaMa", size=32, takes_mask=True, in_nc=4),
     "MMRealSR": _spandrel("MMRealSR", num_in_ch=3, num_out_ch=3, num_feat=16, num_block=1,
                           num_grow_ch=8, num_feats=[8, 8, 16, 16], num_blocks=[1, 1, 1, 1]),
     "MixDehazeNet": _spandrel("MixDehazeNet", size=64, embed_dims=[8, 16, 32, 16, 8]),
@@ -112,7 +115,7 @@ SPANDREL = {
                       input_size=(64, 64), nf=64, num_queries=8, dec_layers=3),
     "FeMaSR": _extra("FeMaSR", size=32, gt_resolution=256, codebook_params=[[32, 16, 16]]),
     "M3SNet": _extra("M3SNet", size=32, width=8, enc_blk_nums=[1, 1], dec_blk_nums=[1, 1]),
-    "MAT": _extra("MAT", size=512, second=(512, 512)),
+    "MAT": _extra("MAT", size=512, second=(512, 512), casts_to_single=True, takes_mask=True),
     "MIRNet2": _extra("MIRNet2", n_feat=16, n_MRB=1),
     "MPRNet": _extra("MPRNet", size=32, n_feat=8, scale_unetfeats=4, scale_orsnetfeats=4,
                      num_cab=1),

@@ -88,6 +88,10 @@ class _TorchModule(ModuleType):
     def __getattr__(self, name: str) -> Any:
         return getattr(torch, name)
 
+    def is_tensor(self, value: object) -> bool:
+        """Return whether a value is a tensor, or stands for one."""
+        return isinstance(value, self.Tensor)
+
 
 class _StandIn(type):
     """Class of a stand-in for a class: `isinstance` and comparisons see what a proxy stands for."""
