@@ -20,12 +20,15 @@ class Setting:
     casts_to_single: bool = False
     """Whether its forward casts to single precision: `float()` then casts to double instead, so
     that rounding does not hide a difference."""
+    asserts_single: bool = False
+    """Whether its forward asserts single precision: tensors then say that they are single."""
     takes_mask: bool = False
     """Whether its second input is a mask (N, 1, H, W) of zeros and ones."""
 
 
 def _spandrel(folder: str, name: str = "", size: int = 16, second: Any = None, planes: int = 3,
-              package: str = "spandrel", casts_to_single: bool = False, takes_mask: bool = False,
+              package: str = "spandrel", casts_to_single: bool = False,
+              asserts_single: bool = False, takes_mask: bool = False,
               **arguments: Any) -> Setting:  # fmt: skip
     rows, columns = second or (2 * size, size + size // 2)
     return Setting(
@@ -35,6 +38,7 @@ def _spandrel(folder: str, name: str = "", size: int = 16, second: Any = None, p
         (1, planes, size, size),
         (2, planes, rows, columns),
         casts_to_single=casts_to_single,
+        asserts_single=asserts_single,
         takes_mask=takes_mask,
     )
 
@@ -115,7 +119,8 @@ SPANDREL = {
                       input_size=(64, 64), nf=64, num_queries=8, dec_layers=3),
     "FeMaSR": _extra("FeMaSR", size=32, gt_resolution=256, codebook_params=[[32, 16, 16]]),
     "M3SNet": _extra("M3SNet", size=32, width=8, enc_blk_nums=[1, 1], dec_blk_nums=[1, 1]),
-    "MAT": _extra("MAT", size=512, second=(512, 512), casts_to_single=True, takes_mask=True),
+    "MAT": _extra("MAT", size=512, second=(512, 512), casts_to_single=True,
+                  asserts_single=True, takes_mask=True),
     "MIRNet2": _extra("MIRNet2", n_feat=16, n_MRB=1),
     "MPRNet": _extra("MPRNet", size=32, n_feat=8, scale_unetfeats=4, scale_orsnetfeats=4,
                      num_cab=1),

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from dhp_sr.graph.shape_inference import arithmetic_result
+from dhp_sr.graph.shape_inference import ShapeInterpreter, arithmetic_result
 
 
-class GrowingGraphInterpreter(fx.Interpreter):
+class GrowingGraphInterpreter(ShapeInterpreter):
     """Runs a graph that is still being traced, on the meta device, each node once."""
 
     def __init__(

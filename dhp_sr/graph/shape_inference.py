@@ -48,7 +48,29 @@ def infer_output(
             return copied(image)
 
 
-class ValueRecorder(fx.Interpreter):
+class ShapeInterpreter(fx.Interpreter):
+    """Runs a graph whose values stay on the meta device where they are once there."""
+
+    def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Call a method; `x.to("cpu")` of a tensor on the meta device changes its type alone."""
+        # A forward may move a weight to the device of a constant, which is no proxy: the device is
+        # then a plain argument. Values cannot leave the meta device.
+        source = args[0] if args else None
+        if target == "to" and isinstance(source, Tensor) and source.is_meta:
+            args = tuple(map(_on_meta, args))
+            kwargs = {name: _on_meta(value) for name, value in kwargs.items()}
+        return super().call_method(target, args, kwargs)
+
+
+def _on_meta(argument: Any) -> Any:
+    """Return an argument of `Tensor.to` with the meta device for any other."""
+    if isinstance(argument, Tensor):
+        return argument.to("meta")
+    is_device = isinstance(argument, (str, torch.device))
+    return torch.device("meta") if is_device else argument
+
+
+class ValueRecorder(ShapeInterpreter):
     """Runs a graph and keeps the value of every node."""
 
     def __init__(self, graph_module: fx.GraphModule) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from dhp_sr.hyper import convert
 from dhp_sr.surgery.cut import MAX_DIFFERENCE, CutError, check_cut
 
 
@@ -40,3 +41,23 @@ def test_a_forward_that_takes_single_precision_alone_is_refused_as_before():
 
     with pytest.raises(CutError, match="differs"):
         check_cut(Single(), nn.Identity(), torch.rand(1, 3, 8, 8))
+
+
+class Noisy(nn.Module):
+    """Adds noise of a single channel in evaluation as well, as the generators of StyleGAN do."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 3, 3)
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.last((x + torch.randn(x.shape[0], 1, x.shape[2], x.shape[3])).relu())
+
+
+def test_a_network_that_draws_noise_is_compared_with_the_same_noise():
+    hyper = convert(Noisy(), torch.rand(1, 3, 8, 8))
+    hyper.set_masks({"first": torch.arange(8) < 5})
+    state = torch.random.get_rng_state()
+    check_cut(hyper, hyper.cut(check=False), torch.rand(2, 3, 9, 9, generator=torch.Generator()))
+    assert torch.equal(torch.random.get_rng_state(), state)
