@@ -40,6 +40,7 @@ CASES = {
     "edsr_30": Case("edsr_x4_cpu.yml", 0.3, 4500, ("Set14", "B100", "Urban100")),
     "dncnn_50": Case("dncnn_s25_cpu.yml", 0.5, 6000, ("BSD68",)),
     "dncnn_published_50": Case("dncnn_s25_published.yml", 0.5, 1000, ("BSD68",), True),
+    "dncnn_published_30": Case("dncnn_s25_published.yml", 0.3, 1000, ("BSD68",), True),
     "rlfn_published_50": Case(
         "rlfn_x4_published.yml", 0.5, RLFN_LENGTH, ("Set14", "B100", "Urban100"), True
     ),
