@@ -20,6 +20,7 @@ from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_path
 from dhp_sr.zoo.checkpoints import Checkpoint
 from dhp_sr.zoo.names import build_named
+from dhp_sr.zoo.networks import image_shape
 from dhp_sr.zoo.value_range import SCALE_ARGUMENT
 
 WIDTH_ARGUMENTS = {
@@ -32,6 +33,9 @@ WIDTH_ARGUMENTS = {
     "spandrel:SPAN.SPAN": "feature_channels",
 }
 """Network -> argument of its constructor that is the single width."""
+
+_SIDE = 32
+"""Pixels of the image that a network is run on once."""
 
 MULTIPLE = 4
 """Widths are tried in steps of this, where the original's is a multiple of it."""
@@ -113,7 +117,8 @@ def _shape_of(
         masks[group.name] = torch.arange(group.width) < width
     hyper.set_masks(masks)
     # A layer that no group decides about may still differ, so all shapes are compared.
-    cut = {key: tuple(tensor.shape) for key, tensor in hyper.cut(check=False).state_dict().items()}
+    small = merged_for_inference(hyper.cut(check=False), checkpoint.network)
+    cut = {key: tuple(tensor.shape) for key, tensor in small.state_dict().items()}
     if cut != shapes:
         differing = [key for key in shapes if cut.get(key) != shapes[key]]
         raise UserError(f"pruning cannot give the shapes of {', '.join(differing[:3])}")
@@ -143,12 +148,28 @@ def _width_of(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> int:
     key = next(iter(tensors))
     for width in range(1, checkpoint.arguments[name] + 1):
         arguments = {**checkpoint.arguments, name: width}
-        network = without_memory(
-            functools.partial(build_named, checkpoint.name, arguments), len(tensors)
-        )
+        make = functools.partial(build_named, checkpoint.name, arguments)
+        try:
+            network = without_memory(make, len(tensors))
+        except UserError:  # a width that does not exist
+            continue
         if network.state_dict()[key].shape == tensors[key].shape:
             return width
     raise UserError(f"--drop_in: no {name} gives {key} of {tuple(tensors[key].shape)}")
+
+
+@torch.no_grad()
+def merged_for_inference(network: nn.Module, original: nn.Module) -> nn.Module:
+    """Run a network once in evaluation mode; return it.
+
+    Re-parameterized ones, such as SPAN, write the weights that they infer with only then.
+
+    Args:
+        network: A cut copy of the original.
+        original: Says which inputs it takes.
+    """
+    network.eval()(torch.zeros(image_shape(original, _SIDE, _SIDE)))
+    return network
 
 
 def write_drop_in(network: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
@@ -162,7 +183,8 @@ def write_drop_in(network: nn.Module, checkpoint: Checkpoint, path: Path) -> Non
     Raises:
         UserError: The class does not take them.
     """
-    tensors = {key: value.detach().clone() for key, value in network.state_dict().items()}
+    settled = merged_for_inference(network, checkpoint.network)
+    tensors = {key: value.detach().clone() for key, value in settled.state_dict().items()}
     name = WIDTH_ARGUMENTS[checkpoint.name]
     # The width is read off the first weight of the result that the arguments decide about.
     arguments = {**checkpoint.arguments, name: _width_of(checkpoint, tensors)}

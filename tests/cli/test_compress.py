@@ -56,6 +56,20 @@ class Own(nn.Module):
 """
 
 
+OTHERS = {
+    "esrgan": (
+        "spandrel:ESRGAN.RRDBNet",
+        {"num_filters": 48, "num_blocks": 1, "scale": 2, "shuffle_factor": 2},
+    ),
+    "span": ("spandrel:SPAN.SPAN", {"num_in_ch": 3, "num_out_ch": 3, "feature_channels": 16}),
+    "safmn": (
+        "spandrel:SAFMN.SAFMN",
+        {"dim": 24, "n_blocks": 2, "ffn_scale": 2.0, "upscaling_factor": 2},
+    ),
+}
+"""File -> network of spandrel, and small arguments."""
+
+
 @pytest.fixture(scope="module")
 def material(tmp_path_factory) -> Path:
     """A folder with images, and checkpoints as several projects write them."""
@@ -68,6 +82,8 @@ def material(tmp_path_factory) -> Path:
     torch.save({"params_ema": compact.state_dict()}, folder / "compact.pth")
     dncnn = build("DnCNN", num_feat=16, num_layers=8, batch_norm=False)
     torch.save(dncnn.state_dict(), folder / "dncnn.pth")
+    for name, (network, arguments) in OTHERS.items():
+        torch.save(build_named(network, arguments).state_dict(), folder / f"{name}.pth")
     (folder / "own.py").write_text(OWN_CLASS)
     return folder
 
@@ -197,6 +213,9 @@ print(model.architecture.id)
 @pytest.mark.parametrize("model, architecture, channels", [
     ("compact.pth", "Compact", 3),
     pytest.param("dncnn.pth", "DnCNN", 1, marks=pytest.mark.slow),
+    pytest.param("esrgan.pth", "ESRGAN", 3, marks=pytest.mark.slow),
+    pytest.param("span.pth", "SPAN", 3, marks=pytest.mark.slow),
+    pytest.param("safmn.pth", "SAFMN", 3, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_a_drop_in_result_is_an_ordinary_file_of_its_class(
     material, tmp_path, model, architecture, channels
