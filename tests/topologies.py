@@ -14,6 +14,7 @@ from topology_base import Net, conv
 from torch import nn
 
 from dhp_sr.hyper import convert
+from dhp_sr.operators.constant_map import ConstantMap
 
 
 class Sequence(Net):
@@ -27,6 +28,19 @@ class Sequence(Net):
 class Residual(Net):
     def middle(self, x):
         return x + torch.relu(self.inner(x)) * 0.5 - self.outer(x) / 2.0
+
+
+class Removed(Net):
+    """A residual block whose branch is removed."""
+
+    def middle(self, x):
+        return x + self.outer(torch.relu_(self.inner(x)))
+
+
+def constant(channels):
+    left = ConstantMap(channels, (1, 1))
+    nn.init.normal_(left.bias)
+    return left
 
 
 class InPlace(Net):
@@ -811,6 +825,7 @@ TOPOLOGIES = {
     "loops_and_stack": (2, EachPart(outputs=4, inner=conv(8, 16), outer=conv(8, 4))),
     "shared_and_tied": (1, Shared()),
     "shared_and_split": (1, SharedAndSplit()),
+    "constant_of_removed_layers": (1, Removed(inner=ConstantMap(0, (1, 1)), outer=constant(8))),
     "border_of_bias": (3, Border(inner=conv(8, 8), outer=conv(8, 8))),
     "kernel_computed": (2, ImplicitWeight()),
     "fixed_kernels": (2, Blurred()),

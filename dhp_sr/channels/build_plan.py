@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from dhp_sr.channels.analysis import analyze_channels
+from dhp_sr.channels.branches import with_branches
 from dhp_sr.channels.plan import Axis, ChannelPlan, Group, KeptChannels, Layer, SizePatch
 from dhp_sr.graph.capture import TraceError, check_capture, trace
 from dhp_sr.operators.context import AnalysisContext, ChannelRange
@@ -69,7 +70,8 @@ def make_plan(
             kept_statistics=kept_statistics,
         )
         reads_weights = reads_weights or _share_read(analysis) > _LARGE_SHARE
-        return freeze(analysis, network, example_input, training)
+        frozen = freeze(analysis, network, example_input, training)
+        return with_branches(frozen, traced)
 
     plan: ChannelPlan | None = None
     refusal: TraceError | None = None

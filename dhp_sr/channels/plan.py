@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import cached_property
 
 import torch
@@ -32,6 +33,10 @@ class Group:
     channels_per_element: tuple[int, ...] = (1,)
     """Numbers of layer channels that an element controls, ascending: (1, r**2) for the channels of
     a PixelShuffle, which are r**2 before it and 1 behind it."""
+    removable: bool = False
+    """Whether all elements may be pruned at once, with the residual branch that they are in."""
+    removal_reason: str = ""
+    """Why a prunable group cannot be removed; empty for a removable group."""
 
     @property
     def span(self) -> slice:
@@ -113,6 +118,55 @@ class SizePatch:
         return [int(padded[index].sum()) for index in self.counted]
 
 
+class Leaves(StrEnum):
+    """What a layer of a removed branch leaves in its place."""
+
+    NOTHING = "nothing"
+    """A map without channels."""
+    BIAS = "bias"
+    """A constant for each channel, which is trained as the layer's bias was."""
+    BUFFER = "buffer"
+    """A constant of a layer without bias."""
+
+
+@dataclass(frozen=True)
+class BranchLayer:
+    """A module of a residual branch, which a `ConstantMap` replaces once the branch is removed."""
+
+    name: str
+    leaves: Leaves
+    strides: tuple[int, ...]
+    """Stride along each axis behind the channels; empty where the channels come last."""
+    channel_axis: tuple[str, int] | None
+    """(tensor, axis) whose kept entries are the channels of the module's output; None where the
+    plan binds no axis to them."""
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A residual branch that can be removed: what is left of it is a constant."""
+
+    groups: tuple[str, ...]
+    """Its own channels: prunable groups that must go to width 0 together."""
+    layers: tuple[BranchLayer, ...]
+    """Its modules with weights, in the order of the forward."""
+    own_axis: tuple[str, int]
+    """(tensor, axis) that holds nothing but channels of its groups: 0 where it is removed."""
+
+    @cached_property
+    def _kept_tensors(self) -> dict[str, str]:
+        """Module -> the tensor of it that is left as the constant, if any."""
+        kept = {}
+        for layer in self.layers:
+            kept[layer.name] = f"{layer.name}.bias" if layer.leaves is Leaves.BIAS else ""
+        return kept
+
+    def drops(self, tensor: str) -> bool:
+        """Return whether a parameter goes with the branch."""
+        module = tensor.rpartition(".")[0]
+        return module in self._kept_tensors and self._kept_tensors[module] != tensor
+
+
 def append_pinned(mask: Tensor) -> Tensor:
     """Append to a mask (plan.size,) the entry that all pinned channels have: kept."""
     return torch.cat((mask.cpu(), torch.ones(1, dtype=torch.bool)))
@@ -143,6 +197,8 @@ class ChannelPlan:
     kept_statistics: tuple[KeptChannels, ...] = ()
     """Normalizations over channels that can be pruned. With some of them masked, they normalize
     over the others: the pruned network is another than with zeros in these channels."""
+    branches: tuple[Branch, ...] = ()
+    """Residual branches that can be removed; one may be part of another."""
 
     @cached_property
     def weights(self) -> dict[str, tuple[int, ...]]:
@@ -158,6 +214,43 @@ class ChannelPlan:
     def size(self) -> int:
         """Number of prunable channels: length of the flat vector."""
         return self.prunable[-1].span.stop if self.prunable else 0
+
+    def removed_branches(self, mask: Tensor) -> tuple[Branch, ...]:
+        """Return the branches of which a mask (plan.size,) keeps no channel.
+
+        Of branches inside each other the outermost alone.
+
+        Raises:
+            ValueError: the mask keeps no channel of a group that cannot be removed, or not so
+                without others.
+        """
+        empty = {group.name for group in self.prunable if not bool(mask[group.span].any())}
+        if not empty:
+            return ()
+        removed = [branch for branch in self.branches if empty.issuperset(branch.groups)]
+        covered = {name for branch in removed for name in branch.groups}
+        for group in self.prunable:
+            if group.name in empty - covered:
+                raise ValueError(
+                    f"the mask of {group.name} keeps no channel: {self._refusal(group)}"
+                )
+        outermost = []
+        for branch in removed:
+            if not any(set(branch.groups) < set(other.groups) for other in removed):
+                outermost.append(branch)
+        return tuple(outermost)
+
+    def _refusal(self, group: Group) -> str:
+        """Return why a group cannot be removed, or not without others."""
+        if not group.removable:
+            return group.removal_reason
+        others: dict[str, None] = {}
+        for branch in self.branches:
+            if group.name in branch.groups:
+                others.update(dict.fromkeys(branch.groups))
+                break
+        others.pop(group.name, None)
+        return f"it is removed together with {', '.join(others)}"
 
     def split(self, flat: Tensor) -> dict[str, Tensor]:
         """Return group name -> its entries of a vector (size,), for the prunable groups."""

@@ -71,6 +71,9 @@ class CountedCost:
         self._axis_sizes = axis_sizes
         self._num_weights = len(plan.weights)
         names = list(plan.weights)
+        # Further rows behind those of the axes: whether each removable branch is there, 1 or 0.
+        own_rows = [axis_sizes.row(*branch.own_axis) for branch in plan.branches]
+        self._branch_rows = torch.tensor(own_rows, dtype=torch.long)
         weights: list[int] = []
         rows: list[list[int]] = []
         coefficients: list[float] = []
@@ -85,6 +88,10 @@ class CountedCost:
                     coefficient *= shape[dim]
                 else:
                     term_rows.append(row)
+            # What has no channels of the branch itself, such as the scale of its last norm.
+            for number, branch in enumerate(plan.branches):
+                if branch.drops(term.weight):
+                    term_rows.append(axis_sizes.size + number)
             weights.append(names.index(term.weight))
             rows.append(term_rows)
             coefficients.append(coefficient)
@@ -95,12 +102,20 @@ class CountedCost:
     def of_sizes(self, sizes: Tensor) -> Tensor:
         """Return the cost, shape (...), for kept axis sizes of shape (..., size)."""
         # (..., terms, axes) -> (..., terms) -> (...)
-        return sizes[..., self._rows].prod(dim=-1) @ self._coefficients
+        return self._with_branches(sizes)[..., self._rows].prod(dim=-1) @ self._coefficients
+
+    def _with_branches(self, sizes: Tensor) -> Tensor:
+        """Append whether each removable branch is there, to sizes of shape (..., size)."""
+        if len(self._branch_rows) == 0:
+            return sizes
+        is_there = sizes[..., self._branch_rows].detach() > 0
+        return torch.cat((sizes, is_there.to(sizes.dtype)), dim=-1)
 
     def by_parameter(self, sizes: Tensor) -> Tensor:
         """Return the cost attributed to each weight, shape (weights,), for sizes (size,)."""
         attributed = torch.zeros(self._num_weights, dtype=torch.double)
-        attributed[self._weights] = sizes[self._rows].prod(dim=-1) * self._coefficients
+        factors = self._with_branches(sizes)[self._rows]
+        attributed[self._weights] = factors.prod(dim=-1) * self._coefficients
         return attributed
 
     def marginal(self, kept: Tensor) -> Tensor:

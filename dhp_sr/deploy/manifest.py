@@ -21,6 +21,7 @@ from dhp_sr.deploy.model_info import (
     attached_info,
     stated_info,
 )
+from dhp_sr.deploy.removed import removed_layers
 from dhp_sr.deploy.safetensors_io import ModelFileError
 from dhp_sr.surgery.layer_samples import Layer, num_groups, out_dim
 from dhp_sr.surgery.rewrite import RewrittenNetwork
@@ -65,7 +66,7 @@ FACTS: dict[str, Any] = {
 }
 """Facts of every manifest, and the value of those that are not known."""
 
-REBUILDING = ("forward", "smallest_side")
+REBUILDING = ("forward", "smallest_side", "removed")
 """Keys that some networks need beyond class and arguments."""
 
 
@@ -186,6 +187,9 @@ def _rebuilding_keys(network: nn.Module) -> dict[str, Any]:
     info = attached_info(network)
     if info is not None and info.package != "dhp_sr":
         keys["smallest_side"] = info.sizes.minimum
+    removed = removed_layers(network)
+    if removed:
+        keys["removed"] = removed
     # The class's forward states sizes that no longer hold; the patched numbers go into the file,
     # never code: whoever loads it traces the class again and patches the same arguments.
     if isinstance(network, RewrittenNetwork):

@@ -31,6 +31,7 @@ from dhp_sr.deploy.model_info import (
     construct,
     stated_info,
 )
+from dhp_sr.deploy.removed import TENSORS_PER_LAYER, remove_layers
 from dhp_sr.deploy.safetensors_io import ModelFileError
 from dhp_sr.graph.shape_inference import infer_output
 from dhp_sr.operators.resize import resize
@@ -70,12 +71,18 @@ def rebuild(manifest: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) 
     """
     if len(shapes) > MAX_TENSORS:
         raise ModelFileError(f"expected at most {MAX_TENSORS} tensors, got {len(shapes)}")
-    check_layer_counts(manifest["arguments"], len(shapes))
+    removed = manifest.get("removed")
+    # Removed layers have hardly any tensors in the file, but those of their class at first.
+    num_tensors = len(shapes)
+    if isinstance(removed, dict):
+        num_tensors += TENSORS_PER_LAYER * min(len(removed), MAX_TENSORS)
+    check_layer_counts(manifest["arguments"], num_tensors)
     third_party = manifest["architecture"] not in ARCHS
     info = third_party_info(manifest) if third_party else None
-    unpruned = _construct(manifest, len(shapes)).eval()
+    unpruned = _construct(manifest, num_tensors).eval()
     # Kept beside the resized copy: channel numbers in the forward refer to the unpruned network.
     network = copy.deepcopy(unpruned)
+    remove_layers(network, removed, shapes)
     resize_layers(network, shapes, manifest["arguments"])
     if info is not None:
         network = restore_forward(unpruned, network, manifest.get("forward"))

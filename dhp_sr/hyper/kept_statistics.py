@@ -30,6 +30,8 @@ class KeptStatistics:
         module = self._module
         if self.kept is None:
             return type(module).forward(module, features)
+        if len(self.kept) == 0:  # of a removed branch
+            return torch.zeros_like(features)
         kept = self.kept.to(features.device)
         # index_select, not a mask: with the channels gathered, any layer's own forward computes the
         # statistics, whatever they are.

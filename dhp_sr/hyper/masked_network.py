@@ -65,11 +65,13 @@ class MaskedNetwork(nn.Module):
 
         Args:
             masks: Group name -> bool tensor of shape (width,), True = keep. Groups that are not
-                named keep their masks. Pinned groups may be named, with all channels kept.
+                named keep their masks. Pinned groups may be named, with all channels kept. A mask
+                that keeps nothing removes the residual branch of a `removable` group.
 
         Raises:
-            ValueError: An unknown group, a wrong shape, a mask that keeps nothing, or a mask that
-                prunes a pinned group.
+            ValueError: An unknown group, a wrong shape, a mask that prunes a pinned group, or one
+                that keeps nothing of a group that is not removable, or not alone; the message
+                says why.
         """
         groups = {group.name: group for group in self.plan.groups}
         new_masks = dict(self.masks)
@@ -81,7 +83,10 @@ class MaskedNetwork(nn.Module):
             _check_mask(groups[name], mask)
             if groups[name].prunable:
                 new_masks[name] = mask
-        self.mask.copy_(self.plan.join(new_masks))
+        joined = self.plan.join(new_masks)
+        # Checked together: the groups of a branch are removed together.
+        self.plan.removed_branches(joined)
+        self.mask.copy_(joined)
 
     @property
     def costs(self) -> CostModel:
@@ -228,7 +233,5 @@ def _check_mask(group: Group, mask: Tensor) -> None:
         raise ValueError(
             f"the mask of {group.name} must have shape ({group.width},), found {shape}"
         )
-    if not mask.any():
-        raise ValueError(f"the mask of {group.name} keeps no channel")
     if not group.prunable and not mask.all():
         raise ValueError(f"group {group.name} is pinned ({group.reason}) and cannot be pruned")

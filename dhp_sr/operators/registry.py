@@ -12,6 +12,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from dhp_sr.graph.tracer import LEAF_TYPES
 from dhp_sr.operators import (
     assignment,
+    constant_map,
     elementwise,
     layers,
     norms,
@@ -39,6 +40,7 @@ _BUILT_IN: tuple[OpSpec, ...] = (
     *products.OPS,
     *assignment.OPS,
     *sizes.OPS,
+    *constant_map.OPS,
 )
 
 
@@ -66,6 +68,8 @@ def _table(specs: tuple[OpSpec, ...]) -> dict[Target, OpSpec]:
 
 
 _TABLE = _table(_BUILT_IN)
+# Our own module: torch.fx would trace into it.
+LEAF_TYPES.add(constant_map.ConstantMap)
 
 
 def register_op(*targets: Target, channels: ChannelRule, name: str = "", **facts: Any) -> OpSpec:

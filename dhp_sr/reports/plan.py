@@ -6,6 +6,7 @@ from typing import Any
 
 from dhp_sr.reports.formatting import CostColumn, pad_columns, shape_text
 from dhp_sr.utils.cost_kinds import COST_KINDS
+from dhp_sr.utils.errors import abbreviate
 
 LINE_LENGTH = 100
 """Longest line of the plan in characters; terminals that wide are common."""
@@ -29,6 +30,9 @@ FORMER_KEYS = {
     "controls": "cost_shares",
 }
 """Key in a plan.json of an earlier version -> key today."""
+
+REMOVED = "removed"
+"""Shown for groups and layers that went with a residual branch."""
 
 Group = Mapping[str, Any]
 """Channel group of plan.json or widths.json."""
@@ -56,6 +60,7 @@ def plan_text(plan: Mapping[str, Any]) -> str:
         ),
         *prunable_table(prunable, list(plan["dense"])),
         "",
+        *removable_lines(prunable),
         f"Not prunable: {_counts(pinned)}",
     ]
     for group in pinned:
@@ -109,6 +114,8 @@ def widths_text(widths: Mapping[str, Any]) -> str:
         filled = round(ratio * BAR_LENGTH)
         bar = "#" * filled + "." * (BAR_LENGTH - filled)
         note = "" if group["prunable"] else f"not pruned: {group['reason']}"
+        if group["after"] == 0:
+            note = REMOVED
         counts = [str(group["before"]), str(group["after"]), f"{ratio:.0%}"]
         group_table.append([group["name"], *counts, bar, note])
     layer_table = [["layer", "kind", "before", "after", "weights kept"]]
@@ -117,7 +124,8 @@ def widths_text(widths: Mapping[str, Any]) -> str:
         out_before, in_before = layer["before"]
         out_after, in_after = layer["after"]
         ratio = out_after * in_after / (out_before * in_before)
-        change = [f"{in_before} -> {out_before}", f"{in_after} -> {out_after}", f"{ratio:.0%}"]
+        kept = f"{in_after} -> {out_after}" if out_after else REMOVED
+        change = [f"{in_before} -> {out_before}", kept, f"{ratio:.0%}"]
         layer_table.append([layer["name"], layer["kind"], *change])
     lines = [
         f"Channel groups: {len(groups)}, {num_kept} of {num_before} channels kept",
@@ -152,6 +160,15 @@ def prunable_table(groups: Sequence[Group], kinds: Sequence[str]) -> list[str]:
             cells.append(f"{group['cost_shares'][kind]:.1%}")
         table.append(cells)
     return _indented(table, left=(0,))
+
+
+def removable_lines(groups: Sequence[Group]) -> list[str]:
+    """Format which groups can be removed with their residual branch; none where there are none."""
+    names = [_abbreviated(group["name"]) for group in groups if group.get("removable")]
+    if not names:
+        return []
+    text = f"Removable with their residual branch: {_plural(len(names), 'group')}, "
+    return [*_wrapped(text + abbreviate(names)), ""]
 
 
 def pinned_group_lines(group: Group) -> list[str]:

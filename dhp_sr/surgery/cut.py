@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dhp_sr.channels.plan import ChannelPlan, append_pinned
 from dhp_sr.operators.resize import resize
+from dhp_sr.surgery.remove import constants_left, removed_layers, replace_layers
 from dhp_sr.surgery.rewrite import rewrite
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.example import Example, inputs_of, with_further_inputs
@@ -51,15 +52,27 @@ def cut(
         that no longer hold, the traced forward with other sizes.
     """
     kept = kept_entries(plan, mask)
+    removed = removed_layers(plan.removed_branches(mask))
+    removed_names = {layer.name for layer in removed}
     # The plan knows a tensor that several modules share by its first name.
     canonical = canonical_names(network)
     state = {}
     for name, tensor in network.state_dict().items():
+        if name.rpartition(".")[0] in removed_names:
+            continue
         first_name = canonical.get(name, name)
         if first_name in values:
             tensor = values[first_name].detach()
         state[name] = _slice(tensor, first_name, kept)
     small = copy.deepcopy(network).eval()
+    if removed:
+        constants = constants_left(network, plan, removed, values)
+        for layer in removed:
+            if layer.name in constants and layer.channel_axis in kept:
+                channels = kept[layer.channel_axis].to(constants[layer.name].device)
+                constants[layer.name] = constants[layer.name][channels]
+        replace_layers(small, removed, constants)
+        state.update({f"{name}.bias": constant for name, constant in constants.items()})
     # Buffers outside the state dict, such as a constant gain, are sliced in place.
     for name, tensor in list(small.named_buffers(remove_duplicate=False)):
         if name in state:

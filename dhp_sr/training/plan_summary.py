@@ -70,7 +70,8 @@ def summarize_plan(
         `rules`: the arguments.
         `groups`: for each its name, width, min_width, members and reason (empty where prunable);
         for prunable ones also `cost_shares`: kind of cost -> fraction of the dense cost that goes
-        when this group alone is pruned to its minimum width.
+        when this group alone is pruned to its minimum width; `removable`: whether it can be removed
+        with its residual branch, and `removal_reason`: why not.
         `excluded`: layers that keep their widths because `exclude` names them.
         `lower_bound`: kind of cost -> least kept fraction, and what of it pinned groups and
         minimum widths (`min_width`) hold.
@@ -94,6 +95,8 @@ def summarize_plan(
         if group.prunable:
             entry["min_width"] = int(narrowest[group.span].sum())
             entry["cost_shares"] = {kind: shares[kind][group.name] for kind in shares}
+            entry["removable"] = group.removable
+            entry["removal_reason"] = group.removal_reason
         if group.reason == EXCLUDED:
             excluded.extend(group.members)
         groups.append(entry)

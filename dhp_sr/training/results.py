@@ -8,6 +8,7 @@ from torch import nn
 from dhp_sr.config.method_checks import is_trained_before
 from dhp_sr.deploy import load_model
 from dhp_sr.deploy.manifest import layer_widths
+from dhp_sr.deploy.removed import removed_layers
 from dhp_sr.metrics import latencies
 from dhp_sr.reports.page import write_page
 from dhp_sr.reports.plan import widths_text
@@ -99,8 +100,13 @@ def write_pages(folder: RunFolder, *, only_missing: bool = False) -> None:
 
 
 def compare_layer_widths(dense: nn.Module, pruned: nn.Module) -> list[dict[str, Any]]:
-    """Return name, kind and [out, in] channels before and after of every weighted layer."""
+    """Return name, kind and [out, in] channels before and after of every weighted layer.
+
+    A layer that went with its branch has [0, 0] after.
+    """
     after = layer_widths(pruned)
+    for name in removed_layers(pruned):
+        after[name] = [0, 0]
     rows = []
     for name, before in layer_widths(dense).items():
         if name in after:

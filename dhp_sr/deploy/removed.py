@@ -1,0 +1,78 @@
+"""Layers that a network has lost with its removed branches, as a model file lists them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from dhp_sr.channels.plan import Leaves
+from dhp_sr.deploy.safetensors_io import ModelFileError
+from dhp_sr.operators.constant_map import ConstantMap
+from dhp_sr.surgery.remove import replace_module
+
+TENSORS_PER_LAYER = 4
+"""Tensors that a layer has in the unpruned network, at most: of a removed one a single is left."""
+
+_MAX_STRIDE = 64
+
+
+def removed_layers(network: nn.Module) -> dict[str, dict[str, Any]]:
+    """Return the layers that are removed from a network: name -> what is left, and the strides."""
+    removed = {}
+    for name, module in network.named_modules():
+        if isinstance(module, ConstantMap):
+            removed[name] = {"leaves": str(_left_of(module)), "strides": list(module.strides)}
+    return removed
+
+
+def _left_of(module: ConstantMap) -> Leaves:
+    if module.bias is None:
+        return Leaves.NOTHING
+    return Leaves.BIAS if isinstance(module.bias, nn.Parameter) else Leaves.BUFFER
+
+
+def remove_layers(network: nn.Module, removed: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Put constants in the place of the layers that a file lists as removed, in place.
+
+    Args:
+        network: The network that the file's class and arguments describe, on the meta device.
+        removed: Of the manifest; None where nothing is removed.
+        shapes: Of every tensor of the file, by key.
+
+    Raises:
+        ModelFileError: An entry is malformed, names no layer, or lacks its constant.
+    """
+    if removed is None:
+        return
+    if not isinstance(removed, dict):
+        raise ModelFileError("manifest: expected removed layers by name")
+    layers = dict(network.named_modules())
+    for name, entry in removed.items():
+        layer = layers.get(name)
+        # The root has an empty name; a layer has no modules inside.
+        if layer is None or not name or next(layer.children(), None) is not None:
+            raise ModelFileError(
+                f"manifest: removed layer {name[:99]!r} is no layer of the network"
+            )
+        replace_module(network, name, _constant(name, entry, shapes))
+
+
+def _constant(name: str, entry: Any, shapes: Mapping[str, tuple[int, ...]]) -> ConstantMap:
+    """Return the constant in the place of a layer, without memory for its values."""
+    strides = entry.get("strides") if isinstance(entry, dict) else None
+    if not isinstance(strides, list) or len(strides) > 3 or not all(map(_is_stride, strides)):
+        raise ModelFileError(f"manifest: expected up to 3 strides of removed layer {name!r}")
+    leaves = entry.get("leaves")
+    if leaves not in list(Leaves):
+        raise ModelFileError(f"manifest: it is unknown what removed layer {name!r} leaves")
+    channels = 0
+    if leaves != Leaves.NOTHING:
+        shape = shapes.get(f"{name}.bias", ())
+        if len(shape) != 1:
+            raise ModelFileError(f"missing: {name}.bias, what is left of a removed layer")
+        channels = shape[0]
+    return ConstantMap(channels, strides, trainable=leaves == Leaves.BIAS, device="meta")
+
+
+def _is_stride(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MAX_STRIDE
