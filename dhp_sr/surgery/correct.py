@@ -9,6 +9,9 @@ closest to the dense network's:
 
     min over D, d of   sum |y - y' - D x - d|^2 + ridge |D|^2,      W' = W + D,  b' = b + d
 
+Of a removed branch (`channels.branches`) a constant is left, which becomes the mean of what the
+dense branch gives: d alone.
+
 The ridge pulls towards the weights as they are, not towards zero. So a network that lost nothing
 stays exactly as it is, and a layer's squared error on the calibration images never rises.
 
@@ -27,12 +30,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from dhp_sr.channels.plan import ChannelPlan
+from dhp_sr.channels.plan import BranchLayer, ChannelPlan, Leaves
 from dhp_sr.graph.capture import trace
+from dhp_sr.surgery.branch_constant import fit_constant
 from dhp_sr.surgery.cut import kept_entries
 from dhp_sr.surgery.layer_samples import (
-    Layer,
-    as_kernel,
+    add_to_layer,
     choose_positions,
     in_dim,
     is_transposed,
@@ -43,7 +46,8 @@ from dhp_sr.surgery.layer_samples import (
     sample_features,
     sample_outputs,
 )
-from dhp_sr.surgery.least_squares import NormalEquations, Solution, solve_with_held_out_ridge
+from dhp_sr.surgery.least_squares import NormalEquations, solve_with_held_out_ridge
+from dhp_sr.surgery.remove import removed_layers
 from dhp_sr.surgery.shortcut_error import find_shortcut_error
 from dhp_sr.surgery.side_by_side import Execution, execution_order, last_uses
 from dhp_sr.utils.example import Example, first_samples
@@ -64,7 +68,8 @@ class LayerCorrection:
     """Squared error over squared target, on the held-out samples."""
     error_after: float
     ridge: float
-    """Relative ridge chosen; 0 where the layer was left as it was."""
+    """Relative ridge chosen; 0 where the layer was left as it was, or is the constant of a removed
+    branch."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,7 @@ class _Correction:
         self._dense = dense
         self._masked = masked
         self._kept = kept_entries(plan, mask)
+        self._removed = {layer.name: layer for layer in removed_layers(plan.removed_branches(mask))}
         self._rows_per_feature = rows_per_feature
         # Seeded here: the same cut must give the same weights, whatever was drawn before.
         self._generator = torch.Generator().manual_seed(0)
@@ -149,10 +155,31 @@ class _Correction:
             self._dense.compute(node)
             self._masked.compute(node)
             # The masked network goes on with what the corrected layer gives.
-            if self._masked.is_layer(node) and self._can_change(node) and self._correct(node):
+            if self._solve(node):
                 self._masked.compute(node)
             self._dense.release(released.get(node, []))
             self._masked.release(released.get(node, []))
+
+    def _solve(self, node: fx.Node) -> bool:
+        """Re-solve what a node holds; return whether it changed."""
+        if node.op == "call_module" and str(node.target) in self._removed:
+            layer = self._removed[str(node.target)]
+            if layer.leaves is Leaves.BIAS:
+                self._correct_constant(node, layer)
+            return layer.leaves is Leaves.BIAS
+        return self._masked.is_layer(node) and self._can_change(node) and self._correct(node)
+
+    def _correct_constant(self, node: fx.Node, layer: BranchLayer) -> None:
+        """Move the constant of a removed branch to the mean of what the dense branch gives."""
+        name = f"{layer.name}.bias"
+        bias = self._masked.module(node).get_parameter("bias")
+        kept = self._kept.get((name, 0), torch.arange(len(bias)))
+        fit = fit_constant(node, layer, self._dense, self._masked, kept)
+        bias[kept] += fit.shift_C.to(bias)
+        self.values[name] = bias.detach().clone()
+        scale = max(fit.target_square, torch.finfo(torch.float64).tiny)
+        errors = (fit.square_before / scale, fit.square_after / scale)
+        self.layers.append(LayerCorrection(layer.name, *errors, ridge=0.0))
 
     def _can_change(self, node: fx.Node) -> bool:
         """Whether a layer's weights can be re-solved; the reason is noted where they cannot."""
@@ -193,7 +220,7 @@ class _Correction:
                 continue
             error_after += solution.held_out_error
             chosen_ridge = solution.ridge
-            _add_to_layer(layer, solution, kept_in, outs)
+            add_to_layer(layer, solution, kept_in, outs)
         # Targets that are all zero, as behind a dead ReLU, must not divide by zero.
         scale = max(target_square, torch.finfo(torch.float64).tiny)
         self.layers.append(
@@ -266,16 +293,3 @@ class _Correction:
                 held_out.add(x[held], residuals[held], y[held])
                 sample_index += 1
         return train, held_out
-
-
-def _add_to_layer(layer: Layer, solution: Solution, kept_in: Tensor, outs: Tensor) -> None:
-    """Add coefficients and intercepts to some channels of a layer's weight and bias."""
-    rows = outs
-    columns = kept_in
-    if is_transposed(layer):
-        rows = kept_in
-        columns = outs
-    change = as_kernel(layer, solution.coefficients).to(layer.weight)
-    layer.weight[rows[:, None], columns] += change
-    if layer.bias is not None:
-        layer.bias[outs] += solution.intercepts.to(layer.bias)

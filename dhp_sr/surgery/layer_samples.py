@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from dhp_sr.surgery.least_squares import Solution
+
 Layer = _ConvNd | nn.Linear
 """Any of the classes in `LAYERS`; torch's base class of convolutions types their attributes."""
 
@@ -176,3 +178,16 @@ def _zero_stuffed(layer: _ConvTransposeNd, sample: Tensor) -> Tensor:
         reach = layer.dilation[axis] * (layer.kernel_size[axis] - 1) - int(layer.padding[axis])
         padding += [reach, reach + layer.output_padding[axis]]
     return F.pad(spread, padding)
+
+
+def add_to_layer(layer: Layer, solution: Solution, kept_in: Tensor, outs: Tensor) -> None:
+    """Add coefficients and intercepts to some channels of a layer's weight and bias."""
+    rows = outs
+    columns = kept_in
+    if is_transposed(layer):
+        rows = kept_in
+        columns = outs
+    change = as_kernel(layer, solution.coefficients).to(layer.weight)
+    layer.weight[rows[:, None], columns] += change
+    if layer.bias is not None:
+        layer.bias[outs] += solution.intercepts.to(layer.bias)

@@ -207,6 +207,43 @@ def test_a_branch_makes_up_for_the_error_of_its_shortcut():
     assert (corrected - dense).square().mean() < 0.3 * (broken - dense).square().mean()
 
 
+def test_the_constant_of_a_removed_branch_is_the_mean_of_the_dense_one():
+    plain = network("srresnet_x2")
+    x = torch.rand(3, 3, 12, 12, dtype=torch.float64)
+    hyper = convert(plain, x[:1]).eval()
+    seen = []
+    hook = plain.body[0].bn2.register_forward_hook(
+        lambda layer, inputs, output: seen.append(output)
+    )
+    plain(x)
+    hook.remove()
+    hyper.set_masks({"body.0.conv1": torch.zeros(16, dtype=torch.bool)})
+    small = hyper.cut(calibration=[x[:2], x[2:]])
+    torch.testing.assert_close(small.body[0].bn2.bias, seen[0].mean((0, 2, 3)))
+    corrected = hyper.correction_report.layers
+    assert [layer.layer for layer in corrected][:2] == ["conv_first", "body.0.bn2"]
+    assert corrected[1].error_after < corrected[1].error_before
+
+
+@pytest.mark.parametrize("case", ["edsr_x2", "rlfn_x2", "resnet_projection"])
+@torch.no_grad()
+def test_networks_without_branches_are_corrected(case):
+    """The next block makes up for what the constant cannot; the cut checks itself."""
+    plain = network(case)
+    x = [example(plain, batch=4) for _ in range(3)]
+    hyper = convert(plain, x[0][:1]).eval()
+    masks = masks_with_share(hyper, 0.8)
+    for name in hyper.plan.branches[0].groups:
+        masks[name] = torch.zeros_like(masks[name])
+    hyper.set_masks(masks)
+    distances = []
+    for small in (hyper.cut(), hyper.cut(calibration=x)):
+        distances.append(sum(float((small(y) - plain(y)).square().mean()) for y in x))
+    assert distances[1] < distances[0]
+    for layer in hyper.correction_report.layers:
+        assert layer.error_after <= layer.error_before
+
+
 def test_layers_that_cannot_be_corrected_are_listed():
     class Shared(nn.Module):
         def __init__(self):
