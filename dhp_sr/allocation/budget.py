@@ -35,6 +35,8 @@ class Budget:
     """Widths of layers are multiples of this, or the dense width."""
     min_width: int
     """Minimum number of channels of every layer of a prunable group."""
+    remove_blocks: bool = False
+    """Whether a removable group may have no channels at all: all of them score below 0."""
 
     @classmethod
     def from_target(
@@ -44,6 +46,8 @@ class Budget:
         tolerance: float | None = None,
         round_to: int = DEFAULT_ROUND_TO,
         min_width: int | None = None,
+        *,
+        remove_blocks: bool = False,
     ) -> "Budget":
         """Make a budget from a target, with the default tolerance of its kind.
 
@@ -53,6 +57,7 @@ class Budget:
             tolerance: see the field; default: that of the kind.
             round_to: see the field.
             min_width: see the field; default: `round_to`.
+            remove_blocks: see the field.
 
         Raises:
             BudgetError: an unknown kind, a fraction outside (0, 1], or widths below 1.
@@ -65,7 +70,7 @@ class Budget:
         # Layers narrower than `round_to` could not be multiples of it.
         if min_width is None:
             min_width = round_to
-        return cls(kind, keep_ratio, tolerance, round_to, min_width)
+        return cls(kind, keep_ratio, tolerance, round_to, min_width, remove_blocks)
 
     def __post_init__(self) -> None:
         """Refuse widths below 1 and a fraction outside (0, 1]."""

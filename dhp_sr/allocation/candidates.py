@@ -29,6 +29,17 @@ def allowed_widths(group: Group, budget: Budget) -> list[int]:
     return [*range(first, group.width, step), group.width]
 
 
+def is_removed(group: Group, budget: Budget, scores: Tensor) -> bool:
+    """Return whether a group goes as a whole, with its residual branch.
+
+    Args:
+        group: a prunable group.
+        budget: says whether that is allowed.
+        scores: (plan.size,) larger = keep; below 0 for all channels of a group that goes.
+    """
+    return budget.remove_blocks and group.removable and bool((scores[group.span] < 0).all())
+
+
 def min_group_width(group: Group, min_width: int) -> int:
     """Return the smallest width at which every layer has `min_width` channels, if any."""
     width = math.ceil(min_width / min(group.channels_per_element))
@@ -70,6 +81,10 @@ def could_be_chosen(plan: ChannelPlan, scores: Tensor, budget: Budget, mask: Ten
         # Of equally scored channels any may be kept.
         kept = mask[group.span].cpu()
         group_scores = scores[group.span].cpu()
+        if is_removed(group, budget, scores):
+            if kept.any():
+                return False
+            continue
         if int(kept.sum()) not in allowed_widths(group, budget):
             return False
         if not kept.all() and group_scores[kept].min() < group_scores[~kept].max():

@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from dhp_sr.allocation.budget import Budget
-from dhp_sr.allocation.candidates import WidthCandidates, allowed_widths
+from dhp_sr.allocation.candidates import WidthCandidates, allowed_widths, is_removed
 from dhp_sr.channels.plan import ChannelPlan
 from dhp_sr.cost.model import CostModel
 
@@ -70,10 +70,13 @@ class WidthSolver:
         values = []
         for group in self._groups:
             widths = allowed_widths(group, budget)
+            if is_removed(group, budget, self._scores):
+                widths = [0]
             # A stable order keeps the first of equally scored channels, on every machine.
             order = torch.argsort(self._scores[group.span], descending=True, stable=True)
-            cumulative = self._scores[group.span][order].cumsum(0)
-            values.append(cumulative[torch.tensor(widths) - 1])
+            cumulative = torch.zeros(group.width + 1, dtype=torch.double)
+            cumulative[1:] = self._scores[group.span][order].cumsum(0)
+            values.append(cumulative[torch.tensor(widths)])
             self._widths.append(widths)
             self._orders.append(order)
         self._table = WidthCandidates(self._groups, self._orders, self._widths, costs.axis_sizes)

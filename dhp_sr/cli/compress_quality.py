@@ -175,7 +175,14 @@ class CorrectedCuts:
     def _budget(self, ratio: float) -> Budget:
         compress = self._compress
         round_to = compress.round_to or DEFAULT_ROUND_TO
-        return Budget.from_target("macs", ratio, None, round_to, compress.min_width)
+        return Budget.from_target(
+            "macs",
+            ratio,
+            None,
+            round_to,
+            compress.min_width,
+            remove_blocks=compress.removes_blocks,
+        )
 
 
 def _training_inputs(options: Options, count: int) -> list[Tensor]:

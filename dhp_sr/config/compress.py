@@ -233,6 +233,9 @@ class Compress(Section):
     latency, the multiple that the measured times of the layers show."""
     min_width: Positive = 8
     """No layer of a prunable group is cut below this many channels."""
+    remove_blocks: bool = False
+    """Method obs: whether the residual branch of a block may go as a whole, down to the constant
+    that it leaves. The plan says which branches can."""
     exclude: list[str] = []
     """Module names or patterns (`up.*`) that keep their widths."""
     dense_iter: NotNegative = 0
@@ -286,6 +289,11 @@ class Compress(Section):
         if self.prune_residual is None:
             return METHODS[self.method].prune_residual
         return self.prune_residual
+
+    @property
+    def removes_blocks(self) -> bool:
+        """`remove_blocks`, where the method can."""
+        return self.remove_blocks and METHODS[self.method].removes_blocks
 
     @property
     def method_section(self) -> MethodOptions | None:

@@ -66,6 +66,10 @@ def idle_in_search(options: Options) -> Iterator[Issue]:
     spec = METHODS[compress.method]
     if not spec.has_presets and changed(compress, "preset"):
         yield ("compress", "preset"), f"has no effect with method: {compress.method}"
+    if compress.remove_blocks and not spec.removes_blocks:
+        yield ("compress", "remove_blocks"), f"has no effect with method: {compress.method}"
+    elif compress.remove_blocks and compress.obs.widths is not None:
+        yield ("compress", "remove_blocks"), "has no effect on widths that are given"
     # Options of another method are often left in a file to switch back to, hence no mistake.
     names = dict.fromkeys(other.section for other in METHODS.values())
     for name in names:

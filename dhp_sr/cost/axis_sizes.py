@@ -78,14 +78,15 @@ class AxisSizes:
         Args:
             start: the group's offset in the flat vector.
             order: its channels, the best first.
-            widths: numbers of channels to keep.
+            widths: numbers of channels to keep, from 0.
 
         Returns:
             (len(widths), size).
         """
-        # Sums over the best 1, 2, ... channels; those of the wanted widths are picked from them.
+        # Sums over the best 0, 1, 2, ... channels; those of the wanted widths are picked from them.
         cumulative = self._occurrences[:, start + torch.as_tensor(order)].cumsum(1).T
-        chosen = cumulative[torch.as_tensor(widths) - 1]
+        cumulative = torch.cat((torch.zeros_like(cumulative[:1]), cumulative))
+        chosen = cumulative[torch.as_tensor(widths)]
         return torch.cat((chosen, chosen.new_zeros(len(widths), 1)), dim=1)
 
     def mean_over_axes(self, values: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dhp_sr.config.schema import Options
 from dhp_sr.cost.latency_benchmark import LatencyBenchmark
 from dhp_sr.graph.shape_inference import infer_output, to_meta
+from dhp_sr.hyper import HyperNet
 from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.training.loss import load_teacher_file
 from dhp_sr.training.pruning import (
@@ -72,9 +73,25 @@ def dry_run(
             masks[group.name] = uneven_mask(group.width, number)
         hyper.set_masks(masks)
         cut = hyper.cut()
+        if compress.removes_blocks and hyper.plan.branches:
+            try_removals(hyper)
     if compress.distill and compress.distill.teacher:
         load_teacher_file(compress.distill.teacher, options)
     return cut
+
+
+def try_removals(hyper: HyperNet) -> None:
+    """Cut a network without any of the residual branches that can be removed.
+
+    Raises:
+        CutError: The cut network does not compute what the masked one does.
+    """
+    masks = dict(hyper.masks)
+    for branch in hyper.plan.branches:
+        for name in branch.groups:
+            masks[name] = torch.zeros_like(masks[name])
+    hyper.set_masks(masks)
+    hyper.cut()
 
 
 def uneven_mask(width: int, number: int) -> Tensor:

@@ -154,6 +154,7 @@ def make_budgets(compress: Compress, hyper: HyperNet) -> tuple[Budget, ...]:
                 compress.tolerance,
                 round_to,
                 compress.min_width,
+                remove_blocks=compress.removes_blocks,
             )
         )
     return tuple(budgets)

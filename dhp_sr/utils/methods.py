@@ -29,6 +29,8 @@ class MethodSpec:
     """Whether weights stay as they are during the search, so that they must be trained before."""
     prune_residual: bool = True
     """Default of `compress.prune_residual`."""
+    removes_blocks: bool = False
+    """Whether `compress.remove_blocks` has an effect."""
 
 
 METHODS: dict[MethodName, MethodSpec] = {
@@ -40,7 +42,12 @@ METHODS: dict[MethodName, MethodSpec] = {
         freezes_weights=True,
         prune_residual=False,
     ),
-    "obs": MethodSpec("dhp_sr.search.obs.search:OBSSearch", section="obs", freezes_weights=True),
+    "obs": MethodSpec(
+        "dhp_sr.search.obs.search:OBSSearch",
+        section="obs",
+        freezes_weights=True,
+        removes_blocks=True,
+    ),
     "uniform": MethodSpec("dhp_sr.search.baselines:Uniform", is_baseline=True),
     "random": MethodSpec("dhp_sr.search.baselines:Random", is_baseline=True),
     "magnitude": MethodSpec("dhp_sr.search.baselines:Magnitude", is_baseline=True),

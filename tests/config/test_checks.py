@@ -311,6 +311,7 @@ def test_a_teacher_from_any_of_three_places(given):
             "compress.dhp.latent_lr",
             "preset paper",
         ),
+        (options(compress={"remove_blocks": True}), "compress.remove_blocks", "method: dhp"),
     ],
 )
 def test_settings_without_effect(given, keys, fact):

@@ -1,6 +1,7 @@
 """OBS search: statistics, elimination, database of re-solved layers, evolution of widths."""
 
 import typing
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 from dhp_sr.allocation.budget import Budget, BudgetError
 from dhp_sr.config.compress import OBSOptions
 from dhp_sr.hyper import convert
+from dhp_sr.operators.constant_map import ConstantMap
 from dhp_sr.search import SearchSettings, build_search
 from dhp_sr.search.obs.channel_orders import CHANNEL_ORDERS, OrderInputs
 from dhp_sr.search.obs.database import WidthDatabase, output_loss
@@ -240,6 +242,86 @@ def test_search_beats_uniform_pruning_of_a_network_with_an_idle_half():
         with torch.no_grad():
             losses[method] = output_loss([hyper.cut(calibration=[x[:6]])(x)], [plain(x)])
     assert losses["obs"] < 0.5 * losses["uniform"]
+
+
+class Blocks(nn.Module):
+    """Residual blocks, of which the second does next to nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(1, 12, 3, padding=1)
+        self.inner = nn.ModuleList(nn.Conv2d(12, 12, 3, padding=1) for _ in range(3))
+        self.outer = nn.ModuleList(nn.Conv2d(12, 12, 3, padding=1) for _ in range(3))
+        self.last = nn.Conv2d(12, 1, 3, padding=1)
+        with torch.no_grad():
+            self.outer[1].weight.mul_(0.01)
+
+    def forward(self, x):
+        x = self.first(x)
+        for inner, outer in zip(self.inner, self.outer, strict=True):
+            x = x + outer(torch.relu(inner(x)))
+        return self.last(x)
+
+
+@pytest.mark.parametrize("remove_blocks", [False, True])
+def test_a_block_that_does_next_to_nothing_is_removed(remove_blocks):
+    torch.manual_seed(2)
+    plain = Blocks().eval()
+    x = torch.rand(10, 1, 12, 12)
+    hyper = convert(plain, x[:1]).eval()
+    budget = Budget("macs", 0.6, 0.03, 1, 2, remove_blocks)
+    search = build_search("obs", hyper, replace(settings(), budget=budget))
+    search.observe(x)
+    report = search.finish()
+    assert abs(report.macs_ratio - 0.6) <= 0.03
+    assert [report.widths[f"inner.{number}"] == 0 for number in range(3)] == [
+        False,
+        remove_blocks,
+        False,
+    ]
+    small = hyper.cut(calibration=[x[:6]])
+    assert isinstance(small.inner[1], ConstantMap) == remove_blocks
+
+
+def test_removed_groups_come_back_and_go_together():
+    """Branches of two groups each; a step never moves a group that is removed."""
+    torch.manual_seed(0)
+    blocks = nn.ModuleList(
+        nn.Sequential(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)) for _ in range(3)
+    )
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = blocks
+            self.first, self.last = nn.Conv2d(1, 8, 1), nn.Conv2d(8, 1, 1)
+
+        def forward(self, x):
+            x = self.first(x)
+            for block in self.blocks:
+                x = x + block(x)
+            return self.last(x)
+
+    hyper = convert(Net(), torch.rand(1, 1, 4, 4))
+    groups = hyper.plan.prunable
+    seen = []
+
+    def loss(widths, complete):
+        seen.append(tuple(width == 0 for width in widths))
+        return 1 / len(seen)  # every offspring is kept
+
+    budget = Budget("macs", 0.3, 0.05, 1, 1, remove_blocks=True)
+    orders = [torch.arange(group.width) for group in groups]
+    evolution = WidthEvolution(hyper, orders, budget, loss)
+    evolution.run([[0.7] * len(groups)], generations=200)
+    # None, each of three, and two at a time: whatever goes comes back.
+    assert len(set(seen)) == 7
+    names = [group.name for group in groups]
+    for removed in seen:
+        by_name = dict(zip(names, removed, strict=True))
+        for number in range(3):
+            assert by_name[f"blocks.{number}.0"] == by_name[f"blocks.{number}.1"]
+        assert not by_name["first"]
 
 
 def test_a_search_without_inputs_says_what_to_call():

@@ -2,7 +2,8 @@
 
 Errors of single layers do not add up to the error of the network, so an allocation by summed errors
 misleads; the loss of the whole network decides instead. A generation widens some groups and narrows
-others, is repaired until it meets the budget, and replaces its parent if its loss is lower.
+others, is repaired until it meets the budget, and replaces its parent if its loss is lower. Where
+the budget allows it, some generations remove a residual branch, or put it back, instead.
 
 Reference:
     EvoPress (Sieberling et al., ICML 2025): level-switch mutation, selection in several stages.
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from dhp_sr.allocation.budget import Budget, BudgetError
 from dhp_sr.allocation.candidates import WidthCandidates, allowed_widths
+from dhp_sr.channels.plan import ChannelPlan
 from dhp_sr.hyper import HyperNet
 
 Loss = Callable[[Sequence[int], bool], float]
@@ -30,6 +32,9 @@ LARGEST_STEP = 8
 SCREENING_MARGIN = 1.02
 """An offspring is evaluated on all inputs only if its loss on a few of them is below this times its
 parent's there: most offspring are worse, and a few inputs tell."""
+
+TOGGLED_SHARE = 0.25
+"""Offspring that lose a residual branch or get it back, where blocks may be removed."""
 
 MAX_REPAIRS = 400
 """Single steps that bring an offspring back to the budget, at most."""
@@ -60,7 +65,16 @@ class WidthEvolution:
         self._loss = loss
         self._dense_cost = hyper.dense_cost()[budget.kind]
         self._random = random.Random(seed)
-        self._widths = [allowed_widths(group, budget) for group in self._groups]
+        self._branches = _removable_branches(hyper.plan) if budget.remove_blocks else []
+        """Positions, among the prunable groups, of those that go together."""
+        removable = {position for branch in self._branches for position in branch}
+        self._widths: list[list[int]] = []
+        self._lowest: list[int] = []
+        """Candidate index of the smallest width of each group that is there."""
+        for position, group in enumerate(self._groups):
+            absent = [0] if position in removable else []
+            self._widths.append([*absent, *allowed_widths(group, budget)])
+            self._lowest.append(len(absent))
         self._table = WidthCandidates(self._groups, orders, self._widths, self._costs.axis_sizes)
 
     def run(self, starts: Sequence[Sequence[float]], generations: int) -> list[int]:
@@ -113,14 +127,23 @@ class WidthEvolution:
     def _nearest(self, fractions: Sequence[float]) -> list[int]:
         """Candidate indices whose widths are nearest to some kept fractions."""
         indices = []
-        for group, widths, fraction in zip(self._groups, self._widths, fractions, strict=True):
-            distances = [abs(width - fraction * group.width) for width in widths]
-            indices.append(distances.index(min(distances)))
+        for position, fraction in enumerate(fractions):
+            indices.append(self._nearest_of_group(position, fraction))
         return indices
 
+    def _nearest_of_group(self, position: int, fraction: float) -> int:
+        """Candidate index of a group whose width is nearest to a kept fraction, and not 0."""
+        lowest = self._lowest[position]
+        wanted = fraction * self._groups[position].width
+        distances = [abs(width - wanted) for width in self._widths[position][lowest:]]
+        return lowest + distances.index(min(distances))
+
     def _mutate(self, parent: Sequence[int]) -> list[int]:
-        """Widen some groups and narrow as many others by random steps."""
+        """Widen some groups and narrow as many others by random steps, or toggle a branch."""
         offspring = list(parent)
+        # Not drawn where nothing may be removed: the same seed then gives the same widths as ever.
+        if self._branches and self._random.random() < TOGGLED_SHARE:
+            return self._toggle(offspring, self._random.choice(self._branches))
         # A single group has nobody to exchange cost with.
         if len(offspring) < 2:
             return self._step(offspring, 0, self._random.choice((-1, 1)))
@@ -132,11 +155,36 @@ class WidthEvolution:
         return offspring
 
     def _step(self, indices: list[int], group: int, sign: int) -> list[int]:
-        """Move a group by a random step, in place."""
+        """Move a group by a random step, in place; one that is removed stays so."""
+        lowest = self._lowest[group]
         last = len(self._widths[group]) - 1
-        size = self._random.randint(1, max(1, last // LARGEST_STEP))
-        indices[group] = min(last, max(0, indices[group] + sign * size))
+        size = self._random.randint(1, max(1, (last - lowest) // LARGEST_STEP))
+        if indices[group] >= lowest:
+            indices[group] = min(last, max(lowest, indices[group] + sign * size))
         return indices
+
+    def _toggle(self, indices: list[int], branch: Sequence[int]) -> list[int]:
+        """Remove a branch, or put it back at the mean kept fraction of the others, in place."""
+        if any(indices[position] >= self._lowest[position] for position in branch):
+            for position in branch:
+                indices[position] = 0
+            return indices
+        fraction = self._mean_fraction(indices)
+        # Around it may be another branch that was removed with it.
+        for other in self._branches:
+            if not set(other).isdisjoint(branch) and not any(indices[p] for p in other):
+                for position in other:
+                    indices[position] = self._nearest_of_group(position, fraction)
+        return indices
+
+    def _mean_fraction(self, indices: Sequence[int]) -> float:
+        """Kept fraction of the channels of all groups that are there."""
+        kept = 0
+        dense = 0
+        for group, widths, index in zip(self._groups, self._widths, indices, strict=True):
+            kept += widths[index]
+            dense += group.width if widths[index] else 0
+        return kept / max(dense, 1)
 
     def _repair(self, indices: list[int]) -> list[int] | None:
         """Step single groups until the budget is met; None if random steps do not get there."""
@@ -153,9 +201,16 @@ class WidthEvolution:
             # At random: the most expensive group would otherwise always pay.
             movable = []
             for group, index in enumerate(indices):
-                if 0 <= index + sign < len(self._widths[group]):
+                lowest = self._lowest[group]
+                if index >= lowest and lowest <= index + sign < len(self._widths[group]):
                     movable.append(group)
             if not movable:
                 return None
             indices[self._random.choice(movable)] += sign
         return None
+
+
+def _removable_branches(plan: ChannelPlan) -> list[list[int]]:
+    """Return, for every branch that can be removed, the positions of its groups."""
+    position = {group.name: index for index, group in enumerate(plan.prunable)}
+    return [[position[name] for name in branch.groups] for branch in plan.branches]

@@ -68,7 +68,7 @@ class OBSSearch(Search):
 
     @torch.no_grad()
     def scores_for(self, budget: Budget) -> Tensor:
-        """Return 1 - rank / width for the widths found for a budget.
+        """Return 1 - rank / width for the widths found for a budget; -1 where a branch goes.
 
         Raises:
             ValueError: no inputs were observed.
@@ -85,6 +85,9 @@ class OBSSearch(Search):
         scores = torch.zeros(self.hyper.plan.size)
         groups = self.hyper.plan.prunable
         for group, order, width in zip(groups, self._orders, widths, strict=True):
+            if width == 0:
+                scores[group.span] = -1
+                continue
             # Half a rank of distance: the last channel kept lies above 0, the next one below.
             ranks = torch.arange(group.width) + 0.5
             scores[group.start + order] = 1 - ranks / width
