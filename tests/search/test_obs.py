@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from networks import example, network
 from torch import nn
 
 from dhp_sr.allocation.budget import Budget, BudgetError
@@ -322,6 +323,31 @@ def test_removed_groups_come_back_and_go_together():
         for number in range(3):
             assert by_name[f"blocks.{number}.0"] == by_name[f"blocks.{number}.1"]
         assert not by_name["first"]
+
+
+def test_a_removed_branch_gives_its_mean_in_the_database():
+    """The convolution before the last normalization has no bias that could hold it."""
+    plain = network("resnet_projection")
+    x = example(plain, batch=8)
+    hyper = convert(plain, x[:1]).eval()
+    norm = hyper.network.layer1[0].bn2
+    seen = []
+    with torch.no_grad():
+        hook = norm.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+        hyper.network(x)
+        hook.remove()
+        norm.running_mean.copy_(seen[0].mean((0, 2, 3)))
+    layers = layer_statistics(hyper.network, hyper.plan, hyper.generate(), [x], ridge=1e-9)
+    groups = hyper.plan.prunable
+    database = WidthDatabase(hyper, [torch.arange(group.width) for group in groups], layers)
+    widths = [0 if group.name == "layer1.0.conv1" else group.width for group in groups]
+    means = []
+    hook = norm.register_forward_hook(lambda layer, inputs, output: means.append(output))
+    database.outputs(widths, [x])
+    hyper.network(x)
+    hook.remove()
+    removed, dense = means
+    torch.testing.assert_close(removed[0, :, 0, 0], dense.mean((0, 2, 3)))
 
 
 def test_a_search_without_inputs_says_what_to_call():

@@ -8,13 +8,15 @@ Reference:
     reconstructed layers per compression level.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from dhp_sr.channels.plan import append_pinned
+from dhp_sr.channels.plan import Branch, Leaves, append_pinned
 from dhp_sr.hyper import HyperNet
 from dhp_sr.search.obs.statistics import LayerStatistics, taps_to_features
 from dhp_sr.surgery.cut import kept_entries
@@ -69,7 +71,27 @@ class WidthDatabase:
             name = f"{layer.weight.rpartition('.')[0]}.bias"
             if bias is not None:
                 values[name] = _zero_outside(bias, outputs, 0).to(values[name])
+        for branch in hyper.plan.removed_branches(mask):
+            for name, bias in self._biases_of_means(branch):
+                outputs = kept.get((name, 0), torch.arange(len(bias)))
+                values[name] = _zero_outside(bias, outputs, 0).to(values[name])
         return values
+
+    def _biases_of_means(self, branch: Branch) -> Iterator[tuple[str, Tensor]]:
+        """Yield biases with which a removed branch gives its mean, by name.
+
+        A convolution without bias cannot take over what its inputs gave on average. The batch
+        normalization behind it can: it has stored that average.
+        """
+        for before, layer in pairwise(branch.layers):
+            source = self._hyper.network.get_submodule(before.name)
+            norm = self._hyper.network.get_submodule(layer.name)
+            lacks_bias = isinstance(source, Layer) and source.bias is None
+            if layer.leaves is Leaves.BIAS and lacks_bias and isinstance(norm, _BatchNorm):
+                if norm.running_mean is None or norm.running_var is None:
+                    continue
+                scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+                yield f"{layer.name}.bias", norm.bias + scale * norm.running_mean
 
     @torch.no_grad()
     def outputs(self, widths: Sequence[int], batches: Sequence[Tensor]) -> list[Tensor]:
