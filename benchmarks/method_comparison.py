@@ -167,7 +167,7 @@ def train(
 
 def _iterations_of_calibration(case: Case, entry: Entry, changes: Sequence[str]) -> int:
     """Iterations whose inputs a network that is cut at once is corrected on; 0: it is not."""
-    options = load_options(ROOT / "options" / case.option_file, changes)
+    options = load_options(ROOT / "options" / case.option_file, [*case.changes, *changes])
     compress = options.compress
     if entry.method == "dense" or compress is None or compress.correction is None:
         return 0
@@ -287,7 +287,7 @@ def _options(
     rounding = [f"compress.round_to={entry.round_to}"] if entry.round_to else []
     # The changes of the user win over the entry's rounding, but not over the plan.
     path = ROOT / "options" / case.option_file
-    return resolve_paths(load_options(path, [*rounding, *changes, *overrides]), ROOT)
+    return resolve_paths(load_options(path, [*rounding, *case.changes, *changes, *overrides]), ROOT)
 
 
 def _results(
