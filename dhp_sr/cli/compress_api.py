@@ -1,7 +1,7 @@
 """`dhp_sr.compress`: a network of a program in, a smaller one out."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -84,17 +84,12 @@ def checkpoint_of(network: nn.Module) -> Checkpoint:
         return adapt_range(lambda inner: copy.deepcopy(copied), arguments)
 
     register(architecture, construct)
-    describe_by_output(copied, architecture, {"num_in_ch": _input_channels(copied)})
+    convolutions = [layer for layer in copied.modules() if isinstance(layer, nn.Conv2d)]
+    # Networks rarely begin otherwise than with a convolution.
+    channels = convolutions[0].in_channels if convolutions else 3
+    describe_by_output(copied, architecture, {"num_in_ch": channels})
     described = attached_info(copied)
     assert described is not None, "just attached"
     # The number of channels was a hint for the probe; `construct` takes no such argument.
     attach_info(copied, replace(described, arguments={}))
     return Checkpoint(copied, architecture, {}, name)
-
-
-def _input_channels(network: nn.Module) -> int:
-    """Return the input channels of the first convolution; networks rarely begin otherwise."""
-    convolutions: Sequence[nn.Conv2d] = [
-        layer for layer in network.modules() if isinstance(layer, nn.Conv2d)
-    ]
-    return convolutions[0].in_channels if convolutions else 3

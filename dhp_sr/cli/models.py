@@ -199,7 +199,12 @@ def _model_row(
     model: ComparedModel, scores: dict[str, Any], shapes: dict[str, list[int]], **values: Any
 ) -> Row:
     """Return a row with costs for several inputs; the row itself states those of the first."""
-    costs = {name: _cost(model, shape) for name, shape in shapes.items()}
+    costs: dict[str, dict[str, Any]] = {}
+    for name, shape in shapes.items():
+        cost = model.cost(shape)
+        costs[name] = {"input": shape}
+        for key in ("macs", "params", "activations", "convs", "uncounted"):
+            costs[name][key] = None if cost is None else getattr(cost, key)
     first = next(iter(costs.values()))
     return new_row(
         model.name,
@@ -212,11 +217,3 @@ def _model_row(
         costs=costs,
         **values,
     )
-
-
-def _cost(model: ComparedModel, shape: list[int]) -> dict[str, Any]:
-    cost = model.cost(shape)
-    values: dict[str, Any] = {"input": shape}
-    for name in ("macs", "params", "activations", "convs", "uncounted"):
-        values[name] = None if cost is None else getattr(cost, name)
-    return values

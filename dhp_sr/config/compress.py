@@ -67,14 +67,10 @@ else:
     )
 
 
-def _target_form(value: Any) -> str:
-    # Discriminated by hand: of an untagged union, pydantic reports the mistakes of both forms.
-    return "several" if isinstance(value, list) else "single"
-
-
+# Discriminated by hand: of an untagged union, pydantic reports the mistakes of both forms.
 Targets = Annotated[
     Annotated[Target, Tag("single")] | Annotated[list[Target], Tag("several"), Field(min_length=1)],
-    Discriminator(_target_form),
+    Discriminator(lambda value: "several" if isinstance(value, list) else "single"),
 ]
 """A budget, or a list of them."""
 

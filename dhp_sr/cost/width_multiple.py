@@ -90,19 +90,15 @@ def lower_hull(widths: list[int], times: list[float]) -> list[tuple[int, float]]
     """Return the points of the lower convex hull of a curve (Andrew's monotone chain)."""
     hull: list[tuple[int, float]] = []
     for point in zip(widths, times, strict=True):
-        while len(hull) > 1 and _turns_right(hull[-2], hull[-1], point):
+        while len(hull) > 1:
+            first, middle = hull[-2:]
+            slope = (point[1] - first[1]) / (point[0] - first[0])
+            if middle[1] < first[1] + slope * (middle[0] - first[0]):
+                break
+            # On or above the line between its neighbors.
             hull.pop()
         hull.append(point)
     return hull
-
-
-def _turns_right(
-    first: tuple[int, float], middle: tuple[int, float], last: tuple[int, float]
-) -> bool:
-    """Return whether the middle point lies on or above the line between the others."""
-    run = last[0] - first[0]
-    on_line = first[1] + (last[1] - first[1]) * (middle[0] - first[0]) / run
-    return middle[1] >= on_line
 
 
 def estimate(points: list[tuple[int, float]], width: int) -> float:

@@ -68,7 +68,10 @@ def read_cifar(folder: Path, split: str, labels: str = "fine") -> LabeledImages:
             "correct `split`"
         )
     if (folder / f"{split}.bin").is_file():
-        return _read_cifar_100(folder, split, labels)
+        names = _read_class_names(folder / f"{labels}_label_names.txt", _CLASSES_100[labels])
+        records = _read_records(folder / f"{split}.bin", label_bytes=2)
+        label_byte = list(_CLASSES_100).index(labels)
+        return _to_labeled(records, label_byte, names, str(folder))
     paths = sorted(folder.glob("data_batch_*.bin" if split == "train" else "test_batch.bin"))
     if not paths:
         raise UserError(f"{folder}: {_describe_missing(folder, split)}")
@@ -81,13 +84,6 @@ def read_cifar(folder: Path, split: str, labels: str = "fine") -> LabeledImages:
     records = np.concatenate([_read_records(path, label_bytes=1) for path in paths])
     names = _read_class_names(folder / CLASS_NAMES_10, _CLASSES_10)
     return _to_labeled(records, 0, names, str(folder))
-
-
-def _read_cifar_100(folder: Path, split: str, labels: str) -> LabeledImages:
-    names = _read_class_names(folder / f"{labels}_label_names.txt", _CLASSES_100[labels])
-    records = _read_records(folder / f"{split}.bin", label_bytes=2)
-    label_byte = list(_CLASSES_100).index(labels)
-    return _to_labeled(records, label_byte, names, str(folder))
 
 
 def _to_labeled(

@@ -181,16 +181,21 @@ def check_constant(tensor: Any) -> None:
         declared *= dtype.itemsize
         held = len(tensor.raw_data)
     else:
-        held = _num_typed_values(tensor)
+        held = sum(len(getattr(tensor, field)) for field in _TYPED_FIELDS)
+        if tensor.data_type in _COMPLEX_TYPES:  # stored as pairs
+            held //= 2
     if held != declared and tensor.data_type not in _PACKED_TYPES:
         raise ModelFileError(f"{name} declares {declared} bytes or values, but holds {held}")
 
 
-def _num_typed_values(tensor: Any) -> int:
-    fields = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
-    held = sum(len(getattr(tensor, field)) for field in fields)
-    # Complex numbers are stored as pairs.
-    return held // 2 if tensor.data_type in _COMPLEX_TYPES else held
+_TYPED_FIELDS = (
+    "float_data",
+    "int32_data",
+    "string_data",
+    "int64_data",
+    "double_data",
+    "uint64_data",
+)
 
 
 def check_static_sizes(model: Any) -> None:

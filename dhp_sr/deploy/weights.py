@@ -181,9 +181,12 @@ def unpickle_tensors(path: Path) -> Any:
             warnings.simplefilter("ignore", UserWarning)
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        # Only the refused name: torch's message goes on to advise an unsafe load.
+        match = re.search(r"GLOBAL (\S+)|(Unsupported operand \d+)", str(error))
+        refused = "unknown content" if match is None else match.group(1) or match.group(2)
         raise ModelFileError(
             "expected tensors only, got a pickle with other things in it, which could run code "
-            f"when loaded: {_refused_content(str(error))}. In the program that wrote it, save "
+            f"when loaded: {refused}. In the program that wrote it, save "
             "`network.state_dict()` alone"
         ) from None
     except Exception as error:
@@ -194,14 +197,6 @@ def unpickle_tensors(path: Path) -> Any:
         raise ModelFileError(
             f"expected a file of weights, got another kind of file or a truncated file ({reason})"
         ) from None
-
-
-def _refused_content(message: str) -> str:
-    """Extract the refused name from torch's message, most of which advises an unsafe load."""
-    match = re.search(r"GLOBAL (\S+)|(Unsupported operand \d+)", message)
-    if match is None:
-        return "unknown content"
-    return match.group(1) or match.group(2)
 
 
 def unwrap_checkpoint(content: Any) -> dict[str, Tensor]:

@@ -141,9 +141,15 @@ class _Run:
 
         # Rank 0 does it; from here on every process may expect the folder.
         log_bytes = state["extra"].get("log_bytes", 0)
-        archived = self.context.broadcast(
-            lambda: self._open_folder(start, log_bytes, is_resumed=is_resumed)
-        )
+
+        def open_folder() -> Path | None:
+            earlier = self.folder.open(resume=is_resumed)
+            # The tables go back to the iteration of the state, so that they end like those of an
+            # uninterrupted run.
+            self.folder.rewind(start, log_bytes)
+            return earlier
+
+        archived = self.context.broadcast(open_folder)
         log_file = self.folder.log if self.context.is_main else None
         with open_log(log_file, screen=self.context.is_main) as self.logger:
             if archived:
@@ -173,14 +179,6 @@ class _Run:
                     if isinstance(handler, logging.FileHandler):
                         handler.handle(record)
                 raise
-
-    def _open_folder(self, start: int, log_bytes: int, *, is_resumed: bool) -> Path | None:
-        """Lock the folder; return the new path of an earlier run that had to make room."""
-        archived = self.folder.open(resume=is_resumed)
-        # The tables go back to the iteration of the state, so that they end like those of an
-        # uninterrupted run.
-        self.folder.rewind(start, log_bytes)
-        return archived
 
     def _resume(self) -> dict[str, Any] | None:
         """Resume from the newest state that can be read; None where there is no state."""

@@ -128,18 +128,13 @@ def _detect(path: Path, readings: Sequence[Reading]) -> Checkpoint:
                 check_fit(network, reading.weights)
             except ModelFileError:
                 continue
-            _load_from(path, network, reading.weights)
+            try:
+                load_into(network, reading.weights)
+            except ModelFileError as error:
+                raise UserError(f"{path}: {error}") from error
             notes = [reading.note] if reading.note else []
             return Checkpoint(network.float(), name, dict(network.arguments), name, notes)
     return _detect_spandrel(path, readings, None)
-
-
-def _load_from(path: Path, network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Load the weights of a file; an error names the file."""
-    try:
-        load_into(network, weights)
-    except ModelFileError as error:
-        raise UserError(f"{path}: {error}") from error
 
 
 def _detect_spandrel(

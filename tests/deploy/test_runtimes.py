@@ -116,7 +116,8 @@ def test_other_devices_of_openvino(file, graph, monkeypatch):
 
         def compile_model(self, model, device, settings):
             asked.append((device, settings))
-            return super().compile_model(model, "CPU")
+            hint = {"INFERENCE_PRECISION_HINT": settings["INFERENCE_PRECISION_HINT"]}
+            return super().compile_model(model, "CPU", hint)
 
     monkeypatch.setattr(openvino, "Core", Core)
     runner = RUNTIMES["openvino-gpu"].open(graph, CPU, "fp32", 1)
