@@ -51,6 +51,44 @@ class FusedAttention(Tokens):
         return x + self.outer(y.transpose(1, 2).reshape(n, length, -1))
 
 
+class ModuleAttention(Tokens):
+    """torch's module."""
+
+    def __init__(self, heads=2, weights=True, **settings):
+        super().__init__(attention=nn.MultiheadAttention(8, heads, **settings))
+        self.weights = weights
+
+    def tokens(self, x):
+        first = self.attention.batch_first
+        y = x if first else x.transpose(0, 1)
+        y, _ = self.attention(y, y, value=y, need_weights=self.weights)
+        return x + (y if first else y.transpose(0, 1))
+
+
+class CrossAttention(ModuleAttention):
+    """Keys are not what asks."""
+
+    def tokens(self, x):
+        return x + self.attention(x, x + 1, x + 1)[0]
+
+
+class MaskedAttention(ModuleAttention):
+    """The first tokens are left out."""
+
+    def tokens(self, x):
+        mask = torch.zeros(x.shape[:2], dtype=torch.bool)
+        mask[:, :2] = True
+        return x + self.attention(x, x, x, key_padding_mask=mask)[0]
+
+
+class ReadWeights(ModuleAttention):
+    """The weights of the attention go on."""
+
+    def tokens(self, x):
+        y, weights = self.attention(x, x, x)
+        return x + y * weights.amax(dim=1)[..., None]
+
+
 class TransposedAttention(Net):
     """Attention between channels, as in Restormer; heads are the units."""
 
@@ -132,6 +170,9 @@ ATTENTION = {
     "attention": (2, WrittenAttention()),
     "attention_fused": (2, FusedAttention()),
     "attention_fused_with_scale": (2, FusedAttention(scale=0.5)),
+    "attention_module": (3, ModuleAttention(batch_first=True)),
+    "attention_module_sequence_first": (3, ModuleAttention(4, weights=False, bias=False)),
+    "attention_module_with_dropout": (3, ModuleAttention(1, dropout=0.1, batch_first=True)),
     "attention_between_channels": (2, TransposedAttention()),
     "attention_linear": (2, LinearAttention()),
     "assigned_slice": (4, AssignedSlice()),

@@ -129,7 +129,9 @@ def channels_of_constant(op: OpContext) -> Tensor | None:
     if all(_is_weight_of(user, op.node) for user in op.node.users):
         # Functional layers alone read it, and their rules bind its axes.
         return None
-    axis = channel_axis_of_constant(shape)
+    axis = _axis_of_summand(op, shape)
+    if axis is None:
+        axis = channel_axis_of_constant(shape)
     if axis is not None:
         channels = analysis.new_out_channels(name, axis, shape[axis], name)
         return lay_along(channels, len(shape), axis)
@@ -239,6 +241,26 @@ def _first_arguments(node: fx.Node, count: int) -> list[Any]:
     if "input" in node.kwargs:
         return [node.kwargs["input"], *node.args][:count]
     return list(node.args[:count])
+
+
+def _axis_of_summand(op: OpContext, shape: Sequence[int]) -> int | None:
+    """Return the axis of the channels of what a constant (1, ..., L, C) is added to.
+
+    A table of positions of a transformer has the shape of a map (1, C, L), but lies along tokens.
+    """
+    if len(shape) != 3:
+        return None
+    for user in op.node.users:
+        if user.op not in _CALLS or user.op == "call_module" or not spec_for(user, None).is_sum:
+            continue
+        for operand in user.all_input_nodes:
+            ids = op.ids.get(operand)
+            if not isinstance(ids, Tensor) or ids.dim() != len(shape):
+                continue
+            axes = _long_axes(ids)
+            if len(axes) == 1 and ids.shape[axes[0]] == shape[axes[0]]:
+                return axes[0]
+    return None
 
 
 def channel_axis_of_constant(shape: Sequence[int]) -> int | None:

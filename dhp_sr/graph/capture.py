@@ -135,6 +135,12 @@ def _traced(
 ) -> tuple[fx.GraphModule, tuple[fx.Node, ...]]:
     tracer = Tracer(root, inputs)
     graph = tracer.trace(root, absent or None)
+    read = tracer.erase_unread_weights()
+    if read:
+        root = copy_network(network).train(root.training)
+        tracer = Tracer(root, inputs, single=read)
+        graph = tracer.trace(root, absent or None)
+        tracer.erase_unread_weights()
     # A forward may leave values in the module that it is traced on (`self.mean = ...`): the graph
     # is put on a second, untouched copy, with the constants that the tracer has collected.
     holder = copy.deepcopy(network).eval()

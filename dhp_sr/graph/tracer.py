@@ -9,12 +9,13 @@ import copy
 import math
 import operator
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from dhp_sr.graph import self_attention
 from dhp_sr.graph.growing_graph import GrowingGraphInterpreter
 from dhp_sr.graph.patches import tracing_patches
 from dhp_sr.graph.shape_inference import to_meta
@@ -33,8 +34,19 @@ class Tracer(fx.Tracer):
     # Sizes from the example can then be arguments of methods of buffers.
     proxy_buffer_attributes = True
 
-    def __init__(self, root: nn.Module, inputs: Sequence[Tensor]) -> None:
+    def __init__(
+        self, root: nn.Module, inputs: Sequence[Tensor], single: Collection[str] = ()
+    ) -> None:
+        """Prepare to follow a forward.
+
+        Args:
+            root: the network, a copy that the forward may change.
+            inputs: examples of its inputs.
+            single: names of modules `nn.MultiheadAttention` that are not written out.
+        """
         super().__init__(autowrap_functions=())
+        self._single = frozenset(single)
+        self._attention_weights: list[tuple[str, list[fx.Node]]] = []
         self._root = to_meta(copy.deepcopy(root))
         self._inputs = [tensor.to("meta") for tensor in inputs]
         self._interpreter: GrowingGraphInterpreter | None = None
@@ -115,6 +127,8 @@ class Tracer(fx.Tracer):
         # With weights it would be another layer in every call; torch.fx refuses it.
         if not is_known and next(m.parameters(), None) is None:
             return forward(*args, **kwargs)
+        if type(m) is nn.MultiheadAttention and self._is_followed(m, args, kwargs):
+            return self._attend(m, args, kwargs)
         # Only then are the tests of single operators worth the shape of the input.
         is_torch = type(m).__module__.startswith("torch.nn.")
         may_be_single = bool(LEAF_TESTS) and not is_torch and next(m.children(), None) is None
@@ -123,6 +137,46 @@ class Tracer(fx.Tracer):
             if isinstance(value, Tensor) and self._is_single(m, tuple(value.shape)):
                 return self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
         return super().call_module(m, forward, args, kwargs)
+
+    def _is_followed(self, module: nn.MultiheadAttention, args: Any, kwargs: Any) -> bool:
+        """Return whether an attention of torch is followed operator by operator."""
+        has_hooks = module._forward_hooks or module._forward_pre_hooks
+        if self.path_of_module(module) in self._single or has_hooks:
+            return False
+        if self_attention.why_not_followed(module, args, kwargs):
+            return False
+        query = self_attention.call_arguments(module, args, kwargs)["query"]
+        return isinstance(query, fx.Proxy) and query.dim() == 3
+
+    def _attend(self, module: nn.MultiheadAttention, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Follow an attention of torch."""
+        given = self_attention.call_arguments(module, args, kwargs)
+        result, operands = self_attention.attend(module, given["query"])
+        if not given["need_weights"]:
+            return result, None
+        # Hardly ever are they read. They are taken out of the graph again then.
+        before = len(self.graph.nodes)
+        weights = self_attention.attention_weights(operands, given["average_attn_weights"])
+        nodes = list(self.graph.nodes)[before:]
+        self._attention_weights.append((self.path_of_module(module), nodes))
+        return result, weights
+
+    def erase_unread_weights(self) -> set[str]:
+        """Take the weights of attentions out of the graph where the forward does not read them.
+
+        Returns:
+            The modules whose weights it reads: computed a second time, they cost what the network
+            does not spend.
+        """
+        read = set()
+        for name, nodes in self._attention_weights:
+            if nodes[-1].users:
+                read.add(name)
+                continue
+            for node in reversed(nodes):
+                self.graph.erase_node(node)
+        self._attention_weights.clear()
+        return read
 
     def _is_single(self, module: nn.Module, shape: tuple[int, ...]) -> bool:
         """Return whether a module is a single operator for an input of a certain shape."""

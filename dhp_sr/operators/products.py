@@ -10,18 +10,19 @@ Each axis of an operand has a letter, as in `einsum`.
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
+from dhp_sr.graph.self_attention import why_not_followed
 from dhp_sr.operators.channel_ids import couple_along, union_all
 from dhp_sr.operators.context import OpContext
 from dhp_sr.operators.resampling import whole_image_field
-from dhp_sr.operators.spec import OpSpec, Unsupported, spellings
+from dhp_sr.operators.spec import CannotResize, OpSpec, Shape, Shapes, Unsupported, spellings
 
 
 @dataclass
@@ -218,6 +219,32 @@ def attention_channels(op: OpContext) -> Tensor:
     return product_of(op, attention, values, f"{batch}mn", ".values")
 
 
+def attention_module_channels(op: OpContext) -> Tensor:
+    """Attend as a module; self attention without masks is followed operator by operator instead.
+
+    Raises:
+        Unsupported: always, with the reason why this call is not followed.
+    """
+    reason = why_not_followed(op.module, op.args, op.node.kwargs)
+    reason = reason or "gives away its weights, or has no batch axis"
+    raise Unsupported(f"{op.operator} at {op.layer} {reason}")
+
+
+def resize_attention_module(
+    layer: Any, old: Mapping[str, Shape], new: Mapping[str, Shape]
+) -> Shapes:
+    """Set the width of the features; its weight is (queries, keys and values; in).
+
+    Raises:
+        CannotResize: the module has other weights than self attention needs.
+    """
+    if "in_proj_weight" not in new:
+        name = next(name for name in old if new[name] != old[name])
+        raise CannotResize(f"{name}: expected the weight of a self attention, found {old[name]}")
+    projected, layer.embed_dim = new["in_proj_weight"]
+    return {"in_proj_bias": (projected,)} if "in_proj_bias" in new else {}
+
+
 OPS = (
     OpSpec(
         "matrix product",
@@ -236,5 +263,12 @@ OPS = (
         (F.scaled_dot_product_attention,),
         channels=attention_channels,
         receptive_field=whole_image_field,
+    ),
+    OpSpec(
+        "attention module",
+        (nn.MultiheadAttention,),
+        channels=attention_module_channels,
+        receptive_field=whole_image_field,
+        resize=resize_attention_module,
     ),
 )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dhp_sr.channels.plan import ChannelPlan, append_pinned
 from dhp_sr.operators.resize import resize
 from dhp_sr.surgery.remove import constants_left, removed_layers, replace_layers
-from dhp_sr.surgery.rewrite import rewrite
+from dhp_sr.surgery.rewrite import rewrite, runs_only_as_traced
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.example import Example, inputs_of, with_further_inputs
 from dhp_sr.utils.modules import canonical_names, evaluating, load_values
@@ -84,7 +84,7 @@ def cut(
             module.register_buffer(leaf, sliced, persistent=False)
     resize(small, {name: tuple(tensor.shape) for name, tensor in state.items()})
     load_values(small, state)
-    if not plan.size_patches:
+    if not plan.size_patches and not runs_only_as_traced(network, small):
         return small
     padded = append_pinned(mask)
     sizes = [patch.kept_size(padded) for patch in plan.size_patches]

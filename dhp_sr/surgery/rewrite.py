@@ -120,7 +120,8 @@ def rewrite(
             setattr(module, patch.path[1], size)
         else:
             patches[patch.node, patch.path] = size
-    if _fits_already(small, traced.graph, patches, example):
+    is_suitable = not runs_only_as_traced(network, small)
+    if is_suitable and _fits_already(small, traced.graph, patches, example):
         return small
     for (name, path), size in patches.items():
         node = nodes[name]
@@ -131,6 +132,20 @@ def rewrite(
             node.kwargs = patched["kwargs"]
     _follow_mode(traced.graph)
     return RewrittenNetwork(small, traced.graph, type(network).__name__, sizes, plan.example_shape)
+
+
+def runs_only_as_traced(network: nn.Module, small: nn.Module) -> bool:
+    """Return whether a cut network has a module whose own forward does not take other widths.
+
+    Such is torch's `nn.MultiheadAttention`, see `dhp_sr.graph.self_attention`.
+    """
+    for name, module in network.named_modules():
+        if type(module) is nn.MultiheadAttention:
+            tensors = small.get_submodule(name).state_dict()
+            for key, tensor in module.state_dict().items():
+                if tensors[key].shape != tensor.shape:
+                    return True
+    return False
 
 
 def _follow_mode(graph: fx.Graph) -> None:

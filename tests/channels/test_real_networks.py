@@ -6,6 +6,7 @@ import pytest
 import torch
 from real_networks import BASICSR, TORCHVISION, build_real, real_example
 
+from dhp_sr.basicsr_adapter.shim import prepare_torchvision
 from dhp_sr.channels.build_plan import make_plan
 from dhp_sr.cost.model import CostModel
 from dhp_sr.hyper import convert
@@ -81,6 +82,31 @@ def test_half_of_a_real_network(name, network):
     exported = torch.export.export(small, (x,)).module()
     torch.testing.assert_close(exported(x), found, rtol=1e-10, atol=1e-10)
     _check_training(small, real_example(name, batch=2))
+
+
+def test_a_vision_transformer_loses_channels_everywhere():
+    """The residual channels, the hidden layers, queries with keys, and values."""
+    prepare_torchvision()
+    models = pytest.importorskip("torchvision.models.vision_transformer")
+    sizes = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 4}
+    network = models.VisionTransformer(**sizes, hidden_dim=32, mlp_dim=64, num_classes=5)
+    with torch.no_grad():
+        for parameter in network.parameters():  # some are initialized with zeros
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    network.double().eval()
+    x = torch.rand(1, 3, 32, 32, dtype=torch.float64)
+    hyper = convert(network, x).eval()
+    assert len(hyper.plan.prunable) == 1 + 3 * 2
+    assert hyper.dense_cost().macs == complexity(network, x.shape).macs
+    for step in (1, 4):
+        hyper.prune_to(macs=0.25, round_to=step, min_width=step, tolerance=0.1)
+        small = hyper.cut()
+        y = torch.rand(3, 3, 32, 32, dtype=torch.float64)
+        with torch.no_grad():
+            expected, found = hyper(y), small(y)
+        assert float((found - expected).abs().max()) <= 1e-10 * float(expected.abs().max())
+        assert hyper.cost().macs == complexity(small, x.shape).macs
+    _check_training(small, x)
 
 
 def _check_training(small, x):

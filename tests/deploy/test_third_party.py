@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from attention import ModuleAttention
 from real_networks import BASICSR, build_real
 from slow_rows import rows
 from third_party import third_party_info
@@ -27,6 +28,7 @@ from dhp_sr.zoo.names import register_basicsr, register_torchvision
 LITERAL = {
     "tests:split": lambda: Split(outputs=12, inner=conv(8, 16), outer=conv(12, 8)),
     "tests:shared": SharedAndSplit,
+    "tests:attention": lambda: ModuleAttention(batch_first=True),
     "tests:shuffle": lambda: LiteralShuffle(inner=conv(8, 12), outer=conv(12, 8)),
 }
 

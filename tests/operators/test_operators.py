@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from attention import CrossAttention, MaskedAttention, ModuleAttention, ReadWeights
 from topologies import (
     TOPOLOGIES,
     ComputedWeights,
@@ -248,6 +249,21 @@ PINNED = {
         {"first", "inner"},
         "the forward computes with the values of inner.weight",
     ),
+    "attention_to_other_features": (
+        CrossAttention(batch_first=True),
+        {"first"},
+        "attends to other features than those that ask",
+    ),
+    "attention_with_masked_keys": (
+        MaskedAttention(batch_first=True),
+        {"first"},
+        "MultiheadAttention at attention has a mask",
+    ),
+    "attention_whose_weights_are_read": (
+        ReadWeights(batch_first=True),
+        {"first"},
+        "gives away its weights",
+    ),
     "width_of_a_weight": (
         DividedByWidth(inner=conv(8, 8)),
         {"inner"},
@@ -280,6 +296,30 @@ def test_what_cannot_be_cut_is_pinned_with_its_reason(name):
     assert all(reason in reasons[group] for group in pinned), reasons
     small = hyper.cut()
     torch.testing.assert_close(small(x), hyper(x), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("settings", [{}, {"weights": False}, {"bias": False}])
+def test_an_attention_of_torch_costs_what_is_counted(settings):
+    """Whole, cut, and where it is pinned: by both counters."""
+    hyper, x = masked(ModuleAttention(batch_first=True, **settings), 0.5)
+    assert hyper.dense_cost().macs == complexity(hyper.network, x[:1].shape).macs
+    small = hyper.cut()
+    assert hyper.cost().macs == complexity(small, x[:1].shape).macs
+
+
+@pytest.mark.parametrize(
+    "network", [CrossAttention(batch_first=True), ReadWeights(batch_first=True)]
+)
+def test_a_pinned_attention_is_counted(network):
+    hyper, x = masked(network, 0.5)
+    assert hyper.dense_cost().macs == complexity(hyper.network, x[:1].shape).macs
+
+
+def test_dropout_of_a_cut_attention_follows_the_mode():
+    hyper, x = masked(ModuleAttention(dropout=0.5, batch_first=True), 0.5)
+    small = hyper.cut()
+    assert torch.equal(small.eval()(x), small(x))
+    assert not torch.equal(small.train()(x), small(x))
 
 
 def test_the_data_of_a_value_has_its_channels():
