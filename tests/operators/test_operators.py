@@ -19,6 +19,7 @@ from topologies import (
 )
 from torch import nn
 
+from dhp_sr.hyper import convert
 from dhp_sr.metrics.complexity import complexity
 
 
@@ -313,6 +314,17 @@ def test_an_attention_of_torch_costs_what_is_counted(settings):
 def test_a_pinned_attention_is_counted(network):
     hyper, x = masked(network, 0.5)
     assert hyper.dense_cost().macs == complexity(hyper.network, x[:1].shape).macs
+
+
+def test_the_features_around_an_attention_can_be_pruned_alone():
+    """No size in its forward changes, and its class still cannot run with fewer features."""
+    network = ModuleAttention(batch_first=True).double().eval()
+    x = torch.rand(2, 2, 8, 8, dtype=torch.float64)
+    hyper = convert(network, x, exclude=["attention"]).eval()
+    hyper.set_masks({"first": torch.arange(8) < 5})
+    small = hyper.cut()
+    torch.testing.assert_close(small(x), hyper(x), rtol=1e-10, atol=1e-10)
+    assert small.attention.in_proj_weight.shape == (24, 5)
 
 
 def test_dropout_of_a_cut_attention_follows_the_mode():

@@ -27,6 +27,9 @@ REWRITTEN = {
     "classifier_by_literal_view",
     "attention",
     "attention_fused",
+    "attention_module",
+    "attention_module_sequence_first",
+    "attention_module_with_dropout",
     "attention_between_channels",
     "assigned_slice",
 }
