@@ -125,8 +125,9 @@ def freeze(
     axes = []
     indices = []
     for (tensor, dim), ids in analysis.axes.items():
-        axes.append(Axis(tensor, dim, flat_index[ids]))
-        indices.append((flat_index[ids], analysis.weight_groups.get((tensor, dim), 1)))
+        index = flat_index[ids]
+        axes.append(Axis(tensor, dim, index))
+        indices.append((index, analysis.weight_groups.get((tensor, dim), 1)))
     constants = {}
     for name in analysis.layers:
         if name in analysis.buffers:
@@ -302,12 +303,20 @@ def with_channels_per_element(
     # Group -> numbers of channels per element, of all axes that hold the group's channels.
     per_element: dict[str, set[int]] = {}
     for index, times in indices:
-        # How often each channel occurs along the axis. Pinned entries have the index `size`, which
-        # is cut off.
-        counts = torch.bincount(index, minlength=size + 1)[:size]
-        for number in group_of_channel[counts > 0].unique().tolist():
-            group = prunable[number]
-            least, most = counts[group.span].aminmax()
+        channels_of_axis = index[index < size]
+        if not len(channels_of_axis):
+            continue
+        ends = torch.stack(channels_of_axis.aminmax())
+        first, last = group_of_channel[ends].tolist()
+        # How often each channel of these groups occurs along the axis.
+        offset = prunable[first].start
+        length = prunable[last].span.stop - offset
+        counts = torch.bincount(channels_of_axis - offset, minlength=length)
+        for group in prunable[first : last + 1]:
+            start = group.start - offset
+            least, most = counts[start : start + group.width].aminmax()
+            if most == 0:
+                continue
             channels = int(least) * times
             if least != most:
                 channels = 1

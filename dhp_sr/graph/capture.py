@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
-from dhp_sr.graph.shape_inference import ValueRecorder, to_meta
+from dhp_sr.graph.shape_inference import ValueRecorder, meta_copy
 from dhp_sr.graph.tracer import Tracer
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.example import Example, first_samples
@@ -61,14 +61,17 @@ def trace(network: nn.Module, example_input: Example, training: bool = False) ->
     absent = optional_inputs(network, len(inputs))
     root = copy_network(network).train(training)
     try:
-        graph_module, guards = _traced(root, network, inputs, absent)
+        tracer, graph_module = _traced(root, network, inputs, absent)
     except Exception as error:  # whatever a forward raises when it is given proxies
         raise TraceError(
             f"{type(network).__name__} cannot be traced: {error}; at "
             f"{line_of_error(network, error)}. "
             f"{advice_for(error)}"
         ) from error
-    return TracedNetwork(graph_module, record_values(graph_module, inputs), guards)
+    # GraphModule copies the graph: the nodes in it have the same names.
+    nodes = {node.name: node for node in graph_module.graph.nodes}
+    guards = tuple(nodes[node.name] for node in tracer.guards)
+    return TracedNetwork(graph_module, record_values(graph_module, inputs, tracer), guards)
 
 
 def _check_shapes(network: nn.Module) -> None:
@@ -132,7 +135,7 @@ def optional_inputs(network: nn.Module, num_given: int = 1) -> dict[str, None]:
 
 def _traced(
     root: nn.Module, network: nn.Module, inputs: Sequence[Tensor], absent: dict[str, None]
-) -> tuple[fx.GraphModule, tuple[fx.Node, ...]]:
+) -> tuple[Tracer, fx.GraphModule]:
     tracer = Tracer(root, inputs)
     graph = tracer.trace(root, absent or None)
     read = tracer.erase_unread_weights()
@@ -147,10 +150,7 @@ def _traced(
     for name, constant in root.__dict__.items():
         if name.startswith("_tensor_constant"):
             setattr(holder, name, constant)
-    graph_module = fx.GraphModule(holder, graph)
-    # GraphModule copies the graph: the guards in it have the same names.
-    nodes = {node.name: node for node in graph_module.graph.nodes}
-    return graph_module, tuple(nodes[node.name] for node in tracer.guards)
+    return tracer, fx.GraphModule(holder, graph)
 
 
 @torch.no_grad()
@@ -187,14 +187,15 @@ def _difference(
     None where either cannot compute it, or returns something else than a tensor.
     """
     outputs = []
-    for module in (network, traced.graph_module):
+    # The graph runs on a copy of the network's modules already.
+    for module in (copy.deepcopy(network).eval(), traced.graph_module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             noise = torch.rand_like(image)
             # Copied for operators that write into them.
             copies = [tensor.clone() for tensor in further]
             try:
-                outputs.append(copy.deepcopy(module).eval()(noise, *copies))
+                outputs.append(module(noise, *copies))
             except Exception:  # values of another kind may be needed than these
                 return None
     expected, actual = outputs
@@ -213,22 +214,31 @@ _MIN_SIDE = 16
 _MAX_DIFFERENCE = 1e-3
 
 
-def record_values(graph_module: fx.GraphModule, inputs: Sequence[Tensor]) -> dict[fx.Node, Any]:
+def record_values(
+    graph_module: fx.GraphModule, inputs: Sequence[Tensor], tracer: Tracer | None = None
+) -> dict[fx.Node, Any]:
     """Return the value of every node of a graph for its inputs, on the meta device if possible.
+
+    Args:
+        graph_module: the graph.
+        inputs: of its forward.
+        tracer: the one that made the graph; what it has worked out is not worked out again.
 
     Raises:
         TraceError: the network does not accept the inputs.
     """
     with torch.no_grad():
         try:
-            meta_module = copy.deepcopy(graph_module)
-            to_meta(meta_module)
-            recorder = ValueRecorder(meta_module)
+            if tracer is None:
+                recorder = ValueRecorder(meta_copy(graph_module), graph_module.graph)
+            else:
+                module = tracer.meta_root.eval()
+                recorder = ValueRecorder(module, graph_module.graph, tracer.meta_values)
             recorder.run(*[tensor.to("meta") for tensor in inputs])
         except Exception:
             # An operator without a shape rule, or a constant that stayed on its device: run it with
             # values.
-            recorder = ValueRecorder(graph_module)
+            recorder = ValueRecorder(graph_module, graph_module.graph)
             try:
                 recorder.run(*inputs)
             except Exception as error:
@@ -236,8 +246,7 @@ def record_values(graph_module: fx.GraphModule, inputs: Sequence[Tensor]) -> dic
                 raise TraceError(
                     f"the network does not run on an example of shape {shapes}: {error}"
                 ) from error
-    nodes = {node.name: node for node in graph_module.graph.nodes}
-    return {nodes[node.name]: value for node, value in recorder.values.items()}
+    return recorder.values
 
 
 def line_of_error(network: nn.Module, error: Exception) -> str:

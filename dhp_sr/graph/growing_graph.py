@@ -22,14 +22,17 @@ class GrowingGraphInterpreter(ShapeInterpreter):
         super().__init__(root, garbage_collect_values=False, graph=graph)
         self._traced_root = traced_root
         self._inputs = iter(inputs)
+        # The root, which every graph has, comes before its first node and after its last.
+        self._last: fx.Node = graph._root
         self.failures: dict[fx.Node, Exception] = {}
         """Nodes whose values cannot be worked out -> what they raised, in order."""
 
     def value(self, wanted: fx.Node) -> Any:
         """Return a node's value; None where it cannot be worked out."""
-        for node in self.graph.nodes:
-            if node in self.env or node in self.failures:
-                continue
+        # Nodes are only added at the end: all before the last one have been seen.
+        node = self._last.next
+        while node.op != "root":
+            self._last = node
             try:
                 # Tensors that a forward makes belong on the meta device as well.
                 with torch.no_grad(), torch.device("meta"):
@@ -39,6 +42,7 @@ class GrowingGraphInterpreter(ShapeInterpreter):
                 # Whatever an operator raises without values: its result, and what follows from it,
                 # stay unknown.
                 self.failures[node] = error
+            node = node.next
         return self.env.get(wanted)
 
     def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:

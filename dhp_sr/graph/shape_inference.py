@@ -2,7 +2,7 @@
 
 import copy
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,21 @@ def to_meta(network: nn.Module) -> nn.Module:
     return network.to("meta")
 
 
+def meta_copy(network: nn.Module) -> nn.Module:
+    """Return a deep copy of a network on the meta device, without copying any values."""
+    memo: dict[int, Any] = {}
+    for module in network.modules():
+        tensors = [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]
+        for tensor in tensors:
+            if not isinstance(tensor, Tensor) or id(tensor) in memo:
+                continue
+            copied = tensor.detach().to("meta")
+            if isinstance(tensor, nn.Parameter):
+                copied = nn.Parameter(copied, requires_grad=tensor.requires_grad)
+            memo[id(tensor)] = copied
+    return copy.deepcopy(network, memo)
+
+
 @torch.no_grad()
 def infer_output(
     network: nn.Module, shape: Sequence[int], dtype: torch.dtype = torch.float32
@@ -36,7 +51,7 @@ def infer_output(
     Raises:
         Exception: whatever the network's forward raises.
     """
-    copied = to_meta(copy.deepcopy(network))
+    copied = meta_copy(network)
     image = torch.empty(tuple(shape), dtype=dtype, device="meta")
     try:
         return copied(image)
@@ -71,19 +86,54 @@ def _on_meta(argument: Any) -> Any:
 
 
 class ValueRecorder(ShapeInterpreter):
-    """Runs a graph and keeps the value of every node."""
+    """Runs a graph and keeps the value of every node.
 
-    def __init__(self, graph_module: fx.GraphModule) -> None:
-        super().__init__(graph_module, garbage_collect_values=False)
+    Args:
+        module: holds the modules and tensors that the graph uses.
+        graph: the graph.
+        known: values of some nodes by name, all tensors on the meta device. They are taken, except
+            for tensors that the forward makes, which have values here, and what depends on those.
+    """
+
+    def __init__(
+        self, module: nn.Module, graph: fx.Graph, known: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(module, garbage_collect_values=False, graph=graph)
         self.values: dict[fx.Node, Any] = {}
+        self._known = known or {}
+        self._with_values: set[fx.Node] = set()
+        """Nodes whose tensors have values."""
 
     def run_node(self, n: fx.Node) -> Any:
         """Run a node and keep its value."""
-        result = arithmetic_result(self, n)
-        if result is None:
-            result = super().run_node(n)
+        if self._is_known(n):
+            result = self._known[n.name]
+        else:
+            result = arithmetic_result(self, n)
+            if result is None:
+                result = super().run_node(n)
+            if not _is_shape_alone(result):
+                self._with_values.add(n)
         self.values[n] = result
         return result
+
+    def _is_known(self, node: fx.Node) -> bool:
+        """Return whether a node's known value is what running it would give."""
+        if node.name not in self._known or node.op == "output":
+            return False
+        inputs = node.all_input_nodes
+        if any(source in self._with_values for source in inputs):
+            return False
+        is_call = node.op.startswith("call_")
+        makes_tensor = is_call and not any(isinstance(self.values[n], Tensor) for n in inputs)
+        return not makes_tensor or not isinstance(self._known[node.name], Tensor)
+
+
+def _is_shape_alone(value: Any) -> bool:
+    """Return whether a value has no tensors but those on the meta device."""
+    if isinstance(value, (tuple, list)):
+        return all(map(_is_shape_alone, value))
+    return value.is_meta if isinstance(value, Tensor) else isinstance(value, (int, float))
 
 
 def arithmetic_result(interpreter: fx.Interpreter, node: fx.Node) -> Tensor | None:

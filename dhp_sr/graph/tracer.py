@@ -5,7 +5,6 @@ does not know. Sizes are known once an example is given: the graph, as far as it
 on the meta device to find them.
 """
 
-import copy
 import math
 import operator
 import sys
@@ -18,7 +17,7 @@ from torch import Tensor, fx, nn
 from dhp_sr.graph import self_attention
 from dhp_sr.graph.growing_graph import GrowingGraphInterpreter
 from dhp_sr.graph.patches import tracing_patches
-from dhp_sr.graph.shape_inference import to_meta
+from dhp_sr.graph.shape_inference import meta_copy
 
 LEAF_TYPES: set[type[nn.Module]] = set()
 """Classes of modules outside torch.nn that count as single operators; `register_op` adds to it."""
@@ -47,7 +46,7 @@ class Tracer(fx.Tracer):
         super().__init__(autowrap_functions=())
         self._single = frozenset(single)
         self._attention_weights: list[tuple[str, list[fx.Node]]] = []
-        self._root = to_meta(copy.deepcopy(root))
+        self._root = meta_copy(root)
         self._inputs = [tensor.to("meta") for tensor in inputs]
         self._interpreter: GrowingGraphInterpreter | None = None
         self.guards: list[fx.Node] = []
@@ -240,6 +239,20 @@ class Tracer(fx.Tracer):
         if isinstance(value, Tensor) and value.dim():
             return iter(obj.unbind(0))
         raise TypeError(f"it is unknown how many items {obj.node.name} has{self._first_failure()}")
+
+    @property
+    def meta_root(self) -> nn.Module:
+        """The network on the meta device, with the constants that were collected."""
+        for name, constant in vars(self.root).items():
+            if name.startswith("_tensor_constant"):
+                setattr(self._root, name, constant.to("meta"))
+        return self._root
+
+    @property
+    def meta_values(self) -> dict[str, Any]:
+        """Values of nodes worked out so far, by name; all tensors are on the meta device."""
+        known = self._interpreter.env if self._interpreter else {}
+        return {node.name: value for node, value in known.items()}
 
     def _first_failure(self) -> str:
         """Return which value was the first that could not be worked out, and why."""

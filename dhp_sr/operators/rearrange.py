@@ -4,7 +4,8 @@ Where the forward writes a number of channels (`x.view(n, 8, h, w)`), the rule r
 channels that number counts, so that a cut network can be given another.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -66,9 +67,26 @@ def _shape_arguments(op: NodeContext) -> dict[int, tuple[ArgPath, Any]]:
     return dict(enumerate(_size_arguments(op, 1, ("shape", "size"))))
 
 
+def _num_equal(first: Iterable[int], second: Iterable[int]) -> int:
+    """Return how many items two sequences have in common before they differ."""
+    count = 0
+    for left, right in zip(first, second, strict=False):
+        if left != right:
+            break
+        count += 1
+    return count
+
+
 def _reshaped_ids(op: OpContext) -> Tensor:
     """Reshape the ids of the first input like its value; entries keep their order."""
     ids, old, new = op.ids[op.source], op.shape(op.source), tuple(op.value.shape)
+    # Where the channels lie along axes that stay at an end, nothing else has any.
+    last = _num_equal(reversed(old), reversed(new))
+    if math.prod(ids.shape[: len(old) - last]) == 1:
+        return compact(ids.reshape([*[1] * (len(new) - last), *ids.shape[len(old) - last :]]))
+    first = _num_equal(old, new)
+    if math.prod(ids.shape[first:]) == 1:
+        return compact(ids.reshape([*ids.shape[:first], *[1] * (len(new) - first)]))
     # Last axes that stay, and hold no channels, are left out: expanded over a whole feature map,
     # the ids would take as much memory as the map itself.
     same = 0
