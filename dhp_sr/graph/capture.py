@@ -1,6 +1,5 @@
 """Graph capture: trace a network and record every value's shape for an example."""
 
-import copy
 import inspect
 import linecache
 import math
@@ -17,7 +16,7 @@ from dhp_sr.graph.shape_inference import ValueRecorder, meta_copy
 from dhp_sr.graph.tracer import Tracer
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.example import Example, first_samples
-from dhp_sr.utils.modules import copy_network
+from dhp_sr.utils.modules import copy_network, deep_copy
 
 ArgPath = tuple[Any, ...]
 """Path to an argument of a node: ("args", 1, 0), ("kwargs", "dim"), ("args", 1, 1, "stop"),
@@ -146,7 +145,7 @@ def _traced(
         tracer.erase_unread_weights()
     # A forward may leave values in the module that it is traced on (`self.mean = ...`): the graph
     # is put on a second, untouched copy, with the constants that the tracer has collected.
-    holder = copy.deepcopy(network).eval()
+    holder = deep_copy(network).eval()
     for name, constant in root.__dict__.items():
         if name.startswith("_tensor_constant"):
             setattr(holder, name, constant)
@@ -188,7 +187,7 @@ def _difference(
     """
     outputs = []
     # The graph runs on a copy of the network's modules already.
-    for module in (copy.deepcopy(network).eval(), traced.graph_module):
+    for module in (deep_copy(network).eval(), traced.graph_module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             noise = torch.rand_like(image)

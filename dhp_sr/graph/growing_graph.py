@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from dhp_sr.graph.shape_inference import ShapeInterpreter, arithmetic_result
+from dhp_sr.graph.shape_inference import ShapeInterpreter, arithmetic_result, infer_layer
 
 
 class GrowingGraphInterpreter(ShapeInterpreter):
@@ -59,5 +59,8 @@ class GrowingGraphInterpreter(ShapeInterpreter):
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         """Run the forward of a module."""
+        result = None if kwargs else infer_layer(self.submodules[target], args)
+        if result is not None:
+            return result
         # Not the module itself: its `__call__` is patched while the tracer follows the network.
         return self.submodules[target].forward(*args, **kwargs)

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from dhp_sr.utils.modules import deep_copy
+
 _ARITHMETIC = (operator.add, operator.sub, operator.mul, operator.truediv)
 
 
@@ -34,7 +36,7 @@ def meta_copy(network: nn.Module) -> nn.Module:
             if isinstance(tensor, nn.Parameter):
                 copied = nn.Parameter(copied, requires_grad=tensor.requires_grad)
             memo[id(tensor)] = copied
-    return copy.deepcopy(network, memo)
+    return deep_copy(network, memo)
 
 
 @torch.no_grad()
@@ -174,6 +176,41 @@ def infer_arithmetic(left: Any, right: Any) -> Tensor | None:
     except ValueError:
         return None  # torch's own message is better
     return torch.empty(shape, dtype=dtype, device="meta")
+
+
+_SHAPE_KEEPERS = (nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.LayerNorm, nn.Softmax)
+"""Modules whose result has the shape of their input."""
+
+
+def infer_layer(module: nn.Module, args: Sequence[Any]) -> Tensor | None:
+    """Return the result of a linear layer, a norm or an activation by its shape alone.
+
+    torch's own inference of these is a decomposition in Python, a thousand times as long.
+
+    Args:
+        module: on the meta device.
+        args: the arguments of its call.
+
+    Returns:
+        A tensor on the meta device; None where the module itself has to say.
+    """
+    x = args[0] if len(args) == 1 else None
+    if not isinstance(x, Tensor) or not (x.is_meta and x.is_contiguous() and x.dim()):
+        return None
+    shape = list(x.shape)
+    weight = getattr(module, "weight", None)
+    if weight is not None and weight.dtype != x.dtype:
+        return None
+    if type(module) is nn.Linear and shape[-1] == module.in_features:
+        shape[-1] = module.out_features
+        return torch.empty(shape, dtype=x.dtype, device="meta")
+    if type(module) is nn.LayerNorm and shape[-len(module.normalized_shape) :] != list(
+        module.normalized_shape
+    ):
+        return None
+    if type(module) not in _SHAPE_KEEPERS or not x.is_floating_point():
+        return None
+    return torch.empty(shape, dtype=x.dtype, device="meta")
 
 
 @torch.no_grad()

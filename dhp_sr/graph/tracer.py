@@ -24,7 +24,8 @@ LEAF_TYPES: set[type[nn.Module]] = set()
 
 
 LEAF_TESTS: list[Callable[[nn.Module, tuple[int, ...]], bool]] = []
-"""Further tests of modules that count as single operators, given the shape of their input."""
+"""Further tests of modules with weights that count as single operators, given the shape of their
+input."""
 
 
 class Tracer(fx.Tracer):
@@ -130,7 +131,8 @@ class Tracer(fx.Tracer):
             return self._attend(m, args, kwargs)
         # Only then are the tests of single operators worth the shape of the input.
         is_torch = type(m).__module__.startswith("torch.nn.")
-        may_be_single = bool(LEAF_TESTS) and not is_torch and next(m.children(), None) is None
+        has_weights = any(weight is not None for weight in m._parameters.values())
+        may_be_single = bool(LEAF_TESTS) and not is_torch and has_weights and not m._modules
         if may_be_single and len(args) == 1 and isinstance(args[0], fx.Proxy) and not kwargs:
             value = self.meta_value(args[0], is_decided_on=False)
             if isinstance(value, Tensor) and self._is_single(m, tuple(value.shape)):

@@ -1,6 +1,5 @@
 """Conversion of a plain network to a hyper network."""
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -11,6 +10,7 @@ from dhp_sr.hyper.hypernet import HyperNet
 from dhp_sr.hyper.parametrization import Full, build_parametrization
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.example import Example, first_samples
+from dhp_sr.utils.modules import deep_copy
 
 
 def convert(
@@ -60,7 +60,7 @@ def convert(
         prune_residual=prune_residual,
         kept_statistics=kept_statistics,
     )
-    copied = copy.deepcopy(network)
+    copied = deep_copy(network)
     # Collected before the full parametrization freezes the weights that it generates.
     frozen = [name for name, weight in copied.named_parameters() if not weight.requires_grad]
     parametrization = build_parametrization(parametrisation, copied, plan)

@@ -36,6 +36,16 @@ def rearranged_channels(op: OpContext) -> Any:
     return compact(result)
 
 
+def moved_axes_channels(op: OpContext) -> Any:
+    """Move the axes of the channel ids; those along which nothing differs keep length 1."""
+    return compact(op.apply(op.ids[op.source]))
+
+
+def flattened_channels(op: OpContext) -> Tensor:
+    """Flatten the channel ids as the entries are."""
+    return _reshaped_ids(op)
+
+
 def roll_channels(op: OpContext) -> Any:
     """Keep the channels of entries that are rolled along other axes.
 
@@ -87,16 +97,19 @@ def _reshaped_ids(op: OpContext) -> Tensor:
     first = _num_equal(old, new)
     if math.prod(ids.shape[first:]) == 1:
         return compact(ids.reshape([*ids.shape[:first], *[1] * (len(new) - first)]))
-    # Last axes that stay, and hold no channels, are left out: expanded over a whole feature map,
-    # the ids would take as much memory as the map itself.
+    # First and last axes that stay, and hold no channels, are left out: expanded over a whole
+    # feature map, the ids would take as much memory as the map itself.
+    while math.prod(ids.shape[:first]) > 1:
+        first -= 1
     same = 0
-    while same < min(len(old), len(new)):
+    while same < min(len(old), len(new)) - first:
         if old[-1 - same] != new[-1 - same] or ids.shape[-1 - same] > 1:
             break
         same += 1
     kept, size = len(old) - same, len(new) - same
-    result = compact(ids.reshape(ids.shape[:kept]).expand(old[:kept]).reshape(new[:size]))
-    return result.reshape([*result.shape, *[1] * same])
+    middle = ids.reshape(ids.shape[first:kept]).expand(old[first:kept])
+    result = compact(middle.reshape(new[first:size]))
+    return result.reshape([*[1] * first, *result.shape, *[1] * same])
 
 
 def expand_channels(op: OpContext) -> Any:
@@ -284,14 +297,16 @@ def rolled_field(op: ReceptiveContext) -> ReceptiveField2D:
     return op.field
 
 
-_MOVES = "permute transpose swapaxes swapdims movedim moveaxis squeeze unsqueeze t"
+_MOVES = "permute transpose swapaxes swapdims movedim moveaxis unsqueeze t"
 
 OPS = (
-    OpSpec("permute", spellings(_MOVES, torch), rearranged_channels, moved_axes_field),
+    OpSpec("permute", spellings(_MOVES, torch), moved_axes_channels, moved_axes_field),
+    # Which axes are squeezed is told by the lengths of the whole value.
+    OpSpec("squeeze", spellings("squeeze", torch), rearranged_channels, moved_axes_field),
     OpSpec(
         "flatten",
         (nn.Flatten, *spellings("flatten ravel", torch)),
-        channels=rearranged_channels,
+        channels=flattened_channels,
         receptive_field=flattened_field,
     ),
     OpSpec("flip", spellings("flip", torch), rearranged_channels, flipped_field),

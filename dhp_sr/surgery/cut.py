@@ -13,7 +13,7 @@ from dhp_sr.surgery.remove import constants_left, removed_layers, replace_layers
 from dhp_sr.surgery.rewrite import rewrite, runs_only_as_traced
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.example import Example, inputs_of, with_further_inputs
-from dhp_sr.utils.modules import canonical_names, evaluating, load_values
+from dhp_sr.utils.modules import canonical_names, deep_copy, evaluating, load_values
 
 ADVICE = (
     "Does its forward compute with the width of a layer, such as `conv.out_channels`, or with a "
@@ -64,7 +64,7 @@ def cut(
         if first_name in values:
             tensor = values[first_name].detach()
         state[name] = _slice(tensor, first_name, kept)
-    small = copy.deepcopy(network).eval()
+    small = deep_copy(network).eval()
     if removed:
         constants = constants_left(network, plan, removed, values)
         for layer in removed:

@@ -1,6 +1,7 @@
 """State and mode of torch modules."""
 
 import copy
+import functools
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,13 +33,65 @@ def copy_network(network: nn.Module) -> nn.Module:
         UserError: It holds computed weights, as torch's old weight_norm and pruning make them.
     """
     try:
-        return copy.deepcopy(network)
+        return deep_copy(network)
     except Exception as error:  # whatever a module's own way of copying raises
         raise UserError(
             f"{type(network).__name__} cannot be copied: {str(error).partition('.')[0]}. Layers "
             "that hold computed weights must be made plain first (torch.nn.utils."
             "remove_weight_norm, torch.nn.utils.prune.remove)"
         ) from error
+
+
+def deep_copy(network: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """Return what `copy.deepcopy` does, in a fraction of its time for a network of many modules.
+
+    Args:
+        network: the network.
+        memo: as that of `copy.deepcopy`: id of an object -> what stands for its copy.
+    """
+    return _copied_module(network, {} if memo is None else memo)
+
+
+def _copied_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    if id(module) in memo:
+        return memo[id(module)]
+    if not _is_copied_plainly(type(module)):
+        return copy.deepcopy(module, memo)
+    copied = type(module).__new__(type(module))
+    memo[id(module)] = copied
+    state: dict[str, Any] = {}
+    for name, value in vars(module).items():
+        if name == "_compiled_call_impl":  # compiled code is that of the original
+            continue
+        if type(value) in _ATOMS:
+            state[name] = value
+        elif name == "_modules":
+            children = type(value)()
+            for key, child in value.items():
+                children[key] = None if child is None else _copied_module(child, memo)
+            state[name] = children
+        elif type(value) in (dict, OrderedDict) and not value:  # hooks, above all
+            state[name] = type(value)()
+        else:
+            state[name] = copy.deepcopy(value, memo)
+    copied.__dict__.update(state)
+    return copied
+
+
+@functools.cache
+def _is_copied_plainly(cls: type[nn.Module]) -> bool:
+    """Return whether a class has no way of its own to be copied, as a GraphModule has."""
+    if hasattr(cls, "__deepcopy__"):
+        return False
+    for name in ("__getstate__", "__reduce__", "__reduce_ex__"):
+        if getattr(cls, name, None) is not getattr(nn.Module, name, None):
+            return False
+    # Those of torch's layers supply what states of older versions lack.
+    setter = next(base for base in cls.__mro__ if "__setstate__" in vars(base))
+    return setter.__module__.startswith("torch.nn.modules.")
+
+
+_ATOMS = (bool, int, float, str, type(None), type, torch.dtype, torch.device)
 
 
 def load_values(network: nn.Module, values: Mapping[str, Tensor], **options: Any) -> None:

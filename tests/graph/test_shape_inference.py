@@ -1,13 +1,15 @@
 """Shapes of arithmetic, which are inferred without torch's kernels."""
 
+import copy
 import operator
 import subprocess
 import sys
 
 import pytest
 import torch
+from torch import nn
 
-from dhp_sr.graph.shape_inference import infer_arithmetic
+from dhp_sr.graph.shape_inference import infer_arithmetic, infer_layer
 
 OPERANDS = {
     "image": torch.rand(2, 3, 4, 5),
@@ -54,3 +56,31 @@ def test_planning_does_not_import_the_compiler():
     )
     command = [sys.executable, "-c", script]
     assert subprocess.run(command, capture_output=True, text=True).stdout == "[]\n"
+
+
+LAYERS = {
+    "linear": (nn.Linear(4, 6), (2, 3, 4)),
+    "linear_vector": (nn.Linear(4, 6, bias=False), (4,)),
+    "layer_norm": (nn.LayerNorm((3, 4)), (2, 3, 4)),
+    "gelu": (nn.GELU(), (2, 4)),
+    "softmax": (nn.Softmax(dim=1), (2, 4)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_layers_of_torch_are_known_by_their_shapes(name, dtype):
+    layer, shape = LAYERS[name]
+    expected = copy.deepcopy(layer).to(dtype)(torch.rand(shape, dtype=dtype))
+    on_meta = copy.deepcopy(layer).to("meta", dtype)
+    inferred = infer_layer(on_meta, [torch.empty(shape, dtype=dtype, device="meta")])
+    assert inferred.is_meta
+    assert (inferred.shape, inferred.dtype) == (expected.shape, expected.dtype)
+    assert inferred.stride() == expected.stride()
+
+
+def test_layers_that_refuse_their_input_are_run():
+    x = torch.empty(2, 5, device="meta")
+    for layer in (nn.Linear(4, 6), nn.LayerNorm(4), nn.Linear(5, 6).double(), nn.ReLU()):
+        assert infer_layer(layer.to("meta"), [x]) is None
+    assert infer_layer(nn.GELU(), [torch.rand(2, 5)]) is None
