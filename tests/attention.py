@@ -72,6 +72,17 @@ class CrossAttention(ModuleAttention):
         return x + self.attention(x, x + 1, x + 1)[0]
 
 
+class BesideCrossAttention(CrossAttention):
+    """Layers behind an attention that is pinned."""
+
+    def __init__(self):
+        super().__init__(batch_first=True)
+        self.inner, self.outer = conv(8, 6), conv(6, 8)
+
+    def middle(self, x):
+        return self.outer(self.inner(super().middle(x)).relu())
+
+
 class MaskedAttention(ModuleAttention):
     """The first tokens are left out."""
 
@@ -173,6 +184,7 @@ ATTENTION = {
     "attention_module": (3, ModuleAttention(batch_first=True)),
     "attention_module_sequence_first": (3, ModuleAttention(4, weights=False, bias=False)),
     "attention_module_with_dropout": (3, ModuleAttention(1, dropout=0.1, batch_first=True)),
+    "attention_module_to_others": (1, BesideCrossAttention()),
     "attention_between_channels": (2, TransposedAttention()),
     "attention_linear": (2, LinearAttention()),
     "assigned_slice": (4, AssignedSlice()),

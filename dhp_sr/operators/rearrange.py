@@ -37,8 +37,13 @@ def rearranged_channels(op: OpContext) -> Any:
 
 
 def moved_axes_channels(op: OpContext) -> Any:
-    """Move the axes of the channel ids; those along which nothing differs keep length 1."""
-    return compact(op.apply(op.ids[op.source]))
+    """Move the axes of the channel ids as those of the entries."""
+    ids = op.ids[op.source]
+    if op.operator == "squeeze":
+        # Which axes are left out is told by the lengths of the whole value.
+        ids = op.ids_of_entries(op.source)
+    # Else axes along which nothing differs keep length 1, and the ids stay small.
+    return compact(op.apply(ids))
 
 
 def flattened_channels(op: OpContext) -> Tensor:
@@ -297,12 +302,10 @@ def rolled_field(op: ReceptiveContext) -> ReceptiveField2D:
     return op.field
 
 
-_MOVES = "permute transpose swapaxes swapdims movedim moveaxis unsqueeze t"
+_MOVES = "permute transpose swapaxes swapdims movedim moveaxis squeeze unsqueeze t"
 
 OPS = (
     OpSpec("permute", spellings(_MOVES, torch), moved_axes_channels, moved_axes_field),
-    # Which axes are squeezed is told by the lengths of the whole value.
-    OpSpec("squeeze", spellings("squeeze", torch), rearranged_channels, moved_axes_field),
     OpSpec(
         "flatten",
         (nn.Flatten, *spellings("flatten ravel", torch)),

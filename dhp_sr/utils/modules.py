@@ -79,7 +79,7 @@ def _copied_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
 
 @functools.cache
-def _is_copied_plainly(cls: type[nn.Module]) -> bool:
+def _is_copied_plainly(cls: type) -> bool:
     """Return whether a class has no way of its own to be copied, as a GraphModule has."""
     if hasattr(cls, "__deepcopy__"):
         return False
