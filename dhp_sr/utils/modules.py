@@ -55,9 +55,10 @@ def deep_copy(network: nn.Module, memo: dict[int, Any] | None = None) -> nn.Modu
 def _copied_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     if id(module) in memo:
         return memo[id(module)]
-    if not _is_copied_plainly(type(module)):
+    cls: Any = type(module)
+    if not _is_copied_plainly(cls):
         return copy.deepcopy(module, memo)
-    copied = type(module).__new__(type(module))
+    copied = cls.__new__(cls)
     memo[id(module)] = copied
     state: dict[str, Any] = {}
     for name, value in vars(module).items():
