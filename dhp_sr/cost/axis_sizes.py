@@ -21,18 +21,23 @@ class AxisSizes:
 
     def __init__(self, plan: ChannelPlan) -> None:
         # Dictionaries keep their order: the rows are the same in every run.
-        distinct: dict[tuple[int, ...], int] = {}
+        distinct: dict[bytes, int] = {}
+        rows: list[Tensor] = []
         self._row: dict[tuple[str, int], int] = {}
         for axis in plan.axes:
             if not bool((axis.index < plan.size).any()):
                 continue
             # An entry of an axis is a channel of the flat vector; before a PixelShuffle, or in a
             # flattened feature map, the same channel occurs several times along the axis.
-            occurrences = torch.bincount(axis.index, minlength=plan.size + 1)
-            row = distinct.setdefault(tuple(occurrences.tolist()), len(distinct))
-            self._row[axis.tensor, axis.dim] = row
-        table = torch.tensor(list(distinct), dtype=torch.double)
-        table = table.reshape(len(distinct), plan.size + 1)
+            # Sorted, an axis is short beside the flat vector, and tells as much.
+            channels = axis.index.sort().values.numpy().tobytes()
+            if channels not in distinct:
+                distinct[channels] = len(rows)
+                rows.append(torch.bincount(axis.index, minlength=plan.size + 1))
+            self._row[axis.tensor, axis.dim] = distinct[channels]
+        table = torch.zeros(0, plan.size + 1, dtype=torch.double)
+        if rows:
+            table = torch.stack(rows).double()
         self._occurrences = table[:, :-1]
         self._fixed = torch.cat((table[:, -1], torch.ones(1, dtype=torch.double)))
 
