@@ -106,6 +106,11 @@ class SizePatch:
     pinned channels."""
     is_list: bool
 
+    @property
+    def name(self) -> str:
+        """Where the number stands: the node, and the path to its argument."""
+        return ".".join([self.node, *map(str, self.path)])
+
     def kept_size(self, padded: Tensor) -> int | list[int]:
         """Return the number, or numbers, to write for a mask.
 

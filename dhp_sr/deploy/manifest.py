@@ -194,7 +194,8 @@ def _rebuilding_keys(network: nn.Module) -> dict[str, Any]:
     # never code: whoever loads it traces the class again and patches the same arguments.
     if isinstance(network, RewrittenNetwork):
         keys["forward"] = {
-            "stated": list(network.sizes),
+            "stated": list(network.sizes.values()),
+            "numbers": list(network.sizes),
             "example_shape": list(network.example_shape),
         }
     return keys

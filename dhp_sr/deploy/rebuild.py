@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from dhp_sr.archs import ARCHS
 from dhp_sr.channels.build_plan import make_plan
-from dhp_sr.channels.plan import SizePatch
+from dhp_sr.channels.plan import ChannelPlan, SizePatch
 from dhp_sr.deploy.manifest import (
     MAX_SIDE,
     derived_keys,
@@ -226,16 +226,37 @@ def restore_forward(unpruned: nn.Module, small: nn.Module, forward: Any) -> nn.M
             raise ValueError(f"example_shape {shape}")
         # On the meta device: the file chooses the shape.
         plan = make_plan(unpruned, torch.zeros(shape, device="meta"))
-        stated = []
-        for number, value in zip(plan.size_patches, forward["stated"], strict=True):
-            _check_number(number, value)
-            stated.append(value)
+        stated = _all_numbers(plan, forward)
         return rewrite(unpruned, small, plan, stated)
     except Exception as error:
         # Tracing and rewriting fail in many ways; the file's numbers are the reason.
         raise ModelFileError(
             f"manifest: the forward cannot be rewritten as stated: {str(error)[:500]}"
         ) from error
+
+
+def _all_numbers(plan: ChannelPlan, forward: Any) -> list[Any]:
+    """Return a value for every number of channels that a plan finds in the forward.
+
+    A network that was pruned in some of its layers alone states only theirs; the other numbers are
+    as they were. Files that do not name their numbers state all of them.
+    """
+    values = forward["stated"]
+    names = forward.get("numbers")
+    # By position where there are as many: names of nodes may differ from run to run.
+    if names is None or len(values) == len(plan.size_patches):
+        pairs = list(zip(plan.size_patches, values, strict=True))
+    else:
+        given = dict(zip(names, values, strict=True))
+        everything = torch.ones(plan.size + 1, dtype=torch.bool)
+        pairs = []
+        for number in plan.size_patches:
+            pairs.append((number, given.pop(number.name, number.kept_size(everything))))
+        if given:
+            raise ValueError(f"{', '.join(given)}: no such number in the forward")
+    for number, value in pairs:
+        _check_number(number, value)
+    return [value for _, value in pairs]
 
 
 def _check_number(number: SizePatch, value: Any) -> None:

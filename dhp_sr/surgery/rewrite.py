@@ -46,7 +46,7 @@ class RewrittenNetwork(fx.GraphModule):
         network: nn.Module,
         graph: fx.Graph,
         class_name: str,
-        sizes: Sequence[Size],
+        sizes: Mapping[str, Size],
         example_shape: Sequence[int],
     ) -> None:
         """Take over the modules and attributes of a network.
@@ -55,7 +55,7 @@ class RewrittenNetwork(fx.GraphModule):
             network: the cut network.
             graph: its forward, with the sizes patched.
             class_name: name of its class.
-            sizes: for each of the plan's size patches, the size that the forward states.
+            sizes: name of each of the plan's size patches -> the size that the forward states.
             example_shape: shape of the input that was traced.
         """
         super().__init__(network, graph, class_name)
@@ -66,7 +66,7 @@ class RewrittenNetwork(fx.GraphModule):
         for name, value in vars(network).items():
             if not name.startswith("_") and name not in vars(self):
                 setattr(self, name, value)
-        self.sizes = tuple(sizes)
+        self.sizes = dict(sizes)
         self.example_shape = tuple(example_shape)
         self.train(network.training)
 
@@ -131,7 +131,8 @@ def rewrite(
             node.args = patched["args"]
             node.kwargs = patched["kwargs"]
     _follow_mode(traced.graph)
-    return RewrittenNetwork(small, traced.graph, type(network).__name__, sizes, plan.example_shape)
+    stated = {patch.name: size for patch, size in zip(plan.size_patches, sizes, strict=True)}
+    return RewrittenNetwork(small, traced.graph, type(network).__name__, stated, plan.example_shape)
 
 
 def runs_only_as_traced(network: nn.Module, small: nn.Module) -> bool:

@@ -11,6 +11,7 @@ from real_networks import BASICSR, build_real
 from slow_rows import rows
 from third_party import third_party_info
 from topologies import LiteralShuffle, SharedAndSplit, Split, conv
+from torch import nn
 
 from dhp_sr.deploy import (
     ModelFileError,
@@ -169,7 +170,7 @@ def test_numbers_of_a_file_are_checked(tmp_path, spoil):
         tmp_path / "a.safetensors",
         info=third_party_info("tests:split", {}, task="denoise", in_channels=2),
     )
-    stated = list(small.sizes)
+    stated = list(small.sizes.values())
     for wrong in (
         [*stated[:-1], [99, 2]],
         stated[:-1],
@@ -182,6 +183,35 @@ def test_numbers_of_a_file_are_checked(tmp_path, spoil):
             load_model(spoil(tmp_path / "a.safetensors", manifest={"forward": forward}))
     forward = {"stated": stated, "example_shape": [1, 2, 2**20, 2**20]}
     with pytest.raises(ModelFileError, match="example_shape"):
+        load_model(spoil(tmp_path / "a.safetensors", manifest={"forward": forward}))
+
+
+class TwoNumbers(nn.Module):
+    """States the widths of two layers in its forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = conv(2, 8), conv(8, 12), conv(12, 2)
+
+    def forward(self, x):
+        batch, _, height, width = x.shape
+        x = self.first(x).flatten(2).view(batch, 8, height, width)
+        return self.last(self.second(x).flatten(2).view(batch, 12, height, width))
+
+
+def test_a_network_whose_layers_are_excluded_in_part_is_loaded_again(tmp_path, spoil):
+    """Whoever loads it knows nothing of `exclude`, and finds more numbers than the file states."""
+    register("tests:numbers", TwoNumbers)
+    x = torch.rand(1, 2, 8, 8)
+    hyper = convert(TwoNumbers().eval(), x, exclude=("first",)).eval()
+    hyper.set_masks({"second": torch.arange(12) < 7})
+    small = hyper.cut()
+    assert isinstance(small, RewrittenNetwork) and list(small.sizes.values()) == [7]
+    info = third_party_info("tests:numbers", {}, task="denoise", in_channels=2)
+    save_model(small, tmp_path / "a.safetensors", info=info)
+    assert torch.equal(load_model(tmp_path / "a.safetensors")(x), small(x))
+    forward = {"stated": [7], "numbers": ["view_9.args.0"], "example_shape": [1, 2, 8, 8]}
+    with pytest.raises(ModelFileError, match="no such number"):
         load_model(spoil(tmp_path / "a.safetensors", manifest={"forward": forward}))
 
 
