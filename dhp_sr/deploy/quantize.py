@@ -50,11 +50,16 @@ class Recipe:
     """Leave the first and the last layer, the most sensitive, in float32."""
     needs_vnni: bool = False
     """Weights of 8 bits rather than 7, which overflow on processors without VNNI."""
+    layers_only: bool = False
+    """Quantize what goes into convolutions and products alone: additions, gates and resized maps,
+    which hold the residual features, stay in float32."""
 
 
 RECIPES = (
+    Recipe(float_ends=True, layers_only=True),
     Recipe(float_ends=True),
     Recipe(float_ends=False),
+    Recipe(float_ends=True, layers_only=True, needs_vnni=True),
     Recipe(float_ends=True, needs_vnni=True),
 )
 
@@ -93,6 +98,8 @@ class Quantized:
         text = f"{self.loss_db:.3f} dB below fp32 on {self.num_images} image(s)"
         if self.recipe.float_ends:
             text += ", first and last layer in float32"
+        if self.recipe.layers_only:
+            text += ", sums and gates in float32"
         if self.recipe.needs_vnni:
             text += ", for processors with VNNI (weights of 7 bits lose more than --max_loss)"
         if self.finetune_steps:

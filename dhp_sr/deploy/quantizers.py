@@ -62,6 +62,7 @@ def quantize_onnx(
             reduce_range=not recipe.needs_vnni,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
+            op_types_to_quantize=list(_ONNX_LAYERS) if recipe.layers_only else None,
             nodes_to_exclude=[layers[0], layers[-1]] if recipe.float_ends else [],
             # The mean of the images' extremes: a single outlier would coarsen every other value.
             extra_options={"CalibMovingAverage": True},
@@ -77,6 +78,7 @@ def _quiet(*names: str) -> Iterator[None]:
 
 
 _ONNX_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_OPENVINO_DATA = ("Parameter", "Constant", "Result")
 _OPENVINO_LAYERS = (
     "Convolution",
     "GroupConvolution",
@@ -100,13 +102,17 @@ def quantize_openvino(model: Any, images: Sequence[CalibrationImage], recipe: Re
             "pip install 'dhp_sr[openvino]'"
         ) from error
     layers = []
+    other_types = set()
     for operation in model.get_ordered_ops():
-        if operation.get_type_name() in _OPENVINO_LAYERS:
+        kind = operation.get_type_name()
+        if kind in _OPENVINO_LAYERS:
             layers.append(operation.get_friendly_name())
-    ignored = None
-    if recipe.float_ends:
-        # A set: a network may have a single layer.
-        ignored = nncf.IgnoredScope(names=sorted({layers[0], layers[-1]}))
+        elif kind not in _OPENVINO_DATA:
+            other_types.add(kind)
+    # A set: a network may have a single layer.
+    names = sorted({layers[0], layers[-1]}) if recipe.float_ends else []
+    types = sorted(other_types) if recipe.layers_only else []
+    ignored = nncf.IgnoredScope(names=names, types=types) if names or types else None
     inputs = [image.lq.numpy() for image in images]
     overflow_fix = nncf.OverflowFix.DISABLE if recipe.needs_vnni else nncf.OverflowFix.ENABLE
     with _quiet("nncf"):

@@ -21,7 +21,7 @@ from dhp_sr.deploy.int8_simulation import (
     round_weight,
     simulated_int8,
 )
-from dhp_sr.deploy.quantize import Int8Options, Recipe, quantize
+from dhp_sr.deploy.quantize import RECIPES, Int8Options, Recipe, quantize
 from dhp_sr.deploy.runtimes import open_runner
 from dhp_sr.utils.errors import UserError
 
@@ -176,26 +176,37 @@ def test_weights_are_rounded_per_channel():
     assert torch.allclose(rounded[1], 100 * rounded[0])
 
 
-NAMES = {Recipe(True): "ends", Recipe(False): "all", Recipe(True, needs_vnni=True): "vnni"}
+NAMES = {
+    Recipe(float_ends=True, layers_only=True): "layers",
+    Recipe(float_ends=True): "ends",
+    Recipe(float_ends=False): "all",
+    Recipe(float_ends=True, layers_only=True, needs_vnni=True): "layers, vnni",
+    Recipe(float_ends=True, needs_vnni=True): "vnni",
+}
 
 
 @pytest.mark.parametrize(
     ("noise", "faster", "expected"),
     [
-        ({"ends": 0.0, "all": 0.001, "vnni": 0.0}, True, "all"),
-        ({"ends": 0.0, "all": 0.001, "vnni": 0.0}, False, "ends"),
-        ({"ends": 0.0, "all": 0.5, "vnni": 0.0}, True, "ends"),
-        ({"ends": 0.5, "all": 0.5, "vnni": 0.0}, True, "vnni"),
-        ({"ends": 0.5, "all": 0.5, "vnni": float("nan")}, True, None),
+        # the loss of each recipe in their order
+        ((0.0, 0.0, 0.001, 0.0, 0.0), True, "all"),
+        ((0.0, 0.0, 0.001, 0.0, 0.0), False, "layers"),
+        ((0.0, 0.5, 0.5, 0.0, 0.0), True, "layers"),
+        ((0.5, 0.5, 0.5, 0.0, 0.5), True, "layers, vnni"),
+        ((0.5, 0.5, 0.5, 0.5, 0.0), True, "vnni"),
+        ((0.5, 0.5, 0.5, 0.5, float("nan")), True, None),
     ],
 )
 def test_the_recipe(monkeypatch, noise, faster, expected):
     monkeypatch.setattr("dhp_sr.deploy.quantize._is_faster", lambda *_: faster)
     options = Int8Options(ramp(), max_loss=0.5, finetune_steps=0)
 
+    noise_of = dict(zip(NAMES.values(), noise, strict=True))
+    assert list(NAMES) == list(RECIPES)
+
     def choose():
         return quantize(
-            nn.Identity(), options, lambda _: NAMES.get, lambda name: lambda x: x - noise[name]
+            nn.Identity(), options, lambda _: NAMES.get, lambda name: lambda x: x - noise_of[name]
         )
 
     if expected is None:
