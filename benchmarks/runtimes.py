@@ -6,8 +6,9 @@ All forms of a network take turns in one process on the same input, and are comp
 of the ratios within a round: processor time with one thread, else wall time. `--model` names
 compressed model files; their dense networks have random weights, which do not change the time, and
 no loss. `--arch` names networks that are cut to half their multiply-adds by equal parts, in steps
-of 16, with random weights too. int8 files are calibrated on photographs of BSDS500; their loss is
-the difference to fp32 on Set5 (PSNR on Y), of denoisers on Set12.
+of 16, with random weights too. int8 files are calibrated on photographs of BSDS500, without
+finetuning, and left out where they lose more than 0.1 dB; the loss in the table is the difference
+to fp32 on Set5 (PSNR on Y), of denoisers on Set12.
 """
 
 import argparse
@@ -205,10 +206,15 @@ def make_candidates(
             file_format, suffix = FORMATS[runtime]
             path = folder / f"{runtime}{suffix}"
             options = ExportOptions(int8=True, calibration=root / "BSDS500" / "val", sigma=sigma)
+            options = replace(options, qat_steps=0)
             if not is_trained:
                 # Random weights lose anything; only their time is of use.
-                options = replace(options, max_loss=1e3, qat_steps=0)
-            export_model(model, file_format, path, options)
+                options = replace(options, max_loss=1e3)
+            try:
+                export_model(model, file_format, path, options)
+            except UserError as error:  # it loses more than is allowed
+                print(f"{runtime}, int8: left out: {error}", file=sys.stderr)
+                continue
         if is_trained:
             own_precision = precision if precision == "bf16" else "fp32"
             runner = open_runner(path, runtime, precision=own_precision)
