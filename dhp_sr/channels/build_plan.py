@@ -50,11 +50,9 @@ def make_plan(
 
     Raises:
         TraceError: the network cannot be traced or run.
-        UserError: a pattern names no layer, or the example is neither a tensor nor a tuple of
-            tensors.
+        UserError: a pattern names no layer, or the example does not consist of tensors.
     """
     patterns = (exclude,) if isinstance(exclude, str) else exclude
-
     reads_weights = False
 
     def plan_in_mode(training: bool) -> ChannelPlan:
@@ -70,8 +68,7 @@ def make_plan(
             kept_statistics=kept_statistics,
         )
         reads_weights = reads_weights or _share_read(analysis) > _LARGE_SHARE
-        frozen = freeze(analysis, network, example_input, training)
-        return with_branches(frozen, traced)
+        return with_branches(freeze(analysis, network, example_input, training), traced)
 
     plan: ChannelPlan | None = None
     refusal: TraceError | None = None

@@ -70,16 +70,14 @@ def summarize_plan(
         `rules`: the arguments.
         `groups`: for each its name, width, min_width, members and reason (empty where prunable);
         for prunable ones also `cost_shares`: kind of cost -> fraction of the dense cost that goes
-        when this group alone is pruned to its minimum width; `removable`: whether it can be removed
-        with its residual branch, and `removal_reason`: why not.
-        `excluded`: layers that keep their widths because `exclude` names them.
+        when this group alone is pruned to its minimum width; `removable` and `removal_reason`: of
+        its residual branch. `excluded`: layers that `exclude` names.
         `lower_bound`: kind of cost -> least kept fraction, and what of it pinned groups and
         minimum widths (`min_width`) hold.
         `training_form`: whether the training-time form is planned, and left after a cut.
     """
     plan = hyper.plan
     dense, shares, bounds = _summarize_costs(hyper, round_to, min_width, budget_kind)
-    # Minimum widths do not depend on the kind of cost.
     narrowest = min_width_mask(plan, Budget.from_target("macs", 1.0, None, round_to, min_width))
     groups: list[dict[str, Any]] = []
     excluded: list[str] = []
