@@ -166,12 +166,13 @@ def train(
 
 
 def _iterations_of_calibration(case: Case, entry: Entry, changes: Sequence[str]) -> int:
-    """Iterations whose inputs a network that is cut at once is corrected on; 0: it is not."""
+    """Iterations whose inputs a cut is calculated from; 0: from the weights alone."""
     options = load_options(ROOT / "options" / case.option_file, [*case.changes, *changes])
     compress = options.compress
-    if entry.method == "dense" or compress is None or compress.correction is None:
+    if entry.method == "dense" or compress is None:
         return 0
-    return compress.search_iter or 0
+    needs_inputs = entry.method == "obs" or compress.correction is not None
+    return (compress.search_iter or 0) if needs_inputs else 0
 
 
 def _teach(trainer: Trainer, train_set: Any) -> float:

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.conv import _ConvTransposeNd
 
 from dhp_sr.channels.plan import ChannelPlan
 from dhp_sr.graph.capture import TracedNetwork
@@ -121,11 +120,6 @@ class BranchGraph:
 def calls_module(node: fx.Node) -> bool:
     """Return whether a node calls a module."""
     return node.op == "call_module"
-
-
-def out_dim(layer: nn.Module) -> int:
-    """Return the axis of a layer's weight that holds the output channels."""
-    return 1 if isinstance(layer, _ConvTransposeNd) else 0
 
 
 def layer_name(node: fx.Node) -> str:

@@ -25,11 +25,11 @@ from dhp_sr.channels.branch_graph import (
     calls_module,
     is_single_number,
     layer_name,
-    out_dim,
 )
 from dhp_sr.channels.plan import Branch, BranchLayer, ChannelPlan, Leaves
 from dhp_sr.graph.capture import TracedNetwork
 from dhp_sr.operators.spec import Activation
+from dhp_sr.utils.modules import out_dim
 
 OUTSIDE = "not the inner channels of a residual branch"
 """Reason of groups that no branch has to itself."""

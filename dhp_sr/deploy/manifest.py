@@ -23,9 +23,10 @@ from dhp_sr.deploy.model_info import (
 )
 from dhp_sr.deploy.removed import removed_layers
 from dhp_sr.deploy.safetensors_io import ModelFileError
-from dhp_sr.surgery.layer_samples import Layer, num_groups, out_dim
+from dhp_sr.surgery.layer_samples import Layer, num_groups
 from dhp_sr.surgery.rewrite import RewrittenNetwork
 from dhp_sr.utils.errors import UserError, nearest
+from dhp_sr.utils.modules import out_dim
 from dhp_sr.utils.strict_json import dump_json, parse_json, to_json
 
 FORMAT = "dhp_sr"

@@ -42,7 +42,6 @@ from dhp_sr.surgery.layer_samples import (
     num_features,
     num_groups,
     num_positions,
-    out_dim,
     sample_features,
     sample_outputs,
 )
@@ -51,6 +50,7 @@ from dhp_sr.surgery.remove import removed_layers
 from dhp_sr.surgery.shortcut_error import find_shortcut_error
 from dhp_sr.surgery.side_by_side import Execution, execution_order, last_uses
 from dhp_sr.utils.example import Example, first_samples
+from dhp_sr.utils.modules import out_dim
 
 ROWS_PER_FEATURE = 100
 """Output positions sampled for each unknown of a layer, over all calibration images together."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from dhp_sr.surgery.least_squares import Solution
+from dhp_sr.utils.modules import out_dim
 
 Layer = _ConvNd | nn.Linear
 """Any of the classes in `LAYERS`; torch's base class of convolutions types their attributes."""
@@ -41,11 +42,6 @@ def layer_of_weight(network: nn.Module, weight: str) -> Layer | None:
 def is_transposed(layer: Layer) -> bool:
     """Whether the weight of a layer holds input channels first: (in, out, ...)."""
     return isinstance(layer, _ConvTransposeNd)
-
-
-def out_dim(layer: Layer) -> int:
-    """Axis of the weight that holds the output channels."""
-    return 1 if is_transposed(layer) else 0
 
 
 def in_dim(layer: Layer) -> int:

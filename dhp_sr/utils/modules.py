@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
 
 from dhp_sr.utils.errors import UserError
 
@@ -162,3 +163,8 @@ def stack_samples(samples: Sequence[Tensor], batch_size: int = 8) -> list[Tensor
         else:
             batches.append([sample])
     return [torch.stack(batch) for batch in batches]
+
+
+def out_dim(layer: nn.Module) -> int:
+    """Return the axis of a layer's weight that holds the output channels."""
+    return 1 if isinstance(layer, _ConvTransposeNd) else 0

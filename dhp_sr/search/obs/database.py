@@ -20,7 +20,8 @@ from dhp_sr.channels.plan import Branch, Leaves, append_pinned
 from dhp_sr.hyper import HyperNet
 from dhp_sr.search.obs.statistics import LayerStatistics, taps_to_features
 from dhp_sr.surgery.cut import kept_entries
-from dhp_sr.surgery.layer_samples import Layer, as_kernel, layer_of_weight, out_dim
+from dhp_sr.surgery.layer_samples import Layer, as_kernel, layer_of_weight
+from dhp_sr.utils.modules import out_dim
 
 
 class WidthDatabase:
