@@ -1,22 +1,21 @@
 """Dependency analysis: visit every node of a traced network by its channel rule."""
 
 import fnmatch
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, fx, nn
 
+from dhp_sr.channels.constant_channels import channels_of_constant
 from dhp_sr.graph.capture import TracedNetwork
-from dhp_sr.operators.channel_ids import compact, lay_along
-from dhp_sr.operators.context import AnalysisContext, OpContext
+from dhp_sr.operators.analysis_context import AnalysisContext
+from dhp_sr.operators.channel_ids import compact, lay_along, varying_axes
+from dhp_sr.operators.context import OpContext
 from dhp_sr.operators.layers import weight_name
 from dhp_sr.operators.registry import spec_for
-from dhp_sr.operators.sizes import VALUE_FREE_ATTRIBUTES, arithmetic_channels
+from dhp_sr.operators.sizes import arithmetic_channels
 from dhp_sr.operators.spec import Activation, OpSpec, Unsupported
 from dhp_sr.utils.errors import UserError, nearest
-
-_CALLS = ("call_module", "call_function", "call_method")
 
 
 def analyze_channels(
@@ -47,18 +46,18 @@ def analyze_channels(
         module, spec = None, None
         if node.op == "call_module":
             module = modules[node.target]
-        if node.op in _CALLS:
+        if node.op.startswith("call"):
             spec = spec_for(node, module)
         op = OpContext(node, module, traced.values[node], traced.values, ids, analysis)
         ids[node] = channels_of_node(op, spec)
         if _matches(names_of_call(op, spec), exclude):
             analysis.pin(ids[node], "excluded by name")
-        # Scales and shifts are parameters (get_attr); both operands of a residual addition are
-        # computed.
-        computed = sum(operand.op != "get_attr" for operand in op.tensor_inputs())
-        is_residual = spec is not None and spec.is_sum and computed > 1
-        if is_residual and not prune_residual:
-            analysis.pin(ids[node], f"summed at {op.layer}, and residual channels are kept")
+        if not prune_residual and spec is not None and spec.is_sum:
+            # Scales and shifts are parameters (get_attr); both operands of a residual addition are
+            # computed.
+            computed = [operand for operand in op.tensor_inputs() if operand.op != "get_attr"]
+            if len(computed) > 1:
+                analysis.pin(ids[node], f"summed at {op.layer}, and residual channels are kept")
     # The trace holds for these numbers alone: branches, loops and int() were decided with them.
     for node in traced.guards:
         analysis.pin(ids[node], f"the forward decides on a number of channels at {node.name}")
@@ -104,41 +103,13 @@ def channels_of_input(op: OpContext) -> Tensor | None:
     # The user's images have all of their channels: nothing of an input can be pruned.
     rank = op.value.dim()
     if rank == 0:  # a noise level for all images
-        return _new_pinned(op, op.value, op.layer, "input of the network")
+        return op.analysis.new_pinned(op.value, op.layer, "input of the network")
     count = 1
     if rank > 1:
         count = op.value.shape[1]
     channels = op.analysis.union_find.new_ids(count, op.layer)
     op.analysis.union_find.pin(channels, "input of the network")
     return lay_along(channels, rank, dim=min(1, rank - 1))
-
-
-def channels_of_constant(op: OpContext) -> Tensor | None:
-    """Return the channel ids of a tensor that the forward reads itself."""
-    if not isinstance(op.value, Tensor):
-        return None
-    analysis = op.analysis
-    name, shape = str(op.node.target), tuple(op.value.shape)
-    # Parameters change in training, so only buffers have a sign.
-    analysis.signs[op.node] = analysis.sign_of_constant(name)
-    if not analysis.is_tensor_of_network(name):
-        reason = f"constant {name} of shape {shape}"
-        if op.value.numel() > 1:
-            reason += " is a plain tensor: register it as a buffer"
-        return _new_pinned(op, op.value, name, reason)
-    if all(_is_weight_of(user, op.node) for user in op.node.users):
-        # Functional layers alone read it, and their rules bind its axes.
-        return None
-    axis = _axis_of_summand(op, shape)
-    if axis is None:
-        axis = channel_axis_of_constant(shape)
-    if axis is not None:
-        channels = analysis.new_out_channels(name, axis, shape[axis], name)
-        return lay_along(channels, len(shape), axis)
-    if any(_computes_with(user, op.node) for user in op.node.users):
-        reason = f"the forward computes with the values of {name}"
-        analysis.read_as_values[analysis.name(name)] = reason
-    return _new_pinned(op, op.value, name, f"constant {name} of shape {shape}")
 
 
 def channels_of_call(op: OpContext, spec: OpSpec) -> Any:
@@ -195,7 +166,7 @@ def pin_call(op: OpContext, reason: str) -> Any:
         # Another call may have bound, or may yet bind, the axes of this call's weights: whatever it
         # couples with them must keep the width that this call needs.
         op.analysis.read_as_values.setdefault(op.analysis.name(tensor), reason)
-    return _new_pinned(op, op.value, op.layer, reason)
+    return op.analysis.new_pinned(op.value, op.layer, reason)
 
 
 def _is_counted(op: OpContext) -> bool:
@@ -205,74 +176,6 @@ def _is_counted(op: OpContext) -> bool:
     except (AttributeError, TypeError):  # no layer with a weight
         return False
     return weight is not None and op.analysis.name(weight) in op.analysis.layers
-
-
-def _new_pinned(op: OpContext, value: Any, producer: str, reason: str) -> Any:
-    """Return a new pinned id for a result, or for each of a list of results."""
-    if isinstance(value, (tuple, list)):
-        return [_new_pinned(op, item, producer, reason) for item in value]
-    if not isinstance(value, Tensor):
-        return None
-    # A single id for the whole value: an unknown operator may put any channel anywhere.
-    channel_id = op.analysis.union_find.new_ids(1, producer)
-    op.analysis.union_find.pin(channel_id, reason)
-    return channel_id.reshape([1] * value.dim())
-
-
-def _is_weight_of(user: fx.Node, constant: fx.Node) -> bool:
-    """Return whether a functional layer takes a constant as its weight or bias."""
-    is_layer = user.op == "call_function" and spec_for(user, None).macs is not None
-    return is_layer and constant not in _first_arguments(user, 1)
-
-
-def _computes_with(user: fx.Node, constant: fx.Node) -> bool:
-    """Return whether a node computes with a constant's values."""
-    # Not where it asks for the shape or type, or takes the constant as the weight of a layer.
-    if user.target is getattr:
-        return user.args[1] not in VALUE_FREE_ATTRIBUTES
-    if user.op in ("call_module", "output"):
-        return True
-    value_inputs = spec_for(user, None).value_inputs
-    return value_inputs is None or constant in _first_arguments(user, value_inputs)
-
-
-def _first_arguments(node: fx.Node, count: int) -> list[Any]:
-    """Return the first arguments of a call; the very first may be given as `input=`."""
-    if "input" in node.kwargs:
-        return [node.kwargs["input"], *node.args][:count]
-    return list(node.args[:count])
-
-
-def _axis_of_summand(op: OpContext, shape: Sequence[int]) -> int | None:
-    """Return the axis of the channels of what a constant (1, ..., L, C) is added to.
-
-    A table of positions of a transformer has the shape of a map (1, C, L), but lies along tokens.
-    """
-    if len(shape) != 3:
-        return None
-    for user in op.node.users:
-        if user.op not in _CALLS or user.op == "call_module" or not spec_for(user, None).is_sum:
-            continue
-        for operand in user.all_input_nodes:
-            ids = op.ids.get(operand)
-            if not isinstance(ids, Tensor) or ids.dim() != len(shape):
-                continue
-            axes = _long_axes(ids)
-            if len(axes) == 1 and ids.shape[axes[0]] == shape[axes[0]]:
-                return axes[0]
-    return None
-
-
-def channel_axis_of_constant(shape: Sequence[int]) -> int | None:
-    """Return the axis of a constant that holds channels; None where that is not certain."""
-    # The only long axis, as in a scale (1, C, 1, 1). Of a map or a depthwise kernel,
-    # (1, C, H, W) or (C, 1, H, W), the long axis of the first two.
-    size = max(shape, default=1)
-    if size == math.prod(shape) > 1:
-        return shape.index(size)
-    if len(shape) > 2 and min(shape[:2]) == 1 < max(shape[:2]):
-        return shape.index(max(shape[:2]))
-    return None
 
 
 def names_of_call(op: OpContext, spec: OpSpec | None) -> list[str]:
@@ -325,14 +228,14 @@ def resolve_reshaped_axes(analysis: AnalysisContext, ids: Mapping[fx.Node, Any])
     for node, result in ids.items():
         values = result if isinstance(result, list) else [result]
         for value in values:
-            if isinstance(value, Tensor) and len(_long_axes(value)) > 1:
+            if isinstance(value, Tensor) and len(varying_axes(value)) > 1:
                 waiting.append((node, value))
     while waiting:
         roots = analysis.union_find.roots()
         unresolved: list[tuple[fx.Node, Tensor]] = []
         for node, value in waiting:
             classes = compact(roots[value])
-            axes = _long_axes(classes)
+            axes = varying_axes(classes)
             if len(axes) < 2:
                 continue
             # A union may settle further values (a view and its inverse), so only the first value is
@@ -345,7 +248,3 @@ def resolve_reshaped_axes(analysis: AnalysisContext, ids: Mapping[fx.Node, Any])
                 analysis.union_find.union(rows, rows[:, :1].expand_as(rows))
             unresolved.append((node, value))
         waiting = unresolved
-
-
-def _long_axes(ids: Tensor) -> list[int]:
-    return [dim for dim, size in enumerate(ids.shape) if size > 1]

@@ -18,29 +18,21 @@ from enum import Enum
 
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd
 
 from dhp_sr.channels.branch_graph import (
     BranchGraph,
     calls_module,
     is_single_number,
+    keeps_positions,
     layer_name,
 )
 from dhp_sr.channels.plan import Branch, BranchLayer, ChannelPlan, Leaves
 from dhp_sr.graph.capture import TracedNetwork
-from dhp_sr.operators.spec import Activation
 from dhp_sr.utils.modules import out_dim
 
 OUTSIDE = "not the inner channels of a residual branch"
 """Reason of groups that no branch has to itself."""
-
-_RUN_ON_NO_CHANNELS = frozenset(
-    (
-        *("identity", "dropout", "copy", "cast", "prelu", "adaptive pooling", "mean or sum"),
-        *("add", "subtract", "multiply", "divide", "abs", "square", "exp", "negation", "chunk"),
-    )
-)
-"""Operators, beside activations, that give a map without channels for a map without channels."""
 
 
 class NotRemovable(Exception):
@@ -48,7 +40,7 @@ class NotRemovable(Exception):
 
 
 @dataclass(frozen=True)
-class FoundBranches:
+class RemovableBranches:
     """Branches that can be removed, and why the other groups stay."""
 
     branches: tuple[Branch, ...]
@@ -60,22 +52,22 @@ def with_branches(plan: ChannelPlan, traced: TracedNetwork) -> ChannelPlan:
     """Return the plan with the residual branches that can be removed."""
     if plan.training_time_form:
         # The constant is that of evaluation mode, in which the forward has no such layers.
-        reasons = {
-            group.name: "the network has another form in training" for group in plan.prunable
-        }
-        found = FoundBranches((), reasons)
+        names = [group.name for group in plan.prunable]
+        removable = RemovableBranches(
+            (), dict.fromkeys(names, "the network has another form in training")
+        )
     else:
-        found = find_branches(traced, plan)
+        removable = find_branches(traced, plan)
     groups = []
     for group in plan.groups:
         if group.prunable:
-            reason = found.reasons.get(group.name, "")
+            reason = removable.reasons.get(group.name, "")
             group = replace(group, removable=not reason, removal_reason=reason)
         groups.append(group)
-    return replace(plan, groups=tuple(groups), branches=found.branches)
+    return replace(plan, groups=tuple(groups), branches=removable.branches)
 
 
-def find_branches(traced: TracedNetwork, plan: ChannelPlan) -> FoundBranches:
+def find_branches(traced: TracedNetwork, plan: ChannelPlan) -> RemovableBranches:
     """Find the residual branches of a network that can be removed.
 
     Of every sum a single operand may be removed, so that some path from the input to the output
@@ -92,20 +84,20 @@ def find_branches(traced: TracedNetwork, plan: ChannelPlan) -> FoundBranches:
         for end in graph.operands(node):
             candidate = _Candidate(graph, end)
             try:
-                branch = candidate.branch()
+                branches.append(candidate.branch())
             except NotRemovable as error:
+                # The first branch that a group could have gone with gives the reason.
                 for name in candidate.groups:
                     reasons.setdefault(name, str(error))
-                continue
-            branches.append(branch)
-            break
+            else:
+                break
     for group in plan.prunable:
         reasons.setdefault(group.name, OUTSIDE)
     # A branch may be part of a larger one that must stay.
     for branch in branches:
         for name in branch.groups:
             reasons.pop(name, None)
-    return FoundBranches(tuple(branches), reasons)
+    return RemovableBranches(tuple(branches), reasons)
 
 
 class _State(Enum):
@@ -141,38 +133,38 @@ class _Candidate:
         """
         if not self.groups:
             raise NotRemovable("it has no channels of its own")
-        self._check_rest()
+        # As in a network that adds all that it computes to an enlarged input.
+        if self._graph.holds_all_layers(self._nodes):
+            raise NotRemovable("its branch holds all layers of the network")
         for node in self._nodes:
             self._states[node] = self._state(node)
         end = self._nodes[-1]
         if self._states[end] is not _State.CONSTANT:
             raise NotRemovable(f"without it, {layer_name(end)} still depends on the input")
-        replaced = [node for node in self._nodes if self._is_replaced(node)]
+        replaced: list[fx.Node] = []
+        for node in self._nodes:
+            if self._is_replaced(node):
+                self._check_module(node)
+                replaced.append(node)
         for node in replaced:
-            self._check_module(node)
             self._leaves[node] = self._left_of(node, replaced)
         self._check_operators()
-        layers = tuple(self._layer(node) for node in replaced)
-        return Branch(self.groups, layers, self._own_axis(replaced))
-
-    def _check_rest(self) -> None:
-        """Refuse a branch that is all there is, as in a network that adds to an enlarged input."""
-        tensors: set[str] = set()
-        for node in self._nodes:
-            if calls_module(node):
-                tensors.update(self._graph.tensors(node))
-        if all(layer.weight in tensors for layer in self._graph.plan.layers):
-            raise NotRemovable("its branch holds all layers of the network")
+        layers: list[BranchLayer] = []
+        for node in replaced:
+            layers.append(self._layer(node))
+        return Branch(self.groups, tuple(layers), self._own_axis(replaced))
 
     def _state(self, node: fx.Node) -> _State:
-        """What a node's value is once the branch's own channels are masked."""
+        """Return what a node's value is once the branch's own channels are masked."""
         if self._graph.has_product(node):
             raise NotRemovable(f"{layer_name(node)} multiplies by what no layer of it holds")
         if self._graph.is_layer(node):
             return self._state_of_layer(node)
         inputs = set()
         for value in node.all_input_nodes:
+            # Scales and shifts are parameters: a constant times a scale is a constant.
             if value.op != "get_attr":
+                # What is computed outside the branch depends on the input.
                 inputs.add(self._states.get(value, _State.VARYING))
         if not inputs:
             return _State.CONSTANT if node.op == "get_attr" else _State.VARYING
@@ -183,9 +175,11 @@ class _Candidate:
         return _State.VARYING
 
     def _state_of_layer(self, node: fx.Node) -> _State:
-        """State behind a convolution or linear layer, which must have no multiply-adds left."""
+        """Return the state behind a layer, which must have no multiply-adds left."""
         weight = f"{node.target}.weight"
         dim = out_dim(self._graph.module(node))
+        # It has none left once all its output channels are pruned, or all its input channels; of
+        # the latter the bias is left.
         if self._graph.has_only((weight, dim), self.groups):
             return _State.OWN
         if self._graph.has_only((weight, 1 - dim), self.groups):
@@ -193,7 +187,7 @@ class _Candidate:
         raise NotRemovable(f"{node.target} reads and writes channels that others share")
 
     def _is_replaced(self, node: fx.Node) -> bool:
-        """Whether a `ConstantMap` takes the place of a module, once the branch is removed."""
+        """Return whether a `ConstantMap` takes the place of a module in the removed branch."""
         if not calls_module(node) or not self._graph.tensors(node):
             return False
         # In training, a batch normalization would divide the constant by its variance, which is 0.
@@ -211,48 +205,51 @@ class _Candidate:
             raise NotRemovable(f"{node.target} has several inputs")
         if self._graph.shares_tensor(node):
             raise NotRemovable(f"{node.target} shares a weight with another module")
-        if isinstance(module, _ConvNd) and not _keeps_positions(module):
+        # The map of a constant is as high and wide as every `stride`-th position of its input.
+        if isinstance(module, _ConvNd) and not keeps_positions(module):
             raise NotRemovable(f"{node.target} changes height and width by other than its stride")
 
     def _left_of(self, node: fx.Node, replaced: list[fx.Node]) -> Leaves:
-        """What a replaced module leaves behind."""
+        """Return what a replaced module leaves behind."""
         # A convolution before a batch normalization: the constant is that of the normalization.
         is_read = any(user not in replaced for user in node.users)
         if self._states[node] is not _State.CONSTANT or not is_read:
             return Leaves.NOTHING
+        # A layer that had no bias to train gets none to train.
         if dict(self._graph.module(node).named_parameters()).get("bias") is None:
             return Leaves.BUFFER
         return Leaves.BIAS
 
     def _check_operators(self) -> None:
         """Refuse operators that cannot run on the maps without channels that they will be given."""
-        empty = {node for node, left in self._leaves.items() if left is Leaves.NOTHING}
+        # Nodes whose values will have no channels; it grows along the branch.
+        empty: set[fx.Node] = set()
+        for node, left in self._leaves.items():
+            if left is Leaves.NOTHING:
+                empty.add(node)
         for node in self._nodes:
-            if node in self._leaves or not any(value in empty for value in node.all_input_nodes):
+            if node in self._leaves or empty.isdisjoint(node.all_input_nodes):
                 continue
             for value in node.all_input_nodes:
+                # A single number goes with any number of channels, also with none.
                 if value not in empty and not is_single_number(self._graph.values[value]):
                     raise NotRemovable(f"{layer_name(node)} joins its channels with others")
-            if not self._runs_on_no_channels(node):
+            if not self._graph.runs_on_no_channels(node):
                 raise NotRemovable(f"{layer_name(node)} does not take a map without channels")
             empty.add(node)
 
-    def _runs_on_no_channels(self, node: fx.Node) -> bool:
-        """Whether an operator gives a map without channels for a map without channels."""
-        spec = self._graph.spec(node)
-        if spec is None:
-            return False
-        if spec.name == "getitem":  # one of the results of a chunk, not a slice
-            return isinstance(self._graph.values[node.all_input_nodes[0]], (tuple, list))
-        return spec.activation is not Activation.NONE or spec.name in _RUN_ON_NO_CHANNELS
-
     def _layer(self, node: fx.Node) -> BranchLayer:
+        """Return a replaced module as the plan holds it."""
         module = self._graph.module(node)
         strides: tuple[int, ...] = ()
         if isinstance(module, _ConvNd):
             strides = tuple(module.stride)
         elif not isinstance(module, nn.Linear):
-            strides = (1,) * (-1 - self._channel_dim(node))
+            channel_dim = self._graph.channel_dim(node)
+            if channel_dim is None:
+                raise NotRemovable(f"it is not known which axis {node.target} works along")
+            # Normalizations and PReLU keep every position behind their channels.
+            strides = (1,) * (-1 - channel_dim)
         channel_axis = None
         for tensor in self._graph.tensors(node):
             axis = (tensor, out_dim(module))
@@ -261,33 +258,11 @@ class _Candidate:
                 break
         return BranchLayer(str(node.target), self._leaves[node], strides, channel_axis)
 
-    def _channel_dim(self, node: fx.Node) -> int:
-        """Axis of the channels of a normalization or PReLU, counted from the back."""
-        for norm in self._graph.plan.kept_statistics:
-            if norm.layer == node.target:
-                return norm.dim
-        module = self._graph.module(node)
-        if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
-            return -1
-        if isinstance(module, (_NormBase, nn.GroupNorm, nn.PReLU)):
-            return 1 - self._graph.values[node].dim()
-        raise NotRemovable(f"it is not known which axis {node.target} works along")
-
     def _own_axis(self, replaced: list[fx.Node]) -> tuple[str, int]:
-        """An axis of a weight that holds nothing but channels of the branch."""
+        """Return an axis of a weight that holds nothing but channels of the branch."""
         for node in replaced:
             for dim in (0, 1):
                 axis = (f"{node.target}.weight", dim)
                 if self._graph.has_only(axis, self.groups):
                     return axis
         raise NotRemovable("none of its layers has channels of its own")
-
-
-def _keeps_positions(layer: _ConvNd) -> bool:
-    """Whether a convolution has an output at every `stride`-th position of its input."""
-    if isinstance(layer, _ConvTransposeNd):
-        return False
-    if isinstance(layer.padding, str):
-        return layer.padding == "same"
-    settings = zip(layer.kernel_size, layer.padding, layer.dilation, strict=True)
-    return all(2 * before == gap * (size - 1) for size, before, gap in settings)

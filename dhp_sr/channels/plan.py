@@ -118,9 +118,10 @@ class SizePatch:
             padded: (plan.size + 1,) True for kept channels, with True at the end for pinned
                 ones.
         """
-        if not self.is_list:
-            return int(padded[self.counted[0]].sum())
-        return [int(padded[index].sum()) for index in self.counted]
+        sizes: list[int] = []
+        for index in self.counted:
+            sizes.append(int(padded[index].sum()))
+        return sizes if self.is_list else sizes[0]
 
 
 class Leaves(StrEnum):
@@ -229,18 +230,29 @@ class ChannelPlan:
             ValueError: the mask keeps no channel of a group that cannot be removed, or not so
                 without others.
         """
-        empty = {group.name for group in self.prunable if not bool(mask[group.span].any())}
+        empty: set[str] = set()
+        for group in self.prunable:
+            if not bool(mask[group.span].any()):
+                empty.add(group.name)
+        # Nearly every mask, and the many that a search looks at.
         if not empty:
             return ()
-        removed = [branch for branch in self.branches if empty.issuperset(branch.groups)]
-        covered = {name for branch in removed for name in branch.groups}
+        removed: list[Branch] = []
+        covered: set[str] = set()
+        for branch in self.branches:
+            # A branch goes when all of its groups are empty: with some of them left, the others
+            # would leave layers without inputs or outputs inside it.
+            if empty.issuperset(branch.groups):
+                removed.append(branch)
+                covered.update(branch.groups)
         for group in self.prunable:
             if group.name in empty - covered:
                 raise ValueError(
                     f"the mask of {group.name} keeps no channel: {self._refusal(group)}"
                 )
-        outermost = []
+        outermost: list[Branch] = []
         for branch in removed:
+            # The constant of a larger branch holds what the one inside it would leave.
             if not any(set(branch.groups) < set(other.groups) for other in removed):
                 outermost.append(branch)
         return tuple(outermost)
@@ -249,12 +261,12 @@ class ChannelPlan:
         """Return why a group cannot be removed, or not without others."""
         if not group.removable:
             return group.removal_reason
-        others: dict[str, None] = {}
+        others: list[str] = []
         for branch in self.branches:
+            # The first branch is the smallest one with this group: inner sums come first.
             if group.name in branch.groups:
-                others.update(dict.fromkeys(branch.groups))
+                others = [name for name in branch.groups if name != group.name]
                 break
-        others.pop(group.name, None)
         return f"it is removed together with {', '.join(others)}"
 
     def split(self, flat: Tensor) -> dict[str, Tensor]:

@@ -137,6 +137,15 @@ def compact(ids: Tensor, keep: int | None = None) -> Tensor:
     return ids
 
 
+def varying_axes(ids: Tensor) -> list[int]:
+    """Return the axes of a value along which its entries are different channels."""
+    axes = []
+    for dim, size in enumerate(ids.shape):
+        if size > 1:
+            axes.append(dim)
+    return axes
+
+
 def ids_along(ids: Tensor, size: int, dim: int, union_find: ChannelUnionFind) -> Tensor:
     """Return (size,) channel ids of the entries along `dim`.
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from dhp_sr.operators.analysis_context import ChannelRange
 from dhp_sr.operators.channel_ids import union_chunks
-from dhp_sr.operators.context import ChannelRange, NodeContext, OpContext
+from dhp_sr.operators.context import NodeContext, OpContext
 from dhp_sr.operators.resampling import map_image, pair, slide_windows
 from dhp_sr.operators.spatial_layout import (
     ReceptiveContext,

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from dhp_sr.graph.capture import ArgPath
+from dhp_sr.operators.analysis_context import ChannelRange, ChannelSize
 from dhp_sr.operators.channel_ids import compact, union_all, union_chunks
-from dhp_sr.operators.context import ChannelRange, ChannelSize, NodeContext, OpContext
+from dhp_sr.operators.context import NodeContext, OpContext
 from dhp_sr.operators.spatial_layout import (
     Digit,
     ReceptiveContext,

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dhp_sr.operators.context import NodeContext, OpContext, Sign
+from dhp_sr.operators.analysis_context import Sign
+from dhp_sr.operators.context import NodeContext, OpContext
 from dhp_sr.operators.elementwise import binary_channels, pointwise_field, sign_of_first_input
 from dhp_sr.operators.spatial_layout import (
     ReceptiveContext,

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dhp_sr.operators.context import ChannelSize, OpContext
+from dhp_sr.operators.analysis_context import ChannelSize
+from dhp_sr.operators.context import OpContext
 from dhp_sr.operators.spatial_layout import ReceptiveContext, ReceptiveField2D
 from dhp_sr.operators.spec import OpSpec, Unsupported
 

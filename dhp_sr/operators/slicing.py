@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dhp_sr.graph.capture import ArgPath
+from dhp_sr.operators.analysis_context import ChannelRange
 from dhp_sr.operators.channel_ids import compact, couple_along, union_chunks
-from dhp_sr.operators.context import ChannelRange, NodeContext, OpContext
+from dhp_sr.operators.context import NodeContext, OpContext
 from dhp_sr.operators.spatial_layout import (
     Digit,
     ReceptiveContext,

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from dhp_sr.operators.context import LayerCalls, NodeContext, OpContext, Sign
+from dhp_sr.operators.analysis_context import LayerCalls, Sign
+from dhp_sr.operators.context import NodeContext, OpContext
 from dhp_sr.operators.spatial_layout import ReceptiveContext, ReceptiveField2D
 
 Target = type[nn.Module] | Callable[..., Any] | str

@@ -1,0 +1,197 @@
+"""State of the dependency analysis: what channel rules write while the graph is analyzed."""
+
+import math
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from torch import Tensor, fx, nn
+
+from dhp_sr.graph.capture import ArgPath
+from dhp_sr.operators.channel_ids import ChannelUnionFind
+from dhp_sr.utils.modules import canonical_names
+
+
+class Sign(IntEnum):
+    """Guaranteed sign of all entries of a value, whatever the input is.
+
+    A pruned channel is a zero before an operator: a division or a root needs to know that it never
+    meets that zero.
+    """
+
+    ANY = 0
+    NONNEGATIVE = 1
+    POSITIVE = 2
+
+
+class ChannelSize(NamedTuple):
+    """A number that the forward reads from a tensor's shape and that counts channels."""
+
+    ids: Tensor
+    """(C,) ids of the channels counted."""
+
+
+class ChannelRange(NamedTuple):
+    """Channels between two bounds along an axis of a value."""
+
+    ids: Tensor
+    """Channel ids of the whole value, broadcastable to it."""
+    dim: int
+    size: int
+    """Length of the axis."""
+    bounds: tuple[int, int]
+    """First channel, and the end: one past the last."""
+
+
+class HardcodedSize(NamedTuple):
+    """An argument of a node that counts channels, which is another number after a cut."""
+
+    node: str
+    path: ArgPath
+    counted: ChannelRange | list[ChannelRange]
+    """The channels counted; a list where the argument is a list of sizes."""
+    read_from: Tensor | None = None
+    """Ids of the channels whose number the forward reads to work the argument out."""
+    follows_input: bool = False
+    """Whether the forward works it out from the size of the input or the batch alone."""
+
+
+class LayerCalls(NamedTuple):
+    """Multiply-adds of a weight, summed over all calls of its layers, for one sample."""
+
+    kind: str
+    """conv, transposed conv or linear."""
+    positions: int
+    """Number of multiplications of each entry of the weight."""
+    out_dim: int
+    """Axis of the weight that holds the output channels."""
+    output_elements: int
+    """Size of the output."""
+
+
+class AnalysisContext:
+    """Everything that channel rules write while the graph is analyzed."""
+
+    def __init__(self, network: nn.Module, *, kept_statistics: bool = True) -> None:
+        self.kept_statistics_allowed = kept_statistics
+        """Whether normalizations over channels may take their statistics over the kept ones."""
+        self.kept_statistics: dict[str, tuple[int, Tensor]] = {}
+        """Layers that do -> axis of the channels, counted from the back, and their (C,) ids."""
+        self.union_find = ChannelUnionFind()
+        self.axes: dict[tuple[str, int], Tensor] = {}
+        """(tensor name, axis) -> (length,) channel id of each entry."""
+        self.weight_groups: dict[tuple[str, int], int] = {}
+        """(weight name, axis) -> groups of a convolution, where the axis holds the channels of one
+        group."""
+        self.layers: dict[str, LayerCalls] = {}
+        """Weight name -> all calls of layers with this weight."""
+        self.products: dict[str, tuple[int, ...]] = {}
+        """Name of a node whose multiply-adds belong to no weight (a product of two features, an
+        operator without a rule) -> lengths of the axes that they are proportional to."""
+        self.read_as_values: dict[str, str] = {}
+        """Name of a weight that something else than the rule of its layer reads -> why its channels
+        are pinned."""
+        self.hardcoded_sizes: list[HardcodedSize] = []
+        self.inferred_axes: dict[str, set[int]] = {}
+        """Node name -> axes whose length the forward infers (-1, or read from a shape), best left
+        to lose channels."""
+        self.signs: dict[fx.Node, Sign] = {}
+        # Buffers are constants of the computation: their values may be looked at (signs, zeros).
+        self.buffers = dict(network.named_buffers())
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in network.named_parameters()}
+        """Shape of every parameter."""
+        self._canonical = canonical_names(network)
+
+    def name(self, tensor: str) -> str:
+        """Return the first name under which a shared tensor is registered."""
+        return self._canonical.get(tensor, tensor)
+
+    def is_tensor_of_network(self, tensor: str) -> bool:
+        """Return whether `tensor` names a parameter or buffer, not a constant of the trace."""
+        return tensor in self._canonical
+
+    def is_buffer(self, tensor: str) -> bool:
+        """Return whether `tensor` is a buffer, which neither training nor masks change."""
+        return self.name(tensor) in self.buffers
+
+    def bind_axis(self, tensor: str, dim: int, ids: Tensor) -> Tensor:
+        """Bind axis `dim` of a tensor to (length,) channel ids; returns those of its first use."""
+        key = (self.name(tensor), dim)
+        if key in self.axes:
+            # A shared tensor has one set of entries: both uses must lose the same channels.
+            self.union_find.union(self.axes[key], ids)
+        else:
+            self.axes[key] = ids
+        return self.axes[key]
+
+    def new_out_channels(self, tensor: str, dim: int, count: int, layer: str) -> Tensor:
+        """Return (count,) ids of the channels that axis `dim` of a weight creates."""
+        # A weight that is used twice creates the same channels twice: they are pruned alike.
+        key = (self.name(tensor), dim)
+        if key not in self.axes:
+            self.axes[key] = self.union_find.new_ids(count, layer)
+        return self.axes[key]
+
+    def record_groups(self, weight: str, dim: int, groups: int) -> None:
+        """Record that axis `dim` of a weight holds the channels of a single one of equal groups."""
+        self.weight_groups[self.name(weight), dim] = groups
+
+    def record_macs(self, weight: str, call: LayerCalls) -> None:
+        """Count a call of a layer with a weight."""
+        name = self.name(weight)
+        if name in self.layers:
+            before = self.layers[name]
+            call = call._replace(
+                positions=before.positions + call.positions,
+                output_elements=before.output_elements + call.output_elements,
+            )
+        self.layers[name] = call
+
+    def record_product(self, name: str, macs: int, axes: Mapping[int, Tensor]) -> None:
+        """Count multiply-adds that belong to no weight.
+
+        Args:
+            name: of the node.
+            macs: for the example.
+            axes: number of an axis -> (length,) ids of channels that the count is proportional to.
+        """
+        shape = [1] * max(2, *(dim + 1 for dim in axes), 0)
+        for dim, ids in axes.items():
+            shape[dim] = len(ids)
+            self.axes[name, dim] = ids
+        self.products[name] = tuple(shape)
+        self.layers[name] = LayerCalls("product", macs // math.prod(shape), 0, 0)
+
+    def pin(self, ids: Any, reason: str) -> None:
+        """Pin the channels of a value, of a list of values, or of a size; None has no channels."""
+        items = ids if isinstance(ids, list) else [ids]
+        for item in items:
+            channel_ids = item.ids if isinstance(item, ChannelSize) else item
+            if isinstance(channel_ids, Tensor):
+                self.union_find.pin(channel_ids, reason)
+
+    def new_pinned(self, value: Any, producer: str, reason: str) -> Any:
+        """Return a new pinned id for a value, or for each of a list of values.
+
+        Args:
+            value: result for the example; only tensors have channels.
+            producer: name of the layer that creates it.
+            reason: shown in the plan.
+        """
+        if isinstance(value, (tuple, list)):
+            return [self.new_pinned(item, producer, reason) for item in value]
+        if not isinstance(value, Tensor):
+            return None
+        # A single id for the whole value: an unknown operator may put any channel anywhere.
+        channel_id = self.union_find.new_ids(1, producer)
+        self.union_find.pin(channel_id, reason)
+        return channel_id.reshape([1] * value.dim())
+
+    def sign_of_constant(self, tensor: str) -> Sign:
+        """Return the sign of a buffer; parameters change in training."""
+        buffer = self.buffers.get(tensor)
+        if buffer is None or buffer.is_meta:
+            return Sign.ANY
+        if bool((buffer > 0).all()):
+            return Sign.POSITIVE
+        return Sign.ANY
