@@ -119,13 +119,14 @@ class TransposedAttention(Net):
 class LinearAttention(Net):
     """Keys and values are multiplied first; written as einsum and bmm."""
 
-    def __init__(self):
+    def __init__(self, equation="nks,nvs->nkv"):
         super().__init__(q=conv(8, 8, 1), k=conv(8, 8, 1), v=conv(8, 6, 1), outer=conv(6, 8, 1))
+        self.equation = equation
 
     def middle(self, x):
         n, _, h, w = x.shape
         q, k, v = (layer(x).flatten(2) for layer in (self.q, self.k, self.v))
-        context = torch.einsum("nks,nvs->nkv", k, v)
+        context = torch.einsum(self.equation, k, v)
         y = torch.bmm(context.transpose(1, 2), torch.softmax(q, dim=-1))
         return x + self.outer(y.reshape(n, -1, h, w))
 
@@ -187,6 +188,7 @@ ATTENTION = {
     "attention_module_to_others": (1, BesideCrossAttention()),
     "attention_between_channels": (2, TransposedAttention()),
     "attention_linear": (2, LinearAttention()),
+    "attention_linear_without_arrow": (2, LinearAttention("...ks,...vs")),
     "assigned_slice": (4, AssignedSlice()),
     "unusual_forward": (1, Unusual(inner=Modulated())),
 }

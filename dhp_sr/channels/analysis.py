@@ -11,7 +11,7 @@ from dhp_sr.graph.capture import TracedNetwork
 from dhp_sr.operators.analysis_context import AnalysisContext
 from dhp_sr.operators.channel_ids import compact, lay_along, varying_axes
 from dhp_sr.operators.context import OpContext
-from dhp_sr.operators.layers import weight_name
+from dhp_sr.operators.layer_weights import weight_name
 from dhp_sr.operators.registry import spec_for
 from dhp_sr.operators.sizes import arithmetic_channels
 from dhp_sr.operators.spec import Activation, OpSpec, Unsupported

@@ -2,7 +2,9 @@
 
 Start reading with `spec` (the fields of an entry) and `registry` (`register_op`, with a worked
 example). The rules are in `layers`, `norms`, `elementwise`, `reductions`, `resampling`,
-`rearrange`, `slicing` and `sizes`; `resize` gives the modules of a network other widths.
+`rearrange`, `slicing`, `splitting`, `products` and `sizes`; they see a node by its `context`, and
+write what they find into the `analysis_context`. `resize` gives the modules of a network other
+widths.
 """
 
 from dhp_sr.operators.registry import register_op

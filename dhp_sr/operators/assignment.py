@@ -5,10 +5,11 @@ import operator
 from torch import Tensor, fx
 
 from dhp_sr.operators.channel_ids import union_all
-from dhp_sr.operators.context import OpContext
+from dhp_sr.operators.context import OpContext, ReceptiveContext
 from dhp_sr.operators.elementwise import with_rank
+from dhp_sr.operators.receptive_field import ReceptiveField2D
 from dhp_sr.operators.slicing import record_bounds
-from dhp_sr.operators.spatial_layout import ReceptiveContext, ReceptiveField2D, combined
+from dhp_sr.operators.spatial_layout import combined
 from dhp_sr.operators.spec import OpSpec, Unsupported
 
 

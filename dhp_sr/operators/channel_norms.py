@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from dhp_sr.graph.tracer import LEAF_TESTS
-from dhp_sr.operators.context import OpContext
-from dhp_sr.operators.spatial_layout import ReceptiveContext, ReceptiveField2D, mix_axes
+from dhp_sr.operators.context import OpContext, ReceptiveContext
+from dhp_sr.operators.receptive_field import ReceptiveField2D
+from dhp_sr.operators.spatial_layout import mix_axes
 from dhp_sr.operators.spec import OpSpec, Unsupported
 
 _TOLERANCE = 1e-9

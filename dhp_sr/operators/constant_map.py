@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from dhp_sr.operators.channel_ids import lay_along
-from dhp_sr.operators.context import OpContext
+from dhp_sr.operators.context import OpContext, ReceptiveContext
+from dhp_sr.operators.receptive_field import ReceptiveField2D
 from dhp_sr.operators.resampling import slide_windows
-from dhp_sr.operators.spatial_layout import ReceptiveContext, ReceptiveField2D, mix_axes
+from dhp_sr.operators.spatial_layout import mix_axes
 from dhp_sr.operators.spec import OpSpec, Shape, Shapes
 
 

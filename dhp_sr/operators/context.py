@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -17,6 +18,13 @@ from dhp_sr.operators.analysis_context import (
     Sign,
 )
 from dhp_sr.operators.channel_ids import ids_along, lay_along
+from dhp_sr.operators.receptive_field import (
+    AxisReceptiveField,
+    Reads,
+    ReceptiveField2D,
+    Unbounded,
+    propagate,
+)
 
 
 @dataclass(frozen=True)
@@ -191,3 +199,49 @@ class OpContext(NodeContext):
         if isinstance(value, fx.Node):
             return self.analysis.signs.get(value, Sign.ANY)
         return Sign.ANY
+
+
+@dataclass(frozen=True)
+class ReceptiveContext(NodeContext):
+    """A node as a receptive-field rule sees it."""
+
+    fields: dict[fx.Node, Any]
+    """Results of earlier rules: the field of each node's value, a list of fields for several
+    results, or None for constants and numbers."""
+    input_size: int
+    """Height and width of the example."""
+
+    def unbounded(self, reason: str) -> Unbounded:
+        """Return the error for this operator."""
+        name = self.operator
+        if self.layer != self.operator:
+            name = f"{self.operator} at {self.layer}"
+        return Unbounded(f"{name} {reason}")
+
+    @property
+    def field(self) -> ReceptiveField2D:
+        """Field of the first input.
+
+        Raises:
+            Unbounded: the first input is a constant, a further one is not.
+        """
+        field = self.fields.get(self.source)
+        if not isinstance(field, ReceptiveField2D):
+            raise self.unbounded("takes an input of the network as a further argument")
+        return field
+
+    def propagated(
+        self,
+        source: AxisReceptiveField,
+        reads: Reads,
+        ratio: Fraction,
+        length: int,
+        pattern: int | None = None,
+    ) -> AxisReceptiveField:
+        """Propagate along an axis, see `propagate`."""
+        field = propagate(source, reads, ratio, (self.input_size, length), pattern)
+        if field is None or length == 1:
+            raise self.unbounded(
+                f"makes sides of {length}, not in proportion to the input's {self.input_size}"
+            )
+        return field

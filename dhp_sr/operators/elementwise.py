@@ -9,8 +9,9 @@ from torch import Tensor, fx, nn
 
 from dhp_sr.operators.analysis_context import Sign
 from dhp_sr.operators.channel_ids import union_all
-from dhp_sr.operators.context import OpContext
-from dhp_sr.operators.spatial_layout import ReceptiveContext, ReceptiveField2D, combined
+from dhp_sr.operators.context import OpContext, ReceptiveContext
+from dhp_sr.operators.receptive_field import ReceptiveField2D
+from dhp_sr.operators.spatial_layout import combined
 from dhp_sr.operators.spec import Activation, OpSpec, Target, Unsupported, spellings
 
 

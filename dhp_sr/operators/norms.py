@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from dhp_sr.operators.analysis_context import ChannelRange
 from dhp_sr.operators.channel_ids import union_blocks
 from dhp_sr.operators.channel_norms import keep_statistics
-from dhp_sr.operators.context import NodeContext, OpContext
-from dhp_sr.operators.spatial_layout import ReceptiveContext, ReceptiveField2D, mix_axes
+from dhp_sr.operators.context import NodeContext, OpContext, ReceptiveContext
+from dhp_sr.operators.receptive_field import ReceptiveField2D
+from dhp_sr.operators.spatial_layout import mix_axes
 from dhp_sr.operators.spec import (
     Activation,
     CannotResize,

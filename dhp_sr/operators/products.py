@@ -8,7 +8,6 @@
 Each axis of an operand has a letter, as in `einsum`.
 """
 
-import math
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -53,15 +52,20 @@ class _Operand:
     def laid_out(self, letters: str) -> Tensor:
         """Return the ids with the axes of another value; its other axes must not vary."""
         ids = self.ids
+        shared = self.letters
+        # From the back, so that the axes before keep their numbers.
         for dim in reversed(range(ids.dim())):
             if self.letters[dim] not in letters:
                 ids = ids.narrow(dim, 0, 1).squeeze(dim)
-        own = [letter for letter in self.letters if letter in letters]
-        # From here on by position in the result: one permutation, then new axes of length 1.
-        order = sorted(range(len(own)), key=lambda number: letters.index(own[number]))
+                shared = shared.replace(self.letters[dim], "")
+        # Where each axis of the result is here; then new axes of length 1 for those that are not.
+        order = []
+        for letter in letters:
+            if letter in shared:
+                order.append(shared.index(letter))
         ids = ids.permute(order)
         for dim, letter in enumerate(letters):
-            if letter not in own:
+            if letter not in shared:
                 ids = ids.unsqueeze(dim)
         return ids
 
@@ -76,9 +80,18 @@ def product_of(op: OpContext, left: _Operand, right: _Operand, out: str, name: s
         out: letters of the result; all others are summed over.
         name: of the product, where the node has several.
     """
-    letters = dict.fromkeys(left.letters + right.letters)
-    summed = [letter for letter in letters if letter not in out]
-    over_channels = [c for c in summed if left.varies(c) and right.varies(c)]
+    summed: list[str] = []
+    over_channels: list[str] = []
+    macs = 1
+    # A dict, for the order of the letters.
+    for letter in dict.fromkeys(left.letters + right.letters):
+        # One of the sizes may be 1, as in broadcasting.
+        macs *= max(left.size(letter), right.size(letter))
+        if letter in out:
+            continue
+        summed.append(letter)
+        if left.varies(letter) and right.varies(letter):
+            over_channels.append(letter)
     if over_channels:
         counted = _sum_over_channels(op, left, right, over_channels)
         ids = op.analysis.union_find.new_ids(1, op.layer).reshape([1] * len(out))
@@ -89,7 +102,6 @@ def product_of(op: OpContext, left: _Operand, right: _Operand, out: str, name: s
         _couple_shared(op, left, right, out)
         ids = _joined(op, left, right, out)
         counted = ids.flatten()
-    macs = math.prod(max(left.size(letter), right.size(letter)) for letter in letters)
     op.analysis.record_product(f"{op.node.name}(){name}", macs, {0: counted})
     return ids
 
@@ -119,17 +131,29 @@ def _couple_shared(op: OpContext, left: _Operand, right: _Operand, out: str) -> 
 
 def _joined(op: OpContext, left: _Operand, right: _Operand, out: str) -> Tensor:
     """Return the ids of the result."""
-    own_left = [c for c in left.letters if left.varies(c) and not right.varies(c)]
-    own_right = [c for c in right.letters if right.varies(c) and not left.varies(c)]
-    if own_left and own_right:
+    only_left = _varying_alone(left, right)
+    only_right = _varying_alone(right, left)
+    if only_left and only_right:
         # An entry of the result belongs to a channel of either factor. With heads, these are the
         # units; without, one of the factors keeps its channels.
-        left.couple(op, own_left)
+        left.couple(op, only_left)
         if left.ids.numel() > 1:
-            right.couple(op, own_right)
-    factors = [factor for factor in (left, right) if factor.ids.numel() > 1]
-    laid_out = [factor.laid_out(out) for factor in factors or [left]]
-    return union_all(laid_out, op.analysis.union_find)
+            right.couple(op, only_right)
+    laid_out: list[Tensor] = []
+    for factor in (left, right):
+        # A factor with a single id has no channels that could be pruned.
+        if factor.ids.numel() > 1:
+            laid_out.append(factor.laid_out(out))
+    return union_all(laid_out or [left.laid_out(out)], op.analysis.union_find)
+
+
+def _varying_alone(factor: _Operand, other: _Operand) -> list[str]:
+    """Return the axes along which one factor has channels and the other has not."""
+    letters = []
+    for letter in factor.letters:
+        if factor.varies(letter) and not other.varies(letter):
+            letters.append(letter)
+    return letters
 
 
 def _operand(op: OpContext, node: Any, letters: str) -> _Operand:
@@ -153,10 +177,14 @@ def matmul_channels(op: OpContext) -> Tensor:
             letters.append("k")
         else:
             letters.append(_BATCH[len(_BATCH) + 2 - rank :] + last)
-    rank = op.value.dim()
-    out = "".join(c for c in ("m", "n") if c in letters[0] + letters[1])
-    out = _BATCH[len(_BATCH) + len(out) - rank :] + out
-    left, right = (_operand(op, node, names) for node, names in zip(nodes, letters, strict=True))
+    # A vector has neither rows nor columns, and the product with it has not, either.
+    out = ""
+    for letter in ("m", "n"):
+        if letter in letters[0] + letters[1]:
+            out += letter
+    out = _BATCH[len(_BATCH) + len(out) - op.value.dim() :] + out
+    left = _operand(op, nodes[0], letters[0])
+    right = _operand(op, nodes[1], letters[1])
     return product_of(op, left, right, out)
 
 
@@ -173,21 +201,30 @@ def einsum_channels(op: OpContext) -> Tensor:
     if not isinstance(equation, str) or len(nodes) != 2:
         raise Unsupported(f"einsum of other than two operands at {op.layer}")
     inputs, _, out = equation.replace(" ", "").partition("->")
-    terms = []
-    for term, node in zip(inputs.split(","), nodes, strict=True):
-        # Letters of the ellipsis: capital, aligned at the end as in broadcasting.
-        missing = len(op.shape(node)) - len(term.replace("...", ""))
-        terms.append(term.replace("...", "ZYXWVUTS"[8 - missing :] if missing else ""))
-    rank = op.value.dim()
     if "->" not in equation:
-        letters = "".join(terms)
-        out = "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
-    missing = rank - len(out.replace("...", ""))
-    out = out.replace("...", "ZYXWVUTS"[8 - missing :] if missing else "")
-    if any(len(set(term)) < len(term) for term in terms):
-        raise Unsupported(f"einsum over a diagonal at {op.layer}")
-    left, right = (_operand(op, node, term) for node, term in zip(nodes, terms, strict=True))
-    return product_of(op, left, right, out)
+        # By convention: the axes of the ellipsis, then the letters that occur once, sorted.
+        out = "..." if "..." in inputs else ""
+        for letter in sorted(set(inputs) - set(".,")):
+            if inputs.count(letter) == 1:
+                out += letter
+    operands: list[_Operand] = []
+    for term, node in zip(inputs.split(","), nodes, strict=True):
+        term = _without_ellipsis(term, len(op.shape(node)))
+        if len(set(term)) < len(term):
+            raise Unsupported(f"einsum over a diagonal at {op.layer}")
+        operands.append(_operand(op, node, term))
+    out = _without_ellipsis(out, op.value.dim())
+    return product_of(op, operands[0], operands[1], out)
+
+
+_ELLIPSIS = "STUVWXYZ"
+
+
+def _without_ellipsis(term: str, rank: int) -> str:
+    """Return a term of an equation with a letter for each axis of a value with `rank` axes."""
+    # Aligned at the end, as in broadcasting: the last axis is Z in every term.
+    missing = rank - len(term.replace("...", ""))
+    return term.replace("...", _ELLIPSIS[len(_ELLIPSIS) - missing :])
 
 
 def attention_channels(op: OpContext) -> Tensor:
@@ -196,7 +233,7 @@ def attention_channels(op: OpContext) -> Tensor:
     Raises:
         Unsupported: heads that share keys.
     """
-    query, key, value = (op.argument(n, name) for n, name in enumerate(("query", "key", "value")))
+    query, key, value = op.argument(0, "query"), op.argument(1, "key"), op.argument(2, "value")
     if op.arg_value(7, "enable_gqa", False):
         raise Unsupported(f"grouped queries at {op.layer}")
     batch = _BATCH[len(_BATCH) + 2 - len(op.shape(query)) :]
@@ -212,9 +249,11 @@ def attention_channels(op: OpContext) -> Tensor:
     mask = op.argument(3, "attn_mask")
     if isinstance(mask, fx.Node) and isinstance(op.ids.get(mask), Tensor):
         op.analysis.pin(op.ids[mask], f"mask of the attention at {op.layer}")
-        rank = len(op.shape(mask))
-        own = _Operand(scores[-rank:], op.ids[mask], op.shape(mask))
-        attention.couple(op, [letter for letter in own.letters if own.size(letter) > 1])
+        # A mask that differs along an axis has an entry for each of its positions or heads.
+        mask_shape = op.shape(mask)
+        for letter, size in zip(scores[-len(mask_shape) :], mask_shape, strict=True):
+            if size > 1:
+                attention.couple(op, [letter])
     values = _operand(op, value, f"{batch}sn")
     return product_of(op, attention, values, f"{batch}mn", ".values")
 

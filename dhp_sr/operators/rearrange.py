@@ -5,7 +5,7 @@ channels that number counts, so that a cut network can be given another.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -14,18 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from dhp_sr.graph.capture import ArgPath
-from dhp_sr.operators.analysis_context import ChannelRange, ChannelSize
+from dhp_sr.operators.analysis_context import ChannelSize
 from dhp_sr.operators.channel_ids import compact, union_all, union_chunks
-from dhp_sr.operators.context import NodeContext, OpContext
-from dhp_sr.operators.spatial_layout import (
-    Digit,
-    ReceptiveContext,
-    ReceptiveField2D,
-    mix_axes,
-    normalized,
-    plain_axis,
-    reshaped,
-)
+from dhp_sr.operators.context import NodeContext, OpContext, ReceptiveContext
+from dhp_sr.operators.receptive_field import Digit, ReceptiveField2D, plain_axis
+from dhp_sr.operators.sizes import record_sizes, size_arguments
+from dhp_sr.operators.spatial_layout import mix_axes, normalized, reshaped
 from dhp_sr.operators.spec import OpSpec, Unsupported, spellings
 
 
@@ -71,7 +65,7 @@ def roll_channels(op: OpContext) -> Any:
 def reshape_channels(op: OpContext) -> Tensor:
     """Reshape the channel ids, and record the sizes that count channels."""
     ids = _reshaped_ids(op)
-    _record_sizes(op, _shape_arguments(op), ids)
+    record_sizes(op, _shape_arguments(op), ids)
     return ids
 
 
@@ -79,8 +73,8 @@ def _shape_arguments(op: NodeContext) -> dict[int, tuple[ArgPath, Any]]:
     """Return, for each axis whose size the call gives, path and argument of the size."""
     if op.operator == "unflatten":
         first = op.arg_value(1, "dim") % len(op.shape(op.source))
-        return dict(enumerate(_size_arguments(op, 2, ("sizes",)), start=first))
-    return dict(enumerate(_size_arguments(op, 1, ("shape", "size"))))
+        return dict(enumerate(size_arguments(op, 2, ("sizes",)), start=first))
+    return dict(enumerate(size_arguments(op, 1, ("shape", "size"))))
 
 
 def _num_equal(first: Iterable[int], second: Iterable[int]) -> int:
@@ -120,7 +114,7 @@ def _reshaped_ids(op: OpContext) -> Tensor:
 
 def expand_channels(op: OpContext) -> Any:
     """Expand the channel ids; a map expanded to another value's width takes on its channels."""
-    sizes = dict(enumerate(_size_arguments(op, 1, ("size",))))
+    sizes = dict(enumerate(size_arguments(op, 1, ("size",))))
     ids = compact(op.ids_of_entries(op.source).expand(op.value.shape))
     for dim, (_, size) in sizes.items():
         counted = op.ids.get(size) if isinstance(size, fx.Node) else None
@@ -131,7 +125,7 @@ def expand_channels(op: OpContext) -> Any:
         if len(counted.ids) == op.value.shape[dim]:
             op.analysis.pin(ids, f"one value for all channels at {op.layer}")
             ids = op.broadcast_along(counted.ids, dim)
-    _record_sizes(op, sizes, ids)
+    record_sizes(op, sizes, ids)
     return ids
 
 
@@ -142,62 +136,6 @@ def view_as_channels(op: OpContext) -> Any:
     if ids.shape != op.ids[other].shape:
         raise Unsupported(f"shapes of different channels at {op.layer}")
     return union_all([ids, op.ids[other]], op.analysis.union_find)
-
-
-def _size_arguments(op: NodeContext, index: int, names: Sequence[str]) -> list[tuple[ArgPath, Any]]:
-    """Return path and argument of every size, given as a tuple, singly, or as a whole shape."""
-    for name in names:
-        if name in op.node.kwargs:
-            return _listed_sizes(("kwargs", name), op.node.kwargs[name])
-    given = op.node.args[index:]
-    if len(given) == 1 and isinstance(op.evaluate(given[0]), (tuple, list)):
-        return _listed_sizes(("args", index), given[0])
-    sizes: list[tuple[ArgPath, Any]] = []
-    for offset, size in enumerate(given):
-        sizes.append((("args", index + offset), size))
-    return sizes
-
-
-def _listed_sizes(path: ArgPath, sizes: Any) -> list[tuple[ArgPath, Any]]:
-    if isinstance(sizes, fx.Node):
-        return [(path, sizes)]
-    return [((*path, item), size) for item, size in enumerate(sizes)]
-
-
-def _record_sizes(op: OpContext, sizes: dict[int, tuple[ArgPath, Any]], ids: Tensor) -> None:
-    """Record the sizes that count channels, and the axes whose size the forward infers."""
-    for dim, (path, size) in sizes.items():
-        is_node = isinstance(size, fx.Node)
-        if isinstance(op.evaluate(size), (tuple, list)):
-            _unite_with_shape(op, size, ids)
-            continue
-        follows_cut = size == -1
-        if is_node:
-            follows_cut = any(op.channel_sizes(size))
-        if follows_cut:
-            op.analysis.inferred_axes.setdefault(op.node.name, set()).add(dim)
-        # -1 needs no other number after a cut, and a number that was computed from the batch or the
-        # image does not change. A number computed from channels (c // 2) is recorded nevertheless:
-        # after a cut it may not be the number of channels that are left on this axis.
-        # So is one that is computed without any, where channels lie along the axis all the same:
-        # `heads * c` of heads that can be pruned.
-        if size == -1 or (is_node and not follows_cut and ids.shape[dim] == 1):
-            continue
-        length = op.value.shape[dim]
-        op.record_size(path, ChannelRange(ids, dim, length, (0, length)), size)
-
-
-def _unite_with_shape(op: OpContext, shape: fx.Node, ids: Tensor) -> None:
-    """Unite the channels of a value with those that its given shape counts: `x.view(y.shape)`."""
-    for dim, size in enumerate(op.ids.get(shape) or []):
-        if not isinstance(size, ChannelSize):
-            continue
-        if ids.numel() == ids.shape[dim] == len(size.ids):
-            op.analysis.union_find.union(ids.flatten(), size.ids)
-        else:
-            reason = f"shapes of different channels at {op.layer}"
-            op.analysis.pin(size, reason)
-            op.analysis.pin(ids, reason)
 
 
 def channel_shuffle_channels(op: OpContext) -> Tensor:

@@ -1,7 +1,7 @@
-"""Receptive field along an axis, stored as one period of (first, last) input indices.
+"""Receptive fields: along an axis, and of a value of any rank that holds rows and columns.
 
-Strides and shuffles make neighboring entries read differently, but the pattern repeats: the table
-of one period says what every entry reads, however long the axis is.
+Strides and shuffles make neighboring entries along an axis read differently, but the pattern
+repeats: a table of one period says what every entry reads, however long the axis is.
 
 Reference: Araujo et al., Computing Receptive Fields of Convolutional Neural Networks, Distill 2019
 (there for one entry and odd kernels; here periodic, so that sub-pixel shuffles and resizing are
@@ -9,9 +9,13 @@ exact).
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import NamedTuple
+
+Reads = Callable[[int], Iterable[int]]
+"""Entry of a result -> entries of its source, along an axis."""
 
 
 class AxisReceptiveField(NamedTuple):
@@ -65,7 +69,7 @@ IDENTITY = AxisReceptiveField((0,), (0,), 1)
 
 def propagate(
     source: AxisReceptiveField,
-    reads: Callable[[int], Iterable[int]],
+    reads: Reads,
     ratio: Fraction,
     lengths: tuple[int, int],
     pattern: int | None = None,
@@ -134,3 +138,88 @@ def union(fields: Iterable[AxisReceptiveField]) -> AxisReceptiveField | None:
         last.append(max(ends))
     stride = int(reference.step * period)
     return AxisReceptiveField(tuple(first), tuple(last), stride, reference.padding)
+
+
+class Unbounded(Exception):
+    """An output pixel may depend on the whole image; the text gives the operator and the reason."""
+
+
+class Digit(NamedTuple):
+    """A factor of the length of an axis, as a digit in a number of mixed radix.
+
+    A forward may split, merge and permute axes, as a pixel shuffle written with `view` does. For
+    h = 6:
+
+        shape              digits of the row number, size x stride
+        (n, c, 6, w)       axis 2: 6 x 1                    row = axis 2
+        (n, c, 3, 2, w)    axis 2: 3 x 2   axis 3: 2 x 1    row = 2 * axis 2 + axis 3
+        (n, c, 2, 3, w)    axis 2: 2 x 1   axis 3: 3 x 2    after permute(0, 1, 3, 2, 4)
+        (n, c, 6, w)       axis 2: 2 x 1, 3 x 2             rows 0 2 4 1 3 5
+    """
+
+    spatial: int | None
+    """0: digit of the row number; 1: of the column number; None: of anything else (batch, channels,
+    heads)."""
+    size: int
+    stride: int = 0
+    """Rows or columns per step of this digit."""
+
+
+Layout = tuple[tuple[Digit, ...], ...]
+"""For each axis of a value, its digits from the most to the least significant; none for an axis of
+length 1."""
+
+
+@dataclass(frozen=True)
+class ReceptiveField2D:
+    """Input pixels that the entries of a value read."""
+
+    rows: AxisReceptiveField
+    columns: AxisReceptiveField
+    lengths: tuple[int, int]
+    """Number of rows and of columns for the example."""
+    layout: Layout
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the last two of four axes are the rows and the columns."""
+        row = Digit(0, self.lengths[0], 1)
+        column = Digit(1, self.lengths[1], 1)
+        return len(self.layout) == 4 and self.layout[2:] == ((row,), (column,))
+
+    def along(self, spatial: int) -> AxisReceptiveField:
+        """Return the field along rows (0) or columns (1)."""
+        return (self.rows, self.columns)[spatial]
+
+    def replaced(self, spatial: int, field: AxisReceptiveField, length: int) -> "ReceptiveField2D":
+        """Return a copy with another field along rows (0) or columns (1)."""
+        if spatial == 0:
+            return replace(self, rows=field, lengths=(length, self.lengths[1]))
+        return replace(self, columns=field, lengths=(self.lengths[0], length))
+
+    def holds_space(self, dim: int) -> bool:
+        """Return whether axis `dim` holds rows or columns, or a digit of them."""
+        return holds_space(self.layout[dim])
+
+
+def holds_space(digits: Iterable[Digit]) -> bool:
+    """Return whether one of an axis's digits is of the row or column number."""
+    return any(digit.spatial is not None for digit in digits)
+
+
+def plain_axis(size: int) -> tuple[Digit, ...]:
+    """Return the digits of an axis that is neither rows nor columns."""
+    return (Digit(None, size),) if size > 1 else ()
+
+
+def image_field(
+    rows: AxisReceptiveField, columns: AxisReceptiveField, shape: Sequence[int]
+) -> ReceptiveField2D:
+    """Return the receptive field of an (N, C, H, W) value."""
+    layout = (
+        plain_axis(shape[0]),
+        plain_axis(shape[1]),
+        (Digit(0, shape[2], 1),),
+        (Digit(1, shape[3], 1),),
+    )
+    return ReceptiveField2D(rows, columns, (shape[2], shape[3]), layout)

@@ -8,14 +8,10 @@ import torch
 from torch import Tensor
 
 from dhp_sr.operators.analysis_context import Sign
-from dhp_sr.operators.context import NodeContext, OpContext
+from dhp_sr.operators.context import NodeContext, OpContext, ReceptiveContext
 from dhp_sr.operators.elementwise import binary_channels, pointwise_field, sign_of_first_input
-from dhp_sr.operators.spatial_layout import (
-    ReceptiveContext,
-    ReceptiveField2D,
-    mix_axes,
-    shapes_of,
-)
+from dhp_sr.operators.receptive_field import ReceptiveField2D
+from dhp_sr.operators.spatial_layout import mix_axes
 from dhp_sr.operators.spec import OpSpec, Unsupported, spellings
 
 
@@ -67,7 +63,9 @@ def reduction_field(op: ReceptiveContext) -> ReceptiveField2D | list[ReceptiveFi
         return pointwise_field(op)
     dims = _reduced_axes(op)
     field = mix_axes(op, op.field, dims)
-    keeps_axes = len(shapes_of(op.value)[0]) == len(field.layout)
+    # torch.max over an axis returns the values and their indices.
+    results = op.value if isinstance(op.value, tuple) else (op.value,)
+    keeps_axes = results[0].dim() == len(field.layout)
     layout = []
     for dim, digits in enumerate(field.layout):
         if dim not in dims:
@@ -75,8 +73,7 @@ def reduction_field(op: ReceptiveContext) -> ReceptiveField2D | list[ReceptiveFi
         elif keeps_axes:
             layout.append(())
     field = replace(field, layout=tuple(layout))
-    # torch.max over an axis returns the values and their indices.
-    return [field] * len(op.value) if isinstance(op.value, tuple) else field
+    return [field] * len(results) if isinstance(op.value, tuple) else field
 
 
 def _reduction(name: str, names: str, sign: Any = Sign.ANY) -> OpSpec:

@@ -10,17 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from dhp_sr.operators.channel_ids import lay_along, union_blocks
-from dhp_sr.operators.context import OpContext
+from dhp_sr.operators.context import OpContext, ReceptiveContext
+from dhp_sr.operators.receptive_field import Digit, Reads, ReceptiveField2D, plain_axis
 from dhp_sr.operators.slicing import sliced
-from dhp_sr.operators.spatial_layout import (
-    Digit,
-    Reads,
-    ReceptiveContext,
-    ReceptiveField2D,
-    mix_axes,
-    normalized,
-    plain_axis,
-)
+from dhp_sr.operators.spatial_layout import mix_axes, normalized
 from dhp_sr.operators.spec import OpSpec, Unsupported, spellings
 
 

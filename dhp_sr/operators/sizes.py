@@ -1,16 +1,22 @@
-"""Sizes and other numbers of a value: which of them count channels."""
+"""Sizes and other numbers of a value: which of them count channels.
+
+A forward reads numbers of channels (`x.shape[1]`, `x.numel()`), computes with them, and gives them
+to operators as sizes (`x.view(n, 8, h, w)`). Those that a cut network needs as other numbers are
+recorded.
+"""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
-from dhp_sr.operators.analysis_context import ChannelSize
-from dhp_sr.operators.context import OpContext
-from dhp_sr.operators.spatial_layout import ReceptiveContext, ReceptiveField2D
+from dhp_sr.graph.capture import ArgPath
+from dhp_sr.operators.analysis_context import ChannelRange, ChannelSize
+from dhp_sr.operators.context import NodeContext, OpContext, ReceptiveContext
+from dhp_sr.operators.receptive_field import ReceptiveField2D
 from dhp_sr.operators.spec import OpSpec, Unsupported
 
 _TYPE_ATTRIBUTES = ("dtype", "device", "requires_grad", "is_cuda", "ndim", "training", "layout")
@@ -106,6 +112,62 @@ def assertion_channels(op: OpContext) -> None:
 def no_channels(op: OpContext) -> None:
     """Return nothing for a number that counts no channels, or a question about types."""
     return None
+
+
+def size_arguments(op: NodeContext, index: int, names: Sequence[str]) -> list[tuple[ArgPath, Any]]:
+    """Return path and argument of every size, given as a tuple, singly, or as a whole shape."""
+    for name in names:
+        if name in op.node.kwargs:
+            return _listed_sizes(("kwargs", name), op.node.kwargs[name])
+    given = op.node.args[index:]
+    if len(given) == 1 and isinstance(op.evaluate(given[0]), (tuple, list)):
+        return _listed_sizes(("args", index), given[0])
+    sizes: list[tuple[ArgPath, Any]] = []
+    for offset, size in enumerate(given):
+        sizes.append((("args", index + offset), size))
+    return sizes
+
+
+def _listed_sizes(path: ArgPath, sizes: Any) -> list[tuple[ArgPath, Any]]:
+    if isinstance(sizes, fx.Node):
+        return [(path, sizes)]
+    return [((*path, item), size) for item, size in enumerate(sizes)]
+
+
+def record_sizes(op: OpContext, sizes: dict[int, tuple[ArgPath, Any]], ids: Tensor) -> None:
+    """Record the sizes that count channels, and the axes whose size the forward infers."""
+    for dim, (path, size) in sizes.items():
+        is_node = isinstance(size, fx.Node)
+        if isinstance(op.evaluate(size), (tuple, list)):
+            _unite_with_shape(op, size, ids)  # `x.view(y.shape)`
+            continue
+        follows_cut = size == -1
+        if is_node:
+            follows_cut = any(op.channel_sizes(size))
+        if follows_cut:
+            op.analysis.inferred_axes.setdefault(op.node.name, set()).add(dim)
+        # -1 needs no other number after a cut, and a number that was computed from the batch or the
+        # image does not change. A number computed from channels (c // 2) is recorded nevertheless:
+        # after a cut it may not be the number of channels that are left on this axis.
+        # So is one that is computed without any, where channels lie along the axis all the same:
+        # `heads * c` of heads that can be pruned.
+        if size == -1 or (is_node and not follows_cut and ids.shape[dim] == 1):
+            continue
+        length = op.value.shape[dim]
+        op.record_size(path, ChannelRange(ids, dim, length, (0, length)), size)
+
+
+def _unite_with_shape(op: OpContext, shape: fx.Node, ids: Tensor) -> None:
+    """Unite the channels of a value with those that its given shape counts: `x.view(y.shape)`."""
+    for dim, size in enumerate(op.ids.get(shape) or []):
+        if not isinstance(size, ChannelSize):
+            continue
+        if ids.numel() == ids.shape[dim] == len(size.ids):
+            op.analysis.union_find.union(ids.flatten(), size.ids)
+        else:
+            reason = f"shapes of different channels at {op.layer}"
+            op.analysis.pin(size, reason)
+            op.analysis.pin(ids, reason)
 
 
 def attribute_field(op: ReceptiveContext) -> Any:

@@ -17,14 +17,9 @@ from torch import Tensor, nn
 from dhp_sr.graph.capture import ArgPath
 from dhp_sr.operators.analysis_context import ChannelRange
 from dhp_sr.operators.channel_ids import compact, couple_along, union_chunks
-from dhp_sr.operators.context import NodeContext, OpContext
-from dhp_sr.operators.spatial_layout import (
-    Digit,
-    ReceptiveContext,
-    ReceptiveField2D,
-    mix_axes,
-    plain_axis,
-)
+from dhp_sr.operators.context import NodeContext, OpContext, ReceptiveContext
+from dhp_sr.operators.receptive_field import Digit, ReceptiveField2D, plain_axis
+from dhp_sr.operators.spatial_layout import mix_axes
 from dhp_sr.operators.spec import Activation, OpSpec, Unsupported, spellings
 
 

@@ -1,155 +1,27 @@
-"""Receptive field of a value of any rank: where its axes hold the rows and columns of the image.
+"""How operators move and combine the axes that hold the rows and columns of the image.
 
-A forward may split, merge and permute axes, as a pixel shuffle written with `view` does. Each axis
-of a value is therefore described by its digits, as in a number of mixed radix. For h = 6:
-
-    shape              digits of the row number, size x stride
-    (n, c, 6, w)       axis 2: 6 x 1                    row = axis 2
-    (n, c, 3, 2, w)    axis 2: 3 x 2   axis 3: 2 x 1    row = 2 * axis 2 + axis 3
-    (n, c, 2, 3, w)    axis 2: 2 x 1   axis 3: 3 x 2    after permute(0, 1, 3, 2, 4)
-    (n, c, 6, w)       axis 2: 2 x 1, 3 x 2             rows 0 2 4 1 3 5
-
-A reshape moves digits between axes, and where all digits of the row number meet again on an axis,
-it holds rows again: the receptive field of its entries follows from the order of the digits. Only
-the most significant digit grows with the image, so it has to come first there; in the last line it
-does not, and the field is unbounded.
+Each axis of a value is described by its digits, see `Digit`. A reshape moves digits between axes,
+and where all digits of the row number meet again on an axis, it holds rows again: the receptive
+field of its entries follows from the order of the digits. Only the most significant digit grows
+with the image, so it has to come first there; where it does not, the field is unbounded.
 """
 
 import math
-import operator
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from fractions import Fraction
-from itertools import chain, product
-from typing import Any, NamedTuple
+from itertools import chain
+from typing import Any
 
-from torch import Tensor, fx
-
-from dhp_sr.operators.context import NodeContext
-from dhp_sr.operators.receptive_field import AxisReceptiveField, propagate, union
-
-
-class Unbounded(Exception):
-    """An output pixel may depend on the whole image; the text gives the operator and the reason."""
-
-
-class Digit(NamedTuple):
-    """A factor of the length of an axis."""
-
-    spatial: int | None
-    """0: digit of the row number; 1: of the column number; None: of anything else (batch, channels,
-    heads)."""
-    size: int
-    stride: int = 0
-    """Rows or columns per step of this digit."""
-
-
-Layout = tuple[tuple[Digit, ...], ...]
-"""For each axis of a value, its digits from the most to the least significant; none for an axis of
-length 1."""
-
-Reads = Callable[[int], Iterable[int]]
-"""Entry of a result -> entries of its source, along an axis."""
-
-
-@dataclass(frozen=True)
-class ReceptiveField2D:
-    """Input pixels that the entries of a value read."""
-
-    rows: AxisReceptiveField
-    columns: AxisReceptiveField
-    lengths: tuple[int, int]
-    """Number of rows and of columns for the example."""
-    layout: Layout
-
-    @property
-    def is_image(self) -> bool:
-        """Whether the last two of four axes are the rows and the columns."""
-        row = Digit(0, self.lengths[0], 1)
-        column = Digit(1, self.lengths[1], 1)
-        return len(self.layout) == 4 and self.layout[2:] == ((row,), (column,))
-
-    def along(self, spatial: int) -> AxisReceptiveField:
-        """Return the field along rows (0) or columns (1)."""
-        return (self.rows, self.columns)[spatial]
-
-    def replaced(self, spatial: int, field: AxisReceptiveField, length: int) -> "ReceptiveField2D":
-        """Return a copy with another field along rows (0) or columns (1)."""
-        if spatial == 0:
-            return replace(self, rows=field, lengths=(length, self.lengths[1]))
-        return replace(self, columns=field, lengths=(self.lengths[0], length))
-
-    def holds_space(self, dim: int) -> bool:
-        """Return whether axis `dim` holds rows or columns, or a digit of them."""
-        return _holds_space(self.layout[dim])
-
-
-def _holds_space(digits: Iterable[Digit]) -> bool:
-    return any(digit.spatial is not None for digit in digits)
-
-
-def plain_axis(size: int) -> tuple[Digit, ...]:
-    """Return the digits of an axis that is neither rows nor columns."""
-    return (Digit(None, size),) if size > 1 else ()
-
-
-def image_field(
-    rows: AxisReceptiveField, columns: AxisReceptiveField, shape: Sequence[int]
-) -> ReceptiveField2D:
-    """Return the receptive field of an (N, C, H, W) value."""
-    layout = (
-        plain_axis(shape[0]),
-        plain_axis(shape[1]),
-        (Digit(0, shape[2], 1),),
-        (Digit(1, shape[3], 1),),
-    )
-    return ReceptiveField2D(rows, columns, (shape[2], shape[3]), layout)
-
-
-@dataclass(frozen=True)
-class ReceptiveContext(NodeContext):
-    """A node as a receptive-field rule sees it."""
-
-    fields: dict[fx.Node, Any]
-    """Results of earlier rules: the field of each node's value, a list of fields for several
-    results, or None for constants and numbers."""
-    input_size: int
-    """Height and width of the example."""
-
-    def unbounded(self, reason: str) -> Unbounded:
-        """Return the error for this operator."""
-        name = self.operator
-        if self.layer != self.operator:
-            name = f"{self.operator} at {self.layer}"
-        return Unbounded(f"{name} {reason}")
-
-    @property
-    def field(self) -> ReceptiveField2D:
-        """Field of the first input.
-
-        Raises:
-            Unbounded: the first input is a constant, a further one is not.
-        """
-        field = self.fields.get(self.source)
-        if not isinstance(field, ReceptiveField2D):
-            raise self.unbounded("takes an input of the network as a further argument")
-        return field
-
-    def propagated(
-        self,
-        source: AxisReceptiveField,
-        reads: Reads,
-        ratio: Fraction,
-        length: int,
-        pattern: int | None = None,
-    ) -> AxisReceptiveField:
-        """Propagate along an axis, see `propagate`."""
-        field = propagate(source, reads, ratio, (self.input_size, length), pattern)
-        if field is None or length == 1:
-            raise self.unbounded(
-                f"makes sides of {length}, not in proportion to the input's {self.input_size}"
-            )
-        return field
+from dhp_sr.operators.context import ReceptiveContext
+from dhp_sr.operators.receptive_field import (
+    AxisReceptiveField,
+    Digit,
+    ReceptiveField2D,
+    holds_space,
+    plain_axis,
+    union,
+)
 
 
 def mix_axes(
@@ -168,8 +40,7 @@ def mix_axes(
             field = _without_digits(op, field, spatial, mixed)
     layout = []
     for dim, digits in enumerate(field.layout):
-        size = math.prod(digit.size for digit in digits)
-        layout.append(plain_axis(size) if dim in dims else digits)
+        layout.append(plain_axis(_length(digits)) if dim in dims else digits)
     return replace(field, layout=tuple(layout))
 
 
@@ -178,13 +49,16 @@ def _without_digits(
 ) -> ReceptiveField2D:
     """Combine entries over some digits of the row or column number."""
     remaining: list[Digit] = []
-    for axis in field.layout:
-        remaining += [digit for digit in _digits_of(axis, spatial) if digit not in mixed]
+    for digit in chain(*field.layout):
+        if digit.spatial == spatial and digit not in mixed:
+            remaining.append(digit)
     remaining.sort(key=lambda digit: -digit.stride)
     shorter = _regroup(op, field.along(spatial), field.lengths[spatial], remaining, mixed)
     # The number is now made of the remaining digits alone, so their strides shrink. The mixed ones
     # stay in the layout, where the value still has their axes, as digits of no spatial axis.
-    new_digits = {digit: Digit(None, digit.size) for digit in mixed}
+    new_digits: dict[Digit, Digit] = {}
+    for digit in mixed:
+        new_digits[digit] = Digit(None, digit.size)
     stride = 1
     for digit in reversed(remaining):
         new_digits[digit] = digit._replace(stride=stride)
@@ -215,10 +89,12 @@ def _regroup(
     if not digits or digits[0].spatial is None or digits[0].size * digits[0].stride != length:
         raise op.unbounded("looks at the whole image")
     # The pattern repeats after all values of the low digits, a step of the highest further.
-    inner = math.prod(digit.size for digit in digits[1:])
+    inner = _length(digits[1:])
     # All values of the mixed digits together: how far their entries lie from that of digits 0.
-    combinations = product(*(range(0, d.size * d.stride, d.stride) for d in mixed))
-    offsets = [sum(steps) for steps in combinations]
+    offsets = [0]
+    for digit in mixed:
+        steps = range(0, digit.size * digit.stride, digit.stride)
+        offsets = [offset + step for offset in offsets for step in steps]
 
     def reads(entry: int) -> list[int]:
         high, low = divmod(entry, inner)
@@ -235,7 +111,10 @@ def _regroup(
 def normalized(op: ReceptiveContext, field: ReceptiveField2D) -> ReceptiveField2D:
     """Merge the digits of an axis that holds all digits of the row or column number."""
     for spatial in (0, 1):
-        holding = [dim for dim, axis in enumerate(field.layout) if _digits_of(axis, spatial)]
+        holding: list[int] = []
+        for dim, axis in enumerate(field.layout):
+            if _digits_of(axis, spatial):
+                holding.append(dim)
         # Digits that are spread over several axes stay as they are: a later permutation may bring
         # them together in another order.
         if len(holding) != 1:
@@ -245,7 +124,7 @@ def normalized(op: ReceptiveContext, field: ReceptiveField2D) -> ReceptiveField2
         alone = all(digit.spatial in (spatial, None) for digit in digits)
         if len(digits) > 1 and alone and digits[0].spatial == spatial:
             along = _regroup(op, field.along(spatial), field.lengths[spatial], digits)
-            length = math.prod(digit.size for digit in digits)
+            length = _length(digits)
             layout = list(field.layout)
             layout[dim] = (Digit(spatial, length, 1),)
             field = replace(field, layout=tuple(layout)).replaced(spatial, along, length)
@@ -253,7 +132,13 @@ def normalized(op: ReceptiveContext, field: ReceptiveField2D) -> ReceptiveField2
 
 
 def _digits_of(axis: Iterable[Digit], spatial: int) -> list[Digit]:
+    """Return the digits of the row number (0) or of the column number (1)."""
     return [digit for digit in axis if digit.spatial == spatial]
+
+
+def _length(axis: Iterable[Digit]) -> int:
+    """Return the number of entries along an axis."""
+    return math.prod(digit.size for digit in axis)
 
 
 def reshaped(
@@ -330,20 +215,21 @@ def combined(
     layout: list[tuple[Digit, ...]] = []
     for dim, size in enumerate(shape):
         digits = plain_axis(size)
+        # Counted from the back, as in broadcasting: an operand may lack the first axes.
+        back = dim - len(shape)
         for field in fields:
-            back = dim - len(shape)
             if -back <= len(field.layout) and field.holds_space(back):
                 digits = field.layout[back]
         layout.append(digits)
-        if _holds_space(digits):
-            _check_axis(op, operands, digits, dim - len(shape), is_joined=dim == joined_dim)
+        if holds_space(digits):
+            _check_axis(op, operands, digits, back, is_joined=dim == joined_dim)
     # All operands have the same digits on the same axes, so entry i is at the same pixel in all.
     rows = union([field.rows for field in fields])
     columns = union([field.columns for field in fields])
-    has_same_size = all(field.lengths == fields[0].lengths for field in fields)
-    if rows is None or columns is None or not has_same_size:
+    lengths = {field.lengths for field in fields}
+    if rows is None or columns is None or len(lengths) > 1:
         raise op.unbounded("combines values whose pixels do not correspond")
-    return ReceptiveField2D(rows, columns, fields[0].lengths, tuple(layout))
+    return ReceptiveField2D(rows, columns, lengths.pop(), tuple(layout))
 
 
 def _check_axis(
@@ -364,22 +250,3 @@ def _check_axis(
             )
         if field is not None and (-back > len(field.layout) or field.layout[back] != digits):
             raise op.unbounded("combines values whose rows and columns do not correspond")
-
-
-_IN_PLACE = (
-    operator.setitem,
-    *(operator.iadd, operator.isub, operator.imul, operator.itruediv),
-)
-
-
-def writes_to_input(node: fx.Node) -> bool:
-    """Return whether an operator changes its first input, for all who read it later."""
-    if node.op == "call_method":
-        return str(node.target).endswith("_")
-    return node.target in _IN_PLACE
-
-
-def shapes_of(value: Any) -> list[tuple[int, ...]]:
-    """Return the shapes of a result, or of each of several."""
-    results = list(value) if isinstance(value, (tuple, list)) else [value]
-    return [tuple(result.shape) for result in results if isinstance(result, Tensor)]

@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from dhp_sr.operators.analysis_context import LayerCalls, Sign
-from dhp_sr.operators.context import NodeContext, OpContext
-from dhp_sr.operators.spatial_layout import ReceptiveContext, ReceptiveField2D
+from dhp_sr.operators.context import NodeContext, OpContext, ReceptiveContext
+from dhp_sr.operators.receptive_field import ReceptiveField2D
 
 Target = type[nn.Module] | Callable[..., Any] | str
 """One spelling of an operator: class of a module, function, or name of a method of tensors."""

@@ -5,12 +5,12 @@ they count. Each section becomes a dependency group, so that none of them can be
 """
 
 from dataclasses import replace
-from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from dhp_sr.operators.analysis_context import ChannelRange
 from dhp_sr.operators.channel_ids import (
     compact,
     couple_along,
@@ -19,15 +19,11 @@ from dhp_sr.operators.channel_ids import (
     union_all,
     union_chunks,
 )
-from dhp_sr.operators.context import NodeContext, OpContext
+from dhp_sr.operators.context import NodeContext, OpContext, ReceptiveContext
+from dhp_sr.operators.receptive_field import ReceptiveField2D
 from dhp_sr.operators.slicing import resized_axis
-from dhp_sr.operators.spatial_layout import (
-    ReceptiveContext,
-    ReceptiveField2D,
-    combined,
-    mix_axes,
-)
-from dhp_sr.operators.spec import OpSpec, Unsupported, spellings
+from dhp_sr.operators.spatial_layout import combined, mix_axes
+from dhp_sr.operators.spec import OpSpec, Shape, Unsupported, spellings
 
 
 def chunk_channels(op: OpContext) -> list[Tensor]:
@@ -44,7 +40,7 @@ def equal_chunks(op: OpContext, chunks: int) -> list[Tensor]:
     source = op.source
     dim = _split_axis(op)
     if not op.varies_along(source, dim):
-        return [op.ids[source] for _ in op.value]
+        return [op.ids[source]] * len(op.value)
     channels = op.channels(source, dim)
     if len(channels) % chunks:
         raise Unsupported(f"{len(channels)} channels in {chunks} unequal chunks at {op.layer}")
@@ -52,7 +48,8 @@ def equal_chunks(op: OpContext, chunks: int) -> list[Tensor]:
     # should only if every one of them has lost as many. Which ones is free, but must be the same
     # in all, since a union knows no "as many as".
     rows = union_chunks(channels, chunks, op.analysis.union_find)
-    return [lay_along(row, len(op.shape(source)), dim) for row in rows]
+    rank = len(op.shape(source))
+    return [lay_along(row, rank, dim) for row in rows]
 
 
 def _split_axis(op: NodeContext) -> int:
@@ -66,21 +63,27 @@ def split_channels(op: OpContext) -> list[Tensor]:
     # torch calls the sizes split_size, split_size_or_sections or split_sizes.
     keyword = _keyword(op, "split_size")
     given = op.argument(1, keyword)
-    sizes = [section.shape[dim] for section in op.value]
+    sizes: list[int] = []
+    counted: list[ChannelRange] = []
+    start = 0
+    for section in op.value:
+        size = section.shape[dim]
+        sizes.append(size)
+        counted.append(op.range_along(dim, (start, start + size)))
+        start += size
     varies = op.varies_along(source, dim)
     computed = any(op.channel_sizes(given))
     if not varies:
         sections = [op.ids[source]] * len(sizes)
     elif computed and len(set(sizes)) == 1:
+        # `split(x, c // 2)`: after a cut the forward comes to equal sections again.
         sections = equal_chunks(op, len(sizes))
     else:
         sections = list(torch.split(op.ids[source], sizes, dim))
         for number, section in enumerate(sections):
             op.analysis.union_find.add_split_boundary(section, f"{op.layer}[{number}]")
+    # Sizes along another axis do not change, unless they are read from a number of channels.
     if varies or computed:
-        counted = []
-        for size, end in zip(sizes, accumulate(sizes), strict=True):
-            counted.append(op.range_along(dim, (end - size, end)))
         op.record_size(op.arg_path(1, keyword), counted, given)
     return sections
 
@@ -104,7 +107,7 @@ def tensor_split_channels(op: OpContext) -> list[Tensor]:
         return equal_chunks(op, sections)
     if op.varies_along(op.source, _split_axis(op)):
         raise Unsupported(f"channels split at written positions at {op.layer}")
-    return [op.ids[op.source] for _ in op.value]
+    return [op.ids[op.source]] * len(op.value)
 
 
 def unbind_channels(op: OpContext) -> Any:
@@ -128,7 +131,7 @@ def concatenate_channels(op: OpContext) -> Tensor:
     """Join channels; along another axis, unite those of all sections."""
     dim = _joined_axis(op)
     union_find = op.analysis.union_find
-    sections = _joined_sections(op)
+    sections = _with_shapes(op, op.ids)
     if any(ids.numel() > ids.shape[dim] for ids, _ in sections):
         # The channels lie along another axis, and the result has one set of them for all sections.
         rows = []
@@ -152,20 +155,25 @@ def _joined_axis(op: NodeContext) -> int:
     return op.arg_value(1, "dim", op.node.kwargs.get("axis", 0)) % op.value.dim()
 
 
-def _joined_sections(op: OpContext) -> list[tuple[Tensor, tuple[int, ...]]]:
-    """Return ids and shape of each value, given as a list or as the results of an operator."""
+def _with_shapes(op: NodeContext, results: dict[fx.Node, Any]) -> list[tuple[Any, Shape]]:
+    """Return, for each joined value, the result of an earlier rule for it, and its shape."""
     given = op.argument(0, "tensors")
-    if not isinstance(given, fx.Node):
-        return [(op.ids[node], op.shape(node)) for node in given]
-    shapes = [tuple(value.shape) for value in op.values[given]]
-    return list(zip(op.ids[given], shapes, strict=True))
+    pairs: list[tuple[Any, Shape]] = []
+    if isinstance(given, fx.Node):
+        # The results of one operator, such as a chunk, are joined again.
+        for result, value in zip(results[given], op.values[given], strict=True):
+            pairs.append((result, tuple(value.shape)))
+    else:
+        for node in given:
+            pairs.append((results.get(node), op.shape(node)))
+    return pairs
 
 
 def stack_channels(op: OpContext) -> Tensor:
     """Unite the stacked values, so that they stay equally wide."""
     dim = op.arg_value(1, "dim", 0) % op.value.dim()
     stacked = []
-    for ids, _ in _joined_sections(op):
+    for ids, _ in _with_shapes(op, op.ids):
         stacked.append(ids.unsqueeze(dim))
     return union_all(stacked, op.analysis.union_find)
 
@@ -187,27 +195,19 @@ def unbound_field(op: ReceptiveContext) -> list[ReceptiveField2D]:
 
 def joined_field(op: ReceptiveContext) -> ReceptiveField2D:
     """Return the field of values joined along an axis without space."""
-    return combined(op, _joined_operands(op), op.value.shape, joined_dim=_joined_axis(op))
+    return combined(op, _with_shapes(op, op.fields), op.value.shape, joined_dim=_joined_axis(op))
 
 
 def stacked_field(op: ReceptiveContext) -> ReceptiveField2D:
     """Return the field of values stacked along a new axis."""
     dim = op.arg_value(1, "dim", 0) % op.value.dim()
     operands = []
-    for field, shape in _joined_operands(op):
+    for field, shape in _with_shapes(op, op.fields):
         if field is not None:
             layout = (*field.layout[:dim], (), *field.layout[dim:])
             field = replace(field, layout=layout)
         operands.append((field, (*shape[:dim], 1, *shape[dim:])))
     return combined(op, operands, op.value.shape)
-
-
-def _joined_operands(op: ReceptiveContext) -> list[tuple[Any, tuple[int, ...]]]:
-    given = op.argument(0, "tensors")
-    if not isinstance(given, fx.Node):
-        return [(op.fields.get(node), op.shape(node)) for node in given]
-    shapes = [tuple(value.shape) for value in op.values[given]]
-    return list(zip(op.fields[given], shapes, strict=True))
 
 
 OPS = (

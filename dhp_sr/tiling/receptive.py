@@ -6,22 +6,16 @@ for tiles.
 """
 
 import math
+import operator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 
 from dhp_sr.graph.capture import TraceError, trace
-from dhp_sr.operators.receptive_field import IDENTITY
+from dhp_sr.operators.context import ReceptiveContext
+from dhp_sr.operators.receptive_field import IDENTITY, ReceptiveField2D, Unbounded, image_field
 from dhp_sr.operators.registry import spec_for
-from dhp_sr.operators.spatial_layout import (
-    ReceptiveContext,
-    ReceptiveField2D,
-    Unbounded,
-    image_field,
-    shapes_of,
-    writes_to_input,
-)
 from dhp_sr.utils.modules import floating_dtype
 
 EXAMPLE_SIDES = (48, 768)
@@ -99,7 +93,7 @@ def _output_field(network: nn.Module, in_channels: int, side: int) -> ReceptiveF
         module = modules[node.target] if node.op == "call_module" else None
         op = ReceptiveContext(node, module, traced.values[node], traced.values, fields, side)
         fields[node] = _node_field(op)
-        if writes_to_input(node):
+        if _writes_to_input(node):
             # An in-place method changes its input, too, for all nodes that read it later.
             fields[op.source] = fields[node]
     raise Unbounded("the network returns nothing")
@@ -114,13 +108,32 @@ def _node_field(op: ReceptiveContext) -> Any:
         return image_field(IDENTITY, IDENTITY, op.value.shape)
     # What no input pixel reaches, such as a constant or a size, does not widen any field.
     depends = any(op.fields.get(node) is not None for node in op.node.all_input_nodes)
-    is_number = op.value is not None and not shapes_of(op.value)
-    if op.node.op == "get_attr" or not depends or is_number:
+    if op.node.op == "get_attr" or not depends or not _may_hold_pixels(op.value):
         return None
     spec = spec_for(op.node, op.module)
     if spec.receptive_field is None:
         raise op.unbounded("may look at the whole image")
     return spec.receptive_field(op)
+
+
+def _may_hold_pixels(value: Any) -> bool:
+    """Return whether a result holds a tensor, or is unknown; else it is a number, or several."""
+    results = value if isinstance(value, (tuple, list)) else [value]
+    return value is None or any(isinstance(result, Tensor) for result in results)
+
+
+_IN_PLACE = (
+    operator.setitem,
+    *(operator.iadd, operator.isub, operator.imul, operator.itruediv),
+)
+
+
+def _writes_to_input(node: fx.Node) -> bool:
+    """Return whether an operator changes its first input, for all who read it later."""
+    # torch ends the names of methods that write into a tensor with an underscore.
+    if node.op == "call_method":
+        return str(node.target).endswith("_")
+    return node.target in _IN_PLACE
 
 
 def _check_output(field: Any, value: Any) -> ReceptiveField2D:

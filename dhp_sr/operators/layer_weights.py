@@ -1,0 +1,122 @@
+"""Weights of convolutions and linear layers, and the channels that are bound to their axes."""
+
+from typing import Any
+
+from torch import Tensor, fx
+
+from dhp_sr.operators.context import NodeContext, OpContext
+from dhp_sr.operators.spec import Unsupported
+
+
+class LayerWeights:
+    """Weight and bias of a layer: a module's, or those that a functional call is given."""
+
+    def __init__(self, op: OpContext) -> None:
+        self._op = op
+        self.weight: Any = self._tensor("weight", 1)
+        """Name of the weight, or the node that computes it."""
+        self.bias = self._tensor("bias", 2)
+
+    def _tensor(self, name: str, index: int) -> Any:
+        """Return a tensor's name, or the node that computes it; None where there is none."""
+        op = self._op
+        if op.module is not None:
+            if getattr(op.module, name) is None:
+                return None
+            return f"{op.layer}.{name}"
+        node = op.argument(index, name)
+        is_constant = isinstance(node, fx.Node) and node.op == "get_attr"
+        if is_constant and op.analysis.is_tensor_of_network(str(node.target)):
+            return str(node.target)
+        return node
+
+    @property
+    def layer(self) -> str:
+        """Name of the layer, for groups and messages."""
+        if self._op.module is None and isinstance(self.weight, str):
+            return self.weight.rpartition(".")[0] or self.weight
+        return self._op.layer
+
+    def bind_axis(self, dim: int, ids: Tensor) -> Tensor:
+        """Couple the entries along axis `dim` of the weight with channels; returns their ids."""
+        if isinstance(self.weight, str):
+            return self._op.analysis.bind_axis(self.weight, dim, ids)
+        self._op.analysis.union_find.union(self._op.channels(self.weight, dim), ids)
+        return ids
+
+    def new_out_channels(self, dim: int, count: int) -> Tensor:
+        """Return (count,) ids of the channels that axis `dim` of the weight creates."""
+        if isinstance(self.weight, str):
+            return self._op.analysis.new_out_channels(self.weight, dim, count, self.layer)
+        return self._op.channels(self.weight, dim)
+
+    def record_groups(self, dim: int, groups: int) -> None:
+        """Record that axis `dim` holds the channels of a single one of equal groups."""
+        if isinstance(self.weight, str):
+            self._op.analysis.record_groups(self.weight, dim, groups)
+
+    def pin_if_fixed(self, incoming: Tensor) -> None:
+        """Pin the input channels of a weight that is a buffer."""
+        # Masks act on parameters alone. Through a buffer that mixes channels, whatever constant is
+        # left in a masked one (the shift of a normalization before it) would reach the others,
+        # while the cut network has no such channel.
+        name = self._origin()
+        if name is not None and self._op.analysis.is_buffer(name):
+            reason = f"mixed by the buffer {name} at {self._op.layer}, which masks do not change"
+            self._op.analysis.pin(incoming, f"{reason}; as a parameter it could lose channels")
+
+    def _origin(self) -> str | None:
+        """Return the name of the weight, also where it is cast or moved before its use."""
+        node = self.weight
+        while isinstance(node, fx.Node):
+            if node.op == "get_attr":
+                return str(node.target)
+            node = next(iter(node.all_input_nodes), None)
+        return node
+
+    def result(self, channels: Tensor, dim: int = 1) -> Tensor:
+        """Return the ids of the layer's result; the bias is coupled with them."""
+        if isinstance(self.bias, str):
+            self._op.analysis.bind_axis(self.bias, 0, channels)
+        elif self.bias is None:
+            self._bind_unused_bias(channels)
+        else:
+            self._op.analysis.union_find.union(self._op.channels(self.bias, 0), channels)
+        return self._op.broadcast_along(channels, dim)
+
+    def _bind_unused_bias(self, channels: Tensor) -> None:
+        """Bind the bias of a module whose weight alone is given to a function.
+
+        No call reads it, but the module that holds both must still have matching shapes.
+        """
+        if self._op.module is None and isinstance(self.weight, str):
+            bias = f"{self.weight.rpartition('.')[0]}.bias"
+            analysis = self._op.analysis
+            if analysis.shapes.get(bias) == tuple(channels.shape):
+                analysis.bind_axis(bias, 0, channels)
+
+
+def weight_shape(op: NodeContext) -> tuple[int, ...]:
+    """Return the shape of a layer's weight."""
+    if op.module is not None:
+        return tuple(op.module.weight.shape)
+    return op.shape(op.argument(1, "weight"))
+
+
+def weight_name(op: OpContext) -> str | None:
+    """Return the name of a layer's weight; None where the forward computes it."""
+    weight = LayerWeights(op).weight
+    if not isinstance(weight, str):
+        return None
+    return weight
+
+
+def saved_weights(op: OpContext) -> LayerWeights:
+    """Return the weights of a layer.
+
+    Raises:
+        Unsupported: no file would hold the weight of the cut layer.
+    """
+    if op.module is not None and "weight" in op.module._non_persistent_buffers_set:
+        raise Unsupported(f"the weight of {op.layer} is a buffer outside the state dict")
+    return LayerWeights(op)
