@@ -5,8 +5,6 @@ does not know. Sizes are known once an example is given: the graph, as far as it
 on the meta device to find them.
 """
 
-import math
-import operator
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
@@ -17,6 +15,7 @@ from torch import Tensor, fx, nn
 from dhp_sr.graph import self_attention
 from dhp_sr.graph.growing_graph import GrowingGraphInterpreter
 from dhp_sr.graph.patches import tracing_patches
+from dhp_sr.graph.proxy import Proxy
 from dhp_sr.graph.shape_inference import meta_copy
 
 LEAF_TYPES: set[type[nn.Module]] = set()
@@ -64,7 +63,7 @@ class Tracer(fx.Tracer):
         # if a network has imported it; it finds the backend of a value by its class.
         backends = sys.modules.get("einops._backends")
         if backends is not None:
-            backends._type2backend[_Proxy] = backends.TorchBackend()
+            backends._type2backend[Proxy] = backends.TorchBackend()
         self._plain_call = nn.Module.__call__
         # torch.fx looks through all tensors for every attribute that is read. Buffers first: a
         # parameter that is also one has the name of the parameter.
@@ -214,7 +213,7 @@ class Tracer(fx.Tracer):
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """Return the proxy of a node's value."""
-        return _Proxy(node, self)
+        return Proxy(node, self)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """Decide a branch as for the example, unless it depends on values of tensors."""
@@ -281,94 +280,3 @@ class Tracer(fx.Tracer):
         if is_decided_on and not isinstance(value, (Tensor, type(None))):
             self.guards.append(proxy.node)
         return value
-
-
-class _Proxy(fx.Proxy):
-    """A value of the traced forward, which may be assigned to and used as a Python number."""
-
-    tracer: Tracer
-
-    def __getattr__(self, name: str) -> Any:
-        # numpy asks for these, and takes any answer for an array.
-        if name.startswith("__array"):
-            raise AttributeError(name)
-        if name == "ndim":
-            value = self.tracer.meta_value(self, is_decided_on=False)
-            if isinstance(value, Tensor):
-                return value.ndim
-        return _Attribute(self, name)
-
-    def __array_ufunc__(self, function: Any, method: str, *inputs: Any, **named: Any) -> Any:
-        # `np.ceil(h / 8)`: a number of Python, not of numpy, so that it stays in the trace.
-        same = {"ceil": math.ceil, "floor": math.floor, "sqrt": math.sqrt}
-        plain = same.get(function.__name__) or getattr(operator, function.__name__, None)
-        names = {"add": operator.add, "multiply": operator.mul, "subtract": operator.sub}
-        names |= {"divide": operator.truediv, "floor_divide": operator.floordiv}
-        plain = names.get(function.__name__, plain)
-        if plain is None or method != "__call__" or named:
-            return NotImplemented
-        return self.tracer.create_proxy("call_function", plain, inputs, {})
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
-
-    def __index__(self) -> int:
-        value = self.tracer.meta_value(self)
-        if not isinstance(value, int):
-            raise TypeError("a number that depends on the values of tensors is used as an integer")
-        # No guard here: torch also asks for the index of arguments that then stay in the trace as
-        # nodes.
-        return value
-
-    def __int__(self) -> int:
-        return int(float(self))
-
-    def __float__(self) -> float:
-        value = self.tracer.meta_value(self)
-        if not isinstance(value, (int, float)):
-            raise TypeError(
-                "a number that depends on the values of tensors is used as a Python number"
-            )
-        self.tracer.insert_guard(self, value)
-        return float(value)
-
-    # Unlike int() and float(), these may return anything: the number stays in the trace.
-    def __round__(self, digits: int | None = None) -> Any:
-        arguments = (self,) if digits is None else (self, digits)
-        return self.tracer.create_proxy("call_function", round, arguments, {})
-
-    def __ceil__(self) -> Any:
-        return self.tracer.create_proxy("call_function", math.ceil, (self,), {})
-
-    def __floor__(self) -> Any:
-        return self.tracer.create_proxy("call_function", math.floor, (self,), {})
-
-    def __iter__(self) -> Iterator[Any]:
-        return self.tracer.iter(self)
-
-    def __len__(self) -> int:
-        value = self.tracer.meta_value(self, is_decided_on=False)
-        if isinstance(value, Tensor):
-            return self.size(0).__index__()
-        return len(value) if isinstance(value, (tuple, list)) else super().__len__()
-
-
-class _Attribute(_Proxy):
-    """An attribute or method of a value; recorded as an attribute only if it is not called."""
-
-    def __init__(self, root: fx.Proxy, name: str) -> None:
-        self.root = root
-        self.attr = name
-        self.tracer: Tracer = root.tracer  # type: ignore[assignment]
-        self._node: fx.Node | None = None
-
-    @property
-    def node(self) -> fx.Node:  # type: ignore[override]
-        """The node of the attribute."""
-        if self._node is None:
-            arguments = (self.root, self.attr)
-            self._node = self.tracer.create_proxy("call_function", getattr, arguments, {}).node
-        return self._node
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.tracer.create_proxy("call_method", self.attr, (self.root, *args), kwargs)
