@@ -5,7 +5,14 @@ Each check yields issues rather than raising, so that a user gets all mistakes a
 
 from collections.abc import Callable, Iterator
 
-from dhp_sr.config.compress import Scheduler
+from dhp_sr.config.compress_checks import (
+    check_method,
+    check_phases,
+    check_targets_of_images,
+    check_whole_images,
+    unused_in_search,
+    unused_in_targets,
+)
 from dhp_sr.config.datasets import (
     CLASSIFICATION,
     IMAGES,
@@ -14,10 +21,8 @@ from dhp_sr.config.datasets import (
     Roots,
     TrainDataset,
 )
-from dhp_sr.config.method_checks import idle_in_search, is_trained_before, method_problems
 from dhp_sr.config.schema import MODEL_TYPES, Options, PixelLoss
-from dhp_sr.config.section import Issue, changed
-from dhp_sr.utils.cost_kinds import COST_KINDS
+from dhp_sr.config.section import Issue, Scheduler, changed
 
 Check = Callable[[Options], Iterator[Issue]]
 """Yields an issue for each setting that is wrong; a new check is a function and a row below."""
@@ -138,53 +143,6 @@ def check_network(options: Options) -> Iterator[Issue]:
             yield ("datasets", key, "color"), f"{text}expects {channels!r}"
 
 
-def check_phases(options: Options) -> Iterator[Issue]:
-    """Lengths of the phases, and the teacher of distillation."""
-    compress = options.compress
-    total = options.train.total_iter  # of all phases, not of finetuning alone
-    if options.train.warmup_iter > total:
-        text = f"expected at most total_iter ({total}), got {options.train.warmup_iter}"
-        yield ("train", "warmup_iter"), text
-    if compress is None:
-        return
-    before_cut = compress.dense_iter + compress.search_iter
-    if total <= before_cut:
-        phases = f"{compress.dense_iter} + {compress.search_iter} = {before_cut}"
-        text = f"expected more than dense_iter + search_iter ({phases}), got {total}; "
-        yield ("train", "total_iter"), f"{text}the rest finetunes the cut network"
-    distill = compress.distill
-    # The teacher is the dense network as the search finds it, unless a file is named.
-    if distill and distill.teacher is None and not is_trained_before(options, compress):
-        sources = "dense_iter above 0, path.pretrain_network_g or distill.teacher"
-        yield ("compress", "distill"), f"expected a trained teacher: {sources}; got none"
-
-
-def check_targets_of_images(options: Options) -> Iterator[Issue]:
-    """Images without truths need a teacher that gives the target."""
-    train = options.datasets.get("train")
-    if not isinstance(train, TrainDataset) or train.type != IMAGES or train.dataroot_lq:
-        return
-    distill = options.compress.distill if options.compress else None
-    if distill is None or distill.task_loss:
-        text = "ImageDataset without dataroot_lq has no truths: expected compress.distill with "
-        yield ("datasets", "train", "type"), f"{text}task_loss: false"
-
-
-def check_whole_images(options: Options) -> Iterator[Issue]:
-    """The teacher's outputs can be computed once only where inputs and teacher never change."""
-    distill = options.compress.distill if options.compress else None
-    if options.compress is None or distill is None or not distill.whole_images:
-        return
-    keys = ("compress", "distill", "whole_images")
-    train = options.datasets.get("train")
-    if not isinstance(train, TrainDataset) or train.type == "NoiseDataset":
-        yield keys, "expects images whose inputs are the same at every visit; set it to false"
-    if options.compress.dense_iter and distill.teacher is None:
-        yield keys, "expects a teacher that is there from the start: distill.teacher, no dense_iter"
-    if distill.mix:
-        yield keys, "has no outputs for mixed images; set distill.mix: 0"
-
-
 def check_schedulers(options: Options) -> Iterator[Issue]:
     """Milestones of the learning rates."""
     for keys, scheduler in _all_schedulers(options):
@@ -264,17 +222,6 @@ def unused_in_optimizer(options: Options) -> Iterator[Issue]:
             yield ("train", "optim_g", name), f"has no effect with type: {optimizer.type}"
 
 
-def unused_in_targets(options: Options) -> Iterator[Issue]:
-    """Settings of latency where none is measured."""
-    compress = options.compress
-    # Kinds that are counted need no device and no input size.
-    if compress is None or COST_KINDS[compress.targets[0].kind].is_measured:
-        return
-    for name in ("latency_size", "latency_threads", "latency_runtime", "latency_table"):
-        if changed(compress, name):
-            yield ("compress", name), f"has no effect with a target of {compress.targets[0].kind}"
-
-
 CHECKS: tuple[Check, ...] = (
     check_names,
     check_datasets,
@@ -283,7 +230,7 @@ CHECKS: tuple[Check, ...] = (
     check_targets_of_images,
     check_whole_images,
     check_schedulers,
-    method_problems,
+    check_method,
     check_task,
 )
 """Settings that contradict each other or cannot work."""
@@ -292,7 +239,7 @@ UNUSED_CHECKS: tuple[Check, ...] = (
     unused_in_datasets,
     unused_in_schedulers,
     unused_in_optimizer,
-    idle_in_search,
+    unused_in_search,
     unused_in_targets,
 )
 """Settings that were given, differ from their default, and have no effect."""

@@ -5,23 +5,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, create_model, field_validator, model_validator
 
-from dhp_sr.config.section import Fraction, NotNegative, Positive, Section, changed
+from dhp_sr.config.section import (
+    Fraction,
+    NotNegative,
+    Positive,
+    Scheduler,
+    Section,
+    changed,
+)
 from dhp_sr.utils.cost_kinds import COST_KINDS
 from dhp_sr.utils.devices import MAX_THREADS
 from dhp_sr.utils.methods import METHODS, MethodName
-
-
-class Scheduler(Section):
-    """`train.scheduler`: the learning rate as a closed formula of the iteration."""
-
-    type: Literal["cosine", "multistep", "constant"] = "cosine"
-    """Half a cosine down to `eta_min`; a factor at each milestone; or no change."""
-    eta_min: Annotated[float, Field(ge=0)] = 0.0
-    """Final learning rate of `cosine`."""
-    milestones: list[Positive] = []
-    """Iterations at which the rate is multiplied by `gamma`."""
-    gamma: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Factor at each milestone."""
 
 
 class _Target(Section):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from dhp_sr.config.compress import Compress, Scheduler
+from dhp_sr.config.compress import Compress
 from dhp_sr.config.datasets import (
     ClassificationTrain,
     ClassificationVal,
@@ -18,7 +18,7 @@ from dhp_sr.config.datasets import (
     decode_datasets,
 )
 from dhp_sr.config.renamed import use_current_names
-from dhp_sr.config.section import Momentum, NotNegative, Positive, Section, Seed
+from dhp_sr.config.section import Momentum, NotNegative, Positive, Scheduler, Section, Seed
 
 MODEL_TYPES = {
     "DHPModel": ("SRDataset", "NoiseDataset", "ImageDataset"),

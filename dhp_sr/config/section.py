@@ -1,4 +1,4 @@
-"""Base class of the sections of an option file, and the number types that they share."""
+"""Base class of the sections of an option file, and what several of them share."""
 
 from typing import Annotated, Literal
 
@@ -29,6 +29,19 @@ class Section(BaseModel):
 
     # Strict: a number in quotes is a mistake. No NaN: no comparison would notice it later.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Scheduler(Section):
+    """`train.scheduler`: the learning rate as a closed formula of the iteration."""
+
+    type: Literal["cosine", "multistep", "constant"] = "cosine"
+    """Half a cosine down to `eta_min`; a factor at each milestone; or no change."""
+    eta_min: Annotated[float, Field(ge=0)] = 0.0
+    """Final learning rate of `cosine`."""
+    milestones: list[Positive] = []
+    """Iterations at which the rate is multiplied by `gamma`."""
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Factor at each milestone."""
 
 
 def changed(section: Section, name: str) -> bool:

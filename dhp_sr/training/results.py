@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from dhp_sr.config.method_checks import is_trained_before
+from dhp_sr.config.compress_checks import is_trained_before
 from dhp_sr.deploy import load_model
 from dhp_sr.deploy.manifest import layer_widths
 from dhp_sr.deploy.removed import removed_layers

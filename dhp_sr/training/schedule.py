@@ -11,8 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from dhp_sr.config.compress import Scheduler
 from dhp_sr.config.schema import Options
+from dhp_sr.config.section import Scheduler
 from dhp_sr.utils.errors import UserError
 
 PhaseName = Literal["dense", "search", "finetune"]

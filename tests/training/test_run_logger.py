@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 from runs import run
 
-from dhp_sr.config.compress import Scheduler
+from dhp_sr.config.section import Scheduler
 from dhp_sr.reports.run import read_run
 from dhp_sr.training.run_logger import LATENT_SAMPLES, is_latent_sample_due
 from dhp_sr.training.schedule import Schedule

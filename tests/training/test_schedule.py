@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from dhp_sr.config.compress import Scheduler
+from dhp_sr.config.section import Scheduler
 from dhp_sr.training.schedule import PhaseSpan, Schedule, learning_rate
 from dhp_sr.utils.errors import UserError
 
