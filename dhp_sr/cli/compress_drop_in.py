@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dhp_sr.deploy.rebuild import without_memory
 from dhp_sr.deploy.safetensors_io import write_tensors
+from dhp_sr.deploy.without_memory import without_memory
 from dhp_sr.hyper import HyperNet
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_path

@@ -196,10 +196,10 @@ def _large_enough(
     kept: list[Item] = []
     small: list[str] = []
     for item, image in zip(items, images, strict=True):
-        if _is_large_enough(image, options.gt_size, scale):
+        if image.holds_patch(options.gt_size, scale):
             kept.append(item)
         else:
-            small.append(_name_and_size(image))
+            small.append(image.name_and_size())
     if small and options.small_images == "error":
         raise UserError(
             f"expected images of at least {options.gt_size}x{options.gt_size} pixels, "
@@ -223,24 +223,13 @@ def _check_sizes(images: Sequence[StoredImage], side: int, scale: int) -> None:
     """Check that every image has `side` pixels left once it is cropped to the scale."""
     small = []
     for image in images:
-        if not _is_large_enough(image, side, scale):
-            small.append(_name_and_size(image))
+        if not image.holds_patch(side, scale):
+            small.append(image.name_and_size())
     if small:
         raise UserError(
             f"expected images of at least {side}x{side} pixels, got {abbreviate(small)}: "
             "remove them or lower crop_border"
         )
-
-
-def _is_large_enough(image: StoredImage, side: int, scale: int) -> bool:
-    """Return whether `side` pixels are left of an image once it is cropped to the scale."""
-    height, width, _ = image.size()
-    return min(height - height % scale, width - width % scale) >= side
-
-
-def _name_and_size(image: StoredImage) -> str:
-    height, width, _ = image.size()
-    return f"{image.where} ({height}x{width})"
 
 
 def _check_pairs(options: TrainDataset | ValDataset, scale: int) -> None:

@@ -56,6 +56,16 @@ class StoredImage(ABC):
     def size(self) -> tuple[int, int, int]:
         """Return (height, width, channels) without decoding the pixels."""
 
+    def holds_patch(self, side: int, scale: int) -> bool:
+        """Return whether `side` pixels are left of it once it is cropped to the scale."""
+        height, width, _ = self.size()
+        return min(height - height % scale, width - width % scale) >= side
+
+    def name_and_size(self) -> str:
+        """Return its name with height and width, for messages about sizes."""
+        height, width, _ = self.size()
+        return f"{self.where} ({height}x{width})"
+
     @abstractmethod
     def read(self) -> np.ndarray:
         """Return the pixels, uint8 of shape (H, W, 3) or (H, W, 1)."""

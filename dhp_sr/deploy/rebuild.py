@@ -7,13 +7,12 @@ registered constructor and gives numbers to it.
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from dhp_sr.archs import ARCHS
 from dhp_sr.channels.build_plan import make_plan
@@ -33,6 +32,12 @@ from dhp_sr.deploy.model_info import (
 )
 from dhp_sr.deploy.removed import TENSORS_PER_LAYER, remove_layers
 from dhp_sr.deploy.safetensors_io import ModelFileError
+from dhp_sr.deploy.without_memory import (
+    MAX_VALUES,
+    TooLargeError,
+    check_layer_counts,
+    without_memory,
+)
 from dhp_sr.graph.shape_inference import infer_output
 from dhp_sr.operators.resize import resize
 from dhp_sr.surgery.rewrite import rewrite
@@ -42,16 +47,7 @@ MAX_TENSORS = 4096
 """Limit of a network's tensors; more layers take longer than a second to make, even when they are
 not those of the file."""
 
-_MAX_VALUES = 2**26
 _MAX_LISTED_KEYS = 50
-
-
-_LAYER_COUNTS = ("num_block", "num_layer", "num_level", "num_group", "num_conv")
-"""Prefixes of arguments that say how often something is repeated."""
-
-
-class TooLargeError(ModelFileError):
-    """More layers or constants than a file can belong to."""
 
 
 def rebuild(manifest: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
@@ -102,72 +98,6 @@ def rebuild(manifest: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) 
 def _text(fact: Any) -> str | None:
     """Return a stored fact if it is text: facts of other people's files can be anything."""
     return fact if isinstance(fact, str) else None
-
-
-def check_layer_counts(arguments: Mapping[str, Any], num_tensors: int) -> None:
-    """Check that no argument asks for more layers than the file holds, before any is made.
-
-    Args:
-        arguments: Of the constructor, from a file.
-        num_tensors: Of the file.
-
-    Raises:
-        ModelFileError: An argument does.
-    """
-    # Each layer has a tensor at least, so more layers than tensors cannot fit.
-    for name, value in arguments.items():
-        if name.startswith(_LAYER_COUNTS) and isinstance(value, int) and value > num_tensors:
-            raise ModelFileError(
-                f"manifest: {name}={value} asks for more layers than the file's {num_tensors} "
-                "tensors"
-            )
-
-
-def without_memory(make: Callable[[], nn.Module], num_tensors: int) -> nn.Module:
-    """Construct a network with its weights on the meta device.
-
-    Args:
-        make: Constructs it.
-        num_tensors: Of the file that it is made for; about as many weights are allowed.
-
-    Raises:
-        TooLargeError: It has many more.
-        Exception: Whatever `make` raises.
-    """
-    # Counters and masks that old files lack are the reason for the surplus.
-    with _MetaWeights(num_tensors + num_tensors // 4 + 16):
-        return make()
-
-
-class _MetaWeights(TorchFunctionMode):
-    """Puts the weights of layers made inside on the meta device; too many are an error.
-
-    Layers allocate their weights by `torch.empty`. Constants are made by other functions and stay
-    real, but their values are counted: arguments of a file decide about their sizes, too.
-    """
-
-    def __init__(self, max_tensors: int) -> None:
-        super().__init__()
-        self.tensors_left = max_tensors
-        self.values_left = _MAX_VALUES
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if func is torch.empty:
-            self.tensors_left -= 1
-            kwargs["device"] = "meta"
-        # An initialization that copies a constant into a weight mixes the two devices.
-        if any(isinstance(value, torch.Tensor) and value.is_meta for value in args):
-            args = [
-                value.to("meta") if isinstance(value, torch.Tensor) else value for value in args
-            ]
-        result = func(*args, **kwargs)
-        # Views are counted again and again, which only makes the limit stricter.
-        if isinstance(result, torch.Tensor) and not result.is_meta:
-            self.values_left -= result.numel()
-        if self.tensors_left < 0 or self.values_left < 0:
-            raise TooLargeError("the arguments describe a larger network than the file holds")
-        return result
 
 
 def _construct(manifest: Mapping[str, Any], num_tensors: int) -> nn.Module:
@@ -222,7 +152,7 @@ def restore_forward(unpruned: nn.Module, small: nn.Module, forward: Any) -> nn.M
         return small
     try:
         shape = [int(side) for side in forward["example_shape"]]
-        if not 0 < len(shape) < 6 or not 0 < math.prod(shape) < _MAX_VALUES:
+        if not 0 < len(shape) < 6 or not 0 < math.prod(shape) < MAX_VALUES:
             raise ValueError(f"example_shape {shape}")
         # On the meta device: the file chooses the shape.
         plan = make_plan(unpruned, torch.zeros(shape, device="meta"))

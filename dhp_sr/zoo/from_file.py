@@ -14,8 +14,8 @@ from dhp_sr.deploy import (
     load_weights,
     read_manifest,
 )
-from dhp_sr.deploy.rebuild import without_memory
 from dhp_sr.deploy.weights import check_fit
+from dhp_sr.deploy.without_memory import without_memory
 from dhp_sr.utils.errors import UserError
 from dhp_sr.zoo.names import build_named, full_name, named_arguments
 from dhp_sr.zoo.third_party import describe_by_output
