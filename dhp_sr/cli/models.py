@@ -201,10 +201,7 @@ def _model_row(
     """Return a row with costs for several inputs; the row itself states those of the first."""
     costs: dict[str, dict[str, Any]] = {}
     for name, shape in shapes.items():
-        cost = model.cost(shape)
-        costs[name] = {"input": shape}
-        for key in ("macs", "params", "activations", "convs", "uncounted"):
-            costs[name][key] = None if cost is None else getattr(cost, key)
+        costs[name] = _cost_values(model.cost(shape), shape)
     first = next(iter(costs.values()))
     return new_row(
         model.name,
@@ -217,3 +214,11 @@ def _model_row(
         costs=costs,
         **values,
     )
+
+
+def _cost_values(cost: Complexity | None, shape: list[int]) -> dict[str, Any]:
+    """Return a cost as results hold it; None for each value that is not known."""
+    values: dict[str, Any] = {"input": shape}
+    for name in ("macs", "params", "activations", "convs", "uncounted"):
+        values[name] = None if cost is None else getattr(cost, name)
+    return values

@@ -52,12 +52,7 @@ def peak_activation_bytes(
     for step, node in enumerate(nodes):
         if node.op in ("get_attr", "output"):
             continue
-        # An image in the blocked layout; anything else takes little.
-        held[node] = 0
-        value = traced.values[node]
-        if isinstance(value, Tensor) and value.dim() == 4:
-            batch, channels, height, width = value.shape
-            held[node] = batch * round_up(channels, CHANNEL_BLOCK) * height * width
+        held[node] = _blocked_elements(traced.values[node])
         current = sum(held.values())
         # Any module counts, to be on the safe side: those between convolutions (activations, norms,
         # shuffles) may be computed in the blocked layout, too.
@@ -73,3 +68,11 @@ def peak_activation_bytes(
             if last_use.get(source, 0) <= step:
                 del held[source]
     return FLOAT32_BYTES * peak / side**2
+
+
+def _blocked_elements(value: object) -> int:
+    """Return the elements of an image in the blocked layout; 0 for anything else, which is small."""
+    if not isinstance(value, Tensor) or value.dim() != 4:
+        return 0
+    batch, channels, height, width = value.shape
+    return batch * round_up(channels, CHANNEL_BLOCK) * height * width

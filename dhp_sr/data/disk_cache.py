@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 
@@ -165,14 +165,7 @@ def _write(path: Path, described: list[Any], decoded: Iterator[Arrays]) -> None:
     with atomic_write(path) as file:
         file.write(bytes(_PREAMBLE.size))
         for arrays in decoded:
-            described_arrays = []
-            for array in arrays:
-                values = np.ascontiguousarray(array, np.uint8)
-                file.write(bytes(-file.tell() % _ALIGNMENT))
-                entry = [file.tell(), list(values.shape), zlib.crc32(values.data)]
-                described_arrays.append(entry)
-                file.write(values.data)
-            entries.append(described_arrays)
+            entries.append([_write_array(file, array) for array in arrays])
         index = json.dumps({"described": described, "arrays": entries}).encode()
         position = file.tell()
         file.write(index)
@@ -180,6 +173,15 @@ def _write(path: Path, described: list[Any], decoded: Iterator[Arrays]) -> None:
         file.seek(0)
         checksum = hashlib.sha256(index).digest()
         file.write(_PREAMBLE.pack(_MAGIC, position, len(index), checksum))
+
+
+def _write_array(file: IO[bytes], array: np.ndarray) -> list[Any]:
+    """Write an array at an aligned position; return its position, shape and CRC-32."""
+    array = np.ascontiguousarray(array, np.uint8)
+    file.write(bytes(-file.tell() % _ALIGNMENT))
+    position = file.tell()
+    file.write(array.data)
+    return [position, list(array.shape), zlib.crc32(array.data)]
 
 
 def _read_index(path: Path) -> dict[str, Any] | None:

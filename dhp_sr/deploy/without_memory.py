@@ -78,7 +78,10 @@ class _MetaWeights(TorchFunctionMode):
             kwargs["device"] = "meta"
         # An initialization that copies a constant into a weight mixes the two devices.
         if any(isinstance(value, torch.Tensor) and value.is_meta for value in args):
-            args = [_on_meta(value) for value in args]
+            moved = []
+            for value in args:
+                moved.append(value.to("meta") if isinstance(value, torch.Tensor) else value)
+            args = moved
         result = func(*args, **kwargs)
         # Views are counted again and again, which only makes the limit stricter.
         if isinstance(result, torch.Tensor) and not result.is_meta:
@@ -86,7 +89,3 @@ class _MetaWeights(TorchFunctionMode):
         if self.tensors_left < 0 or self.values_left < 0:
             raise TooLargeError("the arguments describe a larger network than the file holds")
         return result
-
-
-def _on_meta(value: Any) -> Any:
-    return value.to("meta") if isinstance(value, torch.Tensor) else value
