@@ -71,7 +71,7 @@ def peak_activation_bytes(
 
 
 def _blocked_elements(value: object) -> int:
-    """Return the elements of an image in the blocked layout; 0 for anything else, which is small."""
+    """Return the elements of an image in the blocked layout; 0 for anything else."""
     if not isinstance(value, Tensor) or value.dim() != 4:
         return 0
     batch, channels, height, width = value.shape
