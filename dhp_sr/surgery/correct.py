@@ -32,7 +32,6 @@ from torch import Tensor, fx, nn
 
 from dhp_sr.channels.plan import BranchLayer, ChannelPlan, Leaves
 from dhp_sr.graph.capture import trace
-from dhp_sr.surgery.branch_constant import fit_constant
 from dhp_sr.surgery.cut import kept_entries
 from dhp_sr.surgery.layer_samples import (
     add_to_layer,
@@ -46,7 +45,7 @@ from dhp_sr.surgery.layer_samples import (
     sample_outputs,
 )
 from dhp_sr.surgery.least_squares import NormalEquations, solve_with_held_out_ridge
-from dhp_sr.surgery.remove import removed_layers
+from dhp_sr.surgery.remove import fit_constant, removed_layers
 from dhp_sr.surgery.shortcut_error import find_shortcut_error
 from dhp_sr.surgery.side_by_side import Execution, execution_order, last_uses
 from dhp_sr.utils.example import Example, first_samples

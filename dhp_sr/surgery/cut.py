@@ -68,11 +68,13 @@ def cut(
     if removed:
         constants = constants_left(network, plan, removed, values)
         for layer in removed:
+            # They are computed at full width, and what they are added to may lose channels.
             if layer.name in constants and layer.channel_axis in kept:
                 channels = kept[layer.channel_axis].to(constants[layer.name].device)
                 constants[layer.name] = constants[layer.name][channels]
         replace_layers(small, removed, constants)
-        state.update({f"{name}.bias": constant for name, constant in constants.items()})
+        for name, constant in constants.items():
+            state[f"{name}.bias"] = constant
     # Buffers outside the state dict, such as a constant gain, are sliced in place.
     for name, tensor in list(small.named_buffers(remove_duplicate=False)):
         if name in state:
@@ -84,6 +86,7 @@ def cut(
             module.register_buffer(leaf, sliced, persistent=False)
     resize(small, {name: tuple(tensor.shape) for name, tensor in state.items()})
     load_values(small, state)
+    # Sizes that the forward states are numbers of channels, which are others now.
     if not plan.size_patches and not runs_only_as_traced(network, small):
         return small
     padded = append_pinned(mask)
@@ -159,9 +162,10 @@ def _difference(masked: nn.Module, small: nn.Module, inputs: Sequence[Tensor]) -
 def _agree_in_double(masked: nn.Module, small: nn.Module, inputs: Sequence[Tensor]) -> bool:
     """Whether copies in float64 agree; False where a forward does not take it."""
     try:
-        wide = [copy.deepcopy(network).double() for network in (masked, small)]
+        wide_masked = copy.deepcopy(masked).double()
+        wide_small = copy.deepcopy(small).double()
         doubled = with_further_inputs(inputs[0].double(), inputs[1:])
-        return _difference(wide[0], wide[1], doubled) <= MAX_DIFFERENCE_FLOAT64
+        return _difference(wide_masked, wide_small, doubled) <= MAX_DIFFERENCE_FLOAT64
     except (CutError, RuntimeError, TypeError):
         return False
 

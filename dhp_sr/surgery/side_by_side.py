@@ -6,6 +6,7 @@ The caller may change the weights of an operator and compute it again before any
 
 import copy
 import operator
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,10 +35,15 @@ class Execution:
     def __init__(
         self, traced: fx.GraphModule, parameters: Mapping[str, Tensor], batches: Sequence[Example]
     ) -> None:
-        self.values: list[dict[fx.Node, Any]] = [{} for _ in batches]
+        self.values: list[dict[fx.Node, Any]] = []
         """For each batch: node -> its value."""
-        self._batches = [inputs_of(batch) for batch in batches]
-        self.num_samples = sum(len(inputs[0]) for inputs in self._batches)
+        self.num_samples = 0
+        self._batches: list[tuple[Tensor, ...]] = []
+        for batch in batches:
+            inputs = inputs_of(batch)
+            self.values.append({})
+            self.num_samples += len(inputs[0])
+            self._batches.append(inputs)
         self._network = copy.deepcopy(traced).eval()
         for name, parameter in self._network.named_parameters():
             if name in parameters:
@@ -45,13 +51,14 @@ class Execution:
         # A copy has nodes of its own; with the original graph both versions share their keys.
         self._network.graph = traced.graph
         self._interpreter = fx.Interpreter(self._network, garbage_collect_values=False)
-        inputs = [node for node in traced.graph.nodes if node.op == "placeholder"]
-        self._input_position = {node: position for position, node in enumerate(inputs)}
-        self._num_calls: dict[nn.Module, int] = {}
+        # A network may have more inputs than the example gives: the others have their defaults.
+        self._input_position: dict[fx.Node, int] = {}
+        self._num_calls: Counter[nn.Module] = Counter()
         for node in traced.graph.nodes:
-            if node.op == "call_module":
-                module = self.module(node)
-                self._num_calls[module] = self._num_calls.get(module, 0) + 1
+            if node.op == "placeholder":
+                self._input_position[node] = len(self._input_position)
+            elif node.op == "call_module":
+                self._num_calls[self.module(node)] += 1
 
     def module(self, node: fx.Node) -> nn.Module:
         """Module that a node calls."""
@@ -80,7 +87,7 @@ class Execution:
                     # Copied for operators that write into it.
                     values[node] = inputs[position].clone()
                 else:
-                    # Absent, as it was when the graph was captured: it has its default.
+                    # Absent, as it was when the graph was captured.
                     values[node] = next(iter(node.args), None)
             elif node.op != "output":
                 self._interpreter.env = values
@@ -102,11 +109,17 @@ def execution_order(graph: fx.Graph, execution: Execution) -> list[fx.Node]:
     """
     if any(_may_disturb_others(node, execution) for node in graph.nodes):
         return list(graph.nodes)
-    missing = {node: len(node.all_input_nodes) for node in graph.nodes}
-    position = {node: index for index, node in enumerate(graph.nodes)}
-    ready = [node for node in graph.nodes if missing[node] == 0]
+    position: dict[fx.Node, int] = {}
+    missing: dict[fx.Node, int] = {}
+    ready: list[fx.Node] = []
+    for node in graph.nodes:
+        position[node] = len(position)
+        missing[node] = len(node.all_input_nodes)
+        if missing[node] == 0:
+            ready.append(node)
     order: list[fx.Node] = []
     while ready:
+        # Layers last; beside that, the order of the forward.
         node = min(ready, key=lambda node: (execution.is_layer(node), position[node]))
         ready.remove(node)
         order.append(node)
@@ -141,9 +154,12 @@ def _may_disturb_others(node: fx.Node, execution: Execution) -> bool:
 
 def last_uses(order: Sequence[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
     """Node -> the nodes whose values nothing reads after it."""
-    position = {node: index for index, node in enumerate(order)}
+    position: dict[fx.Node, int] = {}
+    for node in order:
+        position[node] = len(position)
     released: dict[fx.Node, list[fx.Node]] = {}
     for node in order:
+        # What nothing reads, such as an assertion, is forgotten at once.
         last_user = max(node.users, key=position.__getitem__, default=node)
         released.setdefault(last_user, []).append(node)
     return released
