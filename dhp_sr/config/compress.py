@@ -5,14 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, create_model, field_validator, model_validator
 
-from dhp_sr.config.section import (
-    Fraction,
-    NotNegative,
-    Positive,
-    Scheduler,
-    Section,
-    changed,
-)
+from dhp_sr.config.section import Fraction, NotNegative, Positive, Scheduler, Section, changed
 from dhp_sr.utils.cost_kinds import COST_KINDS
 from dhp_sr.utils.devices import MAX_THREADS
 from dhp_sr.utils.methods import METHODS, MethodName

@@ -12,8 +12,8 @@ from typing import Protocol
 from tqdm import tqdm
 
 from dhp_sr.data.disk_cache import Arrays, CacheItem, cache_file, open_disk_cache
+from dhp_sr.data.memory import available_memory
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.memory import available_memory
 
 DEFAULT_FOLDER = Path("experiments", "image_cache")
 _MEMORY_SHARE = 2

@@ -11,8 +11,8 @@ import torch
 
 from dhp_sr.config import dump_options, resolve_paths, run_path
 from dhp_sr.config.schema import Options
+from dhp_sr.data.memory import check_shared_memory
 from dhp_sr.data.sampler import make_first_batch
-from dhp_sr.data.shared_memory import check_shared_memory
 from dhp_sr.reports.tables import text_table
 from dhp_sr.tasks import task_of
 from dhp_sr.training.checkpoint import CheckpointError, list_states

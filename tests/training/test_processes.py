@@ -16,7 +16,7 @@ from runs import run
 from safetensors.torch import load_file
 from tiny_runs import tiny_options
 
-from dhp_sr.data import sampler, shared_memory
+from dhp_sr.data import memory, sampler
 from dhp_sr.data.sampler import train_batches
 from dhp_sr.training.driver import batch_of_workers
 from dhp_sr.utils.errors import LostProcessError, UserError
@@ -232,19 +232,19 @@ def test_a_worker_that_hangs_is_not_waited_for_for_ever(monkeypatch):
 def test_shared_memory_is_counted_before_the_start(monkeypatch, tmp_path):
     batch = {"lq": torch.zeros(2, 3, 100, 100), "gt": torch.zeros(2, 3, 200, 200), "key": ["a"]}
     # 240,000 and 960,000 bytes in whole pages, for 2 x 4 + 2 batches
-    assert shared_memory.required_bytes(batch.values(), 4) == (59 + 235) * 4096 * 10
-    shared_memory.check_shared_memory(batch, workers=0, processes=1)
+    assert memory.required_bytes(batch.values(), 4) == (59 + 235) * 4096 * 10
+    memory.check_shared_memory(batch, workers=0, processes=1)
 
     class Status:
         f_bavail, f_frsize = 12_000, 1000
 
-    monkeypatch.setattr(shared_memory, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(memory, "SHARED_MEMORY", tmp_path)
     monkeypatch.setattr(os, "statvfs", lambda path: Status)
     with pytest.raises(UserError, match=r"4 workers need 11 MB.*11 MB are free.*--shm-size=23m"):
-        shared_memory.check_shared_memory(batch, workers=4, processes=1)
-    shared_memory.check_shared_memory(batch, workers=3, processes=1)
+        memory.check_shared_memory(batch, workers=4, processes=1)
+    memory.check_shared_memory(batch, workers=3, processes=1)
     with pytest.raises(UserError, match="each of 2 processes"):
-        shared_memory.check_shared_memory(batch, workers=3, processes=2)
+        memory.check_shared_memory(batch, workers=3, processes=2)
 
 
 def test_the_outputs_of_a_teacher_are_counted_as_well(make_options):
