@@ -81,16 +81,9 @@ def find_branches(traced: TracedNetwork, plan: ChannelPlan) -> RemovableBranches
     branches: list[Branch] = []
     reasons: dict[str, str] = {}
     for node in graph.nodes:
-        for end in graph.operands(node):
-            candidate = _Candidate(graph, end)
-            try:
-                branches.append(candidate.branch())
-            except NotRemovable as error:
-                # The first branch that a group could have gone with gives the reason.
-                for name in candidate.groups:
-                    reasons.setdefault(name, str(error))
-            else:
-                break
+        branch = _first_removable(graph, node, reasons)
+        if branch is not None:
+            branches.append(branch)
     for group in plan.prunable:
         reasons.setdefault(group.name, OUTSIDE)
     # A branch may be part of a larger one that must stay.
@@ -98,6 +91,25 @@ def find_branches(traced: TracedNetwork, plan: ChannelPlan) -> RemovableBranches
         for name in branch.groups:
             reasons.pop(name, None)
     return RemovableBranches(tuple(branches), reasons)
+
+
+def _first_removable(graph: BranchGraph, node: fx.Node, reasons: dict[str, str]) -> Branch | None:
+    """Return the branch of the first operand of a sum that can be removed.
+
+    Args:
+        graph: of the network.
+        node: any node; other than sums have no such operands.
+        reasons: group -> why it stays; those of the operands that must stay are added.
+    """
+    for end in graph.operands(node):
+        candidate = _Candidate(graph, end)
+        try:
+            return candidate.branch()
+        except NotRemovable as error:
+            # The first branch that a group could have gone with gives the reason.
+            for name in candidate.groups:
+                reasons.setdefault(name, str(error))
+    return None
 
 
 class _State(Enum):

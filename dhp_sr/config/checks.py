@@ -96,7 +96,16 @@ def _check_images(dataset: Dataset, scale: int) -> Iterator[tuple[str, str]]:
             yield "dataroot_lq", "ImageDataset expects the inputs to score on, got none"
     elif scale < 2:
         yield "type", f"SRDataset expects scale: 2, 3 or 4, got {scale}"
+    yield from _check_folders(dataset)
+    # Validation images are cropped to a multiple of the scale, patches are not.
+    if isinstance(dataset, TrainDataset):
+        if dataset.gt_size % scale:
+            yield "gt_size", f"expected a multiple of the scale ({scale}), got {dataset.gt_size}"
+        if isinstance(dataset.sigma, list) and dataset.sigma[0] > dataset.sigma[1]:
+            yield "sigma", f"expected [lowest, highest], got {dataset.sigma}"
 
+
+def _check_folders(dataset: Dataset) -> Iterator[tuple[str, str]]:
     # Whether other folders exist shows when they are opened; this needs no data.
     for name in ("dataroot_gt", "dataroot_lq"):
         for root in _as_list(getattr(dataset, name)):
@@ -108,13 +117,6 @@ def _check_images(dataset: Dataset, scale: int) -> Iterator[tuple[str, str]]:
         yield "dataroot_lq", f"expected as many folders as dataroot_gt ({expected}), got {got}"
     if "{}" not in dataset.filename_tmpl:
         yield "filename_tmpl", f"expected {{}} where the name goes, got {dataset.filename_tmpl!r}"
-
-    # Validation images are cropped to a multiple of the scale, patches are not.
-    if isinstance(dataset, TrainDataset):
-        if dataset.gt_size % scale:
-            yield "gt_size", f"expected a multiple of the scale ({scale}), got {dataset.gt_size}"
-        if isinstance(dataset.sigma, list) and dataset.sigma[0] > dataset.sigma[1]:
-            yield "sigma", f"expected [lowest, highest], got {dataset.sigma}"
 
 
 def _as_list(roots: Roots | None) -> list[str]:

@@ -7,7 +7,7 @@ While a network is traced, such functions record themselves if they are given a 
 import builtins
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -49,19 +49,7 @@ def tracing_patches(root: nn.Module, tracer: Any) -> Iterator[None]:
     not_followed = dict(_wrapped_fns_to_patch)
     _wrapped_fns_to_patch.clear()
     for file in _files_of(root):
-        replacements = {}
-        for name, function in builtin_functions.items():
-            if name not in vars(file):
-                replacements[name] = function
-        for name, value in vars(file).items():
-            if value is torch:
-                replacements[name] = torch_as_seen
-            elif value is torch.Tensor:
-                replacements[name] = torch_as_seen.Tensor
-            elif isinstance(value, torch.jit.ScriptFunction):
-                # torch keeps the function that was compiled, for torch.compile to follow.
-                replacements[name] = getattr(value, "_torchdynamo_inline", value)
-        for name, replacement in replacements.items():
+        for name, replacement in _replacements(file, builtin_functions, torch_as_seen).items():
             undo.append((file, name, vars(file).get(name, _MISSING)))
             setattr(file, name, replacement)
     try:
@@ -76,6 +64,26 @@ def tracing_patches(root: nn.Module, tracer: Any) -> Iterator[None]:
 
 
 _MISSING = object()
+
+
+def _replacements(
+    file: ModuleType, builtin_functions: Mapping[str, Any], torch_as_seen: "_TorchModule"
+) -> dict[str, Any]:
+    """Return name -> what a file of the network is to see under it while it is traced."""
+    replacements = {}
+    for name, function in builtin_functions.items():
+        # A file may have a function of its own with such a name.
+        if name not in vars(file):
+            replacements[name] = function
+    for name, value in vars(file).items():
+        if value is torch:
+            replacements[name] = torch_as_seen
+        elif value is torch.Tensor:
+            replacements[name] = torch_as_seen.Tensor
+        elif isinstance(value, torch.jit.ScriptFunction):
+            # torch keeps the function that was compiled, for torch.compile to follow.
+            replacements[name] = getattr(value, "_torchdynamo_inline", value)
+    return replacements
 
 
 class _TorchModule(ModuleType):

@@ -63,10 +63,15 @@ def _resize_module(
     module: nn.Module, prefix: str, wanted: Mapping[str, Shape], replaced: _Replacements
 ) -> None:
     """Resize the tensors that a module holds itself."""
-    tensors = _saved_tensors(module)
+    tensors: dict[str, torch.Tensor] = {}
     old: Shapes = {}
     new: Shapes = {}
-    for name, tensor in tensors.items():
+    named = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    for name, tensor in named:
+        # Buffers outside the state dict have no shape in a file or plan; a cut slices them itself.
+        if name in module._non_persistent_buffers_set:
+            continue
+        tensors[name] = tensor
         old[name] = tuple(tensor.shape)
         new[name] = wanted.get(prefix + name, old[name])
     if new == old:
@@ -86,13 +91,6 @@ def _resize_module(
     for name, tensor in tensors.items():
         if new[name] != old[name]:
             setattr(module, name, _replacement(tensor, new[name], name, replaced))
-
-
-def _saved_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    named = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-    # Buffers outside the state dict have no shape in a file or plan; a cut slices them itself.
-    unsaved = module._non_persistent_buffers_set
-    return {name: tensor for name, tensor in named if name not in unsaved}
 
 
 def _set_widths(module: nn.Module, old: Shapes, new: Shapes) -> Shapes:

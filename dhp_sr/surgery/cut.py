@@ -1,7 +1,7 @@
 """Cutting a network: a smaller copy whose tensors hold the kept channels alone."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -66,24 +66,11 @@ def cut(
         state[name] = _slice(tensor, first_name, kept)
     small = deep_copy(network).eval()
     if removed:
-        constants = constants_left(network, plan, removed, values)
-        for layer in removed:
-            # They are computed at full width, and what they are added to may lose channels.
-            if layer.name in constants and layer.channel_axis in kept:
-                channels = kept[layer.channel_axis].to(constants[layer.name].device)
-                constants[layer.name] = constants[layer.name][channels]
+        constants = constants_left(network, plan, removed, values, kept)
         replace_layers(small, removed, constants)
         for name, constant in constants.items():
             state[f"{name}.bias"] = constant
-    # Buffers outside the state dict, such as a constant gain, are sliced in place.
-    for name, tensor in list(small.named_buffers(remove_duplicate=False)):
-        if name in state:
-            continue
-        sliced = _slice(tensor, canonical[name], kept)
-        if sliced.shape != tensor.shape:
-            module_name, _, leaf = name.rpartition(".")
-            module = small.get_submodule(module_name)
-            module.register_buffer(leaf, sliced, persistent=False)
+    _slice_unsaved_buffers(small, state, canonical, kept)
     resize(small, {name: tuple(tensor.shape) for name, tensor in state.items()})
     load_values(small, state)
     # Sizes that the forward states are numbers of channels, which are others now.
@@ -108,6 +95,20 @@ def _slice(tensor: Tensor, name: str, kept: KeptEntries) -> Tensor:
         if (name, dim) in kept:
             tensor = tensor.index_select(dim, kept[name, dim].to(tensor.device))
     return tensor
+
+
+def _slice_unsaved_buffers(
+    small: nn.Module, saved: Container[str], canonical: Mapping[str, str], kept: KeptEntries
+) -> None:
+    """Slice the buffers outside the state dict, such as a constant gain, in place."""
+    for name, tensor in list(small.named_buffers(remove_duplicate=False)):
+        if name in saved:
+            continue
+        sliced = _slice(tensor, canonical[name], kept)
+        if sliced.shape != tensor.shape:
+            module_name, _, leaf = name.rpartition(".")
+            module = small.get_submodule(module_name)
+            module.register_buffer(leaf, sliced, persistent=False)
 
 
 @torch.no_grad()

@@ -39,6 +39,7 @@ def constants_left(
     plan: ChannelPlan,
     layers: Sequence[BranchLayer],
     values: Mapping[str, Tensor],
+    kept: Mapping[tuple[str, int], Tensor],
 ) -> dict[str, Tensor]:
     """Return what the layers of removed branches compute in the masked network.
 
@@ -47,9 +48,10 @@ def constants_left(
         plan: its plan.
         layers: those that are removed.
         values: full-size parameters of the masked network.
+        kept: (tensor, axis) -> indices of the kept entries.
 
     Returns:
-        Layer -> (C,) its output at full width, for the layers that leave a constant.
+        Layer -> (kept channels,) its output, for the layers that leave a constant.
 
     Raises:
         RemovalError: an output differs from position to position.
@@ -71,6 +73,12 @@ def constants_left(
     finally:
         for handle in handles:
             handle.remove()
+    for layer in layers:
+        # Computed at full width; the channels that it is added to may be pruned.
+        axis = layer.channel_axis
+        if layer.name in constants and axis is not None and axis in kept:
+            constant = constants[layer.name]
+            constants[layer.name] = constant[kept[axis].to(constant.device)]
     return constants
 
 

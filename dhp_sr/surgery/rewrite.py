@@ -141,11 +141,12 @@ def runs_only_as_traced(network: nn.Module, small: nn.Module) -> bool:
     Such is torch's `nn.MultiheadAttention`, see `dhp_sr.graph.self_attention`.
     """
     for name, module in network.named_modules():
-        if type(module) is nn.MultiheadAttention:
-            tensors = small.get_submodule(name).state_dict()
-            for key, tensor in module.state_dict().items():
-                if tensors[key].shape != tensor.shape:
-                    return True
+        if type(module) is not nn.MultiheadAttention:
+            continue
+        tensors = small.get_submodule(name).state_dict()
+        for key, tensor in module.state_dict().items():
+            if tensors[key].shape != tensor.shape:
+                return True
     return False
 
 

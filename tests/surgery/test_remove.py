@@ -206,4 +206,4 @@ def test_a_branch_that_is_not_constant_is_refused():
     hyper = convert(plain, example(plain)).eval()
     layers = hyper.plan.branches[0].layers
     with pytest.raises(RemovalError, match="every position"):
-        constants_left(plain, hyper.plan, layers, dict(plain.named_parameters()))
+        constants_left(plain, hyper.plan, layers, dict(plain.named_parameters()), {})
