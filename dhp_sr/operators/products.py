@@ -59,11 +59,7 @@ class _Operand:
                 ids = ids.narrow(dim, 0, 1).squeeze(dim)
                 shared = shared.replace(self.letters[dim], "")
         # Where each axis of the result is here; then new axes of length 1 for those that are not.
-        order = []
-        for letter in letters:
-            if letter in shared:
-                order.append(shared.index(letter))
-        ids = ids.permute(order)
+        ids = ids.permute([shared.index(letter) for letter in letters if letter in shared])
         for dim, letter in enumerate(letters):
             if letter not in shared:
                 ids = ids.unsqueeze(dim)
@@ -149,11 +145,8 @@ def _joined(op: OpContext, left: _Operand, right: _Operand, out: str) -> Tensor:
 
 def _varying_alone(factor: _Operand, other: _Operand) -> list[str]:
     """Return the axes along which one factor has channels and the other has not."""
-    letters = []
-    for letter in factor.letters:
-        if factor.varies(letter) and not other.varies(letter):
-            letters.append(letter)
-    return letters
+    varying = filter(factor.varies, factor.letters)
+    return [letter for letter in varying if not other.varies(letter)]
 
 
 def _operand(op: OpContext, node: Any, letters: str) -> _Operand:
@@ -163,29 +156,24 @@ def _operand(op: OpContext, node: Any, letters: str) -> _Operand:
 
 
 _BATCH = "abcdefghij"
+_ELLIPSIS = "STUVWXYZ"
+"""Letters of the axes that an operator or an ellipsis does not name, aligned at the end."""
 
 
 def matmul_channels(op: OpContext) -> Tensor:
     """Multiply the last two axes; those before them are a batch."""
     nodes = (op.source, op.argument(1, "other", op.node.kwargs.get("mat2")))
-    letters = []
-    for node, last in zip(nodes, ("mk", "kn"), strict=True):
-        if not isinstance(node, fx.Node):
-            raise Unsupported(f"a factor of {op.operator} at {op.layer} is no feature")
-        rank = len(op.shape(node))
-        if rank == 1:
-            letters.append("k")
-        else:
-            letters.append(_BATCH[len(_BATCH) + 2 - rank :] + last)
-    # A vector has neither rows nor columns, and the product with it has not, either.
+    operands: list[_Operand] = []
     out = ""
-    for letter in ("m", "n"):
-        if letter in letters[0] + letters[1]:
-            out += letter
+    for node, last in zip(nodes, ("mk", "kn"), strict=True):
+        letters = "k"
+        # A vector has neither rows nor columns, and the product with it has not, either.
+        if isinstance(node, fx.Node) and len(op.shape(node)) > 1:
+            letters = _BATCH[len(_BATCH) + 2 - len(op.shape(node)) :] + last
+            out += last.replace("k", "")
+        operands.append(_operand(op, node, letters))
     out = _BATCH[len(_BATCH) + len(out) - op.value.dim() :] + out
-    left = _operand(op, nodes[0], letters[0])
-    right = _operand(op, nodes[1], letters[1])
-    return product_of(op, left, right, out)
+    return product_of(op, operands[0], operands[1], out)
 
 
 def einsum_channels(op: OpContext) -> Tensor:
@@ -217,12 +205,9 @@ def einsum_channels(op: OpContext) -> Tensor:
     return product_of(op, operands[0], operands[1], out)
 
 
-_ELLIPSIS = "STUVWXYZ"
-
-
 def _without_ellipsis(term: str, rank: int) -> str:
     """Return a term of an equation with a letter for each axis of a value with `rank` axes."""
-    # Aligned at the end, as in broadcasting: the last axis is Z in every term.
+    # As in broadcasting, the last axis of an ellipsis is the same, Z, in every term.
     missing = rank - len(term.replace("...", ""))
     return term.replace("...", _ELLIPSIS[len(_ELLIPSIS) - missing :])
 
