@@ -156,6 +156,7 @@ class _Correction:
             # The masked network goes on with what the corrected layer gives.
             if self._solve(node):
                 self._masked.compute(node)
+            # Else the values of all operators, for all calibration images, would pile up.
             self._dense.release(released.get(node, []))
             self._masked.release(released.get(node, []))
 
@@ -249,6 +250,7 @@ class _Correction:
         ins_per_group = layer.weight.shape[in_dim(layer)]
         for group in range(groups):
             outs = kept_out[kept_out // outs_per_group == group]
+            # The input's channels are numbered through, those of the weight anew in each group.
             if len(outs) > 0:
                 yield kept_in + group * ins_per_group, outs
 
@@ -273,6 +275,7 @@ class _Correction:
         sample_index = 0
         for batch, values in enumerate(self._masked.values):
             targets = self._dense.values[batch][node]
+            # The layer is added to a shortcut, and makes up for what that has lost, too.
             if shortcut_error is not None:
                 targets = targets + shortcut_error(batch)
             for sample, output, target in zip(values[source], values[node], targets, strict=True):
