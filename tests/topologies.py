@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from attention import ATTENTION
+from computed_weights import COMPUTED_WEIGHTS
 from topology_base import Net, conv
 from torch import nn
 
@@ -685,6 +686,7 @@ class WindowLinear(Net):
 
 TOPOLOGIES = {
     **ATTENTION,
+    **COMPUTED_WEIGHTS,
     "layer_norm_written_out": (2, Sequence(conv(8, 8), ChannelNorm(8), conv(8, 8))),
     "layer_norm_channels_first": (2, Sequence(conv(8, 8), ChannelsFirst(8), conv(8, 8))),
     "group_norm_of_one_group": (2, Sequence(conv(8, 8), nn.GroupNorm(1, 8), conv(8, 8))),

@@ -10,6 +10,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from dhp_sr.channels.plan import ChannelPlan
 from dhp_sr.graph.capture import TracedNetwork
+from dhp_sr.operators.computed_layers import COMPUTED_LAYER
 from dhp_sr.operators.registry import spec_for
 from dhp_sr.operators.spec import Activation, OpSpec
 from dhp_sr.utils.modules import canonical_names
@@ -75,6 +76,10 @@ class BranchGraph:
         is_function = spec is not None and spec.macs is not None and not calls_module(node)
         # What the analysis counts for a node beside its weights is named after it, with brackets.
         return is_function or f"{node.name}()" in self.plan.weights
+
+    def computes_weights(self, node: fx.Node) -> bool:
+        """Return whether a node calls a module that computes the weight of a layer."""
+        return self.spec(node) is COMPUTED_LAYER
 
     def tensors(self, node: fx.Node) -> list[str]:
         """Return the names of the parameters and buffers of the module that a node calls."""

@@ -170,6 +170,8 @@ class _Candidate:
         """Return what a node's value is once the branch's own channels are masked."""
         if self._graph.has_product(node):
             raise NotRemovable(f"{layer_name(node)} multiplies by what no layer of it holds")
+        if self._graph.computes_weights(node):
+            raise NotRemovable(f"{layer_name(node)} computes its weights")
         if self._graph.is_layer(node):
             return self._state_of_layer(node)
         inputs = set()

@@ -39,8 +39,9 @@ def make_plan(
             counted at its size, per sample.
         exclude: names or patterns (`body.*`) of layers whose output channels are pinned.
         prune_residual: whether channels coupled by residual additions may be pruned.
-        kept_statistics: whether normalizations over channels take their statistics over the kept
-            channels, before the cut as after it; else such channels are pinned.
+        kept_statistics: whether normalizations over channels, and layers that standardize their
+            weights, take their statistics over the kept channels, before the cut as after it; else
+            such channels are pinned.
 
     Raises:
         TraceError: the network cannot be traced or run.
@@ -50,7 +51,7 @@ def make_plan(
 
     def plan_in_mode(training: bool) -> tuple[ChannelPlan, float]:
         """Return the plan, and the fraction of the parameters that the forward computes with."""
-        traced = trace(network, example_input, training)
+        traced = trace(network, example_input, training, join_computed_weights=True)
         if not training:
             check_capture(network, traced, example_input)
         analysis = analyze_channels(
@@ -176,12 +177,15 @@ def layers_of(analysis: AnalysisContext) -> tuple[Layer, ...]:
 def _kept_statistics(
     analysis: AnalysisContext, flat_index: Tensor, size: int
 ) -> tuple[KeptChannels, ...]:
-    """Return the normalizations over channels of which some can be pruned."""
+    """Return the layers with statistics over channels of which some can be pruned."""
     layers = []
-    for name, (dim, ids) in analysis.kept_statistics.items():
-        index = flat_index[ids]
-        if bool((index < size).any()):
-            layers.append(KeptChannels(name, dim, index))
+    for name, axes in analysis.kept_statistics.items():
+        inputs = {axis: flat_index[ids] for axis, ids in axes.inputs.items()}
+        tensors = {axis: flat_index[ids] for axis, ids in axes.tensors.items()}
+        index = flat_index[axes.output]
+        everything = torch.cat([index, *inputs.values(), *tensors.values()])
+        if bool((everything < size).any()):
+            layers.append(KeptChannels(name, inputs, tensors, axes.out_dim, index))
     return tuple(layers)
 
 

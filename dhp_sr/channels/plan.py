@@ -83,14 +83,22 @@ class Layer:
 
 @dataclass(frozen=True)
 class KeptChannels:
-    """A normalization whose statistics are taken over the kept channels."""
+    """A layer whose statistics are taken over the kept channels.
+
+    A normalization over channels, or a convolution that standardizes its filters. Indices are those
+    of channels in the flat vector; the vector's length stands for pinned ones.
+    """
 
     layer: str
     """Name of the module."""
+    inputs: Mapping[tuple[int | str, int], Tensor]
+    """(position or keyword of an input, axis) -> (length,) channel of each entry."""
+    tensors: Mapping[tuple[str, int], Tensor]
+    """Likewise (name of a tensor of the module, axis)."""
     dim: int
-    """Axis of the channels, counted from the back."""
+    """Axis of the result that holds its channels, counted from the back."""
     index: Tensor
-    """(C,) channel of each entry in the flat vector; the vector's length where it is pinned."""
+    """(C,) channel of each entry of the result along this axis."""
 
 
 @dataclass(frozen=True)
@@ -201,8 +209,8 @@ class ChannelPlan:
     re-parameterizable network."""
 
     kept_statistics: tuple[KeptChannels, ...] = ()
-    """Normalizations over channels that can be pruned. With some of them masked, they normalize
-    over the others: the pruned network is another than with zeros in these channels."""
+    """Layers with statistics over channels that can be pruned. With some of them masked, these are
+    taken over the others: the pruned network is another than with zeros in these channels."""
     branches: tuple[Branch, ...] = ()
     """Residual branches that can be removed; one may be part of another."""
 

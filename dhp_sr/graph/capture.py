@@ -39,7 +39,13 @@ class TracedNetwork(NamedTuple):
     """Numbers on which a branch, a loop or an assertion depended."""
 
 
-def trace(network: nn.Module, example_input: Example, training: bool = False) -> TracedNetwork:
+def trace(
+    network: nn.Module,
+    example_input: Example,
+    training: bool = False,
+    *,
+    join_computed_weights: bool = False,
+) -> TracedNetwork:
     """Trace a copy of `network` and run it once, without arithmetic where the operators allow it.
 
     Branches, loops and assertions on shapes are decided as for the example.
@@ -49,6 +55,9 @@ def trace(network: nn.Module, example_input: Example, training: bool = False) ->
         example_input: (N, C, H, W) or whatever the network takes, or a tuple of its inputs; only
             the first sample is used.
         training: trace the forward in training mode.
+        join_computed_weights: whether modules that compute the weight of a layer are single
+            operators where their channels are known, see `dhp_sr.graph.computed_weights`. In
+            training mode all are followed: what they compute then may be another weight.
 
     Raises:
         TraceError: the network has weights without shapes, takes other inputs than the example
@@ -60,7 +69,13 @@ def trace(network: nn.Module, example_input: Example, training: bool = False) ->
     absent = optional_inputs(network, len(inputs))
     root = copy_network(network).train(training)
     try:
-        tracer, graph_module = _traced(root, network, inputs, absent)
+        tracer, graph_module = _traced(
+            root,
+            network,
+            inputs,
+            absent,
+            join_computed_weights=join_computed_weights and not training,
+        )
     except Exception as error:  # whatever a forward raises when it is given proxies
         raise TraceError(
             f"{type(network).__name__} cannot be traced: {error}; at "
@@ -133,14 +148,21 @@ def optional_inputs(network: nn.Module, num_given: int = 1) -> dict[str, None]:
 
 
 def _traced(
-    root: nn.Module, network: nn.Module, inputs: Sequence[Tensor], absent: dict[str, None]
+    root: nn.Module,
+    network: nn.Module,
+    inputs: Sequence[Tensor],
+    absent: dict[str, None],
+    *,
+    join_computed_weights: bool,
 ) -> tuple[Tracer, fx.GraphModule]:
     tracer = Tracer(root, inputs)
     graph = tracer.trace(root, absent or None)
-    read = tracer.erase_unread_weights()
-    if read:
+    single = tracer.erase_unread_weights()
+    if join_computed_weights:
+        single |= tracer.modules_that_compute_weights()
+    if single:
         root = copy_network(network).train(root.training)
-        tracer = Tracer(root, inputs, single=read)
+        tracer = Tracer(root, inputs, single=single)
         graph = tracer.trace(root, absent or None)
         tracer.erase_unread_weights()
     # A forward may leave values in the module that it is traced on (`self.mean = ...`): the graph

@@ -1,6 +1,6 @@
 """Values of a graph that is still being traced."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,15 @@ from dhp_sr.graph.shape_inference import ShapeInterpreter, arithmetic_result, in
 
 
 class GrowingGraphInterpreter(ShapeInterpreter):
-    """Runs a graph that is still being traced, on the meta device, each node once."""
+    """Runs a graph that is still being traced, on the meta device, each node once.
+
+    Args:
+        root: copy of the network on the meta device.
+        traced_root: the network that is followed.
+        inputs: examples of its inputs, on the meta device.
+        graph: the graph.
+        plain_call: `nn.Module.__call__`, in whose place a patch records calls meanwhile.
+    """
 
     def __init__(
         self,
@@ -18,10 +26,12 @@ class GrowingGraphInterpreter(ShapeInterpreter):
         traced_root: nn.Module,
         inputs: Sequence[Tensor],
         graph: fx.Graph,
+        plain_call: Callable[..., Any],
     ) -> None:
         super().__init__(root, garbage_collect_values=False, graph=graph)
         self._traced_root = traced_root
         self._inputs = iter(inputs)
+        self._plain_call = plain_call
         # The root, which every graph has, comes before its first node and after its last.
         self._last: fx.Node = graph._root
         self.failures: dict[fx.Node, Exception] = {}
@@ -63,4 +73,12 @@ class GrowingGraphInterpreter(ShapeInterpreter):
         if result is not None:
             return result
         # Not the module itself: its `__call__` is patched while the tracer follows the network.
-        return self.submodules[target].forward(*args, **kwargs)
+        module = self.submodules[target]
+        if not module._modules:
+            return module.forward(*args, **kwargs)
+        call = nn.Module.__call__
+        nn.Module.__call__ = self._plain_call  # type: ignore[method-assign, assignment]
+        try:
+            return module(*args, **kwargs)
+        finally:
+            nn.Module.__call__ = call  # type: ignore[method-assign]

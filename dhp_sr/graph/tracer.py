@@ -13,6 +13,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from dhp_sr.graph import self_attention
+from dhp_sr.graph.computed_weights import (
+    ModuleCall,
+    may_compute_weights,
+    modules_that_compute_weights,
+)
 from dhp_sr.graph.growing_graph import GrowingGraphInterpreter
 from dhp_sr.graph.patches import tracing_patches
 from dhp_sr.graph.proxy import Proxy
@@ -25,6 +30,10 @@ LEAF_TYPES: set[type[nn.Module]] = set()
 LEAF_TESTS: list[Callable[[nn.Module, tuple[int, ...]], bool]] = []
 """Further tests of modules with weights that count as single operators, given the shape of their
 input."""
+
+LEAF_FORWARDS: set[type] = set()
+"""Classes of forwards of single modules, put in place of their class's, that are not traced
+into."""
 
 
 class Tracer(fx.Tracer):
@@ -41,11 +50,12 @@ class Tracer(fx.Tracer):
         Args:
             root: the network, a copy that the forward may change.
             inputs: examples of its inputs.
-            single: names of modules `nn.MultiheadAttention` that are not written out.
+            single: names of modules that are not followed, as any other of their class would be.
         """
         super().__init__(autowrap_functions=())
         self._single = frozenset(single)
         self._attention_weights: list[tuple[str, list[fx.Node]]] = []
+        self._weight_calls: dict[str, ModuleCall] = {}
         self._root = meta_copy(root)
         self._inputs = [tensor.to("meta") for tensor in inputs]
         self._interpreter: GrowingGraphInterpreter | None = None
@@ -128,6 +138,11 @@ class Tracer(fx.Tracer):
             return forward(*args, **kwargs)
         if type(m) is nn.MultiheadAttention and self._is_followed(m, args, kwargs):
             return self._attend(m, args, kwargs)
+        path = self.path_of_module(m)
+        if path in self._single or type(vars(m).get("forward")) in LEAF_FORWARDS:
+            return self.create_proxy("call_module", path, args, kwargs)
+        if may_compute_weights(m):
+            self._weight_calls.setdefault(path, ModuleCall(m, args, kwargs))
         # Only then are the tests of single operators worth the shape of the input.
         is_torch = type(m).__module__.startswith("torch.nn.")
         has_weights = any(weight is not None for weight in m._parameters.values())
@@ -135,7 +150,7 @@ class Tracer(fx.Tracer):
         if may_be_single and len(args) == 1 and isinstance(args[0], fx.Proxy) and not kwargs:
             value = self.meta_value(args[0], is_decided_on=False)
             if isinstance(value, Tensor) and self._is_single(m, tuple(value.shape)):
-                return self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
+                return self.create_proxy("call_module", path, args, kwargs)
         return super().call_module(m, forward, args, kwargs)
 
     def _is_followed(self, module: nn.MultiheadAttention, args: Any, kwargs: Any) -> bool:
@@ -177,6 +192,22 @@ class Tracer(fx.Tracer):
                 self.graph.erase_node(node)
         self._attention_weights.clear()
         return read
+
+    def modules_that_compute_weights(self) -> set[str]:
+        """Return the modules that compute a layer's weight and count as single operators."""
+        if not self._weight_calls:
+            return set()
+        value_of = self._values.value
+        return set(modules_that_compute_weights(self.graph, self._weight_calls, value_of))
+
+    @property
+    def _values(self) -> GrowingGraphInterpreter:
+        """The values of nodes, worked out as they are asked for."""
+        if self._interpreter is None:
+            self._interpreter = GrowingGraphInterpreter(
+                self._root, self.root, self._inputs, self.graph, self._plain_call
+            )
+        return self._interpreter
 
     def _is_single(self, module: nn.Module, shape: tuple[int, ...]) -> bool:
         """Return whether a module is a single operator for an input of a certain shape."""
@@ -272,11 +303,7 @@ class Tracer(fx.Tracer):
         Returns:
             None where it cannot be worked out.
         """
-        if self._interpreter is None:
-            self._interpreter = GrowingGraphInterpreter(
-                self._root, self.root, self._inputs, self.graph
-            )
-        value = self._interpreter.value(proxy.node)
+        value = self._values.value(proxy.node)
         if is_decided_on and not isinstance(value, (Tensor, type(None))):
             self.guards.append(proxy.node)
         return value

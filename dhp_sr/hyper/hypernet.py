@@ -55,8 +55,8 @@ class HyperNet(MaskedNetwork):
         image = inputs_of(example_input)[0]
         for group in plan.prunable:
             self._latents.append(nn.Parameter(image.new_ones(group.width)))
-        for norm in plan.kept_statistics:
-            keep_statistics(network, norm.layer, norm.dim)
+        for channels in plan.kept_statistics:
+            keep_statistics(network, channels)
         self._kept_version: tuple[int, ...] | None = None
         self.correction_report: CorrectionReport | None = None
         self._channel_index = ChannelIndex(plan, image.device)
@@ -104,7 +104,7 @@ class HyperNet(MaskedNetwork):
             return generated
 
     def _set_kept_statistics(self) -> None:
-        """Let normalizations over channels know which channels the mask keeps."""
+        """Let layers with statistics over channels know which channels the mask keeps."""
         if not self.plan.kept_statistics:
             return
         kept = self.mask
@@ -116,8 +116,7 @@ class HyperNet(MaskedNetwork):
         if version == self._kept_version:
             return
         padded = torch.cat((kept, kept.new_ones(1)))
-        index_of = {norm.layer: norm.index for norm in self.plan.kept_statistics}
-        set_kept(self.network, index_of, padded)
+        set_kept(self.network, self.plan.kept_statistics, padded)
         self._kept_version = version
 
     @property
@@ -157,6 +156,7 @@ class HyperNet(MaskedNetwork):
             if calibration is not None:
                 if reference is None:
                     reference = self.generate_with(torch.ones_like(self.mask))
+                self._set_kept_statistics()
                 values, self.correction_report = correct(
                     self.network,
                     self.plan,

@@ -1,50 +1,68 @@
-"""Normalization over the kept channels alone, in a network whose channels are only masked."""
+"""Layers with statistics over the kept channels alone, in a network whose channels are masked."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dhp_sr.operators.channel_norms import with_width
+from dhp_sr.channels.plan import KeptChannels
+from dhp_sr.graph.computed_weights import arguments_of, call_with
+from dhp_sr.graph.tracer import LEAF_FORWARDS
+from dhp_sr.operators.narrow import narrow
 
 
 class KeptStatistics:
-    """Forward of a normalization layer that takes its statistics over the kept channels.
+    """Forward of a layer that takes its statistics over the kept channels.
 
     Put in place of a module's `forward`. Masked channels come out as zeros. It computes what the
     layer computes after a cut: with all channels kept, what it computed before.
 
     Args:
         module: the layer.
-        dim: axis of the channels, counted from the back.
+        channels: of the layer, as the plan has them.
     """
 
-    def __init__(self, module: nn.Module, dim: int) -> None:
+    def __init__(self, module: nn.Module, channels: KeptChannels) -> None:
         self._module = module
-        self._dim = dim
+        self._dim = channels.dim
+        self._width = len(channels.index)
+        self.inputs: Mapping[tuple[int | str, int], Tensor] = {}
+        """(input, axis) -> indices of the kept entries; see `KeptChannels`."""
+        self.tensors: Mapping[tuple[str, int], Tensor] = {}
+        """(tensor, axis) -> indices of the kept entries."""
         self.kept: Tensor | None = None
-        """Indices of the kept channels; None for all."""
+        """Indices of the kept channels of the result; None while all channels are kept."""
 
-    def __call__(self, features: Tensor) -> Tensor:
-        """Normalize features."""
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Run the layer with the kept channels."""
         module = self._module
-        if self.kept is None:
-            return type(module).forward(module, features)
-        if len(self.kept) == 0:  # of a removed branch
-            return torch.zeros_like(features)
-        kept = self.kept.to(features.device)
-        # index_select, not a mask: with the channels gathered, any layer's own forward computes the
-        # statistics, whatever they are.
-        narrow = with_width(module, kept).forward(features.index_select(self._dim, kept))
-        shape = list(features.shape)
-        shape[self._dim] = features.shape[self._dim]
-        return narrow.new_zeros(shape).index_copy(self._dim, kept, narrow)
+        kept = self.kept
+        if kept is None:
+            return type(module).forward(module, *args, **kwargs)
+        if len(kept) == 0:  # of a removed branch
+            return torch.zeros_like(type(module).forward(module, *args, **kwargs))
+        if any(len(index) == 0 for index in self.inputs.values()):
+            # Nothing is read: the weight is zero, and the bias is left.
+            return type(module).forward(module, *args, **kwargs)
+        inputs = arguments_of(args, kwargs)
+        for (key, dim), index in self.inputs.items():
+            # index_select, not a mask: with the channels gathered, any layer's own forward computes
+            # the statistics, whatever they are.
+            inputs[key] = inputs[key].index_select(dim, index.to(inputs[key].device))
+        result = call_with(narrow(module, self.tensors).forward, inputs)
+        shape = list(result.shape)
+        shape[self._dim] = self._width
+        return result.new_zeros(shape).index_copy(self._dim, kept.to(result.device), result)
 
 
-def keep_statistics(network: nn.Module, name: str, dim: int) -> KeptStatistics:
+LEAF_FORWARDS.add(KeptStatistics)
+
+
+def keep_statistics(network: nn.Module, channels: KeptChannels) -> KeptStatistics:
     """Let a layer of a network take its statistics over kept channels; returns its forward."""
-    module = network.get_submodule(name)
-    forward = KeptStatistics(module, dim)
+    module = network.get_submodule(channels.layer)
+    forward = KeptStatistics(module, channels)
     vars(module)["forward"] = forward
     return forward
 
@@ -64,14 +82,24 @@ def plain_forwards(network: nn.Module) -> nn.Module:
     return network
 
 
-def set_kept(network: nn.Module, index_of: dict[str, Tensor], padded: Tensor) -> None:
+def set_kept(network: nn.Module, layers: Iterable[KeptChannels], padded: Tensor) -> None:
     """Set the kept channels of all such layers of a network.
 
     Args:
         network: the network.
-        index_of: layer -> (C,) flat index of each channel.
+        layers: those of its plan.
         padded: (plan.size + 1,) True for kept channels.
     """
+    channels_of = {channels.layer: channels for channels in layers}
+
+    def kept_entries(index: Tensor) -> Tensor:
+        return padded[index.to(padded.device)].nonzero().flatten()
+
     for name, forward in kept_statistics_of(network):
-        kept = padded[index_of[name].to(padded.device)]
-        forward.kept = None if bool(torch.all(kept)) else kept.nonzero().flatten()
+        channels = channels_of[name]
+        forward.inputs = {axis: kept_entries(index) for axis, index in channels.inputs.items()}
+        forward.tensors = {axis: kept_entries(index) for axis, index in channels.tensors.items()}
+        forward.kept = kept_entries(channels.index)
+        indices = [channels.index, *channels.inputs.values(), *channels.tensors.values()]
+        if all(bool(padded[index.to(padded.device)].all()) for index in indices):
+            forward.kept = None

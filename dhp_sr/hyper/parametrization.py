@@ -157,8 +157,9 @@ class Full(Parametrization):
         for name, layer in zip(self._names, self.layers, strict=True):
             weight = weights[name]
             weight_OIK = layer(*_first_two_axes(scales[name], weight))
-            mask_OI = torch.outer(*_first_two_axes(masks[name], weight))
-            generated[name] = (weight_OIK * mask_OI[..., None]).reshape(weight.shape)
+            # Along all axes, since kernels that are mixed have further ones before their channels.
+            mask = outer_product(masks[name], weight.dim()).to(weight.dtype)
+            generated[name] = weight_OIK.reshape(weight.shape) * mask
         return generated
 
     def init_like_paper(self, weights: Mapping[str, Tensor]) -> None:

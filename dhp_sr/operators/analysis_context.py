@@ -69,14 +69,27 @@ class LayerCalls(NamedTuple):
     """Size of the output."""
 
 
+class KeptAxes(NamedTuple):
+    """Channels of a module whose statistics are taken over the kept ones."""
+
+    inputs: Mapping[tuple[int | str, int], Tensor]
+    """(position or keyword of an input, axis) -> (length,) ids of its entries."""
+    tensors: Mapping[tuple[str, int], Tensor]
+    """Likewise (name of a tensor of the module, axis)."""
+    out_dim: int
+    """Axis of the result that holds its channels, counted from the back."""
+    output: Tensor
+    """(C,) ids of the channels of the result."""
+
+
 class AnalysisContext:
     """Everything that channel rules write while the graph is analyzed."""
 
     def __init__(self, network: nn.Module, *, kept_statistics: bool = True) -> None:
         self.kept_statistics_allowed = kept_statistics
-        """Whether normalizations over channels may take their statistics over the kept ones."""
-        self.kept_statistics: dict[str, tuple[int, Tensor]] = {}
-        """Layers that do -> axis of the channels, counted from the back, and their (C,) ids."""
+        """Whether layers may take their statistics over the kept channels."""
+        self.kept_statistics: dict[str, KeptAxes] = {}
+        """Layers that do -> their channels."""
         self.union_find = ChannelUnionFind()
         self.axes: dict[tuple[str, int], Tensor] = {}
         """(tensor name, axis) -> (length,) channel id of each entry."""

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from dhp_sr.graph.tracer import LEAF_TESTS
+from dhp_sr.operators.analysis_context import KeptAxes
 from dhp_sr.operators.context import OpContext, ReceptiveContext
+from dhp_sr.operators.narrow import narrow
 from dhp_sr.operators.receptive_field import ReceptiveField2D
 from dhp_sr.operators.spatial_layout import mix_axes
 from dhp_sr.operators.spec import OpSpec, Unsupported
@@ -102,22 +104,10 @@ def with_width(module: nn.Module, kept: Tensor) -> nn.Module:
         module: a normalization whose parameters hold an entry for each channel.
         kept: indices of the channels.
     """
-    narrow = copy.copy(module)
-    state = narrow.__dict__
-    # The forward of the copy is that of its class, whatever the instance was given instead.
-    state.pop("forward", None)
-    vectors: dict[str, Tensor | None] = {}
-    for name, tensor in module._parameters.items():
-        if tensor is None:
-            vectors[name] = None
-            continue
-        vectors[name] = tensor.index_select(_long_axis(tensor), kept)
-    state["_parameters"] = vectors
-    if "normalized_shape" in state:
-        state["normalized_shape"] = (len(kept),)
-    if "num_channels" in state:
-        state["num_channels"] = len(kept)
-    return narrow
+    axes = {}
+    for name, tensor in module.named_parameters(recurse=False):
+        axes[name, _long_axis(tensor)] = kept
+    return narrow(module, axes)
 
 
 def channel_norm_channels(op: OpContext) -> Tensor:
@@ -146,9 +136,13 @@ def keep_statistics(op: OpContext, dim: int) -> Tensor:
     if not op.analysis.kept_statistics_allowed or module is None:
         raise Unsupported(f"{op.operator} at {op.layer} mixes all channels")
     channels = op.channels(op.source, dim)
+    tensors = {}
     for name, tensor in module.named_parameters(recurse=False):
+        tensors[name, _long_axis(tensor)] = channels
         op.analysis.bind_axis(f"{op.layer}.{name}", _long_axis(tensor), channels)
-    op.analysis.kept_statistics[op.layer] = (dim - len(op.shape(op.source)), channels)
+    from_back = dim - len(op.shape(op.source))
+    axes = KeptAxes({(0, from_back): channels}, tensors, from_back, channels)
+    op.analysis.kept_statistics[op.layer] = axes
     return op.broadcast_along(channels, dim)
 
 

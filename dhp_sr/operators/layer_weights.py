@@ -41,6 +41,7 @@ class LayerWeights:
         """Couple the entries along axis `dim` of the weight with channels; returns their ids."""
         if isinstance(self.weight, str):
             return self._op.analysis.bind_axis(self.weight, dim, ids)
+        self._pin_if_unknown(dim, ids)
         self._op.analysis.union_find.union(self._op.channels(self.weight, dim), ids)
         return ids
 
@@ -48,7 +49,20 @@ class LayerWeights:
         """Return (count,) ids of the channels that axis `dim` of the weight creates."""
         if isinstance(self.weight, str):
             return self._op.analysis.new_out_channels(self.weight, dim, count, self.layer)
+        self._pin_if_unknown(dim, self._op.channels(self.weight, dim))
         return self._op.channels(self.weight, dim)
+
+    def _pin_if_unknown(self, dim: int, ids: Tensor) -> None:
+        """Pin channels along an axis of a computed weight whose entries are not told apart."""
+        op = self._op
+        if self.weight.op == "get_attr" or op.shape(self.weight)[dim] == 1:
+            return
+        if not op.varies_along(self.weight, dim):
+            reason = f"the forward computes the weight of {op.operator} at {op.layer}"
+            origin = self._origin()
+            if origin is not None:
+                reason = f"the forward computes with the values of {origin}"
+            op.analysis.pin(ids, f"{reason}, and no rule follows its channels")
 
     def record_groups(self, dim: int, groups: int) -> None:
         """Record that axis `dim` holds the channels of a single one of equal groups."""

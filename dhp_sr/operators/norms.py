@@ -61,7 +61,9 @@ def group_norm_channels(op: OpContext) -> Tensor:
     # A group's statistics are taken over all of its channels: with some of them pruned the others
     # would be normalized differently. So a group is pruned as a whole.
     channels = op.channels(op.source)
-    groups = op.module.num_groups
+    groups = op.option(1, "num_groups")
+    if op.module is None:
+        return _functional_group_norm_channels(op, channels, groups)
     if not op.module.affine:
         raise Unsupported(f"GroupNorm at {op.layer} has no weight that tells the width")
     if groups == 1:
@@ -70,6 +72,21 @@ def group_norm_channels(op: OpContext) -> Tensor:
     for name in _tensors(op.module):
         op.analysis.bind_axis(f"{op.layer}.{name}", 0, channels)
     return op.broadcast_along(channels)
+
+
+def _functional_group_norm_channels(op: OpContext, channels: Tensor, groups: int) -> Tensor:
+    """Couple the channels of each group, and the vectors that `F.group_norm` is given.
+
+    Raises:
+        Unsupported: a single group, whose statistics are over all channels.
+    """
+    if groups == 1:
+        raise Unsupported(f"{op.operator} at {op.layer} mixes all channels")
+    blocks = union_blocks(channels, groups, op.analysis.union_find)
+    # The number of groups is written in the call: it counts the groups that are left.
+    counted = ChannelRange(blocks[:, 0], 0, groups, (0, groups))
+    op.record_size(op.arg_path(1, "num_groups"), counted, op.argument(1, "num_groups"))
+    return _functional_norm_channels(op)
 
 
 def axes_norm_channels(op: OpContext) -> Any:
@@ -202,7 +219,7 @@ OPS = (
     ),
     OpSpec(
         "group normalization",
-        (nn.GroupNorm,),
+        (nn.GroupNorm, F.group_norm),
         channels=group_norm_channels,
         receptive_field=whole_image_statistics,
         resize=resize_group_norm,

@@ -9,6 +9,7 @@ from typing import Any
 from torch import fx, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from dhp_sr.graph.computed_weights import may_compute_weights
 from dhp_sr.graph.tracer import LEAF_TYPES
 from dhp_sr.operators import (
     assignment,
@@ -25,6 +26,7 @@ from dhp_sr.operators import (
     splitting,
 )
 from dhp_sr.operators.channel_norms import CHANNEL_NORM
+from dhp_sr.operators.computed_layers import COMPUTED_LAYER
 from dhp_sr.operators.context import OpContext
 from dhp_sr.operators.spec import ChannelRule, OpSpec, Target, Unsupported
 
@@ -150,9 +152,10 @@ def spec_for(node: fx.Node, module: nn.Module | None) -> OpSpec:
         has_hooks = module._forward_hooks or module._forward_pre_hooks
         if has_hooks:
             return UNKNOWN
-        is_torch = type(module).__module__.startswith("torch.nn.")
-        # Of other classes only registered ones and normalizations are not traced into.
-        return _TABLE.get(type(module), UNKNOWN if is_torch else CHANNEL_NORM)
+        if type(module) in _TABLE or type(module).__module__.startswith("torch.nn."):
+            return _TABLE.get(type(module), UNKNOWN)
+        # Of other classes only these are not traced into.
+        return COMPUTED_LAYER if may_compute_weights(module) else CHANNEL_NORM
     target = node.target
     if target not in _TABLE and not isinstance(target, str):
         # Functions of packages that need not be installed are registered by their qualified names.

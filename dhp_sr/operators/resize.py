@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from dhp_sr.operators.narrow import set_widths
 from dhp_sr.operators.registry import spec_of_module
 from dhp_sr.operators.spec import CannotResize, Shape, Shapes
 from dhp_sr.utils.errors import UserError, nearest
@@ -101,12 +102,9 @@ def _set_widths(module: nn.Module, old: Shapes, new: Shapes) -> Shapes:
     if type(module).__module__.startswith("torch.nn.") and not isinstance(module, _BARE):
         changed = next(name for name in old if new[name] != old[name])
         raise CannotResize(f"{changed}: layers of type {type(module).__name__} cannot be resized")
-    # A module outside torch.nn holds bare parameters, whose widths it reads from their shapes;
-    # hand-written normalizations have the attribute that torch's have.
-    normalized = vars(module).get("normalized_shape")
-    if normalized is not None and old.get("weight") == tuple(normalized):
-        vars(module)["normalized_shape"] = new["weight"]
-    return {}
+    # A module outside torch.nn holds bare parameters, whose widths it reads from their shapes, or
+    # from attributes such as those of torch's layers.
+    return set_widths(module, old, new)
 
 
 def _replacement(

@@ -103,6 +103,30 @@ def _all_counted(sizes: Iterable[ChannelSize | None]) -> ChannelSize | None:
     return ChannelSize(torch.cat(counted))
 
 
+def new_tensor_channels(op: OpContext) -> Tensor:
+    """Make a tensor of its own: the first input tells a type and a device alone."""
+    ids = op.analysis.union_find.new_ids(1, op.layer)
+    op.analysis.union_find.pin(ids, f"a tensor that the forward makes at {op.layer}")
+    return ids.reshape([1] * op.value.dim())
+
+
+def random_channels(op: OpContext) -> Tensor:
+    """Fill a value with random numbers, the same ones for all channels.
+
+    Raises:
+        Unsupported: each channel has its own, and which they are depends on how many there are.
+    """
+    ids = op.ids[op.source]
+    if ids.numel() > 1:
+        raise Unsupported(f"{op.operator} draws numbers for every channel at {op.layer}")
+    return ids
+
+
+def constant_field(op: ReceptiveContext) -> None:
+    """Return nothing: the result does not depend on the image."""
+    return None
+
+
 def assertion_channels(op: OpContext) -> None:
     """Pin the channels whose number an assertion is about: it would fail after a cut."""
     for size in op.channel_sizes():
@@ -192,6 +216,20 @@ OPS = (
     OpSpec("size", ("size",), size_channels, value_inputs=0),
     OpSpec("number of entries", ("numel",), entry_count_channels, value_inputs=0),
     OpSpec("number", ("get_device", "is_floating_point", math.prod), no_channels),
+    OpSpec(
+        "new tensor",
+        ("new_empty", "new_zeros", "new_ones", "new_full"),
+        channels=new_tensor_channels,
+        receptive_field=constant_field,
+        value_inputs=0,
+    ),
+    OpSpec(
+        "random numbers",
+        ("normal_", "uniform_"),
+        channels=random_channels,
+        receptive_field=constant_field,
+        value_inputs=0,
+    ),
     OpSpec(
         "assertion",
         (torch._assert, "torch.fx._symbolic_trace._assert_is_none"),

@@ -23,6 +23,11 @@ _TRAINING_FORM = (
     "evaluation mode stay apart, and cost what is stated here."
 )
 
+_KEPT_STATISTICS = (
+    "Statistics over the kept channels, while channels are masked as after the cut (normalizations "
+    "over channels, standardized weights):"
+)
+
 FORMER_KEYS = {
     "least": "lower_bound",
     "floor": "min_width",
@@ -68,6 +73,10 @@ def plan_text(plan: Mapping[str, Any]) -> str:
     lines.append("")
     if plan.get("training_form"):
         lines += [*_wrapped(_TRAINING_FORM), ""]
+    if plan.get("kept_statistics"):
+        layers = plan["kept_statistics"]
+        text = f"{_KEPT_STATISTICS} {_plural(len(layers), 'layer')}, {abbreviate(layers)}"
+        lines += [*_wrapped(text), ""]
     if plan["excluded"]:
         lines += [*_wrapped(f"Excluded by name: {', '.join(plan['excluded'])}"), ""]
     lines.append("With every group at its minimum width:")

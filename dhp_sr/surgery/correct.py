@@ -32,6 +32,8 @@ from torch import Tensor, fx, nn
 
 from dhp_sr.channels.plan import BranchLayer, ChannelPlan, Leaves
 from dhp_sr.graph.capture import trace
+from dhp_sr.operators.computed_layers import COMPUTED_LAYER
+from dhp_sr.operators.registry import spec_for
 from dhp_sr.surgery.cut import kept_entries
 from dhp_sr.surgery.layer_samples import (
     add_to_layer,
@@ -97,7 +99,8 @@ def correct(
     outputs that these statistics were taken of.
 
     Args:
-        network: the plain network at full width, in eval mode; it is left as it was.
+        network: the network at full width, in eval mode; it is left as it was. Layers whose
+            statistics are over the kept channels know which these are.
         plan: its plan.
         mask: (plan.size,) True for kept channels.
         values: full-size parameters of the masked network, zero where channels are cut.
@@ -114,8 +117,13 @@ def correct(
     """
     if not batches:
         raise ValueError("correction needs calibration inputs, found none")
-    traced = trace(network, first_samples(batches[0]), plan.training_time_form).graph_module
-    dense = Execution(traced, reference or {}, batches)
+    traced = trace(
+        network,
+        first_samples(batches[0]),
+        plan.training_time_form,
+        join_computed_weights=True,
+    ).graph_module
+    dense = Execution(traced, reference or {}, batches, is_dense=True)
     masked = Execution(traced, values, batches)
     correction = _Correction(plan, mask, values, dense, masked, rows_per_feature)
     correction.run(traced.graph)
@@ -167,6 +175,10 @@ class _Correction:
             if layer.leaves is Leaves.BIAS:
                 self._correct_constant(node, layer)
             return layer.leaves is Leaves.BIAS
+        if node.op == "call_module":
+            module = self._masked.module(node)
+            if spec_for(node, module) is COMPUTED_LAYER:
+                self.skipped[str(node.target)] = "it computes its weights"
         return self._masked.is_layer(node) and self._can_change(node) and self._correct(node)
 
     def _correct_constant(self, node: fx.Node, layer: BranchLayer) -> None:

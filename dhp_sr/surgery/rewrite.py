@@ -106,7 +106,9 @@ def rewrite(
     parameter = next(network.parameters())
     image = torch.zeros(plan.example_shape, dtype=floating_dtype(network), device=parameter.device)
     example = with_further_inputs(image, plan.further_inputs)
-    traced = trace(network, example, plan.training_time_form).graph_module
+    traced = trace(
+        network, example, plan.training_time_form, join_computed_weights=True
+    ).graph_module
     # Plain tensors that the forward uses are constants of the trace; they belong to no module.
     for name, constant in traced.named_buffers(recurse=False):
         if name.startswith("_tensor_constant"):

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from dhp_sr.graph.tracer import LEAF_FORWARDS
 from dhp_sr.surgery.layer_samples import LAYERS, Layer
 from dhp_sr.utils.example import Example, inputs_of
 
@@ -30,10 +31,17 @@ class Execution:
         traced: the captured network; it is left as it was.
         parameters: parameters that take the place of its own, by name.
         batches: inputs, each (N, C, H, W) or a tuple of the network's inputs.
+        is_dense: whether all channels are kept, so that layers whose statistics are over the kept
+            ones run as they are.
     """
 
     def __init__(
-        self, traced: fx.GraphModule, parameters: Mapping[str, Tensor], batches: Sequence[Example]
+        self,
+        traced: fx.GraphModule,
+        parameters: Mapping[str, Tensor],
+        batches: Sequence[Example],
+        *,
+        is_dense: bool = False,
     ) -> None:
         self.values: list[dict[fx.Node, Any]] = []
         """For each batch: node -> its value."""
@@ -48,6 +56,9 @@ class Execution:
         for name, parameter in self._network.named_parameters():
             if name in parameters:
                 parameter.copy_(parameters[name])
+        for module in self._network.modules():
+            if is_dense and type(vars(module).get("forward")) in LEAF_FORWARDS:
+                del vars(module)["forward"]
         # A copy has nodes of its own; with the original graph both versions share their keys.
         self._network.graph = traced.graph
         self._interpreter = fx.Interpreter(self._network, garbage_collect_values=False)

@@ -32,6 +32,7 @@ REWRITTEN = {
     "attention_module_with_dropout",
     "attention_between_channels",
     "assigned_slice",
+    "group_norm_called",
 }
 """The topologies whose own forward would contradict a cut."""
 

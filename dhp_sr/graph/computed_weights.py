@@ -1,0 +1,152 @@
+"""Modules whose forward computes the weight of a layer, found in a traced graph.
+
+    weight --> (w - mean) / std --.
+    x ---------------------------conv2d --> y        one module: a standardized convolution
+
+Followed operator by operator, an entry of such a weight belongs to an output and to an input
+channel at once, and so does everything computed from it. As a single operator the module is a layer
+like any other: it has input and output channels.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+LAYER_FUNCTIONS = (
+    *(F.conv1d, F.conv2d, F.conv3d, F.linear),
+    *(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
+)
+"""Functions of layers; their second argument is the weight."""
+
+CASTS = ("to", "type", "type_as", "float", "double", "half", "bfloat16", "contiguous")
+"""Methods that leave the values of a weight as they are."""
+
+Inputs = dict[int | str, Any]
+"""Position or keyword of an argument -> its value for the example."""
+
+
+def arguments_of(args: Iterable[Any], kwargs: Mapping[str, Any]) -> Inputs:
+    """Return the arguments of a call by position or keyword."""
+    arguments: Inputs = {}
+    arguments.update(enumerate(args))
+    arguments.update(kwargs)
+    return arguments
+
+
+def call_with(function: Callable[..., Any], inputs: Inputs) -> Any:
+    """Call a function with arguments by position or keyword."""
+    args = [value for key, value in inputs.items() if isinstance(key, int)]
+    kwargs = {key: value for key, value in inputs.items() if isinstance(key, str)}
+    return function(*args, **kwargs)
+
+
+WEIGHT_TESTS: list[Callable[[nn.Module, Inputs], bool]] = []
+"""Tests of modules that compute a weight, whether they count as single operators, given examples of
+their inputs on the meta device."""
+
+
+class ModuleCall(NamedTuple):
+    """Arguments of a module's first call, with proxies for traced values."""
+
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+def may_compute_weights(module: nn.Module) -> bool:
+    """Return whether a module holds what a weight could be computed from."""
+    if type(module).__module__.startswith("torch.nn."):
+        return False
+    for parameter in module._parameters.values():
+        if parameter is not None and parameter.dim() > 1:
+            return True
+    return False
+
+
+def modules_that_compute_weights(
+    graph: fx.Graph, calls: Mapping[str, ModuleCall], value_of: Callable[[fx.Node], Any]
+) -> list[str]:
+    """Return the modules that compute the weight of a layer and count as single operators.
+
+    Args:
+        graph: of a network whose modules were all followed.
+        calls: calls of modules that may be such, by path.
+        value_of: returns the value of a node for the example, on the meta device.
+    """
+    owners: dict[str, None] = {}
+    for node in graph.nodes:
+        owner = _owner(node, calls)
+        if owner and node.op == "call_function" and node.target in LAYER_FUNCTIONS:
+            weight = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
+            if isinstance(weight, fx.Node) and _is_computed(weight):
+                owners[owner] = None
+    if not owners:
+        return []
+    refused = set()
+    for node in graph.nodes:
+        if node.op == "call_module" and not _works_on_vectors(node, calls, value_of):
+            refused.update(set(_paths(node)) - {str(node.target)})
+    single = []
+    for path in owners:
+        inputs = _examples(calls[path], value_of)
+        module = calls[path].module
+        if path not in refused and inputs and any(test(module, inputs) for test in WEIGHT_TESTS):
+            single.append(path)
+    return single
+
+
+def _paths(node: fx.Node) -> list[str]:
+    """Return the modules in whose forward a node was recorded, from the outermost inwards."""
+    return [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+
+
+def _owner(node: fx.Node, calls: Mapping[str, ModuleCall]) -> str:
+    """Return the innermost module around a node; empty if it cannot be a single operator."""
+    paths = _paths(node)
+    return paths[-1] if paths and paths[-1] in calls else ""
+
+
+def _is_computed(weight: fx.Node) -> bool:
+    """Return whether a weight is more than a parameter in another type."""
+    while weight.op == "call_method" and weight.target in CASTS:
+        source = weight.args[0]
+        assert isinstance(source, fx.Node), "a method is called on a traced value"
+        weight = source
+    return weight.op.startswith("call")
+
+
+def _works_on_vectors(
+    node: fx.Node, calls: Mapping[str, ModuleCall], value_of: Callable[[fx.Node], Any]
+) -> bool:
+    """Return whether a module inside another has no weights, or works on a vector for an image.
+
+    A layer that works on a map is worth following by itself.
+    """
+    paths = [path for path in _paths(node) if path in calls]
+    if not paths:
+        return True
+    names = [name for name, _ in calls[paths[0]].module.named_parameters()]
+    inner = str(node.target).removeprefix(paths[0]).removeprefix(".")
+    if not any(name.startswith(f"{inner}.") for name in names):
+        return True
+    value = value_of(node)
+    return isinstance(value, Tensor) and math.prod(value.shape[2:]) == 1
+
+
+def _examples(call: ModuleCall, value_of: Callable[[fx.Node], Any]) -> Inputs:
+    """Return the values of a call's arguments; empty where they are other than tensors."""
+    inputs: Inputs = {}
+    for key, argument in arguments_of(call.args, call.kwargs).items():
+        value = argument
+        if isinstance(argument, fx.Proxy):
+            value = value_of(argument.node)
+            if not isinstance(value, Tensor):
+                return {}
+        elif not isinstance(argument, (int, float, bool, str, torch.dtype, type(None))):
+            return {}
+        inputs[key] = value
+    return inputs

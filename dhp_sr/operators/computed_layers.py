@@ -1,0 +1,224 @@
+"""Layers that compute their weight: standardized, modulated, mixed of several kernels.
+
+A filter that is standardized, (w - mean) / deviation over its own entries, does not depend on
+other filters: its output channel is as free as that of a plain convolution. Its input channels
+enter the statistics. Cut or masked, these are taken over the kept ones, as in a normalization over
+channels. Where zeros in the weight do what a cut does (a scaled weight, the demodulation of
+StyleGAN2, kernels mixed by a softmax) masks suffice.
+"""
+
+from fractions import Fraction
+from itertools import combinations
+from math import prod
+
+import torch
+from torch import Tensor, fx, nn
+
+from dhp_sr.graph.computed_weights import WEIGHT_TESTS, Inputs, arguments_of
+from dhp_sr.graph.shape_inference import count_macs, meta_copy
+from dhp_sr.operators.analysis_context import KeptAxes, LayerCalls
+from dhp_sr.operators.context import OpContext, ReceptiveContext
+from dhp_sr.operators.coupled_axes import (
+    ComputedLayer,
+    CoupledAxes,
+    entries_of,
+    find_computed_layer,
+    kept_axes,
+)
+from dhp_sr.operators.narrow import narrow
+from dhp_sr.operators.receptive_field import ReceptiveField2D
+from dhp_sr.operators.spec import OpSpec, Unsupported
+
+WEIGHT_TESTS.append(lambda module, inputs: find_computed_layer(module, inputs) is not None)
+
+
+def computed_layer_channels(op: OpContext) -> Tensor:
+    """Bind the channels that experiment finds; statistics are taken over the kept ones.
+
+    Raises:
+        Unsupported: the channels of the module are not found.
+    """
+    given = arguments_of(op.node.args, op.node.kwargs)
+    examples = {key: op.evaluate(value) for key, value in given.items()}
+    layer = find_computed_layer(op.module, examples)
+    macs = None
+    if layer is not None:
+        macs = _macs_by_sets(op, layer, given)
+    if layer is None or macs is None:
+        raise Unsupported(f"{op.operator} at {op.layer} computes its weights, and has no rule")
+    ids = [_bind(op, axes, given) for axes in layer.sets]
+    _pin_other_inputs(op, layer, given)
+    if not layer.is_exact:
+        _keep_statistics(op, layer, ids)
+    _record_macs(op, layer, macs, ids)
+    for axes, channels in zip(layer.sets, ids, strict=True):
+        if axes.output is not None:
+            return op.broadcast_along(channels[axes.output], layer.out_dim)
+    raise AssertionError("a set holds the channels of the result")
+
+
+def _bind(op: OpContext, axes: CoupledAxes, given: Inputs) -> Tensor:
+    """Couple the channels of a set; returns the (width,) ids of its elements."""
+    union_find = op.analysis.union_find
+    first_entry = torch.zeros(axes.width, dtype=torch.long)
+    ids: Tensor | None = None
+    for (key, dim), element_of_entry in axes.inputs.items():
+        entries = op.channels(given[key], dim)
+        if ids is None:
+            first_entry[element_of_entry.flip(0)] = torch.arange(len(entries)).flip(0)
+            ids = entries[first_entry]
+        union_find.union(entries, ids[element_of_entry])
+    for (name, dim), element_of_entry in axes.tensors.items():
+        tensor = f"{op.layer}.{name}"
+        if ids is None:
+            count = len(element_of_entry)
+            entries = op.analysis.new_out_channels(tensor, dim, count, op.layer)
+            first_entry[element_of_entry.flip(0)] = torch.arange(count).flip(0)
+            ids = entries[first_entry]
+        op.analysis.bind_axis(tensor, dim, ids[element_of_entry])
+        groups = getattr(op.module, "groups", 1)
+        if name == "weight" and dim == 1 and isinstance(groups, int) and groups > 1:
+            op.analysis.record_groups(tensor, dim, groups)
+    assert ids is not None, "a set has axes of tensors"
+    return ids
+
+
+def _pin_other_inputs(op: OpContext, layer: ComputedLayer, given: Inputs) -> None:
+    """Pin the channels of inputs that go into the weight as a whole."""
+    known = {key for axes in layer.sets for key, _ in axes.inputs}
+    for key, argument in given.items():
+        if isinstance(argument, fx.Node) and key not in known:
+            reason = f"{op.operator} at {op.layer} computes its weights from all of it"
+            op.analysis.pin(op.ids.get(argument), reason)
+
+
+def _keep_statistics(op: OpContext, layer: ComputedLayer, ids: list[Tensor]) -> None:
+    """State over which channels the layer computes its weights, or pin those that must stay."""
+    if not op.analysis.kept_statistics_allowed:
+        reason = f"{op.operator} at {op.layer} computes its weights from all channels"
+        for axes, channels in zip(layer.sets, ids, strict=True):
+            if not axes.is_exact:
+                op.analysis.pin(channels, reason)
+        return
+    inputs: dict[tuple[int | str, int], Tensor] = {}
+    tensors: dict[tuple[str, int], Tensor] = {}
+    output: Tensor | None = None
+    for axes, channels in zip(layer.sets, ids, strict=True):
+        inputs |= {axis: channels[elements] for axis, elements in axes.inputs.items()}
+        tensors |= {axis: channels[elements] for axis, elements in axes.tensors.items()}
+        if axes.output is not None:
+            output = channels[axes.output]
+    assert output is not None, "a set holds the channels of the result"
+    op.analysis.kept_statistics[op.layer] = KeptAxes(
+        inputs, tensors, layer.out_dim - op.value.dim(), output
+    )
+
+
+Macs = dict[tuple[int, ...], int]
+"""Numbers of the sets whose widths a count is proportional to -> multiply-adds."""
+
+
+def _macs_by_sets(op: OpContext, layer: ComputedLayer, given: Inputs) -> Macs | None:
+    """Return the multiply-adds by the widths that they are proportional to; None if unknown.
+
+    They are counted at full and at half width of every set. Each factor of a count is a width or a
+    constant, so that these counts determine all others.
+    """
+    numbers = range(len(layer.sets))
+    half = [(axes.width + 1) // 2 for axes in layer.sets]
+    counts: dict[frozenset[int], Fraction] = {}
+    for size in range(len(layer.sets) + 1):
+        for halved in combinations(numbers, size):
+            count = _count(op, layer, given, halved, half)
+            if count <= 0:
+                return None
+            counts[frozenset(halved)] = Fraction(count)
+    for number in numbers:
+        ratio = Fraction(half[number], layer.sets[number].width)
+        if ratio == 1:
+            # A single channel, which is never cut: all counts are constant in it.
+            continue
+        separated: dict[frozenset[int], Fraction] = {}
+        for others, full_count in counts.items():
+            if number in others:
+                continue
+            half_count = counts[others | {number}]
+            constant = (half_count - ratio * full_count) / (1 - ratio)
+            # Of those with the number, what is proportional to the width; of the others the rest.
+            separated[others | {number}] = full_count - constant
+            separated[others] = constant
+        counts = separated
+    macs: Macs = {}
+    for proportional, part in counts.items():
+        if any(layer.sets[number].width == 1 for number in proportional):
+            continue
+        width = prod(layer.sets[number].width for number in proportional)
+        if part < 0 or part.denominator > 1 or part % width:
+            return None
+        if part:
+            macs[tuple(sorted(proportional))] = int(part)
+    return macs
+
+
+def _count(
+    op: OpContext,
+    layer: ComputedLayer,
+    given: Inputs,
+    halved: tuple[int, ...],
+    half: list[int],
+) -> int:
+    """Return the multiply-adds of a call with some sets at half width."""
+    elements: list[Tensor | None] = [None] * len(layer.sets)
+    inputs: Inputs = {key: op.evaluate(value) for key, value in given.items()}
+    for number in halved:
+        chosen = torch.arange(half[number])
+        elements[number] = chosen
+        for (key, dim), element_of_entry in layer.sets[number].inputs.items():
+            shape = list(inputs[key].shape)
+            shape[dim] = len(entries_of(element_of_entry, chosen))
+            inputs[key] = inputs[key].new_empty(shape)
+    module = narrow(meta_copy(op.module), kept_axes(layer.sets, elements))
+    for inner in module.modules():
+        for name, tensor in inner.named_parameters(recurse=False):
+            inner._parameters[name] = nn.Parameter(tensor.detach())
+    args = [value for key, value in inputs.items() if isinstance(key, int)]
+    kwargs = {key: value for key, value in inputs.items() if isinstance(key, str)}
+    return count_macs(op.node, module, args, kwargs)
+
+
+def _record_macs(op: OpContext, layer: ComputedLayer, macs: Macs, ids: list[Tensor]) -> None:
+    """Count the multiply-adds: of the weight where it has all of them, else of products."""
+    weight = getattr(op.module, "weight", None)
+    if len(macs) == 1 and isinstance(weight, Tensor):
+        ((numbers, count),) = macs.items()
+        rows = {number for number in numbers if ("weight", 0) in layer.sets[number].tensors}
+        columns = {number for number in numbers if ("weight", 1) in layer.sets[number].tensors}
+        is_filter = bool(rows) and rows | columns == set(numbers) and not count % weight.numel()
+        if is_filter and (columns or weight.shape[1] == 1):
+            output_elements = prod(op.value.shape[1:])
+            kind = "linear" if weight.dim() == 2 else "conv"
+            calls = LayerCalls(kind, count // weight.numel(), 0, output_elements)
+            op.analysis.record_macs(f"{op.layer}.weight", calls)
+            return
+    for numbers, count in macs.items():
+        name = ".".join([f"{op.node.name}()", *map(str, numbers)])
+        axes = {position: ids[number] for position, number in enumerate(numbers)}
+        op.analysis.record_product(name, count, axes)
+
+
+def computed_layer_field(op: ReceptiveContext) -> ReceptiveField2D:
+    """Refuse a layer that is not followed operator by operator.
+
+    Raises:
+        Unbounded: always.
+    """
+    raise op.unbounded("may look at the whole image")
+
+
+COMPUTED_LAYER = OpSpec(
+    "layer that computes its weight",
+    (),
+    channels=computed_layer_channels,
+    receptive_field=computed_layer_field,
+)
+"""Stands for every module that is recognized by `find_computed_layer`."""

@@ -1,0 +1,101 @@
+"""A module with some of its channels: a copy that shares all that is not cut."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from dhp_sr.operators.layers import resize_convolution, resize_linear, resize_transposed
+from dhp_sr.operators.spec import Shape, Shapes
+
+TensorAxis = tuple[str, int]
+"""Name of a tensor of a module, and axis of it."""
+
+
+def narrow(module: nn.Module, kept: Mapping[TensorAxis, Tensor]) -> nn.Module:
+    """Return a copy of a module that has only some entries along some axes of its tensors.
+
+    Gradients flow back into the module's own tensors.
+
+    Args:
+        module: any module.
+        kept: indices of the entries along each axis that is cut.
+    """
+    narrowed = copy.copy(module)
+    state = vars(narrowed)
+    # The forward of the copy is that of its class, whatever the instance was given instead.
+    state.pop("forward", None)
+    old: Shapes = {}
+    new: Shapes = {}
+    for registry in ("_parameters", "_buffers"):
+        tensors: dict[str, Tensor | None] = {}
+        for name, tensor in state[registry].items():
+            tensors[name] = tensor
+            if tensor is None:
+                continue
+            old[name] = tuple(tensor.shape)
+            for (tensor_name, dim), index in kept.items():
+                if tensor_name == name:
+                    tensor = tensor.index_select(dim, index.to(tensor.device))
+            tensors[name] = tensor
+            new[name] = tuple(tensor.shape)
+        state[registry] = tensors
+    children: dict[str, nn.Module | None] = {}
+    for name, child in module._modules.items():
+        of_child = {}
+        for (tensor_name, dim), index in kept.items():
+            if tensor_name.startswith(f"{name}."):
+                of_child[tensor_name.removeprefix(f"{name}."), dim] = index
+        children[name] = narrow(child, of_child) if child is not None and of_child else child
+    state["_modules"] = children
+    if new != old:
+        set_widths(narrowed, old, new)
+    return narrowed
+
+
+def set_widths(module: Any, old: Mapping[str, Shape], new: Mapping[str, Shape]) -> Shapes:
+    """Set the attributes of a module that state its widths, where it computes its weights.
+
+    Args:
+        module: a layer of torch, a layer derived from one, a normalization or any other module.
+        old: shapes of its tensors.
+        new: their new shapes.
+
+    Returns:
+        The shapes that its tensors must have together, as far as that is known.
+    """
+    if isinstance(module, _ConvTransposeNd):
+        return resize_transposed(module, old, new)
+    if isinstance(module, _ConvNd):
+        return resize_convolution(module, old, new)
+    if isinstance(module, nn.Linear):
+        return resize_linear(module, old, new)
+    attributes = vars(module)
+    if "weight" in old and attributes.get("normalized_shape") == old["weight"]:
+        attributes["normalized_shape"] = new["weight"]
+    if "num_channels" in attributes and (attributes["num_channels"],) == old.get("weight"):
+        attributes["num_channels"] = new["weight"][0]
+    weight = max(old, key=lambda name: len(old[name]), default="")
+    if weight and len(old[weight]) > 1:
+        _set_stated_widths(attributes, old[weight], new[weight])
+    return {}
+
+
+def _set_stated_widths(attributes: dict[str, Any], old: Shape, new: Shape) -> None:
+    """Set attributes such as `out_channels` and `in_planes` by the axes of a weight.
+
+    Weights hold their output channels before their input channels, and the kernel behind both.
+    """
+    num_kernel_axes = {2: 0, 3: 1}.get(len(old), 2)
+    channels_first = old[: len(old) - num_kernel_axes]
+    for name, value in list(attributes.items()):
+        if type(value) is not int or value not in channels_first:
+            continue
+        words = name.lower().strip("_").split("_")
+        if "out" in words:
+            attributes[name] = new[channels_first.index(value)]
+        elif "in" in words:
+            last = len(channels_first) - 1 - channels_first[::-1].index(value)
+            attributes[name] = new[last]
