@@ -138,7 +138,7 @@ def freeze(analysis: AnalysisContext, example_input: Example, training: bool) ->
         example_shape=tuple(image.shape),
         further_inputs=first_samples(example_input)[1:],
         training_time_form=training,
-        kept_statistics=_kept_statistics(analysis, flat_index, size),
+        kept_statistics=kept_statistics_of(analysis, flat_index, size),
     )
 
 
@@ -174,7 +174,7 @@ def layers_of(analysis: AnalysisContext) -> tuple[Layer, ...]:
     return tuple(layers)
 
 
-def _kept_statistics(
+def kept_statistics_of(
     analysis: AnalysisContext, flat_index: Tensor, size: int
 ) -> tuple[KeptChannels, ...]:
     """Return the layers with statistics over channels of which some can be pruned."""

@@ -20,15 +20,15 @@ def removed_layers(network: nn.Module) -> dict[str, dict[str, Any]]:
     """Return the layers that are removed from a network: name -> what is left, and the strides."""
     removed = {}
     for name, module in network.named_modules():
-        if isinstance(module, ConstantMap):
-            removed[name] = {"leaves": str(_left_of(module)), "strides": list(module.strides)}
+        if not isinstance(module, ConstantMap):
+            continue
+        leaves = Leaves.BUFFER
+        if module.bias is None:
+            leaves = Leaves.NOTHING
+        elif isinstance(module.bias, nn.Parameter):
+            leaves = Leaves.BIAS
+        removed[name] = {"leaves": str(leaves), "strides": list(module.strides)}
     return removed
-
-
-def _left_of(module: ConstantMap) -> Leaves:
-    if module.bias is None:
-        return Leaves.NOTHING
-    return Leaves.BIAS if isinstance(module.bias, nn.Parameter) else Leaves.BUFFER
 
 
 def remove_layers(network: nn.Module, removed: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
