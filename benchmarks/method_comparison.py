@@ -43,6 +43,7 @@ from benchmarks.time_plan import (  # noqa: E402
 from benchmarks.training import batches  # noqa: E402
 from dhp_sr.cli.process import keep_memory, seed_everything  # noqa: E402
 from dhp_sr.config import Options, load_options, resolve_paths  # noqa: E402
+from dhp_sr.deploy import save_model  # noqa: E402
 from dhp_sr.tasks import task_of  # noqa: E402
 from dhp_sr.tasks.test_sets import build_test_sets, evaluate  # noqa: E402
 from dhp_sr.training.distributed import DistributedContext  # noqa: E402
@@ -97,7 +98,10 @@ def compare(arguments: argparse.Namespace, command: str) -> None:
             print(f"{key}: kept")
             continue
         row = dict(zip(KEY, key, strict=True))
-        row |= train(CASES[case], method, seed, arguments.length, arguments.set, context)
+        file = None
+        if arguments.networks is not None:
+            file = arguments.networks / f"{case}_{method}_{seed}.safetensors"
+        row |= train(CASES[case], method, seed, arguments.length, arguments.set, context, file)
         row["measured"] = describe_measurement(context.device, command, arguments.note)
         merge_rows(arguments.out, KIND, [row], KEY)
         result = f"{row['macs_ratio']:.1%} of the MACs, {row['mean_psnr_y_db']:.3f} dB"
@@ -111,6 +115,7 @@ def train(
     length: float,
     changes: Sequence[str],
     context: DistributedContext,
+    file: Path | None = None,
 ) -> dict[str, Any]:
     """Train a network from start to end; return its results.
 
@@ -121,6 +126,7 @@ def train(
         length: factor on the time.
         changes: `section.key=value` each, the same for all methods.
         context: device.
+        file: where the network is written; None: nowhere.
     """
     entry = find_entry(case, method)
     collect = _iterations_of_calibration(case, entry, changes)
@@ -153,6 +159,8 @@ def train(
         )
         cpu_s += finetune_s
     trainer.advance(phases.total)
+    if file is not None:
+        save_model(trainer.phase.network_for_validation(), file)
     return {
         **_results(trainer, case, options, context),
         "set": list(changes),
@@ -330,6 +338,7 @@ def _parser() -> argparse.ArgumentParser:
         help="changes of the option files, the same for all methods",
     )
     parser.add_argument("--note", default="", help="stored in the rows, such as what else ran")
+    parser.add_argument("--networks", type=Path, help="folder that the networks are written to")
     parser.add_argument("--again", action="store_true", help="train again what has a row")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / f"{KIND}.json")
     return parser
