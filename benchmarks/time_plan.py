@@ -15,7 +15,7 @@ PAPER_SHRINKAGE = 0.8
 """Decrease of |z| over a search with preset `paper`: enough for half of N(0, 1) to reach zero."""
 PAPER_LATENT_LR = 1e-3
 """Learning rate of the latents: ten times the paper's, for ten times shorter searches."""
-RLFN_LENGTH = 4500
+RLFN_LENGTH = 8000
 """About an hour of one core with bf16 instructions: 30 minutes of two."""
 
 
