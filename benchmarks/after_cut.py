@@ -36,7 +36,6 @@ from dhp_sr.cli.process import keep_memory, seed_everything  # noqa: E402
 from dhp_sr.config import Options, load_options, resolve_paths  # noqa: E402
 from dhp_sr.tasks import task_named, task_of  # noqa: E402
 from dhp_sr.training.distributed import DistributedContext  # noqa: E402
-from dhp_sr.training.loss import with_precision  # noqa: E402
 from dhp_sr.training.optimizers import build_optimizer  # noqa: E402
 from dhp_sr.training.trainer import Trainer  # noqa: E402
 from dhp_sr.utils.devices import select_device  # noqa: E402
@@ -122,10 +121,10 @@ def run(arguments: argparse.Namespace, command: str) -> None:
     """Cut once, train every variant, and write the rows."""
     options = resolve_paths(load_options(arguments.option_file, arguments.overrides), ROOT)
     context = DistributedContext(select_device("auto"))
-    options = with_precision(options, context, None)
     assert options.compress is not None, "the option file has a section compress"
     seed_everything(arguments.seed)
     trainer = Trainer(options, context)
+    options = trainer.options
     data = batches(options, 0)
     cut_at = trainer.schedule.prune_at
     for _ in range(cut_at):

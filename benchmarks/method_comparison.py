@@ -47,7 +47,6 @@ from dhp_sr.deploy import save_model  # noqa: E402
 from dhp_sr.tasks import task_of  # noqa: E402
 from dhp_sr.tasks.test_sets import build_test_sets, evaluate  # noqa: E402
 from dhp_sr.training.distributed import DistributedContext  # noqa: E402
-from dhp_sr.training.loss import with_precision  # noqa: E402
 from dhp_sr.training.trainer import Trainer  # noqa: E402
 from dhp_sr.training.whole_images import teach_whole_images  # noqa: E402
 from dhp_sr.utils.devices import select_device  # noqa: E402
@@ -132,10 +131,8 @@ def train(
     entry = find_entry(case, method)
     collect = _iterations_of_calibration(case, entry, changes)
     phases = plan_iterations(case, entry, length, collect=collect)
-    options = with_precision(_options(case, entry, seed, phases, changes), context)
-    dense_options = with_precision(
-        _options(case, find_entry(case, "dense"), seed, phases, changes), context
-    )
+    options = _options(case, entry, seed, phases, changes)
+    dense_options = _options(case, find_entry(case, "dense"), seed, phases, changes)
     title = f"{method} {seed}"
     seed_everything(seed)
     trainer = _trainer_at(options, context, 0)
@@ -173,7 +170,7 @@ def train(
         "iterations": asdict(phases),
         "once_s": round(once_s),
         "cpu_s": round(cpu_s + once_s),
-        "amp": options.train.amp,
+        "amp": trainer.options.train.amp,
     }
 
 

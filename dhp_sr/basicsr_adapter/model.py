@@ -17,7 +17,6 @@ from dhp_sr.tasks import task_of
 from dhp_sr.tasks.classification import ClassTestSet
 from dhp_sr.tasks.test_sets import TestSet
 from dhp_sr.training.distributed import DistributedContext
-from dhp_sr.training.loss import with_precision
 from dhp_sr.training.run_folder import RunFolder
 from dhp_sr.training.trainer import Trainer
 from dhp_sr.utils.devices import select_device
@@ -48,7 +47,7 @@ class DHPModel:
         folder = None
         if opt.get("run_folder"):
             folder = RunFolder(Path(opt["run_folder"]), task_of(options).scores)
-        self.trainer = Trainer(with_precision(options, context), context, folder)
+        self.trainer = Trainer(options, context, folder)
         self.device = context.device
         self._batch: Mapping[str, Any] = {}
         self._log: dict[str, float] = {}

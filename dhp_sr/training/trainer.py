@@ -26,7 +26,7 @@ from dhp_sr.training.dry_run import (
     try_image_sizes,
     try_training_step,
 )
-from dhp_sr.training.loss import TrainingLoss
+from dhp_sr.training.loss import TrainingLoss, with_precision
 from dhp_sr.training.model_writer import ModelWriter, best_names
 from dhp_sr.training.phase import Phase, RunResources
 from dhp_sr.training.phases import PHASES, Dense
@@ -56,13 +56,15 @@ class Trainer:
         """Build the plain network, or load it from `path.pretrain_network_g`.
 
         Args:
-            options: The run's options, paths resolved.
+            options: The run's options, paths resolved. `train.amp: auto` is decided here, where it
+                was not decided before for a run that is resumed.
             context: Device and processes.
             folder: Where models and states are written; None writes none.
 
         Raises:
             UserError: The network cannot be built, or the weights do not fit it.
         """
+        options = with_precision(options, context)
         self.options = options
         self.context = context
         self.folder = folder

@@ -227,3 +227,14 @@ def test_the_best_model_is_kept_for_each_target(make_options, tmp_path):
         trainer.keep_if_best(iteration, sets)
         assert (best.stat().st_mtime_ns == before) == (iteration == 2)
     assert trainer.best == {"best": {"iteration": 3, "psnr_y_db": 31.0}}
+
+
+@pytest.mark.parametrize(("fast", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_trainer_of_its_own_decides_the_precision(make_trainer, monkeypatch, fast, expected):
+    monkeypatch.setattr("dhp_sr.utils.devices.has_fast_bf16", lambda device: fast)
+    trainer = make_trainer(train={"amp": "auto"})
+    types = []
+    first = next(m for m in trainer.network.modules() if isinstance(m, torch.nn.Conv2d))
+    first.register_forward_hook(lambda module, inputs, output: types.append(output.dtype))
+    train(trainer, 0, 1)
+    assert set(types) == {expected}
