@@ -64,23 +64,19 @@ def make_plan(
         plan = with_branches(freeze(analysis, example_input, training), traced)
         return plan, _share_of_parameters(analysis.read_as_values, analysis.shapes)
 
-    plan: ChannelPlan | None = None
-    refusal: TraceError | None = None
-    share_read = 0.0
     try:
         plan, share_read = plan_in_mode(training=False)
-    except TraceError as error:
-        refusal = error
-    if plan is None or not plan.prunable or share_read > _LARGE_SHARE:
+    except TraceError:
+        with contextlib.suppress(TraceError):
+            return plan_in_mode(training=True)[0]
+        raise
+    if not plan.prunable or share_read > _LARGE_SHARE:
         with contextlib.suppress(TraceError):
             # Networks such as ECBSR compute fused weights in evaluation mode. In training mode
             # their branches are plain layers, which can be pruned.
             training_plan, _ = plan_in_mode(training=True)
-            if plan is None or _prunable_share(training_plan) > _prunable_share(plan):
-                plan = training_plan
-    if plan is None:
-        assert refusal is not None
-        raise refusal
+            if _prunable_share(training_plan) > _prunable_share(plan):
+                return training_plan
     return plan
 
 

@@ -126,9 +126,7 @@ class SizePatch:
             padded: (plan.size + 1,) True for kept channels, with True at the end for pinned
                 ones.
         """
-        sizes: list[int] = []
-        for index in self.counted:
-            sizes.append(int(padded[index].sum()))
+        sizes = [int(padded[index].sum()) for index in self.counted]
         return sizes if self.is_list else sizes[0]
 
 
@@ -238,10 +236,7 @@ class ChannelPlan:
             ValueError: the mask keeps no channel of a group that cannot be removed, or not so
                 without others.
         """
-        empty: set[str] = set()
-        for group in self.prunable:
-            if not bool(mask[group.span].any()):
-                empty.add(group.name)
+        empty = {group.name for group in self.prunable if not bool(mask[group.span].any())}
         # Nearly every mask, and the many that a search looks at.
         if not empty:
             return ()
@@ -294,8 +289,7 @@ class ChannelPlan:
         for group in self.prunable:
             vector = vectors.get(group.name, torch.empty(0))
             shape = tuple(vector.shape) if group.name in vectors else "none"
-            fits = shape == (group.width,)
-            if not fits or not torch.isfinite(vector).all():
+            if shape != (group.width,) or not torch.isfinite(vector).all():
                 raise ValueError(
                     f"{group.name}: expected finite numbers of shape ({group.width},), "
                     f"found {shape}"

@@ -69,13 +69,8 @@ def trace(
     absent = optional_inputs(network, len(inputs))
     root = copy_network(network).train(training)
     try:
-        tracer, graph_module = _traced(
-            root,
-            network,
-            inputs,
-            absent,
-            join_computed_weights=join_computed_weights and not training,
-        )
+        joins = join_computed_weights and not training
+        tracer, graph_module = _traced(root, network, inputs, absent, joins=joins)
     except Exception as error:  # whatever a forward raises when it is given proxies
         raise TraceError(
             f"{type(network).__name__} cannot be traced: {error}; at "
@@ -153,12 +148,12 @@ def _traced(
     inputs: Sequence[Tensor],
     absent: dict[str, None],
     *,
-    join_computed_weights: bool,
+    joins: bool,
 ) -> tuple[Tracer, fx.GraphModule]:
     tracer = Tracer(root, inputs)
     graph = tracer.trace(root, absent or None)
     single = tracer.erase_unread_weights()
-    if join_computed_weights:
+    if joins:
         single |= tracer.modules_that_compute_weights()
     if single:
         root = copy_network(network).train(root.training)

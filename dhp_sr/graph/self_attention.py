@@ -13,7 +13,7 @@ import inspect
 from typing import Any
 
 import torch.nn.functional as F
-from torch import nn
+from torch import fx, nn
 
 _SIGNATURE = inspect.signature(nn.MultiheadAttention.forward)
 
@@ -44,6 +44,16 @@ def why_not_followed(module: nn.MultiheadAttention, args: Any, kwargs: Any) -> s
     if module.in_proj_weight is None:
         return "has separate weights for queries, keys and values"
     return ""
+
+
+def is_followed(module: nn.MultiheadAttention, args: Any, kwargs: Any) -> bool:
+    """Return whether a call in a traced forward is followed operator by operator."""
+    has_hooks = module._forward_hooks or module._forward_pre_hooks
+    if has_hooks or why_not_followed(module, args, kwargs):
+        return False
+    query = call_arguments(module, args, kwargs)["query"]
+    # Without a batch axis the steps below would be others.
+    return isinstance(query, fx.Proxy) and query.dim() == 3
 
 
 def attend(module: nn.MultiheadAttention, features: Any) -> tuple[Any, Any]:

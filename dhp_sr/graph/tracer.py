@@ -136,11 +136,11 @@ class Tracer(fx.Tracer):
         # With weights it would be another layer in every call; torch.fx refuses it.
         if not is_known and next(m.parameters(), None) is None:
             return forward(*args, **kwargs)
-        if type(m) is nn.MultiheadAttention and self._is_followed(m, args, kwargs):
-            return self._attend(m, args, kwargs)
         path = self.path_of_module(m)
         if path in self._single or type(vars(m).get("forward")) in LEAF_FORWARDS:
             return self.create_proxy("call_module", path, args, kwargs)
+        if type(m) is nn.MultiheadAttention and self_attention.is_followed(m, args, kwargs):
+            return self._attend(m, args, kwargs)
         if may_compute_weights(m):
             self._weight_calls.setdefault(path, ModuleCall(m, args, kwargs))
         # Only then are the tests of single operators worth the shape of the input.
@@ -152,16 +152,6 @@ class Tracer(fx.Tracer):
             if isinstance(value, Tensor) and self._is_single(m, tuple(value.shape)):
                 return self.create_proxy("call_module", path, args, kwargs)
         return super().call_module(m, forward, args, kwargs)
-
-    def _is_followed(self, module: nn.MultiheadAttention, args: Any, kwargs: Any) -> bool:
-        """Return whether an attention of torch is followed operator by operator."""
-        has_hooks = module._forward_hooks or module._forward_pre_hooks
-        if self.path_of_module(module) in self._single or has_hooks:
-            return False
-        if self_attention.why_not_followed(module, args, kwargs):
-            return False
-        query = self_attention.call_arguments(module, args, kwargs)["query"]
-        return isinstance(query, fx.Proxy) and query.dim() == 3
 
     def _attend(self, module: nn.MultiheadAttention, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """Follow an attention of torch."""

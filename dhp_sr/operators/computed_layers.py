@@ -18,14 +18,8 @@ from dhp_sr.graph.computed_weights import WEIGHT_TESTS, Inputs, arguments_of
 from dhp_sr.graph.shape_inference import count_macs, meta_copy
 from dhp_sr.operators.analysis_context import KeptAxes, LayerCalls
 from dhp_sr.operators.context import OpContext, ReceptiveContext
-from dhp_sr.operators.coupled_axes import (
-    ComputedLayer,
-    CoupledAxes,
-    entries_of,
-    find_computed_layer,
-    kept_axes,
-)
-from dhp_sr.operators.narrow import narrow
+from dhp_sr.operators.coupled_axes import ComputedLayer, find_computed_layer
+from dhp_sr.operators.narrow import CoupledAxes, entries_of, kept_axes, narrow
 from dhp_sr.operators.receptive_field import ReceptiveField2D
 from dhp_sr.operators.spec import OpSpec, Unsupported
 

@@ -1,9 +1,11 @@
-"""A module with some of its channels: a copy that shares all that is not cut."""
+"""Axes of a module that hold the same channels, and the module with some of these channels."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
@@ -12,6 +14,47 @@ from dhp_sr.operators.spec import Shape, Shapes
 
 TensorAxis = tuple[str, int]
 """Name of a tensor of a module, and axis of it."""
+
+InputAxis = tuple[int | str, int]
+"""Position or keyword of an argument, and axis of it."""
+
+
+@dataclass(frozen=True)
+class CoupledAxes:
+    """Axes that hold the same channels; each element stands for channels that are cut together."""
+
+    width: int
+    """Number of elements."""
+    tensors: Mapping[TensorAxis, Tensor] = field(default_factory=dict)
+    """Axis of a tensor of the module -> (length,) element of each entry."""
+    inputs: Mapping[InputAxis, Tensor] = field(default_factory=dict)
+    """Likewise of its inputs."""
+    output: Tensor | None = None
+    """(C,) element of each channel of the result; None where these are others."""
+    is_exact: bool = False
+    """Whether the layer with zeros in its tensors computes what it does without them."""
+
+
+def entries_of(element_of_entry: Tensor, elements: Tensor) -> Tensor:
+    """Return the indices of the entries that belong to some elements, in their order."""
+    return torch.isin(element_of_entry, elements).nonzero().flatten()
+
+
+def kept_axes(
+    sets: Iterable[CoupledAxes], elements: Sequence[Tensor | None]
+) -> dict[TensorAxis, Tensor]:
+    """Return the kept entries along axes of a module's tensors.
+
+    Args:
+        sets: of a module.
+        elements: for each set the elements that are kept; None for all.
+    """
+    kept = {}
+    for axes, chosen in zip(sets, elements, strict=True):
+        if chosen is not None:
+            for axis, element_of_entry in axes.tensors.items():
+                kept[axis] = entries_of(element_of_entry, chosen)
+    return kept
 
 
 def narrow(module: nn.Module, kept: Mapping[TensorAxis, Tensor]) -> nn.Module:

@@ -8,6 +8,7 @@ from torch import nn
 from dhp_sr.allocation.budget import Budget
 from dhp_sr.allocation.candidates import min_width_mask
 from dhp_sr.allocation.diagnostics import lower_bound, share_per_group
+from dhp_sr.channels.plan import Group
 from dhp_sr.config.schema import Options
 from dhp_sr.hyper import HyperNet
 from dhp_sr.training.distributed import DistributedContext
@@ -83,19 +84,10 @@ def summarize_plan(
     groups: list[dict[str, Any]] = []
     excluded: list[str] = []
     for group in plan.groups:
-        entry = {
-            "name": group.name,
-            "width": group.width,
-            "min_width": group.width,
-            "members": list(group.members),
-            "reason": group.reason,
-            "cost_shares": {},
-        }
+        entry = _summarize_group(group)
         if group.prunable:
             entry["min_width"] = int(narrowest[group.span].sum())
             entry["cost_shares"] = {kind: shares[kind][group.name] for kind in shares}
-            entry["removable"] = group.removable
-            entry["removal_reason"] = group.removal_reason
         if group.reason == EXCLUDED:
             excluded.extend(group.members)
         groups.append(entry)
@@ -110,6 +102,22 @@ def summarize_plan(
         "training_form": plan.training_time_form,
         "kept_statistics": [channels.layer for channels in plan.kept_statistics],
     }
+
+
+def _summarize_group(group: Group) -> dict[str, Any]:
+    """Summarize a group as one that keeps its width."""
+    entry: dict[str, Any] = {
+        "name": group.name,
+        "width": group.width,
+        "min_width": group.width,
+        "members": list(group.members),
+        "reason": group.reason,
+        "cost_shares": {},
+    }
+    if group.prunable:
+        entry["removable"] = group.removable
+        entry["removal_reason"] = group.removal_reason
+    return entry
 
 
 def _summarize_costs(

@@ -1,0 +1,152 @@
+"""Experiments that show which axes of a module hold the same channels.
+
+Permuted together, axes that hold the same channels leave the result as it was, but for the order
+of its channels. With zeros in all but some channels, a module that takes no statistics over them
+computes what it does when the others are cut.
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dhp_sr.graph.computed_weights import Inputs, call_with
+from dhp_sr.operators.narrow import CoupledAxes, TensorAxis, entries_of, kept_axes, narrow
+
+_TOLERANCE = 1e-9
+_SIDE = 9
+"""Rows and columns of the maps that are tried, at most."""
+
+
+def channel_dim(shape: Sequence[int], module: nn.Module) -> int:
+    """Return the axis of the channels of a feature that a module reads or gives."""
+    if len(shape) != 3:
+        return min(1, len(shape) - 1)
+    # (N, C, L) of a convolution along one axis, (N, L, C) of a linear layer.
+    weights = [
+        parameter.dim() for parameter in module._parameters.values() if parameter is not None
+    ]
+    return 1 if max(weights, default=0) > 2 else 2
+
+
+class ChannelExperiment:
+    """A copy of a module, run with permuted, masked and cut tensors.
+
+    Args:
+        module: any module; it is left as it was.
+        inputs: examples of its inputs, whose shapes count.
+    """
+
+    def __init__(self, module: nn.Module, inputs: Inputs) -> None:
+        # Emptied, as a network on the meta device has no values to move; all are random here.
+        self.twin = copy.deepcopy(module).to_empty(device="cpu").double().eval()
+        vars(self.twin).pop("forward", None)
+        self._generator = torch.Generator().manual_seed(0)
+        for parameter in self.twin.parameters():
+            # Initial values such as gains of 1 and biases of 0 look alike when permuted.
+            parameter.data = self._random(parameter.shape) + (parameter.dim() < 2)
+        self.inputs: Inputs = {}
+        for key, value in inputs.items():
+            self.inputs[key] = value
+            if isinstance(value, Tensor):
+                sizes = [2, *value.shape[1:2]]
+                dim = channel_dim(value.shape, module)
+                for axis, size in enumerate(value.shape[2:], start=2):
+                    sizes.append(size if axis == dim else min(size, _SIDE))
+                self.inputs[key] = self._random(sizes)
+        self.tensors = dict(self.twin.named_parameters())
+        self.result = self._run(self.twin, self.inputs)
+        self.out_dim = channel_dim(self.result.shape, module)
+
+    def _random(self, shape: Sequence[int]) -> Tensor:
+        return torch.randn(tuple(shape), generator=self._generator, dtype=torch.double)
+
+    def _run(self, module: nn.Module, inputs: Inputs) -> Tensor:
+        # A forward that adds noise draws the same every time.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            result = call_with(module, inputs)
+        assert isinstance(result, Tensor) and bool(torch.isfinite(result).all())
+        return result
+
+    def permutes(self, axes: CoupledAxes) -> bool:
+        """Return whether a permutation of channels changes nothing but their order."""
+        if axes.width < 2:
+            return True
+        order = torch.randperm(axes.width, generator=self._generator)
+        if torch.equal(order, torch.arange(axes.width)):
+            order = order.roll(1)
+
+        def moved(element_of_entry: Tensor) -> Tensor:
+            # Entries of an element go where those of another were, in their order.
+            by_element = element_of_entry.argsort(stable=True).reshape(axes.width, -1)
+            index = torch.empty_like(element_of_entry)
+            index[by_element] = by_element[order]
+            return index
+
+        twin = self._with_tensors(
+            axes.tensors,
+            lambda tensor, dim, element_of_entry: tensor.index_select(dim, moved(element_of_entry)),
+        )
+        inputs = dict(self.inputs)
+        for (key, dim), element_of_entry in axes.inputs.items():
+            inputs[key] = inputs[key].index_select(dim, moved(element_of_entry))
+        expected = self.result
+        if axes.output is not None:
+            expected = expected.index_select(self.out_dim, moved(axes.output))
+        return self._agree(self._run(twin, inputs), expected)
+
+    def masks_as_cut(self, sets: Sequence[CoupledAxes]) -> bool:
+        """Return whether zeros along the axes of some sets do what cutting these entries does."""
+        elements: list[Tensor] = []
+        twin = self.twin
+        cut_inputs = dict(self.inputs)
+        outs = torch.arange(self.result.shape[self.out_dim])
+        for axes in sets:
+            order = torch.randperm(axes.width, generator=self._generator)
+            chosen = order[: (axes.width + 1) // 2].sort().values
+            elements.append(chosen)
+            twin = self._masked(twin, axes, chosen)
+            for (key, dim), element_of_entry in axes.inputs.items():
+                index = entries_of(element_of_entry, chosen)
+                cut_inputs[key] = cut_inputs[key].index_select(dim, index)
+            if axes.output is not None:
+                outs = entries_of(axes.output, chosen)
+        # It must run, whatever the masked one does.
+        cut = self._run(narrow(self.twin, kept_axes(sets, elements)), cut_inputs)
+        expected = torch.zeros_like(self.result).index_copy(self.out_dim, outs, cut)
+        try:
+            # The inputs are not masked: a shift leaves numbers in channels that are.
+            return self._agree(self._run(twin, self.inputs), expected)
+        except Exception:  # not finite: divided by a deviation of zero
+            return False
+
+    def _masked(self, twin: nn.Module, axes: CoupledAxes, chosen: Tensor) -> nn.Module:
+        """Return a copy with zeros in the entries of all but some elements."""
+
+        def mask(tensor: Tensor, dim: int, element_of_entry: Tensor) -> Tensor:
+            shape = [1] * tensor.dim()
+            shape[dim] = -1
+            return tensor * torch.isin(element_of_entry, chosen).reshape(shape)
+
+        return self._with_tensors(axes.tensors, mask, twin)
+
+    def _with_tensors(
+        self,
+        axes: Mapping[TensorAxis, Tensor],
+        change: Callable[[Tensor, int, Tensor], Tensor],
+        twin: nn.Module | None = None,
+    ) -> nn.Module:
+        """Return a copy of the module with other values in some tensors of the same shape."""
+        twin = copy.deepcopy(twin or self.twin)
+        parameters = dict(twin.named_parameters())
+        for (name, dim), element_of_entry in axes.items():
+            parameters[name].data = change(parameters[name].data, dim, element_of_entry)
+        return twin
+
+    def _agree(self, result: Tensor, expected: Tensor) -> bool:
+        if result.shape != expected.shape:
+            return False
+        largest = expected.abs().max().clamp_min(1e-12)
+        return bool((result - expected).abs().max() <= _TOLERANCE * largest)
