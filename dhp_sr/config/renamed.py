@@ -68,7 +68,10 @@ def use_current_names(
     for row in RENAMED:
         # A list, as translating a key changes what is iterated over.
         for path in list(_matching_paths(current, row.former.split("."))):
-            notice = _translate(current, row, path, set_names)
+            if row.former == row.current:
+                notice = _translate_value(current, row, path)
+            else:
+                notice = _move_key(current, row, path, set_names)
             if notice is not None:
                 notices.append((path, notice))
     return current, notices
@@ -81,15 +84,6 @@ def former_name_of(path: tuple[str, ...]) -> str | None:
         if current not in (None, path):
             return ".".join(current)
     return None
-
-
-def _translate(
-    raw: dict[str, Any], row: Renamed, path: tuple[str, ...], set_names: Collection[str]
-) -> str | None:
-    """Translate a key in place; return a notice for the user, None if nothing is changed."""
-    if row.former == row.current:
-        return _translate_value(raw, row, path)
-    return _move_key(raw, row, path, set_names)
 
 
 def _current_value(row: Renamed, value: Any) -> Any:

@@ -7,6 +7,7 @@ on the meta device to find them.
 
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -94,26 +95,16 @@ class Tracer(fx.Tracer):
             if not has_example and isinstance(argument, fx.Proxy) and argument.node.args:
                 given[position] = argument.node.args[0]
 
+        def recorded_call(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
+            return self.call_module(module, partial(self._plain_call, module), args, kwargs)
+
         def followed(*args: Any) -> Any:
             # In place of torch.fx's, which takes no keyword of the name `mod`; torch.fx itself
             # puts the plain one back.
-            nn.Module.__call__ = self._recorded_call  # type: ignore[method-assign, assignment]
+            nn.Module.__call__ = recorded_call  # type: ignore[method-assign, assignment]
             return forward(*args)
 
         return followed, given
-
-    @property
-    def _recorded_call(self) -> Callable[..., Any]:
-        """The `nn.Module.__call__` that is in place while the forward is followed."""
-        plain_call = self._plain_call
-
-        def call(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
-            def forward(*args: Any, **kwargs: Any) -> Any:
-                return plain_call(module, *args, **kwargs)
-
-            return self.call_module(module, forward, args, kwargs)
-
-        return call
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """Return an attribute of a module, the proxy of a tensor of the network."""
@@ -260,7 +251,12 @@ class Tracer(fx.Tracer):
             return iter([obj[index] for index in range(len(value))])
         if isinstance(value, Tensor) and value.dim():
             return iter(obj.unbind(0))
-        raise TypeError(f"it is unknown how many items {obj.node.name} has{self._first_failure()}")
+        message = f"it is unknown how many items {obj.node.name} has"
+        # The first value that could not be worked out is why others are unknown, too.
+        for node, error in self._values.failures.items():
+            message += f", as {node.format_node()} raised {type(error).__name__}: {error}"
+            break
+        raise TypeError(message)
 
     @property
     def meta_root(self) -> nn.Module:
@@ -275,13 +271,6 @@ class Tracer(fx.Tracer):
         """Values of nodes worked out so far, by name; all tensors are on the meta device."""
         known = self._interpreter.env if self._interpreter else {}
         return {node.name: value for node, value in known.items()}
-
-    def _first_failure(self) -> str:
-        """Return which value was the first that could not be worked out, and why."""
-        failures = self._interpreter.failures if self._interpreter else {}
-        for node, error in failures.items():
-            return f", as {node.format_node()} raised {type(error).__name__}: {error}"
-        return ""
 
     def meta_value(self, proxy: fx.Proxy, is_decided_on: bool = True) -> Any:
         """Return a proxy's value for the example; tensors are on the meta device.

@@ -50,21 +50,19 @@ def find_computed_layer(module: nn.Module, inputs: Inputs) -> ComputedLayer | No
         inputs: examples of its inputs, whose shapes count.
     """
     try:
-        return _computed_layer(ChannelExperiment(module, inputs))
+        experiment = ChannelExperiment(module, inputs)
+        if dict(experiment.twin.named_buffers()) or len(experiment.tensors) > _MOST_TENSORS:
+            return None
+        sets = _known_sets(experiment) or _found_sets(experiment)
+        if not sets or not all(map(experiment.permutes, sets)):
+            return None
+        settled = []
+        for axes in sets:
+            settled.append(replace(axes, is_exact=experiment.masks_as_cut((axes,))))
+        # Sets that are exact one by one need not be so together.
+        is_exact = all(axes.is_exact for axes in settled) and experiment.masks_as_cut(settled)
     except Exception:  # whatever a module raises that is no such layer
         return None
-
-
-def _computed_layer(experiment: ChannelExperiment) -> ComputedLayer | None:
-    if dict(experiment.twin.named_buffers()) or len(experiment.tensors) > _MOST_TENSORS:
-        return None
-    sets = _known_sets(experiment) or _found_sets(experiment)
-    if not sets or not all(map(experiment.permutes, sets)):
-        return None
-    settled = []
-    for axes in sets:
-        settled.append(replace(axes, is_exact=experiment.masks_as_cut((axes,))))
-    is_exact = all(axes.is_exact for axes in settled) and experiment.masks_as_cut(settled)
     return ComputedLayer(tuple(settled), experiment.out_dim, is_exact)
 
 

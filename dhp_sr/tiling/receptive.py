@@ -108,18 +108,15 @@ def _node_field(op: ReceptiveContext) -> Any:
         return image_field(IDENTITY, IDENTITY, op.value.shape)
     # What no input pixel reaches, such as a constant or a size, does not widen any field.
     depends = any(op.fields.get(node) is not None for node in op.node.all_input_nodes)
-    if op.node.op == "get_attr" or not depends or not _may_hold_pixels(op.value):
+    results = op.value if isinstance(op.value, (tuple, list)) else [op.value]
+    holds_tensor = any(isinstance(result, Tensor) for result in results)
+    is_number = op.value is not None and not holds_tensor
+    if op.node.op == "get_attr" or not depends or is_number:
         return None
     spec = spec_for(op.node, op.module)
     if spec.receptive_field is None:
         raise op.unbounded("may look at the whole image")
     return spec.receptive_field(op)
-
-
-def _may_hold_pixels(value: Any) -> bool:
-    """Return whether a result holds a tensor, or is unknown; else it is a number, or several."""
-    results = value if isinstance(value, (tuple, list)) else [value]
-    return value is None or any(isinstance(result, Tensor) for result in results)
 
 
 _IN_PLACE = (
