@@ -1,7 +1,9 @@
 """Results that keep the constructor's shape, for programs that know only the original class.
 
-Such programs read a network's settings from the shapes of its weights: one width for all layers.
-So the width is chosen first, as the constructor makes it, and the search chooses the channels.
+Such programs read a network's settings from the shapes of its weights: one width for all layers,
+and a number of blocks. So these are chosen first, as the constructor makes them, and the search
+chooses the channels. Of the few pairs that cost as much, narrower with all blocks to full width
+with fewer, the one is taken whose output is nearest to the original's.
 """
 
 import functools
@@ -25,6 +27,7 @@ from dhp_sr.zoo.value_range import SCALE_ARGUMENT
 
 WIDTH_ARGUMENTS = {
     "DnCNN": "num_feat",
+    "EDSR": "num_feat",
     "RLFN": "num_feat",
     "spandrel:Compact.SRVGGNetCompact": "num_feat",
     "spandrel:DnCNN.DnCNN": "nc",

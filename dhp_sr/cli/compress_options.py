@@ -1,7 +1,7 @@
 """The option file of a compression: what train.py would take to do the same."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from dhp_sr.config.schema import Options
 from dhp_sr.hyper import HyperNet
 from dhp_sr.utils.cost_kinds import COST_KINDS
 from dhp_sr.utils.errors import UserError
+from dhp_sr.zoo.checkpoints import Checkpoint
 
 SEARCH_SAMPLES = 160
 """Inputs that the search needs: 128 for statistics and 32 for evaluation."""
@@ -90,6 +91,23 @@ class RunTemplate:
     """Folder of runs."""
     runtime: str = "torch"
     """Program that a latency is measured in."""
+    teacher: Path | None = None
+    """Model file of the original, where the dense network of the run is another."""
+
+    def of_network(
+        self, checkpoint: Checkpoint, weights: Path | None = None, teacher: Path | None = None
+    ) -> "RunTemplate":
+        """Return the same for another dense network.
+
+        Args:
+            checkpoint: The network.
+            weights: Its file; None: as before, for trials that read none.
+            teacher: Model file of the original.
+        """
+        section = network_section(checkpoint.name, checkpoint.arguments)
+        return replace(
+            self, network=section, weights=weights or self.weights, teacher=teacher or self.teacher
+        )
 
     def options(self, target: Target, length: Length, rules: WidthRules) -> Options:
         """Return the options of a run for a target, which is a cost kind.
@@ -133,6 +151,7 @@ class RunTemplate:
     ) -> dict[str, Any]:
         # Without truths the original's output is the only target, so its weight has no meaning.
         distill_weight = DISTILL_WEIGHT if self.has_truths else 1.0
+        teacher = None if self.teacher is None else str(self.teacher)
         measured = {}
         if COST_KINDS[target.kind].is_measured:
             # Multiples that suit the runtime are learned from the times of its layers.
@@ -147,6 +166,7 @@ class RunTemplate:
             "correction": {},
             "distill": {
                 "weight": distill_weight,
+                "teacher": teacher,
                 "task_loss": self.has_truths,
                 "whole_images": length.whole_images,
             },

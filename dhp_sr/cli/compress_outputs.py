@@ -1,7 +1,7 @@
 """What a compression writes: model file, report, comparison."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,16 +10,19 @@ import torch
 from torch import nn
 
 from dhp_sr.cli.compress_drop_in import write_drop_in
+from dhp_sr.cli.compress_quality import HeldOutScore
 from dhp_sr.cli.compress_request import CompressRequest
 from dhp_sr.cli.export import export_model
 from dhp_sr.config import load_options, run_path
 from dhp_sr.config.schema import Options
 from dhp_sr.deploy import load_model
+from dhp_sr.metrics import complexity
 from dhp_sr.training.checkpoint import list_states
 from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.training.run_folder import RunFolder
 from dhp_sr.training.trainer import Trainer
 from dhp_sr.zoo.checkpoints import Checkpoint
+from dhp_sr.zoo.networks import example_shape
 from dhp_sr.zoo.user_class import is_user_class
 
 
@@ -61,8 +64,15 @@ def write_outputs(
         shutil.copyfile(folder.model("pruned"), output)
     page = output.with_name(f"{output.stem}_report.html")
     shutil.copyfile(folder.path / "report.html", page)
-    kept = dict(metrics["achieved"])
-    for line in _comparison_lines(options, metrics):
+    assert options.compress is not None and options.compress.distill is not None
+    if options.compress.distill.teacher is None:
+        kept = dict(metrics["achieved"])
+        lines = _comparison_lines(options, metrics)
+    else:
+        # The run began with fewer blocks than the original has.
+        kept = _kept_of(network, checkpoint.network)
+        lines = _comparison_lines(options, metrics, checkpoint.network, kept)
+    for line in lines:
         note(line)
     note(f"written: {output}, {page}")
     if request.onnx:
@@ -75,25 +85,51 @@ def write_outputs(
     return CompressReport(network, output, page, kept, metrics)
 
 
-def _comparison_lines(options: Options, metrics: dict[str, Any]) -> list[str]:
+def _kept_of(network: nn.Module, original: nn.Module) -> dict[str, float]:
+    """Return the fractions of the original's cost that a network has."""
+    shape = example_shape(original)
+    small, dense = complexity(network, shape), complexity(original, shape)
+    return {"macs_ratio": small.macs / dense.macs, "params_ratio": small.params / dense.params}
+
+
+def _comparison_lines(
+    options: Options,
+    metrics: dict[str, Any],
+    original: nn.Module | None = None,
+    kept: Mapping[str, float] | None = None,
+) -> list[str]:
+    """Return lines about what is kept and how the result scores.
+
+    Args:
+        options: Of the run.
+        metrics: Of the run.
+        original: Where the dense network of the run is another.
+        kept: Fractions of the original's cost, likewise.
+    """
     rows = {row["model"]: row for row in metrics["rows"]}
     dense = rows["dense"]
     pruned = rows["pruned"]
     assert options.compress is not None and options.compress.distill is not None
-    kept = ", ".join(
-        f"{pruned[key] / dense[key]:.1%} of the {key}"
-        for key in ("macs", "params")
-        if dense.get(key)
-    )
-    lines = [f"kept: {kept}"]
-    if dense.get("latency_ms") and pruned.get("latency_ms"):
+    parts = []
+    for key in ("macs", "params"):
+        if kept is not None:
+            parts.append(f"{kept[f'{key}_ratio']:.1%} of the {key}")
+        elif dense.get(key):
+            parts.append(f"{pruned[key] / dense[key]:.1%} of the {key}")
+    lines = [f"kept: {', '.join(parts)}"]
+    if original is None and dense.get("latency_ms") and pruned.get("latency_ms"):
         ratio = pruned["latency_ms"] / dense["latency_ms"]
         lines.append(f"time on this machine's CPU: {ratio:.1%} of the original's")
     key = "psnr_y_db" if options.scale > 1 else "psnr_rgb_db"
     for name, scores in pruned["sets"].items():
+        if scores[key] is None:
+            lines.append(f"{name}: no difference in 8 bits")
+            continue
         # Without ground truths, the original itself has no score to compare with.
         if options.compress.distill.task_loss:
             before = dense["sets"][name][key]
+            if original is not None:
+                before = HeldOutScore(options).measure(original)
             lines.append(
                 f"{name}: {before:.2f} dB -> {scores[key]:.2f} dB to the ground truths "
                 f"({scores[key] - before:+.2f} dB)"

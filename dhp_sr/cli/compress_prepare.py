@@ -4,6 +4,7 @@ Everything that the user should know is said here, and every mistake is found he
 takes minutes.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import Any
 
 from torch import nn
 
-from dhp_sr.cli.compress_drop_in import WIDTH_ARGUMENTS, find_shape
 from dhp_sr.cli.compress_images import (
     BATCH_SIZE,
     PreparedImages,
@@ -37,7 +37,9 @@ from dhp_sr.cli.compress_plan import (
 )
 from dhp_sr.cli.compress_quality import find_keep_ratio
 from dhp_sr.cli.compress_request import QUALITY, CompressRequest, Degradation, Target
+from dhp_sr.cli.compress_shapes import choose_shape
 from dhp_sr.config.schema import Options
+from dhp_sr.deploy import save_model
 from dhp_sr.deploy.model_info import attach_info, info_of
 from dhp_sr.deploy.safetensors_io import write_tensors
 from dhp_sr.hyper import HyperNet, convert
@@ -52,9 +54,6 @@ from dhp_sr.zoo.value_range import find_value_range
 NUM_RANGE_SAMPLES = 3
 RANGE_SIDE = 64
 """Images, and their side, that value ranges are tried on."""
-
-DROP_IN_TOLERANCE = 1e-6
-"""Under it, no other widths than those of the constructor's shape meet the budget."""
 
 
 def prepare_run(
@@ -108,8 +107,14 @@ def prepare_run(
         options = template.options(Target("macs", 0.5), trial, rules)
         ratio = find_keep_ratio(hyper, network, options, target.value, least, note)
         target = Target("macs", ratio)
+    start = time.perf_counter()
     if request.drop_in:
-        target, rules = _constructor_widths(checkpoint, hyper, target, note)
+        shape = choose_shape(checkpoint, hyper, target, template, request.minutes, note)
+        hyper, target, rules = shape.hyper, shape.target, shape.rules
+        if not shape.has_all_blocks:
+            template = _with_fewer_blocks(template, shape.checkpoint, network, folder)
+        minutes = request.minutes - (time.perf_counter() - start) / 60
+        request = replace(request, minutes=minutes)
     length = _length(hyper, network, target, rules, prepared, request, note)
     return template.options(target, length, rules)
 
@@ -136,23 +141,14 @@ def _least_macs(
     return summary["lower_bound"]["macs"]["kept"]
 
 
-def _constructor_widths(
-    checkpoint: Checkpoint, hyper: HyperNet, target: Target, note: Callable[[str], None]
-) -> tuple[Target, WidthRules]:
-    """Find the constructor's shape for a target; return what it keeps, and rules for its widths.
-
-    Raises:
-        UserError: The target is measured, or the class has no such shape.
-    """
-    if COST_KINDS[target.kind].is_measured:
-        raise UserError("--drop_in: a latency cannot be the target of equal widths; use macs")
-    shape = find_shape(checkpoint, hyper, target.kind, target.value)
-    argument = WIDTH_ARGUMENTS[checkpoint.name]
-    note(f"drop-in: {argument}={shape.arguments[argument]} keeps {shape.kept:.1%}")
-    # A little above: rounded down, these very widths would be over the budget.
-    kept = round(shape.kept + DROP_IN_TOLERANCE / 10, 9)
-    rules = WidthRules(1, 1, tolerance=DROP_IN_TOLERANCE, widths=shape.widths)
-    return Target(target.kind, kept), rules
+def _with_fewer_blocks(
+    template: RunTemplate, shortened: Checkpoint, original: nn.Module, folder: Path
+) -> RunTemplate:
+    """Write a network with fewer blocks, and the original as its teacher; return their run."""
+    teacher = folder / "teacher.safetensors"
+    save_model(original, teacher)
+    weights = _write_weights(shortened.network, folder, "fewer_blocks.safetensors")
+    return template.of_network(shortened, weights, teacher)
 
 
 def _counted(kind: str) -> str:
@@ -223,9 +219,9 @@ def _length(
     return length
 
 
-def _write_weights(network: nn.Module, folder: Path) -> Path:
-    """Write the original's weights for the run, as bare safetensors."""
-    path = folder / "original.safetensors"
+def _write_weights(network: nn.Module, folder: Path, name: str = "original.safetensors") -> Path:
+    """Write the weights that a run begins with, as bare safetensors."""
+    path = folder / name
     # Copies: safetensors refuses tensors that share memory.
     tensors = {key: value.clone().contiguous() for key, value in network.state_dict().items()}
     write_tensors(path, tensors, {})

@@ -5,7 +5,7 @@ held-out images. Finetuning improves what is found, so the bound is on the safe 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,9 +140,12 @@ class CorrectedCuts:
     Args:
         hyper: The converted network; its masks are changed by every cut, and restored.
         options: Of the run.
+        inputs: Of its first training batches; None: they are read.
     """
 
-    def __init__(self, hyper: HyperNet, options: Options) -> None:
+    def __init__(
+        self, hyper: HyperNet, options: Options, inputs: Sequence[Tensor] | None = None
+    ) -> None:
         assert options.compress is not None
         self._hyper = hyper
         self._compress = options.compress
@@ -155,7 +158,7 @@ class CorrectedCuts:
         )
         self._search = build_search("obs", hyper, settings)
         # The same batches that the run itself will see, so that its search decides alike.
-        inputs = _training_inputs(options, self._compress.search_iter)
+        inputs = inputs or training_inputs(options, self._compress.search_iter)
         for batch in inputs:
             self._search.observe(batch)
         self._calibration = inputs[:CORRECTION_BATCHES]
@@ -176,17 +179,17 @@ class CorrectedCuts:
         compress = self._compress
         round_to = compress.round_to or DEFAULT_ROUND_TO
         return Budget.from_target(
-            "macs",
+            compress.targets[0].kind,
             ratio,
-            None,
+            compress.tolerance,
             round_to,
             compress.min_width,
             remove_blocks=compress.removes_blocks,
         )
 
 
-def _training_inputs(options: Options, count: int) -> list[Tensor]:
-    """Inputs of the first training batches of a run."""
+def training_inputs(options: Options, count: int) -> list[Tensor]:
+    """Return the inputs of the first training batches of a run."""
     task = task_of(options)
     training: Any = options.datasets["train"]
     batches = train_batches(

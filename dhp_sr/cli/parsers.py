@@ -151,7 +151,8 @@ def _add_compress_outputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--drop_in",
         action="store_true",
-        help="keep the constructor's shape, for programs that know only the original class",
+        help="keep the constructor's shape (one width; fewer blocks where the class has a count), "
+        "for programs that know only the original class",
     )
     parser.add_argument("--onnx", action="store_true", help="write an ONNX file as well")
     parser.add_argument(

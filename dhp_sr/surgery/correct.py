@@ -24,7 +24,7 @@ References:
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +34,7 @@ from dhp_sr.channels.plan import BranchLayer, ChannelPlan, Leaves
 from dhp_sr.graph.capture import trace
 from dhp_sr.operators.computed_layers import COMPUTED_LAYER
 from dhp_sr.operators.registry import spec_for
+from dhp_sr.surgery.bypass import Bypass, find_bypass
 from dhp_sr.surgery.cut import kept_entries
 from dhp_sr.surgery.layer_samples import (
     add_to_layer,
@@ -91,6 +92,7 @@ def correct(
     batches: Sequence[Example],
     *,
     reference: Mapping[str, Tensor] | None = None,
+    left_out: Collection[str] = (),
     rows_per_feature: int = ROWS_PER_FEATURE,
 ) -> tuple[dict[str, Tensor], CorrectionReport]:
     """Re-solve the layers of a masked network so that their outputs come close to the dense one's.
@@ -107,6 +109,7 @@ def correct(
         batches: calibration inputs, each (N, C, H, W) or whatever the network takes, or a tuple of
             its inputs.
         reference: parameters of the dense network that gives the targets; default: the network's.
+        left_out: blocks that the cut network does not have: their result is their input.
         rows_per_feature: output positions sampled for each unknown of a layer.
 
     Returns:
@@ -114,6 +117,7 @@ def correct(
 
     Raises:
         ValueError: there are no calibration inputs.
+        UserError: a block cannot be left out.
     """
     if not batches:
         raise ValueError("correction needs calibration inputs, found none")
@@ -125,7 +129,8 @@ def correct(
     ).graph_module
     dense = Execution(traced, reference or {}, batches, is_dense=True)
     masked = Execution(traced, values, batches)
-    correction = _Correction(plan, mask, values, dense, masked, rows_per_feature)
+    bypass = find_bypass(traced.graph, left_out)
+    correction = _Correction(plan, mask, values, dense, masked, bypass, rows_per_feature)
     correction.run(traced.graph)
     report = CorrectionReport(tuple(correction.layers), correction.skipped)
     return correction.values, report
@@ -141,6 +146,7 @@ class _Correction:
         values: Mapping[str, Tensor],
         dense: Execution,
         masked: Execution,
+        bypass: Bypass,
         rows_per_feature: int,
     ) -> None:
         self.values = {name: value.detach().clone() for name, value in values.items()}
@@ -150,6 +156,7 @@ class _Correction:
         self._masked = masked
         self._kept = kept_entries(plan, mask)
         self._removed = {layer.name: layer for layer in removed_layers(plan.removed_branches(mask))}
+        self._bypass = bypass
         self._rows_per_feature = rows_per_feature
         # Seeded here: the same cut must give the same weights, whatever was drawn before.
         self._generator = torch.Generator().manual_seed(0)
@@ -160,13 +167,24 @@ class _Correction:
         released = last_uses(order)
         for node in order:
             self._dense.compute(node)
-            self._masked.compute(node)
-            # The masked network goes on with what the corrected layer gives.
-            if self._solve(node):
+            if node not in self._bypass.inside:
                 self._masked.compute(node)
+                # The masked network goes on with what the corrected layer gives.
+                if not self._is_untouched(node) and self._solve(node):
+                    self._masked.compute(node)
+                self._masked.copy(node, self._bypass.results.get(node, ()))
             # Else the values of all operators, for all calibration images, would pile up.
             self._dense.release(released.get(node, []))
             self._masked.release(released.get(node, []))
+
+    def _is_untouched(self, node: fx.Node) -> bool:
+        """Whether a node is before the first block that is left out of an unpruned network."""
+        if not self._bypass.inside or not self._masked.is_layer(node):
+            return False
+        for dense, masked in zip(self._dense.values, self._masked.values, strict=True):
+            if not torch.equal(dense[node], masked[node]):
+                return False
+        return True
 
     def _solve(self, node: fx.Node) -> bool:
         """Re-solve what a node holds; return whether it changed."""

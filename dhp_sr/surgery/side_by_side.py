@@ -104,6 +104,13 @@ class Execution:
                 self._interpreter.env = values
                 values[node] = self._interpreter.run_node(node)
 
+    def copy(self, node: fx.Node, results: Sequence[fx.Node]) -> None:
+        """Give some nodes the value of another, for every batch."""
+        for values in self.values:
+            for result in results:
+                # A copy: an operator behind it may write into it.
+                values[result] = values[node].clone()
+
     def release(self, nodes: Sequence[fx.Node]) -> None:
         """Forget values that nothing reads any more."""
         for values in self.values:

@@ -3,12 +3,12 @@
 import contextlib
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from plain_spandrel import run_in_plain_spandrel
 from runs import empty_pages
 from tiny_runs import save_images
 
@@ -190,26 +190,6 @@ def test_importing_the_package_is_cheap():
     assert callable(dhp_sr.compress)
 
 
-PLAIN_SPANDREL = """
-import sys
-import torch
-# torchvision beside a torch without CUDA lacks these operators, which spandrel never calls
-library = torch.library.Library("torchvision", "DEF")
-for name in ("nms", "qnms"):
-    try:
-        library.define(f"{name}(Tensor a, Tensor b, float c) -> Tensor")
-    except RuntimeError:
-        pass
-from spandrel import ModelLoader
-model = ModelLoader().load_from_file(sys.argv[1])
-x = torch.load(sys.argv[2], weights_only=True)
-with torch.no_grad():
-    torch.save(model.model.eval()(x), sys.argv[3])
-assert not any(name.startswith("dhp_sr") for name in sys.modules)
-print(model.architecture.id)
-"""
-
-
 @pytest.mark.parametrize("model, architecture, channels", [
     ("compact.pth", "Compact", 3),
     pytest.param("dncnn.pth", "DnCNN", 1, marks=pytest.mark.slow),
@@ -223,19 +203,39 @@ def test_a_drop_in_result_is_an_ordinary_file_of_its_class(
     output = tmp_path / "drop.pth"
     compress(material, tmp_path, model, "--drop_in", "--output", output)
     x = torch.rand(1, channels, 24, 20)
-    torch.save(x, tmp_path / "x.pt")
-    arguments = [str(output), str(tmp_path / "x.pt"), str(tmp_path / "y.pt")]
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(PLAIN_SPANDREL), *arguments],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == architecture
+    loaded_as, result = run_in_plain_spandrel(output, x, tmp_path)
+    assert loaded_as == architecture
     runs = list((tmp_path / "experiments").glob("*/models/pruned.safetensors"))
     expected = load_model(runs[0])(x)
-    assert torch.allclose(torch.load(tmp_path / "y.pt", weights_only=True), expected, atol=1e-5)
+    assert torch.allclose(result, expected, atol=1e-5)
+
+
+def test_a_drop_in_result_has_fewer_blocks_where_that_loses_less(material, tmp_path, capsys):
+    torch.manual_seed(0)
+    arguments = {"dim": 16, "n_blocks": 4, "ffn_scale": 2.0, "upscaling_factor": 2}
+    network = build_named("spandrel:SAFMN.SAFMN", arguments)
+    for number in (1, 2):  # x + 0
+        block = network.feats[number]
+        for layer in (block.safm.aggr, block.ccm.ccm[2]):
+            torch.nn.init.zeros_(layer.weight)
+            torch.nn.init.zeros_(layer.bias)
+    torch.save(network.state_dict(), tmp_path / "safmn.pth")
+    output = tmp_path / "drop.pth"
+    options = ("--drop_in", "--target", "macs=0.55", "--output", output)
+    compress(material, tmp_path, tmp_path / "safmn.pth", *options)
+    said = capsys.readouterr().out
+    assert "of 4 blocks, the output can best do without: 1, 2" in said
+    assert "drop-in: dim=16, n_blocks=2" in said
+    x = torch.rand(1, 3, 24, 16)
+    loaded_as, result = run_in_plain_spandrel(output, x, tmp_path)
+    assert loaded_as == "SAFMN"
+    (run,) = (tmp_path / "experiments").glob("*/models/pruned.safetensors")
+    expected = load_model(run)
+    assert len(expected.feats) == 2
+    assert torch.allclose(result, expected(x), atol=1e-5)
+    shape = (1, 3, 128, 128)
+    ratio = complexity(expected, shape).macs / complexity(network, shape).macs
+    assert f"kept: {ratio:.1%} of the macs" in said
 
 
 def test_quality_bisects_budgets(material, tmp_path, capsys):
