@@ -47,7 +47,7 @@ class Patches(nn.Module):
         y = einops.rearrange(y, "n (h w p) (c q) -> n (c p q) h w", **sizes)
         first, second = torch.split(torch.relu(self.mixed(y)), [8, 16], 1)
         y = torch.cat((second, first), 1)
-        y = einops.rearrange(y, "n (c p q) h w -> n c (h p) (w q)", **sizes)
+        y = einops.rearrange(y, "n (c p q) h w -> n c (h p) (w q)", c=6, **sizes)
         return self.last(y.flatten(2).view(batch, 6, height, width))
 
 
