@@ -210,7 +210,10 @@ def test_a_drop_in_result_is_an_ordinary_file_of_its_class(
     assert torch.allclose(result, expected, atol=1e-5)
 
 
-def test_a_drop_in_result_has_fewer_blocks_where_that_loses_less(material, tmp_path, capsys):
+@pytest.mark.parametrize("degradation", ["bicubic", pytest.param("none", marks=pytest.mark.slow)])
+def test_a_drop_in_result_has_fewer_blocks_where_that_loses_less(
+    material, tmp_path, capsys, degradation
+):
     torch.manual_seed(0)
     arguments = {"dim": 16, "n_blocks": 4, "ffn_scale": 2.0, "upscaling_factor": 2}
     network = build_named("spandrel:SAFMN.SAFMN", arguments)
@@ -222,7 +225,8 @@ def test_a_drop_in_result_has_fewer_blocks_where_that_loses_less(material, tmp_p
     torch.save(network.state_dict(), tmp_path / "safmn.pth")
     output = tmp_path / "drop.pth"
     options = ("--drop_in", "--target", "macs=0.55", "--output", output)
-    compress(material, tmp_path, tmp_path / "safmn.pth", *options)
+    degraded = ("--degradation", degradation)
+    compress(material, tmp_path, tmp_path / "safmn.pth", *options, *degraded)
     said = capsys.readouterr().out
     assert "of 4 blocks, the output can best do without: 1, 2" in said
     assert "drop-in: dim=16, n_blocks=2" in said
