@@ -295,9 +295,10 @@ def _options(
         settings |= paper_settings(phases.search)
     overrides = [f"{key}={value}" for key, value in settings.items()]
     rounding = [f"compress.round_to={entry.round_to}"] if entry.round_to else []
-    # The changes of the user win over the entry's rounding, but not over the plan.
+    # The entry's rounding wins over that of the case: equal widths at half the MACs are no multiple
+    # of 16. The changes of the user win over both, but not over the plan.
     path = ROOT / "options" / case.option_file
-    return resolve_paths(load_options(path, [*rounding, *case.changes, *changes, *overrides]), ROOT)
+    return resolve_paths(load_options(path, [*case.changes, *rounding, *changes, *overrides]), ROOT)
 
 
 def _results(

@@ -40,8 +40,8 @@ class Case:
 CORRECTED = (
     "compress.correction={}",
     "compress.search_iter=20",
-    "compress.round_to=1",
-    "compress.min_width=1",
+    "compress.round_to=16",
+    "compress.min_width=16",
     "datasets.train.batch_size_per_gpu=8",
 )
 """Changes with which every method is corrected after the cut."""
