@@ -11,6 +11,7 @@ import argparse
 import shlex
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +92,8 @@ def label(method: str, options: Options) -> str:
     return f"obs, channels by {order}"
 
 
-def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row for each method, budget and seed, and one for the dense network."""
+def measure(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield a row for each method, budget and seed, and one for the dense network."""
     seed_everything(0)
     options = resolve_paths(load_options(arguments.option_file, arguments.overrides), ROOT)
     task = task_of(options)
@@ -107,7 +108,6 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         "patches": arguments.patches,
         "calibration": arguments.calibration,
     }
-    rows = []
     if arguments.dense:
         dense = {
             "method": "dense",
@@ -115,8 +115,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             "seed": 0,
             "scores": score(options, network, sets),
         }
-        rows.append({**base, **dense})
-        print(rows[-1], flush=True)
+        yield {**base, **dense}
     for method in arguments.methods:
         for ratio in arguments.ratios:
             for seed in arguments.seeds:
@@ -141,17 +140,17 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 }
                 if arguments.uncorrected:
                     row["scores_uncorrected"] = score(options, hyper.cut(), sets)
-                rows.append(row)
-                print(row, flush=True)
-    command = "python " + shlex.join([str(Path(sys.argv[0])), *sys.argv[1:]])
-    said = describe_measurement(torch.device("cpu"), command, arguments.note)
-    return [{**row, **said} for row in rows]
+                yield row
 
 
 def main() -> int:
-    """Parse the command line, measure and write the rows."""
+    """Parse the command line, measure and write every row when it is there."""
     arguments = _parser().parse_args()
-    merge_rows(arguments.out, "cut_without_training", measure(arguments), KEY)
+    command = "python " + shlex.join([str(Path(sys.argv[0])), *sys.argv[1:]])
+    said = describe_measurement(torch.device("cpu"), command, arguments.note)
+    for row in measure(arguments):
+        print(row, flush=True)
+        merge_rows(arguments.out, "cut_without_training", [{**row, **said}], KEY)
     return 0
 
 
