@@ -39,7 +39,7 @@ def analyze_channels(
     Raises:
         UserError: a pattern names no layer.
     """
-    analysis = AnalysisContext(network, kept_statistics=kept_statistics)
+    analysis = AnalysisContext(network, traced.computed_layers, kept_statistics=kept_statistics)
     ids: dict[fx.Node, Any] = {}
     modules = dict(traced.graph_module.named_modules(remove_duplicate=False))
     for node in traced.graph_module.graph.nodes:

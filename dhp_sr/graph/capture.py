@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
+from dhp_sr.graph.equal_modules import ComputedLayers
 from dhp_sr.graph.shape_inference import ValueRecorder, meta_copy
 from dhp_sr.graph.tracer import Tracer
 from dhp_sr.utils.errors import UserError
@@ -37,6 +38,8 @@ class TracedNetwork(NamedTuple):
     possible."""
     guards: tuple[fx.Node, ...]
     """Numbers on which a branch, a loop or an assertion depended."""
+    computed_layers: ComputedLayers
+    """What is known of modules that compute the weight of a layer."""
 
 
 def trace(
@@ -68,9 +71,10 @@ def trace(
     inputs = first_samples(example_input)
     absent = optional_inputs(network, len(inputs))
     root = copy_network(network).train(training)
+    layers = ComputedLayers()
     try:
-        joins = join_computed_weights and not training
-        tracer, graph_module = _traced(root, network, inputs, absent, joins=joins)
+        joined = layers if join_computed_weights and not training else None
+        tracer, graph_module = _traced(root, network, inputs, absent, joined)
     except Exception as error:  # whatever a forward raises when it is given proxies
         raise TraceError(
             f"{type(network).__name__} cannot be traced: {error}; at "
@@ -80,7 +84,8 @@ def trace(
     # GraphModule copies the graph: the nodes in it have the same names.
     nodes = {node.name: node for node in graph_module.graph.nodes}
     guards = tuple(nodes[node.name] for node in tracer.guards)
-    return TracedNetwork(graph_module, record_values(graph_module, inputs, tracer), guards)
+    values = record_values(graph_module, inputs, tracer)
+    return TracedNetwork(graph_module, values, guards, layers)
 
 
 def _check_shapes(network: nn.Module) -> None:
@@ -147,14 +152,13 @@ def _traced(
     network: nn.Module,
     inputs: Sequence[Tensor],
     absent: dict[str, None],
-    *,
-    joins: bool,
+    joined: ComputedLayers | None,
 ) -> tuple[Tracer, fx.GraphModule]:
     tracer = Tracer(root, inputs)
     graph = tracer.trace(root, absent or None)
     single = tracer.erase_unread_weights()
-    if joins:
-        single |= tracer.modules_that_compute_weights()
+    if joined is not None:
+        single |= tracer.modules_that_compute_weights(joined)
     if single:
         root = copy_network(network).train(root.training)
         tracer = Tracer(root, inputs, single=single)

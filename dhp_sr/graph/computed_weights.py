@@ -44,11 +44,6 @@ def call_with(function: Callable[..., Any], inputs: Inputs) -> Any:
     return function(*args, **kwargs)
 
 
-WEIGHT_TESTS: list[Callable[[nn.Module, Inputs], bool]] = []
-"""Tests of modules that compute a weight, whether they count as single operators, given examples of
-their inputs on the meta device."""
-
-
 class ModuleCall(NamedTuple):
     """Arguments of a module's first call, with proxies for traced values."""
 
@@ -68,7 +63,10 @@ def may_compute_weights(module: nn.Module) -> bool:
 
 
 def modules_that_compute_weights(
-    graph: fx.Graph, calls: Mapping[str, ModuleCall], value_of: Callable[[fx.Node], Any]
+    graph: fx.Graph,
+    calls: Mapping[str, ModuleCall],
+    value_of: Callable[[fx.Node], Any],
+    is_layer: Callable[[nn.Module, Inputs], bool],
 ) -> list[str]:
     """Return the modules that compute the weight of a layer and count as single operators.
 
@@ -76,6 +74,7 @@ def modules_that_compute_weights(
         graph: of a network whose modules were all followed.
         calls: calls of modules that may be such, by path.
         value_of: returns the value of a node for the example, on the meta device.
+        is_layer: whether a module's channels are known, given examples of its inputs.
     """
     owners: dict[str, None] = {}
     for node in graph.nodes:
@@ -94,7 +93,7 @@ def modules_that_compute_weights(
     for path in owners:
         inputs = _examples(calls[path], value_of)
         module = calls[path].module
-        if path not in refused and inputs and any(test(module, inputs) for test in WEIGHT_TESTS):
+        if path not in refused and inputs and is_layer(module, inputs):
             single.append(path)
     return single
 

@@ -15,10 +15,12 @@ from torch import Tensor, fx, nn
 
 from dhp_sr.graph import self_attention
 from dhp_sr.graph.computed_weights import (
+    Inputs,
     ModuleCall,
     may_compute_weights,
     modules_that_compute_weights,
 )
+from dhp_sr.graph.equal_modules import ComputedLayers
 from dhp_sr.graph.growing_graph import GrowingGraphInterpreter
 from dhp_sr.graph.patches import tracing_patches
 from dhp_sr.graph.proxy import Proxy
@@ -174,12 +176,16 @@ class Tracer(fx.Tracer):
         self._attention_weights.clear()
         return read
 
-    def modules_that_compute_weights(self) -> set[str]:
+    def modules_that_compute_weights(self, layers: ComputedLayers) -> set[str]:
         """Return the modules that compute a layer's weight and count as single operators."""
         if not self._weight_calls:
             return set()
+
+        def is_layer(module: nn.Module, inputs: Inputs) -> bool:
+            return layers.find(module, inputs) is not None
+
         value_of = self._values.value
-        return set(modules_that_compute_weights(self.graph, self._weight_calls, value_of))
+        return set(modules_that_compute_weights(self.graph, self._weight_calls, value_of, is_layer))
 
     @property
     def _values(self) -> GrowingGraphInterpreter:

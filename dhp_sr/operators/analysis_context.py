@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, fx, nn
 
 from dhp_sr.graph.capture import ArgPath
+from dhp_sr.graph.equal_modules import ComputedLayers
 from dhp_sr.operators.channel_ids import ChannelUnionFind
 from dhp_sr.utils.modules import canonical_names
 
@@ -85,7 +86,15 @@ class KeptAxes(NamedTuple):
 class AnalysisContext:
     """Everything that channel rules write while the graph is analyzed."""
 
-    def __init__(self, network: nn.Module, *, kept_statistics: bool = True) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        computed_layers: ComputedLayers,
+        *,
+        kept_statistics: bool = True,
+    ) -> None:
+        self.computed_layers = computed_layers
+        """What is known of modules that compute the weight of a layer."""
         self.kept_statistics_allowed = kept_statistics
         """Whether layers may take their statistics over the kept channels."""
         self.kept_statistics: dict[str, KeptAxes] = {}

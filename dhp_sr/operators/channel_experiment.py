@@ -12,27 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from dhp_sr.graph.computed_weights import Inputs, call_with
+from dhp_sr.graph.equal_modules import channel_dim
 from dhp_sr.operators.narrow import CoupledAxes, TensorAxis, entries_of, kept_axes, narrow
 
 _TOLERANCE = 1e-9
-_SIDE = 4
-"""Rows and columns of the maps that are tried, unless a kernel is larger."""
-
-
-def channel_dim(shape: Sequence[int], module: nn.Module) -> int:
-    """Return the axis of the channels of a feature that a module reads or gives."""
-    if len(shape) != 3:
-        return min(1, len(shape) - 1)
-    # (N, C, L) of a convolution along one axis, (N, L, C) of a linear layer.
-    weights = [
-        parameter.dim() for parameter in module._parameters.values() if parameter is not None
-    ]
-    return 1 if max(weights, default=0) > 2 else 2
-
-
-def _kernel_side(weight: Tensor) -> int:
-    """Return the larger side of a kernel; 0 for vectors and matrices."""
-    return max(weight.shape[-2:]) if weight.dim() > 3 else 0
 
 
 class ChannelExperiment:
@@ -51,16 +34,9 @@ class ChannelExperiment:
         for parameter in self.twin.parameters():
             # Initial values such as gains of 1 and biases of 0 look alike when permuted.
             parameter.data = self._random(parameter.shape) + (parameter.dim() < 2)
-        side = max([_SIDE, *map(_kernel_side, self.twin.parameters())])
         self.inputs: Inputs = {}
         for key, value in inputs.items():
-            self.inputs[key] = value
-            if isinstance(value, Tensor):
-                sizes = [2, *value.shape[1:2]]
-                dim = channel_dim(value.shape, module)
-                for axis, size in enumerate(value.shape[2:], start=2):
-                    sizes.append(size if axis == dim else min(size, side))
-                self.inputs[key] = self._random(sizes)
+            self.inputs[key] = self._random(value.shape) if isinstance(value, Tensor) else value
         self.tensors = dict(self.twin.named_parameters())
         self.result = self._run(self.twin, self.inputs)
         self.out_dim = channel_dim(self.result.shape, module)

@@ -14,7 +14,8 @@ from math import prod
 import torch
 from torch import Tensor, fx, nn
 
-from dhp_sr.graph.computed_weights import WEIGHT_TESTS, Inputs, arguments_of
+from dhp_sr.graph.computed_weights import Inputs, arguments_of
+from dhp_sr.graph.equal_modules import WEIGHT_FINDERS
 from dhp_sr.graph.shape_inference import count_macs, meta_copy
 from dhp_sr.operators.analysis_context import KeptAxes, LayerCalls
 from dhp_sr.operators.context import OpContext, ReceptiveContext
@@ -23,7 +24,7 @@ from dhp_sr.operators.narrow import CoupledAxes, entries_of, kept_axes, narrow
 from dhp_sr.operators.receptive_field import ReceptiveField2D
 from dhp_sr.operators.spec import OpSpec, Unsupported
 
-WEIGHT_TESTS.append(lambda module, inputs: find_computed_layer(module, inputs) is not None)
+WEIGHT_FINDERS.append(find_computed_layer)
 
 
 def computed_layer_channels(op: OpContext) -> Tensor:
@@ -34,7 +35,7 @@ def computed_layer_channels(op: OpContext) -> Tensor:
     """
     given = arguments_of(op.node.args, op.node.kwargs)
     examples = {key: op.evaluate(value) for key, value in given.items()}
-    layer = find_computed_layer(op.module, examples)
+    layer = op.analysis.computed_layers.find(op.module, examples)
     macs = None
     if layer is not None:
         macs = _macs_by_sets(op, layer, given)

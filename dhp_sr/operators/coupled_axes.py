@@ -17,10 +17,16 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from dhp_sr.graph.computed_weights import Inputs
-from dhp_sr.operators.channel_experiment import ChannelExperiment, channel_dim
+from dhp_sr.graph.equal_modules import channel_dim
+from dhp_sr.operators.channel_experiment import ChannelExperiment
+from dhp_sr.operators.few_channels import (
+    sets_of_convolution,
+    with_all_channels,
+    with_few_channels,
+    without_values,
+)
 from dhp_sr.operators.narrow import CoupledAxes, InputAxis, TensorAxis
 
 _T = TypeVar("_T")
@@ -49,11 +55,12 @@ def find_computed_layer(module: nn.Module, inputs: Inputs) -> ComputedLayer | No
         module: any module; it is left as it was.
         inputs: examples of its inputs, whose shapes count.
     """
+    has_buffers = next(module.buffers(), None) is not None
+    if has_buffers or len(list(module.parameters())) > _MOST_TENSORS:
+        return None
     try:
-        experiment = ChannelExperiment(module, inputs)
-        if dict(experiment.twin.named_buffers()) or len(experiment.tensors) > _MOST_TENSORS:
-            return None
-        sets = _known_sets(experiment) or _found_sets(experiment)
+        experiment = _experiment(module, inputs)
+        sets = sets_of_convolution(experiment.twin, experiment.inputs) or _found_sets(experiment)
         if not sets or not all(map(experiment.permutes, sets)):
             return None
         settled = []
@@ -61,38 +68,18 @@ def find_computed_layer(module: nn.Module, inputs: Inputs) -> ComputedLayer | No
             settled.append(replace(axes, is_exact=experiment.masks_as_cut((axes,))))
         # Sets that are exact one by one need not be so together.
         is_exact = all(axes.is_exact for axes in settled) and experiment.masks_as_cut(settled)
+        settled = with_all_channels(settled, module, inputs)
     except Exception:  # whatever a module raises that is no such layer
         return None
     return ComputedLayer(tuple(settled), experiment.out_dim, is_exact)
 
 
-def _known_sets(experiment: ChannelExperiment) -> list[CoupledAxes]:
-    """Return the channels of a class derived from one of torch's convolutions."""
-    layer = experiment.twin
-    if not isinstance(layer, _ConvNd) or isinstance(layer, _ConvTransposeNd):
-        return []
-    out_channels, per_group = layer.weight.shape[:2]
-    groups = layer.groups
-    key = next(iter(experiment.inputs))
-    outs: dict[TensorAxis, Tensor] = {}
-    is_depthwise = groups > 1 and per_group == 1
-    # A depthwise layer passes its channels through, with a multiplier; the groups of any other
-    # must lose channels at the same positions.
-    of_output = torch.arange(out_channels) % (out_channels // groups)
-    if is_depthwise:
-        of_output = torch.arange(out_channels) // (out_channels // groups)
-    for name, tensor in experiment.tensors.items():
-        if name == "weight" or max(tensor.shape, default=1) == tensor.numel() == out_channels:
-            dim = list(tensor.shape).index(out_channels)
-            outs[name, dim] = of_output
-        elif tensor.numel() > 1:
-            return []
-    if is_depthwise:
-        inputs = {(key, 1): torch.arange(groups)}
-        return [CoupledAxes(groups, outs, inputs, of_output)]
-    of_input = torch.arange(per_group * groups) % per_group
-    ins = CoupledAxes(per_group, {("weight", 1): torch.arange(per_group)}, {(key, 1): of_input})
-    return [CoupledAxes(out_channels // groups, outs, {}, of_output), ins]
+def _experiment(module: nn.Module, inputs: Inputs) -> ChannelExperiment:
+    """Return an experiment with a few channels, or with all where it does not run otherwise."""
+    try:
+        return ChannelExperiment(*with_few_channels(module, inputs))
+    except Exception:  # whatever a module raises whose widths are not those that it states
+        return ChannelExperiment(without_values(module), inputs)
 
 
 def _found_sets(experiment: ChannelExperiment) -> list[CoupledAxes]:

@@ -1,6 +1,8 @@
 """Layers that compute their weight in the forward, in networks that others wrote."""
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from computed_weights import (
     Computed,
     EqualizedConv,
     FlatKernels,
+    ModulatedConv,
     StandardizedConv,
 )
 from third_party import third_party_info
@@ -22,9 +25,10 @@ from dhp_sr.channels.build_plan import make_plan
 from dhp_sr.cost.model import CostModel
 from dhp_sr.deploy import load_model, save_model
 from dhp_sr.deploy.model_info import CONSTRUCTORS
+from dhp_sr.graph.equal_modules import ComputedLayers
 from dhp_sr.hyper import convert
 from dhp_sr.metrics.complexity import complexity
-from dhp_sr.operators.coupled_axes import find_computed_layer
+from dhp_sr.operators.channel_experiment import ChannelExperiment
 from dhp_sr.reports.plan import plan_text
 from dhp_sr.training.plan_summary import summarize_plan
 
@@ -200,12 +204,115 @@ class Ordered(nn.Conv2d):
 
 
 def test_channels_that_are_told_apart_by_their_number_are_pinned():
-    assert find_computed_layer(Ordered(4, 6, 3), {0: torch.rand(1, 4, 8, 8)}) is None
-    assert find_computed_layer(StandardizedConv(4, 6, 3), {0: torch.rand(1, 4, 8, 8)}) is not None
+    inputs = {0: torch.rand(1, 4, 8, 8)}
+    assert ComputedLayers().find(Ordered(4, 6, 3), inputs) is None
+    assert ComputedLayers().find(StandardizedConv(4, 6, 3), inputs) is not None
     network = Computed(inner=Ordered(8, 12, 3), outer=conv(12, 8))
     plan = make_plan(network, example())
     assert [group.name for group in plan.prunable] == ["outer"]
     assert CostModel(plan).dense.macs == complexity(network, (1, 2, 8, 8)).macs
+
+
+class Chain(nn.Module):
+    """Modulated convolutions one after another, all alike or each another."""
+
+    def __init__(self, width, settings):
+        super().__init__()
+        self.first, self.last, self.style = conv(3, width), conv(width, 3), nn.Linear(width, width)
+        body = [ModulatedConv(width, width, width) for _ in settings]
+        self.body = nn.ModuleList(body)
+        for module, setting in zip(body, settings, strict=True):
+            module.setting = setting
+
+    def forward(self, x):
+        x = self.first(x)
+        style = self.style(x.mean((2, 3)))
+        for module in self.body:
+            x = module(x, style)
+        return self.last(x)
+
+
+@pytest.fixture
+def tried(monkeypatch):
+    """Numbers of parameters that the calls of experiments had, of the networks planned so far."""
+    sizes = []
+    run = ChannelExperiment._run
+
+    def counted(self, module, inputs):
+        sizes.append(sum(parameter.numel() for parameter in module.parameters()))
+        return run(self, module, inputs)
+
+    monkeypatch.setattr(ChannelExperiment, "_run", counted)
+    return sizes
+
+
+def calls_of_experiments(tried, network, side=8):
+    tried.clear()
+    plan = make_plan(network, torch.rand(1, 3, side, side))
+    # Of every layer the channels are found, however it was tried.
+    assert len(plan.prunable) == len(network.body) + 2
+    return list(tried)
+
+
+def test_layers_that_are_alike_are_tried_once(tried):
+    one = calls_of_experiments(tried, Chain(24, [0]))
+    assert one
+    assert calls_of_experiments(tried, Chain(24, [0] * 5)) == one
+    assert calls_of_experiments(tried, Chain(24, [0] * 2), side=32) == one
+    # Whatever a forward may depend on: another type, another value in a list or a module inside.
+    for settings in ([0, 1], [0, 0.0], [[0], [1]], [nn.Softplus(1), nn.Softplus(2)]):
+        assert len(calls_of_experiments(tried, Chain(24, settings))) == 2 * len(one)
+
+
+def test_what_cannot_be_told_to_be_alike_is_tried_by_itself(tried):
+    one = calls_of_experiments(tried, Chain(24, [object()]))
+    assert len(calls_of_experiments(tried, Chain(24, [object()] * 2))) == 2 * len(one)
+
+
+def test_wide_layers_are_tried_with_few_channels(tried):
+    one = calls_of_experiments(tried, Chain(24, [0]))
+    assert max(one) < 24 * 24
+    assert calls_of_experiments(tried, Chain(96, [0])) == one
+
+
+class Stated(EqualizedConv):
+    """A layer that a cut cannot tell how many channels it has."""
+
+    def __init__(self, width):
+        super().__init__(width, width)
+        self.number = width
+
+    def forward(self, x):
+        weight = self.weight.reshape(self.number, self.number, 3, 3)
+        return F.conv2d(x, weight * self.scale, self.bias, padding=1)
+
+
+def test_a_layer_that_does_not_run_with_few_channels_is_tried_with_all(tried):
+    find = ComputedLayers().find
+    assert find(Stated(24), {0: torch.rand(1, 24, 8, 8)}) is None
+    assert max(tried) == 24 * 24 * 9 + 24
+
+
+@pytest.mark.parametrize(("groups", "width", "per_group"), [(1, 80, 40), (4, 20, 10), (40, 40, 1)])
+def test_channels_found_with_few_of_them_are_those_of_the_whole_layer(groups, width, per_group):
+    layer = StandardizedConv(40, 80, 3, groups=groups, bias=False)
+    found = ComputedLayers().find(layer, {0: torch.rand(1, 40, 8, 8)})
+    outs, *ins = found.sets
+    assert outs.width == width
+    assert len(outs.output) == len(outs.tensors["weight", 0]) == 80
+    elements = ins[0] if ins else outs
+    assert elements.width == per_group * (1 if ins else groups)
+    assert len(elements.inputs[0, 1]) == 40
+    assert found.is_exact == (groups == 40)  # statistics over a channel alone
+
+
+def test_nothing_is_left_of_a_network_that_was_converted():
+    network = Chain(24, [0] * 2)
+    hyper = convert(network, torch.rand(1, 3, 8, 8))
+    weights = [weakref.ref(parameter) for parameter in (*network.parameters(), *hyper.parameters())]
+    del network, hyper
+    gc.collect()
+    assert not any(weight() is not None for weight in weights)
 
 
 class Restorer(nn.Module):
