@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from dhp_sr.graph.shape_inference import ShapeInterpreter, arithmetic_result, infer_layer
+from dhp_sr.graph.shape_inference import ShapeInterpreter, infer_layer, inferred_result
 
 
 class GrowingGraphInterpreter(ShapeInterpreter):
@@ -46,7 +46,7 @@ class GrowingGraphInterpreter(ShapeInterpreter):
             try:
                 # Tensors that a forward makes belong on the meta device as well.
                 with torch.no_grad(), torch.device("meta"):
-                    value = arithmetic_result(self, node)
+                    value = inferred_result(self, node)
                     self.env[node] = self.run_node(node) if value is None else value
             except Exception as error:
                 # Whatever an operator raises without values: its result, and what follows from it,

@@ -1,12 +1,14 @@
 """Shape inference: run networks on the meta device, where only shapes are computed."""
 
 import copy
+import math
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from dhp_sr.utils.modules import deep_copy
@@ -111,7 +113,7 @@ class ValueRecorder(ShapeInterpreter):
         if self._is_known(n):
             result = self._known[n.name]
         else:
-            result = arithmetic_result(self, n)
+            result = inferred_result(self, n)
             if result is None:
                 result = super().run_node(n)
             if not _is_shape_alone(result):
@@ -138,11 +140,16 @@ def _is_shape_alone(value: Any) -> bool:
     return value.is_meta if isinstance(value, Tensor) else isinstance(value, (int, float))
 
 
-def arithmetic_result(interpreter: fx.Interpreter, node: fx.Node) -> Tensor | None:
-    """Return the result of a node that is an arithmetic operator, see `infer_arithmetic`."""
-    if node.op != "call_function" or node.target not in _ARITHMETIC:
+def inferred_result(interpreter: fx.Interpreter, node: fx.Node) -> Tensor | None:
+    """Return the result of a node where it is an operator whose shape is known here."""
+    if node.op != "call_function":
         return None
-    return infer_arithmetic(*interpreter.fetch_args_kwargs_from_env(node)[0])
+    if node.target in _ARITHMETIC:
+        return infer_arithmetic(*interpreter.fetch_args_kwargs_from_env(node)[0])
+    if node.target is F.interpolate:
+        args, kwargs = interpreter.fetch_args_kwargs_from_env(node)
+        return infer_interpolation(*args, **kwargs)
+    return None
 
 
 def infer_arithmetic(left: Any, right: Any) -> Tensor | None:
@@ -176,6 +183,41 @@ def infer_arithmetic(left: Any, right: Any) -> Tensor | None:
     except ValueError:
         return None  # torch's own message is better
     return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def infer_interpolation(
+    x: Any, size: Any = None, scale_factor: Any = None, mode: str = "nearest", **more: Any
+) -> Tensor | None:
+    """Return the result of `torch.nn.functional.interpolate` of an image.
+
+    torch's own inference computes the weights of the pixels, in Python.
+
+    Args:
+        x: (N, C, H, W).
+        size: of the result.
+        scale_factor: given instead of a size.
+        mode: any.
+        more: what else the function takes.
+
+    Returns:
+        A tensor on the meta device; None where the function itself has to say.
+    """
+    if not isinstance(x, Tensor) or not (x.is_meta and x.is_contiguous() and x.dim() == 4):
+        return None
+    if (size is None) == (scale_factor is None) or not x.is_floating_point() or mode == "area":
+        return None
+    given = scale_factor if size is None else size
+    pair = [given, given] if isinstance(given, int | float) else list(given)
+    if len(pair) != 2:
+        return None
+    for dim, number in enumerate(pair, start=2):
+        is_length = size is not None and type(number) is int
+        if not is_length and (size is not None or not isinstance(number, int | float)):
+            return None
+        pair[dim - 2] = number if is_length else math.floor(x.shape[dim] * number)
+    if min(*x.shape, *pair) < 1:
+        return None  # torch's own message is better
+    return torch.empty([*x.shape[:2], *pair], dtype=x.dtype, device="meta")
 
 
 _SHAPE_KEEPERS = (nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.LayerNorm, nn.Softmax)

@@ -7,9 +7,10 @@ import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from dhp_sr.graph.shape_inference import infer_arithmetic, infer_layer
+from dhp_sr.graph.shape_inference import infer_arithmetic, infer_interpolation, infer_layer
 
 OPERANDS = {
     "image": torch.rand(2, 3, 4, 5),
@@ -84,3 +85,34 @@ def test_layers_that_refuse_their_input_are_run():
     for layer in (nn.Linear(4, 6), nn.LayerNorm(4), nn.Linear(5, 6).double(), nn.ReLU()):
         assert infer_layer(layer.to("meta"), [x]) is None
     assert infer_layer(nn.GELU(), [torch.rand(2, 5)]) is None
+
+
+RESIZES = [
+    {"scale_factor": 2},
+    {"scale_factor": 0.3, "mode": "bilinear", "align_corners": False},
+    {"scale_factor": (1.5, 2), "mode": "bicubic", "recompute_scale_factor": True},
+    {"size": 7, "mode": "bilinear", "antialias": True},
+    {"size": (3, 9), "mode": "nearest-exact"},
+    {"size": torch.Size([3, 9])},
+]
+
+
+@pytest.mark.parametrize("options", RESIZES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_interpolated_image_has_the_shape_of_torch(options, dtype):
+    expected = F.interpolate(torch.rand(2, 3, 10, 5, dtype=dtype), **options)
+    inferred = infer_interpolation(torch.empty(2, 3, 10, 5, dtype=dtype, device="meta"), **options)
+    assert inferred.is_meta
+    assert (inferred.shape, inferred.dtype) == (expected.shape, expected.dtype)
+    assert inferred.stride() == expected.stride()
+
+
+def test_interpolations_of_another_kind_are_run():
+    x = torch.empty(2, 3, 10, 5, device="meta")
+    assert infer_interpolation(x, size=(2, 2), scale_factor=2) is None
+    assert infer_interpolation(x) is None
+    assert infer_interpolation(x, size=(2, 2, 2)) is None
+    assert infer_interpolation(x, scale_factor=0.1) is None
+    assert infer_interpolation(x[0], size=4) is None
+    assert infer_interpolation(x.to(torch.uint8), size=4) is None
+    assert infer_interpolation(torch.rand(2, 3, 10, 5), size=4) is None
