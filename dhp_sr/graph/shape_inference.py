@@ -207,17 +207,15 @@ def infer_interpolation(
     if (size is None) == (scale_factor is None) or not x.is_floating_point() or mode == "area":
         return None
     given = scale_factor if size is None else size
-    pair = [given, given] if isinstance(given, int | float) else list(given)
-    if len(pair) != 2:
+    pair = (given, given) if isinstance(given, int | float) else tuple(given)
+    if len(pair) != 2 or not all(isinstance(number, int | float) for number in pair):
         return None
-    for dim, number in enumerate(pair, start=2):
-        is_length = size is not None and type(number) is int
-        if not is_length and (size is not None or not isinstance(number, int | float)):
-            return None
-        pair[dim - 2] = number if is_length else math.floor(x.shape[dim] * number)
-    if min(*x.shape, *pair) < 1:
+    shape = list(x.shape[:2])
+    for length, number in zip(x.shape[2:], pair, strict=True):
+        shape.append(math.floor(length * number) if size is None else int(number))
+    if min(shape) < 1:
         return None  # torch's own message is better
-    return torch.empty([*x.shape[:2], *pair], dtype=x.dtype, device="meta")
+    return torch.empty(shape, dtype=x.dtype, device="meta")
 
 
 _SHAPE_KEEPERS = (nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.LayerNorm, nn.Softmax)
