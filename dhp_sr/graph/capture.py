@@ -71,11 +71,11 @@ def trace(
     _check_shapes(network)
     inputs = first_samples(example_input)
     absent = optional_inputs(network, len(inputs))
-    root = copy_network(network).train(training)
+    copied = copy_network(network)
     layers = ComputedLayers()
     try:
         joined = layers if join_computed_weights and not training else None
-        tracer, graph_module = _traced(root, network, inputs, absent, joined)
+        tracer, graph_module = _traced(copied, inputs, absent, joined, training=training)
     except Exception as error:  # whatever a forward raises when it is given proxies
         raise TraceError(
             f"{type(network).__name__} cannot be traced: {error}; at "
@@ -148,30 +148,37 @@ def optional_inputs(network: nn.Module, num_given: int = 1) -> dict[str, None]:
     return absent
 
 
+def _followed_copy(network: nn.Module, training: bool) -> nn.Module:
+    """Return a copy with the same parameters: followed, a forward reads none of their values."""
+    memo = {id(parameter): parameter for parameter in network.parameters()}
+    return deep_copy(network, memo).train(training)
+
+
 def _traced(
-    root: nn.Module,
-    network: nn.Module,
+    holder: nn.Module,
     inputs: Sequence[Tensor],
     absent: dict[str, None],
     joined: ComputedLayers | None,
+    *,
+    training: bool,
 ) -> tuple[Tracer, fx.GraphModule]:
+    root = _followed_copy(holder, training)
     tracer = Tracer(root, inputs)
     graph = tracer.trace(root, absent or None)
     single = tracer.erase_unread_weights()
     if joined is not None:
         single |= tracer.modules_that_compute_weights(joined)
     if single:
-        root = copy_network(network).train(root.training)
+        root = _followed_copy(holder, training)
         tracer = Tracer(root, inputs, single=single)
         graph = tracer.trace(root, absent or None)
         tracer.erase_unread_weights()
     # A forward may leave values in the module that it is traced on (`self.mean = ...`): the graph
-    # is put on a second, untouched copy, with the constants that the tracer has collected.
-    holder = deep_copy(network).eval()
+    # is put on an untouched copy, with the constants that the tracer has collected.
     for name, constant in root.__dict__.items():
         if name.startswith("_tensor_constant"):
             setattr(holder, name, constant)
-    return tracer, fx.GraphModule(holder, graph)
+    return tracer, fx.GraphModule(holder.eval(), graph)
 
 
 @torch.no_grad()
@@ -214,15 +221,20 @@ def _difference(
     None where either cannot compute it, or returns something else than a tensor.
     """
     outputs = []
-    # The graph runs on a copy of the network's modules already.
-    for module in (deep_copy(network).eval(), traced.graph_module):
+    # The graph runs on a copy of the network's parameters already, which do for both.
+    copies = dict(traced.graph_module.named_parameters())
+    memo = {}
+    for name, parameter in network.named_parameters():
+        if name in copies:
+            memo[id(parameter)] = copies[name]
+    for module in (deep_copy(network, memo).eval(), traced.graph_module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             noise = torch.rand_like(image)
             # Copied for operators that write into them.
-            copies = [tensor.clone() for tensor in further]
+            others = [tensor.clone() for tensor in further]
             try:
-                outputs.append(module(noise, *copies))
+                outputs.append(module(noise, *others))
             except Exception:  # values of another kind may be needed than these
                 return None
     expected, actual = outputs

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Callable, Sequence
 from types import BuiltinFunctionType, FunctionType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from dhp_sr.graph.computed_weights import Inputs
+
+_T = TypeVar("_T")
 
 WEIGHT_FINDERS: list[Callable[[nn.Module, Inputs], Any]] = []
 """Each returns what is found of a module as a single operator that computes a weight, None where it
@@ -33,12 +35,23 @@ class ComputedLayers:
             inputs: examples of its inputs, whose shapes count.
         """
         small = small_inputs(module, inputs)
+        return self.once("layer", module, small, lambda: _found(module, small))
+
+    def once(self, fact: str, module: nn.Module, inputs: Inputs, find: Callable[[], _T]) -> _T:
+        """Return what a function finds of a module, called once for all that are equal.
+
+        Args:
+            fact: name of what it finds.
+            module: any module.
+            inputs: of its call, whose shapes count.
+            find: looks at nothing but the module's class, settings and shapes, and the inputs.
+        """
         try:
-            key = (_settings(module), _frozen(small))
+            key = (fact, _settings(module), _frozen(inputs))
         except (_Unequal, RecursionError):  # modules that refer to each other
-            return _found(module, small)
+            return find()
         if key not in self._known:
-            self._known[key] = _found(module, small)
+            self._known[key] = find()
         return self._known[key]
 
 

@@ -8,6 +8,7 @@ StyleGAN2, kernels mixed by a softmax) masks suffice.
 """
 
 from fractions import Fraction
+from functools import partial
 from itertools import combinations
 from math import prod
 
@@ -38,7 +39,8 @@ def computed_layer_channels(op: OpContext) -> Tensor:
     layer = op.analysis.computed_layers.find(op.module, examples)
     macs = None
     if layer is not None:
-        macs = _macs_by_sets(op, layer, given)
+        count = partial(_macs_by_sets, op, layer, given)
+        macs = op.analysis.computed_layers.once("macs", op.module, examples, count)
     if layer is None or macs is None:
         raise Unsupported(f"{op.operator} at {op.layer} computes its weights, and has no rule")
     ids = [_bind(op, axes, given) for axes in layer.sets]

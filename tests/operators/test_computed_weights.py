@@ -28,6 +28,7 @@ from dhp_sr.deploy.model_info import CONSTRUCTORS
 from dhp_sr.graph.equal_modules import ComputedLayers
 from dhp_sr.hyper import convert
 from dhp_sr.metrics.complexity import complexity
+from dhp_sr.operators import computed_layers
 from dhp_sr.operators.channel_experiment import ChannelExperiment
 from dhp_sr.reports.plan import plan_text
 from dhp_sr.training.plan_summary import summarize_plan
@@ -262,6 +263,25 @@ def test_layers_that_are_alike_are_tried_once(tried):
     # Whatever a forward may depend on: another type, another value in a list or a module inside.
     for settings in ([0, 1], [0, 0.0], [[0], [1]], [nn.Softplus(1), nn.Softplus(2)]):
         assert len(calls_of_experiments(tried, Chain(24, settings))) == 2 * len(one)
+
+
+def test_multiply_adds_of_layers_that_are_alike_are_counted_once(monkeypatch):
+    counted = []
+    count = computed_layers.count_macs
+
+    def recorded(node, module, args, kwargs):
+        counted.append(tuple(args[0].shape))
+        return count(node, module, args, kwargs)
+
+    monkeypatch.setattr(computed_layers, "count_macs", recorded)
+    for number in (1, 3):
+        network = Chain(24, [0] * number).eval()
+        for side in (8, 16):
+            counted.clear()
+            plan = make_plan(network, torch.rand(1, 3, side, side))
+            assert len(counted) == 2**3
+            x = torch.rand(1, 3, side, side)
+            assert CostModel(plan).dense.macs == complexity(network, tuple(x.shape)).macs
 
 
 def test_what_cannot_be_told_to_be_alike_is_tried_by_itself(tried):
