@@ -185,12 +185,17 @@ def _traced(
 def check_capture(network: nn.Module, traced: TracedNetwork, example_input: Example) -> None:
     """Compare the graph with the network on a random image, in evaluation mode.
 
+    A network that returns something else than a tensor is not run.
+
     Raises:
         TraceError: the graph computes something else.
     """
     tensors = [*network.parameters(), *network.buffers()]
     if any(tensor.is_meta for tensor in tensors):
         return
+    *_, output = traced.graph_module.graph.nodes
+    if not isinstance(traced.values[output], Tensor):
+        return  # several results are not compared
     image, *further = first_samples(example_input)
     small = image[..., : image.shape[-2] // _REDUCTION, : image.shape[-1] // _REDUCTION]
     # A small image says the same in a fraction of the time. Where the forward depends on the size,

@@ -70,6 +70,17 @@ def test_a_small_image_is_enough_where_the_forward_takes_any(sizes):
     assert sizes == [(16, 32), (32, 128)]
 
 
+class Two(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x), x
+
+
+def test_nothing_is_run_where_there_is_nothing_to_compare(sizes):
+    network, example = Two(nn.Conv2d(3, 4, 3, padding=1)), torch.zeros(1, 3, 64, 128)
+    check_capture(network, trace(network, example), example)
+    assert sizes == []
+
+
 class Convolutions(TorchDispatchMode):
     """Counts convolutions of values."""
 
