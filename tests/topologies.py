@@ -637,6 +637,38 @@ class ChannelsFirst(nn.LayerNorm):
         return x.permute(0, 3, 1, 2)
 
 
+class NormByKeyword(nn.Module):
+    """LayerNorm under other names, whose width is in a list, called by keyword."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.rand(width) + 0.5)
+        self.normalized_shape = [width]
+
+    def forward(self, features):
+        y = F.layer_norm(features.permute(0, 2, 3, 1), self.normalized_shape, self.gamma)
+        return y.permute(0, 3, 1, 2)
+
+
+class MapNorm(nn.Module):
+    """LayerNorm over the channels of an image, with a gain laid out as a map."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.num_channels = width
+        self.gain = nn.Parameter(torch.rand(1, width, 1, 1) + 0.5)
+
+    def forward(self, x):
+        variance, mean = torch.var_mean(x, 1, keepdim=True, correction=0)
+        gain = self.gain.expand(len(x), self.num_channels, 1, 1)
+        return (x - mean) * torch.rsqrt(variance + 1e-6) * gain
+
+
+class CalledByKeyword(Net):
+    def middle(self, x):
+        return self.outer(self.norm(features=self.inner(x)))
+
+
 class ChannelMlp(Net):
     """A transformer's MLP: pixels as a sequence, LayerNorm over its channels."""
 
@@ -689,6 +721,11 @@ TOPOLOGIES = {
     **COMPUTED_WEIGHTS,
     "layer_norm_written_out": (2, Sequence(conv(8, 8), ChannelNorm(8), conv(8, 8))),
     "layer_norm_channels_first": (2, Sequence(conv(8, 8), ChannelsFirst(8), conv(8, 8))),
+    "layer_norm_of_maps": (2, Sequence(conv(8, 8), MapNorm(8), conv(8, 8))),
+    "layer_norm_by_keyword": (
+        2,
+        CalledByKeyword(inner=conv(8, 8), norm=NormByKeyword(8), outer=conv(8, 8)),
+    ),
     "group_norm_of_one_group": (2, Sequence(conv(8, 8), nn.GroupNorm(1, 8), conv(8, 8))),
     "layer_norm_of_tokens": (
         2,

@@ -92,7 +92,7 @@ class KeptChannels:
     layer: str
     """Name of the module."""
     inputs: Mapping[tuple[int | str, int], Tensor]
-    """(position or keyword of an input, axis) -> (length,) channel of each entry."""
+    """(name or position of an input, axis) -> (length,) channel of each entry."""
     tensors: Mapping[tuple[str, int], Tensor]
     """Likewise (name of a tensor of the module, axis)."""
     dim: int

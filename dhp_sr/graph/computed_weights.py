@@ -8,8 +8,9 @@ channel at once, and so does everything computed from it. As a single operator t
 like any other: it has input and output channels.
 """
 
+import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -26,19 +27,34 @@ CASTS = ("to", "type", "type_as", "float", "double", "half", "bfloat16", "contig
 """Methods that leave the values of a weight as they are."""
 
 Inputs = dict[int | str, Any]
-"""Position or keyword of an argument -> its value for the example."""
+"""Name of an argument, or its position where it has none, -> its value for the example."""
 
 
-def arguments_of(args: Iterable[Any], kwargs: Mapping[str, Any]) -> Inputs:
-    """Return the arguments of a call by position or keyword."""
-    arguments: Inputs = {}
-    arguments.update(enumerate(args))
-    arguments.update(kwargs)
-    return arguments
+def arguments_of(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Inputs:
+    """Return the arguments of a module's call by the names that its forward gives them.
+
+    The same argument has the same key in every call, by position or by keyword.
+
+    Args:
+        module: the forward is that of its class, whatever the instance was given instead.
+        args: arguments by position.
+        kwargs: arguments by keyword.
+    """
+    names: list[str] = []
+    for parameter in list(inspect.signature(type(module).forward).parameters.values())[1:]:
+        if parameter.kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD:
+            break
+        names.append(parameter.name)
+    # Those of `*args` have no names, and none may have one then.
+    keys: Sequence[int | str] = names if len(args) <= len(names) else range(len(args))
+    given: Inputs = dict(zip(keys, args, strict=False))
+    given.update(kwargs)
+    # In the order of the forward, whatever that of the call is.
+    return {name: given[name] for name in [*names, *given] if name in given}
 
 
 def call_with(function: Callable[..., Any], inputs: Inputs) -> Any:
-    """Call a function with arguments by position or keyword."""
+    """Call a function with arguments by name or position."""
     args = [value for key, value in inputs.items() if isinstance(key, int)]
     kwargs = {key: value for key, value in inputs.items() if isinstance(key, str)}
     return function(*args, **kwargs)
@@ -139,7 +155,7 @@ def _works_on_vectors(
 def _examples(call: ModuleCall, value_of: Callable[[fx.Node], Any]) -> Inputs:
     """Return the values of a call's arguments; empty where they are other than tensors."""
     inputs: Inputs = {}
-    for key, argument in arguments_of(call.args, call.kwargs).items():
+    for key, argument in arguments_of(call.module, call.args, call.kwargs).items():
         value = argument
         if isinstance(argument, fx.Proxy):
             value = value_of(argument.node)

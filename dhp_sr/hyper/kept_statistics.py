@@ -45,7 +45,7 @@ class KeptStatistics:
         if any(len(index) == 0 for index in self.inputs.values()):
             # Nothing is read: the weight is zero, and the bias is left.
             return type(module).forward(module, *args, **kwargs)
-        inputs = arguments_of(args, kwargs)
+        inputs = arguments_of(module, args, kwargs)
         for (key, dim), index in self.inputs.items():
             # index_select, not a mask: with the channels gathered, any layer's own forward computes
             # the statistics, whatever they are.

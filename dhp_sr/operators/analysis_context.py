@@ -74,7 +74,7 @@ class KeptAxes(NamedTuple):
     """Channels of a module whose statistics are taken over the kept ones."""
 
     inputs: Mapping[tuple[int | str, int], Tensor]
-    """(position or keyword of an input, axis) -> (length,) ids of its entries."""
+    """(name or position of an input, axis) -> (length,) ids of its entries."""
     tensors: Mapping[tuple[str, int], Tensor]
     """Likewise (name of a tensor of the module, axis)."""
     out_dim: int

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from dhp_sr.graph.computed_weights import arguments_of
 from dhp_sr.graph.tracer import LEAF_TESTS
 from dhp_sr.operators.analysis_context import KeptAxes
 from dhp_sr.operators.context import OpContext, ReceptiveContext
@@ -36,12 +37,26 @@ def norm_axis(module: nn.Module, shape: Sequence[int]) -> int | None:
     Returns:
         1 or the last axis; None for any other module.
     """
+    width = width_of_vectors(module)
+    if width is None or len(shape) not in (3, 4):
+        return None
+    # For images the channels lie along axis 1, for sequences and for channels-last along the last.
+    for dim in (1, len(shape) - 1):
+        if shape[dim] == width and _is_norm(module, len(shape), dim, width):
+            return dim
+    return None
+
+
+def width_of_vectors(module: nn.Module) -> int | None:
+    """Return the length of a module's vectors; None for one that holds anything else.
+
+    A vector may be laid out as (C,), (C, 1, 1) or (1, C, 1, 1).
+    """
     tensors = dict(module.named_parameters())
     is_candidate = (
         not type(module).__module__.startswith("torch.nn.")
         and not any(True for _ in module.children())
         and not dict(module.named_buffers())
-        and len(shape) in (3, 4)
         and 1 <= len(tensors) <= 3
     )
     if not is_candidate:
@@ -53,12 +68,7 @@ def norm_axis(module: nn.Module, shape: Sequence[int]) -> int | None:
             return None
     if len(lengths) != 1 or lengths == {1}:
         return None
-    width = lengths.pop()
-    # For images the channels lie along axis 1, for sequences and for channels-last along the last.
-    for dim in (1, len(shape) - 1):
-        if shape[dim] == width and _is_norm(module, len(shape), dim, width):
-            return dim
-    return None
+    return lengths.pop()
 
 
 @torch.no_grad()
@@ -141,7 +151,11 @@ def keep_statistics(op: OpContext, dim: int) -> Tensor:
         tensors[name, _long_axis(tensor)] = channels
         op.analysis.bind_axis(f"{op.layer}.{name}", _long_axis(tensor), channels)
     from_back = dim - len(op.shape(op.source))
-    axes = KeptAxes({(0, from_back): channels}, tensors, from_back, channels)
+    inputs = {}
+    for key, argument in arguments_of(module, op.node.args, op.node.kwargs).items():
+        if argument is op.source:
+            inputs[key, from_back] = channels
+    axes = KeptAxes(inputs, tensors, from_back, channels)
     op.analysis.kept_statistics[op.layer] = axes
     return op.broadcast_along(channels, dim)
 

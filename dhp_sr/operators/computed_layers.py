@@ -34,7 +34,8 @@ def computed_layer_channels(op: OpContext) -> Tensor:
     Raises:
         Unsupported: the channels of the module are not found.
     """
-    given = arguments_of(op.node.args, op.node.kwargs)
+    assert op.module is not None, "recognized as modules alone"
+    given = arguments_of(op.module, op.node.args, op.node.kwargs)
     examples = {key: op.evaluate(value) for key, value in given.items()}
     layer = op.analysis.computed_layers.find(op.module, examples)
     macs = None

@@ -1,6 +1,7 @@
 """Axes of a module that hold the same channels, and the module with some of these channels."""
 
 import copy
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,7 @@ TensorAxis = tuple[str, int]
 """Name of a tensor of a module, and axis of it."""
 
 InputAxis = tuple[int | str, int]
-"""Position or keyword of an argument, and axis of it."""
+"""Name or position of an argument, and axis of it."""
 
 
 @dataclass(frozen=True)
@@ -116,14 +117,28 @@ def set_widths(module: Any, old: Mapping[str, Shape], new: Mapping[str, Shape]) 
     if isinstance(module, nn.Linear):
         return resize_linear(module, old, new)
     attributes = vars(module)
-    if "weight" in old and attributes.get("normalized_shape") == old["weight"]:
-        attributes["normalized_shape"] = new["weight"]
-    if "num_channels" in attributes and (attributes["num_channels"],) == old.get("weight"):
-        attributes["num_channels"] = new["weight"][0]
+    _set_width_of_norm(attributes, old, new)
     weight = max(old, key=lambda name: len(old[name]), default="")
     if weight and len(old[weight]) > 1:
         _set_stated_widths(attributes, old[weight], new[weight])
     return {}
+
+
+def _set_width_of_norm(
+    attributes: dict[str, Any], old: Mapping[str, Shape], new: Mapping[str, Shape]
+) -> None:
+    """Set the attributes of a normalization by the lengths of its vectors, whatever their names."""
+    for name, shape in old.items():
+        width = max(shape, default=1)
+        if width != math.prod(shape):
+            continue
+        new_width = max(new[name], default=1)
+        stated = attributes.get("normalized_shape")
+        # A list in some classes, and equal to no tuple then.
+        if isinstance(stated, (tuple, list)) and tuple(stated) == (width,):
+            attributes["normalized_shape"] = (new_width,)
+        if attributes.get("num_channels") == width:
+            attributes["num_channels"] = new_width
 
 
 def _set_stated_widths(attributes: dict[str, Any], old: Shape, new: Shape) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 from torch import fx, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from dhp_sr.graph.computed_weights import may_compute_weights
 from dhp_sr.graph.tracer import LEAF_TYPES
 from dhp_sr.operators import (
     assignment,
@@ -25,7 +24,7 @@ from dhp_sr.operators import (
     slicing,
     splitting,
 )
-from dhp_sr.operators.channel_norms import CHANNEL_NORM
+from dhp_sr.operators.channel_norms import CHANNEL_NORM, width_of_vectors
 from dhp_sr.operators.computed_layers import COMPUTED_LAYER
 from dhp_sr.operators.context import OpContext
 from dhp_sr.operators.spec import ChannelRule, OpSpec, Target, Unsupported
@@ -155,7 +154,7 @@ def spec_for(node: fx.Node, module: nn.Module | None) -> OpSpec:
         if type(module) in _TABLE or type(module).__module__.startswith("torch.nn."):
             return _TABLE.get(type(module), UNKNOWN)
         # Of other classes only these are not traced into.
-        return COMPUTED_LAYER if may_compute_weights(module) else CHANNEL_NORM
+        return COMPUTED_LAYER if width_of_vectors(module) is None else CHANNEL_NORM
     target = node.target
     if target not in _TABLE and not isinstance(target, str):
         # Functions of packages that need not be installed are registered by their qualified names.
