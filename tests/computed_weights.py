@@ -15,6 +15,15 @@ class StandardizedConv(nn.Conv2d):
         return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
+class UnitConv(nn.Conv2d):
+    """Filters of length 1; the root has no gradient where a filter is zero."""
+
+    def forward(self, features):
+        length = self.weight.square().sum((1, 2, 3), keepdim=True).sqrt()
+        weight = self.weight / (length + 1e-6)
+        return F.conv2d(features, weight, self.bias, padding=self.padding, groups=self.groups)
+
+
 class EqualizedConv(nn.Module):
     """A weight times a constant, with the widths as attributes."""
 
@@ -68,6 +77,14 @@ class DynamicConv(nn.Module):
 class Computed(Net):
     def middle(self, x):
         return self.outer(torch.relu(self.inner(x)))
+
+
+class CalledTwice(Net):
+    """The same layer, called by position and by keyword."""
+
+    def middle(self, x):
+        y = torch.relu(self.inner(x))
+        return self.outer(torch.cos(self.inner(features=y)))
 
 
 class Modulated(Net):
@@ -141,6 +158,14 @@ COMPUTED_WEIGHTS = {
         Computed(
             inner=StandardizedConv(8, 8, 3, padding=1, groups=8, bias=False), outer=conv(8, 8)
         ),
+    ),
+    "weight_of_unit_length": (
+        2,
+        Computed(inner=UnitConv(8, 8, 3, padding=1, groups=8), outer=conv(8, 8)),
+    ),
+    "weight_called_twice": (
+        2,
+        CalledTwice(inner=UnitConv(8, 8, 3, padding=1), outer=conv(8, 8)),
     ),
     "weight_equalized": (3, Computed(inner=EqualizedConv(8, 12), outer=EqualizedConv(12, 8))),
     "weight_modulated": (

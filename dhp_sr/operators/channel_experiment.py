@@ -29,6 +29,8 @@ class ChannelExperiment:
     def __init__(self, module: nn.Module, inputs: Inputs) -> None:
         # Emptied, as a network on the meta device has no values to move; all are random here.
         self.twin = copy.deepcopy(module).to_empty(device="cpu").double().eval()
+        # Frozen ones, too: what the experiment shows must not depend on it.
+        self.twin.requires_grad_(True)
         vars(self.twin).pop("forward", None)
         self._generator = torch.Generator().manual_seed(0)
         for parameter in self.twin.parameters():
@@ -100,9 +102,18 @@ class ChannelExperiment:
         expected = torch.zeros_like(self.result).index_copy(self.out_dim, outs, cut)
         try:
             # The inputs are not masked: a shift leaves numbers in channels that are.
-            return self._agree(self._run(twin, self.inputs), expected)
+            with torch.enable_grad():
+                masked = self._run(twin, self.inputs)
+                gradients = torch.autograd.grad(
+                    masked.sum(), list(twin.parameters()), allow_unused=True
+                )
         except Exception:  # not finite: divided by a deviation of zero
             return False
+        for gradient in gradients:
+            # A search would learn from them: that of a root of zero is infinite.
+            if gradient is not None and not bool(torch.isfinite(gradient).all()):
+                return False
+        return self._agree(masked.detach(), expected)
 
     def _masked(self, twin: nn.Module, axes: CoupledAxes, chosen: Tensor) -> nn.Module:
         """Return a copy with zeros in the entries of all but some elements."""

@@ -178,6 +178,14 @@ def test_without_kept_statistics_the_output_channels_alone_are_pruned():
     assert float((found - expected).abs().max()) <= 1e-10 * float(expected.abs().max())
 
 
+def test_gradients_are_finite_where_a_root_of_zero_would_have_none():
+    hyper = halved(convert(topology("weight_of_unit_length"), example()))
+    assert [channels.layer for channels in hyper.plan.kept_statistics] == ["inner"]
+    hyper(example()).sum().backward()
+    for name, parameter in hyper.named_parameters():
+        assert parameter.grad is None or bool(parameter.grad.isfinite().all()), name
+
+
 def test_the_plan_names_the_layers():
     network = topology("weight_standardized_in_groups")
     summary = summarize_plan(convert(network, example()), network, 1, 1)
