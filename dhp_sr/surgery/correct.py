@@ -23,8 +23,7 @@ References:
     GRAIL (CPAL 2026): a ridge relative to the mean diagonal, statistics of the pruned prefix.
 """
 
-import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,29 +35,16 @@ from dhp_sr.operators.computed_layers import COMPUTED_LAYER
 from dhp_sr.operators.registry import spec_for
 from dhp_sr.surgery.bypass import Bypass, find_bypass
 from dhp_sr.surgery.cut import kept_entries
-from dhp_sr.surgery.layer_samples import (
-    add_to_layer,
-    choose_positions,
-    in_dim,
-    is_transposed,
-    num_features,
-    num_groups,
-    num_positions,
-    sample_features,
-    sample_outputs,
-)
-from dhp_sr.surgery.least_squares import NormalEquations, solve_with_held_out_ridge
+from dhp_sr.surgery.layer_regression import RegressionSampler, regressions
+from dhp_sr.surgery.layer_samples import add_to_layer, in_dim, is_transposed, num_groups
+from dhp_sr.surgery.least_squares import solve_with_held_out_ridge
 from dhp_sr.surgery.remove import fit_constant, removed_layers
-from dhp_sr.surgery.shortcut_error import find_shortcut_error
 from dhp_sr.surgery.side_by_side import Execution, execution_order, last_uses
 from dhp_sr.utils.example import Example, first_samples
 from dhp_sr.utils.modules import out_dim
 
 ROWS_PER_FEATURE = 100
 """Output positions sampled for each unknown of a layer, over all calibration images together."""
-
-HELD_OUT = 5
-"""Every fifth sample is held out while the ridge is chosen."""
 
 
 @dataclass(frozen=True)
@@ -157,9 +143,7 @@ class _Correction:
         self._kept = kept_entries(plan, mask)
         self._removed = {layer.name: layer for layer in removed_layers(plan.removed_branches(mask))}
         self._bypass = bypass
-        self._rows_per_feature = rows_per_feature
-        # Seeded here: the same cut must give the same weights, whatever was drawn before.
-        self._generator = torch.Generator().manual_seed(0)
+        self._sampler = RegressionSampler(dense, masked, rows_per_feature)
 
     def run(self, graph: fx.Graph) -> None:
         """Compute every node in both networks, and correct the layers on the way."""
@@ -235,12 +219,13 @@ class _Correction:
         """Re-solve a layer; return whether it changed."""
         layer = self._masked.layer(node)
         kept_in = self._kept_channels(node, in_dim(layer))
+        kept_out = self._kept_channels(node, out_dim(layer))
         error_before = 0.0
         error_after = 0.0
         target_square = 0.0
         chosen_ridge = 0.0
-        for ins, outs in self._regressions(node):
-            train, held_out = self._normal_equations(node, ins, outs)
+        for ins, outs in regressions(layer, kept_in, kept_out):
+            train, held_out = self._sampler.normal_equations(node, ins, outs)
             solution = solve_with_held_out_ridge(train, held_out, layer.bias is not None)
             error_before += held_out.residual_square
             target_square += held_out.target_square
@@ -262,66 +247,3 @@ class _Correction:
         if layer.bias is not None:
             self.values[f"{node.target}.bias"] = layer.bias.detach().clone()
         return chosen_ridge > 0
-
-    def _regressions(self, node: fx.Node) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (kept input channels, kept output channels) of each regression of a layer.
-
-        The groups of a grouped convolution are separate regressions, each on separate inputs;
-        along the weight's axis of input channels, which they share, all groups keep the same.
-        """
-        layer = self._masked.layer(node)
-        groups = num_groups(layer)
-        kept_out = self._kept_channels(node, out_dim(layer))
-        kept_in = self._kept_channels(node, in_dim(layer))
-        if groups == 1:
-            yield kept_in, kept_out
-            return
-        outs_per_group = layer.weight.shape[out_dim(layer)] // groups
-        ins_per_group = layer.weight.shape[in_dim(layer)]
-        for group in range(groups):
-            outs = kept_out[kept_out // outs_per_group == group]
-            # The input's channels are numbered through, those of the weight anew in each group.
-            if len(outs) > 0:
-                yield kept_in + group * ins_per_group, outs
-
-    def _normal_equations(
-        self, node: fx.Node, ins: Tensor, outs: Tensor
-    ) -> tuple[NormalEquations, NormalEquations]:
-        """Sums over the training samples and over the held-out ones.
-
-        Args:
-            node: call of the layer.
-            ins: input channels that the regression reads.
-            outs: output channels that it is for.
-        """
-        layer = self._masked.layer(node)
-        source = node.all_input_nodes[0]
-        features = num_features(layer, len(ins))
-        train = NormalEquations(features, len(outs))
-        held_out = NormalEquations(features, len(outs))
-        num_samples = self._masked.num_samples
-        rows_per_sample = math.ceil(self._rows_per_feature * features / num_samples)
-        shortcut_error = find_shortcut_error(node, self._dense, self._masked)
-        sample_index = 0
-        for batch, values in enumerate(self._masked.values):
-            targets = self._dense.values[batch][node]
-            # The layer is added to a shortcut, and makes up for what that has lost, too.
-            if shortcut_error is not None:
-                targets = targets + shortcut_error(batch)
-            for sample, output, target in zip(values[source], values[node], targets, strict=True):
-                count = num_positions(layer, output)
-                positions = choose_positions(count, rows_per_sample, self._generator)
-                positions = positions.to(output.device)
-                x = sample_features(layer, sample, output, ins, positions)
-                y = sample_outputs(layer, target, outs, positions)
-                residuals = y - sample_outputs(layer, output, outs, positions)
-                if num_samples >= HELD_OUT:
-                    # Whole images are held out: neighboring positions of one tell too little.
-                    held = torch.full((len(x),), sample_index % HELD_OUT == HELD_OUT - 1)
-                else:
-                    held = torch.arange(len(x)) % HELD_OUT == HELD_OUT - 1
-                held = held.to(x.device)
-                train.add(x[~held], residuals[~held], y[~held])
-                held_out.add(x[held], residuals[held], y[held])
-                sample_index += 1
-        return train, held_out
