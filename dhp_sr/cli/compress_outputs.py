@@ -70,7 +70,12 @@ def write_outputs(
         lines = _comparison_lines(options, metrics)
     else:
         # The run began with fewer blocks than the original has.
-        kept = _kept_of(network, checkpoint.network)
+        shape = example_shape(checkpoint.network)
+        small, original = complexity(network, shape), complexity(checkpoint.network, shape)
+        kept = {
+            "macs_ratio": small.macs / original.macs,
+            "params_ratio": small.params / original.params,
+        }
         lines = _comparison_lines(options, metrics, checkpoint.network, kept)
     for line in lines:
         note(line)
@@ -83,13 +88,6 @@ def write_outputs(
             program = export_model(folder.model("pruned"), "pt2", output.with_suffix(".pt2"))
             note(f"written: {program.path}")
     return CompressReport(network, output, page, kept, metrics)
-
-
-def _kept_of(network: nn.Module, original: nn.Module) -> dict[str, float]:
-    """Return the fractions of the original's cost that a network has."""
-    shape = example_shape(original)
-    small, dense = complexity(network, shape), complexity(original, shape)
-    return {"macs_ratio": small.macs / dense.macs, "params_ratio": small.params / dense.params}
 
 
 def _comparison_lines(

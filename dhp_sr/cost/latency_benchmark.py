@@ -68,10 +68,6 @@ TORCH = TimedRuntime(
 )
 
 
-def _call(compute: Callable[[], Any]) -> Any:
-    return compute()
-
-
 @dataclass(frozen=True)
 class LatencyBenchmark:
     """Measures the latency of networks and their layers, for a given input size and device."""
@@ -82,7 +78,7 @@ class LatencyBenchmark:
     """CPU threads."""
     path: Path | None = None
     """File of layer times, read and added to; None: they are not kept."""
-    broadcast: Callable[[Callable[[], Any]], Any] = _call
+    broadcast: Callable[[Callable[[], Any]], Any] = lambda compute: compute()
     """Calls its argument and returns the result; of several processes, rank 0's result in all."""
     cache: dict[str, Any] = field(default_factory=dict)
     """Times measured so far, as `LatencyLUT.times` returns them; none is measured twice."""

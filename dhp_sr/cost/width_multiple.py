@@ -15,7 +15,7 @@ import statistics
 from collections.abc import Iterator
 from itertools import pairwise
 
-from dhp_sr.cost.latency_lut import LatencyLUT, LayerGrid
+from dhp_sr.cost.latency_lut import LatencyLUT
 from dhp_sr.utils.cost_kinds import DEFAULT_ROUND_TO
 from dhp_sr.utils.pixels import round_up
 
@@ -40,7 +40,14 @@ def learn_multiple(lut: LatencyLUT) -> int:
     """
     curves = []
     for call in lut.calls:
-        curves += _curves(lut.layers[call.signature])
+        grid = lut.layers[call.signature]
+        rows = grid["ms"]
+        along_first = [row[-1] for row in rows]
+        # Along each axis of the layer, at the dense width of the other.
+        for widths, times in ((grid["first"], along_first), (grid["second"], rows[-1])):
+            # A layer of a fixed width, such as the image's channels, has nothing to choose.
+            if widths[-1] > DEFAULT_ROUND_TO:
+                curves.append((widths, times))
     if not curves:
         return DEFAULT_ROUND_TO
     total = sum(times[-1] for _, times in curves)
@@ -58,15 +65,6 @@ def learn_multiple(lut: LatencyLUT) -> int:
 
 Curve = tuple[list[int], list[float]]
 """Widths, ascending, and the time at each."""
-
-
-def _curves(grid: LayerGrid) -> list[Curve]:
-    """Return the times along each axis of a layer, at the dense width of the other."""
-    rows = grid["ms"]
-    along_first = [row[-1] for row in rows]
-    curves = [(grid["first"], along_first), (grid["second"], rows[-1])]
-    # A layer of a fixed width, such as the image's channels, has nothing to choose.
-    return [(widths, times) for widths, times in curves if widths[-1] > DEFAULT_ROUND_TO]
 
 
 def _mean_excess(widths: list[int], times: list[float], multiple: int) -> float:

@@ -47,7 +47,13 @@ def write_database(
     Raises:
         UserError: a key is unusable or occurs twice, an image is damaged, or the disk is full.
     """
-    _check_keys(images)
+    # Before anything is written; ASCII as BasicSR's reader expects.
+    for image in images:
+        if not image.key.isascii() or len(image.key) > _MAX_KEY_LENGTH:
+            raise UserError(
+                f"{image.where}: an LMDB key has to be ASCII and at most {_MAX_KEY_LENGTH} letters "
+                "long: rename the file"
+            )
     check_unique_keys(images)
     folder.mkdir(parents=True, exist_ok=True)
     lmdb = import_lmdb()
@@ -140,16 +146,6 @@ def _find_fault(
     except UserError as error:
         return str(error)
     return ""
-
-
-def _check_keys(images: Sequence[StoredImage]) -> None:
-    # before anything is written; ASCII as BasicSR's reader expects
-    for image in images:
-        if not image.key.isascii() or len(image.key) > _MAX_KEY_LENGTH:
-            raise UserError(
-                f"{image.where}: an LMDB key has to be ASCII and at most {_MAX_KEY_LENGTH} letters "
-                "long: rename the file"
-            )
 
 
 def _batches(images: Sequence[StoredImage]) -> Iterator[list[StoredImage]]:

@@ -131,7 +131,11 @@ def _quantize(
         content = convert(candidate).SerializeToString()
         return lambda recipe: quantize_onnx(content, int8.images, recipe)
 
-    return quantize(original, int8, prepare, _array_function)
+    def make_run(model: Any) -> Callable[[Images], Images]:
+        session = open_session(model.SerializeToString())
+        return lambda images: session.run([OUTPUT], {INPUT: images})[0]
+
+    return quantize(original, int8, prepare, make_run)
 
 
 def _run_function(session: Any, half: bool) -> Callable[[Tensor], Tensor]:
@@ -142,8 +146,3 @@ def _run_function(session: Any, half: bool) -> Callable[[Tensor], Tensor]:
         return torch.from_numpy(output)
 
     return run
-
-
-def _array_function(model: Any) -> Callable[[Images], Images]:
-    session = open_session(model.SerializeToString())
-    return lambda images: session.run([OUTPUT], {INPUT: images})[0]

@@ -130,18 +130,13 @@ def reading_for(network: nn.Module, weights: Mapping[str, Tensor]) -> Reading:
     Raises:
         ModelFileError: Weights below several prefixes fit.
     """
-    renamed = _rename_keys(type(network).__name__, weights)
-    return match_keys(network.state_dict().keys(), renamed, _OPTIONAL_KEYS)
-
-
-def _rename_keys(architecture: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    key_map = KEY_MAPS.get(type(network).__name__, ())
     renamed = {}
     for key, tensor in weights.items():
-        new_key = key
-        for pattern, replacement in KEY_MAPS.get(architecture, ()):
-            new_key = re.sub(pattern, replacement, new_key)
-        renamed[new_key] = tensor
-    return renamed
+        for pattern, replacement in key_map:
+            key = re.sub(pattern, replacement, key)
+        renamed[key] = tensor
+    return match_keys(network.state_dict().keys(), renamed, _OPTIONAL_KEYS)
 
 
 def _differences(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> tuple[str, ...]:

@@ -94,11 +94,14 @@ def modules_that_compute_weights(
     """
     owners: dict[str, None] = {}
     for node in graph.nodes:
-        owner = _owner(node, calls)
-        if owner and node.op == "call_function" and node.target in LAYER_FUNCTIONS:
-            weight = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
-            if isinstance(weight, fx.Node) and _is_computed(weight):
-                owners[owner] = None
+        paths = _paths(node)
+        is_layer = node.op == "call_function" and node.target in LAYER_FUNCTIONS
+        # The innermost module around it: those further out may hold many layers.
+        if not is_layer or not paths or paths[-1] not in calls:
+            continue
+        weight = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
+        if isinstance(weight, fx.Node) and _is_computed(weight):
+            owners[paths[-1]] = None
     if not owners:
         return []
     refused = set()
@@ -117,12 +120,6 @@ def modules_that_compute_weights(
 def _paths(node: fx.Node) -> list[str]:
     """Return the modules in whose forward a node was recorded, from the outermost inwards."""
     return [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
-
-
-def _owner(node: fx.Node, calls: Mapping[str, ModuleCall]) -> str:
-    """Return the innermost module around a node; empty if it cannot be a single operator."""
-    paths = _paths(node)
-    return paths[-1] if paths and paths[-1] in calls else ""
 
 
 def _is_computed(weight: fx.Node) -> bool:

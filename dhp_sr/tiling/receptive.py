@@ -93,8 +93,10 @@ def _output_field(network: nn.Module, in_channels: int, side: int) -> ReceptiveF
         module = modules[node.target] if node.op == "call_module" else None
         op = ReceptiveContext(node, module, traced.values[node], traced.values, fields, side)
         fields[node] = _node_field(op)
-        if _writes_to_input(node):
-            # An in-place method changes its input, too, for all nodes that read it later.
+        # An operator that writes into its input changes it for all nodes that read it later.
+        # torch ends the names of methods that do with an underscore.
+        is_method = node.op == "call_method" and str(node.target).endswith("_")
+        if is_method or node.target in _IN_PLACE:
             fields[op.source] = fields[node]
     raise Unbounded("the network returns nothing")
 
@@ -123,14 +125,6 @@ _IN_PLACE = (
     operator.setitem,
     *(operator.iadd, operator.isub, operator.imul, operator.itruediv),
 )
-
-
-def _writes_to_input(node: fx.Node) -> bool:
-    """Return whether an operator changes its first input, for all who read it later."""
-    # torch ends the names of methods that write into a tensor with an underscore.
-    if node.op == "call_method":
-        return str(node.target).endswith("_")
-    return node.target in _IN_PLACE
 
 
 def _check_output(field: Any, value: Any) -> ReceptiveField2D:

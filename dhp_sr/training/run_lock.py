@@ -116,7 +116,14 @@ class RunLock:
         if owner and not _has_ended(owner, has_lock=has_lock):
             raise FolderInUseError(self._message(owner))
         os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, json.dumps(_describe_this_process()).encode() + b"\n", 0)
+        this_process = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "boot": _boot_id(),
+            "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "time": time.time(),
+        }
+        os.pwrite(self._descriptor, json.dumps(this_process).encode() + b"\n", 0)
 
     def _read(self) -> dict[str, Any]:
         try:
@@ -135,16 +142,6 @@ class RunLock:
         if host != socket.gethostname() or owner.get("boot") != _boot_id():
             text += f". If it no longer runs there, remove {self.path}"
         return text
-
-
-def _describe_this_process() -> dict[str, Any]:
-    return {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "boot": _boot_id(),
-        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "time": time.time(),
-    }
 
 
 def _boot_id() -> str:

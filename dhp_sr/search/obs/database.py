@@ -40,7 +40,16 @@ class WidthDatabase:
         self._orders = orders
         self._layers = layers
         self._solved: dict[tuple[str, tuple[int, ...]], tuple[Tensor, Tensor | None]] = {}
-        self._groups_of = [self._groups_read_by(layer) for layer in layers]
+        self._groups_of: list[list[int]] = []
+        """For each layer, the positions of the groups that it reads among the prunable ones."""
+        for layer in layers:
+            positions = []
+            for position, group in enumerate(hyper.plan.prunable):
+                end = group.start + group.width
+                inside = (layer.channel_index >= group.start) & (layer.channel_index < end)
+                if bool(inside.any()):
+                    positions.append(position)
+            self._groups_of.append(positions)
 
     def mask(self, widths: Sequence[int]) -> Tensor:
         """Mask (plan.size,) that keeps the first `widths` channels of every group's order."""
@@ -104,17 +113,6 @@ class WidthDatabase:
         module = layer_of_weight(self._hyper.network, layer.weight)
         assert module is not None, "statistics are of layers alone"
         return module
-
-    def _groups_read_by(self, layer: LayerStatistics) -> list[int]:
-        """Positions, among the prunable groups, of those that a layer reads."""
-        positions = []
-        for position, group in enumerate(self._hyper.plan.prunable):
-            inside = (layer.channel_index >= group.start) & (
-                layer.channel_index < group.start + group.width
-            )
-            if bool(inside.any()):
-                positions.append(position)
-        return positions
 
     def _solve(self, layer: LayerStatistics, mask: Tensor) -> tuple[Tensor, Tensor | None]:
         """Weight and bias that bring a layer with kept inputs closest to the dense layer."""

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from dhp_sr.allocation.budget import Budget, BudgetError
 from dhp_sr.allocation.candidates import WidthCandidates, allowed_widths
-from dhp_sr.channels.plan import ChannelPlan
 from dhp_sr.hyper import HyperNet
 
 Loss = Callable[[Sequence[int], bool], float]
@@ -65,8 +64,12 @@ class WidthEvolution:
         self._loss = loss
         self._dense_cost = hyper.dense_cost()[budget.kind]
         self._random = random.Random(seed)
-        self._branches = _removable_branches(hyper.plan) if budget.remove_blocks else []
+        self._branches: list[list[int]] = []
         """Positions, among the prunable groups, of those that go together."""
+        if budget.remove_blocks:
+            positions = {group.name: position for position, group in enumerate(self._groups)}
+            for branch in hyper.plan.branches:
+                self._branches.append([positions[name] for name in branch.groups])
         removable = {position for branch in self._branches for position in branch}
         self._widths: list[list[int]] = []
         self._lowest: list[int] = []
@@ -93,7 +96,10 @@ class WidthEvolution:
         # A single parent, as in EvoPress: the best of the starting points.
         parents = []
         for start in starts:
-            repaired = self._repair(self._nearest(start))
+            indices = []
+            for position, fraction in enumerate(start):
+                indices.append(self._nearest_of_group(position, fraction))
+            repaired = self._repair(indices)
             if repaired is not None:
                 parents.append(repaired)
         if not parents:
@@ -123,13 +129,6 @@ class WidthEvolution:
 
     def _to_widths(self, indices: Sequence[int]) -> list[int]:
         return [widths[index] for widths, index in zip(self._widths, indices, strict=True)]
-
-    def _nearest(self, fractions: Sequence[float]) -> list[int]:
-        """Candidate indices whose widths are nearest to some kept fractions."""
-        indices = []
-        for position, fraction in enumerate(fractions):
-            indices.append(self._nearest_of_group(position, fraction))
-        return indices
 
     def _nearest_of_group(self, position: int, fraction: float) -> int:
         """Candidate index of a group whose width is nearest to a kept fraction, and not 0."""
@@ -208,9 +207,3 @@ class WidthEvolution:
                 return None
             indices[self._random.choice(movable)] += sign
         return None
-
-
-def _removable_branches(plan: ChannelPlan) -> list[list[int]]:
-    """Return, for every branch that can be removed, the positions of its groups."""
-    position = {group.name: index for index, group in enumerate(plan.prunable)}
-    return [[position[name] for name in branch.groups] for branch in plan.branches]
