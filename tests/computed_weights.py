@@ -24,6 +24,12 @@ class UnitConv(nn.Conv2d):
         return F.conv2d(features, weight, self.bias, padding=self.padding, groups=self.groups)
 
 
+class CenteredLinear(nn.Linear):
+    def forward(self, x):
+        weight = self.weight - self.weight.mean(1, keepdim=True)
+        return F.linear(x, weight, self.bias)
+
+
 class EqualizedConv(nn.Module):
     """A weight times a constant, with the widths as attributes."""
 
@@ -77,6 +83,12 @@ class DynamicConv(nn.Module):
 class Computed(Net):
     def middle(self, x):
         return self.outer(torch.relu(self.inner(x)))
+
+
+class ChannelsLast(Net):
+    def middle(self, x):
+        y = self.outer(torch.relu(self.inner(x.permute(0, 2, 3, 1))))
+        return y.permute(0, 3, 1, 2)
 
 
 class CalledTwice(Net):
@@ -166,6 +178,10 @@ COMPUTED_WEIGHTS = {
     "weight_called_twice": (
         2,
         CalledTwice(inner=UnitConv(8, 8, 3, padding=1), outer=conv(8, 8)),
+    ),
+    "weight_of_pixels": (
+        3,
+        ChannelsLast(inner=CenteredLinear(8, 12), outer=CenteredLinear(12, 8)),
     ),
     "weight_equalized": (3, Computed(inner=EqualizedConv(8, 12), outer=EqualizedConv(12, 8))),
     "weight_modulated": (

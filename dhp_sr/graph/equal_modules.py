@@ -65,6 +65,8 @@ def _found(module: nn.Module, inputs: Inputs) -> Any:
 
 def channel_dim(shape: Sequence[int], module: nn.Module) -> int:
     """Return the axis of the channels of a feature that a module reads or gives."""
+    if isinstance(module, nn.Linear):
+        return len(shape) - 1
     if len(shape) != 3:
         return min(1, len(shape) - 1)
     # (N, C, L) of a convolution along one axis, (N, L, C) of a linear layer.
