@@ -33,8 +33,8 @@ def analyze_channels(
         traced: its trace.
         exclude: names or patterns of layers whose output channels are pinned.
         prune_residual: whether channels coupled by residual additions may be pruned.
-        kept_statistics: whether normalizations over channels may normalize over the kept ones;
-            else such channels are pinned.
+        kept_statistics: whether layers may take their statistics over the kept channels; else
+            such channels are pinned.
 
     Raises:
         UserError: a pattern names no layer.

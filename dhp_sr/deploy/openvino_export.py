@@ -91,12 +91,8 @@ def export_openvino(
     shapes = unseen_shapes(example_shape, size_multiple)
 
     def verify(written: Path) -> Agreement:
-        run = _array_function(read_openvino(Graph(written)))
-
-        def run_on_tensor(x: Tensor) -> Tensor:
-            return torch.from_numpy(run(x.numpy()))
-
-        return compare(original, run_on_tensor, shapes, limit, make_input)
+        run = _tensor_function(read_openvino(Graph(written)))
+        return compare(original, run, shapes, limit, make_input)
 
     return replace(write_verified(model, path, half, verify), note=note)
 
@@ -128,6 +124,11 @@ def _quantize(
         return lambda recipe: quantize_openvino(model, int8.images, recipe)
 
     return quantize(original, int8, prepare, _array_function)
+
+
+def _tensor_function(model: Any) -> Callable[[Tensor], Tensor]:
+    run = _array_function(model)
+    return lambda x: torch.from_numpy(run(x.numpy()))
 
 
 def _array_function(model: Any) -> Callable[[Any], Any]:

@@ -16,7 +16,7 @@ from torch import nn
 
 from dhp_sr.archs import ARCHS
 from dhp_sr.channels.build_plan import make_plan
-from dhp_sr.channels.plan import ChannelPlan, SizePatch
+from dhp_sr.channels.plan import ChannelPlan
 from dhp_sr.deploy.manifest import (
     MAX_SIDE,
     derived_keys,
@@ -185,18 +185,14 @@ def _all_numbers(plan: ChannelPlan, forward: Any) -> list[Any]:
         if given:
             raise ValueError(f"{', '.join(given)}: no such number in the forward")
     for number, value in pairs:
-        _check_number(number, value)
+        counts = value if number.is_list else [value]
+        # A stated size counts no more channels than there are.
+        for count, index in zip(counts, number.counted, strict=True):
+            if not isinstance(count, int) or not 0 <= count <= len(index):
+                raise ValueError(
+                    f"{number.node}: expected at most {len(index)} channels, got {count!r}"
+                )
     return [value for _, value in pairs]
-
-
-def _check_number(number: SizePatch, value: Any) -> None:
-    """Check that a stated size counts no more channels than there are."""
-    values = value if number.is_list else [value]
-    for count, index in zip(values, number.counted, strict=True):
-        if not isinstance(count, int) or not 0 <= count <= len(index):
-            raise ValueError(
-                f"{number.node}: expected at most {len(index)} channels, got {count!r}"
-            )
 
 
 def check_description(network: nn.Module, manifest: Mapping[str, Any]) -> None:

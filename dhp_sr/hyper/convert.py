@@ -36,8 +36,9 @@ def convert(
         exclude: Names or patterns of layers whose output channels are all kept.
         prune_residual: Whether channels that are coupled by additions, as along a residual
             connection, may be pruned.
-        kept_statistics: Whether normalizations over channels take their statistics over the kept
-            channels, masked or cut; else their channels are pinned. The plan names them.
+        kept_statistics: Whether normalizations over channels, and layers that standardize their
+            weights, take their statistics over the kept channels, masked or cut; else these
+            channels are pinned. The plan names the layers.
 
     Raises:
         TraceError: The network cannot be traced.
