@@ -95,9 +95,9 @@ def modules_that_compute_weights(
     owners: dict[str, None] = {}
     for node in graph.nodes:
         paths = _paths(node)
-        is_layer = node.op == "call_function" and node.target in LAYER_FUNCTIONS
+        calls_layer = node.op == "call_function" and node.target in LAYER_FUNCTIONS
         # The innermost module around it: those further out may hold many layers.
-        if not is_layer or not paths or paths[-1] not in calls:
+        if not calls_layer or not paths or paths[-1] not in calls:
             continue
         weight = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
         if isinstance(weight, fx.Node) and _is_computed(weight):
