@@ -278,7 +278,7 @@ def test_multiply_adds_of_layers_that_are_alike_are_counted_once(monkeypatch):
     count = computed_layers.count_macs
 
     def recorded(node, module, args, kwargs):
-        counted.append(tuple(args[0].shape))
+        counted.append(node.name)
         return count(node, module, args, kwargs)
 
     monkeypatch.setattr(computed_layers, "count_macs", recorded)
