@@ -226,11 +226,13 @@ def _method_cells(case: str, runs: Sequence[Row]) -> list[str]:
 def plot_method_comparison(path: str | Path, rows: Sequence[Row]) -> None:
     """Draw the score of every run, a panel per case, with a bar at the mean of each method.
 
+    Cases with a single method are left out: there is nothing to compare.
+
     Args:
         path: PNG file to write.
         rows: those of `results/method_comparison.json`.
     """
-    cases = _by_case(rows)
+    cases = {case: entries for case, entries in _by_case(rows).items() if len(entries) > 1}
     methods = list(dict.fromkeys(row["method"] for row in rows))
     figure = new_figure(7.2, 0.6 + 1.7 * len(cases))
     panels = figure.subplots(len(cases), squeeze=False)[:, 0]
