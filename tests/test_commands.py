@@ -106,6 +106,8 @@ def small(path, experiments):
     step = 2 if classifies else 8
     changes += ["compress.dense_iter=2", "compress.search_iter=2", "compress.tolerance=0.2"]
     changes += [f"compress.round_to={step}"]
+    if options.compress.min_width > step:
+        changes += [f"compress.min_width={step}"]  # the tiny network is narrower
     changes += ["path.pretrain_network_g=null"]  # the checkpoint does not fit the tiny network
     if options.compress.distill and options.compress.distill.whole_images:
         changes += ["compress.distill.whole_images=false"]  # the teacher is trained on the way
