@@ -31,7 +31,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn  # noqa: E
 from tqdm import tqdm  # noqa: E402
 
 from benchmarks.result_files import describe_measurement, merge_rows  # noqa: E402
-from benchmarks.training import batches  # noqa: E402
+from benchmarks.training import batches, teach  # noqa: E402
 from dhp_sr.cli.process import keep_memory, seed_everything  # noqa: E402
 from dhp_sr.config import Options, load_options, resolve_paths  # noqa: E402
 from dhp_sr.tasks import task_named, task_of  # noqa: E402
@@ -125,7 +125,9 @@ def run(arguments: argparse.Namespace, command: str) -> None:
     seed_everything(arguments.seed)
     trainer = Trainer(options, context)
     options = trainer.options
-    data = batches(options, 0)
+    train_set = task_of(options).train_set(options)
+    teach(trainer, train_set)
+    data = batches(options, 0, train_set=train_set)
     cut_at = trainer.schedule.prune_at
     for _ in range(cut_at):
         iteration, batch = next(data)
@@ -150,7 +152,7 @@ def run(arguments: argparse.Namespace, command: str) -> None:
     ]
     for name in arguments.variants:
         # Every variant sees the same batches.
-        fresh = batches(options, cut_at, cut_at + arguments.steps)
+        fresh = batches(options, cut_at, cut_at + arguments.steps, train_set=train_set)
         seed_everything(arguments.seed)
         start = time.process_time()
         network = finetune(trainer, small, VARIANTS[name], fresh, arguments.steps, name)
@@ -184,7 +186,7 @@ def finetune(
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * variant.rate * rate_at(step / steps)
         optimizer.zero_grad()
-        loss_of(network, batch["lq"], batch["gt"]).backward()
+        loss_of(network, batch).backward()
         if options.train.grad_clip is not None:
             nn.utils.clip_grad_norm_(network.parameters(), options.train.grad_clip)
         optimizer.step()
@@ -217,16 +219,20 @@ def _score(options: Options, test_set: Any, network: nn.Module) -> float:
     return round(task_of(options).evaluate(network.eval(), test_set)["psnr_y_db"], 4)
 
 
-def _loss(trainer: Trainer, variant: Variant) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
-    """Return the loss of a variant: (network, inputs, truths) -> a scalar."""
+def _loss(trainer: Trainer, variant: Variant) -> Callable[[nn.Module, dict[str, Any]], Tensor]:
+    """Return the loss of a variant: (network, batch) -> a scalar."""
     distill = trainer.options.compress.distill  # type: ignore[union-attr]
     teacher = trainer.resources.loss.teacher
     use_bf16 = trainer.options.train.amp == "bf16"
 
-    def loss_of(network: nn.Module, images: Tensor, target: Tensor) -> Tensor:
+    def loss_of(network: nn.Module, batch: dict[str, Any]) -> Tensor:
+        layout = {"channels_last": trainer.options.train.channels_last}
+        images = trainer.context.to_device(batch["lq"], **layout)
+        target = trainer.context.to_device(batch["gt"], **layout)
+        taught = batch.get("taught")
         with torch.autocast(trainer.context.device.type, torch.bfloat16, enabled=use_bf16):
             output = network(images).float()
-            if variant.teacher:
+            if variant.teacher and taught is None:
                 with torch.no_grad():
                     taught = teacher(images).float()
         if not variant.teacher:

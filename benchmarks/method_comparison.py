@@ -13,7 +13,6 @@ import itertools
 import shlex
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -40,7 +39,7 @@ from benchmarks.time_plan import (  # noqa: E402
     paper_settings,
     plan_iterations,
 )
-from benchmarks.training import batches  # noqa: E402
+from benchmarks.training import batches, teach  # noqa: E402
 from dhp_sr.cli.process import keep_memory, seed_everything  # noqa: E402
 from dhp_sr.config import Options, load_options, resolve_paths  # noqa: E402
 from dhp_sr.deploy import save_model  # noqa: E402
@@ -48,7 +47,6 @@ from dhp_sr.tasks import task_of  # noqa: E402
 from dhp_sr.tasks.test_sets import build_test_sets, evaluate  # noqa: E402
 from dhp_sr.training.distributed import DistributedContext  # noqa: E402
 from dhp_sr.training.trainer import Trainer  # noqa: E402
-from dhp_sr.training.whole_images import teach_whole_images  # noqa: E402
 from dhp_sr.utils.devices import select_device  # noqa: E402
 from dhp_sr.utils.errors import UserError, exit_code  # noqa: E402
 
@@ -137,7 +135,9 @@ def train(
     seed_everything(seed)
     trainer = _trainer_at(options, context, 0)
     train_set = task_of(options).train_set(options)
-    once_s = _teach(trainer, train_set)
+    start_s = _clock(context)
+    teach(trainer, train_set)
+    once_s = _clock(context) - start_s
     data = batches(options, 0, train_set=train_set)
     cpu_s = _take_steps(trainer, data, phases.dense, title)
     search_ratio = 1.0
@@ -182,19 +182,6 @@ def _iterations_of_calibration(case: Case, entry: Entry, changes: Sequence[str])
         return 0
     needs_inputs = entry.method == "obs" or compress.correction is not None
     return (compress.search_iter or 0) if needs_inputs else 0
-
-
-def _teach(trainer: Trainer, train_set: Any) -> float:
-    """Run the teacher on whole training images, where options say so; return its time, s."""
-    compress = trainer.options.compress
-    if compress is None or compress.distill is None or not compress.distill.whole_images:
-        return 0.0
-    teacher = trainer.resources.loss.teacher
-    assert teacher is not None, "the search begins at once"
-    start_s = _clock(trainer.context)
-    folder = Path(tempfile.gettempdir())
-    teach_whole_images(train_set, teacher, trainer.options.scale, trainer.context, folder)
-    return _clock(trainer.context) - start_s
 
 
 def _clock(context: DistributedContext) -> float:

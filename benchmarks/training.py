@@ -1,12 +1,16 @@
 """Batches of a run, for benchmarks that call its training steps themselves."""
 
 import itertools
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from dhp_sr.config import Options
 from dhp_sr.data.sampler import train_batches
 from dhp_sr.tasks import task_of
+from dhp_sr.training.trainer import Trainer
+from dhp_sr.training.whole_images import teach_whole_images
 
 
 def batches(
@@ -31,3 +35,19 @@ def batches(
     iterations = itertools.count(start) if end is None else range(start, end)
     for iteration in iterations:
         yield iteration, next(loader)
+
+
+def teach(trainer: Trainer, train_set: Any) -> None:
+    """Run the teacher on whole training images, where the options say so.
+
+    Args:
+        trainer: A run whose search begins at once, so that its teacher is loaded.
+        train_set: Images; their batches hold the teacher's outputs as `taught` from here on.
+    """
+    compress = trainer.options.compress
+    if compress is None or compress.distill is None or not compress.distill.whole_images:
+        return
+    teacher = trainer.resources.loss.teacher
+    assert teacher is not None, "the search begins at once"
+    folder = Path(tempfile.gettempdir())
+    teach_whole_images(train_set, teacher, trainer.options.scale, trainer.context, folder)
