@@ -176,7 +176,9 @@ def train(
 
 def _iterations_of_calibration(case: Case, entry: Entry, changes: Sequence[str]) -> int:
     """Iterations whose inputs a cut is calculated from; 0: from the weights alone."""
-    options = load_options(ROOT / "options" / case.option_file, [*case.changes, *changes])
+    options = load_options(
+        ROOT / "options" / case.option_file, [*case.changes, *entry.changes, *changes]
+    )
     compress = options.compress
     if entry.method == "dense" or compress is None:
         return 0
@@ -285,7 +287,8 @@ def _options(
     # The entry's rounding wins over that of the case: equal widths at half the MACs are no multiple
     # of 16. The changes of the user win over both, but not over the plan.
     path = ROOT / "options" / case.option_file
-    return resolve_paths(load_options(path, [*case.changes, *rounding, *changes, *overrides]), ROOT)
+    all_changes = [*case.changes, *rounding, *entry.changes, *changes, *overrides]
+    return resolve_paths(load_options(path, all_changes), ROOT)
 
 
 def _results(

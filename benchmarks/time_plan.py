@@ -79,9 +79,15 @@ class Entry:
     """Widths are multiples of this; None: as in the option file."""
     preset: str = "default"
     """Value of `compress.preset`."""
+    changes: tuple[str, ...] = ()
+    """Changes of the option file for this method, `section.key=value` each."""
 
 
-# Baselines of fixed widths train from scratch. Magnitude prunes a network that was trained for 0.3
+CUT_LATE = ("compress.correction={}", "compress.search_iter=20")
+"""Changes for a network that is cut after most of its training."""
+
+# Baselines of fixed widths train from scratch. obs_late cuts a network that has had most of the
+# time, corrects it and finetunes. Magnitude prunes a network that was trained for 0.3
 # of the time. The fractions of dhp were chosen after runs with 0.18 of the time before the cut,
 # which left too few steps; those of magnitude, hsn and dhp_paper were tried in this way only.
 FROM_SCRATCH = {
@@ -90,6 +96,7 @@ FROM_SCRATCH = {
     "dhp_paper": Entry("dhp", search=0.3, preset="paper"),
     "hsn": Entry("hsn", dense=0.2, search=0.1),
     "magnitude": Entry("magnitude", dense=0.2, search=0.1),
+    "obs_late": Entry("obs", dense=0.6, changes=CUT_LATE),
     "uniform": Entry("uniform", round_to=1),
     "uniform_stepped": Entry("uniform"),
     "random": Entry("random"),
