@@ -24,13 +24,16 @@ from runs import empty_pages
 from safetensors.torch import load_file
 
 from dhp_sr.archs import build
+from dhp_sr.basicsr_adapter.shim import prepare_torchvision
 from dhp_sr.cli import model_parsers, parsers
+from dhp_sr.cli.compress import run_compress
 from dhp_sr.config import load_options
 from dhp_sr.infer import main as infer_main
 from dhp_sr.plan import main as plan_main
 from dhp_sr.report import main as report_main
 from dhp_sr.test import main as score_main
 from dhp_sr.train import main as run_main
+from dhp_sr.zoo.names import build_named
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -390,6 +393,26 @@ def run_report(words, experiments, folder):
     assert report_main(report_arguments(words, experiments)) == 0
 
 
+def run_compress_small(words, experiments, folder):
+    """The checkpoint of the page is a tiny one here, and two iterations are its minutes."""
+    arguments = parsers.compress_parser().parse_intermixed_args(words)
+    arguments.model = str(compact_checkpoint(experiments / arguments.model))
+    arguments.images = str(save_pieces(experiments / arguments.images, "train", 96, 3))
+    arguments.output = str(experiments / (arguments.output or "small.safetensors"))
+    arguments.iterations = 2
+    with empty_pages():
+        assert run_compress(arguments, experiments.parent) == 0
+
+
+def compact_checkpoint(path):
+    """Weights of a tiny Compact network, as Real-ESRGAN writes them."""
+    prepare_torchvision()
+    pytest.importorskip("spandrel")
+    compact = build_named("spandrel:Compact.SRVGGNetCompact", {"num_feat": 16, "num_conv": 2})
+    torch.save({"params": compact.state_dict()}, path)
+    return path
+
+
 def run_infer(words, experiments, folder):
     assert infer_main(restoring_arguments(words, experiments)) == 0
 
@@ -408,6 +431,7 @@ RUNNERS = {
     "dhp_sr/test.py": run_score,
     "dhp_sr/report.py": run_report,
     "dhp_sr/infer.py": run_infer,
+    "dhp_sr/compress.py": run_compress_small,
     "dhp_sr/export.py": parse_export,
 }
 """Command -> how it is run in small."""
@@ -452,7 +476,12 @@ def scoring_arguments(words, experiments, folder):
 
 def restoring_arguments(words, experiments):
     given = dict(zip(words[::2], words[1::2], strict=True))
-    if not given["--model"].startswith("zoo:"):
+    if given["--model"].endswith("_half.safetensors"):  # of the command before
+        makers = [line for line in COMMANDS if line.endswith(f"--output {given['--model']}")]
+        run_compress_small(shlex.split(makers[0])[2:], experiments, None)
+        given["--model"] = str(experiments / given["--model"])
+        given["--input"] = str(experiments / given["--input"])
+    elif not given["--model"].startswith("zoo:"):
         trained(ROOT / "options" / f"{Path(given['--model']).parts[1]}.yml", experiments)
         given["--model"] = given["--model"].replace("experiments", str(experiments))
     if "--output" in given:
