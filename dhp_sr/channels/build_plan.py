@@ -15,7 +15,8 @@ from dhp_sr.channels.analysis import analyze_channels
 from dhp_sr.channels.branches import with_branches
 from dhp_sr.channels.dependency_groups import gather_groups, with_channels_per_element
 from dhp_sr.channels.plan import Axis, ChannelPlan, KeptChannels, Layer, SizePatch
-from dhp_sr.graph.capture import TraceError, check_capture, trace
+from dhp_sr.graph.capture import check_capture, trace
+from dhp_sr.graph.trace_errors import TraceError
 from dhp_sr.operators.analysis_context import AnalysisContext, ChannelRange
 from dhp_sr.utils.example import Example, first_samples, inputs_of
 

@@ -50,6 +50,7 @@ def _center_crop(lq: torch.Tensor, gt: torch.Tensor, network: nn.Module) -> Cali
     info = info_of(network)
     top_left = []
     sides = []
+    # Down to the network's multiple: padding would calibrate on pixels that no image has.
     for side in lq.shape[2:]:
         cropped = min(side, MAX_SIDE) // info.sizes.multiple * info.sizes.multiple
         sides.append(cropped)

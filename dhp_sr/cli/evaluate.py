@@ -82,6 +82,7 @@ def refuse_file_arguments(arguments: argparse.Namespace) -> None:
     for name in ("data", *DATA_ARGUMENTS, *MEASURING_ARGUMENTS):
         if getattr(arguments, name) is not None:
             unused.append(f"--{name}")
+    # A flag is never None.
     if arguments.no_images:
         unused.append("--no_images")
     if unused:
@@ -247,6 +248,7 @@ def evaluate_models(
         sets = _open_sets(models[0], task, folders, **choices)
         first_rows = [evaluated_input_row(task, sets)]
         shape = image_shape(network, *(measuring.size or (EXAMPLE_SIDE, EXAMPLE_SIDE)))
+        # Named as in the first metrics.json files, which reports still read.
         scores["shaved"] = {test_set.name: test_set.crop_border for test_set in sets}
     model_rows = [evaluated_row(model, task, sets) for model in models]
     if measuring.repeats:

@@ -113,6 +113,7 @@ def export_model(
     else:
         network, known = load_own_network(source, arguments)
     if options.license:
+        # The key of the first model files, which older versions look for.
         known["licence"] = options.license
     facts = describe_facts(network, known, options.precision)
     if options.calibration is not None:
@@ -193,6 +194,7 @@ def check_options(file_format: str, options: ExportOptions) -> None:
     if tolerance is not None and not 0 < tolerance < math.inf:
         raise UserError(f"--tolerance: expected a number above 0, got {tolerance:g}")
     check_int8(file_format, options)
+    # An argument in another encoding would fail in the writer, after minutes of tracing.
     if options.license is not None and valid_utf8(options.license) != options.license:
         raise UserError(f"--license: expected text in UTF-8, got {valid_utf8(options.license)!r}")
 
@@ -203,6 +205,7 @@ def check_int8(file_format: str, options: ExportOptions) -> None:
     Raises:
         UserError: A choice is missing, has no effect or is out of range.
     """
+    # Refused, not ignored: a file in fp32 must not be taken for a quantized one.
     if not options.int8:
         for name in ("calibration", "sigma", "max_loss", "qat_steps"):
             if getattr(options, name) is not None:

@@ -54,6 +54,7 @@ class ExportOptions:
     @property
     def file_ending(self) -> str:
         """End of the default file name, before the suffix."""
+        # Each precision has its own name: exports beside each other do not replace each other.
         return "" if self.precision == "fp32" else f"_{self.precision}"
 
     def int8_options(self, size_multiple: int) -> "Int8Options | None":
@@ -180,6 +181,7 @@ def write_safetensors(
     dtype = torch.float16 if options.half else torch.float32
     # Verified before it takes its name, like the other formats; the file is read back for it.
     with atomic_path(path) as temporary:
+        # A copy: `to` works in place, and the file is compared with the network as it was.
         save_model(copy.deepcopy(network).to(dtype), temporary, **stored)
         loaded = load_model(temporary).float()
         shapes = unseen_shapes(traced_shape(info_of(network)), info_of(network).sizes.multiple)

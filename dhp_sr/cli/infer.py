@@ -102,6 +102,7 @@ def frame_size(arguments: argparse.Namespace) -> FrameSize:
     if (arguments.input, arguments.output) != ("-", "-") or not arguments.size:
         raise UserError("a video needs all of --input -, --size WxH and --output -")
     unused = []
+    # The default passes: that it was given cannot be seen.
     if arguments.format != "png":
         unused.append("--format")
     for name in ("suffix", "overwrite"):
@@ -133,6 +134,7 @@ def open_for(arguments: argparse.Namespace, pixels: float) -> Runner:
     if arguments.runtime != AUTO:
         return open_runner(path, arguments.runtime, **settings)
     choice = open_fastest(path, pixels=pixels, **settings)
+    # The results of a video go to stdout.
     if choice.reason and not arguments.quiet:
         print(choice.reason, file=sys.stderr)
     return choice.runner
@@ -140,6 +142,7 @@ def open_for(arguments: argparse.Namespace, pixels: float) -> Runner:
 
 def remaining_paths(arguments: argparse.Namespace, task_list: TaskList) -> list[Path]:
     """List the images that will be restored."""
+    # Images that are done already must not argue for a trial of runtimes.
     remaining = []
     for task in task_list.tasks:
         if arguments.overwrite or not task.target.exists():
@@ -149,6 +152,7 @@ def remaining_paths(arguments: argparse.Namespace, task_list: TaskList) -> list[
 
 def count_pixels(paths: Sequence[Path]) -> float:
     """Estimate the pixels of images from the headers of at most `MAX_HEADERS` of them."""
+    # Spread over the list: images beside each other are often of one size.
     pixels = 0
     sampled = paths[:: max(1, len(paths) // MAX_HEADERS)]
     for path in sampled:

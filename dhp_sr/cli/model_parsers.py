@@ -22,6 +22,7 @@ MODEL_HELP = "model file, or zoo:NAME; zoo: lists the models that come with the 
 
 def evaluate_parser() -> argparse.ArgumentParser:
     """Return the command line of test.py."""
+    # No defaults: beside -opt, what was given must be told apart from what was not.
     parser = new_parser("Score models on test sets.")
     add_option_file(parser, "option file: scores the run's models on its test sets")
     parser.add_argument(
@@ -183,11 +184,13 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sigma", type=float, help="add noise first (0-255 scale), to see a denoiser work"
     )
+    # Fixed unless asked otherwise: two models are compared on the same noise.
     parser.add_argument("--seed", type=int, default=0, help="of the noise; default: 0")
 
 
 def _add_computation(parser: argparse.ArgumentParser) -> None:
     """Add where and how infer.py computes: memory, tiles, precision, runtime."""
+    # Of the whole process: users know what their machine has, not what a tile takes.
     parser.add_argument(
         "--memory", type=float, default=4.0, metavar="GIB", help="to be used in all; default: 4"
     )

@@ -51,6 +51,7 @@ class ComparedModel:
         suffix = self.path.suffix.lower()
         if suffix == ".onnx":
             return onnx_complexity(self.path, shape)
+        # OpenVINO's operators are not counted: a row without costs is better than a wrong one.
         if suffix in GRAPH_SUFFIXES:
             return None
         if isinstance(self.network, RunnerModule):
@@ -201,7 +202,11 @@ def _model_row(
     """Return a row with costs for several inputs; the row itself states those of the first."""
     costs: dict[str, dict[str, Any]] = {}
     for name, shape in shapes.items():
-        costs[name] = _cost_values(model.cost(shape), shape)
+        cost = model.cost(shape)
+        costs[name] = {"input": shape}
+        for key in ("macs", "params", "activations", "convs", "uncounted"):
+            # None where a graph does not tell: a row without costs still has its scores.
+            costs[name][key] = None if cost is None else getattr(cost, key)
     first = next(iter(costs.values()))
     return new_row(
         model.name,
@@ -214,11 +219,3 @@ def _model_row(
         costs=costs,
         **values,
     )
-
-
-def _cost_values(cost: Complexity | None, shape: list[int]) -> dict[str, Any]:
-    """Return a cost as results hold it; None for each value that is not known."""
-    values: dict[str, Any] = {"input": shape}
-    for name in ("macs", "params", "activations", "convs", "uncounted"):
-        values[name] = None if cost is None else getattr(cost, name)
-    return values

@@ -35,6 +35,7 @@ def add_network_arguments(parser: argparse.ArgumentParser, arch_help: str) -> No
 def train_parser() -> argparse.ArgumentParser:
     """Return the command line of train.py."""
     parser = new_parser("Train, search, prune and finetune.")
+    # With one hyphen as in BasicSR, whose users type it by habit.
     parser.add_argument(
         "-opt", "--opt", required=True, metavar="FILE", help="option file, see options/"
     )
@@ -119,6 +120,7 @@ def compress_parser() -> argparse.ArgumentParser:
         choices=("torch", "onnxruntime", "openvino"),
         help="program that a target of latency is measured in; default: torch",
     )
+    # How far minutes reach depends on the machine; a number of iterations can be repeated.
     parser.add_argument("--minutes", type=float, default=30.0, help="for all of it; default: 30")
     parser.add_argument(
         "--iterations", type=int, metavar="N", help="of finetuning, instead of --minutes"

@@ -174,6 +174,7 @@ def unmet_targets(plan: Mapping[str, Any]) -> list[str]:
 
 def try_budget(hyper: HyperNet, budget: Budget) -> dict[str, Any]:
     """Allocate widths for a budget with equal scores; return what is kept, or why not."""
+    # Equal scores will do: whether a budget can be met depends on widths, not on which channels.
     target = {"kind": budget.kind, "keep_ratio": budget.keep_ratio}
     try:
         report = hyper.prune_to_budget(budget)

@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor, fx, nn
 
-from dhp_sr.graph.capture import TraceError, trace
+from dhp_sr.graph.capture import trace
+from dhp_sr.graph.trace_errors import TraceError
 from dhp_sr.operators.registry import spec_for
 from dhp_sr.utils.modules import floating_dtype
 from dhp_sr.utils.pixels import round_up

@@ -63,10 +63,6 @@ def learn_multiple(lut: LatencyLUT) -> int:
     raise AssertionError("the smallest share is within its own tolerance")
 
 
-Curve = tuple[list[int], list[float]]
-"""Widths, ascending, and the time at each."""
-
-
 def _mean_excess(widths: list[int], times: list[float], multiple: int) -> float:
     """Return how far the times at multiples lie above the lower convex hull, in milliseconds."""
     hull = lower_hull(widths, times)

@@ -13,8 +13,8 @@ from dhp_sr.data.bicubic import downscale
 from dhp_sr.data.disk_cache import SourceState
 from dhp_sr.data.image_cache import ImageCache
 from dhp_sr.data.images import crop_to_multiple, to_color
+from dhp_sr.data.inputs import TeacherOutputs
 from dhp_sr.data.sources import StoredImage
-from dhp_sr.data.teacher_outputs import TeacherOutputs
 from dhp_sr.utils.errors import UserError, abbreviate
 
 

@@ -21,8 +21,6 @@ from dhp_sr.utils.modules import floating_dtype
 from dhp_sr.utils.pixels import round_up
 
 CLASSIFICATION = "classification"
-RESTORATION = ("sr", "denoise")
-"""Tasks whose output is an image."""
 
 SIZE_MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
 """Multiples that heights and widths are tried for where a network does not state its multiple."""

@@ -17,7 +17,7 @@ from dhp_sr.deploy.model_info import (
     TileRequirements,
 )
 from dhp_sr.deploy.safetensors_io import ModelFileError
-from dhp_sr.tiling.receptive import receptive_field
+from dhp_sr.tiling import receptive_field
 
 Images = NDArray[np.float32]
 """Images (N, C, H, W) in [0, 1], float32."""

@@ -89,7 +89,7 @@ class Tracer(fx.Tracer):
     def create_args_for_root(self, *args: Any, **kwargs: Any) -> Any:
         """Return the forward and its arguments; inputs without example have their defaults."""
         forward, given = super().create_args_for_root(*args, **kwargs)
-        # As for None, see `capture.optional_inputs`: what a call without them computes. The
+        # As for None, see `trace_errors.optional_inputs`: what a call without them computes. The
         # placeholder stays, so that the traced forward has the same signature.
         for position, argument in enumerate(given):
             # The first argument is the module.

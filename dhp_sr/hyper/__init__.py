@@ -2,7 +2,7 @@
 
 Start reading at `convert`, which makes a `HyperNet` of a plain network. `masked_network` is its
 base class, with masks, costs and budgets; `parametrization` says how weights follow from latents,
-`gated` is the variant for HSN, `proximal` has the steps that make latents sparse.
+`gated` is the variant for HSN.
 """
 
 from dhp_sr.channels.plan import ChannelPlan

@@ -43,7 +43,8 @@ class KeptStatistics:
         if len(kept) == 0:  # of a removed branch
             return torch.zeros_like(type(module).forward(module, *args, **kwargs))
         if any(len(index) == 0 for index in self.inputs.values()):
-            # Nothing is read: the weight is zero, and the bias is left.
+            # Closed gates can leave a layer nothing to read, while its own channels are kept. Its
+            # weight is then zero, and its bias is left; masks alone never get that far.
             return type(module).forward(module, *args, **kwargs)
         inputs = arguments_of(module, args, kwargs)
         for (key, dim), index in self.inputs.items():

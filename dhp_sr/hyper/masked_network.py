@@ -97,10 +97,6 @@ class MaskedNetwork(nn.Module):
         """Return the cost of the masked network for the example input."""
         return self._costs.value(self.mask)
 
-    def cost_of(self, mask: Tensor) -> Cost:
-        """Return the cost that the network would have with another mask, shape (plan.size,)."""
-        return self._costs.value(mask)
-
     def dense_cost(self) -> Cost:
         """Return the cost of the unpruned network for the example input."""
         return self._costs.dense

@@ -1,6 +1,5 @@
 """Latency of networks, measured so that two of them can be compared."""
 
-import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -28,13 +27,6 @@ class Latency:
     """CPU threads that torch used."""
     device: str
     """Name of the torch device."""
-
-
-def latency(
-    network: nn.Module, input_shape: Sequence[int], *, repeats: int = 10, threads: int | None = None
-) -> Latency:
-    """Time a single network; see `latencies`, which also compares several on equal terms."""
-    return latencies({"": network}, input_shape, repeats=repeats, threads=threads)[""]
 
 
 def latencies(
@@ -73,33 +65,6 @@ def latencies(
             device=str(_first_parameter(networks[name]).device),
         )
     return results
-
-
-def latency_ratio(
-    candidate: nn.Module,
-    reference: nn.Module,
-    input_shape: Sequence[int],
-    *,
-    repeats: int = 10,
-    threads: int | None = None,
-) -> float:
-    """Time of the candidate relative to the reference: median of the ratios within each round.
-
-    Args:
-        candidate: network to compare.
-        reference: network to compare with.
-        input_shape: (N, C, H, W).
-        repeats: rounds.
-        threads: CPU threads to use; default: as many as torch uses now.
-
-    Raises:
-        ValueError: `repeats` or `threads` is below 1.
-    """
-    pair = {"reference": reference, "candidate": candidate}
-    samples = _measure_ms(pair, input_shape, repeats, threads)
-    # Not the ratio of the medians: whatever slows a round down slows both networks down.
-    rounds = zip(samples["candidate"], samples["reference"], strict=True)
-    return statistics.median(candidate_ms / reference_ms for candidate_ms, reference_ms in rounds)
 
 
 def _measure_ms(

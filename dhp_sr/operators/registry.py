@@ -170,12 +170,3 @@ def spec_of_module(module: nn.Module) -> OpSpec | None:
         if base in _TABLE:
             return _TABLE[base]
     return None
-
-
-def weighted_layer_types() -> tuple[type[nn.Module], ...]:
-    """Return the classes of modules whose multiply-adds are counted."""
-    types: list[type[nn.Module]] = []
-    for spec in registered_specs():
-        if spec.macs is not None:
-            types.extend(target for target in spec.targets if isinstance(target, type))
-    return tuple(types)

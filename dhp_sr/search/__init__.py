@@ -10,10 +10,9 @@ from collections.abc import Callable
 from pkgutil import resolve_name
 
 from dhp_sr.hyper import HyperNet
-from dhp_sr.search.base import Search
+from dhp_sr.search.base import DHPSettings, HSNSettings, Search, SearchSettings
 from dhp_sr.search.gradual_taylor import GradualTaylorPruning
 from dhp_sr.search.paper import PaperDHP
-from dhp_sr.search.settings import DHPSettings, HSNSettings, SearchSettings
 from dhp_sr.utils import methods
 from dhp_sr.utils.errors import UserError, nearest
 

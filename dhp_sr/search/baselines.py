@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from dhp_sr.hyper import HyperNet
-from dhp_sr.search.base import Search
-from dhp_sr.search.settings import DHPSettings, SearchSettings
+from dhp_sr.search.base import DHPSettings, Search, SearchSettings
 from dhp_sr.search.width_prior import width_prior
 
 

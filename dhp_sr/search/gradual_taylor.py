@@ -41,10 +41,8 @@ from torch import Tensor
 
 from dhp_sr.allocation.candidates import enforce_min_width
 from dhp_sr.hyper import HyperNet
-from dhp_sr.hyper.proximal import AdamPreconditioner
-from dhp_sr.search.base import Search, taylor_terms
-from dhp_sr.search.keep_ratio import COOLDOWN, keep_ratio_schedule, prune_to_ratio
-from dhp_sr.search.settings import DHPSettings, SearchSettings
+from dhp_sr.search.base import DHPSettings, Search, SearchSettings, taylor_terms
+from dhp_sr.search.proximal import COOLDOWN, AdamPreconditioner, keep_ratio_schedule, prune_to_ratio
 from dhp_sr.search.width_prior import width_prior
 
 INTERVAL = 5

@@ -23,9 +23,8 @@ from torch import Tensor
 from dhp_sr.allocation.candidates import enforce_min_width
 from dhp_sr.hyper import HyperNet
 from dhp_sr.hyper.convert import init_like_paper
-from dhp_sr.hyper.proximal import AdamPreconditioner, soft_threshold
-from dhp_sr.search.base import Search, latent_gradients, set_latents
-from dhp_sr.search.settings import DHPSettings, SearchSettings
+from dhp_sr.search.base import DHPSettings, Search, SearchSettings, latent_gradients, set_latents
+from dhp_sr.search.proximal import AdamPreconditioner, soft_threshold
 from dhp_sr.utils.errors import UserError
 
 PRUNED_BELOW = 5e-3

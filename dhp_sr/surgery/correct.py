@@ -33,12 +33,11 @@ from dhp_sr.channels.plan import BranchLayer, ChannelPlan, Leaves
 from dhp_sr.graph.capture import trace
 from dhp_sr.operators.computed_layers import COMPUTED_LAYER
 from dhp_sr.operators.registry import spec_for
-from dhp_sr.surgery.bypass import Bypass, find_bypass
 from dhp_sr.surgery.cut import kept_entries
 from dhp_sr.surgery.layer_regression import RegressionSampler, regressions
 from dhp_sr.surgery.layer_samples import add_to_layer, in_dim, is_transposed, num_groups
 from dhp_sr.surgery.least_squares import solve_with_held_out_ridge
-from dhp_sr.surgery.remove import fit_constant, removed_layers
+from dhp_sr.surgery.remove import Bypass, find_bypass, fit_constant, removed_layers
 from dhp_sr.surgery.side_by_side import Execution, execution_order, last_uses
 from dhp_sr.utils.example import Example, first_samples
 from dhp_sr.utils.modules import out_dim

@@ -1,9 +1,16 @@
-"""Removing residual branches: their layers give way to the constant that is left of them.
+"""Removing residual branches, and leaving whole blocks out.
 
-With calibration inputs the constant is then fitted to what the dense branch gave.
+The layers of a removed branch give way to the constant that is left of them. With calibration
+inputs the constant is then fitted to what the dense branch gave. The result of a block that is left
+out is its input:
+
+    features --> block 3 --> block 4 --> ...        of the dense network
+    features --------------> block 4 --> ...        with block 3 left out
+
+Its graph stays that of the dense network, so that both can be run side by side.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,8 +21,7 @@ from torch.func import functional_call
 
 from dhp_sr.channels.plan import Branch, BranchLayer, ChannelPlan, Leaves
 from dhp_sr.operators.constant_map import ConstantMap
-from dhp_sr.surgery.shortcut_error import find_shortcut_error
-from dhp_sr.surgery.side_by_side import Execution
+from dhp_sr.surgery.side_by_side import Execution, find_shortcut_error
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.example import with_further_inputs
 from dhp_sr.utils.modules import evaluating, floating_dtype
@@ -184,3 +190,58 @@ def fit_constant(
 def _positions(value: Tensor, dim: int, channels: Tensor) -> Tensor:
     """Return some channels of a value, (positions, channels), float64 on the CPU."""
     return value.movedim(dim, -1).flatten(0, -2).double().cpu()[:, channels]
+
+
+@dataclass(frozen=True)
+class Bypass:
+    """What is left out of a graph."""
+
+    inside: frozenset[fx.Node]
+    """Nodes of the blocks, which are not computed."""
+    results: Mapping[fx.Node, tuple[fx.Node, ...]]
+    """Input of a block -> results that are the same as it; several where blocks follow each
+    other."""
+
+
+def find_bypass(graph: fx.Graph, blocks: Collection[str]) -> Bypass:
+    """Find the nodes of blocks, and what goes past them.
+
+    Args:
+        graph: a captured network.
+        blocks: names of modules.
+
+    Raises:
+        UserError: a block has several inputs or results, or is not called.
+    """
+    inside: set[fx.Node] = set()
+    passed: dict[fx.Node, fx.Node] = {}
+    for block in blocks:
+        nodes = {node for node in graph.nodes if _is_within(node, block)}
+        inputs: set[fx.Node] = set()
+        results: list[fx.Node] = []
+        for node in nodes:
+            inputs.update(value for value in node.all_input_nodes if value not in nodes)
+            if any(user not in nodes for user in node.users):
+                results.append(node)
+        if len(inputs) != 1 or len(results) != 1:
+            raise UserError(
+                f"{block} cannot be left out: expected a block with one input and one result, "
+                f"found {len(inputs)} and {len(results)}"
+            )
+        inside |= nodes
+        passed[results[0]] = inputs.pop()
+    copies: dict[fx.Node, tuple[fx.Node, ...]] = {}
+    for result in passed:
+        source = passed[result]
+        # The input of a block may be the result of another that is left out.
+        while source in passed:
+            source = passed[source]
+        copies[source] = (*copies.get(source, ()), result)
+    return Bypass(frozenset(inside), copies)
+
+
+def _is_within(node: fx.Node, block: str) -> bool:
+    """Return whether a node was recorded in the forward of a module, or calls it."""
+    if node.op == "call_module" and str(node.target) == block:
+        return True
+    return any(path == block for path, _ in node.meta.get("nn_module_stack", {}).values())

@@ -7,11 +7,12 @@ The caller may change the weights of an operator and compute it again before any
 import copy
 import operator
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dhp_sr.graph.tracer import LEAF_FORWARDS
 from dhp_sr.surgery.layer_samples import LAYERS, Layer
@@ -181,3 +182,73 @@ def last_uses(order: Sequence[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
         last_user = max(node.users, key=position.__getitem__, default=node)
         released.setdefault(last_user, []).append(node)
     return released
+
+
+SMALLEST_GAIN = 1e-3
+"""A channel that is scaled by less than this, relative to the largest scale, is not asked to make
+up for the error of the sum that it is added to: it would have to grow a thousandfold."""
+
+
+def find_shortcut_error(
+    node: fx.Node, dense: Execution, masked: Execution
+) -> Callable[[int], Tensor] | None:
+    """Error of the value that a layer's output is added to, as at the end of a residual block.
+
+        shortcut --------------------(error e)---------------> + --> read by all that follows
+           '-----> ... --> layer --> norm --> * constant ------^
+
+    The sum is what the rest of the network reads, so the layer also makes up for what the
+    shortcut has lost: its target is y + e / (gain of the norm * constant), channel by channel.
+
+    Args:
+        node: call of the layer.
+        dense: values of the dense network.
+        masked: values of the masked network.
+
+    Returns:
+        For a batch's index the error in units of the layer's output, (N, C, H, W); None where
+        the output goes anywhere else than into an addition with a value that is known by now.
+    """
+    # Only values that are still needed are there: others were computed and released, or come
+    # later, and their error is not known now.
+    example = masked.values[0]
+    shape = example[node].shape
+    scale = torch.ones(())
+    # With two users, the other one would read what was meant for the sum.
+    while len(node.users) == 1:
+        user = next(iter(node.users))
+        if user.op == "call_module" and type(masked.module(user)) in BATCH_NORMS:
+            gain = _norm_gain(masked.module(user))
+            if gain is None:
+                return None
+            scale = scale * gain.reshape(-1, *[1] * (len(shape) - 2))
+            node = user
+            continue
+        others = [value for value in user.args if value is not node]
+        if len(user.args) != 2 or len(others) != 1:
+            return None
+        other = others[0]
+        if user.target in PRODUCTS and isinstance(other, (int, float)):
+            scale = scale * other
+            node = user
+            continue
+        if user.target not in ADDITIONS or not isinstance(other, fx.Node):
+            return None
+        if other not in example or example[other].shape != shape:
+            return None
+        usable = scale.abs() > SMALLEST_GAIN * scale.abs().max()
+        # Where nothing is usable the inverse is zero, not infinite.
+        inverse = torch.where(usable, scale, torch.ones_like(scale)).reciprocal() * usable
+        return lambda batch: inverse * (dense.values[batch][other] - masked.values[batch][other])
+    return None
+
+
+def _norm_gain(norm: nn.Module) -> Tensor | None:
+    """Factor by which a normalization scales each channel in eval mode; None without statistics."""
+    assert isinstance(norm, _BatchNorm)
+    if norm.running_var is None:
+        return None
+    gain = (norm.running_var + norm.eps).rsqrt()
+    if norm.weight is not None:
+        gain = gain * norm.weight
+    return gain

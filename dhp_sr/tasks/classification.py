@@ -23,7 +23,7 @@ from dhp_sr.deploy import ModelInfo, SizeRequirements
 from dhp_sr.deploy.model_info import attach_info
 from dhp_sr.graph.shape_inference import infer_output
 from dhp_sr.losses import build_class_loss, kd_loss
-from dhp_sr.metrics.accuracy import num_correct
+from dhp_sr.metrics.scores import num_correct
 from dhp_sr.reports.scores import CROSS_ENTROPY, TOP1, TOP5
 from dhp_sr.tasks.base import Scores, Task, check_channels, decode_section, open_test_sets
 from dhp_sr.utils.errors import UserError

@@ -21,7 +21,7 @@ from dhp_sr.data.bicubic import upscale
 from dhp_sr.data.build import build_val_set
 from dhp_sr.data.images import encode_png, to_color
 from dhp_sr.metrics import psnr_db, ssim, to_uint8
-from dhp_sr.metrics.psnr_ssim import WINDOW
+from dhp_sr.metrics.scores import WINDOW
 from dhp_sr.reports.scores import PSNR_RGB, PSNR_Y, SSIM_RGB, SSIM_Y
 from dhp_sr.tasks.base import ImageScores, Scores, open_test_sets
 from dhp_sr.utils.errors import UserError

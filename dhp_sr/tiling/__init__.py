@@ -1,4 +1,143 @@
-"""Tiling: the pixels around a tile that a network needs, for the results of the whole image.
+"""Tiling: the receptive field of a network, and the halo and alignment of tiles by it.
 
-Start with `receptive.receptive_field`. The rules of single operators are in `operators`.
+With them, tiles give the result of the whole image.
+
+The rules of single operators (`OpSpec.receptive_field`) propagate a `ReceptiveField2D` from node to
+node of the traced graph; here is the loop over the graph, and what the field of the output means
+for tiles.
 """
+
+import math
+import operator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+
+from dhp_sr.graph.capture import trace
+from dhp_sr.graph.trace_errors import TraceError
+from dhp_sr.operators.context import ReceptiveContext
+from dhp_sr.operators.receptive_field import IDENTITY, ReceptiveField2D, Unbounded, image_field
+from dhp_sr.operators.registry import spec_for
+from dhp_sr.utils.modules import floating_dtype
+
+EXAMPLE_SIDES = (48, 768)
+"""Sides tried for the example, as multiples of these.
+
+48 can be halved four times and divided by 3. In deeper networks its rounded sizes would not be
+proportional to the input's; 768 can be halved eight times.
+"""
+
+
+class ReceptiveField(NamedTuple):
+    """Surroundings that a tile needs for the same result as in the whole image."""
+
+    halo: int | None
+    """Input pixels needed on each side of a tile; None if any output pixel may depend on the whole
+    image."""
+    multiple: int
+    """Tiles begin and end at multiples of this many input pixels, except at the image's end."""
+    reason: str = ""
+    """Why `halo` is None."""
+
+
+def receptive_field(network: nn.Module, in_channels: int, size_multiple: int = 1) -> ReceptiveField:
+    """Compute the receptive field of a network from its traced graph.
+
+    Nothing is computed but shapes. The result is an upper bound: no pixel outside it has an
+    influence. Operators with a global receptive field (global pooling, instance normalization), or
+    without a rule, make it unbounded.
+
+    Args:
+        network: maps (N, in_channels, H, W) to (N, C, scale H, scale W); left as it was, traced in
+            eval mode.
+        in_channels: channels of its input.
+        size_multiple: sides of its input must be multiples of it.
+
+    Returns:
+        Halo and alignment of tiles; no halo, with the reason, where it is unbounded.
+    """
+    reasons = []
+    for example_side in EXAMPLE_SIDES:
+        side = math.lcm(size_multiple, example_side)
+        try:
+            field = _output_field(network, in_channels, side)
+        except Unbounded as error:
+            reasons.append(str(error))
+        except TraceError as error:
+            # A larger example would not be traced either.
+            reasons.append(str(error))
+            break
+        else:
+            rows = field.rows
+            columns = field.columns
+            # A tile must begin where the pattern of both axes does.
+            multiple = math.lcm(rows.stride, columns.stride, size_multiple)
+            halo = max(rows.before, rows.after, columns.before, columns.after)
+            return ReceptiveField(halo, multiple)
+    return ReceptiveField(None, size_multiple, reasons[0])
+
+
+def _output_field(network: nn.Module, in_channels: int, side: int) -> ReceptiveField2D:
+    """Return the receptive field of the network's output, for a square example.
+
+    Raises:
+        TraceError: the network cannot be traced.
+        Unbounded: an operator has a global receptive field or no rule, or the output is no image of
+            the input's proportions.
+    """
+    example = torch.zeros(1, in_channels, side, side, dtype=floating_dtype(network))
+    traced = trace(network, example)
+    modules = dict(traced.graph_module.named_modules(remove_duplicate=False))
+    fields: dict[fx.Node, Any] = {}
+    for node in traced.graph_module.graph.nodes:
+        if node.op == "output":
+            return _check_output(fields.get(node.args[0]), traced.values[node])
+        module = modules[node.target] if node.op == "call_module" else None
+        op = ReceptiveContext(node, module, traced.values[node], traced.values, fields, side)
+        fields[node] = _node_field(op)
+        # An operator that writes into its input changes it for all nodes that read it later.
+        # torch ends the names of methods that do with an underscore.
+        is_method = node.op == "call_method" and str(node.target).endswith("_")
+        if is_method or node.target in _IN_PLACE:
+            fields[op.source] = fields[node]
+    raise Unbounded("the network returns nothing")
+
+
+def _node_field(op: ReceptiveContext) -> Any:
+    """Return the field of a node's value; None if no input pixel reaches it."""
+    if op.node.op == "placeholder":
+        # Further inputs, which are None here, have no field.
+        if not isinstance(op.value, Tensor) or op.value.dim() != 4:
+            return None
+        return image_field(IDENTITY, IDENTITY, op.value.shape)
+    # What no input pixel reaches, such as a constant or a size, does not widen any field.
+    depends = any(op.fields.get(node) is not None for node in op.node.all_input_nodes)
+    results = op.value if isinstance(op.value, (tuple, list)) else [op.value]
+    holds_tensor = any(isinstance(result, Tensor) for result in results)
+    is_number = op.value is not None and not holds_tensor
+    if op.node.op == "get_attr" or not depends or is_number:
+        return None
+    spec = spec_for(op.node, op.module)
+    if spec.receptive_field is None:
+        raise op.unbounded("may look at the whole image")
+    return spec.receptive_field(op)
+
+
+_IN_PLACE = (
+    operator.setitem,
+    *(operator.iadd, operator.isub, operator.imul, operator.itruediv),
+)
+
+
+def _check_output(field: Any, value: Any) -> ReceptiveField2D:
+    if not isinstance(value, Tensor) or not isinstance(field, ReceptiveField2D):
+        raise Unbounded("the network does not return a single image that depends on its input")
+    axes = (field.rows, field.columns)
+    scale = 1 / field.rows.step
+    for axis in axes:
+        # Tiles are put together by a whole scale, the same for both axes, with no rest at the end.
+        is_whole = axis.step * scale == 1 and scale.denominator == 1
+        if not is_whole or axis.padding or not field.is_image:
+            raise Unbounded("the output's sides are not a whole multiple of the input's")
+    return field

@@ -11,7 +11,6 @@ from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.training.run_folder import RunFolder
 from dhp_sr.training.run_logger import RunLogger, is_latent_sample_due
 from dhp_sr.training.trainer import Trainer
-from dhp_sr.training.whole_images import teach_whole_images
 
 
 class Interrupted(Exception):
@@ -92,7 +91,8 @@ class TrainingLoop:
                 stack.enter_context(run_logger)
             if self._advance(start):
                 self._save(start)
-            self._teach_whole_images()
+            # Before the first batch is made: workers copy the set with the outputs in it.
+            self.trainer.resources.loss.teach_whole_images(self.train_set, self.folder.path)
             for iteration in range(start, end):
                 log = self.trainer.step(next(batches), iteration)
                 finished = iteration + 1
@@ -110,17 +110,6 @@ class TrainingLoop:
                     raise Interrupted(
                         f"stopped after iteration {finished} of {end}; the state is saved"
                     )
-
-    def _teach_whole_images(self) -> None:
-        """Compute the teacher's outputs before the first batch is made, where options say so."""
-        compress = self.options.compress
-        if compress is None or compress.distill is None or not compress.distill.whole_images:
-            return
-        teacher = self.trainer.resources.loss.teacher
-        assert teacher is not None, "there is no dense phase before, and the teacher is loaded"
-        teach_whole_images(
-            self.train_set, teacher, self.options.scale, self.context, self.folder.path
-        )
 
     def _record(self, run_logger: RunLogger, finished: int, log: dict[str, float]) -> None:
         """Log a step, sample the latents, and validate where it is due."""

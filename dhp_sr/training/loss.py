@@ -6,11 +6,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from dhp_sr.config.schema import Options
 from dhp_sr.config.yaml import parse
+from dhp_sr.data.augment import to_tensor
+from dhp_sr.data.inputs import TaughtTrainSet, TeacherOutputs
 from dhp_sr.deploy import load_model
 from dhp_sr.tasks import task_of
+from dhp_sr.tasks.test_sets import run_padded
 from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.utils.devices import resolve_amp
 from dhp_sr.utils.errors import UserError
@@ -49,7 +53,8 @@ class TrainingLoss:
             forward: The network.
             images: (N, C, h, w), its input.
             target: What its output is compared with.
-            taught: The teacher's output, where it was computed before, see `whole_images`.
+            taught: The teacher's output, where it was computed before, see
+                `teach_whole_images`.
 
         Returns:
             A scalar.
@@ -95,6 +100,51 @@ class TrainingLoss:
         self.teacher = self.context.to_device(
             teacher.eval().requires_grad_(False), channels_last=self.options.train.channels_last
         )
+
+    @torch.no_grad()
+    def teach_whole_images(self, train_set: Any, folder: Path) -> None:
+        """Let the samples of a training set hold the teacher's output, where options say so.
+
+        A run that sees its images many times asks the teacher for the same pixels again and again.
+        Run once over whole images, it costs a step nothing; and along the border of a patch its
+        output knows what lies beyond, which makes it the better target there. Noise that is new in
+        every patch cannot be taught so.
+
+        Every process computes all outputs: they are the same, and nothing has to be sent.
+
+        Args:
+            train_set: Of pairs, or of inputs alone; options of other sets are refused before.
+            folder: Where the outputs take their space, 2 bytes for each value.
+
+        Raises:
+            UserError: There is not enough space.
+
+        Reference: labels stored once for a patient student: Shen and Xing, A Fast Knowledge
+            Distillation Framework for Visual Recognition, ECCV 2022.
+        """
+        if self.distill is None or not self.distill.whole_images:
+            return
+        assert isinstance(train_set, TaughtTrainSet), "checked with the options"
+        assert self.teacher is not None, "there is no dense phase before, and it is loaded"
+        scale = self.options.scale
+        shapes = []
+        for image in train_set.whole_inputs():
+            channels, height, width = image.shape
+            shapes.append((channels, height * scale, width * scale))
+        outputs = TeacherOutputs(shapes, folder)
+        images = tqdm(
+            train_set.whole_inputs(),
+            desc="Teacher on whole images",
+            total=len(outputs),
+            unit="image",
+            disable=None,
+            leave=False,
+        )
+        for index, image in enumerate(images):
+            lq = to_tensor(image)[None].to(self.context.device)
+            taught = run_padded(self.teacher, lq, scale)[0]
+            outputs[index][...] = taught.float().cpu().numpy()
+        train_set.teacher_outputs = outputs
 
     def _run(self, forward: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         use_bf16 = self.options.train.amp == "bf16"

@@ -9,7 +9,7 @@ from torch import nn
 
 from dhp_sr.archs import build
 from dhp_sr.channels.build_plan import make_plan
-from dhp_sr.graph.capture import TraceError
+from dhp_sr.graph.trace_errors import TraceError
 from dhp_sr.hyper import convert
 from dhp_sr.surgery.cut import CutError, check_cut
 from dhp_sr.utils.errors import UserError

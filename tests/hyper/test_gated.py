@@ -5,6 +5,7 @@ import dataclasses
 
 import pytest
 import torch
+from computed_weights import COMPUTED_WEIGHTS
 from networks import CASES, DEEP, example, network
 from topologies import TOPOLOGIES
 from torch import nn
@@ -114,6 +115,20 @@ def test_groups_that_are_gated_along_all_axes_are_returned():
     open_all(blind)
     blind.set_masks(keep)
     torch.testing.assert_close(gated, blind(x), rtol=1e-10, atol=1e-10)
+
+
+def test_a_layer_that_computes_its_weight_is_left_its_bias_where_all_gates_before_it_are_closed():
+    """A sample of the gates may close a whole group, which masks never do there."""
+    plain = copy.deepcopy(COMPUTED_WEIGHTS["weight_standardized"][1]).double().eval()
+    x = torch.rand(2, 2, 8, 8, dtype=torch.float64)
+    hyper = convert(plain, x).eval()
+    assert [channels.layer for channels in hyper.plan.kept_statistics] == ["inner"]
+    use_gates(hyper)
+    with torch.no_grad():
+        hyper.latents["first"].zero_()
+        bias = plain.inner.bias[None, :, None, None].expand(2, -1, 8, 8)
+        expected = plain.last(plain.outer(torch.relu(bias)))
+        torch.testing.assert_close(hyper(x), expected, rtol=1e-10, atol=1e-10)
 
 
 def test_the_full_hypernetwork_has_no_gates():

@@ -6,7 +6,7 @@ from torch import nn
 
 from dhp_sr.channels.build_plan import make_plan
 from dhp_sr.cost.latency_benchmark import LatencyBenchmark
-from dhp_sr.graph.capture import TraceError
+from dhp_sr.graph.trace_errors import TraceError
 from dhp_sr.hyper import convert
 from dhp_sr.hyper.gated import use_gates
 from dhp_sr.metrics.complexity import complexity

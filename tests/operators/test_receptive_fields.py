@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dhp_sr.tiling.receptive import receptive_field
+from dhp_sr.tiling import receptive_field
 
 WIDTH = 4
 SIDE = 24

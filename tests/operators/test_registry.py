@@ -13,7 +13,7 @@ from dhp_sr.hyper import convert
 from dhp_sr.operators import Unsupported, register_op
 from dhp_sr.operators.registry import registered_specs, spec_for
 from dhp_sr.operators.resize import resize
-from dhp_sr.tiling.receptive import receptive_field
+from dhp_sr.tiling import receptive_field
 
 WITHOUT_IMAGE = {"size", "number of entries", "number", "assertion"}
 """Entries whose results are numbers, or nothing: they read no pixels."""

@@ -13,9 +13,9 @@ from dhp_sr.archs import build
 from dhp_sr.config.compress import Compress, DHPOptions, HSNOptions
 from dhp_sr.hyper import convert
 from dhp_sr.search import METHODS, SearchSettings, build_search, paper
+from dhp_sr.search.base import DHPSettings, HSNSettings
 from dhp_sr.search.gradual_taylor import INTERVAL, MIN_HEADROOM
-from dhp_sr.search.keep_ratio import keep_ratio_schedule
-from dhp_sr.search.settings import DHPSettings, HSNSettings
+from dhp_sr.search.proximal import keep_ratio_schedule
 from dhp_sr.search.width_prior import width_prior
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.methods import METHODS as METHOD_SPECS

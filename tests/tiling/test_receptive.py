@@ -9,7 +9,7 @@ from networks import CASES, DEEP, example, network
 from torch import nn
 
 from dhp_sr.archs import build
-from dhp_sr.tiling.receptive import receptive_field
+from dhp_sr.tiling import receptive_field
 
 WIDTH = 2
 

@@ -13,7 +13,6 @@ from dhp_sr.data.paired import PairTrainSet
 from dhp_sr.tasks import task_of
 from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.training.loss import TrainingLoss
-from dhp_sr.training.whole_images import teach_whole_images
 from dhp_sr.utils.errors import UserError
 
 CPU = DistributedContext(torch.device("cpu"))
@@ -31,6 +30,12 @@ class Nearest(torch.nn.Module):
     def forward(self, x):
         assert x.shape[-1] % 4 == 0 and x.shape[-2] % 4 == 0
         return twice(x)
+
+
+def teach(make_options, data, folder):
+    loss = TrainingLoss(make_options(compress={"distill": {"whole_images": True}}), CPU)
+    loss.teacher = Nearest()
+    loss.teach_whole_images(data, folder)
 
 
 def pair_set():
@@ -54,25 +59,26 @@ def input_set():
 
 
 @pytest.mark.parametrize("make", [pair_set, input_set])
-def test_taught_patches_lie_where_the_input_lies(make, tmp_path):
+def test_taught_patches_lie_where_the_input_lies(make, make_options, tmp_path):
     data = make()
     before = [data[index, position] for index in (0, 1) for position in range(8)]
     assert "taught" not in before[0]
-    teach_whole_images(data, Nearest(), 2, CPU, tmp_path)
-    assert not list(tmp_path.iterdir()), "the file has no name"
+    files = set(tmp_path.rglob("*"))
+    teach(make_options, data, tmp_path)
+    assert set(tmp_path.rglob("*")) == files, "the file has no name"
     after = [data[index, position] for index in (0, 1) for position in range(8)]
     for old, new in zip(before, after, strict=True):
         assert torch.equal(old["lq"], new["lq"]) and torch.equal(old["gt"], new["gt"])
         torch.testing.assert_close(new["taught"], twice(new["lq"]), atol=3e-4, rtol=0)
 
 
-def test_a_full_disk_is_said_before_the_outputs_are_computed(tmp_path, monkeypatch):
+def test_a_full_disk_is_said_before_the_outputs_are_computed(make_options, tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.posix_fallocate", full)
     with pytest.raises(UserError, match=r"whole_images.*GiB.*No space"):
-        teach_whole_images(pair_set(), Nearest(), 2, CPU, tmp_path)
+        teach(make_options, pair_set(), tmp_path)
 
 
 WHOLE = {"dense_iter": 0, "search_iter": 4, "distill": {"whole_images": True}}

@@ -21,7 +21,7 @@ from torch import Tensor
 from dhp_sr.allocation.candidates import enforce_min_width
 from dhp_sr.hyper import HyperNet
 from dhp_sr.hyper.gated import use_gates
-from dhp_sr.search.base import Search, latent_gradients, set_latents
+from dhp_sr.search.base import HSNSettings, Search, SearchSettings, latent_gradients, set_latents
 from dhp_sr.search.hsn.objective import COST_REGULARIZERS, LayerScaling
 from dhp_sr.search.hsn.structure import (
     GUMBEL_MEDIAN,
@@ -30,7 +30,6 @@ from dhp_sr.search.hsn.structure import (
     keep_probability,
     sample_gates,
 )
-from dhp_sr.search.settings import HSNSettings, SearchSettings
 from dhp_sr.utils.errors import UserError
 
 EMA_DECAY = 0.9

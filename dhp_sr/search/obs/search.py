@@ -15,12 +15,11 @@ from torch import Tensor
 
 from dhp_sr.allocation.budget import Budget
 from dhp_sr.hyper import HyperNet
-from dhp_sr.search.base import Search
+from dhp_sr.search.base import OBSSettings, Search, SearchSettings
 from dhp_sr.search.obs.channel_orders import CHANNEL_ORDERS, OrderInputs
 from dhp_sr.search.obs.database import WidthDatabase, output_loss
 from dhp_sr.search.obs.evolution import WidthEvolution
 from dhp_sr.search.obs.statistics import layer_statistics
-from dhp_sr.search.settings import OBSSettings, SearchSettings
 from dhp_sr.search.width_prior import width_prior
 from dhp_sr.utils.modules import evaluating, stack_samples
 

@@ -1,4 +1,4 @@
-"""PSNR and SSIM against closed forms, scikit-image and BasicSR."""
+"""Scores against closed forms, scikit-image and BasicSR; ties, and what is no answer."""
 
 import math
 
@@ -9,7 +9,7 @@ from basicsr_modules import from_basicsr
 from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from dhp_sr.metrics import psnr_db, ssim, to_uint8
+from dhp_sr.metrics import num_correct, psnr_db, ssim, to_uint8
 from dhp_sr.utils.errors import UserError
 
 SHAPES = [((24, 31, 3), 0), ((24, 31, 3), 4), ((24, 31, 1), 4), ((24, 31), 4), ((11, 11, 3), 0)]
@@ -139,3 +139,40 @@ def test_to_uint8_undoes_division():
 def test_to_uint8_refuses_batches():
     with pytest.raises(ValueError, match=r"shape \(C, H, W\), got shape \(1, 3, 4, 4\)"):
         to_uint8(torch.zeros(1, 3, 4, 4))
+
+
+def test_a_permutation_has_its_class_at_every_rank_once():
+    scores = torch.arange(10.0).expand(10, 10)  # class 9 first, class 0 last
+    labels = torch.arange(10)
+    assert [num_correct(scores, labels, k) for k in (1, 5, 10)] == [1, 5, 10]
+
+
+def test_agrees_with_topk_where_no_scores_are_equal():
+    scores, labels = torch.rand(200, 20), torch.randint(20, (200,))
+    for k in (1, 3, 5):
+        assert num_correct(scores, labels, k) == int(
+            (scores.topk(k).indices == labels[:, None]).any(1).sum()
+        )
+
+
+def test_equal_scores_are_not_all_hits():
+    """A network that says the same of every class is right for the first one only."""
+    assert num_correct(torch.zeros(10, 10), torch.arange(10)) == 1
+    assert num_correct(torch.zeros(10, 10), torch.arange(10), 5) == 5
+
+
+def test_no_number_is_no_hit():
+    scores = torch.tensor([[1.0, 0.0], [1.0, float("nan")], [float("inf"), 0.0]])
+    assert num_correct(scores, torch.tensor([0, 0, 0])) == 1
+    assert num_correct(scores, torch.tensor([0, 0, 0]), 5) == 1
+
+
+@pytest.mark.parametrize("labels", [[2, 0], [0, -1]])
+def test_labels_out_of_range_are_refused(labels):
+    with pytest.raises(ValueError, match="expected labels from 0 to 1, got"):
+        num_correct(torch.zeros(2, 2), torch.tensor(labels))
+
+
+def test_shapes_are_checked():
+    with pytest.raises(ValueError, match=r"\(2, 2\) and \(3,\), k=1"):
+        num_correct(torch.zeros(2, 2), torch.zeros(3, dtype=torch.long))
