@@ -4,6 +4,7 @@ import importlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -59,23 +60,10 @@ def write_database(
     lmdb = import_lmdb()
     # by the headers: images are read a batch at a time
     needed_bytes = map_size([image.size() for image in images])
-    lines = []
     try:
         with lmdb.open(str(folder), map_size=needed_bytes) as environment:
-            for batch in _batches(images):
-                with environment.begin(write=True) as transaction:
-                    for image in batch:
-                        key = image.key.encode()
-                        if transaction.get(key) is None:
-                            transaction.put(key, encode_png(image.read(), COMPRESS_LEVEL))
-                        on_image()
-            # sizes as stored, not as read: the file must describe the database
-            with environment.begin() as transaction:
-                for image in images:
-                    stored = transaction.get(image.key.encode(), b"")
-                    height, width, channels = header_size(stored, image.where, PREPARATION_LIMITS)
-                    line = f"{image.key}.png ({height},{width},{channels}) {COMPRESS_LEVEL}"
-                    lines.append(line)
+            store_images(environment, images, on_image)
+            lines = meta_lines(environment, images)
     except lmdb.Error as error:
         # lmdb reports a full disk with an exception that is no OSError
         raise UserError(
@@ -85,6 +73,30 @@ def write_database(
     # BasicSR's databases have no such file
     (folder / "lock.mdb").unlink(missing_ok=True)
     write_text(folder / META, "\n".join(lines) + "\n")
+
+
+def store_images(
+    environment: Any, images: Sequence[StoredImage], on_image: Callable[[], None]
+) -> None:
+    """Store the images whose keys a database does not hold yet, a transaction for each batch."""
+    for batch in _batches(images):
+        with environment.begin(write=True) as transaction:
+            for image in batch:
+                key = image.key.encode()
+                if transaction.get(key) is None:
+                    transaction.put(key, encode_png(image.read(), COMPRESS_LEVEL))
+                on_image()
+
+
+def meta_lines(environment: Any, images: Sequence[StoredImage]) -> list[str]:
+    """Return the lines of the meta file: sizes as stored, for it must describe the database."""
+    lines = []
+    with environment.begin() as transaction:
+        for image in images:
+            stored = transaction.get(image.key.encode(), b"")
+            height, width, channels = header_size(stored, image.where, PREPARATION_LIMITS)
+            lines.append(f"{image.key}.png ({height},{width},{channels}) {COMPRESS_LEVEL}")
+    return lines
 
 
 def map_size(sizes: Sequence[tuple[int, int, int]]) -> int:

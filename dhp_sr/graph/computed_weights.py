@@ -10,7 +10,7 @@ like any other: it has input and output channels.
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -92,18 +92,10 @@ def modules_that_compute_weights(
         value_of: returns the value of a node for the example, on the meta device.
         is_layer: whether a module's channels are known, given examples of its inputs.
     """
-    owners: dict[str, None] = {}
-    for node in graph.nodes:
-        paths = _paths(node)
-        calls_layer = node.op == "call_function" and node.target in LAYER_FUNCTIONS
-        # The innermost module around it: those further out may hold many layers.
-        if not calls_layer or not paths or paths[-1] not in calls:
-            continue
-        weight = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
-        if isinstance(weight, fx.Node) and _is_computed(weight):
-            owners[paths[-1]] = None
+    owners = modules_with_computed_weight(graph, calls)
     if not owners:
         return []
+    # Modules that hold a layer worth following by itself: as a single operator, they would hide it.
     refused = set()
     for node in graph.nodes:
         if node.op == "call_module" and not _works_on_vectors(node, calls, value_of):
@@ -115,6 +107,26 @@ def modules_that_compute_weights(
         if path not in refused and inputs and is_layer(module, inputs):
             single.append(path)
     return single
+
+
+def modules_with_computed_weight(graph: fx.Graph, calls: Collection[str]) -> list[str]:
+    """Return the modules whose own forward calls a layer with a weight that it has computed.
+
+    Args:
+        graph: of a network whose modules were all followed.
+        calls: paths of the modules that count; calls of layers in others are passed over.
+    """
+    owners: dict[str, None] = {}  # in the order of the graph, each once
+    for node in graph.nodes:
+        paths = _paths(node)
+        calls_layer = node.op == "call_function" and node.target in LAYER_FUNCTIONS
+        # The innermost module around it: those further out may hold many layers.
+        if not calls_layer or not paths or paths[-1] not in calls:
+            continue
+        weight = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
+        if isinstance(weight, fx.Node) and _is_computed(weight):
+            owners[paths[-1]] = None
+    return list(owners)
 
 
 def _paths(node: fx.Node) -> list[str]:

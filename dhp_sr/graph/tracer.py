@@ -136,14 +136,8 @@ class Tracer(fx.Tracer):
             return self._attend(m, args, kwargs)
         if may_compute_weights(m):
             self._weight_calls.setdefault(path, ModuleCall(m, args, kwargs))
-        # Only then are the tests of single operators worth the shape of the input.
-        is_torch = type(m).__module__.startswith("torch.nn.")
-        has_weights = any(weight is not None for weight in m._parameters.values())
-        may_be_single = bool(LEAF_TESTS) and not is_torch and has_weights and not m._modules
-        if may_be_single and len(args) == 1 and isinstance(args[0], fx.Proxy) and not kwargs:
-            value = self.meta_value(args[0], is_decided_on=False)
-            if isinstance(value, Tensor) and self._is_single(m, tuple(value.shape)):
-                return self.create_proxy("call_module", path, args, kwargs)
+        if self._is_single(m, args, kwargs):
+            return self.create_proxy("call_module", path, args, kwargs)
         return super().call_module(m, forward, args, kwargs)
 
     def _attend(self, module: nn.MultiheadAttention, args: Any, kwargs: Any) -> tuple[Any, Any]:
@@ -196,8 +190,19 @@ class Tracer(fx.Tracer):
             )
         return self._interpreter
 
-    def _is_single(self, module: nn.Module, shape: tuple[int, ...]) -> bool:
-        """Return whether a module is a single operator for an input of a certain shape."""
+    def _is_single(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Return whether a test of `LEAF_TESTS` takes a module's call for a single operator."""
+        is_torch = type(module).__module__.startswith("torch.nn.")
+        has_weights = any(weight is not None for weight in module._parameters.values())
+        if not LEAF_TESTS or is_torch or not has_weights or module._modules:
+            return False
+        if len(args) != 1 or kwargs or not isinstance(args[0], fx.Proxy):
+            return False
+        # Last, since it runs the graph up to here.
+        value = self.meta_value(args[0], is_decided_on=False)
+        if not isinstance(value, Tensor):
+            return False
+        shape = tuple(value.shape)
         # The tests run modules, whose calls must not be recorded: torch.fx patches the class.
         call = nn.Module.__call__
         nn.Module.__call__ = self._plain_call  # type: ignore[method-assign]

@@ -113,49 +113,70 @@ def _keep_statistics(op: OpContext, layer: ComputedLayer, ids: list[Tensor]) -> 
 
 
 Macs = dict[tuple[int, ...], int]
-"""Numbers of the sets whose widths a count is proportional to -> multiply-adds."""
+"""Positions (in `ComputedLayer.sets`) of the sets whose widths a count is proportional to ->
+multiply-adds."""
+
+Counts = dict[frozenset[int], Fraction]
+"""Positions of some sets -> multiply-adds that go with them."""
 
 
 def _macs_by_sets(op: OpContext, layer: ComputedLayer, given: Inputs) -> Macs | None:
     """Return the multiply-adds by the widths that they are proportional to; None if unknown.
 
-    They are counted at full and at half width of every set. Each factor of a count is a width or a
-    constant, so that these counts determine all others.
+    A layer with the widths O and I costs a + b O + c I + d O I: each factor is a width or a
+    constant. So it is counted with every choice of sets at half width, as many counts as there are
+    terms, and the terms follow from them, one width after the other.
     """
-    numbers = range(len(layer.sets))
+    positions = range(len(layer.sets))
     half = [(axes.width + 1) // 2 for axes in layer.sets]
-    counts: dict[frozenset[int], Fraction] = {}
+    counts: Counts = {}
     for size in range(len(layer.sets) + 1):
-        for halved in combinations(numbers, size):
+        for halved in combinations(positions, size):
             count = _count(op, layer, given, halved, half)
             if count <= 0:
                 return None
             counts[frozenset(halved)] = Fraction(count)
-    for number in numbers:
-        ratio = Fraction(half[number], layer.sets[number].width)
-        if ratio == 1:
-            # A single channel, which is never cut: all counts are constant in it.
-            continue
-        separated: dict[frozenset[int], Fraction] = {}
-        for others, full_count in counts.items():
-            if number in others:
-                continue
-            half_count = counts[others | {number}]
-            constant = (half_count - ratio * full_count) / (1 - ratio)
-            # Of those with the number, what is proportional to the width; of the others the rest.
-            separated[others | {number}] = full_count - constant
-            separated[others] = constant
-        counts = separated
+    terms = counts
+    for position in positions:
+        ratio = Fraction(half[position], layer.sets[position].width)
+        # A single channel is never cut: all counts are constant in it.
+        if ratio < 1:
+            terms = separate_width(terms, position, ratio)
     macs: Macs = {}
-    for proportional, part in counts.items():
-        if any(layer.sets[number].width == 1 for number in proportional):
+    for proportional, term in terms.items():
+        if any(layer.sets[position].width == 1 for position in proportional):
             continue
-        width = prod(layer.sets[number].width for number in proportional)
-        if part < 0 or part.denominator > 1 or part % width:
+        width = prod(layer.sets[position].width for position in proportional)
+        # No product of widths: a count is something else than was supposed above.
+        if term < 0 or term.denominator > 1 or term % width:
             return None
-        if part:
-            macs[tuple(sorted(proportional))] = int(part)
+        if term:
+            macs[tuple(sorted(proportional))] = int(term)
     return macs
+
+
+def separate_width(counts: Counts, position: int, ratio: Fraction) -> Counts:
+    """Divide counts into what is proportional to the width of a set, and what is constant in it.
+
+    From full = constant + proportional and half = constant + ratio * proportional.
+
+    Args:
+        counts: with `position` in the key where the set is at its smaller width.
+        position: of the set.
+        ratio: its smaller width, as a fraction of its width.
+
+    Returns:
+        Counts at full width, with `position` in the key where they are proportional to it.
+    """
+    separated: Counts = {}
+    for others, full_count in counts.items():
+        if position in others:
+            continue
+        half_count = counts[others | {position}]
+        constant = (half_count - ratio * full_count) / (1 - ratio)
+        separated[others | {position}] = full_count - constant
+        separated[others] = constant
+    return separated
 
 
 def _count(
@@ -168,10 +189,10 @@ def _count(
     """Return the multiply-adds of a call with some sets at half width."""
     elements: list[Tensor | None] = [None] * len(layer.sets)
     inputs: Inputs = {key: op.evaluate(value) for key, value in given.items()}
-    for number in halved:
-        chosen = torch.arange(half[number])
-        elements[number] = chosen
-        for (key, dim), element_of_entry in layer.sets[number].inputs.items():
+    for position in halved:
+        chosen = torch.arange(half[position])
+        elements[position] = chosen
+        for (key, dim), element_of_entry in layer.sets[position].inputs.items():
             shape = list(inputs[key].shape)
             shape[dim] = len(entries_of(element_of_entry, chosen))
             inputs[key] = inputs[key].new_empty(shape)
@@ -188,20 +209,20 @@ def _record_macs(op: OpContext, layer: ComputedLayer, macs: Macs, ids: list[Tens
     """Count the multiply-adds: of the weight where it has all of them, else of products."""
     weight = getattr(op.module, "weight", None)
     if len(macs) == 1 and isinstance(weight, Tensor):
-        ((numbers, count),) = macs.items()
-        rows = {number for number in numbers if ("weight", 0) in layer.sets[number].tensors}
-        columns = {number for number in numbers if ("weight", 1) in layer.sets[number].tensors}
-        is_filter = bool(rows) and rows | columns == set(numbers) and not count % weight.numel()
+        ((positions, count),) = macs.items()
+        rows = {p for p in positions if ("weight", 0) in layer.sets[p].tensors}
+        columns = {p for p in positions if ("weight", 1) in layer.sets[p].tensors}
+        is_filter = bool(rows) and rows | columns == set(positions) and not count % weight.numel()
         if is_filter and (columns or weight.shape[1] == 1):
             output_elements = prod(op.value.shape[1:])
             kind = "linear" if weight.dim() == 2 else "conv"
             calls = LayerCalls(kind, count // weight.numel(), 0, output_elements)
             op.analysis.record_macs(f"{op.layer}.weight", calls)
             return
-    for numbers, count in macs.items():
-        name = ".".join([f"{op.node.name}()", *map(str, numbers)])
-        axes = {position: ids[number] for position, number in enumerate(numbers)}
-        op.analysis.record_product(name, count, axes)
+    for positions, count in macs.items():
+        name = ".".join([f"{op.node.name}()", *map(str, positions)])
+        factors = {index: ids[position] for index, position in enumerate(positions)}
+        op.analysis.record_product(name, count, factors)
 
 
 def computed_layer_field(op: ReceptiveContext) -> ReceptiveField2D:

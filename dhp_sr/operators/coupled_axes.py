@@ -60,7 +60,9 @@ def find_computed_layer(module: nn.Module, inputs: Inputs) -> ComputedLayer | No
         return None
     try:
         experiment = _experiment(module, inputs)
-        sets = sets_of_convolution(experiment.twin, experiment.inputs) or _found_sets(experiment)
+        sets = sets_of_convolution(experiment.twin, experiment.inputs) or _sets_by_permutation(
+            experiment
+        )
         if not sets or not all(map(experiment.permutes, sets)):
             return None
         settled = []
@@ -82,8 +84,12 @@ def _experiment(module: nn.Module, inputs: Inputs) -> ChannelExperiment:
         return ChannelExperiment(without_values(module), inputs)
 
 
-def _found_sets(experiment: ChannelExperiment) -> list[CoupledAxes]:
-    """Return the channels of any other module; nothing where they are not found."""
+def _sets_by_permutation(experiment: ChannelExperiment) -> list[CoupledAxes]:
+    """Return the channels of any other module; nothing where they are not found.
+
+    Either the output has channels of its own and the first input others, as in a convolution, or
+    both have the same, as in a depthwise one.
+    """
     inputs = {}
     for key, value in experiment.inputs.items():
         if isinstance(value, Tensor) and value.dim() > 1:
@@ -91,24 +97,32 @@ def _found_sets(experiment: ChannelExperiment) -> list[CoupledAxes]:
     (first, first_dim), *others = inputs
     width = inputs[first, first_dim].shape[first_dim]
     num_outs = experiment.result.shape[experiment.out_dim]
-    outs = _find(experiment, num_outs, [], others, with_output=True)
-    ins = _find(experiment, width, [(first, first_dim)], others, with_output=False)
+    outs = _axes_with_same_channels(experiment, num_outs, [], others, with_output=True)
+    ins = _axes_with_same_channels(
+        experiment, width, [(first, first_dim)], others, with_output=False
+    )
     if outs is None or ins is None:
         # A depthwise layer: its channels pass through.
-        joint = _find(experiment, width, [(first, first_dim)], others, with_output=True)
+        joint = _axes_with_same_channels(
+            experiment, width, [(first, first_dim)], others, with_output=True
+        )
         sets = [joint] if joint is not None else []
     else:
         sets = [outs, ins]
-    for axis in others if sets else []:
+    if not sets:
+        return []
+    # Such as a style, whose channels the layer has to itself.
+    for axis in others:
         if any(axis in axes.inputs for axes in sets):
             continue
-        further = _find(experiment, inputs[axis].shape[axis[1]], [axis], [], with_output=False)
-        if further is not None:
-            sets.append(further)
+        length = inputs[axis].shape[axis[1]]
+        alone = _axes_with_same_channels(experiment, length, [axis], [], with_output=False)
+        if alone is not None:
+            sets.append(alone)
     return sets
 
 
-def _find(
+def _axes_with_same_channels(
     experiment: ChannelExperiment,
     width: int,
     given: Sequence[InputAxis],
@@ -132,11 +146,13 @@ def _find(
         for dim, size in enumerate(tensor.shape):
             if size == width:
                 candidates.append((name, dim))
-    own = [axis for axis in others if experiment.inputs[axis[0]].shape[axis[1]] == width]
-    if not candidates or len(candidates) + len(own) > _MOST_AXES:
+    further = [axis for axis in others if experiment.inputs[axis[0]].shape[axis[1]] == width]
+    if not candidates or len(candidates) + len(further) > _MOST_AXES:
         return None
     entries = torch.arange(width)
-    for tensors, chosen in _subsets(experiment, candidates, own, first=with_output and not given):
+    for tensors, chosen in _subsets(
+        experiment, candidates, further, prefer_first=with_output and not given
+    ):
         axes = CoupledAxes(
             width,
             dict.fromkeys(tensors, entries),
@@ -153,7 +169,7 @@ def _subsets(
     candidates: Sequence[TensorAxis],
     inputs: Sequence[InputAxis],
     *,
-    first: bool,
+    prefer_first: bool,
 ) -> Iterator[tuple[tuple[TensorAxis, ...], tuple[InputAxis, ...]]]:
     """Yield sets of axes with a tensor's among them, likely ones and small ones first.
 
@@ -163,12 +179,12 @@ def _subsets(
         experiment: with the module.
         candidates: axes of tensors.
         inputs: axes of inputs.
-        first: whether a weight's first axis of the length is likelier than its last: weights
+        prefer_first: whether a weight's first axis of the length is likelier than its last: weights
             hold their output channels before their input channels.
     """
     weight = max(experiment.tensors, key=lambda name: experiment.tensors[name].dim())
     of_weight = [axis for axis in candidates if axis[0] == weight]
-    likely = of_weight[:1] if first else of_weight[-1:]
+    likely = of_weight[:1] if prefer_first else of_weight[-1:]
     subsets: list[tuple[Any, tuple[TensorAxis, ...], tuple[InputAxis, ...]]] = []
     for tensors in _all_subsets(candidates):
         is_likely = [axis for axis in tensors if axis[0] == weight] == likely

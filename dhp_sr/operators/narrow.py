@@ -76,15 +76,14 @@ def narrow(module: nn.Module, kept: Mapping[TensorAxis, Tensor]) -> nn.Module:
     for registry in ("_parameters", "_buffers"):
         tensors: dict[str, Tensor | None] = {}
         for name, tensor in state[registry].items():
-            tensors[name] = tensor
             if tensor is None:
+                tensors[name] = None
                 continue
+            selected = select_entries(tensor, name, kept)
+            tensors[name] = selected
             old[name] = tuple(tensor.shape)
-            for (tensor_name, dim), index in kept.items():
-                if tensor_name == name:
-                    tensor = tensor.index_select(dim, index.to(tensor.device))
-            tensors[name] = tensor
-            new[name] = tuple(tensor.shape)
+            new[name] = tuple(selected.shape)
+        # Another dictionary: the copy is shallow, and shares that of the module.
         state[registry] = tensors
     children: dict[str, nn.Module | None] = {}
     for name, child in module._modules.items():
@@ -97,6 +96,14 @@ def narrow(module: nn.Module, kept: Mapping[TensorAxis, Tensor]) -> nn.Module:
     if new != old:
         set_widths(narrowed, old, new)
     return narrowed
+
+
+def select_entries(tensor: Tensor, name: str, kept: Mapping[TensorAxis, Tensor]) -> Tensor:
+    """Return the kept entries of a tensor of this name; without any given, the tensor itself."""
+    for (tensor_name, dim), index in kept.items():
+        if tensor_name == name:
+            tensor = tensor.index_select(dim, index.to(tensor.device))
+    return tensor
 
 
 def set_widths(module: Any, old: Mapping[str, Shape], new: Mapping[str, Shape]) -> Shapes:

@@ -129,6 +129,11 @@ class _Run:
         self.schedule = self.trainer.schedule
 
     def execute(self, auto_resume: bool) -> dict[str, Any]:
+        """Take all steps that are left, and write the results.
+
+        Returns:
+            The form of metrics.json; empty in processes that do not write.
+        """
         state = self._resume() if auto_resume else None
         is_resumed = state is not None
         if state is None:
@@ -171,14 +176,15 @@ class _Run:
                 loop.run(start)
                 return self._finish()
             except (UserError, Interrupted) as error:
-                # Only to the file: on the screen it is the entry point that shows the error.
-                record = self.logger.makeRecord(
-                    "dhp_sr", logging.ERROR, "", 0, str(error), (), None
-                )
-                for handler in self.logger.handlers:
-                    if isinstance(handler, logging.FileHandler):
-                        handler.handle(record)
+                self.log_to_file(error)
                 raise
+
+    def log_to_file(self, error: Exception) -> None:
+        """Write an error to the log file alone: on the screen the entry point shows it."""
+        record = self.logger.makeRecord("dhp_sr", logging.ERROR, "", 0, str(error), (), None)
+        for handler in self.logger.handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.handle(record)
 
     def _resume(self) -> dict[str, Any] | None:
         """Resume from the newest state that can be read; None where there is no state."""

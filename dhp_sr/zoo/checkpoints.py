@@ -1,7 +1,8 @@
 """Which network a checkpoint belongs to: ours, our own classes by shapes, spandrel's, by name.
 
 Training programs wrap weights (`module.`, `generator.`, ...). Some of these prefixes are also names
-of layers, so every reading is tried, the plainest first.
+of layers, so every reading is tried, the plainest first: a reading is the weights of the file under
+a guess of what was wrapped around them.
 """
 
 import re
@@ -82,10 +83,12 @@ def is_model_file(path: Path) -> bool:
 
 
 def _open_own(path: Path) -> Checkpoint:
+    """Load a model file of ours, which must hold a dense network."""
     network, manifest = load_own_network(path, ())
     info = info_of(network)
     title = f"{info.architecture}, a model file of dhp_sr"
     checkpoint = Checkpoint(network, info.architecture, dict(info.arguments), title)
+    # A pruned network is rebuilt by its file alone; the constructor would make the dense one.
     fresh = build_named(checkpoint.name, checkpoint.arguments)
     try:
         check_fit(fresh, network.state_dict())
@@ -121,12 +124,14 @@ def _open_named(
 
 
 def _detect(path: Path, readings: Sequence[Reading]) -> Checkpoint:
+    """Find the class that weights belong to: ours first, whose arguments follow from the shapes."""
     for reading in readings:
         for name, arguments in own_candidates(reading.weights):
             network: Any = build_named(name, arguments).eval()
             try:
                 check_fit(network, reading.weights)
             except ModelFileError:
+                # Keys like those of our class; another reading or class may still fit.
                 continue
             try:
                 load_into(network, reading.weights)
@@ -140,16 +145,23 @@ def _detect(path: Path, readings: Sequence[Reading]) -> Checkpoint:
 def _detect_spandrel(
     path: Path, readings: Sequence[Reading], architecture: str | None
 ) -> Checkpoint:
+    """Let spandrel find the class that weights belong to.
+
+    Args:
+        path: Of the file, for messages.
+        readings: The weights, the plainest reading first.
+        architecture: The only one that is meant; None: any.
+    """
     all_misfits: list[str] = []
     for reading in readings:
         detected, misfits = detect_networks(reading.weights, architecture)
         all_misfits += misfits
         if len(detected) > 1:
-            names = ", ".join(found.title for found in detected)
-            ids = " or ".join(
-                f"--arch {SPANDREL}:{found.name.split(':')[1].split('.')[0]}" for found in detected
-            )
-            raise UserError(f"{path}: several architectures fit: {names}; say which: {ids}")
+            names = ", ".join(candidate.title for candidate in detected)
+            # Names are `spandrel:ID.CLASS`; --arch takes the ID.
+            ids = [candidate.name.split(":")[1].split(".")[0] for candidate in detected]
+            ids_text = " or ".join(f"--arch {SPANDREL}:{name}" for name in ids)
+            raise UserError(f"{path}: several architectures fit: {names}; say which: {ids_text}")
         if detected:
             notes = [reading.note] if reading.note else []
             try:
@@ -161,6 +173,7 @@ def _detect_spandrel(
 
 
 def _unknown_text(path: Path, weights: Mapping[str, Tensor], misfits: Sequence[str]) -> str:
+    """Say what a file holds that nothing recognizes, and what to do."""
     keys = list(weights)
     shown = ", ".join(f"{key} {tuple(weights[key].shape)}" for key in keys[:4])
     text = (
@@ -175,18 +188,21 @@ def _unknown_text(path: Path, weights: Mapping[str, Tensor], misfits: Sequence[s
     return text
 
 
-def _from_detected(found: Detected, notes: list[str]) -> Checkpoint:
-    network = found.network.float()
+def _from_detected(detected: Detected, notes: list[str]) -> Checkpoint:
+    """Describe a network of spandrel, whose scale must be what spandrel says."""
+    network = detected.network.float()
     # Spandrel states the enlargement; the sizes that pass are tried in any case.
-    describe_by_output(network, found.name, {**found.arguments, "num_in_ch": found.in_channels})
+    describe_by_output(
+        network, detected.name, {**detected.arguments, "num_in_ch": detected.in_channels}
+    )
     info = attached_info(network)
     assert info is not None, "just attached"
-    if info.scale != found.scale:
+    if info.scale != detected.scale:
         raise UserError(
-            f"{found.title}: enlarges {info.scale} times where spandrel says {found.scale}"
+            f"{detected.title}: enlarges {info.scale} times where spandrel says {detected.scale}"
         )
-    attach_info(network, replace(info, arguments=found.arguments))
-    return Checkpoint(network, found.name, found.arguments, found.title, notes)
+    attach_info(network, replace(info, arguments=detected.arguments))
+    return Checkpoint(network, detected.name, detected.arguments, detected.title, notes)
 
 
 def own_candidates(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Any]]]:
