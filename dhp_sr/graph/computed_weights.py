@@ -55,9 +55,15 @@ def arguments_of(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, An
 
 def call_with(function: Callable[..., Any], inputs: Inputs) -> Any:
     """Call a function with arguments by name or position."""
+    args, kwargs = split_inputs(inputs)
+    return function(*args, **kwargs)
+
+
+def split_inputs(inputs: Inputs) -> tuple[list[Any], dict[str, Any]]:
+    """Return the arguments by position, and those by name."""
     args = [value for key, value in inputs.items() if isinstance(key, int)]
     kwargs = {key: value for key, value in inputs.items() if isinstance(key, str)}
-    return function(*args, **kwargs)
+    return args, kwargs
 
 
 class ModuleCall(NamedTuple):

@@ -13,15 +13,15 @@ from itertools import combinations
 from math import prod
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
-from dhp_sr.graph.computed_weights import Inputs, arguments_of
+from dhp_sr.graph.computed_weights import Inputs, arguments_of, split_inputs
 from dhp_sr.graph.equal_modules import WEIGHT_FINDERS
 from dhp_sr.graph.shape_inference import count_macs, meta_copy
 from dhp_sr.operators.analysis_context import KeptAxes, LayerCalls
 from dhp_sr.operators.context import OpContext, ReceptiveContext
 from dhp_sr.operators.coupled_axes import ComputedLayer, find_computed_layer
-from dhp_sr.operators.narrow import CoupledAxes, entries_of, kept_axes, narrow
+from dhp_sr.operators.narrow import CoupledAxes, entries_of, kept_axes, narrow_copy
 from dhp_sr.operators.receptive_field import ReceptiveField2D
 from dhp_sr.operators.spec import OpSpec, Unsupported
 
@@ -196,13 +196,8 @@ def _count(
             shape = list(inputs[key].shape)
             shape[dim] = len(entries_of(element_of_entry, chosen))
             inputs[key] = inputs[key].new_empty(shape)
-    module = narrow(meta_copy(op.module), kept_axes(layer.sets, elements))
-    for inner in module.modules():
-        for name, tensor in inner.named_parameters(recurse=False):
-            inner._parameters[name] = nn.Parameter(tensor.detach())
-    args = [value for key, value in inputs.items() if isinstance(key, int)]
-    kwargs = {key: value for key, value in inputs.items() if isinstance(key, str)}
-    return count_macs(op.node, module, args, kwargs)
+    module = narrow_copy(meta_copy(op.module), kept_axes(layer.sets, elements))
+    return count_macs(op.node, module, *split_inputs(inputs))
 
 
 def _record_macs(op: OpContext, layer: ComputedLayer, macs: Macs, ids: list[Tensor]) -> None:

@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from dhp_sr.graph.computed_weights import Inputs
 from dhp_sr.graph.equal_modules import channel_dim
-from dhp_sr.operators.narrow import CoupledAxes, TensorAxis, entries_of, kept_axes, narrow
+from dhp_sr.operators.narrow import CoupledAxes, TensorAxis, entries_of, kept_axes, narrow_copy
 from dhp_sr.utils.modules import deep_copy
 
 _FEWEST = 6
@@ -79,11 +79,7 @@ def with_few_channels(module: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inp
     small: Inputs = {}
     for key, value in inputs.items():
         small[key] = value.new_empty(shapes[key]) if key in shapes else value
-    narrowed = narrow(without_values(module), kept)
-    for inner in narrowed.modules():
-        for name, tensor in inner.named_parameters(recurse=False):
-            inner._parameters[name] = nn.Parameter(tensor.detach())
-    return narrowed, small
+    return narrow_copy(without_values(module), kept), small
 
 
 def _few_of_every_length(

@@ -98,11 +98,20 @@ def narrow(module: nn.Module, kept: Mapping[TensorAxis, Tensor]) -> nn.Module:
     return narrowed
 
 
+def narrow_copy(module: nn.Module, kept: Mapping[TensorAxis, Tensor]) -> nn.Module:
+    """Return a narrow copy with parameters of its own, to which no gradient of the module flows."""
+    narrowed = narrow(module, kept)
+    for inner in narrowed.modules():
+        for name, tensor in inner.named_parameters(recurse=False):
+            inner._parameters[name] = nn.Parameter(tensor.detach())
+    return narrowed
+
+
 def select_entries(tensor: Tensor, name: str, kept: Mapping[TensorAxis, Tensor]) -> Tensor:
-    """Return the kept entries of a tensor of this name; without any given, the tensor itself."""
-    for (tensor_name, dim), index in kept.items():
-        if tensor_name == name:
-            tensor = tensor.index_select(dim, index.to(tensor.device))
+    """Return the kept entries of a tensor of this name; along axes that are not given, all."""
+    for dim in range(tensor.dim()):
+        if (name, dim) in kept:
+            tensor = tensor.index_select(dim, kept[name, dim].to(tensor.device))
     return tensor
 
 

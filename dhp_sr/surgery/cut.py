@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dhp_sr.channels.plan import ChannelPlan, append_pinned
+from dhp_sr.operators.narrow import select_entries
 from dhp_sr.operators.resize import resize
 from dhp_sr.surgery.remove import constants_left, removed_layers, replace_layers
 from dhp_sr.surgery.rewrite import rewrite, runs_only_as_traced
@@ -63,7 +64,7 @@ def cut(
         first_name = canonical.get(name, name)
         if first_name in values:
             tensor = values[first_name].detach()
-        state[name] = _slice(tensor, first_name, kept)
+        state[name] = select_entries(tensor, first_name, kept)
     small = deep_copy(network).eval()
     if removed:
         constants = constants_left(network, plan, removed, values, kept)
@@ -90,13 +91,6 @@ def kept_entries(plan: ChannelPlan, mask: Tensor) -> dict[tuple[str, int], Tenso
     return kept
 
 
-def _slice(tensor: Tensor, name: str, kept: KeptEntries) -> Tensor:
-    for dim in range(tensor.dim()):
-        if (name, dim) in kept:
-            tensor = tensor.index_select(dim, kept[name, dim].to(tensor.device))
-    return tensor
-
-
 def _slice_unsaved_buffers(
     small: nn.Module, saved: Container[str], canonical: Mapping[str, str], kept: KeptEntries
 ) -> None:
@@ -104,7 +98,7 @@ def _slice_unsaved_buffers(
     for name, tensor in list(small.named_buffers(remove_duplicate=False)):
         if name in saved:
             continue
-        sliced = _slice(tensor, canonical[name], kept)
+        sliced = select_entries(tensor, canonical[name], kept)
         if sliced.shape != tensor.shape:
             module_name, _, leaf = name.rpartition(".")
             module = small.get_submodule(module_name)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dhp_sr.config.schema import OptimizerSettings
+from dhp_sr.operators.narrow import select_entries
 
 SGD_MOMENTUM = 0.9
 """Default momentum of SGD, as in the papers of the classification networks."""
@@ -206,9 +207,7 @@ def _slice(name: str, value: Any, shape: torch.Size, kept: Mapping[tuple[str, in
         return value
     # Moments have the shape of their parameter; a step count is a scalar and goes on as it is.
     if value.shape == shape:
-        for dim in range(value.dim()):
-            if (name, dim) in kept:
-                value = value.index_select(dim, kept[name, dim].to(value.device))
+        value = select_entries(value, name, kept)
     return value.clone()  # several targets continue from the same state
 
 
