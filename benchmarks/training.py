@@ -10,7 +10,6 @@ from dhp_sr.config import Options
 from dhp_sr.data.sampler import train_batches
 from dhp_sr.tasks import task_of
 from dhp_sr.training.trainer import Trainer
-from dhp_sr.training.whole_images import teach_whole_images
 
 
 def batches(
@@ -44,10 +43,4 @@ def teach(trainer: Trainer, train_set: Any) -> None:
         trainer: A run whose search begins at once, so that its teacher is loaded.
         train_set: Images; their batches hold the teacher's outputs as `taught` from here on.
     """
-    compress = trainer.options.compress
-    if compress is None or compress.distill is None or not compress.distill.whole_images:
-        return
-    teacher = trainer.resources.loss.teacher
-    assert teacher is not None, "the search begins at once"
-    folder = Path(tempfile.gettempdir())
-    teach_whole_images(train_set, teacher, trainer.options.scale, trainer.context, folder)
+    trainer.resources.loss.teach_whole_images(train_set, Path(tempfile.gettempdir()))
