@@ -1,7 +1,7 @@
 """Convolutions in a fraction of their time, where any function of the same arguments does.
 
 Whether two programs apply the same operators to the same values, their results say whatever these
-operators compute, as long as it is the same for both.
+operators compute, as long as it is the same for both and tells all arguments apart.
 """
 
 import math
@@ -9,17 +9,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class CheapConvolutions(TorchDispatchMode):
-    """Puts something else in place of every convolution, of the same shape and about as large.
+    """Puts something else in place of convolutions, of the same shape and about as large.
 
-    It depends on all entries of the input, the weight and the bias, and on their order, and on the
-    settings: sum_c(x) is interpolated, and multiplied for every output channel by a number.
+    It depends on every entry that the convolution itself depends on, and on their order: the input
+    is summed over its channels and the weight over both of its, with a number for each; their
+    convolution, of one channel, with the same stride, padding and dilation, is multiplied by a
+    number for every output channel.
+
+    Args:
+        after_macs: multiply-adds that are spent on convolutions as they are, the first ones of the
+            forward, before this one would exceed it.
     """
+
+    def __init__(self, after_macs: float = 0) -> None:
+        super().__init__()
+        self._macs_left = after_macs
 
     def __torch_dispatch__(
         self,
@@ -32,7 +41,20 @@ class CheapConvolutions(TorchDispatchMode):
         kwargs = kwargs or {}
         if func is not torch.ops.aten.convolution.default or kwargs or args[0].is_meta:
             return func(*args, **kwargs)
-        return _cheap_convolution(*args)
+        self._macs_left -= _macs(*args)
+        return func(*args) if self._macs_left >= 0 else _cheap_convolution(*args)
+
+
+def _macs(x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> int:
+    stride, padding, dilation, is_transposed = settings[:4]
+    # Every entry of the input is spread by a kernel, or every entry of the output read with one.
+    positions = x.shape[0]
+    for axis, (length, size) in enumerate(zip(x.shape[2:], weight.shape[2:], strict=True)):
+        if not is_transposed:
+            length += 2 * padding[axis] - dilation[axis] * (size - 1) - 1
+            length = length // stride[axis] + 1
+        positions *= length
+    return positions * weight.numel()
 
 
 def _signs(count: int, like: Tensor) -> Tensor:
@@ -41,26 +63,21 @@ def _signs(count: int, like: Tensor) -> Tensor:
 
 
 def _cheap_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> Tensor:
-    shapes = [tensor if tensor is None else tensor.to("meta") for tensor in (x, weight, bias)]
-    expected = torch.ops.aten.convolution.default(*shapes, *settings)
-    is_transposed, groups = settings[3], settings[5]
+    *geometry, groups = settings
+    is_transposed = settings[3]
     rows = weight.transpose(0, 1) if is_transposed else weight
     rows = rows.flatten(1)
     factors = (rows @ _signs(rows.shape[1], rows)).repeat(groups if is_transposed else 1)
-    # A number for each combination of settings, near 1.
-    factors = factors * (1 + 0.1 * math.cos(_number(settings)))
+    # A number for each number of groups, near 1.
+    factors = factors * (1 + 0.1 * math.cos(groups))
     channels = _signs(x.shape[1], x) / math.sqrt(x.shape[1])
     summed = (channels @ x.flatten(2)).reshape(x.shape[0], 1, *x.shape[2:])
-    summed = F.interpolate(summed, size=expected.shape[2:], mode="nearest")
-    result = summed * factors.reshape(-1, *[1] * (x.dim() - 2))
+    kernel = _signs(weight.shape[:2].numel(), weight) @ weight.flatten(0, 1).flatten(1)
+    kernel = kernel / kernel.norm().clamp_min(1e-30)
+    kernel = kernel.reshape(1, 1, *weight.shape[2:])
+    # The output of the convolution is as large as the sum of its inputs: as if by one entry.
+    result = torch.ops.aten.convolution.default(summed, kernel, None, *geometry, 1)
+    result = result * factors.reshape(-1, *[1] * (x.dim() - 2))
     if bias is not None:
         result += bias.reshape(-1, *[1] * (x.dim() - 2))
     return result
-
-
-def _number(settings: Sequence[Any]) -> float:
-    total = 0.0
-    for position, setting in enumerate(settings, start=1):
-        for entry in setting if isinstance(setting, (list, tuple)) else (setting,):
-            total = 1.3 * total + position * float(entry)
-    return total

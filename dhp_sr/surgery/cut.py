@@ -1,8 +1,7 @@
 """Cutting a network: a smaller copy whose tensors hold the kept channels alone."""
 
 import copy
-from collections.abc import Container, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Container, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from dhp_sr.surgery.rewrite import rewrite, runs_only_as_traced
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.example import Example, inputs_of, with_further_inputs
 from dhp_sr.utils.modules import canonical_names, deep_copy, evaluating, load_values
+from dhp_sr.utils.outputs import relative_difference
 
 ADVICE = (
     "Does its forward compute with the width of a layer, such as `conv.out_channels`, or with a "
@@ -163,25 +163,3 @@ def _agree_in_double(masked: nn.Module, small: nn.Module, inputs: Sequence[Tenso
         return _difference(wide_masked, wide_small, doubled) <= MAX_DIFFERENCE_FLOAT64
     except (CutError, RuntimeError, TypeError):
         return False
-
-
-def relative_difference(expected: Any, actual: Any) -> float:
-    """Return the largest difference of two outputs, relative to the tensor's largest entry."""
-    differences = [0.0]
-    for expected_tensor, actual_tensor in zip(_tensors(expected), _tensors(actual), strict=False):
-        largest = expected_tensor.abs().max().clamp_min(1e-12)
-        differences.append(float((actual_tensor - expected_tensor).abs().max() / largest))
-    # max() passes over a nan unless it comes first.
-    return max(differences, key=lambda difference: (difference != difference, difference))
-
-
-def _tensors(output: Any) -> Iterator[Tensor]:
-    """Yield the tensors of an output: a tensor, or nested tuples, lists or mappings of them."""
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, Mapping):
-        for value in output.values():
-            yield from _tensors(value)
-    elif isinstance(output, tuple | list):
-        for value in output:
-            yield from _tensors(value)

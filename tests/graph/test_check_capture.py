@@ -67,47 +67,115 @@ def test_a_small_image_is_enough_where_the_forward_takes_any(sizes):
     traced = trace(network, torch.zeros(1, 3, 64, 128))
     check_capture(network, traced, torch.zeros(1, 3, 64, 128))
     check_capture(network, traced, torch.zeros(1, 3, 32, 128))
-    assert sizes == [(16, 32), (32, 128)]
+    check_capture(network, traced, torch.zeros(1, 3, 24, 128))
+    assert sizes == [(16, 32), (16, 64), (24, 128)]
 
 
-class Two(nn.Sequential):
+class Several(nn.Module):
+    """Returns what `arranged` makes of three tensors."""
+
+    def __init__(self, arranged):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.arranged = arranged
+
     def forward(self, x):
-        return super().forward(x), x
+        y = self.conv(x)
+        return self.arranged(y, y * 2, y.mean((2, 3)))
 
 
-def test_nothing_is_run_where_there_is_nothing_to_compare(sizes):
-    network, example = Two(nn.Conv2d(3, 4, 3, padding=1)), torch.zeros(1, 3, 64, 128)
-    check_capture(network, trace(network, example), example)
-    assert sizes == []
+ARRANGED = {
+    "tuple": lambda first, second, third: (first, second, third),
+    "nested": lambda first, second, third: [first, {"second": (second, None, third)}],
+    "dict": lambda first, second, third: {"out": first, "aux": second, "size": 7, "mean": third},
+}
+
+
+@pytest.mark.parametrize("arranged", ARRANGED.values(), ids=ARRANGED)
+@pytest.mark.parametrize("position", range(3))
+def test_all_tensors_of_an_output_are_compared(arranged, position):
+    network, example = Several(arranged), torch.zeros(1, 3, 64, 128)
+    traced = trace(network, example)
+    check_capture(network, traced, example)
+    # The graph computes one of the results otherwise.
+    changed = [tensor for tensor in traced.graph_module.graph.nodes if tensor.op != "placeholder"]
+    changed = changed[position]
+    with traced.graph_module.graph.inserting_after(changed):
+        other = traced.graph_module.graph.call_function(torch.neg, (changed,))
+    changed.replace_all_uses_with(other, lambda user: user is not other)
+    traced.graph_module.recompile()
+    with pytest.raises(UserError, match="difference of"):
+        check_capture(network, traced, example)
+
+
+def test_a_graph_that_fails_where_the_network_runs_is_refused():
+    network, example = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1)), torch.zeros(1, 3, 64, 128)
+    traced = trace(network, example)
+
+    def fail(module, args):
+        raise ValueError("no such size")
+
+    traced.graph_module.register_forward_pre_hook(fail)
+    with pytest.raises(UserError, match="no such size"):
+        check_capture(network, traced, example)
+
+
+class Strided(Windows):
+    """Works at multiples of 64 alone, and reads every other pixel at the center of its kernel."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1, stride=(2, 1))
+
+    def forward(self, x):
+        return self.conv(x).unflatten(2, (-1, 32)).unflatten(4, (-1, 64)).mean((3, 5))
 
 
 class Convolutions(TorchDispatchMode):
-    """Counts convolutions of values."""
+    """Counts convolutions of several channels."""
 
     count = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func is torch.ops.aten.convolution.default:
-            self.count += not args[0].is_meta
+            self.count += not args[0].is_meta and args[0].shape[1] > 1
         return func(*args, **kwargs or {})
 
 
-def test_no_convolution_of_a_large_image_is_computed_unless_there_is_a_difference(
-    sizes, monkeypatch
-):
+@pytest.mark.parametrize("macs", [0, 1e9])
+def test_of_a_large_image_every_pixel_counts_and_convolutions_are_bounded(sizes, monkeypatch, macs):
+    monkeypatch.setattr(capture, "_MAX_MACS", macs)
     monkeypatch.setattr(capture, "_MANY_PIXELS", 64 * 128)
-    network, example = Windows(), torch.zeros(1, 3, 64, 128)
+    network, example = Strided(), torch.zeros(1, 3, 64, 128)
     traced = trace(network, example)
     with Convolutions() as convolutions:
         check_capture(network, traced, example)
-        # The network alone runs on the small image, as far as it does.
-        assert convolutions.count == 1
-        assert sizes == [(16, 32), (64, 128)]
-        traced.graph_module.register_forward_hook(lambda module, args, result: result + 1)
-        with pytest.raises(UserError, match="difference of"):
-            check_capture(network, traced, example)
-        assert convolutions.count == 1 + 1 + 2
-    assert sizes[2:] == [(16, 32), (64, 128), (64, 128)]
+    # On the smaller images the network alone runs, as far as it does.
+    assert sizes == [(16, 32), (32, 64), (64, 128)]
+    assert convolutions.count == 2 + (2 if macs else 0)
+
+    def shifted(module, args):
+        (image,) = args
+        between = torch.arange(image.shape[2])[:, None] % 2
+        return (image + between,)
+
+    traced.graph_module.register_forward_pre_hook(shifted)
+    with pytest.raises(UserError, match="difference of"):
+        check_capture(network, traced, example)
+
+
+def test_convolutions_are_computed_until_their_multiply_adds_are_spent():
+    layer, x = nn.Conv2d(4, 6, 3, padding=1, groups=2), torch.rand(2, 4, 7, 8)
+    macs = 2 * 7 * 8 * 6 * 2 * 9
+    upwards = nn.ConvTranspose2d(6, 4, 2, stride=2)
+    macs_upwards = 2 * 7 * 8 * 6 * 4 * 4
+    expected = layer(x), upwards(layer(x))
+    for budget, equal in ((macs - 1, (0, 0)), (macs, (1, 0)), (macs + macs_upwards, (1, 1))):
+        with CheapConvolutions(after_macs=budget):
+            y = layer(x)
+            results = y, upwards(y)
+        found = [torch.equal(a, b) for a, b in zip(expected, results, strict=True)]
+        assert found == list(map(bool, equal))
 
 
 LAYERS = [
