@@ -133,14 +133,21 @@ def channels_of_call(op: OpContext, spec: OpSpec) -> Any:
             op.analysis.record_macs(weight, calls)
     channels = spec.channels(op)
     if spec.macs is not None and weight is None:
-        # The forward computes the weight, which has the channels of what it is computed from.
-        weight_node = op.argument(1, "weight")
-        axes = {}
-        for dim in (0, 1):
-            if isinstance(op.ids.get(weight_node), Tensor) and op.varies_along(weight_node, dim):
-                axes[dim] = op.channels(weight_node, dim)
-        op.analysis.record_product(f"{op.node.name}()", op.macs, axes)
+        record_computed_weight(op)
     return channels
+
+
+def record_computed_weight(op: OpContext) -> None:
+    """Count the multiply-adds of a layer whose weight the forward computes.
+
+    The weight has the channels of what it is computed from.
+    """
+    weight = op.argument(1, "weight")
+    axes = {}
+    for dim in (0, 1):
+        if isinstance(op.ids.get(weight), Tensor) and op.varies_along(weight, dim):
+            axes[dim] = op.channels(weight, dim)
+    op.analysis.record_product(f"{op.node.name}()", op.macs, axes)
 
 
 def pin_call(op: OpContext, reason: str) -> Any:

@@ -184,17 +184,14 @@ def decode_datasets(raw: Any) -> Any:
     # Of all datasets: the first mistake must not hide those of the next one.
     mistakes: list[InitErrorDetails] = []
     for key, value in raw.items():
-        form = "images"
-        if isinstance(value, dict) and isinstance(value.get("type"), str):
-            given = value["type"]
-            if given not in TYPES:
-                known = ", ".join(repr(name) for name in TYPES)
-                text = f"expected {known}, got {given!r}{nearest(given, TYPES)}"
-                mistakes.append(_mistake((key, "type"), value, text))
-                continue
-            if given == CLASSIFICATION:
-                form = CLASSIFICATION
+        given = value.get("type") if isinstance(value, dict) else None
+        if isinstance(given, str) and given not in TYPES:
+            known = ", ".join(repr(name) for name in TYPES)
+            text = f"expected {known}, got {given!r}{nearest(given, TYPES)}"
+            mistakes.append(_mistake((key, "type"), value, text))
+            continue
         # Without a type the mistakes are reported for images, the usual form.
+        form = CLASSIFICATION if given == CLASSIFICATION else "images"
         kind = dataset_kind(str(key), form)
         if kind is None:
             text = f"expected the key train, val or val_..., got {key!r}"

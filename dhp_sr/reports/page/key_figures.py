@@ -69,12 +69,7 @@ def key_figures(run: Run) -> list[KeyFigure]:
     """Compare the first pruned model with the dense network; without one, describe the dense."""
     rows = {row["model"]: row for row in run.rows}
     dense = rows.get("dense")
-    pruned = None
-    for row in run.rows:
-        # Saved results have no widths, so their pruned models are known by their names.
-        is_pruned = row["model"] in run.cut_widths or row["model"].startswith("pruned")
-        if is_pruned and pruned is None:
-            pruned = row
+    pruned = first_pruned(run)
     if pruned is None:
         return [] if dense is None else dense_figures(dense, run)
     figures = []
@@ -92,6 +87,15 @@ def key_figures(run: Run) -> list[KeyFigure]:
             references.setdefault(name, row)  # an interpolated or noisy image
     figures += _main_score(pruned, references, run)
     return figures
+
+
+def first_pruned(run: Run) -> Row | None:
+    """Return the row of the first pruned model; None where nothing was pruned."""
+    for row in run.rows:
+        # Saved results have no widths, so their pruned models are known by their names.
+        if row["model"] in run.cut_widths or row["model"].startswith("pruned"):
+            return row
+    return None
 
 
 def network_name(options: Mapping[str, Any]) -> str:

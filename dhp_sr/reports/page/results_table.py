@@ -59,22 +59,28 @@ def results_table(runs: Sequence[Run]) -> Table | None:
     scores = scores_of(finished[0].task, score_keys(all_rows))[:NUM_TABLE_SCORES]
     costs = cost_columns(all_rows)
     several = len(runs) > 1
-    shown_inputs: list[Row] = []
     table_rows = []
-    for run in finished:
+    for run, rows in zip(finished, without_repeated_inputs(finished), strict=True):
         dense = dense_row(run.rows)
-        for row in run.rows:
-            if row.get("macs") is None:
-                # Inputs that scored alike in several runs are one input: one row is enough.
-                if row in shown_inputs:
-                    continue
-                shown_inputs.append(row)
+        for row in rows:
             dense_costs = dense or reported_dense_costs(run, row)
             cells = build_score_cells(row, sets, scores) + build_cost_cells(row, dense_costs, costs)
             if several:
                 cells.insert(0, Cell(run.name))
             table_rows.append(tuple(cells))
     return Table(build_column_groups(several, sets, scores, costs), tuple(table_rows))
+
+
+def without_repeated_inputs(runs: Sequence[Run]) -> list[list[Row]]:
+    """Return the rows of each run, without inputs that scored alike in a run before it."""
+    inputs: list[Row] = []
+    shown = []
+    for run in runs:
+        rows = [row for row in run.rows if row not in inputs]
+        # Only an input, such as bicubic upscaling, has no costs.
+        inputs += [row for row in rows if row.get("macs") is None]
+        shown.append(rows)
+    return shown
 
 
 def reported_dense_costs(run: Run, row: Row) -> Row:
