@@ -24,11 +24,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = export_parser().parse_intermixed_args(argv)
 
-    def command() -> int | None:
+    def command() -> None:
         # Only now: libraries take seconds to import, and --help needs none of them.
         from dhp_sr.cli.export import run_export
 
-        return run_export(arguments)
+        run_export(arguments)
 
     return exit_code(command)
 

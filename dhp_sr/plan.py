@@ -25,11 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = plan_parser().parse_intermixed_args(argv)
 
-    def command() -> int | None:
+    def command() -> None:
         # Only now: libraries take seconds to import, and --help needs none of them.
         from dhp_sr.cli.plan import run_plan
 
-        return run_plan(arguments, working_root(ROOT))
+        run_plan(arguments, working_root(ROOT))
 
     return exit_code(command)
 

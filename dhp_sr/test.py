@@ -24,11 +24,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = evaluate_parser().parse_args(argv)
 
-    def command() -> int | None:
+    def command() -> None:
         # Only now: libraries take seconds to import, and --help needs none of them.
         from dhp_sr.cli.evaluate import run_evaluate
 
-        return run_evaluate(arguments, working_root(ROOT))
+        run_evaluate(arguments, working_root(ROOT))
 
     return exit_code(command)
 
