@@ -35,7 +35,7 @@ class ComputedLayers:
             inputs: examples of its inputs, whose shapes count.
         """
         small = small_inputs(module, inputs)
-        return self.once("layer", module, small, lambda: _found(module, small))
+        return self.once("layer", module, small, lambda: as_single_operator(module, small))
 
     def once(self, fact: str, module: nn.Module, inputs: Inputs, find: Callable[[], _T]) -> _T:
         """Return what a function finds of a module, called once for all that are equal.
@@ -55,7 +55,8 @@ class ComputedLayers:
         return self._known[key]
 
 
-def _found(module: nn.Module, inputs: Inputs) -> Any:
+def as_single_operator(module: nn.Module, inputs: Inputs) -> Any:
+    """Return what the first of `WEIGHT_FINDERS` that knows a module says of it; None if none does."""
     for finder in WEIGHT_FINDERS:
         layer = finder(module, inputs)
         if layer is not None:
@@ -70,10 +71,11 @@ def channel_dim(shape: Sequence[int], module: nn.Module) -> int:
     if len(shape) != 3:
         return min(1, len(shape) - 1)
     # (N, C, L) of a convolution along one axis, (N, L, C) of a linear layer.
-    weights = [
-        parameter.dim() for parameter in module._parameters.values() if parameter is not None
-    ]
-    return 1 if max(weights, default=0) > 2 else 2
+    most_axes = 0
+    for parameter in module._parameters.values():
+        if parameter is not None:
+            most_axes = max(most_axes, parameter.dim())
+    return 1 if most_axes > 2 else 2
 
 
 def small_inputs(module: nn.Module, inputs: Inputs) -> Inputs:

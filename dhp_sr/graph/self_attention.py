@@ -71,14 +71,18 @@ def attend(module: nn.MultiheadAttention, features: Any) -> tuple[Any, Any]:
         features = features.transpose(0, 1)
     batch, length = features.shape[0], features.shape[1]
     projected = F.linear(features, module.in_proj_weight, module.in_proj_bias)
-    parts = projected.split([module.embed_dim] * 3, dim=-1)
+    projections = projected.split([module.embed_dim] * 3, dim=-1)
 
-    def in_heads(part: Any) -> Any:
-        return part.reshape(batch, length, module.num_heads, -1).transpose(1, 2)
+    def in_heads(projection: Any) -> Any:
+        return projection.reshape(batch, length, module.num_heads, -1).transpose(1, 2)
 
     # A number from here on: with fewer dimensions in a head the scale stays as it was trained.
     scale = module.head_dim**-0.5
-    query, key, value = in_heads(parts[0]) * scale, in_heads(parts[1]), in_heads(parts[2])
+    query, key, value = (
+        in_heads(projections[0]) * scale,
+        in_heads(projections[1]),
+        in_heads(projections[2]),
+    )
     if module.dropout > 0:
         attention = (query @ key.transpose(-2, -1)).softmax(dim=-1)
         attention = F.dropout(attention, module.dropout, training=module.training)
