@@ -56,7 +56,7 @@ class ComputedLayers:
 
 
 def as_single_operator(module: nn.Module, inputs: Inputs) -> Any:
-    """Return what the first of `WEIGHT_FINDERS` that knows a module says of it; None if none does."""
+    """Return what the first of `WEIGHT_FINDERS` that knows a module says of it, or None."""
     for finder in WEIGHT_FINDERS:
         layer = finder(module, inputs)
         if layer is not None:
