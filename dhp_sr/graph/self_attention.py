@@ -78,11 +78,9 @@ def attend(module: nn.MultiheadAttention, features: Any) -> tuple[Any, Any]:
 
     # A number from here on: with fewer dimensions in a head the scale stays as it was trained.
     scale = module.head_dim**-0.5
-    query, key, value = (
-        in_heads(projections[0]) * scale,
-        in_heads(projections[1]),
-        in_heads(projections[2]),
-    )
+    query = in_heads(projections[0]) * scale
+    key = in_heads(projections[1])
+    value = in_heads(projections[2])
     if module.dropout > 0:
         attention = (query @ key.transpose(-2, -1)).softmax(dim=-1)
         attention = F.dropout(attention, module.dropout, training=module.training)
