@@ -117,7 +117,7 @@ class WidthCandidates:
         for group, order, candidates in zip(groups, orders, widths, strict=True):
             added.append(axis_sizes.group_sizes(group.start, order, candidates))
         self._added = pad_sequence(added, batch_first=True)
-        """What each group adds to the sizes at each of its widths, shape (groups, candidates,
+        """Contribution of each group to the sizes at each of its widths, shape (groups, candidates,
         size)."""
         self._fixed = axis_sizes.fixed
         self._groups = torch.arange(len(groups))

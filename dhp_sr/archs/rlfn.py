@@ -7,7 +7,7 @@ from torch.nn import functional
 from dhp_sr.archs.arguments import records_arguments, require_integers, require_numbers
 
 NEGATIVE_SLOPE = 0.05
-"""Of every LeakyReLU of the network."""
+"""Negative slope of every LeakyReLU of the network."""
 
 
 class ESA(nn.Module):

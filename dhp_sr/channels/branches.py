@@ -113,7 +113,7 @@ def _first_removable(graph: BranchGraph, node: fx.Node, reasons: dict[str, str])
 
 
 class _State(Enum):
-    """What a value inside a branch is once the branch's own channels are masked."""
+    """State of a value inside a branch once the branch's own channels are masked."""
 
     VARYING = "depends on the input"
     OWN = "has the branch's own channels, of which nothing is read"
@@ -167,7 +167,7 @@ class _Candidate:
         return Branch(self.groups, tuple(layers), self._own_axis(replaced))
 
     def _state(self, node: fx.Node) -> _State:
-        """Return what a node's value is once the branch's own channels are masked."""
+        """Return the state of a node's value once the branch's own channels are masked."""
         if self._graph.has_product(node):
             raise NotRemovable(f"{layer_name(node)} multiplies by what no layer of it holds")
         if self._graph.computes_weights(node):
@@ -224,7 +224,7 @@ class _Candidate:
             raise NotRemovable(f"{node.target} changes height and width by other than its stride")
 
     def _left_of(self, node: fx.Node, replaced: list[fx.Node]) -> Leaves:
-        """Return what a replaced module leaves behind."""
+        """Return the remainder of a replaced module."""
         # A convolution before a batch normalization: the constant is that of the normalization.
         is_read = any(user not in replaced for user in node.users)
         if self._states[node] is not _State.CONSTANT or not is_read:

@@ -131,7 +131,7 @@ class SizePatch:
 
 
 class Leaves(StrEnum):
-    """What a layer of a removed branch leaves in its place."""
+    """Remainder of a layer of a removed branch, in its place."""
 
     NOTHING = "nothing"
     """A map without channels."""

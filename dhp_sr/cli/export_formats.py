@@ -24,7 +24,7 @@ class ExportOptions:
     """Choices of an export beside its format."""
 
     opset: int | None = None
-    """Of an ONNX file; None: `onnx_export.OPSET`."""
+    """Operator set of an ONNX file; None: `onnx_export.OPSET`."""
     half: bool = False
     """Weights and computation in fp16."""
     license: str | None = None
@@ -40,7 +40,7 @@ class ExportOptions:
     max_loss: float | None = None
     """Largest loss of int8 in dB; None: `quantize.DEFAULT_MAX_LOSS`."""
     qat_steps: int | None = None
-    """Of quantization-aware finetuning; None: `quantize.DEFAULT_FINETUNE_STEPS`."""
+    """Steps of quantization-aware finetuning; None: `quantize.DEFAULT_FINETUNE_STEPS`."""
     images: Sequence["CalibrationImage"] = ()
     """Those of `calibration`, read by `export_model`."""
 

@@ -38,7 +38,7 @@ class Measuring:
     repeats: int = 10
     """Timed passes of each model; 0: neither time nor memory is measured."""
     threads: int | None = None
-    """Of the CPU; None: as many as torch takes."""
+    """Threads of the CPU; None: as many as torch takes."""
     runtime: str | None = None
     """Key of `deploy.runtimes.RUNTIMES`; None: each file's own."""
 

@@ -73,7 +73,7 @@ class TrainDataset(Dataset):
     sigma: Level | Annotated[list[Level], Field(min_length=2, max_length=2)] | None = None
     """Noise level on the 0-255 scale, or `[lowest, highest]`, sampled per patch; NoiseDataset."""
     small_images: Literal["error", "skip"] = "error"
-    """What to do with images smaller than a patch: stop, or skip them with a warning."""
+    """Treatment of images smaller than a patch: stop, or skip them with a warning."""
     batch_size_per_gpu: Positive
     """Images in a batch of one process."""
     num_worker_per_gpu: NotNegative = 0

@@ -167,7 +167,7 @@ class Options(Section):
     val: Val = Val()
     """Evaluation during training."""
     logger: Logger = Logger()
-    """What a run writes, and how often."""
+    """Records of a run, and how often they are written."""
 
     @model_validator(mode="before")
     @classmethod

@@ -78,7 +78,7 @@ class AxisSizes:
     def group_sizes(
         self, start: int, order: Sequence[int] | Tensor, widths: Sequence[int]
     ) -> Tensor:
-        """Return what a group's best channels add to the sizes.
+        """Return the contribution of a group's best channels to the sizes.
 
         Args:
             start: the group's offset in the flat vector.

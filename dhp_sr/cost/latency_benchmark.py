@@ -252,7 +252,7 @@ def width_grid(width: int, multiple: int = 1) -> list[int]:
 
 
 def _rounds_within(total_seconds: float, round_seconds: float, least: int, most: int) -> int:
-    """Return how many rounds of such a length fit into a time, within bounds."""
+    """Return the number of rounds of such a length that fit into a time, within bounds."""
     rounds = math.ceil(total_seconds / max(round_seconds, 1e-6))
     return max(least, min(most, rounds))
 

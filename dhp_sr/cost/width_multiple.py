@@ -64,7 +64,7 @@ def learn_multiple(lut: LatencyLUT) -> int:
 
 
 def _mean_excess(widths: list[int], times: list[float], multiple: int) -> float:
-    """Return how far the times at multiples lie above the lower convex hull, in milliseconds."""
+    """Return the mean excess of the times at multiples over the lower convex hull, in ms."""
     hull = lower_hull(widths, times)
     dense = widths[-1]
     chosen = []

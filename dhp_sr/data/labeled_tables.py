@@ -68,7 +68,7 @@ class Sprite(NamedTuple):
     row: int
     col: int
     name: str
-    """Of the class."""
+    """Name of the class."""
     label: int
 
     @property

@@ -147,7 +147,7 @@ def verify_database(
 def _find_fault(
     database: Database, key: str, size: tuple[int, int, int], original: StoredImage | None
 ) -> str:
-    """Return what is wrong with an image, or an empty text."""
+    """Return the fault of an image in words, or an empty text."""
     try:
         where = f"{database.folder}, key {key}"
         pixels = decode(database.read_bytes(key), where, PREPARATION_LIMITS)

@@ -39,7 +39,7 @@ class TracedNetwork(NamedTuple):
     guards: tuple[fx.Node, ...]
     """Numbers on which a branch, a loop or an assertion depended."""
     computed_layers: ComputedLayers
-    """What is known of modules that compute the weight of a layer."""
+    """Findings about modules that compute the weight of a layer."""
 
 
 def trace(
@@ -198,11 +198,11 @@ def _output(module: nn.Module, image: Tensor, further: Sequence[Tensor]) -> Any:
 
 
 _REDUCTIONS = (4, 2)
-"""Of the sides of the example, for the check of a captured graph."""
+"""Divisors of the sides of the example, for the check of a captured graph."""
 _MIN_SIDE = 16
 """Pixels that a smaller image must have."""
 _MANY_PIXELS = 2**16
-"""Of an image on which convolutions take long."""
+"""Pixels of an image on which convolutions take long."""
 _MAX_MACS = 5e10
 """Multiply-adds of convolutions that a pass over such an image may take: about a second."""
 _MAX_DIFFERENCE = 1e-3

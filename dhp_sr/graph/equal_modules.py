@@ -28,7 +28,7 @@ class ComputedLayers:
         self._known: dict[Any, Any] = {}
 
     def find(self, module: nn.Module, inputs: Inputs) -> Any:
-        """Return what one of `WEIGHT_FINDERS` says of a module, or None.
+        """Return the finding of one of `WEIGHT_FINDERS` about a module, or None.
 
         Args:
             module: any module; it is left as it was.
@@ -38,7 +38,7 @@ class ComputedLayers:
         return self.once("layer", module, small, lambda: as_single_operator(module, small))
 
     def once(self, fact: str, module: nn.Module, inputs: Inputs, find: Callable[[], _T]) -> _T:
-        """Return what a function finds of a module, called once for all that are equal.
+        """Return a function's finding about a module, called once for all that are equal.
 
         Args:
             fact: name of what it finds.
@@ -56,7 +56,7 @@ class ComputedLayers:
 
 
 def as_single_operator(module: nn.Module, inputs: Inputs) -> Any:
-    """Return what the first of `WEIGHT_FINDERS` that knows a module says of it, or None."""
+    """Return the finding of the first of `WEIGHT_FINDERS` that knows a module, or None."""
     for finder in WEIGHT_FINDERS:
         layer = finder(module, inputs)
         if layer is not None:
@@ -115,7 +115,7 @@ def _settings(module: nn.Module) -> Any:
 
 
 def _frozen(value: Any) -> Any:
-    """Return what is equal for equal values, and can be a key.
+    """Return a key that is equal for equal values.
 
     Raises:
         _Unequal: of what is neither a plain value, nor a container of such values.

@@ -1,4 +1,4 @@
-"""What a network must offer to be traced, and what is said to the user where it does not."""
+"""Requirements of a network that is traced, and errors for the user where it misses them."""
 
 import inspect
 import linecache

@@ -70,7 +70,7 @@ class Image:
     """(H, W), of the same type, not premultiplied; the largest value is opaque."""
     color_info: ColorInfo = field(default_factory=ColorInfo)
     dropped: tuple[str, ...] = ()
-    """What the file holds and this image does not, in words."""
+    """Contents of the file that this image does not have, in words."""
 
     @property
     def depth(self) -> int:

@@ -30,7 +30,7 @@ _HEADER_BYTES = 4096
 
 @dataclass(frozen=True)
 class _Samples:
-    """How a file stores its values, by its header."""
+    """Layout of a file's values, by its header."""
 
     height: int
     width: int

@@ -123,7 +123,7 @@ def _open(file: BinaryIO, format_name: str) -> PillowImage.Image:
 
 
 def _layout(opened: Any) -> str:
-    """Return how a BMP stores its pixels, in Pillow's words; empty for other formats."""
+    """Return the layout of a BMP's pixels, in Pillow's words; empty for other formats."""
     # Any: `tile` is an attribute of opened files alone
     if opened.format != "BMP" or not opened.tile:
         return ""

@@ -28,13 +28,13 @@ class Result:
     height: int
     width: int
     channels: int
-    """Of the color: 1 or 3."""
+    """Channels of color: 1 or 3."""
     alpha: bool
     depth: int
     """Bits a channel: 8 or 16."""
     color_info: ColorInfo = field(default_factory=ColorInfo)
     quality: int = 95
-    """Of JPEG and WebP, 1 to 100."""
+    """Quality of JPEG and WebP, 1 to 100."""
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -29,9 +29,9 @@ class Settings:
     sigma: float = 0.0
     """Standard deviation of noise to add, 0-255 scale."""
     seed: int = 0
-    """Of the noise."""
+    """Seed of the noise."""
     quality: int = 95
-    """Of JPEG and WebP."""
+    """Quality of JPEG and WebP."""
 
 
 @dataclass
@@ -41,12 +41,12 @@ class Summary:
     done: int = 0
     """Images written."""
     pixels: int = 0
-    """Of all results."""
+    """Pixels of all results."""
     seconds: float = 0.0
     failures: list[tuple[Path, str]] = field(default_factory=list)
     """Image and reason, in the order of the images."""
     losses: Counter[str] = field(default_factory=Counter)
-    """What results do not have that their images had -> number of results."""
+    """Property that images had and their results do not -> number of results."""
 
 
 OnProgress = Callable[[float, int], None]

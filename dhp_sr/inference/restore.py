@@ -28,7 +28,7 @@ class ChannelAdapter:
     """
 
     channels: int
-    """Of the image and of the result: 1 or 3."""
+    """Channels of the image and of the result: 1 or 3."""
     channel_batch: bool
     """Channels of the image become a batch of gray images."""
     repeat: bool

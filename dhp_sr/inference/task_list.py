@@ -16,7 +16,7 @@ class ImageTask:
     source: Path
     target: Path
     format: str
-    """Of the result, a key of `OUTPUT_FORMATS`."""
+    """Format of the result, a key of `OUTPUT_FORMATS`."""
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ class AnalysisContext:
         kept_statistics: bool = True,
     ) -> None:
         self.computed_layers = computed_layers
-        """What is known of modules that compute the weight of a layer."""
+        """Findings about modules that compute the weight of a layer."""
         self.kept_statistics_allowed = kept_statistics
         """Whether layers may take their statistics over the kept channels."""
         self.kept_statistics: dict[str, KeptAxes] = {}

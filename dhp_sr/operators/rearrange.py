@@ -78,7 +78,7 @@ def _shape_arguments(op: NodeContext) -> dict[int, tuple[ArgPath, Any]]:
 
 
 def _num_equal(first: Iterable[int], second: Iterable[int]) -> int:
-    """Return how many items two sequences have in common before they differ."""
+    """Count the items that two sequences have in common before they differ."""
     count = 0
     for left, right in zip(first, second, strict=False):
         if left != right:

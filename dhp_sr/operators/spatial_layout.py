@@ -1,4 +1,4 @@
-"""How operators move and combine the axes that hold the rows and columns of the image.
+"""Axes that hold the rows and columns of the image, as operators move and combine them.
 
 Each axis of a value is described by its digits, see `Digit`. A reshape moves digits between axes,
 and where all digits of the row number meet again on an axis, it holds rows again: the receptive

@@ -78,23 +78,24 @@ class OpSpec:
     targets: tuple[Target, ...]
     """All spellings: module classes, functions, names of tensor methods."""
     channels: ChannelRule
-    """What it does to channels. Raises `Unsupported` for calls that it does not handle."""
+    """Its effect on channels. Raises `Unsupported` for calls that it does not handle."""
     receptive_field: ReceptiveRule | None = None
-    """What its result reads; None where no result is an image (sizes, questions about types)."""
+    """Pixels that its result reads; None where no result is an image (sizes, questions about
+    types)."""
     activation: Activation = Activation.NONE
     sign: Sign | Callable[[OpContext], Sign] = Sign.ANY
     """Sign of the result."""
     takes_sizes: bool = False
     """Whether a number of channels may be an argument without being a factor of the result."""
     value_inputs: int | None = None
-    """How many of the first inputs it computes with; the others tell a shape or a type, or are
+    """Number of the first inputs that it computes with; others tell a shape or a type, or are
     weights. None: all."""
     is_sum: bool = False
     """Whether it adds features, as at the end of a residual block."""
     macs: MacRule | None = None
     """For layers with a weight."""
     resize: ResizeRule | None = None
-    """How a module of this type takes other widths; None for modules without weights."""
+    """Gives a module of this type other widths; None for modules without weights."""
 
     def sign_of(self, op: OpContext) -> Sign:
         """Return the sign of the result of a call."""

@@ -150,7 +150,7 @@ class Search(ABC):
         return self.ratios()
 
     def remaining(self) -> Tensor:
-        """Return how much of each channel is left, shape (plan.size,), not negative; 0 = pruned."""
+        """Return the rest of each channel's score, shape (plan.size,), not negative; 0 = pruned."""
         return self.hyper.mask.float()
 
     def preview_mask(self) -> Tensor:

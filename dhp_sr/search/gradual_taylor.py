@@ -151,7 +151,7 @@ class GradualTaylorPruning(Search):
 
 
 def headroom(kept: float, prior: float) -> float:
-    """Return how far a group is above its prior: 1 when unpruned, `MIN_HEADROOM` at the prior.
+    """Return a group's headroom above its prior: 1 when unpruned, `MIN_HEADROOM` at the prior.
 
     Args:
         kept: Kept fraction of the group's channels.

@@ -47,7 +47,7 @@ def constants_left(
     values: Mapping[str, Tensor],
     kept: Mapping[tuple[str, int], Tensor],
 ) -> dict[str, Tensor]:
-    """Return what the layers of removed branches compute in the masked network.
+    """Return the outputs of the layers of removed branches in the masked network.
 
     Args:
         network: the plain network, unpruned; it is left as it was.
@@ -194,7 +194,7 @@ def _positions(value: Tensor, dim: int, channels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Bypass:
-    """What is left out of a graph."""
+    """Nodes that are left out of a graph, and the values that go past them."""
 
     inside: frozenset[fx.Node]
     """Nodes of the blocks, which are not computed."""

@@ -214,7 +214,7 @@ def explain_lost_processes(context: DistributedContext) -> Iterator[None]:
 
 
 def launch_id() -> str | None:
-    """Return what identifies the torchrun command that started this process; None without it.
+    """Return an identifier of the torchrun command that started this process; None without it.
 
     The processes that it starts again after a failure (`--max-restarts`) have the same.
     """

@@ -37,7 +37,7 @@ class Checkpoint:
     name: str
     """As for `names.build_named`."""
     arguments: dict[str, Any]
-    """Of the constructor."""
+    """Arguments of the constructor."""
     title: str
     """For people."""
     notes: list[str] = field(default_factory=list)

@@ -76,7 +76,7 @@ class Detected:
     name: str
     """As for `names.build_named`: `spandrel:Compact.SRVGGNetCompact`."""
     arguments: dict[str, Any]
-    """Of the constructor."""
+    """Arguments of the constructor."""
     title: str
     """Name of the architecture for people, with its tags: `RealESRGAN Compact (64nf, 16nc)`."""
     scale: int

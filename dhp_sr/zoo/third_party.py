@@ -32,7 +32,7 @@ class _Trial:
     multiple: int
     side: int
     shape: tuple[int, ...] | None
-    """Of the output; None where the image did not pass."""
+    """Shape of the output; None where the image did not pass."""
     problem: str
     """Why there is no shape."""
 

@@ -55,7 +55,7 @@ class RangeAdapter(nn.Module):
 
 @dataclass(frozen=True)
 class ValueRange:
-    """How a network's values differ from those of images in [0, 1]."""
+    """Difference of a network's values from those of images in [0, 1]."""
 
     scale: float = 1.0
     shift: tuple[float, ...] = (0.0,)

@@ -29,7 +29,7 @@ class KeyFigure:
     value: str
     """The figure with its unit."""
     note: str = ""
-    """What it is compared with."""
+    """Comparison with another model."""
 
 
 def subtitle(run: Run) -> str:

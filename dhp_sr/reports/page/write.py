@@ -52,7 +52,7 @@ class RunSection:
     subtitle: str
     """Network, task and method."""
     unfinished_note: str
-    """How far an unfinished run has come, empty for a finished run."""
+    """Progress of an unfinished run, empty for a finished run."""
     key_figures: tuple[KeyFigure, ...]
     """Key figures."""
     prunable_groups: tuple[Group, ...]

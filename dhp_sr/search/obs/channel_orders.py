@@ -27,7 +27,7 @@ from dhp_sr.search.obs.statistics import LayerStatistics
 
 @dataclass(frozen=True)
 class OrderInputs:
-    """What an order may be made of."""
+    """Material that an order may be made of."""
 
     hyper: HyperNet
     layers: Sequence[LayerStatistics]
