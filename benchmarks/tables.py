@@ -266,7 +266,11 @@ def stability_table(rows: Sequence[Row]) -> str:
     return markdown(table)
 
 
-MODEL_NAMES = {"dense": "dense, as published", "uniform": "cut uniformly", "dhp": "cut by dhp_sr"}
+MODEL_NAMES = {
+    "dense": "dense, as published",
+    "uniform": "cut uniformly, corrected",
+    "obs": "cut by dhp_sr",
+}
 
 
 def headline_table(rows: Sequence[Row]) -> str:
