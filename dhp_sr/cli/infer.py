@@ -10,7 +10,7 @@ from typing import Any
 
 from dhp_sr.cli.process import keep_memory, plain_warnings
 from dhp_sr.deploy.runner import Runner, check_restores_images
-from dhp_sr.deploy.runtime_trial import open_fastest
+from dhp_sr.deploy.runtime_trial import Choice, open_fastest
 from dhp_sr.deploy.runtimes import AUTO, open_runner
 from dhp_sr.images.decode import read_header
 from dhp_sr.images.pillow import allow_large
@@ -132,11 +132,13 @@ def open_for(arguments: argparse.Namespace, pixels: float) -> Runner:
         "threads": arguments.threads,
     }
     if arguments.runtime != AUTO:
-        return open_runner(path, arguments.runtime, **settings)
-    choice = open_fastest(path, pixels=pixels, **settings)
+        choice = Choice(open_runner(path, arguments.runtime, **settings), "")
+    else:
+        choice = open_fastest(path, pixels=pixels, **settings)
     # The results of a video go to stdout.
-    if choice.reason and not arguments.quiet:
-        print(choice.reason, file=sys.stderr)
+    for line in (choice.reason, choice.runner.note):
+        if line and not arguments.quiet:
+            print(line, file=sys.stderr)
     return choice.runner
 
 

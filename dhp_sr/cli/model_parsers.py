@@ -205,7 +205,10 @@ def _add_computation(parser: argparse.ArgumentParser) -> None:
         "those of whole images",
     )
     parser.add_argument(
-        "--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="default: fp32"
+        "--precision",
+        choices=("fp32", "bf16", "fp16"),
+        help="default: fp32; between the int8 layers of OpenVINO's files bf16 where the processor "
+        "has it",
     )
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: cuda if any"

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from dhp_sr.deploy.pt2_export import dynamic_axes, example_image, quiet_exporters
+from dhp_sr.deploy.shuffle import move_shuffles
 from dhp_sr.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def convert_to_onnx(
         raise UserError(
             f"{name} has no form in opset {opset}: the exporter kept {_opset_of(model)}; take that"
         )
-    return remove_source_paths(model)
+    return move_shuffles(remove_source_paths(model))
 
 
 def _opset_of(model: Any) -> int:

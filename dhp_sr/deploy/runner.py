@@ -39,6 +39,8 @@ class Runner(ABC):
 
     runtime: str
     """Name of the runtime, as in `runtimes.RUNTIMES`."""
+    note = ""
+    """A line for the user about what was chosen without being asked."""
 
     def __init__(self, path: Path, info: ModelInfo) -> None:
         self.path = path

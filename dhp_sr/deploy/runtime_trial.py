@@ -47,7 +47,7 @@ def open_fastest(
     *,
     pixels: float,
     device: str | torch.device = "cpu",
-    precision: str = "fp32",
+    precision: str | None = None,
     threads: int | None = None,
 ) -> Choice:
     """Open a model with the fastest installed runtime that gives the same results.
@@ -111,7 +111,9 @@ def candidate_runtimes(path: Path, device: torch.device) -> list[str]:
     return names
 
 
-def check_agreement(runner: Runner, default: Runner, image: Images, precision: str) -> None:
+def check_agreement(
+    runner: Runner, default: Runner, image: Images, precision: str | None = None
+) -> None:
     """Check that a runtime gives the default runtime's result for an image.
 
     Raises:
@@ -119,7 +121,7 @@ def check_agreement(runner: Runner, default: Runner, image: Images, precision: s
     """
     expected = np.asarray(default(image))
     result = np.asarray(runner(image))
-    tolerance = TOLERANCES[precision]
+    tolerance = TOLERANCES[precision or "fp32"]
     scale = max(1.0, float(np.abs(expected).max()))
     difference = float(np.abs(result - expected).max()) / scale
     # "not <=" refuses NaN, too.

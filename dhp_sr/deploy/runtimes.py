@@ -21,8 +21,9 @@ from dhp_sr.utils.errors import UserError, nearest
 
 AUTO = "auto"
 
-Opener = Callable[[Graph, torch.device, str, int | None], Runner]
-"""(model, device, precision, threads) -> the model, ready to run."""
+Opener = Callable[[Graph, torch.device, str | None, int | None], Runner]
+"""(model, device, precision, threads) -> the model, ready to run. Without a precision, what the
+file does not fix is computed in fp32; in OpenVINO's int8 files, see `inner_precision`."""
 
 GRAPH_SUFFIXES = (".onnx", ".xml")
 
@@ -50,30 +51,30 @@ class Runtime:
 def _open_torch(
     graph: Graph,
     device: torch.device,
-    precision: str,
+    precision: str | None,
     threads: int | None,
     mode: Literal["eager", "compile"] = "eager",
 ) -> Runner:
-    return TorchRunner(graph.path, device, precision, threads, mode=mode)
+    return TorchRunner(graph.path, device, precision or "fp32", threads, mode=mode)
 
 
 # Imported only when asked for: optional dependencies, which take a second to import.
 def _open_onnx(
     graph: Graph,
     device: torch.device,
-    precision: str,
+    precision: str | None,
     threads: int | None,
     runtime: str = "onnxruntime",
 ) -> Runner:
     from dhp_sr.deploy.onnx_runner import OnnxRunner
 
-    return OnnxRunner(graph, device, precision, threads, runtime=runtime)
+    return OnnxRunner(graph, device, precision or "fp32", threads, runtime=runtime)
 
 
 def _open_openvino(
     graph: Graph,
     device: torch.device,
-    precision: str,
+    precision: str | None,
     threads: int | None,
     openvino_device: str = "CPU",
 ) -> Runner:
@@ -118,7 +119,7 @@ def open_runner(
     runtime: str | None = None,
     *,
     device: str | torch.device = "cpu",
-    precision: str = "fp32",
+    precision: str | None = None,
     threads: int | None = None,
 ) -> Runner:
     """Open a model file, ready to run. Nothing in it is executed but its arithmetic.
@@ -129,7 +130,8 @@ def open_runner(
         runtime: Key of `RUNTIMES`; None: by the file's suffix. See `runtime_trial.open_fastest`
             for the fastest.
         device: Where to compute.
-        precision: `fp32`, `bf16` or `fp16`; an ONNX file has a fixed precision.
+        precision: `fp32`, `bf16` or `fp16`; an ONNX file has a fixed precision. None: fp32, but
+            bf16 between the int8 layers of OpenVINO's files where the processor has it.
         threads: Of the CPU; None: as many as PyTorch uses.
 
     Returns:
@@ -140,7 +142,7 @@ def open_runner(
             run in this way.
     """
     path = Path(path)
-    if precision not in PRECISIONS:
+    if precision is not None and precision not in PRECISIONS:
         raise UserError(f"expected a precision among {', '.join(PRECISIONS)}, got {precision!r}")
     name = default_runtime(path) if runtime is None else runtime
     check_runtime(name, path)
@@ -177,7 +179,7 @@ def default_runtime(path: str | Path) -> str:
     return "torch"
 
 
-def export_in_memory(path: Path, precision: str = "fp32") -> Graph:
+def export_in_memory(path: Path, precision: str | None = None) -> Graph:
     """Export a file of dhp_sr for other runtimes; takes seconds, for large networks longer.
 
     Raises:

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from dhp_sr.archs import EDSR, UNet
+from dhp_sr.archs import EDSR, RLFN, UNet
 
 
 def simplify(network: nn.Module) -> nn.Module:
@@ -13,8 +13,9 @@ def simplify(network: nn.Module) -> nn.Module:
 
     A PReLU with a single parameter becomes a leaky ReLU, which onnxruntime merges into the
     convolution before it (a PReLU stays a separate, slow operator; SRResNet takes twice as long
-    with it). EDSR's range and output mean go into its biases. A UNet, which pads and crops, states
-    its output's size through the input's, so that programs that infer shapes find it.
+    with it). The ranges of EDSR and RLFN, and EDSR's output mean, go into weights and biases. A
+    UNet, which pads and crops, states its output's size through the input's, so that programs that
+    infer shapes find it.
 
     Args:
         network: Maps an image tensor to an image; left as it was.
@@ -27,6 +28,8 @@ def simplify(network: nn.Module) -> nn.Module:
                 setattr(parent, name, nn.LeakyReLU(float(child.weight)))
     if type(copied) is EDSR:
         return _FoldedEDSR(copied).eval()
+    if type(copied) is RLFN:
+        return _FoldedRLFN(copied).eval()
     if type(copied) is UNet:
         return _SizedUNet(copied).eval()
     return copied
@@ -72,3 +75,30 @@ class _FoldedEDSR(nn.Module):
         features = edsr.conv_first(x - edsr.mean if self.has_mean else x)
         features = features + edsr.conv_after_body(edsr.body(features))
         return edsr.conv_last(edsr.upsample(features))
+
+
+class _FoldedRLFN(nn.Module):
+    """RLFN whose range lies in the first and the last convolution.
+
+    Not in the biases as EDSR's: the attention's sigmoid is not homogeneous, so the features keep
+    the range that they have.
+    """
+
+    def __init__(self, network: RLFN) -> None:
+        super().__init__()
+        self.network = network
+        last = network.upsampler[0]
+        with torch.no_grad():
+            network.conv_1.weight *= network.img_range
+            for parameter in last.parameters():
+                parameter.div_(network.img_range)
+        network.img_range = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute `RLFN.forward` without its scaling."""
+        rlfn = self.network
+        shallow = rlfn.conv_1(x)
+        features = shallow
+        for number in range(1, rlfn.num_block + 1):
+            features = rlfn.get_submodule(f"block_{number}")(features)
+        return rlfn.upsampler(rlfn.conv_2(features) + shallow)

@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
-from dhp_sr.archs import EDSR, build
-from dhp_sr.deploy.simplify import _FoldedEDSR, simplify
+from dhp_sr.archs import EDSR, RLFN, build
+from dhp_sr.deploy.simplify import _FoldedEDSR, _FoldedRLFN, simplify
 
 
 @pytest.mark.parametrize("mean", [[0.4, 0.3, 0.2], [0.25], [0.0]])
@@ -41,3 +41,13 @@ def test_a_single_slope_becomes_a_leaky_relu_in_a_copy():
     assert isinstance(network.prelu, torch.nn.PReLU) and all(
         one.requires_grad for one in network.parameters()
     )
+
+
+def test_the_range_of_rlfn_in_its_ends_changes_nothing():
+    torch.manual_seed(0)
+    network = RLFN(num_feat=6, num_block=2, esa_feat=4, upscale=2).double().eval()
+    x = torch.rand(2, 3, 17, 19, dtype=torch.float64)
+    expected = network(x)
+    folded = _FoldedRLFN(copy.deepcopy(network)).eval()
+    torch.testing.assert_close(folded(x), expected, rtol=0, atol=1e-10)
+    assert type(simplify(network)) is _FoldedRLFN and network.img_range == 255.0

@@ -1,0 +1,134 @@
+"""Pixel shuffles behind the last convolution of an ONNX graph rather than before it.
+
+A convolution of few output channels at high resolution leaves most of the channels that a runtime
+computes at once empty, and the shuffle before it moves every feature. The same convolution before
+the shuffle computes `blocksize**2` as many channels of smaller maps:
+
+    features -> DepthToSpace -> Conv (I -> O, k x k)
+    features -> Conv (r*r*I -> r*r*O, k' x k') -> DepthToSpace
+
+Results are equal, borders included: what the one pads with zeros, the other does, too.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+CHANNEL_BLOCK = 16
+"""Output channels that runtimes compute at once on AVX-512; more would be additional work."""
+
+_SHUFFLE = "DepthToSpace"
+
+
+def move_shuffles(model: Any) -> Any:
+    """Move pixel shuffles behind convolutions whose channels fit into a block afterwards.
+
+    Args:
+        model: `onnx.ModelProto`, changed in place.
+
+    Returns:
+        The model.
+    """
+    graph = model.graph
+    producers = {}
+    uses: dict[str, int] = {}
+    for node in graph.node:
+        for name in node.output:
+            producers[name] = node
+        for name in node.input:
+            uses[name] = uses.get(name, 0) + 1
+    for result in graph.output:
+        uses[result.name] = uses.get(result.name, 0) + 1
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    for conv in graph.node:
+        shuffle = producers.get(conv.input[0]) if conv.op_type == "Conv" else None
+        if shuffle is None or uses[conv.input[0]] > 1:
+            continue
+        # A weight that is shared or computed stays as it is.
+        constants = conv.input[1:]
+        if any(name not in weights or uses[name] > 1 for name in constants):
+            continue
+        if _can_swap(shuffle, conv, weights[conv.input[1]].dims):
+            _swap(graph, shuffle, conv, [weights[name] for name in constants])
+    return model
+
+
+def _can_swap(shuffle: Any, conv: Any, dims: Any) -> bool:
+    """Whether a convolution with stride 1 and "same" padding has few outputs, after a shuffle."""
+    settings = _attributes(shuffle)
+    if shuffle.op_type != _SHUFFLE or settings.get("mode") != b"CRD":
+        return False
+    outputs, _, height, width = dims
+    if height != width or height % 2 == 0:
+        return False
+    if outputs * settings["blocksize"] ** 2 > CHANNEL_BLOCK:
+        return False
+    plain = {"group": 1, "strides": [1, 1], "dilations": [1, 1], "auto_pad": b"NOTSET"}
+    settings = plain | {"pads": [0] * 4} | _attributes(conv)
+    is_plain = all(settings[name] == value for name, value in plain.items())
+    return is_plain and settings["pads"] == [height // 2] * 4
+
+
+def _swap(graph: Any, shuffle: Any, conv: Any, constants: list[Any]) -> None:
+    from onnx import helper, numpy_helper
+
+    block = _attributes(shuffle)["blocksize"]
+    arrays = [numpy_helper.to_array(tensor) for tensor in constants]
+    arrays[0] = weight_before_shuffle(arrays[0], block)
+    if len(arrays) > 1:
+        arrays[1] = np.repeat(arrays[1], block**2)
+    for tensor, array in zip(constants, arrays, strict=True):
+        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array), tensor.name))
+    side = arrays[0].shape[-1]
+    kept = [entry for entry in conv.attribute if entry.name not in ("pads", "kernel_shape")]
+    del conv.attribute[:]
+    conv.attribute.extend(kept)
+    conv.attribute.append(helper.make_attribute("pads", [side // 2] * 4))
+    conv.attribute.append(helper.make_attribute("kernel_shape", [side, side]))
+    features, between, result = shuffle.input[0], conv.input[0], conv.output[0]
+    conv.input[0], conv.output[0] = features, between
+    shuffle.input[0], shuffle.output[0] = between, result
+    # Nodes stand in the order of their computation: each takes the other's position.
+    moved = type(conv).FromString(conv.SerializeToString())
+    conv.CopyFrom(shuffle)
+    shuffle.CopyFrom(moved)
+    # The exporter's note about what lies between them has the old shape.
+    notes = [note for note in graph.value_info if note.name != between]
+    del graph.value_info[:]
+    graph.value_info.extend(notes)
+
+
+def weight_before_shuffle(weight_OIHW: NDArray[np.floating], block: int) -> NDArray[np.floating]:
+    """Return the weight of the convolution that computes the same before a pixel shuffle.
+
+    Args:
+        weight_OIHW: Odd sides H = W, "same" padding, after the shuffle.
+        block: Factor of the shuffle.
+
+    Returns:
+        (block**2 O, block**2 I, side, side), where most of the entries are zero.
+    """
+    outputs, inputs, side, _ = weight_OIHW.shape
+    margin = side // 2
+    reach = -(-margin // block)
+    new_side = 2 * reach + 1
+    shape = (outputs, block, block, inputs, block, block, new_side, new_side)
+    moved = np.zeros(shape, weight_OIHW.dtype)
+    # A pixel (row, column) of a block reads pixels of its own block and of those around it.
+    for row in range(block):
+        for column in range(block):
+            for y in range(side):
+                for x in range(side):
+                    block_y, row_read = divmod(row + y - margin, block)
+                    block_x, column_read = divmod(column + x - margin, block)
+                    moved[
+                        :, row, column, :, row_read, column_read, block_y + reach, block_x + reach
+                    ] = weight_OIHW[:, :, y, x]
+    return moved.reshape(outputs * block**2, inputs * block**2, new_side, new_side)
+
+
+def _attributes(node: Any) -> dict[str, Any]:
+    from onnx import helper
+
+    return {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
