@@ -58,6 +58,9 @@ SETTINGS = (
     ("openvino", "bf16"),
     ("openvino", "int8"),
 )
+PRECISION = {"fp32": "fp32", "bf16": "bf16", "int8": None}
+"""Precision of the table -> the one that is asked for; that of an int8 file is its own."""
+
 COMPILED = ("torch.compile", "fp32")
 FORMATS = {"onnxruntime": ("onnx", ".onnx"), "openvino": ("openvino", ".xml")}
 TEST_SETS = {"sr": ("Set5", "HR"), "denoise": ("Set12", "")}
@@ -216,8 +219,7 @@ def make_candidates(
                 print(f"{runtime}, int8: left out: {error}", file=sys.stderr)
                 continue
         if is_trained:
-            own_precision = precision if precision == "bf16" else "fp32"
-            runner = open_runner(path, runtime, precision=own_precision)
+            runner = open_runner(path, runtime, precision=PRECISION[precision])
             score = task.evaluate(RunnerModule(runner), test_set, torch.device("cpu"))
             value = score[task.main_score.key]
             # The first setting is fp32 in PyTorch.
@@ -235,9 +237,9 @@ def time_candidates(
     calls = {}
     for key, candidate in candidates.items():
         _, runtime, precision = key
-        # The precision of an int8 file is its own.
-        own_precision = precision if precision == "bf16" else "fp32"
-        runner = open_runner(candidate.path, runtime, precision=own_precision, threads=threads)
+        runner = open_runner(
+            candidate.path, runtime, precision=PRECISION[precision], threads=threads
+        )
         calls[str(key)] = partial(runner, array)
     with thread_count(threads):
         return measure(calls, rounds, torch.device("cpu"))

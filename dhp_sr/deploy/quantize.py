@@ -47,18 +47,30 @@ class Recipe:
     """A way to quantize a network."""
 
     float_ends: bool
-    """Leave the first and the last layer, the most sensitive, in float32."""
+    """Leave the first and the last layer, the most sensitive, in float32, or in what the runtime
+    computes instead of it, here and below."""
     needs_vnni: bool = False
     """Weights of 8 bits rather than 7, which overflow on processors without VNNI."""
     layers_only: bool = False
     """Quantize what goes into convolutions and products alone: additions, gates and resized maps,
     which hold the residual features, stay in float32."""
+    heavy_only: bool = False
+    """Leave layers in float32 that use each value of their input less than `MIN_REUSE` times."""
 
+
+MIN_REUSE = 100
+"""Products per value of a layer's input from which int8 pays: rounding the inputs of a convolution
+of 1 x 1 to 48 channels takes as long as its products in int8 save. A convolution of 3 x 3 to 16
+channels has 144."""
 
 RECIPES = (
+    Recipe(float_ends=True, layers_only=True, heavy_only=True),
     Recipe(float_ends=True, layers_only=True),
     Recipe(float_ends=True),
+    Recipe(float_ends=False, layers_only=True, heavy_only=True),
+    Recipe(float_ends=False, layers_only=True),
     Recipe(float_ends=False),
+    Recipe(float_ends=True, layers_only=True, heavy_only=True, needs_vnni=True),
     Recipe(float_ends=True, layers_only=True, needs_vnni=True),
     Recipe(float_ends=True, needs_vnni=True),
 )
@@ -91,15 +103,19 @@ class Quantized:
     num_images: int
     finetune_steps: int = 0
     """Of quantization-aware finetuning before it."""
+    float_name: str = "float32"
+    """What the rest was computed in when the loss was measured."""
 
     @property
     def label(self) -> str:
         """The facts in a few words."""
         text = f"{self.loss_db:.3f} dB below fp32 on {self.num_images} image(s)"
         if self.recipe.float_ends:
-            text += ", first and last layer in float32"
+            text += f", first and last layer in {self.float_name}"
         if self.recipe.layers_only:
-            text += ", sums and gates in float32"
+            text += f", sums and gates in {self.float_name}"
+        if self.recipe.heavy_only:
+            text += f", layers of few products in {self.float_name}"
         if self.recipe.needs_vnni:
             text += ", for processors with VNNI (weights of 7 bits lose more than --max_loss)"
         if self.finetune_steps:
@@ -108,7 +124,8 @@ class Quantized:
 
 
 Prepare = Callable[[nn.Module], Callable[[Recipe], Any]]
-"""Exports a network, and returns a function that quantizes the export for the runtime."""
+"""Exports a network, and returns a function that quantizes the export for the runtime, or returns
+None for a recipe that is another one's twin for this network."""
 
 
 def quantize(
@@ -171,6 +188,8 @@ def _best_recipe(
         if best is not None and recipe.needs_vnni:
             continue
         model = make(recipe)
+        if model is None:
+            continue
         run = make_run(model)
         loss = reference - mean_psnr(run, images)
         losses.append(loss)

@@ -8,14 +8,15 @@ zoo with every layer in 8 bits loses 4 dB on a processor with AVX2 alone.
 import contextlib
 import io
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dhp_sr.deploy.calibration import CalibrationImage
 from dhp_sr.deploy.pt2_export import quiet_exporters
-from dhp_sr.deploy.quantize import Recipe
+from dhp_sr.deploy.quantize import MIN_REUSE, Recipe
 from dhp_sr.deploy.runner import Images
 from dhp_sr.utils.errors import UserError
 
@@ -25,8 +26,12 @@ if TYPE_CHECKING:
 
 def quantize_onnx(
     content: bytes, images: Sequence[CalibrationImage], recipe: Recipe
-) -> "onnx.ModelProto":
-    """Quantize an ONNX model for onnxruntime, as pairs of QuantizeLinear and DequantizeLinear."""
+) -> "onnx.ModelProto | None":
+    """Quantize an ONNX model for onnxruntime, as pairs of QuantizeLinear and DequantizeLinear.
+
+    Returns:
+        The model; None where `makes_difference` says that the recipe is another one's twin.
+    """
     import onnx
     from onnxruntime.quantization import (
         CalibrationDataReader,
@@ -50,7 +55,9 @@ def quantize_onnx(
                 return None
             return {input_name: image.lq.numpy()}
 
-    layers = [node.name for node in model.graph.node if node.op_type in _ONNX_LAYERS]
+    layers = onnx_layers(model)
+    if not makes_difference(layers, recipe):
+        return None
     with _quiet("root", "nncf"), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "int8.onnx"
         quantize_static(
@@ -63,7 +70,7 @@ def quantize_onnx(
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             op_types_to_quantize=list(_ONNX_LAYERS) if recipe.layers_only else None,
-            nodes_to_exclude=[layers[0], layers[-1]] if recipe.float_ends else [],
+            nodes_to_exclude=float_layers(layers, recipe),
             # The mean of the images' extremes: a single outlier would coarsen every other value.
             extra_options={"CalibMovingAverage": True},
         )
@@ -75,6 +82,72 @@ def _quiet(*names: str) -> Iterator[None]:
     """Suppress what the libraries log, warn about themselves and print as progress."""
     with quiet_exporters(*names), contextlib.redirect_stdout(io.StringIO()):
         yield
+
+
+Reuse = Mapping[str, float]
+"""Name of a layer -> products per value of its input, in the order of the graph."""
+
+
+def float_layers(layers: Reuse, recipe: Recipe) -> list[str]:
+    """Return the names of the layers that a recipe leaves in float32."""
+    names = [*layers]
+    left = {names[0], names[-1]} if recipe.float_ends else set()
+    if recipe.heavy_only:
+        left |= light_layers(layers)
+    return sorted(left)
+
+
+def light_layers(layers: Reuse) -> set[str]:
+    """Return the names of the layers that have too few products for int8 to pay."""
+    return {name for name, reuse in layers.items() if reuse < MIN_REUSE}
+
+
+def makes_difference(layers: Reuse, recipe: Recipe) -> bool:
+    """Whether a recipe is another one for this network than without `heavy_only`."""
+    return not recipe.heavy_only or 0 < len(light_layers(layers)) < len(layers)
+
+
+def onnx_layers(model: "onnx.ModelProto") -> dict[str, float]:
+    """Return the layers of an ONNX model, see `Reuse`."""
+    from onnx import helper
+
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    layers = {}
+    for node in model.graph.node:
+        if node.op_type not in _ONNX_LAYERS:
+            continue
+        attributes = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+        weight = shapes.get(node.input[1], ())
+        if not weight:
+            # Products of two features, as in attention, have no weight.
+            layers[node.name] = 0.0
+        elif node.op_type in ("MatMul", "Gemm"):
+            layers[node.name] = float(weight[0 if attributes.get("transB") else -1])
+        elif node.op_type == "Conv":
+            groups = attributes.get("group", 1)
+            strides = attributes.get("strides", [1])
+            layers[node.name] = prod(weight) / weight[1] / groups / prod(strides)
+        else:
+            layers[node.name] = prod(weight) / weight[0]
+    return layers
+
+
+def openvino_reuse(operation: Any) -> float:
+    """Return the products per value of a layer's input; 0 where it has no weight."""
+    weight = operation.input(1).get_partial_shape()
+    if weight.is_dynamic:
+        return 0.0
+    sides = list(weight.to_shape())
+    attributes = operation.get_attributes()
+    if operation.get_type_name() == "MatMul":
+        return float(sides[-2 if attributes["transpose_b"] else -1])
+    strides = attributes["strides"]
+    # Groups are an axis of their own, in front: (G, O / G, I / G, H, W).
+    grouped = len(sides) - len(strides) - 2
+    outputs, inputs, *kernel = sides[grouped:]
+    if "BackpropData" in operation.get_type_name():
+        return float(inputs * prod(kernel))
+    return outputs * prod(kernel) / prod(strides)
 
 
 _ONNX_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -91,6 +164,9 @@ _OPENVINO_LAYERS = (
 def quantize_openvino(model: Any, images: Sequence[CalibrationImage], recipe: Recipe) -> Any:
     """Quantize an OpenVINO model by NNCF, with correction of the biases.
 
+    Returns:
+        The model; None where `makes_difference` says that the recipe is another one's twin.
+
     Raises:
         UserError: nncf is not installed.
     """
@@ -101,16 +177,17 @@ def quantize_openvino(model: Any, images: Sequence[CalibrationImage], recipe: Re
             "--int8 for OpenVINO needs the package nncf, which is not installed: "
             "pip install 'dhp_sr[openvino]'"
         ) from error
-    layers = []
+    layers = {}
     other_types = set()
     for operation in model.get_ordered_ops():
         kind = operation.get_type_name()
         if kind in _OPENVINO_LAYERS:
-            layers.append(operation.get_friendly_name())
+            layers[operation.get_friendly_name()] = openvino_reuse(operation)
         elif kind not in _OPENVINO_DATA:
             other_types.add(kind)
-    # A set: a network may have a single layer.
-    names = sorted({layers[0], layers[-1]}) if recipe.float_ends else []
+    if not makes_difference(layers, recipe):
+        return None
+    names = float_layers(layers, recipe)
     types = sorted(other_types) if recipe.layers_only else []
     ignored = nncf.IgnoredScope(names=names, types=types) if names or types else None
     inputs = [image.lq.numpy() for image in images]

@@ -93,8 +93,9 @@ def _swap(graph: Any, shuffle: Any, conv: Any, constants: list[Any]) -> None:
     moved = type(conv).FromString(conv.SerializeToString())
     conv.CopyFrom(shuffle)
     shuffle.CopyFrom(moved)
-    # The exporter's note about what lies between them has the old shape.
-    notes = [note for note in graph.value_info if note.name != between]
+    # The exporter's notes about these have the old shapes.
+    changed = {between, *(tensor.name for tensor in constants)}
+    notes = [note for note in graph.value_info if note.name not in changed]
     del graph.value_info[:]
     graph.value_info.extend(notes)
 

@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,6 +16,7 @@ from dhp_sr.cli.export_formats import ExportOptions
 from dhp_sr.data.images import encode_png
 from dhp_sr.deploy import save_model
 from dhp_sr.deploy.calibration import CalibrationImage, mean_psnr
+from dhp_sr.deploy.graph_info import Graph
 from dhp_sr.deploy.int8_simulation import (
     finetune_for_int8,
     input_ranges,
@@ -21,7 +24,10 @@ from dhp_sr.deploy.int8_simulation import (
     round_weight,
     simulated_int8,
 )
+from dhp_sr.deploy.onnx_graph import OPSET, convert_to_onnx
+from dhp_sr.deploy.openvino_runner import capabilities, inner_precision, read_openvino
 from dhp_sr.deploy.quantize import RECIPES, Int8Options, Recipe, quantize
+from dhp_sr.deploy.quantizers import float_layers, makes_difference, onnx_layers, openvino_reuse
 from dhp_sr.deploy.runtimes import open_runner
 from dhp_sr.utils.errors import UserError
 
@@ -177,9 +183,13 @@ def test_weights_are_rounded_per_channel():
 
 
 NAMES = {
+    Recipe(float_ends=True, layers_only=True, heavy_only=True): "heavy",
     Recipe(float_ends=True, layers_only=True): "layers",
     Recipe(float_ends=True): "ends",
+    Recipe(float_ends=False, layers_only=True, heavy_only=True): "heavy, ends too",
+    Recipe(float_ends=False, layers_only=True): "layers, ends too",
     Recipe(float_ends=False): "all",
+    Recipe(float_ends=True, layers_only=True, heavy_only=True, needs_vnni=True): "heavy, vnni",
     Recipe(float_ends=True, layers_only=True, needs_vnni=True): "layers, vnni",
     Recipe(float_ends=True, needs_vnni=True): "vnni",
 }
@@ -189,12 +199,12 @@ NAMES = {
     ("noise", "faster", "expected"),
     [
         # the loss of each recipe in their order
-        ((0.0, 0.0, 0.001, 0.0, 0.0), True, "all"),
-        ((0.0, 0.0, 0.001, 0.0, 0.0), False, "layers"),
-        ((0.0, 0.5, 0.5, 0.0, 0.0), True, "layers"),
-        ((0.5, 0.5, 0.5, 0.0, 0.5), True, "layers, vnni"),
-        ((0.5, 0.5, 0.5, 0.5, 0.0), True, "vnni"),
-        ((0.5, 0.5, 0.5, 0.5, float("nan")), True, None),
+        ((0.0, 0.0, 0.0, 0.0, 0.0, 0.001, 0.0, 0.0, 0.0), True, "all"),
+        ((0.0, 0.0, 0.0, 0.0, 0.0, 0.001, 0.0, 0.0, 0.0), False, "heavy"),
+        ((None, 0.0, 0.5, None, 0.5, 0.5, None, 0.0, 0.0), True, "layers"),
+        ((0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.0, 0.5, 0.5), True, "heavy, vnni"),
+        ((0.5, 0.5, 0.5, 0.5, 0.5, 0.5, None, 0.5, 0.0), True, "vnni"),
+        ((0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, float("nan")), True, None),
     ],
 )
 def test_the_recipe(monkeypatch, noise, faster, expected):
@@ -204,9 +214,14 @@ def test_the_recipe(monkeypatch, noise, faster, expected):
     noise_of = dict(zip(NAMES.values(), noise, strict=True))
     assert list(NAMES) == list(RECIPES)
 
+    def make(recipe):
+        """None where the recipe would do what another does."""
+        name = NAMES[recipe]
+        return None if noise_of[name] is None else name
+
     def choose():
         return quantize(
-            nn.Identity(), options, lambda _: NAMES.get, lambda name: lambda x: x - noise_of[name]
+            nn.Identity(), options, lambda _: make, lambda name: lambda x: x - noise_of[name]
         )
 
     if expected is None:
@@ -316,6 +331,76 @@ def largest_int8_weight(path):
             if operation.get_type_name() == "Constant" and len(operation.shape) == 4:
                 arrays.append(operation.data)
     return max(int(abs(array.astype(int)).max()) for array in arrays if array.dtype.name == "int8")
+
+
+class Reused(nn.Module):
+    """Layers whose products per value of their input are known."""
+
+    def __init__(self):
+        super().__init__()
+        self.plain = nn.Conv2d(3, 16, 3, padding=1)
+        self.strided = nn.Conv2d(16, 8, 3, stride=2, padding=1)
+        self.grouped = nn.Conv2d(8, 16, 3, padding=1, groups=4)
+        self.transposed = nn.ConvTranspose2d(16, 5, 4, stride=2)
+        self.product = nn.Linear(5, 4)
+
+    def forward(self, x):
+        features = self.transposed(self.grouped(self.strided(self.plain(x))))
+        return self.product(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+REUSE = [16 * 9, 8 * 9 / 4, 16 * 9 / 4, 5 * 16, 4]
+
+
+def test_products_per_value_of_the_input(tmp_path):
+    torch.manual_seed(0)
+    model = convert_to_onnx(Reused().eval(), (2, 3, 16, 24), 1, OPSET)
+    assert [*onnx_layers(model).values()] == REUSE
+    graph = read_openvino(Graph(tmp_path / "x.onnx", model.SerializeToString()))
+    counted = [openvino_reuse(operation) for operation in openvino_layers(graph)]
+    assert counted == REUSE
+
+
+def openvino_layers(graph):
+    kinds = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul")
+    return [entry for entry in graph.get_ordered_ops() if entry.get_type_name() in kinds]
+
+
+def test_layers_in_float():
+    layers = {"first": 144.0, "light": 48.0, "heavy": 288.0, "last": 432.0}
+    heavy = Recipe(float_ends=False, heavy_only=True)
+    assert float_layers(layers, Recipe(float_ends=False)) == []
+    assert float_layers(layers, Recipe(float_ends=True)) == ["first", "last"]
+    assert float_layers(layers, heavy) == ["light"]
+    assert float_layers(layers, replace(heavy, float_ends=True)) == ["first", "last", "light"]
+    assert float_layers({"alone": 9.0}, Recipe(float_ends=True)) == ["alone"]
+    assert makes_difference(layers, heavy)
+    # Where all are light none would be in int8, and where none is nothing changes.
+    for alike in (9.0, 144.0):
+        assert not makes_difference({"first": alike, "last": alike}, heavy)
+        assert makes_difference({"first": alike, "last": alike}, Recipe(float_ends=False))
+
+
+def test_what_int8_leaves_is_bf16_where_the_processor_has_it(model, images, monkeypatch, tmp_path):
+    found = exported(model, images, monkeypatch, tmp_path, "openvino", max_loss=20.0)
+    has_bf16 = "BF16" in capabilities("CPU")
+    expected = "bf16" if has_bf16 else "fp32"
+    runner = open_runner(found.path, threads=1)
+    exact = open_runner(found.path, precision="fp32", threads=1)
+    assert (runner.precision, exact.precision) == (expected, "fp32")
+    assert ("bf16" in runner.note) == has_bf16
+    assert not exact.note
+    image = images[0].lq.numpy()
+    difference = float(np.abs(runner(image) - exact(image)).max())
+    assert (difference > 0) == has_bf16 and difference < 0.05
+
+
+def test_int8_without_bf16(monkeypatch):
+    monkeypatch.setattr("dhp_sr.deploy.openvino_runner.capabilities", lambda device: ["FP32"])
+    assert inner_precision({"precision": "int8"}) == "fp32"
+    monkeypatch.setattr("dhp_sr.deploy.openvino_runner.capabilities", lambda device: ["BF16"])
+    assert inner_precision({"precision": "int8"}) == "bf16"
+    assert inner_precision({"precision": "fp16"}) == inner_precision({}) == "fp32"
 
 
 @pytest.mark.parametrize("task", ["sr", "denoise"])

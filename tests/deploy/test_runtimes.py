@@ -11,6 +11,7 @@ from dhp_sr.archs import build
 from dhp_sr.deploy import openvino_export, runtime_trial, save_model
 from dhp_sr.deploy.graph_info import Graph
 from dhp_sr.deploy.onnx_runner import choose_providers
+from dhp_sr.deploy.openvino_runner import FIXED_PIXELS, FIXED_SHAPES
 from dhp_sr.deploy.runtime_trial import candidate_runtimes, check_agreement, open_fastest
 from dhp_sr.deploy.runtimes import RUNTIMES, export_in_memory, open_runner
 from dhp_sr.utils.errors import UserError
@@ -126,6 +127,21 @@ def test_other_devices_of_openvino(file, graph, monkeypatch):
     assert settings["INFERENCE_PRECISION_HINT"] == "f32" and "NUM_STREAMS" not in settings
     image = torch.rand(1, 3, 24, 30)
     assert float((runner(image) - open_runner(file)(image)).abs().max()) < 1e-4
+
+
+def test_openvino_compiles_for_small_shapes_that_come_again(graph):
+    pytest.importorskip("openvino")
+    runner = RUNTIMES["openvino"].open(graph, CPU, "fp32", 1)
+    again = [(1, 3, 20 + number, 24) for number in range(FIXED_SHAPES + 1)]
+    large = (1, 3, FIXED_PIXELS // 24, 25)
+    once = (2, 3, 20, 24)
+    results = {}
+    for shape in (*again, once, large, large, *again):
+        image = np.random.default_rng(0).random(shape, dtype=np.float32)
+        result = runner(image)
+        assert np.abs(result - results.setdefault(shape, result)).max() < 1e-5
+    # No more than a few: each takes time to compile, and memory.
+    assert list(runner._requests) == again[:FIXED_SHAPES]
 
 
 def test_missing_packages_are_named(file, graph, monkeypatch):
