@@ -63,6 +63,7 @@ def run_compress(arguments: argparse.Namespace, root: Path) -> int:
             output=Path(output),
             onnx=arguments.onnx,
             drop_in=arguments.drop_in,
+            remove_blocks=arguments.remove_blocks,
             auto_resume=arguments.auto_resume,
             save_options=Path(arguments.save_options) if arguments.save_options else None,
             seed=arguments.seed,

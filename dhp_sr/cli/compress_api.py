@@ -33,6 +33,7 @@ def compress(
     output: str | Path | None = None,
     root: str | Path | None = None,
     seed: int = 0,
+    remove_blocks: bool = False,
     say: Callable[[str], None] = print,
     **target: float,
 ) -> tuple[nn.Module, CompressReport]:
@@ -53,6 +54,7 @@ def compress(
         degradation=degradation,
         name=type(network).__name__,
         output=None if output is None else Path(output),
+        remove_blocks=remove_blocks,
         seed=seed,
     )
     folder = Path.cwd() if root is None else Path(root)

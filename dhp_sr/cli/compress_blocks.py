@@ -44,6 +44,9 @@ BLOCK_COUNTS = {
     "EDSR": BlockCount("num_block", "body."),
     "RLFN": BlockCount("num_block", "block_", first=1),
     "spandrel:ESRGAN.RRDBNet": BlockCount("num_blocks", "model.1.sub."),
+    "spandrel:PLKSR.PLKSR": BlockCount("n_blocks", "feats.", first=1),
+    "spandrel:PLKSR.RealPLKSR": BlockCount("n_blocks", "feats.", first=1),
+    "spandrel:RCAN.RCAN": BlockCount("n_resgroups", "body."),
     "spandrel:SAFMN.SAFMN": BlockCount("n_blocks", "feats."),
 }
 """Network -> its blocks, of the classes whose blocks can be left out."""
@@ -111,7 +114,8 @@ class FewerBlocks:
         self._orders: list[frozenset[int]] = [frozenset()]
         self._corrected: dict[frozenset[int], nn.Module] = {}
         with torch.no_grad():
-            self._targets = [checkpoint.network(x) for x in evaluation]
+            # Copies: RCAN writes into its input.
+            self._targets = [checkpoint.network(x.clone()) for x in evaluation]
 
     @torch.no_grad()
     def psnr_db(self, network: nn.Module) -> float:
@@ -119,7 +123,7 @@ class FewerBlocks:
         square = 0.0
         entries = 0
         for x, target in zip(self._evaluation, self._targets, strict=True):
-            square += float((network.eval()(x) - target).square().sum())
+            square += float((network.eval()(x.clone()) - target).square().sum())
             entries += target.numel()
         return -10 * math.log10(max(square / entries, 1e-12))
 

@@ -32,6 +32,9 @@ WIDTH_ARGUMENTS = {
     "spandrel:Compact.SRVGGNetCompact": "num_feat",
     "spandrel:DnCNN.DnCNN": "nc",
     "spandrel:ESRGAN.RRDBNet": "num_filters",
+    "spandrel:PLKSR.PLKSR": "dim",
+    "spandrel:PLKSR.RealPLKSR": "dim",
+    "spandrel:RCAN.RCAN": "n_feats",
     "spandrel:SAFMN.SAFMN": "dim",
     "spandrel:SPAN.SPAN": "feature_channels",
 }

@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from dhp_sr.allocation.budget import Budget
+from dhp_sr.allocation.budget import Budget, BudgetError
 from dhp_sr.archs import ARCHS
-from dhp_sr.cli.compress_request import Target
+from dhp_sr.cli.compress_request import QUALITY, Target
 from dhp_sr.config import dump_options
 from dhp_sr.config.checks import find_mistakes
 from dhp_sr.config.schema import Options
@@ -93,6 +93,8 @@ class RunTemplate:
     """Program that a latency is measured in."""
     teacher: Path | None = None
     """Model file of the original, where the dense network of the run is another."""
+    remove_blocks: bool = False
+    """Whether the search may remove residual branches."""
 
     def of_network(
         self, checkpoint: Checkpoint, weights: Path | None = None, teacher: Path | None = None
@@ -162,6 +164,7 @@ class RunTemplate:
             "tolerance": rules.tolerance,
             "round_to": rules.round_to,
             "min_width": rules.min_width,
+            "remove_blocks": self.remove_blocks,
             "search_iter": length.search_iter,
             "correction": {},
             "distill": {
@@ -195,8 +198,19 @@ def _checked(raw: Mapping[str, Any]) -> Options:
     return options
 
 
-def width_rules(hyper: HyperNet) -> WidthRules:
-    """Choose multiples of widths that suit a network: 8, and less for narrow ones.
+WIDE = 48
+"""Channels from which a convolution in bf16 takes less time with a multiple of 16."""
+
+MANY_GROUPS = 12
+"""Groups from which steps of 16 leave enough choices of widths."""
+
+
+def width_rules(hyper: HyperNet, target: Target) -> WidthRules:
+    """Choose multiples of widths that suit a network: 16 for wide ones, and less for narrow ones.
+
+    Args:
+        hyper: The converted network; its masks are changed and restored.
+        target: Steps of 16 are for those that they come close to.
 
     Raises:
         UserError: Nothing can be pruned.
@@ -207,6 +221,10 @@ def width_rules(hyper: HyperNet) -> WidthRules:
         raise UserError(f"nothing of this network can be pruned: {'; '.join(sorted(reasons))}")
     # By the median: a few narrow layers, such as those of an attention, must not decide.
     typical = sorted(widths)[len(widths) // 2]
+    wide = WidthRules(16, 16)
+    # A width of 52 is none of the multiples, but may be kept.
+    if typical >= WIDE and len(widths) >= MANY_GROUPS and _reaches(hyper, wide, target):
+        return wide
     multiple = 1
     for candidate in (8, 4, 2):
         # A width of 52 is no multiple of 8, but about as many steps of 4.
@@ -214,6 +232,26 @@ def width_rules(hyper: HyperNet) -> WidthRules:
             multiple = candidate
             break
     return WidthRules(multiple, multiple)
+
+
+def _reaches(hyper: HyperNet, rules: WidthRules, target: Target) -> bool:
+    """Return whether there are widths under some rules that meet a target within its tolerance."""
+    # The multiples that suit a latency are learned; how much a quality costs is not known yet.
+    if target.kind == QUALITY:
+        budgets = [rules.budget("macs", keep_ratio) for keep_ratio in (0.75, 0.5, 0.25)]
+    elif COST_KINDS[target.kind].is_measured:
+        return False
+    else:
+        budgets = [rules.budget(target.kind, target.value)]
+    mask = hyper.mask.clone()
+    try:
+        for budget in budgets:
+            hyper.prune_to_budget(budget)
+    except BudgetError:
+        return False
+    finally:
+        hyper.mask.copy_(mask)
+    return True
 
 
 def option_file_text(options: Options, command: str) -> str:

@@ -73,6 +73,11 @@ def prepare_run(
     if request.runtime is not None and not request.measures_time:
         kind = request.target.kind
         raise UserError(f"--runtime: no effect with a target of {kind}, only of latency; omit it")
+    if request.remove_blocks and request.drop_in:
+        raise UserError(
+            "--remove_blocks: the class cannot hold what is left of a removed branch, as --drop_in "
+            "asks; omit one of them. --drop_in leaves out whole blocks by itself"
+        )
     paths = list_images(request.images)
     checkpoint = _adapt_value_range(checkpoint, paths, note)
     network, info = checkpoint.network, info_of(checkpoint.network)
@@ -81,7 +86,7 @@ def prepare_run(
             f"{checkpoint.title}: a classifier; compress it by train.py with labeled images"
         )
     hyper = convert(network, example_input(network))
-    rules = width_rules(hyper)
+    rules = width_rules(hyper, request.target)
     # Before images are written: a target that cannot be met needs none.
     least = _least_macs(hyper, network, rules, request.target, note)
     folder = root / "experiments" / f"{request.run_name}_images"
@@ -98,6 +103,7 @@ def prepare_run(
         seed=request.seed,
         experiments=root / "experiments",
         runtime=request.runtime or "torch",
+        remove_blocks=request.remove_blocks,
     )
     target = request.target
     # Each step below turns the target into a narrower one: quality into a fraction of

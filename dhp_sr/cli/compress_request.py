@@ -115,6 +115,8 @@ class CompressRequest:
     output: Path | None = None
     onnx: bool = False
     drop_in: bool = False
+    remove_blocks: bool = False
+    """Whether residual branches may go as a whole, `compress.remove_blocks`."""
     auto_resume: bool = False
     save_options: Path | None = None
     seed: int = 0
@@ -129,4 +131,5 @@ class CompressRequest:
     @property
     def run_name(self) -> str:
         """Name of the run, and of its folder."""
-        return f"{self.name}_{self.target.label}{'_drop_in' if self.drop_in else ''}"
+        flags = {"drop_in": self.drop_in, "remove_blocks": self.remove_blocks}
+        return "_".join([self.name, self.target.label, *(name for name in flags if flags[name])])

@@ -156,6 +156,12 @@ def _add_compress_outputs(parser: argparse.ArgumentParser) -> None:
         help="keep the constructor's shape (one width; fewer blocks where the class has a count), "
         "for programs that know only the original class",
     )
+    parser.add_argument(
+        "--remove_blocks",
+        action="store_true",
+        help="residual branches may go as a whole, down to the constant that they leave; the plan "
+        "says which",
+    )
     parser.add_argument("--onnx", action="store_true", help="write an ONNX file as well")
     parser.add_argument(
         "--auto_resume", action="store_true", help="go on from the newest state of the same run"

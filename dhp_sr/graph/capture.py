@@ -134,17 +134,20 @@ def check_capture(network: nn.Module, traced: TracedNetwork, example_input: Exam
     if any(tensor.is_meta for tensor in tensors):
         return
     image, *further = first_samples(example_input)
-    # A smaller image says the same in a fraction of the time. Where the forward depends on the
-    # size, as with windows or branches, only the example itself does.
-    for reduction in _REDUCTIONS:
-        small = image[..., : image.shape[-2] // reduction, : image.shape[-1] // reduction]
-        if further or image.dim() != 4 or min(small.shape[-2:]) < _MIN_SIDE:
-            continue
+    small = image[..., : image.shape[-2] // _REDUCTION, : image.shape[-1] // _REDUCTION]
+    # A small image says the same in a fraction of the time. Where the forward depends on the size,
+    # as with windows or branches, only the example itself does.
+    if not further and image.dim() == 4 and min(small.shape[-2:]) >= _MIN_SIDE:
         with contextlib.suppress(TraceError):
             difference = _difference(network, traced, small, further)
             if difference is not None and difference <= _MAX_DIFFERENCE:
                 return
-    difference = _difference(network, traced, image, further)
+    try:
+        difference = _difference(network, traced, image, further)
+    except TraceError:
+        if _output_of_network(network, traced, image, further) is None:
+            return
+        raise
     if difference is not None and difference > _MAX_DIFFERENCE:
         raise TraceError(
             f"{type(network).__name__}: expected the captured graph to compute what the "
@@ -160,8 +163,29 @@ def _difference(
     None where the network cannot compute it, or computes entries that are no numbers.
 
     Raises:
-        TraceError: the graph fails where the network does not.
+        TraceError: the graph fails, which is a fault where the network does not.
     """
+    # The graph first: of another size than the example it often fails at once.
+    try:
+        actual = _output(traced.graph_module, image, further)
+    except Exception as error:  # whatever an operator raises
+        raise TraceError(
+            f"{type(network).__name__}: the captured graph does not run on an image of shape "
+            f"{tuple(image.shape)}: {error}"
+        ) from error
+    expected = _output_of_network(network, traced, image, further)
+    if expected is None:
+        return None
+    if math.isnan(relative_difference(expected, expected)):
+        return None
+    difference = relative_difference(expected, actual)
+    return math.inf if math.isnan(difference) else difference
+
+
+def _output_of_network(
+    network: nn.Module, traced: TracedNetwork, image: Tensor, further: Sequence[Tensor]
+) -> Any:
+    """Return what the network computes of a random image; None where it cannot."""
     # The graph runs on a copy of the network's parameters already, which do for both.
     copies = dict(traced.graph_module.named_parameters())
     memo = {}
@@ -169,20 +193,9 @@ def _difference(
         if name in copies:
             memo[id(parameter)] = copies[name]
     try:
-        expected = _output(deep_copy(network, memo).eval(), image, further)
+        return _output(deep_copy(network, memo).eval(), image, further)
     except Exception:  # values of another kind may be needed than these
         return None
-    if math.isnan(relative_difference(expected, expected)):
-        return None
-    try:
-        actual = _output(traced.graph_module, image, further)
-    except Exception as error:  # whatever an operator raises
-        raise TraceError(
-            f"{type(network).__name__}: the captured graph does not run where the network does, "
-            f"on an image of shape {tuple(image.shape)}: {error}"
-        ) from error
-    difference = relative_difference(expected, actual)
-    return math.inf if math.isnan(difference) else difference
 
 
 def _output(module: nn.Module, image: Tensor, further: Sequence[Tensor]) -> Any:
@@ -197,10 +210,10 @@ def _output(module: nn.Module, image: Tensor, further: Sequence[Tensor]) -> Any:
         return module(noise, *[tensor.clone() for tensor in further])
 
 
-_REDUCTIONS = (4, 2)
-"""Divisors of the sides of the example, for the check of a captured graph."""
+_REDUCTION = 4
+"""Divisor of the sides of the example, for the check of a captured graph."""
 _MIN_SIDE = 16
-"""Pixels that a smaller image must have."""
+"""Pixels that the smaller image must have."""
 _MANY_PIXELS = 2**16
 """Pixels of an image on which convolutions take long."""
 _MAX_MACS = 5e10

@@ -168,8 +168,9 @@ class TrainingLoss:
     def _run(self, forward: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         use_bf16 = self.options.train.amp == "bf16"
         with torch.autocast(self.context.device.type, torch.bfloat16, enabled=use_bf16):
-            # Losses are computed in float32 whatever the network was.
-            return forward(images).float()
+            # A copy: RCAN writes into its input, which the teacher sees next. Losses are computed
+            # in float32 whatever the network was.
+            return forward(images.clone()).float()
 
 
 def load_teacher_file(path: str, options: Options) -> nn.Module:

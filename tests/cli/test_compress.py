@@ -18,6 +18,7 @@ from dhp_sr.basicsr_adapter.shim import prepare_torchvision
 from dhp_sr.cli.compress import run_compress
 from dhp_sr.cli.compress_images import BATCH_SIZE
 from dhp_sr.cli.compress_options import SEARCH_SAMPLES
+from dhp_sr.cli.compress_outputs import CompressReport
 from dhp_sr.cli.compress_plan import StepTimes, describe_length, plan_length
 from dhp_sr.cli.compress_prepare import prepare_run
 from dhp_sr.cli.compress_quality import QualityBound
@@ -124,8 +125,9 @@ def test_a_checkpoint_becomes_a_model_file_of_half_the_cost(material, tmp_path, 
 def test_the_saved_options_are_those_of_train(material, tmp_path):
     saved = tmp_path / "o.yml"
     compress(material, tmp_path / "a", "compact.pth", "--degradation", "bicubic",
-             "--save_options", saved)  # fmt: skip
+             "--remove_blocks", "--save_options", saved)  # fmt: skip
     options = load_options(saved)
+    assert options.compress.remove_blocks
     assert options.compress.distill.task_loss and options.datasets["val"].type == "SRDataset"
     first = (
         tmp_path / "a" / "experiments" / options.name / "models" / "pruned.safetensors"
@@ -181,6 +183,22 @@ def test_a_network_of_a_program(material, tmp_path):
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     with pytest.raises(UserError, match="single target"):
         dhp_sr.compress(network, material / "images", macs=0.5, params=0.5)
+
+
+def test_the_settings_of_a_program_are_those_of_the_command(tmp_path, monkeypatch):
+    requests = []
+    monkeypatch.setattr(
+        "dhp_sr.cli.compress_api.compress_checkpoint",
+        lambda checkpoint, request, **more: requests.append(request) or finished,
+    )
+    network = build("DnCNN", num_feat=8, num_layers=3)
+    finished = CompressReport(network, tmp_path, None)
+    for remove_blocks in (False, True):
+        dhp_sr.compress(network, tmp_path, macs=0.5, remove_blocks=remove_blocks)
+    plain, removing = requests
+    assert (plain.remove_blocks, removing.remove_blocks) == (False, True)
+    # A run that is resumed goes on with its options, so the folders differ.
+    assert plain.run_name != removing.run_name
 
 
 def test_importing_the_package_is_cheap():
@@ -273,6 +291,7 @@ MISTAKES = [
     (("dncnn.pth", "--degradation", "bicubic"), "bicubic"),
     (("missing.pth",), "missing.pth"),
     (("compact.pth", "--runtime", "openvino"), "--runtime"),
+    (("compact.pth", "--remove_blocks", "--drop_in"), "--remove_blocks"),
 ]
 
 

@@ -79,3 +79,13 @@ def test_the_teacher_may_weigh_less_in_the_last_stage(make_options):
     images = torch.rand(2, 3, 8, 8)
     last = loss(lambda x: x + 0.25, images, images + 0.75, is_last_stage=True)
     assert torch.allclose(last, torch.tensor(0.5**2 + 0.5 * 0.25**2))
+
+
+def test_a_network_that_writes_into_its_input_leaves_the_teachers_as_it_was(make_options):
+    loss = TrainingLoss(make_options(compress={"distill": {"weight": 2.0}}), CPU)
+    loss.teacher = torch.nn.Identity()
+    images = torch.rand(2, 3, 8, 8)
+    before = images.clone()
+    found = loss(lambda x: x.mul_(2) / 2, images, before)
+    assert torch.equal(images, before)
+    assert torch.allclose(found, torch.tensor(0.0))
