@@ -4,6 +4,7 @@ Everything that the user should know is said here, and every mistake is found he
 takes minutes.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -170,6 +171,11 @@ def _adapt_value_range(
     note(f"{checkpoint.title}: {info.task}, scale {info.scale}, {info.color} images")
     for line in checkpoint.notes:
         note(line)
+    if info.restores_images and info.in_channels not in (1, 3):
+        raise UserError(
+            f"{checkpoint.title}: takes {info.in_channels} channels, images have 3 or 1; of a "
+            "network with a further map, such as a noise level, wrap it in one that adds the map"
+        )
     if info.package == "dhp_sr" or not info.restores_images:
         return checkpoint
     # Small crops suffice: a wrong range shows in every pixel.
@@ -181,6 +187,12 @@ def _adapt_value_range(
     value_range, likeness_db = find_value_range(
         checkpoint.network, samples, info.scale, info.in_channels
     )
+    # Written so that nan is refused, too; a network that changes nothing is at infinity.
+    if not likeness_db > -math.inf:
+        raise UserError(
+            f"{checkpoint.title}: its outputs for --images are no numbers (nan or infinite); are "
+            "these the weights of this network?"
+        )
     note(
         f"values {value_range.describe()}, by trial: outputs look like inputs to "
         f"{likeness_db:.1f} dB"

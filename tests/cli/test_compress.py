@@ -201,6 +201,20 @@ def test_the_settings_of_a_program_are_those_of_the_command(tmp_path, monkeypatc
     assert plain.run_name != removing.run_name
 
 
+@pytest.mark.parametrize("channels, weight, fact", [(4, 0.1, "4 channels"), (3, torch.nan, "nan")])
+def test_networks_of_a_program_that_no_image_suits(material, tmp_path, channels, weight, fact):
+    first = torch.nn.Conv2d(channels, 16, 3, padding=1)
+    last = torch.nn.Conv2d(16, 3, 3, padding=1)
+    torch.nn.init.constant_(last.weight, weight)
+    with pytest.raises(UserError, match=fact):
+        dhp_sr.compress(
+            torch.nn.Sequential(first, torch.nn.ReLU(), last),
+            material / "images",
+            macs=0.5,
+            root=tmp_path,
+        )
+
+
 def test_importing_the_package_is_cheap():
     code = "import sys, dhp_sr; assert 'torch' not in sys.modules; "
     code += "import dhp_sr.compress; dhp_sr.compress.main"
