@@ -125,7 +125,7 @@ def _make_solver(
     plan: ChannelPlan, scores: Tensor, budget: Budget, costs: CostModel
 ) -> WidthSolver:
     if not plan.prunable:
-        pinned = ", ".join(f"{group.name} ({group.reason})" for group in plan.groups)
+        pinned = plan.describe_pinned()
         raise BudgetError(f"the network has no channels to prune; pinned: {pinned}")
     return WidthSolver(plan, scores, budget, costs)
 

@@ -300,3 +300,12 @@ def test_without_residual_channels_the_inside_of_blocks_is_left(kind, arguments,
     reasons = [group.reason for group in plan.groups if group.name in kept]
     assert len(reasons) == len(kept) and all("residual" in reason for reason in reasons)
     assert bool(kept) == (kind == "ResNet")
+
+
+def test_a_message_names_the_widest_pinned_groups_and_counts_the_others():
+    layers = [nn.Conv2d(3, 4, 3), *(nn.Conv2d(4, 4, 3) for _ in range(9)), nn.Conv2d(4, 32, 3)]
+    plan = make_plan(nn.Sequential(*layers).eval(), torch.rand(1, 3, 32, 32), exclude=["*"])
+    pinned = plan.describe_pinned(count=2).split(", ")
+    assert len(pinned) == 3 and pinned[0].startswith("10 ")
+    assert pinned[2] == f"and {len(plan.groups) - 2} more"
+    assert "more" not in plan.describe_pinned(count=len(plan.groups))

@@ -71,7 +71,7 @@ class HSN(Search):
         options = HSNSettings(**settings.method_options)
         self._options = options
         if not hyper.plan.prunable:
-            pinned = ", ".join(f"{group.name} ({group.reason})" for group in hyper.plan.groups)
+            pinned = hyper.plan.describe_pinned()
             raise UserError(
                 f"compress.method hsn: the network has no channels to prune; pinned: {pinned}"
             )
