@@ -268,7 +268,7 @@ def stability_table(rows: Sequence[Row]) -> str:
 
 MODEL_NAMES = {
     "dense": "dense, as published",
-    "uniform": "cut uniformly, corrected",
+    "uniform": "cut uniformly",
     "dhp": "cut by dhp_sr",
     "obs": "cut by dhp_sr",
 }
