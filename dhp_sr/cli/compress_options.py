@@ -24,8 +24,6 @@ SEARCH_SAMPLES = 160
 LEARNING_RATE = 1e-3
 DISTILL_WEIGHT = 3.0
 """Weight of the distance to the original's output beside that to a ground truth."""
-LAST_STAGE = {"fraction": 0.2, "lr": 3e-4, "distill_weight": 0.5}
-"""Where there are truths: they count for more at the end, and by squared errors."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +117,6 @@ class RunTemplate:
         Raises:
             UserError: A value is out of range, such as a scale that option files do not know.
         """
-        # Without truths nothing but the original's output is right, to the end.
-        last_stage = LAST_STAGE if self.has_truths else None
         # Trained weights: there is no dense phase.
         total = length.search_iter + length.finetune_iter
         raw = {
@@ -140,7 +136,6 @@ class RunTemplate:
                 "warmup_iter": min(50, length.finetune_iter // 4),
                 "optim_g": {"type": "Muon", "lr": LEARNING_RATE},
                 "scheduler": {"type": "cosine"},
-                "last_stage": last_stage,
                 "channels_last": True,
             },
             # The held-out images are scored at the end; on the way they would only cost time.
