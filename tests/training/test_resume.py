@@ -12,12 +12,7 @@ from dhp_sr.training.loop import Interrupted
 from dhp_sr.utils.errors import UserError
 
 PAPER = {"preset": "paper", "parametrization": "full", "dhp": {"penalty": 0.1}}
-MUON_BF16 = {
-    "amp": "bf16",
-    "channels_last": True,
-    "optim_g": {"type": "Muon", "lr": 1e-3},
-    "last_stage": {"fraction": 0.5, "lr": 1e-3},
-}
+MUON_BF16 = {"amp": "bf16", "channels_last": True, "optim_g": {"type": "Muon", "lr": 1e-3}}
 CASES = {
     "EDSR": {"compress": {"distill": {"weight": 0.5, "mix": 0.5}}},
     "DnCNN": {"network": DNCNN},
