@@ -100,9 +100,6 @@ class LastStage(Section):
     """Learning rate at its start, from where it falls by half a cosine to 0."""
     pixel_opt: PixelLoss = PixelLoss(type="MSELoss")
     """Distance from the ground truths, and from the teacher's outputs."""
-    distill_weight: Annotated[float, Field(ge=0)] | None = None
-    """In place of `compress.distill.weight`: a teacher that was trained on absolute errors is worth
-    less than the truths here. Default: that weight."""
 
 
 class Train(Section):

@@ -39,9 +39,6 @@ class TrainingLoss:
             settings = train.model_copy(update={"pixel_opt": train.last_stage.pixel_opt})
             self.last_loss = self.task.build_loss(settings)
         self.distill = options.compress.distill if options.compress else None
-        self._last_weight = self.distill.weight if self.distill else 0.0
-        if train.last_stage is not None and train.last_stage.distill_weight is not None:
-            self._last_weight = train.last_stage.distill_weight
         self.teacher: nn.Module | None = None
 
     def __call__(
@@ -83,10 +80,10 @@ class TrainingLoss:
             with torch.no_grad():
                 taught = self._run(self.teacher, images)
         if task_loss is self.last_loss:
-            loss = self._last_weight * task_loss(output, taught)
+            distance = task_loss(output, taught)
         else:
             distance = self.task.distillation_loss(output, taught, self.distill)
-            loss = self.distill.weight * distance
+        loss = self.distill.weight * distance
         # The mean of no images would be nan.
         if unmixed and self.distill.task_loss:
             loss = loss + task_loss(output[:unmixed], target[:unmixed])
