@@ -177,9 +177,6 @@ def check_task(options: Options) -> Iterator[Issue]:
         if train.pixel_opt != PixelLoss():
             text = "compares images; a ClassificationDataset is trained by train.cls_opt"
             yield ("train", "pixel_opt"), text
-        if train.last_stage is not None:
-            text = "compares images; a ClassificationDataset is trained by train.cls_opt"
-            yield ("train", "last_stage"), text
         if options.val.save_img:
             yield ("val", "save_img"), "expected false: a classifier writes no images"
     else:

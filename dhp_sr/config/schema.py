@@ -88,20 +88,6 @@ class ClassLoss(Section):
     """Fraction of the target that is spread evenly over all classes."""
 
 
-class LastStage(Section):
-    """`train.last_stage`: the end of finetuning, with another loss at a lower rate.
-
-    PSNR counts squared errors; a network that has converged on absolute ones gains by them.
-    """
-
-    fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Of the iterations of finetuning; without a search, of all iterations."""
-    lr: Annotated[float, Field(gt=0)]
-    """Learning rate at its start, from where it falls by half a cosine to 0."""
-    pixel_opt: PixelLoss = PixelLoss(type="MSELoss")
-    """Distance from the ground truths, and from the teacher's outputs."""
-
-
 class Train(Section):
     """`train`: length, optimizer and loss of a run."""
 
@@ -115,8 +101,6 @@ class Train(Section):
     """Learning rate over the iterations."""
     pixel_opt: PixelLoss = PixelLoss()
     """Loss of super-resolution and denoising."""
-    last_stage: LastStage | None = None
-    """Another loss at the end, for super-resolution and denoising. Default: none."""
     cls_opt: ClassLoss | None = None
     """Loss of classification. Default: plain cross-entropy."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -32,12 +32,7 @@ class TrainingLoss:
         self.options = options
         self.context = context
         self.task = task_of(options)
-        train = options.train
-        self.task_loss = self.task.build_loss(train)
-        self.last_loss: nn.Module | None = None
-        if train.last_stage is not None:
-            settings = train.model_copy(update={"pixel_opt": train.last_stage.pixel_opt})
-            self.last_loss = self.task.build_loss(settings)
+        self.task_loss = self.task.build_loss(options.train)
         self.distill = options.compress.distill if options.compress else None
         self.teacher: nn.Module | None = None
 
@@ -47,13 +42,10 @@ class TrainingLoss:
         images: Tensor,
         target: Tensor,
         taught: Tensor | None = None,
-        *,
-        is_last_stage: bool = False,
     ) -> Tensor:
         """Compute the loss.
 
-        With a teacher it is `weight * distillation loss + task loss`, the latter if wanted. In the
-        last stage `train.last_stage.pixel_opt` takes the place of both.
+        With a teacher it is `weight * distillation loss + task loss`, the latter if wanted.
         The last images of a batch may be mixed with others; no label says what is right there, so
         they count for the distillation alone.
 
@@ -63,30 +55,22 @@ class TrainingLoss:
             target: What its output is compared with.
             taught: The teacher's output, where it was computed before, see
                 `teach_whole_images`.
-            is_last_stage: Whether the step belongs to `train.last_stage`.
 
         Returns:
             A scalar.
         """
-        task_loss = self.task_loss
-        if is_last_stage and self.last_loss is not None:
-            task_loss = self.last_loss
         if self.teacher is None or self.distill is None:
-            return task_loss(self._run(forward, images), target)
+            return self.task_loss(self._run(forward, images), target)
         images, unmixed = mixup(images, self.distill.mix)
         output = self._run(forward, images)
         # The teacher sees the mixed images, too: there is nothing else to say what is right.
         if taught is None:
             with torch.no_grad():
                 taught = self._run(self.teacher, images)
-        if task_loss is self.last_loss:
-            distance = task_loss(output, taught)
-        else:
-            distance = self.task.distillation_loss(output, taught, self.distill)
-        loss = self.distill.weight * distance
+        loss = self.distill.weight * self.task.distillation_loss(output, taught, self.distill)
         # The mean of no images would be nan.
         if unmixed and self.distill.task_loss:
-            loss = loss + task_loss(output[:unmixed], target[:unmixed])
+            loss = loss + self.task_loss(output[:unmixed], target[:unmixed])
         return loss
 
     def load_teacher(self, dense_file: Path | None) -> None:

@@ -76,8 +76,6 @@ class Phase(ABC):
         iteration: int,
         rate: float,
         taught: Tensor | None = None,
-        *,
-        is_last_stage: bool = False,
     ) -> dict[str, float]:
         """Take a training step.
 
@@ -87,7 +85,6 @@ class Phase(ABC):
             iteration: Steps of the run before this step.
             rate: Learning rate.
             taught: The teacher's output, where it was computed before.
-            is_last_stage: Whether the loss is that of `train.last_stage`.
 
         Returns:
             `loss`, `lr`, and the figures of the search.
@@ -99,9 +96,7 @@ class Phase(ABC):
         set_learning_rate(self.optimizer, rate)
         self.network.zero_grad(set_to_none=True)
         self.prepare_step(iteration)
-        loss = self.resources.loss(
-            self._forward, images, target, taught, is_last_stage=is_last_stage
-        )
+        loss = self.resources.loss(self._forward, images, target, taught)
         # The check costs a synchronization with the device, but after the update of the weights
         # it would come too late: the newest state must be a usable one.
         # The mean over the processes, so that all of them see the loss of the whole batch, and all

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from dhp_sr.config.schema import LastStage, Options
+from dhp_sr.config.schema import Options
 from dhp_sr.config.section import Scheduler
 from dhp_sr.utils.errors import UserError
 
@@ -55,8 +55,6 @@ class Schedule:
     """Whether the warm-up is repeated when finetuning begins."""
     num_targets: int = 1
     """Number of pruned models."""
-    last_stage: LastStage | None = None
-    """The end of finetuning, or of a run without a search, with a rate of its own."""
 
     @classmethod
     def from_options(cls, options: Options) -> "Schedule":
@@ -76,7 +74,6 @@ class Schedule:
                 base_lr=train.optim_g.lr,
                 scheduler=train.scheduler,
                 warmup_iter=train.warmup_iter,
-                last_stage=train.last_stage,
             )
         before_pruning = compress.dense_iter + compress.search_iter
         if before_pruning > train.total_iter:
@@ -99,7 +96,6 @@ class Schedule:
             warmup_iter=train.warmup_iter,
             rewarm=starts_cold or compress.scheduler is not None,
             num_targets=len(compress.targets),
-            last_stage=train.last_stage,
         )
 
     @property
@@ -152,32 +148,10 @@ class Schedule:
             return "dense"
         return "search" if iteration < self.prune_at else "finetune"
 
-    @property
-    def last_stage_start(self) -> int:
-        """Finished iterations at which the last stage of the first target begins.
-
-        Without such a stage it is `total_iter`.
-        """
-        if self.last_stage is None:
-            return self.total_iter
-        length = self.finetune_iter if self.has_search else self.total_iter
-        return self.total_iter - round(self.last_stage.fraction * length)
-
-    def in_last_stage(self, iteration: int) -> bool:
-        """Whether step `iteration` belongs to the last stage of its target."""
-        return self._with_first_target(iteration) >= self.last_stage_start
-
-    def _with_first_target(self, iteration: int) -> int:
-        """Return the step of the first target that `iteration` repeats."""
-        return iteration - self.target_index(iteration) * self.finetune_iter
-
     def learning_rate(self, iteration: int) -> float:
         """Return the learning rate of step `iteration`, warm-up included."""
-        iteration = self._with_first_target(iteration)
-        begin = self.last_stage_start
-        if self.last_stage is not None and iteration >= begin:
-            step, length = iteration - begin, self.total_iter - begin
-            return learning_rate(Scheduler(), self.last_stage.lr, step, length)
+        # Every target repeats the iterations of the first.
+        iteration -= self.target_index(iteration) * self.finetune_iter
         is_pruned = iteration >= self.prune_at
         phase_start = 0
         if is_pruned:
@@ -191,10 +165,10 @@ class Schedule:
         # A single scheduler spans the run; two of them split it where the network is pruned.
         scheduler = self.scheduler
         step = iteration
-        length = begin
+        length = self.total_iter
         if self.search_scheduler is not None and is_pruned:
             step = iteration - phase_start
-            length = begin - phase_start
+            length = self.finetune_iter
         elif self.search_scheduler is not None:
             scheduler = self.search_scheduler
             length = self.prune_at

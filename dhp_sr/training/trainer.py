@@ -172,8 +172,7 @@ class Trainer:
             taught = self._to_device(taught)
         # Set from the iteration at every step, never carried along: there is nothing to resume.
         rate = self.schedule.learning_rate(iteration)
-        is_last = self.schedule.in_last_stage(iteration)
-        return self.phase.step(images, target, iteration, rate, taught, is_last_stage=is_last)
+        return self.phase.step(images, target, iteration, rate, taught)
 
     def validate(self, test_set: Any, save_to: Path | None = None) -> dict[str, float]:
         """Score the network as it is now on a test set.

@@ -58,19 +58,6 @@ def test_what_was_taught_before_stands_for_the_teacher(make_options):
     assert torch.allclose(found, torch.tensor(2.0 * 0.25))
 
 
-def test_the_last_stage_compares_with_truths_and_teacher_by_its_own_loss(make_options):
-    options = make_options(
-        train={"last_stage": {"lr": 1e-4}}, compress={"distill": {"weight": 2.0}}
-    )
-    loss = TrainingLoss(options, CPU)
-    loss.teacher = torch.nn.Identity()
-    images = torch.rand(2, 3, 8, 8)
-    before = loss(lambda x: x + 0.25, images, images + 0.75)
-    assert torch.allclose(before, torch.tensor(0.5 + 2.0 * 0.25))
-    last = loss(lambda x: x + 0.25, images, images + 0.75, is_last_stage=True)
-    assert torch.allclose(last, torch.tensor(0.5**2 + 2.0 * 0.25**2))
-
-
 def test_a_network_that_writes_into_its_input_leaves_the_teachers_as_it_was(make_options):
     loss = TrainingLoss(make_options(compress={"distill": {"weight": 2.0}}), CPU)
     loss.teacher = torch.nn.Identity()

@@ -4,7 +4,6 @@ import math
 import pytest
 import torch
 
-from dhp_sr.config.schema import LastStage
 from dhp_sr.config.section import Scheduler
 from dhp_sr.training.schedule import PhaseSpan, Schedule, learning_rate
 from dhp_sr.utils.errors import UserError
@@ -132,27 +131,3 @@ def test_every_target_has_the_rates_of_a_single_run(make_options, extra):
     assert rates(several, range(20)) == [*expected, *expected[8:], *expected[8:]]
     assert [several.target_index(step) for step in range(7, 21)] == [0] * 5 + [1] * 4 + [2] * 5
     assert several.phase(20) == "finetune"
-
-
-def test_the_last_stage_has_a_rate_of_its_own_with_every_target():
-    stage = LastStage(fraction=0.4, lr=0.5)
-    run = schedule(num_targets=2, scheduler=Scheduler(), last_stage=stage)
-    assert [step for step in range(run.end) if run.in_last_stage(step)] == [
-        *range(16, 20),
-        *range(26, 30),
-    ]
-    assert rates(run, range(16, 20)) == rates(run, range(26, 30))
-    assert run.learning_rate(16) == 0.5 and run.learning_rate(19) < 0.1
-    # The cosine before it has come down to its end where it begins.
-    shorter = schedule(total_iter=16, scheduler=Scheduler())
-    assert rates(run, range(16)) == rates(shorter, range(16))
-
-
-def test_a_run_without_search_has_a_last_stage_as_well():
-    stage = LastStage(fraction=0.1, lr=0.5)
-    run = schedule(dense_iter=20, search_iter=0, has_search=False, last_stage=stage)
-    assert [step for step in range(20) if run.in_last_stage(step)] == [18, 19]
-
-
-def test_without_a_last_stage_no_step_is_in_it():
-    assert not any(schedule().in_last_stage(step) for step in range(20))
