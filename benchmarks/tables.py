@@ -268,8 +268,7 @@ def stability_table(rows: Sequence[Row]) -> str:
 
 MODEL_NAMES = {
     "dense": "dense, as published",
-    "uniform": "cut uniformly",
-    "dhp": "cut by dhp_sr",
+    "uniform": "cut uniformly, corrected",
     "obs": "cut by dhp_sr",
 }
 
