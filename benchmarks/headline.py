@@ -4,8 +4,8 @@
 
 Scores are those of results/method_comparison.json (case `dncnn_corrected_50`: both cuts corrected
 by least squares and finetuned for the same time) and results/dncnn_s25_published.json (the dense
-network). Here the networks of these widths are
-timed in turns; weights do not change the time, so theirs are random.
+network). Here the networks of these widths are timed in turns; weights do not change the time, so
+theirs are random.
 """
 
 import argparse

@@ -8,7 +8,12 @@ from torch import Tensor
 
 from dhp_sr.allocation.budget import Budget, BudgetError
 from dhp_sr.allocation.candidates import could_be_chosen
-from dhp_sr.allocation.diagnostics import Measurement, infeasible_budget, missed_budget
+from dhp_sr.allocation.diagnostics import (
+    Measurement,
+    describe_pinned,
+    infeasible_budget,
+    missed_budget,
+)
 from dhp_sr.allocation.width_solver import WidthSolver
 from dhp_sr.channels.plan import ChannelPlan
 from dhp_sr.cost.model import CostModel
@@ -125,7 +130,7 @@ def _make_solver(
     plan: ChannelPlan, scores: Tensor, budget: Budget, costs: CostModel
 ) -> WidthSolver:
     if not plan.prunable:
-        pinned = plan.describe_pinned()
+        pinned = describe_pinned(plan)
         raise BudgetError(f"the network has no channels to prune; pinned: {pinned}")
     return WidthSolver(plan, scores, budget, costs)
 

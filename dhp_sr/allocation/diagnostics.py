@@ -173,3 +173,18 @@ def _largest(shares: Mapping[str, float]) -> str:
     if num_others:
         named.append(f"{num_others} more {sum_of_others:.4f}")
     return ", ".join(named) or "none"
+
+
+def describe_pinned(plan: ChannelPlan, count: int = 6) -> str:
+    """Return the widest pinned groups with their reasons, for a message.
+
+    Args:
+        plan: Of the network.
+        count: How many are named; large networks have hundreds.
+    """
+    pinned = [group for group in plan.groups if not group.prunable]
+    pinned.sort(key=lambda group: -group.width)
+    described = [f"{group.name} ({group.reason})" for group in pinned[:count]]
+    if len(pinned) > count:
+        described.append(f"and {len(pinned) - count} more")
+    return ", ".join(described)

@@ -222,19 +222,6 @@ class ChannelPlan:
         """The groups that can be pruned."""
         return tuple(group for group in self.groups if group.prunable)
 
-    def describe_pinned(self, count: int = 6) -> str:
-        """Return the widest pinned groups with their reasons, for a message.
-
-        Args:
-            count: How many are named; large networks have hundreds.
-        """
-        pinned = [group for group in self.groups if not group.prunable]
-        pinned.sort(key=lambda group: -group.width)
-        described = [f"{group.name} ({group.reason})" for group in pinned[:count]]
-        if len(pinned) > count:
-            described.append(f"and {len(pinned) - count} more")
-        return ", ".join(described)
-
     @cached_property
     def size(self) -> int:
         """Number of prunable channels: length of the flat vector."""

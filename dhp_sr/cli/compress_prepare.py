@@ -71,14 +71,7 @@ def prepare_run(
     Raises:
         UserError: Images, target or time do not allow it.
     """
-    if request.runtime is not None and not request.measures_time:
-        kind = request.target.kind
-        raise UserError(f"--runtime: no effect with a target of {kind}, only of latency; omit it")
-    if request.remove_blocks and request.drop_in:
-        raise UserError(
-            "--remove_blocks: the class cannot hold what is left of a removed branch, as --drop_in "
-            "asks; omit one of them. --drop_in leaves out whole blocks by itself"
-        )
+    _check_request(request)
     paths = list_images(request.images)
     checkpoint = _adapt_value_range(checkpoint, paths, note)
     network, info = checkpoint.network, info_of(checkpoint.network)
@@ -124,6 +117,18 @@ def prepare_run(
         request = replace(request, minutes=minutes)
     length = _length(hyper, network, target, rules, prepared, request, note)
     return template.options(target, length, rules)
+
+
+def _check_request(request: CompressRequest) -> None:
+    """Refuse arguments that contradict each other."""
+    if request.runtime is not None and not request.measures_time:
+        kind = request.target.kind
+        raise UserError(f"--runtime: no effect with a target of {kind}, only of latency; omit it")
+    if request.remove_blocks and request.drop_in:
+        raise UserError(
+            "--remove_blocks: the class cannot hold what is left of a removed branch, as --drop_in "
+            "asks; omit one of them. --drop_in leaves out whole blocks by itself"
+        )
 
 
 def _least_macs(

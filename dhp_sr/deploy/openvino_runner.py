@@ -90,7 +90,7 @@ def inner_precision(metadata: Mapping[str, str], device: str = "CPU") -> str:
     """Return the precision of what a file does not fix, unless the user names one.
 
     In an int8 file that is what stays between its layers in int8: bf16, where the device has
-    instructions for it, is faster and loses a tenth of what int8 loses.
+    instructions for it, is faster and loses little beside int8.
 
     Args:
         metadata: Texts of the file.

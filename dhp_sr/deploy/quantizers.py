@@ -124,10 +124,13 @@ def onnx_layers(model: "onnx.ModelProto") -> dict[str, float]:
         elif node.op_type in ("MatMul", "Gemm"):
             layers[node.name] = float(weight[0 if attributes.get("transB") else -1])
         elif node.op_type == "Conv":
+            # (O, I / groups, H, W): a value is read by the outputs of its group, at every place of
+            # the kernel that a stride does not pass over.
             groups = attributes.get("group", 1)
             strides = attributes.get("strides", [1])
             layers[node.name] = prod(weight) / weight[1] / groups / prod(strides)
         else:
+            # Transposed, (I, O / groups, H, W): strides leave out no place of the kernel.
             layers[node.name] = prod(weight) / weight[0]
     return layers
 
@@ -145,6 +148,7 @@ def openvino_reuse(operation: Any) -> float:
     # Groups are an axis of their own, in front: (G, O / G, I / G, H, W).
     grouped = len(sides) - len(strides) - 2
     outputs, inputs, *kernel = sides[grouped:]
+    # Transposed ones have inputs and outputs the other way round, as in ONNX.
     if "BackpropData" in operation.get_type_name():
         return float(inputs * prod(kernel))
     return outputs * prod(kernel) / prod(strides)

@@ -7,6 +7,7 @@ from networks import CASES, example, network
 from topologies import TOPOLOGIES
 from torch import nn
 
+from dhp_sr.allocation.diagnostics import describe_pinned
 from dhp_sr.archs import build
 from dhp_sr.channels.build_plan import make_plan
 from dhp_sr.graph.trace_errors import TraceError
@@ -305,7 +306,7 @@ def test_without_residual_channels_the_inside_of_blocks_is_left(kind, arguments,
 def test_a_message_names_the_widest_pinned_groups_and_counts_the_others():
     layers = [nn.Conv2d(3, 4, 3), *(nn.Conv2d(4, 4, 3) for _ in range(9)), nn.Conv2d(4, 32, 3)]
     plan = make_plan(nn.Sequential(*layers).eval(), torch.rand(1, 3, 32, 32), exclude=["*"])
-    pinned = plan.describe_pinned(count=2).split(", ")
+    pinned = describe_pinned(plan, count=2).split(", ")
     assert len(pinned) == 3 and pinned[0].startswith("10 ")
     assert pinned[2] == f"and {len(plan.groups) - 2} more"
-    assert "more" not in plan.describe_pinned(count=len(plan.groups))
+    assert "more" not in describe_pinned(plan, count=len(plan.groups))

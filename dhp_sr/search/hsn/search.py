@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from dhp_sr.allocation.candidates import enforce_min_width
+from dhp_sr.allocation.diagnostics import describe_pinned
 from dhp_sr.hyper import HyperNet
 from dhp_sr.hyper.gated import use_gates
 from dhp_sr.search.base import HSNSettings, Search, SearchSettings, latent_gradients, set_latents
@@ -71,7 +72,7 @@ class HSN(Search):
         options = HSNSettings(**settings.method_options)
         self._options = options
         if not hyper.plan.prunable:
-            pinned = hyper.plan.describe_pinned()
+            pinned = describe_pinned(hyper.plan)
             raise UserError(
                 f"compress.method hsn: the network has no channels to prune; pinned: {pinned}"
             )
