@@ -3,7 +3,9 @@
     $ DHP_SR_DATA=FOLDER python benchmarks/runtimes.py    # results/runtimes.json
 
 All forms of a network take turns in one process on the same input, and are compared by the medians
-of the ratios within a round: processor time with one thread, else wall time. `--model` names
+of the ratios within a round: processor time with one thread, else wall time. A form computes three
+times in a round, of which the last is timed: as on the tiles of an image, its weights and features
+are in the caches. `--model` names
 compressed model files; their dense networks have random weights, which do not change the time, and
 no loss. `--arch` names networks that are cut to half their multiply-adds by equal parts, in steps
 of 16, with random weights too. int8 files are calibrated on photographs of BSDS500, without
@@ -74,6 +76,9 @@ SIZE_ARGUMENTS = ("num_feat", "num_block", "num_layers", "num_levels")
 
 CUT = "half, steps of 16"
 DEFAULT_MODELS = ("zoo:edsr_x4_half", "zoo:dncnn_s25_half")
+LEAD_IN = 2
+"""Untimed passes before each timed one."""
+
 Key = tuple[str, str, str]
 
 
@@ -124,7 +129,12 @@ def run(arguments: argparse.Namespace, command: str) -> int:
         pair = make_pair()
         rows = measure_pair(pair, Path(root), arguments)
         for row in rows:
-            row.update(rounds=arguments.rounds, processor=processor_name(), measured=measured)
+            row.update(
+                rounds=arguments.rounds,
+                lead_in=LEAD_IN,
+                processor=processor_name(),
+                measured=measured,
+            )
         merge_rows(arguments.out, "runtimes", rows, KEY)
     return 0
 
@@ -242,7 +252,7 @@ def time_candidates(
         )
         calls[str(key)] = partial(runner, array)
     with thread_count(threads):
-        return measure(calls, rounds, torch.device("cpu"))
+        return measure(calls, rounds, torch.device("cpu"), lead_in=LEAD_IN)
 
 
 def make_row(

@@ -21,7 +21,11 @@ class Times:
 
 
 def measure(
-    calls: Mapping[str, Callable[[], object]], rounds: int, device: torch.device
+    calls: Mapping[str, Callable[[], object]],
+    rounds: int,
+    device: torch.device,
+    *,
+    lead_in: int = 0,
 ) -> dict[str, Times]:
     """Time each call once per round, after untimed rounds.
 
@@ -29,6 +33,7 @@ def measure(
         calls: name -> function to time.
         rounds: timed rounds.
         device: device of the calls.
+        lead_in: untimed passes of a call before each timed one, see `time_interleaved`.
     """
     cpu_ms: dict[str, list[float]] = {name: [] for name in calls}
 
@@ -41,8 +46,9 @@ def measure(
         return run
 
     timed = {name: with_cpu_time(name, call) for name, call in calls.items()}
-    wall_ms = time_interleaved(timed, device, rounds)
-    return {name: Times(wall_ms[name], cpu_ms[name][WARM_UP:]) for name in calls}
+    wall_ms = time_interleaved(timed, device, rounds, lead_in=lead_in)
+    every = lead_in + 1
+    return {name: Times(wall_ms[name], cpu_ms[name][lead_in::every][WARM_UP:]) for name in calls}
 
 
 def quartiles(values: Sequence[float]) -> dict[str, float]:

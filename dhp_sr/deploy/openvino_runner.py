@@ -190,7 +190,9 @@ class OpenVinoRunner(Runner):
         """Run the graph."""
         x: NDArray[Any] = np.ascontiguousarray(images, dtype=self._dtype)
         try:
-            results = self._request_for(x.shape).infer({0: x})
+            # Shared: OpenVINO's own copies of input and results take up to 4 % of a fast network.
+            request = self._request_for(x.shape)
+            results = request.infer({0: x}, share_inputs=True, share_outputs=True)
         except Exception as error:
             # Errors of the C++ library have no common base class.
             raise UserError(f"OpenVINO: {error}") from error
