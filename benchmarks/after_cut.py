@@ -1,4 +1,4 @@
-"""What pays in the training after a cut: schedules, averages, merged branches, the teacher.
+"""Comparison of trainings after a cut: schedules, averages, merged branches, the teacher.
 
     $ DHP_SR_DATA=FOLDER python benchmarks/after_cut.py -opt options/rlfn_x4_published.yml
 
@@ -14,7 +14,7 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ from dhp_sr.cli.process import keep_memory, seed_everything  # noqa: E402
 from dhp_sr.config import Options, load_options, resolve_paths  # noqa: E402
 from dhp_sr.tasks import task_named, task_of  # noqa: E402
 from dhp_sr.training.distributed import DistributedContext  # noqa: E402
+from dhp_sr.training.loss import TrainingLoss  # noqa: E402
 from dhp_sr.training.optimizers import build_optimizer  # noqa: E402
 from dhp_sr.training.trainer import Trainer  # noqa: E402
 from dhp_sr.utils.devices import select_device  # noqa: E402
@@ -181,12 +182,16 @@ def finetune(
     if variant.ema:
         average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(variant.ema))
     rate_at = {"cosine": _cosine, "one-cycle": _one_cycle}[variant.schedule]
-    loss_of = _loss(trainer, variant)
+    loss = _loss(trainer, variant)
+    to_device = partial(trainer.context.to_device, channels_last=options.train.channels_last)
     for step, (_, batch) in enumerate(tqdm(data, title, total=steps, mininterval=10)):
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * variant.rate * rate_at(step / steps)
         optimizer.zero_grad()
-        loss_of(network, batch).backward()
+        taught = batch.get("taught")
+        if taught is not None:
+            taught = to_device(taught)
+        loss(network, to_device(batch["lq"]), to_device(batch["gt"]), taught).backward()
         if options.train.grad_clip is not None:
             nn.utils.clip_grad_norm_(network.parameters(), options.train.grad_clip)
         optimizer.step()
@@ -219,30 +224,19 @@ def _score(options: Options, test_set: Any, network: nn.Module) -> float:
     return round(task_of(options).evaluate(network.eval(), test_set)["psnr_y_db"], 4)
 
 
-def _loss(trainer: Trainer, variant: Variant) -> Callable[[nn.Module, dict[str, Any]], Tensor]:
-    """Return the loss of a variant: (network, batch) -> a scalar."""
-    distill = trainer.options.compress.distill  # type: ignore[union-attr]
-    teacher = trainer.resources.loss.teacher
-    use_bf16 = trainer.options.train.amp == "bf16"
-
-    def loss_of(network: nn.Module, batch: dict[str, Any]) -> Tensor:
-        layout = {"channels_last": trainer.options.train.channels_last}
-        images = trainer.context.to_device(batch["lq"], **layout)
-        target = trainer.context.to_device(batch["gt"], **layout)
-        taught = batch.get("taught")
-        with torch.autocast(trainer.context.device.type, torch.bfloat16, enabled=use_bf16):
-            output = network(images).float()
-            if variant.teacher and taught is None:
-                with torch.no_grad():
-                    taught = teacher(images).float()
-        if not variant.teacher:
-            return F.l1_loss(output, target)
-        loss = distill.weight * F.l1_loss(output, taught)
-        if variant.task_loss:
-            loss = loss + F.l1_loss(output, target)
-        return loss
-
-    return loss_of
+def _loss(trainer: Trainer, variant: Variant) -> TrainingLoss:
+    """Return the run's loss, without the distances that a variant leaves out."""
+    compress = trainer.options.compress
+    assert compress is not None and compress.distill is not None, "the option file has both"
+    distill = None
+    if variant.teacher:
+        # No mixed images: every variant sees the same batches.
+        distill = compress.distill.model_copy(update={"task_loss": variant.task_loss, "mix": 0.0})
+    compress = compress.model_copy(update={"distill": distill})
+    options = trainer.options.model_copy(update={"compress": compress})
+    loss = TrainingLoss(options, trainer.context)
+    loss.teacher = trainer.resources.loss.teacher
+    return loss
 
 
 def _cosine(progress: float) -> float:
