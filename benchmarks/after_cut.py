@@ -44,7 +44,7 @@ from dhp_sr.utils.errors import exit_code  # noqa: E402
 
 KEY = ("name", "keep_ratio", "variant", "steps", "seed")
 WARM_UP = 0.05
-"""Of the steps, with a rate that rises linearly."""
+"""Share of the steps in which the rate rises linearly."""
 ONE_CYCLE_RISE = 0.3
 """The same of the one-cycle schedule (Smith and Topin, 2019)."""
 EXPANSION = 2

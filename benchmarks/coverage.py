@@ -1,4 +1,4 @@
-"""Which networks of other people can be planned, cut exactly, and are counted rightly.
+"""Coverage of other people's networks: planned, cut exactly, and counted rightly.
 
     python -m benchmarks.coverage [--library spandrel timm torchvision] [--only NAME ...]
 
@@ -196,7 +196,7 @@ def _mask_randomly(hyper: HyperNet, seed: int) -> None:
 
 
 def _compare(hyper: HyperNet, setting: Setting, counted: bool) -> list[tuple[str, str]]:
-    """Return what is wrong with the cut network, its multiply-adds included if they are counted."""
+    """List the faults of the cut network, its multiply-adds included if they are counted."""
     try:
         small = hyper.cut(check=False)
     except Exception as error:

@@ -38,7 +38,7 @@ def allocate_widths(plan: ChannelPlan, scores: Tensor, budget: Budget, costs: Co
         plan: the groups.
         scores: (plan.size,) comparable between groups, larger = keep.
         budget: cost to keep, and the widths allowed.
-        costs: of the plan.
+        costs: costs of the plan.
 
     Returns:
         (plan.size,) mask, True for a kept channel.
@@ -85,7 +85,7 @@ def allocate_measured_widths(
     Args:
         plan: the groups.
         scores: (plan.size,) larger = keep.
-        budget: of a measured kind.
+        budget: budget of a measured kind.
         costs: with a latency model.
         measure: mask -> measured latency of the network cut to it, as a fraction of the dense.
         current: mask that is kept if these scores could have chosen it and it meets the budget, so

@@ -102,7 +102,7 @@ class WidthCandidates:
         groups: the prunable ones of a plan.
         orders: the channels of each group, the best first; a narrower group keeps the first ones.
         widths: the candidate widths of each group, ascending.
-        axis_sizes: of the plan.
+        axis_sizes: sizes of the plan.
     """
 
     def __init__(

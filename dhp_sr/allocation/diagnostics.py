@@ -135,8 +135,8 @@ def missed_budget(
 
     Args:
         plan: the groups.
-        costs: of the plan.
-        budget: of a measured kind.
+        costs: costs of the plan.
+        budget: budget of a measured kind.
         measurements: the dense network first.
     """
     # Even the narrowest network was too slow: then the reason is the lower bound, not the noise.
@@ -179,7 +179,7 @@ def describe_pinned(plan: ChannelPlan, count: int = 6) -> str:
     """Return the widest pinned groups with their reasons, for a message.
 
     Args:
-        plan: Of the network.
+        plan: Plan of the network.
         count: How many are named; large networks have hundreds.
     """
     pinned = [group for group in plan.groups if not group.prunable]

@@ -54,7 +54,7 @@ class WidthSolver:
         plan: the groups, with 1 or more prunable.
         scores: (plan.size,), larger = keep, comparable between groups.
         budget: cost to keep, and the widths allowed.
-        costs: of the plan.
+        costs: costs of the plan.
     """
 
     def __init__(self, plan: ChannelPlan, scores: Tensor, budget: Budget, costs: CostModel) -> None:

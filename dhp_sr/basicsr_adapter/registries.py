@@ -74,7 +74,7 @@ def Hyper(network: Mapping[str, Any], in_channels: int = 3) -> HyperNet:
 
     Args:
         network: `{type: NAME, ...}`; our table is looked up first, then BasicSR's registry.
-        in_channels: Of the input, where the network does not state them.
+        in_channels: Channels of the input, where the network does not state them.
 
     Raises:
         UserError: The network cannot be built.

@@ -58,7 +58,7 @@ def build_basicsr_network(
 
     Args:
         name: As registered, without BasicSR's suffix `_basicsr`.
-        arguments: Of the constructor.
+        arguments: Arguments of the constructor.
         also_known: Names of networks outside the registry, to suggest for a misspelled name.
 
     Raises:

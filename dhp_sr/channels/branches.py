@@ -97,7 +97,7 @@ def _first_removable(graph: BranchGraph, node: fx.Node, reasons: dict[str, str])
     """Return the branch of the first operand of a sum that can be removed.
 
     Args:
-        graph: of the network.
+        graph: graph of the network.
         node: any node; other than sums have no such operands.
         reasons: group -> why it stays; those of the operands that must stay are added.
     """
@@ -124,7 +124,7 @@ class _Candidate:
     """An operand of a sum, with all that is computed for it alone.
 
     Args:
-        graph: of the network.
+        graph: graph of the network.
         end: the node that computes the operand.
     """
 

@@ -74,7 +74,7 @@ def _alike_classes(
     """Return, for each group, the layers that create its channels, and the roots of its classes.
 
     Args:
-        analysis: of the network.
+        analysis: analysis of the network.
         reasons: root of each pinned class -> why it is pinned.
     """
     union_find = analysis.union_find

@@ -116,7 +116,7 @@ class SizePatch:
 
     @property
     def name(self) -> str:
-        """Where the number stands: the node, and the path to its argument."""
+        """Address of the number: the node, and the path to its argument."""
         return ".".join([self.node, *map(str, self.path)])
 
     def kept_size(self, padded: Tensor) -> int | list[int]:

@@ -32,7 +32,7 @@ def run_compress(arguments: argparse.Namespace, root: Path) -> int:
     """Run compress.py.
 
     Args:
-        arguments: Of `parsers.compress_parser`.
+        arguments: Parsed by `parsers.compress_parser`.
         root: Folder that `experiments/` lies in.
 
     Returns:
@@ -89,7 +89,7 @@ def compress_checkpoint(
 
     Args:
         checkpoint: The original network.
-        request: What is asked for.
+        request: Target, images and files.
         root: Folder that `experiments/` lies in.
         stop: Asked after every iteration; True ends the run with the best so far.
         say: Takes lines for the user.

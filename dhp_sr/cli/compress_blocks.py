@@ -26,9 +26,9 @@ class BlockCount:
     """Blocks of a class whose constructor takes their number."""
 
     argument: str
-    """Of the constructor."""
+    """Name of the constructor's argument."""
     prefix: str
-    """Of the names of the blocks; their number follows."""
+    """Beginning of the names of the blocks; their number follows."""
     first: int = 0
     """Number of the first block."""
 
@@ -55,7 +55,7 @@ SHORTLIST = 3
 """Blocks that are tried with the correction, of those that cost least without it."""
 
 SECONDS_SHARE = 0.15
-"""Of the time of a run, at most, for tries with the correction."""
+"""Share of the time of a run, at most, for tries with the correction."""
 
 
 def renumbered(
@@ -66,7 +66,7 @@ def renumbered(
     What follows the blocks in the same container is numbered anew as well.
 
     Args:
-        state: of the network with all blocks.
+        state: state of the network with all blocks.
         blocks: their names.
         count: their number.
         left_out: numbers of those that go, from 0.

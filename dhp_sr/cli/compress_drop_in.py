@@ -52,7 +52,7 @@ class DropInShape:
     """A smaller shape that the constructor can make."""
 
     arguments: dict[str, Any]
-    """Of the constructor."""
+    """Arguments of the constructor."""
     widths: dict[str, int]
     """Name of every prunable group -> its width."""
     kept: float

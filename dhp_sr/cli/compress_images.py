@@ -59,7 +59,7 @@ class PreparedImages:
 
     @property
     def trust(self) -> str:
-        """How far scores on these images can be trusted."""
+        """Say how far scores on these images can be trusted."""
         text = f"trained on {self.num_train} images, scored on {self.num_held_out} others"
         if self.num_train < FEW_IMAGES:
             text += (
@@ -122,7 +122,7 @@ def prepare_images(
         paths: The user's images.
         network: The teacher, on the CPU.
         info: Its description.
-        degradation: How inputs come from the images.
+        degradation: Way that inputs come from the images.
         truths: Folder of ground truths of the same names; None: there are none.
 
     Raises:

@@ -86,7 +86,7 @@ class RunTemplate:
     has_truths: bool
     """Whether the loss against the ground truth is added to that against the original."""
     seed: int
-    """Of everything random."""
+    """Seed of everything random."""
     experiments: Path
     """Folder of runs."""
     runtime: str = "torch"

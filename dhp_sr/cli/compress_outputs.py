@@ -1,4 +1,4 @@
-"""What a compression writes: model file, report, comparison."""
+"""Write the outputs of a compression: model file, report, comparison."""
 
 import shutil
 from collections.abc import Callable, Mapping
@@ -41,7 +41,7 @@ class CompressReport:
     scores: dict[str, Any] = field(default_factory=dict)
     """metrics.json of the run."""
     lines: list[str] = field(default_factory=list)
-    """What was said on the way, in sentences."""
+    """Sentences that were said on the way."""
 
 
 def write_outputs(
@@ -99,8 +99,8 @@ def _comparison_lines(
     """Return lines about what is kept and how the result scores.
 
     Args:
-        options: Of the run.
-        metrics: Of the run.
+        options: Options of the run.
+        metrics: Metrics of the run.
         original: Where the dense network of the run is another.
         kept: Fractions of the original's cost, likewise.
     """

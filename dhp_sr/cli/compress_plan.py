@@ -1,4 +1,4 @@
-"""What a compression can reach, and how long it takes: said before it begins."""
+"""Reachable cost and duration of a compression, worked out before it begins."""
 
 import math
 import time
@@ -18,13 +18,13 @@ from dhp_sr.utils.devices import has_fast_bf16
 from dhp_sr.utils.errors import UserError
 
 FINETUNE_SHARE = 0.75
-"""Of the time, at most: the rest is search, correction, scores and the report."""
+"""Share of the time, at most: the rest is search, correction, scores and the report."""
 
 RUN_SHARE = 0.93
-"""Of the time: search and finetuning together, before the scores and the report."""
+"""Share of the time: search and finetuning together, before the scores and the report."""
 
 SEARCH_SHARE = 0.3
-"""Of the time, at most, for trying choices of widths."""
+"""Share of the time, at most, for trying choices of widths."""
 
 MAX_GENERATIONS = 200
 MIN_GENERATIONS = 20
@@ -55,7 +55,7 @@ def lines_before_start(
     """Say which share of a cost can go, what is pinned and why, and the least possible cost.
 
     Args:
-        summary: Of `plan_summary.summarize_plan`.
+        summary: Result of `plan_summary.summarize_plan`.
         kind: The cost kind; of a latency the multiply-adds stand in.
         keep_ratio: Fraction to keep; None where quality decides.
     """
@@ -121,12 +121,12 @@ def plan_length(
     """Turn minutes into iterations.
 
     Args:
-        times: Of the passes.
+        times: Times of the passes.
         info: Description of the network.
         patch: Height and width of training inputs.
-        batch_size: Of the training.
+        batch_size: Batch size of the training.
         minutes: For everything.
-        input_pixels: Of all inputs that patches are cut from; None: new at every visit.
+        input_pixels: Pixels of all inputs that patches are cut from; None: new at every visit.
 
     Raises:
         UserError: There is no time for a useful run.
@@ -175,7 +175,7 @@ def describe_length(length: Length) -> str:
 
 
 def _finetune_steps(seconds: float, search: float, step_seconds: float) -> int:
-    """Return how many steps of finetuning fit, where the search takes its seconds before."""
+    """Return the number of finetuning steps that fit after the seconds of the search."""
     return int(min(FINETUNE_SHARE * seconds, RUN_SHARE * seconds - search) / step_seconds)
 
 
@@ -211,9 +211,9 @@ def measure_steps(
     Args:
         hyper: The converted network; its masks are changed and restored.
         network: The plain network, the teacher.
-        budget: Of the run; of a latency, the same fraction of multiply-adds stands in.
+        budget: Budget of the run; of a latency, the same fraction of multiply-adds stands in.
         patch: Height and width of the inputs.
-        batch_size: Of the training.
+        batch_size: Batch size of the training.
     """
     small = _cut_to(hyper, budget)
     images = torch.rand(batch_size, hyper.plan.example_shape[1], patch, patch)

@@ -1,4 +1,4 @@
-"""What happens before a compression is trained: plan, images, options, in this order.
+"""Preparation of a compression before it is trained: plan, images, options, in this order.
 
 Everything that the user should know is said here, and every mistake is found here, since training
 takes minutes.
@@ -64,7 +64,7 @@ def prepare_run(
 
     Args:
         checkpoint: The original.
-        request: What is asked for.
+        request: Target, images and files.
         root: Folder that `experiments/` lies in.
         note: Takes lines for the user.
 

@@ -33,10 +33,10 @@ CORRECTION_BATCHES = 4
 
 @dataclass(frozen=True)
 class QualityBound:
-    """What a loss of so many dB means for the scores on held-out images."""
+    """Lower bound of the scores on held-out images that an allowed loss in dB stands for."""
 
     loss_db: float
-    """That may be lost."""
+    """Loss that is allowed."""
     dense_db: float | None
     """PSNR of the original to the ground truths; None where there are none."""
 
@@ -77,7 +77,7 @@ def find_keep_ratio(
     Args:
         hyper: The converted network; its masks are changed and restored.
         network: The original.
-        options: Of the run, with any target.
+        options: Options of the run, with any target.
         loss_db: That may be lost on the held-out images.
         least: Least possible fraction.
         note: Takes lines for the user.
@@ -120,7 +120,7 @@ class HeldOutScore:
     """PSNR on the held-out images of a run: to the truths, or to the original's output.
 
     Args:
-        options: Of the run.
+        options: Options of the run.
     """
 
     def __init__(self, options: Options) -> None:
@@ -139,8 +139,8 @@ class CorrectedCuts:
 
     Args:
         hyper: The converted network; its masks are changed by every cut, and restored.
-        options: Of the run.
-        inputs: Of its first training batches; None: they are read.
+        options: Options of the run.
+        inputs: Inputs of its first training batches; None: they are read.
     """
 
     def __init__(

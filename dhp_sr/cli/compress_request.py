@@ -1,4 +1,4 @@
-"""What is asked of a compression: target, degradation, files; and mistakes in their texts."""
+"""Request for a compression: target, degradation, files; with checks of their texts."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ QUALITY = "quality"
 
 @dataclass(frozen=True)
 class Target:
-    """What is asked for: a cost kind and the fraction to keep, or a loss of quality in dB."""
+    """Target of a compression: a cost kind and the fraction to keep, or a loss of quality in dB."""
 
     kind: str
     value: float
@@ -52,7 +52,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Degradation:
-    """How inputs come from the user's images."""
+    """Way that network inputs come from the user's images."""
 
     kind: str = "none"
     """`none`: the images are inputs; `bicubic`, `noise`: they are ground truths, and inputs are
@@ -101,7 +101,7 @@ class Degradation:
 
 @dataclass(frozen=True)
 class CompressRequest:
-    """What the user asks for."""
+    """Request of a user: the arguments of compress.py, decoded."""
 
     images: Path
     target: Target

@@ -30,7 +30,7 @@ MOST_PAIRS = 4
 """Numbers of blocks that are tried, the original's included."""
 
 PAIRS_SHARE = 0.3
-"""Of the time of a run: after it no further pair is tried."""
+"""Share of the time of a run: after it no further pair is tried."""
 
 EVALUATION_BATCHES = 4
 """Further batches, on which the pairs are compared."""
@@ -50,18 +50,18 @@ class ConstructorShape:
     hyper: HyperNet
     """The same network, converted."""
     target: Target
-    """What the widths keep of this network's cost."""
+    """Cost that the widths keep, relative to this network's."""
     rules: WidthRules
-    """With the width of every group."""
+    """Rules that fix the width of every group."""
     kept: float
-    """What they keep of the original's cost."""
+    """Cost that they keep, relative to the original's."""
     text: str
     """The constructor's numbers, for people."""
     has_all_blocks: bool
 
     @property
     def is_full_width(self) -> bool:
-        """Whether blocks alone go."""
+        """Whether only blocks are removed, and no channels."""
         return self.target.value == 1.0
 
 
@@ -79,7 +79,7 @@ def choose_shape(
         checkpoint: The original.
         hyper: The same network, converted.
         target: A cost kind, and the fraction to keep.
-        template: Of the run.
+        template: Template of the run.
         minutes: For the whole run.
         note: Takes lines for the user.
 
@@ -214,14 +214,14 @@ def _constructor_shape(
     *,
     has_all_blocks: bool = True,
 ) -> ConstructorShape:
-    """Return what a shape means for a run.
+    """Work out the settings of a run that prunes to a shape.
 
     Args:
         checkpoint: The network to prune.
         hyper: The same, converted.
         kind: Cost kind.
         shape: To prune it to.
-        share: Of the original's cost that the network has.
+        share: Share of the original's cost that the network has.
         has_all_blocks: Whether it is the original.
     """
     names = [WIDTH_ARGUMENTS[checkpoint.name]]
@@ -246,7 +246,7 @@ class _Trial:
 
     template: RunTemplate
     inputs: Sequence[Tensor]
-    """Of the first training batches."""
+    """Inputs of the first training batches."""
 
     def cut(self, shape: ConstructorShape) -> nn.Module | None:
         """Return the network of a shape; None if it cannot be cut."""

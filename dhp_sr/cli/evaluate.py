@@ -44,7 +44,7 @@ def run_evaluate(arguments: argparse.Namespace, root: Path) -> None:
     """Run test.py.
 
     Args:
-        arguments: Of `parsers.evaluate_parser`.
+        arguments: Parsed by `parsers.evaluate_parser`.
         root: Folder that relative paths of option files start from.
 
     Raises:
@@ -211,7 +211,7 @@ def evaluate_files(
             `sigma`, `max_images` and the size of `measuring` mean nothing for classifiers, and
             are refused.
         device: Where torch computes; default: auto.
-        measuring: Of time and memory; default: not measured.
+        measuring: Measurements of time and memory; default: not measured.
 
     Returns:
         The form of metrics.json. Every row has the scores of its images, a model's also its costs

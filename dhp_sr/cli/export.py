@@ -31,7 +31,7 @@ class Exported:
 
     path: Path
     facts: Mapping[str, Any]
-    """As in the metadata of ONNX files, see `onnx_metadata.KEYS`."""
+    """Facts as in the metadata of ONNX files, see `onnx_metadata.KEYS`."""
     format_label: str
     """`ONNX, opset 20` or the like."""
     agreement: Agreement
@@ -92,7 +92,7 @@ def export_model(
             current folder.
         options: Further choices.
         arch: Name of the network that the weights belong to, as for plan.py.
-        arguments: Of the network, `key=value` each.
+        arguments: Arguments of the network, `key=value` each.
 
     Raises:
         UserError: The model cannot be read, does not fit `arch`, cannot be exported, or the
@@ -133,7 +133,7 @@ def describe_facts(
     """Return the description of a network for exported files, see `onnx_metadata.KEYS`.
 
     Args:
-        network: Of `dhp_sr.archs`, or with a `ModelInfo`.
+        network: Network of `dhp_sr.archs`, or with a `ModelInfo`.
         known: Facts of its model file; multiply-adds are counted where they are missing.
         precision: `fp32`, `fp16` or `int8`, of weights and computation.
     """

@@ -46,7 +46,7 @@ def run_infer(arguments: argparse.Namespace) -> int:
     """Run infer.py.
 
     Args:
-        arguments: Of `parsers.infer_parser`.
+        arguments: Parsed by `parsers.infer_parser`.
 
     Returns:
         0: every image is restored, now or before; 1: some failed, and were listed; 2: nothing
@@ -122,7 +122,7 @@ def open_for(arguments: argparse.Namespace, pixels: float) -> Runner:
     """Open the model with the runtime of the command line; a choice is reported on stderr.
 
     Args:
-        arguments: Of the command line.
+        arguments: Arguments of the command line.
         pixels: Estimate of all that will be restored; little work is not worth a trial.
     """
     path = resolve_model(arguments.model)

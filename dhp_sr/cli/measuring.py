@@ -87,7 +87,7 @@ def peak_memory(
         path: Model file, `.safetensors` or `.onnx`.
         shape: (N, C, H, W) of the input.
         device: `cpu` or `cuda`.
-        threads: Of the CPU.
+        threads: Threads of the CPU.
         runtime: Key of `deploy.runtimes.RUNTIMES`; None: the file's own.
 
     Returns:

@@ -71,7 +71,7 @@ def open_models(
     Args:
         paths: Model files; those of other runtimes than torch compute on the CPU.
         device: Where torch computes.
-        threads: Of the CPU, for other runtimes.
+        threads: Threads of the CPU, for other runtimes.
         runtime: Key of `deploy.runtimes.RUNTIMES`; None: each file's own.
 
     Raises:
@@ -105,7 +105,7 @@ def open_network(
     Args:
         path: The file.
         device: Where torch computes.
-        threads: Of the CPU, for other runtimes.
+        threads: Threads of the CPU, for other runtimes.
         runtime: Key of `deploy.runtimes.RUNTIMES`; None: the file's own.
 
     Raises:

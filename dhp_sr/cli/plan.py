@@ -34,7 +34,7 @@ def run_plan(arguments: argparse.Namespace, root: Path) -> None:
     """Run plan.py.
 
     Args:
-        arguments: Of `parsers.plan_parser`.
+        arguments: Parsed by `parsers.plan_parser`.
         root: Folder that relative paths of option files start from.
 
     Raises:
@@ -130,7 +130,7 @@ def plan_arch(
     Args:
         name: As in `network_g.type`, or with a package before it: `basicsr:RCAN`,
             `torchvision:resnet18`.
-        arguments: Of its constructor, `key=value` each, the value in YAML.
+        arguments: Arguments of its constructor, `key=value` each, the value in YAML.
         size: Height and width of the input; default: those that the network is meant for, or
             128 and 128.
         exclude: Names or patterns of layers that keep their widths.

@@ -63,7 +63,7 @@ class CountedCost:
 
     Args:
         plan: gives the shapes of the weights.
-        axis_sizes: of the same plan.
+        axis_sizes: sizes of the same plan.
         terms: summands, at most a single term for each weight.
     """
 

@@ -25,7 +25,7 @@ class LatencyModel:
 
     Args:
         plan: the network's plan.
-        axis_sizes: of the same plan.
+        axis_sizes: sizes of the same plan.
         lut: prepared for the network.
     """
 

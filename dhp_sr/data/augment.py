@@ -62,7 +62,7 @@ def random_bits(seed: int, positions: np.ndarray, count: int) -> np.ndarray:
     """Random bits of a counter-based generator: they depend on seed and position alone.
 
     Args:
-        seed: of the run.
+        seed: seed of the run.
         positions: (N,), counted from the start of the run.
         count: numbers for each position.
 
@@ -98,9 +98,9 @@ def random_crop_with_padding(
 
     Args:
         images_NHWC: uint8, the whole set.
-        indices: of the images that are cropped.
-        positions: of the samples in the run.
-        seed: of the run.
+        indices: indices of the images that are cropped.
+        positions: positions of the samples in the run.
+        seed: seed of the run.
         padding: pixels on each side.
         hflip: mirror half of them left to right.
 

@@ -91,8 +91,8 @@ class Normalize:
     """Normalization of uint8 images (N, H, W, C) to float32 (N, C, H, W): (x / 255 - mean) / std.
 
     Args:
-        mean: of each channel, on the scale of 0 to 1.
-        std: of each channel.
+        mean: mean of each channel, on the scale of 0 to 1.
+        std: standard deviation of each channel.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -135,7 +135,7 @@ def check_same_classes(train: Sequence[str], val: Sequence[str], name: str) -> N
     Args:
         train: classes of the training set.
         val: classes of the validation set.
-        name: of the validation set, for messages.
+        name: name of the validation set, for messages.
 
     Raises:
         UserError: it has others.

@@ -62,7 +62,7 @@ class DiskCache:
     Args:
         path: the file, which `open_disk_cache` has written or checked.
         items: what it was made of.
-        entries: of the index, for each item its arrays.
+        entries: entries of the index, for each item its arrays.
         is_fresh: whether this process has just written the file; its pixels are not checked again.
     """
 

@@ -1,4 +1,4 @@
-"""Where decoded images are kept: in memory, in a memory-mapped file, or nowhere."""
+"""Caches of decoded images: in memory, in a memory-mapped file, or none."""
 
 import os
 import shutil
@@ -57,8 +57,8 @@ def open_images(
             file, which is mapped and kept for later runs. `none`: decode at every visit. `auto`:
             memory if they take at most half of what is available, else disk; for validation else
             none, since whole images are seen too rarely to pay for a file.
-        folder: of the files; None: `DEFAULT_FOLDER`.
-        title: of the progress bar.
+        folder: folder of the files; None: `DEFAULT_FOLDER`.
+        title: title of the progress bar.
         is_training: whether the images are visited again and again.
 
     Raises:

@@ -123,7 +123,7 @@ def stacked(
 
     Args:
         images: uint8 each.
-        names: of the images, for messages.
+        names: names of the images, for messages.
         side: resize the shorter side to this and crop the middle; None: all have the same size.
         color: `rgb` or gray.
 

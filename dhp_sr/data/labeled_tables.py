@@ -33,7 +33,7 @@ def read_table(path: Path, columns: Sequence[str], description: str) -> list[lis
     Args:
         path: the file.
         columns: names that its first line must hold, in this order.
-        description: of the file, for messages.
+        description: description of the file, for messages.
 
     Returns:
         The cells of the lines after the first; empty lines are left out.

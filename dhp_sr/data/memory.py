@@ -71,8 +71,8 @@ def check_shared_memory(batch: Mapping[str, Any], *, workers: int, processes: in
 
     Args:
         batch: A whole batch, as workers make it.
-        workers: Of each process.
-        processes: Of this run, on this machine.
+        workers: Workers of each process.
+        processes: Processes of this run, on this machine.
 
     Raises:
         UserError: They do not fit.
@@ -97,7 +97,7 @@ def required_bytes(values: Iterable[Any], workers: int) -> int:
     """Return the bytes that batches like this one take up at most at once.
 
     Args:
-        values: Of a batch; only tensors are shared.
+        values: Values of a batch; only tensors are shared.
         workers: That prepare batches.
     """
     total = 0

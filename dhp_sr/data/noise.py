@@ -106,8 +106,8 @@ class NoiseValSet(Dataset):
         images: the images, uint8 (C, H, W), each alone in a tuple.
         keys: their names; with `noise_seed` they fix the noise.
         sigma: noise level on the 0-255 scale.
-        noise_seed: of the set.
-        input_shapes: of the images, (C, H, W).
+        noise_seed: seed of the set.
+        input_shapes: shapes of the images, (C, H, W).
     """
 
     def __init__(

@@ -77,7 +77,7 @@ class MadePair:
 
     @property
     def recipe(self) -> str:
-        """That of the pair."""
+        """Recipe of the pair."""
         return self.pair.recipe
 
     def load(self) -> tuple[np.ndarray, np.ndarray]:

@@ -100,7 +100,7 @@ def make_first_batch(dataset: Dataset, *, batch_size: int, seed: int) -> dict[st
     Args:
         dataset: gives a sample for a sample index.
         batch_size: number of samples.
-        seed: of the training.
+        seed: seed of the training.
 
     Raises:
         UserError: an image turned out to be damaged while it was read.

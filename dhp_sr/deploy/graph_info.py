@@ -57,7 +57,7 @@ def describe_graph(
     Args:
         compute: Runs the graph.
         metadata: Texts that the file carries; those of other programs are ignored.
-        channels: Of the input; None where the file leaves them free.
+        channels: Channels of the input; None where the file leaves them free.
         path: Named in errors.
 
     Raises:

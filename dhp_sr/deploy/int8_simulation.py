@@ -88,7 +88,7 @@ def finetune_for_int8(
     Args:
         network: In float32; left as it was.
         images: That patches are taken from.
-        steps: Of Adam, with a learning rate that falls to zero.
+        steps: Steps of Adam, with a learning rate that falls to zero.
         size_multiple: Sides of inputs are multiples of it.
 
     References:

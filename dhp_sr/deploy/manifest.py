@@ -75,7 +75,7 @@ def describe(network: nn.Module) -> dict[str, Any]:
     """Return the derived half of a network's manifest.
 
     Args:
-        network: Of `dhp_sr.archs`, or with an attached `ModelInfo`; on any device.
+        network: Network of `dhp_sr.archs`, or with an attached `ModelInfo`; on any device.
     """
     info = stated_info(network)
     # Tuples are written as lists, as JSON returns them, so that both sides compare equal.

@@ -60,7 +60,7 @@ def save_model(
     that exists can be loaded.
 
     Args:
-        network: Of `dhp_sr.archs`, of any widths, on any device, with weights of a single
+        network: Network of `dhp_sr.archs`, of any widths, on any device, with weights of a single
             floating-point type; or of another package, with its `info`.
         path: The file, usually `*.safetensors`; folders above it are created.
         info: Description of a network of another package; a loaded network carries one.

@@ -115,7 +115,7 @@ class ModelInfo:
     input_size: int | None = None
     """Height and width in pixels that a classifier is meant for; None for image restoration."""
     value_range: tuple[float, float] = (0.0, 1.0)
-    """Of input and output, before any normalization inside the network."""
+    """Range of input and output, before any normalization inside the network."""
     tiles: TileRequirements | None = None
     """None: the receptive field has not been computed, see `runner.with_tiles`."""
     license: str | None = None
@@ -238,7 +238,7 @@ def info_of(network: nn.Module) -> ModelInfo:
     """Return a network's description: attached to it, or read from a network of `archs`.
 
     Args:
-        network: Of `dhp_sr.archs`, or with an attached `ModelInfo`; left as it was.
+        network: Network of `dhp_sr.archs`, or with an attached `ModelInfo`; left as it was.
     """
     info = stated_info(network)
     if info.out_channels:

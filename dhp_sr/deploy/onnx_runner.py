@@ -81,7 +81,7 @@ def open_session(
     Args:
         source: A file, or a model of our own exporter.
         threads: CPU threads to compute with.
-        providers: Of `choose_providers`.
+        providers: Execution providers, from `choose_providers`.
 
     Raises:
         UserError: onnxruntime is missing.
@@ -135,7 +135,7 @@ class OnnxRunner(Runner):
         graph: A file, of dhp_sr or of any other program, or an export in memory.
         device: The CPU, or a CUDA device where onnxruntime has a provider for it.
         precision: `fp32`, or that of the file.
-        threads: Of the CPU; None: as many as PyTorch uses.
+        threads: Threads of the CPU; None: as many as PyTorch uses.
         runtime: `onnxruntime` or `tensorrt`, see `choose_providers`.
 
     Raises:

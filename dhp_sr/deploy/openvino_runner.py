@@ -30,8 +30,8 @@ FIXED_SHAPES = 4
 """Shapes that a runner compiles its model for, each within a second."""
 
 FIXED_PIXELS = 2**16
-"""Of the images of such a shape together. Finding the shapes of all features takes up to a
-millisecond for every input: a seventh of RLFN's time at 64 x 64, nothing at 256 x 256."""
+"""Pixels of the images of such a shape together, at most. Finding the shapes of all features takes
+up to a millisecond for every input: a seventh of RLFN's time at 64 x 64, nothing at 256 x 256."""
 
 FIXED_AT_USE = 2
 """A shape that comes for the second time will come again, as tiles and frames do."""
@@ -60,7 +60,7 @@ def compile_model(model: Any, device: str, precision: str, threads: int) -> Any:
         model: `openvino.Model`.
         device: Name of an OpenVINO device: `CPU`, `GPU`, `NPU`.
         precision: `fp32`, `bf16` or `fp16`, of what the model does not fix: int8 stays int8.
-        threads: Of the CPU.
+        threads: Threads of the CPU.
 
     Raises:
         UserError: The device is not there, or has no instructions for the precision.
@@ -143,7 +143,7 @@ class OpenVinoRunner(Runner):
         device: Must be the CPU; graphics cards of other makers are named by `openvino_device`.
         precision: `fp32`; `bf16` or `fp16` where the device has instructions for it; None: see
             `inner_precision`.
-        threads: Of the CPU; None: as many as PyTorch uses.
+        threads: Threads of the CPU; None: as many as PyTorch uses.
         openvino_device: `CPU`, or the name of another OpenVINO device.
 
     Raises:

@@ -114,7 +114,7 @@ def check_entries(entries: list[zipfile.ZipInfo], file_bytes: int) -> None:
     """Check the names and sizes of an archive's entries, before any is unpacked.
 
     Args:
-        entries: Of the archive.
+        entries: Entries of the archive.
         file_bytes: Size of the file.
 
     Raises:

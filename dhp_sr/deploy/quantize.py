@@ -81,11 +81,11 @@ class Int8Options:
     """Choices of a quantization."""
 
     images: Sequence[CalibrationImage]
-    """For calibration and for measuring the loss."""
+    """Images for calibration and for measuring the loss."""
     max_loss: float = DEFAULT_MAX_LOSS
     """Largest loss in dB."""
     finetune_steps: int = DEFAULT_FINETUNE_STEPS
-    """Of quantization-aware finetuning, where every recipe loses more; 0: none."""
+    """Steps of quantization-aware finetuning, where every recipe loses more; 0: none."""
     size_multiple: int = 1
     """Sides of inputs are multiples of it."""
     report: Callable[[str], None] = lambda message: None
@@ -102,9 +102,9 @@ class Quantized:
     """PSNR of float32 less that of int8, mean over the images."""
     num_images: int
     finetune_steps: int = 0
-    """Of quantization-aware finetuning before it."""
+    """Steps of quantization-aware finetuning before it."""
     float_name: str = "float32"
-    """What the rest was computed in when the loss was measured."""
+    """Number format of the rest when the loss was measured."""
 
     @property
     def label(self) -> str:

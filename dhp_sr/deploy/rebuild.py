@@ -55,7 +55,7 @@ def rebuild(manifest: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) 
 
     Args:
         manifest: Checked by `manifest.unpack`.
-        shapes: Of every tensor of the network's state dict, by key.
+        shapes: Shapes of every tensor of the network's state dict, by key.
 
     Returns:
         The network in eval mode, with its `ModelInfo`. Its weights are on the meta device;

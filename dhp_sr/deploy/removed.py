@@ -36,8 +36,8 @@ def remove_layers(network: nn.Module, removed: Any, shapes: Mapping[str, tuple[i
 
     Args:
         network: The network that the file's class and arguments describe, on the meta device.
-        removed: Of the manifest; None where nothing is removed.
-        shapes: Of every tensor of the file, by key.
+        removed: Removed layers of the manifest; None where nothing is removed.
+        shapes: Shapes of every tensor of the file, by key.
 
     Raises:
         ModelFileError: An entry is malformed, names no layer, or lacks its constant.

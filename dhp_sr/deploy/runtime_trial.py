@@ -54,7 +54,7 @@ def open_fastest(
 
     Args:
         path: As for `open_runner`.
-        pixels: Of all inputs together, for which the choice is made.
+        pixels: Pixels of all inputs together, for which the choice is made.
         device: As for `open_runner`.
         precision: As for `open_runner`.
         threads: As for `open_runner`.

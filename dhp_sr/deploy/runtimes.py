@@ -36,7 +36,7 @@ class Runtime:
     """Suffixes of the files that it reads, in lower case; empty: files of dhp_sr."""
     open: Opener
     packages: tuple[str, ...] = ()
-    """What it needs beside PyTorch."""
+    """Packages that it needs beside PyTorch."""
     devices: tuple[str, ...] = ("cpu", "cuda")
     """Types of torch devices that it computes on."""
     is_candidate: bool = True
@@ -132,7 +132,7 @@ def open_runner(
         device: Where to compute.
         precision: `fp32`, `bf16` or `fp16`; an ONNX file has a fixed precision. None: fp32, but
             bf16 between the int8 layers of OpenVINO's files where the processor has it.
-        threads: Of the CPU; None: as many as PyTorch uses.
+        threads: Threads of the CPU; None: as many as PyTorch uses.
 
     Returns:
         The runner; classifiers included, see `runner.check_restores_images`.

@@ -37,7 +37,7 @@ class TorchRunner(Runner):
         path: The file.
         device: Where to compute.
         precision: Key of `PRECISIONS`.
-        threads: Of the CPU; None: as many as PyTorch uses.
+        threads: Threads of the CPU; None: as many as PyTorch uses.
         mode: `compile`: by torch.compile, which is faster and rounds differently from tile to tile.
 
     Raises:

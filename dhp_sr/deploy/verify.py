@@ -78,7 +78,7 @@ def compare(
         network: The original, in eval mode; computes in float32 on the CPU.
         run: Computes with the file: float32 (N, C, H, W) in [0, 1] to the output, of any
             floating-point type.
-        shapes: Of the inputs.
+        shapes: Shapes of the inputs.
         tolerance: Largest difference allowed.
         make_input: Makes an input of a shape; None: `noise_image`.
 

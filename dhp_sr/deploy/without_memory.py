@@ -28,8 +28,8 @@ def check_layer_counts(arguments: Mapping[str, Any], num_tensors: int) -> None:
     """Check that no argument asks for more layers than the file holds, before any is made.
 
     Args:
-        arguments: Of the constructor, from a file.
-        num_tensors: Of the file.
+        arguments: Arguments of the constructor, from a file.
+        num_tensors: Number of tensors of the file.
 
     Raises:
         ModelFileError: An argument does.
@@ -48,7 +48,8 @@ def without_memory(make: Callable[[], nn.Module], num_tensors: int) -> nn.Module
 
     Args:
         make: Constructs it.
-        num_tensors: Of the file that it is made for; about as many weights are allowed.
+        num_tensors: Number of tensors of the file that it is made for; about as many weights are
+            allowed.
 
     Raises:
         TooLargeError: It has many more.

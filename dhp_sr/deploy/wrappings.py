@@ -60,13 +60,13 @@ class Reading:
 
     weights: Mapping[str, Tensor]
     prefix: str = ""
-    """What was taken away in front of the keys; empty for the file as it is."""
+    """Text that was removed from the beginning of the keys; empty for the file as it is."""
     num_others: int = 0
     """Keys beside the weights, which were left out."""
 
     @property
     def note(self) -> str:
-        """What was taken away, in words; empty for the file as it is."""
+        """Describe what was left out; empty for the file as it is."""
         if not self.prefix:
             return ""
         note = f"weights below {self.prefix!r}"
@@ -120,7 +120,7 @@ def match_keys(
 
     Args:
         expected: Keys of the network.
-        weights: Of the file.
+        weights: Weights of the file.
         is_optional: Matches keys that a file need not have.
 
     Returns:
@@ -198,7 +198,7 @@ def _choose_prefix(weights: Mapping[str, Tensor]) -> str | None:
 
 
 def first_names(weights: Iterable[str]) -> list[str]:
-    """Return what the keys begin with, up to the first dot, each name once."""
+    """List the beginnings of the keys up to the first dot, each name once."""
     names = dict.fromkeys(key.partition(".")[0] for key in weights if key != _COUNTER)
     return list(names)
 

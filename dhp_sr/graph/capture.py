@@ -185,7 +185,7 @@ def _difference(
 def _output_of_network(
     network: nn.Module, traced: TracedNetwork, image: Tensor, further: Sequence[Tensor]
 ) -> Any:
-    """Return what the network computes of a random image; None where it cannot."""
+    """Run the network on a random image; None where it cannot."""
     # The graph runs on a copy of the network's parameters already, which do for both.
     copies = dict(traced.graph_module.named_parameters())
     memo = {}
@@ -199,7 +199,7 @@ def _output_of_network(
 
 
 def _output(module: nn.Module, image: Tensor, further: Sequence[Tensor]) -> Any:
-    """Return what a module computes of a random image, the same in every call."""
+    """Run a module on a random image, the same one in every call."""
     is_large = image.dim() > 2 and image.shape[-2:].numel() >= _MANY_PIXELS
     # Not for small images: the first operator that it sees imports torch's compiler.
     bounded = CheapConvolutions(after_macs=_MAX_MACS) if is_large else contextlib.nullcontext()
@@ -228,7 +228,7 @@ def record_values(
 
     Args:
         graph_module: the graph.
-        inputs: of its forward.
+        inputs: inputs of its forward.
         tracer: the one that made the graph; what it has worked out is not worked out again.
 
     Raises:

@@ -93,7 +93,7 @@ def modules_that_compute_weights(
     """Return the modules that compute the weight of a layer and count as single operators.
 
     Args:
-        graph: of a network whose modules were all followed.
+        graph: graph of a network whose modules were all followed.
         calls: calls of modules that may be such, by path.
         value_of: returns the value of a node for the example, on the meta device.
         is_layer: whether a module's channels are known, given examples of its inputs.
@@ -119,7 +119,7 @@ def modules_with_computed_weight(graph: fx.Graph, calls: Collection[str]) -> lis
     """Return the modules whose own forward calls a layer with a weight that it has computed.
 
     Args:
-        graph: of a network whose modules were all followed.
+        graph: graph of a network whose modules were all followed.
         calls: paths of the modules that count; calls of layers in others are passed over.
     """
     owners: dict[str, None] = {}  # in the order of the graph, each once

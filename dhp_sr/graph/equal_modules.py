@@ -43,7 +43,7 @@ class ComputedLayers:
         Args:
             fact: name of what it finds.
             module: any module.
-            inputs: of its call, whose shapes count.
+            inputs: inputs of its call, whose shapes count.
             find: looks at nothing but the module's class, settings and shapes, and the inputs.
         """
         try:
@@ -118,7 +118,7 @@ def _frozen(value: Any) -> Any:
     """Return a key that is equal for equal values.
 
     Raises:
-        _Unequal: of what is neither a plain value, nor a container of such values.
+        _Unequal: The value is neither a plain one, nor a container of such values.
     """
     kind = type(value)
     if isinstance(value, nn.Module):

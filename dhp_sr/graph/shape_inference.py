@@ -50,7 +50,7 @@ def infer_output(
     Args:
         network: in the mode that counts; it is left as it was.
         shape: (N, C, H, W) or whatever the network takes.
-        dtype: of the input.
+        dtype: type of the input.
 
     Raises:
         Exception: whatever the network's forward raises.
@@ -194,7 +194,7 @@ def infer_interpolation(
 
     Args:
         x: (N, C, H, W).
-        size: of the result.
+        size: size of the result.
         scale_factor: given instead of a size.
         mode: any.
         more: what else the function takes.

@@ -287,7 +287,7 @@ class Tracer(fx.Tracer):
         """Return a proxy's value for the example; tensors are on the meta device.
 
         Args:
-            proxy: of a node that was traced.
+            proxy: proxy of a node that was traced.
             is_decided_on: whether the trace depends on the number returned.
 
         Returns:

@@ -20,7 +20,7 @@ class KeptStatistics:
 
     Args:
         module: the layer.
-        channels: of the layer, as the plan has them.
+        channels: channels of the layer, as the plan has them.
     """
 
     def __init__(self, module: nn.Module, channels: KeptChannels) -> None:

@@ -217,7 +217,7 @@ def round_few_bits(pixels: Pixels, layout: str) -> Pixels:
 
     Args:
         pixels: (H, W, 3) of Pillow.
-        layout: of the file, Pillow's name; others are returned as they are.
+        layout: layout of the file, Pillow's name; others are returned as they are.
     """
     if layout not in _CHANNEL_BITS:
         return pixels

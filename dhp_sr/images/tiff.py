@@ -72,7 +72,7 @@ class TiffSamples:
     """Samples of a TIFF file and their meaning.
 
     Args:
-        page: of tifffile, of a kind that `check_kind` lets pass.
+        page: page of tifffile, of a kind that `check_kind` lets pass.
 
     Raises:
         UserError: tags contradict each other.

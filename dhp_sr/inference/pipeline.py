@@ -61,11 +61,11 @@ def restore_images(
     Args:
         tasks: the images.
         runner: the model.
-        settings: of the run.
+        settings: settings of the run.
         on_progress: called from this thread.
 
     Returns:
-        What was done.
+        The summary of the images that were restored.
 
     Raises:
         UserError: the model does not take images, or the disk is full.

@@ -50,7 +50,7 @@ def restore_all(
     Args:
         task_list: the images.
         runner: the model.
-        settings: of the run.
+        settings: settings of the run.
         overwrite: restore images with a result, too.
         quiet: print failures alone.
 

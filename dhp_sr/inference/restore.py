@@ -39,7 +39,7 @@ class ChannelAdapter:
         """Make the adapter for an image and a model.
 
         Args:
-            channels: of the image.
+            channels: channels of the image.
             runner: the model.
 
         Raises:
@@ -82,7 +82,7 @@ class NetworkInput:
         color_HWC: uint8 or uint16.
         multiple: sides are padded to multiples of it.
         noise: standard deviation of noise to add, 0-255 scale; the same that `test.py` adds.
-        seed: of the noise, and the image's name.
+        seed: seed of the noise, and the image's name.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ def restore_rows(
         network_input: its color.
         runner: the model.
         adapter: between their channels.
-        tiling: of the padded sides.
+        tiling: tiling of the padded sides.
         on_pixels: called after each tile with the number of input pixels that it covers.
 
     Yields:

@@ -37,7 +37,7 @@ def list_tasks(source: Path, output: Path, output_format: str, suffix: str = "")
     Args:
         source: a file or a folder.
         output: a folder; for a single file also a file, if it has the suffix of an image.
-        output_format: of the results, a key of `OUTPUT_FORMATS`, or `same`.
+        output_format: format of the results, a key of `OUTPUT_FORMATS`, or `same`.
         suffix: added to the names, before the format's.
 
     Raises:

@@ -105,7 +105,7 @@ def choose_tiling(
 
     Args:
         runner: the model.
-        height: of its input, a multiple of `runner.size_multiple`.
+        height: height of its input, a multiple of `runner.size_multiple`.
         width: likewise.
         batch: images that go through the network at once.
         row_bytes: memory of the result's rows that a row of the input makes.

@@ -49,9 +49,9 @@ def restore_video(
     Args:
         source: frames without anything between them.
         target: results, in the same form and `runner.scale` times as large.
-        size: of the frames of the source.
+        size: size of the frames of the source.
         runner: the model.
-        settings: of the run; noise differs from frame to frame.
+        settings: settings of the run; noise differs from frame to frame.
         quiet: print nothing.
 
     Returns:

@@ -173,7 +173,7 @@ class AnalysisContext:
         """Count multiply-adds that belong to no weight.
 
         Args:
-            name: of the node.
+            name: name of the node.
             macs: for the example.
             axes: number of an axis -> (length,) ids of channels that the count is proportional to.
         """

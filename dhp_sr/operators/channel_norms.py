@@ -32,7 +32,7 @@ def norm_axis(module: nn.Module, shape: Sequence[int]) -> int | None:
 
     Args:
         module: any module.
-        shape: of its input.
+        shape: shape of its input.
 
     Returns:
         1 or the last axis; None for any other module.

@@ -162,7 +162,7 @@ def separate_width(counts: Counts, position: int, ratio: Fraction) -> Counts:
 
     Args:
         counts: with `position` in the key where the set is at its smaller width.
-        position: of the set.
+        position: position of the set.
         ratio: its smaller width, as a fraction of its width.
 
     Returns:

@@ -47,7 +47,7 @@ def kept_axes(
     """Return the kept entries along axes of a module's tensors.
 
     Args:
-        sets: of a module.
+        sets: coupled axes of a module.
         elements: for each set the elements that are kept; None for all.
     """
     kept = {}

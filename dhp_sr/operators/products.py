@@ -74,7 +74,7 @@ def product_of(op: OpContext, left: _Operand, right: _Operand, out: str, name: s
         left: first factor.
         right: second factor.
         out: letters of the result; all others are summed over.
-        name: of the product, where the node has several.
+        name: name of the product, where the node has several.
     """
     summed: list[str] = []
     over_channels: list[str] = []

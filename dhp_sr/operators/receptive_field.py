@@ -80,7 +80,7 @@ def propagate(
         source: what the operator's input reads.
         reads: entry of the result -> entries of `source` that it is computed from.
         ratio: entries of `source` per entry of the result.
-        lengths: of the network's input and of the result, for the example.
+        lengths: lengths of the network's input and of the result, for the example.
         pattern: entries of the result after which `reads` repeats, `ratio * pattern` entries of
             `source` further;
             default: the denominator of `ratio`.

@@ -69,7 +69,7 @@ def map_image(
     Args:
         op: the operator; its first input must be (N, C, H, W), rows and columns in either order.
         maps: (reads, ratio) along the last two axes, see `propagate`.
-        shape: of the result.
+        shape: shape of the result.
     """
     field = op.field
     if len(field.layout) != 4 or len(shape) != 4:

@@ -50,7 +50,7 @@ def record_bounds(op: OpContext, ids: Tensor) -> Tensor:
 
     Args:
         op: the call.
-        ids: of the value that is indexed.
+        ids: ids of the value that is indexed.
 
     Returns:
         These ids, united along axes of which a single entry is taken.
@@ -220,7 +220,7 @@ def sliced(
 
     Args:
         op: the operator.
-        field: of the whole value.
+        field: field of the whole value.
         dim: the axis.
         taken: indices along it; those outside the value are padding.
     """

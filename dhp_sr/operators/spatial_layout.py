@@ -148,7 +148,7 @@ def reshaped(
 
     Args:
         op: the operator.
-        field: of the value before.
+        field: field of the value before.
         new: shape of the result.
         written: for each axis of the result, whether its size is written in the forward, not
             computed.
@@ -205,7 +205,7 @@ def combined(
     Args:
         op: the operator.
         operands: (field, or None for a constant; shape) of each value, broadcastable to the result.
-        shape: of the result.
+        shape: shape of the result.
         joined_dim: axis of a concatenation.
 
     Raises:

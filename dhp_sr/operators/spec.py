@@ -93,7 +93,7 @@ class OpSpec:
     is_sum: bool = False
     """Whether it adds features, as at the end of a residual block."""
     macs: MacRule | None = None
-    """For layers with a weight."""
+    """Counts the multiply-adds of a layer with a weight; None for operators without."""
     resize: ResizeRule | None = None
     """Gives a module of this type other widths; None for modules without weights."""
 

@@ -128,7 +128,7 @@ class Task(ABC):
             network: With fresh weights.
             name: As in `network_g.network.type`.
             arguments: Those it was constructed from.
-            options: Of the run.
+            options: Options of the run.
 
         Returns:
             The same network.
@@ -144,7 +144,7 @@ class Task(ABC):
         Args:
             network: The network.
             name: Its name, for the message.
-            options: Of the run.
+            options: Options of the run.
 
         Raises:
             UserError: It does not.
@@ -172,7 +172,7 @@ class Task(ABC):
 
         Args:
             network: On `device`.
-            test_set: Of this task.
+            test_set: Test set of this task.
             device: Device of the network.
             save_to: Folder for the images that it makes, where it makes images.
         """
@@ -235,7 +235,7 @@ def open_test_sets(
     """Open `datasets.val`, `datasets.val_1`, ...
 
     Args:
-        options: Of the run.
+        options: Options of the run.
         open_set: Opens a test set from its name and section.
 
     Raises:

@@ -197,7 +197,7 @@ def count_classes(network: nn.Module, channels: int, size: int) -> int:
 
     Args:
         network: Left as it was.
-        channels: Of its input.
+        channels: Channels of its input.
         size: Height and width of its input, in pixels.
 
     Raises:

@@ -72,7 +72,7 @@ def new_row(name: str, sets: dict[str, Scores], **known: Any) -> Row:
     """Make a row with the keys that every row has; unknown values are None.
 
     Args:
-        name: Of the model, or of the input, in tables.
+        name: Name of the model, or of the input, in tables.
         sets: Test set -> mean scores.
         **known: iterations, macs, params, latency_ms, and further entries.
     """

@@ -229,7 +229,7 @@ def fixed_options(options: Options, processes: int) -> dict[str, Any]:
     """Return the options that a resumed run must share with the one that wrote the state.
 
     Args:
-        options: Of the run.
+        options: Options of the run.
         processes: Number of processes; it decides which images make up a batch.
     """
     whole = options.model_dump(mode="json")

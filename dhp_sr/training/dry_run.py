@@ -101,8 +101,8 @@ def uneven_mask(width: int, number: int) -> Tensor:
     alike, they would fit each other in the dry run, and not after the search.
 
     Args:
-        width: Of the group.
-        number: Of the group; neighbors keep different numbers of channels.
+        width: Width of the group.
+        number: Number of the group; neighbors keep different numbers of channels.
     """
     mask = torch.arange(width) % 2 == 0
     half = int(mask.sum())
@@ -131,8 +131,8 @@ def try_training_step(
         network: Left as it was.
         name: For the message.
         images: (N, C, H, W), on the network's device.
-        target: What its output is compared with.
-        loss: Of the run.
+        target: Target that its output is compared with.
+        loss: Loss of the run.
 
     Raises:
         UserError: Its output is no tensor, or a step fails.
@@ -185,7 +185,7 @@ def try_image_sizes(
     Args:
         network: Left as it was.
         name: For the message.
-        shapes: Of the images, as the network gets them.
+        shapes: Shapes of the images, as the network gets them.
         where: Name of the test set.
 
     Raises:

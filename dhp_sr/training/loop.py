@@ -21,15 +21,15 @@ class TrainingLoop:
     """Steps of a run whose folder is open.
 
     Args:
-        options: Of the run.
-        context: Of this process.
+        options: Options of the run.
+        context: Context of this process.
         folder: Open in the process that writes.
         trainer: At the iteration that the loop starts from.
         train_set: As `Task.train_set` returns it.
         test_sets: Validated on; empty in processes that do not write.
-        losses: Of the iterations before, for the log; added to.
+        losses: Losses of the iterations before, for the log; added to.
         stop: Called after every iteration; True saves the state and ends the run.
-        logger: Of the run.
+        logger: Logger of the run.
     """
 
     def __init__(

@@ -52,7 +52,7 @@ class TrainingLoss:
         Args:
             forward: The network.
             images: (N, C, h, w), its input.
-            target: What its output is compared with.
+            target: Target that its output is compared with.
             taught: The teacher's output, where it was computed before, see
                 `teach_whole_images`.
 
@@ -113,7 +113,7 @@ class TrainingLoss:
         Every process computes all outputs: they are the same, and nothing has to be sent.
 
         Args:
-            train_set: Of pairs, or of inputs alone; options of other sets are refused before.
+            train_set: Pairs, or inputs alone; options of other sets are refused before.
             folder: Where the outputs take their space, 2 bytes for each value.
 
         Raises:
@@ -173,7 +173,7 @@ def mixup(images: Tensor, fraction: float) -> tuple[Tensor, int]:
 
     Args:
         images: (N, C, h, w).
-        fraction: Of the batch, from 0 to 1.
+        fraction: Fraction of the batch, from 0 to 1.
 
     Returns:
         The images, and how many of them are unmixed; these come first.
@@ -198,7 +198,7 @@ def with_precision(
     """Decide `train.amp: auto` once for the whole run.
 
     Args:
-        options: Of the run.
+        options: Options of the run.
         context: Rank 0 decides for all processes.
         stored: Stored options of the run to resume, which goes on in the precision it began with.
     """

@@ -80,7 +80,7 @@ class ModelWriter:
 
         Args:
             network: In float32.
-            name: Of the file.
+            name: Name of the file.
             **facts: Further entries of the manifest, see `deploy.save_model`.
         """
         path = self.path(name)

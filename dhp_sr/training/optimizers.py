@@ -43,7 +43,7 @@ def build_optimizer(settings: OptimizerSettings, parameters: Iterable[nn.Paramet
 
     Args:
         settings: `train.optim_g`.
-        parameters: Of a network.
+        parameters: Parameters of a network.
     """
     parameters = list(parameters)
     beta1, beta2 = settings.betas
@@ -89,10 +89,11 @@ class Muon(torch.optim.AdamW):
         Liu et al., Muon is Scalable for LLM Training, 2025, section 2.2: size of a step.
 
     Args:
-        params: Of a network; matrices have at least `MIN_CHANNELS` x `MIN_CHANNELS` channels.
+        params: Parameters of a network; matrices have at least `MIN_CHANNELS` x `MIN_CHANNELS`
+            channels.
         lr: Learning rate.
-        momentum: Of the matrices, in Nesterov's form.
-        betas: Of AdamW, for the rest.
+        momentum: Momentum of the matrices, in Nesterov's form.
+        betas: Betas of AdamW, for the rest.
         weight_decay: Factor on lr.
     """
 

@@ -42,7 +42,7 @@ class Phase(ABC):
 
     Attributes:
         network: The network that is trained, on the device of the run.
-        optimizer: Of its weights.
+        optimizer: Optimizer of its weights.
         average: Moving average of the network; None where the phase keeps none.
         pruned_models: One for each target; empty before the network is pruned.
         search: The search method, during the search.
@@ -81,7 +81,7 @@ class Phase(ABC):
 
         Args:
             images: (N, C, h, w), on the device.
-            target: What the output is compared with, on the device.
+            target: Target that the output is compared with, on the device.
             iteration: Steps of the run before this step.
             rate: Learning rate.
             taught: The teacher's output, where it was computed before.

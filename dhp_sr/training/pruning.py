@@ -222,7 +222,7 @@ def prune_for_targets(
     Args:
         hyper: The searched network.
         search: Its search.
-        optimizer: Of the searched network; its state for the kept weights goes along.
+        optimizer: Optimizer of the searched network; its state for the kept weights goes along.
         budgets: The largest first; the search has gone down to the last.
         calibration: Batches of inputs that every cut network is corrected on; None: no correction.
         reference: Parameters of the dense network that the correction aims at.

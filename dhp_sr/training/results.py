@@ -33,7 +33,7 @@ def write_results(trainer: Trainer, folder: RunFolder, test_sets: Sequence[Any])
     Args:
         trainer: After its last step.
         folder: Folder of the run.
-        test_sets: Of the run's task.
+        test_sets: Test sets of the run's task.
 
     Returns:
         The content of metrics.json.

@@ -145,7 +145,7 @@ class RunLogger:
         Args:
             iteration: Finished iterations.
             phase: Phase of the last step.
-            name: Of the test set.
+            name: Name of the test set.
             scores: Score -> value, and `images`, their number.
             summary: The scores as text, for the log.
         """
@@ -192,7 +192,7 @@ def is_latent_sample_due(schedule: Schedule, iteration: int) -> bool:
     """Whether the latents are sampled: at even distances, and at the end of the search.
 
     Args:
-        schedule: Of the run.
+        schedule: Schedule of the run.
         iteration: Finished iterations.
     """
     finished = iteration - schedule.dense_iter

@@ -106,7 +106,7 @@ class Trainer:
 
         Args:
             batch: The first training batch.
-            test_sets: Of the run's task, in the process that validates.
+            test_sets: Test sets of the run's task, in the process that validates.
 
         Raises:
             UserError: The run would fail later.
@@ -178,7 +178,7 @@ class Trainer:
         """Score the network as it is now on a test set.
 
         Args:
-            test_set: Of the run's task.
+            test_set: Test set of the run's task.
             save_to: Folder for the images that it makes; None keeps none.
         """
         network = self.phase.network_for_validation()

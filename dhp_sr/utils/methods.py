@@ -13,7 +13,7 @@ MethodName = Literal["dhp", "hsn", "obs", "uniform", "random", "magnitude", "pri
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """Where a method is, its requirements and its defaults."""
+    """Class, requirements and defaults of a search method."""
 
     search: str
     """`module:name` of the class or function that makes the search."""

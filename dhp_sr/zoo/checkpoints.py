@@ -1,4 +1,4 @@
-"""Which network a checkpoint belongs to: ours, our own classes by shapes, spandrel's, by name.
+"""Recognition of a checkpoint's network: ours, our classes by shapes, spandrel's, by name.
 
 Training programs wrap weights (`module.`, `generator.`, ...). Some of these prefixes are also names
 of layers, so every reading is tried, the plainest first: a reading is the weights of the file under
@@ -33,13 +33,13 @@ class Checkpoint:
     """A dense network with the weights of a file, and how to build it again."""
 
     network: nn.Module
-    """In float32 and evaluation mode, with its `ModelInfo`."""
+    """Network in float32 and evaluation mode, with its `ModelInfo`."""
     name: str
-    """As for `names.build_named`."""
+    """Name for `names.build_named`."""
     arguments: dict[str, Any]
     """Arguments of the constructor."""
     title: str
-    """For people."""
+    """Description for people."""
     notes: list[str] = field(default_factory=list)
     """Lines on what was found out on the way: prefixes, keys that were left out."""
 
@@ -54,7 +54,7 @@ def open_checkpoint(
         arch: Name of the network; `spandrel:ID` for an architecture of spandrel, whose settings
             are read from the weights; `path/to/net.py:CLASS` for a class of the user. None: found
             out from the weights.
-        arguments: Of the constructor, `key=value` each, the value in YAML.
+        arguments: Arguments of the constructor, `key=value` each, the value in YAML.
 
     Raises:
         UserError: Nothing knows the file, several architectures fit, or `arch` does not.
@@ -148,7 +148,7 @@ def _detect_spandrel(
     """Let spandrel find the class that weights belong to.
 
     Args:
-        path: Of the file, for messages.
+        path: Path of the file, for messages.
         readings: The weights, the plainest reading first.
         architecture: The only one that is meant; None: any.
     """

@@ -26,7 +26,7 @@ class ZooModel:
     """A trained model of the zoo."""
 
     name: str
-    """As in `zoo:NAME`."""
+    """Name, as in `zoo:NAME`."""
     path: Path
     summary: str
     """One sentence from the index."""

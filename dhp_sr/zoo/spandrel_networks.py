@@ -74,7 +74,7 @@ class Detected:
     """A network that spandrel made for the shapes of a checkpoint's weights."""
 
     name: str
-    """As for `names.build_named`: `spandrel:Compact.SRVGGNetCompact`."""
+    """Name for `names.build_named`: `spandrel:Compact.SRVGGNetCompact`."""
     arguments: dict[str, Any]
     """Arguments of the constructor."""
     title: str
@@ -84,7 +84,7 @@ class Detected:
     out_channels: int
     size_multiple: int
     network: nn.Module
-    """With the weights, in evaluation mode."""
+    """Network with the weights, in evaluation mode."""
 
 
 def build_spandrel(name: str, arguments: Mapping[str, Any]) -> nn.Module:

@@ -54,7 +54,7 @@ def describe_by_images(
     Args:
         network: With fresh weights.
         name: As in `network_g.network.type`.
-        arguments: Of its constructor.
+        arguments: Arguments of its constructor.
         options: The run's options.
         task: Name of the run's task.
 
@@ -98,7 +98,7 @@ def describe_by_output(network: nn.Module, name: str, arguments: Mapping[str, An
     Args:
         network: With any weights.
         name: As for `names.build_named`.
-        arguments: Of its constructor.
+        arguments: Arguments of its constructor.
 
     Returns:
         The same network, with a `ModelInfo`.

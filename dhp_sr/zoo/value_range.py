@@ -114,7 +114,7 @@ def find_value_range(
         network: In evaluation mode.
         images: (C, H, W) each, in [0, 1].
         scale: Enlargement; outputs are reduced by it before they are compared.
-        channels: Of the images.
+        channels: Channels of the images.
 
     Returns:
         The range, and the mean PSNR in dB between the reduced outputs and the inputs.

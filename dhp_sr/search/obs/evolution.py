@@ -46,8 +46,8 @@ class WidthEvolution:
         hyper: plan and costs.
         orders: channels of each group, the most valuable first.
         budget: what to keep.
-        loss: of a choice of widths.
-        seed: of the mutations.
+        loss: loss of a choice of widths.
+        seed: seed of the mutations.
     """
 
     def __init__(
