@@ -33,7 +33,7 @@ from dhp_sr.basicsr_adapter.shim import prepare_torchvision
 from dhp_sr.hyper import HyperNet, convert
 from dhp_sr.metrics.complexity import complexity, decomposed_attention
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.outputs import relative_difference
+from dhp_sr.utils.network_io import relative_difference
 
 LIMIT = 1e-8
 """Largest relative difference of masked and cut network, in float64."""

@@ -31,5 +31,5 @@ def compress(network: Any, images: Any, **settings: Any) -> tuple[Any, Any]:
     """
     # Only now: torch takes seconds to import, and `import dhp_sr` must stay cheap. By name: every
     # module that reads the version would else be said to import the commands.
-    service = importlib.import_module("dhp_sr.cli.compress_api")
+    service = importlib.import_module("dhp_sr.cli.compress")
     return service.compress(network, images, **settings)

@@ -41,7 +41,7 @@ class _CallableModule(types.ModuleType):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Compress a network, see `dhp_sr.compress`."""
-        from dhp_sr.cli.compress_api import compress
+        from dhp_sr.cli.compress import compress
 
         return compress(*args, **kwargs)
 

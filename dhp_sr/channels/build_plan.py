@@ -18,7 +18,7 @@ from dhp_sr.channels.plan import Axis, ChannelPlan, KeptChannels, Layer, SizePat
 from dhp_sr.graph.capture import check_capture, trace
 from dhp_sr.graph.trace_errors import TraceError
 from dhp_sr.operators.analysis_context import AnalysisContext, ChannelRange
-from dhp_sr.utils.example import Example, first_samples, inputs_of
+from dhp_sr.utils.network_io import Example, first_samples, inputs_of
 
 
 def make_plan(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dhp_sr.deploy.calibration import CalibrationImage
+from dhp_sr.deploy.int8_simulation import CalibrationImage
 from dhp_sr.deploy.model_info import info_of
 from dhp_sr.tasks import task_named
 from dhp_sr.utils.errors import UserError

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-    from dhp_sr.deploy.calibration import CalibrationImage
+    from dhp_sr.deploy.int8_simulation import CalibrationImage
     from dhp_sr.deploy.quantize import Int8Options
     from dhp_sr.deploy.verify import Agreement
 

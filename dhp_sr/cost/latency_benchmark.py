@@ -28,7 +28,7 @@ from dhp_sr.cost.latency_lut import (
 from dhp_sr.operators.resize import resize
 from dhp_sr.utils.devices import device_name, thread_count
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.example import Example, inputs_of, with_further_inputs
+from dhp_sr.utils.network_io import Example, inputs_of, with_further_inputs
 from dhp_sr.utils.timing import Clock, cpu_thread_clock, time_interleaved
 
 NETWORK_SECONDS = 2.0

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from dhp_sr.utils.example import Example, inputs_of
 from dhp_sr.utils.files import write_json
 from dhp_sr.utils.modules import canonical_names
+from dhp_sr.utils.network_io import Example, inputs_of
 
 FORMAT = "dhp_sr.latency.1"
 """Format and version of the file."""

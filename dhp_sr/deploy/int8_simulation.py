@@ -6,16 +6,17 @@ runtimes do. Layers have the names that the user knows, whatever a runtime calls
 
 import copy
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
-from dhp_sr.deploy.calibration import CalibrationImage, mean_psnr
 from dhp_sr.deploy.runner import Images
 
 LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
@@ -31,6 +32,29 @@ _MAX_WEIGHT = 63
 
 Ranges = Mapping[str, tuple[float, float]]
 """Name of a layer -> smallest and largest value of its inputs."""
+
+Run = Callable[[Images], Images]
+"""Function that computes a network."""
+
+
+@dataclass(frozen=True)
+class CalibrationImage:
+    """An input of the network and the image that it should give."""
+
+    lq: Tensor
+    """(1, C, H, W) in [0, 1]."""
+    gt: Tensor
+    """(1, C, scale H, scale W) in [0, 1]."""
+
+
+def mean_psnr(run: Run, images: Sequence[CalibrationImage]) -> float:
+    """Return the mean PSNR of clipped results in dB, over all channels."""
+    values = []
+    for image in images:
+        result = np.clip(run(image.lq.numpy()), 0, 1)
+        error = float(np.mean((result - image.gt.numpy()) ** 2, dtype=np.float64))
+        values.append(-10 * np.log10(max(error, 1e-12)))
+    return float(np.mean(values))
 
 
 @torch.no_grad()

@@ -20,8 +20,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from dhp_sr.deploy.calibration import CalibrationImage, Run, mean_psnr
-from dhp_sr.deploy.int8_simulation import finetune_for_int8, layer_losses
+from dhp_sr.deploy.int8_simulation import (
+    CalibrationImage,
+    Run,
+    finetune_for_int8,
+    layer_losses,
+    mean_psnr,
+)
 from dhp_sr.deploy.runner import Images
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.timing import time_interleaved

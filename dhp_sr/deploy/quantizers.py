@@ -14,7 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dhp_sr.deploy.calibration import CalibrationImage
+from dhp_sr.deploy.int8_simulation import CalibrationImage
 from dhp_sr.deploy.pt2_export import quiet_exporters
 from dhp_sr.deploy.quantize import MIN_REUSE, Recipe
 from dhp_sr.deploy.runner import Images

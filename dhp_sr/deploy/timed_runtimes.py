@@ -17,7 +17,7 @@ from dhp_sr.deploy.onnx_runner import open_session, require_onnx
 from dhp_sr.deploy.openvino_runner import compile_model, require_openvino
 from dhp_sr.deploy.simplify import simplify
 from dhp_sr.utils.errors import UserError, unknown_name
-from dhp_sr.utils.example import Example, inputs_of
+from dhp_sr.utils.network_io import Example, inputs_of
 
 Pass = Callable[[], object]
 Compile = Callable[[bytes, np.ndarray, int], Pass]

@@ -19,9 +19,8 @@ from dhp_sr.graph.trace_errors import (
     optional_inputs,
 )
 from dhp_sr.graph.tracer import Tracer
-from dhp_sr.utils.example import Example, first_samples
 from dhp_sr.utils.modules import copy_network, deep_copy
-from dhp_sr.utils.outputs import relative_difference
+from dhp_sr.utils.network_io import Example, first_samples, relative_difference
 
 ArgPath = tuple[Any, ...]
 """Path to an argument of a node: ("args", 1, 0), ("kwargs", "dim"), ("args", 1, 1, "stop"),

@@ -21,10 +21,9 @@ from dhp_sr.graph.computed_weights import (
     modules_that_compute_weights,
 )
 from dhp_sr.graph.equal_modules import ComputedLayers
-from dhp_sr.graph.growing_graph import GrowingGraphInterpreter
 from dhp_sr.graph.patches import tracing_patches
-from dhp_sr.graph.proxy import Proxy
 from dhp_sr.graph.shape_inference import meta_copy
+from dhp_sr.graph.traced_values import GrowingGraphInterpreter, Proxy
 
 LEAF_TYPES: set[type[nn.Module]] = set()
 """Classes of modules outside torch.nn that count as single operators; `register_op` adds to it."""

@@ -9,8 +9,8 @@ from dhp_sr.channels.build_plan import make_plan
 from dhp_sr.hyper.hypernet import HyperNet
 from dhp_sr.hyper.parametrization import Full, build_parametrization
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.example import Example, first_samples
 from dhp_sr.utils.modules import deep_copy
+from dhp_sr.utils.network_io import Example, first_samples
 
 
 def convert(

@@ -9,7 +9,7 @@ from dhp_sr.channels.plan import ChannelPlan
 from dhp_sr.hyper.hypernet import HyperNet
 from dhp_sr.hyper.parametrization import AxisVectors, Factored, Parametrization, outer_product
 from dhp_sr.surgery.cut import MAX_DIFFERENCE, MAX_DIFFERENCE_FLOAT64
-from dhp_sr.utils.outputs import relative_difference
+from dhp_sr.utils.network_io import relative_difference
 
 
 class Gated(Parametrization):

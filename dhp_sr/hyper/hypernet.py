@@ -14,8 +14,8 @@ from dhp_sr.hyper.masked_network import MaskedNetwork
 from dhp_sr.hyper.parametrization import ChannelIndex, Parametrization, align_to_axis
 from dhp_sr.surgery.correct import CorrectionReport, correct
 from dhp_sr.surgery.cut import check_cut, cut
-from dhp_sr.utils.example import Example, inputs_of, with_further_inputs
 from dhp_sr.utils.modules import load_values, parameter_names_by_path
+from dhp_sr.utils.network_io import Example, inputs_of, with_further_inputs
 
 
 @final

@@ -13,7 +13,7 @@ from dhp_sr.cost.latency_benchmark import LatencyBenchmark
 from dhp_sr.cost.model import Cost, CostModel
 from dhp_sr.utils.cost_kinds import COST_KINDS, DEFAULT_ROUND_TO
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.example import Example, inputs_of
+from dhp_sr.utils.network_io import Example, inputs_of
 
 
 class MaskedNetwork(nn.Module):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dhp_sr.utils.example import with_further_inputs
+from dhp_sr.utils.network_io import with_further_inputs
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,8 @@ from dhp_sr.surgery.layer_samples import add_to_layer, in_dim, is_transposed, nu
 from dhp_sr.surgery.least_squares import solve_with_held_out_ridge
 from dhp_sr.surgery.remove import Bypass, find_bypass, fit_constant, removed_layers
 from dhp_sr.surgery.side_by_side import Execution, execution_order, last_uses
-from dhp_sr.utils.example import Example, first_samples
 from dhp_sr.utils.modules import out_dim
+from dhp_sr.utils.network_io import Example, first_samples
 
 ROWS_PER_FEATURE = 100
 """Output positions sampled for each unknown of a layer, over all calibration images together."""

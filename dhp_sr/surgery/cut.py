@@ -12,9 +12,8 @@ from dhp_sr.operators.resize import resize
 from dhp_sr.surgery.remove import constants_left, removed_layers, replace_layers
 from dhp_sr.surgery.rewrite import rewrite, runs_only_as_traced
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.example import Example, inputs_of, with_further_inputs
 from dhp_sr.utils.modules import canonical_names, deep_copy, evaluating, load_values
-from dhp_sr.utils.outputs import relative_difference
+from dhp_sr.utils.network_io import Example, inputs_of, relative_difference, with_further_inputs
 
 ADVICE = (
     "Does its forward compute with the width of a layer, such as `conv.out_channels`, or with a "

@@ -23,8 +23,8 @@ from dhp_sr.channels.plan import Branch, BranchLayer, ChannelPlan, Leaves
 from dhp_sr.operators.constant_map import ConstantMap
 from dhp_sr.surgery.side_by_side import Execution, find_shortcut_error
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.example import with_further_inputs
 from dhp_sr.utils.modules import evaluating, floating_dtype
+from dhp_sr.utils.network_io import with_further_inputs
 
 MAX_SPREAD = 1e-4
 """Largest difference of a constant between positions, relative to its largest entry: rounding."""

@@ -23,8 +23,8 @@ from torch import fx, nn
 from dhp_sr.channels.plan import ChannelPlan
 from dhp_sr.graph.capture import ArgPath, record_values, trace
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.example import Example, first_samples, with_further_inputs
 from dhp_sr.utils.modules import floating_dtype
+from dhp_sr.utils.network_io import Example, first_samples, with_further_inputs
 
 Size = int | list[int]
 """A number of channels, or the list of them that a split is given."""

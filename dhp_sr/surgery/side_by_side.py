@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dhp_sr.graph.tracer import LEAF_FORWARDS
 from dhp_sr.surgery.layer_samples import LAYERS, Layer
-from dhp_sr.utils.example import Example, inputs_of
+from dhp_sr.utils.network_io import Example, inputs_of
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")

@@ -188,7 +188,7 @@ def test_a_network_of_a_program(material, tmp_path):
 def test_the_settings_of_a_program_are_those_of_the_command(tmp_path, monkeypatch):
     requests = []
     monkeypatch.setattr(
-        "dhp_sr.cli.compress_api.compress_checkpoint",
+        "dhp_sr.cli.compress.compress_checkpoint",
         lambda checkpoint, request, **more: requests.append(request) or finished,
     )
     network = build("DnCNN", num_feat=8, num_layers=3)

@@ -15,12 +15,13 @@ from dhp_sr.cli.export import check_options, export_model, export_text
 from dhp_sr.cli.export_formats import ExportOptions
 from dhp_sr.data.images import encode_png
 from dhp_sr.deploy import save_model
-from dhp_sr.deploy.calibration import CalibrationImage, mean_psnr
 from dhp_sr.deploy.graph_info import Graph
 from dhp_sr.deploy.int8_simulation import (
+    CalibrationImage,
     finetune_for_int8,
     input_ranges,
     layer_losses,
+    mean_psnr,
     round_weight,
     simulated_int8,
 )

@@ -11,7 +11,7 @@ from dhp_sr.hyper import convert
 from dhp_sr.hyper.gated import use_gates
 from dhp_sr.metrics.complexity import complexity
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.example import first_samples, inputs_of, with_further_inputs
+from dhp_sr.utils.network_io import first_samples, inputs_of, with_further_inputs
 
 
 class Inpainting(nn.Module):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from dhp_sr.utils.outputs import relative_difference, tensors_of
+from dhp_sr.utils.network_io import relative_difference, tensors_of
 
 
 class Pair(NamedTuple):

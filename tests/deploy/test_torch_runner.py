@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from dhp_sr.deploy.interpolation import ExactInterpolation
+from dhp_sr.deploy.torch_runner import ExactInterpolation
 
 MODES = ("bilinear", "bicubic")
 
