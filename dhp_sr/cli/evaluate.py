@@ -44,7 +44,7 @@ def run_evaluate(arguments: argparse.Namespace, root: Path) -> None:
     """Run test.py.
 
     Args:
-        arguments: Parsed by `parsers.evaluate_parser`.
+        arguments: Parsed by `model_parsers.evaluate_parser`.
         root: Folder that relative paths of option files start from.
 
     Raises:

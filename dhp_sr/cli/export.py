@@ -38,7 +38,7 @@ class Exported:
 
 
 def run_export(arguments: argparse.Namespace) -> None:
-    """Run export.py with arguments of `parsers.export_parser`.
+    """Run export.py with arguments of `model_parsers.export_parser`.
 
     Raises:
         UserError: As for `export_model`.

@@ -46,7 +46,7 @@ def run_infer(arguments: argparse.Namespace) -> int:
     """Run infer.py.
 
     Args:
-        arguments: Parsed by `parsers.infer_parser`.
+        arguments: Parsed by `model_parsers.infer_parser`.
 
     Returns:
         0: every image is restored, now or before; 1: some failed, and were listed; 2: nothing

@@ -102,6 +102,17 @@ def test_files_that_the_readme_links_to_exist():
         assert (ROOT / target).is_file(), target
 
 
+def test_package_files_that_pages_name_exist():
+    named = set()
+    for page in [ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
+        named |= set(re.findall(r"`(dhp_sr/[\w/.]+)`", page.read_text(encoding="utf-8")))
+    # Worked examples add files of their own.
+    named = {path for path in named if "NAME" not in path}
+    assert len(named) >= 40
+    missing = sorted(path for path in named if not (ROOT / path).exists())
+    assert not missing, missing
+
+
 def test_the_citation_names_the_software_and_the_papers():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["type"] == "software" and citation["title"] == "dhp_sr"
