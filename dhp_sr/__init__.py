@@ -19,9 +19,9 @@ def compress(network: Any, images: Any, **settings: Any) -> tuple[Any, Any]:
             keep between 0 and 1, or `quality`, the dB that may be lost. And, with their defaults:
             `minutes` (30) for all of it, or `iterations` of finetuning; `truth`, a folder of
             ground truths; `degradation`, `bicubic` or `noise=25` where the images are truths;
-            `remove_blocks` (False), whether residual branches may go as a whole; `output`, the
-            model file; `root`, the folder that `experiments/` is made in (the
-            working directory); `seed` (0); `say` (print), which takes lines for the user.
+            `remove_blocks` (False), whether residual branches may be removed as a whole; `output`,
+            the model file; `root`, the folder that `experiments/` is made in (the working
+            directory); `seed` (0); `say` (print), which takes lines for the user.
 
     Returns:
         The small network in evaluation mode, and a report: its file, kept fractions, scores.

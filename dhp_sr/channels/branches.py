@@ -5,10 +5,10 @@
                  '----------------'
              the branch's own channels
 
-A group of channels that is produced and read inside the branch alone may go to width 0. The layers
-that read it then compute a constant, their bias: nothing in the branch depends on the input any
-more. A `ConstantMap` takes the place of each of its layers; one of them holds the constant that is
-left, the others nothing. Where that would not be exact, or would leave multiply-adds behind, the
+A group of channels that is produced and read inside the branch alone may be pruned to width 0. The
+layers that read it then compute a constant, their bias: nothing in the branch depends on the input
+any more. A `ConstantMap` takes the place of each of its layers; one of them holds the constant that
+is left, the others nothing. Where that would not be exact, or would leave multiply-adds behind, the
 branch stays, and the plan says why.
 """
 
@@ -205,7 +205,7 @@ class _Candidate:
         if not calls_module(node) or not self._graph.tensors(node):
             return False
         # In training, a batch normalization would divide the constant by its variance, which is 0.
-        # Other modules with weights, such as a PReLU, go on working on the constant.
+        # Other modules with weights, such as a PReLU, are applied to the constant.
         is_norm = isinstance(self._graph.module(node), _NormBase)
         is_constant = self._states[node] is _State.CONSTANT
         return self._graph.is_layer(node) or is_norm or not is_constant

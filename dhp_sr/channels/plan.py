@@ -94,7 +94,7 @@ class KeptChannels:
     inputs: Mapping[tuple[int | str, int], Tensor]
     """(name or position of an input, axis) -> (length,) channel of each entry."""
     tensors: Mapping[tuple[str, int], Tensor]
-    """Likewise (name of a tensor of the module, axis)."""
+    """(name of a tensor of the module, axis) -> (length,) channel of each entry."""
     dim: int
     """Axis of the result that holds its channels, counted from the back."""
     index: Tensor

@@ -84,7 +84,7 @@ def run_compress(arguments: argparse.Namespace, root: Path) -> int:
         try:
             compress_checkpoint(checkpoint, request, root=root, stop=stop, say=print)
         except Interrupted as error:
-            print(f"{error}\ngo on with the same command and --auto_resume")
+            print(f"{error}\nresume with the same command and --auto_resume")
             return 130
     return 0
 

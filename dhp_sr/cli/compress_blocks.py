@@ -69,7 +69,7 @@ def renumbered(
         state: state of the network with all blocks.
         blocks: their names.
         count: their number.
-        left_out: numbers of those that go, from 0.
+        left_out: numbers of the blocks to leave out, from 0.
     """
     result = {}
     for key, tensor in state.items():

@@ -189,8 +189,8 @@ def write_drop_in(network: nn.Module, checkpoint: Checkpoint, path: Path) -> Non
     Raises:
         UserError: The class does not take them.
     """
-    settled = merged_for_inference(network, checkpoint.network)
-    tensors = {key: value.detach().clone() for key, value in settled.state_dict().items()}
+    merged = merged_for_inference(network, checkpoint.network)
+    tensors = {key: value.detach().clone() for key, value in merged.state_dict().items()}
     name = WIDTH_ARGUMENTS[checkpoint.name]
     # The width is read off the first weight of the result that the arguments decide about.
     arguments = {**checkpoint.arguments, name: _width_of(checkpoint, tensors)}

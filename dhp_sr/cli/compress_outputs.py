@@ -102,7 +102,7 @@ def _comparison_lines(
         options: Options of the run.
         metrics: Metrics of the run.
         original: Where the dense network of the run is another.
-        kept: Fractions of the original's cost, likewise.
+        kept: Fractions of the original's cost that the result keeps, in that case.
     """
     rows = {row["model"]: row for row in metrics["rows"]}
     dense = rows["dense"]

@@ -52,7 +52,7 @@ TIMED_STEPS = 3
 def lines_before_start(
     summary: Mapping[str, Any], kind: str, keep_ratio: float | None
 ) -> list[str]:
-    """Say which share of a cost can go, what is pinned and why, and the least possible cost.
+    """Say which share of a cost can be pruned, what is pinned and why, and the least possible cost.
 
     Args:
         summary: Result of `plan_summary.summarize_plan`.
@@ -63,8 +63,8 @@ def lines_before_start(
     label = COST_KINDS[kind].label
     bound = summary["lower_bound"][kind]
     lines = [
-        f"of the {label}, {1 - bound['kept']:.1%} can go and {bound['kept']:.1%} is the least "
-        f"possible ({bound['pinned']:.1%} pinned, {bound['min_width']:.1%} by minimum widths)"
+        f"of the {label}, {1 - bound['kept']:.1%} can be pruned and {bound['kept']:.1%} is the "
+        f"least possible ({bound['pinned']:.1%} pinned, {bound['min_width']:.1%} by minimum widths)"
     ]
     # By reason rather than by group: a deep network has dozens of groups and few reasons.
     reasons: dict[str, list[str]] = {}
@@ -182,7 +182,7 @@ def _finetune_steps(seconds: float, search: float, step_seconds: float) -> int:
 def _cut_to(hyper: HyperNet, budget: Budget) -> nn.Module:
     """Return a network of the size of a budget; the masks stay as they are."""
     mask = hyper.mask.clone()
-    # With equal scores: which channels go does not change the time, only how many.
+    # With equal scores: the time depends on the number of channels alone, not on which are pruned.
     hyper.prune_to_budget(budget)
     small = hyper.cut(check=False).train()
     hyper.mask.copy_(mask)

@@ -116,7 +116,7 @@ class CompressRequest:
     onnx: bool = False
     drop_in: bool = False
     remove_blocks: bool = False
-    """Whether residual branches may go as a whole, `compress.remove_blocks`."""
+    """Whether residual branches may be removed as a whole, `compress.remove_blocks`."""
     auto_resume: bool = False
     save_options: Path | None = None
     seed: int = 0

@@ -159,12 +159,12 @@ def _add_compress_outputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--remove_blocks",
         action="store_true",
-        help="residual branches may go as a whole, down to the constant that they leave; the plan "
-        "says which",
+        help="residual branches may be removed as a whole, down to the constant that they leave; "
+        "the plan says which",
     )
     parser.add_argument("--onnx", action="store_true", help="write an ONNX file as well")
     parser.add_argument(
-        "--auto_resume", action="store_true", help="go on from the newest state of the same run"
+        "--auto_resume", action="store_true", help="resume from the newest state of the same run"
     )
     parser.add_argument(
         "--save_options", metavar="FILE", help="write the option file that train.py would take"

@@ -217,8 +217,8 @@ class Compress(Section):
     min_width: Positive = 8
     """No layer of a prunable group is cut below this many channels."""
     remove_blocks: bool = False
-    """Method obs: whether the residual branch of a block may go as a whole, down to the constant
-    that it leaves. The plan says which branches can."""
+    """Method obs: whether the residual branch of a block may be removed as a whole, down to the
+    constant that it leaves. The plan says which branches can."""
     exclude: list[str] = []
     """Module names or patterns (`up.*`) that keep their widths."""
     dense_iter: NotNegative = 0

@@ -260,8 +260,8 @@ def count_macs(node: fx.Node, module: nn.Module | None, args: Any, kwargs: Any) 
     Args:
         node: the call.
         module: the module called, or None.
-        args: arguments, with values for nodes.
-        kwargs: likewise.
+        args: positional arguments, with values for nodes.
+        kwargs: keyword arguments, with values for nodes.
 
     Returns:
         0 where the call does not run on its own.

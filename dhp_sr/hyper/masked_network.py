@@ -198,7 +198,7 @@ class MaskedNetwork(nn.Module):
             return BudgetReport.from_mask(self.plan, self.mask, budget, self._costs)
         self._ensure_known(budget.kind)
         # Each measurement sets the masks and cuts a network; after a failure the previous masks
-        # must be back, for a caller may go on with another budget.
+        # must be back, for a caller may try another budget.
         mask_before = self.mask.clone()
         try:
             mask, measured = allocate_measured_widths(

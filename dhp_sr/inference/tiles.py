@@ -106,7 +106,7 @@ def choose_tiling(
     Args:
         runner: the model.
         height: height of its input, a multiple of `runner.size_multiple`.
-        width: likewise.
+        width: width of its input, a multiple of `runner.size_multiple`.
         batch: images that go through the network at once.
         row_bytes: memory of the result's rows that a row of the input makes.
         budget: the memory.

@@ -76,7 +76,7 @@ class KeptAxes(NamedTuple):
     inputs: Mapping[tuple[int | str, int], Tensor]
     """(name or position of an input, axis) -> (length,) ids of its entries."""
     tensors: Mapping[tuple[str, int], Tensor]
-    """Likewise (name of a tensor of the module, axis)."""
+    """(name of a tensor of the module, axis) -> (length,) ids of its entries."""
     out_dim: int
     """Axis of the result that holds its channels, counted from the back."""
     output: Tensor

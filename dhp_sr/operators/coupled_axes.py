@@ -65,15 +65,15 @@ def find_computed_layer(module: nn.Module, inputs: Inputs) -> ComputedLayer | No
         )
         if not sets or not all(map(experiment.permutes, sets)):
             return None
-        settled = []
+        checked = []
         for axes in sets:
-            settled.append(replace(axes, is_exact=experiment.masks_as_cut((axes,))))
+            checked.append(replace(axes, is_exact=experiment.masks_as_cut((axes,))))
         # Sets that are exact one by one need not be so together.
-        is_exact = all(axes.is_exact for axes in settled) and experiment.masks_as_cut(settled)
-        settled = with_all_channels(settled, module, inputs)
+        is_exact = all(axes.is_exact for axes in checked) and experiment.masks_as_cut(checked)
+        checked = with_all_channels(checked, module, inputs)
     except Exception:  # whatever a module raises that is no such layer
         return None
-    return ComputedLayer(tuple(settled), experiment.out_dim, is_exact)
+    return ComputedLayer(tuple(checked), experiment.out_dim, is_exact)
 
 
 def _experiment(module: nn.Module, inputs: Inputs) -> ChannelExperiment:

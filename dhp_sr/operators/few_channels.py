@@ -95,7 +95,7 @@ def _few_of_every_length(
             if length > _MANY:
                 axes[name, dim] = length
     few: dict[int, int] = {}
-    # Lengths that differ go on to differ, from each other and from all others.
+    # Lengths that differ still differ afterwards, from each other and from all others.
     free = (length for length in range(_FEWEST, _MANY + len(axes)) if length not in lengths)
     for length in axes.values():
         if length not in few:
@@ -124,7 +124,7 @@ def with_all_channels(
                 None if axes.output is None else entries,
             )
         )
-    settled = []
-    for axes, found in zip(wide, sets, strict=True):
-        settled.append(replace(axes, is_exact=found.is_exact))
-    return settled
+    checked = []
+    for axes, few in zip(wide, sets, strict=True):
+        checked.append(replace(axes, is_exact=few.is_exact))
+    return checked

@@ -53,7 +53,7 @@ class LayerWeights:
         return self._op.channels(self.weight, dim)
 
     def _pin_if_unknown(self, dim: int, ids: Tensor) -> None:
-        """Pin channels along an axis of a computed weight whose entries are not told apart."""
+        """Pin channels along an axis of a computed weight whose entries cannot be distinguished."""
         op = self._op
         if self.weight.op == "get_attr" or op.shape(self.weight)[dim] == 1:
             return

@@ -29,7 +29,7 @@ class CoupledAxes:
     tensors: Mapping[TensorAxis, Tensor] = field(default_factory=dict)
     """Axis of a tensor of the module -> (length,) element of each entry."""
     inputs: Mapping[InputAxis, Tensor] = field(default_factory=dict)
-    """Likewise of its inputs."""
+    """Axis of an input -> (length,) element of each entry."""
     output: Tensor | None = None
     """(C,) element of each channel of the result; None where these are others."""
     is_exact: bool = False

@@ -1,7 +1,7 @@
 """Products of two features: matmul, bmm, einsum, scaled dot-product attention.
 
     attention        q (h, n, d) @ k (h, d, n)     over channels: d of q and of k are coupled
-                     a (h, n, n) @ v (h, n, d)     over positions: the channels of v go on
+                     a (h, n, n) @ v (h, n, d)     over positions: the channels of v pass
     transposed       q (h, d, n) @ k (h, n, d)     channels of both operands meet in each entry of
                                                    the result: heads are the units that are pruned
 

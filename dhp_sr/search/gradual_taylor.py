@@ -94,7 +94,7 @@ class GradualTaylorPruning(Search):
         """Shrink the scores, set the masks, and return lambda."""
         budget = self.settings.budget
         # A masked channel has no gradient, so its D decays. It keeps its last threshold instead,
-        # and its score goes on falling below 0. So scores rank pruned channels by when they were
+        # and its score keeps falling below 0. So scores rank pruned channels by when they were
         # pruned, which is the order in which `finish` takes them back if rounding needs more.
         is_kept = self.hyper.mask.cpu()
         self._thresholds = torch.where(is_kept, self._current_thresholds(), self._thresholds)

@@ -152,7 +152,7 @@ class _Correction:
             self._dense.compute(node)
             if node not in self._bypass.inside:
                 self._masked.compute(node)
-                # The masked network goes on with what the corrected layer gives.
+                # Later layers of the masked network read what the corrected layer gives.
                 if not self._is_untouched(node) and self._solve(node):
                     self._masked.compute(node)
                 self._masked.copy(node, self._bypass.results.get(node, ()))

@@ -134,7 +134,7 @@ def checksum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of a state: its format, its tree, and every tensor.
 
     A flipped bit in a weight, a moment or the number of the iteration looks like any other value.
-    Without a checksum the run would go on and end in other weights, or end at once.
+    Without a checksum the run would continue and end in other weights, or end at once.
 
     Args:
         metadata: With the keys `format` and `tree`.
@@ -220,7 +220,7 @@ def set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
-    # A run may go on with other devices than it began with; then there is nothing to restore.
+    # A run may resume on other devices than it began with; then there is nothing to restore.
     if torch.cuda.is_available() and len(state.get("cuda", [])) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
 

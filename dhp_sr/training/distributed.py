@@ -97,7 +97,7 @@ class DistributedContext:
 
         Raises:
             UserError: `compute` raised it; every process raises it, or the others would wait.
-            OSError: Likewise.
+            OSError: `compute` raised it, as above.
         """
         if self.world_size == 1:
             return compute()

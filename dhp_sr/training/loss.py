@@ -200,7 +200,7 @@ def with_precision(
     Args:
         options: Options of the run.
         context: Rank 0 decides for all processes.
-        stored: Stored options of the run to resume, which goes on in the precision it began with.
+        stored: Stored options of the run to resume, which keeps the precision it began with.
     """
     amp = options.train.amp
     if amp != "auto":

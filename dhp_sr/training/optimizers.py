@@ -206,7 +206,7 @@ def slice_state(
 def _slice(name: str, value: Any, shape: torch.Size, kept: Mapping[tuple[str, int], Tensor]) -> Any:
     if not isinstance(value, Tensor):
         return value
-    # Moments have the shape of their parameter; a step count is a scalar and goes on as it is.
+    # Moments have the shape of their parameter; a step count is a scalar and is kept as it is.
     if value.shape == shape:
         value = select_entries(value, name, kept)
     return value.clone()  # several targets continue from the same state
