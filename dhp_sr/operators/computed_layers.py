@@ -203,11 +203,14 @@ def _count(
 def _record_macs(op: OpContext, layer: ComputedLayer, macs: Macs, ids: list[Tensor]) -> None:
     """Count the multiply-adds: of the weight where it has all of them, else of products."""
     weight = getattr(op.module, "weight", None)
+    # Proportional to a single product of widths, as of a plain layer: if these are the widths of
+    # the weight's first two axes, the layer is counted by its weight, and cuts of it are exact.
     if len(macs) == 1 and isinstance(weight, Tensor):
         ((positions, count),) = macs.items()
         rows = {p for p in positions if ("weight", 0) in layer.sets[p].tensors}
         columns = {p for p in positions if ("weight", 1) in layer.sets[p].tensors}
         is_filter = bool(rows) and rows | columns == set(positions) and not count % weight.numel()
+        # A depthwise filter has no input channels on its second axis.
         if is_filter and (columns or weight.shape[1] == 1):
             output_elements = prod(op.value.shape[1:])
             kind = "linear" if weight.dim() == 2 else "conv"

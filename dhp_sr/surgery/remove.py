@@ -214,6 +214,7 @@ def find_bypass(graph: fx.Graph, blocks: Collection[str]) -> Bypass:
         UserError: a block has several inputs or results, or is not called.
     """
     inside: set[fx.Node] = set()
+    # Result of a block -> its input, which those who read the result get instead.
     passed: dict[fx.Node, fx.Node] = {}
     for block in blocks:
         nodes = {node for node in graph.nodes if _is_within(node, block)}

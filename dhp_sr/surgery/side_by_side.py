@@ -224,6 +224,7 @@ def find_shortcut_error(
             scale = scale * gain.reshape(-1, *[1] * (len(shape) - 2))
             node = user
             continue
+        # A value added to itself or multiplied by itself leaves no other operand.
         others = [value for value in user.args if value is not node]
         if len(user.args) != 2 or len(others) != 1:
             return None
