@@ -1,4 +1,4 @@
-"""Fewer blocks: which ones a network of a class with a count can best do without.
+"""Choice of the blocks to leave out of a network whose class takes the number of its blocks.
 
 A block's input and result have the same channels. Left out, the layers behind it are re-solved by
 least squares, so that they come close to what they gave before (`surgery.correct`). What that

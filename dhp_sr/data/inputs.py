@@ -1,4 +1,4 @@
-"""Images that are inputs themselves, without truths: a teacher says what the output is to be."""
+"""Training sets without ground truths: images are the inputs, a teacher's outputs the targets."""
 
 import os
 import tempfile

@@ -1,7 +1,9 @@
-"""Convolutions in a fraction of their time, where any function of the same arguments does.
+"""Cheap substitutes for convolutions, for comparing two programs that should compute the same.
 
-Whether two programs apply the same operators to the same values, their results say whatever these
-operators compute, as long as it is the same for both and tells all arguments apart.
+A captured graph is compared with its network by their outputs. The outputs need not be the real
+ones: if both programs run with the same substitute for each convolution, they still agree only if
+both call the same convolutions on the same values. So a substitute may compute anything that
+depends on every entry of its arguments, in a fraction of the time.
 """
 
 import math
@@ -14,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class CheapConvolutions(TorchDispatchMode):
-    """Puts something else in place of convolutions, of the same shape and about as large.
+    """Replaces results of convolutions by others of the same shape and about as large.
 
     It depends on every entry that the convolution itself depends on, and on their order: the input
     is summed over its channels and the weight over both of its, with a number for each; their

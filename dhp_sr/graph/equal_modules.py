@@ -1,4 +1,8 @@
-"""Modules that compute the weight of a layer: what is found of one holds for all equal ones."""
+"""Modules that compute the weight of a layer, with one finding for all modules that are equal.
+
+Finding out by experiment which axes of such a module hold the same channels takes seconds, and a
+network often has dozens of equal ones.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,9 +17,9 @@ from dhp_sr.graph.computed_weights import Inputs
 _T = TypeVar("_T")
 
 WEIGHT_FINDERS: list[Callable[[nn.Module, Inputs], Any]] = []
-"""Each returns what is found of a module as a single operator that computes a weight, None where it
-is none, given examples of its inputs on the meta device. It may look at the module's class,
-settings and shapes alone."""
+"""Functions of a module and examples of its inputs, on the meta device. Each describes the module
+as a single operator that computes a weight, or returns None where it is none. It may look at the
+module's class, settings and shapes alone."""
 
 _SIDE = 4
 """Rows and columns of the maps that modules are tried on, unless a kernel is larger."""

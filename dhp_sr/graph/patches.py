@@ -69,7 +69,7 @@ _MISSING = object()
 def _replacements(
     file: ModuleType, builtin_functions: Mapping[str, Any], torch_as_seen: "_TorchModule"
 ) -> dict[str, Any]:
-    """Return name -> what a file of the network is to see under it while it is traced."""
+    """Return the names in a file of the network that are patched during a trace -> their values."""
     replacements = {}
     for name, function in builtin_functions.items():
         # A file may have a function of its own with such a name.
