@@ -35,16 +35,16 @@ def allocate_widths(plan: ChannelPlan, scores: Tensor, budget: Budget, costs: Co
     """Choose the channels to keep for a budget of a counted cost.
 
     Args:
-        plan: the groups.
+        plan: The groups.
         scores: (plan.size,) comparable between groups, larger = keep.
-        budget: cost to keep, and the widths allowed.
-        costs: costs of the plan.
+        budget: Cost to keep, and the widths allowed.
+        costs: Costs of the plan.
 
     Returns:
         (plan.size,) mask, True for a kept channel.
 
     Raises:
-        BudgetError: minimum widths or pinned groups make the budget infeasible, or the widths are
+        BudgetError: Minimum widths or pinned groups make the budget infeasible, or the widths are
             too coarse for the tolerance.
     """
     if budget.keep_ratio == 1:
@@ -83,19 +83,19 @@ def allocate_measured_widths(
     network's.
 
     Args:
-        plan: the groups.
+        plan: The groups.
         scores: (plan.size,) larger = keep.
-        budget: budget of a measured kind.
-        costs: with a latency model.
-        measure: mask -> measured latency of the network cut to it, as a fraction of the dense.
-        current: mask that is kept if these scores could have chosen it and it meets the budget, so
+        budget: Budget of a measured kind.
+        costs: With a latency model.
+        measure: Mask -> measured latency of the network cut to it, as a fraction of the dense.
+        current: Mask that is kept if these scores could have chosen it and it meets the budget, so
             that noise does not overrule a search that has settled on its masks.
 
     Returns:
         The mask, and the fraction measured.
 
     Raises:
-        BudgetError: no mask is within the tolerance; the message has the fractions measured.
+        BudgetError: No mask is within the tolerance; the message has the fractions measured.
     """
     if current is not None and could_be_chosen(plan, scores, budget, current):
         measured = _measure_twice(measure, current, budget)

@@ -52,15 +52,15 @@ class Budget:
         """Make a budget from a target, with the default tolerance of its kind.
 
         Args:
-            kind: a key of `COST_KINDS`.
-            keep_ratio: kept fraction, in (0, 1].
-            tolerance: see the field; default: that of the kind.
-            round_to: see the field.
-            min_width: see the field; default: `round_to`.
-            remove_blocks: see the field.
+            kind: A key of `COST_KINDS`.
+            keep_ratio: Kept fraction, in (0, 1].
+            tolerance: See the field; default: that of the kind.
+            round_to: See the field.
+            min_width: See the field; default: `round_to`.
+            remove_blocks: See the field.
 
         Raises:
-            BudgetError: an unknown kind, a fraction outside (0, 1], or widths below 1.
+            BudgetError: An unknown kind, a fraction outside (0, 1], or widths below 1.
         """
         if kind not in COST_KINDS:
             known = ", ".join(COST_KINDS)

@@ -33,8 +33,8 @@ def is_removed(group: Group, budget: Budget, scores: Tensor) -> bool:
     """Return whether a group goes as a whole, with its residual branch.
 
     Args:
-        group: a prunable group.
-        budget: says whether that is allowed.
+        group: A prunable group.
+        budget: Says whether that is allowed.
         scores: (plan.size,) larger = keep; below 0 for all channels of a group that goes.
     """
     return budget.remove_blocks and group.removable and bool((scores[group.span] < 0).all())
@@ -58,9 +58,9 @@ def enforce_min_width(plan: ChannelPlan, scores: Tensor, min_width: int) -> Tens
     """Return the mask scores > 0, filled up to the minimum width of every group.
 
     Args:
-        plan: the groups.
+        plan: The groups.
         scores: (plan.size,) larger = keep; above 0 in any case.
-        min_width: minimum number of channels of every layer.
+        min_width: Minimum number of channels of every layer.
     """
     # A layer without channels would cut the network in two.
     mask = scores > 0
@@ -99,10 +99,10 @@ class WidthCandidates:
     choice before it, and thousands of changes are evaluated in a batch.
 
     Args:
-        groups: the prunable ones of a plan.
-        orders: the channels of each group, the best first; a narrower group keeps the first ones.
-        widths: the candidate widths of each group, ascending.
-        axis_sizes: sizes of the plan.
+        groups: The prunable ones of a plan.
+        orders: The channels of each group, the best first; a narrower group keeps the first ones.
+        widths: The candidate widths of each group, ascending.
+        axis_sizes: Sizes of the plan.
     """
 
     def __init__(

@@ -134,10 +134,10 @@ def missed_budget(
     """Return the error of a latency that no measured network met, with what was reached.
 
     Args:
-        plan: the groups.
-        costs: costs of the plan.
-        budget: budget of a measured kind.
-        measurements: the dense network first.
+        plan: The groups.
+        costs: Costs of the plan.
+        budget: Budget of a measured kind.
+        measurements: The dense network first.
     """
     # Even the narrowest network was too slow: then the reason is the lower bound, not the noise.
     narrowest = min(measurements, key=lambda tried: int(tried.mask.sum()))

@@ -51,10 +51,10 @@ class WidthSolver:
     prunable groups.
 
     Args:
-        plan: the groups, with 1 or more prunable.
+        plan: The groups, with 1 or more prunable.
         scores: (plan.size,), larger = keep, comparable between groups.
-        budget: cost to keep, and the widths allowed.
-        costs: costs of the plan.
+        budget: Cost to keep, and the widths allowed.
+        costs: Costs of the plan.
     """
 
     def __init__(self, plan: ChannelPlan, scores: Tensor, budget: Budget, costs: CostModel) -> None:
@@ -256,7 +256,7 @@ class WidthSolver:
         """Return kept fractions and gains of score, each (changes,), of changed choices.
 
         Args:
-            indices: the choice that is changed.
+            indices: The choice that is changed.
             groups: (changes, k) groups changed together; a group paired with itself counts once.
             new_indices: (changes, k) their new candidate indices.
         """

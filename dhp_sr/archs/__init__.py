@@ -39,8 +39,8 @@ def build(type: str, **arguments: Any) -> nn.Module:
     """Construct the network called `type`.
 
     Args:
-        type: key of `ARCHS`.
-        **arguments: arguments of the constructor; those left out take their defaults.
+        type: Key of `ARCHS`.
+        **arguments: Arguments of the constructor; those left out take their defaults.
 
     Returns:
         The network with initial weights. Its attributes `arguments`, `scale`, `in_channels`,
@@ -49,7 +49,7 @@ def build(type: str, **arguments: Any) -> nn.Module:
         `input_size`.
 
     Raises:
-        UserError: the type or an argument is unknown, or the constructor refuses a value.
+        UserError: The type or an argument is unknown, or the constructor refuses a value.
     """
     if type not in ARCHS:
         raise UserError(unknown_name("network type", type, ARCHS))

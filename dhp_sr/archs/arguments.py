@@ -35,7 +35,7 @@ def require_integers(minimum: int = 1, **values: Any) -> None:
     """Check that every named value is an integer of at least `minimum`.
 
     Raises:
-        ValueError: with the name and the value.
+        ValueError: With the name and the value.
     """
     for name, value in values.items():
         # bool is a subclass of int, but `num_levels: true` is a mistake.
@@ -47,7 +47,7 @@ def require_numbers(**values: Any) -> None:
     """Check that every named value is a finite number above 0.
 
     Raises:
-        ValueError: with the name and the value.
+        ValueError: With the name and the value.
     """
     for name, value in values.items():
         if not _is_number(value) or not 0 < value < math.inf:
@@ -58,7 +58,7 @@ def require_fraction(**values: Any) -> None:
     """Check that every named value is a number from 0 to below 1.
 
     Raises:
-        ValueError: with the name and the value.
+        ValueError: With the name and the value.
     """
     for name, value in values.items():
         if not _is_number(value) or not 0 <= value < 1:
@@ -69,7 +69,7 @@ def require_choice(choices: Sequence[Any], **values: Any) -> None:
     """Check that every named value is among `choices`.
 
     Raises:
-        ValueError: with the name, the value and the choices.
+        ValueError: With the name, the value and the choices.
     """
     for name, value in values.items():
         if value not in choices:

@@ -17,8 +17,8 @@ def upsampler(
 
     Args:
         upscale: 3, or a power of two (one x2 stage per factor of two).
-        num_feat: channels of input and output.
-        activation: makes the module after each PixelShuffle; default: none.
+        num_feat: Channels of input and output.
+        activation: Makes the module after each PixelShuffle; default: none.
 
     Returns:
         The stages in order, indexed as in BasicSR's `Upsample`.
@@ -48,13 +48,13 @@ class Classifier(nn.Module):
     """Base of the classification networks: the attributes that other packages read.
 
     Args:
-        num_in_ch: channels of the image.
-        num_classes: length of the output.
-        input_size: height and width in pixels of the images that the network is meant for.
-        min_input_size: smallest such size.
+        num_in_ch: Channels of the image.
+        num_classes: Length of the output.
+        input_size: Height and width in pixels of the images that the network is meant for.
+        min_input_size: Smallest such size.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: An argument is out of its range.
     """
 
     def __init__(

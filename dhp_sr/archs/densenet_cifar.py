@@ -11,8 +11,8 @@ class DenseLayer(nn.Module):
     """cat(x, conv(relu(bn(x)))).
 
     Args:
-        num_in_ch: channels of the input.
-        growth: channels that the layer adds.
+        num_in_ch: Channels of the input.
+        growth: Channels that the layer adds.
     """
 
     def __init__(self, num_in_ch: int, growth: int) -> None:
@@ -49,15 +49,15 @@ class DenseNet(Classifier):
     Pruning papers begin with 24 channels (num_feat): 1,059,298 params; 0.283 G.
 
     Args:
-        num_in_ch: channels of the image.
-        num_classes: length of the output.
-        num_feat: channels of the input of the first block.
-        growth: channels that every layer adds.
-        depth: layers with weights: 3 n + 4.
-        input_size: height and width of the images that the network is meant for; others pass too.
+        num_in_ch: Channels of the image.
+        num_classes: Length of the output.
+        num_feat: Channels of the input of the first block.
+        growth: Channels that every layer adds.
+        depth: Layers with weights: 3 n + 4.
+        input_size: Height and width of the images that the network is meant for; others pass too.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: An argument is out of its range.
     """
 
     @records_arguments

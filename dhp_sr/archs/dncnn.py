@@ -23,14 +23,14 @@ class DnCNN(nn.Module):
     input. Without normalization: 555,137 params; 9.079 G macs.
 
     Args:
-        num_in_ch: channels of the image, 1 for gray and 3 for color.
-        num_feat: width of all layers but the last.
-        num_layers: convolutions, the first and the last included (20 in the paper for color and
+        num_in_ch: Channels of the image, 1 for gray and 3 for color.
+        num_feat: Width of all layers but the last.
+        num_layers: Convolutions, the first and the last included (20 in the paper for color and
             for blind noise).
-        batch_norm: normalize after every convolution but the first and the last.
+        batch_norm: Normalize after every convolution but the first and the last.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: An argument is out of its range.
     """
 
     @records_arguments

@@ -13,8 +13,8 @@ class ResidualBlock(nn.Module):
     """x + res_scale * conv(relu(conv(x))).
 
     Args:
-        num_feat: channels of input and output.
-        res_scale: factor on the residual.
+        num_feat: Channels of input and output.
+        res_scale: Factor on the residual.
     """
 
     def __init__(self, num_feat: int, res_scale: float) -> None:
@@ -53,18 +53,18 @@ class EDSR(nn.Module):
     input. The original's baseline, 16 x 64, x4: 1,517,571 params; 32.492 G macs.
 
     Args:
-        num_in_ch: channels of the input image.
-        num_out_ch: channels of the output image.
-        num_feat: width of the trunk.
-        num_block: residual blocks.
+        num_in_ch: Channels of the input image.
+        num_out_ch: Channels of the output image.
+        num_feat: Width of the trunk.
+        num_block: Residual blocks.
         upscale: 2, 3, 4 or a higher power of two.
-        res_scale: factor on each block's residual (0.1 for the widest networks).
-        img_range: the network works on values `img_range` times those outside.
-        rgb_mean: subtracted from the input and added to the output: a value for all channels, or
+        res_scale: Factor on each block's residual (0.1 for the widest networks).
+        img_range: The network works on values `img_range` times those outside.
+        rgb_mean: Subtracted from the input and added to the output: a value for all channels, or
             one per channel.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: An argument is out of its range.
     """
 
     mean: torch.Tensor

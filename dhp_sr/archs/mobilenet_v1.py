@@ -50,15 +50,15 @@ class MobileNetV1(Classifier):
     input; twice as wide 13,102,920 params; 0.181 G.
 
     Args:
-        num_in_ch: channels of the image.
-        num_classes: length of the output.
-        width_mult: factor on all widths, rounded to multiples of 8.
-        dropout: fraction of features dropped before the linear layer in training, in [0, 1).
-        input_size: height and width of the images that the network is meant for; above 32 the
+        num_in_ch: Channels of the image.
+        num_classes: Length of the output.
+        width_mult: Factor on all widths, rounded to multiples of 8.
+        dropout: Fraction of features dropped before the linear layer in training, in [0, 1).
+        input_size: Height and width of the images that the network is meant for; above 32 the
             first convolution halves them.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: An argument is out of its range.
     """
 
     @records_arguments

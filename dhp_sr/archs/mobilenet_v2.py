@@ -36,10 +36,10 @@ class InvertedResidual(nn.Module):
     """bn(1x1(depthwise(1x1(x)))), plus x where the shapes are equal.
 
     Args:
-        num_in_ch: channels of the input.
-        num_out_ch: channels of the output.
-        stride: stride of the depthwise convolution.
-        expansion: width inside, as a multiple of num_in_ch.
+        num_in_ch: Channels of the input.
+        num_out_ch: Channels of the output.
+        stride: Stride of the depthwise convolution.
+        expansion: Width inside, as a multiple of num_in_ch.
     """
 
     def __init__(self, num_in_ch: int, num_out_ch: int, stride: int, expansion: int) -> None:
@@ -79,16 +79,16 @@ class MobileNetV2(Classifier):
     input; twice as wide 9,209,288 params; 0.339 G.
 
     Args:
-        num_in_ch: channels of the image.
-        num_classes: length of the output.
-        width_mult: factor on all widths, rounded to multiples of 8; the last convolution has at
+        num_in_ch: Channels of the image.
+        num_classes: Length of the output.
+        width_mult: Factor on all widths, rounded to multiples of 8; the last convolution has at
             least 1280 channels.
-        dropout: fraction of features dropped before the linear layer in training, in [0, 1).
-        input_size: height and width of the images that the network is meant for; above 32 the
+        dropout: Fraction of features dropped before the linear layer in training, in [0, 1).
+        input_size: Height and width of the images that the network is meant for; above 32 the
             first convolution halves them.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: An argument is out of its range.
     """
 
     @records_arguments

@@ -11,9 +11,9 @@ class PaddedShortcut(nn.Module):
     """Shortcut of option A: new channels are zeros, half of them on either side of the old ones.
 
     Args:
-        num_in_ch: channels of the input.
-        num_out_ch: channels of the output.
-        stride: distance of the pixels that are kept.
+        num_in_ch: Channels of the input.
+        num_out_ch: Channels of the output.
+        stride: Distance of the pixels that are kept.
     """
 
     before: torch.Tensor
@@ -51,10 +51,10 @@ class BasicBlock(nn.Module):
     """relu(shortcut(x) + bn(conv(relu(bn(conv(x)))))).
 
     Args:
-        num_in_ch: channels of the input.
-        num_feat: channels of the output.
-        stride: stride of the first convolution.
-        shortcut: kind of shortcut, see `ResNet`.
+        num_in_ch: Channels of the input.
+        num_feat: Channels of the output.
+        stride: Stride of the first convolution.
+        shortcut: Kind of shortcut, see `ResNet`.
     """
 
     expansion = 1
@@ -79,10 +79,10 @@ class Bottleneck(nn.Module):
     """relu(shortcut(x) + bn(1x1(relu(bn(3x3(relu(bn(1x1(x)))))))).
 
     Args:
-        num_in_ch: channels of the input.
-        num_feat: channels inside; the output has four times as many.
-        stride: stride of the 3x3 convolution.
-        shortcut: kind of shortcut, see `ResNet`.
+        num_in_ch: Channels of the input.
+        num_feat: Channels inside; the output has four times as many.
+        stride: Stride of the 3x3 convolution.
+        shortcut: Kind of shortcut, see `ResNet`.
     """
 
     expansion = 4
@@ -131,19 +131,19 @@ class ResNet(Classifier):
     params; 0.125 G.
 
     Args:
-        num_in_ch: channels of the image.
-        num_classes: length of the output.
-        num_feat: width of the first stage (inside its blocks); the others have 2 and 4 times as
+        num_in_ch: Channels of the image.
+        num_classes: Length of the output.
+        num_feat: Width of the first stage (inside its blocks); the others have 2 and 4 times as
             many.
-        depth: layers with weights: 6 n + 2 with basic blocks (20, 32, 56, 110), 9 n + 2 with
+        depth: Layers with weights: 6 n + 2 with basic blocks (20, 32, 56, 110), 9 n + 2 with
             bottlenecks (110, 164).
         block: `basic` (two 3x3) or `bottleneck` (1x1, 3x3, 1x1, four times as wide outside).
-        shortcut: how a block that changes the width passes its input on: `padding` (zeros, no
+        shortcut: How a block that changes the width passes its input on: `padding` (zeros, no
             parameters) or `projection` (1x1 convolution).
-        input_size: height and width of the images that the network is meant for; others pass too.
+        input_size: Height and width of the images that the network is meant for; others pass too.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: An argument is out of its range.
     """
 
     @records_arguments

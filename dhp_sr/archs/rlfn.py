@@ -18,8 +18,8 @@ class ESA(nn.Module):
         y <- x * sigmoid(conv4) <----------------------------------------------------------'
 
     Args:
-        num_feat: channels of input and output.
-        esa_feat: channels inside.
+        num_feat: Channels of input and output.
+        esa_feat: Channels inside.
 
     Reference:
         Liu et al., Residual Feature Aggregation Network for Image Super-Resolution, CVPR 2020.
@@ -48,8 +48,8 @@ class RLFB(nn.Module):
     """Residual local feature block: three convolutions, a sum, a mixture, attention.
 
     Args:
-        num_feat: channels of input and output.
-        esa_feat: channels inside the attention.
+        num_feat: Channels of input and output.
+        esa_feat: Channels inside the attention.
     """
 
     def __init__(self, num_feat: int, esa_feat: int) -> None:
@@ -85,16 +85,16 @@ class RLFN(nn.Module):
     Standard setting: 6 blocks x 52 channels, x4: 543,740 params; 8.481 G macs for a 128x128 input.
 
     Args:
-        num_in_ch: channels of the input image.
-        num_out_ch: channels of the output image.
-        num_feat: width of the trunk.
-        num_block: residual local feature blocks.
-        esa_feat: channels inside the attention.
-        upscale: enlargement of height and width, at least 2.
-        img_range: the network works on values `img_range` times those outside.
+        num_in_ch: Channels of the input image.
+        num_out_ch: Channels of the output image.
+        num_feat: Width of the trunk.
+        num_block: Residual local feature blocks.
+        esa_feat: Channels inside the attention.
+        upscale: Enlargement of height and width, at least 2.
+        img_range: The network works on values `img_range` times those outside.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: An argument is out of its range.
     """
 
     @records_arguments

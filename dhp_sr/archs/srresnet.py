@@ -11,7 +11,7 @@ class ResidualBlock(nn.Module):
     """x + bn(conv(prelu(bn(conv(x))))).
 
     Args:
-        num_feat: channels of input and output.
+        num_feat: Channels of input and output.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -47,14 +47,14 @@ class SRResNet(nn.Module):
     input.
 
     Args:
-        num_in_ch: channels of the input image.
-        num_out_ch: channels of the output image.
-        num_feat: width of the trunk.
-        num_block: residual blocks.
+        num_in_ch: Channels of the input image.
+        num_out_ch: Channels of the output image.
+        num_feat: Width of the trunk.
+        num_block: Residual blocks.
         upscale: 2, 3, 4 or a higher power of two.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: An argument is out of its range.
     """
 
     @records_arguments

@@ -39,13 +39,13 @@ class UNet(nn.Module):
     output's and state 3.41 G).
 
     Args:
-        num_in_ch: channels of the input image.
-        num_out_ch: channels of the output image.
-        num_feat: width of the top level.
-        num_levels: levels; each but the first halves height and width.
+        num_in_ch: Channels of the input image.
+        num_out_ch: Channels of the output image.
+        num_feat: Width of the top level.
+        num_levels: Levels; each but the first halves height and width.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: An argument is out of its range.
     """
 
     @records_arguments

@@ -34,15 +34,15 @@ class VGG(Classifier):
     Standard setting: depth 16: 14,728,266 params; 0.313 G macs for a 3x32x32 input.
 
     Args:
-        num_in_ch: channels of the image.
-        num_classes: length of the output.
-        num_feat: width of the first stage; the others have 2, 4, 8 and 8 times as many.
+        num_in_ch: Channels of the image.
+        num_classes: Length of the output.
+        num_feat: Width of the first stage; the others have 2, 4, 8 and 8 times as many.
         depth: 11, 13, 16 or 19, counted with the original's three linear layers.
-        input_size: height and width of the images that the network is meant for; others from 32 on
+        input_size: Height and width of the images that the network is meant for; others from 32 on
             pass too.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: An argument is out of its range.
     """
 
     @records_arguments

@@ -29,15 +29,15 @@ def analyze_channels(
     """Return the coupled channels, bound axes and sizes of a network.
 
     Args:
-        network: the network that was traced.
-        traced: its trace.
-        exclude: names or patterns of layers whose output channels are pinned.
-        prune_residual: whether channels coupled by residual additions may be pruned.
-        kept_statistics: whether layers may take their statistics over the kept channels; else
+        network: The network that was traced.
+        traced: Its trace.
+        exclude: Names or patterns of layers whose output channels are pinned.
+        prune_residual: Whether channels coupled by residual additions may be pruned.
+        kept_statistics: Whether layers may take their statistics over the kept channels; else
             such channels are pinned.
 
     Raises:
-        UserError: a pattern names no layer.
+        UserError: A pattern names no layer.
     """
     analysis = AnalysisContext(network, traced.computed_layers, kept_statistics=kept_statistics)
     ids: dict[fx.Node, Any] = {}
@@ -74,8 +74,8 @@ def channels_of_node(op: OpContext, spec: OpSpec | None) -> Any:
     """Return the channel ids of a node's value.
 
     Args:
-        op: the node.
-        spec: the registry entry of a call; None for inputs, constants and outputs.
+        op: The node.
+        spec: The registry entry of a call; None for inputs, constants and outputs.
     """
     if op.node.op == "placeholder":
         return channels_of_input(op)
@@ -116,7 +116,7 @@ def channels_of_call(op: OpContext, spec: OpSpec) -> Any:
     """Apply the channel rule of a call, and count its multiply-adds.
 
     Raises:
-        Unsupported: the rule does not handle this call.
+        Unsupported: The rule does not handle this call.
     """
     if not spec.takes_sizes:
         if not op.tensor_inputs() and isinstance(op.value, (int, float, bool)):
@@ -154,8 +154,8 @@ def pin_call(op: OpContext, reason: str) -> Any:
     """Pin every input of a call, its weights, and its result.
 
     Args:
-        op: the call.
-        reason: shown in the plan.
+        op: The call.
+        reason: Shown in the plan.
     """
     if isinstance(op.value, (Tensor, tuple, list)) and not _is_counted(op):
         macs = op.macs
@@ -209,7 +209,7 @@ def check_patterns(
     """Check that every pattern names a layer.
 
     Raises:
-        UserError: a pattern names none.
+        UserError: A pattern names none.
     """
     names: dict[str, None] = {}
     for node in traced.graph_module.graph.nodes:

@@ -31,8 +31,8 @@ class BranchGraph:
     """The graph of a network, with the channels that its plan binds to tensors.
 
     Args:
-        traced: the network, as its plan was made of it.
-        plan: its plan.
+        traced: The network, as its plan was made of it.
+        plan: Its plan.
     """
 
     def __init__(self, traced: TracedNetwork, plan: ChannelPlan) -> None:

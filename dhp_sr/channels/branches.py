@@ -74,8 +74,8 @@ def find_branches(traced: TracedNetwork, plan: ChannelPlan) -> RemovableBranches
     is left whatever is removed.
 
     Args:
-        traced: the network, as its plan was made of it.
-        plan: its plan.
+        traced: The network, as its plan was made of it.
+        plan: Its plan.
     """
     graph = BranchGraph(traced, plan)
     branches: list[Branch] = []
@@ -97,9 +97,9 @@ def _first_removable(graph: BranchGraph, node: fx.Node, reasons: dict[str, str])
     """Return the branch of the first operand of a sum that can be removed.
 
     Args:
-        graph: graph of the network.
-        node: any node; other than sums have no such operands.
-        reasons: group -> why it stays; those of the operands that must stay are added.
+        graph: Graph of the network.
+        node: Any node; other than sums have no such operands.
+        reasons: Group -> why it stays; those of the operands that must stay are added.
     """
     for end in graph.operands(node):
         candidate = _Candidate(graph, end)
@@ -124,8 +124,8 @@ class _Candidate:
     """An operand of a sum, with all that is computed for it alone.
 
     Args:
-        graph: graph of the network.
-        end: the node that computes the operand.
+        graph: Graph of the network.
+        end: The node that computes the operand.
     """
 
     def __init__(self, graph: BranchGraph, end: fx.Node) -> None:
@@ -141,7 +141,7 @@ class _Candidate:
         """Return the branch.
 
         Raises:
-            NotRemovable: it must stay.
+            NotRemovable: It must stay.
         """
         if not self.groups:
             raise NotRemovable("it has no channels of its own")

@@ -35,18 +35,18 @@ def make_plan(
     first fuses its branches (a re-parameterizable network), is traced in training mode.
 
     Args:
-        network: any traceable network; it is left as it was.
-        example_input: an input batch, (N, C, H, W), or a tuple of the network's inputs; MACs are
+        network: Any traceable network; it is left as it was.
+        example_input: An input batch, (N, C, H, W), or a tuple of the network's inputs; MACs are
             counted at its size, per sample.
-        exclude: names or patterns (`body.*`) of layers whose output channels are pinned.
-        prune_residual: whether channels coupled by residual additions may be pruned.
-        kept_statistics: whether normalizations over channels, and layers that standardize their
+        exclude: Names or patterns (`body.*`) of layers whose output channels are pinned.
+        prune_residual: Whether channels coupled by residual additions may be pruned.
+        kept_statistics: Whether normalizations over channels, and layers that standardize their
             weights, take their statistics over the kept channels, before the cut as after it; else
             such channels are pinned.
 
     Raises:
-        TraceError: the network cannot be traced or run.
-        UserError: a pattern names no layer, or the example does not consist of tensors.
+        TraceError: The network cannot be traced or run.
+        UserError: A pattern names no layer, or the example does not consist of tensors.
     """
     patterns = (exclude,) if isinstance(exclude, str) else exclude
 

@@ -74,8 +74,8 @@ def _alike_classes(
     """Return, for each group, the layers that create its channels, and the roots of its classes.
 
     Args:
-        analysis: analysis of the network.
-        reasons: root of each pinned class -> why it is pinned.
+        analysis: Analysis of the network.
+        reasons: Root of each pinned class -> why it is pinned.
     """
     union_find = analysis.union_find
     boundaries = union_find.split_boundaries()
@@ -96,8 +96,8 @@ def _nonlinearity_fraction(activations: Sequence[int], num_layers: int) -> float
     """Return the mean of activations per layer, at most 1 each.
 
     Args:
-        activations: for each element of a group, number of activations that act on it.
-        num_layers: layers with a weight among the group's members. Others (an input, a bare
+        activations: For each element of a group, number of activations that act on it.
+        num_layers: Layers with a weight among the group's members. Others (an input, a bare
             parameter) create no channels by a linear map.
     """
     total = 0.0
@@ -130,11 +130,11 @@ def with_channels_per_element(
     channels of a layer counts as a single channel there: no common multiple can be kept.
 
     Args:
-        groups: all groups of the plan.
-        indices: for each axis of a tensor, index of each entry in the flat vector, `size` for a
+        groups: All groups of the plan.
+        indices: For each axis of a tensor, index of each entry in the flat vector, `size` for a
             pinned entry; and how many times the layer has these channels, which is the number of
             groups for the weight of a grouped convolution.
-        size: length of the flat vector.
+        size: Length of the flat vector.
     """
     prunable: list[Group] = []
     widths: list[int] = []

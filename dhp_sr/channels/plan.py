@@ -233,7 +233,7 @@ class ChannelPlan:
         Of branches inside each other the outermost alone.
 
         Raises:
-            ValueError: the mask keeps no channel of a group that cannot be removed, or not so
+            ValueError: The mask keeps no channel of a group that cannot be removed, or not so
                 without others.
         """
         empty = {group.name for group in self.prunable if not bool(mask[group.span].any())}
@@ -280,10 +280,10 @@ class ChannelPlan:
         """Concatenate a vector for each prunable group into a vector of shape (size,).
 
         Args:
-            vectors: group name -> (width,).
+            vectors: Group name -> (width,).
 
         Raises:
-            ValueError: a group has no vector, or a vector of another length or that is not finite.
+            ValueError: A group has no vector, or a vector of another length or that is not finite.
         """
         joined: list[Tensor] = []
         for group in self.prunable:

@@ -66,10 +66,10 @@ def renumbered(
     What follows the blocks in the same container is numbered anew as well.
 
     Args:
-        state: state of the network with all blocks.
-        blocks: their names.
-        count: their number.
-        left_out: numbers of the blocks to leave out, from 0.
+        state: State of the network with all blocks.
+        blocks: Their names.
+        count: Their number.
+        left_out: Numbers of the blocks to leave out, from 0.
     """
     result = {}
     for key, tensor in state.items():

@@ -176,7 +176,7 @@ def decode_datasets(raw: Any) -> Any:
     Pydantic would try all four classes for each dataset and report the mistakes of all four.
 
     Raises:
-        ValidationError: with the mistakes of all datasets.
+        ValidationError: With the mistakes of all datasets.
     """
     if not isinstance(raw, dict):
         return raw

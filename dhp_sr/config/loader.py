@@ -46,12 +46,12 @@ def load_options(
         path: YAML file.
         overrides: `section.key=value` each, the value read as YAML; they win over the file.
             Former names of keys and values are accepted in both, with a warning.
-        check_network: returns what is wrong with a `network_g.type`, or None. The names are known
+        check_network: Returns what is wrong with a `network_g.type`, or None. The names are known
             to packages above this one; given here, an unknown one is reported with all other
             mistakes.
 
     Raises:
-        UserError: a file cannot be read or is no mapping, `base` leads in a circle, an override
+        UserError: A file cannot be read or is no mapping, `base` leads in a circle, an override
             has another form, or options do not fit the schema; with all mistakes.
     """
     path = Path(path)
@@ -89,8 +89,8 @@ def _read_with_base(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any]
     """Values of a file merged into those of its base.
 
     Args:
-        path: file to read.
-        above: resolved paths of the files that are based on it.
+        path: File to read.
+        above: Resolved paths of the files that are based on it.
 
     Returns:
         The merged values, and the files, the given one first.
@@ -154,7 +154,7 @@ def apply_overrides(
     """Set keys of an option file from the command line.
 
     Args:
-        raw: values of an option file; not changed.
+        raw: Values of an option file; not changed.
         overrides: `a.b=v` each; `v` is read as YAML, so numbers, lists, `null` and `{macs: 0.5}`
             work. Missing sections are added. Unknown keys show when the whole is decoded.
 
@@ -162,7 +162,7 @@ def apply_overrides(
         The changed values, and the keys that were set.
 
     Raises:
-        UserError: an override has another form, is no YAML, or leads through a value that is not
+        UserError: An override has another form, is no YAML, or leads through a value that is not
             a section.
     """
     set_keys = set()

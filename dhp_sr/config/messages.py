@@ -33,7 +33,7 @@ def explain(error: ValidationError) -> list[Issue]:
     """Keys and message of every mistake.
 
     Args:
-        error: raised when an option file was decoded.
+        error: Raised when an option file was decoded.
     """
     # A dictionary as an ordered set: alternatives of a type repeat the same mistake.
     issues: dict[Issue, None] = {}
@@ -47,8 +47,8 @@ def describe(annotation: Any, metadata: Sequence[Any] = ()) -> str:
     """Phrase for the values of a type, such as `a number above 0 and at most 1`.
 
     Args:
-        annotation: type of a field.
-        metadata: constraints from the field or from `Annotated`.
+        annotation: Type of a field.
+        metadata: Constraints from the field or from `Annotated`.
     """
     origin = get_origin(annotation)
     arguments = get_args(annotation)
@@ -111,7 +111,7 @@ def _find_field(
     """Follow an error's location through the schema.
 
     Args:
-        location: keys, with list indices and names of alternatives between them.
+        location: Keys, with list indices and names of alternatives between them.
 
     Returns:
         The keys alone, the field that they lead to, and the section that should hold it.

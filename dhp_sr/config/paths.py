@@ -30,9 +30,9 @@ def resolve_path(root: str | Path, text: str, data_root: str | None = None) -> s
     It is relative to the working directory if it exists there, else to `root`.
 
     Args:
-        root: folder of the project.
-        text: path; `~` is the home folder. `bundled:...` stays as it is.
-        data_root: folder that takes the place of a leading `datasets`; default: none.
+        root: Folder of the project.
+        text: Path; `~` is the home folder. `bundled:...` stays as it is.
+        data_root: Folder that takes the place of a leading `datasets`; default: none.
     """
     if text.startswith(BUNDLED):
         return text
@@ -57,8 +57,8 @@ def resolve_paths(options: Options, root: str | Path) -> Options:
     """Make every path that is read absolute, see `resolve_path`; those that are written stay.
 
     Args:
-        options: options of a run.
-        root: folder of the project.
+        options: Options of a run.
+        root: Folder of the project.
     """
     # The option goes first: the variable is set for a machine, the option for a run.
     data_root = options.data_root or os.environ.get(DATA_VARIABLE) or None

@@ -82,13 +82,13 @@ def parse(text: str, source: str) -> tuple[Any, yaml.Node | None]:
 
     Args:
         text: YAML.
-        source: name of the text for the error: a file name, or an override.
+        source: Name of the text for the error: a file name, or an override.
 
     Returns:
         The values, and the node tree that knows their lines (see `lines_of`).
 
     Raises:
-        UserError: the text is not YAML, or holds what an option file may not.
+        UserError: The text is not YAML, or holds what an option file may not.
     """
     # Before anything is parsed: the scanner's time grows with the length.
     if len(text) > MAX_CHARACTERS:
@@ -124,12 +124,12 @@ def _count_nodes(node: yaml.Node, counts: dict[int, int], above: set[int]) -> in
     """Count the values below a node with all anchors expanded, and check its keys.
 
     Args:
-        node: root of a tree; an anchor's node occurs once for each alias.
-        counts: id of a node -> its count; filled here, so that an alias costs nothing.
-        above: ids of the nodes on the path from the root.
+        node: Root of a tree; an anchor's node occurs once for each alias.
+        counts: Id of a node -> its count; filled here, so that an alias costs nothing.
+        above: Ids of the nodes on the path from the root.
 
     Raises:
-        yaml.MarkedYAMLError: an anchor contains itself, there are more than MAX_NODES values, or a
+        yaml.MarkedYAMLError: An anchor contains itself, there are more than MAX_NODES values, or a
             key is not text or occurs twice.
     """
     if id(node) in above:
@@ -174,8 +174,8 @@ def lines_of(node: yaml.Node | None, path: Sequence[str]) -> list[int]:
     """Line numbers (from 1) of the keys of a path, outermost first.
 
     Args:
-        node: node tree of a text.
-        path: keys from the outermost section inward; the list ends where the text lacks a key.
+        node: Node tree of a text.
+        path: Keys from the outermost section inward; the list ends where the text lacks a key.
     """
     lines = []
     for name in path:

@@ -29,9 +29,9 @@ def peak_activation_bytes(
     in a blocked layout. The overhead of an allocator is not counted.
 
     Args:
-        network: maps (N, in_channels, H, W) to an image; left as it was.
-        in_channels: channels of its input.
-        size_multiple: sides of its input must be multiples of it.
+        network: Maps (N, in_channels, H, W) to an image; left as it was.
+        in_channels: Channels of its input.
+        size_multiple: Sides of its input must be multiples of it.
 
     Returns:
         Bytes per pixel; None where the forward cannot be traced.

@@ -16,7 +16,7 @@ class AxisSizes:
     for axes without prunable channels, whose size is a constant factor of the cost.
 
     Args:
-        plan: the groups, and the channels of every axis.
+        plan: The groups, and the channels of every axis.
     """
 
     def __init__(self, plan: ChannelPlan) -> None:
@@ -81,9 +81,9 @@ class AxisSizes:
         """Return the contribution of a group's best channels to the sizes.
 
         Args:
-            start: the group's offset in the flat vector.
-            order: its channels, the best first.
-            widths: numbers of channels to keep, from 0.
+            start: The group's offset in the flat vector.
+            order: Its channels, the best first.
+            widths: Numbers of channels to keep, from 0.
 
         Returns:
             (len(widths), size).

@@ -62,9 +62,9 @@ class CountedCost:
     """A counted cost as a function of the kept axis sizes; differentiable, and exact for 0/1 masks.
 
     Args:
-        plan: gives the shapes of the weights.
-        axis_sizes: sizes of the same plan.
-        terms: summands, at most a single term for each weight.
+        plan: Gives the shapes of the weights.
+        axis_sizes: Sizes of the same plan.
+        terms: Summands, at most a single term for each weight.
     """
 
     def __init__(self, plan: ChannelPlan, axis_sizes: AxisSizes, terms: Iterator[CostTerm]) -> None:

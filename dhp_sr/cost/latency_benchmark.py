@@ -93,11 +93,11 @@ class LatencyBenchmark:
         """Return the times of a network's layers; those that are not in the file are measured.
 
         Args:
-            network: plain and unpruned; it is left as it was.
+            network: Plain and unpruned; it is left as it was.
 
         Raises:
-            UserError: the network has no layer that can be timed.
-            OSError: the file cannot be written.
+            UserError: The network has no layer that can be timed.
+            OSError: The file cannot be written.
         """
         network = copy.deepcopy(network).eval().to(self._image.device)
         calls = record_layer_calls(network, self.example_input)
@@ -237,8 +237,8 @@ def width_grid(width: int, multiple: int = 1) -> list[int]:
     several more do. So both sides of such a step are measured.
 
     Args:
-        width: the dense width.
-        multiple: only multiples of this can be built.
+        width: The dense width.
+        multiple: Only multiples of this can be built.
     """
     if width <= BLOCK * multiple:
         return list(range(multiple, width + 1, multiple))

@@ -127,7 +127,7 @@ class LatencyLUT:
         """Write the table.
 
         Raises:
-            OSError: the file cannot be written.
+            OSError: The file cannot be written.
         """
         write_json(path, {"format": FORMAT, "conditions": dict(self.conditions), **self.times()})
 

@@ -24,9 +24,9 @@ class LatencyModel:
     elements that the layers put out.
 
     Args:
-        plan: the network's plan.
-        axis_sizes: sizes of the same plan.
-        lut: prepared for the network.
+        plan: The network's plan.
+        axis_sizes: Sizes of the same plan.
+        lut: Prepared for the network.
     """
 
     def __init__(self, plan: ChannelPlan, axis_sizes: AxisSizes, lut: LatencyLUT) -> None:

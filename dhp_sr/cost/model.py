@@ -62,8 +62,8 @@ class CostModel:
     """All costs of a network as functions of the kept channels.
 
     Args:
-        plan: the network's plan.
-        lut: measured times of its layers; without, latency is not known.
+        plan: The network's plan.
+        lut: Measured times of its layers; without, latency is not known.
     """
 
     def __init__(self, plan: ChannelPlan, lut: LatencyLUT | None = None) -> None:
@@ -140,7 +140,7 @@ class CostModel:
         """Return the logarithm of the kept fractions of some parameters, shape (..., number).
 
         Args:
-            sizes: kept axis sizes, shape (..., size).
+            sizes: Kept axis sizes, shape (..., size).
             powers: (size,) exponents of the kept fraction of each axis; 1: as it is.
             parameters: (number,) indices into `names`.
         """

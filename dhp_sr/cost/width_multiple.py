@@ -36,7 +36,7 @@ def learn_multiple(lut: LatencyLUT) -> int:
     """Return the finest multiple whose widths waste hardly more time than the best multiple's.
 
     Args:
-        lut: complete for its network.
+        lut: Complete for its network.
     """
     curves = []
     for call in lut.calls:

@@ -62,9 +62,9 @@ def random_bits(seed: int, positions: np.ndarray, count: int) -> np.ndarray:
     """Random bits of a counter-based generator: they depend on seed and position alone.
 
     Args:
-        seed: seed of the run.
+        seed: Seed of the run.
         positions: (N,), counted from the start of the run.
-        count: numbers for each position.
+        count: Numbers for each position.
 
     Returns:
         uint64 of shape (N, count).
@@ -98,11 +98,11 @@ def random_crop_with_padding(
 
     Args:
         images_NHWC: uint8, the whole set.
-        indices: indices of the images that are cropped.
-        positions: positions of the samples in the run.
-        seed: seed of the run.
-        padding: pixels on each side.
-        hflip: mirror half of them left to right.
+        indices: Indices of the images that are cropped.
+        positions: Positions of the samples in the run.
+        seed: Seed of the run.
+        padding: Pixels on each side.
+        hflip: Mirror half of them left to right.
 
     Returns:
         uint8 (len(indices), H, W, C).

@@ -17,13 +17,13 @@ def downscale(image_HWC: np.ndarray, scale: int) -> np.ndarray:
 
     Args:
         image_HWC: uint8 of shape (H, W, C) or (H, W), H and W multiples of `scale`.
-        scale: the factor, at least 1.
+        scale: The factor, at least 1.
 
     Returns:
         uint8 of shape (H / scale, W / scale, C) or (H / scale, W / scale).
 
     Raises:
-        ValueError: the image is not uint8, or its sides are not multiples of `scale`.
+        ValueError: The image is not uint8, or its sides are not multiples of `scale`.
     """
     height, width = image_HWC.shape[:2]
     if height % scale or width % scale:
@@ -39,13 +39,13 @@ def upscale(image_HWC: np.ndarray, scale: int) -> np.ndarray:
 
     Args:
         image_HWC: uint8 of shape (H, W, C) or (H, W).
-        scale: the factor, at least 1.
+        scale: The factor, at least 1.
 
     Returns:
         uint8 of shape (scale H, scale W, C) or (scale H, scale W).
 
     Raises:
-        ValueError: the image is not uint8.
+        ValueError: The image is not uint8.
     """
     height, width = image_HWC.shape[:2]
     return _resize(image_HWC, height * scale, width * scale)

@@ -26,15 +26,15 @@ def build_train_set(options: TrainDataset, scale: int, seed: int) -> Dataset:
     """Build the training set of `datasets.train`.
 
     Args:
-        options: the section.
+        options: The section.
         scale: HR side by LR side; 1 for denoising.
-        seed: with a sample's position, fixes its patch.
+        seed: With a sample's position, fixes its patch.
 
     Returns:
         A data set addressed by (image index, position in the run); see `train_batches`.
 
     Raises:
-        UserError: folders or images are missing, damaged, too small or do not match, or settings
+        UserError: Folders or images are missing, damaged, too small or do not match, or settings
             contradict each other.
     """
     with section_in_errors("datasets.train", options.name):
@@ -49,12 +49,12 @@ def build_val_set(options: ValDataset, scale: int, smallest: int = 1) -> Dataset
     """Build a validation set, addressed by image index.
 
     Args:
-        options: the section.
+        options: The section.
         scale: HR side by LR side; 1 for denoising.
-        smallest: side in pixels that every image must have to be scored.
+        smallest: Side in pixels that every image must have to be scored.
 
     Raises:
-        UserError: as for `build_train_set`.
+        UserError: As for `build_train_set`.
     """
     with section_in_errors("datasets.val", options.name):
         if options.type == "NoiseDataset":

@@ -35,7 +35,7 @@ def splits_of_cifar(folder: Path) -> list[str]:
     """List which of `train` and `test` are present.
 
     Raises:
-        UserError: neither is.
+        UserError: Neither is.
     """
     patterns = {
         "train": ("data_batch_*.bin", "train.bin"),
@@ -55,12 +55,12 @@ def read_cifar(folder: Path, split: str, labels: str = "fine") -> LabeledImages:
     """Read a split.
 
     Args:
-        folder: the folder with the files.
+        folder: The folder with the files.
         split: `train` or `test`.
         labels: `fine` or `coarse`, where there are both.
 
     Raises:
-        UserError: a file is missing or cut short, or only the pickles are present.
+        UserError: A file is missing or cut short, or only the pickles are present.
     """
     if split not in ("train", "test"):
         raise UserError(

@@ -33,15 +33,15 @@ def read_labeled(
     """Read a split of a classification set into memory.
 
     Args:
-        root: class folders, CIFAR's binary files, sheets with an index, or an `.lmdb` folder with
+        root: Class folders, CIFAR's binary files, sheets with an index, or an `.lmdb` folder with
             labels.
         split: `train`, `test`, ...
         labels: `fine` or `coarse`, of CIFAR-100.
-        side: resize images to squares of this side; None: they have the same size already.
+        side: Resize images to squares of this side; None: they have the same size already.
         color: `rgb` or gray, which images of different kinds become.
 
     Raises:
-        UserError: there is no such set, it is damaged or incomplete, or labels are out of range.
+        UserError: There is no such set, it is damaged or incomplete, or labels are out of range.
     """
     folder = _existing(Path(root).expanduser())
     set_format = format_of(folder)
@@ -68,7 +68,7 @@ def read_class_folders(
     the order of their names, images come in the order of their paths.
 
     Raises:
-        UserError: a class is without images, an image is damaged, or sizes differ and `side` is not
+        UserError: A class is without images, an image is damaged, or sizes differ and `side` is not
             given.
     """
     folder = root / split if (root / split).is_dir() else root
@@ -113,7 +113,7 @@ def format_of(folder: Path) -> str:
     """Return `lmdb`, `sheets`, `cifar` or `folders`.
 
     Raises:
-        UserError: the folder holds none of them.
+        UserError: The folder holds none of them.
     """
     if folder.suffix == ".lmdb":
         return "lmdb"

@@ -40,17 +40,17 @@ def make_classes(
     """Write all splits of a classification set in another format.
 
     Args:
-        source: class folders, sheets, CIFAR's files or an LMDB.
-        target: folder to make.
+        source: Class folders, sheets, CIFAR's files or an LMDB.
+        target: Folder to make.
         set_format: `folders`, `sheets`, `cifar` or `lmdb`.
-        side: resize images to squares of this side first.
+        side: Resize images to squares of this side first.
         labels: `fine` or `coarse`, of CIFAR-100.
 
     Returns:
         Number of images read; 0 if the target was complete.
 
     Raises:
-        UserError: source or target cannot be used, or the format cannot hold these images.
+        UserError: Source or target cannot be used, or the format cannot hold these images.
     """
     target = Path(target).expanduser()
     if (set_format == "lmdb") != (target.suffix == ".lmdb"):

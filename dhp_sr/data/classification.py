@@ -25,9 +25,9 @@ class TrainImages(BatchedDataset):
     """Augmented samples, addressed by (image index, position in the run); see `train_batches`.
 
     Args:
-        labeled: the images.
-        options: how they are cropped, mirrored and normalized.
-        seed: with a sample's position, fixes its augmentation.
+        labeled: The images.
+        options: How they are cropped, mirrored and normalized.
+        seed: With a sample's position, fixes its augmentation.
     """
 
     def __init__(self, labeled: LabeledImages, options: ClassificationTrain, seed: int) -> None:
@@ -61,8 +61,8 @@ class ValImages(BatchedDataset):
     """Images without augmentation, addressed by index.
 
     Args:
-        labeled: the images.
-        options: how they are normalized, and how many make a batch of `batches`.
+        labeled: The images.
+        options: How they are normalized, and how many make a batch of `batches`.
     """
 
     def __init__(self, labeled: LabeledImages, options: ClassificationVal) -> None:
@@ -91,8 +91,8 @@ class Normalize:
     """Normalization of uint8 images (N, H, W, C) to float32 (N, C, H, W): (x / 255 - mean) / std.
 
     Args:
-        mean: mean of each channel, on the scale of 0 to 1.
-        std: standard deviation of each channel.
+        mean: Mean of each channel, on the scale of 0 to 1.
+        std: Standard deviation of each channel.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -115,11 +115,11 @@ def build_train(options: ClassificationTrain, seed: int) -> TrainImages:
     """Build the training set of `datasets.train`.
 
     Args:
-        options: the section.
-        seed: with a sample's position, fixes its augmentation.
+        options: The section.
+        seed: With a sample's position, fixes its augmentation.
 
     Raises:
-        UserError: images are missing or damaged, or labels are out of range.
+        UserError: Images are missing or damaged, or labels are out of range.
     """
     return TrainImages(_read(options, "datasets.train"), options, seed)
 
@@ -133,12 +133,12 @@ def check_same_classes(train: Sequence[str], val: Sequence[str], name: str) -> N
     """Check that a validation set has the classes of the training set, in the same order.
 
     Args:
-        train: classes of the training set.
-        val: classes of the validation set.
-        name: name of the validation set, for messages.
+        train: Classes of the training set.
+        val: Classes of the validation set.
+        name: Name of the validation set, for messages.
 
     Raises:
-        UserError: it has others.
+        UserError: It has others.
     """
     # the order counts as much as the names: labels are indices
     if list(train) == list(val):

@@ -60,10 +60,10 @@ class DiskCache:
     the file is removed, so that the next start writes it anew.
 
     Args:
-        path: the file, which `open_disk_cache` has written or checked.
-        items: what it was made of.
-        entries: entries of the index, for each item its arrays.
-        is_fresh: whether this process has just written the file; its pixels are not checked again.
+        path: The file, which `open_disk_cache` has written or checked.
+        items: What it was made of.
+        entries: Entries of the index, for each item its arrays.
+        is_fresh: Whether this process has just written the file; its pixels are not checked again.
     """
 
     def __init__(
@@ -126,13 +126,13 @@ def open_disk_cache(path: Path, items: Sequence[CacheItem], decoded: Iterator[Ar
     Processes of one machine wait for each other, so that a single one decodes.
 
     Args:
-        path: the file.
-        items: the images.
-        decoded: gives the arrays of the items in turn; used only if the file has to be written.
+        path: The file.
+        items: The images.
+        decoded: Gives the arrays of the items in turn; used only if the file has to be written.
 
     Raises:
-        UserError: an image is damaged.
-        OSError: the file cannot be written.
+        UserError: An image is damaged.
+        OSError: The file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with _lock(path.with_name(f"{path.name}.lock")) as is_locked:

@@ -52,17 +52,17 @@ def open_images(
     """Open images with a cache.
 
     Args:
-        items: the images.
+        items: The images.
         cache: `memory`: decode all of them now and hold them. `disk`: decode them once into a
             file, which is mapped and kept for later runs. `none`: decode at every visit. `auto`:
             memory if they take at most half of what is available, else disk; for validation else
             none, since whole images are seen too rarely to pay for a file.
-        folder: folder of the files; None: `DEFAULT_FOLDER`.
-        title: title of the progress bar.
-        is_training: whether the images are visited again and again.
+        folder: Folder of the files; None: `DEFAULT_FOLDER`.
+        title: Title of the progress bar.
+        is_training: Whether the images are visited again and again.
 
     Raises:
-        UserError: an image is damaged, or the file cannot be written.
+        UserError: An image is damaged, or the file cannot be written.
     """
     folder = folder or DEFAULT_FOLDER
     if cache == "auto":
@@ -105,7 +105,7 @@ def decode_all(items: Sequence[CacheItem], title: str) -> Iterator[Arrays]:
     """Decode images one after another, several at a time, with a progress bar.
 
     Raises:
-        UserError: an image is damaged.
+        UserError: An image is damaged.
     """
     threads = min(_MAX_THREADS, os.cpu_count() or 1, len(items))
     pending: deque[Future[Arrays]] = deque()

@@ -35,15 +35,15 @@ def decode(source: Path | bytes, where: str, limits: ImageLimits = TRAINING_LIMI
     """Decode an image file.
 
     Args:
-        source: a file, or the contents of a file.
-        where: its path, or database and key, for messages.
-        limits: checked by the header before anything is decoded.
+        source: A file, or the contents of a file.
+        where: Its path, or database and key, for messages.
+        limits: Checked by the header before anything is decoded.
 
     Returns:
         uint8 of shape (H, W, 3), RGB, or (H, W, 1), gray.
 
     Raises:
-        UserError: there is no such file, or it is no image, damaged, too large, or of a kind that
+        UserError: There is no such file, or it is no image, damaged, too large, or of a kind that
             is not supported.
     """
     with _named(where):
@@ -57,7 +57,7 @@ def header_size(
     """Return (height, width, channels) of the decoded image from its header alone.
 
     Raises:
-        UserError: as for `decode`, apart from damage among the pixels.
+        UserError: As for `decode`, apart from damage among the pixels.
     """
     with _named(where):
         header = read_header(source)

@@ -108,10 +108,10 @@ class TeacherOutputs:
 
     Args:
         shapes: (C, H, W) of every image.
-        folder: where the file takes its space.
+        folder: Where the file takes its space.
 
     Raises:
-        UserError: there is not enough space.
+        UserError: There is not enough space.
     """
 
     def __init__(self, shapes: Sequence[tuple[int, int, int]], folder: Path) -> None:

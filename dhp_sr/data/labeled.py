@@ -32,7 +32,7 @@ def checked(labeled: LabeledImages) -> LabeledImages:
     """Return the images after a check that labels name classes.
 
     Raises:
-        UserError: there is no image, a label is out of range, or a class has no valid name.
+        UserError: There is no image, a label is out of range, or a class has no valid name.
     """
     if not len(labeled):
         raise UserError(f"{labeled.where}: expected images, got none: check the path and `split`")
@@ -62,11 +62,11 @@ def class_names(where: Path, rows: Iterable[tuple[str, int, str]]) -> tuple[str,
     """Collect the names of the classes in the order of their labels.
 
     Args:
-        where: the table, for messages.
-        rows: class, label, and the image that a line is about.
+        where: The table, for messages.
+        rows: Class, label, and the image that a line is about.
 
     Raises:
-        UserError: a class has two labels, or the labels are not 0, 1, ...
+        UserError: A class has two labels, or the labels are not 0, 1, ...
     """
     label_by_name: dict[str, int] = {}
     for name, label, image in rows:
@@ -123,12 +123,12 @@ def stacked(
 
     Args:
         images: uint8 each.
-        names: names of the images, for messages.
-        side: resize the shorter side to this and crop the middle; None: all have the same size.
+        names: Names of the images, for messages.
+        side: Resize the shorter side to this and crop the middle; None: all have the same size.
         color: `rgb` or gray.
 
     Raises:
-        UserError: sizes differ.
+        UserError: Sizes differ.
     """
     if not images:
         return np.empty((0, 1, 1, 3), np.uint8)

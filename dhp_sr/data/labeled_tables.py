@@ -31,15 +31,15 @@ def read_table(path: Path, columns: Sequence[str], description: str) -> list[lis
     """Read a table of text whose columns are separated by tabs.
 
     Args:
-        path: the file.
-        columns: names that its first line must hold, in this order.
-        description: description of the file, for messages.
+        path: The file.
+        columns: Names that its first line must hold, in this order.
+        description: Description of the file, for messages.
 
     Returns:
         The cells of the lines after the first; empty lines are left out.
 
     Raises:
-        UserError: it cannot be read as UTF-8 text, or has other columns.
+        UserError: It cannot be read as UTF-8 text, or has other columns.
     """
     try:
         # "utf-8-sig": editors on Windows put a byte-order mark in front
@@ -81,7 +81,7 @@ def read_sheets(folder: Path, split: str) -> LabeledImages:
     """Read the images on all sheets of a split, in the order of the index.
 
     Raises:
-        UserError: index and sheets do not agree, or a sheet is damaged.
+        UserError: Index and sheets do not agree, or a sheet is damaged.
     """
     sprites = _read_index(folder / INDEX)
     _check_sheets(folder, sprites)
@@ -187,7 +187,7 @@ def read_labeled_database(
     """Read the images of a split, in the order of the table.
 
     Raises:
-        UserError: the table is missing or wrong, a key is not in the database, or an image is
+        UserError: The table is missing or wrong, a key is not in the database, or an image is
             damaged.
     """
     database = Database(folder)

@@ -50,10 +50,10 @@ class LmdbFile:
     """An open `data.mdb`.
 
     Args:
-        file: binary and seekable.
+        file: Binary and seekable.
 
     Raises:
-        LmdbDamageError: neither of the two meta pages is sound, or the file is cut short.
+        LmdbDamageError: Neither of the two meta pages is sound, or the file is cut short.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -69,7 +69,7 @@ class LmdbFile:
         """Return the value of a key, or None.
 
         Raises:
-            LmdbDamageError: a page on the way to it is damaged.
+            LmdbDamageError: A page on the way to it is damaged.
         """
         if self._root == _NO_PAGE:
             return None
@@ -91,7 +91,7 @@ class LmdbFile:
         """Yield all keys in order.
 
         Raises:
-            LmdbDamageError: a page is damaged.
+            LmdbDamageError: A page is damaged.
         """
         if self._root == _NO_PAGE:
             return

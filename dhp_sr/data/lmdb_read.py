@@ -24,10 +24,10 @@ class Database:
     """A finished `.lmdb` folder. Nothing stays open: it can be forked, pickled and shared freely.
 
     Args:
-        folder: the folder.
+        folder: The folder.
 
     Raises:
-        UserError: the folder or a file in it is missing.
+        UserError: The folder or a file in it is missing.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -46,7 +46,7 @@ class Database:
         """Return (height, width, channels) by key, as the meta file says.
 
         Raises:
-            UserError: a line of the meta file cannot be read.
+            UserError: A line of the meta file cannot be read.
         """
         sizes = {}
         # "utf-8-sig": editors on Windows put a byte-order mark in front
@@ -68,7 +68,7 @@ class Database:
         """Return the PNG file stored under `key`.
 
         Raises:
-            UserError: there is no such key, or the database is damaged.
+            UserError: There is no such key, or the database is damaged.
         """
         return self.read_many([key])[0]
 
@@ -76,7 +76,7 @@ class Database:
         """Return the files stored under several keys; the database is opened once.
 
         Raises:
-            UserError: as for `read_bytes`.
+            UserError: As for `read_bytes`.
         """
         values = []
         # opened once for all keys, and closed before the images are decoded
@@ -95,7 +95,7 @@ class Database:
         """Return all keys of the database itself, sorted.
 
         Raises:
-            UserError: the database is damaged.
+            UserError: The database is damaged.
         """
         with self._opened() as data:
             return [key.decode("utf-8", "replace") for key in data.iterate_keys()]

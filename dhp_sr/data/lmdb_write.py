@@ -24,7 +24,7 @@ def import_lmdb() -> ModuleType:
     """Import the package `lmdb`, which only those need who write databases.
 
     Raises:
-        UserError: it is not installed.
+        UserError: It is not installed.
     """
     try:
         return importlib.import_module("lmdb")
@@ -41,12 +41,12 @@ def write_database(
     """Fill a database; images whose keys it holds stay, so that an interrupted run is resumed.
 
     Args:
-        images: stored re-encoded as PNG.
-        folder: an unfinished `.lmdb` folder, or a new one. The meta file is written last.
-        on_image: called once an image.
+        images: Stored re-encoded as PNG.
+        folder: An unfinished `.lmdb` folder, or a new one. The meta file is written last.
+        on_image: Called once an image.
 
     Raises:
-        UserError: a key is unusable or occurs twice, an image is damaged, or the disk is full.
+        UserError: A key is unusable or occurs twice, an image is damaged, or the disk is full.
     """
     # Before anything is written; ASCII as BasicSR's reader expects.
     for image in images:

@@ -56,12 +56,12 @@ class NoiseTrainSet(Dataset):
     """Patches with noise that is neither clipped nor rounded.
 
     Args:
-        images: the images, uint8 (C, H, W), each alone in a tuple.
-        keys: their names.
-        gt_size: side of the patch in pixels.
-        sigma: lowest and highest noise level on the 0-255 scale, drawn uniformly for each patch.
-        augmentation: the orientations that may occur.
-        seed: with a sample's position in the run, fixes its patch and noise.
+        images: The images, uint8 (C, H, W), each alone in a tuple.
+        keys: Their names.
+        gt_size: Side of the patch in pixels.
+        sigma: Lowest and highest noise level on the 0-255 scale, drawn uniformly for each patch.
+        augmentation: The orientations that may occur.
+        seed: With a sample's position in the run, fixes its patch and noise.
     """
 
     def __init__(
@@ -103,11 +103,11 @@ class NoiseValSet(Dataset):
     """Whole images with noise that is the same at every visit.
 
     Args:
-        images: the images, uint8 (C, H, W), each alone in a tuple.
-        keys: their names; with `noise_seed` they fix the noise.
-        sigma: noise level on the 0-255 scale.
-        noise_seed: seed of the set.
-        input_shapes: shapes of the images, (C, H, W).
+        images: The images, uint8 (C, H, W), each alone in a tuple.
+        keys: Their names; with `noise_seed` they fix the noise.
+        sigma: Noise level on the 0-255 scale.
+        noise_seed: Seed of the set.
+        input_shapes: Shapes of the images, (C, H, W).
     """
 
     def __init__(

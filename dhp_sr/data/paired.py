@@ -102,11 +102,11 @@ class PairTrainSet(Dataset):
 
     Args:
         images: LR and HR, uint8 (C, H, W).
-        keys: names of the HR images.
+        keys: Names of the HR images.
         scale: HR side by LR side.
-        gt_size: side of the HR patch in pixels, a multiple of the scale.
-        augmentation: the orientations that may occur.
-        seed: with a sample's position in the run, fixes its patch.
+        gt_size: Side of the HR patch in pixels, a multiple of the scale.
+        augmentation: The orientations that may occur.
+        seed: With a sample's position in the run, fixes its patch.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class PairValSet(Dataset):
 
     Args:
         images: LR and HR, uint8 (C, H, W).
-        pairs: where they are from.
+        pairs: Where they are from.
     """
 
     def __init__(self, images: ImageCache, pairs: Sequence[Pair]) -> None:
@@ -210,10 +210,10 @@ def match_pairs(
         lq: LR images of the matching root.
         scale: HR side by LR side.
         color: `rgb` or gray.
-        template: name of an LR image, without extension, from its HR's.
+        template: Name of an LR image, without extension, from its HR's.
 
     Raises:
-        UserError: names or sizes do not match.
+        UserError: Names or sizes do not match.
     """
     lq_by_key = {image.key: image for image in lq}
     gt_by_lq_key = {template.replace("{}", image.key): image for image in gt}

@@ -76,7 +76,7 @@ class Crop:
         """Check that every image holds a square.
 
         Raises:
-            UserError: some do not.
+            UserError: Some do not.
         """
         small = []
         for image in images:
@@ -112,7 +112,7 @@ class Shrink:
         """Check the template and that every image has at least an LR pixel.
 
         Raises:
-            UserError: the template does not hold the name exactly once, or an image is too small.
+            UserError: The template does not hold the name exactly once, or an image is too small.
         """
         if self.template.count("{}") != 1:
             raise UserError(
@@ -139,16 +139,16 @@ def fill_folder(
     """Run a task on every image of `source` and put the results into the folder `target`.
 
     Args:
-        source: folder, `.lmdb` folder or `bundled:...`.
-        target: folder to make.
-        task: run on each image.
-        workers: processes.
+        source: Folder, `.lmdb` folder or `bundled:...`.
+        target: Folder to make.
+        task: Run on each image.
+        workers: Processes.
 
     Returns:
         Number of images read; 0 if the target was complete.
 
     Raises:
-        UserError: source or target cannot be used, or an image is damaged.
+        UserError: Source or target cannot be used, or an image is damaged.
     """
     images = find_images(source, PREPARATION_LIMITS)
     target = Path(target).expanduser()
@@ -187,7 +187,7 @@ def check_database(target: str | Path, source: str | Path | None = None) -> None
     """Decode a whole LMDB; compare it with its meta file, and with the images of `source` if given.
 
     Raises:
-        UserError: it is incomplete or differs; the faults are listed.
+        UserError: It is incomplete or differs; the faults are listed.
     """
     originals = None
     if source is not None:
@@ -206,7 +206,7 @@ def begin(target: Path, settings: dict[str, Any]) -> Path | None:
     """Return the unfinished folder to fill, or None if the target is complete.
 
     Raises:
-        UserError: target or unfinished folder exist and were made with other settings.
+        UserError: Target or unfinished folder exist and were made with other settings.
     """
     if not target.name:
         raise UserError(

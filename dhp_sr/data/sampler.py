@@ -43,12 +43,12 @@ class BatchSampler:
     has an order that no other pass has; a rank's batch is a slice of the common batch.
 
     Args:
-        images: number of images.
-        batch_size: samples that a rank gets in an iteration.
-        seed: fixes the orders.
-        start_iteration: the first iteration to give, counted from 0.
-        world_size: number of ranks.
-        rank: this rank.
+        images: Number of images.
+        batch_size: Samples that a rank gets in an iteration.
+        seed: Fixes the orders.
+        start_iteration: The first iteration to give, counted from 0.
+        world_size: Number of ranks.
+        rank: This rank.
     """
 
     def __init__(
@@ -98,12 +98,12 @@ def make_first_batch(dataset: Dataset, *, batch_size: int, seed: int) -> dict[st
     """Return the first samples of a training, to be looked at before it begins.
 
     Args:
-        dataset: gives a sample for a sample index.
-        batch_size: number of samples.
-        seed: seed of the training.
+        dataset: Gives a sample for a sample index.
+        batch_size: Number of samples.
+        seed: Seed of the training.
 
     Raises:
-        UserError: an image turned out to be damaged while it was read.
+        UserError: An image turned out to be damaged while it was read.
     """
     assert isinstance(dataset, Sized)
     return _make_batch(
@@ -124,21 +124,21 @@ def train_batches(
     """Yield batches without end, from `start_iteration` on.
 
     Args:
-        dataset: gives a sample for a sample index.
-        batch_size: samples that a rank gets in an iteration.
-        workers: processes that prepare batches; 0 prepares them in this process. The batches are
+        dataset: Gives a sample for a sample index.
+        batch_size: Samples that a rank gets in an iteration.
+        workers: Processes that prepare batches; 0 prepares them in this process. The batches are
             the same.
-        seed: fixes the order of the images.
-        start_iteration: the first iteration to give, counted from 0.
-        world_size: number of ranks.
-        rank: this rank.
+        seed: Fixes the order of the images.
+        start_iteration: The first iteration to give, counted from 0.
+        world_size: Number of ranks.
+        rank: This rank.
 
     Returns:
         Dictionaries of `lq` and `gt`, float32 (N, C, H, W), and `key`, a list of names; of a
         `BatchedDataset`, what its `batch` returns.
 
     Raises:
-        UserError: an image turned out to be damaged while it was read.
+        UserError: An image turned out to be damaged while it was read.
     """
     assert isinstance(dataset, Sized)  # torch's Dataset does not promise a length
     sampler = BatchSampler(

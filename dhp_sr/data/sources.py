@@ -137,11 +137,11 @@ def find_images(root: str | Path, limits: ImageLimits = TRAINING_LIMITS) -> list
     """List the images of a source, sorted by name.
 
     Args:
-        root: a folder (its sub-folders are not searched), an `.lmdb` folder, or `bundled:...`.
-        limits: checked before an image is decoded.
+        root: A folder (its sub-folders are not searched), an `.lmdb` folder, or `bundled:...`.
+        limits: Checked before an image is decoded.
 
     Raises:
-        UserError: the folder is missing, holds no image or an entry that is no file (such as a link
+        UserError: The folder is missing, holds no image or an entry that is no file (such as a link
             to nothing), or the LMDB is incomplete.
     """
     if str(root).startswith("bundled:"):
@@ -178,7 +178,7 @@ def check_unique_keys(images: Sequence[StoredImage]) -> None:
     """Check that no two images have the same name without extension.
 
     Raises:
-        UserError: two have.
+        UserError: Two have.
     """
     seen: dict[str, str] = {}
     for image in images:
@@ -194,7 +194,7 @@ def image_paths(paths: Iterable[Path]) -> list[Path]:
     """Sort out the paths that are named like images; hidden ones and folders are left out.
 
     Raises:
-        UserError: a path cannot be read as a file: a link to nothing, a pipe.
+        UserError: A path cannot be read as a file: a link to nothing, a pipe.
     """
     images = sorted(path for path in paths if _is_named_like_an_image(path))
     for path in images:

@@ -53,18 +53,18 @@ def trace(
     Branches, loops and assertions on shapes are decided as for the example.
 
     Args:
-        network: any module that torch.fx can follow; it is left as it was.
+        network: Any module that torch.fx can follow; it is left as it was.
         example_input: (N, C, H, W) or whatever the network takes, or a tuple of its inputs; only
             the first sample is used.
-        training: trace the forward in training mode.
-        join_computed_weights: whether modules that compute the weight of a layer are single
+        training: Trace the forward in training mode.
+        join_computed_weights: Whether modules that compute the weight of a layer are single
             operators where their channels are known, see `dhp_sr.graph.computed_weights`. In
             training mode all are followed: what they compute then may be another weight.
 
     Raises:
-        TraceError: the network has weights without shapes, takes other inputs than the example
+        TraceError: The network has weights without shapes, takes other inputs than the example
             has, depends on values of tensors, or does not accept the example.
-        UserError: it cannot be copied, or the example is neither a tensor nor a tuple of tensors.
+        UserError: It cannot be copied, or the example is neither a tensor nor a tuple of tensors.
     """
     check_shapes(network)
     inputs = first_samples(example_input)
@@ -127,7 +127,7 @@ def check_capture(network: nn.Module, traced: TracedNetwork, example_input: Exam
     All tensors of the output are compared, whatever structure they are in.
 
     Raises:
-        TraceError: the graph computes something else, or fails where the network does not.
+        TraceError: The graph computes something else, or fails where the network does not.
     """
     tensors = [*network.parameters(), *network.buffers()]
     if any(tensor.is_meta for tensor in tensors):
@@ -162,7 +162,7 @@ def _difference(
     None where the network cannot compute it, or computes entries that are no numbers.
 
     Raises:
-        TraceError: the graph fails, which is a fault where the network does not.
+        TraceError: The graph fails, which is a fault where the network does not.
     """
     # The graph first: of another size than the example it often fails at once.
     try:
@@ -226,12 +226,12 @@ def record_values(
     """Return the value of every node of a graph for its inputs, on the meta device if possible.
 
     Args:
-        graph_module: the graph.
-        inputs: inputs of its forward.
-        tracer: the one that made the graph; what it has worked out is not worked out again.
+        graph_module: The graph.
+        inputs: Inputs of its forward.
+        tracer: The one that made the graph; what it has worked out is not worked out again.
 
     Raises:
-        TraceError: the network does not accept the inputs.
+        TraceError: The network does not accept the inputs.
     """
     with torch.no_grad():
         try:

@@ -24,7 +24,7 @@ class CheapConvolutions(TorchDispatchMode):
     number for every output channel.
 
     Args:
-        after_macs: multiply-adds that are spent on convolutions as they are, the first ones of the
+        after_macs: Multiply-adds that are spent on convolutions as they are, the first ones of the
             forward, before this one would exceed it.
     """
 

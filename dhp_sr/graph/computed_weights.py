@@ -36,9 +36,9 @@ def arguments_of(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, An
     The same argument has the same key in every call, by position or by keyword.
 
     Args:
-        module: the forward is that of its class, whatever the instance was given instead.
-        args: arguments by position.
-        kwargs: arguments by keyword.
+        module: The forward is that of its class, whatever the instance was given instead.
+        args: Arguments by position.
+        kwargs: Arguments by keyword.
     """
     names: list[str] = []
     for parameter in list(inspect.signature(type(module).forward).parameters.values())[1:]:
@@ -93,10 +93,10 @@ def modules_that_compute_weights(
     """Return the modules that compute the weight of a layer and count as single operators.
 
     Args:
-        graph: graph of a network whose modules were all followed.
-        calls: calls of modules that may be such, by path.
-        value_of: returns the value of a node for the example, on the meta device.
-        is_layer: whether a module's channels are known, given examples of its inputs.
+        graph: Graph of a network whose modules were all followed.
+        calls: Calls of modules that may be such, by path.
+        value_of: Returns the value of a node for the example, on the meta device.
+        is_layer: Whether a module's channels are known, given examples of its inputs.
     """
     owners = modules_with_computed_weight(graph, calls)
     if not owners:
@@ -119,8 +119,8 @@ def modules_with_computed_weight(graph: fx.Graph, calls: Collection[str]) -> lis
     """Return the modules whose own forward calls a layer with a weight that it has computed.
 
     Args:
-        graph: graph of a network whose modules were all followed.
-        calls: paths of the modules that count; calls of layers in others are passed over.
+        graph: Graph of a network whose modules were all followed.
+        calls: Paths of the modules that count; calls of layers in others are passed over.
     """
     owners: dict[str, None] = {}  # in the order of the graph, each once
     for node in graph.nodes:

@@ -35,8 +35,8 @@ class ComputedLayers:
         """Return the finding of one of `WEIGHT_FINDERS` about a module, or None.
 
         Args:
-            module: any module; it is left as it was.
-            inputs: examples of its inputs, whose shapes count.
+            module: Any module; it is left as it was.
+            inputs: Examples of its inputs, whose shapes count.
         """
         small = small_inputs(module, inputs)
         return self.once("layer", module, small, lambda: as_single_operator(module, small))
@@ -45,10 +45,10 @@ class ComputedLayers:
         """Return a function's finding about a module, called once for all that are equal.
 
         Args:
-            fact: name of what it finds.
-            module: any module.
-            inputs: inputs of its call, whose shapes count.
-            find: looks at nothing but the module's class, settings and shapes, and the inputs.
+            fact: Name of what it finds.
+            module: Any module.
+            inputs: Inputs of its call, whose shapes count.
+            find: Looks at nothing but the module's class, settings and shapes, and the inputs.
         """
         try:
             key = (fact, _settings(module), _frozen(inputs))
@@ -112,7 +112,7 @@ def _settings(module: nn.Module) -> Any:
     """Return all that a forward can depend on, but for the values of parameters.
 
     Raises:
-        _Unequal: it depends on something that cannot be compared.
+        _Unequal: It depends on something that cannot be compared.
     """
     # The name of an attribute tells its registry: `_modules` holds modules, with their settings.
     return type(module), _frozen(vars(module))

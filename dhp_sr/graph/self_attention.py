@@ -29,9 +29,9 @@ def why_not_followed(module: nn.MultiheadAttention, args: Any, kwargs: Any) -> s
     """Return why a call is not written out; empty if it can be.
 
     Args:
-        module: the module called.
-        args: positional arguments; proxies, nodes or tensors.
-        kwargs: named arguments.
+        module: The module called.
+        args: Positional arguments; proxies, nodes or tensors.
+        kwargs: Named arguments.
     """
     given = call_arguments(module, args, kwargs)
     is_of_itself = given["query"] is given["key"] and given["key"] is given["value"]
@@ -60,7 +60,7 @@ def attend(module: nn.MultiheadAttention, features: Any) -> tuple[Any, Any]:
     """Compute the result of a module for features that attend to one another.
 
     Args:
-        module: a module for which `why_not_followed` has no objection.
+        module: A module for which `why_not_followed` has no objection.
         features: (N, L, E) with `batch_first`, else (L, N, E).
 
     Returns:

@@ -48,12 +48,12 @@ def infer_output(
     """Return a network's output for an input of a given shape, on the meta device.
 
     Args:
-        network: in the mode that counts; it is left as it was.
+        network: In the mode that counts; it is left as it was.
         shape: (N, C, H, W) or whatever the network takes.
-        dtype: type of the input.
+        dtype: Type of the input.
 
     Raises:
-        Exception: whatever the network's forward raises.
+        Exception: Whatever the network's forward raises.
     """
     copied = meta_copy(network)
     image = torch.empty(tuple(shape), dtype=dtype, device="meta")
@@ -93,9 +93,9 @@ class ValueRecorder(ShapeInterpreter):
     """Runs a graph and keeps the value of every node.
 
     Args:
-        module: holds the modules and tensors that the graph uses.
-        graph: the graph.
-        known: values of some nodes by name, all tensors on the meta device. They are taken, except
+        module: Holds the modules and tensors that the graph uses.
+        graph: The graph.
+        known: Values of some nodes by name, all tensors on the meta device. They are taken, except
             for tensors that the forward makes, which have values here, and what depends on those.
     """
 
@@ -159,8 +159,8 @@ def infer_arithmetic(left: Any, right: Any) -> Tensor | None:
     planning a network.
 
     Args:
-        left: first operand.
-        right: second operand.
+        left: First operand.
+        right: Second operand.
 
     Returns:
         A tensor on the meta device; None where the rules are not that simple.
@@ -194,10 +194,10 @@ def infer_interpolation(
 
     Args:
         x: (N, C, H, W).
-        size: size of the result.
-        scale_factor: given instead of a size.
-        mode: any.
-        more: what else the function takes.
+        size: Size of the result.
+        scale_factor: Given instead of a size.
+        mode: Any.
+        more: What else the function takes.
 
     Returns:
         A tensor on the meta device; None where the function itself has to say.
@@ -228,8 +228,8 @@ def infer_layer(module: nn.Module, args: Sequence[Any]) -> Tensor | None:
     torch's own inference of these is a decomposition in Python, a thousand times as long.
 
     Args:
-        module: on the meta device.
-        args: the arguments of its call.
+        module: On the meta device.
+        args: The arguments of its call.
 
     Returns:
         A tensor on the meta device; None where the module itself has to say.
@@ -258,10 +258,10 @@ def count_macs(node: fx.Node, module: nn.Module | None, args: Any, kwargs: Any) 
     """Return the multiply-adds of a call, whatever its operator is, as torch counts them.
 
     Args:
-        node: the call.
-        module: the module called, or None.
-        args: positional arguments, with values for nodes.
-        kwargs: keyword arguments, with values for nodes.
+        node: The call.
+        module: The module called, or None.
+        args: Positional arguments, with values for nodes.
+        kwargs: Keyword arguments, with values for nodes.
 
     Returns:
         0 where the call does not run on its own.

@@ -19,7 +19,7 @@ def check_shapes(network: nn.Module) -> None:
     """Check that all weights have their shapes.
 
     Raises:
-        TraceError: some have none yet.
+        TraceError: Some have none yet.
     """
     tensors = [*network.named_parameters(), *network.named_buffers()]
     # A lazy layer takes its shapes from its first input; until then there is nothing to plan with.
@@ -39,11 +39,11 @@ def optional_inputs(network: nn.Module, num_given: int = 1) -> dict[str, None]:
     """Return the inputs that are not given, which are None where they are omitted.
 
     Args:
-        network: its forward is looked at, not called.
-        num_given: number of inputs that the example has, in the order of the forward.
+        network: Its forward is looked at, not called.
+        num_given: Number of inputs that the example has, in the order of the forward.
 
     Raises:
-        TraceError: the first input has no name (`*inputs`), the forward takes fewer inputs than
+        TraceError: The first input has no name (`*inputs`), the forward takes fewer inputs than
             are given, or one that is not given has no default.
     """
     signature = inspect.signature(network.forward)

@@ -121,10 +121,10 @@ class GrowingGraphInterpreter(ShapeInterpreter):
     """Runs a graph that is still being traced, on the meta device, each node once.
 
     Args:
-        root: copy of the network on the meta device.
-        traced_root: the network that is followed.
-        inputs: examples of its inputs, on the meta device.
-        graph: the graph.
+        root: Copy of the network on the meta device.
+        traced_root: The network that is followed.
+        inputs: Examples of its inputs, on the meta device.
+        graph: The graph.
         plain_call: `nn.Module.__call__`, in whose place a patch records calls meanwhile.
     """
 

@@ -50,9 +50,9 @@ class Tracer(fx.Tracer):
         """Prepare to follow a forward.
 
         Args:
-            root: the network, a copy that the forward may change.
-            inputs: examples of its inputs.
-            single: names of modules that are not followed, as any other of their class would be.
+            root: The network, a copy that the forward may change.
+            inputs: Examples of its inputs.
+            single: Names of modules that are not followed, as any other of their class would be.
         """
         super().__init__(autowrap_functions=())
         self._single = frozenset(single)
@@ -286,8 +286,8 @@ class Tracer(fx.Tracer):
         """Return a proxy's value for the example; tensors are on the meta device.
 
         Args:
-            proxy: proxy of a node that was traced.
-            is_decided_on: whether the trace depends on the number returned.
+            proxy: Proxy of a node that was traced.
+            is_decided_on: Whether the trace depends on the number returned.
 
         Returns:
             None where it cannot be worked out.

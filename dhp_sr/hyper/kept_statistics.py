@@ -19,8 +19,8 @@ class KeptStatistics:
     layer computes after a cut: with all channels kept, what it computed before.
 
     Args:
-        module: the layer.
-        channels: channels of the layer, as the plan has them.
+        module: The layer.
+        channels: Channels of the layer, as the plan has them.
     """
 
     def __init__(self, module: nn.Module, channels: KeptChannels) -> None:
@@ -87,8 +87,8 @@ def set_kept(network: nn.Module, layers: Iterable[KeptChannels], padded: Tensor)
     """Set the kept channels of all such layers of a network.
 
     Args:
-        network: the network.
-        layers: those of its plan.
+        network: The network.
+        layers: Those of its plan.
         padded: (plan.size + 1,) True for kept channels.
     """
     channels_of = {channels.layer: channels for channels in layers}

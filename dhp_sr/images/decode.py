@@ -45,10 +45,10 @@ def read_header(source: Path | bytes) -> ImageHeader:
     """Read the facts of an image file without decoding its pixels.
 
     Args:
-        source: a file, or the contents of a file.
+        source: A file, or the contents of a file.
 
     Raises:
-        UserError: there is no such file, or it is no image, damaged or not supported. The message
+        UserError: There is no such file, or it is no image, damaged or not supported. The message
             does not name the file.
     """
     with _opened(source) as encoded:
@@ -59,15 +59,15 @@ def read_image(source: Path | bytes, limits: ImageLimits) -> Image:
     """Decode an image file.
 
     Args:
-        source: a file, or the contents of a file.
-        limits: checked by the header before anything is decoded.
+        source: A file, or the contents of a file.
+        limits: Checked by the header before anything is decoded.
 
     Returns:
         The image, turned as its orientation says.
 
     Raises:
-        UserError: as for `read_header`.
-        ImageTooLargeError: a limit is exceeded.
+        UserError: As for `read_header`.
+        ImageTooLargeError: A limit is exceeded.
     """
     with _opened(source) as encoded:
         header = encoded.header
@@ -113,7 +113,7 @@ def check_regular_file(path: Path) -> None:
     """Check that a path leads to a file that can be read; a pipe would be waited for.
 
     Raises:
-        UserError: it does not; the message says what is there and does not name the path.
+        UserError: It does not; the message says what is there and does not name the path.
     """
     if path.is_symlink() and not path.exists():
         raise UserError(f"a link to a file that is not there ({path.readlink()})")

@@ -110,8 +110,8 @@ class ImageHeader:
         """Check depth and size before anything is decoded.
 
         Raises:
-            UnsupportedImageError: there are too many bits a channel.
-            ImageTooLargeError: the size exceeds a limit.
+            UnsupportedImageError: There are too many bits a channel.
+            ImageTooLargeError: The size exceeds a limit.
         """
         if self.depth > limits.max_depth:
             raise UnsupportedImageError(
@@ -142,7 +142,7 @@ def exif_orientation(exif: bytes | memoryview) -> int:
     """Return the orientation that EXIF data state; 1 where there is none or the data are damaged.
 
     Args:
-        exif: a TIFF directory, with or without the prefix of JPEG files; may be empty.
+        exif: A TIFF directory, with or without the prefix of JPEG files; may be empty.
     """
     parsed = PillowImage.Exif()
     try:

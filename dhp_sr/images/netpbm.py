@@ -95,7 +95,7 @@ def parse_header(head: bytes) -> _Samples:
     """Parse the first bytes of a file.
 
     Raises:
-        UserError: they are no header, or state an image that cannot be.
+        UserError: They are no header, or state an image that cannot be.
     """
     match = _HEADER.match(head)
     if match is None:
@@ -113,7 +113,7 @@ def read_pixels(file: BinaryIO, samples: _Samples) -> Pixels:
     """Read all values, scaled to 8 or 16 bits.
 
     Raises:
-        UserError: a value is larger than the header's largest, or, of text, missing.
+        UserError: A value is larger than the header's largest, or, of text, missing.
     """
     file.seek(samples.start)
     values: np.ndarray
@@ -136,7 +136,7 @@ def parse_text(text: bytes, count: int) -> np.ndarray:
     """Parse numbers that are separated by white space.
 
     Raises:
-        UserError: there are fewer than `count`, or negative ones.
+        UserError: There are fewer than `count`, or negative ones.
     """
     values = np.fromstring(text.decode("ascii"), dtype=np.int64, count=count, sep=" ")
     if len(values) < count or int(values.min()) < 0:

@@ -41,11 +41,11 @@ def open_with_pillow(file: BinaryIO, format_name: str) -> EncodedImage:
     """Read the header of a file.
 
     Args:
-        file: seekable, at its start; it has to stay open until the pixels are decoded.
-        format_name: the only format that is tried.
+        file: Seekable, at its start; it has to stay open until the pixels are decoded.
+        format_name: The only format that is tried.
 
     Raises:
-        UnsupportedImageError: the file is animated, or of a mode that is not decoded.
+        UnsupportedImageError: The file is animated, or of a mode that is not decoded.
     """
     opened = _open(file, format_name)
     target = _TARGETS[opened.mode]
@@ -98,9 +98,9 @@ def _open(file: BinaryIO, format_name: str) -> PillowImage.Image:
     """Open a file with Pillow.
 
     Raises:
-        UnsupportedImageError: the file is animated, or of a mode or a kind of JPEG that is not
+        UnsupportedImageError: The file is animated, or of a mode or a kind of JPEG that is not
             decoded.
-        UserError: the file is damaged.
+        UserError: The file is damaged.
     """
     try:
         opened = PillowImage.open(file, formats=(format_name,))
@@ -135,7 +135,7 @@ def _check_indices(opened: PillowImage.Image) -> None:
     """Check that a palette has an entry for every pixel; Pillow takes black for the others.
 
     Raises:
-        UserError: it has not.
+        UserError: It has not.
     """
     entries = len(opened.getpalette() or ()) // 3
     largest = opened.getextrema()[1]
@@ -217,7 +217,7 @@ def round_few_bits(pixels: Pixels, layout: str) -> Pixels:
 
     Args:
         pixels: (H, W, 3) of Pillow.
-        layout: layout of the file, Pillow's name; others are returned as they are.
+        layout: Layout of the file, Pillow's name; others are returned as they are.
     """
     if layout not in _CHANNEL_BITS:
         return pixels

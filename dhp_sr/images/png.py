@@ -40,11 +40,11 @@ def open_png(file: BinaryIO) -> EncodedImage:
     """Read the chunks of a PNG file, without its pixels.
 
     Args:
-        file: seekable, at its start; it has to stay open until the pixels are decoded.
+        file: Seekable, at its start; it has to stay open until the pixels are decoded.
 
     Raises:
-        UserError: a chunk is damaged or missing.
-        UnsupportedImageError: the file is animated (APNG).
+        UserError: A chunk is damaged or missing.
+        UnsupportedImageError: The file is animated (APNG).
     """
     chunks = _read_chunks(file)
     if b"acTL" in chunks:
@@ -90,7 +90,7 @@ def _read_chunks(file: BinaryIO) -> dict[bytes, bytes]:
     """Return the chunks that are used by name, and the names of all others up to the end mark.
 
     Raises:
-        UserError: the file ends early, or begins with another chunk than IHDR.
+        UserError: The file ends early, or begins with another chunk than IHDR.
     """
     file_bytes = file.seek(0, os.SEEK_END)
     chunks: dict[bytes, bytes] = {}
@@ -133,7 +133,7 @@ def _has_transparency(chunks: dict[bytes, bytes], color_type: int, entries: int)
     """Return whether tRNS marks a gray or RGB value, or gives entries of the palette an alpha.
 
     Raises:
-        UserError: the chunk stands elsewhere, or has another length, than the specification says.
+        UserError: The chunk stands elsewhere, or has another length, than the specification says.
             libpng would leave it out.
     """
     if b"tRNS" not in chunks or color_type in _ALPHA_TYPES:
@@ -155,7 +155,7 @@ def _check_indices(data: bytes, entries: int, bits: int) -> None:
     """Check that a palette has an entry for every pixel; libpng takes black for the others.
 
     Raises:
-        UserError: it has not.
+        UserError: It has not.
     """
     # as gray of the same depth, without the chunks of the palette, pixels are their indices
     position = len(PNG_SIGNATURE)
@@ -181,7 +181,7 @@ def _check_sums(data: bytes) -> None:
     """Check the checksum of every chunk up to the end mark.
 
     Raises:
-        UserError: a chunk is damaged.
+        UserError: A chunk is damaged.
     """
     view = memoryview(data)
     position, name = len(PNG_SIGNATURE), b""

@@ -78,7 +78,7 @@ def apply_palette(indices_HW: Pixels, colormap_CN: NDArray[np.uint16] | None) ->
     """Look indices up in TIFF's ColorMap, whose 16-bit values become 8 bits.
 
     Raises:
-        UserError: an index has no entry.
+        UserError: An index has no entry.
     """
     if colormap_CN is None or int(indices_HW.max(initial=0)) >= colormap_CN.shape[1]:
         raise UserError("damaged: the palette has no entry for a pixel")

@@ -54,11 +54,11 @@ def open_tiff(file: BinaryIO) -> EncodedImage:
     """Read a TIFF file's directory.
 
     Args:
-        file: seekable, at its start; it has to stay open until the pixels are decoded.
+        file: Seekable, at its start; it has to stay open until the pixels are decoded.
 
     Raises:
-        UserError: the directory or the file is damaged.
-        UnsupportedImageError: the samples are of a kind that is not decoded.
+        UserError: The directory or the file is damaged.
+        UnsupportedImageError: The samples are of a kind that is not decoded.
     """
     page = open_page(file)
     check_kind(page)
@@ -72,11 +72,11 @@ class TiffSamples:
     """Samples of a TIFF file and their meaning.
 
     Args:
-        page: page of tifffile, of a kind that `check_kind` lets pass.
+        page: Page of tifffile, of a kind that `check_kind` lets pass.
 
     Raises:
-        UserError: tags contradict each other.
-        UnsupportedImageError: alpha is premultiplied where that is not defined.
+        UserError: Tags contradict each other.
+        UnsupportedImageError: Alpha is premultiplied where that is not defined.
     """
 
     def __init__(self, page: Any) -> None:

@@ -73,8 +73,8 @@ def open_page(file: Any) -> Any:
     """Open the image of a TIFF file, a page in tifffile's words.
 
     Raises:
-        UserError: the directory is damaged.
-        UnsupportedImageError: there are several images in the file.
+        UserError: The directory is damaged.
+        UnsupportedImageError: There are several images in the file.
     """
     try:
         tiff = tifffile.TiffFile(file)
@@ -104,8 +104,8 @@ def check_kind(page: Any) -> None:
     """Check that an image can be made of the samples.
 
     Raises:
-        UserError: the directory is damaged.
-        UnsupportedImageError: the samples are of a kind that is not decoded; all reasons are named.
+        UserError: The directory is damaged.
+        UnsupportedImageError: The samples are of a kind that is not decoded; all reasons are named.
     """
     for number in _SINGLE:
         value = page.tags.valueof(number)
@@ -179,7 +179,7 @@ def check_segments(page: Any, file_bytes: int) -> None:
     """Check that every strip or tile lies in the file and says no other size than the page.
 
     Raises:
-        UserError: the file is cut short or damaged. tifffile would fill missing segments.
+        UserError: The file is cut short or damaged. tifffile would fill missing segments.
     """
     if not page.dataoffsets or len(page.dataoffsets) != len(page.databytecounts):
         raise UserError("damaged: strips or tiles are missing")

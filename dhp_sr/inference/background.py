@@ -27,9 +27,9 @@ class BackgroundReader:
     """Images decoded ahead, as many as the memory allows; a context, which ends the thread.
 
     Args:
-        tasks: the images, in order.
-        max_bytes: memory that decoding an image may take.
-        waiting_bytes: memory of all decoded images; a single one is always allowed.
+        tasks: The images, in order.
+        max_bytes: Memory that decoding an image may take.
+        waiting_bytes: Memory of all decoded images; a single one is always allowed.
     """
 
     def __init__(self, tasks: Sequence[ImageTask], max_bytes: int, waiting_bytes: int) -> None:
@@ -118,7 +118,7 @@ class BackgroundWriter:
     """Results encoded behind the network; a context, which waits until all is written.
 
     Args:
-        on_written: called from the thread for each result, with the task and the error or None.
+        on_written: Called from the thread for each result, with the task and the error or None.
     """
 
     def __init__(self, on_written: Callable[[ImageTask, Exception | None], None]) -> None:
@@ -143,7 +143,7 @@ class BackgroundWriter:
         """Give a function that takes the rows of a result; nothing is left if the block raises.
 
         Raises:
-            WriteError: from the function, as soon as it is known that writing fails.
+            WriteError: From the function, as soon as it is known that writing fails.
         """
 
         def write(rows: Pixels) -> None:

@@ -81,7 +81,7 @@ class Result:
         """Check that the image can be written.
 
         Raises:
-            UserError: a side is longer than the format allows, or the image takes more than
+            UserError: A side is longer than the format allows, or the image takes more than
                 `max_bytes` in a format that needs it as a whole.
         """
         output_format = OUTPUT_FORMATS[self.format]
@@ -102,13 +102,13 @@ def write_result(path: Path, result: Result, strips: Iterable[Pixels]) -> None:
     """Write an image whose rows arrive from top to bottom.
 
     Args:
-        path: the file; it appears when it is complete.
-        result: what is written.
+        path: The file; it appears when it is complete.
+        result: What is written.
         strips: (rows, width, channels with alpha), uint8 or uint16 as `result.depth` says.
 
     Raises:
-        OSError: the file cannot be written.
-        Exception: whatever `strips` raises; nothing is left then.
+        OSError: The file cannot be written.
+        Exception: Whatever `strips` raises; nothing is left then.
     """
     with atomic_write(path) as file:
         if result.format == "png":

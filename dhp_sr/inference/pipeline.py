@@ -59,16 +59,16 @@ def restore_images(
     """Restore images and write the results; a failure does not stop the others.
 
     Args:
-        tasks: the images.
-        runner: the model.
-        settings: settings of the run.
-        on_progress: called from this thread.
+        tasks: The images.
+        runner: The model.
+        settings: Settings of the run.
+        on_progress: Called from this thread.
 
     Returns:
         The summary of the images that were restored.
 
     Raises:
-        UserError: the model does not take images, or the disk is full.
+        UserError: The model does not take images, or the disk is full.
     """
     ChannelAdapter.between(3, runner)  # refuses unsuitable models before any image is read
     return _Run(tasks, runner, settings, on_progress).run()

@@ -34,12 +34,12 @@ def write_png(
     """Write an image.
 
     Args:
-        file: binary, written from the front to the back.
+        file: Binary, written from the front to the back.
         shape: (height, width, channels) of the whole image; of 2 or 4 channels the last is alpha.
         depth: 8 or 16 bits a channel.
-        strips: rows from top to bottom, any number at a time, (rows, width, channels) of uint8 or
+        strips: Rows from top to bottom, any number at a time, (rows, width, channels) of uint8 or
             uint16.
-        color_info: profile and color chunks.
+        color_info: Profile and color chunks.
     """
     height, width, channels = shape
     file.write(PNG_SIGNATURE)

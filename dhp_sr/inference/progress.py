@@ -48,17 +48,17 @@ def restore_all(
     """Restore images without a result yet; print what was done and what failed.
 
     Args:
-        task_list: the images.
-        runner: the model.
-        settings: settings of the run.
-        overwrite: restore images with a result, too.
-        quiet: print failures alone.
+        task_list: The images.
+        runner: The model.
+        settings: Settings of the run.
+        overwrite: Restore images with a result, too.
+        quiet: Print failures alone.
 
     Returns:
         The exit code: 0, or 1 where images failed.
 
     Raises:
-        UserError: the model does not take images, or the disk is full.
+        UserError: The model does not take images, or the disk is full.
     """
     tasks = [task for task in task_list.tasks if overwrite or not task.target.exists()]
     remove_stale_parts(task.target for task in task_list.tasks)

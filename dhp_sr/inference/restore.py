@@ -39,11 +39,11 @@ class ChannelAdapter:
         """Make the adapter for an image and a model.
 
         Args:
-            channels: channels of the image.
-            runner: the model.
+            channels: Channels of the image.
+            runner: The model.
 
         Raises:
-            UserError: the model is neither from gray to gray nor from RGB to RGB.
+            UserError: The model is neither from gray to gray nor from RGB to RGB.
         """
         if runner.in_channels not in (1, 3) or runner.out_channels != runner.in_channels:
             raise UserError(
@@ -80,9 +80,9 @@ class NetworkInput:
 
     Args:
         color_HWC: uint8 or uint16.
-        multiple: sides are padded to multiples of it.
-        noise: standard deviation of noise to add, 0-255 scale; the same that `test.py` adds.
-        seed: seed of the noise, and the image's name.
+        multiple: Sides are padded to multiples of it.
+        noise: Standard deviation of noise to add, 0-255 scale; the same that `test.py` adds.
+        seed: Seed of the noise, and the image's name.
     """
 
     def __init__(
@@ -140,12 +140,12 @@ def restore_rows(
     """Yield the rows of the result from top to bottom, a row of tiles at a time.
 
     Args:
-        image: what is restored.
-        network_input: its color.
-        runner: the model.
-        adapter: between their channels.
-        tiling: tiling of the padded sides.
-        on_pixels: called after each tile with the number of input pixels that it covers.
+        image: What is restored.
+        network_input: Its color.
+        runner: The model.
+        adapter: Between their channels.
+        tiling: Tiling of the padded sides.
+        on_pixels: Called after each tile with the number of input pixels that it covers.
 
     Yields:
         (rows, width, channels with alpha), of the image's type, clipped and rounded.

@@ -35,13 +35,13 @@ def list_tasks(source: Path, output: Path, output_format: str, suffix: str = "")
     (`a.png`, `a.jpg`), the names of both tell their images' suffixes (`a_png.png`, `a_jpg.png`).
 
     Args:
-        source: a file or a folder.
-        output: a folder; for a single file also a file, if it has the suffix of an image.
-        output_format: format of the results, a key of `OUTPUT_FORMATS`, or `same`.
-        suffix: added to the names, before the format's.
+        source: A file or a folder.
+        output: A folder; for a single file also a file, if it has the suffix of an image.
+        output_format: Format of the results, a key of `OUTPUT_FORMATS`, or `same`.
+        suffix: Added to the names, before the format's.
 
     Raises:
-        UserError: there is no such file or folder, no image in it, or a result would replace an
+        UserError: There is no such file or folder, no image in it, or a result would replace an
             image.
     """
     if any(sign in suffix for sign in "/\\\0"):

@@ -104,16 +104,16 @@ def choose_tiling(
     """Decide whether and how an image is divided.
 
     Args:
-        runner: the model.
-        height: height of its input, a multiple of `runner.size_multiple`.
-        width: width of its input, a multiple of `runner.size_multiple`.
-        batch: images that go through the network at once.
-        row_bytes: memory of the result's rows that a row of the input makes.
-        budget: the memory.
-        options: the user's settings.
+        runner: The model.
+        height: Height of its input, a multiple of `runner.size_multiple`.
+        width: Width of its input, a multiple of `runner.size_multiple`.
+        batch: Images that go through the network at once.
+        row_bytes: Memory of the result's rows that a row of the input makes.
+        budget: The memory.
+        options: The user's settings.
 
     Raises:
-        UserError: the image must be divided, but the overlap that tiles need is not known.
+        UserError: The image must be divided, but the overlap that tiles need is not known.
     """
     max_pixels = int(budget.network / (runner.tiles.bytes_per_pixel * batch))
     alignment = runner.tiles.multiple

@@ -47,18 +47,18 @@ def restore_video(
     The next frame is read and the last one written while the network works.
 
     Args:
-        source: frames without anything between them.
-        target: results, in the same form and `runner.scale` times as large.
-        size: size of the frames of the source.
-        runner: the model.
-        settings: settings of the run; noise differs from frame to frame.
-        quiet: print nothing.
+        source: Frames without anything between them.
+        target: Results, in the same form and `runner.scale` times as large.
+        size: Size of the frames of the source.
+        runner: The model.
+        settings: Settings of the run; noise differs from frame to frame.
+        quiet: Print nothing.
 
     Returns:
         Number of frames.
 
     Raises:
-        UserError: the model does not take images, the source ends within a frame, or nobody reads
+        UserError: The model does not take images, the source ends within a frame, or nobody reads
             the results any more.
     """
     adapter = ChannelAdapter.between(_CHANNELS, runner)
@@ -98,7 +98,7 @@ def read_frame(source: BinaryIO, size: FrameSize) -> Pixels | None:
     """Return the next frame, uint8 (H, W, 3), or None at the end.
 
     Raises:
-        UserError: the source ends within a frame.
+        UserError: The source ends within a frame.
     """
     content = bytearray()
     # a pipe gives what it has, which may be less than was asked for
@@ -121,7 +121,7 @@ def write_frame(target: BinaryIO, rows: Sequence[Pixels]) -> None:
     """Write a frame that is given as strips of rows.
 
     Raises:
-        UserError: nobody reads any more.
+        UserError: Nobody reads any more.
     """
     try:
         for strip in rows:

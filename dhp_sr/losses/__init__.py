@@ -41,8 +41,8 @@ class PixelLoss(nn.Module):
     """Weighted mean distance over all pixels, channels and images.
 
     Args:
-        distance: mean distance of two tensors of the same shape.
-        loss_weight: factor on it.
+        distance: Mean distance of two tensors of the same shape.
+        loss_weight: Factor on it.
     """
 
     def __init__(self, distance: Callable[[Tensor, Tensor], Tensor], loss_weight: float) -> None:
@@ -54,7 +54,7 @@ class PixelLoss(nn.Module):
         """Loss, a scalar, of two tensors of the same shape.
 
         Raises:
-            UserError: the shapes differ.
+            UserError: The shapes differ.
         """
         # They would be broadcast, and the loss would mean nothing.
         if prediction.shape != target.shape:
@@ -69,8 +69,8 @@ class ClassLoss(nn.Module):
     """Weighted cross-entropy, mean over a batch.
 
     Args:
-        loss_weight: factor on the loss.
-        label_smoothing: probability that is spread evenly over all classes, in [0, 1).
+        loss_weight: Factor on the loss.
+        label_smoothing: Probability that is spread evenly over all classes, in [0, 1).
 
     Reference:
         Szegedy et al., Rethinking the Inception Architecture for Computer Vision, CVPR 2016,
@@ -86,7 +86,7 @@ class ClassLoss(nn.Module):
         """Loss, a scalar, of scores before softmax and the true classes.
 
         Raises:
-            UserError: there is not a row of scores for each label.
+            UserError: There is not a row of scores for each label.
         """
         if scores_NK.dim() != 2 or len(scores_NK) != len(label_N):
             raise UserError(
@@ -102,14 +102,14 @@ def build_loss(type: str, loss_weight: float = 1.0) -> PixelLoss:
     """Construct the loss of images called `type`.
 
     Args:
-        type: key of `LOSSES`.
-        loss_weight: factor on the loss.
+        type: Key of `LOSSES`.
+        loss_weight: Factor on the loss.
 
     Returns:
         Module that maps (prediction, target) to a scalar.
 
     Raises:
-        UserError: the type is unknown.
+        UserError: The type is unknown.
     """
     # Option files are checked before, BasicSR's own registry calls this directly.
     if type not in LOSSES:
@@ -123,7 +123,7 @@ def build_class_loss(
     """Construct the loss of class scores called `type`, of `CLASS_LOSSES`.
 
     Raises:
-        UserError: the type is unknown.
+        UserError: The type is unknown.
     """
     if type not in CLASS_LOSSES:
         raise UserError(unknown_name("loss type", type, CLASS_LOSSES))
@@ -134,8 +134,8 @@ def kd_loss(scores_NK: Tensor, teacher_NK: Tensor, temperature: float) -> Tensor
     """Knowledge distillation: T^2 KL(teacher || network) at temperature T, mean over a batch.
 
     Args:
-        scores_NK: scores of the network before softmax.
-        teacher_NK: scores of the teacher before softmax.
+        scores_NK: Scores of the network before softmax.
+        teacher_NK: Scores of the teacher before softmax.
         temperature: T, above 0; scores are divided by it.
 
     Reference:

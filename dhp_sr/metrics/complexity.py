@@ -48,9 +48,9 @@ def complexity(
     stays as it was. Elementwise products, normalization and interpolation are not counted.
 
     Args:
-        network: any network.
+        network: Any network.
         input_shape: (N, C, H, W); the counts are for the whole batch.
-        further_inputs: the other inputs of a network that takes several, such as a mask.
+        further_inputs: The other inputs of a network that takes several, such as a mask.
     """
     # A copy, since the meta device has no values to move back; eval mode, since batch
     # normalization would refuse a batch of one pixel in training.

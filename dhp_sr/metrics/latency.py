@@ -42,9 +42,9 @@ def latencies(
     parameters. Modes and the number of threads are restored afterwards.
 
     Args:
-        networks: name -> network that takes a tensor.
+        networks: Name -> network that takes a tensor.
         input_shape: (N, C, H, W).
-        repeats: timed passes of each network, after two untimed ones.
+        repeats: Timed passes of each network, after two untimed ones.
         threads: CPU threads to use; default: as many as torch uses now.
 
     Returns:

@@ -53,7 +53,7 @@ def onnx_complexity(path: str | Path, input_shape: Sequence[int]) -> Complexity 
         The counts, or None where neither onnx nor onnxruntime can tell the size of a layer.
 
     Raises:
-        UserError: the package onnx is missing.
+        UserError: The package onnx is missing.
     """
     try:
         import onnx

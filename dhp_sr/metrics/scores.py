@@ -31,16 +31,16 @@ def psnr_db(a: Image, b: Image, *, crop_border: int = 0, luma: bool = False) -> 
 
     Args:
         a: uint8 image, HxWx3 RGB, HxWx1 or HxW gray.
-        b: image of the same shape to compare with.
-        crop_border: pixels to leave out on every side.
-        luma: compare the Y channel (MATLAB's, not rounded), for a gray image the image itself.
+        b: Image of the same shape to compare with.
+        crop_border: Pixels to leave out on every side.
+        luma: Compare the Y channel (MATLAB's, not rounded), for a gray image the image itself.
 
     Returns:
         10 log10(255^2 / mean squared error); infinity for equal images.
 
     Raises:
-        UserError: the shapes differ, are not those of images, or the border leaves nothing.
-        ValueError: an image is not uint8.
+        UserError: The shapes differ, are not those of images, or the border leaves nothing.
+        ValueError: An image is not uint8.
     """
     first = _prepare(a, crop_border, luma)
     second = _prepare(b, crop_border, luma)
@@ -59,16 +59,16 @@ def ssim(a: Image, b: Image, *, crop_border: int = 0, luma: bool = False) -> flo
 
     Args:
         a: uint8 image, HxWx3 RGB, HxWx1 or HxW gray; without the border at least 11x11.
-        b: image of the same shape to compare with.
-        crop_border: pixels to leave out on every side.
-        luma: compare the Y channel (MATLAB's, not rounded), for a gray image the image itself.
+        b: Image of the same shape to compare with.
+        crop_border: Pixels to leave out on every side.
+        luma: Compare the Y channel (MATLAB's, not rounded), for a gray image the image itself.
 
     Returns:
         A value up to 1, reached by equal images.
 
     Raises:
-        UserError: the shapes differ, are not those of images, or the window does not fit.
-        ValueError: an image is not uint8.
+        UserError: The shapes differ, are not those of images, or the window does not fit.
+        ValueError: An image is not uint8.
 
     Reference:
         Wang et al., Image Quality Assessment: From Error Visibility to Structural Similarity, TIP
@@ -88,7 +88,7 @@ def to_uint8(image: torch.Tensor) -> Image:
     """Convert a (C, H, W) tensor in [0, 1] to an (H, W, C) uint8 array, clipped and rounded.
 
     Raises:
-        ValueError: the tensor does not have three axes.
+        ValueError: The tensor does not have three axes.
     """
     if image.dim() != 3:
         raise ValueError(f"expected a tensor of shape (C, H, W), got shape {tuple(image.shape)}")
@@ -156,12 +156,12 @@ def num_correct(scores_NK: Tensor, label_N: Tensor, k: int = 1) -> int:
     counts as wrong.
 
     Args:
-        scores_NK: a score for each image and class.
-        label_N: true classes, int64, from 0 to K - 1.
-        k: number of classes allowed; where there are fewer, every image with finite scores counts.
+        scores_NK: A score for each image and class.
+        label_N: True classes, int64, from 0 to K - 1.
+        k: Number of classes allowed; where there are fewer, every image with finite scores counts.
 
     Raises:
-        ValueError: shapes do not fit, or a label is out of range.
+        ValueError: Shapes do not fit, or a label is out of range.
     """
     if scores_NK.dim() != 2 or label_N.shape != scores_NK.shape[:1] or k < 1:
         shapes = f"{tuple(scores_NK.shape)} and {tuple(label_N.shape)}, k={k}"

@@ -173,9 +173,9 @@ class AnalysisContext:
         """Count multiply-adds that belong to no weight.
 
         Args:
-            name: name of the node.
-            macs: for the example.
-            axes: number of an axis -> (length,) ids of channels that the count is proportional to.
+            name: Name of the node.
+            macs: For the example.
+            axes: Number of an axis -> (length,) ids of channels that the count is proportional to.
         """
         shape = [1] * max(2, *(dim + 1 for dim in axes), 0)
         for dim, ids in axes.items():
@@ -196,9 +196,9 @@ class AnalysisContext:
         """Return a new pinned id for a value, or for each of a list of values.
 
         Args:
-            value: result for the example; only tensors have channels.
-            producer: name of the layer that creates it.
-            reason: shown in the plan.
+            value: Result for the example; only tensors have channels.
+            producer: Name of the layer that creates it.
+            reason: Shown in the plan.
         """
         if isinstance(value, (tuple, list)):
             return [self.new_pinned(item, producer, reason) for item in value]

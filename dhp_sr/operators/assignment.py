@@ -17,7 +17,7 @@ def assignment_channels(op: OpContext) -> None:
     """Unite the assigned channels with those that they replace.
 
     Raises:
-        Unsupported: the index holds something else than slices.
+        Unsupported: The index holds something else than slices.
     """
     target, index, value = op.args
     items = index if isinstance(index, tuple) else (index,)
@@ -35,7 +35,7 @@ def assignment_field(op: ReceptiveContext) -> ReceptiveField2D:
     """Return the field of x after `x[index] = value`, for an index that takes all pixels.
 
     Raises:
-        Unbounded: some pixels are assigned to.
+        Unbounded: Some pixels are assigned to.
     """
     target, index, value = op.args
     items = index if isinstance(index, tuple) else (index,)

@@ -22,8 +22,8 @@ class ChannelExperiment:
     """A copy of a module, run with permuted, masked and cut tensors.
 
     Args:
-        module: any module; it is left as it was.
-        inputs: examples of its inputs, whose shapes count.
+        module: Any module; it is left as it was.
+        inputs: Examples of its inputs, whose shapes count.
     """
 
     def __init__(self, module: nn.Module, inputs: Inputs) -> None:

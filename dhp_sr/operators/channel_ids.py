@@ -152,10 +152,10 @@ def ids_along(ids: Tensor, size: int, dim: int, union_find: ChannelUnionFind) ->
     Ids that differ along other axes are united.
 
     Args:
-        ids: channel ids of a value, broadcastable to it.
-        size: length of the value's axis `dim`.
-        dim: the axis that carries the channels.
-        union_find: records the unions.
+        ids: Channel ids of a value, broadcastable to it.
+        size: Length of the value's axis `dim`.
+        dim: The axis that carries the channels.
+        union_find: Records the unions.
     """
     # Of a value whose channels vary along two axes (`c` channels viewed as (2, c / 2)), only one
     # axis can be an axis of channels for the operator that asks: entries along the other are
@@ -189,8 +189,8 @@ def union_chunks(channels: Tensor, chunks: int, union_find: ChannelUnionFind) ->
 
     Args:
         channels: (C,) ids.
-        chunks: a divisor of C.
-        union_find: records the unions.
+        chunks: A divisor of C.
+        union_find: Records the unions.
 
     Returns:
         (chunks, C / chunks) ids, one row for each chunk.
@@ -215,10 +215,10 @@ def couple_along(ids: Tensor, dim: int, union_find: ChannelUnionFind, layer: str
     """Unite the channels along an axis that must keep its length.
 
     Args:
-        ids: channel ids of a value.
-        dim: the axis.
-        union_find: records the unions.
-        layer: name of the node that needs it, for the reason.
+        ids: Channel ids of a value.
+        dim: The axis.
+        union_find: Records the unions.
+        layer: Name of the node that needs it, for the reason.
 
     Returns:
         Ids that do not vary along the axis.

@@ -31,8 +31,8 @@ def norm_axis(module: nn.Module, shape: Sequence[int]) -> int | None:
     and if each channel of its result depends on the others.
 
     Args:
-        module: any module.
-        shape: shape of its input.
+        module: Any module.
+        shape: Shape of its input.
 
     Returns:
         1 or the last axis; None for any other module.
@@ -111,8 +111,8 @@ def with_width(module: nn.Module, kept: Tensor) -> nn.Module:
     """Return a shallow copy of a normalization that has only some of its channels.
 
     Args:
-        module: a normalization whose parameters hold an entry for each channel.
-        kept: indices of the channels.
+        module: A normalization whose parameters hold an entry for each channel.
+        kept: Indices of the channels.
     """
     axes = {}
     for name, tensor in module.named_parameters(recurse=False):
@@ -124,7 +124,7 @@ def channel_norm_channels(op: OpContext) -> Tensor:
     """Keep the channels; the statistics are taken over those that are kept.
 
     Raises:
-        Unsupported: the module is no normalization over channels.
+        Unsupported: The module is no normalization over channels.
     """
     assert op.module is not None, "registered for modules alone"
     dim = norm_axis(op.module, op.shape(op.source))
@@ -140,7 +140,7 @@ def keep_statistics(op: OpContext, dim: int) -> Tensor:
     channels kept that is the original.
 
     Raises:
-        Unsupported: the plan was asked to pin such channels.
+        Unsupported: The plan was asked to pin such channels.
     """
     module = op.module
     if not op.analysis.kept_statistics_allowed or module is None:
@@ -164,7 +164,7 @@ def channel_norm_field(op: ReceptiveContext) -> ReceptiveField2D:
     """Return the field of a normalization over channels, if it is one for each pixel.
 
     Raises:
-        Unbounded: the statistics are taken over pixels as well.
+        Unbounded: The statistics are taken over pixels as well.
     """
     assert op.module is not None, "registered for modules alone"
     shape = op.shape(op.source)

@@ -32,7 +32,7 @@ def computed_layer_channels(op: OpContext) -> Tensor:
     """Bind the channels that experiment finds; statistics are taken over the kept ones.
 
     Raises:
-        Unsupported: the channels of the module are not found.
+        Unsupported: The channels of the module are not found.
     """
     assert op.module is not None, "recognized as modules alone"
     given = arguments_of(op.module, op.node.args, op.node.kwargs)
@@ -161,9 +161,9 @@ def separate_width(counts: Counts, position: int, ratio: Fraction) -> Counts:
     From full = constant + proportional and half = constant + ratio * proportional.
 
     Args:
-        counts: with `position` in the key where the set is at its smaller width.
-        position: position of the set.
-        ratio: its smaller width, as a fraction of its width.
+        counts: With `position` in the key where the set is at its smaller width.
+        position: Position of the set.
+        ratio: Its smaller width, as a fraction of its width.
 
     Returns:
         Counts at full width, with `position` in the key where they are proportional to it.
@@ -227,7 +227,7 @@ def computed_layer_field(op: ReceptiveContext) -> ReceptiveField2D:
     """Refuse a layer that is not followed operator by operator.
 
     Raises:
-        Unbounded: always.
+        Unbounded: Always.
     """
     raise op.unbounded("may look at the whole image")
 

@@ -24,10 +24,10 @@ class ConstantMap(nn.Module):
 
     Args:
         channels: C, may be 0.
-        strides: strides of the layer, one for each axis behind the channels: (1, 1) for a map
+        strides: Strides of the layer, one for each axis behind the channels: (1, 1) for a map
             (N, C, H, W), () where the channels come last, as in a linear layer.
-        trainable: whether the constant is a parameter; else it is a buffer.
-        device: device of the constant.
+        trainable: Whether the constant is a parameter; else it is a buffer.
+        device: Device of the constant.
     """
 
     bias: Tensor | None

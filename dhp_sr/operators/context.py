@@ -223,7 +223,7 @@ class ReceptiveContext(NodeContext):
         """Field of the first input.
 
         Raises:
-            Unbounded: the first input is a constant, a further one is not.
+            Unbounded: The first input is a constant, a further one is not.
         """
         field = self.fields.get(self.source)
         if not isinstance(field, ReceptiveField2D):

@@ -52,8 +52,8 @@ def find_computed_layer(module: nn.Module, inputs: Inputs) -> ComputedLayer | No
     """Return the channels of a module, None where they are not found.
 
     Args:
-        module: any module; it is left as it was.
-        inputs: examples of its inputs, whose shapes count.
+        module: Any module; it is left as it was.
+        inputs: Examples of its inputs, whose shapes count.
     """
     has_buffers = next(module.buffers(), None) is not None
     if has_buffers or len(list(module.parameters())) > _MOST_TENSORS:
@@ -133,11 +133,11 @@ def _axes_with_same_channels(
     """Return the axes that hold the same channels as given axes of inputs, or the result's.
 
     Args:
-        experiment: with the module.
-        width: number of channels.
-        given: axes of inputs that do.
-        others: axes of further inputs that may.
-        with_output: whether the result has these channels.
+        experiment: With the module.
+        width: Number of channels.
+        given: Axes of inputs that do.
+        others: Axes of further inputs that may.
+        with_output: Whether the result has these channels.
     """
     if width < 2 or (with_output and experiment.result.shape[experiment.out_dim] != width):
         return None
@@ -176,10 +176,10 @@ def _subsets(
     A large set may hold two sets that have nothing to do with each other.
 
     Args:
-        experiment: with the module.
-        candidates: axes of tensors.
-        inputs: axes of inputs.
-        prefer_first: whether a weight's first axis of the length is likelier than its last: weights
+        experiment: With the module.
+        candidates: Axes of tensors.
+        inputs: Axes of inputs.
+        prefer_first: Whether a weight's first axis of the length is likelier than its last: weights
             hold their output channels before their input channels.
     """
     weight = max(experiment.tensors, key=lambda name: experiment.tensors[name].dim())

@@ -31,7 +31,7 @@ def root_channels(op: OpContext) -> Any:
     """Keep the channels of a square root, logarithm or reciprocal of positive values.
 
     Raises:
-        Unsupported: the values may be zero.
+        Unsupported: The values may be zero.
     """
     # A masked channel is a zero. There these functions, or their gradients, are infinite, and the
     # mask behind them multiplies infinity by zero: the search would train on NaN.

@@ -129,7 +129,7 @@ def saved_weights(op: OpContext) -> LayerWeights:
     """Return the weights of a layer.
 
     Raises:
-        Unsupported: no file would hold the weight of the cut layer.
+        Unsupported: No file would hold the weight of the cut layer.
     """
     if op.module is not None and "weight" in op.module._non_persistent_buffers_set:
         raise Unsupported(f"the weight of {op.layer} is a buffer outside the state dict")

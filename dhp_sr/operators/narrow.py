@@ -47,8 +47,8 @@ def kept_axes(
     """Return the kept entries along axes of a module's tensors.
 
     Args:
-        sets: coupled axes of a module.
-        elements: for each set the elements that are kept; None for all.
+        sets: Coupled axes of a module.
+        elements: For each set the elements that are kept; None for all.
     """
     kept = {}
     for axes, chosen in zip(sets, elements, strict=True):
@@ -64,8 +64,8 @@ def narrow(module: nn.Module, kept: Mapping[TensorAxis, Tensor]) -> nn.Module:
     Gradients flow back into the module's own tensors.
 
     Args:
-        module: any module.
-        kept: indices of the entries along each axis that is cut.
+        module: Any module.
+        kept: Indices of the entries along each axis that is cut.
     """
     narrowed = copy.copy(module)
     state = vars(narrowed)
@@ -119,9 +119,9 @@ def set_widths(module: Any, old: Mapping[str, Shape], new: Mapping[str, Shape]) 
     """Set the attributes of a module that state its widths, where it computes its weights.
 
     Args:
-        module: a layer of torch, a layer derived from one, a normalization or any other module.
-        old: shapes of its tensors.
-        new: their new shapes.
+        module: A layer of torch, a layer derived from one, a normalization or any other module.
+        old: Shapes of its tensors.
+        new: Their new shapes.
 
     Returns:
         The shapes that its tensors must have together, as far as that is known.

@@ -56,7 +56,7 @@ def group_norm_channels(op: OpContext) -> Tensor:
     """Couple the channels of each group of the normalization.
 
     Raises:
-        Unsupported: no weight that tells the width.
+        Unsupported: No weight that tells the width.
     """
     # A group's statistics are taken over all of its channels: with some of them pruned the others
     # would be normalized differently. So a group is pruned as a whole.
@@ -78,7 +78,7 @@ def _functional_group_norm_channels(op: OpContext, channels: Tensor, groups: int
     """Couple the channels of each group, and the vectors that `F.group_norm` is given.
 
     Raises:
-        Unsupported: a single group, whose statistics are over all channels.
+        Unsupported: A single group, whose statistics are over all channels.
     """
     if groups == 1:
         raise Unsupported(f"{op.operator} at {op.layer} mixes all channels")
@@ -93,7 +93,7 @@ def axes_norm_channels(op: OpContext) -> Any:
     """Keep the channels, unless they lie along an axis of the statistics (or of a softmax).
 
     Raises:
-        Unsupported: what is computed for a channel depends on all others.
+        Unsupported: What is computed for a channel depends on all others.
     """
     for dim in _statistics_axes(op):
         if op.varies_along(op.source, dim):
@@ -146,7 +146,7 @@ def whole_image_statistics(op: ReceptiveContext) -> ReceptiveField2D:
     """Refuse a normalization that takes statistics over all pixels.
 
     Raises:
-        Unbounded: always.
+        Unbounded: Always.
     """
     raise op.unbounded("takes statistics of the whole image")
 

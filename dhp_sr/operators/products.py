@@ -70,11 +70,11 @@ def product_of(op: OpContext, left: _Operand, right: _Operand, out: str, name: s
     """Return the channel ids of a sum of products, and count its multiply-adds.
 
     Args:
-        op: the node.
-        left: first factor.
-        right: second factor.
-        out: letters of the result; all others are summed over.
-        name: name of the product, where the node has several.
+        op: The node.
+        left: First factor.
+        right: Second factor.
+        out: Letters of the result; all others are summed over.
+        name: Name of the product, where the node has several.
     """
     summed: list[str] = []
     over_channels: list[str] = []
@@ -180,7 +180,7 @@ def einsum_channels(op: OpContext) -> Tensor:
     """Multiply two features by an equation.
 
     Raises:
-        Unsupported: not two operands, or a diagonal.
+        Unsupported: Not two operands, or a diagonal.
     """
     equation = op.args[0]
     nodes = op.args[1:]
@@ -216,7 +216,7 @@ def attention_channels(op: OpContext) -> Tensor:
     """Attend: softmax(q k^T) v.
 
     Raises:
-        Unsupported: heads that share keys.
+        Unsupported: Heads that share keys.
     """
     query, key, value = op.argument(0, "query"), op.argument(1, "key"), op.argument(2, "value")
     if op.arg_value(7, "enable_gqa", False):
@@ -247,7 +247,7 @@ def attention_module_channels(op: OpContext) -> Tensor:
     """Attend as a module; self attention without masks is followed operator by operator instead.
 
     Raises:
-        Unsupported: always, with the reason why this call is not followed.
+        Unsupported: Always, with the reason why this call is not followed.
     """
     reason = why_not_followed(op.module, op.args, op.node.kwargs)
     reason = reason or "gives away its weights, or has no batch axis"
@@ -260,7 +260,7 @@ def resize_attention_module(
     """Set the width of the features; its weight is (queries, keys and values; in).
 
     Raises:
-        CannotResize: the module has other weights than self attention needs.
+        CannotResize: The module has other weights than self attention needs.
     """
     if "in_proj_weight" not in new:
         name = next(name for name in old if new[name] != old[name])

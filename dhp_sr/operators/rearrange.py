@@ -50,7 +50,7 @@ def roll_channels(op: OpContext) -> Any:
     """Keep the channels of entries that are rolled along other axes.
 
     Raises:
-        Unsupported: channels are rolled, and which channel comes where depends on the width.
+        Unsupported: Channels are rolled, and which channel comes where depends on the width.
     """
     dims = op.axes(2, "dims")
     for dim in dims or [0]:
@@ -189,7 +189,7 @@ def repeated_field(op: ReceptiveContext) -> ReceptiveField2D:
     """Return the field of a value repeated along axes without space.
 
     Raises:
-        Unbounded: the image itself is repeated.
+        Unbounded: The image itself is repeated.
     """
     field = op.field
     shape = tuple(op.value.shape)
@@ -219,7 +219,7 @@ def flipped_field(op: ReceptiveContext) -> ReceptiveField2D:
     """Return the field of a value flipped along axes without space.
 
     Raises:
-        Unbounded: the image is mirrored: its first row is read where the last one was.
+        Unbounded: The image is mirrored: its first row is read where the last one was.
     """
     for dim in op.axes(1, "dims"):
         if op.field.holds_space(dim):
@@ -231,7 +231,7 @@ def rolled_field(op: ReceptiveContext) -> ReceptiveField2D:
     """Return the field of entries rolled along axes without space.
 
     Raises:
-        Unbounded: rows or columns are rolled.
+        Unbounded: Rows or columns are rolled.
     """
     # Rolled along rows, the last rows of the image come first. Inside the image that is a plain
     # shift, but the tile at the image's top would need rows from its bottom: no halo is enough.

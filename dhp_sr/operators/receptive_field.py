@@ -77,11 +77,11 @@ def propagate(
     """Return the receptive field of a value that is computed from some entries of `source`.
 
     Args:
-        source: what the operator's input reads.
-        reads: entry of the result -> entries of `source` that it is computed from.
-        ratio: entries of `source` per entry of the result.
-        lengths: lengths of the network's input and of the result, for the example.
-        pattern: entries of the result after which `reads` repeats, `ratio * pattern` entries of
+        source: What the operator's input reads.
+        reads: Entry of the result -> entries of `source` that it is computed from.
+        ratio: Entries of `source` per entry of the result.
+        lengths: Lengths of the network's input and of the result, for the example.
+        pattern: Entries of the result after which `reads` repeats, `ratio * pattern` entries of
             `source` further;
             default: the denominator of `ratio`.
 

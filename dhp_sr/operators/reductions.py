@@ -19,7 +19,7 @@ def reduction_channels(op: OpContext) -> Any:
     """Keep the channels of a reduction over space.
 
     Raises:
-        Unsupported: a reduction over channels, whose result depends on how many there are.
+        Unsupported: A reduction over channels, whose result depends on how many there are.
     """
     if isinstance(op.arg_value(1, "other"), Tensor):
         # torch.max and torch.min take a second tensor instead of an axis.

@@ -109,18 +109,18 @@ def register_op(*targets: Target, channels: ChannelRule, name: str = "", **facts
         A row in tests/topologies.py, a small network with it, tests every identity on it.
 
     Args:
-        targets: module classes, functions, and names of tensor methods. A class stands for itself
+        targets: Module classes, functions, and names of tensor methods. A class stands for itself
             alone, since the forward of a subclass may differ, and is not traced into.
-        channels: the channel rule, see `dhp_sr.operators.spec.ChannelRule`; raises `Unsupported`
+        channels: The channel rule, see `dhp_sr.operators.spec.ChannelRule`; raises `Unsupported`
             for calls that it does not handle.
-        name: for lists of operators; default: the name of the first target.
-        facts: further fields of `OpSpec`.
+        name: For lists of operators; default: the name of the first target.
+        facts: Further fields of `OpSpec`.
 
     Returns:
         The entry.
 
     Raises:
-        ValueError: no target is given.
+        ValueError: No target is given.
     """
     if not targets:
         raise ValueError("register_op: expected at least one module class, function or method name")
@@ -143,8 +143,8 @@ def spec_for(node: fx.Node, module: nn.Module | None) -> OpSpec:
     """Return the entry of a node's operator, or `UNKNOWN`.
 
     Args:
-        node: a call of a module, function or method.
-        module: the module called, or None.
+        node: A call of a module, function or method.
+        module: The module called, or None.
     """
     if module is not None:
         # Hooks may change anything that the layer computes.

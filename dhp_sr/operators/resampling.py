@@ -67,9 +67,9 @@ def map_image(
     """Return the field of an operator that works on images, such as a convolution.
 
     Args:
-        op: the operator; its first input must be (N, C, H, W), rows and columns in either order.
+        op: The operator; its first input must be (N, C, H, W), rows and columns in either order.
         maps: (reads, ratio) along the last two axes, see `propagate`.
-        shape: shape of the result.
+        shape: Shape of the result.
     """
     field = op.field
     if len(field.layout) != 4 or len(shape) != 4:
@@ -131,7 +131,7 @@ def whole_image_field(op: ReceptiveContext) -> ReceptiveField2D:
     """Refuse an operator that may look at the whole image.
 
     Raises:
-        Unbounded: always.
+        Unbounded: Always.
     """
     raise op.unbounded("may look at the whole image")
 

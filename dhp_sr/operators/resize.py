@@ -32,11 +32,11 @@ def resize(network: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
     keeps the number of groups.
 
     Args:
-        network: a plain network, on any device, `meta` included.
-        shapes: shape of every tensor to change, by its key in `network.state_dict()`.
+        network: A plain network, on any device, `meta` included.
+        shapes: Shape of every tensor to change, by its key in `network.state_dict()`.
 
     Raises:
-        UserError: a key that the network does not have, or a shape that its layer cannot take; all
+        UserError: A key that the network does not have, or a shape that its layer cannot take; all
             of them are listed.
     """
     keys = network.state_dict(keep_vars=True).keys()

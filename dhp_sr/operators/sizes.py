@@ -114,7 +114,7 @@ def random_channels(op: OpContext) -> Tensor:
     """Fill a value with random numbers, the same ones for all channels.
 
     Raises:
-        Unsupported: each channel has its own, and which they are depends on how many there are.
+        Unsupported: Each channel has its own, and which they are depends on how many there are.
     """
     ids = op.ids[op.source]
     if ids.numel() > 1:

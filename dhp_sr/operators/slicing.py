@@ -49,14 +49,14 @@ def record_bounds(op: OpContext, ids: Tensor) -> Tensor:
     """Record the numbers of channels in an index, the second argument of a call.
 
     Args:
-        op: the call.
-        ids: ids of the value that is indexed.
+        op: The call.
+        ids: Ids of the value that is indexed.
 
     Returns:
         These ids, united along axes of which a single entry is taken.
 
     Raises:
-        Unsupported: the index is none of slices and written integers.
+        Unsupported: The index is none of slices and written integers.
     """
     for item in _index_items(op, op.args[1], ids.dim()):
         bounds = item.item
@@ -77,7 +77,7 @@ def _index_items(op: NodeContext, index: Any, rank: int) -> Iterator[_IndexItem]
     """Yield the items of an index with the axes that they are for.
 
     Raises:
-        Unsupported: an item is neither a slice nor a written integer.
+        Unsupported: An item is neither a slice nor a written integer.
     """
     items = list(index) if isinstance(index, tuple) else [index]
     for item in items:
@@ -219,10 +219,10 @@ def sliced(
     """Return the field of some entries along an axis, which may be rows or columns.
 
     Args:
-        op: the operator.
-        field: field of the whole value.
-        dim: the axis.
-        taken: indices along it; those outside the value are padding.
+        op: The operator.
+        field: Field of the whole value.
+        dim: The axis.
+        taken: Indices along it; those outside the value are padding.
     """
     if taken == range(op.shape(op.source)[dim]):
         return field

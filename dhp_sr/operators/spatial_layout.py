@@ -79,12 +79,12 @@ def _regroup(
     """Return the field along an axis whose index is made of digits of a row or column number.
 
     Args:
-        op: the operator, for its message.
-        source: field along all rows (or columns).
-        length: their number, for the example.
-        digits: from the most significant on; the first must be the most significant of the whole
+        op: The operator, for its message.
+        source: Field along all rows (or columns).
+        length: Their number, for the example.
+        digits: From the most significant on; the first must be the most significant of the whole
             number, which is the only one that grows with the image.
-        mixed: further digits, over all of whose values the entries are combined.
+        mixed: Further digits, over all of whose values the entries are combined.
     """
     if not digits or digits[0].spatial is None or digits[0].size * digits[0].stride != length:
         raise op.unbounded("looks at the whole image")
@@ -147,14 +147,14 @@ def reshaped(
     """Return the field after a reshape, which moves digits between axes.
 
     Args:
-        op: the operator.
-        field: field of the value before.
-        new: shape of the result.
-        written: for each axis of the result, whether its size is written in the forward, not
+        op: The operator.
+        field: Field of the value before.
+        new: Shape of the result.
+        written: For each axis of the result, whether its size is written in the forward, not
             computed.
 
     Raises:
-        Unbounded: the new axes cut through a digit, or the image is divided into a fixed number of
+        Unbounded: The new axes cut through a digit, or the image is divided into a fixed number of
             sections.
     """
     remaining = _merged(chain(*field.layout))
@@ -203,13 +203,13 @@ def combined(
     """Return the field of values that are combined entry by entry, or joined along an axis.
 
     Args:
-        op: the operator.
+        op: The operator.
         operands: (field, or None for a constant; shape) of each value, broadcastable to the result.
-        shape: shape of the result.
-        joined_dim: axis of a concatenation.
+        shape: Shape of the result.
+        joined_dim: Axis of a concatenation.
 
     Raises:
-        Unbounded: a constant differs from pixel to pixel, or the entries do not correspond.
+        Unbounded: A constant differs from pixel to pixel, or the entries do not correspond.
     """
     fields = [field for field, _ in operands if field is not None]
     layout: list[tuple[Digit, ...]] = []

@@ -35,7 +35,7 @@ def equal_chunks(op: OpContext, chunks: int) -> list[Tensor]:
     """Unite the channels at the same position of all chunks, so that they stay equally wide.
 
     Raises:
-        Unsupported: the last chunk is smaller.
+        Unsupported: The last chunk is smaller.
     """
     source = op.source
     dim = _split_axis(op)
@@ -100,7 +100,7 @@ def tensor_split_channels(op: OpContext) -> list[Tensor]:
     """Take equal chunks.
 
     Raises:
-        Unsupported: channels are split at positions, which would be others after a cut.
+        Unsupported: Channels are split at positions, which would be others after a cut.
     """
     sections = op.arg_value(1, _keyword(op, ""))
     if isinstance(sections, int):
@@ -114,7 +114,7 @@ def unbind_channels(op: OpContext) -> Any:
     """Take every entry along an axis.
 
     Raises:
-        Unsupported: the entries are channels.
+        Unsupported: The entries are channels.
     """
     dim = op.arg_value(1, "dim", 0)
     ids = op.ids[op.source]

@@ -86,23 +86,23 @@ def correct(
     outputs that these statistics were taken of.
 
     Args:
-        network: the network at full width, in eval mode; it is left as it was. Layers whose
+        network: The network at full width, in eval mode; it is left as it was. Layers whose
             statistics are over the kept channels know which these are.
-        plan: its plan.
+        plan: Its plan.
         mask: (plan.size,) True for kept channels.
-        values: full-size parameters of the masked network, zero where channels are cut.
-        batches: calibration inputs, each (N, C, H, W) or whatever the network takes, or a tuple of
+        values: Full-size parameters of the masked network, zero where channels are cut.
+        batches: Calibration inputs, each (N, C, H, W) or whatever the network takes, or a tuple of
             its inputs.
-        reference: parameters of the dense network that gives the targets; default: the network's.
-        left_out: blocks that the cut network does not have: their result is their input.
-        rows_per_feature: output positions sampled for each unknown of a layer.
+        reference: Parameters of the dense network that gives the targets; default: the network's.
+        left_out: Blocks that the cut network does not have: their result is their input.
+        rows_per_feature: Output positions sampled for each unknown of a layer.
 
     Returns:
         Full-size parameters for `cut`, and a report.
 
     Raises:
-        ValueError: there are no calibration inputs.
-        UserError: a block cannot be left out.
+        ValueError: There are no calibration inputs.
+        UserError: A block cannot be left out.
     """
     if not batches:
         raise ValueError("correction needs calibration inputs, found none")

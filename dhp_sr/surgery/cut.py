@@ -42,10 +42,10 @@ def cut(
     """Return a smaller copy of a network.
 
     Args:
-        network: the plain network, unpruned; it is left as it was.
-        plan: its plan.
+        network: The plain network, unpruned; it is left as it was.
+        plan: Its plan.
         mask: (plan.size,) True for kept channels.
-        values: parameters to use instead of the network's, unpruned.
+        values: Parameters to use instead of the network's, unpruned.
 
     Returns:
         A module of the same class, in eval mode; or, where the class's forward has hard-coded sizes
@@ -109,15 +109,15 @@ def check_cut(masked: nn.Module, small: nn.Module, example_input: Example) -> fl
     """Compare a masked network and its cut copy, both in eval mode.
 
     Args:
-        masked: what the copy must compute.
-        small: the cut copy.
-        example_input: an input, or the tuple of the networks' inputs.
+        masked: What the copy must compute.
+        small: The cut copy.
+        example_input: An input, or the tuple of the networks' inputs.
 
     Returns:
         The largest difference, relative to the largest output.
 
     Raises:
-        CutError: the copy does not run, or differs by more than rounding.
+        CutError: The copy does not run, or differs by more than rounding.
     """
     inputs = inputs_of(example_input)
     difference = _difference(masked, small, inputs)

@@ -31,9 +31,9 @@ def regressions(layer: Layer, kept_in: Tensor, kept_out: Tensor) -> Iterator[tup
     the weight's axis of input channels, which they share, all groups keep the same.
 
     Args:
-        layer: a convolution or a linear layer.
-        kept_in: kept entries along its weight's axis of input channels.
-        kept_out: kept entries along its weight's axis of output channels.
+        layer: A convolution or a linear layer.
+        kept_in: Kept entries along its weight's axis of input channels.
+        kept_out: Kept entries along its weight's axis of output channels.
     """
     groups = num_groups(layer)
     if groups == 1:
@@ -52,9 +52,9 @@ class RegressionSampler:
     """Draws output positions of layers, and sums their normal equations.
 
     Args:
-        dense: values of the dense network, which gives the targets.
-        masked: values of the masked network, which gives the inputs.
-        rows_per_feature: output positions sampled for each unknown of a layer.
+        dense: Values of the dense network, which gives the targets.
+        masked: Values of the masked network, which gives the inputs.
+        rows_per_feature: Output positions sampled for each unknown of a layer.
     """
 
     def __init__(self, dense: Execution, masked: Execution, rows_per_feature: int) -> None:
@@ -70,9 +70,9 @@ class RegressionSampler:
         """Sum over the training samples and over the held-out ones.
 
         Args:
-            node: call of the layer.
-            ins: input channels that the regression reads.
-            outs: output channels that it is for.
+            node: Call of the layer.
+            ins: Input channels that the regression reads.
+            outs: Output channels that it is for.
         """
         layer = self._masked.layer(node)
         source = node.all_input_nodes[0]

@@ -28,8 +28,8 @@ def layer_of_weight(network: nn.Module, weight: str) -> Layer | None:
     """Layer that holds a weight of this name; None if it is no layer of `LAYERS`.
 
     Args:
-        network: the network.
-        weight: such as `body.0.weight`.
+        network: The network.
+        weight: Such as `body.0.weight`.
     """
     path, _, leaf = weight.rpartition(".")
     module = network.get_submodule(path)
@@ -84,11 +84,11 @@ def sample_features(
     """Features of a sample at some output positions.
 
     Args:
-        layer: one of `LAYERS`.
-        sample: the layer's input without the batch axis: (C, H, W) for a convolution in two
+        layer: One of `LAYERS`.
+        sample: The layer's input without the batch axis: (C, H, W) for a convolution in two
             dimensions, (..., C) for a linear layer.
-        output: the layer's output for it; its shape gives the positions.
-        channels: indices of the input channels that count.
+        output: The layer's output for it; its shape gives the positions.
+        channels: Indices of the input channels that count.
         positions: (rows,) flat indices of output positions.
 
     Returns:

@@ -60,8 +60,8 @@ class NormalEquations:
         """Minimize the squared error plus the ridge penalty.
 
         Args:
-            ridge: penalty relative to the mean diagonal of the Gram matrix.
-            intercept: whether a constant, which is not penalized, is fitted too.
+            ridge: Penalty relative to the mean diagonal of the Gram matrix.
+            intercept: Whether a constant, which is not penalized, is fitted too.
 
         Returns:
             Coefficients (outputs, features) and intercepts (outputs,), float64.

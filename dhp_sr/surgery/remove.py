@@ -50,17 +50,17 @@ def constants_left(
     """Return the outputs of the layers of removed branches in the masked network.
 
     Args:
-        network: the plain network, unpruned; it is left as it was.
-        plan: its plan.
-        layers: those that are removed.
-        values: full-size parameters of the masked network.
+        network: The plain network, unpruned; it is left as it was.
+        plan: Its plan.
+        layers: Those that are removed.
+        values: Full-size parameters of the masked network.
         kept: (tensor, axis) -> indices of the kept entries.
 
     Returns:
         Layer -> (kept channels,) its output, for the layers that leave a constant.
 
     Raises:
-        RemovalError: an output differs from position to position.
+        RemovalError: An output differs from position to position.
     """
     constants: dict[str, Tensor] = {}
     handles = []
@@ -110,9 +110,9 @@ def replace_layers(
     """Put constants in the place of the layers of removed branches, in place.
 
     Args:
-        network: a network that has these layers.
-        layers: those to replace.
-        constants: layer -> (C,), for the layers that leave a constant.
+        network: A network that has these layers.
+        layers: Those to replace.
+        constants: Layer -> (C,), for the layers that leave a constant.
     """
     for layer in layers:
         constant = constants.get(layer.name)
@@ -159,11 +159,11 @@ def fit_constant(
     out: thousands of positions stand behind each number.
 
     Args:
-        node: call of the layer that leaves the constant.
-        layer: its place in the branch.
-        dense: values of the dense network.
-        masked: values of the masked network.
-        kept: kept output channels of the layer.
+        node: Call of the layer that leaves the constant.
+        layer: Its place in the branch.
+        dense: Values of the dense network.
+        masked: Values of the masked network.
+        kept: Kept output channels of the layer.
     """
     dim = -1 - len(layer.strides)
     shortcut_error = find_shortcut_error(node, dense, masked)
@@ -207,11 +207,11 @@ def find_bypass(graph: fx.Graph, blocks: Collection[str]) -> Bypass:
     """Find the nodes of blocks, and what goes past them.
 
     Args:
-        graph: a captured network.
-        blocks: names of modules.
+        graph: A captured network.
+        blocks: Names of modules.
 
     Raises:
-        UserError: a block has several inputs or results, or is not called.
+        UserError: A block has several inputs or results, or is not called.
     """
     inside: set[fx.Node] = set()
     # Result of a block -> its input, which those who read the result get instead.

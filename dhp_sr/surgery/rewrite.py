@@ -52,11 +52,11 @@ class RewrittenNetwork(fx.GraphModule):
         """Take over the modules and attributes of a network.
 
         Args:
-            network: the cut network.
-            graph: its forward, with the sizes patched.
-            class_name: name of its class.
-            sizes: name of each of the plan's size patches -> the size that the forward states.
-            example_shape: shape of the input that was traced.
+            network: The cut network.
+            graph: Its forward, with the sizes patched.
+            class_name: Name of its class.
+            sizes: Name of each of the plan's size patches -> the size that the forward states.
+            example_shape: Shape of the input that was traced.
         """
         super().__init__(network, graph, class_name)
         # GraphModule copies only what the graph uses; a state dict must have everything.
@@ -98,10 +98,10 @@ def rewrite(
     """Return `small`, with a rewritten forward if it contradicts the sizes.
 
     Args:
-        network: the unpruned network.
-        small: its copy with the tensors cut.
-        plan: the network's plan.
-        sizes: for each of `plan.size_patches`, the size that the forward has to state.
+        network: The unpruned network.
+        small: Its copy with the tensors cut.
+        plan: The network's plan.
+        sizes: For each of `plan.size_patches`, the size that the forward has to state.
     """
     parameter = next(network.parameters())
     image = torch.zeros(plan.example_shape, dtype=floating_dtype(network), device=parameter.device)

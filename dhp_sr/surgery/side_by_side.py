@@ -29,10 +29,10 @@ class Execution:
     """One version of a network on its way through the graph, with the values still needed.
 
     Args:
-        traced: the captured network; it is left as it was.
-        parameters: parameters that take the place of its own, by name.
-        batches: inputs, each (N, C, H, W) or a tuple of the network's inputs.
-        is_dense: whether all channels are kept, so that layers whose statistics are over the kept
+        traced: The captured network; it is left as it was.
+        parameters: Parameters that take the place of its own, by name.
+        batches: Inputs, each (N, C, H, W) or a tuple of the network's inputs.
+        is_dense: Whether all channels are kept, so that layers whose statistics are over the kept
             ones run as they are.
     """
 
@@ -201,9 +201,9 @@ def find_shortcut_error(
     shortcut has lost: its target is y + e / (gain of the norm * constant), channel by channel.
 
     Args:
-        node: call of the layer.
-        dense: values of the dense network.
-        masked: values of the masked network.
+        node: Call of the layer.
+        dense: Values of the dense network.
+        masked: Values of the masked network.
 
     Returns:
         For a batch's index the error in units of the layer's output, (N, C, H, W); None where

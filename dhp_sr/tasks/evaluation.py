@@ -74,7 +74,7 @@ def new_row(name: str, sets: dict[str, Scores], **known: Any) -> Row:
     Args:
         name: Name of the model, or of the input, in tables.
         sets: Test set -> mean scores.
-        **known: iterations, macs, params, latency_ms, and further entries.
+        **known: Iterations, macs, params, latency_ms, and further entries.
     """
     # All keys in all rows, so that readers of metrics.json need not ask which there are.
     return {

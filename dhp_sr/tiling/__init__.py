@@ -49,10 +49,10 @@ def receptive_field(network: nn.Module, in_channels: int, size_multiple: int = 1
     without a rule, make it unbounded.
 
     Args:
-        network: maps (N, in_channels, H, W) to (N, C, scale H, scale W); left as it was, traced in
+        network: Maps (N, in_channels, H, W) to (N, C, scale H, scale W); left as it was, traced in
             eval mode.
-        in_channels: channels of its input.
-        size_multiple: sides of its input must be multiples of it.
+        in_channels: Channels of its input.
+        size_multiple: Sides of its input must be multiples of it.
 
     Returns:
         Halo and alignment of tiles; no halo, with the reason, where it is unbounded.
@@ -82,8 +82,8 @@ def _output_field(network: nn.Module, in_channels: int, side: int) -> ReceptiveF
     """Return the receptive field of the network's output, for a square example.
 
     Raises:
-        TraceError: the network cannot be traced.
-        Unbounded: an operator has a global receptive field or no rule, or the output is no image of
+        TraceError: The network cannot be traced.
+        Unbounded: An operator has a global receptive field or no rule, or the output is no image of
             the input's proportions.
     """
     example = torch.zeros(1, in_channels, side, side, dtype=floating_dtype(network))

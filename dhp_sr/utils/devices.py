@@ -111,7 +111,7 @@ def has_fast_bf16(device: "torch.device") -> bool:
     without /proc/cpuinfo count as not fast.
 
     Args:
-        device: device of the run.
+        device: Device of the run.
     """
     import torch
 

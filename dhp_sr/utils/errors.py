@@ -21,7 +21,7 @@ def exit_code(command: Callable[[], int | None]) -> int:
     """Run a command and turn an error that the user can correct into a message.
 
     Args:
-        command: returns an exit code, or None for success.
+        command: Returns an exit code, or None for success.
 
     Returns:
         The command's exit code; 2 after a user's mistake, 130 after an interrupt.
@@ -60,9 +60,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """Message about a name that is not in a table, with suggestions.
 
     Args:
-        kind: what the name stands for, such as `network type`.
-        name: the unknown name.
-        known: names in the table.
+        kind: What the name stands for, such as `network type`.
+        name: The unknown name.
+        known: Names in the table.
     """
     names = list(known)
     return f"{kind} {name!r} is unknown{nearest(name, names)}; known: {', '.join(names)}"

@@ -28,7 +28,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     When the block raises, the temporary file is removed and an earlier `path` stays as it was.
 
     Raises:
-        OSError: the folder cannot be written, or the disk is full.
+        OSError: The folder cannot be written, or the disk is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ def temporary_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`, for files that get their names when all are written.
 
     Raises:
-        OSError: the folder cannot be made.
+        OSError: The folder cannot be made.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ def remove_stale_parts(paths: Iterable[str | Path]) -> list[Path]:
     without locks.
 
     Args:
-        paths: files that are about to be written; their folders may be missing.
+        paths: Files that are about to be written; their folders may be missing.
 
     Returns:
         The temporary files and folders that were removed.
@@ -192,7 +192,7 @@ def working_root(source: Path) -> Path:
     """Folder that relative paths of option files start from, and that runs are written to.
 
     Args:
-        source: folder above the package.
+        source: Folder above the package.
 
     Returns:
         `source` in a checkout; the working directory where the package is installed, since

@@ -47,8 +47,8 @@ def deep_copy(network: nn.Module, memo: dict[int, Any] | None = None) -> nn.Modu
     """Do as `copy.deepcopy`, in a fraction of its time for a network of many modules.
 
     Args:
-        network: the network.
-        memo: as that of `copy.deepcopy`: id of an object -> what stands for its copy.
+        network: The network.
+        memo: As that of `copy.deepcopy`: id of an object -> what stands for its copy.
     """
     return _copied_module(network, {} if memo is None else memo)
 
@@ -103,9 +103,9 @@ def load_values(network: nn.Module, values: Mapping[str, Tensor], **options: Any
     for older than it is; here the versions are those of the network's current modules.
 
     Args:
-        network: network that is changed.
-        values: tensors by key.
-        options: arguments of `torch.nn.Module.load_state_dict`.
+        network: Network that is changed.
+        values: Tensors by key.
+        options: Arguments of `torch.nn.Module.load_state_dict`.
     """
     state = OrderedDict(values)
     state._metadata = network.state_dict()._metadata  # type: ignore[attr-defined]
@@ -152,8 +152,8 @@ def stack_samples(samples: Sequence[Tensor], batch_size: int = 8) -> list[Tensor
     """Stack neighboring samples of equal shape into batches.
 
     Args:
-        samples: without a batch axis, (C, H, W) for images.
-        batch_size: samples in a batch, at most.
+        samples: Without a batch axis, (C, H, W) for images.
+        batch_size: Samples in a batch, at most.
     """
     batches: list[list[Tensor]] = []
     for sample in samples:

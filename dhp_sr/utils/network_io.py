@@ -21,7 +21,7 @@ def inputs_of(example: Example) -> tuple[Tensor, ...]:
     """Return the inputs of an example, the image first, to call a network with: `network(*inputs)`.
 
     Raises:
-        UserError: the example is neither a tensor nor a tuple of tensors.
+        UserError: The example is neither a tensor nor a tuple of tensors.
     """
     if isinstance(example, Tensor):
         return (example,)
@@ -55,8 +55,8 @@ def with_further_inputs(image: Tensor, further: Sequence[Tensor]) -> tuple[Tenso
     """Return the inputs of a call for another image, the further ones on its device.
 
     Args:
-        image: the first input.
-        further: the other inputs, fixed; numbers that are not whole get the image's precision.
+        image: The first input.
+        further: The other inputs, fixed; numbers that are not whole get the image's precision.
     """
     inputs = [image]
     for tensor in further:
@@ -73,9 +73,9 @@ def tensors_of(output: Any, path: Path = ()) -> Iterator[tuple[Path, Tensor]]:
     """Yield the tensors and numbers of an output, and where they are in it.
 
     Args:
-        output: a tensor or a number, or nested tuples, lists, mappings and dataclasses of them;
+        output: A tensor or a number, or nested tuples, lists, mappings and dataclasses of them;
             what is something else is left out.
-        path: where it is itself.
+        path: Where it is itself.
     """
     items: Any = ()
     if isinstance(output, Tensor):

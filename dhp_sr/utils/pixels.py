@@ -39,9 +39,9 @@ def padding_to_multiple(height: int, width: int, multiple: int) -> Padding:
     """Padding after which height and width of an image are multiples of `multiple`.
 
     Args:
-        height: height of the image in pixels.
-        width: width of the image in pixels.
-        multiple: multiple that the network requires.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+        multiple: Multiple that the network requires.
     """
     bottom = -height % multiple
     right = -width % multiple
@@ -54,8 +54,8 @@ def noise_generator(seed: int, name: str) -> np.random.Generator:
     """Random generator of the noise of an image.
 
     Args:
-        seed: seed of the data set.
-        name: file name of the image without its suffix.
+        seed: Seed of the data set.
+        name: File name of the image without its suffix.
     """
     # A file name that is not UTF-8 holds surrogates, which become its bytes again (as os.fsencode
     # does, but whatever the locale). crc32, not hash(): Python salts that anew in every process.
@@ -69,8 +69,8 @@ def gaussian_noise(
 
     Args:
         shape: (C, H, W).
-        sigma: standard deviation on the 0-255 scale.
-        generator: source of the random numbers; it moves on.
+        sigma: Standard deviation on the 0-255 scale.
+        generator: Source of the random numbers; it moves on.
 
     Returns:
         float32 array of the given shape, standard deviation `sigma` / 255.

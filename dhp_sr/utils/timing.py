@@ -29,14 +29,14 @@ def time_interleaved(
     """Time each call once per round.
 
     Args:
-        calls: name -> function to time.
-        device: device of the calls; its queue is emptied before each reading of the clock.
-        rounds: timed rounds.
-        warm_up: untimed rounds before them.
-        lead_in: untimed passes of the same call before each timed one. In use a network follows
+        calls: Name -> function to time.
+        device: Device of the calls; its queue is emptied before each reading of the clock.
+        rounds: Timed rounds.
+        warm_up: Untimed rounds before them.
+        lead_in: Untimed passes of the same call before each timed one. In use a network follows
             itself and finds its own weights and features in the caches; after another network it
             does not, which costs fast ones most.
-        clock: clock to read; default: wall time.
+        clock: Clock to read; default: wall time.
 
     Returns:
         Name -> milliseconds, an entry per timed round.
@@ -65,7 +65,7 @@ def cpu_thread_clock(device: torch.device, threads: int) -> Clock:
     idle machine, and on a busy machine without the time of other programs. Otherwise wall time.
 
     Args:
-        device: device of the calls to time.
+        device: Device of the calls to time.
         threads: CPU threads that torch uses.
     """
     if device.type == "cpu" and threads == 1:

@@ -145,9 +145,9 @@ def elimination_order(group: Group, layers: Sequence[LayerStatistics], plan_size
     Errors of the layers that read the group are summed, each relative to its output's variance.
 
     Args:
-        group: a prunable group.
-        layers: statistics of all layers; those that do not read the group are passed over.
-        plan_size: length of the flat vector of prunable channels.
+        group: A prunable group.
+        layers: Statistics of all layers; those that do not read the group are passed over.
+        plan_size: Length of the flat vector of prunable channels.
 
     Returns:
         (group.width,) channels of the group, the most valuable first; unchanged order if no layer

@@ -28,9 +28,9 @@ class WidthDatabase:
     """Weights of a network for any width of its groups, channels kept in a fixed order.
 
     Args:
-        hyper: the network; its weights are the dense ones.
-        orders: for each prunable group its channels, (width,), the most valuable first.
-        layers: statistics of the layers that are re-solved.
+        hyper: The network; its weights are the dense ones.
+        orders: For each prunable group its channels, (width,), the most valuable first.
+        layers: Statistics of the layers that are re-solved.
     """
 
     def __init__(

@@ -43,11 +43,11 @@ class WidthEvolution:
     """Widths of all groups that meet a budget, improved generation by generation.
 
     Args:
-        hyper: plan and costs.
-        orders: channels of each group, the most valuable first.
-        budget: what to keep.
-        loss: loss of a choice of widths.
-        seed: seed of the mutations.
+        hyper: Plan and costs.
+        orders: Channels of each group, the most valuable first.
+        budget: What to keep.
+        loss: Loss of a choice of widths.
+        seed: Seed of the mutations.
     """
 
     def __init__(
@@ -84,14 +84,14 @@ class WidthEvolution:
         """Search from the best of some starting points.
 
         Args:
-            starts: kept fractions of all groups; rounded to allowed widths and to the budget.
-            generations: offspring to try.
+            starts: Kept fractions of all groups; rounded to allowed widths and to the budget.
+            generations: Offspring to try.
 
         Returns:
             Width of every prunable group.
 
         Raises:
-            BudgetError: no starting point can be brought to the budget.
+            BudgetError: No starting point can be brought to the budget.
         """
         # A single parent, as in EvoPress: the best of the starting points.
         parents = []

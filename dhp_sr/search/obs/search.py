@@ -70,8 +70,8 @@ class OBSSearch(Search):
         """Return 1 - rank / width for the widths found for a budget; -1 where a branch goes.
 
         Raises:
-            ValueError: no inputs were observed.
-            BudgetError: the budget cannot be met.
+            ValueError: No inputs were observed.
+            BudgetError: The budget cannot be met.
         """
         if not self._samples:
             raise ValueError("the search has seen no inputs; call observe with those of each step")

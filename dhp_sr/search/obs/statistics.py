@@ -75,11 +75,11 @@ def layer_statistics(
     without a module of their own.
 
     Args:
-        network: the plain network, in eval mode.
-        plan: its plan.
-        values: its parameters at full width.
-        batches: inputs.
-        ridge: added to the diagonal of every covariance, relative to its mean.
+        network: The plain network, in eval mode.
+        plan: Its plan.
+        values: Its parameters at full width.
+        batches: Inputs.
+        ridge: Added to the diagonal of every covariance, relative to its mean.
     """
     readers = {}
     for layer in plan.layers:
