@@ -10,6 +10,7 @@ the shuffle computes `blocksize**2` as many channels of smaller maps:
 Results are equal, borders included: what the one pads with zeros, the other does, too.
 """
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -117,15 +118,12 @@ def weight_before_shuffle(weight_OIHW: NDArray[np.floating], block: int) -> NDAr
     shape = (outputs, block, block, inputs, block, block, new_side, new_side)
     moved = np.zeros(shape, weight_OIHW.dtype)
     # A pixel (row, column) of a block reads pixels of its own block and of those around it.
-    for row in range(block):
-        for column in range(block):
-            for y in range(side):
-                for x in range(side):
-                    block_y, row_read = divmod(row + y - margin, block)
-                    block_x, column_read = divmod(column + x - margin, block)
-                    moved[
-                        :, row, column, :, row_read, column_read, block_y + reach, block_x + reach
-                    ] = weight_OIHW[:, :, y, x]
+    for row, column, y, x in product(range(block), range(block), range(side), range(side)):
+        block_y, row_read = divmod(row + y - margin, block)
+        block_x, column_read = divmod(column + x - margin, block)
+        moved[:, row, column, :, row_read, column_read, block_y + reach, block_x + reach] = (
+            weight_OIHW[:, :, y, x]
+        )
     return moved.reshape(outputs * block**2, inputs * block**2, new_side, new_side)
 
 
