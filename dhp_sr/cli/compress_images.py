@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dhp_sr.cli.compress_request import Degradation
 from dhp_sr.config.section import color_of
 from dhp_sr.data.augment import to_chw, to_tensor
-from dhp_sr.data.build import input_reduction
+from dhp_sr.data.build import default_reductions
 from dhp_sr.data.images import crop_to_multiple, decode, encode_png, header_size, to_color
 from dhp_sr.data.sources import image_paths
 from dhp_sr.deploy.model_info import ModelInfo
@@ -180,7 +180,7 @@ def _input_pixels(
     if has_truths:
         return pixels
     # Without truths, images are also seen reduced, see `InputTrainSet`.
-    return pixels + pixels // input_reduction(scale) ** 2
+    return sum(pixels // factor**2 for factor in default_reductions(scale))
 
 
 def _divide(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:

@@ -101,6 +101,11 @@ def _check_images(dataset: Dataset, scale: int) -> Iterator[tuple[str, str]]:
     if isinstance(dataset, TrainDataset):
         if dataset.gt_size % scale:
             yield "gt_size", f"expected a multiple of the scale ({scale}), got {dataset.gt_size}"
+        if dataset.reductions and (dataset.type == "NoiseDataset" or dataset.dataroot_lq):
+            yield (
+                "reductions",
+                "expected images that are inputs themselves: no noise or dataroot_lq",
+            )
         if isinstance(dataset.sigma, list) and dataset.sigma[0] > dataset.sigma[1]:
             yield "sigma", f"expected [lowest, highest], got {dataset.sigma}"
 

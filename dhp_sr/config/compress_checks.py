@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from dhp_sr.config.compress import Compress
-from dhp_sr.config.datasets import IMAGES, TrainDataset
+from dhp_sr.config.datasets import TrainDataset
 from dhp_sr.config.schema import Options
 from dhp_sr.config.section import Issue, changed
 from dhp_sr.utils.cost_kinds import COST_KINDS
@@ -34,12 +34,16 @@ def check_phases(options: Options) -> Iterator[Issue]:
 def check_targets_of_images(options: Options) -> Iterator[Issue]:
     """Images without truths need a teacher that gives the target."""
     train = options.datasets.get("train")
-    if not isinstance(train, TrainDataset) or train.type != IMAGES or train.dataroot_lq:
+    if not isinstance(train, TrainDataset) or train.has_truths:
         return
+    key = "type" if train.reductions is None else "reductions"
     distill = options.compress.distill if options.compress else None
     if distill is None or distill.task_loss:
-        text = "ImageDataset without dataroot_lq has no truths: expected compress.distill with "
-        yield ("datasets", "train", "type"), f"{text}task_loss: false"
+        text = "these images have no truths: expected compress.distill with task_loss: false"
+        yield ("datasets", "train", key), text
+    if options.compress and options.compress.dense_iter:
+        text = "the teacher is not there before the search: expected compress.dense_iter: 0"
+        yield ("datasets", "train", key), text
 
 
 def check_whole_images(options: Options) -> Iterator[Issue]:

@@ -72,12 +72,24 @@ class TrainDataset(Dataset):
     """Whether patches are flipped vertically and transposed, each in half of the cases."""
     sigma: Level | Annotated[list[Level], Field(min_length=2, max_length=2)] | None = None
     """Noise level on the 0-255 scale, or `[lowest, highest]`, sampled per patch; NoiseDataset."""
+    reductions: Annotated[list[Positive], Field(min_length=1)] | None = None
+    """Whole factors that images are reduced by to be inputs, each equally often; 1 takes them as
+    they are. A teacher gives the target, truths are not used: an SRDataset has 16 times as much to
+    learn from with x4, an ImageDataset has 1 and the scale without this. Needs
+    `compress.distill.task_loss: false`; not with `dataroot_lq`."""
     small_images: Literal["error", "skip"] = "error"
     """Treatment of images smaller than a patch: stop, or skip them with a warning."""
     batch_size_per_gpu: Positive
     """Images in a batch of one process."""
     num_worker_per_gpu: NotNegative = 0
     """Processes that load images, for each process of the run; 0: none."""
+
+    @property
+    def has_truths(self) -> bool:
+        """Whether samples have ground truths; otherwise a teacher gives the targets."""
+        if self.type == IMAGES:
+            return self.dataroot_lq is not None
+        return self.reductions is None
 
 
 class ValDataset(Dataset):

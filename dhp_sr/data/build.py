@@ -8,8 +8,8 @@ from typing import TypeVar
 
 from torch.utils.data import Dataset
 
-from dhp_sr.config.datasets import IMAGES, TrainDataset, ValDataset
 from dhp_sr.config.datasets import Dataset as DatasetOptions
+from dhp_sr.config.datasets import TrainDataset, ValDataset
 from dhp_sr.data.augment import Augmentation
 from dhp_sr.data.disk_cache import CacheItem
 from dhp_sr.data.image_cache import ImageCache, open_images
@@ -40,7 +40,7 @@ def build_train_set(options: TrainDataset, scale: int, seed: int) -> Dataset:
     with section_in_errors("datasets.train", options.name):
         if options.type == "NoiseDataset":
             return build_noise_train_set(options, scale, seed)
-        if options.type == IMAGES and options.dataroot_lq is None:
+        if not options.has_truths:
             return build_input_train_set(options, scale, seed)
         return build_pair_train_set(options, scale, seed)
 
@@ -88,15 +88,15 @@ def build_input_train_set(options: TrainDataset, scale: int, seed: int) -> Datas
         _keys(images),
         side=side,
         scale=scale,
-        reduction=input_reduction(scale),
+        reductions=options.reductions or default_reductions(scale),
         augmentation=Augmentation(options.use_hflip, options.use_rot),
         seed=seed,
     )
 
 
-def input_reduction(scale: int) -> int:
-    """Whole factor that images without truths are also seen reduced by."""
-    return max(2, scale)
+def default_reductions(scale: int) -> list[int]:
+    """Return the factors that inputs without truths are reduced by unless options name others."""
+    return [1, max(2, scale)]
 
 
 def build_pair_train_set(options: TrainDataset, scale: int, seed: int) -> Dataset:

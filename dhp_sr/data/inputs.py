@@ -19,17 +19,17 @@ from dhp_sr.utils.errors import UserError
 
 
 class InputTrainSet(Dataset):
-    """Patches of images as they are and, every other time, of the same images reduced by bicubic.
+    """Patches of images that are reduced by several factors with bicubic, each equally often.
 
     Reduced images have more detail per pixel, as sharper photographs would have. An image that is
-    too small to be reduced is always taken as it is.
+    too small for a factor is taken as it is.
 
     Args:
         images: One array (C, H, W) in uint8 each, by number.
         keys: Their names.
         side: Height and width of the patches in pixels.
         scale: Enlargement of the network.
-        reduction: Whole factor that images are reduced by.
+        reductions: Whole factors; 1 takes the images as they are.
         augmentation: The orientations that may occur.
         seed: With a sample's position in the run, fixes its patch.
     """
@@ -41,7 +41,7 @@ class InputTrainSet(Dataset):
         *,
         side: int,
         scale: int,
-        reduction: int,
+        reductions: Sequence[int],
         augmentation: Augmentation,
         seed: int,
     ) -> None:
@@ -49,28 +49,28 @@ class InputTrainSet(Dataset):
         self.keys = keys
         self.side = side
         self.scale = scale
-        self.reduction = reduction
+        self.reductions = tuple(reductions)
         self.augmentation = augmentation
         self.seed = seed
         self.teacher_outputs: TeacherOutputs | None = None
-        self._reduced: dict[int, np.ndarray] = {}
+        self._reduced: dict[tuple[int, int], np.ndarray] = {}
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.keys)
 
     def whole_inputs(self) -> Iterator[np.ndarray]:
-        """Yield every image as it is, then reduced."""
+        """Yield every image, reduced by each factor in turn."""
         for index in range(len(self)):
-            yield self.images[index][0]
-            yield self._reduce(index)
+            for factor in self.reductions:
+                yield self._reduce(index, factor)
 
     def __getitem__(self, sample: tuple[int, int]) -> dict[str, Any]:
         """Return the patch of an (image index, position in the run), also as its own target."""
         index, position = sample
         rng = np.random.default_rng((self.seed, position))
-        is_reduced = int(rng.integers(2))
-        image = self._reduce(index) if is_reduced else self.images[index][0]
+        choice = int(rng.integers(len(self.reductions)))
+        image = self._reduce(index, self.reductions[choice])
         top, left = draw_corner(rng, image.shape[1], image.shape[2], self.side)
         patch = image[:, top : top + self.side, left : left + self.side]
         orientation = self.augmentation.draw(rng)
@@ -83,19 +83,22 @@ class InputTrainSet(Dataset):
             rows = slice(top * self.scale, (top + self.side) * self.scale)
             columns = slice(left * self.scale, (left + self.side) * self.scale)
             # In the order of `whole_inputs`.
-            number = 2 * index + is_reduced
+            number = len(self.reductions) * index + choice
             patches["taught"] = self.teacher_outputs.patch(number, rows, columns, orientation)
         return patches
 
-    def _reduce(self, index: int) -> np.ndarray:
+    def _reduce(self, index: int, factor: int) -> np.ndarray:
         """Return an image reduced, or as it is where a patch would no longer fit."""
-        if index not in self._reduced:
+        if factor == 1:
+            return self.images[index][0]
+        key = (index, factor)
+        if key not in self._reduced:
             image = self.images[index][0]
-            if min(image.shape[1:]) // self.reduction < self.side:
+            if min(image.shape[1:]) // factor < self.side:
                 return image
-            cropped = crop_to_multiple(image.transpose(1, 2, 0), self.reduction)
-            self._reduced[index] = to_chw(downscale(cropped, self.reduction))
-        return self._reduced[index]
+            cropped = crop_to_multiple(image.transpose(1, 2, 0), factor)
+            self._reduced[key] = to_chw(downscale(cropped, factor))
+        return self._reduced[key]
 
 
 HalfImage = NDArray[np.float16]

@@ -333,3 +333,23 @@ def test_the_section_of_every_method_knows_its_settings_without_effect(method):
     compress = Compress(method=method, target={"macs": 0.5}, search_iter=1)
     section = compress.method_section
     assert section is None or list(section.unused_settings(method, compress.preset)) == []
+
+
+@pytest.mark.parametrize(
+    "train, compress, words",
+    [
+        ({}, {}, ["task_loss: false"]),
+        ({}, {"dense_iter": 5, "distill": {"task_loss": False}}, ["dense_iter: 0"]),
+        ({"dataroot_lq": "b"}, {"distill": {"task_loss": False}}, ["no noise or dataroot_lq"]),
+    ],
+)
+def test_reduced_images_have_no_truths(train, compress, words):
+    sets = {"train": {**SR, **PATCHES, "reductions": [2, 3], **train}, "val": SR}
+    made = options(
+        datasets=sets,
+        compress={"dense_iter": 0, **compress},
+        path={"pretrain_network_g": "trained.pth"},
+    )
+    found = [text for keys, text in find_mistakes(made) if "reductions" in keys]
+    assert len(found) == len(words)
+    assert all(word in text for word, text in zip(words, found, strict=True))

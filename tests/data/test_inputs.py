@@ -14,7 +14,7 @@ def test_patches_come_from_images_and_from_reduced_ones():
     stripes = np.zeros((3, 64, 64), dtype=np.uint8)
     stripes[:, :, ::2] = 255
     data = InputTrainSet(
-        [(stripes,)], ["a"], side=8, scale=2, reduction=2,
+        [(stripes,)], ["a"], side=8, scale=2, reductions=(1, 2),
         augmentation=Augmentation(False, False), seed=1,
     )  # fmt: skip
     kinds = set()
@@ -29,7 +29,22 @@ def test_patches_come_from_images_and_from_reduced_ones():
 def test_images_too_small_to_be_reduced_are_taken_as_they_are():
     image = np.full((1, 12, 12), 7, dtype=np.uint8)
     data = InputTrainSet(
-        [(image,)], ["a"], side=8, scale=1, reduction=2,
+        [(image,)], ["a"], side=8, scale=1, reductions=(1, 2),
         augmentation=Augmentation(True, True), seed=1,
     )  # fmt: skip
     assert all(data[0, position]["lq"].shape == (1, 8, 8) for position in range(6))
+
+
+def test_every_factor_comes_equally_often_and_whole_images_are_in_their_order():
+    # The factor shows in the values: steps between neighbors grow with it.
+    ramp = np.broadcast_to(np.arange(96, dtype=np.uint8) * 2, (1, 96, 96)).copy()
+    data = InputTrainSet(
+        [(ramp,)], ["a"], side=8, scale=2, reductions=(2, 3, 4),
+        augmentation=Augmentation(False, False), seed=1,
+    )  # fmt: skip
+    assert [image.shape[1] for image in data.whole_inputs()] == [48, 32, 24]
+    steps = []
+    for position in range(300):
+        row = data[0, position]["lq"][0, 0] * 255
+        steps.append(round(float(row[4] - row[3]) / 2))
+    assert all(80 < steps.count(factor) < 120 for factor in (2, 3, 4))

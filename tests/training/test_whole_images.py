@@ -53,7 +53,7 @@ def input_set():
     image = np.random.default_rng(1).integers(0, 256, (1, 24, 20), dtype=np.uint8)
     small = np.full((1, 7, 7), 90, np.uint8)
     return InputTrainSet(
-        [(image,), (small,)], ["a", "b"], side=6, scale=2, reduction=2,
+        [(image,), (small,)], ["a", "b"], side=6, scale=2, reductions=(1, 2),
         augmentation=Augmentation(True, True), seed=3,
     )  # fmt: skip
 
@@ -104,6 +104,23 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(trained, tmp_path, monkeypatc
     run_with_kills(trained("killed"), tmp_path, monkeypatch, (3, 9))
     experiments = tmp_path / "experiments"
     assert_same_run(experiments / "whole", experiments / "killed")
+
+
+def test_reduced_images_are_inputs_whose_truths_are_not_used(trained, tmp_path, monkeypatch):
+    def reduced(name):
+        options = trained(name)
+        train = options.datasets["train"].model_copy(update={"reductions": [1, 2]})
+        distill = options.compress.distill.model_copy(update={"task_loss": False})
+        compress = options.compress.model_copy(update={"distill": distill})
+        datasets = {**options.datasets, "train": train}
+        return options.model_copy(update={"datasets": datasets, "compress": compress})
+
+    assert find_mistakes(reduced("reduced")) == []
+    assert isinstance(task_of(reduced("reduced")).train_set(reduced("reduced")), InputTrainSet)
+    run(reduced("reduced"), tmp_path)
+    run_with_kills(reduced("killed"), tmp_path, monkeypatch, (3, 9))
+    experiments = tmp_path / "experiments"
+    assert_same_run(experiments / "reduced", experiments / "killed")
 
 
 def test_the_teacher_does_not_run_on_patches(trained, tmp_path, monkeypatch):
