@@ -275,6 +275,7 @@ def _options(
     settings: dict[str, Any] = {"manual_seed": seed, "train.total_iter": phases.total}
     if entry.method == "dense":
         settings["compress"] = "null"
+        settings["datasets.train.reductions"] = "null"  # there is no teacher
     else:
         settings["compress.method"] = entry.method
         settings["compress.target.macs"] = case.keep_ratio
