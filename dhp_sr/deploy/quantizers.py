@@ -156,6 +156,10 @@ def openvino_reuse(operation: Any) -> float:
 
 _ONNX_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _OPENVINO_DATA = ("Parameter", "Constant", "Result")
+_OPENVINO_MOVES = {"DepthToSpace", "SpaceToDepth"}
+"""Operations that may move what is int8 already: the values are the same, in a quarter of the
+bytes."""
+
 _OPENVINO_LAYERS = (
     "Convolution",
     "GroupConvolution",
@@ -192,7 +196,7 @@ def quantize_openvino(model: Any, images: Sequence[CalibrationImage], recipe: Re
     if not makes_difference(layers, recipe):
         return None
     names = float_layers(layers, recipe)
-    types = sorted(other_types) if recipe.layers_only else []
+    types = sorted(other_types - _OPENVINO_MOVES) if recipe.layers_only else []
     ignored = nncf.IgnoredScope(names=names, types=types) if names or types else None
     inputs = [image.lq.numpy() for image in images]
     overflow_fix = nncf.OverflowFix.DISABLE if recipe.needs_vnni else nncf.OverflowFix.ENABLE
