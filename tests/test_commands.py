@@ -31,6 +31,7 @@ from dhp_sr.config import load_options
 from dhp_sr.infer import main as infer_main
 from dhp_sr.plan import main as plan_main
 from dhp_sr.report import main as report_main
+from dhp_sr.tasks import task_of
 from dhp_sr.test import main as score_main
 from dhp_sr.train import main as run_main
 from dhp_sr.zoo.names import build_named
@@ -111,11 +112,21 @@ def small(path, experiments):
     changes += [f"compress.round_to={step}"]
     if options.compress.min_width > step:
         changes += [f"compress.min_width={step}"]  # the tiny network is narrower
-    changes += ["path.pretrain_network_g=null"]  # the checkpoint does not fit the tiny network
     if options.compress.distill and options.compress.distill.whole_images:
-        changes += ["compress.distill.whole_images=false"]  # the teacher is trained on the way
+        # Its teacher is there from the start, and the published one does not fit the tiny network.
+        weights = Path(f"{experiments}_weights", f"{path.stem}.pth")
+        changes += [f"path.pretrain_network_g={weights}", "compress.dense_iter=0"]
+        save_tiny_weights(load_options(path, changes), weights)
+    else:
+        changes += ["path.pretrain_network_g=null"]
     changes += ["logger.use_tb_logger=false", f"path.experiments_root={experiments}", "num_gpu=0"]
     return ["--set", *changes]
+
+
+def save_tiny_weights(options, path):
+    """Write weights of the network that options name."""
+    path.parent.mkdir(exist_ok=True)
+    torch.save(task_of(options).build_network(options).state_dict(), path)
 
 
 def images(options, experiments):
