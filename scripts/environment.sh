@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Sourced by the other scripts, from the project's root: leaves PYTHON, a Python that has everything.
 #
-# Makes .venv with the versions of requirements/, or takes it as it is when it is current. Needs Python 3.10 - 3.12 (or uv).
+# Makes .venv with the versions of requirements/, or takes it as it is when it is current. Needs Python 3.11 or 3.12 (or uv).
 #   DHP_SR_PYTHON=/path/python   use this Python as it is, install nothing
 #   DHP_SR_TORCH=...             another torch, as pip takes it: "torch==2.11.0+cu128 --extra-index-url https://..."
 #   DHP_SR_TORCH=system          the torch of the machine's own Python
@@ -24,11 +24,11 @@ stop() {
 }
 
 # Is $1 a Python that the pinned versions support?
-suits() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1; }
+suits() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1; }
 
 find_python() {
   local name without_venv=""
-  for name in python3 python3.12 python3.11 python3.10 python; do
+  for name in python3 python3.12 python3.11 python; do
     suits "$name" || continue
     if "$name" -c 'import ensurepip, venv' >/dev/null 2>&1; then
       BASE_PYTHON=$name
@@ -41,7 +41,7 @@ find_python() {
   if [ -n "$without_venv" ]; then
     stop "$without_venv has no venv module. On Debian and Ubuntu: sudo apt install python3-venv. Or install uv."
   fi
-  stop "expected Python 3.10, 3.11 or 3.12, found $(python3 --version 2>/dev/null || echo none). Install one of them" \
+  stop "expected Python 3.11 or 3.12, found $(python3 --version 2>/dev/null || echo none). Install one of them" \
     "(https://www.python.org/downloads/), or uv (https://docs.astral.sh/uv/), which brings its own."
 }
 
@@ -138,7 +138,7 @@ install_environment() {
 
 use_environment() {
   if [ -n "${DHP_SR_PYTHON:-}" ]; then
-    suits "$DHP_SR_PYTHON" || stop "DHP_SR_PYTHON: expected a Python 3.10 - 3.12, found $DHP_SR_PYTHON"
+    suits "$DHP_SR_PYTHON" || stop "DHP_SR_PYTHON: expected Python 3.11 or 3.12, found $DHP_SR_PYTHON"
     PYTHON=$DHP_SR_PYTHON
     return
   fi

@@ -153,7 +153,7 @@ def test_without_a_python_it_says_what_is_missing(scripts):
         DHP_SR_PYTHON="",
     )
     assert done.returncode == 1
-    assert "expected Python 3.10, 3.11 or 3.12, found none" in done.stderr
+    assert "expected Python 3.11 or 3.12, found none" in done.stderr
 
 
 def test_import_has_no_effects():
