@@ -124,9 +124,11 @@ def small(path, experiments):
 
 
 def save_tiny_weights(options, path):
-    """Write weights of the network that options name."""
+    """Write weights of the network that options name, the same ones every time."""
     path.parent.mkdir(exist_ok=True)
-    torch.save(task_of(options).build_network(options).state_dict(), path)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save(task_of(options).build_network(options).state_dict(), path)
 
 
 def images(options, experiments):
