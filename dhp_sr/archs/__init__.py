@@ -20,6 +20,21 @@ from dhp_sr.archs.unet import UNet
 from dhp_sr.archs.vgg_cifar import VGG
 from dhp_sr.utils.errors import UserError, nearest, unknown_name
 
+__all__ = [
+    "ARCHS",
+    "EDSR",
+    "RLFN",
+    "VGG",
+    "DenseNet",
+    "DnCNN",
+    "MobileNetV1",
+    "MobileNetV2",
+    "ResNet",
+    "SRResNet",
+    "UNet",
+    "build",
+]
+
 ARCHS: dict[str, type[nn.Module]] = {
     "EDSR": EDSR,
     "SRResNet": SRResNet,
