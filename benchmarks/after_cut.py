@@ -43,6 +43,8 @@ from dhp_sr.utils.devices import select_device  # noqa: E402
 from dhp_sr.utils.errors import exit_code  # noqa: E402
 
 KEY = ("name", "keep_ratio", "variant", "steps", "seed")
+WITH_TRUTHS = ("datasets.train.reductions=null", "compress.distill.weight=3.0")
+"""Changes of the option file: variants differ in the truths, so that images must have them."""
 WARM_UP = 0.05
 """Share of the steps in which the rate rises linearly."""
 ONE_CYCLE_RISE = 0.3
@@ -120,7 +122,8 @@ def main() -> int:
 
 def run(arguments: argparse.Namespace, command: str) -> None:
     """Cut once, train every variant, and write the rows."""
-    options = resolve_paths(load_options(arguments.option_file, arguments.overrides), ROOT)
+    changes = [*WITH_TRUTHS, *arguments.overrides]
+    options = resolve_paths(load_options(arguments.option_file, changes), ROOT)
     context = DistributedContext(select_device("auto"))
     assert options.compress is not None, "the option file has a section compress"
     seed_everything(arguments.seed)

@@ -74,8 +74,8 @@ class TrainDataset(Dataset):
     """Noise level on the 0-255 scale, or `[lowest, highest]`, sampled per patch; NoiseDataset."""
     reductions: Annotated[list[Positive], Field(min_length=1)] | None = None
     """Whole factors that images are reduced by to be inputs, each equally often; 1 takes them as
-    they are. A teacher gives the target, truths are not used: an SRDataset has 16 times as much to
-    learn from with x4, an ImageDataset has 1 and the scale without this. Needs
+    they are, and so is an image too small for a factor. A teacher gives the target, truths are not
+    used. Default: an SRDataset has truths, an ImageDataset takes 1 and the scale, at least 2. Needs
     `compress.distill.task_loss: false`; not with `dataroot_lq`."""
     small_images: Literal["error", "skip"] = "error"
     """Treatment of images smaller than a patch: stop, or skip them with a warning."""
