@@ -4,7 +4,8 @@
 """
 
 import inspect
-from typing import Any
+from collections.abc import Mapping
+from typing import Protocol, cast
 
 from torch import nn
 
@@ -26,6 +27,7 @@ __all__ = [
     "RLFN",
     "VGG",
     "DenseNet",
+    "DescribedNetwork",
     "DnCNN",
     "MobileNetV1",
     "MobileNetV2",
@@ -33,6 +35,7 @@ __all__ = [
     "SRResNet",
     "UNet",
     "build",
+    "described",
 ]
 
 ARCHS: dict[str, type[nn.Module]] = {
@@ -50,7 +53,29 @@ ARCHS: dict[str, type[nn.Module]] = {
 """Name in option files and model files -> class."""
 
 
-def build(type: str, **arguments: Any) -> nn.Module:
+class DescribedNetwork(Protocol):
+    """What every network says about itself in its attributes."""
+
+    arguments: Mapping[str, object]
+    """Arguments that it was constructed from."""
+    task: str
+    """`sr`, `denoise` or `classification`."""
+    scale: int
+    """Enlargement of height and width."""
+    in_channels: int
+    size_multiple: int
+    """Height and width of the input must be multiples of it."""
+
+
+def described(network: nn.Module) -> DescribedNetwork:
+    """Return a network for access to its attributes, each of its own type.
+
+    torch types every attribute of a module as `Tensor | Module`.
+    """
+    return cast(DescribedNetwork, network)
+
+
+def build(type: str, **arguments: object) -> nn.Module:
     """Construct the network called `type`.
 
     Args:
@@ -58,10 +83,8 @@ def build(type: str, **arguments: Any) -> nn.Module:
         **arguments: Arguments of the constructor; those left out take their defaults.
 
     Returns:
-        The network with initial weights. Its attributes `arguments`, `scale`, `in_channels`,
-        `size_multiple` (height and width of the input must be multiples of it) and `task` ("sr",
-        "denoise" or "classification") describe it; a classifier also has `num_classes` and
-        `input_size`.
+        The network with initial weights. The attributes of `DescribedNetwork` describe it; a
+        classifier also has `num_classes` and `input_size`.
 
     Raises:
         UserError: The type or an argument is unknown, or the constructor refuses a value.

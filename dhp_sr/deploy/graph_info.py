@@ -7,7 +7,6 @@ images. What a file states is checked by running it: metadata may belong to anot
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from dhp_sr.deploy.onnx_metadata import unpack_metadata
 from dhp_sr.deploy.runner import Images
 from dhp_sr.deploy.safetensors_io import ModelFileError
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.strict_json import JsonObject
 
 Compute = Callable[[Images], Images]
 
@@ -85,7 +85,7 @@ def describe_graph(
     )
 
 
-def read_stated_facts(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
+def read_stated_facts(metadata: Mapping[str, str], path: Path) -> JsonObject:
     """Return a file's description of itself; empty for a file of another program."""
     try:
         stated = unpack_metadata(metadata) or {}
@@ -100,7 +100,7 @@ def read_stated_facts(metadata: Mapping[str, str], path: Path) -> dict[str, Any]
     return stated
 
 
-def _check_classifier(compute: Compute, stated: dict[str, Any], path: Path) -> None:
+def _check_classifier(compute: Compute, stated: JsonObject, path: Path) -> None:
     side = stated.get("input_size", 0)
     classes = stated["out_channels"]
     if not 0 < side <= _MAX_SIZE:
@@ -145,8 +145,8 @@ def _probe(compute: Compute, channels: int, path: Path, stated_multiple: int) ->
     ) from reason
 
 
-def _stated_info(stated: dict[str, Any]) -> ModelInfo:
-    multiple = stated["size_multiple"]
+def _stated_info(stated: JsonObject) -> ModelInfo:
+    multiple: int = stated["size_multiple"]
     halo = stated.get("halo")
     tiles = TileRequirements(
         halo=halo,

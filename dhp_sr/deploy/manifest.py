@@ -27,7 +27,7 @@ from dhp_sr.surgery.layer_samples import Layer, num_groups
 from dhp_sr.surgery.rewrite import RewrittenNetwork
 from dhp_sr.utils.errors import UserError, nearest
 from dhp_sr.utils.modules import out_dim
-from dhp_sr.utils.strict_json import dump_json, parse_json, to_json
+from dhp_sr.utils.strict_json import Json, JsonObject, dump_json, parse_json, to_json
 
 FORMAT = "dhp_sr"
 """Value of the key `format` in our files."""
@@ -58,7 +58,7 @@ DERIVED: dict[str, type] = {
 CLASSIFIER: dict[str, type] = {"input_size": int}
 """Further keys of a classifier: height and width in pixels that it is meant for."""
 
-FACTS: dict[str, Any] = {
+FACTS: dict[str, Json] = {
     "macs": None,
     "macs_input": None,
     "scores": {},
@@ -71,7 +71,7 @@ REBUILDING = ("forward", "smallest_side", "removed")
 """Keys that some networks need beyond class and arguments."""
 
 
-def describe(network: nn.Module) -> dict[str, Any]:
+def describe(network: nn.Module) -> JsonObject:
     """Return the derived half of a network's manifest.
 
     Args:
@@ -99,7 +99,7 @@ def describe(network: nn.Module) -> dict[str, Any]:
     return described
 
 
-def derived_keys(manifest: Mapping[str, Any]) -> dict[str, type]:
+def derived_keys(manifest: JsonObject) -> dict[str, type]:
     """Return the derived keys that a manifest must have, and their types."""
     if manifest.get("task") == CLASSIFICATION:
         return {**DERIVED, **CLASSIFIER}
@@ -122,7 +122,7 @@ def layer_widths(network: nn.Module) -> dict[str, list[int]]:
     return widths
 
 
-def third_party_info(manifest: Mapping[str, Any]) -> ModelInfo:
+def third_party_info(manifest: JsonObject) -> ModelInfo:
     """Return the description that a checked manifest states of a network of another package.
 
     Raises:
@@ -146,7 +146,7 @@ def third_party_info(manifest: Mapping[str, Any]) -> ModelInfo:
     )
 
 
-def pack(network: nn.Module, facts: Mapping[str, Any]) -> dict[str, str]:
+def pack(network: nn.Module, facts: Mapping[str, object]) -> dict[str, str]:
     """Return the header of the file that will hold a network.
 
     Returns:
@@ -183,8 +183,8 @@ def pack(network: nn.Module, facts: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _rebuilding_keys(network: nn.Module) -> dict[str, Any]:
-    keys: dict[str, Any] = {}
+def _rebuilding_keys(network: nn.Module) -> dict[str, Json]:
+    keys: dict[str, Json] = {}
     info = attached_info(network)
     if info is not None and info.package != "dhp_sr":
         keys["smallest_side"] = info.sizes.minimum
@@ -202,7 +202,7 @@ def _rebuilding_keys(network: nn.Module) -> dict[str, Any]:
     return keys
 
 
-def unpack(header: Mapping[str, str] | None) -> dict[str, Any]:
+def unpack(header: Mapping[str, str] | None) -> JsonObject:
     """Return the manifest in a file's header, with types and ranges checked.
 
     Raises:
@@ -240,7 +240,7 @@ def unpack(header: Mapping[str, str] | None) -> dict[str, Any]:
     return manifest
 
 
-def _check_argument(name: str, value: Any, depth: int = 0) -> None:
+def _check_argument(name: str, value: Json, depth: int = 0) -> None:
     # bool passes as int: False and True are 0 and 1, and constructors take them.
     if isinstance(value, list) and len(value) <= 64 and depth < 2:
         for element in value:
@@ -286,7 +286,7 @@ def check_version(version: int, newest: int) -> None:
         )
 
 
-def shorten(value: Any) -> str:
+def shorten(value: object) -> str:
     """Return a value's text for a message, of at most 80 characters."""
     # The digits of a hostile integer take quadratic time to print.
     if isinstance(value, int) and abs(value) >= 10**30:

@@ -8,7 +8,6 @@ header. Widths could be read from shapes, but not the class, nor the value range
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +42,7 @@ from dhp_sr.deploy.safetensors_io import (
 )
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.modules import load_values
-from dhp_sr.utils.strict_json import dump_json, parse_json
+from dhp_sr.utils.strict_json import JsonObject, dump_json, parse_json
 
 _EMBEDDED_KEYS = (*DERIVED, *CLASSIFIER, *REBUILDING)
 _EMBEDDED_CHECKSUM = "crc32"
@@ -51,7 +50,7 @@ _MAX_EMBEDDED_BYTES = 2**22
 
 
 def save_model(
-    network: nn.Module, path: str | Path, *, info: ModelInfo | None = None, **facts: Any
+    network: nn.Module, path: str | Path, *, info: ModelInfo | None = None, **facts: object
 ) -> None:
     """Write a network, dense or pruned, to a self-describing safetensors file.
 
@@ -118,7 +117,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> nn.Modul
         return filled.to(device)
 
 
-def read_manifest(path: str | Path) -> dict[str, Any]:
+def read_manifest(path: str | Path) -> JsonObject:
     """Return a model file's description: architecture, widths, scores and other stored facts.
 
     Only the header is read; whether the tensors agree with it is `load_model`'s check.
@@ -180,7 +179,7 @@ def embed(header: Mapping[str, str]) -> Tensor:
     return torch.frombuffer(bytearray(dump_json(copy).encode()), dtype=torch.uint8)
 
 
-def extract(tensors: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def extract(tensors: Mapping[str, Tensor]) -> tuple[JsonObject, dict[str, Tensor]]:
     """Separate the embedded manifest of a state dict from its weights.
 
     Returns:
@@ -215,7 +214,7 @@ def _crc32(text: str) -> str:
     return f"{zlib.crc32(text.encode()):08x}"
 
 
-def _header(network: nn.Module, facts: dict[str, Any], refusal: str) -> dict[str, str]:
+def _header(network: nn.Module, facts: Mapping[str, object], refusal: str) -> dict[str, str]:
     """Return a file's header, once the network has been rebuilt from it."""
     _check_class(network)
     tensors = network.state_dict()

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from dhp_sr.archs import ARCHS, build
+from dhp_sr.archs import ARCHS, build, described
 from dhp_sr.graph.shape_inference import infer_output
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.modules import floating_dtype
@@ -102,7 +102,7 @@ class ModelInfo:
     architecture: str
     """Name in model files: a key of `archs.ARCHS` ("EDSR"), or "package:NAME" ("basicsr:RCAN").
     Empty for another program's ONNX file."""
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, object] = field(default_factory=dict)
     """Constructor arguments of the unpruned network."""
     task: str = "sr"
     """`sr`, `denoise` or `classification`; empty where an ONNX file does not say."""
@@ -181,7 +181,7 @@ def is_registered(architecture: str) -> bool:
     return architecture in ARCHS or architecture in CONSTRUCTORS
 
 
-def construct(architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
+def construct(architecture: str, arguments: Mapping[str, object]) -> nn.Module:
     """Construct a network, with fresh weights, from what a model file states.
 
     Raises:
@@ -253,7 +253,7 @@ def stated_info(network: nn.Module) -> ModelInfo:
     info = attached_info(network)
     if info is not None:
         return info
-    plain: Any = network
+    plain = described(network)
     return ModelInfo(
         architecture=type(network).__name__,
         arguments=plain.arguments,

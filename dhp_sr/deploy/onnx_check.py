@@ -9,9 +9,12 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dhp_sr.deploy.safetensors_io import ModelFileError, check_is_file
+
+if TYPE_CHECKING:
+    import onnx
 
 CHECKSUM = "dhp_sr_sha256"
 """Metadata key of our files: SHA-256 of the file's bytes, with zeros in place of the checksum."""
@@ -28,11 +31,13 @@ _PACKED_TYPES = (21, 22, 23)
 _COMPLEX_TYPES = (14, 15)
 
 
-def write_with_checksum(model: Any, metadata: Mapping[str, str], path: str | Path) -> None:
+def write_with_checksum(
+    model: "onnx.ModelProto", metadata: Mapping[str, str], path: str | Path
+) -> None:
     """Write a model with its metadata and a checksum.
 
     Args:
-        model: `onnx.ModelProto`; its metadata is replaced.
+        model: Its metadata is replaced.
         metadata: Texts by key.
         path: The file.
 
@@ -69,7 +74,7 @@ def check_onnx(path: str | Path) -> None:
         raise ModelFileError(f"{path}: {error}") from error
 
 
-def parse_onnx(content: bytes) -> Any:
+def parse_onnx(content: bytes) -> "onnx.ModelProto":
     """Parse a model without loading files that it refers to.
 
     Raises:
@@ -96,7 +101,7 @@ def parse_onnx(content: bytes) -> Any:
     return model
 
 
-def verify_onnx_checksum(model: Any, content: bytes) -> None:
+def verify_onnx_checksum(model: "onnx.ModelProto", content: bytes) -> None:
     """Compare the checksum of dhp_sr's files; those of other programs have none."""
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     # A file that calls itself ours must have one: damage may have hit the key itself.
@@ -120,7 +125,7 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def check_graphs(model: Any) -> None:
+def check_graphs(model: "onnx.ModelProto") -> None:
     """Check every constant and the number of nodes.
 
     Raises:
@@ -139,9 +144,11 @@ def check_graphs(model: Any) -> None:
         raise ModelFileError(f"expected at most {_MAX_NODES} operations, got {num_nodes}")
 
 
-def _nodes_and_constants(model: Any) -> Iterator[Any]:
+def _nodes_and_constants(
+    model: "onnx.ModelProto",
+) -> Iterator["onnx.NodeProto | onnx.TensorProto"]:
     """Yield all nodes and constants, those of inner graphs and functions included."""
-    waiting = [model.graph, *model.functions]
+    waiting: list[onnx.GraphProto | onnx.FunctionProto] = [model.graph, *model.functions]
     # A loop rather than recursion: a file may nest graphs deeper than Python's stack.
     while waiting:
         graph = waiting.pop()
@@ -160,7 +167,7 @@ def _nodes_and_constants(model: Any) -> Iterator[Any]:
                     yield attribute.t
 
 
-def check_constant(tensor: Any) -> None:
+def check_constant(tensor: "onnx.TensorProto") -> None:
     """Check that a constant lies in the file and has as many values as it declares."""
     import onnx
 
@@ -198,7 +205,7 @@ _TYPED_FIELDS = (
 )
 
 
-def check_static_sizes(model: Any) -> None:
+def check_static_sizes(model: "onnx.ModelProto") -> None:
     """Check that no value whose size is independent of the input is huge."""
     import onnx
 

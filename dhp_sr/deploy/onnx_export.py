@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -39,6 +39,11 @@ from dhp_sr.deploy.verify import (
 )
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_path
+from dhp_sr.utils.strict_json import Json
+
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
 
 
 def export_onnx(
@@ -50,7 +55,7 @@ def export_onnx(
     opset: int = OPSET,
     half: bool = False,
     int8: Int8Options | None = None,
-    facts: Mapping[str, Any] | None = None,
+    facts: Mapping[str, Json] | None = None,
     tolerance: float | None = None,
 ) -> Agreement:
     """Export a network to a single ONNX file that takes any batch, height and width.
@@ -82,7 +87,7 @@ def export_onnx(
         raise UserError(f"expected an opset from {OPSETS[0]} to {OPSETS[-1]}, got {opset}")
     original = copy.deepcopy(network).cpu().float().eval()
 
-    def convert(candidate: nn.Module) -> Any:
+    def convert(candidate: nn.Module) -> "onnx.ModelProto":
         return convert_to_onnx(simplify(candidate), example_shape, size_multiple, opset)
 
     quantized = None if int8 is None else _quantize(original, int8, convert)
@@ -125,20 +130,22 @@ def network_to_graph(path: Path, *, half: bool = False) -> Graph:
 
 
 def _quantize(
-    original: nn.Module, int8: Int8Options, convert: Callable[[nn.Module], Any]
-) -> Quantized:
-    def prepare(candidate: nn.Module) -> Callable[[Recipe], Any]:
+    original: nn.Module, int8: Int8Options, convert: "Callable[[nn.Module], onnx.ModelProto]"
+) -> "Quantized[onnx.ModelProto]":
+    def prepare(candidate: nn.Module) -> "Callable[[Recipe], onnx.ModelProto | None]":
         content = convert(candidate).SerializeToString()
         return lambda recipe: quantize_onnx(content, int8.images, recipe)
 
-    def make_run(model: Any) -> Callable[[Images], Images]:
+    def make_run(model: "onnx.ModelProto") -> Callable[[Images], Images]:
         session = open_session(model.SerializeToString())
         return lambda images: session.run([OUTPUT], {INPUT: images})[0]
 
     return quantize(original, int8, prepare, make_run)
 
 
-def _run_function(session: Any, half: bool) -> Callable[[Tensor], Tensor]:
+def _run_function(
+    session: "onnxruntime.InferenceSession", half: bool
+) -> Callable[[Tensor], Tensor]:
     dtype = np.float16 if half else np.float32
 
     def run(x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Networks to ONNX graphs: traced, and brought to the opset and precision that are asked for."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -68,11 +68,11 @@ def convert_to_onnx(
     return move_shuffles(remove_source_paths(model))
 
 
-def _opset_of(model: Any) -> int:
+def _opset_of(model: "onnx.ModelProto") -> int:
     return next(entry.version for entry in model.opset_import if entry.domain == "")
 
 
-def lower_opset(model: Any, opset: int) -> Any:
+def lower_opset(model: "onnx.ModelProto", opset: int) -> "onnx.ModelProto":
     """Convert a model to an older opset.
 
     ONNX has no rules for a Pad without axes, which means the same in both, nor for reductions,
@@ -100,7 +100,7 @@ def lower_opset(model: Any, opset: int) -> Any:
     return lowered
 
 
-def _axes_to_attribute(node: Any, graph: Any) -> bool:
+def _axes_to_attribute(node: "onnx.NodeProto", graph: "onnx.GraphProto") -> bool:
     """Write a reduction as opset 17 has it; return whether that was possible.
 
     ReduceSum already had its axes as an input before.
@@ -122,7 +122,7 @@ def _axes_to_attribute(node: Any, graph: Any) -> bool:
     return False
 
 
-def remove_source_paths(model: Any) -> Any:
+def remove_source_paths(model: "onnx.ModelProto") -> "onnx.ModelProto":
     """Remove the exporter's notes about the source code of every node.
 
     They hold paths of this machine, and would make the bytes depend on it.
@@ -137,7 +137,7 @@ def remove_source_paths(model: Any) -> Any:
     return model
 
 
-def convert_to_half(model: Any) -> Any:
+def convert_to_half(model: "onnx.ModelProto") -> "onnx.ModelProto":
     """Convert weights, computation, input and output of a model to fp16."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel

@@ -5,13 +5,12 @@ program that opens ONNX files can show it. Files of torch.export carry the same 
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from dhp_sr import __version__
 from dhp_sr.deploy.manifest import FORMAT, check_version, read_json
 from dhp_sr.deploy.safetensors_io import ModelFileError
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.strict_json import dump_json
+from dhp_sr.utils.strict_json import Json, JsonObject, dump_json
 
 FORMAT_VERSION = 1
 MAX_TEXT = 2**20
@@ -54,7 +53,7 @@ computation. `macs`: for an input of the shape `macs_input`.
 _FROM_ZERO = ("halo", "macs", "params")
 
 
-def pack_metadata(facts: Mapping[str, Any]) -> dict[str, str]:
+def pack_metadata(facts: Mapping[str, Json]) -> dict[str, str]:
     """Return the texts that a file holds; facts that are None are omitted.
 
     Args:
@@ -63,8 +62,13 @@ def pack_metadata(facts: Mapping[str, Any]) -> dict[str, str]:
     Raises:
         UserError: A fact is unknown, of another type, or missing.
     """
-    versions = {"format": FORMAT, "format_version": FORMAT_VERSION, "tool_version": __version__}
-    known = {key: value for key, value in {**facts, **versions}.items() if value is not None}
+    stated: dict[str, Json] = {
+        **facts,
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "tool_version": __version__,
+    }
+    known = {key: value for key, value in stated.items() if value is not None}
     problems = _problems(known)
     if problems:
         raise UserError("the metadata of an ONNX file: " + "; ".join(problems))
@@ -74,7 +78,7 @@ def pack_metadata(facts: Mapping[str, Any]) -> dict[str, str]:
     return texts
 
 
-def unpack_metadata(texts: Mapping[str, str]) -> dict[str, Any] | None:
+def unpack_metadata(texts: Mapping[str, str]) -> JsonObject | None:
     """Return a file's description of its network; None for a file of another program.
 
     Args:
@@ -85,7 +89,7 @@ def unpack_metadata(texts: Mapping[str, str]) -> dict[str, Any] | None:
     """
     if texts.get("format") != FORMAT:
         return None
-    stated = {key: _parse(key, texts[key]) for key in KEYS if key in texts}
+    stated: JsonObject = {key: _parse(key, texts[key]) for key in KEYS if key in texts}
     problems = _problems(stated)
     if problems:
         raise ModelFileError("metadata: " + "; ".join(problems))
@@ -93,7 +97,7 @@ def unpack_metadata(texts: Mapping[str, str]) -> dict[str, Any] | None:
     return stated
 
 
-def _parse(key: str, text: str) -> Any:
+def _parse(key: str, text: str) -> Json:
     if len(text) > MAX_TEXT:
         raise ModelFileError(
             f"metadata: expected {key} of at most {MAX_TEXT} characters, got {len(text)}"
@@ -103,7 +107,7 @@ def _parse(key: str, text: str) -> Any:
     return read_json(text, f"metadata: {key}")
 
 
-def _problems(facts: Mapping[str, Any]) -> list[str]:
+def _problems(facts: Mapping[str, Json]) -> list[str]:
     """Return everything that is wrong with the facts, to be reported together."""
     problems = [f"unknown key {key!r}" for key in facts if key not in KEYS]
     for key, (_, required) in KEYS.items():

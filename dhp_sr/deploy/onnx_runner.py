@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 import torch
@@ -176,7 +176,7 @@ class OnnxRunner(Runner):
 
     def compute(self, images: Images) -> Images:
         """Run the graph."""
-        x: NDArray[Any] = np.ascontiguousarray(images, dtype=self._input.dtype)
+        x: NDArray[np.floating] = np.ascontiguousarray(images, dtype=self._input.dtype)
         try:
             (result,) = self._session.run(None, {self._input.name: x})
         except Exception as error:
@@ -185,7 +185,7 @@ class OnnxRunner(Runner):
         return np.asarray(result, dtype=np.float32)
 
 
-def read_input(session: Any, path: Path) -> _Input:
+def read_input(session: "onnxruntime.InferenceSession", path: Path) -> _Input:
     """Return the input of a session that maps an image to a single result."""
     inputs = session.get_inputs()
     outputs = session.get_outputs()

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from dhp_sr.deploy.openvino_runner import (
 from dhp_sr.deploy.pt2_export import check_example_shape
 from dhp_sr.deploy.quantize import Int8Options, Quantized, Recipe, quantize
 from dhp_sr.deploy.quantizers import quantize_openvino
+from dhp_sr.deploy.runner import Images
 from dhp_sr.deploy.simplify import simplify
 from dhp_sr.deploy.verify import (
     Agreement,
@@ -34,6 +35,10 @@ from dhp_sr.deploy.verify import (
     unseen_shapes,
 )
 from dhp_sr.utils.files import temporary_folder
+from dhp_sr.utils.strict_json import Json
+
+if TYPE_CHECKING:
+    import openvino
 
 
 def export_openvino(
@@ -44,7 +49,7 @@ def export_openvino(
     size_multiple: int = 1,
     half: bool = False,
     int8: Int8Options | None = None,
-    facts: Mapping[str, Any] | None = None,
+    facts: Mapping[str, Json] | None = None,
     tolerance: float | None = None,
 ) -> Agreement:
     """Export a network for OpenVINO, with free batch, height and width.
@@ -75,7 +80,7 @@ def export_openvino(
     original = copy.deepcopy(network).cpu().float().eval()
     path = Path(path)
 
-    def convert(candidate: nn.Module) -> Any:
+    def convert(candidate: nn.Module) -> "openvino.Model":
         graph = convert_to_onnx(simplify(candidate), example_shape, size_multiple, OPSET)
         return read_openvino(Graph(path, graph.SerializeToString()))
 
@@ -99,7 +104,7 @@ def export_openvino(
 
 
 def write_verified(
-    model: Any, path: Path, half: bool, verify: Callable[[Path], Agreement]
+    model: "openvino.Model", path: Path, half: bool, verify: Callable[[Path], Agreement]
 ) -> Agreement:
     """Write a model's two files, which take their names only once they are verified."""
     # A folder rather than a temporary file: the graph names its weights by their common stem.
@@ -118,9 +123,9 @@ def write_verified(
 
 
 def _quantize(
-    original: nn.Module, int8: Int8Options, convert: Callable[[nn.Module], Any]
-) -> Quantized:
-    def prepare(candidate: nn.Module) -> Callable[[Recipe], Any]:
+    original: nn.Module, int8: Int8Options, convert: "Callable[[nn.Module], openvino.Model]"
+) -> "Quantized[openvino.Model]":
+    def prepare(candidate: nn.Module) -> "Callable[[Recipe], openvino.Model | None]":
         model = convert(candidate)
         return lambda recipe: quantize_openvino(model, int8.images, recipe)
 
@@ -134,12 +139,12 @@ def _inner_precision(int8: Int8Options | None) -> str:
     return inner_precision({"precision": "fp32" if int8 is None else "int8"})
 
 
-def _tensor_function(model: Any, precision: str) -> Callable[[Tensor], Tensor]:
+def _tensor_function(model: "openvino.Model", precision: str) -> Callable[[Tensor], Tensor]:
     run = _array_function(model, precision)
     return lambda x: torch.from_numpy(run(x.numpy()))
 
 
-def _array_function(model: Any, precision: str) -> Callable[[Any], Any]:
+def _array_function(model: "openvino.Model", precision: str) -> Callable[[Images], Images]:
     request = compile_model(model, "CPU", precision, torch.get_num_threads())
     # A copy: the request's next call writes into the same memory.
     return lambda x: request.infer({0: x})[0].copy()

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from dhp_sr.deploy.onnx_check import check_onnx
 from dhp_sr.deploy.runner import Images, Runner
 from dhp_sr.deploy.safetensors_io import ModelFileError, check_is_file
 from dhp_sr.utils.errors import UserError
+
+if TYPE_CHECKING:
+    import openvino
 
 METADATA_SECTION = "dhp_sr"
 """Section of a file's runtime information that holds the texts of `onnx_metadata`."""
@@ -53,11 +56,13 @@ def require_openvino() -> ModuleType:
     return openvino
 
 
-def compile_model(model: Any, device: str, precision: str, threads: int) -> Any:
+def compile_model(
+    model: "openvino.Model", device: str, precision: str, threads: int
+) -> "openvino.InferRequest":
     """Compile a model for low latency and return a request that computes it.
 
     Args:
-        model: `openvino.Model`.
+        model: Of free or fixed sizes.
         device: Name of an OpenVINO device: `CPU`, `GPU`, `NPU`.
         precision: `fp32`, `bf16` or `fp16`, of what the model does not fix: int8 stays int8.
         threads: Threads of the CPU.
@@ -76,7 +81,7 @@ def compile_model(model: Any, device: str, precision: str, threads: int) -> Any:
             f"OpenVINO: the {device} of this machine has no instructions for --precision "
             f"{precision}; use fp32"
         )
-    settings: dict[str, Any] = {
+    settings: dict[str, str | int] = {
         "PERFORMANCE_HINT": "LATENCY",
         # Stated: where the processor has it, OpenVINO takes bf16 without being asked.
         "INFERENCE_PRECISION_HINT": _HINTS[precision],
@@ -109,7 +114,7 @@ def capabilities(device: str) -> Sequence[str]:
     return names
 
 
-def read_openvino(graph: Graph) -> Any:
+def read_openvino(graph: Graph) -> "openvino.Model":
     """Read a model into OpenVINO without running it.
 
     Raises:
@@ -177,7 +182,7 @@ class OpenVinoRunner(Runner):
             threads=threads or torch.get_num_threads(),
         )
         self._request = self._compile(self._model)
-        self._requests: dict[tuple[int, ...], Any] = {}
+        self._requests: dict[tuple[int, ...], openvino.InferRequest] = {}
         self._uses: Counter[tuple[int, ...]] = Counter()
         info = graph.info
         if info is None:
@@ -188,7 +193,7 @@ class OpenVinoRunner(Runner):
 
     def compute(self, images: Images) -> Images:
         """Run the graph."""
-        x: NDArray[Any] = np.ascontiguousarray(images, dtype=self._dtype)
+        x: NDArray[np.floating] = np.ascontiguousarray(images, dtype=self._dtype)
         try:
             # Shared: OpenVINO's own copies of input and results take up to 4 % of a fast network.
             request = self._request_for(x.shape)
@@ -199,7 +204,7 @@ class OpenVinoRunner(Runner):
         # A copy: the request's next call writes into the same memory.
         return np.array(results[0], dtype=np.float32)
 
-    def _request_for(self, shape: tuple[int, ...]) -> Any:
+    def _request_for(self, shape: tuple[int, ...]) -> "openvino.InferRequest":
         """Return the request for a shape, compiled for it alone if it is small and comes often."""
         self._uses[shape] += 1
         batch, _, height, width = shape
@@ -213,7 +218,7 @@ class OpenVinoRunner(Runner):
         return self._requests.get(shape, self._request)
 
 
-def read_metadata(model: Any) -> dict[str, str]:
+def read_metadata(model: "openvino.Model") -> dict[str, str]:
     """Return the texts that a model carries: ours in its own section, or those of an ONNX file."""
     for section in (METADATA_SECTION, "framework"):
         if model.has_rt_info([section]):
@@ -222,7 +227,7 @@ def read_metadata(model: Any) -> dict[str, str]:
     return {}
 
 
-def read_input(model: Any, path: Path) -> tuple[type, int | None]:
+def read_input(model: "openvino.Model", path: Path) -> tuple[type, int | None]:
     """Return type and channels (None: free) of the input of an image-to-result model.
 
     Raises:

@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -131,17 +130,17 @@ def export_program(network: nn.Module, shape: Sequence[int], size_multiple: int)
         UserError: It has no form as a program.
     """
     inputs = (example_image(network, shape),)
-    options: dict[str, Any] = {"dynamic_shapes": (dynamic_axes(network, size_multiple),)}
+    dynamic_shapes = (dynamic_axes(network, size_multiple),)
     with quiet_exporters():
         try:
-            return torch.export.export(network, inputs, **options)
+            return torch.export.export(network, inputs, dynamic_shapes=dynamic_shapes)
         except Exception:
             # torch raises all kinds of exceptions for what it cannot follow.
-            return export_with_runtime_checks(network, inputs, options)
+            return export_with_runtime_checks(network, inputs, dynamic_shapes)
 
 
 def export_with_runtime_checks(
-    network: nn.Module, inputs: tuple[Tensor], options: dict[str, Any]
+    network: nn.Module, inputs: tuple[Tensor], dynamic_shapes: tuple[dict[int, Dim]]
 ) -> ExportedProgram:
     """Export a network whose sizes torch cannot prove to fit, such as sides padded inside.
 
@@ -152,7 +151,10 @@ def export_with_runtime_checks(
         # since none was in the example.
         with symbolic_config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
             return torch.export.export(
-                network, inputs, prefer_deferred_runtime_asserts_over_guards=True, **options
+                network,
+                inputs,
+                dynamic_shapes=dynamic_shapes,
+                prefer_deferred_runtime_asserts_over_guards=True,
             )
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
@@ -97,11 +97,15 @@ class Int8Options:
     """Takes a line for the user before something that takes minutes."""
 
 
+Model = TypeVar("Model")
+"""A model as the runtime that it is quantized for holds it."""
+
+
 @dataclass(frozen=True)
-class Quantized:
+class Quantized(Generic[Model]):
     """A quantized model and what it costs."""
 
-    model: Any
+    model: Model
     recipe: Recipe
     loss_db: float
     """PSNR of float32 less that of int8, mean over the images."""
@@ -128,7 +132,7 @@ class Quantized:
         return text
 
 
-Prepare = Callable[[nn.Module], Callable[[Recipe], Any]]
+Prepare = Callable[[nn.Module], Callable[[Recipe], Model | None]]
 """Exports a network, and returns a function that quantizes the export for the runtime, or returns
 None for a recipe that is another one's twin for this network."""
 
@@ -136,10 +140,10 @@ None for a recipe that is another one's twin for this network."""
 def quantize(
     network: nn.Module,
     options: Int8Options,
-    prepare: Prepare,
-    make_run: Callable[[Any], Run],
+    prepare: Prepare[Model],
+    make_run: Callable[[Model], Run],
     recipes: Sequence[Recipe] = RECIPES,
-) -> Quantized:
+) -> Quantized[Model]:
     """Quantize a network for a runtime by the recipe that is fastest within the allowed loss.
 
     Args:
@@ -157,7 +161,7 @@ def quantize(
     with torch.no_grad():
         reference = mean_psnr(lambda lq: network(torch.from_numpy(lq)).numpy(), images)
 
-    def measure(candidate: nn.Module) -> tuple[Quantized | None, float]:
+    def measure(candidate: nn.Module) -> tuple[Quantized[Model] | None, float]:
         return _best_recipe(prepare(candidate), make_run, recipes, reference, options)
 
     best, loss = measure(network)
@@ -178,16 +182,16 @@ def quantize(
 
 
 def _best_recipe(
-    make: Callable[[Recipe], Any],
-    make_run: Callable[[Any], Run],
+    make: Callable[[Recipe], Model | None],
+    make_run: Callable[[Model], Run],
     recipes: Sequence[Recipe],
     reference: float,
     options: Int8Options,
-) -> tuple[Quantized | None, float]:
+) -> tuple[Quantized[Model] | None, float]:
     """Return the fastest model within the allowed loss, if any, and the least loss of all."""
     images = options.images
     losses = []
-    best: Quantized | None = None
+    best: Quantized[Model] | None = None
     best_run: Run | None = None
     for recipe in recipes:
         if best is not None and recipe.needs_vnni:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dhp_sr.deploy.int8_simulation import CalibrationImage
 from dhp_sr.deploy.pt2_export import quiet_exporters
@@ -22,6 +22,7 @@ from dhp_sr.utils.errors import UserError
 
 if TYPE_CHECKING:
     import onnx
+    import openvino
 
 
 def quantize_onnx(
@@ -135,7 +136,7 @@ def onnx_layers(model: "onnx.ModelProto") -> dict[str, float]:
     return layers
 
 
-def openvino_reuse(operation: Any) -> float:
+def openvino_reuse(operation: "openvino.Node") -> float:
     """Return the products per value of a layer's input; 0 where it has no weight."""
     weight = operation.input(1).get_partial_shape()
     if weight.is_dynamic:
@@ -169,7 +170,9 @@ _OPENVINO_LAYERS = (
 )
 
 
-def quantize_openvino(model: Any, images: Sequence[CalibrationImage], recipe: Recipe) -> Any:
+def quantize_openvino(
+    model: "openvino.Model", images: Sequence[CalibrationImage], recipe: Recipe
+) -> "openvino.Model | None":
     """Quantize an OpenVINO model by NNCF, with correction of the biases.
 
     Returns:

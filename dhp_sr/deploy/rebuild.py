@@ -9,7 +9,6 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import nn
@@ -42,6 +41,7 @@ from dhp_sr.graph.shape_inference import infer_output
 from dhp_sr.operators.resize import resize
 from dhp_sr.surgery.rewrite import rewrite
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.strict_json import Json, JsonObject
 
 MAX_TENSORS = 4096
 """Limit of a network's tensors; more layers take longer than a second to make, even when they are
@@ -50,7 +50,7 @@ not those of the file."""
 _MAX_LISTED_KEYS = 50
 
 
-def rebuild(manifest: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
+def rebuild(manifest: JsonObject, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
     """Rebuild the network that a manifest describes, with tensors of the given shapes.
 
     Args:
@@ -95,12 +95,12 @@ def rebuild(manifest: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) 
     return attach_info(network, info)
 
 
-def _text(fact: Any) -> str | None:
+def _text(fact: Json) -> str | None:
     """Return a stored fact if it is text: facts of other people's files can be anything."""
     return fact if isinstance(fact, str) else None
 
 
-def _construct(manifest: Mapping[str, Any], num_tensors: int) -> nn.Module:
+def _construct(manifest: JsonObject, num_tensors: int) -> nn.Module:
     architecture = manifest["architecture"]
     arguments = manifest["arguments"]
     try:
@@ -115,7 +115,7 @@ def _construct(manifest: Mapping[str, Any], num_tensors: int) -> nn.Module:
 
 
 def resize_layers(
-    network: nn.Module, shapes: Mapping[str, tuple[int, ...]], arguments: Mapping[str, Any]
+    network: nn.Module, shapes: Mapping[str, tuple[int, ...]], arguments: Mapping[str, Json]
 ) -> None:
     """Give the layers the widths of the file's tensors, in place."""
     # Keys and shapes are reported together: users of a damaged file see the whole extent.
@@ -142,7 +142,7 @@ def _listing(problem: str, keys: list[str]) -> list[str]:
     return lines
 
 
-def restore_forward(unpruned: nn.Module, small: nn.Module, forward: Any) -> nn.Module:
+def restore_forward(unpruned: nn.Module, small: nn.Module, forward: JsonObject | None) -> nn.Module:
     """Write the channel numbers that a file states into a traced forward.
 
     Only arguments that the plan of the unpruned network names are changed, and only to numbers of
@@ -165,7 +165,7 @@ def restore_forward(unpruned: nn.Module, small: nn.Module, forward: Any) -> nn.M
         ) from error
 
 
-def _all_numbers(plan: ChannelPlan, forward: Any) -> list[Any]:
+def _all_numbers(plan: ChannelPlan, forward: JsonObject) -> list[int | list[int]]:
     """Return a value for every number of channels that a plan finds in the forward.
 
     A network that was pruned in some of its layers alone states only theirs; the other numbers are
@@ -195,7 +195,7 @@ def _all_numbers(plan: ChannelPlan, forward: Any) -> list[Any]:
     return [value for _, value in pairs]
 
 
-def check_description(network: nn.Module, manifest: Mapping[str, Any]) -> None:
+def check_description(network: nn.Module, manifest: JsonObject) -> None:
     """Compare the manifest with the description of the network that was rebuilt from it."""
     actual = describe(network)
     stated_multiple = manifest["size_multiple"]

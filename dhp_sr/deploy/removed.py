@@ -1,7 +1,6 @@
 """Layers that a network has lost with its removed branches, as a model file lists them."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import nn
 
@@ -9,6 +8,7 @@ from dhp_sr.channels.plan import Leaves
 from dhp_sr.deploy.safetensors_io import ModelFileError
 from dhp_sr.operators.constant_map import ConstantMap
 from dhp_sr.surgery.remove import replace_module
+from dhp_sr.utils.strict_json import Json
 
 TENSORS_PER_LAYER = 4
 """Tensors that a layer has in the unpruned network, at most: of a removed one a single is left."""
@@ -16,9 +16,9 @@ TENSORS_PER_LAYER = 4
 _MAX_STRIDE = 64
 
 
-def removed_layers(network: nn.Module) -> dict[str, dict[str, Any]]:
+def removed_layers(network: nn.Module) -> dict[str, dict[str, Json]]:
     """Return the layers that are removed from a network: name -> what is left, and the strides."""
-    removed = {}
+    removed: dict[str, dict[str, Json]] = {}
     for name, module in network.named_modules():
         if not isinstance(module, ConstantMap):
             continue
@@ -31,7 +31,9 @@ def removed_layers(network: nn.Module) -> dict[str, dict[str, Any]]:
     return removed
 
 
-def remove_layers(network: nn.Module, removed: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def remove_layers(
+    network: nn.Module, removed: object, shapes: Mapping[str, tuple[int, ...]]
+) -> None:
     """Put constants in the place of the layers that a file lists as removed, in place.
 
     Args:
@@ -57,9 +59,10 @@ def remove_layers(network: nn.Module, removed: Any, shapes: Mapping[str, tuple[i
         replace_module(network, name, _constant(name, entry, shapes))
 
 
-def _constant(name: str, entry: Any, shapes: Mapping[str, tuple[int, ...]]) -> ConstantMap:
+def _constant(name: str, entry: object, shapes: Mapping[str, tuple[int, ...]]) -> ConstantMap:
     """Return the constant in the place of a layer, without memory for its values."""
-    strides = entry.get("strides") if isinstance(entry, dict) else None
+    entry = entry if isinstance(entry, dict) else {}
+    strides = entry.get("strides")
     if not isinstance(strides, list) or len(strides) > 3 or not all(map(_is_stride, strides)):
         raise ModelFileError(f"manifest: expected up to 3 strides of removed layer {name!r}")
     leaves = entry.get("leaves")
@@ -74,5 +77,5 @@ def _constant(name: str, entry: Any, shapes: Mapping[str, tuple[int, ...]]) -> C
     return ConstantMap(channels, strides, trainable=leaves == Leaves.BIAS, device="meta")
 
 
-def _is_stride(value: Any) -> bool:
+def _is_stride(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MAX_STRIDE

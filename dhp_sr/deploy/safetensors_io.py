@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -31,7 +30,7 @@ class ModelFileError(UserError):
 
 
 @contextmanager
-def open_tensors(path: str | Path) -> Iterator[Any]:
+def open_tensors(path: str | Path) -> Iterator[safe_open]:
     """Open a safetensors file for reading; nothing in it is executed.
 
     Every `ModelFileError` raised inside the block is prefixed with the file's name.
@@ -79,24 +78,24 @@ def check_is_file(path: Path) -> None:
         raise ModelFileError("there is no such file")
 
 
-def read_shapes(file: Any) -> dict[str, tuple[int, ...]]:
+def read_shapes(file: safe_open) -> dict[str, tuple[int, ...]]:
     """Return the shape of every weight of an opened file, by key, from its header alone."""
     return {key: tuple(file.get_slice(key).get_shape()) for key in _weight_keys(file)}
 
 
-def read_tensors(file: Any) -> dict[str, Tensor]:
+def read_tensors(file: safe_open) -> dict[str, Tensor]:
     """Return every weight of an opened file, on the CPU."""
     # Cloned: the library's tensors are views of the memory-mapped file.
     return {key: file.get_tensor(key).clone() for key in _weight_keys(file)}
 
 
-def read_description(file: Any) -> dict[str, Tensor]:
+def read_description(file: safe_open) -> dict[str, Tensor]:
     """Return the embedded manifest by its key; empty where there is none."""
     keys = list(file.keys())
     return {DESCRIPTION: file.get_tensor(DESCRIPTION)} if DESCRIPTION in keys else {}
 
 
-def _weight_keys(file: Any) -> list[str]:
+def _weight_keys(file: safe_open) -> list[str]:
     return [key for key in list(file.keys()) if key != DESCRIPTION]
 
 

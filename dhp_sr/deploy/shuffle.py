@@ -10,11 +10,15 @@ the shuffle computes `blocksize**2` as many channels of smaller maps:
 Results are equal, borders included: what the one pads with zeros, the other does, too.
 """
 
+from collections.abc import Sequence
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import onnx
 
 CHANNEL_BLOCK = 16
 """Output channels that runtimes compute at once on AVX-512; more would be additional work."""
@@ -22,11 +26,11 @@ CHANNEL_BLOCK = 16
 _SHUFFLE = "DepthToSpace"
 
 
-def move_shuffles(model: Any) -> Any:
+def move_shuffles(model: "onnx.ModelProto") -> "onnx.ModelProto":
     """Move pixel shuffles behind convolutions whose channels fit into a block afterwards.
 
     Args:
-        model: `onnx.ModelProto`, changed in place.
+        model: Changed in place.
 
     Returns:
         The model.
@@ -55,7 +59,7 @@ def move_shuffles(model: Any) -> Any:
     return model
 
 
-def _can_swap(shuffle: Any, conv: Any, dims: Any) -> bool:
+def _can_swap(shuffle: "onnx.NodeProto", conv: "onnx.NodeProto", dims: Sequence[int]) -> bool:
     """Whether a convolution with stride 1 and "same" padding has few outputs, after a shuffle."""
     settings = _attributes(shuffle)
     if shuffle.op_type != _SHUFFLE or settings.get("mode") != b"CRD":
@@ -71,7 +75,12 @@ def _can_swap(shuffle: Any, conv: Any, dims: Any) -> bool:
     return is_plain and settings["pads"] == [height // 2] * 4
 
 
-def _swap(graph: Any, shuffle: Any, conv: Any, constants: list[Any]) -> None:
+def _swap(
+    graph: "onnx.GraphProto",
+    shuffle: "onnx.NodeProto",
+    conv: "onnx.NodeProto",
+    constants: "list[onnx.TensorProto]",
+) -> None:
     from onnx import helper, numpy_helper
 
     block = _attributes(shuffle)["blocksize"]
@@ -127,7 +136,7 @@ def weight_before_shuffle(weight_OIHW: NDArray[np.floating], block: int) -> NDAr
     return moved.reshape(outputs * block**2, inputs * block**2, new_side, new_side)
 
 
-def _attributes(node: Any) -> dict[str, Any]:
+def _attributes(node: "onnx.NodeProto") -> dict[str, Any]:
     from onnx import helper
 
     return {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}

@@ -10,7 +10,6 @@ them, see `model_file.embed`. Importing the module registers: there is no other 
 """
 
 import copy
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +46,7 @@ class DhpSrArchitecture(spandrel.Architecture[nn.Module]):
             id=ARCHITECTURE_ID, name="dhp_sr", detect=lambda state_dict: DESCRIPTION in state_dict
         )
 
-    def load(self, state_dict: dict[str, Any]) -> "spandrel.ImageModelDescriptor[nn.Module]":
+    def load(self, state_dict: dict[str, Tensor]) -> "spandrel.ImageModelDescriptor[nn.Module]":
         """Return the descriptor of a model.
 
         Args:
@@ -62,7 +61,9 @@ class DhpSrArchitecture(spandrel.Architecture[nn.Module]):
         except ModelFileError as error:
             raise UnusableFileError(str(error)) from error
 
-    def _descriptor(self, state_dict: dict[str, Any]) -> "spandrel.ImageModelDescriptor[nn.Module]":
+    def _descriptor(
+        self, state_dict: dict[str, Tensor]
+    ) -> "spandrel.ImageModelDescriptor[nn.Module]":
         manifest, weights = extract(state_dict)
         shapes = {key: tuple(tensor.shape) for key, tensor in weights.items()}
         network = rebuild(manifest, shapes)
@@ -116,7 +117,7 @@ def fits_half(network: nn.Module, info: ModelInfo) -> bool:
     """
     peaks: list[Tensor] = []
 
-    def record_peak(_: nn.Module, inputs: Any, output: Tensor) -> None:
+    def record_peak(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         peaks.append(output.abs().max())
 
     watched = copy.deepcopy(network).cpu().float().eval()

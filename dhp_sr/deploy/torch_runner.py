@@ -1,6 +1,7 @@
 """Model files run by PyTorch, with the same arithmetic for small and for large images."""
 
 import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, final
@@ -71,7 +72,7 @@ class TorchRunner(Runner):
         # The modes take operations apart, which would hide them from the compiler.
         self._convolutions: type[contextlib.AbstractContextManager] = DeterministicConvolutions
         self._interpolation: type[contextlib.AbstractContextManager] = ExactInterpolation
-        self._compute: Any = self.network
+        self._compute: Callable[[Tensor], Tensor] = self.network
         if mode == "compile":
             self.runtime = "torch.compile"
             self._convolutions = contextlib.nullcontext
@@ -112,7 +113,13 @@ class DeterministicConvolutions(TorchFunctionMode):
     discarded.
     """
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> object:
         kwargs = kwargs or {}
         if func not in _CONVOLUTIONS or not args:
             return func(*args, **kwargs)
@@ -133,7 +140,13 @@ class ExactInterpolation(TorchFunctionMode):
     of the position alone.
     """
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> object:
         kwargs = kwargs or {}
         if func is not functional.interpolate:
             return func(*args, **kwargs)
@@ -155,8 +168,8 @@ _BICUBIC = -0.75
 
 def _whole_scale(
     input: Tensor,
-    size: Any = None,
-    scale_factor: Any = None,
+    size: int | Sequence[int] | None = None,
+    scale_factor: float | Sequence[float] | None = None,
     mode: str = "nearest",
     align_corners: bool | None = None,
     recompute_scale_factor: bool | None = None,

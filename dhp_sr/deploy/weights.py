@@ -5,7 +5,6 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -168,7 +167,7 @@ def _misfit(
     return ModelFileError(text)
 
 
-def unpickle_tensors(path: Path) -> Any:
+def unpickle_tensors(path: Path) -> object:
     """Load a file of `torch.save`, which `check_pickle` has already looked through."""
     try:
         # An open file: given a name, torch lets the suffix decide what the file is.
@@ -194,7 +193,7 @@ def unpickle_tensors(path: Path) -> Any:
         ) from None
 
 
-def unwrap_checkpoint(content: Any) -> dict[str, Tensor]:
+def unwrap_checkpoint(content: object) -> dict[str, Tensor]:
     """Return the state dict inside the content of a checkpoint."""
     content = unwrap_dictionaries(content)
     if not isinstance(content, Mapping) or not content:

@@ -4,7 +4,7 @@ The arguments of a constructor come from a file that is not trusted, or from a u
 mistaken: layers are counted while they are made.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ class TooLargeError(ModelFileError):
     """More layers or constants than a file can belong to."""
 
 
-def check_layer_counts(arguments: Mapping[str, Any], num_tensors: int) -> None:
+def check_layer_counts(arguments: Mapping[str, object], num_tensors: int) -> None:
     """Check that no argument asks for more layers than the file holds, before any is made.
 
     Args:
@@ -72,7 +72,13 @@ class _MetaWeights(TorchFunctionMode):
         self.tensors_left = max_tensors
         self.values_left = MAX_VALUES
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> object:
         kwargs = dict(kwargs or {})
         if func is torch.empty:
             self.tensors_left -= 1

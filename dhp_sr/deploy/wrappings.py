@@ -8,7 +8,6 @@ and next to their moving average (`ema_model.`). A wrapping is taken away where 
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,7 +74,7 @@ class Reading:
         return note
 
 
-def unwrap_dictionaries(content: Any) -> Any:
+def unwrap_dictionaries(content: object) -> object:
     """Return the innermost dictionary that holds weights.
 
     Raises:
@@ -102,7 +101,7 @@ def unwrap_dictionaries(content: Any) -> Any:
     return content
 
 
-def _holds_weights(value: Any) -> bool:
+def _holds_weights(value: object) -> bool:
     if not isinstance(value, Mapping):
         return False
     for key, inner in value.items():

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from dhp_sr.utils.strict_json import Json
+
 try:
     import fcntl
 except ImportError:  # not on Windows, where leftovers stay
@@ -183,7 +185,7 @@ def write_text(path: str | Path, text: str) -> None:
         file.write(text)
 
 
-def write_json(path: str | Path, value: Any) -> None:
+def write_json(path: str | Path, value: Json) -> None:
     """Write a value atomically as indented JSON."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 

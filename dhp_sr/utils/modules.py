@@ -5,13 +5,18 @@ import functools
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from dhp_sr.utils.errors import UserError
+
+StateTree: TypeAlias = dict[str, Any]
+"""What is saved to resume from: nested dicts, lists and tuples of tensors and plain values.
+
+Whoever loads it has written it, and knows of which type the value of each key is."""
 
 
 @contextmanager
@@ -56,12 +61,12 @@ def deep_copy(network: nn.Module, memo: dict[int, Any] | None = None) -> nn.Modu
 def _copied_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     if id(module) in memo:
         return memo[id(module)]
-    cls: Any = type(module)
+    cls: Any = type(module)  # mypy takes no class of modules for hashable
     if not _is_copied_plainly(cls):
         return copy.deepcopy(module, memo)
     copied = cls.__new__(cls)
     memo[id(module)] = copied
-    state: dict[str, Any] = {}
+    state: dict[str, object] = {}
     for name, value in vars(module).items():
         if name == "_compiled_call_impl":  # compiled code is that of the original
             continue
@@ -96,7 +101,7 @@ def _is_copied_plainly(cls: type) -> bool:
 _ATOMS = (bool, int, float, str, type(None), type, torch.dtype, torch.device)
 
 
-def load_values(network: nn.Module, values: Mapping[str, Tensor], **options: Any) -> None:
+def load_values(network: nn.Module, values: Mapping[str, Tensor], **options: bool) -> None:
     """Load a state dict that was stored without the version numbers of its modules.
 
     Some modules, such as torchvision's MNASNet, refuse a state dict without a version or take it

@@ -2,8 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -65,11 +64,11 @@ def with_further_inputs(image: Tensor, further: Sequence[Tensor]) -> tuple[Tenso
     return tuple(inputs)
 
 
-Path = tuple[Any, ...]
+Path = tuple[object, ...]
 """Keys and indices that lead to a tensor of an output."""
 
 
-def tensors_of(output: Any, path: Path = ()) -> Iterator[tuple[Path, Tensor]]:
+def tensors_of(output: object, path: Path = ()) -> Iterator[tuple[Path, Tensor]]:
     """Yield the tensors and numbers of an output, and where they are in it.
 
     Args:
@@ -77,7 +76,7 @@ def tensors_of(output: Any, path: Path = ()) -> Iterator[tuple[Path, Tensor]]:
             what is something else is left out.
         path: Where it is itself.
     """
-    items: Any = ()
+    items: Iterable[tuple[object, object]] = ()
     if isinstance(output, Tensor):
         yield path, output
     elif isinstance(output, bool | int | float):
@@ -92,7 +91,7 @@ def tensors_of(output: Any, path: Path = ()) -> Iterator[tuple[Path, Tensor]]:
         yield from tensors_of(value, (*path, key))
 
 
-def relative_difference(expected: Any, actual: Any) -> float:
+def relative_difference(expected: object, actual: object) -> float:
     """Return the largest difference of two outputs, relative to the tensor's largest entry.
 
     Returns:

@@ -4,10 +4,18 @@ import json
 import math
 import numbers
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 from dhp_sr.utils.errors import UserError
+
+Json: TypeAlias = "Mapping[str, Json] | Sequence[Json] | str | int | float | bool | None"
+"""A value that JSON can hold, for those who write it or pass it on."""
+
+JsonObject: TypeAlias = dict[str, Any]
+"""A JSON object whose keys the reader knows: a report, a row of results, a file's description.
+
+Its values are `Json`; the reader of a key knows of which kind, which a type checker cannot."""
 
 
 def finite(value: Any) -> Any:
@@ -21,7 +29,7 @@ def finite(value: Any) -> Any:
     return value
 
 
-def to_json(value: Any, key: str) -> Any:
+def to_json(value: object, key: str) -> Json:
     """Convert a value to JSON's types; NumPy numbers, tuples and paths are converted too.
 
     Args:
@@ -65,7 +73,7 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError(str(error)) from None
 
 
-def dump_json(value: Any, *, sort_keys: bool = False) -> str:
+def dump_json(value: Json, *, sort_keys: bool = False) -> str:
     """Write a line of strict JSON without spaces.
 
     Raises:

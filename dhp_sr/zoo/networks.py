@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dhp_sr.archs import ARCHS
+from dhp_sr.archs import ARCHS, described
 from dhp_sr.config.schema import Network
 from dhp_sr.deploy import load_into, load_weights
 from dhp_sr.utils.errors import UserError, unknown_name
@@ -57,15 +57,14 @@ def example_shape(network: nn.Module) -> tuple[int, int, int, int]:
 
     It is as large as the network is meant for, or 128 x 128.
     """
-    # torch types every attribute of a module as Tensor | Module.
-    plain: Any = network
+    plain = described(network)
     side = getattr(plain, "input_size", EXAMPLE_SIDE)
     return 1, plain.in_channels, side, side
 
 
 def image_shape(network: nn.Module, height: int, width: int) -> list[int]:
     """Return [1, C, H, W] of an image whose sides are rounded up to the network's multiple."""
-    plain: Any = network
+    plain = described(network)
     multiple = plain.size_multiple
     return [1, plain.in_channels, round_up(height, multiple), round_up(width, multiple)]
 
