@@ -11,7 +11,6 @@ import sys
 import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -52,7 +51,7 @@ def prepare_torchvision() -> None:
 
 
 def build_basicsr_network(
-    name: str, arguments: Mapping[str, Any], also_known: Iterable[str] = ()
+    name: str, arguments: Mapping[str, object], also_known: Iterable[str] = ()
 ) -> nn.Module:
     """Construct a network of BasicSR's registry with fresh weights.
 

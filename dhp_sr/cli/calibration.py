@@ -1,8 +1,6 @@
 """Images that int8 models are calibrated and measured with."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -10,6 +8,7 @@ from torch import nn
 from dhp_sr.deploy.int8_simulation import CalibrationImage
 from dhp_sr.deploy.model_info import info_of
 from dhp_sr.tasks import task_named
+from dhp_sr.tasks.base import FolderSettings
 from dhp_sr.utils.errors import UserError
 
 MAX_IMAGES = 32
@@ -34,7 +33,7 @@ def calibration_images(
     if not info.restores_images:
         raise UserError("--int8: expected a network that restores images, got a classifier")
     # The test sets of scoring make the inputs, so that int8 is calibrated on what it will see.
-    choices: Mapping[str, Any] = {"sigma": sigma, "max_images": MAX_IMAGES, "crop_border": None}
+    choices: FolderSettings = {"sigma": sigma, "max_images": MAX_IMAGES, "crop_border": None}
     (test_set,) = task_named(info.task).open_folders(network, {"calibration": str(folder)}, choices)
     images = []
     for index in range(len(test_set.items)):

@@ -12,7 +12,6 @@ import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 from tqdm import tqdm
@@ -204,7 +203,7 @@ def checkpoint_of(network: nn.Module) -> Checkpoint:
     architecture = f"user:{name}"
 
     # A run builds the network before it loads the weights: copies of this object do for that.
-    def construct(**arguments: Any) -> nn.Module:
+    def construct(**arguments: object) -> nn.Module:
         return adapt_range(lambda inner: copy.deepcopy(copied), arguments)
 
     register(architecture, construct)

@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -178,7 +177,7 @@ class FewerBlocks:
     def _network(self, state: Mapping[str, Tensor], left_out: frozenset[int]) -> nn.Module:
         """Build the class with fewer blocks, with the weights of those that stay."""
         count = self.count - len(left_out)
-        arguments: dict[str, Any] = {**self._checkpoint.arguments, self.blocks.argument: count}
+        arguments = {**self._checkpoint.arguments, self.blocks.argument: count}
         network = build_named(self._checkpoint.name, arguments).eval()
         network.load_state_dict(renumbered(state, self.blocks, self.count, left_out))
         info = info_of(self._checkpoint.network)

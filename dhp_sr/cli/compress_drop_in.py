@@ -10,7 +10,6 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from dhp_sr.deploy.without_memory import without_memory
 from dhp_sr.hyper import HyperNet
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_path
+from dhp_sr.utils.strict_json import JsonObject
 from dhp_sr.zoo.checkpoints import Checkpoint
 from dhp_sr.zoo.names import build_named
 from dhp_sr.zoo.networks import image_shape
@@ -51,7 +51,7 @@ MULTIPLE = 4
 class DropInShape:
     """A smaller shape that the constructor can make."""
 
-    arguments: dict[str, Any]
+    arguments: JsonObject
     """Arguments of the constructor."""
     widths: dict[str, int]
     """Name of every prunable group -> its width."""
@@ -108,7 +108,7 @@ def find_shape(
 
 
 def _shape_of(
-    checkpoint: Checkpoint, hyper: HyperNet, arguments: Mapping[str, Any], kind: str
+    checkpoint: Checkpoint, hyper: HyperNet, arguments: Mapping[str, object], kind: str
 ) -> DropInShape:
     """Widths of all groups in the network of some arguments, and what they keep."""
     dense = hyper.network.state_dict()

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from dhp_sr.deploy.model_info import ModelInfo
 from dhp_sr.metrics import to_uint8
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_write
+from dhp_sr.utils.strict_json import JsonObject
 
 HELD_OUT_SHARE = 0.1
 MAX_HELD_OUT = 10
@@ -49,7 +49,7 @@ FEW_IMAGES = 30
 class PreparedImages:
     """Sections `datasets` of an option file, and what to say about the images."""
 
-    datasets: dict[str, dict[str, Any]]
+    datasets: dict[str, JsonObject]
     num_train: int
     num_held_out: int
     has_truths: bool
@@ -137,8 +137,8 @@ def prepare_images(
     # Left by an earlier run: its images may be others, and links would pile up.
     if folder.exists():
         shutil.rmtree(folder)
-    common: dict[str, Any] = {"color": color_of(info.in_channels), "type": "ImageDataset"}
-    training: dict[str, Any] = {
+    common: JsonObject = {"color": color_of(info.in_channels), "type": "ImageDataset"}
+    training: JsonObject = {
         "name": "training images",
         "gt_size": patch * info.scale,
         # The smallest image of a user's folder must not decide about the patch of all others.

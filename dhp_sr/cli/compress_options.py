@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -16,6 +15,7 @@ from dhp_sr.config.schema import Options
 from dhp_sr.hyper import HyperNet
 from dhp_sr.utils.cost_kinds import COST_KINDS
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.strict_json import JsonObject
 from dhp_sr.zoo.checkpoints import Checkpoint
 
 SEARCH_SAMPLES = 160
@@ -42,7 +42,7 @@ class Length:
     """Time of a step of finetuning, where it was measured."""
 
 
-def network_section(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def network_section(name: str, arguments: Mapping[str, object]) -> JsonObject:
     """Return the section `network_g` of a network by name."""
     # Our own networks are named directly in option files, all others below `Hyper`.
     if name in ARCHS:
@@ -76,13 +76,13 @@ class RunTemplate:
     """
 
     name: str
-    network: Mapping[str, Any]
+    network: JsonObject
     """Section `network_g`."""
     weights: Path
     """File of the dense network."""
     scale: int
     """Enlargement."""
-    datasets: Mapping[str, Mapping[str, Any]]
+    datasets: Mapping[str, JsonObject]
     has_truths: bool
     """Whether the loss against the ground truth is added to that against the original."""
     seed: int
@@ -119,7 +119,7 @@ class RunTemplate:
         """
         # Trained weights: there is no dense phase.
         total = length.search_iter + length.finetune_iter
-        raw = {
+        raw: JsonObject = {
             "name": self.name,
             "scale": self.scale,
             "manual_seed": self.seed,
@@ -148,9 +148,7 @@ class RunTemplate:
         }
         return _checked(raw)
 
-    def _compress_section(
-        self, target: Target, length: Length, rules: WidthRules
-    ) -> dict[str, Any]:
+    def _compress_section(self, target: Target, length: Length, rules: WidthRules) -> JsonObject:
         # Without truths the original's output is the only target, so its weight has no meaning.
         distill_weight = DISTILL_WEIGHT if self.has_truths else 1.0
         teacher = None if self.teacher is None else str(self.teacher)
@@ -178,7 +176,7 @@ class RunTemplate:
         }
 
 
-def _checked(raw: Mapping[str, Any]) -> Options:
+def _checked(raw: JsonObject) -> Options:
     """Decode options that were put together here, with the checks of an option file.
 
     Raises:

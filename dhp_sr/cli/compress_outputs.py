@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -21,6 +20,7 @@ from dhp_sr.training.checkpoint import list_states
 from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.training.run_folder import RunFolder
 from dhp_sr.training.trainer import Trainer
+from dhp_sr.utils.strict_json import JsonObject
 from dhp_sr.zoo.checkpoints import Checkpoint
 from dhp_sr.zoo.networks import example_shape
 from dhp_sr.zoo.user_class import is_user_class
@@ -38,7 +38,7 @@ class CompressReport:
     """The run's report.html; None after an interrupted run."""
     kept: dict[str, float] = field(default_factory=dict)
     """`macs_ratio`, `params_ratio`, ...: kept fractions of the original's cost."""
-    scores: dict[str, Any] = field(default_factory=dict)
+    scores: JsonObject = field(default_factory=dict)
     """metrics.json of the run."""
     lines: list[str] = field(default_factory=list)
     """Sentences that were said on the way."""
@@ -49,7 +49,7 @@ def write_outputs(
     request: CompressRequest,
     checkpoint: Checkpoint,
     root: Path,
-    metrics: dict[str, Any],
+    metrics: JsonObject,
     note: Callable[[str], None],
 ) -> CompressReport:
     """Write the result, its report and its ONNX form beside each other; compare it briefly."""
@@ -92,7 +92,7 @@ def write_outputs(
 
 def _comparison_lines(
     options: Options,
-    metrics: dict[str, Any],
+    metrics: JsonObject,
     original: nn.Module | None = None,
     kept: Mapping[str, float] | None = None,
 ) -> list[str]:

@@ -2,9 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +14,7 @@ from dhp_sr.hyper import HyperNet
 from dhp_sr.utils.cost_kinds import COST_KINDS
 from dhp_sr.utils.devices import has_fast_bf16
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.strict_json import JsonObject
 
 FINETUNE_SHARE = 0.75
 """Share of the time, at most: the rest is search, correction, scores and the report."""
@@ -49,9 +48,7 @@ MIN_FINETUNE = 20
 TIMED_STEPS = 3
 
 
-def lines_before_start(
-    summary: Mapping[str, Any], kind: str, keep_ratio: float | None
-) -> list[str]:
+def lines_before_start(summary: JsonObject, kind: str, keep_ratio: float | None) -> list[str]:
     """Say which share of a cost can be pruned, what is pinned and why, and the least possible cost.
 
     Args:
@@ -79,7 +76,7 @@ def lines_before_start(
     return lines
 
 
-def check_reachable(summary: Mapping[str, Any], kind: str, keep_ratio: float) -> None:
+def check_reachable(summary: JsonObject, kind: str, keep_ratio: float) -> None:
     """Check a target against the least possible cost.
 
     Raises:

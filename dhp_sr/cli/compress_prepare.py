@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -206,8 +205,8 @@ def _adapt_value_range(
         return checkpoint
     # The range travels among the constructor's arguments, so that model files hold it.
     arguments = {**checkpoint.arguments, **value_range.arguments}
-    adapted: Any = build_named(checkpoint.name, arguments).eval()
-    adapted.network.load_state_dict(checkpoint.network.state_dict())
+    adapted = build_named(checkpoint.name, arguments).eval()
+    adapted.get_submodule("network").load_state_dict(checkpoint.network.state_dict())
     attach_info(adapted, replace(info, arguments=arguments))
     return replace(checkpoint, network=adapted, arguments=arguments)
 

@@ -7,7 +7,6 @@ held-out images. Finetuning improves what is found, so the bound is on the safe 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -191,7 +190,7 @@ class CorrectedCuts:
 def training_inputs(options: Options, count: int) -> list[Tensor]:
     """Return the inputs of the first training batches of a run."""
     task = task_of(options)
-    training: Any = options.datasets["train"]
+    training = options.train_data
     batches = train_batches(
         task.train_set(options),
         batch_size=training.batch_size_per_gpu,

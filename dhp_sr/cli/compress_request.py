@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dhp_sr.utils.cost_kinds import COST_KINDS
 from dhp_sr.utils.errors import UserError, unknown_name
@@ -92,7 +91,7 @@ class Degradation:
         return cls("noise", sigma)
 
     @property
-    def dataset_keys(self) -> dict[str, Any]:
+    def dataset_keys(self) -> dict[str, str | float | None]:
         """Keys of a dataset that makes inputs in this way."""
         if self.kind == "noise":
             return {"type": "NoiseDataset", "sigma": self.sigma}

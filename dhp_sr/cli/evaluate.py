@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from dhp_sr.archs import described
 from dhp_sr.cli.measuring import Measuring, measure
 from dhp_sr.cli.models import (
     ComparedModel,
@@ -24,14 +25,14 @@ from dhp_sr.deploy import load_model
 from dhp_sr.deploy.model_info import CLASSIFICATION
 from dhp_sr.reports.tables import evaluation_text, text_table
 from dhp_sr.tasks import task_named, task_of
-from dhp_sr.tasks.base import Task
+from dhp_sr.tasks.base import FolderSettings, Task
 from dhp_sr.tasks.evaluation import input_rows, model_row
 from dhp_sr.training.model_writer import final_names
 from dhp_sr.training.run_folder import RunFolder
 from dhp_sr.utils.devices import MAX_THREADS, device_by_name, single_device
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_json
-from dhp_sr.utils.strict_json import finite
+from dhp_sr.utils.strict_json import JsonObject, finite
 from dhp_sr.zoo.model_zoo import asks_for_listing, resolve_model, zoo_listing
 from dhp_sr.zoo.names import register_known
 from dhp_sr.zoo.networks import EXAMPLE_SIDE, check_network_type, example_shape, image_shape
@@ -92,7 +93,7 @@ def refuse_file_arguments(arguments: argparse.Namespace) -> None:
         )
 
 
-def evaluate_from(arguments: argparse.Namespace, models: Sequence[Path]) -> dict[str, Any]:
+def evaluate_from(arguments: argparse.Namespace, models: Sequence[Path]) -> JsonObject:
     """Score the model files of a command line, see `evaluate_files`.
 
     Raises:
@@ -122,7 +123,7 @@ def evaluate_from(arguments: argparse.Namespace, models: Sequence[Path]) -> dict
 
 def evaluate_run(
     opt: str | Path, overrides: Sequence[str] = (), *, root: Path, models: Sequence[str | Path] = ()
-) -> dict[str, Any]:
+) -> JsonObject:
     """Score the final models of a run on the test sets of its option file.
 
     Args:
@@ -146,11 +147,11 @@ def evaluate_run(
         paths = [run.model(name) for name in final_names(options)]
     device = single_device(options.num_gpu)
     # All are opened before the first is scored: a missing file is reported at once.
-    networks: list[Any] = [open_for_run(path, options, opt, device) for path in paths]
+    networks = [open_for_run(path, options, opt, device) for path in paths]
     sets = task_of(options).test_sets(resolve_paths(options, root))
     if not sets:
         raise UserError("expected at least one test set (datasets.val), there is none")
-    task = task_named(networks[0].task)
+    task = task_named(described(networks[0]).task)
     shape = list(example_shape(networks[0]))
     rows = input_rows(task, sets)
     for path, name, network in zip(paths, model_names(paths), networks, strict=True):
@@ -160,7 +161,7 @@ def evaluate_run(
     scores = {
         "name": str(paths[0]),
         "task": task.name,
-        "scale": networks[0].scale,
+        "scale": described(networks[0]).scale,
         "rows": rows,
         "macs_input": shape,
     }
@@ -195,7 +196,7 @@ def evaluate_files(
     crop_border: int | None = None,
     device: Literal["auto", "cpu", "cuda"] | None = None,
     measuring: Measuring | None = None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Score model files on folders of images.
 
     Of ground-truth images, inputs are made by exact bicubic or by adding noise; a classifier's
@@ -225,7 +226,11 @@ def evaluate_files(
     measuring = measuring or Measuring(repeats=0)
     threads = measuring.threads or torch.get_num_threads()
     compared = open_models(paths, device_by_name(device), threads, measuring.runtime)
-    choices = {"sigma": sigma, "max_images": max_images, "crop_border": crop_border}
+    choices: FolderSettings = {
+        "sigma": sigma,
+        "max_images": max_images,
+        "crop_border": crop_border,
+    }
     scores = evaluate_models(compared, folders, choices, measuring)
     return finite({"name": ", ".join(map(str, paths)), **scores})
 
@@ -233,19 +238,19 @@ def evaluate_files(
 def evaluate_models(
     models: Sequence[ComparedModel],
     folders: Sequence[str],
-    choices: dict[str, Any],
+    choices: FolderSettings,
     measuring: Measuring,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Score opened models; arguments and result are those of `evaluate_files`."""
-    network: Any = models[0].network
-    task = task_named(network.task)
-    scores: dict[str, Any] = {"task": network.task, "scale": network.scale}
-    if network.task == CLASSIFICATION:
-        sets = _open_sets(models[0], task, folders, size=measuring.size, **choices)
+    network = models[0].network
+    task = task_named(described(network).task)
+    scores: JsonObject = {"task": task.name, "scale": described(network).scale}
+    if task.name == CLASSIFICATION:
+        sets = _open_sets(models[0], task, folders, {"size": measuring.size, **choices})
         first_rows = []
         shape = list(example_shape(network))
     else:
-        sets = _open_sets(models[0], task, folders, **choices)
+        sets = _open_sets(models[0], task, folders, choices)
         first_rows = [evaluated_input_row(task, sets)]
         shape = image_shape(network, *(measuring.size or (EXAMPLE_SIDE, EXAMPLE_SIDE)))
         # Named as in the first metrics.json files, which reports still read.
@@ -261,7 +266,7 @@ def evaluate_models(
 
 
 def _open_sets(
-    model: ComparedModel, task: Task, folders: Sequence[str], **choices: Any
+    model: ComparedModel, task: Task, folders: Sequence[str], choices: FolderSettings
 ) -> list[Any]:
     # Names, not folders, identify sets in tables and JSON.
     by_name = dict(zip(set_names(folders), map(str, folders), strict=True))

@@ -2,10 +2,9 @@
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -19,6 +18,7 @@ from dhp_sr.deploy.verify import Agreement, shape_text
 from dhp_sr.metrics import complexity
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import remove_stale_parts
+from dhp_sr.utils.strict_json import JsonObject
 from dhp_sr.zoo.from_file import load_own_network, load_third_party_network, valid_utf8
 from dhp_sr.zoo.model_zoo import PREFIX, asks_for_listing, resolve_model, zoo_listing
 from dhp_sr.zoo.names import register_known
@@ -30,7 +30,7 @@ class Exported:
     """Result of an export."""
 
     path: Path
-    facts: Mapping[str, Any]
+    facts: JsonObject
     """Facts as in the metadata of ONNX files, see `onnx_metadata.KEYS`."""
     format_label: str
     """`ONNX, opset 20` or the like."""
@@ -127,9 +127,7 @@ def export_model(
     return Exported(path, facts, label, agreement)
 
 
-def describe_facts(
-    network: nn.Module, known: Mapping[str, Any], precision: str = "fp32"
-) -> dict[str, Any]:
+def describe_facts(network: nn.Module, known: JsonObject, precision: str = "fp32") -> JsonObject:
     """Return the description of a network for exported files, see `onnx_metadata.KEYS`.
 
     Args:
@@ -138,7 +136,7 @@ def describe_facts(
         precision: `fp32`, `fp16` or `int8`, of weights and computation.
     """
     # Empty scores and texts are omitted, as metadata has no null.
-    facts: dict[str, Any] = {key: known.get(key) or None for key in FACTS}
+    facts: JsonObject = {key: known.get(key) or None for key in FACTS}
     # A file of another project does not state its multiply-adds.
     if facts["macs"] is None:
         shape = image_shape(network, *example_shape(network)[2:])

@@ -5,11 +5,13 @@ A new format is a writer and a row of `EXPORT_FORMATS`. The command line reads t
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dhp_sr.utils.strict_json import JsonObject
 
 if TYPE_CHECKING:
     from torch import nn
@@ -72,7 +74,7 @@ class ExportOptions:
         )
 
 
-Writer = Callable[["nn.Module", Path, Mapping[str, Any], ExportOptions], tuple[str, "Agreement"]]
+Writer = Callable[["nn.Module", Path, JsonObject, ExportOptions], tuple[str, "Agreement"]]
 """(network, path, facts for the metadata, options) -> label of the format, and how well the file
 agrees with PyTorch."""
 
@@ -89,7 +91,7 @@ class ExportFormat:
 
 
 def write_onnx(
-    network: "nn.Module", path: Path, facts: Mapping[str, Any], options: ExportOptions
+    network: "nn.Module", path: Path, facts: JsonObject, options: ExportOptions
 ) -> tuple[str, "Agreement"]:
     """Write ONNX."""
     from dhp_sr.deploy.model_info import info_of, traced_shape
@@ -112,7 +114,7 @@ def write_onnx(
 
 
 def write_openvino(
-    network: "nn.Module", path: Path, facts: Mapping[str, Any], options: ExportOptions
+    network: "nn.Module", path: Path, facts: JsonObject, options: ExportOptions
 ) -> tuple[str, "Agreement"]:
     """Write OpenVINO's two files, the graph and the weights beside it."""
     from dhp_sr.deploy.model_info import info_of, traced_shape
@@ -132,7 +134,7 @@ def write_openvino(
 
 
 def write_pt2(
-    network: "nn.Module", path: Path, facts: Mapping[str, Any], options: ExportOptions
+    network: "nn.Module", path: Path, facts: JsonObject, options: ExportOptions
 ) -> tuple[str, "Agreement"]:
     """Write a torch.export program."""
     from dhp_sr.deploy.model_info import info_of, traced_shape
@@ -152,7 +154,7 @@ def write_pt2(
 
 
 def write_safetensors(
-    network: "nn.Module", path: Path, facts: Mapping[str, Any], options: ExportOptions
+    network: "nn.Module", path: Path, facts: JsonObject, options: ExportOptions
 ) -> tuple[str, "Agreement"]:
     """Write a model file.
 

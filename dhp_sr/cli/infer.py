@@ -6,7 +6,6 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from dhp_sr.cli.process import keep_memory, plain_warnings
 from dhp_sr.deploy.runner import Runner, check_restores_images
@@ -126,15 +125,24 @@ def open_for(arguments: argparse.Namespace, pixels: float) -> Runner:
         pixels: Estimate of all that will be restored; little work is not worth a trial.
     """
     path = resolve_model(arguments.model)
-    settings: dict[str, Any] = {
-        "device": device_by_name(arguments.device),
-        "precision": arguments.precision,
-        "threads": arguments.threads,
-    }
-    if arguments.runtime != AUTO:
-        choice = Choice(open_runner(path, arguments.runtime, **settings), "")
+    device = device_by_name(arguments.device)
+    if arguments.runtime == AUTO:
+        choice = open_fastest(
+            path,
+            pixels=pixels,
+            device=device,
+            precision=arguments.precision,
+            threads=arguments.threads,
+        )
     else:
-        choice = open_fastest(path, pixels=pixels, **settings)
+        runner = open_runner(
+            path,
+            arguments.runtime,
+            device=device,
+            precision=arguments.precision,
+            threads=arguments.threads,
+        )
+        choice = Choice(runner, "")
     # The results of a video go to stdout.
     for line in (choice.reason, choice.runner.note):
         if line and not arguments.quiet:

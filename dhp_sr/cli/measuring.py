@@ -12,14 +12,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 import dhp_sr
 from dhp_sr.cli.models import ComparedModel, open_network
 from dhp_sr.metrics import latencies
+from dhp_sr.tasks.evaluation import Row
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.strict_json import JsonObject
 from dhp_sr.zoo.names import register_known
 
 MIB = 2**20
@@ -44,7 +45,7 @@ class Measuring:
 
 
 def measure(
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[Row],
     models: Sequence[ComparedModel],
     shape: list[int],
     measuring: Measuring,
@@ -80,7 +81,7 @@ def peak_memory(
     device: str = "cpu",
     threads: int = 1,
     runtime: str | None = None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Measure the memory of one pass of a model in a fresh process.
 
     Args:

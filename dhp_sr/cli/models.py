@@ -4,20 +4,21 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
+from dhp_sr.archs import described
 from dhp_sr.deploy import load_model
 from dhp_sr.deploy.model_info import CLASSIFICATION
 from dhp_sr.deploy.runner import RunnerModule
 from dhp_sr.deploy.runtimes import GRAPH_SUFFIXES, check_runtime, default_runtime, open_runner
 from dhp_sr.metrics import Complexity, complexity
 from dhp_sr.metrics.onnx_complexity import onnx_complexity
-from dhp_sr.tasks.base import Task
+from dhp_sr.tasks.base import NamedTestSet, Scores, Task
 from dhp_sr.tasks.evaluation import Row, evaluate_inputs, evaluate_sets, new_row
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.strict_json import Json, JsonObject
 from dhp_sr.zoo.networks import EXAMPLE_SIDE, example_shape, image_shape
 
 HD_OUTPUT = (720, 1280)
@@ -172,20 +173,20 @@ def _with_run(path: Path) -> str:
     return f"{folder.name}/{path.stem}"
 
 
-def evaluated_input_row(task: Task, sets: Sequence[Any]) -> Row:
+def evaluated_input_row(task: Task, sets: Sequence[NamedTestSet]) -> Row:
     """Score the input itself: bicubic upscaling, or the noisy image."""
     scores = evaluate_inputs(task, sets)
     return new_row(task.input_name, scores.sets, images=scores.images)
 
 
-def evaluated_row(model: ComparedModel, task: Task, sets: Sequence[Any]) -> Row:
+def evaluated_row(model: ComparedModel, task: Task, sets: Sequence[NamedTestSet]) -> Row:
     """Score a model on every test set, and count its costs at several sizes."""
-    network: Any = model.network
+    network = model.network
     scores = evaluate_sets(task, network, sets, model.device)
     if network.task == CLASSIFICATION:
         side = network.input_size
         return _model_row(model, scores.sets, {f"{side}x{side}": list(example_shape(network))})
-    scale = network.scale
+    scale = described(network).scale
     out_height, out_width = HD_OUTPUT
     shapes = {
         "128x128": image_shape(network, EXAMPLE_SIDE, EXAMPLE_SIDE),
@@ -197,10 +198,10 @@ def evaluated_row(model: ComparedModel, task: Task, sets: Sequence[Any]) -> Row:
 
 
 def _model_row(
-    model: ComparedModel, scores: dict[str, Any], shapes: dict[str, list[int]], **values: Any
+    model: ComparedModel, scores: dict[str, Scores], shapes: dict[str, list[int]], **values: Json
 ) -> Row:
     """Return a row with costs for several inputs; the row itself states those of the first."""
-    costs: dict[str, dict[str, Any]] = {}
+    costs: dict[str, JsonObject] = {}
     for name, shape in shapes.items():
         cost = model.cost(shape)
         costs[name] = {"input": shape}

@@ -1,9 +1,8 @@
 """Prunable widths of a network, and the costs that a budget can reach. The service of plan.py."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,7 +20,7 @@ from dhp_sr.utils.cost_kinds import reported_kinds
 from dhp_sr.utils.devices import single_device
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_json
-from dhp_sr.utils.strict_json import finite
+from dhp_sr.utils.strict_json import JsonObject, finite
 from dhp_sr.zoo.names import build_named, named_arguments
 from dhp_sr.zoo.networks import EXAMPLE_SIDE, check_network_type
 from dhp_sr.zoo.third_party import CHANNEL_ARGUMENTS
@@ -53,7 +52,7 @@ def run_plan(arguments: argparse.Namespace, root: Path) -> None:
         raise UserError(f"{', '.join(unmet)} cannot be met, for the reason given above")
 
 
-def plan_from(arguments: argparse.Namespace, root: Path) -> dict[str, Any]:
+def plan_from(arguments: argparse.Namespace, root: Path) -> JsonObject:
     """Plan the network of a command line, from an option file or by name.
 
     Raises:
@@ -80,7 +79,7 @@ def plan_from(arguments: argparse.Namespace, root: Path) -> dict[str, Any]:
     return plan_run(arguments.opt, arguments.set, root=root)
 
 
-def plan_run(opt: str | Path, overrides: Sequence[str] = (), *, root: Path) -> dict[str, Any]:
+def plan_run(opt: str | Path, overrides: Sequence[str] = (), *, root: Path) -> JsonObject:
     """Plan the network of an option file, and try its targets with equal scores.
 
     Args:
@@ -124,7 +123,7 @@ def plan_arch(
     exclude: Sequence[str] = (),
     round_to: int = 8,
     min_width: int = 8,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Plan a network by its name.
 
     Args:
@@ -163,7 +162,7 @@ def plan_arch(
     return finite({"name": name, **summary, "targets": []})
 
 
-def unmet_targets(plan: Mapping[str, Any]) -> list[str]:
+def unmet_targets(plan: JsonObject) -> list[str]:
     """Return the targets of a plan that cannot be met, such as `macs 0.01`."""
     unmet = []
     for target in plan["targets"]:
@@ -172,7 +171,7 @@ def unmet_targets(plan: Mapping[str, Any]) -> list[str]:
     return unmet
 
 
-def try_budget(hyper: HyperNet, budget: Budget) -> dict[str, Any]:
+def try_budget(hyper: HyperNet, budget: Budget) -> JsonObject:
     """Allocate widths for a budget with equal scores; return what is kept, or why not."""
     # Equal scores will do: whether a budget can be met depends on widths, not on which channels.
     target = {"kind": budget.kind, "keep_ratio": budget.keep_ratio}

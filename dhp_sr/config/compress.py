@@ -1,7 +1,7 @@
 """The section `compress`: what to keep of the dense network, and how it is found."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, create_model, field_validator, model_validator
 
@@ -9,6 +9,7 @@ from dhp_sr.config.section import Fraction, NotNegative, Positive, Scheduler, Se
 from dhp_sr.utils.cost_kinds import COST_KINDS
 from dhp_sr.utils.devices import MAX_THREADS
 from dhp_sr.utils.methods import METHODS, MethodName
+from dhp_sr.utils.strict_json import JsonObject
 
 
 class _Target(Section):
@@ -285,7 +286,7 @@ class Compress(Section):
         return None if name is None else getattr(self, name)
 
     @property
-    def method_options(self) -> dict[str, Any]:
+    def method_options(self) -> JsonObject:
         """Settings of the method alone, by name; empty if it has none."""
         section = self.method_section
         return {} if section is None else dict(section)

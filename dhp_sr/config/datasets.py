@@ -1,9 +1,9 @@
 """The section `datasets`: one training set, and any number of validation sets of the same type."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from dhp_sr.config.section import CHANNELS, Color, Level, NotNegative, Positive, Section
 from dhp_sr.utils.errors import nearest
@@ -182,7 +182,7 @@ def dataset_kind(key: str, form: str = "images") -> type[Section] | None:
     return None
 
 
-def decode_datasets(raw: Any) -> Any:
+def decode_datasets(raw: object) -> object:
     """Decode every dataset with the class for its key and type.
 
     Pydantic would try all four classes for each dataset and report the mistakes of all four.
@@ -221,15 +221,15 @@ def decode_datasets(raw: Any) -> Any:
     return decoded
 
 
-def _mistake(keys: tuple[Any, ...], value: Any, text: str) -> InitErrorDetails:
+def _mistake(keys: tuple[int | str, ...], value: object, text: str) -> InitErrorDetails:
     kind = PydanticCustomError("dataset_key", "{text}", {"text": text})
     return InitErrorDetails(type=kind, loc=keys, input=value)
 
 
-def _moved(above: tuple[Any, str], detail: Any) -> InitErrorDetails:
+def _moved(above: tuple[int | str, str], detail: ErrorDetails) -> InitErrorDetails:
     """Mistake inside a dataset, with the dataset's key before its location."""
     context = detail.get("ctx", {})
-    kind = detail["type"]
+    kind: str | PydanticCustomError = detail["type"]
     # Errors of our own validators are no types of pydantic and need to be wrapped again.
     if "error" in context:
         kind = PydanticCustomError("dataset_key", "{text}", {"text": detail["msg"]})

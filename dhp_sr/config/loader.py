@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -16,6 +15,7 @@ from dhp_sr.config.schema import Options
 from dhp_sr.config.section import Issue
 from dhp_sr.config.yaml import MAX_CHARACTERS, OptionDumper, lines_of, parse
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.strict_json import JsonObject
 
 BASE = "base"
 """Key that names another option file."""
@@ -85,7 +85,7 @@ def load_options(
     return options
 
 
-def _read_with_base(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any], list[_Source]]:
+def _read_with_base(path: Path, above: tuple[Path, ...]) -> tuple[JsonObject, list[_Source]]:
     """Values of a file merged into those of its base.
 
     Args:
@@ -138,7 +138,7 @@ def _read_text(path: Path, above: tuple[Path, ...]) -> str:
     raise UserError(f"{path}: expected an option file, got a folder, a pipe or a device; {hint}")
 
 
-def _merged(base: dict[str, Any], raw: dict[str, Any]) -> dict[str, Any]:
+def _merged(base: JsonObject, raw: JsonObject) -> JsonObject:
     merged = dict(base)
     for key, value in raw.items():
         # `compress: null` removes a section; so only two sections are merged.
@@ -148,9 +148,7 @@ def _merged(base: dict[str, Any], raw: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def apply_overrides(
-    raw: dict[str, Any], overrides: Sequence[str]
-) -> tuple[dict[str, Any], set[str]]:
+def apply_overrides(raw: JsonObject, overrides: Sequence[str]) -> tuple[JsonObject, set[str]]:
     """Set keys of an option file from the command line.
 
     Args:
@@ -178,7 +176,7 @@ def apply_overrides(
     return raw, set_keys
 
 
-def _with_value(section: Any, keys: list[str], value: Any, text: str) -> dict[str, Any]:
+def _with_value(section: object, keys: list[str], value: object, text: str) -> JsonObject:
     """Copy of a section with one value set, any number of sections further in."""
     if section is None:  # absent, or `null` in the file
         section = {}
@@ -192,7 +190,7 @@ def _with_value(section: Any, keys: list[str], value: Any, text: str) -> dict[st
 
 
 def _check_network_type(
-    raw: dict[str, Any], check_network: Callable[[str], str | None] | None
+    raw: JsonObject, check_network: Callable[[str], str | None] | None
 ) -> list[Issue]:
     # On the raw values: it is to be reported beside mistakes that prevent decoding.
     section = raw.get("network_g")

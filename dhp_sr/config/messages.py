@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from dhp_sr.config.datasets import KINDS, dataset_kind
 from dhp_sr.config.renamed import former_name_of
@@ -13,7 +14,7 @@ from dhp_sr.config.schema import Options
 from dhp_sr.config.section import Issue, Section
 from dhp_sr.utils.errors import nearest
 
-TYPE_NAMES = {
+TYPE_NAMES: dict[object, str] = {
     int: "a whole number",
     float: "a number",
     bool: "true or false",
@@ -43,7 +44,7 @@ def explain(error: ValidationError) -> list[Issue]:
     return list(issues)
 
 
-def describe(annotation: Any, metadata: Sequence[Any] = ()) -> str:
+def describe(annotation: object, metadata: Sequence[object] = ()) -> str:
     """Phrase for the values of a type, such as `a number above 0 and at most 1`.
 
     Args:
@@ -70,10 +71,10 @@ def describe(annotation: Any, metadata: Sequence[Any] = ()) -> str:
     return TYPE_NAMES.get(annotation, "a section") + _describe_bounds(metadata)
 
 
-def _describe_bounds(metadata: Sequence[Any]) -> str:
+def _describe_bounds(metadata: Sequence[object]) -> str:
     limits = []
     min_length = max_length = None
-    constraints: list[Any] = []
+    constraints: list[object] = []
     for item in metadata:
         constraints += item.metadata if isinstance(item, FieldInfo) else [item]
     for constraint in constraints:
@@ -93,7 +94,7 @@ def _describe_bounds(metadata: Sequence[Any]) -> str:
     return f" {' and '.join(limits)}"
 
 
-def show(value: Any) -> str:
+def show(value: object) -> str:
     """Text of a value as in an option file, shortened."""
     if value is None:
         return "nothing"
@@ -144,7 +145,7 @@ def _find_field(
     return tuple(keys), field, parent
 
 
-def _section_in(annotation: Any) -> type[Section] | None:
+def _section_in(annotation: object) -> type[Section] | None:
     """Section that a field holds, alone or as an alternative; None for mappings of sections."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation
@@ -158,7 +159,7 @@ def _section_in(annotation: Any) -> type[Section] | None:
 
 
 def _message(
-    detail: Any, keys: Sequence[str], field: FieldInfo | None, parent: type[Section] | None
+    detail: ErrorDetails, keys: Sequence[str], field: FieldInfo | None, parent: type[Section] | None
 ) -> str:
     kind = detail["type"]
     value = detail["input"]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dhp_sr.config.section import Issue
+from dhp_sr.utils.strict_json import JsonObject
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,11 @@ class Renamed:
     """Dotted path that is still accepted; `*` stands for any single key."""
     current: str
     """Dotted path today, with the same wildcards; equal to `former` if only values changed."""
-    values: Mapping[Any, Any] = field(default_factory=dict)
+    values: Mapping[str | bool, str | bool] = field(default_factory=dict)
     """Former value -> value today; all others stay as they are."""
 
 
-INVERTED = {True: False, False: True}
+INVERTED: Mapping[str | bool, str | bool] = {True: False, False: True}
 
 RENAMED = (
     Renamed("datasets.*.color", "datasets.*.color", {"grey": "gray"}),
@@ -48,8 +49,8 @@ RENAMED = (
 
 
 def use_current_names(
-    raw: Mapping[str, Any], set_names: Collection[str] = ()
-) -> tuple[dict[str, Any], list[Issue]]:
+    raw: Mapping[str, object], set_names: Collection[str] = ()
+) -> tuple[JsonObject, list[Issue]]:
     """Translate former names in the plain values of an option file.
 
     A key that is given under both names keeps the value that `--set` gave. If neither came from
@@ -86,7 +87,7 @@ def former_name_of(path: tuple[str, ...]) -> str | None:
     return None
 
 
-def _current_value(row: Renamed, value: Any) -> Any:
+def _current_value(row: Renamed, value: object) -> object:
     """Return the value of today for a former one; any other value as it is."""
     for former, current in row.values.items():
         # 1 == True in Python, but not in an option file.
@@ -95,7 +96,7 @@ def _current_value(row: Renamed, value: Any) -> Any:
     return value
 
 
-def _translate_value(raw: dict[str, Any], row: Renamed, path: tuple[str, ...]) -> str | None:
+def _translate_value(raw: JsonObject, row: Renamed, path: tuple[str, ...]) -> str | None:
     """Translate the value of a key that has kept its name."""
     section = _section(raw, path)
     value = section[path[-1]]
@@ -107,7 +108,7 @@ def _translate_value(raw: dict[str, Any], row: Renamed, path: tuple[str, ...]) -
 
 
 def _move_key(
-    raw: dict[str, Any], row: Renamed, path: tuple[str, ...], set_names: Collection[str]
+    raw: JsonObject, row: Renamed, path: tuple[str, ...], set_names: Collection[str]
 ) -> str | None:
     """Move a value to the name of today; `use_current_names` says which one wins if both exist."""
     new_path = _current_path(row, path)
@@ -153,7 +154,7 @@ def _is_set(path: tuple[str, ...], set_names: Collection[str]) -> bool:
     return any(".".join(path[:length]) in set_names for length in range(1, len(path) + 1))
 
 
-def _section(raw: dict[str, Any], path: tuple[str, ...]) -> Any:
+def _section(raw: JsonObject, path: tuple[str, ...]) -> Any:
     """Return the mapping that holds the last key of `path`, made if absent; None if none can be."""
     section: Any = raw
     for key in path[:-1]:
@@ -166,7 +167,7 @@ def _section(raw: dict[str, Any], path: tuple[str, ...]) -> Any:
     return section
 
 
-def _matching_paths(raw: Any, pattern: Sequence[str]) -> Iterator[tuple[str, ...]]:
+def _matching_paths(raw: object, pattern: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """Yield the paths that exist in `raw` and fit a pattern."""
     if not isinstance(raw, dict):
         return
@@ -180,5 +181,5 @@ def _matching_paths(raw: Any, pattern: Sequence[str]) -> Iterator[tuple[str, ...
             yield (key, *rest)
 
 
-def _yaml(value: Any) -> str:
+def _yaml(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -5,7 +5,7 @@ unknown key is an error. The text below a key is its documentation, here and in 
 """
 
 import warnings
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
@@ -19,6 +19,7 @@ from dhp_sr.config.datasets import (
 )
 from dhp_sr.config.renamed import use_current_names
 from dhp_sr.config.section import Momentum, NotNegative, Positive, Scheduler, Section, Seed
+from dhp_sr.utils.strict_json import JsonObject
 
 MODEL_TYPES = {
     "DHPModel": ("SRDataset", "NoiseDataset", "ImageDataset"),
@@ -36,7 +37,7 @@ class Network(Section):
     """`EDSR` or `HyperEDSR`; `Hyper` takes any network, named in the key `network`."""
 
     @property
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> JsonObject:
         """Arguments of the constructor."""
         return dict(self.__pydantic_extra__ or {})
 
@@ -169,9 +170,16 @@ class Options(Section):
     logger: Logger = Logger()
     """Records of a run, and how often they are written."""
 
+    @property
+    def train_data(self) -> TrainDataset | ClassificationTrain:
+        """The section `datasets.train`, whatever the task."""
+        section = self.datasets["train"]
+        assert isinstance(section, TrainDataset | ClassificationTrain)
+        return section
+
     @model_validator(mode="before")
     @classmethod
-    def accept_former_names(cls, raw: Any) -> Any:
+    def accept_former_names(cls, raw: object) -> object:
         """Translate former names of keys and values, with a warning; the loader did so before."""
         if not isinstance(raw, dict):
             return raw

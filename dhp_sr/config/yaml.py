@@ -29,7 +29,9 @@ _TAG = "tag:yaml.org,2002:"
 _PLAIN_TAGS = ("null", "bool", "int", "float", "str", "seq", "map", "merge")
 
 
-def _plain_resolvers(resolvers: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
+def _plain_resolvers(
+    resolvers: Sequence[tuple[str, re.Pattern[str]]],
+) -> list[tuple[str, re.Pattern[str]]]:
     """Return those of the tags that PyYAML and YAML 1.2 read alike; numbers get ours."""
     plain = []
     for tag, pattern in resolvers:

@@ -45,7 +45,7 @@ def build_train_set(options: TrainDataset, scale: int, seed: int) -> Dataset:
         return build_pair_train_set(options, scale, seed)
 
 
-def build_val_set(options: ValDataset, scale: int, smallest: int = 1) -> Dataset:
+def build_val_set(options: ValDataset, scale: int, smallest: int = 1) -> NoiseValSet | PairValSet:
     """Build a validation set, addressed by image index.
 
     Args:
@@ -121,7 +121,7 @@ def build_pair_train_set(options: TrainDataset, scale: int, seed: int) -> Datase
     )
 
 
-def build_noise_val_set(options: ValDataset, scale: int, smallest: int) -> Dataset:
+def build_noise_val_set(options: ValDataset, scale: int, smallest: int) -> NoiseValSet:
     """Build a denoising set for validation; arguments as for `build_val_set`."""
     sigma, _ = _sigma_range(_check_noise(options, scale))
     if options.noise_seed < 0:
@@ -138,7 +138,7 @@ def build_noise_val_set(options: ValDataset, scale: int, smallest: int) -> Datas
     )
 
 
-def build_pair_val_set(options: ValDataset, scale: int, smallest: int) -> Dataset:
+def build_pair_val_set(options: ValDataset, scale: int, smallest: int) -> PairValSet:
     """Build a super-resolution set for validation; arguments as for `build_val_set`."""
     _check_pairs(options, scale)
     pairs = _find_pairs(options, scale)[: options.max_images]

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image as PillowImage
@@ -20,6 +19,7 @@ from dhp_sr.data.prepare import begin, finish
 from dhp_sr.data.sources import StoredImage
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_write, write_text
+from dhp_sr.utils.strict_json import Json
 
 LabeledSplits = Mapping[str, LabeledImages]
 """Split -> its images; the splits have the same classes."""
@@ -223,7 +223,7 @@ def _check_same_classes(splits: LabeledSplits) -> None:
             )
 
 
-def _fingerprint(splits: LabeledSplits) -> dict[str, Any]:
+def _fingerprint(splits: LabeledSplits) -> dict[str, Json]:
     """Return the numbers of images and a digest of everything, to tell sources apart."""
     digest = hashlib.sha256()
     counts = {}

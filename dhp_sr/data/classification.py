@@ -21,7 +21,7 @@ Batch = dict[str, torch.Tensor]
 """`image`: float32 (N, C, H, W), normalized; `label`: int64 (N,)."""
 
 
-class TrainImages(BatchedDataset):
+class TrainImages(BatchedDataset[SampleIndex]):
     """Augmented samples, addressed by (image index, position in the run); see `train_batches`.
 
     Args:
@@ -57,7 +57,7 @@ class TrainImages(BatchedDataset):
         return _to_batch(self._normalize(images), self.labeled.labels[list(indices)])
 
 
-class ValImages(BatchedDataset):
+class ValImages(BatchedDataset[int]):
     """Images without augmentation, addressed by index.
 
     Args:

@@ -16,15 +16,19 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Protocol
 
 import numpy as np
 
 from dhp_sr.utils.files import atomic_write
+from dhp_sr.utils.strict_json import JsonObject
 
 Arrays = tuple[np.ndarray, ...]
 SourceState = tuple[str, int, int]
 """Name of an image, bytes of its file, and time of its last change in nanoseconds."""
+
+ArrayEntry = tuple[int, Sequence[int], int]
+"""Position of an array in the file, its shape, and CRC-32 of its values."""
 
 _MAGIC = b"dhp_sr images 1\n"
 _PREAMBLE = struct.Struct("<16sQQ32s")
@@ -70,7 +74,7 @@ class DiskCache:
         self,
         path: Path,
         items: Sequence[CacheItem],
-        entries: list[list[list[Any]]],
+        entries: Sequence[Sequence[ArrayEntry]],
         *,
         is_fresh: bool = False,
     ) -> None:
@@ -93,7 +97,7 @@ class DiskCache:
             self._is_good[index] = self._check(index, arrays)
         return arrays if self._is_good[index] else self._items[index].load()
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Leave the map out, which another process opens itself."""
         return {**self.__dict__, "_map": None}
 
@@ -160,7 +164,7 @@ def cache_file(folder: Path, items: Sequence[CacheItem]) -> Path:
     return folder / f"{digest.hexdigest()[:24]}.images"
 
 
-def _write(path: Path, described: list[Any], decoded: Iterator[Arrays]) -> None:
+def _write(path: Path, described: Sequence[object], decoded: Iterator[Arrays]) -> None:
     entries = []
     with atomic_write(path) as file:
         file.write(bytes(_PREAMBLE.size))
@@ -175,16 +179,16 @@ def _write(path: Path, described: list[Any], decoded: Iterator[Arrays]) -> None:
         file.write(_PREAMBLE.pack(_MAGIC, position, len(index), checksum))
 
 
-def _write_array(file: IO[bytes], array: np.ndarray) -> list[Any]:
+def _write_array(file: IO[bytes], array: np.ndarray) -> ArrayEntry:
     """Write an array at an aligned position; return its position, shape and CRC-32."""
     array = np.ascontiguousarray(array, np.uint8)
     file.write(bytes(-file.tell() % _ALIGNMENT))
     position = file.tell()
     file.write(array.data)
-    return [position, list(array.shape), zlib.crc32(array.data)]
+    return position, array.shape, zlib.crc32(array.data)
 
 
-def _read_index(path: Path) -> dict[str, Any] | None:
+def _read_index(path: Path) -> JsonObject | None:
     """Read the index of a cache file; None where there is no whole file."""
     try:
         with open(path, "rb") as file:

@@ -4,7 +4,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from dhp_sr.data.augment import Augmentation, draw_corner, orient, to_chw, to_te
 from dhp_sr.data.bicubic import downscale
 from dhp_sr.data.image_cache import ImageCache
 from dhp_sr.data.images import crop_to_multiple
+from dhp_sr.data.samples import TrainSample
 from dhp_sr.utils.errors import UserError
 
 
@@ -65,7 +66,7 @@ class InputTrainSet(Dataset):
             for factor in self.reductions:
                 yield self._reduce(index, factor)
 
-    def __getitem__(self, sample: tuple[int, int]) -> dict[str, Any]:
+    def __getitem__(self, sample: tuple[int, int]) -> TrainSample:
         """Return the patch of an (image index, position in the run), also as its own target."""
         index, position = sample
         rng = np.random.default_rng((self.seed, position))
@@ -78,7 +79,7 @@ class InputTrainSet(Dataset):
         # The loss of this kind of run never looks at the target, but every batch has one, of the
         # output's shape.
         target = tensor.repeat_interleave(self.scale, 1).repeat_interleave(self.scale, 2)
-        patches = {"lq": tensor, "gt": target, "key": self.keys[index]}
+        patches: TrainSample = {"lq": tensor, "gt": target, "key": self.keys[index]}
         if self.teacher_outputs is not None:
             rows = slice(top * self.scale, (top + self.side) * self.scale)
             columns = slice(left * self.scale, (left + self.side) * self.scale)

@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from dhp_sr.data.lmdb_read import DATA, META, Database
 from dhp_sr.data.sources import StoredImage, check_unique_keys
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_text
+
+if TYPE_CHECKING:
+    import lmdb
 
 COMPRESS_LEVEL = 1
 _PAGE = 4096
@@ -76,7 +79,7 @@ def write_database(
 
 
 def store_images(
-    environment: Any, images: Sequence[StoredImage], on_image: Callable[[], None]
+    environment: "lmdb.Environment", images: Sequence[StoredImage], on_image: Callable[[], None]
 ) -> None:
     """Store the images whose keys a database does not hold yet, a transaction for each batch."""
     for batch in _batches(images):
@@ -88,7 +91,7 @@ def store_images(
                 on_image()
 
 
-def meta_lines(environment: Any, images: Sequence[StoredImage]) -> list[str]:
+def meta_lines(environment: "lmdb.Environment", images: Sequence[StoredImage]) -> list[str]:
     """Return the lines of the meta file: sizes as stored, for it must describe the database."""
     lines = []
     with environment.begin() as transaction:

@@ -1,12 +1,12 @@
 """Memory for data: what images may take in this process, and batches in what workers share."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
+from dhp_sr.data.samples import Batch
 from dhp_sr.utils.errors import UserError
 
 _MEMINFO = Path("/proc/meminfo")
@@ -63,7 +63,7 @@ def _container_available() -> int | None:
     return max(0, int(limit) - used) if limit.isdigit() else None
 
 
-def check_shared_memory(batch: Mapping[str, Any], *, workers: int, processes: int) -> None:
+def check_shared_memory(batch: Batch, *, workers: int, processes: int) -> None:
     """Check that the batches of all workers fit into the shared memory.
 
     Without the check a worker is killed in the middle of a write (SIGBUS), and the training fails
@@ -93,7 +93,7 @@ def check_shared_memory(batch: Mapping[str, Any], *, workers: int, processes: in
     )
 
 
-def required_bytes(values: Iterable[Any], workers: int) -> int:
+def required_bytes(values: Iterable[object], workers: int) -> int:
     """Return the bytes that batches like this one take up at most at once.
 
     Args:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from dhp_sr.data.augment import Augmentation, draw_corner, orient, to_chw, to_hw
 from dhp_sr.data.disk_cache import SourceState
 from dhp_sr.data.image_cache import ImageCache
 from dhp_sr.data.images import to_color
+from dhp_sr.data.samples import TrainSample, ValSample
 from dhp_sr.data.sources import StoredImage
 from dhp_sr.utils.pixels import gaussian_noise, noise_generator
 
@@ -85,7 +85,7 @@ class NoiseTrainSet(Dataset):
         """Return the number of images."""
         return len(self.images)
 
-    def __getitem__(self, sample: tuple[int, int]) -> dict[str, Any]:
+    def __getitem__(self, sample: tuple[int, int]) -> TrainSample:
         """Return the sample of an (image index, position in the run)."""
         index, position = sample
         # a generator for each sample: workers and interruptions change nothing
@@ -129,7 +129,7 @@ class NoiseValSet(Dataset):
         """Return the number of images."""
         return len(self.images)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> ValSample:
         """Return tensors (C, H, W), not clipped, and uint8 (H, W, C), rounded and clipped."""
         # IndexError ends a loop over the set; negative indices would be no images
         if not 0 <= index < len(self):

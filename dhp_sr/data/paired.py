@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -14,6 +13,7 @@ from dhp_sr.data.disk_cache import SourceState
 from dhp_sr.data.image_cache import ImageCache
 from dhp_sr.data.images import crop_to_multiple, to_color
 from dhp_sr.data.inputs import TeacherOutputs
+from dhp_sr.data.samples import TrainSample, ValSample
 from dhp_sr.data.sources import StoredImage
 from dhp_sr.utils.errors import UserError, abbreviate
 
@@ -136,7 +136,7 @@ class PairTrainSet(Dataset):
         for index in range(len(self)):
             yield self.images[index][0]
 
-    def __getitem__(self, sample: tuple[int, int]) -> dict[str, Any]:
+    def __getitem__(self, sample: tuple[int, int]) -> TrainSample:
         """Return the sample of an (image index, position in the run)."""
         index, position = sample
         # a generator for each sample: workers and interruptions change nothing
@@ -150,7 +150,7 @@ class PairTrainSet(Dataset):
         rows = slice(top * scale, (top + side) * scale)
         columns = slice(left * scale, (left + side) * scale)
         lq = lq[:, top : top + side, left : left + side]
-        patches = {
+        patches: TrainSample = {
             "lq": to_tensor(orient(lq, *orientation)),
             "gt": to_tensor(orient(gt[:, rows, columns], *orientation)),
             "key": self.keys[index],
@@ -179,7 +179,7 @@ class PairValSet(Dataset):
         """Return the number of images."""
         return len(self.images)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> ValSample:
         """Return tensors (C, H, W), the same as uint8 (H, W, C), and whether HR's file is gray."""
         # IndexError ends a loop over the set; negative indices would be no images
         if not 0 <= index < len(self):

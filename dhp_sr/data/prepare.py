@@ -8,11 +8,10 @@ finds nothing left to do.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -24,6 +23,7 @@ from dhp_sr.data.lmdb_write import verify_database, write_database
 from dhp_sr.data.sources import FileImage, StoredImage, check_unique_keys, find_images
 from dhp_sr.utils.errors import UserError, abbreviate
 from dhp_sr.utils.files import atomic_write, write_json
+from dhp_sr.utils.strict_json import Json
 
 RECORD = "prepare.json"
 UNFINISHED_SUFFIX = ".part"
@@ -202,7 +202,7 @@ def check_database(target: str | Path, source: str | Path | None = None) -> None
         )
 
 
-def begin(target: Path, settings: dict[str, Any]) -> Path | None:
+def begin(target: Path, settings: Mapping[str, Json]) -> Path | None:
     """Return the unfinished folder to fill, or None if the target is complete.
 
     Raises:
@@ -240,14 +240,14 @@ def finish(unfinished: Path, target: Path) -> None:
     os.replace(unfinished, target)
 
 
-def _read_record(folder: Path) -> Any:
+def _read_record(folder: Path) -> object:
     try:
         return json.loads((folder / RECORD).read_text("utf-8"))
     except (OSError, ValueError):
         return None
 
 
-def _fingerprint(images: Sequence[StoredImage]) -> dict[str, Any]:
+def _fingerprint(images: Sequence[StoredImage]) -> dict[str, int | str]:
     """Return the number of images and a digest of names, sizes and file lengths.
 
     It tells sources apart without reading all of their pixels.
@@ -275,7 +275,7 @@ def _run(
     images: Sequence[StoredImage],
     folder: Path,
     workers: int,
-    on_image: Callable[[], Any],
+    on_image: Callable[[], object],
 ) -> None:
     if workers <= 1:
         for image in images:

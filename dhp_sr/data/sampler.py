@@ -2,13 +2,14 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence, Sized
-from typing import Any
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from dhp_sr.data.samples import Batch, TrainSample
 from dhp_sr.utils.errors import LostProcessError, UserError
 
 SampleIndex = tuple[int, int]
@@ -19,7 +20,11 @@ _ORDER = 1
 """Third number of the seeds of permutations; those of samples are (seed, position) alone."""
 
 
-class BatchedDataset(Dataset):
+Address = TypeVar("Address")
+"""What addresses a sample of a data set."""
+
+
+class BatchedDataset(Dataset, Generic[Address]):
     """A data set whose samples are made together, which is much faster for small images."""
 
     @abstractmethod
@@ -27,10 +32,10 @@ class BatchedDataset(Dataset):
         """Return the number of images."""
 
     @abstractmethod
-    def batch(self, samples: Sequence[Any]) -> dict[str, Any]:
+    def batch(self, samples: Sequence[Address]) -> Batch:
         """Return several samples, stacked."""
 
-    def __getitem__(self, sample: Any) -> dict[str, Any]:
+    def __getitem__(self, sample: Address) -> Batch:
         """Return a single sample."""
         batch = self.batch([sample])
         return {name: values[0] for name, values in batch.items()}
@@ -94,7 +99,7 @@ class BatchSampler:
         return int(self._order[index])
 
 
-def make_first_batch(dataset: Dataset, *, batch_size: int, seed: int) -> dict[str, Any]:
+def make_first_batch(dataset: Dataset, *, batch_size: int, seed: int) -> Batch:
     """Return the first samples of a training, to be looked at before it begins.
 
     Args:
@@ -120,7 +125,7 @@ def train_batches(
     start_iteration: int,
     world_size: int = 1,
     rank: int = 0,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Batch]:
     """Yield batches without end, from `start_iteration` on.
 
     Args:
@@ -155,15 +160,15 @@ def train_batches(
         yield _make_batch(dataset, samples)
 
 
-def _make_batch(dataset: Dataset, samples: list[SampleIndex]) -> dict[str, Any]:
+def _make_batch(dataset: Dataset, samples: list[SampleIndex]) -> Batch:
     if isinstance(dataset, BatchedDataset):
         return dataset.batch(samples)
     return collate([dataset[sample] for sample in samples])
 
 
-def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+def collate(samples: list[TrainSample]) -> Batch:
     """Stack the tensors of samples and list their names."""
-    batch: dict[str, Any] = {"key": [sample["key"] for sample in samples]}
+    batch: dict[str, Tensor | list[str]] = {"key": [sample["key"] for sample in samples]}
     for name in ("lq", "gt", "taught"):
         # Samples hold a teacher's output only where it was computed before.
         if name not in samples[0]:
@@ -181,7 +186,7 @@ class _BatchDataset(Dataset):
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, samples: list[SampleIndex]) -> dict[str, Any] | UserError:
+    def __getitem__(self, samples: list[SampleIndex]) -> Batch | UserError:
         try:
             batch = _make_batch(self.dataset, samples)
             for value in batch.values():
@@ -201,9 +206,7 @@ class _BatchDataset(Dataset):
         return batch
 
 
-def _batches_of_workers(
-    dataset: Dataset, sampler: BatchSampler, workers: int
-) -> Iterator[dict[str, Any]]:
+def _batches_of_workers(dataset: Dataset, sampler: BatchSampler, workers: int) -> Iterator[Batch]:
     loader = DataLoader(
         _BatchDataset(dataset),
         sampler=sampler,

@@ -3,31 +3,52 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, NotRequired, Protocol, TypedDict, TypeVar
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from dhp_sr.archs import ARCHS, build
+from dhp_sr.archs import ARCHS, build, described
 from dhp_sr.config.compress import Distill
 from dhp_sr.config.schema import Options, Train
 from dhp_sr.config.section import Section
 from dhp_sr.reports.scores import NUM_TABLE_SCORES, Score, scores_of
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.strict_json import JsonObject
 from dhp_sr.zoo.names import build_named
 from dhp_sr.zoo.networks import plain_type
 
 Scores = dict[str, float]
 """Score -> mean over a test set, and `images`, the number of images."""
-ImageScores = dict[str, Any]
+ImageScores = JsonObject
 """Scores of one image, and `image`, its name."""
-TestSetType = TypeVar("TestSetType")
+
+
+class FolderSettings(TypedDict):
+    """Settings of a command line for the folders that it scores; None: not given."""
+
+    sigma: float | None
+    max_images: int | None
+    crop_border: int | None
+    size: NotRequired[tuple[int, int] | None]
+    """Height and width of the input; only where it is to be refused."""
+
+
+class NamedTestSet(Protocol):
+    """What the test sets of all tasks have in common."""
+
+    @property
+    def name(self) -> str:
+        """Name in tables; unique in a run."""
+
+
+TestSetType = TypeVar("TestSetType", bound=NamedTestSet)
 SectionType = TypeVar("SectionType", bound=Section)
 
 
-class Task(ABC):
+class Task(ABC, Generic[TestSetType]):
     """One task. It keeps no state, so any number of objects may stand for the same task.
 
     Attributes:
@@ -58,7 +79,7 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def test_sets(self, options: Options) -> list[Any]:
+    def test_sets(self, options: Options) -> list[TestSetType]:
         """Open `datasets.val`, `datasets.val_1`, ...; each has a `name`.
 
         Raises:
@@ -67,23 +88,22 @@ class Task(ABC):
 
     @abstractmethod
     def open_folders(
-        self, network: nn.Module, folders: Mapping[str, str], settings: Mapping[str, Any]
-    ) -> list[Any]:
+        self, network: nn.Module, folders: Mapping[str, str], settings: FolderSettings
+    ) -> list[TestSetType]:
         """Open folders as test sets for the network of a model file.
 
         Args:
             network: The network.
             folders: Name of the set -> its folder.
-            settings: What test.py takes on the command line: sigma, max_images and crop_border,
-                None where not given.
+            settings: What test.py takes on the command line.
 
         Raises:
             UserError: A folder cannot be opened, or a setting is missing or has no effect.
         """
 
     # Not abstract: for image restoration the options tell everything.
-    def check_data(  # noqa: B027
-        self, network: nn.Module, train_set: Any, sets: Sequence[Any]
+    def check_data(
+        self, network: nn.Module, train_set: Dataset, sets: Sequence[TestSetType]
     ) -> None:
         """Check that a network suits the opened data; the options alone do not tell everything.
 
@@ -91,7 +111,7 @@ class Task(ABC):
             UserError: It does not.
         """
 
-    def input_shapes(self, network: nn.Module, test_set: Any) -> list[tuple[int, int, int]]:
+    def input_shapes(self, network: nn.Module, test_set: TestSetType) -> list[tuple[int, int, int]]:
         """List the different shapes (C, H, W) that a network gets when it is scored on a test set.
 
         Nothing is decoded. Empty for a task whose images all have the size of the training's.
@@ -120,7 +140,7 @@ class Task(ABC):
 
     @abstractmethod
     def describe_third_party(
-        self, network: nn.Module, name: str, arguments: Mapping[str, Any], options: Options
+        self, network: nn.Module, name: str, arguments: Mapping[str, object], options: Options
     ) -> nn.Module:
         """Attach to a third-party network what the option file's images say about it.
 
@@ -164,7 +184,7 @@ class Task(ABC):
     def evaluate(
         self,
         network: nn.Module,
-        test_set: Any,
+        test_set: TestSetType,
         device: torch.device | str = "cpu",
         save_to: Path | None = None,
     ) -> Scores:
@@ -178,12 +198,12 @@ class Task(ABC):
         """
 
     def evaluate_images(
-        self, network: nn.Module, test_set: Any, device: torch.device | str = "cpu"
+        self, network: nn.Module, test_set: TestSetType, device: torch.device | str = "cpu"
     ) -> list[ImageScores]:
         """Score every image; empty for a task that scores a test set as a whole."""
         return []
 
-    def evaluate_input_images(self, test_set: Any) -> list[ImageScores]:
+    def evaluate_input_images(self, test_set: TestSetType) -> list[ImageScores]:
         """Score every input itself; for tasks with an `input_name`."""
         raise NotImplementedError(f"{self.name}: the input has no scores")
 
@@ -219,12 +239,12 @@ def check_channels(network: nn.Module, name: str, options: Options) -> None:
     Raises:
         UserError: It takes another number.
     """
-    described: Any = network  # torch knows no types for what a module states of itself
+    in_channels = described(network).in_channels
     # All sets, not the training set alone: a gray test set would fail after hours of training.
     for key, data in options.datasets.items():
-        if data.channels != described.in_channels:
+        if data.channels != in_channels:
             raise UserError(
-                f"network_g: {name} takes {described.in_channels} channel(s), datasets.{key} "
+                f"network_g: {name} takes {in_channels} channel(s), datasets.{key} "
                 f"gives {data.channels} (color: {data.color}); set num_in_ch or color"
             )
 
@@ -256,7 +276,7 @@ def open_test_sets(
     return list(sets.values())
 
 
-def decode_section(kind: type[SectionType], fields: Mapping[str, Any]) -> SectionType:
+def decode_section(kind: type[SectionType], fields: Mapping[str, object]) -> SectionType:
     """Decode the section of a test set from the arguments of a command line.
 
     Args:

@@ -3,11 +3,13 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
+from dhp_sr.archs import described
 from dhp_sr.config.compress import Distill
 from dhp_sr.config.datasets import CLASSIFICATION, ClassificationTrain, ClassificationVal
 from dhp_sr.config.schema import ClassLoss, Options, Train
@@ -25,7 +27,14 @@ from dhp_sr.graph.shape_inference import infer_output
 from dhp_sr.losses import build_class_loss, kd_loss
 from dhp_sr.metrics.scores import num_correct
 from dhp_sr.reports.scores import CROSS_ENTROPY, TOP1, TOP5
-from dhp_sr.tasks.base import Scores, Task, check_channels, decode_section, open_test_sets
+from dhp_sr.tasks.base import (
+    FolderSettings,
+    Scores,
+    Task,
+    check_channels,
+    decode_section,
+    open_test_sets,
+)
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.modules import copy_network, evaluating
 from dhp_sr.zoo.names import full_name, register_known
@@ -46,7 +55,7 @@ class ClassTestSet:
     """Images and labels."""
 
 
-class Classification(Task):
+class Classification(Task[ClassTestSet]):
     """Images in, a score for each class out."""
 
     name = "classification"
@@ -66,20 +75,19 @@ class Classification(Task):
         return open_test_sets(options, lambda name, data: ClassTestSet(name, build_val(data)))
 
     def open_folders(
-        self, network: nn.Module, folders: Mapping[str, str], settings: Mapping[str, Any]
+        self, network: nn.Module, folders: Mapping[str, str], settings: FolderSettings
     ) -> list[ClassTestSet]:
         """Open labeled images: class folders, or another form that ClassificationDataset reads."""
         unused = [f"--{key}" for key, value in settings.items() if value is not None]
         if unused:
             raise UserError(f"a classifier, {', '.join(unused)} has no effect; leave it out")
-        described: Any = network  # torch knows no types for what a module states of itself
         sets = []
         for name, folder in folders.items():
             fields = {
                 "type": CLASSIFICATION,
                 "name": name,
                 "dataroot": folder,
-                "color": color_of(described.in_channels),
+                "color": color_of(described(network).in_channels),
             }
             items = build_val(decode_section(ClassificationVal, fields), "--data")
             _check_images(network, "--data", items)
@@ -96,9 +104,10 @@ class Classification(Task):
         check_channels(network, name, options)
 
     def check_data(
-        self, network: nn.Module, train_set: TrainImages, sets: Sequence[ClassTestSet]
+        self, network: nn.Module, train_set: Dataset, sets: Sequence[ClassTestSet]
     ) -> None:
         """Check image size and number of classes, and that all sets have the same classes."""
+        assert isinstance(train_set, TrainImages)
         _check_images(network, "datasets.train", train_set)
         for test_set in sets:
             _check_images(network, test_set.name, test_set.items)
@@ -107,7 +116,7 @@ class Classification(Task):
             check_same_classes(train_set.classes, test_set.items.classes, test_set.name)
 
     def describe_third_party(
-        self, network: nn.Module, name: str, arguments: Mapping[str, Any], options: Options
+        self, network: nn.Module, name: str, arguments: Mapping[str, object], options: Options
     ) -> nn.Module:
         """Attach channels and size of the images, if they pass through the network."""
         register_known()
@@ -214,8 +223,7 @@ def count_classes(network: nn.Module, channels: int, size: int) -> int:
 
 def _check_images(network: nn.Module, source: str, items: TrainImages | ValImages) -> None:
     """Check size and number of classes of opened data."""
-    described: Any = network
-    size = described.input_size
+    size = cast(int, network.input_size)  # torch takes every attribute for a tensor or a module
     height, width = items.labeled.images_NHWC.shape[1:3]
     if (height, width) != (size, size):
         raise UserError(
@@ -223,7 +231,7 @@ def _check_images(network: nn.Module, source: str, items: TrainImages | ValImage
             f"got {height} x {width}; set network_g.input_size, or `size` of the data"
         )
     # Inferred from the output: an argument of the constructor may be called anything.
-    num_classes = count_classes(network, described.in_channels, size)
+    num_classes = count_classes(network, described(network).in_channels, size)
     classes = items.classes
     if num_classes != len(classes):
         listed = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")

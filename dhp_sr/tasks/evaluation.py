@@ -6,16 +6,16 @@ same scores whoever asks.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
 
 from dhp_sr.metrics import complexity
-from dhp_sr.tasks.base import ImageScores, Scores, Task
+from dhp_sr.tasks.base import ImageScores, NamedTestSet, Scores, Task
 from dhp_sr.tasks.test_sets import mean_scores
+from dhp_sr.utils.strict_json import Json, JsonObject
 
-Row = dict[str, Any]
+Row = JsonObject
 """One model, or the input itself, in metrics.json; see `new_row`."""
 
 
@@ -30,7 +30,7 @@ class SetScores:
 
 
 def evaluate_sets(
-    task: Task, network: nn.Module, sets: Sequence[Any], device: torch.device | str
+    task: Task, network: nn.Module, sets: Sequence[NamedTestSet], device: torch.device | str
 ) -> SetScores:
     """Score a network on several test sets.
 
@@ -53,7 +53,7 @@ def evaluate_sets(
     return result
 
 
-def evaluate_inputs(task: Task, sets: Sequence[Any]) -> SetScores:
+def evaluate_inputs(task: Task, sets: Sequence[NamedTestSet]) -> SetScores:
     """Score the inputs themselves, which a network has to beat.
 
     Args:
@@ -68,7 +68,7 @@ def evaluate_inputs(task: Task, sets: Sequence[Any]) -> SetScores:
     return result
 
 
-def new_row(name: str, sets: dict[str, Scores], **known: Any) -> Row:
+def new_row(name: str, sets: dict[str, Scores], **known: Json) -> Row:
     """Make a row with the keys that every row has; unknown values are None.
 
     Args:
@@ -88,7 +88,7 @@ def new_row(name: str, sets: dict[str, Scores], **known: Any) -> Row:
     }
 
 
-def input_rows(task: Task, sets: Sequence[Any]) -> list[Row]:
+def input_rows(task: Task, sets: Sequence[NamedTestSet]) -> list[Row]:
     """Make the row of the input itself; none for a task whose input cannot be scored."""
     if not task.input_name:
         return []
@@ -99,7 +99,7 @@ def model_row(
     name: str,
     network: nn.Module,
     task: Task,
-    sets: Sequence[Any],
+    sets: Sequence[NamedTestSet],
     shape: Sequence[int],
     device: torch.device | str,
 ) -> Row:

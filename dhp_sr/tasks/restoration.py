@@ -3,19 +3,26 @@
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from dhp_sr.archs import described
 from dhp_sr.config.compress import Distill
 from dhp_sr.config.datasets import TrainDataset, ValDataset
 from dhp_sr.config.schema import Options, Train
 from dhp_sr.config.section import color_of
 from dhp_sr.data.build import build_train_set
 from dhp_sr.losses import build_loss
-from dhp_sr.tasks.base import ImageScores, Scores, Task, check_channels, decode_section
+from dhp_sr.tasks.base import (
+    FolderSettings,
+    ImageScores,
+    Scores,
+    Task,
+    check_channels,
+    decode_section,
+)
 from dhp_sr.tasks.test_sets import (
     SCORES,
     TestSet,
@@ -29,7 +36,7 @@ from dhp_sr.utils.errors import UserError
 from dhp_sr.zoo.third_party import describe_by_images
 
 
-class Restoration(Task):
+class Restoration(Task[TestSet]):
     """Images in, images out.
 
     Attributes:
@@ -60,7 +67,7 @@ class Restoration(Task):
         return build_test_sets(options)
 
     def open_folders(
-        self, network: nn.Module, folders: Mapping[str, str], settings: Mapping[str, Any]
+        self, network: nn.Module, folders: Mapping[str, str], settings: FolderSettings
     ) -> list[TestSet]:
         """Open folders of ground-truth images.
 
@@ -68,19 +75,19 @@ class Restoration(Task):
         """
         # First, since the other settings are checked by the section's types.
         self.check_sigma(settings["sigma"])
-        described: Any = network  # torch knows no types for what a module states of itself
+        plain = described(network)
         sets = []
         for name, folder in folders.items():
             fields = {
                 "type": self.dataset_type,
-                "color": color_of(described.in_channels),
+                "color": color_of(plain.in_channels),
                 "cache": "none",  # every image is read once
                 **settings,
                 "name": name,
                 "dataroot_gt": folder,
             }
             section = decode_section(ValDataset, fields)
-            sets.append(TestSet.from_options(name, section, described.scale))
+            sets.append(TestSet.from_options(name, section, plain.scale))
         return sets
 
     def input_shapes(self, network: nn.Module, test_set: TestSet) -> list[tuple[int, int, int]]:
@@ -89,21 +96,21 @@ class Restoration(Task):
 
     def check_fit(self, network: nn.Module, name: str, options: Options) -> None:
         """Check scale, channels, task and patch size."""
-        described: Any = network
-        if described.scale != options.scale:
+        plain = described(network)
+        if plain.scale != options.scale:
             raise UserError(
-                f"network_g: {name} enlarges {described.scale} times (upscale), the option file "
+                f"network_g: {name} enlarges {plain.scale} times (upscale), the option file "
                 f"says scale: {options.scale}"
             )
         check_channels(network, name, options)
-        if described.task not in self.network_tasks:
+        if plain.task not in self.network_tasks:
             raise UserError(
-                f"network_g: {name} is made for {described.task}, "
+                f"network_g: {name} is made for {plain.task}, "
                 f"the datasets are of type {self.dataset_type}"
             )
         section = options.datasets["train"]
         assert isinstance(section, TrainDataset)
-        multiple = described.size_multiple
+        multiple = plain.size_multiple
         patch_size = section.gt_size // options.scale
         if patch_size % multiple:
             # Test images are padded; patches are not, since padding would be trained on.
@@ -114,7 +121,7 @@ class Restoration(Task):
             )
 
     def describe_third_party(
-        self, network: nn.Module, name: str, arguments: Mapping[str, Any], options: Options
+        self, network: nn.Module, name: str, arguments: Mapping[str, object], options: Options
     ) -> nn.Module:
         """Infer scale and size rules by shape inference."""
         return describe_by_images(network, name, arguments, options, self.name)

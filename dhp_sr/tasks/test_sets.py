@@ -4,10 +4,9 @@ Scores are computed in float32, whatever the training ran in, from images rounde
 published tables.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from dhp_sr.config.schema import Options
 from dhp_sr.data.bicubic import upscale
 from dhp_sr.data.build import build_val_set
 from dhp_sr.data.images import encode_png, to_color
+from dhp_sr.data.samples import ValImages, ValSample
 from dhp_sr.metrics import psnr_db, ssim, to_uint8
 from dhp_sr.metrics.scores import WINDOW
 from dhp_sr.reports.scores import PSNR_RGB, PSNR_Y, SSIM_RGB, SSIM_Y
@@ -42,7 +42,7 @@ class TestSet:
 
     name: str
     """Its name in tables; unique in a run."""
-    items: Sequence[dict[str, Any]]
+    items: ValImages
     """Images as dicts: "lq" (C, h, w) in [0, 1], "key", "lq_uint8" and "gt_uint8" (HWC)."""
     scale: int
     """Enlargement from "lq" to "gt_uint8"."""
@@ -66,7 +66,7 @@ class TestSet:
             # The convention of published tables: the scale for super-resolution, else 0.
             crop_border = scale if options.type != "NoiseDataset" and scale > 1 else 0
         smallest = 2 * crop_border + WINDOW  # SSIM needs one full window
-        items: Any = build_val_set(options, scale, smallest=smallest)  # a sequence of dicts
+        items = build_val_set(options, scale, smallest=smallest)
         return cls(name, items, scale, crop_border)
 
 
@@ -120,7 +120,7 @@ def evaluate_input_images(test_set: TestSet) -> list[ImageScores]:
 
 
 def score_images(
-    make_result: Callable[[dict[str, Any]], Image], test_set: TestSet, save_to: Path | None = None
+    make_result: Callable[[ValSample], Image], test_set: TestSet, save_to: Path | None = None
 ) -> list[ImageScores]:
     """Score a result for every image of a test set.
 
@@ -164,7 +164,7 @@ def mean_scores(images: Sequence[ImageScores]) -> Scores:
 
 @torch.no_grad()
 def restore(
-    network: nn.Module, item: Mapping[str, Any], scale: int, device: torch.device | str = "cpu"
+    network: nn.Module, item: ValSample, scale: int, device: torch.device | str = "cpu"
 ) -> Image:
     """Run a network on an image of a test set.
 
@@ -184,7 +184,7 @@ def restore(
     return to_uint8(run_padded(network, lq, scale)[0].float().cpu())
 
 
-def upscale_input(item: Mapping[str, Any], scale: int) -> Image:
+def upscale_input(item: ValSample, scale: int) -> Image:
     """Upscale an image's input by bicubic interpolation; at scale 1 it is returned as is."""
     return item["lq_uint8"] if scale == 1 else upscale(item["lq_uint8"], scale)
 
@@ -192,9 +192,10 @@ def upscale_input(item: Mapping[str, Any], scale: int) -> Image:
 def padded_shapes(network: nn.Module, test_set: TestSet) -> list[tuple[int, int, int]]:
     """List the different shapes (C, H, W) that a network gets for the images of a test set."""
     multiple = _size_multiple(network)
-    sizes: Any = getattr(test_set.items, "input_shapes", None)
+    sizes = getattr(test_set.items, "input_shapes", None)
     if sizes is None:  # a list of images
-        sizes = [tuple(item["lq"].shape) for item in test_set.items]
+        items = [test_set.items[index] for index in range(len(test_set.items))]
+        sizes = [tuple(item["lq"].shape) for item in items]
     shapes = set()
     for channels, height, width in sizes:
         padding = padding_to_multiple(height, width, multiple)

@@ -9,17 +9,17 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
-from dhp_sr.archs import ARCHS
+from dhp_sr.archs import ARCHS, described
 from dhp_sr.deploy import ModelFileError, load_into, load_weights
 from dhp_sr.deploy.model_info import attach_info, attached_info, info_of
 from dhp_sr.deploy.safetensors_io import DESCRIPTION, looks_like_safetensors, open_tensors
 from dhp_sr.deploy.weights import check_fit, reading_for
 from dhp_sr.deploy.wrappings import Reading, check_finite, first_names, possible_readings
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.strict_json import JsonObject
 from dhp_sr.zoo.from_file import check_weight_shapes, load_own_network
 from dhp_sr.zoo.names import build_named, full_name, named_arguments
 from dhp_sr.zoo.spandrel_networks import Detected, detect_networks
@@ -36,7 +36,7 @@ class Checkpoint:
     """Network in float32 and evaluation mode, with its `ModelInfo`."""
     name: str
     """Name for `names.build_named`."""
-    arguments: dict[str, Any]
+    arguments: JsonObject
     """Arguments of the constructor."""
     title: str
     """Description for people."""
@@ -102,7 +102,7 @@ def _open_own(path: Path) -> Checkpoint:
 
 
 def _open_named(
-    path: Path, weights: Mapping[str, Tensor], arch: str, arguments: dict[str, Any]
+    path: Path, weights: Mapping[str, Tensor], arch: str, arguments: JsonObject
 ) -> Checkpoint:
     """Load a network by name."""
     try:
@@ -127,7 +127,7 @@ def _detect(path: Path, readings: Sequence[Reading]) -> Checkpoint:
     """Find the class that weights belong to: ours first, whose arguments follow from the shapes."""
     for reading in readings:
         for name, arguments in own_candidates(reading.weights):
-            network: Any = build_named(name, arguments).eval()
+            network = build_named(name, arguments).eval()
             try:
                 check_fit(network, reading.weights)
             except ModelFileError:
@@ -138,7 +138,8 @@ def _detect(path: Path, readings: Sequence[Reading]) -> Checkpoint:
             except ModelFileError as error:
                 raise UserError(f"{path}: {error}") from error
             notes = [reading.note] if reading.note else []
-            return Checkpoint(network.float(), name, dict(network.arguments), name, notes)
+            stated = dict(described(network).arguments)
+            return Checkpoint(network.float(), name, stated, name, notes)
     return _detect_spandrel(path, readings, None)
 
 
@@ -205,7 +206,7 @@ def _from_detected(detected: Detected, notes: list[str]) -> Checkpoint:
     return Checkpoint(network, detected.name, detected.arguments, detected.title, notes)
 
 
-def own_candidates(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Any]]]:
+def own_candidates(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, JsonObject]]:
     """Yield our own classes whose keys these weights have, with arguments read from the shapes."""
     if "model.0.weight" in weights and weights["model.0.weight"].dim() == 4:
         yield "DnCNN", _dncnn_arguments(weights)
@@ -215,7 +216,7 @@ def own_candidates(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[st
         yield "EDSR", _edsr_arguments(weights)
 
 
-def _dncnn_arguments(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+def _dncnn_arguments(weights: Mapping[str, Tensor]) -> JsonObject:
     num_layers = sum(tensor.dim() == 4 for tensor in weights.values())
     first = weights["model.0.weight"]
     return {
@@ -226,7 +227,7 @@ def _dncnn_arguments(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _rlfn_arguments(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+def _rlfn_arguments(weights: Mapping[str, Tensor]) -> JsonObject:
     first = weights["conv_1.weight"]
     arguments = {
         "num_in_ch": first.shape[1],
@@ -243,14 +244,14 @@ def _rlfn_arguments(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     return arguments
 
 
-def _edsr_arguments(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+def _edsr_arguments(weights: Mapping[str, Tensor]) -> JsonObject:
     first = weights["conv_first.weight"]
     num_feat = first.shape[0]
     upscale = 1
     for key, tensor in weights.items():
         if re.fullmatch(r"upsample\.\d+\.weight", key):
             upscale *= round((tensor.shape[0] / num_feat) ** 0.5)
-    arguments: dict[str, Any] = {
+    arguments: JsonObject = {
         "num_in_ch": first.shape[1],
         "num_out_ch": weights["conv_last.weight"].shape[0],
         "num_feat": num_feat,

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -17,11 +16,12 @@ from dhp_sr.deploy import (
 from dhp_sr.deploy.weights import check_fit
 from dhp_sr.deploy.without_memory import without_memory
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.strict_json import JsonObject
 from dhp_sr.zoo.names import build_named, full_name, named_arguments
 from dhp_sr.zoo.third_party import describe_by_output
 
 
-def load_own_network(model: Path, arguments: Sequence[str]) -> tuple[nn.Module, dict[str, Any]]:
+def load_own_network(model: Path, arguments: Sequence[str]) -> tuple[nn.Module, JsonObject]:
     """Load a model file of ours, with the facts of its manifest.
 
     Raises:
@@ -36,7 +36,7 @@ def load_own_network(model: Path, arguments: Sequence[str]) -> tuple[nn.Module, 
 
 def load_third_party_network(
     model: Path, arch: str, arguments: Sequence[str]
-) -> tuple[nn.Module, dict[str, Any]]:
+) -> tuple[nn.Module, JsonObject]:
     """Return a dense network with the weights of another project's file."""
     # Arguments first: reading a large file takes seconds.
     parsed = named_arguments(arguments)
@@ -55,7 +55,7 @@ def load_third_party_network(
 
 
 def check_weight_shapes(
-    model: Path, arch: str, arguments: Mapping[str, Any], weights: Mapping[str, Tensor]
+    model: Path, arch: str, arguments: Mapping[str, object], weights: Mapping[str, Tensor]
 ) -> None:
     """Compare shapes before the network takes memory and time, which wrong arguments multiply."""
     try:

@@ -8,12 +8,11 @@ line in the index.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dhp_sr.deploy import read_manifest
 from dhp_sr.reports.scores import scores_of
 from dhp_sr.utils.errors import UserError, unknown_name
-from dhp_sr.utils.strict_json import parse_json
+from dhp_sr.utils.strict_json import JsonObject, parse_json
 
 PREFIX = "zoo:"
 FOLDER = Path(__file__).resolve().parents[1] / "model_zoo"
@@ -36,7 +35,7 @@ class ZooModel:
         """Size of the file."""
         return self.path.stat().st_size
 
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self) -> JsonObject:
         """Return the description in the file.
 
         Raises:
@@ -140,7 +139,7 @@ def zoo_listing(folder: Path | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _score_text(manifest: dict[str, Any]) -> str:
+def _score_text(manifest: JsonObject) -> str:
     """Return the first score of the first test set, such as `Set5: PSNR-Y 31.9 dB`."""
     # The first score that the task is compared by, see `reports.scores`.
     for test_set, values in manifest.get("scores", {}).items():

@@ -6,7 +6,6 @@ No package is imported before a network of it is constructed. A further package 
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from torch import nn
 
@@ -16,6 +15,7 @@ from dhp_sr.config.yaml import parse
 from dhp_sr.deploy import register
 from dhp_sr.deploy.model_info import CONSTRUCTORS
 from dhp_sr.utils.errors import UserError, nearest
+from dhp_sr.utils.strict_json import JsonObject
 from dhp_sr.zoo.spandrel_networks import SPANDREL_IN_FILES, build_spandrel
 from dhp_sr.zoo.user_class import build_user_class, is_user_class, user_class_name
 from dhp_sr.zoo.value_range import adapt_range
@@ -54,13 +54,13 @@ TORCHVISION_IN_FILES = (
 )
 """Classifiers of torchvision that model files may name."""
 
-Builder = Callable[[str, Mapping[str, Any]], nn.Module]
+Builder = Callable[[str, Mapping[str, object]], nn.Module]
 """(name inside the package, constructor's arguments) -> network with fresh weights."""
 
 _DOWNLOADING_ARGUMENTS = ("weights", "pretrained", "weights_backbone")
 
 
-def build_named(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+def build_named(name: str, arguments: Mapping[str, object]) -> nn.Module:
     """Construct a network with fresh weights.
 
     Args:
@@ -110,7 +110,7 @@ def full_name(name: str) -> str:
     return f"basicsr:{name.removesuffix('_basicsr')}"
 
 
-def named_arguments(texts: Sequence[str]) -> dict[str, Any]:
+def named_arguments(texts: Sequence[str]) -> JsonObject:
     """Return a constructor's arguments from a command line.
 
     Args:
@@ -119,7 +119,7 @@ def named_arguments(texts: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: A text is not of this form.
     """
-    arguments = {}
+    arguments: JsonObject = {}
     for text in texts:
         # Only the first "=": a value may hold more of them.
         key, equals, value = text.partition("=")
@@ -162,13 +162,13 @@ def _constructor(build_network: Builder, name: str) -> Callable[..., nn.Module]:
     """Return a function of keyword arguments, as model files call it."""
 
     # A function rather than functools.partial: a network may have an argument called `name`.
-    def construct(**arguments: Any) -> nn.Module:
+    def construct(**arguments: object) -> nn.Module:
         return build_network(name, arguments)
 
     return construct
 
 
-def build_classifier(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+def build_classifier(name: str, arguments: Mapping[str, object]) -> nn.Module:
     """Construct a network of `torchvision.models` with fresh weights.
 
     Raises:
@@ -183,7 +183,7 @@ def build_classifier(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     return getattr(importlib.import_module("torchvision.models"), name)(**arguments)
 
 
-def build_basicsr(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+def build_basicsr(name: str, arguments: Mapping[str, object]) -> nn.Module:
     """Construct a network of BasicSR's registry.
 
     Raises:
@@ -199,7 +199,7 @@ def build_basicsr(name: str, arguments: Mapping[str, Any]) -> nn.Module:
         ) from error
 
 
-def build_torchvision(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+def build_torchvision(name: str, arguments: Mapping[str, object]) -> nn.Module:
     """Construct a classifier of torchvision.
 
     Raises:

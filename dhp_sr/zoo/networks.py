@@ -1,7 +1,6 @@
 """Networks of option files, the inputs that their costs are stated for, and their weights."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ EXAMPLE_SIDE = 128
 single size."""
 
 
-def plain_type(network: Network) -> tuple[str, dict[str, Any]]:
+def plain_type(network: Network) -> tuple[str, dict[str, object]]:
     """Return name and arguments of the plain network behind `network_g`.
 
     `HyperEDSR` and `EDSR` both mean EDSR; `Hyper` names any network in its key `network`, see

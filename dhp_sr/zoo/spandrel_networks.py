@@ -8,12 +8,16 @@ import importlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from dhp_sr.basicsr_adapter.shim import prepare_torchvision
 from dhp_sr.utils.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import spandrel
 
 SPANDREL_IN_FILES = (
     "ATD.ATD",
@@ -75,7 +79,7 @@ class Detected:
 
     name: str
     """Name for `names.build_named`: `spandrel:Compact.SRVGGNetCompact`."""
-    arguments: dict[str, Any]
+    arguments: dict[str, object]
     """Arguments of the constructor."""
     title: str
     """Name of the architecture for people, with its tags: `RealESRGAN Compact (64nf, 16nc)`."""
@@ -87,7 +91,7 @@ class Detected:
     """Network with the weights, in evaluation mode."""
 
 
-def build_spandrel(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+def build_spandrel(name: str, arguments: Mapping[str, object]) -> nn.Module:
     """Construct a network of spandrel with fresh weights.
 
     Args:
@@ -105,17 +109,20 @@ def build_spandrel(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     folder, class_name = name.split(".")
     module = importlib.import_module(f"spandrel.architectures.{folder}")
     # The folder may export its class under another name: Compact for SRVGGNetCompact.
-    candidates = [value for value in vars(module).values() if inspect.isclass(value)]
-    class_object: Any = next(value for value in candidates if value.__name__ == class_name)
+    candidates: list[type[nn.Module]] = []
+    for value in vars(module).values():
+        if inspect.isclass(value) and issubclass(value, nn.Module):
+            candidates.append(value)
+    network_class = next(value for value in candidates if value.__name__ == class_name)
     try:
-        return adapt_range(lambda inner: class_object(**inner), arguments)
+        return adapt_range(lambda inner: network_class(**inner), arguments)
     except (TypeError, ValueError) as error:
         raise UserError(
             f"network spandrel:{name} cannot be built from {dict(arguments)}: {error}"
         ) from error
 
 
-def import_spandrel() -> Any:
+def import_spandrel() -> ModuleType:
     """Import the package.
 
     Raises:
@@ -171,7 +178,7 @@ def detect_networks(
     return detected, misfits
 
 
-def _describe(descriptor: Any) -> Detected:
+def _describe(descriptor: "spandrel.ImageModelDescriptor[nn.Module]") -> Detected:
     network = descriptor.model.eval()
     folder = type(network).__module__.split(".")[2]
     tags = ", ".join(descriptor.tags)

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -47,7 +47,7 @@ class _Trial:
 
 
 def describe_by_images(
-    network: nn.Module, name: str, arguments: Mapping[str, Any], options: Options, task: str
+    network: nn.Module, name: str, arguments: Mapping[str, object], options: Options, task: str
 ) -> nn.Module:
     """Attach a description to a third-party network, from the images of an option file.
 
@@ -92,7 +92,7 @@ def describe_by_images(
     )
 
 
-def describe_by_output(network: nn.Module, name: str, arguments: Mapping[str, Any]) -> nn.Module:
+def describe_by_output(network: nn.Module, name: str, arguments: Mapping[str, object]) -> nn.Module:
     """Attach a description to a third-party network, from its output alone.
 
     Args:
@@ -110,7 +110,7 @@ def describe_by_output(network: nn.Module, name: str, arguments: Mapping[str, An
     channels = 3
     for key in CHANNEL_ARGUMENTS:
         if key in arguments:
-            channels = arguments[key]
+            channels = cast(int, arguments[key])
             break
     problem = ""
     for trial in _trials(network, channels):

@@ -10,7 +10,6 @@ import importlib.util
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -34,7 +33,7 @@ def user_class_name(name: str) -> str:
     return f"{PACKAGE}:{name.rpartition(':')[2]}"
 
 
-def build_user_class(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+def build_user_class(name: str, arguments: Mapping[str, object]) -> nn.Module:
     """Construct a network of the user's class; model files of this process may name it, too.
 
     Raises:
@@ -43,7 +42,7 @@ def build_user_class(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     """
     class_object = load_user_class(name)
 
-    def construct(**values: Any) -> nn.Module:
+    def construct(**values: object) -> nn.Module:
         return adapt_range(lambda inner: class_object(**inner), values)
 
     # Not under the path: a file that is passed on must not tell where it was made.

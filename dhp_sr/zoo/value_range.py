@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +66,7 @@ class ValueRange:
         return self.scale == 1 and not any(self.shift)
 
     @property
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, float | list[float]]:
         """Arguments beside the constructor's that `adapt_range` reads; none for [0, 1]."""
         if self.is_plain:
             return {}
@@ -84,7 +84,7 @@ class ValueRange:
 
 
 def adapt_range(
-    build: Callable[[Mapping[str, Any]], nn.Module], arguments: Mapping[str, Any]
+    build: Callable[[Mapping[str, object]], nn.Module], arguments: Mapping[str, object]
 ) -> nn.Module:
     """Construct a network, and adapt its range if the arguments ask for it.
 
@@ -93,8 +93,8 @@ def adapt_range(
         arguments: These, and those of `ValueRange.arguments`.
     """
     rest = dict(arguments)
-    scale = rest.pop(SCALE_ARGUMENT, 1.0)
-    shift = rest.pop(SHIFT_ARGUMENT, (0.0,))
+    scale = cast(float, rest.pop(SCALE_ARGUMENT, 1.0))
+    shift = cast(Sequence[float], rest.pop(SHIFT_ARGUMENT, (0.0,)))
     # The constructor would refuse arguments that it does not know.
     network = build(rest)
     if ValueRange(scale, tuple(shift)).is_plain:
