@@ -7,13 +7,15 @@ iterations from 1. These classes translate both for a `Trainer`, which does the 
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader
 
 from dhp_sr.config.schema import Options
 from dhp_sr.data.classification import ValImages
+from dhp_sr.data.samples import Batch
 from dhp_sr.tasks import task_of
+from dhp_sr.tasks.base import NamedTestSet
 from dhp_sr.tasks.classification import ClassTestSet
 from dhp_sr.tasks.test_sets import TestSet
 from dhp_sr.training.distributed import DistributedContext
@@ -21,6 +23,10 @@ from dhp_sr.training.run_folder import RunFolder
 from dhp_sr.training.trainer import Trainer
 from dhp_sr.utils.devices import select_device
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.modules import StateTree
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class DHPModel:
@@ -49,10 +55,10 @@ class DHPModel:
             folder = RunFolder(Path(opt["run_folder"]), task_of(options).scores)
         self.trainer = Trainer(options, context, folder)
         self.device = context.device
-        self._batch: Mapping[str, Any] = {}
+        self._batch: Batch = {}
         self._log: dict[str, float] = {}
 
-    def feed_data(self, data: Mapping[str, Any]) -> None:
+    def feed_data(self, data: Batch) -> None:
         """Take the batch of the next step."""
         self._batch = data
 
@@ -77,7 +83,11 @@ class DHPModel:
         return [group["lr"] for group in self.trainer.phase.optimizer.param_groups]
 
     def validation(
-        self, dataloader: Any, current_iter: int, tb_logger: Any, save_img: bool = False
+        self,
+        dataloader: DataLoader | NamedTestSet,
+        current_iter: int,
+        tb_logger: "SummaryWriter | None",
+        save_img: bool = False,
     ) -> dict[str, float]:
         """Score on a test set, or on a loader of BasicSR with batches of a single image.
 
@@ -87,9 +97,10 @@ class DHPModel:
             tb_logger: TensorBoard's SummaryWriter; None writes nothing.
             save_img: Whether to save the images that the network makes.
         """
-        test_set = dataloader
         if isinstance(dataloader, DataLoader):
             test_set = self.to_test_set(dataloader)
+        else:
+            test_set = dataloader
         save_to = None
         if save_img and self.trainer.folder is not None:
             save_to = self.trainer.folder.visualization / test_set.name
@@ -105,7 +116,7 @@ class DHPModel:
         # The epoch is not needed: batches follow from the iteration alone.
         self.trainer.save(current_iter)
 
-    def resume_training(self, resume_state: str | Path) -> dict[str, Any]:
+    def resume_training(self, resume_state: str | Path) -> StateTree:
         """Continue from a state file; return it, with its `iteration`.
 
         Raises:
@@ -114,7 +125,7 @@ class DHPModel:
         """
         return self.trainer.resume(Path(resume_state))
 
-    def to_test_set(self, loader: DataLoader) -> Any:
+    def to_test_set(self, loader: DataLoader) -> NamedTestSet:
         """Make a test set of the images that a loader goes through."""
         dataset: Any = loader.dataset
         section = getattr(dataset, "opt", {})

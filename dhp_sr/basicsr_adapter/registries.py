@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
 from dhp_sr.archs import ARCHS
 from dhp_sr.basicsr_adapter.model import DHPClassificationModel, DHPModel
@@ -87,7 +88,7 @@ def Hyper(network: Mapping[str, Any], in_channels: int = 3) -> HyperNet:
     return convert(plain, torch.zeros(1, channels, side, side))
 
 
-def SRDataset(opt: Mapping[str, Any]) -> Any:
+def SRDataset(opt: Mapping[str, Any]) -> Dataset:
     """Open a super-resolution set.
 
     Args:
@@ -104,12 +105,12 @@ def SRDataset(opt: Mapping[str, Any]) -> Any:
     return build_val_set(ValDataset.model_validate(section), scale)
 
 
-def NoiseDataset(opt: Mapping[str, Any]) -> Any:
+def NoiseDataset(opt: Mapping[str, Any]) -> Dataset:
     """Open a denoising set, see `SRDataset`."""
     return SRDataset(opt)
 
 
-def ClassificationDataset(opt: Mapping[str, Any]) -> Any:
+def ClassificationDataset(opt: Mapping[str, Any]) -> Dataset:
     """Open a set of labeled images, see `SRDataset`."""
     section = _our_keys(opt)
     if opt.get("phase") == "train":
@@ -133,7 +134,7 @@ def calculate_ssim(
     return ssim(img[..., ::-1], img2[..., ::-1], crop_border=crop_border, luma=test_y_channel)
 
 
-def _our_keys(opt: Mapping[str, Any]) -> dict[str, Any]:
+def _our_keys(opt: Mapping[str, Any]) -> dict[str, object]:
     # Removed rather than allowed in our sections, where an unknown key must stay an error.
     return {key: value for key, value in opt.items() if key not in BASICSR_KEYS}
 
@@ -141,7 +142,7 @@ def _our_keys(opt: Mapping[str, Any]) -> dict[str, Any]:
 def hyper_constructor(name: str) -> Callable[..., HyperNet]:
     """Make the constructor of the converted form of a network of ours."""
 
-    def construct(**arguments: Any) -> HyperNet:
+    def construct(**arguments: object) -> HyperNet:
         return Hyper({"type": name, **arguments})
 
     construct.__name__ = f"Hyper{name}"  # the registry takes it as the key

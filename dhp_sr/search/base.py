@@ -8,7 +8,7 @@ documentation of each key, in the sections of the methods in `compress` of an op
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from torch import Tensor
 from dhp_sr.allocation.budget import Budget, BudgetReport
 from dhp_sr.hyper import HyperNet
 from dhp_sr.utils.cost_kinds import reported_kinds
+from dhp_sr.utils.modules import StateTree
+from dhp_sr.utils.strict_json import JsonObject
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class SearchSettings:
     """Seed of everything random in the search; that of the training is another."""
     preset: str = "default"
     """Method dhp: `default` or `paper`."""
-    method_options: Mapping[str, Any] = field(default_factory=dict)
+    method_options: JsonObject = field(default_factory=dict)
     """Fields of the settings class of the method (`DHPSettings`, `HSNSettings`), by name."""
 
 
@@ -157,11 +159,11 @@ class Search(ABC):
         """Return the mask, shape (plan.size,), whose costs are logged during the search."""
         return self.hyper.mask
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateTree:
         """Return the state that a resumed search needs besides that of the hyper network."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - baselines have none
+    def load_state_dict(self, state: StateTree) -> None:  # noqa: B027 - baselines have none
         """Restore a state that `state_dict` returned."""
 
     @final

@@ -34,7 +34,7 @@ References:
     Yun et al., Adaptive Proximal Gradient Methods for Structured Neural Networks, NeurIPS 2021.
 """
 
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -44,6 +44,7 @@ from dhp_sr.hyper import HyperNet
 from dhp_sr.search.base import DHPSettings, Search, SearchSettings, taylor_terms
 from dhp_sr.search.proximal import COOLDOWN, AdamPreconditioner, keep_ratio_schedule, prune_to_ratio
 from dhp_sr.search.width_prior import width_prior
+from dhp_sr.utils.modules import StateTree
 
 INTERVAL = 5
 """Iterations between two proximal steps."""
@@ -131,7 +132,7 @@ class GradualTaylorPruning(Search):
         # Rounding and minimum widths keep some channels whose score has reached 0.
         return self._scores.clamp_min(MIN_REMAINING) * self.hyper.mask.cpu()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateTree:
         """Return scores, thresholds, Adam's moments, and whether the widths are final."""
         # The width prior is not part of it: it follows from plan and settings. Masks are a buffer
         # of the hyper network.
@@ -142,7 +143,7 @@ class GradualTaylorPruning(Search):
             "adam": self._adam.state_dict(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: StateTree) -> None:
         """Restore a state that `state_dict` returned."""
         self._scores = state["scores"].clone()
         self._thresholds = state["thresholds"].clone()

@@ -15,7 +15,7 @@ Reference:
     intervals are those of the code (github.com/ofsoundof/dhp).
 """
 
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from dhp_sr.hyper.convert import init_like_paper
 from dhp_sr.search.base import DHPSettings, Search, SearchSettings, latent_gradients, set_latents
 from dhp_sr.search.proximal import AdamPreconditioner, soft_threshold
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.modules import StateTree
 
 PRUNED_BELOW = 5e-3
 """A channel counts as pruned if |z| is below this."""
@@ -112,7 +113,7 @@ class PaperDHP(Search):
         """Return |z|; nothing is masked before the cut."""
         return self.scores()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateTree:
         """Return Adam's moments and the last evaluation of the cost; latents are the network's."""
         return {
             "adam": self._adam.state_dict(),
@@ -120,7 +121,7 @@ class PaperDHP(Search):
             "paused": self._paused,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: StateTree) -> None:
         """Restore a state that `state_dict` returned."""
         self._adam.load_state_dict(state["adam"])
         self._preview = state["preview"].clone()

@@ -3,14 +3,13 @@
 Soft threshold, Adam as a preconditioner, and the step that follows a schedule of kept fractions.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from dhp_sr.allocation.budget import Budget
 from dhp_sr.allocation.candidates import enforce_min_width
 from dhp_sr.hyper import HyperNet
+from dhp_sr.utils.modules import StateTree
 
 
 def soft_threshold(value: Tensor, threshold: Tensor | float) -> Tensor:
@@ -79,7 +78,7 @@ class AdamPreconditioner:
         """
         return cost / self.diagonal
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateTree:
         """Return the moments and the number of updates."""
         return {
             "num_updates": self._num_updates,
@@ -87,7 +86,7 @@ class AdamPreconditioner:
             "second_moment": self._second_moment,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: StateTree) -> None:
         """Restore a state that `state_dict` returned."""
         self._num_updates = int(state["num_updates"])
         self._first_moment = state["first_moment"].clone()

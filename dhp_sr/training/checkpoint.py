@@ -20,6 +20,8 @@ from torch import Tensor
 from dhp_sr.config.schema import Options
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_path
+from dhp_sr.utils.modules import StateTree
+from dhp_sr.utils.strict_json import Json, JsonObject
 
 FORMAT = "dhp_sr.state.3"
 OLD_FORMAT = "dhp_sr.state.2"
@@ -51,7 +53,7 @@ class CheckpointError(UserError):
     """A file that is no training state, or a damaged one."""
 
 
-def pack(tree: Any) -> tuple[dict[str, Tensor], Any]:
+def pack(tree: object) -> tuple[dict[str, Tensor], Json]:
     """Split a tree into named tensors and a skeleton for JSON.
 
     Args:
@@ -69,7 +71,7 @@ def pack(tree: Any) -> tuple[dict[str, Tensor], Any]:
         tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         return name
 
-    def skeleton_of(node: Any) -> Any:
+    def skeleton_of(node: object) -> Json:
         if isinstance(node, Tensor):
             return {"tensor": add(node)}
         if isinstance(node, np.ndarray):
@@ -113,7 +115,7 @@ def unpack(tensors: dict[str, Tensor], skeleton: Any) -> Any:
     return tree
 
 
-def save_state(folder: Path, iteration: int, tree: Any) -> Path:
+def save_state(folder: Path, iteration: int, tree: StateTree) -> Path:
     """Write `<iteration>.state` atomically, then remove all but the newest states.
 
     Raises:
@@ -172,7 +174,7 @@ def list_states(folder: Path) -> list[tuple[int, Path]]:
     return sorted(states)
 
 
-def load_state(path: Path) -> Any:
+def load_state(path: Path) -> StateTree:
     """Read a state that `save_state` wrote.
 
     Raises:
@@ -201,11 +203,11 @@ def load_state(path: Path) -> Any:
         ) from error
 
 
-def random_state() -> dict[str, Any]:
+def random_state() -> StateTree:
     """Return the state of every global random generator that training may draw from."""
     # Data and noise have generators of their own, made from the seed and the iteration; these are
     # for everything else, such as mixup, gates that are sampled, and third-party networks.
-    state: dict[str, Any] = {
+    state: StateTree = {
         "torch": torch.get_rng_state(),
         "python": random.getstate(),
         "numpy": np.random.get_state(),
@@ -215,7 +217,7 @@ def random_state() -> dict[str, Any]:
     return state
 
 
-def set_random_state(state: dict[str, Any]) -> None:
+def set_random_state(state: StateTree) -> None:
     """Restore what `random_state` returned."""
     torch.set_rng_state(state["torch"])
     random.setstate(state["python"])
@@ -225,7 +227,7 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
-def fixed_options(options: Options, processes: int) -> dict[str, Any]:
+def fixed_options(options: Options, processes: int) -> JsonObject:
     """Return the options that a resumed run must share with the one that wrote the state.
 
     Args:
@@ -240,7 +242,7 @@ def fixed_options(options: Options, processes: int) -> dict[str, Any]:
     return without_free_options(fixed)
 
 
-def without_free_options(fixed: dict[str, Any]) -> dict[str, Any]:
+def without_free_options(fixed: JsonObject) -> JsonObject:
     """Remove the keys of `compress` that a resumed run may change.
 
     A state of an earlier version may hold keys that have become free since.
@@ -250,11 +252,11 @@ def without_free_options(fixed: dict[str, Any]) -> dict[str, Any]:
     return {**fixed, "compress": _without(fixed["compress"], FREE_IN_COMPRESS)}
 
 
-def _without(section: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+def _without(section: JsonObject, keys: tuple[str, ...]) -> JsonObject:
     return {key: value for key, value in section.items() if key not in keys}
 
 
-def differences(saved: Any, current: Any, name: str = "") -> list[str]:
+def differences(saved: object, current: object, name: str = "") -> list[str]:
     """List the dotted keys in which two trees of options differ, with both values.
 
     Args:

@@ -22,6 +22,7 @@ TIMEOUT = timedelta(hours=2)
 LOST_CONNECTION = ("connection closed", "connection reset", "broken pipe", "remote error", "gloo")
 """Words in the errors of torch's backends when another process has ended, in lower case."""
 ModuleOrTensor = TypeVar("ModuleOrTensor", nn.Module, Tensor)
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class DistributedContext:
         distributed.all_reduce(shared, distributed.ReduceOp.MAX)
         return bool(shared.item())
 
-    def broadcast(self, compute: Callable[[], Any]) -> Any:
+    def broadcast(self, compute: Callable[[], Result]) -> Result:
         """Call `compute` in rank 0 and return its result in every process.
 
         Measured times differ from process to process. A search that decides by them must see the
@@ -101,13 +102,13 @@ class DistributedContext:
         """
         if self.world_size == 1:
             return compute()
-        result, failure = None, None
+        result = failure = None
         if self.rank == 0:
             try:
                 result = compute()
             except (UserError, OSError) as error:
                 failure = error
-        shared = [result, failure]
+        shared: list[Any] = [result, failure]
         distributed.broadcast_object_list(shared, src=0, device=self.device)
         result, failure = shared
         if failure is not None:
@@ -123,7 +124,7 @@ class DistributedContext:
         samples = samples.detach().cpu()
         if self.world_size == 1:
             return samples
-        gathered: list[Any] = [None] * self.world_size
+        gathered = [samples] * self.world_size  # replaced below
         distributed.all_gather_object(gathered, samples)
         return torch.cat(gathered)
 

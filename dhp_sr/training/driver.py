@@ -3,9 +3,9 @@
 import logging
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -13,6 +13,7 @@ from dhp_sr.config import dump_options, resolve_paths, run_path
 from dhp_sr.config.schema import Options
 from dhp_sr.data.memory import check_shared_memory
 from dhp_sr.data.sampler import make_first_batch
+from dhp_sr.data.samples import Batch
 from dhp_sr.reports.tables import text_table
 from dhp_sr.tasks import task_of
 from dhp_sr.training.checkpoint import CheckpointError, list_states
@@ -33,6 +34,8 @@ from dhp_sr.training.run_lock import LOCK_NAME, FolderInUseError
 from dhp_sr.training.trainer import Trainer
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_json, write_text
+from dhp_sr.utils.modules import StateTree
+from dhp_sr.utils.strict_json import JsonObject
 
 
 def train(
@@ -42,7 +45,7 @@ def train(
     auto_resume: bool = False,
     launcher: Literal["none", "pytorch"] = "none",
     stop: Callable[[], bool] = lambda: False,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Run all phases and write `experiments/<name>/`.
 
     Args:
@@ -81,7 +84,7 @@ def train(
         destroy_process_group()
 
 
-def batch_of_workers(first_batch: Mapping[str, Any], options: Options) -> Mapping[str, Any]:
+def batch_of_workers(first_batch: Batch, options: Options) -> Batch:
     """Return a batch of the size that workers make: later ones may hold the teacher's outputs."""
     compress = options.compress
     if compress is None or compress.distill is None or not compress.distill.whole_images:
@@ -113,7 +116,7 @@ class _Run:
                 f"expected a section datasets.train, got only {', '.join(options.datasets)}"
             )
         self.train_set = task.train_set(options)
-        data: Any = options.datasets["train"]
+        data = options.train_data
         self.first_batch = make_first_batch(
             self.train_set, batch_size=data.batch_size_per_gpu, seed=options.manual_seed
         )
@@ -128,7 +131,7 @@ class _Run:
         task.check_data(self.trainer.network, self.train_set, self.test_sets)
         self.schedule = self.trainer.schedule
 
-    def execute(self, auto_resume: bool) -> dict[str, Any]:
+    def execute(self, auto_resume: bool) -> JsonObject:
         """Take all steps that are left, and write the results.
 
         Returns:
@@ -186,7 +189,7 @@ class _Run:
             if isinstance(handler, logging.FileHandler):
                 handler.handle(record)
 
-    def _resume(self) -> dict[str, Any] | None:
+    def _resume(self) -> StateTree | None:
         """Resume from the newest state that can be read; None where there is no state."""
         paths = [path for _, path in reversed(list_states(self.folder.states))]
         for path in paths:
@@ -201,7 +204,7 @@ class _Run:
                 warnings.warn(f"{error}; going back to the state before it", stacklevel=2)
         return None
 
-    def _keep_finished(self) -> dict[str, Any]:
+    def _keep_finished(self) -> JsonObject:
         """Leave a finished run unchanged, but for pages that it was killed before writing."""
         if not self.context.is_main:
             return {}
@@ -247,7 +250,7 @@ class _Run:
             phases,
         )
 
-    def _finish(self) -> dict[str, Any]:
+    def _finish(self) -> JsonObject:
         """Write and log the results; empty in processes that do not write."""
         if not self.context.is_main:
             return {}

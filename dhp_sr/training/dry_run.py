@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -141,7 +140,7 @@ def try_training_step(
     copied.requires_grad_(True)
     copied.train()
     try:
-        output: Any = copied(images)
+        output: object = copied(images)
         if isinstance(output, Tensor):
             _check_shape(copied, name, images, output)
             loss(copied, images, target).backward()

@@ -2,11 +2,13 @@
 
 import contextlib
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+
+from torch.utils.data import Dataset
 
 from dhp_sr.config.schema import Options
 from dhp_sr.data.sampler import train_batches
+from dhp_sr.tasks.base import NamedTestSet
 from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.training.run_folder import RunFolder
 from dhp_sr.training.run_logger import RunLogger, is_latent_sample_due
@@ -39,8 +41,8 @@ class TrainingLoop:
         folder: RunFolder,
         trainer: Trainer,
         *,
-        train_set: Any,
-        test_sets: Any,
+        train_set: Dataset,
+        test_sets: Sequence[NamedTestSet],
         losses: list[float],
         stop: Callable[[], bool],
         logger: logging.Logger,
@@ -65,7 +67,7 @@ class TrainingLoop:
         """
         # Batches depend on the seed and the iteration alone, so a resumed run sees the images
         # that it would have seen without the interruption.
-        data: Any = self.options.datasets["train"]
+        data = self.options.train_data
         batches = train_batches(
             self.train_set,
             batch_size=data.batch_size_per_gpu,

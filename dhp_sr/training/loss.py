@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from dhp_sr.config.schema import Options
@@ -102,7 +103,7 @@ class TrainingLoss:
         )
 
     @torch.no_grad()
-    def teach_whole_images(self, train_set: Any, folder: Path) -> None:
+    def teach_whole_images(self, train_set: Dataset, folder: Path) -> None:
         """Let the samples of a training set hold the teacher's output, where options say so.
 
         A run that sees its images many times asks the teacher for the same pixels again and again.
@@ -213,7 +214,7 @@ def with_precision(
     return options.model_copy(update={"train": options.train.model_copy(update={"amp": amp})})
 
 
-def _stored_precision(path: Path) -> Any:
+def _stored_precision(path: Path) -> Literal["none", "bf16"]:
     """Read `train.amp` of the stored options of a run.
 
     Raises:

@@ -12,7 +12,7 @@ from dhp_sr.config.schema import Options
 from dhp_sr.deploy import load_weights, save_model
 from dhp_sr.metrics import complexity
 from dhp_sr.training.checkpoint import pack, write_tensors
-from dhp_sr.training.pruning import PrunedModel
+from dhp_sr.training.handover import PrunedModel
 from dhp_sr.training.schedule import Schedule
 from dhp_sr.utils.errors import UserError
 from dhp_sr.zoo.networks import example_shape
@@ -112,7 +112,7 @@ class ModelWriter:
         pruned: PrunedModel | None,
         *,
         is_average: bool,
-        **facts: Any,
+        **facts: object,
     ) -> None:
         """Write the final network of a target, or the dense one of a run without a search.
 
@@ -152,7 +152,7 @@ class ModelWriter:
             ) from error
 
 
-def _write_weights(network: nn.Module, path: Path, facts: Mapping[str, Any]) -> None:
+def _write_weights(network: nn.Module, path: Path, facts: Mapping[str, object]) -> None:
     """Write the bare weights of a network that no model file can name."""
     # Packing makes independent, contiguous copies: safetensors refuses shared storage.
     state = network.state_dict()

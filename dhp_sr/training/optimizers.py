@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from dhp_sr.config.schema import OptimizerSettings
 from dhp_sr.operators.narrow import select_entries
+from dhp_sr.utils.modules import StateTree
 
 SGD_MOMENTUM = 0.9
 """Default momentum of SGD, as in the papers of the classification networks."""
@@ -131,7 +132,9 @@ class Muon(torch.optim.AdamW):
 
     def _step_matrices(self, matrices: list[nn.Parameter], group: dict[str, Any]) -> None:
         # Matrices of one shape are orthogonalized in one batch: small networks have many of them.
-        batches: dict[tuple[Any, ...], list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
+        batches: dict[tuple[torch.Size, torch.device], list[tuple[nn.Parameter, Tensor]]] = (
+            defaultdict(list)
+        )
         for weight in matrices:
             assert weight.grad is not None
             state = self.state[weight]
@@ -203,7 +206,9 @@ def slice_state(
     return sliced
 
 
-def _slice(name: str, value: Any, shape: torch.Size, kept: Mapping[tuple[str, int], Tensor]) -> Any:
+def _slice(
+    name: str, value: object, shape: torch.Size, kept: Mapping[tuple[str, int], Tensor]
+) -> object:
     if not isinstance(value, Tensor):
         return value
     # Moments have the shape of their parameter; a step count is a scalar and is kept as it is.
@@ -237,7 +242,7 @@ def transfer_state(state: OptimizerState, optimizer: Optimizer, network: nn.Modu
             }
 
 
-def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
+def load_optimizer(optimizer: Optimizer, state: StateTree) -> None:
     """Load a saved optimizer state with the memory layout of the parameters.
 
     A state file holds contiguous tensors. Moments in another layout than their parameter (such as
@@ -251,7 +256,7 @@ def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
             values[key] = _like_parameter(value, parameter)
 
 
-def _like_parameter(value: Any, parameter: Tensor) -> Any:
+def _like_parameter(value: object, parameter: Tensor) -> object:
     """Return a moment in the memory layout of its parameter; other values as they are."""
     if not isinstance(value, Tensor) or value.shape != parameter.shape:
         return value

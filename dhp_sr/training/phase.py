@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -14,14 +14,14 @@ from dhp_sr.config.schema import Options
 from dhp_sr.cost.latency_benchmark import LatencyBenchmark
 from dhp_sr.search import Search as SearchMethod
 from dhp_sr.training.distributed import DistributedContext
+from dhp_sr.training.handover import Handover, PrunedModel
 from dhp_sr.training.loss import TrainingLoss
 from dhp_sr.training.model_writer import ModelWriter
 from dhp_sr.training.optimizers import build_optimizer, load_optimizer, set_learning_rate
-from dhp_sr.training.pruning import Handover, PrunedModel
 from dhp_sr.training.schedule import PhaseName, PhaseSpan
 from dhp_sr.utils.cost_kinds import ALWAYS_REPORTED
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.modules import load_values
+from dhp_sr.utils.modules import StateTree, load_values
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Phase(ABC):
         """Return a line for the log on what entering the phase did to the network, or nothing."""
         return ""
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateTree:
         """Return the state of the phase as a tree of tensors and plain values."""
         state = {
             "network": dict(self.network.state_dict()),
@@ -137,7 +137,7 @@ class Phase(ABC):
             state["average"] = dict(self.average.state_dict())
         return state
 
-    def load_state_dict(self, state: dict[str, Any], plain: nn.Module) -> None:
+    def load_state_dict(self, state: StateTree, plain: nn.Module) -> None:
         """Enter the phase in a saved state, without the phases before it.
 
         Args:
@@ -155,7 +155,7 @@ class Phase(ABC):
 
     # ---- steps that a phase may do differently
 
-    def restore_handover(self, state: dict[str, Any], plain: nn.Module) -> Handover:
+    def restore_handover(self, state: StateTree, plain: nn.Module) -> Handover:
         """Rebuild the handover that the phase was entered with, from a saved state."""
         return Handover(plain)
 

@@ -9,18 +9,16 @@ run has to know which of them it is in.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from torch import Tensor, nn
 
 from dhp_sr.deploy import load_weights
 from dhp_sr.hyper import HyperNet
 from dhp_sr.search import Search as SearchMethod
+from dhp_sr.training.handover import Handover, PrunedModel
 from dhp_sr.training.optimizers import named_state, transfer_state
 from dhp_sr.training.phase import Phase
 from dhp_sr.training.pruning import (
-    Handover,
-    PrunedModel,
     convert_network,
     make_budgets,
     prune_for_targets,
@@ -29,7 +27,7 @@ from dhp_sr.training.pruning import (
 )
 from dhp_sr.training.schedule import PhaseName
 from dhp_sr.utils.cost_kinds import ALWAYS_REPORTED
-from dhp_sr.utils.modules import stack_samples
+from dhp_sr.utils.modules import StateTree, stack_samples
 
 
 class Dense(Phase):
@@ -105,12 +103,12 @@ class Search(Phase):
         """Return the masked network's cost relative to the dense network."""
         return {kind.ratio_key: self.network.cost_ratio(kind.name) for kind in ALWAYS_REPORTED}
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateTree:
         """Return the state of the phase, that of the search method included."""
         search = self.search.state_dict()
         return {**super().state_dict(), "search": search, "calibration": list(self.calibration)}
 
-    def load_state_dict(self, state: dict[str, Any], plain: nn.Module) -> None:
+    def load_state_dict(self, state: StateTree, plain: nn.Module) -> None:
         """Enter the phase in a saved state, see `Phase.load_state_dict`."""
         super().load_state_dict(state, plain)
         # After the network: a search may look at its masks and latents.
@@ -194,12 +192,12 @@ class Finetune(Phase):
         """Return the kept fractions of the pruned model."""
         return f"cut to {self.model.describe()}"
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateTree:
         """Return the state of the phase, all pruned models included."""
         models = [model.state_dict() for model in self.pruned_models]
         return {**super().state_dict(), "pruned_models": models}
 
-    def restore_handover(self, state: dict[str, Any], plain: nn.Module) -> Handover:
+    def restore_handover(self, state: StateTree, plain: nn.Module) -> Handover:
         """Rebuild all pruned models by pruning the converted network with the saved masks."""
         resources = self.resources
         hyper = convert_network(plain, resources.options, resources.context.device)

@@ -1,7 +1,5 @@
 """Summary of a channel plan: what can be pruned, and how far a budget can go."""
 
-from typing import Any
-
 import torch
 from torch import nn
 
@@ -14,7 +12,7 @@ from dhp_sr.hyper import HyperNet
 from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.training.pruning import convert_network, cuda_devices
 from dhp_sr.utils.cost_kinds import DEFAULT_ROUND_TO, reported_kinds
-from dhp_sr.utils.strict_json import finite
+from dhp_sr.utils.strict_json import JsonObject, finite
 
 EXCLUDED = "excluded by name"
 """Reason of groups that the option `exclude` pins."""
@@ -22,7 +20,7 @@ EXCLUDED = "excluded by name"
 
 def plan_for_training(
     network: nn.Module, options: Options, context: DistributedContext
-) -> dict[str, Any]:
+) -> JsonObject:
     """Plan the network that a run is about to train, by MACs and parameters without latency.
 
     Args:
@@ -54,7 +52,7 @@ def summarize_plan(
     round_to: int,
     min_width: int,
     budget_kind: str = "macs",
-) -> dict[str, Any]:
+) -> JsonObject:
     """Summarize what is prunable and what is not, as values for JSON.
 
     Args:
@@ -81,7 +79,7 @@ def summarize_plan(
     plan = hyper.plan
     dense, shares, bounds = _summarize_costs(hyper, round_to, min_width, budget_kind)
     narrowest = min_width_mask(plan, Budget.from_target("macs", 1.0, None, round_to, min_width))
-    groups: list[dict[str, Any]] = []
+    groups: list[JsonObject] = []
     excluded: list[str] = []
     for group in plan.groups:
         entry = _summarize_group(group)
@@ -104,9 +102,9 @@ def summarize_plan(
     }
 
 
-def _summarize_group(group: Group) -> dict[str, Any]:
+def _summarize_group(group: Group) -> JsonObject:
     """Summarize a group as one that keeps its width."""
-    entry: dict[str, Any] = {
+    entry: JsonObject = {
         "name": group.name,
         "width": group.width,
         "min_width": group.width,

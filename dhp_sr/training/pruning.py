@@ -8,9 +8,7 @@ to fit in, but only methods that prune gradually pass any.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,63 +24,12 @@ from dhp_sr.metrics import complexity
 from dhp_sr.search import Search, SearchSettings, build_search
 from dhp_sr.surgery.cut import kept_entries
 from dhp_sr.training.distributed import DistributedContext
-from dhp_sr.training.optimizers import OptimizerState, named_state, slice_state
+from dhp_sr.training.handover import GroupWidths, PrunedModel
+from dhp_sr.training.optimizers import named_state, slice_state
 from dhp_sr.utils.cost_kinds import COST_KINDS, DEFAULT_ROUND_TO
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.modules import load_values
+from dhp_sr.utils.modules import StateTree, load_values
 from dhp_sr.zoo.networks import example_input
-
-
-@dataclass
-class PrunedModel:
-    """The pruned network of a target."""
-
-    masks: dict[str, Tensor]
-    """Group name -> kept channels, bool of shape (width,), on the CPU."""
-    achieved: dict[str, float]
-    """Kept fractions of the dense network's costs: `macs_ratio`, `params_ratio`, ..."""
-    groups: list[dict[str, Any]]
-    """Name, width before and after, prunable, and reason of every channel group."""
-    network: nn.Module
-    """Freshly pruned, or as finetuning left it."""
-    optimizer_state: OptimizerState
-    """State of the search's optimizer for the kept weights; empty once finetuning has begun."""
-
-    def describe(self) -> str:
-        """Return the kept fractions for the log."""
-        kept = []
-        for kind in COST_KINDS.values():
-            key = kind.ratio_key
-            label = kind.label
-            if kind.is_measured:
-                # The log states the measurement rather than the prediction.
-                key = kind.measured_ratio_key
-                label = f"measured {label}"
-            if key in self.achieved:
-                kept.append(f"{self.achieved[key]:.2%} of the {label}")
-        return ", ".join(kept)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the content that `restore_pruned_model` needs."""
-        return {
-            "masks": self.masks,
-            "achieved": self.achieved,
-            "groups": self.groups,
-            "optimizer_state": self.optimizer_state,
-            "network": dict(self.network.state_dict()),
-        }
-
-
-@dataclass
-class Handover:
-    """Start of a phase: the plain network, or the pruned models."""
-
-    network: nn.Module | None = None
-    """The plain network that the search converts."""
-    optimizer_state: OptimizerState = field(default_factory=dict)
-    """State of the optimizer that trained `network`."""
-    pruned_models: list[PrunedModel] = field(default_factory=list)
-    """The models of all targets, once the network is pruned."""
 
 
 def convert_network(network: nn.Module, options: Options, device: torch.device) -> HyperNet:
@@ -249,7 +196,7 @@ def _cut(
 ) -> PrunedModel:
     # Copies on the CPU: the next target changes the masks, and states hold them for long.
     masks = {name: mask.detach().cpu().clone() for name, mask in hyper.masks.items()}
-    groups = []
+    groups: list[GroupWidths] = []
     for group in hyper.plan.groups:
         kept_width = group.width
         if group.name in masks:
@@ -269,7 +216,7 @@ def _cut(
     return PrunedModel(masks, report.reported_ratios(), groups, network, state)
 
 
-def restore_pruned_model(hyper: HyperNet, state: dict[str, Any]) -> PrunedModel:
+def restore_pruned_model(hyper: HyperNet, state: StateTree) -> PrunedModel:
     """Make a pruned model from what `PrunedModel.state_dict` returned.
 
     Args:

@@ -1,7 +1,6 @@
 """Results of a finished run: models, scores, costs, widths, tables and plots."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from torch import nn
 
@@ -13,13 +12,14 @@ from dhp_sr.metrics import latencies
 from dhp_sr.reports.page import write_page
 from dhp_sr.reports.plan import widths_text
 from dhp_sr.reports.plots import write_reports
+from dhp_sr.tasks.base import NamedTestSet
 from dhp_sr.tasks.evaluation import Row, input_rows, model_row
 from dhp_sr.training.model_writer import best_names, final_names
 from dhp_sr.training.run_folder import RunFolder
 from dhp_sr.training.trainer import Trainer
 from dhp_sr.training.visual_samples import write_samples
 from dhp_sr.utils.files import write_json, write_text
-from dhp_sr.utils.strict_json import finite
+from dhp_sr.utils.strict_json import Json, JsonObject, finite
 from dhp_sr.zoo.networks import example_shape, load_file
 from dhp_sr.zoo.third_party import can_be_loaded
 
@@ -27,7 +27,9 @@ LATENCY_REPEATS = 5
 """Timed passes of each network, interleaved."""
 
 
-def write_results(trainer: Trainer, folder: RunFolder, test_sets: Sequence[Any]) -> dict[str, Any]:
+def write_results(
+    trainer: Trainer, folder: RunFolder, test_sets: Sequence[NamedTestSet]
+) -> JsonObject:
     """Write models, scores, costs, widths and the report of a finished run.
 
     Args:
@@ -99,7 +101,7 @@ def write_pages(folder: RunFolder, *, only_missing: bool = False) -> None:
     write_page(page, [folder.path])
 
 
-def compare_layer_widths(dense: nn.Module, pruned: nn.Module) -> list[dict[str, Any]]:
+def compare_layer_widths(dense: nn.Module, pruned: nn.Module) -> list[dict[str, Json]]:
     """Return name, kind and [out, in] channels before and after of every weighted layer.
 
     A layer that went with its branch has [0, 0] after.
@@ -107,7 +109,7 @@ def compare_layer_widths(dense: nn.Module, pruned: nn.Module) -> list[dict[str, 
     after = layer_widths(pruned)
     for name in removed_layers(pruned):
         after[name] = [0, 0]
-    rows = []
+    rows: list[dict[str, Json]] = []
     for name, before in layer_widths(dense).items():
         if name in after:
             kind = type(dense.get_submodule(name)).__name__
@@ -145,13 +147,13 @@ def _collect(
     networks: Mapping[str, nn.Module],
     rows: Sequence[Row],
     shape: Sequence[int],
-) -> dict[str, Any]:
+) -> JsonObject:
     """Collect the content of metrics.json."""
     options = trainer.options
     targets: list[dict[str, float]] = [{}]
     if options.compress is not None:
         targets = [{target.kind: target.keep_ratio} for target in options.compress.targets]
-    metrics: dict[str, Any] = {
+    metrics: JsonObject = {
         "name": options.name,
         "task": trainer.task.name,
         "scale": options.scale,
@@ -177,7 +179,7 @@ def _collect(
 def _write_widths(trainer: Trainer, folder: RunFolder, networks: Mapping[str, nn.Module]) -> None:
     names = final_names(trainer.options)
     for model, name in zip(trainer.phase.pruned_models, names, strict=True):
-        widths = {
+        widths: JsonObject = {
             "groups": model.groups,
             "layers": compare_layer_widths(networks["dense"], networks[name]),
         }

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -21,6 +20,7 @@ from dhp_sr.training.run_lock import LOCK_NAME, RunLock
 from dhp_sr.utils.cost_kinds import ALWAYS_REPORTED
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import remove_partial_files, write_text
+from dhp_sr.utils.strict_json import Json, JsonObject
 
 CURVE_COLUMNS = ("iteration", "phase", "loss", "lr", *(kind.ratio_key for kind in ALWAYS_REPORTED))
 VALIDATION_COLUMNS = ("iteration", "phase", "set")
@@ -40,7 +40,7 @@ class Table:
         self.path = path
         self.columns = columns
 
-    def append(self, row: Mapping[str, Any]) -> None:
+    def append(self, row: Mapping[str, object]) -> None:
         """Append a row, with the header before the first one; floats get nine digits."""
         cells = []
         for name in self.columns:
@@ -108,7 +108,7 @@ class RunFolder:
         """Return the file of a model."""
         return self.models / f"{name}.safetensors"
 
-    def results(self) -> dict[str, Any] | None:
+    def results(self) -> JsonObject | None:
         """Return metrics.json, which is written when all else of a run is done; None before.
 
         Raises:
@@ -252,7 +252,7 @@ class _ProgressBarHandler(logging.Handler):
         tqdm.write(self.format(record), file=sys.stderr)
 
 
-def environment(context: DistributedContext) -> dict[str, Any]:
+def environment(context: DistributedContext) -> dict[str, Json]:
     """Return versions, device and command of a run, for environment.json."""
     device_name = platform.processor() or platform.machine()
     if context.device.type == "cuda":

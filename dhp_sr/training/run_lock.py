@@ -11,9 +11,9 @@ import platform
 import socket
 import time
 from pathlib import Path
-from typing import Any
 
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.strict_json import JsonObject
 
 try:
     import fcntl
@@ -125,14 +125,14 @@ class RunLock:
         }
         os.pwrite(self._descriptor, json.dumps(this_process).encode() + b"\n", 0)
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self) -> JsonObject:
         try:
             owner = json.loads(os.pread(self._descriptor, _MAX_BYTES, 0))
         except (ValueError, RecursionError):
             return {}  # new, or its process was killed while it wrote the text
         return owner if isinstance(owner, dict) else {}
 
-    def _message(self, owner: dict[str, Any]) -> str:
+    def _message(self, owner: JsonObject) -> str:
         process, host = owner.get("pid", "unknown"), owner.get("host", "unknown")
         text = (
             f"{self.path.parent}: process {process} on host {host} writes to this folder since "
@@ -150,7 +150,7 @@ def _boot_id() -> str:
     return platform.node()  # not Linux: a restart cannot be told, but locks end with it, too
 
 
-def _has_ended(owner: dict[str, Any], *, has_lock: bool) -> bool:
+def _has_ended(owner: JsonObject, *, has_lock: bool) -> bool:
     """Return whether the process that wrote a lock's text is known to have ended.
 
     Args:
@@ -170,14 +170,14 @@ def _has_ended(owner: dict[str, Any], *, has_lock: bool) -> bool:
     return not _is_running(owner.get("pid"))
 
 
-def _is_since_start(moment: Any) -> bool:
+def _is_since_start(moment: object) -> bool:
     """Return whether a moment, in seconds of the epoch, is after the start of this machine."""
     if not isinstance(moment, int | float) or not UPTIME.exists():
         return False
     return moment > time.time() - float(UPTIME.read_text().split()[0])
 
 
-def _is_running(pid: Any) -> bool:
+def _is_running(pid: object) -> bool:
     if not isinstance(pid, int) or pid <= 0:
         return False
     try:

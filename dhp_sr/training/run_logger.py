@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -14,6 +14,9 @@ from dhp_sr.training.run_folder import RunFolder
 from dhp_sr.training.schedule import Schedule
 from dhp_sr.utils.cost_kinds import COST_KINDS
 from dhp_sr.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 RATIO_LABELS = {
     kind.ratio_key: f"{kind.name} (predicted)" if kind.is_measured else kind.name
@@ -175,7 +178,7 @@ class RunLogger:
         return f"{rate:.2f} it/s, {hours}:{minutes:02d}:{seconds:02d} left"
 
 
-def _open_events(folder: RunFolder, start: int) -> Any:
+def _open_events(folder: RunFolder, start: int) -> "SummaryWriter":
     # Imported here: it takes a second, and few runs want it.
     try:
         from torch.utils.tensorboard import SummaryWriter

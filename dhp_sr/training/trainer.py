@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
 from dhp_sr.config.renamed import use_current_names
 from dhp_sr.config.schema import Options
+from dhp_sr.data.samples import Batch
 from dhp_sr.tasks import task_of
+from dhp_sr.tasks.base import NamedTestSet
 from dhp_sr.training.checkpoint import (
     differences,
     fixed_options,
@@ -26,14 +27,16 @@ from dhp_sr.training.dry_run import (
     try_image_sizes,
     try_training_step,
 )
+from dhp_sr.training.handover import Handover
 from dhp_sr.training.loss import TrainingLoss, with_precision
 from dhp_sr.training.model_writer import ModelWriter, best_names
 from dhp_sr.training.phase import Phase, RunResources
 from dhp_sr.training.phases import PHASES, Dense
-from dhp_sr.training.pruning import Handover, make_latency_benchmark
+from dhp_sr.training.pruning import make_latency_benchmark
 from dhp_sr.training.run_folder import RunFolder
 from dhp_sr.training.schedule import Schedule
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.modules import StateTree
 from dhp_sr.utils.strict_json import finite
 from dhp_sr.zoo.networks import load_file
 from dhp_sr.zoo.third_party import check_files
@@ -70,7 +73,7 @@ class Trainer:
         self.folder = folder
         self.task = task_of(options)
         self.schedule = Schedule.from_options(options)
-        self.best: dict[str, dict[str, Any]] = {}
+        self.best: dict[str, dict[str, float]] = {}
 
         network = self.task.build_network(options)
         if options.path.pretrain_network_g:
@@ -101,7 +104,7 @@ class Trainer:
         """The network in training: plain, or converted during the search."""
         return self.phase.network
 
-    def dry_run(self, batch: Mapping[str, Any], test_sets: Sequence[Any]) -> None:
+    def dry_run(self, batch: Batch, test_sets: Sequence[NamedTestSet]) -> None:
         """Surface errors of the later phases before training, see the module `dry_run`.
 
         Args:
@@ -150,7 +153,7 @@ class Trainer:
             entered.append(self.phase)
         return entered
 
-    def step(self, batch: Mapping[str, Any], iteration: int) -> dict[str, float]:
+    def step(self, batch: Batch, iteration: int) -> dict[str, float]:
         """Take training step `iteration`.
 
         Args:
@@ -174,7 +177,7 @@ class Trainer:
         rate = self.schedule.learning_rate(iteration)
         return self.phase.step(images, target, iteration, rate, taught)
 
-    def validate(self, test_set: Any, save_to: Path | None = None) -> dict[str, float]:
+    def validate(self, test_set: NamedTestSet, save_to: Path | None = None) -> dict[str, float]:
         """Score the network as it is now on a test set.
 
         Args:
@@ -206,7 +209,7 @@ class Trainer:
             training={"iterations": iteration},
         )
 
-    def write_final(self, target: int, **facts: Any) -> None:
+    def write_final(self, target: int, **facts: object) -> None:
         """Write the final model of a target.
 
         Args:
@@ -222,7 +225,7 @@ class Trainer:
             **facts,
         )
 
-    def save(self, iteration: int, extra: dict[str, Any] | None = None) -> None:
+    def save(self, iteration: int, extra: StateTree | None = None) -> None:
         """Write the training state.
 
         Args:
@@ -245,7 +248,7 @@ class Trainer:
             raise UserError("expected a folder for the run's files, got none: set run_folder")
         save_state(self.folder.states, iteration, tree)
 
-    def resume(self, path: Path) -> dict[str, Any]:
+    def resume(self, path: Path) -> StateTree:
         """Continue from a state file; to be called on a fresh trainer.
 
         Returns:
@@ -277,11 +280,11 @@ class Trainer:
         set_random_state(tree["random"])
         return tree
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateTree:
         """Return the phase and its state as a tree of tensors and plain values."""
         return {"phase": self._phase_index, "state": self.phase.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: StateTree) -> None:
         """Enter the phase of a saved state; to be called on a fresh trainer."""
         plain = self.phase.network  # of the dense phase, which a fresh trainer is in
         self._phase_index = state["phase"]

@@ -8,18 +8,19 @@ dense, pruned, ground truth.
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from dhp_sr.data.images import encode_png
+from dhp_sr.data.samples import ValSample
 from dhp_sr.metrics import psnr_db
+from dhp_sr.tasks.base import NamedTestSet
 from dhp_sr.tasks.test_sets import Image, TestSet, restore, upscale_input
 from dhp_sr.utils.files import atomic_write, write_json
 from dhp_sr.utils.modules import evaluating
-from dhp_sr.utils.strict_json import finite
+from dhp_sr.utils.strict_json import JsonObject, finite
 
 NUM_IMAGES = 3
 """Images sampled, spread over the test sets."""
@@ -36,7 +37,7 @@ Crop = tuple[int, int, int, int]
 def write_samples(
     folder: Path,
     networks: Mapping[str, nn.Module],
-    sets: Sequence[Any],
+    sets: Sequence[NamedTestSet],
     device: torch.device | str = "cpu",
 ) -> None:
     """Write crops of the first images of the test sets; an older folder is replaced.
@@ -66,7 +67,7 @@ def write_samples(
         write_json(folder / "index.json", {"pictures": entries})
 
 
-def _choose_images(sets: Sequence[Any]) -> list[tuple[TestSet, int]]:
+def _choose_images(sets: Sequence[NamedTestSet]) -> list[tuple[TestSet, int]]:
     """Choose the first image of each set, then the second of each, and so on."""
     restorable = [test_set for test_set in sets if isinstance(test_set, TestSet)]
     chosen = []
@@ -81,9 +82,9 @@ def _write_crops(
     folder: Path,
     number: int,
     versions: Mapping[str, Image],
-    item: Mapping[str, Any],
+    item: ValSample,
     test_set: TestSet,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Write a crop of every version of an image; return its entry in index.json."""
     target = versions[GROUND_TRUTH]
     crop = most_detailed_crop(target, test_set.scale)

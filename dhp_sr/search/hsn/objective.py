@@ -8,10 +8,11 @@ below its budget would stay there otherwise.
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from dhp_sr.utils.modules import StateTree
 
 CostRegularizer = Callable[[float, float], tuple[float, float]]
 """(kept fraction, target fraction) -> (value, derivative by the kept fraction)."""
@@ -120,11 +121,11 @@ class LayerScaling:
         # Over all entries of a head, that is, of the rows of its layer.
         return torch.zeros_like(self.factors).index_add_(0, self._layer_of_row, values.sum(1))
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateTree:
         """Return the factors and the gradient of the last step."""
         return {"factors": self.factors, "previous": self._previous}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: StateTree) -> None:
         """Restore a state that `state_dict` returned."""
         self.factors = state["factors"].clone()
         self._previous = None if state["previous"] is None else state["previous"].clone()

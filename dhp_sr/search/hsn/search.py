@@ -13,7 +13,7 @@ Reference:
     Gao et al., Model Compression via Hyper-Structure Network, 2020 (OpenReview Oc-Aedbjq0).
 """
 
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ from dhp_sr.search.hsn.structure import (
     sample_gates,
 )
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.modules import StateTree
 
 EMA_DECAY = 0.9
 """Decay per step of the running mean of the loss gradient's norm."""
@@ -228,7 +229,7 @@ class HSN(Search):
         """Return logit + bias + median noise: above 0 if a gate is open more often than not."""
         return self._logits.detach() + self._options.logit_bias + GUMBEL_MEDIAN
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateTree:
         """Return the structure network, its optimizer, the factors, and the state of the noise."""
         return {
             "network": dict(self.network.state_dict()),
@@ -238,7 +239,7 @@ class HSN(Search):
             "loss_gradient_norm": self._loss_gradient_norm,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: StateTree) -> None:
         """Restore a state that `state_dict` returned."""
         self.network.load_state_dict(state["network"])
         self._optimizer.load_state_dict(state["optimizer"])

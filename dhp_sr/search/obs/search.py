@@ -8,7 +8,7 @@ set when the search ends; the cut is then corrected as for every other method.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from dhp_sr.search.obs.database import WidthDatabase, output_loss
 from dhp_sr.search.obs.evolution import WidthEvolution
 from dhp_sr.search.obs.statistics import layer_statistics
 from dhp_sr.search.width_prior import width_prior
-from dhp_sr.utils.modules import evaluating, stack_samples
+from dhp_sr.utils.modules import StateTree, evaluating, stack_samples
 
 SCREENING_SHARE = 4
 """Offspring are screened on every fourth batch of the evaluation inputs."""
@@ -53,11 +53,11 @@ class OBSSearch(Search):
         for sample in inputs[: max(0, wanted - len(self._samples))]:
             self._samples.append(sample.detach().cpu().clone())
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateTree:
         """Return the inputs kept; all else follows from them."""
         return {"samples": list(self._samples)}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: StateTree) -> None:
         """Restore a state that `state_dict` returned."""
         self._samples = list(state["samples"])
 
