@@ -1,12 +1,13 @@
 """Make image-restoration networks smaller and faster: search, cut, finetune, export."""
 
 import importlib
+from os import PathLike
 from typing import Any
 
 __version__ = "0.1.0"
 
 
-def compress(network: Any, images: Any, **settings: Any) -> tuple[Any, Any]:
+def compress(network: Any, images: str | PathLike[str], **settings: Any) -> tuple[Any, Any]:
     """Compress a trained image-restoration network, with itself as the teacher.
 
         small, report = dhp_sr.compress(network, "photos/", macs=0.5, minutes=30)

@@ -4,7 +4,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 
 def records_arguments(init: Callable[..., None]) -> Callable[..., None]:
@@ -16,7 +16,7 @@ def records_arguments(init: Callable[..., None]) -> Callable[..., None]:
     signature = inspect.signature(init)
 
     @functools.wraps(init)
-    def wrapper(self: Any, *args: Any, **kwargs: Any) -> None:
+    def wrapper(self: Any, *args: object, **kwargs: object) -> None:
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
         # The constructor checks the values first, so that only valid ones are recorded.
@@ -31,7 +31,7 @@ def records_arguments(init: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
-def require_integers(minimum: int = 1, **values: Any) -> None:
+def require_integers(minimum: int = 1, **values: object) -> None:
     """Check that every named value is an integer of at least `minimum`.
 
     Raises:
@@ -43,7 +43,7 @@ def require_integers(minimum: int = 1, **values: Any) -> None:
             raise ValueError(f"`{name}` (={value!r}) must be an integer of at least {minimum}")
 
 
-def require_numbers(**values: Any) -> None:
+def require_numbers(**values: object) -> None:
     """Check that every named value is a finite number above 0.
 
     Raises:
@@ -54,7 +54,7 @@ def require_numbers(**values: Any) -> None:
             raise ValueError(f"`{name}` (={value!r}) must be a finite number above 0")
 
 
-def require_fraction(**values: Any) -> None:
+def require_fraction(**values: object) -> None:
     """Check that every named value is a number from 0 to below 1.
 
     Raises:
@@ -65,7 +65,7 @@ def require_fraction(**values: Any) -> None:
             raise ValueError(f"`{name}` (={value!r}) must be a number from 0 to below 1")
 
 
-def require_choice(choices: Sequence[Any], **values: Any) -> None:
+def require_choice(choices: Sequence[object], **values: object) -> None:
     """Check that every named value is among `choices`.
 
     Raises:
@@ -77,5 +77,5 @@ def require_choice(choices: Sequence[Any], **values: Any) -> None:
             raise ValueError(f"`{name}` (={value!r}) must be one of {known}")
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)

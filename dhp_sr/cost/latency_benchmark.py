@@ -29,6 +29,7 @@ from dhp_sr.operators.resize import resize
 from dhp_sr.utils.devices import device_name, thread_count
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.network_io import Example, inputs_of, with_further_inputs
+from dhp_sr.utils.strict_json import Json, JsonObject
 from dhp_sr.utils.timing import Clock, cpu_thread_clock, time_interleaved
 
 NETWORK_SECONDS = 2.0
@@ -80,7 +81,7 @@ class LatencyBenchmark:
     """File of layer times, read and added to; None: they are not kept."""
     broadcast: Callable[[Callable[[], Any]], Any] = lambda compute: compute()
     """Calls its argument and returns the result; of several processes, rank 0's result in all."""
-    cache: dict[str, Any] = field(default_factory=dict)
+    cache: JsonObject = field(default_factory=dict)
     """Times measured so far, as `LatencyLUT.times` returns them; none is measured twice."""
     runtime: TimedRuntime = TORCH
     """Program that computes what is timed; others than PyTorch compute on the CPU."""
@@ -120,7 +121,7 @@ class LatencyBenchmark:
         """
         return float(self.broadcast(lambda: self._ratio(candidate, reference)))
 
-    def _conditions(self) -> dict[str, Any]:
+    def _conditions(self) -> dict[str, Json]:
         """Return the conditions that measured times depend on besides the layer."""
         device = self._image.device
         return {

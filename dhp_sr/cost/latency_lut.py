@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 from dhp_sr.utils.files import write_json
 from dhp_sr.utils.modules import canonical_names
 from dhp_sr.utils.network_io import Example, inputs_of
+from dhp_sr.utils.strict_json import Json
 
 FORMAT = "dhp_sr.latency.1"
 """Format and version of the file."""
@@ -88,7 +89,7 @@ class LatencyLUT:
     They hold for a single device, torch version, number of threads and data type: `conditions`.
     """
 
-    conditions: Mapping[str, Any]
+    conditions: Mapping[str, Json]
     layers: dict[str, LayerGrid] = field(default_factory=dict)
     """Signature of a layer call -> its times."""
     networks: dict[str, float] = field(default_factory=dict)
@@ -132,7 +133,7 @@ class LatencyLUT:
         write_json(path, {"format": FORMAT, "conditions": dict(self.conditions), **self.times()})
 
     @classmethod
-    def read(cls, path: Path, conditions: Mapping[str, Any]) -> "LatencyLUT":
+    def read(cls, path: Path, conditions: Mapping[str, Json]) -> "LatencyLUT":
         """Read a table; return an empty table where there is no file.
 
         Also where the file is no table or has other conditions, with a warning.
@@ -181,7 +182,7 @@ def record_layer_calls(network: nn.Module, example_input: Example) -> tuple[Laye
 
         # `weight` is bound as a default: the hook runs after the loop has moved on.
         def record(
-            layer: Any,
+            layer: Layer,
             args: Sequence[Tensor],
             kwargs: Mapping[str, Tensor],
             output: Tensor,

@@ -1,7 +1,6 @@
 """Layers with statistics over the kept channels alone, in a network whose channels are masked."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +33,7 @@ class KeptStatistics:
         self.kept: Tensor | None = None
         """Indices of the kept channels of the result; None while all channels are kept."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+    def __call__(self, *args: object, **kwargs: object) -> Tensor:
         """Run the layer with the kept channels."""
         module = self._module
         kept = self.kept

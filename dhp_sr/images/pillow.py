@@ -7,11 +7,11 @@ References:
 
 import os
 import struct
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image as PillowImage
-from PIL import UnidentifiedImageError
+from PIL import ImageFile, UnidentifiedImageError
 
 from dhp_sr.images.image import (
     ColorInfo,
@@ -94,7 +94,7 @@ def open_with_pillow(file: BinaryIO, format_name: str) -> EncodedImage:
     return EncodedImage(header, decode)
 
 
-def _open(file: BinaryIO, format_name: str) -> PillowImage.Image:
+def _open(file: BinaryIO, format_name: str) -> ImageFile.ImageFile:
     """Open a file with Pillow.
 
     Raises:
@@ -122,9 +122,8 @@ def _open(file: BinaryIO, format_name: str) -> PillowImage.Image:
     return opened
 
 
-def _layout(opened: Any) -> str:
+def _layout(opened: ImageFile.ImageFile) -> str:
     """Return the layout of a BMP's pixels, in Pillow's words; empty for other formats."""
-    # Any: `tile` is an attribute of opened files alone
     if opened.format != "BMP" or not opened.tile:
         return ""
     arguments = opened.tile[0].args

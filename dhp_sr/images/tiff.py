@@ -9,9 +9,10 @@ Reference:
 """
 
 import os
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
+import tifffile
 
 from dhp_sr.images.image import (
     ColorInfo,
@@ -79,7 +80,7 @@ class TiffSamples:
         UnsupportedImageError: Alpha is premultiplied where that is not defined.
     """
 
-    def __init__(self, page: Any) -> None:
+    def __init__(self, page: tifffile.TiffPage) -> None:
         self.page = page
         self.photometric = int(page.photometric)
         self.bits: int = page.bitspersample

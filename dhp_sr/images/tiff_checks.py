@@ -9,7 +9,7 @@ Reference:
 
 import io
 from collections.abc import Iterator
-from typing import Any
+from typing import BinaryIO
 
 import tifffile
 from PIL import Image as PillowImage
@@ -69,7 +69,7 @@ _INK_SET = 332
 _SAMPLE_FORMAT = 339
 
 
-def open_page(file: Any) -> Any:
+def open_page(file: BinaryIO) -> tifffile.TiffPage:
     """Open the image of a TIFF file, a page in tifffile's words.
 
     Raises:
@@ -88,7 +88,7 @@ def open_page(file: Any) -> Any:
         raise UnsupportedImageError(
             f"a TIFF with {len(tiff.pages)} pages; expected a single image, take it apart first"
         )
-    page: Any = tiff.pages.first
+    page = tiff.pages.first
     if tiff.is_imagej or tiff.is_shaped or tiff.is_stk:
         # these programs store many images behind the directory of the first
         images = sum(series.size for series in tiff.series) // max(1, page.size)
@@ -100,7 +100,7 @@ def open_page(file: Any) -> Any:
     return page
 
 
-def check_kind(page: Any) -> None:
+def check_kind(page: tifffile.TiffPage) -> None:
     """Check that an image can be made of the samples.
 
     Raises:
@@ -119,7 +119,7 @@ def check_kind(page: Any) -> None:
         raise UnsupportedImageError(f"a TIFF with {' and '.join(refusals)}: not supported")
 
 
-def _refusals_of_layout(page: Any) -> Iterator[str]:
+def _refusals_of_layout(page: tifffile.TiffPage) -> Iterator[str]:
     if page.subfiletype & 1:
         # cameras' raw formats begin with a small preview
         yield "a thumbnail as its first image (a raw photograph?)"
@@ -129,7 +129,7 @@ def _refusals_of_layout(page: Any) -> Iterator[str]:
         yield f"PlanarConfiguration {page.planarconfig}"
 
 
-def _refusals_of_samples(page: Any) -> Iterator[str]:
+def _refusals_of_samples(page: tifffile.TiffPage) -> Iterator[str]:
     if _PHOTOMETRIC not in page.tags:
         # tifffile takes gray then, whatever the samples are
         yield "no statement of its kind of color (tag 262)"
@@ -148,7 +148,7 @@ def _refusals_of_samples(page: Any) -> Iterator[str]:
         yield f"{bits} bits a sample"
 
 
-def _refusals_of_compression(page: Any) -> Iterator[str]:
+def _refusals_of_compression(page: tifffile.TiffPage) -> Iterator[str]:
     compression = int(page.compression)
     if compression not in _COMPRESSIONS:
         yield f"compression {getattr(page.compression, 'name', page.compression)}"
@@ -168,14 +168,14 @@ def _refusals_of_compression(page: Any) -> Iterator[str]:
         yield "differences (predictor 2) of samples that cannot have any"
 
 
-def segment_size(page: Any) -> tuple[int, int]:
+def segment_size(page: tifffile.TiffPage) -> tuple[int, int]:
     """Return the height and width of a strip or tile."""
     if page.is_tiled:
         return page.tilelength, page.tilewidth
     return min(page.rowsperstrip, page.imagelength), page.imagewidth
 
 
-def check_segments(page: Any, file_bytes: int) -> None:
+def check_segments(page: tifffile.TiffPage, file_bytes: int) -> None:
     """Check that every strip or tile lies in the file and says no other size than the page.
 
     Raises:
@@ -197,7 +197,7 @@ def check_segments(page: Any, file_bytes: int) -> None:
             _check_embedded(page, embedded, page.parent.filehandle.read(length))
 
 
-def _check_embedded(page: Any, format_name: str, content: bytes) -> None:
+def _check_embedded(page: tifffile.TiffPage, format_name: str, content: bytes) -> None:
     # decoders of embedded images allocate memory for the size that these state
     height, width = segment_size(page)
     with PillowImage.open(io.BytesIO(content), formats=(format_name,)) as image:

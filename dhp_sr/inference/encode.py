@@ -143,7 +143,7 @@ def fit_to_format(pixels: Pixels, result: Result) -> Pixels:
 
 def write_with_pillow(file: IO[bytes], pixels: Pixels, result: Result) -> None:
     """Write JPEG, WebP or BMP."""
-    settings: dict[str, Any] = {}
+    settings: dict[str, object] = {}
     if result.icc:
         settings["icc_profile"] = result.icc
     if result.format in ("jpg", "webp"):

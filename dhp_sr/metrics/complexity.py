@@ -9,13 +9,14 @@ convolutions.
 import copy
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dhp_sr.utils.network_io import with_further_inputs
@@ -109,7 +110,13 @@ class _Counter(TorchDispatchMode):
         self.convs = 0
         self.uncounted: set[str] = set()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         # First, since several counts need the size of the result.
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
@@ -134,16 +141,16 @@ def _convolution_macs(args: Sequence[Any], result: Tensor) -> int:
     return elements * math.prod(weight.shape[1:])
 
 
-def _product_macs(args: Sequence[Any], result: Tensor) -> int:
+def _product_macs(args: Sequence[Tensor], result: Tensor) -> int:
     return result.numel() * args[0].shape[-1]
 
 
-def _added_product_macs(args: Sequence[Any], result: Tensor) -> int:
+def _added_product_macs(args: Sequence[Tensor], result: Tensor) -> int:
     # args[0] is the summand.
     return result.numel() * args[1].shape[-1]
 
 
-def _attention_macs(args: Sequence[Any], result: Any) -> int:
+def _attention_macs(args: Sequence[Tensor], result: object) -> int:
     query_BLE, key_BSE, value_BSV = args[:3]
     attention_elements = math.prod(query_BLE.shape[:-1]) * key_BSE.shape[-2]
     # Twice a product over the attention matrix: query with key, then with value.

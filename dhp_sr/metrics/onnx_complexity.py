@@ -3,10 +3,13 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dhp_sr.metrics.complexity import Complexity
 from dhp_sr.utils.errors import UserError
+
+if TYPE_CHECKING:
+    import onnx
 
 Shapes = dict[str, tuple[int, ...]]
 """Name of a tensor -> its size."""
@@ -97,7 +100,7 @@ def onnx_complexity(path: str | Path, input_shape: Sequence[int]) -> Complexity 
     return Complexity(macs, params, activations, convs, tuple(sorted(uncounted)))
 
 
-def _known_shapes(graph: Any) -> Shapes:
+def _known_shapes(graph: "onnx.GraphProto") -> Shapes:
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
         axes = value.type.tensor_type.shape.dim
@@ -107,7 +110,7 @@ def _known_shapes(graph: Any) -> Shapes:
     return shapes
 
 
-def _symbolic_shapes(model: Any) -> Shapes:
+def _symbolic_shapes(model: "onnx.ModelProto") -> Shapes:
     """Sizes by onnxruntime, which also follows those that the graph computes, such as padding."""
     try:
         from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
@@ -118,7 +121,7 @@ def _symbolic_shapes(model: Any) -> Shapes:
         return {}
 
 
-def _macs(node: Any, shapes: Shapes) -> int:
+def _macs(node: "onnx.NodeProto", shapes: Shapes) -> int:
     first = shapes[node.input[0]]
     weight = shapes[node.input[1]]
     result = shapes[node.output[0]]
@@ -132,7 +135,7 @@ def _macs(node: Any, shapes: Shapes) -> int:
     return math.prod(result) * contracted
 
 
-def _params(graph: Any) -> int:
+def _params(graph: "onnx.GraphProto") -> int:
     """Elements of stored tensors that are parameters: not constants of reshapes and the like."""
     names: set[str] = set()
     products = set()

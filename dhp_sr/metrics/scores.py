@@ -5,8 +5,6 @@ PSNR and SSIM are those of BasicSR and the papers.
 Shape suffixes: N images, K classes.
 """
 
-from typing import Any
-
 import cv2
 import numpy as np
 import torch
@@ -145,8 +143,8 @@ def _plane_ssim(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
 def _blur(plane: NDArray[np.float64]) -> NDArray[np.float64]:
     # Where the window hangs over the border, OpenCV mirrors the image; the paper leaves it out.
     margin = WINDOW // 2
-    blurred: NDArray[Any] = cv2.GaussianBlur(np.ascontiguousarray(plane), (WINDOW, WINDOW), SIGMA)
-    return blurred[margin:-margin, margin:-margin]
+    blurred = cv2.GaussianBlur(np.ascontiguousarray(plane), (WINDOW, WINDOW), SIGMA)
+    return np.asarray(blurred, np.float64)[margin:-margin, margin:-margin]
 
 
 def num_correct(scores_NK: Tensor, label_N: Tensor, k: int = 1) -> int:

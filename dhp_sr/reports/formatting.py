@@ -3,11 +3,11 @@
 Every report formats through this module, so that a number looks the same wherever it is shown.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from dhp_sr.utils.cost_kinds import COST_KINDS, CostKind
+from dhp_sr.utils.strict_json import JsonObject
 
 MISSING = "-"
 """Cell of an unknown value in plain text and markdown."""
@@ -52,7 +52,7 @@ class CostColumn:
         return f"{self.kind.label}, {self.unit}"
 
 
-def cost_columns(rows: Iterable[Mapping[str, Any]]) -> list[CostColumn]:
+def cost_columns(rows: Iterable[JsonObject]) -> list[CostColumn]:
     """Choose the columns of the kinds of cost that rows of metrics.json hold, known or None."""
     keys: set[str] = set()
     for row in rows:

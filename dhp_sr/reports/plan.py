@@ -1,12 +1,13 @@
 """Channel groups as text: the plan of a network, and its widths before and after the cut."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from dhp_sr.reports.formatting import CostColumn, pad_columns, shape_text
 from dhp_sr.utils.cost_kinds import COST_KINDS
 from dhp_sr.utils.errors import abbreviate
+from dhp_sr.utils.strict_json import JsonObject
 
 LINE_LENGTH = 100
 """Longest line of the plan in characters; terminals that wide are common."""
@@ -39,11 +40,11 @@ FORMER_KEYS = {
 REMOVED = "removed"
 """Shown for groups and layers that went with a residual branch."""
 
-Group = Mapping[str, Any]
+Group = JsonObject
 """Channel group of plan.json or widths.json."""
 
 
-def plan_text(plan: Mapping[str, Any]) -> str:
+def plan_text(plan: JsonObject) -> str:
     """Format which channel groups can be pruned, and whether the targets can be met.
 
     Args:
@@ -105,7 +106,7 @@ def with_current_keys(plan: Any) -> Any:
     return current
 
 
-def widths_text(widths: Mapping[str, Any]) -> str:
+def widths_text(widths: JsonObject) -> str:
     """Format two tables: the channel groups with the reasons of pinned ones, and the layers.
 
     Args:
@@ -192,7 +193,7 @@ def pinned_group_lines(group: Group) -> list[str]:
     return _wrapped(text, "      ")
 
 
-def target_lines(target: Mapping[str, Any]) -> list[str]:
+def target_lines(target: JsonObject) -> list[str]:
     """Format whether a target can be met, and what remains then, or why it cannot."""
     text = f"  {target['kind']} {target['keep_ratio']:g}: "
     if target["met"]:

@@ -1,8 +1,8 @@
 """PNG files of a run: widths before and after the cut, and the curves of training."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,6 +16,7 @@ from dhp_sr.reports.run import TrainingPoint, ValidationPoint, phase_spans, read
 from dhp_sr.reports.scores import Score, scores_of
 from dhp_sr.utils.cost_kinds import ALWAYS_REPORTED
 from dhp_sr.utils.files import atomic_path, write_text
+from dhp_sr.utils.strict_json import JsonObject
 
 INK = "#1f2933"
 MUTED = "#7b8794"
@@ -58,7 +59,7 @@ def write_reports(folder: str | Path) -> list[Path]:
     return written
 
 
-def plot_widths(path: str | Path, widths: Mapping[str, Any], title: str = "") -> None:
+def plot_widths(path: str | Path, widths: JsonObject, title: str = "") -> None:
     """Draw a horizontal bar per layer, its output channels before and after the cut.
 
     Args:

@@ -17,8 +17,9 @@ from dhp_sr.reports.run_files import (
     read_samples,
 )
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.strict_json import JsonObject
 
-Row = Mapping[str, Any]
+Row = JsonObject
 """Entry of `rows` in metrics.json: a model with its scores and costs, or an input with scores."""
 
 
@@ -75,21 +76,21 @@ class Run:
 
     folder: Path
     """Folder, or file of saved results, that was read."""
-    metrics: Mapping[str, Any] | None = None
+    metrics: JsonObject | None = None
     """metrics.json, None while the run is unfinished."""
-    widths: Mapping[str, Any] | None = None
+    widths: JsonObject | None = None
     """widths.json, None before the cut and for a run with several targets."""
     curves: tuple[TrainingPoint, ...] = ()
     """curves.csv, in order."""
     validation: tuple[ValidationPoint, ...] = ()
     """validation.csv, in order."""
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: JsonObject = field(default_factory=dict)
     """options.yml as written, unchecked."""
-    environment: Mapping[str, Any] = field(default_factory=dict)
+    environment: JsonObject = field(default_factory=dict)
     """environment.json."""
-    plan: Mapping[str, Any] | None = None
+    plan: JsonObject | None = None
     """plan.json (the channel groups), None for a run that did not write it."""
-    cut_widths: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    cut_widths: Mapping[str, JsonObject] = field(default_factory=dict)
     """Name of a pruned model -> its widths, as there is a model for each target."""
     latents: tuple[LatentHistory, ...] = ()
     """latents.csv, by channel group."""
@@ -97,7 +98,7 @@ class Run:
     """images/: crops of test images."""
 
     @property
-    def results(self) -> Mapping[str, Any]:
+    def results(self) -> JsonObject:
         """metrics.json, empty while the run is unfinished."""
         return self.metrics or {}
 
@@ -221,7 +222,7 @@ def read_run_or_saved(path: str | Path) -> Run:
         return read_run(path)
     content = read_json(path) or {}
     metrics = content.get("metrics")
-    if not isinstance(metrics, Mapping) or not isinstance(metrics.get("rows"), list):
+    if not isinstance(metrics, dict) or not isinstance(metrics.get("rows"), list):
         raise UserError(f"{path}: expected a run folder or the saved results of a run")
     environment = {}
     for key in ("hardware", "minutes", "note"):
@@ -232,7 +233,7 @@ def read_run_or_saved(path: str | Path) -> Run:
     return Run(path, metrics, environment=environment)
 
 
-def read_options(path: Path) -> dict[str, Any]:
+def read_options(path: Path) -> JsonObject:
     """Read an option file without checking it; empty where it is missing or holds no mapping.
 
     Raises:
@@ -244,7 +245,7 @@ def read_options(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def read_cut_widths(folder: Path) -> dict[str, dict[str, Any]]:
+def read_cut_widths(folder: Path) -> dict[str, JsonObject]:
     """Read the widths of every pruned model in a run folder, by the name of the model.
 
     Raises:

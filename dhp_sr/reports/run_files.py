@@ -5,7 +5,7 @@ not there yet. For a damaged file it raises a UserError that names the file.
 """
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.pixels import PNG_SIGNATURE
-from dhp_sr.utils.strict_json import parse_json
+from dhp_sr.utils.strict_json import JsonObject, parse_json
 
 MAX_PNG_BYTES = 4 * 2**20
 """Largest PNG file accepted as a crop; those that a run writes are far smaller."""
@@ -69,7 +69,7 @@ class Sample:
     """Versions in the order to show them."""
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> JsonObject | None:
     """Read a JSON object.
 
     Raises:
@@ -158,7 +158,7 @@ def read_samples(folder: Path) -> tuple[Sample, ...]:
         ) from error
 
 
-def _read_sample(folder: Path, entry: Mapping[str, Any]) -> Sample:
+def _read_sample(folder: Path, entry: JsonObject) -> Sample:
     versions = []
     for version in entry["versions"]:
         path = folder / version["file"]

@@ -1,7 +1,6 @@
 """Tables of models: the results of a run, and the measurements of finished model files."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from dhp_sr.reports.formatting import (
     MISSING,
@@ -20,12 +19,13 @@ from dhp_sr.reports.scores import (
     SSIM_Y,
     scores_of,
 )
+from dhp_sr.utils.strict_json import JsonObject
 
 _IMAGE_SCORES = (PSNR_Y, PSNR_RGB, SSIM_Y)
 _NTIRE_INPUT = "256x256"
 
 
-def text_table(metrics: Mapping[str, Any]) -> str:
+def text_table(metrics: JsonObject) -> str:
     """Format the results of a run as text: a row per model, two columns per test set.
 
     Args:
@@ -34,7 +34,7 @@ def text_table(metrics: Mapping[str, Any]) -> str:
     return aligned(_result_cells(metrics))
 
 
-def markdown_table(metrics: Mapping[str, Any]) -> str:
+def markdown_table(metrics: JsonObject) -> str:
     """Format the results of a run in markdown: a row per model, two columns per test set.
 
     Args:
@@ -43,7 +43,7 @@ def markdown_table(metrics: Mapping[str, Any]) -> str:
     return markdown(_result_cells(metrics))
 
 
-def evaluation_text(evaluation: Mapping[str, Any], images: bool = True) -> str:
+def evaluation_text(evaluation: JsonObject, images: bool = True) -> str:
     """Format quality, cost, time and memory of finished models side by side.
 
     Args:
@@ -69,7 +69,7 @@ def evaluation_text(evaluation: Mapping[str, Any], images: bool = True) -> str:
     return "\n".join(sections)
 
 
-def _result_cells(metrics: Mapping[str, Any]) -> list[list[str]]:
+def _result_cells(metrics: JsonObject) -> list[list[str]]:
     rows = metrics["rows"]
     sets = set_names(rows)
     scores = scores_of(metrics.get("task"))[:NUM_TABLE_SCORES]
@@ -127,7 +127,7 @@ def image_score_table(test_set: str, rows: Sequence[Row], crop_border: int, imag
     return title + aligned(table)
 
 
-def _joined_scores(values: Mapping[str, Any]) -> str:
+def _joined_scores(values: JsonObject) -> str:
     return " / ".join(score.text(values[score.key]) for score in _IMAGE_SCORES)
 
 

@@ -13,7 +13,6 @@ Its graph stays that of the dense network, so that both can be run side by side.
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -89,7 +88,11 @@ def constants_left(
 
 
 def _record(
-    constants: dict[str, Tensor], layer: BranchLayer, module: nn.Module, inputs: Any, output: Tensor
+    constants: dict[str, Tensor],
+    layer: BranchLayer,
+    module: nn.Module,
+    inputs: object,
+    output: Tensor,
 ) -> None:
     """Forward hook: keep the constant that a layer computes at every position."""
     dim = -1 - len(layer.strides)

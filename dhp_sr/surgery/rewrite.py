@@ -198,14 +198,14 @@ def _fits_already(small: nn.Module, graph: fx.Graph, patches: Patches, example: 
     return True
 
 
-def _is_computed(argument: Any) -> bool:
+def _is_computed(argument: object) -> bool:
     """Return whether an argument, or an entry of it, is the result of a node."""
     if isinstance(argument, tuple | list):
         return any(map(_is_computed, argument))
     return isinstance(argument, fx.Node)
 
 
-def _states(argument: Any, size: Size) -> bool:
+def _states(argument: object, size: Size) -> bool:
     """Return whether an argument states a size."""
     if isinstance(size, list) and isinstance(argument, int):
         # torch.split with a single size: all chunks have it, and the last has the rest.

@@ -3,20 +3,19 @@
 import functools
 from collections.abc import Collection, Mapping
 from importlib.resources import files
-from typing import Any
 
 from dhp_sr.config.renamed import use_current_names
 from dhp_sr.reports.run import Run, read_options
 from dhp_sr.reports.run_files import read_json
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.methods import BASELINES
-from dhp_sr.utils.strict_json import parse_json
+from dhp_sr.utils.strict_json import JsonObject, parse_json
 
 NO_METHOD = "none"
 """Method of a run that trains the dense network and prunes nothing."""
 
 
-def method_of(options: Mapping[str, Any]) -> str:
+def method_of(options: JsonObject) -> str:
     """Look up the search method in the contents of an option file, old ones included."""
     current_options, _ = use_current_names(options)
     compress = current_options.get("compress")
@@ -53,7 +52,7 @@ def baselines_of(run: Run) -> list[Run]:
     return baselines
 
 
-def noise_levels(options: Mapping[str, Any]) -> dict[str, float | None]:
+def noise_levels(options: JsonObject) -> dict[str, float | None]:
     """Look up the noise level (0 to 255) of every test set in the contents of an option file."""
     datasets = options.get("datasets")
     if not isinstance(datasets, Mapping):
@@ -67,7 +66,7 @@ def noise_levels(options: Mapping[str, Any]) -> dict[str, float | None]:
 
 def published_points(
     task: str | None, scale: int | None, sigma: float | None, sets: Collection[str]
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """Collect published networks that were scored on the same task and on a common test set.
 
     Args:
@@ -108,14 +107,14 @@ def _sigmas(run: Run) -> set[float]:
 
 
 @functools.cache
-def published_tables() -> list[dict[str, Any]]:
+def published_tables() -> list[JsonObject]:
     """Tables of published results, with their sources and conventions."""
     path = files(__package__) / "assets" / "published.json"
-    tables: list[dict[str, Any]] = parse_json(path.read_text(encoding="utf-8"))["tables"]
+    tables: list[JsonObject] = parse_json(path.read_text(encoding="utf-8"))["tables"]
     return tables
 
 
-def published_point(table: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+def published_point(table: JsonObject, row: JsonObject) -> JsonObject:
     """Convert a row of published.json into a point of the scatter chart."""
     # The chart has space for few names: those of DHP's rows and of what they are compared with.
     short = ""

@@ -6,7 +6,7 @@ The values are those of the run's files; the page's scripts draw them.
 import math
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any
+from typing import TypedDict
 
 from dhp_sr.reports.formatting import cost_columns
 from dhp_sr.reports.page.baselines import (
@@ -27,17 +27,40 @@ from dhp_sr.reports.run import (
 )
 from dhp_sr.reports.scores import scores_of
 from dhp_sr.utils.cost_kinds import ALWAYS_REPORTED
+from dhp_sr.utils.strict_json import JsonObject
 
 MAX_LINE_POINTS = 400
 """Points of a line; a chart is not wide enough to show more."""
 
-Line = dict[str, Any]
-"""`label`, `style` (index of color and dashes), and `points` (iteration, value)."""
-Chart = dict[str, Any]
-"""`title`, `lines`, `log` and `fraction` (kind of the vertical axis)."""
+
+class Line(TypedDict):
+    """A line of a chart."""
+
+    label: str
+    style: int
+    """Index of color and dashes."""
+    points: list[list[float]]
+    """Iteration and value of each."""
 
 
-def scatter_chart(runs: Sequence[Run], baselines: Sequence[Run] = ()) -> dict[str, Any] | None:
+class Chart(TypedDict):
+    """Lines over the iterations; `log` and `fraction` are kinds of the vertical axis."""
+
+    title: str
+    lines: list[Line]
+    log: bool
+    fraction: bool
+
+
+class TrainingCharts(TypedDict):
+    """Curves of a run, or of several."""
+
+    phases: list[JsonObject]
+    """Name, start and end of each."""
+    charts: list[Chart]
+
+
+def scatter_chart(runs: Sequence[Run], baselines: Sequence[Run] = ()) -> JsonObject | None:
     """Collect the data of score against cost; None if no run has scores and costs.
 
     Args:
@@ -92,12 +115,8 @@ def scatter_chart(runs: Sequence[Run], baselines: Sequence[Run] = ()) -> dict[st
     }
 
 
-def training_charts(run: Run) -> dict[str, Any] | None:
-    """Collect the data of a run's curves; None if it has no rows yet.
-
-    Returns:
-        JSON object of `phases` (name, start, end) and `charts`, see `Chart`.
-    """
+def training_charts(run: Run) -> TrainingCharts | None:
+    """Collect the data of a run's curves; None if it has no rows yet."""
     if not (run.curves or run.validation):
         return None
     charts = [
@@ -111,7 +130,7 @@ def training_charts(run: Run) -> dict[str, Any] | None:
     return {"phases": phases, "charts": [chart for chart in charts if chart["lines"]]}
 
 
-def compared_training_charts(runs: Sequence[Run]) -> dict[str, Any] | None:
+def compared_training_charts(runs: Sequence[Run]) -> TrainingCharts | None:
     """Collect the curves of several runs, a line for each; None if none has rows yet.
 
     There is a chart for the loss, for the kept multiply-adds and for each test set.
@@ -140,7 +159,7 @@ def compared_training_charts(runs: Sequence[Run]) -> dict[str, Any] | None:
     return {"phases": [], "charts": list(merged.values())}
 
 
-def network_points(run: Run, several: bool) -> list[dict[str, Any]]:
+def network_points(run: Run, several: bool) -> list[JsonObject]:
     """Convert each network of a run into a point; `several` puts the run's name before it."""
     method = method_of(run.options)
     points = []

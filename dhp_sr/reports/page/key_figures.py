@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from dhp_sr.reports.formatting import (
     TIMES,
@@ -16,6 +15,7 @@ from dhp_sr.reports.formatting import (
 from dhp_sr.reports.page.baselines import NO_METHOD, method_of
 from dhp_sr.reports.run import Row, Run, TrainingPoint, ValidationPoint, score_keys
 from dhp_sr.reports.scores import scores_of
+from dhp_sr.utils.strict_json import JsonObject
 
 _TASK_NAMES = {"sr": "super-resolution", "denoise": "denoising"}
 
@@ -98,7 +98,7 @@ def first_pruned(run: Run) -> Row | None:
     return None
 
 
-def network_name(options: Mapping[str, Any]) -> str:
+def network_name(options: JsonObject) -> str:
     """Look up the class of the network in the contents of an option file."""
     network = options.get("network_g")
     if isinstance(network, Mapping) and network.get("type") == "Hyper":

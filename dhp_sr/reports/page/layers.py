@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from dhp_sr.reports.formatting import PAGE_MISSING
 from dhp_sr.reports.run import Run
 from dhp_sr.utils.cost_kinds import COST_KINDS, CostKind
+from dhp_sr.utils.strict_json import JsonObject
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Group:
     """Reason why the group is pinned, empty for a prunable one."""
 
 
-def layers_of(cut_widths: Mapping[str, Mapping[str, Any]]) -> list[Layer]:
+def layers_of(cut_widths: Mapping[str, JsonObject]) -> list[Layer]:
     """List the layers of a run, or of several.
 
     Names and widths before the cut are those of the first model. A model that lacks a layer, or
@@ -120,7 +120,7 @@ def groups_of(run: Run) -> list[Group]:
     for model, widths in run.cut_widths.items():
         cut_by_model[model] = by_name(widths["groups"])
     # An older run has no plan: its groups are known from its first pruned model alone.
-    first_cut: Mapping[str, Any] = next(iter(cut_by_model.values()), {})
+    first_cut: JsonObject = next(iter(cut_by_model.values()), {})
     kinds = saving_kinds(run)
     groups = []
     for name in dict.fromkeys([*planned, *first_cut]):
@@ -132,15 +132,15 @@ def groups_of(run: Run) -> list[Group]:
     return groups
 
 
-def by_name(entries: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+def by_name(entries: Iterable[JsonObject]) -> dict[str, JsonObject]:
     """Index layers or groups of a JSON file by their names."""
     return {entry["name"]: entry for entry in entries}
 
 
 def merge_group(
     name: str,
-    planned: Mapping[str, Any],
-    cut: Mapping[str, Mapping[str, Any]],
+    planned: JsonObject,
+    cut: Mapping[str, JsonObject],
     kinds: Iterable[CostKind],
 ) -> Group:
     """Merge the description of a group in the plan and in the widths of pruned models.
@@ -152,7 +152,7 @@ def merge_group(
         kinds: Kinds of cost in `Group.savings`.
     """
     # The width and the reason are the same in all of them; a run without a plan has the second.
-    any_cut: Mapping[str, Any] = next(iter(cut.values()), {})
+    any_cut: JsonObject = next(iter(cut.values()), {})
     shares = planned.get("cost_shares") or {}
     savings = []
     for kind in kinds:
@@ -161,9 +161,9 @@ def merge_group(
     return Group(
         name=name,
         layers=tuple(planned.get("members", ())),
-        before=planned.get("width", any_cut.get("before")),
+        before=planned.get("width") or any_cut["before"],
         after={model: group["after"] for model, group in cut.items()},
         min_width=planned.get("min_width"),
         savings=tuple(savings),
-        reason=planned.get("reason", any_cut.get("reason", "")),
+        reason=planned.get("reason") or any_cut.get("reason", ""),
     )

@@ -2,11 +2,10 @@
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import yaml
 from jinja2 import Environment, FunctionLoader, StrictUndefined
@@ -28,7 +27,7 @@ from dhp_sr.reports.page.results_table import Table, results_table
 from dhp_sr.reports.run import Run, read_run_or_saved
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_text
-from dhp_sr.utils.strict_json import finite
+from dhp_sr.utils.strict_json import JsonObject, finite
 
 SCRIPTS = (
     "svg.js",
@@ -69,7 +68,7 @@ class RunSection:
     """Latents over time, none if they never changed."""
     has_latents: bool
     """Whether the run saved its latents."""
-    environment: Mapping[str, Any]
+    environment: JsonObject
     """Versions, device, command."""
     options: str
     """Options as YAML."""
@@ -93,7 +92,7 @@ class Page:
     """Test images."""
     num_images_left_out: int
     """Test images left out for the size of the page."""
-    data: Mapping[str, Any]
+    data: JsonObject
     """JSON for the scripts: `scatter` and `curves`, both None if there is nothing to draw."""
     sources: tuple[str, ...]
     """Where the published points come from."""
@@ -220,7 +219,7 @@ def run_section(run: Run) -> RunSection:
     )
 
 
-def published_sources(scatter: Mapping[str, Any] | None) -> tuple[str, ...]:
+def published_sources(scatter: JsonObject | None) -> tuple[str, ...]:
     """Sources of the published points and how they were scored, each once."""
     if scatter is None:
         return ()
