@@ -6,7 +6,7 @@ A folder of links beside the run keeps the two apart, so that an option file can
 import os
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,6 @@ from dhp_sr.config.section import color_of
 from dhp_sr.data.augment import to_chw, to_tensor
 from dhp_sr.data.build import default_reductions
 from dhp_sr.data.images import crop_to_multiple, decode, encode_png, header_size, to_color
-from dhp_sr.data.sources import image_paths
 from dhp_sr.deploy.model_info import ModelInfo
 from dhp_sr.metrics import to_uint8
 from dhp_sr.utils.errors import UserError
@@ -69,23 +68,6 @@ class PreparedImages:
         return text
 
 
-def list_images(folder: Path) -> list[Path]:
-    """Return the images of a folder and the folders in it.
-
-    Raises:
-        UserError: There is no such folder, or it holds fewer than two images.
-    """
-    if not folder.is_dir():
-        raise UserError(f"--images {folder}: expected a folder of images, there is none")
-    paths = image_paths(path for path in folder.rglob("*") if path.is_file())
-    if len(paths) < 2:
-        raise UserError(
-            f"--images {folder}: expected two images at least, one of them to score on; "
-            f"found {len(paths)}"
-        )
-    return paths
-
-
 def read_samples(paths: Sequence[Path], info: ModelInfo, count: int, side: int) -> list[Tensor]:
     """Read the centers of a few images, spread over the list, as tensors (C, h, w) in [0, 1]."""
     # Spread out: neighbors in a folder are often frames of the same scene.
@@ -113,7 +95,7 @@ def prepare_images(
     network: nn.Module,
     info: ModelInfo,
     degradation: Degradation,
-    truths: Path | None,
+    truths: Mapping[Path, Path] | None,
 ) -> PreparedImages:
     """Divide images into training and held-out ones, and write what the run needs of them.
 
@@ -123,10 +105,10 @@ def prepare_images(
         network: The teacher, on the CPU.
         info: Its description.
         degradation: Way that inputs come from the images.
-        truths: Folder of ground truths of the same names; None: there are none.
+        truths: Image -> its ground truth; None: there are none.
 
     Raises:
-        UserError: Images are too small, or ground truths are missing.
+        UserError: Images are too small.
     """
     if truths is not None and degradation.kind != "none":
         raise UserError("--truth: no effect with --degradation, which makes inputs from the images")
@@ -238,19 +220,12 @@ def _link_or_copy(path: Path, link: Path) -> None:
         shutil.copyfile(path, link)
 
 
-def _link_pairs(paths: Sequence[Path], truths: Path, folder: Path) -> dict[str, str]:
-    by_stem = {path.stem: path for path in list_images(truths)}
-    missing = [path.name for path in paths if path.stem not in by_stem]
-    if missing:
-        raise UserError(
-            f"--truth {truths}: expected an image of the same name for each of --images; missing: "
-            f"{', '.join(missing[:5])}"
-        )
+def _link_pairs(paths: Sequence[Path], truths: Mapping[Path, Path], folder: Path) -> dict[str, str]:
     inputs, targets = folder / "inputs", folder / "truths"
     inputs.mkdir(parents=True)
     targets.mkdir(parents=True)
     for index, path in enumerate(paths):
-        truth = by_stem[path.stem]
+        truth = truths[path]
         # The same stem on both sides, whatever the suffixes.
         _link_or_copy(path, inputs / f"{index:05d}_{path.stem}{path.suffix}")
         _link_or_copy(truth, targets / f"{index:05d}_{path.stem}{truth.suffix}")

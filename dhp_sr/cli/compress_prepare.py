@@ -15,7 +15,6 @@ from torch import nn
 from dhp_sr.cli.compress_images import (
     BATCH_SIZE,
     PreparedImages,
-    list_images,
     prepare_images,
     read_samples,
 )
@@ -36,7 +35,14 @@ from dhp_sr.cli.compress_plan import (
     plan_length,
 )
 from dhp_sr.cli.compress_quality import find_keep_ratio
-from dhp_sr.cli.compress_request import QUALITY, CompressRequest, Degradation, Target
+from dhp_sr.cli.compress_request import (
+    QUALITY,
+    CompressRequest,
+    Degradation,
+    Target,
+    list_images,
+    match_truths,
+)
 from dhp_sr.cli.compress_shapes import choose_shape
 from dhp_sr.config.schema import Options
 from dhp_sr.deploy import save_model
@@ -72,6 +78,9 @@ def prepare_run(
     """
     _check_request(request)
     paths = list_images(request.images)
+    truths = None
+    if request.truths is not None:
+        truths = match_truths(paths, request.images, request.truths)
     checkpoint = _adapt_value_range(checkpoint, paths, note)
     network, info = checkpoint.network, info_of(checkpoint.network)
     if not info.restores_images:
@@ -84,7 +93,7 @@ def prepare_run(
     least = _least_macs(hyper, network, rules, request.target, note)
     folder = root / "experiments" / f"{request.run_name}_images"
     degradation = Degradation.from_text(request.degradation, info.scale)
-    prepared = prepare_images(folder, paths, network, info, degradation, request.truths)
+    prepared = prepare_images(folder, paths, network, info, degradation, truths)
     note(prepared.trust)
     template = RunTemplate(
         name=request.run_name,

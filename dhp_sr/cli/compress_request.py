@@ -1,10 +1,13 @@
-"""Request for a compression: target, degradation, files; with checks of their texts."""
+"""Request for a compression: target, degradation, images and other files, with their checks."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dhp_sr.data.sources import image_paths
 from dhp_sr.utils.cost_kinds import COST_KINDS
 from dhp_sr.utils.errors import UserError, unknown_name
+from dhp_sr.utils.files import walk_folder
 
 QUALITY = "quality"
 """Target that is no cost: dB that may be lost."""
@@ -132,3 +135,61 @@ class CompressRequest:
         """Name of the run, and of its folder."""
         flags = {"drop_in": self.drop_in, "remove_blocks": self.remove_blocks}
         return "_".join([self.name, self.target.label, *(name for name in flags if flags[name])])
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Return the images of a folder and the folders in it, see `walk_folder`.
+
+    Raises:
+        UserError: There is no such folder, it holds fewer than two images, or a link to nothing.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--images {folder}: expected a folder of images, there is none")
+    paths = image_paths(walk_folder(folder))
+    if len(paths) < 2:
+        raise UserError(
+            f"--images {folder}: expected two images at least, one of them to score on; "
+            f"found {len(paths)}"
+        )
+    return paths
+
+
+def match_truths(paths: Sequence[Path], images: Path, truths: Path) -> dict[Path, Path]:
+    """Return the truth of each image: of the same path in its folder, else of the same name.
+
+    Suffixes do not count.
+
+    Args:
+        paths: Images.
+        images: The folder that they are in, or in folders of.
+        truths: The folder of the truths.
+
+    Raises:
+        UserError: An image has no truth, or several of its name in other folders.
+    """
+    of_path = {}
+    of_name: dict[str, list[Path]] = {}
+    for truth in list_images(truths):
+        of_path[truth.relative_to(truths).with_suffix("")] = truth
+        of_name.setdefault(truth.stem, []).append(truth)
+    truth_of = {}
+    missing = []
+    for path in paths:
+        same_name = of_name.get(path.stem, [])
+        truth = of_path.get(path.relative_to(images).with_suffix(""))
+        if truth is None and len(same_name) > 1:
+            listed = ", ".join(str(other.relative_to(truths)) for other in same_name[:3])
+            raise UserError(
+                f"--truth {truths}: expected one truth for {path.relative_to(images)}, found "
+                f"{listed}: put them into folders like those of --images"
+            )
+        if truth is None and not same_name:
+            missing.append(path.name)
+            continue
+        truth_of[path] = truth or same_name[0]
+    if missing:
+        raise UserError(
+            f"--truth {truths}: expected an image of the same name for each of --images; missing: "
+            f"{', '.join(missing[:5])}"
+        )
+    return truth_of

@@ -17,6 +17,7 @@ from dhp_sr.data.labeled_tables import (
 from dhp_sr.data.sources import image_paths
 from dhp_sr.images.formats import SUFFIXES
 from dhp_sr.utils.errors import UserError, abbreviate
+from dhp_sr.utils.files import walk_folder
 
 SPLITS = ("train", "val", "test")
 """Usual names of folders above the class folders."""
@@ -83,7 +84,7 @@ def read_class_folders(
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        images = image_paths((folder / name).rglob("*"))
+        images = image_paths(walk_folder(folder / name))
         if not images:
             raise UserError(
                 f"{folder / name}: expected images of class {name!r}, got none: "

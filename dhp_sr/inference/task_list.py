@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dhp_sr.images.formats import OUTPUT_SUFFIXES, SUFFIXES, output_format_of
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.files import walk_folder
 
 
 @dataclass(frozen=True)
@@ -70,30 +71,16 @@ def list_tasks(source: Path, output: Path, output_format: str, suffix: str = "")
 
 
 def _walk(root: Path, output: Path) -> tuple[list[Path], list[Path]]:
-    """List what is named like an image, folders included, and the other files.
-
-    Links to folders are followed, each folder is visited once, and the results' folder is not.
-    """
+    """List what is named like an image, folders included, and the other files."""
     images = []
     ignored = []
-    visited = set()
-    results = os.path.realpath(output)
-    for folder, folders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        # a link can lead back up; results of an earlier run are no images to restore
-        if real in visited or (real == results and real != os.path.realpath(root)):
-            folders.clear()
-            continue
-        visited.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    for path in walk_folder(root, without=output):
         # folders too: `a.png` that is a folder is reported as such, not skipped
-        for name in [*folders, *files]:
-            path = Path(folder, name)
-            if path.suffix.lower() in SUFFIXES and not name.startswith("."):
-                images.append(path)
-            elif name not in folders:
-                ignored.append(path)
-    return sorted(images), sorted(ignored)
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+            images.append(path)
+        elif not path.is_dir():
+            ignored.append(path)
+    return images, ignored
 
 
 def _name_results(

@@ -1,4 +1,4 @@
-"""Atomic writes: a file is either complete or absent."""
+"""Files: atomic writes, which leave a complete file or none, and the walk through a folder."""
 
 import json
 import os
@@ -143,6 +143,31 @@ def _is_abandoned(path: Path) -> bool:
         return _try_lock(handle)
     finally:
         os.close(handle)
+
+
+def walk_folder(root: Path, without: Path | None = None) -> Iterator[Path]:
+    """Yield the files in a folder and in all folders inside it, and these folders, sorted by path.
+
+    Links to folders are followed; each folder is visited once, for a link can lead back up. Folders
+    whose names begin with a dot are left out: editors and file managers keep copies there.
+
+    Args:
+        root: An existing folder.
+        without: Folder that is left out, such as that of earlier results.
+    """
+    visited = set()
+    if without is not None and os.path.realpath(without) != os.path.realpath(root):
+        visited.add(os.path.realpath(without))
+    found: list[Path] = []
+    for inner, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(inner)
+        if real in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(inner, name) for name in [*folders, *names]]
+    yield from sorted(found)
 
 
 def remove_partial_files(folder: Path) -> list[Path]:

@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from dhp_sr.utils.files import atomic_path, remove_stale_parts, temporary_folder, write_text
+from dhp_sr.utils.files import (
+    atomic_path,
+    remove_stale_parts,
+    temporary_folder,
+    walk_folder,
+    write_text,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -77,3 +83,25 @@ def test_whole_files_and_folders_leave_nothing(tmp_path):
         (folder / "c").write_text("c")
         os.replace(folder / "c", tmp_path / "c")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c"]
+
+
+def test_a_walk_follows_links_once_and_leaves_hidden_folders_out(tmp_path):
+    root = tmp_path / "root"
+    for name in ("a/x.png", ".cache/x.png", "a/.ipynb_checkpoints/x.png", "out/x.png", "b.txt"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "y.png").touch()
+    (root / "link").symlink_to(tmp_path / "elsewhere")
+    (root / "a" / "loop").symlink_to(root)
+    (root / "gone").symlink_to(tmp_path / "nothing")
+    found = [str(path.relative_to(root)) for path in walk_folder(root, without=root / "out")]
+    assert found == sorted(found)
+    names = {"a", "a/loop", "a/x.png", "b.txt", "gone", "link", "link/y.png", "out"}
+    assert set(found) == names
+
+
+def test_a_walk_of_the_results_folder_itself(tmp_path):
+    """Results beside their images: nothing is left out."""
+    (tmp_path / "x.png").touch()
+    assert list(walk_folder(tmp_path, without=tmp_path)) == [tmp_path / "x.png"]

@@ -1,0 +1,64 @@
+"""Images of a request: found in folders of folders, each with its own truth."""
+
+import pytest
+
+from dhp_sr.cli.compress_request import list_images, match_truths
+from dhp_sr.utils.errors import UserError
+
+
+def touched(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def matched(images, truths):
+    """Name of an image -> name of its truth."""
+    pairs = match_truths(list_images(images), images, truths)
+    named = {}
+    for image, truth in pairs.items():
+        named[str(image.relative_to(images))] = str(truth.relative_to(truths))
+    return named
+
+
+def test_linked_folders_of_images_are_found(tmp_path):
+    touched(tmp_path / "disk", "a.png", "b.png")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "T91").symlink_to(tmp_path / "disk")
+    names = [path.name for path in list_images(tmp_path / "images")]
+    assert names == ["a.png", "b.png"]
+
+
+def test_links_to_nothing_are_named(tmp_path):
+    images = touched(tmp_path / "images", "a.png", "b.png")
+    (images / "c.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(UserError, match=r"c\.png"):
+        list_images(images)
+
+
+def test_equal_names_in_different_folders_keep_their_own_truths(tmp_path):
+    images = touched(tmp_path / "lq", "a/0001.jpg", "b/0001.jpg")
+    truths = touched(tmp_path / "gt", "a/0001.png", "b/0001.png")
+    assert matched(images, truths) == {"a/0001.jpg": "a/0001.png", "b/0001.jpg": "b/0001.png"}
+
+
+def test_a_name_that_occurs_once_is_enough(tmp_path):
+    images = touched(tmp_path / "lq", "a/0001.jpg", "b/0002.jpg")
+    truths = touched(tmp_path / "gt", "0001.png", "c/0002.png")
+    assert matched(images, truths) == {"a/0001.jpg": "0001.png", "b/0002.jpg": "c/0002.png"}
+
+
+def test_several_possible_truths_are_refused(tmp_path):
+    images = touched(tmp_path / "lq", "0001.jpg", "0002.jpg")
+    truths = touched(tmp_path / "gt", "a/0001.png", "b/0001.png", "0002.png")
+    with pytest.raises(UserError) as error:
+        matched(images, truths)
+    assert "a/0001.png" in str(error.value) and "b/0001.png" in str(error.value)
+
+
+def test_missing_truths_are_named(tmp_path):
+    images = touched(tmp_path / "lq", "0001.jpg", "0002.jpg")
+    truths = touched(tmp_path / "gt", "0001.png", "other.png")
+    with pytest.raises(UserError, match=r"0002\.jpg"):
+        matched(images, truths)
