@@ -37,7 +37,7 @@ class ValSample(TypedDict):
     """Whether the file of the target is gray, whatever the color that it is read in."""
 
 
-class ValImages(Protocol):
+class ValSamples(Protocol):
     """Whole images, a list of them or a data set that decodes them."""
 
     def __len__(self) -> int:

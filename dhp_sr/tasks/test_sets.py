@@ -19,7 +19,7 @@ from dhp_sr.config.schema import Options
 from dhp_sr.data.bicubic import upscale
 from dhp_sr.data.build import build_val_set
 from dhp_sr.data.images import encode_png, to_color
-from dhp_sr.data.samples import ValImages, ValSample
+from dhp_sr.data.samples import ValSample, ValSamples
 from dhp_sr.metrics import psnr_db, ssim, to_uint8
 from dhp_sr.metrics.scores import WINDOW
 from dhp_sr.reports.scores import PSNR_RGB, PSNR_Y, SSIM_RGB, SSIM_Y
@@ -42,7 +42,7 @@ class TestSet:
 
     name: str
     """Its name in tables; unique in a run."""
-    items: ValImages
+    items: ValSamples
     """Images as dicts: "lq" (C, h, w) in [0, 1], "key", "lq_uint8" and "gt_uint8" (HWC)."""
     scale: int
     """Enlargement from "lq" to "gt_uint8"."""
