@@ -167,26 +167,26 @@ def match_truths(paths: Sequence[Path], images: Path, truths: Path) -> dict[Path
     Raises:
         UserError: An image has no truth, or several of its name in other folders.
     """
-    of_path = {}
+    of_path: dict[Path, Path] = {}
     of_name: dict[str, list[Path]] = {}
     for truth in list_images(truths):
         of_path[truth.relative_to(truths).with_suffix("")] = truth
         of_name.setdefault(truth.stem, []).append(truth)
     truth_of = {}
-    missing = []
+    missing: list[str] = []
     for path in paths:
         same_name = of_name.get(path.stem, [])
-        truth = of_path.get(path.relative_to(images).with_suffix(""))
-        if truth is None and len(same_name) > 1:
+        same_path = of_path.get(path.relative_to(images).with_suffix(""))
+        if same_path is None and len(same_name) > 1:
             listed = ", ".join(str(other.relative_to(truths)) for other in same_name[:3])
             raise UserError(
                 f"--truth {truths}: expected one truth for {path.relative_to(images)}, found "
                 f"{listed}: put them into folders like those of --images"
             )
-        if truth is None and not same_name:
+        if same_path is None and not same_name:
             missing.append(path.name)
             continue
-        truth_of[path] = truth or same_name[0]
+        truth_of[path] = same_path or same_name[0]
     if missing:
         raise UserError(
             f"--truth {truths}: expected an image of the same name for each of --images; missing: "
