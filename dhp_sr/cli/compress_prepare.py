@@ -78,9 +78,6 @@ def prepare_run(
     """
     _check_request(request)
     paths = list_images(request.images)
-    truths = None
-    if request.truths is not None:
-        truths = match_truths(paths, request.images, request.truths)
     checkpoint = _adapt_value_range(checkpoint, paths, note)
     network, info = checkpoint.network, info_of(checkpoint.network)
     if not info.restores_images:
@@ -93,6 +90,7 @@ def prepare_run(
     least = _least_macs(hyper, network, rules, request.target, note)
     folder = root / "experiments" / f"{request.run_name}_images"
     degradation = Degradation.from_text(request.degradation, info.scale)
+    truths = match_truths(paths, request.images, request.truths) if request.truths else None
     prepared = prepare_images(folder, paths, network, info, degradation, truths)
     note(prepared.trust)
     template = RunTemplate(
@@ -108,8 +106,7 @@ def prepare_run(
         remove_blocks=request.remove_blocks,
     )
     target = request.target
-    # Each step below turns the target into a narrower one: quality into a fraction of
-    # multiply-adds, and any fraction into what a shape of the constructor keeps.
+    # Quality becomes a fraction of the multiply-adds, any fraction what a shape of the class keeps.
     if target.kind == QUALITY:
         trial = Length(-(-SEARCH_SAMPLES // BATCH_SIZE), 1, 0)
         options = template.options(Target("macs", 0.5), trial, rules)
