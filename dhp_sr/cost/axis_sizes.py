@@ -94,6 +94,27 @@ class AxisSizes:
         chosen = cumulative[torch.as_tensor(widths)]
         return torch.cat((chosen, chosen.new_zeros(len(widths), 1)), dim=1)
 
+    def repetitions(self, rows: Tensor) -> Tensor:
+        """Return how often each of these rows repeats its channels, at least 1.
+
+        The unit is the fewest times that a channel occurs in any of them: 4 before a PixelShuffle
+        by 2, behind which it occurs once; 1 where all axes hold whole attention heads.
+
+        Args:
+            rows: Rows of the axes to compare, such as those of all layers; repeated ones count
+                once.
+
+        Returns:
+            Mean over the prunable channels of each row, same shape as `rows`.
+        """
+        # The row of the constant 1 holds no channel.
+        constant = self._occurrences.new_zeros(1, self._occurrences.shape[1])
+        occurrences = torch.cat((self._occurrences, constant))[rows]
+        fewest = occurrences.where(occurrences > 0, torch.inf).amin(0)
+        relative = torch.nan_to_num(occurrences / fewest)
+        present = (occurrences > 0).sum(1)
+        return (relative.sum(1) / present.clamp_min(1)).where(present > 0, 1.0)
+
     def mean_over_axes(self, values: Tensor) -> Tensor:
         """Return the mean of values (plan.size,) over the prunable channels of each row.
 

@@ -17,6 +17,9 @@ fractions whatever they cost; p = 1 cuts deepest where weights are expensive, su
 upsampling or in the early stages of a classifier. With few widths to choose from, wide and narrow
 layers alternate in a chain, for the products k * l are what counts.
 
+The weights of a layer before a PixelShuffle by r compute the same channels at r**2 places: they
+count for as many weights as one of these places has. So upsamplers become narrow.
+
 Channels that are not followed by an activation, such as the residual ones of EDSR and those
 between two layers of its upsampler, only pass on what others compute: their fractions count to the
 power `LINEAR_DISCOUNT`. So the inner channels of residual blocks tend to be the wider ones, which
@@ -113,7 +116,6 @@ class _PriorSolver:
         layers = [layer for layer in hyper.plan.layers if layer.weight in hyper.plan.parameters]
         names = [self._costs.names.index(layer.weight) for layer in layers]
         self._layers = torch.tensor(names).long()
-        self._num_weights = torch.tensor([math.prod(layer.shape) for layer in layers]).double()
 
         # An axis may hold channels of several groups, after a concatenation; it has their mean.
         discounts = []
@@ -121,6 +123,14 @@ class _PriorSolver:
             discount = LINEAR_DISCOUNT + (1 - LINEAR_DISCOUNT) * group.nonlinearity_fraction
             discounts.append(torch.full((group.width,), discount))
         self._discounts = self._costs.axis_sizes.mean_over_axes(torch.cat(discounts))
+
+        # The weights of a layer before a PixelShuffle make the same channels at several places.
+        axis_sizes = self._costs.axis_sizes
+        out_rows = [axis_sizes.row(layer.weight, layer.out_dim) for layer in layers]
+        in_rows = [axis_sizes.row(layer.weight, 1 - layer.out_dim) for layer in layers]
+        repetitions = axis_sizes.repetitions(torch.tensor(out_rows + in_rows).long())
+        num_weights = torch.tensor([math.prod(layer.shape) for layer in layers]).double()
+        self._num_weights = num_weights / repetitions[: len(layers)]
 
         self._widths = []
         for group in self._groups:

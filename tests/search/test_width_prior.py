@@ -102,6 +102,27 @@ def test_channels_before_an_activation_are_wider_than_linear_ones():
     assert kept["0"] > kept["2"]
 
 
+class Shuffled(nn.Sequential):
+    """Two groups of 64 channels; the weights before the shuffle fill its four places."""
+
+    def __init__(self):
+        super().__init__(
+            nn.Conv2d(64, 64, 1, bias=False),
+            nn.ReLU(),
+            nn.Conv2d(64, 4 * 64, 1, bias=False),
+            nn.PixelShuffle(2),
+            nn.ReLU(),
+            nn.Conv2d(64, 1, 1, bias=False),
+        )
+
+
+def test_weights_before_a_shuffle_count_for_one_of_its_places():
+    """Both layers of 64 x 64 count alike then, and the second costs four times as much."""
+    hyper, kept = prior_of(Shuffled(), torch.rand(1, 64, 8, 8), 1.0, keep_ratio=0.3)
+    assert kept["2"] < 0.5 * kept["0"]
+    assert 0.28 < cost_at(hyper, kept) <= 0.3
+
+
 @pytest.mark.parametrize(
     "s, power, keep_ratio, step",
     [
