@@ -40,8 +40,7 @@ from dhp_sr.cli.compress_request import (
     CompressRequest,
     Degradation,
     Target,
-    list_images,
-    match_truths,
+    find_images,
 )
 from dhp_sr.cli.compress_shapes import choose_shape
 from dhp_sr.config.schema import Options
@@ -77,7 +76,7 @@ def prepare_run(
         UserError: Images, target or time do not allow it.
     """
     _check_request(request)
-    paths = list_images(request.images)
+    paths, truths = find_images(request, root / "experiments")
     checkpoint = _adapt_value_range(checkpoint, paths, note)
     network, info = checkpoint.network, info_of(checkpoint.network)
     if not info.restores_images:
@@ -90,7 +89,6 @@ def prepare_run(
     least = _least_macs(hyper, network, rules, request.target, note)
     folder = root / "experiments" / f"{request.run_name}_images"
     degradation = Degradation.from_text(request.degradation, info.scale)
-    truths = match_truths(paths, request.images, request.truths) if request.truths else None
     prepared = prepare_images(folder, paths, network, info, degradation, truths)
     note(prepared.trust)
     template = RunTemplate(

@@ -137,15 +137,38 @@ class CompressRequest:
         return "_".join([self.name, self.target.label, *(name for name in flags if flags[name])])
 
 
-def list_images(folder: Path) -> list[Path]:
+def find_images(
+    request: CompressRequest, experiments: Path
+) -> tuple[list[Path], dict[Path, Path] | None]:
+    """Return the images of a request and the truth of each; None: there are no truths.
+
+    Args:
+        request: Its folders.
+        experiments: Folder of runs; links to the images of earlier ones are no further images.
+
+    Raises:
+        UserError: See `list_images` and `match_truths`.
+    """
+    if request.truths is None:
+        return list_images(request.images, [experiments]), None
+    # Truths may lie in a folder among the images.
+    paths = list_images(request.images, [experiments, request.truths])
+    return paths, match_truths(paths, request.images, request.truths)
+
+
+def list_images(folder: Path, without: Sequence[Path] = ()) -> list[Path]:
     """Return the images of a folder and the folders in it, see `walk_folder`.
+
+    Args:
+        folder: The user's folder.
+        without: Folders in it that are left out.
 
     Raises:
         UserError: There is no such folder, it holds fewer than two images, or a link to nothing.
     """
     if not folder.is_dir():
         raise UserError(f"--images {folder}: expected a folder of images, there is none")
-    paths = image_paths(walk_folder(folder))
+    paths = image_paths(walk_folder(folder, without))
     if len(paths) < 2:
         raise UserError(
             f"--images {folder}: expected two images at least, one of them to score on; "

@@ -74,7 +74,7 @@ def _walk(root: Path, output: Path) -> tuple[list[Path], list[Path]]:
     """List what is named like an image, folders included, and the other files."""
     images = []
     ignored = []
-    for path in walk_folder(root, without=output):
+    for path in walk_folder(root, without=[output]):
         # folders too: `a.png` that is a folder is reported as such, not skipped
         if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
             images.append(path)

@@ -145,7 +145,7 @@ def _is_abandoned(path: Path) -> bool:
         os.close(handle)
 
 
-def walk_folder(root: Path, without: Path | None = None) -> Iterator[Path]:
+def walk_folder(root: Path, without: Iterable[Path] = ()) -> Iterator[Path]:
     """Yield the files in a folder and in all folders inside it, and these folders, sorted by path.
 
     Links to folders are followed; each folder is visited once, for a link can lead back up. Folders
@@ -153,11 +153,9 @@ def walk_folder(root: Path, without: Path | None = None) -> Iterator[Path]:
 
     Args:
         root: An existing folder.
-        without: Folder that is left out, such as that of earlier results.
+        without: Folders that are left out, such as that of earlier results; the root never is.
     """
-    visited = set()
-    if without is not None and os.path.realpath(without) != os.path.realpath(root):
-        visited.add(os.path.realpath(without))
+    visited = {os.path.realpath(folder) for folder in without} - {os.path.realpath(root)}
     found: list[Path] = []
     for inner, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(inner)

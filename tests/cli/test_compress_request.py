@@ -2,7 +2,13 @@
 
 import pytest
 
-from dhp_sr.cli.compress_request import list_images, match_truths
+from dhp_sr.cli.compress_request import (
+    CompressRequest,
+    Target,
+    find_images,
+    list_images,
+    match_truths,
+)
 from dhp_sr.utils.errors import UserError
 
 
@@ -62,3 +68,23 @@ def test_missing_truths_are_named(tmp_path):
     truths = touched(tmp_path / "gt", "0001.png", "other.png")
     with pytest.raises(UserError, match=r"0002\.jpg"):
         matched(images, truths)
+
+
+def test_truths_and_earlier_runs_among_the_images_are_no_images(tmp_path):
+    touched(tmp_path, "lq/0001.png", "lq/0002.png", "gt/0001.png", "gt/0002.png")
+    touched(tmp_path, "experiments/run_images/train/00000_0001.png")
+    request = CompressRequest(tmp_path, Target("macs", 0.5), truths=tmp_path / "gt")
+    paths, truths = find_images(request, tmp_path / "experiments")
+    assert [path.relative_to(tmp_path).parts for path in paths] == [
+        ("lq", "0001.png"),
+        ("lq", "0002.png"),
+    ]
+    assert truths is not None and {path.parent.name for path in truths.values()} == {"gt"}
+
+
+def test_a_folder_may_hold_its_own_truths(tmp_path):
+    """The root of a walk is never left out: images that are their own truths are paired."""
+    images = touched(tmp_path / "images", "a.png", "b.png")
+    request = CompressRequest(images, Target("macs", 0.5), truths=images)
+    paths, truths = find_images(request, tmp_path / "experiments")
+    assert truths == {path: path for path in paths}

@@ -95,7 +95,7 @@ def test_a_walk_follows_links_once_and_leaves_hidden_folders_out(tmp_path):
     (root / "link").symlink_to(tmp_path / "elsewhere")
     (root / "a" / "loop").symlink_to(root)
     (root / "gone").symlink_to(tmp_path / "nothing")
-    found = [str(path.relative_to(root)) for path in walk_folder(root, without=root / "out")]
+    found = [str(path.relative_to(root)) for path in walk_folder(root, without=[root / "out"])]
     assert found == sorted(found)
     names = {"a", "a/loop", "a/x.png", "b.txt", "gone", "link", "link/y.png", "out"}
     assert set(found) == names
@@ -104,4 +104,4 @@ def test_a_walk_follows_links_once_and_leaves_hidden_folders_out(tmp_path):
 def test_a_walk_of_the_results_folder_itself(tmp_path):
     """Results beside their images: nothing is left out."""
     (tmp_path / "x.png").touch()
-    assert list(walk_folder(tmp_path, without=tmp_path)) == [tmp_path / "x.png"]
+    assert list(walk_folder(tmp_path, without=[tmp_path])) == [tmp_path / "x.png"]
