@@ -2,7 +2,14 @@
 
 Permuted together, axes that hold the same channels leave the result as it was, but for the order
 of its channels. With zeros in all but some channels, a module that takes no statistics over them
-computes what it does when the others are cut.
+computes what it does when the others are cut. For y = conv(x, weight):
+
+    permute     weight axis 0                     y with its channels permuted: same channels
+                weight axis 1 and x axis 1        y unchanged: same channels
+                weight axis 1 alone               another y: the set is incomplete
+    zero        weight axis 0 but for [0 2]       y is zero but for [0 2]: as cut
+                the same, weight standardized
+                over axis 0                       y differs in [0 2]: not as cut
 """
 
 import copy
@@ -34,8 +41,10 @@ class ChannelExperiment:
         vars(self.twin).pop("forward", None)
         self._generator = torch.Generator().manual_seed(0)
         for parameter in self.twin.parameters():
-            # Initial values such as gains of 1 and biases of 0 look alike when permuted.
-            parameter.data = self._random(parameter.shape) + (parameter.dim() < 2)
+            # Random, as initial gains of 1 and biases of 0 look alike when permuted. Vectors are
+            # around 1, where gains usually are.
+            is_vector = parameter.dim() < 2
+            parameter.data = self._random(parameter.shape) + is_vector
         self.inputs: Inputs = {}
         for key, value in inputs.items():
             self.inputs[key] = self._random(value.shape) if isinstance(value, Tensor) else value
@@ -62,50 +71,53 @@ class ChannelExperiment:
         if torch.equal(order, torch.arange(axes.width)):
             order = order.roll(1)
 
-        def moved(element_of_entry: Tensor) -> Tensor:
-            # Entries of an element go where those of another were, in their order.
+        def permute(tensor: Tensor, dim: int, element_of_entry: Tensor) -> Tensor:
+            # Entries of an element go where those of another were, in their order. Elements
+            # [0 1 0 1] and order [1 0]: by_element [[0 2] [1 3]], entry_at [1 0 3 2].
             by_element = element_of_entry.argsort(stable=True).reshape(axes.width, -1)
-            index = torch.empty_like(element_of_entry)
-            index[by_element] = by_element[order]
-            return index
+            entry_at = torch.empty_like(element_of_entry)
+            entry_at[by_element] = by_element[order]
+            return tensor.index_select(dim, entry_at)
 
-        twin = self._with_tensors(
-            axes.tensors,
-            lambda tensor, dim, element_of_entry: tensor.index_select(dim, moved(element_of_entry)),
-        )
+        twin = self._with_tensors(axes.tensors, permute)
         inputs = dict(self.inputs)
         for (key, dim), element_of_entry in axes.inputs.items():
-            inputs[key] = inputs[key].index_select(dim, moved(element_of_entry))
+            inputs[key] = permute(inputs[key], dim, element_of_entry)
         expected = self.result
         if axes.output is not None:
-            expected = expected.index_select(self.out_dim, moved(axes.output))
+            expected = permute(expected, self.out_dim, axes.output)
         return self._agree(self._run(twin, inputs), expected)
 
     def masks_as_cut(self, sets: Sequence[CoupledAxes]) -> bool:
-        """Return whether zeros along the axes of some sets do what cutting these entries does."""
+        """Return whether zeros along the axes of some sets do what cutting these entries does.
+
+        Half of the elements of each set are kept, at random. The cut result, with zeros in the
+        output channels that it lacks, must be that of the masked module.
+        """
         elements: list[Tensor] = []
-        twin = self.twin
+        masked_twin = self.twin
         cut_inputs = dict(self.inputs)
-        outs = torch.arange(self.result.shape[self.out_dim])
+        kept_outputs = torch.arange(self.result.shape[self.out_dim])
         for axes in sets:
             order = torch.randperm(axes.width, generator=self._generator)
             chosen = order[: (axes.width + 1) // 2].sort().values
             elements.append(chosen)
-            twin = self._masked(twin, axes, chosen)
+            masked_twin = self._masked(masked_twin, axes, chosen)
             for (key, dim), element_of_entry in axes.inputs.items():
                 index = entries_of(element_of_entry, chosen)
                 cut_inputs[key] = cut_inputs[key].index_select(dim, index)
             if axes.output is not None:
-                outs = entries_of(axes.output, chosen)
-        # It must run, whatever the masked one does.
+                kept_outputs = entries_of(axes.output, chosen)
+        # Outside of `try`: a module that does not run when it is cut is no such layer at all.
         cut = self._run(narrow(self.twin, kept_axes(sets, elements)), cut_inputs)
-        expected = torch.zeros_like(self.result).index_copy(self.out_dim, outs, cut)
+        expected = torch.zeros_like(self.result).index_copy(self.out_dim, kept_outputs, cut)
         try:
-            # The inputs are not masked: a shift leaves numbers in channels that are.
+            # Inputs stay as they are: a masked channel of a network need not arrive as zeros, since
+            # a normalization before the layer may have shifted it.
             with torch.enable_grad():
-                masked = self._run(twin, self.inputs)
+                masked = self._run(masked_twin, self.inputs)
                 gradients = torch.autograd.grad(
-                    masked.sum(), list(twin.parameters()), allow_unused=True
+                    masked.sum(), list(masked_twin.parameters()), allow_unused=True
                 )
         except Exception:  # not finite: divided by a deviation of zero
             return False

@@ -1,5 +1,15 @@
 """Layers that compute their weight: standardized, modulated, mixed of several kernels.
 
+Such a module is a single operator. Which of its axes hold the same channels is found by experiment
+(`coupled_axes`); all axes with the same channels are a set. Of a standardized convolution from I to
+O channels:
+
+    set 0    weight axis 0, bias axis 0, result axis 1       width O
+    set 1    weight axis 1, input axis 1                     width I
+
+Here each set is coupled with the channels around the layer, and the multiply-adds of the layer are
+worked out as a function of the widths of its sets.
+
 A filter that is standardized, (w - mean) / deviation over its own entries, does not depend on
 other filters: its output channel is as free as that of a plain convolution. Its input channels
 enter the statistics. Cut or masked, these are taken over the kept ones, as in a normalization over
@@ -44,6 +54,7 @@ def computed_layer_channels(op: OpContext) -> Tensor:
         macs = op.analysis.computed_layers.once("macs", op.module, examples, count)
     if layer is None or macs is None:
         raise Unsupported(f"{op.operator} at {op.layer} computes its weights, and has no rule")
+    # For each set, the ids of its elements: every axis of the set is described by them.
     ids = [_bind(op, axes, given) for axes in layer.sets]
     _pin_other_inputs(op, layer, given)
     if not layer.is_exact:
@@ -56,29 +67,42 @@ def computed_layer_channels(op: OpContext) -> Tensor:
 
 
 def _bind(op: OpContext, axes: CoupledAxes, given: Inputs) -> Tensor:
-    """Couple the channels of a set; returns the (width,) ids of its elements."""
+    """Couple the channels of a set; returns the (width,) ids of its elements.
+
+    A set with an axis of an input takes on that input's channels. Any other creates channels, as
+    output channels are.
+    """
     union_find = op.analysis.union_find
-    first_entry = torch.zeros(axes.width, dtype=torch.long)
     ids: Tensor | None = None
     for (key, dim), element_of_entry in axes.inputs.items():
         entries = op.channels(given[key], dim)
         if ids is None:
-            first_entry[element_of_entry.flip(0)] = torch.arange(len(entries)).flip(0)
-            ids = entries[first_entry]
+            ids = entries[_first_entries(element_of_entry, axes.width)]
         union_find.union(entries, ids[element_of_entry])
     for (name, dim), element_of_entry in axes.tensors.items():
         tensor = f"{op.layer}.{name}"
         if ids is None:
             count = len(element_of_entry)
             entries = op.analysis.new_out_channels(tensor, dim, count, op.layer)
-            first_entry[element_of_entry.flip(0)] = torch.arange(count).flip(0)
-            ids = entries[first_entry]
+            ids = entries[_first_entries(element_of_entry, axes.width)]
         op.analysis.bind_axis(tensor, dim, ids[element_of_entry])
         groups = getattr(op.module, "groups", 1)
         if name == "weight" and dim == 1 and isinstance(groups, int) and groups > 1:
             op.analysis.record_groups(tensor, dim, groups)
     assert ids is not None, "a set has axes of tensors"
     return ids
+
+
+def _first_entries(element_of_entry: Tensor, width: int) -> Tensor:
+    """Return the first entry of each element along an axis.
+
+    An element has several entries where they must be cut together. Both groups of a convolution of
+    4 input channels lose the same positions: elements [0 1 0 1], first entries [0 1].
+    """
+    first_entry = torch.zeros(width, dtype=torch.long)
+    # Written from the last entry to the first, so that the first one of each element stays.
+    first_entry[element_of_entry.flip(0)] = torch.arange(len(element_of_entry)).flip(0)
+    return first_entry
 
 
 def _pin_other_inputs(op: OpContext, layer: ComputedLayer, given: Inputs) -> None:
@@ -117,7 +141,8 @@ Macs = dict[tuple[int, ...], int]
 multiply-adds."""
 
 Counts = dict[frozenset[int], Fraction]
-"""Positions of some sets -> multiply-adds that go with them."""
+"""Positions of some sets -> multiply-adds. At first those with these sets at half width; in the end
+the term that is proportional to the widths of these sets and to no other."""
 
 
 def _macs_by_sets(op: OpContext, layer: ComputedLayer, given: Inputs) -> Macs | None:
@@ -125,30 +150,36 @@ def _macs_by_sets(op: OpContext, layer: ComputedLayer, given: Inputs) -> Macs | 
 
     A layer with the widths O and I costs a + b O + c I + d O I: each factor is a width or a
     constant. So it is counted with every choice of sets at half width, as many counts as there are
-    terms, and the terms follow from them, one width after the other.
+    terms, and the terms follow from them, one width after the other. With O = 4, I = 6 and a cost
+    of 10 O + 3 O I:
+
+        counted             full 112    half O 56    half I 76    half both 38
+        O is separated      with I full: 0 + 112 of O       with I half: 0 + 76 of O
+        I is separated      112 and 76 of O: 40 of O alone, 72 of O and I
     """
     positions = range(len(layer.sets))
-    half = [(axes.width + 1) // 2 for axes in layer.sets]
+    half_widths = [(axes.width + 1) // 2 for axes in layer.sets]
     counts: Counts = {}
     for size in range(len(layer.sets) + 1):
         for halved in combinations(positions, size):
-            count = _count(op, layer, given, halved, half)
+            count = _count(op, layer, given, halved, half_widths)
             if count <= 0:
                 return None
             counts[frozenset(halved)] = Fraction(count)
     terms = counts
     for position in positions:
-        ratio = Fraction(half[position], layer.sets[position].width)
-        # A single channel is never cut: all counts are constant in it.
+        ratio = Fraction(half_widths[position], layer.sets[position].width)
+        # Half of a single channel is that channel: there is nothing to tell apart.
         if ratio < 1:
             terms = separate_width(terms, position, ratio)
     macs: Macs = {}
     for proportional, term in terms.items():
-        if any(layer.sets[position].width == 1 for position in proportional):
+        widths = [layer.sets[position].width for position in proportional]
+        # With a single channel at "half width", not separated above: the same count once more.
+        if 1 in widths:
             continue
-        width = prod(layer.sets[position].width for position in proportional)
-        # No product of widths: a count is something else than was supposed above.
-        if term < 0 or term.denominator > 1 or term % width:
+        # No multiple of the widths: the counts do not follow the form that was supposed.
+        if term < 0 or term.denominator > 1 or term % prod(widths):
             return None
         if term:
             macs[tuple(sorted(proportional))] = int(term)
@@ -184,13 +215,13 @@ def _count(
     layer: ComputedLayer,
     given: Inputs,
     halved: tuple[int, ...],
-    half: list[int],
+    half_widths: list[int],
 ) -> int:
     """Return the multiply-adds of a call with some sets at half width."""
     elements: list[Tensor | None] = [None] * len(layer.sets)
     inputs: Inputs = {key: op.evaluate(value) for key, value in given.items()}
     for position in halved:
-        chosen = torch.arange(half[position])
+        chosen = torch.arange(half_widths[position])
         elements[position] = chosen
         for (key, dim), element_of_entry in layer.sets[position].inputs.items():
             shape = list(inputs[key].shape)
@@ -207,11 +238,12 @@ def _record_macs(op: OpContext, layer: ComputedLayer, macs: Macs, ids: list[Tens
     # the weight's first two axes, the layer is counted by its weight, and cuts of it are exact.
     if len(macs) == 1 and isinstance(weight, Tensor):
         ((positions, count),) = macs.items()
-        rows = {p for p in positions if ("weight", 0) in layer.sets[p].tensors}
-        columns = {p for p in positions if ("weight", 1) in layer.sets[p].tensors}
-        is_filter = bool(rows) and rows | columns == set(positions) and not count % weight.numel()
+        out_sets = {p for p in positions if ("weight", 0) in layer.sets[p].tensors}
+        in_sets = {p for p in positions if ("weight", 1) in layer.sets[p].tensors}
+        is_of_weight = bool(out_sets) and out_sets | in_sets == set(positions)
+        is_filter = is_of_weight and count % weight.numel() == 0
         # A depthwise filter has no input channels on its second axis.
-        if is_filter and (columns or weight.shape[1] == 1):
+        if is_filter and (in_sets or weight.shape[1] == 1):
             output_elements = prod(op.value.shape[1:])
             kind = "linear" if weight.dim() == 2 else "conv"
             calls = LayerCalls(kind, count // weight.numel(), 0, output_elements)

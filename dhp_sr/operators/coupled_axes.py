@@ -1,13 +1,17 @@
 """Channels of a module that computes its weights, found by experiment.
 
-Which axes of its tensors, its inputs and its output hold the same channels is found by permuting
-them, see `channel_experiment`:
+Axes of its tensors, its inputs and its output that hold the same channels form a set. A modulated
+convolution (StyleGAN2) has three:
 
-    weight (1, O, I, k, k), modulation.weight (I, S), modulation.bias (I), x (N, I, H, W), style
-    (N, S)
-        O    weight axis 1, output
-        I    weight axis 2, modulation axis 0 of weight and bias, x axis 1
-        S    modulation.weight axis 1, style axis 1
+    weight (1, O, I, k, k)    modulation.weight (I, S)    modulation.bias (I)
+    x (N, I, H, W)            style (N, S)                output (N, O, H, W)
+
+    set O    weight axis 1, output axis 1
+    set I    weight axis 2, axis 0 of modulation.weight and modulation.bias, x axis 1
+    set S    modulation.weight axis 1, style axis 1
+
+Only axes of the same length can belong together. Subsets of these are tried, until one can be
+permuted without any other effect than that on the output's channels, see `channel_experiment`.
 """
 
 import itertools
@@ -32,8 +36,9 @@ from dhp_sr.operators.narrow import CoupledAxes, InputAxis, TensorAxis
 _T = TypeVar("_T")
 
 _MOST_AXES = 6
-"""Axes of a length among which those that belong together are looked for."""
+"""Axes of the same length whose subsets are tried, at most: 2**6 of them."""
 _MOST_TENSORS = 8
+"""Parameters of a module that is looked at, at most."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,8 @@ class ComputedLayer:
     out_dim: int
     """Axis of the result that holds its channels."""
     is_exact: bool
-    """Whether zeros do for all sets together."""
+    """Whether the layer masked by zeros, in all sets together, computes what it does after a cut.
+    Else it needs to be told which channels are kept."""
 
 
 @torch.no_grad()
@@ -60,9 +66,10 @@ def find_computed_layer(module: nn.Module, inputs: Inputs) -> ComputedLayer | No
         return None
     try:
         experiment = _experiment(module, inputs)
-        sets = sets_of_convolution(experiment.twin, experiment.inputs) or _sets_by_permutation(
-            experiment
-        )
+        # The class may tell; whatever it tells is still tried.
+        sets = sets_of_convolution(experiment.twin, experiment.inputs)
+        if not sets:
+            sets = _sets_by_permutation(experiment)
         if not sets or not all(map(experiment.permutes, sets)):
             return None
         checked = []
@@ -85,40 +92,40 @@ def _experiment(module: nn.Module, inputs: Inputs) -> ChannelExperiment:
 
 
 def _sets_by_permutation(experiment: ChannelExperiment) -> list[CoupledAxes]:
-    """Return the channels of any other module; nothing where they are not found.
+    """Return the sets of a module whose class does not tell them; nothing where none are found.
 
     Either the output has channels of its own and the first input others, as in a convolution, or
     both have the same, as in a depthwise one.
     """
-    inputs = {}
+    length_of: dict[InputAxis, int] = {}
     for key, value in experiment.inputs.items():
         if isinstance(value, Tensor) and value.dim() > 1:
-            inputs[key, channel_dim(value.shape, experiment.twin)] = value
-    (first, first_dim), *others = inputs
-    width = inputs[first, first_dim].shape[first_dim]
-    num_outs = experiment.result.shape[experiment.out_dim]
-    outs = _axes_with_same_channels(experiment, num_outs, [], others, with_output=True)
-    ins = _axes_with_same_channels(
-        experiment, width, [(first, first_dim)], others, with_output=False
-    )
-    if outs is None or ins is None:
-        # A depthwise layer: its channels pass through.
-        joint = _axes_with_same_channels(
-            experiment, width, [(first, first_dim)], others, with_output=True
-        )
-        sets = [joint] if joint is not None else []
+            dim = channel_dim(value.shape, experiment.twin)
+            length_of[key, dim] = value.shape[dim]
+    first, *others = length_of
+    in_width = length_of[first]
+    out_width = experiment.result.shape[experiment.out_dim]
+    out_set = _axes_with_same_channels(experiment, out_width, [], others, with_output=True)
+    in_set = _axes_with_same_channels(experiment, in_width, [first], others, with_output=False)
+    if out_set is not None and in_set is not None:
+        sets = [out_set, in_set]
     else:
-        sets = [outs, ins]
-    if not sets:
-        return []
-    # Such as a style, whose channels the layer has to itself.
+        # A depthwise layer: its channels pass through.
+        joint_set = _axes_with_same_channels(
+            experiment, in_width, [first], others, with_output=True
+        )
+        if joint_set is None:
+            return []
+        sets = [joint_set]
+    # Further inputs, such as a style, whose channels do not occur elsewhere.
     for axis in others:
         if any(axis in axes.inputs for axes in sets):
             continue
-        length = inputs[axis].shape[axis[1]]
-        alone = _axes_with_same_channels(experiment, length, [axis], [], with_output=False)
-        if alone is not None:
-            sets.append(alone)
+        own_set = _axes_with_same_channels(
+            experiment, length_of[axis], [axis], [], with_output=False
+        )
+        if own_set is not None:
+            sets.append(own_set)
     return sets
 
 
@@ -130,14 +137,14 @@ def _axes_with_same_channels(
     *,
     with_output: bool,
 ) -> CoupledAxes | None:
-    """Return the axes that hold the same channels as given axes of inputs, or the result's.
+    """Return a set of axes that hold the same channels; None where no subset of them passes.
 
     Args:
         experiment: With the module.
         width: Number of channels.
-        given: Axes of inputs that do.
-        others: Axes of further inputs that may.
-        with_output: Whether the result has these channels.
+        given: Axes of inputs that belong to the set.
+        others: Axes of further inputs that may belong to it.
+        with_output: Whether the result's channels belong to it.
     """
     if width < 2 or (with_output and experiment.result.shape[experiment.out_dim] != width):
         return None
@@ -146,7 +153,10 @@ def _axes_with_same_channels(
         for dim, size in enumerate(tensor.shape):
             if size == width:
                 candidates.append((name, dim))
-    further = [axis for axis in others if experiment.inputs[axis[0]].shape[axis[1]] == width]
+    further: list[InputAxis] = []
+    for key, dim in others:
+        if experiment.inputs[key].shape[dim] == width:
+            further.append((key, dim))
     if not candidates or len(candidates) + len(further) > _MOST_AXES:
         return None
     entries = torch.arange(width)
@@ -171,17 +181,19 @@ def _subsets(
     *,
     prefer_first: bool,
 ) -> Iterator[tuple[tuple[TensorAxis, ...], tuple[InputAxis, ...]]]:
-    """Yield sets of axes with a tensor's among them, likely ones and small ones first.
+    """Yield subsets of axes, an axis of a tensor in each, likely ones and small ones first.
 
-    A large set may hold two sets that have nothing to do with each other.
+    Small ones first, as two sets that have nothing to do with each other pass together as well.
 
     Args:
         experiment: With the module.
         candidates: Axes of tensors.
         inputs: Axes of inputs.
         prefer_first: Whether a weight's first axis of the length is likelier than its last: weights
-            hold their output channels before their input channels.
+            hold their output channels before their input channels. It decides where both are
+            equally long.
     """
+    # The tensor with the most axes is the weight; a likely subset has one axis of it.
     weight = max(experiment.tensors, key=lambda name: experiment.tensors[name].dim())
     of_weight = [axis for axis in candidates if axis[0] == weight]
     likely = of_weight[:1] if prefer_first else of_weight[-1:]
@@ -190,6 +202,7 @@ def _subsets(
         is_likely = [axis for axis in tensors if axis[0] == weight] == likely
         for chosen in _all_subsets(inputs):
             if tensors:
+                # Their number comes last: equally good ones keep their order.
                 rank = (not is_likely, len(tensors) + len(chosen), len(subsets))
                 subsets.append((rank, tensors, chosen))
     for _, tensors, chosen in sorted(subsets, key=lambda subset: subset[0]):

@@ -1,7 +1,13 @@
 """Reduction of a module that computes its weights to a few channels, for experiments with it.
 
 Which axes hold the same channels does not depend on the number of channels. With 6 or 7 of them in
-place of 512, the experiments take a thousandth of the time.
+place of 512, the experiments take a thousandth of the time. The sets that they find are then stated
+for the whole module (`with_all_channels`):
+
+    weight (1, 512, 256, 3, 3), x (N, 256, H, W)      the module
+    weight (1, 6, 7, 3, 3),     x (N, 7, H, W)        with few channels
+    sets of width 6 and 7                             found by experiment
+    the same axes, of width 512 and 256               with all channels
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,37 +23,53 @@ from dhp_sr.operators.narrow import CoupledAxes, TensorAxis, entries_of, kept_ax
 from dhp_sr.utils.modules import deep_copy
 
 _FEWEST = 6
-"""Channels that are enough: half of them still have statistics."""
+"""Channels that are enough: half of them, kept by a cut, still have statistics."""
 _MANY = 16
-"""An axis that is longer is one of channels, unless it is one of a kernel."""
+"""Axes longer than this are reduced: all but those of kernels hold channels. Shorter ones may be
+something else, such as the number of kernels that are mixed, and cost little."""
 
 
 def sets_of_convolution(layer: nn.Module, inputs: Inputs) -> list[CoupledAxes]:
-    """Return the channels of a class derived from one of torch's convolutions, else nothing."""
+    """Return the sets of a class derived from one of torch's convolutions, else nothing.
+
+    Each entry of an axis belongs to an element of a set:
+
+        channels            output         input      weight axis 1    sets
+        4 to 6              0 1 2 3 4 5    0 1 2 3    0 1 2 3          width 6, width 4
+        4 to 6, 2 groups    0 1 2 0 1 2    0 1 0 1    0 1              width 3, width 2
+        2 to 6, 2 groups    0 0 0 1 1 1    0 1        none             width 2 (depthwise)
+    """
     if not isinstance(layer, _ConvNd) or isinstance(layer, _ConvTransposeNd):
         return []
-    out_channels, per_group = layer.weight.shape[:2]
+    out_channels, ins_per_group = layer.weight.shape[:2]
     groups = layer.groups
+    outs_per_group = out_channels // groups
     key = next(iter(inputs))
-    outs: dict[TensorAxis, Tensor] = {}
-    is_depthwise = groups > 1 and per_group == 1
+    is_depthwise = groups > 1 and ins_per_group == 1
     # A depthwise layer passes its channels through, with a multiplier; the groups of any other
     # must lose channels at the same positions.
-    of_output = torch.arange(out_channels) % (out_channels // groups)
+    of_output = torch.arange(out_channels) % outs_per_group
     if is_depthwise:
-        of_output = torch.arange(out_channels) // (out_channels // groups)
+        of_output = torch.arange(out_channels) // outs_per_group
+    out_axes: dict[TensorAxis, Tensor] = {}
     for name, tensor in layer.named_parameters():
-        if name == "weight" or max(tensor.shape, default=1) == tensor.numel() == out_channels:
+        # The weight, and every vector with a number for each output channel: a bias, a gain.
+        is_vector = max(tensor.shape, default=1) == tensor.numel()
+        if name == "weight" or (is_vector and tensor.numel() == out_channels):
             dim = list(tensor.shape).index(out_channels)
-            outs[name, dim] = of_output
+            out_axes[name, dim] = of_output
         elif tensor.numel() > 1:
+            # It is not known which channels this tensor holds.
             return []
     if is_depthwise:
-        into = {(key, 1): torch.arange(groups)}
-        return [CoupledAxes(groups, outs, into, of_output)]
-    of_input = torch.arange(per_group * groups) % per_group
-    ins = CoupledAxes(per_group, {("weight", 1): torch.arange(per_group)}, {(key, 1): of_input})
-    return [CoupledAxes(out_channels // groups, outs, {}, of_output), ins]
+        in_axes = {(key, 1): torch.arange(groups)}
+        return [CoupledAxes(groups, out_axes, in_axes, of_output)]
+    of_input = torch.arange(ins_per_group * groups) % ins_per_group
+    weight_axes = {("weight", 1): torch.arange(ins_per_group)}
+    return [
+        CoupledAxes(outs_per_group, out_axes, {}, of_output),
+        CoupledAxes(ins_per_group, weight_axes, {(key, 1): of_input}),
+    ]
 
 
 def without_values(module: nn.Module) -> nn.Module:
@@ -61,7 +83,8 @@ def without_values(module: nn.Module) -> nn.Module:
 def with_few_channels(module: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs]:
     """Return a module as a cut to a few channels would leave it, and its inputs.
 
-    Axes of the same length keep the same length; it need not run. Tensors are on the meta device.
+    Axes of equal length stay equally long. Where lengths depend on each other in another way, such
+    as 3 times as many, the result does not run. Tensors are on the meta device.
     """
     sets = sets_of_convolution(module, inputs)
     shapes: dict[int | str, list[int]] = {}
@@ -85,21 +108,25 @@ def with_few_channels(module: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inp
 def _few_of_every_length(
     module: nn.Module, shapes: Mapping[int | str, list[int]]
 ) -> dict[TensorAxis, Tensor]:
-    """Return the kept entries of a module's tensors; shapes of its inputs are set accordingly."""
+    """Return the kept entries of a module's tensors; `shapes` of its inputs are reduced in place.
+
+    Axes of 512 and 256 channels become axes of 6 and 7 everywhere.
+    """
     axes: dict[TensorAxis, int] = {}
-    lengths = {length for shape in shapes.values() for length in shape}
+    present = {length for shape in shapes.values() for length in shape}
     for name, tensor in module.named_parameters():
-        lengths.update(tensor.shape)
+        present.update(tensor.shape)
         num_kernel_axes = {1: 0, 2: 0, 3: 1}.get(tensor.dim(), 2)
         for dim, length in enumerate(tensor.shape[: tensor.dim() - num_kernel_axes]):
             if length > _MANY:
                 axes[name, dim] = length
     few: dict[int, int] = {}
-    # Lengths that differ still differ afterwards, from each other and from all others.
-    free = (length for length in range(_FEWEST, _MANY + len(axes)) if length not in lengths)
+    # Lengths that differ still differ afterwards, from each other and from all that are not
+    # reduced: else axes would seem to belong together.
+    unused = (length for length in range(_FEWEST, _MANY + len(axes)) if length not in present)
     for length in axes.values():
         if length not in few:
-            few[length] = next(free)
+            few[length] = next(unused)
     for shape in shapes.values():
         dim = channel_dim(shape, module)
         if shape:
@@ -110,9 +137,10 @@ def _few_of_every_length(
 def with_all_channels(
     sets: Sequence[CoupledAxes], module: nn.Module, inputs: Inputs
 ) -> list[CoupledAxes]:
-    """Return the sets of a module that were found with a few of its channels."""
+    """Return the sets of a module, at full width, that were found with a few of its channels."""
     wide = sets_of_convolution(module, inputs)
     shapes = {name: tensor.shape for name, tensor in module.named_parameters()}
+    # All of them, where the class did not tell: found by permutation, each entry is an element.
     for axes in sets[len(wide) :]:
         (width,) = {shapes[name][dim] for name, dim in axes.tensors}
         entries = torch.arange(width)
