@@ -1,11 +1,11 @@
 """Products of two features: matmul, bmm, einsum, scaled dot-product attention.
 
-    attention        q (h, n, d) @ k (h, d, n)     over channels: d of q and of k are coupled
-                     a (h, n, n) @ v (h, n, d)     over positions: the channels of v pass
-    transposed       q (h, d, n) @ k (h, n, d)     channels of both operands meet in each entry of
-                                                   the result: heads are the units that are pruned
+Each axis of an operand has a letter, as in `einsum`: jmk, jkn -> jmn. For heads h, positions n:
 
-Each axis of an operand has a letter, as in `einsum`.
+    attention        q (h, n, d) @ k (h, d, n)     over channels: d of q and of k are coupled
+                     a (h, n, n) @ v (h, n, d)     over positions: the channels of v pass through
+    transposed       q (h, d, n) @ k (h, n, d)     an entry of the result belongs to a channel of q
+                                                   and to one of k: whole heads alone are pruned
 """
 
 import operator
@@ -50,7 +50,7 @@ class _Operand:
         return self.shape[self.letters.index(letter)] if letter in self.letters else 1
 
     def laid_out(self, letters: str) -> Tensor:
-        """Return the ids with the axes of another value; its other axes must not vary."""
+        """Return the ids with these axes, of length 1 where new; axes left out must not vary."""
         ids = self.ids
         shared = self.letters
         # From the back, so that the axes before keep their numbers.
@@ -58,7 +58,6 @@ class _Operand:
             if self.letters[dim] not in letters:
                 ids = ids.narrow(dim, 0, 1).squeeze(dim)
                 shared = shared.replace(self.letters[dim], "")
-        # Where each axis of the result is here; then new axes of length 1 for those that are not.
         ids = ids.permute([shared.index(letter) for letter in letters if letter in shared])
         for dim, letter in enumerate(letters):
             if letter not in shared:
@@ -68,6 +67,10 @@ class _Operand:
 
 def product_of(op: OpContext, left: _Operand, right: _Operand, out: str, name: str = "") -> Tensor:
     """Return the channel ids of a sum of products, and count its multiply-adds.
+
+    Where both factors have channels along an axis that is summed over, a pruned channel is a zero
+    in both and adds nothing: they are coupled, and the result has no channels. Any other such axis
+    must keep its length, and the result has the channels of the factors along the axes left.
 
     Args:
         op: The node.
@@ -105,8 +108,8 @@ def product_of(op: OpContext, left: _Operand, right: _Operand, out: str, name: s
 def _sum_over_channels(
     op: OpContext, left: _Operand, right: _Operand, letters: Sequence[str]
 ) -> Tensor:
-    """Couple the channels of both factors along the longest axis that is summed over."""
-    # A pruned channel is a zero in both, and adds nothing to the sum.
+    """Couple the channels of both factors along one axis, and return them."""
+    # If there are several (heads x channels), only the longest may lose entries.
     letter = max(letters, key=left.size)
     channels = []
     for factor in (left, right):
@@ -120,6 +123,8 @@ def _couple_shared(op: OpContext, left: _Operand, right: _Operand, out: str) -> 
     """Couple channels along axes that both factors have, where one of them holds no channels."""
     for factor, other in ((left, right), (right, left)):
         for letter in factor.letters:
+            # Entries that are no channels stay, and the axis keeps its length; but a single one is
+            # broadcast to whatever the factor keeps.
             is_fixed = letter in other.letters and not other.varies(letter)
             if letter in out and is_fixed and other.size(letter) > 1:
                 factor.couple(op, [letter])
@@ -130,8 +135,9 @@ def _joined(op: OpContext, left: _Operand, right: _Operand, out: str) -> Tensor:
     only_left = _varying_alone(left, right)
     only_right = _varying_alone(right, left)
     if only_left and only_right:
-        # An entry of the result belongs to a channel of either factor. With heads, these are the
-        # units; without, one of the factors keeps its channels.
+        # An entry of the result would belong to a channel of the left and to one of the right. So
+        # the left gives up its own. If it has heads left, the right must be pruned by heads, too;
+        # if not, nothing of the left can be pruned any more, and the right stays as it is.
         left.couple(op, only_left)
         if left.ids.numel() > 1:
             right.couple(op, only_right)
@@ -157,7 +163,13 @@ def _operand(op: OpContext, node: Any, letters: str) -> _Operand:
 
 _BATCH = "abcdefghij"
 _ELLIPSIS = "STUVWXYZ"
-"""Letters of the axes that an operator or an ellipsis does not name, aligned at the end."""
+"""Letters of the axes that an operator or an ellipsis does not name. As in broadcasting, axes
+correspond from the back: three of them are h, i, j, and two are i, j."""
+
+
+def _last(letters: str, count: int) -> str:
+    """Return the last letters, none for a count of 0."""
+    return letters[len(letters) - count :]
 
 
 def matmul_channels(op: OpContext) -> Tensor:
@@ -169,10 +181,10 @@ def matmul_channels(op: OpContext) -> Tensor:
         letters = "k"
         # A vector has neither rows nor columns, and the product with it has not, either.
         if isinstance(node, fx.Node) and len(op.shape(node)) > 1:
-            letters = _BATCH[len(_BATCH) + 2 - len(op.shape(node)) :] + last
+            letters = _last(_BATCH, len(op.shape(node)) - 2) + last
             out += last.replace("k", "")
         operands.append(_operand(op, node, letters))
-    out = _BATCH[len(_BATCH) + len(out) - op.value.dim() :] + out
+    out = _last(_BATCH, op.value.dim() - len(out)) + out
     return product_of(op, operands[0], operands[1], out)
 
 
@@ -207,9 +219,8 @@ def einsum_channels(op: OpContext) -> Tensor:
 
 def _without_ellipsis(term: str, rank: int) -> str:
     """Return a term of an equation with a letter for each axis of a value with `rank` axes."""
-    # As in broadcasting, the last axis of an ellipsis is the same, Z, in every term.
     missing = rank - len(term.replace("...", ""))
-    return term.replace("...", _ELLIPSIS[len(_ELLIPSIS) - missing :])
+    return term.replace("...", _last(_ELLIPSIS, missing))
 
 
 def attention_channels(op: OpContext) -> Tensor:
@@ -221,7 +232,7 @@ def attention_channels(op: OpContext) -> Tensor:
     query, key, value = op.argument(0, "query"), op.argument(1, "key"), op.argument(2, "value")
     if op.arg_value(7, "enable_gqa", False):
         raise Unsupported(f"grouped queries at {op.layer}")
-    batch = _BATCH[len(_BATCH) + 2 - len(op.shape(query)) :]
+    batch = _last(_BATCH, len(op.shape(query)) - 2)
     q, k = _operand(op, query, f"{batch}mk"), _operand(op, key, f"{batch}sk")
     if op.arg_value(6, "scale") is None:
         # The scale follows from the width, which must stay then: heads are the units.
@@ -276,18 +287,8 @@ OPS = (
         channels=matmul_channels,
         receptive_field=whole_image_field,
     ),
-    OpSpec(
-        "einsum",
-        (torch.einsum,),
-        channels=einsum_channels,
-        receptive_field=whole_image_field,
-    ),
-    OpSpec(
-        "attention",
-        (F.scaled_dot_product_attention,),
-        channels=attention_channels,
-        receptive_field=whole_image_field,
-    ),
+    OpSpec("einsum", (torch.einsum,), einsum_channels, whole_image_field),
+    OpSpec("attention", (F.scaled_dot_product_attention,), attention_channels, whole_image_field),
     OpSpec(
         "attention module",
         (nn.MultiheadAttention,),

@@ -76,14 +76,20 @@ def propagate(
 ) -> AxisReceptiveField | None:
     """Return the receptive field of a value that is computed from some entries of `source`.
 
+    Period (entries) and stride (input pixels) of the result:
+
+        source    operator              ratio    pattern    advance    repeats    result
+        1, 1      pixel shuffle by 2    1/2      2          1          1          2, 1
+        2, 1      every second entry    2        1          2          1          1, 1
+        2, 1      every third entry     3        1          3          2          2, 3
+
     Args:
         source: What the operator's input reads.
         reads: Entry of the result -> entries of `source` that it is computed from.
         ratio: Entries of `source` per entry of the result.
         lengths: Lengths of the network's input and of the result, for the example.
         pattern: Entries of the result after which `reads` repeats, `ratio * pattern` entries of
-            `source` further;
-            default: the denominator of `ratio`.
+            `source` further; default: the denominator of `ratio`.
 
     Returns:
         None where the result's length is not proportional to the input's.

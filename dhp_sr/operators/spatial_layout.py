@@ -3,7 +3,14 @@
 Each axis of a value is described by its digits, see `Digit`. A reshape moves digits between axes,
 and where all digits of the row number meet again on an axis, it holds rows again: the receptive
 field of its entries follows from the order of the digits. Only the most significant digit grows
-with the image, so it has to come first there; where it does not, the field is unbounded.
+with the image, so it has to come first there; where it does not, the field is unbounded. For an
+image of 48 rows, windows of 8 (columns left out):
+
+    operator                 shape           digits of the row number, size x stride
+    the image                (n, 48, c)      axis 1: 48 x 1
+    reshaped                 (n, 6, 8, c)    axis 1: 6 x 8    axis 2: 8 x 1
+    softmax over axis 2      (n, 6, 8, c)    axis 1: 6 x 1    axis 2: none; an entry reads 8 rows
+    softmax over axis 1      (n, 6, 8, c)    an entry reads every 8th row of the image: unbounded
 """
 
 import math
@@ -27,10 +34,12 @@ from dhp_sr.operators.receptive_field import (
 def mix_axes(
     op: ReceptiveContext, field: ReceptiveField2D, dims: Iterable[int]
 ) -> ReceptiveField2D:
-    """Return the field of a value whose entries are combined along `dims`."""
-    # Every entry then reads what any entry along these axes reads. For an axis of channels that is
-    # the same; for a low digit of the row number it is a window of rows; the high digit is the
-    # image.
+    """Return the field of a value whose entries are combined along `dims`.
+
+    Every entry then reads what any entry along these axes reads. For an axis of channels that is
+    nothing more; for a low digit of the row number it is a window of rows; for the most significant
+    digit it is the image.
+    """
     dims = {dim % len(field.layout) for dim in dims}
     for spatial in (0, 1):
         mixed: list[Digit] = []
@@ -47,13 +56,16 @@ def mix_axes(
 def _without_digits(
     op: ReceptiveContext, field: ReceptiveField2D, spatial: int, mixed: Sequence[Digit]
 ) -> ReceptiveField2D:
-    """Combine entries over some digits of the row or column number."""
+    """Combine entries over some digits of the row or column number.
+
+    Of the digits 6 x 8 and 8 x 1, without the latter, 6 x 1 is left: the number of a window.
+    """
     remaining: list[Digit] = []
     for digit in chain(*field.layout):
         if digit.spatial == spatial and digit not in mixed:
             remaining.append(digit)
     remaining.sort(key=lambda digit: -digit.stride)
-    shorter = _regroup(op, field.along(spatial), field.lengths[spatial], remaining, mixed)
+    shorter = _field_of_digits(op, field.along(spatial), field.lengths[spatial], remaining, mixed)
     # The number is now made of the remaining digits alone, so their strides shrink. The mixed ones
     # stay in the layout, where the value still has their axes, as digits of no spatial axis.
     new_digits: dict[Digit, Digit] = {}
@@ -69,7 +81,7 @@ def _without_digits(
     return replace(field, layout=tuple(layout)).replaced(spatial, shorter, stride)
 
 
-def _regroup(
+def _field_of_digits(
     op: ReceptiveContext,
     source: AxisReceptiveField,
     length: int,
@@ -77,6 +89,14 @@ def _regroup(
     mixed: Sequence[Digit] = (),
 ) -> AxisReceptiveField:
     """Return the field along an axis whose index is made of digits of a row or column number.
+
+    Of 6 rows, as digits 3 x 2 and 2 x 1 ("none 4": a digit of no spatial number):
+
+        digits                  mixed    entry i reads
+        3 x 2, 2 x 1                     row i
+        3 x 2                   2 x 1    rows 2 i and 2 i + 1
+        3 x 2, 2 x 1, none 4             row i // 4, as repeated 4 times
+        2 x 1, 3 x 2                     unbounded: neighbors are 2 rows apart, and i = 3 is row 1
 
     Args:
         op: The operator, for its message.
@@ -88,42 +108,49 @@ def _regroup(
     """
     if not digits or digits[0].spatial is None or digits[0].size * digits[0].stride != length:
         raise op.unbounded("looks at the whole image")
-    # The pattern repeats after all values of the low digits, a step of the highest further.
+    # Entries per value of the most significant digit: the pattern of rows repeats after them.
     inner = _length(digits[1:])
-    # All values of the mixed digits together: how far their entries lie from that of digits 0.
+    # Rows that an entry reads for the mixed digits, relative to the row where these are all 0.
     offsets = [0]
     for digit in mixed:
         steps = range(0, digit.size * digit.stride, digit.stride)
         offsets = [offset + step for offset in offsets for step in steps]
 
     def reads(entry: int) -> list[int]:
-        high, low = divmod(entry, inner)
-        base = high * digits[0].stride
+        most_significant, rest = divmod(entry, inner)
+        row = most_significant * digits[0].stride
+        # The other digits, from the least significant on.
         for digit in reversed(digits[1:]):
-            low, value = divmod(low, digit.size)
-            base += value * digit.stride
-        return [base + offset for offset in offsets]
+            rest, value = divmod(rest, digit.size)
+            row += value * digit.stride
+        return [row + offset for offset in offsets]
 
+    # Rows per entry.
     ratio = Fraction(digits[0].stride, inner)
     return op.propagated(source, reads, ratio, digits[0].size * inner, pattern=inner)
 
 
 def normalized(op: ReceptiveContext, field: ReceptiveField2D) -> ReceptiveField2D:
-    """Merge the digits of an axis that holds all digits of the row or column number."""
+    """Merge the digits of an axis that holds all digits of the row or column number.
+
+    The axis then holds rows (or columns) that are numbered anew, with another receptive field: the
+    digits 6 x 1 and none 2, of rows repeated twice, become 12 x 1.
+    """
     for spatial in (0, 1):
-        holding: list[int] = []
+        dims: list[int] = []
         for dim, axis in enumerate(field.layout):
             if _digits_of(axis, spatial):
-                holding.append(dim)
+                dims.append(dim)
         # Digits that are spread over several axes stay as they are: a later permutation may bring
         # them together in another order.
-        if len(holding) != 1:
+        if len(dims) != 1:
             continue
-        dim = holding[0]
+        dim = dims[0]
         digits = field.layout[dim]
-        alone = all(digit.spatial in (spatial, None) for digit in digits)
-        if len(digits) > 1 and alone and digits[0].spatial == spatial:
-            along = _regroup(op, field.along(spatial), field.lengths[spatial], digits)
+        is_unshared = all(digit.spatial in (spatial, None) for digit in digits)
+        # An axis that does not begin with them (channels x rows) may be split again.
+        if len(digits) > 1 and is_unshared and digits[0].spatial == spatial:
+            along = _field_of_digits(op, field.along(spatial), field.lengths[spatial], digits)
             length = _length(digits)
             layout = list(field.layout)
             layout[dim] = (Digit(spatial, length, 1),)
@@ -157,11 +184,13 @@ def reshaped(
         Unbounded: The new axes cut through a digit, or the image is divided into a fixed number of
             sections.
     """
+    # The digits of all axes in a row, as entries keep their order; each new axis takes the next.
     remaining = _merged(chain(*field.layout))
     layout: list[tuple[Digit, ...]] = []
     for dim, size in enumerate(new):
         taken: list[Digit] = []
-        # An axis takes digits from the most significant on; the last of them may have to be split.
+        # The last digit that an axis takes may have to be split: 48 x 1, for an axis of 6, into
+        # 6 x 8 there and 8 x 1 for the next.
         while size > 1:
             digit = remaining.pop(0)
             if size % digit.size == 0:
@@ -170,9 +199,9 @@ def reshaped(
                 continue
             if digit.size % size:
                 raise op.unbounded("reshapes across rows and columns")
-            low = digit.size // size
-            taken.append(Digit(digit.spatial, size, digit.stride * low))
-            remaining.insert(0, Digit(digit.spatial, low, digit.stride))
+            low_size = digit.size // size
+            taken.append(Digit(digit.spatial, size, digit.stride * low_size))
+            remaining.insert(0, Digit(digit.spatial, low_size, digit.stride))
             # Of a split row number the low digit must stay as it is when the image grows: windows
             # of 8 rows are fine, 8 windows are not, and the example cannot tell the two apart. Only
             # a number that is written in the forward is certain not to grow.
@@ -239,7 +268,15 @@ def _check_axis(
     back: int,
     is_joined: bool,
 ) -> None:
-    """Check that all operands lay the same rows or columns along an axis, counted from the back."""
+    """Check that all operands have the same rows or columns along an axis.
+
+    Args:
+        op: The operator.
+        operands: As for `combined`.
+        digits: Those of the axis in the result.
+        back: The axis, counted from the back: -1 for the last.
+        is_joined: Whether the operands are concatenated along it.
+    """
     if is_joined:
         raise op.unbounded("joins images along rows or columns")
     for field, shape in operands:
