@@ -13,14 +13,22 @@ class AxisSizes:
 
     Axes that hold the same channels the same number of times always have the same size and share
     a row, so that the map has a row per distinct axis. The last row is the constant 1; it stands
-    for axes without prunable channels, whose size is a constant factor of the cost.
+    for axes without prunable channels, whose size is a constant factor of the cost. For conv1 (3 to
+    12 channels), PixelShuffle by 2, conv2 (3 to 2 channels), with a group of 3 elements and one of
+    2, and the mask 1 1 0 1 1:
+
+        row                                  table        fixed    size = table @ mask + fixed
+        conv1.weight axis 0, conv1.bias      4 4 4 0 0    0        8
+        conv2.weight axis 1                  1 1 1 0 0    0        2
+        conv2.weight axis 0, conv2.bias      0 0 0 1 1    0        2
+        constant (conv1.weight axis 1)                    1        1
 
     Args:
         plan: The groups, and the channels of every axis.
     """
 
     def __init__(self, plan: ChannelPlan) -> None:
-        # Dictionaries keep their order: the rows are the same in every run.
+        # Entries of an axis, sorted -> its row. In order of the axes: the same in every run.
         distinct: dict[bytes, int] = {}
         rows: list[Tensor] = []
         self._row: dict[tuple[str, int], int] = {}
@@ -29,15 +37,16 @@ class AxisSizes:
                 continue
             # An entry of an axis is a channel of the flat vector; before a PixelShuffle, or in a
             # flattened feature map, the same channel occurs several times along the axis.
-            # Sorted, an axis is short beside the flat vector, and tells as much.
-            channels = axis.index.sort().values.numpy().tobytes()
-            if channels not in distinct:
-                distinct[channels] = len(rows)
+            # The sorted entries tell as much as a row does, and are far shorter.
+            entries = axis.index.sort().values.numpy().tobytes()
+            if entries not in distinct:
+                distinct[entries] = len(rows)
                 rows.append(torch.bincount(axis.index, minlength=plan.size + 1))
-            self._row[axis.tensor, axis.dim] = distinct[channels]
+            self._row[axis.tensor, axis.dim] = distinct[entries]
         table = torch.zeros(0, plan.size + 1, dtype=torch.double)
         if rows:
             table = torch.stack(rows).double()
+        # The last column counts pinned entries, which are always kept.
         self._occurrences = table[:, :-1]
         self._fixed = torch.cat((table[:, -1], torch.ones(1, dtype=torch.double)))
 
@@ -78,7 +87,7 @@ class AxisSizes:
     def group_sizes(
         self, start: int, order: Sequence[int] | Tensor, widths: Sequence[int]
     ) -> Tensor:
-        """Return the contribution of a group's best channels to the sizes.
+        """Return the contribution of a group's best channels to the sizes, without what is fixed.
 
         Args:
             start: The group's offset in the flat vector.
@@ -92,13 +101,15 @@ class AxisSizes:
         cumulative = self._occurrences[:, start + torch.as_tensor(order)].cumsum(1).T
         cumulative = torch.cat((torch.zeros_like(cumulative[:1]), cumulative))
         chosen = cumulative[torch.as_tensor(widths)]
+        # The row of the constant 1 is fixed: no group adds to it.
         return torch.cat((chosen, chosen.new_zeros(len(widths), 1)), dim=1)
 
     def repetitions(self, rows: Tensor) -> Tensor:
         """Return how often each of these rows repeats its channels, at least 1.
 
-        The unit is the fewest times that a channel occurs in any of them: 4 before a PixelShuffle
-        by 2, behind which it occurs once; 1 where all axes hold whole attention heads.
+        The unit is the fewest times that a channel occurs in any of them. Of rows (4 4 4 0 0) and
+        (1 1 1 0 0), on either side of a PixelShuffle by 2, the first has 4, the second 1. Where all
+        axes hold whole attention heads, each has 1, however many channels a head has.
 
         Args:
             rows: Rows of the axes to compare, such as those of all layers; repeated ones count
@@ -111,9 +122,11 @@ class AxisSizes:
         constant = self._occurrences.new_zeros(1, self._occurrences.shape[1])
         occurrences = torch.cat((self._occurrences, constant))[rows]
         fewest = occurrences.where(occurrences > 0, torch.inf).amin(0)
+        # A channel that is in none of the rows has fewest = infinity, and counts nothing.
         relative = torch.nan_to_num(occurrences / fewest)
-        present = (occurrences > 0).sum(1)
-        return (relative.sum(1) / present.clamp_min(1)).where(present > 0, 1.0)
+        num_channels = (occurrences > 0).sum(1)
+        mean = relative.sum(1) / num_channels.clamp_min(1)
+        return mean.where(num_channels > 0, 1.0)
 
     def mean_over_axes(self, values: Tensor) -> Tensor:
         """Return the mean of values (plan.size,) over the prunable channels of each row.

@@ -1,4 +1,9 @@
-"""Graph capture: trace a network and record every value's shape for an example."""
+"""Graph capture: trace a network and record every value's shape for an example.
+
+    network -> copies, followed once or twice -> graph -> graph run on the meta device -> values
+
+`trace` does this. `check_capture` then compares the graph with the network on an image.
+"""
 
 import contextlib
 import math
@@ -25,6 +30,18 @@ from dhp_sr.utils.network_io import Example, first_samples, relative_difference
 ArgPath = tuple[Any, ...]
 """Path to an argument of a node: ("args", 1, 0), ("kwargs", "dim"), ("args", 1, 1, "stop"),
 ..."""
+
+
+_REDUCTION = 4
+"""Divisor of the sides of the example, for the check of a captured graph."""
+_MIN_SIDE = 16
+"""Pixels that the smaller image must have."""
+_MANY_PIXELS = 2**16
+"""Pixels of an image on which convolutions take long."""
+_MAX_MACS = 5e10
+"""Multiply-adds of convolutions that a pass over such an image may take: about a second."""
+_MAX_DIFFERENCE = 1e-3
+"""Largest relative difference of the outputs that passes for rounding."""
 
 
 class TracedNetwork(NamedTuple):
@@ -72,8 +89,8 @@ def trace(
     copied = copy_network(network)
     layers = ComputedLayers()
     try:
-        joined = layers if join_computed_weights and not training else None
-        tracer, graph_module = _traced(copied, inputs, absent, joined, training=training)
+        joined_layers = layers if join_computed_weights and not training else None
+        tracer, graph_module = _traced(copied, inputs, absent, joined_layers, training=training)
     except Exception as error:  # whatever a forward raises when it is given proxies
         raise TraceError(
             f"{type(network).__name__} cannot be traced: {error}; at "
@@ -88,36 +105,49 @@ def trace(
 
 
 def _followed_copy(network: nn.Module, training: bool) -> nn.Module:
-    """Return a copy with the same parameters: followed, a forward reads none of their values."""
+    """Return a copy to follow, which shares the parameters: none of their values is read."""
     memo = {id(parameter): parameter for parameter in network.parameters()}
     return deep_copy(network, memo).train(training)
 
 
 def _traced(
-    holder: nn.Module,
+    untouched: nn.Module,
     inputs: Sequence[Tensor],
     absent: dict[str, None],
-    joined: ComputedLayers | None,
+    joined_layers: ComputedLayers | None,
     *,
     training: bool,
 ) -> tuple[Tracer, fx.GraphModule]:
-    root = _followed_copy(holder, training)
+    """Follow a network, and return the tracer and the graph.
+
+    The first pass follows all modules that can be followed. It shows which of them have to be single operators:
+    attentions whose weights are read, and modules that compute the weight of a layer. Where there
+    are any, a second pass does not follow these.
+
+    Args:
+        untouched: A copy of the network, to which the graph is attached. Further copies of it are
+            followed, since a forward may leave values in its module (`self.mean = ...`).
+        inputs: Examples.
+        absent: Inputs that are not given.
+        joined_layers: Finds the modules that compute weights; None: these are all followed.
+        training: Whether the forward is followed in training mode.
+    """
+    root = _followed_copy(untouched, training)
     tracer = Tracer(root, inputs)
     graph = tracer.trace(root, absent or None)
-    single = tracer.erase_unread_weights()
-    if joined is not None:
-        single |= tracer.modules_that_compute_weights(joined)
+    single = tracer.erase_unread_weights()  # attentions whose weights are read
+    if joined_layers is not None:
+        single |= tracer.modules_that_compute_weights(joined_layers)
     if single:
-        root = _followed_copy(holder, training)
+        root = _followed_copy(untouched, training)
         tracer = Tracer(root, inputs, single=single)
         graph = tracer.trace(root, absent or None)
         tracer.erase_unread_weights()
-    # A forward may leave values in the module that it is traced on (`self.mean = ...`): the graph
-    # is put on an untouched copy, with the constants that the tracer has collected.
+    # The graph reads tensors that the forward made, where the tracer has put them: in the root.
     for name, constant in root.__dict__.items():
         if name.startswith("_tensor_constant"):
-            setattr(holder, name, constant)
-    return tracer, fx.GraphModule(holder.eval(), graph)
+            setattr(untouched, name, constant)
+    return tracer, fx.GraphModule(untouched.eval(), graph)
 
 
 @torch.no_grad()
@@ -134,8 +164,8 @@ def check_capture(network: nn.Module, traced: TracedNetwork, example_input: Exam
         return
     image, *further = first_samples(example_input)
     small = image[..., : image.shape[-2] // _REDUCTION, : image.shape[-1] // _REDUCTION]
-    # A small image says the same in a fraction of the time. Where the forward depends on the size,
-    # as with windows or branches, only the example itself does.
+    # A small image that agrees says the same in a fraction of the time. One that does not says
+    # nothing: the graph holds for the example's size alone where there are windows or branches.
     if not further and image.dim() == 4 and min(small.shape[-2:]) >= _MIN_SIDE:
         with contextlib.suppress(TraceError):
             difference = _difference(network, traced, small, further)
@@ -144,6 +174,7 @@ def check_capture(network: nn.Module, traced: TracedNetwork, example_input: Exam
     try:
         difference = _difference(network, traced, image, further)
     except TraceError:
+        # The graph fails. It is right if the network does, too, on a random image.
         if _output_of_network(network, traced, image, further) is None:
             return
         raise
@@ -164,7 +195,7 @@ def _difference(
     Raises:
         TraceError: The graph fails, which is a fault where the network does not.
     """
-    # The graph first: of another size than the example it often fails at once.
+    # The graph first: on another size than the example's it often fails at once.
     try:
         actual = _output(traced.graph_module, image, further)
     except Exception as error:  # whatever an operator raises
@@ -209,17 +240,6 @@ def _output(module: nn.Module, image: Tensor, further: Sequence[Tensor]) -> Any:
         return module(noise, *[tensor.clone() for tensor in further])
 
 
-_REDUCTION = 4
-"""Divisor of the sides of the example, for the check of a captured graph."""
-_MIN_SIDE = 16
-"""Pixels that the smaller image must have."""
-_MANY_PIXELS = 2**16
-"""Pixels of an image on which convolutions take long."""
-_MAX_MACS = 5e10
-"""Multiply-adds of convolutions that a pass over such an image may take: about a second."""
-_MAX_DIFFERENCE = 1e-3
-
-
 def record_values(
     graph_module: fx.GraphModule, inputs: Sequence[Tensor], tracer: Tracer | None = None
 ) -> dict[fx.Node, Any]:
@@ -242,8 +262,8 @@ def record_values(
                 recorder = ValueRecorder(module, graph_module.graph, tracer.meta_values)
             recorder.run(*[tensor.to("meta") for tensor in inputs])
         except Exception:
-            # An operator without a shape rule, or a constant that stayed on its device: run it with
-            # values.
+            # Some operator has no shape rule, or a constant stayed on its device: run the whole
+            # graph with values.
             recorder = ValueRecorder(graph_module, graph_module.graph)
             try:
                 recorder.run(*inputs)

@@ -18,10 +18,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 class CheapConvolutions(TorchDispatchMode):
     """Replaces results of convolutions by others of the same shape and about as large.
 
-    It depends on every entry that the convolution itself depends on, and on their order: the input
-    is summed over its channels and the weight over both of its, with a number for each; their
-    convolution, of one channel, with the same stride, padding and dilation, is multiplied by a
-    number for every output channel.
+    A convolution from I to O channels becomes one of a single channel, with the same stride,
+    padding and dilation, that is multiplied by a number for every output channel o:
+
+        y_o = factor_o * convolution(sum over i of s_i x_i, sum over o and i of s_oi w_oi) + bias_o
+
+    The s are fixed numbers of either sign, and factor_o is a sum of this kind over the entries of
+    w_o. So the result depends on every entry of x and w, and on their order.
 
     Args:
         after_macs: Multiply-adds that are spent on convolutions as they are, the first ones of the
@@ -67,17 +70,18 @@ def _signs(count: int, like: Tensor) -> Tensor:
 def _cheap_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> Tensor:
     *geometry, groups = settings
     is_transposed = settings[3]
-    rows = weight.transpose(0, 1) if is_transposed else weight
-    rows = rows.flatten(1)
-    factors = (rows @ _signs(rows.shape[1], rows)).repeat(groups if is_transposed else 1)
-    # A number for each number of groups, near 1.
+    # Filters of the output channels; a transposed weight (I, O / groups, ...) has one group's.
+    filters = weight.transpose(0, 1) if is_transposed else weight
+    filters = filters.flatten(1)
+    factors = (filters @ _signs(filters.shape[1], filters)).repeat(groups if is_transposed else 1)
+    # So that another number of groups gives another result, too.
     factors = factors * (1 + 0.1 * math.cos(groups))
-    channels = _signs(x.shape[1], x) / math.sqrt(x.shape[1])
-    summed = (channels @ x.flatten(2)).reshape(x.shape[0], 1, *x.shape[2:])
+    channel_signs = _signs(x.shape[1], x) / math.sqrt(x.shape[1])
+    summed = (channel_signs @ x.flatten(2)).reshape(x.shape[0], 1, *x.shape[2:])
     kernel = _signs(weight.shape[:2].numel(), weight) @ weight.flatten(0, 1).flatten(1)
+    # The factors alone make the result as large as the convolution's.
     kernel = kernel / kernel.norm().clamp_min(1e-30)
     kernel = kernel.reshape(1, 1, *weight.shape[2:])
-    # The output of the convolution is as large as the sum of its inputs: as if by one entry.
     result = torch.ops.aten.convolution.default(summed, kernel, None, *geometry, 1)
     result = result * factors.reshape(-1, *[1] * (x.dim() - 2))
     if bias is not None:

@@ -88,28 +88,42 @@ def _num_equal(first: Iterable[int], second: Iterable[int]) -> int:
 
 
 def _reshaped_ids(op: OpContext) -> Tensor:
-    """Reshape the ids of the first input like its value; entries keep their order."""
-    ids, old, new = op.ids[op.source], op.shape(op.source), tuple(op.value.shape)
-    # Where the channels lie along axes that stay at an end, nothing else has any.
-    last = _num_equal(reversed(old), reversed(new))
-    if math.prod(ids.shape[: len(old) - last]) == 1:
-        return compact(ids.reshape([*[1] * (len(new) - last), *ids.shape[len(old) - last :]]))
-    first = _num_equal(old, new)
-    if math.prod(ids.shape[first:]) == 1:
-        return compact(ids.reshape([*ids.shape[:first], *[1] * (len(new) - first)]))
-    # First and last axes that stay, and hold no channels, are left out: expanded over a whole
-    # feature map, the ids would take as much memory as the map itself.
-    while math.prod(ids.shape[:first]) > 1:
-        first -= 1
-    same = 0
-    while same < min(len(old), len(new)) - first:
-        if old[-1 - same] != new[-1 - same] or ids.shape[-1 - same] > 1:
+    """Reshape the ids of the first input like its value; entries keep their order.
+
+    Ids are broadcastable, (1, C, 1, 1): only the axes between those that stay are expanded. Over a
+    whole feature map they would take as much memory as the map itself.
+
+        value                                      ids                          expanded
+        (n, l, c) -> (n l, c)                      (1, 1, C) -> (1, C)          nothing
+        (n, c, h, w) -> (n, c, h w)                (1, C, 1, 1) -> (1, C, 1)    nothing
+        (n, c, h, w) -> (n, 2, c / 2, h, w)        (C) -> (2, C / 2)            axis 1
+        (n, c, h, w) -> (n, c h w)                 (C, h, w) -> (C h w)         axes 1 to 3
+    """
+    ids = op.ids[op.source]
+    old = op.shape(op.source)
+    new = tuple(op.value.shape)
+    # All channels lie along axes that stay, the last ones or the first ones.
+    num_last = _num_equal(reversed(old), reversed(new))
+    changed_end = len(old) - num_last
+    if math.prod(ids.shape[:changed_end]) == 1:
+        return compact(ids.reshape([*[1] * (len(new) - num_last), *ids.shape[changed_end:]]))
+    num_first = _num_equal(old, new)
+    if math.prod(ids.shape[num_first:]) == 1:
+        return compact(ids.reshape([*ids.shape[:num_first], *[1] * (len(new) - num_first)]))
+    # Some lie along axes that change. Those that stay are left out as far as they hold none.
+    while math.prod(ids.shape[:num_first]) > 1:
+        num_first -= 1
+    num_last = 0
+    while num_last < min(len(old), len(new)) - num_first:
+        back = -1 - num_last
+        if old[back] != new[back] or ids.shape[back] > 1:
             break
-        same += 1
-    kept, size = len(old) - same, len(new) - same
-    middle = ids.reshape(ids.shape[first:kept]).expand(old[first:kept])
-    result = compact(middle.reshape(new[first:size]))
-    return result.reshape([*[1] * first, *result.shape, *[1] * same])
+        num_last += 1
+    old_middle = slice(num_first, len(old) - num_last)
+    new_middle = slice(num_first, len(new) - num_last)
+    middle = ids.reshape(ids.shape[old_middle]).expand(old[old_middle])
+    result = compact(middle.reshape(new[new_middle]))
+    return result.reshape([*[1] * num_first, *result.shape, *[1] * num_last])
 
 
 def expand_channels(op: OpContext) -> Any:
