@@ -120,9 +120,9 @@ def _traced(
 ) -> tuple[Tracer, fx.GraphModule]:
     """Follow a network, and return the tracer and the graph.
 
-    The first pass follows all modules that can be followed. It shows which of them have to be single operators:
-    attentions whose weights are read, and modules that compute the weight of a layer. Where there
-    are any, a second pass does not follow these.
+    The first pass follows all modules that can be followed. It shows which of them have to be
+    single operators: attentions whose weights are read, and modules that compute the weight of a
+    layer. Where there are any, a second pass does not follow these.
 
     Args:
         untouched: A copy of the network, to which the graph is attached. Further copies of it are
