@@ -123,6 +123,14 @@ class _State(Enum):
 class _Candidate:
     """An operand of a sum, with all that is computed for it alone.
 
+    The branch of the module's docstring can be removed:
+
+        node     state       replaced    left in its place
+        conv1    OWN         yes         nothing
+        relu     OWN         no          (runs on a map without channels)
+        conv2    CONSTANT    yes         nothing, as norm is replaced, too
+        norm     CONSTANT    yes         bias: what the sum reads
+
     Args:
         graph: Graph of the network.
         end: The node that computes the operand.
@@ -192,8 +200,8 @@ class _Candidate:
         """Return the state behind a layer, which must have no multiply-adds left."""
         weight = f"{node.target}.weight"
         dim = out_dim(self._graph.module(node))
-        # It has none left once all its output channels are pruned, or all its input channels; of
-        # the latter the bias is left.
+        # It has none left once all its output channels are pruned, or all its input channels; in
+        # the second case it computes its bias.
         if self._graph.has_only((weight, dim), self.groups):
             return _State.OWN
         if self._graph.has_only((weight, 1 - dim), self.groups):
@@ -204,8 +212,9 @@ class _Candidate:
         """Return whether a `ConstantMap` takes the place of a module in the removed branch."""
         if not calls_module(node) or not self._graph.tensors(node):
             return False
-        # In training, a batch normalization would divide the constant by its variance, which is 0.
-        # Other modules with weights, such as a PReLU, are applied to the constant.
+        # Layers, and what has only channels that are gone. Behind a constant a batch normalization,
+        # too, which in training would divide by the constant's variance, 0. Other modules with
+        # weights, such as a PReLU, stay there and are applied to the constant.
         is_norm = isinstance(self._graph.module(node), _NormBase)
         is_constant = self._states[node] is _State.CONSTANT
         return self._graph.is_layer(node) or is_norm or not is_constant
@@ -225,7 +234,8 @@ class _Candidate:
 
     def _left_of(self, node: fx.Node, replaced: list[fx.Node]) -> Leaves:
         """Return the remainder of a replaced module."""
-        # A convolution before a batch normalization: the constant is that of the normalization.
+        # A constant is left where something that stays reads it. The constant of a convolution that
+        # a batch normalization alone reads is not: that of the normalization includes it.
         is_read = any(user not in replaced for user in node.users)
         if self._states[node] is not _State.CONSTANT or not is_read:
             return Leaves.NOTHING
@@ -236,7 +246,7 @@ class _Candidate:
 
     def _check_operators(self) -> None:
         """Refuse operators that cannot run on the maps without channels that they will be given."""
-        # Nodes whose values will have no channels; it grows along the branch.
+        # Nodes whose values will have no channels: replaced ones, then what is computed from them.
         empty: set[fx.Node] = set()
         for node, left in self._leaves.items():
             if left is Leaves.NOTHING:

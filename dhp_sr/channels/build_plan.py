@@ -1,7 +1,13 @@
 """Build the channel plan of a network: trace, analyze, gather coupled channels into groups.
 
 In the plan all that was channel ids is indices into the flat vector of all prunable channels, see
-`dependency_groups`; its length stands for pinned channels.
+`dependency_groups`; its length stands for pinned channels:
+
+    channel ids                0 1 2 (image)    3 4 5 6 (conv1)    7 8 9 10 (conv2, added to conv1)
+    roots                      0 1 2            3 4 5 6            3 4 5 6
+    flat index                 4 4 4            0 1 2 3            0 1 2 3
+    conv2.weight axis 0        ids 7 8 9 10  -> index 0 1 2 3
+    conv1.weight axis 1        ids 0 1 2     -> index 4 4 4        pinned: the input of the network
 """
 
 import contextlib
@@ -19,6 +25,10 @@ from dhp_sr.graph.capture import check_capture, trace
 from dhp_sr.graph.trace_errors import TraceError
 from dhp_sr.operators.analysis_context import AnalysisContext, ChannelRange
 from dhp_sr.utils.network_io import Example, first_samples, inputs_of
+
+# A table of positions is computed with, too, and is the same in both modes: hence not zero.
+_LARGE_SHARE = 0.05
+"""Fraction of the parameters that a forward may compute with before training mode is tried."""
 
 
 def make_plan(
@@ -71,19 +81,14 @@ def make_plan(
         with contextlib.suppress(TraceError):
             return plan_in_mode(training=True)[0]
         raise
+    # Networks such as ECBSR compute fused weights in evaluation mode. In training mode their
+    # branches are plain layers, which can be pruned.
     if not plan.prunable or share_read > _LARGE_SHARE:
         with contextlib.suppress(TraceError):
-            # Networks such as ECBSR compute fused weights in evaluation mode. In training mode
-            # their branches are plain layers, which can be pruned.
             training_plan, _ = plan_in_mode(training=True)
             if _prunable_share(training_plan) > _prunable_share(plan):
                 return training_plan
     return plan
-
-
-# A table of positions is computed with, too, and is the same in both modes: hence not zero.
-_LARGE_SHARE = 0.05
-"""Fraction of the parameters that a forward may compute with before training mode is tried."""
 
 
 def _share_of_parameters(names: Container[str], shapes: Mapping[str, tuple[int, ...]]) -> float:
@@ -114,6 +119,7 @@ def freeze(analysis: AnalysisContext, example_input: Example, training: bool) ->
     size = len(position_of_root)
     flat_index = flat_index_of_ids(analysis, position_of_root)
     axes = []
+    # With the number of times that a layer has the channels of each axis.
     indices = []
     for (tensor, dim), ids in analysis.axes.items():
         index = flat_index[ids]
@@ -191,41 +197,46 @@ def size_patches_of(
 ) -> tuple[SizePatch, ...]:
     """Return the hard-coded sizes of all nodes that depend on a prunable channel.
 
-    All sizes of such a node are kept, since one call must be rewritten as a whole.
+    All sizes of such a node are kept, since one call must be rewritten as a whole. A node without
+    such a size, such as `x.view(n, 3, h, w)` of an image, needs none.
     """
     patches: list[SizePatch] = []
     # Nodes with a size that a cut may change.
-    nodes: set[str] = set()
+    nodes_to_rewrite: set[str] = set()
     for hardcoded in analysis.hardcoded_sizes:
         ranges = hardcoded.counted
         is_list = isinstance(ranges, list)
         if isinstance(ranges, ChannelRange):
             ranges = [ranges]
+        # For each number of the argument, the channels that it counts.
         counted: list[Tensor] = []
-        for item in ranges:
-            counted.append(counted_channels(item, flat_index, size))
+        for channel_range in ranges:
+            counted.append(counted_channels(channel_range, flat_index, size))
         involved = torch.cat(counted)
         # The size of a batch, say: whatever it is, the forward comes to it by itself.
         if hardcoded.follows_input and not bool((involved < size).any()):
             continue
         patches.append(SizePatch(hardcoded.node, hardcoded.path, tuple(counted), is_list))
+        # A size may be computed from a number of channels without counting any itself.
         if hardcoded.read_from is not None:
             involved = torch.cat((involved, flat_index[hardcoded.read_from]))
         if bool((involved < size).any()):
-            nodes.add(hardcoded.node)
+            nodes_to_rewrite.add(hardcoded.node)
     needed: list[SizePatch] = []
     for patch in patches:
-        if patch.node in nodes:
+        if patch.node in nodes_to_rewrite:
             needed.append(patch)
     return tuple(needed)
 
 
 def counted_channels(counted: ChannelRange, flat_index: Tensor, size: int) -> Tensor:
-    """Return the flat indices of the channels in a range."""
-    # Along an axis where nothing differs (each entry is the same channel) nothing is removed by a
-    # cut: its entries count like pinned ones.
+    """Return the flat indices of the channels in a range, such as the first 16 of 64."""
+    # One for each entry along the axis. After the analysis a value varies along a single axis, so
+    # at any position of the others the entries are the same, or all alike.
     entries = flat_index[counted.ids].movedim(counted.dim, 0)
     entries = entries.reshape(len(entries), -1)[:, 0]
+    # All alike, or not even told apart: the channels lie along another axis, and a cut leaves this
+    # one as long as it is. Its entries count like pinned ones.
     if len(entries) != counted.size or bool((entries == entries[0]).all()):
         entries = torch.full((counted.size,), size)
     return entries[slice(*counted.bounds)]
