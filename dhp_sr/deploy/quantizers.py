@@ -104,7 +104,10 @@ def light_layers(layers: Reuse) -> set[str]:
 
 
 def makes_difference(layers: Reuse, recipe: Recipe) -> bool:
-    """Whether a recipe is another one for this network than without `heavy_only`."""
+    """Whether `heavy_only`, if a recipe asks for it, leaves some layers in float32 and not all.
+
+    Else the network would be quantized as by the recipe without it, or not at all.
+    """
     return not recipe.heavy_only or 0 < len(light_layers(layers)) < len(layers)
 
 

@@ -113,6 +113,13 @@ def _swap(
 def weight_before_shuffle(weight_OIHW: NDArray[np.floating], block: int) -> NDArray[np.floating]:
     """Return the weight of the convolution that computes the same before a pixel shuffle.
 
+    Along an axis, with block 2 and taps a b c (side 3), pixel 2 i + p of the output reads the
+    pixels 2 i + p - 1 to 2 i + p + 1. By blocks of 2 pixels, which are channels before the shuffle:
+
+        block read     i - 1    i      i + 1        new side 3
+        p = 0          . a      b c    . .
+        p = 1          . .      a b    c .
+
     Args:
         weight_OIHW: Odd sides H = W, "same" padding, after the shuffle.
         block: Factor of the shuffle.
@@ -122,11 +129,13 @@ def weight_before_shuffle(weight_OIHW: NDArray[np.floating], block: int) -> NDAr
     """
     outputs, inputs, side, _ = weight_OIHW.shape
     margin = side // 2
+    # Blocks read on each side of a pixel's own: the margin in blocks, rounded up.
     reach = -(-margin // block)
     new_side = 2 * reach + 1
     shape = (outputs, block, block, inputs, block, block, new_side, new_side)
     moved = np.zeros(shape, weight_OIHW.dtype)
-    # A pixel (row, column) of a block reads pixels of its own block and of those around it.
+    # Tap (y, x) of the pixel (row, column) in a block reads the pixel (row_read, column_read) of
+    # the block (block_y, block_x), counted from its own.
     for row, column, y, x in product(range(block), range(block), range(side), range(side)):
         block_y, row_read = divmod(row + y - margin, block)
         block_x, column_read = divmod(column + x - margin, block)

@@ -27,8 +27,8 @@ def norm_axis(module: nn.Module, shape: Sequence[int]) -> int | None:
     """Return the axis of channels of a hand-written normalization over channels.
 
     A module is one if it has vectors of one length C and nothing else, returns the shape that it
-    is given, commutes with permutations of the channels and of the positions, runs at any width,
-    and if each channel of its result depends on the others.
+    is given, commutes with permutations of the channels, runs at any width, and if a channel of its
+    input has an effect on others of its result.
 
     Args:
         module: Any module.
@@ -88,17 +88,20 @@ def _is_norm(module: nn.Module, rank: int, dim: int, width: int) -> bool:
     order = torch.randperm(width, generator=generator)
     try:
         result = twin(example)
+        # A permutation is a choice of all channels in another order.
         permuted = with_width(twin, order)(example.index_select(dim, order))
-        narrow = with_width(twin, half)(example.index_select(dim, half))
-        other = twin(changed)
+        halved = with_width(twin, half)(example.index_select(dim, half))
+        result_of_changed = twin(changed)
     except Exception:  # whatever a module raises that is no such layer
         return False
     if not isinstance(result, Tensor) or result.shape != example.shape:
         return False
     expected = result.index_select(dim, order)
     is_equivariant = (permuted - expected).abs().max() < _TOLERANCE
-    mixes = (other - result).narrow(dim, 1, width - 1).abs().max() > 1e-6
-    return bool(is_equivariant and mixes and narrow.shape[dim] == len(half))
+    # Channel 0 alone was changed: in a normalization the others follow, with its statistics.
+    effect_on_others = (result_of_changed - result).narrow(dim, 1, width - 1)
+    mixes_channels = effect_on_others.abs().max() > 1e-6
+    return bool(is_equivariant and mixes_channels and halved.shape[dim] == len(half))
 
 
 def _long_axis(vector: Tensor) -> int:

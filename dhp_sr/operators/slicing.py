@@ -1,7 +1,12 @@
 """Operators that take a slice of a value: indexing, narrow, gated linear units.
 
 Where the forward writes a number of channels (`x[:, :4]`), the rule records which channels that
-number counts. Each slice becomes a dependency group, so that it cannot become empty.
+number counts. Each slice becomes a dependency group, so that it cannot become empty. For 16
+channels:
+
+    x[:, 4:12]    start counts channels 0 to 3, stop counts 0 to 11; after a cut x[:, 2:7], say
+    x[:, 4]       the number counts channels 0 to 3; channel 4 is pinned
+    x[:, ::2]     unsupported: which channels these are depends on all that are pruned before them
 """
 
 import operator
@@ -23,13 +28,13 @@ from dhp_sr.operators.spatial_layout import mix_axes
 from dhp_sr.operators.spec import Activation, OpSpec, Unsupported, spellings
 
 
-class _IndexItem(NamedTuple):
-    """The item of an index that is for a certain axis of the value."""
+class _AxisIndex(NamedTuple):
+    """What an index says about one axis of the value: in `x[:, 4:]`, `4:` for axis 1."""
 
     dim: int
     path: ArgPath
-    """Path to the item among the arguments."""
-    item: Any
+    """Path to it among the arguments."""
+    index: Any
     """A slice or an integer, with nodes for computed numbers."""
 
 
@@ -56,24 +61,26 @@ def record_bounds(op: OpContext, ids: Tensor) -> Tensor:
         These ids, united along axes of which a single entry is taken.
 
     Raises:
-        Unsupported: The index is none of slices and written integers.
+        Unsupported: The index has something else than slices and written integers.
     """
-    for item in _index_items(op, op.args[1], ids.dim()):
-        bounds = item.item
-        if isinstance(bounds, slice):
-            bounds = [bounds.start, bounds.stop, bounds.step]
-        varies = ids.shape[item.dim] > 1
-        if varies and isinstance(item.item, int) and ids.numel() > ids.shape[item.dim]:
+    for axis_index in _axis_indices(op, op.args[1], ids.dim()):
+        dim, _, index = axis_index
+        numbers = index
+        if isinstance(index, slice):
+            numbers = [index.start, index.stop, index.step]
+        varies = ids.shape[dim] > 1
+        if varies and isinstance(index, int) and ids.numel() > ids.shape[dim]:
             # `qkv[0]` of channels viewed as (3, heads, d): the channels lie along another axis.
-            ids = couple_along(ids, item.dim, op.analysis.union_find, op.layer)
+            ids = couple_along(ids, dim, op.analysis.union_find, op.layer)
             varies = False
-        counts_channels = varies or any(op.channel_sizes(bounds))
-        if counts_channels and item.item != slice(None):
-            _take_channels(op, ids, item)
+        # Also along an axis without channels, a bound may be computed from a number of channels.
+        counts_channels = varies or any(op.channel_sizes(numbers))
+        if counts_channels and index != slice(None):
+            _take_channels(op, ids, axis_index)
     return ids
 
 
-def _index_items(op: NodeContext, index: Any, rank: int) -> Iterator[_IndexItem]:
+def _axis_indices(op: NodeContext, index: Any, rank: int) -> Iterator[_AxisIndex]:
     """Yield the items of an index with the axes that they are for.
 
     Raises:
@@ -90,15 +97,15 @@ def _index_items(op: NodeContext, index: Any, rank: int) -> Iterator[_IndexItem]
             dim += rank - indexed
         elif item is not None:
             path: ArgPath = ("args", 1, number) if isinstance(index, tuple) else ("args", 1)
-            yield _IndexItem(dim, path, item)
+            yield _AxisIndex(dim, path, item)
             dim += 1
 
 
-def _take_channels(op: OpContext, ids: Tensor, indexed: _IndexItem) -> None:
+def _take_channels(op: OpContext, ids: Tensor, axis_index: _AxisIndex) -> None:
     """Record the bounds of a slice of the channels; pin a single channel that is taken."""
-    dim, path, item = indexed
+    dim, path, index = axis_index
     size = op.shape(op.args[0])[dim]
-    value = op.evaluate(item)
+    value = op.evaluate(index)
     varies = ids.shape[dim] > 1
     if isinstance(value, int):
         position = value % size
@@ -106,7 +113,8 @@ def _take_channels(op: OpContext, ids: Tensor, indexed: _IndexItem) -> None:
             # Another channel would come to this position if it were pruned.
             reason = f"a single channel taken at {op.layer}"
             op.analysis.union_find.pin(ids.narrow(dim, position, 1), reason)
-        op.record_size(path, ChannelRange(ids, dim, size, (0, position)), [item])
+        # Its position is the number of channels before it.
+        op.record_size(path, ChannelRange(ids, dim, size, (0, position)), [index])
         return
     if value.step not in (None, 1):
         raise Unsupported(f"every n-th channel taken at {op.layer}")
@@ -115,7 +123,7 @@ def _take_channels(op: OpContext, ids: Tensor, indexed: _IndexItem) -> None:
         section = ids.narrow(dim, start, max(stop - start, 0))
         op.analysis.union_find.add_split_boundary(section, op.layer)
     for name, bound in (("start", start), ("stop", stop)):
-        argument = getattr(item, name)
+        argument = getattr(index, name)
         if argument is not None:
             # A bound is the number of all channels before it, kept ones after a cut. Negative
             # bounds are recorded as counted from the front; the rewritten forward states them so.
@@ -163,12 +171,14 @@ def getitem_field(op: ReceptiveContext) -> Any:
         return op.fields[source][op.evaluate(index)]
     field = op.field
     try:
-        items = {item.dim: item.item for item in _index_items(op, index, len(field.layout))}
+        index_of_axis = {
+            axis.dim: axis.index for axis in _axis_indices(op, index, len(field.layout))
+        }
     except Unsupported as error:
         raise op.unbounded("picks pixels by a tensor") from error
     kept_axes = []
     for dim in range(len(field.layout)):
-        item = op.evaluate(items.get(dim, slice(None)))
+        item = op.evaluate(index_of_axis.get(dim, slice(None)))
         if isinstance(item, int):
             field = mix_axes(op, field, [dim])
             continue
