@@ -62,7 +62,10 @@ def entry_count_channels(op: OpContext) -> ChannelSize | None:
 
 
 def _sizes(op: OpContext, source: Any) -> list[ChannelSize | None] | None:
-    """Return, for each axis of a value, the channels that its length counts, or None."""
+    """Return, for each axis of a value, the channels that its length counts, or None.
+
+    Of ids (1, C, 1, 1): None, all C, None, None.
+    """
     ids = op.ids.get(source)
     if not isinstance(ids, Tensor):
         return None
@@ -82,7 +85,9 @@ def _sizes_of_weight(op: OpContext, name: str, shape: tuple[int, ...]) -> list[C
     """
     layer = name.rpartition(".")[0] or name
     sizes: list[ChannelSize | None] = [None] * len(shape)
-    for dim, size in enumerate(shape[:2] if len(shape) > 1 else ()):
+    # A vector may be anything.
+    channel_axes = shape[:2] if len(shape) > 1 else ()
+    for dim, size in enumerate(channel_axes):
         if size > 1:
             sizes[dim] = ChannelSize(op.analysis.new_out_channels(name, dim, size, layer))
     return sizes
@@ -165,17 +170,16 @@ def record_sizes(op: OpContext, sizes: dict[int, tuple[ArgPath, Any]], ids: Tens
         if isinstance(op.evaluate(size), (tuple, list)):
             _unite_with_shape(op, size, ids)  # `x.view(y.shape)`
             continue
-        follows_cut = size == -1
-        if is_node:
-            follows_cut = any(op.channel_sizes(size))
-        if follows_cut:
+        is_from_channels = is_node and any(op.channel_sizes(size))
+        if size == -1 or is_from_channels:
             op.analysis.inferred_axes.setdefault(op.node.name, set()).add(dim)
-        # -1 needs no other number after a cut, and a number that was computed from the batch or the
-        # image does not change. A number computed from channels (c // 2) is recorded nevertheless:
-        # after a cut it may not be the number of channels that are left on this axis.
-        # So is one that is computed without any, where channels lie along the axis all the same:
-        # `heads * c` of heads that can be pruned.
-        if size == -1 or (is_node and not follows_cut and ids.shape[dim] == 1):
+        # Not recorded, as a cut changes neither: -1, and a number that is computed from the batch
+        # or the image for an axis without channels. All others are:
+        #   8        written
+        #   c // 2   computed from channels, but after a cut maybe not as many as are left here
+        #   h * d    computed without any, though channels lie along the axis: heads may be pruned
+        is_from_image = is_node and not is_from_channels and ids.shape[dim] == 1
+        if size == -1 or is_from_image:
             continue
         length = op.value.shape[dim]
         op.record_size(path, ChannelRange(ids, dim, length, (0, length)), size)

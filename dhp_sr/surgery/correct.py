@@ -161,7 +161,11 @@ class _Correction:
             self._masked.release(released.get(node, []))
 
     def _is_untouched(self, node: fx.Node) -> bool:
-        """Whether a node is before the first block that is left out of an unpruned network."""
+        """Whether a layer gives exactly what it gives in the dense network.
+
+        Where blocks are left out of a network that has lost no channels, the layers before the
+        first of them do, and have nothing to make up for. Not asked where no block is left out.
+        """
         if not self._bypass.inside or not self._masked.is_layer(node):
             return False
         for dense, masked in zip(self._dense.values, self._masked.values, strict=True):

@@ -139,8 +139,13 @@ def elimination_order(group: Group, layers: Sequence[LayerStatistics], plan_size
 
         tr( W_J [H^-1_JJ]^-1 W_J^T )        with H the covariance of x
 
-    to the layer's squared error. After each removal W and H^-1 are updated, so that a channel which
-    two others could replace is cheap only while another of these stays.
+    to the layer's squared error. J are the inputs that the layer reads of a channel, as many as its
+    kernel has taps. After each removal
+
+        W <- W - W_J [H^-1_JJ]^-1 H^-1_J:         H^-1 <- H^-1 - H^-1_:J [H^-1_JJ]^-1 H^-1_J:
+
+    re-solve the layer for the inputs that stay, so that of two channels which can replace each
+    other only the first is cheap.
 
     Errors of the layers that read the group are summed, each relative to its output's variance.
 
@@ -176,40 +181,41 @@ class _LayerElimination:
     """Weight and inverse covariance of one layer while channels of a group are removed."""
 
     def __init__(self, layer: LayerStatistics, group: Group, plan_size: int) -> None:
-        self._features: list[Tensor] = []
-        """For each channel of the group, its features in this layer."""
-        for channel in range(group.start, group.start + group.width):
-            channels = (layer.channel_index == channel).nonzero().flatten()
-            self._features.append(layer.features_of(channels))
-        self.reads_group = any(len(features) > 0 for features in self._features)
+        # For each channel of the group, its features in this layer; none where it is not read.
+        features_of_channel: list[Tensor] = []
+        for flat_channel in range(group.start, group.start + group.width):
+            in_channels = (layer.channel_index == flat_channel).nonzero().flatten()
+            features_of_channel.append(layer.features_of(in_channels))
+        self.reads_group = any(len(features) > 0 for features in features_of_channel)
         if not self.reads_group:
             return
         self._scale = max(layer.output_variance, torch.finfo(torch.float64).tiny)
         # Other groups that the layer reads keep all their features here. Their rows of the inverse
         # never enter an error of this group, so the group's block is all that has to be updated.
-        features = torch.cat(self._features)
-        # Inverted once: every removal then updates the inverse instead.
+        features_of_group = torch.cat(features_of_channel)
+        # Inverted once, with all groups: every removal then updates the inverse instead.
         inverse = torch.linalg.inv(layer.covariance_FF)
-        self._inverse = inverse[features][:, features]
-        self._weight_OF = layer.weight_OF[:, features].clone()
+        self._inverse = inverse[features_of_group][:, features_of_group]
+        self._weight_OF = layer.weight_OF[:, features_of_group].clone()
         self._slices: list[slice] = []
+        """For each channel of the group, its features J within the group's."""
         start = 0
-        for features in self._features:
+        for features in features_of_channel:
             self._slices.append(slice(start, start + len(features)))
             start += len(features)
 
     def errors(self, channels: Sequence[int]) -> Tensor:
         """Relative errors (channels,) that the layer would gain by losing each of some channels."""
-        sizes = {self._slices[channel].stop - self._slices[channel].start for channel in channels}
+        slices = [self._slices[channel] for channel in channels]
+        sizes = {features.stop - features.start for features in slices}
         if len(sizes) == 1:
             # The usual case, every channel has as many features: a batch of small systems.
-            positions = torch.tensor([self._slices[channel].start for channel in channels])
-            features_CJ = positions[:, None] + torch.arange(sizes.pop())
+            starts = torch.tensor([features.start for features in slices])
+            features_CJ = starts[:, None] + torch.arange(sizes.pop())
             return self._block_errors(features_CJ) / self._scale
         errors = torch.zeros(len(channels), dtype=torch.float64)
-        for position, channel in enumerate(channels):
-            at = self._slices[channel]
-            features_CJ = torch.arange(at.start, at.stop)[None]
+        for position, features in enumerate(slices):
+            features_CJ = torch.arange(features.start, features.stop)[None]
             errors[position] = self._block_errors(features_CJ).sum()
         return errors / self._scale
 
@@ -221,15 +227,16 @@ class _LayerElimination:
 
     def remove(self, channel: int) -> None:
         """Remove a channel and re-solve the layer for what stays."""
-        at = self._slices[channel]
-        if at.stop == at.start:
+        features = self._slices[channel]  # J
+        size = features.stop - features.start
+        if size == 0:
             return
-        # Rows of the correction: [H^-1_JJ]^-1 H^-1_J:
-        correction = torch.linalg.solve(self._inverse[at, at], self._inverse[at])
-        self._weight_OF -= self._weight_OF[:, at] @ correction
-        self._inverse -= self._inverse[:, at].clone() @ correction
-        # What is gone stays gone, and its block stays invertible.
-        self._inverse[at] = 0
-        self._inverse[:, at] = 0
-        size = at.stop - at.start
-        self._inverse[at, at] = torch.eye(size, dtype=torch.float64)
+        # [H^-1_JJ]^-1 H^-1_J:
+        correction = torch.linalg.solve(self._inverse[features, features], self._inverse[features])
+        self._weight_OF -= self._weight_OF[:, features] @ correction
+        self._inverse -= self._inverse[:, features].clone() @ correction
+        # Zero but for rounding already; exactly zero, so that later removals leave them alone. The
+        # block itself has to stay invertible.
+        self._inverse[features] = 0
+        self._inverse[:, features] = 0
+        self._inverse[features, features] = torch.eye(size, dtype=torch.float64)
