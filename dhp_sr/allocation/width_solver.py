@@ -257,16 +257,18 @@ class WidthSolver:
 
         Args:
             indices: The choice that is changed.
-            groups: (changes, k) groups changed together; a group paired with itself counts once.
+            groups: (changes, k) groups changed together, k = 1 or 2: in `fill` each alone, in
+                `swap` two, or a group paired with itself, which counts once.
             new_indices: (changes, k) their new candidate indices.
         """
-        weight = torch.ones(groups.shape, dtype=torch.double)
+        # 1 for what counts, 0 for the second of a group paired with itself.
+        counts = torch.ones(groups.shape, dtype=torch.double)
         is_alone = groups[:, 0] == groups[:, -1]
-        weight[:, 1:][is_alone] = 0.0
+        counts[:, 1:][is_alone] = 0.0
         change = self._table.size_change(indices, groups, new_indices)
-        sizes = self._table.sizes(indices) + (weight[..., None] * change).sum(1)
+        sizes = self._table.sizes(indices) + (counts[..., None] * change).sum(1)
         gains = self._values[groups, new_indices] - self._values[groups, indices[groups]]
-        return self._ratios(sizes), (weight * gains).sum(1)
+        return self._ratios(sizes), (counts * gains).sum(1)
 
     @torch.no_grad()
     def _ratios(self, sizes: Tensor) -> Tensor:

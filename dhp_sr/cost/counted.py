@@ -1,7 +1,14 @@
 """Costs that are counted from the kept widths alone: multiply-adds, parameters, activations.
 
-Each is a sum over weights of a coefficient times the kept sizes of some axes of the weight. To add
-a kind: a function that yields its terms, a row in `COUNTED_COSTS`, and a row in `utils.cost_kinds`.
+Each is a sum over weights of a coefficient times the kept sizes of some axes of the weight. For a
+convolution (64, 3, 3, 3) of the image, with a map of 100 x 100 pixels:
+
+    macs           10,000 * size of axis 0 * 3 * 3 * 3      = 270,000 * size of axis 0
+    params         size of axis 0 * 3 * 3 * 3               = 27 * size of axis 0
+    activations    10,000 * size of axis 0
+
+Sizes of axes that cannot be pruned become part of the coefficient, as on the right. To add a kind:
+a function that yields its terms, a row in `COUNTED_COSTS`, and a row in `utils.cost_kinds`.
 """
 
 from collections.abc import Callable, Iterator
@@ -71,7 +78,8 @@ class CountedCost:
         self._axis_sizes = axis_sizes
         self._num_weights = len(plan.weights)
         names = list(plan.weights)
-        # Further rows behind those of the axes: whether each removable branch is there, 1 or 0.
+        # Further rows behind those of the axes: whether each removable branch is there, 1 or 0. It
+        # is not where an axis of its own channels has size 0.
         own_rows = [axis_sizes.row(*branch.own_axis) for branch in plan.branches]
         self._branch_rows = torch.tensor(own_rows, dtype=torch.long)
         weights: list[int] = []
@@ -88,7 +96,8 @@ class CountedCost:
                     coefficient *= shape[dim]
                 else:
                     term_rows.append(row)
-            # What has no channels of the branch itself, such as the scale of its last norm.
+            # A removed branch also drops tensors without channels of its own, such as the scale of
+            # its last norm: their terms have its row as a further factor.
             for number, branch in enumerate(plan.branches):
                 if branch.drops(term.weight):
                     term_rows.append(axis_sizes.size + number)

@@ -58,6 +58,7 @@ class HyperNet(MaskedNetwork):
         for channels in plan.kept_statistics:
             keep_statistics(network, channels)
         self._kept_version: tuple[int, ...] | None = None
+        """Versions of the tensors that `_set_kept_statistics` was last called for."""
         self.correction_report: CorrectionReport | None = None
         self._channel_index = ChannelIndex(plan, image.device)
         self._canonical_names = parameter_names_by_path(network)
@@ -104,11 +105,16 @@ class HyperNet(MaskedNetwork):
             return generated
 
     def _set_kept_statistics(self) -> None:
-        """Let layers with statistics over channels know which channels the mask keeps."""
+        """Let layers with statistics over channels know which channels the mask keeps.
+
+        Called in every forward; they are told only where mask or latents have changed since.
+        """
         if not self.plan.kept_statistics:
             return
         kept = self.mask
+        # torch counts the changes of a tensor in place.
         version = (id(kept), kept._version)
+        # A gate of 0 (HSN) closes a channel as a mask does.
         if self.parametrization.closes_channels and self.plan.size:
             latents = list(self._latents)
             kept = kept & (torch.cat([latent.detach() for latent in latents]) != 0)
@@ -156,6 +162,7 @@ class HyperNet(MaskedNetwork):
             if calibration is not None:
                 if reference is None:
                     reference = self.generate_with(torch.ones_like(self.mask))
+                # `generate_with` has told the layers of another mask.
                 self._set_kept_statistics()
                 values, self.correction_report = correct(
                     self.network,
