@@ -5,11 +5,11 @@ its output channels adds
 
     w * ((k * l)**-e - 1) / e
 
-so each further channel is worth more the narrower the layer is. Wanted are the widths with the
-smallest sum over all layers within the budget, a multiple-choice knapsack with products. It is
-solved heuristically: from the dense network on, greedily narrow the group that adds least to the
-sum per cost saved, until the budget holds; then swap channels between pairs of groups for as long
-as the sum falls.
+so each further channel is worth more the narrower the layer is: with e = 1, a layer at half of both
+widths adds 3 w, at a quarter of both 15 w. Wanted are the widths with the smallest sum over all
+layers within the budget, a multiple-choice knapsack with products. It is solved heuristically: from
+the dense network on, greedily narrow the group that adds least to the sum per cost saved, until the
+budget holds; then swap channels between pairs of groups for as long as the sum falls.
 
 Where weights cost the same everywhere, layers keep equal fractions. Where costs differ, a layer
 keeps a fraction proportional to (weights / cost)**p with e = (1 - p) / p: p = 0 keeps nearly equal
@@ -110,7 +110,7 @@ class _PriorSolver:
         self._costs = hyper.costs
         self._kind = budget.kind
         exponent = (1 - cost_exponent) / max(cost_exponent, MIN_EXPONENT)
-        self._exponent = min(MAX_EXPONENT, max(MIN_EXPONENT, exponent))
+        self._exponent = min(MAX_EXPONENT, max(MIN_EXPONENT, exponent))  # e of the module
 
         # Layers without learned weights, such as a fixed blur, lose nothing when narrowed.
         layers = [layer for layer in hyper.plan.layers if layer.weight in hyper.plan.parameters]
@@ -143,6 +143,7 @@ class _PriorSolver:
         self._table = WidthCandidates(self._groups, orders, self._widths, self._costs.axis_sizes)
         self._candidates = self._table.last_index.clone()
         self._update()
+        # The cost so far is that of the dense network.
         self.max_cost = budget.keep_ratio * self.cost
 
     def kept_fractions(self) -> dict[str, float]:
@@ -170,7 +171,8 @@ class _PriorSolver:
         """Narrow one group and widen another as lowers the loss most; False if no pair does."""
         narrowed, fewer = self._promising_moves(-1)
         widened, more = self._promising_moves(1)
-        # All pairs at once: sizes of axes are additive over groups, the loss is not.
+        # All pairs at once, by their sizes, which are additive over groups as the loss is not:
+        # (pairs) = sizes after narrowing + sizes after widening - sizes now.
         sizes = (
             self._sizes_after(narrowed, fewer)[:, None]
             + self._sizes_after(widened, more)
