@@ -110,8 +110,10 @@ def sign_of_first_input(op: OpContext) -> Sign:
 
 
 def sign_of_lower_bound(op: OpContext) -> Sign:
-    """Return the sign of the lower bound of a clamp."""
-    return op.sign(op.argument(1, "min"))
+    """Return the sign of the lower bound of a clamp; an upper bound below it would win."""
+    lower = op.sign(op.argument(1, "min"))
+    upper = op.argument(2, "max")
+    return lower if upper is None else min(lower, op.sign(upper))
 
 
 def sign_of_power(op: OpContext) -> Sign:
@@ -122,19 +124,25 @@ def sign_of_power(op: OpContext) -> Sign:
 
 
 def sign_of_sum(op: OpContext) -> Sign:
-    """Return the sign of a sum, known if those of both operands are."""
+    """Return the sign of `input + alpha * other`, known if those of all three are."""
     left = op.sign(op.argument(0, "input"))
-    right = op.sign(op.argument(1, "other"))
+    right = min(op.sign(op.argument(1, "other")), op.sign(op.argument(2, "alpha", 1)))
     return Sign.ANY if Sign.ANY in (left, right) else max(left, right)
 
 
 def sign_of_product(op: OpContext) -> Sign:
-    """Return the sign of a product or quotient; `x * x` is never negative."""
+    """Return the sign of a product; `x * x` is never negative."""
     left = op.sign(op.argument(0, "input"))
     right = op.sign(op.argument(1, "other"))
     if left == Sign.ANY and op.argument(0, "input") is op.argument(1, "other"):
         return Sign.NONNEGATIVE
     return min(left, right)
+
+
+def sign_of_quotient(op: OpContext) -> Sign:
+    """Return the sign of a quotient; one that is rounded may be 0."""
+    sign = sign_of_product(op)
+    return sign if op.argument(2, "rounding_mode") is None else min(sign, Sign.NONNEGATIVE)
 
 
 def first_input_field(op: ReceptiveContext) -> ReceptiveField2D | None:
@@ -248,7 +256,7 @@ OPS = (
         spellings("div div_ true_divide truediv itruediv", torch, operator),
         channels=division_channels,
         receptive_field=pointwise_field,
-        sign=sign_of_product,
+        sign=sign_of_quotient,
     ),
     OpSpec(
         "square root",

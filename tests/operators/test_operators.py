@@ -127,6 +127,21 @@ PINNED = {
         "sqrt of channels that would be zero",
     ),
     "power": (Function(lambda y: y.relu() ** 0.5), {"inner"}, "pow of channels that would be zero"),
+    "difference_as_a_sum": (
+        Function(lambda y: torch.add(F.softplus(y), F.softplus(y + 1), alpha=-1).reciprocal()),
+        {"inner"},
+        "reciprocal of channels that would be zero",
+    ),
+    "rounded_quotient": (
+        Function(lambda y: torch.div(y.exp() + 2, y.sigmoid(), rounding_mode="floor").reciprocal()),
+        {"inner"},
+        "reciprocal of channels that would be zero",
+    ),
+    "clamp_to_an_upper_bound_below": (
+        Function(lambda y: y.clamp(1.0, -1.0).reciprocal()),
+        {"inner"},
+        "reciprocal of channels that would be zero",
+    ),
     "group_norm": (
         Sequence(conv(8, 8), nn.GroupNorm(1, 8, affine=False)),
         {"parts.0"},

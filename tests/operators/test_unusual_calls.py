@@ -56,6 +56,11 @@ CALLS = {
     "power by keyword": lambda net, y: torch.pow(y, exponent=2),
     "number minus value": lambda net, y: 1 - y,
     "number over value": lambda net, y: 1 / y.exp(),
+    "logarithm of a weighted sum": lambda net, y: torch.log(
+        torch.add(F.softplus(y), y.exp(), alpha=0.5)
+    ),
+    "logarithm between bounds": lambda net, y: torch.log(y.clamp(0.1, 10.0)),
+    "logarithm of a quotient": lambda net, y: torch.log(F.softplus(y) / y.exp()),
     "rounded division": lambda net, y: torch.div(y, 2, rounding_mode="floor"),
     "clamp by tensors": lambda net, y: y.clamp(torch.tensor(0.0), torch.tensor(1.0)),
     "clamp by keyword": lambda net, y: torch.clamp(input=y, min=0),
