@@ -13,7 +13,7 @@ from dhp_sr.config.datasets import TrainDataset, ValDataset
 from dhp_sr.data.augment import Augmentation
 from dhp_sr.data.disk_cache import CacheItem
 from dhp_sr.data.image_cache import ImageCache, open_images
-from dhp_sr.data.inputs import InputTrainSet
+from dhp_sr.data.inputs import InputTrainSet, ReducedImage
 from dhp_sr.data.noise import CleanImage, NoiseTrainSet, NoiseValSet
 from dhp_sr.data.paired import Pair, PairTrainSet, PairValSet, match_pairs
 from dhp_sr.data.sources import StoredImage, find_all
@@ -83,12 +83,14 @@ def build_input_train_set(options: TrainDataset, scale: int, seed: int) -> Datas
     side = options.gt_size // scale
     images = _find_gt(options)
     images = _large_enough(images, images, options.model_copy(update={"gt_size": side}), 1)
+    reductions = tuple(options.reductions or default_reductions(scale))
+    reduced = [ReducedImage(CleanImage(image, options.color), reductions, side) for image in images]
     return InputTrainSet(
-        _clean_images(images, options),
+        _open(reduced, options),
         _keys(images),
         side=side,
         scale=scale,
-        reductions=options.reductions or default_reductions(scale),
+        num_reductions=len(reductions),
         augmentation=Augmentation(options.use_hflip, options.use_rot),
         seed=seed,
     )

@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -13,24 +14,76 @@ from torch.utils.data import Dataset
 
 from dhp_sr.data.augment import Augmentation, draw_corner, orient, to_chw, to_tensor
 from dhp_sr.data.bicubic import downscale
+from dhp_sr.data.disk_cache import Arrays, SourceState
 from dhp_sr.data.image_cache import ImageCache
 from dhp_sr.data.images import crop_to_multiple
+from dhp_sr.data.noise import CleanImage
 from dhp_sr.data.samples import TrainSample
 from dhp_sr.utils.errors import UserError
 
 
-class InputTrainSet(Dataset):
-    """Patches of images that are reduced by several factors with bicubic, each equally often.
+@dataclass(frozen=True)
+class ReducedImage:
+    """An image reduced by each of several factors with bicubic.
 
     Reduced images have more detail per pixel, as sharper photographs would have. An image that is
     too small for a factor is taken as it is.
+    """
+
+    image: CleanImage
+    reductions: tuple[int, ...]
+    """Whole factors; 1 takes the image as it is."""
+    side: int
+    """Height and width of the patches that have to fit in."""
+
+    @property
+    def recipe(self) -> str:
+        """Color, factors and patches of the decoded images."""
+        return f"{self.image.recipe} reduced by {self.reductions} for patches of {self.side}"
+
+    def _divisors(self, height: int, width: int) -> list[int]:
+        """Return the factors that are taken: 1 where a patch would no longer fit."""
+        shorter = min(height, width)
+        return [factor if shorter // factor >= self.side else 1 for factor in self.reductions]
+
+    def load(self) -> Arrays:
+        """Return an image (C, h, w) in uint8 for each factor."""
+        (image,) = self.image.load()
+        reduced = []
+        for divisor in self._divisors(image.shape[1], image.shape[2]):
+            if divisor == 1:
+                reduced.append(image)
+                continue
+            cropped = crop_to_multiple(image.transpose(1, 2, 0), divisor)
+            reduced.append(to_chw(downscale(cropped, divisor)))
+        return tuple(reduced)
+
+    def decoded_bytes(self) -> int:
+        """Return the memory of all of them."""
+        channels, height, width = self.image.input_shape()
+        total = 0
+        for divisor in self._divisors(height, width):
+            total += channels * (height // divisor) * (width // divisor)
+        return total
+
+    def sources(self) -> list[SourceState]:
+        """Return the file of the image as it is now."""
+        return self.image.sources()
+
+    def for_visits(self) -> "ReducedImage":
+        """Return the image itself: held, the reduced ones would take memory as the set grows."""
+        return self
+
+
+class InputTrainSet(Dataset):
+    """Patches of images that are reduced by several factors, each equally often.
 
     Args:
-        images: One array (C, H, W) in uint8 each, by number.
-        keys: Their names.
+        images: For each image an array (C, h, w) in uint8 per factor, as `ReducedImage` gives them.
+        keys: Names of the images.
         side: Height and width of the patches in pixels.
         scale: Enlargement of the network.
-        reductions: Whole factors; 1 takes the images as they are.
+        num_reductions: Arrays of each image.
         augmentation: The orientations that may occur.
         seed: With a sample's position in the run, fixes its patch.
     """
@@ -42,7 +95,7 @@ class InputTrainSet(Dataset):
         *,
         side: int,
         scale: int,
-        reductions: Sequence[int],
+        num_reductions: int,
         augmentation: Augmentation,
         seed: int,
     ) -> None:
@@ -50,11 +103,10 @@ class InputTrainSet(Dataset):
         self.keys = keys
         self.side = side
         self.scale = scale
-        self.reductions = tuple(reductions)
+        self.num_reductions = num_reductions
         self.augmentation = augmentation
         self.seed = seed
         self.teacher_outputs: TeacherOutputs | None = None
-        self._reduced: dict[tuple[int, int], np.ndarray] = {}
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -63,15 +115,14 @@ class InputTrainSet(Dataset):
     def whole_inputs(self) -> Iterator[np.ndarray]:
         """Yield every image, reduced by each factor in turn."""
         for index in range(len(self)):
-            for factor in self.reductions:
-                yield self._reduce(index, factor)
+            yield from self.images[index]
 
     def __getitem__(self, sample: tuple[int, int]) -> TrainSample:
         """Return the patch of an (image index, position in the run), also as its own target."""
         index, position = sample
         rng = np.random.default_rng((self.seed, position))
-        choice = int(rng.integers(len(self.reductions)))
-        image = self._reduce(index, self.reductions[choice])
+        choice = int(rng.integers(self.num_reductions))
+        image = self.images[index][choice]
         top, left = draw_corner(rng, image.shape[1], image.shape[2], self.side)
         patch = image[:, top : top + self.side, left : left + self.side]
         orientation = self.augmentation.draw(rng)
@@ -84,22 +135,9 @@ class InputTrainSet(Dataset):
             rows = slice(top * self.scale, (top + self.side) * self.scale)
             columns = slice(left * self.scale, (left + self.side) * self.scale)
             # In the order of `whole_inputs`.
-            number = len(self.reductions) * index + choice
+            number = self.num_reductions * index + choice
             patches["taught"] = self.teacher_outputs.patch(number, rows, columns, orientation)
         return patches
-
-    def _reduce(self, index: int, factor: int) -> np.ndarray:
-        """Return an image reduced, or as it is where a patch would no longer fit."""
-        if factor == 1:
-            return self.images[index][0]
-        key = (index, factor)
-        if key not in self._reduced:
-            image = self.images[index][0]
-            if min(image.shape[1:]) // factor < self.side:
-                return image
-            cropped = crop_to_multiple(image.transpose(1, 2, 0), factor)
-            self._reduced[key] = to_chw(downscale(cropped, factor))
-        return self._reduced[key]
 
 
 HalfImage = NDArray[np.float16]

@@ -92,7 +92,8 @@ Reuse = Mapping[str, float]
 def float_layers(layers: Reuse, recipe: Recipe) -> list[str]:
     """Return the names of the layers that a recipe leaves in float32."""
     names = [*layers]
-    left = {names[0], names[-1]} if recipe.float_ends else set()
+    # Slices: a network of averages and shuffles alone has no layer.
+    left = {*names[:1], *names[-1:]} if recipe.float_ends else set()
     if recipe.heavy_only:
         left |= light_layers(layers)
     return sorted(left)

@@ -3,20 +3,16 @@ output's shape.
 """
 
 import numpy as np
+import pytest
 import torch
-
-from dhp_sr.data.augment import Augmentation
-from dhp_sr.data.inputs import InputTrainSet
+from input_sets import input_train_set, reduced
 
 
 def test_patches_come_from_images_and_from_reduced_ones():
     # Only the reduced image is gray: its fine stripes are averaged away.
     stripes = np.zeros((3, 64, 64), dtype=np.uint8)
     stripes[:, :, ::2] = 255
-    data = InputTrainSet(
-        [(stripes,)], ["a"], side=8, scale=2, reductions=(1, 2),
-        augmentation=Augmentation(False, False), seed=1,
-    )  # fmt: skip
+    data = input_train_set([stripes], side=8, scale=2, reductions=(1, 2), augment=False)
     kinds = set()
     for position in range(12):
         item = data[0, position]
@@ -28,23 +24,29 @@ def test_patches_come_from_images_and_from_reduced_ones():
 
 def test_images_too_small_to_be_reduced_are_taken_as_they_are():
     image = np.full((1, 12, 12), 7, dtype=np.uint8)
-    data = InputTrainSet(
-        [(image,)], ["a"], side=8, scale=1, reductions=(1, 2),
-        augmentation=Augmentation(True, True), seed=1,
-    )  # fmt: skip
+    data = input_train_set([image], side=8, scale=1, reductions=(1, 2), augment=True)
     assert all(data[0, position]["lq"].shape == (1, 8, 8) for position in range(6))
 
 
 def test_every_factor_comes_equally_often_and_whole_images_are_in_their_order():
     # The factor shows in the values: steps between neighbors grow with it.
     ramp = np.broadcast_to(np.arange(96, dtype=np.uint8) * 2, (1, 96, 96)).copy()
-    data = InputTrainSet(
-        [(ramp,)], ["a"], side=8, scale=2, reductions=(2, 3, 4),
-        augmentation=Augmentation(False, False), seed=1,
-    )  # fmt: skip
+    data = input_train_set([ramp], side=8, scale=2, reductions=(2, 3, 4), augment=False)
     assert [image.shape[1] for image in data.whole_inputs()] == [48, 32, 24]
     steps = []
     for position in range(300):
         row = data[0, position]["lq"][0, 0] * 255
         steps.append(round(float(row[4] - row[3]) / 2))
     assert all(80 < steps.count(factor) < 120 for factor in (2, 3, 4))
+
+
+@pytest.mark.parametrize("shape", [(3, 50, 41), (1, 16, 90), (1, 7, 7)])
+def test_the_memory_is_known_before_an_image_is_decoded(shape):
+    item = reduced(np.zeros(shape, np.uint8), (1, 2, 3, 4), 8)
+    assert item.decoded_bytes() == sum(array.nbytes for array in item.load())
+
+
+def test_other_factors_or_patches_are_other_arrays_of_a_cache():
+    image = np.zeros((1, 40, 40), np.uint8)
+    recipes = {reduced(image, *asked).recipe for asked in (((2,), 8), ((2, 3), 8), ((2,), 24))}
+    assert len(recipes) == 3

@@ -415,3 +415,7 @@ def test_calibration_images_are_those_of_test(tmp_path, task):
     height = min(420 // scale, MAX_SIDE)
     assert image.lq.shape == (1, 3, height, 30 // scale)
     assert image.gt.shape == (1, 3, height * scale, 30 // scale * scale)
+
+
+def test_a_network_without_layers_leaves_none_in_float():
+    assert float_layers({}, Recipe(float_ends=True)) == []

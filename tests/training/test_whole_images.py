@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from input_sets import input_train_set
 from runs import assert_same_run, run, run_with_kills
 from tiny_runs import DNCNN, EDSR
 
@@ -52,10 +53,7 @@ def pair_set():
 def input_set():
     image = np.random.default_rng(1).integers(0, 256, (1, 24, 20), dtype=np.uint8)
     small = np.full((1, 7, 7), 90, np.uint8)
-    return InputTrainSet(
-        [(image,), (small,)], ["a", "b"], side=6, scale=2, reductions=(1, 2),
-        augmentation=Augmentation(True, True), seed=3,
-    )  # fmt: skip
+    return input_train_set([image, small], side=6, scale=2, reductions=(1, 2), augment=True, seed=3)
 
 
 @pytest.mark.parametrize("make", [pair_set, input_set])
