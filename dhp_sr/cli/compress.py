@@ -20,7 +20,7 @@ from dhp_sr.archs import ARCHS
 from dhp_sr.cli.compress_options import option_file_text
 from dhp_sr.cli.compress_outputs import CompressReport, write_best_so_far, write_outputs
 from dhp_sr.cli.compress_prepare import prepare_run
-from dhp_sr.cli.compress_request import QUALITY, CompressRequest, Target
+from dhp_sr.cli.compress_request import FACTS, QUALITY, CompressRequest, Target
 from dhp_sr.cli.process import keep_memory, plain_warnings, seed_everything, stop_on_signals
 from dhp_sr.config import load_options
 from dhp_sr.config.schema import Options
@@ -28,9 +28,11 @@ from dhp_sr.deploy import register
 from dhp_sr.deploy.model_info import attach_info, attached_info, is_registered, stated_info
 from dhp_sr.training.driver import train
 from dhp_sr.training.loop import Interrupted
+from dhp_sr.training.run_lock import RunLock
 from dhp_sr.utils.cost_kinds import COST_KINDS
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_text
+from dhp_sr.utils.strict_json import parse_json
 from dhp_sr.zoo.checkpoints import Checkpoint, open_checkpoint
 from dhp_sr.zoo.model_zoo import resolve_model
 from dhp_sr.zoo.names import register_known
@@ -53,33 +55,31 @@ def run_compress(arguments: argparse.Namespace, root: Path) -> int:
         UserError: A mistake in arguments or files, or a target that cannot be met.
     """
     # Mistakes in arguments first: opening a checkpoint takes seconds.
-    target = Target.from_text(arguments.target)
-    if arguments.minutes <= 0:
-        raise UserError(f"--minutes: expected a time above 0, got {arguments.minutes:g}")
     model = resolve_model(arguments.model)
+    target = Target.from_text(arguments.target)
+    request = CompressRequest(
+        images=Path(arguments.images),
+        target=target,
+        minutes=arguments.minutes,
+        iterations=arguments.iterations,
+        truths=Path(arguments.truth) if arguments.truth else None,
+        degradation=arguments.degradation,
+        name=model.stem,
+        output=Path(arguments.output or f"{model.stem}_{target.label}.safetensors"),
+        onnx=arguments.onnx,
+        drop_in=arguments.drop_in,
+        remove_blocks=arguments.remove_blocks,
+        auto_resume=arguments.auto_resume,
+        save_options=Path(arguments.save_options) if arguments.save_options else None,
+        seed=arguments.seed,
+        runtime=arguments.runtime,
+    )
+    request.check_keeps(model)
     register_known()
     keep_memory()
     with plain_warnings(), stop_on_signals() as stop:
         seed_everything(arguments.seed)
         checkpoint = open_checkpoint(model, arguments.arch, arguments.arguments)
-        output = arguments.output or f"{model.stem}_{target.label}.safetensors"
-        request = CompressRequest(
-            images=Path(arguments.images),
-            target=target,
-            minutes=arguments.minutes,
-            iterations=arguments.iterations,
-            truths=Path(arguments.truth) if arguments.truth else None,
-            degradation=arguments.degradation,
-            name=model.stem,
-            output=Path(output),
-            onnx=arguments.onnx,
-            drop_in=arguments.drop_in,
-            remove_blocks=arguments.remove_blocks,
-            auto_resume=arguments.auto_resume,
-            save_options=Path(arguments.save_options) if arguments.save_options else None,
-            seed=arguments.seed,
-            runtime=arguments.runtime,
-        )
         try:
             compress_checkpoint(checkpoint, request, root=root, stop=stop, say=print)
         except Interrupted as error:
@@ -107,6 +107,7 @@ def compress_checkpoint(
 
     Raises:
         UserError: Images, target or time do not allow it.
+        FolderInUseError: A compression of the same name is running.
         Interrupted: `stop` returned True. What there is by then has been written.
     """
     lines: list[str] = []
@@ -118,29 +119,61 @@ def compress_checkpoint(
     # Stored with the run before it begins, by the training driver.
     run_folder = root / "experiments" / request.run_name
     stored = run_folder / "options.yml"
-    if request.auto_resume and stored.is_file():
-        note(f"continuing {run_folder}, with the iterations that it was begun with")
-        # Timed again, a busier machine would get other iterations, and so another run.
-        options = load_options(stored)
-    else:
-        options = prepare_run(checkpoint, request, root, note)
-    # The options state the arguments of the value range, too, which preparation may have found.
-    _, arguments = plain_type(options.network_g)
-    adapted = replace(checkpoint, arguments=arguments)
-    if request.save_options is not None:
-        text = option_file_text(options, f"compress.py --images {request.images}")
-        write_text(request.save_options, text)
-        note(f"option file for train.py: {request.save_options}")
-    try:
-        with _progress(options, stop) as watched:
-            metrics = train(options, root=root, auto_resume=request.auto_resume, stop=watched)
-    except Interrupted:
-        # Minutes of finetuning are worth something even where the rest is missing.
-        write_best_so_far(options, request, root, note)
-        raise
-    report = write_outputs(options, request, adapted, root, metrics, note)
+    images = request.images_folder(root)
+    # From here on: the preparation of another run of this name would replace the images of this.
+    with RunLock.acquire(images):
+        if request.auto_resume and stored.is_file():
+            check_same_run(request, checkpoint, images)
+            note(f"continuing {run_folder}, with the iterations that it was begun with")
+            # Timed again, a busier machine would get other iterations, and so another run.
+            options = load_options(stored)
+        else:
+            options = prepare_run(checkpoint, request, root, note)
+        # They state the arguments of the value range, too, which preparation may have found.
+        _, arguments = plain_type(options.network_g)
+        adapted = replace(checkpoint, arguments=arguments)
+        if request.save_options is not None:
+            text = option_file_text(options, f"compress.py --images {request.images}")
+            write_text(request.save_options, text)
+            note(f"option file for train.py: {request.save_options}")
+        try:
+            with _progress(options, stop) as watched:
+                metrics = train(options, root=root, auto_resume=request.auto_resume, stop=watched)
+        except Interrupted:
+            # Minutes of finetuning are worth something even where the rest is missing.
+            write_best_so_far(options, request, adapted, root, note)
+            raise
+        report = write_outputs(options, request, adapted, root, metrics, note)
     report.lines = lines
     return report
+
+
+def check_same_run(request: CompressRequest, checkpoint: Checkpoint, folder: Path) -> None:
+    """Check that the run of a request's name was begun with the same checkpoint and images.
+
+    Args:
+        request: The request, to resume.
+        checkpoint: The original, as its file has it.
+        folder: See `CompressRequest.images_folder`.
+
+    Raises:
+        UserError: It was begun with others.
+    """
+    record = folder / FACTS
+    if not record.is_file():
+        return  # begun by an earlier version
+    try:
+        stored = dict(parse_json(record.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{record}: expected a JSON object, got: {error}") from error
+    facts = request.facts(checkpoint)
+    differing = [option for option in facts if stored.get(option) != facts[option]]
+    if differing:
+        raise UserError(
+            f"--auto_resume: the run {request.run_name} was begun with another "
+            f"{', '.join(differing)}; give the same, or omit --auto_resume: the earlier run is "
+            "then renamed"
+        )
 
 
 def compress(
@@ -178,7 +211,8 @@ def compress(
         remove_blocks=remove_blocks,
         seed=seed,
     )
-    folder = Path.cwd() if root is None else Path(root)
+    # Absolute: paths of a run's options would be looked up from this folder once more.
+    folder = Path.cwd() if root is None else Path(root).absolute()
     report = compress_checkpoint(checkpoint, request, root=folder, say=say)
     return report.network, report
 

@@ -100,7 +100,7 @@ def prepare_images(
     """Divide images into training and held-out ones, and write what the run needs of them.
 
     Args:
-        folder: Where links and the teacher's outputs go; an earlier one is replaced.
+        folder: Where links and the teacher's outputs go; those of an earlier run are replaced.
         paths: The user's images.
         network: The teacher, on the CPU.
         info: Its description.
@@ -117,8 +117,9 @@ def prepare_images(
     patch = _patch_side(paths, info, 1 if is_input else info.scale)
     train, held_out = _divide(paths)
     # Left by an earlier run: its images may be others, and links would pile up.
-    if folder.exists():
-        shutil.rmtree(folder)
+    for name in ("train", "held_out"):
+        if (folder / name).exists():
+            shutil.rmtree(folder / name)
     common: JsonObject = {"color": color_of(info.in_channels), "type": "ImageDataset"}
     training: JsonObject = {
         "name": "training images",

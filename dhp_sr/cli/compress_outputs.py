@@ -20,6 +20,7 @@ from dhp_sr.training.checkpoint import list_states
 from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.training.run_folder import RunFolder
 from dhp_sr.training.trainer import Trainer
+from dhp_sr.utils.files import atomic_path
 from dhp_sr.utils.strict_json import JsonObject
 from dhp_sr.zoo.checkpoints import Checkpoint
 from dhp_sr.zoo.networks import example_shape
@@ -54,14 +55,7 @@ def write_outputs(
 ) -> CompressReport:
     """Write the result, its report and its ONNX form beside each other; compare it briefly."""
     folder = RunFolder(run_path(options, root))
-    output = request.output or folder.path / f"{request.run_name}.safetensors"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    # Read back from the file: what the user gets is what was written.
-    network = load_model(folder.model("pruned"))
-    if request.drop_in:
-        write_drop_in(network, checkpoint, output)
-    else:
-        shutil.copyfile(folder.model("pruned"), output)
+    network, output = _write_network(folder, request, checkpoint)
     page = output.with_name(f"{output.stem}_report.html")
     shutil.copyfile(folder.path / "report.html", page)
     assert options.compress is not None and options.compress.distill is not None
@@ -88,6 +82,21 @@ def write_outputs(
             program = export_model(folder.model("pruned"), "pt2", output.with_suffix(".pt2"))
             note(f"written: {program.path}")
     return CompressReport(network, output, page, kept, metrics)
+
+
+def _write_network(
+    folder: RunFolder, request: CompressRequest, checkpoint: Checkpoint
+) -> tuple[nn.Module, Path]:
+    """Write the cut network of a run where the user asked for it; return it and its file."""
+    output = request.output or folder.path / f"{request.run_name}.safetensors"
+    # Read back from the file: what the user gets is what was written.
+    network = load_model(folder.model("pruned"))
+    if request.drop_in:
+        write_drop_in(network, checkpoint, output)
+    else:
+        with atomic_path(output) as temporary:
+            shutil.copyfile(folder.model("pruned"), temporary)
+    return network, output
 
 
 def _comparison_lines(
@@ -138,7 +147,11 @@ def _comparison_lines(
 
 
 def write_best_so_far(
-    options: Options, request: CompressRequest, root: Path, note: Callable[[str], None]
+    options: Options,
+    request: CompressRequest,
+    checkpoint: Checkpoint,
+    root: Path,
+    note: Callable[[str], None],
 ) -> None:
     """Write the network of an interrupted run, if it has been cut."""
     folder = RunFolder(run_path(options, root))
@@ -150,7 +163,5 @@ def write_best_so_far(
         note("stopped before the cut: there is no smaller network yet")
         return
     trainer.write_final(0)
-    output = request.output or folder.path / f"{request.run_name}.safetensors"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(folder.model("pruned"), output)
+    _, output = _write_network(folder, request, checkpoint)
     note(f"the network as it is now is written: {output}")

@@ -36,6 +36,7 @@ from dhp_sr.cli.compress_plan import (
 )
 from dhp_sr.cli.compress_quality import find_keep_ratio
 from dhp_sr.cli.compress_request import (
+    FACTS,
     QUALITY,
     CompressRequest,
     Degradation,
@@ -51,6 +52,7 @@ from dhp_sr.hyper import HyperNet, convert
 from dhp_sr.training.plan_summary import summarize_plan
 from dhp_sr.utils.cost_kinds import COST_KINDS
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.files import write_json
 from dhp_sr.zoo.checkpoints import Checkpoint
 from dhp_sr.zoo.names import build_named
 from dhp_sr.zoo.networks import example_input
@@ -75,7 +77,9 @@ def prepare_run(
     Raises:
         UserError: Images, target or time do not allow it.
     """
-    _check_request(request)
+    folder = request.images_folder(root)
+    check_request(request, folder)
+    facts = request.facts(checkpoint)
     paths, truths = find_images(request, root / "experiments")
     checkpoint = _adapt_value_range(checkpoint, paths, note)
     network, info = checkpoint.network, info_of(checkpoint.network)
@@ -87,9 +91,9 @@ def prepare_run(
     rules = width_rules(hyper, request.target)
     # Before images are written: a target that cannot be met needs none.
     least = _least_macs(hyper, network, rules, request.target, note)
-    folder = root / "experiments" / f"{request.run_name}_images"
     degradation = Degradation.from_text(request.degradation, info.scale)
     prepared = prepare_images(folder, paths, network, info, degradation, truths)
+    write_json(folder / FACTS, facts)
     note(prepared.trust)
     template = RunTemplate(
         name=request.run_name,
@@ -122,8 +126,11 @@ def prepare_run(
     return template.options(target, length, rules)
 
 
-def _check_request(request: CompressRequest) -> None:
-    """Refuse arguments that contradict each other."""
+def check_request(request: CompressRequest, folder: Path) -> None:
+    """Refuse arguments that contradict each other, and images in the folder that is replaced."""
+    for option, path in (("--images", request.images), ("--truth", request.truths)):
+        if path is not None and path.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{option} {path}: the run replaces this folder; name another one")
     if request.runtime is not None and not request.measures_time:
         kind = request.target.kind
         raise UserError(f"--runtime: no effect with a target of {kind}, only of latency; omit it")

@@ -1,13 +1,23 @@
 """Request for a compression: target, degradation, images and other files, with their checks."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dhp_sr.data.sources import image_paths
+from dhp_sr.training.checkpoint import checksum
 from dhp_sr.utils.cost_kinds import COST_KINDS
 from dhp_sr.utils.errors import UserError, unknown_name
 from dhp_sr.utils.files import walk_folder
+from dhp_sr.utils.strict_json import JsonObject
+from dhp_sr.zoo.checkpoints import Checkpoint
+
+FACTS = "request.json"
+"""File among the images of a run: what it was begun with."""
+
+MAX_SEED = 2**63 - 1
+"""Largest seed that every generator takes."""
 
 QUALITY = "quality"
 """Target that is no cost: dB that may be lost."""
@@ -125,6 +135,43 @@ class CompressRequest:
     runtime: str | None = None
     """Program that a target of latency is measured in, `compress.latency_runtime`; None: torch."""
 
+    def __post_init__(self) -> None:
+        """Check what needs neither the checkpoint nor the images.
+
+        Raises:
+            UserError: A value is out of range, or the result cannot have its name.
+        """
+        # Written so that nan is refused, too.
+        if not 0 < self.minutes < math.inf:
+            raise UserError(f"--minutes: expected a time above 0, got {self.minutes:g}")
+        if self.iterations is not None and self.iterations < 1:
+            raise UserError(f"--iterations: expected at least 1, got {self.iterations}")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise UserError(f"--seed: expected a number from 0 to {MAX_SEED}, got {self.seed}")
+        if self.output is None:
+            return
+        if self.output.is_dir():
+            raise UserError(f"--output {self.output}: expected the name of a file, got a folder")
+        # Under another suffix the file would be taken for what it is not.
+        suffixes = (".safetensors", ".pth") if self.drop_in else (".safetensors",)
+        if self.output.suffix not in suffixes:
+            raise UserError(
+                f"--output: expected a name that ends with {' or '.join(suffixes)}, "
+                f"got {self.output.name}"
+            )
+
+    def check_keeps(self, model: Path) -> None:
+        """Check that the result does not replace the checkpoint that it is made of.
+
+        Raises:
+            UserError: It does.
+        """
+        # Compared resolved: links and relative paths may name the same file.
+        if self.output is not None and self.output.resolve() == model.resolve():
+            raise UserError(
+                f"--output {self.output}: would replace the checkpoint itself; give another name"
+            )
+
     @property
     def measures_time(self) -> bool:
         """Whether the target is measured on a device."""
@@ -135,6 +182,27 @@ class CompressRequest:
         """Name of the run, and of its folder."""
         flags = {"drop_in": self.drop_in, "remove_blocks": self.remove_blocks}
         return "_".join([self.name, self.target.label, *(name for name in flags if flags[name])])
+
+    def images_folder(self, root: Path) -> Path:
+        """Return the folder beside that of the run, with links to its images and its weights."""
+        return root / "experiments" / f"{self.run_name}_images"
+
+    def facts(self, checkpoint: Checkpoint) -> JsonObject:
+        """Return what a run that is resumed must share with the one that was begun.
+
+        Args:
+            checkpoint: The original, as its file has it.
+        """
+        state = checkpoint.network.state_dict()
+        tensors = {key: tensor.contiguous() for key, tensor in state.items()}
+        return {
+            "--model": checksum({"format": checkpoint.name, "tree": ""}, tensors),
+            "--images": str(self.images.resolve()),
+            "--truth": None if self.truths is None else str(self.truths.resolve()),
+            "--degradation": self.degradation or "none",
+            "--runtime": self.runtime,
+            "--seed": self.seed,
+        }
 
 
 def find_images(
@@ -156,22 +224,25 @@ def find_images(
     return paths, match_truths(paths, request.images, request.truths)
 
 
-def list_images(folder: Path, without: Sequence[Path] = ()) -> list[Path]:
+def list_images(
+    folder: Path, without: Sequence[Path] = (), *, option: str = "--images"
+) -> list[Path]:
     """Return the images of a folder and the folders in it, see `walk_folder`.
 
     Args:
         folder: The user's folder.
         without: Folders in it that are left out.
+        option: Names the folder on the command line.
 
     Raises:
         UserError: There is no such folder, it holds fewer than two images, or a link to nothing.
     """
     if not folder.is_dir():
-        raise UserError(f"--images {folder}: expected a folder of images, there is none")
+        raise UserError(f"{option} {folder}: expected a folder of images, there is none")
     paths = image_paths(walk_folder(folder, without))
     if len(paths) < 2:
         raise UserError(
-            f"--images {folder}: expected two images at least, one of them to score on; "
+            f"{option} {folder}: expected two images at least, one of them to score on; "
             f"found {len(paths)}"
         )
     return paths
@@ -188,28 +259,34 @@ def match_truths(paths: Sequence[Path], images: Path, truths: Path) -> dict[Path
         truths: The folder of the truths.
 
     Raises:
-        UserError: An image has no truth, or several of its name in other folders.
+        UserError: An image has no truth, or several.
     """
-    of_path: dict[Path, Path] = {}
+    keys = {path.relative_to(images).with_suffix("") for path in paths}
+    of_path: dict[Path, list[Path]] = {}
     of_name: dict[str, list[Path]] = {}
-    for truth in list_images(truths):
-        of_path[truth.relative_to(truths).with_suffix("")] = truth
-        of_name.setdefault(truth.stem, []).append(truth)
+    # The images themselves may lie in a folder among the truths.
+    for truth in list_images(truths, [images], option="--truth"):
+        key = truth.relative_to(truths).with_suffix("")
+        of_path.setdefault(key, []).append(truth)
+        # A truth of the path of an image is that of no other image.
+        if key not in keys:
+            of_name.setdefault(truth.stem, []).append(truth)
     truth_of = {}
     missing: list[str] = []
     for path in paths:
-        same_name = of_name.get(path.stem, [])
-        same_path = of_path.get(path.relative_to(images).with_suffix(""))
-        if same_path is None and len(same_name) > 1:
-            listed = ", ".join(str(other.relative_to(truths)) for other in same_name[:3])
+        same_path = of_path.get(path.relative_to(images).with_suffix(""), [])
+        candidates = same_path or of_name.get(path.stem, [])
+        if len(candidates) > 1:
+            listed = ", ".join(str(other.relative_to(truths)) for other in candidates[:3])
+            advice = "remove the others" if same_path else "put them into folders like --images"
             raise UserError(
                 f"--truth {truths}: expected one truth for {path.relative_to(images)}, found "
-                f"{listed}: put them into folders like those of --images"
+                f"{listed}: {advice}"
             )
-        if same_path is None and not same_name:
-            missing.append(path.name)
+        if not candidates:
+            missing.append(str(path.relative_to(images)))
             continue
-        truth_of[path] = same_path or same_name[0]
+        truth_of[path] = candidates[0]
     if missing:
         raise UserError(
             f"--truth {truths}: expected an image of the same name for each of --images; missing: "

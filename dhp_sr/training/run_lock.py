@@ -73,6 +73,14 @@ class RunLock:
             os.close(descriptor)
         raise FolderInUseError(f"{folder}: other processes start and end runs of this name")
 
+    def __enter__(self) -> "RunLock":
+        """Return the lock, which is held already."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Release the lock."""
+        self.release()
+
     def is_held(self) -> bool:
         """Return whether the folder at this path is still the one that was locked."""
         try:
@@ -137,7 +145,7 @@ class RunLock:
         text = (
             f"{self.path.parent}: process {process} on host {host} writes to this folder since "
             f"{owner.get('since', 'unknown')}; wait until it ends, stop it, or give this run "
-            "another name (--set name=NAME)"
+            "another name (train.py --set name=NAME)"
         )
         if host != socket.gethostname() or owner.get("boot") != _boot_id():
             text += f". If it no longer runs there, remove {self.path}"

@@ -29,6 +29,7 @@ from dhp_sr.deploy import load_model, read_manifest
 from dhp_sr.deploy.model_info import info_of
 from dhp_sr.metrics import complexity
 from dhp_sr.training.driver import train
+from dhp_sr.training.run_lock import FolderInUseError
 from dhp_sr.utils.errors import UserError
 from dhp_sr.zoo.checkpoints import open_checkpoint
 from dhp_sr.zoo.names import build_named
@@ -297,6 +298,14 @@ MISTAKES = [
     (("compact.pth", "--target", "macs=0.001"), "least possible"),
     (("compact.pth", "--target", "macs"), "macs=0.5"),
     (("compact.pth", "--minutes", "0"), "--minutes"),
+    (("compact.pth", "--minutes", "nan"), "--minutes"),
+    (("compact.pth", "--minutes", "inf"), "--minutes"),
+    (("compact.pth", "--iterations", "0"), "--iterations"),
+    (("compact.pth", "--seed", str(2**64)), "--seed"),
+    (("compact.pth", "--seed", "-1"), "--seed"),
+    (("compact.pth", "--output", "."), "folder"),
+    (("compact.pth", "--output", "small.onnx"), "small.onnx"),
+    (("compact.pth", "--truth", "nowhere"), "--truth nowhere"),
     (("compact.pth", "--degradation", "noise=25"), "noise"),
     (("compact.pth", "--degradation", "fog"), "fog"),
     (("compact.pth", "--arch", "spandrel:Nothing"), "Nothing"),
@@ -367,7 +376,8 @@ def test_folders_without_enough_images(material, tmp_path):
         run_compress(compress_parser().parse_intermixed_args(text), tmp_path)
 
 
-def test_an_interrupted_run_leaves_its_best_and_goes_on(material, tmp_path, monkeypatch, capsys):
+def stop_while_finetuning(monkeypatch):
+    """Let a run be interrupted in the second iteration of its finetuning."""
     from dhp_sr.cli import compress as service
 
     search_iterations = SEARCH_SAMPLES // BATCH_SIZE
@@ -386,6 +396,10 @@ def test_an_interrupted_run_leaves_its_best_and_goes_on(material, tmp_path, monk
             return Stop.calls == search_iterations + 2
 
     monkeypatch.setattr(service, "stop_on_signals", Stop)
+
+
+def test_an_interrupted_run_leaves_its_best_and_goes_on(material, tmp_path, monkeypatch, capsys):
+    stop_while_finetuning(monkeypatch)
     assert compress(material, tmp_path, "compact.pth", iterations="4") == 130
     first = load_model(tmp_path / "small.safetensors").state_dict()
     assert "--auto_resume" in capsys.readouterr().out
@@ -395,6 +409,64 @@ def test_an_interrupted_run_leaves_its_best_and_goes_on(material, tmp_path, monk
         key: value.shape for key, value in second.items()
     }
     assert any(not torch.equal(first[key], second[key]) for key in first)
+
+
+def test_an_interrupted_drop_in_run_leaves_weights_for_the_class(material, tmp_path, monkeypatch):
+    stop_while_finetuning(monkeypatch)
+    output = tmp_path / "drop.pth"
+    options = ("--drop_in", "--output", output)
+    assert compress(material, tmp_path, "compact.pth", *options, iterations="4") == 130
+    weights = torch.load(output, weights_only=True)["params"]
+    arguments = {**COMPACT, "num_feat": len(weights["body.0.weight"])}
+    build_named("spandrel:Compact.SRVGGNetCompact", arguments).load_state_dict(weights)
+
+
+def test_a_resumed_run_is_that_of_the_same_checkpoint(material, tmp_path):
+    compress(material, tmp_path, "dncnn.pth")
+    torch.manual_seed(1)
+    other = tmp_path / "dncnn.pth"
+    torch.save(build("DnCNN", num_feat=16, num_layers=8, batch_norm=False).state_dict(), other)
+    with pytest.raises(UserError, match="another --model"):
+        compress(material, tmp_path, other, "--auto_resume")
+    assert compress(material, tmp_path, "dncnn.pth", "--auto_resume") == 0
+
+
+def test_the_checkpoint_is_not_replaced_by_its_result(material, tmp_path):
+    model = tmp_path / "small.safetensors"
+    model.write_bytes(b"weights")
+    with pytest.raises(UserError, match="would replace"):
+        compress(material, tmp_path, model)
+    assert model.read_bytes() == b"weights"
+
+
+def test_the_images_of_a_running_compression_are_left_alone(material, tmp_path):
+    folder = tmp_path / "experiments" / "compact_macs0.5_images"
+    held = (
+        "import sys, time; from pathlib import Path; from dhp_sr.training.run_lock import RunLock;"
+    )
+    held += "RunLock.acquire(Path(sys.argv[1])); print(flush=True); time.sleep(600)"
+    arguments = [sys.executable, "-c", held, str(folder)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE) as running:
+        running.stdout.readline()
+        (folder / "train").mkdir()
+        (folder / "train" / "00000_a.png").touch()
+        try:
+            with pytest.raises(FolderInUseError):
+                compress(material, tmp_path, "compact.pth")
+        finally:
+            running.kill()
+    assert (folder / "train" / "00000_a.png").exists()
+
+
+def test_the_folder_of_a_program_may_be_relative(material, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    network = build("DnCNN", num_feat=16, num_layers=3, batch_norm=False)
+    with empty_pages():
+        dhp_sr.compress(
+            network, material / "images", macs=0.5, iterations=1, root="runs", say=lambda line: None
+        )
+    names = sorted(path.name for path in (tmp_path / "runs" / "experiments").iterdir())
+    assert names == ["DnCNN_macs0.5", "DnCNN_macs0.5_images"]
 
 
 TIMES = StepTimes(dense=0.2, teacher=0.1, step=0.3)

@@ -1,7 +1,10 @@
 """Images of a request: found in folders of folders, each with its own truth."""
 
+from dataclasses import replace
+
 import pytest
 
+from dhp_sr.cli.compress_prepare import check_request
 from dhp_sr.cli.compress_request import (
     CompressRequest,
     Target,
@@ -88,3 +91,31 @@ def test_a_folder_may_hold_its_own_truths(tmp_path):
     request = CompressRequest(images, Target("macs", 0.5), truths=images)
     paths, truths = find_images(request, tmp_path / "experiments")
     assert truths == {path: path for path in paths}
+
+
+def test_two_truths_of_a_path_are_refused(tmp_path):
+    images = touched(tmp_path / "lq", "a.png", "b.png")
+    truths = touched(tmp_path / "gt", "a.png", "a.jpg", "b.png")
+    with pytest.raises(UserError, match=r"a\.jpg, a\.png"):
+        matched(images, truths)
+
+
+def test_the_truth_of_an_image_is_not_that_of_another_folder(tmp_path):
+    images = touched(tmp_path / "lq", "day/1.png", "night/1.png")
+    truths = touched(tmp_path / "gt", "night/1.png", "night/2.png")
+    with pytest.raises(UserError, match="missing: day/1"):
+        matched(images, truths)
+
+
+def test_images_in_a_folder_of_the_truths_are_no_truths(tmp_path):
+    truths = touched(tmp_path, "a.png", "b.png", "lq/a.png", "lq/b.png", "lq/c.png")
+    with pytest.raises(UserError, match=r"missing: c\.png"):
+        matched(tmp_path / "lq", truths)
+
+
+def test_images_that_the_run_would_replace_are_refused(tmp_path):
+    request = CompressRequest(tmp_path, Target("macs", 0.5))
+    own = touched(request.images_folder(tmp_path) / "train", "a.png", "b.png")
+    with pytest.raises(UserError, match="replaces"):
+        check_request(replace(request, images=own), request.images_folder(tmp_path))
+    assert (own / "a.png").exists()
