@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 
 from dhp_sr.channels.constant_channels import channels_of_constant
 from dhp_sr.graph.capture import TracedNetwork
-from dhp_sr.operators.analysis_context import AnalysisContext
+from dhp_sr.operators.analysis_context import AnalysisContext, Sign
 from dhp_sr.operators.channel_ids import compact, lay_along, varying_axes
 from dhp_sr.operators.context import OpContext
 from dhp_sr.operators.layer_weights import weight_name
@@ -92,7 +92,11 @@ def channels_of_node(op: OpContext, spec: OpSpec | None) -> Any:
         channels = channels_of_call(op, spec)
     except Unsupported as error:
         return pin_call(op, str(error))
-    op.analysis.signs[op.node] = spec.sign_of(op)
+    sign = spec.sign_of(op)
+    op.analysis.signs[op.node] = sign
+    for node in op.overwritten():
+        # Some of its entries have the new sign, the others the one that they had.
+        op.analysis.signs[node] = min(sign, op.analysis.signs.get(node, Sign.ANY))
     return channels
 
 

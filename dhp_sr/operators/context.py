@@ -1,5 +1,6 @@
 """Contexts in which the rules of operators see a node of the graph."""
 
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,6 +25,11 @@ from dhp_sr.operators.receptive_field import (
     ReceptiveField2D,
     Unbounded,
     propagate,
+)
+
+_IN_PLACE = (
+    operator.setitem,
+    *(operator.iadd, operator.isub, operator.imul, operator.itruediv),
 )
 
 
@@ -96,9 +102,41 @@ class NodeContext:
     def axes(self, index: int, name: str) -> list[int]:
         """Return an argument that is an axis, or several; an empty list where it is not given."""
         dims = self.arg_value(index, name)
+        if len(self.args) > index + 1:
+            # `x.flip(2, 3)`: one by one, behind all other arguments.
+            dims = self.evaluate(self.args[index:])
         if isinstance(dims, int):
             return [dims]
         return list(dims or ())
+
+    def overwritten(self) -> list[fx.Node]:
+        """Return the nodes whose values this function or method writes into.
+
+        Returns:
+            First the argument that it writes into, then the earlier values that share its memory,
+            such as the value that it is a slice of; none for an operator with a result of its own.
+        """
+        target = self.node.target
+        # torch ends the names of functions and methods that write with an underscore.
+        name = str(getattr(target, "__name__", target))
+        writes = name.endswith("_") and not name.endswith("__")
+        argument: Any = self.node.kwargs.get("out")
+        if self.module is None and (writes or target in _IN_PLACE):
+            argument = self.source
+        overwritten = self.evaluate(argument)
+        if not isinstance(overwritten, Tensor):
+            return []
+        nodes = [argument]
+        memory = overwritten.untyped_storage()._cdata
+        for node in self.node.graph.nodes:
+            if node is self.node:
+                break
+            value = self.values[node]
+            for item in value if isinstance(value, (tuple, list)) else (value,):
+                is_shared = isinstance(item, Tensor) and item.untyped_storage()._cdata == memory
+                if is_shared and node not in nodes:
+                    nodes.append(node)
+        return nodes
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:
         """Return the shape of another node's value."""

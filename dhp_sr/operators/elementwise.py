@@ -53,7 +53,9 @@ def power_channels(op: OpContext) -> Any:
 def binary_channels(op: OpContext) -> Any:
     """Unite the channels of broadcast operands entry by entry."""
     if not isinstance(op.value, Tensor):
-        return None
+        if op.tensor_inputs():
+            raise Unsupported(f"{op.operator} at {op.layer} counts or lists entries")
+        return None  # sizes that are joined
     operands = [with_rank(op, node, op.value.dim()) for node in op.tensor_inputs()]
     aligned = []
     for operand in operands:

@@ -116,6 +116,8 @@ def _check_batch_axis(op: NodeContext) -> None:
 
 def linear_positions(op: NodeContext) -> int:
     """Return the number of rows that the matrix is multiplied with, for a batch of one."""
+    if len(weight_shape(op)) == 1:
+        raise Unsupported(f"{op.operator} at {op.layer} has a single output without an axis")
     return math.prod(op.value.shape[:-1])
 
 

@@ -116,7 +116,7 @@ def _statistics_axes(op: NodeContext) -> Iterable[int]:
     # torch guesses the axis of a softmax that is not given; for images it is that of the channels.
     dim = op.option(1, "dim")
     if dim is None:
-        dim = 1
+        dim = 0 if op.value.dim() in (0, 1, 3) else 1
     return [dim]
 
 

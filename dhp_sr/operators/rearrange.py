@@ -52,13 +52,10 @@ def roll_channels(op: OpContext) -> Any:
     Raises:
         Unsupported: Channels are rolled, and which channel comes where depends on the width.
     """
-    dims = op.axes(2, "dims")
-    for dim in dims or [0]:
+    # Without axes the value is rolled as if it were flattened.
+    for dim in op.axes(2, "dims") or range(len(op.shape(op.source))):
         if op.varies_along(op.source, dim):
             raise Unsupported(f"channels rolled at {op.layer}")
-    if not dims:
-        # Rolled as if it were flattened.
-        return rearranged_channels(op)
     return op.ids[op.source]
 
 

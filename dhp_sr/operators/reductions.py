@@ -35,16 +35,16 @@ def reduction_channels(op: OpContext) -> Any:
 
 
 def _reduced_axes(op: NodeContext) -> list[int]:
-    """Return the reduced axes, ascending; all where none is given."""
+    """Return the reduced axes, ascending; all where none is given, or an empty list of them."""
     rank = len(op.shape(op.source))
     # The second argument of torch.norm is its order; for all others it is the axes, or, in the
     # method `std(unbiased)`, a flag.
     index = 2 if "norm" in op.operator else 1
     dims = op.arg_value(index, "dim", op.node.kwargs.get("axis"))
-    if dims is None or isinstance(dims, bool):
-        dims = range(rank)
-    elif isinstance(dims, int):
+    if isinstance(dims, int) and not isinstance(dims, bool):
         dims = [dims]
+    elif not dims or isinstance(dims, bool):
+        dims = range(rank)
     return sorted(dim % rank for dim in dims)
 
 

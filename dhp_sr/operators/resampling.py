@@ -1,5 +1,6 @@
 """Operators on images: pooling, padding, resizing, sampling, pixel shuffles."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -18,11 +19,17 @@ from dhp_sr.operators.spec import OpSpec, Unsupported, spellings
 
 
 def unmixed_channels(op: OpContext) -> Any:
-    """Keep the channels; maximum pooling may return the indices of the maxima too."""
+    """Keep the channels; maximum pooling may return the indices of the maxima too.
+
+    Raises:
+        Unsupported: Axis 1 does not hold the channels, as without a batch axis.
+    """
     channels = op.channels(op.source)
-    if isinstance(op.value, tuple):
-        return [lay_along(channels, value.dim(), 1) for value in op.value]
-    return op.broadcast_along(channels)
+    results = op.value if isinstance(op.value, tuple) else (op.value,)
+    if results[0].shape[1] != len(channels):
+        raise Unsupported(f"{op.operator} at {op.layer} changes the length of axis 1")
+    kept = [lay_along(channels, value.dim(), 1) for value in results]
+    return kept if isinstance(op.value, tuple) else kept[0]
 
 
 def grid_sample_channels(op: OpContext) -> Tensor:
@@ -87,9 +94,9 @@ def map_image(
     return replace(field, layout=tuple(layout))
 
 
-def pair(value: Any) -> tuple[int, int]:
+def pair(value: Any) -> tuple[Any, Any]:
     """Return a setting for rows and columns that is given once or twice."""
-    if isinstance(value, int):
+    if isinstance(value, (int, float)):
         return (value, value)
     values = tuple(value)
     if len(values) == 1:
@@ -168,14 +175,22 @@ def interpolated_field(op: ReceptiveContext) -> ReceptiveField2D:
         raise op.unbounded(f"resizes by {setting}, whose receptive field is not known")
     if op.value.dim() != 4:
         raise op.unbounded("works on a value that is not (N, C, H, W)")
+    size = op.argument(1, "size") if op.module is None else op.module.size
+    sides = size if isinstance(size, (tuple, list)) else [size]
+    if any(isinstance(side, int) for side in sides):
+        raise op.unbounded("resizes to a written size, which does not grow with the image")
     first, last = _NEIGHBORS[mode]
-    # Pixels are areas: their centers, half a pixel in, correspond. `nearest` takes their corners
-    # instead.
+    # Pixels are areas: their centers, half a pixel in, correspond. `nearest` takes their corners.
     center = Fraction(mode != "nearest", 2)
     back = Fraction(not mode.startswith("nearest"), 2)
     maps = []
-    for before, after in zip(op.shape(op.source)[2:], op.value.shape[2:], strict=True):
+    factors = pair(op.option(2, "scale_factor") or 0)
+    lengths = zip(op.shape(op.source)[2:], op.value.shape[2:], factors, strict=True)
+    for before, after, factor in lengths:
         ratio = Fraction(before, after)
+        # 48 * 1.3 pixels are 62; a larger image grows by another ratio.
+        if factor and not math.isclose(before * factor, after):
+            raise op.unbounded(f"resizes by {factor}, which is not the ratio of the sizes")
 
         def reads(entry: int, ratio: Fraction = ratio) -> Iterable[int]:
             position = ((entry + center) * ratio - back).__floor__()
@@ -187,16 +202,16 @@ def interpolated_field(op: ReceptiveContext) -> ReceptiveField2D:
 
 def pixel_shuffle_channels(op: OpContext) -> Tensor:
     """Turn every r**2 consecutive channels into one, so that they are pruned together."""
-    out_channels = op.value.shape[1]
-    blocks = union_blocks(op.channels(op.source), out_channels, op.analysis.union_find)
-    return op.broadcast_along(blocks[:, 0])
+    channels = op.channels(op.source, dim=-3)
+    blocks = union_blocks(channels, op.value.shape[-3], op.analysis.union_find)
+    return op.broadcast_along(blocks[:, 0], dim=-3)
 
 
 def pixel_unshuffle_channels(op: OpContext) -> Tensor:
     """Turn every channel into r**2 consecutive ones."""
-    channels = op.channels(op.source)
-    copies = op.value.shape[1] // len(channels)
-    return op.broadcast_along(channels.repeat_interleave(copies))
+    channels = op.channels(op.source, dim=-3)
+    copies = op.value.shape[-3] // len(channels)
+    return op.broadcast_along(channels.repeat_interleave(copies), dim=-3)
 
 
 def pixel_shuffle_field(op: ReceptiveContext) -> ReceptiveField2D:

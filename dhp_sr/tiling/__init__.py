@@ -8,7 +8,6 @@ for tiles.
 """
 
 import math
-import operator
 from typing import Any, NamedTuple
 
 import torch
@@ -96,11 +95,14 @@ def _output_field(network: nn.Module, in_channels: int, side: int) -> ReceptiveF
         module = modules[node.target] if node.op == "call_module" else None
         op = ReceptiveContext(node, module, traced.values[node], traced.values, fields, side)
         fields[node] = _node_field(op)
-        # An operator that writes into its input changes it for all nodes that read it later.
-        # torch ends the names of methods that do with an underscore.
-        is_method = node.op == "call_method" and str(node.target).endswith("_")
-        if is_method or node.target in _IN_PLACE:
-            fields[op.source] = fields[node]
+        # What an operator writes into changes for all nodes that read it later.
+        written, *sharing = op.overwritten() or [node]
+        if fields.get(written) != fields[node]:
+            fields[written] = fields[node]
+            readers = {reader for value in sharing for reader in value.users}
+            # Their entries lie elsewhere in what they share, so their fields are not that of it.
+            if not readers <= fields.keys():
+                raise op.unbounded(f"writes into {written.name}, a part of which is read elsewhere")
     raise Unbounded("the network returns nothing")
 
 
@@ -122,12 +124,6 @@ def _node_field(op: ReceptiveContext) -> Any:
     if spec.receptive_field is None:
         raise op.unbounded("may look at the whole image")
     return spec.receptive_field(op)
-
-
-_IN_PLACE = (
-    operator.setitem,
-    *(operator.iadd, operator.isub, operator.imul, operator.itruediv),
-)
 
 
 def _check_output(field: Any, value: Any) -> ReceptiveField2D:

@@ -105,6 +105,19 @@ class TiedBack(Net):
         return F.linear(y, self.inner.weight.t()).permute(0, 3, 1, 2)
 
 
+class Written(Net):
+    """One over a positive value, some entries of which are overwritten."""
+
+    def __init__(self, write):
+        super().__init__(inner=conv(8, 8), outer=conv(8, 8))
+        self.write = write
+
+    def middle(self, x):
+        y = self.inner(x).exp()
+        self.write(y, self.outer(x))
+        return y.reciprocal()
+
+
 class DividedByWidth(Net):
     def middle(self, x):
         return self.inner(x) / self.inner.weight.shape[0]
@@ -139,6 +152,21 @@ PINNED = {
     ),
     "clamp_to_an_upper_bound_below": (
         Function(lambda y: y.clamp(1.0, -1.0).reciprocal()),
+        {"inner"},
+        "reciprocal of channels that would be zero",
+    ),
+    "difference_in_place": (
+        Written(lambda y, z: y.sub_(1)),
+        {"inner"},
+        "reciprocal of channels that would be zero",
+    ),
+    "difference_in_a_slice": (
+        Written(lambda y, z: y[:, :4].sub_(1)),
+        {"inner"},
+        "reciprocal of channels that would be zero",
+    ),
+    "assigned_to_a_slice": (
+        Written(lambda y, z: y.__setitem__((slice(None), slice(4)), z[:, :4])),
         {"inner"},
         "reciprocal of channels that would be zero",
     ),

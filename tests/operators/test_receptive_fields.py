@@ -140,7 +140,14 @@ def assigned_channels(net, x):
     return y
 
 
+def sum_into_a_value(net, x):
+    y = x.clone()
+    torch.add(x, net.first(x), out=y)
+    return y
+
+
 EXACT = {
+    "sum into a value": (sum_into_a_value, 3, 1),
     "assignment to channels": (assigned_channels, 4, 1),
     "channel shuffle": (channel_shuffle, 2, 1),
     "pixel shuffle by views": (pixel_shuffle, 3, 1),
@@ -170,6 +177,8 @@ GLOBAL = {
     "roll": lambda net, x: torch.roll(x, 1, 2),
     "roll flattened": lambda net, x: torch.roll(x, 1),
     "flip": lambda net, x: x.flip(3),
+    "flip by separate axes": lambda net, x: x.flip(1, -2),
+    "sum over an empty list of axes": lambda net, x: x + x.sum(dim=[]),
     "repeated image": lambda net, x: x.repeat(1, 1, 2, 1)[:, :, 12 : 12 + x.shape[2]],
     "mean of tokens": lambda net, x: x + x.flatten(2).mean(2)[..., None, None],
     "linear over rows": lambda net, x: x @ x.mT,
@@ -205,10 +214,42 @@ def assigned_in_place(net, x):
     return y
 
 
+def slice_added_to(net, x):
+    y = x.clone()
+    y[:, :2].add_(net.first(x)[:, :2])
+    return y
+
+
+def chunk_assigned(net, x):
+    y = x.clone()
+    first, _ = y.chunk(2, 1)
+    first[:] = net.first(x)[:, :2]
+    return y
+
+
+def slice_of_what_is_added_to(net, x):
+    y = x.clone()
+    half = y[:, :2]
+    y.add_(net.first(x))
+    return torch.cat((half, half), 1)
+
+
 UNBOUNDED = {
+    "slice added to": slice_added_to,
+    "chunk assigned": chunk_assigned,
+    "slice of what is added to": slice_of_what_is_added_to,
     "grid whose windows grow": grid,
     "row and column mixed": lambda net, x: x.flatten(2).reshape(x.shape[0], -1, 3, 192)[..., :1],
     "assignment to rows": assigned,
+    "resized to a written size": lambda net, x: (
+        x + F.interpolate(F.interpolate(x, (16, 16)), size=x.shape[2:])
+    ),
+    "resized to a written size by a module": lambda net, x: (
+        x + F.interpolate(nn.Upsample((16, 16))(x), size=x.shape[2:])
+    ),
+    "resized by a factor that 48 pixels round": lambda net, x: (
+        x + F.interpolate(F.interpolate(x, scale_factor=1.3), size=x.shape[2:])
+    ),
     "constant per pixel": lambda net, x: x + torch.arange(48.0, dtype=x.dtype),
 }
 

@@ -16,6 +16,19 @@ CALLS = {
     "weights fused by a convolution": lambda net, y: F.conv2d(
         y, F.conv2d(input=net.inner.weight, weight=net.inner.weight.sum((2, 3), True)), padding=1
     ),
+    "linear with a single output": lambda net, y: (
+        y * F.linear(y.permute(0, 2, 3, 1), net.linear.bias)[:, None]
+    ),
+    "pooling without batch axis": lambda net, y: F.interpolate(
+        F.max_pool2d(y[0], 2)[None], scale_factor=2
+    ),
+    "pixel shuffle without batch axis": lambda net, y: F.avg_pool2d(
+        F.pixel_shuffle(y[0], 2), 2
+    ).repeat(1, 4, 1, 1),
+    "pixel unshuffle without batch axis": lambda net, y: F.pixel_shuffle(
+        F.pixel_unshuffle(y[0], 2)[None], 2
+    ),
+    "softmax over a guessed axis": lambda net, y: F.softmax(y[0])[None],
     "linear on a vector": lambda net, y: (
         y + F.linear(y.mean((0, 2, 3)), net.linear.weight)[None, :, None, None]
     ),
@@ -79,10 +92,13 @@ CALLS = {
     "stacked in front": lambda net, y: torch.stack([y, y])[0],
     "chosen with a number": lambda net, y: torch.where(y > 0, y, 0.0),
     "indices of true entries": lambda net, y: y * torch.where(y > 0)[0].numel(),
+    "number of entries that are not negative": lambda net, y: y * torch.where(y >= 0)[0].numel(),
+    "mean index of true entries": lambda net, y: y * torch.where(y > 0)[1].double().mean(),
     "range of channels": lambda net, y: y * torch.arange(y.shape[1])[None, :, None, None],
     "expanded by -1": lambda net, y: y * y.mean((2, 3), keepdim=True).expand(-1, -1, 8, 8),
     "repeated by a tensor": lambda net, y: y * y[:, :4].repeat_interleave(torch.full((4,), 2), 1),
     "rolled flattened": lambda net, y: y.roll(1),
+    "rolled flattened by three channels": lambda net, y: y.roll(192),
     "rolled channels": lambda net, y: y.roll(1, 1),
     "flipped channels": lambda net, y: y.flip(1),
     "one channel assigned": lambda net, y: (y.__setitem__((slice(None), 0), 0), y)[1],
@@ -101,6 +117,7 @@ class Called(Net):
         return self.function(self, self.inner(x))
 
 
+@pytest.mark.filterwarnings("ignore:Implicit dimension choice")  # torch guesses an axis
 @pytest.mark.parametrize("name", CALLS)
 def test_cut_equals_masked(name):
     hyper, x = masked(Called(CALLS[name]), 0.5)
