@@ -236,6 +236,10 @@ def output_path(model: Path, file_format: str, output: str | Path | None, ending
     if path.is_dir():
         raise UserError(f"--output {path}: expected the name of a file, got a folder")
     # Compared resolved: links and relative paths may name the same file.
-    if path.exists() and path.resolve() == model.resolve():
-        raise UserError(f"{path}: would replace the model itself; give another name as --output")
+    for written in (suffix, *EXPORT_FORMATS[file_format].beside):
+        file = path.with_suffix(written)
+        if file.exists() and file.resolve() == model.resolve():
+            raise UserError(
+                f"{file}: would replace the model itself; give another name as --output"
+            )
     return path

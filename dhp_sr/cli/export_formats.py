@@ -88,6 +88,8 @@ class ExportFormat:
     """Writes a verified file; raises where it would compute something else."""
     has_int8: bool = False
     """Whether it can hold int8 weights and computation."""
+    beside: tuple[str, ...] = ()
+    """Suffixes of further files, written beside it under the same stem."""
 
 
 def write_onnx(
@@ -193,7 +195,7 @@ def write_safetensors(
 
 EXPORT_FORMATS = {
     "onnx": ExportFormat(".onnx", write_onnx, has_int8=True),
-    "openvino": ExportFormat(".xml", write_openvino, has_int8=True),
+    "openvino": ExportFormat(".xml", write_openvino, has_int8=True, beside=(".bin",)),
     "pt2": ExportFormat(".pt2", write_pt2),
     "safetensors": ExportFormat(".safetensors", write_safetensors),
 }

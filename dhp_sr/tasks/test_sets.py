@@ -4,6 +4,7 @@ Scores are computed in float32, whatever the training ran in, from images rounde
 published tables.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,6 +137,7 @@ def score_images(
         UserError: The set holds no images.
     """
     rows = []
+    taken: set[str] = set()
     # By index: iterating over a dataset of torch goes on until an IndexError, which ours may not
     # raise.
     for index in range(len(test_set.items)):
@@ -145,7 +147,14 @@ def score_images(
         scores = _compare(result, item["gt_uint8"], test_set.crop_border, is_gray_file)
         rows.append({"image": item["key"], **dict(zip(SCORES, scores, strict=True))})
         if save_to is not None:
-            with atomic_write(save_to / f"{item['key']}.png") as file:
+            name = item["key"]
+            # Images of several folders may have the same name; some file systems ignore case.
+            number = 1
+            while name.lower() in taken:
+                number += 1
+                name = f"{item['key']}_{number}"
+            taken.add(name.lower())
+            with atomic_write(save_to / f"{name}.png") as file:
                 file.write(encode_png(result))
     if not rows:
         raise UserError(f"test set {test_set.name}: expected images, got none")
@@ -180,8 +189,16 @@ def restore(
         dtype = parameter.dtype
         break
     lq = item["lq"].unsqueeze(0).to(device, dtype)
+    result = run_padded(network, lq, scale)[0].float().cpu()
+    # A warning, no error: a search may try networks that overflow, and goes on with others.
+    if not result.isfinite().all():
+        warnings.warn(
+            "a network's result holds values that are not finite (nan or infinite): its scores "
+            "mean nothing",
+            stacklevel=2,
+        )
     # Rounded to 8 bits as in a PNG: papers score files, not floats.
-    return to_uint8(run_padded(network, lq, scale)[0].float().cpu())
+    return to_uint8(result)
 
 
 def upscale_input(item: ValSample, scale: int) -> Image:

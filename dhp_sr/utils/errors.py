@@ -40,6 +40,12 @@ def exit_code(command: Callable[[], int | None]) -> int:
         print(f"error: {error}; {hint}", file=sys.stderr)
     except OSError as error:
         print(f"error: cannot read or write: {error}", file=sys.stderr)
+    except (MemoryError, RuntimeError) as error:
+        # torch has no type of its own for this on the CPU; the first of many lines says how much.
+        lines = str(error).splitlines() or ["no more is known"]
+        if isinstance(error, RuntimeError) and "tried to allocate" not in lines[0].lower():
+            raise
+        print(f"error: not enough memory: {lines[0]}", file=sys.stderr)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130

@@ -1,11 +1,12 @@
-"""Metadata of exported files."""
+"""Names and metadata of exported files."""
 
 import pytest
 
 from dhp_sr.archs import build
-from dhp_sr.cli.export import describe_facts
+from dhp_sr.cli.export import describe_facts, output_path
 from dhp_sr.deploy.onnx_metadata import pack_metadata, unpack_metadata
 from dhp_sr.metrics import complexity
+from dhp_sr.utils.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -22,3 +23,12 @@ def test_costs_are_stated_for_the_size_that_the_network_is_meant_for(name, argum
     assert found["macs"] == complexity(network, found["macs_input"]).macs
     assert found.get("input_size") == getattr(network, "input_size", None)
     assert found["out_channels"] == getattr(network, "num_classes", network.in_channels)
+
+
+@pytest.mark.parametrize("name, file_format", [("net.onnx", "onnx"), ("net.bin", "openvino")])
+def test_no_file_of_an_export_replaces_the_model(tmp_path, name, file_format):
+    model = tmp_path / name
+    model.write_bytes(b"weights")
+    with pytest.raises(UserError, match=f"{name}: would replace the model"):
+        output_path(model, file_format, None, "")
+    assert output_path(model, file_format, None, "_int8").stem == "net_int8"

@@ -71,6 +71,23 @@ def test_images_are_saved(tmp_path):
     assert np.array_equal(saved, items[0]["lq_uint8"].repeat(2, 0).repeat(2, 1))
 
 
+def test_images_of_equal_names_are_all_saved(tmp_path):
+    first, second = make_items(16, 16)[0], make_items(16, 32)[0]
+    items = [first, {**second, "key": "One"}]
+    evaluate(Nearest(), TestSet("A", items, 2, 0), save_to=tmp_path)
+    shapes = {path.name: np.asarray(Image.open(path)).shape for path in tmp_path.iterdir()}
+    assert shapes == {"one.png": (32, 32, 3), "One_2.png": (32, 64, 3)}
+
+
+def test_results_that_are_no_numbers_are_reported():
+    class Overflowing(Nearest):
+        def forward(self, x):
+            return super().forward(x) * torch.nan
+
+    with pytest.warns(UserWarning, match="not finite"):
+        evaluate(Overflowing(), TestSet("A", make_items(16, 16), 2, 0))
+
+
 def test_a_set_without_images():
     with pytest.raises(UserError, match="test set A"):
         evaluate(Nearest(), TestSet("A", [], 2, 0))

@@ -20,6 +20,8 @@ def test_a_command_that_ends_well(returned, code):
     [
         (UserError("no such file"), "error: no such file\n"),
         (OSError("disk full"), "cannot read or write: disk full"),
+        (MemoryError(), "not enough memory"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB\nhint"), "allocate 2 GiB\n"),
     ],
 )
 def test_a_mistake_is_one_message(error, text, capsys):
@@ -27,9 +29,10 @@ def test_a_mistake_is_one_message(error, text, capsys):
     assert text in capsys.readouterr().err
 
 
-def test_a_fault_of_ours_is_not_hidden():
-    with pytest.raises(ZeroDivisionError):
-        exit_code(fail(ZeroDivisionError()))
+@pytest.mark.parametrize("fault", [ZeroDivisionError(), RuntimeError("shapes differ")])
+def test_a_fault_of_ours_is_not_hidden(fault):
+    with pytest.raises(type(fault)):
+        exit_code(fail(fault))
 
 
 @pytest.mark.parametrize(
