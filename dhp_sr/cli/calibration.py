@@ -27,7 +27,8 @@ def calibration_images(
         sigma: Noise level (0-255 scale), which a denoiser needs.
 
     Raises:
-        UserError: The network is a classifier, the folder has no images, or sigma does not fit.
+        UserError: The network is a classifier, the folder has no images or only some that are too
+            small for the network, or sigma does not fit.
     """
     info = info_of(network)
     if not info.restores_images:
@@ -38,10 +39,17 @@ def calibration_images(
     images = []
     for index in range(len(test_set.items)):
         item = test_set.items[index]
+        if min(item["lq"].shape[1:]) < info.sizes.multiple:
+            continue  # nothing would be left of it
         gt = torch.from_numpy(item["gt_uint8"]).float().div(255)
         # Gray images have no axis of channels.
         gt = gt.permute(2, 0, 1) if gt.dim() == 3 else gt.unsqueeze(0)
         images.append(_center_crop(item["lq"].unsqueeze(0), gt.unsqueeze(0), network))
+    if not images:
+        raise UserError(
+            f"--calibration {folder}: expected images whose inputs have at least "
+            f"{info.sizes.multiple} pixels a side, as the network takes; all are smaller"
+        )
     return images
 
 

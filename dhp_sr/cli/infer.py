@@ -48,8 +48,7 @@ def run_infer(arguments: argparse.Namespace) -> int:
         arguments: Parsed by `model_parsers.infer_parser`.
 
     Returns:
-        0: every image is restored, now or before; 1: some failed, and were listed; 2: nothing
-        could be restored.
+        0: every image is restored, now or before; 1: images failed, and were listed.
 
     Raises:
         UserError: An argument, the model or the input is unsuitable.

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -22,6 +23,9 @@ INK = "#1f2933"
 MUTED = "#7b8794"
 LINE_COLORS = ("#2b6cb0", "#d9772b", "#2f855a", "#9b3fa3", "#b83232", "#6b7280", "#a18207")
 """Colors of lines, in an order that stays distinct without red-green vision."""
+
+AS_WRITTEN = rc_context({"text.parse_math": False})
+"""Decorator: names are no formulas, whatever dollars and backslashes they hold."""
 
 _BEFORE_COLOR = "#d3dbe4"
 _AFTER_COLOR = "#2b6cb0"
@@ -59,6 +63,7 @@ def write_reports(folder: str | Path) -> list[Path]:
     return written
 
 
+@AS_WRITTEN
 def plot_widths(path: str | Path, widths: JsonObject, title: str = "") -> None:
     """Draw a horizontal bar per layer, its output channels before and after the cut.
 
@@ -106,6 +111,7 @@ def plot_widths(path: str | Path, widths: JsonObject, title: str = "") -> None:
     save_png(figure, path)
 
 
+@AS_WRITTEN
 def plot_curves(
     path: str | Path,
     curves: Sequence[TrainingPoint],

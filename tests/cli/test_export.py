@@ -1,9 +1,15 @@
 """Names and metadata of exported files."""
 
+from dataclasses import replace
+
 import pytest
+from tiny_runs import save_images
 
 from dhp_sr.archs import build
+from dhp_sr.cli.calibration import calibration_images
 from dhp_sr.cli.export import describe_facts, output_path
+from dhp_sr.deploy import SizeRequirements
+from dhp_sr.deploy.model_info import attach_info, info_of
 from dhp_sr.deploy.onnx_metadata import pack_metadata, unpack_metadata
 from dhp_sr.metrics import complexity
 from dhp_sr.utils.errors import UserError
@@ -32,3 +38,17 @@ def test_no_file_of_an_export_replaces_the_model(tmp_path, name, file_format):
     with pytest.raises(UserError, match=f"{name}: would replace the model"):
         output_path(model, file_format, None, "")
     assert output_path(model, file_format, None, "_int8").stem == "net_int8"
+
+
+def test_images_that_are_too_small_for_the_network_calibrate_nothing(tmp_path):
+    save_images(tmp_path / "small", 2, 24)
+    save_images(tmp_path / "mixed", 2, 24)
+    save_images(tmp_path / "large", 1, 72)
+    (tmp_path / "large" / "0.png").rename(tmp_path / "mixed" / "large.png")
+    network = build("DnCNN", num_feat=8, num_layers=3).eval()
+    info = replace(info_of(network), sizes=SizeRequirements(multiple=64))
+    attach_info(network, info)
+    with pytest.raises(UserError, match="64 pixels"):
+        calibration_images(network, tmp_path / "small", 25.0)
+    (image,) = calibration_images(network, tmp_path / "mixed", 25.0)
+    assert image.lq.shape == image.gt.shape == (1, 1, 64, 64)

@@ -28,6 +28,12 @@ def test_widths_show_as_areas(tmp_path, widths):
     assert 0.5 < 3 * pruned / kept < 1.5
 
 
+def test_names_are_no_formulas(tmp_path, widths):
+    plot_widths(tmp_path / "widths.png", widths, r"from $5 to $\frac$")
+    plot_widths(tmp_path / "again.png", widths, r"from $5 to $\frac$")
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "widths.png").read_bytes()
+
+
 def test_taller_with_more_layers(tmp_path, widths):
     plot_widths(tmp_path / "few.png", widths)
     plot_widths(tmp_path / "many.png", {**widths, "layers": widths["layers"] * 15})
