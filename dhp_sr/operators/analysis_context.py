@@ -118,6 +118,9 @@ class AnalysisContext:
         """Node name -> axes whose length the forward infers (-1, or read from a shape), best left
         to lose channels."""
         self.signs: dict[fx.Node, Sign] = {}
+        self.leaves_constant: dict[fx.Node, bool] = {}
+        """Node -> whether masked channels of its value may be other than zeros, where it was asked
+        for."""
         # Buffers are constants of the computation: their values may be looked at (signs, zeros).
         self.buffers = dict(network.named_buffers())
         self.shapes = {name: tuple(tensor.shape) for name, tensor in network.named_parameters()}

@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, fx
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dhp_sr.operators.context import NodeContext, OpContext
 from dhp_sr.operators.spec import Unsupported
@@ -108,6 +110,51 @@ class LayerWeights:
             analysis = self._op.analysis
             if analysis.shapes.get(bias) == tuple(channels.shape):
                 analysis.bind_axis(bias, 0, channels)
+
+
+@torch.no_grad()
+def may_leave_constant(op: OpContext, node: fx.Node) -> bool:
+    """Return whether pruned channels of a value may be other than zeros while they are masked.
+
+    Layers and norms with masked parameters give zeros; `sigmoid(x)` and `elu(x) + 1` do not.
+
+    Args:
+        op: Any later node.
+        node: The node whose value is asked for.
+    """
+    name = str(node.target)
+    if not node.op.startswith("call"):
+        return node.op == "get_attr" and op.analysis.is_buffer(name)
+    network = node.graph.owning_module
+    assert network is not None, "the graph of a network"
+    function: Any = node.target
+    if node.op == "call_module":
+        function = network.get_submodule(name)
+        if next(function.parameters(), None) is not None:
+            return False
+        if isinstance(function, _BatchNorm):
+            return True  # the running mean is subtracted
+    elif getattr(function, "__name__", "").startswith(("conv", "linear")):
+        return False
+    # What the operator makes of single entries in place of the tensors, zeros where they are.
+    known = op.analysis.leaves_constant
+    entries: dict[fx.Node, Any] = {}
+    for source in node.all_input_nodes:
+        entries[source] = op.values[source]
+        if isinstance(entries[source], (Tensor, tuple)):
+            if source not in known:
+                known[source] = may_leave_constant(op, source)
+            entries[source] = torch.full((1,), 0.5 * known[source])
+    args: Any = fx.node.map_arg(node.args, entries.__getitem__)
+    kwargs: Any = fx.node.map_arg(dict(node.kwargs), entries.__getitem__)
+    try:
+        if node.op == "call_method":
+            function = getattr(args[0], name)
+            args = args[1:]
+        result = function(*args, **kwargs)
+        return isinstance(result, Tensor) and bool((result != 0).any())
+    except Exception:  # not for single entries: it moves or selects some
+        return any(isinstance(entry, Tensor) and bool(entry) for entry in entries.values())
 
 
 def weight_shape(op: NodeContext) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 from dhp_sr.graph.self_attention import why_not_followed
 from dhp_sr.operators.channel_ids import couple_along, union_all
 from dhp_sr.operators.context import OpContext
+from dhp_sr.operators.layer_weights import may_leave_constant
 from dhp_sr.operators.resampling import whole_image_field
 from dhp_sr.operators.spec import CannotResize, OpSpec, Shape, Shapes, Unsupported, spellings
 
@@ -33,6 +34,7 @@ class _Operand:
     ids: Tensor
     """Channel ids, broadcastable to the value."""
     shape: tuple[int, ...]
+    node: fx.Node
 
     def varies(self, letter: str) -> bool:
         """Return whether entries along an axis are different channels."""
@@ -69,8 +71,8 @@ def product_of(op: OpContext, left: _Operand, right: _Operand, out: str, name: s
     """Return the channel ids of a sum of products, and count its multiply-adds.
 
     Where both factors have channels along an axis that is summed over, a pruned channel is a zero
-    in both and adds nothing: they are coupled, and the result has no channels. Any other such axis
-    must keep its length, and the result has the channels of the factors along the axes left.
+    in one of them and adds nothing: they are coupled, and the result has no channels. Any other
+    such axis must keep its length, and the result has the channels of the factors along those left.
 
     Args:
         op: The node.
@@ -116,6 +118,9 @@ def _sum_over_channels(
         factor.couple(op, [other for other in factor.letters if other != letter])
         channels.append(factor.ids.flatten())
     op.analysis.union_find.union(*channels)
+    if may_leave_constant(op, left.node) and may_leave_constant(op, right.node):
+        reason = f"summed over at {op.layer}, and maybe not zero where they are masked"
+        op.analysis.pin(channels[0], reason)
     return channels[0]
 
 
@@ -141,24 +146,20 @@ def _joined(op: OpContext, left: _Operand, right: _Operand, out: str) -> Tensor:
         left.couple(op, only_left)
         if left.ids.numel() > 1:
             right.couple(op, only_right)
-    laid_out: list[Tensor] = []
-    for factor in (left, right):
-        # A factor with a single id has no channels that could be pruned.
-        if factor.ids.numel() > 1:
-            laid_out.append(factor.laid_out(out))
+    # A factor with a single id has no channels that could be pruned.
+    laid_out = [factor.laid_out(out) for factor in (left, right) if factor.ids.numel() > 1]
     return union_all(laid_out or [left.laid_out(out)], op.analysis.union_find)
 
 
 def _varying_alone(factor: _Operand, other: _Operand) -> list[str]:
     """Return the axes along which one factor has channels and the other has not."""
-    varying = filter(factor.varies, factor.letters)
-    return [letter for letter in varying if not other.varies(letter)]
+    return [letter for letter in factor.letters if factor.varies(letter) > other.varies(letter)]
 
 
 def _operand(op: OpContext, node: Any, letters: str) -> _Operand:
     if not isinstance(node, fx.Node) or not isinstance(op.ids.get(node), Tensor):
         raise Unsupported(f"a factor of {op.operator} at {op.layer} is no feature")
-    return _Operand(letters, op.ids[node], op.shape(node))
+    return _Operand(letters, op.ids[node], op.shape(node), node)
 
 
 _BATCH = "abcdefghij"
@@ -194,10 +195,9 @@ def einsum_channels(op: OpContext) -> Tensor:
     Raises:
         Unsupported: Not two operands, or a diagonal.
     """
-    equation = op.args[0]
-    nodes = op.args[1:]
+    equation, *nodes = op.args
     if len(nodes) == 1 and isinstance(nodes[0], (tuple, list)):
-        nodes = tuple(nodes[0])
+        nodes = list(nodes[0])
     if not isinstance(equation, str) or len(nodes) != 2:
         raise Unsupported(f"einsum of other than two operands at {op.layer}")
     inputs, _, out = equation.replace(" ", "").partition("->")
@@ -241,7 +241,7 @@ def attention_channels(op: OpContext) -> Tensor:
     scores = f"{batch}ms"
     ids = product_of(op, q, k, scores, ".scores")
     shape = (*op.value.shape[:-1], k.size("s"))
-    attention = _Operand(scores, ids, shape)
+    attention = _Operand(scores, ids, shape, op.node)
     mask = op.argument(3, "attn_mask")
     if isinstance(mask, fx.Node) and isinstance(op.ids.get(mask), Tensor):
         op.analysis.pin(op.ids[mask], f"mask of the attention at {op.layer}")

@@ -207,6 +207,13 @@ PINNED = {
         {"inner"},
         "einsum of other than two operands",
     ),
+    "product_over_channels_that_are_not_zero": (
+        Function(
+            lambda y: y * torch.einsum("nchw,nchw->nhw", F.elu(y) + 1, y.sigmoid()).unsqueeze(1)
+        ),
+        {"inner"},
+        "summed over at einsum, and maybe not zero where they are masked",
+    ),
     "cumsum": (Function(lambda y: y.cumsum(1)), {"inner"}, "operator cumsum"),
     "every_second": (Function(lambda y: y[:, ::2], outputs=4), {"inner"}, "every n-th channel"),
     "one_channel": (
