@@ -1,6 +1,7 @@
 """The list of images to restore, and the names of the results."""
 
 import os
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +119,8 @@ def _target(image: Path, root: Path, output: Path, output_format: str, addition:
 
 
 def _key(path: Path) -> str:
-    return str(path).lower()  # some file systems do not tell A from a
+    # some file systems do not tell A from a, nor the two forms of a letter with an accent
+    return unicodedata.normalize("NFC", str(path)).lower()
 
 
 def _check_targets(tasks: list[ImageTask]) -> None:

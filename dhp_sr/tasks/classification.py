@@ -1,10 +1,12 @@
 """Classification: labeled images, cross-entropy, top-1 and top-5 error."""
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -114,6 +116,14 @@ class Classification(Task[ClassTestSet]):
         # After the sizes: with another number of classes a list of names says less.
         for test_set in sets:
             check_same_classes(train_set.classes, test_set.items.classes, test_set.name)
+            # Class folders without a folder for each split are those of any split.
+            trained, tested = train_set.labeled.images_NHWC, test_set.items.labeled.images_NHWC
+            if np.array_equal(trained, tested):
+                warnings.warn(
+                    f"{test_set.name}: the images of datasets.train, which say nothing about "
+                    "others; name other images, or put each split into a folder of its name",
+                    stacklevel=2,
+                )
 
     def describe_third_party(
         self, network: nn.Module, name: str, arguments: Mapping[str, object], options: Options

@@ -1,5 +1,6 @@
 """The images of a run and the names of their results."""
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,10 @@ def test_nothing_to_do_is_an_error(tmp_path):
         list_tasks(tmp_path / "none", tmp_path, "png")
     with pytest.raises(UserError, match=r"--input .*1 files"):
         list_tasks(touched(tmp_path / "in", "a.txt"), Path("out"), "png")
+
+
+def test_the_two_forms_of_an_accent_are_one_name_to_some_file_systems(tmp_path):
+    for name in ("caf\u00e9.png", "cafe\u0301.png"):
+        (tmp_path / name).touch()
+    tasks = list_tasks(tmp_path, tmp_path / "out", "png").tasks
+    assert len({unicodedata.normalize("NFC", task.target.name) for task in tasks}) == 2

@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+import warnings
 
 import pytest
 import torch
@@ -287,3 +288,14 @@ def test_a_network_of_torchvision(make, tmp_path, image_folder):
     assert loaded(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
     again = evaluate_run(folder / "options.yml", root=tmp_path)
     assert again["rows"][-1]["sets"] == metrics["rows"][-1]["sets"]
+
+
+def test_scores_on_the_training_images_are_reported(image_folder, tmp_path):
+    task = Classification()
+    for folder, is_same in ((image_folder, False), (image_folder / "train", True)):
+        options = class_options(folder, tmp_path)
+        network = task.build_network(options)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            task.check_data(network, task.train_set(options), task.test_sets(options))
+        assert [str(one.message).startswith("A: the images") for one in caught] == [True] * is_same
