@@ -149,8 +149,9 @@ def classes(options, experiments):
     """The changes that make an option file train on a few images in class folders."""
     folder = Path(f"{experiments}_classes")
     if not folder.exists():
-        for part in ("train", "test"):
-            save_classes(folder / part, 2, side=32)
+        # other numbers of images, and so other images: those of the training score nothing
+        for part, count in (("train", 3), ("test", 2)):
+            save_classes(folder / part, count, side=32)
     changes = [f"datasets.{key}.dataroot={folder}" for key in options.datasets]
     changes += [
         "datasets.train.batch_size_per_gpu=4",
