@@ -107,7 +107,9 @@ def build(folder: Path) -> Path:
             shutil.copy(ROOT / name, source / name)
     sdist = source / "dist" / _backend("build_sdist", source)
     with tarfile.open(sdist) as archive:
-        archive.extractall(folder / "sdist", filter="data")
+        # Python 3.11.2, as Debian has it, knows no filters yet; the archive is our own.
+        filters = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+        archive.extractall(folder / "sdist", **filters)
     unpacked = next((folder / "sdist").iterdir())
     missing = [name for name in IN_SDIST if not (unpacked / name).is_file()]
     missing += [
