@@ -34,7 +34,6 @@ def input_train_set(images, *, side, scale, reductions, augment=False, seed=1):
         [str(index) for index in range(len(images))],
         side=side,
         scale=scale,
-        num_reductions=len(reductions),
         augmentation=Augmentation(augment, augment),
         seed=seed,
     )

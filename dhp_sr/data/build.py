@@ -90,7 +90,6 @@ def build_input_train_set(options: TrainDataset, scale: int, seed: int) -> Datas
         _keys(images),
         side=side,
         scale=scale,
-        num_reductions=len(reductions),
         augmentation=Augmentation(options.use_hflip, options.use_rot),
         seed=seed,
     )

@@ -83,7 +83,6 @@ class InputTrainSet(Dataset):
         keys: Names of the images.
         side: Height and width of the patches in pixels.
         scale: Enlargement of the network.
-        num_reductions: Arrays of each image.
         augmentation: The orientations that may occur.
         seed: With a sample's position in the run, fixes its patch.
     """
@@ -95,7 +94,6 @@ class InputTrainSet(Dataset):
         *,
         side: int,
         scale: int,
-        num_reductions: int,
         augmentation: Augmentation,
         seed: int,
     ) -> None:
@@ -103,7 +101,6 @@ class InputTrainSet(Dataset):
         self.keys = keys
         self.side = side
         self.scale = scale
-        self.num_reductions = num_reductions
         self.augmentation = augmentation
         self.seed = seed
         self.teacher_outputs: TeacherOutputs | None = None
@@ -121,8 +118,9 @@ class InputTrainSet(Dataset):
         """Return the patch of an (image index, position in the run), also as its own target."""
         index, position = sample
         rng = np.random.default_rng((self.seed, position))
-        choice = int(rng.integers(self.num_reductions))
-        image = self.images[index][choice]
+        reduced = self.images[index]
+        choice = int(rng.integers(len(reduced)))
+        image = reduced[choice]
         top, left = draw_corner(rng, image.shape[1], image.shape[2], self.side)
         patch = image[:, top : top + self.side, left : left + self.side]
         orientation = self.augmentation.draw(rng)
@@ -135,7 +133,7 @@ class InputTrainSet(Dataset):
             rows = slice(top * self.scale, (top + self.side) * self.scale)
             columns = slice(left * self.scale, (left + self.side) * self.scale)
             # In the order of `whole_inputs`.
-            number = self.num_reductions * index + choice
+            number = len(reduced) * index + choice
             patches["taught"] = self.teacher_outputs.patch(number, rows, columns, orientation)
         return patches
 
