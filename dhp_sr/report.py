@@ -13,6 +13,7 @@ from collections.abc import Sequence  # noqa: E402
 
 from dhp_sr.cli.parsers import report_parser  # noqa: E402
 from dhp_sr.utils.errors import UserError, exit_code  # noqa: E402
+from dhp_sr.utils.overwriting import check_outputs  # noqa: E402
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     "only a single run has a default"
                 )
             output = runs[0] / "report.html"
+        check_outputs({"--output": output}, runs, (".html", ".htm"))
         print(write_page(output, runs))
 
     return exit_code(command)

@@ -38,6 +38,7 @@ from dhp_sr.zoo.model_zoo import resolve_model
 from dhp_sr.zoo.names import register_known
 from dhp_sr.zoo.networks import plain_type
 from dhp_sr.zoo.third_party import describe_by_output
+from dhp_sr.zoo.user_class import class_file
 from dhp_sr.zoo.value_range import adapt_range
 
 
@@ -74,7 +75,8 @@ def run_compress(arguments: argparse.Namespace, root: Path) -> int:
         seed=arguments.seed,
         runtime=arguments.runtime,
     )
-    request.check_keeps(model)
+    code = class_file(arguments.arch) if arguments.arch else None
+    request.check_keeps(model, code)
     register_known()
     keep_memory()
     with plain_warnings(), stop_on_signals() as stop:

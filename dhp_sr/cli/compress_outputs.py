@@ -57,7 +57,8 @@ def write_outputs(
     folder = RunFolder(run_path(options, root))
     network, output = _write_network(folder, request, checkpoint)
     page = output.with_name(f"{output.stem}_report.html")
-    shutil.copyfile(folder.path / "report.html", page)
+    with atomic_path(page) as temporary:
+        shutil.copyfile(folder.path / "report.html", temporary)
     assert options.compress is not None and options.compress.distill is not None
     if options.compress.distill.teacher is None:
         kept = dict(metrics["achieved"])

@@ -10,6 +10,7 @@ from dhp_sr.training.checkpoint import checksum
 from dhp_sr.utils.cost_kinds import COST_KINDS
 from dhp_sr.utils.errors import UserError, unknown_name
 from dhp_sr.utils.files import walk_folder
+from dhp_sr.utils.overwriting import check_outputs
 from dhp_sr.utils.strict_json import JsonObject
 from dhp_sr.zoo.checkpoints import Checkpoint
 
@@ -18,6 +19,9 @@ FACTS = "request.json"
 
 MAX_SEED = 2**63 - 1
 """Largest seed that every generator takes."""
+
+RESULT_SUFFIXES = (".yml", ".yaml", ".safetensors", ".pth")
+"""Suffixes of earlier results: they may lie among the images, and may be replaced there."""
 
 QUALITY = "quality"
 """Target that is no cost: dB that may be lost."""
@@ -160,17 +164,18 @@ class CompressRequest:
                 f"got {self.output.name}"
             )
 
-    def check_keeps(self, model: Path) -> None:
-        """Check that the result does not replace the checkpoint that it is made of.
+    def check_keeps(self, model: Path, code: Path | None = None) -> None:
+        """Check that no file that is written replaces one that is read.
+
+        Args:
+            model: The checkpoint.
+            code: File of the network's class, where it is the user's.
 
         Raises:
-            UserError: It does.
+            UserError: One does.
         """
-        # Compared resolved: links and relative paths may name the same file.
-        if self.output is not None and self.output.resolve() == model.resolve():
-            raise UserError(
-                f"--output {self.output}: would replace the checkpoint itself; give another name"
-            )
+        written = {"--output": self.output, "--save_options": self.save_options}
+        check_outputs(written, [model, code, self.images, self.truths], RESULT_SUFFIXES)
 
     @property
     def measures_time(self) -> bool:

@@ -32,6 +32,7 @@ from dhp_sr.training.run_folder import RunFolder
 from dhp_sr.utils.devices import MAX_THREADS, device_by_name, single_device
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_json
+from dhp_sr.utils.overwriting import check_outputs
 from dhp_sr.utils.strict_json import JsonObject, finite
 from dhp_sr.zoo.model_zoo import asks_for_listing, resolve_model, zoo_listing
 from dhp_sr.zoo.names import register_known
@@ -55,14 +56,20 @@ def run_evaluate(arguments: argparse.Namespace, root: Path) -> None:
     if asks_for_listing(arguments.model):
         print(zoo_listing(), end="")
         return
+    models = [resolve_model(model) for model in arguments.model or ()]
+    # Beside the graph of an OpenVINO model lie its weights.
+    weights = [model.with_suffix(".bin") for model in models]
+    inputs = [arguments.opt, *models, *weights, *(arguments.data or ())]
+    check_outputs({"--json": arguments.json}, inputs, (".json",))
     register_known()
     # Measured times must not depend on the heap's state, see there.
     keep_memory()
-    models = [resolve_model(model) for model in arguments.model or ()]
     with plain_warnings():
         if arguments.opt:
             refuse_file_arguments(arguments)
-            scores = evaluate_run(arguments.opt, arguments.set, root=root, models=models)
+            scores = evaluate_run(
+                arguments.opt, arguments.set, root=root, models=models, output=arguments.json
+            )
             text = f"{scores['name']}\n{text_table(scores)}"
         else:
             scores = evaluate_from(arguments, models)
@@ -122,7 +129,12 @@ def evaluate_from(arguments: argparse.Namespace, models: Sequence[Path]) -> Json
 
 
 def evaluate_run(
-    opt: str | Path, overrides: Sequence[str] = (), *, root: Path, models: Sequence[str | Path] = ()
+    opt: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    root: Path,
+    models: Sequence[str | Path] = (),
+    output: str | Path | None = None,
 ) -> JsonObject:
     """Score the final models of a run on the test sets of its option file.
 
@@ -131,6 +143,7 @@ def evaluate_run(
         overrides: `section.key=value` each.
         root: The project's folder.
         models: Other model files to score instead.
+        output: File that the scores will be written to; no file of the run.
 
     Returns:
         The form of metrics.json, without times.
@@ -145,6 +158,7 @@ def evaluate_run(
     # A run with several targets has a final model for each.
     if not paths:
         paths = [run.model(name) for name in final_names(options)]
+    check_outputs({"--json": output}, [run.path / "metrics.json", *paths])
     device = single_device(options.num_gpu)
     # All are opened before the first is scored: a missing file is reported at once.
     networks = [open_for_run(path, options, opt, device) for path in paths]

@@ -18,6 +18,7 @@ from dhp_sr.deploy.verify import Agreement, shape_text
 from dhp_sr.metrics import complexity
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import remove_stale_parts
+from dhp_sr.utils.overwriting import check_outputs
 from dhp_sr.utils.strict_json import JsonObject
 from dhp_sr.zoo.from_file import load_own_network, load_third_party_network, valid_utf8
 from dhp_sr.zoo.model_zoo import PREFIX, asks_for_listing, resolve_model, zoo_listing
@@ -226,7 +227,8 @@ def output_path(model: Path, file_format: str, output: str | Path | None, ending
     """Return the path of the exported file.
 
     Raises:
-        UserError: It has another suffix, is a folder, or is the model itself.
+        UserError: It has another suffix, is a folder, or a file would be replaced that is no
+            earlier export.
     """
     suffix = EXPORT_FORMATS[file_format].suffix
     default = model.with_name(f"{model.stem}{ending}{suffix}")
@@ -235,11 +237,14 @@ def output_path(model: Path, file_format: str, output: str | Path | None, ending
         raise UserError(f"--output: expected a name that ends with {suffix}, got {path.name}")
     if path.is_dir():
         raise UserError(f"--output {path}: expected the name of a file, got a folder")
-    # Compared resolved: links and relative paths may name the same file.
-    for written in (suffix, *EXPORT_FORMATS[file_format].beside):
-        file = path.with_suffix(written)
-        if file.exists() and file.resolve() == model.resolve():
+    check_outputs({"--output": path}, [model])
+    for ending in EXPORT_FORMATS[file_format].beside:
+        beside = path.with_suffix(ending)
+        check_outputs({"--output": beside}, [model])
+        # Nobody named it: without the file that it belongs to, it is somebody else's.
+        if beside.exists() and not path.exists():
             raise UserError(
-                f"{file}: would replace the model itself; give another name as --output"
+                f"--output {path}: is written with {beside}, which is there already and belongs "
+                f"to no {path.name}; give another name"
             )
     return path

@@ -20,10 +20,12 @@ from dhp_sr.utils.cost_kinds import reported_kinds
 from dhp_sr.utils.devices import single_device
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_json
+from dhp_sr.utils.overwriting import check_outputs
 from dhp_sr.utils.strict_json import JsonObject, finite
 from dhp_sr.zoo.names import build_named, named_arguments
 from dhp_sr.zoo.networks import EXAMPLE_SIDE, check_network_type
 from dhp_sr.zoo.third_party import CHANNEL_ARGUMENTS
+from dhp_sr.zoo.user_class import class_file
 
 ARCH_ARGUMENTS = ("size", "exclude", "round_to", "min_width")
 """Arguments for --arch; an option file states them itself."""
@@ -40,6 +42,8 @@ def run_plan(arguments: argparse.Namespace, root: Path) -> None:
         UserError: Arguments contradict each other, the network cannot be planned, or a target
             cannot be met.
     """
+    code = class_file(arguments.arch) if arguments.arch else None
+    check_outputs({"--json": arguments.json}, [arguments.opt, code])
     keep_memory()
     with plain_warnings():
         plan = plan_from(arguments, root)

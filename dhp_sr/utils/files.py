@@ -33,6 +33,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         OSError: The folder cannot be written, or the disk is full.
     """
     path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        # A pipe or a device, such as /dev/stdout, would be replaced by a file.
+        with _stream_path(path) as temporary:
+            yield temporary
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder: a rename across file systems would not be atomic.
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path), suffix=PART_SUFFIX)
@@ -57,6 +62,17 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise
     finally:
         _close(handle)
+
+
+@contextmanager
+def _stream_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path whose content goes to a pipe or a device when the block succeeds."""
+    with tempfile.TemporaryDirectory() as folder:
+        # Writers may go by the suffix.
+        temporary = Path(folder, path.name)
+        yield temporary
+        with open(temporary, "rb") as written, open(path, "wb") as stream:
+            shutil.copyfileobj(written, stream)
 
 
 @contextmanager

@@ -28,6 +28,11 @@ def is_user_class(name: str) -> bool:
     return bool(colon) and path.endswith(".py") and class_name.isidentifier()
 
 
+def class_file(name: str) -> Path | None:
+    """Return the file of a name of the form `path/to/net.py:CLASS`; None for another name."""
+    return Path(name.rpartition(":")[0]) if is_user_class(name) else None
+
+
 def user_class_name(name: str) -> str:
     """Return the name in model files: `user:CLASS`."""
     return f"{PACKAGE}:{name.rpartition(':')[2]}"

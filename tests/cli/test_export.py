@@ -35,7 +35,7 @@ def test_costs_are_stated_for_the_size_that_the_network_is_meant_for(name, argum
 def test_no_file_of_an_export_replaces_the_model(tmp_path, name, file_format):
     model = tmp_path / name
     model.write_bytes(b"weights")
-    with pytest.raises(UserError, match=f"{name}: would replace the model"):
+    with pytest.raises(UserError, match=f"{name}: would replace "):
         output_path(model, file_format, None, "")
     assert output_path(model, file_format, None, "_int8").stem == "net_int8"
 
@@ -52,3 +52,13 @@ def test_images_that_are_too_small_for_the_network_calibrate_nothing(tmp_path):
         calibration_images(network, tmp_path / "small", 25.0)
     (image,) = calibration_images(network, tmp_path / "mixed", 25.0)
     assert image.lq.shape == image.gt.shape == (1, 1, 64, 64)
+
+
+def test_weights_that_no_export_wrote_stay(tmp_path):
+    (tmp_path / "net.bin").write_bytes(b"of somebody else")
+    with pytest.raises(UserError, match=r"net\.bin"):
+        output_path(tmp_path / "net.safetensors", "openvino", None, "")
+    # An earlier export is replaced.
+    (tmp_path / "net.xml").write_bytes(b"graph")
+    path = output_path(tmp_path / "net.safetensors", "openvino", None, "")
+    assert path == tmp_path / "net.xml"

@@ -105,3 +105,15 @@ def test_a_walk_of_the_results_folder_itself(tmp_path):
     """Results beside their images: nothing is left out."""
     (tmp_path / "x.png").touch()
     assert list(walk_folder(tmp_path, without=[tmp_path])) == [tmp_path / "x.png"]
+
+
+def test_a_pipe_takes_what_is_written_and_stays_a_pipe(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_text(pipe, "text\n")
+        assert os.read(reader, 100) == b"text\n"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo() and len(list(tmp_path.iterdir())) == 1
