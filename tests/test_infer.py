@@ -91,6 +91,18 @@ def test_a_folder(edsr, tmp_path, capsys):
     assert all(path.stat().st_mtime_ns != time for path, time in before.items())
 
 
+def test_results_beside_their_images_are_continued(edsr, tmp_path, capsys):
+    source = images(tmp_path / "in")
+    assert infer(edsr, source, source, "--suffix", "_x2") == 0
+    (source / "1_x2.png").unlink()
+    capsys.readouterr()
+    assert infer(edsr, source, source, "--suffix", "_x2") == 0
+    output = capsys.readouterr().out
+    assert output.startswith("1 images") and "2 done before" in output
+    assert "0_x2.png, 2_x2.png: named like results" in output
+    assert len(list(source.iterdir())) == 6
+
+
 def broken(folder):
     """Twenty files that cannot be restored -> a word of the reason."""
     whole = (folder / "good000.png").read_bytes()

@@ -63,7 +63,11 @@ def run_infer(arguments: argparse.Namespace) -> int:
     if arguments.input == "-" or arguments.output == "-" or arguments.size:
         return run_video(arguments, settings)
     task_list = list_tasks(
-        Path(arguments.input), Path(arguments.output), arguments.format, arguments.suffix
+        Path(arguments.input),
+        Path(arguments.output),
+        arguments.format,
+        arguments.suffix,
+        overwrite=arguments.overwrite,
     )
     register_known()
     # Pillow refuses images above its limit; ours are decoded within --memory.

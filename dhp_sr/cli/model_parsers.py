@@ -173,7 +173,10 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
         "--format", choices=IMAGE_FORMATS, default="png", help="of the results; default: png"
     )
     parser.add_argument(
-        "--suffix", default="", metavar="TEXT", help="added to the results' names, such as _x4"
+        "--suffix",
+        default="",
+        metavar="TEXT",
+        help="added to the results' names, such as _x4; with it --output may be --input",
     )
     parser.add_argument(
         "--quality", type=int, default=95, help="of JPEG and WebP, to 100; default: 95"

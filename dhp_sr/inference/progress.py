@@ -8,6 +8,7 @@ from tqdm import tqdm
 from dhp_sr.deploy.runner import Runner
 from dhp_sr.inference.pipeline import Settings, Summary, restore_images
 from dhp_sr.inference.task_list import TaskList
+from dhp_sr.utils.errors import abbreviate
 from dhp_sr.utils.files import remove_stale_parts
 
 _MEGA = 1e6
@@ -69,13 +70,13 @@ def restore_all(
         bar.close()
     if not quiet:
         done_before = len(task_list.tasks) - len(tasks)
-        print(_describe(summary, done_before, len(task_list.ignored)))
+        print(_describe(summary, done_before, task_list))
     for path, reason in summary.failures:
         print(f"failed: {path}: {reason}", file=sys.stderr)
     return 1 if summary.failures else 0
 
 
-def _describe(summary: Summary, done_before: int, ignored: int) -> str:
+def _describe(summary: Summary, done_before: int, task_list: TaskList) -> str:
     megapixels = summary.pixels / _MEGA
     rate = megapixels / max(summary.seconds, 1e-9)
     lines = [
@@ -84,8 +85,11 @@ def _describe(summary: Summary, done_before: int, ignored: int) -> str:
     ]
     if done_before:
         lines.append(f"{done_before} done before (--overwrite does them again)")
-    if ignored:
-        lines.append(f"{ignored} files not named like images left alone")
+    if task_list.earlier:
+        names = abbreviate([path.name for path in task_list.earlier])
+        lines.append(f"{names}: named like results in --input, not restored")
+    if task_list.ignored:
+        lines.append(f"{len(task_list.ignored)} files not named like images left alone")
     for loss, count in summary.losses.items():
         lines.append(f"{count} results without {loss}")
     if summary.failures:

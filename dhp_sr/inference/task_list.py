@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dhp_sr.images.formats import OUTPUT_SUFFIXES, SUFFIXES, output_format_of
-from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.errors import UserError, abbreviate
 from dhp_sr.utils.files import walk_folder
+from dhp_sr.utils.overwriting import is_same_file
 
 
 @dataclass(frozen=True)
@@ -26,25 +27,31 @@ class TaskList:
     """All images of a run."""
 
     tasks: tuple[ImageTask, ...]
-    ignored: tuple[Path, ...]
+    ignored: tuple[Path, ...] = ()
     """Files of the folder that are not named like images."""
+    earlier: tuple[Path, ...] = ()
+    """Images of the folder that are named like results of others, and so are none to restore."""
 
 
-def list_tasks(source: Path, output: Path, output_format: str, suffix: str = "") -> TaskList:
+def list_tasks(
+    source: Path, output: Path, output_format: str, suffix: str = "", *, overwrite: bool = False
+) -> TaskList:
     """List every image of a folder and of the folders in it, or a single file.
 
     Results keep the folders and names of their images. Where two images would have the same result
     (`a.png`, `a.jpg`), the names of both tell their images' suffixes (`a_png.png`, `a_jpg.png`).
+    Where the results go beside the images, those of an earlier run are told by their names.
 
     Args:
         source: A file or a folder.
         output: A folder; for a single file also a file, if it has the suffix of an image.
         output_format: Format of the results, a key of `OUTPUT_FORMATS`, or `same`.
         suffix: Added to the names, before the format's.
+        overwrite: Whether earlier results are to be replaced.
 
     Raises:
         UserError: There is no such file or folder, no image in it, or a result would replace an
-            image.
+            image, or what may be one.
     """
     if any(sign in suffix for sign in "/\\\0"):
         raise UserError(
@@ -55,20 +62,38 @@ def list_tasks(source: Path, output: Path, output_format: str, suffix: str = "")
     if source.is_file() and output.suffix.lower() in SUFFIXES and not output.is_dir():
         task = ImageTask(source, output, output_format_of(output.suffix))
         _check_targets([task])
-        return TaskList((task,), ())
+        return TaskList((task,))
     if not source.is_dir():
         tasks = _name_results([source], source.parent, output, output_format, suffix)
         _check_targets(tasks)
-        return TaskList(tuple(tasks), ())
+        return TaskList(tuple(tasks))
     images, ignored = _walk(source, output)
     if not images:
         raise UserError(
             f"--input {source}: expected images ({', '.join(SUFFIXES)}), "
             f"found none among {len(ignored)} files"
         )
+    earlier: list[Path] = []
+    if suffix and is_same_file(source, output):
+        # Compared in the folder: it may be spelled in two ways.
+        inside = _name_results(images, source, source, output_format, suffix)
+        earlier = _named_like_results(inside)
+        images = [image for image in images if image not in set(earlier)]
+    if earlier and overwrite:
+        names = [str(path.relative_to(source)) for path in earlier]
+        raise UserError(
+            f"--overwrite: would replace {abbreviate(names)} in --input, which may be images of "
+            "yours as well as earlier results; delete them, or choose another --output"
+        )
     tasks = _name_results(images, source, output, output_format, suffix)
     _check_targets(tasks)
-    return TaskList(tuple(tasks), tuple(ignored))
+    return TaskList(tuple(tasks), tuple(ignored), tuple(earlier))
+
+
+def _named_like_results(tasks: list[ImageTask]) -> list[Path]:
+    """Return the images that have the name of another's result, in whatever format."""
+    results = {_key(task.target.with_suffix("")) for task in tasks}
+    return [task.source for task in tasks if _key(task.source.with_suffix("")) in results]
 
 
 def _walk(root: Path, output: Path) -> tuple[list[Path], list[Path]]:
@@ -124,11 +149,22 @@ def _key(path: Path) -> str:
 
 
 def _check_targets(tasks: list[ImageTask]) -> None:
-    sources = {os.path.realpath(task.source): task.source for task in tasks}
+    # As the system knows files: links and, on some file systems, other cases name the same.
+    sources = {_file_number(task.source): task.source for task in tasks}
     for task in tasks:
-        replaced = sources.get(os.path.realpath(task.target))
+        number = _file_number(task.target)
+        replaced = None if number is None else sources.get(number)
         if replaced is not None:
             raise UserError(
                 f"the result of {task.source} would replace the image {replaced}; "
                 "choose another --output, or give --suffix"
             )
+
+
+def _file_number(path: Path) -> tuple[int, int] | None:
+    """Return device and number of a file; None: there is none, so nothing to replace."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

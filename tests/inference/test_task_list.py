@@ -1,5 +1,6 @@
 """The images of a run and the names of their results."""
 
+import os
 import unicodedata
 from pathlib import Path
 
@@ -90,6 +91,35 @@ def test_images_are_not_replaced(tmp_path):
     ):
         list_tasks(source, source, "png")
     assert found(source, source, suffix="_x2") == {"a.png": "a_x2.png"}
+
+
+def test_results_beside_their_images_are_told_by_their_names(tmp_path):
+    source = touched(tmp_path / "in", "a.png", "a.jpg", "b/c.jpg", "d_x2.png")
+    expected = found(source, source, suffix="_x2")
+    assert len(expected) == 4
+    # Interrupted, and once in another format; the folder under another name.
+    touched(source, "b/c_x2.png", "a_jpg_x2.png", "a_png_x2.webp", "d_x2_x2.png")
+    listed = list_tasks(tmp_path / "in" / "b" / "..", source, "png", "_x2")
+    assert len(listed.tasks) == 4 and len(listed.earlier) == 4
+    assert found(source, source, suffix="_x2") == expected
+    # Of another suffix, they are images.
+    assert len(list_tasks(source, source, "png", "_x4").tasks) == 8
+    with pytest.raises(UserError, match=r"--overwrite: .*c_x2\.png"):
+        list_tasks(source, source, "png", "_x2", overwrite=True)
+
+
+def test_images_are_not_replaced_under_other_names(tmp_path):
+    source = touched(tmp_path / "in", "a.png")
+    (tmp_path / "link").symlink_to(source)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.png").symlink_to(source / "a.png")
+    for output in (tmp_path / "link", tmp_path / "out", source / "." / ".." / "in"):
+        with pytest.raises(UserError, match="would replace"):
+            list_tasks(source, output, "png", overwrite=True)
+    (tmp_path / "hard").mkdir()
+    os.link(source / "a.png", tmp_path / "hard" / "a.png")
+    with pytest.raises(UserError, match="would replace"):
+        list_tasks(source, tmp_path / "hard", "png")
 
 
 def test_results_are_no_images_to_restore(tmp_path):
