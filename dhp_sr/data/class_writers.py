@@ -15,7 +15,7 @@ from dhp_sr.data.images import encode_png
 from dhp_sr.data.labeled import LabeledImages
 from dhp_sr.data.labeled_tables import INDEX, INDEX_COLUMNS, LABEL_COLUMNS, LABELS, table_text
 from dhp_sr.data.lmdb_write import write_database
-from dhp_sr.data.prepare import begin, finish
+from dhp_sr.data.prepare_record import begin, finish
 from dhp_sr.data.sources import StoredImage
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_write, write_text
@@ -64,7 +64,8 @@ def make_classes(
         splits[split] = read_labeled(source, split, side=side, labels=labels)
     _check_same_classes(splits)
     # "form": the key of finished targets, which are compared with it
-    unfinished = begin(target, {"task": "classes", "form": set_format, **_fingerprint(splits)})
+    settings: dict[str, Json] = {"task": "classes", "form": set_format, **_fingerprint(splits)}
+    unfinished = begin(target, source, settings)
     if unfinished is None:
         return 0
     WRITERS[set_format](splits, unfinished)

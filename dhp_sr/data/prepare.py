@@ -1,14 +1,7 @@
-"""Folders of sub-images and of LR images, and LMDBs: resumable, and named only when complete.
-
-An unfinished target is called `<target>.part` and holds a record of the settings and images it is
-made from; a finished target keeps the record (`prepare.json`), so that the same command run again
-finds nothing left to do.
-"""
+"""Folders of sub-images and of LR images, and LMDBs: resumable, and named only when complete."""
 
 import hashlib
-import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +13,10 @@ from dhp_sr.data.bicubic import downscale
 from dhp_sr.data.images import PREPARATION_LIMITS, crop_to_multiple, encode_png
 from dhp_sr.data.lmdb_read import Database
 from dhp_sr.data.lmdb_write import verify_database, write_database
+from dhp_sr.data.prepare_record import begin, finish
 from dhp_sr.data.sources import FileImage, StoredImage, check_unique_keys, find_images
 from dhp_sr.utils.errors import UserError, abbreviate
-from dhp_sr.utils.files import atomic_write, write_json
-from dhp_sr.utils.strict_json import Json
-
-RECORD = "prepare.json"
-UNFINISHED_SUFFIX = ".part"
+from dhp_sr.utils.files import atomic_write
 
 
 @dataclass(frozen=True)
@@ -156,7 +146,8 @@ def fill_folder(
     # before anything is written
     task.check(images)
     task_name = type(task).__name__.lower()
-    unfinished = begin(target, {"task": task_name, **vars(task), **_fingerprint(images)})
+    settings = {"task": task_name, **vars(task), **_fingerprint(images)}
+    unfinished = begin(target, source, settings, images)
     if unfinished is None:
         return 0
     title = f"{task_name} {target}"
@@ -174,7 +165,7 @@ def make_database(source: str | Path, target: str | Path) -> int:
         )
     images = find_images(source, PREPARATION_LIMITS)
     target = Path(target).expanduser()
-    unfinished = begin(target, {"task": "lmdb", **_fingerprint(images)})
+    unfinished = begin(target, source, {"task": "lmdb", **_fingerprint(images)}, images)
     if unfinished is None:
         return 0
     with tqdm(total=len(images), desc=f"lmdb {target}", unit="image", disable=None) as bar:
@@ -202,59 +193,13 @@ def check_database(target: str | Path, source: str | Path | None = None) -> None
         )
 
 
-def begin(target: Path, settings: Mapping[str, Json]) -> Path | None:
-    """Return the unfinished folder to fill, or None if the target is complete.
-
-    Raises:
-        UserError: Target or unfinished folder exist and were made with other settings.
-    """
-    if not target.name:
-        raise UserError(
-            f"expected the name of a folder to make, got {str(target)!r}: choose a new name"
-        )
-    unfinished = target.with_name(f"{target.name}{UNFINISHED_SUFFIX}")
-    # an empty folder may be there already, made by hand
-    if target.is_dir() and any(target.iterdir()):
-        if _read_record(target) == settings:
-            return None
-        raise UserError(
-            f"{target}: exists, made from other images or with other settings: "
-            "delete it or choose another"
-        )
-    if target.is_file():
-        raise UserError(f"{target}: expected a folder to make, got a file: choose another name")
-    if unfinished.exists() and _read_record(unfinished) != settings:
-        raise UserError(
-            f"{unfinished}: is left from an interrupted run with other images or settings: "
-            "delete it, or finish that run first with the same arguments"
-        )
-    unfinished.mkdir(parents=True, exist_ok=True)
-    write_json(unfinished / RECORD, settings)
-    return unfinished
-
-
-def finish(unfinished: Path, target: Path) -> None:
-    """Give a filled folder its final name."""
-    for leftover in unfinished.glob(".*.part"):  # temporary files of a run that was killed
-        leftover.unlink()
-    os.replace(unfinished, target)
-
-
-def _read_record(folder: Path) -> object:
-    try:
-        return json.loads((folder / RECORD).read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
 def _fingerprint(images: Sequence[StoredImage]) -> dict[str, int | str]:
     """Return the number of images and a digest of names, sizes and file lengths.
 
-    It tells sources apart without reading all of their pixels.
+    That images of the same lengths were edited is seen by `begin`.
     """
     digest = hashlib.sha256()
     for image in images:
-        # an image that was edited has, most likely, another length
         length = 0
         if isinstance(image, FileImage):
             length = image.path.stat().st_size

@@ -1,5 +1,7 @@
 """The command line of `prepare_data.py`: results, interruption, resuming, mistakes."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -168,7 +170,50 @@ def test_unfinished_target_of_other_settings(run, hr, tmp_path, monkeypatch):
 def test_foreign_folder_is_not_touched(run, hr, tmp_path):
     before = contents(hr)
     code, text = run("lr", hr, hr, "--scale", 2, "--workers", 1)
-    assert code == 2 and "hr: exists" in text and contents(hr) == before
+    assert code == 2 and "another folder" in text and contents(hr) == before
+    # Neither under the name of an unfinished target, which users are told to delete.
+    hr.rename(tmp_path / "x2.part")
+    code, text = run("lr", tmp_path / "x2.part", tmp_path / "x2", "--scale", 2, "--workers", 1)
+    assert code == 2 and "delete" not in text and contents(tmp_path / "x2.part") == before
+
+
+@pytest.mark.parametrize("is_database", [False, True])
+def test_edited_images_of_the_same_length_are_seen(run, hr, tmp_path, is_database):
+    source = hr
+    if is_database:
+        source = tmp_path / "hr.lmdb"
+        assert run("lmdb", hr, source)[0] == 0
+    command = ("lr", source, tmp_path / "x2", "--scale", 2, "--workers", 1)
+    assert run(*command)[0] == 0
+    file = source / ("data.mdb" if is_database else "a.png")
+    # Touched or copied, it is the same.
+    os.utime(file, (1, 1))
+    assert "already complete" in run(*command)[1]
+    data = bytearray(file.read_bytes())
+    data[-20] ^= 1
+    file.write_bytes(data)
+    code, text = run(*command)
+    assert code == 2 and "edited since" in text
+
+
+def test_targets_of_earlier_versions_are_complete(run, hr, tmp_path):
+    command = ("lr", hr, tmp_path / "x2", "--scale", 2, "--workers", 1)
+    run(*command)
+    record = tmp_path / "x2" / "prepare.json"
+    written = json.loads(record.read_text())
+    del written["state"], written["content"]
+    record.write_text(json.dumps(written))
+    assert "already complete" in run(*command)[1]
+
+
+def test_a_target_may_be_a_link_to_a_folder(run, hr, tmp_path):
+    (tmp_path / "disk").mkdir()
+    for name in ("empty", "missing"):
+        (tmp_path / name).symlink_to(tmp_path / "disk" / name)
+    (tmp_path / "disk" / "empty").mkdir()
+    for name in ("empty", "missing"):
+        assert run("lr", hr, tmp_path / name, "--scale", 2, "--workers", 1)[0] == 0
+        assert (tmp_path / name).is_symlink() and len(find_images(tmp_path / "disk" / name)) == 3
 
 
 @pytest.mark.parametrize("workers", [1, 2])
