@@ -34,7 +34,7 @@ def option_file(tmp_path):
             "network_g": {"type": "HyperEDSR", "num_feat": 8, "num_block": 1, "upscale": 2},
             "datasets": {
                 "train": {**data, "gt_size": 16, "batch_size_per_gpu": 2},
-                "val": {**data, "max_images": 1},
+                "val": {**data, "dataroot_gt": "bundled:val", "max_images": 1},
             },
             "path": {"experiments_root": str(tmp_path / "experiments")},
             "compress": {

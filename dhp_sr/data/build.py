@@ -75,6 +75,7 @@ def build_noise_train_set(options: TrainDataset, scale: int, seed: int) -> Datas
         sigma=sigma,
         augmentation=Augmentation(options.use_hflip, options.use_rot),
         seed=seed,
+        originals=[(image,) for image in images],
     )
 
 
@@ -92,6 +93,7 @@ def build_input_train_set(options: TrainDataset, scale: int, seed: int) -> Datas
         scale=scale,
         augmentation=Augmentation(options.use_hflip, options.use_rot),
         seed=seed,
+        originals=[(image,) for image in images],
     )
 
 
@@ -119,6 +121,7 @@ def build_pair_train_set(options: TrainDataset, scale: int, seed: int) -> Datase
         gt_size=options.gt_size,
         augmentation=Augmentation(options.use_hflip, options.use_rot),
         seed=seed,
+        originals=[pair.originals for pair in pairs],
     )
 
 
@@ -136,6 +139,7 @@ def build_noise_val_set(options: ValDataset, scale: int, smallest: int) -> Noise
         sigma=sigma,
         noise_seed=options.noise_seed,
         input_shapes=[CleanImage(image, options.color).input_shape() for image in images],
+        originals=[(image,) for image in images],
     )
 
 

@@ -18,6 +18,7 @@ from dhp_sr.data.disk_cache import Arrays, SourceState
 from dhp_sr.data.image_cache import ImageCache
 from dhp_sr.data.images import crop_to_multiple
 from dhp_sr.data.noise import CleanImage
+from dhp_sr.data.overlap import Originals
 from dhp_sr.data.samples import TrainSample
 from dhp_sr.utils.errors import UserError
 
@@ -85,6 +86,7 @@ class InputTrainSet(Dataset):
         scale: Enlargement of the network.
         augmentation: The orientations that may occur.
         seed: With a sample's position in the run, fixes its patch.
+        originals: Where the images are stored, see `images_in_both`.
     """
 
     def __init__(
@@ -96,8 +98,10 @@ class InputTrainSet(Dataset):
         scale: int,
         augmentation: Augmentation,
         seed: int,
+        originals: Originals = (),
     ) -> None:
         self.images = images
+        self.originals = originals
         self.keys = keys
         self.side = side
         self.scale = scale

@@ -12,6 +12,7 @@ from dhp_sr.data.augment import Augmentation, draw_corner, orient, to_chw, to_hw
 from dhp_sr.data.disk_cache import SourceState
 from dhp_sr.data.image_cache import ImageCache
 from dhp_sr.data.images import to_color
+from dhp_sr.data.overlap import Originals
 from dhp_sr.data.samples import TrainSample, ValSample
 from dhp_sr.data.sources import StoredImage
 from dhp_sr.utils.pixels import gaussian_noise, noise_generator
@@ -62,6 +63,7 @@ class NoiseTrainSet(Dataset):
         sigma: Lowest and highest noise level on the 0-255 scale, drawn uniformly for each patch.
         augmentation: The orientations that may occur.
         seed: With a sample's position in the run, fixes its patch and noise.
+        originals: Where the images are stored, see `images_in_both`.
     """
 
     def __init__(
@@ -73,8 +75,10 @@ class NoiseTrainSet(Dataset):
         sigma: tuple[float, float],
         augmentation: Augmentation,
         seed: int,
+        originals: Originals = (),
     ) -> None:
         self.images = images
+        self.originals = originals
         self.keys = list(keys)
         self.gt_size = gt_size
         self.sigma = sigma
@@ -108,6 +112,7 @@ class NoiseValSet(Dataset):
         sigma: Noise level on the 0-255 scale.
         noise_seed: Seed of the set.
         input_shapes: Shapes of the images, (C, H, W).
+        originals: Where the images are stored, see `images_in_both`.
     """
 
     def __init__(
@@ -118,8 +123,10 @@ class NoiseValSet(Dataset):
         sigma: float,
         noise_seed: int,
         input_shapes: Sequence[tuple[int, int, int]],
+        originals: Originals = (),
     ) -> None:
         self.images = images
+        self.originals = originals
         self.keys = list(keys)
         self.sigma = sigma
         self.noise_seed = noise_seed

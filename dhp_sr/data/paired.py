@@ -13,6 +13,7 @@ from dhp_sr.data.disk_cache import SourceState
 from dhp_sr.data.image_cache import ImageCache
 from dhp_sr.data.images import crop_to_multiple, to_color
 from dhp_sr.data.inputs import TeacherOutputs
+from dhp_sr.data.overlap import Originals
 from dhp_sr.data.samples import TrainSample, ValSample
 from dhp_sr.data.sources import StoredImage
 from dhp_sr.utils.errors import UserError, abbreviate
@@ -27,6 +28,11 @@ class Pair:
     """None: made from `gt` by bicubic."""
     scale: int
     color: str
+
+    @property
+    def originals(self) -> tuple[StoredImage, ...]:
+        """The images that are stored."""
+        return (self.gt,) if self.lq is None else (self.gt, self.lq)
 
     @property
     def recipe(self) -> str:
@@ -57,10 +63,7 @@ class Pair:
 
     def sources(self) -> list[SourceState]:
         """Return the files of the images as they are now."""
-        images = [self.gt]
-        if self.lq is not None:
-            images.append(self.lq)
-        return [image.state() for image in images]
+        return [image.state() for image in self.originals]
 
     def for_visits(self) -> "Pair | MadePair":
         """Return the pair, with the LR image held if it is made here."""
@@ -107,6 +110,7 @@ class PairTrainSet(Dataset):
         gt_size: Side of the HR patch in pixels, a multiple of the scale.
         augmentation: The orientations that may occur.
         seed: With a sample's position in the run, fixes its patch.
+        originals: Where the images are stored, see `images_in_both`.
     """
 
     def __init__(
@@ -118,8 +122,10 @@ class PairTrainSet(Dataset):
         gt_size: int,
         augmentation: Augmentation,
         seed: int,
+        originals: Originals = (),
     ) -> None:
         self.images = images
+        self.originals = originals
         self.keys = list(keys)
         self.scale = scale
         self.gt_size = gt_size
@@ -170,6 +176,7 @@ class PairValSet(Dataset):
 
     def __init__(self, images: ImageCache, pairs: Sequence[Pair]) -> None:
         self.images = images
+        self.originals = [pair.originals for pair in pairs]
         self.keys = [pair.gt.key for pair in pairs]
         # by the headers: scores of a gray file are those of its only channel
         self._is_gray = [pair.gt.size()[2] == 1 for pair in pairs]

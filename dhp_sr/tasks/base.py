@@ -101,14 +101,16 @@ class Task(ABC, Generic[TestSetType]):
             UserError: A folder cannot be opened, or a setting is missing or has no effect.
         """
 
-    # Not abstract: for image restoration the options tell everything.
+    # Not abstract: a task may have nothing to check.
     def check_data(
         self, network: nn.Module, train_set: Dataset, sets: Sequence[TestSetType]
     ) -> None:
-        """Check that a network suits the opened data; the options alone do not tell everything.
+        """Check the opened data, of which the options do not tell everything.
+
+        Test images that are trained on give a warning, not an error: a first trial may want them.
 
         Raises:
-            UserError: It does not.
+            UserError: The network does not suit the data.
         """
 
     def input_shapes(self, network: nn.Module, test_set: TestSetType) -> list[tuple[int, int, int]]:

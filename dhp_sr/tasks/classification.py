@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -23,6 +22,7 @@ from dhp_sr.data.classification import (
     build_val,
     check_same_classes,
 )
+from dhp_sr.data.overlap import images_in_both_arrays
 from dhp_sr.deploy import ModelInfo, SizeRequirements
 from dhp_sr.deploy.model_info import attach_info
 from dhp_sr.graph.shape_inference import infer_output
@@ -118,10 +118,12 @@ class Classification(Task[ClassTestSet]):
             check_same_classes(train_set.classes, test_set.items.classes, test_set.name)
             # Class folders without a folder for each split are those of any split.
             trained, tested = train_set.labeled.images_NHWC, test_set.items.labeled.images_NHWC
-            if np.array_equal(trained, tested):
+            num_shared = images_in_both_arrays(trained, tested)
+            if num_shared:
                 warnings.warn(
-                    f"{test_set.name}: the images of datasets.train, which say nothing about "
-                    "others; name other images, or put each split into a folder of its name",
+                    f"{test_set.name}: {num_shared} of {len(tested)} images are among those of "
+                    "datasets.train; their scores say nothing about others. Name other images, or "
+                    "put each split into a folder of its name",
                     stacklevel=2,
                 )
 

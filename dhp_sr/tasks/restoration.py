@@ -1,7 +1,8 @@
 """Image restoration: super-resolution and denoising, with a pixel loss, PSNR and SSIM."""
 
+import warnings
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from dhp_sr.config.datasets import TrainDataset, ValDataset
 from dhp_sr.config.schema import Options, Train
 from dhp_sr.config.section import color_of
 from dhp_sr.data.build import build_train_set
+from dhp_sr.data.overlap import ImageSet, TestImageSet, images_in_both
 from dhp_sr.losses import build_loss
 from dhp_sr.tasks.base import (
     FolderSettings,
@@ -32,7 +34,7 @@ from dhp_sr.tasks.test_sets import (
     evaluate_input_images,
     padded_shapes,
 )
-from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.errors import UserError, abbreviate
 from dhp_sr.zoo.third_party import describe_by_images
 
 
@@ -89,6 +91,22 @@ class Restoration(Task[TestSet]):
             section = decode_section(ValDataset, fields)
             sets.append(TestSet.from_options(name, section, plain.scale))
         return sets
+
+    def check_data(self, network: nn.Module, train_set: Dataset, sets: Sequence[TestSet]) -> None:
+        """Warn of test images that are trained on."""
+        if not isinstance(train_set, ImageSet):
+            return
+        for test_set in sets:
+            if not isinstance(test_set.items, TestImageSet):
+                continue  # a list of images
+            shared = images_in_both(train_set, test_set.items)
+            if shared:
+                warnings.warn(
+                    f"{test_set.name}: {len(shared)} of {len(test_set.items)} images are among "
+                    f"those of datasets.train ({abbreviate(shared)}); their scores say nothing "
+                    "about others. Name other images",
+                    stacklevel=2,
+                )
 
     def input_shapes(self, network: nn.Module, test_set: TestSet) -> list[tuple[int, int, int]]:
         """List the different shapes of the inputs, padded as the network needs it."""

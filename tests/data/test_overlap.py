@@ -1,0 +1,91 @@
+"""Test images among the training images are told, whatever their names and wherever they are."""
+
+import os
+import shutil
+import warnings
+
+import pytest
+from PIL import Image
+
+from dhp_sr.data import build_train_set, build_val_set
+from dhp_sr.data.overlap import images_in_both
+from dhp_sr.data.prepare import make_database
+from dhp_sr.tasks.restoration import SuperResolution
+from dhp_sr.tasks.test_sets import TestSet
+
+
+@pytest.fixture
+def train_folder(folder_of):
+    return folder_of("train", a=(40, 40), b=(40, 40), c=(34, 44), d=(60, 60))
+
+
+@pytest.fixture
+def test_folder(folder_of, train_folder):
+    """Five images; x is a link to a training image, y a copy, z a copy in another format."""
+    folder = folder_of("test", other=(40, 42), same_size=(60, 60))
+    (folder / "x.png").symlink_to(train_folder / "a.png")
+    shutil.copy(train_folder / "b.png", folder / "y.png")
+    Image.open(train_folder / "c.png").save(folder / "z.bmp")
+    return folder
+
+
+KINDS = {
+    "SRDataset": ({}, {}, 2),
+    "NoiseDataset": ({"sigma": 25.0, "color": "gray"}, {"sigma": 25.0, "color": "gray"}, 1),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "cache, shared", [("memory", "xyz"), ("none", "xy"), ("disk", "xy")], ids=lambda value: value
+)
+def test_links_and_copies(
+    train_folder, test_folder, train_options, val_options, tmp_path, kind, cache, shared
+):
+    more, val_more, scale = KINDS[kind]
+    options = train_options(
+        train_folder, type=kind, cache=cache, cache_dir=str(tmp_path / "cache"), **more
+    )
+    train = build_train_set(options, scale, 0)
+    test = build_val_set(val_options(test_folder, type=kind, **val_more), scale)
+    assert images_in_both(train, test) == list(shared)
+
+
+def test_images_of_a_database(train_folder, folder_of, train_options, val_options, tmp_path):
+    make_database(train_folder, tmp_path / "train.lmdb")
+    (tmp_path / "again.lmdb").symlink_to(tmp_path / "train.lmdb")
+    train = build_train_set(train_options(tmp_path / "train.lmdb", cache="none"), 2, 0)
+    test = build_val_set(val_options(tmp_path / "again.lmdb", max_images=2), 2)
+    assert images_in_both(train, test) == ["a", "b"]
+    # Each image of a database is one of its own.
+    other = folder_of("other", e=(40, 44))
+    make_database(other, tmp_path / "other.lmdb")
+    assert images_in_both(train, build_val_set(val_options(tmp_path / "other.lmdb"), 2)) == []
+
+
+def test_inputs_of_ready_pairs(train_folder, folder_of, train_options, val_options, tmp_path):
+    """Other truths for the same inputs, as in sets of teacher outputs."""
+    inputs = folder_of("inputs", a=(20, 20), b=(20, 20))
+    pairs = {"dataroot_lq": str(inputs)}
+    truths = [folder_of(name, a=(40, 40), b=(40, 40)) for name in ("first", "second")]
+    os.remove(truths[1] / "a.png")
+    shutil.copy(train_folder / "d.png", truths[1] / "a.png")
+    Image.open(truths[1] / "a.png").crop((0, 0, 40, 40)).save(truths[1] / "a.png")
+    for cache in ("memory", "none"):
+        train = build_train_set(train_options(truths[0], cache=cache, **pairs), 2, 0)
+        assert images_in_both(train, build_val_set(val_options(truths[1], **pairs), 2)) == [
+            "a",
+            "b",
+        ]
+
+
+def test_they_are_reported(train_folder, test_folder, train_options, val_options):
+    train = build_train_set(train_options(train_folder, cache="memory"), 2, 0)
+    test = TestSet.from_options("Mine", val_options(test_folder), 2)
+    with pytest.warns(UserWarning, match=r"^Mine: 3 of 5 images .*\(x, y, z\)"):
+        SuperResolution().check_data(None, train, [test])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SuperResolution().check_data(None, train, [])
+        # A list of images says nothing of their files.
+        SuperResolution().check_data(None, train, [TestSet("list", [test.items[0]], 2, 2)])
