@@ -135,6 +135,7 @@ def channels_of_call(op: OpContext, spec: OpSpec) -> Any:
         calls, weight = spec.macs.count(op), weight_name(op)
         if weight is not None:
             op.analysis.record_macs(weight, calls)
+            op.analysis.counted_calls.add(op.node)
     channels = spec.channels(op)
     if spec.macs is not None and weight is None:
         record_computed_weight(op)
@@ -161,7 +162,9 @@ def pin_call(op: OpContext, reason: str) -> Any:
         op: The call.
         reason: Shown in the plan.
     """
-    if isinstance(op.value, (Tensor, tuple, list)) and not _is_counted(op):
+    # Not where they were recorded with a weight before the rule refused the call.
+    is_counted = op.node in op.analysis.counted_calls
+    if isinstance(op.value, (Tensor, tuple, list)) and not is_counted:
         macs = op.macs
         if macs:
             op.analysis.record_product(f"{op.node.name}()", macs, {})
@@ -178,15 +181,6 @@ def pin_call(op: OpContext, reason: str) -> Any:
         # couples with them must keep the width that this call needs.
         op.analysis.read_as_values.setdefault(op.analysis.name(tensor), reason)
     return op.analysis.new_pinned(op.value, op.layer, reason)
-
-
-def _is_counted(op: OpContext) -> bool:
-    """Return whether the multiply-adds of a call were recorded with a weight."""
-    try:
-        weight = weight_name(op)
-    except (AttributeError, TypeError):  # no layer with a weight
-        return False
-    return weight is not None and op.analysis.name(weight) in op.analysis.layers
 
 
 def names_of_call(op: OpContext, spec: OpSpec | None) -> list[str]:

@@ -1,6 +1,5 @@
 """Shape inference: run networks on the meta device, where only shapes are computed."""
 
-import copy
 import math
 import operator
 from collections.abc import Mapping, Sequence
@@ -251,45 +250,3 @@ def infer_layer(module: nn.Module, args: Sequence[Any]) -> Tensor | None:
     if type(module) not in _SHAPE_KEEPERS or not x.is_floating_point():
         return None
     return torch.empty(shape, dtype=x.dtype, device="meta")
-
-
-@torch.no_grad()
-def count_macs(node: fx.Node, module: nn.Module | None, args: Any, kwargs: Any) -> int:
-    """Return the multiply-adds of a call, whatever its operator is, as torch counts them.
-
-    Args:
-        node: The call.
-        module: The module called, or None.
-        args: Positional arguments, with values for nodes.
-        kwargs: Keyword arguments, with values for nodes.
-
-    Returns:
-        0 where the call does not run on its own.
-    """
-    # Imported here, as it imports torch's compiler: most networks have no such call.
-    from torch.utils.flop_counter import FlopCounterMode
-
-    counter = FlopCounterMode(display=False)
-    # The fused operator of nn.MultiheadAttention would hide its products.
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        if module is not None:
-            module = copy.deepcopy(module)
-            if any(isinstance(arg, Tensor) and arg.is_meta for arg in args):
-                to_meta(module)
-            with counter:
-                module(*args, **kwargs)
-        elif isinstance(node.target, str):
-            with counter:
-                getattr(args[0], node.target)(*args[1:], **kwargs)
-        else:
-            assert callable(node.target)
-            with counter:
-                node.target(*args, **kwargs)
-    except Exception:  # whatever an operator raises; it ran before, in its place
-        return 0
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
-    # torch counts a multiplication and an addition as two operations.
-    return int(counter.get_total_flops() // 2)

@@ -107,6 +107,8 @@ class AnalysisContext:
         group."""
         self.layers: dict[str, LayerCalls] = {}
         """Weight name -> all calls of layers with this weight."""
+        self.counted_calls: set[fx.Node] = set()
+        """Calls whose multiply-adds are recorded with a weight."""
         self.products: dict[str, tuple[int, ...]] = {}
         """Name of a node whose multiply-adds belong to no weight (a product of two features, an
         operator without a rule) -> lengths of the axes that they are proportional to."""

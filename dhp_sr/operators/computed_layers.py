@@ -25,9 +25,10 @@ from math import prod
 import torch
 from torch import Tensor, fx
 
+from dhp_sr.graph.call_macs import count_macs
 from dhp_sr.graph.computed_weights import Inputs, arguments_of, split_inputs
 from dhp_sr.graph.equal_modules import WEIGHT_FINDERS
-from dhp_sr.graph.shape_inference import count_macs, meta_copy
+from dhp_sr.graph.shape_inference import meta_copy
 from dhp_sr.operators.analysis_context import KeptAxes, LayerCalls
 from dhp_sr.operators.context import OpContext, ReceptiveContext
 from dhp_sr.operators.coupled_axes import ComputedLayer, find_computed_layer

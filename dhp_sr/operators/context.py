@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from dhp_sr.graph.call_macs import count_macs
 from dhp_sr.graph.capture import ArgPath
-from dhp_sr.graph.shape_inference import count_macs
 from dhp_sr.operators.analysis_context import (
     AnalysisContext,
     ChannelRange,

@@ -8,6 +8,9 @@ import torch.nn.functional as F
 from topologies import Net, conv, masked
 from torch import nn
 
+from dhp_sr.hyper import convert
+from dhp_sr.metrics.complexity import complexity
+
 CALLS = {
     "convolution without batch axis": lambda net, y: net.inner(y[0])[None],
     "convolution by keywords": lambda net, y: F.conv2d(
@@ -38,6 +41,12 @@ CALLS = {
     "addmm": lambda net, y: (
         y + torch.addmm(net.linear.bias, y.mean((2, 3)), net.linear.weight.t())[..., None, None]
     ),
+    "vectors multiplied": lambda net, y: y * torch.dot(y.mean((0, 2, 3)), net.linear.bias),
+    "inner product": lambda net, y: y * torch.inner(net.linear.bias, y.mean((0, 2, 3))),
+    "addmv": lambda net, y: (
+        y + torch.addmv(net.linear.bias, net.linear.weight, y.mean((0, 2, 3)))[:, None, None]
+    ),
+    "products of a batch added": lambda net, y: y * torch.addbmm(y[0, 0], y[0], y[0]).mean(),
     "relu by keyword": lambda net, y: F.relu(input=y),
     "mean over a list": lambda net, y: y * y.mean(dim=[2, 3], keepdim=True),
     "sum over all axes": lambda net, y: y * y.sum(),
@@ -125,3 +134,23 @@ def test_cut_equals_masked(name):
     with torch.no_grad():
         expected, actual = hyper(x[:1]), small(x[:1])
     assert float((actual - expected).abs().max()) <= 1e-10 * float(expected.abs().max())
+
+
+@pytest.mark.filterwarnings("ignore:Implicit dimension choice")
+@pytest.mark.parametrize("name", CALLS)
+def test_multiply_adds_are_those_that_torch_runs(name):
+    network = Called(CALLS[name]).double().eval()
+    hyper = convert(network, torch.rand(1, 2, 8, 8, dtype=torch.float64))
+    assert hyper.dense_cost().macs == complexity(network, (1, 2, 8, 8)).macs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "is_pinned"),
+    [({}, False), ({"beta": -1}, True), ({"beta": 2, "threshold": -1}, True)],
+)
+def test_a_softplus_is_positive_only_with_positive_settings(arguments, is_pinned):
+    for softplus in (nn.Softplus(**arguments), lambda y: F.softplus(y, **arguments)):
+        network = Called(lambda net, y, softplus=softplus: torch.sqrt(softplus(y))).eval()
+        plan = convert(network, torch.rand(1, 2, 8, 8)).plan
+        names = {group.name for group in plan.prunable}
+        assert ("inner" not in names) == is_pinned
