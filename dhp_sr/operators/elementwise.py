@@ -118,6 +118,14 @@ def sign_of_lower_bound(op: OpContext) -> Sign:
     return lower if upper is None else min(lower, op.sign(upper))
 
 
+def sign_of_softplus(op: OpContext) -> Sign:
+    """Return the sign of `log(1 + exp(beta * x)) / beta`, which is x where beta * x is large."""
+    beta, threshold = op.option(1, "beta", 1), op.option(2, "threshold", 20)
+    if op.sign(beta) != Sign.POSITIVE or op.sign(threshold) == Sign.ANY:
+        return Sign.ANY
+    return Sign.POSITIVE
+
+
 def sign_of_power(op: OpContext) -> Sign:
     """Return the sign of a power: that of its base; never negative for a square."""
     is_square = op.argument(1, "exponent") == 2
@@ -209,7 +217,7 @@ _ACTIVATIONS = (
     _activation("tanh", (nn.Tanh,)),
     _activation("hardtanh", (nn.Hardtanh,)),
     _activation("hardswish", (nn.Hardswish,)),
-    _activation("softplus", (nn.Softplus,), sign=Sign.POSITIVE),
+    _activation("softplus", (nn.Softplus,), sign=sign_of_softplus),
     _activation("softsign", (nn.Softsign,)),
     _activation("logsigmoid", (nn.LogSigmoid,)),
     _activation("threshold", (nn.Threshold,)),
