@@ -254,7 +254,7 @@ OPS = (
     _first_input("constant like a value", "zeros_like ones_like"),
     _first_input("predicate", "logical_not isnan"),
     _binary("add", "add add_ iadd", sign=sign_of_sum, is_sum=True),
-    _binary("subtract", "sub sub_ isub"),
+    _binary("subtract", "sub sub_ isub", is_sum=True),
     _binary("multiply", "mul mul_ imul", sign=sign_of_product),
     _binary("lerp", "lerp addcmul"),
     _binary("comparison", "eq ne lt le gt ge logical_and logical_or"),

@@ -91,7 +91,7 @@ class OpSpec:
     """Number of the first inputs that it computes with; others tell a shape or a type, or are
     weights. None: all."""
     is_sum: bool = False
-    """Whether it adds features, as at the end of a residual block."""
+    """Whether it adds features, or subtracts them, as at the end of a residual block."""
     macs: MacRule | None = None
     """Counts the multiply-adds of a layer with a weight; None for operators without."""
     resize: ResizeRule | None = None

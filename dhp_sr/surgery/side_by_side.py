@@ -20,6 +20,7 @@ from dhp_sr.utils.network_io import Example, inputs_of
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
+SUBTRACTIONS = (operator.sub, operator.isub, torch.sub, "sub", "sub_")
 PRODUCTS = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
 _WRITES = (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem)
 """Functions that write into their first argument."""
@@ -199,6 +200,8 @@ def find_shortcut_error(
 
     The sum is what the rest of the network reads, so the layer also makes up for what the
     shortcut has lost: its target is y + e / (gain of the norm * constant), channel by channel.
+    Behind a difference (shortcut - branch), or `add(..., alpha=0.2)`, the factors of both operands
+    count as well.
 
     Args:
         node: Call of the layer.
@@ -233,15 +236,30 @@ def find_shortcut_error(
             scale = scale * other
             node = user
             continue
-        if user.target not in ADDITIONS or not isinstance(other, fx.Node):
+        factors = _factors_of_operands(user)
+        if factors is None or not isinstance(other, fx.Node):
             return None
         if other not in example or example[other].shape != shape:
             return None
+        position = user.args.index(node)
+        scale = scale * factors[position]
+        factor = factors[1 - position]
         usable = scale.abs() > SMALLEST_GAIN * scale.abs().max()
         # Where nothing is usable the inverse is zero, not infinite.
         inverse = torch.where(usable, scale, torch.ones_like(scale)).reciprocal() * usable
+        inverse = inverse * factor
         return lambda batch: inverse * (dense.values[batch][other] - masked.values[batch][other])
     return None
+
+
+def _factors_of_operands(node: fx.Node) -> tuple[float, float] | None:
+    """Factors of both operands in a sum or difference; None for other operators."""
+    alpha = node.kwargs.get("alpha", 1)
+    if not isinstance(alpha, (int, float)):
+        return None
+    if node.target in ADDITIONS:
+        return 1, alpha
+    return (1, -alpha) if node.target in SUBTRACTIONS else None
 
 
 def _norm_gain(norm: nn.Module) -> Tensor | None:

@@ -8,6 +8,7 @@ from torch import nn
 
 from dhp_sr.channels.branches import OUTSIDE
 from dhp_sr.channels.build_plan import make_plan
+from dhp_sr.hyper import convert
 
 
 class Block(Net):
@@ -18,6 +19,31 @@ class Block(Net):
 
     def middle(self, x):
         return x + torch.relu(self.branch(x)) * 0.5
+
+
+JOINS = {
+    "x - b": lambda x, b, scale: x - b,
+    "b - x": lambda x, b, scale: b - x,
+    "torch.sub": lambda x, b, scale: torch.sub(x, b),
+    "sub with alpha": lambda x, b, scale: x.sub(b, alpha=0.2),
+    "add with alpha": lambda x, b, scale: x.add(b, alpha=0.2),
+    "torch.add with alpha": lambda x, b, scale: torch.add(b, x, alpha=0.2),
+    "x + scale b": lambda x, b, scale: x + scale * b,
+    "x - 0.2 b": lambda x, b, scale: x - 0.2 * b,
+    "-b + x": lambda x, b, scale: -b + x,
+    "in place": lambda x, b, scale: x.sub_(b),
+}
+"""Forms of a residual block of an input and its branch."""
+
+
+class JoinedBy(Net):
+    def __init__(self, join):
+        super().__init__(branch=pair())
+        self.scale = nn.Parameter(torch.rand(8, 1, 1))
+        self.join = join
+
+    def middle(self, x):
+        return self.join(x, self.branch(x), self.scale)
 
 
 class TwoBranches(Net):
@@ -122,6 +148,19 @@ def test_a_branch_with_channels_of_its_own_is_found(layers):
     assert len(plan.branches) == 1
     assert plan.branches[0].layers[0].leaves == "nothing"
     assert "bias" in {layer.leaves for layer in plan.branches[0].layers}
+
+
+@pytest.mark.parametrize("name", JOINS)
+def test_a_branch_may_be_subtracted_or_scaled(name):
+    torch.manual_seed(0)
+    plain = JoinedBy(JOINS[name]).double().eval()
+    x = torch.rand(2, 2, 8, 8, dtype=torch.double)
+    hyper = convert(plain, x[:1]).eval()
+    assert removable(hyper.plan) == {("branch.0",)}
+    hyper.set_masks({"branch.0": torch.zeros(12, dtype=torch.bool)})
+    with torch.no_grad():
+        expected, found = hyper(x), hyper.cut()(x)
+    assert float((found - expected).abs().max()) <= 1e-10 * float(expected.abs().max())
 
 
 @pytest.mark.parametrize(

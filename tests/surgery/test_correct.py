@@ -171,8 +171,9 @@ def test_channels_that_others_repeat_are_made_up_for_exactly():
 class ResidualBlock(nn.Module):
     """A block whose branch could give back what its input lost; the shortcut is computed last."""
 
-    def __init__(self):
+    def __init__(self, join):
         super().__init__()
+        self.join = join
         self.head = nn.Conv2d(2, 6, 1)
         self.inner = nn.Conv2d(6, 8, 1)
         self.outer = nn.Conv2d(8, 6, 1)
@@ -183,11 +184,21 @@ class ResidualBlock(nn.Module):
     def forward(self, x):
         x = self.head(x)
         branch = self.norm(self.outer(torch.relu(self.inner(x))))
-        return self.tail(branch * 0.5 + self.shortcut(x))
+        return self.tail(self.join(branch, self.shortcut(x)))
 
 
-def test_a_branch_makes_up_for_the_error_of_its_shortcut():
-    plain = ResidualBlock().double().eval()
+@pytest.mark.parametrize(
+    "join",
+    [
+        lambda branch, shortcut: branch * 0.5 + shortcut,
+        lambda branch, shortcut: shortcut - branch,
+        lambda branch, shortcut: branch - shortcut,
+        lambda branch, shortcut: shortcut.add(branch, alpha=0.2),
+        lambda branch, shortcut: torch.sub(branch, shortcut, alpha=2),
+    ],
+)
+def test_a_branch_makes_up_for_the_error_of_its_shortcut(join):
+    plain = ResidualBlock(join).double().eval()
     x = torch.randn(8, 2, 10, 10, dtype=torch.double)
     hyper = convert(plain, x[:1]).eval()
     hyper.set_masks({"inner": torch.tensor([True] * 3 + [False] * 5)})
