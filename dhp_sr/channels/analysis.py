@@ -9,9 +9,9 @@ from torch import Tensor, fx, nn
 from dhp_sr.channels.constant_channels import channels_of_constant
 from dhp_sr.graph.capture import TracedNetwork
 from dhp_sr.operators.analysis_context import AnalysisContext, Sign
-from dhp_sr.operators.channel_ids import compact, lay_along, varying_axes
+from dhp_sr.operators.channel_ids import compact, lay_along, union_all, varying_axes
 from dhp_sr.operators.context import OpContext
-from dhp_sr.operators.layer_weights import weight_name
+from dhp_sr.operators.layer_weights import may_leave_constant, weight_name
 from dhp_sr.operators.registry import spec_for
 from dhp_sr.operators.sizes import arithmetic_channels
 from dhp_sr.operators.spec import Activation, OpSpec, Unsupported
@@ -88,16 +88,46 @@ def channels_of_node(op: OpContext, spec: OpSpec | None) -> Any:
     # Counted before the rule, so that the ids are those that the activation acts on.
     if spec.activation is Activation.NONLINEARITY and isinstance(op.ids.get(op.source), Tensor):
         op.analysis.union_find.count_activation(op.ids[op.source])
+    sign = Sign.ANY
     try:
-        channels = channels_of_call(op, spec)
+        channels = united_with_out(op, channels_of_call(op, spec))
+        sign = spec.sign_of(op)
     except Unsupported as error:
-        return pin_call(op, str(error))
-    sign = spec.sign_of(op)
+        channels = pin_call(op, str(error))
     op.analysis.signs[op.node] = sign
-    for node in op.overwritten():
+    overwritten = op.overwritten()
+    for node in overwritten:
         # Some of its entries have the new sign, the others the one that they had.
         op.analysis.signs[node] = min(sign, op.analysis.signs.get(node, Sign.ANY))
+    if overwritten:
+        record_constants_left(op, overwritten)
     return channels
+
+
+def united_with_out(op: OpContext, channels: Any) -> Any:
+    """Unite the channels of a result with those of the value `out=` that it is written into.
+
+    Raises:
+        Unsupported: There are several of them, or they are not told apart alike.
+    """
+    out = op.node.kwargs.get("out")
+    if out is None:
+        return channels
+    known = op.ids.get(out) if isinstance(out, fx.Node) else None
+    if not isinstance(channels, Tensor) or not isinstance(known, Tensor):
+        raise Unsupported(f"{op.operator} at {op.layer} writes into values without channels")
+    assert isinstance(out, fx.Node), "it has channels"
+    if tuple(op.value.shape) != op.shape(out):
+        raise Unsupported(f"{op.operator} at {op.layer} writes into a value of another shape")
+    return union_all([channels, known], op.analysis.union_find)
+
+
+def record_constants_left(op: OpContext, overwritten: Iterable[fx.Node]) -> None:
+    """Record which values are other than zeros where they are masked, once one is written into."""
+    is_written = may_leave_constant(op, op.node)
+    for node in overwritten:
+        known = is_written or may_leave_constant(op, node)
+        op.analysis.leaves_constant[node] = known
 
 
 def channels_of_input(op: OpContext) -> Tensor | None:

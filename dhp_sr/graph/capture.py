@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 
 from dhp_sr.graph.cheap_convolutions import CheapConvolutions
 from dhp_sr.graph.equal_modules import ComputedLayers
+from dhp_sr.graph.in_place import make_plain_where_equal
 from dhp_sr.graph.shape_inference import ValueRecorder, meta_copy
 from dhp_sr.graph.trace_errors import (
     TraceError,
@@ -101,6 +102,8 @@ def trace(
     nodes = {node.name: node for node in graph_module.graph.nodes}
     guards = tuple(nodes[node.name] for node in tracer.guards)
     values = record_values(graph_module, inputs, tracer)
+    if make_plain_where_equal(graph_module.graph, values):
+        graph_module.recompile()
     return TracedNetwork(graph_module, values, guards, layers)
 
 
@@ -266,7 +269,8 @@ def record_values(
             # graph with values.
             recorder = ValueRecorder(graph_module, graph_module.graph)
             try:
-                recorder.run(*inputs)
+                # Copied for operators that write into them.
+                recorder.run(*[tensor.clone() for tensor in inputs])
             except Exception as error:
                 shapes = " and ".join(str(tuple(tensor.shape)) for tensor in inputs)
                 raise TraceError(

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from dhp_sr.graph.in_place import PLAIN_ARITHMETIC, infer_in_place
 from dhp_sr.utils.modules import deep_copy
 
 _ARITHMETIC = (operator.add, operator.sub, operator.mul, operator.truediv)
@@ -145,6 +146,8 @@ def inferred_result(interpreter: fx.Interpreter, node: fx.Node) -> Tensor | None
         return None
     if node.target in _ARITHMETIC:
         return infer_arithmetic(*interpreter.fetch_args_kwargs_from_env(node)[0])
+    if node.target in PLAIN_ARITHMETIC:
+        return infer_in_place(*interpreter.fetch_args_kwargs_from_env(node)[0])
     if node.target is F.interpolate:
         args, kwargs = interpreter.fetch_args_kwargs_from_env(node)
         return infer_interpolation(*args, **kwargs)
@@ -249,4 +252,6 @@ def infer_layer(module: nn.Module, args: Sequence[Any]) -> Tensor | None:
         return None
     if type(module) not in _SHAPE_KEEPERS or not x.is_floating_point():
         return None
+    if getattr(module, "inplace", False):
+        return x
     return torch.empty(shape, dtype=x.dtype, device="meta")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from dhp_sr.graph.in_place import PLAIN_ARITHMETIC
 from dhp_sr.graph.shape_inference import ShapeInterpreter, infer_layer, inferred_result
 
 _PLAIN_FUNCTIONS: dict[str, Callable[..., Any]] = {
@@ -25,6 +26,17 @@ _PLAIN_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "floor_divide": operator.floordiv,
 }
 """Functions of numpy by name -> of plain numbers, where the module operator has another name."""
+
+
+def _recorded_in_place(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the method of `y += x`, which Python else takes for `y = y + x`."""
+
+    def method(self: "Proxy", other: Any) -> Any:
+        # By the name of the plain function: it mostly becomes that one, see `in_place`.
+        name = PLAIN_ARITHMETIC[function].__name__
+        return self.tracer.create_proxy("call_function", function, (self, other), {}, name)
+
+    return method
 
 
 class Proxy(fx.Proxy):
@@ -53,6 +65,17 @@ class Proxy(fx.Proxy):
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
+    __iadd__ = _recorded_in_place(operator.iadd)
+    __isub__ = _recorded_in_place(operator.isub)
+    __imul__ = _recorded_in_place(operator.imul)
+    __itruediv__ = _recorded_in_place(operator.itruediv)
+    __ifloordiv__ = _recorded_in_place(operator.ifloordiv)
+    __imod__ = _recorded_in_place(operator.imod)
+    __ipow__ = _recorded_in_place(operator.ipow)
+    __iand__ = _recorded_in_place(operator.iand)
+    __ior__ = _recorded_in_place(operator.ior)
+    __ixor__ = _recorded_in_place(operator.ixor)
 
     def __index__(self) -> int:
         value = self.tracer.meta_value(self)

@@ -1,6 +1,5 @@
 """Contexts in which the rules of operators see a node of the graph."""
 
-import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -11,6 +10,7 @@ from torch import Tensor, fx
 
 from dhp_sr.graph.call_macs import count_macs
 from dhp_sr.graph.capture import ArgPath
+from dhp_sr.graph.in_place import sharing_memory, written_argument
 from dhp_sr.operators.analysis_context import (
     AnalysisContext,
     ChannelRange,
@@ -25,11 +25,6 @@ from dhp_sr.operators.receptive_field import (
     ReceptiveField2D,
     Unbounded,
     propagate,
-)
-
-_IN_PLACE = (
-    operator.setitem,
-    *(operator.iadd, operator.isub, operator.imul, operator.itruediv),
 )
 
 
@@ -116,25 +111,11 @@ class NodeContext:
             First the argument that it writes into, then the earlier values that share its memory,
             such as the value that it is a slice of; none for an operator with a result of its own.
         """
-        target = self.node.target
-        # torch ends the names of functions and methods that write with an underscore.
-        name = str(getattr(target, "__name__", target))
-        writes = name.endswith("_") and not name.endswith("__")
-        argument: Any = self.node.kwargs.get("out")
-        if self.module is None and (writes or target in _IN_PLACE):
-            argument = self.source
-        overwritten = self.evaluate(argument)
-        if not isinstance(overwritten, Tensor):
-            return []
-        nodes = [argument]
-        memory = overwritten.untyped_storage()._cdata
-        for node in self.node.graph.nodes:
-            if node is self.node:
-                break
-            value = self.values[node]
-            for item in value if isinstance(value, (tuple, list)) else (value,):
-                is_shared = isinstance(item, Tensor) and item.untyped_storage()._cdata == memory
-                if is_shared and node not in nodes:
+        nodes: list[fx.Node] = []
+        fx.node.map_arg(written_argument(self.node, self.module), nodes.append)
+        for written in tuple(nodes):
+            for node in sharing_memory(written, self.node, self.values):
+                if node not in nodes:
                     nodes.append(node)
         return nodes
 

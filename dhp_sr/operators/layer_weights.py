@@ -1,10 +1,11 @@
 """Weights of convolutions and linear layers, and the channels that are bound to their axes."""
 
+import operator
 from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 
 from dhp_sr.operators.context import NodeContext, OpContext
 from dhp_sr.operators.spec import Unsupported
@@ -122,6 +123,9 @@ def may_leave_constant(op: OpContext, node: fx.Node) -> bool:
         op: Any later node.
         node: The node whose value is asked for.
     """
+    known = op.analysis.leaves_constant
+    if node in known:
+        return known[node]
     name = str(node.target)
     if not node.op.startswith("call"):
         return node.op == "get_attr" and op.analysis.is_buffer(name)
@@ -132,12 +136,14 @@ def may_leave_constant(op: OpContext, node: fx.Node) -> bool:
         function = network.get_submodule(name)
         if next(function.parameters(), None) is not None:
             return False
-        if isinstance(function, _BatchNorm):
+        if isinstance(function, _NormBase):
             return True  # the running mean is subtracted
     elif getattr(function, "__name__", "").startswith(("conv", "linear")):
         return False
+    elif function is operator.setitem:
+        value = node.args[2]
+        return may_leave_constant(op, value) if isinstance(value, fx.Node) else bool(value != 0)
     # What the operator makes of single entries in place of the tensors, zeros where they are.
-    known = op.analysis.leaves_constant
     entries: dict[fx.Node, Any] = {}
     for source in node.all_input_nodes:
         entries[source] = op.values[source]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dhp_sr.graph.in_place import written_argument
 from dhp_sr.graph.tracer import LEAF_FORWARDS
 from dhp_sr.surgery.layer_samples import LAYERS, Layer
 from dhp_sr.utils.network_io import Example, inputs_of
@@ -22,8 +23,6 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 SUBTRACTIONS = (operator.sub, operator.isub, torch.sub, "sub", "sub_")
 PRODUCTS = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
-_WRITES = (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem)
-"""Functions that write into their first argument."""
 
 
 class Execution:
@@ -156,16 +155,12 @@ def _may_disturb_others(node: fx.Node, execution: Execution) -> bool:
     Activations in place are safe behind layers, norms and sums, whose result is a new tensor that
     nothing else reads.
     """
-    if node.op == "call_module":
-        writes = bool(getattr(execution.module(node), "inplace", False))
-    else:
-        # torch ends the names of functions and methods that write with an underscore.
-        name = str(getattr(node.target, "__name__", node.target))
-        writes = name.endswith("_") and not name.endswith("__")
-        writes = writes or node.target in _WRITES or bool(node.kwargs.get("inplace", False))
-    if not writes or not node.all_input_nodes:
+    module = execution.module(node) if node.op == "call_module" else None
+    source = written_argument(node, module)
+    if source is None:
         return False
-    source = node.all_input_nodes[0]
+    if not isinstance(source, fx.Node):
+        return True
     is_new = source.target in (operator.add, torch.add)
     if source.op == "call_module":
         is_new = type(execution.module(source)) in (*LAYERS, *BATCH_NORMS)

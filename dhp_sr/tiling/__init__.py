@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from dhp_sr.graph.capture import trace
+from dhp_sr.graph.in_place import is_same_view, sees_write
 from dhp_sr.graph.trace_errors import TraceError
 from dhp_sr.operators.context import ReceptiveContext
 from dhp_sr.operators.receptive_field import IDENTITY, ReceptiveField2D, Unbounded, image_field
@@ -95,15 +96,39 @@ def _output_field(network: nn.Module, in_channels: int, side: int) -> ReceptiveF
         module = modules[node.target] if node.op == "call_module" else None
         op = ReceptiveContext(node, module, traced.values[node], traced.values, fields, side)
         fields[node] = _node_field(op)
-        # What an operator writes into changes for all nodes that read it later.
-        written, *sharing = op.overwritten() or [node]
-        if fields.get(written) != fields[node]:
-            fields[written] = fields[node]
-            readers = {reader for value in sharing for reader in value.users}
-            # Their entries lie elsewhere in what they share, so their fields are not that of it.
-            if not readers <= fields.keys():
-                raise op.unbounded(f"writes into {written.name}, a part of which is read elsewhere")
+        _follow_write(op)
     raise Unbounded("the network returns nothing")
+
+
+def _follow_write(op: ReceptiveContext) -> None:
+    """Give a value that the node has written into the field of what was written.
+
+    It changes for all nodes that read it later.
+
+    Raises:
+        Unbounded: A later node reads a value that shares its memory, and has other entries.
+    """
+    overwritten = op.overwritten()
+    if not overwritten:
+        return
+    written, field = overwritten[0], op.fields[op.node]
+    is_changed = op.fields.get(written) != field
+    op.fields[written] = field
+    for alias in overwritten[1:]:
+        if is_same_view(op.values[alias], op.values[written]):
+            op.fields[alias] = field
+        # All pixels of the other value must have been written as those of a tile would be: its
+        # first rows are not the first rows of the image.
+        elif (is_changed or _lengths(op.fields[alias]) != _lengths(field)) and sees_write(
+            alias, op.node, written, op.values
+        ):
+            raise op.unbounded(f"writes into {written.name}, a part of which is read elsewhere")
+
+
+def _lengths(field: Any) -> set[tuple[int, int]]:
+    """Return the numbers of rows and columns of a field, or of all in a list."""
+    items = field if isinstance(field, list) else [field]
+    return {item.lengths for item in items if item is not None}
 
 
 def _node_field(op: ReceptiveContext) -> Any:
