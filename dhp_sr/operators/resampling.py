@@ -109,6 +109,8 @@ def slide_windows(
 ) -> ReceptiveField2D:
     """Return the field of a sliding window, such as that of a convolution or a pooling."""
     maps = []
+    if op.value.dim() != 4:
+        raise op.unbounded("works on a value that is not (N, C, H, W)")
     settings = zip(*map(pair, (kernel, stride, padding, dilation)), strict=True)
     for size, step, before, gap in settings:
         taps = range(-before, gap * (size - 1) - before + 1, gap)

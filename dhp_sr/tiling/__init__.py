@@ -19,6 +19,12 @@ from dhp_sr.graph.trace_errors import TraceError
 from dhp_sr.operators.context import ReceptiveContext
 from dhp_sr.operators.receptive_field import IDENTITY, ReceptiveField2D, Unbounded, image_field
 from dhp_sr.operators.registry import spec_for
+from dhp_sr.tiling.side_numbers import (
+    SideNumbers,
+    check_arithmetic,
+    check_decisions,
+    follows_sides,
+)
 from dhp_sr.utils.modules import floating_dtype
 
 EXAMPLE_SIDES = (48, 768)
@@ -27,6 +33,10 @@ EXAMPLE_SIDES = (48, 768)
 48 can be halved four times and divided by 3. In deeper networks its rounded sizes would not be
 proportional to the input's; 768 can be halved eight times.
 """
+
+
+_SMALL_SIDE = 33
+"""Least side of a tile that decisions on sizes are tried with: odd where tiles may be."""
 
 
 class ReceptiveField(NamedTuple):
@@ -61,7 +71,7 @@ def receptive_field(network: nn.Module, in_channels: int, size_multiple: int = 1
     for example_side in EXAMPLE_SIDES:
         side = math.lcm(size_multiple, example_side)
         try:
-            field = _output_field(network, in_channels, side)
+            field = _output_field(network, in_channels, side, size_multiple)
         except Unbounded as error:
             reasons.append(str(error))
         except TraceError as error:
@@ -71,14 +81,20 @@ def receptive_field(network: nn.Module, in_channels: int, size_multiple: int = 1
         else:
             rows = field.rows
             columns = field.columns
-            # A tile must begin where the pattern of both axes does.
-            multiple = math.lcm(rows.stride, columns.stride, size_multiple)
             halo = max(rows.before, rows.after, columns.before, columns.after)
-            return ReceptiveField(halo, multiple)
+            return ReceptiveField(halo, _multiple(field, size_multiple))
     return ReceptiveField(None, size_multiple, reasons[0])
 
 
-def _output_field(network: nn.Module, in_channels: int, side: int) -> ReceptiveField2D:
+def _multiple(field: ReceptiveField2D, size_multiple: int) -> int:
+    """Return what the sides of tiles are multiples of."""
+    # A tile must begin where the pattern of both axes does.
+    return math.lcm(field.rows.stride, field.columns.stride, size_multiple)
+
+
+def _output_field(
+    network: nn.Module, in_channels: int, side: int, size_multiple: int
+) -> ReceptiveField2D:
     """Return the receptive field of the network's output, for a square example.
 
     Raises:
@@ -90,12 +106,19 @@ def _output_field(network: nn.Module, in_channels: int, side: int) -> ReceptiveF
     traced = trace(network, example)
     modules = dict(traced.graph_module.named_modules(remove_duplicate=False))
     fields: dict[fx.Node, Any] = {}
+    side_numbers: SideNumbers = {}
     for node in traced.graph_module.graph.nodes:
         if node.op == "output":
-            return _check_output(fields.get(node.args[0]), traced.values[node])
+            field = _check_output(fields.get(node.args[0]), traced.values[node])
+            # A small tile, and an image that is larger than the example.
+            unit = _multiple(field, size_multiple)
+            small = unit * math.ceil(_SMALL_SIDE / unit)
+            check_decisions(traced, example, side_numbers, (small, 2 * side))
+            return field
         module = modules[node.target] if node.op == "call_module" else None
         op = ReceptiveContext(node, module, traced.values[node], traced.values, fields, side)
-        fields[node] = _node_field(op)
+        fields[node] = _node_field(op, side_numbers)
+        side_numbers[node] = follows_sides(op, side_numbers)
         _follow_write(op)
     raise Unbounded("the network returns nothing")
 
@@ -131,7 +154,7 @@ def _lengths(field: Any) -> set[tuple[int, int]]:
     return {item.lengths for item in items if item is not None}
 
 
-def _node_field(op: ReceptiveContext) -> Any:
+def _node_field(op: ReceptiveContext, side_numbers: SideNumbers) -> Any:
     """Return the field of a node's value; None if no input pixel reaches it."""
     if op.node.op == "placeholder":
         # Further inputs, which are None here, have no field.
@@ -148,6 +171,7 @@ def _node_field(op: ReceptiveContext) -> Any:
     spec = spec_for(op.node, op.module)
     if spec.receptive_field is None:
         raise op.unbounded("may look at the whole image")
+    check_arithmetic(op, spec, side_numbers)
     return spec.receptive_field(op)
 
 

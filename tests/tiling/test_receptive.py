@@ -185,6 +185,14 @@ def plain(forward):
             "align_corners",
         ),
         (lambda self, x: F.avg_pool2d(x, 2), "not a whole multiple"),
+        (lambda self, x: F.max_pool3d(x[None], 1)[0], "not (N, C, H, W)"),
+        (lambda self, x: x / (x.shape[2] * x.shape[3]), "computes with the size of the image"),
+        (lambda self, x: x.mul_(x.size(-1) / 48), "computes with the size of the image"),
+        (lambda self, x: x.add(x, alpha=x.numel()), "computes with the size of the image"),
+        (lambda self, x: x * x.new_full((1,), x.shape[3]), "computes with the size of the image"),
+        (lambda self, x: x * torch.full((1,), float(x.shape[2])), "size of the image"),
+        (lambda self, x: x / len(x[0, 0]), "decides on the size of the image"),
+        (lambda self, x: self.conv(x) if x.shape[2] > 50 else x, "one size of the image"),
         (lambda self, x: self.conv(x) if x.sum() > 0 else x, "cannot be traced"),
     ],
 )
@@ -225,6 +233,7 @@ def test_what_has_no_bound_says_why(forward, reason):
             1,
         ),
         (lambda self, x: self.conv(x) * x.mean(1, keepdim=True) + self.places.sum() * 0 + 1, 1, 1),
+        (lambda self, x: self.conv(x) * x.shape[1] ** -0.5 / x.size(1), 1, 1),
     ],
 )
 def test_functions_and_slices(forward, halo, multiple):
@@ -232,6 +241,12 @@ def test_functions_and_slices(forward, halo, multiple):
     field = receptive_field(built, WIDTH)
     assert (field.halo, field.multiple) == (halo, multiple), field.reason
     assert measured(built.double().eval(), WIDTH, field) <= halo
+
+
+def test_a_decision_that_is_the_same_for_all_tiles_is_followed():
+    built = plain(lambda self, x: self.conv(x) if x.shape[2] % 8 == 0 else x)
+    assert receptive_field(built, WIDTH, 8).halo == 1
+    assert receptive_field(built, WIDTH).halo is None
 
 
 @pytest.mark.parametrize("levels", [2, 6, 8])
