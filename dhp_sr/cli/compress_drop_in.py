@@ -7,6 +7,7 @@ with fewer, the one is taken whose output is nearest to the original's.
 """
 
 import functools
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from dhp_sr.deploy.safetensors_io import write_tensors
 from dhp_sr.deploy.without_memory import without_memory
 from dhp_sr.hyper import HyperNet
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.files import atomic_path
+from dhp_sr.utils.files import atomic_write
 from dhp_sr.utils.strict_json import JsonObject
 from dhp_sr.zoo.checkpoints import Checkpoint
 from dhp_sr.zoo.names import build_named
@@ -203,5 +204,8 @@ def write_drop_in(network: nn.Module, checkpoint: Checkpoint, path: Path) -> Non
     if path.suffix == ".safetensors":
         write_tensors(path, tensors, {})
         return
-    with atomic_path(path) as temporary:
-        torch.save({"params": tensors}, temporary)
+    # In memory first: a full disk ends torch.save with an error that does not say so.
+    content = io.BytesIO()
+    torch.save({"params": tensors}, content)
+    with atomic_write(path) as file:
+        file.write(content.getbuffer())

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_json
 from dhp_sr.utils.modules import canonical_names
 from dhp_sr.utils.network_io import Example, inputs_of
@@ -18,6 +19,8 @@ from dhp_sr.utils.strict_json import Json
 
 FORMAT = "dhp_sr.latency.1"
 """Format and version of the file."""
+_FAMILY = "dhp_sr.latency."
+"""What every version of it begins with."""
 
 TIMED_LAYERS = (
     nn.Conv1d,
@@ -136,13 +139,22 @@ class LatencyLUT:
     def read(cls, path: Path, conditions: Mapping[str, Json]) -> "LatencyLUT":
         """Read a table; return an empty table where there is no file.
 
-        Also where the file is no table or has other conditions, with a warning.
+        Also where the file is a damaged table, or has other conditions, with a warning.
+
+        Raises:
+            UserError: The file is something else, which a new table would replace.
         """
         empty = cls(conditions)
         if not path.exists():
             return empty
+        stored_bytes = path.read_bytes()
+        if stored_bytes and _FAMILY.encode() not in stored_bytes:
+            raise UserError(
+                f"{path}: expected a table of latencies ({FORMAT}), got another file, which it "
+                "would replace; name another one"
+            )
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(stored_bytes)
             if content["format"] != FORMAT:
                 raise ValueError(f"format {content['format']!r}")
             # A file from elsewhere may be anything: wrong types are found by using them.

@@ -1,6 +1,7 @@
 """Conversion of classification sets on disk: folders, sheets, CIFAR's files, LMDB."""
 
 import hashlib
+import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,9 +197,11 @@ def _write_sheet(path: Path, images_NHWC: np.ndarray) -> None:
     grid = np.concatenate([images_NHWC, blank]).reshape(rows, columns, height, width, channels)
     sheet = grid.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, channels)
     rgb = np.repeat(sheet, 3, axis=2) if channels == 1 else sheet
+    encoded = io.BytesIO()
+    # "exact": pixels as they are, also where an encoder could choose
+    PillowImage.fromarray(rgb).save(encoded, "WEBP", lossless=True, exact=True, method=2)
     with atomic_write(path) as file:
-        # "exact": pixels as they are, also where an encoder could choose
-        PillowImage.fromarray(rgb).save(file, "WEBP", lossless=True, exact=True, method=2)
+        file.write(encoded.getbuffer())
 
 
 def _check_cifar(labeled: LabeledImages, split: str) -> None:

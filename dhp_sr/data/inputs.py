@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import IO, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -147,6 +147,9 @@ HalfImage = NDArray[np.float16]
 bits."""
 
 
+_CHUNK_BYTES = 2**22
+
+
 class TeacherOutputs:
     """Images by number, in a mapped file without a name, which is gone when the process ends.
 
@@ -166,7 +169,7 @@ class TeacherOutputs:
         with tempfile.TemporaryFile(dir=folder) as file:
             try:
                 # Reserved at once: a mapped page that finds the disk full ends the process.
-                os.posix_fallocate(file.fileno(), 0, num_bytes)
+                _reserve(file, num_bytes)
             except OSError as error:
                 raise UserError(
                     f"compress.distill.whole_images: expected {num_bytes / 2**30:.1f} GiB of free "
@@ -189,6 +192,18 @@ class TeacherOutputs:
         """Return a patch of an image, float32, in an orientation that `Augmentation` drew."""
         patch_CHW = orient(self[index][:, rows, columns], *orientation)
         return torch.from_numpy(np.ascontiguousarray(patch_CHW)).to(torch.float32)
+
+
+def _reserve(file: IO[bytes], num_bytes: int) -> None:
+    """Make an empty file so long, with all of its space taken."""
+    # Not on macOS and Windows, where it is written.
+    reserve = getattr(os, "posix_fallocate", None)
+    if reserve is not None:
+        reserve(file.fileno(), 0, num_bytes)
+        return
+    for start in range(0, num_bytes, _CHUNK_BYTES):
+        file.write(bytes(min(_CHUNK_BYTES, num_bytes - start)))
+    file.flush()
 
 
 @runtime_checkable

@@ -3,6 +3,7 @@
 What each format keeps is the table `OUTPUT_FORMATS` in `dhp_sr.images.formats`.
 """
 
+import io
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -153,7 +154,11 @@ def write_with_pillow(file: IO[bytes], pixels: Pixels, result: Result) -> None:
     if pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
     name = OUTPUT_FORMATS[result.format].name
-    PillowImage.fromarray(pixels).save(file, name, **settings)
+    # In memory first: into a file, Pillow writes past Python, and a full disk that takes only the
+    # beginning of the last block is no error to it.
+    encoded = io.BytesIO()
+    PillowImage.fromarray(pixels).save(encoded, name, **settings)
+    file.write(encoded.getbuffer())
 
 
 def write_tiff(file: IO[bytes], pixels: Pixels, result: Result) -> None:

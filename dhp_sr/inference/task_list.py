@@ -59,6 +59,7 @@ def list_tasks(
         )
     if not source.exists() and not source.is_symlink():
         raise UserError(f"--input {source}: expected a file or a folder, found none")
+    _check_folder(output)
     if source.is_file() and output.suffix.lower() in SUFFIXES and not output.is_dir():
         task = ImageTask(source, output, output_format_of(output.suffix))
         _check_targets([task])
@@ -94,6 +95,26 @@ def _named_like_results(tasks: list[ImageTask]) -> list[Path]:
     """Return the images that have the name of another's result, in whatever format."""
     results = {_key(task.target.with_suffix("")) for task in tasks}
     return [task.source for task in tasks if _key(task.source.with_suffix("")) in results]
+
+
+def _check_folder(output: Path) -> None:
+    """Check that results can go to a path, or to a folder that is made there.
+
+    Before the work: every single image would fail after it.
+
+    Raises:
+        UserError: They cannot.
+    """
+    existing = output
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    # A single image may go to a file, which is replaced with its folder's permission.
+    if existing == output and existing.is_file() and existing.suffix.lower() in SUFFIXES:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise UserError(f"--output {output}: expected a folder, {existing} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"--output {output}: expected a folder to write to, {existing} is not")
 
 
 def _walk(root: Path, output: Path) -> tuple[list[Path], list[Path]]:

@@ -2,11 +2,12 @@
 
 import json
 import os
+import secrets
 import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -40,8 +41,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder: a rename across file systems would not be atomic.
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path), suffix=PART_SUFFIX)
-    temporary = Path(name)
+    handle, temporary = _new_file(path)
     if fcntl is None:
         # Windows renames no open files.
         handle = _close(handle)
@@ -52,16 +52,25 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         # The data must reach the disk before the name does, or a crash leaves an empty file.
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp gives 0o600
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        # A full disk is reported without a file name.
-        if isinstance(error, OSError) and error.errno and error.filename is None:
+        # A full disk is reported without a file name, or with one that nobody knows.
+        known = (None, str(temporary))
+        if isinstance(error, OSError) and error.errno and error.filename in known:
             error.filename = str(path)
         raise
     finally:
         _close(handle)
+
+
+def _new_file(path: Path) -> tuple[int, Path]:
+    """Make and open an empty temporary file beside a path."""
+    while True:
+        temporary = path.parent / f"{_prefix(path)}{secrets.token_hex(4)}{PART_SUFFIX}"
+        # Not by tempfile, whose files are the user's alone: here the umask says who may read it.
+        with suppress(FileExistsError):
+            return os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), temporary
 
 
 @contextmanager

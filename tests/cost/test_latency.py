@@ -188,8 +188,19 @@ def test_a_table_of_other_conditions_is_not_used(clock, tmp_path, change, expect
     assert table.dense_ms < 1e9 and json.loads(path.read_text())["conditions"]["threads"] == 1
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "other"}'])
-def test_a_file_that_is_no_table(clock, tmp_path, text):
+@pytest.mark.parametrize("content", [b"{}", b'{"format": "other"}', b"\x80 weights"])
+def test_a_file_that_is_no_table_is_not_replaced(clock, tmp_path, content):
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"net\.safetensors: .*dhp_sr\.latency\.1"):
+        LatencyBenchmark(torch.rand(1, 1, 8, 8), path=path).lut(dncnn())
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "text", ["", '{"format": "dhp_sr.latency.0"}', '{"format": "dhp_sr.latency.1", "conditi']
+)
+def test_a_damaged_table_is_measured_anew(clock, tmp_path, text):
     path = tmp_path / "table.json"
     path.write_text(text)
     with pytest.warns(UserWarning, match=r"table\.json: .*dhp_sr\.latency\.1"):

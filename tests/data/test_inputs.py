@@ -2,10 +2,14 @@
 output's shape.
 """
 
+import os
+
 import numpy as np
 import pytest
 import torch
 from input_sets import input_train_set, reduced
+
+from dhp_sr.data.inputs import TeacherOutputs
 
 
 def test_patches_come_from_images_and_from_reduced_ones():
@@ -20,6 +24,14 @@ def test_patches_come_from_images_and_from_reduced_ones():
         assert torch.equal(item["lq"], data[0, position]["lq"])
         kinds.add(bool(item["lq"].std() > 0.3))
     assert kinds == {True, False}
+
+
+def test_space_of_outputs_is_taken_where_the_system_cannot_reserve_it(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    monkeypatch.setattr("dhp_sr.data.inputs._CHUNK_BYTES", 100)
+    outputs = TeacherOutputs([(1, 5, 7), (3, 8, 8)], tmp_path)
+    outputs[1][:] = 0.5
+    assert outputs[0].sum() == 0 and outputs[1].sum() == 96
 
 
 def test_images_too_small_to_be_reduced_are_taken_as_they_are():

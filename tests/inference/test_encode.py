@@ -1,5 +1,6 @@
 """Results as files: every row of the table of formats, read by decoders of the tests' own."""
 
+import errno
 import io
 import struct
 
@@ -38,6 +39,24 @@ def result_of(name, pixels, alpha, color_info=None):
     height, width, channels = pixels.shape
     depth = 8 * pixels.itemsize
     return Result(name, height, width, channels - alpha, alpha, depth, color_info or ColorInfo())
+
+
+@pytest.mark.parametrize("name", OUTPUT_FORMATS)
+def test_a_disk_that_takes_only_a_part_is_an_error(tmp_path, noise, name):
+    """The last block may be cut off in the middle, which the system reports as success."""
+    resource = pytest.importorskip("resource")
+    pixels = noise(64, 64, 3)
+    length = write(tmp_path, result_of(name, pixels, False), pixels).stat().st_size
+    kind = resource.RLIMIT_FSIZE
+    before = resource.getrlimit(kind)
+    resource.setrlimit(kind, (length - 10, before[1]))
+    try:
+        with pytest.raises(OSError) as caught:
+            write(tmp_path / "full", result_of(name, pixels, False), pixels)
+    finally:
+        resource.setrlimit(kind, before)
+    assert caught.value.errno == errno.EFBIG
+    assert not list((tmp_path / "full").iterdir())
 
 
 @pytest.mark.parametrize(("name", "depth", "channels", "alpha"), ROWS)

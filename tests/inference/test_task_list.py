@@ -108,6 +108,22 @@ def test_results_beside_their_images_are_told_by_their_names(tmp_path):
         list_tasks(source, source, "png", "_x2", overwrite=True)
 
 
+def test_results_that_cannot_be_written_are_refused_before_the_work(tmp_path, monkeypatch):
+    source = touched(tmp_path / "in", "a.png")
+    (tmp_path / "notes.txt").touch()
+    for output in (tmp_path / "notes.txt", tmp_path / "notes.txt" / "out"):
+        with pytest.raises(UserError, match=r"--output .*notes\.txt is a file"):
+            list_tasks(source, output, "png")
+    # root may write anywhere, so the answer of the system is replaced.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    for output in (tmp_path / "new" / "out", tmp_path):
+        with pytest.raises(UserError, match=r"--output .*to write to"):
+            list_tasks(source, output, "png")
+    with pytest.raises(UserError, match=r"--output .*to write to"):
+        list_tasks(source / "a.png", tmp_path / "b.png", "png")
+    assert list_tasks(source, source / "out", "png").tasks
+
+
 def test_images_are_not_replaced_under_other_names(tmp_path):
     source = touched(tmp_path / "in", "a.png")
     (tmp_path / "link").symlink_to(source)

@@ -30,8 +30,24 @@ def test_a_failed_write_leaves_what_was_there_and_names_the_file(tmp_path, monke
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match=r"No space left on device: .*a\.txt"):
         write_text(tmp_path / "a.txt", "new")
+    # Written by a function that writes atomically itself.
+    with (
+        pytest.raises(OSError, match=r"No space left on device: .*/a\.txt"),
+        atomic_path(tmp_path / "a.txt") as temporary,
+    ):
+        write_text(temporary, "new")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_the_umask_says_who_may_read_a_file(tmp_path):
+    for mask, mode in ((0o077, 0o600), (0o002, 0o664)):
+        before = os.umask(mask)
+        try:
+            write_text(tmp_path / "a.txt", "text")
+        finally:
+            os.umask(before)
+        assert (tmp_path / "a.txt").stat().st_mode & 0o777 == mode
 
 
 def test_names_that_are_not_utf_8_can_be_written(tmp_path):
