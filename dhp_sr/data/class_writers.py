@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,9 +60,12 @@ def make_classes(
             f"{target}: expected a name that ends in .lmdb for format lmdb and for no other, "
             f"got {set_format}"
         )
+    # Class folders are searched with all folders in them: the next reader would find a class more.
+    if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(_folder(source))):
+        raise UserError(f"{target}: expected a folder outside {source}: choose another name")
     # everything is read, and so checked, before anything is written
     splits: dict[str, LabeledImages] = {}
-    for split in splits_in(Path(source).expanduser()):
+    for split in splits_in(_folder(source)):
         splits[split] = read_labeled(source, split, side=side, labels=labels)
     _check_same_classes(splits)
     # "form": the key of finished targets, which are compared with it
@@ -72,6 +76,10 @@ def make_classes(
     WRITERS[set_format](splits, unfinished)
     finish(unfinished, target)
     return sum(map(len, splits.values()))
+
+
+def _folder(source: str | Path) -> Path:
+    return Path(source).expanduser()
 
 
 def write_folders(splits: LabeledSplits, folder: Path) -> None:

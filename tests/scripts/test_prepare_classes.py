@@ -32,6 +32,16 @@ def test_coarse_labels_and_sizes_can_be_chosen(tmp_path, run):
     assert read_labeled(tmp_path / "set", "train").images_NHWC.shape == (7, 16, 16, 3)
 
 
+def test_a_target_among_the_class_folders_would_be_a_class(cifar, tmp_path, run):
+    assert run("classes", cifar, tmp_path / "set", "--format", "folders")[0] == 0
+    (tmp_path / "link").symlink_to(tmp_path / "set")
+    before = sorted((tmp_path / "set").rglob("*"))
+    for target in (tmp_path / "set", tmp_path / "set" / "out", tmp_path / "link" / "train" / "out"):
+        code, text = run("classes", tmp_path / "set", target, "--format", "sheets")
+        assert code == 2 and "outside" in text
+    assert sorted((tmp_path / "set").rglob("*")) == before
+
+
 def test_a_truncated_file_ends_with_one_message(cifar, tmp_path, run):
     path = cifar / "data_batch_1.bin"
     path.write_bytes(path.read_bytes()[:-1])
