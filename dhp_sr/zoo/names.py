@@ -5,7 +5,10 @@ No package is imported before a network of it is constructed. A further package 
 """
 
 import importlib
+import importlib.util
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
 
 from torch import nn
 
@@ -90,7 +93,7 @@ def build_named(name: str, arguments: Mapping[str, object]) -> nn.Module:
         return PACKAGES[package](inner, arguments)
     except UserError as error:
         # Without a package, BasicSR was asked; the user may have meant torchvision.
-        if ":" not in name and inner in _torchvision_names():
+        if ":" not in name and _is_installed("torchvision") and inner in _torchvision_names():
             raise UserError(
                 f"network type {name!r} is unknown (did you mean 'torchvision:{inner}'?)"
             ) from error
@@ -172,15 +175,13 @@ def build_classifier(name: str, arguments: Mapping[str, object]) -> nn.Module:
     """Construct a network of `torchvision.models` with fresh weights.
 
     Raises:
-        UserError: An argument asks for weights from the internet.
+        UserError: torchvision is not installed, or an argument asks for weights from the internet.
     """
     # A model file chooses these arguments: it must not make this program open a connection.
     downloads = [key for key in _DOWNLOADING_ARGUMENTS if key in arguments]
     if downloads:
         raise UserError(f"{', '.join(downloads)}: would download weights; omit it")
-    # The shim first: torchvision fails to import beside a torch without CUDA.
-    prepare_torchvision()
-    return getattr(importlib.import_module("torchvision.models"), name)(**arguments)
+    return getattr(_torchvision_models(), name)(**arguments)
 
 
 def build_basicsr(name: str, arguments: Mapping[str, object]) -> nn.Module:
@@ -221,9 +222,26 @@ def build_torchvision(name: str, arguments: Mapping[str, object]) -> nn.Module:
         ) from error
 
 
-def _torchvision_names() -> list[str]:
+def _is_installed(package: str) -> bool:
+    # A package that is imported already may have no specification.
+    return package in sys.modules or importlib.util.find_spec(package) is not None
+
+
+def _torchvision_models() -> ModuleType:
+    """Import `torchvision.models`.
+
+    Raises:
+        UserError: torchvision is not installed.
+    """
+    if not _is_installed("torchvision"):
+        raise UserError("torchvision is not installed: pip install 'dhp_sr[train]'")
+    # The shim first: torchvision fails to import beside a torch without CUDA.
     prepare_torchvision()
-    models = importlib.import_module("torchvision.models")
+    return importlib.import_module("torchvision.models")
+
+
+def _torchvision_names() -> list[str]:
+    models = _torchvision_models()
     # Of this module alone: its registry also lists detection, segmentation and video.
     return models.list_models(module=models)
 

@@ -1,5 +1,9 @@
 """Networks by name, and arguments of constructors on the command line."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from basicsr_modules import from_basicsr
 
@@ -46,3 +50,37 @@ def test_arguments_are_yaml():
     for text in ("num_feat", "=3", "a b=3"):
         with pytest.raises(UserError, match=text):
             named_arguments([text])
+
+
+WITHOUT_PACKAGES = """
+import sys
+from importlib.machinery import PathFinder
+
+class Hidden(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        hidden = ("basicsr", "torchvision")
+        return None if name in hidden else super().find_spec(name, path, target)
+
+sys.meta_path[:] = [Hidden if finder is PathFinder else finder for finder in sys.meta_path]
+from dhp_sr.utils.errors import UserError
+from dhp_sr.zoo.names import build_named
+for name in ("EDRS", "torchvision:resnet18"):
+    try:
+        build_named(name, {})
+    except UserError as error:
+        print(error)
+"""
+
+
+def test_names_of_packages_that_are_not_installed():
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_PACKAGES],
+        cwd=Path(__file__).resolve().parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    unknown, torchvision = done.stdout.splitlines()
+    assert "did you mean 'EDSR'?" in unknown and "is not installed" in unknown
+    assert "torchvision is not installed: pip install 'dhp_sr[train]'" in torchvision
