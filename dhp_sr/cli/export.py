@@ -235,8 +235,6 @@ def output_path(model: Path, file_format: str, output: str | Path | None, ending
     path = Path(output or default)
     if path.suffix != suffix:
         raise UserError(f"--output: expected a name that ends with {suffix}, got {path.name}")
-    if path.is_dir():
-        raise UserError(f"--output {path}: expected the name of a file, got a folder")
     check_outputs({"--output": path}, [model])
     for ending in EXPORT_FORMATS[file_format].beside:
         beside = path.with_suffix(ending)

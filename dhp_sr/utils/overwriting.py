@@ -21,7 +21,7 @@ def check_outputs(
     inputs: Iterable[str | Path | None],
     kept_suffixes: Iterable[str] = (),
 ) -> None:
-    """Check that the outputs of a command replace neither its inputs nor each other.
+    """Check that the outputs of a command are files, and replace neither its inputs nor each other.
 
     Args:
         outputs: Option -> file that it names; None: not given.
@@ -30,12 +30,15 @@ def check_outputs(
             files there are results of the command, such as `.html`.
 
     Raises:
-        UserError: A file would be replaced.
+        UserError: A file would be replaced, or an output is a folder.
     """
     given = {option: Path(path) for option, path in outputs.items() if path is not None}
     read = [Path(path) for path in inputs if path is not None]
     options: dict[str, str] = {}
     for option, output in given.items():
+        # Otherwise it is found when all the work is done.
+        if os.path.isdir(output):
+            raise UserError(f"{option} {output}: expected the name of a file, got a folder")
         for source in read:
             _check_output(option, output, source, kept_suffixes)
         other = options.setdefault(os.path.realpath(output), option)

@@ -57,6 +57,11 @@ def test_files_of_a_folder_that_is_read_stay_but_for_earlier_results(model):
     check_outputs({"--json": model.parent / "new.pth"}, [model.parent], (".json",))
 
 
+def test_an_output_is_no_folder(model):
+    with pytest.raises(UserError, match=r"--json .*a folder"):
+        check_outputs({"--json": model.parent}, [model])
+
+
 def test_two_outputs_are_two_files(model):
     with pytest.raises(UserError, match="--output and --save_options"):
         check_outputs({"--output": "a.yml", "--save_options": "folder/../a.yml"}, [])
