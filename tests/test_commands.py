@@ -168,8 +168,10 @@ def experiments(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with one photograph."""
-    return save_pieces(tmp_path_factory.mktemp("images"), "val", side=96)
+    """A folder with one photograph, and beside it `other` with another."""
+    root = tmp_path_factory.mktemp("images")
+    save_pieces(root / "other", "train", side=96)
+    return save_pieces(root / "folder", "val", side=96)
 
 
 RUN = (
@@ -309,7 +311,7 @@ def test_unmarked_code_blocks_hold_commands_alone(page):
 @pytest.mark.filterwarnings("ignore:.*has no effect:UserWarning")
 def test_command_runs(command, experiments, folder):
     words = [
-        word.replace("FOLDER2", str(folder)).replace("FOLDER", str(folder))
+        word.replace("FOLDER2", str(folder.with_name("other"))).replace("FOLDER", str(folder))
         for word in shlex.split(command)
     ]
     if words[0] == "torchrun":
