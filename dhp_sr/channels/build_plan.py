@@ -138,6 +138,7 @@ def freeze(analysis: AnalysisContext, example_input: Example, training: bool) ->
         parameters=dict(analysis.shapes),
         constants=constants,
         size_patches=size_patches_of(analysis, flat_index, size),
+        checks=checks_of(analysis, flat_index, size),
         example_shape=tuple(image.shape),
         further_inputs=first_samples(example_input)[1:],
         training_time_form=training,
@@ -190,6 +191,15 @@ def kept_statistics_of(
         if bool((everything < size).any()):
             layers.append(KeptChannels(name, inputs, tensors, axes.out_dim, index))
     return tuple(layers)
+
+
+def checks_of(analysis: AnalysisContext, flat_index: Tensor, size: int) -> tuple[str, ...]:
+    """Return the nodes that check numbers of channels of which some can be pruned."""
+    names = []
+    for name, ids in analysis.checks.items():
+        if bool((flat_index[ids] < size).any()):
+            names.append(name)
+    return tuple(names)
 
 
 def size_patches_of(

@@ -198,14 +198,14 @@ class ChannelPlan:
     every product of features, which costs as a weight of this shape would."""
     size_patches: tuple[SizePatch, ...] = ()
     """Numbers of prunable channels that are written in the forward."""
+    checks: tuple[str, ...] = ()
+    """Nodes that check numbers of prunable channels, as by `assert`."""
     example_shape: tuple[int, ...] = ()
-    """Shape of the example input, the image where the network takes several."""
+    """Shape of the example input, the image of several inputs."""
     further_inputs: tuple[Tensor, ...] = ()
     """The other inputs of a network that takes several, as in the first sample of the example."""
     training_time_form: bool = False
-    """Whether the forward in training mode was traced: the multi-branch form of a
-    re-parameterizable network."""
-
+    """Whether the form of a re-parameterizable network that has several branches was traced."""
     kept_statistics: tuple[KeptChannels, ...] = ()
     """Layers with statistics over channels that can be pruned. With some of them masked, these are
     taken over the others: the pruned network is another than with zeros in these channels."""

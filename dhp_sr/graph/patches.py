@@ -6,6 +6,7 @@ While a network is traced, such functions record themselves if they are given a 
 
 import builtins
 import contextlib
+import operator
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.fx._symbolic_trace import _wrapped_fns_to_patch
+
+from dhp_sr.graph import checks
 
 _FACTORIES = (
     *("zeros", "ones", "empty", "rand", "randn", "full", "arange", "linspace", "eye"),
@@ -204,8 +207,8 @@ def _guarded(function: Callable[..., Any], tracer: Any) -> Callable[..., Any]:
         numbers = []
         for argument in args:
             if isinstance(argument, fx.Proxy):
-                value = argument.__index__()
-                tracer.insert_guard(argument, value)
+                value = operator.index(argument)
+                checks.assert_as_traced(argument, value)
                 argument = value
             numbers.append(argument)
         return function(*numbers)
@@ -232,7 +235,7 @@ class _TextType(_StandIn):
         if len(args) == 1 and isinstance(args[0], fx.Proxy):
             value = cls._tracer.meta_value(args[0])
             if isinstance(value, (int, float)):
-                cls._tracer.insert_guard(args[0], value)
+                checks.assert_as_traced(args[0], value)
                 return str(value)
         return str(*args, **kwargs)
 

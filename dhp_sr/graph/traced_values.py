@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from dhp_sr.graph import checks
 from dhp_sr.graph.in_place import PLAIN_ARITHMETIC
 from dhp_sr.graph.shape_inference import ShapeInterpreter, infer_layer, inferred_result
 
@@ -94,7 +95,7 @@ class Proxy(fx.Proxy):
             raise TypeError(
                 "a number that depends on the values of tensors is used as a Python number"
             )
-        self.tracer.insert_guard(self, value)
+        checks.assert_as_traced(self, value)
         return float(value)
 
     # Unlike int() and float(), these may return anything: the number stays in the trace.

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from dhp_sr.graph import self_attention
+from dhp_sr.graph import checks, self_attention
 from dhp_sr.graph.computed_weights import (
     Inputs,
     ModuleCall,
@@ -239,20 +239,16 @@ class Tracer(fx.Tracer):
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """Decide a branch as for the example, unless it depends on values of tensors."""
-        value = self.meta_value(obj)
-        if isinstance(value, (bool, int, float)):
-            self.insert_guard(obj, value)
-        if isinstance(value, (bool, int, float, tuple)):
-            return bool(value)
-        return super().to_bool(obj)
-
-    def insert_guard(self, proxy: fx.Proxy, value: float) -> None:
-        """Assert in the graph that a number is as it was when a branch was decided."""
-        message = (
-            f"this forward was followed with {proxy.node.name} = {value}, "
-            "not so for an input of this shape"
-        )
-        self.create_proxy("call_function", torch._assert, (proxy == value, message), {})
+        value = self.meta_value(obj, is_decided_on=False)
+        if not isinstance(value, (bool, int, float, tuple)):
+            return super().to_bool(obj)
+        # The caller of `Proxy.__bool__`, which calls this.
+        is_check = checks.belongs_to_check(sys._getframe(2))
+        if not is_check:
+            self.guards.append(obj.node)
+        if not isinstance(value, tuple):
+            checks.assert_as_traced(obj, value, is_check=is_check)
+        return bool(value)
 
     def iter(self, obj: Any) -> Iterator[fx.Proxy]:
         """Iterate over a value that has as many items as for the example."""

@@ -116,6 +116,8 @@ class AnalysisContext:
         """Name of a weight that something else than the rule of its layer reads -> why its channels
         are pinned."""
         self.hardcoded_sizes: list[HardcodedSize] = []
+        self.checks: dict[str, Tensor] = {}
+        """Name of a node that checks numbers of channels -> ids of these channels."""
         self.inferred_axes: dict[str, set[int]] = {}
         """Node name -> axes whose length the forward infers (-1, or read from a shape), best left
         to lose channels."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from dhp_sr.graph.capture import ArgPath
+from dhp_sr.graph.checks import is_check
 from dhp_sr.operators.analysis_context import ChannelRange, ChannelSize
 from dhp_sr.operators.context import NodeContext, OpContext, ReceptiveContext
 from dhp_sr.operators.receptive_field import ReceptiveField2D
@@ -133,8 +134,13 @@ def constant_field(op: ReceptiveContext) -> None:
 
 
 def assertion_channels(op: OpContext) -> None:
-    """Pin the channels whose number an assertion is about: it would fail after a cut."""
-    for size in op.channel_sizes():
+    """Pin the channels whose number decided a branch; a cut network does without a check of it."""
+    sizes = list(op.channel_sizes())
+    if is_check(op.node):
+        if sizes:
+            op.analysis.checks[op.node.name] = torch.cat([size.ids.flatten() for size in sizes])
+        return
+    for size in sizes:
         op.analysis.pin(size, f"the forward decides on a number of channels at {op.layer}")
 
 

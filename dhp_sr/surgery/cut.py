@@ -73,8 +73,9 @@ def cut(
     _slice_unsaved_buffers(small, state, canonical, kept)
     resize(small, {name: tuple(tensor.shape) for name, tensor in state.items()})
     load_values(small, state)
-    # Sizes that the forward states are numbers of channels, which are others now.
-    if not plan.size_patches and not runs_only_as_traced(network, small):
+    # Numbers of channels that the forward states or checks are others now.
+    states_none = not plan.size_patches and not plan.checks
+    if states_none and not runs_only_as_traced(network, small):
         return small
     padded = append_pinned(mask)
     sizes = [patch.kept_size(padded) for patch in plan.size_patches]

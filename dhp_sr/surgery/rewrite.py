@@ -23,8 +23,8 @@ from torch import fx, nn
 from dhp_sr.channels.plan import ChannelPlan
 from dhp_sr.graph.capture import ArgPath, record_values, trace
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.modules import floating_dtype
-from dhp_sr.utils.network_io import Example, first_samples, with_further_inputs
+from dhp_sr.utils.modules import evaluating, floating_dtype
+from dhp_sr.utils.network_io import Example, first_samples, inputs_of, with_further_inputs
 
 Size = int | list[int]
 """A number of channels, or the list of them that a split is given."""
@@ -123,6 +123,10 @@ def rewrite(
         else:
             patches[patch.node, patch.path] = size
     is_suitable = not runs_only_as_traced(network, small)
+    if plan.checks:
+        is_suitable = is_suitable and _runs(small, example)
+        for name in plan.checks:
+            traced.graph.erase_node(nodes.pop(name))
     if is_suitable and _fits_already(small, traced.graph, patches, example):
         return small
     for (name, path), size in patches.items():
@@ -150,6 +154,16 @@ def runs_only_as_traced(network: nn.Module, small: nn.Module) -> bool:
             if tensors[key].shape != tensor.shape:
                 return True
     return False
+
+
+def _runs(small: nn.Module, example: Example) -> bool:
+    """Return whether a cut network's own forward runs, with its checks of numbers of channels."""
+    try:
+        with torch.no_grad(), evaluating(small):
+            small(*inputs_of(first_samples(example)))
+    except Exception:  # whatever the forward raises
+        return False
+    return True
 
 
 def _follow_mode(graph: fx.Graph) -> None:
