@@ -6,7 +6,6 @@ While a network is traced, such functions record themselves if they are given a 
 
 import builtins
 import contextlib
-import operator
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
@@ -17,6 +16,7 @@ from torch import fx, nn
 from torch.fx._symbolic_trace import _wrapped_fns_to_patch
 
 from dhp_sr.graph import checks
+from dhp_sr.graph.traced_values import Proxy
 
 _FACTORIES = (
     *("zeros", "ones", "empty", "rand", "randn", "full", "arange", "linspace", "eye"),
@@ -206,8 +206,8 @@ def _guarded(function: Callable[..., Any], tracer: Any) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
         numbers = []
         for argument in args:
-            if isinstance(argument, fx.Proxy):
-                value = operator.index(argument)
+            if isinstance(argument, Proxy):
+                value = argument.__index__()
                 checks.assert_as_traced(argument, value)
                 argument = value
             numbers.append(argument)
