@@ -45,9 +45,12 @@ def processor_name() -> str:
             if line.startswith("flags"):
                 flags = set(line.partition(":")[2].split())
                 break
+    fast_with_int8 = []
     if flags & {"avx512_vnni", "avx_vnni"}:
-        return name.replace(")", ", VNNI)")
-    return name
+        fast_with_int8.append("VNNI")
+    if "amx_int8" in flags:
+        fast_with_int8.append("AMX")
+    return ", ".join([name.removesuffix(")"), *fast_with_int8]) + ")"
 
 
 def merge_rows(path: Path, kind: str, rows: Sequence[Row], key: Sequence[str]) -> None:

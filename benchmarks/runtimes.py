@@ -2,6 +2,8 @@
 
     $ DHP_SR_DATA=FOLDER python benchmarks/runtimes.py    # results/runtimes.json
 
+`avx2_only.c` beside this file times them as on a processor without newer instructions.
+
 All forms of a network take turns in one process on the same input, and are compared by the medians
 of the ratios within a round: processor time with one thread, else wall time. A form computes three
 times in a round, of which the last is timed: as on the tiles of an image, its weights and features
@@ -111,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=15, help="timed rounds; default: 15")
     parser.add_argument("--compile", action="store_true", help="torch.compile too: minutes more")
     parser.add_argument("--out", default=ROOT / "results" / "runtimes.json", type=Path)
+    parser.add_argument("--processor", default=processor_name(), help="its name in the rows")
     parser.add_argument("--note", default="", help="about the machine, such as other work on it")
     return parser
 
@@ -132,7 +135,7 @@ def run(arguments: argparse.Namespace, command: str) -> int:
             row.update(
                 rounds=arguments.rounds,
                 lead_in=LEAD_IN,
-                processor=processor_name(),
+                processor=arguments.processor,
                 measured=measured,
             )
         merge_rows(arguments.out, "runtimes", rows, KEY)

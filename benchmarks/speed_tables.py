@@ -1,4 +1,4 @@
-"""Markdown tables of what runs how fast: runtimes, infer.py, loaders and training steps."""
+"""Markdown tables of what runs how fast: runtimes, budgets, infer.py, loaders, training steps."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -39,6 +39,30 @@ def runtimes_table(rows: Sequence[Row]) -> str:
             milliseconds = row["cpu_ms" if count == 1 else "wall_ms"]["median"]
             cells += [f"{milliseconds:.1f} ms", f"{row['speedup']['median']:.2f}x"]
         table.append(cells)
+    return markdown(table)
+
+
+def latency_budgets_table(rows: Sequence[Row]) -> str:
+    """Markdown table of budgets of time: measured at the cut, and again.
+
+    Args:
+        rows: those of `results/latency_budgets.json`.
+    """
+    header = ["processor", "network", "runtime", "asked", "at the cut", "again"]
+    table = [[*header, "MACs kept", "steps of"]]
+    for row in rows:
+        table.append(
+            [
+                row["processor"],
+                row["network"],
+                row["runtime"],
+                f"{row['asked']:g}",
+                f"{row['at_the_cut']:.3f}",
+                f"{min(row['again']):.3f} to {max(row['again']):.3f}",
+                f"{row['macs_ratio']:.1%}",
+                str(row["round_to"]),
+            ]
+        )
     return markdown(table)
 
 

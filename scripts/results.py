@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.speed_tables import (  # noqa: E402
     inference_table,
+    latency_budgets_table,
     loader_table,
     peers_table,
     runtimes_table,
@@ -58,6 +59,7 @@ TABLES = {
     "step_basicsr": step_basicsr_table,
     "step": step_table,
     "latency": latency_table,
+    "latency_budgets": latency_budgets_table,
     "method_comparison": method_comparison_table,
     "runtimes": runtimes_table,
     "stability_analysis": stability_table,
