@@ -25,17 +25,17 @@ def unmixed_channels(op: OpContext) -> Any:
         Unsupported: Axis 1 does not hold the channels, as without a batch axis.
     """
     channels = op.channels(op.source)
-    results = op.value if isinstance(op.value, tuple) else (op.value,)
-    if results[0].shape[1] != len(channels):
+    has_indices = isinstance(op.value, tuple)
+    pooled = op.value[0] if has_indices else op.value
+    if pooled.shape[1] != len(channels):
         raise Unsupported(f"{op.operator} at {op.layer} changes the length of axis 1")
-    kept = [lay_along(channels, value.dim(), 1) for value in results]
-    return kept if isinstance(op.value, tuple) else kept[0]
+    kept = lay_along(channels, pooled.dim(), 1)
+    return [kept, kept] if has_indices else kept
 
 
 def grid_sample_channels(op: OpContext) -> Tensor:
     """Keep the channels that are sampled; pin the coordinates."""
-    # A coordinate pair is two channels by its meaning: neither can be pruned.
-    grid = op.argument(1, "grid")
+    grid = op.argument(1, "grid")  # a coordinate pair is two channels by its meaning
     if isinstance(grid, fx.Node):
         op.analysis.pin(op.ids.get(grid), f"coordinates of {op.operator} at {op.layer}")
     return op.broadcast_along(op.channels(op.source))
@@ -46,8 +46,7 @@ def padding_channels(op: OpContext) -> Tensor:
     amounts, mode = list(op.arg_value(1, "pad")), op.arg_value(2, "mode", "constant")
     ids = op.ids[op.source]
     for number in range(len(amounts) // 2):
-        # torch lists the amounts from the last axis to the first.
-        dim = op.value.dim() - 1 - number
+        dim = op.value.dim() - 1 - number  # torch lists the amounts from the last axis on
         before, after = amounts[2 * number : 2 * number + 2]
         if ids.shape[dim] == 1:
             continue
@@ -130,9 +129,7 @@ def pooling_field(op: ReceptiveContext) -> ReceptiveField2D:
     stride = op.option(2, "stride") or kernel
     padding = op.option(3, "padding", 0)
     # Average pooling has no dilation; its fourth argument means something else.
-    dilation = 1
-    if "max" in op.operator.lower():
-        dilation = op.option(4, "dilation", 1)
+    dilation = op.option(4, "dilation", 1) if "max" in op.operator.lower() else 1
     return slide_windows(op, kernel, stride, padding, dilation)
 
 
