@@ -1,4 +1,4 @@
-"""Products of two features: matmul, bmm, einsum, scaled dot-product attention.
+"""Products of two features: matmul, bmm, einsum; `attention` has those of attention.
 
 Each axis of an operand has a letter, as in `einsum`: jmk, jkn -> jmn. For heads h, positions n:
 
@@ -8,25 +8,24 @@ Each axis of an operand has a letter, as in `einsum`: jmk, jkn -> jmn. For heads
                                                    and to one of k: whole heads alone are pruned
 """
 
+import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
-from dhp_sr.graph.self_attention import why_not_followed
 from dhp_sr.operators.channel_ids import couple_along, union_all
 from dhp_sr.operators.context import OpContext
 from dhp_sr.operators.layer_weights import may_leave_constant
 from dhp_sr.operators.resampling import whole_image_field
-from dhp_sr.operators.spec import CannotResize, OpSpec, Shape, Shapes, Unsupported, spellings
+from dhp_sr.operators.spec import OpSpec, Unsupported, spellings
 
 
 @dataclass
-class _Operand:
+class Operand:
     """A factor of a product."""
 
     letters: str
@@ -67,7 +66,14 @@ class _Operand:
         return ids
 
 
-def product_of(op: OpContext, left: _Operand, right: _Operand, out: str, name: str = "") -> Tensor:
+def product_of(
+    op: OpContext,
+    left: Operand,
+    right: Operand,
+    out: str,
+    name: str = "",
+    macs: int | None = None,
+) -> Tensor:
     """Return the channel ids of a sum of products, and count its multiply-adds.
 
     Where both factors have channels along an axis that is summed over, a pruned channel is a zero
@@ -80,14 +86,11 @@ def product_of(op: OpContext, left: _Operand, right: _Operand, out: str, name: s
         right: Second factor.
         out: Letters of the result; all others are summed over.
         name: Name of the product, where the node has several.
+        macs: Multiply-adds; default: one for each choice of entries along all axes.
     """
     summed: list[str] = []
     over_channels: list[str] = []
-    macs = 1
-    # A dict, for the order of the letters.
-    for letter in dict.fromkeys(left.letters + right.letters):
-        # One of the sizes may be 1, as in broadcasting.
-        macs *= max(left.size(letter), right.size(letter))
+    for letter in _letters_of(left, right):
         if letter in out:
             continue
         summed.append(letter)
@@ -103,12 +106,25 @@ def product_of(op: OpContext, left: _Operand, right: _Operand, out: str, name: s
         _couple_shared(op, left, right, out)
         ids = _joined(op, left, right, out)
         counted = ids.flatten()
-    op.analysis.record_product(f"{op.node.name}(){name}", macs, {0: counted})
+    if macs is None:
+        macs = _product_of_lengths(left, right, _letters_of(left, right))
+    if macs:
+        op.analysis.record_product(f"{op.node.name}(){name}", macs, {0: counted})
     return ids
 
 
+def _letters_of(left: Operand, right: Operand) -> list[str]:
+    """Return the letters of both factors, each once, in their order."""
+    return list(dict.fromkeys(left.letters + right.letters))
+
+
+def _product_of_lengths(left: Operand, right: Operand, letters: Sequence[str]) -> int:
+    # One of the lengths may be 1, as in broadcasting.
+    return math.prod(max(left.size(letter), right.size(letter)) for letter in letters)
+
+
 def _sum_over_channels(
-    op: OpContext, left: _Operand, right: _Operand, letters: Sequence[str]
+    op: OpContext, left: Operand, right: Operand, letters: Sequence[str]
 ) -> Tensor:
     """Couple the channels of both factors along one axis, and return them."""
     # If there are several (heads x channels), only the longest may lose entries.
@@ -124,7 +140,7 @@ def _sum_over_channels(
     return channels[0]
 
 
-def _couple_shared(op: OpContext, left: _Operand, right: _Operand, out: str) -> None:
+def _couple_shared(op: OpContext, left: Operand, right: Operand, out: str) -> None:
     """Couple channels along axes that both factors have, where one of them holds no channels."""
     for factor, other in ((left, right), (right, left)):
         for letter in factor.letters:
@@ -135,7 +151,7 @@ def _couple_shared(op: OpContext, left: _Operand, right: _Operand, out: str) -> 
                 factor.couple(op, [letter])
 
 
-def _joined(op: OpContext, left: _Operand, right: _Operand, out: str) -> Tensor:
+def _joined(op: OpContext, left: Operand, right: Operand, out: str) -> Tensor:
     """Return the ids of the result."""
     only_left = _varying_alone(left, right)
     only_right = _varying_alone(right, left)
@@ -151,24 +167,29 @@ def _joined(op: OpContext, left: _Operand, right: _Operand, out: str) -> Tensor:
     return union_all(laid_out or [left.laid_out(out)], op.analysis.union_find)
 
 
-def _varying_alone(factor: _Operand, other: _Operand) -> list[str]:
+def _varying_alone(factor: Operand, other: Operand) -> list[str]:
     """Return the axes along which one factor has channels and the other has not."""
     return [letter for letter in factor.letters if factor.varies(letter) > other.varies(letter)]
 
 
-def _operand(op: OpContext, node: Any, letters: str) -> _Operand:
+def operand_of(op: OpContext, node: Any, letters: str) -> Operand:
+    """Return a factor, with a letter for each of its axes.
+
+    Raises:
+        Unsupported: It is no feature.
+    """
     if not isinstance(node, fx.Node) or not isinstance(op.ids.get(node), Tensor):
         raise Unsupported(f"a factor of {op.operator} at {op.layer} is no feature")
-    return _Operand(letters, op.ids[node], op.shape(node), node)
+    return Operand(letters, op.ids[node], op.shape(node), node)
 
 
-_BATCH = "abcdefghij"
-_ELLIPSIS = "STUVWXYZ"
+BATCH_LETTERS = "abcdefghij"
+ELLIPSIS_LETTERS = "STUVWXYZ"
 """Letters of the axes that an operator or an ellipsis does not name. As in broadcasting, axes
 correspond from the back: three of them are h, i, j, and two are i, j."""
 
 
-def _last(letters: str, count: int) -> str:
+def last_letters(letters: str, count: int) -> str:
     """Return the last letters, none for a count of 0."""
     return letters[len(letters) - count :]
 
@@ -176,16 +197,16 @@ def _last(letters: str, count: int) -> str:
 def matmul_channels(op: OpContext) -> Tensor:
     """Multiply the last two axes; those before them are a batch."""
     nodes = (op.source, op.argument(1, "other", op.node.kwargs.get("mat2")))
-    operands: list[_Operand] = []
+    operands: list[Operand] = []
     out = ""
     for node, last in zip(nodes, ("mk", "kn"), strict=True):
         letters = "k"
         # A vector has neither rows nor columns, and the product with it has not, either.
         if isinstance(node, fx.Node) and len(op.shape(node)) > 1:
-            letters = _last(_BATCH, len(op.shape(node)) - 2) + last
+            letters = last_letters(BATCH_LETTERS, len(op.shape(node)) - 2) + last
             out += last.replace("k", "")
-        operands.append(_operand(op, node, letters))
-    out = _last(_BATCH, op.value.dim() - len(out)) + out
+        operands.append(operand_of(op, node, letters))
+    out = last_letters(BATCH_LETTERS, op.value.dim() - len(out)) + out
     return product_of(op, operands[0], operands[1], out)
 
 
@@ -207,77 +228,39 @@ def einsum_channels(op: OpContext) -> Tensor:
         for letter in sorted(set(inputs) - set(".,")):
             if inputs.count(letter) == 1:
                 out += letter
-    operands: list[_Operand] = []
+    operands: list[Operand] = []
     for term, node in zip(inputs.split(","), nodes, strict=True):
         term = _without_ellipsis(term, len(op.shape(node)))
         if len(set(term)) < len(term):
             raise Unsupported(f"einsum over a diagonal at {op.layer}")
-        operands.append(_operand(op, node, term))
+        operands.append(operand_of(op, node, term))
+    left, right = operands
     out = _without_ellipsis(out, op.value.dim())
-    return product_of(op, operands[0], operands[1], out)
+    return product_of(op, left, right, out, macs=_macs_of_einsum(left, right, out))
+
+
+def _macs_of_einsum(left: Operand, right: Operand, out: str) -> int:
+    """Return the multiply-adds of an einsum of two operands, as torch computes it.
+
+    torch first sums an operand over the letters that it alone has. Then it takes a matrix product
+    over the letters that both have; where there are none it multiplies entry by entry, which adds
+    nothing up.
+    """
+    multiplied: list[str] = []
+    is_matrix_product = False
+    for letter in _letters_of(left, right):
+        is_of_both = left.size(letter) > 1 and right.size(letter) > 1
+        if letter not in out and is_of_both:
+            is_matrix_product = True
+        if letter in out or is_of_both:
+            multiplied.append(letter)
+    return _product_of_lengths(left, right, multiplied) if is_matrix_product else 0
 
 
 def _without_ellipsis(term: str, rank: int) -> str:
     """Return a term of an equation with a letter for each axis of a value with `rank` axes."""
     missing = rank - len(term.replace("...", ""))
-    return term.replace("...", _last(_ELLIPSIS, missing))
-
-
-def attention_channels(op: OpContext) -> Tensor:
-    """Attend: softmax(q k^T) v.
-
-    Raises:
-        Unsupported: Heads that share keys.
-    """
-    query, key, value = op.argument(0, "query"), op.argument(1, "key"), op.argument(2, "value")
-    if op.arg_value(7, "enable_gqa", False):
-        raise Unsupported(f"grouped queries at {op.layer}")
-    batch = _last(_BATCH, len(op.shape(query)) - 2)
-    q, k = _operand(op, query, f"{batch}mk"), _operand(op, key, f"{batch}sk")
-    if op.arg_value(6, "scale") is None:
-        # The scale follows from the width, which must stay then: heads are the units.
-        q.couple(op, ["k"])
-        k.couple(op, ["k"])
-    scores = f"{batch}ms"
-    ids = product_of(op, q, k, scores, ".scores")
-    shape = (*op.value.shape[:-1], k.size("s"))
-    attention = _Operand(scores, ids, shape, op.node)
-    mask = op.argument(3, "attn_mask")
-    if isinstance(mask, fx.Node) and isinstance(op.ids.get(mask), Tensor):
-        op.analysis.pin(op.ids[mask], f"mask of the attention at {op.layer}")
-        # A mask that differs along an axis has an entry for each of its positions or heads.
-        mask_shape = op.shape(mask)
-        for letter, size in zip(scores[-len(mask_shape) :], mask_shape, strict=True):
-            if size > 1:
-                attention.couple(op, [letter])
-    values = _operand(op, value, f"{batch}sn")
-    return product_of(op, attention, values, f"{batch}mn", ".values")
-
-
-def attention_module_channels(op: OpContext) -> Tensor:
-    """Attend as a module; self attention without masks is followed operator by operator instead.
-
-    Raises:
-        Unsupported: Always, with the reason why this call is not followed.
-    """
-    reason = why_not_followed(op.module, op.args, op.node.kwargs)
-    reason = reason or "gives away its weights, or has no batch axis"
-    raise Unsupported(f"{op.operator} at {op.layer} {reason}")
-
-
-def resize_attention_module(
-    layer: Any, old: Mapping[str, Shape], new: Mapping[str, Shape]
-) -> Shapes:
-    """Set the width of the features; its weight is (queries, keys and values; in).
-
-    Raises:
-        CannotResize: The module has other weights than self attention needs.
-    """
-    if "in_proj_weight" not in new:
-        name = next(name for name in old if new[name] != old[name])
-        raise CannotResize(f"{name}: expected the weight of a self attention, found {old[name]}")
-    projected, layer.embed_dim = new["in_proj_weight"]
-    return {"in_proj_bias": (projected,)} if "in_proj_bias" in new else {}
+    return term.replace("...", last_letters(ELLIPSIS_LETTERS, missing))
 
 
 OPS = (
@@ -288,12 +271,4 @@ OPS = (
         receptive_field=whole_image_field,
     ),
     OpSpec("einsum", (torch.einsum,), einsum_channels, whole_image_field),
-    OpSpec("attention", (F.scaled_dot_product_attention,), attention_channels, whole_image_field),
-    OpSpec(
-        "attention module",
-        (nn.MultiheadAttention,),
-        channels=attention_module_channels,
-        receptive_field=whole_image_field,
-        resize=resize_attention_module,
-    ),
 )

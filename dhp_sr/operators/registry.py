@@ -12,6 +12,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from dhp_sr.graph.tracer import LEAF_TYPES
 from dhp_sr.operators import (
     assignment,
+    attention,
     constant_map,
     elementwise,
     layers,
@@ -39,6 +40,7 @@ _BUILT_IN: tuple[OpSpec, ...] = (
     *slicing.OPS,
     *splitting.OPS,
     *products.OPS,
+    *attention.OPS,
     *assignment.OPS,
     *sizes.OPS,
     *constant_map.OPS,

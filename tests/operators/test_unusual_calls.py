@@ -47,6 +47,20 @@ CALLS = {
         y + torch.addmv(net.linear.bias, net.linear.weight, y.mean((0, 2, 3)))[:, None, None]
     ),
     "products of a batch added": lambda net, y: y * torch.addbmm(y[0, 0], y[0], y[0]).mean(),
+    "einsum entry by entry": lambda net, y: torch.einsum("bchw,bchw->bchw", y, y),
+    "einsum by a vector": lambda net, y: torch.einsum("bchw,c->bchw", y, y.mean((0, 2, 3))),
+    "einsum summed in one operand": lambda net, y: torch.einsum("bchw,bcij->bchw", y, y),
+    "einsum summed over one entry": lambda net, y: torch.einsum("bchw,bchv->bcwv", y[:, :, :1], y),
+    "einsum summed over one entry of one operand": lambda net, y: torch.einsum(
+        "bchw,bchw->bcw", y[:, :, :1], y
+    )[..., None],
+    "einsum summed in one operand and in both": lambda net, y: torch.einsum(
+        "bchwi,bchv->bcwv", y[..., None] * y.mean((2, 3))[..., None, None, :1], y
+    ),
+    "einsum over channels": lambda net, y: y * torch.einsum("bchw,bchw->bhw", y, y)[:, None],
+    "einsum of an outer product": lambda net, y: (
+        y * torch.einsum("bh,bw->bhw", y[:, 0, 0], y[:, 1, 0])[:, None]
+    ),
     "relu by keyword": lambda net, y: F.relu(input=y),
     "mean over a list": lambda net, y: y * y.mean(dim=[2, 3], keepdim=True),
     "sum over all axes": lambda net, y: y * y.sum(),
