@@ -149,8 +149,9 @@ class HyperNet(MaskedNetwork):
                 With them, the layers behind pruned channels are re-solved by least squares, so that
                 the outputs come close to those of this network without masks; no training
                 (`surgery.correct`). What was done is in `correction_report`.
-            reference: Parameters of the dense network that the outputs are compared with, by name;
-                default: those of this network without masks.
+            reference: State of the dense network that the outputs are compared with, by name;
+                default: that of this network without masks. To be given where it was trained under
+                masks: the statistics of its norms are then those of the masked network.
             check: Compare it with the masked network on a random input of the example's shape.
 
         Raises:

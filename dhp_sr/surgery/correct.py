@@ -33,12 +33,12 @@ from dhp_sr.channels.plan import BranchLayer, ChannelPlan, Leaves
 from dhp_sr.graph.capture import trace
 from dhp_sr.operators.computed_layers import COMPUTED_LAYER
 from dhp_sr.operators.registry import spec_for
-from dhp_sr.surgery.cut import kept_entries
+from dhp_sr.surgery.cut import KeptEntries, kept_entries
 from dhp_sr.surgery.layer_regression import RegressionSampler, regressions
 from dhp_sr.surgery.layer_samples import add_to_layer, in_dim, is_transposed, num_groups
 from dhp_sr.surgery.least_squares import solve_with_held_out_ridge
 from dhp_sr.surgery.remove import Bypass, find_bypass, fit_constant, removed_layers
-from dhp_sr.surgery.side_by_side import Execution, execution_order, last_uses
+from dhp_sr.surgery.side_by_side import BATCH_NORMS, Execution, execution_order, last_uses
 from dhp_sr.utils.modules import out_dim
 from dhp_sr.utils.network_io import Example, first_samples
 
@@ -82,8 +82,8 @@ def correct(
 ) -> tuple[dict[str, Tensor], CorrectionReport]:
     """Re-solve the layers of a masked network so that their outputs come close to the dense one's.
 
-    Normalizations keep their statistics: the convolutions before them are brought back to the
-    outputs that these statistics were taken of.
+    Batch normalizations get the statistics and factors of the dense network: the convolutions
+    before them are brought back to the outputs that these were learned for.
 
     Args:
         network: The network at full width, in eval mode; it is left as it was. Layers whose
@@ -93,12 +93,13 @@ def correct(
         values: Full-size parameters of the masked network, zero where channels are cut.
         batches: Calibration inputs, each (N, C, H, W) or whatever the network takes, or a tuple of
             its inputs.
-        reference: Parameters of the dense network that gives the targets; default: the network's.
+        reference: Parameters and buffers of the dense network that gives the targets; default: the
+            network's. Statistics of norms that were trained under masks are no dense network's.
         left_out: Blocks that the cut network does not have: their result is their input.
         rows_per_feature: Output positions sampled for each unknown of a layer.
 
     Returns:
-        Full-size parameters for `cut`, and a report.
+        Full-size parameters for `cut`, with the statistics of norms, and a report.
 
     Raises:
         ValueError: There are no calibration inputs.
@@ -112,13 +113,41 @@ def correct(
         plan.training_time_form,
         join_computed_weights=True,
     ).graph_module
-    dense = Execution(traced, reference or {}, batches, is_dense=True)
+    reference = reference or {}
+    values = {**values, **_norms_of_reference(network, reference, kept_entries(plan, mask))}
+    dense = Execution(traced, reference, batches, is_dense=True)
     masked = Execution(traced, values, batches)
     bypass = find_bypass(traced.graph, left_out)
     correction = _Correction(plan, mask, values, dense, masked, bypass, rows_per_feature)
     correction.run(traced.graph)
     report = CorrectionReport(tuple(correction.layers), correction.skipped)
     return correction.values, report
+
+
+def _norms_of_reference(
+    network: nn.Module, reference: Mapping[str, Tensor], kept: KeptEntries
+) -> dict[str, Tensor]:
+    """Tensors of the dense network's batch normalizations, zero where channels are cut.
+
+    Args:
+        network: The network at full width.
+        reference: Tensors of the dense network, as far as they are given.
+        kept: Indices of the kept entries.
+    """
+    norms = {}
+    for path, module in network.named_modules():
+        if type(module) not in BATCH_NORMS:
+            continue
+        for leaf in ("weight", "bias", "running_mean", "running_var"):
+            name = f"{path}.{leaf}".lstrip(".")  # the root module has an empty path
+            if name not in reference:
+                continue
+            tensor = reference[name].detach()
+            norms[name] = tensor
+            if (name, 0) in kept:
+                entries = kept[name, 0].to(tensor.device)
+                norms[name] = torch.zeros_like(tensor).index_copy(0, entries, tensor[entries])
+    return norms
 
 
 class _Correction:

@@ -30,7 +30,7 @@ class Execution:
 
     Args:
         traced: The captured network; it is left as it was.
-        parameters: Parameters that take the place of its own, by name.
+        values: Parameters and buffers that take the place of its own, by name.
         batches: Inputs, each (N, C, H, W) or a tuple of the network's inputs.
         is_dense: Whether all channels are kept, so that layers whose statistics are over the kept
             ones run as they are.
@@ -39,7 +39,7 @@ class Execution:
     def __init__(
         self,
         traced: fx.GraphModule,
-        parameters: Mapping[str, Tensor],
+        values: Mapping[str, Tensor],
         batches: Sequence[Example],
         *,
         is_dense: bool = False,
@@ -54,9 +54,9 @@ class Execution:
             self.num_samples += len(inputs[0])
             self._batches.append(inputs)
         self._network = copy.deepcopy(traced).eval()
-        for name, parameter in self._network.named_parameters():
-            if name in parameters:
-                parameter.copy_(parameters[name])
+        for name, tensor in [*self._network.named_parameters(), *self._network.named_buffers()]:
+            if name in values:
+                tensor.copy_(values[name])
         for module in self._network.modules():
             if is_dense and type(vars(module).get("forward")) in LEAF_FORWARDS:
                 del vars(module)["forward"]

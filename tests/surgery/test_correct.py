@@ -134,6 +134,36 @@ def test_corrected_networks_are_cut_exactly_and_no_layer_gets_worse(case):
     assert all(layer.error_after <= layer.error_before for layer in report.layers)
 
 
+def test_norms_that_were_trained_under_masks_become_those_of_the_dense_network():
+    """A search trains statistics of the masked channels, which are zeros: these are no targets."""
+    plain = nn.Sequential(
+        nn.Conv2d(2, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 2, 3, padding=1),
+    )
+    x = torch.rand(6, 2, 12, 12)
+    for _ in range(30):
+        plain(x)
+    plain.eval()
+    trained, untouched = convert(plain, x[:1]), convert(plain, x[:1]).eval()
+    trained.set_masks(masks_with_share(trained, 0.5))
+    untouched.mask.copy_(trained.mask)
+    with torch.no_grad():
+        for _ in range(30):
+            trained.train()(x)
+        trained.network[1].weight.mul_(2)
+    reference = plain.state_dict()
+    corrected = trained.eval().cut(calibration=[x], reference=reference).state_dict()
+    expected = untouched.cut(calibration=[x], reference=reference).state_dict()
+    for name, value in expected.items():
+        if not name.endswith("num_batches_tracked"):
+            torch.testing.assert_close(corrected[name], value, msg=name)
+
+
 class Redundant(nn.Module):
     """Every channel of the first layer is there twice."""
 
