@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -37,6 +38,40 @@ class RunResources:
     """Where the targets are latencies."""
 
 
+class MovingAverage(AveragedModel):
+    """Exponential moving average of a network and of the statistics of its norms.
+
+    Args:
+        network: The network, as it is when the average begins.
+        decay: Decay per step.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        super().__init__(
+            network,
+            multi_avg_fn=get_ema_multi_avg_fn(decay),
+            # Without the statistics of its norms the average of a network with BatchNorm would
+            # compute something else than the network.
+            use_buffers=True,
+        )
+        self.requires_grad_(False)
+        self._is_averaged: list[bool] = []
+        """Whether each buffer is: means of indices are cut off to whole numbers, which moves some
+        of them, and the mean of infinities, as in a mask of an attention, is no number."""
+        for buffer in self.module.buffers():
+            is_finite = bool(torch.isfinite(buffer).all())
+            self._is_averaged.append(buffer.is_floating_point() and is_finite)
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Take a step of the average."""
+        super().update_parameters(model)
+        buffers = zip(self.module.buffers(), model.buffers(), self._is_averaged, strict=True)
+        for averaged, current, is_averaged in buffers:
+            if not is_averaged:
+                averaged.copy_(current)
+
+
 class Phase(ABC):
     """A phase: a network in training, with its optimizer.
 
@@ -51,7 +86,7 @@ class Phase(ABC):
     name: ClassVar[PhaseName]
     network: nn.Module
     optimizer: Optimizer
-    average: AveragedModel | None = None
+    average: MovingAverage | None = None
     pruned_models: Sequence[PrunedModel] = ()
     search: SearchMethod | None = None
 
@@ -193,11 +228,4 @@ class Phase(ABC):
         self.optimizer = build_optimizer(train.optim_g, self.trained_parameters())
         self._forward: Callable[[Tensor], Tensor] = context.average_gradients(self.network)
         if keep_average and train.ema_decay:
-            self.average = AveragedModel(
-                self.network,
-                multi_avg_fn=get_ema_multi_avg_fn(train.ema_decay),
-                # Without the statistics of its norms the average of a network with BatchNorm
-                # would compute something else than the network.
-                use_buffers=True,
-            )
-            self.average.requires_grad_(False)
+            self.average = MovingAverage(self.network, train.ema_decay)

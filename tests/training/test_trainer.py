@@ -3,9 +3,11 @@
 import pytest
 import torch
 from tiny_runs import DNCNN
+from torch import nn
 
 from dhp_sr.surgery.cut import kept_entries
 from dhp_sr.training.distributed import DistributedContext
+from dhp_sr.training.phase import MovingAverage
 from dhp_sr.training.run_folder import RunFolder
 from dhp_sr.training.trainer import Trainer
 from dhp_sr.utils.devices import select_device
@@ -83,6 +85,19 @@ def test_the_moving_average_includes_buffers(make_trainer):
     average = trainer.phase.network_for_validation().model[3].running_mean
     assert torch.allclose(average, (first + second) / 2)
     assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("decay", [0.9, 0.999, 0.9995])
+def test_the_moving_average_keeps_indices_and_infinities(decay):
+    network = nn.Conv2d(1, 1, 1)
+    network.register_buffer("index", torch.arange(500))
+    network.register_buffer("attention_mask", torch.tensor([0.0, float("-inf")]))
+    network.register_buffer("gain", torch.tensor(0.1))
+    average = MovingAverage(network, decay)
+    for _ in range(5):
+        average.update_parameters(network)
+    for name, value in average.module.state_dict().items():
+        assert torch.equal(value, network.state_dict()[name]), name
 
 
 def test_no_moving_average_before_pruning(make_trainer):
