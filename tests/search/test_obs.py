@@ -66,6 +66,19 @@ def test_covariance_is_that_of_the_layers_input(mixed):
     torch.testing.assert_close(head.mean_F, seen[0].mean(0))
 
 
+def test_samples_of_a_small_batch_count_as_much_as_others():
+    """As the last of nine samples, alone in its batch, which is unlike the others."""
+    network = nn.Sequential(nn.Conv2d(1, 8, 1), nn.Conv2d(8, 1, 1)).double().eval()
+    x = torch.rand(9, 1, 64, 64, dtype=torch.float64)
+    x[8] += 5
+    hyper = convert(network, x[:1])
+    means = []
+    for batches in ([x], [x[:8], x[8:]]):
+        (layer,) = layer_statistics(network, hyper.plan, hyper.generate(), batches, ridge=1e-4)
+        means.append(layer.mean_F)
+    torch.testing.assert_close(means[0], means[1], rtol=0.05, atol=0.05)
+
+
 def test_dense_widths_give_the_dense_network(mixed):
     hyper, layers, x = mixed
     orders = [torch.arange(group.width) for group in hyper.plan.prunable]

@@ -89,14 +89,17 @@ def layer_statistics(
         if module is None or index is None or num_groups(module) > 1:
             continue
         if bool((index < plan.size).any()):
-            readers[layer.weight] = _InputMoments(module, len(index), len(batches))
+            readers[layer.weight] = _InputMoments(module, len(index))
     # Hooks see each layer's input as it is in the dense network: one pass serves all layers.
     handles = []
     try:
         for name, moments in readers.items():
             reader = network.get_submodule(name.rpartition(".")[0])
             handles.append(reader.register_forward_hook(moments.add))
+        num_samples = sum(map(len, batches))
         for batch in batches:
+            for moments in readers.values():
+                moments.begin_batch(len(batch), num_samples)
             functional_call(network, dict(values), (batch,))
     finally:
         for handle in handles:
@@ -131,12 +134,12 @@ def taps_to_features(weight_OF: Tensor, taps: int) -> Tensor:
 class _InputMoments:
     """Streamed sums of a layer's features; its calls are summed where it has several."""
 
-    def __init__(self, module: WeightedLayer, channels: int, num_batches: int) -> None:
+    def __init__(self, module: WeightedLayer, channels: int) -> None:
         self._by_channel = num_features(module, channels) > MAX_FEATURES
         self._features = num_features(module, channels)
         if self._by_channel:
             self._features = channels
-        self._rows_per_batch = math.ceil(ROWS_PER_FEATURE * self._features / num_batches)
+        self._rows_of_batch = 0
         self._channels = torch.arange(channels)
         self._module = module
         self._rows = 0
@@ -145,9 +148,15 @@ class _InputMoments:
         # Seeded here: a resumed search must sample the same positions.
         self._generator = torch.Generator().manual_seed(0)
 
+    def begin_batch(self, batch_size: int, num_samples: int) -> None:
+        """Set how many rows the next batch gives: by its share in all samples."""
+        # The last batch may be smaller than the others; its samples must not count more.
+        rows = ROWS_PER_FEATURE * self._features
+        self._rows_of_batch = math.ceil(rows * batch_size / num_samples)
+
     def add(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         """Forward hook: add rows of a batch."""
-        rows_per_sample = math.ceil(self._rows_per_batch / len(output))
+        rows_per_sample = math.ceil(self._rows_of_batch / len(output))
         for sample, result in zip(inputs[0], output, strict=True):
             rows = self._sample(sample, result, rows_per_sample)
             self._rows += len(rows)
