@@ -108,6 +108,9 @@ def weight_norms(hyper: HyperNet) -> Tensor:
             continue
         weight = weights[axis.tensor].detach().float().cpu().abs()
         norms = weight.transpose(0, axis.dim).flatten(1).mean(1)
+        # A layer of zeros, as the last of a branch may begin, tells nothing about its channels.
+        if not norms.any():
+            continue
         # Layers differ in scale, and several may produce the channels of a group.
         sums.index_add_(0, axis.index, norms / norms.mean())
         counts.index_add_(0, axis.index, torch.ones(len(axis.index)))

@@ -90,6 +90,18 @@ def test_every_method_takes_fixed_kernels(method):
     search.hyper.cut()
 
 
+def test_magnitude_takes_a_layer_of_zeros():
+    """The last layer of a residual branch often begins so."""
+    hyper = hyper_network()
+    layer = hyper.network.model[2]
+    nn.init.zeros_(layer.weight)
+    search = make("magnitude", hyper)
+    scores = hyper.plan.split(search.scores())
+    assert not scores.pop("model.2").any()
+    assert all(of_group.all() for of_group in scores.values())
+    assert 0.49 <= search.finish().macs_ratio <= 0.5
+
+
 @pytest.mark.parametrize("cost_exponent", [0.0, 1.0])
 def test_prior_widths_keeps_about_the_widths_of_the_prior(cost_exponent):
     """Up to a step that the budget needs; the first channels are kept, whatever their gradients."""
