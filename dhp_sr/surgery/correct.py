@@ -233,9 +233,9 @@ class _Correction:
         reason = ""
         if f"{node.target}.weight" not in self.values:
             reason = "its weight is not a plain parameter"
-        elif self._masked.num_calls(layer) > 1:
+        elif self._masked.num_uses(layer) > 1:
             # Its later inputs depend on its weights: that is no linear problem.
-            reason = "it is called several times"
+            reason = "its weight is used several times"
         elif is_transposed(layer) and num_groups(layer) > 1:
             reason = "it is a grouped transposed convolution"
         if reason:

@@ -140,7 +140,7 @@ def _windows(layer: _ConvNd, sample: Tensor, spatial: Sequence[int]) -> Tensor:
         window 2             d e 0
     """
     if isinstance(layer, _ConvTransposeNd):
-        padded = _zero_stuffed(layer, sample)
+        padded = _zero_stuffed(layer, sample, spatial)
         stride: tuple[int, ...] = (1,) * len(spatial)
     else:
         # torch's own order of padding, the last axis first; F.pad calls zero padding "constant".
@@ -156,7 +156,7 @@ def _windows(layer: _ConvNd, sample: Tensor, spatial: Sequence[int]) -> Tensor:
     return padded.as_strided(shape, (channel_step, *between, *within))
 
 
-def _zero_stuffed(layer: _ConvTransposeNd, sample: Tensor) -> Tensor:
+def _zero_stuffed(layer: _ConvTransposeNd, sample: Tensor, spatial: Sequence[int]) -> Tensor:
     """Input of the plain convolution, with the kernel flipped, that equals a transposed one.
 
     Zeros go between the entries and around them. Stride 2, kernel 3, padding 1, output padding 1:
@@ -171,8 +171,10 @@ def _zero_stuffed(layer: _ConvTransposeNd, sample: Tensor) -> Tensor:
     padding: list[int] = []
     for axis in reversed(range(len(sizes))):  # F.pad begins with the last axis
         # A transposed convolution has no padding by name: its sizes are numbers.
-        reach = layer.dilation[axis] * (layer.kernel_size[axis] - 1) - int(layer.padding[axis])
-        padding += [reach, reach + layer.output_padding[axis]]
+        overlap = layer.dilation[axis] * (layer.kernel_size[axis] - 1)
+        before = overlap - int(layer.padding[axis])
+        # From the output's size: a call may state that, and the padding behind with it.
+        padding += [before, spatial[axis] + overlap - before - stuffed[axis]]
     return F.pad(spread, padding)
 
 

@@ -65,12 +65,15 @@ class Execution:
         self._interpreter = fx.Interpreter(self._network, garbage_collect_values=False)
         # A network may have more inputs than the example gives: the others have their defaults.
         self._input_position: dict[fx.Node, int] = {}
-        self._num_calls: Counter[nn.Module] = Counter()
+        # By identity: tied layers have one weight, and the forward may read it besides.
+        self._num_uses: Counter[int] = Counter()
         for node in traced.graph.nodes:
             if node.op == "placeholder":
                 self._input_position[node] = len(self._input_position)
-            elif node.op == "call_module":
-                self._num_calls[self.module(node)] += 1
+            elif self.is_layer(node):
+                self._num_uses[id(self.layer(node).weight)] += 1
+            elif node.op == "get_attr":
+                self._num_uses[id(self._interpreter.fetch_attr(str(node.target)))] += 1
 
     def module(self, node: fx.Node) -> nn.Module:
         """Module that a node calls."""
@@ -82,9 +85,9 @@ class Execution:
         assert isinstance(module, Layer), f"{node.target} is no layer"
         return module
 
-    def num_calls(self, module: nn.Module) -> int:
-        """Number of nodes that call a module."""
-        return self._num_calls[module]
+    def num_uses(self, layer: Layer) -> int:
+        """Number of nodes that a layer's weight has a part in, this layer's or another's."""
+        return self._num_uses[id(layer.weight)]
 
     def is_layer(self, node: fx.Node) -> bool:
         """Whether a node calls a convolution or a linear layer."""

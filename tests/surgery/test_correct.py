@@ -285,24 +285,63 @@ def test_networks_without_branches_are_corrected(case):
         assert layer.error_after <= layer.error_before
 
 
-def test_layers_that_cannot_be_corrected_are_listed():
-    class Shared(nn.Module):
+class CalledTwice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Conv2d(1, 8, 3)
+        self.body = nn.Conv2d(8, 8, 1)
+        self.tail = nn.Conv2d(8, 1, 1)
+
+    def again(self, x):
+        return self.body(x)
+
+    def forward(self, x):
+        return self.tail(self.again(torch.relu(self.body(self.head(x)))))
+
+
+class Tied(CalledTwice):
+    def __init__(self):
+        super().__init__()
+        self.other = nn.Conv2d(8, 8, 1)
+        self.other.weight = self.body.weight
+
+    def again(self, x):
+        return self.other(x)
+
+
+class ReadBesides(CalledTwice):
+    def again(self, x):
+        return nn.functional.conv2d(x, self.body.weight)
+
+
+@pytest.mark.parametrize("cls", [CalledTwice, Tied, ReadBesides])
+def test_a_weight_of_several_uses_stays_and_is_listed(cls):
+    """To bring its first output closer would move the second away."""
+    plain, x = cls().double().eval(), torch.randn(4, 1, 8, 8, dtype=torch.double)
+    hyper = convert(plain, x[:1]).eval()
+    hyper.set_masks(masks_with_share(hyper, 0.5))
+    uncorrected = hyper.cut()
+    corrected = hyper.cut(calibration=[x])
+    assert torch.equal(corrected.body.weight, uncorrected.body.weight)
+    assert "body" in hyper.correction_report.skipped
+
+
+def test_a_transposed_layer_that_is_told_its_size_is_corrected():
+    class Up(nn.Module):
         def __init__(self):
             super().__init__()
-            self.head, self.body, self.tail = (
-                nn.Conv2d(1, 8, 3),
-                nn.Conv2d(8, 8, 1),
-                nn.Conv2d(8, 1, 1),
-            )
+            self.down = nn.Conv2d(2, 8, 3, stride=2, padding=1)
+            self.up = nn.ConvTranspose2d(8, 2, 3, stride=2, padding=1)
 
         def forward(self, x):
-            return self.tail(self.body(torch.relu(self.body(self.head(x)))))
+            return self.up(torch.relu(self.down(x)), output_size=x.shape[2:])
 
-    plain, x = Shared().double().eval(), torch.randn(4, 1, 8, 8, dtype=torch.double)
+    plain, x = Up().double().eval(), torch.randn(4, 2, 8, 8, dtype=torch.double)
     hyper = convert(plain, x[:1]).eval()
     hyper.set_masks(masks_with_share(hyper, 0.5))
     hyper.cut(calibration=[x])
-    assert list(hyper.correction_report.skipped) == ["body"]
+    (up,) = [layer for layer in hyper.correction_report.layers if layer.layer == "up"]
+    assert up.error_after < up.error_before
 
 
 def test_no_calibration_images():
