@@ -14,7 +14,7 @@ from dhp_sr.hyper import convert
 from dhp_sr.operators.constant_map import ConstantMap
 from dhp_sr.search import SearchSettings, build_search
 from dhp_sr.search.obs.channel_orders import CHANNEL_ORDERS, OrderInputs, elimination_order
-from dhp_sr.search.obs.database import WidthDatabase, output_loss
+from dhp_sr.search.obs.database import WidthDatabase, output_loss, zero_outside
 from dhp_sr.search.obs.evolution import WidthEvolution
 from dhp_sr.search.obs.statistics import layer_statistics
 
@@ -360,6 +360,11 @@ def test_a_removed_branch_gives_its_mean_in_the_database():
     hook.remove()
     removed, dense = means
     torch.testing.assert_close(removed[0, :, 0, 0], dense.mean((0, 2, 3)))
+
+
+def test_vectors_of_any_device_are_masked():
+    """Those of norms lie on the network's device, kept entries on the CPU."""
+    assert zero_outside(torch.ones(4, device="meta"), torch.arange(2), 0).is_meta
 
 
 def test_a_search_without_inputs_says_what_to_call():

@@ -77,14 +77,14 @@ class WidthDatabase:
             dim = out_dim(self._module(layer))
             # No entry: nothing of this axis is prunable, so all of it is kept.
             outputs = kept.get((layer.weight, dim), torch.arange(weight.shape[dim]))
-            values[layer.weight] = _zero_outside(weight, outputs, dim).to(values[layer.weight])
+            values[layer.weight] = zero_outside(weight, outputs, dim).to(values[layer.weight])
             name = f"{layer.weight.rpartition('.')[0]}.bias"
             if bias is not None:
-                values[name] = _zero_outside(bias, outputs, 0).to(values[name])
+                values[name] = zero_outside(bias, outputs, 0).to(values[name])
         for branch in hyper.plan.removed_branches(mask):
             for name, bias in self._biases_of_means(branch):
                 outputs = kept.get((name, 0), torch.arange(len(bias)))
-                values[name] = _zero_outside(bias, outputs, 0).to(values[name])
+                values[name] = zero_outside(bias, outputs, 0).to(values[name])
         return values
 
     def _biases_of_means(self, branch: Branch) -> Iterator[tuple[str, Tensor]]:
@@ -136,9 +136,10 @@ class WidthDatabase:
         return as_kernel(module, taps_to_features(weight_OF, taps)), bias
 
 
-def _zero_outside(tensor: Tensor, entries: Tensor, dim: int) -> Tensor:
+def zero_outside(tensor: Tensor, entries: Tensor, dim: int) -> Tensor:
     """Copy of a tensor that is zero outside some entries of an axis."""
     result = torch.zeros_like(tensor)
+    entries = entries.to(tensor.device)
     return result.index_copy_(dim, entries, tensor.index_select(dim, entries))
 
 
