@@ -106,6 +106,36 @@ def test_solved_weights_are_the_least_squares_solution(mixed):
     torch.testing.assert_close(design @ found.T, design @ expected, rtol=1e-4, atol=1e-4)
 
 
+class SeveralUses(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(2, 8, 1)
+        self.body = nn.Conv2d(8, 8, 3, padding=1)
+        self.other = nn.Conv2d(8, 8, 3, padding=1)
+        self.last = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x):
+        x = torch.relu(self.body(torch.relu(self.first(x))))
+        return self.last(torch.relu(self.other(x)))
+
+
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_a_weight_of_several_uses_is_not_solved_for_one_of_them(is_tied):
+    plain = SeveralUses().double().eval()
+    if is_tied:
+        plain.other.weight = plain.body.weight
+    else:
+        plain.other = plain.body
+    x = torch.rand(6, 2, 8, 8, dtype=torch.double)
+    hyper = convert(plain, x[:1]).eval()
+    layers = layer_statistics(hyper.network, hyper.plan, hyper.generate(), [x], ridge=1e-6)
+    assert {layer.weight: layer.uses for layer in layers} == {"body.weight": 2, "last.weight": 1}
+    database = WidthDatabase(hyper, [torch.arange(8) for _ in hyper.plan.prunable], layers)
+    widths = [4] * len(hyper.plan.prunable)
+    masked = hyper.generate_with(database.mask(widths))
+    assert torch.equal(database.values(widths)["body.weight"], masked["body.weight"])
+
+
 def test_masks_of_the_database_keep_the_first_channels_of_the_orders(mixed):
     hyper, layers, _ = mixed
     groups = hyper.plan.prunable

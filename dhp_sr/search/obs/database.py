@@ -30,7 +30,7 @@ class WidthDatabase:
     Args:
         hyper: The network; its weights are the dense ones.
         orders: For each prunable group its channels, (width,), the most valuable first.
-        layers: Statistics of the layers that are re-solved.
+        layers: Statistics of the layers that are re-solved; those of several uses are not.
     """
 
     def __init__(
@@ -38,11 +38,12 @@ class WidthDatabase:
     ) -> None:
         self._hyper = hyper
         self._orders = orders
-        self._layers = layers
+        # As in the correction of the cut, a weight of several uses stays as it is.
+        self._layers = [layer for layer in layers if layer.uses == 1]
         self._solved: dict[tuple[str, tuple[int, ...]], tuple[Tensor, Tensor | None]] = {}
         self._groups_of: list[list[int]] = []
         """For each layer, the positions of the groups that it reads among the prunable ones."""
-        for layer in layers:
+        for layer in self._layers:
             positions = []
             for position, group in enumerate(hyper.plan.prunable):
                 end = group.start + group.width

@@ -19,6 +19,7 @@ from dhp_sr.surgery.layer_samples import (
     num_positions,
     sample_features,
 )
+from dhp_sr.utils.modules import canonical_names
 
 MAX_FEATURES = 2400
 """Layers that read more values than this are described by channels alone, see `LayerStatistics`."""
@@ -49,6 +50,9 @@ class LayerStatistics:
     channel_index: Tensor
     """For each input channel its channel in the flat vector, or that vector's length if pinned."""
     features_per_channel: int
+    uses: int = 1
+    """Calls of layers with this weight in a forward. One of several uses cannot be re-solved: its
+    later inputs depend on it."""
 
     def features_of(self, channels: Tensor) -> Tensor:
         """Indices of the features of some input channels, (channels * features per channel,)."""
@@ -94,8 +98,8 @@ def layer_statistics(
     handles = []
     try:
         for name, moments in readers.items():
-            reader = network.get_submodule(name.rpartition(".")[0])
-            handles.append(reader.register_forward_hook(moments.add))
+            for reader in _layers_with(network, name):
+                handles.append(reader.register_forward_hook(moments.add))
         num_samples = sum(map(len, batches))
         for batch in batches:
             for moments in readers.values():
@@ -111,6 +115,17 @@ def layer_statistics(
             assert index is not None, "readers have an axis of input channels"
             statistics.append(readers[layer.weight].finish(layer.weight, values, index, ridge))
     return statistics
+
+
+def _layers_with(network: nn.Module, weight: str) -> list[nn.Module]:
+    """Return the layers that hold a weight: several where it is tied."""
+    layers: list[nn.Module] = []
+    for name, first_name in canonical_names(network).items():
+        layer = network.get_submodule(name.rpartition(".")[0])
+        # A module may have several names, too.
+        if first_name == weight and layer not in layers:
+            layers.append(layer)
+    return layers
 
 
 def _input_channels(plan: ChannelPlan, layer: Layer) -> Tensor | None:
@@ -143,6 +158,7 @@ class _InputMoments:
         self._channels = torch.arange(channels)
         self._module = module
         self._rows = 0
+        self._uses = 0
         self._sum = torch.zeros(self._features, dtype=torch.float64)
         self._square = torch.zeros(self._features, self._features, dtype=torch.float64)
         # Seeded here: a resumed search must sample the same positions.
@@ -153,27 +169,35 @@ class _InputMoments:
         # The last batch may be smaller than the others; its samples must not count more.
         rows = ROWS_PER_FEATURE * self._features
         self._rows_of_batch = math.ceil(rows * batch_size / num_samples)
+        self._uses = 0
 
     def add(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         """Forward hook: add rows of a batch."""
+        self._uses += 1
+        # A tied layer of another kind reads other channels along the axes of the weight.
+        if type(module) is not type(self._module):
+            return
+        assert isinstance(module, WeightedLayer), "it is of the type of a layer"
+        if num_groups(module) > 1:
+            return
         rows_per_sample = math.ceil(self._rows_of_batch / len(output))
         for sample, result in zip(inputs[0], output, strict=True):
-            rows = self._sample(sample, result, rows_per_sample)
+            rows = self._sample(module, sample, result, rows_per_sample)
             self._rows += len(rows)
             # Added up in double precision, since thousands of rows follow each other.
             self._sum += rows.double().sum(0).cpu()
             self._square += (rows.T @ rows).double().cpu()
 
-    def _sample(self, sample: Tensor, output: Tensor, wanted: int) -> Tensor:
+    def _sample(self, module: WeightedLayer, sample: Tensor, output: Tensor, wanted: int) -> Tensor:
         """Features at randomly chosen positions, shape (rows, features)."""
         if self._by_channel:
             values = sample.flatten(1).T
-            if isinstance(self._module, nn.Linear):
+            if isinstance(module, nn.Linear):
                 values = sample.reshape(-1, sample.shape[-1])
             return values[choose_positions(len(values), wanted, self._generator)]
-        count = num_positions(self._module, output)
+        count = num_positions(module, output)
         positions = choose_positions(count, wanted, self._generator)
-        return sample_features(self._module, sample, output, self._channels, positions)
+        return sample_features(module, sample, output, self._channels, positions)
 
     def finish(
         self, name: str, values: Mapping[str, Tensor], index: Tensor, ridge: float
@@ -204,4 +228,5 @@ class _InputMoments:
             mean_F=mean,
             channel_index=index,
             features_per_channel=features_per_channel,
+            uses=self._uses,
         )
