@@ -1,4 +1,4 @@
-"""Products of two features: matmul, bmm, einsum; `attention` has those of attention.
+"""Products of two features: matmul, bmm, einsum.
 
 Each axis of an operand has a letter, as in `einsum`: jmk, jkn -> jmn. For heads h, positions n:
 
