@@ -3,11 +3,14 @@
     $ python benchmarks/cut_without_training.py -opt options/dncnn_s25_published.yml
 
 For each method and budget the trained network is cut, once as it is and once corrected on patches
-of the training images, and scored on the test sets. Nothing is trained. Rows go to
-results/cut_without_training.json. The methods torch-pruning and torch-kirigami need these packages.
+of the training images, and scored on the test sets. Nothing is trained, unless `--finetune` says
+for how many steps: every method then has the same batches, schedule and teacher, the original. Rows
+go to results/cut_without_training.json. The methods torch-pruning and torch-kirigami need these
+packages.
 """
 
 import argparse
+import copy
 import shlex
 import sys
 import time
@@ -21,6 +24,7 @@ sys.path[:1] = [str(ROOT)]  # in place of this folder
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from benchmarks.after_cut import Variant, finetune  # noqa: E402
 from benchmarks.result_files import describe_measurement, merge_rows  # noqa: E402
 from benchmarks.rival_libraries import LIBRARIES, set_masks_of_library  # noqa: E402
 from benchmarks.training import batches  # noqa: E402
@@ -30,7 +34,9 @@ from dhp_sr.config import Options, load_options, resolve_paths  # noqa: E402
 from dhp_sr.hyper import HyperNet  # noqa: E402
 from dhp_sr.search import SearchSettings, build_search  # noqa: E402
 from dhp_sr.tasks import task_of  # noqa: E402
+from dhp_sr.training.distributed import DistributedContext  # noqa: E402
 from dhp_sr.training.pruning import convert_network  # noqa: E402
+from dhp_sr.training.trainer import Trainer  # noqa: E402
 from dhp_sr.utils.errors import exit_code  # noqa: E402
 from dhp_sr.zoo.networks import load_file  # noqa: E402
 
@@ -140,7 +146,21 @@ def measure(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 }
                 if arguments.uncorrected:
                     row["scores_uncorrected"] = score(options, hyper.cut(), sets)
+                if arguments.finetune:
+                    trained = train(corrected, network, options, arguments.finetune, method)
+                    row["steps"] = arguments.finetune
+                    row["scores_finetuned"] = score(options, trained, sets)
                 yield row
+
+
+def train(
+    small: torch.nn.Module, teacher: torch.nn.Module, options: Options, steps: int, method: str
+) -> torch.nn.Module:
+    """Return a cut network after some steps with the option file's rate, and a cosine."""
+    seed_everything(0)
+    trainer = Trainer(options, DistributedContext(torch.device("cpu")))
+    trainer.resources.loss.teacher = copy.deepcopy(teacher).requires_grad_(False)
+    return finetune(trainer, small, Variant(), batches(options, 0, steps), steps, method)
 
 
 def main() -> int:
@@ -167,6 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--round_to", type=int, default=1)
     parser.add_argument("--dense", action="store_true", help="score the dense network, too")
     parser.add_argument("--uncorrected", action="store_true", help="score cuts without correction")
+    parser.add_argument("--finetune", type=int, default=0, help="steps after the cut")
     parser.add_argument("--note", default="")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "cut_without_training.json")
     return parser

@@ -31,7 +31,7 @@ def prune_by_torch_pruning(network: nn.Module, example: Tensor, keep: float) -> 
     convolutions = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
     torch_pruning.pruner.BasePruner(
         network,
-        example,
+        example.repeat(2, 1, 1, 1),  # of one sample, the features pass through views of no layer
         importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
         pruning_ratio=1 - keep,
         global_pruning=True,

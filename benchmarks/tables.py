@@ -301,13 +301,14 @@ def _span(values: Sequence[float]) -> str:
 
 
 def cut_without_training_table(rows: Sequence[Row]) -> str:
-    """Markdown table of scores right after a corrected cut, by method and kept fraction.
+    """Markdown table of scores right after a corrected cut, and after finetuning where it was done.
 
     Args:
         rows: those of `results/cut_without_training.json`, all of one network.
     """
     names = list(rows[0]["scores"])
-    lines = [["method", "MACs kept", "seed", *(f"{name} dB" for name in names), "CPU seconds"]]
+    header = ["method", "MACs kept", "seed", *(f"{name} dB" for name in names), "CPU seconds"]
+    lines = [[*header, "steps", *(f"{name} then" for name in names)]]
     for row in sorted(rows, key=lambda row: (-row["keep_ratio"], -row["scores"][names[0]])):
         scores = [f"{row['scores'][name]:.2f}" for name in names]
         seconds = MISSING
@@ -315,5 +316,9 @@ def cut_without_training_table(rows: Sequence[Row]) -> str:
         if row["method"] != DENSE:
             seconds = f"{row['cpu_seconds_search'] + row['cpu_seconds_correction']:.0f}"
             kept = f"{row['kept']:.1%}"
-        lines.append([row["method"], kept, str(row["seed"]), *scores, seconds])
+        finetuned = [MISSING] * (1 + len(names))
+        if "steps" in row:
+            trained = [f"{row['scores_finetuned'][name]:.2f}" for name in names]
+            finetuned = [f"{row['steps']:,}", *trained]
+        lines.append([row["method"], kept, str(row["seed"]), *scores, seconds, *finetuned])
     return markdown(lines)
