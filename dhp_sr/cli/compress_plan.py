@@ -11,9 +11,11 @@ from dhp_sr.allocation.budget import Budget
 from dhp_sr.cli.compress_options import SEARCH_SAMPLES, Length
 from dhp_sr.deploy.model_info import ModelInfo
 from dhp_sr.hyper import HyperNet
+from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.utils.cost_kinds import COST_KINDS
 from dhp_sr.utils.devices import has_fast_bf16
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.modules import deep_copy
 from dhp_sr.utils.strict_json import JsonObject
 
 FINETUNE_SHARE = 0.75
@@ -203,7 +205,8 @@ def measure_steps(
     """Time a few steps with a network that is cut to a budget, as the training takes them.
 
     The fastest of a few is taken: the others had to wait for the machine. The images are noise:
-    the time of a layer does not depend on the values.
+    the time of a layer does not depend on the values. Features lie in memory as in the training,
+    channels last, which makes a step in bf16 up to twice as fast.
 
     Args:
         hyper: The converted network; its masks are changed and restored.
@@ -212,8 +215,11 @@ def measure_steps(
         patch: Height and width of the inputs.
         batch_size: Batch size of the training.
     """
-    small = _cut_to(hyper, budget)
+    context = DistributedContext(torch.device("cpu"))
+    small = context.to_device(_cut_to(hyper, budget), channels_last=True)
+    teacher = context.to_device(deep_copy(network), channels_last=True)
     images = torch.rand(batch_size, hyper.plan.example_shape[1], patch, patch)
+    as_trained = context.to_device(images, channels_last=True)
     use_bf16 = has_fast_bf16(images.device)
     dense_seconds = math.inf
     teacher_seconds = math.inf
@@ -225,9 +231,9 @@ def measure_steps(
         dense_end = time.perf_counter()
         with torch.autocast(images.device.type, torch.bfloat16, enabled=use_bf16):
             with torch.no_grad():
-                network(images)
+                teacher(as_trained)
             teacher_end = time.perf_counter()
-            output = small(images)
+            output = small(as_trained)
         # The optimizer's step is not timed: it is small beside a pass of a batch.
         nn.functional.l1_loss(output.float(), target).backward()
         end = time.perf_counter()
