@@ -116,7 +116,7 @@ def allocate_measured_widths(
         best = min(measurements, key=lambda tried: abs(tried.measured - budget.keep_ratio))
         # At first half the tolerance is asked for, so that a third measurement by the user agrees.
         limit = budget.margin
-        if len(measurements) <= STRICT_MEASUREMENTS:
+        if len(measurements) <= 1 + STRICT_MEASUREMENTS:  # the dense one was not measured
             limit = budget.margin / 2
         if abs(best.measured - budget.keep_ratio) <= limit:
             break

@@ -1,5 +1,6 @@
 """Interface of a task: data, loss and scores. All else in a run is the same for every task."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -224,7 +225,9 @@ class Task(ABC, Generic[TestSetType]):
         return sum(values) / len(values)
 
     def is_better(self, value: float, other: float) -> bool:
-        """Whether a value of the main score is better than another."""
+        """Whether a value of the main score is better than another; every number is than nan."""
+        if math.isnan(other):
+            return not math.isnan(value)
         return value > other if self.main_score.higher_is_better else value < other
 
     def summary(self, scores: Mapping[str, float]) -> str:

@@ -35,6 +35,8 @@ def test_the_best_is_the_lowest_error_and_the_highest_psnr():
     sr, _, classification = TASKS.values()
     assert sr.mean_score({"A": {"psnr_y_db": 30.0}, "B": {"psnr_y_db": 20.0}}) == 25.0
     assert sr.is_better(25.0, 24.0) and not sr.is_better(24.0, 24.0)
+    nan = float("nan")
+    assert sr.is_better(24.0, nan) and not sr.is_better(nan, 24.0) and not sr.is_better(nan, nan)
     assert classification.mean_score({"A": {"top1_error_percent": 9.0}}) == 9.0
     assert classification.is_better(8.0, 9.0) and not classification.is_better(9.0, 8.0)
 
