@@ -21,7 +21,7 @@ from dhp_sr.cost.model import CostModel
 MAX_MEASUREMENTS = 12
 """Cut networks measured for a budget, at most."""
 
-STRICT_MEASUREMENTS = 6
+STRICT_MEASUREMENTS = 5
 """The first of them have to meet the budget by half the tolerance."""
 
 SOLVER_TOLERANCE = 1 / 8
