@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dhp_sr.archs import EDSR, RLFN, UNet
+from dhp_sr.operators.constant_map import ConstantMap
 
 
 def simplify(network: nn.Module) -> nn.Module:
@@ -63,7 +64,9 @@ class _FoldedEDSR(nn.Module):
         self.has_mean = bool(network.mean.any())
         with torch.no_grad():
             for layer in network.modules():
-                if isinstance(layer, nn.Conv2d) and layer.bias is not None:
+                # What is left of a removed convolution is its bias.
+                is_layer = isinstance(layer, (nn.Conv2d, ConstantMap))
+                if is_layer and layer.bias is not None:
                     layer.bias /= network.img_range
             output_bias = network.conv_last.bias
             assert output_bias is not None

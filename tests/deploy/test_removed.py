@@ -12,7 +12,9 @@ from dhp_sr.deploy.model_file import read_manifest
 from dhp_sr.deploy.onnx_export import export_onnx
 from dhp_sr.deploy.rebuild import rebuild
 from dhp_sr.deploy.safetensors_io import ModelFileError
+from dhp_sr.deploy.simplify import simplify
 from dhp_sr.hyper import convert
+from dhp_sr.operators.constant_map import ConstantMap
 
 
 def without_branches(case, number=None):
@@ -55,6 +57,18 @@ def test_onnx_runs_at_sizes_that_it_was_not_traced_with(tmp_path):
     small, _ = without_branches("srresnet_x2", 1)
     agreement = export_onnx(small, tmp_path / "small.onnx", (1, 3, 24, 24))
     assert max(agreement.differences.values()) < 1e-4
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_what_is_left_of_an_edsr_has_the_range_of_its_features(trainable):
+    plain = network("edsr_x2").float().eval()
+    channels = plain.body[0].conv2.out_channels
+    left = ConstantMap(channels, (1, 1), trainable=trainable)
+    left.bias.data = 20 * torch.randn(channels, generator=torch.Generator().manual_seed(0))
+    plain.body[0].conv2 = left
+    x = example(plain).float()
+    with torch.no_grad():
+        torch.testing.assert_close(simplify(plain)(x), plain(x), rtol=0, atol=1e-4)
 
 
 def test_files_without_removed_layers_do_not_mention_them():
