@@ -7,6 +7,7 @@ more than it declares.
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,10 @@ _MAX_VALUES = 2**28
 """Limit of a tensor whose size does not depend on the input."""
 
 _MAX_NODES = 100_000
+_MAX_FUNCTIONS = 1000
+_Name = tuple[str, str]
+"""Domain and name of an operator or a function."""
+
 _PACKED_TYPES = (21, 22, 23)
 """Numbers of four bits: two of them share a byte."""
 
@@ -126,32 +131,25 @@ def _sha256(content: bytes) -> str:
 
 
 def check_graphs(model: "onnx.ModelProto") -> None:
-    """Check every constant and the number of nodes.
+    """Check every constant and the number of operations.
 
     Raises:
         ModelFileError: A constant lies elsewhere or lies about its size, or there are too many
-            nodes.
+            operations.
     """
     import onnx
 
-    num_nodes = 0
     for item in _nodes_and_constants(model):
-        if isinstance(item, onnx.NodeProto):
-            num_nodes += 1
-        elif isinstance(item, onnx.TensorProto):
+        if isinstance(item, onnx.TensorProto):
             check_constant(item)
-    if num_nodes > _MAX_NODES:
-        raise ModelFileError(f"expected at most {_MAX_NODES} operations, got {num_nodes}")
+    check_calls(model)
 
 
 def _nodes_and_constants(
     model: "onnx.ModelProto",
 ) -> Iterator["onnx.NodeProto | onnx.TensorProto"]:
     """Yield all nodes and constants, those of inner graphs and functions included."""
-    waiting: list[onnx.GraphProto | onnx.FunctionProto] = [model.graph, *model.functions]
-    # A loop rather than recursion: a file may nest graphs deeper than Python's stack.
-    while waiting:
-        graph = waiting.pop()
+    for graph in _with_inner_graphs(model.graph, *model.functions):
         yield from getattr(graph, "initializer", ())
         for sparse in getattr(graph, "sparse_initializer", ()):
             yield sparse.values
@@ -159,12 +157,68 @@ def _nodes_and_constants(
         for node in graph.node:
             yield node
             for attribute in node.attribute:
-                waiting += attribute.graphs
                 yield from attribute.tensors
-                if attribute.HasField("g"):
-                    waiting.append(attribute.g)
                 if attribute.HasField("t"):
                     yield attribute.t
+
+
+def _with_inner_graphs(
+    *graphs: "onnx.GraphProto | onnx.FunctionProto",
+) -> Iterator["onnx.GraphProto | onnx.FunctionProto"]:
+    """Yield graphs, and all branches and bodies of loops inside them."""
+    waiting = list(graphs)
+    # A loop rather than recursion: a file may nest graphs deeper than Python's stack.
+    while waiting:
+        graph = waiting.pop()
+        yield graph
+        for node in graph.node:
+            for attribute in node.attribute:
+                waiting += attribute.graphs
+                if attribute.HasField("g"):
+                    waiting.append(attribute.g)
+
+
+def check_calls(model: "onnx.ModelProto") -> None:
+    """Check the number of operations with the functions written out at every call.
+
+    Functions that call each other twice double it at each level: thirty of them are a billion.
+
+    Raises:
+        ModelFileError: There are too many, or functions call each other in a circle.
+    """
+    if len(model.functions) > _MAX_FUNCTIONS:
+        raise ModelFileError(
+            f"expected at most {_MAX_FUNCTIONS} functions, got {len(model.functions)}"
+        )
+    waiting: dict[_Name, Counter[_Name]] = {}
+    for function in model.functions:
+        # Two of the same name count together: which of them is called, a runtime decides.
+        name = (function.domain, function.name)
+        waiting.setdefault(name, Counter()).update(_called(function))
+    sizes: dict[_Name, int] = {}
+    while waiting:
+        ready = [name for name, called in waiting.items() if not called.keys() & waiting.keys()]
+        if not ready:
+            raise ModelFileError("the functions of the graph call each other in a circle")
+        for name in ready:
+            sizes[name] = _num_operations(waiting.pop(name), sizes)
+    _num_operations(_called(model.graph), sizes)
+
+
+def _called(graph: "onnx.GraphProto | onnx.FunctionProto") -> "Counter[_Name]":
+    """Count the nodes of a graph by the operator or function that they call."""
+    counts: Counter[_Name] = Counter()
+    for inner in _with_inner_graphs(graph):
+        counts.update((node.domain, node.op_type) for node in inner.node)
+    return counts
+
+
+def _num_operations(called: "Counter[_Name]", sizes: Mapping[_Name, int]) -> int:
+    """Return the number of operations, of functions those inside; check it."""
+    total = sum(count * sizes.get(name, 1) for name, count in called.items())
+    if total > _MAX_NODES:
+        raise ModelFileError(f"expected at most {_MAX_NODES} operations, got {total}")
+    return total
 
 
 def check_constant(tensor: "onnx.TensorProto") -> None:
@@ -206,17 +260,27 @@ _TYPED_FIELDS = (
 
 
 def check_static_sizes(model: "onnx.ModelProto") -> None:
-    """Check that no value whose size is independent of the input is huge."""
+    """Check that no value whose size is independent of the input is huge.
+
+    Values inside branches, loops and functions are checked as well.
+    """
     import onnx
+    from onnx import inliner
 
     try:
+        if model.functions:
+            model = inliner.inline_local_functions(model)
         # With data propagation: sizes may be computed from constants by a chain of nodes.
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     except Exception as error:
         # The library's C++ side raises exceptions without a common base class.
         reason = str(error).strip()[:300]
         raise ModelFileError(f"the graph's shapes do not fit: {reason}") from None
-    for value in [*inferred.graph.value_info, *inferred.graph.output]:
+    values: list[onnx.ValueInfoProto] = []
+    for graph in _with_inner_graphs(inferred.graph):
+        values += graph.value_info
+        values += getattr(graph, "output", ())
+    for value in values:
         dims = value.type.tensor_type.shape.dim
         if not all(dim.HasField("dim_value") for dim in dims):
             continue

@@ -1,5 +1,7 @@
 """ONNX files that ask for other files or for too much memory are not opened."""
 
+import itertools
+
 import pytest
 
 from dhp_sr.deploy import ModelFileError
@@ -77,6 +79,67 @@ def test_constants_inside_branches(path):
     )
     node = onnx.helper.make_node("If", ["x"], ["y"], then_branch=branch, else_branch=branch)
     assert "constant 'c' declares 8589934592" in refusal(model(node), path)
+
+
+def fill(shape="s"):
+    """A node that makes a value of a constant shape, and its sum."""
+    helper = onnx.helper
+    return [
+        helper.make_node("ConstantOfShape", [shape], ["filled"]),
+        helper.make_node("ReduceSum", ["filled"], ["z"], keepdims=0),
+    ]
+
+
+def test_values_inside_branches_that_would_fill_the_memory(path):
+    made = [onnx.helper.make_tensor_value_info("z", TensorProto.FLOAT, [])]
+    shape = constant("s", [2**20, 2**20])
+    branch = onnx.helper.make_graph(fill(), "b", [], made, initializer=[shape])
+    node = onnx.helper.make_node("If", ["c"], ["z"], then_branch=branch, else_branch=branch)
+    condition = onnx.helper.make_tensor("c", TensorProto.BOOL, [], [True])
+    built = model(node, add("z"), constants=[condition])
+    assert "would hold 1099511627776 values" in refusal(built, path)
+
+
+def function(name, nodes):
+    opsets = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid("own", 1)]
+    return onnx.helper.make_function("own", name, ["x"], ["y"], nodes, opsets)
+
+
+def with_functions(functions, called):
+    built = model(onnx.helper.make_node(called, ["x"], ["y"], domain="own"))
+    built.opset_import.append(onnx.helper.make_opsetid("own", 1))
+    built.functions.extend(functions)
+    return built
+
+
+def test_values_inside_functions_that_would_fill_the_memory(path):
+    shape = onnx.helper.make_node("Constant", [], ["s"], value=constant("s", [2**20, 2**20]))
+    built = with_functions([function("fill", [shape, *fill(), add("z")])], "fill")
+    assert "would hold 1099511627776 values" in refusal(built, path)
+
+
+def calls(*names):
+    """Nodes that call functions one after the other."""
+    values = ["x", *(f"v{number}" for number in range(1, len(names))), "y"]
+    nodes = []
+    for name, (before, after) in zip(names, itertools.pairwise(values), strict=True):
+        nodes.append(onnx.helper.make_node(name, [before], [after], domain="own"))
+    return nodes
+
+
+def test_functions_that_double_at_each_level(path):
+    functions = [function("f0", [onnx.helper.make_node("Relu", ["x"], ["y"])])]
+    for level in range(1, 40):
+        functions.append(function(f"f{level}", calls(f"f{level - 1}", f"f{level - 1}")))
+    assert "at most 100000 operations" in refusal(with_functions(functions, "f39"), path)
+    small = with_functions(functions[:4], "f3")
+    path.write_bytes(small.SerializeToString())
+    check_onnx(path)
+
+
+def test_functions_that_call_each_other(path):
+    functions = [function("f", calls("g")), function("g", calls("f"))]
+    assert "in a circle" in refusal(with_functions(functions, "f"), path)
 
 
 def test_damage_of_our_own_files(path):
