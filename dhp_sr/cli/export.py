@@ -148,6 +148,8 @@ def describe_facts(network: nn.Module, known: JsonObject, precision: str = "fp32
     del described["arguments"], described["widths"]
     info = with_tiles(info_of(network), network)
     facts |= {**described, "out_channels": info.out_channels}
+    if info.sizes.lower_limit > info.sizes.multiple:
+        facts["smallest_side"] = info.sizes.lower_limit
     if info.tiles is not None:
         facts["halo"] = info.tiles.halo
         facts["bytes_per_pixel"] = round(info.tiles.bytes_per_pixel)

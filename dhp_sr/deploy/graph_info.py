@@ -32,7 +32,9 @@ _MAX_OUTPUT = 16
 _GRAY_TOLERANCE = 0.1
 """Difference, relative to the range, up to which a gray image counts as restored."""
 _MAX_SIZE = 4096
-"""Bound of scales, multiples and overlaps in other people's files."""
+"""Bound of scales, multiples, sides and overlaps in other people's files."""
+_MAX_VALUES = 2**28
+"""Bound of the values of an image that a graph is tried with."""
 
 _UNKNOWN_HALO = "the file does not say how far a pixel's influence reaches"
 
@@ -69,7 +71,7 @@ def describe_graph(
     if stated.get("task") == CLASSIFICATION:
         _check_classifier(compute, stated, path)
         return _stated_info(stated)
-    probed = _probe(compute, channels, path, stated.get("size_multiple", 1))
+    probed = _probe(compute, channels, path, stated)
     if not stated:
         check_range(compute, channels, probed.sizes.multiple, path)
         return probed
@@ -81,7 +83,7 @@ def describe_graph(
         _stated_info(stated),
         in_channels=channels,
         out_channels=probed.out_channels,
-        sizes=probed.sizes,
+        sizes=replace(probed.sizes, lower_limit=stated.get("smallest_side", 1)),
     )
 
 
@@ -92,7 +94,7 @@ def read_stated_facts(metadata: Mapping[str, str], path: Path) -> JsonObject:
     except ModelFileError as error:
         raise ModelFileError(f"{path}: {error}") from error
     # Each of them becomes the size of an image that is allocated.
-    for key in ("scale", "size_multiple", "tile_multiple", "halo"):
+    for key in ("scale", "size_multiple", "smallest_side", "tile_multiple", "halo"):
         if stated.get(key, 1) > _MAX_SIZE:
             raise ModelFileError(
                 f"{path}: metadata: expected {key} up to {_MAX_SIZE}, got {stated[key]}"
@@ -107,6 +109,7 @@ def _check_classifier(compute: Compute, stated: JsonObject, path: Path) -> None:
         raise ModelFileError(
             f"{path}: metadata: expected input_size from 1 to {_MAX_SIZE}, got {side}"
         )
+    _check_values(stated["in_channels"], side, path)
     result = compute(_gray_image(stated["in_channels"], side))
     if result.shape != (1, classes):
         raise ModelFileError(
@@ -114,13 +117,26 @@ def _check_classifier(compute: Compute, stated: JsonObject, path: Path) -> None:
         )
 
 
-def _probe(compute: Compute, channels: int, path: Path, stated_multiple: int) -> ModelInfo:
+def _check_values(channels: int, side: int, path: Path) -> None:
+    """Check the size of an image that is about to be allocated, which a file states."""
+    if channels * side**2 > _MAX_VALUES:
+        raise ModelFileError(
+            f"{path}: expected a network for images, got one for {channels} channels of "
+            f"{side} x {side} pixels"
+        )
+
+
+def _probe(compute: Compute, channels: int, path: Path, stated: JsonObject) -> ModelInfo:
     """Find scale, output channels and size multiple by running small images."""
     reason: UserError | None = None
+    stated_multiple = stated.get("size_multiple", 1)
     # Only multiples of the stated one: the file knows more than a few trials can show.
     candidates = {multiple for multiple in SIZE_MULTIPLES if multiple % stated_multiple == 0}
     for multiple in sorted({stated_multiple, *candidates}):
         side = trial_side(multiple)
+        while side < stated.get("smallest_side", 1):
+            side += 2 * multiple  # still an odd number of times
+        _check_values(channels, side, path)
         try:
             result = compute(_gray_image(channels, side))
         except UserError as error:

@@ -56,6 +56,8 @@ class SizeRequirements:
     """Smallest side that is known to pass."""
     maximum: int | None = None
     """Largest side, or None."""
+    lower_limit: int = 1
+    """Smaller sides do not pass."""
 
     def round_up(self, side: int) -> int:
         """Return the smallest multiple of `multiple` that is at least `side` and `minimum`."""
@@ -67,7 +69,7 @@ class SizeRequirements:
         The minimum is not checked: it is what was tried, and smaller images often pass, too.
 
         Raises:
-            UserError: A side is no multiple of `multiple`, or above `maximum`.
+            UserError: A side is no multiple of `multiple`, below `lower_limit` or above `maximum`.
         """
         for side in (height, width):
             if side % self.multiple:
@@ -75,6 +77,9 @@ class SizeRequirements:
                     f"expected height and width in multiples of {self.multiple}, "
                     f"got {height} x {width}"
                 )
+            if side < self.lower_limit:
+                least = f"at least {self.lower_limit}"
+                raise UserError(f"expected height and width of {least}, got {height} x {width}")
             if self.maximum is not None and side > self.maximum:
                 raise UserError(
                     f"expected height and width up to {self.maximum}, got {height} x {width}"

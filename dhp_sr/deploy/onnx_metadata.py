@@ -30,6 +30,7 @@ KEYS: dict[str, tuple[type, bool]] = {
     "precision": (str, True),
     "tool_version": (str, True),
     "params": (int, True),
+    "smallest_side": (int, False),
     "input_size": (int, False),
     "halo": (int, False),
     "tile_multiple": (int, False),
@@ -42,12 +43,13 @@ KEYS: dict[str, tuple[type, bool]] = {
 }
 """Key -> its type, and whether every file of ours has it.
 
-`size_multiple`: height and width of the input are multiples of it. `input_size`: height and width
-that a classifier is meant for. `halo`: input pixels that a tile needs on each side (absent where
-it is unknown or the whole image); tiles begin and end at multiples of `tile_multiple`.
-`bytes_per_pixel`: peak memory for a pixel of the input. `precision`: "fp32" or "fp16", of weights,
-computation, input and output alike (OpenVINO: of weights alone), or "int8", of weights and
-computation. `macs`: for an input of the shape `macs_input`.
+`size_multiple`: height and width of the input are multiples of it. `smallest_side`: smaller ones do
+not pass (absent where all pass). `input_size`: height and width that a classifier is meant for.
+`halo`: input pixels that a tile needs on each side (absent where it is unknown or the whole image);
+tiles begin and end at multiples of `tile_multiple`. `bytes_per_pixel`: peak memory for a pixel of
+the input. `precision`: "fp32" or "fp16", of weights, computation, input and output alike (OpenVINO:
+of weights alone), or "int8", of weights and computation. `macs`: for an input of the shape
+`macs_input`.
 """
 
 _FROM_ZERO = ("halo", "macs", "params")

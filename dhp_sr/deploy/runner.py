@@ -17,7 +17,9 @@ from dhp_sr.deploy.model_info import (
     TileRequirements,
 )
 from dhp_sr.deploy.safetensors_io import ModelFileError
+from dhp_sr.graph.shape_inference import infer_output
 from dhp_sr.tiling import receptive_field
+from dhp_sr.utils.modules import floating_dtype
 
 Images = NDArray[np.float32]
 """Images (N, C, H, W) in [0, 1], float32."""
@@ -130,7 +132,7 @@ class RunnerModule(nn.Module):
 
 
 def with_tiles(info: ModelInfo, network: nn.Module) -> ModelInfo:
-    """Return the description with the network's receptive field and memory.
+    """Return the description with the network's receptive field, memory and least sides.
 
     They are properties of the pruned network, and tracing it takes a moment, so this is done
     where tiles matter: by runners and exports. Classifiers have no tiles.
@@ -145,7 +147,26 @@ def with_tiles(info: ModelInfo, network: nn.Module) -> ModelInfo:
         bytes_per_pixel=memory or DEFAULT_BYTES_PER_PIXEL,
         reason=receptive.reason,
     )
-    return replace(info, tiles=tiles)
+    sizes = replace(info.sizes, lower_limit=find_lower_limit(network, info))
+    return replace(info, tiles=tiles, sizes=sizes)
+
+
+def find_lower_limit(network: nn.Module, info: ModelInfo) -> int:
+    """Return the least height and width that pass through a network; only shapes are computed.
+
+    PyTorch refuses smaller images, such as those whose features a window does not fit into. Other
+    runtimes do not: onnxruntime may end the process, OpenVINO returns nothing.
+    """
+    multiple = info.sizes.multiple
+    for side in range(multiple, info.example_side, multiple):
+        shape = (1, info.in_channels, side, side)
+        try:
+            infer_output(network, shape, floating_dtype(network))
+        except Exception:
+            # Whatever the network's forward raises, the image did not pass.
+            continue
+        return side
+    return info.example_side
 
 
 def check_restores_images(info: ModelInfo, where: object) -> None:

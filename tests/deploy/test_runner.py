@@ -1,5 +1,7 @@
 """Model files ready to run."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -9,6 +11,7 @@ from torch import nn
 
 from dhp_sr.archs import build
 from dhp_sr.deploy import load_model, save_model
+from dhp_sr.deploy.graph_info import describe_graph
 from dhp_sr.deploy.model_info import DEFAULT_BYTES_PER_PIXEL
 from dhp_sr.deploy.onnx_metadata import pack_metadata
 from dhp_sr.deploy.runtimes import open_runner
@@ -112,6 +115,40 @@ def test_onnx_with_our_metadata(tmp_path):
         props = described()
         del props["params"]
         open_runner(other(path, props=props))
+
+
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime", "openvino"])
+def test_images_that_are_too_small(tmp_path, runtime):
+    """A window of 7 does not fit: onnxruntime would end the process, OpenVINO return nothing."""
+    path = tmp_path / "rlfn.safetensors"
+    save_model(build("RLFN", num_feat=4, num_block=1, upscale=2).eval(), path)
+    runner = open_runner(path, runtime, threads=1)
+    assert runner(torch.rand(1, 3, 15, 20)).shape == (1, 3, 30, 40)
+    for height, width in ((8, 8), (14, 20), (20, 14)):
+        with pytest.raises(UserError, match=f"at least 15, got {height} x {width}"):
+            runner(torch.rand(1, 3, height, width))
+
+
+def test_the_smallest_side_that_a_file_states(tmp_path):
+    path = tmp_path / "x.onnx"
+    runner = open_runner(other(path, props=described(smallest_side=40)), threads=1)
+    assert runner.info.sizes.lower_limit == 40
+    with pytest.raises(UserError, match="at least 40, got 39 x 50"):
+        runner(torch.rand(1, 3, 39, 50))
+    with pytest.raises(ModelFileError, match="smallest_side up to 4096"):
+        open_runner(other(path, props=described(smallest_side=10**6)))
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"task": "classification", "input_size": 4096, "out_channels": 2}]
+)
+def test_images_of_more_channels_than_fit_the_memory(changes):
+    def compute(images):
+        raise AssertionError("no image of this size may be made")
+
+    props = described(in_channels=2**40, **changes)
+    with pytest.raises(ModelFileError, match=r"x\.onnx: .*1099511627776 channels"):
+        describe_graph(compute, props, None, Path("x.onnx"))
 
 
 def test_what_cannot_run(file, tmp_path):
