@@ -18,9 +18,8 @@ from dhp_sr.basicsr_adapter.shim import prepare_torchvision
 from dhp_sr.deploy.model_file import extract, fill_weights
 from dhp_sr.deploy.model_info import ModelInfo, info_of
 from dhp_sr.deploy.rebuild import rebuild
-from dhp_sr.deploy.runner import check_restores_images
+from dhp_sr.deploy.runner import check_restores_images, find_lower_limit
 from dhp_sr.deploy.safetensors_io import DESCRIPTION, ModelFileError
-from dhp_sr.utils.pixels import round_up
 
 prepare_torchvision()  # before spandrel, which imports torchvision
 import spandrel  # noqa: E402
@@ -70,6 +69,9 @@ class DhpSrArchitecture(spandrel.Architecture[nn.Module]):
         info = info_of(network)
         # Spandrel knows no classifiers.
         check_restores_images(info, DESCRIPTION)
+        lower_limit = find_lower_limit(network, info)
+        if lower_limit == info.sizes.multiple:
+            lower_limit = 0  # every image passes
         network = fill_weights(network, weights)
         return spandrel.ImageModelDescriptor(
             network,
@@ -83,7 +85,8 @@ class DhpSrArchitecture(spandrel.Architecture[nn.Module]):
             input_channels=info.in_channels,
             output_channels=info.out_channels,
             size_requirements=spandrel.SizeRequirements(
-                minimum=manifest.get("smallest_side", 0),
+                # What passed a trial, and of our networks what passes.
+                minimum=manifest.get("smallest_side", lower_limit),
                 # The file's requirement may be stricter than that of today's class.
                 multiple_of=manifest["size_multiple"],
             ),
@@ -117,8 +120,12 @@ def fits_half(network: nn.Module, info: ModelInfo) -> bool:
     """
     peaks: list[Tensor] = []
 
-    def record_peak(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        peaks.append(output.abs().max())
+    def record_peak(_: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
+        values = output if isinstance(output, tuple) else (output,)
+        for value in values:
+            # Of a removed layer an empty map may be left.
+            if isinstance(value, Tensor) and value.is_floating_point() and value.numel():
+                peaks.append(value.abs().max())
 
     watched = copy.deepcopy(network).cpu().float().eval()
     # Layers without children: what happens between them is not seen, hence the margin.
@@ -126,7 +133,7 @@ def fits_half(network: nn.Module, info: ModelInfo) -> bool:
         if not list(layer.children()):
             layer.register_forward_hook(record_peak)
     # Noise, and stripes of both signs: full edges drive the features furthest.
-    side = round_up(32, info.sizes.multiple)
+    side = info.sizes.round_up(32)
     shape = (1, info.in_channels, side, side)
     noise = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     stripes = (torch.arange(side) // 4 % 2).float().expand(shape)

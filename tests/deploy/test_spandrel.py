@@ -16,6 +16,7 @@ from torch import nn
 from dhp_sr.archs import build
 from dhp_sr.deploy import ModelFileError, load_model, load_weights, register, save_model
 from dhp_sr.deploy.safetensors_io import DESCRIPTION
+from dhp_sr.hyper import convert
 
 from .bombs import write_all
 from .conftest import CUTS, cut_network
@@ -57,7 +58,8 @@ def test_every_network_gives_a_working_descriptor(load, name, make, tmp_path):
     assert (descriptor.scale, descriptor.input_channels) == (network.scale, network.in_channels)
     assert descriptor.output_channels == expected.shape[1]
     assert descriptor.purpose == ("SR" if network.scale > 1 else "Restoration")
-    assert descriptor.size_requirements == spandrel.SizeRequirements()
+    minimum = 15 if name == "RLFN" else 0
+    assert descriptor.size_requirements == spandrel.SizeRequirements(minimum)
     assert descriptor.tiling == spandrel.ModelTiling.SUPPORTED
     assert descriptor.architecture.id == "dhp_sr" and descriptor.tags[0] == name
 
@@ -92,6 +94,35 @@ def test_half_is_refused_where_values_would_overflow(load):
     assert not descriptor.supports_half and load(cut_network("DnCNN")).supports_half
     with pytest.raises(spandrel.UnsupportedDtypeError):
         descriptor.half()
+
+
+def test_networks_without_some_of_their_branches(load):
+    plain = build("EDSR", num_feat=4, num_block=2, upscale=2).eval()
+    x = torch.rand(1, 3, 12, 12)
+    hyper = convert(plain, x).eval()
+    branch = hyper.plan.branches[0]
+    hyper.set_masks({name: torch.zeros_like(hyper.masks[name]) for name in branch.groups})
+    small = hyper.cut()
+    assert torch.equal(load(small)(x), small(x).clamp(0, 1))
+
+
+class TwoResults(nn.Module):
+    """A layer of two results, the second of integers, behind a window of 40."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 3, 1)
+        self.pool = nn.MaxPool2d(40, stride=1, return_indices=True)
+
+    def forward(self, x):
+        return self.layer(x) + self.pool(x)[0].mean((2, 3), keepdim=True)
+
+
+def test_layers_of_several_results_and_large_images(load):
+    register("tests:TwoResults", TwoResults)
+    info = third_party_info("tests:TwoResults", {}, task="denoise", smallest_side=45)
+    descriptor = load(TwoResults().eval(), info=info)
+    assert descriptor.supports_half and descriptor.size_requirements.minimum == 45
 
 
 def test_tensors_alone_are_enough(tmp_path, network):
