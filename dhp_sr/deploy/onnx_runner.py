@@ -125,6 +125,8 @@ class _Input:
     dtype: type
     channels: int | None
     """None: the file leaves it free."""
+    is_single: bool
+    """Whether the file has a fixed batch of a single image."""
 
 
 @final
@@ -161,6 +163,7 @@ class OnnxRunner(Runner):
         source = path if graph.content is None else graph.content
         self._session = open_session(source, threads or torch.get_num_threads(), providers)
         self._input = read_input(self._session, path)
+        self.is_single = self._input.is_single
         # The precision is part of the graph: a file cannot be run in another.
         own_precision = "fp16" if self._input.dtype is np.float16 else "fp32"
         if precision not in ("fp32", own_precision):
@@ -202,4 +205,4 @@ def read_input(session: "onnxruntime.InferenceSession", path: Path) -> _Input:
             f"{path}: expected a free height and width, got an input of {shape}; export it again"
         )
     channels = shape[1] if isinstance(shape[1], int) else None
-    return _Input(inputs[0].name, _DTYPES[inputs[0].type], channels)
+    return _Input(inputs[0].name, _DTYPES[inputs[0].type], channels, is_single=shape[0] == 1)

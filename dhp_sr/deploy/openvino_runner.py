@@ -171,6 +171,8 @@ class OpenVinoRunner(Runner):
             raise UserError(f"{path}: OpenVINO does not compute on {device}; use --device cpu")
         self._model = read_openvino(graph)
         self._dtype, channels = read_input(self._model, path)
+        batch = self._model.inputs[0].partial_shape[0]
+        self.is_single = not batch.is_dynamic and batch.get_length() == 1
         metadata = read_metadata(self._model)
         self.precision = precision or inner_precision(metadata, openvino_device)
         if precision != self.precision != "fp32":

@@ -53,6 +53,9 @@ class Runner(ABC):
     """Tiles that are computed at once if the memory allows it: more is no faster on a processor,
     whose cores a single tile keeps busy."""
 
+    is_single = False
+    """Whether the file has a fixed batch of a single image, as other programs write some."""
+
     @abstractmethod
     def compute(self, images: Images) -> NDArray[np.float32]:
         """Run the network on a contiguous array; arguments and result as in `__call__`."""
@@ -75,8 +78,13 @@ class Runner(ABC):
         self.info.sizes.check(*images.shape[2:])
         if isinstance(images, Tensor):
             array = images.detach().float().cpu().numpy()
-            return torch.from_numpy(self.compute(np.ascontiguousarray(array)))
-        return self.compute(np.ascontiguousarray(images, dtype=np.float32))
+            return torch.from_numpy(self._compute_batch(np.ascontiguousarray(array)))
+        return self._compute_batch(np.ascontiguousarray(images, dtype=np.float32))
+
+    def _compute_batch(self, images: Images) -> Images:
+        if not self.is_single or len(images) == 1:
+            return self.compute(images)
+        return np.concatenate([self.compute(image[None]) for image in images])
 
     @property
     def scale(self) -> int:

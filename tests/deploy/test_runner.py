@@ -117,6 +117,24 @@ def test_onnx_with_our_metadata(tmp_path):
         open_runner(other(path, props=props))
 
 
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_files_for_a_single_image_take_several(tmp_path, runtime):
+    """Channels of a color image go through a gray network as a batch, tiles on a graphics card."""
+    path = other(tmp_path / "x.onnx")
+    free = open_runner(path, runtime, threads=1)
+    images = torch.rand(3, 3, 10, 12)
+    expected = free(images)
+    model = onnx.load(path)
+    axis = model.graph.input[0].type.tensor_type.shape.dim[0]
+    axis.ClearField("dim_param")
+    axis.dim_value = 1
+    onnx.save(model, path)
+    single = open_runner(path, runtime, threads=1)
+    assert single.is_single and not free.is_single
+    torch.testing.assert_close(single(images), expected)
+    torch.testing.assert_close(single(images[:1].numpy()), expected[:1].numpy())
+
+
 @pytest.mark.parametrize("runtime", ["torch", "onnxruntime", "openvino"])
 def test_images_that_are_too_small(tmp_path, runtime):
     """A window of 7 does not fit: onnxruntime would end the process, OpenVINO return nothing."""
