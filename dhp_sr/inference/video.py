@@ -125,7 +125,10 @@ def write_frame(target: BinaryIO, rows: Sequence[Pixels]) -> None:
     """
     try:
         for strip in rows:
-            target.write(np.ascontiguousarray(strip).data)
+            remaining = np.ascontiguousarray(strip).reshape(-1).data
+            # Without a buffer (python -u) a write may take a part, as of a disk that gets full.
+            while len(remaining):
+                remaining = remaining[target.write(remaining) or 0 :]
         target.flush()
     except BrokenPipeError as error:
         raise UserError("--output -: the program that reads the frames has ended") from error

@@ -32,6 +32,21 @@ class Trickle(io.BytesIO):
         return super().read(min(count, 100))
 
 
+class Sip(io.RawIOBase):
+    """A pipe without a buffer that takes a few bytes at a time."""
+
+    def __init__(self):
+        super().__init__()
+        self.content = b""
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        self.content += bytes(data[:100])
+        return min(len(data), 100)
+
+
 def whole_image(runner, frame):
     adapter = ChannelAdapter.between(3, runner)
     network_input = NetworkInput(frame, runner.size_multiple)
@@ -49,6 +64,15 @@ def test_frames_are_those_of_images(runner, frames, capsys):
     expected = np.stack([whole_image(runner("edsr"), frame) for frame in frames])
     assert target.getvalue() == expected.tobytes()
     assert "3 frames" in capsys.readouterr().err
+
+
+def test_a_target_that_takes_a_part(runner, frames):
+    whole, sips = io.BytesIO(), Sip()
+    for target in (whole, sips):
+        restore_video(
+            io.BytesIO(frames.tobytes()), target, SIZE, runner("edsr"), SETTINGS, quiet=True
+        )
+    assert sips.content == whole.getvalue()
 
 
 def test_no_frames(runner, capsys):
