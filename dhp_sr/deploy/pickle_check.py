@@ -93,7 +93,8 @@ def check_zip(path: Path) -> None:
                     f"the file is damaged: {damaged} differs from its checksum; download it again"
                 )
             for entry in archive.infolist():
-                if entry.filename.endswith("/data.pkl"):
+                # torch finds the entry whatever the case of its letters.
+                if entry.filename.lower().endswith("/data.pkl"):
                     with archive.open(entry) as file:
                         _check_operations(file)
     except ModelFileError:

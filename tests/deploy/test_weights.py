@@ -1,6 +1,7 @@
 """deploy/weights.py: weights of other projects are read, and no code is run."""
 
 import os
+import zipfile
 
 import pytest
 import torch
@@ -247,3 +248,24 @@ def test_published_dncnn_fits(shared_weights):
 def test_published_resnet_is_unwrapped(shared_weights):
     weights = load_weights(shared_weights / "resnet20-12fca82f.th")
     assert weights["conv1.weight"].shape == (16, 3, 3, 3)
+
+
+class Filled:
+    """Pickled as a call that allocates."""
+
+    def __reduce__(self):
+        return bytearray, (1000,)
+
+
+@pytest.mark.parametrize("name", ["data.pkl", "DATA.PKL", "Data.pkl"])
+def test_the_pickle_is_checked_whatever_the_case_of_its_name(tmp_path, name):
+    """torch finds it in any case of letters."""
+    torch.save({"weight": torch.zeros(2), "more": Filled()}, tmp_path / "plain.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pth") as old,
+        zipfile.ZipFile(tmp_path / "x.pth", "w") as new,
+    ):
+        for entry in old.infolist():
+            new.writestr(entry.filename.replace("data.pkl", name), old.read(entry))
+    with pytest.raises(ModelFileError, match="bytearray"):
+        load_weights(tmp_path / "x.pth")
