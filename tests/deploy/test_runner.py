@@ -31,6 +31,10 @@ FACTS = {
 }
 
 
+# Apart, see test_runtimes.py.
+OPENVINO = pytest.param("openvino", marks=pytest.mark.slow)
+
+
 def built(name):
     kind, arguments = SMALL[name]
     return build(kind, **arguments).eval()
@@ -117,9 +121,10 @@ def test_onnx_with_our_metadata(tmp_path):
         open_runner(other(path, props=props))
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("runtime", ["onnxruntime", OPENVINO])
 def test_files_for_a_single_image_take_several(tmp_path, runtime):
     """Channels of a color image go through a gray network as a batch, tiles on a graphics card."""
+    pytest.importorskip(runtime)
     path = other(tmp_path / "x.onnx")
     free = open_runner(path, runtime, threads=1)
     images = torch.rand(3, 3, 10, 12)
@@ -135,9 +140,10 @@ def test_files_for_a_single_image_take_several(tmp_path, runtime):
     torch.testing.assert_close(single(images[:1].numpy()), expected[:1].numpy())
 
 
-@pytest.mark.parametrize("runtime", ["torch", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime", OPENVINO])
 def test_images_that_are_too_small(tmp_path, runtime):
     """A window of 7 does not fit: onnxruntime would end the process, OpenVINO return nothing."""
+    pytest.importorskip(runtime)
     path = tmp_path / "rlfn.safetensors"
     save_model(build("RLFN", num_feat=4, num_block=1, upscale=2).eval(), path)
     runner = open_runner(path, runtime, threads=1)
