@@ -22,7 +22,7 @@ CHECKSUM = "dhp_sr_sha256"
 
 _BLANK = "0" * 64
 _MAX_FILE_BYTES = 2**31 - 1
-_MAX_VALUES = 2**28
+MAX_VALUES = 2**28
 """Limit of a tensor whose size does not depend on the input."""
 
 _MAX_NODES = 100_000
@@ -285,7 +285,7 @@ def check_static_sizes(model: "onnx.ModelProto") -> None:
         if not all(dim.HasField("dim_value") for dim in dims):
             continue
         num_values = math.prod(dim.dim_value for dim in dims)
-        if num_values > _MAX_VALUES:
+        if num_values > MAX_VALUES:
             raise ModelFileError(
-                f"{value.name[:80]!r} would hold {num_values} values; at most {_MAX_VALUES} pass"
+                f"{value.name[:80]!r} would hold {num_values} values; at most {MAX_VALUES} pass"
             )

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
+from math import prod
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, final
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from dhp_sr.deploy.graph_info import Graph, describe_graph
-from dhp_sr.deploy.onnx_check import check_onnx
+from dhp_sr.deploy.onnx_check import MAX_VALUES, check_onnx
 from dhp_sr.deploy.runner import Images, Runner
 from dhp_sr.deploy.safetensors_io import ModelFileError, check_is_file
 from dhp_sr.utils.errors import UserError
@@ -118,7 +119,8 @@ def read_openvino(graph: Graph) -> "openvino.Model":
     """Read a model into OpenVINO without running it.
 
     Raises:
-        ModelFileError: The file is damaged, or of a kind that OpenVINO cannot read.
+        ModelFileError: The file is damaged, of a kind that OpenVINO cannot read, or would need too
+            much memory.
     """
     core = require_openvino().Core()
     path = graph.path
@@ -130,13 +132,47 @@ def read_openvino(graph: Graph) -> "openvino.Model":
     elif not path.with_suffix(".bin").is_file():
         raise ModelFileError(f"{path}: expected the file of weights {path.stem}.bin beside it")
     try:
-        return core.read_model(path)
+        model = core.read_model(path)
     except Exception as error:
         # Errors of the C++ library, a page long, the reason in the last line.
         reason = str(error).strip().splitlines()[-1]
         raise ModelFileError(
             f"{path}: expected a file that OpenVINO can read, got: {reason[:300]}"
         ) from error
+    check_sizes(model, path)
+    return model
+
+
+def check_sizes(model: "openvino.Model", path: Path) -> None:
+    """Check that no value whose size is independent of the input is huge, as of ONNX files.
+
+    OpenVINO computes such values when it compiles a model.
+
+    Raises:
+        ModelFileError: There is one.
+    """
+    waiting = [model]
+    while waiting:
+        for operation in waiting.pop().get_ops():
+            waiting += _bodies(operation)
+            for output in operation.outputs():
+                shape = output.get_partial_shape()
+                num_values = prod(shape.to_shape()) if shape.is_static else 0
+                if num_values > MAX_VALUES:
+                    raise ModelFileError(
+                        f"{path}: {operation.get_friendly_name()[:80]!r} would hold {num_values} "
+                        f"values; at most {MAX_VALUES} pass"
+                    )
+
+
+def _bodies(operation: "openvino.Node") -> "list[openvino.Model]":
+    """Return the models inside an operation: branches, or the body of a loop."""
+    kind = operation.get_type_name()
+    if kind == "If":
+        return [operation.get_function(index) for index in range(2)]
+    if kind in ("Loop", "TensorIterator"):
+        return [operation.get_function()]
+    return []
 
 
 @final

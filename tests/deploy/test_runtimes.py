@@ -14,6 +14,7 @@ from dhp_sr.deploy.onnx_runner import choose_providers
 from dhp_sr.deploy.openvino_runner import FIXED_PIXELS, FIXED_SHAPES
 from dhp_sr.deploy.runtime_trial import candidate_runtimes, check_agreement, open_fastest
 from dhp_sr.deploy.runtimes import RUNTIMES, export_in_memory, open_runner
+from dhp_sr.deploy.safetensors_io import ModelFileError
 from dhp_sr.utils.errors import UserError
 
 # OpenVINO has ended a test process that had done much else before: in a process apart.
@@ -63,6 +64,33 @@ def test_openvino_reads_onnx_files(tmp_path):
     assert half(images).dtype == np.float32 and half(images).shape == (1, 3, 16, 20)
     with pytest.raises(UserError, match="64"):
         open_runner(other(tmp_path / "x.onnx", "fixed"), "openvino")
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_openvino_values_that_would_fill_the_memory(tmp_path, inside):
+    openvino = pytest.importorskip("openvino")
+    opset = pytest.importorskip("openvino.opset13")
+
+    def image():
+        return opset.parameter(openvino.PartialShape([-1, 3, -1, -1]), np.float32)
+
+    x = image()
+    shape = opset.constant(np.array([2**20, 2**20]))
+    filled = opset.broadcast(opset.constant(np.float32(0)), shape)
+    total = opset.reduce_sum(filled, opset.constant(np.array([0, 1])), keep_dims=False)
+    model = openvino.Model([opset.add(x, total)], [x], "m")
+    if inside:
+        outer, other_branch = image(), image()
+        plain = openvino.Model([opset.relu(other_branch)], [other_branch], "n")
+        choice = opset.if_op(opset.constant(np.array(True)))
+        choice.set_then_body(plain)
+        choice.set_else_body(model)
+        choice.set_input(outer.output(0), other_branch, x)
+        made = choice.set_output(plain.results[0], model.results[0])
+        model = openvino.Model([made], [outer], "o")
+    openvino.serialize(model, tmp_path / "x.xml")
+    with pytest.raises(ModelFileError, match=r"x\.xml: .*would hold 1099511627776 values"):
+        open_runner(tmp_path / "x.xml")
 
 
 def test_openvino_refuses_what_it_cannot_do(file, graph, tmp_path):
