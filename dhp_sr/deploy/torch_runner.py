@@ -103,6 +103,10 @@ class TorchRunner(Runner):
                 raise UserError(
                     f"torch.compile: {lines[0]}; install a C++ compiler, or use --runtime torch"
                 ) from error
+            except RuntimeError as error:
+                # A number of channels that does not fit, or too little memory.
+                lines = str(error).strip().splitlines() or [type(error).__name__]
+                raise UserError(f"PyTorch: {lines[0]}") from error
 
 
 class DeterministicConvolutions(TorchFunctionMode):

@@ -175,6 +175,12 @@ def test_images_of_more_channels_than_fit_the_memory(changes):
         describe_graph(compute, props, None, Path("x.onnx"))
 
 
+def test_inputs_that_pytorch_refuses(file):
+    runner = open_runner(file("dncnn"), threads=1)
+    with pytest.raises(UserError, match=r"PyTorch: .*channels"):
+        runner(torch.rand(1, 2, 16, 16))
+
+
 def test_what_cannot_run(file, tmp_path):
     path = file("edsr")
     with pytest.raises(UserError, match=r"fp32, bf16, fp16.*'int8'"):
