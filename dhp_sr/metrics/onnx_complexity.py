@@ -33,13 +33,16 @@ UNCOUNTED = (
     "Einsum",
     "GRU",
     "GridSample",
+    "If",
     "LSTM",
+    "Loop",
     "MatMulInteger",
     "QLinearConv",
     "QLinearMatMul",
     "RNN",
+    "Scan",
 )
-"""Operators that multiply and are not counted."""
+"""Operators that multiply, or whose branches and bodies may, and that are not counted."""
 
 
 def onnx_complexity(path: str | Path, input_shape: Sequence[int]) -> Complexity | None:
@@ -150,6 +153,10 @@ def _params(graph: "onnx.GraphProto") -> int:
     for node in graph.node:
         if node.op_type == "Add" and products.intersection(node.input):
             names.update(node.input)
+    # Weights in int8 are stored before the operator that makes numbers of them.
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear" and node.output[0] in names:
+            names.add(node.input[0])
     elements = 0
     for tensor in graph.initializer:
         if tensor.name in names:

@@ -1,5 +1,7 @@
 """The counts of a graph against those of the network that it was exported from."""
 
+import numpy as np
+import onnx
 import pytest
 from exported import SMALL
 from slow_rows import rows
@@ -44,3 +46,25 @@ def test_grouped_convolutions_and_products(exports, tmp_path):
     export_onnx(network, tmp_path / "x.onnx", shape)
     found, expected = onnx_complexity(tmp_path / "x.onnx", shape), complexity(network, shape)
     assert found == expected
+
+
+def test_parameters_in_int8(tmp_path):
+    """Weights and biases are stored as integers, their scales are no parameters."""
+    helper, numpy_helper = onnx.helper, onnx.numpy_helper
+    stored = {
+        "w": np.ones((4, 3, 3, 3), np.int8),
+        "b": np.ones(4, np.int32),
+        "scale": np.ones(4, np.float32),
+    }
+    constants = [numpy_helper.from_array(value, name) for name, value in stored.items()]
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "scale"], ["weight"], axis=0),
+        helper.make_node("DequantizeLinear", ["b", "scale"], ["bias"], axis=0),
+        helper.make_node("Conv", ["x", "weight", "bias"], ["y"]),
+    ]
+    image = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 3, "h", "w"])
+    result = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "g", [image], [result], constants)
+    onnx.save(helper.make_model(graph), tmp_path / "x.onnx")
+    found = onnx_complexity(tmp_path / "x.onnx", (1, 3, 6, 6))
+    assert (found.params, found.macs) == (4 * 27 + 4, 4 * 27 * 16)
