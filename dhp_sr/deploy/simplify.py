@@ -65,8 +65,7 @@ class _FoldedEDSR(nn.Module):
         with torch.no_grad():
             for layer in network.modules():
                 # What is left of a removed convolution is its bias.
-                is_layer = isinstance(layer, (nn.Conv2d, ConstantMap))
-                if is_layer and layer.bias is not None:
+                if isinstance(layer, (nn.Conv2d, ConstantMap)) and layer.bias is not None:
                     layer.bias /= network.img_range
             output_bias = network.conv_last.bias
             assert output_bias is not None

@@ -1,7 +1,7 @@
 """Our model files in spandrel, the loader of chaiNNer, ComfyUI and others.
 
-    import spandrel
     import dhp_sr.deploy.spandrel  # registers our files in spandrel
+    import spandrel
 
     descriptor = spandrel.ModelLoader().load_from_file("pruned.safetensors")
 
