@@ -49,7 +49,7 @@ def onnx_complexity(path: str | Path, input_shape: Sequence[int]) -> Complexity 
     """Count the cost of one forward pass from the sizes that ONNX infers; nothing is computed.
 
     The file is counted as it is: where an exporter merged normalization into convolutions, its
-    parameters are gone.
+    parameters are gone; where it moved a pixel shuffle behind a convolution, zeros were added.
 
     Args:
         path: ONNX file.

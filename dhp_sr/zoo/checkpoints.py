@@ -127,11 +127,12 @@ def _detect(path: Path, readings: Sequence[Reading]) -> Checkpoint:
     """Find the class that weights belong to: ours first, whose arguments follow from the shapes."""
     for reading in readings:
         for name, arguments in own_candidates(reading.weights):
-            network = build_named(name, arguments).eval()
             try:
+                network = build_named(name, arguments).eval()
                 check_fit(network, reading.weights)
-            except ModelFileError:
-                # Keys like those of our class; another reading or class may still fit.
+            except UserError:
+                # Keys like those of our class, whose constructor may refuse what their shapes say;
+                # another reading or class may still fit.
                 continue
             try:
                 load_into(network, reading.weights)

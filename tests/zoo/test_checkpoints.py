@@ -108,6 +108,14 @@ def test_several_architectures_that_fit_are_named(tmp_path, monkeypatch):
         open_checkpoint(tmp_path / "w.pth")
 
 
+def test_keys_like_those_of_our_class_do_not_end_the_search(tmp_path):
+    """A DnCNN has two convolutions at least; these may be the weights of another network."""
+    weights = {"model.0.weight": torch.zeros(4, 3, 3, 3), "model.0.bias": torch.zeros(4)}
+    torch.save(weights, tmp_path / "x.pth")
+    with pytest.raises(UserError, match="none of the known architectures"):
+        open_checkpoint(tmp_path / "x.pth")
+
+
 def test_what_nothing_knows_is_refused(tmp_path):
     prepare_torchvision()
     pytest.importorskip("spandrel")
