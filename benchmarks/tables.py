@@ -308,7 +308,10 @@ def cut_without_training_table(rows: Sequence[Row]) -> str:
     """
     names = list(rows[0]["scores"])
     header = ["method", "MACs kept", "seed", *(f"{name} dB" for name in names), "CPU seconds"]
-    lines = [[*header, "steps", *(f"{name} then" for name in names)]]
+    is_finetuned = any("steps" in row for row in rows)
+    if is_finetuned:
+        header += ["steps", *(f"{name} then" for name in names)]
+    lines = [header]
     for row in sorted(rows, key=lambda row: (-row["keep_ratio"], -row["scores"][names[0]])):
         scores = [f"{row['scores'][name]:.2f}" for name in names]
         seconds = MISSING
@@ -316,7 +319,7 @@ def cut_without_training_table(rows: Sequence[Row]) -> str:
         if row["method"] != DENSE:
             seconds = f"{row['cpu_seconds_search'] + row['cpu_seconds_correction']:.0f}"
             kept = f"{row['kept']:.1%}"
-        finetuned = [MISSING] * (1 + len(names))
+        finetuned = [MISSING] * (1 + len(names)) if is_finetuned else []
         if "steps" in row:
             trained = [f"{row['scores_finetuned'][name]:.2f}" for name in names]
             finetuned = [f"{row['steps']:,}", *trained]

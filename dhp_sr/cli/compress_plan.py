@@ -206,7 +206,7 @@ def measure_steps(
 
     The fastest of a few is taken: the others had to wait for the machine. The images are noise:
     the time of a layer does not depend on the values. Features lie in memory as in the training,
-    channels last, which makes a step in bf16 up to twice as fast.
+    channels last, in which a step in bf16 may take half as long.
 
     Args:
         hyper: The converted network; its masks are changed and restored.

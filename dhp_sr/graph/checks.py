@@ -5,7 +5,7 @@ and a cut network whose numbers of channels are others does without it.
 """
 
 import dis
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import FrameType
 
 import torch
@@ -55,13 +55,23 @@ def belongs_to_check(frame: FrameType) -> bool:
     here = position_of.get(frame.f_lasti)
     if here is None or not _is_conditional(instructions[here]):
         return False
-    sides = (here + 1, position_of[instructions[here].argval])
-    return _raises_before(instructions, *sides) or _raises_before(instructions, *sides[::-1])
+    next_one, target = here + 1, position_of[instructions[here].argval]
+    return _raises_before(instructions, position_of, next_one, target) or _raises_before(
+        instructions, position_of, target, next_one
+    )
 
 
-def _raises_before(instructions: Sequence[dis.Instruction], start: int, end: int) -> bool:
-    """Return whether an error is raised on the ways from `start`, and else nothing is done."""
-    position_of = {instruction.offset: at for at, instruction in enumerate(instructions)}
+def _raises_before(
+    instructions: Sequence[dis.Instruction], position_of: Mapping[int, int], start: int, end: int
+) -> bool:
+    """Return whether an error is raised on the ways from `start` to `end`, and else nothing done.
+
+    Args:
+        instructions: Those of a function.
+        position_of: Offset of each instruction -> its position.
+        start: Position of the first instruction.
+        end: Position at which a way ends without an error.
+    """
     has_raised = False
     waiting = [start]
     seen: set[int] = set()
