@@ -7,14 +7,12 @@ arguments of a program; both end in `compress_checkpoint`.
 """
 
 import argparse
-import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
-from tqdm import tqdm
 
 from dhp_sr.archs import ARCHS
 from dhp_sr.cli.compress_options import option_file_text
@@ -23,7 +21,6 @@ from dhp_sr.cli.compress_prepare import prepare_run
 from dhp_sr.cli.compress_request import FACTS, QUALITY, CompressRequest, Target
 from dhp_sr.cli.process import keep_memory, plain_warnings, seed_everything, stop_on_signals
 from dhp_sr.config import load_options
-from dhp_sr.config.schema import Options
 from dhp_sr.deploy import register
 from dhp_sr.deploy.model_info import attach_info, attached_info, is_registered, stated_info
 from dhp_sr.training.driver import train
@@ -139,8 +136,7 @@ def compress_checkpoint(
             write_text(request.save_options, text)
             note(f"option file for train.py: {request.save_options}")
         try:
-            with _progress(options, stop) as watched:
-                metrics = train(options, root=root, auto_resume=request.auto_resume, stop=watched)
+            metrics = train(options, root=root, auto_resume=request.auto_resume, stop=stop)
         except Interrupted:
             # Minutes of finetuning are worth something even where the rest is missing.
             write_best_so_far(options, request, adapted, root, note)
@@ -252,15 +248,3 @@ def checkpoint_of(network: nn.Module) -> Checkpoint:
     # The number of channels was a hint for the probe; `construct` takes no such argument.
     attach_info(copied, replace(described, arguments={}))
     return Checkpoint(copied, architecture, {}, name)
-
-
-@contextlib.contextmanager
-def _progress(options: Options, stop: Callable[[], bool]) -> Iterator[Callable[[], bool]]:
-    """Show a progress bar; yields `stop` with a step of the bar in front of it."""
-    with tqdm(total=options.train.total_iter, desc=options.name, unit="it", leave=False) as bar:
-
-        def watched() -> bool:
-            bar.update()
-            return stop()
-
-        yield watched

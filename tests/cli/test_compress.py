@@ -118,7 +118,9 @@ def test_a_checkpoint_becomes_a_model_file_of_half_the_cost(material, tmp_path, 
     assert read_manifest(output)["scale"] == 2
     assert small(torch.rand(1, 3, 20, 24)).shape == (1, 3, 40, 48)
     assert (tmp_path / "small_report.html").read_text(encoding="utf-8").startswith("<!doctype html")
-    said = capsys.readouterr().out
+    captured = capsys.readouterr()
+    said = captured.out
+    assert "\r" not in captured.err  # no progress bar in a log file
     assert "RealESRGAN Compact" in said and "input of the network" in said
     assert "to the original's output" in said
 
