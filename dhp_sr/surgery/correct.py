@@ -234,8 +234,9 @@ class _Correction:
         if f"{node.target}.weight" not in self.values:
             reason = "its weight is not a plain parameter"
         elif self._masked.num_uses(layer) > 1:
-            # Its later inputs depend on its weights: that is no linear problem.
-            reason = "its weight is used several times"
+            # Its later inputs depend on its weights: that is no linear problem. And a bias that two
+            # layers share has no value that is right for both.
+            reason = "its weight or bias is used several times"
         elif is_transposed(layer) and num_groups(layer) > 1:
             reason = "it is a grouped transposed convolution"
         if reason:

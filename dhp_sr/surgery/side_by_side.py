@@ -65,13 +65,14 @@ class Execution:
         self._interpreter = fx.Interpreter(self._network, garbage_collect_values=False)
         # A network may have more inputs than the example gives: the others have their defaults.
         self._input_position: dict[fx.Node, int] = {}
-        # By identity: tied layers have one weight, and the forward may read it besides.
+        # By identity: tied layers have one tensor, and the forward may read it besides.
         self._num_uses: Counter[int] = Counter()
         for node in traced.graph.nodes:
             if node.op == "placeholder":
                 self._input_position[node] = len(self._input_position)
             elif self.is_layer(node):
-                self._num_uses[id(self.layer(node).weight)] += 1
+                layer = self.layer(node)
+                self._num_uses.update(id(part) for part in (layer.weight, layer.bias))
             elif node.op == "get_attr":
                 self._num_uses[id(self._interpreter.fetch_attr(str(node.target)))] += 1
 
@@ -86,8 +87,9 @@ class Execution:
         return module
 
     def num_uses(self, layer: Layer) -> int:
-        """Number of nodes that a layer's weight has a part in, this layer's or another's."""
-        return self._num_uses[id(layer.weight)]
+        """Number of nodes that a layer's weight or bias has a part in, this layer's or another's."""
+        parts = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
+        return max(self._num_uses[id(part)] for part in parts)
 
     def is_layer(self, node: fx.Node) -> bool:
         """Whether a node calls a convolution or a linear layer."""

@@ -309,12 +309,19 @@ class Tied(CalledTwice):
         return self.other(x)
 
 
+class TiedBias(Tied):
+    def __init__(self):
+        super().__init__()
+        self.other = nn.Conv2d(8, 8, 1)
+        self.other.bias = self.body.bias
+
+
 class ReadBesides(CalledTwice):
     def again(self, x):
         return nn.functional.conv2d(x, self.body.weight)
 
 
-@pytest.mark.parametrize("cls", [CalledTwice, Tied, ReadBesides])
+@pytest.mark.parametrize("cls", [CalledTwice, Tied, TiedBias, ReadBesides])
 def test_a_weight_of_several_uses_stays_and_is_listed(cls):
     """To bring its first output closer would move the second away."""
     plain, x = cls().double().eval(), torch.randn(4, 1, 8, 8, dtype=torch.double)
@@ -323,6 +330,7 @@ def test_a_weight_of_several_uses_stays_and_is_listed(cls):
     uncorrected = hyper.cut()
     corrected = hyper.cut(calibration=[x])
     assert torch.equal(corrected.body.weight, uncorrected.body.weight)
+    assert torch.equal(corrected.body.bias, uncorrected.body.bias)
     assert "body" in hyper.correction_report.skipped
 
 
