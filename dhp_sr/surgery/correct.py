@@ -33,7 +33,7 @@ from dhp_sr.channels.plan import BranchLayer, ChannelPlan, Leaves
 from dhp_sr.graph.capture import trace
 from dhp_sr.operators.computed_layers import COMPUTED_LAYER
 from dhp_sr.operators.registry import spec_for
-from dhp_sr.surgery.cut import KeptEntries, kept_entries
+from dhp_sr.surgery.cut import KeptEntries, kept_entries, zero_outside
 from dhp_sr.surgery.layer_regression import RegressionSampler, regressions
 from dhp_sr.surgery.layer_samples import add_to_layer, in_dim, is_transposed, num_groups
 from dhp_sr.surgery.least_squares import solve_with_held_out_ridge
@@ -145,8 +145,7 @@ def _norms_of_reference(
             tensor = reference[name].detach()
             norms[name] = tensor
             if (name, 0) in kept:
-                entries = kept[name, 0].to(tensor.device)
-                norms[name] = torch.zeros_like(tensor).index_copy(0, entries, tensor[entries])
+                norms[name] = zero_outside(tensor, kept[name, 0], 0)
     return norms
 
 

@@ -91,6 +91,13 @@ def kept_entries(plan: ChannelPlan, mask: Tensor) -> dict[tuple[str, int], Tenso
     return kept
 
 
+def zero_outside(tensor: Tensor, entries: Tensor, dim: int) -> Tensor:
+    """Copy of a tensor that is zero outside some entries of an axis."""
+    result = torch.zeros_like(tensor)
+    entries = entries.to(tensor.device)
+    return result.index_copy_(dim, entries, tensor.index_select(dim, entries))
+
+
 def _slice_unsaved_buffers(
     small: nn.Module, saved: Container[str], canonical: Mapping[str, str], kept: KeptEntries
 ) -> None:

@@ -87,7 +87,7 @@ class Execution:
         return module
 
     def num_uses(self, layer: Layer) -> int:
-        """Number of nodes that a layer's weight or bias has a part in, this layer's or another's."""
+        """Number of nodes, of this layer or others, that its weight or its bias has a part in."""
         parts = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
         return max(self._num_uses[id(part)] for part in parts)
 

@@ -14,9 +14,10 @@ from dhp_sr.hyper import convert
 from dhp_sr.operators.constant_map import ConstantMap
 from dhp_sr.search import SearchSettings, build_search
 from dhp_sr.search.obs.channel_orders import CHANNEL_ORDERS, OrderInputs, elimination_order
-from dhp_sr.search.obs.database import WidthDatabase, output_loss, zero_outside
+from dhp_sr.search.obs.database import WidthDatabase, output_loss
 from dhp_sr.search.obs.evolution import WidthEvolution
 from dhp_sr.search.obs.statistics import layer_statistics
+from dhp_sr.surgery.cut import zero_outside
 
 
 class Mixed(nn.Module):

@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dhp_sr.channels.plan import Branch, Leaves, append_pinned
 from dhp_sr.hyper import HyperNet
 from dhp_sr.search.obs.statistics import LayerStatistics, taps_to_features
-from dhp_sr.surgery.cut import kept_entries
+from dhp_sr.surgery.cut import kept_entries, zero_outside
 from dhp_sr.surgery.layer_samples import Layer, as_kernel, layer_of_weight
 from dhp_sr.utils.modules import out_dim
 
@@ -135,13 +135,6 @@ class WidthDatabase:
         # More rows than output channels: every tap of the kernel is an output of its own.
         taps = len(weight_OF) // module.weight.shape[out_dim(module)]
         return as_kernel(module, taps_to_features(weight_OF, taps)), bias
-
-
-def zero_outside(tensor: Tensor, entries: Tensor, dim: int) -> Tensor:
-    """Copy of a tensor that is zero outside some entries of an axis."""
-    result = torch.zeros_like(tensor)
-    entries = entries.to(tensor.device)
-    return result.index_copy_(dim, entries, tensor.index_select(dim, entries))
 
 
 def output_loss(outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> float:
