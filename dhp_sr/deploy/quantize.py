@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar, get_args
 
 import torch
 from torch import nn
@@ -47,13 +47,17 @@ NAMED_LAYERS = 5
 """Layers that an error names."""
 
 
+FloatLayers = Literal["ends", "first", "none"]
+"""Layers left in float32 whatever they cost, or in what the runtime computes instead of it, here
+and below: the first and the last, the first alone, none."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A way to quantize a network."""
 
-    float_ends: bool
-    """Leave the first and the last layer, the most sensitive, in float32, or in what the runtime
-    computes instead of it, here and below."""
+    in_float: FloatLayers
+    """The first and the last layer are the most sensitive, the first more so."""
     needs_vnni: bool = False
     """Weights of 8 bits rather than 7, which overflow on processors without VNNI."""
     layers_only: bool = False
@@ -62,22 +66,30 @@ class Recipe:
     heavy_only: bool = False
     """Leave layers in float32 that use each value of their input less than `MIN_REUSE` times."""
 
+    def rounds_all_of(self, other: "Recipe") -> bool:
+        """Whether it rounds all that another one does, to as many bits: it loses no less."""
+        order = get_args(FloatLayers)
+        return (
+            self.needs_vnni == other.needs_vnni
+            and order.index(self.in_float) >= order.index(other.in_float)
+            and self.layers_only <= other.layers_only
+            and self.heavy_only <= other.heavy_only
+        )
+
 
 MIN_REUSE = 100
 """Products per value of a layer's input from which int8 pays: rounding the inputs of a convolution
 of 1 x 1 to 48 channels takes as long as its products in int8 save. A convolution of 3 x 3 to 16
 channels has 144."""
 
+_AMOUNTS: tuple[dict[str, bool], ...] = (
+    {"layers_only": True, "heavy_only": True},
+    {"layers_only": True},
+    {},
+)
 RECIPES = (
-    Recipe(float_ends=True, layers_only=True, heavy_only=True),
-    Recipe(float_ends=True, layers_only=True),
-    Recipe(float_ends=True),
-    Recipe(float_ends=False, layers_only=True, heavy_only=True),
-    Recipe(float_ends=False, layers_only=True),
-    Recipe(float_ends=False),
-    Recipe(float_ends=True, layers_only=True, heavy_only=True, needs_vnni=True),
-    Recipe(float_ends=True, layers_only=True, needs_vnni=True),
-    Recipe(float_ends=True, needs_vnni=True),
+    *(Recipe(ends, **amount) for ends in get_args(FloatLayers) for amount in _AMOUNTS),
+    *(Recipe("ends", **amount, needs_vnni=True) for amount in _AMOUNTS),
 )
 
 
@@ -119,8 +131,9 @@ class Quantized(Generic[Model]):
     def label(self) -> str:
         """The facts in a few words."""
         text = f"{self.loss_db:.3f} dB below fp32 on {self.num_images} image(s)"
-        if self.recipe.float_ends:
-            text += f", first and last layer in {self.float_name}"
+        if self.recipe.in_float != "none":
+            layers = {"ends": "first and last", "first": "first"}[self.recipe.in_float]
+            text += f", {layers} layer in {self.float_name}"
         if self.recipe.layers_only:
             text += f", sums and gates in {self.float_name}"
         if self.recipe.heavy_only:
@@ -191,10 +204,13 @@ def _best_recipe(
     """Return the fastest model within the allowed loss, if any, and the least loss of all."""
     images = options.images
     losses = []
+    too_lossy: list[Recipe] = []
     best: Quantized[Model] | None = None
     best_run: Run | None = None
     for recipe in recipes:
         if best is not None and recipe.needs_vnni:
+            continue
+        if any(recipe.rounds_all_of(other) for other in too_lossy):
             continue
         model = make(recipe)
         if model is None:
@@ -204,6 +220,7 @@ def _best_recipe(
         losses.append(loss)
         # "not <=" refuses NaN, too.
         if not loss <= options.max_loss:
+            too_lossy.append(recipe)
             continue
         if best_run is None or _is_faster(run, best_run, images[0].lq.numpy()):
             best = Quantized(model, recipe, loss, len(images))

@@ -93,7 +93,8 @@ def float_layers(layers: Reuse, recipe: Recipe) -> list[str]:
     """Return the names of the layers that a recipe leaves in float32."""
     names = [*layers]
     # Slices: a network of averages and shuffles alone has no layer.
-    left = {*names[:1], *names[-1:]} if recipe.float_ends else set()
+    ends = {*names[:1], *names[-1:]}
+    left = {"ends": ends, "first": {*names[:1]}, "none": set()}[recipe.in_float]
     if recipe.heavy_only:
         left |= light_layers(layers)
     return sorted(left)

@@ -184,15 +184,18 @@ def test_weights_are_rounded_per_channel():
 
 
 NAMES = {
-    Recipe(float_ends=True, layers_only=True, heavy_only=True): "heavy",
-    Recipe(float_ends=True, layers_only=True): "layers",
-    Recipe(float_ends=True): "ends",
-    Recipe(float_ends=False, layers_only=True, heavy_only=True): "heavy, ends too",
-    Recipe(float_ends=False, layers_only=True): "layers, ends too",
-    Recipe(float_ends=False): "all",
-    Recipe(float_ends=True, layers_only=True, heavy_only=True, needs_vnni=True): "heavy, vnni",
-    Recipe(float_ends=True, layers_only=True, needs_vnni=True): "layers, vnni",
-    Recipe(float_ends=True, needs_vnni=True): "vnni",
+    Recipe("ends", layers_only=True, heavy_only=True): "heavy",
+    Recipe("ends", layers_only=True): "layers",
+    Recipe("ends"): "ends",
+    Recipe("first", layers_only=True, heavy_only=True): "heavy, last too",
+    Recipe("first", layers_only=True): "layers, last too",
+    Recipe("first"): "last too",
+    Recipe("none", layers_only=True, heavy_only=True): "heavy, ends too",
+    Recipe("none", layers_only=True): "layers, ends too",
+    Recipe("none"): "all",
+    Recipe("ends", layers_only=True, heavy_only=True, needs_vnni=True): "heavy, vnni",
+    Recipe("ends", layers_only=True, needs_vnni=True): "layers, vnni",
+    Recipe("ends", needs_vnni=True): "vnni",
 }
 
 
@@ -200,12 +203,13 @@ NAMES = {
     ("noise", "faster", "expected"),
     [
         # the loss of each recipe in their order
-        ((0.0, 0.0, 0.0, 0.0, 0.0, 0.001, 0.0, 0.0, 0.0), True, "all"),
-        ((0.0, 0.0, 0.0, 0.0, 0.0, 0.001, 0.0, 0.0, 0.0), False, "heavy"),
-        ((None, 0.0, 0.5, None, 0.5, 0.5, None, 0.0, 0.0), True, "layers"),
-        ((0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.0, 0.5, 0.5), True, "heavy, vnni"),
-        ((0.5, 0.5, 0.5, 0.5, 0.5, 0.5, None, 0.5, 0.0), True, "vnni"),
-        ((0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, float("nan")), True, None),
+        ((*[0.0] * 8, 0.001, *[0.0] * 3), True, "all"),
+        ((*[0.0] * 8, 0.001, *[0.0] * 3), False, "heavy"),
+        ((None, 0.0, 0.5, None, 0.5, 0.5, None, 0.5, 0.5, None, 0.0, 0.0), True, "layers"),
+        ((None, 0.0, 0.5, None, 0.001, 0.5, None, 0.5, 0.5, *[0.0] * 3), True, "layers, last too"),
+        ((*[0.5] * 9, 0.0, 0.5, 0.5), True, "heavy, vnni"),
+        ((*[0.5] * 9, None, 0.0, 0.5), True, "layers, vnni"),
+        ((*[0.5] * 10, 0.5, float("nan")), True, None),
     ],
 )
 def test_the_recipe(monkeypatch, noise, faster, expected):
@@ -230,6 +234,26 @@ def test_the_recipe(monkeypatch, noise, faster, expected):
             choose()
     else:
         assert choose().model == expected
+
+
+def test_a_recipe_that_rounds_more_than_one_that_lost_too_much_is_not_tried():
+    tried = []
+
+    def make(recipe):
+        tried.append(recipe)
+        return recipe
+
+    def loses_too_much(recipe):
+        amount = 0.5 if recipe.needs_vnni or not recipe.layers_only else 0.0
+        return lambda x: x - amount
+
+    options = Int8Options(ramp(), max_loss=0.5, finetune_steps=0)
+    quantize(nn.Identity(), options, lambda _: make, loses_too_much)
+    assert [recipe for recipe in tried if not recipe.layers_only] == [Recipe("ends")]
+    assert len(tried) == 1 + sum(recipe.layers_only and not recipe.needs_vnni for recipe in RECIPES)
+    light = Recipe("ends", layers_only=True, heavy_only=True)
+    assert all(recipe.rounds_all_of(light) != recipe.needs_vnni for recipe in RECIPES)
+    assert not light.rounds_all_of(Recipe("ends", layers_only=True))
 
 
 def test_finetuning_where_every_recipe_loses_more(monkeypatch):
@@ -369,17 +393,18 @@ def openvino_layers(graph):
 
 def test_layers_in_float():
     layers = {"first": 144.0, "light": 48.0, "heavy": 288.0, "last": 432.0}
-    heavy = Recipe(float_ends=False, heavy_only=True)
-    assert float_layers(layers, Recipe(float_ends=False)) == []
-    assert float_layers(layers, Recipe(float_ends=True)) == ["first", "last"]
+    heavy = Recipe("none", heavy_only=True)
+    assert float_layers(layers, Recipe("none")) == []
+    assert float_layers(layers, Recipe("ends")) == ["first", "last"]
+    assert float_layers(layers, Recipe("first")) == ["first"]
     assert float_layers(layers, heavy) == ["light"]
-    assert float_layers(layers, replace(heavy, float_ends=True)) == ["first", "last", "light"]
-    assert float_layers({"alone": 9.0}, Recipe(float_ends=True)) == ["alone"]
+    assert float_layers(layers, replace(heavy, in_float="ends")) == ["first", "last", "light"]
+    assert float_layers({"alone": 9.0}, Recipe("ends")) == ["alone"]
     assert makes_difference(layers, heavy)
     # Where all are light none would be in int8, and where none is nothing changes.
     for alike in (9.0, 144.0):
         assert not makes_difference({"first": alike, "last": alike}, heavy)
-        assert makes_difference({"first": alike, "last": alike}, Recipe(float_ends=False))
+        assert makes_difference({"first": alike, "last": alike}, Recipe("none"))
 
 
 def test_what_int8_leaves_is_bf16_where_the_processor_has_it(model, images, monkeypatch, tmp_path):
@@ -418,4 +443,4 @@ def test_calibration_images_are_those_of_test(tmp_path, task):
 
 
 def test_a_network_without_layers_leaves_none_in_float():
-    assert float_layers({}, Recipe(float_ends=True)) == []
+    assert float_layers({}, Recipe("ends")) == []
