@@ -235,6 +235,7 @@ def draw_kept_costs(axes: Axes, curves: Sequence[TrainingPoint]) -> None:
 def draw_score(axes: Axes, validation: Sequence[ValidationPoint], score: Score) -> None:
     """Draw a score over the iterations, a line per test set."""
     test_sets = list(dict.fromkeys(point.set for point in validation))
+    lines = {}
     for index, test_set in enumerate(test_sets):
         points = []
         for point in validation:
@@ -244,18 +245,19 @@ def draw_score(axes: Axes, validation: Sequence[ValidationPoint], score: Score) 
         if not points:
             continue
         iterations, values = zip(*points, strict=True)
-        axes.plot(
+        (lines[test_set],) = axes.plot(
             iterations,
             values,
             "o-",
             color=LINE_COLORS[index % len(LINE_COLORS)],
             markersize=2.5,
             linewidth=1.4,
-            label=test_set,
             clip_on=False,  # the last point lies on the frame
         )
     axes.set_ylabel(score.label, fontsize=9, color=INK)
-    axes.legend(frameon=False, fontsize=8, loc="best", ncols=min(len(test_sets), 4))
+    # Not by labels of the lines: matplotlib leaves those out that begin with an underscore.
+    handles, labels = list(lines.values()), list(lines)
+    axes.legend(handles, labels, frameon=False, fontsize=8, ncols=min(len(labels), 4))
 
 
 def shade_phases(

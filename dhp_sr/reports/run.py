@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dhp_sr.config.datasets import TASKS
+from dhp_sr.config.datasets import IMAGES, TASKS
 from dhp_sr.config.yaml import parse
 from dhp_sr.reports.plan import with_current_keys
 from dhp_sr.reports.run_files import (
@@ -96,6 +96,8 @@ class Run:
     """latents.csv, by channel group."""
     samples: tuple[Sample, ...] = ()
     """images/: crops of test images."""
+    shown_name: str = ""
+    """Name beside other runs, see `page.write`; empty: the run's own."""
 
     @property
     def results(self) -> JsonObject:
@@ -110,7 +112,8 @@ class Run:
     @property
     def name(self) -> str:
         """Name of the run."""
-        return str(self.results.get("name") or self.options.get("name") or self.folder.name)
+        own_name = self.results.get("name") or self.options.get("name") or self.folder.name
+        return self.shown_name or str(own_name)
 
     @property
     def task(self) -> str | None:
@@ -125,8 +128,14 @@ class Run:
             # All data sets of a run are of the same task, so the first tells it.
             for section in datasets.values():
                 if isinstance(section, Mapping):
-                    return TASKS.get(str(section.get("type")))
+                    task = TASKS.get(str(section.get("type")))
+                    return self._restoration() if task == TASKS[IMAGES] else task
         return None
+
+    def _restoration(self) -> str:
+        """Task of a run on an ImageDataset, which its scale tells."""
+        scale = self.options.get("scale", 1)
+        return TASKS["SRDataset" if isinstance(scale, int) and scale > 1 else "NoiseDataset"]
 
 
 def dense_row(rows: Iterable[Row]) -> Row | None:
@@ -237,11 +246,15 @@ def read_options(path: Path) -> JsonObject:
     """Read an option file without checking it; empty where it is missing or holds no mapping.
 
     Raises:
-        UserError: The file is not YAML.
+        UserError: The file is not text, or not YAML.
     """
     if not path.exists():
         return {}
-    content, _ = parse(path.read_text(encoding="utf-8"), str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeError as error:
+        raise UserError(f"{path}: expected text in UTF-8, found: {error}") from error
+    content, _ = parse(text, str(path))
     return content if isinstance(content, dict) else {}
 
 

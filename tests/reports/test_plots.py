@@ -5,8 +5,16 @@ import io
 import numpy as np
 from matplotlib.image import imread
 
-from dhp_sr.reports.plots import plot_curves, plot_widths, running_mean, write_reports
-from dhp_sr.reports.run import TrainingPoint, read_run
+from dhp_sr.reports.plots import (
+    draw_score,
+    new_figure,
+    plot_curves,
+    plot_widths,
+    running_mean,
+    write_reports,
+)
+from dhp_sr.reports.run import TrainingPoint, ValidationPoint, read_run
+from dhp_sr.reports.scores import PSNR_Y
 
 
 def pixels_of(path):
@@ -32,6 +40,15 @@ def test_names_are_no_formulas(tmp_path, widths):
     plot_widths(tmp_path / "widths.png", widths, r"from $5 to $\frac$")
     plot_widths(tmp_path / "again.png", widths, r"from $5 to $\frac$")
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "widths.png").read_bytes()
+
+
+def test_every_test_set_is_in_the_legend():
+    """Matplotlib leaves out labels that begin with an underscore."""
+    axes = new_figure(4, 3).add_subplot()
+    names = ["_mine", "Set5"]
+    points = [ValidationPoint(1, "dense", name, psnr_y_db=30.0) for name in names]
+    draw_score(axes, points, PSNR_Y)
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == names
 
 
 def test_taller_with_more_layers(tmp_path, widths):

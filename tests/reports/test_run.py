@@ -47,6 +47,7 @@ def test_folders_that_are_no_run(tmp_path):
         ("latents.csv", "iteration,latents\n1,1\n", ["latents.csv, line 2", "group"]),
         ("latents.csv", "iteration,group,latents\n1,a,1 1\n2,a,1\n", ["of a", "[1, 2]"]),
         ("options.yml", "a: [", ["options.yml"]),
+        ("options.yml", "name: \xe4", ["UTF-8"]),
     ],
 )
 def test_damaged_files_are_named(folder, name, text, facts):

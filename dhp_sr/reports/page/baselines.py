@@ -35,21 +35,35 @@ def baselines_of(run: Run) -> list[Run]:
     The result holds their metrics and options alone. A neighbor that cannot be read is left out,
     because a report must not fail for what lies beside its run; archived runs are left out too.
     """
-    baselines = []
     own_folder = run.folder.resolve()
-    for folder in sorted(own_folder.parent.iterdir()):
+    try:
+        folders = sorted(own_folder.parent.iterdir())
+    except OSError:
+        return []  # a folder whose contents only others may list
+    baselines = []
+    for folder in folders:
         if folder == own_folder or "_archived_" in folder.name:
             continue
         try:
             metrics = read_json(folder / "metrics.json")
             options = read_options(folder / "options.yml")
-        except (UserError, OSError, UnicodeError):
-            continue
-        if metrics and options and isinstance(metrics.get("rows"), list):
             other = Run(folder, metrics, options=options)
-            if is_comparable(other, run):
+            if metrics and options and has_models(other) and is_comparable(other, run):
                 baselines.append(other)
+        # TypeError: a value of another kind, such as a list of noise levels.
+        except (UserError, OSError, TypeError):
+            continue
     return baselines
+
+
+def has_models(run: Run) -> bool:
+    """Whether the rows of metrics.json are models with scores."""
+    if not isinstance(run.rows, list) or not run.rows:
+        return False
+    for row in run.rows:
+        if not isinstance(row, dict) or "model" not in row or not isinstance(row.get("sets"), dict):
+            return False
+    return True
 
 
 def noise_levels(options: JsonObject) -> dict[str, float | None]:
@@ -65,15 +79,14 @@ def noise_levels(options: JsonObject) -> dict[str, float | None]:
 
 
 def published_points(
-    task: str | None, scale: int | None, sigma: float | None, sets: Collection[str]
+    task: str | None, scale: int | None, levels: Mapping[str, float | None]
 ) -> list[JsonObject]:
     """Collect published networks that were scored on the same task and on a common test set.
 
     Args:
         task: `sr` or `denoise`.
         scale: Upscaling factor.
-        sigma: Noise level (0 to 255) of a denoiser.
-        sets: Names of the test sets.
+        levels: Name of each test set -> its noise level (0 to 255); None without noise.
 
     Returns:
         Points of the scatter chart, see `charts.scatter_chart`.
@@ -81,11 +94,12 @@ def published_points(
     points = []
     for table in published_tables():
         # Scores at another scale or noise level would be in another range altogether.
-        if (table["task"], table["scale"], table["sigma"]) != (task, scale, sigma):
+        if (table["task"], table["scale"]) != (task, scale):
             continue
+        sets = [name for name, level in levels.items() if level == table["sigma"]]
         for row in table["rows"]:
             if not set(sets).isdisjoint(row["scores"]):
-                points.append(published_point(table, row))
+                points.append(published_point(table, row, sets))
     return points
 
 
@@ -114,8 +128,8 @@ def published_tables() -> list[JsonObject]:
     return tables
 
 
-def published_point(table: JsonObject, row: JsonObject) -> JsonObject:
-    """Convert a row of published.json into a point of the scatter chart."""
+def published_point(table: JsonObject, row: JsonObject, sets: Collection[str]) -> JsonObject:
+    """Convert a row of published.json, with its scores on `sets`, into a point of the chart."""
     # The chart has space for few names: those of DHP's rows and of what they are compared with.
     short = ""
     if row["method"].startswith(("DHP", "Base")):
@@ -131,5 +145,7 @@ def published_point(table: JsonObject, row: JsonObject) -> JsonObject:
         # A time that was measured on other hardware cannot be compared.
         "latency_ms": None,
         "iterations": None,
-        "sets": {name: {table["score"]: value} for name, value in row["scores"].items()},
+        "sets": {
+            name: {table["score"]: value} for name, value in row["scores"].items() if name in sets
+        },
     }

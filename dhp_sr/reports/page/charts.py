@@ -89,8 +89,9 @@ def scatter_chart(runs: Sequence[Run], baselines: Sequence[Run] = ()) -> JsonObj
         for point in network_points(baseline, several=True):
             # Its dense network, if it has been trained to the end, is for comparison too.
             points.append({**point, "kind": "baseline"})
-    sigma = noise_level(first, sets)
-    points += published_points(first.task, first.results.get("scale"), sigma, sets)
+    levels = noise_levels(first.options)
+    levels_of_sets = {name: levels.get(name) for name in sets}
+    points += published_points(first.task, first.results.get("scale"), levels_of_sets)
     inputs = []
     for row in first.rows:
         # Interpolated or noisy images are scored too: rows without a network have no costs.
@@ -192,15 +193,6 @@ def network_points(run: Run, several: bool) -> list[JsonObject]:
             point[column.key] = row.get(column.key)
         points.append(point)
     return points
-
-
-def noise_level(run: Run, sets: Sequence[str]) -> float | None:
-    """Noise level of the first test set that has one."""
-    levels = noise_levels(run.options)
-    for name in sets:
-        if levels.get(name) is not None:
-            return levels[name]
-    return None
 
 
 def _chart(

@@ -138,11 +138,14 @@ def kept_cost(column: CostColumn, pruned: Row, dense: Row, run: Run) -> KeyFigur
 
 
 def speedup(latency_ms: float, dense_latency_ms: float | None) -> KeyFigure:
-    """Speedup over the dense network; the latency itself if the dense one is unknown."""
+    """Speed against the dense network; the latency itself if the dense one is unknown."""
     text = f"{page_number(latency_ms, 1)} ms"
     if not dense_latency_ms:
         return KeyFigure("latency", text)
-    factor = f"{dense_latency_ms / latency_ms:.2f}{TIMES} faster"
+    if latency_ms <= dense_latency_ms:
+        factor = f"{dense_latency_ms / latency_ms:.2f}{TIMES} faster"
+    else:
+        factor = f"{latency_ms / dense_latency_ms:.2f}{TIMES} slower"
     return KeyFigure("latency", factor, f"{text}, dense {page_number(dense_latency_ms, 1)} ms")
 
 

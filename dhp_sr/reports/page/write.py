@@ -2,8 +2,9 @@
 
 import base64
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -158,6 +159,8 @@ def page_content(runs: Sequence[Run]) -> Page:
     """Collect what the page shows; a single run is shown beside the baselines in its folder."""
     several = len(runs) > 1
     if several:
+        # Widths, images and lines are told apart by the names of their runs.
+        runs = with_distinct_names(runs)
         *first_names, last_name = [run.name for run in runs]
         title = f"{', '.join(first_names)} and {last_name}"
         scatter = scatter_chart(runs)
@@ -189,6 +192,23 @@ def page_content(runs: Sequence[Run]) -> Page:
         sources=published_sources(scatter),
         input_size=sizes.pop() if len(sizes) == 1 else "",
     )
+
+
+def with_distinct_names(runs: Sequence[Run]) -> list[Run]:
+    """Return runs with names that tell them apart.
+
+    An archived run, and a copy of a run's folder, keep the name that is in their options: they get
+    the name of their folder, then its path, then a number.
+    """
+    names = [run.name for run in runs]
+    paths = [run.folder.resolve() for run in runs]
+    numbered = [f"{path} ({number})" for number, path in enumerate(paths, start=1)]
+    for longer_names in ([path.name for path in paths], list(map(str, paths)), numbered):
+        counts = Counter(names)
+        for index, longer_name in enumerate(longer_names):
+            if counts[names[index]] > 1:
+                names[index] = longer_name
+    return [replace(run, shown_name=name) for run, name in zip(runs, names, strict=True)]
 
 
 def run_section(run: Run) -> RunSection:

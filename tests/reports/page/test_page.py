@@ -120,6 +120,21 @@ def test_published_points_are_of_the_same_task_and_scale(whole):
     assert {point["kind"] for point in points} == {"dense", "pruned"}
 
 
+def test_published_scores_are_on_sets_of_the_same_noise(whole, metrics):
+    """Of two test sets of different noise, the published points are on that of theirs alone."""
+    sets = {name: metrics["rows"][1]["sets"]["Set5"] for name in ("Mine", "BSD68")}
+    rows = [{**row, "sets": sets} for row in metrics["rows"]]
+    rewrite(whole / "metrics.json", task="denoise", scale=1, rows=rows)
+    for levels, count in (((70, 25), 0), ((25, 70), 16)):
+        sections = (
+            f"val_1: {{name: Mine, sigma: {levels[0]}}}, val_2: {{name: BSD68, sigma: {levels[1]}}}"
+        )
+        (whole / "options.yml").write_text(f"scale: 1\ndatasets: {{{sections}}}\n")
+        points = data_of(page_of(whole))["scatter"]["points"]
+        published = [point["sets"] for point in points if point["kind"] == "published"]
+        assert len(published) == count and all(list(of) == ["BSD68"] for of in published)
+
+
 @pytest.mark.parametrize(("sigma", "count"), [(70, 16), (25, 0)])
 def test_published_denoisers_are_of_the_same_noise(whole, metrics, sigma, count):
     rows = [{**row, "sets": {"BSD68": row["sets"]["Set5"]}} for row in metrics["rows"]]
@@ -150,6 +165,28 @@ def test_baselines_beside_a_run_are_shown(whole, metrics):
     points = data_of(page_of(whole))["scatter"]["points"]
     baselines = {point["label"] for point in points if point["kind"] == "baseline"}
     assert baselines == {"uniform: pruned", "dense: dense", "dense: pruned"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "options"),
+    [
+        ([1], ""),
+        ([{"macs": 5}], ""),
+        ([{"macs": 5, "model": "pruned", "sets": 3}], ""),
+        ({}, ""),
+        (None, "datasets: {val: {sigma: [1, 2]}}"),
+        (None, "datasets: {val: {sigma: \xe4}}"),
+    ],
+)
+def test_damaged_runs_beside_a_run_are_left_out(whole, metrics, rows, options):
+    other = whole.parent / "other"
+    other.mkdir()
+    content = {**metrics, "rows": metrics["rows"] if rows is None else rows}
+    (other / "metrics.json").write_text(json.dumps(content))
+    network = "scale: 4\nnetwork_g: {type: HyperEDSR, num_feat: 64}\ncompress: {method: uniform}\n"
+    (other / "options.yml").write_bytes((network + options).encode("latin-1"))
+    points = data_of(page_of(whole))["scatter"]["points"]
+    assert {point["kind"] for point in points} == {"dense", "pruned", "published"}
 
 
 def test_widths_and_groups(whole):
@@ -184,6 +221,7 @@ def test_curves_have_the_values_of_the_files(whole):
     ("dataset", "key", "title"),
     [
         ("NoiseDataset", "psnr_rgb_db", "PSNR, dB"),
+        ("ImageDataset", "psnr_rgb_db", "PSNR, dB"),
         ("ClassificationDataset", "top1_error_percent", "top-1 error, %"),
     ],
 )
@@ -298,6 +336,35 @@ def test_a_comparison_of_runs(whole, metrics):
     charts = {chart["title"]: chart for chart in data_of(reader)["curves"]["charts"]}
     assert [line["label"] for line in charts["training loss"]["lines"]] == [NAME, "other"]
     assert "validation PSNR-Y, dB, Set14" in charts
+
+
+def test_runs_of_one_name_are_told_apart(whole, widths):
+    """An archived run and a copy keep the name in their options."""
+    archived = shutil.copytree(whole, whole.parent / "edsr_x4_archived_1")
+    shutil.rmtree(archived / "images")
+    add_images(archived, seed=7)
+    group, layers = widths["groups"][1], widths["layers"]
+    after = [{**layers[0], "after": [24, 3]}, layers[1]]
+    content = {"groups": [{**group, "after": 24}], "layers": after}
+    (archived / "widths.json").write_text(json.dumps(content))
+    copied = shutil.copytree(whole, whole.parent / "copies" / "edsr_x4")
+    reader = page_of(whole, archived, copied, copied)
+    text = reader.text()
+    assert "3 → 48" in text and "3 → 24" in text
+    labels = {attrs["data-label"] for _, attrs in reader.tags if "data-label" in attrs}
+    assert "edsr_x4_archived_1: pruned" in labels
+    names = [f"{whole}", "edsr_x4_archived_1", f"{copied} (3)", f"{copied} (4)"]
+    charts = {chart["title"]: chart for chart in data_of(reader)["curves"]["charts"]}
+    assert [line["label"] for line in charts["training loss"]["lines"]] == names
+    assert reader.texts.count(names[2]) > 1
+
+
+def test_a_slower_network_is_not_called_faster(whole, metrics):
+    assert re.search(r"2\.31. faster", page_of(whole).text())
+    metrics["rows"][2]["latency_ms"] = 1024.68
+    rewrite(whole / "metrics.json", rows=metrics["rows"])
+    text = page_of(whole).text()
+    assert re.search(r"2\.00. slower", text) and "faster" not in text
 
 
 def test_pages_stay_small(whole, monkeypatch):
