@@ -10,6 +10,7 @@ import numpy as np
 
 from dhp_sr.data.image_cache import ImageCache
 from dhp_sr.data.sources import DatabaseImage, FileImage, StoredImage
+from dhp_sr.data.subimages import with_subimages
 
 _BLOCK = 16
 """Side in pixels of the middle of an image that is compared first."""
@@ -41,13 +42,14 @@ class TestImageSet(ImageSet, Protocol):
 def images_in_both(train: ImageSet, test: TestImageSet) -> list[str]:
     """Return the names of the test images that are training images, too.
 
-    Told are the same files, whatever their names, and copies: training images that are held in
-    memory are compared by pixels, others by the bytes of their files, which cost no decoding.
-    Sub-images of test images are not told.
+    Told are the same files, whatever their names, copies, and test images that training images
+    were cut out of: training images that are held in memory are compared by pixels, others by the
+    bytes of their files, which cost no decoding; of these, sub-images are not told.
     """
     shared = _same_files(train.originals, test.originals)
     if isinstance(train.images, list):
         shared |= _same_pixels(train.images, test)
+        shared |= with_subimages(train.images, test.images)
     else:
         shared |= _same_bytes(train.originals, test.originals)
     return [test.keys[index] for index in sorted(shared)]

@@ -103,8 +103,8 @@ class Restoration(Task[TestSet]):
             if shared:
                 warnings.warn(
                     f"{test_set.name}: {len(shared)} of {len(test_set.items)} images are among "
-                    f"those of datasets.train ({abbreviate(shared)}); their scores say nothing "
-                    "about others. Name other images",
+                    f"those of datasets.train, whole or in part ({abbreviate(shared)}); their "
+                    "scores say nothing about others. Name other images",
                     stacklevel=2,
                 )
 

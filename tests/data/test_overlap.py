@@ -4,12 +4,14 @@ import os
 import shutil
 import warnings
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from dhp_sr.data import build_train_set, build_val_set
 from dhp_sr.data.overlap import images_in_both
 from dhp_sr.data.prepare import make_database
+from dhp_sr.data.subimages import SubimageFinder
 from dhp_sr.tasks.restoration import SuperResolution
 from dhp_sr.tasks.test_sets import TestSet
 
@@ -77,6 +79,33 @@ def test_inputs_of_ready_pairs(train_folder, folder_of, train_options, val_optio
             "a",
             "b",
         ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sub_images_of_test_images(folder_of, train_options, val_options, kind):
+    """Cut at any place, as `extract_subimages` of BasicSR does; a plain area is none."""
+    more, val_more, scale = KINDS[kind]
+    test_folder = folder_of("test", a=(61, 75), b=(64, 64), plain=(64, 64))
+    train_folder = folder_of("train", own=(40, 40))
+    Image.new("RGB", (64, 64), "white").save(test_folder / "plain.png")
+    Image.new("RGB", (40, 40), "white").save(train_folder / "plain.png")
+    Image.open(test_folder / "a.png").crop((13, 7, 53, 47)).save(train_folder / "cut.png")
+    options = train_options(train_folder, type=kind, cache="memory", **more)
+    train = build_train_set(options, scale, 0)
+    test = build_val_set(val_options(test_folder, type=kind, **val_more), scale)
+    assert images_in_both(train, test) == ["a"]
+
+
+def test_sub_images_that_differ_in_a_pixel_are_none():
+    image = np.random.default_rng(0).integers(0, 2, (3, 50, 60), np.uint8) * 255
+    cut = image[:, 5:25, 30:60].copy()
+    assert SubimageFinder([cut]).is_cut_from(image)
+    assert not SubimageFinder([cut]).is_cut_from(image[:1])
+    assert not SubimageFinder([cut]).is_cut_from(image[:, :24])
+    cut[2, 0, 0] ^= 1
+    assert not SubimageFinder([cut]).is_cut_from(image)
+    assert not SubimageFinder([]).is_cut_from(image)
+    assert not SubimageFinder([cut[:, :, :4]]).is_cut_from(cut[:, :, :4])
 
 
 def test_they_are_reported(train_folder, test_folder, train_options, val_options):
