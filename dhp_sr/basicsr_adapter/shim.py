@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dhp_sr.utils.errors import UserError, nearest
+from dhp_sr.utils.errors import UserError, constructor_error, nearest
 
 _REMOVED_MODULE = "torchvision.transforms.functional_tensor"
 _SCHEMAS = (
@@ -78,10 +78,8 @@ def build_basicsr_network(
         )
     try:
         return ARCH_REGISTRY.get(registered)(**arguments)
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"network {name} cannot be built from {dict(arguments)}: {error}"
-        ) from error
+    except Exception as error:
+        raise constructor_error(name, arguments, error) from error
 
 
 def _declare_operators(folder: Path) -> None:

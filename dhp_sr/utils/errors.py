@@ -3,7 +3,7 @@
 import difflib
 import io
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 
 class UserError(ValueError):
@@ -50,6 +50,20 @@ def exit_code(command: Callable[[], int | None]) -> int:
         print("stopped", file=sys.stderr)
         return 130
     return 2
+
+
+def constructor_error(name: str, arguments: Mapping[str, object], error: Exception) -> UserError:
+    """Error of a network that cannot be built, whatever its constructor raised.
+
+    Constructors of other people raise what they like for an argument that they do not expect.
+
+    Args:
+        name: Name of the network.
+        arguments: Arguments of its constructor.
+        error: The error that it raised.
+    """
+    kind = type(error).__name__
+    return UserError(f"network {name} cannot be built from {dict(arguments)}: {kind}: {error}")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from dhp_sr.basicsr_adapter.shim import build_basicsr_network, prepare_torchvisi
 from dhp_sr.config.yaml import parse
 from dhp_sr.deploy import register
 from dhp_sr.deploy.model_info import CONSTRUCTORS
-from dhp_sr.utils.errors import UserError, nearest
+from dhp_sr.utils.errors import UserError, constructor_error, nearest
 from dhp_sr.utils.strict_json import JsonObject
 from dhp_sr.zoo.spandrel_networks import SPANDREL_IN_FILES, build_spandrel
 from dhp_sr.zoo.user_class import build_user_class, is_user_class, user_class_name
@@ -82,7 +82,12 @@ def build_named(name: str, arguments: Mapping[str, object]) -> nn.Module:
         return adapt_range(lambda inner: build_user_class(name, inner), arguments)
     # What a program registered for model files, option files may name as well.
     if name in CONSTRUCTORS:
-        return CONSTRUCTORS[name](**arguments)
+        try:
+            return CONSTRUCTORS[name](**arguments)
+        except UserError:
+            raise
+        except Exception as error:
+            raise constructor_error(name, arguments, error) from error
     package, _, inner = full_name(name).partition(":")
     if package not in PACKAGES:
         raise UserError(
@@ -175,13 +180,18 @@ def build_classifier(name: str, arguments: Mapping[str, object]) -> nn.Module:
     """Construct a network of `torchvision.models` with fresh weights.
 
     Raises:
-        UserError: torchvision is not installed, or an argument asks for weights from the internet.
+        UserError: torchvision is not installed, the arguments are refused, or one of them asks for
+            weights from the internet.
     """
     # A model file chooses these arguments: it must not make this program open a connection.
     downloads = [key for key in _DOWNLOADING_ARGUMENTS if key in arguments]
     if downloads:
         raise UserError(f"{', '.join(downloads)}: would download weights; omit it")
-    return getattr(_torchvision_models(), name)(**arguments)
+    constructor = getattr(_torchvision_models(), name)
+    try:
+        return constructor(**arguments)
+    except Exception as error:
+        raise constructor_error(f"torchvision:{name}", arguments, error) from error
 
 
 def build_basicsr(name: str, arguments: Mapping[str, object]) -> nn.Module:
@@ -211,15 +221,7 @@ def build_torchvision(name: str, arguments: Mapping[str, object]) -> nn.Module:
         raise UserError(
             f"torchvision has no classifier {name!r}{nearest(name, known)}; see torchvision.models"
         )
-    try:
-        return build_classifier(name, arguments)
-    except UserError:
-        # A ValueError as well, and already a clear message.
-        raise
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"network torchvision:{name} cannot be built from {dict(arguments)}: {error}"
-        ) from error
+    return build_classifier(name, arguments)
 
 
 def _is_installed(package: str) -> bool:

@@ -31,7 +31,7 @@ def plain_type(network: Network) -> tuple[str, dict[str, object]]:
         return network.type.removeprefix("Hyper"), arguments
     # Whatever is left beside `network` after this would be ignored without a word.
     inner = arguments.pop("network", None)
-    if not isinstance(inner, dict) or "type" not in inner or arguments:
+    if not isinstance(inner, dict) or not isinstance(inner.get("type"), str) or arguments:
         raise UserError(
             "network_g: type Hyper expects exactly `network: {type: NAME, ...}`, got "
             f"network={inner!r} and {sorted(arguments) or 'nothing'} beside it"

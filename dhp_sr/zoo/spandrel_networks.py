@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from dhp_sr.basicsr_adapter.shim import prepare_torchvision
-from dhp_sr.utils.errors import UserError, nearest
+from dhp_sr.utils.errors import UserError, constructor_error, nearest
 
 if TYPE_CHECKING:
     import spandrel
@@ -116,10 +116,8 @@ def build_spandrel(name: str, arguments: Mapping[str, object]) -> nn.Module:
     network_class = next(value for value in candidates if value.__name__ == class_name)
     try:
         return adapt_range(lambda inner: network_class(**inner), arguments)
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"network spandrel:{name} cannot be built from {dict(arguments)}: {error}"
-        ) from error
+    except Exception as error:
+        raise constructor_error(f"spandrel:{name}", arguments, error) from error
 
 
 def import_spandrel() -> ModuleType:

@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import nn
 
 from dhp_sr.deploy import register
-from dhp_sr.utils.errors import UserError, nearest
+from dhp_sr.utils.errors import UserError, constructor_error, nearest
 from dhp_sr.zoo.value_range import adapt_range
 
 PACKAGE = "user"
@@ -54,8 +54,8 @@ def build_user_class(name: str, arguments: Mapping[str, object]) -> nn.Module:
     register(user_class_name(name), construct)
     try:
         return class_object(**arguments)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{name} cannot be built from {dict(arguments)}: {error}") from error
+    except Exception as error:
+        raise constructor_error(name, arguments, error) from error
 
 
 def load_user_class(name: str) -> type[nn.Module]:

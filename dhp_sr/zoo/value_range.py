@@ -3,11 +3,12 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from dhp_sr.utils.errors import UserError
 
 SCALE_ARGUMENT = "value_scale"
 SHIFT_ARGUMENT = "value_shift"
@@ -91,10 +92,18 @@ def adapt_range(
     Args:
         build: Constructs it from the other arguments.
         arguments: These, and those of `ValueRange.arguments`.
+
+    Raises:
+        UserError: The range is no number above 0 and a list of numbers.
     """
     rest = dict(arguments)
-    scale = cast(float, rest.pop(SCALE_ARGUMENT, 1.0))
-    shift = cast(Sequence[float], rest.pop(SHIFT_ARGUMENT, (0.0,)))
+    scale = rest.pop(SCALE_ARGUMENT, 1.0)
+    shift = rest.pop(SHIFT_ARGUMENT, (0.0,))
+    if not isinstance(scale, int | float) or scale <= 0:
+        raise UserError(f"{SCALE_ARGUMENT}: expected a number above 0, got {scale!r}")
+    is_list = isinstance(shift, list | tuple) and len(shift) > 0
+    if not is_list or not all(isinstance(value, int | float) for value in shift):
+        raise UserError(f"{SHIFT_ARGUMENT}: expected a list of numbers, got {shift!r}")
     # The constructor would refuse arguments that it does not know.
     network = build(rest)
     if ValueRange(scale, tuple(shift)).is_plain:

@@ -8,8 +8,12 @@ import pytest
 from basicsr_modules import from_basicsr
 
 from dhp_sr.archs import EDSR
+from dhp_sr.config.schema import Network
+from dhp_sr.deploy import model_info, register
 from dhp_sr.utils.errors import UserError
-from dhp_sr.zoo.names import build_named, full_name, named_arguments
+from dhp_sr.zoo import names
+from dhp_sr.zoo.names import build_named, full_name, named_arguments, register_known
+from dhp_sr.zoo.networks import plain_type
 
 
 @pytest.mark.parametrize(
@@ -41,6 +45,54 @@ def test_basicsr_by_name():
 def test_unknown_names_suggest_the_nearest(name, fact):
     with pytest.raises(UserError, match=fact):
         build_named(name, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("torchvision:resnet18", {"num_clases": 10}),
+        ("torchvision:resnet18", {"num_classes": -1}),
+        ("basicsr:SRVGGNetCompact", {"num_in_ch": 3, "num_out_ch": 3, "act_type": "gelu"}),
+        ("SRVGGNetCompact", {"num_in_ch": 3, "num_out_ch": 3, "num_feat": -3}),
+        ("spandrel:Compact.SRVGGNetCompact", {"act_type": "gelu"}),
+        ("test:Odd", {"stages": 5}),
+    ],
+)
+def test_whatever_a_constructor_raises_is_the_users_mistake(name, arguments, monkeypatch):
+    def odd(stages):
+        return {}[stages]
+
+    monkeypatch.setattr(model_info, "CONSTRUCTORS", dict(model_info.CONSTRUCTORS))
+    monkeypatch.setattr(names, "CONSTRUCTORS", model_info.CONSTRUCTORS)
+    register_known()  # as every command does: model files may name these networks, too
+    register("test:Odd", odd)
+    with pytest.raises(UserError) as caught:
+        build_named(name, arguments)
+    assert name.rpartition(":")[2] in str(caught.value)
+    assert all(key in str(caught.value) for key in arguments)
+
+
+def test_the_class_of_a_user_raises_what_it_likes(tmp_path):
+    path = tmp_path / "net.py"
+    path.write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, kind='plain'):\n"
+        "        super().__init__()\n"
+        "        self.kind = {'plain': 1}[kind]\n"
+    )
+    assert build_named(f"{path}:Net", {}).kind == 1
+    wrong = [{"kind": "odd"}, {"value_shift": 0.5}, {"value_shift": ["a"]}, {"value_scale": "255"}]
+    for arguments in wrong:
+        (key,) = arguments
+        with pytest.raises(UserError, match=key):
+            build_named(f"{path}:Net", arguments)
+
+
+@pytest.mark.parametrize("network", [5, {"type": 5}, {"type": ["EDSR"]}, {}])
+def test_the_network_behind_hyper_is_named_by_text(network):
+    with pytest.raises(UserError, match=r"network_g: .*type: NAME"):
+        plain_type(Network(type="Hyper", network=network))
 
 
 def test_arguments_are_yaml():
