@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from dhp_sr.config.checks import find_mistakes, find_unused
-from dhp_sr.config.messages import explain, show
+from dhp_sr.config.messages import QUOTES, SHELL_QUOTES, explain, show
 from dhp_sr.config.renamed import use_current_names
 from dhp_sr.config.schema import Options
 from dhp_sr.config.section import Issue
@@ -19,6 +19,8 @@ from dhp_sr.utils.strict_json import JsonObject
 
 BASE = "base"
 """Key that names another option file."""
+SET = "(--set)"
+"""Place of a value that comes from the command line."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,10 @@ def load_options(
         plural = "s" * (len(mistakes) > 1)
         lines = [f"{path}: {len(mistakes)} mistake{plural} in the options"]
         for keys, text in mistakes:
-            lines.append(f"  {_locate(keys, sources, set_keys)}: {text}")
+            where = _locate(keys, sources, set_keys)
+            if where.endswith(SET):
+                text = text.replace(QUOTES, SHELL_QUOTES)
+            lines.append(f"  {where}: {text}")
         raise UserError("\n".join(lines))
     for keys, text in find_unused(options):
         warnings.warn(f"{path}: {_locate(keys, sources, set_keys)}: {text}", stacklevel=2)
@@ -209,7 +214,7 @@ def _locate(keys: Sequence[str], sources: Sequence[_Source], set_keys: set[str])
     # With a dot at the end: `compress.target` is not within `compress.targets`.
     for set_key in set_keys:
         if f"{name}.".startswith(f"{set_key}."):
-            return f"{name} (--set)"
+            return f"{name} {SET}"
     # The file that holds most of the keys; the first one has the last word where several do.
     best = sources[0]
     best_lines: list[int] = []
@@ -221,7 +226,7 @@ def _locate(keys: Sequence[str], sources: Sequence[_Source], set_keys: set[str])
     # A section that only --set made.
     is_partial = len(best_lines) < len(keys)
     if is_partial and any(set_key.startswith(f"{name}.") for set_key in set_keys):
-        return f"{name} (--set)"
+        return f"{name} {SET}"
     if not best_lines:
         return name
     line = f"line {best_lines[-1]}"

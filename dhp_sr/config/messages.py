@@ -26,6 +26,9 @@ ALTERNATIVES = ("single", "several")
 """Tags of the forms that `compress.target` can take; pydantic puts them among the keys."""
 ONE_OF = "one of "
 """Begins the phrase for a key with several possible values."""
+QUOTES = "put the text in quotes"
+SHELL_QUOTES = "put the text in quotes inside those of the shell: 'key=\"text\"'"
+"""The same for a value of the command line, whose own quotes the shell takes away."""
 MAX_SHOWN = 80
 """Characters of a value that a message shows."""
 
@@ -183,4 +186,16 @@ def _message(
     if isinstance(value, str) and expected.startswith(ONE_OF):
         choices = expected.removeprefix(ONE_OF).replace("'", "").split(", ")
         hint = nearest(value, choices)
+    if isinstance(value, bool | int | float) and "text" in expected:
+        hint = f" ({_text_hint(value)})"
+    if value is False and "'none'" in expected:
+        hint = " (write none)"
     return f"expected {expected}, got {show(value)}{hint}"
+
+
+def _text_hint(value: bool | float) -> str:
+    """Say how to write a text that YAML takes for something else."""
+    if isinstance(value, bool):
+        words = "yes and on" if value else "no and off"
+        return f"YAML takes {words} for {show(value)}; {QUOTES}"
+    return f"YAML takes it for a number; {QUOTES}"

@@ -181,6 +181,11 @@ def test_an_unknown_network_is_reported_beside_other_mistakes(write):
         ),
         ({"train.cls_opt": {"type": "L1Loss"}}, ["train.cls_opt.type", "CrossEntropyLoss"]),
         ({"train.cls_opt": {"label_smoothing": 1.0}}, ["train.cls_opt.label_smoothing", "below 1"]),
+        ({"name": False}, ["name (line 1)", "got false", "no and off", "in quotes"]),
+        ({"name": True}, ["name (line 1)", "got true", "yes and on", "in quotes"]),
+        ({"name": 2026}, ["name (line 1)", "got 2026", "number", "in quotes"]),
+        ({"datasets.train.dataroot_gt": ["a", 5]}, ["dataroot_gt", "got 5", "in quotes"]),
+        ({"datasets.train.cache": False}, ["datasets.train.cache", "got false", "write none"]),
         ({"path": None}, ["path", "pretrain_network_g, experiments_root", "nothing"]),
         ({"model_type": "SRModel"}, ["model_type", "'DHPModel'", "'SRModel'"]),
     ],
@@ -188,6 +193,12 @@ def test_an_unknown_network_is_reported_beside_other_mistakes(write):
 def test_wrong_values(write, changes, facts):
     text = refusal(write(changed(changes)))
     assert [fact for fact in facts if fact not in text] == []
+
+
+def test_text_in_the_quotes_that_the_messages_say(write):
+    path = write(yaml.safe_dump(GOOD, sort_keys=False).replace("name: trial", "name: 'no'"))
+    assert load_options(path).name == "no"
+    assert load_options(path, ['name="2026"']).name == "2026"
 
 
 def test_one_target_or_a_list(write):
@@ -257,6 +268,7 @@ def test_overrides_are_yaml(write):
         ("name=[", ["--set name, line 1"]),
         ("name=!!python/name:os.getcwd", ["--set name, line 1"]),
         ("base=other.yml", ["base (--set)"]),
+        ("name=no", ["name (--set)", "got false", "of the shell"]),
     ],
 )
 def test_wrong_overrides(write, override, facts):
