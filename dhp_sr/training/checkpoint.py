@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -242,14 +243,35 @@ def fixed_options(options: Options, processes: int) -> JsonObject:
     return without_free_options(fixed)
 
 
-def without_free_options(fixed: JsonObject) -> JsonObject:
-    """Remove the keys of `compress` that a resumed run may change.
+def with_new_options(fixed: JsonObject, options: Options) -> JsonObject:
+    """Add the options that a later version has, with their defaults, to those in a state.
 
-    A state of an earlier version may hold keys that have become free since.
+    Args:
+        fixed: As `fixed_options` of an earlier version returned it, under the names of today.
+        options: Options of the run that is resumed; they hold what a state does not.
     """
+    whole = options.model_dump(mode="json")
+    train_data = whole["datasets"]["train"]
+    free = {key: train_data[key] for key in FREE_IN_DATA if key in train_data}
+    whole["datasets"]["train"] = {**free, **fixed["datasets"]["train"]}
+    whole.update({key: fixed[key] for key in FIXED_OPTIONS})
+    try:
+        completed = Options.model_validate(whole)
+    except ValidationError:
+        return fixed  # options that have gone since; they show as differences
+    return fixed_options(completed, fixed["processes"])
+
+
+def without_free_options(fixed: JsonObject) -> JsonObject:
+    """Remove what a resumed run may change in `compress`; earlier states may hold more of it."""
     if not fixed["compress"]:
         return fixed
-    return {**fixed, "compress": _without(fixed["compress"], FREE_IN_COMPRESS)}
+    compress = _without(fixed["compress"], FREE_IN_COMPRESS)
+    distill = compress.get("distill")
+    if distill and distill.get("teacher"):
+        # The file may lie elsewhere by now, as images may.
+        compress["distill"] = {**distill, "teacher": Path(distill["teacher"]).name}
+    return {**fixed, "compress": compress}
 
 
 def _without(section: JsonObject, keys: tuple[str, ...]) -> JsonObject:

@@ -17,6 +17,7 @@ from dhp_sr.training.checkpoint import (
     random_state,
     save_state,
     set_random_state,
+    with_new_options,
     without_free_options,
 )
 from dhp_sr.training.distributed import DistributedContext
@@ -263,6 +264,7 @@ class Trainer:
         current = fixed_options(self.options, self.context.world_size)
         # The state may be from a version in which keys or values had other names.
         saved, _ = use_current_names(tree["options"])
+        saved = with_new_options(saved, self.options)
         changes = differences(without_free_options(saved), current)
         if changes:
             raise UserError(

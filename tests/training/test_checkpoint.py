@@ -18,6 +18,8 @@ from dhp_sr.training.checkpoint import (
     save_state,
     set_random_state,
     unpack,
+    with_new_options,
+    without_free_options,
 )
 
 
@@ -177,3 +179,42 @@ def test_a_resumed_run_may_change_the_rules_of_the_budget(make_options):
     options = fixed_options(make_options(), 1)
     assert fixed_options(make_options(compress={"tolerance": 0.1, "round_to": 4}), 1) == options
     assert fixed_options(make_options(compress={"target": {"macs": 0.4}}), 1) != options
+
+
+def test_a_resumed_run_may_find_its_teacher_elsewhere(make_options):
+    def fixed(teacher):
+        return fixed_options(make_options(compress={"distill": {"teacher": teacher}}), 1)
+
+    assert fixed("/first/dense.safetensors") == fixed("/moved/dense.safetensors")
+    assert fixed("/first/dense.safetensors") != fixed("/first/other.safetensors")
+    assert fixed("/first/dense.safetensors") != fixed(None)
+
+
+def test_a_state_of_an_earlier_version_lacks_the_options_of_today(make_options):
+    def earlier(options):
+        saved = fixed_options(options, 1)
+        del saved["compress"]["obs"], saved["compress"]["remove_blocks"]
+        del saved["train"]["channels_last"], saved["datasets"]["train"]["small_images"]
+        return saved
+
+    options = make_options()
+    saved, current = earlier(options), fixed_options(options, 1)
+    assert differences(without_free_options(saved), current)
+    assert not differences(without_free_options(with_new_options(saved, options)), current)
+    # What was no option then had its default.
+    options = make_options(train={"channels_last": True})
+    train = options.datasets["train"].model_copy(update={"small_images": "skip"})
+    options = options.model_copy(update={"datasets": {**options.datasets, "train": train}})
+    completed = without_free_options(with_new_options(earlier(options), options))
+    lines = differences(completed, fixed_options(options, 1))
+    assert [line.partition(":")[0] for line in lines] == [
+        "datasets.train.small_images",
+        "train.channels_last",
+    ]
+    dense = make_options(compress={})
+    saved = fixed_options(dense, 1)
+    assert with_new_options(saved, dense) == saved
+    # An option that has gone since shows as a difference.
+    saved["train"]["former"] = 3
+    saved = with_new_options(saved, dense)
+    assert differences(saved, fixed_options(dense, 1)) != []
