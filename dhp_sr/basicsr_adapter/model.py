@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader
 
+from dhp_sr.basicsr_adapter.options import decode, our_options, run_folder_of
 from dhp_sr.config.schema import Options
 from dhp_sr.data.classification import ValImages
 from dhp_sr.data.samples import Batch
@@ -36,8 +37,9 @@ class DHPModel:
 
     Args:
         opt: The fields of an option file, and beside them `run_folder` (a path, needed to save
-            and to resume) and `context` (a DistributedContext; default: one process on the
-            device of `num_gpu`).
+            and to resume; default: the folder that BasicSR's own train.py made) and `context` (a
+            DistributedContext; default: one process on the device of `num_gpu`). Keys that BasicSR
+            adds are left out.
 
     Raises:
         UserError: The options do not fit together, or the network cannot be built.
@@ -47,12 +49,12 @@ class DHPModel:
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         # BasicSR adds keys of its own (`dist`, `rank`, ...), which strict options would refuse.
-        fields = {key: value for key, value in opt.items() if key in Options.model_fields}
-        options = Options.model_validate(fields)
+        options = decode(Options, our_options(opt, Options.model_fields))
         context = opt.get("context") or DistributedContext(select_device(options.num_gpu))
         folder = None
-        if opt.get("run_folder"):
-            folder = RunFolder(Path(opt["run_folder"]), task_of(options).scores)
+        run_folder = opt.get("run_folder") or run_folder_of(opt)
+        if run_folder:
+            folder = RunFolder(Path(run_folder), task_of(options).scores)
         self.trainer = Trainer(options, context, folder)
         self.device = context.device
         self._batch: Batch = {}

@@ -6,7 +6,7 @@ suffix `dhp`, because BasicSR has taken the plain names, and the models `DHPMode
 `DHPClassificationModel`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from typing import Any
 
 import numpy as np
@@ -16,26 +16,42 @@ from torch.utils.data import Dataset
 
 from dhp_sr.archs import ARCHS
 from dhp_sr.basicsr_adapter.model import DHPClassificationModel, DHPModel
+from dhp_sr.basicsr_adapter.options import DATASET_KEYS, decode, without
 from dhp_sr.basicsr_adapter.shim import prepare_basicsr
 from dhp_sr.config.datasets import ClassificationTrain, ClassificationVal, TrainDataset, ValDataset
 from dhp_sr.data.build import build_train_set, build_val_set
 from dhp_sr.data.classification import build_train, build_val
+from dhp_sr.data.sampler import SampleIndex
 from dhp_sr.hyper import HyperNet, convert
 from dhp_sr.losses import LOSSES, build_loss
 from dhp_sr.metrics import psnr_db, ssim
+from dhp_sr.utils.errors import UserError
 from dhp_sr.zoo.names import build_named
 from dhp_sr.zoo.networks import EXAMPLE_SIDE
 
-BASICSR_KEYS = (
-    "scale",
-    "phase",
-    "manual_seed",
-    "prefetch_mode",
-    "num_prefetch_queue",
-    "pin_memory",
-    "io_backend",
-)
-"""Keys that BasicSR adds to a dataset's options and our sections do not have."""
+
+class IndexedSet(Dataset):
+    """Training set whose samples are given by the index of an image alone, too.
+
+    BasicSR's samplers know no positions in the run; patch and orientation are drawn by torch then.
+
+    Args:
+        dataset: Gives a sample for an (image index, position in the run).
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        assert isinstance(dataset, Sized)  # torch's Dataset does not promise a length
+        self.dataset: Any = dataset
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.dataset)
+
+    def __getitem__(self, sample: int | SampleIndex) -> object:
+        """Return a sample."""
+        if not isinstance(sample, tuple):
+            sample = (int(sample), int(torch.randint(2**31, ())))
+        return self.dataset[sample]
 
 
 def register() -> None:
@@ -97,12 +113,12 @@ def SRDataset(opt: Mapping[str, Any]) -> Dataset:
     Raises:
         UserError: Images are missing, damaged or too small.
     """
-    section = _our_keys(opt)
+    section = without(opt, DATASET_KEYS)
     scale = opt.get("scale", 1)
     if opt.get("phase") == "train":
-        options = TrainDataset.model_validate(section)
-        return build_train_set(options, scale, opt.get("manual_seed", 0))
-    return build_val_set(ValDataset.model_validate(section), scale)
+        options = decode(TrainDataset, section)
+        return IndexedSet(build_train_set(options, scale, opt.get("manual_seed", 0)))
+    return _with_options(build_val_set(decode(ValDataset, section), scale), section)
 
 
 def NoiseDataset(opt: Mapping[str, Any]) -> Dataset:
@@ -112,31 +128,66 @@ def NoiseDataset(opt: Mapping[str, Any]) -> Dataset:
 
 def ClassificationDataset(opt: Mapping[str, Any]) -> Dataset:
     """Open a set of labeled images, see `SRDataset`."""
-    section = _our_keys(opt)
+    section = without(opt, DATASET_KEYS)
     if opt.get("phase") == "train":
-        options = ClassificationTrain.model_validate(section)
-        return build_train(options, opt.get("manual_seed", 0))
-    return build_val(ClassificationVal.model_validate(section))
+        options = decode(ClassificationTrain, section)
+        return IndexedSet(build_train(options, opt.get("manual_seed", 0)))
+    return _with_options(build_val(decode(ClassificationVal, section)), section)
+
+
+def _with_options(dataset: Dataset, section: Mapping[str, Any]) -> Dataset:
+    # Where BasicSR's datasets have them: `DHPModel.to_test_set` looks for name and border there.
+    setattr(dataset, "opt", section)  # noqa: B010 - unknown to type checkers
+    return dataset
 
 
 def calculate_psnr(
-    img: np.ndarray, img2: np.ndarray, crop_border: int, test_y_channel: bool = False
+    img: np.ndarray,
+    img2: np.ndarray,
+    crop_border: int,
+    input_order: str = "HWC",
+    test_y_channel: bool = False,
+    better: str = "higher",
 ) -> float:
-    """Return our PSNR for BasicSR's arguments: uint8 BGR images, (H, W, C)."""
-    # Our metrics take RGB. The order of channels matters for the Y channel alone.
-    return psnr_db(img[..., ::-1], img2[..., ::-1], crop_border=crop_border, luma=test_y_channel)
+    """Return our PSNR for BasicSR's arguments.
+
+    Args:
+        img: uint8 image, BGR.
+        img2: Image to compare with.
+        crop_border: Pixels to leave out on every side.
+        input_order: `HWC` or `CHW`.
+        test_y_channel: Compare the Y channel.
+        better: Read by BasicSR, which passes the whole section on.
+
+    Raises:
+        UserError: `input_order` is another.
+    """
+    first, second = (_to_rgb(image, input_order) for image in (img, img2))
+    return psnr_db(first, second, crop_border=crop_border, luma=test_y_channel)
 
 
 def calculate_ssim(
-    img: np.ndarray, img2: np.ndarray, crop_border: int, test_y_channel: bool = False
+    img: np.ndarray,
+    img2: np.ndarray,
+    crop_border: int,
+    input_order: str = "HWC",
+    test_y_channel: bool = False,
+    better: str = "higher",
 ) -> float:
     """Return our SSIM for BasicSR's arguments, see `calculate_psnr`."""
-    return ssim(img[..., ::-1], img2[..., ::-1], crop_border=crop_border, luma=test_y_channel)
+    first, second = (_to_rgb(image, input_order) for image in (img, img2))
+    return ssim(first, second, crop_border=crop_border, luma=test_y_channel)
 
 
-def _our_keys(opt: Mapping[str, Any]) -> dict[str, object]:
-    # Removed rather than allowed in our sections, where an unknown key must stay an error.
-    return {key: value for key, value in opt.items() if key not in BASICSR_KEYS}
+def _to_rgb(image: np.ndarray, input_order: str) -> np.ndarray:
+    """Convert a BGR image to the order that our metrics take."""
+    if input_order not in ("HWC", "CHW"):
+        raise UserError(f"input_order: expected 'HWC' or 'CHW', got {input_order!r}")
+    if image.ndim == 2:
+        return image
+    if input_order == "CHW":
+        image = image.transpose(1, 2, 0)
+    return image[..., ::-1]
 
 
 def hyper_constructor(name: str) -> Callable[..., HyperNet]:
@@ -152,7 +203,9 @@ def hyper_constructor(name: str) -> Callable[..., HyperNet]:
 def loss_constructor(name: str) -> Callable[..., nn.Module]:
     """Make the constructor of a loss of ours."""
 
-    def construct(loss_weight: float = 1.0) -> nn.Module:
+    def construct(loss_weight: float = 1.0, reduction: str = "mean") -> nn.Module:
+        if reduction != "mean":
+            raise UserError(f"reduction: {name}_dhp expects 'mean', got {reduction!r}")
         return build_loss(name, loss_weight)
 
     construct.__name__ = name

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import yaml
 from labeled_sets import tiny, write_cifar_10
 from runs import run
 
@@ -115,6 +116,62 @@ def test_basicsr_builds_and_drives_the_model(make_options, tmp_path):
     x = torch.rand(1, 3, 8, 8)
     expected = model.trainer.phase.network_for_validation().eval()(x)
     assert torch.equal(fresh.trainer.phase.network_for_validation().eval()(x), expected)
+
+
+def test_metrics_and_losses_take_the_keys_of_basicsrs_option_files(registries):
+    from basicsr.losses import build_loss
+    from basicsr.metrics import calculate_metric
+
+    image = torch.randint(0, 255, (24, 20, 3), dtype=torch.uint8).numpy()
+    for kind in ("calculate_psnr", "calculate_ssim"):
+        section = {"crop_border": 2, "test_y_channel": True, "better": "higher"}
+        images = {"img": image, "img2": image + 1}
+        expected = calculate_metric(images, {"type": kind, **section})
+        ours = {"type": f"{kind}_dhp", **section}
+        assert calculate_metric(images, ours) == pytest.approx(expected, abs=1e-4)
+        chw = {name: value.transpose(2, 0, 1) for name, value in images.items()}
+        flipped = {**ours, "input_order": "CHW"}
+        assert calculate_metric(chw, flipped) == pytest.approx(expected, abs=1e-4)
+        with pytest.raises(UserError, match="'NHWC'"):
+            calculate_metric(chw, {**ours, "input_order": "NHWC"})
+    build_loss({"type": "L1Loss_dhp", "loss_weight": 1.0, "reduction": "mean"})
+    with pytest.raises(UserError, match="'sum'"):
+        build_loss({"type": "L1Loss_dhp", "loss_weight": 1.0, "reduction": "sum"})
+
+
+def test_basicsrs_own_program_reads_an_option_file(make_options, tmp_path, monkeypatch):
+    """Options as `basicsr/train.py` parses them, its data loaders, a step, scores, and a state."""
+    from basicsr.data import build_dataloader, build_dataset
+    from basicsr.data.data_sampler import EnlargedSampler
+    from basicsr.models import build_model
+    from basicsr.utils.options import parse_options
+
+    content = make_options().model_dump(mode="json")
+    content["datasets"]["train"].update(dataset_enlarge_ratio=3, prefetch_mode=None)
+    content["datasets"]["val"].update(name="Mine", crop_border=4, io_backend={"type": "disk"})
+    content["path"].update(strict_load_g=True, resume_state=None)
+    file = tmp_path / "run.yml"
+    file.write_text(yaml.safe_dump(content))
+    monkeypatch.setattr("sys.argv", ["train.py", "-opt", str(file)])
+    opt, _ = parse_options(str(tmp_path))
+    section = opt["datasets"]["train"]
+    train = build_dataset(section)
+    sampler = EnlargedSampler(train, 1, 0, section["dataset_enlarge_ratio"])
+    loader = build_dataloader(train, section, num_gpu=0, dist=False, sampler=sampler, seed=0)
+    model = build_model(opt)
+    model.feed_data(next(iter(loader)))
+    model.optimize_parameters(1)
+    val = build_dataset(opt["datasets"]["val"])
+    val_loader = build_dataloader(val, opt["datasets"]["val"], num_gpu=0, dist=False, sampler=None)
+    assert model.validation(val_loader, 1, None)["images"] == 2
+    test_set = model.to_test_set(val_loader)
+    assert (test_set.name, test_set.crop_border) == ("Mine", 4)
+    model.save(0, 1)
+    assert (tmp_path / "experiments" / "tiny" / "training_states" / "1.state").is_file()
+    with pytest.raises(UserError, match="gt_siz"):
+        build_dataset({**section, "gt_siz": 3})
+    with pytest.raises(UserError, match=r"train\.warmup"):
+        build_model({**opt, "train": {**opt["train"], "warmup": 3}})
 
 
 def test_a_model_without_a_folder_trains_but_does_not_save(make_options):
