@@ -209,12 +209,22 @@ def _from_detected(detected: Detected, notes: list[str]) -> Checkpoint:
 
 def own_candidates(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, JsonObject]]:
     """Yield our own classes whose keys these weights have, with arguments read from the shapes."""
-    if "model.0.weight" in weights and weights["model.0.weight"].dim() == 4:
+    if _has_convolutions(weights, "model.0"):
         yield "DnCNN", _dncnn_arguments(weights)
-    if "block_1.c1_r.weight" in weights and "conv_1.weight" in weights:
+    if _has_convolutions(weights, "block_1.c1_r", "conv_1"):
         yield "RLFN", _rlfn_arguments(weights)
-    if "conv_after_body.weight" in weights and "conv_last.weight" in weights:
+    if _has_convolutions(weights, "conv_first", "conv_after_body", "conv_last"):
         yield "EDSR", _edsr_arguments(weights)
+
+
+def _has_convolutions(weights: Mapping[str, Tensor], *names: str) -> bool:
+    """Return whether weights hold convolutions of all these names."""
+    for name in names:
+        weight = weights.get(f"{name}.weight")
+        # Sizes are divided by each other, so that none may be 0.
+        if weight is None or weight.dim() != 4 or not weight.numel():
+            return False
+    return True
 
 
 def _dncnn_arguments(weights: Mapping[str, Tensor]) -> JsonObject:

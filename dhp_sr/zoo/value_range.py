@@ -101,9 +101,11 @@ def adapt_range(
     shift = rest.pop(SHIFT_ARGUMENT, (0.0,))
     if not isinstance(scale, int | float) or scale <= 0:
         raise UserError(f"{SCALE_ARGUMENT}: expected a number above 0, got {scale!r}")
-    is_list = isinstance(shift, list | tuple) and len(shift) > 0
-    if not is_list or not all(isinstance(value, int | float) for value in shift):
+    if not isinstance(shift, list | tuple) or not shift:
         raise UserError(f"{SHIFT_ARGUMENT}: expected a list of numbers, got {shift!r}")
+    for value in shift:
+        if not isinstance(value, int | float):
+            raise UserError(f"{SHIFT_ARGUMENT}: expected numbers, got {value!r}")
     # The constructor would refuse arguments that it does not know.
     network = build(rest)
     if ValueRange(scale, tuple(shift)).is_plain:

@@ -12,7 +12,7 @@ from dhp_sr.deploy import load_into, load_weights, save_model
 from dhp_sr.tasks import task_named
 from dhp_sr.utils.errors import UserError
 from dhp_sr.zoo import checkpoints
-from dhp_sr.zoo.checkpoints import open_checkpoint
+from dhp_sr.zoo.checkpoints import open_checkpoint, own_candidates
 from dhp_sr.zoo.spandrel_networks import Detected
 from dhp_sr.zoo.value_range import DIV2K_MEAN, RangeAdapter, ValueRange, find_value_range
 
@@ -114,6 +114,20 @@ def test_keys_like_those_of_our_class_do_not_end_the_search(tmp_path):
     torch.save(weights, tmp_path / "x.pth")
     with pytest.raises(UserError, match="none of the known architectures"):
         open_checkpoint(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {"conv_after_body.weight": (4, 4, 3, 3), "conv_last.weight": (3, 4, 3, 3)},
+        {"conv_1.weight": (4,), "block_1.c1_r.weight": (4, 4, 3, 3)},
+        {"conv_first.weight": (0, 3, 3, 3), "conv_after_body.weight": (0, 0, 3, 3)},
+    ],
+)
+def test_some_keys_of_our_classes_are_no_candidates(shapes):
+    weights = {key: torch.zeros(shape) for key, shape in shapes.items()}
+    weights.setdefault("conv_last.weight", torch.zeros(3, 4, 3, 3))
+    assert list(own_candidates(weights)) == []
 
 
 def test_what_nothing_knows_is_refused(tmp_path):
