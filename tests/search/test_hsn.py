@@ -114,6 +114,16 @@ def test_factors_follow_the_hyper_gradient():
     torch.testing.assert_close(combined, task + torch.tensor([[1.4], [1.4], [1.5]]) * budget)
 
 
+@pytest.mark.parametrize("size", [1e-18, 1e-13, 1.0, 1e13])
+def test_the_factors_follow_the_direction_of_gradients_of_any_size(size):
+    """Saturated gates have gradients far below 1e-10."""
+    scaling = LayerScaling(torch.tensor([0]), "loss", 0.1)
+    nothing = torch.zeros(1, 4)
+    scaling.combine(size * torch.tensor([[1.0, 1, 1, 1]]), nothing)
+    scaling.combine(size * torch.tensor([[1.0, 1, 1, -1]]), nothing)
+    torch.testing.assert_close(scaling.factors, torch.tensor([1.05]))
+
+
 LENGTH = 120
 COARSE = Budget.from_target("macs", 0.5, round_to=1)
 

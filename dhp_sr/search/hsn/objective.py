@@ -109,9 +109,10 @@ class LayerScaling:
         if self._previous is not None:
             total = loss_gradient + cost_gradient
             product = self._layer_sum(total * self._previous)
-            squares = self._layer_sum(total * total) * self._layer_sum(self._previous**2)
+            norms = self._layer_norm(total) * self._layer_norm(self._previous)
             # A cosine of 0 if either gradient is 0.
-            agreement = product / squares.sqrt().clamp_min(torch.finfo(product.dtype).tiny)
+            cosine = product / norms.clamp_min(torch.finfo(product.dtype).tiny)
+            agreement = cosine.clamp(-1, 1)
             self.factors = (self.factors + self._lr * agreement).clamp(MIN_FACTOR, MAX_FACTOR)
         # Without the factor: its derivative is what multiplied it.
         self._previous = scaled.clone()
@@ -120,6 +121,10 @@ class LayerScaling:
     def _layer_sum(self, values: Tensor) -> Tensor:
         # Over all entries of a head, that is, of the rows of its layer.
         return torch.zeros_like(self.factors).index_add_(0, self._layer_of_row, values.sum(1))
+
+    def _layer_norm(self, values: Tensor) -> Tensor:
+        # The root of each sum, not of their product, which is 0 in float32 for gradients of 1e-12.
+        return self._layer_sum(values * values).sqrt()
 
     def state_dict(self) -> StateTree:
         """Return the factors and the gradient of the last step."""
