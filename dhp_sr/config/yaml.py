@@ -112,6 +112,8 @@ def parse(text: str, source: str) -> tuple[Any, yaml.Node | None]:
         if mark:  # YAML counts from 0, editors from 1
             position = f", line {mark.line + 1}, column {mark.column + 1}"
         problem = error.problem or error.context
+        if problem and "unknown escape character" in problem:  # as in "C:\data"
+            problem += "; write / for the backslash, or single quotes instead of double ones"
         raise UserError(f"{source}{position}: expected YAML, got: {problem}") from error
     except RecursionError as error:
         raise UserError(

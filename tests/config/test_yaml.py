@@ -62,6 +62,7 @@ def test_what_is_dumped_is_read_again(value):
         ("? [1]\n: 2\n", ["line 1", "key"]),
         ("on: 2\n", ["line 1", "key"]),
         ("a: \x00", ["#x0000"]),
+        ('a: "C:\\data\\x"', ["line 1, column 8", "single quotes"]),
         ('"\\ud800"', ["file name"]),
         ('"a\\0b"', ["file name"]),
         ("&a [*a]", ["contains itself"]),
