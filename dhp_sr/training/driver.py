@@ -208,20 +208,23 @@ class _Run:
         """Leave a finished run unchanged, but for pages that it was killed before writing."""
         if not self.context.is_main:
             return {}
+        is_writable = True
         try:
             # A run that was killed while it wrote its pages left a lock and half a file.
             self.folder.open(resume=True)
         except FolderInUseError:
             raise
         except UserError:
-            pass  # the folder is read-only, and nothing is left to write
+            is_writable = False  # as in an archive; the results are there
         with open_log(None, screen=True) as logger:
             logger.info(
                 "%s is finished, nothing was changed; score it on other images by test.py, "
                 "or remove its metrics.json to have it scored again",
                 self.folder.path,
             )
-        write_pages(self.folder, only_missing=True)
+        # Pages may seem to be older than the results where a copy has not kept the times of files.
+        if is_writable:
+            write_pages(self.folder, only_missing=True)
         return self.folder.results() or {}
 
     def _write_start(self, start: int, *, is_resumed: bool) -> None:

@@ -187,8 +187,8 @@ def _open_events(folder: RunFolder, start: int) -> "SummaryWriter":
             "logger.use_tb_logger: true expects tensorboard, which is not installed; "
             "pip install tensorboard, or set logger.use_tb_logger: false"
         ) from error
-    # Events of a killed run after the resumed iteration must not show.
-    return SummaryWriter(str(folder.tensorboard), purge_step=start + 1 if start else None)
+    # Events of a killed run after the resumed iteration must not show, be it that of the start.
+    return SummaryWriter(str(folder.tensorboard), purge_step=start + 1)
 
 
 def is_latent_sample_due(schedule: Schedule, iteration: int) -> bool:

@@ -1,5 +1,6 @@
 """A resumed run ends exactly as one that was never interrupted."""
 
+import errno
 import os
 
 import pytest
@@ -8,6 +9,7 @@ from slow_rows import rows
 from tiny_runs import DNCNN, EDSR, tiny_options
 
 from dhp_sr.config import load_options
+from dhp_sr.training import driver, run_folder
 from dhp_sr.training.loop import Interrupted
 from dhp_sr.utils.errors import UserError
 
@@ -136,6 +138,21 @@ def test_a_run_killed_before_its_page_gets_it(finished):
     after = contents(folder)
     assert after[folder / "metrics.json"] == before[folder / "metrics.json"]
     assert after[folder / "report.html"][0] == before[folder / "report.html"][0]
+
+
+def test_a_finished_run_in_a_read_only_folder_is_left_unchanged(finished, monkeypatch):
+    """Copies do not always keep the times of files, so its page may seem to be older."""
+    root, options, metrics, folder = finished
+    os.utime(folder / "report.html", (0, 0))
+    before = contents(folder)
+
+    def refuse(*arguments, **settings):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(run_folder.RunLock, "acquire", refuse)
+    monkeypatch.setattr(driver, "write_pages", refuse)
+    assert driver.train(options, root=root, auto_resume=True) == metrics
+    assert contents(folder) == before
 
 
 def test_a_run_without_results_is_scored_again(finished):

@@ -7,7 +7,8 @@ from runs import run
 
 from dhp_sr.config.section import Scheduler
 from dhp_sr.reports.run import read_run
-from dhp_sr.training.run_logger import LATENT_SAMPLES, is_latent_sample_due
+from dhp_sr.training.run_folder import RunFolder
+from dhp_sr.training.run_logger import LATENT_SAMPLES, _open_events, is_latent_sample_due
 from dhp_sr.training.schedule import Schedule
 
 
@@ -28,6 +29,23 @@ def test_samples_are_few_even_and_end_with_the_search(length):
 def test_without_a_search_there_are_none():
     dense = schedule(100, 0, has_search=False)
     assert not any(is_latent_sample_due(dense, step) for step in range(200))
+
+
+@pytest.mark.parametrize("start", [0, 2])
+def test_events_of_a_killed_run_do_not_show(tmp_path, start):
+    """Not even those of a run that is resumed from the state of its start."""
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for first, value in ((1, 7.0), (start + 1, 9.0)):
+        writer = _open_events(RunFolder(tmp_path), first - 1)
+        for step in range(first, 6):
+            writer.add_scalar("loss", value, step)
+        writer.close()
+        # Files are named after seconds, and read in the order of their names.
+        for number, file in enumerate(sorted((tmp_path / "tb").glob("events*"))):
+            file.rename(file.with_name(f"events.out.tfevents.{number}"))
+    events = accumulators.EventAccumulator(str(tmp_path / "tb"))
+    events.Reload()
+    assert [event.value for event in events.Scalars("loss")] == [7.0] * start + [9.0] * (5 - start)
 
 
 @pytest.mark.parametrize("preset", ["default", "paper"])
