@@ -15,6 +15,8 @@ class LayerWidths:
 
     model: str
     """Name of the model."""
+    number: int
+    """Number of the model among all of the page, from 0, which its color follows."""
     in_channels: int
     """Input channels."""
     out_channels: int
@@ -87,7 +89,7 @@ def layers_of(cut_widths: Mapping[str, JsonObject]) -> list[Layer]:
     for layer in first_layers:
         out_before, in_before = layer["before"]
         pruned = []
-        for model, model_layers in layers_by_model.items():
+        for number, (model, model_layers) in enumerate(layers_by_model.items()):
             other = model_layers.get(layer["name"])
             # Another width before the cut means another network: its bar would mislead.
             if other is None or other["before"] != layer["before"]:
@@ -96,12 +98,21 @@ def layers_of(cut_widths: Mapping[str, JsonObject]) -> list[Layer]:
             # The kernel is the same, so weights are proportional to the product of the channels.
             weights = f"{out_after * in_after / (out_before * in_before):.0%}"
             percent = 100 * out_after / widest
-            pruned.append(LayerWidths(model, in_after, out_after, percent, weights))
+            pruned.append(LayerWidths(model, number, in_after, out_after, percent, weights))
         percent = 100 * out_before / widest
         layers.append(
             Layer(layer["name"], layer["kind"], in_before, out_before, percent, tuple(pruned))
         )
     return layers
+
+
+def models_of(layers: Iterable[Layer]) -> dict[int, str]:
+    """List the models that layers have widths of: number -> name."""
+    models = {}
+    for layer in layers:
+        for widths in layer.pruned:
+            models[widths.number] = widths.model
+    return dict(sorted(models.items()))
 
 
 def saving_kinds(run: Run) -> list[CostKind]:

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -23,7 +23,14 @@ from dhp_sr.reports.page.key_figures import (
     subtitle,
     unfinished_note,
 )
-from dhp_sr.reports.page.layers import Group, Layer, groups_of, layers_of, saving_kinds
+from dhp_sr.reports.page.layers import (
+    Group,
+    Layer,
+    groups_of,
+    layers_of,
+    models_of,
+    saving_kinds,
+)
 from dhp_sr.reports.page.results_table import Table, results_table
 from dhp_sr.reports.run import Run, read_run_or_saved
 from dhp_sr.utils.errors import UserError
@@ -67,6 +74,8 @@ class RunSection:
     """Whether the run saved its plan: minimum widths, savings, layers of each group."""
     heat_maps: tuple[HeatMap, ...]
     """Latents over time, none if they never changed."""
+    num_heat_maps_left_out: int
+    """Groups whose latents were left out for the size of the page."""
     has_latents: bool
     """Whether the run saved its latents."""
     environment: JsonObject
@@ -87,6 +96,8 @@ class Page:
     """Table of results, None if no run is finished."""
     layers: tuple[Layer, ...]
     """Widths before and after the cut."""
+    layer_models: Mapping[int, str]
+    """Models in `layers`: number, which the color follows -> name."""
     fold_layers: bool
     """Whether the layers are folded at first."""
     images: tuple[ComparedImage, ...]
@@ -184,6 +195,7 @@ def page_content(runs: Sequence[Run]) -> Page:
         runs=tuple(map(run_section, runs)),
         table=results_table(runs),
         layers=tuple(layers),
+        layer_models=models_of(layers),
         fold_layers=len(layers) > MAX_UNFOLDED_LAYERS,
         images=tuple(images),
         num_images_left_out=num_left_out,
@@ -214,6 +226,7 @@ def with_distinct_names(runs: Sequence[Run]) -> list[Run]:
 def run_section(run: Run) -> RunSection:
     """Collect what the page shows of a single run."""
     groups = groups_of(run)
+    maps = heat_maps(run)
     options = ""
     if run.options:
         options = yaml.safe_dump(dict(run.options), sort_keys=False, allow_unicode=True)
@@ -232,7 +245,8 @@ def run_section(run: Run) -> RunSection:
         pruned_models=tuple(run.cut_widths),
         saving_names=tuple(kind.label for kind in saving_kinds(run)),
         has_plan=run.plan is not None,
-        heat_maps=tuple(heat_maps(run)),
+        heat_maps=tuple(maps),
+        num_heat_maps_left_out=len(run.latents) - len(maps) if maps else 0,
         has_latents=bool(run.latents),
         environment=environment,
         options=options,

@@ -15,11 +15,12 @@ import pytest
 from PIL import Image
 
 from dhp_sr.report import main
-from dhp_sr.reports.page import image_comparison, page_html, write_page
+from dhp_sr.reports.page import heat_map, image_comparison, page_html, write_page
+from dhp_sr.reports.page.layers import layers_of, models_of
 from dhp_sr.reports.run import read_run, read_run_or_saved
 from dhp_sr.utils.errors import UserError
 
-from .conftest import NAME, add_images
+from .conftest import LATENTS, NAME, add_images
 
 ROOT = Path(__file__).resolve().parents[3]
 FILES = (
@@ -303,6 +304,28 @@ def test_several_targets(whole, widths, metrics):
     reader = page_of(whole)
     assert names <= set(reader.texts)
     assert sum(attrs.get("class", "").startswith("fill") for _, attrs in reader.tags) == 4
+
+
+def test_a_color_of_widths_is_that_of_a_model(widths):
+    """Of three models, the second has another layer of a name, or none."""
+    first, last = widths["layers"]
+    other = {**widths, "layers": [{**first, "before": [32, 3]}]}
+    layers = layers_of({"a": widths, "b": other, "c": widths})
+    assert [[(of.model, of.number) for of in layer.pruned] for layer in layers] == [
+        [("a", 0), ("c", 2)],
+        [("a", 0), ("c", 2)],
+    ]
+    assert models_of(layers) == {0: "a", 2: "c"}
+    both = {**widths, "layers": [{**first, "before": [32, 3]}, last]}
+    assert models_of(layers_of({"a": widths, "b": both})) == {0: "a", 1: "b"}
+
+
+def test_latents_that_are_left_out_are_counted(whole, monkeypatch):
+    monkeypatch.setattr(heat_map, "MAX_GROUPS", 1)
+    assert "left out" not in page_of(whole).text()
+    rows = LATENTS + "".join(f"{step},b,{step} 1\n" for step in (21, 25, 30))
+    (whole / "latents.csv").write_text(rows)
+    assert "1 more group was left out" in page_of(whole).text()
 
 
 def test_latents_are_drawn_a_row_per_channel(whole):
