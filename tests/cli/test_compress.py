@@ -13,13 +13,14 @@ from runs import empty_pages
 from tiny_runs import save_images
 
 import dhp_sr
+from dhp_sr.allocation.budget import Budget
 from dhp_sr.archs import build
 from dhp_sr.basicsr_adapter.shim import prepare_torchvision
 from dhp_sr.cli.compress import run_compress
 from dhp_sr.cli.compress_images import BATCH_SIZE
 from dhp_sr.cli.compress_options import SEARCH_SAMPLES
 from dhp_sr.cli.compress_outputs import CompressReport
-from dhp_sr.cli.compress_plan import StepTimes, describe_length, plan_length
+from dhp_sr.cli.compress_plan import StepTimes, describe_length, measure_steps, plan_length
 from dhp_sr.cli.compress_prepare import prepare_run
 from dhp_sr.cli.compress_quality import QualityBound
 from dhp_sr.cli.compress_request import CompressRequest, Target
@@ -27,6 +28,7 @@ from dhp_sr.cli.parsers import compress_parser
 from dhp_sr.config import load_options
 from dhp_sr.deploy import load_model, read_manifest
 from dhp_sr.deploy.model_info import info_of
+from dhp_sr.hyper import convert
 from dhp_sr.metrics import complexity
 from dhp_sr.training.driver import train
 from dhp_sr.training.run_lock import FolderInUseError
@@ -469,6 +471,26 @@ def test_the_folder_of_a_program_may_be_relative(material, tmp_path, monkeypatch
         )
     names = sorted(path.name for path in (tmp_path / "runs" / "experiments").iterdir())
     assert names == ["DnCNN_macs0.5", "DnCNN_macs0.5_images"]
+
+
+def test_steps_are_timed_in_the_memory_format_of_the_training(monkeypatch):
+    """In the other one a step may take twice as long, and half as many are planned."""
+    formats = []
+    convolve = torch.nn.Conv2d._conv_forward
+
+    def record(self, x, weight, bias):
+        # The step with gradients is the student's.
+        formats.append(
+            (torch.is_grad_enabled(), x.is_contiguous(memory_format=torch.channels_last))
+        )
+        return convolve(self, x, weight, bias)
+
+    plain = build("EDSR", num_feat=32, num_block=2, upscale=2)
+    hyper = convert(plain, torch.rand(1, 3, 8, 8))
+    monkeypatch.setattr(torch.nn.Conv2d, "_conv_forward", record)
+    measure_steps(hyper, plain, Budget.from_target("macs", 0.5), patch=8, batch_size=2)
+    student = [channels_last for with_gradients, channels_last in formats if with_gradients]
+    assert student and all(student)
 
 
 TIMES = StepTimes(dense=0.2, teacher=0.1, step=0.3)
