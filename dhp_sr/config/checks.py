@@ -47,9 +47,17 @@ def check_names(options: Options) -> Iterator[Issue]:
     """Names of the run and of test sets become names of folders."""
     # A run writes to experiments/NAME, its images to a folder for each test set.
     names: dict[tuple[str, ...], str] = {("name",): options.name}
+    keys_of_names: dict[str, str] = {}
     for key, dataset in options.datasets.items():
         if dataset.name:
             names["datasets", key, "name"] = dataset.name
+        if key == "train":
+            continue
+        # Scores are told apart by it, and some file systems ignore case.
+        first = keys_of_names.setdefault((dataset.name or key).lower(), key)
+        if first != key:
+            text = f"expected a name of its own, got that of datasets.{first}"
+            yield ("datasets", key, "name"), f"{text}: {dataset.name or key!r}"
     for keys, name in names.items():
         # The colon separates drives on Windows, where the folder may be copied to.
         has_separator = bool(set("/\\:") & set(name))

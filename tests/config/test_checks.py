@@ -73,6 +73,13 @@ def test_nothing_to_say_about_good_options():
             ["'../x'"],
         ),
         (
+            options(
+                datasets={"train": {**SR, **PATCHES}, "val": SR, "val_1": {**SR, "name": "Val"}}
+            ),
+            "datasets.val_1.name",
+            ["datasets.val:", "Val"],
+        ),
+        (
             options(train={"total_iter": 30}, compress={"dense_iter": 20}),
             "train.total_iter",
             ["20 + 10 = 30", "got 30"],
