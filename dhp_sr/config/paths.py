@@ -20,8 +20,12 @@ SomeSection = TypeVar("SomeSection", bound=Section)
 
 
 def run_path(options: Options, root: str | Path) -> Path:
-    """Folder that a run writes to: `<experiments_root>/<name>`, relative to `root`."""
-    return Path(root) / _expand_user(options.path.experiments_root) / options.name
+    """Folder that a run writes to: `<experiments_root>/<name>`, relative to `root`.
+
+    Raises:
+        UserError: Its path is not UTF-8.
+    """
+    return _in_utf8(Path(root) / _expand_user(options.path.experiments_root) / options.name)
 
 
 def resolve_path(root: str | Path, text: str, data_root: str | None = None) -> str:
@@ -33,6 +37,9 @@ def resolve_path(root: str | Path, text: str, data_root: str | None = None) -> s
         root: Folder of the project.
         text: Path; `~` is the home folder. `bundled:...` stays as it is.
         data_root: Folder that takes the place of a leading `datasets`; default: none.
+
+    Raises:
+        UserError: The absolute path is not UTF-8.
     """
     if text.startswith(BUNDLED):
         return text
@@ -43,7 +50,22 @@ def resolve_path(root: str | Path, text: str, data_root: str | None = None) -> s
     # os.path.exists: for Path.exists a name that is too long is an error.
     if not os.path.exists(from_here):
         path = Path(root) / path
-    return str(path.resolve())
+    return str(_in_utf8(path.resolve()))
+
+
+def _in_utf8(path: Path) -> Path:
+    """Return a path that model files and the stored options of a run can hold.
+
+    Python knows other bytes in a path as lone surrogates. A run would fail on them at its end, and
+    when it is resumed.
+    """
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{path}: expected a path in UTF-8, as safetensors requires; rename the folder"
+        ) from error
+    return path
 
 
 def _expand_user(text: str) -> Path:

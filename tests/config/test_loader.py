@@ -353,6 +353,21 @@ def test_paths_lead_from_the_working_directory_first(tmp_path, monkeypatch, writ
     assert options.compress.distill.teacher == str(root / "only")
 
 
+def test_paths_that_a_run_could_not_store(tmp_path, monkeypatch, write):
+    """Bytes that are no UTF-8: safetensors would refuse them at the end of the run."""
+    options = load_options(write(GOOD))
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
+    with pytest.raises(UserError, match="UTF-8"):
+        run_path(options, folder)
+    with pytest.raises(UserError, match="UTF-8"):
+        resolve_paths(options, folder)
+    monkeypatch.setenv("DHP_SR_DATA", folder)
+    with pytest.raises(UserError, match="UTF-8"):
+        resolve_path(tmp_path, "datasets/x", folder)
+    named = tmp_path / "\N{GREEK SMALL LETTER ALPHA} b"
+    assert run_path(options, named) == named / "experiments" / "trial"
+
+
 def test_one_setting_moves_all_data(tmp_path, monkeypatch, write):
     raw = changed(
         {
