@@ -127,8 +127,10 @@ def save_state(folder: Path, iteration: int, tree: StateTree) -> Path:
     metadata = {"format": FORMAT, "tree": json.dumps(skeleton)}
     metadata[CHECKSUM] = checksum(metadata, tensors)
     write_tensors(path, tensors, metadata)
-    # After the new state is on disk, never before: at any moment a state can be resumed.
-    for _, old in list_states(folder)[:-NUM_KEPT]:
+    # After the new state is on disk, never before: at any moment a state can be resumed. A later
+    # one is damaged, or the run would have resumed from it: it does not count.
+    states = [old for number, old in list_states(folder) if number <= iteration]
+    for old in states[:-NUM_KEPT]:
         old.unlink()
     return path
 

@@ -75,6 +75,17 @@ def test_the_newest_two_are_kept(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_a_later_state_does_not_count(tmp_path):
+    """A damaged one, which the run went back from, takes no other's place."""
+    (tmp_path / "9.state").write_bytes(b"damaged")
+    for iteration in (1, 2, 3):
+        save_state(tmp_path, iteration, {"a": torch.zeros(1)})
+    assert [number for number, _ in list_states(tmp_path)] == [2, 3, 9]
+    for iteration in (9, 10):
+        save_state(tmp_path, iteration, {"a": torch.zeros(1)})
+    assert [number for number, _ in list_states(tmp_path)] == [9, 10]
+
+
 @pytest.mark.parametrize("error", [OSError, SafetensorError])
 def test_a_failed_write_leaves_the_old_state_and_names_the_file(tmp_path, monkeypatch, error):
     save_state(tmp_path, 1, {"a": 1})
