@@ -80,8 +80,9 @@ def load_user_class(name: str) -> type[nn.Module]:
         sys.modules[module_name] = module
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
-            # The user's code raises anything. A half-made module must not be taken for the whole.
+        except (Exception, SystemExit) as error:
+            # The user's code raises anything; a script without a main guard may end the program.
+            # A half-made module must not be taken for the whole.
             del sys.modules[module_name]
             raise UserError(
                 f"{path}: cannot be imported: {type(error).__name__}: {error}"

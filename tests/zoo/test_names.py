@@ -89,6 +89,14 @@ def test_the_class_of_a_user_raises_what_it_likes(tmp_path):
             build_named(f"{path}:Net", arguments)
 
 
+@pytest.mark.parametrize("statement", ["raise SystemExit(0)", "import sys; sys.exit('usage')"])
+def test_a_file_of_the_user_that_ends_the_program(tmp_path, statement):
+    path = tmp_path / "script.py"
+    path.write_text(f"{statement}\n")
+    with pytest.raises(UserError, match=r"script\.py.*SystemExit"):
+        build_named(f"{path}:Net", {})
+
+
 @pytest.mark.parametrize("network", [5, {"type": 5}, {"type": ["EDSR"]}, {}])
 def test_the_network_behind_hyper_is_named_by_text(network):
     with pytest.raises(UserError, match=r"network_g: .*type: NAME"):
