@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dhp_sr.utils.modules import deep_copy
 from dhp_sr.utils.strict_json import JsonObject
 
 if TYPE_CHECKING:
@@ -163,8 +164,6 @@ def write_safetensors(
     Raises:
         UserError: Model files cannot name the network, or the file differs by too much.
     """
-    import copy
-
     import torch
 
     from dhp_sr.deploy import load_model, save_model
@@ -186,7 +185,7 @@ def write_safetensors(
     # Verified before it takes its name, like the other formats; the file is read back for it.
     with atomic_path(path) as temporary:
         # A copy: `to` works in place, and the file is compared with the network as it was.
-        save_model(copy.deepcopy(network).to(dtype), temporary, **stored)
+        save_model(deep_copy(network).to(dtype), temporary, **stored)
         loaded = load_model(temporary).float()
         shapes = unseen_shapes(traced_shape(info_of(network)), info_of(network).sizes.multiple)
         tolerance = tolerance_of(options.half, options.tolerance)

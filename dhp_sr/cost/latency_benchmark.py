@@ -28,6 +28,7 @@ from dhp_sr.cost.latency_lut import (
 from dhp_sr.operators.resize import resize
 from dhp_sr.utils.devices import device_name, thread_count
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.modules import deep_copy
 from dhp_sr.utils.network_io import Example, inputs_of, with_further_inputs
 from dhp_sr.utils.strict_json import Json, JsonObject
 from dhp_sr.utils.timing import Clock, cpu_thread_clock, time_interleaved
@@ -100,7 +101,7 @@ class LatencyBenchmark:
             UserError: The network has no layer that can be timed.
             OSError: The file cannot be written.
         """
-        network = copy.deepcopy(network).eval().to(self._image.device)
+        network = deep_copy(network).eval().to(self._image.device)
         calls = record_layer_calls(network, self.example_input)
         if not calls:
             raise UserError(
@@ -199,7 +200,7 @@ class LatencyBenchmark:
         example = with_further_inputs(image, inputs_of(self.example_input)[1:])
         networks = []
         for network in (reference, candidate):
-            network = copy.deepcopy(network).eval().to(device)
+            network = deep_copy(network).eval().to(device)
             networks.append(self.runtime.prepare(network, example, self.threads))
         run_reference, run_candidate = networks
         # In turns, each twice a round, so that a drift of the clock rate hits both alike.

@@ -4,7 +4,6 @@ Weights are rounded per output channel and the inputs of layers per tensor, as t
 runtimes do. Layers have the names that the user knows, whatever a runtime calls them.
 """
 
-import copy
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from dhp_sr.deploy.runner import Images
+from dhp_sr.utils.modules import deep_copy
 
 LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 """Layers that are computed in int8."""
@@ -63,7 +63,7 @@ def layer_losses(network: nn.Module, images: Sequence[CalibrationImage]) -> dict
 
     Inputs are rounded between the extremes of each image, weights to 8 bits.
     """
-    network = copy.deepcopy(network).eval()
+    network = deep_copy(network).eval()
 
     def run(lq: Images) -> Images:
         return network(torch.from_numpy(lq)).numpy()
@@ -120,8 +120,8 @@ def finetune_for_int8(
             Only Inference, CVPR 2018.
         Bengio et al., Estimating or Propagating Gradients Through Stochastic Neurons, 2013.
     """
-    original = copy.deepcopy(network).eval().requires_grad_(False)
-    tuned = copy.deepcopy(network).eval().requires_grad_(True)
+    original = deep_copy(network).eval().requires_grad_(False)
+    tuned = deep_copy(network).eval().requires_grad_(True)
     ranges = input_ranges(original, images)
     inner = [*ranges][1:-1]
     optimizer = torch.optim.Adam(tuned.parameters(), LEARNING_RATE)
@@ -139,7 +139,7 @@ def finetune_for_int8(
             optimizer.step()
             scheduler.step()
     # Of the simulation, parameters have another order.
-    result = copy.deepcopy(network).eval().requires_grad_(False)
+    result = deep_copy(network).eval().requires_grad_(False)
     result.load_state_dict(tuned.state_dict())
     return result
 

@@ -1,6 +1,5 @@
 """Export to a single ONNX file with free batch, height and width, compared with PyTorch."""
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +38,7 @@ from dhp_sr.deploy.verify import (
 )
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_path
+from dhp_sr.utils.modules import deep_copy
 from dhp_sr.utils.strict_json import Json
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def export_onnx(
     check_example_shape(example_shape, size_multiple)
     if opset not in OPSETS:
         raise UserError(f"expected an opset from {OPSETS[0]} to {OPSETS[-1]}, got {opset}")
-    original = copy.deepcopy(network).cpu().float().eval()
+    original = deep_copy(network).cpu().float().eval()
 
     def convert(candidate: nn.Module) -> "onnx.ModelProto":
         return convert_to_onnx(simplify(candidate), example_shape, size_multiple, opset)

@@ -1,6 +1,5 @@
 """Export to OpenVINO's files: `.xml` for the graph and `.bin` for the weights beside it."""
 
-import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -35,6 +34,7 @@ from dhp_sr.deploy.verify import (
     unseen_shapes,
 )
 from dhp_sr.utils.files import temporary_folder
+from dhp_sr.utils.modules import deep_copy
 from dhp_sr.utils.strict_json import Json
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def export_openvino(
     require_openvino()
     require_onnx()
     check_example_shape(example_shape, size_multiple)
-    original = copy.deepcopy(network).cpu().float().eval()
+    original = deep_copy(network).cpu().float().eval()
     path = Path(path)
 
     def convert(candidate: nn.Module) -> "openvino.Model":

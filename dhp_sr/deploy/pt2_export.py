@@ -1,6 +1,5 @@
 """Export by torch.export: a file that needs PyTorch alone, with free batch, height and width."""
 
-import copy
 import io
 import json
 import logging
@@ -17,6 +16,7 @@ from torch.fx.experimental import _config as symbolic_config
 from dhp_sr.deploy.verify import Agreement, compare, noise_image, tolerance_of, unseen_shapes
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import atomic_path
+from dhp_sr.utils.modules import deep_copy
 
 METADATA = "dhp_sr.json"
 """Name of the extra file inside, which says what an ONNX file's metadata says."""
@@ -52,8 +52,8 @@ def export_pt2(
     """
     check_example_shape(example_shape, size_multiple)
     dtype = torch.float16 if half else torch.float32
-    original = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
-    program = export_program(copy.deepcopy(original).to(dtype), example_shape, size_multiple)
+    original = deep_copy(network).cpu().float().eval().requires_grad_(False)
+    program = export_program(deep_copy(original).to(dtype), example_shape, size_multiple)
     with atomic_path(path) as temporary, quiet_exporters():
         # To memory first: where the disk is full, torch's writer would end the whole process from
         # its destructor, while Python raises an error.

@@ -5,7 +5,6 @@ not fit is noticed before a single weight is read. Nothing of the file is ever e
 registered constructor and gives numbers to it.
 """
 
-import copy
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -41,6 +40,7 @@ from dhp_sr.graph.shape_inference import infer_output
 from dhp_sr.operators.resize import resize
 from dhp_sr.surgery.rewrite import rewrite
 from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.modules import deep_copy
 from dhp_sr.utils.strict_json import Json, JsonObject
 
 MAX_TENSORS = 4096
@@ -77,7 +77,7 @@ def rebuild(manifest: JsonObject, shapes: Mapping[str, tuple[int, ...]]) -> nn.M
     info = third_party_info(manifest) if third_party else None
     unpruned = _construct(manifest, num_tensors).eval()
     # Kept beside the resized copy: channel numbers in the forward refer to the unpruned network.
-    network = copy.deepcopy(unpruned)
+    network = deep_copy(unpruned)
     remove_layers(network, removed, shapes)
     resize_layers(network, shapes, manifest["arguments"])
     if info is not None:

@@ -1,12 +1,11 @@
 """Forms of networks that other runtimes execute faster, with equal results."""
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
 from dhp_sr.archs import EDSR, RLFN, UNet
 from dhp_sr.operators.constant_map import ConstantMap
+from dhp_sr.utils.modules import deep_copy
 
 
 def simplify(network: nn.Module) -> nn.Module:
@@ -21,7 +20,7 @@ def simplify(network: nn.Module) -> nn.Module:
     Args:
         network: Maps an image tensor to an image; left as it was.
     """
-    copied = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
+    copied = deep_copy(network).cpu().float().eval().requires_grad_(False)
     for parent in list(copied.modules()):
         for name, child in list(parent.named_children()):
             # Shared modules are replaced under each of their names.

@@ -9,8 +9,6 @@ Spandrel gives an architecture the tensors of a file alone; ours reads the manif
 them, see `model_file.embed`. Importing the module registers: there is no other reason to import it.
 """
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +18,7 @@ from dhp_sr.deploy.model_info import ModelInfo, info_of
 from dhp_sr.deploy.rebuild import rebuild
 from dhp_sr.deploy.runner import check_restores_images, find_lower_limit
 from dhp_sr.deploy.safetensors_io import DESCRIPTION, ModelFileError
+from dhp_sr.utils.modules import deep_copy
 
 prepare_torchvision()  # before spandrel, which imports torchvision
 import spandrel  # noqa: E402
@@ -127,7 +126,7 @@ def fits_half(network: nn.Module, info: ModelInfo) -> bool:
             if isinstance(value, Tensor) and value.is_floating_point() and value.numel():
                 peaks.append(value.abs().max())
 
-    watched = copy.deepcopy(network).cpu().float().eval()
+    watched = deep_copy(network).cpu().float().eval()
     # Layers without children: what happens between them is not seen, hence the margin.
     for layer in watched.modules():
         if not list(layer.children()):

@@ -1,6 +1,5 @@
 """Hyper network: a network whose weights are generated from a latent vector per channel group."""
 
-import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import final
 
@@ -14,7 +13,7 @@ from dhp_sr.hyper.masked_network import MaskedNetwork
 from dhp_sr.hyper.parametrization import ChannelIndex, Parametrization, align_to_axis
 from dhp_sr.surgery.correct import CorrectionReport, correct
 from dhp_sr.surgery.cut import check_cut, cut
-from dhp_sr.utils.modules import load_values, parameter_names_by_path
+from dhp_sr.utils.modules import deep_copy, load_values, parameter_names_by_path
 from dhp_sr.utils.network_io import Example, inputs_of, with_further_inputs
 
 
@@ -176,12 +175,12 @@ class HyperNet(MaskedNetwork):
             self._set_kept_statistics()
             network = self.network
             if self.plan.kept_statistics:
-                network = plain_forwards(copy.deepcopy(network))
+                network = plain_forwards(deep_copy(network))
             small = cut(network, self.plan, self.mask, values)
         if check:
             masked: nn.Module = self
             if calibration is not None:  # the masked network is now one with corrected weights
-                masked = copy.deepcopy(self.network)
+                masked = deep_copy(self.network)
                 load_values(masked, values, strict=False)
             check_cut(masked, small, self.random_inputs())
         for name, parameter in small.named_parameters():

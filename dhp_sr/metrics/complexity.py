@@ -6,7 +6,6 @@ operator after functions such as `einsum` or `linear` are decomposed into matrix
 convolutions.
 """
 
-import copy
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dhp_sr.utils.modules import deep_copy
 from dhp_sr.utils.network_io import with_further_inputs
 
 
@@ -55,7 +55,7 @@ def complexity(
     """
     # A copy, since the meta device has no values to move back; eval mode, since batch
     # normalization would refuse a batch of one pixel in training.
-    traced = copy.deepcopy(network).to("meta").eval()
+    traced = deep_copy(network).to("meta").eval()
     params = sum(parameter.numel() for parameter in traced.parameters())
     dtype = next((parameter.dtype for parameter in traced.parameters()), torch.float32)
     image = torch.empty(tuple(input_shape), dtype=dtype, device="meta")
@@ -72,7 +72,7 @@ def complexity(
             device = next(network.parameters()).device
             image = torch.rand(tuple(input_shape), dtype=dtype, device=device)
             inputs = with_further_inputs(image, further_inputs)
-            counter = _run(copy.deepcopy(network).eval(), inputs)
+            counter = _run(deep_copy(network).eval(), inputs)
     return Complexity(
         macs=counter.macs,
         params=params,

@@ -1,6 +1,5 @@
 """Cutting a network: a smaller copy whose tensors hold the kept channels alone."""
 
-import copy
 from collections.abc import Container, Mapping, Sequence
 
 import torch
@@ -164,8 +163,8 @@ def _difference(masked: nn.Module, small: nn.Module, inputs: Sequence[Tensor]) -
 def _agree_in_double(masked: nn.Module, small: nn.Module, inputs: Sequence[Tensor]) -> bool:
     """Whether copies in float64 agree; False where a forward does not take it."""
     try:
-        wide_masked = copy.deepcopy(masked).double()
-        wide_small = copy.deepcopy(small).double()
+        wide_masked = deep_copy(masked).double()
+        wide_small = deep_copy(small).double()
         doubled = with_further_inputs(inputs[0].double(), inputs[1:])
         return _difference(wide_masked, wide_small, doubled) <= MAX_DIFFERENCE_FLOAT64
     except (CutError, RuntimeError, TypeError):

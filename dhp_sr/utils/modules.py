@@ -51,11 +51,19 @@ def copy_network(network: nn.Module) -> nn.Module:
 def deep_copy(network: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     """Do as `copy.deepcopy`, in a fraction of its time for a network of many modules.
 
+    Tensors that a forward has left on a module, such as features, are copied without the history of
+    their computation, which `copy.deepcopy` refuses.
+
     Args:
         network: The network.
         memo: As that of `copy.deepcopy`: id of an object -> what stands for its copy.
     """
-    return _copied_module(network, {} if memo is None else memo)
+    memo = {} if memo is None else memo
+    for module in network.modules():
+        # What hooks compute, such as the weight of weight_norm, is more than a left-over.
+        if not module._forward_pre_hooks:
+            _copy_without_history(list(vars(module).values()), memo)
+    return _copied_module(network, memo)
 
 
 def _copied_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
@@ -83,6 +91,18 @@ def _copied_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
             state[name] = copy.deepcopy(value, memo)
     copied.__dict__.update(state)
     return copied
+
+
+def _copy_without_history(value: object, memo: dict[int, Any]) -> None:
+    """Put copies of computed tensors, also of those in containers, where deepcopy looks first."""
+    if isinstance(value, Tensor):
+        if not value.is_leaf and id(value) not in memo:
+            memo[id(value)] = value.detach().clone()
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _copy_without_history(item, memo)
+    elif type(value) is dict:
+        _copy_without_history(list(value.values()), memo)
 
 
 @functools.cache

@@ -7,6 +7,7 @@ import pytest
 import torch
 from networks import CASES, DEEP, SHALLOW_CASES, example, network
 from topologies import TOPOLOGIES
+from torch import nn
 
 from dhp_sr.hyper import convert
 from dhp_sr.hyper.parametrization import PARAMETRIZATIONS
@@ -266,3 +267,26 @@ def test_frozen_parameters_stay_frozen(parametrization):
     assert {name for name, parameter in small.items() if not parameter.requires_grad} == set(frozen)
     unfrozen = convert(network("edsr_x4"), x, parametrization).cut()
     assert all(parameter.requires_grad for parameter in unfrozen.parameters())
+
+
+class KeepsFeatures(nn.Module):
+    """Leaves a feature on itself, as networks with feature losses do."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 3, 3)
+
+    def forward(self, x):
+        self.feature = self.first(x).relu()
+        return self.last(self.feature)
+
+
+def test_a_network_that_keeps_its_features_is_converted_and_cut_between_steps():
+    plain = KeepsFeatures()
+    images = torch.rand(2, 3, 12, 12)
+    plain(images).sum().backward()
+    hyper = convert(plain, images)
+    hyper(images).sum().backward()
+    hyper.prune_to(macs=0.5, tolerance=0.1, round_to=2)
+    small = hyper.cut().double()
+    torch.testing.assert_close(small(images.double()).float(), hyper(images))

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from dhp_sr.utils.modules import deep_copy, load_values
+from dhp_sr.metrics import complexity
+from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.modules import copy_network, deep_copy, load_values
 
 
 class Versioned(nn.Linear):
@@ -82,3 +84,33 @@ def test_a_deep_copy_is_that_of_python():
 def test_classes_with_a_way_of_their_own_are_copied_in_that_way():
     copied = deep_copy(nn.Sequential(OwnWay(3, 3), Restored(2, 2)))
     assert copied[0].in_features == 1 and copied[1].is_restored
+
+
+class KeepsFeatures(nn.Module):
+    """Leaves what it computes on itself, as networks with feature losses do."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        self.feature = self.layer(x)
+        self.features = [self.feature, {"inner": (self.feature * 2,)}]
+        return self.feature + 1
+
+
+def test_features_of_a_step_are_copied_without_their_history():
+    network = KeepsFeatures()
+    network(torch.ones(1, 3, 4, 4)).sum().backward()
+    copied = deep_copy(network)
+    assert torch.equal(copied.feature, network.feature) and copied.feature.is_leaf
+    assert copied.features[0] is copied.feature and network.feature.grad_fn is not None
+    assert copied.features[1]["inner"][0].is_leaf
+    assert torch.equal(copied.layer.weight, network.layer.weight)
+    assert complexity(network, (1, 3, 4, 4)).macs == 9 * 16
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_computed_weights_are_not_taken_for_features():
+    with pytest.raises(UserError, match="remove_weight_norm"):
+        copy_network(nn.Sequential(nn.utils.weight_norm(nn.Conv2d(1, 1, 1))))
