@@ -53,6 +53,8 @@ def check_names(options: Options) -> Iterator[Issue]:
             names["datasets", key, "name"] = dataset.name
         if key == "train":
             continue
+        if not dataset.name:
+            names["datasets", key] = key
         # Scores are told apart by it, and some file systems ignore case.
         first = keys_of_names.setdefault((dataset.name or key).lower(), key)
         if first != key:

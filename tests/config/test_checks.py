@@ -73,6 +73,11 @@ def test_nothing_to_say_about_good_options():
             ["'../x'"],
         ),
         (
+            options(datasets={"train": {**SR, **PATCHES}, "val_../../x": SR}),
+            "datasets.val_../../x",
+            ["'val_../../x'"],
+        ),
+        (
             options(
                 datasets={"train": {**SR, **PATCHES}, "val": SR, "val_1": {**SR, "name": "Val"}}
             ),
