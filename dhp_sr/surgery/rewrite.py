@@ -129,13 +129,7 @@ def rewrite(
             traced.graph.erase_node(nodes.pop(name))
     if is_suitable and _fits_already(small, traced.graph, patches, example):
         return small
-    for (name, path), size in patches.items():
-        node = nodes[name]
-        if not _states(_read_argument(node, path), size):
-            arguments = {"args": node.args, "kwargs": node.kwargs}
-            patched = _with_argument(arguments, path, size)
-            node.args = patched["args"]
-            node.kwargs = patched["kwargs"]
+    _state_sizes(small, traced.graph, patches, example)
     _follow_mode(traced.graph)
     stated = {patch.name: size for patch, size in zip(plan.size_patches, sizes, strict=True)}
     return RewrittenNetwork(small, traced.graph, type(network).__name__, stated, plan.example_shape)
@@ -212,6 +206,31 @@ def _fits_already(small: nn.Module, graph: fx.Graph, patches: Patches, example: 
     return True
 
 
+def _state_sizes(small: nn.Module, graph: fx.Graph, patches: Patches, example: Example) -> None:
+    """Let a graph state all sizes; those that the forward computes rightly stay computed.
+
+    `x.reshape(n * c // 2, 2, -1)` follows the batch, which a written number would not.
+    """
+    nodes = {node.name: node for node in graph.nodes}
+    computed = {}
+    for (name, path), size in patches.items():
+        argument = _read_argument(nodes[name], path)
+        if _is_computed(argument):
+            computed[name, path] = argument
+        if not _states(argument, size):
+            _write_argument(nodes[name], path, size)
+    if not computed:
+        return
+    # With all sizes written every value is as it has to be, the numbers that are not read included.
+    runnable = fx.GraphModule(copy.deepcopy(small), copy.deepcopy(graph))
+    values = record_values(runnable, first_samples(example))
+    value_of = {node.name: value for node, value in values.items()}
+    for (name, path), argument in computed.items():
+        value = fx.node.map_arg(argument, lambda node: value_of[node.name])
+        if _states(value, patches[name, path]):
+            _write_argument(nodes[name], path, argument)
+
+
 def _is_computed(argument: object) -> bool:
     """Return whether an argument, or an entry of it, is the result of a node."""
     if isinstance(argument, tuple | list):
@@ -237,7 +256,13 @@ def _read_argument(node: fx.Node, path: ArgPath) -> Any:
     return argument
 
 
-def _with_argument(container: Any, path: ArgPath, size: Size) -> Any:
+def _write_argument(node: fx.Node, path: ArgPath, argument: Any) -> None:
+    arguments = _with_argument({"args": node.args, "kwargs": node.kwargs}, path, argument)
+    node.args = arguments["args"]
+    node.kwargs = arguments["kwargs"]
+
+
+def _with_argument(container: Any, path: ArgPath, size: Any) -> Any:
     """Return a copy of nested arguments with another size at `path`."""
     if not path:
         return size
