@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from attention import ATTENTION
 from computed_weights import COMPUTED_WEIGHTS
+from published_blocks import PUBLISHED_BLOCKS
 from topology_base import Net, conv
 from torch import nn
 
@@ -719,6 +720,7 @@ class WindowLinear(Net):
 TOPOLOGIES = {
     **ATTENTION,
     **COMPUTED_WEIGHTS,
+    **PUBLISHED_BLOCKS,
     "layer_norm_written_out": (2, Sequence(conv(8, 8), ChannelNorm(8), conv(8, 8))),
     "layer_norm_channels_first": (2, Sequence(conv(8, 8), ChannelsFirst(8), conv(8, 8))),
     "layer_norm_of_maps": (2, Sequence(conv(8, 8), MapNorm(8), conv(8, 8))),

@@ -12,6 +12,7 @@ from dhp_sr.operators.analysis_context import AnalysisContext, Sign
 from dhp_sr.operators.channel_ids import compact, lay_along, union_all, varying_axes
 from dhp_sr.operators.context import OpContext
 from dhp_sr.operators.layer_weights import may_leave_constant, weight_name
+from dhp_sr.operators.position_mixing import mixes_positions, record_mixed_positions
 from dhp_sr.operators.registry import spec_for
 from dhp_sr.operators.sizes import arithmetic_channels
 from dhp_sr.operators.spec import Activation, OpSpec, Unsupported
@@ -65,6 +66,7 @@ def analyze_channels(
     for (tensor, _), channels in analysis.axes.items():
         if tensor in analysis.read_as_values:
             analysis.pin(channels, analysis.read_as_values[tensor])
+    pin_unused(analysis)
     resolve_reshaped_axes(analysis, ids)
     check_patterns(exclude, traced, analysis)
     return analysis
@@ -163,7 +165,9 @@ def channels_of_call(op: OpContext, spec: OpSpec) -> Any:
     weight = None
     if spec.macs is not None:
         calls, weight = spec.macs.count(op), weight_name(op)
-        if weight is not None:
+        if mixes_positions(op):
+            record_mixed_positions(op)
+        elif weight is not None:
             op.analysis.record_macs(weight, calls)
             op.analysis.counted_calls.add(op.node)
     channels = spec.channels(op)
@@ -229,6 +233,15 @@ def names_of_call(op: OpContext, spec: OpSpec | None) -> list[str]:
 
 def _matches(names: Iterable[str], patterns: Sequence[str]) -> bool:
     return any(fnmatch.filter(names, pattern) for pattern in patterns)
+
+
+def pin_unused(analysis: AnalysisContext) -> None:
+    """Pin the channels of tensors that the forward makes and no layer creates or reads."""
+    roots = analysis.union_find.roots()
+    bound = {int(root) for ids in analysis.axes.values() for root in roots[ids]}
+    for ids, node in analysis.made_channels:
+        if bound.isdisjoint(roots[ids].tolist()):
+            analysis.pin(ids, f"a tensor that the forward makes at {node}")
 
 
 def check_patterns(

@@ -32,6 +32,7 @@ def gather_groups(analysis: AnalysisContext) -> tuple[tuple[Group, ...], dict[in
     layers_with_weight = set()
     for weight in analysis.layers:
         layers_with_weight.add(weight.rpartition(".")[0])
+    made = {node for _, node in analysis.made_channels}
     groups: list[Group] = []
     # Prunable classes are numbered group by group, so each group is a slice of the flat vector.
     position_of_root: dict[int, int] = {}
@@ -40,6 +41,8 @@ def gather_groups(analysis: AnalysisContext) -> tuple[tuple[Group, ...], dict[in
         reason = reasons.get(roots[0], "")
         if not reason and len(roots) == 1:
             reason = _reason_of_single_class(analysis, roots[0])
+        # Named after a layer where there is one, not after zeros that it is written into.
+        members = tuple(member for member in members if member not in made) or members
         # A layer whose output is sliced creates several groups: conv, conv#2, ...
         name = members[0]
         num_groups_of_layer[name] += 1

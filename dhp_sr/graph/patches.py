@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
 from torch.fx._symbolic_trace import _wrapped_fns_to_patch
 
@@ -24,6 +25,12 @@ _FACTORIES = (
 )
 """Functions of torch whose sizes must be plain numbers."""
 
+_CONVOLUTIONS = (
+    *("conv1d", "conv2d", "conv3d"),
+    *("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
+)
+"""Functions of torch that take their groups for a plain number before torch.fx records the call."""
+
 
 @contextlib.contextmanager
 def tracing_patches(root: nn.Module, tracer: Any) -> Iterator[None]:
@@ -33,10 +40,12 @@ def tracing_patches(root: nn.Module, tracer: Any) -> Iterator[None]:
         # must not be while they are patched.
         torch.empty(0)
     undo: list[tuple[Any, str, Any]] = []
-    for name in _FACTORIES:
-        function = getattr(torch, name)
-        undo.append((torch, name, function))
-        setattr(torch, name, _recorded(function, tracer))
+    patched = [(torch, name) for name in (*_FACTORIES, *_CONVOLUTIONS)]
+    patched += [(F, name) for name in _CONVOLUTIONS]
+    for package, name in patched:
+        function = getattr(package, name)
+        undo.append((package, name, function))
+        setattr(package, name, _recorded(function, tracer))
     builtin_functions: dict[str, Any] = {
         "int": _number_class(int, tracer),
         "float": _number_class(float, tracer),

@@ -116,6 +116,9 @@ class AnalysisContext:
         """Name of a weight that something else than the rule of its layer reads -> why its channels
         are pinned."""
         self.hardcoded_sizes: list[HardcodedSize] = []
+        self.made_channels: list[tuple[Tensor, str]] = []
+        """Ids of the channels of tensors that the forward makes, and the nodes that make them; no
+        layer creates them."""
         self.checks: dict[str, Tensor] = {}
         """Name of a node that checks numbers of channels -> ids of these channels."""
         self.inferred_axes: dict[str, set[int]] = {}

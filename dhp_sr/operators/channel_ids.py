@@ -228,3 +228,29 @@ def couple_along(ids: Tensor, dim: int, union_find: ChannelUnionFind, layer: str
     if first.numel() == 1:
         union_find.pin(first, f"an axis that keeps its length at {layer}")
     return first
+
+
+def couple_unless_alone(
+    ids: Tensor, dims: Iterable[int], union_find: ChannelUnionFind, layer: str
+) -> Tensor | None:
+    """Unite the channels along axes that an operator mixes, where others are left along another.
+
+    Channels of two branches viewed as (2, C) and summed or weighted over the first axis (selective
+    kernels) stay C channels, each of which the branches lose together.
+
+    Args:
+        ids: Channel ids of a value.
+        dims: Axes that the operator mixes.
+        union_find: Records the unions.
+        layer: Name of the node that needs it, for the reason.
+
+    Returns:
+        Ids that do not vary along these axes; None where they would not vary at all.
+    """
+    mixed = {dim % ids.dim() for dim in dims}
+    coupled = [dim for dim in varying_axes(ids) if dim in mixed]
+    if coupled and len(coupled) == len(varying_axes(ids)):
+        return None
+    for dim in coupled:
+        ids = couple_along(ids, dim, union_find, layer)
+    return ids

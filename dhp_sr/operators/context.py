@@ -210,13 +210,15 @@ class OpContext(NodeContext):
     # search back through the graph.
     def sign(self, value: Any) -> Sign:
         """Return the sign of an argument: a number, or a node that was analyzed before."""
-        if isinstance(value, (int, float)):
-            if value > 0:
-                return Sign.POSITIVE
-            if value == 0:
-                return Sign.NONNEGATIVE
-        if isinstance(value, fx.Node):
+        if isinstance(value, fx.Node) and not isinstance(self.values[value], (int, float)):
             return self.analysis.signs.get(value, Sign.ANY)
+        # Numbers that the forward computes are those of pixels (`h * w - 1`): of one sign.
+        number = self.evaluate(value)
+        if isinstance(number, (int, float)):
+            if number > 0:
+                return Sign.POSITIVE
+            if number == 0:
+                return Sign.NONNEGATIVE
         return Sign.ANY
 
 

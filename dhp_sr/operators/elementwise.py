@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from dhp_sr.operators.analysis_context import Sign
-from dhp_sr.operators.channel_ids import union_all
+from dhp_sr.operators.channel_ids import couple_along, union_all
 from dhp_sr.operators.context import OpContext, ReceptiveContext
 from dhp_sr.operators.receptive_field import ReceptiveField2D
 from dhp_sr.operators.spatial_layout import combined
@@ -58,16 +58,23 @@ def binary_channels(op: OpContext) -> Any:
         return None  # sizes that are joined
     operands = [with_rank(op, node, op.value.dim()) for node in op.tensor_inputs()]
     aligned = []
+    fixed_axes: set[int] = set()
     for operand in operands:
-        _, ids = operand
+        shape, ids = operand
         if _is_shared_by_channels(operand, operands):
             # A map with one value for all channels (spatial attention) stays, whatever channels
             # the others lose. United with them it would couple them all.
             op.analysis.union_find.pin(ids, f"one value for all channels at {op.layer}")
+            fixed_axes.update(dim for dim, size in enumerate(shape) if size > 1)
         else:
             aligned.append(ids)
     if not aligned:
         raise Unsupported(f"only scalars at {op.layer}")
+    # Of weights (n, groups, 1, h, w) for channels viewed as (groups, c), the groups stay, too.
+    for dim in fixed_axes:
+        for number, ids in enumerate(aligned):
+            if ids.shape[dim] > 1:
+                aligned[number] = couple_along(ids, dim, op.analysis.union_find, op.layer)
     return union_all(aligned, op.analysis.union_find)
 
 
@@ -207,15 +214,15 @@ _ACTIVATIONS = (
     _activation("relu", (nn.ReLU,), "relu relu_", Sign.NONNEGATIVE),
     _activation("relu6", (nn.ReLU6,), sign=Sign.NONNEGATIVE),
     _activation("leaky_relu", (nn.LeakyReLU,), "leaky_relu leaky_relu_"),
-    _activation("rrelu", (nn.RReLU,)),
+    _activation("rrelu", (nn.RReLU,), "rrelu rrelu_"),
     _activation("elu", (nn.ELU,), "elu elu_"),
-    _activation("celu", (nn.CELU,)),
-    _activation("selu", (nn.SELU,)),
+    _activation("celu", (nn.CELU,), "celu celu_"),
+    _activation("selu", (nn.SELU,), "selu selu_"),
     _activation("gelu", (nn.GELU,)),
     _activation("silu", (nn.SiLU,)),
     _activation("mish", (nn.Mish,)),
-    _activation("tanh", (nn.Tanh,)),
-    _activation("hardtanh", (nn.Hardtanh,)),
+    _activation("tanh", (nn.Tanh,), "tanh tanh_"),
+    _activation("hardtanh", (nn.Hardtanh,), "hardtanh hardtanh_"),
     _activation("hardswish", (nn.Hardswish,)),
     _activation("softplus", (nn.Softplus,), sign=sign_of_softplus),
     _activation("softsign", (nn.Softsign,)),
@@ -227,7 +234,7 @@ _ACTIVATIONS = (
     _activation("clamp", (), "clamp clamp_min clip", sign_of_lower_bound),
     # Gates multiply the channels of others. Those channels are linear as before, and the gate's own
     # do not count as followed by a non-linearity.
-    _activation("sigmoid", (nn.Sigmoid,), sign=Sign.POSITIVE, activation=Activation.GATE),
+    _activation("sigmoid", (nn.Sigmoid,), "sigmoid sigmoid_", Sign.POSITIVE, Activation.GATE),
     _activation("hardsigmoid", (nn.Hardsigmoid,), activation=Activation.GATE),
 )
 
@@ -242,22 +249,24 @@ OPS = (
     *_ACTIVATIONS,
     _unary("identity", (nn.Identity,)),
     _unary("dropout", _DROPOUTS),
-    _unary("abs", (abs, *spellings("abs", torch, operator)), Sign.NONNEGATIVE),
-    _unary("square", spellings("square", torch), Sign.NONNEGATIVE),
-    _unary("exp", spellings("exp", torch), Sign.POSITIVE),
-    _unary("negation", spellings("neg pos", torch, operator)),
-    _unary("sine, cosine, error function", spellings("sin cos erf", torch)),
-    _unary("round", spellings("round", torch)),
+    _unary("abs", (abs, *spellings("abs abs_", torch, operator)), Sign.NONNEGATIVE),
+    _unary("square", spellings("square square_", torch), Sign.NONNEGATIVE),
+    _unary("exp", spellings("exp exp_ exp2", torch), Sign.POSITIVE),
+    _unary("negation", spellings("neg neg_ pos", torch, operator)),
+    # All of them are finite at 0, and so are their slopes.
+    _unary("sine and the like", spellings("sin cos tan asin acos atan sinh cosh erf", torch)),
+    _unary("round", spellings("round floor ceil trunc frac sign round_ floor_", torch)),
     _unary("upper bound", spellings("clamp_max clamp_", torch)),
     _first_input("copy", "contiguous clone detach", sign_of_first_input),
     _first_input("cast", "float double half bfloat16 to type type_as"),
     _first_input("constant like a value", "zeros_like ones_like"),
-    _first_input("predicate", "logical_not isnan"),
+    _first_input("predicate", "logical_not isnan isinf isfinite"),
     _binary("add", "add add_ iadd", sign=sign_of_sum, is_sum=True),
     _binary("subtract", "sub sub_ isub", is_sum=True),
     _binary("multiply", "mul mul_ imul", sign=sign_of_product),
-    _binary("lerp", "lerp addcmul"),
-    _binary("comparison", "eq ne lt le gt ge logical_and logical_or"),
+    _binary("lerp", "lerp addcmul lerp_ addcmul_"),
+    _binary("comparison", "eq ne lt le gt ge logical_and logical_or and_ or_ xor"),
+    _binary("masked_fill", "masked_fill masked_fill_"),
     _binary("maximum of two", "maximum minimum"),
     _binary("where", "where"),
     _binary("expand_as", "expand_as"),

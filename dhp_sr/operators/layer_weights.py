@@ -143,6 +143,10 @@ def may_leave_constant(op: OpContext, node: fx.Node) -> bool:
     elif function is operator.setitem:
         value = node.args[2]
         return may_leave_constant(op, value) if isinstance(value, fx.Node) else bool(value != 0)
+    elif getattr(function, "__name__", name).startswith("masked_fill"):
+        value = op.evaluate(node.args[-1] if len(node.args) > 2 else node.kwargs.get("value"))
+        filled: Any = node.args[0]
+        return bool(value != 0) or may_leave_constant(op, filled)
     # What the operator makes of single entries in place of the tensors, zeros where they are.
     entries: dict[fx.Node, Any] = {}
     for source in node.all_input_nodes:

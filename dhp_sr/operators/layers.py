@@ -12,6 +12,7 @@ from dhp_sr.operators.analysis_context import ChannelRange
 from dhp_sr.operators.channel_ids import union_chunks
 from dhp_sr.operators.context import NodeContext, OpContext, ReceptiveContext
 from dhp_sr.operators.layer_weights import saved_weights, weight_shape
+from dhp_sr.operators.position_mixing import mixed_positions_channels, mixes_positions
 from dhp_sr.operators.receptive_field import ReceptiveField2D, plain_axis
 from dhp_sr.operators.resampling import map_image, pair, slide_windows
 from dhp_sr.operators.spatial_layout import mix_axes
@@ -23,10 +24,13 @@ def convolution_channels(op: OpContext) -> Tensor:
 
     The weight is (out, in / groups, *kernel).
     """
+    if mixes_positions(op):
+        return mixed_positions_channels(op)
     incoming = op.channels(op.source)
     weights = saved_weights(op)
     groups = _groups(op)
     out_channels, per_group = weight_shape(op)[:2]
+    _pin_sizes(op, is_depthwise=per_group == 1)
     if groups == 1:
         weights.pin_if_fixed(weights.bind_axis(1, incoming))
         return weights.result(weights.new_out_channels(0, out_channels))
@@ -54,6 +58,7 @@ def transposed_channels(op: OpContext) -> Tensor:
     weights = saved_weights(op)
     groups = _groups(op)
     in_channels, per_group = weight_shape(op)[:2]
+    _pin_sizes(op, is_depthwise=groups == in_channels)
     if 1 < groups < in_channels:
         # torch divides the input channels evenly, so every group must lose as many. (A depthwise
         # layer loses whole groups instead.)
@@ -70,6 +75,8 @@ def transposed_channels(op: OpContext) -> Tensor:
 
 def linear_channels(op: OpContext) -> Tensor:
     """Create output channels on the last axis."""
+    if mixes_positions(op):
+        return mixed_positions_channels(op)
     weights = saved_weights(op)
     weights.pin_if_fixed(weights.bind_axis(1, op.channels(op.source, dim=-1)))
     return weights.result(weights.new_out_channels(0, weight_shape(op)[0]), dim=-1)
@@ -77,6 +84,14 @@ def linear_channels(op: OpContext) -> Tensor:
 
 def _groups(op: NodeContext) -> int:
     return op.option(6, "groups", 1)
+
+
+def _pin_sizes(op: OpContext, *, is_depthwise: bool) -> None:
+    """Pin the channels counted by an argument, but for the groups of a depthwise layer."""
+    groups = list(op.channel_sizes(op.argument(6, "groups"))) if is_depthwise else []
+    for size in op.channel_sizes():
+        if not any(size is counted for counted in groups):
+            op.analysis.pin(size, f"a number of channels goes into {op.operator} at {op.layer}")
 
 
 def _record_functional_groups(op: OpContext, channels: Tensor) -> None:
@@ -220,6 +235,7 @@ OPS = (
         (nn.Conv1d, nn.Conv2d, nn.Conv3d, F.conv1d, F.conv2d, F.conv3d),
         channels=convolution_channels,
         receptive_field=convolution_field,
+        takes_sizes=True,
         value_inputs=1,
         macs=MacRule("conv", convolution_positions),
         resize=resize_convolution,
@@ -232,6 +248,7 @@ OPS = (
         ),
         channels=transposed_channels,
         receptive_field=transposed_field,
+        takes_sizes=True,
         value_inputs=1,
         macs=MacRule("transposed conv", transposed_positions, transposed_out_dim),
         resize=resize_transposed,

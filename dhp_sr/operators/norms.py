@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dhp_sr.operators.analysis_context import ChannelRange
-from dhp_sr.operators.channel_ids import union_blocks
+from dhp_sr.operators.channel_ids import couple_unless_alone, union_blocks
 from dhp_sr.operators.channel_norms import keep_statistics
 from dhp_sr.operators.context import NodeContext, OpContext, ReceptiveContext
 from dhp_sr.operators.receptive_field import ReceptiveField2D
@@ -90,19 +90,22 @@ def _functional_group_norm_channels(op: OpContext, channels: Tensor, groups: int
 
 
 def axes_norm_channels(op: OpContext) -> Any:
-    """Keep the channels, unless they lie along an axis of the statistics (or of a softmax).
+    """Keep the channels, unless they all lie along axes of the statistics (or of a softmax).
 
     Raises:
         Unsupported: What is computed for a channel depends on all others.
     """
-    for dim in _statistics_axes(op):
-        if op.varies_along(op.source, dim):
-            layer = op.module
-            is_layer_norm = isinstance(layer, (nn.LayerNorm, nn.RMSNorm))
-            if is_layer_norm and len(layer.normalized_shape) == 1 and layer.weight is not None:
-                return keep_statistics(op, op.value.dim() - 1)
-            raise Unsupported(f"{op.operator} at {op.layer} mixes all channels")
-    return op.ids[op.source]
+    dims = list(_statistics_axes(op))
+    layer = op.module
+    is_layer_norm = isinstance(layer, (nn.LayerNorm, nn.RMSNorm))
+    if is_layer_norm and len(dims) == 1 and op.varies_along(op.source, -1):
+        if layer.weight is not None:
+            return keep_statistics(op, op.value.dim() - 1)
+        raise Unsupported(f"{op.operator} at {op.layer} mixes all channels")
+    ids = couple_unless_alone(op.ids[op.source], dims, op.analysis.union_find, op.layer)
+    if ids is None:
+        raise Unsupported(f"{op.operator} at {op.layer} mixes all channels")
+    return ids
 
 
 def _statistics_axes(op: NodeContext) -> Iterable[int]:

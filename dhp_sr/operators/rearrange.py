@@ -11,15 +11,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from dhp_sr.graph.capture import ArgPath
-from dhp_sr.operators.analysis_context import ChannelSize
 from dhp_sr.operators.channel_ids import compact, union_all, union_chunks
 from dhp_sr.operators.context import NodeContext, OpContext, ReceptiveContext
 from dhp_sr.operators.receptive_field import Digit, ReceptiveField2D, plain_axis
 from dhp_sr.operators.sizes import record_sizes, size_arguments
-from dhp_sr.operators.spatial_layout import mix_axes, normalized, reshaped
+from dhp_sr.operators.spatial_layout import mix_axes, reshaped
 from dhp_sr.operators.spec import OpSpec, Unsupported, spellings
 
 
@@ -123,23 +122,6 @@ def _reshaped_ids(op: OpContext) -> Tensor:
     return result.reshape([*[1] * num_first, *result.shape, *[1] * num_last])
 
 
-def expand_channels(op: OpContext) -> Any:
-    """Expand the channel ids; a map expanded to another value's width takes on its channels."""
-    sizes = dict(enumerate(size_arguments(op, 1, ("size",))))
-    ids = compact(op.ids_of_entries(op.source).expand(op.value.shape))
-    for dim, (_, size) in sizes.items():
-        counted = op.ids.get(size) if isinstance(size, fx.Node) else None
-        if not isinstance(counted, ChannelSize) or ids.numel() > 1:
-            continue
-        # `mask.expand(n, c, h, w)` with c read from x: as many copies as x has channels. Bound to
-        # the channels of x, the copies are pruned with them; the map itself has nothing to prune.
-        if len(counted.ids) == op.value.shape[dim]:
-            op.analysis.pin(ids, f"one value for all channels at {op.layer}")
-            ids = op.broadcast_along(counted.ids, dim)
-    record_sizes(op, sizes, ids)
-    return ids
-
-
 def view_as_channels(op: OpContext) -> Any:
     """Unite the channels of both values: they lose the same ones."""
     other = op.argument(1, "other")
@@ -196,36 +178,6 @@ def flattened_field(op: ReceptiveContext) -> ReceptiveField2D:
     return reshaped(op, op.field, shape, [False] * len(shape))
 
 
-def repeated_field(op: ReceptiveContext) -> ReceptiveField2D:
-    """Return the field of a value repeated along axes without space.
-
-    Raises:
-        Unbounded: The image itself is repeated.
-    """
-    field = op.field
-    shape = tuple(op.value.shape)
-    layout = [plain_axis(size) for size in shape]
-    # `repeat` may add axes in front, so they are counted from the back.
-    for back in range(-len(field.layout), 0):
-        if field.holds_space(back):
-            if op.shape(op.source)[back] != shape[back]:
-                raise op.unbounded("repeats the image")
-            layout[back] = field.layout[back]
-    return replace(field, layout=tuple(layout))
-
-
-def repeat_interleaved_field(op: ReceptiveContext) -> ReceptiveField2D:
-    """Return the field where every entry along an axis is repeated."""
-    # Along rows or columns that is an enlargement by the nearest pixel.
-    repeats = op.arg_value(1, "repeats")
-    dim = op.arg_value(2, "dim")
-    if not isinstance(repeats, int) or dim is None:
-        raise op.unbounded("repeats entries a varying number of times")
-    layout = list(op.field.layout)
-    layout[dim] = (*layout[dim], *plain_axis(repeats))
-    return normalized(op, replace(op.field, layout=tuple(layout)))
-
-
 def flipped_field(op: ReceptiveContext) -> ReceptiveField2D:
     """Return the field of a value flipped along axes without space.
 
@@ -263,13 +215,6 @@ OPS = (
         receptive_field=flattened_field,
     ),
     OpSpec("flip", spellings("flip", torch), rearranged_channels, flipped_field),
-    OpSpec("repeat", spellings("repeat tile", torch), rearranged_channels, repeated_field),
-    OpSpec(
-        "repeat_interleave",
-        spellings("repeat_interleave", torch),
-        channels=rearranged_channels,
-        receptive_field=repeat_interleaved_field,
-    ),
     OpSpec("roll", spellings("roll", torch), roll_channels, rolled_field),
     OpSpec(
         "reshape",
@@ -279,7 +224,6 @@ OPS = (
         takes_sizes=True,
     ),
     OpSpec("view_as", ("view_as", "reshape_as"), view_as_channels, flattened_field),
-    OpSpec("expand", ("expand",), expand_channels, moved_axes_field, takes_sizes=True),
     OpSpec(
         "channel shuffle",
         (nn.ChannelShuffle, F.channel_shuffle),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dhp_sr.operators.analysis_context import Sign
+from dhp_sr.operators.channel_ids import couple_unless_alone
 from dhp_sr.operators.context import NodeContext, OpContext, ReceptiveContext
 from dhp_sr.operators.elementwise import binary_channels, pointwise_field, sign_of_first_input
 from dhp_sr.operators.receptive_field import ReceptiveField2D
@@ -16,7 +17,7 @@ from dhp_sr.operators.spec import OpSpec, Unsupported, spellings
 
 
 def reduction_channels(op: OpContext) -> Any:
-    """Keep the channels of a reduction over space.
+    """Keep the channels of a reduction over space, or over parts that have the same ones.
 
     Raises:
         Unsupported: A reduction over channels, whose result depends on how many there are.
@@ -25,10 +26,9 @@ def reduction_channels(op: OpContext) -> Any:
         # torch.max and torch.min take a second tensor instead of an axis.
         return binary_channels(op)
     dims = _reduced_axes(op)
-    for dim in dims:
-        if op.varies_along(op.source, dim):
-            raise Unsupported(f"{op.operator} over channels at {op.layer}")
-    ids = op.ids[op.source]
+    ids = couple_unless_alone(op.ids[op.source], dims, op.analysis.union_find, op.layer)
+    if ids is None:
+        raise Unsupported(f"{op.operator} over channels at {op.layer}")
     if isinstance(op.value, tuple):
         return [_without(ids, dims, value.dim()) for value in op.value]
     return _without(ids, dims, op.value.dim())

@@ -14,8 +14,11 @@ from dhp_sr.operators import (
     assignment,
     attention,
     constant_map,
+    copies,
     elementwise,
+    fourier,
     layers,
+    new_tensors,
     norms,
     products,
     rearrange,
@@ -24,6 +27,7 @@ from dhp_sr.operators import (
     sizes,
     slicing,
     splitting,
+    windows,
 )
 from dhp_sr.operators.channel_norms import CHANNEL_NORM, width_of_vectors
 from dhp_sr.operators.computed_layers import COMPUTED_LAYER
@@ -36,13 +40,17 @@ _BUILT_IN: tuple[OpSpec, ...] = (
     *elementwise.OPS,
     *reductions.OPS,
     *resampling.OPS,
+    *windows.OPS,
+    *fourier.OPS,
     *rearrange.OPS,
+    *copies.OPS,
     *slicing.OPS,
     *splitting.OPS,
     *products.OPS,
     *attention.OPS,
     *assignment.OPS,
     *sizes.OPS,
+    *new_tensors.OPS,
     *constant_map.OPS,
 )
 

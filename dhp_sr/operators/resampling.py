@@ -246,7 +246,7 @@ OPS = (
         "maximum pooling",
         (
             *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
-            *spellings("max_pool1d max_pool2d max_pool3d", F),
+            *spellings("max_pool1d max_pool2d max_pool3d max_pool2d_with_indices", F),
         ),
         channels=unmixed_channels,
         receptive_field=pooling_field,

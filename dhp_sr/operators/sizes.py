@@ -37,7 +37,7 @@ def attribute_channels(op: OpContext) -> Any:
     ids = op.ids.get(source)
     if name == "shape":
         return _sizes(op, source)
-    if name == "data":
+    if name in ("data", "real", "imag"):
         return ids
     if name in _TRANSPOSED and isinstance(ids, Tensor):
         return getattr(op.ids_of_entries(source), name)
@@ -107,30 +107,6 @@ def _all_counted(sizes: Iterable[ChannelSize | None]) -> ChannelSize | None:
     if not counted:
         return None
     return ChannelSize(torch.cat(counted))
-
-
-def new_tensor_channels(op: OpContext) -> Tensor:
-    """Make a tensor of its own: the first input tells a type and a device alone."""
-    ids = op.analysis.union_find.new_ids(1, op.layer)
-    op.analysis.union_find.pin(ids, f"a tensor that the forward makes at {op.layer}")
-    return ids.reshape([1] * op.value.dim())
-
-
-def random_channels(op: OpContext) -> Tensor:
-    """Fill a value with random numbers, the same ones for all channels.
-
-    Raises:
-        Unsupported: Each channel has its own, and which they are depends on how many there are.
-    """
-    ids = op.ids[op.source]
-    if ids.numel() > 1:
-        raise Unsupported(f"{op.operator} draws numbers for every channel at {op.layer}")
-    return ids
-
-
-def constant_field(op: ReceptiveContext) -> None:
-    """Return nothing: the result does not depend on the image."""
-    return None
 
 
 def assertion_channels(op: OpContext) -> None:
@@ -226,20 +202,6 @@ OPS = (
     OpSpec("size", ("size",), size_channels, value_inputs=0),
     OpSpec("number of entries", ("numel",), entry_count_channels, value_inputs=0),
     OpSpec("number", ("get_device", "is_floating_point", math.prod), no_channels),
-    OpSpec(
-        "new tensor",
-        ("new_empty", "new_zeros", "new_ones", "new_full"),
-        channels=new_tensor_channels,
-        receptive_field=constant_field,
-        value_inputs=0,
-    ),
-    OpSpec(
-        "random numbers",
-        ("normal_", "uniform_"),
-        channels=random_channels,
-        receptive_field=constant_field,
-        value_inputs=0,
-    ),
     OpSpec(
         "assertion",
         (torch._assert, "torch.fx._symbolic_trace._assert_is_none"),

@@ -33,6 +33,8 @@ REWRITTEN = {
     "attention_between_channels",
     "assigned_slice",
     "group_norm_called",
+    "state_of_zeros",
+    "shuffle_with_batch",
 }
 """The topologies whose own forward would contradict a cut."""
 
