@@ -138,6 +138,15 @@ class MixedPositions(Net):
         return self.narrow(kept * self.gate(gate)).transpose(1, 2).reshape(x.shape)
 
 
+class ChannelsAsImages(Net):
+    """The same filters for each channel by itself."""
+
+    def middle(self, x):
+        n, c, h, w = x.shape
+        y = torch.relu(self.inner(x.reshape(n * c, 1, h, w)))
+        return x + self.outer(y).view(n, c, h, w)
+
+
 class ShuffleWithBatch(Net):
     """A channel shuffle that puts batch and channels into one axis (ShuffleNet v2)."""
 
@@ -171,5 +180,6 @@ PUBLISHED_BLOCKS = {
     "simple_attention": (2, SimpleAttention(inner=conv(8, 8))),
     "masked_fill": (2, MaskedTokens(inner=conv(8, 8))),
     "mixed_positions": (2, MixedPositions()),
+    "channels_as_images": (1, ChannelsAsImages(inner=conv(1, 4), outer=conv(4, 1))),
     "shuffle_with_batch": (2, ShuffleWithBatch(inner=conv(8, 8), outer=conv(4, 4))),
 }

@@ -33,6 +33,8 @@ def mixes_positions(op: OpContext) -> bool:
     # A convolution of a single pixel goes through the pixels one by one, and through the batch.
     if not isinstance(op.module, _CONVOLUTIONS) or op.module.groups > 1 or varying[0] == 1:
         return False
+    if varying[0] == 0:  # channels as further images: `x.reshape(n * c, 1, h, w)`
+        return True
     is_pointwise = math.prod(weight_shape(op)[2:]) == 1
     return is_pointwise and op.shape(op.source)[2:] == op.value.shape[2:]
 
