@@ -69,7 +69,7 @@ class Distill(Section):
     weight: Annotated[float, Field(gt=0)] = 1.0
     """Factor of the distance from the teacher's output, beside the loss."""
     teacher: str | None = None
-    """Model file; default: the dense network of this run as it was when the search began."""
+    """Model file or `zoo:NAME`; default: this run's dense network as the search began with it."""
     task_loss: bool = True
     """Whether the loss against the ground truth is added; false where there are no truths, or
     where they would blur what the teacher makes."""

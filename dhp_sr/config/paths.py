@@ -12,6 +12,8 @@ from dhp_sr.utils.errors import UserError
 
 BUNDLED = "bundled:"
 """Prefix of data that is no path."""
+ZOO = "zoo:"
+"""Prefix of a model that comes with the program, which is no path; looked up where it is loaded."""
 DATA_FOLDER = "datasets"
 """First folder of a path in an option file that `data_root` or DATA_VARIABLE replaces."""
 DATA_VARIABLE = "DHP_SR_DATA"
@@ -35,13 +37,13 @@ def resolve_path(root: str | Path, text: str, data_root: str | None = None) -> s
 
     Args:
         root: Folder of the project.
-        text: Path; `~` is the home folder. `bundled:...` stays as it is.
+        text: Path; `~` is the home folder. `bundled:...` and `zoo:...` stay as they are.
         data_root: Folder that takes the place of a leading `datasets`; default: none.
 
     Raises:
         UserError: The absolute path is not UTF-8.
     """
-    if text.startswith(BUNDLED):
+    if text.startswith((BUNDLED, ZOO)):
         return text
     path = _expand_user(text)
     if data_root is not None and path.parts[:1] == (DATA_FOLDER,):

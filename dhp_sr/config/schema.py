@@ -46,7 +46,7 @@ class Path(Section):
     """`path`: initial weights, and the folder of runs."""
 
     pretrain_network_g: str | None = None
-    """Weights to start from: safetensors, or a `.pth` that holds tensors only."""
+    """Weights to start from: safetensors, a `.pth` that holds tensors only, or `zoo:NAME`."""
     experiments_root: str = "experiments"
     """Folder of all runs, relative to the project's root whatever the working directory."""
 

@@ -21,6 +21,7 @@ from dhp_sr.tasks.test_sets import run_padded
 from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.utils.devices import resolve_amp
 from dhp_sr.utils.errors import UserError
+from dhp_sr.zoo.model_zoo import resolve_model
 from dhp_sr.zoo.networks import load_file
 
 
@@ -171,7 +172,11 @@ def load_teacher_file(path: str, options: Options) -> nn.Module:
     Raises:
         UserError: The file is no model, or its network does not fit the images.
     """
-    teacher = load_model(path)
+    try:
+        file = resolve_model(path)
+    except UserError as error:
+        raise UserError(f"compress.distill.teacher: {error}") from error
+    teacher = load_model(file)
     try:
         task_of(options).check_fit(teacher, "the teacher", options)
     except UserError as error:

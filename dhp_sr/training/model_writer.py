@@ -15,6 +15,7 @@ from dhp_sr.training.checkpoint import pack, write_tensors
 from dhp_sr.training.handover import PrunedModel
 from dhp_sr.training.schedule import Schedule
 from dhp_sr.utils.errors import UserError
+from dhp_sr.zoo.model_zoo import resolve_model
 from dhp_sr.zoo.networks import example_shape
 from dhp_sr.zoo.third_party import can_be_loaded
 
@@ -73,7 +74,9 @@ class ModelWriter:
         if self.folder is not None:
             return self.path("dense")
         pretrained = self.options.path.pretrain_network_g
-        return Path(pretrained) if pretrained and not self.schedule.dense_iter else None
+        if not pretrained or self.schedule.dense_iter:
+            return None
+        return resolve_model(pretrained)
 
     def write(self, network: nn.Module, name: str, **facts: Any) -> None:
         """Write a network as `<name>.safetensors`.

@@ -39,6 +39,7 @@ from dhp_sr.training.schedule import Schedule
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.modules import StateTree
 from dhp_sr.utils.strict_json import finite
+from dhp_sr.zoo.model_zoo import resolve_model
 from dhp_sr.zoo.networks import load_file
 from dhp_sr.zoo.third_party import check_files
 
@@ -78,7 +79,7 @@ class Trainer:
 
         network = self.task.build_network(options)
         if options.path.pretrain_network_g:
-            load_file(network, options.path.pretrain_network_g)
+            load_file(network, resolve_model(options.path.pretrain_network_g))
         model_folder = None
         latency_table = None
         if folder is not None:

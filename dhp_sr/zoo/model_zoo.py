@@ -9,12 +9,13 @@ line in the index.
 from dataclasses import dataclass
 from pathlib import Path
 
+from dhp_sr.config.paths import ZOO
 from dhp_sr.deploy import read_manifest
 from dhp_sr.reports.scores import scores_of
 from dhp_sr.utils.errors import UserError, unknown_name
 from dhp_sr.utils.strict_json import JsonObject, parse_json
 
-PREFIX = "zoo:"
+PREFIX = ZOO
 FOLDER = Path(__file__).resolve().parents[1] / "model_zoo"
 INDEX = "index.json"
 SUFFIX = ".safetensors"

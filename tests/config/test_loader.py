@@ -341,6 +341,7 @@ def test_paths_lead_from_the_working_directory_first(tmp_path, monkeypatch, writ
     assert resolve_path(root, "neither") == str(root / "neither")
     assert resolve_path(root, str(here / "x")) == str(here / "x")
     assert resolve_path(root, "bundled:val") == "bundled:val"
+    assert resolve_path(root, "zoo:edsr_x4_half") == "zoo:edsr_x4_half"
     with pytest.raises(UserError, match="~nosuchuser"):
         resolve_path(root, "~nosuchuser/x")
     raw = changed(

@@ -5,8 +5,12 @@ import torch
 from tiny_runs import DNCNN
 from torch import nn
 
+from dhp_sr.archs import build
+from dhp_sr.config import resolve_paths
+from dhp_sr.deploy import save_model
 from dhp_sr.surgery.cut import kept_entries
 from dhp_sr.training.distributed import DistributedContext
+from dhp_sr.training.loss import load_teacher_file
 from dhp_sr.training.phase import MovingAverage
 from dhp_sr.training.run_folder import RunFolder
 from dhp_sr.training.trainer import Trainer
@@ -195,6 +199,25 @@ def test_pretrained_weights_of_another_network(make_options, tmp_path):
     path = options.path.model_copy(update={"pretrain_network_g": str(other)})
     with pytest.raises(UserError, match=r"conv\.weight"):
         Trainer(options.model_copy(update={"path": path}), CPU)
+
+
+def test_models_of_the_zoo_as_weights_and_as_teacher(make_options, monkeypatch, tmp_path):
+    network = build("EDSR", num_feat=8, num_block=1, upscale=2)
+    zoo = tmp_path / "zoo"
+    save_model(network, zoo / "tiny.safetensors")
+    (zoo / "index.json").write_text('{"tiny": ""}')
+    monkeypatch.setattr("dhp_sr.zoo.model_zoo.FOLDER", zoo)
+    distill = {"teacher": "zoo:tiny"}
+    options = make_options(compress={"dense_iter": 0, "distill": distill})
+    path = options.path.model_copy(update={"pretrain_network_g": "zoo:tiny"})
+    options = resolve_paths(options.model_copy(update={"path": path}), tmp_path)
+    trainer = Trainer(options, CPU)
+    assert torch.equal(trainer.network.conv_first.weight, network.conv_first.weight)
+    assert trainer.models.dense_file == zoo / "tiny.safetensors"
+    teacher = load_teacher_file(options.compress.distill.teacher, options)
+    assert torch.equal(teacher.conv_first.weight, network.conv_first.weight)
+    with pytest.raises(UserError, match=r"distill\.teacher: .*'large'.*tiny"):
+        load_teacher_file("zoo:large", options)
 
 
 def test_a_missing_cuda_device():
