@@ -165,7 +165,8 @@ def evaluate_run(
     sets = task_of(options).test_sets(resolve_paths(options, root))
     if not sets:
         raise UserError("expected at least one test set (datasets.val), there is none")
-    task = task_named(described(networks[0]).task)
+    # Of the run: a network does not tell what its images suffer from.
+    task = task_of(options)
     shape = list(example_shape(networks[0]))
     rows = input_rows(task, sets)
     for path, name, network in zip(paths, model_names(paths), networks, strict=True):

@@ -16,7 +16,7 @@ TASKS = {
     IMAGES: "restoration",
     CLASSIFICATION: "classification",
 }
-"""`type` of a dataset -> task of the run; of an ImageDataset the scale tells which restoration."""
+"""`type` of a dataset -> task of the run; an ImageDataset that enlarges is super-resolution."""
 TYPES = tuple(TASKS)
 
 Statistics = Annotated[list[float], Field(min_length=1, max_length=3)]

@@ -117,7 +117,7 @@ class Run:
 
     @property
     def task(self) -> str | None:
-        """`sr`, `denoise` or `classification`.
+        """`sr`, `denoise`, `restoration` or `classification`.
 
         An unfinished run has the task of its data sets; without options the task is None.
         """
@@ -135,7 +135,7 @@ class Run:
     def _restoration(self) -> str:
         """Task of a run on an ImageDataset, which its scale tells."""
         scale = self.options.get("scale", 1)
-        return TASKS["SRDataset" if isinstance(scale, int) and scale > 1 else "NoiseDataset"]
+        return TASKS["SRDataset" if isinstance(scale, int) and scale > 1 else IMAGES]
 
 
 def dense_row(rows: Iterable[Row]) -> Row | None:

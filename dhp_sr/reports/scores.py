@@ -52,10 +52,11 @@ _PSNR = Score("psnr_rgb_db", "PSNR", "dB", 2, higher_is_better=True)
 _SSIM = Score("ssim_rgb", "SSIM", "", 4, higher_is_better=True)
 
 # The order within a task is a convention of the field: super-resolution is compared on the Y
-# channel, denoising on all channels, classification by its top-1 error.
+# channel, other restoration on all channels, classification by its top-1 error.
 TASKS: dict[str, tuple[Score, ...]] = {
     "sr": (PSNR_Y, SSIM_Y, PSNR_RGB, SSIM_RGB),
     "denoise": (_PSNR, _SSIM),
+    "restoration": (_PSNR, _SSIM),
     "classification": (TOP1, TOP5, CROSS_ENTROPY),
 }
 """Task -> its scores, the main score first."""
@@ -68,7 +69,7 @@ def scores_of(task: str | None, available: Collection[str] | None = None) -> tup
     """Look up the scores of a task, the main score first.
 
     Args:
-        task: `sr`, `denoise` or `classification`; anything else counts as `sr`.
+        task: `sr`, `denoise`, `restoration` or `classification`; anything else counts as `sr`.
         available: Keys of the scores to keep; all by default.
     """
     scores = TASKS.get(task or "", TASKS["sr"])

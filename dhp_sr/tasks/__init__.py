@@ -8,13 +8,13 @@ from dhp_sr.config.datasets import IMAGES
 from dhp_sr.config.schema import Options
 from dhp_sr.tasks.base import Task
 from dhp_sr.tasks.classification import Classification
-from dhp_sr.tasks.restoration import Denoising, SuperResolution
+from dhp_sr.tasks.restoration import Denoising, ImageRestoration, SuperResolution
 from dhp_sr.utils.errors import UserError
 
 TASKS: dict[str, Task] = {
     task.dataset_type: task for task in (SuperResolution(), Denoising(), Classification())
 }
-"""Type of dataset in an option file -> the task that it makes of a run."""
+"""Type of dataset in an option file -> the task that it makes of a run; others: `task_of`."""
 
 
 def task_of(options: Options) -> Task:
@@ -22,7 +22,7 @@ def task_of(options: Options) -> Task:
     # The loader has checked that there are datasets, and that their types agree.
     first = next(iter(options.datasets.values()))
     if first.type == IMAGES:
-        return TASKS["SRDataset" if options.scale > 1 else "NoiseDataset"]
+        return TASKS["SRDataset"] if options.scale > 1 else ImageRestoration()
     return TASKS[first.type]
 
 

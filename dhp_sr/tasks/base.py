@@ -53,7 +53,8 @@ class Task(ABC, Generic[TestSetType]):
     """One task. It keeps no state, so any number of objects may stand for the same task.
 
     Attributes:
-        name: As networks and model files state it: `sr`, `denoise` or `classification`.
+        name: In results and reports: `sr`, `denoise`, `restoration` or `classification`. Networks
+            and model files state it, too, apart from `restoration`.
         dataset_type: Type of dataset in option files that makes a run one of this task.
         scores: Names of what `evaluate` measures, in the order of the columns of validation.csv.
         batch_keys: Keys of a training batch: the network's input and its target.

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from dhp_sr.archs import described
 from dhp_sr.config.compress import Distill
-from dhp_sr.config.datasets import TrainDataset, ValDataset
+from dhp_sr.config.datasets import IMAGES, TrainDataset, ValDataset
 from dhp_sr.config.schema import Options, Train
 from dhp_sr.config.section import color_of
 from dhp_sr.data.build import build_train_set
@@ -205,3 +205,21 @@ class Denoising(Restoration):
             raise UserError(
                 "a denoiser; expected --sigma, the noise level on the 0-255 scale, got none"
             )
+
+
+class ImageRestoration(Denoising):
+    """Images in, images of the same size out, whatever was done to them: blur, rain, haze.
+
+    The task of an ImageDataset that does not enlarge, in results and reports. Networks and model
+    files call all restoration at scale 1 denoising.
+    """
+
+    name = "restoration"
+    dataset_type = IMAGES
+    input_name = "input"
+
+    def describe_third_party(
+        self, network: nn.Module, name: str, arguments: Mapping[str, object], options: Options
+    ) -> nn.Module:
+        """Infer size rules by shape inference."""
+        return describe_by_images(network, name, arguments, options, Denoising.name)

@@ -139,6 +139,23 @@ def test_scores_of_sets_are_the_means_of_their_images(make_options):
     assert evaluate_inputs(task, sets).sets["A"]["psnr_y_db"] > scores.sets["A"]["psnr_y_db"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "scale", "name", "input_name"),
+    [
+        ("ImageDataset", 1, "restoration", "input"),
+        ("ImageDataset", 2, "sr", "bicubic"),
+        ("NoiseDataset", 1, "denoise", "noisy"),
+        ("SRDataset", 2, "sr", "bicubic"),
+    ],
+)
+def test_what_a_run_restores_is_told_by_its_data(make_options, kind, scale, name, input_name):
+    """Inputs of an ImageDataset may be blurred as well as noisy."""
+    val = ValDataset(type=kind, dataroot_gt="gt")
+    task = task_of(make_options().model_copy(update={"datasets": {"val": val}, "scale": scale}))
+    assert (task.name, task.input_name) == (name, input_name)
+    assert task.network_tasks[0] == ("sr" if scale > 1 else "denoise")
+
+
 @pytest.mark.parametrize(("name", "expected"), [("Set5", 28.429), ("Set14", 25.994)])
 def test_bicubic_scores_equal_the_published_ones(shared_data, name, expected):
     """Set14 holds one gray file, which the published mean scores as its own luma."""

@@ -17,7 +17,11 @@ from dhp_sr.reports.run import Row, Run, TrainingPoint, ValidationPoint, score_k
 from dhp_sr.reports.scores import scores_of
 from dhp_sr.utils.strict_json import JsonObject
 
-_TASK_NAMES = {"sr": "super-resolution", "denoise": "denoising"}
+_TASK_NAMES = {
+    "sr": "super-resolution",
+    "denoise": "denoising",
+    "restoration": "image restoration",
+}
 
 
 @dataclass(frozen=True)
