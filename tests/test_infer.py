@@ -1,6 +1,7 @@
 """The command line of restoring images."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -274,6 +275,26 @@ def test_a_result_that_cannot_be_written_is_listed(edsr, tmp_path, capsys):
     assert infer(edsr, source, out, "--overwrite") == 1
     assert "1.png: cannot be written" in capsys.readouterr().err
     assert sorted(path.name for path in out.iterdir()) == ["0.png", "1.png", "2.png"]
+
+
+def test_what_cannot_be_read_or_named_is_listed(edsr, tmp_path, capsys, monkeypatch):
+    source, out = images(tmp_path / "in"), tmp_path / "out"
+    out.mkdir()
+    (source / "0.png").rename(source / f"{'a' * 249}.png")
+    (source / "locked").mkdir()
+    real = os.scandir
+
+    def scandir(path):
+        if Path(path) == source / "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert infer(edsr, source, out, "--suffix", "_x2") == 1
+    complaints = capsys.readouterr().err
+    assert "aaa.png: cannot be written" in complaints
+    assert "locked: the folder cannot be read: Permission denied" in complaints
+    assert sorted(path.name for path in out.iterdir()) == ["1_x2.png", "2_x2.png"]
 
 
 def test_a_full_disk_ends_the_run(edsr, tmp_path, capsys, monkeypatch):

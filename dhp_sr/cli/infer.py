@@ -158,7 +158,7 @@ def remaining_paths(arguments: argparse.Namespace, task_list: TaskList) -> list[
     # Images that are done already must not argue for a trial of runtimes.
     remaining = []
     for task in task_list.tasks:
-        if arguments.overwrite or not task.target.exists():
+        if arguments.overwrite or not task.is_done:
             remaining.append(task.source)
     return remaining
 

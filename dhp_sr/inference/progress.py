@@ -56,12 +56,12 @@ def restore_all(
         quiet: Print failures alone.
 
     Returns:
-        The exit code: 0, or 1 where images failed.
+        The exit code: 0, or 1 where images failed or a folder cannot be read.
 
     Raises:
         UserError: The model does not take images, or the disk is full.
     """
-    tasks = [task for task in task_list.tasks if overwrite or not task.target.exists()]
+    tasks = [task for task in task_list.tasks if overwrite or not task.is_done]
     remove_stale_parts(task.target for task in task_list.tasks)
     bar = ProgressBar(len(tasks), quiet)
     try:
@@ -73,7 +73,9 @@ def restore_all(
         print(_describe(summary, done_before, task_list))
     for path, reason in summary.failures:
         print(f"failed: {path}: {reason}", file=sys.stderr)
-    return 1 if summary.failures else 0
+    for path, reason in task_list.unreadable:
+        print(f"failed: {path}: the folder cannot be read: {reason}", file=sys.stderr)
+    return 1 if summary.failures or task_list.unreadable else 0
 
 
 def _describe(summary: Summary, done_before: int, task_list: TaskList) -> str:
@@ -92,6 +94,8 @@ def _describe(summary: Summary, done_before: int, task_list: TaskList) -> str:
         lines.append(f"{len(task_list.ignored)} files not named like images left alone")
     for loss, count in summary.losses.items():
         lines.append(f"{count} results without {loss}")
+    if task_list.unreadable:
+        lines.append(f"{len(task_list.unreadable)} folders that cannot be read")
     if summary.failures:
         lines.append(f"{len(summary.failures)} failed")
     return "; ".join(lines)

@@ -21,6 +21,13 @@ class ImageTask:
     format: str
     """Format of the result, a key of `OUTPUT_FORMATS`."""
 
+    @property
+    def is_done(self) -> bool:
+        """Whether there is a result, of this run or an earlier one."""
+        # os.path: for Path.exists a name that is too long is an error. A folder or a pipe of this
+        # name is no result.
+        return os.path.isfile(self.target)
+
 
 @dataclass(frozen=True)
 class TaskList:
@@ -31,6 +38,8 @@ class TaskList:
     """Files of the folder that are not named like images."""
     earlier: tuple[Path, ...] = ()
     """Images of the folder that are named like results of others, and so are none to restore."""
+    unreadable: tuple[tuple[Path, str], ...] = ()
+    """Folders that cannot be read, with the reasons."""
 
 
 def list_tasks(
@@ -50,8 +59,8 @@ def list_tasks(
         overwrite: Whether earlier results are to be replaced.
 
     Raises:
-        UserError: There is no such file or folder, no image in it, or a result would replace an
-            image, or what may be one.
+        UserError: There is no such file or folder, no image in it, a setting has no effect, or a
+            result would replace an image, or what may be one.
     """
     if any(sign in suffix for sign in "/\\\0"):
         raise UserError(
@@ -59,16 +68,20 @@ def list_tasks(
         )
     if not source.exists() and not source.is_symlink():
         raise UserError(f"--input {source}: expected a file or a folder, found none")
-    _check_folder(output)
+    _check_folder(output, may_be_file=not source.is_dir())
     if source.is_file() and output.suffix.lower() in SUFFIXES and not output.is_dir():
         task = ImageTask(source, output, output_format_of(output.suffix))
+        _check_effect(task, output_format, suffix)
         _check_targets([task])
         return TaskList((task,))
     if not source.is_dir():
         tasks = _name_results([source], source.parent, output, output_format, suffix)
         _check_targets(tasks)
         return TaskList(tuple(tasks))
-    images, ignored = _walk(source, output)
+    images, ignored, unreadable = _walk(source, output)
+    if not images and unreadable:
+        path, reason = unreadable[0]
+        raise UserError(f"--input {source}: expected images, but {path} cannot be read: {reason}")
     if not images:
         raise UserError(
             f"--input {source}: expected images ({', '.join(SUFFIXES)}), "
@@ -88,7 +101,7 @@ def list_tasks(
         )
     tasks = _name_results(images, source, output, output_format, suffix)
     _check_targets(tasks)
-    return TaskList(tuple(tasks), tuple(ignored), tuple(earlier))
+    return TaskList(tuple(tasks), tuple(ignored), tuple(earlier), tuple(unreadable))
 
 
 def _named_like_results(tasks: list[ImageTask]) -> list[Path]:
@@ -97,10 +110,30 @@ def _named_like_results(tasks: list[ImageTask]) -> list[Path]:
     return [task.source for task in tasks if _key(task.source.with_suffix("")) in results]
 
 
-def _check_folder(output: Path) -> None:
+def _check_effect(task: ImageTask, output_format: str, suffix: str) -> None:
+    """Check that no setting contradicts the name of the single result.
+
+    Raises:
+        UserError: One does.
+    """
+    if suffix:
+        raise UserError(f"--suffix: no effect with --output {task.target}, a file; omit it")
+    # The default passes: that it was given cannot be seen.
+    if output_format not in ("png", "same", task.format):
+        raise UserError(
+            f"--format {output_format}: expected the format of --output {task.target}; omit it, or "
+            "give the file another suffix"
+        )
+
+
+def _check_folder(output: Path, *, may_be_file: bool) -> None:
     """Check that results can go to a path, or to a folder that is made there.
 
     Before the work: every single image would fail after it.
+
+    Args:
+        output: The path.
+        may_be_file: Whether it may be a file, that of a single result.
 
     Raises:
         UserError: They cannot.
@@ -109,7 +142,8 @@ def _check_folder(output: Path) -> None:
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
     # A single image may go to a file, which is replaced with its folder's permission.
-    if existing == output and existing.is_file() and existing.suffix.lower() in SUFFIXES:
+    is_result = existing == output and existing.suffix.lower() in SUFFIXES
+    if may_be_file and is_result and existing.is_file():
         existing = existing.parent
     if not existing.is_dir():
         raise UserError(f"--output {output}: expected a folder, {existing} is a file")
@@ -117,17 +151,22 @@ def _check_folder(output: Path) -> None:
         raise UserError(f"--output {output}: expected a folder to write to, {existing} is not")
 
 
-def _walk(root: Path, output: Path) -> tuple[list[Path], list[Path]]:
-    """List what is named like an image, folders included, and the other files."""
+def _walk(root: Path, output: Path) -> tuple[list[Path], list[Path], list[tuple[Path, str]]]:
+    """List what is named like an image, folders included, other files, and unreadable folders."""
     images = []
     ignored = []
-    for path in walk_folder(root, without=[output]):
+    unreadable: list[tuple[Path, str]] = []
+
+    def on_error(error: OSError) -> None:
+        unreadable.append((Path(error.filename), error.strerror or str(error)))
+
+    for path in walk_folder(root, without=[output], on_error=on_error):
         # folders too: `a.png` that is a folder is reported as such, not skipped
         if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
             images.append(path)
         elif not path.is_dir():
             ignored.append(path)
-    return images, ignored
+    return images, ignored, unreadable
 
 
 def _name_results(

@@ -6,7 +6,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -170,7 +170,15 @@ def _is_abandoned(path: Path) -> bool:
         os.close(handle)
 
 
-def walk_folder(root: Path, without: Iterable[Path] = ()) -> Iterator[Path]:
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def walk_folder(
+    root: Path,
+    without: Iterable[Path] = (),
+    on_error: Callable[[OSError], None] = _raise,
+) -> Iterator[Path]:
     """Yield the files in a folder and in all folders inside it, and these folders, sorted by path.
 
     Links to folders are followed; each folder is visited once, for a link can lead back up. Folders
@@ -179,10 +187,14 @@ def walk_folder(root: Path, without: Iterable[Path] = ()) -> Iterator[Path]:
     Args:
         root: An existing folder.
         without: Folders that are left out, such as that of earlier results; the root never is.
+        on_error: Called for each folder that cannot be read, which is left out then.
+
+    Raises:
+        OSError: A folder cannot be read, unless `on_error` says otherwise.
     """
     visited = {os.path.realpath(folder) for folder in without} - {os.path.realpath(root)}
     found: list[Path] = []
-    for inner, folders, names in os.walk(root, followlinks=True):
+    for inner, folders, names in os.walk(root, onerror=on_error, followlinks=True):
         real = os.path.realpath(inner)
         if real in visited:
             folders.clear()

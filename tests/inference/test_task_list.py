@@ -1,5 +1,6 @@
 """The images of a run and the names of their results."""
 
+import errno
 import os
 import unicodedata
 from pathlib import Path
@@ -16,6 +17,18 @@ def touched(folder, *names):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
     return folder
+
+
+def forbid(monkeypatch, folder):
+    """Let a folder be one that cannot be read; to root, every folder can."""
+    real = os.scandir
+
+    def scandir(path):
+        if Path(path) == folder:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
 
 
 def found(source, output, output_format="png", suffix=""):
@@ -81,6 +94,44 @@ def test_one_file(tmp_path):
     (tmp_path / "d.png").mkdir()
     (task,) = list_tasks(source, tmp_path / "d.png", "png").tasks
     assert task.target == tmp_path / "d.png" / "a.png"
+
+
+@pytest.mark.parametrize(("output_format", "suffix"), [("png", "_x2"), ("jpg", "")])
+def test_settings_that_the_name_of_the_result_contradicts(tmp_path, output_format, suffix):
+    source = touched(tmp_path, "a.jpg") / "a.jpg"
+    with pytest.raises(UserError, match=r"--(suffix|format jpg): .*b\.webp"):
+        list_tasks(source, tmp_path / "b.webp", output_format, suffix)
+    assert list_tasks(source, tmp_path / "b.webp", "webp").tasks
+    assert list_tasks(source, tmp_path / "b", output_format, suffix).tasks
+
+
+def test_the_images_of_a_folder_do_not_go_to_a_file(tmp_path):
+    source = touched(tmp_path / "in", "a.jpg")
+    touched(tmp_path, "b.png")
+    with pytest.raises(UserError, match=r"--output .*b\.png is a file"):
+        list_tasks(source, tmp_path / "b.png", "png")
+
+
+def test_what_counts_as_a_result(tmp_path):
+    """Neither a folder or a pipe of its name, nor what the file system cannot name."""
+    long = "a" * 249
+    source = touched(tmp_path / "in", "done.png", "folder.png", "pipe.png", f"{long}.png")
+    out = touched(tmp_path / "out", "done_x4.png")
+    (out / "folder_x4.png").mkdir()
+    os.mkfifo(out / "pipe_x4.png")
+    tasks = list_tasks(source, out, "png", "_x4").tasks
+    assert [task.source.stem for task in tasks if task.is_done] == ["done"]
+    assert len(tasks) == 4
+
+
+def test_folders_that_cannot_be_read_are_listed(tmp_path, monkeypatch):
+    source = touched(tmp_path / "in", "a.png", "locked/b.png")
+    forbid(monkeypatch, source / "locked")
+    listed = list_tasks(source, tmp_path / "out", "png")
+    assert [task.source.name for task in listed.tasks] == ["a.png"]
+    assert listed.unreadable == ((source / "locked", "Permission denied"),)
+    with pytest.raises(UserError, match=r"locked cannot be read: Permission denied"):
+        list_tasks(source / "locked", tmp_path / "out", "png")
 
 
 def test_images_are_not_replaced(tmp_path):

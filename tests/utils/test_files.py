@@ -117,6 +117,18 @@ def test_a_walk_follows_links_once_and_leaves_hidden_folders_out(tmp_path):
     assert set(found) == names
 
 
+def test_a_walk_leaves_out_no_folder_in_silence(tmp_path, monkeypatch):
+    def scandir(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    # root may read anything, so the answer of the system is replaced.
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(PermissionError, match=tmp_path.name):
+        list(walk_folder(tmp_path))
+    errors = []
+    assert list(walk_folder(tmp_path, on_error=errors.append)) == [] and len(errors) == 1
+
+
 def test_a_walk_of_the_results_folder_itself(tmp_path):
     """Results beside their images: nothing is left out."""
     (tmp_path / "x.png").touch()
