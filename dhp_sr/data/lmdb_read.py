@@ -51,10 +51,11 @@ class Database:
         sizes = {}
         # "utf-8-sig": editors on Windows put a byte-order mark in front
         text = (self.folder / META).read_text("utf-8-sig", errors="replace")
-        for number, line in enumerate(text.splitlines(), start=1):
+        # Not by `splitlines`, to which names may hold ends of lines; they may begin with a blank.
+        for number, line in enumerate(text.split("\n"), start=1):
             if not line.strip():
                 continue
-            match = _LINE.fullmatch(line.strip())
+            match = _LINE.fullmatch(line.rstrip())
             if match is None:
                 raise UserError(
                     f"{self.folder / META}, line {number}: expected a line such as "

@@ -53,10 +53,12 @@ def write_database(
     """
     # Before anything is written; ASCII as BasicSR's reader expects.
     for image in images:
-        if not image.key.isascii() or len(image.key) > _MAX_KEY_LENGTH:
+        # Control characters, such as the end of a line, would break the meta file.
+        is_plain = image.key.isascii() and image.key.isprintable()
+        if not is_plain or len(image.key) > _MAX_KEY_LENGTH:
             raise UserError(
-                f"{image.where}: an LMDB key has to be ASCII and at most {_MAX_KEY_LENGTH} letters "
-                "long: rename the file"
+                f"{image.where}: an LMDB key has to be printable ASCII and at most "
+                f"{_MAX_KEY_LENGTH} letters long: rename the file"
             )
     check_unique_keys(images)
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ import lmdb
 import numpy as np
 import pytest
 
+from dhp_sr.data.images import encode_png
 from dhp_sr.data.lmdb_pages import LmdbDamageError, LmdbFile
 from dhp_sr.data.lmdb_read import Database
 from dhp_sr.data.lmdb_write import map_size, verify_database, write_database
@@ -85,6 +86,21 @@ def test_meta_files_that_went_through_an_editor(database, rewrite):
     expected = Database(database).sizes()
     meta.write_bytes(rewrite(meta.read_text()))
     assert Database(database).sizes() == expected
+
+
+@pytest.mark.parametrize("key", [" 0001", "0001 ", "0001\u2028s1", "0001\x1ds1"])
+def test_names_with_blanks_and_separators(tmp_path, make_image, key):
+    """As BasicSR writes them; ours are printable ASCII, where the first may be a blank."""
+    target = tmp_path / "x.lmdb"
+    with (
+        lmdb.open(str(target), map_size=2**20) as environment,
+        environment.begin(write=True) as transaction,
+    ):
+        transaction.put(key.encode(), encode_png(make_image(20, 30)))
+    meta = f"{key}.png (20,30,3) 1\n"
+    (target / "meta_info.txt").write_text(meta, encoding="utf-8")
+    assert [image.key for image in find_images(target)] == [key]
+    assert verify_database(target) == []
 
 
 def test_written_in_two_runs(folder, tmp_path):
@@ -166,6 +182,8 @@ def test_missing_folder(tmp_path):
 def test_unusable_names(tmp_path, folder_of):
     with pytest.raises(UserError, match="ASCII"):
         write_database(find_images(folder_of("hr", **{"grün": (8, 8)})), tmp_path / "x.lmdb")
+    with pytest.raises(UserError, match="printable"):
+        write_database(find_images(folder_of("lines", **{"a\nb": (8, 8)})), tmp_path / "x.lmdb")
     twice = folder_of("twice", a=(8, 8))
     (twice / "a.bmp").write_bytes((twice / "a.png").read_bytes())
     with pytest.raises(UserError, match=r"a\.png and \S+a\.bmp"):
