@@ -9,6 +9,7 @@ those of `lmdb_read`.
 """
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -55,10 +56,11 @@ def read_table(path: Path, columns: Sequence[str], description: str) -> list[lis
 
 def table_text(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Return a table as text, as `read_table` reads it."""
-    text = ""
-    for row in (columns, *rows):
-        text += "\t".join(map(str, row)) + "\n"
-    return text
+    text = io.StringIO()
+    # Quotes and tabs in the name of a class are quoted, as the reader expects.
+    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
+    writer.writerows([columns, *rows])
+    return text.getvalue()
 
 
 class Sprite(NamedTuple):

@@ -11,6 +11,7 @@ from PIL import Image
 from dhp_sr.data.class_formats import format_of, read_labeled, splits_in
 from dhp_sr.data.class_writers import WRITERS, make_classes
 from dhp_sr.data.labeled import first_of_each_class
+from dhp_sr.data.labeled_tables import read_table, table_text
 from dhp_sr.utils.errors import UserError
 
 RECORD = 1 + 3072
@@ -231,3 +232,12 @@ def test_tables_that_went_through_an_editor(made):
         text = (folder / name).read_bytes()
         (folder / name).write_bytes(b"\xef\xbb\xbf" + text.replace(b"\n", b"\r\n") + b"\r\n")
         assert contents(read_labeled(folder, "train")) == contents(tiny())
+
+
+@pytest.mark.parametrize("name", ['"big" dog', 'a "big" dog', '"dog', "a\tdog", "a\ndog", "dog "])
+def test_tables_hold_every_name_that_a_folder_can_have(tmp_path, name):
+    path = tmp_path / "x.tsv"
+    rows = [["a.webp", "0", name, "1"], ["b.webp", "1", "cat", "0"]]
+    path.write_text(table_text(("a", "b", "c", "d"), rows))
+    assert read_table(path, ("a", "b", "c", "d"), "a table") == rows
+    assert table_text(("a", "b"), [("x", 1)]) == "a\tb\nx\t1\n"
