@@ -1,7 +1,7 @@
 """Memory for data: what images may take in this process, and batches in what workers share."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from torch import Tensor
@@ -10,7 +10,11 @@ from dhp_sr.data.samples import Batch
 from dhp_sr.utils.errors import UserError
 
 _MEMINFO = Path("/proc/meminfo")
+_OWN_CGROUPS = Path("/proc/self/cgroup")
 _CGROUP = Path("/sys/fs/cgroup")
+_CGROUP_FILES = ("memory.max", "memory.current")
+_CGROUP_1_FILES = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+"""Limit and usage of a control group, version 2 and version 1."""
 _UNKNOWN = 4 * 2**30
 """Assumed where the system does not say: that of a small computer."""
 
@@ -27,15 +31,16 @@ _MB = 2**20
 def available_memory() -> int:
     """Bytes that can be allocated without swapping, as far as the system tells.
 
-    The limit of a container (cgroup, version 2) counts as well as the memory of the machine.
+    The limit of a container or of a job (cgroup) counts as well as the memory of the machine.
     """
     limits = []
     machine = _machine_available()
     if machine is not None:
         limits.append(machine)
-    container = _container_available()
-    if container is not None:
-        limits.append(container)
+    for folder, files in _control_groups():
+        available = _group_available(folder, files)
+        if available is not None:
+            limits.append(available)
     return min(limits, default=_UNKNOWN)
 
 
@@ -53,10 +58,38 @@ def _machine_available() -> int | None:
         return None
 
 
-def _container_available() -> int | None:
+def _control_groups() -> Iterator[tuple[Path, tuple[str, str]]]:
+    """Yield the control groups that the process is in, and the names of their files.
+
+    Reference:
+        Linux, cgroups(7): lines of /proc/self/cgroup are number:controllers:path.
+    """
+    # In a container, its own group is the root.
+    yield _CGROUP, _CGROUP_FILES
+    yield _CGROUP / "memory", _CGROUP_1_FILES
     try:
-        limit = (_CGROUP / "memory.max").read_text("ascii").strip()
-        used = int((_CGROUP / "memory.current").read_text("ascii"))
+        lines = _OWN_CGROUPS.read_text("utf-8", errors="replace").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        root, files = _CGROUP, _CGROUP_FILES
+        if "memory" in controllers.split(","):
+            root, files = _CGROUP / "memory", _CGROUP_1_FILES
+        elif number != "0":
+            continue
+        # The limit of a group holds for all groups in it: a job's is that of a folder above.
+        folder = root / path.strip("/")
+        while folder != root and root in folder.parents:
+            yield folder, files
+            folder = folder.parent
+
+
+def _group_available(folder: Path, files: tuple[str, str]) -> int | None:
+    try:
+        limit = (folder / files[0]).read_text("ascii").strip()
+        used = int((folder / files[1]).read_text("ascii"))
     except (OSError, ValueError):
         return None
     # "max": no limit
