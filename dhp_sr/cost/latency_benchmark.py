@@ -23,6 +23,7 @@ from dhp_sr.cost.latency_lut import (
     LayerCall,
     LayerGrid,
     channel_dim,
+    describe_rest,
     record_layer_calls,
 )
 from dhp_sr.operators.resize import resize
@@ -112,7 +113,9 @@ class LatencyBenchmark:
             )
         times = self.broadcast(lambda: self._complete_times(network, calls))
         self.cache.update(times)
-        return LatencyLUT(self._conditions(), times["layers"], times["networks"], calls)
+        return LatencyLUT(
+            self._conditions(), times["layers"], times["networks"], calls, describe_rest(network)
+        )
 
     def ratio(self, candidate: nn.Module, reference: nn.Module) -> float:
         """Return the time of `candidate` as a fraction of that of `reference`.
@@ -144,6 +147,7 @@ class LatencyBenchmark:
         before = json.dumps(table.times())
         table.add_missing(self.cache)
         table.calls = calls
+        table.rest = describe_rest(network)
         if not table.is_complete:
             with torch.no_grad(), thread_count(self.threads):
                 self._measure_missing(table, network)

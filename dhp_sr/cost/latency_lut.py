@@ -99,11 +99,13 @@ class LatencyLUT:
     """Signature of a whole network -> its time."""
     calls: tuple[LayerCall, ...] = ()
     """The layer calls of the network that the table is prepared for."""
+    rest: str = ""
+    """What runs between them, see `describe_rest`."""
 
     @property
     def network_signature(self) -> str:
         """Key of the network's time."""
-        return " | ".join(call.signature for call in self.calls)
+        return " | ".join([*(call.signature for call in self.calls), self.rest])
 
     @property
     def dense_ms(self) -> float:
@@ -126,6 +128,23 @@ class LatencyLUT:
             self.layers.setdefault(signature, grid)
         for signature, ms in times.get("networks", {}).items():
             self.networks.setdefault(signature, ms)
+
+    def check(self) -> None:
+        """Check that all times are numbers, in grids of the widths that they are stated for.
+
+        Raises:
+            ValueError: They are not.
+            KeyError: A grid lacks widths or times.
+            TypeError: A value is of another type.
+        """
+        for signature, grid in self.layers.items():
+            times = torch.tensor(grid["ms"], dtype=torch.double)
+            if tuple(times.shape) != (len(grid["first"]), len(grid["second"])):
+                raise ValueError(f"{times.shape} times of {signature}")
+            if not times.isfinite().all() or sorted(grid["first"]) != grid["first"]:
+                raise ValueError(f"times of {signature}")
+        if not torch.tensor([*self.networks.values()], dtype=torch.double).isfinite().all():
+            raise ValueError("times of networks")
 
     def write(self, path: Path) -> None:
         """Write the table.
@@ -158,8 +177,9 @@ class LatencyLUT:
             if content["format"] != FORMAT:
                 raise ValueError(f"format {content['format']!r}")
             # A file from elsewhere may be anything: wrong types are found by using them.
-            stored = content["conditions"]
+            stored = dict(content["conditions"])
             table = cls(conditions, dict(content["layers"]), dict(content["networks"]))
+            table.check()
         except (ValueError, KeyError, TypeError) as error:
             warnings.warn(
                 f"{path}: expected a table of latencies ({FORMAT}), got {error!r}; it is "
@@ -212,6 +232,23 @@ def record_layer_calls(network: nn.Module, example_input: Example) -> tuple[Laye
         for handle in handles:
             handle.remove()
     return tuple(calls)
+
+
+def describe_rest(network: nn.Module) -> str:
+    """Return what a network's time depends on beside its timed layers: its class and modules.
+
+    Networks with the same layers may have other activations between them. What a forward computes
+    by functions is that of its class.
+    """
+    counts: dict[str, int] = {}
+    for module in network.modules():
+        is_leaf = next(module.children(), None) is None
+        if is_leaf and not isinstance(module, TIMED_LAYERS):
+            name = type(module).__name__
+            counts[name] = counts.get(name, 0) + 1
+    return " ".join(
+        [type(network).__name__, *(f"{count} {name}" for name, count in counts.items())]
+    )
 
 
 def _has_plain_weights(layer: Layer) -> bool:

@@ -18,6 +18,8 @@ MAX_THREADS = 1024
 """Upper bound on CPU threads; beyond it torch may end the process without a message."""
 
 CPUINFO = Path("/proc/cpuinfo")
+_ARM_KEYS = ("CPU implementer", "CPU part", "CPU variant", "CPU revision")
+"""Lines of `CPUINFO` that tell ARM's processors apart."""
 BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 """CPU flags of instructions that multiply bfloat16 faster than float32."""
 BF16_CAPABILITY = (8, 0)
@@ -95,12 +97,18 @@ def device_name(device: "torch.device") -> str:
 
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    name = platform.processor() or platform.machine()
+    stated: dict[str, str] = {}
     for line in _cpuinfo():
         key, _, value = line.partition(":")
-        if key.strip() == "model name":
-            name = value.strip()
-            break
+        # The first processor stands for all.
+        stated.setdefault(key.strip(), value.strip())
+    name = platform.processor() or platform.machine()
+    # ARM's processors have numbers instead of a name; without them, all would be one device.
+    numbers = [stated[key] for key in _ARM_KEYS if key in stated]
+    if "model name" in stated:
+        name = stated["model name"]
+    elif numbers:
+        name = f"{name} {' '.join(numbers)}"
     return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
 
 

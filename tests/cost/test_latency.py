@@ -12,7 +12,7 @@ from torch import nn
 from dhp_sr.archs import build
 from dhp_sr.channels.build_plan import make_plan
 from dhp_sr.cost.latency_benchmark import LatencyBenchmark, width_grid
-from dhp_sr.cost.latency_lut import record_layer_calls
+from dhp_sr.cost.latency_lut import FORMAT, LatencyLUT, record_layer_calls
 from dhp_sr.cost.model import CostModel
 from dhp_sr.hyper import convert
 from dhp_sr.utils.errors import UserError
@@ -170,6 +170,35 @@ def test_the_table_is_kept_and_used_again(clock, tmp_path):
     assert again.times() == first.times() and path.read_text() == text
     LatencyBenchmark(x, path=path).lut(build("DnCNN", num_feat=16, num_layers=4))
     assert set(first.layers) < set(json.loads(path.read_text())["layers"])  # added to, not replaced
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"conditions": []},
+        {"conditions": "x"},
+        {"layers": {"Conv2d": {"first": [1], "second": [1]}}},
+        {"layers": {"Conv2d": {"first": [1], "second": [1], "ms": [[1.0], [2.0]]}}},
+        {"layers": {"Conv2d": {"first": [1], "second": [1], "ms": [[float("nan")]]}}},
+        {"networks": {"x": "fast"}},
+    ],
+)
+def test_a_table_of_other_contents_is_not_used(tmp_path, change):
+    conditions = {"threads": 1}
+    table = {"format": FORMAT, "conditions": conditions, "layers": {}, "networks": {}}
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps({**table, **change}))
+    with pytest.warns(UserWarning, match=r"table\.json.*measured anew"):
+        assert LatencyLUT.read(path, conditions).times() == {"layers": {}, "networks": {}}
+
+
+def test_the_time_of_a_network_is_not_that_of_its_layers_twin(clock, tmp_path):
+    """The same convolutions, with something else between them."""
+    path, x = tmp_path / "table.json", torch.rand(1, 3, 8, 8)
+    twins = [nn.Sequential(nn.Conv2d(3, 4, 3), layer) for layer in (nn.ReLU(), nn.GELU())]
+    tables = [LatencyBenchmark(x, path=path).lut(twin) for twin in twins]
+    assert tables[0].network_signature != tables[1].network_signature
+    assert len(tables[1].networks) == 2 and len(tables[1].layers) == 1
 
 
 @pytest.mark.parametrize(("change", "expected"), [

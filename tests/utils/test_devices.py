@@ -53,3 +53,12 @@ def test_a_graphics_card_is_fast_from_ampere_on(monkeypatch, cpuinfo, capability
 def test_the_processor_is_named(cpuinfo):
     cpuinfo(INTEL)
     assert devices.device_name(CPU).startswith("Xeon (")
+
+
+def test_processors_of_arm_are_told_apart(cpuinfo):
+    """They state numbers instead of a name; measured times are kept by device."""
+    names = []
+    for part in ("0xd0b", "0xd40"):
+        cpuinfo(f"processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: {part}\n")
+        names.append(devices.device_name(CPU))
+    assert names[0] != names[1] and "0x41 0xd0b" in names[0]
