@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from dhp_sr.deploy.int8_simulation import CalibrationImage
-from dhp_sr.deploy.model_info import info_of
+from dhp_sr.deploy.model_info import ModelInfo, info_of
+from dhp_sr.deploy.runner import find_lower_limit
 from dhp_sr.tasks import task_named
 from dhp_sr.tasks.base import FolderSettings
 from dhp_sr.utils.errors import UserError
@@ -36,30 +37,33 @@ def calibration_images(
     # The test sets of scoring make the inputs, so that int8 is calibrated on what it will see.
     choices: FolderSettings = {"sigma": sigma, "max_images": MAX_IMAGES, "crop_border": None}
     (test_set,) = task_named(info.task).open_folders(network, {"calibration": str(folder)}, choices)
+    least_side = max(info.sizes.multiple, find_lower_limit(network, info))
     images = []
     for index in range(len(test_set.items)):
         item = test_set.items[index]
-        if min(item["lq"].shape[1:]) < info.sizes.multiple:
-            continue  # nothing would be left of it
+        if min(item["lq"].shape[1:]) < least_side:
+            continue  # nothing would be left of it, or it does not pass
         gt = torch.from_numpy(item["gt_uint8"]).float().div(255)
         # Gray images have no axis of channels.
         gt = gt.permute(2, 0, 1) if gt.dim() == 3 else gt.unsqueeze(0)
-        images.append(_center_crop(item["lq"].unsqueeze(0), gt.unsqueeze(0), network))
+        images.append(_center_crop(item["lq"].unsqueeze(0), gt.unsqueeze(0), info, least_side))
     if not images:
         raise UserError(
             f"--calibration {folder}: expected images whose inputs have at least "
-            f"{info.sizes.multiple} pixels a side, as the network takes; all are smaller"
+            f"{least_side} pixels a side, as the network takes; none of the {len(test_set.items)} "
+            "read is as large"
         )
     return images
 
 
-def _center_crop(lq: torch.Tensor, gt: torch.Tensor, network: nn.Module) -> CalibrationImage:
-    info = info_of(network)
+def _center_crop(
+    lq: torch.Tensor, gt: torch.Tensor, info: ModelInfo, least_side: int
+) -> CalibrationImage:
     top_left = []
     sides = []
     # Down to the network's multiple: padding would calibrate on pixels that no image has.
     for side in lq.shape[2:]:
-        cropped = min(side, MAX_SIDE) // info.sizes.multiple * info.sizes.multiple
+        cropped = min(side, max(MAX_SIDE, least_side)) // info.sizes.multiple * info.sizes.multiple
         sides.append(cropped)
         top_left.append((side - cropped) // 2)
     top, left = top_left

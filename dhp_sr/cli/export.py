@@ -170,6 +170,8 @@ def export_text(exported: Exported) -> str:
         sizes = f"height and width from {facts['input_size']} on"
     elif facts["size_multiple"] > 1:
         sizes = f"height and width in multiples of {facts['size_multiple']}"
+    if facts.get("smallest_side"):
+        sizes += f", at least {facts['smallest_side']}"
     differences = exported.agreement.differences.items()
     checks = ", ".join(f"{value:.2g} at {shape_text(shape)}" for shape, value in differences)
     note = f"  {facts['precision']}: {exported.agreement.note}\n" if exported.agreement.note else ""

@@ -60,17 +60,21 @@ class ExportOptions:
         # Each precision has its own name: exports beside each other do not replace each other.
         return "" if self.precision == "fp32" else f"_{self.precision}"
 
-    def int8_options(self, size_multiple: int) -> "Int8Options | None":
+    def int8_options(self, network: "nn.Module") -> "Int8Options | None":
         """Choices of the quantization, with defaults for what is not given; None: no int8."""
+        from dhp_sr.deploy.model_info import info_of
         from dhp_sr.deploy.quantize import DEFAULT_FINETUNE_STEPS, DEFAULT_MAX_LOSS, Int8Options
+        from dhp_sr.deploy.runner import find_lower_limit
 
         if not self.int8:
             return None
+        info = info_of(network)
         return Int8Options(
             self.images,
             DEFAULT_MAX_LOSS if self.max_loss is None else self.max_loss,
             DEFAULT_FINETUNE_STEPS if self.qat_steps is None else self.qat_steps,
-            size_multiple,
+            info.sizes.multiple,
+            find_lower_limit(network, info),
             report=partial(print, file=sys.stderr),
         )
 
@@ -109,7 +113,7 @@ def write_onnx(
         size_multiple=info_of(network).sizes.multiple,
         opset=opset,
         half=options.half,
-        int8=options.int8_options(info_of(network).sizes.multiple),
+        int8=options.int8_options(network),
         facts=facts,
         tolerance=options.tolerance,
     )
@@ -129,7 +133,7 @@ def write_openvino(
         traced_shape(info_of(network)),
         size_multiple=info_of(network).sizes.multiple,
         half=options.half,
-        int8=options.int8_options(info_of(network).sizes.multiple),
+        int8=options.int8_options(network),
         facts=facts,
         tolerance=options.tolerance,
     )

@@ -100,7 +100,12 @@ def _round_input(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
 
 
 def finetune_for_int8(
-    network: nn.Module, images: Sequence[CalibrationImage], steps: int, *, size_multiple: int = 1
+    network: nn.Module,
+    images: Sequence[CalibrationImage],
+    steps: int,
+    *,
+    size_multiple: int = 1,
+    least_side: int = 1,
 ) -> nn.Module:
     """Finetune a copy of a network so that rounding to int8 changes its results less.
 
@@ -114,6 +119,7 @@ def finetune_for_int8(
         images: That patches are taken from.
         steps: Steps of Adam, with a learning rate that falls to zero.
         size_multiple: Sides of inputs are multiples of it.
+        least_side: Smaller sides do not pass through the network.
 
     References:
         Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-
@@ -128,9 +134,10 @@ def finetune_for_int8(
     scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
     # Of its own: exporting must not move the random state of the program around it.
     generator = random.Random(0)
+    side = _patch_side(images, size_multiple, least_side)
     with simulated_int8(tuned, {name: ranges[name] for name in inner}):
         for _ in range(steps):
-            patches = _draw_patches(images, generator, size_multiple)
+            patches = _draw_patches(images, generator, side)
             with torch.no_grad():
                 target = original(patches)
             loss = functional.mse_loss(tuned(patches), target)
@@ -218,14 +225,18 @@ def _round_to_range(
     return (torch.fake_quantize_per_tensor_affine(inputs[0], step, zero_point, 0, 255),)
 
 
-def _draw_patches(
-    images: Sequence[CalibrationImage], generator: random.Random, size_multiple: int
-) -> Tensor:
-    """Cut random patches, all of the size that suits the smallest image."""
-    smallest = FINETUNE_SIDE
+def _patch_side(images: Sequence[CalibrationImage], size_multiple: int, least_side: int) -> int:
+    """Return the height and width of patches, which suit the smallest image and the network."""
+    smallest = max(FINETUNE_SIDE, least_side)
     for image in images:
         smallest = min(smallest, *image.lq.shape[2:])
-    side = max(smallest // size_multiple, 1) * size_multiple
+    return max(smallest // size_multiple, 1) * size_multiple
+
+
+def _draw_patches(
+    images: Sequence[CalibrationImage], generator: random.Random, side: int
+) -> Tensor:
+    """Cut random patches of a height and width."""
     patches = []
     for _ in range(FINETUNE_BATCH):
         lq = generator.choice(images).lq

@@ -105,6 +105,8 @@ class Int8Options:
     """Steps of quantization-aware finetuning, where every recipe loses more; 0: none."""
     size_multiple: int = 1
     """Sides of inputs are multiples of it."""
+    least_side: int = 1
+    """Smaller sides do not pass through the network."""
     report: Callable[[str], None] = lambda message: None
     """Takes a line for the user before something that takes minutes."""
 
@@ -184,7 +186,13 @@ def quantize(
             f"int8 loses {loss:.3f} dB, more than {options.max_loss:g} (--max_loss): "
             f"{steps} steps of quantization-aware finetuning"
         )
-        tuned = finetune_for_int8(network, images, steps, size_multiple=options.size_multiple)
+        tuned = finetune_for_int8(
+            network,
+            images,
+            steps,
+            size_multiple=options.size_multiple,
+            least_side=options.least_side,
+        )
         best, loss_after = measure(tuned)
         loss = min(loss, loss_after)
         if best is not None:

@@ -1,16 +1,20 @@
 """Names and metadata of exported files."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from tiny_runs import save_images
+from torch import nn
 
 from dhp_sr.archs import build
 from dhp_sr.cli.calibration import calibration_images
-from dhp_sr.cli.export import describe_facts, output_path
+from dhp_sr.cli.export import Exported, describe_facts, export_text, output_path
+from dhp_sr.cli.export_formats import ExportOptions
 from dhp_sr.deploy import SizeRequirements
-from dhp_sr.deploy.model_info import attach_info, info_of
+from dhp_sr.deploy.model_info import ModelInfo, attach_info, info_of
 from dhp_sr.deploy.onnx_metadata import pack_metadata, unpack_metadata
+from dhp_sr.deploy.verify import Agreement
 from dhp_sr.metrics import complexity
 from dhp_sr.utils.errors import UserError
 
@@ -52,6 +56,45 @@ def test_images_that_are_too_small_for_the_network_calibrate_nothing(tmp_path):
         calibration_images(network, tmp_path / "small", 25.0)
     (image,) = calibration_images(network, tmp_path / "mixed", 25.0)
     assert image.lq.shape == image.gt.shape == (1, 1, 64, 64)
+
+
+class Mirrored(nn.Module):
+    """Refuses sides of 12 pixels and less, as reflection does."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 5, padding=12, dilation=6, padding_mode="reflect")
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+def mirrored():
+    return attach_info(
+        Mirrored().eval(), ModelInfo("tests:Mirrored", task="denoise", in_channels=1)
+    )
+
+
+def test_images_that_do_not_pass_calibrate_nothing(tmp_path):
+    save_images(tmp_path / "small", 1, 12)
+    save_images(tmp_path / "mixed", 1, 12)
+    save_images(tmp_path / "large", 1, 16)
+    with pytest.raises(UserError, match="13 pixels"):
+        calibration_images(mirrored(), tmp_path / "small", 25.0)
+    (tmp_path / "large" / "0.png").rename(tmp_path / "mixed" / "large.png")
+    (image,) = calibration_images(mirrored(), tmp_path / "mixed", 25.0)
+    assert image.lq.shape[2:] == (16, 16)
+
+
+def test_least_sides_are_stated():
+    network = mirrored()
+    facts = describe_facts(network, {"macs": 1})
+    assert facts["smallest_side"] == 13
+    agreement = Agreement({(1, 1, 16, 16): 0.0}, 1e-4)
+    text = export_text(Exported(Path(__file__), facts, "ONNX", agreement))
+    assert "any height and width, at least 13" in text
+    options = ExportOptions(int8=True).int8_options(network)
+    assert (options.size_multiple, options.least_side) == (1, 13)
 
 
 def test_weights_that_no_export_wrote_stay(tmp_path):

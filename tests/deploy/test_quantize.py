@@ -444,3 +444,14 @@ def test_calibration_images_are_those_of_test(tmp_path, task):
 
 def test_a_network_without_layers_leaves_none_in_float():
     assert float_layers({}, Recipe("ends")) == []
+
+
+def test_patches_are_as_large_as_the_network_needs():
+    """Reflection refuses sides up to its padding, here 60."""
+    convolution = nn.Conv2d(1, 1, 5, padding=60, dilation=30, padding_mode="reflect")
+    network = nn.Sequential(convolution, nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1))
+    image = torch.rand(1, 1, 80, 70)
+    images = [CalibrationImage(image, image)]
+    assert finetune_for_int8(network, images, 1, least_side=61)
+    with pytest.raises(RuntimeError, match="Padding"):
+        finetune_for_int8(network, images, 1)
