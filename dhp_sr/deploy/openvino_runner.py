@@ -69,7 +69,7 @@ def compile_model(
         threads: Threads of the CPU.
 
     Raises:
-        UserError: The device is not there, or has no instructions for the precision.
+        UserError: The device is not there, lacks the precision, or cannot compute the model.
     """
     core = require_openvino().Core()
     # GPU.0 and GPU.1 where there are two of a kind.
@@ -89,7 +89,17 @@ def compile_model(
     }
     if device == "CPU":
         settings |= {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
-    return core.compile_model(model, device, settings).create_infer_request()
+    try:
+        return core.compile_model(model, device, settings).create_infer_request()
+    except Exception as error:  # such as an operation that the device does not know
+        text = f"OpenVINO: cannot compile the model for {device}: {_last_line(error)}"
+        raise UserError(text) from error
+
+
+def _last_line(error: Exception) -> str:
+    """Return the reason in an error of the C++ library, which is a page long."""
+    lines = str(error).strip().splitlines()
+    return lines[-1][:300] if lines else type(error).__name__
 
 
 def inner_precision(metadata: Mapping[str, str], device: str = "CPU") -> str:
@@ -125,22 +135,23 @@ def read_openvino(graph: Graph) -> "openvino.Model":
     core = require_openvino().Core()
     path = graph.path
     if graph.content is not None:
-        return core.read_model(graph.content)
+        return _read(core, graph.content, f"{path}, exported")
     check_is_file(path)
     if path.suffix.lower() == ".onnx":
         check_onnx(path)
     elif not path.with_suffix(".bin").is_file():
         raise ModelFileError(f"{path}: expected the file of weights {path.stem}.bin beside it")
-    try:
-        model = core.read_model(path)
-    except Exception as error:
-        # Errors of the C++ library, a page long, the reason in the last line.
-        reason = str(error).strip().splitlines()[-1]
-        raise ModelFileError(
-            f"{path}: expected a file that OpenVINO can read, got: {reason[:300]}"
-        ) from error
+    model = _read(core, path, str(path))
     check_sizes(model, path)
     return model
+
+
+def _read(core: "openvino.Core", source: Path | bytes, name: str) -> "openvino.Model":
+    try:
+        return core.read_model(source)
+    except Exception as error:
+        text = f"{name}: expected a model that OpenVINO can read, got: {_last_line(error)}"
+        raise ModelFileError(text) from error
 
 
 def check_sizes(model: "openvino.Model", path: Path) -> None:

@@ -1,6 +1,7 @@
 """Every runtime gives PyTorch's results, and the fastest that does is chosen."""
 
 import importlib.util
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -115,6 +116,21 @@ def test_openvino_refuses_what_it_cannot_do(file, graph, tmp_path):
     (tmp_path / "x.bin").write_bytes(b"")
     with pytest.raises(UserError, match=r"x\.xml"):
         open_runner(tmp_path / "x.xml")
+
+
+def test_a_model_that_openvino_cannot_compile_is_no_crash(file, graph, monkeypatch):
+    openvino = pytest.importorskip("openvino")
+
+    class Core(openvino.Core):
+        def compile_model(self, *arguments):
+            raise RuntimeError("Exception from src/core.cpp:\nunsupported operation Foo")
+
+    monkeypatch.setattr(openvino, "Core", Core)
+    with pytest.raises(UserError, match=r"cannot compile.*CPU.*unsupported operation Foo"):
+        RUNTIMES["openvino"].open(graph, CPU, "fp32", 1)
+    broken = replace(graph, content=b"nothing")
+    with pytest.raises(UserError, match=r"edsr\.safetensors, exported"):
+        RUNTIMES["openvino"].open(broken, CPU, "fp32", 1)
 
 
 def test_providers_of_graphics_cards():
