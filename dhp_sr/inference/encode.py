@@ -161,6 +161,11 @@ def write_with_pillow(file: IO[bytes], pixels: Pixels, result: Result) -> None:
     file.write(encoded.getbuffer())
 
 
+_MAX_TIFF_BYTES = 2**32 - 2**25
+"""Larger files are BigTIFF, whose positions have 64 bits. tifffile goes by this by itself, too, but
+not where it compresses."""
+
+
 def write_tiff(file: IO[bytes], pixels: Pixels, result: Result) -> None:
     """Write a TIFF, compressed without loss."""
     settings: dict[str, Any] = {"photometric": "minisblack"}
@@ -176,6 +181,8 @@ def write_tiff(file: IO[bytes], pixels: Pixels, result: Result) -> None:
     tifffile.imwrite(
         file,
         pixels,
+        # noise does not shrink
+        bigtiff=pixels.nbytes > _MAX_TIFF_BYTES,
         compression="adobe_deflate",
         predictor=True,  # differences of neighbors pack better than values
         iccprofile=result.icc,

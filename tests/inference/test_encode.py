@@ -41,6 +41,16 @@ def result_of(name, pixels, alpha, color_info=None):
     return Result(name, height, width, channels - alpha, alpha, depth, color_info or ColorInfo())
 
 
+def test_large_tiffs_have_positions_of_64_bits(tmp_path, noise, monkeypatch):
+    """Compressed as well: noise does not shrink."""
+    pixels = noise(64, 64, 3)
+    for limit, signature in ((pixels.nbytes, b"II*\0"), (pixels.nbytes - 1, b"II+\0")):
+        monkeypatch.setattr("dhp_sr.inference.encode._MAX_TIFF_BYTES", limit)
+        path = write(tmp_path, result_of("tiff", pixels, False), pixels)
+        assert path.read_bytes()[:4] == signature
+        assert np.array_equal(read_image(path, ImageLimits(PLENTY)).color, pixels)
+
+
 @pytest.mark.parametrize("name", OUTPUT_FORMATS)
 def test_a_disk_that_takes_only_a_part_is_an_error(tmp_path, noise, name):
     """The last block may be cut off in the middle, which the system reports as success."""
