@@ -67,14 +67,19 @@ def onnx_complexity(path: str | Path, input_shape: Sequence[int]) -> Complexity 
         hint = "which is not installed: pip install 'dhp_sr[onnx]'"
         raise UserError(f"counting an ONNX file needs onnx, {hint}") from error
     model = onnx.load(path)
-    axes = model.graph.input[0].type.tensor_type.shape.dim
+    axes = _image(model.graph).type.tensor_type.shape.dim
     for axis, length in zip(axes, input_shape, strict=True):
         axis.dim_value = length
     # Sizes that were inferred for another input, or stated as symbols, would contradict this one.
     del model.graph.value_info[:]
     for output in model.graph.output:
         output.type.tensor_type.ClearField("shape")
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    except Exception:
+        # The library's C++ side raises exceptions without a common base class, for graphs that
+        # runtimes compute all the same: then the graph does not tell.
+        return None
 
     counted = [node for node in model.graph.node if node.op_type in (*CONVOLUTIONS, *PRODUCTS)]
     required: set[str] = set()
@@ -101,6 +106,13 @@ def onnx_complexity(path: str | Path, input_shape: Sequence[int]) -> Complexity 
             uncounted.add(f"{node.domain or 'onnx'}.{node.op_type}")
     params = _params(inferred)
     return Complexity(macs, params, activations, convs, tuple(sorted(uncounted)))
+
+
+def _image(graph: "onnx.GraphProto") -> "onnx.ValueInfoProto":
+    """Return the input that is no weight: older files list all that they store among the inputs."""
+    stored = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in stored]
+    return inputs[0]
 
 
 def _known_shapes(graph: "onnx.GraphProto") -> Shapes:

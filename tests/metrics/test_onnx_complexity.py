@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import pytest
 from exported import SMALL
+from onnx import TensorProto, helper, numpy_helper
 from slow_rows import rows
 from torch import nn
 
@@ -68,3 +69,27 @@ def test_parameters_in_int8(tmp_path):
     onnx.save(helper.make_model(graph), tmp_path / "x.onnx")
     found = onnx_complexity(tmp_path / "x.onnx", (1, 3, 6, 6))
     assert (found.params, found.macs) == (4 * 27 + 4, 4 * 27 * 16)
+
+
+def convolution_file(path, num_listed):
+    """A convolution whose weight is listed among the inputs, before the image, as in old files."""
+    weight = numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "weight")
+    listed = [
+        helper.make_tensor_value_info("weight", TensorProto.FLOAT, [num_listed, 3, 3, 3]),
+        helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, "h", "w"]),
+    ]
+    result = helper.make_tensor_value_info("result", TensorProto.FLOAT, None)
+    node = helper.make_node("Conv", ["image", "weight"], ["result"], pads=[1, 1, 1, 1])
+    graph = helper.make_graph([node], "graph", listed, [result], [weight])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)]), path)
+    return path
+
+
+def test_the_image_is_the_input_that_is_not_stored(tmp_path):
+    path = convolution_file(tmp_path / "old.onnx", 4)
+    assert onnx_complexity(path, (1, 3, 10, 20)).macs == 10 * 20 * 4 * 3 * 9
+
+
+def test_a_graph_whose_sizes_onnx_refuses_is_not_counted(tmp_path):
+    path = convolution_file(tmp_path / "x.onnx", 5)
+    assert onnx_complexity(path, (1, 3, 10, 20)) is None
