@@ -222,6 +222,13 @@ def _check_cifar(labeled: LabeledImages, split: str) -> None:
             f"train and test, got {width}x{height}x{channels}, {class_count} classes, split "
             f"{split!r}: give --size {SIDE}, or choose another format"
         )
+    for name in labeled.classes:
+        # Each is a line, which readers strip.
+        if name.strip() != name or name.splitlines() != [name]:
+            raise UserError(
+                f"{labeled.where}: class {name!r} cannot be a line of {CLASS_NAMES_10}: rename it, "
+                "or choose another format"
+            )
 
 
 def _check_same_classes(splits: LabeledSplits) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -241,3 +242,11 @@ def test_tables_hold_every_name_that_a_folder_can_have(tmp_path, name):
     path.write_text(table_text(("a", "b", "c", "d"), rows))
     assert read_table(path, ("a", "b", "c", "d"), "a table") == rows
     assert table_text(("a", "b"), [("x", 1)]) == "a\tb\nx\t1\n"
+
+
+@pytest.mark.parametrize("name", [" dog", "dog ", "a\ndog", "a\x1ddog", ""])
+def test_names_that_are_no_line_are_not_written_as_cifar(tmp_path, name):
+    labeled = replace(tiny(), classes=("cat", name, "cow"))
+    with pytest.raises(UserError, match=r"class .* batches\.meta\.txt"):
+        WRITERS["cifar"]({"train": labeled}, tmp_path)
+    assert not list(tmp_path.iterdir())
