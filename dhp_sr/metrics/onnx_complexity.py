@@ -77,8 +77,7 @@ def onnx_complexity(path: str | Path, input_shape: Sequence[int]) -> Complexity 
     try:
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     except Exception:
-        # The library's C++ side raises exceptions without a common base class, for graphs that
-        # runtimes compute all the same: then the graph does not tell.
+        # Of any class, from C++, for graphs that runtimes compute all the same.
         return None
 
     counted = [node for node in model.graph.node if node.op_type in (*CONVOLUTIONS, *PRODUCTS)]
