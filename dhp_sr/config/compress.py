@@ -71,19 +71,18 @@ class Distill(Section):
     teacher: str | None = None
     """Model file or `zoo:NAME`; default: this run's dense network as the search began with it."""
     task_loss: bool = True
-    """Whether the loss against the ground truth is added; false where there are no truths, or
-    where they would blur what the teacher makes."""
+    """Whether the loss against the ground truth is added. False: the teacher's output is the only
+    target, as where there are no truths, or where they would blur what the teacher makes."""
     mix: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Fraction of every batch that is mixed with other images of it (mixup), with the teacher's
-    output as the target; more to learn from it where images are few."""
+    """Fraction of every batch that is mixed with other images of it (mixup). The target of these is
+    the teacher's output alone; more to learn from it where images are few."""
     whole_images: bool = False
     """Super-resolution and ImageDataset: the teacher runs once, over whole training images, and
-    patches are cut from its outputs, 2 bytes for each value in the run's folder. Shorter steps."""
-    self_ensemble: bool = False
-    """With whole_images: the target is the mean of the teacher's outputs for the eight orientations
-    of an image, nearer to the truth where the teacher was trained for PSNR."""
+    patches are cut from its outputs. Shorter steps, for images that are seen many times; its
+    outputs take 2 bytes for each value, in the run's folder while it runs."""
     temperature: Annotated[float, Field(gt=0)] | None = None
-    """Classification only: divides both networks' logits before the comparison; default: 4."""
+    """Classification only: divides the logits of both networks before they are compared; default:
+    4."""
 
 
 class MethodOptions(Section):

@@ -49,12 +49,7 @@ def check_targets_of_images(options: Options) -> Iterator[Issue]:
 def check_whole_images(options: Options) -> Iterator[Issue]:
     """The teacher's outputs can be computed once only where inputs and teacher never change."""
     distill = options.compress.distill if options.compress else None
-    if options.compress is None or distill is None:
-        return
-    if not distill.whole_images:
-        if distill.self_ensemble:
-            keys = ("compress", "distill", "self_ensemble")
-            yield keys, "expects a teacher that runs once: compress.distill.whole_images"
+    if options.compress is None or distill is None or not distill.whole_images:
         return
     keys = ("compress", "distill", "whole_images")
     train = options.datasets.get("train")

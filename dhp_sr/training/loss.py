@@ -1,8 +1,6 @@
 """Training loss: the task's loss and distillation from a teacher, in the precision of the run."""
 
-import itertools
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -146,17 +144,9 @@ class TrainingLoss:
         )
         for index, image in enumerate(images):
             lq = to_tensor(image)[None].to(self.context.device)
-            outputs[index][...] = self._run_whole(lq)[0].cpu().numpy()
+            taught = run_padded(self.teacher, lq, scale)[0]
+            outputs[index][...] = taught.float().cpu().numpy()
         train_set.teacher_outputs = outputs
-
-    def _run_whole(self, lq: Tensor) -> Tensor:
-        """Return the teacher's output for a whole image, (1, C, h, w), or the mean of eight."""
-        assert self.distill is not None and self.teacher is not None, "there is a teacher"
-        teach = partial(run_padded, self.teacher, scale=self.options.scale)
-        if not self.distill.self_ensemble:
-            return teach(lq).float()
-        # Eight times the time, of which bf16 saves a part; its rounding is averaged away.
-        return self_ensemble(partial(self._run, teach), lq)
 
     def _run(self, forward: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         use_bf16 = self.options.train.amp == "bf16"
@@ -182,27 +172,6 @@ def load_teacher_file(path: str, options: Options) -> nn.Module:
     except UserError as error:
         raise UserError(f"compress.distill.teacher: {path} does not fit: {error}") from error
     return teacher
-
-
-def self_ensemble(run: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Mean of a network's outputs for the eight orientations of its input, each turned back.
-
-    Args:
-        run: The network.
-        images: (N, C, h, w).
-
-    Reference: geometric self-ensemble of Lim et al., Enhanced Deep Residual Networks for Single
-        Image Super-Resolution, CVPRW 2017.
-    """
-    total = None
-    for hflip, vflip, swap in itertools.product([False, True], repeat=3):
-        axes = [axis for axis, flip in ((3, hflip), (2, vflip)) if flip]
-        turned = images.flip(axes)
-        output = run(turned.transpose(2, 3) if swap else turned)
-        output = (output.transpose(2, 3) if swap else output).flip(axes)
-        total = output if total is None else total + output
-    assert total is not None, "there are eight orientations"
-    return total / 8
 
 
 def mixup(images: Tensor, fraction: float) -> tuple[Tensor, int]:

@@ -33,10 +33,9 @@ class Nearest(torch.nn.Module):
         return twice(x)
 
 
-def teach(make_options, data, folder, teacher=None, **distill):
-    distill = {"whole_images": True, **distill}
-    loss = TrainingLoss(make_options(compress={"distill": distill}), CPU)
-    loss.teacher = teacher or Nearest()
+def teach(make_options, data, folder):
+    loss = TrainingLoss(make_options(compress={"distill": {"whole_images": True}}), CPU)
+    loss.teacher = Nearest()
     loss.teach_whole_images(data, folder)
 
 
@@ -57,48 +56,18 @@ def input_set():
     return input_train_set([image, small], side=6, scale=2, reductions=(1, 2), augment=True, seed=3)
 
 
-@pytest.mark.parametrize("self_ensemble", [False, True])
 @pytest.mark.parametrize("make", [pair_set, input_set])
-def test_taught_patches_lie_where_the_input_lies(make, self_ensemble, make_options, tmp_path):
+def test_taught_patches_lie_where_the_input_lies(make, make_options, tmp_path):
     data = make()
     before = [data[index, position] for index in (0, 1) for position in range(8)]
     assert "taught" not in before[0]
     files = set(tmp_path.rglob("*"))
-    teach(make_options, data, tmp_path, self_ensemble=self_ensemble)
+    teach(make_options, data, tmp_path)
     assert set(tmp_path.rglob("*")) == files, "the file has no name"
     after = [data[index, position] for index in (0, 1) for position in range(8)]
     for old, new in zip(before, after, strict=True):
         assert torch.equal(old["lq"], new["lq"]) and torch.equal(old["gt"], new["gt"])
         torch.testing.assert_close(new["taught"], twice(new["lq"]), atol=3e-4, rtol=0)
-
-
-class Uneven(torch.nn.Module):
-    """A teacher that does something else at every position."""
-
-    def forward(self, x):
-        height, width = x.shape[-2:]
-        rows, columns = torch.arange(height)[:, None], torch.arange(width)
-        return twice(x * (rows + 3 * columns) / 100)
-
-
-def test_a_self_ensemble_is_the_mean_over_the_orientations(make_options, tmp_path):
-    data = pair_set()
-    teach(make_options, data, tmp_path, Uneven(), self_ensemble=True)
-    for image, taught in zip(data.whole_inputs(), data.teacher_outputs, strict=True):
-        lq = torch.from_numpy(np.array(image)).float()[None] / 255
-        outputs = []
-        for turns in range(4):
-            for mirror in (lambda x: x, lambda x: x.flip(-1)):
-                turned = mirror(torch.rot90(lq, turns, (2, 3)))
-                outputs.append(torch.rot90(mirror(Uneven()(turned)), -turns, (2, 3)))
-        expected = torch.stack(outputs).mean(0)[0].numpy()
-        np.testing.assert_allclose(np.asarray(taught, dtype=np.float32), expected, atol=2e-3)
-
-
-def test_a_self_ensemble_needs_whole_images(make_options):
-    options = make_options(EDSR, compress={"distill": {"self_ensemble": True}})
-    (mistake,) = [text for keys, text in find_mistakes(options) if "self_ensemble" in keys]
-    assert "whole_images" in mistake
 
 
 def test_a_full_disk_is_said_before_the_outputs_are_computed(make_options, tmp_path, monkeypatch):
