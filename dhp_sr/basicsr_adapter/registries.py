@@ -43,6 +43,13 @@ class IndexedSet(Dataset):
         assert isinstance(dataset, Sized)  # torch's Dataset does not promise a length
         self.dataset: Any = dataset
 
+    def __getattr__(self, name: str) -> object:
+        """Return what else the training set has, such as whole batches."""
+        # While it is unpickled there is no training set yet.
+        if name == "dataset":
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.dataset)
