@@ -87,6 +87,8 @@ _AMOUNTS: tuple[dict[str, bool], ...] = (
     {"layers_only": True},
     {},
 )
+"""What recipes round besides the first and the last layer, the least first."""
+
 RECIPES = (
     *(Recipe(ends, **amount) for ends in get_args(FloatLayers) for amount in _AMOUNTS),
     *(Recipe("ends", **amount, needs_vnni=True) for amount in _AMOUNTS),

@@ -32,6 +32,9 @@ Size = int | list[int]
 Patches = dict[tuple[str, ArgPath], Size]
 """(name of a node, path to one of its arguments) -> size that the argument has to state."""
 
+Arguments = dict[tuple[str, ArgPath], Any]
+"""(name of a node, path to one of its arguments) -> the argument."""
+
 
 class RewrittenNetwork(fx.GraphModule):
     """Network that runs a traced forward; its tensors have the names of the network it comes from.
@@ -181,29 +184,19 @@ def _follow_mode(graph: fx.Graph) -> None:
 
 def _fits_already(small: nn.Module, graph: fx.Graph, patches: Patches, example: Example) -> bool:
     """Return whether the forward, as it is, comes to all sizes by itself."""
+    computed = _computed_arguments(graph, patches)
     nodes = {node.name: node for node in graph.nodes}
-    computed = {}
     for (name, path), size in patches.items():
-        argument = _read_argument(nodes[name], path)
-        if _is_computed(argument):
-            computed[name, path] = argument
-        elif not _states(argument, size):
+        if (name, path) not in computed and not _states(_read_argument(nodes[name], path), size):
             return False
     if not computed:
         return True
     # Sizes that the forward computes are known only once it runs with the cut tensors.
     try:
-        runnable = fx.GraphModule(copy.deepcopy(small), copy.deepcopy(graph))
-        values = record_values(runnable, first_samples(example))
+        values = _evaluate(computed, small, graph, example)
     except UserError:  # it does not even run
         return False
-    value_of = {node.name: value for node, value in values.items()}
-    # By name: the values are those of a copy of the graph.
-    for key, argument in computed.items():
-        value = fx.node.map_arg(argument, lambda node: value_of[node.name])
-        if not _states(value, patches[key]):
-            return False
-    return True
+    return all(_states(value, patches[key]) for key, value in values.items())
 
 
 def _state_sizes(small: nn.Module, graph: fx.Graph, patches: Patches, example: Example) -> None:
@@ -211,24 +204,43 @@ def _state_sizes(small: nn.Module, graph: fx.Graph, patches: Patches, example: E
 
     `x.reshape(n * c // 2, 2, -1)` follows the batch, which a written number would not.
     """
+    computed = _computed_arguments(graph, patches)
     nodes = {node.name: node for node in graph.nodes}
-    computed = {}
     for (name, path), size in patches.items():
-        argument = _read_argument(nodes[name], path)
-        if _is_computed(argument):
-            computed[name, path] = argument
-        if not _states(argument, size):
+        if not _states(_read_argument(nodes[name], path), size):
             _write_argument(nodes[name], path, size)
     if not computed:
         return
     # With all sizes written every value is as it has to be, the numbers that are not read included.
+    values = _evaluate(computed, small, graph, example)
+    for (name, path), value in values.items():
+        if _states(value, patches[name, path]):
+            _write_argument(nodes[name], path, computed[name, path])
+
+
+def _computed_arguments(graph: fx.Graph, patches: Patches) -> Arguments:
+    """Return the patched arguments that the forward computes."""
+    nodes = {node.name: node for node in graph.nodes}
+    arguments = {(name, path): _read_argument(nodes[name], path) for name, path in patches}
+    return {key: argument for key, argument in arguments.items() if _is_computed(argument)}
+
+
+def _evaluate(
+    arguments: Arguments, small: nn.Module, graph: fx.Graph, example: Example
+) -> Arguments:
+    """Return what arguments come to when a graph runs with the tensors of the cut network.
+
+    Raises:
+        UserError: It does not run.
+    """
     runnable = fx.GraphModule(copy.deepcopy(small), copy.deepcopy(graph))
     values = record_values(runnable, first_samples(example))
+    # By name: the values are those of a copy of the graph.
     value_of = {node.name: value for node, value in values.items()}
-    for (name, path), argument in computed.items():
-        value = fx.node.map_arg(argument, lambda node: value_of[node.name])
-        if _states(value, patches[name, path]):
-            _write_argument(nodes[name], path, argument)
+    return {
+        key: fx.node.map_arg(argument, lambda node: value_of[node.name])
+        for key, argument in arguments.items()
+    }
 
 
 def _is_computed(argument: object) -> bool:
