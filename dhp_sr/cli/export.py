@@ -108,7 +108,6 @@ def export_model(
         output = Path(f"{source.stem}{options.file_ending}{EXPORT_FORMATS[file_format].suffix}")
     # Everything that needs no model is checked first: loading and tracing take minutes.
     path = output_path(source, file_format, output, options.file_ending)
-    remove_stale_parts([path])
     if arch:
         network, known = load_third_party_network(source, arch, arguments)
     else:
@@ -228,7 +227,7 @@ def check_int8(file_format: str, options: ExportOptions) -> None:
 
 
 def output_path(model: Path, file_format: str, output: str | Path | None, ending: str) -> Path:
-    """Return the path of the exported file.
+    """Return the path of the exported file; what a killed export left there is removed.
 
     Raises:
         UserError: It has another suffix, is a folder, or a file would be replaced that is no
@@ -240,11 +239,13 @@ def output_path(model: Path, file_format: str, output: str | Path | None, ending
     if path.suffix != suffix:
         raise UserError(f"--output: expected a name that ends with {suffix}, got {path.name}")
     check_outputs({"--output": path}, [model])
+    was_killed = bool(remove_stale_parts([path]))
     for ending in EXPORT_FORMATS[file_format].beside:
         beside = path.with_suffix(ending)
         check_outputs({"--output": beside}, [model])
-        # Nobody named it: without the file that it belongs to, it is somebody else's.
-        if beside.exists() and not path.exists():
+        # Nobody named it: without the file that it belongs to, it is somebody else's, or that of
+        # an export that was killed between the two.
+        if beside.exists() and not path.exists() and not was_killed:
             raise UserError(
                 f"--output {path}: is written with {beside}, which is there already and belongs "
                 f"to no {path.name}; give another name"

@@ -116,10 +116,30 @@ def write_verified(
             # what C++'s streams say of a full disk
             raise OSError(f"{path}: cannot be written ({error}); is the disk full?") from error
         agreement = verify(written)
-        # The weights first: a graph without its weights would be a broken file.
-        os.replace(written.with_suffix(".bin"), path.with_suffix(".bin"))
-        os.replace(written, path)
+        _give_names(written, path)
     return agreement
+
+
+def _give_names(written: Path, path: Path) -> None:
+    """Move a graph and its weights to their names; never does a graph lie beside other weights."""
+    weights = written.with_suffix(".bin")
+    for file in (weights, written):
+        # The data must reach the disk before the name does.
+        with open(file, "rb+") as handle:
+            os.fsync(handle.fileno())
+    # An earlier graph goes first. A process that is killed between the two names leaves weights
+    # without a graph, which no program runs; the earlier graph would be run with the new weights.
+    earlier = written.with_name(f"earlier_{path.name}")
+    has_earlier = path.exists()
+    if has_earlier:
+        os.replace(path, earlier)
+    try:
+        os.replace(weights, path.with_suffix(".bin"))
+    except OSError:
+        if has_earlier:
+            os.replace(earlier, path)
+        raise
+    os.replace(written, path)
 
 
 def _quantize(

@@ -105,3 +105,12 @@ def test_weights_that_no_export_wrote_stay(tmp_path):
     (tmp_path / "net.xml").write_bytes(b"graph")
     path = output_path(tmp_path / "net.safetensors", "openvino", None, "")
     assert path == tmp_path / "net.xml"
+
+
+def test_weights_that_a_killed_export_left_are_replaced(tmp_path):
+    (tmp_path / "net.bin").write_bytes(b"of an export that was killed before it named its graph")
+    part = tmp_path / ".net.xml.abcdefgh.part"
+    part.mkdir()
+    (part / "net.xml").write_bytes(b"graph")
+    assert output_path(tmp_path / "net.safetensors", "openvino", None, "").name == "net.xml"
+    assert not part.exists()
