@@ -74,6 +74,14 @@ def restore_images(
     return _Run(tasks, runner, settings, on_progress).run()
 
 
+@dataclass(frozen=True)
+class _Expected:
+    """Facts of a result that is not written yet, for the summary."""
+
+    pixels: int
+    losses: tuple[str, ...]
+
+
 class _Run:
     """State of a run. The lock guards the summary, which the writer's thread changes too."""
 
@@ -89,6 +97,7 @@ class _Run:
         self._settings = settings
         self._on_progress = on_progress
         self._summary = Summary()
+        self._expected: dict[ImageTask, _Expected] = {}
         self._reasons: dict[ImageTask, str] = {}
         self._full_disk = ""
         self._lock = threading.Lock()
@@ -167,12 +176,14 @@ class _Run:
             budget=settings.budget,
             options=settings.tiling,
         )
+        # before the writer has it: a result counts when it is written, which may fail at its end
+        with self._lock:
+            self._expected[task] = _Expected(
+                result.height * result.width, (*image.dropped, *result.losses())
+            )
         with writer.open(task, result) as write:
             for rows in restore_rows(image, network_input, runner, adapter, tiling, progress):
                 write(rows)
-        with self._lock:
-            self._summary.losses.update([*image.dropped, *result.losses()])
-            self._summary.pixels += result.height * result.width
 
     def on_written(self, task: ImageTask, error: Exception | None) -> None:
         """Take the writer's report, in its thread."""
@@ -180,7 +191,10 @@ class _Run:
             self.fail(task, error)
             return
         with self._lock:
+            expected = self._expected.pop(task)
             self._summary.done += 1
+            self._summary.pixels += expected.pixels
+            self._summary.losses.update(expected.losses)
 
     def fail(self, task: ImageTask, error: Exception) -> None:
         """Note why an image has no result."""
