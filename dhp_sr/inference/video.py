@@ -18,6 +18,8 @@ from dhp_sr.utils.errors import UserError
 
 _CHANNELS = 3
 _REPORT_SECONDS = 2.0
+_POLL_SECONDS = 0.001
+"""Time between two tries of a pipe that does not block, as some programs set theirs up."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,9 @@ def read_frame(source: BinaryIO, size: FrameSize) -> Pixels | None:
     # a pipe gives what it has, which may be less than was asked for
     while len(content) < size.frame_bytes:
         piece = source.read(size.frame_bytes - len(content))
+        if piece is None:
+            time.sleep(_POLL_SECONDS)  # a pipe that does not block has nothing yet
+            continue
         if not piece:
             break
         content += piece
@@ -128,10 +133,32 @@ def write_frame(target: BinaryIO, rows: Sequence[Pixels]) -> None:
             remaining = np.ascontiguousarray(strip).reshape(-1).data
             # Without a buffer (python -u) a write may take a part, as of a disk that gets full.
             while len(remaining):
-                remaining = remaining[target.write(remaining) or 0 :]
-        target.flush()
+                remaining = remaining[_write_some(target, remaining) :]
+        while not _is_flushed(target):
+            time.sleep(_POLL_SECONDS)
     except BrokenPipeError as error:
         raise UserError("--output -: the program that reads the frames has ended") from error
+
+
+def _write_some(target: BinaryIO, content: memoryview) -> int:
+    """Write as much as the target takes; return the number of bytes."""
+    try:
+        written = target.write(content)
+    except BlockingIOError as error:
+        # The buffer of a pipe that does not block is full; it has taken this much.
+        written = error.characters_written
+    if not written:
+        time.sleep(_POLL_SECONDS)
+    return written or 0
+
+
+def _is_flushed(target: BinaryIO) -> bool:
+    """Write out the buffer of the target; return whether all of it went."""
+    try:
+        target.flush()
+    except BlockingIOError:
+        return False
+    return True
 
 
 class _Report:

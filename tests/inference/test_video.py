@@ -1,8 +1,12 @@
 """Frames through pipes."""
 
+import fcntl
 import io
+import os
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -73,6 +77,45 @@ def test_a_target_that_takes_a_part(runner, frames):
             io.BytesIO(frames.tobytes()), target, SIZE, runner("edsr"), SETTINGS, quiet=True
         )
     assert sips.content == whole.getvalue()
+
+
+@pytest.mark.parametrize("buffering", [-1, 0])
+def test_pipes_that_do_not_block(runner, frames, buffering):
+    """A program that starts ours may have set up both of its pipes so."""
+    source_read, source_write = os.pipe()
+    target_read, target_write = os.pipe()
+    for number in (source_read, target_write):
+        os.set_blocking(number, False)
+
+    def feed():
+        with open(source_write, "wb", buffering=0) as pipe:
+            for frame in frames:
+                for half in np.split(frame, 2):
+                    time.sleep(0.02)
+                    pipe.write(half.tobytes())
+
+    content = bytearray()
+
+    def take():
+        with open(target_read, "rb", buffering=0) as pipe:
+            time.sleep(0.2)
+            while piece := pipe.read(500):
+                content.extend(piece)
+
+    threads = [threading.Thread(target=feed), threading.Thread(target=take)]
+    for thread in threads:
+        thread.start()
+    with (
+        open(source_read, "rb", buffering=buffering) as source,
+        open(target_write, "wb", buffering=buffering) as target,
+    ):
+        fcntl.fcntl(target_write, fcntl.F_SETPIPE_SZ, 4096)  # less than a result
+        count = restore_video(source, target, SIZE, runner("edsr_x4"), SETTINGS, quiet=True)
+    for thread in threads:
+        thread.join()
+    assert count == len(frames)
+    expected = np.stack([whole_image(runner("edsr_x4"), frame) for frame in frames])
+    assert bytes(content) == expected.tobytes()
 
 
 def test_no_frames(runner, capsys):
