@@ -20,6 +20,7 @@ def compress(network: Any, images: str | PathLike[str], **settings: Any) -> tupl
             keep between 0 and 1, or `quality`, the dB that may be lost. And, with their defaults:
             `minutes` (30) for all of it, or `iterations` of finetuning; `truth`, a folder of
             ground truths; `degradation`, `bicubic` or `noise=25` where the images are truths;
+            `drawn`, how many drawn images to train on, too (one for seven of the folder's);
             `remove_blocks` (False), whether residual branches may be removed as a whole; `output`,
             the model file; `root`, the folder that `experiments/` is made in (the working
             directory); `seed` (0); `say` (print), which takes lines for the user.

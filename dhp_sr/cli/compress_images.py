@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from dhp_sr.cli.compress_request import Degradation
+from dhp_sr.config.datasets import DRAWN
 from dhp_sr.config.section import color_of
 from dhp_sr.data.augment import to_chw, to_tensor
 from dhp_sr.data.build import default_reductions
+from dhp_sr.data.drawn import SIDE
 from dhp_sr.data.images import crop_to_multiple, decode, encode_png, header_size, to_color
 from dhp_sr.deploy.model_info import ModelInfo
 from dhp_sr.metrics import to_uint8
@@ -40,6 +42,11 @@ SMALLEST_PATCH = 16
 BATCH_SIZE = 8
 """On a processor small batches, and so more steps, pay in runs of minutes."""
 
+DRAWN_SHARE = 1 / 7
+MAX_DRAWN = 100
+"""One drawn image for so many of the user's, up to so many. Finetuned on photographs alone, a
+network can fail on text in full colors; these few keep it whole at no loss on photographs."""
+
 FEW_IMAGES = 30
 """Below so many images, the report warns of a result that fits these images alone."""
 
@@ -51,6 +58,7 @@ class PreparedImages:
     datasets: dict[str, JsonObject]
     num_train: int
     num_held_out: int
+    num_drawn: int
     has_truths: bool
     input_pixels: int | None
     """Pixels of all network inputs that training patches are cut from; None: they are new at every
@@ -59,7 +67,8 @@ class PreparedImages:
     @property
     def trust(self) -> str:
         """Say how far scores on these images can be trusted."""
-        text = f"trained on {self.num_train} images, scored on {self.num_held_out} others"
+        drawn = f" and {self.num_drawn} drawn (text, charts)" if self.num_drawn else ""
+        text = f"trained on {self.num_train} images{drawn}, scored on {self.num_held_out} others"
         if self.num_train < FEW_IMAGES:
             text += (
                 "; so few images show only roughly how the result does on others: compare the "
@@ -96,6 +105,7 @@ def prepare_images(
     info: ModelInfo,
     degradation: Degradation,
     truths: Mapping[Path, Path] | None,
+    drawn: int | None = None,
 ) -> PreparedImages:
     """Divide images into training and held-out ones, and write what the run needs of them.
 
@@ -106,6 +116,8 @@ def prepare_images(
         info: Its description.
         degradation: Way that inputs come from the images.
         truths: Image -> its ground truth; None: there are none.
+        drawn: Number of drawn images to train on, too; None: `default_drawn`. With truths there
+            are none.
 
     Raises:
         UserError: Images are too small.
@@ -116,6 +128,10 @@ def prepare_images(
     # Ground truths are larger than the patches of inputs that are cut out of them.
     patch = _patch_side(paths, info, 1 if is_input else info.scale)
     train, held_out = _divide(paths)
+    if truths is not None:
+        drawn = 0  # what their inputs would be, only the user knows
+    elif drawn is None:
+        drawn = default_drawn(len(train))
     # Left by an earlier run: its images may be others, and links would pile up.
     for name in ("train", "held_out"):
         if (folder / name).exists():
@@ -128,36 +144,42 @@ def prepare_images(
         "small_images": "skip",
         "batch_size_per_gpu": BATCH_SIZE,
     }
-    if not is_input:
-        common |= degradation.dataset_keys
-        roots = {"dataroot_gt": _link(train, folder / "train")}
-        val_roots = {"dataroot_gt": _link(held_out, folder / "held_out")}
-    elif truths is not None:
+    roots: JsonObject
+    val_roots: JsonObject
+    if truths is not None:
         roots = _link_pairs(train, truths, folder / "train")
         val_roots = _link_pairs(held_out, truths, folder / "held_out")
     else:
+        drawings = [f"{DRAWN}{drawn}"] if drawn else []
+        roots = {"dataroot_gt": [_link(train, folder / "train"), *drawings]}
+    if not is_input:
+        common |= degradation.dataset_keys
+        val_roots = {"dataroot_gt": _link(held_out, folder / "held_out")}
+    elif truths is None:
         # Training computes the teacher's outputs itself; scores need them as files.
-        roots = {"dataroot_gt": _link(train, folder / "train")}
         val_roots = _write_teacher_outputs(held_out, network, info, folder / "held_out")
     datasets = {
         "train": {**common, **training, **roots},
         "val": {**common, "name": "held-out images", **val_roots},
     }
     has_truths = not is_input or truths is not None
-    input_pixels = _input_pixels(train, info.scale, degradation, has_truths)
-    return PreparedImages(datasets, len(train), len(held_out), has_truths, input_pixels)
+    sizes = [header_size(path, str(path))[:2] for path in train] + drawn * [(SIDE, SIDE)]
+    input_pixels = _input_pixels(sizes, info.scale, degradation, has_truths)
+    return PreparedImages(datasets, len(train), len(held_out), drawn, has_truths, input_pixels)
+
+
+def default_drawn(num_train: int) -> int:
+    """Return how many drawn images go with so many of the user's."""
+    return min(MAX_DRAWN, max(1, round(DRAWN_SHARE * num_train)))
 
 
 def _input_pixels(
-    paths: Sequence[Path], scale: int, degradation: Degradation, has_truths: bool
+    sizes: Sequence[tuple[int, int]], scale: int, degradation: Degradation, has_truths: bool
 ) -> int | None:
-    """Count the pixels of all inputs, by the headers of the files."""
+    """Count the pixels of all inputs, from heights and widths of the images."""
     if degradation.kind == "noise":
         return None
-    pixels = 0
-    for path in paths:
-        height, width, _ = header_size(path, str(path))
-        pixels += height * width
+    pixels = sum(height * width for height, width in sizes)
     if degradation.kind == "bicubic":
         return pixels // scale**2
     if has_truths:

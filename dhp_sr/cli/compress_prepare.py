@@ -41,9 +41,9 @@ from dhp_sr.cli.compress_request import (
     CompressRequest,
     Degradation,
     Target,
-    find_images,
 )
 from dhp_sr.cli.compress_shapes import choose_shape
+from dhp_sr.cli.compress_sources import find_images
 from dhp_sr.config.schema import Options
 from dhp_sr.deploy import save_model
 from dhp_sr.deploy.model_info import attach_info, info_of
@@ -92,7 +92,7 @@ def prepare_run(
     # Before images are written: a target that cannot be met needs none.
     least = _least_macs(hyper, network, rules, request.target, note)
     degradation = Degradation.from_text(request.degradation, info.scale)
-    prepared = prepare_images(folder, paths, network, info, degradation, truths)
+    prepared = prepare_images(folder, paths, network, info, degradation, truths, request.drawn)
     write_json(folder / FACTS, facts)
     note(prepared.trust)
     template = RunTemplate(
@@ -134,6 +134,8 @@ def check_request(request: CompressRequest, folder: Path) -> None:
     if request.runtime is not None and not request.measures_time:
         kind = request.target.kind
         raise UserError(f"--runtime: no effect with a target of {kind}, only of latency; omit it")
+    if request.drawn and request.truths is not None:
+        raise UserError("--drawn: no effect with --truth: drawn images have none; omit it")
     if request.remove_blocks and request.drop_in:
         raise UserError(
             "--remove_blocks: the class cannot hold what is left of a removed branch, as --drop_in "

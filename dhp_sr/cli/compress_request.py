@@ -1,15 +1,12 @@
-"""Request for a compression: target, degradation, images and other files, with their checks."""
+"""Request for a compression: target, degradation and files, with their checks."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dhp_sr.data.sources import image_paths
 from dhp_sr.training.checkpoint import checksum
 from dhp_sr.utils.cost_kinds import COST_KINDS
 from dhp_sr.utils.errors import UserError, unknown_name
-from dhp_sr.utils.files import walk_folder
 from dhp_sr.utils.overwriting import check_outputs
 from dhp_sr.utils.strict_json import JsonObject
 from dhp_sr.zoo.checkpoints import Checkpoint
@@ -136,6 +133,8 @@ class CompressRequest:
     auto_resume: bool = False
     save_options: Path | None = None
     seed: int = 0
+    drawn: int | None = None
+    """Number of drawn images to train on, too; None: some, see `default_drawn`."""
     runtime: str | None = None
     """Program that a target of latency is measured in, `compress.latency_runtime`; None: torch."""
 
@@ -150,6 +149,8 @@ class CompressRequest:
             raise UserError(f"--minutes: expected a time above 0, got {self.minutes:g}")
         if self.iterations is not None and self.iterations < 1:
             raise UserError(f"--iterations: expected at least 1, got {self.iterations}")
+        if self.drawn is not None and self.drawn < 0:
+            raise UserError(f"--drawn: expected a number of images, 0 for none, got {self.drawn}")
         if not 0 <= self.seed <= MAX_SEED:
             raise UserError(f"--seed: expected a number from 0 to {MAX_SEED}, got {self.seed}")
         if self.output is None:
@@ -205,96 +206,7 @@ class CompressRequest:
             "--images": str(self.images.resolve()),
             "--truth": None if self.truths is None else str(self.truths.resolve()),
             "--degradation": self.degradation or "none",
+            "--drawn": self.drawn,
             "--runtime": self.runtime,
             "--seed": self.seed,
         }
-
-
-def find_images(
-    request: CompressRequest, experiments: Path
-) -> tuple[list[Path], dict[Path, Path] | None]:
-    """Return the images of a request and the truth of each; None: there are no truths.
-
-    Args:
-        request: Its folders.
-        experiments: Folder of runs; links to the images of earlier ones are no further images.
-
-    Raises:
-        UserError: See `list_images` and `match_truths`.
-    """
-    if request.truths is None:
-        return list_images(request.images, [experiments]), None
-    # Truths may lie in a folder among the images.
-    paths = list_images(request.images, [experiments, request.truths])
-    return paths, match_truths(paths, request.images, request.truths)
-
-
-def list_images(
-    folder: Path, without: Sequence[Path] = (), *, option: str = "--images"
-) -> list[Path]:
-    """Return the images of a folder and the folders in it, see `walk_folder`.
-
-    Args:
-        folder: The user's folder.
-        without: Folders in it that are left out.
-        option: Names the folder on the command line.
-
-    Raises:
-        UserError: There is no such folder, it holds fewer than two images, or a link to nothing.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{option} {folder}: expected a folder of images, there is none")
-    paths = image_paths(walk_folder(folder, without))
-    if len(paths) < 2:
-        raise UserError(
-            f"{option} {folder}: expected two images at least, one of them to score on; "
-            f"found {len(paths)}"
-        )
-    return paths
-
-
-def match_truths(paths: Sequence[Path], images: Path, truths: Path) -> dict[Path, Path]:
-    """Return the truth of each image: of the same path in its folder, else of the same name.
-
-    Suffixes do not count.
-
-    Args:
-        paths: Images.
-        images: The folder that they are in, or in folders of.
-        truths: The folder of the truths.
-
-    Raises:
-        UserError: An image has no truth, or several.
-    """
-    keys = {path.relative_to(images).with_suffix("") for path in paths}
-    of_path: dict[Path, list[Path]] = {}
-    of_name: dict[str, list[Path]] = {}
-    # The images themselves may lie in a folder among the truths.
-    for truth in list_images(truths, [images], option="--truth"):
-        key = truth.relative_to(truths).with_suffix("")
-        of_path.setdefault(key, []).append(truth)
-        # A truth of the path of an image is that of no other image.
-        if key not in keys:
-            of_name.setdefault(truth.stem, []).append(truth)
-    truth_of = {}
-    missing: list[str] = []
-    for path in paths:
-        same_path = of_path.get(path.relative_to(images).with_suffix(""), [])
-        candidates = same_path or of_name.get(path.stem, [])
-        if len(candidates) > 1:
-            listed = ", ".join(str(other.relative_to(truths)) for other in candidates[:3])
-            advice = "remove the others" if same_path else "put them into folders like --images"
-            raise UserError(
-                f"--truth {truths}: expected one truth for {path.relative_to(images)}, found "
-                f"{listed}: {advice}"
-            )
-        if not candidates:
-            missing.append(str(path.relative_to(images)))
-            continue
-        truth_of[path] = candidates[0]
-    if missing:
-        raise UserError(
-            f"--truth {truths}: expected an image of the same name for each of --images; missing: "
-            f"{', '.join(missing[:5])}"
-        )
-    return truth_of

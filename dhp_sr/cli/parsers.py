@@ -136,6 +136,13 @@ def compress_parser() -> argparse.ArgumentParser:
         help="--images are truths, inputs are made from them: bicubic, or noise=25; "
         "none: they are inputs; default: none",
     )
+    parser.add_argument(
+        "--drawn",
+        type=int,
+        metavar="N",
+        help="drawn images (text, charts, full colors) to train on as well, which photographs "
+        "lack; default: one for seven of --images, at most 100; 0: none",
+    )
     add_network_arguments(
         parser,
         "network of the checkpoint: EDSR, basicsr:RCAN, spandrel:Compact, or a class of your own, "

@@ -15,11 +15,13 @@ from dhp_sr.config.compress_checks import (
 )
 from dhp_sr.config.datasets import (
     CLASSIFICATION,
+    DRAWN,
     IMAGES,
     ClassificationDataset,
     Dataset,
     Roots,
     TrainDataset,
+    drawn_count,
 )
 from dhp_sr.config.schema import MODEL_TYPES, Options, PixelLoss
 from dhp_sr.config.section import Issue, Scheduler, changed
@@ -126,6 +128,8 @@ def _check_folders(dataset: Dataset) -> Iterator[tuple[str, str]]:
         for root in _as_list(getattr(dataset, name)):
             if root.startswith("bundled:") and root not in ("bundled:train", "bundled:val"):
                 yield name, f"expected bundled:train or bundled:val, got {root!r}"
+            if root.startswith(DRAWN) and drawn_count(root) is None:
+                yield name, f"expected a number of images as in drawn:24, got {root!r}"
     expected = len(_as_list(dataset.dataroot_gt))
     got = len(_as_list(dataset.dataroot_lq))
     if dataset.dataroot_lq is not None and got != expected:

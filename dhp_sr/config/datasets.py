@@ -30,6 +30,16 @@ DEFAULT_STATISTICS = {
 """`color` -> mean and standard deviation of ImageNet, which are usual for CIFAR-10 as well."""
 
 
+DRAWN = "drawn:"
+"""Prefix of a root that is no path; a number of images follows."""
+
+
+def drawn_count(root: str) -> int | None:
+    """Return the number of images of `drawn:24`; None: it names none."""
+    count = root.removeprefix(DRAWN)
+    return int(count) if count.isascii() and count.isdigit() and int(count) else None
+
+
 class Dataset(Section):
     """Keys of training and validation sets of super-resolution and denoising."""
 
@@ -40,8 +50,8 @@ class Dataset(Section):
     name: str = ""
     """Display name in tables and logs."""
     dataroot_gt: Roots
-    """Folder, `.lmdb` folder, or `bundled:train` / `bundled:val` (photographs that come with
-    scikit-image); or a list of these."""
+    """Folder, `.lmdb` folder, `bundled:train` / `bundled:val` (photographs that come with
+    scikit-image), or `drawn:24` (so many drawn images: text, charts); or a list of these."""
     dataroot_lq: Roots | None = None
     """Existing low-resolution images. Default: made from `dataroot_gt` by exact bicubic."""
     filename_tmpl: str = "{}"

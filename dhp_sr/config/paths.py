@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from dhp_sr.config.datasets import Dataset
+from dhp_sr.config.datasets import DRAWN, Dataset
 from dhp_sr.config.schema import Options
 from dhp_sr.config.section import Section
 from dhp_sr.utils.errors import UserError
 
 BUNDLED = "bundled:"
-"""Prefix of data that is no path."""
+"""Prefix of data that is no path; DRAWN is another."""
 ZOO = "zoo:"
 """Prefix of a model that comes with the program, which is no path; looked up where it is loaded."""
 DATA_FOLDER = "datasets"
@@ -37,13 +37,14 @@ def resolve_path(root: str | Path, text: str, data_root: str | None = None) -> s
 
     Args:
         root: Folder of the project.
-        text: Path; `~` is the home folder. `bundled:...` and `zoo:...` stay as they are.
+        text: Path; `~` is the home folder. `bundled:...`, `drawn:...` and `zoo:...` stay as they
+            are.
         data_root: Folder that takes the place of a leading `datasets`; default: none.
 
     Raises:
         UserError: The absolute path is not UTF-8.
     """
-    if text.startswith((BUNDLED, ZOO)):
+    if text.startswith((BUNDLED, DRAWN, ZOO)):
         return text
     path = _expand_user(text)
     if data_root is not None and path.parts[:1] == (DATA_FOLDER,):

@@ -68,17 +68,17 @@ def _digest(image_HWC: np.ndarray) -> bytes:
 
 def _same_files(train: Originals, test: Originals) -> set[int]:
     """Return the indices of test items that share a file with a training item."""
-    trained = {_identity(image) for images in train for image in images}
+    trained = {_identity(image) for images in train for image in images if image.file is not None}
     shared = set()
     for index, images in enumerate(test):
-        if any(_identity(image) in trained for image in images):
+        if any(image.file is not None and _identity(image) in trained for image in images):
             shared.add(index)
     return shared
 
 
 def _identity(image: StoredImage) -> tuple[int, int, str]:
     """Return device and number of an image's file, and its key where others are in the file."""
-    assert image.file is not None  # images in memory make no set for training
+    assert image.file is not None
     status = os.stat(image.file)
     return status.st_dev, status.st_ino, image.key if isinstance(image, DatabaseImage) else ""
 

@@ -1,4 +1,4 @@
-"""Sources of images: folders, LMDB, and the photographs that scikit-image brings along."""
+"""Sources of images: folders, LMDB, photographs that scikit-image brings along, drawings."""
 
 import importlib.util
 from abc import ABC, abstractmethod
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from dhp_sr.config.datasets import DRAWN, drawn_count
+from dhp_sr.data import drawn
 from dhp_sr.data.images import TRAINING_LIMITS, decode, header_size
 from dhp_sr.data.lmdb_read import DATA, Database
 from dhp_sr.images import ImageLimits
@@ -133,11 +135,37 @@ class DatabaseImage(StoredImage):
         return pixels
 
 
+@dataclass(frozen=True)
+class DrawnImage(StoredImage):
+    """An image that is drawn at every reading, always the same; see `dhp_sr.data.drawn`."""
+
+    key: str
+    number: int
+
+    @property
+    def where(self) -> str:
+        """Name of the image: it lies nowhere."""
+        return self.key
+
+    def state(self) -> tuple[str, int, int]:
+        """Return `where` and the version of the drawings."""
+        return self.where, 0, drawn.VERSION
+
+    def size(self) -> tuple[int, int, int]:
+        """Return (height, width, channels)."""
+        return drawn.SIDE, drawn.SIDE, 3
+
+    def read(self) -> np.ndarray:
+        """Draw the image, uint8 of shape (H, W, 3)."""
+        return drawn.draw(self.number)
+
+
 def find_images(root: str | Path, limits: ImageLimits = TRAINING_LIMITS) -> list[StoredImage]:
     """List the images of a source, sorted by name.
 
     Args:
-        root: A folder (its sub-folders are not searched), an `.lmdb` folder, or `bundled:...`.
+        root: A folder (its sub-folders are not searched), an `.lmdb` folder, `bundled:...`, or
+            `drawn:` and a number of images.
         limits: Checked before an image is decoded.
 
     Raises:
@@ -146,6 +174,8 @@ def find_images(root: str | Path, limits: ImageLimits = TRAINING_LIMITS) -> list
     """
     if str(root).startswith("bundled:"):
         return _bundled(str(root))
+    if str(root).startswith(DRAWN):
+        return _drawn(str(root))
     folder = Path(root).expanduser()
     if folder.suffix == ".lmdb":
         return _database_images(folder, limits)
@@ -231,6 +261,13 @@ def _bundled(name: str) -> list[StoredImage]:
             "`pip install --force-reinstall scikit-image`, or name a folder of images"
         )
     return [FileImage(path.stem, path) for path in paths]
+
+
+def _drawn(name: str) -> list[StoredImage]:
+    count = drawn_count(name)
+    if count is None:
+        raise UserError(f"expected a number of images after {DRAWN}, as in drawn:24; got {name!r}")
+    return [DrawnImage(f"drawn_{number:05d}", number) for number in range(count)]
 
 
 def _database_images(folder: Path, limits: ImageLimits) -> list[StoredImage]:

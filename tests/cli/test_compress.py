@@ -17,7 +17,7 @@ from dhp_sr.allocation.budget import Budget
 from dhp_sr.archs import build
 from dhp_sr.basicsr_adapter.shim import prepare_torchvision
 from dhp_sr.cli.compress import run_compress
-from dhp_sr.cli.compress_images import BATCH_SIZE
+from dhp_sr.cli.compress_images import BATCH_SIZE, default_drawn
 from dhp_sr.cli.compress_options import SEARCH_SAMPLES
 from dhp_sr.cli.compress_outputs import CompressReport
 from dhp_sr.cli.compress_plan import StepTimes, describe_length, measure_steps, plan_length
@@ -310,6 +310,8 @@ MISTAKES = [
     (("compact.pth", "--output", "."), "folder"),
     (("compact.pth", "--output", "small.onnx"), "small.onnx"),
     (("compact.pth", "--truth", "nowhere"), "--truth nowhere"),
+    (("compact.pth", "--truth", ".", "--drawn", "4"), "--drawn"),
+    (("compact.pth", "--drawn", "-1"), "--drawn"),
     (("compact.pth", "--degradation", "noise=25"), "noise"),
     (("compact.pth", "--degradation", "fog"), "fog"),
     (("compact.pth", "--arch", "spandrel:Nothing"), "Nothing"),
@@ -351,6 +353,28 @@ def test_the_original_runs_over_whole_images_where_inputs_stay(
     )
     options = prepare_run(checkpoint, request, tmp_path, lambda line: None)
     assert options.compress.distill.whole_images is whole
+
+
+@pytest.mark.parametrize(
+    "more, roots, said",
+    [
+        ({}, ["train", "drawn:1"], "5 images and 1 drawn"),
+        ({"degradation": "bicubic", "drawn": 3}, ["train", "drawn:3"], "5 images and 3 drawn"),
+        ({"drawn": 0}, ["train"], "5 images, scored"),
+    ],
+)
+def test_drawn_images_are_added_to_the_training_alone(material, tmp_path, more, roots, said):
+    checkpoint = open_checkpoint(material / "compact.pth", None, [])
+    lines = []
+    request = CompressRequest(material / "images", Target("macs", 0.5), iterations=2, **more)
+    datasets = prepare_run(checkpoint, request, tmp_path, lines.append).datasets
+    assert [Path(root).name for root in datasets["train"].dataroot_gt] == roots
+    assert "drawn" not in str(datasets["val"].dataroot_gt)
+    assert any(said in line for line in lines)
+
+
+def test_drawn_images_are_few():
+    assert [default_drawn(count) for count in (1, 7, 20, 281, 9999)] == [1, 1, 3, 40, 100]
 
 
 @pytest.mark.parametrize("arguments, fact", MISTAKES)

@@ -5,13 +5,8 @@ from dataclasses import replace
 import pytest
 
 from dhp_sr.cli.compress_prepare import check_request
-from dhp_sr.cli.compress_request import (
-    CompressRequest,
-    Target,
-    find_images,
-    list_images,
-    match_truths,
-)
+from dhp_sr.cli.compress_request import CompressRequest, Target
+from dhp_sr.cli.compress_sources import find_images, list_images, match_truths
 from dhp_sr.utils.errors import UserError
 
 
