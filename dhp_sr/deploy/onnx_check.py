@@ -139,13 +139,13 @@ def check_graphs(model: "onnx.ModelProto") -> None:
     """
     import onnx
 
-    for item in _nodes_and_constants(model):
+    for item in nodes_and_constants(model):
         if isinstance(item, onnx.TensorProto):
             check_constant(item)
     check_calls(model)
 
 
-def _nodes_and_constants(
+def nodes_and_constants(
     model: "onnx.ModelProto",
 ) -> Iterator["onnx.NodeProto | onnx.TensorProto"]:
     """Yield all nodes and constants, those of inner graphs and functions included."""

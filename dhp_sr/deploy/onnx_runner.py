@@ -1,5 +1,7 @@
 """ONNX models run by onnxruntime: files of dhp_sr or of others, and exports in memory."""
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from dhp_sr.deploy.graph_info import Graph, describe_graph
-from dhp_sr.deploy.onnx_check import check_onnx
+from dhp_sr.deploy.onnx_check import check_onnx, nodes_and_constants, parse_onnx
 from dhp_sr.deploy.runner import MAX_BATCH, Images, Runner
 from dhp_sr.deploy.safetensors_io import ModelFileError
 from dhp_sr.utils.errors import UserError
 
 if TYPE_CHECKING:
+    import onnx
     import onnxruntime
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -164,18 +167,29 @@ class OnnxRunner(Runner):
         self._session = open_session(source, threads or torch.get_num_threads(), providers)
         self._input = read_input(self._session, path)
         self.is_single = self._input.is_single
-        # The precision is part of the graph: a file cannot be run in another.
-        own_precision = "fp16" if self._input.dtype is np.float16 else "fp32"
-        if precision not in ("fp32", own_precision):
-            raise UserError(
-                f"{path}: computes in {own_precision}, --precision {precision} has no effect; "
-                "export another file"
-            )
+        if precision != "fp32":
+            self._check_precision(precision, graph)
         info = graph.info
         if info is None:
             metadata = self._session.get_modelmeta().custom_metadata_map
             info = describe_graph(self.compute, metadata, self._input.channels, path)
         super().__init__(path, info)
+
+    def _check_precision(self, precision: str, graph: Graph) -> None:
+        """Check that a graph is of a precision, which is part of it: it cannot be run in another.
+
+        Raises:
+            UserError: It is of another one.
+        """
+        own_precision = "fp16"
+        if self._input.dtype is not np.float16:
+            content = graph.content or graph.path.read_bytes()
+            own_precision = weights_precision(parse_onnx(content))
+        if precision != own_precision:
+            raise UserError(
+                f"{graph.path}: computes in {own_precision}, --precision {precision} has no "
+                "effect; export another file"
+            )
 
     def compute(self, images: Images) -> Images:
         """Run the graph."""
@@ -186,6 +200,28 @@ class OnnxRunner(Runner):
             # onnxruntime's exceptions have no common base class.
             raise UserError(f"onnxruntime: {error}") from error
         return np.asarray(result, dtype=np.float32)
+
+
+def weights_precision(model: "onnx.ModelProto") -> str:
+    """Return the precision that most of the stored numbers are in: `fp32`, `fp16`, `bf16`, `int8`.
+
+    Files of other programs often compute in half precision between an input and an output in fp32.
+    """
+    import onnx
+
+    names: dict[int, str] = {
+        onnx.TensorProto.FLOAT: "fp32",
+        onnx.TensorProto.FLOAT16: "fp16",
+        onnx.TensorProto.BFLOAT16: "bf16",
+        onnx.TensorProto.INT8: "int8",
+        onnx.TensorProto.UINT8: "int8",
+    }
+    counts = Counter(fp32=0)
+    for item in nodes_and_constants(model):
+        # Sizes and indices are of other types.
+        if isinstance(item, onnx.TensorProto) and item.data_type in names:
+            counts[names[item.data_type]] += math.prod(item.dims)
+    return counts.most_common(1)[0][0]
 
 
 def read_input(session: "onnxruntime.InferenceSession", path: Path) -> _Input:

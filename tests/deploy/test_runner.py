@@ -86,6 +86,30 @@ def test_onnx_of_others(tmp_path):
         open_runner(other(tmp_path / "x.onnx", "fixed"))
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_half_precision_between_casts_is_seen(tmp_path, wrapped):
+    """Converters of other projects keep input and output in fp32 and compute in fp16."""
+    path = other(tmp_path / "x.onnx", weights=np.float16)
+    model = onnx.load(path)
+    graph = model.graph
+    graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    graph.node[0].input[0] = "half"
+    graph.node[-1].output[0] = "result"
+    if wrapped:  # weights as nodes
+        constant = onnx.helper.make_node("Constant", [], ["w"], value=graph.initializer[0])
+        del graph.initializer[:]
+        graph.node.insert(0, constant)
+    graph.node.insert(0, onnx.helper.make_node("Cast", ["x"], ["half"], to=10))
+    graph.node.append(onnx.helper.make_node("Cast", ["result"], ["y"], to=1))
+    onnx.save(model, path)
+    assert open_runner(path, precision="fp16")(torch.rand(1, 3, 8, 10)).shape == (1, 3, 16, 20)
+    with pytest.raises(UserError, match=r"x\.onnx: .*fp16.*bf16"):
+        open_runner(path, precision="bf16")
+    with pytest.raises(UserError, match=r"x\.onnx: .*fp32.*fp16"):
+        open_runner(other(path), precision="fp16")
+
+
 def described(**changes):
     """The metadata of a file of ours."""
     facts = {
