@@ -98,6 +98,9 @@ class TrainingLoop:
             for iteration in range(start, end):
                 log = self.trainer.step(next(batches), iteration)
                 finished = iteration + 1
+                is_due = finished % settings.save_checkpoint_freq == 0 or finished == end
+                if is_due or self._is_kept(finished):
+                    self.trainer.phase.check_weights(finished)
                 if run_logger is not None:
                     self.folder.check_lock()
                     self._record(run_logger, finished, log)
@@ -105,13 +108,19 @@ class TrainingLoop:
                 # that is killed there resumes behind the search or the cut, not before it.
                 is_new_phase = self._advance(finished)
                 is_stopping = self.context.any_rank(self.stop())
-                is_due = finished % settings.save_checkpoint_freq == 0
-                if is_new_phase or is_stopping or is_due or finished == end:
+                if is_stopping:
+                    self.trainer.phase.check_weights(finished)
+                if is_new_phase or is_stopping or is_due:
                     self._save(finished)
                 if is_stopping and finished < end:
                     raise Interrupted(
                         f"stopped after iteration {finished} of {end}; the state is saved"
                     )
+
+    def _is_kept(self, finished: int) -> bool:
+        """Whether the network is scored now, or another phase takes it over."""
+        is_last_of_phase = any(finished == span.end for span in self.schedule.spans)
+        return is_last_of_phase or finished % self.options.val.val_freq == 0
 
     def _record(self, run_logger: RunLogger, finished: int, log: dict[str, float]) -> None:
         """Log a step, sample the latents, and validate where it is due."""

@@ -138,13 +138,27 @@ class Phase(ABC):
         # of them stop where it is not finite in any of them.
         value = self.resources.context.mean(loss.item())
         if not math.isfinite(value):
-            raise UserError(
-                f"the loss is {value} at iteration {iteration + 1} (phase {self.name}, learning "
-                f"rate {rate:g}); lower train.optim_g.lr, set train.grad_clip or "
-                "train.warmup_iter, and start again; this run is kept under another name"
-            )
+            raise self._divergence(f"the loss is {value} at iteration {iteration + 1}", rate)
         loss.backward()
         return {"loss": value, "lr": rate, **self.update(iteration)}
+
+    def check_weights(self, finished: int) -> None:
+        """Check that all weights are finite, before they are scored, pruned or written.
+
+        The gradient of a finite loss may be not a number, as that of a root at zero is. The loss of
+        the next step tells, but there may be a state or a model file before it.
+
+        Args:
+            finished: Steps of the run so far.
+
+        Raises:
+            UserError: Some are not.
+        """
+        for name, parameter in self.network.named_parameters():
+            # What nobody trains, such as the mask of an attention, may hold infinities.
+            if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
+                fact = f"{name} holds values that are not finite after iteration {finished}"
+                raise self._divergence(fact, self.optimizer.param_groups[0]["lr"])
 
     def network_for_validation(self) -> nn.Module:
         """Return the network whose scores count: the moving average where there is any."""
@@ -213,6 +227,14 @@ class Phase(ABC):
         return self.network.parameters()
 
     # ---- helpers
+
+    def _divergence(self, fact: str, rate: float) -> UserError:
+        """Return the error of a training that diverged."""
+        return UserError(
+            f"{fact} (phase {self.name}, learning rate {rate:g}); lower train.optim_g.lr, set "
+            "train.grad_clip or train.warmup_iter, and start again; this run is kept under another "
+            "name"
+        )
 
     def _step_optimizer(self) -> None:
         limit = self.resources.options.train.grad_clip

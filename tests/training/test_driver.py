@@ -1,6 +1,7 @@
 """Whole runs, and the files they write."""
 
 import csv
+import itertools
 import json
 
 import pytest
@@ -13,6 +14,7 @@ from dhp_sr.archs import build
 from dhp_sr.cli.evaluate import evaluate_files, evaluate_run
 from dhp_sr.config import load_options, resolve_paths
 from dhp_sr.deploy import load_model, read_manifest, save_model
+from dhp_sr.training.phase import Phase
 from dhp_sr.utils.errors import UserError
 
 
@@ -197,3 +199,28 @@ def golden_losses(request):
         assert losses == pytest.approx(expected, rel=1e-4)
 
     return compare
+
+
+@pytest.mark.parametrize(("step", "phase"), [(4, "dense"), (9, "finetune"), (12, "finetune")])
+def test_a_gradient_that_is_not_a_number_spoils_no_file(
+    make_options, tmp_path, monkeypatch, step, phase
+):
+    """The loss of the next step would tell; there is none before the cut, a state, and the end."""
+    steps = itertools.count(1)
+
+    def update(self, update=Phase._step_optimizer):
+        if next(steps) == step:
+            next(iter(self.trained_parameters())).grad[:] = float("nan")
+        update(self)
+
+    monkeypatch.setattr(Phase, "_step_optimizer", update)
+    options = make_options(val={"val_freq": 12}, logger={"save_checkpoint_freq": 9})
+    fact = rf"after iteration {step} \(phase {phase}, learning rate"
+    with pytest.raises(UserError, match=fact):
+        run(options, tmp_path)
+    root = tmp_path / "experiments" / "tiny"
+    files = [*root.rglob("*.state"), *root.rglob("*.safetensors")]
+    assert files or step == 4
+    for path in files:
+        for name, tensor in load_file(path).items():
+            assert tensor.isfinite().all(), (path, name)
