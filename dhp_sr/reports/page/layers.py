@@ -69,40 +69,32 @@ class Group:
 def layers_of(cut_widths: Mapping[str, JsonObject]) -> list[Layer]:
     """List the layers of a run, or of several.
 
-    Names and widths before the cut are those of the first model. A model that lacks a layer, or
-    had another one of that name before its cut, has no widths there.
+    Layers of one name and one width before the cut share a row. Different networks may be compared:
+    their rows follow each other, and a row has the models alone that have the layer.
 
     Args:
         cut_widths: Pruned model -> contents of its widths.json.
     """
-    if not cut_widths:
-        return []
-    layers_by_model = {}
-    for model, widths in cut_widths.items():
-        layers_by_model[model] = by_name(widths["layers"])
-    first_layers = next(iter(cut_widths.values()))["layers"]
+    # Another width before the cut means another network: in a shared row its bar would mislead.
+    rows: dict[tuple[str, tuple[int, ...]], list[tuple[str, int, JsonObject]]] = {}
+    for number, (model, widths) in enumerate(cut_widths.items()):
+        for layer in widths["layers"]:
+            key = (layer["name"], tuple(layer["before"]))
+            rows.setdefault(key, []).append((model, number, layer))
     # All bars have the same scale, that of the widest layer.
-    widest = 1
-    for layer in first_layers:
-        widest = max(widest, layer["before"][0])
+    widest = max((before[0] for _, before in rows), default=1)
     layers = []
-    for layer in first_layers:
-        out_before, in_before = layer["before"]
+    for (name, (out_before, in_before)), models in rows.items():
         pruned = []
-        for number, (model, model_layers) in enumerate(layers_by_model.items()):
-            other = model_layers.get(layer["name"])
-            # Another width before the cut means another network: its bar would mislead.
-            if other is None or other["before"] != layer["before"]:
-                continue
-            out_after, in_after = other["after"]
+        for model, number, layer in models:
+            out_after, in_after = layer["after"]
             # The kernel is the same, so weights are proportional to the product of the channels.
             weights = f"{out_after * in_after / (out_before * in_before):.0%}"
             percent = 100 * out_after / widest
             pruned.append(LayerWidths(model, number, in_after, out_after, percent, weights))
+        kind = models[0][2]["kind"]
         percent = 100 * out_before / widest
-        layers.append(
-            Layer(layer["name"], layer["kind"], in_before, out_before, percent, tuple(pruned))
-        )
+        layers.append(Layer(name, kind, in_before, out_before, percent, tuple(pruned)))
     return layers
 
 

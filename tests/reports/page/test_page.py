@@ -307,15 +307,19 @@ def test_several_targets(whole, widths, metrics):
 
 
 def test_a_color_of_widths_is_that_of_a_model(widths):
-    """Of three models, the second has another layer of a name, or none."""
+    """Of three models, the second has another layer of a name, and lacks one."""
     first, last = widths["layers"]
-    other = {**widths, "layers": [{**first, "before": [32, 3]}]}
+    other = {**widths, "layers": [{**first, "before": [32, 3], "after": [16, 3]}]}
     layers = layers_of({"a": widths, "b": other, "c": widths})
     assert [[(of.model, of.number) for of in layer.pruned] for layer in layers] == [
         [("a", 0), ("c", 2)],
         [("a", 0), ("c", 2)],
+        [("b", 1)],
     ]
-    assert models_of(layers) == {0: "a", 2: "c"}
+    assert [layer.name for layer in layers] == [first["name"], last["name"], first["name"]]
+    assert layers[2].percent == 100 * 32 / 64 and layers[2].pruned[0].weights == "50%"
+    assert models_of(layers) == {0: "a", 1: "b", 2: "c"}
+    assert models_of(layers_of({"a": widths, "c": widths})) == {0: "a", 1: "c"}
     both = {**widths, "layers": [{**first, "before": [32, 3]}, last]}
     assert models_of(layers_of({"a": widths, "b": both})) == {0: "a", 1: "b"}
 
