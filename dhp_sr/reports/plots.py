@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
+from dhp_sr.reports.fonts import one_warning_for_missing_letters, text_as_written
 from dhp_sr.reports.plan import widths_text
 from dhp_sr.reports.run import TrainingPoint, ValidationPoint, phase_spans, read_run
 from dhp_sr.reports.scores import Score, scores_of
@@ -23,9 +23,6 @@ INK = "#1f2933"
 MUTED = "#7b8794"
 LINE_COLORS = ("#2b6cb0", "#d9772b", "#2f855a", "#9b3fa3", "#b83232", "#6b7280", "#a18207")
 """Colors of lines, in an order that stays distinct without red-green vision."""
-
-AS_WRITTEN = rc_context({"text.parse_math": False})
-"""Decorator: names are no formulas, whatever dollars and backslashes they hold."""
 
 _BEFORE_COLOR = "#d3dbe4"
 _AFTER_COLOR = "#2b6cb0"
@@ -63,7 +60,7 @@ def write_reports(folder: str | Path) -> list[Path]:
     return written
 
 
-@AS_WRITTEN
+@text_as_written()
 def plot_widths(path: str | Path, widths: JsonObject, title: str = "") -> None:
     """Draw a horizontal bar per layer, its output channels before and after the cut.
 
@@ -111,7 +108,7 @@ def plot_widths(path: str | Path, widths: JsonObject, title: str = "") -> None:
     save_png(figure, path)
 
 
-@AS_WRITTEN
+@text_as_written()
 def plot_curves(
     path: str | Path,
     curves: Sequence[TrainingPoint],
@@ -167,7 +164,7 @@ def new_figure(width_in: float, height_in: float) -> Figure:
 
 def save_png(figure: Figure, path: str | Path, dots_per_inch: int = 150) -> None:
     """Write a figure to a PNG file, complete or not at all."""
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, one_warning_for_missing_letters():
         # Without the version of matplotlib in it, equal figures give equal bytes.
         figure.savefig(temporary, format="png", dpi=dots_per_inch, metadata={"Software": None})
 

@@ -3,8 +3,13 @@
 import io
 
 import numpy as np
+import pytest
+from matplotlib import rcParams
+from matplotlib.font_manager import FontEntry
 from matplotlib.image import imread
 
+from dhp_sr.reports import fonts
+from dhp_sr.reports.fonts import text_as_written
 from dhp_sr.reports.plots import (
     draw_score,
     new_figure,
@@ -40,6 +45,27 @@ def test_names_are_no_formulas(tmp_path, widths):
     plot_widths(tmp_path / "widths.png", widths, r"from $5 to $\frac$")
     plot_widths(tmp_path / "again.png", widths, r"from $5 to $\frac$")
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "widths.png").read_bytes()
+
+
+def test_letters_that_no_font_has_are_one_warning(tmp_path, widths):
+    # Of a script that is not written any more: Linear A.
+    with pytest.warns(UserWarning, match="2 of the letters") as caught:
+        plot_widths(tmp_path / "widths.png", widths, "\U00010600 \U00010601 \U00010600")
+    assert len(caught) == 1
+
+
+def test_letters_come_from_the_installed_fonts(monkeypatch, caplog):
+    with text_as_written():
+        families = rcParams["font.family"]
+    assert families[0] == fonts.DEFAULT_FONT
+    font = FontEntry(name="Noto Sans KR")
+    monkeypatch.setattr(fonts.fontManager, "ttflist", [*fonts.fontManager.ttflist, font])
+    with text_as_written():
+        assert {*rcParams["font.family"]} == {*families, "Noto Sans KR"}
+    # matplotlib logs a line for each font that it looks for in vain
+    with text_as_written():
+        new_figure(2, 2).text(0, 0, "a")
+    assert not caplog.records
 
 
 def test_every_test_set_is_in_the_legend():
