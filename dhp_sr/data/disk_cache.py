@@ -97,6 +97,13 @@ class DiskCache:
             self._is_good[index] = self._check(index, arrays)
         return arrays if self._is_good[index] else self._items[index].load()
 
+    def unchecked(self, index: int) -> Arrays:
+        """Return the arrays of an item without a look at their checksums, for which all are read.
+
+        Pixels that the disk has damaged may be among them: not to train on.
+        """
+        return self._mapped(index)
+
     def __getstate__(self) -> dict[str, object]:
         """Leave the map out, which another process opens itself."""
         return {**self.__dict__, "_map": None}

@@ -3,14 +3,18 @@
 import filecmp
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from dhp_sr.data.disk_cache import Arrays, DiskCache
 from dhp_sr.data.image_cache import ImageCache
 from dhp_sr.data.sources import DatabaseImage, FileImage, StoredImage
 from dhp_sr.data.subimages import with_subimages
+
+_MAX_DECODED = 200
+"""Training images, about, that are decoded to find sub-images: a few seconds."""
 
 _BLOCK = 16
 """Side in pixels of the middle of an image that is compared first."""
@@ -43,16 +47,48 @@ def images_in_both(train: ImageSet, test: TestImageSet) -> list[str]:
     """Return the names of the test images that are training images, too.
 
     Told are the same files, whatever their names, copies, and test images that training images
-    were cut out of: training images that are held in memory are compared by pixels, others by the
-    bytes of their files, which cost no decoding; of these, sub-images are not told.
+    were cut out of. Training images that are decoded, in memory or on disk, are compared by pixels.
+    Of others, files are compared by their bytes, and a few images are decoded: enough to tell that
+    there are sub-images, though not of which test images all of them are.
     """
     shared = _same_files(train.originals, test.originals)
-    if isinstance(train.images, list):
-        shared |= _same_pixels(train.images, test)
-        shared |= with_subimages(train.images, test.images)
+    decoded = _decoded_images(train.images)
+    if decoded is not None:
+        shared |= _same_pixels(decoded, test)
+        shared |= with_subimages(decoded, test.images)
     else:
         shared |= _same_bytes(train.originals, test.originals)
+        shared |= with_subimages(_some_that_fit(train, test), test.images)
     return [test.keys[index] for index in sorted(shared)]
+
+
+def _decoded_images(images: ImageCache) -> Sequence[Arrays] | None:
+    """Return the arrays of all items; None where each of them would have to be decoded."""
+    if isinstance(images, list):
+        return images
+    if isinstance(images, DiskCache):
+        # Of most images a few pixels are read: their checksums would take the whole file.
+        return [images.unchecked(index) for index in range(len(images))]
+    return None
+
+
+def _some_that_fit(train: ImageSet, test: TestImageSet) -> Iterator[Arrays]:
+    """Decode some training images, spread over all that are small enough for sub-images."""
+    heights, widths = _sides(test.originals)
+    fitting = []
+    for index, (height, width) in enumerate(zip(*_sides(train.originals), strict=True)):
+        if bool(np.any((heights >= height) & (widths >= width))):
+            fitting.append(index)
+    step = max(1, len(fitting) // _MAX_DECODED)
+    for index in fitting[::step]:
+        yield train.images[index]
+
+
+def _sides(originals: Originals) -> tuple[np.ndarray, np.ndarray]:
+    """Return the heights and widths of the ground truths, from their headers."""
+    sizes = [images[0].size() for images in originals]
+    heights, widths, _ = np.array(sizes).reshape(-1, 3).T
+    return heights, widths
 
 
 def images_in_both_arrays(train_NHWC: np.ndarray, test_NHWC: np.ndarray) -> int:
@@ -83,7 +119,7 @@ def _identity(image: StoredImage) -> tuple[int, int, str]:
     return status.st_dev, status.st_ino, image.key if isinstance(image, DatabaseImage) else ""
 
 
-def _same_pixels(train: Sequence[tuple[np.ndarray, ...]], test: TestImageSet) -> set[int]:
+def _same_pixels(train: Sequence[Arrays], test: TestImageSet) -> set[int]:
     """Return the indices of test items whose input is that of a training item."""
     candidates: dict[tuple[tuple[int, ...], bytes], list[np.ndarray]] = {}
     for arrays in train:

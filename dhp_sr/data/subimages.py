@@ -5,7 +5,7 @@ of a row with detail; every position of a test image is looked up among the anch
 fits, the whole sub-image is compared. Nothing is decoded but the test images.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -108,7 +108,7 @@ def _fits(anchor: _Anchor, image: Image, row: int, column: int) -> bool:
     return is_row_equal and np.array_equal(part, anchor.image)
 
 
-def with_subimages(train: Sequence[tuple[np.ndarray, ...]], test: ImageCache) -> set[int]:
+def with_subimages(train: Iterable[tuple[np.ndarray, ...]], test: ImageCache) -> set[int]:
     """Return the indices of test items that a training item was cut out of.
 
     Compared are the ground truths: inputs that are made of a sub-image differ along its border.
