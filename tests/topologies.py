@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from attention import ATTENTION
+from channel_statistics import CHANNEL_STATISTICS
 from computed_weights import COMPUTED_WEIGHTS
 from published_blocks import PUBLISHED_BLOCKS
 from topology_base import Net, conv
@@ -276,7 +277,7 @@ class SizesOfAnother(Net):
 
     def middle(self, x):
         n, c, h, w = x.shape
-        y = torch.softmax(self.inner(x), 1).view(n, c, 2, h, w).sum(2)
+        y = torch.cumsum(self.inner(x), 1).view(n, c, 2, h, w).sum(2)
         z = self.outer(x).flatten(2).reshape(x.shape)
         return torch.cat([y[:, :c], z], 1)
 
@@ -721,6 +722,7 @@ TOPOLOGIES = {
     **ATTENTION,
     **COMPUTED_WEIGHTS,
     **PUBLISHED_BLOCKS,
+    **CHANNEL_STATISTICS,
     "layer_norm_written_out": (2, Sequence(conv(8, 8), ChannelNorm(8), conv(8, 8))),
     "layer_norm_channels_first": (2, Sequence(conv(8, 8), ChannelsFirst(8), conv(8, 8))),
     "layer_norm_of_maps": (2, Sequence(conv(8, 8), MapNorm(8), conv(8, 8))),

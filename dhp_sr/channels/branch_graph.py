@@ -81,6 +81,10 @@ class BranchGraph:
         """Return whether a node calls a module that computes the weight of a layer."""
         return self.spec(node) is COMPUTED_LAYER
 
+    def takes_statistics(self, node: fx.Node) -> bool:
+        """Return whether a node calls a function with statistics over channels."""
+        return any(call.node == node.name for call in self.plan.kept_calls)
+
     def tensors(self, node: fx.Node) -> list[str]:
         """Return the names of the parameters and buffers of the module that a node calls."""
         names = []

@@ -178,6 +178,8 @@ class _Candidate:
         """Return the state of a node's value once the branch's own channels are masked."""
         if self._graph.has_product(node):
             raise NotRemovable(f"{layer_name(node)} multiplies by what no layer of it holds")
+        if self._graph.takes_statistics(node):
+            raise NotRemovable(f"{layer_name(node)} takes statistics over its channels")
         if self._graph.computes_weights(node):
             raise NotRemovable(f"{layer_name(node)} computes its weights")
         if self._graph.is_layer(node):

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from dhp_sr.channels.analysis import analyze_channels
 from dhp_sr.channels.branches import with_branches
 from dhp_sr.channels.dependency_groups import gather_groups, with_channels_per_element
-from dhp_sr.channels.plan import Axis, ChannelPlan, KeptChannels, Layer, SizePatch
+from dhp_sr.channels.kept_channels import KeptCall, KeptChannels
+from dhp_sr.channels.plan import Axis, ChannelPlan, Layer, SizePatch
 from dhp_sr.graph.capture import check_capture, trace
 from dhp_sr.graph.trace_errors import TraceError
 from dhp_sr.operators.analysis_context import AnalysisContext, ChannelRange
@@ -143,6 +144,7 @@ def freeze(analysis: AnalysisContext, example_input: Example, training: bool) ->
         further_inputs=first_samples(example_input)[1:],
         training_time_form=training,
         kept_statistics=kept_statistics_of(analysis, flat_index, size),
+        kept_calls=kept_calls_of(analysis, flat_index, size),
     )
 
 
@@ -191,6 +193,31 @@ def kept_statistics_of(
         if bool((everything < size).any()):
             layers.append(KeptChannels(name, inputs, tensors, axes.out_dim, index))
     return tuple(layers)
+
+
+def kept_calls_of(analysis: AnalysisContext, flat_index: Tensor, size: int) -> tuple[KeptCall, ...]:
+    """Return the calls with statistics over channels of which some can be pruned.
+
+    And those from the same place in the source, which one module inside another may run as well.
+    """
+    calls: list[KeptCall] = []
+    sites = set()
+    for node, call in analysis.kept_calls.items():
+        index = flat_index[call.channels]
+        calls.append(
+            KeptCall(
+                node=node,
+                module=call.module,
+                site=call.site,
+                operator=call.operator,
+                dim=call.dim,
+                index=index,
+                returns_channels=call.returns_channels,
+            )
+        )
+        if bool((index < size).any()):
+            sites.add(call.site)
+    return tuple(call for call in calls if call.site in sites)
 
 
 def checks_of(analysis: AnalysisContext, flat_index: Tensor, size: int) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from dhp_sr.channels.kept_channels import KeptCall, KeptChannels
 from dhp_sr.graph.capture import ArgPath
 
 
@@ -79,26 +80,6 @@ class Layer:
     def macs(self) -> int:
         """Multiply-adds at full width."""
         return self.positions * math.prod(self.shape)
-
-
-@dataclass(frozen=True)
-class KeptChannels:
-    """A layer whose statistics are taken over the kept channels.
-
-    A normalization over channels, or a convolution that standardizes its filters. Indices are those
-    of channels in the flat vector; the vector's length stands for pinned ones.
-    """
-
-    layer: str
-    """Name of the module."""
-    inputs: Mapping[tuple[int | str, int], Tensor]
-    """(name or position of an input, axis) -> (length,) channel of each entry."""
-    tensors: Mapping[tuple[str, int], Tensor]
-    """(name of a tensor of the module, axis) -> (length,) channel of each entry."""
-    dim: int
-    """Axis of the result that holds its channels, counted from the back."""
-    index: Tensor
-    """(C,) channel of each entry of the result along this axis."""
 
 
 @dataclass(frozen=True)
@@ -209,6 +190,8 @@ class ChannelPlan:
     kept_statistics: tuple[KeptChannels, ...] = ()
     """Layers with statistics over channels that can be pruned. With some of them masked, these are
     taken over the others: the pruned network is another than with zeros in these channels."""
+    kept_calls: tuple[KeptCall, ...] = ()
+    """Calls of functions with such statistics, as a mean over channels."""
     branches: tuple[Branch, ...] = ()
     """Residual branches that can be removed; one may be part of another."""
 
@@ -226,6 +209,21 @@ class ChannelPlan:
     def size(self) -> int:
         """Number of prunable channels: length of the flat vector."""
         return self.prunable[-1].span.stop if self.prunable else 0
+
+    @property
+    def has_kept_statistics(self) -> bool:
+        """Whether any statistics are taken over the kept channels."""
+        return bool(self.kept_statistics or self.kept_calls)
+
+    def kept_channels_of_calls(self, mask: Tensor) -> dict[str, tuple[KeptCall, Tensor]]:
+        """Return the calls that a mask (plan.size,) narrows: node -> call, kept channels."""
+        padded = append_pinned(mask)
+        narrowed = {}
+        for call in self.kept_calls:
+            kept = call.kept(padded)
+            if kept is not None:
+                narrowed[call.node] = (call, kept)
+        return narrowed
 
     def removed_branches(self, mask: Tensor) -> tuple[Branch, ...]:
         """Return the branches of which a mask (plan.size,) keeps no channel.

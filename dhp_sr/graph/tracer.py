@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from dhp_sr.graph import checks, self_attention
+from dhp_sr.graph.call_sites import record_call_site
 from dhp_sr.graph.computed_weights import (
     Inputs,
     ModuleCall,
@@ -224,7 +225,10 @@ class Tracer(fx.Tracer):
             value = self.meta_value(args[0], is_decided_on=False)
             if isinstance(value, Tensor):
                 return torch.empty(0, dtype=value.dtype).type()
-        return super().create_proxy(kind, target, args, kwargs, *more, **named)
+        proxy = super().create_proxy(kind, target, args, kwargs, *more, **named)
+        if kind in ("call_function", "call_method"):
+            record_call_site(proxy.node)
+        return proxy
 
     def create_arg(self, a: Any) -> Any:
         """Return an argument as a node holds it; numbers of numpy become plain numbers."""

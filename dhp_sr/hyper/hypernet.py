@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dhp_sr.channels.plan import ChannelPlan
+from dhp_sr.hyper.kept_calls import keep_calls
 from dhp_sr.hyper.kept_statistics import keep_statistics, plain_forwards, set_kept
 from dhp_sr.hyper.masked_network import MaskedNetwork
 from dhp_sr.hyper.parametrization import ChannelIndex, Parametrization, align_to_axis
@@ -56,6 +57,7 @@ class HyperNet(MaskedNetwork):
             self._latents.append(nn.Parameter(image.new_ones(group.width)))
         for channels in plan.kept_statistics:
             keep_statistics(network, channels)
+        keep_calls(network, plan.kept_calls)
         self._kept_version: tuple[int, ...] | None = None
         """Versions of the tensors that `_set_kept_statistics` was last called for."""
         self.correction_report: CorrectionReport | None = None
@@ -104,11 +106,11 @@ class HyperNet(MaskedNetwork):
             return generated
 
     def _set_kept_statistics(self) -> None:
-        """Let layers with statistics over channels know which channels the mask keeps.
+        """Let what takes statistics over channels know which channels the mask keeps.
 
         Called in every forward; they are told only where mask or latents have changed since.
         """
-        if not self.plan.kept_statistics:
+        if not self.plan.has_kept_statistics:
             return
         kept = self.mask
         # torch counts the changes of a tensor in place.
@@ -174,7 +176,7 @@ class HyperNet(MaskedNetwork):
                 )
             self._set_kept_statistics()
             network = self.network
-            if self.plan.kept_statistics:
+            if self.plan.has_kept_statistics:
                 network = plain_forwards(deep_copy(network))
             small = cut(network, self.plan, self.mask, values)
         if check:

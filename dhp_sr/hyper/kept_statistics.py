@@ -5,9 +5,10 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from dhp_sr.channels.plan import KeptChannels
+from dhp_sr.channels.kept_channels import KeptChannels
 from dhp_sr.graph.computed_weights import arguments_of, call_with
 from dhp_sr.graph.tracer import LEAF_FORWARDS
+from dhp_sr.hyper.kept_calls import kept_calls_of
 from dhp_sr.operators.narrow import narrow
 
 
@@ -76,20 +77,26 @@ def kept_statistics_of(network: nn.Module) -> Iterator[tuple[str, KeptStatistics
 
 
 def plain_forwards(network: nn.Module) -> nn.Module:
-    """Give all layers the forward of their class again, in place."""
+    """Give all modules the forward that they had, in place."""
     for name, _ in list(kept_statistics_of(network)):
         del vars(network.get_submodule(name))["forward"]
+    for module, forward in list(kept_calls_of(network)):
+        del vars(module)["forward"]
+        if forward.plain is not None:
+            vars(module)["forward"] = forward.plain
     return network
 
 
 def set_kept(network: nn.Module, layers: Iterable[KeptChannels], padded: Tensor) -> None:
-    """Set the kept channels of all such layers of a network.
+    """Set the kept channels of all such layers of a network, and of calls of functions.
 
     Args:
         network: The network.
         layers: Those of its plan.
         padded: (plan.size + 1,) True for kept channels.
     """
+    for _, calls in kept_calls_of(network):
+        calls.set_kept(padded)
     channels_of = {channels.layer: channels for channels in layers}
 
     def kept_entries(index: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, fx, nn
 
+from dhp_sr.graph.call_sites import CallSite
 from dhp_sr.graph.capture import ArgPath
 from dhp_sr.graph.equal_modules import ComputedLayers
 from dhp_sr.operators.channel_ids import ChannelUnionFind
@@ -83,6 +84,22 @@ class KeptAxes(NamedTuple):
     """(C,) ids of the channels of the result."""
 
 
+class CallChannels(NamedTuple):
+    """Channels of a call of a function whose statistics are taken over the kept ones."""
+
+    module: str
+    """Name of the module in whose forward the call is."""
+    site: CallSite
+    operator: str
+    """Name of the function."""
+    dim: int
+    """Axis of the first input that holds the channels, counted from the back."""
+    channels: Tensor
+    """(C,) their ids."""
+    returns_channels: bool
+    """Whether the result has the same channels along the same axis."""
+
+
 class AnalysisContext:
     """Everything that channel rules write while the graph is analyzed."""
 
@@ -99,6 +116,8 @@ class AnalysisContext:
         """Whether layers may take their statistics over the kept channels."""
         self.kept_statistics: dict[str, KeptAxes] = {}
         """Layers that do -> their channels."""
+        self.kept_calls: dict[str, CallChannels] = {}
+        """Nodes that do, calls of functions -> their channels."""
         self.union_find = ChannelUnionFind()
         self.axes: dict[tuple[str, int], Tensor] = {}
         """(tensor name, axis) -> (length,) channel id of each entry."""

@@ -159,6 +159,13 @@ def keep_statistics(op: OpContext, dim: int) -> Tensor:
         if argument is op.source:
             inputs[key, from_back] = channels
     axes = KeptAxes(inputs, tensors, from_back, channels)
+    # Without weights that would be cut, as a softmax: one module for several features.
+    known = op.analysis.kept_statistics.get(op.layer, axes)
+    if (known.out_dim, len(known.output)) != (from_back, len(channels)):
+        reason = f"{op.layer} is called with different channels"
+        op.analysis.pin(known.output, reason)
+        raise Unsupported(reason)
+    op.analysis.union_find.union(known.output, channels)
     op.analysis.kept_statistics[op.layer] = axes
     return op.broadcast_along(channels, dim)
 

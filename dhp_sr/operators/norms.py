@@ -11,6 +11,7 @@ from dhp_sr.operators.analysis_context import ChannelRange
 from dhp_sr.operators.channel_ids import couple_unless_alone, union_blocks
 from dhp_sr.operators.channel_norms import keep_statistics
 from dhp_sr.operators.context import NodeContext, OpContext, ReceptiveContext
+from dhp_sr.operators.kept_calls import axis_of_statistics, keep_channels_of_call
 from dhp_sr.operators.receptive_field import ReceptiveField2D
 from dhp_sr.operators.spatial_layout import mix_axes
 from dhp_sr.operators.spec import (
@@ -103,9 +104,16 @@ def axes_norm_channels(op: OpContext) -> Any:
             return keep_statistics(op, op.value.dim() - 1)
         raise Unsupported(f"{op.operator} at {op.layer} mixes all channels")
     ids = couple_unless_alone(op.ids[op.source], dims, op.analysis.union_find, op.layer)
-    if ids is None:
+    if ids is not None:
+        return ids
+    dim = axis_of_statistics(op, dims)
+    # With a shape or weights of its own, a call would need those of the kept channels as well.
+    if dim is None or is_layer_norm or op.node.target in (F.layer_norm, F.rms_norm):
         raise Unsupported(f"{op.operator} at {op.layer} mixes all channels")
-    return ids
+    if layer is not None:
+        return keep_statistics(op, dim)
+    channels = keep_channels_of_call(op, dim, returns_channels=True)
+    return op.broadcast_along(channels, dim)
 
 
 def _statistics_axes(op: NodeContext) -> Iterable[int]:

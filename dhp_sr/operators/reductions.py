@@ -11,16 +11,19 @@ from dhp_sr.operators.analysis_context import Sign
 from dhp_sr.operators.channel_ids import couple_unless_alone
 from dhp_sr.operators.context import NodeContext, OpContext, ReceptiveContext
 from dhp_sr.operators.elementwise import binary_channels, pointwise_field, sign_of_first_input
+from dhp_sr.operators.kept_calls import reduce_kept_channels
 from dhp_sr.operators.receptive_field import ReceptiveField2D
 from dhp_sr.operators.spatial_layout import mix_axes
-from dhp_sr.operators.spec import OpSpec, Unsupported, spellings
+from dhp_sr.operators.spec import OpSpec, spellings
 
 
 def reduction_channels(op: OpContext) -> Any:
     """Keep the channels of a reduction over space, or over parts that have the same ones.
 
+    A reduction over channels is one over those that are kept.
+
     Raises:
-        Unsupported: A reduction over channels, whose result depends on how many there are.
+        Unsupported: A reduction over channels that cannot be told which are kept.
     """
     if isinstance(op.arg_value(1, "other"), Tensor):
         # torch.max and torch.min take a second tensor instead of an axis.
@@ -28,7 +31,7 @@ def reduction_channels(op: OpContext) -> Any:
     dims = _reduced_axes(op)
     ids = couple_unless_alone(op.ids[op.source], dims, op.analysis.union_find, op.layer)
     if ids is None:
-        raise Unsupported(f"{op.operator} over channels at {op.layer}")
+        return reduce_kept_channels(op, dims)
     if isinstance(op.value, tuple):
         return [_without(ids, dims, value.dim()) for value in op.value]
     return _without(ids, dims, op.value.dim())

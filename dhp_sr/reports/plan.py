@@ -26,7 +26,7 @@ _TRAINING_FORM = (
 
 _KEPT_STATISTICS = (
     "Statistics over the kept channels, while channels are masked as after the cut (normalizations "
-    "over channels, standardized weights):"
+    "over channels, means and maxima over them, standardized weights):"
 )
 
 FORMER_KEYS = {
@@ -75,9 +75,7 @@ def plan_text(plan: JsonObject) -> str:
     if plan.get("training_form"):
         lines += [*_wrapped(_TRAINING_FORM), ""]
     if plan.get("kept_statistics"):
-        layers = plan["kept_statistics"]
-        text = f"{_KEPT_STATISTICS} {_plural(len(layers), 'layer')}, {abbreviate(layers)}"
-        lines += [*_wrapped(text), ""]
+        lines += [*_wrapped(f"{_KEPT_STATISTICS} {_places(plan['kept_statistics'])}"), ""]
     if plan["excluded"]:
         lines += [*_wrapped(f"Excluded by name: {', '.join(plan['excluded'])}"), ""]
     lines.append("With every group at its minimum width:")
@@ -152,6 +150,16 @@ def widths_text(widths: JsonObject) -> str:
 def _counts(groups: Sequence[Group]) -> str:
     num_channels = sum(group["width"] for group in groups)
     return f"{_plural(len(groups), 'group')}, {_plural(num_channels, 'channel')}"
+
+
+def _places(names: Sequence[str]) -> str:
+    """Name the layers with statistics over kept channels, and the calls, `block.mean()`."""
+    texts = []
+    for noun in ("layer", "function call"):
+        named = [name for name in names if name.endswith("()") == (noun == "function call")]
+        if named:
+            texts.append(f"{_plural(len(named), noun)}, {abbreviate(named)}")
+    return "; ".join(texts)
 
 
 def _plural(count: int, noun: str) -> str:

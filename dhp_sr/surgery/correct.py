@@ -116,7 +116,7 @@ def correct(
     reference = reference or {}
     values = {**values, **_norms_of_reference(network, reference, kept_entries(plan, mask))}
     dense = Execution(traced, reference, batches, is_dense=True)
-    masked = Execution(traced, values, batches)
+    masked = Execution(traced, values, batches, kept_calls=plan.kept_channels_of_calls(mask))
     bypass = find_bypass(traced.graph, left_out)
     correction = _Correction(plan, mask, values, dense, masked, bypass, rows_per_feature)
     correction.run(traced.graph)

@@ -77,7 +77,7 @@ class RewrittenNetwork(fx.GraphModule):
         """Copy everything, including what the traced forward does not use."""
         holder = nn.Module()
         state = dict(vars(self))
-        for name in _GRAPH_STATE:
+        for name in (*_GRAPH_STATE, "forward"):
             state.pop(name, None)
         vars(holder).update(copy.deepcopy(state, memo))
         copied = RewrittenNetwork(
@@ -88,6 +88,9 @@ class RewrittenNetwork(fx.GraphModule):
             self.example_shape,
         )
         memo[id(self)] = copied
+        # Put in place of the generated one while channels are masked; it refers to the network.
+        if "forward" in vars(self):
+            vars(copied)["forward"] = copy.deepcopy(vars(self)["forward"], memo)
         return copied
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dhp_sr.channels.kept_channels import KeptCall
 from dhp_sr.graph.in_place import written_argument
 from dhp_sr.graph.tracer import LEAF_FORWARDS
 from dhp_sr.surgery.layer_samples import LAYERS, Layer
@@ -32,6 +33,8 @@ class Execution:
         traced: The captured network; it is left as it was.
         values: Parameters and buffers that take the place of its own, by name.
         batches: Inputs, each (N, C, H, W) or a tuple of the network's inputs.
+        kept_calls: Node -> its call as the plan has it, and the indices of the kept channels that
+            it is given alone.
         is_dense: Whether all channels are kept, so that layers whose statistics are over the kept
             ones run as they are.
     """
@@ -42,12 +45,14 @@ class Execution:
         values: Mapping[str, Tensor],
         batches: Sequence[Example],
         *,
+        kept_calls: Mapping[str, tuple[KeptCall, Tensor]] | None = None,
         is_dense: bool = False,
     ) -> None:
         self.values: list[dict[fx.Node, Any]] = []
         """For each batch: node -> its value."""
         self.num_samples = 0
         self._batches: list[tuple[Tensor, ...]] = []
+        self._kept_calls = kept_calls or {}
         for batch in batches:
             inputs = inputs_of(batch)
             self.values.append({})
@@ -108,7 +113,22 @@ class Execution:
                     values[node] = next(iter(node.args), None)
             elif node.op != "output":
                 self._interpreter.env = values
-                values[node] = self._interpreter.run_node(node)
+                values[node] = self._run(node)
+
+    def _run(self, node: fx.Node) -> Any:
+        """Compute a node's value from those of its inputs."""
+        if node.name not in self._kept_calls:
+            return self._interpreter.run_node(node)
+        call, kept = self._kept_calls[node.name]
+        args, kwargs = self._interpreter.fetch_args_kwargs_from_env(node)
+        run = self._interpreter.call_function
+        if node.op == "call_method":
+            run = self._interpreter.call_method
+
+        def function(*args: Any, **kwargs: Any) -> Any:
+            return run(node.target, args, kwargs)
+
+        return call.run(function, args, kwargs, kept)
 
     def copy(self, node: fx.Node, results: Sequence[fx.Node]) -> None:
         """Give some nodes the value of another, for every batch."""

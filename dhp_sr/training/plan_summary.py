@@ -73,7 +73,8 @@ def summarize_plan(
         its residual branch. `excluded`: layers that `exclude` names.
         `lower_bound`: kind of cost -> least kept fraction, and what of it pinned groups and
         minimum widths (`min_width`) hold.
-        `kept_statistics`: layers whose statistics are taken over the kept channels.
+        `kept_statistics`: layers, and calls of functions, whose statistics are taken over the kept
+        channels.
         `training_form`: whether the training-time form is planned, and left after a cut.
     """
     plan = hyper.plan
@@ -98,7 +99,10 @@ def summarize_plan(
         "excluded": excluded,
         "lower_bound": bounds,
         "training_form": plan.training_time_form,
-        "kept_statistics": [channels.layer for channels in plan.kept_statistics],
+        "kept_statistics": [
+            *(channels.layer for channels in plan.kept_statistics),
+            *(call.name for call in plan.kept_calls),
+        ],
     }
 
 

@@ -180,27 +180,6 @@ PINNED = {
         {"inner"},
         "LayerNorm at norm mixes all",
     ),
-    "softmax": (
-        Sequence(conv(8, 8), nn.Softmax(dim=1)),
-        {"parts.0"},
-        "Softmax at parts.1 mixes all channels",
-    ),
-    "normalize": (
-        Function(nn.functional.normalize),
-        {"inner"},
-        "normalize at normalize mixes all channels",
-    ),
-    "mean": (Function(lambda y: y * y.mean(1, keepdim=True)), {"inner"}, "mean over channels"),
-    "maximum": (
-        Function(lambda y: y * y.max(dim=1, keepdim=True)[0]),
-        {"inner"},
-        "max over channels",
-    ),
-    "variance": (
-        Function(lambda y: y / (y.var((1, 2), keepdim=True) + 1)),
-        {"inner"},
-        "var over channels",
-    ),
     "matmul": (Multiplied(inner=conv(8, 8)), {"inner"}, "an axis that keeps its length"),
     "einsum": (
         Function(lambda y: torch.einsum("nchw,nchw,ncij->nchw", y, y, y)),

@@ -1,0 +1,83 @@
+"""Calls of functions that take statistics over channels: a mean over them, a softmax along them.
+
+    x (n, c, h, w) -> x.mean(1) and x.amax(1) -> joined -> convolution -> sigmoid      CBAM
+
+As of a normalization over channels, the statistics are those of the kept channels, in the masked
+network as in the cut one; with all channels kept that is the original. A function has no module
+that could be told which these are: it is known by its place in a module's forward.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from dhp_sr.graph.call_sites import owner_of, recorded_call_site
+from dhp_sr.operators.analysis_context import CallChannels
+from dhp_sr.operators.channel_ids import varying_axes
+from dhp_sr.operators.context import OpContext
+from dhp_sr.operators.spec import Unsupported
+
+
+def axis_of_statistics(op: OpContext, dims: Sequence[int]) -> int | None:
+    """Return the axis among `dims` that holds the channels; None where it is not a single one."""
+    axes = varying_axes(op.ids[op.source])
+    rank = len(op.shape(op.source))
+    is_over_channels = len(axes) == 1 and axes[0] in [dim % rank for dim in dims]
+    return axes[0] if is_over_channels else None
+
+
+def keep_channels_of_call(op: OpContext, dim: int, *, returns_channels: bool) -> Tensor:
+    """State that a call takes its statistics over the kept channels; returns the channels.
+
+    Args:
+        op: The call of a function or method.
+        dim: Axis of its first input that holds the channels.
+        returns_channels: Whether its result has them as well.
+
+    Raises:
+        Unsupported: The plan was asked to pin such channels, or the call is not found again.
+    """
+    site = recorded_call_site(op.node)
+    if not op.analysis.kept_statistics_allowed or site is None or op.module is not None:
+        raise Unsupported(f"{op.operator} at {op.layer} mixes all channels")
+    channels = op.channels(op.source, dim)
+    from_back = dim - len(op.shape(op.source))
+    call = CallChannels(owner_of(op.node), site, op.operator, from_back, channels, returns_channels)
+    for name, other in op.analysis.kept_calls.items():
+        if (other.module, other.site) != (call.module, call.site):
+            continue
+        # In a loop, or in a module that is called twice, it is not known which call is which.
+        if (other.dim, len(other.channels)) != (call.dim, len(channels)):
+            reason = f"{name} and {op.layer} are one call in the source, over different channels"
+            op.analysis.pin(other.channels, reason)
+            raise Unsupported(reason)
+        op.analysis.union_find.union(other.channels, channels)
+    op.analysis.kept_calls[op.node.name] = call
+    return channels
+
+
+def reduce_kept_channels(op: OpContext, dims: Sequence[int]) -> Any:
+    """Reduce over the kept channels; returns the ids of a result that has no channels.
+
+    Raises:
+        Unsupported: There are other channels left along several axes, or the result tells which
+            channel it was.
+    """
+    dim = axis_of_statistics(op, dims)
+    # Numbered among the kept ones, an index is of no use for all of them.
+    tells_index = op.operator.startswith("arg") or _reads_indices(op)
+    if dim is None or tells_index:
+        raise Unsupported(f"{op.operator} over channels at {op.layer}")
+    keep_channels_of_call(op, dim, returns_channels=False)
+    return op.analysis.new_pinned(
+        op.value, op.layer, f"one value for all channels, from {op.operator} at {op.layer}"
+    )
+
+
+def _reads_indices(op: OpContext) -> bool:
+    """Return whether anything reads more than the values of `x.max(1)`."""
+    if not isinstance(op.value, tuple):
+        return False
+    read = [user.args[1:] for user in op.node.users]
+    return any(items not in ((0,), ("values",)) for items in read)

@@ -1,0 +1,108 @@
+"""Small networks with statistics over channels in the forward: attention maps from means, maxima
+and the like, in the manner of CBAM.
+"""
+
+import torch
+import torch.nn.functional as F
+from topology_base import Net, conv
+from torch import nn
+
+
+class ChannelPool(nn.Module):
+    """Maximum and mean over channels, in a module without weights."""
+
+    def forward(self, x):
+        return torch.cat((torch.max(x, 1)[0].unsqueeze(1), torch.mean(x, 1).unsqueeze(1)), dim=1)
+
+
+class SpatialGate(nn.Module):
+    """A map of weights from a maximum and a mean over channels (CBAM)."""
+
+    def __init__(self):
+        super().__init__()
+        self.compress = ChannelPool()
+        self.spatial = nn.Sequential(conv(2, 1, 7), nn.BatchNorm2d(1))
+
+    def forward(self, x):
+        return x * torch.sigmoid(self.spatial(self.compress(x)))
+
+
+class Gated(Net):
+    def middle(self, x):
+        return x + self.gate(torch.relu(self.inner(x)))
+
+
+class SharedGate(Net):
+    """One gate for the features of two layers, so that they lose the same channels."""
+
+    def middle(self, x):
+        return self.gate(self.outer(self.gate(self.inner(x))))
+
+
+class Inline(Net):
+    """The same in the forward of the network itself."""
+
+    def middle(self, x):
+        y = self.inner(x)
+        pooled = torch.cat([y.mean(1, keepdim=True), y.amax(dim=1, keepdim=True)], 1)
+        return y * torch.sigmoid(self.outer(pooled)) + x.norm(dim=1, keepdim=True)
+
+
+class Nested(nn.Module):
+    """A block inside another of its class, with a mean at one place in the source."""
+
+    def __init__(self, width, inside=None):
+        super().__init__()
+        self.before, self.inside, self.after = conv(8, width), inside, conv(width, 8)
+
+    def forward(self, x):
+        y = self.before(x)
+        if self.inside is not None:
+            y = self.inside(y)
+        return x + self.after(y * y.mean(1, keepdim=True))
+
+
+class SoftmaxOverChannels(Net):
+    """Weights of channels at each pixel, and features of unit length."""
+
+    def middle(self, x):
+        y = F.softmax(self.inner(x), dim=1)
+        return F.normalize(self.outer(x), dim=1) * y.flatten(2).softmax(dim=1).view_as(x)
+
+
+class SharedSoftmax(Net):
+    """One module for both, so that they lose the same channels."""
+
+    def middle(self, x):
+        return self.softmax(self.inner(x)) * self.softmax(self.outer(x.tanh()))
+
+
+class NormWrittenOut(Net):
+    """LayerNorm over channels without weights, in the forward of the network."""
+
+    def middle(self, x):
+        y = self.inner(x)
+        centered = y - y.mean(1, keepdim=True)
+        y = centered / torch.sqrt(centered.square().mean(1, keepdim=True) + 1e-6)
+        return self.outer(y) * y.var(1, keepdim=True)
+
+
+def gate():
+    return SpatialGate()
+
+
+CHANNEL_STATISTICS = {
+    "spatial_gate": (1, Gated(inner=conv(8, 8), gate=gate())),
+    "shared_spatial_gate": (2, SharedGate(inner=conv(8, 8), outer=conv(8, 8), gate=gate())),
+    "statistics_in_the_forward": (2, Inline(inner=conv(8, 8), outer=conv(2, 1, 7))),
+    "nested_blocks": (3, nn.Sequential(conv(2, 8), Nested(8, Nested(6)), conv(8, 2))),
+    "softmax_over_channels": (1, SoftmaxOverChannels(inner=conv(8, 8), outer=conv(8, 8))),
+    "softmax_module_over_channels": (
+        2,
+        SharedSoftmax(inner=conv(8, 8), outer=conv(8, 8), softmax=nn.Softmax(dim=1)),
+    ),
+    "norm_written_in_the_forward": (
+        3,
+        NormWrittenOut(inner=conv(8, 8), outer=conv(8, 8)),
+    ),
+}

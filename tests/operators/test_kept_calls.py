@@ -1,0 +1,169 @@
+"""Functions over channels: over the kept ones, while channels are masked as after the cut."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from channel_statistics import CHANNEL_STATISTICS, SpatialGate
+from topologies import Net, Sequence, conv, masked
+from torch import nn
+
+from dhp_sr.channels.build_plan import make_plan
+from dhp_sr.hyper import convert
+from dhp_sr.metrics.complexity import complexity
+from dhp_sr.reports.plan import plan_text
+from dhp_sr.surgery.rewrite import RewrittenNetwork
+from dhp_sr.training.plan_summary import summarize_plan
+
+CALLS = {
+    "mean": lambda y: y.mean(1, keepdim=True),
+    "mean by keywords": lambda y: torch.mean(input=y, dim=1, keepdim=True),
+    "mean of the last axis": lambda y: y.permute(0, 2, 3, 1).mean(-1)[:, None],
+    "mean over all": lambda y: y.mean((1, 2, 3), keepdim=True),
+    "sum": lambda y: y.sum(dim=1, keepdim=True),
+    "amax": lambda y: torch.amax(y, 1, keepdim=True),
+    "maximum and its indices": lambda y: torch.max(y, 1)[0][:, None],
+    "minimum by name": lambda y: torch.min(y, dim=1, keepdim=True).values,
+    "standard deviation": lambda y: y.std(1, keepdim=True),
+    "norm": lambda y: torch.norm(y, dim=1, keepdim=True),
+    "norm as a method": lambda y: y.norm(p=2, dim=1, keepdim=True),
+    "softmax": lambda y: y.softmax(1),
+    "functional softmax": lambda y: F.softmax(y, dim=1),
+    "unit length": lambda y: F.normalize(y),
+    "logsumexp": lambda y: torch.logsumexp(y, 1, keepdim=True),
+    "variance over channels and rows": lambda y: y.var((1, 2), keepdim=True),
+    "in a loop": lambda y: sum(z.mean(1, keepdim=True) for z in (y, y * 2)),
+}
+
+
+class Weighted(Net):
+    def __init__(self, function):
+        super().__init__(inner=conv(8, 8), outer=conv(8, 8))
+        self.function = function
+
+    def middle(self, x):
+        y = self.inner(x)
+        return self.outer(y * self.function(y))
+
+
+def at_most(difference, expected):
+    assert float(difference.abs().max()) <= 1e-10 * float(expected.abs().max())
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_cut_equals_masked_and_keeps_its_class(name):
+    hyper, x = masked(Weighted(CALLS[name]), 0.5)
+    assert [group.name for group in hyper.plan.prunable] == ["first", "inner", "outer"]
+    for calibration in (None, [x] * 2):
+        small = hyper.cut(calibration=calibration)
+        assert type(small) is Weighted
+    small = hyper.cut()
+    x = torch.rand(1, 2, 9, 14, dtype=torch.float64)
+    with torch.no_grad():
+        expected = hyper(x)
+        at_most(small(x) - expected, expected)
+        zeros = {g.name: torch.ones(g.width, dtype=torch.bool) for g in hyper.plan.prunable}
+        hyper.set_masks(zeros)
+        at_most(hyper(x) - hyper.network(x), expected)
+
+
+@pytest.mark.parametrize("name", CHANNEL_STATISTICS)
+def test_plan_and_counter_agree_on_the_cut_network(name):
+    hyper, x = masked(CHANNEL_STATISTICS[name][1], 0.5)
+    assert hyper.cost().macs == complexity(hyper.cut(), (1, *x.shape[1:])).macs
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda y: y.argmax(1, keepdim=True),
+        lambda y: y.max(1, keepdim=True)[1],
+        lambda y: torch.gather(y, 1, torch.max(y, 1, keepdim=True).indices),
+    ],
+)
+def test_indices_of_channels_pin_them(function):
+    plan = make_plan(Weighted(function), torch.rand(1, 2, 8, 8))
+    reasons = {group.name: group.reason for group in plan.groups}
+    assert "over channels" in reasons["inner"]
+    assert not plan.has_kept_statistics
+
+
+def test_without_kept_statistics_the_channels_are_pinned():
+    network = Weighted(CALLS["mean"])
+    plan = make_plan(network, torch.rand(1, 2, 8, 8), kept_statistics=False)
+    assert [group.name for group in plan.prunable] == ["first", "outer"]
+    assert not plan.has_kept_statistics
+
+
+def test_one_call_over_different_channels_pins_them():
+    class Pooled(Net):
+        def middle(self, x):
+            maps = [y.mean(1, keepdim=True) for y in (self.inner(x), self.outer(x))]
+            return x * maps[0] * maps[1]
+
+    plan = make_plan(Pooled(inner=conv(8, 4), outer=conv(8, 6)), torch.rand(1, 2, 8, 8))
+    reasons = {group.name: group.reason for group in plan.groups}
+    assert "one call in the source" in reasons["inner"]
+    assert reasons["outer"] == reasons["inner"]
+
+
+def test_the_plan_names_the_calls():
+    network = nn.Sequential(conv(2, 8), copy.deepcopy(CHANNEL_STATISTICS["spatial_gate"][1].gate))
+    network.append(conv(8, 2))
+    hyper = convert(network, torch.rand(1, 2, 8, 8))
+    assert [call.name for call in hyper.plan.kept_calls] == [
+        "1.compress.max_1()",
+        "1.compress.mean()",
+    ]
+    text = plan_text({"name": "", "targets": [], **summarize_plan(hyper, network, 1, 1)})
+    assert "2 function calls, 1.compress.max_1()" in " ".join(text.split())
+
+
+def test_a_cut_network_is_cut_again():
+    """Its forward is generated, anew in each copy of it."""
+
+    class Halves(Net):
+        def middle(self, x):
+            y = self.inner(x)
+            return y[:, :4] * y.mean(1, keepdim=True)
+
+    hyper, x = masked(Halves(inner=conv(8, 8), outputs=4), 0.75)
+    small = hyper.cut()
+    assert isinstance(small, RewrittenNetwork)
+    hyper, x = masked(small, 0.5)
+    smaller = copy.deepcopy(hyper).cut(calibration=[x])
+    smaller = hyper.cut()
+    with torch.no_grad():
+        expected = hyper(x)
+        at_most(smaller(x) - expected, expected)
+
+
+def test_a_copy_of_a_masked_network_has_masks_of_its_own():
+    hyper, x = masked(Weighted(CALLS["mean"]), 0.5)
+    copied = copy.deepcopy(hyper)
+    expected = hyper(x)
+    copied.set_masks({"inner": torch.arange(8) < 2})
+    copied(x)
+    assert torch.equal(hyper(x), expected)
+    assert not torch.equal(copied(x), expected)
+
+
+class Switched(SpatialGate):
+    """A forward chosen when the module is made."""
+
+    def __init__(self):
+        super().__init__()
+        self.forward = self.doubled
+
+    def doubled(self, x):
+        return x * torch.sigmoid(self.spatial(self.compress(x)) + x.mean(1, keepdim=True)) * 2
+
+
+def test_a_forward_of_the_instance_stays():
+    hyper, x = masked(Sequence(conv(8, 8), Switched(), conv(8, 8)), 0.5)
+    small = hyper.cut()
+    with torch.no_grad():
+        expected = hyper(x)
+        at_most(small(x) - expected, expected)
+    assert "KeptCalls" not in str(vars(small.parts[1])["forward"])
