@@ -10,7 +10,7 @@ from dhp_sr.allocation.budget import Budget, BudgetError
 from dhp_sr.allocation.candidates import could_be_chosen
 from dhp_sr.allocation.diagnostics import (
     Measurement,
-    describe_pinned,
+    check_prunable,
     infeasible_budget,
     missed_budget,
 )
@@ -129,9 +129,7 @@ def allocate_measured_widths(
 def _make_solver(
     plan: ChannelPlan, scores: Tensor, budget: Budget, costs: CostModel
 ) -> WidthSolver:
-    if not plan.prunable:
-        pinned = describe_pinned(plan)
-        raise BudgetError(f"the network has no channels to prune; pinned: {pinned}")
+    check_prunable(plan)
     return WidthSolver(plan, scores, budget, costs)
 
 

@@ -175,6 +175,16 @@ def _largest(shares: Mapping[str, float]) -> str:
     return ", ".join(named) or "none"
 
 
+def check_prunable(plan: ChannelPlan) -> None:
+    """Check that there is something to prune.
+
+    Raises:
+        BudgetError: All groups are pinned; the message names the widest.
+    """
+    if not plan.prunable:
+        raise BudgetError(f"the network has no channels to prune; pinned: {describe_pinned(plan)}")
+
+
 def describe_pinned(plan: ChannelPlan, count: int = 6) -> str:
     """Return the widest pinned groups with their reasons, for a message.
 

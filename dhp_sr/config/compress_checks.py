@@ -75,6 +75,13 @@ def check_method(options: Options) -> Iterator[Issue]:
             ("compress", "parametrization"),
             f"method {method} expects {spec.parametrization}, got {compress.parametrization}",
         )
+    if not spec.is_baseline and not compress.search_iter:
+        # Found otherwise when the dense training is done, or not at all.
+        text = f"method {method} searches in these iterations: expected above 0, got 0"
+        yield ("compress", "search_iter"), text
+    elif compress.correction is not None and not compress.search_iter:
+        text = "correction takes its inputs from these iterations: expected above 0, got 0"
+        yield ("compress", "search_iter"), text
     # Gates on random weights would choose channels at random.
     if spec.freezes_weights and not is_trained_before(options, compress):
         yield (

@@ -9,6 +9,7 @@ alone, `baselines` what they are compared with. A new method is a file here and 
 from collections.abc import Callable
 from pkgutil import resolve_name
 
+from dhp_sr.allocation.diagnostics import check_prunable
 from dhp_sr.hyper import HyperNet
 from dhp_sr.search.base import DHPSettings, HSNSettings, Search, SearchSettings
 from dhp_sr.search.gradual_taylor import GradualTaylorPruning
@@ -46,13 +47,16 @@ def build_search(method: str, hyper: HyperNet, settings: SearchSettings) -> Sear
 
     Raises:
         UserError: Unknown method or preset, or the network does not suit the method.
-        BudgetError: The budget cannot be met (baselines with fixed widths).
+        BudgetError: The network has no channels to prune, or the budget cannot be met (baselines
+            with fixed widths).
     """
     if method not in METHODS:
         raise UserError(
             f"compress.method: expected {', '.join(METHODS)}; "
             f"found {method!r}{nearest(method, METHODS)}"
         )
+    # Also for a budget of 1, which masks nothing: methods are written for some scores, not none.
+    check_prunable(hyper.plan)
     return METHODS[method](hyper, settings)
 
 

@@ -159,6 +159,13 @@ def test_nothing_to_say_about_good_options():
             "compress.preset",
             ["macs or params or activations", "latency"],
         ),
+        (options(compress={"search_iter": 0}), "compress.search_iter", ["dhp", "above 0"]),
+        (hsn(search_iter=0), "compress.search_iter", ["hsn", "above 0"]),
+        (
+            options(compress={"method": "uniform", "search_iter": 0, "correction": {}}),
+            "compress.search_iter",
+            ["correction", "above 0"],
+        ),
         (hsn(dense_iter=0), "compress.dense_iter", ["hsn", "path.pretrain_network_g"]),
         (classes(scale=4), "datasets.train.type", ["scale: 1", "got 4"]),
         (

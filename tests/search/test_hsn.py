@@ -288,14 +288,6 @@ def test_the_full_hypernetwork_is_refused():
         build_search("hsn", hyper, settings())
 
 
-def test_a_network_without_prunable_channels_is_refused():
-    hyper = convert(network(), torch.rand(1, 1, 16, 16), exclude=["model.*"])
-    with pytest.raises(
-        UserError, match=r"no channels to prune; pinned: .*model\.0 \(excluded by name\)"
-    ):
-        build_search("hsn", hyper, settings())
-
-
 def test_a_channel_costs_what_the_table_for_resnet_56_says():
     """Four times as much in the first stage as in the last, by the size of the feature maps."""
     hyper = convert(build("ResNet", depth=56), torch.rand(1, 3, 32, 32), prune_residual=False)

@@ -245,6 +245,16 @@ def test_a_resumed_search_ends_where_an_uninterrupted_one_does(method, preset, k
     assert torch.equal(second.hyper.mask, straight.hyper.mask)
 
 
+@pytest.mark.parametrize("keep_ratio", [0.5, 1.0])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_network_without_prunable_channels_is_refused(method, keep_ratio):
+    network = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 1, 3, padding=1))
+    hyper = convert(network, torch.rand(1, 1, 16, 16), exclude=["*"])
+    fact = r"no channels to prune; pinned: .*0 \(excluded by name\)"
+    with pytest.raises(UserError, match=fact):
+        make(method, hyper, keep_ratio=keep_ratio)
+
+
 def test_unknown_methods_are_refused_with_a_suggestion():
     settings = SearchSettings(Budget.from_target("macs", 0.5), LENGTH)
     with pytest.raises(UserError, match=r"'dph'.*'dhp'"):

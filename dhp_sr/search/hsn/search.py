@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from dhp_sr.allocation.candidates import enforce_min_width
-from dhp_sr.allocation.diagnostics import describe_pinned
 from dhp_sr.hyper import HyperNet
 from dhp_sr.hyper.gated import use_gates
 from dhp_sr.search.base import HSNSettings, Search, SearchSettings, latent_gradients, set_latents
@@ -63,7 +62,7 @@ class HSN(Search):
         settings: Budget, length and seed; `HSNSettings` as its `method_options`.
 
     Raises:
-        UserError: The network has another parametrization, or no channels to prune.
+        UserError: The network has another parametrization.
     """
 
     trains_weights = False
@@ -72,11 +71,6 @@ class HSN(Search):
         super().__init__(hyper, settings)
         options = HSNSettings(**settings.method_options)
         self._options = options
-        if not hyper.plan.prunable:
-            pinned = describe_pinned(hyper.plan)
-            raise UserError(
-                f"compress.method hsn: the network has no channels to prune; pinned: {pinned}"
-            )
         # Weights that are frozen may be gated by latents that multiply them, see `Gated`.
         try:
             use_gates(hyper)
