@@ -35,7 +35,13 @@ from dhp_sr.operators.computed_layers import COMPUTED_LAYER
 from dhp_sr.operators.registry import spec_for
 from dhp_sr.surgery.cut import KeptEntries, kept_entries, zero_outside
 from dhp_sr.surgery.layer_regression import RegressionSampler, regressions
-from dhp_sr.surgery.layer_samples import add_to_layer, in_dim, is_transposed, num_groups
+from dhp_sr.surgery.layer_samples import (
+    add_to_layer,
+    in_dim,
+    is_transposed,
+    num_features,
+    num_groups,
+)
 from dhp_sr.surgery.least_squares import solve_with_held_out_ridge
 from dhp_sr.surgery.remove import Bypass, find_bypass, fit_constant, removed_layers
 from dhp_sr.surgery.side_by_side import BATCH_NORMS, Execution, execution_order, last_uses
@@ -44,6 +50,11 @@ from dhp_sr.utils.network_io import Example, first_samples
 
 ROWS_PER_FEATURE = 100
 """Output positions sampled for each unknown of a layer, over all calibration images together."""
+
+MAX_FEATURES = 12_000
+"""Layers that read more values at once stay as they are: their normal equations take 1.2 GB each,
+several times. Convolutions of 3 x 3 have them from 1334 channels on; vgg16's first linear layer,
+with 25088, is the one that is met."""
 
 
 @dataclass(frozen=True)
@@ -238,6 +249,10 @@ class _Correction:
             reason = "its weight or bias is used several times"
         elif is_transposed(layer) and num_groups(layer) > 1:
             reason = "it is a grouped transposed convolution"
+        else:
+            features = num_features(layer, len(self._kept_channels(node, in_dim(layer))))
+            if features > MAX_FEATURES:
+                reason = f"it reads {features} values at once, more than {MAX_FEATURES}"
         if reason:
             self.skipped[str(node.target)] = reason
         return not reason

@@ -357,3 +357,18 @@ def test_no_calibration_images():
     hyper = convert(plain, example(plain))
     with pytest.raises(ValueError, match="calibration"):
         hyper.cut(calibration=[])
+
+
+def test_a_layer_too_large_to_be_solved_stays_and_is_listed(monkeypatch):
+    """The first linear layer of vgg16 would take all memory."""
+    plain = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 1, 1))
+    x = torch.randn(4, 1, 12, 12)
+    hyper = convert(plain.eval(), x[:1]).eval()
+    hyper.set_masks(masks_with_share(hyper, 0.5))
+    monkeypatch.setattr("dhp_sr.surgery.correct.MAX_FEATURES", 20)
+    uncorrected = hyper.cut()
+    corrected = hyper.cut(calibration=[x])
+    assert torch.equal(corrected[2].weight, uncorrected[2].weight)
+    assert not torch.equal(corrected[3].weight, uncorrected[3].weight)
+    (reason,) = hyper.correction_report.skipped.values()
+    assert "36 values" in reason and list(hyper.correction_report.skipped) == ["2"]
