@@ -21,7 +21,9 @@ CHECKSUM = "dhp_sr_sha256"
 """Metadata key of our files: SHA-256 of the file's bytes, with zeros in place of the checksum."""
 
 _BLANK = "0" * 64
-_MAX_FILE_BYTES = 2**31 - 1
+MAX_FILE_BYTES = 2**31 - 1
+"""Limit of protobuf, for a model with its weights."""
+
 MAX_VALUES = 2**28
 """Limit of a tensor whose size does not depend on the input."""
 
@@ -68,8 +70,8 @@ def check_onnx(path: str | Path) -> None:
     try:
         check_is_file(path)
         size = path.stat().st_size
-        if size > _MAX_FILE_BYTES:
-            raise ModelFileError(f"expected at most {_MAX_FILE_BYTES} bytes, got {size}")
+        if size > MAX_FILE_BYTES:
+            raise ModelFileError(f"expected at most {MAX_FILE_BYTES} bytes, got {size}")
         content = path.read_bytes()
         model = parse_onnx(content)
         verify_onnx_checksum(model, content)

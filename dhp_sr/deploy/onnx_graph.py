@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from dhp_sr.deploy.onnx_check import MAX_FILE_BYTES
 from dhp_sr.deploy.pt2_export import dynamic_axes, example_image, quiet_exporters
 from dhp_sr.deploy.shuffle import move_shuffles
 from dhp_sr.utils.errors import UserError
@@ -36,9 +37,16 @@ def convert_to_onnx(
     """Trace a network into an ONNX model of the given opset.
 
     Raises:
-        UserError: It has no ONNX form, or none in this opset.
+        UserError: It has no ONNX form, or none in this opset, or is too large.
     """
     name = type(network).__name__
+    num_bytes = sum(tensor.numel() * tensor.itemsize for tensor in network.state_dict().values())
+    if num_bytes > MAX_FILE_BYTES:
+        # Else protobuf raises after minutes of tracing.
+        raise UserError(
+            f"{name} has no ONNX form: expected weights of less than 2 GiB, as a single file "
+            f"holds, got {num_bytes / 2**30:.1f} GiB; take --format pt2"
+        )
     # What the exporter would report is checked below.
     with quiet_exporters("torch.onnx", "onnxscript", "onnx_ir"):
         try:

@@ -13,7 +13,7 @@ from torch import nn
 from dhp_sr.archs import build
 from dhp_sr.deploy.model_info import construct
 from dhp_sr.deploy.onnx_export import export_onnx
-from dhp_sr.deploy.onnx_graph import OPSETS
+from dhp_sr.deploy.onnx_graph import OPSETS, convert_to_onnx
 from dhp_sr.deploy.onnx_metadata import unpack_metadata
 from dhp_sr.deploy.onnx_runner import open_session, require_onnx
 from dhp_sr.deploy.simplify import simplify
@@ -153,6 +153,13 @@ def test_what_cannot_be_traced_is_named(onnx, tmp_path):
     with pytest.raises(UserError, match="Branches"):
         export_onnx(Branches(), tmp_path / "branches.onnx", (1, 1, 8, 8))
     assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_no_single_file_holds_are_refused_before_the_tracing(onnx, tmp_path):
+    with torch.device("meta"):
+        network = nn.Sequential(nn.Conv2d(3, 2**14, 3), nn.Conv2d(2**14, 2**12, 3))
+    with pytest.raises(UserError, match=r"less than 2 GiB.* got 2\.3 GiB; take --format pt2"):
+        convert_to_onnx(network, (1, 3, 8, 8), 1, 20)
 
 
 def test_a_file_of_another_kind(onnx, tmp_path):
