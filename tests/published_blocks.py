@@ -159,6 +159,34 @@ class ShuffleWithBatch(Net):
         return torch.cat([y[0], self.outer(y[1])[:, :4]], 1)
 
 
+class SparseAttention(Net):
+    """Each pixel attends to the most similar ones alone (KiT, DRSformer)."""
+
+    def __init__(self):
+        super().__init__(query=conv(8, 6, 1), key=conv(8, 6, 1), value=conv(8, 8, 1))
+
+    def middle(self, x):
+        query, key, value = (layer(x).flatten(2) for layer in (self.query, self.key, self.value))
+        similarity = query.transpose(1, 2) @ key
+        index = torch.topk(similarity, k=4, dim=-1)[1]
+        is_near = torch.zeros_like(similarity).scatter_(-1, index, 1.0)
+        weights = torch.where(is_near > 0, similarity, -1e4).softmax(-1)
+        return (value @ weights.transpose(1, 2)).view_as(x)
+
+
+class OrderedPixels(Net):
+    """The brightest pixels of each channel weight it; columns in another order."""
+
+    def __init__(self):
+        super().__init__(inner=conv(8, 8))
+        self.register_buffer("order", torch.tensor([1, 0, 3, 2, 5, 4, 7, 6]))
+
+    def middle(self, x):
+        y = self.inner(x)
+        brightest = y.flatten(2).sort(-1, descending=True)[0][..., :3].mean(-1)
+        return y.index_select(3, self.order) * brightest.unsqueeze_(2).unsqueeze_(3)
+
+
 PUBLISHED_BLOCKS = {
     "selective_kernels": (
         3,
@@ -181,5 +209,7 @@ PUBLISHED_BLOCKS = {
     "masked_fill": (2, MaskedTokens(inner=conv(8, 8))),
     "mixed_positions": (2, MixedPositions()),
     "channels_as_images": (1, ChannelsAsImages(inner=conv(1, 4), outer=conv(4, 1))),
+    "sparse_attention": (2, SparseAttention()),
+    "ordered_pixels": (2, OrderedPixels()),
     "shuffle_with_batch": (2, ShuffleWithBatch(inner=conv(8, 8), outer=conv(4, 4))),
 }

@@ -277,7 +277,7 @@ class SizesOfAnother(Net):
 
     def middle(self, x):
         n, c, h, w = x.shape
-        y = torch.cumsum(self.inner(x), 1).view(n, c, 2, h, w).sum(2)
+        y = torch.logcumsumexp(self.inner(x), 1).view(n, c, 2, h, w).sum(2)
         z = self.outer(x).flatten(2).reshape(x.shape)
         return torch.cat([y[:, :c], z], 1)
 

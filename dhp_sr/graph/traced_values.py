@@ -29,6 +29,10 @@ _PLAIN_FUNCTIONS: dict[str, Callable[..., Any]] = {
 """Functions of numpy by name -> of plain numbers, where the module operator has another name."""
 
 
+_MOVES_IN_PLACE = ("unsqueeze_", "squeeze_", "transpose_", "t_", "swapaxes_", "swapdims_")
+"""Methods that give a tensor other axes, and write no values."""
+
+
 def _recorded_in_place(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the method of `y += x`, which Python else takes for `y = y + x`."""
 
@@ -138,6 +142,13 @@ class Attribute(Proxy):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Record a call of the method; the attribute itself is not recorded then."""
+        if self.attr in _MOVES_IN_PLACE and type(self.root) is Proxy:
+            # As a plain view. Whatever reads this value later reads the view, as it would here.
+            view = self.tracer.create_proxy(
+                "call_method", self.attr.rstrip("_"), (self.root, *args), kwargs
+            )
+            self.root.node = view.node
+            return self.root
         return self.tracer.create_proxy("call_method", self.attr, (self.root, *args), kwargs)
 
 

@@ -1,4 +1,4 @@
-"""Products of two features: matmul, bmm, einsum.
+"""Products of two features: matmul, bmm; `einsum` builds on them.
 
 Each axis of an operand has a letter, as in `einsum`: jmk, jkn -> jmn. For heads h, positions n:
 
@@ -90,7 +90,7 @@ def product_of(
     """
     summed: list[str] = []
     over_channels: list[str] = []
-    for letter in _letters_of(left, right):
+    for letter in letters_of(left, right):
         if letter in out:
             continue
         summed.append(letter)
@@ -107,18 +107,19 @@ def product_of(
         ids = _joined(op, left, right, out)
         counted = ids.flatten()
     if macs is None:
-        macs = _product_of_lengths(left, right, _letters_of(left, right))
+        macs = product_of_lengths(left, right, letters_of(left, right))
     if macs:
         op.analysis.record_product(f"{op.node.name}(){name}", macs, {0: counted})
     return ids
 
 
-def _letters_of(left: Operand, right: Operand) -> list[str]:
+def letters_of(left: Operand, right: Operand) -> list[str]:
     """Return the letters of both factors, each once, in their order."""
     return list(dict.fromkeys(left.letters + right.letters))
 
 
-def _product_of_lengths(left: Operand, right: Operand, letters: Sequence[str]) -> int:
+def product_of_lengths(left: Operand, right: Operand, letters: Sequence[str]) -> int:
+    """Return the product of the lengths of some axes."""
     # One of the lengths may be 1, as in broadcasting.
     return math.prod(max(left.size(letter), right.size(letter)) for letter in letters)
 
@@ -184,9 +185,8 @@ def operand_of(op: OpContext, node: Any, letters: str) -> Operand:
 
 
 BATCH_LETTERS = "abcdefghij"
-ELLIPSIS_LETTERS = "STUVWXYZ"
-"""Letters of the axes that an operator or an ellipsis does not name. As in broadcasting, axes
-correspond from the back: three of them are h, i, j, and two are i, j."""
+"""Letters of the axes that an operator does not name. As in broadcasting, axes correspond from the
+back: three of them are h, i, j, and two are i, j."""
 
 
 def last_letters(letters: str, count: int) -> str:
@@ -210,59 +210,6 @@ def matmul_channels(op: OpContext) -> Tensor:
     return product_of(op, operands[0], operands[1], out)
 
 
-def einsum_channels(op: OpContext) -> Tensor:
-    """Multiply two features by an equation.
-
-    Raises:
-        Unsupported: Not two operands, or a diagonal.
-    """
-    equation, *nodes = op.args
-    if len(nodes) == 1 and isinstance(nodes[0], (tuple, list)):
-        nodes = list(nodes[0])
-    if not isinstance(equation, str) or len(nodes) != 2:
-        raise Unsupported(f"einsum of other than two operands at {op.layer}")
-    inputs, _, out = equation.replace(" ", "").partition("->")
-    if "->" not in equation:
-        # By convention: the axes of the ellipsis, then the letters that occur once, sorted.
-        out = "..." if "..." in inputs else ""
-        for letter in sorted(set(inputs) - set(".,")):
-            if inputs.count(letter) == 1:
-                out += letter
-    operands: list[Operand] = []
-    for term, node in zip(inputs.split(","), nodes, strict=True):
-        term = _without_ellipsis(term, len(op.shape(node)))
-        if len(set(term)) < len(term):
-            raise Unsupported(f"einsum over a diagonal at {op.layer}")
-        operands.append(operand_of(op, node, term))
-    left, right = operands
-    out = _without_ellipsis(out, op.value.dim())
-    return product_of(op, left, right, out, macs=_macs_of_einsum(left, right, out))
-
-
-def _macs_of_einsum(left: Operand, right: Operand, out: str) -> int:
-    """Return the multiply-adds of an einsum of two operands, as torch computes it.
-
-    torch first sums an operand over the letters that it alone has. Then it takes a matrix product
-    over the letters that both have; where there are none it multiplies entry by entry, which adds
-    nothing up.
-    """
-    multiplied: list[str] = []
-    is_matrix_product = False
-    for letter in _letters_of(left, right):
-        is_of_both = left.size(letter) > 1 and right.size(letter) > 1
-        if letter not in out and is_of_both:
-            is_matrix_product = True
-        if letter in out or is_of_both:
-            multiplied.append(letter)
-    return _product_of_lengths(left, right, multiplied) if is_matrix_product else 0
-
-
-def _without_ellipsis(term: str, rank: int) -> str:
-    """Return a term of an equation with a letter for each axis of a value with `rank` axes."""
-    missing = rank - len(term.replace("...", ""))
-    return term.replace("...", last_letters(ELLIPSIS_LETTERS, missing))
-
-
 OPS = (
     OpSpec(
         "matrix product",
@@ -270,5 +217,4 @@ OPS = (
         channels=matmul_channels,
         receptive_field=whole_image_field,
     ),
-    OpSpec("einsum", (torch.einsum,), einsum_channels, whole_image_field),
 )

@@ -92,10 +92,10 @@ def _reduction(name: str, names: str, sign: Any = Sign.ANY) -> OpSpec:
 OPS = (
     _reduction("mean or sum", "mean sum", sign_of_first_input),
     _reduction("variance", "var", Sign.NONNEGATIVE),
-    _reduction("standard deviation", "std"),
+    _reduction("standard deviation", "std", Sign.NONNEGATIVE),
     _reduction("extreme over axes", "amax amin max min argmax argmin"),
     _reduction("product", "prod"),
     _reduction("logsumexp", "logsumexp"),
     _reduction("any or all", "any all"),
-    _reduction("norm", "norm"),
+    _reduction("norm", "norm", Sign.NONNEGATIVE),
 )

@@ -11,10 +11,12 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from dhp_sr.graph.tracer import LEAF_TYPES
 from dhp_sr.operators import (
+    along_axis,
     assignment,
     attention,
     constant_map,
     copies,
+    einsum,
     elementwise,
     fourier,
     layers,
@@ -47,8 +49,10 @@ _BUILT_IN: tuple[OpSpec, ...] = (
     *slicing.OPS,
     *splitting.OPS,
     *products.OPS,
+    *einsum.OPS,
     *attention.OPS,
     *assignment.OPS,
+    *along_axis.OPS,
     *sizes.OPS,
     *new_tensors.OPS,
     *constant_map.OPS,

@@ -182,10 +182,16 @@ PINNED = {
     ),
     "matmul": (Multiplied(inner=conv(8, 8)), {"inner"}, "an axis that keeps its length"),
     "einsum": (
-        Function(lambda y: torch.einsum("nchw,nchw,ncij->nchw", y, y, y)),
+        Function(lambda y: y * torch.einsum("nchw->nhw", y)[:, None]),
         {"inner"},
-        "einsum of other than two operands",
+        "einsum of other than an equation and operands",
     ),
+    "channels_by_their_numbers": (
+        Function(lambda y: y.index_select(1, torch.arange(7, -1, -1))),
+        {"inner"},
+        "index_select picks channels by their numbers",
+    ),
+    "sorted_channels": (Function(lambda y: y * y.sort(1)[0]), {"inner"}, "sort over channels"),
     "product_over_channels_that_are_not_zero": (
         Function(
             lambda y: y * torch.einsum("nchw,nchw->nhw", F.elu(y) + 1, y.sigmoid()).unsqueeze(1)
@@ -193,7 +199,7 @@ PINNED = {
         {"inner"},
         "summed over at einsum, and maybe not zero where they are masked",
     ),
-    "cumsum": (Function(lambda y: y.cumsum(1)), {"inner"}, "operator cumsum"),
+    "unknown": (Function(lambda y: y.logcumsumexp(1)), {"inner"}, "operator logcumsumexp"),
     "every_second": (Function(lambda y: y[:, ::2], outputs=4), {"inner"}, "every n-th channel"),
     "one_channel": (
         Function(lambda y: y * y[:, 0].unsqueeze(1)),

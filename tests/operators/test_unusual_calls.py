@@ -61,6 +61,40 @@ CALLS = {
     "einsum of an outer product": lambda net, y: (
         y * torch.einsum("bh,bw->bhw", y[:, 0, 0], y[:, 1, 0])[:, None]
     ),
+    "einsum of three operands": lambda net, y: torch.einsum(
+        "bchw,bchw,c->bchw", y, y, y[0, :, 0, 0]
+    ),
+    "einsum of three operands with a sum": lambda net, y: torch.einsum(
+        "bchw,bcij,bcij->bchw", y, y.tanh(), y
+    ),
+    "einsum of a product over space": lambda net, y: torch.einsum(
+        "bchw,bcwv,bcvu->bchu", y, y.tanh(), y
+    ),
+    "einsum of three operands over channels": lambda net, y: (
+        y * torch.einsum("bchw,bchw,bchw->bhw", y, y.tanh(), y)[:, None]
+    ),
+    "unsqueezed in place": lambda net, y: (z := y.tanh(), z.unsqueeze_(1), y * z[:, 0])[2],
+    "squeezed in place": lambda net, y: y * y.mean((2, 3), True).squeeze_(3).unsqueeze_(3),
+    "sorted pixels": lambda net, y: y * y.flatten(2).sort(-1, descending=True)[0].view(y.shape),
+    "largest pixels": lambda net, y: (
+        y * y.flatten(2).topk(3, dim=2).values.mean(-1)[..., None, None]
+    ),
+    "median of pixels": lambda net, y: y * y.flatten(2).median(-1)[0][..., None, None],
+    "median of columns": lambda net, y: y * torch.median(y, dim=3, keepdim=True).values,
+    "median of all": lambda net, y: y * y.median(),
+    "sorted channels": lambda net, y: y * y.sort(1)[0],
+    "running sum of rows": lambda net, y: y.cumsum(2),
+    "pixels chosen by an index": lambda net, y: y.index_select(3, torch.arange(7, -1, -1)),
+    "channels chosen by an index": lambda net, y: y.index_select(1, torch.arange(7, -1, -1)),
+    "pixels gathered": lambda net, y: torch.gather(y, 3, y.argsort(3)),
+    "pixels taken by an index": lambda net, y: torch.take_along_dim(y, y.argsort(2), dim=2),
+    "channels taken by an index": lambda net, y: torch.take_along_dim(y, y.argsort(1), dim=1),
+    "ones put at the largest pixels": lambda net, y: (
+        y + torch.zeros_like(y).scatter_(3, y.topk(2, dim=3)[1], 1.0)
+    ),
+    "pixels added where they belong": lambda net, y: y.scatter_add(3, y.argsort(3), y),
+    "divided by a deviation": lambda net, y: y / (y.std((2, 3), keepdim=True) + 1e-6),
+    "divided by a length": lambda net, y: y / (y.norm(dim=(2, 3), keepdim=True) + 1e-6),
     "relu by keyword": lambda net, y: F.relu(input=y),
     "mean over a list": lambda net, y: y * y.mean(dim=[2, 3], keepdim=True),
     "sum over all axes": lambda net, y: y * y.sum(),
