@@ -87,6 +87,40 @@ class NormWrittenOut(Net):
         return self.outer(y) * y.var(1, keepdim=True)
 
 
+class EfficientAttention(Net):
+    """A convolution along the channels, between neighbors (ECA-Net)."""
+
+    def __init__(self, kernel=3):
+        super().__init__(inner=conv(8, 8), along=nn.Conv1d(1, 1, kernel, padding=kernel // 2))
+
+    def middle(self, x):
+        y = self.inner(x)
+        pooled = F.adaptive_avg_pool2d(y, 1).squeeze(-1).transpose(-1, -2)
+        return y * self.along(pooled).transpose(-1, -2).unsqueeze(-1).sigmoid().expand_as(y)
+
+
+class TripletAttention(Net):
+    """Maps over channels and rows, and over channels and columns (triplet attention)."""
+
+    def middle(self, x):
+        y = self.inner(x)
+        rows = self.rows(y.permute(0, 2, 1, 3)).permute(0, 2, 1, 3)
+        return (rows + self.columns(y.transpose(1, 3)).transpose(1, 3) + self.gate(y)) / 3
+
+
+class ChannelsAsDepth(Net):
+    """A convolution over channels, rows and columns (HAN)."""
+
+    def __init__(self):
+        super().__init__(inner=conv(8, 8), along=nn.Conv3d(1, 1, 3, padding="same"))
+        self.gamma = nn.Parameter(torch.ones(1))
+
+    def middle(self, x):
+        y = self.inner(x)
+        weights = self.along(y.unsqueeze(1)).sigmoid() * self.gamma
+        return y * weights.view(y.shape) + y
+
+
 def gate():
     return SpatialGate()
 
@@ -96,6 +130,12 @@ CHANNEL_STATISTICS = {
     "shared_spatial_gate": (2, SharedGate(inner=conv(8, 8), outer=conv(8, 8), gate=gate())),
     "statistics_in_the_forward": (2, Inline(inner=conv(8, 8), outer=conv(2, 1, 7))),
     "nested_blocks": (3, nn.Sequential(conv(2, 8), Nested(8, Nested(6)), conv(8, 2))),
+    "convolution_along_channels": (2, EfficientAttention()),
+    "triplet_attention": (
+        2,
+        TripletAttention(inner=conv(8, 8), rows=gate(), columns=gate(), gate=gate()),
+    ),
+    "channels_as_depth": (2, ChannelsAsDepth()),
     "softmax_over_channels": (1, SoftmaxOverChannels(inner=conv(8, 8), outer=conv(8, 8))),
     "softmax_module_over_channels": (
         2,

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dhp_sr.graph.computed_weights import arguments_of
 from dhp_sr.graph.tracer import LEAF_TESTS
-from dhp_sr.operators.analysis_context import KeptAxes
 from dhp_sr.operators.context import OpContext, ReceptiveContext
+from dhp_sr.operators.kept_calls import keep_channels_of_module
 from dhp_sr.operators.narrow import narrow
 from dhp_sr.operators.receptive_field import ReceptiveField2D
 from dhp_sr.operators.spatial_layout import mix_axes
@@ -145,28 +144,14 @@ def keep_statistics(op: OpContext, dim: int) -> Tensor:
     Raises:
         Unsupported: The plan was asked to pin such channels.
     """
-    module = op.module
-    if not op.analysis.kept_statistics_allowed or module is None:
+    if op.module is None:
         raise Unsupported(f"{op.operator} at {op.layer} mixes all channels")
-    channels = op.channels(op.source, dim)
-    tensors = {}
-    for name, tensor in module.named_parameters(recurse=False):
-        tensors[name, _long_axis(tensor)] = channels
-        op.analysis.bind_axis(f"{op.layer}.{name}", _long_axis(tensor), channels)
-    from_back = dim - len(op.shape(op.source))
-    inputs = {}
-    for key, argument in arguments_of(module, op.node.args, op.node.kwargs).items():
-        if argument is op.source:
-            inputs[key, from_back] = channels
-    axes = KeptAxes(inputs, tensors, from_back, channels)
-    # Without weights that would be cut, as a softmax: one module for several features.
-    known = op.analysis.kept_statistics.get(op.layer, axes)
-    if (known.out_dim, len(known.output)) != (from_back, len(channels)):
-        reason = f"{op.layer} is called with different channels"
-        op.analysis.pin(known.output, reason)
-        raise Unsupported(reason)
-    op.analysis.union_find.union(known.output, channels)
-    op.analysis.kept_statistics[op.layer] = axes
+    vectors = {}
+    for name, tensor in op.module.named_parameters(recurse=False):
+        vectors[name, _long_axis(tensor)] = f"{op.layer}.{name}"
+    channels = keep_channels_of_module(op, dim, vectors)
+    for (_, axis), name in vectors.items():
+        op.analysis.bind_axis(name, axis, channels)
     return op.broadcast_along(channels, dim)
 
 

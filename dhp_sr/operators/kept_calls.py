@@ -7,13 +7,14 @@ network as in the cut one; with all channels kept that is the original. A functi
 that could be told which these are: it is known by its place in a module's forward.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from dhp_sr.graph.call_sites import owner_of, recorded_call_site
-from dhp_sr.operators.analysis_context import CallChannels
+from dhp_sr.graph.computed_weights import arguments_of
+from dhp_sr.operators.analysis_context import CallChannels, KeptAxes
 from dhp_sr.operators.channel_ids import varying_axes
 from dhp_sr.operators.context import OpContext
 from dhp_sr.operators.spec import Unsupported
@@ -54,6 +55,39 @@ def keep_channels_of_call(op: OpContext, dim: int, *, returns_channels: bool) ->
             raise Unsupported(reason)
         op.analysis.union_find.union(other.channels, channels)
     op.analysis.kept_calls[op.node.name] = call
+    return channels
+
+
+def keep_channels_of_module(
+    op: OpContext, dim: int, vectors: Iterable[tuple[str, int]] = ()
+) -> Tensor:
+    """State that a module works with the kept channels alone; returns the channels.
+
+    Args:
+        op: The call of a module, whose result has the channels of its input.
+        dim: Axis of both that holds them.
+        vectors: Tensors of the module, and their axes, that hold the same channels.
+
+    Raises:
+        Unsupported: The plan was asked to pin such channels, or the module is called for others.
+    """
+    if not op.analysis.kept_statistics_allowed:
+        raise Unsupported(f"{op.operator} at {op.layer} mixes all channels")
+    channels = op.channels(op.source, dim)
+    from_back = dim - len(op.shape(op.source))
+    inputs: dict[tuple[int | str, int], Tensor] = {}
+    for key, argument in arguments_of(op.module, op.node.args, op.node.kwargs).items():
+        if argument is op.source:
+            inputs[key, from_back] = channels
+    axes = KeptAxes(inputs, dict.fromkeys(vectors, channels), from_back, channels)
+    # Without weights that would be cut, as a softmax: one module for several features.
+    known = op.analysis.kept_statistics.get(op.layer, axes)
+    if (known.out_dim, len(known.output)) != (from_back, len(channels)):
+        reason = f"{op.layer} is called with different channels"
+        op.analysis.pin(known.output, reason)
+        raise Unsupported(reason)
+    op.analysis.union_find.union(known.output, channels)
+    op.analysis.kept_statistics[op.layer] = axes
     return channels
 
 

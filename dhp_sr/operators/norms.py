@@ -8,10 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dhp_sr.operators.analysis_context import ChannelRange
-from dhp_sr.operators.channel_ids import couple_unless_alone, union_blocks
+from dhp_sr.operators.channel_ids import couple_unless_alone, union_blocks, varying_axes
 from dhp_sr.operators.channel_norms import keep_statistics
 from dhp_sr.operators.context import NodeContext, OpContext, ReceptiveContext
-from dhp_sr.operators.kept_calls import axis_of_statistics, keep_channels_of_call
+from dhp_sr.operators.kept_calls import (
+    axis_of_statistics,
+    keep_channels_of_call,
+    keep_channels_of_module,
+)
 from dhp_sr.operators.receptive_field import ReceptiveField2D
 from dhp_sr.operators.spatial_layout import mix_axes
 from dhp_sr.operators.spec import (
@@ -29,6 +33,10 @@ def norm_channels(op: OpContext) -> Tensor:
     """Couple the vectors of a module, such as gain and running mean, with the channels."""
     if op.module is None:
         return _functional_norm_channels(op)
+    axes = varying_axes(op.ids[op.source])
+    if len(axes) == 1 and axes[0] > 1:
+        # Maps over channels and rows, say, with vectors that hold no channels (triplet attention).
+        return op.broadcast_along(keep_channels_of_module(op, axes[0]), axes[0])
     channels = op.channels(op.source)
     tensors = _tensors(op.module)
     if not tensors:

@@ -2,6 +2,7 @@
 
     tokens (n, l, c) -> transposed (n, c, l) -> linear over l -> (n, c, m)        MLP-Mixer
     tokens (n, l, c) -> convolution of size 1, its channels being l -> (n, m, c)    gMLP
+    pooled (n, c, 1) -> transposed (n, 1, c) -> convolution along c -> (n, 1, c)    ECA
 
 The channels lie along an axis that the layer goes through entry by entry, and stay there. The
 positions are those of the image, and all of them are needed.
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from dhp_sr.operators.channel_ids import varying_axes
 from dhp_sr.operators.context import OpContext
+from dhp_sr.operators.kept_calls import keep_channels_of_module
 from dhp_sr.operators.layer_weights import LayerWeights, may_leave_constant, weight_shape
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -36,7 +38,27 @@ def mixes_positions(op: OpContext) -> bool:
     if varying[0] == 0:  # channels as further images: `x.reshape(n * c, 1, h, w)`
         return True
     is_pointwise = math.prod(weight_shape(op)[2:]) == 1
-    return is_pointwise and op.shape(op.source)[2:] == op.value.shape[2:]
+    if is_pointwise:
+        return op.shape(op.source)[2:] == op.value.shape[2:]
+    return slides_along_channels(op)
+
+
+def slides_along_channels(op: OpContext) -> bool:
+    """Return whether a convolution goes along an axis of channels, and leaves it as long as it is.
+
+    Each channel then reads its neighbors (ECA, triplet attention). After a cut these are others, so
+    the masked network slides along the kept channels, too.
+    """
+    if not isinstance(op.module, _CONVOLUTIONS):
+        return False
+    layer: Any = op.module
+    axis = varying_axes(op.ids[op.source])[0] - 2
+    if axis < 0 or layer.kernel_size[axis] == 1 or layer.padding_mode != "zeros":
+        return False
+    if isinstance(layer.padding, str):
+        return bool(layer.padding == "same")
+    overlap = layer.dilation[axis] * (layer.kernel_size[axis] - 1)
+    return bool(layer.stride[axis] == 1 and 2 * layer.padding[axis] == overlap)
 
 
 def mixed_positions_channels(op: OpContext) -> Tensor:
@@ -52,6 +74,9 @@ def mixed_positions_channels(op: OpContext) -> Tensor:
     # A bias is added to all channels, those that are masked included.
     has_bias = weights.bias is not None
     op.analysis.leaves_constant[op.node] = has_bias or may_leave_constant(op, op.source)
+    if slides_along_channels(op):
+        keep_channels_of_module(op, varying_axes(op.ids[op.source])[0])
+        op.analysis.leaves_constant[op.node] = False
     return op.ids[op.source]
 
 

@@ -31,6 +31,7 @@ from torch import Tensor, fx, nn
 
 from dhp_sr.channels.plan import BranchLayer, ChannelPlan, Leaves
 from dhp_sr.graph.capture import trace
+from dhp_sr.graph.tracer import LEAF_FORWARDS
 from dhp_sr.operators.computed_layers import COMPUTED_LAYER
 from dhp_sr.operators.registry import spec_for
 from dhp_sr.surgery.cut import KeptEntries, kept_entries, zero_outside
@@ -247,6 +248,8 @@ class _Correction:
             # Its later inputs depend on its weights: that is no linear problem. And a bias that two
             # layers share has no value that is right for both.
             reason = "its weight or bias is used several times"
+        elif type(vars(layer).get("forward")) in LEAF_FORWARDS:
+            reason = "it slides along the channels"
         elif is_transposed(layer) and num_groups(layer) > 1:
             reason = "it is a grouped transposed convolution"
         else:

@@ -48,7 +48,7 @@ class Weighted(Net):
 
 
 def at_most(difference, expected):
-    assert float(difference.abs().max()) <= 1e-10 * float(expected.abs().max())
+    assert float(difference.detach().abs().max()) <= 1e-10 * float(expected.detach().abs().max())
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -94,6 +94,28 @@ def test_without_kept_statistics_the_channels_are_pinned():
     plan = make_plan(network, torch.rand(1, 2, 8, 8), kept_statistics=False)
     assert [group.name for group in plan.prunable] == ["first", "outer"]
     assert not plan.has_kept_statistics
+
+
+@pytest.mark.parametrize("name", ["convolution_along_channels", "triplet_attention"])
+def test_channels_that_a_layer_goes_along_are_cut_while_training(name):
+    hyper, x = masked(CHANNEL_STATISTICS[name][1], 0.5)
+    small = hyper.cut().train()
+    expected = hyper.train()(x)
+    at_most(small(x) - expected, expected)
+    hyper.cut(calibration=[x])
+    skipped = hyper.correction_report.skipped
+    assert "it slides along the channels" in skipped.values()
+
+
+@pytest.mark.parametrize("settings", [{"stride": 2}, {"padding": 0}, {"padding_mode": "reflect"}])
+def test_a_convolution_that_shortens_an_axis_of_channels_pins_them(settings):
+    class Along(Net):
+        def middle(self, x):
+            return x * self.along(self.inner(x).mean((2, 3))[:, None]).sum()
+
+    along = nn.Conv1d(1, 1, 3, **{"padding": 1, **settings})
+    plan = make_plan(Along(inner=conv(8, 8), along=along), torch.rand(1, 2, 8, 8))
+    assert "inner" not in {group.name for group in plan.prunable}
 
 
 def test_one_call_over_different_channels_pins_them():
