@@ -21,8 +21,9 @@ def compress(network: Any, images: str | PathLike[str], **settings: Any) -> tupl
             `minutes` (30) for all of it, or `iterations` of finetuning; `truth`, a folder of
             ground truths; `degradation`, `bicubic` or `noise=25` where the images are truths;
             `drawn`, how many drawn images to train on, too (one for seven of the folder's);
-            `remove_blocks` (False), whether residual branches may be removed as a whole; `output`,
-            the model file; `root`, the folder that `experiments/` is made in (the working
+            `remove_blocks` (False), whether residual branches may be removed as a whole;
+            `runtime`, the program that a latency is measured in (`torch`); `output`, the model
+            file; `root`, the folder that `experiments/` is made in (the working
             directory); `seed` (0); `say` (print), which takes lines for the user.
 
     Returns:

@@ -188,6 +188,7 @@ def compress(
     root: str | Path | None = None,
     seed: int = 0,
     remove_blocks: bool = False,
+    runtime: str | None = None,
     say: Callable[[str], None] = print,
     **target: float,
 ) -> tuple[nn.Module, CompressReport]:
@@ -210,6 +211,7 @@ def compress(
         name=type(network).__name__,
         output=None if output is None else Path(output),
         remove_blocks=remove_blocks,
+        runtime=runtime,
         seed=seed,
     )
     # Absolute: paths of a run's options would be looked up from this folder once more.

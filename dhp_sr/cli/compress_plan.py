@@ -1,7 +1,6 @@
 """Reachable cost and duration of a compression, worked out before it begins."""
 
 import math
-import time
 from dataclasses import dataclass
 
 import torch
@@ -13,10 +12,11 @@ from dhp_sr.deploy.model_info import ModelInfo
 from dhp_sr.hyper import HyperNet
 from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.utils.cost_kinds import COST_KINDS
-from dhp_sr.utils.devices import has_fast_bf16
+from dhp_sr.utils.devices import has_fast_bf16, select_device
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.modules import deep_copy
 from dhp_sr.utils.strict_json import JsonObject
+from dhp_sr.utils.timing import time_interleaved
 
 FINETUNE_SHARE = 0.75
 """Share of the time, at most: the rest is search, correction, scores and the report."""
@@ -204,9 +204,10 @@ def measure_steps(
 ) -> StepTimes:
     """Time a few steps with a network that is cut to a budget, as the training takes them.
 
-    The fastest of a few is taken: the others had to wait for the machine. The images are noise:
-    the time of a layer does not depend on the values. Features lie in memory as in the training,
-    channels last, in which a step in bf16 may take half as long.
+    They are taken on the device that the run will choose. The fastest of a few counts: the others
+    had to wait for the machine. The images are noise: the time of a layer does not depend on the
+    values. Features lie in memory as in the training, channels last, in which a step in bf16 may
+    take half as long.
 
     Args:
         hyper: The converted network; its masks are changed and restored.
@@ -215,29 +216,34 @@ def measure_steps(
         patch: Height and width of the inputs.
         batch_size: Batch size of the training.
     """
-    context = DistributedContext(torch.device("cpu"))
-    small = context.to_device(_cut_to(hyper, budget), channels_last=True)
+    device = select_device("auto")
+    context = DistributedContext(device)
+    student = context.to_device(_cut_to(hyper, budget), channels_last=True)
     teacher = context.to_device(deep_copy(network), channels_last=True)
+    original = context.to_device(deep_copy(network), channels_last=False)
     images = torch.rand(batch_size, hyper.plan.example_shape[1], patch, patch)
-    as_trained = context.to_device(images, channels_last=True)
-    use_bf16 = has_fast_bf16(images.device)
-    dense_seconds = math.inf
-    teacher_seconds = math.inf
-    step_seconds = math.inf
-    for _ in range(TIMED_STEPS):
-        start = time.perf_counter()
+    searched = context.to_device(images, channels_last=False)
+    trained = context.to_device(images, channels_last=True)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bf16(device))
+    with torch.no_grad():
+        target = original(searched)
+
+    def run_original() -> None:
         with torch.no_grad():
-            target = network(images)
-        dense_end = time.perf_counter()
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=use_bf16):
-            with torch.no_grad():
-                teacher(as_trained)
-            teacher_end = time.perf_counter()
-            output = small(as_trained)
+            original(searched)
+
+    def run_teacher() -> None:
+        with torch.no_grad(), autocast:
+            teacher(trained)
+
+    def run_student() -> None:
         # The optimizer's step is not timed: it is small beside a pass of a batch.
+        with autocast:
+            output = student(trained)
         nn.functional.l1_loss(output.float(), target).backward()
-        end = time.perf_counter()
-        dense_seconds = min(dense_seconds, dense_end - start)
-        teacher_seconds = min(teacher_seconds, teacher_end - dense_end)
-        step_seconds = min(step_seconds, end - dense_end)
-    return StepTimes(dense_seconds, teacher_seconds, step_seconds)
+
+    passes = {"original": run_original, "teacher": run_teacher, "student": run_student}
+    samples = time_interleaved(passes, device, rounds=TIMED_STEPS, warm_up=1)
+    seconds = {name: min(milliseconds) / 1000 for name, milliseconds in samples.items()}
+    step = seconds["teacher"] + seconds["student"]
+    return StepTimes(seconds["original"], seconds["teacher"], step)

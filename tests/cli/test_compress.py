@@ -26,6 +26,7 @@ from dhp_sr.cli.compress_quality import QualityBound
 from dhp_sr.cli.compress_request import CompressRequest, Target
 from dhp_sr.cli.parsers import compress_parser
 from dhp_sr.config import load_options
+from dhp_sr.config.schema import Options
 from dhp_sr.deploy import load_model, read_manifest
 from dhp_sr.deploy.model_info import info_of
 from dhp_sr.hyper import convert
@@ -200,7 +201,10 @@ def test_the_settings_of_a_program_are_those_of_the_command(tmp_path, monkeypatc
     finished = CompressReport(network, tmp_path, None)
     for remove_blocks in (False, True):
         dhp_sr.compress(network, tmp_path, macs=0.5, remove_blocks=remove_blocks)
-    plain, removing = requests
+    dhp_sr.compress(network, tmp_path, latency=0.5, runtime="onnxruntime", drawn=3)
+    plain, removing, timed = requests
+    assert (plain.runtime, timed.runtime) == (None, "onnxruntime")
+    assert (plain.drawn, timed.drawn) == (None, 3)
     assert (plain.remove_blocks, removing.remove_blocks) == (False, True)
     # A run that is resumed goes on with its options, so the folders differ.
     assert plain.run_name != removing.run_name
@@ -515,6 +519,23 @@ def test_steps_are_timed_in_the_memory_format_of_the_training(monkeypatch):
     measure_steps(hyper, plain, Budget.from_target("macs", 0.5), patch=8, batch_size=2)
     student = [channels_last for with_gradients, channels_last in formats if with_gradients]
     assert student and all(student)
+
+
+def test_steps_are_timed_on_the_device_of_the_training(monkeypatch):
+    """Timed on the processor, a graphics card would get a hundredth of the iterations."""
+    asked = []
+
+    def choose(num_gpu):
+        asked.append(num_gpu)
+        return torch.device("cpu")
+
+    plain = build("EDSR", num_feat=32, num_block=2, upscale=2)
+    hyper = convert(plain, torch.rand(1, 3, 8, 8))
+    monkeypatch.setattr("dhp_sr.cli.compress_plan.select_device", choose)
+    times = measure_steps(hyper, plain, Budget.from_target("macs", 0.5), patch=8, batch_size=2)
+    # As option files say where they say nothing.
+    assert asked == [Options.model_fields["num_gpu"].default]
+    assert 0 < times.teacher < times.step and times.dense > 0
 
 
 TIMES = StepTimes(dense=0.2, teacher=0.1, step=0.3)
