@@ -73,7 +73,7 @@ TEST_SETS = {"sr": ("Set5", "HR"), "denoise": ("Set12", "")}
 SIGMA = 25.0
 """Noise of a denoiser's images."""
 
-SIZE_ARGUMENTS = ("num_feat", "num_block", "num_layers", "num_levels")
+SIZE_ARGUMENTS = ("num_feat", "num_block", "num_layers", "num_levels", "upscale")
 """Arguments that tell networks of one class apart."""
 
 CUT = "half, steps of 16"
