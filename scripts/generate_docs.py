@@ -94,7 +94,7 @@ def commands_page() -> str:
         " fault of the program; 2 a mistake in the arguments, the options or the files; 130\n"
         "interrupted. After `pip install .` the same commands are called `dhp-sr-train`,"
         " `dhp-sr-test`, `dhp-sr-plan`,\n"
-        "`dhp-sr-export`, `dhp-sr-infer` and `dhp-sr-report`.\n"
+        "`dhp-sr-compress`, `dhp-sr-export`, `dhp-sr-infer` and `dhp-sr-report`.\n"
     )
     for file, parser in command_parsers().items():
         subcommands = _subcommands(parser)

@@ -1,5 +1,6 @@
 """The documentation builds without a warning, generated pages are current, README stays short."""
 
+import configparser
 import importlib.util
 import re
 import subprocess
@@ -131,3 +132,14 @@ def test_research_entries_begin_with_their_conclusion_and_are_in_the_index(topic
         title, _, body = entry.partition("\n")
         assert body.lstrip().startswith("**Conclusion"), title
         assert f"[{title}]({topic.name}#" in index, title
+
+
+@pytest.mark.parametrize("page", ["how_to/install.md", "reference/commands.md"])
+def test_every_installed_command_is_named(page):
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    scripts = setup["options.entry_points"]["console_scripts"].split("\n")
+    names = {line.split("=")[0].strip() for line in scripts if line}
+    assert "dhp-sr-compress" in names
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    assert names == {*re.findall(r"`(dhp-sr-\w+)`", text)}
