@@ -1,5 +1,6 @@
 """Write the outputs of a compression: model file, report, comparison."""
 
+import math
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -138,6 +139,13 @@ def _comparison_lines(
             before = dense["sets"][name][key]
             if original is not None:
                 before = HeldOutScore(options).measure(original)
+            # Truths that were made by the original itself: its PSNR is infinite, None in JSON.
+            if before is None or math.isinf(before):
+                lines.append(
+                    f"{name}: {scores[key]:.2f} dB to the ground truths, which are the original's "
+                    "output"
+                )
+                continue
             lines.append(
                 f"{name}: {before:.2f} dB -> {scores[key]:.2f} dB to the ground truths "
                 f"({scores[key] - before:+.2f} dB)"

@@ -115,6 +115,7 @@ def plan_length(
     patch: int,
     batch_size: int,
     minutes: float,
+    spent_minutes: float = 0.0,
     input_pixels: int | None = None,
 ) -> Length:
     """Turn minutes into iterations.
@@ -125,12 +126,13 @@ def plan_length(
         patch: Height and width of training inputs.
         batch_size: Batch size of the training.
         minutes: For everything.
+        spent_minutes: Those that are over.
         input_pixels: Pixels of all inputs that patches are cut from; None: new at every visit.
 
     Raises:
         UserError: There is no time for a useful run.
     """
-    seconds = 60 * minutes
+    seconds = 60 * (minutes - spent_minutes)
     batch_factor = batch_size / 16
     statistics = STATISTICS_PASSES * times.dense / batch_factor
     generation = PASSES_PER_GENERATION * times.dense / batch_factor
@@ -151,7 +153,7 @@ def plan_length(
         step -= times.teacher
         finetune = _finetune_steps(seconds, search, step)
     if finetune < MIN_FINETUNE:
-        needed = (search + MIN_FINETUNE * step) / RUN_SHARE / 60
+        needed = spent_minutes + (search + MIN_FINETUNE * step) / RUN_SHARE / 60
         raise UserError(
             f"--minutes {minutes:g}: no time; on this machine a step takes {step:.2f} s "
             f"and the search about {search / 60:.1f} minutes: give {needed + 0.1:.1f} minutes "

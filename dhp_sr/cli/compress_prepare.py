@@ -77,6 +77,7 @@ def prepare_run(
     Raises:
         UserError: Images, target or time do not allow it.
     """
+    start = time.perf_counter()
     folder = request.images_folder(root)
     check_request(request, folder)
     facts = request.facts(checkpoint)
@@ -114,15 +115,14 @@ def prepare_run(
         options = template.options(Target("macs", 0.5), trial, rules)
         ratio = find_keep_ratio(hyper, network, options, target.value, least, note)
         target = Target("macs", ratio)
-    start = time.perf_counter()
     if request.drop_in:
         shape = choose_shape(checkpoint, hyper, target, template, request.minutes, note)
         hyper, target, rules = shape.hyper, shape.target, shape.rules
         if not shape.has_all_blocks:
             template = _with_fewer_blocks(template, shape.checkpoint, network, folder)
-        minutes = request.minutes - (time.perf_counter() - start) / 60
-        request = replace(request, minutes=minutes)
-    length = _length(hyper, network, target, rules, prepared, request, note)
+    # Reading images, and the trials of both, are part of the time that was given.
+    spent_minutes = (time.perf_counter() - start) / 60
+    length = _length(hyper, network, target, rules, prepared, request, spent_minutes, note)
     return template.options(target, length, rules)
 
 
@@ -231,9 +231,10 @@ def _length(
     rules: WidthRules,
     prepared: PreparedImages,
     request: CompressRequest,
+    spent_minutes: float,
     note: Callable[[str], None],
 ) -> Length:
-    """Iterations of the run: as asked for, or as many as the minutes allow."""
+    """Iterations of the run: as asked for, or as many as the minutes that are left allow."""
     training = prepared.datasets["train"]
     batch_size = training["batch_size_per_gpu"]
     if request.iterations is not None:
@@ -248,6 +249,7 @@ def _length(
         patch=patch,
         batch_size=batch_size,
         minutes=request.minutes,
+        spent_minutes=spent_minutes,
         input_pixels=prepared.input_pixels,
     )
     note(describe_length(length))

@@ -86,6 +86,9 @@ def find_keep_ratio(
     """
     held_out = HeldOutScore(options)
     dense_db = held_out.measure(network) if held_out.has_truths else None
+    # Truths that the original made itself: what is lost against them is lost against its output.
+    if dense_db is not None and math.isinf(dense_db):
+        dense_db = None
     bound = QualityBound(loss_db, dense_db)
     note(bound.describe())
     cuts = CorrectedCuts(hyper, options)

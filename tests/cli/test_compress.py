@@ -5,9 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from plain_spandrel import run_in_plain_spandrel
 from runs import empty_pages
 from tiny_runs import save_images
@@ -16,6 +18,7 @@ import dhp_sr
 from dhp_sr.allocation.budget import Budget
 from dhp_sr.archs import build
 from dhp_sr.basicsr_adapter.shim import prepare_torchvision
+from dhp_sr.cli import compress_prepare
 from dhp_sr.cli.compress import run_compress
 from dhp_sr.cli.compress_images import BATCH_SIZE, default_drawn
 from dhp_sr.cli.compress_options import SEARCH_SAMPLES
@@ -389,11 +392,44 @@ def test_mistakes_are_named(material, tmp_path, arguments, fact):
     assert not (tmp_path / "small.safetensors").exists()
 
 
+def test_truths_that_the_original_made(material, tmp_path, capsys):
+    """Its own PSNR is infinite there, which JSON does not hold."""
+    checkpoint = open_checkpoint(material / "compact.pth", None, [])
+    truths = tmp_path / "truths"
+    truths.mkdir()
+    for path in sorted((material / "images").iterdir()):
+        pixels = np.array(Image.open(path).convert("RGB"))
+        image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+        with torch.no_grad():
+            output = checkpoint.network(image)[0].permute(1, 2, 0)
+        output = (output.clamp(0, 1) * 255).round().to(torch.uint8)
+        Image.fromarray(output.numpy()).save(truths / f"{path.stem}.png")
+    more = ("--truth", truths, "--target", "quality=3")
+    assert compress(material, tmp_path, "compact.pth", *more) == 0
+    said = capsys.readouterr().out
+    assert "dB to the ground truths, which are the original's output" in said
+    assert "to the original's output, which is 3 dB lost" in said
+
+
 def test_no_time_for_anything(material, tmp_path):
     text = ["--model", str(material / "compact.pth"), "--images", str(material / "images"),
             "--minutes", "0.0001"]  # fmt: skip
     with pytest.raises(UserError, match="no time"):
         run_compress(compress_parser().parse_intermixed_args(text), tmp_path)
+
+
+@pytest.mark.parametrize("target", [Target("quality", 1.0), Target("macs", 0.5)])
+def test_the_preparation_is_part_of_the_time(material, tmp_path, monkeypatch, target):
+    """Trials for a quality may take minutes."""
+    clock = iter(range(0, 10**6, 60))
+    monkeypatch.setattr(compress_prepare.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(compress_prepare, "find_keep_ratio", lambda *arguments: 0.5)
+    times = StepTimes(0.01, 0.01, 0.01)
+    monkeypatch.setattr(compress_prepare, "measure_steps", lambda *arguments: times)
+    checkpoint = open_checkpoint(material / "compact.pth", None, [])
+    request = CompressRequest(material / "images", target, minutes=0.5)
+    with pytest.raises(UserError, match=r"--minutes 0\.5: no time; .* give 1\.\d minutes"):
+        prepare_run(checkpoint, request, tmp_path, lambda line: None)
 
 
 def test_folders_without_enough_images(material, tmp_path):
