@@ -36,6 +36,9 @@ Ranges = Mapping[str, tuple[float, float]]
 Run = Callable[[Images], Images]
 """Function that computes a network."""
 
+_Args = tuple[Tensor, ...]
+_Kwargs = dict[str, Tensor]
+
 
 @dataclass(frozen=True)
 class CalibrationImage:
@@ -77,7 +80,7 @@ def layer_losses(network: nn.Module, images: Sequence[CalibrationImage]) -> dict
         # Output channels are the second axis of a transposed convolution.
         channel_axis = int(isinstance(layer, nn.ConvTranspose2d))
         layer.weight.data = round_weight(weight, channel_axis)
-        handle = layer.register_forward_pre_hook(_round_input)
+        handle = layer.register_forward_pre_hook(_round_input, with_kwargs=True)
         losses[name] = reference - mean_psnr(run, images)
         handle.remove()
         layer.weight.data = weight
@@ -91,12 +94,17 @@ def round_weight(weight: Tensor, channel_axis: int) -> Tensor:
     return (weight / step).round() * step
 
 
-def _round_input(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+def _round_input(layer: nn.Module, args: _Args, kwargs: _Kwargs) -> tuple[_Args, _Kwargs]:
     """Round a layer's input to 256 levels between its extremes, 0 included."""
-    x = inputs[0]
+    x = _input_of(args, kwargs)
     low = x.min().clamp_max(0)
     step = ((x.max().clamp_min(0) - low) / 255).clamp_min(1e-12)
-    return (((x - low) / step).round() * step + low,)
+    return (((x - low) / step).round() * step + low,), {}
+
+
+def _input_of(args: _Args, kwargs: _Kwargs) -> Tensor:
+    """Return the input of a layer's call, which may be given by its name."""
+    return args[0] if args else kwargs["input"]
 
 
 def finetune_for_int8(
@@ -161,13 +169,15 @@ def input_ranges(
     """
     extremes: dict[str, list[Tensor]] = {}
 
-    def observe(name: str, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        extremes.setdefault(name, []).append(torch.stack(inputs[0].aminmax()))
+    def observe(name: str, layer: nn.Module, args: _Args, kwargs: _Kwargs) -> None:
+        extremes.setdefault(name, []).append(torch.stack(_input_of(args, kwargs).aminmax()))
 
     handles = []
     for name, layer in network.named_modules():
         if isinstance(layer, LAYERS):
-            handles.append(layer.register_forward_pre_hook(partial(observe, name)))
+            handles.append(
+                layer.register_forward_pre_hook(partial(observe, name), with_kwargs=True)
+            )
     for image in images:
         network(image.lq)
     for handle in handles:
@@ -190,7 +200,9 @@ def simulated_int8(network: nn.Module, ranges: Ranges) -> Iterator[None]:
         # Output channels are the second axis of a transposed convolution.
         rounding = _RoundedWeight(int(isinstance(layer, nn.ConvTranspose2d)))
         parametrize.register_parametrization(layer, "weight", rounding)
-        handles.append(layer.register_forward_pre_hook(partial(_round_to_range, limits)))
+        handles.append(
+            layer.register_forward_pre_hook(partial(_round_to_range, limits), with_kwargs=True)
+        )
     try:
         yield
     finally:
@@ -217,12 +229,13 @@ class _RoundedWeight(nn.Module):
 
 
 def _round_to_range(
-    limits: tuple[float, float], layer: nn.Module, inputs: tuple[Tensor, ...]
-) -> tuple[Tensor]:
+    limits: tuple[float, float], layer: nn.Module, args: _Args, kwargs: _Kwargs
+) -> tuple[_Args, _Kwargs]:
     low, high = limits
     step = max((high - low) / 255, 1e-12)
     zero_point = round(-low / step)
-    return (torch.fake_quantize_per_tensor_affine(inputs[0], step, zero_point, 0, 255),)
+    x = _input_of(args, kwargs)
+    return (torch.fake_quantize_per_tensor_affine(x, step, zero_point, 0, 255),), {}
 
 
 def _patch_side(images: Sequence[CalibrationImage], size_multiple: int, least_side: int) -> int:

@@ -17,6 +17,7 @@ from dhp_sr.allocation.budget import Budget, BudgetReport
 from dhp_sr.hyper import HyperNet
 from dhp_sr.utils.cost_kinds import reported_kinds
 from dhp_sr.utils.modules import StateTree
+from dhp_sr.utils.network_io import Example
 from dhp_sr.utils.strict_json import JsonObject
 
 
@@ -137,8 +138,11 @@ class Search(ABC):
             iteration: Counted from 0 at the start of the search.
         """
 
-    def observe(self, inputs: Tensor) -> None:  # noqa: B027 - most methods look at gradients
-        """Take the network's input of a training step, shape (N, C, H, W), before its forward."""
+    def observe(self, inputs: Example) -> None:  # noqa: B027 - most methods look at gradients
+        """Take the network's input of a training step, (N, C, H, W), before its forward.
+
+        Of a network with several inputs, the tuple of them or the image alone.
+        """
 
     def step(self, iteration: int) -> dict[str, float]:
         """Use the gradients of a training step; call after backward, before they are cleared.

@@ -1,5 +1,6 @@
 """OpenVINO's files, and int8 for both runtimes: the loss is measured, too much is an error."""
 
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -455,3 +456,25 @@ def test_patches_are_as_large_as_the_network_needs():
     assert finetune_for_int8(network, images, 1, least_side=61)
     with pytest.raises(RuntimeError, match="Padding"):
         finetune_for_int8(network, images, 1)
+
+
+class CallsByKeyword(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(1, 4, 3, padding=1)
+        self.second = nn.Conv2d(4, 4, 3, padding=1)
+        self.last = nn.Conv2d(4, 1, 3, padding=1)
+
+    def forward(self, x):
+        features = torch.relu(self.second(input=torch.relu(self.first(input=x))))
+        return x + self.last(input=features)
+
+
+def test_layers_that_are_called_by_keyword_are_simulated():
+    torch.manual_seed(0)
+    network = CallsByKeyword().eval()
+    images = ramp()
+    assert set(input_ranges(network, images)) == {"first", "second", "last"}
+    assert all(math.isfinite(loss) for loss in layer_losses(network, images).values())
+    tuned = finetune_for_int8(network, images, 1)
+    assert not torch.equal(tuned.second.weight, network.second.weight)

@@ -409,3 +409,44 @@ def test_loss_of_logits_is_a_divergence():
     assert output_loss([logits], [logits]) == pytest.approx(0, abs=1e-6)
     assert output_loss([logits + 3.0], [logits]) == pytest.approx(0, abs=1e-6)
     assert output_loss([logits * 2], [logits]) > 0
+
+
+class SeveralInputsAndOutputs(nn.Module):
+    """Reads a mask beside the image, has a further head, and calls a layer by keyword."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(2, 16, 3, padding=1)
+        self.second = nn.Conv2d(16, 16, 3, padding=1)
+        self.head = nn.Conv2d(16, 1, 3, padding=1)
+        self.classes = nn.Linear(16, 4)
+
+    def forward(self, image, mask):
+        features = torch.relu(self.first(torch.cat((image, mask), dim=1)))
+        features = torch.relu(self.second(input=features))
+        logits = self.classes(features.mean((2, 3)))
+        return {"image": self.head(features), "further": [logits, logits.argmax(1)]}
+
+
+@pytest.mark.parametrize("order", CHANNEL_ORDERS)
+def test_networks_with_several_inputs_and_outputs(order):
+    torch.manual_seed(0)
+    plain = SeveralInputsAndOutputs().double().eval()
+    mask = (torch.rand(1, 1, 12, 12) < 0.5).double()
+    hyper = convert(plain, (torch.rand(1, 1, 12, 12).double(), mask)).eval()
+    options = OBSOptions(order=order, statistics_samples=6, evaluation_samples=4, generations=9)
+    settings = SearchSettings(Budget("macs", 0.5, 0.05, 1, 1), 5, method_options=dict(options))
+    search = build_search("obs", hyper, settings)
+    for _ in range(5):
+        search.observe((torch.rand(2, 1, 12, 12).double(), mask))
+    report = search.finish()
+    assert report.macs_ratio == pytest.approx(0.5, abs=0.05)
+    assert hyper.cut()(torch.rand(1, 1, 12, 12).double(), mask)["image"].shape == (1, 1, 12, 12)
+
+
+def test_the_loss_of_several_outputs_is_their_sum():
+    image, logits, classes = torch.rand(3, 1, 4, 4), torch.randn(3, 5), torch.tensor([1, 2, 3])
+    other = (image + 0.5, {"logits": 2 * logits, "classes": classes + 1})
+    expected = output_loss([image + 0.5], [image]) + output_loss([2 * logits], [logits])
+    loss = output_loss([other], [(image, {"logits": logits, "classes": classes})])
+    assert loss == pytest.approx(expected) and loss > 0.25

@@ -23,6 +23,7 @@ from dhp_sr.channels.plan import Group
 from dhp_sr.hyper import HyperNet
 from dhp_sr.search.baselines import weight_norms
 from dhp_sr.search.obs.statistics import LayerStatistics
+from dhp_sr.utils.network_io import tensors_of, with_further_inputs
 
 
 @dataclass(frozen=True)
@@ -120,9 +121,12 @@ def _terms(
     hyper: HyperNet, latents: list[nn.Parameter], batch: Tensor, generator: torch.Generator
 ) -> Tensor:
     """Return r . z dy/dz for a batch, (plan.size,), float64, on the CPU."""
-    output = hyper(batch)
-    signs = torch.randint(2, output.shape, generator=generator) * 2.0 - 1.0
-    projection = (output * signs.to(output)).sum()
+    outputs = hyper(*with_further_inputs(batch, hyper.plan.further_inputs))
+    projection = torch.zeros(())
+    for _, output in tensors_of(outputs):
+        if output.requires_grad:
+            signs = torch.randint(2, output.shape, generator=generator) * 2.0 - 1.0
+            projection = projection + (output * signs.to(output)).sum()
     gradients = torch.autograd.grad(projection, latents, allow_unused=True)
     terms = []
     for latent, gradient in zip(latents, gradients, strict=True):

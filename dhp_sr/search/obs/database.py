@@ -22,6 +22,7 @@ from dhp_sr.search.obs.statistics import LayerStatistics, taps_to_features
 from dhp_sr.surgery.cut import kept_entries, zero_outside
 from dhp_sr.surgery.layer_samples import Layer, as_kernel, layer_of_weight
 from dhp_sr.utils.modules import out_dim
+from dhp_sr.utils.network_io import tensors_of, with_further_inputs
 
 
 class WidthDatabase:
@@ -105,10 +106,14 @@ class WidthDatabase:
                 yield f"{layer.name}.bias", norm.bias + scale * norm.running_mean
 
     @torch.no_grad()
-    def outputs(self, widths: Sequence[int], batches: Sequence[Tensor]) -> list[Tensor]:
-        """Outputs of the network with these widths."""
+    def outputs(self, widths: Sequence[int], batches: Sequence[Tensor]) -> list[object]:
+        """Outputs of the network with these widths, whatever it returns."""
         values = self.values(widths)
-        return [functional_call(self._hyper.network, values, (batch,)) for batch in batches]
+        outputs = []
+        for batch in batches:
+            inputs = with_further_inputs(batch, self._hyper.plan.further_inputs)
+            outputs.append(functional_call(self._hyper.network, values, inputs))
+        return outputs
 
     def _module(self, layer: LayerStatistics) -> Layer:
         module = layer_of_weight(self._hyper.network, layer.weight)
@@ -137,20 +142,28 @@ class WidthDatabase:
         return as_kernel(module, taps_to_features(weight_OF, taps)), bias
 
 
-def output_loss(outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> float:
-    """Distance of outputs from the dense network's.
+def output_loss(outputs: Sequence[object], targets: Sequence[object]) -> float:
+    """Distance of outputs from the dense network's, the mean over the samples.
 
-    Images: mean squared error. Logits (N, classes): Kullback-Leibler divergence, in nats.
+    Images: mean squared error. Logits (N, classes): Kullback-Leibler divergence, in nats. Of
+    several tensors, as a network with further heads returns them, the sum.
     """
     total = 0.0
     count = 0
     for output, target in zip(outputs, targets, strict=True):
-        count += len(output)
-        # Two axes are those of logits; an image has four.
-        if output.dim() == 2:
-            expected = target.log_softmax(1)
-            divergence = (expected.exp() * (expected - output.log_softmax(1))).sum()
-            total += float(divergence)
-        else:
-            total += float((output - target).square().flatten(1).mean(1).sum())
+        pairs = list(zip(tensors_of(output), tensors_of(target), strict=True))
+        for (_, actual), (_, expected) in pairs:
+            # The classes that a segmentation names have no distance.
+            if actual.is_floating_point() and actual.dim() > 0:
+                total += _loss_of_batch(actual, expected)
+        count += len(pairs[0][0][1])
     return total / max(count, 1)
+
+
+def _loss_of_batch(output: Tensor, target: Tensor) -> float:
+    """Sum of the losses of the samples of a batch."""
+    # Two axes are those of logits; an image has four.
+    if output.dim() == 2:
+        expected = target.log_softmax(1)
+        return float((expected.exp() * (expected - output.log_softmax(1))).sum())
+    return float((output - target).square().flatten(1).mean(1).sum())

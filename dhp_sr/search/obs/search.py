@@ -22,6 +22,10 @@ from dhp_sr.search.obs.evolution import WidthEvolution
 from dhp_sr.search.obs.statistics import layer_statistics
 from dhp_sr.search.width_prior import width_prior
 from dhp_sr.utils.modules import StateTree, evaluating, stack_samples
+from dhp_sr.utils.network_io import Example, inputs_of
+
+BATCH_SIZE = 8
+"""Samples of a forward pass."""
 
 SCREENING_SHARE = 4
 """Offspring are screened on every fourth batch of the evaluation inputs."""
@@ -47,10 +51,12 @@ class OBSSearch(Search):
         self._orders: list[Tensor] = []
         self._database: WidthDatabase | None = None
 
-    def observe(self, inputs: Tensor) -> None:
+    def observe(self, inputs: Example) -> None:
         """Keep inputs until there are enough for the statistics and the evaluation."""
+        # Of several inputs the further ones are fixed, those of the plan.
+        image = inputs_of(inputs)[0]
         wanted = self._options.statistics_samples + self._options.evaluation_samples
-        for sample in inputs[: max(0, wanted - len(self._samples))]:
+        for sample in image[: max(0, wanted - len(self._samples))]:
             self._samples.append(sample.detach().cpu().clone())
 
     def state_dict(self) -> StateTree:
@@ -122,7 +128,13 @@ class OBSSearch(Search):
         return widths
 
     def _batches(self, samples: Sequence[Tensor]) -> list[Tensor]:
-        return [batch.to(self.hyper.mask.device) for batch in stack_samples(samples)]
+        plan = self.hyper.plan
+        batch_size = BATCH_SIZE
+        if plan.further_inputs:
+            # They are fixed, and made for batches of the example's size.
+            batch_size = plan.example_shape[0]
+        batches = stack_samples(samples, batch_size)
+        return [batch.to(self.hyper.mask.device) for batch in batches]
 
     def _search_widths(self, budget: Budget, evaluation: list[Tensor]) -> list[int]:
         database = self._database

@@ -20,6 +20,7 @@ from dhp_sr.surgery.layer_samples import (
     sample_features,
 )
 from dhp_sr.utils.modules import canonical_names
+from dhp_sr.utils.network_io import with_further_inputs
 
 MAX_FEATURES = 2400
 """Layers that read more values than this are described by channels alone, see `LayerStatistics`."""
@@ -82,7 +83,7 @@ def layer_statistics(
         network: The plain network, in eval mode.
         plan: Its plan.
         values: Its parameters at full width.
-        batches: Inputs.
+        batches: Inputs; further ones of the network are fixed, those of the plan.
         ridge: Added to the diagonal of every covariance, relative to its mean.
     """
     readers = {}
@@ -99,12 +100,13 @@ def layer_statistics(
     try:
         for name, moments in readers.items():
             for reader in _layers_with(network, name):
-                handles.append(reader.register_forward_hook(moments.add))
+                handles.append(reader.register_forward_hook(moments.add, with_kwargs=True))
         num_samples = sum(map(len, batches))
         for batch in batches:
             for moments in readers.values():
                 moments.begin_batch(len(batch), num_samples)
-            functional_call(network, dict(values), (batch,))
+            inputs = with_further_inputs(batch, plan.further_inputs)
+            functional_call(network, dict(values), inputs)
     finally:
         for handle in handles:
             handle.remove()
@@ -171,7 +173,13 @@ class _InputMoments:
         self._rows_of_batch = math.ceil(rows * batch_size / num_samples)
         self._uses = 0
 
-    def add(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def add(
+        self,
+        module: nn.Module,
+        args: tuple[Tensor, ...],
+        kwargs: Mapping[str, Tensor],
+        output: Tensor,
+    ) -> None:
         """Forward hook: add rows of a batch."""
         self._uses += 1
         # A tied layer of another kind reads other channels along the axes of the weight.
@@ -181,7 +189,8 @@ class _InputMoments:
         if num_groups(module) > 1:
             return
         rows_per_sample = math.ceil(self._rows_of_batch / len(output))
-        for sample, result in zip(inputs[0], output, strict=True):
+        image = args[0] if args else kwargs["input"]
+        for sample, result in zip(image, output, strict=True):
             rows = self._sample(module, sample, result, rows_per_sample)
             self._rows += len(rows)
             # Added up in double precision, since thousands of rows follow each other.
