@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from attention import ATTENTION
 from channel_statistics import CHANNEL_STATISTICS
 from computed_weights import COMPUTED_WEIGHTS
+from fused_weights import FUSED_WEIGHTS
 from published_blocks import PUBLISHED_BLOCKS
 from topology_base import Net, conv
 from torch import nn
@@ -723,6 +724,7 @@ TOPOLOGIES = {
     **COMPUTED_WEIGHTS,
     **PUBLISHED_BLOCKS,
     **CHANNEL_STATISTICS,
+    **FUSED_WEIGHTS,
     "layer_norm_written_out": (2, Sequence(conv(8, 8), ChannelNorm(8), conv(8, 8))),
     "layer_norm_channels_first": (2, Sequence(conv(8, 8), ChannelsFirst(8), conv(8, 8))),
     "layer_norm_of_maps": (2, Sequence(conv(8, 8), MapNorm(8), conv(8, 8))),

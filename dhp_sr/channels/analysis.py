@@ -1,15 +1,17 @@
 """Dependency analysis: visit every node of a traced network by its channel rule."""
 
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, fx, nn
 
 from dhp_sr.channels.constant_channels import channels_of_constant
+from dhp_sr.channels.fused_weights import FusedWeights
+from dhp_sr.channels.reshaped_axes import resolve_reshaped_axes
 from dhp_sr.graph.capture import TracedNetwork
 from dhp_sr.operators.analysis_context import AnalysisContext, Sign
-from dhp_sr.operators.channel_ids import compact, lay_along, union_all, varying_axes
+from dhp_sr.operators.channel_ids import lay_along, union_all
 from dhp_sr.operators.context import OpContext
 from dhp_sr.operators.layer_weights import may_leave_constant, weight_name
 from dhp_sr.operators.position_mixing import mixes_positions, record_mixed_positions
@@ -43,7 +45,11 @@ def analyze_channels(
     analysis = AnalysisContext(network, traced.computed_layers, kept_statistics=kept_statistics)
     ids: dict[fx.Node, Any] = {}
     modules = dict(traced.graph_module.named_modules(remove_duplicate=False))
+    fused_weights = FusedWeights(traced, analysis)
     for node in traced.graph_module.graph.nodes:
+        if node in fused_weights:
+            ids[node] = None
+            continue
         module, spec = None, None
         if node.op == "call_module":
             module = modules[node.target]
@@ -59,6 +65,7 @@ def analyze_channels(
             computed = [operand for operand in op.tensor_inputs() if operand.op != "get_attr"]
             if len(computed) > 1:
                 analysis.pin(ids[node], f"summed at {op.layer}, and residual channels are kept")
+    fused_weights.record_products()
     # The trace holds for these numbers alone: branches, loops and int() were decided with them.
     for node in traced.guards:
         analysis.pin(ids[node], f"the forward decides on a number of channels at {node.name}")
@@ -182,9 +189,12 @@ def record_computed_weight(op: OpContext) -> None:
     The weight has the channels of what it is computed from.
     """
     weight = op.argument(1, "weight")
+    fused = op.analysis.fused_weights.get(weight)
     axes = {}
     for dim in (0, 1):
-        if isinstance(op.ids.get(weight), Tensor) and op.varies_along(weight, dim):
+        if fused is not None:
+            axes[dim] = op.analysis.bind_axes(fused.axes[dim])
+        elif isinstance(op.ids.get(weight), Tensor) and op.varies_along(weight, dim):
             axes[dim] = op.channels(weight, dim)
     op.analysis.record_product(f"{op.node.name}()", op.macs, axes)
 
@@ -202,9 +212,12 @@ def pin_call(op: OpContext, reason: str) -> Any:
         macs = op.macs
         if macs:
             op.analysis.record_product(f"{op.node.name}()", macs, {})
-    tensors = []
+    tensors: list[str] = []
     for node in op.node.all_input_nodes:
         op.analysis.pin(op.ids.get(node), reason)
+        if node in op.analysis.fused_weights:
+            for axes in op.analysis.fused_weights[node].axes:
+                tensors.extend(name for name, _ in axes)
         if node.op == "get_attr":
             tensors.append(str(node.target))
     if op.module is not None:
@@ -263,36 +276,3 @@ def check_patterns(
                 f"exclude: {pattern!r} names no layer{nearest(pattern, layers)}; the layers are "
                 f"{', '.join(layers[:5])}, ... and patterns such as 'body.*' name several"
             )
-
-
-def resolve_reshaped_axes(analysis: AnalysisContext, ids: Mapping[fx.Node, Any]) -> None:
-    """Unite channels until the channels of every value vary along a single axis.
-
-    `x.view(n, 2, c // 2, h, w)` lays c channels along two axes. A cut value must again be a full
-    block, so either the second or the third axis may lose entries, the same ones at each index of
-    the other. The axis whose length the forward infers itself is chosen, else the longest.
-    """
-    waiting: list[tuple[fx.Node, Tensor]] = []
-    for node, result in ids.items():
-        values = result if isinstance(result, list) else [result]
-        for value in values:
-            if isinstance(value, Tensor) and len(varying_axes(value)) > 1:
-                waiting.append((node, value))
-    while waiting:
-        roots = analysis.union_find.roots()
-        unresolved: list[tuple[fx.Node, Tensor]] = []
-        for node, value in waiting:
-            classes = compact(roots[value])
-            axes = varying_axes(classes)
-            if len(axes) < 2:
-                continue
-            # A union may settle further values (a view and its inverse), so only the first value is
-            # resolved before the classes are computed again.
-            if not unresolved:
-                inferred = analysis.inferred_axes.get(node.name, set())
-                kept = max(axes, key=lambda dim: (dim in inferred, classes.shape[dim]))
-                # Along the kept axis entries differ as before; along the others they are united.
-                rows = value.movedim(kept, 0).flatten(1)
-                analysis.union_find.union(rows, rows[:, :1].expand_as(rows))
-            unresolved.append((node, value))
-        waiting = unresolved

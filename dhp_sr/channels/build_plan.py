@@ -61,8 +61,8 @@ def make_plan(
     """
     patterns = (exclude,) if isinstance(exclude, str) else exclude
 
-    def plan_in_mode(training: bool) -> tuple[ChannelPlan, float]:
-        """Return the plan, and the fraction of the parameters that the forward computes with."""
+    def plan_in_mode(training: bool) -> tuple[ChannelPlan, AnalysisContext]:
+        """Return the plan, and the analysis that it is made of."""
         traced = trace(network, example_input, training, join_computed_weights=True)
         if not training:
             check_capture(network, traced, example_input)
@@ -74,20 +74,26 @@ def make_plan(
             kept_statistics=kept_statistics,
         )
         plan = with_branches(freeze(analysis, example_input, training), traced)
-        return plan, _share_of_parameters(analysis.read_as_values, analysis.shapes)
+        return plan, analysis
 
     try:
-        plan, share_read = plan_in_mode(training=False)
+        plan, analysis = plan_in_mode(training=False)
     except TraceError:
         with contextlib.suppress(TraceError):
             return plan_in_mode(training=True)[0]
         raise
     # Networks such as ECBSR compute fused weights in evaluation mode. In training mode their
     # branches are plain layers, which can be pruned.
+    fused = analysis.tensors_of_fused_weights()
+    share_read = _share_of_parameters({*analysis.read_as_values, *fused}, analysis.shapes)
     if not plan.prunable or share_read > _LARGE_SHARE:
         with contextlib.suppress(TraceError):
-            training_plan, _ = plan_in_mode(training=True)
+            training_plan, training_analysis = plan_in_mode(training=True)
             if _prunable_share(training_plan) > _prunable_share(plan):
+                return training_plan
+            # A normalization beside a layer, say, may belong to other channels in training.
+            has_other_form = not fused <= training_analysis.tensors_of_fused_weights()
+            if has_other_form and training_plan.prunable:
                 return training_plan
     return plan
 

@@ -1,7 +1,7 @@
 """State of the dependency analysis: what channel rules write while the graph is analyzed."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -100,6 +100,15 @@ class CallChannels(NamedTuple):
     """Whether the result has the same channels along the same axis."""
 
 
+class FusedWeight(NamedTuple):
+    """A weight, or bias, that the forward computes from those of layers."""
+
+    axes: tuple[Collection[tuple[str, int]], ...]
+    """For each axis the axes (tensor, dim) of tensors of layers that hold its channels."""
+    masked: tuple[bool, ...]
+    """For each axis whether masked channels are zeros. Where a buffer is added they are not."""
+
+
 class AnalysisContext:
     """Everything that channel rules write while the graph is analyzed."""
 
@@ -134,6 +143,8 @@ class AnalysisContext:
         self.read_as_values: dict[str, str] = {}
         """Name of a weight that something else than the rule of its layer reads -> why its channels
         are pinned."""
+        self.fused_weights: dict[fx.Node, FusedWeight] = {}
+        """Nodes that compute a weight or bias from those of layers -> its channels."""
         self.hardcoded_sizes: list[HardcodedSize] = []
         self.made_channels: list[tuple[Tensor, str]] = []
         """Ids of the channels of tensors that the forward makes, and the nodes that make them; no
@@ -182,6 +193,40 @@ class AnalysisContext:
         if key not in self.axes:
             self.axes[key] = self.union_find.new_ids(count, layer)
         return self.axes[key]
+
+    def bind_axes(self, axes: Collection[tuple[str, int]], ids: Tensor | None = None) -> Tensor:
+        """Bind several axes of tensors to the same channels, new ones unless `ids` are given.
+
+        With an output axis of a layer go the vectors of its module, whether anything reads them or
+        not: the module must still have matching shapes after a cut.
+        """
+        for name, dim in sorted(axes):
+            length = self._shape(name)[dim]
+            if ids is None:
+                ids = self.new_out_channels(name, dim, length, name.rpartition(".")[0] or name)
+            self.bind_axis(name, dim, ids)
+            for vector in self._vectors_beside(name, length) if dim == 0 else ():
+                self.bind_axis(vector, 0, ids)
+        assert ids is not None, "an axis of channels is that of a tensor"
+        return ids
+
+    def tensors_of_fused_weights(self) -> set[str]:
+        """Return the names of the tensors that weights and biases are computed from."""
+        names: set[str] = set()
+        for fused in self.fused_weights.values():
+            for axes in fused.axes:
+                names.update(name for name, _ in axes)
+        return names
+
+    def _shape(self, tensor: str) -> tuple[int, ...]:
+        return self.shapes[tensor] if tensor in self.shapes else tuple(self.buffers[tensor].shape)
+
+    def _vectors_beside(self, tensor: str, length: int) -> Iterator[str]:
+        """Yield the vectors of a length of the module that holds a tensor."""
+        module = tensor.rpartition(".")[0]
+        for name in (*self.shapes, *self.buffers):
+            if name.rpartition(".")[0] == module and self._shape(name) == (length,):
+                yield name
 
     def record_groups(self, weight: str, dim: int, groups: int) -> None:
         """Record that axis `dim` of a weight holds the channels of a single one of equal groups."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn.modules.batchnorm import _NormBase
 
+from dhp_sr.operators.analysis_context import FusedWeight
 from dhp_sr.operators.context import NodeContext, OpContext
 from dhp_sr.operators.spec import Unsupported
 
@@ -44,6 +45,8 @@ class LayerWeights:
         """Couple the entries along axis `dim` of the weight with channels; returns their ids."""
         if isinstance(self.weight, str):
             return self._op.analysis.bind_axis(self.weight, dim, ids)
+        if self._fused is not None:
+            return self._op.analysis.bind_axes(self._fused.axes[dim], ids)
         self._pin_if_unknown(dim, ids)
         self._op.analysis.union_find.union(self._op.channels(self.weight, dim), ids)
         return ids
@@ -52,8 +55,15 @@ class LayerWeights:
         """Return (count,) ids of the channels that axis `dim` of the weight creates."""
         if isinstance(self.weight, str):
             return self._op.analysis.new_out_channels(self.weight, dim, count, self.layer)
+        if self._fused is not None:
+            return self._op.analysis.bind_axes(self._fused.axes[dim])
         self._pin_if_unknown(dim, self._op.channels(self.weight, dim))
         return self._op.channels(self.weight, dim)
+
+    @property
+    def _fused(self) -> FusedWeight | None:
+        """Channels of a weight that is computed from those of layers."""
+        return self._op.analysis.fused_weights.get(self.weight)
 
     def _pin_if_unknown(self, dim: int, ids: Tensor) -> None:
         """Pin channels along an axis of a computed weight whose entries cannot be distinguished."""
@@ -77,6 +87,12 @@ class LayerWeights:
         # Masks act on parameters alone. Through a buffer that mixes channels, whatever constant is
         # left in a masked one (the shift of a normalization before it) would reach the others,
         # while the cut network has no such channel.
+        if self._fused is not None:
+            op = self._op
+            if not self._fused.masked[1] and may_leave_constant(op, op.source):
+                reason = f"a buffer is part of the weight at {op.layer}, which masks do not change"
+                op.analysis.pin(incoming, reason)
+            return
         name = self._origin()
         if name is not None and self._op.analysis.is_buffer(name):
             reason = f"mixed by the buffer {name} at {self._op.layer}, which masks do not change"
@@ -97,8 +113,14 @@ class LayerWeights:
             self._op.analysis.bind_axis(self.bias, 0, channels)
         elif self.bias is None:
             self._bind_unused_bias(channels)
+        elif self.bias in self._op.analysis.fused_weights:
+            axes = self._op.analysis.fused_weights[self.bias].axes
+            self._op.analysis.bind_axes(axes[0], channels)
         else:
             self._op.analysis.union_find.union(self._op.channels(self.bias, 0), channels)
+        tensors = [self._op.analysis.fused_weights.get(part) for part in (self.weight, self.bias)]
+        if any(tensor is not None and not tensor.masked[0] for tensor in tensors):
+            self._op.analysis.leaves_constant[self._op.node] = True
         return self._op.broadcast_along(channels, dim)
 
     def _bind_unused_bias(self, channels: Tensor) -> None:
