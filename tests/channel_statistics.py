@@ -70,6 +70,16 @@ class SoftmaxOverChannels(Net):
         return F.normalize(self.outer(x), dim=1) * y.flatten(2).softmax(dim=1).view_as(x)
 
 
+class GlobalContext(Net):
+    """A pooling by weights of pixels, and a LayerNorm of shape (C, 1, 1) (GCNet)."""
+
+    def middle(self, x):
+        n, c, h, w = x.shape
+        weights = self.inner(x).view(n, 1, h * w).softmax(2).unsqueeze(-1)
+        context = torch.matmul(x.view(n, c, h * w).unsqueeze(1), weights).view(n, c, 1, 1)
+        return x + self.outer(F.relu(self.norm(self.squeeze(context))))
+
+
 class SharedSoftmax(Net):
     """One module for both, so that they lose the same channels."""
 
@@ -137,6 +147,15 @@ CHANNEL_STATISTICS = {
     ),
     "channels_as_depth": (2, ChannelsAsDepth()),
     "softmax_over_channels": (1, SoftmaxOverChannels(inner=conv(8, 8), outer=conv(8, 8))),
+    "global_context": (
+        2,
+        GlobalContext(
+            inner=conv(8, 1, 1),
+            squeeze=conv(8, 6, 1),
+            norm=nn.LayerNorm([6, 1, 1]),
+            outer=conv(6, 8, 1),
+        ),
+    ),
     "softmax_module_over_channels": (
         2,
         SharedSoftmax(inner=conv(8, 8), outer=conv(8, 8), softmax=nn.Softmax(dim=1)),

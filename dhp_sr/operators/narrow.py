@@ -150,9 +150,13 @@ def _set_width_of_norm(
             continue
         new_width = max(new[name], default=1)
         stated = attributes.get("normalized_shape")
-        # A list in some classes, and equal to no tuple then.
-        if isinstance(stated, (tuple, list)) and tuple(stated) == (width,):
-            attributes["normalized_shape"] = (new_width,)
+        # A list in some classes, and equal to no tuple then; (C,) or (C, 1, 1).
+        if (
+            isinstance(stated, (tuple, list))
+            and max(stated, default=0) == math.prod(stated) == width
+        ):
+            shape_left = [new_width if size == width else size for size in stated]
+            attributes["normalized_shape"] = tuple(shape_left)
         if attributes.get("num_channels") == width:
             attributes["num_channels"] = new_width
 

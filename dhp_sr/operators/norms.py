@@ -1,5 +1,6 @@
 """Normalization and softmax: exact where they do not mix channels pruned separately."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -107,10 +108,13 @@ def axes_norm_channels(op: OpContext) -> Any:
     dims = list(_statistics_axes(op))
     layer = op.module
     is_layer_norm = isinstance(layer, (nn.LayerNorm, nn.RMSNorm))
-    if is_layer_norm and len(dims) == 1 and op.varies_along(op.source, -1):
-        if layer.weight is not None:
-            return keep_statistics(op, op.value.dim() - 1)
-        raise Unsupported(f"{op.operator} at {op.layer} mixes all channels")
+    if is_layer_norm and math.prod(layer.normalized_shape) == max(layer.normalized_shape):
+        # Over channels alone: (C,), or (C, 1, 1) behind a pooling.
+        dim = axis_of_statistics(op, dims)
+        if dim is not None and layer.weight is not None:
+            return keep_statistics(op, dim)
+        if dim is not None:
+            raise Unsupported(f"{op.operator} at {op.layer} mixes all channels")
     ids = couple_unless_alone(op.ids[op.source], dims, op.analysis.union_find, op.layer)
     if ids is not None:
         return ids
