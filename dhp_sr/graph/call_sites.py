@@ -7,8 +7,11 @@ module in whose forward it is, and by its place there:
     run        the same call               found again in the forward of `attention`, line 12, ...
 """
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
+from contextvars import ContextVar
 from itertools import islice
 from pathlib import Path
 from types import CodeType, FrameType
@@ -58,7 +61,21 @@ def call_site(depth: int = 1) -> CallSite | None:
 
 def record_call_site(node: fx.Node) -> None:
     """Keep with a node from where it was called."""
-    node.meta[_META_KEY] = call_site(depth=2)
+    if not _is_hidden.get():
+        node.meta[_META_KEY] = call_site(depth=2)
+
+
+_is_hidden: ContextVar[bool] = ContextVar("_is_hidden", default=False)
+
+
+@contextlib.contextmanager
+def hidden() -> Iterator[None]:
+    """Record no places meanwhile: those of compiled code are not found again."""
+    token = _is_hidden.set(True)
+    try:
+        yield
+    finally:
+        _is_hidden.reset(token)
 
 
 def recorded_call_site(node: fx.Node) -> CallSite | None:

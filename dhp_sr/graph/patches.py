@@ -6,6 +6,8 @@ While a network is traced, such functions record themselves if they are given a 
 
 import builtins
 import contextlib
+import functools
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
@@ -16,7 +18,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torch.fx._symbolic_trace import _wrapped_fns_to_patch
 
-from dhp_sr.graph import checks
+from dhp_sr.graph import call_sites, checks
 from dhp_sr.graph.traced_values import Proxy
 
 _FACTORIES = (
@@ -94,7 +96,8 @@ def _replacements(
             replacements[name] = torch_as_seen.Tensor
         elif isinstance(value, torch.jit.ScriptFunction):
             # torch keeps the function that was compiled, for torch.compile to follow.
-            replacements[name] = getattr(value, "_torchdynamo_inline", value)
+            plain = getattr(value, "_torchdynamo_inline", value)
+            replacements[name] = _scripted(plain) if inspect.isfunction(plain) else value
     return replacements
 
 
@@ -191,6 +194,17 @@ def _recorded(function: Callable[..., Any], tracer: fx.Tracer) -> Callable[..., 
         if _proxies((args, kwargs)):
             return tracer.create_proxy("call_function", function, args, kwargs)
         return function(*args, **kwargs)
+
+    return call
+
+
+def _scripted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the plain function of a compiled one; nothing inside it is seen where it runs."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with call_sites.hidden():
+            return function(*args, **kwargs)
 
     return call
 

@@ -1,6 +1,7 @@
 """Functions over channels: over the kept ones, while channels are masked as after the cut."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -116,6 +117,20 @@ def test_a_convolution_that_shortens_an_axis_of_channels_pins_them(settings):
     along = nn.Conv1d(1, 1, 3, **{"padding": 1, **settings})
     plan = make_plan(Along(inner=conv(8, 8), along=along), torch.rand(1, 2, 8, 8))
     assert "inner" not in {group.name for group in plan.prunable}
+
+
+with warnings.catch_warnings(action="ignore"):  # deprecated
+
+    @torch.jit.script
+    def compiled(y: torch.Tensor) -> torch.Tensor:
+        return y.mean(1, keepdim=True)
+
+
+def test_a_call_in_compiled_code_pins_the_channels():
+    hyper, _ = masked(Weighted(lambda y: compiled(y)), 0.5)
+    reasons = {group.name: group.reason for group in hyper.plan.groups}
+    assert reasons["inner"] == "mean at mean mixes all channels"
+    hyper.cut()
 
 
 def test_one_call_over_different_channels_pins_them():
