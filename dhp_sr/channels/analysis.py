@@ -13,6 +13,7 @@ from dhp_sr.graph.capture import TracedNetwork
 from dhp_sr.operators.analysis_context import AnalysisContext, Sign
 from dhp_sr.operators.channel_ids import lay_along, union_all
 from dhp_sr.operators.context import OpContext
+from dhp_sr.operators.kept_calls import pin_ambiguous_calls
 from dhp_sr.operators.layer_weights import may_leave_constant, weight_name
 from dhp_sr.operators.position_mixing import mixes_positions, record_mixed_positions
 from dhp_sr.operators.registry import spec_for
@@ -66,6 +67,7 @@ def analyze_channels(
             if len(computed) > 1:
                 analysis.pin(ids[node], f"summed at {op.layer}, and residual channels are kept")
     fused_weights.record_products()
+    pin_ambiguous_calls(ids, analysis)
     # The trace holds for these numbers alone: branches, loops and int() were decided with them.
     for node in traced.guards:
         analysis.pin(ids[node], f"the forward decides on a number of channels at {node.name}")

@@ -10,11 +10,12 @@ that could be told which these are: it is known by its place in a module's forwa
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, fx
 
 from dhp_sr.graph.call_sites import owner_of, recorded_call_site
 from dhp_sr.graph.computed_weights import arguments_of
-from dhp_sr.operators.analysis_context import CallChannels, KeptAxes
+from dhp_sr.operators.analysis_context import AnalysisContext, CallChannels, KeptAxes
 from dhp_sr.operators.channel_ids import varying_axes
 from dhp_sr.operators.context import OpContext
 from dhp_sr.operators.spec import Unsupported
@@ -42,7 +43,7 @@ def keep_channels_of_call(op: OpContext, dim: int, *, returns_channels: bool) ->
     site = recorded_call_site(op.node)
     if not op.analysis.kept_statistics_allowed or site is None or op.module is not None:
         raise Unsupported(f"{op.operator} at {op.layer} mixes all channels")
-    channels = op.channels(op.source, dim)
+    channels = _channels_along(op, dim)
     from_back = dim - len(op.shape(op.source))
     call = CallChannels(owner_of(op.node), site, op.operator, from_back, channels, returns_channels)
     for name, other in op.analysis.kept_calls.items():
@@ -73,7 +74,8 @@ def keep_channels_of_module(
     """
     if not op.analysis.kept_statistics_allowed:
         raise Unsupported(f"{op.operator} at {op.layer} mixes all channels")
-    channels = op.channels(op.source, dim)
+    # Vectors have the length that the axis must have.
+    channels = op.channels(op.source, dim) if vectors else _channels_along(op, dim)
     from_back = dim - len(op.shape(op.source))
     inputs: dict[tuple[int | str, int], Tensor] = {}
     for key, argument in arguments_of(op.module, op.node.args, op.node.kwargs).items():
@@ -89,6 +91,34 @@ def keep_channels_of_module(
     op.analysis.union_find.union(known.output, channels)
     op.analysis.kept_statistics[op.layer] = axes
     return channels
+
+
+def _channels_along(op: OpContext, dim: int) -> Tensor:
+    """Return the channels along an axis that has one entry for each of them.
+
+    Raises:
+        Unsupported: Channels and pixels lie along it, as many as the image has: which entries are
+            kept would depend on the size of the image.
+    """
+    channels = op.channels(op.source, dim)
+    if len(torch.unique(channels)) < len(channels):
+        raise Unsupported(f"{op.operator} over channels, several entries each, at {op.layer}")
+    return channels
+
+
+def pin_ambiguous_calls(nodes: Iterable[fx.Node], analysis: AnalysisContext) -> None:
+    """Pin the channels of calls from a place in the source that also calls over other axes.
+
+    It would not be known where the network runs which call is which.
+    """
+    other_places = set()
+    for node in nodes:
+        if node.op in ("call_function", "call_method") and node.name not in analysis.kept_calls:
+            other_places.add((owner_of(node), recorded_call_site(node)))
+    for name, call in analysis.kept_calls.items():
+        if (call.module, call.site) in other_places:
+            reason = f"{name} is one call in the source with others that are not over channels"
+            analysis.pin(call.channels, reason)
 
 
 def reduce_kept_channels(op: OpContext, dims: Sequence[int]) -> Any:

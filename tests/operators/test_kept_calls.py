@@ -3,6 +3,7 @@
 import copy
 import warnings
 
+import einops
 import pytest
 import torch
 import torch.nn.functional as F
@@ -131,6 +132,37 @@ def test_a_call_in_compiled_code_pins_the_channels():
     reasons = {group.name: group.reason for group in hyper.plan.groups}
     assert reasons["inner"] == "mean at mean mixes all channels"
     hyper.cut()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda y: y.flatten(1).mean(1)[:, None, None, None],
+        lambda y: y.permute(0, 2, 3, 1).reshape(len(y), -1).std(1).view(-1, 1, 1, 1),
+        lambda y: y.flatten(1).softmax(1).view_as(y),
+        lambda y: nn.Softmax(1)(y.flatten(1)).view_as(y),
+    ],
+)
+def test_channels_and_pixels_along_one_axis_pin_the_channels(function):
+    """Their number depends on the size of the image."""
+    hyper, x = masked(Weighted(function), 0.5)
+    reasons = {group.name: group.reason for group in hyper.plan.groups}
+    assert "over channels, several entries each" in reasons["inner"]
+    x = torch.rand(1, 2, 9, 14, dtype=torch.float64)
+    at_most(hyper.cut()(x) - hyper(x), hyper(x))
+
+
+def test_one_place_that_calls_over_channels_and_over_pixels_pins_the_channels():
+    def function(y):
+        return y * einops.reduce(y, "n c h w -> n c 1 1", "mean")
+
+    def pooled(y):
+        return function(y) + einops.reduce(y, "n c h w -> n 1 h w", "mean")
+
+    hyper, x = masked(Weighted(pooled), 0.5)
+    reasons = {group.name: group.reason for group in hyper.plan.groups}
+    assert "one call in the source with others" in reasons["inner"]
+    at_most(hyper.cut()(x) - hyper(x), hyper(x))
 
 
 def test_one_call_over_different_channels_pins_them():
