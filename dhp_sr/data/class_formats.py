@@ -149,6 +149,6 @@ def _existing(folder: Path) -> Path:
         got = "a file" if folder.exists() else "nothing"
         raise UserError(
             f"{folder.absolute()}: expected a folder with a classification set, got {got}: "
-            "check the path"
+            "check the path (datasets/README.md says where images are looked for)"
         )
     return folder

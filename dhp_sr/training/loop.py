@@ -93,8 +93,10 @@ class TrainingLoop:
                 stack.enter_context(run_logger)
             if self._advance(start):
                 self._save(start)
-            # Before the first batch is made: workers copy the set with the outputs in it.
-            self.trainer.resources.loss.teach_whole_images(self.train_set, self.folder.path)
+            # A run that was killed while its results were written has no steps left.
+            if start < end:
+                # Before the first batch is made: workers copy the set with the outputs in it.
+                self.trainer.resources.loss.teach_whole_images(self.train_set, self.folder.path)
             for iteration in range(start, end):
                 log = self.trainer.step(next(batches), iteration)
                 finished = iteration + 1

@@ -104,6 +104,13 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(trained, tmp_path, monkeypatc
     assert_same_run(experiments / "whole", experiments / "killed")
 
 
+def test_a_run_that_lacks_its_results_alone_asks_no_teacher(trained, tmp_path, monkeypatch):
+    run(trained("whole"), tmp_path)
+    (tmp_path / "experiments" / "whole" / "metrics.json").unlink()
+    monkeypatch.setattr(TrainingLoss, "teach_whole_images", lambda *arguments: pytest.fail())
+    assert run(trained("whole"), tmp_path, auto_resume=True)["rows"]
+
+
 def test_reduced_images_are_inputs_whose_truths_are_not_used(trained, tmp_path, monkeypatch):
     def reduced(name):
         options = trained(name)
