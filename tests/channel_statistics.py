@@ -88,10 +88,12 @@ class SharedSoftmax(Net):
 
 
 class NormWrittenOut(Net):
-    """LayerNorm over channels without weights, in the forward of the network."""
+    """LayerNorm over channels without weights, in the forward of the network, and others."""
 
     def middle(self, x):
-        y = self.inner(x)
+        y = self.local(self.inner(x))
+        deviation, mean = torch.std_mean(y, (2, 3), keepdim=True)
+        y = (y - mean) * deviation
         centered = y - y.mean(1, keepdim=True)
         y = centered / torch.sqrt(centered.square().mean(1, keepdim=True) + 1e-6)
         return self.outer(y) * y.var(1, keepdim=True)
@@ -162,6 +164,6 @@ CHANNEL_STATISTICS = {
     ),
     "norm_written_in_the_forward": (
         3,
-        NormWrittenOut(inner=conv(8, 8), outer=conv(8, 8)),
+        NormWrittenOut(inner=conv(8, 8), local=nn.LocalResponseNorm(3), outer=conv(8, 8)),
     ),
 }

@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from dhp_sr.operators.channel_ids import union_all
 from dhp_sr.operators.context import NodeContext, OpContext, ReceptiveContext
 from dhp_sr.operators.elementwise import with_rank
+from dhp_sr.operators.kept_calls import reduce_kept_channels
 from dhp_sr.operators.receptive_field import ReceptiveField2D
 from dhp_sr.operators.slicing import resized_axis
 from dhp_sr.operators.spec import OpSpec, Unsupported, spellings
@@ -21,11 +22,15 @@ from dhp_sr.operators.spec import OpSpec, Unsupported, spellings
 def ordered_channels(op: OpContext) -> Any:
     """Keep the channels of what is sorted or summed up along another axis.
 
+    A median over channels is one over those that are kept.
+
     Raises:
         Unsupported: It is done over channels, or over all entries.
     """
     dim = _axis(op)
     ids = op.ids[op.source]
+    if op.operator in ("median", "nanmedian") and dim is not None and ids.shape[dim] > 1:
+        return reduce_kept_channels(op, [dim])
     if dim is None or ids.shape[dim] > 1:
         raise Unsupported(f"{op.operator} over channels at {op.layer}")
     results = op.value if isinstance(op.value, tuple) else (op.value,)

@@ -9,11 +9,13 @@ import copy
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dhp_sr.graph.tracer import LEAF_TESTS
+from dhp_sr.operators.channel_ids import varying_axes
 from dhp_sr.operators.context import OpContext, ReceptiveContext
-from dhp_sr.operators.kept_calls import keep_channels_of_module
+from dhp_sr.operators.kept_calls import keep_channels_of_call, keep_channels_of_module
 from dhp_sr.operators.narrow import narrow
 from dhp_sr.operators.receptive_field import ReceptiveField2D
 from dhp_sr.operators.spatial_layout import mix_axes
@@ -184,6 +186,31 @@ def _is_pixelwise(module: nn.Module, rank: int, dim: int) -> bool:
     difference[tuple(position)] = 0
     return bool(difference.abs().max() < _TOLERANCE)
 
+
+def neighbors_norm_channels(op: OpContext) -> Tensor:
+    """Keep the channels; each is divided by what it and its kept neighbors are.
+
+    Raises:
+        Unsupported: There are several axes of channels, or they are to be pinned.
+    """
+    if varying_axes(op.ids[op.source]) != [1]:
+        raise Unsupported(f"{op.operator} at {op.layer} mixes all channels")
+    if op.module is not None:
+        return op.broadcast_along(keep_channels_of_module(op, 1))
+    return op.broadcast_along(keep_channels_of_call(op, 1, returns_channels=True))
+
+
+def neighbors_norm_field(op: ReceptiveContext) -> ReceptiveField2D:
+    """Return the field of a normalization by neighboring channels."""
+    return mix_axes(op, op.field, [1])
+
+
+NEIGHBORS_NORM = OpSpec(
+    "local response normalization",
+    (nn.LocalResponseNorm, F.local_response_norm),
+    channels=neighbors_norm_channels,
+    receptive_field=neighbors_norm_field,
+)
 
 CHANNEL_NORM = OpSpec(
     "normalization over channels",

@@ -141,7 +141,7 @@ def reduce_kept_channels(op: OpContext, dims: Sequence[int]) -> Any:
 
 def _reads_indices(op: OpContext) -> bool:
     """Return whether anything reads more than the values of `x.max(1)`."""
-    if not isinstance(op.value, tuple):
+    if not isinstance(op.value, tuple) or op.operator in ("var_mean", "std_mean"):
         return False
     read = [user.args[1:] for user in op.node.users]
     return any(items not in ((0,), ("values",)) for items in read)

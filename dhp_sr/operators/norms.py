@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dhp_sr.operators.analysis_context import ChannelRange
 from dhp_sr.operators.channel_ids import couple_unless_alone, union_blocks, varying_axes
-from dhp_sr.operators.channel_norms import keep_statistics
+from dhp_sr.operators.channel_norms import NEIGHBORS_NORM, keep_statistics
 from dhp_sr.operators.context import NodeContext, OpContext, ReceptiveContext
 from dhp_sr.operators.kept_calls import (
     axis_of_statistics,
@@ -261,6 +261,7 @@ OPS = (
         receptive_field=axes_norm_field,
         resize=resize_normalized_shape,
     ),
+    NEIGHBORS_NORM,
     OpSpec(
         "softmax",
         (

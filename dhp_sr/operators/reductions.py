@@ -94,6 +94,7 @@ OPS = (
     _reduction("variance", "var", Sign.NONNEGATIVE),
     _reduction("standard deviation", "std", Sign.NONNEGATIVE),
     _reduction("extreme over axes", "amax amin max min argmax argmin"),
+    _reduction("variance or deviation, and mean", "var_mean std_mean"),
     _reduction("product", "prod"),
     _reduction("logsumexp", "logsumexp"),
     _reduction("any or all", "any all"),

@@ -35,6 +35,9 @@ CALLS = {
     "unit length": lambda y: F.normalize(y),
     "logsumexp": lambda y: torch.logsumexp(y, 1, keepdim=True),
     "variance over channels and rows": lambda y: y.var((1, 2), keepdim=True),
+    "variance and mean": lambda y: sum(torch.var_mean(y, 1, keepdim=True)),
+    "median": lambda y: y.median(1, keepdim=True)[0],
+    "local responses": lambda y: F.local_response_norm(y, 3),
     "in a loop": lambda y: sum(z.mean(1, keepdim=True) for z in (y, y * 2)),
 }
 
