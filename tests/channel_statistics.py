@@ -93,7 +93,7 @@ class NormWrittenOut(Net):
     def middle(self, x):
         y = self.local(self.inner(x))
         deviation, mean = torch.std_mean(y, (2, 3), keepdim=True)
-        y = (y - mean) * deviation
+        y = (y - mean) / (deviation[:, :, :1] + 1e-3)
         centered = y - y.mean(1, keepdim=True)
         y = centered / torch.sqrt(centered.square().mean(1, keepdim=True) + 1e-6)
         return self.outer(y) * y.var(1, keepdim=True)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dhp_sr.graph.capture import ArgPath
-from dhp_sr.operators.analysis_context import ChannelRange
+from dhp_sr.operators.analysis_context import ChannelRange, Sign
 from dhp_sr.operators.channel_ids import compact, couple_along, union_chunks
 from dhp_sr.operators.context import NodeContext, OpContext, ReceptiveContext
 from dhp_sr.operators.receptive_field import Digit, ReceptiveField2D, plain_axis
@@ -48,6 +48,15 @@ def getitem_channels(op: OpContext) -> Any:
         return None
     ids = record_bounds(op, ids)
     return compact(ids.expand(op.shape(source))[op.evaluate(index)])
+
+
+def sign_of_item(op: OpContext) -> Sign:
+    """Return the sign of a slice, that of the whole; or of the variance of `var_mean`."""
+    source, index = op.args
+    if isinstance(op.values[source], Tensor):
+        return op.sign(source)
+    is_variance = source.target in (torch.var_mean, torch.std_mean) and index == 0
+    return Sign.NONNEGATIVE if is_variance else Sign.ANY
 
 
 def record_bounds(op: OpContext, ids: Tensor) -> Tensor:
@@ -271,6 +280,7 @@ OPS = (
         (operator.getitem,),
         channels=getitem_channels,
         receptive_field=getitem_field,
+        sign=sign_of_item,
         takes_sizes=True,
     ),
     OpSpec(
