@@ -16,6 +16,7 @@ from torch import Tensor
 from dhp_sr.allocation.budget import Budget, BudgetReport
 from dhp_sr.hyper import HyperNet
 from dhp_sr.utils.cost_kinds import reported_kinds
+from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.modules import StateTree
 from dhp_sr.utils.network_io import Example
 from dhp_sr.utils.strict_json import JsonObject
@@ -152,6 +153,9 @@ class Search(ABC):
 
         Returns:
             Figures for the log, `macs_ratio` and `params_ratio` among them.
+
+        Raises:
+            UserError: The gradients are not finite.
         """
         return self.ratios()
 
@@ -189,17 +193,35 @@ class Search(ABC):
         return {kind.ratio_key: self.hyper.cost_ratio(kind.name, mask) for kind in kinds}
 
 
-def latent_gradients(hyper: HyperNet) -> Tensor:
-    """Return dL/dz of all latents, shape (plan.size,); 0 for latents that have no gradient."""
+def latent_gradients(hyper: HyperNet, iteration: int) -> Tensor:
+    """Return dL/dz of all latents, shape (plan.size,); 0 for latents that have no gradient.
+
+    Args:
+        hyper: After a backward.
+        iteration: Of the search, from 0; named in the error.
+
+    Raises:
+        UserError: It is not finite. The loss may be finite all the same, and where weights are
+            frozen it stays so: the search would go on to its end without a structure.
+    """
     # Before the first backward, and if a group has no influence on the loss, there is no gradient.
     gradients = []
     for latent in hyper.latents.values():
         gradients.append(torch.zeros_like(latent) if latent.grad is None else latent.grad)
-    return torch.cat(gradients).detach().float()
+    gradient = torch.cat(gradients).detach().float()
+    if not gradient.isfinite().all():
+        raise UserError(
+            f"the gradient of the loss on the channels is not finite in step {iteration + 1} of "
+            "the search; lower train.optim_g.lr, set train.amp: none if it is bf16, and check the "
+            "network for a square root or a division whose derivative is infinite"
+        )
+    return gradient
 
 
-def taylor_terms(hyper: HyperNet) -> Tensor:
+def taylor_terms(hyper: HyperNet, iteration: int) -> Tensor:
     """Return the first-order Taylor terms z dL/dz of all latents, shape (plan.size,).
+
+    Arguments and errors are those of `latent_gradients`.
 
     z dL/dz estimates by how much the loss falls if the channel is removed. It stays the same if a
     factor moves from a latent to the weights that it multiplies, so the scale of neither matters.
@@ -210,7 +232,7 @@ def taylor_terms(hyper: HyperNet) -> Tensor:
         Neural Networks for Resource Efficient Inference, ICLR 2017, has its absolute value.
     """
     latents = torch.cat([latent.detach() for latent in hyper.latents.values()])
-    return latent_gradients(hyper) * latents.float()
+    return latent_gradients(hyper, iteration) * latents.float()
 
 
 @torch.no_grad()

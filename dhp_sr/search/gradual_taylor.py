@@ -86,7 +86,7 @@ class GradualTaylorPruning(Search):
         """Update the importance; every INTERVAL, take a proximal step to the schedule's ratio."""
         penalty = 0.0
         if not self._widths_are_final:
-            self._adam.update(taylor_terms(self.hyper).cpu())
+            self._adam.update(taylor_terms(self.hyper, iteration).cpu())
             if iteration % INTERVAL == INTERVAL - 1:
                 penalty = self._proximal_step(iteration / self.settings.iterations)
         return {**self.ratios(), "lambda": penalty}

@@ -71,7 +71,7 @@ class PaperDHP(Search):
 
     def step(self, iteration: int) -> dict[str, float]:
         """Take a step of Adam on the latents, then the soft threshold lambda * lr."""
-        self._adam.update(latent_gradients(self.hyper).cpu())
+        self._adam.update(latent_gradients(self.hyper, iteration).cpu())
         # Latents are no parameters of the training's optimizer, which may be another than Adam.
         latents = self._flat_latents() - self._lr * self._adam.direction()
         if not self._paused:

@@ -1,5 +1,7 @@
 """All methods on a toy: budget, resume; and which channels the default search prunes."""
 
+import copy
+import math
 from dataclasses import fields
 
 import pytest
@@ -243,6 +245,22 @@ def test_a_resumed_search_ends_where_an_uninterrupted_one_does(method, preset, k
     run(second, 25, LENGTH)
     assert torch.equal(second.scores(), straight.scores())
     assert torch.equal(second.hyper.mask, straight.hyper.mask)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    ("method", "preset"), [("dhp", "default"), ("dhp", "paper"), ("hsn", "default")]
+)
+def test_a_gradient_that_is_not_finite_ends_the_search(method, preset, value):
+    """The loss can be finite all the same, and with frozen weights it stays so."""
+    search = make(method, hyper_network("full" if preset == "paper" else "factored"), preset=preset)
+    search.prepare(0)
+    for latent in search.hyper.latents.values():
+        latent.grad = torch.full_like(latent, value)
+    before = copy.deepcopy(search.state_dict())
+    with pytest.raises(UserError, match=r"not finite in step 5 "):
+        search.step(4)
+    assert str(search.state_dict()) == str(before)
 
 
 @pytest.mark.parametrize("keep_ratio", [0.5, 1.0])
