@@ -10,6 +10,7 @@ al., Quantization and Training of Neural Networks for Efficient Integer-Arithmet
     quantization-aware finetuning -> the same recipes -> model, or an error that names layers
 """
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -65,6 +66,9 @@ class Recipe:
     which hold the residual features, stay in float32."""
     heavy_only: bool = False
     """Leave layers in float32 that use each value of their input less than `MIN_REUSE` times."""
+    clips: bool = False
+    """Let the range of an activation end where all but `OUTLIERS` of its values lie, rather than at
+    the extremes: a few values far out would coarsen the steps of all others."""
 
     def rounds_all_of(self, other: "Recipe") -> bool:
         """Whether it rounds all that another one does, to as many bits: it loses no less."""
@@ -76,6 +80,9 @@ class Recipe:
             and self.heavy_only <= other.heavy_only
         )
 
+
+OUTLIERS = 1e-4
+"""Share of an activation's values that a range that clips leaves out."""
 
 MIN_REUSE = 100
 """Products per value of a layer's input from which int8 pays: rounding the inputs of a convolution
@@ -144,6 +151,8 @@ class Quantized(Generic[Model]):
             text += f", layers of few products in {self.float_name}"
         if self.recipe.needs_vnni:
             text += ", for processors with VNNI (weights of 7 bits lose more than --max_loss)"
+        if self.recipe.clips:
+            text += f", {OUTLIERS:.2%} of the activations clipped"
         if self.finetune_steps:
             text += f", after {self.finetune_steps} steps of quantization-aware finetuning"
         return text
@@ -211,9 +220,13 @@ def _best_recipe(
     reference: float,
     options: Int8Options,
 ) -> tuple[Quantized[Model] | None, float]:
-    """Return the fastest model within the allowed loss, if any, and the least loss of all."""
+    """Return the fastest model within the allowed loss, if any, and the least loss of all.
+
+    Whether ranges clip is decided by the loss of the first recipe, for all of them.
+    """
     images = options.images
     losses = []
+    range_choices = [False, True]
     too_lossy: list[Recipe] = []
     best: Quantized[Model] | None = None
     best_run: Run | None = None
@@ -222,11 +235,19 @@ def _best_recipe(
             continue
         if any(recipe.rounds_all_of(other) for other in too_lossy):
             continue
-        model = make(recipe)
-        if model is None:
+        made = []
+        for clips in range_choices:
+            chosen = replace(recipe, clips=clips)
+            model = make(chosen)
+            if model is None:
+                break
+            run = make_run(model)
+            made.append((reference - mean_psnr(run, images), chosen, model, run))
+        if not made:
             continue
-        run = make_run(model)
-        loss = reference - mean_psnr(run, images)
+        # A loss that is no number is larger than any.
+        loss, recipe, model, run = min(made, key=lambda entry: (math.isnan(entry[0]), entry[0]))
+        range_choices = [recipe.clips]
         losses.append(loss)
         # "not <=" refuses NaN, too.
         if not loss <= options.max_loss:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from dhp_sr.deploy.int8_simulation import CalibrationImage
 from dhp_sr.deploy.pt2_export import quiet_exporters
-from dhp_sr.deploy.quantize import MIN_REUSE, Recipe
+from dhp_sr.deploy.quantize import MIN_REUSE, OUTLIERS, Recipe
 from dhp_sr.deploy.runner import Images
 from dhp_sr.utils.errors import UserError
 
@@ -36,6 +36,7 @@ def quantize_onnx(
     import onnx
     from onnxruntime.quantization import (
         CalibrationDataReader,
+        CalibrationMethod,
         QuantFormat,
         QuantType,
         quantize_static,
@@ -49,6 +50,12 @@ def quantize_onnx(
         def __init__(self) -> None:
             self.remaining = iter(images)
 
+        def __len__(self) -> int:
+            return len(images)
+
+        def set_range(self, start_index: int, end_index: int) -> None:
+            self.remaining = iter(images[start_index:end_index])
+
         def get_next(self) -> dict[str, Images] | None:
             image = next(self.remaining, None)
             # The quantizer's sign for the end.
@@ -59,6 +66,18 @@ def quantize_onnx(
     layers = onnx_layers(model)
     if not makes_difference(layers, recipe):
         return None
+    # The mean of the images' extremes: a single outlier would coarsen every other value.
+    method = CalibrationMethod.MinMax
+    ranges: dict[str, bool | int | float] = {"CalibMovingAverage": True}
+    if recipe.clips:
+        method = CalibrationMethod.Percentile
+        ranges = {
+            "CalibPercentile": 100 * (1 - OUTLIERS),
+            # Else it takes absolute values for the values, and clips all below zero.
+            "CalibTensorRangeSymmetric": True,
+            # One image after the other: they may differ in size, and all together take memory.
+            "CalibStridedMinMax": 1,
+        }
     with _quiet("root", "nncf"), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "int8.onnx"
         quantize_static(
@@ -70,10 +89,10 @@ def quantize_onnx(
             reduce_range=not recipe.needs_vnni,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            op_types_to_quantize=list(_ONNX_LAYERS) if recipe.layers_only else None,
+            op_types_to_quantize=[*_ONNX_LAYERS, *_ONNX_FUSED] if recipe.layers_only else None,
             nodes_to_exclude=float_layers(layers, recipe),
-            # The mean of the images' extremes: a single outlier would coarsen every other value.
-            extra_options={"CalibMovingAverage": True},
+            calibrate_method=method,
+            extra_options=ranges,
         )
         return onnx.load_model(path)
 
@@ -161,6 +180,10 @@ def openvino_reuse(operation: "openvino.Node") -> float:
 
 
 _ONNX_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_ONNX_FUSED = ("Relu", "Clip")
+"""Activations that onnxruntime computes in the layer before them: left out, the layer's output is
+rounded before what they remove is gone, in steps several times as coarse."""
+
 _OPENVINO_DATA = ("Parameter", "Constant", "Result")
 _OPENVINO_MOVES = {"DepthToSpace", "SpaceToDepth"}
 """Operations that may move what is int8 already: the values are the same, in a quarter of the
@@ -188,6 +211,12 @@ def quantize_openvino(
     """
     try:
         import nncf
+        from nncf.quantization.range_estimator import (
+            AggregatorType,
+            RangeEstimatorParameters,
+            StatisticsCollectorParameters,
+            StatisticsType,
+        )
     except ImportError as error:
         raise UserError(
             "--int8 for OpenVINO needs the package nncf, which is not installed: "
@@ -208,6 +237,17 @@ def quantize_openvino(
     ignored = nncf.IgnoredScope(names=names, types=types) if names or types else None
     inputs = [image.lq.numpy() for image in images]
     overflow_fix = nncf.OverflowFix.DISABLE if recipe.needs_vnni else nncf.OverflowFix.ENABLE
+    ranges = None
+    if recipe.clips:
+        bound = StatisticsCollectorParameters(
+            statistics_type=StatisticsType.QUANTILE,
+            aggregator_type=AggregatorType.MEAN,
+            quantile_outlier_prob=OUTLIERS,
+        )
+        ranges = RangeEstimatorParameters(min=bound, max=bound)
+    advanced = nncf.AdvancedQuantizationParameters(
+        overflow_fix=overflow_fix, activations_range_estimator_params=ranges
+    )
     with _quiet("nncf"):
         return nncf.quantize(
             # A copy: the quantizer changes the model that it is given.
@@ -215,5 +255,5 @@ def quantize_openvino(
             nncf.Dataset(inputs),
             subset_size=len(inputs),
             ignored_scope=ignored,
-            advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=overflow_fix),
+            advanced_parameters=advanced,
         )

@@ -29,7 +29,14 @@ from dhp_sr.deploy.int8_simulation import (
 from dhp_sr.deploy.onnx_graph import OPSET, convert_to_onnx
 from dhp_sr.deploy.openvino_runner import capabilities, inner_precision, read_openvino
 from dhp_sr.deploy.quantize import RECIPES, Int8Options, Recipe, quantize
-from dhp_sr.deploy.quantizers import float_layers, makes_difference, onnx_layers, openvino_reuse
+from dhp_sr.deploy.quantizers import (
+    float_layers,
+    makes_difference,
+    onnx_layers,
+    openvino_reuse,
+    quantize_onnx,
+    quantize_openvino,
+)
 from dhp_sr.deploy.runtimes import open_runner
 from dhp_sr.utils.errors import UserError
 
@@ -222,7 +229,7 @@ def test_the_recipe(monkeypatch, noise, faster, expected):
 
     def make(recipe):
         """None where the recipe would do what another does."""
-        name = NAMES[recipe]
+        name = NAMES[replace(recipe, clips=False)]
         return None if noise_of[name] is None else name
 
     def choose():
@@ -250,6 +257,8 @@ def test_a_recipe_that_rounds_more_than_one_that_lost_too_much_is_not_tried():
 
     options = Int8Options(ramp(), max_loss=0.5, finetune_steps=0)
     quantize(nn.Identity(), options, lambda _: make, loses_too_much)
+    # The first one also with ranges that clip, which decides for all.
+    assert tried.pop(1) == replace(tried[0], clips=True)
     assert [recipe for recipe in tried if not recipe.layers_only] == [Recipe("ends")]
     assert len(tried) == 1 + sum(recipe.layers_only and not recipe.needs_vnni for recipe in RECIPES)
     light = Recipe("ends", layers_only=True, heavy_only=True)
@@ -257,12 +266,93 @@ def test_a_recipe_that_rounds_more_than_one_that_lost_too_much_is_not_tried():
     assert not light.rounds_all_of(Recipe("ends", layers_only=True))
 
 
+def test_ranges_clip_where_that_loses_less():
+    options = Int8Options(ramp(), max_loss=0.5, finetune_steps=0)
+
+    def chosen(extremes, clipped):
+        def make_run(recipe):
+            return lambda x: x - (clipped if recipe.clips else extremes)
+
+        return quantize(nn.Identity(), options, lambda _: lambda recipe: recipe, make_run)
+
+    assert not chosen(0.0, 0.0).recipe.clips
+    clipping = chosen(0.01, 0.001)
+    assert clipping.recipe.clips and "0.01% of the activations clipped" in clipping.label
+    assert chosen(float("nan"), 0.001).recipe.clips
+    assert not chosen(0.001, float("nan")).recipe.clips
+
+
+@pytest.fixture
+def denoiser():
+    """A network of which every layer sees single pixels."""
+    torch.manual_seed(0)
+    network = build("DnCNN", num_feat=8, num_layers=4, batch_norm=False).eval()
+    with torch.no_grad():
+        for name, weight in network.named_parameters():
+            if weight.dim() == 4:
+                center = weight[:, :, 1:2, 1:2] * (4 if "0." not in name else 1)
+                weight.zero_()[:, :, 1:2, 1:2] = center
+    return network
+
+
+def psnr_by(recipe, network, images, file_format, folder):
+    """PSNR to the original's output of a network quantized by a recipe, in the runtime."""
+    path = folder / f"plain{SUFFIX[file_format]}"
+    if not path.exists():
+        save_model(network, folder / "x.safetensors")
+        export_model(folder / "x.safetensors", file_format, path)
+    if file_format == "onnx":
+        import onnxruntime
+
+        made = quantize_onnx(path.read_bytes(), images, recipe).SerializeToString()
+        session = onnxruntime.InferenceSession(made, providers=["CPUExecutionProvider"])
+        return mean_psnr(
+            lambda lq: session.run(None, {session.get_inputs()[0].name: lq})[0], images
+        )
+    import openvino
+
+    made = quantize_openvino(openvino.Core().read_model(path), images, recipe)
+    request = openvino.Core().compile_model(made, "CPU").create_infer_request()
+    return mean_psnr(lambda lq: request.infer({0: lq})[0], images)
+
+
+@pytest.mark.parametrize("file_format", SUFFIX)
+def test_a_few_large_values_do_not_coarsen_the_others(denoiser, file_format, tmp_path):
+    images = []
+    for _ in range(2):
+        lq = torch.rand(1, 1, 128, 128)
+        lq[..., 5, 7] = 60.0
+        with torch.no_grad():
+            images.append(CalibrationImage(lq, denoiser(lq).clamp(0, 1)))
+    recipe = Recipe("ends", layers_only=True)
+    clipping = replace(recipe, clips=True)
+    coarse, fine = (
+        psnr_by(each, denoiser, images, file_format, tmp_path) for each in (recipe, clipping)
+    )
+    assert fine > coarse + 6
+
+
+@pytest.mark.parametrize("file_format", SUFFIX)
+def test_what_an_activation_removes_is_not_rounded(denoiser, file_format, tmp_path):
+    """A channel far below zero, which the activation removes, costs the others nothing."""
+    with torch.no_grad():
+        denoiser.model[2].bias[0] = -200.0
+    images = []
+    for _ in range(2):
+        lq = torch.rand(1, 1, 64, 64)
+        with torch.no_grad():
+            images.append(CalibrationImage(lq, denoiser(lq).clamp(0, 1)))
+    layers = psnr_by(Recipe("ends", layers_only=True), denoiser, images, file_format, tmp_path)
+    everything = psnr_by(Recipe("ends"), denoiser, images, file_format, tmp_path)
+    assert layers > everything - 3
+
+
 def test_finetuning_where_every_recipe_loses_more(monkeypatch):
     monkeypatch.setattr("dhp_sr.deploy.quantize._is_faster", lambda *_: False)
     tuned = nn.Identity()
     asked = []
 
-    def finetune(network, images, steps, size_multiple):
+    def finetune(network, images, steps, size_multiple, least_side):
         asked.append((steps, size_multiple))
         return tuned
 
