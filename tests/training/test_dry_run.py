@@ -177,6 +177,7 @@ def test_computed_weights_are_explained(make_options, tmp_path, branching, monke
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*among the networks that model files can name:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*are among those of datasets.train:UserWarning")
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_auxiliary_heads_of_torchvision(tmp_path, name):
     side = {"googlenet": 64, "inception_v3": 299}[name]  # what the heads need
