@@ -59,7 +59,6 @@ def make_plan(
         TraceError: The network cannot be traced or run.
         UserError: A pattern names no layer, or the example does not consist of tensors.
     """
-    patterns = (exclude,) if isinstance(exclude, str) else exclude
 
     def plan_in_mode(training: bool) -> tuple[ChannelPlan, AnalysisContext]:
         """Return the plan, and the analysis that it is made of."""
@@ -69,12 +68,11 @@ def make_plan(
         analysis = analyze_channels(
             network,
             traced,
-            patterns,
+            (exclude,) if isinstance(exclude, str) else exclude,
             prune_residual=prune_residual,
             kept_statistics=kept_statistics,
         )
-        plan = with_branches(freeze(analysis, example_input, training), traced)
-        return plan, analysis
+        return with_branches(freeze(analysis, example_input, training), traced), analysis
 
     try:
         plan, analysis = plan_in_mode(training=False)
@@ -89,11 +87,10 @@ def make_plan(
     if not plan.prunable or share_read > _LARGE_SHARE:
         with contextlib.suppress(TraceError):
             training_plan, training_analysis = plan_in_mode(training=True)
-            if _prunable_share(training_plan) > _prunable_share(plan):
-                return training_plan
+            is_better = _prunable_share(training_plan) > _prunable_share(plan)
             # A normalization beside a layer, say, may belong to other channels in training.
             has_other_form = not fused <= training_analysis.tensors_of_fused_weights()
-            if has_other_form and training_plan.prunable:
+            if is_better or (has_other_form and training_plan.prunable):
                 return training_plan
     return plan
 

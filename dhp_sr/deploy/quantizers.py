@@ -22,6 +22,7 @@ from dhp_sr.utils.errors import UserError
 
 if TYPE_CHECKING:
     import onnx
+    import onnxruntime
     import openvino
 
 
@@ -36,7 +37,6 @@ def quantize_onnx(
     import onnx
     from onnxruntime.quantization import (
         CalibrationDataReader,
-        CalibrationMethod,
         QuantFormat,
         QuantType,
         quantize_static,
@@ -66,18 +66,7 @@ def quantize_onnx(
     layers = onnx_layers(model)
     if not makes_difference(layers, recipe):
         return None
-    # The mean of the images' extremes: a single outlier would coarsen every other value.
-    method = CalibrationMethod.MinMax
-    ranges: dict[str, bool | int | float] = {"CalibMovingAverage": True}
-    if recipe.clips:
-        method = CalibrationMethod.Percentile
-        ranges = {
-            "CalibPercentile": 100 * (1 - OUTLIERS),
-            # Else it takes absolute values for the values, and clips all below zero.
-            "CalibTensorRangeSymmetric": True,
-            # One image after the other: they may differ in size, and all together take memory.
-            "CalibStridedMinMax": 1,
-        }
+    method, ranges = _onnx_ranges(recipe)
     with _quiet("root", "nncf"), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "int8.onnx"
         quantize_static(
@@ -95,6 +84,24 @@ def quantize_onnx(
             extra_options=ranges,
         )
         return onnx.load_model(path)
+
+
+def _onnx_ranges(
+    recipe: Recipe,
+) -> "tuple[onnxruntime.quantization.CalibrationMethod, dict[str, bool | int | float]]":
+    """Return how onnxruntime finds the ranges of activations, and the options of that."""
+    from onnxruntime.quantization import CalibrationMethod
+
+    if not recipe.clips:
+        # The mean of the images' extremes: a single outlier would coarsen every other value.
+        return CalibrationMethod.MinMax, {"CalibMovingAverage": True}
+    return CalibrationMethod.Percentile, {
+        "CalibPercentile": 100 * (1 - OUTLIERS),
+        # Else it takes absolute values for the values, and clips all below zero.
+        "CalibTensorRangeSymmetric": True,
+        # One image after the other: they may differ in size, and all together take memory.
+        "CalibStridedMinMax": 1,
+    }
 
 
 @contextmanager
