@@ -207,6 +207,20 @@ def weights_precision(model: "onnx.ModelProto") -> str:
 
     Files of other programs often compute in half precision between an input and an output in fp32.
     """
+    return _count_numbers(model).most_common(1)[0][0]
+
+
+def coarsest_precision(model: "onnx.ModelProto") -> str:
+    """Return the coarsest precision of any of the stored numbers, however few they are.
+
+    It decides how far two programs may differ that compute the same model.
+    """
+    counts = _count_numbers(model)
+    return next(name for name in ("int8", "bf16", "fp16", "fp32") if name in counts)
+
+
+def _count_numbers(model: "onnx.ModelProto") -> Counter[str]:
+    """Count the stored numbers of each precision; that of fp32 is always there."""
     import onnx
 
     names: dict[int, str] = {
@@ -221,7 +235,7 @@ def weights_precision(model: "onnx.ModelProto") -> str:
         # Sizes and indices are of other types.
         if isinstance(item, onnx.TensorProto) and item.data_type in names:
             counts[names[item.data_type]] += math.prod(item.dims)
-    return counts.most_common(1)[0][0]
+    return counts
 
 
 def read_input(session: "onnxruntime.InferenceSession", path: Path) -> _Input:

@@ -4,6 +4,7 @@ import importlib.util
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from onnx_files import other
@@ -12,7 +13,7 @@ from dhp_sr.archs import build
 from dhp_sr.deploy import runtime_trial, save_model
 from dhp_sr.deploy.graph_info import Graph
 from dhp_sr.deploy.onnx_runner import choose_providers
-from dhp_sr.deploy.openvino_runner import FIXED_PIXELS, FIXED_SHAPES
+from dhp_sr.deploy.openvino_runner import FIXED_PIXELS, FIXED_SHAPES, OpenVinoRunner
 from dhp_sr.deploy.runtime_trial import candidate_runtimes, check_agreement, open_fastest
 from dhp_sr.deploy.runtimes import RUNTIMES, export_in_memory, open_runner
 from dhp_sr.deploy.safetensors_io import ModelFileError
@@ -262,6 +263,56 @@ def test_a_runtime_that_disagrees_is_not_chosen(file, trial, monkeypatch):
     monkeypatch.setattr(runtime_trial, "check_agreement", check)
     choice = open_fastest(file, pixels=1e9, threads=1)
     assert choice.runner.runtime == "onnxruntime" and "a difference of 3" in choice.reason
+
+
+def in_int8(path):
+    """Write a program's int8 file: a rounded input, weights of 8 bits."""
+    other(path)
+    model = onnx.load(path)
+    (weights,) = model.graph.initializer
+    # At most 64: processors without VNNI add pairs of products in 16 bits.
+    values = np.round(onnx.numpy_helper.to_array(weights) * 500).astype(np.int8)
+    constants = {
+        "scale": np.float32(1 / 255),
+        "zero": np.uint8(0),
+        "w_scale": np.float32(0.002),
+        "w_int8": values,
+    }
+    del model.graph.initializer[:]
+    for name, value in constants.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), name))
+    rounding = [
+        onnx.helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["x_int8"]),
+        onnx.helper.make_node("DequantizeLinear", ["x_int8", "scale", "zero"], ["rounded"]),
+        onnx.helper.make_node("DequantizeLinear", ["w_int8", "w_scale"], ["w"]),
+    ]
+    model.graph.node[0].input[0] = "rounded"
+    nodes = [*rounding, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_files_of_others_are_compared_in_their_own_precision(tmp_path, monkeypatch, precision):
+    for name in OTHERS:
+        pytest.importorskip(name)
+    path = tmp_path / "x.onnx"
+    path = in_int8(path) if precision == "int8" else other(path, weights=np.float16)
+    assert runtime_trial.precision_of(Graph(path), None) == precision
+    timed_as(monkeypatch, openvino=1.0)
+
+    def away(runner, image):
+        # Half of what the precision explains, as of a large network.
+        return np.asarray(compute(runner, image)) + allowed / 2
+
+    allowed = runtime_trial.ALLOWED_DIFFERENCES[precision]
+    compute = OpenVinoRunner.compute
+    monkeypatch.setattr(OpenVinoRunner, "compute", away)
+    assert open_fastest(path, pixels=1e9, threads=1).runner.runtime == "openvino"
+    # Without a word about precision, an export in memory is of fp32.
+    assert runtime_trial.precision_of(replace(Graph(path), content=b""), None) == "fp32"
 
 
 def test_agreement_is_refused_with_the_difference(file, graph):
