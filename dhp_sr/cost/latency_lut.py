@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_json
-from dhp_sr.utils.modules import canonical_names
+from dhp_sr.utils.modules import call_input, canonical_names
 from dhp_sr.utils.network_io import Example, inputs_of
 from dhp_sr.utils.strict_json import Json
 
@@ -220,9 +220,8 @@ def record_layer_calls(network: nn.Module, example_input: Example) -> tuple[Laye
             output: Tensor,
             weight: str = weight,
         ) -> None:
-            # A layer may be called as conv(input=x).
-            layer_input = args[0] if args else kwargs["input"]
-            calls.append(LayerCall(weight, layer, tuple(layer_input.shape), output.numel()))
+            shape = tuple(call_input(args, kwargs).shape)
+            calls.append(LayerCall(weight, layer, shape, output.numel()))
 
         handles.append(module.register_forward_hook(record, with_kwargs=True))
     try:

@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from dhp_sr.deploy.runner import Images
-from dhp_sr.utils.modules import deep_copy
+from dhp_sr.utils.modules import call_input, deep_copy, replace_call_input
 
 LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 """Layers that are computed in int8."""
@@ -96,15 +96,10 @@ def round_weight(weight: Tensor, channel_axis: int) -> Tensor:
 
 def _round_input(layer: nn.Module, args: _Args, kwargs: _Kwargs) -> tuple[_Args, _Kwargs]:
     """Round a layer's input to 256 levels between its extremes, 0 included."""
-    x = _input_of(args, kwargs)
+    x = call_input(args, kwargs)
     low = x.min().clamp_max(0)
     step = ((x.max().clamp_min(0) - low) / 255).clamp_min(1e-12)
-    return (((x - low) / step).round() * step + low,), {}
-
-
-def _input_of(args: _Args, kwargs: _Kwargs) -> Tensor:
-    """Return the input of a layer's call, which may be given by its name."""
-    return args[0] if args else kwargs["input"]
+    return replace_call_input(args, kwargs, ((x - low) / step).round() * step + low)
 
 
 def finetune_for_int8(
@@ -170,7 +165,7 @@ def input_ranges(
     extremes: dict[str, list[Tensor]] = {}
 
     def observe(name: str, layer: nn.Module, args: _Args, kwargs: _Kwargs) -> None:
-        extremes.setdefault(name, []).append(torch.stack(_input_of(args, kwargs).aminmax()))
+        extremes.setdefault(name, []).append(torch.stack(call_input(args, kwargs).aminmax()))
 
     handles = []
     for name, layer in network.named_modules():
@@ -234,8 +229,9 @@ def _round_to_range(
     low, high = limits
     step = max((high - low) / 255, 1e-12)
     zero_point = round(-low / step)
-    x = _input_of(args, kwargs)
-    return (torch.fake_quantize_per_tensor_affine(x, step, zero_point, 0, 255),), {}
+    x = call_input(args, kwargs)
+    rounded = torch.fake_quantize_per_tensor_affine(x, step, zero_point, 0, 255)
+    return replace_call_input(args, kwargs, rounded)
 
 
 def _patch_side(images: Sequence[CalibrationImage], size_multiple: int, least_side: int) -> int:

@@ -193,3 +193,25 @@ def stack_samples(samples: Sequence[Tensor], batch_size: int = 8) -> list[Tensor
 def out_dim(layer: nn.Module) -> int:
     """Return the axis of a layer's weight that holds the output channels."""
     return 1 if isinstance(layer, _ConvTransposeNd) else 0
+
+
+def call_input(args: Sequence[Tensor], kwargs: Mapping[str, Tensor]) -> Tensor:
+    """Return the input of a call of a layer, which may be given by its name: `layer(input=x)`.
+
+    Args:
+        args: Positional arguments of the call, as hooks get them.
+        kwargs: Its keyword arguments.
+    """
+    return args[0] if args else kwargs["input"]
+
+
+def replace_call_input(
+    args: Sequence[Tensor], kwargs: Mapping[str, Tensor], value: Tensor
+) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """Return the arguments of a call of a layer with another input, the further ones as they are.
+
+    A transposed convolution may be called with the size of its output, for one.
+    """
+    if args:
+        return (value, *args[1:]), dict(kwargs)
+    return (), {**kwargs, "input": value}

@@ -568,3 +568,28 @@ def test_layers_that_are_called_by_keyword_are_simulated():
     assert all(math.isfinite(loss) for loss in layer_losses(network, images).values())
     tuned = finetune_for_int8(network, images, 1)
     assert not torch.equal(tuned.second.weight, network.second.weight)
+
+
+class StatesItsSize(nn.Module):
+    """Enlarges to the size that it is told, which is not the layer's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(1, 4, 3, padding=1)
+        self.down = nn.Conv2d(4, 4, 3, stride=2, padding=1)
+        self.up = nn.ConvTranspose2d(4, 4, 3, stride=2, padding=1)
+        self.last = nn.Conv2d(4, 1, 3, padding=1)
+
+    def forward(self, x):
+        features = torch.relu(self.down(self.first(x)))
+        return x + self.last(self.up(input=features, output_size=x.shape[2:]))
+
+
+def test_further_arguments_of_a_simulated_layer_are_kept():
+    torch.manual_seed(0)
+    network = StatesItsSize().eval()
+    image = torch.rand(1, 1, 32, 32)
+    images = [CalibrationImage(image, image)]
+    assert set(layer_losses(network, images)) == {"first", "down", "up", "last"}
+    tuned = finetune_for_int8(network, images, 1)
+    assert not torch.equal(tuned.up.weight, network.up.weight)

@@ -19,7 +19,7 @@ from dhp_sr.surgery.layer_samples import (
     num_positions,
     sample_features,
 )
-from dhp_sr.utils.modules import canonical_names
+from dhp_sr.utils.modules import call_input, canonical_names
 from dhp_sr.utils.network_io import with_further_inputs
 
 MAX_FEATURES = 2400
@@ -189,7 +189,7 @@ class _InputMoments:
         if num_groups(module) > 1:
             return
         rows_per_sample = math.ceil(self._rows_of_batch / len(output))
-        image = args[0] if args else kwargs["input"]
+        image = call_input(args, kwargs)
         for sample, result in zip(image, output, strict=True):
             rows = self._sample(module, sample, result, rows_per_sample)
             self._rows += len(rows)
