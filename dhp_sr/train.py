@@ -44,10 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: cannot read or write: {error}", file=sys.stderr)
         print(f"when that is fixed, resume with: {_resume_command(arguments)}", file=sys.stderr)
     except KeyboardInterrupt:
-        print(
-            f"stopped at once; resume from the last state with: {_resume_command(arguments)}",
-            file=sys.stderr,
-        )
+        # Once there is a state, the driver says `Interrupted`.
+        print(f"stopped before a step was taken; {_again(arguments)}", file=sys.stderr)
         return 130
     return 2
 
@@ -79,6 +77,13 @@ def _train(arguments: argparse.Namespace) -> int:
             print(f"{error}\nresume with: {_resume_command(arguments)}", file=sys.stderr)
             return 130
     return 0
+
+
+def _again(arguments: argparse.Namespace) -> str:
+    """Say what starts a run anew that has saved nothing, or nothing more."""
+    if arguments.auto_resume:
+        return "earlier states are as they were: the same command resumes from the last one"
+    return "nothing is saved: start again with the same command"
 
 
 def _resume_command(arguments: argparse.Namespace) -> str:

@@ -180,13 +180,15 @@ def test_a_full_disk(option_file, monkeypatch, capsys):
     assert "No space left" in message and "--auto_resume" in message
 
 
-def test_a_second_interruption_ends_at_once(option_file, monkeypatch, capsys):
+def test_an_interruption_before_the_first_step_ends_at_once(option_file, monkeypatch, capsys):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("dhp_sr.tasks.restoration.build_train_set", interrupt)
     assert main(["-opt", str(option_file())]) == 130
-    assert "--auto_resume" in capsys.readouterr().err
+    assert "start again with the same command" in capsys.readouterr().err
+    assert main(["-opt", str(option_file()), "--auto_resume"]) == 130
+    assert "the same command resumes" in capsys.readouterr().err
 
 
 def test_patches_that_the_network_cannot_halve(option_file, capsys):

@@ -23,8 +23,10 @@ from dhp_sr.cli.process import keep_memory, plain_warnings, seed_everything, sto
 from dhp_sr.config import load_options
 from dhp_sr.deploy import register
 from dhp_sr.deploy.model_info import attach_info, attached_info, is_registered, stated_info
+from dhp_sr.training.checkpoint import list_states
 from dhp_sr.training.driver import train
 from dhp_sr.training.loop import Interrupted
+from dhp_sr.training.run_folder import RunFolder
 from dhp_sr.training.run_lock import RunLock
 from dhp_sr.utils.cost_kinds import COST_KINDS
 from dhp_sr.utils.errors import UserError
@@ -85,7 +87,24 @@ def run_compress(arguments: argparse.Namespace, root: Path) -> int:
         except Interrupted as error:
             print(f"{error}\nresume with the same command and --auto_resume")
             return 130
+        except KeyboardInterrupt:
+            print(_stopped_text(root / "experiments" / request.run_name))
+            return 130
     return 0
+
+
+def _stopped_text(run_folder: Path) -> str:
+    """Say what there is of a run that was stopped while no step was taken."""
+    states = list_states(RunFolder(run_folder).states)
+    if not states:
+        return (
+            "stopped before the first step: there is no smaller network and no state yet; start "
+            "again with the same command"
+        )
+    return (
+        f"stopped; the state of iteration {states[-1][0]} is saved\n"
+        "resume with the same command and --auto_resume"
+    )
 
 
 def compress_checkpoint(
@@ -108,7 +127,8 @@ def compress_checkpoint(
     Raises:
         UserError: Images, target or time do not allow it.
         FolderInUseError: A compression of the same name is running.
-        Interrupted: `stop` returned True. What there is by then has been written.
+        Interrupted: `stop` returned True, or Ctrl-C came after a state had been saved. What there
+            is by then has been written.
     """
     lines: list[str] = []
 

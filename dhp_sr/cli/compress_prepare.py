@@ -50,6 +50,7 @@ from dhp_sr.deploy.model_info import attach_info, info_of
 from dhp_sr.deploy.safetensors_io import write_tensors
 from dhp_sr.hyper import HyperNet, convert
 from dhp_sr.training.plan_summary import summarize_plan
+from dhp_sr.training.run_folder import RunFolder
 from dhp_sr.utils.cost_kinds import COST_KINDS
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_json
@@ -93,6 +94,10 @@ def prepare_run(
     # Before images are written: a target that cannot be met needs none.
     least = _least_macs(hyper, network, rules, request.target, note)
     degradation = Degradation.from_text(request.degradation, info.scale)
+    # Its images are replaced now: from here on it cannot be resumed, only looked at.
+    earlier = RunFolder(root / "experiments" / request.run_name).set_aside()
+    if earlier is not None:
+        note(f"an earlier run of this name was renamed to {earlier}")
     prepared = prepare_images(folder, paths, network, info, degradation, truths, request.drawn)
     write_json(folder / FACTS, facts)
     note(prepared.trust)

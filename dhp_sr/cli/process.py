@@ -8,11 +8,13 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import FrameType
 
 import numpy as np
 import torch
+
+from dhp_sr.training.loop import StopRequest
 
 # Parameters of glibc's mallopt and their largest values.
 _M_TRIM_THRESHOLD = -1
@@ -51,30 +53,63 @@ def keep_memory() -> bool:
     return bool(trim_set and mmap_set)
 
 
-@contextlib.contextmanager
-def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a request to stop; a second Ctrl-C ends at once.
+class StopSignal(StopRequest):
+    """Ctrl-C and SIGTERM as a request to end a run."""
 
-    Yields:
-        Function that returns whether a stop was requested.
-    """
-    received: list[int] = []
+    def __init__(self) -> None:
+        self._is_received = False
+        self._is_deferred = False
+        self._process = os.getpid()
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        received.append(number)
+    def __call__(self) -> bool:
+        """Return whether a signal came during a step."""
+        return self._is_received
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """See `StopRequest`; a second signal ends a step at once."""
+        self._is_deferred = True
+        try:
+            yield
+        finally:
+            self._is_deferred = False
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal.
+
+        Raises:
+            KeyboardInterrupt: No step is being taken, or this is the second signal.
+        """
+        # Loader processes inherit this handler. Ctrl-C reaches them, too, while their batches are
+        # still needed.
+        if os.getpid() != self._process:
+            if number == signal.SIGTERM:
+                os._exit(128 + number)
+            return
+        if self._is_received or not self._is_deferred:
+            raise KeyboardInterrupt
+        self._is_received = True
         # os.write: print() may deadlock inside a signal handler.
         os.write(2, b"stopping after this iteration; Ctrl-C stops at once\n")
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Let Ctrl-C and SIGTERM end a run after the step that it is taking, and otherwise at once.
+
+    Yields:
+        The request, for `training.driver.train`.
+    """
     # Python allows signal handlers in the main thread alone.
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
+        yield StopRequest()
         return
+    stop = StopSignal()
     previous = {}
     for number in (signal.SIGINT, signal.SIGTERM):
-        previous[number] = signal.signal(number, handle)
+        previous[number] = signal.signal(number, stop.handle)
     try:
-        yield lambda: bool(received)
+        yield stop
     finally:
         # A program that calls train() as a library gets its handlers back.
         for number, handler in previous.items():

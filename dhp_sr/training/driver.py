@@ -56,7 +56,8 @@ def train(
             earlier run of the same name is renamed. Processes that torchrun starts again after a
             failure resume what it has begun in any case.
         launcher: `pytorch` when started by torchrun.
-        stop: Called after every iteration; True saves the state and ends the run.
+        stop: Called after every iteration; True saves the state and ends the run. See
+            `loop.StopRequest` for what else it may do.
 
     Returns:
         The content of metrics.json; empty in processes that do not write.
@@ -65,7 +66,7 @@ def train(
         UserError: A mistake in options or files, or a diverged training.
         FolderInUseError: Another run writes to the folder.
         LostProcessError: A worker or another process of the run has ended.
-        Interrupted: `stop` returned True.
+        Interrupted: `stop` returned True, or Ctrl-C came after a state had been saved.
     """
     context = init_distributed(options.num_gpu, launcher)
     try:
@@ -181,6 +182,13 @@ class _Run:
             except (UserError, Interrupted) as error:
                 self.log_to_file(error)
                 raise
+            except KeyboardInterrupt:
+                states = list_states(self.folder.states)
+                if not states:
+                    raise
+                stopped = Interrupted(f"stopped; the state of iteration {states[-1][0]} is saved")
+                self.log_to_file(stopped)
+                raise stopped from None
 
     def log_to_file(self, error: Exception) -> None:
         """Write an error to the log file alone: on the screen the entry point shows it."""

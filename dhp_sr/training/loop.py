@@ -2,12 +2,13 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from torch.utils.data import Dataset
 
 from dhp_sr.config.schema import Options
 from dhp_sr.data.sampler import train_batches
+from dhp_sr.data.samples import Batch
 from dhp_sr.tasks.base import NamedTestSet
 from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.training.run_folder import RunFolder
@@ -17,6 +18,22 @@ from dhp_sr.training.trainer import Trainer
 
 class Interrupted(Exception):
     """The run was asked to stop; its state is saved."""
+
+
+class StopRequest:
+    """Request to end a run. This one never comes; `cli.process` has one that listens to signals."""
+
+    def __call__(self) -> bool:
+        """Return whether the run is to end after the step that was taken last."""
+        return False
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Within this context a request waits for the end of a step, whose state is saved.
+
+        Elsewhere it raises `KeyboardInterrupt` at once: the last state is that of the last step.
+        """
+        yield
 
 
 class TrainingLoop:
@@ -30,7 +47,8 @@ class TrainingLoop:
         train_set: As `Task.train_set` returns it.
         test_sets: Validated on; empty in processes that do not write.
         losses: Losses of the iterations before, for the log; added to.
-        stop: Called after every iteration; True saves the state and ends the run.
+        stop: Called after every iteration; True saves the state and ends the run. See
+            `StopRequest` for what else it may do.
         logger: Logger of the run.
     """
 
@@ -56,6 +74,7 @@ class TrainingLoop:
         self.test_sets = test_sets
         self.losses = losses
         self.stop = stop
+        self._deferred = stop.deferred if isinstance(stop, StopRequest) else contextlib.nullcontext
         self.logger = logger
 
     def run(self, start: int) -> None:
@@ -98,31 +117,45 @@ class TrainingLoop:
                 # Before the first batch is made: workers copy the set with the outputs in it.
                 self.trainer.resources.loss.teach_whole_images(self.train_set, self.folder.path)
             for iteration in range(start, end):
-                log = self.trainer.step(next(batches), iteration)
-                finished = iteration + 1
-                is_due = finished % settings.save_checkpoint_freq == 0 or finished == end
-                if is_due or self._is_kept(finished):
-                    self.trainer.phase.check_weights(finished)
-                if run_logger is not None:
-                    self.folder.check_lock()
-                    self._record(run_logger, finished, log)
+                with self._deferred():
+                    self._step(next(batches), iteration, run_logger)
                 # The next phase is entered, and its state saved, before the next step: a run
                 # that is killed there resumes behind the search or the cut, not before it.
-                is_new_phase = self._advance(finished)
-                is_stopping = self.context.any_rank(self.stop())
-                if is_stopping:
-                    self.trainer.phase.check_weights(finished)
-                if is_new_phase or is_stopping or is_due:
-                    self._save(finished)
-                if is_stopping and finished < end:
-                    raise Interrupted(
-                        f"stopped after iteration {finished} of {end}; the state is saved"
-                    )
+                if self._advance(iteration + 1):
+                    self._save(iteration + 1)
+
+    def _step(self, batch: Batch, iteration: int, run_logger: RunLogger | None) -> None:
+        """Take a step, and log, validate and save what is due after it.
+
+        Raises:
+            UserError: The training diverged.
+            Interrupted: `stop` returned True; the state is saved.
+        """
+        end = self.schedule.end
+        log = self.trainer.step(batch, iteration)
+        finished = iteration + 1
+        is_due = finished % self.options.logger.save_checkpoint_freq == 0 or finished == end
+        if is_due or self._is_kept(finished):
+            self.trainer.phase.check_weights(finished)
+        if run_logger is not None:
+            self.folder.check_lock()
+            self._record(run_logger, finished, log)
+        is_stopping = self.context.any_rank(self.stop())
+        if is_stopping:
+            self.trainer.phase.check_weights(finished)
+        # Between phases a search may take minutes, in which the run may be stopped.
+        if is_stopping or is_due or self._is_last_of_phase(finished):
+            self._save(finished)
+        if is_stopping and finished < end:
+            raise Interrupted(f"stopped after iteration {finished} of {end}; the state is saved")
+
+    def _is_last_of_phase(self, finished: int) -> bool:
+        """Whether another phase takes the network over."""
+        return any(finished == span.end for span in self.schedule.spans)
 
     def _is_kept(self, finished: int) -> bool:
         """Whether the network is scored now, or another phase takes it over."""
-        is_last_of_phase = any(finished == span.end for span in self.schedule.spans)
-        return is_last_of_phase or finished % self.options.val.val_freq == 0
+        return self._is_last_of_phase(finished) or finished % self.options.val.val_freq == 0
 
     def _record(self, run_logger: RunLogger, finished: int, log: dict[str, float]) -> None:
         """Log a step, sample the latents, and validate where it is due."""

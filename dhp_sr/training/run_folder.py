@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -153,6 +154,23 @@ class RunFolder:
             raise UserError(
                 f"{self.path}: expected a folder to write the run to, got: {error}"
             ) from error
+        return archived
+
+    def set_aside(self) -> Path | None:
+        """Rename an earlier run, as a new one does when it begins.
+
+        Returns:
+            Its new path; None where there was none.
+
+        Raises:
+            FolderInUseError: It is running.
+            UserError: The folder cannot be written.
+        """
+        if not self.path.exists():
+            return None
+        archived = self.open(resume=False)
+        self.close()
+        shutil.rmtree(self.path)  # made just now, for the lock
         return archived
 
     def launch(self) -> str | None:

@@ -1,6 +1,8 @@
 """compress.py and dhp_sr.compress: whole runs in small, checkpoints, targets, mistakes."""
 
 import contextlib
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +36,7 @@ from dhp_sr.deploy import load_model, read_manifest
 from dhp_sr.deploy.model_info import info_of
 from dhp_sr.hyper import convert
 from dhp_sr.metrics import complexity
+from dhp_sr.training import phases
 from dhp_sr.training.driver import train
 from dhp_sr.training.run_lock import FolderInUseError
 from dhp_sr.utils.errors import UserError
@@ -487,6 +490,52 @@ def test_an_interrupted_drop_in_run_leaves_weights_for_the_class(material, tmp_p
     weights = torch.load(output, weights_only=True)["params"]
     arguments = {**COMPACT, "num_feat": len(weights["body.0.weight"])}
     build_named("spandrel:Compact.SRVGGNetCompact", arguments).load_state_dict(weights)
+
+
+def interrupt_in(monkeypatch, module, name):
+    """Let Ctrl-C come when a function is called."""
+    called = getattr(module, name)
+
+    def interrupted(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGINT)
+        return called(*args, **kwargs)
+
+    monkeypatch.setattr(module, name, interrupted)
+
+
+def test_ctrl_c_ends_the_preparation_at_once(material, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        interrupt_in(patch, compress_prepare, "summarize_plan")
+        assert compress(material, tmp_path, "compact.pth", iterations="4") == 130
+    assert "before the first step" in capsys.readouterr().out
+    assert not (tmp_path / "experiments" / "compact_macs0.5").exists()
+
+
+def test_ctrl_c_during_the_search_leaves_the_state_before_it(
+    material, tmp_path, monkeypatch, capsys
+):
+    with monkeypatch.context() as patch:
+        interrupt_in(patch, phases, "prune_for_targets")
+        assert compress(material, tmp_path, "compact.pth", iterations="4") == 130
+    steps = SEARCH_SAMPLES // BATCH_SIZE
+    said = capsys.readouterr().out
+    assert f"state of iteration {steps} is saved" in said and "before the cut" in said
+    assert compress(material, tmp_path, "compact.pth", "--auto_resume", iterations="4") == 0
+    stopped = load_model(tmp_path / "small.safetensors").state_dict()
+    assert compress(material, tmp_path, "compact.pth", iterations="4") == 0
+    whole = load_model(tmp_path / "small.safetensors").state_dict()
+    assert all(torch.equal(stopped[key], whole[key]) for key in whole)
+
+
+def test_an_earlier_run_is_set_aside_with_its_images(material, tmp_path, monkeypatch, capsys):
+    """Its images are replaced, so that it could only be resumed with those of another run."""
+    assert compress(material, tmp_path, "compact.pth", iterations="4") == 0
+    interrupt_in(monkeypatch, compress_prepare, "write_json")
+    assert compress(material, tmp_path, "compact.pth", iterations="4") == 130
+    said = capsys.readouterr().out
+    (earlier,) = (tmp_path / "experiments").glob("compact_macs0.5_archived_*")
+    assert earlier.name in said and "no state yet" in said
+    assert (earlier / "report.html").is_file()
 
 
 def test_a_resumed_run_is_that_of_the_same_checkpoint(material, tmp_path):

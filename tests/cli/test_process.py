@@ -1,11 +1,15 @@
 """cli/process.py: settings of the whole process."""
 
+import os
 import platform
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from dhp_sr.cli.process import stop_on_signals
 
 CODE = """
 import resource, torch
@@ -32,3 +36,31 @@ def test_memory_that_is_kept_needs_no_page_faults():
     assert done.returncode == 0, done.stderr
     anew = 20 * 8 * 512  # pages, were none of them kept
     assert int(done.stdout) < anew / 8, "the system itself may take some back where memory is short"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_for_the_end_of_a_step_alone(number, capfd):
+    before = signal.getsignal(number)
+    with stop_on_signals() as stop:
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+        with stop.deferred():
+            assert not stop()
+            os.kill(os.getpid(), number)
+            assert stop() and "after this iteration" in capfd.readouterr().err
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is before
+
+
+def test_loader_processes_leave_ctrl_c_to_the_run(capfd):
+    with stop_on_signals() as stop:
+        process = os.fork()
+        if not process:
+            with stop.deferred():
+                os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(1)  # not reached
+        _, status = os.waitpid(process, 0)
+    assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGTERM
+    assert not capfd.readouterr().err
