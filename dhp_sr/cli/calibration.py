@@ -17,6 +17,10 @@ MAX_SIDE = 192
 """Sides of the inputs at most; larger images are cropped to their center."""
 
 
+NUM_DRAWN = 8
+"""Drawn images that int8 models are measured with as well."""
+
+
 def calibration_images(
     network: nn.Module, folder: str | Path, sigma: float | None = None
 ) -> list[CalibrationImage]:
@@ -34,10 +38,38 @@ def calibration_images(
     info = info_of(network)
     if not info.restores_images:
         raise UserError("--int8: expected a network that restores images, got a classifier")
+    images, num_read = _make_images(network, str(folder), sigma, MAX_IMAGES)
+    if not images:
+        raise UserError(
+            f"--calibration {folder}: expected images whose inputs have at least "
+            f"{_least_side(network)} pixels a side, as the network takes; none of the {num_read} "
+            "read is as large"
+        )
+    return images
+
+
+def drawn_images(network: nn.Module, sigma: float | None = None) -> list[CalibrationImage]:
+    """Make images of drawn ones, unlike the photographs that most networks are calibrated with.
+
+    Args:
+        network: Restores images.
+        sigma: Noise level (0-255 scale), which a denoiser needs.
+
+    Returns:
+        Inputs and truths; empty where they are too small for the network.
+    """
+    return _make_images(network, f"drawn:{NUM_DRAWN}", sigma, NUM_DRAWN)[0]
+
+
+def _make_images(
+    network: nn.Module, folder: str, sigma: float | None, at_most: int
+) -> tuple[list[CalibrationImage], int]:
+    """Return the images that are large enough, and how many were read."""
+    info = info_of(network)
     # The test sets of scoring make the inputs, so that int8 is calibrated on what it will see.
-    choices: FolderSettings = {"sigma": sigma, "max_images": MAX_IMAGES, "crop_border": None}
-    (test_set,) = task_named(info.task).open_folders(network, {"calibration": str(folder)}, choices)
-    least_side = max(info.sizes.multiple, find_lower_limit(network, info))
+    choices: FolderSettings = {"sigma": sigma, "max_images": at_most, "crop_border": None}
+    (test_set,) = task_named(info.task).open_folders(network, {"calibration": folder}, choices)
+    least_side = _least_side(network)
     images = []
     for index in range(len(test_set.items)):
         item = test_set.items[index]
@@ -47,13 +79,12 @@ def calibration_images(
         # Gray images have no axis of channels.
         gt = gt.permute(2, 0, 1) if gt.dim() == 3 else gt.unsqueeze(0)
         images.append(_center_crop(item["lq"].unsqueeze(0), gt.unsqueeze(0), info, least_side))
-    if not images:
-        raise UserError(
-            f"--calibration {folder}: expected images whose inputs have at least "
-            f"{least_side} pixels a side, as the network takes; none of the {len(test_set.items)} "
-            "read is as large"
-        )
-    return images
+    return images, len(test_set.items)
+
+
+def _least_side(network: nn.Module) -> int:
+    info = info_of(network)
+    return max(info.sizes.multiple, find_lower_limit(network, info))
 
 
 def _center_crop(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from dhp_sr.cli.calibration import calibration_images
+from dhp_sr.cli.calibration import calibration_images, drawn_images
 from dhp_sr.cli.export_formats import EXPORT_FORMATS, ExportOptions
 from dhp_sr.cli.process import plain_warnings
 from dhp_sr.deploy.manifest import FACTS, describe
@@ -118,7 +118,8 @@ def export_model(
     facts = describe_facts(network, known, options.precision)
     if options.calibration is not None:
         images = calibration_images(network, options.calibration, options.sigma)
-        options = replace(options, images=images)
+        drawn = drawn_images(network, options.sigma)
+        options = replace(options, images=images, drawn_images=drawn)
     # Writers report what is wrong with the network; the user also needs to know which file.
     try:
         label, agreement = EXPORT_FORMATS[file_format].write(network, path, facts, options)

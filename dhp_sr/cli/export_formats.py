@@ -46,6 +46,8 @@ class ExportOptions:
     """Steps of quantization-aware finetuning; None: `quantize.DEFAULT_FINETUNE_STEPS`."""
     images: Sequence["CalibrationImage"] = ()
     """Those of `calibration`, read by `export_model`."""
+    drawn_images: Sequence["CalibrationImage"] = ()
+    """Images unlike those, to measure with alone."""
 
     @property
     def precision(self) -> str:
@@ -71,10 +73,11 @@ class ExportOptions:
         info = info_of(network)
         return Int8Options(
             self.images,
-            DEFAULT_MAX_LOSS if self.max_loss is None else self.max_loss,
-            DEFAULT_FINETUNE_STEPS if self.qat_steps is None else self.qat_steps,
-            info.sizes.multiple,
-            find_lower_limit(network, info),
+            self.drawn_images,
+            max_loss=DEFAULT_MAX_LOSS if self.max_loss is None else self.max_loss,
+            finetune_steps=DEFAULT_FINETUNE_STEPS if self.qat_steps is None else self.qat_steps,
+            size_multiple=info.sizes.multiple,
+            least_side=find_lower_limit(network, info),
             report=partial(print, file=sys.stderr),
         )
 

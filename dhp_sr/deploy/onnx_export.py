@@ -24,8 +24,9 @@ from dhp_sr.deploy.onnx_graph import (
 from dhp_sr.deploy.onnx_metadata import pack_metadata
 from dhp_sr.deploy.onnx_runner import open_session, require_onnx
 from dhp_sr.deploy.pt2_export import check_example_shape
-from dhp_sr.deploy.quantize import Int8Options, Quantized, Recipe, quantize
+from dhp_sr.deploy.quantize import Int8Options, Quantized, quantize
 from dhp_sr.deploy.quantizers import quantize_onnx
+from dhp_sr.deploy.recipes import Recipe
 from dhp_sr.deploy.runner import Images, with_tiles
 from dhp_sr.deploy.simplify import simplify
 from dhp_sr.deploy.verify import (

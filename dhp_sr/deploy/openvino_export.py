@@ -21,8 +21,9 @@ from dhp_sr.deploy.openvino_runner import (
     require_openvino,
 )
 from dhp_sr.deploy.pt2_export import check_example_shape
-from dhp_sr.deploy.quantize import Int8Options, Quantized, Recipe, quantize
+from dhp_sr.deploy.quantize import Int8Options, Quantized, quantize
 from dhp_sr.deploy.quantizers import quantize_openvino
+from dhp_sr.deploy.recipes import Recipe
 from dhp_sr.deploy.runner import Images
 from dhp_sr.deploy.simplify import simplify
 from dhp_sr.deploy.verify import (

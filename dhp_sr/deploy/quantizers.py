@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from dhp_sr.deploy.int8_simulation import CalibrationImage
 from dhp_sr.deploy.pt2_export import quiet_exporters
-from dhp_sr.deploy.quantize import MIN_REUSE, OUTLIERS, Recipe
+from dhp_sr.deploy.recipes import MIN_REUSE, OUTLIERS, Recipe
 from dhp_sr.deploy.runner import Images
 from dhp_sr.utils.errors import UserError
 

@@ -28,7 +28,7 @@ from dhp_sr.deploy.int8_simulation import (
 )
 from dhp_sr.deploy.onnx_graph import OPSET, convert_to_onnx
 from dhp_sr.deploy.openvino_runner import capabilities, inner_precision, read_openvino
-from dhp_sr.deploy.quantize import RECIPES, Int8Options, Recipe, quantize
+from dhp_sr.deploy.quantize import Int8Options, quantize
 from dhp_sr.deploy.quantizers import (
     float_layers,
     makes_difference,
@@ -37,6 +37,7 @@ from dhp_sr.deploy.quantizers import (
     quantize_onnx,
     quantize_openvino,
 )
+from dhp_sr.deploy.recipes import RECIPES, Recipe
 from dhp_sr.deploy.runtimes import open_runner
 from dhp_sr.utils.errors import UserError
 
@@ -282,6 +283,32 @@ def test_ranges_clip_where_that_loses_less():
     assert not chosen(0.001, float("nan")).recipe.clips
 
 
+def test_a_recipe_that_holds_on_other_images_goes_before_a_faster_one(monkeypatch):
+    monkeypatch.setattr("dhp_sr.deploy.quantize._is_faster", lambda *_: True)
+    (image,) = ramp()
+    unlike = [CalibrationImage(image.lq.reshape(1, 1, 10, 40), image.gt.reshape(1, 1, 10, 40))]
+    options = Int8Options(ramp(), unlike, max_loss=0.5, finetune_steps=0)
+
+    def chosen(noise_of):
+        """Quantize where the recipes lose so much on the other images alone."""
+        noise = dict(zip(RECIPES, noise_of, strict=True))
+
+        def make_run(recipe):
+            return lambda x: x - (noise[recipe] if x.shape[-1] == 40 else 0.0)
+
+        return quantize(nn.Identity(), options, lambda _: lambda recipe: recipe, make_run)
+
+    faster_is_worse = chosen([0.0, 0.001, *[0.5] * 10])
+    assert faster_is_worse.recipe == RECIPES[1]
+    assert faster_is_worse.unlike_db == pytest.approx(0.42, abs=0.02)
+    assert f"{faster_is_worse.unlike_db:.3f} dB on drawn ones" in faster_is_worse.label
+    # A later one may hold where the first does not, and where none does the fastest is taken.
+    assert chosen([0.5, 0.5, 0.0, *[0.5] * 9]).recipe == RECIPES[2]
+    assert chosen([0.5] * 12).recipe == RECIPES[8]
+    # Not a number is no loss that is held to.
+    assert chosen([0.0, float("nan"), *[0.5] * 10]).recipe == RECIPES[0]
+
+
 @pytest.fixture
 def denoiser():
     """A network of which every layer sees single pixels."""
@@ -360,7 +387,9 @@ def test_finetuning_where_every_recipe_loses_more(monkeypatch):
     said = []
 
     def choose(noise, tuned_noise):
-        options = Int8Options(ramp(), 0.5, 20, size_multiple=4, report=said.append)
+        options = Int8Options(
+            ramp(), max_loss=0.5, finetune_steps=20, size_multiple=4, report=said.append
+        )
         return quantize(
             nn.Identity(),
             options,
