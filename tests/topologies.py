@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from attention import ATTENTION
+from channel_matrices import CHANNEL_MATRICES
 from channel_statistics import CHANNEL_STATISTICS
 from computed_weights import COMPUTED_WEIGHTS
 from fused_weights import FUSED_WEIGHTS
@@ -721,6 +722,7 @@ class WindowLinear(Net):
 
 TOPOLOGIES = {
     **ATTENTION,
+    **CHANNEL_MATRICES,
     **COMPUTED_WEIGHTS,
     **PUBLISHED_BLOCKS,
     **CHANNEL_STATISTICS,

@@ -12,6 +12,7 @@ from dhp_sr.channels.reshaped_axes import resolve_reshaped_axes
 from dhp_sr.graph.capture import TracedNetwork
 from dhp_sr.operators.analysis_context import AnalysisContext, Sign
 from dhp_sr.operators.channel_ids import lay_along, union_all
+from dhp_sr.operators.channel_matrices import channels_of_matrices, has_matrix, read_as_matrices
 from dhp_sr.operators.context import OpContext
 from dhp_sr.operators.kept_calls import pin_ambiguous_calls
 from dhp_sr.operators.layer_weights import may_leave_constant, weight_name
@@ -47,15 +48,19 @@ def analyze_channels(
     ids: dict[fx.Node, Any] = {}
     modules = dict(traced.graph_module.named_modules(remove_duplicate=False))
     fused_weights = FusedWeights(traced, analysis)
-    for node in traced.graph_module.graph.nodes:
+
+    def spec_of(node: fx.Node) -> OpSpec | None:
+        return spec_for(node, modules.get(str(node.target))) if node.op.startswith("call") else None
+
+    nodes = list(traced.graph_module.graph.nodes)
+    analysis.read_as_matrices = read_as_matrices(nodes, spec_of)
+    for node in nodes:
         if node in fused_weights:
             ids[node] = None
             continue
-        module, spec = None, None
+        module, spec = None, spec_of(node)
         if node.op == "call_module":
             module = modules[node.target]
-        if node.op.startswith("call"):
-            spec = spec_for(node, module)
         op = OpContext(node, module, traced.values[node], traced.values, ids, analysis)
         ids[node] = channels_of_node(op, spec)
         if _matches(names_of_call(op, spec), exclude):
@@ -179,7 +184,7 @@ def channels_of_call(op: OpContext, spec: OpSpec) -> Any:
         elif weight is not None:
             op.analysis.record_macs(weight, calls)
             op.analysis.counted_calls.add(op.node)
-    channels = spec.channels(op)
+    channels = channels_of_matrices(op, spec) if has_matrix(op) else spec.channels(op)
     if spec.macs is not None and weight is None:
         record_computed_weight(op)
     return channels

@@ -216,6 +216,7 @@ def kept_calls_of(analysis: AnalysisContext, flat_index: Tensor, size: int) -> t
                 dim=call.dim,
                 index=index,
                 returns_channels=call.returns_channels,
+                zeroed=call.zeroed,
             )
         )
         if bool((index < size).any()):

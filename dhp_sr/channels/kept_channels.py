@@ -33,7 +33,8 @@ class KeptChannels:
 class KeptCall:
     """A call of a function whose statistics are taken over the kept channels, as a mean over them.
 
-    The function is given the kept channels of its first input alone.
+    The function is given the kept channels of its first input alone; or, where it sums products of
+    channels, an argument in which the others are zeros.
     """
 
     node: str
@@ -45,11 +46,14 @@ class KeptCall:
     operator: str
     """Name of the function."""
     dim: int
-    """Axis of the first input that holds the channels, counted from the back."""
+    """Axis of the argument that holds the channels, counted from the back."""
     index: Tensor
     """(C,) channel of each entry along this axis."""
     returns_channels: bool
     """Whether the result has the same channels along the same axis; else it has none."""
+    zeroed: int | None = None
+    """Position of the argument whose other channels are set to zero; None where the function is
+    given the kept ones of its first input."""
 
     @property
     def name(self) -> str:
@@ -65,9 +69,16 @@ class KeptCall:
         is_kept = padded[self.index.to(padded.device)]
         # Closed gates can leave nothing of the input of a call whose result is still read: all that
         # it is given is zero then, and there are no statistics of nothing.
-        if bool(is_kept.all()) or not bool(is_kept.any()):
+        has_statistics = bool(is_kept.any()) or self.zeroed is not None
+        if bool(is_kept.all()) or not has_statistics:
             return None
         return is_kept.nonzero().flatten()
+
+    def reads_channels(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+        """Return whether the argument that holds the channels is given, and a tensor."""
+        if self.zeroed is not None:
+            return True
+        return isinstance(args[0] if args else kwargs.get("input"), Tensor)
 
     def run(
         self,
@@ -87,6 +98,12 @@ class KeptCall:
         Returns:
             What it returns for them; masked channels of the result are zeros.
         """
+        if self.zeroed is not None:
+            given: list[Any] = []
+            for argument in args:  # the operands of an einsum may be given as a list
+                given.extend(argument if isinstance(argument, (list, tuple)) else [argument])
+            given[self.zeroed] = _zero_outside(given[self.zeroed], kept, self.dim)
+            return function(*given, **kwargs)
         source: Tensor = args[0] if args else kwargs["input"]
         kept = kept.to(source.device)
         selected = source.index_select(self.dim, kept)
@@ -97,3 +114,10 @@ class KeptCall:
         if not self.returns_channels:
             return result
         return result.new_zeros(source.shape).index_copy(self.dim, kept, result)
+
+
+def _zero_outside(values: Tensor, kept: Tensor, dim: int) -> Tensor:
+    """Return values that are zero but for some entries along an axis."""
+    kept = kept.to(values.device)
+    zeros = values.new_zeros(values.shape)
+    return zeros.index_copy(dim, kept, values.index_select(dim, kept))

@@ -86,9 +86,8 @@ class _CatchCalls(TorchFunctionMode):
         # Of a module inside this one, that module's own mode has seen the call already.
         forward = self._forward
         if getattr(func, "__name__", "") in forward.operators and _running.get() is forward:
-            source = args[0] if args else kwargs.get("input")
             site = call_site()
-            if site in forward.kept and isinstance(source, Tensor):
+            if site in forward.kept and forward.calls[site].reads_channels(args, kwargs):
                 return forward.calls[site].run(func, args, kwargs, forward.kept[site])
         return func(*args, **kwargs)
 

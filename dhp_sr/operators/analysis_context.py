@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from dhp_sr.graph.call_sites import CallSite
 from dhp_sr.graph.capture import ArgPath
 from dhp_sr.graph.equal_modules import ComputedLayers
-from dhp_sr.operators.channel_ids import ChannelUnionFind
+from dhp_sr.operators.channel_ids import ChannelMatrix, ChannelUnionFind
 from dhp_sr.utils.modules import canonical_names
 
 
@@ -98,6 +98,9 @@ class CallChannels(NamedTuple):
     """(C,) their ids."""
     returns_channels: bool
     """Whether the result has the same channels along the same axis."""
+    zeroed: int | None = None
+    """Position of the argument that the channels belong to, where those that are not kept are set
+    to zero in it instead of left out; None where they are left out of the first input."""
 
 
 class FusedWeight(NamedTuple):
@@ -155,6 +158,9 @@ class AnalysisContext:
         """Node name -> axes whose length the forward infers (-1, or read from a shape), best left
         to lose channels."""
         self.signs: dict[fx.Node, Sign] = {}
+        self.read_as_matrices: set[fx.Node] = set()
+        """Nodes whose value may have channels along several axes: all that it leads to, up to
+        products, have rules for that."""
         self.leaves_constant: dict[fx.Node, bool] = {}
         """Node -> whether masked channels of its value may be other than zeros, where it was asked
         for."""
@@ -260,6 +266,8 @@ class AnalysisContext:
 
     def pin(self, ids: Any, reason: str) -> None:
         """Pin the channels of a value, of a list of values, or of a size; None has no channels."""
+        if isinstance(ids, ChannelMatrix):
+            ids = list(ids.axes)
         items = ids if isinstance(ids, list) else [ids]
         for item in items:
             channel_ids = item.ids if isinstance(item, ChannelSize) else item

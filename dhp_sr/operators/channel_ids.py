@@ -12,9 +12,23 @@ C, H, W).
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ChannelMatrix:
+    """Channels of a value whose entries belong to several channels each, one along every axis.
+
+    The product of one feature's channels with another's, q (c, n) @ k (d, n)^T, is such a value.
+    """
+
+    axes: tuple[Tensor | None, ...]
+    """For each axis the (length,) ids of its channels; None for one without channels."""
+    masked: tuple[bool, ...]
+    """For each axis whether all entries of a masked channel along it are zeros."""
 
 
 class ChannelUnionFind:

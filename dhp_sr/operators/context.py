@@ -18,7 +18,7 @@ from dhp_sr.operators.analysis_context import (
     HardcodedSize,
     Sign,
 )
-from dhp_sr.operators.channel_ids import ids_along, lay_along
+from dhp_sr.operators.channel_ids import ChannelMatrix, ids_along, lay_along
 from dhp_sr.operators.receptive_field import (
     AxisReceptiveField,
     Reads,
@@ -152,6 +152,9 @@ class OpContext(NodeContext):
     def channels(self, node: fx.Node, dim: int = 1) -> Tensor:
         """Return (C,) channel ids of the entries of a node's value along `dim`."""
         shape = self.shape(node)
+        if isinstance(self.ids[node], ChannelMatrix):
+            channels: Tensor = self.ids[node].axes[dim]
+            return channels
         return ids_along(self.ids[node], shape[dim], dim % len(shape), self.analysis.union_find)
 
     def broadcast_along(self, channels: Tensor, dim: int = 1) -> Tensor:

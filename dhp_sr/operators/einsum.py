@@ -5,8 +5,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dhp_sr.operators.channel_ids import ChannelMatrix
 from dhp_sr.operators.context import OpContext
 from dhp_sr.operators.layer_weights import may_leave_constant
+from dhp_sr.operators.matrix_products import (
+    Term,
+    is_between_channels,
+    product_between_channels,
+)
 from dhp_sr.operators.products import (
     Operand,
     last_letters,
@@ -14,6 +20,7 @@ from dhp_sr.operators.products import (
     operand_of,
     product_of,
     product_of_lengths,
+    sign_of_factors,
 )
 from dhp_sr.operators.resampling import whole_image_field
 from dhp_sr.operators.spec import OpSpec, Unsupported
@@ -23,7 +30,7 @@ _ELLIPSIS_LETTERS = "STUVWXYZ"
 back: three of them are X, Y, Z, and two are Y, Z."""
 
 
-def einsum_channels(op: OpContext) -> Tensor:
+def einsum_channels(op: OpContext) -> Tensor | ChannelMatrix:
     """Multiply features by an equation, one after the other.
 
     Raises:
@@ -41,13 +48,17 @@ def einsum_channels(op: OpContext) -> Tensor:
         for letter in sorted(set(inputs) - set(".,")):
             if inputs.count(letter) == 1:
                 out += letter
-    operands: list[Operand] = []
+    terms: list[Term] = []
     for term, node in zip(inputs.split(","), nodes, strict=True):
         term = _without_ellipsis(term, len(op.shape(node)))
         if len(set(term)) < len(term):
             raise Unsupported(f"einsum over a diagonal at {op.layer}")
-        operands.append(operand_of(op, node, term))
-    return _products_in_turn(op, operands, _without_ellipsis(out, op.value.dim()))
+        terms.append((node, term))
+    out = _without_ellipsis(out, op.value.dim())
+    if len(terms) == 2 and is_between_channels(op, terms, out):
+        return product_between_channels(op, terms, out)
+    operands = [operand_of(op, node, term) for node, term in terms]
+    return _products_in_turn(op, operands, out)
 
 
 def _products_in_turn(op: OpContext, operands: Sequence[Operand], out: str) -> Tensor:
@@ -104,4 +115,4 @@ def _without_ellipsis(term: str, rank: int) -> str:
     return term.replace("...", last_letters(_ELLIPSIS_LETTERS, missing))
 
 
-OPS = (OpSpec("einsum", (torch.einsum,), einsum_channels, whole_image_field),)
+OPS = (OpSpec("einsum", (torch.einsum,), einsum_channels, whole_image_field, sign=sign_of_factors),)

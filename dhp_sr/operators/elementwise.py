@@ -11,6 +11,15 @@ from dhp_sr.operators.analysis_context import Sign
 from dhp_sr.operators.channel_ids import couple_along, union_all
 from dhp_sr.operators.context import OpContext, ReceptiveContext
 from dhp_sr.operators.receptive_field import ReceptiveField2D
+from dhp_sr.operators.signs import (
+    sign_of_first_input,
+    sign_of_lower_bound,
+    sign_of_power,
+    sign_of_product,
+    sign_of_quotient,
+    sign_of_softplus,
+    sign_of_sum,
+)
 from dhp_sr.operators.spatial_layout import combined
 from dhp_sr.operators.spec import Activation, OpSpec, Target, Unsupported, spellings
 
@@ -111,55 +120,6 @@ def _is_nonzero(op: OpContext, divisor: fx.Node) -> bool:
         constant = op.analysis.buffers[str(divisor.target)]
         return not constant.is_meta and bool((constant != 0).all())
     return op.sign(divisor) == Sign.POSITIVE
-
-
-def sign_of_first_input(op: OpContext) -> Sign:
-    """Return the sign of the first input, for operators that keep it."""
-    return op.sign(op.argument(0, "input"))
-
-
-def sign_of_lower_bound(op: OpContext) -> Sign:
-    """Return the sign of the lower bound of a clamp; an upper bound below it would win."""
-    lower = op.sign(op.argument(1, "min"))
-    upper = op.argument(2, "max")
-    return lower if upper is None else min(lower, op.sign(upper))
-
-
-def sign_of_softplus(op: OpContext) -> Sign:
-    """Return the sign of `log(1 + exp(beta * x)) / beta`, which is x where beta * x is large."""
-    beta, threshold = op.option(1, "beta", 1), op.option(2, "threshold", 20)
-    if op.sign(beta) != Sign.POSITIVE or op.sign(threshold) == Sign.ANY:
-        return Sign.ANY
-    return Sign.POSITIVE
-
-
-def sign_of_power(op: OpContext) -> Sign:
-    """Return the sign of a power: that of its base; never negative for a square."""
-    is_square = op.argument(1, "exponent") == 2
-    base = op.sign(op.argument(0, "input"))
-    return max(base, Sign.NONNEGATIVE) if is_square else base
-
-
-def sign_of_sum(op: OpContext) -> Sign:
-    """Return the sign of `input + alpha * other`, known if those of all three are."""
-    left = op.sign(op.argument(0, "input"))
-    right = min(op.sign(op.argument(1, "other")), op.sign(op.argument(2, "alpha", 1)))
-    return Sign.ANY if Sign.ANY in (left, right) else max(left, right)
-
-
-def sign_of_product(op: OpContext) -> Sign:
-    """Return the sign of a product; `x * x` is never negative."""
-    left = op.sign(op.argument(0, "input"))
-    right = op.sign(op.argument(1, "other"))
-    if left == Sign.ANY and op.argument(0, "input") is op.argument(1, "other"):
-        return Sign.NONNEGATIVE
-    return min(left, right)
-
-
-def sign_of_quotient(op: OpContext) -> Sign:
-    """Return the sign of a quotient; one that is rounded may be 0."""
-    sign = sign_of_product(op)
-    return sign if op.argument(2, "rounding_mode") is None else min(sign, Sign.NONNEGATIVE)
 
 
 def first_input_field(op: ReceptiveContext) -> ReceptiveField2D | None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from dhp_sr.graph.call_sites import owner_of, recorded_call_site
+from dhp_sr.graph.call_sites import CallSite, owner_of, recorded_call_site
 from dhp_sr.graph.computed_weights import arguments_of
 from dhp_sr.operators.analysis_context import AnalysisContext, CallChannels, KeptAxes
 from dhp_sr.operators.channel_ids import varying_axes
@@ -40,23 +40,75 @@ def keep_channels_of_call(op: OpContext, dim: int, *, returns_channels: bool) ->
     Raises:
         Unsupported: The plan was asked to pin such channels, or the call is not found again.
     """
-    site = recorded_call_site(op.node)
-    if not op.analysis.kept_statistics_allowed or site is None or op.module is not None:
-        raise Unsupported(f"{op.operator} at {op.layer} mixes all channels")
+    site = _site_of_call(op)
     channels = _channels_along(op, dim)
     from_back = dim - len(op.shape(op.source))
     call = CallChannels(owner_of(op.node), site, op.operator, from_back, channels, returns_channels)
+    _record_call(op, call)
+    return channels
+
+
+def zero_summed_channels(op: OpContext, node: fx.Node, dim: int, channels: Tensor) -> None:
+    """State that a call that sums over channels is given zeros in those that are not kept.
+
+    A product that is zero adds nothing to a sum, as one that is cut. Where the call cannot be told
+    which channels are kept, they are pinned.
+
+    Args:
+        op: The call of a function or method.
+        node: One of its arguments.
+        dim: Axis of the argument that holds the channels.
+        channels: (C,) their ids.
+    """
+    positions = [place for place, argument in enumerate(op.args) if argument is node]
+    is_one_each = len(torch.unique(channels)) == len(channels)
+    try:
+        if not positions or not is_one_each:
+            raise Unsupported(f"{op.operator} at {op.layer} mixes all channels")
+        site = _site_of_call(op)
+        from_back = dim - len(op.shape(node))
+        call = CallChannels(
+            owner_of(op.node), site, op.operator, from_back, channels, False, positions[0]
+        )
+        _record_call(op, call)
+    except Unsupported:
+        reason = f"summed over at {op.layer}, and maybe not zero where they are masked"
+        op.analysis.pin(channels, reason)
+
+
+def _site_of_call(op: OpContext) -> CallSite:
+    """Return the place of a call in the source.
+
+    Raises:
+        Unsupported: It is not known, or the plan was asked to pin the channels of such calls.
+    """
+    site = recorded_call_site(op.node)
+    if not op.analysis.kept_statistics_allowed or site is None or op.module is not None:
+        raise Unsupported(f"{op.operator} at {op.layer} mixes all channels")
+    return site
+
+
+def _record_call(op: OpContext, call: CallChannels) -> None:
+    """Record a call, and couple its channels with those of others from the same place.
+
+    Raises:
+        Unsupported: These are over different channels.
+    """
     for name, other in op.analysis.kept_calls.items():
         if (other.module, other.site) != (call.module, call.site):
             continue
         # In a loop, or in a module that is called twice, it is not known which call is which.
-        if (other.dim, len(other.channels)) != (call.dim, len(channels)):
+        if _form(other) != _form(call):
             reason = f"{name} and {op.layer} are one call in the source, over different channels"
             op.analysis.pin(other.channels, reason)
             raise Unsupported(reason)
-        op.analysis.union_find.union(other.channels, channels)
+        op.analysis.union_find.union(other.channels, call.channels)
     op.analysis.kept_calls[op.node.name] = call
-    return channels
+
+
+def _form(call: CallChannels) -> tuple[object, ...]:
+    """Return what calls from the same place must have in common."""
+    return (call.dim, len(call.channels), call.zeroed)
 
 
 def keep_channels_of_module(

@@ -17,9 +17,22 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from dhp_sr.operators.channel_ids import couple_along, union_all
+from dhp_sr.operators.analysis_context import Sign
+from dhp_sr.operators.channel_ids import (
+    ChannelMatrix,
+    compact,
+    couple_along,
+    union_all,
+    varying_axes,
+)
 from dhp_sr.operators.context import OpContext
+from dhp_sr.operators.kept_calls import zero_summed_channels
 from dhp_sr.operators.layer_weights import may_leave_constant
+from dhp_sr.operators.matrix_products import (
+    Term,
+    is_between_channels,
+    product_between_channels,
+)
 from dhp_sr.operators.resampling import whole_image_field
 from dhp_sr.operators.spec import OpSpec, Unsupported, spellings
 
@@ -34,10 +47,18 @@ class Operand:
     """Channel ids, broadcastable to the value."""
     shape: tuple[int, ...]
     node: fx.Node
+    is_argument: bool = False
+    """Whether it is the value of the node, an argument of the call; else a product of several,
+    which may be other than zero where the node is."""
 
     def varies(self, letter: str) -> bool:
         """Return whether entries along an axis are different channels."""
         return letter in self.letters and self.ids.shape[self.letters.index(letter)] > 1
+
+    def compact(self, op: OpContext) -> None:
+        """Leave out axes along which channels were told apart and are coupled by now."""
+        if len(varying_axes(self.ids)) > 1:
+            self.ids = compact(op.analysis.union_find.roots()[self.ids])
 
     def couple(self, op: OpContext, letters: Sequence[str]) -> None:
         """Couple the channels along some axes."""
@@ -88,6 +109,8 @@ def product_of(
         name: Name of the product, where the node has several.
         macs: Multiply-adds; default: one for each choice of entries along all axes.
     """
+    for factor in (left, right):
+        factor.compact(op)
     summed: list[str] = []
     over_channels: list[str] = []
     for letter in letters_of(left, right):
@@ -136,8 +159,9 @@ def _sum_over_channels(
         channels.append(factor.ids.flatten())
     op.analysis.union_find.union(*channels)
     if may_leave_constant(op, left.node) and may_leave_constant(op, right.node):
-        reason = f"summed over at {op.layer}, and maybe not zero where they are masked"
-        op.analysis.pin(channels[0], reason)
+        factor = left if left.is_argument else right
+        dim = factor.letters.index(letter)
+        zero_summed_channels(op, factor.node if factor.is_argument else op.node, dim, channels[0])
     return channels[0]
 
 
@@ -181,7 +205,7 @@ def operand_of(op: OpContext, node: Any, letters: str) -> Operand:
     """
     if not isinstance(node, fx.Node) or not isinstance(op.ids.get(node), Tensor):
         raise Unsupported(f"a factor of {op.operator} at {op.layer} is no feature")
-    return Operand(letters, op.ids[node], op.shape(node), node)
+    return Operand(letters, op.ids[node], op.shape(node), node, is_argument=True)
 
 
 BATCH_LETTERS = "abcdefghij"
@@ -194,10 +218,10 @@ def last_letters(letters: str, count: int) -> str:
     return letters[len(letters) - count :]
 
 
-def matmul_channels(op: OpContext) -> Tensor:
+def matmul_channels(op: OpContext) -> Tensor | ChannelMatrix:
     """Multiply the last two axes; those before them are a batch."""
     nodes = (op.source, op.argument(1, "other", op.node.kwargs.get("mat2")))
-    operands: list[Operand] = []
+    terms: list[Term] = []
     out = ""
     for node, last in zip(nodes, ("mk", "kn"), strict=True):
         letters = "k"
@@ -205,9 +229,18 @@ def matmul_channels(op: OpContext) -> Tensor:
         if isinstance(node, fx.Node) and len(op.shape(node)) > 1:
             letters = last_letters(BATCH_LETTERS, len(op.shape(node)) - 2) + last
             out += last.replace("k", "")
-        operands.append(operand_of(op, node, letters))
+        terms.append((node, letters))
     out = last_letters(BATCH_LETTERS, op.value.dim() - len(out)) + out
-    return product_of(op, operands[0], operands[1], out)
+    if is_between_channels(op, terms, out):
+        return product_between_channels(op, terms, out)
+    left, right = (operand_of(op, node, letters) for node, letters in terms)
+    return product_of(op, left, right, out)
+
+
+def sign_of_factors(op: OpContext) -> Sign:
+    """Return the sign of a sum of products, never negative if no factor is."""
+    # Not positive: an axis of channels that is summed over may be masked as a whole.
+    return min(Sign.NONNEGATIVE, *(op.sign(node) for node in op.node.all_input_nodes))
 
 
 OPS = (
@@ -216,5 +249,6 @@ OPS = (
         spellings("matmul bmm mm mv", torch, operator),
         channels=matmul_channels,
         receptive_field=whole_image_field,
+        sign=sign_of_factors,
     ),
 )

@@ -17,6 +17,7 @@ from dhp_sr.graph.capture import ArgPath
 from dhp_sr.operators.channel_ids import compact, union_all, union_chunks
 from dhp_sr.operators.context import NodeContext, OpContext, ReceptiveContext
 from dhp_sr.operators.receptive_field import Digit, ReceptiveField2D, plain_axis
+from dhp_sr.operators.signs import sign_of_first_input
 from dhp_sr.operators.sizes import record_sizes, size_arguments
 from dhp_sr.operators.spatial_layout import mix_axes, reshaped
 from dhp_sr.operators.spec import OpSpec, Unsupported, spellings
@@ -207,12 +208,19 @@ def rolled_field(op: ReceptiveContext) -> ReceptiveField2D:
 _MOVES = "permute transpose swapaxes swapdims movedim moveaxis squeeze unsqueeze t"
 
 OPS = (
-    OpSpec("permute", spellings(_MOVES, torch), moved_axes_channels, moved_axes_field),
+    OpSpec(
+        "permute",
+        spellings(_MOVES, torch),
+        channels=moved_axes_channels,
+        receptive_field=moved_axes_field,
+        sign=sign_of_first_input,
+    ),
     OpSpec(
         "flatten",
         (nn.Flatten, *spellings("flatten ravel", torch)),
         channels=flattened_channels,
         receptive_field=flattened_field,
+        sign=sign_of_first_input,
     ),
     OpSpec("flip", spellings("flip", torch), rearranged_channels, flipped_field),
     OpSpec("roll", spellings("roll", torch), roll_channels, rolled_field),
@@ -221,6 +229,7 @@ OPS = (
         (torch.reshape, "reshape", "view", *spellings("unflatten", torch)),
         channels=reshape_channels,
         receptive_field=reshaped_field,
+        sign=sign_of_first_input,
         takes_sizes=True,
     ),
     OpSpec("view_as", ("view_as", "reshape_as"), view_as_channels, flattened_field),

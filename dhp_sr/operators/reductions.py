@@ -10,9 +10,10 @@ from torch import Tensor
 from dhp_sr.operators.analysis_context import Sign
 from dhp_sr.operators.channel_ids import couple_unless_alone
 from dhp_sr.operators.context import NodeContext, OpContext, ReceptiveContext
-from dhp_sr.operators.elementwise import binary_channels, pointwise_field, sign_of_first_input
+from dhp_sr.operators.elementwise import binary_channels, pointwise_field
 from dhp_sr.operators.kept_calls import reduce_kept_channels
 from dhp_sr.operators.receptive_field import ReceptiveField2D
+from dhp_sr.operators.signs import sign_of_first_input
 from dhp_sr.operators.spatial_layout import mix_axes
 from dhp_sr.operators.spec import OpSpec, spellings
 

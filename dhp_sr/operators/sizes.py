@@ -16,6 +16,7 @@ from torch import Tensor, fx
 from dhp_sr.graph.capture import ArgPath
 from dhp_sr.graph.checks import is_check
 from dhp_sr.operators.analysis_context import ChannelRange, ChannelSize
+from dhp_sr.operators.channel_ids import compact
 from dhp_sr.operators.context import NodeContext, OpContext, ReceptiveContext
 from dhp_sr.operators.receptive_field import ReceptiveField2D
 from dhp_sr.operators.spec import OpSpec, Unsupported
@@ -40,7 +41,7 @@ def attribute_channels(op: OpContext) -> Any:
     if name in ("data", "real", "imag"):
         return ids
     if name in _TRANSPOSED and isinstance(ids, Tensor):
-        return getattr(op.ids_of_entries(source), name)
+        return compact(getattr(op.ids_of_entries(source), name))
     if name in _EXTREMA and isinstance(ids, list):
         return ids[_EXTREMA.index(name)]
     if name in _TYPE_ATTRIBUTES or not isinstance(op.value, Tensor):

@@ -60,10 +60,14 @@ class LayerNorm2d(Net):
         return self.norm(y).permute(0, 3, 1, 2)
 
 
+def pooled(y):
+    return y.sigmoid().mean((0, 2, 3))
+
+
 class Multiplied(Net):
     def middle(self, x):
         y = self.inner(x).flatten(2)
-        return torch.matmul(y @ y.transpose(1, 2), y).view_as(x)
+        return torch.matmul((y @ y.transpose(1, 2)).flip(1), y).view_as(x)
 
 
 class RepeatedMap(Net):
@@ -194,10 +198,10 @@ PINNED = {
     "sorted_channels": (Function(lambda y: y * y.sort(1)[0]), {"inner"}, "sort over channels"),
     "product_over_channels_that_are_not_zero": (
         Function(
-            lambda y: y * torch.einsum("nchw,nchw->nhw", F.elu(y) + 1, y.sigmoid()).unsqueeze(1)
+            lambda y: y * torch.matmul(input=F.elu(y).movedim(1, -1) + 1, other=pooled(y))[:, None]
         ),
         {"inner"},
-        "summed over at einsum, and maybe not zero where they are masked",
+        "summed over at matmul, and maybe not zero where they are masked",
     ),
     "unknown": (Function(lambda y: y.logcumsumexp(1)), {"inner"}, "operator logcumsumexp"),
     "every_second": (Function(lambda y: y[:, ::2], outputs=4), {"inner"}, "every n-th channel"),

@@ -31,6 +31,7 @@ REWRITTEN = {
     "attention_module_sequence_first",
     "attention_module_with_dropout",
     "attention_between_channels",
+    "linear_attention_heads",
     "assigned_slice",
     "group_norm_called",
     "state_of_zeros",
