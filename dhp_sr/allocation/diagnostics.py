@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dhp_sr.allocation.budget import Budget, BudgetError
 from dhp_sr.allocation.candidates import min_width_mask
+from dhp_sr.allocation.removals import lowest_mask
 from dhp_sr.channels.plan import ChannelPlan, append_pinned
 from dhp_sr.cost.model import CostModel
 
@@ -69,12 +70,12 @@ def share_per_group(plan: ChannelPlan, costs: CostModel, budget: Budget) -> dict
 
 
 def lower_bound(plan: ChannelPlan, costs: CostModel, budget: Budget) -> LowerBound:
-    """Compute the lowest kept fraction that widths can reach.
+    """Compute the lowest kept fraction that widths, and removals where allowed, can reach.
 
     The cost of a parameter is attributed to the groups of its output channels, in proportion to
     their kept channels.
     """
-    mask = min_width_mask(plan, budget)
+    mask = lowest_mask(plan, budget)
     index_of_axis = {(axis.tensor, axis.dim): axis.index for axis in plan.axes}
     out_dims = {layer.weight: layer.out_dim for layer in plan.layers}
     reasons = {}
@@ -118,11 +119,14 @@ def lower_bound(plan: ChannelPlan, costs: CostModel, budget: Budget) -> LowerBou
 def infeasible_budget(plan: ChannelPlan, costs: CostModel, budget: Budget) -> BudgetError:
     """Return the error of a budget below the lower bound, with the groups that account for it."""
     bound = lower_bound(plan, costs, budget)
+    removal = ""
+    if budget.remove_blocks and plan.branches:
+        removal = ", all residual branches that can be removed being removed,"
     return BudgetError(
         f"a kept fraction of {budget.keep_ratio:g} of {budget.kind} cannot be met: with every "
         f"prunable group at its minimum width (min_width {budget.min_width}, multiples of "
-        f"{budget.round_to}) {bound.ratio:.4f} of {budget.kind} remains: pinned groups account for "
-        f"{bound.pinned_ratio:.4f} ({_largest(bound.pinned)}), minimum widths for "
+        f"{budget.round_to}){removal} {bound.ratio:.4f} of {budget.kind} remains: pinned groups "
+        f"account for {bound.pinned_ratio:.4f} ({_largest(bound.pinned)}), minimum widths for "
         f"{bound.min_width_ratio:.4f} ({_largest(bound.min_widths)}). "
         "Ask for more, lower min_width or round_to, or exclude fewer layers"
     )

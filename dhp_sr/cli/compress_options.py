@@ -13,6 +13,7 @@ from dhp_sr.config import dump_options
 from dhp_sr.config.checks import find_mistakes
 from dhp_sr.config.schema import Options
 from dhp_sr.hyper import HyperNet
+from dhp_sr.training.pruning import prune_for_trial
 from dhp_sr.utils.cost_kinds import COST_KINDS
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.strict_json import JsonObject
@@ -62,10 +63,19 @@ class WidthRules:
     """Largest distance from the target; None: that of the cost kind."""
     widths: Mapping[str, int] | None = None
     """Width of every prunable group, where the search chooses the channels alone."""
+    remove_blocks: bool = False
+    """Whether residual branches may be removed."""
 
     def budget(self, kind: str, keep_ratio: float) -> Budget:
         """Return the budget of a target under these rules."""
-        return Budget.from_target(kind, keep_ratio, self.tolerance, self.round_to, self.min_width)
+        return Budget.from_target(
+            kind,
+            keep_ratio,
+            self.tolerance,
+            self.round_to,
+            self.min_width,
+            remove_blocks=self.remove_blocks,
+        )
 
 
 @dataclass(frozen=True)
@@ -93,8 +103,6 @@ class RunTemplate:
     """Program that a latency is measured in."""
     teacher: Path | None = None
     """Model file of the original, where the dense network of the run is another."""
-    remove_blocks: bool = False
-    """Whether the search may remove residual branches."""
 
     def of_network(
         self, checkpoint: Checkpoint, weights: Path | None = None, teacher: Path | None = None
@@ -162,7 +170,7 @@ class RunTemplate:
             "tolerance": rules.tolerance,
             "round_to": rules.round_to,
             "min_width": rules.min_width,
-            "remove_blocks": self.remove_blocks,
+            "remove_blocks": rules.remove_blocks,
             "search_iter": length.search_iter,
             "correction": {},
             "distill": {
@@ -203,12 +211,13 @@ MANY_GROUPS = 12
 """Groups from which steps of 16 leave enough choices of widths."""
 
 
-def width_rules(hyper: HyperNet, target: Target) -> WidthRules:
+def width_rules(hyper: HyperNet, target: Target, *, remove_blocks: bool = False) -> WidthRules:
     """Choose multiples of widths that suit a network: 16 for wide ones, and less for narrow ones.
 
     Args:
         hyper: The converted network; its masks are changed and restored.
         target: Steps of 16 are for those that they come close to.
+        remove_blocks: Whether residual branches may be removed.
 
     Raises:
         UserError: Nothing can be pruned.
@@ -219,7 +228,7 @@ def width_rules(hyper: HyperNet, target: Target) -> WidthRules:
         raise UserError(f"nothing of this network can be pruned: {'; '.join(sorted(reasons))}")
     # By the median: a few narrow layers, such as those of an attention, must not decide.
     typical = sorted(widths)[len(widths) // 2]
-    wide = WidthRules(16, 16)
+    wide = WidthRules(16, 16, remove_blocks=remove_blocks)
     # A width of 52 is none of the multiples, but may be kept.
     if typical >= WIDE and len(widths) >= MANY_GROUPS and _reaches(hyper, wide, target):
         return wide
@@ -229,7 +238,7 @@ def width_rules(hyper: HyperNet, target: Target) -> WidthRules:
         if typical >= 8 * candidate and typical % candidate == 0:
             multiple = candidate
             break
-    return WidthRules(multiple, multiple)
+    return WidthRules(multiple, multiple, remove_blocks=remove_blocks)
 
 
 def _reaches(hyper: HyperNet, rules: WidthRules, target: Target) -> bool:
@@ -244,7 +253,7 @@ def _reaches(hyper: HyperNet, rules: WidthRules, target: Target) -> bool:
     mask = hyper.mask.clone()
     try:
         for budget in budgets:
-            hyper.prune_to_budget(budget)
+            prune_for_trial(hyper, budget)
     except BudgetError:
         return False
     finally:

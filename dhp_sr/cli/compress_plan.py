@@ -1,6 +1,7 @@
 """Reachable cost and duration of a compression, worked out before it begins."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from dhp_sr.cli.compress_options import SEARCH_SAMPLES, Length
 from dhp_sr.deploy.model_info import ModelInfo
 from dhp_sr.hyper import HyperNet
 from dhp_sr.training.distributed import DistributedContext
+from dhp_sr.training.pruning import prune_for_trial
 from dhp_sr.utils.cost_kinds import COST_KINDS
 from dhp_sr.utils.devices import has_fast_bf16, select_device
 from dhp_sr.utils.errors import UserError
@@ -61,9 +63,13 @@ def lines_before_start(summary: JsonObject, kind: str, keep_ratio: float | None)
     kind = kind if kind in summary["lower_bound"] else "macs"
     label = COST_KINDS[kind].label
     bound = summary["lower_bound"][kind]
+    removal = ""
+    if summary["rules"]["remove_blocks"]:
+        removal = ", residual branches removed"
     lines = [
         f"of the {label}, {1 - bound['kept']:.1%} can be pruned and {bound['kept']:.1%} is the "
-        f"least possible ({bound['pinned']:.1%} pinned, {bound['min_width']:.1%} by minimum widths)"
+        f"least possible ({bound['pinned']:.1%} pinned, {bound['min_width']:.1%} by minimum "
+        f"widths{removal})"
     ]
     # By reason rather than by group: a deep network has dozens of groups and few reasons.
     reasons: dict[str, list[str]] = {}
@@ -78,8 +84,20 @@ def lines_before_start(summary: JsonObject, kind: str, keep_ratio: float | None)
     return lines
 
 
-def check_reachable(summary: JsonObject, kind: str, keep_ratio: float) -> None:
+def check_reachable(
+    summary: JsonObject,
+    kind: str,
+    keep_ratio: float,
+    without_branches: Callable[[], JsonObject] | None = None,
+) -> None:
     """Check a target against the least possible cost.
+
+    Args:
+        summary: Result of `plan_summary.summarize_plan`.
+        kind: The cost kind.
+        keep_ratio: Fraction to keep.
+        without_branches: Returns the same where residual branches may be removed, for advice;
+            None: they may be already, or there are none.
 
     Raises:
         UserError: It is below.
@@ -89,10 +107,14 @@ def check_reachable(summary: JsonObject, kind: str, keep_ratio: float) -> None:
         return
     least = summary["lower_bound"][kind]["kept"]
     if keep_ratio < least:
+        advice = ""
+        if without_branches is not None:
+            fewest = without_branches()["lower_bound"][kind]["kept"]
+            advice = f", or give --remove_blocks, with which it is {fewest:.4f}"
         raise UserError(
             f"--target {kind}={keep_ratio:g}: the least possible is {least:.4f}; "
             # Rounded up: the nearest hundredth may be below what is possible.
-            f"ask for {math.ceil(least * 100) / 100:g} or more"
+            f"ask for {math.ceil(least * 100) / 100:g} or more{advice}"
         )
 
 
@@ -184,7 +206,7 @@ def _cut_to(hyper: HyperNet, budget: Budget) -> nn.Module:
     """Return a network of the size of a budget; the masks stay as they are."""
     mask = hyper.mask.clone()
     # With equal scores: the time depends on the number of channels alone, not on which are pruned.
-    hyper.prune_to_budget(budget)
+    prune_for_trial(hyper, budget)
     small = hyper.cut(check=False).train()
     hyper.mask.copy_(mask)
     return small

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -90,7 +91,7 @@ def prepare_run(
             f"{checkpoint.title}: a classifier; compress it by train.py with labeled images"
         )
     hyper = convert(network, example_input(network))
-    rules = width_rules(hyper, request.target)
+    rules = width_rules(hyper, request.target, remove_blocks=request.remove_blocks)
     # Before images are written: a target that cannot be met needs none.
     least = _least_macs(hyper, network, rules, request.target, note)
     degradation = Degradation.from_text(request.degradation, info.scale)
@@ -111,7 +112,6 @@ def prepare_run(
         seed=request.seed,
         experiments=root / "experiments",
         runtime=request.runtime or "torch",
-        remove_blocks=request.remove_blocks,
     )
     target = request.target
     # Quality becomes a fraction of the multiply-adds, any fraction what a shape of the class keeps.
@@ -162,11 +162,15 @@ def _least_macs(
     """
     keep_ratio = None if target.kind == QUALITY else target.value
     counted = _counted(target.kind)
-    summary = summarize_plan(hyper, network, rules.round_to, rules.min_width, counted)
+    summarize = partial(summarize_plan, hyper, network, rules.round_to, rules.min_width, counted)
+    summary = summarize(remove_blocks=rules.remove_blocks)
     for line in lines_before_start(summary, target.kind, keep_ratio):
         note(line)
     if keep_ratio is not None:
-        check_reachable(summary, target.kind, keep_ratio)
+        without_branches = None
+        if hyper.plan.branches and not rules.remove_blocks:
+            without_branches = partial(summarize, remove_blocks=True)
+        check_reachable(summary, target.kind, keep_ratio, without_branches)
     return summary["lower_bound"]["macs"]["kept"]
 
 

@@ -15,7 +15,12 @@ from dhp_sr.reports.plan import plan_text
 from dhp_sr.tasks import task_of
 from dhp_sr.training.distributed import DistributedContext
 from dhp_sr.training.plan_summary import summarize_plan
-from dhp_sr.training.pruning import convert_network, make_budgets, make_latency_benchmark
+from dhp_sr.training.pruning import (
+    convert_network,
+    make_budgets,
+    make_latency_benchmark,
+    prune_for_trial,
+)
 from dhp_sr.utils.cost_kinds import reported_kinds
 from dhp_sr.utils.devices import single_device
 from dhp_sr.utils.errors import UserError
@@ -114,7 +119,14 @@ def plan_run(opt: str | Path, overrides: Sequence[str] = (), *, root: Path) -> J
         hyper.use_latency(latency_benchmark)
     budgets = make_budgets(compress, hyper)
     rules = budgets[0]
-    summary = summarize_plan(hyper, network, rules.round_to, rules.min_width, rules.kind)
+    summary = summarize_plan(
+        hyper,
+        network,
+        rules.round_to,
+        rules.min_width,
+        rules.kind,
+        remove_blocks=rules.remove_blocks,
+    )
     targets = [try_budget(hyper, budget) for budget in budgets]
     return finite({"name": options.name, **summary, "targets": targets})
 
@@ -177,10 +189,9 @@ def unmet_targets(plan: JsonObject) -> list[str]:
 
 def try_budget(hyper: HyperNet, budget: Budget) -> JsonObject:
     """Allocate widths for a budget with equal scores; return what is kept, or why not."""
-    # Equal scores will do: whether a budget can be met depends on widths, not on which channels.
     target = {"kind": budget.kind, "keep_ratio": budget.keep_ratio}
     try:
-        report = hyper.prune_to_budget(budget)
+        report = prune_for_trial(hyper, budget)
     except BudgetError as error:
         return {**target, "met": False, "text": str(error)}
     kept = {kind.name: report.achieved(kind.name) for kind in reported_kinds(budget.kind)}

@@ -78,7 +78,7 @@ def plan_text(plan: JsonObject) -> str:
         lines += [*_wrapped(f"{_KEPT_STATISTICS} {_places(plan['kept_statistics'])}"), ""]
     if plan["excluded"]:
         lines += [*_wrapped(f"Excluded by name: {', '.join(plan['excluded'])}"), ""]
-    lines.append("With every group at its minimum width:")
+    lines.append(f"{_lowest_cost(plan, prunable)}:")
     for kind, bound in plan["lower_bound"].items():
         # No target below this can be met, whatever the search does.
         lines.append(
@@ -90,6 +90,16 @@ def plan_text(plan: JsonObject) -> str:
     for target in plan["targets"]:
         lines += target_lines(target)
     return "\n".join(lines) + "\n"
+
+
+def _lowest_cost(plan: JsonObject, prunable: Sequence[Group]) -> str:
+    """Say which network has the lowest possible cost."""
+    text = "With every group at its minimum width"
+    # Plans of earlier versions do not state the rules.
+    may_remove = plan.get("rules", {}).get("remove_blocks", False)
+    if may_remove and any(group["removable"] for group in prunable):
+        text += ", and without the branches that can be removed"
+    return text
 
 
 def with_current_keys(plan: Any) -> Any:

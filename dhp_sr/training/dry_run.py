@@ -18,6 +18,7 @@ from dhp_sr.training.pruning import (
     convert_network,
     cuda_devices,
     make_budgets,
+    prune_for_trial,
     start_search,
 )
 from dhp_sr.utils.errors import UserError
@@ -65,7 +66,7 @@ def dry_run(
             benchmark = replace(benchmark, path=None)  # the run has no folder yet
         start_search(hyper, options, benchmark)
         for budget in make_budgets(compress, hyper):
-            hyper.prune_to_budget(budget)
+            prune_for_trial(hyper, budget)
         # The search may prune any channel of any group, so the cut is tried on half of them all.
         masks = {}
         for number, group in enumerate(hyper.plan.prunable):

@@ -1,5 +1,7 @@
 """Summary of a channel plan: what can be pruned, and how far a budget can go."""
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
@@ -42,6 +44,7 @@ def plan_for_training(
             compress.round_to or DEFAULT_ROUND_TO,
             compress.min_width,
             compress.targets[0].kind,
+            remove_blocks=compress.removes_blocks,
         )
     return finite({"name": options.name, **summary, "targets": []})
 
@@ -52,6 +55,8 @@ def summarize_plan(
     round_to: int,
     min_width: int,
     budget_kind: str = "macs",
+    *,
+    remove_blocks: bool = False,
 ) -> JsonObject:
     """Summarize what is prunable and what is not, as values for JSON.
 
@@ -61,6 +66,7 @@ def summarize_plan(
         round_to: Widths of layers are multiples of this.
         min_width: Minimum width of a layer.
         budget_kind: Kind of cost that is reported beside those that always are.
+        remove_blocks: Whether residual branches may be removed; counts in the lower bound.
 
     Returns:
         `network`: name of its class.
@@ -78,8 +84,9 @@ def summarize_plan(
         `training_form`: whether the training-time form is planned, and left after a cut.
     """
     plan = hyper.plan
-    dense, shares, bounds = _summarize_costs(hyper, round_to, min_width, budget_kind)
-    narrowest = min_width_mask(plan, Budget.from_target("macs", 1.0, None, round_to, min_width))
+    rules = Budget.from_target("macs", 1.0, None, round_to, min_width, remove_blocks=remove_blocks)
+    dense, shares, bounds = _summarize_costs(hyper, rules, budget_kind)
+    narrowest = min_width_mask(plan, rules)
     groups: list[JsonObject] = []
     excluded: list[str] = []
     for group in plan.groups:
@@ -94,7 +101,7 @@ def summarize_plan(
         "network": type(network).__name__,
         "input": list(hyper.example_shape),
         "dense": dense,
-        "rules": {"round_to": round_to, "min_width": min_width},
+        "rules": {"round_to": round_to, "min_width": min_width, "remove_blocks": remove_blocks},
         "groups": groups,
         "excluded": excluded,
         "lower_bound": bounds,
@@ -123,7 +130,7 @@ def _summarize_group(group: Group) -> JsonObject:
 
 
 def _summarize_costs(
-    hyper: HyperNet, round_to: int, min_width: int, budget_kind: str
+    hyper: HyperNet, rules: Budget, budget_kind: str
 ) -> tuple[dict[str, float], dict[str, dict[str, float]], dict[str, dict[str, float]]]:
     """Return the dense cost, the share of every group, and the lower bound, by kind of cost."""
     plan = hyper.plan
@@ -134,7 +141,7 @@ def _summarize_costs(
     for kind in reported_kinds(budget_kind):
         if kind.name not in costs.kinds:  # latency, where nothing measures it
             continue
-        budget = Budget.from_target(kind.name, 1.0, None, round_to, min_width)
+        budget = replace(rules, kind=kind.name)
         dense[kind.name] = costs.dense[kind.name]
         shares[kind.name] = share_per_group(plan, costs, budget)
         bound = lower_bound(plan, costs, budget)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dhp_sr.allocation.budget import Budget, BudgetReport
+from dhp_sr.allocation.removals import scores_with_removals
 from dhp_sr.config.compress import Compress
 from dhp_sr.config.schema import Options
 from dhp_sr.cost.latency_benchmark import TORCH, LatencyBenchmark
@@ -105,6 +106,20 @@ def make_budgets(compress: Compress, hyper: HyperNet) -> tuple[Budget, ...]:
             )
         )
     return tuple(budgets)
+
+
+def prune_for_trial(hyper: HyperNet, budget: Budget) -> BudgetReport:
+    """Prune to a budget with equal scores: whether it can be met depends on the widths alone.
+
+    Residual branches are removed only where the budget allows and needs it.
+
+    Raises:
+        BudgetError: The budget cannot be met; the masks stay as they were.
+    """
+    scores = hyper.default_scores()
+    return hyper.prune_to_budget(
+        budget, scores_with_removals(hyper.plan, scores, budget, hyper.costs)
+    )
 
 
 def start_search(

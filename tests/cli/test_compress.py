@@ -25,7 +25,13 @@ from dhp_sr.cli.compress import run_compress
 from dhp_sr.cli.compress_images import BATCH_SIZE, default_drawn
 from dhp_sr.cli.compress_options import SEARCH_SAMPLES
 from dhp_sr.cli.compress_outputs import CompressReport
-from dhp_sr.cli.compress_plan import StepTimes, describe_length, measure_steps, plan_length
+from dhp_sr.cli.compress_plan import (
+    StepTimes,
+    check_reachable,
+    describe_length,
+    measure_steps,
+    plan_length,
+)
 from dhp_sr.cli.compress_prepare import prepare_run
 from dhp_sr.cli.compress_quality import QualityBound
 from dhp_sr.cli.compress_request import CompressRequest, Target
@@ -445,6 +451,15 @@ def test_folders_without_enough_images(material, tmp_path):
     text[3] = str(tmp_path / "tiny")
     with pytest.raises(UserError, match="pixels"):
         run_compress(compress_parser().parse_intermixed_args(text), tmp_path)
+
+
+def test_a_target_that_only_removal_reaches_is_refused_with_advice():
+    def summary(kept):
+        return {"lower_bound": {"macs": {"kept": kept}}}
+
+    with pytest.raises(UserError, match=r"--remove_blocks, with which it is 0\.2000"):
+        check_reachable(summary(0.5), "macs", 0.3, lambda: summary(0.2))
+    check_reachable(summary(0.2), "macs", 0.3)
 
 
 def stop_while_finetuning(monkeypatch):

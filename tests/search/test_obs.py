@@ -9,6 +9,7 @@ from networks import example, network
 from torch import nn
 
 from dhp_sr.allocation.budget import Budget, BudgetError
+from dhp_sr.allocation.diagnostics import lower_bound
 from dhp_sr.config.compress import OBSOptions
 from dhp_sr.hyper import convert
 from dhp_sr.operators.constant_map import ConstantMap
@@ -18,6 +19,7 @@ from dhp_sr.search.obs.database import WidthDatabase, output_loss
 from dhp_sr.search.obs.evolution import WidthEvolution
 from dhp_sr.search.obs.statistics import layer_statistics
 from dhp_sr.surgery.cut import zero_outside
+from dhp_sr.training.pruning import prune_for_trial
 
 
 class Mixed(nn.Module):
@@ -325,6 +327,28 @@ def test_a_block_that_does_next_to_nothing_is_removed(remove_blocks):
     ]
     small = hyper.cut(calibration=[x[:6]])
     assert isinstance(small.inner[1], ConstantMap) == remove_blocks
+
+
+def test_a_budget_that_widths_alone_cannot_meet_removes_blocks():
+    torch.manual_seed(2)
+    plain = Blocks().eval()
+    x = torch.rand(10, 1, 12, 12)
+    hyper = convert(plain, x[:1]).eval()
+    # No layer below 9 of 12 channels: more than half remains, whatever the widths are.
+    budget = Budget("macs", 0.45, 0.03, 1, 9)
+    assert lower_bound(hyper.plan, hyper.costs, budget).ratio > 0.5
+    allowing = replace(budget, remove_blocks=True)
+    assert lower_bound(hyper.plan, hyper.costs, allowing).ratio < 0.1
+    with pytest.raises(BudgetError, match="cannot be met"):
+        prune_for_trial(hyper, budget)
+    report = prune_for_trial(hyper, allowing)
+    assert abs(report.macs_ratio - 0.45) <= 0.03
+    assert [report.widths[f"inner.{number}"] for number in range(3)].count(0) == 1
+    search = build_search("obs", hyper, replace(settings(), budget=allowing))
+    search.observe(x)
+    report = search.finish()
+    assert abs(report.macs_ratio - 0.45) <= 0.03
+    assert report.widths["inner.1"] == 0, "the output can best do without it"
 
 
 def test_removed_groups_come_back_and_go_together():

@@ -7,9 +7,40 @@ import torch
 from runs import run
 from tiny_runs import tiny_options
 
+from dhp_sr.cli.plan import plan_run
+from dhp_sr.config import dump_options
 from dhp_sr.deploy import load_model, read_manifest
 from dhp_sr.operators.constant_map import ConstantMap
+from dhp_sr.reports.plan import plan_text
 from dhp_sr.search.obs.search import OBSSearch
+
+
+def test_a_target_that_only_removal_reaches_is_planned_and_met(image_folder, tmp_path):
+    compress = {
+        "method": "obs",
+        "target": {"macs": 0.5},
+        "tolerance": 0.05,
+        "min_width": 12,
+        "round_to": 4,
+        "remove_blocks": True,
+    }
+    options = tiny_options(
+        image_folder,
+        tmp_path,
+        network={"type": "EDSR", "num_feat": 16, "num_block": 3, "upscale": 2},
+        compress=compress,
+    )
+    file = tmp_path / "options.yml"
+    file.write_text(dump_options(options))
+    plan = plan_run(file, root=tmp_path)
+    assert plan["lower_bound"]["macs"]["kept"] < 0.5
+    assert plan["targets"][0]["met"], plan["targets"]
+    assert "branches that can be removed" in plan_text(plan)
+    metrics = run(options, tmp_path)
+    assert abs(metrics["achieved"]["macs_ratio"] - 0.5) <= 0.05
+    without = dump_options(options).replace("remove_blocks: true", "remove_blocks: false")
+    file.write_text(without)
+    assert not plan_run(file, root=tmp_path)["targets"][0]["met"]
 
 
 @pytest.mark.parametrize("correction", [None, {}])

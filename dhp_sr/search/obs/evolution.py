@@ -10,7 +10,7 @@ Reference:
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -94,14 +94,12 @@ class WidthEvolution:
             BudgetError: No starting point can be brought to the budget.
         """
         # A single parent, as in EvoPress: the best of the starting points.
-        parents = []
-        for start in starts:
-            indices = []
-            for position, fraction in enumerate(start):
-                indices.append(self._nearest_of_group(position, fraction))
-            repaired = self._repair(indices)
-            if repaired is not None:
-                parents.append(repaired)
+        removed: set[int] = set()
+        parents = self._parents(starts, removed)
+        if not parents:
+            # Widths alone do not meet the budget, whatever they are.
+            removed = self._needed_removals()
+            parents = self._parents(starts, removed) if removed else []
         if not parents:
             raise BudgetError(
                 f"no choice of widths keeps {self._budget.keep_ratio:g} of {self._budget.kind} "
@@ -126,6 +124,55 @@ class WidthEvolution:
                 screening_loss = offspring_screening_loss
                 best = loss
         return self._to_widths(parent)
+
+    def _parents(
+        self, starts: Sequence[Sequence[float]], removed: Collection[int]
+    ) -> list[list[int]]:
+        """Return starting points as candidate indices that meet the budget.
+
+        Args:
+            starts: Kept fractions of all groups.
+            removed: Positions of the groups that are removed.
+        """
+        parents = []
+        for start in starts:
+            indices = []
+            for position, fraction in enumerate(start):
+                index = 0
+                if position not in removed:
+                    index = self._nearest_of_group(position, fraction)
+                indices.append(index)
+            repaired = self._repair(indices)
+            if repaired is not None:
+                parents.append(repaired)
+        return parents
+
+    def _needed_removals(self) -> set[int]:
+        """Positions of the groups of as many branches as the budget needs removed.
+
+        First go those that the output, at full width otherwise, can best do without.
+        """
+        dense = self._table.last_index.tolist()
+        losses = []
+        for branch in self._branches:
+            indices = list(dense)
+            for position in branch:
+                indices[position] = 0
+            losses.append(self._loss(self._to_widths(indices), False))
+        removed: set[int] = set()
+        for number in sorted(range(len(losses)), key=losses.__getitem__):
+            lowest = list(self._lowest)
+            for position in removed:
+                lowest[position] = 0
+            if self._ratio(lowest) <= self._budget.keep_ratio + self._budget.margin:
+                break
+            removed.update(self._branches[number])
+        return removed
+
+    def _ratio(self, indices: Sequence[int]) -> float:
+        """Kept fraction of the cost for candidate indices."""
+        sizes = self._table.sizes(torch.tensor(indices))
+        return float(self._costs.of_sizes(sizes, self._budget.kind)) / self._dense_cost
 
     def _to_widths(self, indices: Sequence[int]) -> list[int]:
         return [widths[index] for widths, index in zip(self._widths, indices, strict=True)]
@@ -190,8 +237,7 @@ class WidthEvolution:
         indices = list(indices)
         wanted = self._budget.keep_ratio
         for _ in range(MAX_REPAIRS):
-            sizes = self._table.sizes(torch.tensor(indices))
-            ratio = float(self._costs.of_sizes(sizes, self._budget.kind)) / self._dense_cost
+            ratio = self._ratio(indices)
             if abs(ratio - wanted) <= self._budget.margin:
                 return indices
             sign = 1
