@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from dhp_sr.channels.constant_channels import channels_of_constant
-from dhp_sr.channels.fused_weights import FusedWeights
+from dhp_sr.channels.fused_weights import FusedWeights, bind_as_in_evaluation
 from dhp_sr.channels.reshaped_axes import resolve_reshaped_axes
 from dhp_sr.graph.capture import TracedNetwork
 from dhp_sr.operators.analysis_context import AnalysisContext, Sign
@@ -30,6 +30,7 @@ def analyze_channels(
     *,
     prune_residual: bool = True,
     kept_statistics: bool = True,
+    evaluation: AnalysisContext | None = None,
 ) -> AnalysisContext:
     """Return the coupled channels, bound axes and sizes of a network.
 
@@ -40,6 +41,7 @@ def analyze_channels(
         prune_residual: Whether channels coupled by residual additions may be pruned.
         kept_statistics: Whether layers may take their statistics over the kept channels; else
             such channels are pinned.
+        evaluation: Analysis of the form for evaluation, where the trace is of that for training.
 
     Raises:
         UserError: A pattern names no layer.
@@ -48,19 +50,19 @@ def analyze_channels(
     ids: dict[fx.Node, Any] = {}
     modules = dict(traced.graph_module.named_modules(remove_duplicate=False))
     fused_weights = FusedWeights(traced, analysis)
-
-    def spec_of(node: fx.Node) -> OpSpec | None:
-        return spec_for(node, modules.get(str(node.target))) if node.op.startswith("call") else None
-
-    nodes = list(traced.graph_module.graph.nodes)
-    analysis.read_as_matrices = read_as_matrices(nodes, spec_of)
-    for node in nodes:
+    called: dict[fx.Node, nn.Module] = {}
+    specs: dict[fx.Node, OpSpec] = {}
+    for node in traced.graph_module.graph.nodes:
+        if node.op == "call_module":
+            called[node] = modules[node.target]
+        if node.op.startswith("call"):
+            specs[node] = spec_for(node, called.get(node))
+    analysis.read_as_matrices = read_as_matrices(specs)
+    for node in traced.graph_module.graph.nodes:
         if node in fused_weights:
             ids[node] = None
             continue
-        module, spec = None, spec_of(node)
-        if node.op == "call_module":
-            module = modules[node.target]
+        module, spec = called.get(node), specs.get(node)
         op = OpContext(node, module, traced.values[node], traced.values, ids, analysis)
         ids[node] = channels_of_node(op, spec)
         if _matches(names_of_call(op, spec), exclude):
@@ -72,6 +74,17 @@ def analyze_channels(
             if len(computed) > 1:
                 analysis.pin(ids[node], f"summed at {op.layer}, and residual channels are kept")
     fused_weights.record_products()
+    if evaluation is not None:
+        bind_as_in_evaluation(analysis, evaluation)
+    couple_by_whole_graph(traced, analysis, ids)
+    check_patterns(exclude, traced, analysis)
+    return analysis
+
+
+def couple_by_whole_graph(
+    traced: TracedNetwork, analysis: AnalysisContext, ids: dict[fx.Node, Any]
+) -> None:
+    """Pin and couple channels for reasons that no single node shows."""
     pin_ambiguous_calls(ids, analysis)
     # The trace holds for these numbers alone: branches, loops and int() were decided with them.
     for node in traced.guards:
@@ -82,8 +95,6 @@ def analyze_channels(
             analysis.pin(channels, analysis.read_as_values[tensor])
     pin_unused(analysis)
     resolve_reshaped_axes(analysis, ids)
-    check_patterns(exclude, traced, analysis)
-    return analysis
 
 
 def channels_of_node(op: OpContext, spec: OpSpec | None) -> Any:

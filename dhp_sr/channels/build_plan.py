@@ -60,7 +60,9 @@ def make_plan(
         UserError: A pattern names no layer, or the example does not consist of tensors.
     """
 
-    def plan_in_mode(training: bool) -> tuple[ChannelPlan, AnalysisContext]:
+    def plan_in_mode(
+        training: bool, evaluation: AnalysisContext | None = None
+    ) -> tuple[ChannelPlan, AnalysisContext]:
         """Return the plan, and the analysis that it is made of."""
         traced = trace(network, example_input, training, join_computed_weights=True)
         if not training:
@@ -71,6 +73,7 @@ def make_plan(
             (exclude,) if isinstance(exclude, str) else exclude,
             prune_residual=prune_residual,
             kept_statistics=kept_statistics,
+            evaluation=evaluation,
         )
         return with_branches(freeze(analysis, example_input, training), traced), analysis
 
@@ -86,7 +89,7 @@ def make_plan(
     share_read = _share_of_parameters({*analysis.read_as_values, *fused}, analysis.shapes)
     if not plan.prunable or share_read > _LARGE_SHARE:
         with contextlib.suppress(TraceError):
-            training_plan, training_analysis = plan_in_mode(training=True)
+            training_plan, training_analysis = plan_in_mode(training=True, evaluation=analysis)
             is_better = _prunable_share(training_plan) > _prunable_share(plan)
             # A normalization beside a layer, say, may belong to other channels in training.
             has_other_form = not fused <= training_analysis.tensors_of_fused_weights()

@@ -9,6 +9,7 @@ from torch import Tensor, fx
 from dhp_sr.operators.channel_ids import lay_along, varying_axes
 from dhp_sr.operators.context import OpContext
 from dhp_sr.operators.registry import spec_for
+from dhp_sr.operators.signs import sign_of_constant
 from dhp_sr.operators.sizes import VALUE_FREE_ATTRIBUTES
 
 
@@ -18,8 +19,7 @@ def channels_of_constant(op: OpContext) -> Tensor | None:
         return None
     analysis = op.analysis
     name, shape = str(op.node.target), tuple(op.value.shape)
-    # Parameters change in training, so only buffers have a sign.
-    analysis.signs[op.node] = analysis.sign_of_constant(name)
+    analysis.signs[op.node] = sign_of_constant(op)
     if not analysis.is_tensor_of_network(name):
         reason = f"constant {name} of shape {shape}"
         if op.value.numel() > 1:

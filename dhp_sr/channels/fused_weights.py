@@ -67,6 +67,27 @@ class FusedWeights:
                 self._analysis.record_product(f"{node.name}()", macs, axes)
 
 
+def bind_as_in_evaluation(analysis: AnalysisContext, evaluation: AnalysisContext) -> None:
+    """Bind the axes that evaluation fuses, in the analysis of the form with several branches.
+
+    A buffer of which only the fused form knows, such as the kernel of an identity, loses the
+    channels that the other tensors lose.
+
+    Args:
+        analysis: Of the form for training.
+        evaluation: Of the form for evaluation.
+    """
+    for fused in evaluation.fused_weights.values():
+        for axes in fused.axes:
+            known = [axis for axis in sorted(axes) if axis in analysis.axes]
+            if known:
+                analysis.bind_axes(axes, analysis.axes[known[0]])
+    for fused in evaluation.mixed_by_buffers:
+        for axis in fused.axes[1]:
+            reason = "evaluation mixes channels by a buffer, which masks do not change"
+            analysis.pin(analysis.axes.get(axis), reason)
+
+
 _FACTORIES = (torch.ones, torch.zeros, torch.full, torch.tensor)
 
 

@@ -148,6 +148,8 @@ class AnalysisContext:
         are pinned."""
         self.fused_weights: dict[fx.Node, FusedWeight] = {}
         """Nodes that compute a weight or bias from those of layers -> its channels."""
+        self.mixed_by_buffers: list[FusedWeight] = []
+        """Those that mix channels, with a buffer, which may not be zero where they are masked."""
         self.hardcoded_sizes: list[HardcodedSize] = []
         self.made_channels: list[tuple[Tensor, str]] = []
         """Ids of the channels of tensors that the forward makes, and the nodes that make them; no
@@ -290,12 +292,3 @@ class AnalysisContext:
         channel_id = self.union_find.new_ids(1, producer)
         self.union_find.pin(channel_id, reason)
         return channel_id.reshape([1] * value.dim())
-
-    def sign_of_constant(self, tensor: str) -> Sign:
-        """Return the sign of a buffer; parameters change in training."""
-        buffer = self.buffers.get(tensor)
-        if buffer is None or buffer.is_meta:
-            return Sign.ANY
-        if bool((buffer > 0).all()):
-            return Sign.POSITIVE
-        return Sign.ANY

@@ -7,7 +7,7 @@ An entry of such a product belongs to two channels, see `ChannelMatrix`. It is t
 values where all that it leads to, up to further products, has a rule here.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -149,17 +149,16 @@ RULES: dict[str, Callable[[OpContext], ChannelMatrix]] = {
 """Name of an operator -> its rule for matrices of channels."""
 
 
-def read_as_matrices(nodes: Sequence[fx.Node], spec_of: Callable[[fx.Node], Any]) -> set[fx.Node]:
+def read_as_matrices(specs: dict[fx.Node, OpSpec]) -> set[fx.Node]:
     """Return the nodes that lead to products alone, by way of operators that have a rule here.
 
     Args:
-        nodes: Of a graph, in its order.
-        spec_of: Returns the registry entry of a call, None for other nodes.
+        specs: Calls of a graph, in its order -> their registry entries.
     """
     found: set[fx.Node] = set()
-    for node in reversed(nodes):
-        specs = {user: spec_of(user) for user in node.users}
-        if specs and all(_is_followed(user, spec, found) for user, spec in specs.items()):
+    for node in reversed(specs):
+        users = list(node.users)
+        if users and all(_is_followed(user, specs.get(user), found) for user in users):
             found.add(node)
     return found
 

@@ -92,6 +92,7 @@ class LayerWeights:
             if not self._fused.masked[1] and may_leave_constant(op, op.source):
                 reason = f"a buffer is part of the weight at {op.layer}, which masks do not change"
                 op.analysis.pin(incoming, reason)
+                op.analysis.mixed_by_buffers.append(self._fused)
             return
         name = self._origin()
         if name is not None and self._op.analysis.is_buffer(name):

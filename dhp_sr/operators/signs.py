@@ -1,4 +1,4 @@
-"""Signs of the results of operators that work entry by entry."""
+"""Signs of constants, and of the results of operators that work entry by entry."""
 
 from typing import Any
 
@@ -7,6 +7,14 @@ from torch import fx, nn
 
 from dhp_sr.operators.analysis_context import Sign
 from dhp_sr.operators.context import OpContext
+
+
+def sign_of_constant(op: OpContext) -> Sign:
+    """Return the sign of a buffer; parameters change in training."""
+    buffer = op.analysis.buffers.get(str(op.node.target))
+    if buffer is None or buffer.is_meta or not bool((buffer > 0).all()):
+        return Sign.ANY
+    return Sign.POSITIVE
 
 
 def sign_of_first_input(op: OpContext) -> Sign:

@@ -105,6 +105,32 @@ def test_branches_of_training_that_are_fused_in_evaluation_are_planned_as_branch
     torch.testing.assert_close(small.train()(x), hyper.train()(x), rtol=1e-10, atol=1e-10)
 
 
+class WithIdentity(FusedNorms):
+    """RepVGG's block: the kernel of its identity is read in evaluation alone."""
+
+    def middle(self, x):
+        if self.training:
+            y = self.before(x)
+            return self.outer(F.relu(self.norm(self.wide(y)) + self.other(y)))
+        return super().middle(x)
+
+
+def test_a_buffer_that_evaluation_alone_reads_is_cut():
+    hyper, x = masked(WithIdentity(), 0.5)
+    assert hyper.plan.training_time_form and len(hyper.plan.prunable) == 2
+    small = hyper.cut()
+    assert small.identity.shape == (4, 4, 3, 3)
+    torch.testing.assert_close(small(x), hyper(x), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(small.train()(x), hyper.train()(x), rtol=1e-10, atol=1e-10)
+
+
+def test_a_buffer_that_mixes_channels_in_evaluation_pins_them():
+    """What a sigmoid leaves in masked channels would reach others there, not in training."""
+    hyper, _ = masked(WithIdentity(nn.Sigmoid()), 0.5)
+    reasons = {group.name: group.reason for group in hyper.plan.groups}
+    assert hyper.plan.training_time_form and "evaluation mixes channels" in reasons["first"]
+
+
 def test_one_weight_of_two_layers_is_followed_once():
     class Dilated(Computed):
         def middle(self, x):

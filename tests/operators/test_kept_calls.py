@@ -168,6 +168,16 @@ def test_one_place_that_calls_over_channels_and_over_pixels_pins_the_channels():
     at_most(hyper.cut()(x) - hyper(x), hyper(x))
 
 
+def test_a_method_and_a_module_of_one_name_are_told_apart():
+    class Named(Net):
+        def middle(self, x):
+            return self.mean(x) * x.mean(1, keepdim=True)
+
+    hyper, x = masked(Named(mean=conv(8, 8)), 0.5)
+    assert [group.name for group in hyper.plan.prunable] == ["first", "mean"]
+    at_most(hyper.cut()(x) - hyper(x), hyper(x))
+
+
 def test_one_call_over_different_channels_pins_them():
     class Pooled(Net):
         def middle(self, x):
