@@ -99,6 +99,21 @@ class NormWrittenOut(Net):
         return self.outer(y) * y.var(1, keepdim=True)
 
 
+class FunctionalNorms(Net):
+    """Normalizations over channels called as functions, with vectors of the network itself."""
+
+    def __init__(self):
+        super().__init__(inner=conv(8, 8), outer=conv(8, 8))
+        for name in ("gain", "shift", "scale"):
+            self.register_parameter(name, nn.Parameter(torch.rand(8)))
+
+    def middle(self, x):
+        y = self.inner(x).permute(0, 2, 3, 1)
+        y = F.layer_norm(y, y.shape[-1:], self.gain, self.shift, 1e-6).permute(0, 3, 1, 2)
+        y = self.outer(F.group_norm(torch.relu(y), 1, weight=self.gain)).permute(0, 2, 3, 1)
+        return F.rms_norm(y, [y.size(3)], self.scale).permute(0, 3, 1, 2)
+
+
 class EfficientAttention(Net):
     """A convolution along the channels, between neighbors (ECA-Net)."""
 
@@ -162,6 +177,7 @@ CHANNEL_STATISTICS = {
         2,
         SharedSoftmax(inner=conv(8, 8), outer=conv(8, 8), softmax=nn.Softmax(dim=1)),
     ),
+    "norms_called_over_channels": (3, FunctionalNorms()),
     "norm_written_in_the_forward": (
         3,
         NormWrittenOut(inner=conv(8, 8), local=nn.LocalResponseNorm(3), outer=conv(8, 8)),

@@ -731,7 +731,7 @@ TOPOLOGIES = {
     "layer_norm_channels_first": (2, Sequence(conv(8, 8), ChannelsFirst(8), conv(8, 8))),
     "layer_norm_of_maps": (2, Sequence(conv(8, 8), MapNorm(8), conv(8, 8))),
     "layer_norm_by_keyword": (
-        2,
+        3,
         CalledByKeyword(inner=conv(8, 8), norm=NormByKeyword(8), outer=conv(8, 8)),
     ),
     "group_norm_of_one_group": (2, Sequence(conv(8, 8), nn.GroupNorm(1, 8), conv(8, 8))),

@@ -220,6 +220,8 @@ def kept_calls_of(analysis: AnalysisContext, flat_index: Tensor, size: int) -> t
                 index=index,
                 returns_channels=call.returns_channels,
                 zeroed=call.zeroed,
+                vectors=call.vectors,
+                shape_at=call.shape_at,
             )
         )
         if bool((index < size).any()):

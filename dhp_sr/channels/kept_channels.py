@@ -54,6 +54,10 @@ class KeptCall:
     zeroed: int | None = None
     """Position of the argument whose other channels are set to zero; None where the function is
     given the kept ones of its first input."""
+    vectors: tuple[str, ...] = ()
+    """Names of arguments with an entry for each channel, such as the weight of a normalization."""
+    shape_at: int | None = None
+    """Position of the argument that states the number of channels, as (C,); None for none."""
 
     @property
     def name(self) -> str:
@@ -107,10 +111,17 @@ class KeptCall:
         source: Tensor = args[0] if args else kwargs["input"]
         kept = kept.to(source.device)
         selected = source.index_select(self.dim, kept)
+        named = dict(kwargs)
+        for name in self.vectors:
+            if named.get(name) is not None:
+                named[name] = named[name].index_select(0, kept)
         if args:
-            result = function(selected, *args[1:], **kwargs)
+            further = list(args[1:])
+            if self.shape_at is not None:
+                further[self.shape_at - 1] = (len(kept),)
+            result = function(selected, *further, **named)
         else:
-            result = function(**{**kwargs, "input": selected})
+            result = function(**{**named, "input": selected})
         if not self.returns_channels:
             return result
         return result.new_zeros(source.shape).index_copy(self.dim, kept, result)

@@ -101,6 +101,10 @@ class CallChannels(NamedTuple):
     zeroed: int | None = None
     """Position of the argument that the channels belong to, where those that are not kept are set
     to zero in it instead of left out; None where they are left out of the first input."""
+    vectors: tuple[str, ...] = ()
+    """Names of arguments with an entry for each channel."""
+    shape_at: int | None = None
+    """Position of the argument that states the number of channels, as (C,); None for none."""
 
 
 class FusedWeight(NamedTuple):

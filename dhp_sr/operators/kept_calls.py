@@ -29,13 +29,22 @@ def axis_of_statistics(op: OpContext, dims: Sequence[int]) -> int | None:
     return axes[0] if is_over_channels else None
 
 
-def keep_channels_of_call(op: OpContext, dim: int, *, returns_channels: bool) -> Tensor:
+def keep_channels_of_call(
+    op: OpContext,
+    dim: int,
+    *,
+    returns_channels: bool,
+    vectors: tuple[str, ...] = (),
+    shape_at: int | None = None,
+) -> Tensor:
     """State that a call takes its statistics over the kept channels; returns the channels.
 
     Args:
         op: The call of a function or method.
         dim: Axis of its first input that holds the channels.
         returns_channels: Whether its result has them as well.
+        vectors: Names of arguments with an entry for each channel.
+        shape_at: Position of the argument that states the number of channels, as (C,).
 
     Raises:
         Unsupported: The plan was asked to pin such channels, or the call is not found again.
@@ -44,7 +53,7 @@ def keep_channels_of_call(op: OpContext, dim: int, *, returns_channels: bool) ->
     channels = _channels_along(op, dim)
     from_back = dim - len(op.shape(op.source))
     call = CallChannels(owner_of(op.node), site, op.operator, from_back, channels, returns_channels)
-    _record_call(op, call)
+    _record_call(op, call._replace(vectors=vectors, shape_at=shape_at))
     return channels
 
 
@@ -108,7 +117,7 @@ def _record_call(op: OpContext, call: CallChannels) -> None:
 
 def _form(call: CallChannels) -> tuple[object, ...]:
     """Return what calls from the same place must have in common."""
-    return (call.dim, len(call.channels), call.zeroed)
+    return (call.dim, len(call.channels), call.zeroed, call.vectors, call.shape_at)
 
 
 def keep_channels_of_module(

@@ -12,6 +12,12 @@ from dhp_sr.operators.analysis_context import ChannelRange
 from dhp_sr.operators.channel_ids import couple_unless_alone, union_blocks, varying_axes
 from dhp_sr.operators.channel_norms import NEIGHBORS_NORM, keep_statistics
 from dhp_sr.operators.context import NodeContext, OpContext, ReceptiveContext
+from dhp_sr.operators.functional_norms import (
+    WITH_SHAPE,
+    functional_group_norm_channels,
+    functional_norm_channels,
+    keep_channels_of_norm,
+)
 from dhp_sr.operators.kept_calls import (
     axis_of_statistics,
     keep_channels_of_call,
@@ -33,7 +39,7 @@ from dhp_sr.operators.spec import (
 def norm_channels(op: OpContext) -> Tensor:
     """Couple the vectors of a module, such as gain and running mean, with the channels."""
     if op.module is None:
-        return _functional_norm_channels(op)
+        return functional_norm_channels(op)
     axes = varying_axes(op.ids[op.source])
     if len(axes) == 1 and axes[0] > 1:
         # Maps over channels and rows, say, with vectors that hold no channels (triplet attention).
@@ -52,16 +58,6 @@ def norm_channels(op: OpContext) -> Tensor:
     return op.broadcast_along(channels)
 
 
-def _functional_norm_channels(op: OpContext) -> Tensor:
-    """Couple every vector that `F.batch_norm` or the like is given with the channels."""
-    channels = op.channels(op.source)
-    for node in op.node.all_input_nodes[1:]:
-        # A single number, as of a PReLU for all channels, does not go with the channels.
-        if op.shape(node) == (len(channels),) != (1,):
-            op.analysis.union_find.union(op.channels(node, 0), channels)
-    return op.broadcast_along(channels)
-
-
 def group_norm_channels(op: OpContext) -> Tensor:
     """Couple the channels of each group of the normalization.
 
@@ -73,7 +69,7 @@ def group_norm_channels(op: OpContext) -> Tensor:
     channels = op.channels(op.source)
     groups = op.option(1, "num_groups")
     if op.module is None:
-        return _functional_group_norm_channels(op, channels, groups)
+        return functional_group_norm_channels(op, channels, groups)
     if not op.module.affine:
         raise Unsupported(f"GroupNorm at {op.layer} has no weight that tells the width")
     if groups == 1:
@@ -82,21 +78,6 @@ def group_norm_channels(op: OpContext) -> Tensor:
     for name in _tensors(op.module):
         op.analysis.bind_axis(f"{op.layer}.{name}", 0, channels)
     return op.broadcast_along(channels)
-
-
-def _functional_group_norm_channels(op: OpContext, channels: Tensor, groups: int) -> Tensor:
-    """Couple the channels of each group, and the vectors that `F.group_norm` is given.
-
-    Raises:
-        Unsupported: A single group, whose statistics are over all channels.
-    """
-    if groups == 1:
-        raise Unsupported(f"{op.operator} at {op.layer} mixes all channels")
-    blocks = union_blocks(channels, groups, op.analysis.union_find)
-    # The number of groups is written in the call: it counts the groups that are left.
-    counted = ChannelRange(blocks[:, 0], 0, groups, (0, groups))
-    op.record_size(op.arg_path(1, "num_groups"), counted, op.argument(1, "num_groups"))
-    return _functional_norm_channels(op)
 
 
 def axes_norm_channels(op: OpContext) -> Any:
@@ -117,11 +98,14 @@ def axes_norm_channels(op: OpContext) -> Any:
             raise Unsupported(f"{op.operator} at {op.layer} mixes all channels")
     ids = couple_unless_alone(op.ids[op.source], dims, op.analysis.union_find, op.layer)
     if ids is not None:
+        for size in op.channel_sizes():
+            op.analysis.pin(size, f"a number of channels goes into {op.operator} at {op.layer}")
         return ids
     dim = axis_of_statistics(op, dims)
-    # With a shape or weights of its own, a call would need those of the kept channels as well.
-    if dim is None or is_layer_norm or op.node.target in (F.layer_norm, F.rms_norm):
+    if dim is None or is_layer_norm:
         raise Unsupported(f"{op.operator} at {op.layer} mixes all channels")
+    if op.node.target in WITH_SHAPE:
+        return keep_channels_of_norm(op, dim)
     if layer is not None:
         return keep_statistics(op, dim)
     channels = keep_channels_of_call(op, dim, returns_channels=True)
@@ -130,8 +114,7 @@ def axes_norm_channels(op: OpContext) -> Any:
 
 def _statistics_axes(op: NodeContext) -> Iterable[int]:
     """Return the axes over which a normalization takes its statistics."""
-    functions = (F.layer_norm, F.rms_norm)
-    if hasattr(op.module, "normalized_shape") or op.node.target in functions:
+    if hasattr(op.module, "normalized_shape") or op.node.target in WITH_SHAPE:
         return range(-len(op.option(1, "normalized_shape")), 0)
     if op.node.target is F.normalize:
         dim = op.arg_value(2, "dim", 1)
@@ -252,6 +235,7 @@ OPS = (
         (nn.LayerNorm, F.layer_norm),
         channels=axes_norm_channels,
         receptive_field=axes_norm_field,
+        takes_sizes=True,
         resize=resize_normalized_shape,
     ),
     OpSpec(
@@ -259,6 +243,7 @@ OPS = (
         (nn.RMSNorm, F.rms_norm),
         channels=axes_norm_channels,
         receptive_field=axes_norm_field,
+        takes_sizes=True,
         resize=resize_normalized_shape,
     ),
     NEIGHBORS_NORM,

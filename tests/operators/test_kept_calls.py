@@ -38,6 +38,8 @@ CALLS = {
     "variance and mean": lambda y: sum(torch.var_mean(y, 1, keepdim=True)),
     "median": lambda y: y.median(1, keepdim=True)[0],
     "local responses": lambda y: F.local_response_norm(y, 3),
+    "layer norm": lambda y: F.layer_norm(y.permute(0, 2, 3, 1), y.shape[1:2]).permute(0, 3, 1, 2),
+    "group norm": lambda y: F.group_norm(y, 1, eps=0.1),
     "in a loop": lambda y: sum(z.mean(1, keepdim=True) for z in (y, y * 2)),
 }
 
@@ -92,6 +94,29 @@ def test_indices_of_channels_pin_them(function):
     reasons = {group.name: group.reason for group in plan.groups}
     assert "over channels" in reasons["inner"]
     assert not plan.has_kept_statistics
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda y: F.layer_norm(y, y.shape[1:]),
+        lambda y: F.layer_norm(y.flatten(1), (8 * y.shape[2] * y.shape[3],)).view_as(y),
+        lambda y: F.layer_norm(y, (y.shape[1],)) if y.shape[-1] == 8 else y,
+    ],
+)
+def test_norms_over_other_shapes_than_the_channels_pin_them(function):
+    plan = make_plan(Weighted(function), torch.rand(1, 2, 8, 8))
+    assert [group.name for group in plan.prunable] == ["first", "outer"]
+
+
+def test_a_literal_shape_of_a_norm_is_another_after_the_cut():
+    def norm(y):
+        return F.layer_norm(y.movedim(1, -1), (8,)).movedim(-1, 1)
+
+    hyper, x = masked(Weighted(norm), 0.5)
+    small = hyper.cut()
+    assert isinstance(small, RewrittenNetwork)
+    at_most(small(x) - hyper(x), hyper(x))
 
 
 def test_without_kept_statistics_the_channels_are_pinned():

@@ -32,6 +32,7 @@ REWRITTEN = {
     "attention_module_with_dropout",
     "attention_between_channels",
     "linear_attention_heads",
+    "layer_norm_by_keyword",
     "assigned_slice",
     "group_norm_called",
     "state_of_zeros",
