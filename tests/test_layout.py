@@ -156,6 +156,22 @@ def test_without_a_python_it_says_what_is_missing(scripts):
     assert "expected Python 3.11 or 3.12, found none" in done.stderr
 
 
+def test_help_needs_no_library():
+    """It comes at once, and in an environment that lacks them there is a message, no traceback."""
+    names = ("train", "compress", "test", "infer", "plan", "export", "report")
+    code = f"""
+import contextlib, importlib, sys
+for library in ("torch", "numpy", "pydantic", "yaml", "cv2", "PIL"):
+    sys.modules[library] = None
+for name in {names}:
+    with contextlib.suppress(SystemExit):
+        importlib.import_module(f"dhp_sr.{{name}}").main(["--help"])
+"""
+    done = run(sys.executable, "-c", code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("usage:") == len(names)
+
+
 def test_import_has_no_effects():
     code = (
         "import logging, random, sys; state = random.getstate();"

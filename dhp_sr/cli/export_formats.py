@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dhp_sr.utils.modules import deep_copy
 from dhp_sr.utils.strict_json import JsonObject
 
 if TYPE_CHECKING:
@@ -179,6 +178,7 @@ def write_safetensors(
     from dhp_sr.deploy.verify import compare, tolerance_of, unseen_shapes
     from dhp_sr.utils.errors import UserError
     from dhp_sr.utils.files import atomic_path
+    from dhp_sr.utils.modules import deep_copy
     from dhp_sr.zoo.third_party import can_be_loaded
 
     if not can_be_loaded(network):
