@@ -32,7 +32,7 @@ from dhp_sr.utils.cost_kinds import COST_KINDS
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_text
 from dhp_sr.utils.strict_json import parse_json
-from dhp_sr.zoo.checkpoints import Checkpoint, open_checkpoint
+from dhp_sr.zoo.checkpoints import Checkpoint, checkpoint_of_own, open_checkpoint
 from dhp_sr.zoo.model_zoo import resolve_model
 from dhp_sr.zoo.names import register_known
 from dhp_sr.zoo.networks import plain_type
@@ -256,7 +256,7 @@ def checkpoint_of(network: nn.Module) -> Checkpoint:
     if info is None and ARCHS.get(name) is type(network):
         info = stated_info(copied)
     if info is not None and is_registered(info.architecture):
-        return Checkpoint(copied, info.architecture, dict(info.arguments), name)
+        return replace(checkpoint_of_own(attach_info(copied, info)), title=name)
     architecture = f"user:{name}"
 
     # A run builds the network before it loads the weights: copies of this object do for that.

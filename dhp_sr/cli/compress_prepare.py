@@ -56,7 +56,7 @@ from dhp_sr.utils.cost_kinds import COST_KINDS
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_json
 from dhp_sr.zoo.checkpoints import Checkpoint
-from dhp_sr.zoo.names import build_named
+from dhp_sr.zoo.names import FILE, build_named
 from dhp_sr.zoo.networks import example_input
 from dhp_sr.zoo.value_range import find_value_range
 
@@ -101,6 +101,11 @@ def prepare_run(
         note(f"an earlier run of this name was renamed to {earlier}")
     prepared = prepare_images(folder, paths, network, info, degradation, truths, request.drawn)
     write_json(folder / FACTS, facts)
+    if checkpoint.name == FILE:
+        # A pruned network, which no constructor makes. A copy: the user's may be moved meanwhile.
+        copied = folder.absolute() / "network.safetensors"
+        save_model(network, copied)
+        checkpoint = replace(checkpoint, name=f"{FILE}{copied}")
     note(prepared.trust)
     template = RunTemplate(
         name=request.run_name,
@@ -202,7 +207,8 @@ def _adapt_value_range(
             f"{checkpoint.title}: takes {info.in_channels} channels, images have 3 or 1; of a "
             "network with a further map, such as a noise level, wrap it in one that adds the map"
         )
-    if info.package == "dhp_sr" or not info.restores_images:
+    # A pruned network is one of a file of ours, which adapts it where its class needs that.
+    if info.package == "dhp_sr" or checkpoint.name == FILE or not info.restores_images:
         return checkpoint
     # Small crops suffice: a wrong range shows in every pixel.
     side = max(RANGE_SIDE, info.sizes.round_up(RANGE_SIDE))

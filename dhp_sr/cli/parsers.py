@@ -103,7 +103,7 @@ def compress_parser() -> argparse.ArgumentParser:
         required=True,
         metavar="FILE",
         help="checkpoint: .pth, .ckpt, .safetensors of any project that is recognized by its "
-        "weights, or a model file of ours with a dense network",
+        "weights, or a model file of ours, dense or pruned, or zoo:NAME",
     )
     parser.add_argument(
         "--images", required=True, metavar="FOLDER", help="any images; 20 and more are useful"

@@ -15,6 +15,7 @@ from dhp_sr.archs import ARCHS, build, described
 from dhp_sr.config.compress import Distill
 from dhp_sr.config.schema import Options, Train
 from dhp_sr.config.section import Section
+from dhp_sr.deploy.model_info import attached_info
 from dhp_sr.reports.scores import NUM_TABLE_SCORES, Score, scores_of
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.strict_json import JsonObject
@@ -135,10 +136,11 @@ class Task(ABC, Generic[TestSetType]):
         if name in ARCHS or options.network_g.type != "Hyper":
             network = build(name, **arguments)
         else:
-            # A third-party network does not state what it takes and gives, so it is probed.
-            network = self.describe_third_party(
-                build_named(name, arguments), name, arguments, options
-            )
+            network = build_named(name, arguments)
+            # A third-party network does not state what it takes and gives, so it is probed. One of
+            # a model file carries its description.
+            if attached_info(network) is None:
+                network = self.describe_third_party(network, name, arguments, options)
         self.check_fit(network, name, options)
         return network
 

@@ -14,14 +14,15 @@ from torch import Tensor, nn
 
 from dhp_sr.archs import ARCHS, described
 from dhp_sr.deploy import ModelFileError, load_into, load_weights
-from dhp_sr.deploy.model_info import attach_info, attached_info, info_of
+from dhp_sr.deploy.model_info import attach_info, attached_info, construct, info_of
 from dhp_sr.deploy.safetensors_io import DESCRIPTION, looks_like_safetensors, open_tensors
 from dhp_sr.deploy.weights import check_fit, reading_for
 from dhp_sr.deploy.wrappings import Reading, check_finite, first_names, possible_readings
+from dhp_sr.surgery.rewrite import RewrittenNetwork
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.strict_json import JsonObject
 from dhp_sr.zoo.from_file import check_weight_shapes, load_own_network
-from dhp_sr.zoo.names import build_named, full_name, named_arguments
+from dhp_sr.zoo.names import FILE, build_named, full_name, named_arguments
 from dhp_sr.zoo.spandrel_networks import Detected, detect_networks
 from dhp_sr.zoo.third_party import describe_by_output
 
@@ -83,21 +84,39 @@ def is_model_file(path: Path) -> bool:
 
 
 def _open_own(path: Path) -> Checkpoint:
-    """Load a model file of ours, which must hold a dense network."""
+    """Load a model file of ours, dense or pruned."""
     network, manifest = load_own_network(path, ())
+    try:
+        return checkpoint_of_own(network)
+    except UserError as error:
+        parent = manifest.get("parent") or "not stated in the file"
+        raise UserError(f"{path}: {error} ({parent})") from error
+
+
+def checkpoint_of_own(network: nn.Module) -> Checkpoint:
+    """Describe a network of a registered class, dense or pruned.
+
+    No constructor makes a pruned one: its name is `names.FILE`, and who builds it again adds the
+    path of a file that was written for it.
+
+    Raises:
+        UserError: It is a pruned network that cannot be pruned again.
+    """
     info = info_of(network)
     title = f"{info.architecture}, a model file of dhp_sr"
     checkpoint = Checkpoint(network, info.architecture, dict(info.arguments), title)
-    # A pruned network is rebuilt by its file alone; the constructor would make the dense one.
-    fresh = build_named(checkpoint.name, checkpoint.arguments)
+    fresh = construct(info.architecture, info.arguments)
     try:
         check_fit(fresh, network.state_dict())
     except ModelFileError as error:
-        raise UserError(
-            f"{path}: a pruned {info.architecture}, which no constructor makes; compress the dense "
-            f"network that it comes from ({manifest.get('parent') or 'not stated in the file'}) "
-            "to a smaller target instead"
-        ) from error
+        # Its numbers are those of a plan of the dense network, which its file refers to.
+        if isinstance(network, RewrittenNetwork):
+            raise UserError(
+                f"a pruned {info.architecture} with other numbers in its forward, which cannot be "
+                "pruned again; compress the dense network that it comes from to a smaller target"
+            ) from error
+        notes = [f"it is a pruned {info.architecture}: the target is a fraction of what it is now"]
+        return replace(checkpoint, name=FILE, arguments={}, notes=notes)
     return checkpoint
 
 

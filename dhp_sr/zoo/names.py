@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
 
 from torch import nn
@@ -15,7 +16,7 @@ from torch import nn
 from dhp_sr.archs import ARCHS, build
 from dhp_sr.basicsr_adapter.shim import build_basicsr_network, prepare_torchvision
 from dhp_sr.config.yaml import parse
-from dhp_sr.deploy import register
+from dhp_sr.deploy import load_model, register
 from dhp_sr.deploy.model_info import CONSTRUCTORS
 from dhp_sr.utils.errors import UserError, constructor_error, nearest
 from dhp_sr.utils.strict_json import JsonObject
@@ -57,6 +58,9 @@ TORCHVISION_IN_FILES = (
 )
 """Classifiers of torchvision that model files may name."""
 
+FILE = "file:"
+"""Before the path of a model file of ours: its network, of any widths, is the one that is named."""
+
 Builder = Callable[[str, Mapping[str, object]], nn.Module]
 """(name inside the package, constructor's arguments) -> network with fresh weights."""
 
@@ -68,7 +72,7 @@ def build_named(name: str, arguments: Mapping[str, object]) -> nn.Module:
 
     Args:
         name: `EDSR` (our table first, then BasicSR's registry), or with a package of `PACKAGES`
-            before it: `basicsr:EDSR`, `torchvision:resnet18`.
+            before it: `basicsr:EDSR`, `torchvision:resnet18`; or `file:PATH`, which has weights.
         arguments: The constructor's.
 
     Raises:
@@ -77,6 +81,8 @@ def build_named(name: str, arguments: Mapping[str, object]) -> nn.Module:
     # Our table first: `basicsr:EDSR` means theirs.
     if name in ARCHS:
         return build(name, **arguments)
+    if name.startswith(FILE):
+        return _build_from_file(Path(name.removeprefix(FILE)), arguments)
     # Before the colon of other names is a package, here it is a path.
     if is_user_class(name):
         return adapt_range(lambda inner: build_user_class(name, inner), arguments)
@@ -103,6 +109,20 @@ def build_named(name: str, arguments: Mapping[str, object]) -> nn.Module:
                 f"network type {name!r} is unknown (did you mean 'torchvision:{inner}'?)"
             ) from error
         raise
+
+
+def _build_from_file(path: Path, arguments: Mapping[str, object]) -> nn.Module:
+    """Load the network of a model file of ours, pruned or not.
+
+    Raises:
+        UserError: It cannot be loaded, or there are arguments.
+    """
+    if arguments:
+        raise UserError(
+            f"network {FILE}{path}: expected no arguments, which its file holds; got "
+            f"{', '.join(arguments)}"
+        )
+    return load_model(path).float()
 
 
 def full_name(name: str) -> str:

@@ -140,6 +140,26 @@ def test_a_checkpoint_becomes_a_model_file_of_half_the_cost(material, tmp_path, 
     assert "to the original's output" in said
 
 
+def test_a_pruned_model_is_pruned_again(material, tmp_path):
+    shape = (1, 1, 32, 32)
+    compress(material, tmp_path, "dncnn.pth")
+    once = load_model(tmp_path / "small.safetensors")
+    again = ("--target", "macs=0.7", "--output", tmp_path / "again.safetensors")
+    compress(tmp_path, tmp_path, "small.safetensors", "--images", material / "images", *again)
+    twice = load_model(tmp_path / "again.safetensors")
+    ratio = complexity(twice, shape).macs / complexity(once, shape).macs
+    assert abs(ratio - 0.7) < 0.02
+    assert info_of(twice).architecture == "DnCNN"
+    options = load_options(next((tmp_path / "experiments").glob("small_macs0.7/options.yml")))
+    # Its own copy: the user's file may be elsewhere by the time that it is resumed.
+    assert str(tmp_path / "experiments") in options.network_g.arguments["network"]["type"]
+    with empty_pages():
+        small, _ = dhp_sr.compress(
+            once, material / "images", macs=0.7, iterations=2, root=tmp_path / "api", say=len
+        )
+    assert abs(complexity(small, shape).macs / complexity(once, shape).macs - 0.7) < 0.02
+
+
 def test_the_saved_options_are_those_of_train(material, tmp_path):
     saved = tmp_path / "o.yml"
     compress(material, tmp_path / "a", "compact.pth", "--degradation", "bicubic",

@@ -24,6 +24,7 @@ from dhp_sr.deploy import (
 from dhp_sr.hyper import convert
 from dhp_sr.surgery.rewrite import RewrittenNetwork
 from dhp_sr.utils.errors import UserError
+from dhp_sr.zoo.checkpoints import checkpoint_of_own
 from dhp_sr.zoo.names import register_basicsr, register_torchvision
 
 LITERAL = {
@@ -106,6 +107,8 @@ def test_rewritten_forwards(tmp_path, name):
         x,
         tmp_path / "model.safetensors",
     )
+    with pytest.raises(UserError, match="cannot be pruned again"):
+        checkpoint_of_own(load_model(tmp_path / "model.safetensors"))
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from dhp_sr.tasks import task_named
 from dhp_sr.utils.errors import UserError
 from dhp_sr.zoo import checkpoints
 from dhp_sr.zoo.checkpoints import open_checkpoint, own_candidates
+from dhp_sr.zoo.names import FILE, build_named
 from dhp_sr.zoo.spandrel_networks import Detected
 from dhp_sr.zoo.value_range import DIV2K_MEAN, RangeAdapter, ValueRange, find_value_range
 
@@ -86,7 +87,7 @@ def test_several_networks_in_a_file_are_named(tmp_path):
         open_checkpoint(tmp_path / "w.pth")
 
 
-def test_a_dense_model_file_is_taken_and_a_pruned_one_refused(tmp_path):
+def test_model_files_dense_and_pruned(tmp_path):
     network = build("DnCNN", num_feat=8, num_layers=4, batch_norm=False)
     save_model(network, tmp_path / "dense.safetensors")
     assert open_checkpoint(tmp_path / "dense.safetensors").arguments == network.arguments
@@ -95,8 +96,15 @@ def test_a_dense_model_file_is_taken_and_a_pruned_one_refused(tmp_path):
     hyper = convert(network, torch.zeros(1, 1, 16, 16))
     hyper.prune_to(macs=0.5, round_to=1, tolerance=0.1)
     save_model(hyper.cut(), tmp_path / "pruned.safetensors")
-    with pytest.raises(UserError, match="pruned DnCNN"):
-        open_checkpoint(tmp_path / "pruned.safetensors")
+    pruned = open_checkpoint(tmp_path / "pruned.safetensors")
+    # No constructor makes it: whoever builds it again gives a path.
+    assert pruned.name == FILE and not pruned.arguments and "pruned DnCNN" in pruned.notes[0]
+    again = build_named(f"{FILE}{tmp_path / 'pruned.safetensors'}", {})
+    assert all(torch.equal(again.state_dict()[key], value)
+               for key, value in pruned.network.state_dict().items())  # fmt: skip
+    assert all(parameter.requires_grad for parameter in again.parameters())
+    with pytest.raises(UserError, match="num_feat"):
+        build_named(f"{FILE}{tmp_path / 'pruned.safetensors'}", {"num_feat": 8})
 
 
 def test_several_architectures_that_fit_are_named(tmp_path, monkeypatch):
