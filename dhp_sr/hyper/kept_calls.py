@@ -6,16 +6,20 @@ Such calls are caught while the module runs, by their place in its source.
 """
 
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from contextvars import ContextVar
-from types import MethodType
+from types import FrameType, MethodType
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils import checkpoint
 
 from dhp_sr.channels.kept_channels import KeptCall
 from dhp_sr.graph.call_sites import CallSite, call_site
+from dhp_sr.utils.errors import UserError
 
 _running: ContextVar["KeptCalls | None"] = ContextVar("_running", default=None)
 """Forward of the innermost module, of those with such calls, that runs at present."""
@@ -67,6 +71,25 @@ class KeptCalls:
             if kept is not None:
                 self.kept[site] = kept
 
+    def check_runs_once(self, call: KeptCall) -> None:
+        """Check that the backward pass does not run a call again, outside of the forward.
+
+        Raises:
+            UserError: The call is in a function whose activations are checkpointed.
+        """
+        if not self._module.training and not torch.is_grad_enabled():
+            return
+        frame: FrameType | None = sys._getframe(2)
+        while frame is not None and frame.f_code is not KeptCalls.__call__.__code__:
+            if frame.f_code.co_filename == checkpoint.__file__:
+                raise UserError(
+                    f"{call.name} takes its statistics over the kept channels, and is in a "
+                    "function given to torch.utils.checkpoint: the backward pass would run it "
+                    "over all channels; train without checkpointing, checkpoint a module instead "
+                    "of a function, or convert with kept_statistics=False"
+                )
+            frame = frame.f_back
+
 
 class _CatchCalls(TorchFunctionMode):
     """Catches the calls of a module while it runs."""
@@ -88,6 +111,7 @@ class _CatchCalls(TorchFunctionMode):
         if getattr(func, "__name__", "") in forward.operators and _running.get() is forward:
             site = call_site()
             if site in forward.kept and forward.calls[site].reads_channels(args, kwargs):
+                forward.check_runs_once(forward.calls[site])
                 return forward.calls[site].run(func, args, kwargs, forward.kept[site])
         return func(*args, **kwargs)
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from channel_statistics import CHANNEL_STATISTICS, SpatialGate
 from topologies import Net, Sequence, conv, masked
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from dhp_sr.channels.build_plan import make_plan
 from dhp_sr.hyper import convert
@@ -17,6 +18,7 @@ from dhp_sr.metrics.complexity import complexity
 from dhp_sr.reports.plan import plan_text
 from dhp_sr.surgery.rewrite import RewrittenNetwork
 from dhp_sr.training.plan_summary import summarize_plan
+from dhp_sr.utils.errors import UserError
 
 CALLS = {
     "mean": lambda y: y.mean(1, keepdim=True),
@@ -191,6 +193,42 @@ def test_one_place_that_calls_over_channels_and_over_pixels_pins_the_channels():
     reasons = {group.name: group.reason for group in hyper.plan.groups}
     assert "one call in the source with others" in reasons["inner"]
     at_most(hyper.cut()(x) - hyper(x), hyper(x))
+
+
+class Checkpointed(Net):
+    """A function, or a module, that the backward pass runs again."""
+
+    def __init__(self, as_module):
+        super().__init__(inner=Gate(), outer=conv(8, 8))
+        self.as_module = as_module
+
+    def middle(self, x):
+        y = self.outer(x)
+        part = self.inner if self.as_module else lambda y: y * y.mean(1, keepdim=True)
+        return checkpoint(part, y, use_reentrant=False)
+
+
+class Gate(nn.Module):
+    def forward(self, x):
+        return x * x.mean(1, keepdim=True)
+
+
+def test_a_checkpointed_module_takes_its_statistics_over_the_kept_channels_again():
+    hyper, x = masked(Checkpointed(as_module=True), 0.5)
+    small = hyper.cut()
+    expected = small.requires_grad_(True)(x.requires_grad_())
+    (gradient,) = torch.autograd.grad(expected.square().sum(), x)
+    (actual,) = torch.autograd.grad(hyper(x).square().sum(), x)
+    at_most(actual - gradient, gradient)
+
+
+def test_a_checkpointed_function_with_statistics_is_refused_in_training_alone():
+    hyper, x = masked(Checkpointed(as_module=False), 0.5)
+    small = hyper.cut()
+    with torch.no_grad():
+        at_most(small(x) - hyper(x), small(x))
+    with pytest.raises(UserError, match="kept_statistics=False"):
+        hyper.train()(x)
 
 
 def test_a_method_and_a_module_of_one_name_are_told_apart():
