@@ -65,6 +65,20 @@ class DoubleAttention(Net):
         return x + self.outer(gathered.matmul(v.softmax(dim=1)).view(n, -1, h, w))
 
 
+class LambdaLayer(Net):
+    """Queries of several heads that read one product of keys and values (LambdaNetworks)."""
+
+    def __init__(self):
+        super().__init__(q=conv(8, 16, 1), kv=conv(8, 11, 1), outer=conv(28, 8, 1))
+
+    def middle(self, x):
+        n, _, h, w = x.shape
+        q = self.q(x).reshape(n, 4, -1, h * w).transpose(-1, -2)
+        k, v = self.kv(x).flatten(2).split([4, 7], dim=1)
+        context = (k.softmax(dim=-1) @ v.transpose(1, 2)).unsqueeze(1)
+        return x + self.outer((q @ context).transpose(-1, -2).reshape(n, -1, h, w))
+
+
 class CovarianceAttention(Net):
     """Channels weighted by what they have in common with all others, without a softmax."""
 
@@ -83,5 +97,6 @@ CHANNEL_MATRICES = {
     "attention_of_one_head": (2, Transposed(heads=(1,))),
     "attention_without_heads": (2, Transposed()),
     "attention_double": (3, DoubleAttention()),
+    "attention_by_lambdas": (3, LambdaLayer()),
     "attention_by_covariance": (2, CovarianceAttention(inner=conv(8, 8), outer=conv(8, 8))),
 }

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, fx
 
-from dhp_sr.operators.channel_ids import ChannelMatrix, lay_along, varying_axes
+from dhp_sr.operators.channel_ids import ChannelMatrix, couple_along, lay_along, varying_axes
 from dhp_sr.operators.context import OpContext
 from dhp_sr.operators.kept_calls import zero_summed_channels
 from dhp_sr.operators.layer_weights import may_leave_constant
@@ -67,7 +67,7 @@ def product_between_channels(
     Raises:
         Unsupported: A factor has channels of several axes that are not told apart.
     """
-    factors = [_factor(op, node, letters) for node, letters in terms]
+    factors = [_factor(op, terms[0], terms[1]), _factor(op, terms[1], terms[0])]
     channels: dict[str, Tensor] = {}
     masked: dict[str, bool] = {}
     for letter in dict.fromkeys(factors[0].letters + factors[1].letters):
@@ -90,18 +90,35 @@ def product_between_channels(
     return _simplified(op, result)
 
 
-def _factor(op: OpContext, node: fx.Node, letters: str) -> Factor:
+def _factor(op: OpContext, term: Term, other: Term) -> Factor:
+    node, letters = term
     ids = op.ids.get(node)
     lengths = dict(zip(letters, op.shape(node), strict=True))
     if isinstance(ids, ChannelMatrix):
         along = dict(zip(letters, ids.axes, strict=True))
         channels = {letter: axis for letter, axis in along.items() if axis is not None}
         return Factor(letters, lengths, channels, dict(zip(letters, ids.masked, strict=True)))
+    if isinstance(ids, Tensor) and len(varying_axes(ids)) > 1:
+        ids = _along_axis_of(op, ids, letters, other)
     if not isinstance(ids, Tensor) or len(varying_axes(ids)) > 1:
         raise Unsupported(f"channels along several axes at {op.layer}")
     is_masked = not may_leave_constant(op, node)
     channels = {letters[dim]: ids.flatten() for dim in varying_axes(ids)}
     return Factor(letters, lengths, channels, dict.fromkeys(letters, is_masked))
+
+
+def _along_axis_of(op: OpContext, ids: Tensor, letters: str, other: Term) -> Tensor:
+    """Unite channels along the axes that the other factor, a matrix, has no channels for.
+
+    Queries (h, n, d) of several heads, multiplied by a matrix (d, e), are the same d in all heads.
+    """
+    matrix = op.ids.get(other[0])
+    if isinstance(matrix, ChannelMatrix):
+        along = dict(zip(other[1], matrix.axes, strict=True))
+        for dim in varying_axes(ids):
+            if along.get(letters[dim]) is None:
+                ids = couple_along(ids, dim, op.analysis.union_find, op.layer)
+    return ids
 
 
 def _with_channels(op: OpContext, factors: Sequence[Factor], letter: str) -> list[Factor]:

@@ -31,6 +31,7 @@ REWRITTEN = {
     "attention_module_sequence_first",
     "attention_module_with_dropout",
     "attention_between_channels",
+    "attention_by_lambdas",
     "linear_attention_heads",
     "layer_norm_by_keyword",
     "assigned_slice",
