@@ -17,6 +17,9 @@ FACTS = "request.json"
 MAX_SEED = 2**63 - 1
 """Largest seed that every generator takes."""
 
+MAX_NAME_BYTES = 150
+"""Of a run's name before its target: beside its folder lies another, with a suffix."""
+
 RESULT_SUFFIXES = (".yml", ".yaml", ".safetensors", ".pth")
 """Suffixes of earlier results: they may lie among the images, and may be replaced there."""
 
@@ -112,6 +115,18 @@ class Degradation:
         return {"type": "SRDataset"}
 
 
+def folder_name(name: str) -> str:
+    """Return a name as option files take it for a run, see `config.checks.check_names`.
+
+    Args:
+        name: Of a file, which may hold what a folder's name should not.
+    """
+    characters = [char if char.isprintable() and char not in "/\\:" else "_" for char in name]
+    encoded = "".join(characters).encode(errors="replace")[:MAX_NAME_BYTES]
+    # A character of several bytes may have been cut in two.
+    return encoded.decode(errors="ignore").strip() or "network"
+
+
 @dataclass(frozen=True)
 class CompressRequest:
     """Request of a user: the arguments of compress.py, decoded."""
@@ -187,7 +202,8 @@ class CompressRequest:
     def run_name(self) -> str:
         """Name of the run, and of its folder."""
         flags = {"drop_in": self.drop_in, "remove_blocks": self.remove_blocks}
-        return "_".join([self.name, self.target.label, *(name for name in flags if flags[name])])
+        name = folder_name(self.name)
+        return "_".join([name, self.target.label, *(flag for flag in flags if flags[flag])])
 
     def images_folder(self, root: Path) -> Path:
         """Return the folder beside that of the run, with links to its images and its weights."""

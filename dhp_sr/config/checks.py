@@ -45,6 +45,10 @@ UNUSED_BY_SCHEDULER = {
 """`train.scheduler.type` -> settings that it does not read."""
 
 
+MAX_NAME_BYTES = 200
+"""Of a folder's name; file systems take 255, and an earlier run gets a date behind its name."""
+
+
 def check_names(options: Options) -> Iterator[Issue]:
     """Names of the run and of test sets become names of folders."""
     # A run writes to experiments/NAME, its images to a folder for each test set.
@@ -68,6 +72,9 @@ def check_names(options: Options) -> Iterator[Issue]:
         is_clean = name == name.strip() and name.isprintable() and name not in ("", ".", "..")
         if has_separator or not is_clean:
             yield keys, f"expected the name of a folder, without / \\ or :, got {name!r}"
+        num_bytes = len(name.encode(errors="replace"))
+        if num_bytes > MAX_NAME_BYTES:
+            yield keys, f"expected a name of at most {MAX_NAME_BYTES} bytes, got {num_bytes}"
 
 
 def check_datasets(options: Options) -> Iterator[Issue]:

@@ -1,5 +1,6 @@
 """Errors of pydantic as messages for users: what a key accepts, and what the file holds."""
 
+import re
 import types
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -29,6 +30,7 @@ ONE_OF = "one of "
 QUOTES = "put the text in quotes"
 SHELL_QUOTES = "put the text in quotes inside those of the shell: 'key=\"text\"'"
 """The same for a value of the command line, whose own quotes the shell takes away."""
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 MAX_SHOWN = 80
 """Characters of a value that a message shows."""
 
@@ -185,7 +187,10 @@ def _message(
         hint = f" (write {int(value)})"
     if isinstance(value, str) and expected.startswith(ONE_OF):
         choices = expected.removeprefix(ONE_OF).replace("'", "").split(", ")
-        hint = nearest(value, choices)
+        # In quotes, a number is text.
+        hint = f" (write {value}, without quotes)" if value in choices else nearest(value, choices)
+    if isinstance(value, str) and "number" in expected and NUMBER.fullmatch(value.strip()):
+        hint = f" (write {value.strip()}, without quotes)"
     if isinstance(value, bool | int | float) and "text" in expected:
         hint = f" ({_text_hint(value)})"
     if value is False and "'none'" in expected:

@@ -37,8 +37,8 @@ def resolve_path(root: str | Path, text: str, data_root: str | None = None) -> s
 
     Args:
         root: Folder of the project.
-        text: Path; `~` is the home folder. `bundled:...`, `drawn:...` and `zoo:...` stay as they
-            are.
+        text: Path; `~` is the home folder, `$NAME` and `${NAME}` are environment variables.
+            `bundled:...`, `drawn:...` and `zoo:...` stay as they are.
         data_root: Folder that takes the place of a leading `datasets`; default: none.
 
     Raises:
@@ -72,6 +72,10 @@ def _in_utf8(path: Path) -> Path:
 
 
 def _expand_user(text: str) -> Path:
+    """Expand `~` and environment variables; those that are not set stay as they are."""
+    # A folder may have a dollar in its name.
+    if not os.path.lexists(text):
+        text = os.path.expandvars(text)
     try:
         return Path(text).expanduser()
     except RuntimeError as error:

@@ -196,8 +196,10 @@ def unpickle_tensors(path: Path) -> object:
 def unwrap_checkpoint(content: object) -> dict[str, Tensor]:
     """Return the state dict inside the content of a checkpoint."""
     content = unwrap_dictionaries(content)
-    if not isinstance(content, Mapping) or not content:
+    if not isinstance(content, Mapping):
         raise ModelFileError(f"expected a dictionary of tensors, got {type(content).__name__}")
+    if not content:
+        raise ModelFileError("expected a dictionary of tensors, got one without any")
     others = []
     for key, value in content.items():
         if not isinstance(key, str) or not torch.is_tensor(value):

@@ -5,8 +5,7 @@ of layers, so every reading is tried, the plainest first: a reading is the weigh
 a guess of what was wrapped around them.
 """
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,10 +22,14 @@ from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.strict_json import JsonObject
 from dhp_sr.zoo.from_file import check_weight_shapes, load_own_network
 from dhp_sr.zoo.names import FILE, build_named, full_name, named_arguments
+from dhp_sr.zoo.own_classes import own_candidates
 from dhp_sr.zoo.spandrel_networks import Detected, detect_networks
 from dhp_sr.zoo.third_party import describe_by_output
 
 SPANDREL = "spandrel"
+
+MAX_MISFIT_LINES = 8
+"""Shown of how weights differ from a class that they are almost of."""
 
 
 @dataclass
@@ -144,14 +147,17 @@ def _open_named(
 
 def _detect(path: Path, readings: Sequence[Reading]) -> Checkpoint:
     """Find the class that weights belong to: ours first, whose arguments follow from the shapes."""
+    misfits: dict[str, str] = {}
     for reading in readings:
         for name, arguments in own_candidates(reading.weights):
             try:
                 network = build_named(name, arguments).eval()
                 check_fit(network, reading.weights)
-            except UserError:
+            except UserError as error:
                 # Keys like those of our class, whose constructor may refuse what their shapes say;
-                # another reading or class may still fit.
+                # another reading or class may still fit. The plainest reading tells most.
+                lines = str(error).splitlines()
+                misfits.setdefault(name, "\n".join(lines[:MAX_MISFIT_LINES]))
                 continue
             try:
                 load_into(network, reading.weights)
@@ -160,11 +166,14 @@ def _detect(path: Path, readings: Sequence[Reading]) -> Checkpoint:
             notes = [reading.note] if reading.note else []
             stated = dict(described(network).arguments)
             return Checkpoint(network.float(), name, stated, name, notes)
-    return _detect_spandrel(path, readings, None)
+    return _detect_spandrel(path, readings, None, list(misfits.values()))
 
 
 def _detect_spandrel(
-    path: Path, readings: Sequence[Reading], architecture: str | None
+    path: Path,
+    readings: Sequence[Reading],
+    architecture: str | None,
+    misfits: Sequence[str] = (),
 ) -> Checkpoint:
     """Let spandrel find the class that weights belong to.
 
@@ -172,11 +181,12 @@ def _detect_spandrel(
         path: Path of the file, for messages.
         readings: The weights, the plainest reading first.
         architecture: The only one that is meant; None: any.
+        misfits: Why classes that were tried before do not fit.
     """
-    all_misfits: list[str] = []
+    all_misfits = list(misfits)
     for reading in readings:
-        detected, misfits = detect_networks(reading.weights, architecture)
-        all_misfits += misfits
+        detected, further = detect_networks(reading.weights, architecture)
+        all_misfits += further
         if len(detected) > 1:
             names = ", ".join(candidate.title for candidate in detected)
             # Names are `spandrel:ID.CLASS`; --arch takes the ID.
@@ -224,76 +234,3 @@ def _from_detected(detected: Detected, notes: list[str]) -> Checkpoint:
         )
     attach_info(network, replace(info, arguments=detected.arguments))
     return Checkpoint(network, detected.name, detected.arguments, detected.title, notes)
-
-
-def own_candidates(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, JsonObject]]:
-    """Yield our own classes whose keys these weights have, with arguments read from the shapes."""
-    if _has_convolutions(weights, "model.0"):
-        yield "DnCNN", _dncnn_arguments(weights)
-    if _has_convolutions(weights, "block_1.c1_r", "conv_1"):
-        yield "RLFN", _rlfn_arguments(weights)
-    if _has_convolutions(weights, "conv_first", "conv_after_body", "conv_last"):
-        yield "EDSR", _edsr_arguments(weights)
-
-
-def _has_convolutions(weights: Mapping[str, Tensor], *names: str) -> bool:
-    """Return whether weights hold convolutions of all these names."""
-    for name in names:
-        weight = weights.get(f"{name}.weight")
-        # Sizes are divided by each other, so that none may be 0.
-        if weight is None or weight.dim() != 4 or not weight.numel():
-            return False
-    return True
-
-
-def _dncnn_arguments(weights: Mapping[str, Tensor]) -> JsonObject:
-    num_layers = sum(tensor.dim() == 4 for tensor in weights.values())
-    first = weights["model.0.weight"]
-    return {
-        "num_in_ch": first.shape[1],
-        "num_feat": first.shape[0],
-        "num_layers": num_layers,
-        "batch_norm": any(key.endswith("running_mean") for key in weights),
-    }
-
-
-def _rlfn_arguments(weights: Mapping[str, Tensor]) -> JsonObject:
-    first = weights["conv_1.weight"]
-    arguments = {
-        "num_in_ch": first.shape[1],
-        "num_feat": first.shape[0],
-        "num_block": _count(weights, r"block_(\d+)\."),
-    }
-    if "block_1.esa.conv1.weight" in weights:
-        arguments["esa_feat"] = weights["block_1.esa.conv1.weight"].shape[0]
-    if "upsampler.0.weight" in weights:
-        out_channels = weights["upsampler.0.weight"].shape[0]
-        # As many output channels as input channels, which every published file has.
-        arguments["num_out_ch"] = first.shape[1]
-        arguments["upscale"] = round((out_channels / first.shape[1]) ** 0.5)
-    return arguments
-
-
-def _edsr_arguments(weights: Mapping[str, Tensor]) -> JsonObject:
-    first = weights["conv_first.weight"]
-    num_feat = first.shape[0]
-    upscale = 1
-    for key, tensor in weights.items():
-        if re.fullmatch(r"upsample\.\d+\.weight", key):
-            upscale *= round((tensor.shape[0] / num_feat) ** 0.5)
-    arguments: JsonObject = {
-        "num_in_ch": first.shape[1],
-        "num_out_ch": weights["conv_last.weight"].shape[0],
-        "num_feat": num_feat,
-        "num_block": _count(weights, r"body\.(\d+)\."),
-        "upscale": max(upscale, 2),
-    }
-    if first.shape[1] != 3:
-        arguments["rgb_mean"] = [0.4371]
-    return arguments
-
-
-def _count(weights: Mapping[str, Tensor], pattern: str) -> int:
-    """Count the different numbers that a pattern finds at the start of the keys."""
-    matches = (re.match(pattern, key) for key in weights)
-    return len({match.group(1) for match in matches if match})

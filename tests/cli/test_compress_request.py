@@ -1,6 +1,7 @@
 """Images of a request: found in folders of folders, each with its own truth."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +33,21 @@ def test_linked_folders_of_images_are_found(tmp_path):
     (tmp_path / "images" / "T91").symlink_to(tmp_path / "disk")
     names = [path.name for path in list_images(tmp_path / "images")]
     assert names == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("2x_compact", "2x_compact"),
+        ("C:\\a/b\n", "C__a_b_"),
+        (" ", "network"),
+        ("é" * 100, "é" * 75),
+        ("100% {x}", "100% {x}"),
+    ],
+)
+def test_the_name_of_any_file_becomes_that_of_a_run(name, expected):
+    request = CompressRequest(Path("."), Target("macs", 0.5), name=name)
+    assert request.run_name == f"{expected}_macs0.5"
 
 
 def test_links_to_nothing_are_named(tmp_path):

@@ -140,6 +140,18 @@ def test_all_mistakes_in_one_message_with_their_lines(write):
         assert fact in mistake
 
 
+@pytest.mark.parametrize(
+    "key, value, advice",
+    [("scale", "2", "(write 2, without"), ("train.optim_g.lr", "0.001", "(write 0.001, without")],
+)
+def test_numbers_in_quotes_get_advice(write, key, value, advice):
+    assert advice in refusal(write(changed({key: value})))
+
+
+def test_names_that_no_folder_can_have(write):
+    assert "at most 200 bytes" in refusal(write(changed({"name": "é" * 101})))
+
+
 def test_an_unknown_network_is_reported_beside_other_mistakes(write):
     path = write(changed({"scal": 4, "compress.search_iter": 200}))
 
@@ -344,6 +356,12 @@ def test_paths_lead_from_the_working_directory_first(tmp_path, monkeypatch, writ
     assert resolve_path(root, "zoo:edsr_x4_half") == "zoo:edsr_x4_half"
     with pytest.raises(UserError, match="~nosuchuser"):
         resolve_path(root, "~nosuchuser/x")
+    monkeypatch.setenv("PLACE", str(here))
+    assert resolve_path(root, "$PLACE/both") == resolve_path(root, "${PLACE}/both")
+    assert resolve_path(root, "$PLACE/both") == str(here / "both")
+    assert resolve_path(root, "$NOWHERE/x") == str(root / "$NOWHERE/x")
+    (here / "$PLACE").mkdir()
+    assert resolve_path(root, "$PLACE") == str(here / "$PLACE")
     raw = changed(
         {"datasets.train.dataroot_gt": ["both", "only"], "compress.distill": {"teacher": "only"}}
     )

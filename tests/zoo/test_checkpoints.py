@@ -12,8 +12,9 @@ from dhp_sr.deploy import load_into, load_weights, save_model
 from dhp_sr.tasks import task_named
 from dhp_sr.utils.errors import UserError
 from dhp_sr.zoo import checkpoints
-from dhp_sr.zoo.checkpoints import open_checkpoint, own_candidates
+from dhp_sr.zoo.checkpoints import open_checkpoint
 from dhp_sr.zoo.names import FILE, build_named
+from dhp_sr.zoo.own_classes import own_candidates
 from dhp_sr.zoo.spandrel_networks import Detected
 from dhp_sr.zoo.value_range import DIV2K_MEAN, RangeAdapter, ValueRange, find_value_range
 
@@ -143,6 +144,22 @@ def test_what_nothing_knows_is_refused(tmp_path):
     pytest.importorskip("spandrel")
     torch.save({"mystery.weight": torch.zeros(2)}, tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"mystery\.weight"):
+        open_checkpoint(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    "change, fact",
+    [
+        (lambda state: state.pop("model.2.bias"), "missing: model.2.bias"),
+        (lambda state: state.update(extra=torch.zeros(2)), "unexpected: extra"),
+    ],
+)
+def test_how_weights_differ_from_those_of_our_class_is_said(tmp_path, change, fact):
+    pytest.importorskip("spandrel")
+    state = build("DnCNN", num_feat=6, num_layers=4, batch_norm=False).state_dict()
+    change(state)
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=f"do not fit DnCNN:\n *{fact}"):
         open_checkpoint(tmp_path / "w.pth")
 
 
