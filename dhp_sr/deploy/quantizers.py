@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dhp_sr.deploy.int8_simulation import CalibrationImage
+from dhp_sr.deploy.onnx_ranges import clipped_ranges
 from dhp_sr.deploy.pt2_export import quiet_exporters
 from dhp_sr.deploy.recipes import MIN_REUSE, OUTLIERS, Recipe
 from dhp_sr.deploy.runner import Images
@@ -22,7 +23,6 @@ from dhp_sr.utils.errors import UserError
 
 if TYPE_CHECKING:
     import onnx
-    import onnxruntime
     import openvino
 
 
@@ -47,14 +47,8 @@ def quantize_onnx(
     input_name = model.graph.input[0].name
 
     class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.remaining = iter(images)
-
-        def __len__(self) -> int:
-            return len(images)
-
-        def set_range(self, start_index: int, end_index: int) -> None:
-            self.remaining = iter(images[start_index:end_index])
+        def __init__(self, chosen: Sequence[CalibrationImage]) -> None:
+            self.remaining = iter(chosen)
 
         def get_next(self) -> dict[str, Images] | None:
             image = next(self.remaining, None)
@@ -66,42 +60,28 @@ def quantize_onnx(
     layers = onnx_layers(model)
     if not makes_difference(layers, recipe):
         return None
-    method, ranges = _onnx_ranges(recipe)
+    op_types = [*_ONNX_LAYERS, *_ONNX_FUSED] if recipe.layers_only else None
+    # The mean of the images' extremes: a single outlier would coarsen every other value.
+    options: dict[str, object] = {"CalibMovingAverage": True}
+    if recipe.clips:
+        options["TensorQuantOverrides"] = clipped_ranges(model, images, op_types)
     with _quiet("root", "nncf"), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "int8.onnx"
         quantize_static(
             model,
             path,
-            Reader(),
+            # Where the ranges are known, an image for the quantizer's form.
+            Reader(images[:1] if recipe.clips else images),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             reduce_range=not recipe.needs_vnni,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            op_types_to_quantize=[*_ONNX_LAYERS, *_ONNX_FUSED] if recipe.layers_only else None,
+            op_types_to_quantize=op_types,
             nodes_to_exclude=float_layers(layers, recipe),
-            calibrate_method=method,
-            extra_options=ranges,
+            extra_options=options,
         )
         return onnx.load_model(path)
-
-
-def _onnx_ranges(
-    recipe: Recipe,
-) -> "tuple[onnxruntime.quantization.CalibrationMethod, dict[str, bool | int | float]]":
-    """Return how onnxruntime finds the ranges of activations, and the options of that."""
-    from onnxruntime.quantization import CalibrationMethod
-
-    if not recipe.clips:
-        # The mean of the images' extremes: a single outlier would coarsen every other value.
-        return CalibrationMethod.MinMax, {"CalibMovingAverage": True}
-    return CalibrationMethod.Percentile, {
-        "CalibPercentile": 100 * (1 - OUTLIERS),
-        # Else it takes absolute values for the values, and clips all below zero.
-        "CalibTensorRangeSymmetric": True,
-        # One image after the other: they may differ in size, and all together take memory.
-        "CalibStridedMinMax": 1,
-    }
 
 
 @contextmanager
@@ -248,7 +228,8 @@ def quantize_openvino(
     if recipe.clips:
         bound = StatisticsCollectorParameters(
             statistics_type=StatisticsType.QUANTILE,
-            aggregator_type=AggregatorType.MEAN,
+            # Not the mean: one odd image of 32 would widen the ranges of all.
+            aggregator_type=AggregatorType.MEDIAN,
             quantile_outlier_prob=OUTLIERS,
         )
         ranges = RangeEstimatorParameters(min=bound, max=bound)

@@ -22,8 +22,9 @@ class Recipe:
     heavy_only: bool = False
     """Leave layers in float32 that use each value of their input less than `MIN_REUSE` times."""
     clips: bool = False
-    """Let the range of an activation end where all but `OUTLIERS` of its values lie, rather than at
-    the extremes: a few values far out would coarsen the steps of all others."""
+    """Let the range of an activation end where all but `OUTLIERS` of an image's values lie, in the
+    median over the images, rather than at the extremes: a few values far out would coarsen the
+    steps of all others."""
 
     def rounds_all_of(self, other: "Recipe") -> bool:
         """Whether it rounds all that another one does, to as many bits: it loses no less."""

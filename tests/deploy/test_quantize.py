@@ -27,6 +27,7 @@ from dhp_sr.deploy.int8_simulation import (
     simulated_int8,
 )
 from dhp_sr.deploy.onnx_graph import OPSET, convert_to_onnx
+from dhp_sr.deploy.onnx_ranges import clipped_ranges
 from dhp_sr.deploy.openvino_runner import capabilities, inner_precision, read_openvino
 from dhp_sr.deploy.quantize import Int8Options, quantize
 from dhp_sr.deploy.quantizers import (
@@ -357,6 +358,30 @@ def test_a_few_large_values_do_not_coarsen_the_others(denoiser, file_format, tmp
         psnr_by(each, denoiser, images, file_format, tmp_path) for each in (recipe, clipping)
     )
     assert fine > coarse + 6
+
+
+def test_an_odd_image_does_not_widen_the_ranges(monkeypatch):
+    from onnx import TensorProto, helper
+
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"]), helper.make_node("Neg", ["y"], ["z"])],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, "h", "w"])],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, [1, 1, "h", "w"])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    lq = torch.linspace(-1, 1, 100 * 100).reshape(1, 1, 100, 100)
+    images = [CalibrationImage(factor * lq, lq) for factor in (1.0, 1.0, 50.0)]
+    ranges = clipped_ranges(model, images, None)
+    assert [*ranges] == ["x", "y", "z"]
+    ends = {name: (entry["rmin"], entry["rmax"]) for name, (entry,) in ranges.items()}
+    # A value of 10,000 is left out at each end.
+    end = 1 - 2e-4
+    for name, expected in {"x": (-end, end), "y": (0, end), "z": (-end, 0)}.items():
+        np.testing.assert_allclose(ends[name], expected, atol=1e-5)
+    assert [*clipped_ranges(model, images, ["Relu"])] == ["x", "y"]
+    monkeypatch.setattr("dhp_sr.deploy.onnx_ranges.TENSORS_AT_ONCE", 1)
+    assert clipped_ranges(model, images, None) == ranges
 
 
 @pytest.mark.parametrize("file_format", SUFFIX)
