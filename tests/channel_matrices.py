@@ -21,6 +21,8 @@ class LinearAttention(Net):
             q, k, v = (y.reshape(n, h * w, self.heads, -1).transpose(1, 2) for y in (q, k, v))
         if self.product == "matmul":
             y, total = q @ (k.mT @ v), q @ k.sum(-2).unsqueeze(-1)
+        elif self.product == "transposed":
+            y, total = q @ (v.mT @ k).mT, q @ k.sum(1).unsqueeze(1).mT
         elif self.product == "bmm":
             y = torch.bmm(q, torch.bmm(k.permute(0, 2, 1), v) / (h * w))
             total = (q * k.mean(1, keepdim=True)).sum(-1, keepdim=True)
@@ -92,6 +94,7 @@ class CovarianceAttention(Net):
 CHANNEL_MATRICES = {
     "linear_attention_elu": (3, LinearAttention(elu_and_one)),
     "linear_attention_relu": (3, LinearAttention(F.relu, "bmm")),
+    "linear_attention_transposed": (3, LinearAttention(torch.exp, "transposed")),
     "linear_attention_sigmoid": (3, LinearAttention(torch.sigmoid, "einsum")),
     "linear_attention_heads": (2, LinearAttention(elu_and_one, "matmul", heads=2)),
     "attention_of_one_head": (2, Transposed(heads=(1,))),

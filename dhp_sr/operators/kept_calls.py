@@ -174,7 +174,11 @@ def pin_ambiguous_calls(nodes: Iterable[fx.Node], analysis: AnalysisContext) -> 
     """
     other_places = set()
     for node in nodes:
-        if node.op in ("call_function", "call_method") and node.name not in analysis.kept_calls:
+        is_call = (
+            node.op in ("call_function", "call_method") and node.name not in analysis.kept_calls
+        )
+        # The transposed value of `x @ y.mT` is recorded where it is used.
+        if is_call and node.target is not getattr:
             other_places.add((owner_of(node), recorded_call_site(node)))
     for name, call in analysis.kept_calls.items():
         if (call.module, call.site) in other_places:
