@@ -14,7 +14,7 @@ import shlex  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 
 from dhp_sr.cli.parsers import train_parser  # noqa: E402
-from dhp_sr.utils.errors import LostProcessError, UserError  # noqa: E402
+from dhp_sr.utils.errors import LostProcessError, UserError, memory_shortage  # noqa: E402
 from dhp_sr.utils.files import working_root  # noqa: E402
 
 
@@ -38,6 +38,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(
             f"error: {error}; training needs pip install 'dhp_sr[train]'; "
             "is the environment active? see README.md: . .venv/bin/activate",
+            file=sys.stderr,
+        )
+    except (MemoryError, RuntimeError) as error:
+        shortage = memory_shortage(error)
+        if shortage is None:
+            raise
+        print(
+            f"error: {shortage}\nlower datasets.train.batch_size_per_gpu or gt_size, or use more "
+            "processes; such a run starts anew",
             file=sys.stderr,
         )
     except OSError as error:

@@ -180,6 +180,16 @@ def test_a_full_disk(option_file, monkeypatch, capsys):
     assert "No space left" in message and "--auto_resume" in message
 
 
+def test_too_little_memory(option_file, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore lines")
+
+    monkeypatch.setattr("dhp_sr.tasks.restoration.build_train_set", fail)
+    assert main(["-opt", str(option_file())]) == 2
+    message = capsys.readouterr().err
+    assert "Tried to allocate 2 GiB" in message and "batch_size_per_gpu" in message
+
+
 def test_an_interruption_before_the_first_step_ends_at_once(option_file, monkeypatch, capsys):
     def interrupt(*_, **__):
         raise KeyboardInterrupt

@@ -6,7 +6,7 @@ A folder of links beside the run keeps the two apart, so that an option file can
 import os
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,6 +107,7 @@ def prepare_images(
     degradation: Degradation,
     truths: Mapping[Path, Path] | None,
     drawn: int | None = None,
+    before_writing: Callable[[], None] = lambda: None,
 ) -> PreparedImages:
     """Divide images into training and held-out ones, and write what the run needs of them.
 
@@ -119,9 +120,10 @@ def prepare_images(
         truths: Image -> its ground truth; None: there are none.
         drawn: Number of drawn images to train on, too; None: `default_drawn`. With truths there
             are none.
+        before_writing: Called before the images of an earlier run are replaced.
 
     Raises:
-        UserError: Images are too small.
+        UserError: Images are too small, or no images.
     """
     if truths is not None and degradation.kind != "none":
         raise UserError("--truth: no effect with --degradation, which makes inputs from the images")
@@ -133,10 +135,8 @@ def prepare_images(
         drawn = 0  # what their inputs would be, only the user knows
     elif drawn is None:
         drawn = default_drawn(len(train))
-    # Left by an earlier run: its images may be others, and links would pile up.
-    for name in ("train", "held_out"):
-        if (folder / name).exists():
-            shutil.rmtree(folder / name)
+    before_writing()
+    _remove_earlier(folder)
     common: JsonObject = {"color": color_of(info.in_channels), "type": "ImageDataset"}
     roots: JsonObject
     val_roots: JsonObject
@@ -152,14 +152,19 @@ def prepare_images(
     elif truths is None:
         # Training computes the teacher's outputs itself; scores need them as files.
         val_roots = _write_teacher_outputs(held_out, network, info, folder / "held_out")
-    datasets = {
-        "train": {**common, **_training_keys(patch * info.scale), **roots},
-        "val": {**common, "name": "held-out images", **val_roots},
-    }
+    training = {**common, **_training_keys(patch * info.scale), **roots}
+    datasets = {"train": training, "val": {**common, "name": "held-out images", **val_roots}}
     has_truths = not is_input or truths is not None
     sizes = [header_size(path, str(path))[:2] for path in train] + drawn * [(SIDE, SIDE)]
     input_pixels = _input_pixels(sizes, info.scale, degradation, has_truths)
     return PreparedImages(datasets, len(train), len(held_out), drawn, has_truths, input_pixels)
+
+
+def _remove_earlier(folder: Path) -> None:
+    """Remove the images of an earlier run: they may be others, and links would pile up."""
+    for name in ("train", "held_out"):
+        if (folder / name).exists():
+            shutil.rmtree(folder / name)
 
 
 def _training_keys(gt_size: int) -> JsonObject:

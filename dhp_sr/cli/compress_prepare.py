@@ -6,7 +6,7 @@ takes minutes.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -42,6 +42,7 @@ from dhp_sr.cli.compress_request import (
     CompressRequest,
     Degradation,
     Target,
+    check_request,
 )
 from dhp_sr.cli.compress_shapes import choose_shape
 from dhp_sr.cli.compress_sources import find_images
@@ -55,6 +56,7 @@ from dhp_sr.training.run_folder import RunFolder
 from dhp_sr.utils.cost_kinds import COST_KINDS
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.files import write_json
+from dhp_sr.utils.strict_json import JsonObject
 from dhp_sr.zoo.checkpoints import Checkpoint
 from dhp_sr.zoo.names import FILE, build_named
 from dhp_sr.zoo.networks import example_input
@@ -94,30 +96,7 @@ def prepare_run(
     rules = width_rules(hyper, request.target, remove_blocks=request.remove_blocks)
     # Before images are written: a target that cannot be met needs none.
     least = _least_macs(hyper, network, rules, request.target, note)
-    degradation = Degradation.from_text(request.degradation, info.scale)
-    # Its images are replaced now: from here on it cannot be resumed, only looked at.
-    earlier = RunFolder(root / "experiments" / request.run_name).set_aside()
-    if earlier is not None:
-        note(f"an earlier run of this name was renamed to {earlier}")
-    prepared = prepare_images(folder, paths, network, info, degradation, truths, request.drawn)
-    write_json(folder / FACTS, facts)
-    if checkpoint.name == FILE:
-        # A pruned network, which no constructor makes. A copy: the user's may be moved meanwhile.
-        copied = folder.absolute() / "network.safetensors"
-        save_model(network, copied)
-        checkpoint = replace(checkpoint, name=f"{FILE}{copied}")
-    note(prepared.trust)
-    template = RunTemplate(
-        name=request.run_name,
-        network=network_section(checkpoint.name, checkpoint.arguments),
-        weights=_write_weights(network, folder),
-        scale=info.scale,
-        datasets=prepared.datasets,
-        has_truths=prepared.has_truths,
-        seed=request.seed,
-        experiments=root / "experiments",
-        runtime=request.runtime or "torch",
-    )
+    prepared, template = _prepare_files(checkpoint, request, root, paths, truths, facts, note)
     target = request.target
     # Quality becomes a fraction of the multiply-adds, any fraction what a shape of the class keeps.
     if target.kind == QUALITY:
@@ -136,21 +115,53 @@ def prepare_run(
     return template.options(target, length, rules)
 
 
-def check_request(request: CompressRequest, folder: Path) -> None:
-    """Refuse arguments that contradict each other, and images in the folder that is replaced."""
-    for option, path in (("--images", request.images), ("--truth", request.truths)):
-        if path is not None and path.resolve().is_relative_to(folder.resolve()):
-            raise UserError(f"{option} {path}: the run replaces this folder; name another one")
-    if request.runtime is not None and not request.measures_time:
-        kind = request.target.kind
-        raise UserError(f"--runtime: no effect with a target of {kind}, only of latency; omit it")
-    if request.drawn and request.truths is not None:
-        raise UserError("--drawn: no effect with --truth: drawn images have none; omit it")
-    if request.remove_blocks and request.drop_in:
-        raise UserError(
-            "--remove_blocks: the class cannot hold what is left of a removed branch, as --drop_in "
-            "asks; omit one of them. --drop_in leaves out whole blocks by itself"
-        )
+def _prepare_files(
+    checkpoint: Checkpoint,
+    request: CompressRequest,
+    root: Path,
+    paths: Sequence[Path],
+    truths: Mapping[Path, Path] | None,
+    facts: JsonObject,
+    note: Callable[[str], None],
+) -> tuple[PreparedImages, RunTemplate]:
+    """Write images, weights and facts of a run, once the images are known to do.
+
+    Returns:
+        What is known about the images, and the run but for its target.
+    """
+    network, info = checkpoint.network, info_of(checkpoint.network)
+    folder = request.images_folder(root)
+
+    def set_earlier_run_aside() -> None:
+        # Without its images it cannot be resumed, only looked at.
+        earlier = RunFolder(root / "experiments" / request.run_name).set_aside()
+        if earlier is not None:
+            note(f"an earlier run of this name was renamed to {earlier}")
+
+    degradation = Degradation.from_text(request.degradation, info.scale)
+    prepared = prepare_images(
+        folder, paths, network, info, degradation, truths, request.drawn, set_earlier_run_aside
+    )
+    write_json(folder / FACTS, facts)
+    name = checkpoint.name
+    if name == FILE:
+        # A pruned network, which no constructor makes. A copy: the user's may be moved meanwhile.
+        copied = folder.absolute() / "network.safetensors"
+        save_model(network, copied)
+        name += str(copied)
+    note(prepared.trust)
+    template = RunTemplate(
+        name=request.run_name,
+        network=network_section(name, checkpoint.arguments),
+        weights=_write_weights(network, folder),
+        scale=info.scale,
+        datasets=prepared.datasets,
+        has_truths=prepared.has_truths,
+        seed=request.seed,
+        experiments=root / "experiments",
+        runtime=request.runtime or "torch",
+    )
+    return prepared, template
 
 
 def _least_macs(

@@ -226,3 +226,20 @@ class CompressRequest:
             "--runtime": self.runtime,
             "--seed": self.seed,
         }
+
+
+def check_request(request: CompressRequest, folder: Path) -> None:
+    """Refuse arguments that contradict each other, and images in the folder that is replaced."""
+    for option, path in (("--images", request.images), ("--truth", request.truths)):
+        if path is not None and path.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{option} {path}: the run replaces this folder; name another one")
+    if request.runtime is not None and not request.measures_time:
+        kind = request.target.kind
+        raise UserError(f"--runtime: no effect with a target of {kind}, only of latency; omit it")
+    if request.drawn and request.truths is not None:
+        raise UserError("--drawn: no effect with --truth: drawn images have none; omit it")
+    if request.remove_blocks and request.drop_in:
+        raise UserError(
+            "--remove_blocks: the class cannot hold what is left of a removed branch, as --drop_in "
+            "asks; omit one of them. --drop_in leaves out whole blocks by itself"
+        )

@@ -201,7 +201,12 @@ def unwrap_checkpoint(content: object) -> dict[str, Tensor]:
     if not content:
         raise ModelFileError("expected a dictionary of tensors, got one without any")
     others = []
+    weights = {}
     for key, value in content.items():
+        # Numbers are among the weights of some networks, such as the mode of Real-CUGAN.
+        if isinstance(value, bool | int | float):
+            value = torch.tensor(value)
+        weights[key] = value
         if not isinstance(key, str) or not torch.is_tensor(value):
             others.append(str(key))
     if others:
@@ -209,6 +214,6 @@ def unwrap_checkpoint(content: object) -> dict[str, Tensor]:
             "expected a tensor under every key (or under those of "
             f"{', '.join(WRAPPER_KEYS)}), got something else at {', '.join(others[:9])}"
         )
-    for key, tensor in content.items():
+    for key, tensor in weights.items():
         check_extent(key, tensor)
-    return dict(content)
+    return weights

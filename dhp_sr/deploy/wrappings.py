@@ -206,13 +206,23 @@ def check_finite(weights: Mapping[str, Tensor]) -> None:
     """Check that weights hold numbers; infinite ones are in use, in masks.
 
     Raises:
-        ModelFileError: They hold NaN, as after a training that diverged.
+        ModelFileError: They hold NaN, as after a training that diverged, or levels of 8 bits.
     """
     damaged = []
+    quantized = []
     for key, tensor in weights.items():
+        # Vectors and single numbers of this type may be settings.
+        if tensor.dtype in (torch.int8, torch.uint8) and tensor.dim() > 1:
+            quantized.append(key)
         if tensor.is_floating_point() and bool(tensor.isnan().any()):
             count = int(tensor.isnan().sum())
             damaged.append(f"{key} ({count} of {tensor.numel()})")
+    if quantized:
+        shown = ", ".join(quantized[:4]) + (", ..." if len(quantized) > 4 else "")
+        raise ModelFileError(
+            f"expected weights in floating point, got levels of 8 bits in {len(quantized)} of "
+            f"{len(weights)} tensors: {shown}; give the file that was quantized"
+        )
     if damaged:
         shown = ", ".join(damaged[:4]) + (", ..." if len(damaged) > 4 else "")
         raise ModelFileError(

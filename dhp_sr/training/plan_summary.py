@@ -1,5 +1,6 @@
 """Summary of a channel plan: what can be pruned, and how far a budget can go."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -88,14 +89,11 @@ def summarize_plan(
     dense, shares, bounds = _summarize_costs(hyper, rules, budget_kind)
     narrowest = min_width_mask(plan, rules)
     groups: list[JsonObject] = []
-    excluded: list[str] = []
     for group in plan.groups:
         entry = _summarize_group(group)
         if group.prunable:
             entry["min_width"] = int(narrowest[group.span].sum())
             entry["cost_shares"] = {kind: shares[kind][group.name] for kind in shares}
-        if group.reason == EXCLUDED:
-            excluded.extend(group.members)
         groups.append(entry)
     return {
         "network": type(network).__name__,
@@ -103,7 +101,7 @@ def summarize_plan(
         "dense": dense,
         "rules": {"round_to": round_to, "min_width": min_width, "remove_blocks": remove_blocks},
         "groups": groups,
-        "excluded": excluded,
+        "excluded": _excluded_layers(plan.groups),
         "lower_bound": bounds,
         "training_form": plan.training_time_form,
         "kept_statistics": [
@@ -111,6 +109,15 @@ def summarize_plan(
             *(call.name for call in plan.kept_calls),
         ],
     }
+
+
+def _excluded_layers(groups: Sequence[Group]) -> list[str]:
+    """List the layers that the option `exclude` names."""
+    excluded: list[str] = []
+    for group in groups:
+        if group.reason == EXCLUDED:
+            excluded.extend(group.members)
+    return excluded
 
 
 def _summarize_group(group: Group) -> JsonObject:

@@ -41,15 +41,23 @@ def exit_code(command: Callable[[], int | None]) -> int:
     except OSError as error:
         print(f"error: cannot read or write: {error}", file=sys.stderr)
     except (MemoryError, RuntimeError) as error:
-        # torch has no type of its own for this on the CPU; the first of many lines says how much.
-        lines = str(error).splitlines() or ["no more is known"]
-        if isinstance(error, RuntimeError) and "tried to allocate" not in lines[0].lower():
+        shortage = memory_shortage(error)
+        if shortage is None:
             raise
-        print(f"error: not enough memory: {lines[0]}", file=sys.stderr)
+        print(f"error: {shortage}", file=sys.stderr)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
     return 2
+
+
+def memory_shortage(error: Exception) -> str | None:
+    """Return a message about memory that is missing; None for another error."""
+    # torch has no type of its own for this on the CPU; the first of many lines says how much.
+    lines = str(error).splitlines() or ["no more is known"]
+    if isinstance(error, RuntimeError) and "tried to allocate" not in lines[0].lower():
+        return None
+    return f"not enough memory: {lines[0]}"
 
 
 def constructor_error(name: str, arguments: Mapping[str, object], error: Exception) -> UserError:

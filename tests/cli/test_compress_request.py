@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dhp_sr.cli.compress_prepare import check_request
-from dhp_sr.cli.compress_request import CompressRequest, Target
+from dhp_sr.cli.compress_request import CompressRequest, Target, check_request
 from dhp_sr.cli.compress_sources import find_images, list_images, match_truths
 from dhp_sr.utils.errors import UserError
 

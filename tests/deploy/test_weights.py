@@ -269,3 +269,21 @@ def test_the_pickle_is_checked_whatever_the_case_of_its_name(tmp_path, name):
             new.writestr(entry.filename.replace("data.pkl", name), old.read(entry))
     with pytest.raises(ModelFileError, match="bytearray"):
         load_weights(tmp_path / "x.pth")
+
+
+def test_numbers_among_the_weights_are_kept(tmp_path):
+    """Such as the mode of Real-CUGAN, which spandrel tells by its key."""
+    weights = {"a.weight": torch.zeros(2, 2), "pro": 1, "gain": 0.5}
+    torch.save(weights, tmp_path / "w.pth")
+    loaded = load_weights(tmp_path / "w.pth")
+    assert loaded["pro"] == 1 and loaded["gain"] == 0.5
+    torch.save({**weights, "note": "text"}, tmp_path / "w.pth")
+    with pytest.raises(ModelFileError, match="something else at note"):
+        load_weights(tmp_path / "w.pth")
+
+
+def test_quantized_levels_are_no_weights(tmp_path):
+    network = torch.nn.Conv2d(2, 2, 1)
+    levels = {key: (127 * value).to(torch.int8) for key, value in network.state_dict().items()}
+    with pytest.raises(ModelFileError, match=r"8 bits in 1 of 2 tensors: weight"):
+        load_into(network, levels)
