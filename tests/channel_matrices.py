@@ -67,6 +67,18 @@ class DoubleAttention(Net):
         return x + self.outer(gathered.matmul(v.softmax(dim=1)).view(n, -1, h, w))
 
 
+class ChannelAttention(Net):
+    """Channels weighted by how much they differ from the most alike one (DANet)."""
+
+    def middle(self, x):
+        y = self.inner(x)
+        query = y.flatten(2)
+        energy = torch.bmm(query, query.permute(0, 2, 1))
+        difference = torch.max(energy, -1, keepdim=True)[0].expand_as(energy) - energy
+        attention = (difference - difference.amin(dim=2, keepdim=True)).softmax(dim=-1)
+        return self.outer(torch.bmm(attention, query).view_as(y) * 0.5 + y)
+
+
 class LambdaLayer(Net):
     """Queries of several heads that read one product of keys and values (LambdaNetworks)."""
 
@@ -100,6 +112,7 @@ CHANNEL_MATRICES = {
     "attention_of_one_head": (2, Transposed(heads=(1,))),
     "attention_without_heads": (2, Transposed()),
     "attention_double": (3, DoubleAttention()),
+    "attention_by_differences": (2, ChannelAttention(inner=conv(8, 8), outer=conv(8, 8))),
     "attention_by_lambdas": (3, LambdaLayer()),
     "attention_by_covariance": (2, CovarianceAttention(inner=conv(8, 8), outer=conv(8, 8))),
 }

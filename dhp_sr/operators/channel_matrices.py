@@ -87,18 +87,43 @@ def _is_one_value(op: OpContext, argument: Any) -> bool:
 
 
 def _united(op: OpContext, first: Any, second: Any, decide: Callable[..., bool]) -> ChannelMatrix:
-    """Unite the channels of two matrices of one shape; `decide` by which of them are masked."""
+    """Unite the channels of two matrices, broadcast; `decide` by which of them are masked."""
     left, right = _matrix(op, first), _matrix(op, second)
-    if op.shape(first) != op.shape(second):
-        raise Unsupported(f"{op.operator} of products between channels, broadcast, at {op.layer}")
-    for axes in zip(left.axes, right.axes, strict=True):
-        known = [channels for channels in axes if channels is not None]
-        if len(known) == 1:
+    axes: list[Tensor | None] = []
+    for dim, channels in enumerate(zip(left.axes, right.axes, strict=True)):
+        known = [along for along in channels if along is not None]
+        lengths = (op.shape(first)[dim], op.shape(second)[dim])
+        if len(known) == 1 and 1 not in lengths:
             raise Unsupported(f"{op.operator} at {op.layer} of products between other channels")
-        if known:
+        if len(known) == 2:
             op.analysis.union_find.union(*known)
+        axes.append(known[0] if known else None)
     masked = [decide(zeros) for zeros in zip(left.masked, right.masked, strict=True)]
-    return ChannelMatrix(left.axes, tuple(masked))
+    return ChannelMatrix(tuple(axes), tuple(masked))
+
+
+def _expanded(op: OpContext) -> ChannelMatrix:
+    """Keep the channels of a matrix that is expanded to another's shape."""
+    matrix = _united(op, op.source, op.argument(1, "other"), any)
+    return replace(matrix, masked=(False,) * len(matrix.masked))
+
+
+def _extreme(op: OpContext) -> Any:
+    """Keep the channels of a maximum along one axis, over those that are kept."""
+    matrix = _matrix(op, op.source)
+    axis = op.arg_value(1, "dim")
+    items = [user.args[1:] for user in op.node.users]
+    tells_index = isinstance(op.value, tuple) and any(item != (0,) for item in items)
+    result = op.value[0] if isinstance(op.value, tuple) else op.value
+    keeps_axis = isinstance(axis, int) and result.dim() == len(matrix.axes)
+    if tells_index or not keeps_axis or op.operator.startswith("arg"):
+        raise Unsupported(f"{op.operator} of products between channels at {op.layer}")
+    axis %= len(matrix.axes)
+    if matrix.axes[axis] is not None:
+        keep_channels_of_call(op, axis, returns_channels=False)
+    axes = [None if dim == axis else along for dim, along in enumerate(matrix.axes)]
+    reduced = ChannelMatrix(tuple(axes), (False,) * len(axes))
+    return [reduced] * len(op.value) if isinstance(op.value, tuple) else reduced
 
 
 def _softmax(op: OpContext) -> ChannelMatrix:
@@ -137,7 +162,7 @@ _ENTRYWISE = (
     "relu relu6 leaky_relu elu gelu silu tanh sigmoid identity dropout abs square exp negation"
 )
 
-RULES: dict[str, Callable[[OpContext], ChannelMatrix]] = {
+RULES: dict[str, Callable[[OpContext], Any]] = {
     **dict.fromkeys(_ENTRYWISE.split(), _entrywise),
     **dict.fromkeys(("copy", "cast"), lambda op: _matrix(op, op.source)),
     **dict.fromkeys(("multiply", "divide"), _scaled),
@@ -145,6 +170,8 @@ RULES: dict[str, Callable[[OpContext], ChannelMatrix]] = {
     "softmax": _softmax,
     "permute": _moved,
     "attribute": _moved,
+    "extreme over axes": _extreme,
+    "expand_as": _expanded,
 }
 """Name of an operator -> its rule for matrices of channels."""
 
@@ -169,4 +196,7 @@ def _is_followed(user: fx.Node, spec: OpSpec | None, found: set[fx.Node]) -> boo
         return False
     if spec.name == "attribute" and user.args[1] not in ("T", "mT", "H", "mH"):
         return False
-    return spec.name in PRODUCTS or (spec.name in RULES and user in found)
+    # Of the values and indices of `scores.max(-1)`, which are no matrix themselves.
+    source: Any = user.args[0] if user.args else None
+    is_item = spec.name == "getitem" and source.target in ("max", "min", torch.max, torch.min)
+    return spec.name in PRODUCTS or ((is_item or spec.name in RULES) and user in found)

@@ -52,6 +52,10 @@ class Products(CovarianceAttention):
         lambda scores, y: scores.relu_() @ y + scores @ y,
         lambda scores, y: (scores + torch.ones(8, 8)) @ y,
         lambda scores, y: (1 / scores) @ y,
+        lambda scores, y: (scores * scores.max(-1, keepdim=True)[1]) @ y,
+        lambda scores, y: (scores * scores.argmax(-1, keepdim=True)) @ y,
+        lambda scores, y: (scores * scores.max()) @ y,
+        lambda scores, y: (scores * scores.amax(1)[:, None]) @ y,
         lambda scores, y: F.layer_norm(scores, (8,)) @ y,
     ],
 )
