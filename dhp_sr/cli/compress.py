@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from dhp_sr.archs import ARCHS
@@ -29,7 +30,7 @@ from dhp_sr.training.loop import Interrupted
 from dhp_sr.training.run_folder import RunFolder
 from dhp_sr.training.run_lock import RunLock
 from dhp_sr.utils.cost_kinds import COST_KINDS
-from dhp_sr.utils.errors import UserError
+from dhp_sr.utils.errors import LostProcessError, UserError
 from dhp_sr.utils.files import write_text
 from dhp_sr.utils.strict_json import parse_json
 from dhp_sr.zoo.checkpoints import Checkpoint, checkpoint_of_own, open_checkpoint
@@ -90,6 +91,10 @@ def run_compress(arguments: argparse.Namespace, root: Path) -> int:
         except KeyboardInterrupt:
             print(_stopped_text(root / "experiments" / request.run_name))
             return 130
+        except (OSError, LostProcessError):
+            # Such as a full disk: minutes of finetuning need not be lost.
+            print(_stopped_text(root / "experiments" / request.run_name))
+            raise
     return 0
 
 
@@ -249,6 +254,16 @@ def checkpoint_of(network: nn.Module) -> Checkpoint:
     Raises:
         UserError: It is no network that restores images.
     """
+    if not isinstance(network, nn.Module):
+        raise UserError(
+            f"expected a network (torch.nn.Module), got {type(network).__name__}; files are for "
+            "compress.py --model, a state dict is loaded into its network first"
+        )
+    if isinstance(network, torch.jit.ScriptModule):
+        raise UserError(
+            "expected a network in Python, got one of TorchScript, which has no forward to follow; "
+            "give the network that was scripted"
+        )
     # The caller's network stays as it was, on its device and in its mode.
     copied = copy.deepcopy(network).cpu().float().eval()
     name = type(network).__name__

@@ -60,8 +60,7 @@ class Task(ABC, Generic[TestSetType]):
         scores: Names of what `evaluate` measures, in the order of the columns of validation.csv.
         batch_keys: Keys of a training batch: the network's input and its target.
         loss_name: Name of the loss in TensorBoard, by BasicSR's convention.
-        input_name: Name in tables of the input itself, which a network has to beat; empty where
-            it cannot be scored.
+        input_name: Name of the input in tables, which a network has to beat; empty: not scored.
     """
 
     name: str
@@ -131,14 +130,13 @@ class Task(ABC, Generic[TestSetType]):
         Raises:
             UserError: Type, arguments, scale or channels do not fit together or to the images.
         """
-        # `HyperEDSR` and `EDSR` name the same plain network; the conversion comes later.
+        # `HyperEDSR` and `EDSR` name the same network; the conversion comes later.
         name, arguments = plain_type(options.network_g)
         if name in ARCHS or options.network_g.type != "Hyper":
             network = build(name, **arguments)
         else:
             network = build_named(name, arguments)
-            # A third-party network does not state what it takes and gives, so it is probed. One of
-            # a model file carries its description.
+            # A third-party network does not state what it takes and gives; a model file does.
             if attached_info(network) is None:
                 network = self.describe_third_party(network, name, arguments, options)
         self.check_fit(network, name, options)

@@ -1,6 +1,7 @@
 """compress.py and dhp_sr.compress: whole runs in small, checkpoints, targets, mistakes."""
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -240,6 +241,16 @@ def test_the_settings_of_a_program_are_those_of_the_command(tmp_path, monkeypatc
     assert (plain.remove_blocks, removing.remove_blocks) == (False, True)
     # A run that is resumed goes on with its options, so the folders differ.
     assert plain.run_name != removing.run_name
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace:DeprecationWarning")
+def test_what_is_no_network_of_a_program(material, tmp_path):
+    network = build("DnCNN", num_feat=8, num_layers=3)
+    others = {"str": "net.pth", "OrderedDict": network.state_dict()}
+    others["TorchScript"] = torch.jit.trace(network.eval(), torch.rand(1, 1, 8, 8))
+    for kind, other in others.items():
+        with pytest.raises(UserError, match=f"expected a network .*got .*{kind}"):
+            dhp_sr.compress(other, material / "images", macs=0.5, root=tmp_path)
 
 
 @pytest.mark.parametrize("channels, weight, fact", [(4, 0.1, "4 channels"), (3, torch.nan, "nan")])
@@ -560,6 +571,17 @@ def test_ctrl_c_during_the_search_leaves_the_state_before_it(
     assert compress(material, tmp_path, "compact.pth", iterations="4") == 0
     whole = load_model(tmp_path / "small.safetensors").state_dict()
     assert all(torch.equal(stopped[key], whole[key]) for key in whole)
+
+
+def test_a_full_disk_leaves_a_run_that_can_be_resumed(material, tmp_path, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(phases, "prune_for_targets", fail)
+        with pytest.raises(OSError, match="No space"):
+            compress(material, tmp_path, "dncnn.pth")
+    assert "is saved\nresume with the same command and --auto_resume" in capsys.readouterr().out
 
 
 def test_an_earlier_run_is_set_aside_with_its_images(material, tmp_path, monkeypatch, capsys):
