@@ -13,7 +13,7 @@ from typing import IO
 
 import torch
 
-from dhp_sr.deploy.safetensors_io import ModelFileError
+from dhp_sr.deploy.safetensors_io import ModelFileError, recognize
 
 _STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
 ALLOWED = {
@@ -45,7 +45,8 @@ def check_pickle(path: Path) -> None:
             things than tensors.
     """
     with open(path, "rb") as file:
-        head = file.read(4)
+        beginning = file.read(64)
+        head = beginning[:4]
         file.seek(0)
         if head == b"PK\x03\x04":
             check_zip(path)
@@ -54,6 +55,9 @@ def check_pickle(path: Path) -> None:
             for _ in range(_NUM_LEGACY_PICKLES):
                 _check_operations(file)
         else:
+            known = recognize(beginning)
+            if known is not None:
+                raise ModelFileError(f"expected a file of weights, got {known}")
             raise ModelFileError(f"{_WRONG_KIND} (it begins with {head!r})")
 
 

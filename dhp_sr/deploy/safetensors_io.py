@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -171,14 +170,23 @@ def looks_like_safetensors(path: str | Path) -> bool:
     return head[8:] == b"{" and int.from_bytes(head[:8], "little") < 2**32
 
 
+def recognize(head: bytes) -> str | None:
+    """Say what a file is that is no model of any kind, from its beginning; None: not known."""
+    if not head:
+        return "an empty file (0 bytes)"
+    if head.startswith(b"version https://git-lfs"):
+        return "a git-lfs pointer; get the file itself by `git lfs pull`"
+    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "a web page, such as one that asks before a download; download the file again"
+    return None
+
+
 def diagnose(path: Path, error: SafetensorError) -> str:
     """Return the most likely reason why the library could not open a file."""
     with open(path, "rb") as file:
         head = file.read(64)
     # Zip archives of torch.save, and bare pickles of protocols 2 to 5.
     pickle_heads = (b"PK\x03\x04", *(bytes([0x80, protocol]) for protocol in range(2, 6)))
-    if not head:
-        return f"the file is empty ({os.path.getsize(path)} bytes)"
     if looks_like_safetensors(path):
         return f"the file is truncated or damaged ({error}); copy or download it again"
     if path.suffix.lower() == ".pt2":
@@ -193,9 +201,5 @@ def diagnose(path: Path, error: SafetensorError) -> str:
             "a dense network use path.pretrain_network_g, or make it a model file by "
             "export.py --arch NAME"
         )
-    if head.startswith(b"version https://git-lfs"):
-        return (
-            "expected a safetensors file, got a git-lfs pointer; get the file itself by "
-            "`git lfs pull`"
-        )
-    return f"expected a safetensors file, got something else (it begins with {head[:8]!r})"
+    known = recognize(head) or f"something else (it begins with {head[:8]!r})"
+    return f"expected a safetensors file, got {known}"

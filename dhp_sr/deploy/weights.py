@@ -202,9 +202,10 @@ def unwrap_checkpoint(content: object) -> dict[str, Tensor]:
         raise ModelFileError("expected a dictionary of tensors, got one without any")
     others = []
     weights = {}
+    has_tensors = any(torch.is_tensor(value) for value in content.values())
     for key, value in content.items():
         # Numbers are among the weights of some networks, such as the mode of Real-CUGAN.
-        if isinstance(value, bool | int | float):
+        if has_tensors and isinstance(value, bool | int | float):
             value = torch.tensor(value)
         weights[key] = value
         if not isinstance(key, str) or not torch.is_tensor(value):

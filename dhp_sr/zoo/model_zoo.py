@@ -100,10 +100,12 @@ def resolve_model(model: str | Path, folder: Path | None = None) -> Path:
         folder: As for `zoo_models`.
 
     Raises:
-        UserError: The zoo has no model of this name.
+        UserError: The zoo has no model of this name, or the prefix of one was left out.
     """
     text = str(model)
     if not text.startswith(PREFIX):
+        if not Path(model).exists() and any(text == entry.name for entry in zoo_models(folder)):
+            raise UserError(f"{text}: there is no such file; did you mean {PREFIX}{text}?")
         return Path(model)
     # The name is looked up, never joined to a path: `zoo:../x` is only an unknown name.
     name = text.removeprefix(PREFIX)

@@ -42,9 +42,10 @@ def _write(path, content):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "the file is empty"),
+        (b"", "an empty file"),
         (b"P5 1 1 255 ", r"b'P5 1 1 2'"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer"),
+        (b"\n<!DOCTYPE html><html>Sign in", "a web page"),
         (b"PK\x03\x04" + bytes(60), "pickle"),
         (pickle.dumps([1] * 99, protocol=2), "pickle"),
         (pickle.dumps([1] * 99, protocol=4), "pickle"),

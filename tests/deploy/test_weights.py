@@ -184,7 +184,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path):
     [
         (torch.zeros(2), "Tensor"),
         ({}, "dict"),
-        ({"a": torch.zeros(1), "epoch": 3}, "at epoch"),
+        ({"a": torch.zeros(1), "epoch": "third"}, "at epoch"),
         ({"params": {"a": 1}}, "at a$"),
     ],
 )
@@ -269,6 +269,20 @@ def test_the_pickle_is_checked_whatever_the_case_of_its_name(tmp_path, name):
             new.writestr(entry.filename.replace("data.pkl", name), old.read(entry))
     with pytest.raises(ModelFileError, match="bytearray"):
         load_weights(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"", "an empty file"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"<html><body>Sign in", "a web page"),
+    ],
+)
+def test_files_that_a_download_left_are_named(tmp_path, content, kind):
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(ModelFileError, match=f"expected a file of weights, got .*{kind}"):
+        load_weights(tmp_path / "w.pth")
 
 
 def test_numbers_among_the_weights_are_kept(tmp_path):

@@ -45,6 +45,8 @@ def test_names_stand_for_files(zoo):
     assert str(resolve_model("a/b.onnx")) == "a/b.onnx"
     with pytest.raises(UserError, match=r"'tiny_x3'.*'tiny_x2'"):
         resolve_model("zoo:tiny_x3")
+    with pytest.raises(UserError, match="did you mean zoo:tiny_x2"):
+        resolve_model("tiny_x2")
     assert asks_for_listing("zoo:") and asks_for_listing(["zoo:"])
     assert not asks_for_listing(None) and not asks_for_listing("zoo:tiny_x2")
 
