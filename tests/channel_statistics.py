@@ -114,6 +114,16 @@ class FunctionalNorms(Net):
         return F.rms_norm(y, [y.size(3)], self.scale).permute(0, 3, 1, 2)
 
 
+class Modulated(Net):
+    """A LayerNorm without weights, scaled and shifted by what the whole image is (DiT)."""
+
+    def middle(self, x):
+        tokens = x.flatten(2).transpose(1, 2)
+        shift, scale = self.outer(tokens.mean(1, keepdim=True)).chunk(2, dim=-1)
+        y = self.inner(self.norm(tokens) * (1 + scale) + shift)
+        return x + y.transpose(1, 2).view_as(x)
+
+
 class EfficientAttention(Net):
     """A convolution along the channels, between neighbors (ECA-Net)."""
 
@@ -176,6 +186,14 @@ CHANNEL_STATISTICS = {
     "softmax_module_over_channels": (
         2,
         SharedSoftmax(inner=conv(8, 8), outer=conv(8, 8), softmax=nn.Softmax(dim=1)),
+    ),
+    "norm_without_weights": (
+        1,
+        Modulated(
+            inner=nn.Linear(8, 8),
+            outer=nn.Linear(8, 16),
+            norm=nn.LayerNorm(8, elementwise_affine=False),
+        ),
     ),
     "norms_called_over_channels": (3, FunctionalNorms()),
     "norm_written_in_the_forward": (

@@ -51,7 +51,10 @@ class KeptStatistics:
             # index_select, not a mask: with the channels gathered, any layer's own forward computes
             # the statistics, whatever they are.
             inputs[key] = inputs[key].index_select(dim, index.to(inputs[key].device))
-        result = call_with(narrow(module, self.tensors).forward, inputs)
+        narrowed = narrow(module, self.tensors)
+        if isinstance(narrowed, (nn.LayerNorm, nn.RMSNorm)) and not self.tensors:
+            narrowed.normalized_shape = (len(kept),)
+        result = call_with(narrowed.forward, inputs)
         shape = list(result.shape)
         shape[self._dim] = self._width
         return result.new_zeros(shape).index_copy(self._dim, kept.to(result.device), result)

@@ -95,7 +95,7 @@ def axes_norm_channels(op: OpContext) -> Any:
         if dim is not None and layer.weight is not None:
             return keep_statistics(op, dim)
         if dim is not None:
-            raise Unsupported(f"{op.operator} at {op.layer} mixes all channels")
+            return _norm_without_weights(op, dim)
     ids = couple_unless_alone(op.ids[op.source], dims, op.analysis.union_find, op.layer)
     if ids is not None:
         for size in op.channel_sizes():
@@ -110,6 +110,23 @@ def axes_norm_channels(op: OpContext) -> Any:
         return keep_statistics(op, dim)
     channels = keep_channels_of_call(op, dim, returns_channels=True)
     return op.broadcast_along(channels, dim)
+
+
+def _norm_without_weights(op: OpContext, dim: int) -> Tensor:
+    """Keep the channels of a LayerNorm without weights, whose width is an attribute alone.
+
+    Raises:
+        Unsupported: The width is one of several sizes.
+    """
+    assert op.module is not None, "a LayerNorm"
+    if len(op.module.normalized_shape) > 1:
+        raise Unsupported(f"{op.operator} at {op.layer} mixes all channels")
+    channels = keep_channels_of_module(op, dim)
+    laid_out = op.broadcast_along(channels, dim)
+    size = len(channels)
+    counted = ChannelRange(laid_out, dim, size, (0, size))
+    op.record_size(("module", "normalized_shape"), [counted], size)
+    return laid_out
 
 
 def _statistics_axes(op: NodeContext) -> Iterable[int]:

@@ -124,3 +124,11 @@ def _replacement(
         new = nn.Parameter(new, requires_grad=tensor.requires_grad)
     replaced[id(tensor)] = (tensor, new)
     return new
+
+
+def state_width(module: nn.Module, name: str, size: int | list[int]) -> bool:
+    """Set a width of a module without tensors; returns whether the module must have this one."""
+    width = tuple(size) if isinstance(size, list) else size
+    is_needed = isinstance(width, tuple) and getattr(module, name) != width
+    setattr(module, name, width)
+    return is_needed

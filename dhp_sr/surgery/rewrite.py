@@ -22,6 +22,7 @@ from torch import fx, nn
 
 from dhp_sr.channels.plan import ChannelPlan
 from dhp_sr.graph.capture import ArgPath, record_values, trace
+from dhp_sr.operators.resize import state_width
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.modules import evaluating, floating_dtype
 from dhp_sr.utils.network_io import Example, first_samples, inputs_of, with_further_inputs
@@ -121,14 +122,15 @@ def rewrite(
             small.register_buffer(name, constant, persistent=False)
     patches: Patches = {}
     nodes = {node.name: node for node in traced.graph.nodes}
+    narrower = 0
     for patch, size in zip(plan.size_patches, sizes, strict=True):
         if patch.path[0] == "module":
-            # A module without tensors, such as nn.Unflatten, holds the size as an attribute.
             module = small.get_submodule(str(nodes[patch.node].target))
-            setattr(module, patch.path[1], size)
+            narrower += state_width(module, patch.path[1], size)
         else:
             patches[patch.node, patch.path] = size
-    is_suitable = not runs_only_as_traced(network, small)
+    # What no tensor tells is stated where the network is rebuilt from a file.
+    is_suitable = not narrower and not runs_only_as_traced(network, small)
     if plan.checks:
         is_suitable = is_suitable and _runs(small, example)
         for name in plan.checks:

@@ -180,9 +180,9 @@ PINNED = {
         "has no weight",
     ),
     "layer_norm": (
-        LayerNorm2d(inner=conv(8, 8), norm=nn.LayerNorm(8, elementwise_affine=False)),
-        {"inner"},
-        "LayerNorm at norm mixes all",
+        Sequence(conv(8, 8), nn.LayerNorm([8, 8, 8], elementwise_affine=False)),
+        {"parts.0"},
+        "LayerNorm at parts.1 mixes all",
     ),
     "matmul": (Multiplied(inner=conv(8, 8)), {"inner"}, "an axis that keeps its length"),
     "einsum": (

@@ -34,6 +34,7 @@ REWRITTEN = {
     "attention_by_lambdas",
     "linear_attention_heads",
     "layer_norm_by_keyword",
+    "norm_without_weights",
     "assigned_slice",
     "group_norm_called",
     "state_of_zeros",
