@@ -113,13 +113,25 @@ def _groups_that_gates_miss(hyper: HyperNet) -> tuple[str, ...]:
     """Return the groups for which gates where weights read do something else than masks."""
     names = [group.name for group in hyper.plan.prunable]
     # All groups together first: each comparison takes two forwards, and nearly always they agree.
-    if _gating_equals_masking(hyper, names):
+    if _agree(hyper, names):
         return ()
-    return tuple(name for name in names if not _gating_equals_masking(hyper, [name]))
+    return tuple(name for name in names if not _agree(hyper, [name]))
 
 
-def _gating_equals_masking(hyper: HyperNet, groups: list[str]) -> bool:
-    """Return whether closing every other channel of some groups by gates equals masking them."""
+def _agree(hyper: HyperNet, groups: list[str]) -> bool:
+    """Return whether closing either half of some groups by gates equals masking it."""
+    # The channels of one half may all be zeros for the image, behind a ReLU.
+    return all(_gating_equals_masking(hyper, groups, kept) for kept in (0, 1))
+
+
+def _gating_equals_masking(hyper: HyperNet, groups: list[str], kept: int) -> bool:
+    """Return whether closing every other channel of some groups by gates equals masking them.
+
+    Args:
+        hyper: The network.
+        groups: Their names.
+        kept: The first channel that stays open, 0 or 1.
+    """
     inputs = hyper.random_inputs()
     image = inputs[0]
     mask_before = hyper.mask.clone()
@@ -127,7 +139,7 @@ def _gating_equals_masking(hyper: HyperNet, groups: list[str]) -> bool:
     for name in groups:
         # Every other channel, not all: a network of zeros agrees with itself in any case.
         indices = torch.arange(hyper.latents[name].numel(), device=image.device)
-        keep[name] = indices % 2 == 0
+        keep[name] = (indices % 2 == kept) | (len(indices) == 1)
         hyper.latents[name].copy_(keep[name])
     gated = hyper(*inputs)
     for name in groups:

@@ -59,6 +59,14 @@ def test_a_closed_gate_is_a_masked_channel(name):
     assert float((gated - masked).abs().max()) <= 1e-10 * float(masked.abs().max())
 
 
+def test_channels_that_are_zero_for_an_image_do_not_hide_the_others():
+    plain = copy.deepcopy(TOPOLOGIES["linear_attention_relu"][1]).double().eval()
+    for layer in (plain.q, plain.k):
+        layer.bias.data[:] = torch.tensor([10.0, -100.0] * 3)
+    hyper = convert(plain, torch.rand(1, 2, 8, 8, dtype=torch.float64)).eval()
+    assert use_gates(hyper) == ("q",)
+
+
 def test_the_gradient_of_a_gate_is_that_of_a_gate_behind_the_activation():
     """Also for closed gates, with a norm and a ReLU between the convolution and the gate."""
     plain = network("dncnn_gray")
