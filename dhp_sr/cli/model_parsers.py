@@ -100,6 +100,23 @@ def export_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="weights, computation, input and output in fp16; OpenVINO: weights alone",
     )
+    _add_int8(parser)
+    add_network_arguments(parser, "network that the weights belong to: EDSR, basicsr:RCAN, ...")
+    parser.add_argument(
+        # The second spelling is that of the first edition.
+        "--license",
+        "--licence",
+        dest="license",
+        metavar="TEXT",
+        help="stated in the file; default: what the model states",
+    )
+    parser.add_argument(
+        "--tolerance", type=float, help="largest difference to PyTorch; default: 1e-4, half 1e-2"
+    )
+    return parser
+
+
+def _add_int8(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--int8",
         action="store_true",
@@ -124,19 +141,6 @@ def export_parser() -> argparse.ArgumentParser:
         help="with --int8: steps of quantization-aware finetuning where int8 loses more than "
         "--max_loss without; 0: none; default: 300",
     )
-    add_network_arguments(parser, "network that the weights belong to: EDSR, basicsr:RCAN, ...")
-    parser.add_argument(
-        # The second spelling is that of the first edition.
-        "--license",
-        "--licence",
-        dest="license",
-        metavar="TEXT",
-        help="stated in the file; default: what the model states",
-    )
-    parser.add_argument(
-        "--tolerance", type=float, help="largest difference to PyTorch; default: 1e-4, half 1e-2"
-    )
-    return parser
 
 
 def infer_parser() -> argparse.ArgumentParser:
