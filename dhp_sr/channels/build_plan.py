@@ -51,9 +51,8 @@ def make_plan(
             counted at its size, per sample.
         exclude: Names or patterns (`body.*`) of layers whose output channels are pinned.
         prune_residual: Whether channels coupled by residual additions may be pruned.
-        kept_statistics: Whether normalizations over channels, and layers that standardize their
-            weights, take their statistics over the kept channels, before the cut as after it; else
-            such channels are pinned.
+        kept_statistics: Whether statistics over channels, of normalizations and of weights that are
+            standardized, are over the kept ones before the cut, too; else such channels are pinned.
 
     Raises:
         TraceError: The network cannot be traced or run.
@@ -63,7 +62,6 @@ def make_plan(
     def plan_in_mode(
         training: bool, evaluation: AnalysisContext | None = None
     ) -> tuple[ChannelPlan, AnalysisContext]:
-        """Return the plan, and the analysis that it is made of."""
         traced = trace(network, example_input, training, join_computed_weights=True)
         if not training:
             check_capture(network, traced, example_input)
@@ -83,8 +81,6 @@ def make_plan(
         with contextlib.suppress(TraceError):
             return plan_in_mode(training=True)[0]
         raise
-    # Networks such as ECBSR compute fused weights in evaluation mode. In training mode their
-    # branches are plain layers, which can be pruned.
     fused = analysis.tensors_of_fused_weights()
     share_read = _share_of_parameters({*analysis.read_as_values, *fused}, analysis.shapes)
     if not plan.prunable or share_read > _LARGE_SHARE:
