@@ -27,8 +27,8 @@ class LinearAttention(Net):
             y = torch.bmm(q, torch.bmm(k.permute(0, 2, 1), v) / (h * w))
             total = (q * k.mean(1, keepdim=True)).sum(-1, keepdim=True)
         else:
-            y = torch.einsum("...nd,...de->...ne", q, torch.einsum("...nd,...ne->...de", k, v))
-            total = torch.einsum("...nd,...d->...n", [q, k.sum(-2)])[..., None]
+            y = torch.einsum("...nc,...ce->...ne", q, torch.einsum("...nc,...ne->...ce", k, v))
+            total = torch.einsum("...nc,...c->...n", [q, k.sum(-2)])[..., None]
         y = y / (total + 1e-3)
         return x + self.outer(y.mT.reshape(n, -1, h, w))
 

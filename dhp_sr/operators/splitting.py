@@ -4,6 +4,7 @@ Where the forward writes numbers of channels (`split(x, (16, 48))`), the rule re
 they count. Each section becomes a dependency group, so that none of them can become empty.
 """
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -128,10 +129,17 @@ def unbind_channels(op: OpContext) -> Any:
 
 
 def concatenate_channels(op: OpContext) -> Tensor:
-    """Join channels; along another axis, unite those of all sections."""
+    """Join channels; along another axis, unite those of all sections.
+
+    Raises:
+        Unsupported: None of the sections has an entry.
+    """
     dim = _joined_axis(op)
     union_find = op.analysis.union_find
-    sections = _with_shapes(op, op.ids)
+    # Of a list that begins empty, say: nothing in it is coupled with the others.
+    sections = [(ids, shape) for ids, shape in _with_shapes(op, op.ids) if math.prod(shape)]
+    if not sections:
+        raise Unsupported(f"values without entries joined at {op.layer}")
     if any(ids.numel() > ids.shape[dim] for ids, _ in sections):
         # The channels lie along another axis, and the result has one set of them for all sections.
         rows = []

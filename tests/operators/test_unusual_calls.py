@@ -31,6 +31,11 @@ CALLS = {
     "pixel unshuffle without batch axis": lambda net, y: F.pixel_shuffle(
         F.pixel_unshuffle(y[0], 2)[None], 2
     ),
+    "joined with nothing along space": lambda net, y: torch.cat([y[:, :, :0], y, y[:, :, :0]], 2),
+    "joined with no channels": lambda net, y: torch.cat([y[:, :0], y], 1),
+    "nothing joined with nothing": lambda net, y: (
+        y + torch.cat([y[:, :, :0], y[:, :, :0]], 2).sum((1, 2))[:, None, None]
+    ),
     "softmax over a guessed axis": lambda net, y: F.softmax(y[0])[None],
     "linear on a vector": lambda net, y: (
         y + F.linear(y.mean((0, 2, 3)), net.linear.weight)[None, :, None, None]
