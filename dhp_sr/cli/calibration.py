@@ -16,7 +16,6 @@ MAX_IMAGES = 32
 MAX_SIDE = 192
 """Sides of the inputs at most; larger images are cropped to their center."""
 
-
 NUM_DRAWN = 8
 """Drawn images that int8 models are measured with as well."""
 

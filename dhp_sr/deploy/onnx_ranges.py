@@ -28,7 +28,7 @@ def clipped_ranges(
     """Find the range of each activation from what `OUTLIERS` leaves of every image's values.
 
     The ends are medians over the images. onnxruntime's own percentiles are those of all images'
-    values together, where one odd image of 32 widens the ranges tenfold.
+    values together, where a few odd images of 32 can widen a range tenfold.
 
     Args:
         model: In float32.

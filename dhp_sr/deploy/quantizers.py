@@ -228,7 +228,7 @@ def quantize_openvino(
     if recipe.clips:
         bound = StatisticsCollectorParameters(
             statistics_type=StatisticsType.QUANTILE,
-            # Not the mean: one odd image of 32 would widen the ranges of all.
+            # Not the mean: a few odd images would widen the ranges of all.
             aggregator_type=AggregatorType.MEDIAN,
             quantile_outlier_prob=OUTLIERS,
         )
