@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dhp_sr.deploy.pickle_check import check_extent, check_pickle
+from dhp_sr.deploy.inert_pickle import StandIn, read_inert
+from dhp_sr.deploy.pickle_check import check_extent, check_pickle, refusal
 from dhp_sr.deploy.safetensors_io import (
     ModelFileError,
     looks_like_safetensors,
@@ -44,15 +45,16 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     """Read a file of weights without running code from it.
 
     Args:
-        path: Safetensors, or a .pth / .pt / .th of `torch.save` that holds tensors only. Weights
-            inside dictionaries (`params_ema`, `state_dict`, ...) are unwrapped, and the prefix
-            `module.` is removed; `load_into` takes others away.
+        path: Safetensors, or a .pth / .pt / .th of `torch.save`: tensors, with other things beside
+            them, or a whole network, of which the tensors are read. Weights inside dictionaries
+            (`params_ema`, `state_dict`, ...) are unwrapped, and the prefix `module.` is removed;
+            `load_into` takes others away.
 
     Returns:
         Tensors by key, on the CPU.
 
     Raises:
-        ModelFileError: There is no such file, it is damaged, holds code or objects, or no weights.
+        ModelFileError: There is no such file, it is damaged, names what runs code, or no weights.
     """
     path = Path(path)
     # A missing file goes this way, too, for the message.
@@ -60,8 +62,8 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
         with open_tensors(path) as file:
             return _without_data_parallel(read_tensors(file))
     try:
-        check_pickle(path)
-        return _without_data_parallel(unwrap_checkpoint(unpickle_tensors(path)))
+        has_objects = check_pickle(path)
+        return _without_data_parallel(unwrap_checkpoint(unpickle(path, has_objects)))
     except ModelFileError as error:
         raise ModelFileError(f"{path}: {error}") from error
 
@@ -167,9 +169,19 @@ def _misfit(
     return ModelFileError(text)
 
 
-def unpickle_tensors(path: Path) -> object:
-    """Load a file of `torch.save`, which `check_pickle` has already looked through."""
+def unpickle(path: Path, has_objects: bool) -> object:
+    """Load a file of `torch.save`.
+
+    Args:
+        path: The file.
+        has_objects: What `check_pickle` has said of it.
+
+    Raises:
+        ModelFileError: It is damaged, or names what runs code.
+    """
     try:
+        if has_objects:
+            return read_inert(path)
         # An open file: given a name, torch lets the suffix decide what the file is.
         with warnings.catch_warnings(), open(path, "rb") as file:
             warnings.simplefilter("ignore", UserWarning)
@@ -178,11 +190,9 @@ def unpickle_tensors(path: Path) -> object:
         # Only the refused name: torch's message goes on to advise an unsafe load.
         match = re.search(r"GLOBAL (\S+)|(Unsupported operand \d+)", str(error))
         refused = "unknown content" if match is None else match.group(1) or match.group(2)
-        raise ModelFileError(
-            "expected tensors only, got a pickle with other things in it, which could run code "
-            f"when loaded: {refused}. In the program that wrote it, save "
-            "`network.state_dict()` alone"
-        ) from None
+        raise ModelFileError(refusal(refused)) from None
+    except ModelFileError:
+        raise
     except Exception as error:
         # torch raises all kinds of exceptions for files of other formats.
         reason = f"{type(error).__name__}: {str(error).split('.')[0]}"
@@ -197,7 +207,8 @@ def unwrap_checkpoint(content: object) -> dict[str, Tensor]:
     """Return the state dict inside the content of a checkpoint."""
     content = unwrap_dictionaries(content)
     if not isinstance(content, Mapping):
-        raise ModelFileError(f"expected a dictionary of tensors, got {type(content).__name__}")
+        name = content.name if isinstance(content, StandIn) else type(content).__name__
+        raise ModelFileError(f"expected a dictionary of tensors, got {name[:99]!r}")
     if not content:
         raise ModelFileError("expected a dictionary of tensors, got one without any")
     others = []

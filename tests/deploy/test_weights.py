@@ -6,7 +6,6 @@ import zipfile
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
 from dhp_sr.archs import build
 from dhp_sr.deploy import ModelFileError, load_into, load_weights, save_model
@@ -167,15 +166,11 @@ class Bomb:
 
 
 def test_a_pickle_with_code_is_refused_and_not_run(tmp_path):
-    for content in ({"params": state(), "hook": Bomb(tmp_path / "trace")}, nn.Conv2d(1, 1, 1)):
-        torch.save(content, tmp_path / "net.pth")
-        with pytest.raises(
-            ModelFileError,
-            match=r"net\.pth: .*state_dict",
-        ) as error:
+    content = {"params": state(), "hook": Bomb(tmp_path / "trace")}
+    for protocol in (2, 4):
+        torch.save(content, tmp_path / "net.pth", pickle_protocol=protocol)
+        with pytest.raises(ModelFileError, match=r"net\.pth: .*posix\.mkdir.*state_dict"):
             load_weights(tmp_path / "net.pth")
-        assert "weights_only" not in str(error.value)
-        assert "posix.mkdir" in str(error.value) or "Conv2d" in str(error.value)
     assert not (tmp_path / "trace").exists()
 
 
