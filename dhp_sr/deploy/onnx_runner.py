@@ -28,6 +28,10 @@ CPU_PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
 TENSORRT_PROVIDER = "TensorrtExecutionProvider"
 
+_PROVIDER_OPTIONS = {CUDA_PROVIDER: {"use_tf32": "0"}}
+"""Provider -> its settings. In TF32, the default, factors are rounded to 10 bits: results would differ
+from PyTorch's by more than fp32 explains."""
+
 
 def require_onnx() -> ModuleType:
     """Import onnxruntime.
@@ -87,7 +91,7 @@ def open_session(
         providers: Execution providers, from `choose_providers`.
 
     Raises:
-        UserError: onnxruntime is missing.
+        UserError: onnxruntime is missing, or cannot load a provider.
         ModelFileError: The file is damaged, refers to other files, declares tensors that it does
             not hold or would need too much memory, or onnxruntime cannot run it.
     """
@@ -103,8 +107,12 @@ def open_session(
     options.log_severity_level = 4  # fatal alone: errors arrive as exceptions
     try:
         # The fallback prints to stdout and tries the same provider again.
-        return runtime.InferenceSession(
-            source, options, providers=list(providers), enable_fallback=0
+        session = runtime.InferenceSession(
+            source,
+            options,
+            providers=list(providers),
+            provider_options=[_PROVIDER_OPTIONS.get(name, {}) for name in providers],
+            enable_fallback=0,
         )
     except Exception as error:
         # onnxruntime's exceptions have no common base class.
@@ -112,6 +120,27 @@ def open_session(
         raise ModelFileError(
             f"{name}: expected a file that onnxruntime can run, got: {first_line(error)[:300]}"
         ) from error
+    check_providers(session.get_providers(), providers)
+    return session
+
+
+def check_providers(used: Sequence[str], wanted: Sequence[str]) -> None:
+    """Check that a session has the execution providers that it was to have.
+
+    onnxruntime-gpu lists the providers that it was built with. One whose libraries are missing
+    from the machine is left out when the session is made, and the CPU computes without a word.
+
+    Raises:
+        UserError: One was left out.
+    """
+    missing = [provider for provider in wanted if provider not in used]
+    if missing:
+        libraries = "TensorRT" if TENSORRT_PROVIDER in missing else "CUDA and cuDNN"
+        raise UserError(
+            f"onnxruntime: {', '.join(missing)} could not be loaded, and {used[0]} would compute "
+            f"instead; install {libraries} in the versions that onnxruntime-gpu needs, or use "
+            "--device cpu"
+        )
 
 
 def first_line(error: Exception) -> str:

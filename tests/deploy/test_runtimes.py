@@ -12,7 +12,7 @@ from onnx_files import other
 from dhp_sr.archs import build
 from dhp_sr.deploy import runtime_trial, save_model
 from dhp_sr.deploy.graph_info import Graph
-from dhp_sr.deploy.onnx_runner import choose_providers
+from dhp_sr.deploy.onnx_runner import choose_providers, open_session
 from dhp_sr.deploy.openvino_runner import FIXED_PIXELS, FIXED_SHAPES, OpenVinoRunner
 from dhp_sr.deploy.runtime_trial import candidate_runtimes, check_agreement, open_fastest
 from dhp_sr.deploy.runtimes import RUNTIMES, export_in_memory, open_runner
@@ -147,6 +147,36 @@ def test_providers_of_graphics_cards():
     ):
         with pytest.raises(UserError, match=named):
             choose_providers(runtime, device, available)
+
+
+class Session:
+    """onnxruntime on a machine that lacks the libraries of some providers."""
+
+    missing = ()
+    made = ()
+
+    def __init__(self, source, options, *, providers, provider_options, **_):
+        Session.made = dict(zip(providers, provider_options, strict=True))
+
+    def get_providers(self):
+        return [name for name in Session.made if name not in Session.missing]
+
+
+def test_a_card_that_cannot_be_used_is_an_error_not_a_slow_result(monkeypatch):
+    """onnxruntime computes on the CPU without a word where CUDA's libraries are missing."""
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    cpu, cuda, tensorrt = (f"{name}ExecutionProvider" for name in ("CPU", "CUDA", "Tensorrt"))
+    assert open_session(b"", 1, [tensorrt, cuda, cpu]).get_providers() == [tensorrt, cuda, cpu]
+    # As exact as PyTorch, whose TF32 is off, too.
+    assert Session.made == {tensorrt: {}, cuda: {"use_tf32": "0"}, cpu: {}}
+    monkeypatch.setattr(Session, "missing", (tensorrt,))
+    with pytest.raises(UserError, match=rf"{tensorrt} could not.*{cuda} would.*TensorRT"):
+        open_session(b"", 1, [tensorrt, cuda, cpu])
+    monkeypatch.setattr(Session, "missing", (cuda,))
+    with pytest.raises(UserError, match=rf"{cuda} could not be loaded.*{cpu}.*cuDNN"):
+        open_session(b"", 1, [cuda, cpu])
 
 
 def test_other_devices_of_openvino(file, graph, monkeypatch):
