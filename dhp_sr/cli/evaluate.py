@@ -39,7 +39,7 @@ from dhp_sr.zoo.names import register_known
 from dhp_sr.zoo.networks import EXAMPLE_SIDE, check_network_type, example_shape, image_shape
 
 DATA_ARGUMENTS = ("sigma", "max_images", "crop_border", "device")
-MEASURING_ARGUMENTS = ("size", "repeats", "threads", "runtime")
+MEASURING_ARGUMENTS = ("size", "repeats", "threads", "runtime", "precision")
 
 
 def run_evaluate(arguments: argparse.Namespace, root: Path) -> None:
@@ -123,7 +123,9 @@ def evaluate_from(arguments: argparse.Namespace, models: Sequence[Path]) -> Json
             f"--threads: expected a number from 1 to {MAX_THREADS}, got {arguments.threads}"
         )
     repeats = 10 if arguments.repeats is None else arguments.repeats
-    measuring = Measuring(arguments.size, repeats, arguments.threads, arguments.runtime)
+    measuring = Measuring(
+        arguments.size, repeats, arguments.threads, arguments.runtime, arguments.precision
+    )
     choices = {name: getattr(arguments, name) for name in DATA_ARGUMENTS}
     return evaluate_files(models, arguments.data, measuring=measuring, **choices)
 
@@ -226,7 +228,7 @@ def evaluate_files(
         crop_border: Pixels cropped before scoring; default: the scale, 0 for denoising. This,
             `sigma`, `max_images` and the size of `measuring` mean nothing for classifiers, and
             are refused.
-        device: Where torch computes; default: auto.
+        device: Where to compute; default: auto. A runtime that cannot, does it on the CPU.
         measuring: Measurements of time and memory; default: not measured.
 
     Returns:
@@ -240,7 +242,9 @@ def evaluate_files(
     paths = [models] if isinstance(models, str | Path) else list(models)
     measuring = measuring or Measuring(repeats=0)
     threads = measuring.threads or torch.get_num_threads()
-    compared = open_models(paths, device_by_name(device), threads, measuring.runtime)
+    compared = open_models(
+        paths, device_by_name(device), threads, measuring.runtime, measuring.precision
+    )
     choices: FolderSettings = {
         "sigma": sigma,
         "max_images": max_images,

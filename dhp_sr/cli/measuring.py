@@ -17,6 +17,7 @@ import torch
 
 import dhp_sr
 from dhp_sr.cli.models import ComparedModel, open_network
+from dhp_sr.deploy.runner import RunnerModule
 from dhp_sr.metrics import latencies
 from dhp_sr.tasks.evaluation import Row
 from dhp_sr.utils.errors import UserError
@@ -42,6 +43,8 @@ class Measuring:
     """Threads of the CPU; None: as many as torch takes."""
     runtime: str | None = None
     """Key of `deploy.runtimes.RUNTIMES`; None: each file's own."""
+    precision: str | None = None
+    """As for `deploy.runtimes.open_runner`."""
 
 
 def measure(
@@ -54,24 +57,29 @@ def measure(
 
     All models are timed in turns, so that a slow phase of the machine affects all of them.
     """
-    device_types = dict.fromkeys(["cpu", *(model.device.type for model in models)])
+    device_types = dict.fromkeys(["cpu", *(model.device_type for model in models)])
     for device_type in device_types:
         timed = {}
         for model in models:
-            # Other runtimes compute on the CPU alone.
-            if model.runtime == "torch" or device_type == "cpu":
+            # A plain network is timed on every device, a runner on the one that it was opened for.
+            is_runner = isinstance(model.network, RunnerModule)
+            if not is_runner or model.device_type == device_type:
                 timed[model.name] = model.network.to(device_type)
         latency = latencies(timed, shape, repeats=measuring.repeats, threads=measuring.threads)
         for row in rows:
             if row["model"] in latency:
                 measured = latency[row["model"]]
-                row.setdefault("latency", {})[device_type] = {**vars(measured), "input": shape}
+                entry = {**vars(measured), "input": shape}
+                if device_type == "cuda":
+                    # A runner has no parameters that would tell.
+                    entry["device"] = device_type
+                row.setdefault("latency", {})[device_type] = entry
                 row["latency_ms"] = measured.median_ms
     threads = measuring.threads or torch.get_num_threads()
     # Last, in processes of their own: the timings above must not run beside them.
     for row, model in zip(rows, models, strict=True):
         row["memory"] = peak_memory(
-            model.path, shape, model.device.type, threads, measuring.runtime
+            model.path, shape, model.device_type, threads, measuring.runtime, measuring.precision
         )
 
 
@@ -81,6 +89,7 @@ def peak_memory(
     device: str = "cpu",
     threads: int = 1,
     runtime: str | None = None,
+    precision: str | None = None,
 ) -> JsonObject:
     """Measure the memory of one pass of a model in a fresh process.
 
@@ -90,6 +99,7 @@ def peak_memory(
         device: `cpu` or `cuda`.
         threads: Threads of the CPU.
         runtime: Key of `deploy.runtimes.RUNTIMES`; None: the file's own.
+        precision: As for `deploy.runtimes.open_runner`.
 
     Returns:
         `process_mib`, the peak size of the process, with Python and libraries; `pass_mib`, what
@@ -100,7 +110,7 @@ def peak_memory(
         UserError: The process failed.
     """
     arguments = [str(Path(path).absolute()), json.dumps([*shape]), device, str(threads)]
-    arguments.append(runtime or "")
+    arguments += [runtime or "", precision or ""]
     # The process must find this package, also where it is not installed.
     search_path = [str(Path(dhp_sr.__file__).parents[1])]
     if os.environ.get("PYTHONPATH"):
@@ -120,11 +130,16 @@ def peak_memory(
 
 
 def measure_this_process(
-    path: str, shape: Sequence[int], device: str, threads: int, runtime: str | None = None
+    path: str,
+    shape: Sequence[int],
+    device: str,
+    threads: int,
+    runtime: str | None = None,
+    precision: str | None = None,
 ) -> dict[str, float | None]:
     """Run a model once and return the memory of this process, see `peak_memory`."""
     torch.set_num_threads(threads)
-    network = open_network(Path(path), torch.device(device), threads, runtime)
+    network = open_network(Path(path), torch.device(device), threads, runtime, precision)
     x = torch.full(tuple(shape), 0.5, device=device)
     # Before the pass, with the input already there: it belongs to the caller, not to the pass.
     loaded_bytes = _status_bytes("VmRSS") if _STATUS.exists() else _peak_bytes()
@@ -161,7 +176,13 @@ def _status_bytes(name: str) -> int:
 
 if __name__ == "__main__":
     register_known()
+    file, shape_text, device_type, num_threads, runtime_name, precision_name = sys.argv[1:]
     measured = measure_this_process(
-        sys.argv[1], json.loads(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5] or None
+        file,
+        json.loads(shape_text),
+        device_type,
+        int(num_threads),
+        runtime_name or None,
+        precision_name or None,
     )
     print(json.dumps(measured))

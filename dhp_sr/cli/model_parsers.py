@@ -67,6 +67,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
         choices=RUNTIMES,
         help="program that computes and is timed; default: by the file, torch for .safetensors",
     )
+    _add_precision(parser)
     parser.add_argument(
         "--no_images",
         action="store_true",
@@ -114,6 +115,15 @@ def export_parser() -> argparse.ArgumentParser:
         "--tolerance", type=float, help="largest difference to PyTorch; default: 1e-4, half 1e-2"
     )
     return parser
+
+
+def _add_precision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "bf16", "fp16"),
+        help="default: fp32; between the int8 layers of OpenVINO's files bf16 where the processor "
+        "has it",
+    )
 
 
 def _add_int8(parser: argparse.ArgumentParser) -> None:
@@ -211,12 +221,7 @@ def _add_computation(parser: argparse.ArgumentParser) -> None:
         help="around each tile; default: the network's receptive field, so that results are "
         "those of whole images",
     )
-    parser.add_argument(
-        "--precision",
-        choices=("fp32", "bf16", "fp16"),
-        help="default: fp32; between the int8 layers of OpenVINO's files bf16 where the processor "
-        "has it",
-    )
+    _add_precision(parser)
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: cuda if any"
     )

@@ -12,7 +12,13 @@ from dhp_sr.archs import described
 from dhp_sr.deploy import load_model
 from dhp_sr.deploy.model_info import CLASSIFICATION
 from dhp_sr.deploy.runner import RunnerModule
-from dhp_sr.deploy.runtimes import GRAPH_SUFFIXES, check_runtime, default_runtime, open_runner
+from dhp_sr.deploy.runtimes import (
+    GRAPH_SUFFIXES,
+    check_runtime,
+    default_runtime,
+    open_runner,
+    usable_device,
+)
 from dhp_sr.metrics import Complexity, complexity
 from dhp_sr.metrics.onnx_complexity import onnx_complexity
 from dhp_sr.tasks.base import NamedTestSet, Scores, Task
@@ -38,7 +44,16 @@ class ComparedModel:
     network: nn.Module
     """Takes and gives float32 images; has `task`, `scale`, `in_channels`, `size_multiple`."""
     device: torch.device
-    """Where it computes."""
+    """Where its images lie."""
+    precision: str | None = None
+    """The one that was asked for; None: that of the file."""
+
+    @property
+    def device_type(self) -> str:
+        """Type of the device that it computes on."""
+        if isinstance(self.network, RunnerModule):
+            return self.network.runner.device_type
+        return self.device.type
 
     @property
     def runtime(self) -> str:
@@ -66,24 +81,27 @@ def open_models(
     device: torch.device,
     threads: int,
     runtime: str | None = None,
+    precision: str | None = None,
 ) -> list[ComparedModel]:
     """Open models for the same task.
 
     Args:
-        paths: Model files; those of other runtimes than torch compute on the CPU.
-        device: Where torch computes.
+        paths: Model files.
+        device: Where to compute; runtimes that cannot, do it on the CPU.
         threads: Threads of the CPU, for other runtimes.
         runtime: Key of `deploy.runtimes.RUNTIMES`; None: each file's own.
+        precision: As for `open_runner`.
 
     Raises:
         UserError: A file is no model, or is for another task than the first.
     """
     models = []
     for path, name in zip(map(Path, paths), model_names(paths), strict=True):
-        network = open_network(path, device, threads, runtime)
-        # Runners of other runtimes compute on the CPU, whatever --device says.
-        on_cpu = isinstance(network, RunnerModule)
-        models.append(ComparedModel(name, path, network, torch.device("cpu") if on_cpu else device))
+        network = open_network(path, device, threads, runtime, precision)
+        # A runner takes images from the CPU, wherever it computes.
+        is_runner = isinstance(network, RunnerModule)
+        images_on = torch.device("cpu") if is_runner else device
+        models.append(ComparedModel(name, path, network, images_on, precision))
     # Scores of different tasks, scales or channels cannot stand in the same table.
     expected = _task_text(models[0].network)
     for model in models:
@@ -97,7 +115,11 @@ def open_models(
 
 
 def open_network(
-    path: Path, device: torch.device, threads: int, runtime: str | None = None
+    path: Path,
+    device: torch.device,
+    threads: int,
+    runtime: str | None = None,
+    precision: str | None = None,
 ) -> nn.Module:
     """Open a model file as a module for float32 images.
 
@@ -105,21 +127,30 @@ def open_network(
 
     Args:
         path: The file.
-        device: Where torch computes.
+        device: Where to compute; a runtime that cannot, does it on the CPU.
         threads: Threads of the CPU, for other runtimes.
         runtime: Key of `deploy.runtimes.RUNTIMES`; None: the file's own.
+        precision: As for `open_runner`.
 
     Raises:
-        UserError: The file is no model, or the runtime does not read it.
+        UserError: The file is no model, the runtime does not read it, or does not compute in the
+            precision.
     """
     # Our files as plain modules: their costs can be counted, and they run on any device.
     name = runtime or default_runtime(path)
     check_runtime(name, path)
-    if name == "torch":
+    if name == "torch" and precision in (None, "fp32"):
         return load_model(path, device).float()
     if not path.is_file():
         raise UserError(f"{path}: expected a model, there is no such file")
-    return RunnerModule(open_runner(path, name, threads=threads))
+    runner = open_runner(
+        path,
+        name,
+        device=usable_device(name, device),
+        precision=precision,
+        threads=threads,
+    )
+    return RunnerModule(runner)
 
 
 def _task_text(network: nn.Module) -> str:
@@ -217,6 +248,7 @@ def _model_row(
         convs=first["convs"],
         file=str(model.path),
         runtime=model.runtime,
+        precision=model.precision,
         costs=costs,
         **values,
     )

@@ -29,8 +29,8 @@ CUDA_PROVIDER = "CUDAExecutionProvider"
 TENSORRT_PROVIDER = "TensorrtExecutionProvider"
 
 _PROVIDER_OPTIONS = {CUDA_PROVIDER: {"use_tf32": "0"}}
-"""Provider -> its settings. In TF32, the default, factors are rounded to 10 bits: results would differ
-from PyTorch's by more than fp32 explains."""
+"""Provider -> its settings. TF32, the default, rounds factors to 10 bits: results would differ from
+PyTorch's by more than fp32 explains."""
 
 
 def require_onnx() -> ModuleType:
@@ -192,6 +192,7 @@ class OnnxRunner(Runner):
             raise UserError(f"{path}: {error}") from error
         if device.type != "cpu":
             self.max_batch = MAX_BATCH
+            self.device_type = device.type
         source = path if graph.content is None else graph.content
         self._session = open_session(source, threads or torch.get_num_threads(), providers)
         self._input = read_input(self._session, path)

@@ -41,6 +41,8 @@ class Runner(ABC):
 
     runtime: str
     """Name of the runtime, as in `runtimes.RUNTIMES`."""
+    device_type = "cpu"
+    """Type of torch device that it computes on; images come from the CPU and go there."""
     note = ""
     """A line for the user about what was chosen without being asked."""
 
@@ -111,7 +113,7 @@ class RunnerModule(nn.Module):
     """A runner as a module, for code that scores and times networks.
 
     Args:
-        runner: Computes on the CPU.
+        runner: Its images lie on the CPU, wherever it computes.
     """
 
     def __init__(self, runner: Runner) -> None:

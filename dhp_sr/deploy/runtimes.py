@@ -179,6 +179,24 @@ def default_runtime(path: str | Path) -> str:
     return "torch"
 
 
+def usable_device(name: str, device: torch.device) -> torch.device:
+    """Return the device where a runtime can compute on it, else the CPU.
+
+    Args:
+        name: Key of `RUNTIMES`.
+        device: Where other runtimes compute.
+    """
+    cpu = torch.device("cpu")
+    if device.type not in RUNTIMES[name].devices:
+        return cpu
+    if name == "onnxruntime" and device.type == "cuda":
+        from dhp_sr.deploy.onnx_runner import CUDA_PROVIDER, require_onnx
+
+        # The package for processors is the one that most machines have.
+        return device if CUDA_PROVIDER in require_onnx().get_available_providers() else cpu
+    return device
+
+
 def export_in_memory(path: Path, precision: str | None = None) -> Graph:
     """Export a file of dhp_sr for other runtimes; takes seconds, for large networks longer.
 

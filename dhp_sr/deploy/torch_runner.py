@@ -69,6 +69,7 @@ class TorchRunner(Runner):
         self.runtime = "torch"
         if device.type != "cpu":
             self.max_batch = MAX_BATCH
+            self.device_type = device.type
         # The modes take operations apart, which would hide them from the compiler.
         self._convolutions: type[contextlib.AbstractContextManager] = DeterministicConvolutions
         self._interpolation: type[contextlib.AbstractContextManager] = ExactInterpolation

@@ -139,7 +139,11 @@ def cost_table(models: Sequence[Row]) -> str:
         costs = row["costs"]
         # Parameters and convolutions are the same whatever the input.
         params, convs = costs[inputs[0]]["params"], costs[inputs[0]]["convs"]
-        cells = [row["model"], row["runtime"], number(params, 4, 1e6), number(convs, 0)]
+        program = row["runtime"]
+        # Metrics of older versions do not state one.
+        if row.get("precision"):
+            program += f", {row['precision']}"
+        cells = [row["model"], program, number(params, 4, 1e6), number(convs, 0)]
         for name in inputs:
             macs = number(costs[name]["macs"], 3, 1e9)
             activations = number(costs[name]["activations"], 3, 1e6)

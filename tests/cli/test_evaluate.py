@@ -10,10 +10,14 @@ from PIL import Image
 
 from dhp_sr.archs import build
 from dhp_sr.cli.evaluate import evaluate_files
-from dhp_sr.cli.measuring import Measuring, peak_memory
+from dhp_sr.cli.measuring import Measuring, measure, peak_memory
+from dhp_sr.cli.models import open_models
 from dhp_sr.deploy import load_model, save_model
+from dhp_sr.deploy.runtimes import open_runner
 from dhp_sr.metrics import complexity
+from dhp_sr.reports.tables import cost_table
 from dhp_sr.tasks.test_sets import SCORES
+from dhp_sr.utils.errors import UserError
 from dhp_sr.zoo.networks import image_shape
 
 
@@ -108,6 +112,46 @@ def test_time_and_memory(make, image_folder):
         row["memory"]["process_mib"] > row["memory"]["pass_mib"] >= 0
         and row["memory"]["cuda_peak_mib"] is None
     )
+
+
+def test_the_precision_that_is_named_is_scored_and_timed(make, image_folder):
+    path = make("EDSR")
+    rows = {}
+    for precision in (None, "fp32", "bf16"):
+        measuring = Measuring(repeats=2 if precision == "bf16" else 0, precision=precision)
+        found = evaluate_files(path, [image_folder], device="cpu", measuring=measuring)
+        rows[precision] = found["rows"][1]
+    scores = {precision: row["sets"]["Set2"]["psnr_y_db"] for precision, row in rows.items()}
+    assert scores[None] == scores["fp32"] != scores["bf16"]
+    assert scores["bf16"] == pytest.approx(scores["fp32"], abs=1.0)
+    row = rows["bf16"]
+    assert row["costs"] == rows[None]["costs"] and row["latency"]["cpu"]["median_ms"] > 0
+    assert "torch, bf16" in cost_table([row]) and "bf16" not in cost_table([rows[None]])
+    with pytest.raises(UserError, match="fp16"):
+        evaluate_files(path, [image_folder], device="cpu", measuring=Measuring(precision="fp16"))
+
+
+def test_runtimes_compute_where_they_are_told_to(make, image_folder, monkeypatch):
+    """A runner's images lie on the CPU, and its time is that of the device it computes on."""
+    path = make("EDSR")
+    opened = []
+
+    def open_on(path, name, *, device, precision, threads):
+        opened.append((name, device.type, precision))
+        runner = open_runner(path, "torch", threads=threads)
+        runner.runtime = name
+        runner.device_type = device.type
+        return runner
+
+    monkeypatch.setattr("dhp_sr.cli.models.open_runner", open_on)
+    monkeypatch.setattr("dhp_sr.cli.measuring.peak_memory", lambda *arguments: {})
+    for runtime, device in (("tensorrt", "cuda"), ("openvino", "cpu")):
+        (model,) = open_models([path], torch.device("cuda"), 1, runtime)
+        assert opened.pop() == (runtime, device, None)
+        assert (model.device.type, model.device_type) == ("cpu", device)
+        row = {"model": model.name}
+        measure([row], [model], [1, 3, 8, 8], Measuring(repeats=1, threads=1, runtime=runtime))
+        assert list(row["latency"]) == [device] == [row["latency"][device]["device"]]
 
 
 @pytest.mark.gpu

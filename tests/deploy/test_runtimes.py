@@ -15,7 +15,7 @@ from dhp_sr.deploy.graph_info import Graph
 from dhp_sr.deploy.onnx_runner import choose_providers, open_session
 from dhp_sr.deploy.openvino_runner import FIXED_PIXELS, FIXED_SHAPES, OpenVinoRunner
 from dhp_sr.deploy.runtime_trial import candidate_runtimes, check_agreement, open_fastest
-from dhp_sr.deploy.runtimes import RUNTIMES, export_in_memory, open_runner
+from dhp_sr.deploy.runtimes import RUNTIMES, export_in_memory, open_runner, usable_device
 from dhp_sr.deploy.safetensors_io import ModelFileError
 from dhp_sr.utils.errors import UserError
 
@@ -147,6 +147,24 @@ def test_providers_of_graphics_cards():
     ):
         with pytest.raises(UserError, match=named):
             choose_providers(runtime, device, available)
+
+
+@pytest.mark.parametrize(
+    ("name", "providers", "expected"),
+    [
+        ("torch", (), "cuda"),
+        ("tensorrt", (), "cuda"),
+        ("openvino", (), "cpu"),
+        ("onnxruntime", ("CPUExecutionProvider",), "cpu"),
+        ("onnxruntime", ("CUDAExecutionProvider", "CPUExecutionProvider"), "cuda"),
+    ],
+)
+def test_a_runtime_computes_on_the_card_where_it_can(monkeypatch, name, providers, expected):
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [*providers])
+    assert usable_device(name, CUDA).type == expected
+    assert usable_device(name, CPU).type == "cpu"
 
 
 class Session:
