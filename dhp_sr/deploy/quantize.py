@@ -11,7 +11,6 @@ al., Quantization and Training of Neural Networks for Efficient Integer-Arithmet
 """
 
 import math
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +30,7 @@ from dhp_sr.deploy.int8_simulation import (
 from dhp_sr.deploy.recipes import OUTLIERS, RECIPES, Recipe
 from dhp_sr.deploy.runner import Images
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.timing import time_interleaved
+from dhp_sr.utils.timing import relative_speeds, time_interleaved
 
 DEFAULT_MAX_LOSS = 0.1
 """Largest loss in dB that is accepted unless the user says otherwise."""
@@ -46,7 +45,7 @@ long as another recipe loses less. For an RLFN calibrated on photographs the rec
 MIN_GAIN = 1.03
 """A recipe that loses more must be this much faster to be preferred."""
 
-TIMED_ROUNDS = 7
+TIMED_ROUNDS = 15
 MAX_LAYER_IMAGES = 4
 """Images that the loss of single layers is measured on: a pass per layer for each."""
 
@@ -267,7 +266,7 @@ def _is_faster(run: Run, other: Run, image: Images) -> bool:
     # In use a network follows itself: what the other left in the caches is no part of its time.
     device = torch.device("cpu")
     times = time_interleaved(calls, device, TIMED_ROUNDS, lead_in=1, clock=clock)
-    return statistics.median(times["other"]) > MIN_GAIN * statistics.median(times["run"])
+    return relative_speeds(times, "other")["run"] > MIN_GAIN
 
 
 def _too_lossy(network: nn.Module, loss: float, options: Int8Options) -> str:

@@ -1,6 +1,5 @@
 """Choice of the fastest installed runtime that agrees with the default, by a short trial."""
 
-import statistics
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from dhp_sr.deploy.runtimes import (
 )
 from dhp_sr.deploy.verify import TOLERANCES, noise_image
 from dhp_sr.utils.errors import UserError
-from dhp_sr.utils.timing import time_interleaved
+from dhp_sr.utils.timing import relative_speeds, time_interleaved
 
 TRIAL_SIDE = 96
 """Height and width of the trial's image: long enough for the arithmetic to dominate."""
@@ -169,15 +168,12 @@ def _fastest(
     """Time runners in turns; the first is the default."""
     calls = {name: partial(runner, image) for name, runner in runners.items()}
     times = time_interleaved(calls, device, TRIAL_ROUNDS)
-    medians = {name: statistics.median(samples) for name, samples in times.items()}
     default = next(iter(runners))
-    best = min(medians, key=medians.__getitem__)
-    if medians[default] < MIN_SPEEDUP * medians[best]:
+    speeds = relative_speeds(times, default)
+    best = max(speeds, key=speeds.__getitem__)
+    if speeds[best] < MIN_SPEEDUP:
         best = default
-    speedups = []
-    for name, milliseconds in medians.items():
-        if name != default:
-            speedups.append(f"{name} {medians[default] / milliseconds:.2f}x")
+    speedups = [f"{name} {speed:.2f}x" for name, speed in speeds.items() if name != default]
     details = "; ".join([", ".join(speedups), *remarks]).removeprefix("; ")
     side = image.shape[2]
     reason = f"runtime: {best}, by a trial at {side} x {side} against {default}: {details}"

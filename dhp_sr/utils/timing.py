@@ -58,6 +58,26 @@ def time_interleaved(
     return samples
 
 
+def relative_speeds(times: Mapping[str, Sequence[float]], reference: str) -> dict[str, float]:
+    """Compare interleaved times: the median over the rounds of the ratio within a round.
+
+    Work beside them that comes and goes within seconds slows down all calls of a round; it would
+    move the median of each by another amount.
+
+    Args:
+        times: Name -> times, from `time_interleaved`.
+        reference: Name of the call whose speed is 1.
+
+    Returns:
+        Name -> how many times as fast as the reference.
+    """
+    speeds = {}
+    for name, own in times.items():
+        pairs = zip(times[reference], own, strict=True)
+        speeds[name] = statistics.median(other / mine for other, mine in pairs)
+    return speeds
+
+
 def cpu_thread_clock(device: torch.device, threads: int) -> Clock:
     """Clock that other programs on the machine disturb least.
 

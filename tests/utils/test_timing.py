@@ -2,7 +2,7 @@
 
 import torch
 
-from dhp_sr.utils.timing import time_interleaved
+from dhp_sr.utils.timing import relative_speeds, time_interleaved
 
 CPU = torch.device("cpu")
 
@@ -38,3 +38,9 @@ def test_lead_in_leaves_out_what_the_calls_before_cost() -> None:
     times = time_interleaved(calls, CPU, 2, warm_up=0, lead_in=2, clock=clock)
     assert clock.order == ["a", "a", "a", "b", "b", "b"] * 2
     assert times == {"a": [1000, 1000], "b": [3000, 3000]}
+
+
+def test_speeds_are_compared_within_rounds():
+    # From the third round on the machine is three times as slow, and for a single call in between.
+    times = {"a": [1.0, 1.0, 3.0, 3.0, 3.0], "b": [0.5, 0.5, 1.5, 9.0, 1.5]}
+    assert relative_speeds(times, "a") == {"a": 1.0, "b": 2.0}
