@@ -34,7 +34,7 @@ from dhp_sr.graph.capture import trace
 from dhp_sr.graph.tracer import LEAF_FORWARDS
 from dhp_sr.operators.computed_layers import COMPUTED_LAYER
 from dhp_sr.operators.registry import spec_for
-from dhp_sr.surgery.cut import KeptEntries, kept_entries, zero_outside
+from dhp_sr.surgery.cut import kept_entries
 from dhp_sr.surgery.layer_regression import RegressionSampler, regressions
 from dhp_sr.surgery.layer_samples import (
     add_to_layer,
@@ -44,8 +44,9 @@ from dhp_sr.surgery.layer_samples import (
     num_groups,
 )
 from dhp_sr.surgery.least_squares import solve_with_held_out_ridge
+from dhp_sr.surgery.norms import norm_behind, norms_of_reference
 from dhp_sr.surgery.remove import Bypass, find_bypass, fit_constant, removed_layers
-from dhp_sr.surgery.side_by_side import BATCH_NORMS, Execution, execution_order, last_uses
+from dhp_sr.surgery.side_by_side import Execution, execution_order, last_uses
 from dhp_sr.utils.modules import out_dim
 from dhp_sr.utils.network_io import Example, first_samples
 
@@ -126,7 +127,7 @@ def correct(
         join_computed_weights=True,
     ).graph_module
     reference = reference or {}
-    values = {**values, **_norms_of_reference(network, reference, kept_entries(plan, mask))}
+    values = {**values, **norms_of_reference(network, reference, kept_entries(plan, mask))}
     dense = Execution(traced, reference, batches, is_dense=True)
     masked = Execution(traced, values, batches, kept_calls=plan.kept_channels_of_calls(mask))
     bypass = find_bypass(traced.graph, left_out)
@@ -134,31 +135,6 @@ def correct(
     correction.run(traced.graph)
     report = CorrectionReport(tuple(correction.layers), correction.skipped)
     return correction.values, report
-
-
-def _norms_of_reference(
-    network: nn.Module, reference: Mapping[str, Tensor], kept: KeptEntries
-) -> dict[str, Tensor]:
-    """Tensors of the dense network's batch normalizations, zero where channels are cut.
-
-    Args:
-        network: The network at full width.
-        reference: Tensors of the dense network, as far as they are given.
-        kept: Indices of the kept entries.
-    """
-    norms = {}
-    for path, module in network.named_modules():
-        if type(module) not in BATCH_NORMS:
-            continue
-        for leaf in ("weight", "bias", "running_mean", "running_var"):
-            name = f"{path}.{leaf}".lstrip(".")  # the root module has an empty path
-            if name not in reference:
-                continue
-            tensor = reference[name].detach()
-            norms[name] = tensor
-            if (name, 0) in kept:
-                norms[name] = zero_outside(tensor, kept[name, 0], 0)
-    return norms
 
 
 class _Correction:
@@ -268,6 +244,8 @@ class _Correction:
     def _correct(self, node: fx.Node) -> bool:
         """Re-solve a layer; return whether it changed."""
         layer = self._masked.layer(node)
+        norm = norm_behind(node, self._masked) if layer.bias is None else None
+        has_constant = layer.bias is not None or norm is not None
         kept_in = self._kept_channels(node, in_dim(layer))
         kept_out = self._kept_channels(node, out_dim(layer))
         error_before = 0.0
@@ -276,7 +254,7 @@ class _Correction:
         chosen_ridge = 0.0
         for ins, outs in regressions(layer, kept_in, kept_out):
             train, held_out = self._sampler.normal_equations(node, ins, outs)
-            solution = solve_with_held_out_ridge(train, held_out, layer.bias is not None)
+            solution = solve_with_held_out_ridge(train, held_out, has_constant)
             error_before += held_out.residual_square
             target_square += held_out.target_square
             # No ridge lowered the error on samples that were not used to solve.
@@ -286,6 +264,9 @@ class _Correction:
             error_after += solution.held_out_error
             chosen_ridge = solution.ridge
             add_to_layer(layer, solution, kept_in, outs)
+            if norm is not None:
+                mean = norm[1].running_mean
+                mean[outs] -= solution.intercepts.to(mean)
         # Targets that are all zero, as behind a dead ReLU, must not divide by zero.
         scale = max(target_square, torch.finfo(torch.float64).tiny)
         self.layers.append(
@@ -296,4 +277,6 @@ class _Correction:
         self.values[f"{node.target}.weight"] = layer.weight.detach().clone()
         if layer.bias is not None:
             self.values[f"{node.target}.bias"] = layer.bias.detach().clone()
+        if norm is not None:
+            self.values[f"{norm[0]}.running_mean"] = norm[1].running_mean.clone()
         return chosen_ridge > 0

@@ -17,7 +17,8 @@ from dhp_sr.surgery.layer_samples import (
     sample_outputs,
 )
 from dhp_sr.surgery.least_squares import NormalEquations
-from dhp_sr.surgery.side_by_side import Execution, find_shortcut_error
+from dhp_sr.surgery.shortcuts import find_shortcut_error
+from dhp_sr.surgery.side_by_side import Execution
 from dhp_sr.utils.modules import out_dim
 
 HELD_OUT = 5

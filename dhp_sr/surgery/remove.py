@@ -20,7 +20,8 @@ from torch.func import functional_call
 
 from dhp_sr.channels.plan import Branch, BranchLayer, ChannelPlan, Leaves
 from dhp_sr.operators.constant_map import ConstantMap
-from dhp_sr.surgery.side_by_side import Execution, find_shortcut_error
+from dhp_sr.surgery.shortcuts import find_shortcut_error
+from dhp_sr.surgery.side_by_side import Execution
 from dhp_sr.utils.errors import UserError
 from dhp_sr.utils.modules import evaluating, floating_dtype
 from dhp_sr.utils.network_io import with_further_inputs

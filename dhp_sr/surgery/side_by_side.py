@@ -7,12 +7,11 @@ The caller may change the weights of an operator and compute it again before any
 import copy
 import operator
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from dhp_sr.channels.kept_channels import KeptCall
 from dhp_sr.graph.in_place import written_argument
@@ -21,9 +20,6 @@ from dhp_sr.surgery.layer_samples import LAYERS, Layer
 from dhp_sr.utils.network_io import Example, inputs_of
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
-SUBTRACTIONS = (operator.sub, operator.isub, torch.sub, "sub", "sub_")
-PRODUCTS = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
 
 
 class Execution:
@@ -78,6 +74,8 @@ class Execution:
             elif self.is_layer(node):
                 layer = self.layer(node)
                 self._num_uses.update(id(part) for part in (layer.weight, layer.bias))
+            elif self.is_norm(node):
+                self._num_uses[id(self.module(node).running_mean)] += 1
             elif node.op == "get_attr":
                 self._num_uses[id(self._interpreter.fetch_attr(str(node.target)))] += 1
 
@@ -94,11 +92,19 @@ class Execution:
     def num_uses(self, layer: Layer) -> int:
         """Number of nodes, of this layer or others, that its weight or its bias has a part in."""
         parts = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
-        return max(self._num_uses[id(part)] for part in parts)
+        return max(map(self.num_reads, parts))
+
+    def num_reads(self, tensor: Tensor) -> int:
+        """Number of nodes that read a weight or bias of a layer, or the stored mean of a norm."""
+        return self._num_uses[id(tensor)]
 
     def is_layer(self, node: fx.Node) -> bool:
         """Whether a node calls a convolution or a linear layer."""
         return node.op == "call_module" and type(self.module(node)) in LAYERS
+
+    def is_norm(self, node: fx.Node) -> bool:
+        """Whether a node calls a batch normalization."""
+        return node.op == "call_module" and type(self.module(node)) in BATCH_NORMS
 
     def compute(self, node: fx.Node) -> None:
         """Compute a node's value for every batch."""
@@ -203,91 +209,3 @@ def last_uses(order: Sequence[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
         last_user = max(node.users, key=position.__getitem__, default=node)
         released.setdefault(last_user, []).append(node)
     return released
-
-
-SMALLEST_GAIN = 1e-3
-"""A channel that is scaled by less than this, relative to the largest scale, is not asked to make
-up for the error of the sum that it is added to: it would have to grow a thousandfold."""
-
-
-def find_shortcut_error(
-    node: fx.Node, dense: Execution, masked: Execution
-) -> Callable[[int], Tensor] | None:
-    """Error of the value that a layer's output is added to, as at the end of a residual block.
-
-        shortcut --------------------(error e)---------------> + --> read by all that follows
-           '-----> ... --> layer --> norm --> * constant ------^
-
-    The sum is what the rest of the network reads, so the layer also makes up for what the
-    shortcut has lost: its target is y + e / (gain of the norm * constant), channel by channel.
-    Behind a difference (shortcut - branch), or `add(..., alpha=0.2)`, the factors of both operands
-    count as well.
-
-    Args:
-        node: Call of the layer.
-        dense: Values of the dense network.
-        masked: Values of the masked network.
-
-    Returns:
-        For a batch's index the error in units of the layer's output, (N, C, H, W); None where
-        the output goes anywhere else than into an addition with a value that is known by now.
-    """
-    # Only values that are still needed are there: others were computed and released, or come
-    # later, and their error is not known now.
-    example = masked.values[0]
-    shape = example[node].shape
-    scale = torch.ones(())
-    # With two users, the other one would read what was meant for the sum.
-    while len(node.users) == 1:
-        user = next(iter(node.users))
-        if user.op == "call_module" and type(masked.module(user)) in BATCH_NORMS:
-            gain = _norm_gain(masked.module(user))
-            if gain is None:
-                return None
-            scale = scale * gain.reshape(-1, *[1] * (len(shape) - 2))
-            node = user
-            continue
-        # A value added to itself or multiplied by itself leaves no other operand.
-        others = [value for value in user.args if value is not node]
-        if len(user.args) != 2 or len(others) != 1:
-            return None
-        other = others[0]
-        if user.target in PRODUCTS and isinstance(other, (int, float)):
-            scale = scale * other
-            node = user
-            continue
-        factors = _factors_of_operands(user)
-        if factors is None or not isinstance(other, fx.Node):
-            return None
-        if other not in example or example[other].shape != shape:
-            return None
-        position = user.args.index(node)
-        scale = scale * factors[position]
-        factor = factors[1 - position]
-        usable = scale.abs() > SMALLEST_GAIN * scale.abs().max()
-        # Where nothing is usable the inverse is zero, not infinite.
-        inverse = torch.where(usable, scale, torch.ones_like(scale)).reciprocal() * usable
-        inverse = inverse * factor
-        return lambda batch: inverse * (dense.values[batch][other] - masked.values[batch][other])
-    return None
-
-
-def _factors_of_operands(node: fx.Node) -> tuple[float, float] | None:
-    """Factors of both operands in a sum or difference; None for other operators."""
-    alpha = node.kwargs.get("alpha", 1)
-    if not isinstance(alpha, (int, float)):
-        return None
-    if node.target in ADDITIONS:
-        return 1, alpha
-    return (1, -alpha) if node.target in SUBTRACTIONS else None
-
-
-def _norm_gain(norm: nn.Module) -> Tensor | None:
-    """Factor by which a normalization scales each channel in eval mode; None without statistics."""
-    assert isinstance(norm, _BatchNorm)
-    if norm.running_var is None:
-        return None
-    gain = (norm.running_var + norm.eps).rsqrt()
-    if norm.weight is not None:
-        gain = gain * norm.weight
-    return gain

@@ -11,6 +11,7 @@ from dhp_sr.hyper import convert
 from dhp_sr.surgery.correct import correct
 from dhp_sr.surgery.layer_samples import as_kernel, is_transposed, num_features, sample_features
 from dhp_sr.surgery.least_squares import NormalEquations, solve_with_held_out_ridge
+from dhp_sr.surgery.side_by_side import Execution
 
 
 def masks_with_share(hyper, share):
@@ -164,38 +165,171 @@ def test_norms_that_were_trained_under_masks_become_those_of_the_dense_network()
             torch.testing.assert_close(corrected[name], value, msg=name)
 
 
-class Redundant(nn.Module):
-    """Every channel of the first layer is there twice."""
+class ConstantChannel(nn.Module):
+    """A layer without bias reads a channel that is always 1; what reads its output varies."""
+
+    def __init__(self, behind):
+        super().__init__()
+        self.first = nn.Conv2d(2, 6, 1)
+        self.second = nn.Conv2d(6, 4, 1, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.last = nn.Conv2d(4, 2, 1)
+        self.behind = behind
+        with torch.no_grad():
+            self.first.weight[0] = 0
+            self.first.bias[0] = 1
+            self.norm.running_mean.normal_()
+
+    def forward(self, x):
+        return self.last(self.behind(self, self.second(torch.relu(self.first(x)))))
+
+
+@torch.no_grad()
+def error_without_the_constant(behind):
+    torch.manual_seed(0)
+    plain = ConstantChannel(behind).double().eval()
+    x = torch.randn(8, 2, 10, 10, dtype=torch.double)
+    hyper = convert(plain, x[:1]).eval()
+    hyper.set_masks({"first": torch.arange(6) > 0})
+    small = hyper.cut(calibration=[x])
+    return float((small(x) - plain(x)).abs().max()), plain, small
+
+
+def test_the_norm_behind_a_layer_without_bias_holds_its_constant():
+    """As in every ResNet: its stored mean becomes that of the cut network."""
+    error, plain, small = error_without_the_constant(lambda net, y: torch.relu(net.norm(y)))
+    assert error < 1e-8
+    shift = plain.second.weight[:, 0, 0, 0]
+    torch.testing.assert_close(small.norm.running_mean, plain.norm.running_mean - shift)
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        lambda net, y: net.norm(y) + y,
+        lambda net, y: net.norm(torch.relu(y)),
+        lambda net, y: net.norm(torch.tanh(net.norm(y))),
+        lambda net, y: net.norm(y) + net.norm.running_mean.reshape(-1, 1, 1),
+    ],
+    ids=["another reader", "not at once", "called twice", "its mean is read besides"],
+)
+def test_a_norm_that_others_rely_on_keeps_its_mean(behind):
+    error, plain, small = error_without_the_constant(behind)
+    assert torch.equal(small.norm.running_mean, plain.norm.running_mean)
+    assert error > 1e-4, "the constant cannot be made up for"
+
+
+ORIGINALS = [0, 1, 0, 1, 4, 5, 4, 5]
+"""For each of 8 channels the one whose copy it is, in both halves, as groups of two have them."""
+HALVES = [0, 1, 2, 3, 0, 1, 2, 3]
+"""The same where four channels go together."""
+KEPT = {8: [0, 1, 4, 5], 4: [0, 1], 2: [0]}
+"""Width of a group of channels -> those that are no copies."""
+
+
+def repeating(layer, originals=ORIGINALS):
+    """Let some output channels of a layer be copies of others."""
+    with torch.no_grad():
+        layer.weight.copy_(layer.weight[originals])
+        layer.bias.copy_(layer.bias[originals])
+    return layer
+
+
+class ChannelsLast(nn.Module):
+    """A layer over the last axis, on images."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class Join(nn.Module):
+    def forward(self, x):
+        return torch.cat((x, torch.tanh(x)), dim=1)
+
+
+class Stream(nn.Module):
+    """A residual sum, whose channels two layers write and two read."""
 
     def __init__(self):
         super().__init__()
-        self.first = nn.Conv2d(2, 8, 3, padding=1)
-        self.second = nn.Conv2d(8, 12, 3, padding=1)
-        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
-        self.up = nn.ConvTranspose2d(12, 3, 4, stride=2, padding=1)
-        with torch.no_grad():
-            self.first.weight[4:] = self.first.weight[:4]
-            self.first.bias[4:] = self.first.bias[:4]
-            self.depthwise.weight[4:] = self.depthwise.weight[:4]
-            self.depthwise.bias[4:] = self.depthwise.bias[:4]
+        self.inner = repeating(nn.Conv2d(8, 8, 3, padding=1))
 
     def forward(self, x):
-        x = torch.relu(self.first(x))
-        x = torch.relu(self.depthwise(x))
-        return self.up(torch.tanh(self.second(x)))
+        return x + self.inner(torch.relu(x))
 
 
-def test_channels_that_others_repeat_are_made_up_for_exactly():
-    plain = Redundant().double().eval()
-    x = torch.randn(8, 2, 12, 12, dtype=torch.double)
-    hyper = convert(plain, x[:1]).eval()
-    mask = torch.tensor([True] * 4 + [False] * 4)
-    hyper.set_masks({"first": mask})
+class Attention(nn.Module):
+    """Self attention over positions; its values repeat, queries and keys do not."""
+
+    def __init__(self):
+        super().__init__()
+        self.query, self.key = nn.Conv2d(8, 4, 1), nn.Conv2d(8, 4, 1)
+        self.value = repeating(nn.Conv2d(8, 8, 1))
+
+    def forward(self, x):
+        query, key, value = [layer(x).flatten(2) for layer in (self.query, self.key, self.value)]
+        attention = (query.transpose(1, 2) @ key).softmax(-1)
+        return (value @ attention.transpose(1, 2)).reshape(x.shape)
+
+
+class Repeated(nn.Module):
+    """Half of what the first layer writes is there twice."""
+
+    def __init__(self, between, last, originals):
+        super().__init__()
+        self.first = repeating(nn.Conv2d(2, 8, 3, padding=1), originals)
+        self.between, self.last = between, last
+
+    def forward(self, x):
+        return torch.tanh(self.last(self.between(torch.tanh(self.first(x)))))
+
+
+CONSUMERS = {
+    "strided": lambda: (nn.Identity(), nn.Conv2d(8, 3, 3, stride=2, padding=1)),
+    "dilated": lambda: (nn.Identity(), nn.Conv2d(8, 3, 3, dilation=2, padding=2)),
+    "grouped": lambda: (nn.Identity(), nn.Conv2d(8, 4, 3, groups=2)),
+    "transposed": lambda: (nn.Identity(), nn.ConvTranspose2d(8, 3, 4, stride=2, padding=1)),
+    "linear": lambda: (nn.Identity(), ChannelsLast(nn.Linear(8, 3))),
+    "depthwise": lambda: (
+        repeating(nn.Conv2d(8, 8, 3, padding=1, groups=8)),
+        nn.Conv2d(8, 3, 1),
+    ),
+    "behind a batch norm": lambda: (nn.BatchNorm2d(8), nn.Conv2d(8, 3, 3)),
+    "behind a layer norm": lambda: (ChannelsLast(nn.LayerNorm(8)), nn.Conv2d(8, 3, 3)),
+    "behind a group norm": lambda: (nn.GroupNorm(2, 8), nn.Conv2d(8, 3, 3)),
+    "behind a shuffle": lambda: (nn.PixelShuffle(2), nn.Conv2d(2, 3, 3)),
+    "behind a concat": lambda: (Join(), nn.Conv2d(16, 3, 3)),
+    "residual sum": lambda: (Stream(), nn.Conv2d(8, 3, 3)),
+    "attention": lambda: (Attention(), nn.Conv2d(8, 3, 1)),
+}
+
+
+@pytest.mark.parametrize("name", CONSUMERS)
+@torch.no_grad()
+def test_channels_that_others_repeat_are_made_up_for_exactly(name):
+    """By every kind of layer that reads them, whatever lies between, on inputs of any size."""
+    torch.manual_seed(0)
+    originals = HALVES if name in ("behind a shuffle", "behind a group norm") else ORIGINALS
+    plain = Repeated(*CONSUMERS[name](), originals).double().eval()
+    x = [torch.randn(4, 2, *size, dtype=torch.double) for size in ((12, 12), (8, 14), (14, 10))]
+    hyper = convert(plain, x[0][:1]).eval()
+    masks = {}
+    for group in hyper.plan.prunable:
+        if group.name == "first" or group.width == 8:
+            masks[group.name] = torch.zeros(group.width, dtype=torch.bool)
+            masks[group.name][KEPT[group.width]] = True
+    hyper.set_masks(masks)
     unseen = torch.randn(1, 2, 16, 10, dtype=torch.double)
-    scale = plain(unseen).abs().max()
-    assert (hyper.cut()(unseen) - plain(unseen)).abs().max() > 0.01 * scale
-    small = hyper.cut(calibration=[x])
-    assert (small(unseen) - plain(unseen)).abs().max() < 1e-4 * scale
+    target = plain(unseen)
+    scale = target.abs().max()
+    assert (hyper.cut()(unseen) - target).abs().max() > 0.01 * scale
+    small = hyper.cut(calibration=x)
+    assert (small(unseen) - target).abs().max() < 1e-3 * scale
+    assert not hyper.correction_report.skipped
 
 
 class ResidualBlock(nn.Module):
@@ -350,6 +484,38 @@ def test_a_transposed_layer_that_is_told_its_size_is_corrected():
     hyper.cut(calibration=[x])
     (up,) = [layer for layer in hyper.correction_report.layers if layer.layer == "up"]
     assert up.error_after < up.error_before
+
+
+def test_a_grouped_transposed_layer_stays_and_is_listed():
+    layers = [nn.Conv2d(2, 8, 3, padding=1), nn.ReLU(), nn.ConvTranspose2d(8, 4, 2, groups=2)]
+    plain = nn.Sequential(*layers).eval()
+    x = torch.randn(4, 2, 8, 8)
+    hyper = convert(plain, x[:1]).eval()
+    hyper.set_masks(masks_with_share(hyper, 0.5))
+    uncorrected = hyper.cut()
+    corrected = hyper.cut(calibration=[x])
+    assert torch.equal(corrected[2].weight, uncorrected[2].weight)
+    assert "grouped transposed" in hyper.correction_report.skipped["2"]
+
+
+def test_values_are_forgotten_as_soon_as_nothing_reads_them(monkeypatch):
+    """Else memory would grow with the depth of a network, times all calibration images."""
+    live = []
+    release = Execution.release
+
+    def count(self, nodes):
+        release(self, nodes)
+        live.append(len(self.values[0]))
+
+    monkeypatch.setattr(Execution, "release", count)
+    layers = [nn.Conv2d(1, 8, 3, padding=1), nn.ReLU()]
+    for _ in range(6):
+        layers += [nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()]
+    plain, x = nn.Sequential(*layers, nn.Conv2d(8, 1, 1)).eval(), torch.rand(2, 1, 8, 8)
+    hyper = convert(plain, x[:1]).eval()
+    hyper.set_masks(masks_with_share(hyper, 0.5))
+    hyper.cut(calibration=[x])
+    assert len(live) > 2 * len(layers) and max(live) == 1
 
 
 def test_no_calibration_images():
