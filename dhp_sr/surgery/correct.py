@@ -44,7 +44,7 @@ from dhp_sr.surgery.layer_samples import (
     num_groups,
 )
 from dhp_sr.surgery.least_squares import solve_with_held_out_ridge
-from dhp_sr.surgery.norms import norm_behind, norms_of_reference
+from dhp_sr.surgery.norms import norms_of_reference, stored_mean_behind
 from dhp_sr.surgery.remove import Bypass, find_bypass, fit_constant, removed_layers
 from dhp_sr.surgery.side_by_side import Execution, execution_order, last_uses
 from dhp_sr.utils.modules import out_dim
@@ -244,8 +244,8 @@ class _Correction:
     def _correct(self, node: fx.Node) -> bool:
         """Re-solve a layer; return whether it changed."""
         layer = self._masked.layer(node)
-        norm = norm_behind(node, self._masked) if layer.bias is None else None
-        has_constant = layer.bias is not None or norm is not None
+        mean = stored_mean_behind(node, self._masked) if layer.bias is None else None
+        has_constant = layer.bias is not None or mean is not None
         kept_in = self._kept_channels(node, in_dim(layer))
         kept_out = self._kept_channels(node, out_dim(layer))
         error_before = 0.0
@@ -264,9 +264,8 @@ class _Correction:
             error_after += solution.held_out_error
             chosen_ridge = solution.ridge
             add_to_layer(layer, solution, kept_in, outs)
-            if norm is not None:
-                mean = norm[1].running_mean
-                mean[outs] -= solution.intercepts.to(mean)
+            if mean is not None:
+                mean[1][outs] -= solution.intercepts.to(mean[1])
         # Targets that are all zero, as behind a dead ReLU, must not divide by zero.
         scale = max(target_square, torch.finfo(torch.float64).tiny)
         self.layers.append(
@@ -277,6 +276,6 @@ class _Correction:
         self.values[f"{node.target}.weight"] = layer.weight.detach().clone()
         if layer.bias is not None:
             self.values[f"{node.target}.bias"] = layer.bias.detach().clone()
-        if norm is not None:
-            self.values[f"{norm[0]}.running_mean"] = norm[1].running_mean.clone()
+        if mean is not None:
+            self.values[mean[0]] = mean[1].clone()
         return chosen_ridge > 0

@@ -34,20 +34,20 @@ def norms_of_reference(
     return norms
 
 
-def norm_behind(node: fx.Node, masked: Execution) -> tuple[str, _BatchNorm] | None:
-    """Batch normalization that can hold the constant of a layer without bias.
+def stored_mean_behind(node: fx.Node, masked: Execution) -> tuple[str, Tensor] | None:
+    """Stored mean of a batch normalization that can hold the constant of a layer without bias.
 
         layer x + d  -->  ((y + d) - mean) / deviation         mean' = mean - d
 
-    Its stored mean is then that of the masked network, as if it were measured again.
+    It is then that of the masked network, as if it were measured again.
 
     Args:
         node: Call of the layer.
         masked: Values of the masked network.
 
     Returns:
-        Name and module of the norm that alone reads the layer's output, and reads nothing else;
-        None where there is none, or where it has no stored mean.
+        Name and tensor of the mean of the norm that alone reads the layer's output, and reads
+        nothing else; None where there is none.
     """
     user = next(iter(node.users), node)
     if len(node.users) != 1 or not masked.is_norm(user):
@@ -56,4 +56,4 @@ def norm_behind(node: fx.Node, masked: Execution) -> tuple[str, _BatchNorm] | No
     assert isinstance(norm, _BatchNorm), f"{user.target} is no batch normalization"
     if norm.running_mean is None or masked.num_reads(norm.running_mean) > 1:
         return None
-    return str(user.target), norm
+    return f"{user.target}.running_mean", norm.running_mean

@@ -149,6 +149,53 @@ def test_masks_of_the_database_keep_the_first_channels_of_the_orders(mixed):
         assert mask[group.start + order[0]]
 
 
+def added_error(layer, channel):
+    """Error that a layer gains, re-solved without a channel, by a regression on the others."""
+    covariance, weight = layer.covariance_FF, layer.weight_OF
+    taps = layer.features_per_channel
+    kept = torch.tensor([f for f in range(len(covariance)) if f // taps != channel])
+    cross = covariance[kept] @ weight.T
+    total = (weight @ covariance * weight).sum()
+    return float(total - (torch.linalg.solve(covariance[kept][:, kept], cross) * cross).sum())
+
+
+class TwoReaders(nn.Module):
+    """Two layers read the same channels, and disagree on which of them matters."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(2, 6, 1)
+        self.near = nn.Conv2d(6, 3, 1)
+        self.wide = nn.Conv2d(6, 4, 3, padding=1)
+        with torch.no_grad():
+            self.near.weight[:, :3] *= 0.1
+            self.wide.weight[:, 3:] *= 0.1
+            self.wide.weight *= 10  # errors are relative to each layer's output
+
+    def forward(self, x):
+        x = torch.relu(self.first(x))
+        return torch.cat((self.near(x), self.wide(x)), dim=1)
+
+
+def test_errors_of_all_layers_that_read_a_group_are_summed():
+    torch.manual_seed(6)
+    plain = TwoReaders().double().eval()
+    x = torch.randn(8, 2, 12, 12, dtype=torch.double)
+    hyper = convert(plain, x[:1]).eval()
+    (group,) = hyper.plan.prunable
+    layers = layer_statistics(hyper.network, hyper.plan, hyper.generate(), [x], 1e-4)
+    assert {layer.weight for layer in layers} == {"near.weight", "wide.weight"}
+    sums = [0.0] * 6
+    least = []
+    for layer in layers:
+        errors = [added_error(layer, channel) / layer.output_variance for channel in range(6)]
+        least.append(errors.index(min(errors)))
+        sums = [total + error for total, error in zip(sums, errors, strict=True)]
+    order = elimination_order(group, layers, hyper.plan.size)
+    assert int(order[-1]) == sums.index(min(sums))
+    assert len(set(least)) == 2, "each layer alone would remove another channel first"
+
+
 def test_the_first_channel_removed_is_the_one_that_the_others_replace_best():
     torch.manual_seed(1)
     plain = nn.Sequential(nn.Conv2d(2, 6, 1), nn.Conv2d(6, 3, 3, padding=1)).double().eval()
@@ -162,13 +209,7 @@ def test_the_first_channel_removed_is_the_one_that_the_others_replace_best():
     noise = torch.randn(400, 54, dtype=torch.double) @ torch.randn(54, 54, dtype=torch.double)
     covariance = noise.T @ noise / 400
     object.__setattr__(layer, "covariance_FF", covariance)
-    errors = []
-    for channel in range(6):
-        kept = torch.tensor([c for c in range(54) if c // 9 != channel])
-        rest = covariance[kept][:, kept]
-        cross = covariance[kept] @ layer.weight_OF.T
-        total = (layer.weight_OF @ covariance * layer.weight_OF).sum()
-        errors.append(float(total - (torch.linalg.solve(rest, cross) * cross).sum()))
+    errors = [added_error(layer, channel) for channel in range(6)]
     order = elimination_order(group, [layer], hyper.plan.size)
     assert int(order[-1]) == errors.index(min(errors))
 
@@ -288,6 +329,34 @@ def test_search_beats_uniform_pruning_of_a_network_with_an_idle_half():
         with torch.no_grad():
             losses[method] = output_loss([hyper.cut(calibration=[x[:6]])(x)], [plain(x)])
     assert losses["obs"] < 0.5 * losses["uniform"]
+
+
+def test_all_budgets_come_from_one_database(monkeypatch):
+    """And each has the widths that a search for it alone finds."""
+    calls = []
+
+    def count(*arguments):
+        calls.append(arguments)
+        return layer_statistics(*arguments)
+
+    monkeypatch.setattr("dhp_sr.search.obs.search.layer_statistics", count)
+    torch.manual_seed(5)
+    plain = nn.Sequential(nn.Conv2d(1, 12, 3), nn.ReLU(), nn.Conv2d(12, 12, 3), nn.Conv2d(12, 1, 1))
+    x = torch.rand(10, 1, 12, 12)
+    hyper = convert(plain.eval(), x[:1]).eval()
+    search = build_search("obs", hyper, settings())
+    search.observe(x)
+    masks = []
+    for ratio in (0.8, 0.5, 0.3):
+        budget = Budget("macs", ratio, 0.02, 1, 1)
+        report = hyper.prune_to_budget(budget, search.scores_for(budget))
+        assert abs(report.macs_ratio - ratio) <= 0.02
+        masks.append(hyper.mask.clone())
+    assert len(calls) == 1
+    alone = build_search("obs", hyper, settings(keep_ratio=0.3))
+    alone.observe(x)
+    alone.finish()
+    assert torch.equal(hyper.mask, masks[-1])
 
 
 class Blocks(nn.Module):
