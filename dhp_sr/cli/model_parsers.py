@@ -4,19 +4,9 @@ import argparse
 
 from dhp_sr.cli.export_formats import EXPORT_FORMATS
 from dhp_sr.cli.parsers import add_network_arguments, add_option_file, new_parser
+from dhp_sr.utils.devices import RUNTIME_NAMES
 
 IMAGE_FORMATS = ("png", "jpg", "webp", "tiff", "bmp", "same")
-RUNTIMES = (
-    "torch",
-    "torch.compile",
-    "onnxruntime",
-    "openvino",
-    "openvino-gpu",
-    "openvino-npu",
-    "tensorrt",
-)
-"""Keys of `deploy.runtimes.RUNTIMES`, which is not imported here: it needs torch."""
-
 MODEL_HELP = "model file, or zoo:NAME; zoo: lists the models that come with the program"
 
 
@@ -64,7 +54,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--runtime",
-        choices=RUNTIMES,
+        choices=RUNTIME_NAMES,
         help="program that computes and is timed; default: by the file, torch for .safetensors",
     )
     _add_precision(parser)
@@ -227,7 +217,7 @@ def _add_computation(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--runtime",
-        choices=(*RUNTIMES, "auto"),
+        choices=(*RUNTIME_NAMES, "auto"),
         default="auto",
         help="program that computes; default: the fastest installed one that agrees with the "
         "file's usual one, tried where the work takes longer than half a minute",

@@ -6,6 +6,8 @@ is instant.
 
 import argparse
 
+from dhp_sr.utils.devices import RUNTIME_NAMES
+
 SET_HELP = "change options, for example compress.target.macs=0.3 or compress=null"
 
 
@@ -117,7 +119,7 @@ def compress_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--runtime",
-        choices=("torch", "onnxruntime", "openvino"),
+        choices=RUNTIME_NAMES,
         help="program that a target of latency is measured in; default: torch",
     )
     # How far minutes reach depends on the machine; a number of iterations can be repeated.

@@ -7,7 +7,7 @@ from pydantic import Discriminator, Field, Tag, create_model, field_validator, m
 
 from dhp_sr.config.section import Fraction, NotNegative, Positive, Scheduler, Section, changed
 from dhp_sr.utils.cost_kinds import COST_KINDS
-from dhp_sr.utils.devices import MAX_THREADS
+from dhp_sr.utils.devices import MAX_THREADS, RuntimeName
 from dhp_sr.utils.methods import METHODS, MethodName
 from dhp_sr.utils.strict_json import JsonObject
 
@@ -246,9 +246,9 @@ class Compress(Section):
     classifiers the size that they are made for."""
     latency_threads: Annotated[int, Field(gt=0, le=MAX_THREADS)] = 1
     """CPU threads that times are measured with."""
-    latency_runtime: Literal["torch", "onnxruntime", "openvino"] = "torch"
-    """Program that the finished model is to run in: times are measured there. Others than torch
-    compute on the CPU."""
+    latency_runtime: RuntimeName = "torch"
+    """Program that the finished model is to run in: times are measured there. PyTorch's are those
+    on the run's device, those of onnxruntime and openvino on the CPU, whatever the run uses."""
     latency_table: str | None = None
     """File of layer times, read and added to; default: `latency_table.json` in the run's folder."""
 

@@ -9,6 +9,7 @@ import copy
 import json
 import math
 import statistics
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -62,12 +63,17 @@ class TimedRuntime:
     name: str
     version: str
     prepare: Prepare
+    processor: str = ""
+    """Name of what computes where that is not the device of the example; empty: that device."""
+    is_torch: bool = False
+    """Whether it is PyTorch, which computes on any device; others take images from the CPU."""
 
 
 TORCH = TimedRuntime(
     "torch",
     torch.__version__,
     lambda module, example, threads: partial(module, *inputs_of(example)),
+    is_torch=True,
 )
 
 
@@ -86,7 +92,7 @@ class LatencyBenchmark:
     cache: JsonObject = field(default_factory=dict)
     """Times measured so far, as `LatencyLUT.times` returns them; none is measured twice."""
     runtime: TimedRuntime = TORCH
-    """Program that computes what is timed; others than PyTorch compute on the CPU."""
+    """Program that computes what is timed."""
 
     @property
     def _image(self) -> Tensor:
@@ -129,11 +135,11 @@ class LatencyBenchmark:
         """Return the conditions that measured times depend on besides the layer."""
         device = self._image.device
         return {
-            "device": device_name(device),
+            "device": self.runtime.processor or device_name(device),
             # Its name is the key, so that a table of another runtime is never taken for this one.
             self.runtime.name: self.runtime.version,
             # Times of other devices do not depend on CPU threads.
-            "threads": self.threads if device.type == "cpu" else 0,
+            "threads": self.threads if self._is_on_cpu else 0,
             "dtype": str(self._image.dtype).removeprefix("torch."),
         }
 
@@ -232,7 +238,14 @@ class LatencyBenchmark:
             ratios.append(candidate_ms / reference_ms)
         return statistics.median(ratios)
 
+    @property
+    def _is_on_cpu(self) -> bool:
+        return self._image.device.type == "cpu" and not self.runtime.processor
+
     def _clock(self) -> Clock:
+        # While another device computes, the processor waits: its own time says nothing.
+        if self.runtime.processor:
+            return time.perf_counter
         return cpu_thread_clock(self._image.device, self.threads)
 
 

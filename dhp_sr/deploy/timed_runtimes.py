@@ -1,21 +1,31 @@
 """Runtimes in which latencies are measured, for budgets in the runtime of the user.
 
 Layers are built as ONNX models of a single node, in milliseconds; exporting each of the hundreds
-of widths of a table by PyTorch's exporter would take minutes. Whole networks are exported.
+of widths of a table by PyTorch's exporter would take minutes. Whole networks are exported. For
+torch.compile layers stay uncompiled, and whole networks are compiled.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from dhp_sr.cost.latency_benchmark import TORCH, TimedRuntime
 from dhp_sr.deploy.onnx_graph import INPUT, OPSET, OUTPUT, convert_to_onnx
-from dhp_sr.deploy.onnx_runner import open_session, require_onnx
+from dhp_sr.deploy.onnx_runner import (
+    CPU_PROVIDER,
+    choose_providers,
+    open_session,
+    require_onnx,
+)
 from dhp_sr.deploy.openvino_runner import compile_model, require_openvino
+from dhp_sr.deploy.runtimes import RUNTIMES
 from dhp_sr.deploy.simplify import simplify
+from dhp_sr.utils.devices import device_by_name, thread_count
 from dhp_sr.utils.errors import UserError, unknown_name
 from dhp_sr.utils.network_io import Example, inputs_of
 
@@ -27,24 +37,80 @@ _IR_VERSION = 10
 """Version of ONNX's file format that the oldest supported onnxruntime reads."""
 
 _MAX_CACHED = 8
+_MAX_COMPILED = 1000
+
+
+_OPENVINO_DEVICES = {"openvino": "CPU", "openvino-gpu": "GPU", "openvino-npu": "NPU"}
 
 
 def timed_runtime(name: str) -> TimedRuntime:
     """Return the runtime that `compress.latency_runtime` names.
 
+    Args:
+        name: Key of `runtimes.RUNTIMES`.
+
     Raises:
-        UserError: It is unknown, or its packages are not installed.
+        UserError: It is unknown, its packages are not installed, or its device is not there.
     """
     if name == "torch":
         return TORCH
+    if name == "torch.compile":
+        return TimedRuntime(name, torch.__version__, _prepare_compiled, is_torch=True)
     if name == "onnxruntime":
         version = require_onnx().__version__
         return TimedRuntime(name, version, _Preparation(_compile_onnx))
-    if name == "openvino":
+    if name == "tensorrt":
+        version = require_onnx().__version__
+        compile_onnx = partial(_compile_onnx, providers=_tensorrt_providers())
+        card = torch.cuda.get_device_name()
+        return TimedRuntime(name, version, _Preparation(compile_onnx), card)
+    if name in _OPENVINO_DEVICES:
         require_onnx()
         version = require_openvino().__version__
-        return TimedRuntime(name, version, _Preparation(_compile_openvino))
-    raise UserError(unknown_name("runtime", name, ("torch", "onnxruntime", "openvino")))
+        device = _OPENVINO_DEVICES[name]
+        preparation = _Preparation(partial(_compile_openvino, device=device))
+        processor = "" if device == "CPU" else _openvino_name(device)
+        return TimedRuntime(name, version, preparation, processor)
+    raise UserError(unknown_name("runtime", name, tuple(RUNTIMES)))
+
+
+def _tensorrt_providers() -> list[str]:
+    device = device_by_name("cuda")
+    return choose_providers("tensorrt", device, require_onnx().get_available_providers())
+
+
+def _openvino_name(device: str) -> str:
+    """Return the full name of a graphics or neural processor.
+
+    Raises:
+        UserError: The machine has none.
+    """
+    core = require_openvino().Core()
+    present = core.available_devices
+    # GPU.0 and GPU.1 where there are two of a kind.
+    if device not in {name.partition(".")[0] for name in present}:
+        raise UserError(f"OpenVINO: expected a device among {', '.join(present)}, got {device}")
+    return str(core.get_property(device, "FULL_DEVICE_NAME"))
+
+
+def _prepare_compiled(module: nn.Module, example: Example, threads: int) -> Pass:
+    """Compile a whole network; layers are what they are uncompiled, and there are hundreds."""
+    inputs = inputs_of(example)
+    if isinstance(module, _ConvNd | nn.Linear):
+        return partial(module, *inputs)
+    compiled = torch.compile(module, dynamic=False)
+    # Compiled at the first call, for this number of threads, and for more networks of a class than
+    # PyTorch would compile: with the eighth it goes back to uncompiled ones without an error.
+    limit = torch._dynamo.config.patch(recompile_limit=_MAX_COMPILED)
+    with limit, torch.no_grad(), thread_count(threads):
+        try:
+            compiled(*inputs)
+        except torch._dynamo.exc.BackendCompilerFailed as error:
+            lines = str(error).strip().splitlines()
+            raise UserError(
+                f"torch.compile: {lines[0]}; install a C++ compiler, or measure in torch"
+            ) from error
+    return partial(compiled, *inputs)
 
 
 class _Preparation:
@@ -134,12 +200,17 @@ def _attributes(layer: _ConvNd) -> dict[str, Any]:
     return attributes
 
 
-def _compile_onnx(content: bytes, image: np.ndarray, threads: int) -> Pass:
-    session = open_session(content, threads)
+def _compile_onnx(
+    content: bytes,
+    image: np.ndarray,
+    threads: int,
+    providers: Sequence[str] = (CPU_PROVIDER,),
+) -> Pass:
+    session = open_session(content, threads, providers)
     return lambda: session.run(None, {INPUT: image})
 
 
-def _compile_openvino(content: bytes, image: np.ndarray, threads: int) -> Pass:
+def _compile_openvino(content: bytes, image: np.ndarray, threads: int, device: str = "CPU") -> Pass:
     model = require_openvino().Core().read_model(content)
-    request = compile_model(model, "CPU", "fp32", threads)
+    request = compile_model(model, device, "fp32", threads)
     return lambda: request.infer({0: image})

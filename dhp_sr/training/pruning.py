@@ -18,7 +18,7 @@ from dhp_sr.allocation.budget import Budget, BudgetReport
 from dhp_sr.allocation.removals import scores_with_removals
 from dhp_sr.config.compress import Compress
 from dhp_sr.config.schema import Options
-from dhp_sr.cost.latency_benchmark import TORCH, LatencyBenchmark
+from dhp_sr.cost.latency_benchmark import LatencyBenchmark
 from dhp_sr.deploy.timed_runtimes import timed_runtime
 from dhp_sr.hyper import HyperNet, convert
 from dhp_sr.metrics import complexity
@@ -71,7 +71,7 @@ def make_latency_benchmark(
         path = Path(compress.latency_table)
     runtime = timed_runtime(compress.latency_runtime)
     # A network may well be trained on a graphics card for the processors of its users.
-    device = context.device if runtime is TORCH else torch.device("cpu")
+    device = context.device if runtime.is_torch else torch.device("cpu")
     return LatencyBenchmark(
         example.to(device),
         compress.latency_threads,

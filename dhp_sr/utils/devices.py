@@ -1,4 +1,4 @@
-"""Devices: choice, name, threads, and whether bfloat16 is fast there.
+"""Devices: choice, name, threads, whether bfloat16 is fast there, and the programs that use them.
 
 torch is imported inside the functions: option files and reports use the constants without it.
 """
@@ -7,12 +7,24 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from dhp_sr.utils.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+
+RuntimeName = Literal[
+    "torch",
+    "torch.compile",
+    "onnxruntime",
+    "openvino",
+    "openvino-gpu",
+    "openvino-npu",
+    "tensorrt",
+]
+"""Program that computes networks, a key of `deploy.runtimes.RUNTIMES`."""
+RUNTIME_NAMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
 
 MAX_THREADS = 1024
 """Upper bound on CPU threads; beyond it torch may end the process without a message."""

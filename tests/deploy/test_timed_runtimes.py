@@ -1,5 +1,7 @@
 """Layers and networks are computed by the runtime that their times are for."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,10 @@ from dhp_sr.archs import build
 from dhp_sr.cost.latency_benchmark import TORCH, LatencyBenchmark
 from dhp_sr.cost.latency_lut import LatencyLUT
 from dhp_sr.deploy.onnx_runner import open_session
+from dhp_sr.deploy.runtimes import RUNTIMES
 from dhp_sr.deploy.timed_runtimes import layer_to_onnx, timed_runtime
 from dhp_sr.hyper import convert
+from dhp_sr.utils.devices import RUNTIME_NAMES
 from dhp_sr.utils.errors import UserError
 
 # OpenVINO has ended a test process that had done much else before: in a process apart.
@@ -72,10 +76,70 @@ def test_a_budget_is_measured_in_the_runtime(name, monkeypatch, tmp_path):
         assert not LatencyLUT.read(path, LatencyBenchmark(x)._conditions()).layers
 
 
-def test_names():
+def test_names(monkeypatch):
     assert timed_runtime("torch") is TORCH
+    assert set(RUNTIME_NAMES) == set(RUNTIMES)
     with pytest.raises(UserError, match="onnxruntime"):
         timed_runtime("onnxrt")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="cuda"):
+        timed_runtime("tensorrt")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match="TensorrtExecutionProvider"):
+        timed_runtime("tensorrt")
+
+
+def test_times_of_other_devices(monkeypatch):
+    """Wall time under the name of the device: the processor only waits for it."""
+    openvino = pytest.importorskip("openvino")
+    compiled = []
+
+    class Core(openvino.Core):
+        available_devices = ("CPU", "GPU.0")
+
+        def get_property(self, device, name):
+            return "Some GPU" if name == "FULL_DEVICE_NAME" else ["FP32"]
+
+        def compile_model(self, model, device, settings):
+            compiled.append(device)
+            return super().compile_model(model, "CPU", {})
+
+    monkeypatch.setattr(openvino, "Core", Core)
+    runtime = timed_runtime("openvino-gpu")
+    x = torch.rand(1, 4, 9, 12)
+    benchmark = LatencyBenchmark(x, runtime=runtime)
+    runtime.prepare(nn.Conv2d(4, 6, 3), x, 1)()
+    assert compiled == ["GPU"] and benchmark._clock() is time.perf_counter
+    conditions = benchmark._conditions()
+    assert conditions["device"] == "Some GPU" and conditions["threads"] == 0
+    assert conditions["openvino-gpu"] == openvino.__version__
+    on_cpu = LatencyBenchmark(x, runtime=timed_runtime("openvino"))
+    assert on_cpu._clock() is time.thread_time and on_cpu._conditions()["threads"] == 1
+    with pytest.raises(UserError, match=r"CPU, GPU\.0, got NPU"):
+        timed_runtime("openvino-npu")
+
+
+def test_whole_networks_are_compiled_and_layers_are_not(monkeypatch):
+    compiled = []
+
+    def compile_module(module, dynamic):
+        compiled.append((type(module).__name__, dynamic))
+        return module
+
+    monkeypatch.setattr(torch, "compile", compile_module)
+    runtime = timed_runtime("torch.compile")
+    x = torch.rand(1, 1, 8, 8)
+    network = build("DnCNN", num_feat=2, num_layers=3).eval()
+    calls = []
+    network.register_forward_hook(lambda *_: calls.append(torch.get_num_threads()))
+    run = runtime.prepare(network, x, 1)
+    # Compiling takes half a minute: it must not fall into the time of the first pass.
+    assert calls == [1]
+    run()
+    runtime.prepare(nn.Conv2d(1, 2, 3), x, 1)()
+    assert compiled == [("DnCNN", False)] and len(calls) == 2
+    assert runtime.is_torch and LatencyBenchmark(x, runtime=runtime)._conditions()["torch.compile"]
 
 
 def test_a_network_is_compiled_once(monkeypatch):
