@@ -4,7 +4,9 @@
 
 Every finished training is a row of results/method_comparison.json. Rows that exist are not trained
 again, so an interrupted comparison continues (`--again` repeats them). Lengths follow measured
-times, so a repeated row differs a little.
+times, so a repeated row differs a little. All of a table:
+
+    $ python benchmarks/method_comparison.py --rows results/method_comparison.json --out again.json
 """
 
 import argparse
@@ -78,20 +80,16 @@ def compare(arguments: argparse.Namespace, command: str) -> None:
     """
     done = {}
     if not arguments.again:
-        for row in read_rows(arguments.out, KIND):
-            done[tuple(row[name] for name in KEY)] = row.get("set", [])
+        done = dict(_rows_of(arguments.out))
     context = DistributedContext(select_device("auto"))
-    for case, seed, method in itertools.product(
-        arguments.cases, arguments.seeds, arguments.methods
-    ):
-        key = (case, method, seed, arguments.length)
+    for key, changes in _wanted_rows(arguments):
+        case, method, seed, length = key
         if key in done:
-            if done[key] != arguments.set:
+            if done[key] != changes:
                 found = f"--set {done[key]} at {key}"
                 hint = "give another file (--out), or --again"
                 raise UserError(
-                    f"{arguments.out}: expected rows with --set {arguments.set}, "
-                    f"got {found}; {hint}"
+                    f"{arguments.out}: expected rows with --set {changes}, got {found}; {hint}"
                 )
             print(f"{key}: kept")
             continue
@@ -99,11 +97,27 @@ def compare(arguments: argparse.Namespace, command: str) -> None:
         file = None
         if arguments.networks is not None:
             file = arguments.networks / f"{case}_{method}_{seed}.safetensors"
-        row |= train(CASES[case], method, seed, arguments.length, arguments.set, context, file)
+        row |= train(CASES[case], method, seed, length, changes, context, file)
         row["measured"] = describe_measurement(context.device, command, arguments.note)
         merge_rows(arguments.out, KIND, [row], KEY)
         result = f"{row['macs_ratio']:.1%} of the MACs, {row['mean_psnr_y_db']:.3f} dB"
         print(f"{case} {method} seed {seed}: {result}")
+
+
+def _rows_of(path: Path) -> Iterator[tuple[tuple[Any, ...], list[str]]]:
+    """Yield key and changes of the options of every row of a file."""
+    for row in read_rows(path, KIND):
+        yield tuple(row[name] for name in KEY), row.get("set", [])
+
+
+def _wanted_rows(arguments: argparse.Namespace) -> Iterator[tuple[tuple[Any, ...], list[str]]]:
+    """Yield key and changes of the options of every row to be trained."""
+    if arguments.rows is not None:
+        yield from _rows_of(arguments.rows)
+        return
+    combinations = itertools.product(arguments.cases, arguments.seeds, arguments.methods)
+    for case, seed, method in combinations:
+        yield (case, method, seed, arguments.length), arguments.set
 
 
 def train(
@@ -329,6 +343,11 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="a.b=value",
         help="changes of the option files, the same for all methods",
+    )
+    parser.add_argument(
+        "--rows",
+        type=Path,
+        help="file whose rows are trained, instead of --cases, --methods, --seeds, --length, --set",
     )
     parser.add_argument("--note", default="", help="stored in the rows, such as what else ran")
     parser.add_argument("--networks", type=Path, help="folder that the networks are written to")
