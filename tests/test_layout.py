@@ -114,7 +114,9 @@ def test_paper_files_of_classifiers_hold_the_papers_settings(path):
     )
 
 
-@pytest.mark.parametrize("name", ["scripts/quickstart.sh", "scripts/test.sh", ".ci/run"])
+@pytest.mark.parametrize(
+    "name", ["scripts/quickstart.sh", "scripts/gpu_check.sh", "scripts/test.sh", ".ci/run"]
+)
 def test_scripts_can_be_run(name):
     path = ROOT / name
     assert os.access(path, os.X_OK)
