@@ -105,7 +105,17 @@ def lower_opset(model: "onnx.ModelProto", opset: int) -> "onnx.ModelProto":
     domains = [entry for entry in lowered.opset_import if entry.domain != _TEMPORARY_DOMAIN]
     del lowered.opset_import[:]
     lowered.opset_import.extend(domains)
+    _remove_unused_constants(lowered.graph)
     return lowered
+
+
+def _remove_unused_constants(graph: "onnx.GraphProto") -> None:
+    """Remove constants that no node reads any more: onnxruntime warns of each, in every session."""
+    used = {name for node in graph.node for name in node.input}
+    used |= {output.name for output in graph.output}
+    kept = [constant for constant in graph.initializer if constant.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
 
 
 def _axes_to_attribute(node: "onnx.NodeProto", graph: "onnx.GraphProto") -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from exported import SMALL
 from torch import nn
 
 from dhp_sr.archs import build
@@ -218,6 +219,8 @@ def test_interpolation_and_means_in_every_opset_and_precision(onnx, tmp_path, op
     names = [node.name for node in model.graph.node]
     assert len(set(names)) == len(names)
     assert [entry.version for entry in model.opset_import] == [opset]
+    read = {name for node in model.graph.node for name in node.input}
+    assert {constant.name for constant in model.graph.initializer} <= read
 
 
 BASICSR = {
@@ -244,3 +247,13 @@ def test_networks_of_basicsr(onnx, tmp_path, name, opset, half):
     register_known()
     network = construct(f"basicsr:{name}", BASICSR[name]).eval()
     export_onnx(network, tmp_path / "x.onnx", (2, 3, 16, 18), opset=opset, half=half)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", [17, 20])
+@pytest.mark.parametrize("name", SMALL)
+def test_our_networks_in_half(onnx, tmp_path, name, opset):
+    network = build(name, **SMALL[name]).eval()
+    shape = (2, network.in_channels, 16, 18)
+    found = export_onnx(network, tmp_path / "x.onnx", shape, opset=opset, half=True)
+    assert 0 < found.largest < 1e-2

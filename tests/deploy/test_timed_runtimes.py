@@ -76,6 +76,24 @@ def test_a_budget_is_measured_in_the_runtime(name, monkeypatch, tmp_path):
         assert not LatencyLUT.read(path, LatencyBenchmark(x)._conditions()).layers
 
 
+class Halving(nn.Module):
+    """A network of another package, for even heights and widths alone."""
+
+    size_multiple = 2
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Conv2d(12, 12, 3, padding=1)
+
+    def forward(self, x):
+        features = self.body(nn.functional.pixel_unshuffle(x, 2))
+        return nn.functional.pixel_shuffle(features, 2)
+
+
+def test_networks_that_need_multiples_are_timed():
+    timed_runtime("onnxruntime").prepare(Halving().eval(), torch.rand(1, 3, 10, 14), 1)()
+
+
 def test_names(monkeypatch):
     assert timed_runtime("torch") is TORCH
     assert set(RUNTIME_NAMES) == set(RUNTIMES)
