@@ -75,6 +75,29 @@ def test_noise_is_not_fitted():
         assert solution.coefficients.norm() < 0.7 * free.norm()
 
 
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("rows", [3, 20, 60])
+def test_the_error_on_all_calibration_rows_never_rises(rows, intercept):
+    """Also with fewer rows than features, equal features, and residuals far from linear."""
+    for seed in range(12):
+        generator = torch.Generator().manual_seed(seed)
+        halves = []
+        mixing = torch.randn(4, 9, dtype=torch.double, generator=generator)
+        for _ in range(2):
+            x = torch.randn(rows, 4, dtype=torch.double, generator=generator) @ mixing
+            y = (x[:, :2] * 3).sin() + seed * x[:, 2:4]
+            equations = NormalEquations(9, 2)
+            equations.add(x, y, y + 1)
+            halves.append(equations)
+        solution = solve_with_held_out_ridge(*halves, intercept)
+        if solution is None:
+            continue
+        both = halves[0].plus(halves[1])
+        left = both.error(solution.coefficients, solution.intercepts)
+        assert left <= both.residual_square * (1 + 1e-9)
+        assert solution.held_out_error < halves[1].residual_square
+
+
 LAYERS = {
     "3x3": lambda: nn.Conv2d(4, 5, 3, padding=1),
     "strided": lambda: nn.Conv2d(4, 5, 3, stride=2),
