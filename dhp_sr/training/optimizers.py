@@ -32,6 +32,10 @@ NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 about 1 (Jordan et al., 2024)."""
 NEWTON_SCHULZ_STEPS = 5
 
+LEAST_NORM = 1e-12
+"""Norm below which a momentum counts as none. That of a layer without gradients, whose inputs are
+all zero, falls by itself: far below, squares of its values are zero in float32 while they are not."""
+
 STEP_RMS = 0.2
 """Root mean square of a step at learning rate 1, that of AdamW in practice (Liu et al., 2025)."""
 
@@ -164,7 +168,8 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     """Approximate the closest orthogonal matrices; singular values end between 0.7 and 1.2.
 
     Args:
-        matrices: (number, rows, columns), floating point; rows and columns of zeros stay zero.
+        matrices: (number, rows, columns), floating point; rows and columns of zeros stay zero, and
+            matrices far below `LEAST_NORM` come out as small as they are.
 
     Reference: Jordan et al., 2024, the quintic Newton-Schulz iteration.
     """
@@ -172,7 +177,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     # The iteration multiplies by x x^T, which is cheaper for the short side.
     is_tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if is_tall else matrices
-    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(LEAST_NORM)
     for _ in range(NEWTON_SCHULZ_STEPS):
         square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x

@@ -44,6 +44,26 @@ def test_masked_channels_stay_where_they_are():
     assert not orthogonalize(torch.zeros(1, 4, 4)).any()
 
 
+@pytest.mark.parametrize("size", [1e-18, 1e-23, 1e-25, 1e-30, 1e-37, 1e-40])
+def test_the_rest_of_a_momentum_moves_nothing(size):
+    turned = orthogonalize(torch.randn(1, 8, 72) * size)
+    assert float(turned.abs().max()) < 0.05
+
+
+def test_a_layer_without_gradients_comes_to_rest():
+    weight = nn.Parameter(torch.zeros(8, 8, 3, 3))
+    optimizer = Muon([weight], lr=0.01)
+    weight.grad = torch.randn_like(weight)
+    optimizer.step()
+    weight.grad = torch.zeros_like(weight)
+    for _ in range(1_500):
+        optimizer.step()
+    rest = weight.detach().clone()
+    for _ in range(500):
+        optimizer.step()
+    assert torch.equal(weight, rest) and rest.isfinite().all()
+
+
 def test_what_is_a_matrix():
     network = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.BatchNorm2d(8)
