@@ -52,14 +52,15 @@ def test_the_rest_of_a_momentum_moves_nothing(size):
 
 def test_a_layer_without_gradients_comes_to_rest():
     weight = nn.Parameter(torch.zeros(8, 8, 3, 3))
-    optimizer = Muon([weight], lr=0.01)
+    # The default momentum of 0.95 takes a thousand steps to what half of it takes seventy for.
+    optimizer = Muon([weight], lr=0.01, momentum=0.5)
     weight.grad = torch.randn_like(weight)
     optimizer.step()
     weight.grad = torch.zeros_like(weight)
-    for _ in range(1_500):
+    for _ in range(90):
         optimizer.step()
     rest = weight.detach().clone()
-    for _ in range(500):
+    for _ in range(70):
         optimizer.step()
     assert torch.equal(weight, rest) and rest.isfinite().all()
 
