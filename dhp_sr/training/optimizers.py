@@ -34,7 +34,7 @@ NEWTON_SCHULZ_STEPS = 5
 
 LEAST_NORM = 1e-12
 """Norm below which a momentum counts as none. That of a layer without gradients, whose inputs are
-all zero, falls by itself: far below, squares of its values are zero in float32 while they are not."""
+all zero, falls by itself: far below, squares of its values are zero in float32 before they are."""
 
 STEP_RMS = 0.2
 """Root mean square of a step at learning rate 1, that of AdamW in practice (Liu et al., 2025)."""
