@@ -118,7 +118,9 @@ class TrainingLoop:
                 self.trainer.resources.loss.teach_whole_images(self.train_set, self.folder.path)
             for iteration in range(start, end):
                 with self._deferred():
-                    self._step(next(batches), iteration, run_logger)
+                    with run_logger.waiting_for_data() if run_logger else contextlib.nullcontext():
+                        batch = next(batches)
+                    self._step(batch, iteration, run_logger)
                 # The next phase is entered, and its state saved, before the next step: a run
                 # that is killed there resumes behind the search or the cut, not before it.
                 if self._advance(iteration + 1):

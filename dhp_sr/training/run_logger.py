@@ -3,7 +3,8 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,8 @@ class RunLogger:
         self._events = _open_events(folder, start) if loss_name else None
         self._last_time = time.monotonic()
         self._last_iteration = start
+        self._data_s = 0.0
+        """Seconds since the last row in which the next batch was waited for."""
 
     def __enter__(self) -> "RunLogger":
         """Return itself."""
@@ -76,6 +79,13 @@ class RunLogger:
         self._bar.close()
         if self._events is not None:
             self._events.close()
+
+    @contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        """Count the time within as that of the data: rows say its share of the whole."""
+        start = time.monotonic()
+        yield
+        self._data_s += time.monotonic() - start
 
     def log_step(
         self,
@@ -170,12 +180,15 @@ class RunLogger:
         now = time.monotonic()
         elapsed = max(now - self._last_time, 1e-9)  # two rows within the clock's resolution
         rate = (iteration - self._last_iteration) / elapsed
+        data_share = self._data_s / elapsed
         self._last_time = now
         self._last_iteration = iteration
+        self._data_s = 0.0
         seconds = round((self.total - iteration) / max(rate, 1e-9))
         minutes, seconds = divmod(seconds, 60)
         hours, minutes = divmod(minutes, 60)
-        return f"{rate:.2f} it/s, {hours}:{minutes:02d}:{seconds:02d} left"
+        time_left = f"{hours}:{minutes:02d}:{seconds:02d} left"
+        return f"{rate:.2f} it/s (data {data_share:.1%} of the time), {time_left}"
 
 
 def _open_events(folder: RunFolder, start: int) -> "SummaryWriter":

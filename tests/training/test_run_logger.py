@@ -1,5 +1,7 @@
 """The latents of a search, sampled while it runs."""
 
+import itertools
+import types
 from itertools import pairwise
 
 import pytest
@@ -7,6 +9,7 @@ from runs import run
 
 from dhp_sr.config.section import Scheduler
 from dhp_sr.reports.run import read_run
+from dhp_sr.training import run_logger
 from dhp_sr.training.run_folder import RunFolder
 from dhp_sr.training.run_logger import LATENT_SAMPLES, _open_events, is_latent_sample_due
 from dhp_sr.training.schedule import Schedule
@@ -74,3 +77,12 @@ def test_baselines_of_fixed_widths_log_their_masks(make_options, tmp_path):
     for latents in report.latents:
         assert set(latents.values.flat) <= {0.0, 1.0}
         assert (latents.values.sum(axis=0) == after[latents.group]).all()
+
+
+def test_the_share_of_the_time_that_is_waited_for_data(make_options, tmp_path, monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr(run_logger, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    run(make_options(train={"total_iter": 8}, logger={"print_freq": 4}), tmp_path)
+    log = (tmp_path / "experiments" / "tiny" / "train.log").read_text()
+    # A tick for each look at the clock: two around each of four batches, one at the row.
+    assert log.count("(data 44.4% of the time)") == 2
