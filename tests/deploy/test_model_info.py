@@ -6,11 +6,11 @@ from third_party import third_party_info
 from torch import nn
 
 from dhp_sr.archs import build
-from dhp_sr.cli.model_parsers import RUNTIMES as PARSED
 from dhp_sr.deploy import SizeRequirements, load_model, save_model
 from dhp_sr.deploy.model_info import SIZE_MULTIPLES, attach_info, info_of, trial_side
 from dhp_sr.deploy.runner import Runner, with_tiles
 from dhp_sr.deploy.runtimes import RUNTIMES, default_runtime, open_runner
+from dhp_sr.utils.devices import RUNTIME_NAMES
 from dhp_sr.utils.errors import UserError
 
 from .conftest import CUTS, cut_network
@@ -49,7 +49,7 @@ def test_runtimes_are_chosen_by_suffix_and_name(tmp_path):
     for name in ("torch", "torch.compile"):
         with pytest.raises(UserError, match=r"m\.onnx: .*onnxruntime"):
             open_runner(tmp_path / "m.onnx", name)
-    assert set(PARSED) == set(RUNTIMES)
+    assert set(RUNTIME_NAMES) == set(RUNTIMES)
 
 
 def test_third_party_networks_get_the_attributes_of_our_own():
