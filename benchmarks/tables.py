@@ -325,3 +325,21 @@ def cut_without_training_table(rows: Sequence[Row]) -> str:
             finetuned = [f"{row['steps']:,}", *trained]
         lines.append([row["method"], kept, str(row["seed"]), *scores, seconds, *finetuned])
     return markdown(lines)
+
+
+def after_cut_table(rows: Sequence[Row]) -> str:
+    """Markdown table of ways to train after a corrected cut, the best one first.
+
+    Args:
+        rows: those of `results/after_cut.json`.
+    """
+    lines = [["network", "MACs kept", "training", "steps", "CPU seconds", "PSNR dB"]]
+    for row in sorted(rows, key=lambda row: (row["name"], row["keep_ratio"], -row["psnr_y_db"])):
+        # The original, and the network before training.
+        is_trained = "cpu_s" in row
+        kept = "100%" if row["variant"] == "original" else f"{row['keep_ratio']:.1%}"
+        steps = f"{row['steps']:,}" if is_trained else MISSING
+        seconds = str(row["cpu_s"]) if is_trained else MISSING
+        score = f"{row['psnr_y_db']:.3f}"
+        lines.append([row["name"], kept, row["variant"], steps, seconds, score])
+    return markdown(lines)

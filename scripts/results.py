@@ -32,6 +32,7 @@ from benchmarks.speed_tables import (  # noqa: E402
     step_basicsr_table,
 )
 from benchmarks.tables import (  # noqa: E402
+    after_cut_table,
     coverage_table,
     cut_without_training_table,
     headline_table,
@@ -51,6 +52,7 @@ MARKED_TABLE = re.compile(r"(<!-- (results/[\w.-]+\.json) -->\n).*?(<!-- end -->
 
 TABLES = {
     "coverage": coverage_table,
+    "after_cut": after_cut_table,
     "cut_without_training": cut_without_training_table,
     "headline": headline_table,
     "inference": inference_table,
