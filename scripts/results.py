@@ -51,8 +51,8 @@ from dhp_sr.utils.files import write_json, write_text  # noqa: E402
 MARKED_TABLE = re.compile(r"(<!-- (results/[\w.-]+\.json) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 TABLES = {
-    "coverage": coverage_table,
     "after_cut": after_cut_table,
+    "coverage": coverage_table,
     "cut_without_training": cut_without_training_table,
     "headline": headline_table,
     "inference": inference_table,
